@@ -1,0 +1,205 @@
+"""The command line, `pets`: the same settings and flows, for people at a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError, did_you_mean
+from pets_core.records import EvalReport
+
+__all__ = ["main"]
+
+_PREFECT_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # A new machine takes its time to make the database of the temporary server.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+_COMMANDS = {
+    "run": "the whole pipeline: ingest, learning rate, train, evaluate",
+    "ingest": "photos to a Parquet data set",
+    "lr-find": "suggest a learning rate",
+    "train": "train a model",
+    "evaluate": "judge a stored model",
+    "predict": "name the breed on photos",
+    "ui": "open a run in the Prefect UI",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; exits 2 on a fault the user can mend, 1 on any other."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(
+        prog="pets",
+        description="Fine-tune image classifiers, as Prefect flows.",
+        epilog="pets COMMAND --help lists every setting with its unit and default.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in _COMMANDS.items():
+        commands.add_parser(name, help=summary, description=summary, add_help=False)
+    try:
+        command = parser.parse_args(arguments[:1]).command
+        _run(command, arguments[1:])
+    except PetsError as error:
+        sys.exit(_say_error(str(error)))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with this project's errors."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise PetsError(f"{message}\nSee {self.prog} --help.")
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    parser = _Parser(prog=f"pets {command}", description=_COMMANDS[command])
+    if command == "predict":
+        _predict(parser, arguments)
+    elif command == "ui":
+        _open_ui(parser, arguments)
+    else:
+        if command == "evaluate":
+            parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
+        config, parsed = _settings(parser, arguments)
+        _start_flow(command, config, parsed)
+
+
+def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, argparse.Namespace]:
+    from flows.settings import add_settings, load_settings, setting_names
+
+    source = add_settings(parser)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = unknown[0].split("=")[0].lstrip("-")
+        raise PetsError(f"{name}: no such setting.{did_you_mean(name, setting_names())}")
+    return load_settings(source, parsed), parsed
+
+
+def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
+    for key, value in _PREFECT_DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    run, show = _flow(command)
+    from prefect.context import get_settings_context
+
+    get_settings_context()
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_user_errors)
+    keywords = {"model_url": parsed.model} if command == "evaluate" else {}
+    state = run(config=config, return_state=True, **keywords)
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        if isinstance(result, PetsError):
+            raise result
+        sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
+    show(result)
+    print(f"\nSee it in the Prefect UI:  pets ui {state.state_details.flow_run_id}")
+
+
+def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
+    """The flow of a command and how its result is shown; Prefect is imported only here."""
+    if command == "run":
+        from flows.pipeline import pipeline
+
+        return pipeline, _show_report
+    if command == "ingest":
+        from flows.ingest import ingest_flow
+
+        return ingest_flow, _show_record
+    if command == "lr-find":
+        from flows.lr_find import lr_find_flow
+
+        return lr_find_flow, _show_record
+    if command == "train":
+        from flows.train import train_flow
+
+        return train_flow, _show_record
+    from flows.evaluate import evaluate_flow
+
+    return evaluate_flow, _show_report
+
+
+def _show_report(report: EvalReport) -> None:
+    wrong = round(report.num_rows * report.error_rate)
+    print(
+        f"\nError rate   {report.error_rate:.1%}  ({wrong} of {report.num_rows} {report.split} "
+        "photos wrong)"
+    )
+    print("Most confused")
+    for pair in report.most_confused[:3]:
+        print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")
+    if not report.most_confused:
+        print("  no pair of breeds as often as evaluate.most_confused_min_count")
+    print(f"Model        {report.model_url}")
+    print(f"Report       {report.report_url}")
+
+
+def _show_record(record: Any) -> None:
+    print(record.model_dump_json(indent=2))
+
+
+def _predict(parser: _Parser, arguments: list[str]) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="photo, path or URL")
+    parser.add_argument("--json", action="store_true", help="one JSON array instead of lines")
+    parser.add_argument(
+        "--top", type=int, default=3, metavar="N", help="breeds to list in JSON (default: 3)"
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.top < 1:
+        raise PetsError(f"--top = {parsed.top}: must be at least 1")
+    from pets_core.predict import predict_photos
+
+    predictions = list(predict_photos(parsed.model, parsed.photos, num_top=parsed.top))
+    if parsed.json:
+        print(json.dumps([p.model_dump(exclude_none=True) for p in predictions], indent=2))
+    for prediction in predictions:
+        if prediction.error:
+            print(f"{prediction.photo}: {prediction.error}", file=sys.stderr)
+        elif not parsed.json:
+            print(f"{prediction.photo}  {prediction.breed}  {prediction.probability:.1%}")
+    if any(prediction.error for prediction in predictions):
+        sys.exit(1)
+
+
+def _open_ui(parser: _Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN", nargs="?", help="flow run id; default: all runs")
+    parser.add_argument("--port", type=int, default=4200, help="of the server (default: 4200)")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address, open no browser"
+    )
+    parsed = parser.parse_args(arguments)
+    for key, value in _PREFECT_DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from flows.ui import open_ui
+
+    open_ui(parsed.run, parsed.port, browser=not parsed.no_browser)
+
+
+def _without_user_errors(record: logging.LogRecord) -> bool:
+    """Leave out the traceback of a fault that is reported in one clear line at the end."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, PetsError)
+
+
+def _say_error(message: str, code: int = 2) -> int:
+    first, *rest = message.splitlines()
+    print(f"error: {first}", *(f"       {line}" for line in rest), sep="\n", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Evaluation of a stored model alone."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from pets_core.config import PipelineConfig
+from pets_core.records import EvalReport
+from tasks.artifacts import publish_evaluation
+from tasks.stages import check_run, evaluate_model, ingest_dataset
+
+__all__ = ["evaluate_flow"]
+
+
+@flow(name="pets-evaluate")
+def evaluate_flow(
+    model_url: str,
+    config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
+) -> EvalReport:
+    """Judge the model in a folder, path or URL, on the source's photos."""
+    run_url = check_run(config, model_url)
+    manifest = ingest_dataset(config)
+    report = evaluate_model(config, run_url, manifest, model_url)
+    publish_evaluation(report)
+    return report

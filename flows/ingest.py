@@ -1,0 +1,20 @@
+"""Ingest alone: photos to a Parquet data set."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from pets_core.config import PipelineConfig
+from pets_core.records import DatasetManifest
+from tasks.artifacts import publish_dataset
+from tasks.stages import ingest_dataset
+
+__all__ = ["ingest_flow"]
+
+
+@flow(name="pets-ingest")
+def ingest_flow(config: PipelineConfig = PipelineConfig()) -> DatasetManifest:  # noqa: B008 - frozen
+    """Bring the photos into the store, or find that they are there."""
+    manifest = ingest_dataset(config)
+    publish_dataset(manifest)
+    return manifest

@@ -1,0 +1,35 @@
+"""The whole pipeline: ingest, learning rate, train, evaluate."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from pets_core.config import PipelineConfig
+from pets_core.records import EvalReport
+from tasks.artifacts import (
+    publish_dataset,
+    publish_evaluation,
+    publish_lr,
+    publish_summary,
+    publish_training,
+)
+from tasks.stages import check_run, evaluate_model, find_lr, ingest_dataset, train_model
+
+__all__ = ["pipeline"]
+
+
+@flow(name="pets-pipeline")
+def pipeline(config: PipelineConfig = PipelineConfig()) -> EvalReport:  # noqa: B008 - frozen
+    """Turn photos into a trained, evaluated model."""
+    run_url = check_run(config)
+    manifest = ingest_dataset(config)
+    publish_dataset(manifest)
+    suggestion = find_lr(config, run_url, manifest)
+    publish_lr(suggestion)
+    base_lr = config.train.base_lr or suggestion.chosen
+    result = train_model(config, run_url, manifest, base_lr)
+    publish_training(result)
+    report = evaluate_model(config, run_url, manifest, result.model_url, result)
+    publish_evaluation(report)
+    publish_summary(config, manifest, result, report)
+    return report

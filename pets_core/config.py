@@ -1,0 +1,285 @@
+"""Every setting of the pipeline, defined once.
+
+One frozen model a stage and `PipelineConfig` over them. Flow parameters, YAML files, environment
+variables and command-line flags all fill this same model; nothing else reads settings.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+__all__ = [
+    "EvaluateConfig",
+    "IngestConfig",
+    "LRFindConfig",
+    "LaunchConfig",
+    "ModelConfig",
+    "PipelineConfig",
+    "RateSlice",
+    "SourceConfig",
+    "TrainConfig",
+    "TransformConfig",
+]
+
+
+class RateSlice:
+    """A range of learning rates over layer groups, written as fastai writes it.
+
+    `slice(lo, hi)` spreads geometrically from `lo` at the first group to `hi` at the head;
+    `slice(hi)` gives `hi` to the head and `hi / 10` to every earlier group; a plain number is one
+    rate for all groups (Howard and Ruder 2018, "discriminative fine-tuning").
+    """
+
+    __slots__ = ("hi", "lo", "uniform")
+    _PATTERN = re.compile(r"^\s*slice\(\s*([^,()]+?)\s*(?:,\s*([^,()]+?)\s*)?\)\s*$")
+
+    def __init__(self, hi: float, lo: float | None = None, *, uniform: bool = False) -> None:
+        if not 0 < hi < float("inf") or (lo is not None and not 0 < lo < float("inf")):
+            raise ValueError("learning rates must be finite numbers above 0")
+        if lo is not None and lo > hi:
+            raise ValueError(
+                f"slice({lo:g}, {hi:g}) is reversed: the first rate is the earliest layer "
+                "group's and must not exceed the second"
+            )
+        self.hi, self.lo, self.uniform = hi, lo, uniform
+
+    @classmethod
+    def parse(cls, value: Any) -> RateSlice:
+        """Read a number, "slice(hi)", "slice(lo, hi)" or a `RateSlice`.
+
+        Raises:
+            ValueError: The value is none of these, is not positive, or is reversed.
+        """
+        if isinstance(value, RateSlice):
+            return value
+        remedy = f'expected a number, "slice(hi)" or "slice(lo, hi)", not {value!r}'
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError(remedy)
+        match = cls._PATTERN.match(value) if isinstance(value, str) else None
+        try:
+            if match is None:
+                return cls(float(value), uniform=True)
+            first, second = match.groups()
+            numbers = [float(first)] + ([float(second)] if second else [])
+        except ValueError as error:
+            if "learning rates" in str(error):
+                raise
+            raise ValueError(remedy) from None
+        return cls(numbers[-1], numbers[0] if second else None)
+
+    def __str__(self) -> str:
+        if self.uniform:
+            return f"{self.hi:g}"
+        return f"slice({self.hi:g})" if self.lo is None else f"slice({self.lo:g}, {self.hi:g})"
+
+    __repr__ = __str__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RateSlice) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _: CoreSchema, __: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "examples": ["slice(1e-6, 1e-4)", "slice(3e-3)", "3e-3"]}
+
+
+class _Settings(BaseModel):
+    """Frozen, and an unknown key is an error rather than a typo that trains for a night."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SourceConfig(_Settings):
+    """Where the photos come from and how they are split."""
+
+    kind: Literal["auto", "sample", "oxford-iiit-pet", "folder"] = "auto"
+    """What the source is. auto: the built-in sample when no URL is given, else what lies there."""
+    url: str | None = None
+    """Path or fsspec URL of the source; oxford-iiit-pet alone defaults to the authors' site."""
+    split: Literal["auto", "official", "random"] = "auto"
+    """official: the published trainval and test lists. auto: official where there is one."""
+    valid_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of each breed's training photos held out for validation, stratified."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each breed held out for testing; random split only (the official brings its own)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the random part of the split, and of the built-in sample."""
+    sample_photos_per_breed: Annotated[int, Field(ge=4, le=2000)] = 40
+    """How many photos of each breed the built-in sample draws."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> SourceConfig:
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"valid_fraction ({self.valid_fraction:g}) + test_fraction "
+                f"({self.test_fraction:g}) must stay below 1: lower one"
+            )
+        if self.split == "official" and self.test_fraction:
+            raise ValueError(
+                f"test_fraction = {self.test_fraction:g} has no meaning with split = official, "
+                "which brings its own test list: leave it out, or set split = random"
+            )
+        if self.kind == "folder" and self.url is None:
+            raise ValueError("kind = folder needs url: the folder that holds a folder a class")
+        if self.kind == "folder" and self.split == "official":
+            raise ValueError("kind = folder has no official lists: set split = random")
+        if self.kind == "sample" and self.url is not None:
+            raise ValueError("kind = sample is generated and takes no url: leave one of them out")
+        return self
+
+
+class IngestConfig(_Settings):
+    """How photos become Parquet."""
+
+    shard_mib: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Target size of one Parquet shard, MiB."""
+    row_group_rows: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Photos in one Parquet row group."""
+    max_quarantined_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """The run stops when more than this share of the photos cannot be read."""
+    num_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads that decode and check photos; 0: one a CPU core."""
+
+
+class ModelConfig(_Settings):
+    """What is trained."""
+
+    backbone: str = "tf_efficientnet_lite0"
+    """Any timm model name; resnet34 and resnet50 mean torchvision's ImageNet weights."""
+    weights: str = "auto"
+    """auto: from an installed package, else the hub; hub; none (random); or a file's path or URL
+    (.safetensors or .pth)."""
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    """Side of the square the model sees, pixels."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the pooled features dropped before the head in training."""
+
+
+class TransformConfig(_Settings):
+    """Augmentation of training photos, composed into one interpolation on the batch."""
+
+    flip: bool = True
+    """Mirror left-right, every other photo."""
+    max_rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    """Largest rotation either way, degrees."""
+    max_zoom: Annotated[float, Field(ge=1, le=4)] = 1.1
+    """Largest magnification beyond the crop, times."""
+    max_lighting: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Largest change of brightness and contrast, share."""
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """How often each of rotation, zoom and lighting is applied."""
+
+
+class LRFindConfig(_Settings):
+    """The learning-rate range test (Smith 2015)."""
+
+    start_lr: Annotated[float, Field(gt=0)] = 1e-6
+    """Rate of the first step."""
+    end_lr: Annotated[float, Field(gt=0)] = 1.0
+    """Rate of the last step."""
+    num_steps: Annotated[int, Field(ge=10, le=10_000)] = 100
+    """Optimizer steps of the sweep."""
+    suggestion: Literal["minimum", "steepest", "valley", "slide"] = "steepest"
+    """Which suggestion training takes when train.base_lr is not set."""
+
+    @model_validator(mode="after")
+    def _range(self) -> LRFindConfig:
+        if self.end_lr <= self.start_lr:
+            raise ValueError(f"end_lr ({self.end_lr:g}) must be above start_lr ({self.start_lr:g})")
+        return self
+
+
+class TrainConfig(_Settings):
+    """The recipe: frozen epochs for the new head, then one-cycle over the whole model."""
+
+    freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Epochs that train the new head only, the backbone frozen."""
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 2
+    """Epochs after unfreezing."""
+    base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
+    """Peak rate of the head in the frozen epochs; empty: the LR finder's suggestion."""
+    lr_max: RateSlice | None = None
+    """Peak rates after unfreezing, as "slice(1e-6, 1e-4)"; empty: fine_tune's
+    slice(base_lr / 2 / lr_mult, base_lr / 2)."""
+    lr_mult: Annotated[float, Field(ge=1)] = 100.0
+    """How many times smaller the first layer group's rate is than the head's, when lr_max is
+    empty."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Photos in one optimizer step, over all processes."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Decoupled weight decay; biases and normalisation layers take none."""
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of a one-cycle schedule spent warming up."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """frozen: the backbone's batch-norm statistics stay those of ImageNet; train: they follow."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device multiplies it in hardware (GPUs since Ampere, CPUs with AMX)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the head's weights, the shuffle and the augmentation."""
+
+    @model_validator(mode="after")
+    def _some_epochs(self) -> TrainConfig:
+        if self.freeze_epochs + self.epochs == 0:
+            raise ValueError("freeze_epochs and epochs are both 0: nothing would be trained")
+        return self
+
+
+class EvaluateConfig(_Settings):
+    """How the trained model is judged."""
+
+    split: Literal["auto", "test", "valid"] = "auto"
+    """Which photos to judge on. auto: test where the data set has one, else valid."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Photos in one forward pass, over all processes."""
+    most_confused_min_count: Annotated[int, Field(ge=1)] = 2
+    """Pairs of breeds confused fewer times than this are left out of the most-confused table."""
+
+
+class LaunchConfig(_Settings):
+    """The processes that compute."""
+
+    num_processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """Ranks on this machine; auto: one a GPU, or one on a machine without."""
+    num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
+    decode_cache_gib: Annotated[float, Field(ge=0, le=100_000)] = 8.0
+    """Disk that decoded photos of one data set may take under cache_dir, GiB; photos beyond it are
+    decoded again each epoch."""
+
+
+class PipelineConfig(_Settings):
+    """All settings of a run."""
+
+    store: str = "pets-store"
+    """Root of data sets and runs: a path or any fsspec URL (s3://bucket/prefix, gs://...)."""
+    cache_dir: str = "~/.cache/pets"
+    """Local folder for downloads and decoded photos; safe to delete at any time."""
+    source: SourceConfig = SourceConfig()
+    ingest: IngestConfig = IngestConfig()
+    model: ModelConfig = ModelConfig()
+    transform: TransformConfig = TransformConfig()
+    lr_find: LRFindConfig = LRFindConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    launch: LaunchConfig = LaunchConfig()

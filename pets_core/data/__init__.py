@@ -1,0 +1,1 @@
+"""From photos on a store to batches on a device."""

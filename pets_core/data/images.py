@@ -1,0 +1,122 @@
+"""Bytes of one photo to pixels."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = [
+    "MAX_PIXELS",
+    "ImageInfo",
+    "UnreadablePhotoError",
+    "decode",
+    "inspect",
+    "is_photo_name",
+    "open_rgb",
+]
+
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a photo really is: type by content, size in pixels after EXIF rotation."""
+
+    format: str
+    width: int
+    height: int
+
+
+class UnreadablePhotoError(Exception):
+    """A file that is no usable photo; `reason` is a short code, `detail` the decoder's words."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def is_photo_name(name: str) -> bool:
+    """Whether a file's name ends as one of Pillow's formats does, and is no AppleDouble file."""
+    Image.init()
+    suffix = PurePosixPath(name).suffix.lower()
+    return Image.registered_extensions().get(suffix) in Image.OPEN and not name.startswith("._")
+
+
+def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, str]:
+    """Decode a photo of any format Pillow reads to upright RGB.
+
+    The first frame of an animation is taken; transparency is laid over white; 16-bit grey is
+    scaled to 8.
+
+    Args:
+        data: The file's bytes.
+        at_least: A JPEG may be decoded at a reduced scale whose sides are no smaller than this,
+            pixels.
+
+    Returns:
+        The picture, and the format's name.
+
+    Raises:
+        UnreadablePhotoError: Empty, not an image, cut short, or more than `MAX_PIXELS`.
+    """
+    if not data:
+        raise UnreadablePhotoError("empty", "the file has no bytes")
+    try:
+        with warnings.catch_warnings():
+            # Our own bound is below Pillow's, and odd metadata does not spoil the pixels.
+            warnings.simplefilter("ignore")
+            image: Image.Image = Image.open(io.BytesIO(data))
+            file_format = image.format or "unknown"
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadablePhotoError(
+                    "too_many_pixels", f"{image.width}x{image.height} is above {MAX_PIXELS}"
+                )
+            if at_least is not None:
+                image.draft("RGB", (at_least, at_least))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image)), file_format
+    except UnidentifiedImageError as error:
+        raise UnreadablePhotoError("not_an_image", "no known image type begins so") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadablePhotoError("damaged", str(error)) from error
+
+
+def inspect(data: bytes) -> ImageInfo:
+    """Decode a photo for real and say what it is; errors as `open_rgb`."""
+    image, file_format = open_rgb(data)
+    return ImageInfo(file_format, image.width, image.height)
+
+
+def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+    """Decode a photo and stretch it to a square, so that nothing of it is cut off.
+
+    Args:
+        data: The file's bytes.
+        size: Side of the square, pixels.
+
+    Returns:
+        uint8 RGB, shape (size, size, 3).
+
+    Raises:
+        UnreadablePhotoError: As `open_rgb`.
+    """
+    image, _ = open_rgb(data, at_least=size)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

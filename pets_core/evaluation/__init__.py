@@ -1,0 +1,1 @@
+"""How a trained model did: counts, plots and the report."""

@@ -1,0 +1,188 @@
+"""Judge a model on a split: predictions, confusion matrix, most confused, report."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+from accelerate import Accelerator
+from PIL import Image
+
+from pets_core import storage
+from pets_core.data.decoded import DecodedPhotos
+from pets_core.data.loader import PhotoLoader
+from pets_core.evaluation import plots
+from pets_core.evaluation.interpret import confusion_counts, most_confused, per_class
+from pets_core.evaluation.predict import predict_logits
+from pets_core.evaluation.report import ReportContext, Thumbnail, render_report
+from pets_core.launch import WorkRequest
+from pets_core.models.package import TrainedModel
+from pets_core.objectives import SingleLabel
+from pets_core.progress import OnProgress
+from pets_core.records import EvalReport, Split
+
+__all__ = ["Scores", "evaluate"]
+
+_NUM_TOP_LOSSES = 16
+_THUMBNAIL_PIXELS = 160
+
+
+class Scores:
+    """What a model said of N photos of C classes.
+
+    Attributes:
+        probabilities: float32 (N, C).
+        losses: Cross-entropy of each photo, nats, float32 (N,).
+        predictions: Most probable class, int64 (N,).
+        targets: True class, int64 (N,).
+    """
+
+    def __init__(self, logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> None:
+        tensor, objective = torch.from_numpy(logits), SingleLabel()
+        self.targets = targets
+        self.probabilities: npt.NDArray[np.float32] = objective.activation(tensor).numpy()
+        self.losses: npt.NDArray[np.float32] = torch.nn.functional.cross_entropy(
+            tensor, torch.from_numpy(targets), reduction="none"
+        ).numpy()
+        self.predictions: npt.NDArray[np.int64] = self.probabilities.argmax(1)
+
+    @property
+    def error_rate(self) -> float:
+        """Share of photos whose most probable class is wrong."""
+        return float((self.predictions != self.targets).mean())
+
+
+def evaluate(
+    built: TrainedModel,
+    photos: DecodedPhotos,
+    loader: PhotoLoader,
+    split: Split,
+    *,
+    request: WorkRequest,
+    accelerator: Accelerator,
+    on_progress: OnProgress,
+) -> EvalReport | None:
+    """Predict a split with all ranks; rank 0 stores everything under `<run>/evaluation`.
+
+    Returns:
+        The report's record on rank 0, None on others.
+    """
+    started = time.monotonic()
+    logits = predict_logits(built.model, loader, accelerator=accelerator, on_progress=on_progress)
+    predicted = time.monotonic() - started
+    if not accelerator.is_main_process:
+        return None
+    scores = Scores(logits, photos.labels)
+    folder = storage.join(request.run_url, "evaluation")
+    names = [c.name for c in built.card.classes]
+    counts = confusion_counts(scores.targets, scores.predictions, len(names))
+    picture = plots.confusion_matrix(counts, names)
+    pairs = most_confused(counts, names, request.config.evaluate.most_confused_min_count)
+    _write_predictions(storage.join(folder, "predictions.parquet"), photos.ids, scores, names)
+    _write_confusion(storage.join(folder, "confusion.parquet"), counts, names)
+    storage.write_bytes(storage.join(folder, "confusion.png"), picture)
+    assert request.manifest is not None
+    report = render_report(
+        ReportContext(
+            title=f"{request.manifest.name}: {split}",
+            run_id=request.run_url.rsplit("/", 1)[-1],
+            backbone=built.card.backbone,
+            dataset_name=request.manifest.name,
+            dataset_fingerprint=request.manifest.fingerprint,
+            split=split,
+            num_rows=len(photos),
+            error_rate=scores.error_rate,
+            loss=float(scores.losses.mean()),
+            classes=per_class(counts, built.card.classes),
+            most_confused=pairs,
+            confusion_png=picture,
+            top_losses=_top_losses(photos, scores, names),
+            training=request.training,
+            training_png=_picture_of(request.run_url, "training.png"),
+            lr_png=_picture_of(request.run_url, "lr_find/curve.png"),
+            generated_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            settings_yaml=yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False),
+        )
+    )
+    storage.write_bytes(storage.join(folder, "report.html"), report.encode())
+    return EvalReport(
+        model_url=request.model_url or "",
+        split=split,
+        num_rows=len(photos),
+        error_rate=scores.error_rate,
+        loss=float(scores.losses.mean()),
+        most_confused=tuple(pairs),
+        predictions_url=storage.join(folder, "predictions.parquet"),
+        confusion_url=storage.join(folder, "confusion.parquet"),
+        confusion_plot_url=storage.join(folder, "confusion.png"),
+        report_url=storage.join(folder, "report.html"),
+        photos_per_second=len(photos) / predicted,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _write_predictions(url: str, ids: list[str], scores: Scores, names: Sequence[str]) -> None:
+    probabilities = pa.FixedSizeListArray.from_arrays(
+        pa.array(scores.probabilities.reshape(-1)), len(names)
+    )
+    table = pa.table(
+        {
+            "id": ids,
+            "actual": [names[i] for i in scores.targets],
+            "predicted": [names[i] for i in scores.predictions],
+            "probability": scores.probabilities.max(1),
+            "loss": scores.losses,
+            "probabilities": probabilities,
+        }
+    )
+    with storage.writing(url) as file:
+        pq.write_table(table, file)
+
+
+def _write_confusion(url: str, counts: npt.NDArray[np.int64], names: Sequence[str]) -> None:
+    rows, columns = np.nonzero(counts)
+    table = pa.table(
+        {
+            "actual": [names[i] for i in rows],
+            "predicted": [names[i] for i in columns],
+            "count": counts[rows, columns],
+        }
+    )
+    with storage.writing(url) as file:
+        pq.write_table(table, file)
+
+
+def _top_losses(photos: DecodedPhotos, scores: Scores, names: Sequence[str]) -> list[Thumbnail]:
+    worst = np.argsort(-scores.losses, kind="stable")[:_NUM_TOP_LOSSES]
+    return [
+        Thumbnail(
+            jpeg=_thumbnail(photos.pixels[i]),
+            photo_id=photos.ids[i],
+            actual=names[int(scores.targets[i])],
+            predicted=names[int(scores.predictions[i])],
+            probability=float(scores.probabilities[i].max()),
+            loss=float(scores.losses[i]),
+        )
+        for i in worst.tolist()
+    ]
+
+
+def _thumbnail(pixels: npt.NDArray[np.uint8]) -> bytes:
+    image = Image.fromarray(pixels)
+    image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _picture_of(run_url: str, name: str) -> bytes | None:
+    url = storage.join(run_url, name)
+    return storage.read_bytes(url) if storage.exists(url) else None

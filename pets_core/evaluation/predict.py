@@ -1,0 +1,56 @@
+"""Logits of a whole split, each row once, whatever the number of ranks."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from pets_core.data.loader import PhotoLoader
+from pets_core.progress import OnProgress, Progress, ignore_progress
+
+__all__ = ["predict_logits"]
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module,
+    loader: PhotoLoader,
+    *,
+    accelerator: Accelerator,
+    on_progress: OnProgress = ignore_progress,
+) -> npt.NDArray[np.float32]:
+    """Run the model over every row of the loader's split.
+
+    Each rank predicts its own share; nothing is padded, so nothing is counted twice.
+
+    Returns:
+        Logits, shape (N, C), in row order, on every rank.
+    """
+    prepared = accelerator.prepare_model(model, evaluation_mode=True).eval()
+    rows: list[npt.NDArray[np.int64]] = []
+    logits: list[torch.Tensor] = []
+    reported = time.monotonic()
+    for number, batch in enumerate(loader.epoch(0), 1):
+        rows.append(batch.rows)
+        logits.append(prepared(batch.inputs).float())
+        if time.monotonic() - reported > 1.0 or number == loader.num_batches:
+            reported = time.monotonic()
+            on_progress(
+                Progress(stage="evaluate", done=number, total=loader.num_batches, unit="batches")
+            )
+    own = (np.concatenate(rows), torch.cat(logits).cpu().numpy())
+    shares = gather_object([own])
+    result = np.empty((loader.num_rows, own[1].shape[1]), np.float32)
+    seen = np.zeros(loader.num_rows, np.int64)
+    for places, values in shares:
+        result[places] = values
+        np.add.at(seen, places, 1)
+    assert (seen == 1).all(), "every row is predicted exactly once"
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    return result

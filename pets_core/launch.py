@@ -1,0 +1,188 @@
+"""Starts the worker ranks of a stage, streams their progress, and leaves none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from pets_core.config import LaunchConfig, PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.records import DatasetManifest, TrainResult
+
+__all__ = [
+    "PROGRESS_MARK",
+    "CheckResult",
+    "RankFailure",
+    "WorkRequest",
+    "WorkerError",
+    "launch",
+]
+
+PROGRESS_MARK = "@progress "
+"""Rank 0 begins a progress line on its standard output with this."""
+
+_POLL_SECONDS = 0.5
+_TERMINATE_SECONDS = 30.0
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class WorkRequest(BaseModel):
+    """What the ranks of one stage are asked to do; travels as a JSON file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Literal["check", "lr-find", "train", "evaluate"]
+    config: PipelineConfig
+    run_url: str = ""
+    manifest: DatasetManifest | None = None
+    base_lr: float | None = None
+    model_url: str | None = None
+    training: TrainResult | None = None
+
+
+class CheckResult(BaseModel):
+    """What a model will be, found out before any work starts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_parameters: int
+    device: str
+    mixed_precision: str
+
+
+class RankFailure(BaseModel):
+    """The error of one rank, as it wrote it down before it ended."""
+
+    rank: int
+    message: str
+    traceback: str
+    by_user: bool
+    """Whether the user can mend it, so that the message says it all."""
+
+
+class WorkerError(RuntimeError):
+    """A rank failed for a reason that is no user's fault; holds that rank's own traceback."""
+
+
+def launch(
+    request: WorkRequest,
+    record: type[Record],
+    *,
+    on_progress: OnProgress = ignore_progress,
+    on_line: Callable[[str], None] = lambda _: None,
+) -> Record:
+    """Run a stage in worker ranks under torch elastic and return the record that rank 0 wrote.
+
+    Whatever ends this call (a result, an error, a cancelled run, Ctrl-C), every process it
+    started has ended too: the launcher is told to stop, and dies with its parent.
+
+    Args:
+        request: The stage and its input.
+        record: Type of the result.
+        on_progress: Told of the ranks' progress, from another thread.
+        on_line: Given every other line the ranks print, from another thread.
+
+    Raises:
+        PetsError: A rank refused its input.
+        WorkerError: A rank failed otherwise.
+    """
+    with tempfile.TemporaryDirectory(prefix="pets-") as folder:
+        path = Path(folder, "request.json")
+        path.write_text(request.model_dump_json())
+        process = subprocess.Popen(  # noqa: S603 - our own module with our own arguments
+            [sys.executable, "-m", "pets_core.elastic", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=_environment(request.config.launch),
+        )
+        tail: deque[str] = deque(maxlen=50)
+        assert process.stdout is not None
+        reader = threading.Thread(
+            target=_read, args=(process.stdout, on_progress, on_line, tail), daemon=True
+        )
+        reader.start()
+        try:
+            # A short wait lets a cancellation that arrives as an exception in this thread through.
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_POLL_SECONDS)
+        finally:
+            _end(process)
+            reader.join(timeout=_POLL_SECONDS * 4)
+        if process.returncode != 0:
+            raise _failure(Path(folder), process.returncode, tail)
+        return record.model_validate_json(Path(folder, "result.json").read_text())
+
+
+def _environment(config: LaunchConfig) -> dict[str, str]:
+    """The environment of the launcher and its ranks.
+
+    glibc gives freed blocks of 32 MiB and more back to the system at once, so that each step of
+    CPU training page-faults its activations in anew; told to keep them, in huge pages, training
+    takes half the time (docs/performance.md). A variable the user has set is left alone.
+    """
+    defaults = {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+        "MALLOC_TOP_PAD_": str(64 << 20),
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    environment = defaults | dict(os.environ)
+    if config.num_threads:
+        environment["OMP_NUM_THREADS"] = str(config.num_threads)
+    return environment
+
+
+def _read(
+    stream: IO[str],
+    on_progress: OnProgress,
+    on_line: Callable[[str], None],
+    tail: deque[str],
+) -> None:
+    for raw in stream:
+        line = raw.rstrip()
+        if line.startswith(PROGRESS_MARK):
+            on_progress(Progress.model_validate_json(line.removeprefix(PROGRESS_MARK)))
+        elif line:
+            tail.append(line)
+            on_line(line)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=_TERMINATE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _failure(folder: Path, returncode: int, tail: deque[str]) -> Exception:
+    """The error of the rank that failed first, or what the launcher last said."""
+    written = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not written:
+        lines = "\n".join(tail)
+        return WorkerError(f"the worker ended with exit code {returncode}:\n{lines}")
+    failure = RankFailure.model_validate(json.loads(written[0].read_text()))
+    if failure.by_user:
+        return PetsError(failure.message)
+    return WorkerError(f"rank {failure.rank} failed: {failure.message}\n{failure.traceback}")

@@ -1,0 +1,1 @@
+"""Backbones with layer groups, heads, and the folder a trained model lives in."""

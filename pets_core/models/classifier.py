@@ -1,0 +1,44 @@
+"""A backbone with a new head, and its layer groups."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pets_core.models.backbones import body_groups
+
+__all__ = ["Classifier"]
+
+
+class Classifier(nn.Module):
+    """Pooled features to logits: layer normalisation, dropout, one linear layer.
+
+    Layer normalisation rather than batch normalisation, because it knows nothing of the other
+    photos of the batch: any number of ranks computes the same. The linear layer starts at zero,
+    so that training starts from equal odds and does not depend on a draw.
+
+    Args:
+        body: (B, 3, S, S) to (B, D).
+        num_features: D.
+        num_outputs: Logits a photo.
+        dropout: Share of features dropped in training.
+    """
+
+    def __init__(
+        self, body: nn.Module, num_features: int, num_outputs: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.body = body
+        linear = nn.Linear(num_features, num_outputs)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        self.head = nn.Sequential(nn.LayerNorm(num_features), nn.Dropout(dropout), linear)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Photos (B, 3, S, S) to logits (B, num_outputs)."""
+        return self.head(self.body(inputs))  # type: ignore[no-any-return]
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer group, the earliest first and the head last."""
+        of_body = dict(self.body.named_parameters())
+        groups = [[of_body[name] for name in group] for group in body_groups(self.body)]
+        return [*groups, list(self.head.parameters())]

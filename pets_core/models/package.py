@@ -1,0 +1,106 @@
+"""The folder a trained model lives in: safetensors and JSON, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import pydantic
+import safetensors.torch
+import timm
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
+from pets_core.models.classifier import Classifier
+from pets_core.records import ClassInfo
+
+__all__ = ["ModelCard", "TrainedModel", "create_model", "load_model", "save_model"]
+
+_WEIGHTS, _CARD = "model.safetensors", "model.json"
+
+
+class ModelCard(BaseModel):
+    """All that is needed to rebuild and feed a model, besides its weights.
+
+    `resize_to` and `image_size` are pixels: a photo is stretched to a square of the first, and
+    its middle of the second is what the model sees.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    objective: Literal["single_label"] = "single_label"
+    backbone: str
+    num_features: int
+    classes: tuple[ClassInfo, ...]
+    image_size: int
+    resize_to: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dataset_fingerprint: str
+    timm_version: str = timm.__version__
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model and its card."""
+
+    model: Classifier
+    card: ModelCard
+
+
+def create_model(
+    config: PipelineConfig, classes: tuple[ClassInfo, ...], fingerprint: str
+) -> TrainedModel:
+    """Build the model the settings ask for, with pretrained body and new head."""
+    settings = config.model
+    body = create_body(settings.backbone, settings.weights, settings.image_size)
+    prepared: Preprocessing = preprocessing(body)
+    features = num_features(body, settings.image_size)
+    card = ModelCard(
+        backbone=settings.backbone,
+        num_features=features,
+        classes=classes,
+        image_size=settings.image_size,
+        resize_to=prepared.resize_to(settings.image_size),
+        mean=prepared.mean,
+        std=prepared.std,
+        dataset_fingerprint=fingerprint,
+    )
+    return TrainedModel(Classifier(body, features, len(classes), settings.dropout), card)
+
+
+def save_model(url: str, card: ModelCard, state: dict[str, Tensor]) -> None:
+    """Write weights, then the card, whose presence is the commit."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    storage.write_bytes(storage.join(url, _WEIGHTS), safetensors.torch.save(weights))
+    storage.write_bytes(storage.join(url, _CARD), card.model_dump_json(indent=2).encode())
+
+
+def load_model(url: str) -> TrainedModel:
+    """Load a model folder; needs neither the data set nor the pretrained weights.
+
+    Raises:
+        PetsError: There is no model, or its files are damaged or do not fit each other.
+    """
+    url = storage.absolute(url)
+    if not storage.exists(storage.join(url, _CARD)):
+        raise PetsError(f"{url} is no model folder: it holds no {_CARD}")
+    try:
+        card = ModelCard.model_validate(json.loads(storage.read_bytes(storage.join(url, _CARD))))
+    except (pydantic.ValidationError, json.JSONDecodeError) as error:
+        raise PetsError(f"{url}/{_CARD} is damaged: {error}") from error
+    body = create_body(card.backbone, "none", card.image_size)
+    model = Classifier(body, card.num_features, len(card.classes), dropout=0.0)
+    try:
+        state = safetensors.torch.load(storage.read_bytes(storage.join(url, _WEIGHTS)))
+        model.load_state_dict(state)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise PetsError(f"{url}/{_WEIGHTS} is damaged or of another model: {reason}") from error
+    return TrainedModel(model.eval(), card)

@@ -1,0 +1,209 @@
+"""Files on any fsspec store: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from pets_core.errors import PetsError
+
+__all__ = [
+    "HashingWriter",
+    "absolute",
+    "check_writable",
+    "exists",
+    "join",
+    "local_file",
+    "open_read",
+    "read_bytes",
+    "remove",
+    "write_bytes",
+    "writing",
+]
+
+
+def absolute(url: str) -> str:
+    """Return a local path absolute and without `~`, and any other URL as it is.
+
+    An absolute path means the same to every process, whatever its working directory.
+    """
+    if "://" in url or "::" in url:
+        return url
+    return str(Path(url).expanduser().absolute())
+
+
+def join(root: str, *parts: str) -> str:
+    """Join a root path or URL and parts with single slashes."""
+    return "/".join([root.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder lies at `url`."""
+    fs, path = url_to_fs(url)
+    return bool(fs.exists(path))
+
+
+def open_read(url: str) -> IO[bytes]:
+    """Open for reading, binary and seekable.
+
+    Raises:
+        PetsError: Nothing lies there, or it cannot be read.
+    """
+    try:
+        return fsspec.open(url, "rb").open()  # type: ignore[no-any-return]
+    except FileNotFoundError as error:
+        raise PetsError(f"{url} does not exist") from error
+    except OSError as error:
+        raise PetsError(f"{url} cannot be read: {error}") from error
+
+
+def read_bytes(url: str) -> bytes:
+    """Read a whole file; errors as `open_read`."""
+    with open_read(url) as file:
+        return file.read()
+
+
+@contextmanager
+def writing(url: str) -> Iterator[HashingWriter]:
+    """Open a file for writing that appears at `url` whole, when the block ends well, or not at all.
+
+    A local file is written beside its name and renamed; an object store shows an object only when
+    its upload is closed. The yielded file counts and hashes its bytes.
+    """
+    fs, path = url_to_fs(url)
+    fs.makedirs(fs._parent(path), exist_ok=True)
+    local = "file" in _protocols(fs)
+    target = f"{path}.partial-{uuid.uuid4().hex[:8]}" if local else path
+    try:
+        with fs.open(target, "wb") as raw:
+            yield HashingWriter(raw)
+            if local:
+                raw.flush()
+                os.fsync(raw.fileno())
+        if local:
+            Path(target).replace(path)
+    except BaseException:
+        if local:
+            Path(target).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a small file whole or not at all."""
+    with writing(url) as file:
+        file.write(data)
+
+
+def remove(url: str) -> None:
+    """Remove a file or a folder with all it holds; nothing there is no error."""
+    fs, path = url_to_fs(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def check_writable(url: str) -> None:
+    """Prove that files can be written under `url`, before any work starts.
+
+    Raises:
+        PetsError: A probe file cannot be written there.
+    """
+    probe = join(url, f".write-probe-{uuid.uuid4().hex[:8]}")
+    try:
+        write_bytes(probe, b"")
+        remove(probe)
+    except Exception as error:
+        raise PetsError(
+            f"store = {url}: cannot be written ({type(error).__name__}: {error}). "
+            "Set --store to a folder or bucket you may write to."
+        ) from error
+
+
+def local_file(url: str, cache_dir: str) -> Path:
+    """Return a local path with the content of `url`, downloading it once when it is remote.
+
+    A download is kept under `cache_dir` by URL and version (the store's size, ETag or time), and
+    appears there only when it is whole.
+
+    Raises:
+        PetsError: Nothing lies at `url`, it cannot be read, or fewer bytes came than were promised.
+    """
+    fs, path = url_to_fs(url)
+    if "file" in _protocols(fs):
+        if not Path(path).is_file():
+            raise PetsError(f"{url} does not exist")
+        return Path(path)
+    try:
+        info = fs.info(path)
+        version = sha256(f"{url} {fs.ukey(path)}".encode()).hexdigest()[:24]
+    except FileNotFoundError as error:
+        raise PetsError(f"{url} does not exist") from error
+    except Exception as error:
+        raise PetsError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
+    target = Path(cache_dir).expanduser() / "downloads" / f"{version}-{path.rsplit('/', 1)[-1]}"
+    if not target.exists():
+        _download(fs, path, info.get("size"), target, url)
+    return target
+
+
+def _download(fs: Any, path: str, size: int | None, target: Path, url: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        with fs.open(path, "rb") as source, partial.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+        received = partial.stat().st_size
+        if size is not None and received != size:
+            raise PetsError(f"{url}: {received} bytes came of {size} promised; try again")
+        partial.replace(target)
+    except OSError as error:
+        raise PetsError(f"{url}: the download failed: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+class HashingWriter:
+    """A write-only binary file that counts (bytes) and hashes (SHA-256) what passes through."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.hash = sha256()
+        self.num_bytes = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.hash.update(view)
+        self.num_bytes += view.nbytes
+        self._file.write(view)
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.num_bytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False

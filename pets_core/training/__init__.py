@@ -1,0 +1,1 @@
+"""The recipe: schedules, optimizer groups, the LR finder and the loop."""

@@ -1,0 +1,186 @@
+"""The learning-rate range test, and what to read off its curve."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate import Accelerator
+from torch import nn
+
+from pets_core import storage
+from pets_core.config import LRFindConfig
+from pets_core.errors import PetsError
+from pets_core.objectives import Objective
+from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.training.groups import build_optimizer, freeze_to, train_mode
+from pets_core.training.loop import Loader, train_step
+
+__all__ = ["Curve", "Suggestions", "lr_find", "suggest", "trimmed", "write_curve"]
+
+_SMOOTHING = 0.98
+_DIVERGED = 4.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Rate and loss of each step taken; `smoothed` is the debiased running mean of `losses`."""
+
+    rates: npt.NDArray[np.float64]
+    losses: npt.NDArray[np.float64]
+    smoothed: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Rates read off a curve, by fastai's four rules."""
+
+    minimum: float
+    steepest: float
+    valley: float
+    slide: float
+
+
+def lr_find(
+    model: nn.Module,
+    objective: Objective,
+    train: Loader,
+    config: LRFindConfig,
+    *,
+    accelerator: Accelerator,
+    freeze: int,
+    weight_decay: float,
+    batch_norm: Literal["frozen", "train"],
+    on_progress: OnProgress = ignore_progress,
+) -> Curve:
+    """Raise the rate exponentially over optimizer steps until the loss diverges (Smith 2015).
+
+    The steps are taken by a copy, so `model` is left as it was. A data set with fewer batches
+    than steps is passed over more than once.
+
+    Args:
+        model: A `GroupedModel`.
+        objective: What is minimised.
+        train: Training batches, as training will see them.
+        config: Range and number of steps.
+        accelerator: Mixed precision, devices, ranks.
+        freeze: First layer group that learns, as `freeze_to` counts.
+        weight_decay: As in training.
+        batch_norm: As in training.
+        on_progress: Told of steps.
+
+    Raises:
+        PetsError: The loss was not finite before enough steps for a suggestion were taken.
+    """
+    trial = copy.deepcopy(model)
+    freeze_to(trial, freeze)  # type: ignore[arg-type]
+    ones = [1.0] * len(trial.layer_groups())  # type: ignore[operator]
+    optimizer = build_optimizer(trial, ones, weight_decay)  # type: ignore[arg-type]
+    trial, optimizer = accelerator.prepare(trial, optimizer)
+    train_mode(trial, batch_norm)
+    ratio = config.end_lr / config.start_lr
+    rates, losses, smoothed = [], [], []
+    average, best = 0.0, math.inf
+    for step, batch in zip(range(config.num_steps), _endless(train), strict=False):
+        rate = config.start_lr * ratio ** (step / (config.num_steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        own = train_step(trial, objective, batch, optimizer, accelerator)
+        loss = float(accelerator.reduce(own, "sum")) / batch.global_size
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+        running = average / (1 - _SMOOTHING ** (step + 1))
+        if not math.isfinite(loss) or running > _DIVERGED * best:
+            break
+        best = min(best, running)
+        rates.append(rate)
+        losses.append(loss)
+        smoothed.append(running)
+        if step % 10 == 9:
+            on_progress(
+                Progress(
+                    stage="lr-find",
+                    done=step + 1,
+                    total=config.num_steps,
+                    unit="steps",
+                    detail=f"lr {rate:.1e}, loss {running:.3f}",
+                )
+            )
+    accelerator.free_memory()
+    if len(rates) < 10:
+        raise PetsError(
+            f"the LR finder diverged after {len(rates)} steps: lower lr_find.start_lr "
+            f"(now {config.start_lr:g})"
+        )
+    return Curve(np.array(rates), np.array(losses), np.array(smoothed))
+
+
+def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> Suggestions:
+    """Read four suggestions off a curve, as fastai's `lr_find` does.
+
+    minimum: a tenth of the rate of least loss. steepest: where the loss falls fastest per
+    decade. valley: two fifths into the longest descent. slide: where, seen from the right, the
+    slope settles (Nguyen's interval slide rule).
+
+    Args:
+        rates: Shape (n,), rising, n at least 2.
+        losses: Smoothed, shape (n,).
+    """
+    slopes = np.diff(losses) / np.diff(np.log(rates))
+    return Suggestions(
+        minimum=float(rates[losses.argmin()]) / 10,
+        steepest=float(rates[slopes.argmin()]),
+        valley=float(rates[_valley(losses)]),
+        slide=float(rates[_slide(losses)]),
+    )
+
+
+def _valley(losses: npt.NDArray[np.float64]) -> int:
+    """The middle of the second third of the longest falling subsequence's span."""
+    lengths = np.ones(len(losses), np.int64)
+    for i in range(1, len(losses)):
+        lower = lengths[:i][losses[:i] > losses[i]]
+        if lower.size:
+            lengths[i] = lower.max() + 1
+    end = int(lengths.argmax())
+    start = end - int(lengths[end])
+    third = (end - start) / 3
+    return start + int(third) + int(third / 2)
+
+
+def _slide(losses: npt.NDArray[np.float64], interval: int = 15, threshold: float = 0.005) -> int:
+    """Move an interval down from the right while the slopes at its ends still differ."""
+    gradient = np.gradient(losses)
+    settled = max(len(losses) - 1 - interval, 0)
+    for left in range(settled, -1, -1):
+        right = min(left + interval, len(losses) - 1)
+        if abs(gradient[right] - gradient[left]) <= threshold:
+            break
+        settled = left
+    return settled
+
+
+def _endless(train: Loader) -> Iterator[Any]:
+    for epoch in count():
+        yield from train.epoch(epoch)
+
+
+def trimmed(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The part of a curve that suggestions are read from: without start-up and blow-up."""
+    first, last = len(curve.rates) // 10, max(len(curve.rates) - 5, len(curve.rates) // 10 + 2)
+    return curve.rates[first:last], curve.smoothed[first:last]
+
+
+def write_curve(url: str, curve: Curve) -> None:
+    """Write the curve as Parquet: rate, loss, smoothed loss, a row a step."""
+    with storage.writing(url) as file:
+        pq.write_table(
+            pa.table({"lr": curve.rates, "loss": curve.losses, "smoothed": curve.smoothed}), file
+        )

@@ -1,0 +1,88 @@
+"""Rates and momenta over optimizer steps: pure functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pets_core.config import RateSlice, TrainConfig
+
+__all__ = ["OneCycle", "Phase", "cosine", "fine_tune_phases", "spread"]
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from `start` (progress 0) to `end` (progress 1)."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """One-cycle policy with cosine phases (Smith 2018, arXiv:1803.09820; fastai's form).
+
+    The rate, as a factor of its peak, rises from 1/div to 1 over the first `pct_start` of the
+    steps and falls to 1/div_final; beta1 goes the other way.
+    """
+
+    num_steps: int
+    pct_start: float = 0.3
+    div: float = 25.0
+    div_final: float = 1e5
+    momenta: tuple[float, float, float] = (0.95, 0.85, 0.95)
+
+    def lr_factor(self, step: int) -> float:
+        """Factor of the peak rate for optimizer step 0 to num_steps - 1."""
+        return self._two_phases(step, 1 / self.div, 1.0, 1 / self.div_final)
+
+    def momentum(self, step: int) -> float:
+        """Beta1 for optimizer step 0 to num_steps - 1."""
+        return self._two_phases(step, *self.momenta)
+
+    def _two_phases(self, step: int, start: float, peak: float, end: float) -> float:
+        progress = step / self.num_steps
+        if progress < self.pct_start:
+            return cosine(start, peak, progress / self.pct_start)
+        return cosine(peak, end, (progress - self.pct_start) / (1 - self.pct_start))
+
+
+def spread(rates: RateSlice, num_groups: int) -> list[float]:
+    """Peak rate of each layer group, the earliest first (Howard and Ruder 2018).
+
+    Returns:
+        `slice(lo, hi)`: geometric from lo to hi; `slice(hi)`: hi / 10 but hi for the last; a
+        plain number: the same for all.
+    """
+    if rates.uniform or num_groups == 1:
+        return [rates.hi] * num_groups
+    if rates.lo is None:
+        return [rates.hi / 10] * (num_groups - 1) + [rates.hi]
+    ratio = (rates.hi / rates.lo) ** (1 / (num_groups - 1))
+    return [rates.lo * ratio**group for group in range(num_groups - 1)] + [rates.hi]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A run of epochs under one schedule. `freeze_to` counts layer groups as `freeze_to` does."""
+
+    name: Literal["frozen", "unfrozen"]
+    epochs: int
+    freeze_to: int
+    lr_max: RateSlice
+    pct_start: float
+    div: float
+
+
+def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
+    """fastai's `fine_tune`: the head alone at `base_lr`, then the whole model at half of it.
+
+    `config.lr_max` replaces the second phase's `slice(base_lr / 2 / lr_mult, base_lr / 2)`. Unlike
+    fastai, the frozen phase warms up over `pct_start` rather than nearly all of its steps, which
+    measured better (docs/recipe.md).
+    """
+    half = base_lr / 2
+    unfrozen = config.lr_max or RateSlice(half, half / config.lr_mult)
+    phases = [
+        Phase("frozen", config.freeze_epochs, -1, RateSlice(base_lr), config.pct_start, 25.0),
+        Phase("unfrozen", config.epochs, 0, unfrozen, config.pct_start, 5.0),
+    ]
+    return [phase for phase in phases if phase.epochs]

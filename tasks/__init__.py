@@ -1,0 +1,1 @@
+"""Prefect policy around one core call each; nothing here computes."""

@@ -1,0 +1,83 @@
+"""The stages of a run, one task each."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from pets_core.config import PipelineConfig
+from pets_core.data.ingest import ingest
+from pets_core.launch import CheckResult, WorkRequest, launch
+from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainResult
+from pets_core.runs import start_run
+from tasks.progress import ProgressDisplay
+
+__all__ = ["check_run", "evaluate_model", "find_lr", "ingest_dataset", "train_model"]
+
+
+@task(name="check", cache_policy=NO_CACHE)
+def check_run(config: PipelineConfig, model_url: str | None = None) -> str:
+    """Refuse what cannot work before any work starts; return the URL of the run's folder."""
+    logger = get_run_logger()
+    run_url = start_run(config, str(flow_run.id))
+    request = WorkRequest(stage="check", config=config, model_url=model_url)
+    check = launch(request, CheckResult, on_line=logger.debug)
+    logger.info(
+        "%s: %.1f million parameters, on %s, mixed precision %s",
+        model_url or config.model.backbone, check.num_parameters / 1e6,
+        check.device, check.mixed_precision,
+    )  # fmt: skip
+    return run_url
+
+
+@task(name="ingest", cache_policy=NO_CACHE)
+def ingest_dataset(config: PipelineConfig) -> DatasetManifest:
+    """Bring the photos into the store, or find them there."""
+    with ProgressDisplay(get_run_logger()) as display:
+        return ingest(config, on_progress=display)
+
+
+@task(name="lr-find", cache_policy=NO_CACHE)
+def find_lr(config: PipelineConfig, run_url: str, manifest: DatasetManifest) -> LRSuggestion:
+    """Run the range test in worker ranks."""
+    request = WorkRequest(stage="lr-find", config=config, run_url=run_url, manifest=manifest)
+    with ProgressDisplay(get_run_logger()) as display:
+        return launch(request, LRSuggestion, on_progress=display, on_line=get_run_logger().debug)
+
+
+@task(name="train", cache_policy=NO_CACHE)
+def train_model(
+    config: PipelineConfig, run_url: str, manifest: DatasetManifest, base_lr: float
+) -> TrainResult:
+    """Train in worker ranks."""
+    request = WorkRequest(
+        stage="train",
+        config=config,
+        run_url=run_url,
+        manifest=manifest,
+        base_lr=base_lr,
+    )
+    with ProgressDisplay(get_run_logger()) as display:
+        return launch(request, TrainResult, on_progress=display, on_line=get_run_logger().debug)
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def evaluate_model(
+    config: PipelineConfig,
+    run_url: str,
+    manifest: DatasetManifest,
+    model_url: str,
+    training: TrainResult | None = None,
+) -> EvalReport:
+    """Judge a stored model in worker ranks; how it was trained goes into the report."""
+    request = WorkRequest(
+        stage="evaluate",
+        config=config,
+        run_url=run_url,
+        manifest=manifest,
+        model_url=model_url,
+        training=training,
+    )
+    with ProgressDisplay(get_run_logger()) as display:
+        return launch(request, EvalReport, on_progress=display, on_line=get_run_logger().debug)

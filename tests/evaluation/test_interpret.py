@@ -1,0 +1,95 @@
+"""Counts, pairs and class rows, against values worked by hand and as properties."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pets_core.evaluation.interpret import ClassRow, confusion_counts, most_confused, per_class
+from pets_core.records import ClassInfo, ConfusedPair
+
+NAMES = ["pug", "boxer", "Sphynx"]
+# Two pugs right, one taken for a boxer; a boxer right, two taken for pugs, one for a Sphynx.
+TARGETS = np.array([0, 0, 0, 1, 1, 1, 1])
+PREDICTIONS = np.array([0, 1, 0, 0, 0, 2, 1])
+COUNTS = np.array([[2, 1, 0], [2, 1, 1], [0, 0, 0]])
+
+
+def labelled(max_classes=6):
+    return st.integers(1, max_classes).flatmap(
+        lambda n: st.tuples(
+            st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)))
+        )
+    )
+
+
+def test_counts_have_the_actual_class_in_rows():
+    counts = confusion_counts(TARGETS, PREDICTIONS, 3)
+    np.testing.assert_array_equal(counts, COUNTS)
+    assert counts.dtype == np.int64
+
+
+def test_no_photos_count_nothing():
+    none = np.zeros(0, np.int64)
+    np.testing.assert_array_equal(confusion_counts(none, none, 3), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "predictions", "words"),
+    [
+        ([0, 3], [0, 0], "targets range"),
+        ([0, 0], [0, -1], "predictions range"),
+        ([0], [0, 1], "le"),
+    ],
+)
+def test_bad_indices_are_refused(targets, predictions, words):
+    with pytest.raises(ValueError, match=words):
+        confusion_counts(np.array(targets), np.array(predictions), 3)
+
+
+@given(labelled())
+def test_every_photo_is_counted_in_its_cell(drawn):
+    num_classes, rows = drawn
+    pairs = np.array(rows, np.int64).reshape(-1, 2)
+    counts = confusion_counts(pairs[:, 0], pairs[:, 1], num_classes)
+    expected = np.zeros((num_classes, num_classes), np.int64)
+    for actual, predicted in rows:
+        expected[actual, predicted] += 1
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_most_confused_orders_by_count_then_index():
+    assert most_confused(COUNTS, NAMES) == [
+        ConfusedPair(actual="boxer", predicted="pug", count=2),
+        ConfusedPair(actual="pug", predicted="boxer", count=1),
+        ConfusedPair(actual="boxer", predicted="Sphynx", count=1),
+    ]
+    assert [pair.count for pair in most_confused(COUNTS, NAMES, min_count=2)] == [2]
+
+
+@given(arrays(np.int64, st.integers(1, 6).map(lambda n: (n, n)), elements=st.integers(0, 9)))
+def test_most_confused_accounts_for_every_error(counts):
+    before = counts.copy()
+    names = [str(i) for i in range(len(counts))]
+    pairs = most_confused(counts, names, min_count=1)
+    assert sum(pair.count for pair in pairs) == counts.sum() - np.trace(counts)
+    assert all(pair.actual != pair.predicted for pair in pairs)
+    keys = [(-pair.count, int(pair.actual), int(pair.predicted)) for pair in pairs]
+    assert keys == sorted(keys)
+    np.testing.assert_array_equal(counts, before)
+
+
+def test_per_class_rows():
+    classes = [ClassInfo(name="pug", species="dog"), ClassInfo(name="boxer", species="dog"),
+               ClassInfo(name="Sphynx")]  # fmt: skip
+    assert per_class(COUNTS, classes) == [
+        ClassRow("pug", "dog", 3, 2, 1 / 3, "boxer"),
+        ClassRow("boxer", "dog", 4, 1, 0.75, "pug"),
+        ClassRow("Sphynx", None, 0, 0, None, None),
+    ]
+
+
+def test_a_class_without_errors_is_taken_for_nothing():
+    rows = per_class(np.diag([3, 1]), [ClassInfo(name="a"), ClassInfo(name="b")])
+    assert [(row.error_rate, row.taken_for) for row in rows] == [(0.0, None), (0.0, None)]

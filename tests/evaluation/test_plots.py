@@ -1,0 +1,144 @@
+"""Plots: small enough for an artifact, not blank, and drawn whatever the sizes."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pets_core.data.sample_breeds import BREEDS
+from pets_core.evaluation.plots import confusion_matrix, lr_curve, training_curves
+from pets_core.records import EpochMetrics
+
+NAMES = [breed.name for breed in BREEDS]
+MAX_BYTES = 200_000
+SUGGESTIONS = {"minimum": 3e-3, "steepest": 1.2e-3, "valley": 1.4e-3, "slide": 2e-2}
+
+
+def opened(png):
+    image = Image.open(io.BytesIO(png))
+    assert image.format == "PNG"
+    image = image.convert("RGB")
+    assert image.getpixel((2, 2)) == (255, 255, 255)
+    return image
+
+
+def num_colours(png):
+    return len(opened(png).getcolors(1 << 24))
+
+
+def some_counts(num_classes, seed=0):
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(0.1, (num_classes, num_classes)).astype(np.int64)
+    np.fill_diagonal(counts, rng.integers(60, 100, num_classes))
+    return counts
+
+
+def a_training(num_steps=10, num_epochs=3, frozen=1, valid=True):
+    steps, epochs = [], []
+    for epoch in range(num_epochs):
+        phase = "frozen" if epoch < frozen else "unfrozen"
+        groups = (2,) if phase == "frozen" else (0, 1, 2)
+        for _ in range(num_steps):
+            row = {"step": len(steps), "phase": phase, "epoch": epoch, "momentum": 0.9}
+            row |= {f"lr_group_{group}": 10.0 ** (group - 6) for group in groups}
+            steps.append(row | {"loss": 3.0 / (1 + len(steps))})
+        score = {"valid_loss": 0.5, "valid_error_rate": 0.1} if valid else {}
+        epochs.append(EpochMetrics(phase=phase, epoch=epoch, train_loss=1.0, seconds=1.0,
+                                   photos_per_second=9.0, **score))  # fmt: skip
+    return steps, epochs
+
+
+def a_sweep(num_steps=100):
+    rates = np.geomspace(1e-6, 1, num_steps)
+    losses = 3 - np.log10(rates / 1e-6) / 3
+    return rates, losses + np.random.default_rng(0).normal(0, 0.1, num_steps), losses
+
+
+@pytest.mark.parametrize("counts", [some_counts(37), np.full((37, 37), 12)], ids=["good", "bad"])
+def test_37_breeds_fit_an_artifact(counts):
+    png = confusion_matrix(counts, NAMES)
+    assert len(png) < MAX_BYTES
+    assert num_colours(png) > 100
+    assert min(opened(png).size) > 1000
+
+
+def test_right_is_blue_and_wrong_is_red():
+    def reds_and_blues(counts):
+        pixels = np.asarray(opened(confusion_matrix(counts, ["a", "b"]))).astype(int)
+        red, blue = pixels[..., 0], pixels[..., 2]
+        return (red - blue > 90).sum() > 1000, (blue - red > 90).sum() > 1000
+
+    assert reds_and_blues(np.array([[9, 0], [0, 9]])) == (False, True)
+    assert reds_and_blues(np.array([[0, 9], [9, 0]])) == (True, False)
+
+
+def test_actual_is_drawn_in_rows():
+    """A lone error of class 0 taken for class 1 lies above the diagonal: right and up."""
+    pixels = np.asarray(opened(confusion_matrix(np.array([[9, 9], [0, 9]]), ["a", "b"])))
+    rows, columns = np.nonzero(pixels[..., 0].astype(int) - pixels[..., 2] > 90)
+    blue_rows, blue_columns = np.nonzero(pixels[..., 2].astype(int) - pixels[..., 0] > 90)
+    assert rows.mean() < blue_rows.mean()
+    assert columns.mean() > blue_columns.mean()
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 60, 61, 1000])
+def test_any_number_of_classes(num_classes):
+    png = confusion_matrix(some_counts(num_classes), [f"class_{i}" for i in range(num_classes)])
+    assert num_colours(png) > 10
+    assert len(png) < MAX_BYTES or num_classes > 60
+
+
+def test_one_error_among_a_thousand_classes_is_seen():
+    counts = np.diag(np.full(1000, 50))
+    clean = np.asarray(opened(confusion_matrix(counts, ["x"] * 1000))).astype(int)
+    counts[100, 801] = 30
+    spotted = np.asarray(opened(confusion_matrix(counts, ["x"] * 1000))).astype(int)
+    assert ((spotted[..., 0] - spotted[..., 2] > 90).sum()) > (
+        (clean[..., 0] - clean[..., 2] > 90).sum()
+    )
+
+
+def test_no_photos_and_odd_names():
+    opened(confusion_matrix(np.zeros((37, 37), np.int64), NAMES))
+    opened(confusion_matrix(np.eye(3, dtype=np.int64), ["$x^$", "a\nb", "long " * 30]))
+
+
+@pytest.mark.parametrize("chosen", SUGGESTIONS)
+def test_lr_curve_emphasises_the_chosen_rate(chosen):
+    png = lr_curve(*a_sweep(), SUGGESTIONS, chosen)
+    assert len(png) < MAX_BYTES
+    assert num_colours(png) > 50
+    assert png != lr_curve(*a_sweep(), SUGGESTIONS, "none of them")
+
+
+def test_lr_curve_of_few_or_no_steps():
+    assert num_colours(lr_curve(*a_sweep(2), SUGGESTIONS, "valley")) > 20
+    none = np.zeros(0)
+    assert num_colours(lr_curve(none, none, none, {}, "valley")) > 5
+
+
+def test_training_curves_fit_an_artifact():
+    png = training_curves(*a_training(num_steps=500, num_epochs=20))
+    assert len(png) < MAX_BYTES
+    assert num_colours(png) > 100
+
+
+@pytest.mark.parametrize(
+    "training",
+    [a_training(frozen=0), a_training(frozen=3), a_training(1, 1), a_training(2, 60), ([], [])],
+    ids=["unfrozen only", "frozen only", "one step", "many epochs", "nothing"],
+)
+def test_any_shape_of_training(training):
+    assert num_colours(training_curves(*training)) > 10
+
+
+def test_without_validation_there_is_a_panel_fewer():
+    with_panel = opened(training_curves(*a_training()))
+    assert opened(training_curves(*a_training(valid=False))).height < with_panel.height - 100
+
+
+def test_a_missing_rate_may_be_none():
+    steps, epochs = a_training()
+    filled = [{"lr_group_0": None, "lr_group_1": None} | row for row in steps]
+    assert training_curves(filled, epochs) == training_curves(steps, epochs)
