@@ -73,7 +73,8 @@ def _run(command: str, arguments: list[str]) -> None:
         _open_ui(parser, arguments)
     else:
         if command == "evaluate":
-            parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
+            # Not "model", which is a group of settings.
+            parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
         config, parsed = _settings(parser, arguments)
         _start_flow(command, config, parsed)
 
@@ -98,7 +99,7 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     get_settings_context()
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
-    keywords = {"model_url": parsed.model} if command == "evaluate" else {}
+    keywords = {"model_url": parsed.model_url} if command == "evaluate" else {}
     state = run(config=config, return_state=True, **keywords)
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):

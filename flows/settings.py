@@ -61,7 +61,7 @@ def load_settings(source: CliSettingsSource[Any], arguments: argparse.Namespace)
     Raises:
         PetsError: The file cannot be read, or a setting is refused; all faults are listed.
     """
-    parsed = {k: v for k, v in vars(arguments).items() if k not in ("config_file", "command")}
+    parsed = {k: v for k, v in vars(arguments).items() if k not in ("config_file", "model_url")}
     flags = source(parsed_args=argparse.Namespace(**parsed))
     try:
         filled = _Settings(_cli_settings_source=flags, **_read_yaml(arguments.config_file))
@@ -106,7 +106,7 @@ def _read_yaml(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_bytes())
     except OSError as error:
         raise PetsError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
@@ -115,4 +115,4 @@ def _read_yaml(path: str | None) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise PetsError(f"{path}: expected settings by name, found {type(content).__name__}")
-    return content
+    return {str(name): value for name, value in content.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -31,7 +32,8 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
     Raises:
         PetsError: The server did not start.
     """
-    page = f"/runs/flow-run/{run_id}" if run_id else "/runs"
+    # The first page (V1) opens a run on its logs; this one opens it on its artifacts.
+    page = f"/v2/runs/flow-run/{run_id}?tab=Artifacts" if run_id else "/v2/runs"
     configured = get_current_settings().api.url
     root = configured.removesuffix("/api") if configured else f"http://127.0.0.1:{port}"
     if configured or _answers(root):
@@ -40,6 +42,8 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with subprocess.Popen(  # noqa: S603 - our own interpreter with fixed arguments
         [*command, "--host", "127.0.0.1", "--port", str(port)],
+        # Without it the page asks port 4200, whatever port it was served from.
+        env=os.environ | {"PREFECT_SERVER_UI_API_URL": f"{root}/api"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as server:

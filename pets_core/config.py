@@ -52,7 +52,7 @@ class RateSlice:
                 f"slice({lo:g}, {hi:g}) is reversed: the first rate is the earliest layer "
                 "group's and must not exceed the second"
             )
-        self.hi, self.lo, self.uniform = hi, lo, uniform
+        self.hi, self.lo, self.uniform = float(hi), None if lo is None else float(lo), uniform
 
     @classmethod
     def parse(cls, value: Any) -> RateSlice:
@@ -80,8 +80,8 @@ class RateSlice:
 
     def __str__(self) -> str:
         if self.uniform:
-            return f"{self.hi:g}"
-        return f"slice({self.hi:g})" if self.lo is None else f"slice({self.lo:g}, {self.hi:g})"
+            return f"{self.hi!r}"
+        return f"slice({self.hi!r})" if self.lo is None else f"slice({self.lo!r}, {self.hi!r})"
 
     __repr__ = __str__
 
@@ -107,7 +107,9 @@ class RateSlice:
 class _Settings(BaseModel):
     """Frozen, and an unknown key is an error rather than a typo that trains for a night."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class SourceConfig(_Settings):

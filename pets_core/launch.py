@@ -28,6 +28,7 @@ __all__ = [
     "WorkRequest",
     "WorkerError",
     "launch",
+    "worker_environment",
 ]
 
 PROGRESS_MARK = "@progress "
@@ -109,7 +110,7 @@ def launch(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=_environment(request.config.launch),
+            env=worker_environment(request.config.launch),
         )
         tail: deque[str] = deque(maxlen=50)
         assert process.stdout is not None
@@ -130,7 +131,7 @@ def launch(
         return record.model_validate_json(Path(folder, "result.json").read_text())
 
 
-def _environment(config: LaunchConfig) -> dict[str, str]:
+def worker_environment(config: LaunchConfig) -> dict[str, str]:
     """The environment of the launcher and its ranks.
 
     glibc gives freed blocks of 32 MiB and more back to the system at once, so that each step of

@@ -11,7 +11,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from pets_core.errors import PetsError
@@ -21,6 +20,7 @@ __all__ = [
     "absolute",
     "check_writable",
     "exists",
+    "filesystem",
     "join",
     "local_file",
     "open_read",
@@ -46,9 +46,21 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *(p.strip("/") for p in parts)])
 
 
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of `url`, and the path on it.
+
+    Raises:
+        PetsError: No such kind of store is known, or its driver is not installed.
+    """
+    try:
+        return url_to_fs(url)  # type: ignore[no-any-return]
+    except (ValueError, ImportError) as error:
+        raise PetsError(f"{url}: {error}") from error
+
+
 def exists(url: str) -> bool:
     """Whether a file or folder lies at `url`."""
-    fs, path = url_to_fs(url)
+    fs, path = filesystem(url)
     return bool(fs.exists(path))
 
 
@@ -58,8 +70,9 @@ def open_read(url: str) -> IO[bytes]:
     Raises:
         PetsError: Nothing lies there, or it cannot be read.
     """
+    fs, path = filesystem(url)
     try:
-        return fsspec.open(url, "rb").open()  # type: ignore[no-any-return]
+        return fs.open(path, "rb")  # type: ignore[no-any-return]
     except FileNotFoundError as error:
         raise PetsError(f"{url} does not exist") from error
     except OSError as error:
@@ -69,7 +82,10 @@ def open_read(url: str) -> IO[bytes]:
 def read_bytes(url: str) -> bytes:
     """Read a whole file; errors as `open_read`."""
     with open_read(url) as file:
-        return file.read()
+        try:
+            return file.read()
+        except Exception as error:
+            raise PetsError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -77,24 +93,40 @@ def writing(url: str) -> Iterator[HashingWriter]:
     """Open a file for writing that appears at `url` whole, when the block ends well, or not at all.
 
     A local file is written beside its name and renamed; an object store shows an object only when
-    its upload is closed. The yielded file counts and hashes its bytes.
+    its upload is closed, and a failed upload is given up. The yielded file counts and hashes its
+    bytes.
     """
-    fs, path = url_to_fs(url)
+    fs, path = filesystem(url)
     fs.makedirs(fs._parent(path), exist_ok=True)
     local = "file" in _protocols(fs)
-    target = f"{path}.partial-{uuid.uuid4().hex[:8]}" if local else path
+    # These two show a file from its first byte on.
+    beside = local or "memory" in _protocols(fs)
+    target = f"{path}.partial-{uuid.uuid4().hex[:8]}" if beside else path
+    raw = fs.open(target, "wb")
     try:
-        with fs.open(target, "wb") as raw:
-            yield HashingWriter(raw)
-            if local:
-                raw.flush()
-                os.fsync(raw.fileno())
+        yield HashingWriter(raw)
+        if local:
+            raw.flush()
+            os.fsync(raw.fileno())
+        raw.close()
         if local:
             Path(target).replace(path)
+        elif beside:
+            fs.mv(target, path)
     except BaseException:
-        if local:
-            Path(target).unlink(missing_ok=True)
+        _give_up(fs, raw, target, beside)
         raise
+
+
+def _give_up(fs: Any, raw: Any, target: str, beside: bool) -> None:
+    if beside:
+        raw.close()
+        if fs.exists(target):
+            fs.rm(target)
+    else:
+        raw.discard()
+        # Closing would complete the upload with what came so far.
+        raw.closed = True
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -105,7 +137,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 def remove(url: str) -> None:
     """Remove a file or a folder with all it holds; nothing there is no error."""
-    fs, path = url_to_fs(url)
+    fs, path = filesystem(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
@@ -136,14 +168,16 @@ def local_file(url: str, cache_dir: str) -> Path:
     Raises:
         PetsError: Nothing lies at `url`, it cannot be read, or fewer bytes came than were promised.
     """
-    fs, path = url_to_fs(url)
+    fs, path = filesystem(url)
     if "file" in _protocols(fs):
         if not Path(path).is_file():
             raise PetsError(f"{url} does not exist")
         return Path(path)
     try:
         info = fs.info(path)
-        version = sha256(f"{url} {fs.ukey(path)}".encode()).hexdigest()[:24]
+        # HTTP's ukey is the URL alone.
+        marks = (url, fs.ukey(path), info.get("size"), info.get("ETag"))
+        version = sha256(repr(marks).encode()).hexdigest()[:24]
     except FileNotFoundError as error:
         raise PetsError(f"{url} does not exist") from error
     except Exception as error:
@@ -164,8 +198,13 @@ def _download(fs: Any, path: str, size: int | None, target: Path, url: str) -> N
         if size is not None and received != size:
             raise PetsError(f"{url}: {received} bytes came of {size} promised; try again")
         partial.replace(target)
-    except OSError as error:
-        raise PetsError(f"{url}: the download failed: {error}") from error
+    except PetsError:
+        raise
+    except Exception as error:
+        # Each store's driver has its own; HTTP's are no OSError.
+        raise PetsError(
+            f"{url}: the download failed ({type(error).__name__}: {error}); try again"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -81,9 +81,14 @@ def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, 
                 image.draft("RGB", (at_least, at_least))
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image)), file_format
+    except UnreadablePhotoError:
+        raise
     except UnidentifiedImageError as error:
         raise UnreadablePhotoError("not_an_image", "no known image type begins so") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UnreadablePhotoError("too_many_pixels", str(error)) from error
+    except Exception as error:
+        # On damaged bytes the decoders raise anything: RuntimeError, struct.error, TypeError...
         raise UnreadablePhotoError("damaged", str(error)) from error
 
 

@@ -289,7 +289,13 @@ def _checked(
         except UnreadablePhotoError as error:
             return error
 
-    planned = ((plan.photos[path], data) for _, path, data in source.read() if path in plan.photos)
+    # An archive may hold a path twice; the first one was planned.
+    pending = dict(plan.photos)
+    planned = (
+        (photo, data)
+        for _, path, data in source.read()
+        if (photo := pending.pop(path, None)) is not None
+    )
     done = 0
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         while chunk := list(islice(planned, 128)):
@@ -301,6 +307,8 @@ def _checked(
                 yield photo, data, checked
             done += len(chunk)
             on_progress(Progress(stage="ingest", done=done, total=len(plan.photos), unit="photos"))
+    if pending:
+        raise PetsError(f"{source.url}: {next(iter(pending))} went away while it was read")
 
 
 def _row(

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from pets_core.data.sample_breeds import BREEDS, Breed, Colour, draw_animal, smooth_noise, to_colour
+from pets_core.data.sample_breeds import BREEDS, Breed, Colour
+from pets_core.data.sample_drawing import draw_animal, smooth_noise, to_colour
 
 __all__ = ["BREEDS", "write_sample"]
 

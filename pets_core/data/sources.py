@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -10,10 +11,9 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
-from fsspec.core import url_to_fs
-
 from pets_core import storage
 from pets_core.config import PipelineConfig
+from pets_core.data.images import is_photo_name
 from pets_core.data.sample import write_sample
 from pets_core.errors import PetsError
 
@@ -77,7 +77,7 @@ class OxfordPetSource:
             PetsError: A list is absent or a line is not "name class species breed".
         """
         lists = {
-            PurePosixPath(path).name: data.decode()
+            PurePosixPath(path).name: data.decode(errors="replace")
             for path, data in self._members("annotations.tar.gz", suffix=".txt")
         }
         rows = {name: _rows(lists, name, self.url) for name in ("trainval.txt", "test.txt")}
@@ -106,12 +106,18 @@ class OxfordPetSource:
     def _members(self, archive: str, suffix: str = "") -> Iterator[tuple[str, bytes]]:
         url = storage.join(self.url, archive)
         try:
-            with tarfile.open(storage.local_file(url, self._cache_dir), "r|gz") as tar:
+            with (
+                gzip.open(storage.local_file(url, self._cache_dir)) as unpacked,
+                tarfile.open(fileobj=unpacked, mode="r|") as tar,
+            ):
                 for member in tar:
                     if member.isfile() and member.name.endswith(suffix):
                         file = tar.extractfile(member)
                         assert file is not None
                         yield member.name, file.read()
+                # tarfile takes a header cut short for the end; gzip's own end tells.
+                while unpacked.read(1 << 20):
+                    pass
         except (EOFError, tarfile.TarError, zlib.error, OSError) as error:
             raise PetsError(f"{url} is cut short or damaged ({error}): fetch it again") from error
 
@@ -127,8 +133,13 @@ class FolderSource:
 
     def catalogue(self) -> Catalogue:
         """Take each file's first folder as its class; names in sorted order."""
-        photos = {path: LabelledPhoto(path, PurePosixPath(path).parts[0]) for path in self._paths()}
-        return Catalogue(photos, dict.fromkeys(sorted({p.label for p in photos.values()})))
+        labels = {path: PurePosixPath(path).parts[0] for path in self._paths()}
+        photos = {
+            path: LabelledPhoto(path, label)
+            for path, label in labels.items()
+            if is_photo_name(PurePosixPath(path).name)
+        }
+        return Catalogue(photos, dict.fromkeys(sorted(set(labels.values()))))
 
     def read(self) -> Iterator[tuple[str, str, bytes]]:
         """Yield every file below a class folder, sorted by path."""
@@ -136,7 +147,7 @@ class FolderSource:
             yield path, path, storage.read_bytes(storage.join(self.url, path))
 
     def _paths(self) -> list[str]:
-        fs, root = url_to_fs(self.url)
+        fs, root = storage.filesystem(self.url)
         relative = (path[len(root) :].lstrip("/") for path in fs.find(root))
         return sorted(
             path
@@ -158,16 +169,16 @@ def open_source(config: PipelineConfig) -> Source:
         return OxfordPetSource(storage.absolute(url or AUTHORS_URL), config.cache_dir)
     assert url is not None
     url = storage.absolute(url)
-    if kind == "folder":
-        return _folder(url)
     try:
-        if storage.exists(storage.join(url, "images.tar.gz")):
+        if kind == "auto" and storage.exists(storage.join(url, "images.tar.gz")):
             return OxfordPetSource(url, config.cache_dir)
+        return _folder(url)
+    except PetsError:
+        raise
     except Exception as error:
         raise PetsError(
             f"source.url = {url}: cannot be reached ({type(error).__name__}: {error})"
         ) from error
-    return _folder(url)
 
 
 def _sample(config: PipelineConfig) -> OxfordPetSource:
@@ -179,7 +190,7 @@ def _sample(config: PipelineConfig) -> OxfordPetSource:
 
 
 def _folder(url: str) -> FolderSource:
-    fs, root = url_to_fs(url)
+    fs, root = storage.filesystem(url)
     if not fs.isdir(root):
         raise PetsError(f"source.url = {url}: no such folder")
     if not any(entry["type"] == "directory" for entry in fs.ls(root, detail=True)):

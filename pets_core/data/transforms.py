@@ -56,6 +56,9 @@ class Augment:
 
     def __call__(self, photos: Tensor, *, seed: int, rows: slice, global_size: int) -> Tensor:
         """Augment one batch; the same seed gives the same pictures."""
+        if len(photos) == 0:
+            # affine_grid refuses the empty share of a rank.
+            return CenterCrop(self._size, self._mean, self._std)(photos)
         generator = torch.Generator().manual_seed(seed)
         crop = self._size / photos.shape[1]
         theta = draw_affine(global_size, crop, self._config, generator)[rows].to(photos.device)

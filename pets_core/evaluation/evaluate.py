@@ -136,8 +136,8 @@ def _write_predictions(url: str, ids: list[str], scores: Scores, names: Sequence
     table = pa.table(
         {
             "id": ids,
-            "actual": [names[i] for i in scores.targets],
-            "predicted": [names[i] for i in scores.predictions],
+            "actual": [names[i] for i in scores.targets.tolist()],
+            "predicted": [names[i] for i in scores.predictions.tolist()],
             "probability": scores.probabilities.max(1),
             "loss": scores.losses,
             "probabilities": probabilities,
@@ -151,8 +151,8 @@ def _write_confusion(url: str, counts: npt.NDArray[np.int64], names: Sequence[st
     rows, columns = np.nonzero(counts)
     table = pa.table(
         {
-            "actual": [names[i] for i in rows],
-            "predicted": [names[i] for i in columns],
+            "actual": [names[i] for i in rows.tolist()],
+            "predicted": [names[i] for i in columns.tolist()],
             "count": counts[rows, columns],
         }
     )

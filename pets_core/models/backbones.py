@@ -171,8 +171,9 @@ def load_weights(body: nn.Module, state: Mapping[str, Tensor], origin: str) -> N
     """
     wanted = {k: v for k, v in body.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    if not wanted.keys() & given.keys():
-        given = dict(zip(wanted, given.values(), strict=False))
+    in_order = dict(zip(wanted, given.values(), strict=False))
+    if [t.shape for t in in_order.values()] == [t.shape for t in wanted.values()]:
+        given = given if wanted.keys() <= given.keys() else in_order
     for name, tensor in wanted.items():
         if name not in given:
             raise PetsError(f"model.weights = {origin} does not fit: it holds no {name}")

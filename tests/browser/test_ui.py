@@ -1,0 +1,161 @@
+"""What a user sees: `pets run`, then `pets ui`, then a real browser finds the run's numbers."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SETTINGS = {
+    "PETS_MODEL__BACKBONE": "test_efficientnet",
+    "PETS_MODEL__WEIGHTS": "none",
+    "PETS_MODEL__IMAGE_SIZE": "64",
+    "PETS_SOURCE__SAMPLE_PHOTOS_PER_BREED": "4",
+    "PETS_TRAIN__EPOCHS": "1",
+    "PETS_LR_FIND__NUM_STEPS": "12",
+    "PETS_EVALUATE__MOST_CONFUSED_MIN_COUNT": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
+    """A pipeline run on a database of its own: its environment and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    environment = os.environ | SETTINGS
+    environment |= {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PETS_STORE": str(home / "store"),
+        "PETS_CACHE_DIR": str(home / "cache"),
+    }
+    environment.pop("PREFECT_API_URL", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return environment, done.stdout
+
+
+@pytest.fixture(scope="module")
+def page_and_root(finished) -> Iterator[tuple]:
+    """A browser page, and the address that `pets ui` printed."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    environment, printed = finished
+    run_id = re.search(r"pets ui (\S+)", printed).group(1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "flows.cli", "ui", run_id, "--no-browser", "--port", str(port)]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().strip()
+        assert address.startswith(f"http://127.0.0.1:{port}/"), address
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+            page = browser.new_page(viewport={"width": 1300, "height": 1100})
+            # The page asks hosts outside this machine for fonts and analytics.
+            page.route(
+                lambda url: not url.startswith(("http://127.0.0.1", "data:", "file:")),
+                lambda route: route.abort(),
+            )
+            yield page, address
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def open_artifact(page, address: str, key: str) -> None:
+    page.goto(address)
+    page.locator(f"a[href$='/artifacts/key/{key}']").first.click()
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    page.wait_for_url(re.compile(r"/artifacts/artifact/"))
+
+
+def test_what_the_command_prints(finished) -> None:
+    printed = finished[1]
+    assert re.search(r"Error rate +\d+\.\d%  \(\d+ of 74 test photos wrong\)", printed)
+    assert len(re.findall(r"^ +\d+  .+, taken for .+$", printed, re.M)) == 3
+    assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
+
+
+def test_the_summary_shows_the_predictions_error_rate(page_and_root, finished) -> None:
+    page, address = page_and_root
+    report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
+    predictions = pq.read_table(report.with_name("predictions.parquet")).to_pandas()
+    error_rate = (predictions.actual != predictions.predicted).mean()
+    open_artifact(page, address, "run-summary")
+    page.get_by_text(f"Error rate {error_rate:.1%}").first.wait_for()
+
+
+@pytest.mark.parametrize("key", ["confusion-matrix", "lr-finder", "training-curves"])
+def test_pictures_are_really_painted(page_and_root, key: str) -> None:
+    page, address = page_and_root
+    open_artifact(page, address, key)
+    picture = page.locator("img[src^='data:image/png']").first
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
+    colours = picture.evaluate(
+        """image => {
+            const canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            const context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0);
+            const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+            const seen = new Set();
+            for (let i = 0; i < pixels.length; i += 4)
+                seen.add(pixels[i] << 16 | pixels[i + 1] << 8 | pixels[i + 2]);
+            return seen.size;
+        }"""
+    )
+    assert colours > 20
+
+
+def test_the_most_confused_table_is_the_files(page_and_root, finished) -> None:
+    page, address = page_and_root
+    first = re.search(r"^ +(\d+)  (.+), taken for (.+)$", finished[1], re.M).groups()
+    open_artifact(page, address, "most-confused")
+    row = page.locator("tr", has_text=first[1]).filter(has_text=first[2]).first
+    row.wait_for()
+    assert first[0] in row.inner_text()
+
+
+def test_the_report_needs_nothing_but_itself(page_and_root, finished) -> None:
+    page, _ = page_and_root
+    report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
+    asked, faults = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: faults.append(message.text))
+    page.goto(report.as_uri())
+    page.wait_for_load_state("networkidle")
+    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    assert not faults
+    error_rate = re.search(r"Error rate +(\S+)", finished[1]).group(1)
+    assert error_rate in page.inner_text("main")
+    widths = page.eval_on_selector_all("img", "images => images.map(i => i.naturalWidth)")
+    assert len(widths) > 3
+    assert json.dumps(min(widths)) != "0"

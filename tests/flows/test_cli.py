@@ -1,0 +1,305 @@
+"""The command line without a server: settings and their faults, predict, help, quick starts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows import cli
+from flows.settings import setting_names
+from pets_core.config import PipelineConfig
+from pets_core.models.package import create_model, save_model
+from pets_core.records import ClassInfo
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("PETS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What a command would start: (command, settings, arguments)."""
+    calls = []
+    monkeypatch.setattr(cli, "_start_flow", lambda *call: calls.append(call))
+
+    def start(*argv) -> PipelineConfig:
+        cli.main([str(arg) for arg in argv])
+        return calls[-1][1]
+
+    start.calls = calls
+    return start
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    def start(*argv) -> list[str]:
+        monkeypatch.setattr(cli, "_start_flow", lambda *_: pytest.fail("started all the same"))
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(arg) for arg in argv])
+        assert caught.value.code == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("error: ")
+        return output.err.removeprefix("error: ").splitlines()
+
+    return start
+
+
+def test_no_arguments_means_the_defaults(started):
+    assert started("run") == PipelineConfig()
+    assert type(started.calls[-1][1]) is PipelineConfig
+
+
+def test_each_command_takes_the_settings(started):
+    for command in ("run", "ingest", "lr-find", "train"):
+        assert started(command, "--train.epochs", 7).train.epochs == 7
+        assert started.calls[-1][0] == command
+
+
+def test_evaluate_takes_a_model_and_the_settings(started, tmp_path):
+    (tmp_path / "a.yaml").write_text("evaluate: {split: valid}")
+    config = started("evaluate", "some/model", tmp_path / "a.yaml", "--model.image_size=64")
+    assert started.calls[-1][2].model_url == "some/model"
+    assert (config.evaluate.split, config.model.image_size) == ("valid", 64)
+    assert config.model.backbone == PipelineConfig().model.backbone
+
+
+def test_evaluate_wants_a_model(refused):
+    assert "MODEL" in refused("evaluate")[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "group", "name", "value"),
+    [
+        (["--train.lr_max", "slice(1e-6,1e-4)"], "train", "lr_max", "slice(1e-06, 0.0001)"),
+        (["--train.lr_max=0.00123456789"], "train", "lr_max", "0.00123456789"),
+        (["--train.base_lr", "none"], "train", "base_lr", None),
+        (["--train.base_lr=3e-3"], "train", "base_lr", 0.003),
+        (["--no-transform.flip"], "transform", "flip", False),
+        (["--launch.num_processes", "2"], "launch", "num_processes", 2),
+        (["--launch.num_processes", "auto"], "launch", "num_processes", "auto"),
+        (["--source.url", "s3://bucket/pets"], "source", "url", "s3://bucket/pets"),
+    ],
+)
+def test_flags_fill_the_settings(started, flags, group, name, value):
+    assert started("run", *flags).model_dump(mode="json")[group][name] == value
+
+
+def test_an_unknown_flag_has_suggestions(refused):
+    (line,) = refused("run", "--train.epoch", "3")
+    assert line.startswith("train.epoch: no such setting. Did you mean train.epochs")
+    assert refused("run", "--stroe=x") == ["stroe: no such setting. Did you mean store?"]
+
+
+def test_abbreviations_are_not_guessed(refused):
+    assert "no such setting" in refused("run", "--train.freeze", "3")[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("train.epochs", "-1", "train.epochs = '-1': input should be greater than or equal to 0"),
+        ("train.epochs", "many", "train.epochs = 'many': input should be a valid integer"),
+        ("train.lr_max", "fast", "train.lr_max = 'fast': expected a number"),
+        ("train.lr_max", "slice(1,1e-4)", "reversed"),
+        ("source.kind", "zip", "source.kind = 'zip': input should be 'auto'"),
+        ("lr_find.end_lr", "inf", "lr_find.end_lr = 'inf': input should be a finite number"),
+        ("source.kind", "folder", "source: kind = folder needs url"),
+    ],
+)
+def test_a_refused_value_names_setting_value_and_bound(refused, flag, value, words):
+    (line,) = refused("run", f"--{flag}", value)
+    assert words in line
+
+
+def test_several_faults_are_told_at_once(refused, tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text("train: {epochs: -1, epcohs: 2}\nnonsense: 1")
+    monkeypatch.setenv("PETS_MODEL__IMAGE_SIZE", "1")
+    lines = refused("run", tmp_path / "a.yaml", "--train.batch_size", "x", "--source.kind=zip")
+    names = sorted(re.split("[ :]", line.strip())[0] for line in lines)
+    assert names == [
+        "model.image_size", "nonsense", "source.kind", "train.batch_size", "train.epcohs",
+        "train.epochs",
+    ]  # fmt: skip
+
+
+def test_flags_outweigh_the_environment_which_outweighs_yaml(started, tmp_path, monkeypatch):
+    path = tmp_path / "a.yaml"
+    path.write_text("train: {epochs: 11, freeze_epochs: 12, batch_size: 13}\nstore: from-yaml")
+    monkeypatch.setenv("PETS_TRAIN__EPOCHS", "21")
+    monkeypatch.setenv("PETS_TRAIN__FREEZE_EPOCHS", "22")
+    config = started("run", path, "--train.epochs=31")
+    assert (config.train.epochs, config.train.freeze_epochs, config.train.batch_size) == (
+        31,
+        22,
+        13,
+    )
+    assert config.store == "from-yaml"
+    assert config.train.weight_decay == PipelineConfig().train.weight_decay
+    monkeypatch.setenv("PETS_STORE", "from-environment")
+    assert started("run", path).store == "from-environment"
+    assert started("run", "--store", "from-flag", path).store == "from-flag"
+
+
+def test_an_unknown_variable_of_a_group_is_refused(refused, monkeypatch):
+    monkeypatch.setenv("PETS_TRAIN__EPOCH", "3")
+    assert refused("run")[0].startswith("train.epoch: no such setting. Did you mean train.epochs")
+
+
+def test_what_a_run_keeps_can_be_given_back(started, tmp_path):
+    from pets_core.runs import start_run
+
+    config = started(
+        "run", "--store", tmp_path, "--train.lr_max=slice(1e-6,3e-4)", "--train.seed=4"
+    )
+    url = start_run(config, "id")
+    assert started("run", f"{url}/config.yaml") == config
+
+
+def test_an_empty_yaml_is_no_settings(started, tmp_path):
+    (tmp_path / "a.yaml").write_text("# nothing\n")
+    assert started("run", tmp_path / "a.yaml") == PipelineConfig()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read (No such file"),
+        (b"train: {epochs: 1", "is not YAML"),
+        (b"train:\n\tepochs: 1", "is not YAML"),
+        (b"- train", "expected settings by name, found list"),
+        (b"just words", "expected settings by name, found str"),
+        (b"\xff\xfe\x00", "is not"),
+        (b"train: 3", "train = 3"),
+        (b"1: 2", "1: no such setting"),
+        (b"train: {1: 2}", "train.1"),
+    ],
+)
+def test_a_bad_yaml_is_a_plain_error(refused, tmp_path, content, words):
+    path = tmp_path / "a.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    assert words in "\n".join(refused("run", path))
+
+
+def test_an_unknown_command(refused):
+    assert "invalid choice: 'rnu'" in refused("rnu")[0]
+    assert "COMMAND" in refused()[0]
+
+
+def test_help_of_run_lists_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", "--help"])
+    assert caught.value.code == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out.split("options:", 1)[1])
+    defaults = PipelineConfig().model_dump(mode="json")
+    for name in setting_names():
+        value = defaults
+        for part in name.split("."):
+            value = value[part]
+        shown = re.search(rf" --{re.escape(name)}[ ,].*?\(default: (.*?)\)", text)
+        assert shown, name
+        assert shown[1].lower() == str(value).lower(), name
+
+
+@pytest.fixture(scope="module")
+def model_url(tmp_path_factory) -> str:
+    config = PipelineConfig.model_validate(
+        {"model": {"backbone": "test_byobnet", "weights": "none", "image_size": 64}}
+    )
+    built = create_model(config, tuple(ClassInfo(name=name) for name in ("Birman", "Pug")), "f")
+    torch.nn.init.normal_(built.model.head[-1].weight)
+    url = str(tmp_path_factory.mktemp("models") / "model")
+    save_model(url, built.card, built.model.state_dict())
+    return url
+
+
+@pytest.fixture
+def photo(tmp_path, jpeg) -> str:
+    (tmp_path / "a.jpg").write_bytes(jpeg(1, 80, 60))
+    return str(tmp_path / "a.jpg")
+
+
+def test_predict_prints_a_line_a_photo(model_url, photo, capsys):
+    cli.main(["predict", model_url, photo, photo])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert re.fullmatch(rf"{re.escape(photo)}  (Birman|Pug)  \d+\.\d%", first)
+
+
+def test_predict_prints_json(model_url, photo, capsys):
+    cli.main(["predict", model_url, photo, "--json", "--top", "1"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"photo", "breed", "probability", "top"}
+    assert found["top"] == [[found["breed"], found["probability"]]]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_predict_tells_of_unreadable_photos_and_exits_1(model_url, photo, tmp_path, capsys, form):
+    (tmp_path / "b.jpg").write_text("no photo")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["predict", model_url, str(tmp_path / "b.jpg"), photo, *form])
+    assert caught.value.code == 1
+    output = capsys.readouterr()
+    assert output.err.startswith(f"{tmp_path}/b.jpg: not_an_image")
+    assert photo in output.out
+    if form:
+        assert [("error" in p) for p in json.loads(output.out)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["MODEL", "PHOTO", "--top", "0"], "--top = 0: must be at least 1"),
+        (["MODEL", "PHOTO", "--top", "x"], "invalid int value"),
+        (["MODEL"], "PHOTO"),
+        ([], "MODEL"),
+        (["/no/such/model", "PHOTO"], "/no/such/model is no model folder"),
+        (["MODEL", "PHOTO", "--jsn"], "unrecognized arguments: --jsn"),
+    ],
+)
+def test_predict_refuses(refused, model_url, photo, argv, words):
+    swap = {"MODEL": model_url, "PHOTO": photo}
+    assert words in refused("predict", *(swap.get(arg, arg) for arg in argv))[0]
+
+
+def modules_after(argv: list[str]) -> tuple[str, set[str]]:
+    """Standard output of a command and the top modules it brought in, in a fresh process."""
+    code = (
+        "import sys\nfrom flows import cli\n"
+        "try:\n    cli.main(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "print('MODULES', *{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout, set(done.stderr.split("MODULES", 1)[1].split())
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["run", "--help"], ["predict", "--help"], ["run", "--train.epoch=3"]]
+)
+def test_help_and_faults_load_neither_torch_nor_prefect(argv):
+    output, modules = modules_after(argv)
+    if "--help" in argv:
+        assert output.startswith("usage: pets")
+    assert "flows" in modules
+    assert not modules & {"torch", "prefect", "timm", "pandas"}
+
+
+def test_predict_does_not_load_prefect(model_url, photo):
+    output, modules = modules_after(["predict", model_url, photo])
+    assert photo in output
+    assert "torch" in modules
+    assert "prefect" not in modules

@@ -1,0 +1,103 @@
+"""The flows against a real Prefect server: results, artifacts, failures."""
+
+import asyncio
+import json
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+from flows.evaluate import evaluate_flow
+from flows.ingest import ingest_flow
+from flows.lr_find import lr_find_flow
+from flows.pipeline import pipeline
+from flows.train import train_flow
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.models.package import load_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def config(small_config) -> PipelineConfig:
+    settings = {
+        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
+        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+        "lr_find": {"num_steps": 12},
+        "evaluate": {"most_confused_min_count": 1},
+    }
+    return PipelineConfig.model_validate(small_config.model_dump(exclude_defaults=True) | settings)
+
+
+def artifacts(flow_run_id: UUID) -> dict[str, str]:
+    """Every artifact of a run: its data by key."""
+
+    async def read() -> dict[str, str]:
+        async with get_client() as client:
+            wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+            return {a.key: a.data for a in await client.read_artifacts(artifact_filter=wanted)}
+
+    return asyncio.run(read())
+
+
+def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path) -> None:
+    state = pipeline(config, return_state=True)
+    report = state.result()
+    made = artifacts(state.state_details.flow_run_id)
+    assert set(made) == {
+        "dataset-summary",
+        "lr-finder",
+        "training-curves",
+        "confusion-matrix",
+        "confusion-table",
+        "most-confused",
+        "run-summary",
+    }
+    assert f"Error rate {report.error_rate:.1%}" in made["run-summary"]
+    table = json.loads(made["confusion-table"])
+    assert sum(row["count"] for row in table) == report.num_rows
+    first = json.loads(made["most-confused"])[0]
+    assert first == report.most_confused[0].model_dump()
+    for key in ("lr-finder", "training-curves", "confusion-matrix"):
+        assert "data:image/png;base64,iVBOR" in made[key]
+    assert all(len(data) < 300_000 for data in made.values())
+    assert len(load_model(report.model_url).card.classes) == 37
+    assert (tmp_path / "store" / "runs").is_dir()
+
+
+def test_each_stage_is_a_flow(config) -> None:
+    manifest = ingest_flow(config)
+    assert manifest.num_rows == 37 * 4
+    assert lr_find_flow(config).num_steps == 12
+    fixed = config.model_copy(update={"train": config.train.model_copy(update={"base_lr": 2e-3})})
+    result = train_flow(fixed)
+    assert result.base_lr == 2e-3
+    assert evaluate_flow(result.model_url, config).model_url == result.model_url
+
+
+def test_a_fault_in_the_settings_fails_the_run_before_any_work(config) -> None:
+    broken = config.model_copy(
+        update={"model": config.model.model_copy(update={"backbone": "resnet33"})}
+    )
+    state = pipeline(broken, return_state=True)
+    assert state.is_failed()
+    with pytest.raises(PetsError, match="Did you mean"):
+        state.result()
+    assert not artifacts(state.state_details.flow_run_id)
+
+
+def test_parameters_of_the_form_are_the_settings() -> None:
+    """The Prefect UI builds its form from this schema."""
+    schema = pipeline.parameters.model_dump()
+    train = schema["definitions"]["TrainConfig"]["properties"]
+    assert train["epochs"]["minimum"] == 0
+    assert "unfreezing" in train["epochs"]["description"]
+
+
+def test_a_parameter_no_setting_knows_is_refused() -> None:
+    from prefect.exceptions import ParameterTypeError
+
+    with pytest.raises(ParameterTypeError, match="epoch"):
+        pipeline(config={"train": {"epoch": 3}})

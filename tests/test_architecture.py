@@ -1,0 +1,178 @@
+"""The arrows between the rooms, and the small rules that keep them tidy."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("flows", "tasks", "pets_core")
+MAX_FUNCTION_LINES = 50
+FLOWS_MAY_IMPORT = {"pets_core.config", "pets_core.records", "pets_core.errors"}
+COMMAND_LINE = ("flows/cli.py", "flows/settings.py", "flows/ui.py")
+SOURCES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))
+
+
+def tree(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), path)
+
+
+def imports(module: ast.Module) -> Iterator[str]:
+    """Every module imported anywhere in a source; `from a import b` is both a and a.b."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: import by the full name"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def breaches(path: str, module: ast.Module) -> list[str]:
+    """Imports that the room of `path` may not have."""
+    found = list(imports(module))
+    if path.startswith("pets_core/"):
+        return [name for name in found if is_within(name, "prefect", "tasks", "flows")]
+    if path.startswith("tasks/"):
+        return [name for name in found if is_within(name, "flows")]
+    allowed = FLOWS_MAY_IMPORT | ({"pets_core.predict"} if path in COMMAND_LINE else set())
+    return [
+        name
+        for name in found
+        if is_within(name, "torch", "timm", "torchvision", "accelerate")
+        or (is_within(name, "pets_core") and name != "pets_core" and not is_within(name, *allowed))
+    ]
+
+
+def functions(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(module):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def num_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, signature and all, less its docstring."""
+    lines = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node) is not None:
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+    return lines
+
+
+def num_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, signature and all, less its docstring."""
+    lines = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node) is not None:
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+    return lines
+
+
+def test_there_are_sources_in_each_room():
+    assert {path.split("/")[0] for path in SOURCES} == set(ROOMS)
+    assert len(SOURCES) > 30
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_imports_follow_the_arrows(path):
+    assert breaches(path, tree(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("pets_core/a.py", "import prefect"),
+        ("pets_core/a.py", "def f():\n    from prefect.context import x"),
+        ("pets_core/a.py", "from tasks.stages import train_model"),
+        ("pets_core/a.py", "import flows.cli as c"),
+        ("tasks/a.py", "from flows import cli"),
+        ("flows/a.py", "from pets_core.data.ingest import ingest"),
+        ("flows/a.py", "from pets_core import storage"),
+        ("flows/a.py", "import pets_core.predict"),
+        ("flows/cli.py", "from pets_core.launch import launch"),
+        ("flows/cli.py", "import torch.nn"),
+    ],
+)
+def test_a_breach_is_seen(path, source):
+    assert breaches(path, ast.parse(source)) != []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("pets_core/a.py", "import prefectural, flowsheet"),
+        ("tasks/a.py", "from pets_core.launch import launch\nimport prefect"),
+        ("flows/a.py", "from pets_core.config import PipelineConfig\nfrom pets_core import errors"),
+        ("flows/cli.py", "from pets_core.predict import predict_photos"),
+    ],
+)
+def test_what_is_allowed_is_no_breach(path, source):
+    assert breaches(path, ast.parse(source)) == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if not path.endswith("__init__.py")])
+def test_modules_say_what_they_offer(path):
+    module = tree(path)
+    offered = [
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    assert len(offered) == 1, "one __all__"
+    defined = {name.id for name in ast.walk(module) if isinstance(name, ast.Name)}
+    defined |= {
+        node.name
+        for node in module.body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
+    defined |= {name.split(".")[-1] for name in imports(module)}
+    assert set(offered[0]) <= defined
+    assert not [name for name in offered[0] if name.startswith("_")]
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_no_star_imports(path):
+    assert not [name for name in imports(tree(path)) if name.endswith("*")]
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_functions_are_short(path):
+    lengths = {node.name: num_lines(node) for node in functions(tree(path))}
+    assert {n: lines for n, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
+
+
+def test_the_docstring_of_a_function_does_not_count():
+    documented = ast.parse('def f():\n    """One.\n\n    Two.\n    """\n    return 1').body[0]
+    plain = ast.parse("def f():\n" + "    x = 1\n" * 60).body[0]
+    assert (num_lines(documented), num_lines(plain)) == (2, 61)
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_functions_say_what_they_return(path):
+    assert not [node.name for node in functions(tree(path)) if node.returns is None]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("flows.pipeline", {"torch", "timm", "torchvision", "accelerate"}),
+        ("flows.evaluate", {"torch", "timm"}),
+        ("tasks.stages", {"torch", "timm"}),
+        ("pets_core.worker", {"prefect", "flows", "tasks"}),
+        ("pets_core.predict", {"prefect", "flows", "tasks"}),
+        ("flows.cli", {"torch", "prefect"}),
+    ],
+)
+def test_an_import_brings_no_more_than_it_may(module, absent):
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert module.split(".")[0] in loaded
+    assert not loaded & absent

@@ -1,0 +1,259 @@
+"""Settings: every rule refuses what it should, and values survive a round trip."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pets_core.config import PipelineConfig, RateSlice
+
+
+def faults(values: dict) -> list[dict]:
+    with pytest.raises(ValidationError) as caught:
+        PipelineConfig.model_validate(values)
+    return caught.value.errors()
+
+
+BOUNDS = {
+    "source": {
+        "kind": ["auto", "sample", "oxford-iiit-pet"],
+        "split": ["auto", "official", "random"],
+        "valid_fraction": [0, 0.99],
+        "test_fraction": [0, 0.85],
+        "seed": [0],
+        "sample_photos_per_breed": [4, 2000],
+    },
+    "ingest": {
+        "shard_mib": [1, 4096],
+        "row_group_rows": [1, 10_000],
+        "max_quarantined_fraction": [0, 1],
+        "num_workers": [0, 256],
+    },
+    "model": {"image_size": [32, 1024], "dropout": [0, 0.99]},
+    "transform": {
+        "flip": [True, False],
+        "max_rotate_degrees": [0, 180],
+        "max_zoom": [1, 4],
+        "max_lighting": [0, 0.99],
+        "probability": [0, 1],
+    },
+    "lr_find": {
+        "start_lr": [1e-12],
+        "end_lr": [1e-5, 100],
+        "num_steps": [10, 10_000],
+        "suggestion": ["minimum", "steepest", "valley", "slide"],
+    },
+    "train": {
+        "freeze_epochs": [0, 10_000],
+        "epochs": [0, 10_000],
+        "base_lr": [None, 1e-9, 9.99],
+        "lr_mult": [1, 1e6],
+        "batch_size": [1, 65_536],
+        "weight_decay": [0, 0.99],
+        "pct_start": [0.01, 0.99],
+        "batch_norm": ["frozen", "train"],
+        "mixed_precision": ["auto", "no", "bf16", "fp16"],
+        "seed": [0],
+    },
+    "evaluate": {
+        "split": ["auto", "test", "valid"],
+        "batch_size": [1, 65_536],
+        "most_confused_min_count": [1],
+    },
+    "launch": {
+        "num_processes": ["auto", 1, 1024],
+        "num_threads": [0, 1024],
+        "decode_cache_gib": [0, 100_000],
+    },
+}
+BEYOND = {
+    "source": {
+        "kind": ["zip", None],
+        "split": ["half"],
+        "valid_fraction": [-0.01, 1, "some"],
+        "test_fraction": [-0.01, 1],
+        "seed": [-1, 0.5],
+        "sample_photos_per_breed": [3, 2001],
+    },
+    "ingest": {
+        "shard_mib": [0, 4097],
+        "row_group_rows": [0, 10_001],
+        "max_quarantined_fraction": [-0.01, 1.01],
+        "num_workers": [-1, 257],
+    },
+    "model": {"image_size": [31, 1025, "big"], "dropout": [-0.1, 1], "backbone": [None, 3]},
+    "transform": {
+        "flip": ["perhaps"],
+        "max_rotate_degrees": [-1, 181],
+        "max_zoom": [0.99, 4.01],
+        "max_lighting": [-0.1, 1],
+        "probability": [-0.1, 1.1],
+    },
+    "lr_find": {
+        "start_lr": [0, -1],
+        "end_lr": [0, float("inf")],
+        "num_steps": [9, 10_001],
+        "suggestion": ["best"],
+    },
+    "train": {
+        "freeze_epochs": [-1, 10_001],
+        "epochs": [-1, 10_001, 1.5],
+        "base_lr": [0, 10, float("nan")],
+        "lr_mult": [0.9, float("inf")],
+        "batch_size": [0, 65_537],
+        "weight_decay": [-0.1, 1],
+        "pct_start": [0, 1],
+        "batch_norm": ["thaw"],
+        "mixed_precision": ["fp8"],
+        "seed": [-1],
+        "lr_max": ["fast", True, "slice(1e-3, 1e-4)"],
+    },
+    "evaluate": {
+        "split": ["train"],
+        "batch_size": [0, 65_537],
+        "most_confused_min_count": [0],
+    },
+    "launch": {
+        "num_processes": [0, 1025, "many"],
+        "num_threads": [-1, 1025],
+        "decode_cache_gib": [-1, 100_001],
+    },
+}
+
+
+def cases(table: dict) -> list[tuple]:
+    return [(g, n, v) for g, names in table.items() for n, values in names.items() for v in values]
+
+
+@pytest.mark.parametrize(("group", "name", "value"), cases(BOUNDS))
+def test_bounds_are_allowed(group, name, value):
+    extra = {"valid_fraction": 0.1} if name == "test_fraction" else {}
+    config = PipelineConfig.model_validate({group: {name: value, **extra}})
+    assert getattr(getattr(config, group), name) == value
+
+
+@pytest.mark.parametrize(("group", "name", "value"), cases(BEYOND))
+def test_beyond_the_bounds_is_refused(group, name, value):
+    assert {fault["loc"][:2] for fault in faults({group: {name: value}})} == {(group, name)}
+
+
+def test_the_bounds_above_cover_every_setting():
+    free_text = {"url", "backbone", "weights", "lr_max"}
+    for group, field in PipelineConfig.model_fields.items():
+        names = set(getattr(field.annotation, "model_fields", {}))
+        assert names - free_text == set(BOUNDS.get(group, {})) - free_text, group
+
+
+@pytest.mark.parametrize(
+    ("values", "group", "words"),
+    [
+        ({"source": {"valid_fraction": 0.5, "test_fraction": 0.5}}, "source", "must stay below 1"),
+        ({"source": {"split": "official", "test_fraction": 0.2}}, "source", "test_fraction = 0.2"),
+        ({"source": {"kind": "folder"}}, "source", "kind = folder needs url"),
+        (
+            {"source": {"kind": "folder", "url": "x", "split": "official"}},
+            "source",
+            "set split = random",
+        ),
+        ({"source": {"kind": "sample", "url": "x"}}, "source", "takes no url"),
+        ({"lr_find": {"start_lr": 0.1, "end_lr": 0.1}}, "lr_find", "must be above start_lr"),
+        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "nothing would be trained"),
+    ],
+)
+def test_impossible_combinations_are_refused(values, group, words):
+    (fault,) = faults(values)
+    assert fault["loc"] == (group,)
+    assert words in fault["msg"]
+
+
+def test_unknown_keys_are_refused_at_every_level():
+    values = {"stroe": "x"} | {group: {"nonsense": 1} for group in BOUNDS}
+    found = faults(values)
+    assert {fault["type"] for fault in found} == {"extra_forbidden"}
+    assert {fault["loc"][0] for fault in found} == set(values)
+
+
+def test_all_faults_are_told_at_once():
+    found = faults({"train": {"epochs": -1, "batch_size": 0}, "ingest": {"shard_mib": 0}})
+    assert len(found) == 3
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        PipelineConfig().train.epochs = 5
+
+
+def test_defaults_are_valid_and_described():
+    PipelineConfig.model_validate(PipelineConfig().model_dump())
+    schema = PipelineConfig.model_json_schema()
+    groups = {"PipelineConfig": schema, **schema["$defs"]}
+    for name, group in groups.items():
+        for setting, about in group["properties"].items():
+            if "$ref" not in about and about.get("default", {}) != {}:
+                assert about.get("description"), f"{name}.{setting}"
+    json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("text", "lo", "hi", "uniform"),
+    [
+        ("slice(1e-6, 1e-4)", 1e-6, 1e-4, False),
+        (" slice( 1e-6 ,1e-4 ) ", 1e-6, 1e-4, False),
+        ("slice(1e-4, 1e-4)", 1e-4, 1e-4, False),
+        ("slice(3e-3)", None, 3e-3, False),
+        ("3e-3", None, 3e-3, True),
+        (0.003, None, 3e-3, True),
+        (1, None, 1.0, True),
+    ],
+)
+def test_rate_slices_are_read(text, lo, hi, uniform):
+    rates = RateSlice.parse(text)
+    assert (rates.lo, rates.hi, rates.uniform) == (lo, hi, uniform)
+    assert RateSlice.parse(rates) is rates
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("slice()", "expected a number"),
+        ("slice(1e-6, 1e-4, 3)", "expected a number"),
+        ("slice(None, 1e-3)", "expected a number"),
+        ("slice(1e-6; 1e-4)", "expected a number"),
+        ("", "expected a number"),
+        (True, "expected a number"),
+        ([1e-6, 1e-4], "expected a number"),
+        (None, "expected a number"),
+        ("slice(1e-3, 1e-4)", "reversed"),
+        ("slice(0, 1e-4)", "above 0"),
+        ("slice(-1e-4)", "above 0"),
+        (0, "above 0"),
+        ("inf", "finite"),
+        ("nan", "finite"),
+        ("slice(nan, 1)", "finite"),
+    ],
+)
+def test_other_rate_slices_are_refused(value, words):
+    with pytest.raises(ValueError, match=words):
+        RateSlice.parse(value)
+
+
+rates = st.floats(1e-12, 1e3)
+
+
+@given(
+    st.one_of(
+        st.builds(RateSlice, rates),
+        st.builds(lambda hi: RateSlice(hi, uniform=True), rates),
+        st.tuples(rates, rates).map(lambda pair: RateSlice(max(pair), min(pair))),
+    )
+)
+def test_rate_slices_survive_json_and_yaml(rates):
+    config = PipelineConfig.model_validate({"train": {"lr_max": rates}})
+    assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
+    text = yaml.safe_dump(config.model_dump(mode="json"))
+    again = PipelineConfig.model_validate(yaml.safe_load(text)).train.lr_max
+    assert (again.lo, again.hi, again.uniform) == (rates.lo, rates.hi, rates.uniform)
+    assert hash(again) == hash(rates)

@@ -1,0 +1,177 @@
+"""Real ranks: they agree with each other, fail loudly, and leave no process behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pets_core.config import PipelineConfig
+from pets_core.data.ingest import ingest
+from pets_core.errors import PetsError
+from pets_core.launch import CheckResult, WorkRequest, launch
+from pets_core.records import EvalReport, LRSuggestion, TrainResult
+
+
+def tiny(config: PipelineConfig, **groups) -> PipelineConfig:
+    """Small enough for a test: an untrained backbone of 0.1 million parameters at 64 pixels."""
+    settings = {
+        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
+        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+        "lr_find": {"num_steps": 12},
+    } | groups
+    return PipelineConfig.model_validate(config.model_dump(exclude_defaults=True) | settings)
+
+
+def train_request(config: PipelineConfig, run_url: str) -> WorkRequest:
+    return WorkRequest(
+        stage="train", config=config, run_url=run_url, manifest=ingest(config), base_lr=1e-2
+    )
+
+
+def test_every_stage_in_ranks(small_config, tmp_path) -> None:
+    config, run_url, told = tiny(small_config), str(tmp_path / "run"), []
+    manifest = ingest(config)
+    suggestion = launch(
+        WorkRequest(stage="lr-find", config=config, run_url=run_url, manifest=manifest),
+        LRSuggestion,
+        on_progress=told.append,
+    )
+    assert suggestion.num_steps == 12
+    assert suggestion.chosen == suggestion.steepest
+    result = launch(train_request(config, run_url), TrainResult, on_progress=told.append)
+    assert [epoch.phase for epoch in result.epochs] == ["frozen", "unfrozen"]
+    report = launch(
+        WorkRequest(
+            stage="evaluate",
+            config=config,
+            run_url=run_url,
+            manifest=manifest,
+            model_url=result.model_url,
+        ),
+        EvalReport,
+    )
+    assert report.num_rows == manifest.splits["test"].num_rows
+    predictions = pq.read_table(report.predictions_url).to_pandas()
+    wrong = (predictions.actual != predictions.predicted).mean()
+    assert report.error_rate == pytest.approx(wrong)
+    confusion = pq.read_table(report.confusion_url).to_pandas()
+    assert confusion["count"].sum() == report.num_rows
+    history = pq.read_table(result.history_url).to_pandas()
+    assert len(history) == result.num_steps
+    assert {"step", "phase", "epoch", "loss", "momentum", "lr_group_0"} <= set(history.columns)
+    assert {p.stage for p in told} >= {"lr-find", "train"}
+    assert Path(report.report_url).read_text().lower().startswith("<!doctype html>")
+
+
+def test_one_rank_equals_two(small_config, tmp_path) -> None:
+    """The same losses and rates at the same global batch; fp32, so up to summation order."""
+    histories, counts = [], []
+    for ranks in (1, 2):
+        config = tiny(small_config, launch={"num_processes": ranks})
+        run_url = str(tmp_path / f"run-{ranks}")
+        result = launch(train_request(config, run_url), TrainResult)
+        assert result.num_processes == ranks
+        histories.append(pq.read_table(result.history_url).to_pandas())
+        request = train_request(config, run_url).model_copy(
+            update={"stage": "evaluate", "model_url": result.model_url}
+        )
+        report = launch(request, EvalReport)
+        counts.append(pq.read_table(report.confusion_url).to_pandas())
+    one, two = histories
+    assert one.drop(columns="loss").equals(two.drop(columns="loss"))
+    assert one.loss.to_numpy() == pytest.approx(two.loss.to_numpy(), abs=2e-4)
+    assert [c["count"].sum() for c in counts] == [ingest(config).splits["test"].num_rows] * 2
+
+
+def test_the_check_refuses_before_any_work(small_config) -> None:
+    config = tiny(small_config, model={"backbone": "resnet33"})
+    with pytest.raises(PetsError, match=r"Did you mean .*resnet34"):
+        launch(WorkRequest(stage="check", config=config), CheckResult)
+
+
+def test_fp16_on_a_cpu_is_refused(small_config) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    config = tiny(small_config, train={"mixed_precision": "fp16"})
+    with pytest.raises(PetsError, match=r"fp16 needs a GPU"):
+        launch(WorkRequest(stage="check", config=config), CheckResult)
+
+
+def test_a_ranks_own_error_reaches_the_caller(small_config, tmp_path) -> None:
+    request = train_request(tiny(small_config), str(tmp_path / "run"))
+    shard = request.manifest.splits["train"].shards[0]
+    path = Path(request.manifest.url, shard.path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(PetsError, match=rf"{shard.path} fails its checksum"):
+        launch(request, TrainResult)
+
+
+def test_a_model_of_other_classes_is_refused(small_config, tmp_path) -> None:
+    config = tiny(small_config)
+    request = train_request(config, str(tmp_path / "run"))
+    result = launch(request, TrainResult)
+    fewer = request.manifest.model_copy(update={"classes": request.manifest.classes[:-1]})
+    with pytest.raises(PetsError, match=r"knows 37 classes and the data set 36"):
+        launch(
+            request.model_copy(
+                update={"stage": "evaluate", "manifest": fewer, "model_url": result.model_url}
+            ),
+            EvalReport,
+        )
+
+
+LAUNCH_AND_WAIT = """
+import sys
+from pathlib import Path
+from pets_core.launch import WorkRequest, launch
+from pets_core.records import TrainResult
+request = WorkRequest.model_validate_json(Path(sys.argv[1]).read_text())
+launch(request, TrainResult, on_progress=lambda p: print(p.stage, p.done, flush=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_its_caller(small_config, tmp_path, ending: signal.Signals) -> None:
+    config = tiny(
+        small_config,
+        train={"epochs": 5000, "batch_size": 8},
+        launch={"num_processes": 2},
+    )
+    path = tmp_path / "request.json"
+    path.write_text(train_request(config, str(tmp_path / "run")).model_dump_json())
+    caller = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert any(line.startswith("train") for line in caller.stdout), "training has begun"
+    started = descendants(caller.pid)
+    assert len(started) == 3, "a launcher and two ranks"
+    caller.send_signal(ending)
+    caller.wait(timeout=60)
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in started if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for children in Path("/proc").glob(f"{pid}/task/*/children"):
+        for child in map(int, children.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    os.kill(pid, 0)
+    return state != "Z"

@@ -1,0 +1,275 @@
+"""The store: files whole or not at all, on disk, in memory, in an object store, over HTTP."""
+
+import threading
+import uuid
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+
+from pets_core import storage
+from pets_core.errors import PetsError
+
+
+class ObjectStore(AbstractFileSystem):
+    """As S3 does, shows an object when its upload is completed."""
+
+    protocol = "objects"
+    cachable = False
+    held: dict[str, bytes] = {}  # noqa: RUF012 - one store for all
+
+    def makedirs(self, path, exist_ok=False):
+        pass
+
+    def info(self, path, **_):
+        if self._strip_protocol(path) not in self.held:
+            raise FileNotFoundError(path)
+        data = self.held[self._strip_protocol(path)]
+        return {"name": path, "size": len(data), "type": "file"}
+
+    def _open(self, path, mode="rb", **keywords):
+        return ObjectFile(self, path, mode, **keywords | {"block_size": 8})
+
+    def rm(self, path, recursive=False, maxdepth=None):
+        del self.held[path]
+
+
+class ObjectFile(AbstractBufferedFile):
+    def _initiate_upload(self):
+        self.parts = []
+
+    def _upload_chunk(self, final=False):
+        self.buffer.seek(0)
+        self.parts.append(self.buffer.read())
+        if final:
+            self.fs.held[self.path] = b"".join(self.parts)
+        return True
+
+    def _fetch_range(self, start, end):
+        return self.fs.held[self.path][start:end]
+
+
+@pytest.fixture(params=["file", "memory", "objects"])
+def root(request, tmp_path) -> str:
+    if request.param == "file":
+        return str(tmp_path / "root")
+    fsspec.register_implementation("objects", ObjectStore, clobber=True)
+    return f"{request.param}://{uuid.uuid4().hex}"
+
+
+def names(root: str) -> list[str]:
+    fs, path = storage.filesystem(root)
+    if isinstance(fs, ObjectStore):
+        return [name for name in fs.held if name.startswith(path)]
+    return fs.find(path)
+
+
+def fail_half_way(url: str, data: bytes, error: BaseException) -> None:
+    with storage.writing(url) as file:
+        file.write(data)
+        raise error
+
+
+def test_a_written_file_is_read_back(root):
+    url = storage.join(root, "a/b", "/c.bin")
+    with storage.writing(url) as file:
+        file.write(b"one ")
+        file.write(memoryview(b"and another"))
+    assert storage.exists(url)
+    assert storage.read_bytes(url) == b"one and another"
+    assert file.num_bytes == file.tell() == 15
+    assert file.hash.hexdigest() == sha256(b"one and another").hexdigest()
+    assert len(names(root)) == 1
+    storage.write_bytes(url, b"short")
+    assert storage.read_bytes(url) == b"short"
+    storage.remove(url)
+    assert not storage.exists(url)
+    storage.remove(url)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("num_bytes", [0, 3, 100])
+def test_a_failure_inside_the_block_leaves_nothing(root, error, num_bytes):
+    url = storage.join(root, "file.bin")
+    with pytest.raises(error, match="half way"):
+        fail_half_way(url, b"x" * num_bytes, error("half way"))
+    assert names(root) == []
+
+
+def test_a_failure_leaves_the_earlier_file_as_it_was(root):
+    url = storage.join(root, "file.bin")
+    storage.write_bytes(url, b"before")
+    with pytest.raises(RuntimeError):
+        fail_half_way(url, b"x" * 100, RuntimeError())
+    assert storage.read_bytes(url) == b"before"
+    assert len(names(root)) == 1
+
+
+def test_a_file_half_written_never_bears_its_name(tmp_path):
+    """What a kill leaves: another name, so the file's own is never a part of it."""
+    url = tmp_path / "file.bin"
+    with storage.writing(str(url)) as file:
+        file.write(b"half")
+        file.flush()
+        assert not url.exists()
+        (beside,) = tmp_path.iterdir()
+        assert beside.name.startswith("file.bin.partial-")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_two_writers_do_not_mix(tmp_path):
+    url = str(tmp_path / "file.bin")
+    with storage.writing(url) as one, storage.writing(url) as other:
+        one.write(b"1111")
+        other.write(b"2222")
+    assert Path(url).read_bytes() in (b"1111", b"2222")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["photo[1].jpg", "a*b.jpg", "what?.jpg", "50%.jpg", "å b.jpg"])
+def test_names_are_taken_literally(tmp_path, name):
+    url = str(tmp_path / name)
+    storage.write_bytes(url, b"x")
+    assert storage.read_bytes(url) == b"x"
+
+
+def test_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage.absolute("a/b") == str(tmp_path / "a/b")
+    assert storage.absolute("~/a") == "/home/someone/a"
+    assert storage.absolute("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_nothing_there_is_a_plain_error(root):
+    with pytest.raises(PetsError, match="does not exist"):
+        storage.read_bytes(storage.join(root, "none.bin"))
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(PetsError, match="cannot be read"):
+        storage.read_bytes(str(tmp_path))
+    with pytest.raises(PetsError, match="does not exist"):
+        storage.local_file(str(tmp_path), str(tmp_path))
+
+
+def test_an_unknown_kind_of_store_is_a_plain_error(tmp_path):
+    for act in (storage.exists, storage.read_bytes, storage.check_writable, storage.remove):
+        with pytest.raises(PetsError, match="nostore"):
+            act("nostore://bucket/file")
+    with pytest.raises(PetsError, match="nostore"):
+        storage.local_file("nostore://bucket/file", str(tmp_path))
+
+
+def test_a_store_is_proved_writable_and_left_empty(root):
+    storage.check_writable(root)
+    assert names(root) == []
+
+
+def test_a_store_that_is_not_writable_is_a_plain_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for bad in (tmp_path / "file" / "store", Path("/proc/store")):
+        with pytest.raises(PetsError, match=r"cannot be written.*--store"):
+            storage.check_writable(str(bad))
+
+
+class Site(BaseHTTPRequestHandler):
+    """One file; the class says what it is and how many bytes of it really come."""
+
+    body = b""
+    sent: int | None = None
+    etag = "1"
+    num_gets = 0
+
+    def do_HEAD(self):
+        self._head()
+
+    def do_GET(self):
+        type(self).num_gets += 1
+        if self._head():
+            self.wfile.write(self.body[: self.sent])
+
+    def _head(self) -> bool:
+        found = self.path == "/photo.jpg"
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(self.body) if found else 0))
+        self.send_header("ETag", self.etag)
+        self.end_headers()
+        return found
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def site():
+    class Own(Site):
+        body = bytes(range(256)) * 400
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    Own.url = f"http://127.0.0.1:{server.server_port}"
+    yield Own
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    # fsspec keeps the connections, one instance for all.
+    fsspec.filesystem("http").clear_instance_cache()
+
+
+def test_a_download_is_kept_and_not_fetched_twice(site, tmp_path):
+    first = storage.local_file(f"{site.url}/photo.jpg", str(tmp_path))
+    assert first.read_bytes() == site.body
+    assert first.is_relative_to(tmp_path)
+    assert first.name.endswith("-photo.jpg")
+    gets = site.num_gets
+    assert storage.local_file(f"{site.url}/photo.jpg", str(tmp_path)) == first
+    assert site.num_gets == gets
+
+
+def test_a_changed_file_is_fetched_again(site, tmp_path):
+    first = storage.local_file(f"{site.url}/photo.jpg", str(tmp_path))
+    site.body, site.etag = b"another", "2"
+    second = storage.local_file(f"{site.url}/photo.jpg", str(tmp_path))
+    assert second != first
+    assert second.read_bytes() == b"another"
+
+
+@pytest.mark.parametrize("sent", [0, 1, 50_000])
+def test_a_short_download_leaves_nothing(site, tmp_path, sent):
+    site.sent = sent
+    with pytest.raises(PetsError, match="photo"):
+        storage.local_file(f"{site.url}/photo.jpg", str(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    site.sent = None
+    assert storage.local_file(f"{site.url}/photo.jpg", str(tmp_path)).read_bytes() == site.body
+
+
+def test_a_short_answer_is_a_plain_error(site):
+    site.sent = 50_000
+    with pytest.raises(PetsError, match="photo"):
+        storage.read_bytes(f"{site.url}/photo.jpg")
+
+
+def test_404_is_a_plain_error(site, tmp_path):
+    with pytest.raises(PetsError, match="does not exist"):
+        storage.local_file(f"{site.url}/none.jpg", str(tmp_path))
+    with pytest.raises(PetsError, match="does not exist"):
+        storage.read_bytes(f"{site.url}/none.jpg")
+
+
+def test_no_server_is_a_plain_error(tmp_path):
+    url = "http://127.0.0.1:9/photo.jpg"
+    for act in (storage.read_bytes, lambda url: storage.local_file(url, str(tmp_path))):
+        with pytest.raises(PetsError, match=":9"):
+            act(url)
+
+
+def test_a_local_file_is_used_where_it_lies(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    assert storage.local_file(str(tmp_path / "a"), str(tmp_path / "cache")) == tmp_path / "a"
+    assert not (tmp_path / "cache").exists()

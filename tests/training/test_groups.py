@@ -1,0 +1,90 @@
+"""Freezing, training modes and optimizer groups."""
+
+import pytest
+import torch
+
+from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
+
+
+def learning(model) -> list[list[bool]]:
+    return [[p.requires_grad for p in group] for group in model.layer_groups()]
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (-1, [False, False, True]),
+        (-2, [False, True, True]),
+        (0, [True] * 3),
+        (2, [False, False, True]),
+    ],
+)
+def test_freeze_to(tiny_model, first: int, expected: list[bool]) -> None:
+    freeze_to(tiny_model, first)
+    assert [all(group) for group in learning(tiny_model)] == expected
+    assert [any(group) for group in learning(tiny_model)] == expected
+
+
+def test_freeze_then_unfreeze(tiny_model) -> None:
+    freeze_to(tiny_model, -1)
+    freeze_to(tiny_model, 0)
+    assert all(p.requires_grad for p in tiny_model.parameters())
+
+
+@pytest.mark.parametrize("first", [3, -4])
+def test_more_groups_than_there_are(tiny_model, first: int) -> None:
+    with pytest.raises(ValueError, match=r"3 layer groups"):
+        freeze_to(tiny_model, first)
+
+
+def test_what_is_frozen_is_in_evaluation_mode(tiny_model) -> None:
+    freeze_to(tiny_model, -1)
+    train_mode(tiny_model, "train")
+    assert tiny_model.head.training
+    assert not tiny_model.first[1].training, "a frozen batch norm must not move"
+    assert not tiny_model.second[1].training, "a frozen body must not drop units"
+
+
+def test_batch_norm_frozen_while_it_learns(tiny_model) -> None:
+    freeze_to(tiny_model, 0)
+    train_mode(tiny_model, "frozen")
+    assert not tiny_model.first[1].training
+    assert tiny_model.second[1].training, "dropout of what learns is on"
+    train_mode(tiny_model, "train")
+    assert tiny_model.first[1].training
+
+
+def test_weights_decay_and_biases_and_norms_do_not(tiny_model) -> None:
+    freeze_to(tiny_model, 0)
+    optimizer = build_optimizer(tiny_model, [1e-5, 1e-4, 1e-3], weight_decay=0.01)
+    seen = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.01 if parameter.ndim > 1 else 0.0)
+            seen += 1
+        assert group["lr"] == pytest.approx(10.0 ** (group["layer_group"] - 5))
+    assert seen == len(list(tiny_model.parameters()))
+
+
+def test_frozen_parameters_are_not_in_the_optimizer(tiny_model) -> None:
+    freeze_to(tiny_model, -1)
+    optimizer = build_optimizer(tiny_model, [1e-5, 1e-4, 1e-3], weight_decay=0.01)
+    assert {group["layer_group"] for group in optimizer.param_groups} == {2}
+
+
+def test_weight_decay_is_decoupled(tiny_model) -> None:
+    """With no gradient, a step shrinks a weight by lr * weight_decay of itself."""
+    freeze_to(tiny_model, 0)
+    before = tiny_model.head.weight.detach().clone()
+    optimizer = build_optimizer(tiny_model, [0.1, 0.1, 0.1], weight_decay=0.5)
+    for parameter in tiny_model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.allclose(tiny_model.head.weight, before * (1 - 0.1 * 0.5))
+
+
+def test_set_rates_keeps_the_proportions(tiny_model) -> None:
+    freeze_to(tiny_model, 0)
+    optimizer = build_optimizer(tiny_model, [1e-5, 1e-4, 1e-3], weight_decay=0.0)
+    assert set_rates(optimizer, 0.5, 0.9) == pytest.approx({0: 5e-6, 1: 5e-5, 2: 5e-4})
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.99)}

@@ -1,0 +1,81 @@
+"""Suggestions on curves whose answers are known, and the sweep itself."""
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+
+from pets_core.config import LRFindConfig
+from pets_core.errors import PetsError
+from pets_core.objectives import SingleLabel
+from pets_core.training.lr_finder import lr_find, suggest, trimmed
+
+RATES = np.geomspace(1e-6, 1.0, 100)
+
+
+def falling_then_rising() -> np.ndarray:
+    """Flat at 3 until 1e-4, steepest at 1e-3, least at about 3e-2, then up."""
+    logs = np.log10(RATES)
+    return 1 + 2 / (1 + np.exp(4 * (logs + 3))) + 20 * np.clip(logs + 1.5, 0, None) ** 2
+
+
+def test_minimum_is_a_tenth_of_the_best_rate() -> None:
+    losses = falling_then_rising()
+    assert suggest(RATES, losses).minimum == pytest.approx(RATES[losses.argmin()] / 10)
+
+
+def test_steepest_is_where_the_loss_falls_fastest() -> None:
+    assert suggest(RATES, falling_then_rising()).steepest == pytest.approx(1e-3, rel=0.2)
+
+
+def test_valley_lies_in_the_descent() -> None:
+    valley = suggest(RATES, falling_then_rising()).valley
+    # The longest descent runs from the first rate to the least loss, near 10^-1.5.
+    end = int(falling_then_rising().argmin())
+    assert valley == pytest.approx(RATES[int(end / 3) + int(end / 6)], rel=0.2)
+
+
+def test_slide_stops_where_slopes_agree() -> None:
+    assert 1e-6 <= suggest(RATES, falling_then_rising()).slide <= 1.0
+    assert suggest(RATES, np.linspace(3, 1, 100)).slide == RATES[84]
+
+
+def test_a_short_curve_still_has_suggestions() -> None:
+    suggest(RATES[:5], np.array([3.0, 2.5, 2.0, 2.5, 3.0]))
+
+
+def sweep(model, loader, **settings):
+    return lr_find(
+        model,
+        SingleLabel(),
+        loader,
+        LRFindConfig(**settings),
+        accelerator=Accelerator(cpu=True, mixed_precision="no"),
+        freeze=0,
+        weight_decay=0.0,
+        batch_norm="train",
+    )
+
+
+def test_rates_rise_geometrically_over_several_passes(tiny_model, tiny_loader) -> None:
+    curve = sweep(tiny_model, tiny_loader, num_steps=20, start_lr=1e-5, end_lr=1e-2)
+    assert tiny_loader.num_batches < 20
+    assert curve.rates == pytest.approx(np.geomspace(1e-5, 1e-2, 20))
+    assert len(curve.losses) == len(curve.smoothed) == 20
+
+
+def test_it_stops_when_the_loss_diverges(tiny_model, tiny_loader) -> None:
+    tiny_loader.inputs *= 50
+    curve = sweep(tiny_model, tiny_loader, num_steps=200, start_lr=1e-4, end_lr=1e4)
+    assert 10 <= len(curve.rates) < 200
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_clear_error(tiny_model, tiny_loader) -> None:
+    tiny_loader.inputs[:] = float("nan")
+    with pytest.raises(PetsError, match=r"lower lr_find.start_lr \(now 1e-05\)"):
+        sweep(tiny_model, tiny_loader, start_lr=1e-5)
+
+
+def test_trimming_keeps_at_least_two_points(tiny_model, tiny_loader) -> None:
+    curve = sweep(tiny_model, tiny_loader, num_steps=10, start_lr=1e-5, end_lr=1e-2)
+    rates, losses = trimmed(curve)
+    assert len(rates) == len(losses) >= 2

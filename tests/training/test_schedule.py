@@ -1,0 +1,67 @@
+"""Schedules and rates against values worked out from the published formulas."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pets_core.config import RateSlice, TrainConfig
+from pets_core.training.schedule import OneCycle, cosine, fine_tune_phases, spread
+
+
+def test_cosine_is_half_a_period() -> None:
+    assert cosine(2.0, 0.0, 0.0) == 2.0
+    assert cosine(2.0, 0.0, 0.5) == pytest.approx(1.0)
+    assert cosine(2.0, 0.0, 1.0) == pytest.approx(0.0)
+    assert cosine(1.0, 0.0, 1 / 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing() -> None:
+    schedule = OneCycle(num_steps=100, pct_start=0.3, div=25.0, div_final=1e5)
+    assert schedule.lr_factor(0) == pytest.approx(1 / 25)
+    assert schedule.lr_factor(15) == pytest.approx((1 / 25 + 1) / 2)
+    assert schedule.lr_factor(30) == pytest.approx(1.0)
+    assert schedule.lr_factor(65) == pytest.approx((1 + 1e-5) / 2)
+    assert schedule.lr_factor(99) == pytest.approx(cosine(1, 1e-5, 69 / 70))
+
+
+def test_momentum_goes_the_other_way() -> None:
+    schedule = OneCycle(num_steps=100, pct_start=0.3)
+    assert schedule.momentum(0) == pytest.approx(0.95)
+    assert schedule.momentum(30) == pytest.approx(0.85)
+    assert schedule.momentum(65) == pytest.approx(0.90)
+
+
+@given(steps=st.integers(1, 500), pct=st.floats(0.01, 0.99), div=st.floats(1.0, 100.0))
+def test_one_cycle_stays_within_its_bounds(steps: int, pct: float, div: float) -> None:
+    schedule = OneCycle(steps, pct, div)
+    factors = [schedule.lr_factor(step) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert all(0.85 <= schedule.momentum(step) <= 0.95 for step in range(steps))
+
+
+def test_spread_of_each_form() -> None:
+    assert spread(RateSlice.parse("slice(1e-6, 1e-4)"), 3) == pytest.approx([1e-6, 1e-5, 1e-4])
+    assert spread(RateSlice.parse("slice(1e-3)"), 3) == pytest.approx([1e-4, 1e-4, 1e-3])
+    assert spread(RateSlice.parse(2e-3), 3) == [2e-3] * 3
+    assert spread(RateSlice.parse("slice(1e-6, 1e-4)"), 1) == [1e-4]
+
+
+def test_fine_tune_halves_the_rate_and_spreads_it() -> None:
+    frozen, unfrozen = fine_tune_phases(TrainConfig(epochs=4), base_lr=2e-3)
+    assert (frozen.name, frozen.epochs, frozen.freeze_to) == ("frozen", 1, -1)
+    assert frozen.lr_max == RateSlice(2e-3)
+    assert (unfrozen.name, unfrozen.epochs, unfrozen.freeze_to) == ("unfrozen", 4, 0)
+    assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == pytest.approx((1e-5, 1e-3))
+
+
+def test_the_lessons_recipe() -> None:
+    config = TrainConfig(freeze_epochs=1, epochs=12, lr_max="slice(1e-6, 1e-4)")
+    _, unfrozen = fine_tune_phases(config, base_lr=3e-3)
+    assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == (1e-6, 1e-4)
+
+
+def test_a_phase_without_epochs_is_left_out() -> None:
+    assert [p.name for p in fine_tune_phases(TrainConfig(epochs=0), 1e-3)] == ["frozen"]
+    assert [p.name for p in fine_tune_phases(TrainConfig(freeze_epochs=0), 1e-3)] == ["unfrozen"]
