@@ -65,14 +65,6 @@ def num_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return lines
 
 
-def num_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function, signature and all, less its docstring."""
-    lines = node.end_lineno - node.lineno + 1
-    if ast.get_docstring(node) is not None:
-        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
-    return lines
-
-
 def test_there_are_sources_in_each_room():
     assert {path.split("/")[0] for path in SOURCES} == set(ROOMS)
     assert len(SOURCES) > 30

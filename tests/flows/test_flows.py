@@ -37,7 +37,9 @@ def artifacts(flow_run_id: UUID) -> dict[str, str]:
     async def read() -> dict[str, str]:
         async with get_client() as client:
             wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
-            return {a.key: a.data for a in await client.read_artifacts(artifact_filter=wanted)}
+            found = await client.read_artifacts(artifact_filter=wanted)
+            # Prefect keeps results as artifacts without a key.
+            return {a.key: a.data for a in found if a.key}
 
     return asyncio.run(read())
 
