@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,24 @@ def load_settings(source: CliSettingsSource[Any], arguments: argparse.Namespace)
     """
     parsed = {k: v for k, v in vars(arguments).items() if k not in ("config_file", "model_url")}
     flags = source(parsed_args=argparse.Namespace(**parsed))
+    _refuse_unknown_variables()
     try:
         filled = _Settings(_cli_settings_source=flags, **_read_yaml(arguments.config_file))
         return PipelineConfig.model_validate(filled.model_dump())
     except ValidationError as error:
         raise PetsError(explain(error)) from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {*setting_names(), *(name.split(".")[0] for name in setting_names())}
+    faults = [
+        f"{variable}: no such setting.{did_you_mean(name, setting_names())}"
+        for variable in sorted(os.environ)
+        if variable.startswith("PETS_")
+        and (name := variable.removeprefix("PETS_").lower().replace("__", ".")) not in known
+    ]
+    if faults:
+        raise PetsError("\n".join(faults))
 
 
 def explain(error: ValidationError) -> str:

@@ -266,8 +266,7 @@ class LaunchConfig(_Settings):
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
     decode_cache_gib: Annotated[float, Field(ge=0, le=100_000)] = 8.0
-    """Disk that decoded photos of one data set may take under cache_dir, GiB; photos beyond it are
-    decoded again each epoch."""
+    """Most disk that the decoded photos of one split may take under cache_dir, GiB."""
 
 
 class PipelineConfig(_Settings):

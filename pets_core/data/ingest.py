@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ from pets_core.records import ClassInfo, DatasetManifest, ShardInfo, Split, Spli
 __all__ = ["IngestPlan", "ingest", "plan_ingest"]
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+_BY_RULE = frozenset({"not_a_photo", "unlisted", "in_no_list", "same_id"})
+"""Reasons to leave a file out that say nothing bad of the photos."""
 
 
 class LeftOut(NamedTuple):
@@ -85,12 +87,17 @@ def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) ->
     source = open_source(config)
     plan = plan_ingest(source, config, on_progress)
     url = dataset_url(config.store, plan.name, plan.fingerprint)
-    if storage.exists(storage.join(url, "manifest.json")):
-        return load_manifest(url)
+    committed = storage.join(url, "manifest.json")
+    if storage.exists(committed):
+        manifest = load_manifest(url)
+        _check_quarantine(manifest.quarantine_reasons, manifest.num_rows, config.ingest)
+        return manifest
     try:
         manifest = _write(source, plan, url, config.ingest, on_progress)
     except BaseException:
-        storage.remove(url)
+        # Another ingest of the same source may have committed in the meantime.
+        if not storage.exists(committed):
+            storage.remove(url)
         raise
     commit_manifest(manifest)
     return manifest
@@ -262,7 +269,9 @@ def _write(
                 left_out.append(LeftOut(photo.id, photo.path, checked.reason, checked.detail))
                 continue
             shards[photo.split, photo.shard].add(_row(photo, data, checked, plan.classes))
-        _check_quarantine(left_out, plan, config)
+        reasons = dict(sorted(Counter(row.reason for row in left_out).items()))
+        written = sum(shard.labels.total() for shard in shards.values())
+        _check_quarantine(reasons, written, config)
     _write_quarantine(left_out, url)
     splits = {split: _split_info(split, shards, len(plan.classes)) for split in plan.num_shards}
     _check_readable(splits, plan.classes)
@@ -274,7 +283,7 @@ def _write(
         classes=plan.classes,
         splits=splits,
         num_quarantined=len(left_out),
-        quarantine_reasons=dict(sorted(Counter(row.reason for row in left_out).items())),
+        quarantine_reasons=reasons,
     )
 
 
@@ -328,17 +337,17 @@ def _row(
     }
 
 
-def _check_quarantine(left_out: list[LeftOut], plan: IngestPlan, config: IngestConfig) -> None:
-    """Refuse a source too much of which is damaged; files that are no photos do not count."""
-    bad = Counter(row.reason for row in left_out if row.reason not in ("not_a_photo", "unlisted"))
-    total = len(plan.photos) + sum(row.reason == "missing" for row in left_out)
-    fraction = bad.total() / total
+def _check_quarantine(reasons: Mapping[str, int], num_rows: int, config: IngestConfig) -> None:
+    """Refuse a source too much of which is damaged; files left out by rule do not count."""
+    bad = {reason: count for reason, count in reasons.items() if reason not in _BY_RULE}
+    num_bad = sum(bad.values())
+    fraction = num_bad / (num_rows + num_bad)
     if fraction > config.max_quarantined_fraction:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in bad.most_common())
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(bad.items()))
         raise PetsError(
-            f"{bad.total()} of {total} photos ({fraction:.1%}) cannot be used ({reasons}), more "
-            f"than ingest.max_quarantined_fraction = {config.max_quarantined_fraction:g}: mend "
-            "the source or raise the bound"
+            f"{num_bad} of {num_rows + num_bad} photos ({fraction:.1%}) cannot be used ({listed}), "
+            f"more than ingest.max_quarantined_fraction = {config.max_quarantined_fraction:g}: "
+            "mend the source or raise the bound"
         )
 
 
@@ -346,6 +355,8 @@ def _check_readable(splits: dict[Split, SplitInfo], classes: tuple[ClassInfo, ..
     train = splits["train"].class_counts
     if empty := [c.name for c, count in zip(classes, train, strict=True) if not count]:
         raise PetsError(f"no readable training photo is left of {', '.join(empty)}: add photos")
+    if lost := [split for split, info in splits.items() if not info.num_rows]:
+        raise PetsError(f"no readable {' or '.join(lost)} photo is left: mend the source")
 
 
 def _write_quarantine(left_out: list[LeftOut], url: str) -> None:

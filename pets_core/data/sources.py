@@ -85,6 +85,11 @@ class OxfordPetSource:
             **{row[0]: "trainval" for row in rows["trainval.txt"]},
             **{row[0]: "test" for row in rows["test.txt"]},
         }
+        if both := {r[0] for r in rows["trainval.txt"]} & {r[0] for r in rows["test.txt"]}:
+            raise PetsError(
+                f"{self.url}: {len(both)} photos are in trainval.txt and in test.txt, {min(both)} "
+                "for one: a model would be judged on what it was trained on"
+            )
         if "list.txt" in lists:
             rows["list.txt"] = _rows(lists, "list.txt", self.url)
         photos: dict[str, LabelledPhoto] = {}

@@ -84,36 +84,8 @@ def evaluate(
     folder = storage.join(request.run_url, "evaluation")
     names = [c.name for c in built.card.classes]
     counts = confusion_counts(scores.targets, scores.predictions, len(names))
-    picture = plots.confusion_matrix(counts, names)
     pairs = most_confused(counts, names, request.config.evaluate.most_confused_min_count)
-    _write_predictions(storage.join(folder, "predictions.parquet"), photos.ids, scores, names)
-    _write_confusion(storage.join(folder, "confusion.parquet"), counts, names)
-    storage.write_bytes(storage.join(folder, "confusion.png"), picture)
-    assert request.manifest is not None
-    report = render_report(
-        ReportContext(
-            title=f"{request.manifest.name}: {split}",
-            run_id=request.run_url.rsplit("/", 1)[-1],
-            backbone=built.card.backbone,
-            dataset_name=request.manifest.name,
-            dataset_fingerprint=request.manifest.fingerprint,
-            split=split,
-            num_rows=len(photos),
-            error_rate=scores.error_rate,
-            loss=float(scores.losses.mean()),
-            classes=per_class(counts, built.card.classes),
-            most_confused=pairs,
-            confusion_png=picture,
-            top_losses=_top_losses(photos, scores, names),
-            training=request.training,
-            training_png=_picture_of(request.run_url, "training.png"),
-            lr_png=_picture_of(request.run_url, "lr_find/curve.png"),
-            generated_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            settings_yaml=yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False),
-        )
-    )
-    storage.write_bytes(storage.join(folder, "report.html"), report.encode())
-    return EvalReport(
+    report = EvalReport(
         model_url=request.model_url or "",
         split=split,
         num_rows=len(photos),
@@ -126,6 +98,47 @@ def evaluate(
         report_url=storage.join(folder, "report.html"),
         photos_per_second=len(photos) / predicted,
         seconds=time.monotonic() - started,
+    )
+    picture = plots.confusion_matrix(counts, names)
+    _write_predictions(report.predictions_url, photos.ids, scores, names)
+    _write_confusion(report.confusion_url, counts, names)
+    storage.write_bytes(report.confusion_plot_url, picture)
+    page = _page(report, request, built, counts, picture, _top_losses(photos, scores, names))
+    storage.write_bytes(report.report_url, page.encode())
+    return report
+
+
+def _page(
+    report: EvalReport,
+    request: WorkRequest,
+    built: TrainedModel,
+    counts: npt.NDArray[np.int64],
+    picture: bytes,
+    top_losses: list[Thumbnail],
+) -> str:
+    manifest = request.manifest
+    assert manifest is not None
+    return render_report(
+        ReportContext(
+            title=f"{manifest.name}: {report.split}",
+            run_id=request.run_url.rsplit("/", 1)[-1],
+            backbone=built.card.backbone,
+            dataset_name=manifest.name,
+            dataset_fingerprint=manifest.fingerprint,
+            split=report.split,
+            num_rows=report.num_rows,
+            error_rate=report.error_rate,
+            loss=report.loss,
+            classes=per_class(counts, built.card.classes),
+            most_confused=report.most_confused,
+            confusion_png=picture,
+            top_losses=top_losses,
+            training=request.training,
+            training_png=_picture_of(request.run_url, "training.png"),
+            lr_png=_picture_of(request.run_url, "lr_find/curve.png"),
+            generated_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            settings_yaml=yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False),
+        )
     )
 
 

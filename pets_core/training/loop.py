@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -67,6 +68,39 @@ class History:
     steps: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[EpochMetrics] = field(default_factory=list)
 
+    def add_epoch(
+        self,
+        phase: Literal["frozen", "unfrozen"],
+        rows: list[dict[str, Any]],
+        seconds: float,
+        num_rows: int,
+        scores: tuple[float, float] | None,
+    ) -> None:
+        """Append an epoch's steps and what they came to.
+
+        Raises:
+            PetsError: A loss is not finite.
+        """
+        epoch = len(self.epochs)
+        for row in rows:
+            step = len(self.steps)
+            if not math.isfinite(row["loss"]):
+                raise PetsError(
+                    f"the loss is {row['loss']} at step {step}: lower train.base_lr or train.lr_max"
+                )
+            self.steps.append({"step": step, "phase": phase, "epoch": epoch} | row)
+        self.epochs.append(
+            EpochMetrics(
+                phase=phase,
+                epoch=epoch,
+                train_loss=sum(row["loss"] for row in rows) / len(rows),
+                valid_loss=scores[0] if scores else None,
+                valid_error_rate=scores[1] if scores else None,
+                seconds=seconds,
+                photos_per_second=num_rows / seconds,
+            )
+        )
+
 
 def fit(
     model: nn.Module,
@@ -97,34 +131,23 @@ def fit(
         PetsError: The loss is no longer finite.
     """
     history = History()
-    total = sum(phase.epochs for phase in phases)
+    tell = _Telling(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for phase in phases:
         freeze_to(model, phase.freeze_to)  # type: ignore[arg-type]
         rates = spread(phase.lr_max, len(model.layer_groups()))  # type: ignore[operator]
         optimizer = build_optimizer(model, rates, weight_decay)  # type: ignore[arg-type]
         prepared, optimizer = accelerator.prepare(model, optimizer)
         schedule = OneCycle(phase.epochs * train.num_batches, phase.pct_start, phase.div)
-        for epoch_of_phase in range(phase.epochs):
-            started = time.monotonic()
+        for _ in range(phase.epochs):
+            epoch, started = len(history.epochs), time.monotonic()
             train_mode(prepared, batch_norm)
-            losses = train_epoch(
-                prepared, objective, train, optimizer, schedule, accelerator,
-                history, phase.name, epoch_of_phase, total, on_progress,
-            )  # fmt: skip
+            rows = train_epoch(
+                prepared, objective, train, epoch, optimizer, schedule, accelerator, tell.step
+            )
             seconds = time.monotonic() - started
             scores = validate(prepared, objective, valid, accelerator) if valid else None
-            history.epochs.append(
-                EpochMetrics(
-                    phase=phase.name,
-                    epoch=len(history.epochs),
-                    train_loss=sum(losses) / len(losses),
-                    valid_loss=scores and scores[0],
-                    valid_error_rate=scores and scores[1],
-                    seconds=seconds,
-                    photos_per_second=train.num_rows / seconds,
-                )
-            )
-            _report_epoch(history.epochs[-1], total, on_progress)
+            history.add_epoch(phase.name, rows, seconds, train.num_rows, scores)
+            tell.epoch(history.epochs[-1])
         accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
         accelerator.free_memory()
     return history
@@ -134,47 +157,33 @@ def train_epoch(
     model: nn.Module,
     objective: Objective,
     train: Loader,
+    epoch: int,
     optimizer: torch.optim.Optimizer,
     schedule: OneCycle,
     accelerator: Accelerator,
-    history: History,
-    phase: str,
-    epoch_of_phase: int,
-    total_epochs: int,
-    on_progress: OnProgress,
-) -> list[float]:
-    """Take one pass over the training batches; return the global mean loss of each step."""
-    epoch = len(history.epochs)
+    on_step: Callable[[int], None],
+) -> list[dict[str, Any]]:
+    """Take one pass over the training batches; `schedule` is moved on by each step.
+
+    Returns:
+        A row a step: loss (mean over the global batch), momentum, and each layer group's rate.
+    """
+    rows: list[dict[str, Any]] = []
     sums: list[Tensor] = []
     sizes: list[int] = []
-    reported = time.monotonic()
     for number, batch in enumerate(train.epoch(epoch)):
-        step = epoch_of_phase * train.num_batches + number
-        momentum = schedule.momentum(step)
-        rates = set_rates(optimizer, schedule.lr_factor(step), momentum)
+        lr_factor, momentum = schedule.advance()
+        rates = set_rates(optimizer, lr_factor, momentum)
         sums.append(train_step(model, objective, batch, optimizer, accelerator))
         sizes.append(batch.global_size)
-        history.steps.append(
-            {"step": len(history.steps), "phase": phase, "epoch": epoch, "momentum": momentum}
-            | {f"lr_group_{group}": rate for group, rate in rates.items()}
-        )
-        if time.monotonic() - reported > _REPORT_EVERY_SECONDS:
-            reported = time.monotonic()
-            done = epoch * train.num_batches + number + 1
-            detail = f"{phase} epoch {epoch + 1}/{total_epochs}"
-            total = total_epochs * train.num_batches
-            on_progress(
-                Progress(stage="train", done=done, total=total, unit="steps", detail=detail)
-            )
+        named = {f"lr_group_{group}": rate for group, rate in rates.items()}
+        rows.append({"momentum": momentum} | named)
+        on_step(epoch * train.num_batches + number + 1)
+    # One synchronisation an epoch, not one a step.
     reduced: Tensor = accelerator.reduce(torch.stack(sums), "sum")
-    losses = [loss / size for loss, size in zip(reduced.tolist(), sizes, strict=True)]
-    for row, loss in zip(history.steps[-len(losses) :], losses, strict=True):
-        row["loss"] = loss
-        if loss != loss or loss == float("inf"):
-            raise PetsError(
-                f"the loss is {loss} at step {row['step']}: lower train.base_lr or train.lr_max"
-            )
-    return losses
+    for row, loss, size in zip(rows, reduced.tolist(), sizes, strict=True):
+        row["loss"] = loss / size
+    return rows
 
 
 def train_step(
@@ -211,13 +220,40 @@ def validate(
     return loss, error
 
 
-def _report_epoch(metrics: EpochMetrics, total: int, on_progress: OnProgress) -> None:
-    detail = f"{metrics.phase}: train loss {metrics.train_loss:.3f}"
-    if metrics.valid_loss is not None and metrics.valid_error_rate is not None:
-        detail += (
-            f", valid loss {metrics.valid_loss:.3f}, valid error {metrics.valid_error_rate:.1%}"
+class _Telling:
+    """Turns steps and epochs into progress, steps no more often than people can read."""
+
+    def __init__(self, on_progress: OnProgress, num_epochs: int, steps_an_epoch: int) -> None:
+        self._on_progress, self._num_epochs = on_progress, num_epochs
+        self._steps_an_epoch = steps_an_epoch
+        self._last = time.monotonic()
+
+    def step(self, done: int) -> None:
+        if time.monotonic() - self._last < _REPORT_EVERY_SECONDS:
+            return
+        self._last = time.monotonic()
+        epoch = (done - 1) // self._steps_an_epoch + 1
+        self._on_progress(
+            Progress(
+                stage="train",
+                done=done,
+                total=self._num_epochs * self._steps_an_epoch,
+                unit="steps",
+                detail=f"epoch {epoch}/{self._num_epochs}",
+            )
         )
-    detail += f", {metrics.photos_per_second:.0f} photos/s"
-    on_progress(
-        Progress(stage="train", done=metrics.epoch + 1, total=total, unit="epochs", detail=detail)
-    )
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        detail = f"{metrics.phase}: train loss {metrics.train_loss:.3f}"
+        if metrics.valid_loss is not None and metrics.valid_error_rate is not None:
+            detail += f", valid loss {metrics.valid_loss:.3f}"
+            detail += f", valid error {metrics.valid_error_rate:.1%}"
+        self._on_progress(
+            Progress(
+                stage="train",
+                done=metrics.epoch + 1,
+                total=self._num_epochs,
+                unit="epochs",
+                detail=f"{detail}, {metrics.photos_per_second:.0f} photos/s",
+            )
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
@@ -24,10 +24,11 @@ from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.training.groups import build_optimizer, freeze_to, train_mode
 from pets_core.training.loop import Loader, train_step
 
-__all__ = ["Curve", "Suggestions", "lr_find", "suggest", "trimmed", "write_curve"]
+__all__ = ["Curve", "Suggestions", "lr_find", "smooth", "suggest", "trimmed", "write_curve"]
 
 _SMOOTHING = 0.98
 _DIVERGED = 4.0
+_FEWEST_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -86,40 +87,34 @@ def lr_find(
     optimizer = build_optimizer(trial, ones, weight_decay)  # type: ignore[arg-type]
     trial, optimizer = accelerator.prepare(trial, optimizer)
     train_mode(trial, batch_norm)
-    ratio = config.end_lr / config.start_lr
-    rates, losses, smoothed = [], [], []
-    average, best = 0.0, math.inf
-    for step, batch in zip(range(config.num_steps), _endless(train), strict=False):
-        rate = config.start_lr * ratio ** (step / (config.num_steps - 1))
+    rates = np.geomspace(config.start_lr, config.end_lr, config.num_steps)
+    losses: list[float] = []
+    for rate, batch in zip(rates.tolist(), _endless(train), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = rate
         own = train_step(trial, objective, batch, optimizer, accelerator)
-        loss = float(accelerator.reduce(own, "sum")) / batch.global_size
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-        running = average / (1 - _SMOOTHING ** (step + 1))
-        if not math.isfinite(loss) or running > _DIVERGED * best:
+        losses.append(float(accelerator.reduce(own, "sum")) / batch.global_size)
+        smoothed = smooth(losses)
+        if not math.isfinite(losses[-1]) or smoothed[-1] > _DIVERGED * smoothed.min():
+            losses.pop()
             break
-        best = min(best, running)
-        rates.append(rate)
-        losses.append(loss)
-        smoothed.append(running)
-        if step % 10 == 9:
-            on_progress(
-                Progress(
-                    stage="lr-find",
-                    done=step + 1,
-                    total=config.num_steps,
-                    unit="steps",
-                    detail=f"lr {rate:.1e}, loss {running:.3f}",
-                )
-            )
+        _tell(on_progress, len(losses), config.num_steps, rate, smoothed[-1])
     accelerator.free_memory()
-    if len(rates) < 10:
+    if len(losses) < _FEWEST_STEPS:
         raise PetsError(
-            f"the LR finder diverged after {len(rates)} steps: lower lr_find.start_lr "
+            f"the LR finder diverged after {len(losses)} steps: lower lr_find.start_lr "
             f"(now {config.start_lr:g})"
         )
-    return Curve(np.array(rates), np.array(losses), np.array(smoothed))
+    return Curve(rates[: len(losses)], np.array(losses), smooth(losses))
+
+
+def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Running mean with a memory of 50 steps, free of the bias towards its start at zero."""
+    average, result = 0.0, []
+    for step, loss in enumerate(losses, 1):
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+        result.append(average / (1 - _SMOOTHING**step))
+    return np.array(result)
 
 
 def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> Suggestions:
@@ -165,6 +160,12 @@ def _slide(losses: npt.NDArray[np.float64], interval: int = 15, threshold: float
             break
         settled = left
     return settled
+
+
+def _tell(on_progress: OnProgress, done: int, total: int, rate: float, loss: float) -> None:
+    if done % 10 == 0:
+        detail = f"lr {rate:.1e}, loss {loss:.3f}"
+        on_progress(Progress(stage="lr-find", done=done, total=total, unit="steps", detail=detail))
 
 
 def _endless(train: Loader) -> Iterator[Any]:

@@ -16,7 +16,7 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class OneCycle:
     """One-cycle policy with cosine phases (Smith 2018, arXiv:1803.09820; fastai's form).
 
@@ -29,6 +29,12 @@ class OneCycle:
     div: float = 25.0
     div_final: float = 1e5
     momenta: tuple[float, float, float] = (0.95, 0.85, 0.95)
+    step: int = 0
+
+    def advance(self) -> tuple[float, float]:
+        """Rate factor and beta1 of the next optimizer step."""
+        step, self.step = self.step, self.step + 1
+        return self.lr_factor(step), self.momentum(step)
 
     def lr_factor(self, step: int) -> float:
         """Factor of the peak rate for optimizer step 0 to num_steps - 1."""

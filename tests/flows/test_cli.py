@@ -153,7 +153,16 @@ def test_flags_outweigh_the_environment_which_outweighs_yaml(started, tmp_path, 
 
 def test_an_unknown_variable_of_a_group_is_refused(refused, monkeypatch):
     monkeypatch.setenv("PETS_TRAIN__EPOCH", "3")
-    assert refused("run")[0].startswith("train.epoch: no such setting. Did you mean train.epochs")
+    assert refused("run")[0].startswith(
+        "PETS_TRAIN__EPOCH: no such setting. Did you mean train.epochs"
+    )
+
+
+def test_an_unknown_group_of_variables_is_refused(refused, monkeypatch):
+    monkeypatch.setenv("PETS_TRIAN__EPOCHS", "3")
+    assert refused("run")[0].startswith(
+        "PETS_TRIAN__EPOCHS: no such setting. Did you mean train.epochs"
+    )
 
 
 def test_what_a_run_keeps_can_be_given_back(started, tmp_path):
