@@ -94,9 +94,6 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     for key, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(key, value)
     run, show = _flow(command)
-    from prefect.context import get_settings_context
-
-    get_settings_context()
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
     keywords = {"model_url": parsed.model_url} if command == "evaluate" else {}
@@ -143,7 +140,7 @@ def _show_report(report: EvalReport) -> None:
     for pair in report.most_confused[:3]:
         print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")
     if not report.most_confused:
-        print("  no pair of breeds as often as evaluate.most_confused_min_count")
+        print("  no pair of breeds, or none as often as evaluate.most_confused_min_count")
     print(f"Model        {report.model_url}")
     print(f"Report       {report.report_url}")
 

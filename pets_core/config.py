@@ -254,7 +254,7 @@ class EvaluateConfig(_Settings):
     """Which photos to judge on. auto: test where the data set has one, else valid."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Photos in one forward pass, over all processes."""
-    most_confused_min_count: Annotated[int, Field(ge=1)] = 2
+    most_confused_min_count: Annotated[int, Field(ge=1)] = 1
     """Pairs of breeds confused fewer times than this are left out of the most-confused table."""
 
 

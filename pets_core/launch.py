@@ -100,8 +100,9 @@ def launch(
         PetsError: A rank refused its input.
         WorkerError: A rank failed otherwise.
     """
-    with tempfile.TemporaryDirectory(prefix="pets-") as folder:
-        path = Path(folder, "request.json")
+    with tempfile.TemporaryDirectory(prefix="pets-") as name:
+        folder = Path(name)
+        path = folder / "request.json"
         path.write_text(request.model_dump_json())
         process = subprocess.Popen(  # noqa: S603 - our own module with our own arguments
             [sys.executable, "-m", "pets_core.elastic", str(path)],
@@ -112,23 +113,30 @@ def launch(
             errors="replace",
             env=worker_environment(request.config.launch),
         )
-        tail: deque[str] = deque(maxlen=50)
-        assert process.stdout is not None
-        reader = threading.Thread(
-            target=_read, args=(process.stdout, on_progress, on_line, tail), daemon=True
-        )
-        reader.start()
-        try:
-            # A short wait lets a cancellation that arrives as an exception in this thread through.
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=_POLL_SECONDS)
-        finally:
-            _end(process)
-            reader.join(timeout=_POLL_SECONDS * 4)
+        tail = _watch(process, on_progress, on_line)
         if process.returncode != 0:
-            raise _failure(Path(folder), process.returncode, tail)
-        return record.model_validate_json(Path(folder, "result.json").read_text())
+            raise _failure(folder, process.returncode, tail)
+        return record.model_validate_json((folder / "result.json").read_text())
+
+
+def _watch(
+    process: subprocess.Popen[str], on_progress: OnProgress, on_line: Callable[[str], None]
+) -> deque[str]:
+    """Pass on what a process prints until it ends, or end it; return its last lines."""
+    tail: deque[str] = deque(maxlen=50)
+    assert process.stdout is not None
+    arguments = (process.stdout, on_progress, on_line, tail)
+    reader = threading.Thread(target=_read, args=arguments, daemon=True)
+    reader.start()
+    try:
+        # A short wait lets a cancellation that arrives as an exception in this thread through.
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_POLL_SECONDS)
+    finally:
+        _end(process)
+        reader.join(timeout=_POLL_SECONDS * 4)
+    return tail
 
 
 def worker_environment(config: LaunchConfig) -> dict[str, str]:

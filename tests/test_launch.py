@@ -94,6 +94,13 @@ def test_the_check_refuses_before_any_work(small_config) -> None:
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
+def test_bf16_trains_on_any_cpu(small_config, tmp_path) -> None:
+    config = tiny(small_config, train={"mixed_precision": "bf16", "epochs": 0, "batch_size": 64})
+    result = launch(train_request(config, str(tmp_path / "run")), TrainResult)
+    assert result.mixed_precision == "bf16"
+    assert result.epochs[0].train_loss < 5
+
+
 def test_fp16_on_a_cpu_is_refused(small_config) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():

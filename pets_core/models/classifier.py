@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pets_core.models.backbones import body_groups
+from pets_core.models.grouped import GroupedModel
 
 __all__ = ["Classifier"]
 
 
-class Classifier(nn.Module):
+class Classifier(GroupedModel):
     """Pooled features to logits: layer normalisation, dropout, one linear layer.
 
     Layer normalisation rather than batch normalisation, because it knows nothing of the other

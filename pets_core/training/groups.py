@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["GroupedModel", "build_optimizer", "freeze_to", "set_rates", "train_mode"]
+from pets_core.models.grouped import GroupedModel
 
-
-class GroupedModel(Protocol):
-    """A module that says what its layer groups are."""
-
-    def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters of each group, the earliest first and the head last."""
-        ...
+__all__ = ["build_optimizer", "freeze_to", "set_rates", "train_mode"]
 
 
 def freeze_to(model: GroupedModel, first: int) -> None:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pets_core.errors import PetsError
+from pets_core.models.grouped import GroupedModel
 from pets_core.objectives import Objective
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records import EpochMetrics
@@ -103,7 +104,7 @@ class History:
 
 
 def fit(
-    model: nn.Module,
+    model: GroupedModel,
     objective: Objective,
     train: Loader,
     valid: Loader | None,
@@ -117,7 +118,7 @@ def fit(
     """Train `model` in place through all phases.
 
     Args:
-        model: A `GroupedModel`, on the accelerator's device.
+        model: On the accelerator's device.
         objective: Loss and metric.
         train: Shuffled training batches.
         valid: Judged after every epoch, if given.
@@ -133,9 +134,9 @@ def fit(
     history = History()
     tell = _Telling(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for phase in phases:
-        freeze_to(model, phase.freeze_to)  # type: ignore[arg-type]
-        rates = spread(phase.lr_max, len(model.layer_groups()))  # type: ignore[operator]
-        optimizer = build_optimizer(model, rates, weight_decay)  # type: ignore[arg-type]
+        freeze_to(model, phase.freeze_to)
+        rates = spread(phase.lr_max, len(model.layer_groups()))
+        optimizer = build_optimizer(model, rates, weight_decay)
         prepared, optimizer = accelerator.prepare(model, optimizer)
         schedule = OneCycle(phase.epochs * train.num_batches, phase.pct_start, phase.div)
         for _ in range(phase.epochs):

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import Accelerator
-from torch import nn
 
 from pets_core import storage
 from pets_core.config import LRFindConfig
 from pets_core.errors import PetsError
+from pets_core.models.grouped import GroupedModel
 from pets_core.objectives import Objective
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.training.groups import build_optimizer, freeze_to, train_mode
@@ -51,7 +51,7 @@ class Suggestions:
 
 
 def lr_find(
-    model: nn.Module,
+    model: GroupedModel,
     objective: Objective,
     train: Loader,
     config: LRFindConfig,
@@ -68,7 +68,7 @@ def lr_find(
     than steps is passed over more than once.
 
     Args:
-        model: A `GroupedModel`.
+        model: Left as it is.
         objective: What is minimised.
         train: Training batches, as training will see them.
         config: Range and number of steps.
@@ -82,9 +82,9 @@ def lr_find(
         PetsError: The loss was not finite before enough steps for a suggestion were taken.
     """
     trial = copy.deepcopy(model)
-    freeze_to(trial, freeze)  # type: ignore[arg-type]
-    ones = [1.0] * len(trial.layer_groups())  # type: ignore[operator]
-    optimizer = build_optimizer(trial, ones, weight_decay)  # type: ignore[arg-type]
+    freeze_to(trial, freeze)
+    ones = [1.0] * len(trial.layer_groups())
+    optimizer = build_optimizer(trial, ones, weight_decay)
     trial, optimizer = accelerator.prepare(trial, optimizer)
     train_mode(trial, batch_norm)
     rates = np.geomspace(config.start_lr, config.end_lr, config.num_steps)
@@ -94,11 +94,10 @@ def lr_find(
             group["lr"] = rate
         own = train_step(trial, objective, batch, optimizer, accelerator)
         losses.append(float(accelerator.reduce(own, "sum")) / batch.global_size)
-        smoothed = smooth(losses)
-        if not math.isfinite(losses[-1]) or smoothed[-1] > _DIVERGED * smoothed.min():
+        if _diverged(losses):
             losses.pop()
             break
-        _tell(on_progress, len(losses), config.num_steps, rate, smoothed[-1])
+        _tell(on_progress, len(losses), config.num_steps, rate, losses[-1])
     accelerator.free_memory()
     if len(losses) < _FEWEST_STEPS:
         raise PetsError(
@@ -106,6 +105,11 @@ def lr_find(
             f"(now {config.start_lr:g})"
         )
     return Curve(rates[: len(losses)], np.array(losses), smooth(losses))
+
+
+def _diverged(losses: Sequence[float]) -> bool:
+    smoothed = smooth(losses)
+    return not math.isfinite(losses[-1]) or bool(smoothed[-1] > _DIVERGED * smoothed.min())
 
 
 def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:

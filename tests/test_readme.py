@@ -1,0 +1,115 @@
+"""Every command of the README, run as it stands, on settings that make it quick."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PLACEHOLDERS = {"make run", "make test", "source .venv/bin/activate", "pets ui FLOW_RUN_ID"}
+COMMANDS = [
+    line
+    for block in re.findall(r"```console\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line not in PLACEHOLDERS
+]
+QUICK = {
+    "PETS_MODEL__BACKBONE": "test_efficientnet",
+    "PETS_MODEL__WEIGHTS": "none",
+    "PETS_MODEL__IMAGE_SIZE": "64",
+    "PETS_LR_FIND__NUM_STEPS": "12",
+    "PETS_LAUNCH__NUM_PROCESSES": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, drawn_sample) -> Path:
+    """A working directory with what the README's paths stand for."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    for breed in ("pug", "boxer"):
+        for number in range(6):
+            path = folder / "path/to/photos" / breed / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((80, 60), 40 + 10 * number).convert("RGB").save(path)
+    (folder / "photo.jpg").write_bytes(path.read_bytes())
+    save = (
+        "import timm, safetensors.torch as s;"
+        "s.save_file(timm.create_model('resnet34').state_dict(), 'path/to/resnet34.safetensors')"
+    )
+    subprocess.run([sys.executable, "-c", save], cwd=folder, check=True)
+    return folder
+
+
+def run(command: list[str], folder: Path, drawn_sample: Path) -> str:
+    environment = os.environ | QUICK
+    environment |= {
+        "PETS_CACHE_DIR": str(folder / "cache"),
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    if not any("path/to/photos" in word for word in command):
+        environment["PETS_SOURCE__URL"] = str(drawn_sample)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(folder, drawn_sample) -> str:
+    """The model that path/to/model stands for."""
+    printed = run(["pets", "train", "--train.base_lr", "3e-3"], folder, drawn_sample)
+    return re.search(r'"model_url": "(.+)"', printed).group(1)
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(COMMANDS) > 10
+    assert all(line.startswith("pets ") for line in COMMANDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, folder, drawn_sample, request) -> None:
+    words = shlex.split(command)
+    if "path/to/model" in words:
+        model = request.getfixturevalue("trained")
+        words = [model if word == "path/to/model" else word for word in words]
+    printed = run(words, folder, drawn_sample)
+    if words[1] in ("run", "evaluate"):
+        assert "Error rate" in printed
+        assert "Most confused" in printed
+        assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
+
+
+@pytest.mark.slow
+def test_make_run_installs_nothing_again(folder, drawn_sample) -> None:
+    if not (ROOT / ".venv/.installed").exists():
+        pytest.skip("make has not set up .venv here")
+    printed = run(["make", "-C", str(ROOT), "run"], folder, drawn_sample)
+    assert "Installing" not in printed
+    assert "Error rate" in printed
+
+
+@pytest.mark.slow
+def test_the_python_example(folder, drawn_sample) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    tiny = "model={'backbone': 'test_efficientnet', 'weights': 'none', 'image_size': 64}"
+    small = code.replace('"sample_photos_per_breed": 8', f'"url": {str(drawn_sample)!r}')
+    small = small.replace("train=", f"{tiny}, cache_dir={str(folder / 'cache')!r}, train=")
+    assert small != code
+    run([sys.executable, "-c", small], folder, drawn_sample)
+
+
+def test_every_path_the_readme_links_to_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [link for link in links if "://" not in link]
+    assert local
+    assert [link for link in local if not (ROOT / link).exists()] == []
