@@ -6,8 +6,11 @@ import argparse
 import json
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pets_core.config import PipelineConfig
@@ -104,7 +107,7 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
             raise result
         sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
     show(result)
-    print(f"\nSee it in the Prefect UI:  pets ui {state.state_details.flow_run_id}")
+    print(f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}")
 
 
 def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
@@ -143,6 +146,15 @@ def _show_report(report: EvalReport) -> None:
         print("  no pair of breeds, or none as often as evaluate.most_confused_min_count")
     print(f"Model        {report.model_url}")
     print(f"Report       {report.report_url}")
+
+
+def _program() -> str:
+    """How to call this command line again: `pets` where the path finds it, else by its file."""
+    started = Path(sys.argv[0])
+    found = shutil.which("pets")
+    if started.name != "pets":
+        return f"{sys.executable} -m flows.cli"
+    return "pets" if found and Path(found).samefile(started) else shlex.quote(sys.argv[0])
 
 
 def _show_record(record: Any) -> None:

@@ -7,7 +7,7 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import EvalReport
 from tasks.artifacts import publish_evaluation
-from tasks.stages import check_run, evaluate_model, ingest_dataset
+from tasks.stages import check_run, evaluate_model, ingest_dataset, new_run
 
 __all__ = ["evaluate_flow"]
 
@@ -18,8 +18,9 @@ def evaluate_flow(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
 ) -> EvalReport:
     """Judge the model in a folder, path or URL, on the source's photos."""
-    run_url = check_run(config, model_url)
+    check_run(config, model_url)
     manifest = ingest_dataset(config)
+    run_url = new_run(config)
     report = evaluate_model(config, run_url, manifest, model_url)
     publish_evaluation(report)
     return report

@@ -7,7 +7,7 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import LRSuggestion
 from tasks.artifacts import publish_lr
-from tasks.stages import check_run, find_lr, ingest_dataset
+from tasks.stages import check_run, find_lr, ingest_dataset, new_run
 
 __all__ = ["lr_find_flow"]
 
@@ -15,8 +15,9 @@ __all__ = ["lr_find_flow"]
 @flow(name="pets-lr-find")
 def lr_find_flow(config: PipelineConfig = PipelineConfig()) -> LRSuggestion:  # noqa: B008 - frozen
     """Suggest a learning rate for the source's photos."""
-    run_url = check_run(config)
+    check_run(config)
     manifest = ingest_dataset(config)
+    run_url = new_run(config)
     suggestion = find_lr(config, run_url, manifest)
     publish_lr(suggestion)
     return suggestion

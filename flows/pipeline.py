@@ -13,7 +13,7 @@ from tasks.artifacts import (
     publish_summary,
     publish_training,
 )
-from tasks.stages import check_run, evaluate_model, find_lr, ingest_dataset, train_model
+from tasks.stages import check_run, evaluate_model, find_lr, ingest_dataset, new_run, train_model
 
 __all__ = ["pipeline"]
 
@@ -21,8 +21,9 @@ __all__ = ["pipeline"]
 @flow(name="pets-pipeline")
 def pipeline(config: PipelineConfig = PipelineConfig()) -> EvalReport:  # noqa: B008 - frozen
     """Turn photos into a trained, evaluated model."""
-    run_url = check_run(config)
+    check_run(config)
     manifest = ingest_dataset(config)
+    run_url = new_run(config)
     publish_dataset(manifest)
     suggestion = find_lr(config, run_url, manifest)
     publish_lr(suggestion)

@@ -32,7 +32,7 @@ class _Settings(PipelineConfig, BaseSettings):
         cli_avoid_json=True,
         cli_hide_none_type=True,
         cli_implicit_flags=True,
-        cli_parse_none_str="none",
+        cli_parse_none_str="null",
     )
 
     @classmethod

@@ -7,7 +7,7 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import TrainResult
 from tasks.artifacts import publish_training
-from tasks.stages import check_run, find_lr, ingest_dataset, train_model
+from tasks.stages import check_run, find_lr, ingest_dataset, new_run, train_model
 
 __all__ = ["train_flow"]
 
@@ -15,8 +15,9 @@ __all__ = ["train_flow"]
 @flow(name="pets-train")
 def train_flow(config: PipelineConfig = PipelineConfig()) -> TrainResult:  # noqa: B008 - frozen
     """Train at train.base_lr, or at the finder's suggestion where that is empty."""
-    run_url = check_run(config)
+    check_run(config)
     manifest = ingest_dataset(config)
+    run_url = new_run(config)
     base_lr = config.train.base_lr or find_lr(config, run_url, manifest).chosen
     result = train_model(config, run_url, manifest, base_lr)
     publish_training(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
     if configured or _answers(root):
         _show(root + page, browser)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with subprocess.Popen(  # noqa: S603 - our own interpreter with fixed arguments
         [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -58,6 +60,7 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
             server.wait()
         finally:
             server.terminate()
+            server.wait()
 
 
 def _show(url: str, browser: bool) -> None:

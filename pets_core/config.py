@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -235,9 +236,11 @@ class TrainConfig(_Settings):
     """Share of a one-cycle schedule spent warming up."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """frozen: the backbone's batch-norm statistics stay those of ImageNet; train: they follow."""
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    mixed_precision: Annotated[
+        Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
+    ] = "auto"
     """auto: bf16 where the device multiplies it in hardware (GPUs since Ampere, CPUs with AMX)."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the head's weights, the shuffle and the augmentation."""
 
     @model_validator(mode="after")

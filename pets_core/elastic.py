@@ -1,6 +1,6 @@
 """The launcher of worker ranks: torch elastic, made to die with its parent.
 
-`python -m pets_core.elastic REQUEST.json` starts the ranks a request asks for on this machine.
+`python -m pets_core.elastic REQUEST.json PARENT_PID` starts the ranks that a request asks for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def die_with_parent(with_signal: signal.Signals) -> None:
 def main() -> None:
     """Start the ranks and wait for them; the exit code is theirs."""
     die_with_parent(signal.SIGTERM)
-    parent = os.getppid()
+    if os.getppid() != int(sys.argv[2]):
+        sys.exit("the process that started this launcher has ended")
     # torch is imported here, and not above, because importing it takes longer than the parent
     # may live: the request to be told comes first.
     import torch
@@ -36,10 +37,8 @@ def main() -> None:
 
     from pets_core.launch import WorkRequest
 
-    if os.getppid() != parent:
-        sys.exit(1)
     path = Path(sys.argv[1])
-    request = WorkRequest.model_validate_json(path.read_text())
+    request = WorkRequest.model_validate_json(path.read_text(encoding="utf-8"))
     if request.stage == "check":
         # One short look needs no ranks.
         from pets_core import worker

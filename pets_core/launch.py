@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ __all__ = [
 PROGRESS_MARK = "@progress "
 """Rank 0 begins a progress line on its standard output with this."""
 
+_LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 _TERMINATE_SECONDS = 30.0
 
@@ -103,9 +105,9 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="pets-") as name:
         folder = Path(name)
         path = folder / "request.json"
-        path.write_text(request.model_dump_json())
+        path.write_text(request.model_dump_json(), encoding="utf-8")
         process = subprocess.Popen(  # noqa: S603 - our own module with our own arguments
-            [sys.executable, "-m", "pets_core.elastic", str(path)],
+            [sys.executable, "-m", "pets_core.elastic", str(path), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -116,7 +118,7 @@ def launch(
         tail = _watch(process, on_progress, on_line)
         if process.returncode != 0:
             raise _failure(folder, process.returncode, tail)
-        return record.model_validate_json((folder / "result.json").read_text())
+        return record.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
 
 
 def _watch(
@@ -136,6 +138,7 @@ def _watch(
     finally:
         _end(process)
         reader.join(timeout=_POLL_SECONDS * 4)
+        process.stdout.close()
     return tail
 
 
@@ -166,11 +169,20 @@ def _read(
     on_line: Callable[[str], None],
     tail: deque[str],
 ) -> None:
+    """Drain the pipe to its end, come what may: a full one would block the ranks for ever."""
     for raw in stream:
         line = raw.rstrip()
-        if line.startswith(PROGRESS_MARK):
-            on_progress(Progress.model_validate_json(line.removeprefix(PROGRESS_MARK)))
-        elif line:
+        try:
+            if line.startswith(PROGRESS_MARK):
+                on_progress(Progress.model_validate_json(line.removeprefix(PROGRESS_MARK)))
+                continue
+        except ValueError:
+            # Two ranks wrote at once: a line of text, then.
+            pass
+        except Exception:
+            _LOGGER.exception("progress could not be shown")
+            continue
+        if line:
             tail.append(line)
             on_line(line)
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pets_core.errors import PetsError
+
 __all__ = [
     "ClassInfo",
     "ConfusedPair",
@@ -76,14 +78,15 @@ class DatasetManifest(_Record):
         """The split to judge on; auto prefers test.
 
         Raises:
-            ValueError: The data set has no such split.
+            PetsError: The data set has no such split.
         """
         candidates: tuple[Split, ...] = ("test", "valid") if wanted == "auto" else (wanted,)
         for split in candidates:
             if split in self.splits:
                 return split
-        raise ValueError(
-            f"evaluate.split = {wanted}: the data set has only {', '.join(self.splits)}"
+        raise PetsError(
+            f"evaluate.split = {wanted}: the data set has only {', '.join(self.splits)}; set "
+            "source.valid_fraction or source.test_fraction above 0, or evaluate.split = auto"
         )
 
 

@@ -11,17 +11,12 @@ __all__ = ["start_run"]
 
 
 def start_run(config: PipelineConfig, run_id: str) -> str:
-    """Make sure the store can be written, and keep the run's settings there.
+    """Keep a run's settings in the store, once its input has been accepted.
 
     Returns:
         URL of the run's folder, `<store>/runs/<run id>`.
-
-    Raises:
-        PetsError: The store cannot be written.
     """
-    store = storage.absolute(config.store)
-    storage.check_writable(store)
-    url = storage.join(store, "runs", run_id)
+    url = storage.join(storage.absolute(config.store), "runs", run_id)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     storage.write_bytes(storage.join(url, "config.yaml"), text.encode())
     return url

@@ -21,6 +21,7 @@ __all__ = [
     "check_writable",
     "exists",
     "filesystem",
+    "forget_download",
     "join",
     "local_file",
     "open_read",
@@ -142,7 +143,7 @@ def remove(url: str) -> None:
         fs.rm(path, recursive=True)
 
 
-def check_writable(url: str) -> None:
+def check_writable(url: str, setting: str = "store") -> None:
     """Prove that files can be written under `url`, before any work starts.
 
     Raises:
@@ -154,8 +155,8 @@ def check_writable(url: str) -> None:
         remove(probe)
     except Exception as error:
         raise PetsError(
-            f"store = {url}: cannot be written ({type(error).__name__}: {error}). "
-            "Set --store to a folder or bucket you may write to."
+            f"{setting} = {url}: cannot be written ({type(error).__name__}: {error}). "
+            f"Set {setting} to a place you may write to."
         ) from error
 
 
@@ -186,6 +187,12 @@ def local_file(url: str, cache_dir: str) -> Path:
     if not target.exists():
         _download(fs, path, info.get("size"), target, url)
     return target
+
+
+def forget_download(path: Path, cache_dir: str) -> None:
+    """Remove a downloaded file that proved damaged, so that the next run fetches it again."""
+    if path.is_relative_to(Path(cache_dir).expanduser() / "downloads"):
+        path.unlink(missing_ok=True)
 
 
 def _download(fs: Any, path: str, size: int | None, target: Path, url: str) -> None:

@@ -10,11 +10,12 @@ import signal
 import sys
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from pydantic import BaseModel
 
 from pets_core import storage
@@ -47,7 +48,11 @@ class Rank:
         self.config, self.request = request.config, request
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = resolve_precision(self.config.train.mixed_precision, device)
-        self.accelerator = Accelerator(mixed_precision=self.precision, cpu=device.type == "cpu")
+        # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+        self.accelerator = Accelerator(
+            mixed_precision=self.precision, cpu=device.type == "cpu", kwargs_handlers=[patience]
+        )
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         if self.accelerator.num_processes != promised:
             raise RuntimeError(
@@ -64,7 +69,9 @@ class Rank:
     def report(self, progress: Progress) -> None:
         """Tell the launcher, from rank 0 only."""
         if self.accelerator.is_main_process:
-            print(PROGRESS_MARK + progress.model_dump_json(), flush=True)
+            # One write, for the ranks share a pipe and print() makes two.
+            sys.stdout.write(f"{PROGRESS_MARK}{progress.model_dump_json()}\n")
+            sys.stdout.flush()
 
     def model(self) -> TrainedModel:
         """Build the model; rank 0 of a machine first, so that a download happens once."""
@@ -102,10 +109,10 @@ class Rank:
             world_size=self.accelerator.num_processes,
         )
 
-    def eval_loader(self, split: Split, card: ModelCard) -> PhotoLoader:
+    def eval_loader(self, photos: DecodedPhotos, card: ModelCard) -> PhotoLoader:
         """Batches of a split in its own order, cropped in the middle."""
         return PhotoLoader(
-            self.photos(split, card),
+            photos,
             CenterCrop(card.image_size, card.mean, card.std),
             batch_size=self.config.evaluate.batch_size,
             seed=None,
@@ -117,8 +124,16 @@ class Rank:
 
 def check(request: WorkRequest) -> CheckResult:
     """Build or load the model once, weights and all, so that a fault shows before any work."""
-    settings = request.config.model
+    settings, launch = request.config.model, request.config.launch
+    storage.check_writable(storage.absolute(request.config.store), "store")
+    storage.check_writable(storage.absolute(request.config.cache_dir), "cache_dir")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    num_gpus = torch.cuda.device_count()
+    if num_gpus and launch.num_processes != "auto" and launch.num_processes > num_gpus:
+        raise PetsError(
+            f"launch.num_processes = {launch.num_processes}: this machine has {num_gpus} GPUs; "
+            "set auto or at most that"
+        )
     precision = resolve_precision(request.config.train.mixed_precision, device)
     model: torch.nn.Module
     if request.model_url:
@@ -176,11 +191,12 @@ def train(rank: Rank) -> TrainResult | None:
     assert rank.request.base_lr is not None
     built = rank.model()
     loader = rank.train_loader(built.card)
+    valid = rank.photos("valid", built.card) if "valid" in rank.manifest.splits else None
     history = fit(
         built.model,
         SingleLabel(),
         loader,
-        rank.eval_loader("valid", built.card) if "valid" in rank.manifest.splits else None,
+        rank.eval_loader(valid, built.card) if valid else None,
         fine_tune_phases(config.train, rank.request.base_lr),
         accelerator=rank.accelerator,
         weight_decay=config.train.weight_decay,
@@ -222,10 +238,11 @@ def judge(rank: Rank) -> EvalReport | None:
         )
     rank.place(built)
     split = rank.manifest.evaluation_split(config.evaluate.split)
+    photos = rank.photos(split, built.card)
     return evaluate(
         built,
-        rank.photos(split, built.card),
-        rank.eval_loader(split, built.card),
+        photos,
+        rank.eval_loader(photos, built.card),
         split,
         request=rank.request,
         accelerator=rank.accelerator,
@@ -253,7 +270,7 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     path = Path(sys.argv[1])
     try:
-        result = run(WorkRequest.model_validate_json(path.read_text()))
+        result = run(WorkRequest.model_validate_json(path.read_text(encoding="utf-8")))
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
         number = int(os.environ.get("RANK", "0"))
         failure = RankFailure(

@@ -48,7 +48,7 @@ def publish_lr(suggestion: LRSuggestion) -> None:
     rows = [
         [f"**{name}** (taken)" if name == suggestion.suggestion else name, f"{rate:.2e}"]
         for name, rate in (
-            ("minimum / 10", suggestion.minimum),
+            ("minimum", suggestion.minimum),
             ("steepest", suggestion.steepest),
             ("valley", suggestion.valley),
             ("slide", suggestion.slide),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from pydantic import BaseModel
 
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
@@ -13,22 +16,21 @@ from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainRe
 from pets_core.runs import start_run
 from tasks.progress import ProgressDisplay
 
-__all__ = ["check_run", "evaluate_model", "find_lr", "ingest_dataset", "train_model"]
+__all__ = ["check_run", "evaluate_model", "find_lr", "ingest_dataset", "new_run", "train_model"]
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 @task(name="check", cache_policy=NO_CACHE)
-def check_run(config: PipelineConfig, model_url: str | None = None) -> str:
-    """Refuse what cannot work before any work starts; return the URL of the run's folder."""
-    logger = get_run_logger()
-    run_url = start_run(config, str(flow_run.id))
+def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
+    """Refuse what cannot work before any work starts; nothing is kept of a refused run."""
     request = WorkRequest(stage="check", config=config, model_url=model_url)
-    check = launch(request, CheckResult, on_line=logger.debug)
-    logger.info(
+    check = _launch(request, CheckResult)
+    get_run_logger().info(
         "%s: %.1f million parameters, on %s, mixed precision %s",
         model_url or config.model.backbone, check.num_parameters / 1e6,
         check.device, check.mixed_precision,
     )  # fmt: skip
-    return run_url
 
 
 @task(name="ingest", cache_policy=NO_CACHE)
@@ -38,12 +40,17 @@ def ingest_dataset(config: PipelineConfig) -> DatasetManifest:
         return ingest(config, on_progress=display)
 
 
+@task(name="new run", cache_policy=NO_CACHE)
+def new_run(config: PipelineConfig) -> str:
+    """Give the flow run its folder in the store; return its URL."""
+    return start_run(config, str(flow_run.id))
+
+
 @task(name="lr-find", cache_policy=NO_CACHE)
 def find_lr(config: PipelineConfig, run_url: str, manifest: DatasetManifest) -> LRSuggestion:
     """Run the range test in worker ranks."""
     request = WorkRequest(stage="lr-find", config=config, run_url=run_url, manifest=manifest)
-    with ProgressDisplay(get_run_logger()) as display:
-        return launch(request, LRSuggestion, on_progress=display, on_line=get_run_logger().debug)
+    return _launch(request, LRSuggestion)
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -52,14 +59,9 @@ def train_model(
 ) -> TrainResult:
     """Train in worker ranks."""
     request = WorkRequest(
-        stage="train",
-        config=config,
-        run_url=run_url,
-        manifest=manifest,
-        base_lr=base_lr,
+        stage="train", config=config, run_url=run_url, manifest=manifest, base_lr=base_lr
     )
-    with ProgressDisplay(get_run_logger()) as display:
-        return launch(request, TrainResult, on_progress=display, on_line=get_run_logger().debug)
+    return _launch(request, TrainResult)
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)
@@ -79,5 +81,10 @@ def evaluate_model(
         model_url=model_url,
         training=training,
     )
-    with ProgressDisplay(get_run_logger()) as display:
-        return launch(request, EvalReport, on_progress=display, on_line=get_run_logger().debug)
+    return _launch(request, EvalReport)
+
+
+def _launch(request: WorkRequest, record: type[Record]) -> Record:
+    logger = get_run_logger()
+    with ProgressDisplay(logger) as display:
+        return launch(request, record, on_progress=display, on_line=logger.debug)

@@ -257,3 +257,8 @@ def test_rate_slices_survive_json_and_yaml(rates):
     again = PipelineConfig.model_validate(yaml.safe_load(text)).train.lr_max
     assert (again.lo, again.hi, again.uniform) == (rates.lo, rates.hi, rates.uniform)
     assert hash(again) == hash(rates)
+
+
+def test_no_in_yaml_is_not_false() -> None:
+    settings = yaml.safe_load("train: {mixed_precision: no}")
+    assert PipelineConfig.model_validate(settings).train.mixed_precision == "no"

@@ -37,6 +37,7 @@ from pets_core.records import ClassInfo, DatasetManifest, ShardInfo, Split, Spli
 __all__ = ["IngestPlan", "ingest", "plan_ingest"]
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+_MAX_OPEN_SHARDS = 300
 _BY_RULE = frozenset({"not_a_photo", "unlisted", "in_no_list", "same_id"})
 """Reasons to leave a file out that say nothing bad of the photos."""
 
@@ -131,6 +132,11 @@ def plan_ingest(
         {i: catalogue.photos[i] for i in files}, config.source, official=_official(source, config)
     )
     left_out += [LeftOut(i, files[i][0], "in_no_list", "in no official list") for i in unlisted]
+    if config.evaluate.split != "auto" and config.evaluate.split not in splits.values():
+        raise PetsError(
+            f"evaluate.split = {config.evaluate.split}: this split of the photos has none. Set "
+            "source.valid_fraction or source.test_fraction above 0, or evaluate.split = auto"
+        )
     _check_classes(catalogue, splits)
     return _lay_out(source, config.ingest, catalogue, files, splits, left_out)
 
@@ -225,6 +231,11 @@ def _lay_out(
             continue
         num_bytes = sum(files[i][2] for i in ids)
         num_shards[split] = min(len(ids), max(1, -(-num_bytes // (config.shard_mib << 20))))
+        if num_shards[split] > _MAX_OPEN_SHARDS:
+            raise PetsError(
+                f"ingest.shard_mib = {config.shard_mib}: {num_shards[split]} {split} shards would "
+                f"be written at once, at most {_MAX_OPEN_SHARDS} can be; raise it"
+            )
         dealt = sorted(ids, key=lambda i: sha256(f"shard:{i}".encode()).digest())
         for place, photo_id in enumerate(dealt):
             path, digest, _ = files[photo_id]

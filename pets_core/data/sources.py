@@ -110,9 +110,10 @@ class OxfordPetSource:
 
     def _members(self, archive: str, suffix: str = "") -> Iterator[tuple[str, bytes]]:
         url = storage.join(self.url, archive)
+        path = storage.local_file(url, self._cache_dir)
         try:
             with (
-                gzip.open(storage.local_file(url, self._cache_dir)) as unpacked,
+                gzip.open(path) as unpacked,
                 tarfile.open(fileobj=unpacked, mode="r|") as tar,
             ):
                 for member in tar:
@@ -124,6 +125,7 @@ class OxfordPetSource:
                 while unpacked.read(1 << 20):
                     pass
         except (EOFError, tarfile.TarError, zlib.error, OSError) as error:
+            storage.forget_download(path, self._cache_dir)
             raise PetsError(f"{url} is cut short or damaged ({error}): fetch it again") from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from typing import Any
+from urllib.parse import urlsplit
 
 import safetensors.torch
 import timm
@@ -144,20 +145,31 @@ def body_groups(body: nn.Module) -> list[list[str]]:
 
 
 def read_weights(url: str) -> dict[str, Tensor]:
-    """Read a .safetensors or .pth state dict; nothing pickled is run.
+    """Read a .safetensors or .pth state dict, plain or under "state_dict" or "model".
+
+    Nothing pickled is run.
 
     Raises:
         PetsError: The file is absent or not a state dict.
     """
     data = storage.read_bytes(storage.absolute(url))
     try:
-        if url.endswith(".safetensors"):
+        if urlsplit(url).path.endswith(".safetensors"):
             return safetensors.torch.load(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise PetsError(f"model.weights = {url}: not a state dict ({error})") from error
-    state = state.get("state_dict", state.get("model", state))
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state.get("model", state))
+    if not isinstance(state, Mapping) or not state:
+        raise PetsError(f"model.weights = {url}: holds no tensors by name, so no state dict")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise PetsError(
+                f"model.weights = {url}: {key!r} is a {type(value).__name__}, not a tensor: save "
+                "the model's state_dict() alone"
+            )
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def load_weights(body: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

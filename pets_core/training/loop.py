@@ -211,8 +211,7 @@ def validate(
 ) -> tuple[float, float]:
     """Return mean loss and mean error over a split, each sample counted once."""
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64 if accelerator.device.type != "mps" else None)
-    sums = sums.to(accelerator.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for batch in valid.epoch(0):
         logits = model(batch.inputs)
         sums[0] += objective.loss_sum(logits, batch.targets)

@@ -125,13 +125,21 @@ def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> 
     """Read four suggestions off a curve, as fastai's `lr_find` does.
 
     minimum: a tenth of the rate of least loss. steepest: where the loss falls fastest per
-    decade. valley: two fifths into the longest descent. slide: where, seen from the right, the
+    decade. valley: half-way down the longest descent. slide: where, seen from the right, the
     slope settles (Nguyen's interval slide rule).
 
     Args:
         rates: Shape (n,), rising, n at least 2.
         losses: Smoothed, shape (n,).
+
+    Raises:
+        PetsError: The loss only rises.
     """
+    if losses.argmin() == 0:
+        raise PetsError(
+            "the loss never fell in the learning-rate sweep, so nothing can be suggested: set "
+            "train.base_lr, or lower lr_find.start_lr"
+        )
     slopes = np.diff(losses) / np.diff(np.log(rates))
     return Suggestions(
         minimum=float(rates[losses.argmin()]) / 10,

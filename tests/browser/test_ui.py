@@ -65,7 +65,7 @@ def page_and_root(finished) -> Iterator[tuple]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed")
     environment, printed = finished
-    run_id = re.search(r"pets ui (\S+)", printed).group(1)
+    run_id = re.search(r" ui (\S+)", printed).group(1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -86,7 +86,9 @@ def page_and_root(finished) -> Iterator[tuple]:
             browser.close()
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=60)
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "its server has ended with it"
 
 
 def open_artifact(page, address: str, key: str) -> None:

@@ -83,7 +83,8 @@ def test_evaluate_wants_a_model(refused):
     [
         (["--train.lr_max", "slice(1e-6,1e-4)"], "train", "lr_max", "slice(1e-06, 0.0001)"),
         (["--train.lr_max=0.00123456789"], "train", "lr_max", "0.00123456789"),
-        (["--train.base_lr", "none"], "train", "base_lr", None),
+        (["--model.weights", "none"], "model", "weights", "none"),
+        (["--train.base_lr", "null"], "train", "base_lr", None),
         (["--train.base_lr=3e-3"], "train", "base_lr", 0.003),
         (["--no-transform.flip"], "transform", "flip", False),
         (["--launch.num_processes", "2"], "launch", "num_processes", 2),

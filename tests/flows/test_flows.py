@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -88,6 +89,29 @@ def test_a_fault_in_the_settings_fails_the_run_before_any_work(config) -> None:
     with pytest.raises(PetsError, match="Did you mean"):
         state.result()
     assert not artifacts(state.state_details.flow_run_id)
+    assert not list(Path(config.store).rglob("*")), "nothing is left in the store"
+
+
+@pytest.mark.parametrize(
+    ("group", "faulty", "said"),
+    [
+        ("source", {"url": "/nowhere/at/all"}, "no such folder"),
+        ("evaluate", {"split": "valid"}, "evaluate.split = valid"),
+        ("store", "/dev/null/store", "store = /dev/null/store: cannot be written"),
+        ("cache_dir", "/dev/null/cache", "cache_dir = /dev/null/cache: cannot be written"),
+    ],
+)
+def test_bad_input_leaves_nothing_in_the_store(config, group: str, faulty, said: str) -> None:
+    settings = config.model_dump(exclude_defaults=True)
+    settings["source"]["valid_fraction"] = 0.0
+    if isinstance(faulty, dict):
+        settings.setdefault(group, {}).update(faulty)
+    else:
+        settings[group] = faulty
+    state = pipeline(PipelineConfig.model_validate(settings), return_state=True)
+    with pytest.raises(PetsError, match=said):
+        state.result()
+    assert not list(Path(config.store).rglob("*"))
 
 
 def test_parameters_of_the_form_are_the_settings() -> None:

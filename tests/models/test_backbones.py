@@ -144,3 +144,11 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path) -> None:
 def test_weights_that_are_not_there(tmp_path) -> None:
     with pytest.raises(PetsError, match=r"does not exist"):
         create_body(SMALL, str(tmp_path / "nowhere.pth"), SIZE)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "net": {}}, [1, 2], {}])
+def test_a_checkpoint_that_is_no_state_dict(tmp_path, content) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(PetsError, match=r"not a tensor|no state dict"):
+        create_body(SMALL, str(path), SIZE)

@@ -22,7 +22,7 @@ try:
 except PetsError as error:
     print("refused:", error)
 else:
-    print("sum", float(sum(p.double().abs().sum() for p in body.parameters())))
+    print("sum", float(sum(p.detach().double().abs().sum() for p in body.parameters())))
 """
 
 
@@ -34,7 +34,9 @@ def hub() -> Iterator[tuple[str, float, list[str]]]:
     body = timm.create_model(BACKBONE, num_classes=0)
     wanted = {name for name, _ in body.named_parameters()}
     total = sum(
-        float(p.double().abs().sum()) for name, p in model.named_parameters() if name in wanted
+        float(p.detach().double().abs().sum())
+        for name, p in model.named_parameters()
+        if name in wanted
     )
     config = timm.get_pretrained_cfg(BACKBONE)
     asked: list[str] = []
