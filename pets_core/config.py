@@ -223,8 +223,11 @@ class TrainConfig(_Settings):
     base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
     """Peak rate of the head in the frozen epochs; empty: the LR finder's suggestion."""
     lr_max: RateSlice | None = None
-    """Peak rates after unfreezing, as "slice(1e-6, 1e-4)"; empty: fine_tune's
-    slice(base_lr / 2 / lr_mult, base_lr / 2)."""
+    """Peak rates after unfreezing, as "slice(1e-6, 1e-4)"; empty: slice(top / lr_mult, top), where
+    top is base_lr / unfrozen_lr_div."""
+    unfrozen_lr_div: Annotated[float, Field(ge=1)] = 5.0
+    """How many times smaller the head's peak rate is after unfreezing, when lr_max is empty
+    (fastai: 2)."""
     lr_mult: Annotated[float, Field(ge=1)] = 100.0
     """How many times smaller the first layer group's rate is than the head's, when lr_max is
     empty."""

@@ -172,7 +172,7 @@ def test_a_store_is_proved_writable_and_left_empty(root):
 def test_a_store_that_is_not_writable_is_a_plain_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for bad in (tmp_path / "file" / "store", Path("/proc/store")):
-        with pytest.raises(PetsError, match=r"cannot be written.*--store"):
+        with pytest.raises(PetsError, match=r"cannot be written.*Set store to"):
             storage.check_writable(str(bad))
 
 

@@ -79,14 +79,14 @@ class Phase:
 
 
 def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
-    """fastai's `fine_tune`: the head alone at `base_lr`, then the whole model at half of it.
+    """fastai's `fine_tune`: the head alone at `base_lr`, then the whole model at a part of it.
 
-    `config.lr_max` replaces the second phase's `slice(base_lr / 2 / lr_mult, base_lr / 2)`. Unlike
-    fastai, the frozen phase warms up over `pct_start` rather than nearly all of its steps, which
-    measured better (docs/recipe.md).
+    `config.lr_max` replaces the second phase's `slice(top / lr_mult, top)`, where top is
+    `base_lr / unfrozen_lr_div`. fastai divides by 2 and warms the frozen phase up over nearly all
+    of its steps; the defaults here measured better (docs/recipe.md).
     """
-    half = base_lr / 2
-    unfrozen = config.lr_max or RateSlice(half, half / config.lr_mult)
+    top = base_lr / config.unfrozen_lr_div
+    unfrozen = config.lr_max or RateSlice(top, top / config.lr_mult)
     phases = [
         Phase("frozen", config.freeze_epochs, -1, RateSlice(base_lr), config.pct_start, 25.0),
         Phase("unfrozen", config.epochs, 0, unfrozen, config.pct_start, 5.0),

@@ -48,8 +48,14 @@ def test_spread_of_each_form() -> None:
     assert spread(RateSlice.parse("slice(1e-6, 1e-4)"), 1) == [1e-4]
 
 
-def test_fine_tune_halves_the_rate_and_spreads_it() -> None:
-    frozen, unfrozen = fine_tune_phases(TrainConfig(epochs=4), base_lr=2e-3)
+def test_fine_tune_lowers_the_rate_and_spreads_it() -> None:
+    _, unfrozen = fine_tune_phases(TrainConfig(), base_lr=2e-3)
+    assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == pytest.approx((4e-6, 4e-4))
+
+
+def test_fastais_own_fine_tune() -> None:
+    config = TrainConfig(epochs=4, unfrozen_lr_div=2)
+    frozen, unfrozen = fine_tune_phases(config, base_lr=2e-3)
     assert (frozen.name, frozen.epochs, frozen.freeze_to) == ("frozen", 1, -1)
     assert frozen.lr_max == RateSlice(2e-3)
     assert (unfrozen.name, unfrozen.epochs, unfrozen.freeze_to) == ("unfrozen", 4, 0)
