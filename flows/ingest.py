@@ -1,7 +1,6 @@
 """Ingest alone: photos to a Parquet data set."""
 
-from __future__ import annotations
-
+# No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
 from pets_core.config import PipelineConfig

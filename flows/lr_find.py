@@ -1,7 +1,6 @@
 """The learning-rate finder alone."""
 
-from __future__ import annotations
-
+# No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
 from pets_core.config import PipelineConfig

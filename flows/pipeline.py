@@ -1,7 +1,6 @@
 """The whole pipeline: ingest, learning rate, train, evaluate."""
 
-from __future__ import annotations
-
+# No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
 from pets_core.config import PipelineConfig

@@ -18,7 +18,8 @@ import sys
 from flows.ingest import ingest_flow
 from pets_core.config import PipelineConfig
 config = PipelineConfig.model_validate_json(sys.argv[1])
-ingest_flow.serve("every-second", interval=1, parameters={"config": config})
+# More often than a run takes, and one at a time: enough to show that they start.
+ingest_flow.serve("often", interval=15, limit=1, parameters={"config": config})
 """
 
 
@@ -27,6 +28,15 @@ def ask(url: str, payload: dict | None = None) -> object:
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as reply:
         return json.load(reply)
+
+
+def end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=45)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_for(what, seconds: float) -> object:
@@ -64,8 +74,7 @@ def api(tmp_path) -> Iterator[tuple[str, dict[str, str]]]:
         wait_for(healthy, 120)
         yield url, environment
     finally:
-        server.terminate()
-        server.wait(timeout=30)
+        end(server)
 
 
 def test_a_short_interval_starts_runs(api, small_config, tmp_path) -> None:
@@ -81,7 +90,6 @@ def test_a_short_interval_starts_runs(api, small_config, tmp_path) -> None:
 
         run = wait_for(completed, 180)[0]
     finally:
-        serving.terminate()
-        serving.wait(timeout=60)
+        end(serving)
     assert run["auto_scheduled"] is True
     assert len(list((tmp_path / "store" / "datasets").rglob("manifest.json"))) == 1
