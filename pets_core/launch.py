@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pets_core.config import LaunchConfig, PipelineConfig
 from pets_core.errors import PetsError
@@ -138,7 +138,9 @@ def _watch(
     finally:
         _end(process)
         reader.join(timeout=_POLL_SECONDS * 4)
-        process.stdout.close()
+        if not reader.is_alive():
+            # Closing a file that another thread still reads would wait for that thread.
+            process.stdout.close()
     return tail
 
 
@@ -173,18 +175,23 @@ def _read(
     for raw in stream:
         line = raw.rstrip()
         try:
-            if line.startswith(PROGRESS_MARK):
-                on_progress(Progress.model_validate_json(line.removeprefix(PROGRESS_MARK)))
-                continue
-        except ValueError:
-            # Two ranks wrote at once: a line of text, then.
-            pass
+            if line:
+                _pass_on(line, on_progress, on_line, tail)
         except Exception:
-            _LOGGER.exception("progress could not be shown")
-            continue
-        if line:
-            tail.append(line)
-            on_line(line)
+            _LOGGER.exception("a line of the ranks could not be shown")
+
+
+def _pass_on(
+    line: str, on_progress: OnProgress, on_line: Callable[[str], None], tail: deque[str]
+) -> None:
+    if line.startswith(PROGRESS_MARK):
+        # Two ranks may have written at once: then it is a line of text.
+        with contextlib.suppress(ValidationError):
+            progress = Progress.model_validate_json(line.removeprefix(PROGRESS_MARK))
+            on_progress(progress)
+            return
+    tail.append(line)
+    on_line(line)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
