@@ -7,7 +7,7 @@ variables and command-line flags all fill this same model; nothing else reads se
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -16,8 +16,11 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 __all__ = [
@@ -111,6 +114,24 @@ class _Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes and on as true, which pydantic would take for 1."""
+        assert info.field_name is not None
+        if isinstance(value, bool) and {int, float} & _types(cls.model_fields[info.field_name]):
+            raise ValueError("expected a number, not true or false")
+        return value
+
+
+def _types(field: FieldInfo) -> set[Any]:
+    """The types a field's annotation allows, bounds stripped."""
+    options = {
+        get_args(option)[0] if get_origin(option) is Annotated else option
+        for option in (get_args(field.annotation) or [field.annotation])
+    }
+    return options
 
 
 class SourceConfig(_Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,8 +17,10 @@ __all__ = [
     "EvalReport",
     "LRSuggestion",
     "ShardInfo",
+    "Split",
     "SplitInfo",
     "TrainResult",
+    "choose_evaluation_split",
 ]
 
 Split = Literal["train", "valid", "test"]
@@ -75,19 +78,26 @@ class DatasetManifest(_Record):
         return sum(s.num_rows for s in self.splits.values())
 
     def evaluation_split(self, wanted: Literal["auto", "test", "valid"]) -> Split:
-        """The split to judge on; auto prefers test.
+        """The split to judge on; errors as `choose_evaluation_split`."""
+        return choose_evaluation_split(wanted, self.splits)
 
-        Raises:
-            PetsError: The data set has no such split.
-        """
-        candidates: tuple[Split, ...] = ("test", "valid") if wanted == "auto" else (wanted,)
-        for split in candidates:
-            if split in self.splits:
-                return split
-        raise PetsError(
-            f"evaluate.split = {wanted}: the data set has only {', '.join(self.splits)}; set "
-            "source.valid_fraction or source.test_fraction above 0, or evaluate.split = auto"
-        )
+
+def choose_evaluation_split(
+    wanted: Literal["auto", "test", "valid"], present: Collection[Split]
+) -> Split:
+    """The split to judge on; auto prefers test.
+
+    Raises:
+        PetsError: No such split is present.
+    """
+    candidates: tuple[Split, ...] = ("test", "valid") if wanted == "auto" else (wanted,)
+    for split in candidates:
+        if split in present:
+            return split
+    raise PetsError(
+        f"evaluate.split = {wanted}: the photos are split into {', '.join(present)} only. Set "
+        "source.valid_fraction or source.test_fraction above 0, or evaluate.split = auto"
+    )
 
 
 class LRSuggestion(_Record):

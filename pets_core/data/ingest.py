@@ -32,7 +32,14 @@ from pets_core.data.sources import Catalogue, LabelledPhoto, Source, open_source
 from pets_core.data.splits import hold_out
 from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.records import ClassInfo, DatasetManifest, ShardInfo, Split, SplitInfo
+from pets_core.records import (
+    ClassInfo,
+    DatasetManifest,
+    ShardInfo,
+    Split,
+    SplitInfo,
+    choose_evaluation_split,
+)
 
 __all__ = ["IngestPlan", "ingest", "plan_ingest"]
 
@@ -132,12 +139,8 @@ def plan_ingest(
         {i: catalogue.photos[i] for i in files}, config.source, official=_official(source, config)
     )
     left_out += [LeftOut(i, files[i][0], "in_no_list", "in no official list") for i in unlisted]
-    if config.evaluate.split != "auto" and config.evaluate.split not in splits.values():
-        raise PetsError(
-            f"evaluate.split = {config.evaluate.split}: this split of the photos has none. Set "
-            "source.valid_fraction or source.test_fraction above 0, or evaluate.split = auto"
-        )
     _check_classes(catalogue, splits)
+    choose_evaluation_split(config.evaluate.split, sorted(set(splits.values())))
     return _lay_out(source, config.ingest, catalogue, files, splits, left_out)
 
 
