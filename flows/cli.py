@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,7 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     for key, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(key, value)
     run, show = _flow(command)
+    _start_temporary_server()
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
     keywords = {"model_url": parsed.model_url} if command == "evaluate" else {}
@@ -108,6 +110,25 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
         sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
     show(result)
     print(f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}")
+
+
+def _start_temporary_server() -> None:
+    """Start Prefect's temporary server, where no other is configured, deaf to Ctrl-C.
+
+    A terminal sends Ctrl-C to the server too; ending before the flow, it would leave the run in
+    state Running for ever.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    if settings.api.url or not settings.server.ephemeral.enabled:
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
