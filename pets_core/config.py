@@ -137,16 +137,30 @@ def _types(field: FieldInfo) -> set[Any]:
 class SourceConfig(_Settings):
     """Where the photos come from and how they are split."""
 
-    kind: Literal["auto", "sample", "oxford-iiit-pet", "folder"] = "auto"
-    """What the source is. auto: the built-in sample when no URL is given, else what lies there."""
+    kind: Literal["auto", "sample", "oxford-iiit-pet", "folder", "table"] = "auto"
+    """What the source is. auto: the built-in sample when no URL is given, else what lies there.
+    folder: a folder of photos a class, or an archive (.zip, .tar, .tar.gz, ...) of such folders.
+    table: CSV or Parquet."""
     url: str | None = None
     """Path or fsspec URL of the source; oxford-iiit-pet alone defaults to the authors' site."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Name of the data set; empty: the last part of the URL."""
+    checksums: dict[
+        str, Annotated[str, Field(pattern=r"^(md5|sha1|sha256|sha512):[0-9a-fA-F]+$")]
+    ] = {}
+    """What the source's archives or table must hash to, by file name: "md5:..." or "sha256:..."."""
+    image_column: str = "image"
+    """Of a table: the column with the photos' paths, URLs or bytes."""
+    label_column: str = "label"
+    """Of a table: the column with the labels."""
+    split_column: str | None = None
+    """Of a table: the column that says train, valid or test; empty: a random split."""
     split: Literal["auto", "official", "random"] = "auto"
     """official: the published trainval and test lists. auto: official where there is one."""
     valid_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of each breed's training photos held out for validation, stratified."""
+    """Share of the training photos held out for validation, by a hash of each photo's id."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each breed held out for testing; random split only (the official brings its own)."""
+    """Share held out for testing; random split only (the official brings its own)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the random part of the split, and of the built-in sample."""
     sample_photos_per_breed: Annotated[int, Field(ge=4, le=2000)] = 40
@@ -176,14 +190,24 @@ class SourceConfig(_Settings):
 class IngestConfig(_Settings):
     """How photos become Parquet."""
 
-    shard_mib: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Target size of one Parquet shard, MiB."""
+    shard_mib: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Most photo bytes in one Parquet shard, MiB; each worker holds about three times as much."""
     row_group_rows: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Photos in one Parquet row group."""
     max_quarantined_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """The run stops when more than this share of the photos cannot be read."""
-    num_workers: Annotated[int, Field(ge=0, le=256)] = 0
-    """Threads that decode and check photos; 0: one a CPU core."""
+    """The run stops when more than this share of the photos cannot be used."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """drop: training photos that are (nearly) in valid or test are left out, and validation photos
+    that are (nearly) in test."""
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 6
+    """Photos whose 64-bit perceptual hashes differ in at most so many bits are near-duplicates."""
+    new_labels: Literal["refuse", "quarantine", "extend"] = "refuse"
+    """What becomes of labels that earlier versions of the data set do not know. extend: they come
+    after the known ones, in a new version of the label contract."""
+    runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """What runs the shard tasks; dask and ray need the extra of that name."""
+    num_workers: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Shard tasks at a time; 0: one a CPU core."""
 
 
 class ModelConfig(_Settings):

@@ -13,10 +13,14 @@ __all__ = [
     "ClassInfo",
     "ConfusedPair",
     "DatasetManifest",
+    "DatasetPlan",
     "EpochMetrics",
     "EvalReport",
     "LRSuggestion",
+    "LeftOut",
     "ShardInfo",
+    "ShardPlan",
+    "ShardRecord",
     "Split",
     "SplitInfo",
     "TrainResult",
@@ -38,7 +42,7 @@ class ClassInfo(_Record):
 
 
 class ShardInfo(_Record):
-    """One Parquet file; `path` is relative to the data set's folder."""
+    """One Parquet file, by its name among the data set's shards."""
 
     path: str
     num_rows: int
@@ -54,10 +58,66 @@ class SplitInfo(_Record):
     shards: tuple[ShardInfo, ...]
 
 
-class DatasetManifest(_Record):
-    """A committed, immutable data set. Its presence in the folder is the commit."""
+class ShardPlan(_Record):
+    """A shard to be written: its photos are row group `index` of the plan's file."""
 
-    schema_version: int = 1
+    index: int
+    split: Split
+    prefix: str
+    """Its photos' hashes begin with these bits."""
+    key: str
+    """Hash of all that shapes the shard; equal keys mean equal shards."""
+    num_photos: int
+    num_bytes: int
+    done: bool
+    """Whether a shard of this key is in the store already."""
+
+
+class DatasetPlan(_Record):
+    """All that is decided before the first shard is written; the photos are in `plan_url`."""
+
+    name: str
+    source_url: str
+    root: str
+    """Folder of the data set with all its versions."""
+    plan_url: str
+    left_out_url: str
+    classes: tuple[ClassInfo, ...]
+    contract_version: int
+    parent: str | None
+    """Fingerprint of the newest version so far."""
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def pending(self) -> tuple[ShardPlan, ...]:
+        """The shards that are still to be written."""
+        return tuple(shard for shard in self.shards if not shard.done)
+
+
+class LeftOut(_Record):
+    """A row of quarantine.parquet: a file, or a listed photo, that is not in the data set."""
+
+    id: str
+    path: str
+    reason: str
+    detail: str
+
+
+class ShardRecord(_Record):
+    """A shard that was written; `shard` is None when no photo of it could be used."""
+
+    key: str
+    shard: ShardInfo | None
+    class_counts: dict[int, int]
+    left_out: tuple[LeftOut, ...]
+    num_read: int
+    """Photos taken from the source; the others came from an earlier version's shards."""
+
+
+class DatasetManifest(_Record):
+    """A committed, immutable version of a data set. Its presence in the folder is the commit."""
+
+    schema_version: int = 2
     name: str
     fingerprint: str
     url: str
@@ -66,6 +126,17 @@ class DatasetManifest(_Record):
     splits: dict[Split, SplitInfo]
     num_quarantined: int
     quarantine_reasons: dict[str, int]
+    duplicates: dict[str, int] = {}
+    """Photos with a (near-)duplicate: exact, near, leaking (the other is in a later split), and
+    conflicting (the other has another label)."""
+    contract_version: int = 1
+    parent: str | None = None
+    created_at: str = ""
+    """UTC, ISO 8601."""
+
+    def shard_url(self, shard: ShardInfo) -> str:
+        """Where a shard lies; versions share their shards."""
+        return f"{self.url.rstrip('/').rsplit('/', 1)[0]}/shards/{shard.path}"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,8 @@ __all__ = [
     "check_writable",
     "exists",
     "filesystem",
-    "forget_download",
+    "is_local",
     "join",
-    "local_file",
     "open_read",
     "read_bytes",
     "remove",
@@ -99,7 +97,7 @@ def writing(url: str) -> Iterator[HashingWriter]:
     """
     fs, path = filesystem(url)
     fs.makedirs(fs._parent(path), exist_ok=True)
-    local = "file" in _protocols(fs)
+    local = is_local(fs)
     # These two show a file from its first byte on.
     beside = local or "memory" in _protocols(fs)
     target = f"{path}.partial-{uuid.uuid4().hex[:8]}" if beside else path
@@ -160,60 +158,9 @@ def check_writable(url: str, setting: str = "store") -> None:
         ) from error
 
 
-def local_file(url: str, cache_dir: str) -> Path:
-    """Return a local path with the content of `url`, downloading it once when it is remote.
-
-    A download is kept under `cache_dir` by URL and version (the store's size, ETag or time), and
-    appears there only when it is whole.
-
-    Raises:
-        PetsError: Nothing lies at `url`, it cannot be read, or fewer bytes came than were promised.
-    """
-    fs, path = filesystem(url)
-    if "file" in _protocols(fs):
-        if not Path(path).is_file():
-            raise PetsError(f"{url} does not exist")
-        return Path(path)
-    try:
-        info = fs.info(path)
-        # HTTP's ukey is the URL alone.
-        marks = (url, fs.ukey(path), info.get("size"), info.get("ETag"))
-        version = sha256(repr(marks).encode()).hexdigest()[:24]
-    except FileNotFoundError as error:
-        raise PetsError(f"{url} does not exist") from error
-    except Exception as error:
-        raise PetsError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
-    target = Path(cache_dir).expanduser() / "downloads" / f"{version}-{path.rsplit('/', 1)[-1]}"
-    if not target.exists():
-        _download(fs, path, info.get("size"), target, url)
-    return target
-
-
-def forget_download(path: Path, cache_dir: str) -> None:
-    """Remove a downloaded file that proved damaged, so that the next run fetches it again."""
-    if path.is_relative_to(Path(cache_dir).expanduser() / "downloads"):
-        path.unlink(missing_ok=True)
-
-
-def _download(fs: Any, path: str, size: int | None, target: Path, url: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        with fs.open(path, "rb") as source, partial.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
-        received = partial.stat().st_size
-        if size is not None and received != size:
-            raise PetsError(f"{url}: {received} bytes came of {size} promised; try again")
-        partial.replace(target)
-    except PetsError:
-        raise
-    except Exception as error:
-        # Each store's driver has its own; HTTP's are no OSError.
-        raise PetsError(
-            f"{url}: the download failed ({type(error).__name__}: {error}); try again"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+def is_local(fs: Any) -> bool:
+    """Whether a file system is this machine's own."""
+    return "file" in _protocols(fs)
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -1,22 +1,44 @@
-"""The Parquet form of a data set: its schema, its place in the store, its manifest."""
+"""The stored form of a data set: its folders, its Parquet schema, its manifest.
+
+<store>/datasets/<name>/<fingerprint>/  manifest.json, photos.parquet, quarantine.parquet,
+                                        duplicates.parquet: one version
+<store>/datasets/<name>/shards/         Parquet shards, shared by the versions
+<store>/datasets/<name>/journal/        what became of each planned shard, by its key
+<store>/datasets/<name>/plans/          photos of each planned shard
+<store>/datasets/<name>/contracts/      versions of the label contract
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pydantic
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records import DatasetManifest
+from pets_core.records import ClassInfo, DatasetManifest
 
 __all__ = [
     "COMPRESSION",
+    "DUPLICATES_SCHEMA",
+    "PHOTOS_SCHEMA",
     "QUARANTINE_SCHEMA",
     "SCHEMA",
+    "SCHEMA_VERSION",
     "commit_manifest",
-    "dataset_url",
+    "dataset_root",
     "load_manifest",
+    "open_parquet",
+    "read_table",
+    "schema_with_classes",
+    "write_table",
 ]
+
+SCHEMA_VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -28,41 +50,76 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("phash", pa.uint64(), nullable=False),
+        pa.field(
+            "head_box",
+            pa.struct([(side, pa.int32()) for side in ("xmin", "ymin", "xmax", "ymax")]),
+        ),
         pa.field("source_path", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
     ]
 )
-"""One row a photo; `width` and `height` are pixels of the upright photo."""
+"""One row a photo. `width` and `height` are pixels of the upright photo; `head_box` is in pixels of
+the stored one, from its upper left."""
 
-COMPRESSION = {
-    name: "NONE" if name == "image.bytes" else "ZSTD"
-    for name in ["image.bytes", "image.path", *(n for n in SCHEMA.names if n != "image")]
-}
-"""Photos are compressed already; compressing them again costs time and saves nothing."""
+PHOTOS_SCHEMA = pa.schema(
+    [SCHEMA.field(name) for name in SCHEMA.names if name not in ("image", "head_box")]
+    + [pa.field("shard", pa.string()), pa.field("mark", pa.string())]
+)
+"""photos.parquet, the index of a version: what is known of each photo, its shard, and the mark by
+which the next ingest tells whether its file has changed."""
 
 QUARANTINE_SCHEMA = pa.schema(
     [("id", pa.string()), ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
-"""One row for each file or listed photo that was left out, and why."""
+"""quarantine.parquet: a row for each file or listed photo that was left out, and why."""
+
+DUPLICATES_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "split", "class_name")),
+        *((name, pa.string()) for name in ("match_id", "match_split", "match_class_name")),
+        ("distance", pa.int32()),
+        ("exact", pa.bool_()),
+    ]
+)
+"""duplicates.parquet: a row for each photo that is (nearly) another one, with the other that weighs
+most: one in a later split, else the nearest. `distance` counts differing bits of the hashes."""
+
+COMPRESSION = {
+    "image.bytes": "NONE",
+    "image.path": "ZSTD",
+    **{f"head_box.{side}": "ZSTD" for side in ("xmin", "ymin", "xmax", "ymax")},
+    **{name: "ZSTD" for name in SCHEMA.names if name not in ("image", "head_box")},
+}
+"""Photos are compressed already; compressing them again costs time and saves nothing."""
 
 
-def dataset_url(store: str, name: str, fingerprint: str) -> str:
-    """Folder of one version of a data set."""
-    return storage.join(storage.absolute(store), "datasets", name, fingerprint)
+def schema_with_classes(classes: Sequence[ClassInfo]) -> pa.Schema:
+    """The schema with the metadata by which Hugging Face `datasets` decodes images and labels."""
+    features: dict[str, Any] = {field.name: _feature(field.type) for field in SCHEMA}
+    features["image"] = {"_type": "Image"}
+    features["label"] = {"_type": "ClassLabel", "names": [c.name for c in classes]}
+    metadata = json.dumps({"info": {"features": features}})
+    return SCHEMA.with_metadata({"huggingface": metadata})
+
+
+def dataset_root(store: str, name: str) -> str:
+    """Folder of a data set with all its versions."""
+    return storage.join(storage.absolute(store), "datasets", name)
 
 
 def commit_manifest(manifest: DatasetManifest) -> None:
-    """Write manifest.json, the last file of a data set; from then on it exists."""
+    """Write manifest.json, the last file of a version; from then on it exists."""
     storage.write_bytes(
         storage.join(manifest.url, "manifest.json"), manifest.model_dump_json(indent=2).encode()
     )
 
 
 def load_manifest(url: str) -> DatasetManifest:
-    """Read the manifest of the data set in folder `url`, wherever that folder now lies.
+    """Read the manifest of the version in folder `url`, wherever that folder now lies.
 
     Raises:
-        PetsError: There is no committed data set, or its manifest is damaged.
+        PetsError: There is no committed version, or its manifest is damaged.
     """
     data = storage.read_bytes(storage.join(url, "manifest.json"))
     try:
@@ -70,3 +127,33 @@ def load_manifest(url: str) -> DatasetManifest:
     except pydantic.ValidationError as error:
         raise PetsError(f"{url}/manifest.json is damaged: {error}") from error
     return manifest.model_copy(update={"url": url})
+
+
+def open_parquet(file: Any) -> pq.ParquetFile:
+    """Open a Parquet file whose page checksums are verified as its pages are read."""
+    return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some of its columns, verifying the checksums of its pages.
+
+    Raises:
+        PetsError: It is not there, or damaged.
+    """
+    with storage.open_read(url) as file:
+        try:
+            return open_parquet(file).read(columns=None if columns is None else list(columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PetsError(f"{url} is damaged: {error}") from error
+
+
+def write_table(url: str, table: pa.Table) -> None:
+    """Write a Parquet file, whole or not at all."""
+    with storage.writing(url) as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+def _feature(kind: pa.DataType) -> Any:
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": str(kind), "_type": "Value"}

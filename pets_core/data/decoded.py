@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pets_core import storage
+from pets_core.data.dataset import open_parquet, read_table
 from pets_core.data.images import decode
 from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -85,7 +85,7 @@ def open_decoded(
         folder.mkdir(parents=True, exist_ok=True)
         _decode_all(manifest, split, size, path, on_progress)
     columns = [
-        _read_shard_columns(storage.join(manifest.url, shard.path))
+        read_table(manifest.shard_url(shard), ["id", "label"])
         for shard in manifest.splits[split].shards
     ]
     table = pa.concat_tables(columns)
@@ -94,11 +94,6 @@ def open_decoded(
         table["label"].to_numpy(),
         table["id"].to_pylist(),
     )
-
-
-def _read_shard_columns(url: str) -> pa.Table:
-    with storage.open_read(url) as file:
-        return pq.read_table(file, columns=["id", "label"])
 
 
 def _decode_all(
@@ -123,12 +118,12 @@ def _decode_all(
 
 def _photo_batches(manifest: DatasetManifest, split: Split) -> Iterator[list[bytes]]:
     for shard in manifest.splits[split].shards:
-        url = storage.join(manifest.url, shard.path)
+        url = manifest.shard_url(shard)
         data = storage.read_bytes(url)
         if sha256(data).hexdigest() != shard.sha256:
             raise PetsError(
-                f"{url} fails its checksum: restore it, or remove the data set's "
-                f"folder {manifest.url} and ingest again"
+                f"{url} fails its checksum: restore it, or remove it and its note in the journal "
+                "(pets datasets verify tells more), and ingest again"
             )
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(128, columns=["image"]):
+        for batch in open_parquet(io.BytesIO(data)).iter_batches(128, columns=["image"]):
             yield batch.column("image").field("bytes").to_pylist()

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 __all__ = [
     "MAX_PIXELS",
@@ -18,19 +18,32 @@ __all__ = [
     "decode",
     "inspect",
     "is_photo_name",
+    "may_be_photo_name",
     "open_rgb",
 ]
 
 MAX_PIXELS = 100_000_000
 
+_THUMBNAIL = 32
+_LYING = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
+
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a photo really is: type by content, size in pixels after EXIF rotation."""
+    """What a photo really is: type by content, size in pixels after EXIF rotation.
+
+    Attributes:
+        format: Pillow's name of the type.
+        width: Pixels.
+        height: Pixels.
+        thumbnail: Grey, uint8, shape (32, 32): what the perceptual hash is made of.
+    """
 
     format: str
     width: int
     height: int
+    thumbnail: npt.NDArray[np.uint8]
 
 
 class UnreadablePhotoError(Exception):
@@ -46,6 +59,12 @@ def is_photo_name(name: str) -> bool:
     Image.init()
     suffix = PurePosixPath(name).suffix.lower()
     return Image.registered_extensions().get(suffix) in Image.OPEN and not name.startswith("._")
+
+
+def may_be_photo_name(path: str) -> bool:
+    """Whether a file's name does not speak against it: it ends as a photo's does, or in nothing."""
+    name = PurePosixPath(path).name
+    return is_photo_name(name) or not PurePosixPath(name).suffix
 
 
 def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, str]:
@@ -65,6 +84,12 @@ def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, 
     Raises:
         UnreadablePhotoError: Empty, not an image, cut short, or more than `MAX_PIXELS`.
     """
+    image, file_format, _ = _open(data, at_least)
+    return image, file_format
+
+
+def _open(data: bytes, at_least: int | None) -> tuple[Image.Image, str, tuple[int, int]]:
+    """Decode; return the picture, the format's name, and the upright photo's full size."""
     if not data:
         raise UnreadablePhotoError("empty", "the file has no bytes")
     try:
@@ -77,14 +102,17 @@ def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, 
                 raise UnreadablePhotoError(
                     "too_many_pixels", f"{image.width}x{image.height} is above {MAX_PIXELS}"
                 )
+            full = image.size
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image)), file_format
+            if image.getexif().get(ExifTags.Base.Orientation) in _LYING:
+                full = full[::-1]
+            return _to_rgb(ImageOps.exif_transpose(image)), file_format, full
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadablePhotoError("not_an_image", "no known image type begins so") from error
+        raise UnreadablePhotoError("not_an_image", _what(data)) from error
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too_many_pixels", str(error)) from error
     except Exception as error:
@@ -93,9 +121,14 @@ def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, 
 
 
 def inspect(data: bytes) -> ImageInfo:
-    """Decode a photo for real and say what it is; errors as `open_rgb`."""
-    image, file_format = open_rgb(data)
-    return ImageInfo(file_format, image.width, image.height)
+    """Decode all of a photo's data and say what it is; errors as `open_rgb`.
+
+    Of a JPEG every coefficient is decoded, but only as many pixels are made of them as the
+    thumbnail needs.
+    """
+    image, file_format, (width, height) = _open(data, at_least=2 * _THUMBNAIL)
+    grey = image.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    return ImageInfo(file_format, width, height, np.asarray(grey))
 
 
 def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
@@ -115,6 +148,19 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def _what(data: bytes) -> str:
+    """What a file that is no image seems to be, by its first bytes."""
+    known = {
+        b"MATLAB": "a MATLAB file",
+        b"\x00\x05\x16\x07": "an AppleDouble file",
+        b"PK\x03\x04": "a zip archive",
+        b"\x1f\x8b": "a gzip file",
+        b"%PDF": "a PDF",
+        b"<": "markup",
+    }
+    return next((w for magic, w in known.items() if data.startswith(magic)), "of no known type")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

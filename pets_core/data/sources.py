@@ -1,65 +1,33 @@
-"""Where photos come from: each source says what it holds and yields the bytes."""
+"""What a source says of its photos: labels, official lists, head boxes. The files are `Files`."""
 
 from __future__ import annotations
 
-import gzip
-import tarfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from xml.etree.ElementTree import ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
-from pets_core.data.images import is_photo_name
+from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Official, Source
+from pets_core.data.files import ARCHIVE_SUFFIXES, Files, FolderFiles, open_archive
 from pets_core.data.sample import write_sample
+from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.errors import PetsError
 
-__all__ = ["AUTHORS_URL", "Catalogue", "LabelledPhoto", "Source", "open_source"]
+__all__ = ["AUTHORS_URL", "open_source"]
 
 AUTHORS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 """Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012."""
-
-
-@dataclass(frozen=True)
-class LabelledPhoto:
-    """What a source says of one photo; `official` is None where it publishes no lists."""
-
-    id: str
-    label: str
-    species: str | None = None
-    official: Literal["trainval", "test"] | None = None
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The labelled photos by id, and the label vocabulary in its order."""
-
-    photos: dict[str, LabelledPhoto]
-    classes: dict[str, str | None]
-    """Species (or None) by class name, in index order."""
-
-
-class Source(Protocol):
-    """One place with labelled photos."""
-
-    name: str
-    url: str
-    has_official_split: bool
-
-    def catalogue(self) -> Catalogue:
-        """Return labels and vocabulary, without reading the photos."""
-        ...
-
-    def read(self) -> Iterator[tuple[str, str, bytes]]:
-        """Yield (photo id, path in the source, bytes) of every file, in the source's order.
-
-        Raises:
-            PetsError: An archive is cut short or damaged.
-        """
-        ...
+_AUTHORS_CHECKSUMS = {
+    "images.tar.gz": "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+    "annotations.tar.gz": "md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+}
+"""As torchvision.datasets.OxfordIIITPet has them."""
 
 
 class OxfordPetSource:
@@ -67,21 +35,33 @@ class OxfordPetSource:
 
     has_official_split = True
 
-    def __init__(self, url: str, cache_dir: str, name: str = "oxford-iiit-pet") -> None:
-        self.name, self.url, self._cache_dir = name, url, cache_dir
+    def __init__(self, url: str, config: PipelineConfig, name: str = "oxford-iiit-pet") -> None:
+        self.name, self.url, self._cache_dir = name, url, config.cache_dir
+        known = _AUTHORS_CHECKSUMS if url == AUTHORS_URL else {}
+        self._checksums = known | config.source.checksums
+
+    @cached_property
+    def files(self) -> Files:
+        """The photos."""
+        return self._archive("images.tar.gz")
+
+    def photo_id(self, path: str) -> str:
+        """The file's name without its suffix."""
+        return PurePosixPath(path).stem
 
     def catalogue(self) -> Catalogue:
-        """Read labels from list.txt and the split from trainval.txt and test.txt.
+        """Read labels from list.txt, the split from trainval.txt and test.txt, boxes from xmls.
 
         Raises:
             PetsError: A list is absent or a line is not "name class species breed".
         """
+        annotations = self._archive("annotations.tar.gz")
         lists = {
             PurePosixPath(path).name: data.decode(errors="replace")
-            for path, data in self._members("annotations.tar.gz", suffix=".txt")
+            for path, data in _read_all(annotations, ".txt")
         }
         rows = {name: _rows(lists, name, self.url) for name in ("trainval.txt", "test.txt")}
-        official: dict[str, Literal["trainval", "test"]] = {
+        official: dict[str, Official] = {
             **{row[0]: "trainval" for row in rows["trainval.txt"]},
             **{row[0]: "test" for row in rows["test.txt"]},
         }
@@ -92,75 +72,56 @@ class OxfordPetSource:
             )
         if "list.txt" in lists:
             rows["list.txt"] = _rows(lists, "list.txt", self.url)
+        boxes = {
+            self.photo_id(path): _head_box(xml) for path, xml in _read_all(annotations, ".xml")
+        }
         photos: dict[str, LabelledPhoto] = {}
         class_ids: dict[str, int] = {}
         for photo_id, class_id, species_id, _ in chain.from_iterable(rows.values()):
             label = _class_name(photo_id)
             class_ids.setdefault(label, int(class_id))
-            species = {"1": "cat", "2": "dog"}.get(species_id)
-            photos[photo_id] = LabelledPhoto(photo_id, label, species, official.get(photo_id))
+            photos[photo_id] = LabelledPhoto(
+                photo_id,
+                label,
+                {"1": "cat", "2": "dog"}.get(species_id),
+                official.get(photo_id),
+                boxes.get(photo_id),
+            )
         order = sorted(class_ids, key=lambda label: (class_ids[label], label))
         species_of = {photo.label: photo.species for photo in photos.values()}
         return Catalogue(photos, {label: species_of[label] for label in order})
 
-    def read(self) -> Iterator[tuple[str, str, bytes]]:
-        """Stream the image archive; nothing is unpacked to disk."""
-        for path, data in self._members("images.tar.gz"):
-            yield PurePosixPath(path).stem, path, data
-
-    def _members(self, archive: str, suffix: str = "") -> Iterator[tuple[str, bytes]]:
-        url = storage.join(self.url, archive)
-        path = storage.local_file(url, self._cache_dir)
-        try:
-            with (
-                gzip.open(path) as unpacked,
-                tarfile.open(fileobj=unpacked, mode="r|") as tar,
-            ):
-                for member in tar:
-                    if member.isfile() and member.name.endswith(suffix):
-                        file = tar.extractfile(member)
-                        assert file is not None
-                        yield member.name, file.read()
-                # tarfile takes a header cut short for the end; gzip's own end tells.
-                while unpacked.read(1 << 20):
-                    pass
-        except (EOFError, tarfile.TarError, zlib.error, OSError) as error:
-            storage.forget_download(path, self._cache_dir)
-            raise PetsError(f"{url} is cut short or damaged ({error}): fetch it again") from error
+    def _archive(self, name: str) -> Files:
+        url = storage.join(self.url, name)
+        return open_archive(url, self._cache_dir, self._checksums.get(name, ""))
 
 
-class FolderSource:
-    """A folder of photos a class: `<url>/<class>/**/<photo>`."""
+class ClassFolderSource:
+    """Photos in a folder a class, `<class>/**/<photo>`, below a URL or inside an archive."""
 
     has_official_split = False
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.name = PurePosixPath(self.url).name or "photos"
+    def __init__(self, name: str, url: str, files: Files) -> None:
+        self.name, self.url, self.files = name, url, files
+
+    def photo_id(self, path: str) -> str:
+        """The path."""
+        return path
 
     def catalogue(self) -> Catalogue:
-        """Take each file's first folder as its class; names in sorted order."""
-        labels = {path: PurePosixPath(path).parts[0] for path in self._paths()}
-        photos = {
-            path: LabelledPhoto(path, label)
-            for path, label in labels.items()
-            if is_photo_name(PurePosixPath(path).name)
-        }
+        """Take each file's first folder as its class; names in sorted order.
+
+        A single folder around all class folders, as archives often have, is passed over.
+        """
+        paths = [PurePosixPath(e.path) for e in self.files.entries() if not e.refusal]
+        depth = 0
+        while paths and all(len(path.parts) > depth + 2 for path in paths):
+            if len({path.parts[depth] for path in paths}) > 1:
+                break
+            depth += 1
+        labels = {str(path): path.parts[depth] for path in paths if len(path.parts) > depth + 1}
+        photos = {path: LabelledPhoto(path, label) for path, label in labels.items()}
         return Catalogue(photos, dict.fromkeys(sorted(set(labels.values()))))
-
-    def read(self) -> Iterator[tuple[str, str, bytes]]:
-        """Yield every file below a class folder, sorted by path."""
-        for path in self._paths():
-            yield path, path, storage.read_bytes(storage.join(self.url, path))
-
-    def _paths(self) -> list[str]:
-        fs, root = storage.filesystem(self.url)
-        relative = (path[len(root) :].lstrip("/") for path in fs.find(root))
-        return sorted(
-            path
-            for path in relative
-            if "/" in path and not any(part.startswith(".") for part in path.split("/"))
-        )
 
 
 def open_source(config: PipelineConfig) -> Source:
@@ -173,13 +134,20 @@ def open_source(config: PipelineConfig) -> Source:
     if kind == "sample" or (kind == "auto" and url is None):
         return _sample(config)
     if kind == "oxford-iiit-pet":
-        return OxfordPetSource(storage.absolute(url or AUTHORS_URL), config.cache_dir)
+        where = storage.absolute(url or AUTHORS_URL)
+        return OxfordPetSource(where, config, config.source.name or "oxford-iiit-pet")
     assert url is not None
-    url = storage.absolute(url)
+    url = storage.absolute(url).rstrip("/")
+    name = config.source.name or _name(url)
     try:
+        if kind == "table" or (kind == "auto" and url.lower().endswith(TABLE_SUFFIXES)):
+            return TableSource(name, url, config)
+        if url.lower().endswith(ARCHIVE_SUFFIXES):
+            checksum = config.source.checksums.get(PurePosixPath(url).name, "")
+            return ClassFolderSource(name, url, open_archive(url, config.cache_dir, checksum))
         if kind == "auto" and storage.exists(storage.join(url, "images.tar.gz")):
-            return OxfordPetSource(url, config.cache_dir)
-        return _folder(url)
+            return OxfordPetSource(url, config, config.source.name or "oxford-iiit-pet")
+        return _folder(name, url)
     except PetsError:
         raise
     except Exception as error:
@@ -193,19 +161,52 @@ def _sample(config: PipelineConfig) -> OxfordPetSource:
     folder = Path(config.cache_dir).expanduser() / "sample" / f"v1-{count}-{seed}"
     if not all((folder / f"{part}.tar.gz").exists() for part in ("images", "annotations")):
         write_sample(folder, photos_per_breed=count, seed=seed)
-    return OxfordPetSource(str(folder), config.cache_dir, name="sample")
+    return OxfordPetSource(str(folder), config, config.source.name or "sample")
 
 
-def _folder(url: str) -> FolderSource:
+def _folder(name: str, url: str) -> ClassFolderSource:
     fs, root = storage.filesystem(url)
     if not fs.isdir(root):
-        raise PetsError(f"source.url = {url}: no such folder")
+        raise PetsError(f"source.url = {url}: no such folder, archive or table")
     if not any(entry["type"] == "directory" for entry in fs.ls(root, detail=True)):
         raise PetsError(
             f"source.url = {url}: holds neither images.tar.gz with annotations.tar.gz nor a "
             "folder of photos a class"
         )
-    return FolderSource(url)
+    return ClassFolderSource(name, url, FolderFiles(url))
+
+
+def _name(url: str) -> str:
+    """A data set's name from its URL: the last part, without the suffixes this project reads."""
+    last = PurePosixPath(url).name
+    for suffix in sorted((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES), key=len, reverse=True):
+        if last.lower().endswith(suffix):
+            last = last[: -len(suffix)]
+            break
+    return last or "photos"
+
+
+def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
+    paths = [
+        entry.path
+        for entry in files.entries()
+        if entry.path.endswith(suffix)
+        and not entry.refusal
+        and not PurePosixPath(entry.path).name.startswith("._")
+    ]
+    return zip(paths, files.read(paths), strict=True)
+
+
+def _head_box(xml: bytes) -> Box | None:
+    """The first object's box of a Pascal VOC file; None where the file has none that is one."""
+    try:
+        found = fromstring(xml).find(".//bndbox")
+        if found is None:
+            return None
+        box = Box(*(round(float(found.findtext(field, ""))) for field in Box._fields))
+    except (ParseError, DefusedXmlException, ValueError):
+        return None
+    return box if 0 <= box.xmin < box.xmax and 0 <= box.ymin < box.ymax else None
 
 
 def _rows(lists: dict[str, str], name: str, url: str) -> list[tuple[str, str, str, str]]:

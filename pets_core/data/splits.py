@@ -1,35 +1,19 @@
-"""Which photo goes to which split: pure functions of ids, labels and a seed."""
+"""Which photo goes to which split: a pure function of its id and a seed."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from hashlib import sha256
 
-__all__ = ["hold_out"]
+__all__ = ["draw"]
 
 
-def hold_out(labels: Mapping[str, str], fraction: float, *, seed: int) -> set[str]:
-    """Pick `fraction` of each class, rounded to whole photos, never all of a class.
+def draw(seed: int, photo_id: str) -> float:
+    """A number from 0 to below 1 that looks random and depends on the arguments alone.
 
-    The choice within a class follows a hash of seed and id, so it depends neither on the order of
-    the photos nor on those of other classes.
-
-    Args:
-        labels: Class name of each photo id.
-        fraction: Share to hold out, 0 to 1.
-        seed: Another seed, another choice.
-
-    Returns:
-        The ids held out.
+    A photo is held out when its number is below the fraction to hold out. So its split depends on
+    no other photo, and never changes when photos are added; the share held out of a class is exact
+    only on average.
     """
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for photo_id, label in labels.items():
-        by_class[label].append(photo_id)
-    chosen: set[str] = set()
-    for ids in by_class.values():
-        count = min(round(len(ids) * fraction), len(ids) - 1)
-        if fraction > 0 and len(ids) > 1:
-            count = max(count, 1)
-        chosen.update(sorted(ids, key=lambda i: sha256(f"{seed}:{i}".encode()).digest())[:count])
-    return chosen
+    digest = sha256(f"{seed}:{photo_id}".encode()).digest()
+    # 53 bits are what a float holds.
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)

@@ -1,0 +1,88 @@
+"""What the versions of a data set have in common: columns, and labels with their indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pets_core import storage
+from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION
+from pets_core.errors import PetsError
+from pets_core.records import ClassInfo
+
+__all__ = ["Contract", "agree", "load_contract", "save_contract"]
+
+
+class Contract(BaseModel):
+    """One version of the contract; a label keeps its index in all later ones."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    schema_version: int
+    columns: dict[str, str]
+    classes: tuple[ClassInfo, ...]
+
+    @classmethod
+    def of(cls, version: int, classes: tuple[ClassInfo, ...]) -> Contract:
+        """The contract that the schema of this code and these labels make."""
+        return cls(
+            version=version,
+            schema_version=SCHEMA_VERSION,
+            columns={field.name: str(field.type) for field in SCHEMA},
+            classes=classes,
+        )
+
+
+def load_contract(root: str) -> Contract | None:
+    """Read the newest contract of the data set in folder `root`; None before the first commit.
+
+    Raises:
+        PetsError: It is damaged.
+    """
+    fs, folder = storage.filesystem(storage.join(root, "contracts"))
+    paths = sorted(fs.glob(f"{folder}/*.json"))
+    if not paths:
+        return None
+    try:
+        return Contract.model_validate_json(fs.cat_file(paths[-1]))
+    except ValidationError as error:
+        raise PetsError(f"the contract {paths[-1]} is damaged: {error}") from error
+
+
+def agree(
+    known: Contract | None, classes: Mapping[str, str | None], *, extend: bool
+) -> tuple[Contract, list[str]]:
+    """Return the contract for these labels, and the labels outside it.
+
+    Args:
+        known: The newest contract; None: these labels become the first.
+        classes: Species (or None) by label, in the source's order.
+        extend: Whether new labels are appended rather than left outside.
+
+    Raises:
+        PetsError: A label has changed its species.
+    """
+    if known is None:
+        return Contract.of(1, tuple(ClassInfo(name=n, species=s) for n, s in classes.items())), []
+    have = {info.name: info.species for info in known.classes}
+    if changed := [n for n, s in classes.items() if n in have and have[n] != s]:
+        raise PetsError(
+            f"label {changed[0]!r} was of species {have[changed[0]]} and is now of "
+            f"{classes[changed[0]]}: mend the source, or set source.name to start a new data set"
+        )
+    new = [name for name in classes if name not in have]
+    if extend and new:
+        added = tuple(ClassInfo(name=n, species=classes[n]) for n in new)
+        return Contract.of(known.version + 1, known.classes + added), []
+    if known.schema_version != SCHEMA_VERSION:
+        return Contract.of(known.version + 1, known.classes), new
+    return known, new
+
+
+def save_contract(root: str, contract: Contract) -> None:
+    """Store a contract, unless its version is there."""
+    url = storage.join(root, "contracts", f"{contract.version:05d}.json")
+    if not storage.exists(url):
+        storage.write_bytes(url, contract.model_dump_json(indent=2).encode())

@@ -1,0 +1,156 @@
+"""Photos that are the same, or nearly: by content, and by perceptual hash."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pets_core.data.dataset import DUPLICATES_SCHEMA
+
+__all__ = ["find_duplicates", "leaking", "near_pairs", "perceptual_hashes"]
+
+_ORDER = {"train": 0, "valid": 1, "test": 2}
+"""A photo leaks when its like is in a later split, on which the model will be judged."""
+
+
+def perceptual_hashes(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Hash the 8 x 8 lowest frequencies of each picture: which are above their median?
+
+    Photos that differ by scaling, compression or little more differ in few bits. The method is
+    pHash (Zauner 2010), bit for bit that of the library ImageHash.
+
+    Args:
+        thumbnails: Grey, shape (n, 32, 32).
+
+    Returns:
+        64 bits each, shape (n,).
+    """
+    basis = _cosines()
+    low = basis @ thumbnails.astype(np.float64) @ basis.T
+    above = low > np.median(low, axis=(1, 2), keepdims=True)
+    return np.packbits(above.reshape(len(above), 64), axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+def near_pairs(
+    hashes: npt.NDArray[np.uint64], bits: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Find all pairs of distinct hashes that differ in at most `bits` bits.
+
+    Two such hashes agree in at least one of `bits + 1` bands, so only hashes that share a band are
+    compared (multi-index hashing: Norouzi, Punjani, Fleet 2012). A pair may come more than once.
+
+    Args:
+        hashes: Distinct, shape (n,).
+        bits: Largest distance.
+
+    Yields:
+        Places of the first and of the second of some pairs, first below second.
+    """
+    edges = np.linspace(0, 64, bits + 2).astype(int)
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        mask = np.uint64((1 << (high - low)) - 1)
+        band = (hashes >> np.uint64(low)) & mask if high - low < 64 else hashes
+        order = np.argsort(band, kind="stable")
+        first = np.arange(len(order) - 1)
+        # Compare each with the next in its band, then with the one after, until bands end.
+        for step in range(1, len(order)):
+            first = first[first + step < len(order)]
+            first = first[band[order[first]] == band[order[first + step]]]
+            if not len(first):
+                break
+            a, b = order[first], order[first + step]
+            near = np.bitwise_count(hashes[a] ^ hashes[b]) <= bits
+            if near.any():
+                yield np.minimum(a[near], b[near]), np.maximum(a[near], b[near])
+
+
+def find_duplicates(photos: pa.Table, bits: int) -> pa.Table:
+    """List the photos of a data set that are (nearly) another one.
+
+    Args:
+        photos: Columns id, split, class_name, sha256, phash.
+        bits: Perceptual hashes that differ in at most so many bits are near.
+
+    Returns:
+        By `DUPLICATES_SCHEMA`, sorted by id. A photo is listed with its like in a later split, and
+        where there is none, with its like in its own split, of which the first by id is taken for
+        the original and not listed.
+    """
+    own = sorted(
+        _Photo(*row) for row in zip(*(photos[n].to_pylist() for n in _COLUMNS), strict=True)
+    )
+    by_bytes, by_hash = _firsts(own, "sha256"), _firsts(own, "phash")
+    near = _neighbours(np.array(list(by_hash), np.uint64), bits)
+    rows = []
+    for photo in own:
+        alike = [*by_bytes[photo.sha256], *by_hash[photo.phash]]
+        alike += [first for other in near[photo.phash] for first in by_hash[other]]
+        matches = [
+            m for m in alike if _is_later(photo, m) or (photo.split == m.split and m < photo)
+        ]
+        if matches:
+            match = min(matches, key=lambda m: (not _is_later(photo, m), *_difference(photo, m)))
+            distance, differs = _difference(photo, match)
+            rows.append((*photo[:3], *match[:3], distance, not differs))
+    columns = list(zip(*rows, strict=True)) or [()] * len(DUPLICATES_SCHEMA)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, DUPLICATES_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=DUPLICATES_SCHEMA)
+
+
+def leaking(duplicates: pa.Table) -> pa.Table:
+    """The rows whose like is in a later split."""
+    splits = zip(
+        duplicates["split"].to_pylist(), duplicates["match_split"].to_pylist(), strict=True
+    )
+    return duplicates.filter(
+        pa.array([_ORDER[own] < _ORDER[other] for own, other in splits], pa.bool_())
+    )
+
+
+class _Photo(NamedTuple):
+    id: str
+    split: str
+    class_name: str
+    sha256: str
+    phash: int
+
+
+_COLUMNS = _Photo._fields
+
+
+def _firsts(photos: Iterable[_Photo], key: str) -> dict[Any, list[_Photo]]:
+    """The first photo of each split, by hash; enough to tell who is alike."""
+    firsts: dict[Any, dict[str, _Photo]] = defaultdict(dict)
+    for photo in photos:
+        firsts[getattr(photo, key)].setdefault(photo.split, photo)
+    return {value: list(of.values()) for value, of in firsts.items()}
+
+
+def _neighbours(hashes: npt.NDArray[np.uint64], bits: int) -> dict[int, set[int]]:
+    near: dict[int, set[int]] = defaultdict(set)
+    for first, second in near_pairs(hashes, bits):
+        for one, other in zip(hashes[first].tolist(), hashes[second].tolist(), strict=True):
+            near[one].add(other)
+            near[other].add(one)
+    return near
+
+
+def _is_later(photo: _Photo, match: _Photo) -> bool:
+    return _ORDER[photo.split] < _ORDER[match.split]
+
+
+def _difference(photo: _Photo, match: _Photo) -> tuple[int, bool]:
+    return (photo.phash ^ match.phash).bit_count(), photo.sha256 != match.sha256
+
+
+@cache
+def _cosines() -> npt.NDArray[np.float64]:
+    """The first 8 rows of the 32-point DCT-II, shape (8, 32)."""
+    place, frequency = np.arange(32), np.arange(8)[:, None]
+    return np.cos(np.pi * frequency * (2 * place + 1) / 64)

@@ -1,0 +1,366 @@
+"""The files of a source, whatever holds them: a folder on any store, an archive, a table."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple, Protocol
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from pets_core import storage
+from pets_core.download import forget_download, local_file, retrying
+from pets_core.errors import PetsError
+
+__all__ = [
+    "ARCHIVE_SUFFIXES",
+    "MAX_FILE_BYTES",
+    "FileEntry",
+    "Files",
+    "FolderFiles",
+    "ListedFiles",
+    "PackedFiles",
+    "ZipFiles",
+    "open_archive",
+    "pack",
+]
+
+MAX_FILE_BYTES = 1 << 28
+"""No photo is larger; a bound on what an archive's header can make us allocate."""
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+
+_DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError)
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+_REMOTE_READERS = 16
+_BATCH_FILES = 64
+_INDEX_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("mark", pa.string()),
+        ("refusal", pa.string()),
+        ("offset", pa.int64()),
+    ]
+)
+
+
+class FileEntry(NamedTuple):
+    """One file, before it is read.
+
+    Attributes:
+        path: Below the folder or inside the archive, with single slashes.
+        size: Bytes.
+        mark: Changes when the content does: a hash, a checksum, an ETag or a time.
+        refusal: Why it must not be read ("link", "unsafe_path", ...); empty when it may be.
+    """
+
+    path: str
+    size: int
+    mark: str
+    refusal: str = ""
+
+
+class Files(Protocol):
+    """Files that can be listed without reading them all into memory, and read in any order."""
+
+    def entries(self) -> Sequence[FileEntry]:
+        """List every file, in an order that depends on the source alone."""
+        ...
+
+    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """Yield the bytes of each path, in this order; safe in several threads at once.
+
+        Raises:
+            PetsError: A file cannot be read, after several attempts.
+        """
+        ...
+
+
+class ListedFiles:
+    """Files at known places of any store, each at a path of its own.
+
+    Args:
+        urls: URL by the path it is known by.
+    """
+
+    def __init__(self, urls: dict[str, str]) -> None:
+        self._urls = urls
+
+    def entries(self) -> Sequence[FileEntry]:
+        """Ask the store for each file's size and version; a file that is not there is refused."""
+        paths = list(self._urls)
+        with ThreadPoolExecutor(_REMOTE_READERS) as pool:
+            return list(pool.map(self._entry, paths))
+
+    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """Read a batch at a time, concurrently where the store can."""
+        for start in range(0, len(paths), _BATCH_FILES):
+            batch = paths[start : start + _BATCH_FILES]
+            fs, _ = storage.filesystem(self._urls[batch[0]])
+            with ThreadPoolExecutor(1 if storage.is_local(fs) else _REMOTE_READERS) as pool:
+                yield from pool.map(self._read_one, batch)
+
+    def _entry(self, path: str) -> FileEntry:
+        fs, where = storage.filesystem(self._urls[path])
+        try:
+            return _entry(path, retrying(lambda: fs.info(where)))
+        except FileNotFoundError:
+            return FileEntry(path, 0, "", "missing")
+        except Exception as error:
+            raise PetsError(
+                f"{self._urls[path]} cannot be reached: {type(error).__name__}: {error}"
+            ) from error
+
+    def _read_one(self, path: str) -> bytes:
+        fs, where = storage.filesystem(self._urls[path])
+        try:
+            return retrying(lambda: bytes(fs.cat_file(where)))
+        except Exception as error:
+            raise PetsError(
+                f"{self._urls[path]} cannot be read: {type(error).__name__}: {error}"
+            ) from error
+
+
+class FolderFiles(ListedFiles):
+    """All files below a folder; those whose path has a part that begins with a dot are hidden."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        super().__init__({})
+
+    def entries(self) -> Sequence[FileEntry]:
+        """List the folder, sorted by path."""
+        fs, root = storage.filesystem(self._url)
+        found = retrying(lambda: fs.find(root, detail=True))
+        entries, unsized = [], {}
+        for full, info in found.items():
+            path = full[len(root) :].lstrip("/")
+            if any(part.startswith(".") for part in path.split("/")):
+                continue
+            # An HTTP listing names files and says no more.
+            if info.get("size") is None:
+                unsized[path] = storage.join(self._url, path)
+            else:
+                entries.append(_entry(path, info))
+        return sorted([*entries, *ListedFiles(unsized).entries()])
+
+    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """Read a batch at a time, concurrently where the store can."""
+        return ListedFiles({path: storage.join(self._url, path) for path in paths}).read(paths)
+
+
+class PackedFiles:
+    """Files inside one uncompressed local file, at places its index knows."""
+
+    def __init__(self, data: Path, index: Path) -> None:
+        self._data, self._index = data, index
+
+    def entries(self) -> Sequence[FileEntry]:
+        """List the files in the archive's order."""
+        table = self._table.select(FileEntry._fields)
+        return [FileEntry(*row) for row in zip(*(c.to_pylist() for c in table), strict=True)]
+
+    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """Read from the places in the index."""
+        with self._data.open("rb") as file:
+            for path in paths:
+                offset, size = self._places[path]
+                yield os.pread(file.fileno(), size, offset)
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return pq.read_table(self._index)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        columns = (self._table[name].to_pylist() for name in ("path", "offset", "size"))
+        # An archive may hold a path twice; its first entry is the one that is planned.
+        places: dict[str, tuple[int, int]] = {}
+        for path, offset, size in zip(*columns, strict=True):
+            places.setdefault(path, (offset, size))
+        return places
+
+
+class ZipFiles:
+    """The files of a local .zip, read in place."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        self._path, self._url = path, url
+
+    def entries(self) -> Sequence[FileEntry]:
+        """List the files in the archive's order; nothing is decompressed."""
+        return [
+            FileEntry(
+                info.filename,
+                info.file_size,
+                f"crc32-{info.CRC:08x}-{info.file_size}",
+                _refusal(info.filename, info.file_size, _zip_kind(info)),
+            )
+            for info in self._zip.infolist()
+            if not info.is_dir()
+        ]
+
+    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """Decompress each file, verifying its CRC."""
+        try:
+            for path in paths:
+                yield self._zip.read(path)
+        except (*_DAMAGED, RuntimeError, NotImplementedError) as error:
+            raise _damaged(self._url, error) from error
+
+    @cached_property
+    def _zip(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self._path)
+        except _DAMAGED as error:
+            raise _damaged(self._url, error) from error
+
+
+def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
+    """Open an archive at a path or URL: .zip, .tar, or .tar compressed by gzip, bzip2 or xz.
+
+    No file is unpacked. A remote archive is downloaded once; a compressed .tar, in which one cannot
+    jump, is decompressed once into a single file under `cache_dir`.
+
+    Raises:
+        PetsError: It is not there, cut short, damaged, or no archive.
+    """
+    path = local_file(url, cache_dir, checksum)
+    try:
+        with path.open("rb") as file:
+            head = file.read(6)
+        if head.startswith(b"PK"):
+            files: Files = ZipFiles(path, url)
+            files.entries()
+            return files
+        return _open_tar(path, head, cache_dir)
+    except PetsError:
+        forget_download(path, cache_dir)
+        raise
+    except _DAMAGED as error:
+        forget_download(path, cache_dir)
+        raise _damaged(url, error) from error
+
+
+def pack(
+    identity: tuple[Any, ...],
+    cache_dir: str,
+    members: Callable[[IO[bytes]], Iterator[tuple[FileEntry, int]]],
+    data: Path | None = None,
+) -> PackedFiles:
+    """Open a packed file under `cache_dir`, making it first where it is not there yet.
+
+    Args:
+        identity: What the packed file depends on; another identity, another file.
+        cache_dir: Local folder.
+        members: Yields entry and offset of each file; what it writes to the file it is given
+            becomes the data.
+        data: The data, where it lies on disk already and only an index is made.
+    """
+    key = sha256(repr(identity).encode()).hexdigest()[:24]
+    folder = Path(cache_dir).expanduser() / "packed"
+    folder.mkdir(parents=True, exist_ok=True)
+    index, packed = folder / f"{key}.index.parquet", data or folder / f"{key}.data"
+    with FileLock(folder / f"{key}.lock"):
+        if not (index.exists() and packed.exists()):
+            partial = folder / f"{key}.partial"
+            try:
+                with partial.open("w+b") as sink:
+                    rows = [(*entry, offset) for entry, offset in members(sink)]
+                if data is None:
+                    partial.replace(packed)
+            finally:
+                partial.unlink(missing_ok=True)
+            columns = list(zip(*rows, strict=True)) or [()] * len(_INDEX_SCHEMA)
+            arrays = [pa.array(c, f.type) for c, f in zip(columns, _INDEX_SCHEMA, strict=True)]
+            with storage.writing(str(index)) as file:
+                pq.write_table(pa.Table.from_arrays(arrays, schema=_INDEX_SCHEMA), file)
+    return PackedFiles(packed, index)
+
+
+def _open_tar(path: Path, head: bytes, cache_dir: str) -> PackedFiles:
+    status = path.stat()
+    identity = ("tar", str(path.absolute()), status.st_size, status.st_mtime_ns)
+    opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
+    if opener is None:
+        return pack(identity, cache_dir, lambda _: _tar_members(path), path)
+
+    def decompressed(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
+        with opener(path) as source:
+            shutil.copyfileobj(source, sink, 1 << 20)
+        sink.flush()
+        return _tar_members(Path(sink.name))
+
+    return pack(identity, cache_dir, decompressed)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            if member.isdir():
+                continue
+            refusal = _refusal(member.name, member.size, _tar_kind(member))
+            mark = ""
+            if not refusal:
+                data = os.pread(file.fileno(), member.size, member.offset_data)
+                if len(data) != member.size:
+                    raise EOFError(f"{member.name} ends too early")
+                mark = sha256(data).hexdigest()
+            yield FileEntry(member.name, member.size, mark, refusal), member.offset_data
+            # tarfile keeps every member it has seen.
+            tar.members = []  # type: ignore[attr-defined]
+        # tarfile takes a header cut short for the end; a whole archive ends with zeros.
+        if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
+            raise EOFError("the archive's end is missing")
+
+
+def _tar_kind(member: tarfile.TarInfo) -> str:
+    if member.issym() or member.islnk():
+        return "link"
+    return "" if member.isreg() and not member.issparse() else "special_file"
+
+
+def _zip_kind(info: zipfile.ZipInfo) -> str:
+    if info.flag_bits & 1:
+        return "encrypted"
+    # The upper half holds the Unix mode.
+    return "link" if (info.external_attr >> 28) == 0o12 else ""
+
+
+def _refusal(path: str, size: int, kind: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+        return "unsafe_path"
+    return kind or ("too_large" if size > MAX_FILE_BYTES else "")
+
+
+def _entry(path: str, info: dict[str, Any]) -> FileEntry:
+    size = int(info.get("size") or 0)
+    tag = next((info[k] for k in ("ETag", "etag", "md5Hash", "content_md5") if info.get(k)), None)
+    times = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+    changed = next((info[key] for key in times if info.get(key)), None)
+    # A file whose version nobody tells is new each time.
+    known = tag or (f"{size}-{changed}" if changed else uuid4().hex)
+    return FileEntry(path, size, str(known), "too_large" if size > MAX_FILE_BYTES else "")
+
+
+def _damaged(url: str, error: Exception) -> PetsError:
+    return PetsError(f"{url} is cut short or damaged ({error}): fetch it again")

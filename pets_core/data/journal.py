@@ -1,0 +1,43 @@
+"""What became of each planned shard, so that a killed ingest goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from pydantic import ValidationError
+
+from pets_core import storage
+from pets_core.errors import PetsError
+from pets_core.records import ShardRecord
+
+__all__ = ["journal_keys", "load_record", "save_record"]
+
+
+def journal_keys(root: str) -> set[str]:
+    """The keys of all shards the journal knows of the data set in folder `root`."""
+    fs, folder = storage.filesystem(storage.join(root, "journal"))
+    return {PurePosixPath(path).stem for path in fs.glob(f"{folder}/*.json")}
+
+
+def load_record(root: str, key: str) -> ShardRecord | None:
+    """What became of the shard with this key; None where that is not known.
+
+    Raises:
+        PetsError: The record is damaged.
+    """
+    url = _url(root, key)
+    if not storage.exists(url):
+        return None
+    try:
+        return ShardRecord.model_validate_json(storage.read_bytes(url))
+    except ValidationError as error:
+        raise PetsError(f"{url} is damaged: remove it and ingest again ({error})") from error
+
+
+def save_record(root: str, record: ShardRecord) -> None:
+    """Note a shard that is in the store."""
+    storage.write_bytes(_url(root, record.key), record.model_dump_json().encode())
+
+
+def _url(root: str, key: str) -> str:
+    return storage.join(root, "journal", f"{key}.json")

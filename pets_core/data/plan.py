@@ -1,0 +1,347 @@
+"""What is decided before the first shard is written: labels, splits, and who lies where."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pets_core import storage
+from pets_core.config import IngestConfig, PipelineConfig, SourceConfig
+from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Source
+from pets_core.data.contract import Contract, agree, load_contract
+from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION, dataset_root, read_table, write_table
+from pets_core.data.files import FileEntry
+from pets_core.data.images import is_photo_name, may_be_photo_name
+from pets_core.data.journal import journal_keys
+from pets_core.data.sources import open_source
+from pets_core.data.splits import draw
+from pets_core.data.versions import newest_version
+from pets_core.errors import PetsError
+from pets_core.records import (
+    ClassInfo,
+    DatasetManifest,
+    DatasetPlan,
+    LeftOut,
+    ShardPlan,
+    Split,
+    choose_evaluation_split,
+)
+
+__all__ = ["PlannedPhoto", "plan_dataset", "planned_left_out", "planned_marks", "planned_photos"]
+
+_SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+_HASH_BITS = 64
+_PLAN_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.string()),
+        ("mark", pa.string()),
+        ("label", pa.int64()),
+        ("head_box", SCHEMA.field("head_box").type),
+        ("prior", pa.string()),
+    ]
+)
+_LEFT_OUT_SCHEMA = pa.schema([(name, pa.string()) for name in LeftOut.model_fields])
+
+
+class PlannedPhoto(NamedTuple):
+    """A photo that is to be written.
+
+    Attributes:
+        id: Its id.
+        path: Its file in the source.
+        mark: The file's version.
+        label: Class index.
+        head_box: Where its source tells.
+        prior: Shard of an earlier version that holds this very photo; empty: none.
+    """
+
+    id: str
+    path: str
+    mark: str
+    label: int
+    head_box: Box | None
+    prior: str = ""
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """The photos of one shard, in their order, and the first bits of their hashes."""
+
+    split: Split
+    prefix: str
+    photos: list[PlannedPhoto]
+    num_bytes: int
+
+
+def plan_dataset(config: PipelineConfig) -> DatasetPlan:
+    """Look at source and store, and decide everything but what a look at the photos tells.
+
+    A photo's split and its shard follow hashes of its id. So the same photos make the same shards
+    whatever came before, and a few new photos touch few shards.
+
+    Raises:
+        PetsError: Source or store cannot be used, a class is too small, a label is outside the
+            contract, or a split would be empty. Nothing is then written.
+    """
+    storage.check_writable(storage.absolute(config.store))
+    source = open_source(config)
+    official = _official(source, config.source)
+    root = dataset_root(config.store, source.name)
+    catalogue = source.catalogue()
+    files, left_out = _select(source, catalogue)
+    contract = _contract(root, source.name, catalogue, config.ingest)
+    labels = {info.name: index for index, info in enumerate(contract.classes)}
+    chosen: dict[str, tuple[PlannedPhoto, Split]] = {}
+    for photo_id, entry in files.items():
+        photo = catalogue.photos[photo_id]
+        split = _split(photo, config.source, official=official)
+        if photo.label not in labels:
+            left_out.append(_left_out(entry, photo_id, "label_outside_contract", photo.label))
+        elif split is None:
+            left_out.append(_left_out(entry, photo_id, "in_no_list", "in no official list"))
+        else:
+            planned = PlannedPhoto(
+                photo_id, entry.path, entry.mark, labels[photo.label], photo.head_box
+            )
+            chosen[photo_id] = planned, split
+    _check_classes(contract.classes, chosen.values())
+    choose_evaluation_split(config.evaluate.split, sorted({split for _, split in chosen.values()}))
+    sizes = {photo_id: files[photo_id].size for photo_id in chosen}
+    leaves = list(_leaves(chosen, sizes, config.ingest.shard_mib << 20))
+    return _write_plan(source, root, contract, config.ingest, leaves, left_out)
+
+
+def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
+    """The photos of a planned shard, in their order."""
+    with storage.open_read(plan.plan_url) as file:
+        table = pq.ParquetFile(file).read_row_group(shard.index)
+    return [
+        PlannedPhoto(**row | {"head_box": Box(**row["head_box"]) if row["head_box"] else None})
+        for row in table.to_pylist()
+    ]
+
+
+def planned_marks(plan: DatasetPlan) -> dict[str, str]:
+    """The mark of each planned photo, by id."""
+    table = read_table(plan.plan_url, ["id", "mark"])
+    return dict(zip(table["id"].to_pylist(), table["mark"].to_pylist(), strict=True))
+
+
+def planned_left_out(plan: DatasetPlan) -> list[LeftOut]:
+    """What the plan leaves out."""
+    return [LeftOut(**row) for row in read_table(plan.left_out_url).to_pylist()]
+
+
+def _official(source: Source, config: SourceConfig) -> bool:
+    if config.split == "official" and not source.has_official_split:
+        raise PetsError(f"source.split = official: {source.url} has no lists; set split = random")
+    official = source.has_official_split and config.split != "random"
+    if official and config.test_fraction:
+        raise PetsError(
+            f"source.test_fraction = {config.test_fraction:g} has no meaning where official "
+            "lists are used: leave it out, or set source.split = random"
+        )
+    if not official and not config.valid_fraction and not config.test_fraction:
+        raise PetsError(
+            "source.valid_fraction and source.test_fraction are both 0: a random split would "
+            "leave no photos to judge the model on. Set one of them above 0."
+        )
+    return official
+
+
+def _select(source: Source, catalogue: Catalogue) -> tuple[dict[str, FileEntry], list[LeftOut]]:
+    """Choose a file for each listed photo; say why each other file, and photo, is left out."""
+    files: dict[str, FileEntry] = {}
+    left_out = []
+    # Where two files have one id, the one that is named like a photo comes first.
+    entries = [(not is_photo_name(PurePosixPath(e.path).name), e) for e in source.files.entries()]
+    for strange, entry in sorted(entries, key=lambda item: item[0]):
+        photo_id = source.photo_id(entry.path)
+        if entry.refusal:
+            left_out.append(_left_out(entry, photo_id, entry.refusal, f"{entry.size} bytes"))
+        elif photo_id in catalogue.photos and photo_id not in files:
+            files[photo_id] = entry
+        elif strange:
+            detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
+            left_out.append(_left_out(entry, photo_id, "not_a_photo", detail))
+        elif photo_id in files:
+            detail = f"the id is taken by {files[photo_id].path}"
+            left_out.append(_left_out(entry, photo_id, "same_id", detail))
+        else:
+            detail = "the annotations do not name this photo"
+            left_out.append(_left_out(entry, photo_id, "unlisted", detail))
+    refused = {row.id for row in left_out}
+    left_out += [
+        LeftOut(
+            id=photo_id, path="", reason="missing", detail="listed, but the source has no such file"
+        )
+        for photo_id in catalogue.photos
+        if photo_id not in files and photo_id not in refused
+    ]
+    return files, left_out
+
+
+def _left_out(entry: FileEntry, photo_id: str, reason: str, detail: str) -> LeftOut:
+    return LeftOut(id=photo_id, path=entry.path, reason=reason, detail=detail)
+
+
+def _contract(root: str, name: str, catalogue: Catalogue, config: IngestConfig) -> Contract:
+    known = load_contract(root)
+    contract, new = agree(known, catalogue.classes, extend=config.new_labels == "extend")
+    if new and config.new_labels == "refuse":
+        raise PetsError(
+            f"label {', '.join(map(repr, new))}: outside the contract of data set {name!r} "
+            f"(version {contract.version}, {len(contract.classes)} labels). Set "
+            "ingest.new_labels = extend to add to it, or quarantine to leave these photos out, or "
+            "source.name to start another data set"
+        )
+    return contract
+
+
+def _split(photo: LabelledPhoto, config: SourceConfig, *, official: bool) -> Split | None:
+    """The split of a photo; None where there are official lists and it is in none."""
+    number = draw(config.seed, photo.id)
+    if official:
+        if photo.official == "trainval":
+            return "valid" if number < config.valid_fraction else "train"
+        return photo.official
+    if number < config.test_fraction:
+        return "test"
+    return "valid" if number < config.test_fraction + config.valid_fraction else "train"
+
+
+def _check_classes(
+    classes: Sequence[ClassInfo], photos: Iterable[tuple[PlannedPhoto, Split]]
+) -> None:
+    """Refuse what cannot be learnt; files not named like photos are not counted on."""
+    counted = [(p.label, split) for p, split in photos if may_be_photo_name(p.path)]
+    if not counted:
+        raise PetsError("the source holds no photo with a label")
+    total = Counter(label for label, _ in counted)
+    train = Counter(label for label, split in counted if split == "train")
+    faults = [
+        f"class {info.name!r} has {total[label]} photo{'s' * (total[label] != 1)}, at least 2 are "
+        "needed: add photos or remove the class"
+        for label, info in enumerate(classes)
+        if total[label] < 2
+    ] or [
+        f"class {info.name!r} has no training photos in this split: change source.split, "
+        "valid_fraction, test_fraction or seed, or add photos"
+        for label, info in enumerate(classes)
+        if not train[label]
+    ]
+    if len(classes) < 2:
+        faults.append("the source has a single class; a classifier needs at least 2")
+    if faults:
+        raise PetsError("\n".join(faults))
+
+
+def _leaves(
+    photos: Mapping[str, tuple[PlannedPhoto, Split]], sizes: Mapping[str, int], bound: int
+) -> Iterator[_Leaf]:
+    """Cut each split, in the order of its ids' hashes, where the first bits of the hashes change.
+
+    A leaf is halved as long as its photos take more than `bound` bytes (extendible hashing: Fagin
+    et al. 1979). The order is random to the eye, so any shard is a fair sample.
+    """
+
+    def halve(split: Split, prefix: str, own: list[tuple[int, PlannedPhoto]]) -> Iterator[_Leaf]:
+        num_bytes = sum(sizes[photo.id] for _, photo in own)
+        if not own:
+            return
+        if num_bytes <= bound or len(own) == 1 or len(prefix) == _HASH_BITS:
+            yield _Leaf(split, prefix, [photo for _, photo in own], num_bytes)
+            return
+        bit = 1 << (_HASH_BITS - 1 - len(prefix))
+        middle = bisect_left(own, True, key=lambda item: bool(item[0] & bit))
+        yield from halve(split, prefix + "0", own[:middle])
+        yield from halve(split, prefix + "1", own[middle:])
+
+    for split in _SPLITS:
+        own = [(_order(photo.id), photo) for photo, of in photos.values() if of == split]
+        yield from halve(split, "", sorted(own))
+
+
+def _order(photo_id: str) -> int:
+    return int.from_bytes(sha256(f"shard:{photo_id}".encode()).digest()[: _HASH_BITS // 8], "big")
+
+
+def _write_plan(
+    source: Source,
+    root: str,
+    contract: Contract,
+    config: IngestConfig,
+    leaves: Sequence[_Leaf],
+    left_out: Sequence[LeftOut],
+) -> DatasetPlan:
+    """Store the photos of each shard, where the tasks that write the shards find them."""
+    same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
+    keys = [_key(leaf, same) for leaf in leaves]
+    written = journal_keys(root)
+    parent = newest_version(root)
+    shards = tuple(
+        ShardPlan(
+            index=index, split=leaf.split, prefix=leaf.prefix, key=key, done=key in written,
+            num_photos=len(leaf.photos), num_bytes=leaf.num_bytes,
+        )
+        for index, (leaf, key) in enumerate(zip(leaves, keys, strict=True))
+    )  # fmt: skip
+    prior = {} if all(shard.done for shard in shards) else _prior(parent)
+    rows = sorted(row.model_dump_json() for row in left_out)
+    key = sha256(json.dumps([keys, rows, parent and parent.fingerprint]).encode()).hexdigest()[:20]
+    url = storage.join(root, "plans", key)
+    with storage.writing(f"{url}.parquet") as file, pq.ParquetWriter(file, _PLAN_SCHEMA) as writer:
+        for leaf in leaves:
+            writer.write_table(_plan_table(leaf, prior), row_group_size=len(leaf.photos))
+    rows_out = [row.model_dump() for row in left_out]
+    write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _LEFT_OUT_SCHEMA))
+    return DatasetPlan(
+        name=source.name,
+        source_url=source.url,
+        root=root,
+        plan_url=f"{url}.parquet",
+        left_out_url=f"{url}-left-out.parquet",
+        classes=contract.classes,
+        contract_version=contract.version,
+        parent=parent.fingerprint if parent else None,
+        shards=shards,
+    )
+
+
+def _key(leaf: _Leaf, same: str) -> str:
+    """Hash of all that shapes a shard, but for the photos' bytes, which their marks stand for."""
+    digest = sha256(f"{same}{leaf.split}".encode())
+    for photo in leaf.photos:
+        digest.update(json.dumps(photo[:5]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _prior(parent: DatasetManifest | None) -> dict[tuple[str, str], str]:
+    """The shard that holds a photo already, by path and mark."""
+    if parent is None:
+        return {}
+    table = read_table(storage.join(parent.url, "photos.parquet"), ["source_path", "mark", "shard"])
+    columns = (table[name].to_pylist() for name in ("source_path", "mark", "shard"))
+    return {(path, mark): shard for path, mark, shard in zip(*columns, strict=True)}
+
+
+def _plan_table(leaf: _Leaf, prior: Mapping[tuple[str, str], str]) -> pa.Table:
+    rows = [
+        {
+            **photo._asdict(),
+            "head_box": photo.head_box._asdict() if photo.head_box else None,
+            "prior": prior.get((photo.path, photo.mark), ""),
+        }
+        for photo in leaf.photos
+    ]
+    return pa.Table.from_pylist(rows, _PLAN_SCHEMA)

@@ -1,0 +1,188 @@
+"""One shard: its photos read, looked at, and written as one Parquet file."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.data.dataset import COMPRESSION, open_parquet, schema_with_classes
+from pets_core.data.duplicates import perceptual_hashes
+from pets_core.data.files import Files
+from pets_core.data.images import ImageInfo, UnreadablePhotoError, inspect, is_photo_name
+from pets_core.data.journal import load_record, save_record
+from pets_core.data.plan import PlannedPhoto, planned_photos
+from pets_core.data.sources import open_source
+from pets_core.errors import PetsError
+from pets_core.records import ClassInfo, DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
+
+__all__ = ["ShardWriter", "without", "write_shard"]
+
+Row = dict[str, Any]
+
+
+def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> ShardRecord:
+    """Write a planned shard, unless it is there; photos of an earlier version are taken from it.
+
+    The file is named by its content and appears whole, its note in the journal after it, so that
+    this may be called again after any failure, and by several processes at once.
+
+    Raises:
+        PetsError: A photo cannot be fetched, or changed since the plan was made.
+    """
+    if record := load_record(plan.root, shard.key):
+        return record
+    photos = planned_photos(plan, shard)
+    prior = _prior_rows(plan.root, photos)
+    fresh = [photo for photo in photos if photo.id not in prior]
+    data = _fetch(open_source(config).files, fresh) if fresh else iter(())
+    left_out = []
+    writer = ShardWriter(plan.classes, config.ingest.row_group_rows)
+    for photo in photos:
+        labels = _labels(photo, shard, plan.classes)
+        if (row := prior.get(photo.id)) is not None:
+            writer.add(row | labels)
+            continue
+        try:
+            content = next(data)
+            writer.add(_row(photo, content) | labels, inspect(content))
+        except UnreadablePhotoError as error:
+            left_out.append(_refused(photo, error))
+    record = ShardRecord(
+        key=shard.key,
+        shard=writer.store(plan.root, f"{shard.split}-{shard.prefix}"),
+        class_counts=dict(sorted(writer.labels.items())),
+        left_out=tuple(left_out),
+        num_read=len(fresh),
+    )
+    save_record(plan.root, record)
+    return record
+
+
+def without(
+    root: str, shard: ShardInfo, drop: set[str], classes: Sequence[ClassInfo], row_group_rows: int
+) -> tuple[ShardInfo | None, Counter[int]]:
+    """Write a shard again without some of its photos; return it with its photos of each class."""
+    writer = ShardWriter(classes, row_group_rows)
+    for row in _rows(storage.join(root, "shards", shard.path)):
+        if row["id"] not in drop:
+            writer.add(row)
+    return writer.store(root, shard.path.rsplit("-", 1)[0]), writer.labels
+
+
+class ShardWriter:
+    """Builds a shard in memory; a shard's size is bounded by the plan."""
+
+    def __init__(self, classes: Sequence[ClassInfo], row_group_rows: int) -> None:
+        self.labels: Counter[int] = Counter()
+        self._schema, self._row_group_rows = schema_with_classes(classes), row_group_rows
+        self._rows: list[Row] = []
+        self._infos: list[ImageInfo] = []
+        self._fresh: list[int] = []
+        self._file = io.BytesIO()
+        self._parquet = pq.ParquetWriter(
+            self._file, self._schema, compression=COMPRESSION, write_page_checksum=True
+        )
+
+    def add(self, row: Row, info: ImageInfo | None = None) -> None:
+        """Append a photo; where `info` is given, what it tells goes into the row."""
+        if info is not None:
+            self._fresh.append(len(self._rows))
+            self._infos.append(info)
+        self._rows.append(row)
+        self.labels[row["label"]] += 1
+        if len(self._rows) == self._row_group_rows:
+            self._flush()
+
+    def store(self, root: str, stem: str) -> ShardInfo | None:
+        """Put the shard among those in folder `root`; None when it has no photo."""
+        self._flush()
+        self._parquet.close()
+        if not self.labels:
+            return None
+        data = self._file.getbuffer()
+        digest = sha256(data).hexdigest()
+        path = f"{stem}-{digest[:16]}.parquet".replace("--", "-")
+        url = storage.join(root, "shards", path)
+        if not storage.exists(url):
+            with storage.writing(url) as file:
+                file.write(data)
+        return ShardInfo(
+            path=path, num_rows=self.labels.total(), num_bytes=data.nbytes, sha256=digest
+        )
+
+    def _flush(self) -> None:
+        if self._infos:
+            hashes = perceptual_hashes(np.stack([info.thumbnail for info in self._infos]))
+            for place, info, phash in zip(self._fresh, self._infos, hashes.tolist(), strict=True):
+                self._rows[place].update(width=info.width, height=info.height, phash=phash)
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self._rows, self._infos, self._fresh = [], [], []
+
+
+def _prior_rows(root: str, photos: Iterable[PlannedPhoto]) -> Mapping[str, Row]:
+    """Rows of earlier versions' shards for the photos that are in one, by id."""
+    wanted = {photo.id: photo for photo in photos if photo.prior}
+    found = {}
+    for path in sorted({photo.prior for photo in wanted.values()}):
+        url = storage.join(root, "shards", path)
+        if not storage.exists(url):
+            continue
+        for row in _rows(url):
+            photo = wanted.get(row["id"])
+            if photo and photo.prior == path:
+                found[photo.id] = row
+    return found
+
+
+def _rows(url: str) -> Iterator[Row]:
+    with storage.open_read(url) as file:
+        for batch in open_parquet(file).iter_batches(64):
+            yield from batch.to_pylist()
+
+
+def _fetch(files: Files, photos: Sequence[PlannedPhoto]) -> Iterator[bytes]:
+    contents = files.read([photo.path for photo in photos])
+    for photo, data in zip(photos, contents, strict=True):
+        # Archives mark their files by content.
+        if len(photo.mark) == 64 and sha256(data).hexdigest() != photo.mark:
+            raise PetsError(f"{photo.path} changed while the source was read: ingest again")
+        yield data
+
+
+def _row(photo: PlannedPhoto, data: bytes) -> Row:
+    return {
+        "id": photo.id,
+        "image": {"bytes": data, "path": PurePosixPath(photo.path).name},
+        "sha256": sha256(data).hexdigest(),
+        "source_path": photo.path,
+    }
+
+
+def _labels(photo: PlannedPhoto, shard: ShardPlan, classes: Sequence[ClassInfo]) -> Row:
+    """What may be said otherwise of the same photo in another version."""
+    return {
+        "label": photo.label,
+        "class_name": classes[photo.label].name,
+        "species": classes[photo.label].species,
+        "head_box": photo.head_box._asdict() if photo.head_box else None,
+        "split": shard.split,
+    }
+
+
+def _refused(photo: PlannedPhoto, error: UnreadablePhotoError) -> LeftOut:
+    name = PurePosixPath(photo.path).name
+    reason = error.reason
+    if reason == "not_an_image" and not is_photo_name(name):
+        reason = "not_a_photo"
+    return LeftOut(id=photo.id, path=photo.path, reason=reason, detail=error.detail)

@@ -1,0 +1,207 @@
+"""A table as the source: a row a photo, with its path or its bytes, and its label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pets_core import storage
+from pets_core.config import PipelineConfig, SourceConfig
+from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official
+from pets_core.data.files import MAX_FILE_BYTES, FileEntry, Files, ListedFiles, PackedFiles, pack
+from pets_core.download import local_file
+from pets_core.errors import PetsError, did_you_mean
+
+__all__ = ["TABLE_SUFFIXES", "TableSource"]
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+_OFFICIAL: dict[str, Official] = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "test": "test",
+    "trainval": "trainval",
+}
+
+
+class TableSource:
+    """A CSV or Parquet file whose rows name photos, or hold them.
+
+    The image column holds paths (relative ones to the table's folder) or URLs, or, in Parquet, the
+    photos' bytes, also as Hugging Face `datasets` writes them, struct<bytes, path>. The id of a
+    photo is its path, or the SHA-256 of its bytes.
+    """
+
+    def __init__(self, name: str, url: str, config: PipelineConfig) -> None:
+        self.name, self.url, self._config = name, url, config.source
+        checksum = config.source.checksums.get(PurePosixPath(url).name, "")
+        self._path = local_file(url, config.cache_dir, checksum)
+        self._cache_dir = config.cache_dir
+        self.has_official_split = self._config.split_column is not None
+        self._check_columns()
+
+    def photo_id(self, path: str) -> str:
+        """The path."""
+        return path
+
+    def catalogue(self) -> Catalogue:
+        """Take labels and splits from the columns the settings name; labels in sorted order.
+
+        Raises:
+            PetsError: A row has no label, or a split that is none.
+        """
+        table, settings = self._labels, self._config
+        labels = _names(table, settings.label_column)
+        splits = [None] * len(labels)
+        if settings.split_column:
+            splits = table[settings.split_column].to_pylist()
+        photos: dict[str, LabelledPhoto] = {}
+        for number, (photo_id, label, split) in enumerate(
+            zip(self._ids, labels, splits, strict=True), 1
+        ):
+            if not photo_id or not label:
+                lacking = settings.label_column if photo_id else settings.image_column
+                raise PetsError(f"{self.url}: row {number} has no {lacking}")
+            photo = LabelledPhoto(photo_id, label, official=self._official(split, number))
+            first = photos.setdefault(photo_id, photo)
+            if first != photo:
+                raise PetsError(
+                    f"{self.url}: row {number} says of {photo_id} {label!r} ({split or 'no split'})"
+                    f", an earlier row {first.label!r} ({first.official or 'no split'})"
+                )
+        return Catalogue(photos, dict.fromkeys(sorted({p.label for p in photos.values()})))
+
+    @cached_property
+    def files(self) -> Files:
+        """The photos, where the table says they are."""
+        if self._packed is not None:
+            return self._packed
+        base = storage.join(self.url, "").rstrip("/").rsplit("/", 1)[0]
+        return ListedFiles(
+            {path: path if _is_absolute(path) else storage.join(base, path)
+             for path in self._ids if path}
+        )  # fmt: skip
+
+    @cached_property
+    def _packed(self) -> PackedFiles | None:
+        """The photos of a table that holds their bytes."""
+        if self._is_csv or pa.types.is_string(self._schema.field(self._config.image_column).type):
+            return None
+        status, column = self._path.stat(), self._config.image_column
+        identity = ("table", str(self._path), status.st_size, status.st_mtime_ns, column)
+
+        def members(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
+            offset = 0
+            for data in _bytes(pq.ParquetFile(self._path), column):
+                digest = sha256(data).hexdigest()
+                sink.write(data)
+                refusal = "too_large" if len(data) > MAX_FILE_BYTES else ""
+                yield FileEntry(digest, len(data), digest, refusal), offset
+                offset += len(data)
+
+        return pack(identity, self._cache_dir, members)
+
+    @cached_property
+    def _ids(self) -> list[str | None]:
+        if self._packed is not None:
+            return [entry.path for entry in self._packed.entries()]
+        return self._labels[self._config.image_column].to_pylist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def _labels(self) -> pa.Table:
+        """The columns the settings name, without the photos' bytes."""
+        if self._is_csv:
+            return self._csv
+        names = [*_columns(self._config)]
+        if not pa.types.is_string(self._schema.field(self._config.image_column).type):
+            names.remove(self._config.image_column)
+        return pq.read_table(self._path, columns=names)
+
+    @cached_property
+    def _csv(self) -> pa.Table:
+        options = pa.csv.ParseOptions(delimiter="\t" if self.url.endswith(".tsv") else ",")
+        try:
+            names = pa.csv.open_csv(self._path, parse_options=options).schema.names
+            # All text: a label 01 must not become 1, nor NA nothing.
+            convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+            return pa.csv.read_csv(self._path, parse_options=options, convert_options=convert)
+        except pa.ArrowInvalid as error:
+            raise PetsError(f"{self.url} is no CSV table: {error}") from error
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        if self._is_csv:
+            return self._csv.schema
+        try:
+            return pq.read_schema(self._path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PetsError(f"{self.url} is no Parquet file: {error}") from error
+
+    @property
+    def _is_csv(self) -> bool:
+        return not self.url.lower().endswith(".parquet")
+
+    def _check_columns(self) -> None:
+        present = self._schema.names
+        faults = [
+            f"source.{setting} = {name}: {self.url} has no such column, only "
+            f"{', '.join(present)}.{did_you_mean(name, present)}"
+            for name, setting in _columns(self._config).items()
+            if name not in present
+        ]
+        if faults:
+            raise PetsError("\n".join(faults))
+
+    def _official(self, split: str | None, number: int) -> Official | None:
+        if split is None:
+            return None
+        official = _OFFICIAL.get(str(split).lower())
+        if official is None:
+            raise PetsError(
+                f"{self.url}: row {number} has {self._config.split_column} = {split!r}, expected "
+                "train, valid, test or trainval"
+            )
+        return official
+
+
+def _columns(settings: SourceConfig) -> dict[str, str]:
+    """The setting that names each column to be read."""
+    named = {settings.image_column: "image_column", settings.label_column: "label_column"}
+    if settings.split_column:
+        named[settings.split_column] = "split_column"
+    return named
+
+
+def _names(table: pa.Table, column: str) -> list[str | None]:
+    """Labels as text; where Hugging Face's metadata name the classes, by these names."""
+    values: list[Any] = table[column].to_pylist()
+    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = metadata.get("info", {}).get("features", {}).get(column, {})
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if names:
+        return [None if value is None else names[value] for value in values]
+    return [None if value is None else str(value) for value in values]
+
+
+def _bytes(file: pq.ParquetFile, column: str) -> Iterator[bytes]:
+    for batch in file.iter_batches(64, columns=[column]):
+        values = batch.column(column)
+        if pa.types.is_struct(values.type):
+            values = values.field("bytes")
+        for value in values:
+            yield value.as_py() or b""
+
+
+def _is_absolute(path: str) -> bool:
+    return "://" in path or path.startswith("/")

@@ -1,0 +1,202 @@
+"""The versions of data sets in a store: listed, compared, verified, and swept."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pets_core import storage
+from pets_core.data.dataset import SCHEMA_VERSION, load_manifest, open_parquet, read_table
+from pets_core.data.journal import load_record
+from pets_core.errors import PetsError, did_you_mean
+from pets_core.records import DatasetManifest, ShardInfo
+
+__all__ = [
+    "Difference",
+    "Garbage",
+    "collect_garbage",
+    "diff",
+    "find_version",
+    "list_versions",
+    "newest_version",
+    "verify",
+]
+
+_GRACE_SECONDS = 24 * 3600.0
+
+
+class Difference(NamedTuple):
+    """What changed from one version to another, in photo ids."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    """Other content."""
+    relabelled: list[str]
+    moved: list[str]
+    """In another split; never without another seed, fraction or list."""
+
+
+class Garbage(NamedTuple):
+    """A file or folder that nothing refers to."""
+
+    url: str
+    num_bytes: int
+
+
+def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
+    """All committed versions, oldest first; of one data set where `name` is given."""
+    folder = storage.join(storage.absolute(store), "datasets")
+    fs, root = storage.filesystem(folder)
+    paths = [p[len(root) :] for p in fs.glob(f"{root}/{name or '*'}/*/manifest.json")]
+    urls = [storage.join(folder, path.removesuffix("/manifest.json")) for path in paths]
+    with ThreadPoolExecutor(16) as pool:
+        return sorted(pool.map(load_manifest, urls), key=lambda m: (m.created_at, m.fingerprint))
+
+
+def newest_version(root: str) -> DatasetManifest | None:
+    """The newest version in the data set folder `root` of the form this code writes, if any."""
+    store, name = root.rsplit("/datasets/", 1)
+    versions = [m for m in list_versions(store, name) if m.schema_version == SCHEMA_VERSION]
+    return versions[-1] if versions else None
+
+
+def find_version(store: str, wanted: str) -> DatasetManifest:
+    """The version whose fingerprint begins with `wanted`, or the newest of the data set so named.
+
+    Raises:
+        PetsError: There is none, or more than one.
+    """
+    versions = list_versions(store)
+    if named := [m for m in versions if m.name == wanted]:
+        return named[-1]
+    found = [m for m in versions if wanted and m.fingerprint.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(f"{m.name} {m.fingerprint}" for m in found)
+        raise PetsError(f"{wanted} may be each of {listed}: give more of the fingerprint")
+    known = [*(m.fingerprint for m in versions), *{m.name for m in versions}]
+    raise PetsError(
+        f"{wanted}: no such data set or version in {store}.{did_you_mean(wanted, known)}"
+    )
+
+
+def diff(old: DatasetManifest, new: DatasetManifest) -> Difference:
+    """Compare two versions photo by photo."""
+    before, after = _index(old), _index(new)
+    both = before.keys() & after.keys()
+
+    def differing(field: int) -> list[str]:
+        return sorted(i for i in both if before[i][field] != after[i][field])
+
+    return Difference(
+        added=sorted(after.keys() - before.keys()),
+        removed=sorted(before.keys() - after.keys()),
+        changed=differing(0),
+        relabelled=differing(1),
+        moved=differing(2),
+    )
+
+
+def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
+    """Read every shard of a version again.
+
+    Yields:
+        Each shard, and what is wrong with it; empty where nothing is.
+    """
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            yield shard, _fault(manifest.shard_url(shard), shard)
+
+
+def collect_garbage(
+    store: str, *, keep: int = 0, delete: bool = False, grace_seconds: float = _GRACE_SECONDS
+) -> list[Garbage]:
+    """Find what no version refers to, and old versions beyond the newest few; remove it.
+
+    Args:
+        store: Root of data sets and runs.
+        keep: Newest versions to keep of each data set; 0 keeps all.
+        delete: Whether to remove what is found, or only to tell.
+        grace_seconds: Files younger than that may belong to an ingest under way and are left.
+
+    Returns:
+        What was found.
+    """
+    versions: dict[str, list[DatasetManifest]] = {}
+    for manifest in list_versions(store):
+        versions.setdefault(manifest.name, []).append(manifest)
+    fs, root = storage.filesystem(storage.join(storage.absolute(store), "datasets"))
+    limit = time.time() - grace_seconds
+    garbage = []
+    for folder in sorted(fs.glob(f"{root}/*")):
+        used = _used(versions.get(folder.rsplit("/", 1)[1], [])[-keep:])
+        for path, info in fs.find(folder, detail=True).items():
+            kind, _, file = path.removeprefix(f"{folder}/").partition("/")
+            in_use = kind == "contracts" or kind in used or file in used
+            if kind == "journal" and not in_use and _changed(info) < limit:
+                record = load_record(folder, file.removesuffix(".json"))
+                in_use = (
+                    record is not None and record.shard is not None and record.shard.path in used
+                )
+            if (not in_use or ".partial-" in file) and _changed(info) < limit:
+                garbage.append(Garbage(path, int(info.get("size") or 0)))
+    for item in garbage if delete else ():
+        fs.rm(item.url)
+    return garbage
+
+
+def _used(versions: Iterable[DatasetManifest]) -> set[str]:
+    """Names of the versions' folders and of their shards."""
+    names = set()
+    for manifest in versions:
+        names.add(manifest.fingerprint)
+        names.update(s.path for info in manifest.splits.values() for s in info.shards)
+    return names
+
+
+def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:
+    url = storage.join(manifest.url, "photos.parquet")
+    table = read_table(url, ["id", "sha256", "class_name", "split"])
+    return {row[0]: row[1:] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)}
+
+
+def _fault(url: str, shard: ShardInfo) -> str:
+    try:
+        data = storage.read_bytes(url)
+    except PetsError as error:
+        return str(error)
+    if sha256(data).hexdigest() != shard.sha256:
+        return f"{url}: its SHA-256 is not the manifest's"
+    counts: Counter[bool] = Counter()
+    try:
+        for batch in open_parquet(io.BytesIO(data)).iter_batches(64, columns=["image", "sha256"]):
+            for image, digest in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                counts[sha256(image["bytes"]).hexdigest() == digest] += 1
+    except (pa.ArrowInvalid, OSError) as error:
+        return f"{url}: {error}"
+    if counts[False] or counts[True] != shard.num_rows:
+        return f"{url}: {counts[True]} of {shard.num_rows} photos are what their SHA-256 says"
+    return ""
+
+
+def _changed(info: dict[str, object]) -> float:
+    """When a file was last changed, seconds since 1970; never old where the store does not tell."""
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(key)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return float("inf")
