@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +35,7 @@ _COMMANDS = {
     "train": "train a model",
     "evaluate": "judge a stored model",
     "predict": "name the breed on photos",
+    "datasets": "list, show, compare, verify and sweep stored data sets",
     "ui": "open a run in the Prefect UI",
 }
 
@@ -41,11 +43,14 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits 2 on a fault the user can mend, 1 on any other."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # As Ctrl-C: what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = _Parser(
         prog="pets",
         description="Fine-tune image classifiers, as Prefect flows.",
         epilog="pets COMMAND --help lists every setting with its unit and default.",
     )
+    parser.add_argument("--version", action="version", version=version("pets-pipeline"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in _COMMANDS.items():
         commands.add_parser(name, help=summary, description=summary, add_help=False)
@@ -75,6 +80,8 @@ def _run(command: str, arguments: list[str]) -> None:
         _predict(parser, arguments)
     elif command == "ui":
         _open_ui(parser, arguments)
+    elif command == "datasets":
+        _datasets(parser, arguments)
     else:
         if command == "evaluate":
             # Not "model", which is a group of settings.
@@ -109,7 +116,10 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
             raise result
         sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
     show(result)
-    print(f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}")
+    # Standard output may be read by a program.
+    stream = sys.stdout if show is _show_report else sys.stderr
+    hint = f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}"
+    print(hint, file=stream)
 
 
 def _start_temporary_server() -> None:
@@ -204,6 +214,13 @@ def _predict(parser: _Parser, arguments: list[str]) -> None:
             print(f"{prediction.photo}  {prediction.breed}  {prediction.probability:.1%}")
     if any(prediction.error for prediction in predictions):
         sys.exit(1)
+
+
+def _datasets(parser: _Parser, arguments: list[str]) -> None:
+    from flows.datasets import add_commands, run_command
+
+    add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    run_command(parser.parse_args(arguments))
 
 
 def _open_ui(parser: _Parser, arguments: list[str]) -> None:

@@ -6,7 +6,8 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import EvalReport
 from tasks.artifacts import publish_evaluation
-from tasks.stages import check_run, evaluate_model, ingest_dataset, new_run
+from tasks.ingest import ingest_dataset
+from tasks.stages import check_run, evaluate_model, new_run
 
 __all__ = ["evaluate_flow"]
 

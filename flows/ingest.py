@@ -6,7 +6,7 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import DatasetManifest
 from tasks.artifacts import publish_dataset
-from tasks.stages import ingest_dataset
+from tasks.ingest import ingest_dataset
 
 __all__ = ["ingest_flow"]
 

@@ -6,7 +6,8 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import LRSuggestion
 from tasks.artifacts import publish_lr
-from tasks.stages import check_run, find_lr, ingest_dataset, new_run
+from tasks.ingest import ingest_dataset
+from tasks.stages import check_run, find_lr, new_run
 
 __all__ = ["lr_find_flow"]
 

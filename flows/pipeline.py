@@ -12,7 +12,8 @@ from tasks.artifacts import (
     publish_summary,
     publish_training,
 )
-from tasks.stages import check_run, evaluate_model, find_lr, ingest_dataset, new_run, train_model
+from tasks.ingest import ingest_dataset
+from tasks.stages import check_run, evaluate_model, find_lr, new_run, train_model
 
 __all__ = ["pipeline"]
 

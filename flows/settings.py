@@ -86,7 +86,12 @@ def _refuse_unknown_variables() -> None:
 
 def explain(error: ValidationError) -> str:
     """All faults of a validation, a line each: setting, value, what is wrong, remedy."""
-    return "\n".join(_explain_one(fault) for fault in error.errors(include_url=False))
+    lines: dict[str, list[str]] = {}
+    for fault in error.errors(include_url=False):
+        about, _, message = _explain_one(fault).partition(": ")
+        lines.setdefault(about, []).append(message)
+    # A setting of several types is refused once by each.
+    return "\n".join(f"{about}: {', or '.join(said)}" for about, said in lines.items())
 
 
 def _explain_one(fault: Any) -> str:
@@ -113,12 +118,14 @@ def setting_names() -> list[str]:
 
 def _is_branch(part: str) -> bool:
     """Whether a part of an error's place names a branch of a union rather than a setting."""
-    return "[" in part or part in ("float", "int", "str", "none")
+    return "[" in part or part in ("float", "int", "str", "none") or part.startswith("constrained-")
 
 
 def _read_yaml(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
+    if Path(path).is_dir():
+        raise PetsError(f"{path}: is a folder; to train on its photos, give --source.url {path}")
     try:
         content = yaml.safe_load(Path(path).read_bytes())
     except OSError as error:

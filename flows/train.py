@@ -6,7 +6,8 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import TrainResult
 from tasks.artifacts import publish_training
-from tasks.stages import check_run, find_lr, ingest_dataset, new_run, train_model
+from tasks.ingest import ingest_dataset
+from tasks.stages import check_run, find_lr, new_run, train_model
 
 __all__ = ["train_flow"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -40,7 +39,6 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
     if configured or _answers(root):
         _show(root + page, browser)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with subprocess.Popen(  # noqa: S603 - our own interpreter with fixed arguments
         [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -53,7 +51,10 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
             deadline = time.monotonic() + _START_SECONDS
             while not _answers(root):
                 if server.poll() is not None or time.monotonic() > deadline:
-                    raise PetsError(f"the Prefect server did not start on port {port}: try --port")
+                    raise PetsError(
+                        f"the Prefect server did not start on port {port}, which may be taken: try "
+                        "another --port"
+                    )
                 time.sleep(0.5)
             _show(root + page, browser)
             print("Ctrl-C stops the server.", flush=True)

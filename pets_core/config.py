@@ -178,8 +178,8 @@ class SourceConfig(_Settings):
                 f"test_fraction = {self.test_fraction:g} has no meaning with split = official, "
                 "which brings its own test list: leave it out, or set split = random"
             )
-        if self.kind == "folder" and self.url is None:
-            raise ValueError("kind = folder needs url: the folder that holds a folder a class")
+        if self.kind in ("folder", "table") and self.url is None:
+            raise ValueError(f"kind = {self.kind} needs url: where the {self.kind} lies")
         if self.kind == "folder" and self.split == "official":
             raise ValueError("kind = folder has no official lists: set split = random")
         if self.kind == "sample" and self.url is not None:
@@ -206,8 +206,18 @@ class IngestConfig(_Settings):
     after the known ones, in a new version of the label contract."""
     runner: Literal["threads", "processes", "dask", "ray"] = "threads"
     """What runs the shard tasks; dask and ray need the extra of that name."""
+    runner_address: str | None = None
+    """Of a running Dask scheduler or Ray cluster; empty: one is started on this machine."""
     num_workers: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Shard tasks at a time; 0: one a CPU core."""
+
+    @model_validator(mode="after")
+    def _address_has_a_cluster(self) -> IngestConfig:
+        if self.runner_address is not None and self.runner not in ("dask", "ray"):
+            raise ValueError(
+                f"runner_address has no meaning with runner = {self.runner}: set dask or ray"
+            )
+        return self
 
 
 class ModelConfig(_Settings):

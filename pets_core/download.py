@@ -8,8 +8,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 from filelock import FileLock
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from fsspec.implementations.http import HTTPFileSystem
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from pets_core import storage
 from pets_core.errors import PetsError
@@ -22,7 +30,11 @@ _ATTEMPTS = 6
 _BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 30.0
 _TEMPORARY_STATUS = frozenset({408, 425, 429})
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, PetsError)
+_ABSENT_STATUS = frozenset({404, 410})
 _BLOCK = 1 << 20
+_SILENCE_SECONDS = 60.0
+_NAME_CHARS = 100
 
 
 def retrying(action: Callable[[], Result]) -> Result:
@@ -33,13 +45,12 @@ def retrying(action: Callable[[], Result]) -> Result:
     """
     attempts = Retrying(
         stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential_jitter(
-            _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS, jitter=_BACKOFF_SECONDS
-        ),
+        wait=wait_exponential(_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
+        + wait_random(0, _BACKOFF_SECONDS),
         retry=retry_if_exception(_is_temporary),
         reraise=True,
     )
-    return attempts(action)
+    return attempts(lambda: _told_apart(action))
 
 
 def local_file(url: str, cache_dir: str, checksum: str = "") -> Path:
@@ -66,13 +77,15 @@ def local_file(url: str, cache_dir: str, checksum: str = "") -> Path:
         return Path(path)
     info = _info(fs, path, url)
     # HTTP's ukey is the URL alone.
-    marks = (url, fs.ukey(path), info.get("size"), info.get("ETag"))
-    version = sha256(repr(marks).encode()).hexdigest()[:24]
-    target = Path(cache_dir).expanduser() / "downloads" / f"{version}-{path.rsplit('/', 1)[-1]}"
+    told = [info.get(name) for name in ("size", "ETag", "Last-Modified")]
+    version = sha256(repr((url, fs.ukey(path), *told, checksum)).encode()).hexdigest()[:24]
+    # A signed URL's query may be longer than a file's name.
+    name = path.partition("?")[0].rsplit("/", 1)[-1][-_NAME_CHARS:]
+    target = Path(cache_dir).expanduser() / "downloads" / f"{version}-{name}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():
-            _download(fs, path, info.get("size"), target, url, checksum)
+            _download(fs, path, info, target, url, checksum)
     return target
 
 
@@ -109,10 +122,12 @@ def _info(fs: Any, path: str, url: str) -> dict[str, Any]:
         raise PetsError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
 
 
-def _download(fs: Any, path: str, size: int | None, target: Path, url: str, checksum: str) -> None:
+def _download(
+    fs: Any, path: str, info: dict[str, Any], target: Path, url: str, checksum: str
+) -> None:
     partial = target.with_name(f"{target.name}.partial")
     try:
-        retrying(lambda: _fetch(fs, path, size, partial))
+        retrying(lambda: _fetch(fs, path, info, partial))
     except Exception as error:
         # Each store's driver has its own; HTTP's are no OSError.
         raise PetsError(
@@ -127,16 +142,16 @@ def _download(fs: Any, path: str, size: int | None, target: Path, url: str, chec
     partial.replace(target)
 
 
-def _fetch(fs: Any, path: str, size: int | None, partial: Path) -> None:
+def _fetch(fs: Any, path: str, info: dict[str, Any], partial: Path) -> None:
     """Append what is still lacking; what is there already is of the same version."""
+    size = info.get("size")
     received = partial.stat().st_size if partial.exists() else 0
-    if size is not None and received > size:
+    if received and received == size:
+        return
+    if size is None or received > size:
         received = 0
-    with fs.open(path, "rb", block_size=_BLOCK) as source:
-        if received and source.seekable():
-            source.seek(received)
-        else:
-            received = 0
+    with _open_at(fs, path, info, received) as source:
+        received = source.tell()
         with partial.open("r+b" if received else "wb") as sink:
             sink.seek(received)
             while block := source.read(_BLOCK):
@@ -146,8 +161,53 @@ def _fetch(fs: Any, path: str, size: int | None, partial: Path) -> None:
         raise ConnectionError(f"{received} bytes came of {size} promised")
 
 
+def _open_at(fs: Any, path: str, info: dict[str, Any], start: int) -> Any:
+    """Open at byte `start`, or at 0 where the store cannot; the file tells at which."""
+    if not isinstance(fs, HTTPFileSystem):
+        source = fs.open(path, "rb", block_size=_BLOCK)
+        if source.seekable():
+            source.seek(start)
+        return source
+    # One stream: fsspec's seekable file fails where a server ignores Range, and keeps no part of a
+    # block that breaks off.
+    headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if tag := _validator(info):
+            headers["If-Range"] = tag
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
+    # With a size, fsspec does not ask for it once more.
+    source = fs.open(path, "rb", block_size=0, size=1, headers=headers, timeout=timeout)
+    source.loc = start if source.r.status == 206 else 0
+    return source
+
+
+def _validator(info: dict[str, Any]) -> str | None:
+    """What tells a server which version a range must be of; a weak ETag may not."""
+    tag = info.get("ETag")
+    return tag if tag and not tag.startswith("W/") else info.get("Last-Modified")
+
+
+def _told_apart(action: Callable[[], Result]) -> Result:
+    """Call `action`; to fsspec, whatever keeps it from a file's size over HTTP is a missing file.
+
+    Raises:
+        aiohttp.ClientError: It was not that the file is missing.
+    """
+    try:
+        return action()
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if (
+            isinstance(cause, aiohttp.ClientError | TimeoutError)
+            and getattr(cause, "status", None) not in _ABSENT_STATUS
+        ):
+            raise cause from None
+        raise
+
+
 def _is_temporary(error: BaseException) -> bool:
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | PetsError):
+    if isinstance(error, _LASTING):
         return False
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:

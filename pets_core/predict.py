@@ -62,8 +62,11 @@ def _predict_batch(built: TrainedModel, photos: list[str], num_top: int) -> list
             data = storage.read_bytes(storage.absolute(photo))
             pixels.append(decode(data, card.resize_to))
             results.append(Prediction(photo=photo))
-        except (PetsError, UnreadablePhotoError) as error:
+        except PetsError as error:
             results.append(Prediction(photo=photo, error=str(error)))
+        except UnreadablePhotoError as error:
+            said = f"{error.reason.replace('_', ' ')}: {error.detail}"
+            results.append(Prediction(photo=photo, error=said))
     if not pixels:
         return results
     transform = CenterCrop(card.image_size, card.mean, card.std)

@@ -166,8 +166,8 @@ def choose_evaluation_split(
         if split in present:
             return split
     raise PetsError(
-        f"evaluate.split = {wanted}: the photos are split into {', '.join(present)} only. Set "
-        "source.valid_fraction or source.test_fraction above 0, or evaluate.split = auto"
+        f"evaluate.split = {wanted}: the photos are split into {', '.join(present)} only. Set or "
+        "raise source.valid_fraction or source.test_fraction, or set evaluate.split = auto"
     )
 
 

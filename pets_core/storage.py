@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
+"""The extra that brings the driver of a kind of store."""
+
+
 def absolute(url: str) -> str:
     """Return a local path absolute and without `~`, and any other URL as it is.
 
@@ -37,7 +41,7 @@ def absolute(url: str) -> str:
     """
     if "://" in url or "::" in url:
         return url
-    return str(Path(url).expanduser().absolute())
+    return os.path.abspath(Path(url).expanduser())  # noqa: PTH100 - ".." is to go, links to stay
 
 
 def join(root: str, *parts: str) -> str:
@@ -52,8 +56,13 @@ def filesystem(url: str) -> tuple[Any, str]:
         PetsError: No such kind of store is known, or its driver is not installed.
     """
     try:
-        return url_to_fs(url)  # type: ignore[no-any-return]
-    except (ValueError, ImportError) as error:
+        # A listing kept from before hides what other processes have written since.
+        return url_to_fs(url, use_listings_cache=False)  # type: ignore[no-any-return]
+    except ImportError as error:
+        extra = _EXTRAS.get(url.split("://")[0])
+        remedy = f": pip install 'pets-pipeline[{extra}]'" if extra else ""
+        raise PetsError(f"{url}: {error}{remedy}") from error
+    except ValueError as error:
         raise PetsError(f"{url}: {error}") from error
 
 
@@ -74,6 +83,8 @@ def open_read(url: str) -> IO[bytes]:
         return fs.open(path, "rb")  # type: ignore[no-any-return]
     except FileNotFoundError as error:
         raise PetsError(f"{url} does not exist") from error
+    except IsADirectoryError as error:
+        raise PetsError(f"{url} is a folder, not a file") from error
     except OSError as error:
         raise PetsError(f"{url} cannot be read: {error}") from error
 

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
+from pets_core.data.gallery import read_leaks, read_quarantine, thumbnails
 from pets_core.evaluation.tables import read_confusion
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainResult
 
@@ -23,23 +24,69 @@ __all__ = [
     "publish_training",
 ]
 
+_MAX_ROWS = 500
+_MAX_PAIRS = 20
+_THUMBNAIL_PX = 112
+"""An artifact beyond 300 kB makes the UI slow: its lists fetch all of them."""
+
 
 @task(name="publish data set", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
 def publish_dataset(manifest: DatasetManifest) -> None:
-    """Artifact `dataset-summary`: splits, classes, what was left out."""
+    """Artifacts `dataset-summary`, `quarantine` and `duplicates`."""
     splits = _table(
-        ["split", "photos", "fewest of a class", "most of a class"],
-        ([s, i.num_rows, min(i.class_counts), max(i.class_counts)] for s, i in
+        ["split", "photos", "fewest of a class", "most of a class", "shards"],
+        ([s, i.num_rows, min(i.class_counts), max(i.class_counts), len(i.shards)] for s, i in
          manifest.splits.items()),
     )  # fmt: skip
     left_out = _table(["left out", "files"], manifest.quarantine_reasons.items())
+    alike = _table(["photos that are (nearly) another", "photos"], manifest.duplicates.items())
+    after = f", after `{manifest.parent}`" if manifest.parent else ", the first"
     text = (
         f"# {_text(manifest.name)}\n\n{manifest.num_rows} photos of {len(manifest.classes)} "
-        f"classes, version `{manifest.fingerprint}`\n\n{splits}\n\n"
+        f"classes, version `{manifest.fingerprint}`{after}, label contract "
+        f"{manifest.contract_version}\n\n{splits}\n\n"
         + (f"{left_out}\n\n" if manifest.quarantine_reasons else "Nothing was left out.\n\n")
+        + (f"{alike}\n\n" if any(manifest.duplicates.values()) else "")
         + f"From `{manifest.source_url}`, stored at `{manifest.url}`\n"
     )
     create_markdown_artifact(text, key="dataset-summary", description="The data set of this run")
+    rows = read_quarantine(manifest)
+    create_table_artifact(
+        rows[:_MAX_ROWS],
+        key="quarantine",
+        description=f"{len(rows)} files left out, the first {_MAX_ROWS} shown, all of them in "
+        f"{manifest.url}/quarantine.parquet",
+    )
+    create_markdown_artifact(
+        _gallery(manifest), key="duplicates", description="Photos that are (nearly) in two splits"
+    )
+
+
+def _gallery(manifest: DatasetManifest) -> str:
+    """Pairs of photos, one in an earlier split and its like in a later one."""
+    leaks = read_leaks(manifest)
+    shown = leaks[:_MAX_PAIRS]
+    ids = {row[key] for row in shown for key in ("id", "match_id")}
+    small = thumbnails(manifest, ids, _THUMBNAIL_PX)
+    pairs = _table(
+        ["", "", "differs in"],
+        (
+            [
+                f"{_jpeg(small[row['id']], row['split'])} {_text(row['id'])}, {row['split']}",
+                f"{_jpeg(small[row['match_id']], row['match_split'])} {_text(row['match_id'])}, "
+                f"{row['match_split']}",
+                "nothing" if row["exact"] else f"{row['distance']} of 64 bits",
+            ]
+            for row in shown
+        ),
+    )
+    head = f"# {len(leaks)} photos of an earlier split are (nearly) in a later one\n\n"
+    if not leaks:
+        return head + "A model is judged on no photo that it was trained on.\n"
+    more = f"\n\nThe first {len(shown)} are shown.\n" if len(leaks) > len(shown) else "\n"
+    remedy = "A model that has learnt them by heart looks better than it is. "
+    remedy += "`ingest.duplicates = drop` leaves the earlier ones out.\n\n"
+    return head + remedy + pairs + more
 
 
 @task(name="publish learning rate", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
@@ -134,6 +181,10 @@ def publish_summary(
         )
     )
     create_markdown_artifact(text, key="run-summary", description="How the run came out")
+
+
+def _jpeg(data: bytes, alt: str) -> str:
+    return f"![{alt}](data:image/jpeg;base64,{base64.b64encode(data).decode()})"
 
 
 def _picture(url: str, alt: str) -> str:

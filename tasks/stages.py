@@ -10,13 +10,12 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from pets_core.config import PipelineConfig
-from pets_core.data.ingest import ingest
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainResult
 from pets_core.runs import start_run
 from tasks.progress import ProgressDisplay
 
-__all__ = ["check_run", "evaluate_model", "find_lr", "ingest_dataset", "new_run", "train_model"]
+__all__ = ["check_run", "evaluate_model", "find_lr", "new_run", "train_model"]
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -31,13 +30,6 @@ def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
         model_url or config.model.backbone, check.num_parameters / 1e6,
         check.device, check.mixed_precision,
     )  # fmt: skip
-
-
-@task(name="ingest", cache_policy=NO_CACHE)
-def ingest_dataset(config: PipelineConfig) -> DatasetManifest:
-    """Bring the photos into the store, or find them there."""
-    with ProgressDisplay(get_run_logger()) as display:
-        return ingest(config, on_progress=display)
 
 
 @task(name="new run", cache_policy=NO_CACHE)

@@ -30,7 +30,11 @@ BOUNDS = {
         "shard_mib": [1, 4096],
         "row_group_rows": [1, 10_000],
         "max_quarantined_fraction": [0, 1],
-        "num_workers": [0, 256],
+        "num_workers": [0, 10_000],
+        "duplicates": ["keep", "drop"],
+        "near_duplicate_bits": [0, 16],
+        "new_labels": ["refuse", "quarantine", "extend"],
+        "runner": ["threads", "processes", "dask", "ray"],
     },
     "model": {"image_size": [32, 1024], "dropout": [0, 0.99]},
     "transform": {
@@ -73,6 +77,8 @@ BOUNDS = {
 BEYOND = {
     "source": {
         "kind": ["zip", None],
+        "name": ["a/b", "..", "", 3],
+        "checksums": [{"a.zip": "crc32:00"}, {"a.zip": "md5:xyz"}, "md5:00"],
         "split": ["half"],
         "valid_fraction": [-0.01, 1, "some"],
         "test_fraction": [-0.01, 1],
@@ -83,7 +89,11 @@ BEYOND = {
         "shard_mib": [0, 4097],
         "row_group_rows": [0, 10_001],
         "max_quarantined_fraction": [-0.01, 1.01],
-        "num_workers": [-1, 257],
+        "num_workers": [-1, 10_001],
+        "duplicates": ["merge"],
+        "near_duplicate_bits": [-1, 17],
+        "new_labels": ["ignore"],
+        "runner": ["spark"],
     },
     "model": {"image_size": [31, 1025, "big"], "dropout": [-0.1, 1], "backbone": [None, 3]},
     "transform": {
@@ -143,7 +153,10 @@ def test_beyond_the_bounds_is_refused(group, name, value):
 
 
 def test_the_bounds_above_cover_every_setting():
-    free_text = {"url", "backbone", "weights", "lr_max"}
+    free_text = {
+        "url", "backbone", "weights", "lr_max", "name", "checksums", "image_column",
+        "label_column", "split_column", "runner_address",
+    }  # fmt: skip
     for group, field in PipelineConfig.model_fields.items():
         names = set(getattr(field.annotation, "model_fields", {}))
         assert names - free_text == set(BOUNDS.get(group, {})) - free_text, group
@@ -155,6 +168,8 @@ def test_the_bounds_above_cover_every_setting():
         ({"source": {"valid_fraction": 0.5, "test_fraction": 0.5}}, "source", "must stay below 1"),
         ({"source": {"split": "official", "test_fraction": 0.2}}, "source", "test_fraction = 0.2"),
         ({"source": {"kind": "folder"}}, "source", "kind = folder needs url"),
+        ({"source": {"kind": "table"}}, "source", "kind = table needs url"),
+        ({"ingest": {"runner_address": "tcp://x:1"}}, "ingest", "set dask or ray"),
         (
             {"source": {"kind": "folder", "url": "x", "split": "official"}},
             "source",

@@ -113,7 +113,7 @@ def test_fp16_on_a_cpu_is_refused(small_config) -> None:
 def test_a_ranks_own_error_reaches_the_caller(small_config, tmp_path) -> None:
     request = train_request(tiny(small_config), str(tmp_path / "run"))
     shard = request.manifest.splits["train"].shards[0]
-    path = Path(request.manifest.url, shard.path)
+    path = Path(request.manifest.shard_url(shard))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(PetsError, match=rf"{shard.path} fails its checksum"):
         launch(request, TrainResult)

@@ -69,7 +69,7 @@ def test_unreadable_photos_are_told_beside_the_others(model_url, photos, tmp_pat
     (tmp_path / "text.jpg").write_bytes(b"no photo")
     (tmp_path / "empty.jpg").write_bytes(b"")
     bad = {
-        str(tmp_path / "text.jpg"): "not_an_image",
+        str(tmp_path / "text.jpg"): "not an image",
         str(tmp_path / "none.jpg"): "does not exist",
         str(tmp_path / "empty.jpg"): "empty",
         str(tmp_path): "cannot be read",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,7 +43,7 @@ def load_contract(root: str) -> Contract | None:
         PetsError: It is damaged.
     """
     fs, folder = storage.filesystem(storage.join(root, "contracts"))
-    paths = sorted(fs.glob(f"{folder}/*.json"))
+    paths = sorted(fs.glob(f"{glob.escape(folder)}/*.json"))
     if not paths:
         return None
     try:

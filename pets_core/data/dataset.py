@@ -44,7 +44,8 @@ SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        pa.field("label", pa.int64(), nullable=False),
+        # Hugging Face `datasets` takes a column for labels only where it may be null.
+        pa.field("label", pa.int64()),
         pa.field("class_name", pa.string(), nullable=False),
         pa.field("species", pa.string()),
         pa.field("width", pa.int32(), nullable=False),

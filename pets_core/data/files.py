@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
 import shutil
+import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Protocol
+from urllib.parse import quote, unquote
 from uuid import uuid4
 
 import pyarrow as pa
@@ -43,14 +47,26 @@ MAX_FILE_BYTES = 1 << 28
 """No photo is larger; a bound on what an archive's header can make us allocate."""
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
-_DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError)
+_DAMAGED = (
+    EOFError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""What the readers of archives raise on damaged bytes."""
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
 }
 _REMOTE_READERS = 16
-_BATCH_FILES = 64
+_BATCH_FILES = 32
 _INDEX_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -115,14 +131,18 @@ class ListedFiles:
         for start in range(0, len(paths), _BATCH_FILES):
             batch = paths[start : start + _BATCH_FILES]
             fs, _ = storage.filesystem(self._urls[batch[0]])
+            # The pool is gone before anything is yielded: a reader that is left half-way and
+            # collected later must not wait for threads then.
             with ThreadPoolExecutor(1 if storage.is_local(fs) else _REMOTE_READERS) as pool:
-                yield from pool.map(self._read_one, batch)
+                contents = list(pool.map(self._read_one, batch))
+            yield from contents
 
     def _entry(self, path: str) -> FileEntry:
         fs, where = storage.filesystem(self._urls[path])
         try:
-            return _entry(path, retrying(lambda: fs.info(where)))
-        except FileNotFoundError:
+            info = retrying(lambda: fs.info(where))
+            return _entry(path, info, "" if info["type"] == "file" else "special_file")
+        except (FileNotFoundError, NotADirectoryError):
             return FileEntry(path, 0, "", "missing")
         except Exception as error:
             raise PetsError(
@@ -147,24 +167,46 @@ class FolderFiles(ListedFiles):
         super().__init__({})
 
     def entries(self) -> Sequence[FileEntry]:
-        """List the folder, sorted by path."""
+        """List the folder, sorted by path.
+
+        Raises:
+            PetsError: It, or a folder in it, cannot be listed.
+        """
         fs, root = storage.filesystem(self._url)
-        found = retrying(lambda: fs.find(root, detail=True))
-        entries, unsized = [], {}
+        try:
+            if self._over_http or storage.is_local(fs):
+                found = _walk(fs, root)
+            else:
+                found = retrying(lambda: fs.find(root, detail=True))
+        except Exception as error:
+            raise PetsError(
+                f"{self._url} cannot be listed: {type(error).__name__}: {error}"
+            ) from error
+        entries, unsure = [], {}
         for full, info in found.items():
             path = full[len(root) :].lstrip("/")
-            if any(part.startswith(".") for part in path.split("/")):
+            if self._over_http:
+                # A listing links to itself in another order, too.
+                path = "" if "?" in path else unquote(path)
+            if not path or any(part.startswith(".") for part in path.split("/")):
                 continue
-            # An HTTP listing names files and says no more.
-            if info.get("size") is None:
-                unsized[path] = storage.join(self._url, path)
+            # An HTTP listing names files and says no more; on disk, "other" may be a link.
+            if info.get("size") is None or info.get("type") == "other":
+                unsure[path] = self._place(path)
             else:
                 entries.append(_entry(path, info))
-        return sorted([*entries, *ListedFiles(unsized).entries()])
+        return sorted([*entries, *ListedFiles(unsure).entries()])
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
         """Read a batch at a time, concurrently where the store can."""
-        return ListedFiles({path: storage.join(self._url, path) for path in paths}).read(paths)
+        return ListedFiles({path: self._place(path) for path in paths}).read(paths)
+
+    @property
+    def _over_http(self) -> bool:
+        return self._url.startswith(("http://", "https://"))
+
+    def _place(self, path: str) -> str:
+        return storage.join(self._url, quote(path) if self._over_http else path)
 
 
 class PackedFiles:
@@ -222,9 +264,14 @@ class ZipFiles:
         """Decompress each file, verifying its CRC."""
         try:
             for path in paths:
-                yield self._zip.read(path)
-        except (*_DAMAGED, RuntimeError, NotImplementedError) as error:
+                yield self._zip.read(self._members[path])
+        except _DAMAGED as error:
             raise _damaged(self._url, error) from error
+
+    @cached_property
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        # Of a path that is there twice, the first entry is the one that is planned.
+        return {info.filename: info for info in reversed(self._zip.infolist())}
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
@@ -256,6 +303,9 @@ def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
         forget_download(path, cache_dir)
         raise
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            # The machine's fault, a full disk for one; the archive is good for all we know.
+            raise PetsError(f"{url} cannot be read through: {error} (cache_dir)") from error
         forget_download(path, cache_dir)
         raise _damaged(url, error) from error
 
@@ -281,14 +331,14 @@ def pack(
     index, packed = folder / f"{key}.index.parquet", data or folder / f"{key}.data"
     with FileLock(folder / f"{key}.lock"):
         if not (index.exists() and packed.exists()):
-            partial = folder / f"{key}.partial"
+            beside = folder / f"{key}.partial"
             try:
-                with partial.open("w+b") as sink:
+                with beside.open("w+b") as sink:
                     rows = [(*entry, offset) for entry, offset in members(sink)]
                 if data is None:
-                    partial.replace(packed)
+                    beside.replace(packed)
             finally:
-                partial.unlink(missing_ok=True)
+                beside.unlink(missing_ok=True)
             columns = list(zip(*rows, strict=True)) or [()] * len(_INDEX_SCHEMA)
             arrays = [pa.array(c, f.type) for c, f in zip(columns, _INDEX_SCHEMA, strict=True)]
             with storage.writing(str(index)) as file:
@@ -341,25 +391,48 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
 def _zip_kind(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & 1:
         return "encrypted"
-    # The upper half holds the Unix mode.
-    return "link" if (info.external_attr >> 28) == 0o12 else ""
+    # The upper half holds the Unix mode, 0 where it was written elsewhere.
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return "link"
+    return "" if kind in (0, stat.S_IFREG) else "special_file"
 
 
 def _refusal(path: str, size: int, kind: str) -> str:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
         return "unsafe_path"
-    return kind or ("too_large" if size > MAX_FILE_BYTES else "")
+    return kind or _size_refusal(size)
 
 
-def _entry(path: str, info: dict[str, Any]) -> FileEntry:
+def _size_refusal(size: int) -> str:
+    return "too_large" if size > MAX_FILE_BYTES else ""
+
+
+def _walk(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    """All files below a folder; fsspec's own walk passes over a folder that it cannot list."""
+    found, folders, seen = {}, [root], {root.rstrip("/")}
+    while folders:
+        for info in retrying(partial(fs.ls, folders.pop(), detail=True)):
+            name = info["name"].rstrip("/")
+            if info["type"] != "directory":
+                found[name] = info
+            # A web page may link to itself.
+            elif name not in seen and not name.rsplit("/", 1)[-1].startswith("."):
+                seen.add(name)
+                folders.append(name)
+    return found
+
+
+def _entry(path: str, info: dict[str, Any], kind: str = "") -> FileEntry:
     size = int(info.get("size") or 0)
     tag = next((info[k] for k in ("ETag", "etag", "md5Hash", "content_md5") if info.get(k)), None)
-    times = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+    times = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",
+             "created")  # fmt: skip
     changed = next((info[key] for key in times if info.get(key)), None)
     # A file whose version nobody tells is new each time.
     known = tag or (f"{size}-{changed}" if changed else uuid4().hex)
-    return FileEntry(path, size, str(known), "too_large" if size > MAX_FILE_BYTES else "")
+    return FileEntry(path, size, str(known), kind or _size_refusal(size))
 
 
 def _damaged(url: str, error: Exception) -> PetsError:

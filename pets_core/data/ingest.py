@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ from pets_core.records import (
     SplitInfo,
 )
 
-__all__ = ["commit", "ingest"]
+__all__ = ["commit", "ingest", "written"]
 
 _BY_RULE = frozenset(
     {"not_a_photo", "unlisted", "in_no_list", "same_id", "label_outside_contract", "duplicate"}
@@ -59,13 +60,19 @@ def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) ->
             committed, and those which are there stay as they are.
     """
     plan = plan_dataset(config)
-    done, total = 0, sum(shard.num_photos for shard in plan.pending)
+    done, total, started = 0, sum(s.num_photos for s in plan.pending), time.monotonic()
     with ThreadPoolExecutor(config.ingest.num_workers or os.cpu_count()) as pool:
         writes = pool.map(lambda shard: write_shard(config, plan, shard), plan.pending)
         for shard, _ in zip(plan.pending, writes, strict=True):
             done += shard.num_photos
-            on_progress(Progress(stage="ingest", done=done, total=total, unit="photos"))
+            on_progress(written(done, total, time.monotonic() - started))
     return commit(config, plan)
+
+
+def written(done: int, total: int, seconds: float) -> Progress:
+    """How far the writing of shards has come."""
+    detail = f"{done / seconds:.0f} photos/s"
+    return Progress(stage="ingest", done=done, total=total, unit="photos", detail=detail)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import PurePosixPath
 
 from pydantic import ValidationError
@@ -16,7 +17,7 @@ __all__ = ["journal_keys", "load_record", "save_record"]
 def journal_keys(root: str) -> set[str]:
     """The keys of all shards the journal knows of the data set in folder `root`."""
     fs, folder = storage.filesystem(storage.join(root, "journal"))
-    return {PurePosixPath(path).stem for path in fs.glob(f"{folder}/*.json")}
+    return {PurePosixPath(path).stem for path in fs.glob(f"{glob.escape(folder)}/*.json")}
 
 
 def load_record(root: str, key: str) -> ShardRecord | None:

@@ -231,7 +231,8 @@ def _check_classes(
     train = Counter(label for label, split in counted if split == "train")
     faults = [
         f"class {info.name!r} has {total[label]} photo{'s' * (total[label] != 1)}, at least 2 are "
-        "needed: add photos or remove the class"
+        "needed: add photos, remove the class, or, where earlier versions of the data set have it, "
+        "set source.name to start another"
         for label, info in enumerate(classes)
         if total[label] < 2
     ] or [
@@ -240,8 +241,11 @@ def _check_classes(
         for label, info in enumerate(classes)
         if not train[label]
     ]
-    if len(classes) < 2:
-        faults.append("the source has a single class; a classifier needs at least 2")
+    if len(classes) == 1:
+        faults.append(
+            f"the source has the single class {classes[0].name!r}; a classifier needs at least 2. "
+            "A class is a folder of photos: set source.url to the folder around the class folders"
+        )
     if faults:
         raise PetsError("\n".join(faults))
 

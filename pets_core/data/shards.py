@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
@@ -44,7 +45,8 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
     photos = planned_photos(plan, shard)
     prior = _prior_rows(plan.root, photos)
     fresh = [photo for photo in photos if photo.id not in prior]
-    data = _fetch(open_source(config).files, fresh) if fresh else iter(())
+    files = _files(plan.plan_url, config.model_dump_json()) if fresh else None
+    data = _fetch(files, fresh) if files else iter(())
     left_out = []
     writer = ShardWriter(plan.classes, config.ingest.row_group_rows)
     for photo in photos:
@@ -149,6 +151,12 @@ def _rows(url: str) -> Iterator[Row]:
     with storage.open_read(url) as file:
         for batch in open_parquet(file).iter_batches(64):
             yield from batch.to_pylist()
+
+
+@lru_cache(maxsize=2)
+def _files(plan_url: str, config: str) -> Files:
+    """The files of a plan's source, opened once for all shards that this process writes."""
+    return open_source(PipelineConfig.model_validate_json(config)).files
 
 
 def _fetch(files: Files, photos: Sequence[PlannedPhoto]) -> Iterator[bytes]:

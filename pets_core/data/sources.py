@@ -17,6 +17,7 @@ from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Official, So
 from pets_core.data.files import ARCHIVE_SUFFIXES, Files, FolderFiles, open_archive
 from pets_core.data.sample import write_sample
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
+from pets_core.download import retrying
 from pets_core.errors import PetsError
 
 __all__ = ["AUTHORS_URL", "open_source"]
@@ -145,7 +146,7 @@ def open_source(config: PipelineConfig) -> Source:
         if url.lower().endswith(ARCHIVE_SUFFIXES):
             checksum = config.source.checksums.get(PurePosixPath(url).name, "")
             return ClassFolderSource(name, url, open_archive(url, config.cache_dir, checksum))
-        if kind == "auto" and storage.exists(storage.join(url, "images.tar.gz")):
+        if kind == "auto" and _is_there(storage.join(url, "images.tar.gz")):
             return OxfordPetSource(url, config, config.source.name or "oxford-iiit-pet")
         return _folder(name, url)
     except PetsError:
@@ -164,11 +165,22 @@ def _sample(config: PipelineConfig) -> OxfordPetSource:
     return OxfordPetSource(str(folder), config, config.source.name or "sample")
 
 
+def _is_there(url: str) -> bool:
+    """Whether a file lies at `url`; unlike fsspec's own, it takes no failure for a no."""
+    fs, path = storage.filesystem(url)
+    try:
+        retrying(lambda: fs.info(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _folder(name: str, url: str) -> ClassFolderSource:
     fs, root = storage.filesystem(url)
-    if not fs.isdir(root):
+    if not retrying(lambda: fs.isdir(root)):
         raise PetsError(f"source.url = {url}: no such folder, archive or table")
-    if not any(entry["type"] == "directory" for entry in fs.ls(root, detail=True)):
+    listed = retrying(lambda: fs.ls(root, detail=True))
+    if not any(entry["type"] == "directory" for entry in listed):
         raise PetsError(
             f"source.url = {url}: holds neither images.tar.gz with annotations.tar.gz nor a "
             "folder of photos a class"

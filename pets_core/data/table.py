@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -96,21 +97,35 @@ class TableSource:
     @cached_property
     def _packed(self) -> PackedFiles | None:
         """The photos of a table that holds their bytes."""
-        if self._is_csv or pa.types.is_string(self._schema.field(self._config.image_column).type):
+        if not self._holds_bytes:
             return None
         status, column = self._path.stat(), self._config.image_column
         identity = ("table", str(self._path), status.st_size, status.st_mtime_ns, column)
 
         def members(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
             offset = 0
-            for data in _bytes(pq.ParquetFile(self._path), column):
+            for number, data in enumerate(self._contents(), 1):
                 digest = sha256(data).hexdigest()
                 sink.write(data)
-                refusal = "too_large" if len(data) > MAX_FILE_BYTES else ""
-                yield FileEntry(digest, len(data), digest, refusal), offset
+                if data:
+                    refusal = "too_large" if len(data) > MAX_FILE_BYTES else ""
+                    yield FileEntry(digest, len(data), digest, refusal), offset
+                else:
+                    # Two rows without a photo are not the same photo.
+                    yield FileEntry(f"row {number}", 0, digest, "empty"), offset
                 offset += len(data)
 
         return pack(identity, self._cache_dir, members)
+
+    def _contents(self) -> Iterator[bytes]:
+        column = self._config.image_column
+        with self._reading():
+            for batch in pq.ParquetFile(self._path).iter_batches(64, columns=[column]):
+                values = batch.column(column)
+                if pa.types.is_struct(values.type):
+                    values = values.field("bytes")
+                for value in values:
+                    yield value.as_py() or b""
 
     @cached_property
     def _ids(self) -> list[str | None]:
@@ -124,19 +139,20 @@ class TableSource:
         if self._is_csv:
             return self._csv
         names = [*_columns(self._config)]
-        if not pa.types.is_string(self._schema.field(self._config.image_column).type):
+        if self._holds_bytes:
             names.remove(self._config.image_column)
-        return pq.read_table(self._path, columns=names)
+        with self._reading():
+            return pq.read_table(self._path, columns=names)
 
     @cached_property
     def _csv(self) -> pa.Table:
-        options = pa.csv.ParseOptions(delimiter="\t" if self.url.endswith(".tsv") else ",")
+        options = pa.csv.ParseOptions(delimiter="\t" if self.url.lower().endswith(".tsv") else ",")
         try:
             names = pa.csv.open_csv(self._path, parse_options=options).schema.names
             # All text: a label 01 must not become 1, nor NA nothing.
             convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
             return pa.csv.read_csv(self._path, parse_options=options, convert_options=convert)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise PetsError(f"{self.url} is no CSV table: {error}") from error
 
     @cached_property
@@ -147,6 +163,17 @@ class TableSource:
             return pq.read_schema(self._path)
         except (pa.ArrowInvalid, OSError) as error:
             raise PetsError(f"{self.url} is no Parquet file: {error}") from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PetsError(f"{self.url} is damaged: {error}") from error
+
+    @property
+    def _holds_bytes(self) -> bool:
+        return not _is_text(self._schema.field(self._config.image_column).type)
 
     @property
     def _is_csv(self) -> bool:
@@ -159,7 +186,18 @@ class TableSource:
             f"{', '.join(present)}.{did_you_mean(name, present)}"
             for name, setting in _columns(self._config).items()
             if name not in present
+        ] + [
+            f"source.{setting} = {name}: {self.url} has {present.count(name)} such columns: rename "
+            "all but one"
+            for name, setting in _columns(self._config).items()
+            if present.count(name) > 1
         ]
+        if not faults and not _is_image(self._schema.field(self._config.image_column).type):
+            column = self._schema.field(self._config.image_column)
+            faults.append(
+                f"source.image_column = {column.name}: {self.url} has {column.type} there, "
+                "expected text (paths or URLs), binary or struct<bytes, path>"
+            )
         if faults:
             raise PetsError("\n".join(faults))
 
@@ -190,17 +228,24 @@ def _names(table: pa.Table, column: str) -> list[str | None]:
     feature = metadata.get("info", {}).get("features", {}).get(column, {})
     names = feature.get("names") if isinstance(feature, dict) else None
     if names:
-        return [None if value is None else names[value] for value in values]
+        # -1 is how Hugging Face says that a row has no label.
+        known = dict(enumerate(names))
+        return [known.get(value) for value in values]
     return [None if value is None else str(value) for value in values]
 
 
-def _bytes(file: pq.ParquetFile, column: str) -> Iterator[bytes]:
-    for batch in file.iter_batches(64, columns=[column]):
-        values = batch.column(column)
-        if pa.types.is_struct(values.type):
-            values = values.field("bytes")
-        for value in values:
-            yield value.as_py() or b""
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if _is_text(kind):
+        return True
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_absolute(path: str) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from hashlib import sha256
@@ -56,7 +57,8 @@ def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
     """All committed versions, oldest first; of one data set where `name` is given."""
     folder = storage.join(storage.absolute(store), "datasets")
     fs, root = storage.filesystem(folder)
-    paths = [p[len(root) :] for p in fs.glob(f"{root}/{name or '*'}/*/manifest.json")]
+    folders = "*" if name is None else glob.escape(name)
+    paths = [p[len(root) :] for p in fs.glob(f"{glob.escape(root)}/{folders}/*/manifest.json")]
     urls = [storage.join(folder, path.removesuffix("/manifest.json")) for path in paths]
     with ThreadPoolExecutor(16) as pool:
         return sorted(pool.map(load_manifest, urls), key=lambda m: (m.created_at, m.fingerprint))
@@ -135,33 +137,56 @@ def collect_garbage(
     versions: dict[str, list[DatasetManifest]] = {}
     for manifest in list_versions(store):
         versions.setdefault(manifest.name, []).append(manifest)
-    fs, root = storage.filesystem(storage.join(storage.absolute(store), "datasets"))
+    datasets = storage.join(storage.absolute(store), "datasets")
+    fs, root = storage.filesystem(datasets)
     limit = time.time() - grace_seconds
     garbage = []
-    for folder in sorted(fs.glob(f"{root}/*")):
-        used = _used(versions.get(folder.rsplit("/", 1)[1], [])[-keep:])
-        for path, info in fs.find(folder, detail=True).items():
-            kind, _, file = path.removeprefix(f"{folder}/").partition("/")
-            in_use = kind == "contracts" or kind in used or file in used
-            if kind == "journal" and not in_use and _changed(info) < limit:
-                record = load_record(folder, file.removesuffix(".json"))
-                in_use = (
-                    record is not None and record.shard is not None and record.shard.path in used
-                )
-            if (not in_use or ".partial-" in file) and _changed(info) < limit:
-                garbage.append(Garbage(path, int(info.get("size") or 0)))
-    for item in garbage if delete else ():
+    for folder in sorted(fs.glob(f"{glob.escape(root)}/*")):
+        name = folder.rsplit("/", 1)[1]
+        files = {p.removeprefix(f"{folder}/"): i for p, i in fs.find(folder, detail=True).items()}
+        young = {path for path, info in files.items() if _changed(info) >= limit}
+        notes = _noted_shards(storage.join(datasets, name), files)
+        # A shard may be older than the note that an ingest under way goes by.
+        used = _used(versions.get(name, []), keep, young) | {notes[p] for p in young & notes.keys()}
+        for path, info in files.items():
+            kind, _, file = path.partition("/")
+            in_use = kind == "contracts" or not used.isdisjoint((kind, file, notes.get(path, "-")))
+            if path not in young and (not in_use or ".partial-" in file):
+                garbage.append(Garbage(f"{folder}/{path}", int(info.get("size") or 0)))
+    # Killed half-way, this leaves no version, and no note, whose files are gone.
+    for item in sorted(garbage, key=_removal_order) if delete else ():
         fs.rm(item.url)
     return garbage
 
 
-def _used(versions: Iterable[DatasetManifest]) -> set[str]:
-    """Names of the versions' folders and of their shards."""
+def _used(versions: Sequence[DatasetManifest], keep: int, young: Collection[str]) -> set[str]:
+    """Names of the kept versions' folders and of their shards."""
     names = set()
-    for manifest in versions:
-        names.add(manifest.fingerprint)
-        names.update(s.path for info in manifest.splits.values() for s in info.shards)
+    for place, manifest in enumerate(reversed(versions)):
+        if not keep or place < keep or f"{manifest.fingerprint}/manifest.json" in young:
+            names.add(manifest.fingerprint)
+            names.update(s.path for info in manifest.splits.values() for s in info.shards)
     return names
+
+
+def _noted_shards(root: str, files: Iterable[str]) -> dict[str, str]:
+    """The shard that each note of the journal tells of, by the note's path."""
+    keys = {
+        path: path.removeprefix("journal/").removesuffix(".json")
+        for path in files
+        if path.startswith("journal/") and path.endswith(".json")
+    }
+    with ThreadPoolExecutor(16) as pool:
+        records = list(pool.map(lambda key: load_record(root, key), keys.values()))
+    return {
+        path: record.shard.path
+        for path, record in zip(keys, records, strict=True)
+        if record is not None and record.shard is not None
+    }
+
+
+def _removal_order(item: Garbage) -> int:
+    return 0 if item.url.endswith("/manifest.json") else 1 if "/journal/" in item.url else 2
 
 
 def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:

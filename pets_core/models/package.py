@@ -90,7 +90,9 @@ def load_model(url: str) -> TrainedModel:
     """
     url = storage.absolute(url)
     if not storage.exists(storage.join(url, _CARD)):
-        raise PetsError(f"{url} is no model folder: it holds no {_CARD}")
+        inner = storage.join(url, "model")
+        hint = f". Did you mean {inner}?" if storage.exists(storage.join(inner, _CARD)) else ""
+        raise PetsError(f"{url} is no model folder: it holds no {_CARD}{hint}")
     try:
         card = ModelCard.model_validate(json.loads(storage.read_bytes(storage.join(url, _CARD))))
     except (pydantic.ValidationError, json.JSONDecodeError) as error:

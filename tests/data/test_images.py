@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from pets_core.data import images
-from pets_core.data.images import UnreadablePhotoError, decode, inspect, is_photo_name, open_rgb
+from pets_core.data.images import (
+    UnreadablePhotoError,
+    decode,
+    inspect,
+    is_photo_name,
+    may_be_photo_name,
+    open_rgb,
+)
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 128, 0), (255, 255, 255)
 
@@ -128,6 +135,53 @@ def test_a_photo_cut_short_is_damaged(file_format, share):
     assert refusal(data[: int(len(data) * share)]).reason in ("damaged", "not_an_image")
 
 
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "JPEG"])
+def test_the_type_is_told_by_content(file_format):
+    """No name is asked for: the published photos hold a GIF and PNGs named .jpg."""
+    data = encode(Image.new("P" if file_format == "GIF" else "RGB", (8, 6)), file_format)
+    assert inspect(data).format == file_format
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [(b"MATLAB 5.0", "a MATLAB file"), (b"\x00\x05\x16\x07", "an AppleDouble file"),
+     (b"PK\x03\x04", "a zip archive"), (b"<!DOCTYPE html>", "markup"), (b"?", "of no known type")],
+)  # fmt: skip
+def test_what_is_no_image_is_named(head, what):
+    error = refusal(head + bytes(300))
+    assert (error.reason, error.detail) == ("not_an_image", what)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (500, 300), (64, 2000)])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_a_photo_is_inspected(size, file_format):
+    """The size is the stored photo's, though a large JPEG is decoded at a smaller scale."""
+    info = inspect(encode(half_red_left(*size), file_format))
+    assert (info.width, info.height) == size
+    assert (info.thumbnail.shape, info.thumbnail.dtype) == ((32, 32), np.uint8)
+    assert abs(int(info.thumbnail[16, 4]) - 76) < 8
+    assert abs(int(info.thumbnail[16, 28]) - 75) < 8
+
+
+def test_a_thumbnail_is_upright():
+    """White left of the stored photo; orientation 6 turns it to the top."""
+    image = Image.new("L", (400, 200))
+    image.paste(255, (0, 0, 200, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    thumbnail = inspect(encode(image, "JPEG", exif=exif)).thumbnail
+    assert thumbnail[:12].min() > 240
+    assert thumbnail[-12:].max() < 15
+
+
+def test_inspection_decodes_all_of_a_jpeg():
+    """A cut far below what the small scale would need is seen."""
+    pixels = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
+    data = encode(Image.fromarray(pixels), "JPEG")
+    with pytest.raises(UnreadablePhotoError, match="damaged"):
+        inspect(data[: int(len(data) * 0.98)])
+
+
 def test_no_bytes_is_empty():
     assert refusal(b"").reason == "empty"
 
@@ -208,3 +262,11 @@ def test_decode_keeps_the_pixels_of_a_photo_of_that_size():
 )  # fmt: skip
 def test_photo_names(name, photo):
     assert is_photo_name(name) == photo
+
+
+@pytest.mark.parametrize(
+    ("path", "maybe"),
+    [("x/a.jpg", True), ("x/a", True), ("x.y/a", True), ("a.mat", False), ("x/._a.jpg", False)],
+)
+def test_names_that_do_not_speak_against_a_photo(path, maybe):
+    assert may_be_photo_name(path) == maybe

@@ -1,13 +1,15 @@
 """Sources: what they hold, how one is chosen, and one plain error for each fault."""
 
 import gzip
+import hashlib
 import io
 import tarfile
 
 import pytest
 
-from pets_core import storage
+from pets_core import download, storage
 from pets_core.config import PipelineConfig
+from pets_core.data.catalogue import Box
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import AUTHORS_URL, open_source
 from pets_core.errors import PetsError
@@ -48,9 +50,50 @@ def test_the_published_form_is_read(oxford):
         "Birman_3": ("Birman", "cat", "test"),
         "pug_4": ("Pug", "dog", "test"),
     }
-    assert list(source.read()) == [
-        (name[:-4], f"images/{name}", data) for name, data in PHOTOS
-    ]  # fmt: skip
+    paths = [f"images/{name}" for name, _ in PHOTOS]
+    assert [entry.path for entry in source.files.entries()] == paths
+    assert list(source.files.read(paths)) == [data for _, data in PHOTOS]
+    assert [source.photo_id(path) for path in paths] == [name[:-4] for name, _ in PHOTOS]
+    assert {photo.head_box for photo in catalogue.photos.values()} == {None}
+
+
+def head_box(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
+    return (
+        "<annotation><object><bndbox>"
+        f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+        "</bndbox></object></annotation>"
+    )
+
+
+def test_head_boxes_are_read_where_they_are_boxes(tmp_path, write_oxford):
+    bomb = '<!DOCTYPE a [<!ENTITY b "x">]><annotation>&b;</annotation>'
+    xmls = {
+        "Birman_1": head_box(), "pug_2": head_box(xmin="50"), "Birman_3": head_box(ymax="none"),
+        "pug_4": bomb, "stray_5": "<annotation>",
+    }  # fmt: skip
+    lists = LISTS | {f"xmls/{name}.xml": text for name, text in xmls.items()}
+    write_oxford(tmp_path / "pets", PHOTOS, lists | {"xmls/._pug_2.xml": "AppleDouble"})
+    photos = open_source(config(tmp_path, url=str(tmp_path / "pets"))).catalogue().photos
+    assert {name: photo.head_box for name, photo in photos.items()} == {
+        "Birman_1": Box(10, 20, 30, 40), "pug_2": None, "Birman_3": None, "pug_4": None,
+    }  # fmt: skip
+
+
+def test_a_photo_in_both_lists_is_refused(oxford):
+    with pytest.raises(PetsError, match=r"1 photos are in trainval\.txt and in test\.txt, pug_2"):
+        oxford(test=TEST + "pug_2 1 2 1\n").catalogue()
+
+
+def test_a_checksum_of_an_archive_is_compared(tmp_path, oxford):
+    oxford()
+    url = str(tmp_path / "pets")
+    for name in ("images.tar.gz", "annotations.tar.gz"):
+        source = open_source(config(tmp_path, url=url, checksums={name: "md5:00"}))
+        with pytest.raises(PetsError, match=rf"{name}: its md5 is .* expected 00"):
+            (source.catalogue(), source.files)
+    digest = hashlib.sha256((tmp_path / "pets/images.tar.gz").read_bytes()).hexdigest()
+    sums = {"images.tar.gz": f"sha256:{digest}"}
+    assert open_source(config(tmp_path, url=url, checksums=sums)).files.entries()
 
 
 def test_breeds_of_two_words_and_ids_are_told_apart(oxford):
@@ -90,42 +133,57 @@ def test_a_text_file_in_another_encoding_is_a_bad_line_at_most(tmp_path, write_a
     assert len(source.catalogue().photos) == 4
 
 
-def test_folders_hold_a_class_each(tmp_path, jpeg):
-    for path in ("pug/b.jpg", "pug/deep/a.jpg", "Birman/a.jpg", "pug/.DS_Store", ".git/x.jpg"):
-        (tmp_path / "mine" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "mine" / path).write_bytes(path.encode())
-    (tmp_path / "mine" / "README.md").write_text("not in a class")
-    (tmp_path / "mine" / "pug" / "notes.txt").write_text("no photo")
-    source = open_source(config(tmp_path, url=str(tmp_path / "mine") + "/"))
+@pytest.fixture(params=["file", "memory"])
+def mine(request, tmp_path) -> str:
+    """A folder called mine, on disk or in another store."""
+    return str(tmp_path / "mine") if request.param == "file" else f"memory://{tmp_path.name}/mine"
+
+
+def test_folders_hold_a_class_each(tmp_path, mine):
+    paths = ["Birman/a.jpg", "README.md", "pug/b.jpg", "pug/deep/a.jpg", "pug/notes.txt"]
+    for path in (*paths, "pug/.DS_Store", ".git/x.jpg"):
+        storage.write_bytes(f"{mine}/{path}", path.encode())
+    source = open_source(config(tmp_path, url=f"{mine}/"))
     assert (source.name, source.has_official_split) == ("mine", False)
     catalogue = source.catalogue()
     assert list(catalogue.classes.items()) == [("Birman", None), ("pug", None)]
     assert {i: p.label for i, p in catalogue.photos.items()} == {
-        "Birman/a.jpg": "Birman", "pug/b.jpg": "pug", "pug/deep/a.jpg": "pug",
-    }  # fmt: skip
-    assert [(path, data.decode()) for _, path, data in source.read()] == [
-        ("Birman/a.jpg", "Birman/a.jpg"), ("pug/b.jpg", "pug/b.jpg"),
-        ("pug/deep/a.jpg", "pug/deep/a.jpg"), ("pug/notes.txt", "no photo"),
-    ]  # fmt: skip
+        path: path.split("/")[0] for path in paths if path != "README.md"
+    }
+    assert [entry.path for entry in source.files.entries()] == paths
+    assert list(source.files.read(paths)) == [path.encode() for path in paths]
 
 
-def test_folders_may_lie_in_any_store(tmp_path):
-    root = f"memory://{tmp_path.name}/mine"
-    for path in ("a/1.jpg", "b/2.jpg"):
-        storage.write_bytes(f"{root}/{path}", path.encode())
-    source = open_source(config(tmp_path, url=root))
-    assert [(i, data.decode()) for i, _, data in source.read()] == [
-        ("a/1.jpg", "a/1.jpg"), ("b/2.jpg", "b/2.jpg"),
-    ]  # fmt: skip
-    storage.remove(root)
+@pytest.mark.parametrize("around", ["", "photos/", "data/photos/"])
+def test_a_single_folder_around_the_classes_is_passed_over(tmp_path, write_archive, around):
+    names = [f"{around}{label}/{n}.jpg" for label in ("a", "b") for n in range(2)]
+    write_archive(tmp_path / "mine.tar.gz", [(name, b"x") for name in names])
+    source = open_source(config(tmp_path, url=str(tmp_path / "mine.tar.gz")))
+    assert list(source.catalogue().classes) == ["a", "b"]
+    assert list(source.catalogue().photos) == names
 
 
 def test_the_source_is_chosen_by_what_lies_there(tmp_path, oxford, write_folder, drawn_sample):
     assert type(oxford()).__name__ == "OxfordPetSource"
     url = str(write_folder(tmp_path / "mine", {"a": 1, "b": 1}))
-    assert type(open_source(config(tmp_path, url=url))).__name__ == "FolderSource"
-    assert type(open_source(config(tmp_path, url=url, kind="folder"))).__name__ == "FolderSource"
+    assert type(open_source(config(tmp_path, url=url))).__name__ == "ClassFolderSource"
+    assert (
+        type(open_source(config(tmp_path, url=url, kind="folder"))).__name__ == "ClassFolderSource"
+    )
+    for suffix in ("tar.gz", "tgz"):
+        (tmp_path / f"a.{suffix}").write_bytes((tmp_path / "pets/images.tar.gz").read_bytes())
+        source = open_source(config(tmp_path, url=str(tmp_path / f"a.{suffix}")))
+        assert (type(source).__name__, source.name) == ("ClassFolderSource", "a")
+    for suffix in (".csv", ".labels"):
+        (tmp_path / f"a{suffix}").write_text("image,label\n")
+        kind = "auto" if suffix == ".csv" else "table"
+        source = open_source(config(tmp_path, url=str(tmp_path / f"a{suffix}"), kind=kind))
+        assert type(source).__name__ == "TableSource"
     assert open_source(config(tmp_path, kind="oxford-iiit-pet")).url == AUTHORS_URL
+
+
+def test_a_name_may_be_given(tmp_path, drawn_sample):
+    assert open_source(config(tmp_path, url=str(drawn_sample), name="mine")).name == "mine"
 
 
 @pytest.mark.parametrize("kind", ["auto", "sample"])
@@ -141,7 +199,9 @@ def test_no_url_means_the_sample_drawn_once(tmp_path, drawn_sample, kind):
 
 
 @pytest.mark.parametrize("kind", ["auto", "folder"])
-def test_no_such_url(tmp_path, kind):
+def test_no_such_url(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(download, "_MAX_BACKOFF_SECONDS", 0.01)
     for url in (str(tmp_path / "none"), "nostore://bucket", "http://127.0.0.1:9/pets"):
         with pytest.raises(PetsError, match=url.rsplit("/", 1)[-1]):
             open_source(config(tmp_path, url=url, kind=kind))

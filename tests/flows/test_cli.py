@@ -261,7 +261,7 @@ def test_predict_tells_of_unreadable_photos_and_exits_1(model_url, photo, tmp_pa
         cli.main(["predict", model_url, str(tmp_path / "b.jpg"), photo, *form])
     assert caught.value.code == 1
     output = capsys.readouterr()
-    assert output.err.startswith(f"{tmp_path}/b.jpg: not_an_image")
+    assert output.err.startswith(f"{tmp_path}/b.jpg: not an image")
     assert photo in output.out
     if form:
         assert [("error" in p) for p in json.loads(output.out)] == [True, False]

@@ -51,6 +51,8 @@ def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path) -> Non
     made = artifacts(state.state_details.flow_run_id)
     assert set(made) == {
         "dataset-summary",
+        "quarantine",
+        "duplicates",
         "lr-finder",
         "training-curves",
         "confusion-matrix",

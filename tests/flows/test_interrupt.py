@@ -31,7 +31,12 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def test_ctrl_c_ends_everything_and_the_run_is_seen_to_have_ended(tmp_path, drawn_sample):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
+    tmp_path, drawn_sample, number, code
+):
     terminal, side = pty.openpty()
     termios.tcsetwinsize(side, (40, 120))
     command = [
@@ -55,10 +60,13 @@ def test_ctrl_c_ends_everything_and_the_run_is_seen_to_have_ended(tmp_path, draw
         time.sleep(0.2)
     started = descendants(process.pid)
     assert started
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: to the whole foreground group
-    assert process.wait(timeout=60) == 130
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # what a terminal does: to the whole foreground group
+    else:
+        process.send_signal(number)
+    assert process.wait(timeout=60) == code
     reader.join(timeout=10)
-    assert "\nstopped\r\n" in said.decode()
+    assert ("\nstopped\r\n" in said.decode()) == (number == signal.SIGINT)
     assert "Unable to connect" not in said.decode()
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
     with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:

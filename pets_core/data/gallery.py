@@ -1,0 +1,68 @@
+"""What people look at of a stored data set: photos, leaks, what was left out."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from pets_core import storage
+from pets_core.data.dataset import open_parquet, read_table
+from pets_core.data.duplicates import leaking
+from pets_core.data.images import open_rgb
+from pets_core.records import DatasetManifest
+
+__all__ = ["read_leaks", "read_quarantine", "thumbnails"]
+
+
+def thumbnails(manifest: DatasetManifest, ids: Iterable[str], side: int) -> dict[str, bytes]:
+    """Read some photos of a version and make them small.
+
+    Args:
+        manifest: The version.
+        ids: Which photos; those it does not hold are passed over.
+        side: Longer side of a thumbnail, pixels.
+
+    Returns:
+        JPEG by photo id.
+    """
+    wanted = set(ids)
+    index = read_table(storage.join(manifest.url, "photos.parquet"), ["id", "shard"])
+    by_shard: dict[str, set[str]] = defaultdict(set)
+    for photo_id, shard in zip(*(c.to_pylist() for c in index.columns), strict=True):
+        if photo_id in wanted:
+            by_shard[shard].add(photo_id)
+    found = {}
+    shards = {s.path: s for info in manifest.splits.values() for s in info.shards}
+    for path, own in by_shard.items():
+        with storage.open_read(manifest.shard_url(shards[path])) as file:
+            for batch in open_parquet(file).iter_batches(64, columns=["id", "image"]):
+                rows = batch.filter(pc.is_in(batch["id"], pa.array(sorted(own))))
+                for row in rows.to_pylist():
+                    found[row["id"]] = _small(row["image"]["bytes"], side)
+    return found
+
+
+def read_quarantine(manifest: DatasetManifest) -> list[dict[str, str]]:
+    """What a version leaves out: id, path, reason, detail."""
+    table = read_table(storage.join(manifest.url, "quarantine.parquet"))
+    return table.to_pylist()  # type: ignore[no-any-return]
+
+
+def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
+    """Photos of a version whose like is in a later split, by `DUPLICATES_SCHEMA`."""
+    table = read_table(storage.join(manifest.url, "duplicates.parquet"))
+    return leaking(table).to_pylist()  # type: ignore[no-any-return]
+
+
+def _small(data: bytes, side: int) -> bytes:
+    image, _ = open_rgb(data, at_least=side)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

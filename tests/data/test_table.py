@@ -1,0 +1,325 @@
+"""Tables as the source: paths, URLs or bytes with labels, and one plain error for each fault."""
+
+import io
+import json
+import threading
+from functools import partial
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pets_core import download, storage
+from pets_core.config import PipelineConfig
+from pets_core.data import table as table_module
+from pets_core.data.dataset import read_table
+from pets_core.data.ingest import ingest
+from pets_core.data.sources import open_source
+from pets_core.errors import PetsError
+
+ROWS = {
+    "image": ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"],
+    "label": ["pug", "pug", "Maine Coon", "Maine Coon"],
+    "split": ["train", "Validation", "test", "TRAINING"],
+}
+OFFICIAL = ["train", "valid", "test", "train"]
+
+
+def config(tmp_path, url, **source) -> PipelineConfig:
+    return PipelineConfig.model_validate(
+        {
+            "store": str(tmp_path / "store"),
+            "cache_dir": str(tmp_path / "cache"),
+            "source": {"url": str(url), **source},
+            "ingest": {"num_workers": 1, "max_quarantined_fraction": 0.5},
+        }
+    )
+
+
+def write(path, columns, metadata=None):
+    """Write a table in the form its suffix names."""
+    path.parent.mkdir(exist_ok=True)
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    if path.suffix.lower() == ".parquet":
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+        return path
+    mark = "\t" if path.suffix.lower() == ".tsv" else ","
+    lines = [table.column_names, *zip(*(c.to_pylist() for c in table.columns), strict=True)]
+    path.write_text("".join(f"{mark.join(line)}\n" for line in lines))
+    return path
+
+
+def classes(source) -> list[tuple[str, str | None]]:
+    return [(photo.label, photo.official) for photo in source.catalogue().photos.values()]
+
+
+@pytest.fixture
+def photos(tmp_path, jpeg) -> dict[str, bytes]:
+    """Four photos below tmp_path/mine, by path."""
+    found = {path: jpeg(number) for number, path in enumerate(ROWS["image"])}
+    for path, data in found.items():
+        storage.write_bytes(str(tmp_path / "mine" / path), data)
+    return found
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Write a table and open it."""
+
+    def open_it(columns, suffix=".parquet", metadata=None, **source):
+        path = write(tmp_path / f"mine/table{suffix}", columns, metadata)
+        return open_source(config(tmp_path, path, **source))
+
+    return open_it
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".TSV", ".parquet"])
+def test_every_form_says_the_same(opened, photos, suffix):
+    source = opened(ROWS, suffix, split_column="split")
+    assert (source.name, source.has_official_split) == ("table", True)
+    catalogue = source.catalogue()
+    assert list(catalogue.classes.items()) == [("Maine Coon", None), ("pug", None)]
+    assert list(catalogue.photos) == ROWS["image"]
+    assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
+    assert dict(zip(ROWS["image"], source.files.read(ROWS["image"]), strict=True)) == photos
+    assert [entry.path for entry in source.files.entries()] == ROWS["image"]
+
+
+def test_columns_are_named_by_settings(opened, photos):
+    other = {"path": ROWS["image"], "breed": ROWS["label"], "image": ["x"] * 4}
+    source = opened(other, ".csv", image_column="path", label_column="breed")
+    assert not source.has_official_split
+    assert classes(source) == [(label, None) for label in ROWS["label"]]
+
+
+def test_labels_stay_as_they_are_written(opened):
+    labels = ["01", "NA", "true", "1e3"]
+    source = opened({"image": ROWS["image"], "label": labels}, ".csv")
+    assert [label for label, _ in classes(source)] == labels
+
+
+def test_numbers_and_categories_are_labels(opened):
+    source = opened({"image": ROWS["image"], "label": [1, 1, 10, 2]})
+    assert list(source.catalogue().classes) == ["1", "10", "2"]
+    categories = pa.array(ROWS["label"]).dictionary_encode()
+    source = opened({"image": pa.array(ROWS["image"]).dictionary_encode(), "label": categories})
+    assert list(source.catalogue().photos) == ROWS["image"]
+    assert [label for label, _ in classes(source)] == ROWS["label"]
+
+
+def test_paths_may_be_absolute_urls_and_long_strings(tmp_path, opened, photos):
+    storage.write_bytes(f"memory://{tmp_path.name}/c.jpg", b"in memory")
+    paths = ["a/1.jpg", str(tmp_path / "mine/b/1.jpg"), f"memory://{tmp_path.name}/c.jpg"]
+    for kind in (pa.string(), pa.large_string()):
+        source = opened({"image": pa.array(paths, kind), "label": ["x", "y", "z"]})
+        assert list(source.catalogue().photos) == paths
+        assert list(source.files.read(paths)) == [
+            photos["a/1.jpg"],
+            photos["b/1.jpg"],
+            b"in memory",
+        ]
+
+
+def test_table_and_photos_over_http(tmp_path, photos, monkeypatch):
+    """Relative to the table's own URL, or at URLs of their own."""
+    monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "mine"))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    site = f"http://127.0.0.1:{server.server_port}"
+    try:
+        paths = ["a/1.jpg", f"{site}/b/1.jpg", "a/none.jpg"]
+        write(tmp_path / "mine/table.csv", {"image": paths, "label": ["x", "y", "z"]})
+        source = open_source(config(tmp_path, f"{site}/table.csv"))
+        entries = {entry.path: entry for entry in source.files.entries()}
+        assert [entries[path].refusal for path in paths] == ["", "", "missing"]
+        assert [entries[path].size for path in paths[:2]] == [len(photos["a/1.jpg"]),
+                                                             len(photos["b/1.jpg"])]  # fmt: skip
+        assert list(source.files.read(paths[:2])) == [photos["a/1.jpg"], photos["b/1.jpg"]]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        fsspec.filesystem("http").clear_instance_cache()
+
+
+IMAGE_TYPES = {
+    "binary": pa.binary(),
+    "large_binary": pa.large_binary(),
+    "hugging face": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGE_TYPES)
+def test_a_table_may_hold_the_photos(tmp_path, opened, photos, kind):
+    data = list(photos.values())
+    values = [{"bytes": d, "path": "x.jpg"} if kind == "hugging face" else d for d in data]
+    image = pa.array(values, IMAGE_TYPES[kind])
+    source = opened({"pixels": image, "label": ROWS["label"], "split": ROWS["split"]},
+                    image_column="pixels", split_column="split")  # fmt: skip
+    ids = [sha256(d).hexdigest() for d in data]
+    assert list(source.catalogue().photos) == ids
+    assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
+    assert list(source.files.read(ids[::-1])) == data[::-1]
+    assert [(e.path, e.mark, e.size) for e in source.files.entries()] == [
+        (i, i, len(d)) for i, d in zip(ids, data, strict=True)
+    ]
+    packed = [p.suffix for p in (tmp_path / "cache").rglob("*") if p.suffix != ".lock"]
+    assert sorted(packed) == ["", ".data", ".parquet"]
+
+
+@pytest.mark.parametrize("label", ["label", "breed"])
+def test_hugging_face_names_its_classes(opened, label):
+    names = ["Birman", "Maine Coon", "pug"]
+    features = {label: {"_type": "ClassLabel", "names": names}, "image": {"_type": "Image"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    columns = {"image": ROWS["image"], label: [2, 2, 0, 1]}
+    source = opened(columns, metadata=metadata, label_column=label)
+    assert [name for name, _ in classes(source)] == ["pug", "pug", "Birman", "Maine Coon"]
+
+
+@pytest.mark.parametrize("value", [-1, 3, None])
+def test_a_label_that_hugging_face_does_not_name_is_none(opened, value):
+    features = {"label": {"_type": "ClassLabel", "names": ["a", "b", "c"]}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    source = opened({"image": ["1", "2"], "label": [0, value]}, metadata=metadata)
+    with pytest.raises(PetsError, match="row 2 has no label"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_missing_columns_are_named_all_at_once(opened, suffix):
+    with pytest.raises(PetsError) as caught:
+        opened({"imge": ["1"], "breed": ["x"]}, suffix, split_column="fold")
+    first, second, third = str(caught.value).splitlines()
+    assert "source.image_column = image: " in first
+    assert first.endswith("no such column, only imge, breed. Did you mean imge?")
+    assert "source.label_column = label: " in second
+    assert "source.split_column = fold: " in third
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_column_that_is_there_twice_is_refused(opened, suffix):
+    twice = pa.table([["1"], ["x"], ["y"]], ["image", "label", "label"])
+    with pytest.raises(PetsError, match=r"source\.label_column = label: .* has 2 such columns"):
+        opened(twice, suffix)
+
+
+@pytest.mark.parametrize(
+    "image", [pa.array([1]), pa.array([["x"]]), pa.array([{"path": "x"}]), pa.array([None])]
+)
+def test_an_image_column_of_another_type_is_refused(opened, image):
+    with pytest.raises(PetsError, match=r"image_column = image.*expected text \(paths"):
+        opened({"image": image, "label": ["x"]})
+
+
+@pytest.mark.parametrize(("suffix", "nothing"), [(".csv", ""), (".parquet", None)])
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_row_without_image_or_label_is_named(opened, suffix, nothing, column):
+    columns = {"image": ["1", "2", "3"], "label": ["x", "y", "z"]}
+    columns[column] = [columns[column][0], nothing, columns[column][2]]
+    with pytest.raises(PetsError, match=f"row 2 has no {column}"):
+        opened(columns, suffix).catalogue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_unknown_split_is_named(opened, suffix):
+    columns = ROWS | {"split": ["train", "test", "held out", "train"]}
+    source = opened(columns, suffix, split_column="split")
+    with pytest.raises(PetsError, match="row 3 has split = 'held out', expected train, valid"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize("column", ["label", "split"])
+def test_rows_that_contradict_each_other_are_refused(opened, column):
+    columns = {name: values[:3] + values[:1] for name, values in ROWS.items()}
+    assert len(opened(columns, split_column="split").catalogue().photos) == 3
+    columns[column][3] = {"label": "Birman", "split": "test"}[column]
+    with pytest.raises(PetsError, match=r"row 4 says of a/1\.jpg .*, an earlier row 'pug'"):
+        opened(columns, split_column="split").catalogue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x89PNG\r\n\x1a\n\0\xff" * 50, b"image,label\na.jpg,x\nb.jpg\n"]
+)
+def test_what_is_no_csv_is_refused(tmp_path, content):
+    (tmp_path / "mine.csv").write_bytes(content)
+    with pytest.raises(PetsError, match=r"mine\.csv is no CSV table"):
+        open_source(config(tmp_path, tmp_path / "mine.csv"))
+
+
+@pytest.mark.parametrize("content", [b"", b"image,label\n", b"PAR1" * 100])
+def test_what_is_no_parquet_is_refused(tmp_path, content):
+    (tmp_path / "mine.parquet").write_bytes(content)
+    with pytest.raises(PetsError, match=r"mine\.parquet is no Parquet file"):
+        open_source(config(tmp_path, tmp_path / "mine.parquet"))
+
+
+@pytest.mark.parametrize("holds", ["paths", "photos"])
+def test_a_parquet_damaged_inside_is_refused(tmp_path, photos, holds):
+    image = ROWS["image"] if holds == "paths" else list(photos.values())
+    path = write(tmp_path / "mine/table.parquet", {"image": image, "label": ROWS["label"]})
+    data = bytearray(path.read_bytes())
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    data[4:-footer] = bytes(len(data) - footer - 4)
+    path.write_bytes(data)
+    with pytest.raises(PetsError, match=r"table\.parquet is damaged"):
+        open_source(config(tmp_path, path)).catalogue()
+
+
+def test_a_checksum_of_the_table_is_compared(tmp_path, opened, photos):
+    with pytest.raises(PetsError, match=r"table\.csv: its md5 is"):
+        opened(ROWS, ".csv", checksums={"table.csv": "md5:00"})
+
+
+def labelled(paths) -> dict[str, list[str]]:
+    return {"image": list(paths), "label": [path.split("/")[0] for path in paths]}
+
+
+def test_a_listed_file_that_is_missing_is_quarantined(tmp_path, write_folder):
+    write_folder(tmp_path / "mine", {"a": 4, "b": 4})
+    paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
+    (tmp_path / "mine/b/folder.jpg").mkdir()
+    path = write(tmp_path / "mine/t.csv", labelled([*paths, "a/none.jpg", "b/folder.jpg"]))
+    manifest = ingest(config(tmp_path, path))
+    assert manifest.num_rows == 8
+    left_out = read_table(storage.join(manifest.url, "quarantine.parquet")).to_pylist()
+    assert [(row["id"], row["reason"]) for row in left_out] == [
+        ("a/none.jpg", "missing"), ("b/folder.jpg", "special_file"),
+    ]  # fmt: skip
+
+
+def test_bytes_that_are_no_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
+    """Rows without bytes are not one photo with several labels."""
+    good = [jpeg(n) for n in range(8)]
+    monkeypatch.setattr(table_module, "MAX_FILE_BYTES", max(map(len, good)))
+    image = [*good, b"a text", None, b"", b"x" * (1 + max(map(len, good)))]
+    columns = {"image": pa.array(image, pa.binary()), "label": [*"aaaabbbb", *"abab"]}
+    columns["split"] = ["train", "valid"] * 6
+    path = write(tmp_path / "mine/t.parquet", columns)
+    manifest = ingest(config(tmp_path, path, split_column="split"))
+    assert manifest.num_rows == 8
+    assert manifest.quarantine_reasons == {"empty": 2, "not_a_photo": 1, "too_large": 1}
+
+
+def test_our_own_shards_are_a_source(tmp_path, write_folder):
+    """What this project writes it can read, as others can."""
+    url = write_folder(tmp_path / "photos", {"a": 5, "b": 5})
+    first = ingest(config(tmp_path, url))
+    shards = [shard for info in first.splits.values() for shard in info.shards]
+    tables = [pq.read_table(io.BytesIO(storage.read_bytes(first.shard_url(s)))) for s in shards]
+    joined = pa.concat_tables(tables)
+    path = write(tmp_path / "mine/t.parquet", joined, joined.schema.metadata)
+    second = ingest(config(tmp_path, path, split_column="split"))
+    assert [info.name for info in second.classes] == ["a", "b"]
+    assert {s: i.class_counts for s, i in second.splits.items()} == {
+        s: i.class_counts for s, i in first.splits.items()
+    }

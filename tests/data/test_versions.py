@@ -1,0 +1,638 @@
+"""Versions: equal input, equal bytes; growth reads what is new; nothing in use is swept away."""
+
+import io
+import json
+import os
+import random
+import shutil
+import time
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.data import shards as shards_module
+from pets_core.data.dataset import commit_manifest, load_manifest
+from pets_core.data.ingest import ingest
+from pets_core.data.plan import plan_dataset
+from pets_core.data.versions import (
+    collect_garbage,
+    diff,
+    find_version,
+    list_versions,
+    newest_version,
+    verify,
+)
+from pets_core.errors import PetsError
+
+OLD = 3 * 24 * 3600  # seconds: well past the grace of a day
+
+
+def config(store, url, ingest=None, **source) -> PipelineConfig:
+    return PipelineConfig.model_validate(
+        {
+            "store": str(store),
+            "cache_dir": str(Path(str(url)).parent / "cache"),
+            "source": {"url": str(url), "valid_fraction": 0.2, "test_fraction": 0.2, **source},
+            "ingest": {"shard_mib": 1, "row_group_rows": 8, "num_workers": 2, **(ingest or {})},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def add(jpeg):
+    """Add the photos of these numbers to a source; photos of noise, some 75 kB each."""
+    drawn = {}
+
+    def write(root, numbers, version=0) -> list[str]:
+        paths = []
+        for number in numbers:
+            path = root / "ab"[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            key = number, version
+            drawn[key] = drawn.get(key) or jpeg(number + 10_000 * version, 300, 300)
+            path.write_bytes(drawn[key])
+            paths.append(f"{path.parent.name}/{path.name}")
+        return paths
+
+    return write
+
+
+@pytest.fixture
+def photos(tmp_path, add) -> Path:
+    add(tmp_path / "photos", range(60))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def inspected(monkeypatch) -> list[bytes]:
+    """The photos that were decoded."""
+    seen, inspect = [], shards_module.inspect
+    monkeypatch.setattr(shards_module, "inspect", lambda data: seen.append(data) or inspect(data))
+    return seen
+
+
+def shards(manifest) -> dict[str, bytes]:
+    return {
+        shard.path: Path(manifest.shard_url(shard)).read_bytes()
+        for info in manifest.splits.values()
+        for shard in info.shards
+    }
+
+
+def splits(manifest) -> dict[str, str]:
+    table = pq.read_table(f"{manifest.url}/photos.parquet", columns=["id", "split"])
+    return dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+def files(store, *without) -> dict[str, tuple[int, int]]:
+    """Each file with inode and time: what is written again is another file."""
+    found = {p.relative_to(store): p.stat() for p in Path(store).rglob("*") if p.is_file()}
+    return {
+        str(path): (stat.st_ino, stat.st_mtime_ns)
+        for path, stat in found.items()
+        if not set(without) & set(path.parts)
+    }
+
+
+def same_content(one, other) -> bool:
+    indices = [
+        pq.read_table(f"{m.url}/photos.parquet").drop_columns(["mark"]) for m in (one, other)
+    ]
+    return (
+        one.fingerprint == other.fingerprint
+        and shards(one) == shards(other)
+        and indices[0].equals(indices[1])
+        and all(
+            Path(one.url, name).read_bytes() == Path(other.url, name).read_bytes()
+            for name in ("quarantine.parquet", "duplicates.parquet")
+        )
+    )
+
+
+# --- equal input, equal bytes -------------------------------------------------------------------
+
+
+def test_the_same_source_again_is_the_same_version(tmp_path, photos, inspected):
+    store = tmp_path / "store"
+    first = ingest(config(store, photos))
+    assert len(shards(first)) > 4
+    assert len(inspected) == 60
+    before = files(store, "plans")
+    assert ingest(config(store, photos)) == first
+    assert files(store, "plans") == before
+    assert len(inspected) == 60
+    assert [m.fingerprint for m in list_versions(str(store))] == [first.fingerprint]
+
+
+@pytest.mark.parametrize("num_workers", [1, 5])
+def test_the_number_of_workers_is_nothing(tmp_path, photos, num_workers):
+    first = ingest(config(tmp_path / "one", photos))
+    other = ingest(config(tmp_path / "other", photos, {"num_workers": num_workers}))
+    assert same_content(first, other)
+
+
+def test_the_order_in_which_shards_finish_is_nothing(tmp_path, photos):
+    first = ingest(config(tmp_path / "one", photos))
+    other = config(tmp_path / "other", photos)
+    for shard in reversed(plan_dataset(other).shards):
+        shards_module.write_shard(other, plan_dataset(other), shard)
+    assert same_content(first, ingest(other))
+
+
+def test_the_order_in_which_photos_came_is_nothing(tmp_path, photos, add):
+    add(tmp_path / "elsewhere/photos", reversed(range(60)))
+    first = ingest(config(tmp_path / "one", photos))
+    assert same_content(first, ingest(config(tmp_path / "other", tmp_path / "elsewhere/photos")))
+
+
+def test_times_are_nothing(tmp_path, photos):
+    store = tmp_path / "store"
+    first = ingest(config(store, photos))
+    before = files(store, "plans", "journal")
+    for path in photos.rglob("*.jpg"):
+        os.utime(path, (1e9, 1e9))
+    assert ingest(config(store, photos)) == first
+    assert files(store, "plans", "journal") == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "source"),
+    [
+        ({"row_group_rows": 5}, {}),
+        ({"shard_mib": 2}, {}),
+        ({}, {"seed": 3}),
+        ({}, {"valid_fraction": 0.3}),
+        ({}, {"name": "other"}),
+    ],
+)
+def test_what_shapes_the_shards_shapes_the_fingerprint(tmp_path, photos, settings, source):
+    first = ingest(config(tmp_path / "store", photos))
+    other = ingest(config(tmp_path / "store", photos, settings, **source))
+    assert other.fingerprint != first.fingerprint
+
+
+# --- growth -------------------------------------------------------------------------------------
+
+
+def test_growth_reads_what_is_new_and_keeps_the_rest(tmp_path, photos, add, inspected):
+    store = tmp_path / "store"
+    add(photos, range(200, 320))
+    first = ingest(config(store, photos))
+    before = files(store)
+    inspected.clear()
+    new = add(photos, [100, 101])
+    second = ingest(config(store, photos))
+    assert second.fingerprint != first.fingerprint
+    assert second.parent == first.fingerprint
+    assert first.parent is None
+    assert sorted(inspected) == sorted((photos / path).read_bytes() for path in new)
+    assert files(store).items() >= before.items()
+    # Each new photo touches one shard, which may become two.
+    assert len(shards(first)) > 10
+    assert len(shards(first).keys() - shards(second).keys()) <= 2
+    assert len(shards(second).keys() - shards(first).keys()) <= 4
+    assert splits(second).items() > splits(first).items()
+    assert diff(first, second)._asdict() == {
+        "added": new, "removed": [], "changed": [], "relabelled": [], "moved": [],
+    }  # fmt: skip
+    assert load_manifest(first.url) == first
+
+
+def change(chance, photos, add, numbers, version) -> set[int]:
+    """Add, remove and alter some photos; return the numbers there are now."""
+    new = {chance.randrange(1000, 2000) for _ in range(chance.randrange(8))}
+    gone = set(chance.sample(sorted(numbers), chance.randrange(4)))
+    for number in gone:
+        (photos / "ab"[number % 2] / f"{number}.jpg").unlink()
+    altered = chance.sample(sorted(numbers - gone), chance.randrange(3))
+    add(photos, new)
+    add(photos, altered, version)
+    return numbers - gone | new
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+def test_growing_and_starting_anew_end_in_the_same_bytes(tmp_path, add, seed, duplicates, jpeg):
+    chance, photos, numbers = random.Random(seed), tmp_path / "photos", set(range(40))
+    add(photos, numbers)
+    for number in range(6):  # likes of one another, some of which are in other splits
+        (photos / "a" / f"like{number}.jpg").write_bytes(jpeg(5000, 300, 300))
+    settings = {"duplicates": duplicates}
+    grown = ingest(config(tmp_path / "grown", photos, settings))
+    for step in range(1, 4):
+        before = splits(grown)
+        numbers = change(chance, photos, add, numbers, step)
+        grown = ingest(config(tmp_path / "grown", photos, settings))
+        anew = ingest(config(tmp_path / f"anew{step}", photos, settings))
+        assert same_content(grown, anew)
+        after = splits(grown)
+        assert all(after[photo] == before[photo] for photo in after.keys() & before.keys())
+        assert len(after) + grown.num_quarantined == len(numbers) + 6
+    assert (grown.num_quarantined > 0) == (duplicates == "drop")
+
+
+def test_removed_and_altered_photos_are_told(tmp_path, photos, add, inspected):
+    store = tmp_path / "store"
+    first = ingest(config(store, photos))
+    inspected.clear()
+    (photos / "b/7.jpg").unlink()
+    altered = add(photos, [4, 5], version=1)
+    second = ingest(config(store, photos))
+    assert sorted(inspected) == sorted((photos / path).read_bytes() for path in altered)
+    assert diff(first, second)._asdict() == {
+        "added": [], "removed": ["b/7.jpg"], "changed": altered, "relabelled": [], "moved": [],
+    }  # fmt: skip
+    back = diff(second, first)
+    assert (back.added, back.removed, back.changed) == (["b/7.jpg"], [], altered)
+
+
+def test_a_removed_photo_is_nothing_new_to_read(tmp_path, photos, inspected):
+    ingest(config(tmp_path / "store", photos))
+    inspected.clear()
+    (photos / "b/7.jpg").unlink()
+    assert ingest(config(tmp_path / "store", photos)).num_rows == 59
+    assert inspected == []
+
+
+def test_a_source_that_is_as_it_was_is_its_old_version(tmp_path, photos, add, inspected):
+    first = ingest(config(tmp_path / "store", photos))
+    (new,) = add(photos, [100])
+    ingest(config(tmp_path / "store", photos))
+    inspected.clear()
+    (photos / new).unlink()
+    assert ingest(config(tmp_path / "store", photos)) == first
+    assert inspected == []
+
+
+def test_moved_and_relabelled_photos_are_told(tmp_path, add):
+    folder = tmp_path / "pets"
+    paths = add(folder, range(40))
+
+    def write(odd_label, seed):
+        lines = [f"{p},{odd_label if p == paths[3] else p[0]}" for p in paths]
+        (folder / "pets.csv").write_text("\n".join(["image,label", *lines]))
+        return ingest(config(tmp_path / "store", folder / "pets.csv", seed=seed))
+
+    first, second, third = write("b", 0), write("a", 0), write("a", 1)
+    found = diff(first, second)
+    assert found._replace(relabelled=[]) == ([], [], [], [], [])
+    assert found.relabelled == [paths[3]]
+    before, after = splits(second), splits(third)
+    moved = sorted(path for path in paths if before[path] != after[path])
+    assert diff(second, third) == ([], [], [], [], moved)
+    assert moved
+
+
+# --- verify -------------------------------------------------------------------------------------
+
+
+def faults(manifest) -> dict[str, str]:
+    return {shard.path: fault for shard, fault in verify(manifest) if fault}
+
+
+def test_a_version_in_order_has_no_faults(tmp_path, photos):
+    manifest = ingest(config(tmp_path / "store", photos))
+    assert faults(manifest) == {}
+    assert [shard.path for shard, _ in verify(manifest)] == list(shards(manifest))
+
+
+def test_damaged_and_missing_shards_are_found(tmp_path, photos):
+    manifest = ingest(config(tmp_path / "store", photos))
+    flipped, cut, missing, *_ = paths = [
+        Path(tmp_path / "store/datasets/photos/shards" / name) for name in shards(manifest)
+    ]
+    data = bytearray(flipped.read_bytes())
+    data[len(data) // 2] ^= 1
+    flipped.write_bytes(data)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    missing.unlink()
+    found = faults(manifest)
+    assert list(found) == [path.name for path in paths[:3]]
+    assert "SHA-256 is not the manifest's" in found[flipped.name]
+    assert "SHA-256 is not the manifest's" in found[cut.name]
+    assert "does not exist" in found[missing.name]
+
+
+@pytest.mark.parametrize("fault", ["other photo", "row fewer", "no parquet"])
+def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
+    """The file's hash is the manifest's, and yet its photos are not what they should be."""
+    manifest = ingest(config(tmp_path / "store", photos))
+    train = manifest.splits["train"]
+    shard = train.shards[0]
+    path = Path(manifest.shard_url(shard))
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    if fault == "other photo":
+        rows[1]["image"]["bytes"] = rows[0]["image"]["bytes"]
+    elif fault == "row fewer":
+        rows.pop()
+    buffer = io.BytesIO()
+    pq.write_table(table.from_pylist(rows, table.schema), buffer)
+    data = b"nothing of the kind" if fault == "no parquet" else buffer.getvalue()
+    path.write_bytes(data)
+    wrong = shard.model_copy(update={"sha256": sha256(data).hexdigest()})
+    wrong_train = train.model_copy(update={"shards": (wrong, *train.shards[1:])})
+    told = manifest.model_copy(update={"splits": {**manifest.splits, "train": wrong_train}})
+    (found,) = faults(told).values()
+    if fault != "no parquet":
+        good = len(table) - 1
+        assert f"{good} of {len(table)} photos are what their SHA-256 says" in found
+
+
+# --- finding ------------------------------------------------------------------------------------
+
+
+def test_versions_are_found_by_name_and_by_the_start_of_a_fingerprint(tmp_path, photos, add):
+    store = str(tmp_path / "store")
+    first = ingest(config(store, photos))
+    add(photos, [100])
+    second = ingest(config(store, photos))
+    other = ingest(config(store, photos, name="other"))
+    assert find_version(store, "photos") == second
+    assert find_version(store, "other") == other
+    for manifest in (first, second, other):
+        assert find_version(store, manifest.fingerprint) == manifest
+        assert find_version(store, manifest.fingerprint[:12]) == manifest
+    assert [m.fingerprint for m in list_versions(store)] == [
+        m.fingerprint for m in (first, second, other)
+    ]
+    assert list_versions(store, "other") == [other]
+    assert newest_version(f"{store}/datasets/photos") == second
+
+
+def test_what_is_not_found_is_an_error_with_a_suggestion(tmp_path, photos):
+    store = str(tmp_path / "store")
+    with pytest.raises(PetsError, match="photos: no such data set or version in"):
+        find_version(store, "photos")
+    assert list_versions(store) == []
+    manifest = ingest(config(store, photos))
+    with pytest.raises(PetsError, match=r"fotos: no such data set or version in .*photos"):
+        find_version(store, "fotos")
+    with pytest.raises(PetsError, match="no such data set"):
+        find_version(store, "")
+    (Path(manifest.url) / "manifest.json").unlink()
+    with pytest.raises(PetsError, match="no such data set"):
+        find_version(store, manifest.fingerprint)
+
+
+def test_a_start_that_two_fingerprints_share_is_an_error_that_lists_them(tmp_path, photos):
+    store = str(tmp_path / "store")
+    manifest = ingest(config(store, photos))
+    likes = [f"ab{end * 18}" for end in "01"]
+    for fingerprint in likes:
+        url = storage.join(store, "datasets/photos", fingerprint)
+        commit_manifest(manifest.model_copy(update={"fingerprint": fingerprint, "url": url}))
+    with pytest.raises(PetsError, match="ab may be each of") as error:
+        find_version(store, "ab")
+    assert all(fingerprint in str(error.value) for fingerprint in likes)
+
+
+def test_a_store_that_was_moved_is_read_where_it_is(tmp_path, photos):
+    manifest = ingest(config(tmp_path / "store", photos))
+    (tmp_path / "store").rename(tmp_path / "moved")
+    (found,) = list_versions(str(tmp_path / "moved"))
+    assert found.fingerprint == manifest.fingerprint
+    assert faults(found) == {}
+
+
+# --- sweeping -----------------------------------------------------------------------------------
+
+
+def age(store, *under) -> None:
+    """Make files look old."""
+    for path in Path(store).rglob("*"):
+        if path.is_file() and (not under or set(under) & set(path.parts)):
+            os.utime(path, (time.time() - OLD, time.time() - OLD))
+
+
+@pytest.fixture
+def grown(tmp_path, photos, add):
+    """A store with two versions and what an ingest that was killed left; all of it old."""
+    store = tmp_path / "store"
+    first = ingest(config(store, photos))
+    add(photos, [100, 101])
+    second = ingest(config(store, photos))
+    root = store / "datasets/photos"
+    (root / "shards/train-0-dead.parquet").write_bytes(b"dead")
+    (root / f"shards/{next(iter(shards(second)))}.partial-1234abcd").write_bytes(b"half")
+    (root / "0123456789abcdef0123").mkdir()
+    (root / "0123456789abcdef0123/photos.parquet").write_bytes(b"no manifest beside")
+    age(store)
+    return store, first, second
+
+
+def names(garbage) -> set[str]:
+    return {Path(item.url).name for item in garbage}
+
+
+def kinds(store, garbage) -> set[str]:
+    root = Path(store) / "datasets/photos"
+    return {Path(item.url).relative_to(root).parts[0] for item in garbage}
+
+
+def test_garbage_is_told_and_left_where_it_is(grown):
+    store, first, second = grown
+    before = files(store)
+    found = collect_garbage(str(store))
+    assert files(store) == before
+    assert kinds(store, found) == {"shards", "0123456789abcdef0123", "plans"}
+    assert {n for n in names(found) if "dead" in n or "partial" in n} == {
+        "train-0-dead.parquet", f"{next(iter(shards(second)))}.partial-1234abcd",
+    }  # fmt: skip
+    assert not names(found) & {*shards(first), *shards(second)}
+    assert {i.num_bytes for i in found if i.url.endswith("dead.parquet")} == {4}
+
+
+def test_garbage_is_removed_and_what_versions_use_is_not(grown, photos, inspected):
+    store, first, second = grown
+    before = files(store)
+    removed = collect_garbage(str(store), delete=True)
+    assert before.keys() - files(store).keys() == {
+        str(Path(item.url).relative_to(store)) for item in removed
+    }
+    assert collect_garbage(str(store), delete=True) == []
+    assert faults(first) == faults(second) == {}
+    # The journal is there still: nothing is written or read again.
+    kept = files(store, "plans")
+    inspected.clear()
+    assert ingest(config(store, photos)) == second
+    assert files(store, "plans") == kept
+    assert inspected == []
+
+
+def test_the_young_is_left(grown):
+    store, _, _ = grown
+    for path in store.rglob("*dead*"):
+        os.utime(path)
+    found = collect_garbage(str(store), keep=1, delete=True)
+    assert found
+    assert "train-0-dead.parquet" not in names(found)
+    assert "train-0-dead.parquet" in names(collect_garbage(str(store), grace_seconds=-1.0))
+    assert collect_garbage(str(store), grace_seconds=2 * OLD) == []
+
+
+def test_keeping_one_version_removes_the_files_of_the_others(grown, photos, inspected):
+    store, first, second = grown
+    only_first = shards(first).keys() - shards(second).keys()
+    kept = shards(second)
+    removed = collect_garbage(str(store), keep=1, delete=True)
+    assert only_first
+    assert only_first <= names(removed)
+    assert list_versions(str(store)) == [second]
+    assert (faults(second), shards(second)) == ({}, kept)
+    assert not Path(first.url, "photos.parquet").exists()
+    inspected.clear()
+    assert ingest(config(store, photos)) == second
+    assert inspected == []
+    # The removed version can be made again.
+    for number in (100, 101):
+        (photos / "ab"[number % 2] / f"{number}.jpg").unlink()
+    again = ingest(config(store, photos))
+    assert (again.fingerprint, again.parent) == (first.fingerprint, second.fingerprint)
+    assert faults(again) == {}
+
+
+@pytest.mark.parametrize("keep", [2, 5])
+def test_keeping_more_versions_than_there_are_keeps_them(grown, keep):
+    store, first, second = grown
+    collect_garbage(str(store), keep=keep, delete=True)
+    assert list_versions(str(store)) == [first, second]
+    assert faults(first) == faults(second) == {}
+
+
+def test_each_data_set_keeps_its_own(tmp_path, grown, photos):
+    store, _, second = grown
+    other = ingest(config(store, photos, name="other"))
+    age(store)
+    collect_garbage(str(store), keep=1, delete=True)
+    assert list_versions(str(store)) == [second, other]
+    assert faults(second) == faults(other) == {}
+
+
+def test_a_young_version_keeps_its_old_shards(grown):
+    store, first, second = grown
+    for path in Path(first.url).iterdir():
+        os.utime(path)
+    collect_garbage(str(store), keep=1, delete=True)
+    assert list_versions(str(store)) == [first, second]
+    assert faults(first) == {}
+
+
+def test_a_young_note_keeps_its_old_shard(grown, photos):
+    """As of an ingest under way that found its shards in the store."""
+    store, first, _ = grown
+    for path in (store / "datasets/photos/journal").iterdir():
+        os.utime(path)
+    assert not names(collect_garbage(str(store), keep=1, delete=True)) & shards(first).keys()
+    for number in (100, 101):
+        (photos / "ab"[number % 2] / f"{number}.jpg").unlink()
+    assert faults(ingest(config(store, photos))) == {}
+
+
+def test_a_sweep_that_is_killed_leaves_no_version_in_part(grown, monkeypatch):
+    store, _, second = grown
+    fs, _ = storage.filesystem(str(store))
+    removed = []
+
+    def rm(path, real):
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        real(path)
+
+    monkeypatch.setattr(type(fs), "rm", partial(rm, real=fs.rm))
+    num_files = len(collect_garbage(str(store), keep=1))
+    assert num_files > 10
+    # Each sweep removes one file more.
+    for _ in range(num_files):
+        removed.clear()
+        with suppress(KeyboardInterrupt):
+            collect_garbage(str(store), keep=1, delete=True)
+        for manifest in list_versions(str(store)):
+            assert faults(manifest) == {}
+            assert Path(manifest.url, "photos.parquet").exists()
+        shard_files = {path.name for path in store.rglob("shards/*.parquet")}
+        for note in store.rglob("journal/*.json"):
+            assert json.loads(note.read_bytes())["shard"]["path"] in shard_files
+    assert collect_garbage(str(store), keep=1) == []
+    assert list_versions(str(store)) == [second]
+
+
+def test_sweeping_a_store_that_is_no_local_folder(tmp_path, photos, inspected, add):
+    store = f"memory://sweep-{tmp_path.name}"
+    ingest(config(store, photos))
+    add(photos, [100])
+    second = ingest(config(store, photos))
+    memory = fsspec.filesystem("memory")
+    memory.pipe(f"/sweep-{tmp_path.name}/datasets/photos/shards/train-dead.parquet", b"dead")
+    inspected.clear()
+    collect_garbage(store, keep=1, delete=True, grace_seconds=-1.0)
+    assert list_versions(store) == [second]
+    assert [fault for _, fault in verify(second) if fault] == []
+    left = {path.rsplit("/", 2)[1] for path in memory.find(f"/sweep-{tmp_path.name}")}
+    assert left == {"shards", "journal", "contracts", second.fingerprint}
+    assert ingest(config(store, photos)) == second
+    assert inspected == []
+
+
+def test_an_empty_store_has_no_garbage(tmp_path):
+    assert collect_garbage(str(tmp_path / "store"), delete=True) == []
+
+
+# --- data sets of the form before ---------------------------------------------------------------
+
+
+@pytest.fixture
+def old_form(tmp_path, photos) -> Path:
+    """A store with a data set as the code before this wrote it: shards beside the manifest."""
+    made = ingest(config(tmp_path / "made", photos))
+    folder = tmp_path / "store/datasets/photos" / ("0d" * 10)
+    folder.mkdir(parents=True)
+    values = json.loads((Path(made.url) / "manifest.json").read_bytes())
+    for key in ("duplicates", "contract_version", "parent", "created_at"):
+        del values[key]
+    values |= {"schema_version": 1, "fingerprint": folder.name, "url": str(folder)}
+    for split, info in values["splits"].items():
+        for number, shard in enumerate(info["shards"]):
+            name = f"{split}-{number:05d}-of-{len(info['shards']):05d}.parquet"
+            shutil.copy(tmp_path / "made/datasets/photos/shards" / shard["path"], folder / name)
+            shard["path"] = name
+    (folder / "manifest.json").write_text(json.dumps(values))
+    return tmp_path / "store"
+
+
+def test_an_old_data_set_is_listed_and_a_new_version_goes_beside_it(old_form, photos):
+    store = str(old_form)
+    (old,) = list_versions(store)
+    assert (old.schema_version, old.num_rows) == (1, 60)
+    assert newest_version(f"{store}/datasets/photos") is None
+    before = files(store)
+    new = ingest(config(store, photos))
+    assert (new.parent, new.contract_version) == (None, 1)
+    assert files(store).items() > before.items()
+    assert find_version(store, "photos") == new
+    assert find_version(store, "0d0d") == old
+    assert [m.fingerprint for m in list_versions(store)] == [old.fingerprint, new.fingerprint]
+
+
+def test_an_old_data_set_is_no_garbage_until_it_is_out_of_date(old_form, photos):
+    age(old_form)
+    assert collect_garbage(str(old_form), delete=True) == []
+    new = ingest(config(old_form, photos))
+    collect_garbage(str(old_form), keep=1, delete=True)
+    assert list_versions(str(old_form)) == [new]
+
+
+def test_versions_tell_when_they_were_made(tmp_path, photos):
+    manifest = ingest(config(tmp_path / "store", photos))
+    made = datetime.fromisoformat(manifest.created_at)
+    assert made.utcoffset().total_seconds() == 0
+    assert abs(made.timestamp() - time.time()) < 60

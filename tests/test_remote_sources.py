@@ -1,0 +1,306 @@
+"""Whole ingests from remote sources: a web server that fails on purpose, and one that speaks S3."""
+
+import logging
+import re
+import tarfile
+import threading
+from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pets_core import download, storage
+from pets_core.config import PipelineConfig
+from pets_core.data.files import FolderFiles
+from pets_core.data.ingest import ingest
+from pets_core.data.sources import open_source
+from pets_core.data.versions import list_versions, verify
+from pets_core.errors import PetsError
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch):
+    monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(download, "_MAX_BACKOFF_SECONDS", 0.01)
+
+
+def config(tmp_path, url, store=None, **source) -> PipelineConfig:
+    return PipelineConfig.model_validate(
+        {
+            "store": store or str(tmp_path / "store"),
+            "cache_dir": str(tmp_path / "cache"),
+            "source": {"url": str(url), **source},
+            "ingest": {"num_workers": 2},
+        }
+    )
+
+
+class FailingSite(SimpleHTTPRequestHandler):
+    """Python's own web server, which lists folders and knows no Range; fails on purpose.
+
+    Of every path, the first answer is 503, and the second breaks off half way.
+    """
+
+    fails = False
+    """Whether it fails."""
+    broken: frozenset[str] = frozenset()
+    """Paths that are always answered with 503."""
+    seen: Counter
+    failed: list[str]
+
+    def do_HEAD(self):
+        if not self._fails():
+            super().do_HEAD()
+
+    def do_GET(self):
+        if not self._fails():
+            super().do_GET()
+
+    def copyfile(self, source, outputfile):
+        if self.fails and self.seen[self.path] == 2:
+            data = source.read()
+            self.failed.append(self.path)
+            outputfile.write(data[: len(data) // 2])
+        else:
+            super().copyfile(source, outputfile)
+
+    def _fails(self) -> bool:
+        self.seen[self.path] += 1
+        failing = (self.fails and self.seen[self.path] == 1) or self.path in self.broken
+        if failing:
+            self.failed.append(self.path)
+            self.send_error(503)
+        return failing
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A server of tmp_path/www."""
+
+    class Own(FailingSite):
+        seen, failed = Counter(), []
+
+    folder = tmp_path / "www"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Own, directory=folder))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    Own.url, Own.folder = f"http://127.0.0.1:{server.server_port}", folder
+    yield Own
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    # fsspec keeps the connections, one instance for all.
+    fsspec.filesystem("http").clear_instance_cache()
+
+
+def write_tar(path: Path, folder: Path, mode: str = "w:gz") -> None:
+    with tarfile.open(path, mode) as tar:
+        for file in sorted(folder.rglob("*.jpg")):
+            tar.add(file, file.relative_to(folder))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_archives_over_http(tmp_path, site, write_folder, fails):
+    write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 5, "b": 5}))
+    local = ingest(config(tmp_path, tmp_path / "mine", str(tmp_path / "other")))
+    site.fails = fails
+    manifest = ingest(config(tmp_path, f"{site.url}/mine.tar.gz"))
+    assert manifest.fingerprint == local.fingerprint
+    assert sorted(site.failed) == (["/mine.tar.gz"] * 2 if fails else [])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_published_form_over_http(tmp_path, site, drawn_sample, fails):
+    for name in ("images.tar.gz", "annotations.tar.gz"):
+        (site.folder / name).write_bytes((drawn_sample / name).read_bytes())
+    site.fails = fails
+    manifest = ingest(config(tmp_path, site.url, name="pets"))
+    assert manifest.num_rows == 148
+    assert manifest.quarantine_reasons == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_over_http(tmp_path, site, write_folder, fails):
+    """A failing server costs attempts, and no photo."""
+    folder = write_folder(site.folder / "mine", {"maine coon": 4, "50% pug": 4, "b": 4})
+    (folder / "b/# 1 & 2?.jpg").write_bytes((folder / "b/0.jpg").read_bytes())
+    local = ingest(config(tmp_path, folder, str(tmp_path / "other")))
+    site.fails = fails
+    source = open_source(config(tmp_path, f"{site.url}/mine"))
+    assert list(source.catalogue().classes) == ["50% pug", "b", "maine coon"]
+    assert [e.path for e in source.files.entries()] == sorted(source.catalogue().photos)
+    manifest = ingest(config(tmp_path, f"{site.url}/mine"))
+    assert manifest.fingerprint == local.fingerprint
+    assert manifest.num_rows == 13
+
+
+def test_a_folder_over_http_that_grew(tmp_path, site, write_folder, jpeg):
+    """Only what is new is fetched."""
+    folder = write_folder(site.folder / "mine", {"a": 6, "b": 6})
+    settings = config(tmp_path, f"{site.url}/mine")
+    before = {e.path: e.mark for e in FolderFiles(f"{site.url}/mine").entries()}
+    first = ingest(settings)
+    (folder / "a/new.jpg").write_bytes(jpeg(999))
+    after = {e.path: e.mark for e in FolderFiles(f"{site.url}/mine").entries()}
+    assert after.keys() - before.keys() == {"a/new.jpg"}
+    assert {path: after[path] for path in before} == before
+    assert ingest(settings).num_rows == first.num_rows + 1
+    assert ingest(settings).num_rows == first.num_rows + 1
+
+
+def test_no_photo_is_lost_where_a_server_is_broken(tmp_path, site, write_folder):
+    """A folder or a photo that cannot be asked for is an error, and not one that is not there."""
+    write_folder(site.folder / "mine", {"a": 4, "b": 4})
+    for path in ("/mine/b", "/mine/b/2.jpg", "/mine/images.tar.gz", "/mine"):
+        site.broken = frozenset({path})
+        with pytest.raises(PetsError, match=r"cannot be (listed|reached).*503"):
+            ingest(config(tmp_path, f"{site.url}/mine"))
+    assert list_versions(str(tmp_path / "store")) == []
+
+
+def test_an_apache_listing_links_to_itself(tmp_path, site, write_folder):
+    folder = write_folder(site.folder / "mine", {"a": 4, "b": 4})
+    for listed in (folder, folder / "a", folder / "b"):
+        links = [p.name + "/" * p.is_dir() for p in sorted(listed.iterdir())]
+        html = "".join(f'<a href="{link}">x</a>' for link in ["?C=N;O=D", "/mine/", *links])
+        (listed / "index.html").write_text(html)
+    paths = [e.path for e in FolderFiles(f"{site.url}/mine").entries()]
+    assert paths == [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
+
+
+def test_a_checksum_of_a_remote_archive_is_compared(tmp_path, site, write_folder):
+    write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 5, "b": 5}))
+    sums = {"mine.tar.gz": "sha256:00"}
+    with pytest.raises(PetsError, match=r"mine\.tar\.gz: its sha256 is .* expected 00"):
+        ingest(config(tmp_path, f"{site.url}/mine.tar.gz", checksums=sums))
+    assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"] == []
+
+
+def test_nothing_there_is_a_plain_error(tmp_path, site):
+    for name in ("none", "none.zip", "none.csv"):
+        with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):
+            ingest(config(tmp_path, f"{site.url}/{name}"))
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """A server that speaks S3, and the log of what it was asked."""
+    server_module = pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    log: list[tuple[str, str]] = []
+    answer = server._server.app
+
+    def logged(environment, start_response):
+        log.append((environment["REQUEST_METHOD"], environment["PATH_INFO"]))
+        return answer(environment, start_response)
+
+    server._server.app = logged
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}", log
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, request):
+    """An empty bucket, and what has been asked of the server since."""
+    url, log = s3_server
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+    fs = fsspec.filesystem("s3")
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60].strip("-")
+    fs.mkdir(name)
+    log.clear()
+    yield f"s3://{name}", log
+    fs.clear_instance_cache()
+
+
+def upload(folder: Path, url: str) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            storage.write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def fetched(log, folder: str) -> list[str]:
+    """The objects below a folder whose bytes were asked for."""
+    prefix = folder.removeprefix("s3:/")
+    return sorted(p.removeprefix(prefix) for m, p in log if m == "GET" and p.startswith(prefix))
+
+
+def test_a_bucket_of_photos_into_a_bucket(tmp_path, bucket, write_folder, jpeg):
+    url, log = bucket
+    local = write_folder(tmp_path / "photos", {"a": 6, "maine coon": 6})
+    upload(local, f"{url}/photos")
+    settings = config(tmp_path, f"{url}/photos", f"{url}/store")
+    first = ingest(settings)
+    assert first.fingerprint == ingest(config(tmp_path, local)).fingerprint
+    assert first.url.startswith(f"{url}/store/datasets/photos/")
+    assert [fault for _, fault in verify(first)] == [""] * sum(
+        len(info.shards) for info in first.splits.values()
+    )
+    assert len(fetched(log, f"{url}/photos/")) == 12
+
+    log.clear()
+    assert ingest(settings) == first
+    assert fetched(log, f"{url}/photos/") == []
+    assert [path for method, path in log if method == "PUT" and "/shards/" in path] == []
+
+    storage.write_bytes(f"{url}/photos/a/new.jpg", jpeg(999))
+    log.clear()
+    grown = ingest(settings)
+    assert fetched(log, f"{url}/photos/") == ["a/new.jpg"]
+    assert (grown.num_rows, grown.parent) == (13, first.fingerprint)
+
+    storage.write_bytes(f"{url}/photos/a/new.jpg", jpeg(998))
+    log.clear()
+    assert ingest(settings).fingerprint != grown.fingerprint
+    assert fetched(log, f"{url}/photos/") == ["a/new.jpg"]
+    assert [m.num_rows for m in list_versions(f"{url}/store")] == [12, 13, 13]
+
+
+def test_archives_in_a_bucket(tmp_path, bucket, drawn_sample, small_config):
+    url, log = bucket
+    upload(drawn_sample, f"{url}/pets")
+    settings = config(tmp_path, f"{url}/pets", f"{url}/store", sample_photos_per_breed=4)
+    manifest = ingest(settings)
+    assert manifest.fingerprint == ingest(small_config).fingerprint
+    log.clear()
+    assert ingest(settings) == manifest
+    assert fetched(log, f"{url}/pets/") == []
+
+
+def test_a_table_in_a_bucket(tmp_path, bucket, write_folder):
+    url, _ = bucket
+    local = write_folder(tmp_path / "photos", {"a": 4, "b": 4})
+    upload(local, f"{url}/photos")
+    paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
+    places = [f"{url}/photos/{paths[0]}", *paths[1:], "a/none.jpg"]
+    rows = "".join(
+        f"{place},{path[0]}\n" for place, path in zip(places, [*paths, "a"], strict=True)
+    )
+    storage.write_bytes(f"{url}/photos/table.csv", f"image,label\n{rows}".encode())
+    settings = config(tmp_path, f"{url}/photos/table.csv", f"{url}/store")
+    settings = settings.model_copy(
+        update={"ingest": settings.ingest.model_copy(update={"max_quarantined_fraction": 0.2})}
+    )
+    manifest = ingest(settings)
+    assert (manifest.num_rows, manifest.quarantine_reasons) == (8, {"missing": 1})
+
+
+def test_nothing_in_a_bucket_is_a_plain_error(tmp_path, bucket):
+    url, _ = bucket
+    for name in ("none", "none.zip", "none.csv"):
+        with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):
+            ingest(config(tmp_path, f"{url}/{name}", f"{url}/store"))
