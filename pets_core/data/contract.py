@@ -83,7 +83,16 @@ def agree(
 
 
 def save_contract(root: str, contract: Contract) -> None:
-    """Store a contract, unless its version is there."""
+    """Store a contract, unless its version is there.
+
+    Raises:
+        PetsError: Another ingest has made another contract of this version meanwhile.
+    """
     url = storage.join(root, "contracts", f"{contract.version:05d}.json")
     if not storage.exists(url):
         storage.write_bytes(url, contract.model_dump_json(indent=2).encode())
+    elif Contract.model_validate_json(storage.read_bytes(url)) != contract:
+        raise PetsError(
+            f"another ingest has made version {contract.version} of the label contract meanwhile: "
+            "ingest again"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import errno
-import gzip
 import lzma
 import os
 import shutil
@@ -25,6 +24,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
+from isal import igzip, isal_zlib
 
 from pets_core import storage
 from pets_core.download import forget_download, local_file, retrying
@@ -47,8 +47,9 @@ MAX_FILE_BYTES = 1 << 28
 """No photo is larger; a bound on what an archive's header can make us allocate."""
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
-_DAMAGED = (
+_DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]
     EOFError,
+    isal_zlib.error,
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -61,7 +62,7 @@ _DAMAGED = (
 )
 """What the readers of archives raise on damaged bytes."""
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {
-    b"\x1f\x8b": gzip.open,
+    b"\x1f\x8b": igzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
 }

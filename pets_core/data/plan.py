@@ -164,7 +164,7 @@ def _select(source: Source, catalogue: Catalogue) -> tuple[dict[str, FileEntry],
     files: dict[str, FileEntry] = {}
     left_out = []
     # Where two files have one id, the one that is named like a photo comes first.
-    entries = [(not is_photo_name(PurePosixPath(e.path).name), e) for e in source.files.entries()]
+    entries = [(not is_photo_name(e.path), e) for e in source.files.entries()]
     for strange, entry in sorted(entries, key=lambda item: item[0]):
         photo_id = source.photo_id(entry.path)
         if entry.refusal:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -171,7 +170,7 @@ def _fetch(files: Files, photos: Sequence[PlannedPhoto]) -> Iterator[bytes]:
 def _row(photo: PlannedPhoto, data: bytes) -> Row:
     return {
         "id": photo.id,
-        "image": {"bytes": data, "path": PurePosixPath(photo.path).name},
+        "image": {"bytes": data, "path": photo.path.rsplit("/", 1)[-1]},
         "sha256": sha256(data).hexdigest(),
         "source_path": photo.path,
     }
@@ -189,8 +188,7 @@ def _labels(photo: PlannedPhoto, shard: ShardPlan, classes: Sequence[ClassInfo])
 
 
 def _refused(photo: PlannedPhoto, error: UnreadablePhotoError) -> LeftOut:
-    name = PurePosixPath(photo.path).name
     reason = error.reason
-    if reason == "not_an_image" and not is_photo_name(name):
+    if reason == "not_an_image" and not is_photo_name(photo.path):
         reason = "not_a_photo"
     return LeftOut(id=photo.id, path=photo.path, reason=reason, detail=error.detail)

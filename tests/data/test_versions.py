@@ -72,16 +72,26 @@ def photos(tmp_path, add) -> Path:
 
 
 @pytest.fixture
-def inspected(monkeypatch) -> list[bytes]:
-    """The photos that were decoded."""
+def inspected(monkeypatch) -> list[str]:
+    """Hashes of the photos that were decoded."""
     seen, inspect = [], shards_module.inspect
-    monkeypatch.setattr(shards_module, "inspect", lambda data: seen.append(data) or inspect(data))
+
+    def spy(data):
+        seen.append(sha256(data).hexdigest())
+        return inspect(data)
+
+    monkeypatch.setattr(shards_module, "inspect", spy)
     return seen
 
 
-def shards(manifest) -> dict[str, bytes]:
+def hashes(root, paths) -> list[str]:
+    return sorted(sha256((root / path).read_bytes()).hexdigest() for path in paths)
+
+
+def shards(manifest) -> dict[str, str]:
+    """Hash of each shard's file, by its name; bytes would make failures slow to tell."""
     return {
-        shard.path: Path(manifest.shard_url(shard)).read_bytes()
+        shard.path: sha256(Path(manifest.shard_url(shard)).read_bytes()).hexdigest()
         for info in manifest.splits.values()
         for shard in info.shards
     }
@@ -193,7 +203,7 @@ def test_growth_reads_what_is_new_and_keeps_the_rest(tmp_path, photos, add, insp
     assert second.fingerprint != first.fingerprint
     assert second.parent == first.fingerprint
     assert first.parent is None
-    assert sorted(inspected) == sorted((photos / path).read_bytes() for path in new)
+    assert sorted(inspected) == hashes(photos, new)
     assert files(store).items() >= before.items()
     # Each new photo touches one shard, which may become two.
     assert len(shards(first)) > 10
@@ -246,7 +256,7 @@ def test_removed_and_altered_photos_are_told(tmp_path, photos, add, inspected):
     (photos / "b/7.jpg").unlink()
     altered = add(photos, [4, 5], version=1)
     second = ingest(config(store, photos))
-    assert sorted(inspected) == sorted((photos / path).read_bytes() for path in altered)
+    assert sorted(inspected) == hashes(photos, altered)
     assert diff(first, second)._asdict() == {
         "added": [], "removed": ["b/7.jpg"], "changed": altered, "relabelled": [], "moved": [],
     }  # fmt: skip
@@ -321,7 +331,7 @@ def test_damaged_and_missing_shards_are_found(tmp_path, photos):
     assert "does not exist" in found[missing.name]
 
 
-@pytest.mark.parametrize("fault", ["other photo", "row fewer", "no parquet"])
+@pytest.mark.parametrize("fault", ["other photo", "row fewer", "row more", "no parquet"])
 def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
     """The file's hash is the manifest's, and yet its photos are not what they should be."""
     manifest = ingest(config(tmp_path / "store", photos))
@@ -334,6 +344,8 @@ def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
         rows[1]["image"]["bytes"] = rows[0]["image"]["bytes"]
     elif fault == "row fewer":
         rows.pop()
+    elif fault == "row more":
+        rows.append({**rows[0], "sha256": "of another photo"})
     buffer = io.BytesIO()
     pq.write_table(table.from_pylist(rows, table.schema), buffer)
     data = b"nothing of the kind" if fault == "no parquet" else buffer.getvalue()
@@ -343,7 +355,7 @@ def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
     told = manifest.model_copy(update={"splits": {**manifest.splits, "train": wrong_train}})
     (found,) = faults(told).values()
     if fault != "no parquet":
-        good = len(table) - 1
+        good = len(table) - (fault != "row more")
         assert f"{good} of {len(table)} photos are what their SHA-256 says" in found
 
 
@@ -423,6 +435,7 @@ def grown(tmp_path, photos, add):
     root = store / "datasets/photos"
     (root / "shards/train-0-dead.parquet").write_bytes(b"dead")
     (root / f"shards/{next(iter(shards(second)))}.partial-1234abcd").write_bytes(b"half")
+    (root / "contracts/00002.json.partial-1234abcd").write_bytes(b"half")
     (root / "0123456789abcdef0123").mkdir()
     (root / "0123456789abcdef0123/photos.parquet").write_bytes(b"no manifest beside")
     age(store)
@@ -443,9 +456,11 @@ def test_garbage_is_told_and_left_where_it_is(grown):
     before = files(store)
     found = collect_garbage(str(store))
     assert files(store) == before
-    assert kinds(store, found) == {"shards", "0123456789abcdef0123", "plans"}
+    assert kinds(store, found) == {"shards", "0123456789abcdef0123", "plans", "contracts"}
     assert {n for n in names(found) if "dead" in n or "partial" in n} == {
-        "train-0-dead.parquet", f"{next(iter(shards(second)))}.partial-1234abcd",
+        "train-0-dead.parquet",
+        f"{next(iter(shards(second)))}.partial-1234abcd",
+        "00002.json.partial-1234abcd",
     }  # fmt: skip
     assert not names(found) & {*shards(first), *shards(second)}
     assert {i.num_bytes for i in found if i.url.endswith("dead.parquet")} == {4}

@@ -1,6 +1,8 @@
 """One real Prefect server, with its own database, for all flow tests."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import pytest
 
@@ -15,3 +17,19 @@ def prefect_server() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
+
+
+@pytest.fixture(scope="session")
+def read_artifacts() -> Callable[[UUID], dict[str, str]]:
+    """Reads every artifact of a flow run: its data by key."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    async def read(flow_run_id: UUID) -> dict[str, str]:
+        async with get_client() as client:
+            wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+            found = await client.read_artifacts(artifact_filter=wanted)
+            # Prefect keeps results as artifacts without a key.
+            return {a.key: a.data for a in found if a.key}
+
+    return lambda flow_run_id: asyncio.run(read(flow_run_id))

@@ -1,13 +1,9 @@
 """The flows against a real Prefect server: results, artifacts, failures."""
 
-import asyncio
 import json
 from pathlib import Path
-from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from flows.evaluate import evaluate_flow
 from flows.ingest import ingest_flow
@@ -32,23 +28,10 @@ def config(small_config) -> PipelineConfig:
     return PipelineConfig.model_validate(small_config.model_dump(exclude_defaults=True) | settings)
 
 
-def artifacts(flow_run_id: UUID) -> dict[str, str]:
-    """Every artifact of a run: its data by key."""
-
-    async def read() -> dict[str, str]:
-        async with get_client() as client:
-            wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
-            found = await client.read_artifacts(artifact_filter=wanted)
-            # Prefect keeps results as artifacts without a key.
-            return {a.key: a.data for a in found if a.key}
-
-    return asyncio.run(read())
-
-
-def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path) -> None:
+def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_artifacts) -> None:
     state = pipeline(config, return_state=True)
     report = state.result()
-    made = artifacts(state.state_details.flow_run_id)
+    made = read_artifacts(state.state_details.flow_run_id)
     assert set(made) == {
         "dataset-summary",
         "quarantine",
@@ -82,7 +65,7 @@ def test_each_stage_is_a_flow(config) -> None:
     assert evaluate_flow(result.model_url, config).model_url == result.model_url
 
 
-def test_a_fault_in_the_settings_fails_the_run_before_any_work(config) -> None:
+def test_a_fault_in_the_settings_fails_the_run_before_any_work(config, read_artifacts) -> None:
     broken = config.model_copy(
         update={"model": config.model.model_copy(update={"backbone": "resnet33"})}
     )
@@ -90,7 +73,7 @@ def test_a_fault_in_the_settings_fails_the_run_before_any_work(config) -> None:
     assert state.is_failed()
     with pytest.raises(PetsError, match="Did you mean"):
         state.result()
-    assert not artifacts(state.state_details.flow_run_id)
+    assert not read_artifacts(state.state_details.flow_run_id)
     assert not list(Path(config.store).rglob("*")), "nothing is left in the store"
 
 

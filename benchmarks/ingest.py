@@ -1,0 +1,220 @@
+"""Photos a second of ingest: ours with every check, Hugging Face `datasets`, and the floor.
+
+    python benchmarks/ingest.py [FOLDER with images.tar.gz and annotations.tar.gz]
+    python benchmarks/ingest.py --scale [PHOTOS]
+
+The floor reads the archive and writes the photos' bytes, and looks at nothing. `datasets` is given
+the photos unpacked, a folder a class (its `imagefolder`), and writes them to Parquet; unpacking is
+not counted. "no look" is ours with every photo taken on trust: what is left when the checks are not
+paid for. Each runs in a process of its own, in turns, with fresh folders; the best of three
+counts.
+
+--scale ingests 1/16, 1/8, 1/4, 1/2 and all of PHOTOS generated photos (100,000 by default) and
+prints seconds and peak memory of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+REAL = Path(__file__).parents[2] / "shared/data/oxford-iiit-pet-256px"
+ROUNDS = 3
+NUM_CLASSES = 20
+
+
+def ours(source: str, work: Path) -> int:
+    """Every check on, by threads, as `pets ingest` does."""
+    from pets_core.config import PipelineConfig
+    from pets_core.data.ingest import ingest
+
+    values = {
+        "store": str(work / "store"), "cache_dir": str(work / "cache"),
+        "source": {"url": source},
+    }  # fmt: skip
+    return ingest(PipelineConfig.model_validate(values)).num_rows
+
+
+def no_look(source: str, work: Path) -> int:
+    """Ours, every photo taken for a good one of 256 x 256 without a look at it."""
+    from pets_core.data import shards
+    from pets_core.data.images import ImageInfo
+
+    trusted = ImageInfo("JPEG", 256, 256, np.zeros((32, 32), np.uint8))
+    shards.inspect = lambda _: trusted
+    return ours(source, work)
+
+
+def hugging_face(source: str, work: Path, num_proc: int | None) -> int:
+    """`imagefolder`, then Parquet."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    import datasets
+
+    loaded = datasets.load_dataset(
+        "imagefolder", data_dir=source, split="train", cache_dir=str(work / "hf"), num_proc=num_proc
+    )
+    loaded.to_parquet(str(work / "photos.parquet"))
+    return len(loaded)
+
+
+def floor(source: str, work: Path) -> int:
+    """Read the archive, write the bytes."""
+    count = 0
+    with (
+        tarfile.open(f"{source}/images.tar.gz", "r|gz") as tar,
+        (work / "photos.bin").open("wb") as sink,
+    ):
+        for member in tar:
+            if member.isfile():
+                file = tar.extractfile(member)
+                assert file is not None
+                sink.write(file.read())
+                count += 1
+        sink.flush()
+        os.fsync(sink.fileno())
+    return count
+
+
+WAYS: dict[str, Callable[[str, Path], int]] = {
+    "ours": ours,
+    "ours, no look": no_look,
+    "datasets": lambda source, work: hugging_face(source, work, None),
+    "datasets, num_proc=2": lambda source, work: hugging_face(source, work, 2),
+    "floor": floor,
+}
+
+
+def run_alone(way: str, source: str) -> dict[str, float]:
+    """One way in a process of its own, without the time to start Python."""
+    command = [sys.executable, __file__, "--way", way, source]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(way: str, source: str) -> None:
+    """The process that `run_alone` starts."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        # Arrow imports pandas at its first array.
+        import pandas  # noqa: F401 - importing is not ingesting
+
+        if way.startswith("ours"):
+            import pets_core.data.ingest  # noqa: F401
+        elif way.startswith("datasets"):
+            import datasets  # noqa: F401
+        started = time.perf_counter()
+        photos = WAYS[way](source, Path(folder))
+        seconds = time.perf_counter() - started
+    used = resource.getrusage
+    peak = used(resource.RUSAGE_SELF).ru_maxrss + used(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(json.dumps({"photos": photos, "seconds": seconds, "peak_mb": peak / 1024}))
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """A folder a class, as `imagefolder` wants it."""
+    with tarfile.open(source / "images.tar.gz") as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if member.isfile() and name.endswith(".jpg") and not name.startswith("._"):
+                target = folder / name.rsplit("_", 1)[0] / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file = tar.extractfile(member)
+                assert file is not None
+                target.write_bytes(file.read())
+
+
+def compare(source: Path) -> None:
+    """Print all ways side by side."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        unpack(source, Path(folder))
+        best: dict[str, dict[str, float]] = {}
+        for _ in range(ROUNDS):
+            for way in WAYS:
+                found = run_alone(way, folder if way.startswith("datasets") else str(source))
+                if way not in best or found["seconds"] < best[way]["seconds"]:
+                    best[way] = found
+    speed = {way: found["photos"] / found["seconds"] for way, found in best.items()}
+    print(f"{source.name}, {os.cpu_count()} cores, best of {ROUNDS}")
+    print(f"{'':22}{'photos':>8}{'seconds':>9}{'photos/s':>10}{'peak MB':>9}")
+    for way, found in best.items():
+        print(
+            f"{way:22}{found['photos']:8.0f}{found['seconds']:9.2f}{speed[way]:10.0f}"
+            f"{found['peak_mb']:9.0f}"
+        )
+    fastest = max(speed[way] for way in speed if way.startswith("datasets"))
+    print(f"ours / datasets {speed['ours'] / fastest:.2f}   ours / floor ", end="")
+    print(f"{speed['ours'] / speed['floor']:.2f}   no look / floor ", end="")
+    print(f"{speed['ours, no look'] / speed['floor']:.2f}")
+
+
+def draw(number: int) -> bytes:
+    """A photo-like picture of about 15 kB: soft colours and some noise; each number another."""
+    random = np.random.default_rng(number)
+    soft = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
+    pixels = np.asarray(soft.resize((256, 256), Image.Resampling.BICUBIC), np.int16)
+    noisy = (pixels + random.integers(-12, 13, pixels.shape, np.int16)).clip(0, 255)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy.astype(np.uint8)).save(buffer, "JPEG", quality=75)
+    return buffer.getvalue()
+
+
+def generate(path: Path, count: int) -> None:
+    """Write an archive of class folders."""
+
+    def members() -> Iterator[tuple[int, bytes]]:
+        with ProcessPoolExecutor() as pool:
+            yield from enumerate(pool.map(draw, range(count), chunksize=100))
+
+    with tarfile.open(path, "w") as tar:
+        for number, data in members():
+            info = tarfile.TarInfo(f"class-{number % NUM_CLASSES:02d}/{number:07d}.jpg")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def scale(count: int) -> None:
+    """Print seconds and memory at growing sizes."""
+    print(f"{'photos':>8}{'MiB':>7}{'seconds':>9}{'photos/s':>10}{'peak MB':>9}")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        for part in (16, 8, 4, 2, 1):
+            path = Path(folder) / f"photos-{part}.tar"
+            generate(path, count // part)
+            found = run_alone("ours", str(path))
+            print(
+                f"{found['photos']:8.0f}{path.stat().st_size >> 20:7}{found['seconds']:9.1f}"
+                f"{found['photos'] / found['seconds']:10.0f}{found['peak_mb']:9.0f}",
+                flush=True,
+            )
+            path.unlink()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", nargs="?", default=str(REAL))
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--scale", nargs="?", type=int, const=100_000, metavar="PHOTOS")
+    arguments = parser.parse_args()
+    if arguments.way:
+        measure(arguments.way, arguments.source)
+    elif arguments.scale:
+        scale(arguments.scale)
+    else:
+        compare(Path(arguments.source))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Ingest as Prefect tasks: runners, retries, and what is shown of a data set that is not clean."""
+
+import json
+
+import pytest
+
+from flows.ingest import ingest_flow
+from pets_core.config import PipelineConfig
+from pets_core.data import shards
+from pets_core.data.versions import list_versions
+from pets_core.errors import PetsError
+from tasks import ingest as tasks
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def config(tmp_path, write_folder) -> PipelineConfig:
+    """Settings that make several shards of noise."""
+    return PipelineConfig.model_validate(
+        {
+            "store": str(tmp_path / "store"),
+            "cache_dir": str(tmp_path / "cache"),
+            "source": {"url": str(write_folder(tmp_path / "mine", {"a": 30, "b": 30}))},
+        }
+    )
+
+
+def with_ingest(config: PipelineConfig, **values) -> PipelineConfig:
+    return PipelineConfig.model_validate({**config.model_dump(), "ingest": values})
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [
+        "threads",
+        pytest.param("processes", marks=pytest.mark.slow),
+        pytest.param("dask", marks=pytest.mark.slow),
+    ],
+)
+def test_every_runner_makes_the_same_data_set(config, runner, tmp_path):
+    by_plain_python = tasks.commit(config, _written(config, tmp_path / "plain"))
+    manifest = ingest_flow(with_ingest(config, runner=runner, num_workers=2))
+    assert manifest.fingerprint == by_plain_python.fingerprint
+    assert manifest.splits == by_plain_python.splits
+
+
+def _written(config, store):
+    plan = tasks.plan_dataset(config.model_copy(update={"store": str(store)}))
+    for shard in plan.pending:
+        shards.write_shard(config, plan, shard)
+    return plan
+
+
+def test_a_runner_that_is_not_installed_is_told_before_any_work(config, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "prefect_ray", None)
+    with pytest.raises(PetsError, match=r"ingest\.runner = ray.*pip install"):
+        ingest_flow(with_ingest(config, runner="ray"))
+    assert not list_versions(config.store)
+
+
+def test_a_shard_that_failed_is_tried_again(config, monkeypatch):
+    calls = []
+
+    def fail_once(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionResetError("the store went away")
+        return shards.write_shard(*arguments)
+
+    monkeypatch.setattr(tasks, "write_shard", fail_once)
+    assert ingest_flow(config).num_rows == 60
+    assert len(calls) == 3  # train, valid, and the one that failed
+
+
+def test_what_only_the_user_can_mend_is_not_tried_again(config, monkeypatch):
+    calls = []
+
+    def refuse(*_):
+        calls.append(1)
+        raise PetsError("mend the source")
+
+    monkeypatch.setattr(tasks, "write_shard", refuse)
+    with pytest.raises(PetsError, match="mend the source"):
+        ingest_flow(config)
+    assert len(calls) <= 2
+
+
+def test_leaks_and_quarantine_are_shown(config, tmp_path, read_artifacts):
+    folder = tmp_path / "mine/a"
+    (folder / "cut.jpg").write_bytes((folder / "0.jpg").read_bytes()[:40])
+    for number in range(20):  # in other folders by other names, so that some fall into valid
+        copy = folder / f"copy-{number}.jpg"
+        copy.write_bytes((folder / f"{number}.jpg").read_bytes())
+    state = ingest_flow(config, return_state=True)
+    manifest = state.result()
+    made = read_artifacts(state.state_details.flow_run_id)
+    assert [row["id"] for row in json.loads(made["quarantine"])] == ["a/cut.jpg"]
+    leaking = manifest.duplicates["leaking"]
+    assert leaking > 0
+    assert f"# {leaking} photos of an earlier split" in made["duplicates"]
+    assert made["duplicates"].count("data:image/jpeg;base64,") == 2 * min(leaking, 20)
+    assert f"| leaking | {leaking} |" in made["dataset-summary"]
+    assert all(len(data) < 300_000 for data in made.values())
