@@ -10,7 +10,7 @@ paid for. Each runs in a process of its own, in turns, with fresh folders; the b
 counts.
 
 --scale ingests 1/16, 1/8, 1/4, 1/2 and all of PHOTOS generated photos (100,000 by default) and
-prints seconds and peak memory of each.
+prints seconds, peak memory and the steps of each (of the rest the shards are written).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,6 +48,27 @@ def ours(source: str, work: Path) -> int:
         "source": {"url": source},
     }  # fmt: skip
     return ingest(PipelineConfig.model_validate(values)).num_rows
+
+
+def stages(source: str, work: Path) -> int:
+    """Ours, the seconds of each step told on standard error."""
+    from pets_core.data import ingest
+
+    for name in ("plan_dataset", "commit", "find_duplicates"):
+        setattr(ingest, name, timed(getattr(ingest, name)))
+    return ours(source, work)
+
+
+def timed(step: Callable[..., object]) -> Callable[..., object]:
+    """The same step, telling how long it took."""
+
+    def run(*arguments: object) -> object:
+        started = time.perf_counter()
+        result = step(*arguments)
+        print(f"{step.__name__} {time.perf_counter() - started:.2f} s", file=sys.stderr)
+        return result
+
+    return run
 
 
 def no_look(source: str, work: Path) -> int:
@@ -91,6 +113,7 @@ def floor(source: str, work: Path) -> int:
 
 WAYS: dict[str, Callable[[str, Path], int]] = {
     "ours": ours,
+    "ours, by steps": stages,
     "ours, no look": no_look,
     "datasets": lambda source, work: hugging_face(source, work, None),
     "datasets, num_proc=2": lambda source, work: hugging_face(source, work, 2),
@@ -98,11 +121,11 @@ WAYS: dict[str, Callable[[str, Path], int]] = {
 }
 
 
-def run_alone(way: str, source: str) -> dict[str, float]:
+def run_alone(way: str, source: str) -> dict[str, Any]:
     """One way in a process of its own, without the time to start Python."""
     command = [sys.executable, __file__, "--way", way, source]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return {**json.loads(done.stdout.splitlines()[-1]), "steps": done.stderr.split("\n")}
 
 
 def measure(way: str, source: str) -> None:
@@ -140,9 +163,9 @@ def compare(source: Path) -> None:
     """Print all ways side by side."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         unpack(source, Path(folder))
-        best: dict[str, dict[str, float]] = {}
+        best: dict[str, dict[str, Any]] = {}
         for _ in range(ROUNDS):
-            for way in WAYS:
+            for way in (way for way in WAYS if "steps" not in way):
                 found = run_alone(way, folder if way.startswith("datasets") else str(source))
                 if way not in best or found["seconds"] < best[way]["seconds"]:
                     best[way] = found
@@ -192,10 +215,11 @@ def scale(count: int) -> None:
         for part in (16, 8, 4, 2, 1):
             path = Path(folder) / f"photos-{part}.tar"
             generate(path, count // part)
-            found = run_alone("ours", str(path))
+            found = run_alone("ours, by steps", str(path))
             print(
                 f"{found['photos']:8.0f}{path.stat().st_size >> 20:7}{found['seconds']:9.1f}"
-                f"{found['photos'] / found['seconds']:10.0f}{found['peak_mb']:9.0f}",
+                f"{found['photos'] / found['seconds']:10.0f}{found['peak_mb']:9.0f}   "
+                + ", ".join(step for step in found["steps"] if step.endswith(" s")),
                 flush=True,
             )
             path.unlink()

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,17 @@ def folder(tmp_path_factory, drawn_sample) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "examples").symlink_to(ROOT / "examples")
     for breed in ("pug", "boxer"):
-        for number in range(6):
+        for number in range(20):
             path = folder / "path/to/photos" / breed / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise((80, 60), 40 + 10 * number).convert("RGB").save(path)
+            Image.effect_noise((80, 60), 40 + 5 * number).convert("RGB").save(path)
     (folder / "photo.jpg").write_bytes(path.read_bytes())
+    photos = sorted((folder / "path/to/photos").rglob("*.jpg"))
+    with zipfile.ZipFile(folder / "path/to/photos.zip", "w") as archive:
+        for photo in photos:
+            archive.write(photo, photo.relative_to(folder / "path/to/photos"))
+    rows = [f"{photo.relative_to(folder / 'path/to')},{photo.parent.name}" for photo in photos]
+    (folder / "path/to/table.csv").write_text("\n".join(["file,breed", *rows, ""]))
     save = (
         "import timm, safetensors.torch as s;"
         "s.save_file(timm.create_model('resnet34').state_dict(), 'path/to/resnet34.safetensors')"
@@ -52,10 +59,12 @@ def run(command: list[str], folder: Path, drawn_sample: Path) -> str:
     environment |= {
         "PETS_CACHE_DIR": str(folder / "cache"),
         "PREFECT_HOME": str(folder / "prefect"),
+        "HF_HOME": str(folder / "hugging-face"),
+        "HF_HUB_OFFLINE": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    if not any("path/to/photos" in word for word in command):
-        environment["PETS_SOURCE__URL"] = str(drawn_sample)
+    if "--source.url" not in command:
+        environment |= {"PETS_SOURCE__URL": str(drawn_sample), "PETS_SOURCE__NAME": "sample"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
@@ -82,6 +91,9 @@ def test_command(command: str, folder, drawn_sample, request) -> None:
     if "path/to/model" in words:
         model = request.getfixturevalue("trained")
         words = [model if word == "path/to/model" else word for word in words]
+    if words[1] == "datasets":
+        request.getfixturevalue("trained")
+        words = ["sample" if word in ("OLD", "NEW") else word for word in words]
     printed = run(words, folder, drawn_sample)
     if words[1] in ("run", "evaluate"):
         assert "Error rate" in printed
@@ -106,6 +118,13 @@ def test_the_python_example(folder, drawn_sample) -> None:
     small = small.replace("train=", f"{tiny}, cache_dir={str(folder / 'cache')!r}, train=")
     assert small != code
     run([sys.executable, "-c", small], folder, drawn_sample)
+
+
+@pytest.mark.slow
+def test_the_example_of_reading_a_data_set(folder, drawn_sample, trained) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.S).group(1)
+    printed = run([sys.executable, "-c", code], folder, drawn_sample)
+    assert re.search(r"^[A-Z][A-Za-z ]+ \(\d+, \d+\)$", printed, re.M), printed
 
 
 def test_every_path_the_readme_links_to_is_there() -> None:
