@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from pets_core.data.dataset import DUPLICATES_SCHEMA
 
 __all__ = ["find_duplicates", "leaking", "near_pairs", "perceptual_hashes"]
 
+_BANDS = 4
+_MAX_PAIRS = 1 << 22
+"""Compared at once."""
 _ORDER = {"train": 0, "valid": 1, "test": 2}
 """A photo leaks when its like is in a later split, on which the model will be judged."""
 
@@ -43,8 +47,9 @@ def near_pairs(
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Find all pairs of distinct hashes that differ in at most `bits` bits.
 
-    Two such hashes agree in at least one of `bits + 1` bands, so only hashes that share a band are
-    compared (multi-index hashing: Norouzi, Punjani, Fleet 2012). A pair may come more than once.
+    Two such hashes differ in at most a quarter of these bits in one of their four bands of 16, so
+    only hashes that come so near in a band are compared (multi-index hashing: Norouzi, Punjani,
+    Fleet 2012). A pair may come more than once.
 
     Args:
         hashes: Distinct, shape (n,).
@@ -53,22 +58,32 @@ def near_pairs(
     Yields:
         Places of the first and of the second of some pairs, first below second.
     """
-    edges = np.linspace(0, 64, bits + 2).astype(int)
-    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        mask = np.uint64((1 << (high - low)) - 1)
-        band = (hashes >> np.uint64(low)) & mask if high - low < 64 else hashes
+    near = range(bits // _BANDS + 1)
+    masks = [sum(1 << p for p in places) for n in near for places in combinations(range(16), n)]
+    for number in range(_BANDS):
+        band = (hashes >> np.uint64(16 * number)).astype(np.uint16)
         order = np.argsort(band, kind="stable")
-        first = np.arange(len(order) - 1)
-        # Compare each with the next in its band, then with the one after, until bands end.
-        for step in range(1, len(order)):
-            first = first[first + step < len(order)]
-            first = first[band[order[first]] == band[order[first + step]]]
-            if not len(first):
-                break
-            a, b = order[first], order[first + step]
-            near = np.bitwise_count(hashes[a] ^ hashes[b]) <= bits
-            if near.any():
-                yield np.minimum(a[near], b[near]), np.maximum(a[near], b[near])
+        starts = np.searchsorted(band[order], np.arange((1 << 16) + 1))
+        for mask in masks:
+            wanted = (band ^ np.uint16(mask)).astype(np.int64)
+            low, counts = starts[wanted], starts[wanted + 1] - starts[wanted]
+            for rows in _chunks(counts):
+                first = np.repeat(rows, counts[rows])
+                ends = np.cumsum(counts[rows])
+                place = np.arange(len(first)) + np.repeat(
+                    low[rows] - ends + counts[rows], counts[rows]
+                )
+                second = order[place]
+                alike = first < second
+                alike &= np.bitwise_count(hashes[first] ^ hashes[second]) <= bits
+                if alike.any():
+                    yield first[alike], second[alike]
+
+
+def _chunks(counts: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows whose counts add up to what fits in memory at once, and one row at least."""
+    chunk = np.cumsum(counts) // _MAX_PAIRS
+    return iter(np.split(np.arange(len(counts)), np.flatnonzero(np.diff(chunk)) + 1))
 
 
 def find_duplicates(photos: pa.Table, bits: int) -> pa.Table:
