@@ -81,7 +81,7 @@ def test_the_limit_is_told_before_any_work(open_split, manifest, tmp_path):
 
 
 def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
-    path = Path(manifest.url) / manifest.splits["train"].shards[0].path
+    path = Path(manifest.shard_url(manifest.splits["train"].shards[0]))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -91,7 +91,7 @@ def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
 
 
 def test_a_missing_shard_is_a_plain_error(open_split, manifest):
-    (Path(manifest.url) / manifest.splits["train"].shards[0].path).unlink()
+    (Path(manifest.shard_url(manifest.splits["train"].shards[0]))).unlink()
     with pytest.raises(PetsError, match="does not exist"):
         open_split()
 
