@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
-from pets_core.data.gallery import read_leaks, read_quarantine, thumbnails
+from pets_core.data.gallery import class_warnings, read_leaks, read_quarantine, thumbnails
 from pets_core.evaluation.tables import read_confusion
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainResult
 
@@ -46,6 +46,7 @@ def publish_dataset(manifest: DatasetManifest) -> None:
         f"classes, version `{manifest.fingerprint}`{after}, label contract "
         f"{manifest.contract_version}\n\n{splits}\n\n"
         + (f"{left_out}\n\n" if manifest.quarantine_reasons else "Nothing was left out.\n\n")
+        + "".join(f"**{_text(warning)}**\n\n" for warning in class_warnings(manifest))
         + (f"{alike}\n\n" if any(manifest.duplicates.values()) else "")
         + f"From `{manifest.source_url}`, stored at `{manifest.url}`\n"
     )
@@ -54,7 +55,7 @@ def publish_dataset(manifest: DatasetManifest) -> None:
     create_table_artifact(
         rows[:_MAX_ROWS],
         key="quarantine",
-        description=f"{len(rows)} files left out, the first {_MAX_ROWS} shown, all of them in "
+        description=f"{len(rows)} files left out, {_MAX_ROWS} shown at most; all are in "
         f"{manifest.url}/quarantine.parquet",
     )
     create_markdown_artifact(
@@ -69,13 +70,13 @@ def _gallery(manifest: DatasetManifest) -> str:
     ids = {row[key] for row in shown for key in ("id", "match_id")}
     small = thumbnails(manifest, ids, _THUMBNAIL_PX)
     pairs = _table(
-        ["", "", "differs in"],
+        ["earlier split", "later split", "perceptual hash"],
         (
             [
                 f"{_jpeg(small[row['id']], row['split'])} {_text(row['id'])}, {row['split']}",
                 f"{_jpeg(small[row['match_id']], row['match_split'])} {_text(row['match_id'])}, "
                 f"{row['match_split']}",
-                "nothing" if row["exact"] else f"{row['distance']} of 64 bits",
+                "the same file" if row["exact"] else f"{row['distance']} of 64 bits differ",
             ]
             for row in shown
         ),

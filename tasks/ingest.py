@@ -13,6 +13,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from prefect.tasks import exponential_backoff
 
 from pets_core.config import IngestConfig, PipelineConfig
+from pets_core.data.gallery import class_warnings
 from pets_core.data.ingest import commit, written
 from pets_core.data.plan import plan_dataset
 from pets_core.data.shards import write_shard
@@ -57,7 +58,10 @@ def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan)
 @task(name="commit data set", cache_policy=NO_CACHE)
 def commit_data_set(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     """Check the shards as a whole and make them a version."""
-    return commit(config, plan)
+    manifest = commit(config, plan)
+    for warning in class_warnings(manifest):
+        get_run_logger().warning(warning)
+    return manifest
 
 
 def ingest_dataset(config: PipelineConfig) -> DatasetManifest:

@@ -13,6 +13,7 @@ from pets_core.config import PipelineConfig
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainResult
 from pets_core.runs import start_run
+from pets_core.training.schedule import few_steps
 from tasks.progress import ProgressDisplay
 
 __all__ = ["check_run", "evaluate_model", "find_lr", "new_run", "train_model"]
@@ -50,6 +51,8 @@ def train_model(
     config: PipelineConfig, run_url: str, manifest: DatasetManifest, base_lr: float
 ) -> TrainResult:
     """Train in worker ranks."""
+    if warning := few_steps(config.train, manifest.splits["train"].num_rows):
+        get_run_logger().warning(warning)
     request = WorkRequest(
         stage="train", config=config, run_url=run_url, manifest=manifest, base_lr=base_lr
     )

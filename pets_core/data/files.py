@@ -1,82 +1,32 @@
-"""The files of a source, whatever holds them: a folder on any store, an archive, a table."""
+"""The files of a source, and those that lie each on its own in a store."""
 
 from __future__ import annotations
 
-import bz2
-import errno
-import lzma
-import os
-import shutil
-import stat
-import struct
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
-from hashlib import sha256
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from filelock import FileLock
-from isal import igzip, isal_zlib
-
 from pets_core import storage
-from pets_core.download import forget_download, local_file, retrying
+from pets_core.download import retrying
 from pets_core.errors import PetsError
 
 __all__ = [
-    "ARCHIVE_SUFFIXES",
     "MAX_FILE_BYTES",
     "FileEntry",
     "Files",
     "FolderFiles",
     "ListedFiles",
-    "PackedFiles",
-    "ZipFiles",
-    "open_archive",
-    "pack",
+    "size_refusal",
 ]
 
 MAX_FILE_BYTES = 1 << 28
 """No photo is larger; a bound on what an archive's header can make us allocate."""
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
-_DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]
-    EOFError,
-    isal_zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
-"""What the readers of archives raise on damaged bytes."""
-_OPENERS: dict[bytes, Callable[[Path], Any]] = {
-    b"\x1f\x8b": igzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ": lzma.open,
-}
 _REMOTE_READERS = 16
 _BATCH_FILES = 32
-_INDEX_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("size", pa.int64()),
-        ("mark", pa.string()),
-        ("refusal", pa.string()),
-        ("offset", pa.int64()),
-    ]
-)
 
 
 class FileEntry(NamedTuple):
@@ -210,203 +160,7 @@ class FolderFiles(ListedFiles):
         return storage.join(self._url, quote(path) if self._over_http else path)
 
 
-class PackedFiles:
-    """Files inside one uncompressed local file, at places its index knows."""
-
-    def __init__(self, data: Path, index: Path) -> None:
-        self._data, self._index = data, index
-
-    def entries(self) -> Sequence[FileEntry]:
-        """List the files in the archive's order."""
-        table = self._table.select(FileEntry._fields)
-        return [FileEntry(*row) for row in zip(*(c.to_pylist() for c in table), strict=True)]
-
-    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """Read from the places in the index."""
-        with self._data.open("rb") as file:
-            for path in paths:
-                offset, size = self._places[path]
-                yield os.pread(file.fileno(), size, offset)
-
-    @cached_property
-    def _table(self) -> pa.Table:
-        return pq.read_table(self._index)
-
-    @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
-        columns = (self._table[name].to_pylist() for name in ("path", "offset", "size"))
-        # An archive may hold a path twice; its first entry is the one that is planned.
-        places: dict[str, tuple[int, int]] = {}
-        for path, offset, size in zip(*columns, strict=True):
-            places.setdefault(path, (offset, size))
-        return places
-
-
-class ZipFiles:
-    """The files of a local .zip, read in place."""
-
-    def __init__(self, path: Path, url: str) -> None:
-        self._path, self._url = path, url
-
-    def entries(self) -> Sequence[FileEntry]:
-        """List the files in the archive's order; nothing is decompressed."""
-        return [
-            FileEntry(
-                info.filename,
-                info.file_size,
-                f"crc32-{info.CRC:08x}-{info.file_size}",
-                _refusal(info.filename, info.file_size, _zip_kind(info)),
-            )
-            for info in self._zip.infolist()
-            if not info.is_dir()
-        ]
-
-    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """Decompress each file, verifying its CRC."""
-        try:
-            for path in paths:
-                yield self._zip.read(self._members[path])
-        except _DAMAGED as error:
-            raise _damaged(self._url, error) from error
-
-    @cached_property
-    def _members(self) -> dict[str, zipfile.ZipInfo]:
-        # Of a path that is there twice, the first entry is the one that is planned.
-        return {info.filename: info for info in reversed(self._zip.infolist())}
-
-    @cached_property
-    def _zip(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self._path)
-        except _DAMAGED as error:
-            raise _damaged(self._url, error) from error
-
-
-def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
-    """Open an archive at a path or URL: .zip, .tar, or .tar compressed by gzip, bzip2 or xz.
-
-    No file is unpacked. A remote archive is downloaded once; a compressed .tar, in which one cannot
-    jump, is decompressed once into a single file under `cache_dir`.
-
-    Raises:
-        PetsError: It is not there, cut short, damaged, or no archive.
-    """
-    path = local_file(url, cache_dir, checksum)
-    try:
-        with path.open("rb") as file:
-            head = file.read(6)
-        if head.startswith(b"PK"):
-            files: Files = ZipFiles(path, url)
-            files.entries()
-            return files
-        return _open_tar(path, head, cache_dir)
-    except PetsError:
-        forget_download(path, cache_dir)
-        raise
-    except _DAMAGED as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            # The machine's fault, a full disk for one; the archive is good for all we know.
-            raise PetsError(f"{url} cannot be read through: {error} (cache_dir)") from error
-        forget_download(path, cache_dir)
-        raise _damaged(url, error) from error
-
-
-def pack(
-    identity: tuple[Any, ...],
-    cache_dir: str,
-    members: Callable[[IO[bytes]], Iterator[tuple[FileEntry, int]]],
-    data: Path | None = None,
-) -> PackedFiles:
-    """Open a packed file under `cache_dir`, making it first where it is not there yet.
-
-    Args:
-        identity: What the packed file depends on; another identity, another file.
-        cache_dir: Local folder.
-        members: Yields entry and offset of each file; what it writes to the file it is given
-            becomes the data.
-        data: The data, where it lies on disk already and only an index is made.
-    """
-    key = sha256(repr(identity).encode()).hexdigest()[:24]
-    folder = Path(cache_dir).expanduser() / "packed"
-    folder.mkdir(parents=True, exist_ok=True)
-    index, packed = folder / f"{key}.index.parquet", data or folder / f"{key}.data"
-    with FileLock(folder / f"{key}.lock"):
-        if not (index.exists() and packed.exists()):
-            beside = folder / f"{key}.partial"
-            try:
-                with beside.open("w+b") as sink:
-                    rows = [(*entry, offset) for entry, offset in members(sink)]
-                if data is None:
-                    beside.replace(packed)
-            finally:
-                beside.unlink(missing_ok=True)
-            columns = list(zip(*rows, strict=True)) or [()] * len(_INDEX_SCHEMA)
-            arrays = [pa.array(c, f.type) for c, f in zip(columns, _INDEX_SCHEMA, strict=True)]
-            with storage.writing(str(index)) as file:
-                pq.write_table(pa.Table.from_arrays(arrays, schema=_INDEX_SCHEMA), file)
-    return PackedFiles(packed, index)
-
-
-def _open_tar(path: Path, head: bytes, cache_dir: str) -> PackedFiles:
-    status = path.stat()
-    identity = ("tar", str(path.absolute()), status.st_size, status.st_mtime_ns)
-    opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
-    if opener is None:
-        return pack(identity, cache_dir, lambda _: _tar_members(path), path)
-
-    def decompressed(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
-        with opener(path) as source:
-            shutil.copyfileobj(source, sink, 1 << 20)
-        sink.flush()
-        return _tar_members(Path(sink.name))
-
-    return pack(identity, cache_dir, decompressed)
-
-
-def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            if member.isdir():
-                continue
-            refusal = _refusal(member.name, member.size, _tar_kind(member))
-            mark = ""
-            if not refusal:
-                data = os.pread(file.fileno(), member.size, member.offset_data)
-                if len(data) != member.size:
-                    raise EOFError(f"{member.name} ends too early")
-                mark = sha256(data).hexdigest()
-            yield FileEntry(member.name, member.size, mark, refusal), member.offset_data
-            # tarfile keeps every member it has seen.
-            tar.members = []  # type: ignore[attr-defined]
-        # tarfile takes a header cut short for the end; a whole archive ends with zeros.
-        if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
-            raise EOFError("the archive's end is missing")
-
-
-def _tar_kind(member: tarfile.TarInfo) -> str:
-    if member.issym() or member.islnk():
-        return "link"
-    return "" if member.isreg() and not member.issparse() else "special_file"
-
-
-def _zip_kind(info: zipfile.ZipInfo) -> str:
-    if info.flag_bits & 1:
-        return "encrypted"
-    # The upper half holds the Unix mode, 0 where it was written elsewhere.
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind == stat.S_IFLNK:
-        return "link"
-    return "" if kind in (0, stat.S_IFREG) else "special_file"
-
-
-def _refusal(path: str, size: int, kind: str) -> str:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
-        return "unsafe_path"
-    return kind or _size_refusal(size)
-
-
-def _size_refusal(size: int) -> str:
+def size_refusal(size: int) -> str:
     return "too_large" if size > MAX_FILE_BYTES else ""
 
 
@@ -433,8 +187,4 @@ def _entry(path: str, info: dict[str, Any], kind: str = "") -> FileEntry:
     changed = next((info[key] for key in times if info.get(key)), None)
     # A file whose version nobody tells is new each time.
     known = tag or (f"{size}-{changed}" if changed else uuid4().hex)
-    return FileEntry(path, size, str(known), kind or _size_refusal(size))
-
-
-def _damaged(url: str, error: Exception) -> PetsError:
-    return PetsError(f"{url} is cut short or damaged ({error}): fetch it again")
+    return FileEntry(path, size, str(known), kind or size_refusal(size))

@@ -17,7 +17,10 @@ from pets_core.data.duplicates import leaking
 from pets_core.data.images import open_rgb
 from pets_core.records import DatasetManifest
 
-__all__ = ["read_leaks", "read_quarantine", "thumbnails"]
+__all__ = ["class_warnings", "read_leaks", "read_quarantine", "thumbnails"]
+
+_FEW_PHOTOS = 10
+_UNBALANCED = 10
 
 
 def thumbnails(manifest: DatasetManifest, ids: Iterable[str], side: int) -> dict[str, bytes]:
@@ -58,6 +61,33 @@ def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
     """Photos of a version whose like is in a later split, by `DUPLICATES_SCHEMA`."""
     table = read_table(storage.join(manifest.url, "duplicates.parquet"))
     return leaking(table).to_pylist()  # type: ignore[no-any-return]
+
+
+def class_warnings(manifest: DatasetManifest) -> list[str]:
+    """What of the classes' sizes bodes ill for training, a sentence each."""
+    train = manifest.splits["train"].class_counts
+    few = [
+        f"{info.name} ({count})"
+        for info, count in zip(manifest.classes, train, strict=True)
+        if count < _FEW_PHOTOS
+    ]
+    said = []
+    if few:
+        more = f", and {len(few) - 5} more" if len(few) > 5 else ""
+        said.append(
+            f"Few training photos, below {_FEW_PHOTOS}, to learn from: {', '.join(few[:5])}{more}."
+        )
+    if max(train) > _UNBALANCED * min(train):
+        said.append(
+            f"The largest class has {max(train)} training photos, the smallest {min(train)}: the "
+            "model will lean to the large ones."
+        )
+    for split, info in manifest.splits.items():
+        if split != "train" and (lacking := info.class_counts.count(0)):
+            said.append(
+                f"{split} has no photo of {lacking} of the {len(manifest.classes)} classes."
+            )
+    return said
 
 
 def _small(data: bytes, side: int) -> bytes:

@@ -13,8 +13,9 @@ from defusedxml.ElementTree import fromstring
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
+from pets_core.data.archives import ARCHIVE_SUFFIXES, open_archive
 from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Official, Source
-from pets_core.data.files import ARCHIVE_SUFFIXES, Files, FolderFiles, open_archive
+from pets_core.data.files import Files, FolderFiles
 from pets_core.data.sample import write_sample
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config import PipelineConfig, SourceConfig
+from pets_core.data.archives import PackedFiles, pack
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official
-from pets_core.data.files import MAX_FILE_BYTES, FileEntry, Files, ListedFiles, PackedFiles, pack
+from pets_core.data.files import MAX_FILE_BYTES, FileEntry, Files, ListedFiles
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
 

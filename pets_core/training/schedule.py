@@ -8,7 +8,9 @@ from typing import Literal
 
 from pets_core.config import RateSlice, TrainConfig
 
-__all__ = ["OneCycle", "Phase", "cosine", "fine_tune_phases", "spread"]
+__all__ = ["OneCycle", "Phase", "cosine", "few_steps", "fine_tune_phases", "spread"]
+
+_FEW_STEPS = 10
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -92,3 +94,15 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
         Phase("unfrozen", config.epochs, 0, unfrozen, config.pct_start, 5.0),
     ]
     return [phase for phase in phases if phase.epochs]
+
+
+def few_steps(config: TrainConfig, num_rows: int) -> str:
+    """A warning where the recipe takes too few optimizer steps to learn anything, else nothing."""
+    num_steps = (config.freeze_epochs + config.epochs) * -(-num_rows // config.batch_size)
+    if num_steps >= _FEW_STEPS:
+        return ""
+    return (
+        f"Training takes only {num_steps} optimizer steps: with {num_rows} training photos, set a "
+        f"smaller train.batch_size (now {config.batch_size}) or more train.epochs "
+        f"(now {config.epochs})."
+    )

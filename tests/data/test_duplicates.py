@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageEnhance
 
 from pets_core.config import PipelineConfig
+from pets_core.data.archives import open_archive
 from pets_core.data.dataset import DUPLICATES_SCHEMA
 from pets_core.data.duplicates import find_duplicates, leaking, near_pairs, perceptual_hashes
-from pets_core.data.files import open_archive
 from pets_core.data.images import inspect
 from pets_core.data.ingest import ingest
 

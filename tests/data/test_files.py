@@ -20,8 +20,10 @@ import pytest
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
+from pets_core.data import archives
 from pets_core.data import files as files_module
-from pets_core.data.files import FileEntry, FolderFiles, ListedFiles, open_archive, pack
+from pets_core.data.archives import open_archive, pack
+from pets_core.data.files import FileEntry, FolderFiles, ListedFiles
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import open_source
 from pets_core.errors import PetsError
@@ -290,7 +292,7 @@ def test_a_file_too_large_is_refused_unread(opened, monkeypatch, suffix):
         sizes.append(size)
         return inner(descriptor, size, offset)
 
-    monkeypatch.setattr(files_module.os, "pread", pread)
+    monkeypatch.setattr(archives.os, "pread", pread)
     files = opened(suffix, archive_of(suffix, CONTENT.items()))
     assert set(refusals(files).values()) == {"too_large"}
     assert {p for p, d in CONTENT.items() if len(d) > 3_000} == set(refusals(files))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pets_core.config import RateSlice, TrainConfig
-from pets_core.training.schedule import OneCycle, cosine, fine_tune_phases, spread
+from pets_core.training.schedule import OneCycle, cosine, few_steps, fine_tune_phases, spread
 
 
 def test_cosine_is_half_a_period() -> None:
@@ -71,3 +71,10 @@ def test_the_lessons_recipe() -> None:
 def test_a_phase_without_epochs_is_left_out() -> None:
     assert [p.name for p in fine_tune_phases(TrainConfig(epochs=0), 1e-3)] == ["frozen"]
     assert [p.name for p in fine_tune_phases(TrainConfig(freeze_epochs=0), 1e-3)] == ["unfrozen"]
+
+
+@pytest.mark.parametrize(("num_rows", "warned"), [(192, True), (193, False)])
+def test_a_recipe_of_few_steps_is_warned_of(num_rows, warned):
+    warning = few_steps(TrainConfig(freeze_epochs=1, epochs=2, batch_size=64), num_rows)
+    assert bool(warning) == warned
+    assert not warned or "only 9 optimizer steps" in warning

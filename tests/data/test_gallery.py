@@ -1,0 +1,57 @@
+"""What people are shown of a data set."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from pets_core.config import PipelineConfig
+from pets_core.data.gallery import class_warnings, thumbnails
+from pets_core.data.ingest import ingest
+
+
+@pytest.fixture
+def manifest(tmp_path, write_folder):
+    return ingest(
+        PipelineConfig.model_validate(
+            {
+                "store": str(tmp_path / "store"),
+                "cache_dir": str(tmp_path / "cache"),
+                "source": {"url": str(write_folder(tmp_path / "mine", {"a": 6, "b": 90}))},
+            }
+        )
+    )
+
+
+def test_thumbnails_are_small_and_of_the_photos_asked_for(manifest):
+    found = thumbnails(manifest, ["a/0.jpg", "b/7.jpg", "c/1.jpg"], 12)
+    assert set(found) == {"a/0.jpg", "b/7.jpg"}
+    for data in found.values():
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == (12, 8)
+
+
+def with_train(manifest, *counts):
+    train = manifest.splits["train"].model_copy(update={"class_counts": counts})
+    return manifest.model_copy(update={"splits": {"train": train}})
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((10, 100), []),
+        ((10, 101), ["largest class has 101"]),
+        ((9, 20), ["below 10, to learn from: a (9)."]),
+        ((3, 31), ["a (3)", "smallest 3"]),
+    ],
+)
+def test_small_and_unequal_classes_are_warned_of(manifest, counts, said):
+    warnings = class_warnings(with_train(manifest, *counts))
+    assert len(warnings) == len(said)
+    assert all(words in warning for words, warning in zip(said, warnings, strict=True))
+
+
+def test_a_class_that_nothing_judges_is_warned_of(manifest):
+    valid = manifest.splits["valid"].model_copy(update={"class_counts": (0, 9)})
+    judged = manifest.model_copy(update={"splits": manifest.splits | {"valid": valid}})
+    assert "valid has no photo of 1 of the 2 classes" in class_warnings(judged)[-1]
