@@ -117,7 +117,7 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
         sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
     show(result)
     # Standard output may be read by a program.
-    stream = sys.stdout if show is _show_report else sys.stderr
+    stream = sys.stderr if show is _show_record else sys.stdout
     hint = f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}"
     print(hint, file=stream)
 
@@ -148,9 +148,10 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
 
         return pipeline, _show_report
     if command == "ingest":
+        from flows.datasets import show_manifest
         from flows.ingest import ingest_flow
 
-        return ingest_flow, _show_record
+        return ingest_flow, show_manifest
     if command == "lr-find":
         from flows.lr_find import lr_find_flow
 

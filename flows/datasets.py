@@ -17,7 +17,7 @@ from pets_core.data.versions import (
 from pets_core.errors import PetsError
 from pets_core.records import DatasetManifest
 
-__all__ = ["add_commands", "run_command"]
+__all__ = ["add_commands", "run_command", "show_manifest"]
 
 _MIB = 1 << 20
 _SHOWN_IDS = 10
@@ -108,6 +108,11 @@ def _show(arguments: argparse.Namespace) -> None:
             raise PetsError(f"--files {arguments.files}: there are {', '.join(files)}")
         print("\n".join(manifest.shard_url(shard) for shard in files[arguments.files]))
         return
+    show_manifest(manifest)
+
+
+def show_manifest(manifest: DatasetManifest) -> None:
+    """Print what there is to say of a version."""
     print(f"{manifest.name} {manifest.fingerprint}, made {manifest.created_at[:19]} UTC")
     print(f"from     {manifest.source_url}\nat       {manifest.url}")
     print(f"parent   {manifest.parent or 'none'}\ncontract {manifest.contract_version}\n")

@@ -1,10 +1,13 @@
 """What the tests share: opt-in marks, the drawn sample, settings that fit a temporary folder."""
 
 import io
+import logging
+import re
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -123,3 +126,42 @@ def write_folder(jpeg) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A server that speaks S3, and the log of what it was asked."""
+    server_module = pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    log: list[tuple[str, str]] = []
+    answer = server._server.app
+
+    def logged(environment, start_response):
+        log.append((environment["REQUEST_METHOD"], environment["PATH_INFO"]))
+        return answer(environment, start_response)
+
+    server._server.app = logged
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}", log
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, request):
+    """An empty bucket, and what has been asked of the server since."""
+    url, log = s3_server
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", url)  # the same for processes it starts
+    fs = fsspec.filesystem("s3")
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60].strip("-")
+    fs.mkdir(name)
+    log.clear()
+    yield f"s3://{name}", log
+    fs.clear_instance_cache()

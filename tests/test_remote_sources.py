@@ -1,7 +1,5 @@
 """Whole ingests from remote sources: a web server that fails on purpose, and one that speaks S3."""
 
-import logging
-import re
 import tarfile
 import threading
 from collections import Counter
@@ -187,44 +185,6 @@ def test_nothing_there_is_a_plain_error(tmp_path, site):
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):
             ingest(config(tmp_path, f"{site.url}/{name}"))
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    """A server that speaks S3, and the log of what it was asked."""
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    log: list[tuple[str, str]] = []
-    answer = server._server.app
-
-    def logged(environment, start_response):
-        log.append((environment["REQUEST_METHOD"], environment["PATH_INFO"]))
-        return answer(environment, start_response)
-
-    server._server.app = logged
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}", log
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3_server, monkeypatch, request):
-    """An empty bucket, and what has been asked of the server since."""
-    url, log = s3_server
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
-    fs = fsspec.filesystem("s3")
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60].strip("-")
-    fs.mkdir(name)
-    log.clear()
-    yield f"s3://{name}", log
-    fs.clear_instance_cache()
 
 
 def upload(folder: Path, url: str) -> None:

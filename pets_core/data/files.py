@@ -161,6 +161,7 @@ class FolderFiles(ListedFiles):
 
 
 def size_refusal(size: int) -> str:
+    """Why a file of this many bytes must not be read; empty when it may be."""
     return "too_large" if size > MAX_FILE_BYTES else ""
 
 

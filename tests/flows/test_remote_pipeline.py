@@ -1,0 +1,47 @@
+"""The whole pipeline with nothing on this machine: the photos in a store, everything else too."""
+
+import json
+import tarfile
+
+import pytest
+
+from flows.pipeline import pipeline
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.predict import predict_photos
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifacts):
+    url, _ = bucket
+    for name in ("images.tar.gz", "annotations.tar.gz"):
+        storage.write_bytes(f"{url}/pets/{name}", (drawn_sample / name).read_bytes())
+    config = PipelineConfig.model_validate(
+        {
+            "store": f"{url}/store",
+            "cache_dir": str(tmp_path / "cache"),
+            "source": {"url": f"{url}/pets"},
+            "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
+            "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+            "lr_find": {"num_steps": 12},
+        }
+    )
+    state = pipeline(config, return_state=True)
+    report = state.result()
+    assert report.num_rows == 74
+    assert report.model_url.startswith(f"{url}/store/runs/")
+    made = read_artifacts(state.state_details.flow_run_id)
+    table = json.loads(made["confusion-table"])
+    assert sum(row["count"] for row in table) == 74
+    assert report.report_url.startswith(url)
+    assert b"<html" in storage.read_bytes(report.report_url)
+    storage.write_bytes(f"{url}/photo.jpg", _a_photo(drawn_sample))
+    (prediction,) = predict_photos(report.model_url, [f"{url}/photo.jpg"])
+    assert prediction.error is None
+    assert prediction.breed
+
+
+def _a_photo(sample) -> bytes:
+    with tarfile.open(sample / "images.tar.gz") as tar:
+        return tar.extractfile(next(member for member in tar if member.isfile())).read()
