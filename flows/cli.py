@@ -239,9 +239,9 @@ def _open_ui(parser: _Parser, arguments: list[str]) -> None:
 
 
 def _without_user_errors(record: logging.LogRecord) -> bool:
-    """Leave out the traceback of a fault that is reported in one clear line at the end."""
+    """Leave out what is told of a fault that is reported in one clear line at the end."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, PetsError)
+    return not isinstance(error, PetsError) and "PetsError: " not in record.getMessage()
 
 
 def _say_error(message: str, code: int = 2) -> int:
