@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ __all__ = [
     "filesystem",
     "is_local",
     "join",
+    "list_folder",
     "open_read",
     "read_bytes",
     "remove",
@@ -70,6 +72,23 @@ def exists(url: str) -> bool:
     """Whether a file or folder lies at `url`."""
     fs, path = filesystem(url)
     return bool(fs.exists(path))
+
+
+def list_folder(url: str) -> dict[str, dict[str, Any]]:
+    """What lies in a folder, by name: fsspec's `info` of each; nothing where no folder is.
+
+    Unlike fsspec's `glob` and `find`, which take a folder they may not list for an empty one, this
+    raises what the store raises.
+    """
+    fs, path = filesystem(url)
+    try:
+        listed = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    entries = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in listed}
+    # An object store may list the folder itself.
+    entries.pop("", None)
+    return {name: info for name, info in entries.items() if info["name"].rstrip("/") != path}
 
 
 def open_read(url: str) -> IO[bytes]:
@@ -130,9 +149,13 @@ def writing(url: str) -> Iterator[HashingWriter]:
 
 def _give_up(fs: Any, raw: Any, target: str, beside: bool) -> None:
     if beside:
-        raw.close()
-        if fs.exists(target):
-            fs.rm(target)
+        try:
+            # On a full disk closing, which flushes, fails as well.
+            with contextlib.suppress(OSError):
+                raw.close()
+        finally:
+            if fs.exists(target):
+                fs.rm(target)
     else:
         raw.discard()
         # Closing would complete the upload with what came so far.

@@ -29,7 +29,13 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:
     return not isinstance(state.result(raise_on_failure=False), PetsError)
 
 
-@task(name="plan data set", cache_policy=NO_CACHE)
+@task(
+    name="plan data set",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass,
+)
 def plan_data_set(config: PipelineConfig) -> DatasetPlan:
     """Decide what goes where, and what is in the store already."""
     plan = plan_dataset(config)
@@ -55,7 +61,13 @@ def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan)
     return shard.num_photos
 
 
-@task(name="commit data set", cache_policy=NO_CACHE)
+@task(
+    name="commit data set",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass,
+)
 def commit_data_set(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     """Check the shards as a whole and make them a version."""
     manifest = commit(config, plan)

@@ -72,7 +72,7 @@ def test_unreadable_photos_are_told_beside_the_others(model_url, photos, tmp_pat
         str(tmp_path / "text.jpg"): "not an image",
         str(tmp_path / "none.jpg"): "does not exist",
         str(tmp_path / "empty.jpg"): "empty",
-        str(tmp_path): "cannot be read",
+        str(tmp_path): "is a folder",
         "nostore://bucket/a.jpg": "nostore",
     }
     mixed = [photos[0], *bad, photos[1]]

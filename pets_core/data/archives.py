@@ -25,6 +25,7 @@ from isal import igzip, isal_zlib
 
 from pets_core import storage
 from pets_core.data.files import FileEntry, Files, size_refusal
+from pets_core.data.images import UnreadablePhotoError
 from pets_core.download import forget_download, local_file
 from pets_core.errors import PetsError
 
@@ -113,13 +114,17 @@ class ZipFiles:
             if not info.is_dir()
         ]
 
-    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """Decompress each file, verifying its CRC."""
-        try:
-            for path in paths:
+    def read(self, paths: Sequence[str]) -> Iterator[bytes | UnreadablePhotoError]:
+        """Decompress each file, verifying its CRC; a damaged one does not spoil the others."""
+        for path in paths:
+            try:
                 yield self._zip.read(self._members[path])
-        except _DAMAGED as error:
-            raise _damaged(self._url, error) from error
+            except NotImplementedError as error:
+                yield UnreadablePhotoError("unsupported", str(error))
+            except _DAMAGED as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise PetsError(f"{self._url} cannot be read: {error}") from error
+                yield UnreadablePhotoError("damaged", str(error))
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
@@ -226,7 +231,7 @@ def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:
                 data = os.pread(file.fileno(), member.size, member.offset_data)
                 if len(data) != member.size:
                     raise EOFError(f"{member.name} ends too early")
-                mark = sha256(data).hexdigest()
+                mark = f"sha256:{sha256(data).hexdigest()}"
             yield FileEntry(member.name, member.size, mark, refusal), member.offset_data
             # tarfile keeps every member it has seen.
             tar.members = []  # type: ignore[attr-defined]

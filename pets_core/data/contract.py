@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,14 +41,15 @@ def load_contract(root: str) -> Contract | None:
     Raises:
         PetsError: It is damaged.
     """
-    fs, folder = storage.filesystem(storage.join(root, "contracts"))
-    paths = sorted(fs.glob(f"{glob.escape(folder)}/*.json"))
-    if not paths:
+    folder = storage.join(root, "contracts")
+    names = [name for name in storage.list_folder(folder) if name.endswith(".json")]
+    if not names:
         return None
+    url = storage.join(folder, max(names))
     try:
-        return Contract.model_validate_json(fs.cat_file(paths[-1]))
+        return Contract.model_validate_json(storage.read_bytes(url))
     except ValidationError as error:
-        raise PetsError(f"the contract {paths[-1]} is damaged: {error}") from error
+        raise PetsError(f"the contract {url} is damaged: {error}") from error
 
 
 def agree(
@@ -91,7 +91,8 @@ def save_contract(root: str, contract: Contract) -> None:
     url = storage.join(root, "contracts", f"{contract.version:05d}.json")
     if not storage.exists(url):
         storage.write_bytes(url, contract.model_dump_json(indent=2).encode())
-    elif Contract.model_validate_json(storage.read_bytes(url)) != contract:
+    # Read again, for another may have written at the same moment.
+    if Contract.model_validate_json(storage.read_bytes(url)) != contract:
         raise PetsError(
             f"another ingest has made version {contract.version} of the label contract meanwhile: "
             "ingest again"

@@ -121,9 +121,6 @@ def _photo_batches(manifest: DatasetManifest, split: Split) -> Iterator[list[byt
         url = manifest.shard_url(shard)
         data = storage.read_bytes(url)
         if sha256(data).hexdigest() != shard.sha256:
-            raise PetsError(
-                f"{url} fails its checksum: restore it, or remove it and its note in the journal "
-                "(pets datasets verify tells more), and ingest again"
-            )
+            raise PetsError(f"{url} fails its checksum: restore it, or remove it and ingest again")
         for batch in open_parquet(io.BytesIO(data)).iter_batches(128, columns=["image"]):
             yield batch.column("image").field("bytes").to_pylist()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 from uuid import uuid4
 
 from pets_core import storage
+from pets_core.data.images import UnreadablePhotoError
 from pets_core.download import retrying
 from pets_core.errors import PetsError
 
@@ -52,8 +54,10 @@ class Files(Protocol):
         """List every file, in an order that depends on the source alone."""
         ...
 
-    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+    def read(self, paths: Sequence[str]) -> Iterator[bytes | UnreadablePhotoError]:
         """Yield the bytes of each path, in this order; safe in several threads at once.
+
+        Of a file that is there but damaged, an `UnreadablePhotoError` is yielded instead.
 
         Raises:
             PetsError: A file cannot be read, after several attempts.
@@ -171,13 +175,21 @@ def _walk(fs: Any, root: str) -> dict[str, dict[str, Any]]:
     while folders:
         for info in retrying(partial(fs.ls, folders.pop(), detail=True)):
             name = info["name"].rstrip("/")
-            if info["type"] != "directory":
+            if info["type"] != "directory" and not _links_to_folder(info):
                 found[name] = info
             # A web page may link to itself.
             elif name not in seen and not name.rsplit("/", 1)[-1].startswith("."):
                 seen.add(name)
                 folders.append(name)
     return found
+
+
+def _links_to_folder(info: dict[str, Any]) -> bool:
+    """Whether a local file is a link to a folder, though not to one around it."""
+    if not info.get("islink") or not Path(info["name"]).is_dir():
+        return False
+    link = Path(info["name"])
+    return not link.parent.resolve().is_relative_to(link.resolve())
 
 
 def _entry(path: str, info: dict[str, Any], kind: str = "") -> FileEntry:

@@ -73,8 +73,15 @@ def _suffix(path: str) -> str:
 
 @cache
 def _photo_suffixes() -> frozenset[str]:
+    allowed = _formats()
+    return frozenset(s for s, form in Image.registered_extensions().items() if form in allowed)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Pillow's formats but those it has other programs run for: PostScript is code."""
     Image.init()
-    return frozenset(s for s, form in Image.registered_extensions().items() if form in Image.OPEN)
+    return tuple(name for name in Image.OPEN if name not in ("EPS", "WMF"))
 
 
 def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, str]:
@@ -112,7 +119,8 @@ def _open(
             # Our own bound is below Pillow's, and odd metadata does not spoil the pixels.
             warnings.simplefilter("ignore")
             # Without the hint, formats that cannot tell by the first bytes are tried in vain.
-            formats = ("JPEG",) if data.startswith(b"\xff\xd8\xff") else None
+            is_jpeg = data.startswith(b"\xff\xd8\xff")
+            formats = ("JPEG",) if is_jpeg else _formats()
             image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
             file_format = image.format or "unknown"
             if image.width * image.height > MAX_PIXELS:
@@ -126,7 +134,7 @@ def _open(
             if image.getexif().get(ExifTags.Base.Orientation) in _LYING:
                 full = full[::-1]
             upright = ImageOps.exif_transpose(image)
-            plain = formats is not None and upright.mode == draft
+            plain = is_jpeg and upright.mode == draft
             return upright if plain else _to_rgb(upright), file_format, full
     except UnreadablePhotoError:
         raise

@@ -108,7 +108,7 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     fingerprint = _fingerprint(plan, splits, left_out)
     url = storage.join(plan.root, fingerprint)
     if storage.exists(storage.join(url, "manifest.json")):
-        return load_manifest(url)
+        return _again(load_manifest(url), plan)
     write_table(storage.join(url, "photos.parquet"), photos)
     write_table(storage.join(url, "duplicates.parquet"), duplicates)
     rows = [row.model_dump() for row in sorted(left_out, key=_row_order)]
@@ -128,10 +128,23 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
         duplicates=_count(duplicates),
         contract_version=plan.contract_version,
         parent=plan.parent,
-        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        created_at=_now(),
     )
     commit_manifest(manifest)
     return manifest
+
+
+def _again(manifest: DatasetManifest, plan: DatasetPlan) -> DatasetManifest:
+    """A version that is there: where another came after it, it becomes the newest again."""
+    if plan.parent in (None, manifest.fingerprint):
+        return manifest
+    renewed = manifest.model_copy(update={"parent": plan.parent, "created_at": _now()})
+    commit_manifest(renewed)
+    return renewed
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut]]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import glob
-from pathlib import PurePosixPath
-
 from pydantic import ValidationError
 
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records import ShardRecord
 
-__all__ = ["journal_keys", "load_record", "save_record"]
+__all__ = ["is_there", "journal_keys", "load_record", "save_record"]
 
 
 def journal_keys(root: str) -> set[str]:
     """The keys of all shards the journal knows of the data set in folder `root`."""
-    fs, folder = storage.filesystem(storage.join(root, "journal"))
-    return {PurePosixPath(path).stem for path in fs.glob(f"{glob.escape(folder)}/*.json")}
+    names = storage.list_folder(storage.join(root, "journal"))
+    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+
+def is_there(root: str, record: ShardRecord) -> bool:
+    """Whether the shard that a record tells of is in the store."""
+    return record.shard is None or storage.exists(storage.join(root, "shards", record.shard.path))
 
 
 def load_record(root: str, key: str) -> ShardRecord | None:

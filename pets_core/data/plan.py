@@ -6,6 +6,7 @@ import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -21,7 +22,7 @@ from pets_core.data.contract import Contract, agree, load_contract
 from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION, dataset_root, read_table, write_table
 from pets_core.data.files import FileEntry
 from pets_core.data.images import is_photo_name, may_be_photo_name
-from pets_core.data.journal import journal_keys
+from pets_core.data.journal import journal_keys, load_record
 from pets_core.data.sources import open_source
 from pets_core.data.splits import draw
 from pets_core.data.versions import newest_version
@@ -291,7 +292,7 @@ def _write_plan(
     """Store the photos of each shard, where the tasks that write the shards find them."""
     same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
     keys = [_key(leaf, same) for leaf in leaves]
-    written = journal_keys(root)
+    written = _written(root, set(keys))
     parent = newest_version(root)
     shards = tuple(
         ShardPlan(
@@ -320,6 +321,19 @@ def _write_plan(
         parent=parent.fingerprint if parent else None,
         shards=shards,
     )
+
+
+def _written(root: str, keys: set[str]) -> set[str]:
+    """Those of the keys whose shards are in the store."""
+    shards = storage.list_folder(storage.join(root, "shards"))
+
+    def is_written(key: str) -> bool:
+        record = load_record(root, key)
+        return record is not None and (record.shard is None or record.shard.path in shards)
+
+    known = sorted(keys & journal_keys(root))
+    with ThreadPoolExecutor(16) as pool:
+        return {key for key, there in zip(known, pool.map(is_written, known), strict=True) if there}
 
 
 def _key(leaf: _Leaf, same: str) -> str:

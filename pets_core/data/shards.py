@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pets_core.data.dataset import COMPRESSION, open_parquet, schema_with_classe
 from pets_core.data.duplicates import perceptual_hashes
 from pets_core.data.files import Files
 from pets_core.data.images import ImageInfo, UnreadablePhotoError, inspect, is_photo_name
-from pets_core.data.journal import load_record, save_record
+from pets_core.data.journal import is_there, load_record, save_record
 from pets_core.data.plan import PlannedPhoto, planned_photos
 from pets_core.data.sources import open_source
 from pets_core.errors import PetsError
@@ -28,6 +29,8 @@ from pets_core.records import ClassInfo, DatasetPlan, LeftOut, ShardInfo, ShardP
 __all__ = ["ShardWriter", "without", "write_shard"]
 
 Row = dict[str, Any]
+
+_OPENING = Lock()
 
 
 def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> ShardRecord:
@@ -39,7 +42,7 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
     Raises:
         PetsError: A photo cannot be fetched, or changed since the plan was made.
     """
-    if record := load_record(plan.root, shard.key):
+    if (record := load_record(plan.root, shard.key)) and is_there(plan.root, record):
         return record
     photos = planned_photos(plan, shard)
     prior = _prior_rows(plan.root, photos)
@@ -55,6 +58,8 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
             continue
         try:
             content = next(data)
+            if isinstance(content, UnreadablePhotoError):
+                raise content
             writer.add(_row(photo, content) | labels, inspect(content))
         except UnreadablePhotoError as error:
             left_out.append(_refused(photo, error))
@@ -147,24 +152,38 @@ def _prior_rows(root: str, photos: Iterable[PlannedPhoto]) -> Mapping[str, Row]:
 
 
 def _rows(url: str) -> Iterator[Row]:
-    with storage.open_read(url) as file:
-        for batch in open_parquet(file).iter_batches(64):
-            yield from batch.to_pylist()
+    try:
+        with storage.open_read(url) as file:
+            for batch in open_parquet(file).iter_batches(64):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PetsError(
+            f"{url} is damaged ({error}): restore it, or remove it and ingest again"
+        ) from error
+
+
+def _files(plan_url: str, config: str) -> Files:
+    """The files of a plan's source, opened once for all shards that this process writes."""
+    with _OPENING:
+        return _open_files(plan_url, config)
 
 
 @lru_cache(maxsize=2)
-def _files(plan_url: str, config: str) -> Files:
-    """The files of a plan's source, opened once for all shards that this process writes."""
+def _open_files(_plan_url: str, config: str) -> Files:
     return open_source(PipelineConfig.model_validate_json(config)).files
 
 
-def _fetch(files: Files, photos: Sequence[PlannedPhoto]) -> Iterator[bytes]:
+def _fetch(files: Files, photos: Sequence[PlannedPhoto]) -> Iterator[bytes | UnreadablePhotoError]:
     contents = files.read([photo.path for photo in photos])
     for photo, data in zip(photos, contents, strict=True):
-        # Archives mark their files by content.
-        if len(photo.mark) == 64 and sha256(data).hexdigest() != photo.mark:
+        if isinstance(data, bytes) and _differs(data, photo.mark):
             raise PetsError(f"{photo.path} changed while the source was read: ingest again")
         yield data
+
+
+def _differs(data: bytes, mark: str) -> bool:
+    """Whether a file is another than its mark says, where that is a hash."""
+    return mark.startswith("sha256:") and mark != f"sha256:{sha256(data).hexdigest()}"
 
 
 def _row(photo: PlannedPhoto, data: bytes) -> Row:

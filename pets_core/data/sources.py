@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
@@ -16,6 +17,7 @@ from pets_core.config import PipelineConfig
 from pets_core.data.archives import ARCHIVE_SUFFIXES, open_archive
 from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Official, Source
 from pets_core.data.files import Files, FolderFiles
+from pets_core.data.images import UnreadablePhotoError, may_be_photo_name
 from pets_core.data.sample import write_sample
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
@@ -113,17 +115,25 @@ class ClassFolderSource:
     def catalogue(self) -> Catalogue:
         """Take each file's first folder as its class; names in sorted order.
 
-        A single folder around all class folders, as archives often have, is passed over.
+        A single folder around all class folders, as archives often have, is passed over, and so
+        are hidden files and what macOS puts beside them. A folder in which no file's name may be
+        a photo's is no class.
         """
         paths = [PurePosixPath(e.path) for e in self.files.entries() if not e.refusal]
+        paths = [path for path in paths if not any(map(_is_hidden, path.parts))]
+        likely = [path for path in paths if may_be_photo_name(path.name)]
         depth = 0
-        while paths and all(len(path.parts) > depth + 2 for path in paths):
-            if len({path.parts[depth] for path in paths}) > 1:
+        while likely and all(len(path.parts) > depth + 2 for path in likely):
+            if len({path.parts[depth] for path in likely}) > 1:
                 break
             depth += 1
-        labels = {str(path): path.parts[depth] for path in paths if len(path.parts) > depth + 1}
-        photos = {path: LabelledPhoto(path, label) for path, label in labels.items()}
-        return Catalogue(photos, dict.fromkeys(sorted(set(labels.values()))))
+        classes = {path.parts[depth] for path in likely if len(path.parts) > depth + 1}
+        photos = {
+            str(path): LabelledPhoto(str(path), path.parts[depth])
+            for path in paths
+            if len(path.parts) > depth + 1 and path.parts[depth] in classes
+        }
+        return Catalogue(photos, dict.fromkeys(sorted(classes)))
 
 
 def open_source(config: PipelineConfig) -> Source:
@@ -191,12 +201,22 @@ def _folder(name: str, url: str) -> ClassFolderSource:
 
 def _name(url: str) -> str:
     """A data set's name from its URL: the last part, without the suffixes this project reads."""
-    last = PurePosixPath(url).name
+    last = PurePosixPath(_without_query(url)).name
     for suffix in sorted((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES), key=len, reverse=True):
         if last.lower().endswith(suffix):
             last = last[: -len(suffix)]
             break
-    return last or "photos"
+    # Of a folder called "photos [2024]", photos-2024.
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "photos"
+
+
+def _without_query(url: str) -> str:
+    """A URL without what comes after "?": of a signed one, a secret."""
+    return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
 
 
 def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
@@ -207,7 +227,10 @@ def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
         and not entry.refusal
         and not PurePosixPath(entry.path).name.startswith("._")
     ]
-    return zip(paths, files.read(paths), strict=True)
+    for path, data in zip(paths, files.read(paths), strict=True):
+        if isinstance(data, UnreadablePhotoError):
+            raise PetsError(f"{path} among the annotations is {data}")
+        yield path, data
 
 
 def _head_box(xml: bytes) -> Box | None:

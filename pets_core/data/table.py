@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,7 +19,7 @@ from pets_core import storage
 from pets_core.config import PipelineConfig, SourceConfig
 from pets_core.data.archives import PackedFiles, pack
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official
-from pets_core.data.files import MAX_FILE_BYTES, FileEntry, Files, ListedFiles
+from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
 
@@ -89,11 +90,23 @@ class TableSource:
         """The photos, where the table says they are."""
         if self._packed is not None:
             return self._packed
-        base = storage.join(self.url, "").rstrip("/").rsplit("/", 1)[0]
+        base = self.url.rsplit("/", 1)[0]
+        self._check_reach()
         return ListedFiles(
             {path: path if _is_absolute(path) else storage.join(base, path)
              for path in self._ids if path}
         )  # fmt: skip
+
+    def _check_reach(self) -> None:
+        """A table from elsewhere must not bring this machine's files into the store."""
+        if storage.is_local(storage.filesystem(self.url)[0]):
+            return
+        for path in self._ids:
+            if path and (path.startswith(("/", "file:")) or ".." in path.split("/")):
+                raise PetsError(
+                    f"{self.url} names {path}: a remote table may name URLs and what lies beside "
+                    "it, no local file; copy the table here if you trust it"
+                )
 
     @cached_property
     def _packed(self) -> PackedFiles | None:
@@ -105,12 +118,16 @@ class TableSource:
 
         def members(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
             offset = 0
+            seen: Counter[str] = Counter()
             for number, data in enumerate(self._contents(), 1):
                 digest = sha256(data).hexdigest()
                 sink.write(data)
                 if data:
-                    refusal = "too_large" if len(data) > MAX_FILE_BYTES else ""
-                    yield FileEntry(digest, len(data), digest, refusal), offset
+                    seen[digest] += 1
+                    # The same photo in two rows is a duplicate, for the checks to tell.
+                    path = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+                    mark = f"sha256:{digest}"
+                    yield FileEntry(path, len(data), mark, size_refusal(len(data))), offset
                 else:
                     # Two rows without a photo are not the same photo.
                     yield FileEntry(f"row {number}", 0, digest, "empty"), offset

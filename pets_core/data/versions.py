@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import time
 from collections import Counter
@@ -31,6 +30,7 @@ __all__ = [
     "verify",
 ]
 
+_NO_VERSIONS = frozenset({"contracts", "journal", "plans", "shards"})
 _GRACE_SECONDS = 24 * 3600.0
 
 
@@ -55,19 +55,27 @@ class Garbage(NamedTuple):
 
 def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
     """All committed versions, oldest first; of one data set where `name` is given."""
-    folder = storage.join(storage.absolute(store), "datasets")
-    fs, root = storage.filesystem(folder)
-    folders = "*" if name is None else glob.escape(name)
-    paths = [p[len(root) :] for p in fs.glob(f"{glob.escape(root)}/{folders}/*/manifest.json")]
-    urls = [storage.join(folder, path.removesuffix("/manifest.json")) for path in paths]
+    root = storage.join(storage.absolute(store), "datasets")
+    names = [name] if name else sorted(storage.list_folder(root))
+    found = [m for own in names for m in _versions(storage.join(root, own))]
+    return sorted(found, key=lambda m: (m.created_at, m.fingerprint))
+
+
+def _versions(root: str) -> list[DatasetManifest]:
+    """The versions in the folder of a data set, whatever it is called now, oldest first."""
+    names = [name for name in storage.list_folder(root) if name not in _NO_VERSIONS]
     with ThreadPoolExecutor(16) as pool:
-        return sorted(pool.map(load_manifest, urls), key=lambda m: (m.created_at, m.fingerprint))
+        found = list(pool.map(lambda name: _version(storage.join(root, name)), sorted(names)))
+    return sorted((m for m in found if m), key=lambda m: (m.created_at, m.fingerprint))
+
+
+def _version(url: str) -> DatasetManifest | None:
+    return load_manifest(url) if storage.exists(storage.join(url, "manifest.json")) else None
 
 
 def newest_version(root: str) -> DatasetManifest | None:
     """The newest version in the data set folder `root` of the form this code writes, if any."""
-    store, name = root.rsplit("/datasets/", 1)
-    versions = [m for m in list_versions(store, name) if m.schema_version == SCHEMA_VERSION]
+    versions = [m for m in _versions(root) if m.schema_version == SCHEMA_VERSION]
     return versions[-1] if versions else None
 
 
@@ -134,39 +142,54 @@ def collect_garbage(
     Returns:
         What was found.
     """
-    versions: dict[str, list[DatasetManifest]] = {}
-    for manifest in list_versions(store):
-        versions.setdefault(manifest.name, []).append(manifest)
     datasets = storage.join(storage.absolute(store), "datasets")
-    fs, root = storage.filesystem(datasets)
     limit = time.time() - grace_seconds
     garbage = []
-    for folder in sorted(fs.glob(f"{glob.escape(root)}/*")):
-        name = folder.rsplit("/", 1)[1]
-        files = {p.removeprefix(f"{folder}/"): i for p, i in fs.find(folder, detail=True).items()}
-        young = {path for path, info in files.items() if _changed(info) >= limit}
-        notes = _noted_shards(storage.join(datasets, name), files)
-        # A shard may be older than the note that an ingest under way goes by.
-        used = _used(versions.get(name, []), keep, young) | {notes[p] for p in young & notes.keys()}
-        for path, info in files.items():
-            kind, _, file = path.partition("/")
-            in_use = kind == "contracts" or not used.isdisjoint((kind, file, notes.get(path, "-")))
-            if path not in young and (not in_use or ".partial-" in file):
-                garbage.append(Garbage(f"{folder}/{path}", int(info.get("size") or 0)))
-    # Killed half-way, this leaves no version, and no note, whose files are gone.
-    for item in sorted(garbage, key=_removal_order) if delete else ():
-        fs.rm(item.url)
+    for name in sorted(storage.list_folder(datasets)):
+        root = storage.join(datasets, name)
+        found = _unused(root, keep, limit)
+        # An ingest may have committed since: what it uses now stays.
+        if delete and found:
+            found = sorted(set(found) & set(_unused(root, keep, limit)), key=_removal_order)
+        # Killed half-way, this leaves no version, and no note, whose files are gone.
+        for item in found if delete else ():
+            storage.remove(item.url)
+        garbage += found
     return garbage
+
+
+def _unused(root: str, keep: int, limit: float) -> list[Garbage]:
+    """The files of a data set that were last changed before `limit` and that nothing refers to."""
+    files = {
+        f"{folder}/{file}": info
+        for folder in storage.list_folder(root)
+        for file, info in storage.list_folder(storage.join(root, folder)).items()
+    }
+    young = {path for path, info in files.items() if _changed(info) >= limit}
+    notes = _noted_shards(root, files)
+    # A shard may be older than the note that an ingest under way goes by.
+    used = _used(_versions(root), keep, young) | {notes[p] for p in young & notes.keys()}
+    found = []
+    for path, info in files.items():
+        kind, _, file = path.partition("/")
+        in_use = kind == "contracts" or not used.isdisjoint((kind, file, notes.get(path, "-")))
+        if path not in young and (not in_use or ".partial-" in file):
+            found.append(Garbage(storage.join(root, path), int(info.get("size") or 0)))
+    return found
 
 
 def _used(versions: Sequence[DatasetManifest], keep: int, young: Collection[str]) -> set[str]:
     """Names of the kept versions' folders and of their shards."""
     names = set()
     for place, manifest in enumerate(reversed(versions)):
-        if not keep or place < keep or f"{manifest.fingerprint}/manifest.json" in young:
-            names.add(manifest.fingerprint)
+        if not keep or place < keep or _manifest_path(manifest) in young:
+            names.add(manifest.url.rsplit("/", 1)[1])
             names.update(s.path for info in manifest.splits.values() for s in info.shards)
     return names
+
+
+def _manifest_path(manifest: DatasetManifest) -> str:
+    return f"{manifest.url.rsplit('/', 1)[1]}/manifest.json"
 
 
 def _noted_shards(root: str, files: Iterable[str]) -> dict[str, str]:

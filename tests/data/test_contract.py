@@ -153,7 +153,7 @@ def test_the_contract_holds_for_names_that_look_like_patterns(tmp_path, write_fo
         ingest(config(tmp_path, root))
     second = ingest(config(tmp_path, root, "extend"))
     assert second.parent == first.fingerprint
-    assert [m.fingerprint for m in list_versions(str(tmp_path / "store"), name)] == [
+    assert [m.fingerprint for m in list_versions(str(tmp_path / "store"), first.name)] == [
         first.fingerprint, second.fingerprint,
     ]  # fmt: skip
 
@@ -185,9 +185,10 @@ def test_another_schema_is_another_version_of_the_contract():
 def test_the_newest_contract_is_read_and_none_is_overwritten(tmp_path):
     root = str(tmp_path)
     assert load_contract(root) is None
-    for version in (9, 10, 2):
+    for version in (9, 10, 2, 10):
         save_contract(root, Contract.of(version, KNOWN.classes))
-    save_contract(root, Contract.of(10, ()))
+    with pytest.raises(PetsError, match="another ingest has made version 10"):
+        save_contract(root, Contract.of(10, ()))
     assert load_contract(root) == Contract.of(10, KNOWN.classes)
 
 

@@ -270,3 +270,10 @@ def test_photo_names(name, photo):
 )
 def test_names_that_do_not_speak_against_a_photo(path, maybe):
     assert may_be_photo_name(path) == maybe
+
+
+def test_postscript_is_never_run():
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with pytest.raises(UnreadablePhotoError, match="not_an_image"):
+        open_rgb(script)
+    assert not is_photo_name("drawing.eps")

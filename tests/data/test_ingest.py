@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,7 @@ from pets_core.data.ingest import commit, ingest
 from pets_core.data.plan import plan_dataset
 from pets_core.data.shards import write_shard
 from pets_core.data.sources import open_source
+from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 
 TRUNCATED = 40  # bytes: a JPEG's header and no picture
@@ -290,11 +292,45 @@ def test_a_class_of_two_is_enough(tmp_path, write_folder):
     assert ingest(config(tmp_path, url)).num_rows == 42
 
 
-def test_a_class_folder_without_photos_is_refused(tmp_path, write_folder):
-    url = write_folder(tmp_path / "mine", {"a": 5, "b": 5, "c": 0})
+def test_a_folder_without_photos_is_no_class(tmp_path, write_folder):
+    url = write_folder(tmp_path / "mine", {"a": 20, "b": 20, "c": 0})
     (url / "c/notes.txt").write_text("no photo")
-    with pytest.raises(PetsError, match="class 'c' has 0 photos"):
-        ingest(config(tmp_path, url))
+    manifest = ingest(config(tmp_path, url))
+    assert manifest.class_names == ("a", "b")
+    assert quarantine(manifest)[0]["path"] == "c/notes.txt"
+
+
+def test_what_macos_puts_into_an_archive_is_no_class(tmp_path, jpeg):
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        for number in range(40):
+            name = f"{'ab'[number % 2]}/{number}.jpg"
+            archive.writestr(f"photos/{name}", jpeg(number))
+            archive.writestr(f"__MACOSX/photos/{name.replace('/', '/._')}", b"AppleDouble")
+        archive.writestr("photos/README.txt", "hello")
+        archive.writestr("photos/.DS_Store", "hello")
+    manifest = ingest(config(tmp_path, tmp_path / "mine.zip"))
+    assert (manifest.class_names, manifest.num_rows) == (("a", "b"), 40)
+
+
+def test_a_source_that_went_back_is_the_newest_again(tmp_path, write_folder, jpeg):
+    url = write_folder(tmp_path / "mine", {"a": 20, "b": 20})
+    first = ingest(config(tmp_path, url))
+    (url / "a/new.jpg").write_bytes(jpeg(999))
+    second = ingest(config(tmp_path, url))
+    (url / "a/new.jpg").unlink()
+    third = ingest(config(tmp_path, url))
+    assert (third.fingerprint, third.parent) == (first.fingerprint, second.fingerprint)
+    assert newest_version(str(Path(first.url).parent)) == third
+
+
+def test_a_shard_that_was_removed_is_written_again(tmp_path, write_folder):
+    settings = config(tmp_path, write_folder(tmp_path / "mine", {"a": 20, "b": 20}))
+    manifest = ingest(settings)
+    shard = Path(manifest.shard_url(manifest.splits["train"].shards[0]))
+    before = shard.read_bytes()
+    shard.unlink()
+    assert ingest(settings) == manifest
+    assert shard.read_bytes() == before
 
 
 def test_a_class_that_is_in_the_test_list_only_is_refused(tmp_path, write_oxford, jpeg):

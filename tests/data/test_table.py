@@ -14,7 +14,7 @@ import pytest
 
 from pets_core import download, storage
 from pets_core.config import PipelineConfig
-from pets_core.data import table as table_module
+from pets_core.data import files as files_module
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import open_source
@@ -170,7 +170,7 @@ def test_a_table_may_hold_the_photos(tmp_path, opened, photos, kind):
     assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
     assert list(source.files.read(ids[::-1])) == data[::-1]
     assert [(e.path, e.mark, e.size) for e in source.files.entries()] == [
-        (i, i, len(d)) for i, d in zip(ids, data, strict=True)
+        (i, f"sha256:{i}", len(d)) for i, d in zip(ids, data, strict=True)
     ]
     packed = [p.suffix for p in (tmp_path / "cache").rglob("*") if p.suffix != ".lock"]
     assert sorted(packed) == ["", ".data", ".parquet"]
@@ -300,7 +300,7 @@ def test_a_listed_file_that_is_missing_is_quarantined(tmp_path, write_folder):
 def test_bytes_that_are_no_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
     """Rows without bytes are not one photo with several labels."""
     good = [jpeg(n) for n in range(8)]
-    monkeypatch.setattr(table_module, "MAX_FILE_BYTES", max(map(len, good)))
+    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", max(map(len, good)))
     image = [*good, b"a text", None, b"", b"x" * (1 + max(map(len, good)))]
     columns = {"image": pa.array(image, pa.binary()), "label": [*"aaaabbbb", *"abab"]}
     columns["split"] = ["train", "valid"] * 6
@@ -323,3 +323,24 @@ def test_our_own_shards_are_a_source(tmp_path, write_folder):
     assert {s: i.class_counts for s, i in second.splits.items()} == {
         s: i.class_counts for s, i in first.splits.items()
     }
+
+
+def test_the_same_photo_in_two_rows_is_a_duplicate_and_no_fault(tmp_path, jpeg):
+    photos = [jpeg(n) for n in range(8)]
+    columns = {
+        "image": pa.array([*photos, photos[0]], pa.binary()),
+        "label": [*"abababab", "a"],
+        "split": [*["train"] * 6, "valid", "valid", "test"],
+    }
+    path = write(tmp_path / "mine/t.parquet", columns)
+    manifest = ingest(config(tmp_path, path, split_column="split"))
+    assert manifest.num_rows == 9
+    assert manifest.duplicates["leaking"] == manifest.duplicates["exact"] == 1
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../a.jpg", "file:///etc/hostname"])
+def test_a_table_from_elsewhere_reaches_no_local_file(tmp_path, path):
+    url = f"memory://{tmp_path.name}/mine/t.csv"
+    storage.write_bytes(url, f"image,label\n{path},a\n".encode())
+    with pytest.raises(PetsError, match="a remote table may name URLs"):
+        open_source(config(tmp_path, url)).files.entries()

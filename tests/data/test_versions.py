@@ -275,10 +275,12 @@ def test_a_removed_photo_is_nothing_new_to_read(tmp_path, photos, inspected):
 def test_a_source_that_is_as_it_was_is_its_old_version(tmp_path, photos, add, inspected):
     first = ingest(config(tmp_path / "store", photos))
     (new,) = add(photos, [100])
-    ingest(config(tmp_path / "store", photos))
+    second = ingest(config(tmp_path / "store", photos))
     inspected.clear()
     (photos / new).unlink()
-    assert ingest(config(tmp_path / "store", photos)) == first
+    third = ingest(config(tmp_path / "store", photos))
+    assert (third.fingerprint, third.parent) == (first.fingerprint, second.fingerprint)
+    assert list_versions(str(tmp_path / "store")) == [second, third]
     assert inspected == []
 
 
@@ -557,11 +559,11 @@ def test_a_sweep_that_is_killed_leaves_no_version_in_part(grown, monkeypatch):
     fs, _ = storage.filesystem(str(store))
     removed = []
 
-    def rm(path, real):
+    def rm(path, real, recursive):
         if removed:
             raise KeyboardInterrupt
         removed.append(path)
-        real(path)
+        real(path, recursive=recursive)
 
     monkeypatch.setattr(type(fs), "rm", partial(rm, real=fs.rm))
     num_files = len(collect_garbage(str(store), keep=1))
@@ -651,3 +653,31 @@ def test_versions_tell_when_they_were_made(tmp_path, photos):
     made = datetime.fromisoformat(manifest.created_at)
     assert made.utcoffset().total_seconds() == 0
     assert abs(made.timestamp() - time.time()) < 60
+
+
+def test_sweeping_spares_a_data_set_that_was_renamed(grown):
+    store, _, second = grown
+    folder = Path(second.url).parent
+    folder.rename(folder.with_name("backup"))
+    for item in collect_garbage(str(store), keep=1, delete=True):
+        assert "/datasets/backup/" in item.url
+    (manifest,) = list_versions(str(store))
+    assert manifest.fingerprint == second.fingerprint
+    assert faults(manifest) == {}
+
+
+def test_sweeping_a_folder_that_cannot_be_listed_removes_nothing(grown, monkeypatch):
+    store, _, second = grown
+    fs, _ = storage.filesystem(str(store))
+
+    def ls(path, detail, real):
+        if Path(path) == Path(second.url).parent:
+            raise PermissionError(path)
+        return real(path, detail=detail)
+
+    before = sorted(store.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fs), "ls", partial(ls, real=fs.ls))
+        with pytest.raises(PermissionError):
+            collect_garbage(str(store), keep=1, delete=True)
+    assert sorted(store.rglob("*")) == before
