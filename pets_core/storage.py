@@ -27,6 +27,7 @@ __all__ = [
     "open_read",
     "read_bytes",
     "remove",
+    "without_query",
     "write_bytes",
     "writing",
 ]
@@ -49,6 +50,11 @@ def absolute(url: str) -> str:
 def join(root: str, *parts: str) -> str:
     """Join a root path or URL and parts with single slashes."""
     return "/".join([root.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def without_query(url: str) -> str:
+    """A web URL without what comes after "?": of a signed one, a secret; any other as it is."""
+    return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
 
 
 def filesystem(url: str) -> tuple[Any, str]:

@@ -181,6 +181,15 @@ def test_a_checksum_of_a_remote_archive_is_compared(tmp_path, site, write_folder
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
+def test_a_signed_url_leaves_no_secret_in_the_store(tmp_path, site, write_folder):
+    write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 20, "b": 20}))
+    manifest = ingest(config(tmp_path, f"{site.url}/mine.tar.gz?token=seCret42"))
+    assert (manifest.name, manifest.num_rows) == ("mine", 40)
+    assert manifest.source_url == f"{site.url}/mine.tar.gz"
+    files = [p for p in (tmp_path / "store").rglob("*") if p.is_file()]
+    assert [p for p in files if "seCret42" in str(p) or b"seCret42" in p.read_bytes()] == []
+
+
 def test_nothing_there_is_a_plain_error(tmp_path, site):
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):

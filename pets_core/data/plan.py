@@ -312,7 +312,7 @@ def _write_plan(
     write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _LEFT_OUT_SCHEMA))
     return DatasetPlan(
         name=source.name,
-        source_url=source.url,
+        source_url=storage.without_query(source.url),
         root=root,
         plan_url=f"{url}.parquet",
         left_out_url=f"{url}-left-out.parquet",

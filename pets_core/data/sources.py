@@ -150,12 +150,13 @@ def open_source(config: PipelineConfig) -> Source:
         return OxfordPetSource(where, config, config.source.name or "oxford-iiit-pet")
     assert url is not None
     url = storage.absolute(url).rstrip("/")
-    name = config.source.name or _name(url)
+    name, bare = config.source.name or _name(url), storage.without_query(url).lower()
     try:
-        if kind == "table" or (kind == "auto" and url.lower().endswith(TABLE_SUFFIXES)):
+        if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
             return TableSource(name, url, config)
-        if url.lower().endswith(ARCHIVE_SUFFIXES):
-            checksum = config.source.checksums.get(PurePosixPath(url).name, "")
+        if bare.endswith(ARCHIVE_SUFFIXES):
+            file = PurePosixPath(storage.without_query(url)).name
+            checksum = config.source.checksums.get(file, "")
             return ClassFolderSource(name, url, open_archive(url, config.cache_dir, checksum))
         if kind == "auto" and _is_there(storage.join(url, "images.tar.gz")):
             return OxfordPetSource(url, config, config.source.name or "oxford-iiit-pet")
@@ -201,18 +202,13 @@ def _folder(name: str, url: str) -> ClassFolderSource:
 
 def _name(url: str) -> str:
     """A data set's name from its URL: the last part, without the suffixes this project reads."""
-    last = PurePosixPath(_without_query(url)).name
+    last = PurePosixPath(storage.without_query(url)).name
     for suffix in sorted((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES), key=len, reverse=True):
         if last.lower().endswith(suffix):
             last = last[: -len(suffix)]
             break
     # Of a folder called "photos [2024]", photos-2024.
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "photos"
-
-
-def _without_query(url: str) -> str:
-    """A URL without what comes after "?": of a signed one, a secret."""
-    return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
 
 
 def _is_hidden(part: str) -> bool:

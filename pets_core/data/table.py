@@ -47,8 +47,10 @@ class TableSource:
     """
 
     def __init__(self, name: str, url: str, config: PipelineConfig) -> None:
-        self.name, self.url, self._config = name, url, config.source
-        checksum = config.source.checksums.get(PurePosixPath(url).name, "")
+        self.name, self._config = name, config.source
+        # A signed URL is good for fetching, and for nobody to read.
+        self.url = storage.without_query(url)
+        checksum = config.source.checksums.get(PurePosixPath(self.url).name, "")
         self._path = local_file(url, config.cache_dir, checksum)
         self._cache_dir = config.cache_dir
         self.has_official_split = self._config.split_column is not None

@@ -9,6 +9,7 @@ import pytest
 
 from pets_core import download, storage
 from pets_core.config import PipelineConfig
+from pets_core.data import sources
 from pets_core.data.catalogue import Box
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import AUTHORS_URL, open_source
@@ -257,3 +258,16 @@ def test_a_damaged_archive_is_one_plain_error(tmp_path, drawn_sample, archive, c
     with pytest.raises(PetsError, match=rf"{archive} is cut short or damaged.*fetch it again"):
         ingest(config(tmp_path, url=str(folder)))
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://host/a/photos.tar.gz?X-Signature=secret", "photos"),
+        ("s3://bucket/pets 2024/", "pets-2024"),
+        ("/data/..", "photos"),
+        ("/data/breeds.v2.csv", "breeds.v2"),
+    ],
+)
+def test_a_data_set_is_named_by_its_url_but_not_by_its_secret(url, name):
+    assert sources._name(url) == name
