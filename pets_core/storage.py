@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +27,7 @@ __all__ = [
     "open_read",
     "read_bytes",
     "remove",
+    "when_changed",
     "without_query",
     "write_bytes",
     "writing",
@@ -95,6 +96,13 @@ def list_folder(url: str) -> dict[str, dict[str, Any]]:
     # An object store may list the folder itself.
     entries.pop("", None)
     return {name: info for name, info in entries.items() if info["name"].rstrip("/") != path}
+
+
+def when_changed(info: Mapping[str, Any]) -> Any:
+    """When a file was last changed, as its store tells it: seconds, text or a datetime, or None."""
+    keys = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",
+            "created")  # fmt: skip
+    return next((info[key] for key in keys if info.get(key)), None)
 
 
 def open_read(url: str) -> IO[bytes]:

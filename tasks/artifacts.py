@@ -66,6 +66,9 @@ def publish_dataset(manifest: DatasetManifest) -> None:
 def _gallery(manifest: DatasetManifest) -> str:
     """Pairs of photos, one in an earlier split and its like in a later one."""
     leaks = read_leaks(manifest)
+    head = f"# {len(leaks)} photos of an earlier split are (nearly) in a later one\n\n"
+    if not leaks:
+        return head + "A model is judged on no photo that it was trained on.\n"
     shown = leaks[:_MAX_PAIRS]
     ids = {row[key] for row in shown for key in ("id", "match_id")}
     small = thumbnails(manifest, ids, _THUMBNAIL_PX)
@@ -81,9 +84,6 @@ def _gallery(manifest: DatasetManifest) -> str:
             for row in shown
         ),
     )
-    head = f"# {len(leaks)} photos of an earlier split are (nearly) in a later one\n\n"
-    if not leaks:
-        return head + "A model is judged on no photo that it was trained on.\n"
     more = f"\n\nThe first {len(shown)} are shown.\n" if len(leaks) > len(shown) else "\n"
     remedy = "A model that has learnt them by heart looks better than it is. "
     remedy += "`ingest.duplicates = drop` leaves the earlier ones out.\n\n"

@@ -114,12 +114,11 @@ class ListedFiles:
             ) from error
 
 
-class FolderFiles(ListedFiles):
+class FolderFiles:
     """All files below a folder; those whose path has a part that begins with a dot are hidden."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        super().__init__({})
 
     def entries(self) -> Sequence[FileEntry]:
         """List the folder, sorted by path.
@@ -195,9 +194,7 @@ def _links_to_folder(info: dict[str, Any]) -> bool:
 def _entry(path: str, info: dict[str, Any], kind: str = "") -> FileEntry:
     size = int(info.get("size") or 0)
     tag = next((info[k] for k in ("ETag", "etag", "md5Hash", "content_md5") if info.get(k)), None)
-    times = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",
-             "created")  # fmt: skip
-    changed = next((info[key] for key in times if info.get(key)), None)
+    changed = storage.when_changed(info)
     # A file whose version nobody tells is new each time.
     known = tag or (f"{size}-{changed}" if changed else uuid4().hex)
     return FileEntry(path, size, str(known), kind or size_refusal(size))

@@ -186,6 +186,8 @@ def _drop_leaking(
 ) -> tuple[list[_Stored], list[LeftOut]]:
     """Write the shards that hold leaking photos again, without these."""
     leaks = {row["id"]: row for row in leaking(duplicates).to_pylist()}
+    rows = photos.select(["id", "source_path", "shard"]).to_pylist()
+    rows = [row for row in rows if row["id"] in leaks]
     dropped = [
         LeftOut(
             id=row["id"],
@@ -193,14 +195,9 @@ def _drop_leaking(
             reason="duplicate",
             detail=f"like {leaks[row['id']]['match_id']} in {leaks[row['id']]['match_split']}",
         )
-        for row in photos.select(["id", "source_path", "shard"]).to_pylist()
-        if row["id"] in leaks
+        for row in rows
     ]
-    touched = {
-        shard
-        for photo_id, shard in zip(*(photos[n].to_pylist() for n in ("id", "shard")), strict=True)
-        if photo_id in leaks
-    }
+    touched = {row["shard"] for row in rows}
     kept = []
     for shard in stored:
         if shard.info.path not in touched:

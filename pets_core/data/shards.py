@@ -47,8 +47,10 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
     photos = planned_photos(plan, shard)
     prior = _prior_rows(plan.root, photos)
     fresh = [photo for photo in photos if photo.id not in prior]
-    files = _files(plan.plan_url, config.model_dump_json()) if fresh else None
-    data = _fetch(files, fresh) if files else iter(())
+    contents: Iterator[bytes | UnreadablePhotoError] = iter(())
+    if fresh:
+        files = _files(plan.plan_url, config.model_dump_json())
+        contents = files.read([photo.path for photo in fresh])
     left_out = []
     writer = ShardWriter(plan.classes, config.ingest.row_group_rows)
     for photo in photos:
@@ -57,7 +59,7 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
             writer.add(row | labels)
             continue
         try:
-            content = next(data)
+            content = next(contents)
             if isinstance(content, UnreadablePhotoError):
                 raise content
             writer.add(_row(photo, content) | labels, inspect(content))
@@ -173,24 +175,14 @@ def _open_files(_plan_url: str, config: str) -> Files:
     return open_source(PipelineConfig.model_validate_json(config)).files
 
 
-def _fetch(files: Files, photos: Sequence[PlannedPhoto]) -> Iterator[bytes | UnreadablePhotoError]:
-    contents = files.read([photo.path for photo in photos])
-    for photo, data in zip(photos, contents, strict=True):
-        if isinstance(data, bytes) and _differs(data, photo.mark):
-            raise PetsError(f"{photo.path} changed while the source was read: ingest again")
-        yield data
-
-
-def _differs(data: bytes, mark: str) -> bool:
-    """Whether a file is another than its mark says, where that is a hash."""
-    return mark.startswith("sha256:") and mark != f"sha256:{sha256(data).hexdigest()}"
-
-
 def _row(photo: PlannedPhoto, data: bytes) -> Row:
+    digest = sha256(data).hexdigest()
+    if photo.mark.startswith("sha256:") and photo.mark != f"sha256:{digest}":
+        raise PetsError(f"{photo.path} changed while the source was read: ingest again")
     return {
         "id": photo.id,
         "image": {"bytes": data, "path": photo.path.rsplit("/", 1)[-1]},
-        "sha256": sha256(data).hexdigest(),
+        "sha256": digest,
         "source_path": photo.path,
     }
 

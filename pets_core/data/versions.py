@@ -58,15 +58,19 @@ def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
     root = storage.join(storage.absolute(store), "datasets")
     names = [name] if name else sorted(storage.list_folder(root))
     found = [m for own in names for m in _versions(storage.join(root, own))]
-    return sorted(found, key=lambda m: (m.created_at, m.fingerprint))
+    return sorted(found, key=_age)
 
 
 def _versions(root: str) -> list[DatasetManifest]:
     """The versions in the folder of a data set, whatever it is called now, oldest first."""
     names = [name for name in storage.list_folder(root) if name not in _NO_VERSIONS]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda name: _version(storage.join(root, name)), sorted(names)))
-    return sorted((m for m in found if m), key=lambda m: (m.created_at, m.fingerprint))
+        found = list(pool.map(lambda name: _version(storage.join(root, name)), names))
+    return sorted((m for m in found if m), key=_age)
+
+
+def _age(manifest: DatasetManifest) -> tuple[str, str]:
+    return manifest.created_at, manifest.fingerprint
 
 
 def _version(url: str) -> DatasetManifest | None:
@@ -239,12 +243,9 @@ def _fault(url: str, shard: ShardInfo) -> str:
 
 def _changed(info: dict[str, object]) -> float:
     """When a file was last changed, seconds since 1970; never old where the store does not tell."""
-    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
-        value = info.get(key)
-        if isinstance(value, datetime):
-            return value.timestamp()
-        if isinstance(value, str):
-            return datetime.fromisoformat(value).timestamp()
-        if isinstance(value, (int, float)):
-            return float(value)
-    return float("inf")
+    value = storage.when_changed(info)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).timestamp()
+    return float("inf") if value is None else float(value)
