@@ -243,10 +243,25 @@ class TransformConfig(_Settings):
     """Largest rotation either way, degrees."""
     max_zoom: Annotated[float, Field(ge=1, le=4)] = 1.1
     """Largest magnification beyond the crop, times."""
+    max_warp: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Largest tilt of the photo's plane either way, as fastai counts it: corners move by up to half
+    of this share of the side."""
     max_lighting: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Largest change of brightness and contrast, share."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """How often each of rotation, zoom and lighting is applied."""
+    """How often each of rotation, zoom, warp and lighting is applied."""
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Below 1: random resized crops, of at least this share of the photo's area and an aspect
+    ratio from 3/4 to 4/3 (Szegedy and others 2015)."""
+    erase_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How often a rectangle of 2% to a third of the photo is blanked with the mean colour (Zhong
+    and others 2017)."""
+    mixup_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Above 0: photos are blended in pairs, by a share from Beta(alpha, alpha) (Zhang and others
+    2017)."""
+    cutmix_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Above 0: photos get a rectangle of another's, of a share from Beta(alpha, alpha) (Yun and
+    others 2019). With mixup_alpha too, each batch takes one of both."""
 
 
 class LRFindConfig(_Settings):
@@ -286,8 +301,27 @@ class TrainConfig(_Settings):
     lr_mult: Annotated[float, Field(ge=1)] = 100.0
     """How many times smaller the first layer group's rate is than the head's, when lr_max is
     empty."""
+    freeze_to: int = -1
+    """First layer group that learns in the frozen epochs; counts from the end when negative, so
+    that -1 is the head alone."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Photos in one optimizer step, over all processes."""
+    micro_batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Most photos in one forward pass of a process; gradients are accumulated to batch_size. 0: as
+    many as fit, found by halving where a GPU's memory runs out."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients are scaled down to this norm; empty: they are left alone."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread over all classes (Szegedy and others 2015)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a class counts the more in the loss the fewer photos it has."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Above 0: the model is an exponential moving average of the weights, with this decay a step,
+    less at first."""
+    early_stopping_epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Stop when so many epochs on end did not better the validation loss; 0: never."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the model: the last, or those of least validation loss."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Decoupled weight decay; biases and normalisation layers take none."""
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -298,8 +332,19 @@ class TrainConfig(_Settings):
         Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
     ] = "auto"
     """auto: bf16 where the device multiplies it in hardware (GPUs since Ampere, CPUs with AMX)."""
+    compile: bool = False
+    """Compile the model (torch.compile): pays when training takes far longer than a minute."""
+    tf32: bool = True
+    """Let GPUs since Ampere multiply fp32 matrices in TF32."""
+    log_with: Literal["none", "tensorboard", "mlflow", "wandb"] = "none"
+    """A tracker that is told of every step, besides history.parquet; it needs its package."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the head's weights, the shuffle and the augmentation."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether each epoch's weights are compared with the best so far."""
+        return self.keep == "best" or self.early_stopping_epochs > 0
 
     @model_validator(mode="after")
     def _some_epochs(self) -> TrainConfig:
@@ -315,6 +360,9 @@ class EvaluateConfig(_Settings):
     """Which photos to judge on. auto: test where the data set has one, else valid."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Photos in one forward pass, over all processes."""
+    tta_views: Annotated[int, Field(ge=0, le=64)] = 0
+    """Augmented views of each photo that the prediction is averaged over, besides the plain one
+    (fastai's TTA, whose default is 4); each costs another forward pass."""
     most_confused_min_count: Annotated[int, Field(ge=1)] = 1
     """Pairs of breeds confused fewer times than this are left out of the most-confused table."""
 
@@ -327,7 +375,11 @@ class LaunchConfig(_Settings):
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
     decode_cache_gib: Annotated[float, Field(ge=0, le=100_000)] = 8.0
-    """Most disk that the decoded photos of one split may take under cache_dir, GiB."""
+    """Most disk that the decoded photos of one split may take under cache_dir, GiB. Photos beyond
+    it are decoded anew in every epoch."""
+    photos_on_gpu: Literal["auto", "never"] = "auto"
+    """auto: the decoded photos are kept on the GPU where they take at most a quarter of its free
+    memory."""
 
 
 class PipelineConfig(_Settings):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Objective", "SingleLabel"]
+__all__ = ["Objective", "SingleLabel", "balanced_weights"]
 
 
 class Objective(Protocol):
     """All that the training loop knows of a task."""
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss summed over the samples, a scalar; 0 for an empty batch."""
+        """What training minimises, summed over the samples: a scalar; 0 for an empty batch."""
+        ...
+
+    def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss that runs are compared by, free of regularisation, summed over the samples."""
         ...
 
     def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -29,10 +35,28 @@ class Objective(Protocol):
 class SingleLabel:
     """One class a sample: softmax and cross-entropy; the metric counts the wrong ones.
 
-    Logits are (B, C), targets int64 (B,).
+    Logits are (B, C); targets are class indices, int64 (B,), or in training shares of the classes,
+    float32 (B, C).
+
+    Args:
+        label_smoothing: Share of each training target that is spread over all classes.
+        class_weights: Weight of each class in the training loss, float32 (C,), on the device.
     """
 
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
+        self._label_smoothing, self._class_weights = label_smoothing, class_weights
+
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats with smoothed targets and weighted classes, summed."""
+        return F.cross_entropy(
+            logits.float(),
+            targets,
+            weight=self._class_weights,
+            label_smoothing=self._label_smoothing,
+            reduction="sum",
+        )
+
+    def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, summed."""
         return F.cross_entropy(logits.float(), targets, reduction="sum")
 
@@ -43,3 +67,18 @@ class SingleLabel:
     def activation(self, logits: Tensor) -> Tensor:
         """Probabilities, each row summing to 1."""
         return logits.float().softmax(dim=1)
+
+
+def balanced_weights(counts: Sequence[int]) -> Tensor:
+    """Weights that give every class the same share of the loss, 1 on average over the samples.
+
+    Args:
+        counts: Training samples of each class; those of a class without any weigh 0.
+
+    Returns:
+        float32 (C,): n / (k * count), where k classes have samples (King and Zeng 2001).
+    """
+    numbers = torch.tensor(counts, dtype=torch.float32)
+    present = numbers > 0
+    weights = numbers.sum() / (present.sum() * numbers.clamp(min=1))
+    return weights * present

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
 from pets_core.data.images import UnreadablePhotoError, decode
-from pets_core.data.transforms import CenterCrop
 from pets_core.errors import PetsError
 from pets_core.models.package import TrainedModel, load_model
 
@@ -69,8 +68,7 @@ def _predict_batch(built: TrainedModel, photos: list[str], num_top: int) -> list
             results.append(Prediction(photo=photo, error=said))
     if not pixels:
         return results
-    transform = CenterCrop(card.image_size, card.mean, card.std)
-    logits = built.model(transform(torch.from_numpy(np.stack(pixels))))
+    logits = built.model(card.center_crop()(torch.from_numpy(np.stack(pixels))))
     names = [c.name for c in card.classes]
     best = logits.softmax(1).topk(min(num_top, len(names)))
     rows = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))

@@ -20,16 +20,16 @@ from pydantic import BaseModel
 
 from pets_core import storage
 from pets_core.data.decoded import DecodedPhotos, open_decoded
-from pets_core.data.loader import PhotoLoader
-from pets_core.data.transforms import Augment, CenterCrop
+from pets_core.data.loader import PhotoLoader, fits_on_gpu
+from pets_core.data.transforms import Transform
 from pets_core.elastic import die_with_parent
 from pets_core.errors import PetsError
 from pets_core.evaluation import plots
 from pets_core.evaluation.evaluate import evaluate
 from pets_core.launch import PROGRESS_MARK, CheckResult, RankFailure, WorkRequest
-from pets_core.models.backbones import create_body, num_features
+from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import ModelCard, TrainedModel, create_model, load_model, save_model
-from pets_core.objectives import SingleLabel
+from pets_core.objectives import SingleLabel, balanced_weights
 from pets_core.progress import Progress
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, Split, TrainResult
 from pets_core.training.history import write_history
@@ -50,9 +50,16 @@ class Rank:
         self.precision = resolve_precision(self.config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+        tracker = self.config.train.log_with if request.stage == "train" else "none"
         self.accelerator = Accelerator(
-            mixed_precision=self.precision, cpu=device.type == "cpu", kwargs_handlers=[patience]
+            mixed_precision=self.precision,
+            cpu=device.type == "cpu",
+            log_with=None if tracker == "none" else tracker,
+            project_dir=_tracker_folder(request),
+            kwargs_handlers=[patience],
         )
+        if self.config.train.tf32:
+            torch.set_float32_matmul_precision("high")
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         if self.accelerator.num_processes != promised:
             raise RuntimeError(
@@ -98,28 +105,49 @@ class Rank:
 
     def train_loader(self, card: ModelCard) -> PhotoLoader:
         """Shuffled, augmented training batches."""
-        transform = Augment(card.image_size, card.mean, card.std, self.config.transform)
+        photos, config = self.photos("train", card), self.config
         return PhotoLoader(
-            self.photos("train", card),
-            transform,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.train.seed,
+            photos,
+            card.augment(config.transform),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
             device=self.accelerator.device,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            on_device=config.launch.photos_on_gpu == "auto"
+            and fits_on_gpu(photos, self.accelerator.device),
+            mixing=config.transform,
+            num_classes=len(card.classes),
         )
 
-    def eval_loader(self, photos: DecodedPhotos, card: ModelCard) -> PhotoLoader:
-        """Batches of a split in its own order, cropped in the middle."""
+    def eval_loader(self, photos: DecodedPhotos, transform: Transform) -> PhotoLoader:
+        """Batches of a split in its own order."""
         return PhotoLoader(
             photos,
-            CenterCrop(card.image_size, card.mean, card.std),
+            transform,
             batch_size=self.config.evaluate.batch_size,
             seed=None,
             device=self.accelerator.device,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
+
+    def objective(self) -> SingleLabel:
+        """What the settings ask training to minimise."""
+        config, weights = self.config.train, None
+        if config.class_weights == "balanced":
+            weights = balanced_weights(self.manifest.splits["train"].class_counts)
+            weights = weights.to(self.accelerator.device)
+        return SingleLabel(config.label_smoothing, weights)
+
+
+def _tracker_folder(request: WorkRequest) -> str:
+    """Where a tracker that writes files puts them: with the run, or on disk if that is remote."""
+    run_url = request.run_url
+    if storage.is_local(storage.filesystem(run_url)[0]):
+        return run_url
+    run_id = run_url.rstrip("/").rsplit("/", 1)[-1]
+    return str(Path(request.config.cache_dir).expanduser() / "trackers" / run_id)
 
 
 def check(request: WorkRequest) -> CheckResult:
@@ -141,11 +169,20 @@ def check(request: WorkRequest) -> CheckResult:
     else:
         model = create_body(settings.backbone, settings.weights, settings.image_size)
         num_features(model, settings.image_size)
+        _check_groups(request.config.train.freeze_to, len(body_groups(model)) + 1)
     return CheckResult(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=device.type,
         mixed_precision=precision,
     )
+
+
+def _check_groups(freeze_to: int, num_groups: int) -> None:
+    if not -num_groups <= freeze_to < num_groups:
+        raise PetsError(
+            f"train.freeze_to = {freeze_to}: the model has {num_groups} layer groups, the head the "
+            f"last of them; choose from {-num_groups} to {num_groups - 1}"
+        )
 
 
 def find_lr(rank: Rank) -> LRSuggestion | None:
@@ -154,13 +191,11 @@ def find_lr(rank: Rank) -> LRSuggestion | None:
     built = rank.model()
     curve = lr_find(
         built.model,
-        SingleLabel(),
+        rank.objective(),
         rank.train_loader(built.card),
         config.lr_find,
+        config.train,
         accelerator=rank.accelerator,
-        freeze=-1 if config.train.freeze_epochs else 0,
-        weight_decay=config.train.weight_decay,
-        batch_norm=config.train.batch_norm,
         on_progress=rank.report,
     )
     if not rank.accelerator.is_main_process:
@@ -189,18 +224,19 @@ def train(rank: Rank) -> TrainResult | None:
     """Train by the recipe and store model, history and pictures."""
     started, config = time.monotonic(), rank.config
     assert rank.request.base_lr is not None
+    _check_validation(rank)
+    rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
     built = rank.model()
     loader = rank.train_loader(built.card)
     valid = rank.photos("valid", built.card) if "valid" in rank.manifest.splits else None
     history = fit(
         built.model,
-        SingleLabel(),
+        rank.objective(),
         loader,
-        rank.eval_loader(valid, built.card) if valid else None,
+        rank.eval_loader(valid, built.card.center_crop()) if valid else None,
         fine_tune_phases(config.train, rank.request.base_lr),
+        config.train,
         accelerator=rank.accelerator,
-        weight_decay=config.train.weight_decay,
-        batch_norm=config.train.batch_norm,
         on_progress=rank.report,
     )
     if not rank.accelerator.is_main_process:
@@ -225,6 +261,23 @@ def train(rank: Rank) -> TrainResult | None:
     )
 
 
+def _check_validation(rank: Rank) -> None:
+    """Refuse settings that need validation photos where there are none."""
+    config = rank.config.train
+    wanted = {
+        "train.keep = best": config.keep == "best",
+        f"train.early_stopping_epochs = {config.early_stopping_epochs}": (
+            config.early_stopping_epochs > 0
+        ),
+    }
+    for setting, needed in wanted.items():
+        if needed and "valid" not in rank.manifest.splits:
+            raise PetsError(
+                f"{setting} needs validation photos, and the data set has none: raise "
+                "source.valid_fraction"
+            )
+
+
 def judge(rank: Rank) -> EvalReport | None:
     """Evaluate a stored model on one split and store predictions, pictures and report."""
     config, model_url = rank.config, rank.request.model_url
@@ -242,8 +295,9 @@ def judge(rank: Rank) -> EvalReport | None:
     return evaluate(
         built,
         photos,
-        rank.eval_loader(photos, built.card),
+        rank.eval_loader(photos, built.card.center_crop()),
         split,
+        augmented=rank.eval_loader(photos, built.card.augment(config.transform)),
         request=rank.request,
         accelerator=rank.accelerator,
         on_progress=rank.report,

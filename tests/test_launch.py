@@ -83,8 +83,11 @@ def test_one_rank_equals_two(small_config, tmp_path) -> None:
         report = launch(request, EvalReport)
         counts.append(pq.read_table(report.confusion_url).to_pandas())
     one, two = histories
-    assert one.drop(columns="loss").equals(two.drop(columns="loss"))
-    assert one.loss.to_numpy() == pytest.approx(two.loss.to_numpy(), abs=2e-4)
+    measured = ["samples_per_second", "data_seconds"]
+    rounded = ["loss", "grad_norm"]
+    assert one.drop(columns=measured + rounded).equals(two.drop(columns=measured + rounded))
+    for name in rounded:
+        assert one[name].to_numpy() == pytest.approx(two[name].to_numpy(), abs=2e-4, rel=1e-3)
     assert [c["count"].sum() for c in counts] == [ingest(config).splits["test"].num_rows] * 2
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from filelock import FileLock
 
 from pets_core import storage
 from pets_core.data.dataset import open_parquet, read_table
@@ -21,29 +23,77 @@ from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records import DatasetManifest, Split
 
-__all__ = ["DecodedPhotos", "open_decoded"]
+__all__ = ["DecodedPhotos", "EncodedPhotos", "open_decoded"]
 
-_VERSION = 1
+_VERSION = 2
+_BATCH = 128
+
+
+class EncodedPhotos:
+    """Photos as they were stored, one after the other in a memory-mapped file.
+
+    Args:
+        data: All bytes, uint8.
+        ends: Where each photo ends, int64 (N,).
+    """
+
+    def __init__(self, data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
+        self._data, self._ends = data, ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, row: int) -> bytes:
+        start = self._ends[row - 1] if row else 0
+        return self._data[start : self._ends[row]].tobytes()
 
 
 class DecodedPhotos:
     """The photos of one split, in the order of its Parquet rows.
 
+    Those that the cache has no room for are decoded whenever they are read.
+
     Attributes:
-        pixels: uint8 RGB, shape (N, size, size, 3), memory-mapped read-only.
+        pixels: The first photos, uint8 RGB, shape (M, size, size, 3), memory-mapped read-only.
+        encoded: The N - M others.
         labels: int64 class indices, shape (N,).
         ids: Photo ids, length N.
     """
 
     def __init__(
-        self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], ids: list[str]
+        self,
+        pixels: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        ids: list[str],
+        encoded: EncodedPhotos | None = None,
     ) -> None:
-        if not len(pixels) == len(labels) == len(ids):
+        if not len(pixels) + len(encoded or ()) == len(labels) == len(ids):
             raise ValueError("pixels, labels and ids must have one entry a photo")
-        self.pixels, self.labels, self.ids = pixels, labels, ids
+        self.pixels, self.labels, self.ids, self.encoded = pixels, labels, ids, encoded
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the photos of some rows: uint8, shape (len(rows), size, size, 3)."""
+        result = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
+        # Reading the memory map in file order is kinder to the disk than in shuffled order.
+        places = np.argsort(rows)
+        num_cached = int((rows < len(self.pixels)).sum())
+        cached, others = places[:num_cached], places[num_cached:]
+        result[cached] = self.pixels[rows[cached]]
+        if len(others):
+            for place, pixels in zip(others, self._decoders.map(self._decode, rows[others])):  # noqa: B905 - map is as long
+                result[place] = pixels
+        return result
+
+    def _decode(self, row: int) -> npt.NDArray[np.uint8]:
+        assert self.encoded is not None
+        return decode(self.encoded[row - len(self.pixels)], self.pixels.shape[1])
+
+    @cached_property
+    def _decoders(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(os.cpu_count())
 
 
 def open_decoded(
@@ -57,63 +107,79 @@ def open_decoded(
 ) -> DecodedPhotos:
     """Open the decoded photos of a split, decoding them first where that has not been done.
 
-    The file is keyed by the data set's fingerprint, the split and the size, and appears under its
-    name only when it is whole, so any number of processes may do this at once.
+    The files are keyed by the data set's fingerprint, the split, the size and how many photos are
+    decoded. One process builds them while others wait; they appear under their names only when they
+    are whole.
 
     Args:
         manifest: A committed data set.
         split: Which photos.
         size: Side of the decoded square, pixels.
-        cache_dir: Local folder for the file.
-        limit_gib: Most that the file may take, GiB.
+        cache_dir: Local folder for the files.
+        limit_gib: Most that decoded photos may take, GiB; those beyond are kept as they are stored.
         on_progress: Told how many photos are decoded.
 
     Raises:
-        PetsError: The file would exceed `limit_gib`, or a shard fails its checksum.
+        PetsError: A shard is missing or fails its checksum.
     """
-    shape = (manifest.splits[split].num_rows, size, size, 3)
-    needed_gib = float(np.prod(shape, dtype=np.float64)) / 2**30
-    if needed_gib > limit_gib:
-        raise PetsError(
-            f"launch.decode_cache_gib = {limit_gib:g}: the {shape[0]} {split} photos take "
-            f"{needed_gib:.1f} GiB decoded at {size} pixels; raise it to that or lower "
-            "model.image_size"
-        )
+    total, photo_bytes = manifest.splits[split].num_rows, size * size * 3
+    num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
     folder = Path(cache_dir).expanduser() / "decoded"
-    path = folder / f"v{_VERSION}-{manifest.fingerprint}-{split}-{size}.u8"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _decode_all(manifest, split, size, path, on_progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"v{_VERSION}-{manifest.fingerprint}-{split}-{size}-{num_decoded}"
+    pixels, data, ends = (stem.with_name(stem.name + s) for s in (".u8", ".encoded", ".ends"))
+    with FileLock(stem.with_name(stem.name + ".lock")):
+        # The pixels get their name last.
+        if not pixels.exists():
+            _decode_all(manifest, split, size, num_decoded, (pixels, data, ends), on_progress)
     columns = [
         read_table(manifest.shard_url(shard), ["id", "label"])
         for shard in manifest.splits[split].shards
     ]
     table = pa.concat_tables(columns)
+    encoded = None
+    if num_decoded < total:
+        encoded = EncodedPhotos(np.memmap(data, np.uint8, "r"), np.fromfile(ends, np.int64))
+    shape = (num_decoded, size, size, 3)
     return DecodedPhotos(
-        np.memmap(path, np.uint8, "r", shape=shape),
+        np.memmap(pixels, np.uint8, "r", shape=shape) if num_decoded else np.empty(shape, np.uint8),
         table["label"].to_numpy(),
         table["id"].to_pylist(),
+        encoded,
     )
 
 
 def _decode_all(
-    manifest: DatasetManifest, split: Split, size: int, path: Path, on_progress: OnProgress
+    manifest: DatasetManifest,
+    split: Split,
+    size: int,
+    num_decoded: int,
+    paths: tuple[Path, Path, Path],
+    on_progress: OnProgress,
 ) -> None:
-    total = manifest.splits[split].num_rows
-    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
-    done = 0
+    """Write decoded pixels, the other photos' bytes and where each of these ends."""
+    total, done, end = manifest.splits[split].num_rows, 0, 0
+    partial = [path.with_name(f"{path.name}.partial") for path in paths]
     try:
-        with partial.open("wb") as sink, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ExitStack() as stack:
+            pixels, data, ends = (stack.enter_context(path.open("wb")) for path in partial)
+            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
             for batch in _photo_batches(manifest, split):
-                for pixels in pool.map(lambda data: decode(data, size), batch):
-                    sink.write(pixels.tobytes())
+                decoded = batch[: max(num_decoded - done, 0)]
+                for photo in pool.map(lambda encoded: decode(encoded, size), decoded):
+                    pixels.write(photo.tobytes())
+                for encoded in batch[len(decoded) :]:
+                    end += data.write(encoded)
+                    ends.write(np.int64(end).tobytes())
                 done += len(batch)
                 on_progress(
                     Progress(stage=f"decode {split}", done=done, total=total, unit="photos")
                 )
-        partial.replace(path)
+        for path, temporary in reversed(list(zip(paths, partial, strict=True))):
+            temporary.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        for temporary in partial:
+            temporary.unlink(missing_ok=True)
 
 
 def _photo_batches(manifest: DatasetManifest, split: Split) -> Iterator[list[bytes]]:
@@ -122,5 +188,5 @@ def _photo_batches(manifest: DatasetManifest, split: Split) -> Iterator[list[byt
         data = storage.read_bytes(url)
         if sha256(data).hexdigest() != shard.sha256:
             raise PetsError(f"{url} fails its checksum: restore it, or remove it and ingest again")
-        for batch in open_parquet(io.BytesIO(data)).iter_batches(128, columns=["image"]):
+        for batch in open_parquet(io.BytesIO(data)).iter_batches(_BATCH, columns=["image"]):
             yield batch.column("image").field("bytes").to_pylist()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pets_core.config import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
+from pets_core.data.mixing import mix
 from pets_core.data.transforms import Transform
 
-__all__ = ["Batch", "PhotoLoader", "global_batches"]
+__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches"]
+
+_GPU_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -22,15 +27,34 @@ class Batch:
 
     Attributes:
         inputs: Model inputs, first dimension b.
-        targets: int64 (b,).
+        targets: Class indices, int64 (b,); shares of classes, float32 (b, C), where photos are
+            mixed.
         rows: Places of the samples in their split, (b,).
+        ids: The samples' ids, b of them.
         global_size: Samples of this batch over all ranks.
     """
 
     inputs: Tensor
     targets: Tensor
     rows: npt.NDArray[np.int64]
+    ids: list[str]
     global_size: int
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One rank's share of a global batch, before it is read.
+
+    Attributes:
+        rows: Of the split.
+        places: In the global batch of `global_size`.
+        seed: Of the batch's augmentation.
+    """
+
+    rows: npt.NDArray[np.int64]
+    places: slice
+    global_size: int
+    seed: int
 
 
 def global_batches(
@@ -56,8 +80,31 @@ def global_batches(
     return np.array_split(order, -(-num_rows // batch_size))
 
 
+def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
+    """Whether all photos are decoded and take at most a quarter of the GPU's free memory."""
+    if device.type != "cuda" or photos.encoded is not None:
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return photos.pixels.nbytes <= free * _GPU_SHARE
+
+
 class PhotoLoader:
-    """Batches of one split for one rank. Every row is seen once an epoch, by one rank."""
+    """Batches of one split for one rank. Every row is seen once an epoch, by one rank.
+
+    The next batch is read, and sent to a GPU, while the present one is worked on.
+
+    Args:
+        photos: Of the split.
+        transform: Makes model inputs of them, on the device.
+        batch_size: Most photos in a batch, over all ranks.
+        seed: Of shuffle and augmentation; None keeps the order.
+        device: Where batches are wanted.
+        rank: Of this process.
+        world_size: Number of ranks.
+        on_device: Keep all photos on the device.
+        mixing: Where its alphas ask for it, photos are mixed.
+        num_classes: Needed for mixing.
+    """
 
     def __init__(
         self,
@@ -69,12 +116,20 @@ class PhotoLoader:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        on_device: bool = False,
+        mixing: TransformConfig | None = None,
+        num_classes: int = 0,
     ) -> None:
         if len(photos) == 0:
             raise ValueError("the split is empty")
         self._photos, self._transform = photos, transform
         self._batch_size, self._seed, self._device = batch_size, seed, device
         self._rank, self._world_size = rank, world_size
+        self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
+        mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
+        self._mixing, self._num_classes = mixing if mixes else None, num_classes
+        # A generator that held it could be collected half-way, and would wait for its thread then.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
     @property
     def num_batches(self) -> int:
@@ -88,23 +143,46 @@ class PhotoLoader:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield this rank's share of every batch of one epoch; a share may be empty."""
+        shares = list(self._shares(epoch))
+        reading = self._reader.submit(self._read, shares[0])
+        for number, share in enumerate(shares):
+            pixels, targets = reading.result()
+            if number + 1 < len(shares):
+                reading = self._reader.submit(self._read, shares[number + 1])
+            yield self._batch(share, pixels, targets)
+
+    def _shares(self, epoch: int) -> Iterator[_Share]:
         batches = global_batches(len(self._photos), self._batch_size, seed=self._seed, epoch=epoch)
         for number, rows in enumerate(batches):
             first = len(rows) * self._rank // self._world_size
             last = len(rows) * (self._rank + 1) // self._world_size
-            own = rows[first:last]
-            # Reading the memory map in file order is kinder to the disk than in shuffled order.
-            by_place = np.argsort(own)
-            pixels = np.empty((len(own), *self._photos.pixels.shape[1:]), np.uint8)
-            pixels[by_place] = self._photos.pixels[own[by_place]]
-            inputs = self._transform(
-                torch.from_numpy(pixels).to(self._device),
-                seed=_batch_seed(self._seed or 0, epoch, number),
-                rows=slice(first, last),
-                global_size=len(rows),
-            )
-            targets = torch.from_numpy(self._photos.labels[own]).to(self._device)
-            yield Batch(inputs, targets, own, len(rows))
+            seed = _batch_seed(self._seed or 0, epoch, number)
+            yield _Share(rows[first:last], slice(first, last), len(rows), seed)
+
+    def _read(self, share: _Share) -> tuple[Tensor, Tensor]:
+        """Photos and labels, on their way to the device; runs in a thread of its own."""
+        rows = torch.from_numpy(share.rows)
+        labels = torch.from_numpy(self._photos.labels[share.rows])
+        if self._resident is not None:
+            return self._resident[rows.to(self._device)], labels.to(self._device)
+        pixels = torch.from_numpy(self._photos.read(share.rows))
+        if self._device.type == "cuda":
+            pixels, labels = pixels.pin_memory(), labels.pin_memory()
+        return (
+            pixels.to(self._device, non_blocking=True),
+            labels.to(self._device, non_blocking=True),
+        )
+
+    def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
+        inputs = self._transform(
+            pixels, seed=share.seed, rows=share.places, global_size=share.global_size
+        )
+        ids = [self._photos.ids[row] for row in share.rows]
+        batch = Batch(inputs, targets, share.rows, ids, share.global_size)
+        if self._mixing is None:
+            return batch
+        inputs, targets = mix(inputs, targets, self._num_classes, self._mixing, seed=share.seed)
+        return replace(batch, inputs=inputs, targets=targets)
 
 
 def _batch_seed(seed: int, epoch: int, number: int) -> int:

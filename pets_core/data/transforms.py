@@ -12,7 +12,10 @@ from torch import Tensor
 
 from pets_core.config import TransformConfig
 
-__all__ = ["Augment", "CenterCrop", "Transform", "draw_affine"]
+__all__ = ["Augment", "CenterCrop", "Transform", "draw_maps", "sampling_grid"]
+
+_MAX_ASPECT = 4 / 3
+_ERASED_AREA = (0.02, 1 / 3)
 
 
 class Transform(Protocol):
@@ -31,7 +34,7 @@ class CenterCrop:
     """The middle S of R pixels: what validation, testing and prediction see."""
 
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        self._size, self._mean, self._std = size, mean, std
+        self._size, self._scale, self._shift = size, *_normalisation(mean, std)
 
     def __call__(
         self, photos: Tensor, *, seed: int = 0, rows: slice = slice(0), global_size: int = 0
@@ -39,43 +42,50 @@ class CenterCrop:
         """Crop and normalise; nothing is random."""
         start = (photos.shape[1] - self._size) // 2
         middle = slice(start, start + self._size)
-        return _normalise(photos[:, middle, middle], self._mean, self._std)
+        scale, shift = self._scale.to(photos.device), self._shift.to(photos.device)
+        return photos[:, middle, middle].float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
 
 
 class Augment:
-    """Flip, rotate, zoom and crop as one affine map with one interpolation, then lighting.
+    """Flip, rotate, zoom, warp and crop as one map with one interpolation; lighting; erasing.
 
     One interpolation of a larger picture keeps it sharp (fastai's "presizing", Howard and Gugger
-    2020, chapter 5).
+    2020, chapter 5). What a map takes from outside the photo is its mirror image.
     """
 
     def __init__(
         self, size: int, mean: Sequence[float], std: Sequence[float], config: TransformConfig
     ) -> None:
-        self._size, self._mean, self._std, self._config = size, mean, std, config
+        self._size, self._config = size, config
+        self._scale, self._shift = _normalisation(mean, std)
+        self._empty = CenterCrop(size, mean, std)
 
     def __call__(self, photos: Tensor, *, seed: int, rows: slice, global_size: int) -> Tensor:
         """Augment one batch; the same seed gives the same pictures."""
         if len(photos) == 0:
-            # affine_grid refuses the empty share of a rank.
-            return CenterCrop(self._size, self._mean, self._std)(photos)
+            # grid_sample refuses the empty share of a rank.
+            return self._empty(photos)
+        config, device = self._config, photos.device
         generator = torch.Generator().manual_seed(seed)
-        crop = self._size / photos.shape[1]
-        theta = draw_affine(global_size, crop, self._config, generator)[rows].to(photos.device)
-        contrast, brightness = (
-            v[rows].to(photos.device) for v in _draw_lighting(global_size, self._config, generator)
-        )
-        inputs = _normalise(photos, self._mean, self._std).contiguous()
-        grid = F.affine_grid(theta, [len(photos), 3, self._size, self._size], align_corners=False)
-        inputs = F.grid_sample(inputs, grid, padding_mode="reflection", align_corners=False)
-        inputs = inputs.mul_(contrast).add_(brightness)
+        maps = draw_maps(global_size, self._size / photos.shape[1], config, generator)[rows]
+        contrast, brightness = (v[rows] for v in _draw_lighting(global_size, config, generator))
+        # Lighting and normalisation are both linear, hence one multiplication and one addition.
+        scale = (contrast * self._scale)[:, :, None, None].to(device)
+        shift = (contrast * self._shift + brightness)[:, :, None, None].to(device)
+        pixels = photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        grid = sampling_grid(maps.to(device), self._size)
+        inputs = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        inputs = inputs.mul_(scale).add_(shift)
+        if config.erase_probability:
+            kept = ~_draw_erased(global_size, self._size, config, generator)[rows]
+            inputs = inputs.mul_(kept[:, None].to(device))
         return inputs.contiguous(memory_format=torch.channels_last)
 
 
-def draw_affine(
+def draw_maps(
     count: int, crop: float, config: TransformConfig, generator: torch.Generator
 ) -> Tensor:
-    """Draw one affine map a photo, from output to input coordinates in [-1, 1].
+    """Draw one projective map a photo, from output to input coordinates in [-1, 1].
 
     Args:
         count: How many maps.
@@ -84,40 +94,88 @@ def draw_affine(
         generator: Source of the random numbers.
 
     Returns:
-        float32 (count, 2, 3), as `torch.nn.functional.affine_grid` takes them.
+        float32 (count, 3, 3), of homogeneous coordinates (x, y, 1).
     """
 
-    def uniform() -> Tensor:
-        return torch.rand(count, generator=generator) * 2 - 1
+    def share() -> Tensor:
+        return torch.rand(count, generator=generator)
+
+    def either_way() -> Tensor:
+        return share() * 2 - 1
 
     def applied() -> Tensor:
-        return (torch.rand(count, generator=generator) < config.probability).float()
+        return (share() < config.probability).float()
 
-    angle = uniform() * math.radians(config.max_rotate_degrees) * applied()
-    zoom = 1 + torch.rand(count, generator=generator) * (config.max_zoom - 1) * applied()
-    mirrored = (torch.rand(count, generator=generator) < 0.5).float() * float(config.flip)
-    scale = crop / zoom
-    x, y = uniform() * (1 - scale), uniform() * (1 - scale)
-    sign = 1 - 2 * mirrored
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    return torch.stack(
-        [torch.stack([cos * sign, -sin, x], 1), torch.stack([sin * sign, cos, y], 1)], 1
-    )
+    angle = either_way() * math.radians(config.max_rotate_degrees) * applied()
+    zoom = 1 + share() * (config.max_zoom - 1) * applied()
+    sign = 1 - 2 * (share() < 0.5).float() * float(config.flip)
+    width = height = torch.full((count,), crop)
+    if config.min_crop_area < 1:
+        area = config.min_crop_area + (1 - config.min_crop_area) * share()
+        aspect = _MAX_ASPECT ** either_way()
+        width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    width, height = width / zoom, height / zoom
+    x, y = either_way() * (1 - width), either_way() * (1 - height)
+    warp = applied() * config.max_warp
+    tilt_x, tilt_y = either_way() * warp, either_way() * warp
+    zero, one = torch.zeros(count), torch.ones(count)
+
+    def matrix(*entries: Tensor) -> Tensor:
+        return torch.stack(entries, 1).view(count, 3, 3)
+
+    cos, sin = angle.cos(), angle.sin()
+    turn = matrix(cos * sign, -sin, zero, sin * sign, cos, zero, zero, zero, one)
+    tilt = matrix(one, zero, zero, zero, one, zero, tilt_x, tilt_y, one)
+    place = matrix(width, zero, x, zero, height, y, zero, zero, one)
+    return place @ turn @ tilt
+
+
+def sampling_grid(maps: Tensor, size: int) -> Tensor:
+    """Where each output pixel is taken from.
+
+    Args:
+        maps: float32 (B, 3, 3), as of `draw_maps`.
+        size: S, side of the output, pixels.
+
+    Returns:
+        float32 (B, S, S, 2), as `torch.nn.functional.grid_sample` takes it, corners not aligned.
+    """
+    centres = (torch.arange(size, device=maps.device) * 2 + 1) / size - 1
+    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
+    points = torch.stack([columns, rows, torch.ones_like(rows)]).view(3, -1)
+    x, y, depth = (maps @ points).unbind(1)
+    return torch.stack([x / depth, y / depth], -1).view(len(maps), size, size, 2)
 
 
 def _draw_lighting(
     count: int, config: TransformConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Contrast factors and brightness shifts in normalised units, each (count, 1, 1, 1)."""
-    applied = (torch.rand(count, 1, 1, 1, generator=generator) < config.probability).float()
+    """Contrast factors and brightness shifts in normalised units, each (count, 1)."""
+    applied = (torch.rand(count, 1, generator=generator) < config.probability).float()
     amount = config.max_lighting * applied
-    contrast = torch.exp((torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1) * amount)
-    brightness = (torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1) * amount
+    contrast = torch.exp((torch.rand(count, 1, generator=generator) * 2 - 1) * amount)
+    brightness = (torch.rand(count, 1, generator=generator) * 2 - 1) * amount
     return contrast, brightness
 
 
-def _normalise(photos: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 NHWC to normalised float32 NCHW in channels-last memory."""
-    scale = photos.new_tensor([1 / (255 * s) for s in std], dtype=torch.float32)
-    shift = photos.new_tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
-    return photos.float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
+def _draw_erased(
+    count: int, size: int, config: TransformConfig, generator: torch.Generator
+) -> Tensor:
+    """One rectangle a photo, where there is one: bool (count, S, S)."""
+    number = torch.rand(count, 5, generator=generator)
+    least, most = _ERASED_AREA
+    area = least + (most - least) * number[:, 0]
+    aspect = _MAX_ASPECT ** (number[:, 1] * 2 - 1)
+    width, height = (area * aspect).sqrt(), (area / aspect).sqrt()
+    left, top = number[:, 2] * (1 - width), number[:, 3] * (1 - height)
+    centres = (torch.arange(size) + 0.5) / size
+    across = (centres >= left[:, None]) & (centres < (left + width)[:, None])
+    down = (centres >= top[:, None]) & (centres < (top + height)[:, None])
+    chosen = number[:, 4] < config.erase_probability
+    return chosen[:, None, None] & down[:, :, None] & across[:, None, :]
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Factor and shift of each channel that normalise uint8 values, each float32 (3,)."""
+    centre, spread = torch.tensor(mean), torch.tensor(std)
+    return 1 / (255 * spread), -centre / spread

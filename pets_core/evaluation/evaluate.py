@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.loader import PhotoLoader
 from pets_core.evaluation import plots
 from pets_core.evaluation.interpret import confusion_counts, most_confused, per_class
-from pets_core.evaluation.predict import predict_logits
+from pets_core.evaluation.predict import average_views, predict_logits
 from pets_core.evaluation.report import ReportContext, Thumbnail, render_report
 from pets_core.launch import WorkRequest
 from pets_core.models.package import TrainedModel
@@ -66,17 +67,32 @@ def evaluate(
     loader: PhotoLoader,
     split: Split,
     *,
+    augmented: PhotoLoader,
     request: WorkRequest,
     accelerator: Accelerator,
     on_progress: OnProgress,
 ) -> EvalReport | None:
     """Predict a split with all ranks; rank 0 stores everything under `<run>/evaluation`.
 
+    Args:
+        built: The model.
+        photos: Of the split.
+        loader: Of the photos, cropped.
+        split: Its name.
+        augmented: Of the photos, augmented; read where `evaluate.tta_views` asks for it.
+        request: Settings, data set, and where to store.
+        accelerator: Mixed precision, devices, ranks.
+        on_progress: Told of batches.
+
     Returns:
         The report's record on rank 0, None on others.
     """
     started = time.monotonic()
-    logits = predict_logits(built.model, loader, accelerator=accelerator, on_progress=on_progress)
+    predict = partial(predict_logits, built.model, accelerator=accelerator, on_progress=on_progress)
+    logits = predict(loader)
+    if request.config.evaluate.tta_views:
+        views = range(request.config.evaluate.tta_views)
+        logits = average_views(logits, [predict(augmented, epoch=view) for view in views])
     predicted = time.monotonic() - started
     if not accelerator.is_main_process:
         return None
@@ -177,14 +193,14 @@ def _top_losses(photos: DecodedPhotos, scores: Scores, names: Sequence[str]) -> 
     worst = np.argsort(-scores.losses, kind="stable")[:_NUM_TOP_LOSSES]
     return [
         Thumbnail(
-            jpeg=_thumbnail(photos.pixels[i]),
+            jpeg=_thumbnail(pixels),
             photo_id=photos.ids[i],
             actual=names[int(scores.targets[i])],
             predicted=names[int(scores.predictions[i])],
             probability=float(scores.probabilities[i].max()),
             loss=float(scores.losses[i]),
         )
-        for i in worst.tolist()
+        for i, pixels in zip(worst.tolist(), photos.read(worst), strict=True)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from torch import nn
 from pets_core.data.loader import PhotoLoader
 from pets_core.progress import OnProgress, Progress, ignore_progress
 
-__all__ = ["predict_logits"]
+__all__ = ["average_views", "predict_logits"]
+
+_PLAIN_SHARE = 0.25
 
 
 @torch.no_grad()
@@ -23,11 +26,13 @@ def predict_logits(
     loader: PhotoLoader,
     *,
     accelerator: Accelerator,
+    epoch: int = 0,
     on_progress: OnProgress = ignore_progress,
 ) -> npt.NDArray[np.float32]:
     """Run the model over every row of the loader's split.
 
-    Each rank predicts its own share; nothing is padded, so nothing is counted twice.
+    Each rank predicts its own share; nothing is padded, so nothing is counted twice. Where the
+    loader augments, another `epoch` is another view of each photo.
 
     Returns:
         Logits, shape (N, C), in row order, on every rank.
@@ -36,7 +41,7 @@ def predict_logits(
     rows: list[npt.NDArray[np.int64]] = []
     logits: list[torch.Tensor] = []
     reported = time.monotonic()
-    for number, batch in enumerate(loader.epoch(0), 1):
+    for number, batch in enumerate(loader.epoch(epoch), 1):
         rows.append(batch.rows)
         logits.append(prepared(batch.inputs).float())
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
@@ -54,3 +59,25 @@ def predict_logits(
     assert (seen == 1).all(), "every row is predicted exactly once"
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     return result
+
+
+def average_views(
+    logits: npt.NDArray[np.float32], views: Sequence[npt.NDArray[np.float32]]
+) -> npt.NDArray[np.float32]:
+    """Average predictions over augmented views, as fastai's `tta` does: a quarter for the plain.
+
+    Args:
+        logits: Of the plain photos, (N, C).
+        views: Logits of each augmented view, (N, C); at least one.
+
+    Returns:
+        Logarithms of the averaged probabilities, (N, C): logits of the same softmax.
+    """
+    probabilities = np.mean([_softmax(view) for view in views], axis=0)
+    mixed = _PLAIN_SHARE * _softmax(logits) + (1 - _PLAIN_SHARE) * probabilities
+    averaged: npt.NDArray[np.float32] = np.log(np.maximum(mixed, np.finfo(np.float32).tiny))
+    return averaged.astype(np.float32)
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return torch.from_numpy(logits).double().softmax(1).numpy()

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config import PipelineConfig, TransformConfig
+from pets_core.data.transforms import Augment, CenterCrop
 from pets_core.errors import PetsError
 from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
 from pets_core.models.classifier import Classifier
@@ -44,6 +45,14 @@ class ModelCard(BaseModel):
     std: tuple[float, ...]
     dataset_fingerprint: str
     timm_version: str = timm.__version__
+
+    def center_crop(self) -> CenterCrop:
+        """What makes model inputs of photos to be judged."""
+        return CenterCrop(self.image_size, self.mean, self.std)
+
+    def augment(self, config: TransformConfig) -> Augment:
+        """What makes model inputs of photos to be learnt from."""
+        return Augment(self.image_size, self.mean, self.std, config)
 
 
 @dataclass(frozen=True)

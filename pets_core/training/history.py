@@ -12,9 +12,10 @@ __all__ = ["write_history"]
 
 
 def write_history(url: str, history: History) -> None:
-    """Write one row for each optimizer step: phase, epoch, loss, momentum, each group's rate.
+    """Write one row for each optimizer step.
 
-    A layer group that did not learn in a step has a null rate.
+    Columns: step, phase, epoch, loss, grad_norm, momentum, samples_per_second, data_seconds (spent
+    waiting for the batch) and lr_group_<n>, which is null where the group did not learn.
     """
     columns = sorted({key for row in history.steps for key in row})
     table = pa.table({key: [row.get(key) for row in history.steps] for key in columns})

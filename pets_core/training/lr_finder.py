@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from accelerate import Accelerator
 
 from pets_core import storage
-from pets_core.config import LRFindConfig
+from pets_core.config import LRFindConfig, RateSlice, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.models.grouped import GroupedModel
 from pets_core.objectives import Objective
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.training.groups import build_optimizer, freeze_to, train_mode
-from pets_core.training.loop import Loader, train_step
+from pets_core.training.loop import Loader, prepare, train_step
 
 __all__ = ["Curve", "Suggestions", "lr_find", "smooth", "suggest", "trimmed", "write_curve"]
 
@@ -55,49 +55,40 @@ def lr_find(
     objective: Objective,
     train: Loader,
     config: LRFindConfig,
+    training: TrainConfig,
     *,
     accelerator: Accelerator,
-    freeze: int,
-    weight_decay: float,
-    batch_norm: Literal["frozen", "train"],
     on_progress: OnProgress = ignore_progress,
 ) -> Curve:
     """Raise the rate exponentially over optimizer steps until the loss diverges (Smith 2015).
 
-    The steps are taken by a copy, so `model` is left as it was. A data set with fewer batches
-    than steps is passed over more than once.
+    The steps are those of the first phase of training, taken by a copy: model and random numbers
+    are left as they were. A data set with fewer batches than steps is passed over more than once.
 
     Args:
         model: Left as it is.
         objective: What is minimised.
         train: Training batches, as training will see them.
         config: Range and number of steps.
+        training: What is frozen, weight decay, clipping.
         accelerator: Mixed precision, devices, ranks.
-        freeze: First layer group that learns, as `freeze_to` counts.
-        weight_decay: As in training.
-        batch_norm: As in training.
         on_progress: Told of steps.
 
     Raises:
         PetsError: The loss was not finite before enough steps for a suggestion were taken.
     """
-    trial = copy.deepcopy(model)
-    freeze_to(trial, freeze)
-    ones = [1.0] * len(trial.layer_groups())
-    optimizer = build_optimizer(trial, ones, weight_decay)
-    trial, optimizer = accelerator.prepare(trial, optimizer)
-    train_mode(trial, batch_norm)
     rates = np.geomspace(config.start_lr, config.end_lr, config.num_steps)
-    losses: list[float] = []
-    for rate, batch in zip(rates.tolist(), _endless(train), strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        own = train_step(trial, objective, batch, optimizer, accelerator)
-        losses.append(float(accelerator.reduce(own, "sum")) / batch.global_size)
-        if _diverged(losses):
-            losses.pop()
-            break
-        _tell(on_progress, len(losses), config.num_steps, rate, losses[-1])
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        steps = _steps(model, objective, train, training, rates, accelerator)
+        losses: list[float] = []
+        for loss in steps:
+            losses.append(loss)
+            if _diverged(losses):
+                losses.pop()
+                break
+            _tell(on_progress, losses, rates)
+        steps.close()
     accelerator.free_memory()
     if len(losses) < _FEWEST_STEPS:
         raise PetsError(
@@ -105,6 +96,26 @@ def lr_find(
             f"(now {config.start_lr:g})"
         )
     return Curve(rates[: len(losses)], np.array(losses), smooth(losses))
+
+
+def _steps(
+    model: GroupedModel,
+    objective: Objective,
+    train: Loader,
+    training: TrainConfig,
+    rates: npt.NDArray[np.float64],
+    accelerator: Accelerator,
+) -> Generator[float]:
+    """Take a step at each rate with a copy of the model; yield the loss before it."""
+    prepared = prepare(
+        copy.deepcopy(model), objective, train, training, accelerator,
+        training.freeze_to if training.freeze_epochs else 0, RateSlice(1.0, uniform=True),
+    )  # fmt: skip
+    for rate, batch in zip(rates.tolist(), _endless(train), strict=False):
+        for group in prepared.optimizer.param_groups:
+            group["lr"] = rate
+        own, _ = train_step(prepared, batch)
+        yield float(accelerator.reduce(own, "sum")) / batch.global_size
 
 
 def _diverged(losses: Sequence[float]) -> bool:
@@ -174,9 +185,10 @@ def _slide(losses: npt.NDArray[np.float64], interval: int = 15, threshold: float
     return settled
 
 
-def _tell(on_progress: OnProgress, done: int, total: int, rate: float, loss: float) -> None:
+def _tell(on_progress: OnProgress, losses: Sequence[float], rates: npt.NDArray[np.float64]) -> None:
+    done, total = len(losses), len(rates)
     if done % 10 == 0:
-        detail = f"lr {rate:.1e}, loss {loss:.3f}"
+        detail = f"lr {rates[done - 1]:.1e}, loss {losses[-1]:.3f}"
         on_progress(Progress(stage="lr-find", done=done, total=total, unit="steps", detail=detail))
 
 

@@ -90,7 +90,14 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
     top = base_lr / config.unfrozen_lr_div
     unfrozen = config.lr_max or RateSlice(top, top / config.lr_mult)
     phases = [
-        Phase("frozen", config.freeze_epochs, -1, RateSlice(base_lr), config.pct_start, 25.0),
+        Phase(
+            "frozen",
+            config.freeze_epochs,
+            config.freeze_to,
+            RateSlice(base_lr),
+            config.pct_start,
+            25.0,
+        ),
         Phase("unfrozen", config.epochs, 0, unfrozen, config.pct_start, 5.0),
     ]
     return [phase for phase in phases if phase.epochs]

@@ -35,6 +35,11 @@ def open_split(manifest, tmp_path):
     return open_it
 
 
+def built(tmp_path) -> list[Path]:
+    """What lies in the cache, besides locks."""
+    return [p for p in (tmp_path / "cache/decoded").iterdir() if p.suffix != ".lock"]
+
+
 def test_the_pixels_are_those_of_decode(open_split, manifest, tmp_path):
     for split, info in manifest.splits.items():
         photos = open_split(split)
@@ -72,12 +77,26 @@ def test_progress_is_told(open_split, manifest):
     assert {(p.stage, p.total, p.unit) for p in told} == {("decode train", total, "photos")}
 
 
-def test_the_limit_is_told_before_any_work(open_split, manifest, tmp_path):
-    needed = manifest.splits["train"].num_rows * SIZE * SIZE * 3 / 2**30
-    with pytest.raises(PetsError, match=r"launch\.decode_cache_gib = .*model\.image_size"):
-        open_split(limit_gib=needed * 0.999)
-    assert not (tmp_path / "cache").exists()
-    assert len(open_split(limit_gib=needed)) == manifest.splits["train"].num_rows
+def test_reading_gives_the_rows_asked_for_in_their_order(open_split):
+    photos = open_split()
+    rows = np.array([7, 0, 200, 3, 7])
+    np.testing.assert_array_equal(photos.read(rows), photos.pixels[rows])
+    assert photos.read(rows[:0]).shape == (0, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
+def test_photos_beyond_the_limit_are_decoded_when_they_are_read(open_split, tmp_path, share):
+    whole = open_split()
+    limit = whole.pixels.nbytes * share / 2**30
+    part = open_split(limit_gib=limit)
+    assert len(part) == len(whole)
+    assert part.pixels.nbytes <= limit * 2**30
+    assert len(part.pixels) == int(len(whole) * share)
+    rows = np.random.default_rng(0).permutation(len(whole))
+    np.testing.assert_array_equal(part.read(rows), whole.pixels[rows])
+    assert (part.ids, part.labels.tolist()) == (whole.ids, whole.labels.tolist())
+    again = open_split(limit_gib=limit)
+    np.testing.assert_array_equal(again.read(rows), whole.pixels[rows])
 
 
 def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
@@ -87,7 +106,7 @@ def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
     path.write_bytes(data)
     with pytest.raises(PetsError, match=rf"{path.name} fails its checksum"):
         open_split()
-    assert list((tmp_path / "cache/decoded").iterdir()) == []
+    assert built(tmp_path) == []
 
 
 def test_a_missing_shard_is_a_plain_error(open_split, manifest):
@@ -102,29 +121,29 @@ def test_a_failure_half_way_leaves_nothing(open_split, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         open_split(on_progress=stop)
-    assert list((tmp_path / "cache/decoded").iterdir()) == []
+    assert built(tmp_path) == []
     assert len(open_split()) > 0
 
 
-def test_two_may_build_it_at_once(open_split, tmp_path):
-    meet, results = threading.Barrier(2, timeout=20), []
-    met = threading.local()
+def test_of_two_at_once_one_builds_and_the_other_waits_for_it(open_split, tmp_path):
+    started, told, results = threading.Event(), [], []
 
-    def wait_once(_):
-        if not getattr(met, "done", False):
-            met.done = True
-            meet.wait()
+    def tell(progress):
+        told.append(progress.done)
+        started.set()
 
     def build():
-        results.append(open_split(on_progress=wait_once))
+        results.append(open_split(on_progress=tell))
 
     threads = [threading.Thread(target=build) for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
+    assert started.wait(20)
+    threads[1].start()
     for thread in threads:
         thread.join()
     np.testing.assert_array_equal(results[0].pixels, results[1].pixels)
-    assert len(list((tmp_path / "cache/decoded").iterdir())) == 1
+    assert told == sorted(set(told)), "the photos were decoded once"
+    assert len(built(tmp_path)) == 3
 
 
 def test_lengths_must_agree():

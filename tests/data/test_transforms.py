@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from pets_core.config import TransformConfig
-from pets_core.data.transforms import Augment, CenterCrop, draw_affine
+from pets_core.data.transforms import Augment, CenterCrop, draw_maps, sampling_grid
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-OFF = {"flip": False, "max_rotate_degrees": 0, "max_zoom": 1, "max_lighting": 0, "probability": 1}
+OFF = {
+    "flip": False,
+    "max_rotate_degrees": 0,
+    "max_zoom": 1,
+    "max_warp": 0,
+    "max_lighting": 0,
+    "probability": 1,
+}
 
 
 def photos(count=6, side=16) -> torch.Tensor:
@@ -75,30 +82,93 @@ def test_flip_mirrors_about_half():
 
 def test_rotation_stays_within_its_bound_and_keeps_the_scale():
     config = TransformConfig(**OFF | {"max_rotate_degrees": 30})
-    theta = draw_affine(500, 1.0, config, torch.Generator().manual_seed(0))
-    angles = torch.atan2(theta[:, 1, 0], theta[:, 0, 0]).abs().rad2deg()
+    maps = draw_maps(500, 1.0, config, torch.Generator().manual_seed(0))
+    angles = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]).abs().rad2deg()
     assert 25 < angles.max() <= 30
-    assert torch.allclose(torch.linalg.det(theta[:, :, :2]), torch.ones(500), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(maps), torch.ones(500), atol=1e-5)
 
 
 def test_zoom_magnifies_within_its_bound_and_inside_the_photo():
     config = TransformConfig(**OFF | {"max_zoom": 2})
-    theta = draw_affine(500, 0.8, config, torch.Generator().manual_seed(0))
-    scale = theta[:, 0, 0]
+    maps = draw_maps(500, 0.8, config, torch.Generator().manual_seed(0))
+    scale = maps[:, 0, 0]
     assert 0.4 <= scale.min() < 0.45
     assert 0.75 < scale.max() <= 0.8
-    assert (theta[:, :, 2].abs() + scale[:, None]).max() <= 1 + 1e-6
+    assert (maps[:, :2, 2].abs() + scale[:, None]).max() <= 1 + 1e-6
+
+
+def corners(maps: torch.Tensor) -> torch.Tensor:
+    """Where the output's corners come from, (count, 4, 2)."""
+    points = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, 1]]).T
+    x, y, depth = (maps @ points).unbind(1)
+    return torch.stack([x / depth, y / depth], -1)
+
+
+def test_warp_tilts_within_its_bound_and_leaves_the_middle_alone():
+    config = TransformConfig(**OFF | {"max_warp": 0.2})
+    maps = draw_maps(500, 1.0, config, torch.Generator().manual_seed(0))
+    depth = maps[:, 2, :2]
+    assert 0.18 < depth.abs().max() <= 0.2
+    assert torch.equal(maps[:, :2, 2], torch.zeros(500, 2))
+    sides = (corners(maps)[:, 1] - corners(maps)[:, 0]).norm(dim=1)
+    assert sides.std() > 0.05, "opposite sides should no longer be equally long"
+
+
+def test_a_warp_keeps_straight_lines_straight():
+    """On a photo whose value is linear in x, a projective map of it obeys the published formula."""
+    config = TransformConfig(**OFF | {"max_warp": 0.3})
+    maps = draw_maps(8, 0.5, config, torch.Generator().manual_seed(1))
+    grid = sampling_grid(maps, 5)
+    for number, matrix in enumerate(maps):
+        for row in range(5):
+            for column in range(5):
+                point = torch.tensor([(2 * column + 1) / 5 - 1, (2 * row + 1) / 5 - 1, 1])
+                x, y, depth = matrix @ point
+                expected = torch.stack([x / depth, y / depth])
+                assert torch.allclose(grid[number, row, column], expected, atol=1e-6)
+
+
+def test_the_grid_of_an_affine_map_is_torchs():
+    maps = draw_maps(8, 0.7, TransformConfig(max_warp=0), torch.Generator().manual_seed(1))
+    theirs = torch.nn.functional.affine_grid(maps[:, :2], [8, 3, 9, 9], align_corners=False)
+    assert torch.allclose(sampling_grid(maps, 9), theirs, atol=1e-6)
+
+
+def test_random_resized_crops_lie_within_the_photo_and_their_bounds():
+    config = TransformConfig(**OFF | {"min_crop_area": 0.3})
+    maps = draw_maps(1000, 0.8, config, torch.Generator().manual_seed(0))
+    width, height = maps[:, 0, 0], maps[:, 1, 1]
+    area, aspect = width * height, width / height
+    assert (corners(maps).abs() <= 1 + 1e-5).all()
+    assert 0.29 < area.min() < 0.35
+    assert area.max() > 0.9
+    assert 0.75 - 1e-4 <= aspect.min() < 0.8
+    assert 1.25 < aspect.max() <= 4 / 3 + 1e-4
+
+
+def test_erasing_blanks_one_rectangle_of_the_asked_size_and_no_more():
+    pixels = photos(200, 32)
+    plain, out = augment(pixels, 32), augment(pixels, 32, erase_probability=0.5)
+    blank = (out == 0).all(1)
+    touched = blank.flatten(1).any(1)
+    assert 70 < touched.sum() < 130
+    assert close(out[~touched], plain[~touched])
+    for erased in blank[touched]:
+        rows, columns = erased.any(1).sum(), erased.any(0).sum()
+        assert erased.sum() == rows * columns, "a full rectangle"
+        assert 0.01 < erased.float().mean() < 0.37
+    assert torch.equal(out.permute(0, 2, 3, 1)[~blank], plain.permute(0, 2, 3, 1)[~blank])
 
 
 def test_probability_says_how_often():
     config = TransformConfig(**OFF | {"max_rotate_degrees": 30, "probability": 0.25})
-    theta = draw_affine(2000, 1.0, config, torch.Generator().manual_seed(0))
-    turned = (theta[:, 1, 0].abs() > 1e-6).float().mean()
+    maps = draw_maps(2000, 1.0, config, torch.Generator().manual_seed(0))
+    turned = (maps[:, 1, 0].abs() > 1e-6).float().mean()
     assert math.isclose(turned, 0.25, abs_tol=0.04)
-    never = draw_affine(
+    never = draw_maps(
         50, 1.0, TransformConfig(flip=False, probability=0), torch.Generator().manual_seed(0)
     )
-    assert torch.equal(never, torch.eye(2, 3).expand(50, 2, 3))
+    assert torch.equal(never, torch.eye(3).expand(50, 3, 3))
 
 
 def test_lighting_is_one_contrast_and_one_shift_a_photo():

@@ -29,6 +29,7 @@ class TinyModel(nn.Module):
 class TinyBatch:
     inputs: torch.Tensor
     targets: torch.Tensor
+    ids: list[str]
     global_size: int
 
 
@@ -45,7 +46,8 @@ class TinyLoader:
     def epoch(self, epoch: int) -> Iterator[TinyBatch]:
         order = np.random.default_rng(epoch).permutation(self.num_rows)
         for rows in np.array_split(order, self.num_batches):
-            yield TinyBatch(self.inputs[rows], self.targets[rows], len(rows))
+            ids = [f"row-{row}" for row in rows]
+            yield TinyBatch(self.inputs[rows], self.targets[rows], ids, len(rows))
 
 
 @pytest.fixture

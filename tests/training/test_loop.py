@@ -6,9 +6,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pets_core.config import LRFindConfig, RateSlice
+from pets_core.config import LRFindConfig, RateSlice, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.objectives import SingleLabel
+from pets_core.progress import ignore_progress
 from pets_core.training.loop import fit, validate
 from pets_core.training.lr_finder import lr_find
 from pets_core.training.schedule import Phase
@@ -25,18 +26,20 @@ PHASES = [
 ]
 
 
-def run(model, loader, accelerator, phases=PHASES, valid=True, **keywords):
-    torch.manual_seed(1)
+def run(model, loader, accelerator, phases=PHASES, valid=True, seed=1, **settings):
+    on_progress = settings.pop("on_progress", ignore_progress)
+    objective = settings.pop("objective", SingleLabel())
+    if seed is not None:
+        torch.manual_seed(seed)
     return fit(
         model,
-        SingleLabel(),
+        objective,
         loader,
         loader if valid else None,
         phases,
+        TrainConfig(batch_norm="train", **settings),
         accelerator=accelerator,
-        weight_decay=0.01,
-        batch_norm="train",
-        **keywords,
+        on_progress=on_progress,
     )
 
 
@@ -106,18 +109,118 @@ def test_progress_is_told_of_every_epoch(tiny_model, tiny_loader, accelerator) -
     assert "valid error" in epochs[0].detail
 
 
+def test_accumulated_training_is_the_same_training(tiny_model, tiny_loader, accelerator) -> None:
+    """With batch norm and dropout at rest, 16 x 1, 4 x 4 and 1 x 16 give the same losses."""
+    tiny_model.second[1].p = 0.0
+    losses = [
+        [
+            row["loss"]
+            for row in fit(
+                copy.deepcopy(tiny_model), SingleLabel(), tiny_loader, None, PHASES,
+                TrainConfig(batch_norm="frozen", micro_batch_size=size), accelerator=accelerator,
+            ).steps
+        ]
+        for size in (0, 1, 4)
+    ]  # fmt: skip
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_history_tells_speed_waiting_and_gradients(tiny_model, tiny_loader, accelerator) -> None:
+    history = run(tiny_model, tiny_loader, accelerator)
+    for row in history.steps:
+        assert row["samples_per_second"] > 0
+        assert row["data_seconds"] >= 0
+        assert row["grad_norm"] > 0
+        assert 0.85 <= row["momentum"] <= 0.95
+
+
+def test_the_error_of_a_bad_batch_names_it(tiny_model, tiny_loader, accelerator) -> None:
+    tiny_loader.inputs[0, 0] = float("nan")
+    with pytest.raises(PetsError, match=r"row-0\b"):
+        run(tiny_model, tiny_loader, accelerator)
+
+
+def judged(model, loader, accelerator):
+    return validate(model, SingleLabel(), loader, accelerator)[0]
+
+
+def test_best_keeps_the_weights_of_least_validation_loss(
+    tiny_model, tiny_loader, accelerator
+) -> None:
+    wild = [Phase("unfrozen", 12, 0, RateSlice(2.0, uniform=True), 0.3, 25.0)]
+    last = copy.deepcopy(tiny_model)
+    history = run(tiny_model, tiny_loader, accelerator, wild, keep="best")
+    losses = [epoch.valid_loss for epoch in history.epochs]
+    assert losses.index(min(losses)) < len(losses) - 1, "else the test shows nothing"
+    assert judged(tiny_model, tiny_loader, accelerator) == pytest.approx(min(losses), rel=1e-5)
+    run(last, tiny_loader, accelerator, wild)
+    assert judged(last, tiny_loader, accelerator) == pytest.approx(losses[-1], rel=1e-5)
+
+
+def test_early_stopping_ends_a_phase_and_the_next_begins(
+    tiny_model, tiny_loader, accelerator
+) -> None:
+    hopeless = RateSlice(1e-12, uniform=True)
+    phases = [
+        Phase("frozen", 10, -1, hopeless, 0.3, 25.0),
+        Phase("unfrozen", 10, 0, hopeless, 0.3, 25.0),
+    ]
+
+    class NeverBetter(SingleLabel):
+        def valid_loss_sum(self, logits, targets):
+            return super().valid_loss_sum(logits, targets) * 0 + len(targets)
+
+    history = run(
+        tiny_model, tiny_loader, accelerator, phases,
+        early_stopping_epochs=3, objective=NeverBetter(),
+    )  # fmt: skip
+    assert [e.phase for e in history.epochs] == ["frozen"] * 4 + ["unfrozen"] * 3
+
+
+def test_ema_is_the_running_mean_of_the_weights(tiny_model, tiny_loader, accelerator) -> None:
+    """Worked out by hand from the weights after each step, with timm's warm-up of the decay."""
+    mean, step = copy.deepcopy(tiny_model.state_dict()), 0
+
+    def follow(model, *_):
+        nonlocal step
+        step += 1
+        decay = 0.0 if step == 1 else min(0.9, 1 - (1 + (step - 1)) ** (-2 / 3))
+        for name, weight in model.state_dict().items():
+            if weight.is_floating_point():
+                mean[name] = decay * mean[name] + (1 - decay) * weight
+
+    optimizers = []
+    original = torch.optim.AdamW.step
+
+    def stepping(self, *args, **keywords):
+        result = original(self, *args, **keywords)
+        follow(tiny_model)
+        optimizers.append(self)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", stepping)
+        run(tiny_model, tiny_loader, accelerator, ema_decay=0.9)
+    assert step == 4 * tiny_loader.num_batches
+    for name, weight in tiny_model.state_dict().items():
+        if weight.is_floating_point():
+            torch.testing.assert_close(weight, mean[name], rtol=1e-4, atol=1e-6)
+
+
 def test_the_lr_finder_leaves_no_trace(tiny_model, tiny_loader, accelerator) -> None:
+    """Not even in the random numbers, which the dropout of the training that follows draws."""
     twin = copy.deepcopy(tiny_model)
-    plain = run(twin, tiny_loader, accelerator)
+    torch.manual_seed(1)
+    plain = run(twin, tiny_loader, accelerator, seed=None)
+    torch.manual_seed(1)
     lr_find(
         tiny_model,
         SingleLabel(),
         tiny_loader,
         LRFindConfig(num_steps=30),
+        TrainConfig(freeze_epochs=0, batch_norm="train"),
         accelerator=accelerator,
-        freeze=-1,
-        weight_decay=0.01,
-        batch_norm="train",
     )
-    after = run(tiny_model, tiny_loader, accelerator)
+    after = run(tiny_model, tiny_loader, accelerator, seed=None)
     assert [r["loss"] for r in plain.steps] == [r["loss"] for r in after.steps]

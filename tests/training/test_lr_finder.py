@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from pets_core.config import LRFindConfig
+from pets_core.config import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.objectives import SingleLabel
 from pets_core.training.lr_finder import lr_find, suggest, trimmed
@@ -49,10 +49,8 @@ def sweep(model, loader, **settings):
         SingleLabel(),
         loader,
         LRFindConfig(**settings),
+        TrainConfig(freeze_epochs=0, weight_decay=0.0, batch_norm="train"),
         accelerator=Accelerator(cpu=True, mixed_precision="no"),
-        freeze=0,
-        weight_decay=0.0,
-        batch_norm="train",
     )
 
 

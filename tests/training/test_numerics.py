@@ -1,0 +1,65 @@
+"""Losses that must not change by accident, in fp32 and in bf16."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from pets_core.config import RateSlice, TrainConfig
+from pets_core.objectives import SingleLabel
+from pets_core.training.loop import fit
+from pets_core.training.schedule import Phase
+
+PHASES = [
+    Phase("frozen", 1, -1, RateSlice(1e-2), 0.3, 25.0),
+    Phase("unfrozen", 2, 0, RateSlice(1e-1, 1e-2), 0.3, 5.0),
+]
+GOLDEN = [
+    1.1212232,
+    1.1040951,
+    1.125481,
+    1.0934762,
+    1.1233287,
+    1.1352822,
+    1.0969014,
+    1.1438253,
+    1.1230086,
+    1.1196778,
+    1.0437601,
+    1.01364,
+    1.1007917,
+    0.9647675,
+    0.9264113,
+    0.9078761,
+    1.1641462,
+    0.9156865,
+]
+
+
+@pytest.fixture
+def train_in(tiny_model, tiny_loader):
+    def train(precision: str) -> list[float]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        tiny_model.second[1].p = 0.0
+        history = fit(
+            tiny_model, SingleLabel(), tiny_loader, None, PHASES,
+            TrainConfig(batch_norm="train"), accelerator=accelerator,
+        )  # fmt: skip
+        return [row["loss"] for row in history.steps]
+
+    yield train
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_golden_losses(train_in) -> None:
+    """Of torch 2.15 on an Intel CPU; another processor may round the last digits otherwise."""
+    assert train_in("no") == pytest.approx(GOLDEN, rel=1e-4)
+
+
+def test_bf16_losses_stay_near_the_golden_ones(train_in) -> None:
+    """bf16 keeps 8 bits of each number, and its roundings add up over the steps."""
+    losses = train_in("bf16")
+    assert losses == pytest.approx(GOLDEN, rel=2**-5)
+    assert losses != pytest.approx(GOLDEN, rel=1e-4), "was it bf16 at all?"
+    assert torch.get_default_dtype() == torch.float32

@@ -1,0 +1,154 @@
+"""One optimizer step: accumulation, clipping, what is not finite, and the figures it leaves."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from pets_core.config import RateSlice, TrainConfig
+from pets_core.errors import PetsError
+from pets_core.objectives import SingleLabel, balanced_weights
+from pets_core.training.figures import StepFigures
+from pets_core.training.loop import prepare, train_step
+from pets_core.training.memory import largest_micro_batch
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True, mixed_precision="no")
+
+
+def ready(model, loader, accelerator, objective=None, **settings):
+    """All learns; dropout and batch norm are at rest, so that nothing couples the samples."""
+    config = TrainConfig(weight_decay=0.0, **settings)
+    rates = RateSlice(1e-2, uniform=True)
+    prepared = prepare(model, objective or SingleLabel(), loader, config, accelerator, 0, rates)
+    prepared.model.eval()
+    return prepared
+
+
+def one_step(model, loader, accelerator, **settings):
+    prepared = ready(model, loader, accelerator, **settings)
+    return train_step(prepared, next(loader.epoch(0)))
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 5, 8, 16, 99])
+def test_accumulation_is_the_same_step(tiny_model, tiny_loader, accelerator, micro_batch_size):
+    twin = copy.deepcopy(tiny_model)
+    whole = one_step(tiny_model, tiny_loader, accelerator)
+    parts = one_step(twin, tiny_loader, accelerator, micro_batch_size=micro_batch_size)
+    torch.testing.assert_close(parts.loss_sum, whole.loss_sum)
+    torch.testing.assert_close(parts.grad_norm, whole.grad_norm)
+    for name, weight in tiny_model.state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_a_long_gradient_is_scaled_down_and_its_norm_told(tiny_model, tiny_loader, accelerator):
+    taken = []
+
+    class Spy(SingleLabel):
+        def loss_sum(self, logits, targets):
+            return 1e3 * super().loss_sum(logits, targets)
+
+    prepared = ready(tiny_model, tiny_loader, accelerator, Spy(), max_grad_norm=0.5)
+    prepared.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: taken.extend(p.grad.clone() for p in tiny_model.parameters())
+    )
+    result = train_step(prepared, next(tiny_loader.epoch(0)))
+    norm = torch.cat([g.flatten() for g in taken]).norm()
+    assert result.grad_norm > 100
+    assert norm.item() == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(tiny_model, tiny_loader, accelerator, value):
+    before = copy.deepcopy(tiny_model.state_dict())
+    tiny_loader.inputs[:] = value
+    result = one_step(tiny_model, tiny_loader, accelerator)
+    assert not result.grad_norm.isfinite()
+    for name, weight in before.items():
+        assert torch.equal(weight, tiny_model.state_dict()[name]), name
+
+
+def figures(loss, norm, scaled=False):
+    ours = StepFigures(1, 41, torch.device("cpu"), scaled=scaled)
+    ours.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5, 1: 1e-3}, ["a.jpg", "b.jpg"])
+
+
+def test_the_error_names_step_rates_and_photos():
+    with pytest.raises(PetsError) as caught:
+        figures(float("nan"), 1.0)
+    for words in ("loss is nan at step 41", "1.00e-05, 1.00e-03", "a.jpg, b.jpg", "train.base_lr"):
+        assert words in str(caught.value)
+    with pytest.raises(PetsError, match="gradient's norm is inf at step 41"):
+        figures(1.0, float("inf"))
+
+
+def test_a_gradient_scaler_handles_infinite_gradients_itself_but_no_loss():
+    figures(1.0, float("inf"), scaled=True)
+    with pytest.raises(PetsError, match="loss is inf"):
+        figures(float("inf"), 1.0, scaled=True)
+
+
+class Hungry(SingleLabel):
+    """Runs out of memory above so many samples."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.tried = room, []
+
+    def loss_sum(self, logits, targets):
+        self.tried.append(len(targets))
+        if len(targets) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return super().loss_sum(logits, targets)
+
+
+@pytest.mark.parametrize(("room", "expected"), [(100, 16), (16, 16), (15, 8), (3, 2), (2, 2)])
+def test_the_batch_is_halved_until_it_fits(
+    tiny_model, tiny_loader, accelerator, room, expected, recwarn
+):
+    batch = next(tiny_loader.epoch(0))
+    tiny_model.train()
+    before, random = copy.deepcopy(tiny_model.state_dict()), torch.get_rng_state()
+    size = largest_micro_batch(
+        tiny_model, Hungry(room), batch.inputs, batch.targets, accelerator=accelerator
+    )
+    assert size == expected
+    assert bool(recwarn) == (expected < 16)
+    assert torch.equal(torch.get_rng_state(), random), "dropout drew random numbers"
+    assert all(torch.equal(before[k], v) for k, v in tiny_model.state_dict().items())
+    assert all(p.grad is None for p in tiny_model.parameters())
+
+
+def test_one_sample_that_does_not_fit_is_a_clear_error(tiny_model, tiny_loader, accelerator):
+    batch = next(tiny_loader.epoch(0))
+    tiny_model.eval()
+    with pytest.raises(PetsError, match=r"lower model\.image_size"):
+        largest_micro_batch(
+            tiny_model, Hungry(0), batch.inputs, batch.targets, accelerator=accelerator
+        )
+
+
+def test_smoothing_and_weights_by_hand():
+    logits, targets = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), torch.tensor([0, 2])
+    log = logits.log_softmax(1)
+    smoothed = -(0.9 * log[[0, 1], targets] + 0.1 * log.mean(1)).sum()
+    torch.testing.assert_close(SingleLabel(0.1).loss_sum(logits, targets), smoothed)
+    weights = torch.tensor([3.0, 1.0, 0.5])
+    weighted = -(weights[targets] * log[[0, 1], targets]).sum()
+    torch.testing.assert_close(SingleLabel(0.0, weights).loss_sum(logits, targets), weighted)
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]])
+    mixed = -(shares * log).sum()
+    torch.testing.assert_close(SingleLabel().loss_sum(logits, shares), mixed)
+    plain = -log[[0, 1], targets].sum()
+    torch.testing.assert_close(SingleLabel(0.1, weights).valid_loss_sum(logits, targets), plain)
+
+
+def test_balanced_weights_are_those_of_scikit_learn_and_average_to_one():
+    counts = [10, 40, 0, 50]
+    weights = balanced_weights(counts)
+    assert weights.tolist() == pytest.approx([100 / 30, 100 / 120, 0, 100 / 150])
+    assert np.average(weights[[0, 1, 3]], weights=[10, 40, 50]) == pytest.approx(1)
