@@ -1,0 +1,134 @@
+"""Error rate and seconds of a fine-tuning, ours against fastai's, on the listed test photos.
+
+    python benchmarks/accuracy.py [FOLDER] [--size 160] [--epochs 2] [--seeds 3]
+    python benchmarks/accuracy.py --no-fastai --size 224 --freeze-epochs 3 --epochs 12
+                                  --lr-max "slice(1e-5, 1e-3)" --seeds 1 [--held-out]
+
+`fine_tune(2, 3e-3)` means one frozen and two unfrozen epochs; both sides train on the same photos,
+each in its own default way. Seconds are those of training, validation after each epoch included;
+ours includes decoding the photos. --held-out judges on photos held out of trainval, for choosing
+settings: the last 30% of each breed's numbers, since neighbouring numbers are often one animal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import peer
+
+
+def ours(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Train and judge as `pets train` and `pets evaluate` do."""
+    from pets_core import worker
+    from pets_core.config import PipelineConfig
+    from pets_core.launch import WorkRequest
+    from pets_core.records import EvalReport, TrainResult
+
+    work = Path(arguments["work"])
+    config = PipelineConfig.model_validate(arguments["config"])
+    request = WorkRequest(
+        stage="train", config=config, manifest=peer.load_manifest(work),
+        run_url=str(work / f"run-{config.train.seed}"), base_lr=config.train.base_lr,
+    )  # fmt: skip
+    began = time.perf_counter()
+    trained = worker.run(request)
+    seconds = time.perf_counter() - began
+    assert isinstance(trained, TrainResult)
+    judging = request.model_copy(update={"stage": "evaluate", "model_url": trained.model_url})
+    report = worker.run(judging)
+    assert isinstance(report, EvalReport)
+    curve = [
+        (epoch.train_loss, epoch.valid_loss, epoch.valid_error_rate) for epoch in trained.epochs
+    ]
+    return {"error": report.error_rate, "seconds": seconds, "curve": curve}
+
+
+def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
+    """`fine_tune`, judged on the same photos."""
+    from fastai.torch_core import set_seed
+
+    train = arguments["config"]["train"]
+    set_seed(train["seed"])
+    learner = peer.fastai_learner(
+        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", judge_on="test"
+    )
+    began = time.perf_counter()
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(train["epochs"], train["base_lr"], freeze_epochs=train["freeze_epochs"])
+    seconds = time.perf_counter() - began
+    return {"error": float(learner.recorder.values[-1][-1]), "seconds": seconds, "curve": []}
+
+
+def main() -> None:
+    """Train with every seed on both sides and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("source", nargs="?", default=str(peer.REAL))
+    parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
+    parser.add_argument("--batch", type=int, default=64, help="photos a step")
+    parser.add_argument("--seeds", type=int, default=3, help="how many trainings")
+    parser.add_argument("--freeze-epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=2, help="unfrozen")
+    parser.add_argument("--base-lr", type=float, default=3e-3)
+    parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.NAME=VALUE", help="of ours")
+    parser.add_argument("--backbone", default=peer.BACKBONE)
+    parser.add_argument("--held-out", action="store_true", help="judge on photos of trainval")
+    parser.add_argument("--no-fastai", action="store_true")
+    parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        side = fastai if options.side == "fastai" else ours
+        print(json.dumps(side(options.arguments)))
+        return
+    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
+        _compare(options, Path(name))
+
+
+def _compare(options: argparse.Namespace, work: Path) -> None:
+    config = peer.prepare_photos(
+        options.source, work, held_out=options.held_out, batch_size=options.batch,
+        freeze_epochs=options.freeze_epochs, epochs=options.epochs, base_lr=options.base_lr,
+    )  # fmt: skip
+    sides = ["ours"] if options.no_fastai or options.held_out else ["ours", "fastai"]
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for seed in range(options.seeds):
+        values = config.model_dump(mode="json")
+        values["model"] |= {"image_size": options.size, "backbone": options.backbone}
+        values["train"]["seed"] = seed
+        for setting in options.set:
+            place, value = setting.split("=", 1)
+            group, field = place.split(".")
+            values[group][field] = json.loads(value) if value[0] in "0123456789.tf" else value
+        arguments = {"work": str(work), "config": values, "size": options.size}
+        arguments["batch"] = options.batch
+        for side in sides:
+            result = peer.run_side(__file__, side, arguments)
+            results[side].append(result)
+            print(
+                f"seed {seed} {side}: {result['error']:.2%} in {result['seconds']:.0f} s",
+                flush=True,
+            )
+            for number, (train_loss, valid_loss, error) in enumerate(result["curve"]):
+                judged = f"valid {valid_loss:.4f}, {error:.2%}" if valid_loss is not None else ""
+                print(f"    epoch {number}: train {train_loss:.4f} {judged}", flush=True)
+    for side, found in results.items():
+        errors = [result["error"] for result in found]
+        spread = f" +- {statistics.stdev(errors):.2%}" if len(errors) > 1 else ""
+        seconds = statistics.mean(result["seconds"] for result in found)
+        print(f"{side}: error {statistics.mean(errors):.2%}{spread}, {seconds:.0f} s")
+    if "fastai" in results:
+        ratio = statistics.mean(
+            theirs["seconds"] / own["seconds"]
+            for own, theirs in zip(results["ours"], results["fastai"], strict=True)
+        )
+        print(f"fastai takes {ratio:.1f} times as long")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What the training benchmarks share: the photos, fastai's learner over them, a process a side."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pets_core.config import LaunchConfig, PipelineConfig
+from pets_core.data.dataset import read_table
+from pets_core.data.ingest import ingest
+from pets_core.launch import worker_environment
+from pets_core.models.backbones import create_body
+from pets_core.records import DatasetManifest
+
+__all__ = [
+    "BACKBONE",
+    "REAL",
+    "fastai_learner",
+    "load_manifest",
+    "prepare_photos",
+    "run_side",
+]
+
+REAL = Path(__file__).parents[2] / "shared/data/oxford-iiit-pet-256px"
+BACKBONE = "tf_efficientnet_lite0"
+
+
+def prepare_photos(
+    source: str, work: Path, *, held_out: bool = False, **train: Any
+) -> PipelineConfig:
+    """Ingest a source for us and write its photos as files for fastai; neither is timed.
+
+    Args:
+        source: URL of the photos.
+        work: Empty folder for all of it.
+        held_out: Take as test photos the last 30% of each breed's numbers in trainval, and leave
+            the real ones alone.
+        train: Settings of training.
+    """
+    values = {
+        "store": str(work / "store"), "cache_dir": str(work / "cache"),
+        "source": {"url": source}, "train": train,
+    }  # fmt: skip
+    config = PipelineConfig.model_validate(values)
+    if held_out:
+        table = _blocks_held_out(ingest(config), work)
+        values["source"] = {"url": str(table), "split_column": "split", "name": "blocks"}
+        config = PipelineConfig.model_validate(values)
+    manifest = ingest(config)
+    (work / "manifest.json").write_text(manifest.model_dump_json())
+    (work / "photos").mkdir()
+    with (work / "photos.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("name", "label", "split"))
+        for split, info in manifest.splits.items():
+            for shard in info.shards:
+                table = read_table(manifest.shard_url(shard), ["id", "image", "class_name"])
+                for row in table.to_pylist():
+                    name = row["id"].replace("/", "-")
+                    (work / "photos" / name).write_bytes(row["image"]["bytes"])
+                    writer.writerow((name, row["class_name"], split))
+    return config
+
+
+def _blocks_held_out(manifest: DatasetManifest, work: Path) -> Path:
+    """Write trainval as a table whose test photos are the last 30% of each breed's numbers."""
+    columns = ["id", "image", "class_name"]
+    shards = [s for split in ("train", "valid") for s in manifest.splits[split].shards]
+    photos = pd.concat(
+        read_table(manifest.shard_url(shard), columns).to_pandas() for shard in shards
+    )
+    photos["number"] = photos.id.str.extract(r"(\d+)$", expand=False).astype(int)
+    photos = photos.sort_values(["class_name", "number"])
+    place = photos.groupby("class_name").cumcount() / photos.groupby("class_name").number.transform(
+        "size"
+    )
+    photos["split"] = place.lt(0.7).map({True: "train", False: "test"})
+    table = photos.rename(columns={"class_name": "label"})[["image", "label", "split"]]
+    path = work / "blocks.parquet"
+    table.to_parquet(path)
+    return path
+
+
+def load_manifest(work: Path) -> DatasetManifest:
+    """The data set that `prepare_photos` made."""
+    return DatasetManifest.model_validate_json((work / "manifest.json").read_text())
+
+
+def fastai_learner(
+    work: Path, size: int, batch: int, precision: str, *, judge_on: str, limit: int | None = None
+) -> Any:
+    """What a fastai user writes, with our backbone's weights.
+
+    Resize, then fastai's default augmentation on the batch (flip, rotate, zoom, warp, lighting),
+    its default head, optimizer and two worker processes.
+    """
+    import torch
+    from fastai.vision import all as fastai
+
+    fastai.default_device(torch.cuda.is_available())
+    frame = pd.read_csv(work / "photos.csv")
+    frame = frame[frame.split.isin(("train", judge_on))]
+    vocabulary = sorted(frame.label.unique())
+    if limit:
+        training = frame[frame.split == "train"].sample(limit, random_state=0)
+        frame = pd.concat([training, frame[frame.split != "train"].head(batch)])
+    frame["is_valid"] = frame.split != "train"
+    weights = work / "backbone.pth"
+    if not weights.exists():
+        torch.save(create_body(BACKBONE, "auto", size).state_dict(), weights)
+    loaders = fastai.ImageDataLoaders.from_df(
+        frame, work / "photos", fn_col="name", label_col="label", valid_col="is_valid",
+        y_block=fastai.CategoryBlock(vocab=vocabulary), bs=batch,
+        item_tfms=fastai.Resize(round(size / 0.875)), batch_tfms=fastai.aug_transforms(size=size),
+    )  # fmt: skip
+    learner = fastai.vision_learner(
+        loaders, BACKBONE, metrics=fastai.error_rate,
+        pretrained_cfg_overlay={"file": str(weights)},
+    )  # fmt: skip
+    return learner.to_bf16() if precision == "bf16" else learner
+
+
+def run_side(script: str, side: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run one side in a process of its own; it prints its result as the last line, in JSON.
+
+    Ours runs in the environment that `pets` gives its ranks, fastai in that of its users.
+    """
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    environment = plain if side == "fastai" else worker_environment(LaunchConfig())
+    command = [sys.executable, script, "--side", side, "--arguments", json.dumps(arguments)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result

@@ -1,0 +1,181 @@
+"""Training images a second: our whole loop, fastai's, and the limit, side by side.
+
+    python benchmarks/throughput.py [FOLDER] [--size 160] [--batch 64] [--photos 1280]
+                                    [--precision no bf16] [--no-fastai] [--compile]
+
+The limit is the same model, precision and optimizer on tensors that are in memory already. Ours
+and the limit run in one process, in turns; the best of three counts for the limit, the first and
+second epoch for ours, the first with the time to decode its photos. fastai runs two epochs in a
+process of its own, and the better one counts. Unfrozen epochs have a quarter of the photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peer
+
+ROUNDS = 3
+
+
+def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Photos a second of our loop's first two epochs and of the limit, frozen and unfrozen."""
+    import torch
+
+    from pets_core.config import PipelineConfig, RateSlice
+    from pets_core.data.decoded import DecodedPhotos
+    from pets_core.launch import WorkRequest
+    from pets_core.training import loop
+    from pets_core.training.schedule import OneCycle
+    from pets_core.worker import Rank
+
+    work = Path(arguments["work"])
+    config = PipelineConfig.model_validate(arguments["config"])
+    manifest = peer.load_manifest(work)
+    rank = Rank(WorkRequest(stage="train", config=config, manifest=manifest, run_url=str(work)))
+    built = rank.model()
+    began = time.perf_counter()
+    photos = rank.photos("train", built.card)
+    decoding = (time.perf_counter() - began) / len(photos)
+    results: dict[str, Any] = {"decoded_per_second": 1 / decoding}
+    for phase, first_group, count in (
+        ("frozen", -1, arguments["photos"]),
+        ("unfrozen", 0, arguments["photos"] // 4),
+    ):
+        rows = slice(0, min(count, len(photos)))
+        some = DecodedPhotos(photos.pixels[rows], photos.labels[rows], photos.ids[rows])
+        rank.photos = lambda split, card, some=some: some  # type: ignore[method-assign]
+        loader = rank.train_loader(built.card)
+        prepared = loop.prepare(
+            built.model, rank.objective(), loader, config.train, rank.accelerator, first_group,
+            RateSlice(1e-4, uniform=True),
+        )  # fmt: skip
+        batch = next(iter(loader.epoch(0)))
+
+        def epoch(number: int, prepared: Any = prepared, loader: Any = loader) -> None:
+            schedule = OneCycle(100 * loader.num_batches)
+            loop.train_epoch(prepared, loader, number, schedule)
+
+        def limit(prepared: Any = prepared, batch: Any = batch, loader: Any = loader) -> None:
+            for _ in range(loader.num_batches):
+                logits = prepared.model(batch.inputs)
+                loss = torch.nn.functional.cross_entropy(logits, batch.targets)
+                prepared.accelerator.backward(loss)
+                prepared.optimizer.step()
+                prepared.optimizer.zero_grad()
+            float(loss)
+
+        limit()
+        seconds = [(timed(limit), timed(partial(epoch, number))) for number in range(ROUNDS)]
+        in_memory = loader.num_batches * len(batch.inputs) / min(of for of, _ in seconds)
+        first = seconds[0][1] + decoding * len(some)
+        results[phase] = {
+            "limit": in_memory,
+            "first": len(some) / first,
+            "later": len(some) / float(np.median([own for _, own in seconds[1:]])),
+        }
+        loop.release(prepared)
+    return results
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that something takes, its work on a GPU included."""
+    import torch
+
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Photos a second of fastai's better epoch of two, validation not counted."""
+    from fastai.callback.core import Callback
+
+    class Watch(Callback):
+        def before_train(self) -> None:
+            self.began = time.perf_counter()
+
+        def after_train(self) -> None:
+            self.epochs.append(time.perf_counter() - self.began)
+
+    results = {}
+    for phase, count in (("frozen", arguments["photos"]), ("unfrozen", arguments["photos"] // 4)):
+        learner = peer.fastai_learner(
+            Path(arguments["work"]), arguments["size"], arguments["batch"],
+            arguments["precision"], judge_on="valid", limit=count,
+        )  # fmt: skip
+        if phase == "unfrozen":
+            learner.unfreeze()
+        watch = Watch()
+        watch.epochs = []
+        learner.add_cb(watch)
+        # fastai drops the last, smaller batch.
+        seen = count // arguments["batch"] * arguments["batch"]
+        with learner.no_bar(), learner.no_logging():
+            learner.fit_one_cycle(2, 1e-4)
+        results[phase] = seen / min(watch.epochs)
+    return results
+
+
+def main() -> None:
+    """Measure all and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("source", nargs="?", default=str(peer.REAL))
+    parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
+    parser.add_argument("--batch", type=int, default=64, help="photos a step")
+    parser.add_argument("--photos", type=int, default=1280, help="photos of a frozen epoch")
+    parser.add_argument("--precision", nargs="+", default=["no", "bf16"], help="no, bf16, fp16")
+    parser.add_argument("--backbone", default=peer.BACKBONE, help="with --no-fastai: any of timm's")
+    parser.add_argument("--weights", default="auto", help="none where the hub is out of reach")
+    parser.add_argument("--no-fastai", action="store_true", help="ours and the limit alone")
+    parser.add_argument("--compile", action="store_true", help="ours and the limit compiled")
+    parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        side = fastai if options.side == "fastai" else ours_and_limit
+        print(json.dumps(side(options.arguments)))
+        return
+    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
+        for precision in options.precision:
+            _compare(options, Path(name) / precision, precision)
+
+
+def _compare(options: argparse.Namespace, work: Path, precision: str) -> None:
+    work.mkdir()
+    config = peer.prepare_photos(
+        options.source, work, batch_size=options.batch, mixed_precision=precision,
+        compile=options.compile,
+    )  # fmt: skip
+    values = config.model_dump(mode="json")
+    values["model"] |= {
+        "image_size": options.size, "backbone": options.backbone, "weights": options.weights,
+    }  # fmt: skip
+    arguments = {
+        "work": str(work), "config": values, "size": options.size, "batch": options.batch,
+        "photos": options.photos, "precision": precision,
+    }  # fmt: skip
+    theirs = None if options.no_fastai else peer.run_side(__file__, "fastai", arguments)
+    own = peer.run_side(__file__, "ours", arguments)
+    print(f"{precision}: {own['decoded_per_second']:.0f} photos/s decoded, once")
+    for phase in ("frozen", "unfrozen"):
+        limit, first, later = (own[phase][key] for key in ("limit", "first", "later"))
+        line = f"  {phase:9s} limit {limit:6.1f}   ours {first:6.1f} ({first / limit:.2f}), "
+        line += f"later epochs {later:6.1f} ({later / limit:.2f})"
+        if theirs:
+            line += f"   fastai {theirs[phase]:6.1f} (ours {later / theirs[phase]:.1f} x)"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
