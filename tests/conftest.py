@@ -1,11 +1,22 @@
 """What the tests share: opt-in marks, the drawn sample, settings that fit a temporary folder."""
 
 import io
+import itertools
 import logging
 import re
+import shutil
+import subprocess
 import tarfile
-from collections.abc import Callable, Mapping
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from http.server import HTTPServer
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+from uuid import uuid4
 
 import fsspec
 import numpy as np
@@ -15,6 +26,12 @@ from PIL import Image
 from pets_core.config import PipelineConfig
 from pets_core.data.sample import write_sample
 
+AZURITE_ACCOUNT = (
+    "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;BlobEndpoint={}/devstoreaccount1;"
+    "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeks"
+    "oGMGw=="
+)
+"""Azurite's one account; its key is the same everywhere."""
 REAL_DATA = Path(__file__).parents[2] / "shared/data"
 OPT_IN = {
     "browser": "opens pages in Chromium: give --run-browser",
@@ -128,9 +145,36 @@ def write_folder(jpeg) -> Callable[..., Path]:
     return write
 
 
+Asked = Callable[[], list[tuple[str, str]]]
+
+
+class StoreServer(NamedTuple):
+    """An object store on this machine.
+
+    Attributes:
+        options: What fsspec needs to know to reach it.
+        asked: Method and path ("/bucket/folder/file") of what was asked of it since the last call.
+    """
+
+    options: dict[str, str]
+    asked: Asked
+
+
+class Bucket(NamedTuple):
+    """An empty bucket (Azure's container), and what is asked of its server; see StoreServer."""
+
+    url: str
+    asked: Asked
+
+
+def _taken(log: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    taken = log[:]
+    del log[: len(taken)]
+    return taken
+
+
 @pytest.fixture(scope="session")
-def s3_server():
-    """A server that speaks S3, and the log of what it was asked."""
+def s3_server() -> Iterator[StoreServer]:
     server_module = pytest.importorskip("moto.server")
     server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -144,24 +188,109 @@ def s3_server():
 
     server._server.app = logged
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}", log
+    options = {"endpoint_url": f"http://{host}:{port}", "key": "testing", "secret": "testing"}
+    yield StoreServer(options, partial(_taken, log))
     server.stop()
 
 
-@pytest.fixture
-def bucket(s3_server, monkeypatch, request):
-    """An empty bucket, and what has been asked of the server since."""
-    url, log = s3_server
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[StoreServer]:
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    log: list[tuple[str, str]] = []
+
+    class LoggedStorage(emulator.Storage):
+        def get_file(self, bucket_name, file_name, show_error=True):
+            log.append(("GET", f"/{bucket_name}/{file_name}"))
+            return super().get_file(bucket_name, file_name, show_error)
+
+        def create_file(self, bucket_name, file_name, *arguments, **keywords):
+            log.append(("PUT", f"/{bucket_name}/{file_name}"))
+            super().create_file(bucket_name, file_name, *arguments, **keywords)
+
+    class Handler(emulator.RequestHandler):
+        # One that closes the connection on an error's first bytes would break the pipe.
+        wbufsize = -1
+
+        def do_DELETE(self):  # noqa: N802 - http.server's name for it
+            # The emulator does not know how an upload is given up.
+            if self.path.startswith("/upload/"):
+                self.send_response(499)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            else:
+                super().do_DELETE()
+
+    class Server(HTTPServer):
+        # Connections past the emulator's own 5 that come at once wait a second and more.
+        request_queue_size = 128
+
+    storage = LoggedStorage(use_memory_fs=True)
+    server = Server(("127.0.0.1", 0), partial(Handler, storage))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    options = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "token": "anon"}
+    yield StoreServer(options, partial(_taken, log))
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def abfs_server() -> Iterator[StoreServer]:
+    pytest.importorskip("adlfs")
+    program = shutil.which("azurite-blob")
+    if not program:
+        pytest.skip("azurite-blob is not on PATH: npm install azurite")
+    process = subprocess.Popen(
+        [program, "--blobPort", "0", "--inMemoryPersistence", "--disableTelemetry",
+         "--skipApiVersionCheck"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        endpoint = _azurite_endpoint(process.stdout)
+        options = {"connection_string": AZURITE_ACCOUNT.format(endpoint)}
+        yield StoreServer(options, partial(_asked_of_azurite, process.stdout, endpoint))
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def _azurite_endpoint(output: Iterable[str]) -> str:
+    for line in output:
+        if found := re.search(r"successfully listens on (\S+)", line):
+            return found[1]
+    raise RuntimeError("azurite-blob ended")
+
+
+def _asked_of_azurite(output: Iterable[str], endpoint: str) -> list[tuple[str, str]]:
+    """Read its log up to a request of our own."""
+    last = f"/{uuid4().hex}"
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(endpoint + last)
+    found = (re.search(r'"(\w+) (/[^ ?]*)', line) for line in output)
+    asked = ((match[1], unquote(match[2])) for match in found if match)
+    until = itertools.takewhile(lambda entry: entry[1] != last, asked)
+    return [(method, path.removeprefix("/devstoreaccount1")) for method, path in until]
+
+
+@pytest.fixture(params=["s3", "gs", "abfs"])
+def bucket(request, monkeypatch) -> Iterator[Bucket]:
+    """An empty bucket of each kind of store."""
+    kind = request.param
+    # Read when gcsfs is imported: else it asks Google, not the emulator, what kind a bucket is of.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
-    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", url)  # the same for processes it starts
-    fs = fsspec.filesystem("s3")
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60].strip("-")
+    server: StoreServer = request.getfixturevalue(f"{kind}_server")
+    monkeypatch.setitem(fsspec.config.conf, kind, server.options)
+    for name, value in server.options.items():  # the same for processes it starts
+        monkeypatch.setenv(f"FSSPEC_{kind.upper()}_{name.upper()}", value)
+    fs = fsspec.filesystem(kind)
+    name = uuid4().hex
     fs.mkdir(name)
-    log.clear()
-    yield f"s3://{name}", log
+    server.asked()
+    yield Bucket(f"{kind}://{name}", server.asked)
     fs.clear_instance_cache()

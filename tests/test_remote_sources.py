@@ -1,4 +1,4 @@
-"""Whole ingests from remote sources: a web server that fails on purpose, and one that speaks S3."""
+"""Whole ingests from remote sources: a web server that fails on purpose, and object stores."""
 
 import tarfile
 import threading
@@ -15,7 +15,7 @@ from pets_core.config import PipelineConfig
 from pets_core.data.files import FolderFiles
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import open_source
-from pets_core.data.versions import list_versions, verify
+from pets_core.data.versions import collect_garbage, list_versions, verify
 from pets_core.errors import PetsError
 
 
@@ -202,56 +202,83 @@ def upload(folder: Path, url: str) -> None:
             storage.write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
 
 
-def fetched(log, folder: str) -> list[str]:
-    """The objects below a folder whose bytes were asked for."""
-    prefix = folder.removeprefix("s3:/")
-    return sorted(p.removeprefix(prefix) for m, p in log if m == "GET" and p.startswith(prefix))
+def below(folder: str, asked, method="GET") -> list[str]:
+    """The objects below a folder that were asked for by this method."""
+    prefix = f"/{folder.split('://')[1]}/"
+    return sorted(p.removeprefix(prefix) for m, p in asked if m == method and p.startswith(prefix))
 
 
 def test_a_bucket_of_photos_into_a_bucket(tmp_path, bucket, write_folder, jpeg):
-    url, log = bucket
+    photos, store = f"{bucket.url}/photos", f"{bucket.url}/store"
     local = write_folder(tmp_path / "photos", {"a": 6, "maine coon": 6})
-    upload(local, f"{url}/photos")
-    settings = config(tmp_path, f"{url}/photos", f"{url}/store")
+    upload(local, photos)
+    settings = config(tmp_path, photos, store)
+    bucket.asked()
     first = ingest(settings)
+    asked = bucket.asked()
     assert first.fingerprint == ingest(config(tmp_path, local)).fingerprint
-    assert first.url.startswith(f"{url}/store/datasets/photos/")
+    assert first.url.startswith(f"{store}/datasets/photos/")
     assert [fault for _, fault in verify(first)] == [""] * sum(
         len(info.shards) for info in first.splits.values()
     )
-    assert len(fetched(log, f"{url}/photos/")) == 12
+    assert len(below(photos, asked)) == 12
+    shards = {shard.path for info in first.splits.values() for shard in info.shards}
+    assert set(below(f"{store}/datasets/photos/shards", asked, "PUT")) == shards
 
-    log.clear()
+    bucket.asked()
     assert ingest(settings) == first
-    assert fetched(log, f"{url}/photos/") == []
-    assert [path for method, path in log if method == "PUT" and "/shards/" in path] == []
+    asked = bucket.asked()
+    assert below(photos, asked) == []
+    assert below(f"{store}/datasets/photos/shards", asked, "PUT") == []
 
-    storage.write_bytes(f"{url}/photos/a/new.jpg", jpeg(999))
-    log.clear()
+    storage.write_bytes(f"{photos}/a/new.jpg", jpeg(999))
+    bucket.asked()
     grown = ingest(settings)
-    assert fetched(log, f"{url}/photos/") == ["a/new.jpg"]
+    assert below(photos, bucket.asked()) == ["a/new.jpg"]
     assert (grown.num_rows, grown.parent) == (13, first.fingerprint)
 
-    storage.write_bytes(f"{url}/photos/a/new.jpg", jpeg(998))
-    log.clear()
+    storage.write_bytes(f"{photos}/a/new.jpg", jpeg(998))
+    bucket.asked()
     assert ingest(settings).fingerprint != grown.fingerprint
-    assert fetched(log, f"{url}/photos/") == ["a/new.jpg"]
-    assert [m.num_rows for m in list_versions(f"{url}/store")] == [12, 13, 13]
+    assert below(photos, bucket.asked()) == ["a/new.jpg"]
+    assert [m.num_rows for m in list_versions(store)] == [12, 13, 13]
+
+
+def test_a_bucket_is_swept(tmp_path, bucket, write_folder, jpeg):
+    photos, store = f"{bucket.url}/photos", f"{bucket.url}/store"
+    upload(write_folder(tmp_path / "photos", {"a": 6, "b": 6}), photos)
+    settings = config(tmp_path, photos, store)
+    old = ingest(settings)
+    storage.write_bytes(f"{photos}/a/new.jpg", jpeg(999))
+    new = ingest(settings)
+    stray = f"{store}/datasets/photos/shards/stray.parquet"
+    storage.write_bytes(stray, b"stray")
+    # The store tells how old its files are.
+    assert collect_garbage(store, grace_seconds=600, delete=True) == []
+    everything_is_old = -600
+    assert stray in [g.url for g in collect_garbage(store, grace_seconds=everything_is_old)]
+    assert storage.exists(stray)
+    removed = collect_garbage(store, keep=1, delete=True, grace_seconds=everything_is_old)
+    assert {stray, f"{old.url}/manifest.json"} <= {item.url for item in removed}
+    assert not any(storage.exists(item.url) for item in removed)
+    assert list_versions(store) == [new]
+    assert {fault for _, fault in verify(new)} == {""}
+    assert collect_garbage(store, keep=1, grace_seconds=everything_is_old) == []
 
 
 def test_archives_in_a_bucket(tmp_path, bucket, drawn_sample, small_config):
-    url, log = bucket
-    upload(drawn_sample, f"{url}/pets")
-    settings = config(tmp_path, f"{url}/pets", f"{url}/store", sample_photos_per_breed=4)
+    pets = f"{bucket.url}/pets"
+    upload(drawn_sample, pets)
+    settings = config(tmp_path, pets, f"{bucket.url}/store", sample_photos_per_breed=4)
     manifest = ingest(settings)
     assert manifest.fingerprint == ingest(small_config).fingerprint
-    log.clear()
+    assert set(below(pets, bucket.asked())) == {"annotations.tar.gz", "images.tar.gz"}
     assert ingest(settings) == manifest
-    assert fetched(log, f"{url}/pets/") == []
+    assert below(pets, bucket.asked()) == []
 
 
 def test_a_table_in_a_bucket(tmp_path, bucket, write_folder):
-    url, _ = bucket
+    url = bucket.url
     local = write_folder(tmp_path / "photos", {"a": 4, "b": 4})
     upload(local, f"{url}/photos")
     paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
@@ -269,7 +296,7 @@ def test_a_table_in_a_bucket(tmp_path, bucket, write_folder):
 
 
 def test_nothing_in_a_bucket_is_a_plain_error(tmp_path, bucket):
-    url, _ = bucket
+    url = bucket.url
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):
             ingest(config(tmp_path, f"{url}/{name}", f"{url}/store"))

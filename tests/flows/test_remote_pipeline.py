@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 
+from flows import cli
 from flows.pipeline import pipeline
 from pets_core import storage
 from pets_core.config import PipelineConfig
@@ -13,8 +14,9 @@ from pets_core.predict import predict_photos
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifacts):
-    url, _ = bucket
+@pytest.mark.slow
+def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifacts, capsys):
+    url = bucket.url
     for name in ("images.tar.gz", "annotations.tar.gz"):
         storage.write_bytes(f"{url}/pets/{name}", (drawn_sample / name).read_bytes())
     config = PipelineConfig.model_validate(
@@ -40,6 +42,10 @@ def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifa
     (prediction,) = predict_photos(report.model_url, [f"{url}/photo.jpg"])
     assert prediction.error is None
     assert prediction.breed
+    cli.main(["datasets", "verify", "oxford-iiit-pet", "--store", config.store])
+    assert "148 photos are what the manifest says" in capsys.readouterr().out
+    cli.main(["datasets", "gc", "--store", config.store])
+    assert "0 files" in capsys.readouterr().out
 
 
 def _a_photo(sample) -> bytes:
