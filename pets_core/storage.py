@@ -171,9 +171,11 @@ def _give_up(fs: Any, raw: Any, target: str, beside: bool) -> None:
             if fs.exists(target):
                 fs.rm(target)
     else:
-        raw.discard()
-        # Closing would complete the upload with what came so far.
+        # Closing, also when it is collected, would complete the upload with what came so far.
         raw.closed = True
+        # What stopped the upload may keep the store from being told, too.
+        with contextlib.suppress(Exception):
+            raw.discard()
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -185,8 +187,13 @@ def write_bytes(url: str, data: bytes) -> None:
 def remove(url: str) -> None:
     """Remove a file or a folder with all it holds; nothing there is no error."""
     fs, path = filesystem(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if is_local(fs):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    # There, `rm` takes *, ? and [ in a name for a pattern.
+    for file in [path] if fs.isfile(path) else fs.find(path):
+        fs.rm_file(file)
 
 
 def check_writable(url: str, setting: str = "store") -> None:

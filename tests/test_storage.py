@@ -1,5 +1,6 @@
 """The store: files whole or not at all, on disk, in memory, in an object store, over HTTP."""
 
+import gc
 import threading
 import uuid
 from hashlib import sha256
@@ -33,7 +34,11 @@ class ObjectStore(AbstractFileSystem):
     def _open(self, path, mode="rb", **keywords):
         return ObjectFile(self, path, mode, **keywords | {"block_size": 8})
 
-    def rm(self, path, recursive=False, maxdepth=None):
+    def ls(self, path, detail=True, **_):
+        found = [self.info(name) for name in self.held if name.startswith(f"{path}/")]
+        return found if detail else [info["name"] for info in found]
+
+    def rm_file(self, path):
         del self.held[path]
 
 
@@ -97,6 +102,42 @@ def test_a_failure_inside_the_block_leaves_nothing(root, error, num_bytes):
     with pytest.raises(error, match="half way"):
         fail_half_way(url, b"x" * num_bytes, error("half way"))
     assert names(root) == []
+
+
+@pytest.mark.parametrize("num_bytes", [0, 3, 60 << 20])
+def test_a_failed_upload_leaves_nothing_in_a_bucket(bucket, num_bytes):
+    """The last is more than any driver keeps to itself, so parts of it are in the store."""
+    url = storage.join(bucket.url, "file.bin")
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way(url, b"x" * num_bytes, KeyboardInterrupt())
+    assert storage.list_folder(bucket.url) == {}
+
+
+def test_an_upload_that_cannot_be_given_up_is_not_completed(monkeypatch):
+    """Nor does the store's complaint take the place of what went wrong first."""
+
+    def unreachable(_file):
+        raise ConnectionError("the store is gone")
+
+    monkeypatch.setattr(ObjectFile, "discard", unreachable)
+    fsspec.register_implementation("objects", ObjectStore, clobber=True)
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way("objects://given-up/file.bin", b"x" * 100, KeyboardInterrupt())
+    gc.collect()
+    assert names("objects://given-up") == []
+
+
+@pytest.mark.parametrize("name", ["photo[1].jpg", "a*.jpg", "a?.jpg", "50%25.jpg", "# å b.jpg"])
+def test_names_are_taken_literally_in_a_bucket(bucket, name):
+    folder = storage.join(bucket.url, "folder")
+    for other in (name, "aa.jpg", "photo1.jpg"):
+        storage.write_bytes(storage.join(folder, other), other.encode())
+    assert set(storage.list_folder(folder)) == {name, "aa.jpg", "photo1.jpg"}
+    assert storage.read_bytes(storage.join(folder, name)) == name.encode()
+    storage.remove(storage.join(folder, name))
+    assert set(storage.list_folder(folder)) == {"aa.jpg", "photo1.jpg"}
+    storage.remove(folder)
+    assert not storage.exists(folder)
 
 
 def test_a_failure_leaves_the_earlier_file_as_it_was(root):
