@@ -209,7 +209,7 @@ class IngestConfig(_Settings):
     runner_address: str | None = None
     """Of a running Dask scheduler or Ray cluster; empty: one is started on this machine."""
     num_workers: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Shard tasks at a time; 0: one a CPU core."""
+    """Shard tasks at a time; 0: one a CPU core. A running cluster decides that itself."""
 
     @model_validator(mode="after")
     def _address_has_a_cluster(self) -> IngestConfig:

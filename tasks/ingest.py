@@ -117,8 +117,11 @@ def _runner(config: IngestConfig) -> TaskRunner[Any]:
             return DaskTaskRunner(cluster_kwargs={**workers, "dashboard_address": None})
         from prefect_ray import RayTaskRunner
 
+        own = {"num_cpus": num_workers, "include_dashboard": False}
+        # Without "local", Ray would join a cluster that happens to run on this machine.
         ray: TaskRunner[Any] = RayTaskRunner(
-            address=config.runner_address, init_kwargs={"num_cpus": config.num_workers or None}
+            address=config.runner_address or "local",
+            init_kwargs=None if config.runner_address else own,
         )
         return ray
     except ImportError as error:

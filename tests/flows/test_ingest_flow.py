@@ -1,6 +1,13 @@
 """Ingest as Prefect tasks: runners, retries, and what is shown of a data set that is not clean."""
 
 import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -26,6 +33,41 @@ def config(tmp_path, write_folder) -> PipelineConfig:
     )
 
 
+@pytest.fixture(scope="module")
+def ray_home() -> Iterator[Path]:
+    """Where Ray puts its files, its token with them and not in the home folder."""
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": 2 * uuid4().hex,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    # The paths of its sockets must be short; its processes may outlive their cluster for a moment.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {"RAY_TMPDIR": folder, **settings}.items():
+            patch.setenv(name, value)
+        yield Path(folder) / "ray"
+
+
+@pytest.fixture
+def ray_cluster(ray_home) -> Iterator[str]:
+    """The address of a running cluster."""
+    pytest.importorskip("ray")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
+         "--num-cpus=2", "--include-dashboard=false"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        found = (re.search(r"--address='([^']+)'", line) for line in process.stdout)
+        yield next(match[1] for match in found if match)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
 def with_ingest(config: PipelineConfig, **values) -> PipelineConfig:
     return PipelineConfig.model_validate({**config.model_dump(), "ingest": values})
 
@@ -36,9 +78,10 @@ def with_ingest(config: PipelineConfig, **values) -> PipelineConfig:
         "threads",
         pytest.param("processes", marks=pytest.mark.slow),
         pytest.param("dask", marks=pytest.mark.slow),
+        pytest.param("ray", marks=pytest.mark.slow),
     ],
 )
-def test_every_runner_makes_the_same_data_set(config, runner, tmp_path):
+def test_every_runner_makes_the_same_data_set(config, runner, tmp_path, ray_home):
     by_plain_python = tasks.commit(config, _written(config, tmp_path / "plain"))
     manifest = ingest_flow(with_ingest(config, runner=runner, num_workers=2))
     assert manifest.fingerprint == by_plain_python.fingerprint
@@ -50,6 +93,22 @@ def _written(config, store):
     for shard in plan.pending:
         shards.write_shard(config, plan, shard)
     return plan
+
+
+@pytest.mark.slow
+def test_a_running_ray_cluster_is_joined_where_it_is_named(config, ray_home, ray_cluster, tmp_path):
+    def sessions() -> int:
+        return len([path for path in ray_home.glob("session_*") if not path.is_symlink()])
+
+    before = sessions()
+    joined = ingest_flow(
+        with_ingest(config, runner="ray", runner_address=ray_cluster, num_workers=2)
+    )
+    assert sessions() == before
+    elsewhere = config.model_copy(update={"store": str(tmp_path / "elsewhere")})
+    own = ingest_flow(with_ingest(elsewhere, runner="ray", num_workers=2))
+    assert sessions() == before + 1
+    assert own.fingerprint == joined.fingerprint
 
 
 def test_a_runner_that_is_not_installed_is_told_before_any_work(config, monkeypatch):
