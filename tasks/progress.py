@@ -27,6 +27,7 @@ class ProgressDisplay:
         self._logger = logger
         self._bar: tqdm[Any] | None = None
         self._bar_key = ("", "")
+        self._stage, self._began, self._began_at = "", 0.0, 0
         self._last_line = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
@@ -46,14 +47,27 @@ class ProgressDisplay:
         if progress.unit == "epochs":
             self._close()
             self._logger.info("epoch %d/%d %s", progress.done, progress.total, progress.detail)
-        elif self._terminal:
+            return
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            self._began, self._began_at = time.monotonic(), progress.done
+        if self._terminal:
             self._draw(progress)
         elif time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
             self._logger.info(
-                "%s %d/%d %s %s",
+                "%s %d/%d %s %s%s",
                 progress.stage, progress.done, progress.total, progress.unit, progress.detail,
+                self._left(progress),
             )  # fmt: skip
+
+    def _left(self, progress: Progress) -> str:
+        """How long the rest takes at the speed so far; the bars of tqdm tell it themselves."""
+        done = progress.done - self._began_at
+        if done <= 0:
+            return ""
+        seconds = (time.monotonic() - self._began) / done * (progress.total - progress.done)
+        return f", {tqdm.format_interval(seconds)} left"
 
     def _draw(self, progress: Progress) -> None:
         key = (progress.stage, progress.unit)

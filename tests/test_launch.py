@@ -185,3 +185,61 @@ def alive(pid: int) -> bool:
         return False
     os.kill(pid, 0)
     return state != "Z"
+
+
+@pytest.mark.parametrize("freeze_to", [-99, 99])
+def test_more_layer_groups_than_the_model_has_are_refused(small_config, freeze_to) -> None:
+    config = tiny(small_config, train={"freeze_to": freeze_to})
+    with pytest.raises(PetsError, match=rf"train\.freeze_to = {freeze_to}: the model has 7 layer"):
+        launch(WorkRequest(stage="check", config=config), CheckResult)
+
+
+@pytest.mark.parametrize("setting", [{"keep": "best"}, {"early_stopping_epochs": 2}])
+def test_settings_that_need_validation_photos_say_so(small_config, tmp_path, setting) -> None:
+    source = small_config.source.model_dump(exclude_defaults=True) | {"valid_fraction": 0}
+    config = tiny(small_config, train=setting, source=source)
+    with pytest.raises(
+        PetsError, match=rf"train\.{next(iter(setting))} = .*source\.valid_fraction"
+    ):
+        launch(train_request(config, str(tmp_path / "run")), TrainResult)
+
+
+def test_a_training_with_everything_on(small_config, tmp_path) -> None:
+    """Every option of the trainer at once, on two ranks, told to TensorBoard; views at the end."""
+    config = tiny(
+        small_config,
+        launch={"num_processes": 2},
+        transform={
+            "min_crop_area": 0.5, "erase_probability": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0
+        },
+        train={
+            "micro_batch_size": 8, "max_grad_norm": 1.0, "label_smoothing": 0.1, "keep": "best",
+            "class_weights": "balanced", "ema_decay": 0.9, "early_stopping_epochs": 5,
+            "log_with": "tensorboard",
+        },
+        evaluate={"tta_views": 2},
+    )  # fmt: skip
+    run_url = str(tmp_path / "run")
+    result = launch(train_request(config, run_url), TrainResult)
+    request = train_request(config, run_url).model_copy(
+        update={"stage": "evaluate", "model_url": result.model_url}
+    )
+    report = launch(request, EvalReport)
+    predictions = pq.read_table(report.predictions_url).to_pandas()
+    assert predictions.probabilities.map(sum).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert read_events(tmp_path / "run")["train/loss"] == pytest.approx(
+        pq.read_table(result.history_url)["loss"].to_pylist(), rel=1e-5
+    )
+
+
+def read_events(folder) -> dict[str, list[float]]:
+    """What TensorBoard would show of the runs below a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values: dict[str, list[float]] = {}
+    for path in folder.rglob("events.out.tfevents.*"):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            values[tag] = [event.value for event in events.Scalars(tag)]
+    return values

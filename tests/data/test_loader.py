@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pets_core.config import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
-from pets_core.data.loader import PhotoLoader, global_batches
+from pets_core.data.loader import PhotoLoader, fits_on_gpu, global_batches
 from pets_core.data.transforms import Augment
 
 rows = st.integers(1, 200)
@@ -36,10 +36,10 @@ def numbered(num_rows: int, side: int = 1) -> DecodedPhotos:
     return DecodedPhotos(pixels, numbers.astype(np.int64), [str(n) for n in numbers])
 
 
-def loader(num_rows, batch_size, *, seed=0, rank=0, world_size=1, transform=None, side=1):
+def loader(num_rows, batch_size, *, seed=0, transform=None, side=1, **settings):
     return PhotoLoader(
         numbered(num_rows, side), transform or Untouched(), batch_size=batch_size, seed=seed,
-        device=torch.device("cpu"), rank=rank, world_size=world_size,
+        device=torch.device("cpu"), **settings,
     )  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_ranks_see_every_row_once(num_rows, batch_size, seed, epoch, world_size)
 def test_inputs_and_targets_are_those_of_the_rows(num_rows, batch_size, seed):
     for batch in loader(num_rows, batch_size, seed=seed).epoch(0):
         np.testing.assert_array_equal(batch.targets.numpy(), batch.rows)
+        assert batch.ids == [str(row) for row in batch.rows]
         seen = batch.inputs[:, 0, 0].numpy().astype(int)
         np.testing.assert_array_equal(seen[:, 0] + 256 * seen[:, 1], batch.rows)
 
@@ -136,3 +137,49 @@ def test_more_ranks_than_rows_leaves_some_empty():
 def test_an_empty_split_is_refused():
     with pytest.raises(ValueError, match="empty"):
         loader(0, 4)
+
+
+def batches(**settings):
+    return [
+        (b.inputs.clone(), b.targets, b.rows.tolist()) for b in loader(50, 16, **settings).epoch(2)
+    ]
+
+
+def test_photos_kept_on_the_device_are_the_same_batches():
+    for own, kept in zip(batches(), batches(on_device=True), strict=True):
+        assert torch.equal(own[0], kept[0])
+        assert torch.equal(own[1], kept[1])
+        assert own[2] == kept[2]
+
+
+def test_an_epoch_may_be_left_half_way_and_begun_again():
+    ours = loader(50, 16)
+    first = next(ours.epoch(0)).rows.tolist()
+    assert next(ours.epoch(0)).rows.tolist() == first
+    assert len(list(ours.epoch(0))) == ours.num_batches
+
+
+def test_mixing_blends_inputs_and_targets():
+    augment = Augment(6, (0.5,) * 3, (0.2,) * 3, TransformConfig())
+    settings = {"transform": augment, "side": 8, "num_classes": 50}
+    mixed = batches(mixing=TransformConfig(mixup_alpha=1.0), **settings)
+    plain = batches(mixing=TransformConfig(), **settings)
+    for (inputs, targets, rows), (unmixed, labels, same_rows) in zip(mixed, plain, strict=True):
+        assert rows == same_rows
+        assert targets.shape == (len(rows), 50)
+        assert torch.equal(labels, torch.tensor(rows))
+        own = targets[torch.arange(len(rows)), labels].view(-1, 1, 1, 1)
+        torch.testing.assert_close(inputs, own * unmixed + (1 - own) * unmixed.flip(0))
+    assert batches(mixing=TransformConfig(mixup_alpha=1.0), **settings)[0][0].equal(mixed[0][0])
+
+
+def test_on_a_cpu_nothing_is_said_to_fit_a_gpu():
+    assert not fits_on_gpu(numbered(3), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4 * 300, True), (4 * 300 - 1, False)])
+def test_photos_fit_a_gpu_that_has_four_times_their_room(monkeypatch, free, fits):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**9))
+    photos = numbered(100)
+    assert photos.pixels.nbytes == 300
+    assert fits_on_gpu(photos, torch.device("cuda")) is fits

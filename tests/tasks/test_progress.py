@@ -1,0 +1,54 @@
+"""Where there is no terminal, progress is told in lines, with the time that is left."""
+
+import time
+
+import pytest
+
+from pets_core.progress import Progress
+from tasks.progress import ProgressDisplay
+
+
+class Lines:
+    def __init__(self):
+        self.told = []
+
+    def info(self, template, *values):
+        self.told.append(template % values)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def steps(done, unit="steps", stage="train"):
+    return Progress(stage=stage, done=done, total=100, unit=unit, detail="epoch 1/3")
+
+
+def test_lines_tell_how_long_is_left(clock):
+    logger = Lines()
+    with ProgressDisplay(logger) as display:
+        for seconds, done in ((0, 20), (5, 25), (20, 40)):
+            clock[0] = 100.0 + seconds
+            display(steps(done))
+    assert logger.told == ["train 40/100 steps epoch 1/3, 01:00 left"]
+
+
+def test_every_epoch_is_told_and_does_not_disturb_the_reckoning(clock):
+    logger = Lines()
+    with ProgressDisplay(logger) as display:
+        display(steps(0))
+        clock[0] += 2
+        display(steps(1, unit="epochs"))
+        clock[0] += 18
+        display(steps(50))
+        display(steps(50, stage="evaluate"))
+        clock[0] += 11
+        display(steps(61, stage="evaluate"))
+    assert logger.told == [
+        "epoch 1/100 epoch 1/3",
+        "train 50/100 steps epoch 1/3, 00:20 left",
+        "evaluate 61/100 steps epoch 1/3, 00:39 left",
+    ]
