@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
-from filelock import FileLock
 from fsspec.implementations.http import HTTPFileSystem
 from tenacity import (
     Retrying,
@@ -20,6 +19,7 @@ from tenacity import (
 )
 
 from pets_core import storage
+from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.errors import PetsError
 
 __all__ = ["forget_download", "local_file", "retrying", "verify"]
@@ -83,9 +83,11 @@ def local_file(url: str, cache_dir: str, checksum: str = "") -> Path:
     name = path.partition("?")[0].rsplit("/", 1)[-1][-_NAME_CHARS:]
     target = Path(cache_dir).expanduser() / "downloads" / f"{version}-{name}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with lock_of(target):
         if not target.exists():
+            sweep(target.parent)
             _download(fs, path, info, target, url, checksum)
+        mark_used(target)
     return target
 
 

@@ -20,10 +20,10 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from isal import igzip, isal_zlib
 
 from pets_core import storage
+from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.data.files import FileEntry, Files, size_refusal
 from pets_core.data.images import UnreadablePhotoError
 from pets_core.download import forget_download, local_file
@@ -187,8 +187,9 @@ def pack(
     folder = Path(cache_dir).expanduser() / "packed"
     folder.mkdir(parents=True, exist_ok=True)
     index, packed = folder / f"{key}.index.parquet", data or folder / f"{key}.data"
-    with FileLock(folder / f"{key}.lock"):
+    with lock_of(index):
         if not (index.exists() and packed.exists()):
+            sweep(folder)
             beside = folder / f"{key}.partial"
             try:
                 with beside.open("w+b") as sink:
@@ -201,6 +202,9 @@ def pack(
             arrays = [pa.array(c, f.type) for c, f in zip(columns, _INDEX_SCHEMA, strict=True)]
             with storage.writing(str(index)) as file:
                 pq.write_table(pa.Table.from_arrays(arrays, schema=_INDEX_SCHEMA), file)
+        # Data that lies elsewhere is its owner's.
+        for own in (index,) if data else (index, packed):
+            mark_used(own)
     return PackedFiles(packed, index)
 
 
