@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pets_core.config import PipelineConfig
-from pets_core.errors import PetsError, did_you_mean
+from pets_core.errors import PetsError, did_you_mean, without_queries
 from pets_core.records import EvalReport
 
 __all__ = ["main"]
@@ -210,7 +210,7 @@ def _predict(parser: _Parser, arguments: list[str]) -> None:
         print(json.dumps([p.model_dump(exclude_none=True) for p in predictions], indent=2))
     for prediction in predictions:
         if prediction.error:
-            print(f"{prediction.photo}: {prediction.error}", file=sys.stderr)
+            print(without_queries(f"{prediction.photo}: {prediction.error}"), file=sys.stderr)
         elif not parsed.json:
             print(f"{prediction.photo}  {prediction.breed}  {prediction.probability:.1%}")
     if any(prediction.error for prediction in predictions):
@@ -245,7 +245,7 @@ def _without_user_errors(record: logging.LogRecord) -> bool:
 
 
 def _say_error(message: str, code: int = 2) -> int:
-    first, *rest = message.splitlines()
+    first, *rest = without_queries(message).splitlines()
     print(f"error: {first}", *(f"       {line}" for line in rest), sep="\n", file=sys.stderr)
     return code
 

@@ -20,7 +20,7 @@ from tenacity import (
 
 from pets_core import storage
 from pets_core.cache import lock_of, mark_used, sweep
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, tellable, telling
 
 __all__ = ["forget_download", "local_file", "retrying", "verify"]
 
@@ -116,26 +116,20 @@ def verify(path: Path, checksum: str, name: str) -> None:
 
 
 def _info(fs: Any, path: str, url: str) -> dict[str, Any]:
-    try:
-        return retrying(lambda: dict(fs.info(path)))
-    except FileNotFoundError as error:
-        raise PetsError(f"{url} does not exist") from error
-    except Exception as error:
-        raise PetsError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
+    with telling(f"{url} cannot be reached"):
+        try:
+            return retrying(lambda: dict(fs.info(path)))
+        except FileNotFoundError as error:
+            raise PetsError(f"{url} does not exist") from tellable(error)
 
 
 def _download(
     fs: Any, path: str, info: dict[str, Any], target: Path, url: str, checksum: str
 ) -> None:
     partial = target.with_name(f"{target.name}.partial")
-    try:
+    kept = "what came is kept, and the next run goes on from there"
+    with telling(f"{url}: the download failed ({kept})"):
         retrying(lambda: _fetch(fs, path, info, partial))
-    except Exception as error:
-        # Each store's driver has its own; HTTP's are no OSError.
-        raise PetsError(
-            f"{url}: the download failed ({type(error).__name__}: {error}); what came is kept, "
-            "and the next run goes on from there"
-        ) from error
     try:
         verify(partial, checksum, url)
     except PetsError:

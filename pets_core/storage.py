@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from fsspec.core import url_to_fs
 
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, tellable, telling
 
 __all__ = [
     "HashingWriter",
@@ -115,20 +115,17 @@ def open_read(url: str) -> IO[bytes]:
     try:
         return fs.open(path, "rb")  # type: ignore[no-any-return]
     except FileNotFoundError as error:
-        raise PetsError(f"{url} does not exist") from error
+        raise PetsError(f"{url} does not exist") from tellable(error)
     except IsADirectoryError as error:
-        raise PetsError(f"{url} is a folder, not a file") from error
+        raise PetsError(f"{url} is a folder, not a file") from tellable(error)
     except OSError as error:
-        raise PetsError(f"{url} cannot be read: {error}") from error
+        raise PetsError(f"{url} cannot be read: {error}") from tellable(error)
 
 
 def read_bytes(url: str) -> bytes:
     """Read a whole file; errors as `open_read`."""
-    with open_read(url) as file:
-        try:
-            return file.read()
-        except Exception as error:
-            raise PetsError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+    with open_read(url) as file, telling(f"{url} cannot be read"):
+        return file.read()
 
 
 @contextmanager

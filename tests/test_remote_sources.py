@@ -2,6 +2,7 @@
 
 import tarfile
 import threading
+import traceback
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ import pytest
 
 from pets_core import download, storage
 from pets_core.config import PipelineConfig
-from pets_core.data.files import FolderFiles
+from pets_core.data.files import FolderFiles, ListedFiles
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import open_source
 from pets_core.data.versions import collect_garbage, list_versions, verify
@@ -188,6 +189,45 @@ def test_a_signed_url_leaves_no_secret_in_the_store(tmp_path, site, write_folder
     assert manifest.source_url == f"{site.url}/mine.tar.gz"
     files = [p for p in (tmp_path / "store").rglob("*") if p.is_file()]
     assert [p for p in files if "seCret42" in str(p) or b"seCret42" in p.read_bytes()] == []
+
+
+def _faults_of_a_signed_url(site):
+    """Settings of the source, and what is wrong there."""
+    (site.folder / "bad.tar.gz").write_bytes(b"\x1f\x8b and no more")
+    (site.folder / "bad.csv").write_bytes(b"a,b\n1,2\n")
+    (site.folder / "busy.tar").write_bytes(b"")
+    signed = f"{site.url}/busy.jpg?token=seCret42"
+    (site.folder / "photos.csv").write_text(f"image,label\n{signed},a\n")
+    site.broken = frozenset({"/busy.tar?token=seCret42", "/busy.jpg?token=seCret42"})
+    yield {"url": f"{site.url}/none.tar?token=seCret42"}, "does not exist"
+    yield {"url": f"{site.url}/none?token=seCret42"}, "no such|cannot be reached"
+    yield {"url": f"{site.url}/busy.tar?token=seCret42"}, "cannot be reached.*503"
+    yield {"url": f"{site.url}/bad.tar.gz?token=seCret42"}, "cut short or damaged"
+    yield {"url": f"{site.url}/bad.csv?token=seCret42"}, "no such column"
+    yield {"url": f"{site.url}/photos.csv"}, "cannot be reached.*503"
+    sums = {"bad.csv": "md5:00"}
+    yield {"url": f"{site.url}/bad.csv?token=seCret42", "checksums": sums}, "expected 00"
+
+
+def test_no_error_tells_the_secret_of_a_signed_url(tmp_path, site):
+    """Neither in its message nor in the traceback that Prefect logs."""
+    for source, said in _faults_of_a_signed_url(site):
+        with pytest.raises(PetsError, match=said) as caught:
+            ingest(config(tmp_path, **source))
+        assert "seCret42" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_error_of_a_photo_tells_the_secret_of_its_url(site):
+    (site.folder / "photo.jpg").write_bytes(b"photo")
+    signed = f"{site.url}/photo.jpg?token=seCret42"
+    files = ListedFiles({"photo": signed, "none": f"{site.url}/none.jpg?token=seCret42"})
+    assert [entry.refusal for entry in files.entries()] == ["", "missing"]
+    site.broken = frozenset({"/photo.jpg?token=seCret42"})
+    for act in (lambda: list(files.read(["photo"])), lambda: storage.read_bytes(signed),
+                lambda: list(files.read(["none"]))):  # fmt: skip
+        with pytest.raises(PetsError, match=r"cannot be read|does not exist") as caught:
+            act()
+        assert "seCret42" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_nothing_there_is_a_plain_error(tmp_path, site):

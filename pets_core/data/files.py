@@ -13,7 +13,7 @@ from uuid import uuid4
 from pets_core import storage
 from pets_core.data.images import UnreadablePhotoError
 from pets_core.download import retrying
-from pets_core.errors import PetsError
+from pets_core.errors import telling
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -94,24 +94,17 @@ class ListedFiles:
 
     def _entry(self, path: str) -> FileEntry:
         fs, where = storage.filesystem(self._urls[path])
-        try:
-            info = retrying(lambda: fs.info(where))
+        with telling(f"{self._urls[path]} cannot be reached"):
+            try:
+                info = retrying(lambda: fs.info(where))
+            except (FileNotFoundError, NotADirectoryError):
+                return FileEntry(path, 0, "", "missing")
             return _entry(path, info, "" if info["type"] == "file" else "special_file")
-        except (FileNotFoundError, NotADirectoryError):
-            return FileEntry(path, 0, "", "missing")
-        except Exception as error:
-            raise PetsError(
-                f"{self._urls[path]} cannot be reached: {type(error).__name__}: {error}"
-            ) from error
 
     def _read_one(self, path: str) -> bytes:
         fs, where = storage.filesystem(self._urls[path])
-        try:
+        with telling(f"{self._urls[path]} cannot be read"):
             return retrying(lambda: bytes(fs.cat_file(where)))
-        except Exception as error:
-            raise PetsError(
-                f"{self._urls[path]} cannot be read: {type(error).__name__}: {error}"
-            ) from error
 
 
 class FolderFiles:
@@ -127,15 +120,11 @@ class FolderFiles:
             PetsError: It, or a folder in it, cannot be listed.
         """
         fs, root = storage.filesystem(self._url)
-        try:
+        with telling(f"{self._url} cannot be listed"):
             if self._over_http or storage.is_local(fs):
                 found = _walk(fs, root)
             else:
                 found = retrying(lambda: fs.find(root, detail=True))
-        except Exception as error:
-            raise PetsError(
-                f"{self._url} cannot be listed: {type(error).__name__}: {error}"
-            ) from error
         entries, unsure = [], {}
         for full, info in found.items():
             path = full[len(root) :].lstrip("/")

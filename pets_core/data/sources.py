@@ -21,7 +21,7 @@ from pets_core.data.images import UnreadablePhotoError, may_be_photo_name
 from pets_core.data.sample import write_sample
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, telling
 
 __all__ = ["AUTHORS_URL", "open_source"]
 
@@ -151,7 +151,7 @@ def open_source(config: PipelineConfig) -> Source:
     assert url is not None
     url = storage.absolute(url).rstrip("/")
     name, bare = config.source.name or _name(url), storage.without_query(url).lower()
-    try:
+    with telling(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
             return TableSource(name, url, config)
         if bare.endswith(ARCHIVE_SUFFIXES):
@@ -161,12 +161,6 @@ def open_source(config: PipelineConfig) -> Source:
         if kind == "auto" and _is_there(storage.join(url, "images.tar.gz")):
             return OxfordPetSource(url, config, config.source.name or "oxford-iiit-pet")
         return _folder(name, url)
-    except PetsError:
-        raise
-    except Exception as error:
-        raise PetsError(
-            f"source.url = {url}: cannot be reached ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _sample(config: PipelineConfig) -> OxfordPetSource:

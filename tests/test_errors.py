@@ -1,0 +1,52 @@
+"""Messages tell a URL without its query: of a signed one, that is a secret."""
+
+import pickle
+
+import pytest
+
+from flows.cli import _say_error
+from pets_core.errors import PetsError, tellable, without_queries
+
+URL = "https://host:8/a/photo.jpg"
+
+
+@pytest.mark.parametrize(
+    "query", ["?X-Sig=se%2Bc/ret%3D&a=b", "?secret", "?a=secret?b", "?se'cret"]
+)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "{}: its md5 is",
+        "{} does not exist",
+        "({}), and",
+        "URL('{}')",
+        "<{}>",
+        '"{}".',
+        "{}\nx",
+    ],
+)
+def test_every_url_of_a_text_ends_before_its_query(text, query):
+    twice = f"{text}, {text}"
+    assert without_queries(twice.format(URL + query, URL + query)) == twice.format(URL, URL)
+
+
+@pytest.mark.parametrize(
+    "text", ["what? no", "s3://bucket/what?.jpg", f"is it {URL} ?a=b", f"{URL}, really?", ""]
+)
+def test_what_is_no_query_stays(text):
+    assert without_queries(text) == text
+
+
+def test_an_error_tells_no_query_wherever_it_goes(capsys):
+    error = pickle.loads(pickle.dumps(PetsError(f"{URL}?secret: does not exist")))
+    assert (str(error), error.args) == (f"{URL}: does not exist", (f"{URL}: does not exist",))
+    _say_error(f"ValueError: {URL}?secret")
+    assert capsys.readouterr().err == f"error: ValueError: {URL}\n"
+
+
+def test_a_cause_is_told_where_it_may_be():
+    plain, signed, behind = OSError("disk full"), OSError(f"{URL}?secret"), OSError("no")
+    behind.__cause__ = signed
+    assert tellable(plain) is plain
+    assert tellable(signed) is tellable(behind) is None
