@@ -7,14 +7,18 @@ from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event
 
 import fsspec
 import pytest
 
 from pets_core import download, storage
 from pets_core.config import PipelineConfig
-from pets_core.data.files import FolderFiles, ListedFiles
+from pets_core.data import shards
+from pets_core.data.files import BATCH_FILES, FolderFiles, ListedFiles
 from pets_core.data.ingest import ingest
+from pets_core.data.plan import plan_dataset
+from pets_core.data.shards import write_shard
 from pets_core.data.sources import open_source
 from pets_core.data.versions import collect_garbage, list_versions, verify
 from pets_core.errors import PetsError
@@ -162,6 +166,34 @@ def test_no_photo_is_lost_where_a_server_is_broken(tmp_path, site, write_folder)
         with pytest.raises(PetsError, match=r"cannot be (listed|reached).*503"):
             ingest(config(tmp_path, f"{site.url}/mine"))
     assert list_versions(str(tmp_path / "store")) == []
+
+
+def test_a_batch_is_fetched_while_the_one_before_is_looked_at(
+    tmp_path, site, write_folder, monkeypatch
+):
+    """The first look waits until a photo of the next batch is asked for."""
+    write_folder(site.folder / "mine", {"a": 60, "b": 60})
+    settings = config(tmp_path, f"{site.url}/mine")
+    plan = plan_dataset(settings)
+    shard = max(plan.pending, key=lambda shard: shard.num_photos)
+    assert shard.num_photos > 2 * BATCH_FILES
+    asked, next_batch, fetched_ahead = [], Event(), []
+
+    def get(handler, inner=site.do_GET):
+        asked.extend([handler.path] if handler.path.endswith(".jpg") else [])
+        if len(asked) > BATCH_FILES:
+            next_batch.set()
+        inner(handler)
+
+    def look(data, inner=shards.inspect):
+        fetched_ahead.append(next_batch.wait(timeout=0 if fetched_ahead else 5))
+        assert len(asked) <= len(fetched_ahead) + 2 * BATCH_FILES, "two batches in memory at most"
+        return inner(data)
+
+    monkeypatch.setattr(site, "do_GET", get)
+    monkeypatch.setattr(shards, "inspect", look)
+    assert write_shard(settings, plan, shard).num_read == shard.num_photos == len(asked)
+    assert fetched_ahead[0]
 
 
 def test_an_apache_listing_links_to_itself(tmp_path, site, write_folder):

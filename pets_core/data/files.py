@@ -16,6 +16,7 @@ from pets_core.download import retrying
 from pets_core.errors import telling
 
 __all__ = [
+    "BATCH_FILES",
     "MAX_FILE_BYTES",
     "FileEntry",
     "Files",
@@ -27,8 +28,10 @@ __all__ = [
 MAX_FILE_BYTES = 1 << 28
 """No photo is larger; a bound on what an archive's header can make us allocate."""
 
+BATCH_FILES = 32
+"""So many files are in memory at a time, or twice as many where one batch is fetched ahead."""
+
 _REMOTE_READERS = 16
-_BATCH_FILES = 32
 
 
 class FileEntry(NamedTuple):
@@ -83,8 +86,8 @@ class ListedFiles:
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
         """Read a batch at a time, concurrently where the store can."""
-        for start in range(0, len(paths), _BATCH_FILES):
-            batch = paths[start : start + _BATCH_FILES]
+        for start in range(0, len(paths), BATCH_FILES):
+            batch = paths[start : start + BATCH_FILES]
             fs, _ = storage.filesystem(self._urls[batch[0]])
             # The pool is gone before anything is yielded: a reader that is left half-way and
             # collected later must not wait for threads then.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import sha256
 from threading import Lock
@@ -18,7 +19,7 @@ from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data.dataset import COMPRESSION, open_parquet, schema_with_classes
 from pets_core.data.duplicates import perceptual_hashes
-from pets_core.data.files import Files
+from pets_core.data.files import BATCH_FILES, Files
 from pets_core.data.images import ImageInfo, UnreadablePhotoError, inspect, is_photo_name
 from pets_core.data.journal import is_there, load_record, save_record
 from pets_core.data.plan import PlannedPhoto, planned_photos
@@ -46,25 +47,26 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
         return record
     photos = planned_photos(plan, shard)
     prior = _prior_rows(plan.root, photos)
-    fresh = [photo for photo in photos if photo.id not in prior]
-    contents: Iterator[bytes | UnreadablePhotoError] = iter(())
-    if fresh:
-        files = _files(plan.plan_url, config.model_dump_json())
-        contents = files.read([photo.path for photo in fresh])
+    fresh = [photo.path for photo in photos if photo.id not in prior]
+    files = _files(plan.plan_url, config.model_dump_json()) if fresh else None
     left_out = []
     writer = ShardWriter(plan.classes, config.ingest.row_group_rows)
-    for photo in photos:
-        labels = _labels(photo, shard, plan.classes)
-        if (row := prior.get(photo.id)) is not None:
-            writer.add(row | labels)
-            continue
-        try:
-            content = next(contents)
-            if isinstance(content, UnreadablePhotoError):
-                raise content
-            writer.add(_row(photo, content) | labels, inspect(content))
-        except UnreadablePhotoError as error:
-            left_out.append(_refused(photo, error))
+    # The pool is this function's and not the generator's: one that is left half-way and collected
+    # later, in any thread, must not wait for threads then.
+    with ThreadPoolExecutor(1) as ahead:
+        contents = _contents(files, fresh, ahead) if files else iter(())
+        for photo in photos:
+            labels = _labels(photo, shard, plan.classes)
+            if (row := prior.get(photo.id)) is not None:
+                writer.add(row | labels)
+                continue
+            try:
+                content = next(contents)
+                if isinstance(content, UnreadablePhotoError):
+                    raise content
+                writer.add(_row(photo, content) | labels, inspect(content))
+            except UnreadablePhotoError as error:
+                left_out.append(_refused(photo, error))
     record = ShardRecord(
         key=shard.key,
         shard=writer.store(plan.root, f"{shard.split}-{shard.prefix}"),
@@ -173,6 +175,22 @@ def _files(plan_url: str, config: str) -> Files:
 @lru_cache(maxsize=2)
 def _open_files(_plan_url: str, config: str) -> Files:
     return open_source(PipelineConfig.model_validate_json(config)).files
+
+
+def _contents(
+    files: Files, paths: Sequence[str], ahead: Executor
+) -> Iterator[bytes | UnreadablePhotoError]:
+    """Read a batch at a time, the next one while the photos of this one are looked at."""
+    batches = [paths[i : i + BATCH_FILES] for i in range(0, len(paths), BATCH_FILES)]
+    coming = ahead.submit(_read, files, batches[0])
+    for following in [*batches[1:], []]:
+        batch = coming.result()
+        coming = ahead.submit(_read, files, following)
+        yield from batch
+
+
+def _read(files: Files, paths: Sequence[str]) -> list[bytes | UnreadablePhotoError]:
+    return list(files.read(paths))
 
 
 def _row(photo: PlannedPhoto, data: bytes) -> Row:

@@ -1,0 +1,108 @@
+"""Photos a second from a web server that takes its time, fetched ahead of the checks or not.
+
+    python benchmarks/remote.py [MILLISECONDS a request, 30 by default]
+
+One worker writes the shards of 2,000 generated photos of 500 x 375; the server is another process.
+"not ahead" fetches a batch of 32, looks at its photos, and only then fetches the next. In turns,
+with fresh folders; the best of three counts. Planning, which asks for each photo's size, is not
+counted.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import sys
+import tempfile
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pets_core.config import PipelineConfig
+from pets_core.data import shards
+from pets_core.data.plan import plan_dataset
+
+NUM_PHOTOS = 2000
+ROUNDS = 3
+
+
+class Slow(SimpleHTTPRequestHandler):
+    """Waits before it answers for a photo."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    seconds = 0.0
+
+    def do_GET(self) -> None:
+        """Answer late."""
+        if self.path.endswith(".jpg"):
+            time.sleep(self.seconds)
+        super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def serve(folder: str, seconds: float, port: Connection) -> None:
+    """The process of the server; sends its port."""
+    Slow.seconds = seconds
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Slow, directory=folder))
+    port.send(server.server_port)
+    server.serve_forever()
+
+
+def generate(folder: Path) -> None:
+    """Two class folders of soft pictures with some noise, about 50 kB each."""
+    random = np.random.default_rng(0)
+    for number in range(NUM_PHOTOS):
+        soft = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
+        pixels = np.asarray(soft.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
+        noisy = (pixels + random.integers(-12, 13, pixels.shape, np.int16)).clip(0, 255)
+        path = folder / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        Image.fromarray(noisy.astype(np.uint8)).save(buffer, "JPEG", quality=75)
+        path.write_bytes(buffer.getvalue())
+
+
+def measure(url: str) -> float:
+    """Photos a second of one worker."""
+    with tempfile.TemporaryDirectory() as work:
+        values = {"store": f"{work}/store", "cache_dir": f"{work}/cache", "source": {"url": url}}
+        config = PipelineConfig.model_validate(values)
+        plan = plan_dataset(config)
+        started = time.perf_counter()
+        for shard in plan.pending:
+            shards.write_shard(config, plan, shard)
+        return NUM_PHOTOS / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Print both ways, without and with the delay."""
+    asked = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    ways = {"ahead": shards._contents, "not ahead": lambda files, paths, _: files.read(paths)}
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        sizes = [path.stat().st_size for path in Path(folder).rglob("*.jpg")]
+        print(f"{NUM_PHOTOS} photos of {sum(sizes) / len(sizes) / 1000:.0f} kB, photos/s")
+        for milliseconds in (0.0, asked):
+            ours, theirs = multiprocessing.Pipe()
+            arguments = (folder, milliseconds / 1000, theirs)
+            server = multiprocessing.Process(target=serve, args=arguments, daemon=True)
+            server.start()
+            url = f"http://127.0.0.1:{ours.recv()}/photos"
+            best = dict.fromkeys(ways, 0.0)
+            for way in [*ways] * ROUNDS:
+                shards._contents = ways[way]
+                best[way] = max(best[way], measure(url))
+            print(f"{milliseconds:g} ms: {', '.join(f'{w} {s:.0f}' for w, s in best.items())}")
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()
