@@ -7,7 +7,6 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +15,7 @@ from fsspec.core import url_to_fs
 from pets_core.errors import PetsError, tellable, telling
 
 __all__ = [
-    "HashingWriter",
+    "CountingWriter",
     "absolute",
     "check_writable",
     "exists",
@@ -129,12 +128,11 @@ def read_bytes(url: str) -> bytes:
 
 
 @contextmanager
-def writing(url: str) -> Iterator[HashingWriter]:
+def writing(url: str) -> Iterator[CountingWriter]:
     """Open a file for writing that appears at `url` whole, when the block ends well, or not at all.
 
     A local file is written beside its name and renamed; an object store shows an object only when
-    its upload is closed, and a failed upload is given up. The yielded file counts and hashes its
-    bytes.
+    its upload is closed, and a failed upload is given up.
     """
     fs, path = filesystem(url)
     fs.makedirs(fs._parent(path), exist_ok=True)
@@ -144,7 +142,7 @@ def writing(url: str) -> Iterator[HashingWriter]:
     target = f"{path}.partial-{uuid.uuid4().hex[:8]}" if beside else path
     raw = fs.open(target, "wb")
     try:
-        yield HashingWriter(raw)
+        yield CountingWriter(raw)
         if local:
             raw.flush()
             os.fsync(raw.fileno())
@@ -219,24 +217,22 @@ def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
-class HashingWriter:
-    """A write-only binary file that counts (bytes) and hashes (SHA-256) what passes through."""
+class CountingWriter:
+    """A write-only binary file that knows where it is: not every store's does, and Parquet asks."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.hash = sha256()
-        self.num_bytes = 0
+        self._num_bytes = 0
         self.closed = False
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self.hash.update(view)
-        self.num_bytes += view.nbytes
+        self._num_bytes += view.nbytes
         self._file.write(view)
         return view.nbytes
 
     def tell(self) -> int:
-        return self.num_bytes
+        return self._num_bytes
 
     def flush(self) -> None:
         self._file.flush()

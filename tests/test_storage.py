@@ -3,7 +3,6 @@
 import gc
 import threading
 import uuid
-from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -85,8 +84,7 @@ def test_a_written_file_is_read_back(root):
         file.write(memoryview(b"and another"))
     assert storage.exists(url)
     assert storage.read_bytes(url) == b"one and another"
-    assert file.num_bytes == file.tell() == 15
-    assert file.hash.hexdigest() == sha256(b"one and another").hexdigest()
+    assert file.tell() == 15
     assert len(names(root)) == 1
     storage.write_bytes(url, b"short")
     assert storage.read_bytes(url) == b"short"
