@@ -218,7 +218,7 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 
 
 class CountingWriter:
-    """A write-only binary file that knows where it is: not every store's does, and Parquet asks."""
+    """A write-only binary file whose place is the bytes written; closing it completes nothing."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pydantic
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, DatasetManifest
+from pets_core.records import ClassInfo, DatasetManifest, ShardInfo
 
 __all__ = [
     "COMPRESSION",
@@ -33,6 +34,7 @@ __all__ = [
     "dataset_root",
     "load_manifest",
     "open_parquet",
+    "read_shard",
     "read_table",
     "schema_with_classes",
     "write_table",
@@ -128,6 +130,22 @@ def load_manifest(url: str) -> DatasetManifest:
     except pydantic.ValidationError as error:
         raise PetsError(f"{url}/manifest.json is damaged: {error}") from error
     return manifest.model_copy(update={"url": url})
+
+
+def read_shard(manifest: DatasetManifest, shard: ShardInfo) -> bytes:
+    """Read a shard whole, and compare it with the manifest's SHA-256.
+
+    Raises:
+        PetsError: It is not there, or another.
+    """
+    url = manifest.shard_url(shard)
+    data = storage.read_bytes(url)
+    if sha256(data).hexdigest() != shard.sha256:
+        raise PetsError(
+            f"{url} fails its checksum (its SHA-256 is not the manifest's): restore it, or remove "
+            "it and ingest again"
+        )
+    return data
 
 
 def open_parquet(file: Any) -> pq.ParquetFile:

@@ -14,7 +14,13 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pets_core import storage
-from pets_core.data.dataset import SCHEMA_VERSION, load_manifest, open_parquet, read_table
+from pets_core.data.dataset import (
+    SCHEMA_VERSION,
+    load_manifest,
+    open_parquet,
+    read_shard,
+    read_table,
+)
 from pets_core.data.journal import load_record
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.records import DatasetManifest, ShardInfo
@@ -129,7 +135,7 @@ def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
     """
     for split in manifest.splits.values():
         for shard in split.shards:
-            yield shard, _fault(manifest.shard_url(shard), shard)
+            yield shard, _fault(manifest, shard)
 
 
 def collect_garbage(
@@ -222,13 +228,12 @@ def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:
     return {row[0]: row[1:] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)}
 
 
-def _fault(url: str, shard: ShardInfo) -> str:
+def _fault(manifest: DatasetManifest, shard: ShardInfo) -> str:
     try:
-        data = storage.read_bytes(url)
+        data = read_shard(manifest, shard)
     except PetsError as error:
         return str(error)
-    if sha256(data).hexdigest() != shard.sha256:
-        return f"{url}: its SHA-256 is not the manifest's"
+    url = manifest.shard_url(shard)
     counts: Counter[bool] = Counter()
     try:
         for batch in open_parquet(io.BytesIO(data)).iter_batches(64, columns=["image", "sha256"]):

@@ -19,7 +19,7 @@ import pytest
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data import shards as shards_module
-from pets_core.data.dataset import commit_manifest, load_manifest
+from pets_core.data.dataset import commit_manifest, load_manifest, read_shard
 from pets_core.data.ingest import ingest
 from pets_core.data.plan import plan_dataset
 from pets_core.data.versions import (
@@ -331,6 +331,13 @@ def test_damaged_and_missing_shards_are_found(tmp_path, photos):
     assert "SHA-256 is not the manifest's" in found[flipped.name]
     assert "SHA-256 is not the manifest's" in found[cut.name]
     assert "does not exist" in found[missing.name]
+    for shard in (s for info in manifest.splits.values() for s in info.shards):
+        if shard.path not in found:
+            assert len(read_shard(manifest, shard)) == shard.num_bytes
+            continue
+        with pytest.raises(PetsError) as caught:
+            read_shard(manifest, shard)
+        assert str(caught.value) == found[shard.path], "readers are told the same"
 
 
 @pytest.mark.parametrize("fault", ["other photo", "row fewer", "row more", "no parquet"])
