@@ -29,13 +29,16 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:
     return not isinstance(state.result(raise_on_failure=False), PetsError)
 
 
-@task(
-    name="plan data set",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=_may_pass,
-)
+_FROM_THE_START: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 2,
+    "retry_delay_seconds": 5,
+    "retry_condition_fn": _may_pass,
+}
+"""Of the tasks that look at the whole data set; one shard is tried more often."""
+
+
+@task(name="plan data set", **_FROM_THE_START)
 def plan_data_set(config: PipelineConfig) -> DatasetPlan:
     """Decide what goes where, and what is in the store already."""
     plan = plan_dataset(config)
@@ -61,13 +64,7 @@ def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan)
     return shard.num_photos
 
 
-@task(
-    name="commit data set",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=_may_pass,
-)
+@task(name="commit data set", **_FROM_THE_START)
 def commit_data_set(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     """Check the shards as a whole and make them a version."""
     manifest = commit(config, plan)

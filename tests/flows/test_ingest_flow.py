@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from prefect.cache_policies import NO_CACHE
 
 from flows.ingest import ingest_flow
 from pets_core.config import PipelineConfig
@@ -130,6 +131,14 @@ def test_a_shard_that_failed_is_tried_again(config, monkeypatch):
     monkeypatch.setattr(tasks, "write_shard", fail_once)
     assert ingest_flow(config).num_rows == 60
     assert len(calls) == 3  # train, valid, and the one that failed
+
+
+def test_planning_and_committing_are_tried_again_alike():
+    plan, commit = (
+        (t.retries, t.retry_delay_seconds, t.retry_condition_fn, t.cache_policy)
+        for t in (tasks.plan_data_set, tasks.commit_data_set)
+    )
+    assert plan == commit == (2, 5, tasks._may_pass, NO_CACHE)
 
 
 def test_what_only_the_user_can_mend_is_not_tried_again(config, monkeypatch):
