@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pets_core.data.dataset import DUPLICATES_SCHEMA
 
-__all__ = ["find_duplicates", "leaking", "near_pairs", "perceptual_hashes"]
+__all__ = ["find_duplicates", "leaking", "near_pairs", "perceptual_hashes", "without_leaking"]
 
 _BANDS = 4
 _MAX_PAIRS = 1 << 22
@@ -127,6 +128,17 @@ def leaking(duplicates: pa.Table) -> pa.Table:
     return duplicates.filter(
         pa.array([_ORDER[own] < _ORDER[other] for own, other in splits], pa.bool_())
     )
+
+
+def without_leaking(duplicates: pa.Table, left: pa.Table, bits: int) -> pa.Table:
+    """What `find_duplicates` says of the photos that are left when those that leak are dropped.
+
+    It need not search again, but where a photo was listed with one that is gone.
+    """
+    kept = duplicates.filter(pc.is_in(duplicates["id"], left["id"].combine_chunks()))
+    if pc.all(pc.is_in(kept["match_id"], left["id"].combine_chunks()), min_count=0).as_py():
+        return kept
+    return find_duplicates(left, bits)
 
 
 class _Photo(NamedTuple):

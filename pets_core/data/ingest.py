@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pets_core import storage
 from pets_core.config import IngestConfig, PipelineConfig
@@ -27,7 +28,7 @@ from pets_core.data.dataset import (
     read_table,
     write_table,
 )
-from pets_core.data.duplicates import find_duplicates, leaking
+from pets_core.data.duplicates import find_duplicates, leaking, without_leaking
 from pets_core.data.journal import load_record
 from pets_core.data.plan import plan_dataset, planned_left_out, planned_marks
 from pets_core.data.shards import without, write_shard
@@ -96,11 +97,9 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     photos = _photos(plan, stored)
     duplicates = find_duplicates(photos, config.ingest.near_duplicate_bits)
     if config.ingest.duplicates == "drop":
-        stored, dropped = _drop_leaking(plan, stored, duplicates, photos, config.ingest)
-        if dropped:
-            left_out += dropped
-            photos = _photos(plan, stored)
-            duplicates = find_duplicates(photos, config.ingest.near_duplicate_bits)
+        stored, photos, dropped = _drop_leaking(plan, stored, duplicates, photos, config.ingest)
+        left_out += dropped
+        duplicates = without_leaking(duplicates, photos, config.ingest.near_duplicate_bits)
     reasons = dict(sorted(Counter(row.reason for row in left_out).items()))
     _check_quarantine(reasons, photos.num_rows, config.ingest)
     splits = _splits(plan, stored)
@@ -183,8 +182,8 @@ def _drop_leaking(
     duplicates: pa.Table,
     photos: pa.Table,
     config: IngestConfig,
-) -> tuple[list[_Stored], list[LeftOut]]:
-    """Write the shards that hold leaking photos again, without these."""
+) -> tuple[list[_Stored], pa.Table, list[LeftOut]]:
+    """Write the shards that hold leaking photos again; return what is left, and what is not."""
     leaks = {row["id"]: row for row in leaking(duplicates).to_pylist()}
     rows = photos.select(["id", "source_path", "shard"]).to_pylist()
     rows = [row for row in rows if row["id"] in leaks]
@@ -197,18 +196,21 @@ def _drop_leaking(
         )
         for row in rows
     ]
-    touched = {row["shard"] for row in rows}
+    renamed = {row["shard"]: "" for row in rows}
     kept = []
     for shard in stored:
-        if shard.info.path not in touched:
+        if shard.info.path not in renamed:
             kept.append(shard)
             continue
         info, counts = without(
             plan.root, shard.info, set(leaks), plan.classes, config.row_group_rows
         )
         if info is not None:
+            renamed[shard.info.path] = info.path
             kept.append(replace(shard, info=info, class_counts=counts))
-    return kept, dropped
+    left = photos.filter(pc.invert(pc.is_in(photos["id"], pa.array(leaks, pa.string()))))
+    shards = pa.array([renamed.get(name, name) for name in left["shard"].to_pylist()], pa.string())
+    return kept, left.set_column(left.schema.get_field_index("shard"), "shard", shards), dropped
 
 
 def _splits(plan: DatasetPlan, stored: Sequence[_Stored]) -> dict[Split, SplitInfo]:

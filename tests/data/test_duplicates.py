@@ -7,15 +7,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageEnhance
 
 from pets_core.config import PipelineConfig
+from pets_core.data import duplicates as duplicates_module
+from pets_core.data import ingest as ingest_module
 from pets_core.data.archives import open_archive
 from pets_core.data.dataset import DUPLICATES_SCHEMA
-from pets_core.data.duplicates import find_duplicates, leaking, near_pairs, perceptual_hashes
+from pets_core.data.duplicates import (
+    find_duplicates,
+    leaking,
+    near_pairs,
+    perceptual_hashes,
+    without_leaking,
+)
 from pets_core.data.images import inspect
 from pets_core.data.ingest import ingest
 
@@ -247,6 +255,18 @@ def test_a_photo_is_listed_when_it_has_a_like_in_a_later_split_or_before_it(rows
     assert find_duplicates(table(*photos), 2).equals(expected)
 
 
+@settings(deadline=None)
+# The second is like the first, and only the first is like the third.
+@example([("train", "x", 0b11, 0), ("train", "x", 0, 0), ("test", "x", 0b1111, 0)])
+@given(photo_rows)
+def test_what_is_left_without_the_leaking_is_what_another_search_finds(rows):
+    photos = table(*((f"{n:02}", s, c, f"{h}-{v}", h) for n, (s, c, h, v) in enumerate(rows)))
+    every = find_duplicates(photos, 2)
+    leaks = set(leaking(every)["id"].to_pylist())
+    left = photos.filter(pa.array([i not in leaks for i in photos["id"].to_pylist()], pa.bool_()))
+    assert without_leaking(every, left, 2).equals(find_duplicates(left, 2))
+
+
 @pytest.fixture
 def leaky(tmp_path, jpeg, write_oxford) -> PipelineConfig:
     """An Oxford source of many shards; photo Cat_1 of train is, re-compressed, Cat_901 of test."""
@@ -302,6 +322,32 @@ def test_dropping_leaves_out_the_training_photo_alone(leaky):
     assert dropped.num_rows == 119
     assert sum(sum(s.class_counts) for s in dropped.splits.values()) == 119
     assert dropped.fingerprint != kept.fingerprint
+
+
+def test_dropping_reads_the_shards_and_searches_once(leaky, monkeypatch):
+    read, searched = [], []
+
+    def read_table(url, columns=None, inner=ingest_module.read_table):
+        read.append(url)
+        return inner(url, columns)
+
+    def pairs(hashes, bits, inner=near_pairs):
+        searched.append(len(hashes))
+        return inner(hashes, bits)
+
+    monkeypatch.setattr(ingest_module, "read_table", read_table)
+    monkeypatch.setattr(duplicates_module, "near_pairs", pairs)
+    manifest = ingest(dropping(leaky))
+    assert searched == [120]
+    assert len(read) == len(set(read)) > 4
+    held = [
+        (photo, shard.path)
+        for info in manifest.splits.values()
+        for shard in info.shards
+        for photo in pq.read_table(manifest.shard_url(shard), columns=["id"])["id"].to_pylist()
+    ]
+    index = pq.read_table(f"{manifest.url}/photos.parquet", columns=["id", "shard"])
+    assert list(zip(*(c.to_pylist() for c in index.columns), strict=True)) == held
 
 
 def test_shards_without_a_leak_are_the_same_bytes_when_dropping(leaky):
