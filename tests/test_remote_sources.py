@@ -144,6 +144,20 @@ def test_a_folder_over_http(tmp_path, site, write_folder, fails):
     assert manifest.num_rows == 13
 
 
+def test_planning_lists_every_folder_once(tmp_path, site, write_folder, monkeypatch):
+    """The outermost is looked at once more, to tell what kind of source it is."""
+    write_folder(site.folder / "mine", {"a": 5, "b": 5})
+    listed = Counter()
+
+    def get(handler, inner=site.do_GET):
+        listed[handler.path] += 1
+        inner(handler)
+
+    monkeypatch.setattr(site, "do_GET", get)
+    plan_dataset(config(tmp_path, f"{site.url}/mine"))
+    assert (listed["/mine/a/"], listed["/mine/b/"]) == (1, 1)
+
+
 def test_a_folder_over_http_that_grew(tmp_path, site, write_folder, jpeg):
     """Only what is new is fetched."""
     folder = write_folder(site.folder / "mine", {"a": 6, "b": 6})

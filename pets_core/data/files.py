@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
@@ -117,11 +117,15 @@ class FolderFiles:
         self._url = url
 
     def entries(self) -> Sequence[FileEntry]:
-        """List the folder, sorted by path.
+        """List the folder, sorted by path; it is asked once, for the labels and the plan alike.
 
         Raises:
             PetsError: It, or a folder in it, cannot be listed.
         """
+        return self._entries
+
+    @cached_property
+    def _entries(self) -> Sequence[FileEntry]:
         fs, root = storage.filesystem(self._url)
         with telling(f"{self._url} cannot be listed"):
             if self._over_http or storage.is_local(fs):
