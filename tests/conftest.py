@@ -11,9 +11,11 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
-from http.server import HTTPServer
+from http.server import HTTPServer, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 from urllib.parse import unquote
 from uuid import uuid4
@@ -171,6 +173,25 @@ def _taken(log: list[tuple[str, str]]) -> list[tuple[str, str]]:
     taken = log[:]
     del log[: len(taken)]
     return taken
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """Start a web server of a handler's class and keywords; returns its address."""
+    with ExitStack() as running:
+
+        def start(handler: type, **keywords: object) -> str:
+            quiet = type("Quiet", (handler,), {"log_message": lambda *_: None})
+            server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, **keywords))
+            thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            for stop in (server.server_close, thread.join, server.shutdown):
+                running.callback(stop)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield start
+    # fsspec keeps the connections, one instance for all.
+    fsspec.filesystem("http").clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,11 @@ import hashlib
 import io
 import socket
 import struct
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -88,26 +86,15 @@ class Site(BaseHTTPRequestHandler):
             time.sleep(0.005)
         time.sleep(0.02)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
-def site(tmp_path):
+def site(tmp_path, serve):
     class Own(Site):
         cuts, log, cache = [], [], tmp_path
         faults = {"HEAD": [], "GET": []}  # noqa: RUF012
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    Own.url = f"http://127.0.0.1:{server.server_port}/photo.jpg"
-    yield Own
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    # fsspec keeps the connections, one instance for all.
-    fsspec.filesystem("http").clear_instance_cache()
+    Own.url = f"{serve(Own)}/photo.jpg"
+    return Own
 
 
 @pytest.fixture(autouse=True)

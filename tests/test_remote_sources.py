@@ -1,15 +1,12 @@
 """Whole ingests from remote sources: a web server that fails on purpose, and object stores."""
 
 import tarfile
-import threading
 import traceback
 from collections import Counter
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from threading import Event
 
-import fsspec
 import pytest
 
 from pets_core import download, storage
@@ -78,12 +75,9 @@ class FailingSite(SimpleHTTPRequestHandler):
             self.send_error(503)
         return failing
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
-def site(tmp_path):
+def site(tmp_path, serve):
     """A server of tmp_path/www."""
 
     class Own(FailingSite):
@@ -91,16 +85,8 @@ def site(tmp_path):
 
     folder = tmp_path / "www"
     folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Own, directory=folder))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    Own.url, Own.folder = f"http://127.0.0.1:{server.server_port}", folder
-    yield Own
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    # fsspec keeps the connections, one instance for all.
-    fsspec.filesystem("http").clear_instance_cache()
+    Own.url, Own.folder = serve(Own, directory=folder), folder
+    return Own
 
 
 def write_tar(path: Path, folder: Path, mode: str = "w:gz") -> None:

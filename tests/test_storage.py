@@ -1,9 +1,8 @@
 """The store: files whole or not at all, on disk, in memory, in an object store, over HTTP."""
 
 import gc
-import threading
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
@@ -231,25 +230,14 @@ class Site(BaseHTTPRequestHandler):
         self.end_headers()
         return found
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
-def site():
+def site(serve):
     class Own(Site):
         body = bytes(range(256)) * 400
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    Own.url = f"http://127.0.0.1:{server.server_port}"
-    yield Own
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    # fsspec keeps the connections, one instance for all.
-    fsspec.filesystem("http").clear_instance_cache()
+    Own.url = serve(Own)
+    return Own
 
 
 def test_a_short_answer_is_a_plain_error(site):

@@ -2,12 +2,9 @@
 
 import io
 import json
-import threading
-from functools import partial
 from hashlib import sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -123,32 +120,18 @@ def test_paths_may_be_absolute_urls_and_long_strings(tmp_path, opened, photos):
         ]
 
 
-def test_table_and_photos_over_http(tmp_path, photos, monkeypatch):
+def test_table_and_photos_over_http(tmp_path, photos, monkeypatch, serve):
     """Relative to the table's own URL, or at URLs of their own."""
     monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "mine"))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    site = f"http://127.0.0.1:{server.server_port}"
-    try:
-        paths = ["a/1.jpg", f"{site}/b/1.jpg", "a/none.jpg"]
-        write(tmp_path / "mine/table.csv", {"image": paths, "label": ["x", "y", "z"]})
-        source = open_source(config(tmp_path, f"{site}/table.csv"))
-        entries = {entry.path: entry for entry in source.files.entries()}
-        assert [entries[path].refusal for path in paths] == ["", "", "missing"]
-        assert [entries[path].size for path in paths[:2]] == [len(photos["a/1.jpg"]),
-                                                             len(photos["b/1.jpg"])]  # fmt: skip
-        assert list(source.files.read(paths[:2])) == [photos["a/1.jpg"], photos["b/1.jpg"]]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        fsspec.filesystem("http").clear_instance_cache()
+    site = serve(SimpleHTTPRequestHandler, directory=tmp_path / "mine")
+    paths = ["a/1.jpg", f"{site}/b/1.jpg", "a/none.jpg"]
+    write(tmp_path / "mine/table.csv", {"image": paths, "label": ["x", "y", "z"]})
+    source = open_source(config(tmp_path, f"{site}/table.csv"))
+    entries = {entry.path: entry for entry in source.files.entries()}
+    assert [entries[path].refusal for path in paths] == ["", "", "missing"]
+    assert [entries[path].size for path in paths[:2]] == [len(photos["a/1.jpg"]),
+                                                         len(photos["b/1.jpg"])]  # fmt: skip
+    assert list(source.files.read(paths[:2])) == [photos["a/1.jpg"], photos["b/1.jpg"]]
 
 
 IMAGE_TYPES = {

@@ -4,9 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import safetensors.torch
@@ -27,7 +25,7 @@ else:
 
 
 @pytest.fixture
-def hub() -> Iterator[tuple[str, float, list[str]]]:
+def hub(serve) -> tuple[str, float, list[str]]:
     """Address of a hub that holds one model, the sum of its weights, and what was asked for."""
     model = timm.create_model(BACKBONE, num_classes=1000)
     data = safetensors.torch.save(model.state_dict())
@@ -63,16 +61,7 @@ def hub() -> Iterator[tuple[str, float, list[str]]]:
             if send_body:
                 self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", total, asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return serve(Handler), total, asked
 
 
 def fetch(endpoint: str, home: object) -> str:
