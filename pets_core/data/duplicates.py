@@ -20,6 +20,9 @@ __all__ = ["find_duplicates", "leaking", "near_pairs", "perceptual_hashes", "wit
 _BANDS = 4
 _MAX_PAIRS = 1 << 22
 """Compared at once."""
+_CROWD = 512
+"""Of more hashes than that with a band in common, each is compared with the first so many."""
+_NOBODY = np.iinfo(np.int64).max
 _ORDER = {"train": 0, "valid": 1, "test": 2}
 """A photo leaks when its like is in a later split, on which the model will be judged."""
 
@@ -46,14 +49,15 @@ def perceptual_hashes(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint6
 def near_pairs(
     hashes: npt.NDArray[np.uint64], bits: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Find all pairs of distinct hashes that differ in at most `bits` bits.
+    """Find the pairs of hashes that differ in at most `bits` bits.
 
     Two such hashes differ in at most a quarter of these bits in one of their four bands of 16, so
     only hashes that come so near in a band are compared (multi-index hashing: Norouzi, Punjani,
-    Fleet 2012). A pair may come more than once.
+    Fleet 2012). A pair may come more than once. Of a crowd, hashes of which more than `_CROWD` have
+    a band in common, each is compared with the first of these only: time is linear in its size.
 
     Args:
-        hashes: Distinct, shape (n,).
+        hashes: In the order of their weight, shape (n,).
         bits: Largest distance.
 
     Yields:
@@ -67,14 +71,14 @@ def near_pairs(
         starts = np.searchsorted(band[order], np.arange((1 << 16) + 1))
         for mask in masks:
             wanted = (band ^ np.uint16(mask)).astype(np.int64)
-            low, counts = starts[wanted], starts[wanted + 1] - starts[wanted]
+            low, counts = starts[wanted], np.diff(starts)[wanted].clip(max=_CROWD)
             for rows in _chunks(counts):
-                first = np.repeat(rows, counts[rows])
+                second = np.repeat(rows, counts[rows])
                 ends = np.cumsum(counts[rows])
-                place = np.arange(len(first)) + np.repeat(
+                place = np.arange(len(second)) + np.repeat(
                     low[rows] - ends + counts[rows], counts[rows]
                 )
-                second = order[place]
+                first = order[place]
                 alike = first < second
                 alike &= np.bitwise_count(hashes[first] ^ hashes[second]) <= bits
                 if alike.any():
@@ -103,11 +107,11 @@ def find_duplicates(photos: pa.Table, bits: int) -> pa.Table:
         _Photo(*row) for row in zip(*(photos[n].to_pylist() for n in _COLUMNS), strict=True)
     )
     by_bytes, by_hash = _firsts(own, "sha256"), _firsts(own, "phash")
-    near = _neighbours(np.array(list(by_hash), np.uint64), bits)
+    nearest = _nearest((first for firsts in by_hash.values() for first in firsts), bits)
     rows = []
     for photo in own:
         alike = [*by_bytes[photo.sha256], *by_hash[photo.phash]]
-        alike += [first for other in near[photo.phash] for first in by_hash[other]]
+        alike += nearest.get((photo.phash, photo.split), ())
         matches = [
             m for m in alike if _is_later(photo, m) or (photo.split == m.split and m < photo)
         ]
@@ -160,13 +164,31 @@ def _firsts(photos: Iterable[_Photo], key: str) -> dict[Any, list[_Photo]]:
     return {value: list(of.values()) for value, of in firsts.items()}
 
 
-def _neighbours(hashes: npt.NDArray[np.uint64], bits: int) -> dict[int, set[int]]:
-    near: dict[int, set[int]] = defaultdict(set)
+def _nearest(photos: Iterable[_Photo], bits: int) -> dict[tuple[int, str], tuple[_Photo]]:
+    """The near photo that weighs most, by hash and split.
+
+    Args:
+        photos: The first of each split and hash. Of any other, the first is the nearest in its own
+            split, and a near one of a later split is the first's too.
+        bits: Largest distance.
+    """
+    by_id = sorted(photos)
+    # Likes come first: photos of later splits, and of a split those whose id comes first.
+    order = sorted(range(len(by_id)), key=lambda place: -_ORDER[by_id[place].split])
+    places = np.array(order, np.int64)
+    splits = np.array([_ORDER[by_id[place].split] for place in order], np.int64)
+    hashes = np.array([by_id[place].phash for place in order], np.uint64)
+    # One number a photo, as all pairs of a crowd would not fit in memory.
+    best = np.full(len(order), _NOBODY)
     for first, second in near_pairs(hashes, bits):
-        for one, other in zip(hashes[first].tolist(), hashes[second].tolist(), strict=True):
-            near[one].add(other)
-            near[other].add(one)
-    return near
+        distance = np.bitwise_count(hashes[first] ^ hashes[second]).astype(np.int64)
+        same_split = (splits[first] == splits[second]).astype(np.int64)
+        np.minimum.at(best, second, same_split << 48 | distance << 40 | places[first])
+    return {
+        (by_id[own].phash, by_id[own].split): (by_id[like & (1 << 40) - 1],)
+        for own, like in zip(order, best.tolist(), strict=True)
+        if like != _NOBODY
+    }
 
 
 def _is_later(photo: _Photo, match: _Photo) -> bool:

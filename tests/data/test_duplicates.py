@@ -1,6 +1,7 @@
 """Duplicates: hashes as ImageHash makes them, every near pair found, leaks told by direction."""
 
 import io
+from itertools import combinations, islice
 
 import imagehash
 import numpy as np
@@ -112,6 +113,34 @@ def test_hashes_that_share_most_bands_are_all_compared(bits, shared):
     low = np.random.default_rng(3).permutation(1 << 12)[:300]
     hashes = [shared ^ int(number) for number in low]
     assert found(hashes, bits) == brute_force(hashes, bits)
+
+
+def crowd(count: int) -> list[int]:
+    """Hashes each two of which differ in at most 6 bits, as those of white backgrounds may."""
+    near = (sum(1 << bit for bit in flipped) for flipped in combinations(range(60), 3))
+    return list(islice(near, count))
+
+
+def test_a_crowd_is_compared_in_linear_time(monkeypatch):
+    monkeypatch.setattr(duplicates_module, "_CROWD", 16)
+    compared = [
+        sum(len(first) for first, _ in near_pairs(np.array(crowd(count), np.uint64), SMALL))
+        for count in (5_000, 20_000)
+    ]
+    assert compared[1] < 5 * compared[0], "all pairs would be 16 times as many"
+    assert compared[1] < 20_000 * 16 * 4 * 17  # bands, and how they may differ
+
+
+def test_of_a_crowd_all_are_listed_and_all_leaks_told(monkeypatch):
+    monkeypatch.setattr(duplicates_module, "_CROWD", 16)
+    judged = [(f"z{n}", "test", "x", f"z{n}", 1 << n) for n in range(3)]
+    trained = [(f"a{n:04}", "train", "x", f"a{n}", h) for n, h in enumerate(crowd(3_000))]
+    apart = [("b1", "train", "x", "b1", 2**62 - 1), ("b2", "train", "x", "b2", 2**62 - 2)]
+    duplicates = find_duplicates(table(*judged, *trained, *apart), SMALL)
+    assert leaking(duplicates)["id"].to_pylist() == [photo[0] for photo in trained]
+    others = set(duplicates["id"].to_pylist()) - {photo[0] for photo in trained}
+    assert others == {"b2", "z1", "z2"}
+    assert set(leaking(duplicates)["distance"].to_pylist()) == {2}
 
 
 def test_nothing_has_no_pairs():
