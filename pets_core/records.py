@@ -59,7 +59,7 @@ class SplitInfo(_Record):
 
 
 class ShardPlan(_Record):
-    """A shard to be written: its photos are row group `index` of the plan's file."""
+    """A shard to be written: its photos are a row group of the plan's files, by its `index`."""
 
     index: int
     split: Split
@@ -74,13 +74,14 @@ class ShardPlan(_Record):
 
 
 class DatasetPlan(_Record):
-    """All that is decided before the first shard is written; the photos are in `plan_url`."""
+    """All that is decided before the first shard is written."""
 
     name: str
     source_url: str
     root: str
     """Folder of the data set with all its versions."""
     plan_url: str
+    """The names of the files with the photos begin with it."""
     left_out_url: str
     classes: tuple[ClassInfo, ...]
     contract_version: int

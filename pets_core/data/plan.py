@@ -41,6 +41,8 @@ __all__ = ["PlannedPhoto", "plan_dataset", "planned_left_out", "planned_marks", 
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 _HASH_BITS = 64
+_SHARDS_A_FILE = 256
+"""A task reads the footer of its plan file, about 1 kB a shard."""
 _PLAN_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -124,8 +126,8 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
 
 def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
     """The photos of a planned shard, in their order."""
-    with storage.open_read(plan.plan_url) as file:
-        table = pq.ParquetFile(file).read_row_group(shard.index)
+    with storage.open_read(_plan_file(plan.plan_url, shard.index)) as file:
+        table = pq.ParquetFile(file).read_row_group(shard.index % _SHARDS_A_FILE)
     return [
         PlannedPhoto(**row | {"head_box": Box(**row["head_box"]) if row["head_box"] else None})
         for row in table.to_pylist()
@@ -134,8 +136,11 @@ def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
 
 def planned_marks(plan: DatasetPlan) -> dict[str, str]:
     """The mark of each planned photo, by id."""
-    table = read_table(plan.plan_url, ["id", "mark"])
-    return dict(zip(table["id"].to_pylist(), table["mark"].to_pylist(), strict=True))
+    marks: dict[str, str] = {}
+    for index in range(0, len(plan.shards), _SHARDS_A_FILE):
+        table = read_table(_plan_file(plan.plan_url, index), ["id", "mark"])
+        marks.update(zip(table["id"].to_pylist(), table["mark"].to_pylist(), strict=True))
+    return marks
 
 
 def planned_left_out(plan: DatasetPlan) -> list[LeftOut]:
@@ -305,22 +310,31 @@ def _write_plan(
     rows = sorted(row.model_dump_json() for row in left_out)
     key = sha256(json.dumps([keys, rows, parent and parent.fingerprint]).encode()).hexdigest()[:20]
     url = storage.join(root, "plans", key)
-    with storage.writing(f"{url}.parquet") as file, pq.ParquetWriter(file, _PLAN_SCHEMA) as writer:
-        for leaf in leaves:
-            writer.write_table(_plan_table(leaf, prior), row_group_size=len(leaf.photos))
+    for index in range(0, len(leaves), _SHARDS_A_FILE):
+        with (
+            storage.writing(_plan_file(url, index)) as file,
+            pq.ParquetWriter(file, _PLAN_SCHEMA) as writer,
+        ):
+            for leaf in leaves[index : index + _SHARDS_A_FILE]:
+                writer.write_table(_plan_table(leaf, prior), row_group_size=len(leaf.photos))
     rows_out = [row.model_dump() for row in left_out]
     write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _LEFT_OUT_SCHEMA))
     return DatasetPlan(
         name=source.name,
         source_url=storage.without_query(source.url),
         root=root,
-        plan_url=f"{url}.parquet",
+        plan_url=url,
         left_out_url=f"{url}-left-out.parquet",
         classes=contract.classes,
         contract_version=contract.version,
         parent=parent.fingerprint if parent else None,
         shards=shards,
     )
+
+
+def _plan_file(plan_url: str, index: int) -> str:
+    """The file with the photos of the shard of this index."""
+    return f"{plan_url}-{index // _SHARDS_A_FILE:05}.parquet"
 
 
 def _written(root: str, keys: set[str]) -> set[str]:

@@ -4,10 +4,12 @@ import os
 import re
 from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data import plan as plan_module
 from pets_core.data.catalogue import Box
@@ -247,6 +249,25 @@ def test_head_boxes_and_marks_go_through_the_plan(tmp_path, jpeg, write_oxford):
     assert {p.id: p.head_box for p in photos if p.head_box} == {"Cat_1": Box(3, 4, 5, 6)}
     assert planned_marks(plan) == {p.id: p.mark for p in photos}
     assert all(re.fullmatch("sha256:[0-9a-f]{64}", p.mark) for p in photos)
+
+
+def test_a_task_reads_of_the_plan_what_a_few_shards_need(tmp_path, jpeg, monkeypatch):
+    for number in range(60):
+        photo = jpeg(number, 300, 300)
+        storage.write_bytes(str(tmp_path / f"photos/{'ab'[number % 2]}/{number}.jpg"), photo)
+    settings = config(tmp_path, tmp_path / "photos")
+    whole = plan_dataset(settings)
+    expected = [planned_photos(whole, shard) for shard in whole.shards]
+    monkeypatch.setattr(plan_module, "_SHARDS_A_FILE", 2)
+    settings = settings.model_copy(update={"store": str(tmp_path / "parted")})
+    plan = plan_dataset(settings)
+    assert [planned_photos(plan, shard) for shard in plan.shards] == expected
+    assert planned_marks(plan) == {photo.id: photo.mark for own in expected for photo in own}
+    files = [f for f in (tmp_path / "parted").rglob("*.parquet") if "left-out" not in f.name]
+    groups = [pq.ParquetFile(file).num_row_groups for file in sorted(files)]
+    assert groups == [2] * (len(plan.shards) // 2) + [1] * (len(plan.shards) % 2)
+    assert len(groups) > 2
+    ingest(settings)
 
 
 def test_a_plan_writes_no_shard_and_no_version(small_config, tmp_path):
