@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from filelock import FileLock
 
-from pets_core import storage
-from pets_core.data.dataset import open_parquet, read_table
+from pets_core.data.dataset import open_parquet, read_shard, read_table
 from pets_core.data.images import decode
-from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records import DatasetManifest, Split
 
@@ -184,9 +181,6 @@ def _decode_all(
 
 def _photo_batches(manifest: DatasetManifest, split: Split) -> Iterator[list[bytes]]:
     for shard in manifest.splits[split].shards:
-        url = manifest.shard_url(shard)
-        data = storage.read_bytes(url)
-        if sha256(data).hexdigest() != shard.sha256:
-            raise PetsError(f"{url} fails its checksum: restore it, or remove it and ingest again")
+        data = read_shard(manifest, shard)
         for batch in open_parquet(io.BytesIO(data)).iter_batches(_BATCH, columns=["image"]):
             yield batch.column("image").field("bytes").to_pylist()
