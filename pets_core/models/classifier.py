@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pets_core.models.backbones import body_groups
+from pets_core.models.folding import FrozenTwin
 from pets_core.models.grouped import GroupedModel
 
 __all__ = ["Classifier"]
@@ -29,6 +31,7 @@ class Classifier(GroupedModel):
     ) -> None:
         super().__init__()
         self.body = body
+        self._twin = FrozenTwin()
         linear = nn.Linear(num_features, num_outputs)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -36,7 +39,15 @@ class Classifier(GroupedModel):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Photos (B, 3, S, S) to logits (B, num_outputs)."""
-        return self.head(self.body(inputs))  # type: ignore[no-any-return]
+        return self.head(self._body_for(inputs)(inputs))  # type: ignore[no-any-return]
+
+    def _body_for(self, inputs: Tensor) -> nn.Module:
+        """The body, or while nothing of it learns its faster twin."""
+        learns = self.body.training or any(p.requires_grad for p in self.body.parameters())
+        if learns or torch.compiler.is_compiling() or not len(inputs):
+            self._twin.forget()
+            return self.body
+        return self._twin.of(self.body, inputs)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """The parameters of each layer group, the earliest first and the head last."""

@@ -114,4 +114,4 @@ def load_model(url: str) -> TrainedModel:
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise PetsError(f"{url}/{_WEIGHTS} is damaged or of another model: {reason}") from error
-    return TrainedModel(model.eval(), card)
+    return TrainedModel(model.eval().requires_grad_(False), card)

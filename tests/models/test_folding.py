@@ -1,0 +1,135 @@
+"""The twin of a frozen body computes the same, and is never stale."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pets_core.models.backbones import create_body
+from pets_core.models.classifier import Classifier
+from pets_core.models.folding import fold
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+def body_of(name: str) -> nn.Module:
+    """With statistics and weights that are not those of a fresh batch norm."""
+    torch.manual_seed(0)
+    body = create_body(name, "none", 64).train()
+    with torch.no_grad():
+        for _ in range(3):
+            body(torch.randn(4, 3, 64, 64) * 2 + 1)
+        for module in body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+    return body.eval().requires_grad_(False)
+
+
+PHOTOS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "resnet18", "test_efficientnet", "mobilenetv3_small_050"]
+)
+def test_the_twin_computes_the_same_without_batch_norms(name):
+    body = body_of(name)
+    before = copy.deepcopy(body.state_dict())
+    twin = fold(body, PHOTOS[:1])
+    assert norms(body) > 5
+    assert norms(twin) == 0
+    torch.testing.assert_close(twin(PHOTOS), body(PHOTOS), rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(value, body.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "densenet121", "vit_tiny_patch16_224"])
+def test_bodies_that_cannot_be_folded_are_left_as_they_are(name):
+    """Batch norms before convolutions, and none at all."""
+    torch.manual_seed(0)
+    size = 224 if name.startswith("vit") else 64
+    body = create_body(name, "none", size).eval()
+    photos = torch.randn(1, 3, size, size)
+    twin = fold(body, photos)
+    torch.testing.assert_close(twin(photos), body(photos), rtol=1e-3, atol=1e-4)
+
+
+class BackToFront(nn.Module):
+    """Registers its norm after the convolution, and uses it before."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+
+    def forward(self, inputs):
+        return self.conv(self.norm(inputs)).mean((2, 3))
+
+
+def test_a_wrong_guess_is_found_out():
+    body = BackToFront().train()
+    body(torch.randn(8, 3, 8, 8) * 3 + 2)
+    body.eval()
+    assert fold(body, PHOTOS[:1]) is body
+
+
+@pytest.fixture
+def model() -> Classifier:
+    body = body_of("test_efficientnet")
+    model = Classifier(body, 256, 5, dropout=0.0).eval()
+    nn.init.normal_(model.head[2].weight)
+    return model
+
+
+def plain(model: Classifier, photos: torch.Tensor) -> torch.Tensor:
+    return model.head(model.body(photos))
+
+
+def test_a_frozen_model_uses_the_twin_and_its_head_still_learns(model):
+    names = list(model.state_dict())
+    logits = model(PHOTOS)
+    torch.testing.assert_close(logits, plain(model, PHOTOS), rtol=1e-3, atol=1e-4)
+    assert model._body_for(PHOTOS) is not model.body
+    assert list(model.state_dict()) == names
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+    assert all(p.grad is None for p in model.body.parameters())
+
+
+def test_a_learning_body_is_used_itself(model):
+    model(PHOTOS)
+    model.body.requires_grad_(True)
+    assert model._body_for(PHOTOS) is model.body
+    model.body.requires_grad_(False)
+    model.body.train()
+    assert model._body_for(PHOTOS) is model.body
+
+
+@pytest.mark.parametrize("how", ["in place", "load_state_dict", "data"])
+def test_other_weights_make_another_twin(model, how):
+    first = model(PHOTOS)
+    with torch.no_grad():
+        weight = next(model.body.parameters())
+        if how == "in place":
+            torch._foreach_mul_(list(model.body.parameters()), 1.5)
+        elif how == "load_state_dict":
+            model.load_state_dict(
+                {k: v * 2 if v.is_floating_point() else v for k, v in model.state_dict().items()}
+            )
+        else:
+            weight.data = weight.data * 3
+    second = model(PHOTOS)
+    assert not torch.allclose(first, second, rtol=1e-2)
+    torch.testing.assert_close(second, plain(model, PHOTOS), rtol=1e-3, atol=1e-4)
+
+
+def test_under_inference_mode_and_after_it(model):
+    with torch.inference_mode():
+        inside = model(PHOTOS)
+    torch.testing.assert_close(inside.clone(), model(PHOTOS))
+    model(PHOTOS).sum().backward()
+
+
+def test_no_photos_are_no_sample(model):
+    assert model(PHOTOS[:0]).shape == (0, 5)
