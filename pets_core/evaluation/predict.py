@@ -37,13 +37,14 @@ def predict_logits(
     Returns:
         Logits, shape (N, C), in row order, on every rank.
     """
-    prepared = accelerator.prepare_model(model, evaluation_mode=True).eval()
+    model.eval()
     rows: list[npt.NDArray[np.int64]] = []
     logits: list[torch.Tensor] = []
     reported = time.monotonic()
     for number, batch in enumerate(loader.epoch(epoch), 1):
         rows.append(batch.rows)
-        logits.append(prepared(batch.inputs).float())
+        with accelerator.autocast():
+            logits.append(model(batch.inputs).float())
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
             reported = time.monotonic()
             on_progress(
@@ -57,7 +58,6 @@ def predict_logits(
         result[places] = values
         np.add.at(seen, places, 1)
     assert (seen == 1).all(), "every row is predicted exactly once"
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     return result
 
 

@@ -235,7 +235,10 @@ def prepare(
 def release(prepared: Prepared) -> None:
     """Take off what `prepare` wrapped around the model, and free the optimizer's memory."""
     prepared.model._compiled_call_impl = None
-    prepared.accelerator.unwrap_model(prepared.model, keep_fp32_wrapper=False)
+    model = prepared.accelerator.unwrap_model(prepared.model, keep_fp32_wrapper=False)
+    # Accelerate passes over a model with this mark: the next phase would train without mixed
+    # precision.
+    vars(model).pop("_is_accelerate_prepared", None)
     prepared.accelerator.free_memory()
 
 

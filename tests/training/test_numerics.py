@@ -57,6 +57,13 @@ def test_golden_losses(train_in) -> None:
     assert train_in("no") == pytest.approx(GOLDEN, rel=1e-4)
 
 
+def test_every_phase_computes_in_bf16(train_in, tiny_model) -> None:
+    kinds = []
+    tiny_model.head.register_forward_hook(lambda _, __, logits: kinds.append(logits.dtype))
+    train_in("bf16")
+    assert set(kinds) == {torch.bfloat16}
+
+
 def test_bf16_losses_stay_near_the_golden_ones(train_in) -> None:
     """bf16 keeps 8 bits of each number, and its roundings add up over the steps."""
     losses = train_in("bf16")
