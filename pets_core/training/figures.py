@@ -91,5 +91,5 @@ class StepFigures:
         raise PetsError(
             f"the {what} at step {self._first_step + number}, and the weights were left as they "
             f"were before it. Lower train.base_lr or train.lr_max (the layer groups' rates are "
-            f"{groups}), or look at the photos of this step: {', '.join(ids)}"
+            f"{groups}), or look at this process's photos of the step: {', '.join(ids)}"
         )

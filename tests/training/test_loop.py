@@ -208,6 +208,18 @@ def test_ema_is_the_running_mean_of_the_weights(tiny_model, tiny_loader, acceler
             torch.testing.assert_close(weight, mean[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_compiled_training_gives_the_same_losses(tiny_model, tiny_loader, accelerator) -> None:
+    tiny_model.second[1].p = 0.0
+    twin = copy.deepcopy(tiny_model)
+    plain = run(tiny_model, tiny_loader, accelerator)
+    compiled = run(twin, tiny_loader, accelerator, compile=True)
+    assert [r["loss"] for r in compiled.steps] == pytest.approx(
+        [r["loss"] for r in plain.steps], rel=1e-3
+    )
+    assert twin._compiled_call_impl is None, "the model is handed back as it was"
+
+
 def test_the_lr_finder_leaves_no_trace(tiny_model, tiny_loader, accelerator) -> None:
     """Not even in the random numbers, which the dropout of the training that follows draws."""
     twin = copy.deepcopy(tiny_model)
