@@ -2,12 +2,13 @@
 
     python benchmarks/accuracy.py [FOLDER] [--size 160] [--epochs 2] [--seeds 3]
     python benchmarks/accuracy.py --no-fastai --size 224 --freeze-epochs 3 --epochs 12
-                                  --lr-max "slice(1e-5, 1e-3)" --seeds 1 [--held-out]
+                                  --set "train.lr_max=slice(1e-5, 1e-3)" --seeds 1 [--held-out]
 
 `fine_tune(2, 3e-3)` means one frozen and two unfrozen epochs; both sides train on the same photos,
 each in its own default way. Seconds are those of training, validation after each epoch included;
-ours includes decoding the photos. --held-out judges on photos held out of trainval, for choosing
-settings: the last 30% of each breed's numbers, since neighbouring numbers are often one animal.
+ours includes decoding the photos with the first seed. --held-out judges on photos held out of
+trainval, for choosing settings: the last 30% of each breed's numbers, since neighbouring numbers
+are often one animal.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import peer
+import yaml
 
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="unfrozen")
     parser.add_argument("--base-lr", type=float, default=3e-3)
     parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.NAME=VALUE", help="of ours")
-    parser.add_argument("--backbone", default=peer.BACKBONE)
+    parser.add_argument("--backbone", default=peer.BACKBONE, help="of ours")
     parser.add_argument("--held-out", action="store_true", help="judge on photos of trainval")
     parser.add_argument("--no-fastai", action="store_true")
     parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
@@ -104,7 +106,7 @@ def _compare(options: argparse.Namespace, work: Path) -> None:
         for setting in options.set:
             place, value = setting.split("=", 1)
             group, field = place.split(".")
-            values[group][field] = json.loads(value) if value[0] in "0123456789.tf" else value
+            values[group][field] = yaml.safe_load(value)
         arguments = {"work": str(work), "config": values, "size": options.size}
         arguments["batch"] = options.batch
         for side in sides:

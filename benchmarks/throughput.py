@@ -66,6 +66,8 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
             loop.train_epoch(prepared, loader, number, schedule)
 
         plain = torch.nn.Sequential(built.model.body, built.model.head)
+        if config.train.compile:
+            plain.compile()
 
         def forward(inputs: torch.Tensor, plain: Any = plain) -> torch.Tensor:
             with rank.accelerator.autocast():

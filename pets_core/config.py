@@ -243,16 +243,16 @@ class TransformConfig(_Settings):
     """Largest rotation either way, degrees."""
     max_zoom: Annotated[float, Field(ge=1, le=4)] = 1.1
     """Largest magnification beyond the crop, times."""
-    max_warp: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Largest tilt of the photo's plane either way, as fastai counts it: corners move by up to half
-    of this share of the side."""
+    max_warp: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    """Largest tilt of the photo's plane either way: the near side is magnified, and the far side
+    made smaller, by about this share."""
     max_lighting: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Largest change of brightness and contrast, share."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.75
     """How often each of rotation, zoom, warp and lighting is applied."""
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Below 1: random resized crops, of at least this share of the photo's area and an aspect
-    ratio from 3/4 to 4/3 (Szegedy and others 2015)."""
+    """Below 1: random resized crops, of at least this share of the photo's area before the zoom and
+    an aspect ratio from 3/4 to 4/3 (Szegedy and others 2015)."""
     erase_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How often a rectangle of 2% to a third of the photo is blanked with the mean colour (Zhong
     and others 2017)."""
@@ -319,7 +319,8 @@ class TrainConfig(_Settings):
     """Above 0: the model is an exponential moving average of the weights, with this decay a step,
     less at first."""
     early_stopping_epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Stop when so many epochs on end did not better the validation loss; 0: never."""
+    """End a phase when so many epochs on end did not better the validation loss, its one cycle cut
+    short; 0: never. With train.keep = best the better weights are kept."""
     keep: Literal["last", "best"] = "last"
     """Which weights become the model: the last, or those of least validation loss."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01

@@ -206,7 +206,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _failure(folder: Path, returncode: int, tail: deque[str]) -> Exception:
     """The error of the rank that failed first, or what the launcher last said."""
-    written = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    written = sorted(folder.glob("failure-*.json"), key=_blame)
     if not written:
         lines = "\n".join(tail)
         return WorkerError(f"the worker ended with exit code {returncode}:\n{lines}")
@@ -214,3 +214,8 @@ def _failure(folder: Path, returncode: int, tail: deque[str]) -> Exception:
     if failure.by_user:
         return PetsError(failure.message)
     return WorkerError(f"rank {failure.rank} failed: {failure.message}\n{failure.traceback}")
+
+
+def _blame(failure: Path) -> tuple[bool, int]:
+    """First the rank whose own loss is not finite, for its gradient makes all ranks fail."""
+    return "the loss is" not in failure.read_text(), failure.stat().st_mtime_ns

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from pydantic import BaseModel
 
@@ -58,8 +59,8 @@ class Rank:
             project_dir=_tracker_folder(request),
             kwargs_handlers=[patience],
         )
-        if self.config.train.tf32:
-            torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("high" if self.config.train.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.config.train.tf32
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         if self.accelerator.num_processes != promised:
             raise RuntimeError(
@@ -144,8 +145,9 @@ class Rank:
 def _tracker_folder(request: WorkRequest) -> str:
     """Where a tracker that writes files puts them: with the run, or on disk if that is remote."""
     run_url = request.run_url
-    if storage.is_local(storage.filesystem(run_url)[0]):
-        return run_url
+    fs, path = storage.filesystem(run_url)
+    if storage.is_local(fs):
+        return path
     run_id = run_url.rstrip("/").rsplit("/", 1)[-1]
     return str(Path(request.config.cache_dir).expanduser() / "trackers" / run_id)
 
@@ -163,6 +165,7 @@ def check(request: WorkRequest) -> CheckResult:
             "set auto or at most that"
         )
     precision = resolve_precision(request.config.train.mixed_precision, device)
+    _check_tracker(request.config.train.log_with)
     model: torch.nn.Module
     if request.model_url:
         model = load_model(request.model_url).model
@@ -177,6 +180,15 @@ def check(request: WorkRequest) -> CheckResult:
     )
 
 
+def _check_tracker(log_with: str) -> None:
+    """Accelerate leaves out a tracker whose package is missing, and does not say so."""
+    if log_with != "none" and log_with not in {str(t) for t in get_available_trackers()}:
+        raise PetsError(
+            f"train.log_with = {log_with}: its package is not installed: "
+            f"pip install 'pets-pipeline[{log_with}]'"
+        )
+
+
 def _check_groups(freeze_to: int, num_groups: int) -> None:
     if not -num_groups <= freeze_to < num_groups:
         raise PetsError(
@@ -188,6 +200,7 @@ def _check_groups(freeze_to: int, num_groups: int) -> None:
 def find_lr(rank: Rank) -> LRSuggestion | None:
     """Run the range test on the new head and store its curve and picture."""
     started, config = time.monotonic(), rank.config
+    _check_validation(rank)
     built = rank.model()
     curve = lr_find(
         built.model,
@@ -297,7 +310,7 @@ def judge(rank: Rank) -> EvalReport | None:
         photos,
         rank.eval_loader(photos, built.card.center_crop()),
         split,
-        augmented=rank.eval_loader(photos, built.card.augment(config.transform)),
+        augmented=rank.eval_loader(photos, built.card.view(config.transform)),
         request=rank.request,
         accelerator=rank.accelerator,
         on_progress=rank.report,

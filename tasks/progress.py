@@ -27,7 +27,7 @@ class ProgressDisplay:
         self._logger = logger
         self._bar: tqdm[Any] | None = None
         self._bar_key = ("", "")
-        self._stage, self._began, self._began_at = "", 0.0, 0
+        self._stage, self._done, self._began, self._began_at = "", 0, 0.0, 0
         self._last_line = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
@@ -48,9 +48,10 @@ class ProgressDisplay:
             self._close()
             self._logger.info("epoch %d/%d %s", progress.done, progress.total, progress.detail)
             return
-        if progress.stage != self._stage:
+        if progress.stage != self._stage or progress.done < self._done:
             self._stage = progress.stage
             self._began, self._began_at = time.monotonic(), progress.done
+        self._done = progress.done
         if self._terminal:
             self._draw(progress)
         elif time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 import fsspec
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +35,10 @@ AZURITE_ACCOUNT = (
     "oGMGw=="
 )
 """Azurite's one account; its key is the same everywhere."""
+# How long an example takes says nothing on a machine that does other things too.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
+
 REAL_DATA = Path(__file__).parents[2] / "shared/data"
 OPT_IN = {
     "browser": "opens pages in Chromium: give --run-browser",

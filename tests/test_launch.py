@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pytest
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
-from pets_core.launch import CheckResult, WorkRequest, launch
+from pets_core.launch import CheckResult, RankFailure, WorkRequest, _failure, launch
 from pets_core.records import EvalReport, LRSuggestion, TrainResult
 
 
@@ -194,6 +195,12 @@ def test_more_layer_groups_than_the_model_has_are_refused(small_config, freeze_t
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
+def test_a_tracker_that_is_not_installed_is_refused(small_config) -> None:
+    config = tiny(small_config, train={"log_with": "wandb"})
+    with pytest.raises(PetsError, match=r"train\.log_with = wandb: .*pets-pipeline\[wandb\]"):
+        launch(WorkRequest(stage="check", config=config), CheckResult)
+
+
 @pytest.mark.parametrize("setting", [{"keep": "best"}, {"early_stopping_epochs": 2}])
 def test_settings_that_need_validation_photos_say_so(small_config, tmp_path, setting) -> None:
     source = small_config.source.model_dump(exclude_defaults=True) | {"valid_fraction": 0}
@@ -243,3 +250,12 @@ def read_events(folder) -> dict[str, list[float]]:
         for tag in events.Tags()["scalars"]:
             values[tag] = [event.value for event in events.Scalars(tag)]
     return values
+
+
+def test_the_rank_whose_loss_is_at_fault_is_blamed(tmp_path) -> None:
+    """Its gradient makes every rank fail, and another may write its failure down first."""
+    for rank, message in enumerate(("the gradient's norm is nan at step 3", "the loss is nan")):
+        failure = RankFailure(rank=rank, message=message, traceback="", by_user=True)
+        (tmp_path / f"failure-{rank}.json").write_text(failure.model_dump_json())
+        os.utime(tmp_path / f"failure-{rank}.json", (rank, rank))
+    assert str(_failure(tmp_path, 1, deque())) == "the loss is nan"

@@ -126,8 +126,8 @@ def open_decoded(
     stem = folder / f"v{_VERSION}-{manifest.fingerprint}-{split}-{size}-{num_decoded}"
     pixels, data, ends = (stem.with_name(stem.name + s) for s in (".u8", ".encoded", ".ends"))
     with FileLock(stem.with_name(stem.name + ".lock")):
-        # The pixels get their name last.
-        if not pixels.exists():
+        # The pixels get their name last. After a power failure they may be short.
+        if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
             _decode_all(manifest, split, size, num_decoded, (pixels, data, ends), on_progress)
     columns = [
         read_table(manifest.shard_url(shard), ["id", "label"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from pets_core.config import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.mixing import mix
-from pets_core.data.transforms import Transform
+from pets_core.data.transforms import Transform, send
 
 __all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches"]
 
@@ -91,7 +91,7 @@ def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
 class PhotoLoader:
     """Batches of one split for one rank. Every row is seen once an epoch, by one rank.
 
-    The next batch is read, and sent to a GPU, while the present one is worked on.
+    The next batch is read while the present one is worked on.
 
     Args:
         photos: Of the split.
@@ -164,14 +164,9 @@ class PhotoLoader:
         rows = torch.from_numpy(share.rows)
         labels = torch.from_numpy(self._photos.labels[share.rows])
         if self._resident is not None:
-            return self._resident[rows.to(self._device)], labels.to(self._device)
+            return self._resident[send(rows, self._device)], send(labels, self._device)
         pixels = torch.from_numpy(self._photos.read(share.rows))
-        if self._device.type == "cuda":
-            pixels, labels = pixels.pin_memory(), labels.pin_memory()
-        return (
-            pixels.to(self._device, non_blocking=True),
-            labels.to(self._device, non_blocking=True),
-        )
+        return send(pixels, self._device), send(labels, self._device)
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
         inputs = self._transform(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pets_core.config import TransformConfig
 
-__all__ = ["Augment", "CenterCrop", "Transform", "draw_maps", "sampling_grid"]
+__all__ = ["Augment", "CenterCrop", "Transform", "draw_maps", "sampling_grid", "send"]
 
 _MAX_ASPECT = 4 / 3
 _ERASED_AREA = (0.02, 1 / 3)
@@ -42,7 +42,7 @@ class CenterCrop:
         """Crop and normalise; nothing is random."""
         start = (photos.shape[1] - self._size) // 2
         middle = slice(start, start + self._size)
-        scale, shift = self._scale.to(photos.device), self._shift.to(photos.device)
+        scale, shift = send(self._scale, photos.device), send(self._shift, photos.device)
         return photos[:, middle, middle].float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
 
 
@@ -70,16 +70,23 @@ class Augment:
         maps = draw_maps(global_size, self._size / photos.shape[1], config, generator)[rows]
         contrast, brightness = (v[rows] for v in _draw_lighting(global_size, config, generator))
         # Lighting and normalisation are both linear, hence one multiplication and one addition.
-        scale = (contrast * self._scale)[:, :, None, None].to(device)
-        shift = (contrast * self._shift + brightness)[:, :, None, None].to(device)
+        scale = send((contrast * self._scale)[:, :, None, None], device)
+        shift = send((contrast * self._shift + brightness)[:, :, None, None], device)
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        grid = sampling_grid(maps.to(device), self._size)
+        grid = sampling_grid(send(maps, device), self._size)
         inputs = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
         inputs = inputs.mul_(scale).add_(shift)
         if config.erase_probability:
             kept = ~_draw_erased(global_size, self._size, config, generator)[rows]
-            inputs = inputs.mul_(kept[:, None].to(device))
+            inputs = inputs.mul_(send(kept[:, None], device))
         return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device; to a GPU from pinned memory, for which the host need not wait."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def draw_maps(

@@ -50,6 +50,10 @@ class ModelCard(BaseModel):
         """What makes model inputs of photos to be judged."""
         return CenterCrop(self.image_size, self.mean, self.std)
 
+    def view(self, config: TransformConfig) -> Augment:
+        """What makes one more view of a photo to be judged: nothing of it is blanked."""
+        return self.augment(config.model_copy(update={"erase_probability": 0.0}))
+
     def augment(self, config: TransformConfig) -> Augment:
         """What makes model inputs of photos to be learnt from."""
         return Augment(self.image_size, self.mean, self.std, config)

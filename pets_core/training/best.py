@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pets_core.errors import PetsError
+
 __all__ = ["Best"]
 
 
@@ -25,6 +27,8 @@ class Best:
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
-        """Give a model the best weights, if any were offered."""
+        """Give a model the best weights; none were offered where there is nothing to judge on."""
+        if self.epochs_since and not self._weights:
+            raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
         if self._weights:
             model.load_state_dict(self._weights)

@@ -86,10 +86,14 @@ class StepFigures:
         loss, norm = self._values[number].tolist()
         if math.isfinite(loss) and (self._scaled or math.isfinite(norm)):
             return
-        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
         groups = ", ".join(f"{rate:.2e}" for rate in rates.values())
+        if math.isfinite(loss):
+            # Another rank's loss may be at fault; that rank names its own samples.
+            what, whose = f"gradient's norm is {norm}", "if no process's loss is at fault, "
+        else:
+            what, whose = f"loss is {loss}", ""
         raise PetsError(
-            f"the {what} at step {self._first_step + number}, and the weights were left as they "
-            f"were before it. Lower train.base_lr or train.lr_max (the layer groups' rates are "
-            f"{groups}), or look at this process's photos of the step: {', '.join(ids)}"
+            f"the {what} at step {self._first_step + number}, which changed no weight. Lower "
+            f"train.base_lr or train.lr_max (the layer groups' rates are {groups}), or look at the "
+            f"photos of the step; {whose}these are {', '.join(ids)}"
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from pets_core.errors import PetsError
@@ -37,14 +39,17 @@ def largest_micro_batch(
         accelerator: Mixed precision, device, ranks.
 
     Returns:
-        The most samples that fit every rank, at least 1.
+        The most samples that fit every rank, at least 1; 0 where all do.
 
     Raises:
         PetsError: Not even one sample fits.
     """
-    size = max(len(inputs), 1)
+    # Not the distributed wrapper: ranks that try more often than others would leave them waiting.
+    model = accelerator.unwrap_model(model)
+    size, tries = max(len(inputs), 1), 0
     buffers = copy.deepcopy(dict(model.named_buffers()))
     while not _fits(model, objective, inputs[:size], targets[:size], accelerator):
+        tries += 1
         if size == 1:
             raise PetsError(
                 "one photo does not fit the GPU's memory: lower model.image_size or take a smaller "
@@ -56,14 +61,16 @@ def largest_micro_batch(
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-    of_ranks = accelerator.gather(torch.tensor([size], device=accelerator.device))
-    smallest = int(of_ranks.min())
-    if smallest < len(inputs):
-        warnings.warn(
-            f"{len(inputs)} samples do not fit the memory: gradients are accumulated over "
-            f"micro-batches of {smallest} (train.micro_batch_size)",
-            stacklevel=2,
-        )
+    # Shares differ by a sample; only ranks that had to halve theirs tell what fits.
+    found = torch.tensor([size if tries else sys.maxsize], device=accelerator.device)
+    smallest = int(accelerator.gather(found).min())
+    if smallest == sys.maxsize:
+        return 0
+    warnings.warn(
+        f"{len(inputs)} samples do not fit the memory: gradients are accumulated over "
+        f"micro-batches of {smallest} (train.micro_batch_size)",
+        stacklevel=2,
+    )
     return smallest
 
 
@@ -77,13 +84,15 @@ def _fits(
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), accelerator.no_sync(model):
+        with torch.random.fork_rng(devices):
             moments = [torch.empty_like(parameter) for parameter in learning * 2]
             # Not accelerator.backward: a gradient scaler must not see this pass.
             torch.autograd.backward(objective.loss_sum(model(inputs), targets))
             del moments
-    except torch.OutOfMemoryError:
-        return False
+    except Exception as error:
+        if should_reduce_batch_size(error):
+            return False
+        raise
     finally:
         for parameter in learning:
             parameter.grad = None

@@ -146,6 +146,13 @@ def test_of_two_at_once_one_builds_and_the_other_waits_for_it(open_split, tmp_pa
     assert len(built(tmp_path)) == 3
 
 
+def test_a_short_file_is_made_anew(open_split, tmp_path):
+    whole = np.array(open_split().pixels)
+    path = next((tmp_path / "cache/decoded").glob("*.u8"))
+    path.write_bytes(path.read_bytes()[:1000])
+    np.testing.assert_array_equal(open_split().pixels, whole)
+
+
 def test_lengths_must_agree():
     pixels, labels = np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="one entry a photo"):

@@ -190,13 +190,11 @@ def test_ema_is_the_running_mean_of_the_weights(tiny_model, tiny_loader, acceler
             if weight.is_floating_point():
                 mean[name] = decay * mean[name] + (1 - decay) * weight
 
-    optimizers = []
     original = torch.optim.AdamW.step
 
     def stepping(self, *args, **keywords):
         result = original(self, *args, **keywords)
         follow(tiny_model)
-        optimizers.append(self)
         return result
 
     with pytest.MonkeyPatch.context() as patch:

@@ -102,11 +102,11 @@ class Hungry(SingleLabel):
     def loss_sum(self, logits, targets):
         self.tried.append(len(targets))
         if len(targets) > self.room:
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().loss_sum(logits, targets)
 
 
-@pytest.mark.parametrize(("room", "expected"), [(100, 16), (16, 16), (15, 8), (3, 2), (2, 2)])
+@pytest.mark.parametrize(("room", "expected"), [(100, 0), (16, 0), (15, 8), (3, 2), (2, 2)])
 def test_the_batch_is_halved_until_it_fits(
     tiny_model, tiny_loader, accelerator, room, expected, recwarn
 ):
@@ -117,7 +117,7 @@ def test_the_batch_is_halved_until_it_fits(
         tiny_model, Hungry(room), batch.inputs, batch.targets, accelerator=accelerator
     )
     assert size == expected
-    assert bool(recwarn) == (expected < 16)
+    assert bool(recwarn) == (expected > 0)
     assert torch.equal(torch.get_rng_state(), random), "dropout drew random numbers"
     assert all(torch.equal(before[k], v) for k, v in tiny_model.state_dict().items())
     assert all(p.grad is None for p in tiny_model.parameters())
