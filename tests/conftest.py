@@ -5,6 +5,7 @@ import itertools
 import logging
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import threading
@@ -35,6 +36,10 @@ AZURITE_ACCOUNT = (
     "oGMGw=="
 )
 """Azurite's one account; its key is the same everywhere."""
+# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # How long an example takes says nothing on a machine that does other things too.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
