@@ -160,11 +160,15 @@ def test_no_process_outlives_its_caller(small_config, tmp_path, ending: signal.S
     caller = subprocess.Popen(
         [sys.executable, "-c", LAUNCH_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True
     )
-    assert any(line.startswith("train") for line in caller.stdout), "training has begun"
-    started = descendants(caller.pid)
-    assert len(started) == 3, "a launcher and two ranks"
-    caller.send_signal(ending)
-    caller.wait(timeout=60)
+    try:
+        assert any(line.startswith("train") for line in caller.stdout), "training has begun"
+        started = descendants(caller.pid)
+        assert len(started) == 3, "a launcher and two ranks"
+        caller.send_signal(ending)
+        caller.wait(timeout=60)
+    finally:
+        # A failed test must not leave a training behind; this ends all of it.
+        caller.kill()
     deadline = time.monotonic() + 30
     while (left := [pid for pid in started if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
