@@ -14,7 +14,6 @@ are often one animal.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -28,16 +27,9 @@ import yaml
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train and judge as `pets train` and `pets evaluate` do."""
     from pets_core import worker
-    from pets_core.config import PipelineConfig
-    from pets_core.launch import WorkRequest
     from pets_core.records import EvalReport, TrainResult
 
-    work = Path(arguments["work"])
-    config = PipelineConfig.model_validate(arguments["config"])
-    request = WorkRequest(
-        stage="train", config=config, manifest=peer.load_manifest(work),
-        run_url=str(work / f"run-{config.train.seed}"), base_lr=config.train.base_lr,
-    )  # fmt: skip
+    request = peer.request("train", arguments)
     began = time.perf_counter()
     trained = worker.run(request)
     seconds = time.perf_counter() - began
@@ -69,10 +61,7 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Train with every seed on both sides and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", nargs="?", default=str(peer.REAL))
-    parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
-    parser.add_argument("--batch", type=int, default=64, help="photos a step")
+    parser = peer.command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="how many trainings")
     parser.add_argument("--freeze-epochs", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=2, help="unfrozen")
@@ -81,12 +70,8 @@ def main() -> None:
     parser.add_argument("--backbone", default=peer.BACKBONE, help="of ours")
     parser.add_argument("--held-out", action="store_true", help="judge on photos of trainval")
     parser.add_argument("--no-fastai", action="store_true")
-    parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        side = fastai if options.side == "fastai" else ours
-        print(json.dumps(side(options.arguments)))
+    options = peer.parse(parser, ours=ours, fastai=fastai)
+    if options is None:
         return
     with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
         _compare(options, Path(name))

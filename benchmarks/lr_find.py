@@ -8,8 +8,6 @@ decodes its photos first, which is counted. Each runs in a process of its own.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -20,16 +18,12 @@ import peer
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the finder with model and decoded photos at hand, and of decoding them."""
-    from pets_core.config import PipelineConfig
-    from pets_core.launch import WorkRequest
     from pets_core.training import lr_finder
     from pets_core.worker import Rank
 
     lr_finder._DIVERGED = float("inf")
-    work = Path(arguments["work"])
-    config = PipelineConfig.model_validate(arguments["config"])
-    manifest = peer.load_manifest(work)
-    rank = Rank(WorkRequest(stage="lr-find", config=config, manifest=manifest, run_url=str(work)))
+    rank = Rank(peer.request("lr-find", arguments))
+    config = rank.config
     built = rank.model()
     began = time.perf_counter()
     loader = rank.train_loader(built.card)
@@ -56,17 +50,10 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure both and print them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", nargs="?", default=str(peer.REAL))
-    parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
-    parser.add_argument("--batch", type=int, default=64, help="photos a step")
+    parser = peer.command_line(__doc__)
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps")
-    parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        side = fastai if options.side == "fastai" else ours
-        print(json.dumps(side(options.arguments)))
+    options = peer.parse(parser, ours=ours, fastai=fastai)
+    if options is None:
         return
     with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
         values = peer.prepare_photos(

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from pets_core.config import LaunchConfig, PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest
-from pets_core.launch import worker_environment
+from pets_core.launch import WorkRequest, worker_environment
 from pets_core.models.backbones import create_body
 from pets_core.records import DatasetManifest
 
 __all__ = [
     "BACKBONE",
     "REAL",
+    "command_line",
     "fastai_learner",
-    "load_manifest",
+    "parse",
     "prepare_photos",
+    "request",
     "run_side",
 ]
 
@@ -88,9 +92,39 @@ def _blocks_held_out(manifest: DatasetManifest, work: Path) -> Path:
     return path
 
 
-def load_manifest(work: Path) -> DatasetManifest:
-    """The data set that `prepare_photos` made."""
-    return DatasetManifest.model_validate_json((work / "manifest.json").read_text())
+def request(stage: Literal["lr-find", "train"], arguments: dict[str, Any]) -> WorkRequest:
+    """Ask a rank for a stage on the photos of `prepare_photos`; a run of its own for each seed."""
+    work = Path(arguments["work"])
+    config = PipelineConfig.model_validate(arguments["config"])
+    return WorkRequest(
+        stage=stage,
+        config=config,
+        manifest=DatasetManifest.model_validate_json((work / "manifest.json").read_text()),
+        run_url=str(work / f"run-{config.train.seed}"),
+        base_lr=config.train.base_lr,
+    )
+
+
+def command_line(doc: str) -> argparse.ArgumentParser:
+    """What every script takes: the photos, their size, the batch."""
+    parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
+    parser.add_argument("source", nargs="?", default=str(REAL))
+    parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
+    parser.add_argument("--batch", type=int, default=64, help="photos a step")
+    parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
+    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
+    return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser, **sides: Callable[[dict[str, Any]], dict[str, Any]]
+) -> argparse.Namespace | None:
+    """Parse the command line; where `run_side` started this process, run that side: None."""
+    options = parser.parse_args()
+    if not options.side:
+        return options
+    print(json.dumps(sides[options.side](options.arguments)))
+    return None
 
 
 def fastai_learner(

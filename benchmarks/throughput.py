@@ -13,7 +13,6 @@ in a process of its own, and the better one counts. Unfrozen epochs have a quart
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,17 +30,14 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
     """Photos a second of our loop's first two epochs and of the limit, frozen and unfrozen."""
     import torch
 
-    from pets_core.config import PipelineConfig, RateSlice
+    from pets_core.config import RateSlice
     from pets_core.data.decoded import DecodedPhotos
-    from pets_core.launch import WorkRequest
     from pets_core.training import loop
     from pets_core.training.schedule import OneCycle
     from pets_core.worker import Rank
 
-    work = Path(arguments["work"])
-    config = PipelineConfig.model_validate(arguments["config"])
-    manifest = peer.load_manifest(work)
-    rank = Rank(WorkRequest(stage="train", config=config, manifest=manifest, run_url=str(work)))
+    rank = Rank(peer.request("train", arguments))
+    config = rank.config
     built = rank.model()
     began = time.perf_counter()
     photos = rank.photos("train", built.card)
@@ -145,22 +141,15 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure all and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", nargs="?", default=str(peer.REAL))
-    parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
-    parser.add_argument("--batch", type=int, default=64, help="photos a step")
+    parser = peer.command_line(__doc__)
     parser.add_argument("--photos", type=int, default=1280, help="photos of a frozen epoch")
     parser.add_argument("--precision", nargs="+", default=["no", "bf16"], help="no, bf16, fp16")
     parser.add_argument("--backbone", default=peer.BACKBONE, help="with --no-fastai: any of timm's")
     parser.add_argument("--weights", default="auto", help="none where the hub is out of reach")
     parser.add_argument("--no-fastai", action="store_true", help="ours and the limit alone")
     parser.add_argument("--compile", action="store_true", help="ours and the limit compiled")
-    parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        side = fastai if options.side == "fastai" else ours_and_limit
-        print(json.dumps(side(options.arguments)))
+    options = peer.parse(parser, ours=ours_and_limit, fastai=fastai)
+    if options is None:
         return
     with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
         for precision in options.precision:
