@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from filelock import FileLock
 
+from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.data.dataset import open_parquet, read_shard, read_table
 from pets_core.data.images import decode
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -106,7 +107,7 @@ def open_decoded(
 
     The files are keyed by the data set's fingerprint, the split, the size and how many photos are
     decoded. One process builds them while others wait; they appear under their names only when they
-    are whole.
+    are whole, and go when no run has opened them for long (`pets_core.cache`).
 
     Args:
         manifest: A committed data set.
@@ -123,12 +124,18 @@ def open_decoded(
     num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
     folder = Path(cache_dir).expanduser() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"v{_VERSION}-{manifest.fingerprint}-{split}-{size}-{num_decoded}"
-    pixels, data, ends = (stem.with_name(stem.name + s) for s in (".u8", ".encoded", ".ends"))
-    with FileLock(stem.with_name(stem.name + ".lock")):
+    identity = (_VERSION, manifest.fingerprint, split, size, num_decoded)
+    key = sha256(repr(identity).encode()).hexdigest()[:24]
+    name = f"{key}-{manifest.fingerprint}-{split}-{size}"
+    files = [folder / f"{name}.{kind}" for kind in ("u8", "encoded", "ends")]
+    pixels, data, ends = files
+    with lock_of(pixels):
         # The pixels get their name last. After a power failure they may be short.
         if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
-            _decode_all(manifest, split, size, num_decoded, (pixels, data, ends), on_progress)
+            sweep(folder)
+            _decode_all(manifest, split, size, num_decoded, files, on_progress)
+        for file in files:
+            mark_used(file)
     columns = [
         read_table(manifest.shard_url(shard), ["id", "label"])
         for shard in manifest.splits[split].shards
@@ -151,7 +158,7 @@ def _decode_all(
     split: Split,
     size: int,
     num_decoded: int,
-    paths: tuple[Path, Path, Path],
+    paths: list[Path],
     on_progress: OnProgress,
 ) -> None:
     """Write decoded pixels, the other photos' bytes and where each of these ends."""

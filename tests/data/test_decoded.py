@@ -1,11 +1,14 @@
 """The cache of decoded photos: the very pixels, made once, whole or not at all."""
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pets_core.cache import UNUSED_DAYS
 from pets_core.config import PipelineConfig
 from pets_core.data import decoded
 from pets_core.data.decoded import DecodedPhotos, open_decoded
@@ -62,6 +65,19 @@ def test_the_cache_is_used_again(open_split, monkeypatch):
     again = open_split()
     np.testing.assert_array_equal(first.pixels, again.pixels)
     assert first.ids == again.ids
+
+
+def test_what_no_run_opens_any_more_makes_room(open_split, tmp_path):
+    then = time.time() - 86_400 * (UNUSED_DAYS + 1)
+    for size in (8, 9):
+        open_split(size=size)
+    for path in built(tmp_path):
+        os.utime(path, (then, then))
+    open_split(size=8)
+    open_split(size=10)
+    sizes = {path.stem.rsplit("-", 1)[-1] for path in built(tmp_path)}
+    assert sizes == {"8", "10"}
+    assert len(built(tmp_path)) == 6
 
 
 def test_another_size_is_another_file(open_split):
