@@ -18,8 +18,8 @@ import peer
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the finder with model and decoded photos at hand, and of decoding them."""
+    from pets_core.rank import Rank
     from pets_core.training import lr_finder
-    from pets_core.worker import Rank
 
     lr_finder._DIVERGED = float("inf")
     rank = Rank(peer.request("lr-find", arguments))

@@ -16,7 +16,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,10 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
 
     from pets_core.config import RateSlice
     from pets_core.data.decoded import DecodedPhotos
+    from pets_core.rank import Rank
     from pets_core.training import loop
+    from pets_core.training.history import History
     from pets_core.training.schedule import OneCycle
-    from pets_core.worker import Rank
 
     rank = Rank(peer.request("train", arguments))
     config = rank.config
@@ -57,9 +57,9 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
         batch = next(iter(loader.epoch(0)))
 
-        def epoch(number: int, prepared: Any = prepared, loader: Any = loader) -> None:
+        def epoch(prepared: Any = prepared, loader: Any = loader) -> None:
             schedule = OneCycle(100 * loader.num_batches)
-            loop.train_epoch(prepared, loader, number, schedule)
+            loop.train_epoch(prepared, loader, History(), schedule)
 
         plain = torch.nn.Sequential(built.model.body, built.model.head)
         if config.train.compile:
@@ -84,7 +84,7 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
             float(loss)
 
         limit()
-        seconds = [(timed(limit), timed(partial(epoch, number))) for number in range(ROUNDS)]
+        seconds = [(timed(limit), timed(epoch)) for _ in range(ROUNDS)]
         in_memory = (
             loader.num_batches * len(batch.inputs) / float(np.median([of for of, _ in seconds]))
         )

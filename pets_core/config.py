@@ -322,7 +322,12 @@ class TrainConfig(_Settings):
     """End a phase when so many epochs on end did not better the validation loss, its one cycle cut
     short; 0: never. With train.keep = best the better weights are kept."""
     keep: Literal["last", "best"] = "last"
-    """Which weights become the model: the last, or those of least validation loss."""
+    """Which weights become the model: the last, or those of least validation loss. The others are
+    stored beside it."""
+    checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """A checkpoint is written after every epoch, and every so many optimizer steps."""
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
+    """How many of the newest checkpoints are kept; each holds the best weights too."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Decoupled weight decay; biases and normalisation layers take none."""
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -341,11 +346,6 @@ class TrainConfig(_Settings):
     """A tracker that is told of every step, besides history.parquet; it needs its package."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the head's weights, the shuffle and the augmentation."""
-
-    @property
-    def keeps_best(self) -> bool:
-        """Whether each epoch's weights are compared with the best so far."""
-        return self.keep == "best" or self.early_stopping_epochs > 0
 
     @model_validator(mode="after")
     def _some_epochs(self) -> TrainConfig:
@@ -375,6 +375,8 @@ class LaunchConfig(_Settings):
     """Ranks on this machine; auto: one a GPU, or one on a machine without."""
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
+    stall_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Ranks are ended, and tell where they stood, when one of them takes longer over a batch."""
     decode_cache_gib: Annotated[float, Field(ge=0, le=100_000)] = 8.0
     """Most disk that the decoded photos of one split may take under cache_dir, GiB. Photos beyond
     it are decoded anew in every epoch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import subprocess
@@ -12,6 +11,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
@@ -24,6 +24,7 @@ from pets_core.records import DatasetManifest, TrainResult
 
 __all__ = [
     "PROGRESS_MARK",
+    "WARNING_MARK",
     "CheckResult",
     "RankFailure",
     "WorkRequest",
@@ -34,6 +35,8 @@ __all__ = [
 
 PROGRESS_MARK = "@progress "
 """Rank 0 begins a progress line on its standard output with this."""
+WARNING_MARK = "@warning "
+"""And a warning with this."""
 
 _LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -74,6 +77,8 @@ class RankFailure(BaseModel):
     traceback: str
     by_user: bool
     """Whether the user can mend it, so that the message says it all."""
+    stalled: bool = False
+    """Whether it hung; then every rank tells where it stood."""
 
 
 class WorkerError(RuntimeError):
@@ -86,6 +91,7 @@ def launch(
     *,
     on_progress: OnProgress = ignore_progress,
     on_line: Callable[[str], None] = lambda _: None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> Record:
     """Run a stage in worker ranks under torch elastic and return the record that rank 0 wrote.
 
@@ -97,6 +103,7 @@ def launch(
         record: Type of the result.
         on_progress: Told of the ranks' progress, from another thread.
         on_line: Given every other line the ranks print, from another thread.
+        on_warning: Given the ranks' warnings, from another thread.
 
     Raises:
         PetsError: A rank refused its input.
@@ -115,19 +122,26 @@ def launch(
             errors="replace",
             env=worker_environment(request.config.launch),
         )
-        tail = _watch(process, on_progress, on_line)
+        tail = _watch(process, _Ears(on_progress, on_line, on_warning))
         if process.returncode != 0:
             raise _failure(folder, process.returncode, tail)
         return record.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def _watch(
-    process: subprocess.Popen[str], on_progress: OnProgress, on_line: Callable[[str], None]
-) -> deque[str]:
+@dataclass(frozen=True)
+class _Ears:
+    """Who is told of what the ranks print."""
+
+    on_progress: OnProgress
+    on_line: Callable[[str], None]
+    on_warning: Callable[[str], None]
+
+
+def _watch(process: subprocess.Popen[str], ears: _Ears) -> deque[str]:
     """Pass on what a process prints until it ends, or end it; return its last lines."""
     tail: deque[str] = deque(maxlen=50)
     assert process.stdout is not None
-    arguments = (process.stdout, on_progress, on_line, tail)
+    arguments = (process.stdout, ears, tail)
     reader = threading.Thread(target=_read, args=arguments, daemon=True)
     reader.start()
     try:
@@ -165,33 +179,29 @@ def worker_environment(config: LaunchConfig) -> dict[str, str]:
     return environment
 
 
-def _read(
-    stream: IO[str],
-    on_progress: OnProgress,
-    on_line: Callable[[str], None],
-    tail: deque[str],
-) -> None:
+def _read(stream: IO[str], ears: _Ears, tail: deque[str]) -> None:
     """Drain the pipe to its end, come what may: a full one would block the ranks for ever."""
     for raw in stream:
         line = raw.rstrip()
         try:
             if line:
-                _pass_on(line, on_progress, on_line, tail)
+                _pass_on(line, ears, tail)
         except Exception:
             _LOGGER.exception("a line of the ranks could not be shown")
 
 
-def _pass_on(
-    line: str, on_progress: OnProgress, on_line: Callable[[str], None], tail: deque[str]
-) -> None:
+def _pass_on(line: str, ears: _Ears, tail: deque[str]) -> None:
+    if line.startswith(WARNING_MARK):
+        ears.on_warning(line.removeprefix(WARNING_MARK))
+        return
     if line.startswith(PROGRESS_MARK):
         # Two ranks may have written at once: then it is a line of text.
         with contextlib.suppress(ValidationError):
             progress = Progress.model_validate_json(line.removeprefix(PROGRESS_MARK))
-            on_progress(progress)
+            ears.on_progress(progress)
             return
     tail.append(line)
-    on_line(line)
+    ears.on_line(line)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -210,9 +220,13 @@ def _failure(folder: Path, returncode: int, tail: deque[str]) -> Exception:
     if not written:
         lines = "\n".join(tail)
         return WorkerError(f"the worker ended with exit code {returncode}:\n{lines}")
-    failure = RankFailure.model_validate(json.loads(written[0].read_text()))
+    failure = RankFailure.model_validate_json(written[0].read_text())
     if failure.by_user:
         return PetsError(failure.message)
+    if failure.stalled:
+        failures = [RankFailure.model_validate_json(path.read_text()) for path in written]
+        stacks = "\n".join(f"rank {f.rank}:\n{f.traceback}" for f in failures if f.stalled)
+        return WorkerError(f"{failure.message}; the ranks stood at\n{stacks}")
     return WorkerError(f"rank {failure.rank} failed: {failure.message}\n{failure.traceback}")
 
 

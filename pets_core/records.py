@@ -200,9 +200,11 @@ class EpochMetrics(_Record):
 
 
 class TrainResult(_Record):
-    """A finished training."""
+    """A finished training; `model_url` is that of the best or of the last weights."""
 
     model_url: str
+    last_model_url: str
+    best_model_url: str | None = None
     history_url: str
     plot_url: str
     base_lr: float

@@ -10,30 +10,26 @@ import signal
 import sys
 import time
 import traceback
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, set_seed
 from pydantic import BaseModel
+from torch import Tensor
 
 from pets_core import storage
-from pets_core.data.decoded import DecodedPhotos, open_decoded
-from pets_core.data.loader import PhotoLoader, fits_on_gpu
-from pets_core.data.transforms import Transform
 from pets_core.elastic import die_with_parent
 from pets_core.errors import PetsError
 from pets_core.evaluation import plots
 from pets_core.evaluation.evaluate import evaluate
-from pets_core.launch import PROGRESS_MARK, CheckResult, RankFailure, WorkRequest
+from pets_core.evaluation.predict import predict_views
+from pets_core.launch import CheckResult, RankFailure, WorkRequest
 from pets_core.models.backbones import body_groups, create_body, num_features
-from pets_core.models.package import ModelCard, TrainedModel, create_model, load_model, save_model
-from pets_core.objectives import SingleLabel, balanced_weights
-from pets_core.progress import Progress
-from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, Split, TrainResult
-from pets_core.training.history import write_history
+from pets_core.models.package import TrainedModel, load_model, save_model
+from pets_core.rank import Rank, write_down
+from pets_core.records import EvalReport, LRSuggestion, TrainResult
+from pets_core.training.history import steps_table
+from pets_core.training.interruption import Interrupted
 from pets_core.training.loop import fit
 from pets_core.training.lr_finder import lr_find, suggest, trimmed, write_curve
 from pets_core.training.precision import resolve_precision
@@ -41,115 +37,7 @@ from pets_core.training.schedule import fine_tune_phases
 
 __all__ = ["main", "run"]
 
-
-class Rank:
-    """One process among `accelerator.num_processes`, and what it was asked to do."""
-
-    def __init__(self, request: WorkRequest) -> None:
-        self.config, self.request = request.config, request
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision = resolve_precision(self.config.train.mixed_precision, device)
-        # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
-        patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
-        tracker = self.config.train.log_with if request.stage == "train" else "none"
-        self.accelerator = Accelerator(
-            mixed_precision=self.precision,
-            cpu=device.type == "cpu",
-            log_with=None if tracker == "none" else tracker,
-            project_dir=_tracker_folder(request),
-            kwargs_handlers=[patience],
-        )
-        torch.set_float32_matmul_precision("high" if self.config.train.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = self.config.train.tf32
-        promised = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.accelerator.num_processes != promised:
-            raise RuntimeError(
-                f"{promised} ranks were started, Accelerate sees {self.accelerator.num_processes}"
-            )
-        set_seed(self.config.train.seed)
-
-    @property
-    def manifest(self) -> DatasetManifest:
-        """The data set of a request that has one."""
-        assert self.request.manifest is not None
-        return self.request.manifest
-
-    def report(self, progress: Progress) -> None:
-        """Tell the launcher, from rank 0 only."""
-        if self.accelerator.is_main_process:
-            # One write, for the ranks share a pipe and print() makes two.
-            sys.stdout.write(f"{PROGRESS_MARK}{progress.model_dump_json()}\n")
-            sys.stdout.flush()
-
-    def model(self) -> TrainedModel:
-        """Build the model; rank 0 of a machine first, so that a download happens once."""
-        with self.accelerator.local_main_process_first():
-            built = create_model(self.config, self.manifest.classes, self.manifest.fingerprint)
-        self.place(built)
-        return built
-
-    def place(self, built: TrainedModel) -> None:
-        """Move a model to the device, channels last, which convolutions are faster in."""
-        built.model.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def photos(self, split: Split, card: ModelCard) -> DecodedPhotos:
-        """Open the decoded photos of a split; rank 0 of a machine decodes them."""
-        with self.accelerator.local_main_process_first():
-            return open_decoded(
-                self.manifest,
-                split,
-                card.resize_to,
-                cache_dir=self.config.cache_dir,
-                limit_gib=self.config.launch.decode_cache_gib,
-                on_progress=self.report,
-            )
-
-    def train_loader(self, card: ModelCard) -> PhotoLoader:
-        """Shuffled, augmented training batches."""
-        photos, config = self.photos("train", card), self.config
-        return PhotoLoader(
-            photos,
-            card.augment(config.transform),
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            device=self.accelerator.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            on_device=config.launch.photos_on_gpu == "auto"
-            and fits_on_gpu(photos, self.accelerator.device),
-            mixing=config.transform,
-            num_classes=len(card.classes),
-        )
-
-    def eval_loader(self, photos: DecodedPhotos, transform: Transform) -> PhotoLoader:
-        """Batches of a split in its own order."""
-        return PhotoLoader(
-            photos,
-            transform,
-            batch_size=self.config.evaluate.batch_size,
-            seed=None,
-            device=self.accelerator.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
-
-    def objective(self) -> SingleLabel:
-        """What the settings ask training to minimise."""
-        config, weights = self.config.train, None
-        if config.class_weights == "balanced":
-            weights = balanced_weights(self.manifest.splits["train"].class_counts)
-            weights = weights.to(self.accelerator.device)
-        return SingleLabel(config.label_smoothing, weights)
-
-
-def _tracker_folder(request: WorkRequest) -> str:
-    """Where a tracker that writes files puts them: with the run, or on disk if that is remote."""
-    run_url = request.run_url
-    fs, path = storage.filesystem(run_url)
-    if storage.is_local(fs):
-        return path
-    run_id = run_url.rstrip("/").rsplit("/", 1)[-1]
-    return str(Path(request.config.cache_dir).expanduser() / "trackers" / run_id)
+_MODEL = "model"
 
 
 def check(request: WorkRequest) -> CheckResult:
@@ -202,15 +90,17 @@ def find_lr(rank: Rank) -> LRSuggestion | None:
     started, config = time.monotonic(), rank.config
     _check_validation(rank)
     built = rank.model()
-    curve = lr_find(
-        built.model,
-        rank.objective(),
-        rank.train_loader(built.card),
-        config.lr_find,
-        config.train,
-        accelerator=rank.accelerator,
-        on_progress=rank.report,
-    )
+    loader = rank.train_loader(built.card)
+    with rank.watchdog:
+        curve = lr_find(
+            built.model,
+            rank.objective(),
+            loader,
+            config.lr_find,
+            config.train,
+            accelerator=rank.accelerator,
+            on_progress=rank.report,
+        )
     if not rank.accelerator.is_main_process:
         return None
     suggestions = vars(suggest(*trimmed(curve)))
@@ -242,26 +132,32 @@ def train(rank: Rank) -> TrainResult | None:
     built = rank.model()
     loader = rank.train_loader(built.card)
     valid = rank.photos("valid", built.card) if "valid" in rank.manifest.splits else None
-    history = fit(
-        built.model,
-        rank.objective(),
-        loader,
-        rank.eval_loader(valid, built.card.center_crop()) if valid else None,
-        fine_tune_phases(config.train, rank.request.base_lr),
-        config.train,
-        accelerator=rank.accelerator,
-        on_progress=rank.report,
-    )
+    checkpoints = rank.checkpoints()
+    with rank.interruption() as gate, rank.watchdog:
+        history = fit(
+            built.model,
+            rank.objective(),
+            loader,
+            rank.eval_loader(valid, built.card.center_crop()) if valid else None,
+            fine_tune_phases(config.train, rank.request.base_lr),
+            config.train,
+            accelerator=rank.accelerator,
+            checkpoints=checkpoints,
+            gate=gate,
+            on_progress=rank.report,
+        )
+    checkpoints.wait()
     if not rank.accelerator.is_main_process:
         return None
     run = rank.request.run_url
-    model_url, history_url = storage.join(run, "model"), storage.join(run, "history.parquet")
-    plot_url = storage.join(run, "training.png")
-    save_model(model_url, built.card, built.model.state_dict())
-    write_history(history_url, history)
+    history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, "training.png")
+    last_url, best_url = _save_models(rank, built, history.best.weights)
+    storage.write_bytes(history_url, steps_table(history.steps))
     storage.write_bytes(plot_url, plots.training_curves(history.steps, history.epochs))
     return TrainResult(
-        model_url=model_url,
+        model_url=storage.join(run, _MODEL),
+        last_model_url=last_url,
+        best_model_url=best_url,
         history_url=history_url,
         plot_url=plot_url,
         base_lr=rank.request.base_lr,
@@ -272,6 +168,22 @@ def train(rank: Rank) -> TrainResult | None:
         epochs=tuple(history.epochs),
         seconds=time.monotonic() - started,
     )
+
+
+def _save_models(
+    rank: Rank, built: TrainedModel, best: dict[str, Tensor]
+) -> tuple[str, str | None]:
+    """Store the last weights and the best; those that `train.keep` asks for are the model."""
+    keep, run = rank.config.train.keep, rank.request.run_url
+    if keep == "best" and not best:
+        raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
+    last_url = storage.join(run, _MODEL if keep == "last" else "last")
+    save_model(last_url, built.card, built.model.state_dict())
+    if not best:
+        return last_url, None
+    best_url = storage.join(run, _MODEL if keep == "best" else "best")
+    save_model(best_url, built.card, best)
+    return last_url, best_url
 
 
 def _check_validation(rank: Rank) -> None:
@@ -305,16 +217,22 @@ def judge(rank: Rank) -> EvalReport | None:
     rank.place(built)
     split = rank.manifest.evaluation_split(config.evaluate.split)
     photos = rank.photos(split, built.card)
-    return evaluate(
-        built,
-        photos,
-        rank.eval_loader(photos, built.card.center_crop()),
-        split,
-        augmented=rank.eval_loader(photos, built.card.view(config.transform)),
-        request=rank.request,
-        accelerator=rank.accelerator,
-        on_progress=rank.report,
-    )
+    plain = rank.eval_loader(photos, built.card.center_crop())
+    augmented = rank.eval_loader(photos, built.card.view(config.transform))
+    started = time.monotonic()
+    with rank.watchdog:
+        logits = predict_views(
+            built.model,
+            plain,
+            augmented,
+            config.evaluate.tta_views,
+            accelerator=rank.accelerator,
+            on_progress=rank.report,
+        )
+    if not rank.accelerator.is_main_process:
+        return None
+    seconds = time.monotonic() - started
+    return evaluate(built, photos, split, logits, request=rank.request, seconds=seconds)
 
 
 _STAGES = {"lr-find": find_lr, "train": train, "evaluate": judge}
@@ -338,6 +256,8 @@ def main() -> None:
     path = Path(sys.argv[1])
     try:
         result = run(WorkRequest.model_validate_json(path.read_text(encoding="utf-8")))
+    except Interrupted as reason:
+        sys.exit(f"rank {os.environ.get('RANK', '0')}: {reason}")
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
         number = int(os.environ.get("RANK", "0"))
         failure = RankFailure(
@@ -346,9 +266,7 @@ def main() -> None:
             traceback=traceback.format_exc(),
             by_user=isinstance(error, PetsError),
         )
-        storage.write_bytes(
-            str(path.with_name(f"failure-{number}.json")), failure.model_dump_json().encode()
-        )
+        write_down(failure)
         sys.exit(1)
     if result is not None:
         storage.write_bytes(str(path.with_name("result.json")), result.model_dump_json().encode())

@@ -19,21 +19,17 @@ from pets_core.data.plan import plan_dataset
 from pets_core.data.shards import write_shard
 from pets_core.errors import PetsError
 from pets_core.records import DatasetManifest, DatasetPlan, ShardPlan
+from tasks.policy import may_pass
 from tasks.progress import ProgressDisplay
 
 __all__ = ["commit_data_set", "ingest_dataset", "plan_data_set", "write_one_shard"]
-
-
-def _may_pass(_task: object, _run: object, state: Any) -> bool:
-    """Whether another attempt may end better: not where the user has to mend something."""
-    return not isinstance(state.result(raise_on_failure=False), PetsError)
 
 
 _FROM_THE_START: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "retries": 2,
     "retry_delay_seconds": 5,
-    "retry_condition_fn": _may_pass,
+    "retry_condition_fn": may_pass,
 }
 """Of the tasks that look at the whole data set; one shard is tried more often."""
 
@@ -52,7 +48,7 @@ def plan_data_set(config: PipelineConfig) -> DatasetPlan:
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=may_pass,
 )
 def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> int:
     """Write one shard; the journal in the store, not Prefect, knows which are done.

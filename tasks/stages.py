@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -12,13 +12,22 @@ from pydantic import BaseModel
 from pets_core.config import PipelineConfig
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainResult
-from pets_core.runs import start_run
+from pets_core.runs import finish_stage, finished_stage, start_run
 from pets_core.training.schedule import few_steps
+from tasks.policy import may_pass
 from tasks.progress import ProgressDisplay
 
 __all__ = ["check_run", "evaluate_model", "find_lr", "new_run", "train_model"]
 
 Record = TypeVar("Record", bound=BaseModel)
+
+_GOES_ON: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 3,
+    "retry_delay_seconds": 10,
+    "retry_condition_fn": may_pass,
+}
+"""Another attempt at a training goes on from its last checkpoint."""
 
 
 @task(name="check", cache_policy=NO_CACHE)
@@ -39,14 +48,14 @@ def new_run(config: PipelineConfig) -> str:
     return start_run(config, str(flow_run.id))
 
 
-@task(name="lr-find", cache_policy=NO_CACHE)
+@task(name="lr-find", **_GOES_ON)
 def find_lr(config: PipelineConfig, run_url: str, manifest: DatasetManifest) -> LRSuggestion:
     """Run the range test in worker ranks."""
     request = WorkRequest(stage="lr-find", config=config, run_url=run_url, manifest=manifest)
-    return _launch(request, LRSuggestion)
+    return _stage(request, LRSuggestion)
 
 
-@task(name="train", cache_policy=NO_CACHE)
+@task(name="train", **_GOES_ON)
 def train_model(
     config: PipelineConfig, run_url: str, manifest: DatasetManifest, base_lr: float
 ) -> TrainResult:
@@ -56,10 +65,10 @@ def train_model(
     request = WorkRequest(
         stage="train", config=config, run_url=run_url, manifest=manifest, base_lr=base_lr
     )
-    return _launch(request, TrainResult)
+    return _stage(request, TrainResult)
 
 
-@task(name="evaluate", cache_policy=NO_CACHE)
+@task(name="evaluate", **_GOES_ON)
 def evaluate_model(
     config: PipelineConfig,
     run_url: str,
@@ -76,10 +85,22 @@ def evaluate_model(
         model_url=model_url,
         training=training,
     )
-    return _launch(request, EvalReport)
+    return _stage(request, EvalReport)
+
+
+def _stage(request: WorkRequest, record: type[Record]) -> Record:
+    """Do a stage, unless an earlier attempt of the run has done it."""
+    if (answer := finished_stage(request, record)) is not None:
+        get_run_logger().info("%s was done before", request.stage)
+        return answer
+    answer = _launch(request, record)
+    finish_stage(request, answer)
+    return answer
 
 
 def _launch(request: WorkRequest, record: type[Record]) -> Record:
     logger = get_run_logger()
     with ProgressDisplay(logger) as display:
-        return launch(request, record, on_progress=display, on_line=logger.debug)
+        return launch(
+            request, record, on_progress=display, on_line=logger.debug, on_warning=logger.warning
+        )

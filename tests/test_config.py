@@ -74,6 +74,8 @@ BOUNDS = {
         "ema_decay": [0, 0.9999],
         "early_stopping_epochs": [0, 10_000],
         "keep": ["last", "best"],
+        "checkpoint_steps": [1, 1_000_000],
+        "keep_checkpoints": [1, 1000],
         "compile": [False, True],
         "tf32": [False, True],
         "log_with": ["none", "tensorboard", "mlflow", "wandb"],
@@ -88,6 +90,7 @@ BOUNDS = {
     "launch": {
         "num_processes": ["auto", 1, 1024],
         "num_threads": [0, 1024],
+        "stall_timeout_seconds": [0.1, 86_400],
         "decode_cache_gib": [0, 100_000],
         "photos_on_gpu": ["auto", "never"],
     },
@@ -153,6 +156,8 @@ BEYOND = {
         "ema_decay": [-0.1, 1],
         "early_stopping_epochs": [-1, 10_001],
         "keep": ["first"],
+        "checkpoint_steps": [0, 1_000_001],
+        "keep_checkpoints": [0, 1001],
         "compile": ["perhaps"],
         "tf32": ["perhaps"],
         "log_with": ["comet"],
@@ -166,6 +171,7 @@ BEYOND = {
     "launch": {
         "num_processes": [0, 1025, "many"],
         "num_threads": [-1, 1025],
+        "stall_timeout_seconds": [0, 86_401],
         "decode_cache_gib": [-1, 100_001],
         "photos_on_gpu": ["always"],
     },

@@ -15,6 +15,7 @@ from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
 from pets_core.launch import CheckResult, RankFailure, WorkRequest, _failure, launch
+from pets_core.models.package import load_model
 from pets_core.records import EvalReport, LRSuggestion, TrainResult
 
 
@@ -66,6 +67,9 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
     assert len(history) == result.num_steps
     assert {"step", "phase", "epoch", "loss", "momentum", "lr_group_0"} <= set(history.columns)
     assert {p.stage for p in told} >= {"lr-find", "train"}
+    assert result.last_model_url == result.model_url == f"{run_url}/model"
+    assert result.best_model_url == f"{run_url}/best"
+    assert load_model(result.best_model_url).card == load_model(result.model_url).card
     assert Path(report.report_url).read_text().lower().startswith("<!doctype html>")
 
 
@@ -235,6 +239,8 @@ def test_a_training_with_everything_on(small_config, tmp_path) -> None:
     request = train_request(config, run_url).model_copy(
         update={"stage": "evaluate", "model_url": result.model_url}
     )
+    assert (result.best_model_url, result.last_model_url) == (result.model_url, f"{run_url}/last")
+    assert load_model(result.last_model_url)
     report = launch(request, EvalReport)
     predictions = pq.read_table(report.predictions_url).to_pandas()
     assert predictions.probabilities.map(sum).to_numpy() == pytest.approx(1, abs=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -104,6 +104,7 @@ class PhotoLoader:
         on_device: Keep all photos on the device.
         mixing: Where its alphas ask for it, photos are mixed.
         num_classes: Needed for mixing.
+        on_batch: Called before each batch is handed out.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class PhotoLoader:
         on_device: bool = False,
         mixing: TransformConfig | None = None,
         num_classes: int = 0,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> None:
         if len(photos) == 0:
             raise ValueError("the split is empty")
@@ -128,6 +130,7 @@ class PhotoLoader:
         self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
+        self._on_batch = on_batch
         # A generator that held it could be collected half-way, and would wait for its thread then.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
@@ -141,14 +144,20 @@ class PhotoLoader:
         """Rows of the split, over all ranks."""
         return len(self._photos)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield this rank's share of every batch of one epoch; a share may be empty."""
-        shares = list(self._shares(epoch))
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of every batch of one epoch, from batch `first` on.
+
+        A share may be empty.
+        """
+        shares = list(self._shares(epoch))[first:]
+        if not shares:
+            return
         reading = self._reader.submit(self._read, shares[0])
         for number, share in enumerate(shares):
             pixels, targets = reading.result()
             if number + 1 < len(shares):
                 reading = self._reader.submit(self._read, shares[number + 1])
+            self._on_batch()
             yield self._batch(share, pixels, targets)
 
     def _shares(self, epoch: int) -> Iterator[_Share]:

@@ -6,7 +6,6 @@ import io
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,20 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
-from accelerate import Accelerator
 from PIL import Image
 
 from pets_core import storage
 from pets_core.data.decoded import DecodedPhotos
-from pets_core.data.loader import PhotoLoader
 from pets_core.evaluation import plots
 from pets_core.evaluation.interpret import confusion_counts, most_confused, per_class
-from pets_core.evaluation.predict import average_views, predict_logits
 from pets_core.evaluation.report import ReportContext, Thumbnail, render_report
 from pets_core.launch import WorkRequest
 from pets_core.models.package import TrainedModel
 from pets_core.objectives import SingleLabel
-from pets_core.progress import OnProgress
 from pets_core.records import EvalReport, Split
 
 __all__ = ["Scores", "evaluate"]
@@ -64,38 +59,23 @@ class Scores:
 def evaluate(
     built: TrainedModel,
     photos: DecodedPhotos,
-    loader: PhotoLoader,
     split: Split,
+    logits: npt.NDArray[np.float32],
     *,
-    augmented: PhotoLoader,
     request: WorkRequest,
-    accelerator: Accelerator,
-    on_progress: OnProgress,
-) -> EvalReport | None:
-    """Predict a split with all ranks; rank 0 stores everything under `<run>/evaluation`.
+    seconds: float,
+) -> EvalReport:
+    """Judge the predictions of a split, and store everything under `<run>/evaluation`.
 
     Args:
         built: The model.
         photos: Of the split.
-        loader: Of the photos, cropped.
         split: Its name.
-        augmented: Of the photos, augmented; read where `evaluate.tta_views` asks for it.
+        logits: Of the photos, (N, C).
         request: Settings, data set, and where to store.
-        accelerator: Mixed precision, devices, ranks.
-        on_progress: Told of batches.
-
-    Returns:
-        The report's record on rank 0, None on others.
+        seconds: That predicting took.
     """
     started = time.monotonic()
-    predict = partial(predict_logits, built.model, accelerator=accelerator, on_progress=on_progress)
-    logits = predict(loader)
-    if request.config.evaluate.tta_views:
-        views = range(request.config.evaluate.tta_views)
-        logits = average_views(logits, [predict(augmented, epoch=view) for view in views])
-    predicted = time.monotonic() - started
-    if not accelerator.is_main_process:
-        return None
     scores = Scores(logits, photos.labels)
     folder = storage.join(request.run_url, "evaluation")
     names = [c.name for c in built.card.classes]
@@ -112,8 +92,8 @@ def evaluate(
         confusion_url=storage.join(folder, "confusion.parquet"),
         confusion_plot_url=storage.join(folder, "confusion.png"),
         report_url=storage.join(folder, "report.html"),
-        photos_per_second=len(photos) / predicted,
-        seconds=time.monotonic() - started,
+        photos_per_second=len(photos) / seconds,
+        seconds=seconds + time.monotonic() - started,
     )
     picture = plots.confusion_matrix(counts, names)
     _write_predictions(report.predictions_url, photos.ids, scores, names)

@@ -15,7 +15,7 @@ from torch import nn
 from pets_core.data.loader import PhotoLoader
 from pets_core.progress import OnProgress, Progress, ignore_progress
 
-__all__ = ["average_views", "predict_logits"]
+__all__ = ["average_views", "predict_logits", "predict_views"]
 
 _PLAIN_SHARE = 0.25
 
@@ -59,6 +59,45 @@ def predict_logits(
         np.add.at(seen, places, 1)
     assert (seen == 1).all(), "every row is predicted exactly once"
     return result
+
+
+def predict_views(
+    model: nn.Module,
+    plain: PhotoLoader,
+    augmented: PhotoLoader,
+    num_views: int,
+    *,
+    accelerator: Accelerator,
+    on_progress: OnProgress = ignore_progress,
+) -> npt.NDArray[np.float32]:
+    """Logits of a split, averaged with those of augmented views of each photo if there are any.
+
+    Args:
+        model: On the device.
+        plain: The photos, cropped.
+        augmented: The same photos, augmented.
+        num_views: Passes over these.
+        accelerator: Mixed precision, devices, ranks.
+        on_progress: Told of the batches of all passes.
+
+    Returns:
+        Shape (N, C), in row order, on every rank.
+    """
+
+    def passed(number: int) -> npt.NDArray[np.float32]:
+        def tell(progress: Progress) -> None:
+            done = number * progress.total + progress.done
+            total = (num_views + 1) * progress.total
+            on_progress(progress.model_copy(update={"done": done, "total": total}))
+
+        loader = augmented if number else plain
+        epoch = max(number - 1, 0)
+        return predict_logits(model, loader, accelerator=accelerator, epoch=epoch, on_progress=tell)
+
+    logits = passed(0)
+    if not num_views:
+        return logits
+    return average_views(logits, [passed(number) for number in range(1, num_views + 1)])
 
 
 def average_views(

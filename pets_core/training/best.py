@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-
-from pets_core.errors import PetsError
 
 __all__ = ["Best"]
 
 
 class Best:
-    """Keeps a copy of the weights whose validation loss is least; of equals, the first."""
+    """Keeps a copy of the weights whose validation loss is least; of equals, the first.
+
+    Attributes:
+        loss: The least validation loss so far.
+        epochs_since: How many epochs in a row have not bettered it.
+        weights: On the host; none before an epoch had a finite validation loss.
+    """
 
     def __init__(self) -> None:
         self.loss = float("inf")
         self.epochs_since = 0
-        self._weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def offer(self, model: nn.Module, valid_loss: float) -> None:
         """Judge the weights of one more epoch."""
         self.epochs_since += 1
         if valid_loss < self.loss:
             self.loss, self.epochs_since = valid_loss, 0
-            self._weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-
-    @torch.no_grad()
-    def restore(self, model: nn.Module) -> None:
-        """Give a model the best weights; none were offered where there is nothing to judge on."""
-        if self.epochs_since and not self._weights:
-            raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
-        if self._weights:
-            model.load_state_dict(self._weights)
+            self.weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}

@@ -5,13 +5,100 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from pets_core.errors import PetsError
 
-__all__ = ["StepFigures"]
+__all__ = ["StepFigures", "StepRows"]
+
+_LEAST_SCALE = 1e-3
+"""A gradient scaler begins at 65,536 and halves it at each step whose gradients overflow. Below 1
+it makes them smaller than they are, so that something else is wrong."""
+
+
+class StepRows:
+    """Adds the steps of one epoch to its rows; losses and norms come in when they are asked for.
+
+    Args:
+        rows: Of the epoch's steps so far.
+        first_step: Number of the epoch's first.
+        num_steps: Of the epoch.
+        accelerator: Devices and ranks.
+    """
+
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        first_step: int,
+        num_steps: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self._rows, self._first_step, self._accelerator = rows, first_step, accelerator
+        self._sizes: list[int] = []
+        scaled = accelerator.scaler is not None
+        self._figures = StepFigures(
+            num_steps - len(rows), self.num_done, accelerator.device, scaled=scaled
+        )
+        self._num_filled = 0
+
+    @property
+    def num_done(self) -> int:
+        """Optimizer steps taken, those of earlier epochs included."""
+        return self._first_step + len(self._rows)
+
+    def add(
+        self,
+        loss_sum: Tensor,
+        grad_norm: Tensor,
+        ids: Sequence[str],
+        rates: Mapping[int, float],
+        figures: Mapping[str, float],
+        global_size: int,
+    ) -> None:
+        """Add one step; arguments and errors as `StepFigures.add`.
+
+        Args:
+            loss_sum: Of this rank's samples, a scalar.
+            grad_norm: A scalar.
+            ids: This rank's samples.
+            rates: Rate of each layer group.
+            figures: What the host knows already.
+            global_size: Samples over all ranks.
+        """
+        self._figures.add(loss_sum, grad_norm, rates, ids)
+        self._sizes.append(global_size)
+        self._rows.append(
+            {**figures, **{f"lr_group_{group}": rate for group, rate in rates.items()}}
+        )
+
+    def fill(self) -> None:
+        """Complete the rows so far; all ranks call it after the same step.
+
+        Raises:
+            PetsError: A loss is not finite, or no gradient is (fp16).
+        """
+        self._figures.check(wait=True)
+        scaler = self._accelerator.scaler
+        if scaler and scaler.get_scale() < _LEAST_SCALE:
+            raise PetsError(
+                "the gradients do not fit fp16 and train nothing: set train.mixed_precision = bf16 "
+                "or no, or lower train.base_lr or train.lr_max"
+            )
+        new = slice(self._num_filled, len(self._sizes))
+        if new.start == new.stop:
+            return
+        # One synchronisation for many steps.
+        sums = self._figures.loss_sums[new].to(self._accelerator.device)
+        losses = self._accelerator.reduce(sums, "sum").tolist()
+        norms, sizes = self._figures.grad_norms[new], self._sizes[new]
+        rows = self._rows[len(self._rows) - len(losses) :]
+        for row, loss, size, norm in zip(rows, losses, sizes, norms, strict=True):
+            row |= {"loss": loss / size, "grad_norm": norm}
+        self._num_filled = new.stop
 
 
 class StepFigures:

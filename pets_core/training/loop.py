@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
@@ -18,16 +19,19 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pets_core.config import RateSlice, TrainConfig
 from pets_core.models.grouped import GroupedModel
 from pets_core.objectives import Objective
-from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records import EpochMetrics
-from pets_core.training.best import Best
-from pets_core.training.figures import StepFigures
+from pets_core.training.checkpoint import Checkpoints
+from pets_core.training.figures import StepRows
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
+from pets_core.training.history import History
+from pets_core.training.interruption import Interrupted, StepGate
 from pets_core.training.memory import largest_micro_batch
+from pets_core.training.progress import TrainProgress
 from pets_core.training.schedule import OneCycle, Phase, spread
+from pets_core.training.state import TrainState
 
 __all__ = [
-    "History",
     "Loader",
     "Prepared",
     "StepResult",
@@ -38,8 +42,6 @@ __all__ = [
     "train_step",
     "validate",
 ]
-
-_REPORT_EVERY_SECONDS = 2.0
 
 
 class LoadedBatch(Protocol):
@@ -79,41 +81,9 @@ class Loader(Protocol):
         """Samples of the split, over all ranks."""
         ...
 
-    def epoch(self, epoch: int) -> Iterator[Any]:
-        """Yield the batches (`LoadedBatch`) of one epoch."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Any]:
+        """Yield the batches (`LoadedBatch`) of one epoch, from batch `first` on."""
         ...
-
-
-@dataclass
-class History:
-    """What a training went through: a row for each optimizer step, and one for each epoch."""
-
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    epochs: list[EpochMetrics] = field(default_factory=list)
-
-    def add_epoch(
-        self,
-        phase: Literal["frozen", "unfrozen"],
-        rows: list[dict[str, Any]],
-        seconds: float,
-        num_rows: int,
-        scores: tuple[float, float] | None,
-    ) -> None:
-        """Append an epoch's steps and what they came to."""
-        epoch = len(self.epochs)
-        for row in rows:
-            self.steps.append({"step": len(self.steps), "phase": phase, "epoch": epoch} | row)
-        self.epochs.append(
-            EpochMetrics(
-                phase=phase,
-                epoch=epoch,
-                train_loss=sum(row["loss"] for row in rows) / len(rows),
-                valid_loss=scores[0] if scores else None,
-                valid_error_rate=scores[1] if scores else None,
-                seconds=seconds,
-                photos_per_second=num_rows / seconds,
-            )
-        )
 
 
 class StepResult(NamedTuple):
@@ -153,13 +123,15 @@ def fit(
     config: TrainConfig,
     *,
     accelerator: Accelerator,
+    checkpoints: Checkpoints | None = None,
+    gate: StepGate | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> History:
     """Train `model` in place through all phases.
 
     Args:
-        model: On the accelerator's device; what it ends as is what `config.keep` and
-            `config.ema_decay` say.
+        model: On the accelerator's device; it ends with the last weights, or with their moving
+            average where `config.ema_decay` asks for it.
         objective: Loss and metric.
         train: Shuffled training batches.
         valid: Judged after every epoch, if given.
@@ -167,39 +139,75 @@ def fit(
             phase.
         config: Everything else; rates and epochs are those of the phases.
         accelerator: Mixed precision, devices, ranks, trackers.
+        checkpoints: Where to go on from, and where to leave a checkpoint every
+            `config.checkpoint_steps` optimizer steps and after every epoch.
+        gate: Asked before each step whether to go on.
         on_progress: Told of steps and epochs.
 
     Raises:
         PetsError: A loss is not finite, or one sample does not fit the memory.
+        Interrupted: `gate` ended the training; a checkpoint was written.
     """
-    history, best = History(), Best()
+    history = History()
     ema = ModelEmaV3(model, config.ema_decay, use_warmup=True) if config.ema_decay else None
     judged = ema.module if ema else model
-    tell = _Telling(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
-    for phase in phases:
+    state = TrainState(model, ema, history, accelerator)
+    snapshot = checkpoints.load() if checkpoints else None
+    if snapshot:
+        state.restore(snapshot)
+    tell = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
+    for number, phase in list(enumerate(phases))[max(history.phase, 0) :]:
+        history.begin_phase(number)
         prepared = prepare(
             model, objective, train, config, accelerator, phase.freeze_to, phase.lr_max
         )
+        if snapshot:
+            state.restore_optimizer(prepared.optimizer.optimizer, snapshot)
+            snapshot = None
+        saving = _Saving(state, prepared, checkpoints)
         schedule = OneCycle(phase.epochs * train.num_batches, phase.pct_start, phase.div)
-        best.epochs_since = 0
-        for _ in range(phase.epochs):
-            started = time.monotonic()
-            rows = train_epoch(prepared, train, len(history.epochs), schedule, ema, tell.step)
-            seconds = time.monotonic() - started
+        schedule.step = history.epochs_of_phase * train.num_batches + len(history.rows)
+        while not _over(phase, history, config):
+            saving.began = time.monotonic()
+            train_epoch(prepared, train, history, schedule, ema, saving, gate, tell.step)
+            seconds = time.monotonic() - saving.began
             scores = validate(judged, objective, valid, accelerator) if valid else None
-            history.add_epoch(phase.name, rows, seconds, train.num_rows, scores)
-            _log(accelerator, history.steps[-len(rows) :], history.epochs[-1])
+            rows = history.end_epoch(phase.name, seconds, train.num_rows, scores)
+            if scores:
+                history.best.offer(judged, scores[0])
+            saving.save()
+            _log(accelerator, rows, history.epochs[-1])
             tell.epoch(history.epochs[-1])
-            if scores and config.keeps_best:
-                best.offer(judged, scores[0])
-            if 0 < config.early_stopping_epochs <= best.epochs_since:
-                break
         release(prepared)
     if ema:
         model.load_state_dict(ema.module.state_dict())
-    if config.keep == "best":
-        best.restore(model)
     return history
+
+
+def _over(phase: Phase, history: History, config: TrainConfig) -> bool:
+    """Whether a phase has had its epochs, or early stopping ends it."""
+    patience = config.early_stopping_epochs
+    if history.epochs_of_phase and 0 < patience <= history.best.epochs_since:
+        return True
+    return history.epochs_of_phase >= phase.epochs
+
+
+@dataclass
+class _Saving:
+    """Writes checkpoints of one phase, from rank 0, where any are wanted."""
+
+    state: TrainState
+    prepared: Prepared
+    checkpoints: Checkpoints | None
+    began: float = 0.0
+
+    def save(self, *, wait: bool = False) -> None:
+        """Checkpoint what lies between two steps; `began` is when this epoch did, in seconds."""
+        if self.checkpoints is None or not self.prepared.accelerator.is_main_process:
+            return
+        seconds = time.monotonic() - self.began if self.state.history.rows else 0.0
+        optimizer = self.prepared.optimizer.optimizer
+        self.checkpoints.save(self.state.snapshot(optimizer, seconds), wait=wait)
 
 
 def prepare(
@@ -245,55 +253,58 @@ def release(prepared: Prepared) -> None:
 def train_epoch(
     prepared: Prepared,
     train: Loader,
-    epoch: int,
+    history: History,
     schedule: OneCycle,
     ema: ModelEmaV3 | None = None,
+    saving: _Saving | None = None,
+    gate: StepGate | None = None,
     on_step: Callable[[int], None] = lambda _: None,
-) -> list[dict[str, Any]]:
-    """Take one pass over the training batches; `schedule` is moved on by each step.
+) -> None:
+    """Take what is left of one pass over the training batches; each step moves `schedule` on.
 
-    Returns:
-        A row a step: loss (mean over the global batch), gradient norm, momentum, each layer group's
-        rate, samples a second, and the seconds of the step that were spent waiting for data.
+    Adds a row a step to `history.rows`: loss (mean over the global batch), gradient norm, momentum,
+    each layer group's rate, samples a second, and the seconds of the step that were spent waiting
+    for data.
 
     Raises:
-        PetsError: A loss is not finite.
+        PetsError: A loss is not finite, or no gradient is (fp16).
+        Interrupted: `gate` ended the training; a checkpoint was written.
     """
-    accelerator, model = prepared.accelerator, prepared.model
-    train_mode(model, prepared.config.batch_norm)
-    rows: list[dict[str, Any]] = []
-    sizes: list[int] = []
-    done = epoch * train.num_batches
-    scaled = accelerator.scaler is not None
-    figures = StepFigures(train.num_batches, done, accelerator.device, scaled=scaled)
+    accelerator, model, config = prepared.accelerator, prepared.model, prepared.config
+    train_mode(model, config.batch_norm)
+    epoch, first = len(history.epochs), len(history.rows)
+    steps = StepRows(history.rows, epoch * train.num_batches, train.num_batches, accelerator)
     began = time.perf_counter()
-    for batch in train.epoch(epoch):
+    for batch in train.epoch(epoch, first):
+        done = steps.num_done
+        if gate and not gate.may_begin(done):
+            steps.fill()
+            if saving:
+                saving.save(wait=True)
+            raise Interrupted(f"told to end after step {done}")
         waited = time.perf_counter() - began
+        _seed_step(config.seed, done, accelerator.process_index)
         lr_factor, momentum = schedule.advance()
         rates = set_rates(prepared.optimizer, lr_factor, momentum)
         loss_sum, grad_norm = train_step(prepared, batch)
-        done += 1
         if ema:
-            ema.update(accelerator.unwrap_model(model), done)
-        figures.add(loss_sum, grad_norm, rates, batch.ids)
+            ema.update(accelerator.unwrap_model(model), done + 1)
         ended = time.perf_counter()
-        rows.append(
-            {
-                "momentum": momentum,
-                "samples_per_second": batch.global_size / (ended - began),
-                "data_seconds": waited,
-            }
-            | {f"lr_group_{group}": rate for group, rate in rates.items()}
-        )
-        sizes.append(batch.global_size)
+        speed = batch.global_size / (ended - began)
+        figures = {"momentum": momentum, "samples_per_second": speed, "data_seconds": waited}
+        steps.add(loss_sum, grad_norm, batch.ids, rates, figures, batch.global_size)
         began = ended
-        on_step(done)
-    figures.check(wait=True)
-    # One synchronisation an epoch, not one a step.
-    losses = accelerator.reduce(figures.loss_sums.to(accelerator.device), "sum").tolist()
-    for row, loss, size, norm in zip(rows, losses, sizes, figures.grad_norms, strict=True):
-        row |= {"loss": loss / size, "grad_norm": norm}
-    return rows
+        on_step(done + 1)
+        if saving and (done + 1) % config.checkpoint_steps == 0:
+            steps.fill()
+            saving.save()
+    steps.fill()
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Give a step random numbers of its own, so that one after a resume draws the same."""
+    state = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))
 
 
 def train_step(prepared: Prepared, batch: LoadedBatch) -> StepResult:
@@ -357,42 +368,3 @@ def validate(
         sums[1] += objective.error_sum(logits, batch.targets)
     loss, error = (accelerator.reduce(sums, "sum") / valid.num_rows).tolist()
     return loss, error
-
-
-class _Telling:
-    """Turns steps and epochs into progress, steps no more often than people can read."""
-
-    def __init__(self, on_progress: OnProgress, num_epochs: int, steps_an_epoch: int) -> None:
-        self._on_progress, self._num_epochs = on_progress, num_epochs
-        self._steps_an_epoch = steps_an_epoch
-        self._last = time.monotonic()
-
-    def step(self, done: int) -> None:
-        if time.monotonic() - self._last < _REPORT_EVERY_SECONDS:
-            return
-        self._last = time.monotonic()
-        epoch = (done - 1) // self._steps_an_epoch + 1
-        self._on_progress(
-            Progress(
-                stage="train",
-                done=done,
-                total=self._num_epochs * self._steps_an_epoch,
-                unit="steps",
-                detail=f"epoch {epoch}/{self._num_epochs}",
-            )
-        )
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        detail = f"{metrics.phase}: train loss {metrics.train_loss:.3f}"
-        if metrics.valid_loss is not None and metrics.valid_error_rate is not None:
-            detail += f", valid loss {metrics.valid_loss:.3f}"
-            detail += f", valid error {metrics.valid_error_rate:.1%}"
-        self._on_progress(
-            Progress(
-                stage="train",
-                done=metrics.epoch + 1,
-                total=self._num_epochs,
-                unit="epochs",
-                detail=f"{detail}, {metrics.photos_per_second:.0f} photos/s",
-            )
-        )

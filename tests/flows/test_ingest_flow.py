@@ -138,7 +138,7 @@ def test_planning_and_committing_are_tried_again_alike():
         (t.retries, t.retry_delay_seconds, t.retry_condition_fn, t.cache_policy)
         for t in (tasks.plan_data_set, tasks.commit_data_set)
     )
-    assert plan == commit == (2, 5, tasks._may_pass, NO_CACHE)
+    assert plan == commit == (2, 5, tasks.may_pass, NO_CACHE)
 
 
 def test_what_only_the_user_can_mend_is_not_tried_again(config, monkeypatch):

@@ -43,9 +43,9 @@ class TinyLoader:
         self.num_rows, self._batch_size = num_rows, batch_size
         self.num_batches = -(-num_rows // batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[TinyBatch]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[TinyBatch]:
         order = np.random.default_rng(epoch).permutation(self.num_rows)
-        for rows in np.array_split(order, self.num_batches):
+        for rows in np.array_split(order, self.num_batches)[first:]:
             ids = [f"row-{row}" for row in rows]
             yield TinyBatch(self.inputs[rows], self.targets[rows], ids, len(rows))
 

@@ -141,21 +141,33 @@ def test_the_error_of_a_bad_batch_names_it(tiny_model, tiny_loader, accelerator)
         run(tiny_model, tiny_loader, accelerator)
 
 
+def test_gradients_that_never_fit_fp16_stop_the_run(tiny_model, tiny_loader) -> None:
+    """Their steps are skipped one after the other, which is no training."""
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    handle = tiny_model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    phases = [Phase("frozen", 10, -1, RateSlice(1e-2), 0.3, 25.0)]
+    with pytest.raises(PetsError, match=r"train nothing: set train\.mixed_precision = bf16"):
+        run(tiny_model, tiny_loader, accelerator, phases)
+    handle.remove()
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    run(tiny_model, tiny_loader, accelerator, phases)
+
+
 def judged(model, loader, accelerator):
     return validate(model, SingleLabel(), loader, accelerator)[0]
 
 
-def test_best_keeps_the_weights_of_least_validation_loss(
+def test_the_best_weights_are_those_of_least_validation_loss(
     tiny_model, tiny_loader, accelerator
 ) -> None:
     wild = [Phase("unfrozen", 12, 0, RateSlice(2.0, uniform=True), 0.3, 25.0)]
-    last = copy.deepcopy(tiny_model)
-    history = run(tiny_model, tiny_loader, accelerator, wild, keep="best")
+    history = run(tiny_model, tiny_loader, accelerator, wild)
     losses = [epoch.valid_loss for epoch in history.epochs]
     assert losses.index(min(losses)) < len(losses) - 1, "else the test shows nothing"
+    assert judged(tiny_model, tiny_loader, accelerator) == pytest.approx(losses[-1], rel=1e-5)
+    tiny_model.load_state_dict(history.best.weights)
     assert judged(tiny_model, tiny_loader, accelerator) == pytest.approx(min(losses), rel=1e-5)
-    run(last, tiny_loader, accelerator, wild)
-    assert judged(last, tiny_loader, accelerator) == pytest.approx(losses[-1], rel=1e-5)
 
 
 def test_early_stopping_ends_a_phase_and_the_next_begins(

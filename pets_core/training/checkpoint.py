@@ -1,0 +1,186 @@
+"""Checkpoints: what a training can go on from, on any store, written while it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pydantic
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from pets_core import storage
+from pets_core.errors import PetsError
+from pets_core.training.history import read_steps, steps_table
+
+__all__ = ["Checkpoints", "Snapshot"]
+
+_COMMIT = "checkpoint.json"
+_TENSORS, _STEPS = "tensors.safetensors", "steps.parquet"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a training goes on from, on the host.
+
+    Attributes:
+        step: Optimizer steps taken.
+        tensors: By name.
+        steps: The history's rows.
+        facts: Whatever else, as JSON has it.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    steps: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+class _Commit(BaseModel):
+    """The file whose presence makes a checkpoint; `files` are SHA-256 sums by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    step: int
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    files: dict[str, str]
+
+
+class Checkpoints:
+    """The checkpoints of one training: `<url>/step-<number>/`.
+
+    A checkpoint is safetensors, Parquet and JSON. Its files are written first, `checkpoint.json`
+    with their checksums last; that one appears whole or not at all, and is the commit.
+
+    Args:
+        url: Folder, on any store.
+        identity: What a training must have in common with a checkpoint to go on from it.
+        keep: How many to keep.
+        warn: Told what went wrong without stopping the training.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        identity: dict[str, Any],
+        *,
+        keep: int = 2,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._url, self._identity, self._keep, self._warn = url, identity, keep, warn
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, snapshot: Snapshot, *, wait: bool = False) -> None:
+        """Write a snapshot while training goes on; while the one before is being written, skip it.
+
+        A store that fails is told of, and the training goes on; older checkpoints stay.
+
+        Args:
+            snapshot: Nobody may change its tensors any more.
+            wait: Write it whatever else is being written, and return when it is there.
+        """
+        if self._writing and not self._writing.done() and not wait:
+            return
+        self._writing = self._writer.submit(self._try_to_write, snapshot)
+        if wait:
+            self._writing.result()
+
+    def wait(self) -> None:
+        """Return when all is written."""
+        if self._writing:
+            self._writing.result()
+
+    def load(self) -> Snapshot | None:
+        """The newest checkpoint that is whole, or None; a damaged one is told of and passed over.
+
+        Raises:
+            PetsError: The newest is of another training: its settings or its data set differ.
+        """
+        for name in sorted(self._committed(), reverse=True):
+            url = storage.join(self._url, name)
+            try:
+                commit = _Commit.model_validate_json(storage.read_bytes(storage.join(url, _COMMIT)))
+                files = {
+                    name: _checked(storage.join(url, name), sha256)
+                    for name, sha256 in commit.files.items()
+                }
+                tensors = safetensors.torch.load(files[_TENSORS])
+            except (
+                PetsError, OSError, KeyError, pydantic.ValidationError, safetensors.SafetensorError
+            ) as error:  # fmt: skip
+                reason = str(error).splitlines()[0]
+                self._warn(f"the checkpoint {url} is damaged and passed over: {reason}")
+                continue
+            self._refuse_another(url, commit.identity)
+            return Snapshot(commit.step, tensors, read_steps(files[_STEPS]), commit.facts)
+        return None
+
+    def _refuse_another(self, url: str, identity: dict[str, Any]) -> None:
+        # As JSON has it, where a tuple is a list.
+        own = json.loads(json.dumps(self._identity))
+        differing = [
+            f"{key} ({identity.get(key)!r} there, {own.get(key)!r} here)"
+            for key in sorted(own.keys() | identity.keys())
+            if own.get(key) != identity.get(key)
+        ]
+        if differing:
+            raise PetsError(
+                f"the checkpoint {url} is of another training: {', '.join(differing)}. Set these "
+                "back to go on from it, or start a new run"
+            )
+
+    def _committed(self) -> list[str]:
+        """Names of the checkpoints; their order is that of their steps."""
+        return [
+            name
+            for name in storage.list_folder(self._url)
+            if name.startswith("step-") and storage.exists(storage.join(self._url, name, _COMMIT))
+        ]
+
+    def _try_to_write(self, snapshot: Snapshot) -> None:
+        try:
+            self._write(snapshot)
+        except Exception as error:  # noqa: BLE001 - whatever the store raises, training goes on
+            kind = type(error).__name__
+            self._warn(
+                f"no checkpoint of step {snapshot.step} could be written to {self._url} "
+                f"({kind}: {error}); training goes on, and the ones before stay"
+            )
+
+    def _write(self, snapshot: Snapshot) -> None:
+        url = storage.join(self._url, f"step-{snapshot.step:09}")
+        files = {
+            _TENSORS: safetensors.torch.save(snapshot.tensors),
+            _STEPS: steps_table(snapshot.steps),
+        }
+        for name, data in files.items():
+            storage.write_bytes(storage.join(url, name), data)
+        commit = _Commit(
+            step=snapshot.step,
+            identity=self._identity,
+            facts=snapshot.facts,
+            files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        )
+        storage.write_bytes(storage.join(url, _COMMIT), commit.model_dump_json().encode())
+        committed = sorted(self._committed())
+        newest = committed.index(url.rsplit("/", 1)[-1]) + 1
+        # Later ones were damaged, since this training went on from one before them.
+        for name in committed[: max(newest - self._keep, 0)] + committed[newest:]:
+            # The commit first: what is left of one that is half removed is no checkpoint.
+            storage.remove(storage.join(self._url, name, _COMMIT))
+            storage.remove(storage.join(self._url, name))
+
+
+def _checked(url: str, sha256: str) -> bytes:
+    data = storage.read_bytes(url)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise PetsError(f"{url} fails its checksum")
+    return data

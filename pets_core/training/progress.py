@@ -1,0 +1,59 @@
+"""A training's progress, as ranks tell it."""
+
+from __future__ import annotations
+
+import time
+
+from pets_core.progress import OnProgress, Progress
+from pets_core.records import EpochMetrics
+
+__all__ = ["TrainProgress"]
+
+_REPORT_EVERY_SECONDS = 2.0
+
+
+class TrainProgress:
+    """Turns steps and epochs into progress, steps no more often than people can read.
+
+    Args:
+        on_progress: Told of it.
+        num_epochs: Of all phases.
+        steps_an_epoch: Optimizer steps.
+    """
+
+    def __init__(self, on_progress: OnProgress, num_epochs: int, steps_an_epoch: int) -> None:
+        self._on_progress, self._num_epochs = on_progress, num_epochs
+        self._steps_an_epoch = steps_an_epoch
+        self._last = time.monotonic()
+
+    def step(self, done: int) -> None:
+        """Tell that so many optimizer steps are done."""
+        if time.monotonic() - self._last < _REPORT_EVERY_SECONDS:
+            return
+        self._last = time.monotonic()
+        epoch = (done - 1) // self._steps_an_epoch + 1
+        self._on_progress(
+            Progress(
+                stage="train",
+                done=done,
+                total=self._num_epochs * self._steps_an_epoch,
+                unit="steps",
+                detail=f"epoch {epoch}/{self._num_epochs}",
+            )
+        )
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """Tell what an epoch came to."""
+        detail = f"{metrics.phase}: train loss {metrics.train_loss:.3f}"
+        if metrics.valid_loss is not None and metrics.valid_error_rate is not None:
+            detail += f", valid loss {metrics.valid_loss:.3f}"
+            detail += f", valid error {metrics.valid_error_rate:.1%}"
+        self._on_progress(
+            Progress(
+                stage="train",
+                done=metrics.epoch + 1,
+                total=self._num_epochs,
+                unit="epochs",
+                detail=f"{detail}, {metrics.photos_per_second:.0f} photos/s",
+            )
+        )

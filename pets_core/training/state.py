@@ -1,0 +1,112 @@
+"""All that changes as training goes on, to and from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from pets_core.records import EpochMetrics
+from pets_core.training.checkpoint import Snapshot
+from pets_core.training.history import History
+
+__all__ = ["TrainState"]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What a training is at, between two optimizer steps.
+
+    Random numbers are not part of it: shuffle, augmentation and dropout of a step are drawn from
+    seeds of that step's own.
+
+    Attributes:
+        model: Unwrapped.
+        ema: Moving average of its weights, if there is one.
+        history: What came before, and which step comes next.
+        accelerator: Its gradient scaler has a state.
+    """
+
+    model: nn.Module
+    ema: ModelEmaV3 | None
+    history: History
+    accelerator: Accelerator
+
+    def snapshot(self, optimizer: torch.optim.Optimizer, seconds: float) -> Snapshot:
+        """Copy it all to the host; training may go on as soon as this returns.
+
+        Args:
+            optimizer: Of the present phase.
+            seconds: That the epoch under way has taken in this attempt.
+        """
+        history, best = self.history, self.history.best
+        moving = {
+            f"optimizer.{name}.{key}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+        moving |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.ema:
+            moving |= {f"ema.{name}": v for name, v in self.ema.module.state_dict().items()}
+        tensors = {
+            name: value.detach().to("cpu", copy=True).contiguous() for name, value in moving.items()
+        }
+        # These lie on the host, and are replaced rather than changed.
+        tensors |= {f"best.{name}": value.contiguous() for name, value in best.weights.items()}
+        scaler = self.accelerator.scaler
+        facts = {
+            "epochs": [epoch.model_dump() for epoch in history.epochs],
+            "num_rows": len(history.rows),
+            "seconds": history.seconds + seconds,
+            "phase": history.phase,
+            "first_epoch": history.first_epoch,
+            "best_loss": best.loss if best.weights else None,
+            "epochs_since_best": best.epochs_since,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        return Snapshot(history.num_steps, tensors, [*history.steps, *history.rows], facts)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot; the optimizer follows when its phase is prepared."""
+        facts, history = snapshot.facts, self.history
+        self.model.load_state_dict(_below("model.", snapshot.tensors))
+        if self.ema:
+            self.ema.module.load_state_dict(_below("ema.", snapshot.tensors))
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        num_steps = len(snapshot.steps) - facts["num_rows"]
+        history.steps, history.rows = snapshot.steps[:num_steps], snapshot.steps[num_steps:]
+        history.epochs = [EpochMetrics.model_validate(epoch) for epoch in facts["epochs"]]
+        history.seconds = facts["seconds"]
+        history.phase, history.first_epoch = facts["phase"], facts["first_epoch"]
+        history.best.weights = _below("best.", snapshot.tensors)
+        if facts["best_loss"] is not None:
+            history.best.loss = facts["best_loss"]
+        history.best.epochs_since = facts["epochs_since_best"]
+
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
+        """Give a fresh optimizer its moments back, in the memory layout of their parameters."""
+        for name, parameter in self.model.named_parameters():
+            saved = _below(f"optimizer.{name}.", snapshot.tensors)
+            if saved:
+                optimizer.state[parameter] = {
+                    key: _like(value, parameter) for key, value in saved.items()
+                }
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            found[name.removeprefix(prefix)] = value
+    return found
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -1,0 +1,35 @@
+"""A run's folder: a stage that is done is not done again, unless it is asked something else."""
+
+import pytest
+
+from pets_core.config import PipelineConfig
+from pets_core.launch import WorkRequest
+from pets_core.records import LRSuggestion
+from pets_core.runs import finish_stage, finished_stage
+
+ANSWER = LRSuggestion(
+    minimum=1e-2, steepest=3.1e-3, valley=1e-4, slide=1e-3, chosen=3.1e-3, suggestion="steepest",
+    num_steps=100, seconds=1.5, curve_url="curve.parquet", plot_url="curve.png",
+)  # fmt: skip
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    def make(**groups) -> WorkRequest:
+        config = PipelineConfig.model_validate({"store": str(tmp_path)} | groups)
+        return WorkRequest(stage="lr-find", config=config, run_url=str(tmp_path / "runs/1"))
+
+    return make
+
+
+def test_what_a_stage_answered_is_found_again(request_of):
+    assert finished_stage(request_of(), LRSuggestion) is None
+    finish_stage(request_of(), ANSWER)
+    assert finished_stage(request_of(), LRSuggestion) == ANSWER
+
+
+def test_another_question_is_asked_anew(request_of):
+    finish_stage(request_of(), ANSWER)
+    assert finished_stage(request_of(train={"seed": 1}), LRSuggestion) is None
+    evaluate = request_of().model_copy(update={"stage": "evaluate"})
+    assert finished_stage(evaluate, LRSuggestion) is None

@@ -1,0 +1,139 @@
+"""A training that was stopped anywhere goes on to the very weights of one that never was."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from pets_core.config import RateSlice, TrainConfig
+from pets_core.objectives import SingleLabel
+from pets_core.training.checkpoint import Checkpoints
+from pets_core.training.interruption import Interrupted
+from pets_core.training.loop import fit
+from pets_core.training.schedule import Phase
+
+PHASES = [
+    Phase("frozen", 1, -1, RateSlice(1e-2), 0.3, 25.0),
+    Phase("unfrozen", 2, 0, RateSlice(2e-2, 2e-3), 0.3, 5.0),
+]
+SETTINGS = {"batch_norm": "train", "checkpoint_steps": 3}
+NUM_STEPS = 3 * 4
+VARIANTS = [{}, {"ema_decay": 0.9, "max_grad_norm": 0.1}, {"early_stopping_epochs": 1}]
+
+
+@pytest.fixture
+def tiny_loader(tiny_loader):
+    """Four steps an epoch."""
+    return type(tiny_loader)(64, 16)
+
+
+class Killed(Exception):  # noqa: N818 - stands for SIGKILL: nothing is tidied up
+    pass
+
+
+class Gate:
+    """Ends training before a step, tidily or not."""
+
+    def __init__(self, last: int, *, tidily: bool) -> None:
+        self._last, self._tidily = last, tidily
+
+    def may_begin(self, step: int) -> bool:
+        if step >= self._last and not self._tidily:
+            raise Killed
+        return step < self._last
+
+
+def train(model, loader, folder=None, gate=None, **settings):
+    """Every attempt has an accelerator of its own and random numbers in another state."""
+    torch.seed()
+    checkpoints = Checkpoints(str(folder), {}) if folder else None
+    try:
+        return fit(
+            model, SingleLabel(), loader, loader, PHASES, TrainConfig(**SETTINGS | settings),
+            accelerator=Accelerator(cpu=True, mixed_precision="no"),
+            checkpoints=checkpoints, gate=gate,
+        )  # fmt: skip
+    finally:
+        if checkpoints:
+            checkpoints.wait()
+
+
+def told(history):
+    """All of a history that does not depend on the clock."""
+    clock = {"samples_per_second", "data_seconds"}
+    rows = [{k: v for k, v in row.items() if k not in clock} for row in history.steps]
+    epochs = [e.model_dump(exclude={"seconds", "photos_per_second"}) for e in history.epochs]
+    return rows, epochs
+
+
+def assert_same(model, history, other, other_history) -> None:
+    for name, weight in other.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight), name
+    for name, weight in other_history.best.weights.items():
+        assert torch.equal(history.best.weights[name], weight), name
+    assert told(history) == told(other_history)
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+@pytest.mark.parametrize("tidily", [True, False], ids=["told", "killed"])
+def test_stopped_before_any_step(tiny_model, tiny_loader, tmp_path, settings, tidily):
+    whole = copy.deepcopy(tiny_model)
+    expected = train(whole, tiny_loader, **settings)
+    for step in range(len(expected.steps)):
+        folder = tmp_path / str(step)
+        with pytest.raises(Interrupted if tidily else Killed):
+            train(
+                copy.deepcopy(tiny_model), tiny_loader, folder,
+                Gate(step, tidily=tidily), **settings,
+            )  # fmt: skip
+        resumed = copy.deepcopy(tiny_model)
+        assert_same(resumed, train(resumed, tiny_loader, folder, **settings), whole, expected)
+
+
+def test_stopped_again_and_again(tiny_model, tiny_loader, tmp_path):
+    whole = copy.deepcopy(tiny_model)
+    expected = train(whole, tiny_loader)
+    for step in range(1, NUM_STEPS):
+        with pytest.raises(Interrupted):
+            train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(step, tidily=True))
+    resumed = copy.deepcopy(tiny_model)
+    assert_same(resumed, train(resumed, tiny_loader, tmp_path), whole, expected)
+
+
+def test_a_training_that_is_over_is_not_repeated(tiny_model, tiny_loader, tmp_path):
+    whole = copy.deepcopy(tiny_model)
+    expected = train(whole, tiny_loader, tmp_path)
+    again = copy.deepcopy(tiny_model)
+    history = train(again, tiny_loader, tmp_path, Gate(0, tidily=False))
+    assert_same(again, history, whole, expected)
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_checkpoints_change_nothing(tiny_model, tiny_loader, tmp_path, settings):
+    twin = copy.deepcopy(tiny_model)
+    expected = train(tiny_model, tiny_loader, **settings)
+    assert_same(twin, train(twin, tiny_loader, tmp_path, **settings), tiny_model, expected)
+
+
+def test_only_what_was_left_is_trained_on(tiny_model, tiny_loader, tmp_path):
+    """Of the epoch under way, the samples that had their step are not read again."""
+    seen = []
+    read = tiny_loader.epoch
+
+    def watched(epoch, first=0):
+        for batch in read(epoch, first):
+            seen.append((epoch, batch.ids))
+            yield batch
+
+    with pytest.raises(Interrupted):
+        train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(6, tidily=True))
+    tiny_loader.epoch = watched
+    fit(
+        tiny_model, SingleLabel(), tiny_loader, None, PHASES, TrainConfig(**SETTINGS),
+        accelerator=Accelerator(cpu=True, mixed_precision="no"),
+        checkpoints=Checkpoints(str(tmp_path), {}),
+    )  # fmt: skip
+    rest = [batch.ids for batch in read(1)][2:]
+    assert [ids for epoch, ids in seen if epoch == 1] == rest
+    assert {epoch for epoch, _ in seen} == {1, 2}
