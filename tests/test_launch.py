@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -204,8 +205,10 @@ def test_more_layer_groups_than_the_model_has_are_refused(small_config, freeze_t
 
 
 def test_a_tracker_that_is_not_installed_is_refused(small_config) -> None:
-    config = tiny(small_config, train={"log_with": "wandb"})
-    with pytest.raises(PetsError, match=r"train\.log_with = wandb: .*pets-pipeline\[wandb\]"):
+    if find_spec("mlflow"):
+        pytest.skip("MLflow is installed")
+    config = tiny(small_config, train={"log_with": "mlflow"})
+    with pytest.raises(PetsError, match=r"train\.log_with = mlflow: .*pets-pipeline\[mlflow\]"):
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
@@ -220,7 +223,7 @@ def test_settings_that_need_validation_photos_say_so(small_config, tmp_path, set
 
 
 def test_a_training_with_everything_on(small_config, tmp_path) -> None:
-    """Every option of the trainer at once, on two ranks, told to TensorBoard; views at the end."""
+    """Every option of the trainer at once, on two ranks; views at the end."""
     config = tiny(
         small_config,
         launch={"num_processes": 2},
@@ -230,7 +233,6 @@ def test_a_training_with_everything_on(small_config, tmp_path) -> None:
         train={
             "micro_batch_size": 8, "max_grad_norm": 1.0, "label_smoothing": 0.1, "keep": "best",
             "class_weights": "balanced", "ema_decay": 0.9, "early_stopping_epochs": 5,
-            "log_with": "tensorboard",
         },
         evaluate={"tta_views": 2},
     )  # fmt: skip
@@ -244,22 +246,6 @@ def test_a_training_with_everything_on(small_config, tmp_path) -> None:
     report = launch(request, EvalReport)
     predictions = pq.read_table(report.predictions_url).to_pandas()
     assert predictions.probabilities.map(sum).to_numpy() == pytest.approx(1, abs=1e-5)
-    assert read_events(tmp_path / "run")["train/loss"] == pytest.approx(
-        pq.read_table(result.history_url)["loss"].to_pylist(), rel=1e-5
-    )
-
-
-def read_events(folder) -> dict[str, list[float]]:
-    """What TensorBoard would show of the runs below a folder."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    values: dict[str, list[float]] = {}
-    for path in folder.rglob("events.out.tfevents.*"):
-        events = EventAccumulator(str(path))
-        events.Reload()
-        for tag in events.Tags()["scalars"]:
-            values[tag] = [event.value for event in events.Scalars(tag)]
-    return values
 
 
 def test_the_rank_whose_loss_is_at_fault_is_blamed(tmp_path) -> None:
