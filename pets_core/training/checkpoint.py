@@ -63,7 +63,7 @@ class Checkpoints:
         url: Folder, on any store.
         identity: What a training must have in common with a checkpoint to go on from it.
         keep: How many to keep.
-        warn: Told what went wrong without stopping the training.
+        warn: Told of what went wrong without stopping the training, and from where it goes on.
     """
 
     def __init__(
@@ -120,6 +120,7 @@ class Checkpoints:
                 self._warn(f"the checkpoint {url} is damaged and passed over: {reason}")
                 continue
             self._refuse_another(url, commit.identity)
+            self._warn(f"training goes on from {url}")
             return Snapshot(commit.step, tensors, read_steps(files[_STEPS]), commit.facts)
         return None
 

@@ -71,6 +71,7 @@ def test_a_damaged_newest_one_is_named_and_passed_over(checkpoints, url, warning
     else:
         storage.write_bytes(path, bytes(data[: len(data) // 2]) if damage == "cut" else data)
     assert checkpoints.load().step == 5
+    assert warnings.pop().endswith("goes on from " + storage.join(url, "step-000000005"))
     if (file, damage) == ("checkpoint.json", "gone"):
         assert warnings == [], "without its commit it never was one"
     else:
