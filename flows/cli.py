@@ -86,6 +86,10 @@ def _run(command: str, arguments: list[str]) -> None:
         if command == "evaluate":
             # Not "model", which is a group of settings.
             parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
+        if command in ("run", "train"):
+            parser.add_argument(
+                "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
+            )
         config, parsed = _settings(parser, arguments)
         _start_flow(command, config, parsed)
 
@@ -98,7 +102,17 @@ def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, ar
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-")
         raise PetsError(f"{name}: no such setting.{did_you_mean(name, setting_names())}")
-    return load_settings(source, parsed), parsed
+    began_with: dict[str, Any] = {}
+    if getattr(parsed, "resume", None):
+        if parsed.config_file:
+            raise PetsError(
+                f"{parsed.config_file}: with --resume the settings are those of the run; leave "
+                "the file out"
+            )
+        from pets_core.runs import run_settings
+
+        began_with = run_settings(parsed.resume)
+    return load_settings(source, parsed, began_with), parsed
 
 
 def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
@@ -108,7 +122,9 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     _start_temporary_server()
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
-    keywords = {"model_url": parsed.model_url} if command == "evaluate" else {}
+    from flows.settings import NO_SETTINGS
+
+    keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     state = run(config=config, return_state=True, **keywords)
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):

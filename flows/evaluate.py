@@ -20,7 +20,7 @@ def evaluate_flow(
     """Judge the model in a folder, path or URL, on the source's photos."""
     check_run(config, model_url)
     manifest = ingest_dataset(config)
-    run_url = new_run(config)
-    report = evaluate_model(config, run_url, manifest, model_url)
+    run = new_run(config, manifest)
+    report = evaluate_model(config, run, model_url)
     publish_evaluation(report)
     return report

@@ -17,7 +17,7 @@ def lr_find_flow(config: PipelineConfig = PipelineConfig()) -> LRSuggestion:  # 
     """Suggest a learning rate for the source's photos."""
     check_run(config)
     manifest = ingest_dataset(config)
-    run_url = new_run(config)
-    suggestion = find_lr(config, run_url, manifest)
+    run = new_run(config, manifest)
+    suggestion = find_lr(config, run)
     publish_lr(suggestion)
     return suggestion

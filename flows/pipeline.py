@@ -19,18 +19,24 @@ __all__ = ["pipeline"]
 
 
 @flow(name="pets-pipeline")
-def pipeline(config: PipelineConfig = PipelineConfig()) -> EvalReport:  # noqa: B008 - frozen
-    """Turn photos into a trained, evaluated model."""
+def pipeline(
+    config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
+    resume: str | None = None,
+) -> EvalReport:
+    """Turn photos into a trained, evaluated model.
+
+    `resume` is the folder of a run that ended early, to go on with.
+    """
     check_run(config)
     manifest = ingest_dataset(config)
-    run_url = new_run(config)
-    publish_dataset(manifest)
-    suggestion = find_lr(config, run_url, manifest)
+    run = new_run(config, manifest, resume)
+    publish_dataset(run.manifest)
+    suggestion = find_lr(config, run)
     publish_lr(suggestion)
     base_lr = config.train.base_lr or suggestion.chosen
-    result = train_model(config, run_url, manifest, base_lr)
+    result = train_model(config, run, base_lr)
     publish_training(result)
-    report = evaluate_model(config, run_url, manifest, result.model_url, result)
+    report = evaluate_model(config, run, result.model_url, result)
     publish_evaluation(report)
-    publish_summary(config, manifest, result, report)
+    publish_summary(config, run.manifest, result, report)
     return report

@@ -19,7 +19,10 @@ from pydantic_settings import (
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
 
-__all__ = ["add_settings", "explain", "load_settings", "setting_names"]
+__all__ = ["NO_SETTINGS", "add_settings", "explain", "load_settings", "setting_names"]
+
+NO_SETTINGS = ("model_url", "resume")
+"""Arguments of commands that are parameters of their flow."""
 
 
 class _Settings(PipelineConfig, BaseSettings):
@@ -56,17 +59,27 @@ def add_settings(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
     return CliSettingsSource(_Settings, root_parser=parser)
 
 
-def load_settings(source: CliSettingsSource[Any], arguments: argparse.Namespace) -> PipelineConfig:
+def load_settings(
+    source: CliSettingsSource[Any], arguments: argparse.Namespace, began_with: dict[str, Any]
+) -> PipelineConfig:
     """Fill the settings: flags over environment over YAML file over defaults.
+
+    Args:
+        source: Of the flags.
+        arguments: As parsed.
+        began_with: Settings of the run that is gone on with, in place of a YAML file.
 
     Raises:
         PetsError: The file cannot be read, or a setting is refused; all faults are listed.
     """
-    parsed = {k: v for k, v in vars(arguments).items() if k not in ("config_file", "model_url")}
+    others = (*NO_SETTINGS, "config_file")
+    parsed = {k: v for k, v in vars(arguments).items() if k not in others}
     flags = source(parsed_args=argparse.Namespace(**parsed))
     _refuse_unknown_variables()
     try:
-        filled = _Settings(_cli_settings_source=flags, **_read_yaml(arguments.config_file))
+        filled = _Settings(
+            _cli_settings_source=flags, **(began_with or _read_yaml(arguments.config_file))
+        )
         return PipelineConfig.model_validate(filled.model_dump())
     except ValidationError as error:
         raise PetsError(explain(error)) from None

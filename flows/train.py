@@ -13,12 +13,18 @@ __all__ = ["train_flow"]
 
 
 @flow(name="pets-train")
-def train_flow(config: PipelineConfig = PipelineConfig()) -> TrainResult:  # noqa: B008 - frozen
-    """Train at train.base_lr, or at the finder's suggestion where that is empty."""
+def train_flow(
+    config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
+    resume: str | None = None,
+) -> TrainResult:
+    """Train at train.base_lr, or at the finder's suggestion where that is empty.
+
+    `resume` is the folder of a run that ended early, to go on with.
+    """
     check_run(config)
     manifest = ingest_dataset(config)
-    run_url = new_run(config)
-    base_lr = config.train.base_lr or find_lr(config, run_url, manifest).chosen
-    result = train_model(config, run_url, manifest, base_lr)
+    run = new_run(config, manifest, resume)
+    base_lr = config.train.base_lr or find_lr(config, run).chosen
+    result = train_model(config, run, base_lr)
     publish_training(result)
     return result

@@ -172,6 +172,13 @@ def choose_evaluation_split(
     )
 
 
+class Run(_Record):
+    """The folder of a run, and the data set that it began with."""
+
+    url: str
+    manifest: DatasetManifest
+
+
 class LRSuggestion(_Record):
     """Learning rates read off the range test; `chosen` is the one the settings ask for."""
 

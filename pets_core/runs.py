@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
+from pets_core.records import DatasetManifest, Run
 
-__all__ = ["finish_stage", "finished_stage", "start_run"]
+__all__ = ["finish_stage", "finished_stage", "run_folder", "run_settings", "start_run"]
+
+_SETTINGS, _DATASET = "config.yaml", "dataset.json"
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -26,16 +30,41 @@ class _Finished(BaseModel):
     answer: str
 
 
-def start_run(config: PipelineConfig, run_id: str) -> str:
-    """Keep a run's settings in the store, once its input has been accepted.
+def run_folder(config: PipelineConfig, run_id: str) -> str:
+    """URL of a run's folder."""
+    return storage.join(storage.absolute(config.store), "runs", run_id)
 
-    Returns:
-        URL of the run's folder, `<store>/runs/<run id>`.
+
+def start_run(config: PipelineConfig, manifest: DatasetManifest, url: str) -> Run:
+    """Keep a run's settings and data set in its folder, once its input has been accepted.
+
+    A run that began before goes on with the data set it began with, though the source may have
+    grown since.
     """
-    url = storage.join(storage.absolute(config.store), "runs", run_id)
+    url = storage.absolute(url)
+    dataset = storage.join(url, _DATASET)
+    if storage.exists(dataset):
+        began_with = DatasetManifest.model_validate_json(storage.read_bytes(dataset))
+        return Run(url=url, manifest=began_with)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    storage.write_bytes(storage.join(url, "config.yaml"), text.encode())
-    return url
+    storage.write_bytes(storage.join(url, _SETTINGS), text.encode())
+    storage.write_bytes(dataset, manifest.model_dump_json().encode())
+    return Run(url=url, manifest=manifest)
+
+
+def run_settings(url: str) -> dict[str, Any]:
+    """The settings a run began with.
+
+    Raises:
+        PetsError: No run began there.
+    """
+    url = storage.absolute(url)
+    if not storage.exists(storage.join(url, _DATASET)):
+        raise PetsError(
+            f"--resume {url}: no run began there; give the folder of one, <store>/runs/<run id>"
+        )
+    settings: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(url, _SETTINGS)))
+    return settings
 
 
 def finished_stage(request: WorkRequest, record: type[Record]) -> Record | None:

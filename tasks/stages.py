@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from pets_core.config import PipelineConfig
 from pets_core.launch import CheckResult, WorkRequest, launch
-from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, TrainResult
-from pets_core.runs import finish_stage, finished_stage, start_run
+from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, Run, TrainResult
+from pets_core.runs import finish_stage, finished_stage, run_folder, start_run
 from pets_core.training.schedule import few_steps
 from tasks.policy import may_pass
 from tasks.progress import ProgressDisplay
@@ -43,27 +43,27 @@ def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
 
 
 @task(name="new run", cache_policy=NO_CACHE)
-def new_run(config: PipelineConfig) -> str:
-    """Give the flow run its folder in the store; return its URL."""
-    return start_run(config, str(flow_run.id))
+def new_run(config: PipelineConfig, manifest: DatasetManifest, resume: str | None = None) -> Run:
+    """Give the flow run a folder in the store, or go on with the folder of another."""
+    run = start_run(config, manifest, resume or run_folder(config, str(flow_run.id)))
+    get_run_logger().info("the run's folder is %s", run.url)
+    return run
 
 
 @task(name="lr-find", **_GOES_ON)
-def find_lr(config: PipelineConfig, run_url: str, manifest: DatasetManifest) -> LRSuggestion:
+def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
     """Run the range test in worker ranks."""
-    request = WorkRequest(stage="lr-find", config=config, run_url=run_url, manifest=manifest)
+    request = WorkRequest(stage="lr-find", config=config, run_url=run.url, manifest=run.manifest)
     return _stage(request, LRSuggestion)
 
 
 @task(name="train", **_GOES_ON)
-def train_model(
-    config: PipelineConfig, run_url: str, manifest: DatasetManifest, base_lr: float
-) -> TrainResult:
+def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult:
     """Train in worker ranks."""
-    if warning := few_steps(config.train, manifest.splits["train"].num_rows):
+    if warning := few_steps(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = WorkRequest(
-        stage="train", config=config, run_url=run_url, manifest=manifest, base_lr=base_lr
+        stage="train", config=config, run_url=run.url, manifest=run.manifest, base_lr=base_lr
     )
     return _stage(request, TrainResult)
 
@@ -71,8 +71,7 @@ def train_model(
 @task(name="evaluate", **_GOES_ON)
 def evaluate_model(
     config: PipelineConfig,
-    run_url: str,
-    manifest: DatasetManifest,
+    run: Run,
     model_url: str,
     training: TrainResult | None = None,
 ) -> EvalReport:
@@ -80,8 +79,8 @@ def evaluate_model(
     request = WorkRequest(
         stage="evaluate",
         config=config,
-        run_url=run_url,
-        manifest=manifest,
+        run_url=run.url,
+        manifest=run.manifest,
         model_url=model_url,
         training=training,
     )

@@ -43,7 +43,9 @@ def breaches(path: str, module: ast.Module) -> list[str]:
     if path.startswith("tasks/"):
         return [name for name in found if is_within(name, "flows")]
     allowed = FLOWS_MAY_IMPORT | (
-        {"pets_core.predict", "pets_core.data.versions"} if path in COMMAND_LINE else set()
+        {"pets_core.predict", "pets_core.data.versions", "pets_core.runs"}
+        if path in COMMAND_LINE
+        else set()
     )
     return [
         name

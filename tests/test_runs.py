@@ -4,8 +4,8 @@ import pytest
 
 from pets_core.config import PipelineConfig
 from pets_core.launch import WorkRequest
-from pets_core.records import LRSuggestion
-from pets_core.runs import finish_stage, finished_stage
+from pets_core.records import DatasetManifest, LRSuggestion, Run
+from pets_core.runs import finish_stage, finished_stage, start_run
 
 ANSWER = LRSuggestion(
     minimum=1e-2, steepest=3.1e-3, valley=1e-4, slide=1e-3, chosen=3.1e-3, suggestion="steepest",
@@ -33,3 +33,14 @@ def test_another_question_is_asked_anew(request_of):
     assert finished_stage(request_of(train={"seed": 1}), LRSuggestion) is None
     evaluate = request_of().model_copy(update={"stage": "evaluate"})
     assert finished_stage(evaluate, LRSuggestion) is None
+
+
+def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
+    """Though the source has grown since."""
+    first = DatasetManifest(
+        name="photos", fingerprint="a", url="store/a", source_url="photos", classes=(), splits={},
+        num_quarantined=0, quarantine_reasons={},
+    )  # fmt: skip
+    grown, url = first.model_copy(update={"fingerprint": "b"}), str(tmp_path / "runs/1")
+    assert start_run(PipelineConfig(), first, url) == Run(url=url, manifest=first)
+    assert start_run(PipelineConfig(), grown, url) == Run(url=url, manifest=first)

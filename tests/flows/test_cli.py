@@ -14,7 +14,7 @@ from flows import cli
 from flows.settings import setting_names
 from pets_core.config import PipelineConfig
 from pets_core.models.package import create_model, save_model
-from pets_core.records import ClassInfo
+from pets_core.records import ClassInfo, DatasetManifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,14 +166,36 @@ def test_an_unknown_group_of_variables_is_refused(refused, monkeypatch):
     )
 
 
-def test_what_a_run_keeps_can_be_given_back(started, tmp_path):
+@pytest.fixture
+def begun(started, tmp_path):
+    """Settings and folder of a run that began."""
     from pets_core.runs import start_run
 
     config = started(
         "run", "--store", tmp_path, "--train.lr_max=slice(1e-6,3e-4)", "--train.seed=4"
     )
-    url = start_run(config, "id")
+    manifest = DatasetManifest.model_construct(name="photos", splits={})
+    return config, start_run(config, manifest, str(tmp_path / "runs/id")).url
+
+
+def test_what_a_run_keeps_can_be_given_back(started, begun):
+    config, url = begun
     assert started("run", f"{url}/config.yaml") == config
+
+
+def test_a_run_is_gone_on_with_at_its_own_settings(started, begun):
+    config, url = begun
+    assert started("run", "--resume", url) == config
+    assert started.calls[-1][2].resume == url
+    resumed = started("train", "--resume", url, "--launch.num_processes", 2)
+    assert resumed.launch.num_processes == 2
+    assert resumed.train == config.train
+
+
+def test_a_run_that_never_began_cannot_be_gone_on_with(refused, begun, tmp_path):
+    assert "no run began there" in refused("run", "--resume", tmp_path)[0]
+    _, url = begun
+    assert "leave" in refused("run", f"{url}/config.yaml", "--resume", url)[0]
 
 
 def test_an_empty_yaml_is_no_settings(started, tmp_path):
