@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ _COMMANDS = {
     "evaluate": "judge a stored model",
     "predict": "name the breed on photos",
     "datasets": "list, show, compare, verify and sweep stored data sets",
+    "join": "lend this machine to the runs of another",
     "ui": "open a run in the Prefect UI",
 }
 
@@ -82,6 +84,8 @@ def _run(command: str, arguments: list[str]) -> None:
         _open_ui(parser, arguments)
     elif command == "datasets":
         _datasets(parser, arguments)
+    elif command == "join":
+        _join(parser, arguments)
     else:
         if command == "evaluate":
             # Not "model", which is a group of settings.
@@ -238,6 +242,18 @@ def _datasets(parser: _Parser, arguments: list[str]) -> None:
 
     add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
     run_command(parser.parse_args(arguments))
+
+
+def _join(parser: _Parser, arguments: list[str]) -> None:
+    parser.add_argument("--machine", type=int, default=1, help="number of this one (default: 1)")
+    parser.add_argument(
+        "--idle-seconds", type=float, default=600.0, metavar="N",
+        help="end when nothing is asked for so long (default: 600)",
+    )  # fmt: skip
+    config, parsed = _settings(parser, arguments)
+    from pets_core.machines import join
+
+    join(config, parsed.machine, idle_seconds=parsed.idle_seconds, tell=partial(print, flush=True))
 
 
 def _open_ui(parser: _Parser, arguments: list[str]) -> None:

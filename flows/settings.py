@@ -72,7 +72,7 @@ def load_settings(
     Raises:
         PetsError: The file cannot be read, or a setting is refused; all faults are listed.
     """
-    others = (*NO_SETTINGS, "config_file")
+    others = (*NO_SETTINGS, "config_file", "machine", "idle_seconds")
     parsed = {k: v for k, v in vars(arguments).items() if k not in others}
     flags = source(parsed_args=argparse.Namespace(**parsed))
     _refuse_unknown_variables()

@@ -373,6 +373,12 @@ class LaunchConfig(_Settings):
 
     num_processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one a GPU, or one on a machine without."""
+    num_machines: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Machines that work together; the others join with `pets join`."""
+    rdzv_endpoint: Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")] | None = None
+    """Where the other machines reach the first, host:port; needed with several machines."""
+    join_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """How long machines wait for each other."""
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
     stall_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
@@ -383,6 +389,15 @@ class LaunchConfig(_Settings):
     photos_on_gpu: Literal["auto", "never"] = "auto"
     """auto: the decoded photos are kept on the GPU where they take at most a quarter of its free
     memory."""
+
+    @model_validator(mode="after")
+    def _machines_meet(self) -> LaunchConfig:
+        if self.num_machines > 1 and self.rdzv_endpoint is None:
+            raise ValueError(
+                f"num_machines = {self.num_machines} needs rdzv_endpoint: host:port at which the "
+                "other machines reach the first"
+            )
+        return self
 
 
 class PipelineConfig(_Settings):

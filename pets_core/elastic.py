@@ -1,6 +1,7 @@
 """The launcher of worker ranks: torch elastic, made to die with its parent.
 
-`python -m pets_core.elastic REQUEST.json PARENT_PID` starts the ranks that a request asks for.
+`python -m pets_core.elastic REQUEST.json PARENT_PID MACHINE` starts the ranks that a request asks
+for on one machine; machine 0 is the one that the others reach.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ import signal
 import sys
 from pathlib import Path
 
+from pets_core.config import LaunchConfig
+
 __all__ = ["die_with_parent", "main"]
 
 _PR_SET_PDEATHSIG = 1
+_SHUTDOWN_SECONDS = 20
+"""Between SIGTERM, on which a checkpoint is written, and SIGKILL; less than whoever started this
+process waits."""
 
 
 def die_with_parent(with_signal: signal.Signals) -> None:
@@ -35,7 +41,7 @@ def main() -> None:
     import torch
     from torch.distributed.run import main as torchrun
 
-    from pets_core.launch import WorkRequest
+    from pets_core.launch import RankFailure, WorkRequest
 
     path = Path(sys.argv[1])
     request = WorkRequest.model_validate_json(path.read_text(encoding="utf-8"))
@@ -50,7 +56,45 @@ def main() -> None:
     count = max(torch.cuda.device_count(), 1) if wanted == "auto" else wanted
     threads = max((os.cpu_count() or 1) // count, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    torchrun(["--standalone", f"--nproc-per-node={count}", "-m", "pets_core.worker", str(path)])
+    machine = int(sys.argv[3])
+    options = [
+        *_rendezvous(config, machine),
+        f"--nproc-per-node={count}",
+        f"--shutdown-timeout={_SHUTDOWN_SECONDS}",
+    ]
+    try:
+        torchrun([*options, "-m", "pets_core.worker", str(path)])
+    except torch.distributed.DistError as error:
+        # The store of one machine alone is its own.
+        if config.num_machines == 1:
+            raise
+        failure = RankFailure(
+            rank=0, message=_nobody_came(config, machine), traceback=str(error), by_user=True
+        )
+        path.with_name("failure-0.json").write_text(failure.model_dump_json(), encoding="utf-8")
+        sys.exit(1)
+
+
+def _rendezvous(config: LaunchConfig, machine: int) -> list[str]:
+    """How the machines of a run find each other; the first has rank 0."""
+    if config.num_machines == 1:
+        return ["--standalone"]
+    return [
+        f"--nnodes={config.num_machines}",
+        f"--node-rank={machine}",
+        "--rdzv-backend=static",
+        f"--rdzv-endpoint={config.rdzv_endpoint}",
+        f"--rdzv-conf=timeout={config.join_timeout_seconds}",
+    ]
+
+
+def _nobody_came(config: LaunchConfig, machine: int) -> str:
+    remedy = "start pets join on the others" if machine == 0 else "is the first machine there?"
+    return (
+        f"launch.num_machines = {config.num_machines}: not all of them met at "
+        f"launch.rdzv_endpoint = {config.rdzv_endpoint} within launch.join_timeout_seconds = "
+        f"{config.join_timeout_seconds}; {remedy}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pets_core import storage
 from pets_core.config import LaunchConfig, PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -26,10 +28,14 @@ __all__ = [
     "PROGRESS_MARK",
     "WARNING_MARK",
     "CheckResult",
+    "Ears",
     "RankFailure",
     "WorkRequest",
     "WorkerError",
+    "announced",
+    "announcements",
     "launch",
+    "run_ranks",
     "worker_environment",
 ]
 
@@ -109,27 +115,58 @@ def launch(
         PetsError: A rank refused its input.
         WorkerError: A rank failed otherwise.
     """
-    with tempfile.TemporaryDirectory(prefix="pets-") as name:
-        folder = Path(name)
-        path = folder / "request.json"
-        path.write_text(request.model_dump_json(), encoding="utf-8")
-        process = subprocess.Popen(  # noqa: S603 - our own module with our own arguments
-            [sys.executable, "-m", "pets_core.elastic", str(path), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=worker_environment(request.config.launch),
-        )
-        tail = _watch(process, _Ears(on_progress, on_line, on_warning))
-        if process.returncode != 0:
-            raise _failure(folder, process.returncode, tail)
-        return record.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
+    with announced(request), tempfile.TemporaryDirectory(prefix="pets-") as name:
+        run_ranks(request, Path(name), Ears(on_progress, on_line, on_warning))
+        return record.model_validate_json((Path(name) / "result.json").read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def announced(request: WorkRequest) -> Iterator[None]:
+    """Let the other machines, if there are any, see a request in the store until it is done."""
+    launch = request.config.launch
+    if launch.num_machines == 1 or request.stage == "check":
+        yield
+        return
+    url = storage.join(announcements(request.config), f"{time.time_ns():020}.json")
+    storage.write_bytes(url, request.model_dump_json().encode())
+    try:
+        yield
+    finally:
+        storage.remove(url)
+
+
+def announcements(config: PipelineConfig) -> str:
+    """The folder of the store where the machines that meet at an endpoint look for work."""
+    endpoint = (config.launch.rdzv_endpoint or "").replace(":", "-")
+    return storage.join(storage.absolute(config.store), "machines", endpoint)
+
+
+def run_ranks(request: WorkRequest, folder: Path, ears: Ears, machine: int = 0) -> None:
+    """Run this machine's ranks to their end; those of machine 0 leave result.json in `folder`.
+
+    Raises:
+        PetsError: A rank refused its input.
+        WorkerError: A rank failed otherwise.
+    """
+    path = folder / "request.json"
+    path.write_text(request.model_dump_json(), encoding="utf-8")
+    module = [sys.executable, "-m", "pets_core.elastic"]
+    process = subprocess.Popen(  # noqa: S603 - our own module with our own arguments
+        [*module, str(path), str(os.getpid()), str(machine)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=worker_environment(request.config.launch),
+    )
+    tail = _watch(process, ears)
+    if process.returncode != 0:
+        raise _failure(folder, process.returncode, tail)
 
 
 @dataclass(frozen=True)
-class _Ears:
+class Ears:
     """Who is told of what the ranks print."""
 
     on_progress: OnProgress
@@ -137,7 +174,7 @@ class _Ears:
     on_warning: Callable[[str], None]
 
 
-def _watch(process: subprocess.Popen[str], ears: _Ears) -> deque[str]:
+def _watch(process: subprocess.Popen[str], ears: Ears) -> deque[str]:
     """Pass on what a process prints until it ends, or end it; return its last lines."""
     tail: deque[str] = deque(maxlen=50)
     assert process.stdout is not None
@@ -179,7 +216,7 @@ def worker_environment(config: LaunchConfig) -> dict[str, str]:
     return environment
 
 
-def _read(stream: IO[str], ears: _Ears, tail: deque[str]) -> None:
+def _read(stream: IO[str], ears: Ears, tail: deque[str]) -> None:
     """Drain the pipe to its end, come what may: a full one would block the ranks for ever."""
     for raw in stream:
         line = raw.rstrip()
@@ -190,7 +227,7 @@ def _read(stream: IO[str], ears: _Ears, tail: deque[str]) -> None:
             _LOGGER.exception("a line of the ranks could not be shown")
 
 
-def _pass_on(line: str, ears: _Ears, tail: deque[str]) -> None:
+def _pass_on(line: str, ears: Ears, tail: deque[str]) -> None:
     if line.startswith(WARNING_MARK):
         ears.on_warning(line.removeprefix(WARNING_MARK))
         return

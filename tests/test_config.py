@@ -90,6 +90,9 @@ BOUNDS = {
     "launch": {
         "num_processes": ["auto", 1, 1024],
         "num_threads": [0, 1024],
+        "num_machines": [1],
+        "rdzv_endpoint": ["gpu-0.local:29500", "10.0.0.1:1"],
+        "join_timeout_seconds": [1, 86_400],
         "stall_timeout_seconds": [0.1, 86_400],
         "decode_cache_gib": [0, 100_000],
         "photos_on_gpu": ["auto", "never"],
@@ -171,6 +174,9 @@ BEYOND = {
     "launch": {
         "num_processes": [0, 1025, "many"],
         "num_threads": [-1, 1025],
+        "num_machines": [0, 1025],
+        "rdzv_endpoint": ["gpu-0", "http://gpu-0:1", "gpu-0:port"],
+        "join_timeout_seconds": [0, 86_401],
         "stall_timeout_seconds": [0, 86_401],
         "decode_cache_gib": [-1, 100_001],
         "photos_on_gpu": ["always"],
