@@ -1,4 +1,4 @@
-"""Shows a stage's progress: bars on a terminal, plain log lines elsewhere."""
+"""Shows a stage's progress: bars on a terminal, plain log lines elsewhere, and in an artifact."""
 
 from __future__ import annotations
 
@@ -7,13 +7,68 @@ import time
 from types import TracebackType
 from typing import Any
 
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tqdm import tqdm
 
 from pets_core.progress import Progress
 
-__all__ = ["ProgressDisplay"]
+__all__ = ["ProgressArtifact", "ProgressDisplay"]
 
 _LINE_EVERY_SECONDS = 10.0
+_UPDATE_EVERY_SECONDS = 5.0
+
+
+class _Reckoning:
+    """How long the rest takes at the speed so far."""
+
+    def __init__(self) -> None:
+        self._stage, self._done, self._began, self._began_at = "", 0, 0.0, 0
+
+    def left(self, progress: Progress) -> str:
+        """Note how far a stage is; ", 01:00 left" once there is a speed."""
+        if progress.stage != self._stage or progress.done < self._done:
+            self._stage = progress.stage
+            self._began, self._began_at = time.monotonic(), progress.done
+        self._done = progress.done
+        done = progress.done - self._began_at
+        if done <= 0:
+            return ""
+        seconds = (time.monotonic() - self._began) / done * (progress.total - progress.done)
+        return f", {tqdm.format_interval(seconds)} left"
+
+
+class ProgressArtifact:
+    """Keeps a progress artifact of the task run up to date; made in the task's own thread.
+
+    Args:
+        key: Of the artifact.
+        logger: Told when the server cannot be.
+    """
+
+    def __init__(self, key: str, logger: Any) -> None:
+        self._id: Any = create_progress_artifact(0.0, key=key, description="starting")
+        self._logger, self._reckoning, self._last = logger, _Reckoning(), 0.0
+
+    def show(self, progress: Progress) -> None:
+        """Show one report; the server hears of it every few seconds."""
+        if progress.unit == "epochs":
+            return
+        left = self._reckoning.left(progress)
+        if time.monotonic() - self._last < _UPDATE_EVERY_SECONDS:
+            return
+        self._last = time.monotonic()
+        about = f"{progress.stage} {progress.done}/{progress.total} {progress.unit}"
+        self._update(100 * progress.done / progress.total, f"{about} {progress.detail}{left}")
+
+    def end(self) -> None:
+        """All is done."""
+        self._update(100.0, "done")
+
+    def _update(self, percent: float, description: str) -> None:
+        try:
+            update_progress_artifact(self._id, percent, description)
+        except Exception as error:  # noqa: BLE001 - a server that is away must not end a training
+            self._logger.warning("the progress artifact was not updated: %s", error)
 
 
 class ProgressDisplay:
@@ -27,7 +82,7 @@ class ProgressDisplay:
         self._logger = logger
         self._bar: tqdm[Any] | None = None
         self._bar_key = ("", "")
-        self._stage, self._done, self._began, self._began_at = "", 0, 0.0, 0
+        self._reckoning = _Reckoning()
         self._last_line = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
@@ -48,10 +103,7 @@ class ProgressDisplay:
             self._close()
             self._logger.info("epoch %d/%d %s", progress.done, progress.total, progress.detail)
             return
-        if progress.stage != self._stage or progress.done < self._done:
-            self._stage = progress.stage
-            self._began, self._began_at = time.monotonic(), progress.done
-        self._done = progress.done
+        left = self._reckoning.left(progress)
         if self._terminal:
             self._draw(progress)
         elif time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:
@@ -59,16 +111,8 @@ class ProgressDisplay:
             self._logger.info(
                 "%s %d/%d %s %s%s",
                 progress.stage, progress.done, progress.total, progress.unit, progress.detail,
-                self._left(progress),
+                left,
             )  # fmt: skip
-
-    def _left(self, progress: Progress) -> str:
-        """How long the rest takes at the speed so far; the bars of tqdm tell it themselves."""
-        done = progress.done - self._began_at
-        if done <= 0:
-            return ""
-        seconds = (time.monotonic() - self._began) / done * (progress.total - progress.done)
-        return f", {tqdm.format_interval(seconds)} left"
 
     def _draw(self, progress: Progress) -> None:
         key = (progress.stage, progress.unit)

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from pets_core.config import PipelineConfig
 from pets_core.launch import CheckResult, WorkRequest, launch
+from pets_core.progress import Progress
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, Run, TrainResult
 from pets_core.runs import finish_stage, finished_stage, run_folder, start_run
 from pets_core.training.schedule import few_steps
 from tasks.policy import may_pass
-from tasks.progress import ProgressDisplay
+from tasks.progress import ProgressArtifact, ProgressDisplay
 
 __all__ = ["check_run", "evaluate_model", "find_lr", "new_run", "train_model"]
 
@@ -65,7 +66,7 @@ def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult
     request = WorkRequest(
         stage="train", config=config, run_url=run.url, manifest=run.manifest, base_lr=base_lr
     )
-    return _stage(request, TrainResult)
+    return _stage(request, TrainResult, "training-progress")
 
 
 @task(name="evaluate", **_GOES_ON)
@@ -87,19 +88,36 @@ def evaluate_model(
     return _stage(request, EvalReport)
 
 
-def _stage(request: WorkRequest, record: type[Record]) -> Record:
-    """Do a stage, unless an earlier attempt of the run has done it."""
+def _stage(request: WorkRequest, record: type[Record], live: str | None = None) -> Record:
+    """Do a stage, unless an earlier attempt of the run has done it.
+
+    Args:
+        request: The stage.
+        record: Type of its answer.
+        live: Key of an artifact that shows the stage's progress, if it is to have one.
+    """
     if (answer := finished_stage(request, record)) is not None:
         get_run_logger().info("%s was done before", request.stage)
         return answer
-    answer = _launch(request, record)
+    artifact = ProgressArtifact(live, get_run_logger()) if live else None
+    answer = _launch(request, record, artifact)
+    if artifact:
+        artifact.end()
     finish_stage(request, answer)
     return answer
 
 
-def _launch(request: WorkRequest, record: type[Record]) -> Record:
+def _launch(
+    request: WorkRequest, record: type[Record], artifact: ProgressArtifact | None = None
+) -> Record:
     logger = get_run_logger()
     with ProgressDisplay(logger) as display:
+
+        def show(progress: Progress) -> None:
+            display(progress)
+            if artifact:
+                artifact.show(progress)
+
         return launch(
-            request, record, on_progress=display, on_line=logger.debug, on_warning=logger.warning
+            request, record, on_progress=show, on_line=logger.debug, on_warning=logger.warning
         )

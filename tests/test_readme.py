@@ -91,6 +91,9 @@ def test_command(command: str, folder, drawn_sample, request) -> None:
     if "path/to/model" in words:
         model = request.getfixturevalue("trained")
         words = [model if word == "path/to/model" else word for word in words]
+    if "path/to/run" in words:
+        run_folder = str(Path(request.getfixturevalue("trained")).parent)
+        words = [run_folder if word == "path/to/run" else word for word in words]
     if words[1] == "datasets":
         request.getfixturevalue("trained")
         words = ["sample" if word in ("OLD", "NEW") else word for word in words]

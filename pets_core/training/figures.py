@@ -39,6 +39,7 @@ class StepRows:
     ) -> None:
         self._rows, self._first_step, self._accelerator = rows, first_step, accelerator
         self._sizes: list[int] = []
+        self._own_sizes: list[int] = []
         scaled = accelerator.scaler is not None
         self._figures = StepFigures(
             num_steps - len(rows), self.num_done, accelerator.device, scaled=scaled
@@ -71,9 +72,18 @@ class StepRows:
         """
         self._figures.add(loss_sum, grad_norm, rates, ids)
         self._sizes.append(global_size)
+        self._own_sizes.append(len(ids))
         self._rows.append(
             {**figures, **{f"lr_group_{group}": rate for group, rate in rates.items()}}
         )
+
+    @property
+    def latest_loss(self) -> float | None:
+        """Mean over this rank's samples, of the last step whose figures have arrived."""
+        number = self._figures.num_arrived - 1
+        if number < 0 or not self._own_sizes[number]:
+            return None
+        return float(self._figures.loss_sums[number]) / self._own_sizes[number]
 
     def fill(self) -> None:
         """Complete the rows so far; all ranks call it after the same step.
@@ -155,6 +165,11 @@ class StepFigures:
                 event.synchronize()
             self._underway.popleft()
             self._refuse_non_finite(number, rates, ids)
+
+    @property
+    def num_arrived(self) -> int:
+        """Steps whose figures are on the host."""
+        return self._added - len(self._underway)
 
     @property
     def loss_sums(self) -> Tensor:

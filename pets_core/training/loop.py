@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -169,7 +169,7 @@ def fit(
         schedule.step = history.epochs_of_phase * train.num_batches + len(history.rows)
         while not _over(phase, history, config):
             saving.began = time.monotonic()
-            train_epoch(prepared, train, history, schedule, ema, saving, gate, tell.step)
+            train_epoch(prepared, train, history, schedule, ema, saving, gate, tell)
             seconds = time.monotonic() - saving.began
             scores = validate(judged, objective, valid, accelerator) if valid else None
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores)
@@ -258,7 +258,7 @@ def train_epoch(
     ema: ModelEmaV3 | None = None,
     saving: _Saving | None = None,
     gate: StepGate | None = None,
-    on_step: Callable[[int], None] = lambda _: None,
+    tell: TrainProgress | None = None,
 ) -> None:
     """Take what is left of one pass over the training batches; each step moves `schedule` on.
 
@@ -294,7 +294,8 @@ def train_epoch(
         figures = {"momentum": momentum, "samples_per_second": speed, "data_seconds": waited}
         steps.add(loss_sum, grad_norm, batch.ids, rates, figures, batch.global_size)
         began = ended
-        on_step(done + 1)
+        if tell:
+            tell.step(done + 1, steps.latest_loss, speed)
         if saving and (done + 1) % config.checkpoint_steps == 0:
             steps.fill()
             saving.save()

@@ -26,19 +26,27 @@ class TrainProgress:
         self._steps_an_epoch = steps_an_epoch
         self._last = time.monotonic()
 
-    def step(self, done: int) -> None:
-        """Tell that so many optimizer steps are done."""
+    def step(self, done: int, loss: float | None, samples_per_second: float) -> None:
+        """Tell that so many optimizer steps are done.
+
+        Args:
+            done: Optimizer steps.
+            loss: The latest that has arrived on the host, if one has.
+            samples_per_second: Of the last step.
+        """
         if time.monotonic() - self._last < _REPORT_EVERY_SECONDS:
             return
         self._last = time.monotonic()
         epoch = (done - 1) // self._steps_an_epoch + 1
+        shown = "" if loss is None else f", loss {loss:.3f}"
         self._on_progress(
             Progress(
                 stage="train",
                 done=done,
                 total=self._num_epochs * self._steps_an_epoch,
                 unit="steps",
-                detail=f"epoch {epoch}/{self._num_epochs}",
+                detail=f"epoch {epoch}/{self._num_epochs}{shown}, "
+                f"{samples_per_second:.0f} photos/s",
             )
         )
 

@@ -37,12 +37,14 @@ def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_a
         "quarantine",
         "duplicates",
         "lr-finder",
+        "training-progress",
         "training-curves",
         "confusion-matrix",
         "confusion-table",
         "most-confused",
         "run-summary",
     }
+    assert made.pop("training-progress") == 100
     assert f"Error rate {report.error_rate:.1%}" in made["run-summary"]
     table = json.loads(made["confusion-table"])
     assert sum(row["count"] for row in table) == report.num_rows

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from pets_core.progress import Progress
-from tasks.progress import ProgressDisplay
+from tasks import progress
+from tasks.progress import ProgressArtifact, ProgressDisplay
 
 
 class Lines:
@@ -52,3 +53,27 @@ def test_every_epoch_is_told_and_does_not_disturb_the_reckoning(clock):
         "train 50/100 steps epoch 1/3, 00:20 left",
         "evaluate 61/100 steps epoch 1/3, 00:39 left",
     ]
+
+
+def test_an_artifact_is_updated_every_few_seconds_and_never_in_the_way(clock, monkeypatch):
+    heard, logger = [], Lines()
+    logger.warning = logger.info
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: "id")
+    monkeypatch.setattr(progress, "update_progress_artifact", lambda *call: heard.append(call))
+    artifact = ProgressArtifact("training-progress", logger)
+    for seconds, done in ((0, 20), (2, 22), (6, 26), (7, 27)):
+        clock[0] = 100.0 + seconds
+        artifact.show(steps(done))
+    artifact.end()
+    assert heard == [
+        ("id", 20.0, "train 20/100 steps epoch 1/3"),
+        ("id", 26.0, "train 26/100 steps epoch 1/3, 01:14 left"),
+        ("id", 100.0, "done"),
+    ]
+
+    def away(*_):
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(progress, "update_progress_artifact", away)
+    artifact.end()
+    assert logger.told == ["the progress artifact was not updated: no server"]
