@@ -87,11 +87,16 @@ class Checkpoints:
             snapshot: Nobody may change its tensors any more.
             wait: Write it whatever else is being written, and return when it is there.
         """
-        if self._writing and not self._writing.done() and not wait:
+        if self.busy and not wait:
             return
         self._writing = self._writer.submit(self._try_to_write, snapshot)
         if wait:
             self._writing.result()
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written."""
+        return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
         """Return when all is written."""

@@ -205,6 +205,8 @@ class _Saving:
         """Checkpoint what lies between two steps; `began` is when this epoch did, in seconds."""
         if self.checkpoints is None or not self.prepared.accelerator.is_main_process:
             return
+        if self.checkpoints.busy and not wait:
+            return
         seconds = time.monotonic() - self.began if self.state.history.rows else 0.0
         optimizer = self.prepared.optimizer.optimizer
         self.checkpoints.save(self.state.snapshot(optimizer, seconds), wait=wait)
