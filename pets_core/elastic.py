@@ -7,12 +7,14 @@ for on one machine; machine 0 is the one that the others reach.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import sys
 from pathlib import Path
 
 from pets_core.config import LaunchConfig
+from pets_core.launch import RankFailure, WorkRequest
 
 __all__ = ["die_with_parent", "main"]
 
@@ -41,8 +43,6 @@ def main() -> None:
     import torch
     from torch.distributed.run import main as torchrun
 
-    from pets_core.launch import RankFailure, WorkRequest
-
     path = Path(sys.argv[1])
     request = WorkRequest.model_validate_json(path.read_text(encoding="utf-8"))
     if request.stage == "check":
@@ -58,7 +58,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     machine = int(sys.argv[3])
     options = [
-        *_rendezvous(config, machine),
+        *_rendezvous(request, machine),
         f"--nproc-per-node={count}",
         f"--shutdown-timeout={_SHUTDOWN_SECONDS}",
     ]
@@ -75,14 +75,20 @@ def main() -> None:
         sys.exit(1)
 
 
-def _rendezvous(config: LaunchConfig, machine: int) -> list[str]:
-    """How the machines of a run find each other; the first has rank 0."""
+def _rendezvous(request: WorkRequest, machine: int) -> list[str]:
+    """How the machines of a run find each other; the first has rank 0.
+
+    Machines that were asked different things never meet, rather than train together.
+    """
+    config = request.config.launch
+    asked = request.model_dump_json(exclude={"config": {"store", "cache_dir"}})
     if config.num_machines == 1:
         return ["--standalone"]
     return [
         f"--nnodes={config.num_machines}",
         f"--node-rank={machine}",
         "--rdzv-backend=static",
+        f"--rdzv-id={hashlib.sha256(asked.encode()).hexdigest()[:24]}",
         f"--rdzv-endpoint={config.rdzv_endpoint}",
         f"--rdzv-conf=timeout={config.join_timeout_seconds}",
     ]

@@ -127,7 +127,10 @@ def announced(request: WorkRequest) -> Iterator[None]:
     if launch.num_machines == 1 or request.stage == "check":
         yield
         return
-    url = storage.join(announcements(request.config), f"{time.time_ns():020}.json")
+    folder = announcements(request.config)
+    # Of a run that was killed before it could take its own back.
+    storage.remove(folder)
+    url = storage.join(folder, f"{time.time_ns():020}.json")
     storage.write_bytes(url, request.model_dump_json().encode())
     try:
         yield

@@ -89,4 +89,8 @@ def _url(request: WorkRequest) -> str:
 
 
 def _hash(request: WorkRequest) -> str:
-    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    """Of what changes the answer: not where it is worked out, nor by how many."""
+    asked = request.model_dump_json(
+        exclude={"run_url": True, "config": {"launch": True, "store": True, "cache_dir": True}}
+    )
+    return hashlib.sha256(asked.encode()).hexdigest()

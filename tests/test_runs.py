@@ -31,6 +31,8 @@ def test_what_a_stage_answered_is_found_again(request_of):
 def test_another_question_is_asked_anew(request_of):
     finish_stage(request_of(), ANSWER)
     assert finished_stage(request_of(train={"seed": 1}), LRSuggestion) is None
+    for elsewhere in ({"launch": {"num_processes": 2}}, {"cache_dir": "another"}):
+        assert finished_stage(request_of(**elsewhere), LRSuggestion) == ANSWER
     evaluate = request_of().model_copy(update={"stage": "evaluate"})
     assert finished_stage(evaluate, LRSuggestion) is None
 

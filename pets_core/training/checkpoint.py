@@ -77,6 +77,7 @@ class Checkpoints:
         self._url, self._identity, self._keep, self._warn = url, identity, keep, warn
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._damaged: set[str] = set()
 
     def save(self, snapshot: Snapshot, *, wait: bool = False) -> None:
         """Write a snapshot while training goes on; while the one before is being written, skip it.
@@ -108,21 +109,21 @@ class Checkpoints:
 
         Raises:
             PetsError: The newest is of another training: its settings or its data set differ.
+            OSError: The store cannot be read now, which says nothing of what lies there.
         """
-        for name in sorted(self._committed(), reverse=True):
-            url = storage.join(self._url, name)
+        for folder in sorted(self._committed(), reverse=True):
+            url = storage.join(self._url, folder)
             try:
-                commit = _Commit.model_validate_json(storage.read_bytes(storage.join(url, _COMMIT)))
+                commit = _Commit.model_validate_json(_read(storage.join(url, _COMMIT)))
                 files = {
                     name: _checked(storage.join(url, name), sha256)
                     for name, sha256 in commit.files.items()
                 }
                 tensors = safetensors.torch.load(files[_TENSORS])
-            except (
-                PetsError, OSError, KeyError, pydantic.ValidationError, safetensors.SafetensorError
-            ) as error:  # fmt: skip
+            except (_Damaged, pydantic.ValidationError, safetensors.SafetensorError) as error:
                 reason = str(error).splitlines()[0]
                 self._warn(f"the checkpoint {url} is damaged and passed over: {reason}")
+                self._damaged.add(folder)
                 continue
             self._refuse_another(url, commit.identity)
             self._warn(f"training goes on from {url}")
@@ -176,17 +177,31 @@ class Checkpoints:
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         )
         storage.write_bytes(storage.join(url, _COMMIT), commit.model_dump_json().encode())
+        self._damaged.discard(url.rsplit("/", 1)[-1])
         committed = sorted(self._committed())
-        newest = committed.index(url.rsplit("/", 1)[-1]) + 1
-        # Later ones were damaged, since this training went on from one before them.
-        for name in committed[: max(newest - self._keep, 0)] + committed[newest:]:
+        sound = [name for name in committed if name not in self._damaged]
+        for name in set(committed) - set(sound[-self._keep :]):
             # The commit first: what is left of one that is half removed is no checkpoint.
             storage.remove(storage.join(self._url, name, _COMMIT))
             storage.remove(storage.join(self._url, name))
 
 
+class _Damaged(Exception):  # noqa: N818 - never leaves this module
+    """A file of a checkpoint is gone, or not what was written."""
+
+
+def _read(url: str) -> bytes:
+    if not storage.exists(url):
+        raise _Damaged(f"{url} is gone")
+    try:
+        return storage.read_bytes(url)
+    except PetsError as error:
+        # Not for the user to mend: another attempt may find the store well.
+        raise OSError(str(error)) from error
+
+
 def _checked(url: str, sha256: str) -> bytes:
-    data = storage.read_bytes(url)
+    data = _read(url)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise PetsError(f"{url} fails its checksum")
+        raise _Damaged(f"{url} fails its checksum")
     return data

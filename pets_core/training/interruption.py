@@ -78,6 +78,15 @@ class Interruption:
         self._told.set()
 
     def _agree(self) -> None:
+        try:
+            self._agree_with_all()
+        except DistError:
+            if self._left.is_set():
+                return
+            # A rank or the store is gone: gradients that this one waits for never come.
+            os._exit(1)
+
+    def _agree_with_all(self) -> None:
         while not self._told.wait(_POLL_SECONDS) and not self._told_elsewhere():
             if self._left.is_set():
                 return
@@ -86,11 +95,7 @@ class Interruption:
         with self._lock:
             # From here on no step begins before all ranks have agreed.
             self._halting, own = True, self._begun
-        try:
-            self._last = self._latest_begun(own)
-        except DistError:
-            # A rank has failed, which is why this one was told to end; its gradients never come.
-            os._exit(1)
+        self._last = self._latest_begun(own)
         self._agreed.set()
 
     def _told_elsewhere(self) -> bool:

@@ -21,7 +21,7 @@ from pets_core.models.grouped import GroupedModel
 from pets_core.objectives import Objective
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records import EpochMetrics
-from pets_core.training.checkpoint import Checkpoints
+from pets_core.training.checkpoint import Checkpoints, Snapshot
 from pets_core.training.figures import StepRows
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
 from pets_core.training.history import History
@@ -153,6 +153,7 @@ def fit(
     judged = ema.module if ema else model
     state = TrainState(model, ema, history, accelerator)
     snapshot = checkpoints.load() if checkpoints else None
+    _refuse_different_checkpoints(snapshot, accelerator)
     if snapshot:
         state.restore(snapshot)
     tell = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
@@ -175,13 +176,24 @@ def fit(
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores)
             if scores:
                 history.best.offer(judged, scores[0])
-            saving.save()
             _log(accelerator, rows, history.epochs[-1])
+            saving.save()
             tell.epoch(history.epochs[-1])
         release(prepared)
     if ema:
         model.load_state_dict(ema.module.state_dict())
     return history
+
+
+def _refuse_different_checkpoints(snapshot: Snapshot | None, accelerator: Accelerator) -> None:
+    """Ranks that went on from different steps would train on different batches, unnoticed."""
+    own = torch.tensor([snapshot.step if snapshot else -1], device=accelerator.device)
+    steps = accelerator.gather(own).tolist()
+    if len(set(steps)) > 1:
+        raise RuntimeError(
+            f"the ranks found checkpoints of different steps, {steps}: the store does not show "
+            "every machine the same files yet"
+        )
 
 
 def _over(phase: Phase, history: History, config: TrainConfig) -> bool:

@@ -76,7 +76,7 @@ class TrainState:
         self.model.load_state_dict(_below("model.", snapshot.tensors))
         if self.ema:
             self.ema.module.load_state_dict(_below("ema.", snapshot.tensors))
-        if self.accelerator.scaler:
+        if self.accelerator.scaler and facts["scaler"]:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         num_steps = len(snapshot.steps) - facts["num_rows"]
         history.steps, history.rows = snapshot.steps[:num_steps], snapshot.steps[num_steps:]

@@ -84,9 +84,26 @@ def test_a_damaged_one_is_replaced_and_never_kept_for_a_good_one(checkpoints, ur
         checkpoints.save(snapshot(step), wait=True)
     storage.write_bytes(storage.join(url, "step-000000010", "tensors.safetensors"), b"")
     one = Checkpoints(url, IDENTITY, keep=1, warn=warnings.append)
+    assert one.load().step == 5
     one.save(snapshot(6), wait=True)
     assert names(url) == ["step-000000006"]
     assert one.load().step == 6
+
+
+def test_a_store_that_cannot_be_read_now_is_no_damage(checkpoints, url, warnings, monkeypatch):
+    """Else the training would start over, and remove what it could not read."""
+    for step in (5, 10):
+        checkpoints.save(snapshot(step), wait=True)
+
+    def away(url):
+        raise PetsError(f"{url} cannot be read: 503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_bytes", away)
+        with pytest.raises(OSError, match="503"):
+            checkpoints.load()
+    assert warnings == []
+    assert checkpoints.load().step == 10
 
 
 def test_another_training_is_refused(checkpoints, url):
