@@ -41,8 +41,8 @@ CONTEXT = ReportContext(
     generated_at="2025-03-01 10:11 UTC",
 )  # fmt: skip
 TRAINING = TrainResult(
-    model_url="m", history_url="h", plot_url="p", base_lr=1.5e-3, mixed_precision="bf16",
-    device="cpu", num_processes=2, num_steps=1234, seconds=90.0,
+    model_url="m", last_model_url="m", history_url="h", plot_url="p", base_lr=1.5e-3,
+    mixed_precision="bf16", device="cpu", num_processes=2, num_steps=1234, seconds=90.0,
     epochs=(EpochMetrics(phase="frozen", epoch=0, train_loss=1.234, seconds=9.0,
                          photos_per_second=77.0),),
 )  # fmt: skip
