@@ -16,12 +16,39 @@ from torch import Tensor
 
 from pets_core import storage
 from pets_core.errors import PetsError
+from pets_core.records import EpochMetrics
 from pets_core.training.history import read_steps, steps_table
 
-__all__ = ["Checkpoints", "Snapshot"]
+__all__ = ["Checkpoints", "Place", "Snapshot"]
 
 _COMMIT = "checkpoint.json"
 _TENSORS, _STEPS = "tensors.safetensors", "steps.parquet"
+
+
+class Place(BaseModel):
+    """Where a training is, between two optimizer steps.
+
+    Attributes:
+        epochs: That are over.
+        num_rows: Steps of the epoch under way.
+        seconds: That these took, in all attempts.
+        phase: Number of the phase under way.
+        first_epoch: Of that phase, among all.
+        best_loss: Of the best weights, if there are any.
+        epochs_since_best: How many epochs ago these were.
+        scaler: State of the gradient scaler, if there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: tuple[EpochMetrics, ...] = ()
+    num_rows: int = 0
+    seconds: float = 0.0
+    phase: int = 0
+    first_epoch: int = 0
+    best_loss: float | None = None
+    epochs_since_best: int = 0
+    scaler: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,13 +59,13 @@ class Snapshot:
         step: Optimizer steps taken.
         tensors: By name.
         steps: The history's rows.
-        facts: Whatever else, as JSON has it.
+        place: Where the training is.
     """
 
     step: int
     tensors: dict[str, Tensor]
     steps: list[dict[str, Any]]
-    facts: dict[str, Any]
+    place: Place
 
 
 class _Commit(BaseModel):
@@ -49,7 +76,7 @@ class _Commit(BaseModel):
     format_version: Literal[1] = 1
     step: int
     identity: dict[str, Any]
-    facts: dict[str, Any]
+    place: Place
     files: dict[str, str]
 
 
@@ -80,23 +107,23 @@ class Checkpoints:
         self._damaged: set[str] = set()
 
     def save(self, snapshot: Snapshot, *, wait: bool = False) -> None:
-        """Write a snapshot while training goes on; while the one before is being written, skip it.
+        """Write a snapshot while training goes on; it takes the place of one that still waits.
 
         A store that fails is told of, and the training goes on; older checkpoints stay.
 
         Args:
             snapshot: Nobody may change its tensors any more.
-            wait: Write it whatever else is being written, and return when it is there.
+            wait: Return when it is there.
         """
-        if self.busy and not wait:
-            return
+        if self._writing:
+            self._writing.cancel()
         self._writing = self._writer.submit(self._try_to_write, snapshot)
         if wait:
             self._writing.result()
 
     @property
     def busy(self) -> bool:
-        """Whether one is being written."""
+        """Whether one is being written, or waits for that."""
         return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
@@ -127,7 +154,7 @@ class Checkpoints:
                 continue
             self._refuse_another(url, commit.identity)
             self._warn(f"training goes on from {url}")
-            return Snapshot(commit.step, tensors, read_steps(files[_STEPS]), commit.facts)
+            return Snapshot(commit.step, tensors, read_steps(files[_STEPS]), commit.place)
         return None
 
     def _refuse_another(self, url: str, identity: dict[str, Any]) -> None:
@@ -145,7 +172,7 @@ class Checkpoints:
             )
 
     def _committed(self) -> list[str]:
-        """Names of the checkpoints; their order is that of their steps."""
+        """Names of the checkpoints."""
         return [
             name
             for name in storage.list_folder(self._url)
@@ -161,9 +188,14 @@ class Checkpoints:
                 f"no checkpoint of step {snapshot.step} could be written to {self._url} "
                 f"({kind}: {error}); training goes on, and the ones before stay"
             )
+            return
+        try:
+            self._prune(snapshot.step)
+        except Exception as error:  # noqa: BLE001 - as above; the next one tries again
+            self._warn(f"old checkpoints in {self._url} could not be removed: {error}")
 
     def _write(self, snapshot: Snapshot) -> None:
-        url = storage.join(self._url, f"step-{snapshot.step:09}")
+        url = storage.join(self._url, _name(snapshot.step))
         files = {
             _TENSORS: safetensors.torch.save(snapshot.tensors),
             _STEPS: steps_table(snapshot.steps),
@@ -173,17 +205,27 @@ class Checkpoints:
         commit = _Commit(
             step=snapshot.step,
             identity=self._identity,
-            facts=snapshot.facts,
+            place=snapshot.place,
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         )
         storage.write_bytes(storage.join(url, _COMMIT), commit.model_dump_json().encode())
         self._damaged.discard(url.rsplit("/", 1)[-1])
-        committed = sorted(self._committed())
-        sound = [name for name in committed if name not in self._damaged]
-        for name in set(committed) - set(sound[-self._keep :]):
-            # The commit first: what is left of one that is half removed is no checkpoint.
-            storage.remove(storage.join(self._url, name, _COMMIT))
-            storage.remove(storage.join(self._url, name))
+
+    def _prune(self, step: int) -> None:
+        """Remove what is not among the newest sound checkpoints, or was begun before and left."""
+        committed = set(self._committed())
+        kept = sorted(committed - self._damaged)[-self._keep :]
+        for name in sorted(storage.list_folder(self._url)):
+            left = name.startswith("step-") and name < _name(step)
+            if name not in kept and (left or name in committed):
+                # The commit first: what is left of one that is half removed is no checkpoint.
+                storage.remove(storage.join(self._url, name, _COMMIT))
+                storage.remove(storage.join(self._url, name))
+
+
+def _name(step: int) -> str:
+    """Of a checkpoint's folder; their order is that of their steps."""
+    return f"step-{step:09}"
 
 
 class _Damaged(Exception):  # noqa: N818 - never leaves this module

@@ -1,4 +1,4 @@
-"""SIGTERM, heard by one rank and heeded by all before the same optimizer step."""
+"""SIGTERM, heard by one rank and heeded by all before the same batch."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Interrupted(Exception):  # noqa: N818 - no error: a checkpoint was written
 
 
 class StepGate(Protocol):
-    """Asked before every optimizer step."""
+    """Asked before every batch; every rank asks for the same ones in the same order."""
 
-    def may_begin(self, step: int) -> bool:
-        """Whether this step is to be taken; once it is not, no later one is."""
+    def may_begin(self, batch: int) -> bool:
+        """Whether this one is to be worked on; once it is not, no later one is."""
         ...
 
 
 class Interruption:
     """A context in which SIGTERM (a spot machine's notice, a cancelled run) ends training tidily.
 
-    Ranks are in step only through their gradients, so that a signal reaches them in different ones,
-    and one that stopped by itself would leave the others waiting for it. Through the launcher's
-    store they tell each other which step each has begun; the latest of these is the last.
+    Ranks wait for each other only here and there, so that a signal reaches them at different
+    batches, and one that stopped by itself would leave the others waiting for it. Through the
+    launcher's store they tell each other which batch each has begun; the latest is the last.
 
     Args:
         rank: Of this process.
@@ -65,14 +65,14 @@ class Interruption:
         self._left.set()
         signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
 
-    def may_begin(self, step: int) -> bool:
-        """Whether this optimizer step is to be taken, the same on every rank."""
+    def may_begin(self, batch: int) -> bool:
+        """Whether this batch is to be worked on, the same on every rank."""
         with self._lock:
             if not self._halting:
-                self._begun = step
+                self._begun = batch
                 return True
         self._agreed.wait()
-        return step <= self._last
+        return batch <= self._last
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
         self._told.set()
@@ -93,7 +93,7 @@ class Interruption:
         if self._store:
             self._store.set("told", "1")
         with self._lock:
-            # From here on no step begins before all ranks have agreed.
+            # From here on no batch begins before all ranks have agreed.
             self._halting, own = True, self._begun
         self._last = self._latest_begun(own)
         self._agreed.set()

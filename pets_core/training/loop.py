@@ -141,7 +141,7 @@ def fit(
         accelerator: Mixed precision, devices, ranks, trackers.
         checkpoints: Where to go on from, and where to leave a checkpoint every
             `config.checkpoint_steps` optimizer steps and after every epoch.
-        gate: Asked before each step whether to go on.
+        gate: Asked before each batch, of training and validation, whether to go on.
         on_progress: Told of steps and epochs.
 
     Raises:
@@ -156,6 +156,8 @@ def fit(
     _refuse_different_checkpoints(snapshot, accelerator)
     if snapshot:
         state.restore(snapshot)
+        _log_again(accelerator, history)
+    saving = _Saving(state, checkpoints, gate)
     tell = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for number, phase in list(enumerate(phases))[max(history.phase, 0) :]:
         history.begin_phase(number)
@@ -165,14 +167,14 @@ def fit(
         if snapshot:
             state.restore_optimizer(prepared.optimizer.optimizer, snapshot)
             snapshot = None
-        saving = _Saving(state, prepared, checkpoints)
+        saving.optimizer = prepared.optimizer.optimizer
         schedule = OneCycle(phase.epochs * train.num_batches, phase.pct_start, phase.div)
         schedule.step = history.epochs_of_phase * train.num_batches + len(history.rows)
         while not _over(phase, history, config):
-            saving.began = time.monotonic()
-            train_epoch(prepared, train, history, schedule, ema, saving, gate, tell)
-            seconds = time.monotonic() - saving.began
-            scores = validate(judged, objective, valid, accelerator) if valid else None
+            saving.began, saving.seconds = time.monotonic(), None
+            train_epoch(prepared, train, history, schedule, ema, saving, tell)
+            saving.seconds = seconds = time.monotonic() - saving.began
+            scores = validate(judged, objective, valid, accelerator, saving) if valid else None
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores)
             if scores:
                 history.best.offer(judged, scores[0])
@@ -206,22 +208,46 @@ def _over(phase: Phase, history: History, config: TrainConfig) -> bool:
 
 @dataclass
 class _Saving:
-    """Writes checkpoints of one phase, from rank 0, where any are wanted."""
+    """Writes checkpoints, from rank 0, where any are wanted; ends the training when told to."""
 
     state: TrainState
-    prepared: Prepared
     checkpoints: Checkpoints | None
+    gate: StepGate | None
+    optimizer: torch.optim.Optimizer | None = None
+    """Of the phase under way."""
     began: float = 0.0
+    """When this attempt began the epoch under way, by the monotonic clock."""
+    seconds: float | None = None
+    """That its steps took, once they are over."""
+    num_batches: int = 0
+    """Begun so far, of training and validation: the same on every rank."""
 
-    def save(self, *, wait: bool = False) -> None:
-        """Checkpoint what lies between two steps; `began` is when this epoch did, in seconds."""
-        if self.checkpoints is None or not self.prepared.accelerator.is_main_process:
+    def may_begin(self) -> bool:
+        """Whether the next batch is to be worked on."""
+        self.num_batches += 1
+        return self.gate is None or self.gate.may_begin(self.num_batches - 1)
+
+    def leave(self) -> None:
+        """Checkpoint and raise `Interrupted`."""
+        self.save(wait=True)
+        raise Interrupted(f"told to end after step {self.state.history.num_steps}")
+
+    def save(self, *, if_idle: bool = False, wait: bool = False) -> None:
+        """Checkpoint what lies between two batches.
+
+        Args:
+            if_idle: Leave it out while another is being written.
+            wait: Return when it is there.
+        """
+        if self.checkpoints is None or not self.state.accelerator.is_main_process:
             return
-        if self.checkpoints.busy and not wait:
+        if if_idle and self.checkpoints.busy:
             return
-        seconds = time.monotonic() - self.began if self.state.history.rows else 0.0
-        optimizer = self.prepared.optimizer.optimizer
-        self.checkpoints.save(self.state.snapshot(optimizer, seconds), wait=wait)
+        assert self.optimizer is not None
+        seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
+        if not self.state.history.rows:
+            seconds = 0.0
+        self.checkpoints.save(self.state.snapshot(self.optimizer, seconds), wait=wait)
 
 
 def prepare(
@@ -271,7 +297,6 @@ def train_epoch(
     schedule: OneCycle,
     ema: ModelEmaV3 | None = None,
     saving: _Saving | None = None,
-    gate: StepGate | None = None,
     tell: TrainProgress | None = None,
 ) -> None:
     """Take what is left of one pass over the training batches; each step moves `schedule` on.
@@ -282,7 +307,7 @@ def train_epoch(
 
     Raises:
         PetsError: A loss is not finite, or no gradient is (fp16).
-        Interrupted: `gate` ended the training; a checkpoint was written.
+        Interrupted: The training was told to end; a checkpoint was written.
     """
     accelerator, model, config = prepared.accelerator, prepared.model, prepared.config
     train_mode(model, config.batch_norm)
@@ -291,11 +316,9 @@ def train_epoch(
     began = time.perf_counter()
     for batch in train.epoch(epoch, first):
         done = steps.num_done
-        if gate and not gate.may_begin(done):
+        if saving and not saving.may_begin():
             steps.fill()
-            if saving:
-                saving.save(wait=True)
-            raise Interrupted(f"told to end after step {done}")
+            saving.leave()
         waited = time.perf_counter() - began
         _seed_step(config.seed, done, accelerator.process_index)
         lr_factor, momentum = schedule.advance()
@@ -312,7 +335,7 @@ def train_epoch(
             tell.step(done + 1, steps.latest_loss, speed)
         if saving and (done + 1) % config.checkpoint_steps == 0:
             steps.fill()
-            saving.save()
+            saving.save(if_idle=True)
     steps.fill()
 
 
@@ -359,6 +382,13 @@ def _clip(prepared: Prepared) -> Tensor:
     return norm
 
 
+def _log_again(accelerator: Accelerator, history: History) -> None:
+    """Tell the trackers of the epochs before a resume: theirs is a record of this attempt alone."""
+    for epoch in history.epochs:
+        rows = [row for row in history.steps if row["epoch"] == epoch.epoch]
+        _log(accelerator, rows, epoch)
+
+
 def _log(accelerator: Accelerator, steps: list[dict[str, Any]], epoch: EpochMetrics) -> None:
     """Tell the trackers of an epoch's steps and of what it came to."""
     for row in steps:
@@ -371,12 +401,22 @@ def _log(accelerator: Accelerator, steps: list[dict[str, Any]], epoch: EpochMetr
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, objective: Objective, valid: Loader, accelerator: Accelerator
+    model: nn.Module,
+    objective: Objective,
+    valid: Loader,
+    accelerator: Accelerator,
+    saving: _Saving | None = None,
 ) -> tuple[float, float]:
-    """Return mean loss and mean error over a split, each sample counted once."""
+    """Return mean loss and mean error over a split, each sample counted once.
+
+    Raises:
+        Interrupted: The training was told to end; a checkpoint was written.
+    """
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for batch in valid.epoch(0):
+        if saving and not saving.may_begin():
+            saving.leave()
         with accelerator.autocast():
             logits = model(batch.inputs)
         sums[0] += objective.valid_loss_sum(logits, batch.targets)

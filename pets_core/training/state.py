@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from pets_core.records import EpochMetrics
-from pets_core.training.checkpoint import Snapshot
+from pets_core.training.checkpoint import Place, Snapshot
 from pets_core.training.history import History
 
 __all__ = ["TrainState"]
@@ -58,35 +57,34 @@ class TrainState:
         # These lie on the host, and are replaced rather than changed.
         tensors |= {f"best.{name}": value.contiguous() for name, value in best.weights.items()}
         scaler = self.accelerator.scaler
-        facts = {
-            "epochs": [epoch.model_dump() for epoch in history.epochs],
-            "num_rows": len(history.rows),
-            "seconds": history.seconds + seconds,
-            "phase": history.phase,
-            "first_epoch": history.first_epoch,
-            "best_loss": best.loss if best.weights else None,
-            "epochs_since_best": best.epochs_since,
-            "scaler": scaler.state_dict() if scaler else None,
-        }
-        return Snapshot(history.num_steps, tensors, [*history.steps, *history.rows], facts)
+        place = Place(
+            epochs=tuple(history.epochs),
+            num_rows=len(history.rows),
+            seconds=history.seconds + seconds,
+            phase=history.phase,
+            first_epoch=history.first_epoch,
+            best_loss=best.loss if best.weights else None,
+            epochs_since_best=best.epochs_since,
+            scaler=scaler.state_dict() if scaler else None,
+        )
+        return Snapshot(history.num_steps, tensors, [*history.steps, *history.rows], place)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot; the optimizer follows when its phase is prepared."""
-        facts, history = snapshot.facts, self.history
+        place, history = snapshot.place, self.history
         self.model.load_state_dict(_below("model.", snapshot.tensors))
         if self.ema:
             self.ema.module.load_state_dict(_below("ema.", snapshot.tensors))
-        if self.accelerator.scaler and facts["scaler"]:
-            self.accelerator.scaler.load_state_dict(facts["scaler"])
-        num_steps = len(snapshot.steps) - facts["num_rows"]
+        if self.accelerator.scaler and place.scaler:
+            self.accelerator.scaler.load_state_dict(place.scaler)
+        num_steps = len(snapshot.steps) - place.num_rows
         history.steps, history.rows = snapshot.steps[:num_steps], snapshot.steps[num_steps:]
-        history.epochs = [EpochMetrics.model_validate(epoch) for epoch in facts["epochs"]]
-        history.seconds = facts["seconds"]
-        history.phase, history.first_epoch = facts["phase"], facts["first_epoch"]
+        history.epochs, history.seconds = list(place.epochs), place.seconds
+        history.phase, history.first_epoch = place.phase, place.first_epoch
         history.best.weights = _below("best.", snapshot.tensors)
-        if facts["best_loss"] is not None:
-            history.best.loss = facts["best_loss"]
-        history.best.epochs_since = facts["epochs_since_best"]
+        if place.best_loss is not None:
+            history.best.loss = place.best_loss
+        history.best.epochs_since = place.epochs_since_best
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
         """Give a fresh optimizer its moments back, in the memory layout of their parameters."""

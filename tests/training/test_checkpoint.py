@@ -8,14 +8,14 @@ import torch
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.training.checkpoint import Checkpoints, Snapshot
+from pets_core.training.checkpoint import Checkpoints, Place, Snapshot
 
 IDENTITY = {"model.backbone": "resnet18", "train.seed": 1, "classes": ("a", "b")}
 
 
 def snapshot(step: int) -> Snapshot:
     tensors = {"w": torch.arange(4.0).reshape(2, 2) + step, "n": torch.tensor(step)}
-    return Snapshot(step, tensors, [{"loss": 0.1 * step}], {"phase": 1, "scaler": None})
+    return Snapshot(step, tensors, [{"loss": 0.1 * step}], Place(phase=1, seconds=0.1))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_what_is_read_is_what_was_saved(checkpoints, url):
     checkpoints.save(snapshot(7), wait=True)
     read = Checkpoints(url, IDENTITY).load()
     assert (read.step, read.steps) == (7, [{"loss": 0.1 * 7}])
-    assert read.facts == snapshot(7).facts
+    assert read.place == snapshot(7).place
     for name, tensor in snapshot(7).tensors.items():
         assert torch.equal(read.tensors[name], tensor)
 
@@ -126,7 +126,7 @@ def test_a_store_that_fails_stops_nothing(tmp_path, warnings):
 
 
 def test_training_does_not_wait_for_the_store(tmp_path, monkeypatch):
-    """And what it cannot keep up with is left out."""
+    """What still waits gives way to what is newer; the first is being written already."""
     go_on, write = threading.Event(), storage.write_bytes
 
     def slow(url, data):
@@ -140,6 +140,27 @@ def test_training_does_not_wait_for_the_store(tmp_path, monkeypatch):
     assert list(Path(tmp_path).iterdir()) == []
     go_on.set()
     checkpoints.wait()
-    assert checkpoints.load().step == 1
-    checkpoints.save(snapshot(4), wait=True)
-    assert checkpoints.load().step == 4
+    assert names(str(tmp_path)) == ["step-000000001", "step-000000003"]
+
+
+def test_what_was_begun_and_left_is_removed(checkpoints, url):
+    """A process killed in the middle of writing leaves a folder without its commit."""
+    storage.write_bytes(storage.join(url, "step-000000003", "tensors.safetensors"), b"half")
+    storage.write_bytes(storage.join(url, "step-000000009", "tensors.safetensors"), b"half")
+    checkpoints.save(snapshot(6), wait=True)
+    assert names(url) == ["step-000000006", "step-000000009"]
+    checkpoints.save(snapshot(9), wait=True)
+    assert names(url) == ["step-000000006", "step-000000009"]
+
+
+def test_old_ones_that_cannot_be_removed_are_no_failed_write(
+    checkpoints, url, warnings, monkeypatch
+):
+    def refused(url):
+        raise PermissionError(url)
+
+    monkeypatch.setattr(storage, "remove", refused)
+    for step in (1, 2, 3):
+        checkpoints.save(snapshot(step), wait=True)
+    assert [warning.split(" in ")[0] for warning in warnings] == ["old checkpoints"]
+    assert checkpoints.load().step == 3

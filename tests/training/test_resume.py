@@ -18,7 +18,8 @@ PHASES = [
     Phase("unfrozen", 2, 0, RateSlice(2e-2, 2e-3), 0.3, 5.0),
 ]
 SETTINGS = {"batch_norm": "train", "checkpoint_steps": 3}
-NUM_STEPS = 3 * 4
+NUM_BATCHES = 3 * (4 + 4)
+"""Of training and validation."""
 VARIANTS = [{}, {"ema_decay": 0.9, "max_grad_norm": 0.1}, {"early_stopping_epochs": 1}]
 
 
@@ -33,15 +34,15 @@ class Killed(Exception):  # noqa: N818 - stands for SIGKILL: nothing is tidied u
 
 
 class Gate:
-    """Ends training before a step, tidily or not."""
+    """Ends training before a batch, of training or validation, tidily or not."""
 
     def __init__(self, last: int, *, tidily: bool) -> None:
         self._last, self._tidily = last, tidily
 
-    def may_begin(self, step: int) -> bool:
-        if step >= self._last and not self._tidily:
+    def may_begin(self, batch: int) -> bool:
+        if batch >= self._last and not self._tidily:
             raise Killed
-        return step < self._last
+        return batch < self._last
 
 
 def train(model, loader, folder=None, gate=None, **settings):
@@ -77,15 +78,15 @@ def assert_same(model, history, other, other_history) -> None:
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 @pytest.mark.parametrize("tidily", [True, False], ids=["told", "killed"])
-def test_stopped_before_any_step(tiny_model, tiny_loader, tmp_path, settings, tidily):
+def test_stopped_before_any_batch(tiny_model, tiny_loader, tmp_path, settings, tidily):
     whole = copy.deepcopy(tiny_model)
     expected = train(whole, tiny_loader, **settings)
-    for step in range(len(expected.steps)):
-        folder = tmp_path / str(step)
+    for batch in range(2 * len(expected.steps)):  # as many of validation
+        folder = tmp_path / str(batch)
         with pytest.raises(Interrupted if tidily else Killed):
             train(
                 copy.deepcopy(tiny_model), tiny_loader, folder,
-                Gate(step, tidily=tidily), **settings,
+                Gate(batch, tidily=tidily), **settings,
             )  # fmt: skip
         resumed = copy.deepcopy(tiny_model)
         assert_same(resumed, train(resumed, tiny_loader, folder, **settings), whole, expected)
@@ -94,9 +95,10 @@ def test_stopped_before_any_step(tiny_model, tiny_loader, tmp_path, settings, ti
 def test_stopped_again_and_again(tiny_model, tiny_loader, tmp_path):
     whole = copy.deepcopy(tiny_model)
     expected = train(whole, tiny_loader)
-    for step in range(1, NUM_STEPS):
+    for _ in range(NUM_BATCHES // 5):
+        # One more than a validation, which begins anew.
         with pytest.raises(Interrupted):
-            train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(step, tidily=True))
+            train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(5, tidily=True))
     resumed = copy.deepcopy(tiny_model)
     assert_same(resumed, train(resumed, tiny_loader, tmp_path), whole, expected)
 
@@ -127,7 +129,7 @@ def test_only_what_was_left_is_trained_on(tiny_model, tiny_loader, tmp_path):
             yield batch
 
     with pytest.raises(Interrupted):
-        train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(6, tidily=True))
+        train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(4 + 4 + 2, tidily=True))
     tiny_loader.epoch = watched
     fit(
         tiny_model, SingleLabel(), tiny_loader, None, PHASES, TrainConfig(**SETTINGS),
