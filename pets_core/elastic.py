@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from pets_core.config import LaunchConfig
-from pets_core.launch import RankFailure, WorkRequest
+from pets_core.failures import RankFailure, write_failure
+from pets_core.launch import WorkRequest
 
 __all__ = ["die_with_parent", "main"]
 
@@ -68,10 +69,8 @@ def main() -> None:
         # The store of one machine alone is its own.
         if config.num_machines == 1:
             raise
-        failure = RankFailure(
-            rank=0, message=_nobody_came(config, machine), traceback=str(error), by_user=True
-        )
-        path.with_name("failure-0.json").write_text(failure.model_dump_json(), encoding="utf-8")
+        told = f"{_nobody_came(config, machine)} ({error})"
+        write_failure(RankFailure(message=told, kind="alone"), path.parent, "launcher")
         sys.exit(1)
 
 

@@ -20,18 +20,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pets_core import storage
 from pets_core.config import LaunchConfig, PipelineConfig
-from pets_core.errors import PetsError
+from pets_core.failures import RankFailure, read_failures, the_error
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records import DatasetManifest, TrainResult
 
 __all__ = [
     "PROGRESS_MARK",
+    "REQUEST",
     "WARNING_MARK",
     "CheckResult",
     "Ears",
-    "RankFailure",
     "WorkRequest",
-    "WorkerError",
     "announced",
     "announcements",
     "launch",
@@ -43,6 +42,8 @@ PROGRESS_MARK = "@progress "
 """Rank 0 begins a progress line on its standard output with this."""
 WARNING_MARK = "@warning "
 """And a warning with this."""
+REQUEST = "request.json"
+"""Name of the file that tells ranks, and other machines, what to do."""
 
 _LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -75,22 +76,6 @@ class CheckResult(BaseModel):
     mixed_precision: str
 
 
-class RankFailure(BaseModel):
-    """The error of one rank, as it wrote it down before it ended."""
-
-    rank: int
-    message: str
-    traceback: str
-    by_user: bool
-    """Whether the user can mend it, so that the message says it all."""
-    stalled: bool = False
-    """Whether it hung; then every rank tells where it stood."""
-
-
-class WorkerError(RuntimeError):
-    """A rank failed for a reason that is no user's fault; holds that rank's own traceback."""
-
-
 def launch(
     request: WorkRequest,
     record: type[Record],
@@ -115,25 +100,34 @@ def launch(
         PetsError: A rank refused its input.
         WorkerError: A rank failed otherwise.
     """
-    with announced(request), tempfile.TemporaryDirectory(prefix="pets-") as name:
-        run_ranks(request, Path(name), Ears(on_progress, on_line, on_warning))
+    ears = Ears(on_progress, on_line, on_warning)
+    with announced(request) as others, tempfile.TemporaryDirectory(prefix="pets-") as name:
+        failures = run_ranks(request, Path(name), ears)
+        if failures and others:
+            failures = _with_those_of(others, failures)
+        if failures:
+            raise the_error(failures)
         return record.model_validate_json((Path(name) / "result.json").read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def announced(request: WorkRequest) -> Iterator[None]:
-    """Let the other machines, if there are any, see a request in the store until it is done."""
+def announced(request: WorkRequest) -> Iterator[str | None]:
+    """Let the other machines, if there are any, see a request in the store until it is done.
+
+    Yields:
+        The folder where they leave their ranks' failures.
+    """
     launch = request.config.launch
     if launch.num_machines == 1 or request.stage == "check":
-        yield
+        yield None
         return
     folder = announcements(request.config)
     # Of a run that was killed before it could take its own back.
     storage.remove(folder)
-    url = storage.join(folder, f"{time.time_ns():020}.json")
-    storage.write_bytes(url, request.model_dump_json().encode())
+    url = storage.join(folder, f"{time.time_ns():020}")
+    storage.write_bytes(storage.join(url, REQUEST), request.model_dump_json().encode())
     try:
-        yield
+        yield url
     finally:
         storage.remove(url)
 
@@ -144,14 +138,15 @@ def announcements(config: PipelineConfig) -> str:
     return storage.join(storage.absolute(config.store), "machines", endpoint)
 
 
-def run_ranks(request: WorkRequest, folder: Path, ears: Ears, machine: int = 0) -> None:
+def run_ranks(
+    request: WorkRequest, folder: Path, ears: Ears, machine: int = 0
+) -> list[RankFailure]:
     """Run this machine's ranks to their end; those of machine 0 leave result.json in `folder`.
 
-    Raises:
-        PetsError: A rank refused its input.
-        WorkerError: A rank failed otherwise.
+    Returns:
+        What went wrong, the failure to blame first; nothing if all went well.
     """
-    path = folder / "request.json"
+    path = folder / REQUEST
     path.write_text(request.model_dump_json(), encoding="utf-8")
     module = [sys.executable, "-m", "pets_core.elastic"]
     process = subprocess.Popen(  # noqa: S603 - our own module with our own arguments
@@ -162,10 +157,25 @@ def run_ranks(request: WorkRequest, folder: Path, ears: Ears, machine: int = 0) 
         text=True,
         errors="replace",
         env=worker_environment(request.config.launch),
+        # A terminal's Ctrl-C reaches this process alone, which then ends the ranks as a cancelled
+        # run does: they write a checkpoint.
+        process_group=0,
     )
     tail = _watch(process, ears)
-    if process.returncode != 0:
-        raise _failure(folder, process.returncode, tail)
+    if process.returncode == 0:
+        return []
+    lines = "\n".join(tail)
+    message = f"the worker ended with exit code {process.returncode}:\n{lines}"
+    return read_failures(folder) or [RankFailure(message=message, kind="failed")]
+
+
+def _with_those_of(others: str, failures: list[RankFailure]) -> list[RankFailure]:
+    """Wait a while for the cause, where this machine's ranks only know that others went away."""
+    deadline = time.monotonic() + _TERMINATE_SECONDS
+    while failures[0].kind == "cut off" and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        failures = sorted([*failures, *read_failures(others)], key=lambda f: f.blame)
+    return failures
 
 
 @dataclass(frozen=True)
@@ -252,24 +262,3 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _failure(folder: Path, returncode: int, tail: deque[str]) -> Exception:
-    """The error of the rank that failed first, or what the launcher last said."""
-    written = sorted(folder.glob("failure-*.json"), key=_blame)
-    if not written:
-        lines = "\n".join(tail)
-        return WorkerError(f"the worker ended with exit code {returncode}:\n{lines}")
-    failure = RankFailure.model_validate_json(written[0].read_text())
-    if failure.by_user:
-        return PetsError(failure.message)
-    if failure.stalled:
-        failures = [RankFailure.model_validate_json(path.read_text()) for path in written]
-        stacks = "\n".join(f"rank {f.rank}:\n{f.traceback}" for f in failures if f.stalled)
-        return WorkerError(f"{failure.message}; the ranks stood at\n{stacks}")
-    return WorkerError(f"rank {failure.rank} failed: {failure.message}\n{failure.traceback}")
-
-
-def _blame(failure: Path) -> tuple[bool, int]:
-    """First the rank whose own loss is not finite, for its gradient makes all ranks fail."""
-    return "the loss is" not in failure.read_text(), failure.stat().st_mtime_ns

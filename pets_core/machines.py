@@ -10,7 +10,8 @@ from pathlib import Path
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import Ears, WorkerError, WorkRequest, announcements, run_ranks
+from pets_core.failures import the_error, write_failure
+from pets_core.launch import REQUEST, Ears, WorkRequest, announcements, run_ranks
 from pets_core.progress import ignore_progress
 
 __all__ = ["join"]
@@ -45,28 +46,44 @@ def join(
             f"--machine = {machine}: with launch.num_machines = {config.launch.num_machines} the "
             f"others are numbered from 1 to {config.launch.num_machines - 1}"
         )
-    folder, done = announcements(config), ""
-    last = time.monotonic()
+    folder, seen, last = announcements(config), "", time.monotonic()
     while time.monotonic() - last < idle_seconds:
-        newest = max(storage.list_folder(folder), default="")
-        if newest <= done:
+        newest = _newest(folder, tell)
+        if newest in ("", seen):
             time.sleep(_POLL_SECONDS)
             continue
-        done = newest
+        seen = newest
         _take_part(storage.join(folder, newest), machine, config, tell)
         last = time.monotonic()
 
 
-def _take_part(url: str, machine: int, config: PipelineConfig, tell: Callable[[str], None]) -> None:
+def _newest(folder: str, tell: Callable[[str], None]) -> str:
+    """Name of what was asked for last, empty where nothing is."""
     try:
-        asked = WorkRequest.model_validate_json(storage.read_bytes(url))
+        asked = [
+            name
+            for name in storage.list_folder(folder)
+            if storage.exists(storage.join(folder, name, REQUEST))
+        ]
+    except (OSError, PetsError) as error:
+        tell(f"the store cannot be read and is tried again: {error}")
+        return ""
+    return max(asked, default="")
+
+
+def _take_part(url: str, machine: int, config: PipelineConfig, tell: Callable[[str], None]) -> None:
+    """Run this machine's ranks of one stage; machine 0 hears of their failures."""
+    try:
+        asked = WorkRequest.model_validate_json(storage.read_bytes(storage.join(url, REQUEST)))
         # Store and cache are where this machine has them.
         own = {"store": config.store, "cache_dir": config.cache_dir}
         request = asked.model_copy(update={"config": asked.config.model_copy(update=own)})
         tell(f"{request.stage} begins")
         ears = Ears(on_progress=ignore_progress, on_line=tell, on_warning=tell)
         with tempfile.TemporaryDirectory(prefix="pets-") as name:
-            run_ranks(request, Path(name), ears, machine)
-        tell(f"{request.stage} is done")
-    except (PetsError, WorkerError) as error:
+            failures = run_ranks(request, Path(name), ears, machine)
+        for number, failure in enumerate(failures):
+            write_failure(failure, url, f"machine-{machine}-{number}")
+        tell(f"{request.stage} {'failed: ' + str(the_error(failures)) if failures else 'is done'}")
+    except (OSError, PetsError) as error:
         tell(f"failed: {error}")

@@ -16,7 +16,8 @@ from pets_core import storage
 from pets_core.data.decoded import DecodedPhotos, open_decoded
 from pets_core.data.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.transforms import Transform
-from pets_core.launch import PROGRESS_MARK, WARNING_MARK, RankFailure, WorkRequest
+from pets_core.failures import RankFailure, write_failure
+from pets_core.launch import PROGRESS_MARK, WARNING_MARK, WorkRequest
 from pets_core.models.package import ModelCard, TrainedModel, create_model
 from pets_core.objectives import SingleLabel, balanced_weights
 from pets_core.progress import Progress
@@ -79,11 +80,8 @@ class Rank:
     def _stalled(self, stacks: str) -> None:
         seconds = self.config.launch.stall_timeout_seconds
         message = f"no batch was done within launch.stall_timeout_seconds = {seconds:g}"
-        failure = RankFailure(
-            rank=self.accelerator.process_index, message=message, traceback=stacks, by_user=False,
-            stalled=True,
-        )  # fmt: skip
-        write_down(failure)
+        number = self.accelerator.process_index
+        write_down(RankFailure(rank=number, message=message, traceback=stacks, kind="stalled"))
         # The first to end has the others ended too; each is to write down where it stood.
         time.sleep(_OTHERS_SECONDS)
         os._exit(1)
@@ -190,5 +188,4 @@ def _tracker_folder(request: WorkRequest) -> str:
 
 def write_down(failure: RankFailure) -> None:
     """Leave a failure beside the request, for the launcher to find."""
-    path = Path(sys.argv[1]).with_name(f"failure-{failure.rank}.json")
-    storage.write_bytes(str(path), failure.model_dump_json().encode())
+    write_failure(failure, Path(sys.argv[1]).parent, str(failure.rank))

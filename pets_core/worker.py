@@ -6,16 +6,19 @@ Started by `pets_core.elastic`; runs with no Prefect installed.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate.tracking import get_available_trackers
 from pydantic import BaseModel
 from torch import Tensor
+from torch.distributed import DistError
 
 from pets_core import storage
 from pets_core.elastic import die_with_parent
@@ -23,7 +26,8 @@ from pets_core.errors import PetsError
 from pets_core.evaluation import plots
 from pets_core.evaluation.evaluate import evaluate
 from pets_core.evaluation.predict import predict_views
-from pets_core.launch import CheckResult, RankFailure, WorkRequest
+from pets_core.failures import RankFailure
+from pets_core.launch import CheckResult, WorkRequest
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import TrainedModel, load_model, save_model
 from pets_core.rank import Rank, write_down
@@ -38,6 +42,8 @@ from pets_core.training.schedule import fine_tune_phases
 __all__ = ["main", "run"]
 
 _MODEL = "model"
+_CUT_OFF = re.compile(r"(?i)connection (closed|reset|refused)|broken pipe|gloo.*timed out")
+"""What gloo says in a plain RuntimeError when another rank is gone."""
 
 
 def check(request: WorkRequest) -> CheckResult:
@@ -259,17 +265,24 @@ def main() -> None:
     except Interrupted as reason:
         sys.exit(f"rank {os.environ.get('RANK', '0')}: {reason}")
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
-        number = int(os.environ.get("RANK", "0"))
-        failure = RankFailure(
-            rank=number,
-            message=str(error) if isinstance(error, PetsError) else repr(error),
-            traceback=traceback.format_exc(),
-            by_user=isinstance(error, PetsError),
-        )
-        write_down(failure)
+        write_down(_failure(error))
         sys.exit(1)
     if result is not None:
         storage.write_bytes(str(path.with_name("result.json")), result.model_dump_json().encode())
+
+
+def _failure(error: Exception) -> RankFailure:
+    kind: Literal["refused", "cut off", "failed"] = "failed"
+    if isinstance(error, PetsError):
+        kind = "refused"
+    elif isinstance(error, DistError) or _CUT_OFF.search(str(error)):
+        kind = "cut off"
+    return RankFailure(
+        rank=int(os.environ.get("RANK", "0")),
+        message=str(error) if kind == "refused" else repr(error),
+        traceback=traceback.format_exc(),
+        kind=kind,
+    )
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,11 +1,11 @@
 """Real ranks: they agree with each other, fail loudly, and leave no process behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import pytest
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
-from pets_core.launch import CheckResult, RankFailure, WorkRequest, _failure, launch
+from pets_core.failures import RankFailure, read_failures, the_error, write_failure
+from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.models.package import load_model
 from pets_core.records import EvalReport, LRSuggestion, TrainResult
 
@@ -148,8 +149,31 @@ from pathlib import Path
 from pets_core.launch import WorkRequest, launch
 from pets_core.records import TrainResult
 request = WorkRequest.model_validate_json(Path(sys.argv[1]).read_text())
-launch(request, TrainResult, on_progress=lambda p: print(p.stage, p.done, flush=True))
+launch(
+    request, TrainResult,
+    on_progress=lambda p: print(p.stage, p.done, flush=True), on_line=lambda x: print(x, flush=True)
+)
 """
+
+
+def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> None:
+    """A terminal sends it to every process of its foreground group."""
+    never = {"epochs": 5000, "batch_size": 8, "checkpoint_steps": 1_000_000}
+    config = tiny(small_config, train=never, launch={"num_processes": 2})
+    path = tmp_path / "request.json"
+    path.write_text(train_request(config, str(tmp_path / "run")).model_dump_json())
+    caller = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH_AND_WAIT, str(path)],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert any(line.startswith("train") for line in caller.stdout), "training has begun"
+        os.killpg(caller.pid, signal.SIGINT)
+        said, _ = caller.communicate(timeout=60)
+    finally:
+        caller.kill()
+    (step,) = set(re.findall(r"told to end after step (\d+)", said))
+    assert (tmp_path / f"run/checkpoints/step-{int(step):09}/checkpoint.json").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
@@ -248,10 +272,17 @@ def test_a_training_with_everything_on(small_config, tmp_path) -> None:
     assert predictions.probabilities.map(sum).to_numpy() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_rank_whose_loss_is_at_fault_is_blamed(tmp_path) -> None:
-    """Its gradient makes every rank fail, and another may write its failure down first."""
-    for rank, message in enumerate(("the gradient's norm is nan at step 3", "the loss is nan")):
-        failure = RankFailure(rank=rank, message=message, traceback="", by_user=True)
-        (tmp_path / f"failure-{rank}.json").write_text(failure.model_dump_json())
-        os.utime(tmp_path / f"failure-{rank}.json", (rank, rank))
-    assert str(_failure(tmp_path, 1, deque())) == "the loss is nan"
+@pytest.mark.parametrize(
+    ("failures", "blamed"),
+    [
+        # Its gradient makes every rank fail, and another may write its failure down first.
+        ([("the gradient's norm is nan at step 3", "refused"), ("the loss is nan", "refused")], 1),
+        ([("Connection closed by peer", "cut off"), ("out of memory", "failed")], 1),
+        ([("out of memory", "failed"), ("out of memory too", "failed")], 0),
+    ],
+)
+def test_the_rank_that_is_at_fault_is_blamed(tmp_path, failures, blamed) -> None:
+    for rank, (message, kind) in enumerate(failures):
+        failure = RankFailure(rank=rank, message=message, kind=kind, at=rank)
+        write_failure(failure, tmp_path, str(rank))
+    assert failures[blamed][0] in str(the_error(read_failures(tmp_path)))

@@ -15,6 +15,7 @@ import pytest
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
+from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, announcements, launch
 from pets_core.machines import join
 from pets_core.records import TrainResult
@@ -22,6 +23,7 @@ from pets_core.records import TrainResult
 LAUNCH = """
 import sys
 from pathlib import Path
+from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, launch
 from pets_core.records import EvalReport, TrainResult
 record = {"train": TrainResult, "evaluate": EvalReport}
@@ -124,12 +126,40 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
     assert two["loss"].to_pylist() == pytest.approx(one["loss"].to_pylist(), rel=1e-3)
 
 
+def test_the_failure_of_another_machines_rank_is_told(small_config, tmp_path, hosts) -> None:
+    """The ranks here only know that they were cut off."""
+    first, second, address = hosts
+    endpoint = f"{address}:{free_port()}"
+    train, _ = requests(
+        small_config, tmp_path / "run", num_machines=2, num_processes=1, rdzv_endpoint=endpoint
+    )
+    (tmp_path / "request.json").write_text(train.model_dump_json())
+    (tmp_path / "full").write_text("a file where the second machine's cache is to be")
+    joining = subprocess.Popen(
+        [
+            *second, sys.executable, "-m", "flows.cli", "join", "--store", small_config.store,
+            "--cache_dir", str(tmp_path / "full"), "--launch.num_machines", "2",
+            "--launch.rdzv_endpoint", endpoint,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*first, sys.executable, "-c", LAUNCH, str(tmp_path / "request.json")],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        joining.kill()
+    assert done.returncode != 0
+    assert str(tmp_path / "full") in done.stderr.strip().splitlines()[-1]
+
+
 def test_a_rendezvous_nobody_answers_ends_with_the_remedy(small_config, tmp_path) -> None:
     (train, _) = requests(
         small_config, tmp_path / "run", num_machines=2, num_processes=1,
         rdzv_endpoint=f"127.0.0.1:{free_port()}", join_timeout_seconds=3,
     )  # fmt: skip
-    with pytest.raises(PetsError, match=r"not all of them met at launch\.rdzv_endpoint = 127"):
+    with pytest.raises(WorkerError, match=r"not all of them met at launch\.rdzv_endpoint = 127"):
         launch(train, TrainResult)
     assert not list(Path(announcements(train.config)).iterdir()), "nothing is asked any more"
 

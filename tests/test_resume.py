@@ -14,7 +14,8 @@ import pytest
 
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
-from pets_core.launch import WorkerError, WorkRequest, launch
+from pets_core.failures import WorkerError
+from pets_core.launch import WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.records import TrainResult
 
