@@ -16,6 +16,7 @@ from pets_core.data.versions import (
 )
 from pets_core.errors import PetsError
 from pets_core.records import DatasetManifest
+from pets_core.runs import data_sets_in_use
 
 __all__ = ["add_commands", "run_command", "show_manifest"]
 
@@ -159,11 +160,13 @@ def _verify(arguments: argparse.Namespace) -> None:
 def _sweep(arguments: argparse.Namespace) -> None:
     if arguments.keep < 0 or arguments.grace_hours < 0:
         raise PetsError("--keep and --grace-hours must be at least 0")
+    grace_seconds = arguments.grace_hours * 3600
     found = collect_garbage(
         arguments.store,
         keep=arguments.keep,
         delete=arguments.delete,
-        grace_seconds=arguments.grace_hours * 3600,
+        grace_seconds=grace_seconds,
+        in_use=data_sets_in_use(arguments.store, grace_seconds),
     )
     for item in found:
         print(item.url)

@@ -6,8 +6,7 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import EvalReport
 from tasks.artifacts import publish_evaluation
-from tasks.ingest import ingest_dataset
-from tasks.stages import check_run, evaluate_model, new_run
+from tasks.stages import begin_run, check_run, evaluate_model
 
 __all__ = ["evaluate_flow"]
 
@@ -19,8 +18,7 @@ def evaluate_flow(
 ) -> EvalReport:
     """Judge the model in a folder, path or URL, on the source's photos."""
     check_run(config, model_url)
-    manifest = ingest_dataset(config)
-    run = new_run(config, manifest)
+    run = begin_run(config)
     report = evaluate_model(config, run, model_url)
     publish_evaluation(report)
     return report

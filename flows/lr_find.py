@@ -6,8 +6,7 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import LRSuggestion
 from tasks.artifacts import publish_lr
-from tasks.ingest import ingest_dataset
-from tasks.stages import check_run, find_lr, new_run
+from tasks.stages import begin_run, check_run, find_lr
 
 __all__ = ["lr_find_flow"]
 
@@ -16,8 +15,7 @@ __all__ = ["lr_find_flow"]
 def lr_find_flow(config: PipelineConfig = PipelineConfig()) -> LRSuggestion:  # noqa: B008 - frozen
     """Suggest a learning rate for the source's photos."""
     check_run(config)
-    manifest = ingest_dataset(config)
-    run = new_run(config, manifest)
+    run = begin_run(config)
     suggestion = find_lr(config, run)
     publish_lr(suggestion)
     return suggestion

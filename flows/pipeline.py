@@ -12,8 +12,7 @@ from tasks.artifacts import (
     publish_summary,
     publish_training,
 )
-from tasks.ingest import ingest_dataset
-from tasks.stages import check_run, evaluate_model, find_lr, new_run, train_model
+from tasks.stages import begin_run, check_run, evaluate_model, find_lr, train_model
 
 __all__ = ["pipeline"]
 
@@ -28,8 +27,7 @@ def pipeline(
     `resume` is the folder of a run that ended early, to go on with.
     """
     check_run(config)
-    manifest = ingest_dataset(config)
-    run = new_run(config, manifest, resume)
+    run = begin_run(config, resume)
     publish_dataset(run.manifest)
     suggestion = find_lr(config, run)
     publish_lr(suggestion)

@@ -6,8 +6,7 @@ from prefect import flow
 from pets_core.config import PipelineConfig
 from pets_core.records import TrainResult
 from tasks.artifacts import publish_training
-from tasks.ingest import ingest_dataset
-from tasks.stages import check_run, find_lr, new_run, train_model
+from tasks.stages import begin_run, check_run, find_lr, train_model
 
 __all__ = ["train_flow"]
 
@@ -22,8 +21,7 @@ def train_flow(
     `resume` is the folder of a run that ended early, to go on with.
     """
     check_run(config)
-    manifest = ingest_dataset(config)
-    run = new_run(config, manifest, resume)
+    run = begin_run(config, resume)
     base_lr = config.train.base_lr or find_lr(config, run).chosen
     result = train_model(config, run, base_lr)
     publish_training(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any, TypeVar
 
 import yaml
@@ -14,9 +15,18 @@ from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
 from pets_core.records import DatasetManifest, Run
 
-__all__ = ["finish_stage", "finished_stage", "run_folder", "run_settings", "start_run"]
+__all__ = [
+    "data_sets_in_use",
+    "find_run",
+    "finish_stage",
+    "finished_stage",
+    "run_folder",
+    "run_settings",
+    "start_run",
+]
 
 _SETTINGS, _DATASET = "config.yaml", "dataset.json"
+_STAGES = "stages"
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -36,20 +46,55 @@ def run_folder(config: PipelineConfig, run_id: str) -> str:
 
 
 def start_run(config: PipelineConfig, manifest: DatasetManifest, url: str) -> Run:
-    """Keep a run's settings and data set in its folder, once its input has been accepted.
+    """Keep a run's settings and data set in its folder, once its input has been accepted."""
+    url = storage.absolute(url)
+    # Whoever goes on with the run may do so in another working directory.
+    settings = config.model_copy(update={"store": storage.absolute(config.store)})
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    storage.write_bytes(storage.join(url, _SETTINGS), text.encode())
+    storage.write_bytes(storage.join(url, _DATASET), manifest.model_dump_json().encode())
+    return Run(url=url, manifest=manifest)
 
-    A run that began before goes on with the data set it began with, though the source may have
-    grown since.
+
+def find_run(url: str) -> Run | None:
+    """The run that began in a folder, if any, with the data set it began with.
+
+    Raises:
+        PetsError: That version of the data set has been removed.
     """
     url = storage.absolute(url)
     dataset = storage.join(url, _DATASET)
-    if storage.exists(dataset):
-        began_with = DatasetManifest.model_validate_json(storage.read_bytes(dataset))
-        return Run(url=url, manifest=began_with)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    storage.write_bytes(storage.join(url, _SETTINGS), text.encode())
-    storage.write_bytes(dataset, manifest.model_dump_json().encode())
+    if not storage.exists(dataset):
+        return None
+    manifest = DatasetManifest.model_validate_json(storage.read_bytes(dataset))
+    if not storage.exists(storage.join(manifest.url, "manifest.json")):
+        raise PetsError(
+            f"{url}: the run began with {manifest.name} {manifest.fingerprint}, which is no longer "
+            "in the store: start a new run"
+        )
     return Run(url=url, manifest=manifest)
+
+
+def data_sets_in_use(store: str, grace_seconds: float) -> set[str]:
+    """Fingerprints of the data sets that runs may still go on with.
+
+    These are the runs whose training reached a checkpoint and not its end, and those that began
+    less than `grace_seconds` ago and are not evaluated.
+    """
+    root = storage.join(storage.absolute(store), "runs")
+    limit, used = time.time() - grace_seconds, set()
+    for name in storage.list_folder(root):
+        url = storage.join(root, name)
+        files = storage.list_folder(url)
+        if _DATASET not in files:
+            continue
+        done = storage.list_folder(storage.join(url, _STAGES))
+        stopped = "checkpoints" in files and "train.json" not in done
+        young = "evaluate.json" not in done and storage.last_change(files[_DATASET]) >= limit
+        if stopped or young:
+            data = storage.read_bytes(storage.join(url, _DATASET))
+            used.add(DatasetManifest.model_validate_json(data).fingerprint)
+    return used
 
 
 def run_settings(url: str) -> dict[str, Any]:
@@ -85,7 +130,7 @@ def finish_stage(request: WorkRequest, answer: BaseModel) -> None:
 
 
 def _url(request: WorkRequest) -> str:
-    return storage.join(request.run_url, "stages", f"{request.stage}.json")
+    return storage.join(request.run_url, _STAGES, f"{request.stage}.json")
 
 
 def _hash(request: WorkRequest) -> str:

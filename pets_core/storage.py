@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "filesystem",
     "is_local",
     "join",
+    "last_change",
     "list_folder",
     "open_read",
     "read_bytes",
@@ -102,6 +104,16 @@ def when_changed(info: Mapping[str, Any]) -> Any:
     keys = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",
             "created")  # fmt: skip
     return next((info[key] for key in keys if info.get(key)), None)
+
+
+def last_change(info: Mapping[str, Any]) -> float:
+    """When a file was last changed, seconds since 1970; infinite where the store does not tell."""
+    value = when_changed(info)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).timestamp()
+    return float("inf") if value is None else float(value)
 
 
 def open_read(url: str) -> IO[bytes]:

@@ -10,15 +10,25 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, Run, TrainResult
-from pets_core.runs import finish_stage, finished_stage, run_folder, start_run
+from pets_core.runs import find_run, finish_stage, finished_stage, run_folder, start_run
 from pets_core.training.schedule import few_steps
+from tasks.ingest import ingest_dataset
 from tasks.policy import may_pass
 from tasks.progress import ProgressArtifact, ProgressDisplay
 
-__all__ = ["check_run", "evaluate_model", "find_lr", "new_run", "train_model"]
+__all__ = [
+    "begin_run",
+    "check_run",
+    "earlier_run",
+    "evaluate_model",
+    "find_lr",
+    "new_run",
+    "train_model",
+]
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -43,12 +53,40 @@ def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     )  # fmt: skip
 
 
+def begin_run(config: PipelineConfig, resume: str | None = None) -> Run:
+    """Go on with a run that began before, or ingest and begin one; to be called in a flow.
+
+    Args:
+        config: Settings.
+        resume: Folder of the run to go on with; None: that of an earlier attempt of this flow run,
+            if there was one.
+    """
+    return earlier_run(config, resume) or new_run(config, ingest_dataset(config))
+
+
+@task(name="earlier run", cache_policy=NO_CACHE)
+def earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None:
+    """Find the run to go on with, if any: with the data set it began with."""
+    run = find_run(resume or _folder(config))
+    if run is None and resume is not None:
+        raise PetsError(
+            f"resume = {resume}: no run began there; give the folder of one, <store>/runs/<run id>"
+        )
+    if run:
+        get_run_logger().info("the run goes on in %s", run.url)
+    return run
+
+
 @task(name="new run", cache_policy=NO_CACHE)
-def new_run(config: PipelineConfig, manifest: DatasetManifest, resume: str | None = None) -> Run:
-    """Give the flow run a folder in the store, or go on with the folder of another."""
-    run = start_run(config, manifest, resume or run_folder(config, str(flow_run.id)))
+def new_run(config: PipelineConfig, manifest: DatasetManifest) -> Run:
+    """Give the flow run a folder in the store."""
+    run = start_run(config, manifest, _folder(config))
     get_run_logger().info("the run's folder is %s", run.url)
     return run
+
+
+def _folder(config: PipelineConfig) -> str:
+    return run_folder(config, str(flow_run.id))
 
 
 @task(name="lr-find", **_GOES_ON)

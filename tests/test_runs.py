@@ -1,11 +1,22 @@
 """A run's folder: a stage that is done is not done again, unless it is asked something else."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
 from pets_core.records import DatasetManifest, LRSuggestion, Run
-from pets_core.runs import finish_stage, finished_stage, start_run
+from pets_core.runs import (
+    data_sets_in_use,
+    find_run,
+    finish_stage,
+    finished_stage,
+    run_settings,
+    start_run,
+)
 
 ANSWER = LRSuggestion(
     minimum=1e-2, steepest=3.1e-3, valley=1e-4, slide=1e-3, chosen=3.1e-3, suggestion="steepest",
@@ -37,12 +48,49 @@ def test_another_question_is_asked_anew(request_of):
     assert finished_stage(evaluate, LRSuggestion) is None
 
 
-def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
-    """Though the source has grown since."""
-    first = DatasetManifest(
-        name="photos", fingerprint="a", url="store/a", source_url="photos", classes=(), splits={},
-        num_quarantined=0, quarantine_reasons={},
+def a_data_set(store, fingerprint: str) -> DatasetManifest:
+    url = store / "datasets/photos" / fingerprint
+    url.mkdir(parents=True)
+    (url / "manifest.json").write_text("{}")
+    return DatasetManifest(
+        name="photos", fingerprint=fingerprint, url=str(url), source_url="photos", classes=(),
+        splits={}, num_quarantined=0, quarantine_reasons={},
     )  # fmt: skip
-    grown, url = first.model_copy(update={"fingerprint": "b"}), str(tmp_path / "runs/1")
-    assert start_run(PipelineConfig(), first, url) == Run(url=url, manifest=first)
-    assert start_run(PipelineConfig(), grown, url) == Run(url=url, manifest=first)
+
+
+def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
+    manifest, url = a_data_set(tmp_path, "a"), str(tmp_path / "runs/1")
+    assert find_run(url) is None
+    assert start_run(PipelineConfig(), manifest, url + "/") == Run(url=url, manifest=manifest)
+    assert find_run(url + "/") == Run(url=url, manifest=manifest)
+    Path(manifest.url, "manifest.json").unlink()
+    with pytest.raises(PetsError, match="began with photos a, which is no longer in the store"):
+        find_run(url)
+
+
+def test_a_run_finds_its_store_from_anywhere(tmp_path, monkeypatch):
+    url = str(tmp_path / "runs/1")
+    monkeypatch.chdir(tmp_path)
+    start_run(PipelineConfig(store="store"), a_data_set(tmp_path, "a"), url)
+    monkeypatch.chdir("/")
+    assert run_settings(url)["store"] == str(tmp_path / "store")
+
+
+def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):
+    """Those with a checkpoint however old they are, the others while they are young."""
+    for name, leaves, old in [
+        ("begun", (), False),
+        ("given up", (), True),
+        ("killed", ("checkpoints/step-000000004/checkpoint.json",), True),
+        ("trained", ("checkpoints/step-000000004/checkpoint.json", "stages/train.json"), True),
+        ("evaluated", ("stages/train.json", "stages/evaluate.json"), False),
+    ]:
+        run = tmp_path / "runs" / name
+        start_run(PipelineConfig(), a_data_set(tmp_path, name), str(run))
+        for leaf in leaves:
+            (run / leaf).parent.mkdir(parents=True, exist_ok=True)
+            (run / leaf).write_text("{}")
+        if old:
+            os.utime(run / "dataset.json", (1, 1))
+    assert data_sets_in_use(str(tmp_path), 3600.0) == {"begun", "killed"}
+    assert data_sets_in_use(str(tmp_path / "nothing"), 3600.0) == set()

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -139,7 +138,12 @@ def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
 
 
 def collect_garbage(
-    store: str, *, keep: int = 0, delete: bool = False, grace_seconds: float = _GRACE_SECONDS
+    store: str,
+    *,
+    keep: int = 0,
+    delete: bool = False,
+    grace_seconds: float = _GRACE_SECONDS,
+    in_use: Collection[str] = (),
 ) -> list[Garbage]:
     """Find what no version refers to, and old versions beyond the newest few; remove it.
 
@@ -148,6 +152,7 @@ def collect_garbage(
         keep: Newest versions to keep of each data set; 0 keeps all.
         delete: Whether to remove what is found, or only to tell.
         grace_seconds: Files younger than that may belong to an ingest under way and are left.
+        in_use: Fingerprints of versions that are kept, however old.
 
     Returns:
         What was found.
@@ -157,10 +162,10 @@ def collect_garbage(
     garbage = []
     for name in sorted(storage.list_folder(datasets)):
         root = storage.join(datasets, name)
-        found = _unused(root, keep, limit)
+        found = _unused(root, keep, limit, in_use)
         # An ingest may have committed since: what it uses now stays.
         if delete and found:
-            found = sorted(set(found) & set(_unused(root, keep, limit)), key=_removal_order)
+            found = sorted(set(found) & set(_unused(root, keep, limit, in_use)), key=_removal_order)
         # Killed half-way, this leaves no version, and no note, whose files are gone.
         for item in found if delete else ():
             storage.remove(item.url)
@@ -168,31 +173,34 @@ def collect_garbage(
     return garbage
 
 
-def _unused(root: str, keep: int, limit: float) -> list[Garbage]:
+def _unused(root: str, keep: int, limit: float, in_use: Collection[str]) -> list[Garbage]:
     """The files of a data set that were last changed before `limit` and that nothing refers to."""
     files = {
         f"{folder}/{file}": info
         for folder in storage.list_folder(root)
         for file, info in storage.list_folder(storage.join(root, folder)).items()
     }
-    young = {path for path, info in files.items() if _changed(info) >= limit}
+    young = {path for path, info in files.items() if storage.last_change(info) >= limit}
     notes = _noted_shards(root, files)
     # A shard may be older than the note that an ingest under way goes by.
-    used = _used(_versions(root), keep, young) | {notes[p] for p in young & notes.keys()}
+    used = _used(_versions(root), keep, young, in_use) | {notes[p] for p in young & notes.keys()}
     found = []
     for path, info in files.items():
         kind, _, file = path.partition("/")
-        in_use = kind == "contracts" or not used.isdisjoint((kind, file, notes.get(path, "-")))
-        if path not in young and (not in_use or ".partial-" in file):
+        referred = kind == "contracts" or not used.isdisjoint((kind, file, notes.get(path, "-")))
+        if path not in young and (not referred or ".partial-" in file):
             found.append(Garbage(storage.join(root, path), int(info.get("size") or 0)))
     return found
 
 
-def _used(versions: Sequence[DatasetManifest], keep: int, young: Collection[str]) -> set[str]:
+def _used(
+    versions: Sequence[DatasetManifest], keep: int, young: Collection[str], in_use: Collection[str]
+) -> set[str]:
     """Names of the kept versions' folders and of their shards."""
     names = set()
     for place, manifest in enumerate(reversed(versions)):
-        if not keep or place < keep or _manifest_path(manifest) in young:
+        wanted = manifest.fingerprint in in_use or _manifest_path(manifest) in young
+        if not keep or place < keep or wanted:
             names.add(manifest.url.rsplit("/", 1)[1])
             names.update(s.path for info in manifest.splits.values() for s in info.shards)
     return names
@@ -244,13 +252,3 @@ def _fault(manifest: DatasetManifest, shard: ShardInfo) -> str:
     if counts[False] or counts[True] != shard.num_rows:
         return f"{url}: {counts[True]} of {shard.num_rows} photos are what their SHA-256 says"
     return ""
-
-
-def _changed(info: dict[str, object]) -> float:
-    """When a file was last changed, seconds since 1970; never old where the store does not tell."""
-    value = storage.when_changed(info)
-    if isinstance(value, datetime):
-        return value.timestamp()
-    if isinstance(value, str):
-        return datetime.fromisoformat(value).timestamp()
-    return float("inf") if value is None else float(value)

@@ -524,6 +524,13 @@ def test_keeping_one_version_removes_the_files_of_the_others(grown, photos, insp
     assert faults(again) == {}
 
 
+def test_a_version_that_a_run_goes_on_with_is_left(grown):
+    store, first, second = grown
+    collect_garbage(str(store), keep=1, delete=True, in_use={first.fingerprint})
+    assert list_versions(str(store)) == [first, second]
+    assert faults(first) == {}
+
+
 @pytest.mark.parametrize("keep", [2, 5])
 def test_keeping_more_versions_than_there_are_keeps_them(grown, keep):
     store, first, second = grown
