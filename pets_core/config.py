@@ -332,8 +332,9 @@ class TrainConfig(_Settings):
     """Decoupled weight decay; biases and normalisation layers take none."""
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of a one-cycle schedule spent warming up."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """frozen: the backbone's batch-norm statistics stay those of ImageNet; train: they follow."""
+    batch_norm: Literal["frozen", "train", "sync"] = "frozen"
+    """frozen: the backbone's batch-norm statistics stay those of ImageNet; train: they follow each
+    rank's batches; sync: they follow the global batch, whatever the number of ranks (GPUs only)."""
     mixed_precision: Annotated[
         Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
     ] = "auto"
@@ -379,6 +380,9 @@ class LaunchConfig(_Settings):
     """Where the other machines reach the first, host:port; needed with several machines."""
     join_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """How long machines wait for each other."""
+    shard_model: bool = False
+    """Spread weights, gradients and optimizer state over the ranks (FSDP2): for a backbone whose
+    training does not fit one GPU. Slower for one that does."""
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
     stall_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
@@ -415,3 +419,20 @@ class PipelineConfig(_Settings):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _sharded_training(self) -> PipelineConfig:
+        train = self.train
+        faults = {
+            f"train.ema_decay = {train.ema_decay:g}": train.ema_decay > 0,
+            "train.batch_norm = train": train.batch_norm == "train",
+            "train.mixed_precision = fp16": train.mixed_precision == "fp16",
+            "train.compile = true": train.compile,
+        }
+        if self.launch.shard_model and any(faults.values()):
+            named = ", ".join(setting for setting, found in faults.items() if found)
+            raise ValueError(
+                f"launch.shard_model does not go with {named}: a sharded model is trained as it "
+                "is, in fp32 or bf16, with batch norm frozen or sync"
+            )
+        return self

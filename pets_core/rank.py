@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
+from timm.layers.norm_act import convert_sync_batchnorm
 
 from pets_core import storage
 from pets_core.data.decoded import DecodedPhotos, open_decoded
@@ -25,6 +26,7 @@ from pets_core.records import DatasetManifest, Split
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.precision import resolve_precision
+from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plugin
 from pets_core.watchdog import Watchdog
 
 __all__ = ["Rank", "write_down"]
@@ -47,16 +49,22 @@ class Rank:
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
         tracker = self.config.train.log_with if request.stage == "train" else "none"
+        promised = int(os.environ.get("WORLD_SIZE", "1"))
+        # Stages that judge need no more than the weights, which every rank can hold.
+        shards = self.config.launch.shard_model and promised > 1 and request.stage != "evaluate"
+        plugin = sharding_plugin() if shards else None
         self.accelerator = Accelerator(
             mixed_precision=self.precision,
             cpu=device.type == "cpu",
             log_with=None if tracker == "none" else tracker,
             project_dir=_tracker_folder(request),
             kwargs_handlers=[patience],
+            fsdp_plugin=plugin,
         )
+        if plugin:
+            shard_on_cpu(plugin)
         torch.set_float32_matmul_precision("high" if self.config.train.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.config.train.tf32
-        promised = int(os.environ.get("WORLD_SIZE", "1"))
         if self.accelerator.num_processes != promised:
             raise RuntimeError(
                 f"{promised} ranks were started, Accelerate sees {self.accelerator.num_processes}"
@@ -117,12 +125,17 @@ class Rank:
         """Build the model; rank 0 of a machine first, so that a download happens once."""
         with self.accelerator.local_main_process_first():
             built = create_model(self.config, self.manifest.classes, self.manifest.fingerprint)
+        if self.config.train.batch_norm == "sync":
+            built.model.body = convert_sync_batchnorm(built.model.body)  # type: ignore[no-untyped-call]
         self.place(built)
         return built
 
     def place(self, built: TrainedModel) -> None:
         """Move a model to the device, channels last, which convolutions are faster in."""
-        built.model.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # FSDP takes contiguous weights only.
+        sharding = is_sharding(self.accelerator)
+        layout = torch.contiguous_format if sharding else torch.channels_last
+        built.model.to(self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
 
     def photos(self, split: Split, card: ModelCard) -> DecodedPhotos:
         """Open the decoded photos of a split; rank 0 of a machine decodes them."""

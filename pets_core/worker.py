@@ -29,7 +29,7 @@ from pets_core.evaluation.predict import predict_views
 from pets_core.failures import RankFailure
 from pets_core.launch import CheckResult, WorkRequest
 from pets_core.models.backbones import body_groups, create_body, num_features
-from pets_core.models.package import TrainedModel, load_model, save_model
+from pets_core.models.package import ModelCard, load_model, save_model
 from pets_core.rank import Rank, write_down
 from pets_core.records import EvalReport, LRSuggestion, TrainResult
 from pets_core.training.history import steps_table
@@ -38,6 +38,7 @@ from pets_core.training.loop import fit
 from pets_core.training.lr_finder import lr_find, suggest, trimmed, write_curve
 from pets_core.training.precision import resolve_precision
 from pets_core.training.schedule import fine_tune_phases
+from pets_core.training.sharding import whole
 
 __all__ = ["main", "run"]
 
@@ -59,6 +60,8 @@ def check(request: WorkRequest) -> CheckResult:
             "set auto or at most that"
         )
     precision = resolve_precision(request.config.train.mixed_precision, device)
+    if request.config.train.batch_norm == "sync" and device.type == "cpu":
+        raise PetsError("train.batch_norm = sync works on GPUs only; on CPUs set frozen or train")
     _check_tracker(request.config.train.log_with)
     model: torch.nn.Module
     if request.model_url:
@@ -153,11 +156,12 @@ def train(rank: Rank) -> TrainResult | None:
             on_progress=rank.report,
         )
     checkpoints.wait()
+    weights = {name: whole(value) for name, value in built.model.state_dict().items()}
     if not rank.accelerator.is_main_process:
         return None
     run = rank.request.run_url
     history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, "training.png")
-    last_url, best_url = _save_models(rank, built, history.best.weights)
+    last_url, best_url = _save_models(rank, built.card, weights, history.best.weights)
     storage.write_bytes(history_url, steps_table(history.steps))
     storage.write_bytes(plot_url, plots.training_curves(history.steps, history.epochs))
     return TrainResult(
@@ -177,18 +181,18 @@ def train(rank: Rank) -> TrainResult | None:
 
 
 def _save_models(
-    rank: Rank, built: TrainedModel, best: dict[str, Tensor]
+    rank: Rank, card: ModelCard, last: dict[str, Tensor], best: dict[str, Tensor]
 ) -> tuple[str, str | None]:
     """Store the last weights and the best; those that `train.keep` asks for are the model."""
     keep, run = rank.config.train.keep, rank.request.run_url
     if keep == "best" and not best:
         raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
     last_url = storage.join(run, _MODEL if keep == "last" else "last")
-    save_model(last_url, built.card, built.model.state_dict())
+    save_model(last_url, card, last)
     if not best:
         return last_url, None
     best_url = storage.join(run, _MODEL if keep == "best" else "best")
-    save_model(best_url, built.card, best)
+    save_model(best_url, card, best)
     return last_url, best_url
 
 

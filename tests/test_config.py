@@ -64,7 +64,7 @@ BOUNDS = {
         "batch_size": [1, 65_536],
         "weight_decay": [0, 0.99],
         "pct_start": [0.01, 0.99],
-        "batch_norm": ["frozen", "train"],
+        "batch_norm": ["frozen", "train", "sync"],
         "mixed_precision": ["auto", "no", "bf16", "fp16"],
         "freeze_to": [-1, 0, 3],
         "micro_batch_size": [0, 65_536],
@@ -96,6 +96,7 @@ BOUNDS = {
         "stall_timeout_seconds": [0.1, 86_400],
         "decode_cache_gib": [0, 100_000],
         "photos_on_gpu": ["auto", "never"],
+        "shard_model": [False, True],
     },
 }
 BEYOND = {
@@ -180,6 +181,7 @@ BEYOND = {
         "stall_timeout_seconds": [0, 86_401],
         "decode_cache_gib": [-1, 100_001],
         "photos_on_gpu": ["always"],
+        "shard_model": ["maybe"],
     },
 }
 
@@ -232,6 +234,22 @@ def test_impossible_combinations_are_refused(values, group, words):
     (fault,) = faults(values)
     assert fault["loc"] == (group,)
     assert words in fault["msg"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"ema_decay": 0.9}, "train.ema_decay = 0.9"),
+        ({"batch_norm": "train"}, "train.batch_norm = train"),
+        ({"mixed_precision": "fp16"}, "train.mixed_precision = fp16"),
+        ({"compile": True}, "train.compile = true"),
+    ],
+    ids=str,
+)
+def test_what_a_sharded_model_cannot_do_is_refused(setting, words):
+    (fault,) = faults({"launch": {"shard_model": True}, "train": setting})
+    assert words in fault["msg"]
+    PipelineConfig.model_validate({"train": setting})
 
 
 def test_unknown_keys_are_refused_at_every_level():

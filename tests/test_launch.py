@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
@@ -109,6 +111,13 @@ def test_bf16_trains_on_any_cpu(small_config, tmp_path) -> None:
     result = launch(train_request(config, str(tmp_path / "run")), TrainResult)
     assert result.mixed_precision == "bf16"
     assert result.epochs[0].train_loss < 5
+
+
+def test_batch_norm_across_cpu_ranks_is_refused(small_config) -> None:
+    config = tiny(small_config, train={"batch_norm": "sync"})
+    request = WorkRequest(stage="check", config=config, manifest=ingest(config))
+    with pytest.raises(PetsError, match=r"batch_norm = sync works on GPUs only"):
+        launch(request, CheckResult)
 
 
 def test_fp16_on_a_cpu_is_refused(small_config) -> None:
@@ -244,6 +253,36 @@ def test_settings_that_need_validation_photos_say_so(small_config, tmp_path, set
         PetsError, match=rf"train\.{next(iter(setting))} = .*source\.valid_fraction"
     ):
         launch(train_request(config, str(tmp_path / "run")), TrainResult)
+
+
+def test_a_sharded_training_is_the_same(small_config, tmp_path) -> None:
+    """Through freezing and unfreezing; what it leaves is whole, as is the checkpoint between."""
+    results = {}
+    for name, sharded in (("whole", False), ("sharded", True)):
+        config = tiny(
+            small_config,
+            model={"backbone": "resnet10t", "weights": "none", "image_size": 32},
+            train={"mixed_precision": "no", "epochs": 1, "max_grad_norm": 0.5, "keep": "best"},
+            launch={"num_processes": 2, "num_threads": 1, "shard_model": sharded},
+        )
+        results[name] = launch(train_request(config, str(tmp_path / name)), TrainResult)
+    tables = {name: pq.read_table(result.history_url) for name, result in results.items()}
+    for column, close in (("loss", 1e-3), ("grad_norm", 1e-2), ("momentum", 1e-9)):
+        expected, found = (tables[name][column].to_pylist() for name in ("whole", "sharded"))
+        assert found == pytest.approx(expected, rel=close)
+    states = [
+        load_model(results[name].model_url).model.state_dict() for name in ("whole", "sharded")
+    ]
+    for key, value in states[0].items():
+        assert torch.allclose(value, states[1][key], rtol=1e-2, atol=1e-3), key
+    # Its checkpoint of the epoch before is one that any number of ranks goes on from.
+    run = Path(results["sharded"].history_url).parent
+    shutil.rmtree(max((run / "checkpoints").iterdir()))
+    alone = config.launch.model_copy(update={"num_processes": 1, "shard_model": False})
+    config = config.model_copy(update={"launch": alone})
+    launch(train_request(config, str(run)), TrainResult)
+    resumed = pq.read_table(results["sharded"].history_url)["loss"].to_pylist()
+    assert resumed == pytest.approx(tables["whole"]["loss"].to_pylist(), rel=1e-3)
 
 
 def test_a_training_with_everything_on(small_config, tmp_path) -> None:

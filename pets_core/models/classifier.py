@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from pets_core.models.backbones import body_groups
 from pets_core.models.folding import FrozenTwin
@@ -44,7 +45,9 @@ class Classifier(GroupedModel):
     def _body_for(self, inputs: Tensor) -> nn.Module:
         """The body, or while nothing of it learns its faster twin."""
         learns = self.body.training or any(p.requires_grad for p in self.body.parameters())
-        if learns or torch.compiler.is_compiling() or not len(inputs):
+        # A copy of a sharded body would take the memory that sharding is to save.
+        sharded = isinstance(self, FSDPModule)
+        if learns or sharded or torch.compiler.is_compiling() or not len(inputs):
             self._twin.forget()
             return self.body
         return self._twin.of(self.body, inputs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pets_core.training.sharding import whole
+
 __all__ = ["Best"]
 
 
@@ -26,4 +28,7 @@ class Best:
         self.epochs_since += 1
         if valid_loss < self.loss:
             self.loss, self.epochs_since = valid_loss, 0
-            self.weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            self.weights = {
+                name: whole(value).detach().cpu().clone()
+                for name, value in model.state_dict().items()
+            }

@@ -31,7 +31,7 @@ def freeze_to(model: GroupedModel, first: int) -> None:
             parameter.requires_grad_(number >= first)
 
 
-def train_mode(model: nn.Module, batch_norm: Literal["frozen", "train"]) -> None:
+def train_mode(model: nn.Module, batch_norm: Literal["frozen", "train", "sync"]) -> None:
     """Put in training mode what learns, and leave what is frozen in evaluation mode.
 
     A module none of whose parameters learn neither drops units nor moves its statistics, so a

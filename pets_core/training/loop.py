@@ -29,6 +29,7 @@ from pets_core.training.interruption import Interrupted, StepGate
 from pets_core.training.memory import largest_micro_batch
 from pets_core.training.progress import TrainProgress
 from pets_core.training.schedule import OneCycle, Phase, spread
+from pets_core.training.sharding import is_sharding, whole
 from pets_core.training.state import TrainState
 
 __all__ = [
@@ -239,15 +240,31 @@ class _Saving:
             if_idle: Leave it out while another is being written.
             wait: Return when it is there.
         """
-        if self.checkpoints is None or not self.state.accelerator.is_main_process:
+        if self.checkpoints is None or not self._takes_part():
             return
-        if if_idle and self.checkpoints.busy:
+        if if_idle and self._writing():
             return
         assert self.optimizer is not None
         seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
         if not self.state.history.rows:
             seconds = 0.0
-        self.checkpoints.save(self.state.snapshot(self.optimizer, seconds), wait=wait)
+        snapshot = self.state.snapshot(self.optimizer, seconds)
+        if self.state.accelerator.is_main_process:
+            self.checkpoints.save(snapshot, wait=wait)
+
+    def _takes_part(self) -> bool:
+        """Whether this rank has something that the first needs for a checkpoint."""
+        accelerator = self.state.accelerator
+        return accelerator.is_main_process or is_sharding(accelerator)
+
+    def _writing(self) -> bool:
+        """Whether the first rank still writes the checkpoint before."""
+        assert self.checkpoints is not None
+        accelerator = self.state.accelerator
+        busy = accelerator.is_main_process and self.checkpoints.busy
+        if not is_sharding(accelerator):
+            return busy
+        return bool(accelerator.reduce(torch.tensor(int(busy), device=accelerator.device)))
 
 
 def prepare(
@@ -376,7 +393,7 @@ def _clip(prepared: Prepared) -> Tensor:
     """Return the gradient's norm, after scaling down what is longer than the settings allow."""
     prepared.accelerator.unscale_gradients(prepared.optimizer)
     learning = [p for group in prepared.optimizer.param_groups for p in group["params"]]
-    norm = get_total_norm([p.grad for p in learning if p.grad is not None])
+    norm = whole(get_total_norm([p.grad for p in learning if p.grad is not None]))
     if prepared.config.max_grad_norm is not None:
         clip_grads_with_norm_(learning, prepared.config.max_grad_norm, norm)
     return norm

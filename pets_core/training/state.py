@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pets_core.training.checkpoint import Place, Snapshot
 from pets_core.training.history import History
+from pets_core.training.sharding import part_of, whole
 
 __all__ = ["TrainState"]
 
@@ -38,21 +39,25 @@ class TrainState:
     def snapshot(self, optimizer: torch.optim.Optimizer, seconds: float) -> Snapshot:
         """Copy it all to the host; training may go on as soon as this returns.
 
+        Where the model is sharded, every rank must ask.
+
         Args:
             optimizer: Of the present phase.
             seconds: That the epoch under way has taken in this attempt.
         """
         history, best = self.history, self.history.best
-        moving = {
+        # First, for it puts a sharded model's parameters back that a validation has gathered.
+        moving = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        moving |= {
             f"optimizer.{name}.{key}": value
             for name, parameter in self.model.named_parameters()
             for key, value in optimizer.state.get(parameter, {}).items()
         }
-        moving |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.ema:
             moving |= {f"ema.{name}": v for name, v in self.ema.module.state_dict().items()}
         tensors = {
-            name: value.detach().to("cpu", copy=True).contiguous() for name, value in moving.items()
+            name: whole(value).detach().to("cpu", copy=True).contiguous()
+            for name, value in moving.items()
         }
         # These lie on the host, and are replaced rather than changed.
         tensors |= {f"best.{name}": value.contiguous() for name, value in best.weights.items()}
@@ -107,4 +112,4 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(value)
+    return torch.empty_like(parameter, requires_grad=False).copy_(part_of(value, parameter))

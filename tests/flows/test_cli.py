@@ -123,6 +123,11 @@ def test_a_refused_value_names_setting_value_and_bound(refused, flag, value, wor
     assert words in line
 
 
+def test_settings_of_two_groups_that_do_not_go_together(refused):
+    (line,) = refused("run", "--launch.shard_model", "--train.compile")
+    assert line.startswith("launch.shard_model does not go with train.compile = true: ")
+
+
 def test_several_faults_are_told_at_once(refused, tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text("train: {epochs: -1, epcohs: 2}\nnonsense: 1")
     monkeypatch.setenv("PETS_MODEL__IMAGE_SIZE", "1")

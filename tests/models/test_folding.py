@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from pets_core.models.backbones import create_body
@@ -142,3 +143,16 @@ def test_under_inference_mode_and_after_it(model):
 
 def test_no_photos_are_no_sample(model):
     assert model(PHOTOS[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "resnet18"])
+def test_norms_across_ranks_keep_names_weights_and_outputs(name) -> None:
+    """So that layer groups, checkpoints and the twin know nothing of train.batch_norm = sync."""
+    body = body_of(name)
+    names, photos = set(body.state_dict()), torch.randn(2, 3, 64, 64)
+    expected = body(photos)
+    synced = convert_sync_batchnorm(copy.deepcopy(body))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in synced.modules())
+    assert set(synced.state_dict()) == names
+    for judged in (synced, fold(synced, photos)):
+        assert torch.allclose(judged(photos), expected, atol=1e-5)
