@@ -103,7 +103,7 @@ def explain(error: ValidationError) -> str:
     for fault in error.errors(include_url=False):
         about, _, message = _explain_one(fault).partition(": ")
         lines.setdefault(about, []).append(message)
-    # A setting of several types is refused once by each. What groups do not go together names itself.
+    # A setting of several types is refused once by each; groups that clash name their settings.
     return "\n".join(
         f"{about}: {', or '.join(said)}" if about else "\n".join(said)
         for about, said in lines.items()

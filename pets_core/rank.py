@@ -69,6 +69,8 @@ class Rank:
             raise RuntimeError(
                 f"{promised} ranks were started, Accelerate sees {self.accelerator.num_processes}"
             )
+        if shards and not is_sharding(self.accelerator):
+            raise RuntimeError("launch.shard_model was asked for, and Accelerate shards nothing")
         set_seed(self.config.train.seed)
         self.watchdog = Watchdog(self.config.launch.stall_timeout_seconds, self._stalled)
 
