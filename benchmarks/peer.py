@@ -37,7 +37,7 @@ BACKBONE = "tf_efficientnet_lite0"
 
 
 def prepare_photos(
-    source: str, work: Path, *, held_out: bool = False, **train: Any
+    source: str, work: Path, *, held_out: bool = False, limit: int | None = None, **train: Any
 ) -> PipelineConfig:
     """Ingest a source for us and write its photos as files for fastai; neither is timed.
 
@@ -46,6 +46,7 @@ def prepare_photos(
         work: Empty folder for all of it.
         held_out: Take as test photos the last 30% of each breed's numbers in trainval, and leave
             the real ones alone.
+        limit: Train on so many photos of trainval, and judge on a batch of others.
         train: Settings of training.
     """
     values = {
@@ -53,9 +54,13 @@ def prepare_photos(
         "source": {"url": source}, "train": train,
     }  # fmt: skip
     config = PipelineConfig.model_validate(values)
-    if held_out:
-        table = _blocks_held_out(ingest(config), work)
-        values["source"] = {"url": str(table), "split_column": "split", "name": "blocks"}
+    if held_out or limit:
+        photos = _trainval(ingest(config))
+        splits = _blocks(photos) if held_out else _some(photos, limit or 0)
+        table = work / "photos.parquet"
+        columns = ["image", "label", "split"]
+        photos.assign(split=splits).dropna(subset="split")[columns].to_parquet(table)
+        values["source"] = {"url": str(table), "split_column": "split", "name": "part"}
         config = PipelineConfig.model_validate(values)
     manifest = ingest(config)
     (work / "manifest.json").write_text(manifest.model_dump_json())
@@ -73,23 +78,30 @@ def prepare_photos(
     return config
 
 
-def _blocks_held_out(manifest: DatasetManifest, work: Path) -> Path:
-    """Write trainval as a table whose test photos are the last 30% of each breed's numbers."""
+def _trainval(manifest: DatasetManifest) -> pd.DataFrame:
+    """The photos that are not for testing, in the order of their breeds and numbers."""
     columns = ["id", "image", "class_name"]
     shards = [s for split in ("train", "valid") for s in manifest.splits[split].shards]
     photos = pd.concat(
         read_table(manifest.shard_url(shard), columns).to_pandas() for shard in shards
     )
     photos["number"] = photos.id.str.extract(r"(\d+)$", expand=False).astype(int)
-    photos = photos.sort_values(["class_name", "number"])
-    place = photos.groupby("class_name").cumcount() / photos.groupby("class_name").number.transform(
-        "size"
-    )
-    photos["split"] = place.lt(0.7).map({True: "train", False: "test"})
-    table = photos.rename(columns={"class_name": "label"})[["image", "label", "split"]]
-    path = work / "blocks.parquet"
-    table.to_parquet(path)
-    return path
+    photos = photos.rename(columns={"class_name": "label"})
+    return photos.sort_values(["label", "number"], ignore_index=True)
+
+
+def _blocks(photos: pd.DataFrame) -> pd.Series[str]:
+    """The last 30% of each breed's numbers are for testing."""
+    breeds = photos.groupby("label")
+    place = breeds.cumcount() / breeds.number.transform("size")
+    return place.lt(0.7).map({True: "train", False: "test"})
+
+
+def _some(photos: pd.DataFrame, limit: int) -> pd.Series[str]:
+    """So many to train on, of all breeds, and 74 to judge on."""
+    order = photos.groupby("label").cumcount().rank(method="first")
+    split = pd.Series("train", index=photos.index).where(order <= limit)
+    return split.mask(order > len(photos) - 74, "valid")
 
 
 def request(stage: Literal["lr-find", "train"], arguments: dict[str, Any]) -> WorkRequest:
@@ -111,7 +123,7 @@ def command_line(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("source", nargs="?", default=str(REAL))
     parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
     parser.add_argument("--batch", type=int, default=64, help="photos a step")
-    parser.add_argument("--side", choices=["ours", "fastai"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
     return parser
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -44,6 +46,7 @@ class Rank:
 
     def __init__(self, request: WorkRequest) -> None:
         self.config, self.request = request.config, request
+        _pass_warnings_on(int(os.environ.get("RANK", "0")))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = resolve_precision(self.config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
@@ -99,8 +102,7 @@ class Rank:
     def warn(self, message: str) -> None:
         """Have the launcher show a warning, from rank 0 only."""
         if self.accelerator.is_main_process:
-            sys.stdout.write(f"{WARNING_MARK}{' '.join(message.split())}\n")
-            sys.stdout.flush()
+            _say_warning(message)
 
     def checkpoints(self) -> Checkpoints:
         """Of this run; another training's are refused."""
@@ -189,6 +191,34 @@ class Rank:
             weights = balanced_weights(self.manifest.splits["train"].class_counts)
             weights = weights.to(self.accelerator.device)
         return SingleLabel(config.label_smoothing, weights)
+
+
+class _Warnings(logging.Handler):
+    """Has the launcher show what Python and its libraries warn of, marked by rank beyond the first.
+
+    Args:
+        rank: Of this process.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(logging.WARNING)
+        self._mark = f"rank {rank}: " if rank else ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say_warning(f"{self._mark}{record.getMessage()}")
+
+
+def _pass_warnings_on(rank: int) -> None:
+    handler = _Warnings(rank)
+    logging.getLogger().addHandler(handler)
+    logger = logging.getLogger("py.warnings")
+    warnings.showwarning = lambda message, *_: logger.warning("%s", message)
+
+
+def _say_warning(message: str) -> None:
+    # One write, for the ranks share a pipe and print() makes two.
+    sys.stdout.write(f"{WARNING_MARK}{' '.join(message.split())}\n")
+    sys.stdout.flush()
 
 
 def _tracker_folder(request: WorkRequest) -> str:

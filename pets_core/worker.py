@@ -253,7 +253,11 @@ def run(request: WorkRequest) -> BaseModel | None:
     if request.stage == "check":
         return check(request)
     rank = Rank(request)
-    result = _STAGES[request.stage](rank)
+    try:
+        result = _STAGES[request.stage](rank)
+    except Interrupted as reason:
+        rank.warn(f"training was {reason}, and goes on from there with the next attempt")
+        raise
     # Without a barrier some gloo runs abort at exit.
     rank.accelerator.wait_for_everyone()
     rank.accelerator.end_training()
@@ -266,8 +270,8 @@ def main() -> None:
     path = Path(sys.argv[1])
     try:
         result = run(WorkRequest.model_validate_json(path.read_text(encoding="utf-8")))
-    except Interrupted as reason:
-        sys.exit(f"rank {os.environ.get('RANK', '0')}: {reason}")
+    except Interrupted:
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
         write_down(_failure(error))
         sys.exit(1)

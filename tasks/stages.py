@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
@@ -37,8 +38,10 @@ _GOES_ON: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": 10,
     "retry_condition_fn": may_pass,
+    "tags": {f"pets-ranks@{platform.node()}"},
 }
-"""Another attempt at a training goes on from its last checkpoint."""
+"""Of stages that work in ranks. Another attempt at a training goes on from its last checkpoint. The
+tag is there for a concurrency limit: who sets one has the stages of a machine queue."""
 
 
 @task(name="check", cache_policy=NO_CACHE)

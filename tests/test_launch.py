@@ -77,10 +77,13 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
     assert Path(report.report_url).read_text().lower().startswith("<!doctype html>")
 
 
-def test_one_rank_equals_two(small_config, tmp_path) -> None:
-    """The same losses and rates at the same global batch; fp32, so up to summation order."""
+def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> None:
+    """The same losses and rates at the same global batch; fp32, so up to summation order.
+
+    So few steps, of so small a model, that rounding has no room to change what is predicted.
+    """
     histories, counts = [], []
-    for ranks in (1, 2):
+    for ranks in (1, 2, 4):
         config = tiny(small_config, launch={"num_processes": ranks})
         run_url = str(tmp_path / f"run-{ranks}")
         result = launch(train_request(config, run_url), TrainResult)
@@ -91,13 +94,16 @@ def test_one_rank_equals_two(small_config, tmp_path) -> None:
         )
         report = launch(request, EvalReport)
         counts.append(pq.read_table(report.confusion_url).to_pandas())
-    one, two = histories
+    one, *others = histories
     measured = ["samples_per_second", "data_seconds"]
     rounded = ["loss", "grad_norm"]
-    assert one.drop(columns=measured + rounded).equals(two.drop(columns=measured + rounded))
-    for name in rounded:
-        assert one[name].to_numpy() == pytest.approx(two[name].to_numpy(), abs=2e-4, rel=1e-3)
-    assert [c["count"].sum() for c in counts] == [ingest(config).splits["test"].num_rows] * 2
+    for history in others:
+        assert one.drop(columns=measured + rounded).equals(history.drop(columns=measured + rounded))
+        for name in rounded:
+            expected = pytest.approx(one[name].to_numpy(), abs=2e-4, rel=1e-3)
+            assert history[name].to_numpy() == expected
+    assert all(confusion.equals(counts[0]) for confusion in counts)
+    assert counts[0]["count"].sum() == ingest(config).splits["test"].num_rows
 
 
 def test_the_check_refuses_before_any_work(small_config) -> None:
@@ -160,7 +166,8 @@ from pets_core.records import TrainResult
 request = WorkRequest.model_validate_json(Path(sys.argv[1]).read_text())
 launch(
     request, TrainResult,
-    on_progress=lambda p: print(p.stage, p.done, flush=True), on_line=lambda x: print(x, flush=True)
+    on_progress=lambda p: print(p.stage, p.done, flush=True),
+    on_warning=lambda warning: print(warning, flush=True),
 )
 """
 
@@ -183,6 +190,27 @@ def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> Non
         caller.kill()
     (step,) = set(re.findall(r"told to end after step (\d+)", said))
     assert (tmp_path / f"run/checkpoints/step-{int(step):09}/checkpoint.json").exists()
+
+
+WARN_IN_RANK_1 = """
+import atexit, logging, os, warnings
+def warn():
+    warnings.warn("a batch is odd")
+    logging.getLogger("some.library").warning("the disk is slow\\nvery slow")
+if os.environ.get("RANK") == "1":
+    atexit.register(warn)
+"""
+
+
+def test_warnings_of_other_ranks_are_told_with_their_rank(
+    small_config, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WARN_IN_RANK_1)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = tiny(small_config, launch={"num_processes": 2})
+    heard: list[str] = []
+    launch(train_request(config, str(tmp_path / "run")), TrainResult, on_warning=heard.append)
+    assert sorted(heard) == ["rank 1: a batch is odd", "rank 1: the disk is slow very slow"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")

@@ -97,7 +97,7 @@ class Server:
                 pass
             time.sleep(0.5)
         log = (self._folder / "output.log").read_text()[-5000:]
-        pytest.fail(f"{what.__name__} did not come true in {seconds} s:\n{log}")
+        pytest.fail(f"{what} did not come true in {seconds} s:\n{log}")
 
 
 @pytest.fixture

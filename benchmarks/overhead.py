@@ -1,0 +1,155 @@
+"""What Prefect costs: the whole pipeline as a flow, beside the same stages as plain functions.
+
+    python benchmarks/overhead.py [--rounds 3]
+
+A small sample and a tiny model, so that the stages are short; what is told is seconds, not shares.
+Both run in turns, each time in a process of its own with an empty store, the flow against a server
+that is up. In the flow's process a clock runs around what it calls of the core, so that the rest is
+known without the noise of the ranks' start.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import peer
+
+from pets_core.config import PipelineConfig
+from pets_core.data.ingest import ingest
+from pets_core.data.sample import write_sample
+from pets_core.launch import CheckResult, WorkRequest, launch
+from pets_core.records import EvalReport, LRSuggestion, TrainResult
+
+
+def _small(arguments: dict[str, Any]) -> PipelineConfig:
+    work = arguments["work"]
+    return PipelineConfig.model_validate({
+        "store": f"{work}/store", "cache_dir": f"{work}/cache",
+        "source": {"url": arguments["sample"]},
+        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
+        "lr_find": {"num_steps": 12}, "train": {"epochs": 1, "mixed_precision": "no"},
+    })  # fmt: skip
+
+
+def run_plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Every stage by its function."""
+    config = _small(arguments)
+    began = time.perf_counter()
+    launch(WorkRequest(stage="check", config=config), CheckResult)
+    given: dict[str, Any] = {
+        "config": config, "run_url": f"{arguments['work']}/run", "manifest": ingest(config)
+    }  # fmt: skip
+    rate = launch(WorkRequest(stage="lr-find", **given), LRSuggestion).chosen
+    trained = launch(WorkRequest(stage="train", base_lr=rate, **given), TrainResult)
+    judging = WorkRequest(stage="evaluate", model_url=trained.model_url, training=trained, **given)
+    launch(judging, EvalReport)
+    return {"seconds": time.perf_counter() - began}
+
+
+def run_flow(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The flow, with a clock around what it calls of the core."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    import tasks.ingest
+    import tasks.stages
+    from flows.pipeline import pipeline
+
+    spent: list[float] = []
+    for module, name in (
+        (tasks.stages, "launch"), (tasks.ingest, "plan_dataset"),
+        (tasks.ingest, "write_shard"), (tasks.ingest, "commit"),
+    ):  # fmt: skip
+        setattr(module, name, _clocked(getattr(module, name), spent))
+    began = time.perf_counter()
+    state = pipeline(_small(arguments), return_state=True)
+    seconds = time.perf_counter() - began
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        num_tasks = len(client.read_task_runs(flow_run_filter=wanted))
+    return {"seconds": seconds, "core": sum(spent), "tasks": num_tasks}
+
+
+def _clocked(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            spent.append(time.perf_counter() - began)
+
+    return call
+
+
+@contextmanager
+def _server(work: Path) -> Iterator[None]:
+    """A Prefect server on a new database, which processes started meanwhile talk to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    os.environ |= {
+        "PREFECT_API_URL": url,
+        "PREFECT_HOME": str(work / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_TO_CONSOLE": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    """Run both sides in turns and print what lies between them."""
+    parser = peer.command_line(__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="of each side")
+    options = peer.parse(parser, plain=run_plain, flow=run_flow)
+    if options is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="pets-bench-") as name, _server(Path(name)):
+        _compare(options.rounds, Path(name))
+
+
+def _compare(rounds: int, work: Path) -> None:
+    write_sample(work / "sample", photos_per_breed=4)
+    found: dict[str, list[dict[str, Any]]] = {"plain": [], "flow": []}
+    for number in range(rounds):
+        for side, results in found.items():
+            arguments = {"work": str(work / f"{side}-{number}"), "sample": str(work / "sample")}
+            results.append(peer.run_side(__file__, side, arguments))
+    plain, flow = (statistics.median(r["seconds"] for r in results) for results in found.values())
+    core = statistics.median(result["core"] for result in found["flow"])
+    rest = statistics.median(result["seconds"] - result["core"] for result in found["flow"])
+    num_tasks = found["flow"][0]["tasks"]
+    print(
+        f"plain functions {plain:.1f} s   flow {flow:.1f} s   difference {flow - plain:+.1f} s, "
+        f"with the noise of the ranks' start\nflow: {core:.1f} s in functions of the core, "
+        f"{rest:.2f} s beside them: {1e3 * rest / num_tasks:.0f} ms for each of {num_tasks} tasks"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Trainings of a real deployment: killed, cancelled, and queueing for their machine."""
+
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pets_core.config import PipelineConfig
+from pets_core.data.ingest import ingest
+from pets_core.launch import WorkRequest, launch
+from pets_core.records import TrainResult
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
+]
+
+ROOT = Path(__file__).parents[2]
+SERVE = """
+from flows.train import train_flow
+train_flow.serve("by-hand")
+"""
+
+
+@pytest.fixture
+def config(small_config) -> PipelineConfig:
+    settings = {
+        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 32},
+        "train": {
+            "batch_size": 8, "epochs": 20, "base_lr": 1e-2, "mixed_precision": "no",
+            "checkpoint_steps": 5,
+        },
+        "launch": {"num_threads": 1},
+    }  # fmt: skip
+    return PipelineConfig.model_validate(small_config.model_dump(exclude_defaults=True) | settings)
+
+
+class Served:
+    """The train flow, served by a process of its own."""
+
+    def __init__(self, server, process: subprocess.Popen[bytes]) -> None:
+        self._server, self._process = server, process
+
+        def deployed() -> object:
+            return server.ask("deployments/filter", {})
+
+        self._deployment = server.wait_for(deployed, 60)[0]["id"]
+
+    def trigger(self, config: PipelineConfig) -> str:
+        """Start a flow run; returns its id."""
+        parameters = {"config": config.model_dump(mode="json", exclude_defaults=True)}
+        path = f"deployments/{self._deployment}/create_flow_run"
+        return self._server.ask(path, {"parameters": parameters})["id"]
+
+    def processes(self, run_id: str) -> list[int]:
+        """The flow process of a run and all below it: the launcher, the ranks."""
+        (engine,) = [pid for pid in children(self._process.pid) if run_id in environment(pid)]
+        return [engine, *descendants(engine)]
+
+
+@pytest.fixture
+def served(server) -> Iterator[Served]:
+    with server.running("-c", SERVE) as process:
+        yield Served(server, process)
+
+
+def children(pid: int) -> list[int]:
+    lists = Path("/proc").glob(f"{pid}/task/*/children")
+    return [int(child) for children in lists for child in children.read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def environment(pid: int) -> str:
+    return Path(f"/proc/{pid}/environ").read_bytes().decode()
+
+
+def gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoints/*/checkpoint.json"))
+
+
+def run_in_state(server, run_id: str, wanted: str) -> object:
+    run = server.ask(f"flow_runs/{run_id}")
+    return run["state_type"] == wanted and run
+
+
+def messages(server, run_id: str) -> list[str]:
+    """What the run's page shows of its logs."""
+    logs = server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})
+    return [log["message"] for log in logs]
+
+
+def prefect(server, *words: object) -> None:
+    command = [sys.executable, "-m", "prefect", *map(str, words)]
+    done = subprocess.run(command, env=server.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def endless(config: PipelineConfig) -> PipelineConfig:
+    train = {"epochs": 5000, "checkpoint_steps": 1_000_000}
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
+
+
+def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_path) -> None:
+    manifest = ingest(config)
+    prefect(server, "automation", "create", "--from-file", ROOT / "deployments/automations.yaml")
+    run_id = served.trigger(config)
+    folder = tmp_path / "store/runs" / run_id
+    server.wait_for(partial(checkpoints, folder), 180)
+    engine, *below = served.processes(run_id)
+    os.kill(engine, signal.SIGKILL)
+    assert not (folder / "model/model.json").exists(), "else it was over"
+    ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
+    assert ended["run_count"] == 2
+    assert len(below) >= 2
+    assert gone(below)
+    assert any("training goes on from" in message for message in messages(server, run_id))
+    request = WorkRequest(
+        stage="train", config=config, run_url=str(tmp_path / "whole"), manifest=manifest,
+        base_lr=1e-2,
+    )  # fmt: skip
+    whole = Path(launch(request, TrainResult).model_url) / "model.safetensors"
+    assert (folder / "model/model.safetensors").read_bytes() == whole.read_bytes()
+
+
+def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
+    server, served, config, tmp_path
+) -> None:
+    run_id = served.trigger(endless(config))
+    folder = tmp_path / "store/runs" / run_id
+    server.wait_for(partial(checkpoints, folder), 180)
+    started = served.processes(run_id)
+    assert len(started) >= 3, "a flow process, a launcher and a rank"
+    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
+    assert gone(started)
+    (step,) = re.findall(r"told to end after step (\d+)", "\n".join(messages(server, run_id)))
+    assert checkpoints(folder)[-1].parent.name == f"step-{int(step):09}"
+
+
+def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
+    server, served, config, tmp_path
+) -> None:
+    prefect(server, "concurrency-limit", "create", f"pets-ranks@{platform.node()}", "1")
+    ingest(config)
+    holder = served.trigger(endless(config))
+    server.wait_for(partial(checkpoints, tmp_path / "store/runs" / holder), 180)
+    waiting = served.trigger(config)
+
+    def training() -> object:
+        wanted = {
+            "flow_runs": {"id": {"any_": [waiting]}},
+            "task_runs": {"name": {"like_": "train"}},
+        }
+        return server.ask("task_runs/filter", wanted)
+
+    server.wait_for(training, 120)
+    time.sleep(10)
+    (task,) = training()
+    assert task["state_type"] == "PENDING", "it waits for the other"
+    engine, *below = served.processes(holder)
+    os.kill(engine, signal.SIGKILL)
+    server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"), 240)
+    assert gone(below)
