@@ -6,10 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import processes
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -228,34 +228,14 @@ def test_no_process_outlives_its_caller(small_config, tmp_path, ending: signal.S
     )
     try:
         assert any(line.startswith("train") for line in caller.stdout), "training has begun"
-        started = descendants(caller.pid)
+        started = processes.below(caller.pid)
         assert len(started) == 3, "a launcher and two ranks"
         caller.send_signal(ending)
         caller.wait(timeout=60)
     finally:
         # A failed test must not leave a training behind; this ends all of it.
         caller.kill()
-    deadline = time.monotonic() + 30
-    while (left := [pid for pid in started if alive(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for children in Path("/proc").glob(f"{pid}/task/*/children"):
-        for child in map(int, children.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    os.kill(pid, 0)
-    return state != "Z"
+    assert processes.gone(started)
 
 
 @pytest.mark.parametrize("freeze_to", [-99, 99])

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import processes
 import pyarrow.parquet as pq
 import pytest
 
@@ -52,24 +53,6 @@ def training(
     )
 
 
-def descendants(pid: int) -> list[int]:
-    found = []
-    for children in Path("/proc").glob(f"{pid}/task/*/children"):
-        for child in map(int, children.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
-
-
-def gone(pids: list[int]) -> bool:
-    """Whether all of them end within half a minute."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool:
     """Train in a process of its own and kill something a while after training has begun.
 
@@ -86,14 +69,14 @@ def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool
         assert begun, "training has begun, or was over"
         threading.Thread(target=caller.stdout.read, daemon=True).start()
         time.sleep(delay)
-        everyone = descendants(caller.pid)
+        everyone = processes.below(caller.pid)
         if len(everyone) == 3:
-            launcher, *ranks = everyone
+            launcher = processes.launcher(caller.pid)
             target = {"caller": caller.pid, "launcher": launcher, "told": launcher}
-            pid = target.get(victim, ranks[-1])
+            pid = target.get(victim) or processes.ranks(caller.pid)[-1]
             os.kill(pid, signal.SIGTERM if victim == "told" else signal.SIGKILL)
         caller.wait(timeout=60)
-        assert gone(everyone), "nothing is left running"
+        assert processes.gone(everyone), "nothing is left running"
         return caller.returncode == 0
     finally:
         caller.kill()
@@ -139,15 +122,14 @@ def test_a_rank_that_hangs_is_ended_and_every_rank_tells_where_it_stood(
 
     def stop_rank_1(progress: Progress) -> None:
         if progress.stage == "train" and not stopped:
-            _launcher, _rank, last = descendants(os.getpid())[-3:]
-            stopped.append(last)
-            os.kill(last, signal.SIGSTOP)
+            stopped.append(processes.ranks(os.getpid())[-1])
+            os.kill(stopped[0], signal.SIGSTOP)
 
     with pytest.raises(WorkerError, match=r"launch\.stall_timeout_seconds = 3") as error:
         launch(request, TrainResult, on_progress=stop_rank_1)
     assert "rank 0:\nthread MainThread" in str(error.value)
     assert "in fit\n" in str(error.value)
-    assert gone(stopped)
+    assert processes.gone(stopped)
 
 
 def test_another_number_of_ranks_goes_on(small_config, tmp_path) -> None:
@@ -159,9 +141,8 @@ def test_another_number_of_ranks_goes_on(small_config, tmp_path) -> None:
 
     def end_at_once(progress: Progress) -> None:
         if progress.stage == "train" and not ended:
-            launcher = descendants(os.getpid())[0]
-            ended.append(launcher)
-            os.kill(launcher, signal.SIGTERM)
+            ended.append(processes.launcher(os.getpid()))
+            os.kill(ended[0], signal.SIGTERM)
 
     with pytest.raises(WorkerError):
         launch(first, TrainResult, on_progress=end_at_once)

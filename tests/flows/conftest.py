@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
+import processes
 import pytest
 
 
@@ -73,12 +74,7 @@ class Server:
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=45)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            processes.end(process)
 
     def ask(self, path: str, payload: dict | None = None) -> object:
         data = None if payload is None else json.dumps(payload).encode()

@@ -9,26 +9,11 @@ import sys
 import termios
 import threading
 import time
-from pathlib import Path
 
+import processes
 import pytest
 
 pytestmark = pytest.mark.slow
-
-
-def descendants(root: int) -> list[int]:
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        parents[int(status.parent.name)] = int(fields[1])
-    found, new = [], [root]
-    while new:
-        new = [pid for pid, parent in parents.items() if parent in new]
-        found += new
-    return found
 
 
 @pytest.mark.parametrize(
@@ -58,7 +43,7 @@ def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
         assert process.poll() is None, said.decode()
         assert time.monotonic() < deadline, said.decode()
         time.sleep(0.2)
-    started = descendants(process.pid)
+    started = processes.below(process.pid)
     assert started
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # what a terminal does: to the whole foreground group
@@ -68,7 +53,7 @@ def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
     reader.join(timeout=10)
     assert ("\nstopped\r\n" in said.decode()) == (number == signal.SIGINT)
     assert "Unable to connect" not in said.decode()
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert processes.gone(started)
     with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:
         assert database.execute("select state_name from flow_run").fetchall() == [("Crashed",)]
 

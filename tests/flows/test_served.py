@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
 
 from pets_core.config import PipelineConfig
@@ -61,37 +62,18 @@ class Served:
         return self._server.ask(path, {"parameters": parameters})["id"]
 
     def processes(self, run_id: str) -> list[int]:
-        """The flow process of a run and all below it: the launcher, the ranks."""
-        (engine,) = [pid for pid in children(self._process.pid) if run_id in environment(pid)]
-        return [engine, *descendants(engine)]
+        """The flow process of a training and all below it: the launcher, the ranks."""
+        for launcher in processes.launchers(self._process.pid):
+            request, engine = processes.arguments(launcher)[3:5]
+            if run_id in Path(request).read_text():
+                return [int(engine), *processes.below(int(engine))]
+        pytest.fail(f"{run_id} has no launcher")
 
 
 @pytest.fixture
 def served(server) -> Iterator[Served]:
     with server.running("-c", SERVE) as process:
         yield Served(server, process)
-
-
-def children(pid: int) -> list[int]:
-    lists = Path("/proc").glob(f"{pid}/task/*/children")
-    return [int(child) for children in lists for child in children.read_text().split()]
-
-
-def descendants(pid: int) -> list[int]:
-    return [found for child in children(pid) for found in (child, *descendants(child))]
-
-
-def environment(pid: int) -> str:
-    return Path(f"/proc/{pid}/environ").read_bytes().decode()
-
-
-def gone(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -132,7 +114,7 @@ def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_
     ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
     assert ended["run_count"] == 2
     assert len(below) >= 2
-    assert gone(below)
+    assert processes.gone(below)
     assert any("training goes on from" in message for message in messages(server, run_id))
     request = WorkRequest(
         stage="train", config=config, run_url=str(tmp_path / "whole"), manifest=manifest,
@@ -152,7 +134,7 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
     assert len(started) >= 3, "a flow process, a launcher and a rank"
     server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
-    assert gone(started)
+    assert processes.gone(started)
     (step,) = re.findall(r"told to end after step (\d+)", "\n".join(messages(server, run_id)))
     assert checkpoints(folder)[-1].parent.name == f"step-{int(step):09}"
 
@@ -180,4 +162,4 @@ def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
     engine, *below = served.processes(holder)
     os.kill(engine, signal.SIGKILL)
     server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"), 240)
-    assert gone(below)
+    assert processes.gone(below)

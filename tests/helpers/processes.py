@@ -1,0 +1,80 @@
+"""Processes as Linux tells of them: who was started by whom, and whether they are gone."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+__all__ = ["arguments", "below", "end", "gone", "launcher", "launchers", "ranks"]
+
+_PATIENCE_SECONDS = 30
+
+
+def below(pid: int) -> list[int]:
+    """Every process that one has started, and those that these have."""
+    lists = sorted(Path("/proc").glob(f"{pid}/task/*/children"))
+    children = [int(child) for file in lists for child in file.read_text().split()]
+    return [found for child in children for found in (child, *below(child))]
+
+
+def launcher(pid: int) -> int:
+    """The one launcher of ranks below a process."""
+    (found,) = launchers(pid)
+    return found
+
+
+def launchers(pid: int) -> list[int]:
+    """Every launcher of ranks below a process."""
+    return _running("pets_core.elastic", pid)
+
+
+def ranks(pid: int) -> list[int]:
+    """The ranks below a process, in the order in which they were started."""
+    return _running("pets_core.worker", pid)
+
+
+def _running(module: str, pid: int) -> list[int]:
+    return [found for found in below(pid) if module in arguments(found)]
+
+
+def arguments(pid: int) -> list[str]:
+    """Its command line; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all of these end within half a minute; one that nobody has waited for yet is gone."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if not any(_lives(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and see to it that it does and that nothing below it goes on."""
+    process.terminate()
+    try:
+        process.wait(timeout=_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        # What it leaves behind is found only while it is there.
+        left = below(process.pid)
+        process.kill()
+        process.wait()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
