@@ -3,11 +3,11 @@
     python benchmarks/scaling.py [FOLDER] [--size 160] [--batch 64] [--photos 960]
                                  [--only ranks reduce checkpoints kill]
 
-ranks: photos a second of one rank, of two, and of two trainings that know nothing of each other
-(what the machine can do without communication), one thread each. reduce: bytes that a step sends,
-and seconds of an all-reduce alone. checkpoints: what training waits for, beside Accelerate's
-save_state. kill: a rank is killed while it trains; seconds until training is as far as it was.
-benchmarks/overhead.py tells what Prefect costs.
+ranks: photos a second of one rank, of two, and of two trainings that know nothing of each other and
+take half the batch each (what the machine can do without communication), one thread each. reduce:
+bytes that a step sends, and seconds of an all-reduce alone. checkpoints: what training waits for,
+beside Accelerate's save_state. kill: a rank is killed while it trains; seconds until training is as
+far as it was. benchmarks/overhead.py tells what Prefect costs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def ranks(options: argparse.Namespace, work: Path) -> None:
     sent = _loopback_bytes()
     two = _speeds([_request(arguments, "two", num_processes=2, num_threads=1)])
     sent = _loopback_bytes() - sent
+    wide = _speeds([_request(arguments, "wide", num_processes=1, num_threads=2)])
+    arguments["config"]["train"]["batch_size"] = options.batch // 2
     both = ("left", "right")
     apart = _speeds([_request(arguments, n, num_processes=1, num_threads=1) for n in both])
-    wide = _speeds([_request(arguments, "wide", num_processes=1, num_threads=2)])
     for phase in ("frozen", "unfrozen"):
         print(
             f"ranks {phase:9s} 1 rank {one[phase]:6.1f} photos/s   2 ranks {two[phase]:6.1f} "
@@ -235,14 +236,16 @@ class _Watch:
         self.times[progress.done] = time.monotonic()
         if progress.done >= self._last_step:
             self._over = True
-            launcher, *ranks_below = _descendants(os.getpid())
-            os.kill(ranks_below[-1] if self._rank else launcher, signal.SIGKILL)
+            module = "pets_core.worker" if self._rank else "pets_core.elastic"
+            os.kill(_below(os.getpid(), module)[-1], signal.SIGKILL)
 
 
-def _descendants(pid: int) -> list[int]:
+def _below(pid: int, module: str) -> list[int]:
+    """The processes below one that run a module."""
     lists = sorted(Path("/proc").glob(f"{pid}/task/*/children"))
-    found = [int(child) for children in lists for child in children.read_text().split()]
-    return [each for child in found for each in (child, *_descendants(child))]
+    children = [int(child) for file in lists for child in file.read_text().split()]
+    found = [c for c in children if module in Path(f"/proc/{c}/cmdline").read_text().split("\0")]
+    return found + [deeper for child in children for deeper in _below(child, module)]
 
 
 def _free_port() -> int:

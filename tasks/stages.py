@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
@@ -20,6 +19,7 @@ from pets_core.training.schedule import few_steps
 from tasks.ingest import ingest_dataset
 from tasks.policy import may_pass
 from tasks.progress import ProgressArtifact, ProgressDisplay
+from tasks.turns import turn_of_this_machine
 
 __all__ = [
     "begin_run",
@@ -38,10 +38,8 @@ _GOES_ON: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": 10,
     "retry_condition_fn": may_pass,
-    "tags": {f"pets-ranks@{platform.node()}"},
 }
-"""Of stages that work in ranks. Another attempt at a training goes on from its last checkpoint. The
-tag is there for a concurrency limit: who sets one has the stages of a machine queue."""
+"""Another attempt at a training goes on from its last checkpoint."""
 
 
 @task(name="check", cache_policy=NO_CACHE)
@@ -141,7 +139,8 @@ def _stage(request: WorkRequest, record: type[Record], live: str | None = None) 
         get_run_logger().info("%s was done before", request.stage)
         return answer
     artifact = ProgressArtifact(live, get_run_logger()) if live else None
-    answer = _launch(request, record, artifact)
+    with turn_of_this_machine(get_run_logger()):
+        answer = _launch(request, record, artifact)
     if artifact:
         artifact.end()
     finish_stage(request, answer)

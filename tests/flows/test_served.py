@@ -142,23 +142,19 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
 def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
     server, served, config, tmp_path
 ) -> None:
-    prefect(server, "concurrency-limit", "create", f"pets-ranks@{platform.node()}", "1")
+    prefect(server, "gcl", "create", f"pets-ranks@{platform.node()}", "--limit", "1")
     ingest(config)
     holder = served.trigger(endless(config))
     server.wait_for(partial(checkpoints, tmp_path / "store/runs" / holder), 180)
     waiting = served.trigger(config)
 
-    def training() -> object:
-        wanted = {
-            "flow_runs": {"id": {"any_": [waiting]}},
-            "task_runs": {"name": {"like_": "train"}},
-        }
-        return server.ask("task_runs/filter", wanted)
+    def waits() -> bool:
+        return any("waiting for a slot" in message for message in messages(server, waiting))
 
-    server.wait_for(training, 120)
+    server.wait_for(waits, 120)
     time.sleep(10)
-    (task,) = training()
-    assert task["state_type"] == "PENDING", "it waits for the other"
+    assert not checkpoints(tmp_path / "store/runs" / waiting), "it waits for the other"
+    assert run_in_state(server, waiting, "RUNNING")
     engine, *below = served.processes(holder)
     os.kill(engine, signal.SIGKILL)
     server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"), 240)
