@@ -1,7 +1,8 @@
 """The launcher of worker ranks: torch elastic, made to die with its parent.
 
 `python -m pets_core.elastic REQUEST.json PARENT_PID MACHINE` starts the ranks that a request asks
-for on one machine; machine 0 is the one that the others reach.
+for on one machine; machine 0 is the one that the others reach. A rank that is the only one works in
+the launcher's own process.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from pets_core.config import LaunchConfig
 from pets_core.failures import RankFailure, write_failure
 from pets_core.launch import WorkRequest
 
-__all__ = ["die_with_parent", "main"]
+__all__ = ["die_with_parent", "leave", "main"]
 
 _PR_SET_PDEATHSIG = 1
 _SHUTDOWN_SECONDS = 20
@@ -34,6 +36,13 @@ def die_with_parent(with_signal: signal.Signals) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, with_signal)
 
 
+def leave(code: int) -> NoReturn:
+    """End this process at once; taking torch down in order takes Python more than a second."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main() -> None:
     """Start the ranks and wait for them; the exit code is theirs."""
     die_with_parent(signal.SIGTERM)
@@ -42,22 +51,29 @@ def main() -> None:
     # torch is imported here, and not above, because importing it takes longer than the parent
     # may live: the request to be told comes first.
     import torch
-    from torch.distributed.run import main as torchrun
 
-    path = Path(sys.argv[1])
+    path, machine = Path(sys.argv[1]), int(sys.argv[3])
     request = WorkRequest.model_validate_json(path.read_text(encoding="utf-8"))
-    if request.stage == "check":
-        # One short look needs no ranks.
-        from pets_core import worker
-
-        worker.main()
-        return
     config = request.config.launch
     wanted = config.num_processes
     count = max(torch.cuda.device_count(), 1) if wanted == "auto" else wanted
+    alone = count == config.num_machines == 1
+    if alone or request.stage == "check":
+        # One rank needs nobody to meet the others.
+        from pets_core import worker
+
+        leave(worker.work(path))
+    _start_ranks(request, path, machine, count)
+    leave(0)
+
+
+def _start_ranks(request: WorkRequest, path: Path, machine: int, count: int) -> None:
+    import torch
+    from torch.distributed.run import main as torchrun
+
+    config = request.config.launch
     threads = max((os.cpu_count() or 1) // count, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    machine = int(sys.argv[3])
     options = [
         *_rendezvous(request, machine),
         f"--nproc-per-node={count}",

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from accelerate.tracking import get_available_trackers
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed import DistError
 
 from pets_core import storage
-from pets_core.elastic import die_with_parent
+from pets_core.elastic import die_with_parent, leave
 from pets_core.errors import PetsError
 from pets_core.evaluation import plots
 from pets_core.evaluation.evaluate import evaluate
@@ -40,7 +40,7 @@ from pets_core.training.precision import resolve_precision
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "work"]
 
 _MODEL = "model"
 _CUT_OFF = re.compile(r"(?i)connection (closed|reset|refused)|broken pipe|gloo.*timed out")
@@ -264,19 +264,28 @@ def run(request: WorkRequest) -> BaseModel | None:
     return result
 
 
-def main() -> None:
-    """Run as one rank; leave result.json or failure-<rank>.json beside the request."""
+def main() -> NoReturn:
+    """Run as one rank among others, which the launcher started."""
     die_with_parent(signal.SIGKILL)
-    path = Path(sys.argv[1])
+    leave(work(Path(sys.argv[1])))
+
+
+def work(path: Path) -> int:
+    """Do what a request asks for; leave result.json or failure-<rank>.json beside it.
+
+    Returns:
+        Exit code of the process.
+    """
     try:
         result = run(WorkRequest.model_validate_json(path.read_text(encoding="utf-8")))
     except Interrupted:
-        sys.exit(1)
+        return 1
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
         write_down(_failure(error))
-        sys.exit(1)
+        return 1
     if result is not None:
         storage.write_bytes(str(path.with_name("result.json")), result.model_dump_json().encode())
+    return 0
 
 
 def _failure(error: Exception) -> RankFailure:

@@ -193,12 +193,14 @@ def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> Non
 
 
 WARN_IN_RANK_1 = """
-import atexit, logging, os, warnings
+import logging, os, threading, time, warnings
 def warn():
+    while not any(handler.level == logging.WARNING for handler in logging.getLogger().handlers):
+        time.sleep(0.01)
     warnings.warn("a batch is odd")
     logging.getLogger("some.library").warning("the disk is slow\\nvery slow")
 if os.environ.get("RANK") == "1":
-    atexit.register(warn)
+    threading.Thread(target=warn, daemon=True).start()
 """
 
 

@@ -62,7 +62,7 @@ class Served:
         return self._server.ask(path, {"parameters": parameters})["id"]
 
     def processes(self, run_id: str) -> list[int]:
-        """The flow process of a training and all below it: the launcher, the ranks."""
+        """The flow process of a training and all below it."""
         for launcher in processes.launchers(self._process.pid):
             request, engine = processes.arguments(launcher)[3:5]
             if run_id in Path(request).read_text():
@@ -113,7 +113,6 @@ def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_
     assert not (folder / "model/model.json").exists(), "else it was over"
     ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
     assert ended["run_count"] == 2
-    assert len(below) >= 2
     assert processes.gone(below)
     assert any("training goes on from" in message for message in messages(server, run_id))
     request = WorkRequest(
@@ -131,7 +130,7 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
     folder = tmp_path / "store/runs" / run_id
     server.wait_for(partial(checkpoints, folder), 180)
     started = served.processes(run_id)
-    assert len(started) >= 3, "a flow process, a launcher and a rank"
+    assert len(started) >= 2, "a flow process and a rank"
     server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
     assert processes.gone(started)
