@@ -1,13 +1,14 @@
 """What ranks, checkpoints and kills cost, each beside what it is compared with.
 
     python benchmarks/scaling.py [FOLDER] [--size 160] [--batch 64] [--photos 960]
-                                 [--only ranks reduce checkpoints kill]
+                                 [--only ranks reduce checkpoints kill model]
 
 ranks: photos a second of one rank, of two, and of two trainings that know nothing of each other and
 take half the batch each (what the machine can do without communication), one thread each. reduce:
 bytes that a step sends, and seconds of an all-reduce alone. checkpoints: what training waits for,
 beside Accelerate's save_state. kill: a rank is killed while it trains; seconds until training is as
-far as it was. benchmarks/overhead.py tells what Prefect costs.
+far as it was. model: nothing measured; what the volume that `ranks` measures means on GPUs.
+benchmarks/overhead.py tells what Prefect costs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ from pets_core.launch import WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.records import TrainResult
 
-SECTIONS = ("ranks", "reduce", "checkpoints", "kill")
+SECTIONS = ("ranks", "reduce", "checkpoints", "kill", "model")
+GPUS_A_MACHINE = 8
+PHOTOS_A_GPU, NVLINK_GB_PER_SECOND = 64, 200
+ASSUMED_SPEEDS = {"resnet50": (0.102, 2500), "vit_base": (0.346, 1000)}
+"""GB of gradients in fp32, and photos a second that one GPU is assumed to train on in bf16."""
 
 
 def ranks(options: argparse.Namespace, work: Path) -> None:
@@ -216,6 +221,30 @@ def kill(options: argparse.Namespace, work: Path) -> None:
             f"{max(again.times.values()) - killed_at:.1f} s later",
             flush=True,
         )
+
+
+def model(options: argparse.Namespace, work: Path) -> None:
+    """Share of the ideal speed that N GPUs reach: with reduction after, or during, the backward."""
+    del options, work
+    for name, (gigabytes, speed) in ASSUMED_SPEEDS.items():
+        computing = PHOTOS_A_GPU / speed
+        print(f"model: {name}, {gigabytes} GB of gradients, {speed} photos/s of a GPU assumed")
+        for gigabits in (25, 100, 400):
+            row = []
+            for num_gpus in (8, 16, 32, 64):
+                seconds = _reduction_seconds(gigabytes, num_gpus, gigabits / 8)
+                # The backward pass takes two thirds of a step.
+                exposed = max(seconds - computing * 2 / 3, 0)
+                shares = (computing / (computing + waited) for waited in (seconds, exposed))
+                row.append(f"{num_gpus} GPUs {' to '.join(f'{share:.2f}' for share in shares)}")
+            print(f"model: {gigabits:3d} Gbit/s between machines: {', '.join(row)}")
+
+
+def _reduction_seconds(gigabytes: float, num_gpus: int, between: float) -> float:
+    """Ring all-reduce in a machine, then between machines (Patarasu and Yuan 2009)."""
+    inside, machines = min(num_gpus, GPUS_A_MACHINE), max(num_gpus // GPUS_A_MACHINE, 1)
+    seconds = 2 * (inside - 1) / inside * gigabytes / NVLINK_GB_PER_SECOND
+    return seconds + 2 * (machines - 1) / machines * gigabytes / between
 
 
 class _Watch:

