@@ -21,6 +21,7 @@ from pets_core.failures import RankFailure, read_failures, the_error, write_fail
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.models.package import load_model
 from pets_core.records import EvalReport, LRSuggestion, TrainResult
+from pets_core.worker import run
 
 
 def tiny(config: PipelineConfig, **groups) -> PipelineConfig:
@@ -245,6 +246,14 @@ def test_more_layer_groups_than_the_model_has_are_refused(small_config, freeze_t
     config = tiny(small_config, train={"freeze_to": freeze_to})
     with pytest.raises(PetsError, match=rf"train\.freeze_to = {freeze_to}: the model has 7 layer"):
         launch(WorkRequest(stage="check", config=config), CheckResult)
+
+
+def test_more_ranks_than_gpus_are_refused(small_config, monkeypatch) -> None:
+    """On a machine that has as many as this one is told."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = tiny(small_config, launch={"num_processes": 3})
+    with pytest.raises(PetsError, match=r"launch\.num_processes = 3: this machine has 2 GPUs"):
+        run(WorkRequest(stage="check", config=config))
 
 
 def test_a_tracker_that_is_not_installed_is_refused(small_config) -> None:

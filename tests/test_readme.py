@@ -6,10 +6,12 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from prefect_server import Server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -54,7 +56,15 @@ def folder(tmp_path_factory, drawn_sample) -> Path:
     return folder
 
 
-def run(command: list[str], folder: Path, drawn_sample: Path) -> str:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """Commands start a server of their own where none is up, for ten seconds each."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    with running.started():
+        yield running
+
+
+def run(command: list[str], folder: Path, drawn_sample: Path, server: Server | None = None) -> str:
     environment = os.environ | QUICK
     environment |= {
         "PETS_CACHE_DIR": str(folder / "cache"),
@@ -63,6 +73,8 @@ def run(command: list[str], folder: Path, drawn_sample: Path) -> str:
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
+    if server:
+        environment["PREFECT_API_URL"] = server.url
     if "--source.url" not in command:
         environment |= {"PETS_SOURCE__URL": str(drawn_sample), "PETS_SOURCE__NAME": "sample"}
     done = subprocess.run(
@@ -73,9 +85,9 @@ def run(command: list[str], folder: Path, drawn_sample: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(folder, drawn_sample) -> str:
+def trained(folder, drawn_sample, server) -> str:
     """The model that path/to/model stands for."""
-    printed = run(["pets", "train", "--train.base_lr", "3e-3"], folder, drawn_sample)
+    printed = run(["pets", "train", "--train.base_lr", "3e-3"], folder, drawn_sample, server)
     return re.search(r'"model_url": "(.+)"', printed).group(1)
 
 
@@ -86,7 +98,7 @@ def test_the_readme_has_commands() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command: str, folder, drawn_sample, request) -> None:
+def test_command(command: str, folder, drawn_sample, server, request) -> None:
     words = shlex.split(command)
     if "path/to/model" in words:
         model = request.getfixturevalue("trained")
@@ -97,7 +109,7 @@ def test_command(command: str, folder, drawn_sample, request) -> None:
     if words[1] == "datasets":
         request.getfixturevalue("trained")
         words = ["sample" if word in ("OLD", "NEW") else word for word in words]
-    printed = run(words, folder, drawn_sample)
+    printed = run(words, folder, drawn_sample, server)
     if words[1] in ("run", "evaluate"):
         assert "Error rate" in printed
         assert "Most confused" in printed

@@ -1,20 +1,11 @@
 """One real Prefect server, with its own database, for all flow tests."""
 
 import asyncio
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from uuid import UUID
 
-import processes
 import pytest
+from prefect_server import Server
 
 
 @pytest.fixture(scope="session")
@@ -43,57 +34,6 @@ def read_artifacts() -> Callable[[UUID], dict[str, str]]:
             return {a.key: a.data for a in found if a.key}
 
     return lambda flow_run_id: asyncio.run(read(flow_run_id))
-
-
-class Server:
-    """A Prefect server in a process of its own, with a database of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self._url, self._folder = f"http://127.0.0.1:{self._port}/api", folder
-        self.environment = os.environ | {
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_API_URL": self._url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        }
-
-    @contextmanager
-    def started(self) -> Iterator[None]:
-        with self.running("-m", "prefect", "server", "start", "--port", str(self._port)):
-            self.wait_for(lambda: self.ask("health"), 120)
-            yield
-
-    @contextmanager
-    def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A Python process that talks to the server, ended tidily; its output goes to a file."""
-        command = [sys.executable, *arguments]
-        with (self._folder / "output.log").open("a") as log:
-            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        try:
-            yield process
-        finally:
-            processes.end(process)
-
-    def ask(self, path: str, payload: dict | None = None) -> object:
-        data = None if payload is None else json.dumps(payload).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self._url}/{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            return json.load(reply)
-
-    def wait_for(self, what: Callable[[], object], seconds: float) -> object:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                if found := what():
-                    return found
-            except OSError:
-                pass
-            time.sleep(0.5)
-        log = (self._folder / "output.log").read_text()[-5000:]
-        pytest.fail(f"{what} did not come true in {seconds} s:\n{log}")
 
 
 @pytest.fixture
