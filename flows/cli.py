@@ -34,8 +34,10 @@ _COMMANDS = {
     "ingest": "photos to a Parquet data set",
     "lr-find": "suggest a learning rate",
     "train": "train a model",
-    "evaluate": "judge a stored model",
+    "evaluate": "judge a stored model, or predictions that were made before",
+    "models": "list, show, promote and roll back evaluated models",
     "predict": "name the breed on photos",
+    "export": "write a model as ONNX",
     "datasets": "list, show, compare, verify and sweep stored data sets",
     "join": "lend this machine to the runs of another",
     "ui": "open a run in the Prefect UI",
@@ -80,22 +82,48 @@ def _run(command: str, arguments: list[str]) -> None:
     parser = _Parser(prog=f"pets {command}", description=_COMMANDS[command])
     if command == "predict":
         _predict(parser, arguments)
+    elif command == "export":
+        _export(parser, arguments)
     elif command == "ui":
         _open_ui(parser, arguments)
     elif command == "datasets":
         _datasets(parser, arguments)
+    elif command == "models":
+        _models(parser, arguments)
     elif command == "join":
         _join(parser, arguments)
     else:
         if command == "evaluate":
-            # Not "model", which is a group of settings.
-            parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
+            _add_what_to_evaluate(parser)
         if command in ("run", "train"):
             parser.add_argument(
                 "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
             )
         config, parsed = _settings(parser, arguments)
+        if command == "evaluate":
+            command = _what_to_evaluate(parser, parsed)
         _start_flow(command, config, parsed)
+
+
+def _add_what_to_evaluate(parser: _Parser) -> None:
+    parser.add_argument(
+        # Not "model", which is a group of settings.
+        "model_url",
+        nargs="?",
+        metavar="MODEL",
+        help="model folder, path or URL",
+    )
+    parser.add_argument(
+        "--from", dest="predictions_url", metavar="PREDICTIONS",
+        help="predictions.parquet of an evaluation, in place of a model: needs no GPU",
+    )  # fmt: skip
+
+
+def _what_to_evaluate(parser: _Parser, parsed: argparse.Namespace) -> str:
+    """Which flow: that of a model, or that of predictions."""
+    if (parsed.model_url is None) == (parsed.predictions_url is None):
+        parser.error("one of MODEL and --from is needed")
+    return "evaluate" if parsed.model_url else "review"
 
 
 def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, argparse.Namespace]:
@@ -131,6 +159,7 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     state = run(config=config, return_state=True, **keywords)
     result = state.result(raise_on_failure=False)
+    rejected = state.name == "Rejected"
     if isinstance(result, BaseException):
         if isinstance(result, PetsError):
             raise result
@@ -140,6 +169,8 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     stream = sys.stderr if show is _show_record else sys.stdout
     hint = f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}"
     print(hint, file=stream)
+    if rejected:
+        sys.exit(_say_error(str(state.message), code=1))
 
 
 def _start_temporary_server() -> None:
@@ -180,24 +211,35 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
         from flows.train import train_flow
 
         return train_flow, _show_record
+    if command == "review":
+        from flows.review import review_flow
+
+        return review_flow, _show_report
     from flows.evaluate import evaluate_flow
 
     return evaluate_flow, _show_report
 
 
 def _show_report(report: EvalReport) -> None:
-    wrong = round(report.num_rows * report.error_rate)
+    rate = report.error_rate
+    wrong = round(report.num_rows * rate.value)
     print(
-        f"\nError rate   {report.error_rate:.1%}  ({wrong} of {report.num_rows} {report.split} "
-        "photos wrong)"
+        f"\nError rate   {rate.value:.1%}  ({wrong} of {report.num_rows} {report.split} photos "
+        f"wrong; 95% interval {rate.low:.1%} to {rate.high:.1%})"
     )
+    if report.comparison:
+        beside = report.comparison
+        print(
+            f"Champion     {beside.champion_error_rate:.1%} on the same photos; "
+            f"{100 * beside.improvement.value:+.1f} points better, {beside.chance}"
+        )
     print("Most confused")
     for pair in report.most_confused[:3]:
         print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")
     if not report.most_confused:
         print("  no pair of breeds, or none as often as evaluate.most_confused_min_count")
     print(f"Model        {report.model_url}")
-    print(f"Report       {report.report_url}")
+    print(f"Report       {report.file('report.html')}")
 
 
 def _program() -> str:
@@ -214,7 +256,7 @@ def _show_record(record: Any) -> None:
 
 
 def _predict(parser: _Parser, arguments: list[str]) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
+    parser.add_argument("model", metavar="MODEL", help="model folder or ONNX file, path or URL")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="photo, path or URL")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of lines")
     parser.add_argument(
@@ -237,8 +279,25 @@ def _predict(parser: _Parser, arguments: list[str]) -> None:
         sys.exit(1)
 
 
+def _export(parser: _Parser, arguments: list[str]) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
+    parser.add_argument("--to", required=True, metavar="FILE.onnx", help="path or URL to write")
+    parsed = parser.parse_args(arguments)
+    from pets_core.models.onnx import export_onnx
+
+    difference = export_onnx(parsed.model, parsed.to)
+    print(f"{parsed.to}  probabilities within {difference:.1e} of torch's")
+
+
 def _datasets(parser: _Parser, arguments: list[str]) -> None:
     from flows.datasets import add_commands, run_command
+
+    add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    run_command(parser.parse_args(arguments))
+
+
+def _models(parser: _Parser, arguments: list[str]) -> None:
+    from flows.models import add_commands, run_command
 
     add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
     run_command(parser.parse_args(arguments))

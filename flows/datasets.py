@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
+from flows.tables import print_table
 from pets_core.data.versions import (
     collect_garbage,
     diff,
@@ -88,7 +89,7 @@ def _list(arguments: argparse.Namespace) -> None:
     elif not versions:
         print(f"no data set in {arguments.store}")
     else:
-        _print_table(
+        print_table(
             ["data set", "version", "made (UTC)", "photos", "classes", "MiB", "left out"],
             (
                 [m.name, m.fingerprint, m.created_at[:19].replace("T", " "), m.num_rows,
@@ -117,7 +118,7 @@ def show_manifest(manifest: DatasetManifest) -> None:
     print(f"{manifest.name} {manifest.fingerprint}, made {manifest.created_at[:19]} UTC")
     print(f"from     {manifest.source_url}\nat       {manifest.url}")
     print(f"parent   {manifest.parent or 'none'}\ncontract {manifest.contract_version}\n")
-    _print_table(
+    print_table(
         ["split", "photos", "shards", "MiB", "fewest of a class", "most of a class"],
         (
             [split, info.num_rows, len(info.shards), sum(s.num_bytes for s in info.shards) // _MIB,
@@ -177,11 +178,3 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 def _num_bytes(manifest: DatasetManifest) -> int:
     return sum(s.num_bytes for info in manifest.splits.values() for s in info.shards)
-
-
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
-    print()

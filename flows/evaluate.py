@@ -1,12 +1,13 @@
 """Evaluation of a stored model alone."""
 
 # No postponed annotations: a worker loads this file apart and could not resolve them.
-from prefect import flow
+from prefect import State, flow
 
 from pets_core.config import PipelineConfig
 from pets_core.records import EvalReport
-from tasks.artifacts import publish_evaluation
-from tasks.stages import begin_run, check_run, evaluate_model
+from tasks.review import conclude, find_the_champion, review_model
+from tasks.review_artifacts import publish_review
+from tasks.stages import begin_run, check_run, predict_model
 
 __all__ = ["evaluate_flow"]
 
@@ -15,10 +16,12 @@ __all__ = ["evaluate_flow"]
 def evaluate_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
-) -> EvalReport:
+) -> EvalReport | State[EvalReport]:
     """Judge the model in a folder, path or URL, on the source's photos."""
     check_run(config, model_url)
     run = begin_run(config)
-    report = evaluate_model(config, run, model_url)
-    publish_evaluation(report)
-    return report
+    champion = find_the_champion(config, run)
+    predicted = predict_model(config, run, model_url, champion)
+    report = review_model(config, run.url, predicted, champion)
+    publish_review(config, report)
+    return conclude(config, report)

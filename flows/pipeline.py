@@ -1,18 +1,14 @@
-"""The whole pipeline: ingest, learning rate, train, evaluate."""
+"""The whole pipeline: ingest, learning rate, train, predict, review, promote."""
 
 # No postponed annotations: a worker loads this file apart and could not resolve them.
-from prefect import flow
+from prefect import State, flow
 
 from pets_core.config import PipelineConfig
 from pets_core.records import EvalReport
-from tasks.artifacts import (
-    publish_dataset,
-    publish_evaluation,
-    publish_lr,
-    publish_summary,
-    publish_training,
-)
-from tasks.stages import begin_run, check_run, evaluate_model, find_lr, train_model
+from tasks.artifacts import publish_dataset, publish_lr, publish_training
+from tasks.review import conclude, find_the_champion, review_model
+from tasks.review_artifacts import publish_review
+from tasks.stages import begin_run, check_run, find_lr, predict_model, train_model
 
 __all__ = ["pipeline"]
 
@@ -21,7 +17,7 @@ __all__ = ["pipeline"]
 def pipeline(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
-) -> EvalReport:
+) -> EvalReport | State[EvalReport]:
     """Turn photos into a trained, evaluated model.
 
     `resume` is the folder of a run that ended early, to go on with.
@@ -34,7 +30,8 @@ def pipeline(
     base_lr = config.train.base_lr or suggestion.chosen
     result = train_model(config, run, base_lr)
     publish_training(result)
-    report = evaluate_model(config, run, result.model_url, result)
-    publish_evaluation(report)
-    publish_summary(config, run.manifest, result, report)
-    return report
+    champion = find_the_champion(config, run)
+    predicted = predict_model(config, run, result.model_url, champion)
+    report = review_model(config, run.url, predicted, champion, result)
+    publish_review(config, report)
+    return conclude(config, report)

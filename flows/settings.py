@@ -21,7 +21,7 @@ from pets_core.errors import PetsError, did_you_mean
 
 __all__ = ["NO_SETTINGS", "add_settings", "explain", "load_settings", "setting_names"]
 
-NO_SETTINGS = ("model_url", "resume")
+NO_SETTINGS = ("model_url", "predictions_url", "resume")
 """Arguments of commands that are parameters of their flow."""
 
 
@@ -140,6 +140,10 @@ def _is_branch(part: str) -> bool:
 def _read_yaml(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
+    if path.lower() in ("true", "false", "yes", "no", "on", "off"):
+        raise PetsError(
+            f"{path}: a setting that is on or off takes no value: write --NAME, or --no-NAME"
+        )
     if Path(path).is_dir():
         raise PetsError(f"{path}: is a folder; to train on its photos, give --source.url {path}")
     try:

@@ -6,7 +6,6 @@ variables and command-line flags all fill this same model; nothing else reads se
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
@@ -14,98 +13,26 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
+
+from pets_core.rates import RateSlice
 
 __all__ = [
     "EvaluateConfig",
+    "GateConfig",
     "IngestConfig",
     "LRFindConfig",
     "LaunchConfig",
     "ModelConfig",
     "PipelineConfig",
-    "RateSlice",
     "SourceConfig",
     "TrainConfig",
     "TransformConfig",
 ]
-
-
-class RateSlice:
-    """A range of learning rates over layer groups, written as fastai writes it.
-
-    `slice(lo, hi)` spreads geometrically from `lo` at the first group to `hi` at the head;
-    `slice(hi)` gives `hi` to the head and `hi / 10` to every earlier group; a plain number is one
-    rate for all groups (Howard and Ruder 2018, "discriminative fine-tuning").
-    """
-
-    __slots__ = ("hi", "lo", "uniform")
-    _PATTERN = re.compile(r"^\s*slice\(\s*([^,()]+?)\s*(?:,\s*([^,()]+?)\s*)?\)\s*$")
-
-    def __init__(self, hi: float, lo: float | None = None, *, uniform: bool = False) -> None:
-        if not 0 < hi < float("inf") or (lo is not None and not 0 < lo < float("inf")):
-            raise ValueError("learning rates must be finite numbers above 0")
-        if lo is not None and lo > hi:
-            raise ValueError(
-                f"slice({lo:g}, {hi:g}) is reversed: the first rate is the earliest layer "
-                "group's and must not exceed the second"
-            )
-        self.hi, self.lo, self.uniform = float(hi), None if lo is None else float(lo), uniform
-
-    @classmethod
-    def parse(cls, value: Any) -> RateSlice:
-        """Read a number, "slice(hi)", "slice(lo, hi)" or a `RateSlice`.
-
-        Raises:
-            ValueError: The value is none of these, is not positive, or is reversed.
-        """
-        if isinstance(value, RateSlice):
-            return value
-        remedy = f'expected a number, "slice(hi)" or "slice(lo, hi)", not {value!r}'
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError(remedy)
-        match = cls._PATTERN.match(value) if isinstance(value, str) else None
-        try:
-            if match is None:
-                return cls(float(value), uniform=True)
-            first, second = match.groups()
-            numbers = [float(first)] + ([float(second)] if second else [])
-        except ValueError as error:
-            if "learning rates" in str(error):
-                raise
-            raise ValueError(remedy) from None
-        return cls(numbers[-1], numbers[0] if second else None)
-
-    def __str__(self) -> str:
-        if self.uniform:
-            return f"{self.hi!r}"
-        return f"slice({self.hi!r})" if self.lo is None else f"slice({self.lo!r}, {self.hi!r})"
-
-    __repr__ = __str__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RateSlice) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.to_string_ser_schema()
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, _: CoreSchema, __: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"type": "string", "examples": ["slice(1e-6, 1e-4)", "slice(3e-3)", "3e-3"]}
 
 
 class _Settings(BaseModel):
@@ -153,6 +80,9 @@ class SourceConfig(_Settings):
     """Of a table: the column with the photos' paths, URLs or bytes."""
     label_column: str = "label"
     """Of a table: the column with the labels."""
+    label_fixes: str | None = None
+    """Path or URL of a CSV with columns id and label: photos that have another label than the
+    source says; an empty label leaves the photo out. An evaluation proposes such a file."""
     split_column: str | None = None
     """Of a table: the column that says train, valid or test; empty: a random split."""
     split: Literal["auto", "official", "random"] = "auto"
@@ -367,6 +297,27 @@ class EvaluateConfig(_Settings):
     (fastai's TTA, whose default is 4); each costs another forward pass."""
     most_confused_min_count: Annotated[int, Field(ge=1)] = 1
     """Pairs of breeds confused fewer times than this are left out of the most-confused table."""
+    embeddings: bool = False
+    """Store the pooled features of each photo with its prediction."""
+
+
+class GateConfig(_Settings):
+    """Which model may go out.
+
+    An alias is a name that points at one model of a data set; that model is the champion.
+    """
+
+    promote: bool = False
+    """Point the alias at a model that passes, and end a run whose model does not as Rejected."""
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "champion"
+    """The alias; every run is compared with the model it points at."""
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Highest error rate to pass, share."""
+    min_improvement: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """By how much the error rate must be less than the champion's on the same photos, share; below
+    0: by how much it may be more."""
+    max_drop_per_class: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How much less of any class may be recognised than by the champion, share of its photos."""
 
 
 class LaunchConfig(_Settings):
@@ -418,6 +369,7 @@ class PipelineConfig(_Settings):
     lr_find: LRFindConfig = LRFindConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from pets_core import storage
 from pets_core.config import LaunchConfig, PipelineConfig
 from pets_core.failures import RankFailure, read_failures, the_error
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.records import DatasetManifest, TrainResult
+from pets_core.records import DatasetManifest
 
 __all__ = [
     "PROGRESS_MARK",
@@ -57,13 +57,13 @@ class WorkRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: Literal["check", "lr-find", "train", "evaluate"]
+    stage: Literal["check", "lr-find", "train", "predict"]
     config: PipelineConfig
     run_url: str = ""
     manifest: DatasetManifest | None = None
     base_lr: float | None = None
     model_url: str | None = None
-    training: TrainResult | None = None
+    champion_url: str | None = None
 
 
 class CheckResult(BaseModel):

@@ -1,18 +1,20 @@
-"""Breed and probability for single photos, from a model folder alone."""
+"""Breed and probability for single photos, from a model folder or an ONNX file alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
-import torch
+import pydantic
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
 from pets_core.data.images import UnreadablePhotoError, decode
 from pets_core.errors import PetsError
-from pets_core.models.package import TrainedModel, load_model
+from pets_core.models.card import ONNX_KEY, ModelCard
 
 __all__ = ["Prediction", "predict_photos"]
 
@@ -34,28 +36,77 @@ class Prediction(BaseModel):
     error: str | None = None
 
 
+class _Model(NamedTuple):
+    """A card, and what makes probabilities (B, C) of photos, uint8 (B, R, R, 3)."""
+
+    card: ModelCard
+    probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
 def predict_photos(
     model_url: str, photos: Sequence[str], *, num_top: int = 3
 ) -> Iterator[Prediction]:
     """Classify photos of any format Pillow reads, in the order given.
 
     Args:
-        model_url: A model folder, path or URL.
+        model_url: A model folder, or an ONNX file of `pets export`; path or URL. The latter needs
+            no torch.
         photos: Paths or URLs.
         num_top: How many classes to list for each.
 
     Raises:
         PetsError: There is no usable model at `model_url`.
     """
-    built = load_model(model_url)
+    model = _open_onnx(model_url) if model_url.endswith(".onnx") else _open_folder(model_url)
     remaining = iter(photos)
     while batch := list(islice(remaining, _BATCH)):
-        yield from _predict_batch(built, batch, num_top)
+        yield from _predict_batch(model, batch, num_top)
 
 
-@torch.inference_mode()
-def _predict_batch(built: TrainedModel, photos: list[str], num_top: int) -> list[Prediction]:
-    card, pixels, results = built.card, [], []
+def _open_folder(url: str) -> _Model:
+    import torch
+
+    from pets_core.models.package import load_model
+
+    built = load_model(url)
+    crop = built.card.center_crop()
+
+    @torch.inference_mode()
+    def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits = built.model(crop(torch.from_numpy(pixels)))
+        found: NDArray[np.float32] = logits.softmax(1).numpy()
+        return found
+
+    return _Model(built.card, probabilities)
+
+
+def _open_onnx(url: str) -> _Model:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise PetsError(
+            "onnxruntime is not installed: pip install 'pets-pipeline[onnx]'"
+        ) from error
+    data = storage.read_bytes(storage.absolute(url))
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        card = ModelCard.model_validate_json(session.get_modelmeta().custom_metadata_map[ONNX_KEY])
+    except KeyError as error:
+        raise PetsError(
+            f"{url}: an ONNX file, but none of `pets export`: it does not say what its classes are"
+        ) from error
+    except (pydantic.ValidationError, RuntimeError) as error:
+        raise PetsError(f"{url} is damaged: {str(error).splitlines()[0]}") from error
+
+    def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (found,) = session.run(None, {"photos": pixels})
+        return np.asarray(found, np.float32)
+
+    return _Model(card, probabilities)
+
+
+def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Prediction]:
+    card, pixels, results = model.card, [], []
     for photo in photos:
         try:
             data = storage.read_bytes(storage.absolute(photo))
@@ -68,15 +119,15 @@ def _predict_batch(built: TrainedModel, photos: list[str], num_top: int) -> list
             results.append(Prediction(photo=photo, error=said))
     if not pixels:
         return results
-    logits = built.model(card.center_crop()(torch.from_numpy(np.stack(pixels))))
     names = [c.name for c in card.classes]
-    best = logits.softmax(1).topk(min(num_top, len(names)))
-    rows = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    return [result if result.error else _named(result, *next(rows), names) for result in results]
+    rows = iter(model.probabilities(np.stack(pixels)))
+    return [result if result.error else _named(result, next(rows), names, num_top)
+            for result in results]  # fmt: skip
 
 
 def _named(
-    result: Prediction, probabilities: list[float], indices: list[int], names: list[str]
+    result: Prediction, probabilities: NDArray[np.float32], names: list[str], num_top: int
 ) -> Prediction:
-    top = tuple((names[i], p) for i, p in zip(indices, probabilities, strict=True))
+    best = np.argsort(-probabilities, kind="stable")[:num_top].tolist()
+    top = tuple((names[i], float(probabilities[i])) for i in best)
     return result.model_copy(update={"breed": top[0][0], "probability": top[0][1], "top": top})

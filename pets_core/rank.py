@@ -21,7 +21,8 @@ from pets_core.data.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.transforms import Transform
 from pets_core.failures import RankFailure, write_failure
 from pets_core.launch import PROGRESS_MARK, WARNING_MARK, WorkRequest
-from pets_core.models.package import ModelCard, TrainedModel, create_model
+from pets_core.models.card import ModelCard
+from pets_core.models.package import TrainedModel, create_model
 from pets_core.objectives import SingleLabel, balanced_weights
 from pets_core.progress import Progress
 from pets_core.records import DatasetManifest, Split
@@ -54,7 +55,7 @@ class Rank:
         tracker = self.config.train.log_with if request.stage == "train" else "none"
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         # Stages that judge need no more than the weights, which every rank can hold.
-        shards = self.config.launch.shard_model and promised > 1 and request.stage != "evaluate"
+        shards = self.config.launch.shard_model and promised > 1 and request.stage != "predict"
         plugin = sharding_plugin() if shards else None
         self.accelerator = Accelerator(
             mixed_precision=self.precision,

@@ -10,20 +10,29 @@ from pydantic import BaseModel, ConfigDict
 from pets_core.errors import PetsError
 
 __all__ = [
+    "Calibration",
+    "Champion",
+    "ClassChange",
     "ClassInfo",
+    "ClassMeasures",
+    "Comparison",
     "ConfusedPair",
     "DatasetManifest",
     "DatasetPlan",
     "EpochMetrics",
     "EvalReport",
     "LRSuggestion",
+    "LabelIssue",
     "LeftOut",
+    "PredictResult",
     "ShardInfo",
     "ShardPlan",
     "ShardRecord",
+    "Share",
     "Split",
     "SplitInfo",
     "TrainResult",
+    "Verdict",
     "choose_evaluation_split",
 ]
 
@@ -223,26 +232,192 @@ class TrainResult(_Record):
     seconds: float
 
 
+class Share(_Record):
+    """A share of photos, 0 to 1, and the ends of its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class ConfusedPair(_Record):
-    """`count` photos of `actual` were taken for `predicted`."""
+    """`count` photos of `actual` were taken for `predicted`: `share` of all of its photos."""
 
     actual: str
     predicted: str
     count: int
+    share: float
+
+
+class ClassMeasures(_Record):
+    """How one class did; what has no photos to be told from is None.
+
+    Attributes:
+        name: The class.
+        species: Its species, where the data set tells.
+        support: Its photos in the split.
+        correct: How many of them were recognised.
+        precision: Share of what was taken for the class that it is.
+        recall: Share of the class's photos that was recognised.
+        f1: Harmonic mean of both.
+        taken_for: The class it was most often mistaken for.
+    """
+
+    name: str
+    species: str | None = None
+    support: int
+    correct: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    taken_for: str | None = None
+
+
+class Calibration(_Record):
+    """How far a model's probabilities can be believed (Guo and others 2017).
+
+    Attributes:
+        ece: Expected calibration error: mean gap between confidence and accuracy over 15 bins.
+        temperature: What logits are divided by to mend it, fitted on the validation photos; None
+            where there are none.
+        ece_after: The error with that temperature, on the photos judged.
+    """
+
+    ece: float
+    temperature: float | None = None
+    ece_after: float | None = None
+
+
+class LabelIssue(_Record):
+    """A photo whose label is probably wrong, with the model's probability of it and of another."""
+
+    id: str
+    label: str
+    proposed: str
+    label_probability: float
+    proposed_probability: float
+
+
+class ClassChange(_Record):
+    """A class that more or fewer photos of are recognised than by the champion."""
+
+    name: str
+    support: int
+    champion_recall: float
+    recall: float
+
+
+class Comparison(_Record):
+    """A model beside the champion, on the very same photos.
+
+    Attributes:
+        champion_url: Its model.
+        num_rows: Photos both were judged on.
+        champion_error_rate: On these.
+        error_rate: Of the model, on these.
+        only_champion_wrong: Photos that only the champion got wrong.
+        only_model_wrong: Photos that only the model got wrong.
+        improvement: By how much the error rate is less than the champion's, with the 95% interval.
+        p_value: McNemar's exact test, two-sided: how likely a difference as large is by chance.
+        better: The first classes with a higher recall, most first.
+        worse: The first classes with a lower recall, most first.
+        largest_drop: How much the worst of these lost; 0 where none did.
+    """
+
+    champion_url: str
+    num_rows: int
+    champion_error_rate: float
+    error_rate: float
+    only_champion_wrong: int
+    only_model_wrong: int
+    improvement: Share
+    p_value: float
+    better: tuple[ClassChange, ...]
+    worse: tuple[ClassChange, ...]
+    largest_drop: float
+
+    @property
+    def chance(self) -> str:
+        """The p-value as people write it."""
+        return f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
+
+
+class Verdict(_Record):
+    """Whether a model may go out, and every reason against it."""
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
+class Champion(_Record):
+    """The model that a new one is compared with.
+
+    Attributes:
+        model_url: The model.
+        predictions_url: What it said of the very photos judged, where that is in the store already.
+    """
+
+    model_url: str
+    predictions_url: str | None = None
+
+
+class PredictResult(_Record):
+    """What a model said of the photos, in files.
+
+    Attributes:
+        model_url: The model.
+        predictions_url: Of the split it is judged on.
+        valid_url: Of the validation photos; the same where these are judged.
+        champion_url: What the champion said of the photos judged, where it was asked.
+        maps_url: Where the model looked in the photos of greatest loss.
+        photos_per_second: Of the photos judged.
+    """
+
+    model_url: str
+    predictions_url: str
+    valid_url: str | None = None
+    champion_url: str | None = None
+    maps_url: str | None = None
+    photos_per_second: float
 
 
 class EvalReport(_Record):
-    """How a model did on one split."""
+    """How a model did on one split.
+
+    Attributes:
+        model_url: The model.
+        split: The photos judged.
+        num_rows: How many.
+        error_rate: Share of them taken for another class.
+        top_k: Share of photos whose class is among the k most probable, by k.
+        loss: Mean cross-entropy, nats.
+        calibration: How far the probabilities can be believed.
+        most_confused: The first pairs, most frequent first; all are in most_confused.parquet.
+        num_label_issues: Photos whose label is probably wrong; None where none could be looked for.
+        comparison: Beside the champion, where there is one that can be compared.
+        verdict: What the gate says.
+        predictions_url: All this is computed from.
+        url: Folder with all that was made of it.
+        photos_per_second: That were predicted.
+        seconds: That all this took, predicting left out.
+    """
 
     model_url: str
     split: Split
     num_rows: int
-    error_rate: float
+    error_rate: Share
+    top_k: dict[int, float]
     loss: float
+    calibration: Calibration
     most_confused: tuple[ConfusedPair, ...]
+    num_label_issues: int | None = None
+    comparison: Comparison | None = None
+    verdict: Verdict
     predictions_url: str
-    confusion_url: str
-    confusion_plot_url: str
-    report_url: str
+    url: str
     photos_per_second: float
     seconds: float
+
+    def file(self, name: str) -> str:
+        """URL of what was made of the predictions, by its name."""
+        return f"{self.url}/{name}"

@@ -90,7 +90,7 @@ def data_sets_in_use(store: str, grace_seconds: float) -> set[str]:
             continue
         done = storage.list_folder(storage.join(url, _STAGES))
         stopped = "checkpoints" in files and "train.json" not in done
-        young = "evaluate.json" not in done and storage.last_change(files[_DATASET]) >= limit
+        young = "predict.json" not in done and storage.last_change(files[_DATASET]) >= limit
         if stopped or young:
             data = storage.read_bytes(storage.join(url, _DATASET))
             used.add(DatasetManifest.model_validate_json(data).fingerprint)

@@ -13,7 +13,14 @@ from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.progress import Progress
-from pets_core.records import DatasetManifest, EvalReport, LRSuggestion, Run, TrainResult
+from pets_core.records import (
+    Champion,
+    DatasetManifest,
+    LRSuggestion,
+    PredictResult,
+    Run,
+    TrainResult,
+)
 from pets_core.runs import find_run, finish_stage, finished_stage, run_folder, start_run
 from pets_core.training.schedule import few_steps
 from tasks.ingest import ingest_dataset
@@ -25,9 +32,10 @@ __all__ = [
     "begin_run",
     "check_run",
     "earlier_run",
-    "evaluate_model",
     "find_lr",
+    "folder_of_run",
     "new_run",
+    "predict_model",
     "train_model",
 ]
 
@@ -68,7 +76,7 @@ def begin_run(config: PipelineConfig, resume: str | None = None) -> Run:
 @task(name="earlier run", cache_policy=NO_CACHE)
 def earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None:
     """Find the run to go on with, if any: with the data set it began with."""
-    run = find_run(resume or _folder(config))
+    run = find_run(resume or folder_of_run(config))
     if run is None and resume is not None:
         raise PetsError(
             f"resume = {resume}: no run began there; give the folder of one, <store>/runs/<run id>"
@@ -81,12 +89,13 @@ def earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None
 @task(name="new run", cache_policy=NO_CACHE)
 def new_run(config: PipelineConfig, manifest: DatasetManifest) -> Run:
     """Give the flow run a folder in the store."""
-    run = start_run(config, manifest, _folder(config))
+    run = start_run(config, manifest, folder_of_run(config))
     get_run_logger().info("the run's folder is %s", run.url)
     return run
 
 
-def _folder(config: PipelineConfig) -> str:
+def folder_of_run(config: PipelineConfig) -> str:
+    """The folder of the present flow run in the store."""
     return run_folder(config, str(flow_run.id))
 
 
@@ -108,23 +117,21 @@ def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult
     return _stage(request, TrainResult, "training-progress")
 
 
-@task(name="evaluate", **_GOES_ON)
-def evaluate_model(
-    config: PipelineConfig,
-    run: Run,
-    model_url: str,
-    training: TrainResult | None = None,
-) -> EvalReport:
-    """Judge a stored model in worker ranks; how it was trained goes into the report."""
+@task(name="predict", **_GOES_ON)
+def predict_model(
+    config: PipelineConfig, run: Run, model_url: str, champion: Champion | None = None
+) -> PredictResult:
+    """Have a stored model say in worker ranks what it sees, and the champion if it has not yet."""
+    asked = champion.model_url if champion and champion.predictions_url is None else None
     request = WorkRequest(
-        stage="evaluate",
+        stage="predict",
         config=config,
         run_url=run.url,
         manifest=run.manifest,
         model_url=model_url,
-        training=training,
+        champion_url=asked,
     )
-    return _stage(request, EvalReport)
+    return _stage(request, PredictResult)
 
 
 def _stage(request: WorkRequest, record: type[Record], live: str | None = None) -> Record:

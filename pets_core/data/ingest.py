@@ -29,6 +29,7 @@ from pets_core.data.dataset import (
     write_table,
 )
 from pets_core.data.duplicates import find_duplicates, leaking, without_leaking
+from pets_core.data.fixes import STRUCK_OUT
 from pets_core.data.journal import load_record
 from pets_core.data.plan import plan_dataset, planned_left_out, planned_marks
 from pets_core.data.shards import without, write_shard
@@ -47,7 +48,15 @@ from pets_core.records import (
 __all__ = ["commit", "ingest", "written"]
 
 _BY_RULE = frozenset(
-    {"not_a_photo", "unlisted", "in_no_list", "same_id", "label_outside_contract", "duplicate"}
+    {
+        "not_a_photo",
+        "unlisted",
+        "in_no_list",
+        "same_id",
+        "label_outside_contract",
+        "duplicate",
+        STRUCK_OUT,
+    }
 )
 """Reasons to leave a file out that say nothing bad of the photos."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +21,7 @@ from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.contract import Contract, agree, load_contract
 from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION, dataset_root, read_table, write_table
 from pets_core.data.files import FileEntry
+from pets_core.data.fixes import STRUCK_OUT, apply_fixes, read_fixes
 from pets_core.data.images import is_photo_name, may_be_photo_name
 from pets_core.data.journal import journal_keys, load_record
 from pets_core.data.sources import open_source
@@ -100,8 +101,8 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     source = open_source(config)
     official = _official(source, config.source)
     root = dataset_root(config.store, source.name)
-    catalogue = source.catalogue()
-    files, left_out = _select(source, catalogue)
+    catalogue, struck_out = apply_fixes(source.catalogue(), read_fixes(config.source.label_fixes))
+    files, left_out = _select(source, catalogue, struck_out)
     contract = _contract(root, source.name, catalogue, config.ingest)
     labels = {info.name: index for index, info in enumerate(contract.classes)}
     chosen: dict[str, tuple[PlannedPhoto, Split]] = {}
@@ -165,7 +166,9 @@ def _official(source: Source, config: SourceConfig) -> bool:
     return official
 
 
-def _select(source: Source, catalogue: Catalogue) -> tuple[dict[str, FileEntry], list[LeftOut]]:
+def _select(
+    source: Source, catalogue: Catalogue, struck_out: Collection[str]
+) -> tuple[dict[str, FileEntry], list[LeftOut]]:
     """Choose a file for each listed photo; say why each other file, and photo, is left out."""
     files: dict[str, FileEntry] = {}
     left_out = []
@@ -177,6 +180,9 @@ def _select(source: Source, catalogue: Catalogue) -> tuple[dict[str, FileEntry],
             left_out.append(_left_out(entry, photo_id, entry.refusal, f"{entry.size} bytes"))
         elif photo_id in catalogue.photos and photo_id not in files:
             files[photo_id] = entry
+        elif photo_id in struck_out:
+            detail = "source.label_fixes gives it no label"
+            left_out.append(_left_out(entry, photo_id, STRUCK_OUT, detail))
         elif strange:
             detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
             left_out.append(_left_out(entry, photo_id, "not_a_photo", detail))

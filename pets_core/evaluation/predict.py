@@ -4,73 +4,94 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor
 
 from pets_core.data.loader import PhotoLoader
+from pets_core.models.classifier import Classifier
 from pets_core.progress import OnProgress, Progress, ignore_progress
 
-__all__ = ["average_views", "predict_logits", "predict_views"]
+__all__ = ["Outputs", "average_views", "predict_split", "predict_views"]
 
 _PLAIN_SHARE = 0.25
 
 
+class Outputs(NamedTuple):
+    """What a model gives for N photos: logits (N, C), and pooled features (N, D) if asked for."""
+
+    logits: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.float32] | None = None
+
+
 @torch.no_grad()
-def predict_logits(
-    model: nn.Module,
+def predict_split(
+    model: Classifier,
     loader: PhotoLoader,
     *,
     accelerator: Accelerator,
     epoch: int = 0,
+    embeddings: bool = False,
     on_progress: OnProgress = ignore_progress,
-) -> npt.NDArray[np.float32]:
+) -> Outputs:
     """Run the model over every row of the loader's split.
 
     Each rank predicts its own share; nothing is padded, so nothing is counted twice. Where the
     loader augments, another `epoch` is another view of each photo.
 
     Returns:
-        Logits, shape (N, C), in row order, on every rank.
+        In row order, on every rank.
     """
     model.eval()
     rows: list[npt.NDArray[np.int64]] = []
-    logits: list[torch.Tensor] = []
+    given: list[tuple[Tensor, ...]] = []
     reported = time.monotonic()
     for number, batch in enumerate(loader.epoch(epoch), 1):
         rows.append(batch.rows)
         with accelerator.autocast():
-            logits.append(model(batch.inputs).float())
+            features = model.embed(batch.inputs)
+            logits = model.head(features)
+        given.append((logits.float(), features.float()) if embeddings else (logits.float(),))
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
             reported = time.monotonic()
             on_progress(
-                Progress(stage="evaluate", done=number, total=loader.num_batches, unit="batches")
+                Progress(stage="predict", done=number, total=loader.num_batches, unit="batches")
             )
-    own = (np.concatenate(rows), torch.cat(logits).cpu().numpy())
-    shares = gather_object([own])
-    result = np.empty((loader.num_rows, own[1].shape[1]), np.float32)
-    seen = np.zeros(loader.num_rows, np.int64)
-    for places, values in shares:
-        result[places] = values
+    own = [torch.cat(parts).cpu().numpy() for parts in zip(*given, strict=True)]
+    return Outputs(*_in_row_order(np.concatenate(rows), own, loader.num_rows))
+
+
+def _in_row_order(
+    rows: npt.NDArray[np.int64], own: list[npt.NDArray[np.float32]], num_rows: int
+) -> list[npt.NDArray[np.float32]]:
+    """Put the ranks' shares together."""
+    shares = gather_object([(rows, own)])
+    results = [np.empty((num_rows, part.shape[1]), np.float32) for part in own]
+    seen = np.zeros(num_rows, np.int64)
+    for places, parts in shares:
+        for result, part in zip(results, parts, strict=True):
+            result[places] = part
         np.add.at(seen, places, 1)
     assert (seen == 1).all(), "every row is predicted exactly once"
-    return result
+    return results
 
 
 def predict_views(
-    model: nn.Module,
+    model: Classifier,
     plain: PhotoLoader,
     augmented: PhotoLoader,
     num_views: int,
     *,
     accelerator: Accelerator,
+    embeddings: bool = False,
     on_progress: OnProgress = ignore_progress,
-) -> npt.NDArray[np.float32]:
-    """Logits of a split, averaged with those of augmented views of each photo if there are any.
+) -> Outputs:
+    """Outputs for a split, its logits averaged with those of augmented views if there are any.
 
     Args:
         model: On the device.
@@ -78,26 +99,33 @@ def predict_views(
         augmented: The same photos, augmented.
         num_views: Passes over these.
         accelerator: Mixed precision, devices, ranks.
+        embeddings: Whether the features of the plain photos are wanted.
         on_progress: Told of the batches of all passes.
 
     Returns:
-        Shape (N, C), in row order, on every rank.
+        In row order, on every rank.
     """
 
-    def passed(number: int) -> npt.NDArray[np.float32]:
+    def passed(number: int) -> Outputs:
         def tell(progress: Progress) -> None:
             done = number * progress.total + progress.done
             total = (num_views + 1) * progress.total
             on_progress(progress.model_copy(update={"done": done, "total": total}))
 
-        loader = augmented if number else plain
-        epoch = max(number - 1, 0)
-        return predict_logits(model, loader, accelerator=accelerator, epoch=epoch, on_progress=tell)
+        return predict_split(
+            model,
+            augmented if number else plain,
+            accelerator=accelerator,
+            epoch=max(number - 1, 0),
+            embeddings=embeddings and number == 0,
+            on_progress=tell,
+        )
 
-    logits = passed(0)
+    outputs = passed(0)
     if not num_views:
-        return logits
-    return average_views(logits, [passed(number) for number in range(1, num_views + 1)])
+        return outputs
+    views = [passed(number).logits for number in range(1, num_views + 1)]
+    return Outputs(average_views(outputs.logits, views), outputs.embeddings)
 
 
 def average_views(

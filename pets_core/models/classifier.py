@@ -40,7 +40,11 @@ class Classifier(GroupedModel):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Photos (B, 3, S, S) to logits (B, num_outputs)."""
-        return self.head(self._body_for(inputs)(inputs))  # type: ignore[no-any-return]
+        return self.head(self.embed(inputs))  # type: ignore[no-any-return]
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Photos (B, 3, S, S) to pooled features (B, D), which the head takes."""
+        return self._body_for(inputs)(inputs)  # type: ignore[no-any-return]
 
     def _body_for(self, inputs: Tensor) -> nn.Module:
         """The body, or while nothing of it learns its faster twin."""

@@ -4,67 +4,31 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
 
 import pydantic
 import safetensors.torch
-import timm
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from pets_core import storage
-from pets_core.config import PipelineConfig, TransformConfig
-from pets_core.data.transforms import Augment, CenterCrop
+from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
+from pets_core.models.card import ModelCard
 from pets_core.models.classifier import Classifier
 from pets_core.records import ClassInfo
 
-__all__ = ["ModelCard", "TrainedModel", "create_model", "load_model", "save_model"]
+__all__ = ["TrainedModel", "create_model", "load_model", "save_model"]
 
 _WEIGHTS, _CARD = "model.safetensors", "model.json"
 
 
-class ModelCard(BaseModel):
-    """All that is needed to rebuild and feed a model, besides its weights.
-
-    `resize_to` and `image_size` are pixels: a photo is stretched to a square of the first, and
-    its middle of the second is what the model sees.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: Literal[1] = 1
-    objective: Literal["single_label"] = "single_label"
-    backbone: str
-    num_features: int
-    classes: tuple[ClassInfo, ...]
-    image_size: int
-    resize_to: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    dataset_fingerprint: str
-    timm_version: str = timm.__version__
-
-    def center_crop(self) -> CenterCrop:
-        """What makes model inputs of photos to be judged."""
-        return CenterCrop(self.image_size, self.mean, self.std)
-
-    def view(self, config: TransformConfig) -> Augment:
-        """What makes one more view of a photo to be judged: nothing of it is blanked."""
-        return self.augment(config.model_copy(update={"erase_probability": 0.0}))
-
-    def augment(self, config: TransformConfig) -> Augment:
-        """What makes model inputs of photos to be learnt from."""
-        return Augment(self.image_size, self.mean, self.std, config)
-
-
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model and its card."""
+    """A model, its card, and the folder it came from if it did."""
 
     model: Classifier
     card: ModelCard
+    url: str = ""
 
 
 def create_model(
@@ -118,4 +82,4 @@ def load_model(url: str) -> TrainedModel:
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise PetsError(f"{url}/{_WEIGHTS} is damaged or of another model: {reason}") from error
-    return TrainedModel(model.eval().requires_grad_(False), card)
+    return TrainedModel(model.eval().requires_grad_(False), card, url)

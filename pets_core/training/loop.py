@@ -16,10 +16,11 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from pets_core.config import RateSlice, TrainConfig
+from pets_core.config import TrainConfig
 from pets_core.models.grouped import GroupedModel
 from pets_core.objectives import Objective
 from pets_core.progress import OnProgress, ignore_progress
+from pets_core.rates import RateSlice
 from pets_core.records import EpochMetrics
 from pets_core.training.checkpoint import Checkpoints, Snapshot
 from pets_core.training.figures import StepRows

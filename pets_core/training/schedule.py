@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pets_core.config import RateSlice, TrainConfig
+from pets_core.config import TrainConfig
+from pets_core.rates import RateSlice
 
 __all__ = ["OneCycle", "Phase", "cosine", "few_steps", "fine_tune_phases", "spread"]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pets_core.config import RateSlice, TrainConfig
+from pets_core.config import TrainConfig
+from pets_core.rates import RateSlice
 from pets_core.training.lr_finder import smooth, suggest
 from pets_core.training.schedule import OneCycle, fine_tune_phases, spread
 

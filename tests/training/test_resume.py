@@ -6,8 +6,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pets_core.config import RateSlice, TrainConfig
+from pets_core.config import TrainConfig
 from pets_core.objectives import SingleLabel
+from pets_core.rates import RateSlice
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.interruption import Interrupted
 from pets_core.training.loop import fit

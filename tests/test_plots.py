@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pets_core.data.sample_breeds import BREEDS
-from pets_core.evaluation.plots import confusion_matrix, lr_curve, training_curves
+from pets_core.plots import confusion_matrix, lr_curve, training_curves
 from pets_core.records import EpochMetrics
 
 NAMES = [breed.name for breed in BREEDS]

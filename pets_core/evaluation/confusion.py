@@ -1,37 +1,20 @@
-"""What the predictions of one split come to, as counts."""
+"""What was taken for what: counts, their order, the pairs confused most."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
 
-from pets_core.records import ClassInfo, ConfusedPair
+from pets_core.records import ConfusedPair
 
-__all__ = ["ClassRow", "confusion_counts", "most_confused", "per_class"]
+__all__ = ["cluster_order", "confusion_counts", "most_confused", "without_diagonal"]
 
-
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """How one class did.
-
-    Attributes:
-        name: The class.
-        species: Its species, where the data set tells.
-        support: Its photos in the split.
-        correct: How many of them were recognised.
-        error_rate: Share of them that was not, 0 to 1; None where there are no photos.
-        taken_for: The class it was most often mistaken for; None where there was no mistake.
-    """
-
-    name: str
-    species: str | None
-    support: int
-    correct: int
-    error_rate: float | None
-    taken_for: str | None
+_MAX_OPTIMAL_ORDER = 200
+"""Ordering the leaves of more classes as well as can be takes longer than it is worth."""
 
 
 def confusion_counts(
@@ -67,6 +50,33 @@ def confusion_counts(
     return flat.astype(np.int64).reshape(num_classes, num_classes)
 
 
+def cluster_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Order classes so that those that are confused with each other lie side by side.
+
+    Average-linkage clustering of the confusions' shares, either way added up; of the orders that a
+    clustering allows, that which has the likest neighbours (Bar-Joseph and others 2001).
+
+    Args:
+        counts: Shape (C, C): actual class in rows, predicted class in columns.
+
+    Returns:
+        A permutation of the class indices, (C,); the identity where nothing was confused.
+    """
+    errors = without_diagonal(counts)
+    if len(counts) < 3 or not errors.any():
+        return np.arange(len(counts))
+    share = errors / np.maximum(counts.sum(1, keepdims=True), 1)
+    alike = share + share.T
+    distance = 1 - alike / alike.max()
+    np.fill_diagonal(distance, 0)
+    tree = linkage(
+        squareform(distance, checks=False), "average",
+        optimal_ordering=len(counts) <= _MAX_OPTIMAL_ORDER,
+    )  # fmt: skip
+    order: NDArray[np.int64] = leaves_list(tree).astype(np.int64)
+    return order
+
+
 def most_confused(
     counts: NDArray[np.int64], class_names: Sequence[str], min_count: int = 1
 ) -> list[ConfusedPair]:
@@ -81,7 +91,7 @@ def most_confused(
         Pairs without the diagonal; ties in order of actual, then predicted class index.
     """
     assert min_count >= 1, "a pair that was never confused is not a mistake"
-    errors = _without_diagonal(counts)
+    errors, support = without_diagonal(counts), counts.sum(1)
     actual, predicted = np.nonzero(errors >= min_count)
     frequency = errors[actual, predicted]
     return [
@@ -89,43 +99,14 @@ def most_confused(
             actual=class_names[actual[i]],
             predicted=class_names[predicted[i]],
             count=int(frequency[i]),
+            share=float(frequency[i] / support[actual[i]]),
         )
         for i in np.argsort(-frequency, kind="stable")
     ]
 
 
-def per_class(counts: NDArray[np.int64], classes: Sequence[ClassInfo]) -> list[ClassRow]:
-    """Sum up each class, in index order.
-
-    Args:
-        counts: Shape (C, C): actual class in rows, predicted class in columns.
-        classes: The vocabulary in index order, C of them.
-    """
-    errors = _without_diagonal(counts)
-    return [
-        _class_row(info, int(counts[i].sum()), int(counts[i, i]), errors[i], classes)
-        for i, info in enumerate(classes)
-    ]
-
-
-def _class_row(
-    info: ClassInfo,
-    support: int,
-    correct: int,
-    errors: NDArray[np.int64],
-    classes: Sequence[ClassInfo],
-) -> ClassRow:
-    return ClassRow(
-        name=info.name,
-        species=info.species,
-        support=support,
-        correct=correct,
-        error_rate=(support - correct) / support if support else None,
-        taken_for=classes[int(errors.argmax())].name if support > correct else None,
-    )
-
-
-def _without_diagonal(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def without_diagonal(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The errors alone."""
     errors = counts.copy()
     np.fill_diagonal(errors, 0)
     return errors

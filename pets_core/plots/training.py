@@ -1,8 +1,7 @@
-"""Plots as PNG bytes, small enough to travel inside a page or a Prefect artifact."""
+"""How a training went: the range test, losses and rates."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,32 +9,22 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, Normalize, PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps
 
+from pets_core.plots.style import BLUE, GREY, INK, ORANGE, RED, Floats, new_figure, png, say, tidy
 from pets_core.records import EpochMetrics
 
-__all__ = ["confusion_matrix", "lr_curve", "training_curves"]
+__all__ = ["lr_curve", "training_curves"]
 
-_BLUE, _ORANGE, _RED, _INK, _GREY = "#1b5e9e", "#d9730d", "#b3202a", "#1c2530", "#6b7785"
 _PHASE_SHADES = {"frozen": "#e4edf7", "unfrozen": "#fdf3e3"}
 _MAX_WINDOW = 101
 _DECADES_BELOW_PEAK = 2.5
-_MIN_SCALED_CLASSES, _MAX_LABELLED_CLASSES = 12, 60
-_MAX_CELLS_A_SIDE = 500
-_MAX_NAME = 28
-
-_Floats = NDArray[np.float64]
 
 
 def lr_curve(
-    rates: _Floats,
-    losses: _Floats,
-    smoothed: _Floats,
+    rates: Floats,
+    losses: Floats,
+    smoothed: Floats,
     suggestions: Mapping[str, float],
     chosen: str,
 ) -> bytes:
@@ -51,19 +40,19 @@ def lr_curve(
     Returns:
         A PNG of about 1000 x 560 pixels.
     """
-    figure = _figure(9.0, 5.0, dpi=112)
+    figure = new_figure(9.0, 5.0, dpi=112)
     axes = figure.subplots()
-    axes.plot(rates, losses, color=_BLUE, alpha=0.28, linewidth=1, label="loss of the step")
-    axes.plot(rates, smoothed, color=_BLUE, linewidth=2.2, label="smoothed")
+    axes.plot(rates, losses, color=BLUE, alpha=0.28, linewidth=1, label="loss of the step")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=2.2, label="smoothed")
     axes.set_xscale("log")
     axes.set(xlabel="learning rate", ylabel="loss", ylim=_lr_limits(losses, smoothed))
     if len(rates):
         _mark_suggestions(axes, rates, smoothed, suggestions, chosen)
         axes.legend(loc="lower left", frameon=False, fontsize=9)
     else:
-        _say(axes, "no steps were taken")
-    _tidy(axes)
-    return _png(figure)
+        say(axes, "no steps were taken")
+    tidy(axes)
+    return png(figure)
 
 
 def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMetrics]) -> bytes:
@@ -81,7 +70,7 @@ def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMe
     heights = {"loss": 3.0, "error": 1.4, "rate": 2.2}
     if all(epoch.valid_error_rate is None for epoch in epochs):
         del heights["error"]
-    figure = _figure(9.0, 1.1 * sum(heights.values()) + 0.6, dpi=112)
+    figure = new_figure(9.0, 1.1 * sum(heights.values()) + 0.6, dpi=112)
     panels = figure.subplots(
         len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights.values())
     )[:, 0]
@@ -95,86 +84,15 @@ def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMe
     _draw_rates(axes["rate"], taken, steps)
     for panel in panels:
         _shade_phases(panel, steps, ends, named=panel is panels[0])
-        _tidy(panel)
+        tidy(panel)
     panels[-1].set_xlabel("optimizer step")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[-1].set_xlim(0, taken.max(initial=1.0) * 1.05)
     figure.align_ylabels()
-    return _png(figure)
+    return png(figure)
 
 
-def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> bytes:
-    """Draw how often each class was taken for each; what is right in blue, errors in red.
-
-    Colours show the share of the actual class's photos. Beyond 60 classes cells carry no numbers
-    and few classes are named; beyond 500 a cell stands for a block of classes and shows its
-    largest share.
-
-    Args:
-        counts: Shape (C, C): actual class in rows, predicted class in columns.
-        class_names: Names in index order, C of them.
-
-    Returns:
-        A PNG of at most about 1900 x 1900 pixels; 1250 x 1250 and below 200 kB at 37 classes.
-    """
-    num_classes = len(class_names)
-    labelled = num_classes <= _MAX_LABELLED_CLASSES
-    side = max(0.235 * num_classes, 1.2) if labelled else 8.0
-    margin = 0.7 + 0.08 * max((len(_short(name)) for name in class_names), default=0)
-    figure = _figure(side + margin + 0.4, side + margin + 0.8, dpi=112 if labelled else 100)
-    axes = figure.subplots()
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    wrong, right = _error_and_diagonal_layers(share, math.ceil(num_classes / _MAX_CELLS_A_SIDE))
-    _draw_layers(figure, axes, wrong, right, num_classes)
-    _name_classes(axes, class_names, labelled)
-    if labelled:
-        _write_counts(axes, counts, share)
-        edges = np.arange(num_classes + 1) - 0.5
-        axes.set_xticks(edges, minor=True)
-        axes.set_yticks(edges, minor=True)
-        axes.grid(which="minor", color="#e3e7ec", linewidth=0.5)
-        axes.tick_params(which="both", length=0)
-    axes.set_xlabel("predicted", fontsize=11, color=_INK, labelpad=8)
-    axes.set_ylabel("actual", fontsize=11, color=_INK, labelpad=8)
-    axes.spines[:].set_color("#b9c1ca")
-    return _png(figure)
-
-
-def _figure(width: float, height: float, dpi: int) -> Figure:
-    return Figure((width, height), dpi=dpi, facecolor="white", layout="constrained")
-
-
-def _png(figure: Figure) -> bytes:
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
-    pixels = _cropped(Image.open(drawn).convert("RGB"))
-    # Anti-aliased lines and text need few colours: a palette is a third of the bytes.
-    pixels.quantize(256).save(packed, "PNG", optimize=True)
-    return packed.getvalue()
-
-
-def _cropped(pixels: Image.Image, pad: int = 12) -> Image.Image:
-    """Without the empty margins that square axes leave in a figure."""
-    box = ImageChops.invert(pixels).getbbox()
-    if box is None:
-        return pixels
-    left, top, right, bottom = box
-    return ImageOps.expand(pixels.crop((left, top, right, bottom)), pad, "white")
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b9c1ca")
-    axes.grid(color="#dfe4ea", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", color="#b9c1ca", labelcolor=_INK, labelsize=9)
-
-
-def _say(axes: Axes, words: str) -> None:
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=_GREY)
-
-
-def _lr_limits(losses: _Floats, smoothed: _Floats) -> tuple[float, float]:
+def _lr_limits(losses: Floats, smoothed: Floats) -> tuple[float, float]:
     """Room for both curves but not for single spikes, and for the labels above them."""
     if not len(losses):
         return 0.0, 1.0
@@ -186,15 +104,15 @@ def _lr_limits(losses: _Floats, smoothed: _Floats) -> tuple[float, float]:
 
 def _mark_suggestions(
     axes: Axes,
-    rates: _Floats,
-    smoothed: _Floats,
+    rates: Floats,
+    smoothed: Floats,
     suggestions: Mapping[str, float],
     chosen: str,
 ) -> None:
     # Labels descend from left to right, so that no stem runs through another's label.
     for i, (name, rate) in enumerate(sorted(suggestions.items(), key=lambda item: item[1])):
         best = name == chosen
-        colour = _RED if best else _INK
+        colour = RED if best else INK
         loss = float(np.interp(np.log(rate), np.log(rates), smoothed))
         low, high = axes.get_ylim()
         height = high - (0.03 + 0.075 * i) * (high - low)
@@ -218,13 +136,13 @@ def _mark_suggestions(
         )
 
 
-def _column(steps: Sequence[Mapping[str, Any]], key: str) -> _Floats:
+def _column(steps: Sequence[Mapping[str, Any]], key: str) -> Floats:
     """One number of each step, NaN where it is missing; shape (n,)."""
     values = (row.get(key) for row in steps)
     return np.array([math.nan if value is None else float(value) for value in values])
 
 
-def _centred_mean(losses: _Floats) -> _Floats:
+def _centred_mean(losses: Floats) -> Floats:
     """The mean of a window around each step, which unlike a running mean does not lag behind."""
     window = np.ones(min(max(5, len(losses) // 25), _MAX_WINDOW, len(losses)) or 1)
     if not len(losses):
@@ -236,17 +154,17 @@ def _centred_mean(losses: _Floats) -> _Floats:
 
 def _draw_losses(
     axes: Axes,
-    taken: _Floats,
+    taken: Floats,
     steps: Sequence[Mapping[str, Any]],
     epochs: Sequence[EpochMetrics],
     ends: Mapping[int, float],
 ) -> None:
     losses = _column(steps, "loss")
-    axes.plot(taken, losses, color=_BLUE, alpha=0.25, linewidth=0.9, label="step")
-    axes.plot(taken, _centred_mean(losses), color=_BLUE, linewidth=1.8, label="smoothed")
+    axes.plot(taken, losses, color=BLUE, alpha=0.25, linewidth=0.9, label="step")
+    axes.plot(taken, _centred_mean(losses), color=BLUE, linewidth=1.8, label="smoothed")
     for label, colour, marker, values in (
-        ("train, epoch", _BLUE, "o", [epoch.train_loss for epoch in epochs]),
-        ("valid, epoch", _ORANGE, "D", [epoch.valid_loss for epoch in epochs]),
+        ("train, epoch", BLUE, "o", [epoch.train_loss for epoch in epochs]),
+        ("valid, epoch", ORANGE, "D", [epoch.valid_loss for epoch in epochs]),
     ):
         at = [(ends[e.epoch], v) for e, v in zip(epochs, values, strict=True)
               if v is not None and e.epoch in ends]  # fmt: skip
@@ -259,7 +177,7 @@ def _draw_losses(
     if len(taken):
         axes.legend(loc="upper right", ncols=2, frameon=False, fontsize=9)
     else:
-        _say(axes, "no steps were taken")
+        say(axes, "no steps were taken")
 
 
 def _draw_error_rates(
@@ -268,12 +186,12 @@ def _draw_error_rates(
     at = [(ends[epoch.epoch], epoch.valid_error_rate) for epoch in epochs
           if epoch.valid_error_rate is not None and epoch.epoch in ends]  # fmt: skip
     if at:
-        axes.plot(*zip(*at, strict=True), color=_ORANGE, marker="D", markersize=6, linewidth=1.4,
+        axes.plot(*zip(*at, strict=True), color=ORANGE, marker="D", markersize=6, linewidth=1.4,
                   markeredgecolor="white", clip_on=False, zorder=5)  # fmt: skip
     # Beyond a dozen epochs the figures would run into each other.
     for step, rate in at if len(at) <= 12 else at[-1:]:
         axes.annotate(f"{rate:.1%}", (step, rate), (5, 4), textcoords="offset points",
-                      color=_ORANGE, fontsize=9, fontweight="bold")  # fmt: skip
+                      color=ORANGE, fontsize=9, fontweight="bold")  # fmt: skip
     axes.set_ylabel("valid error")
     top = max([rate for _, rate in at], default=0.0) * 1.45 or 0.01
     axes.set_ylim(0, top)
@@ -281,7 +199,7 @@ def _draw_error_rates(
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.05 else 1))
 
 
-def _draw_rates(axes: Axes, taken: _Floats, steps: Sequence[Mapping[str, Any]]) -> None:
+def _draw_rates(axes: Axes, taken: Floats, steps: Sequence[Mapping[str, Any]]) -> None:
     prefix = "lr_group_"
     groups = sorted({int(k.removeprefix(prefix)) for row in steps for k in row if prefix in k})
     colours = colormaps["viridis"](np.linspace(0.85, 0.15, max(len(groups), 1)))
@@ -317,73 +235,5 @@ def _shade_phases(
             # A phase too narrow for its name has it a line higher, clear of the next one's.
             lift = 4 if len(rows) > 0.08 * len(steps) else 17
             axes.annotate(phase, (min(rows), 1.0), (3, lift), xycoords=axes.get_xaxis_transform(),
-                          textcoords="offset points", color=_GREY, fontsize=9.5,
+                          textcoords="offset points", color=GREY, fontsize=9.5,
                           fontweight="bold", annotation_clip=False)  # fmt: skip
-
-
-def _tinted(name: str, start: float, stop: float) -> Colormap:
-    """A part of a colour map, so that its lightest tone can be told from the empty cell."""
-    return ListedColormap(colormaps[name](np.linspace(start, stop, 64)))
-
-
-def _error_and_diagonal_layers(share: _Floats, block: int) -> tuple[_Floats, _Floats]:
-    """Part errors from what is right, each block of classes a cell; NaN where there is none."""
-    on_diagonal = np.eye(len(share), dtype=bool)
-    first = np.arange(0, len(share), block) if len(share) else np.zeros(0, np.int64)
-    layers = []
-    for mask in (~on_diagonal, on_diagonal):
-        layer = np.where(mask, share, 0.0)
-        if block > 1:
-            layer = np.maximum.reduceat(np.maximum.reduceat(layer, first, axis=0), first, axis=1)
-        layers.append(np.where(layer > 0, layer, np.nan))
-    return layers[0], layers[1]
-
-
-def _draw_layers(
-    figure: Figure, axes: Axes, wrong: _Floats, right: _Floats, num_classes: int
-) -> None:
-    reds, blues = _tinted("Reds", 0.14, 0.95), _tinted("Blues", 0.22, 0.92)
-    # A few per cent is already a fault worth seeing: the root spreads the low end.
-    for place, words, layer, colours, norm in (
-        (0.0, "right, share of the actual class", right, blues, Normalize(0.0, 1.0)),
-        (0.5, "wrong, share of the actual class", wrong, reds, PowerNorm(0.5, 0.0, 0.5)),
-    ):
-        if layer.size:
-            axes.imshow(layer, cmap=colours, norm=norm, interpolation="nearest",
-                        extent=(-0.5, num_classes - 0.5, num_classes - 0.5, -0.5))  # fmt: skip
-        # Where a matrix is too small for the scale, its numbers say all.
-        if num_classes > _MIN_SCALED_CLASSES:
-            scale = axes.inset_axes((place, 1.04, 0.42, 0.018))
-            bar = figure.colorbar(
-                ScalarMappable(norm, colours), cax=scale, orientation="horizontal",
-                format=PercentFormatter(1.0, decimals=0),
-                extend="max" if norm.vmax != 1.0 else "neither",
-            )  # fmt: skip
-            scale.set_title(words, fontsize=9, color=_GREY, loc="left", pad=3)
-            scale.tick_params(labelsize=8, labelcolor=_INK, length=2, pad=1)
-            bar.outline.set_visible(False)
-
-
-def _name_classes(axes: Axes, class_names: Sequence[str], labelled: bool) -> None:
-    count = len(class_names)
-    at = list(range(0, count, 1 if labelled else math.ceil(count / 20)))
-    names = [_short(class_names[i]) for i in at]
-    size = 8.5 if labelled else 7.5
-    # A dollar in a name is a dollar, not the start of a formula.
-    axes.set_xticks(at, names, rotation=90, fontsize=size, color=_INK, parse_math=False)
-    axes.set_yticks(at, names, fontsize=size, color=_INK, parse_math=False)
-
-
-def _short(name: str) -> str:
-    flat = " ".join(name.split())
-    return flat if len(flat) <= _MAX_NAME else flat[: _MAX_NAME - 1] + "…"
-
-
-def _write_counts(axes: Axes, counts: NDArray[np.int64], share: _Floats) -> None:
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        number = str(counts[row, column])
-        dark = share[row, column] > (0.55 if row == column else 0.14)
-        axes.text(
-            float(column), float(row), number, ha="center", va="center_baseline",
-            color="white" if dark else _INK, fontsize=7.5 if len(number) < 4 else 5.5,
-        )  # fmt: skip

@@ -1,0 +1,110 @@
+"""How far a model's probabilities can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from pets_core.evaluation.predictions import Predictions, log_softmax
+from pets_core.records import Calibration
+
+__all__ = ["Reliability", "calibrate", "fit_temperature", "reliability"]
+
+_NUM_BINS = 15
+_LOG_TEMPERATURES = (-3.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Photos in bins of equal width by the model's confidence (Guo and others 2017).
+
+    Attributes:
+        counts: Photos in each bin, (15,).
+        confidence: Their mean confidence, NaN in an empty bin, (15,).
+        accuracy: Share of them that was right, NaN in an empty bin, (15,).
+    """
+
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: the mean gap between both, weighed by photos."""
+        if not self.counts.sum():
+            return float("nan")
+        gaps = np.nan_to_num(np.abs(self.confidence - self.accuracy))
+        return float((gaps * self.counts).sum() / self.counts.sum())
+
+
+def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> Reliability:
+    """Put photos into bins.
+
+    Args:
+        confidence: Probability of the most probable class, (N,).
+        right: Whether it is the true one, (N,).
+    """
+    # As Guo and others: bin m holds ((m - 1) / M, m / M].
+    bins = np.clip(np.ceil(confidence * _NUM_BINS).astype(np.int64) - 1, 0, _NUM_BINS - 1)
+    counts = np.bincount(bins, minlength=_NUM_BINS)
+
+    def mean(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        sums = np.bincount(bins, weights=values, minlength=_NUM_BINS)
+        means = np.full(_NUM_BINS, np.nan)
+        np.divide(sums, counts, out=means, where=counts > 0)
+        return means
+
+    return Reliability(counts, mean(confidence), mean(right.astype(np.float64)))
+
+
+def fit_temperature(validation: Predictions) -> float:
+    """What to divide logits by so that the validation loss is least (Guo and others 2017)."""
+    logs = np.log(np.maximum(validation.probabilities, np.finfo(np.float32).tiny))
+
+    def loss(log_temperature: float) -> float:
+        cooled = log_softmax(logs / np.exp(log_temperature))
+        return float(-np.take_along_axis(cooled, validation.targets[:, None], 1).mean())
+
+    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
+    return float(np.exp(found.x))
+
+
+def calibrate(
+    predictions: Predictions, validation: Predictions | None
+) -> tuple[Calibration, Reliability]:
+    """Judge the probabilities, and what a temperature of the validation photos makes of them.
+
+    Args:
+        predictions: To be judged.
+        validation: What the temperature is fitted on; where these are the photos judged, it would
+            flatter and is not.
+    """
+    bins = reliability(predictions.confidence, ~predictions.wrong)
+    judged_on_validation = predictions.info.split == "valid"
+    if validation is None or judged_on_validation or not len(validation):
+        return Calibration(ece=bins.ece), bins
+    temperature = fit_temperature(validation)
+    cooled = (
+        np.concatenate(
+            [
+                _cooled_confidence(predictions.probabilities[start : start + 4096], temperature)
+                for start in range(0, len(predictions), 4096)
+            ]
+        )
+        if len(predictions)
+        else np.zeros(0)
+    )
+    after = reliability(cooled, ~predictions.wrong)
+    return Calibration(ece=bins.ece, temperature=temperature, ece_after=after.ece), bins
+
+
+def _cooled_confidence(
+    probabilities: NDArray[np.float32], temperature: float
+) -> NDArray[np.float64]:
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    confidence: NDArray[np.float64] = np.exp(log_softmax(logs / temperature)).max(1)
+    return confidence

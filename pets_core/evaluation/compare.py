@@ -1,0 +1,138 @@
+"""A model beside the champion, on the same photos; and whether it may go out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
+
+from pets_core.config import GateConfig
+from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import Predictions
+from pets_core.records import ClassChange, Comparison, Share, Verdict
+
+__all__ = ["compare", "judge"]
+
+_MAX_LISTED = 20
+_ROUNDING = 1e-9
+
+
+def compare(predictions: Predictions, champion: Predictions) -> Comparison:
+    """Compare two models photo by photo.
+
+    Args:
+        predictions: Of the model.
+        champion: Of the champion; photos that only one of both has are left out, and the labels are
+            those of `predictions`.
+
+    Raises:
+        PetsError: The classes are not the same, or no photo is.
+    """
+    if predictions.names != champion.names:
+        raise PetsError(
+            f"the champion {champion.info.model_url} knows {len(champion.names)} classes and the "
+            f"model {len(predictions.names)}, not the same ones in the same order"
+        )
+    place = {photo: row for row, photo in enumerate(champion.ids)}
+    own = np.array([row for row, photo in enumerate(predictions.ids) if photo in place], np.int64)
+    theirs = np.array([place[predictions.ids[row]] for row in own], np.int64)
+    if not len(own):
+        raise PetsError("the champion was judged on none of these photos")
+    targets = predictions.targets[own]
+    wrong = predictions.predicted[own] != targets
+    champion_wrong = champion.predicted[theirs] != targets
+    only_champion = int((champion_wrong & ~wrong).sum())
+    only_model = int((wrong & ~champion_wrong).sum())
+    changes = _changes(predictions.names, targets, wrong, champion_wrong)
+    return Comparison(
+        champion_url=champion.info.model_url,
+        num_rows=len(own),
+        champion_error_rate=float(champion_wrong.mean()),
+        error_rate=float(wrong.mean()),
+        only_champion_wrong=only_champion,
+        only_model_wrong=only_model,
+        improvement=_improvement(only_champion, only_model, len(own)),
+        p_value=_mcnemar(only_champion, only_model),
+        better=tuple(c for c in reversed(changes) if c.recall > c.champion_recall)[:_MAX_LISTED],
+        worse=tuple(c for c in changes if c.recall < c.champion_recall)[:_MAX_LISTED],
+        largest_drop=max(0.0, *(c.champion_recall - c.recall for c in changes)),
+    )
+
+
+def _mcnemar(only_champion: int, only_model: int) -> float:
+    """McNemar's exact test (1947): photos that only one gets wrong are as likely to be either's."""
+    if not only_champion + only_model:
+        return 1.0
+    return float(binomtest(only_model, only_champion + only_model, 0.5).pvalue)
+
+
+def _improvement(only_champion: int, only_model: int, total: int) -> Share:
+    """Difference of two paired shares with Agresti and Min's interval (2005, adjusted Wald)."""
+    value = (only_champion - only_model) / total
+    # Half a photo more in each of the four cells.
+    first, second, size = only_champion + 0.5, only_model + 0.5, total + 2
+    centre = (first - second) / size
+    spread = norm.ppf(0.975) * np.sqrt((first + second) / size - centre**2) / np.sqrt(size)
+    return Share(value=value, low=float(centre - spread), high=float(centre + spread))
+
+
+def _changes(
+    names: list[str],
+    targets: NDArray[np.int64],
+    wrong: NDArray[np.bool_],
+    champion_wrong: NDArray[np.bool_],
+) -> list[ClassChange]:
+    """Recall of each class that has photos, what got worse first."""
+    support = np.bincount(targets, minlength=len(names))
+    right = np.bincount(targets, weights=~wrong, minlength=len(names))
+    champion_right = np.bincount(targets, weights=~champion_wrong, minlength=len(names))
+    changes = [
+        ClassChange(
+            name=name,
+            support=int(support[i]),
+            champion_recall=float(champion_right[i] / support[i]),
+            recall=float(right[i] / support[i]),
+        )
+        for i, name in enumerate(names)
+        if support[i]
+    ]
+    return sorted(changes, key=lambda change: change.recall - change.champion_recall)
+
+
+def judge(config: GateConfig, error_rate: float, comparison: Comparison | str | None) -> Verdict:
+    """Say whether a model may go out, with every reason against it.
+
+    Args:
+        config: The gate.
+        error_rate: Of the model, on all photos judged.
+        comparison: With the champion; None: there is none; a text: why there is one and it cannot
+            be compared, which is a reason against.
+    """
+    reasons = []
+    if config.max_error_rate is not None and error_rate > config.max_error_rate + _ROUNDING:
+        most = f"{config.max_error_rate:.2%}"
+        reasons.append(f"error rate {error_rate:.2%}, at most gate.max_error_rate = {most}")
+    if isinstance(comparison, str):
+        reasons.append(comparison)
+    elif comparison:
+        reasons += _reasons_beside_champion(config, comparison)
+    return Verdict(passed=not reasons, reasons=tuple(reasons))
+
+
+def _reasons_beside_champion(config: GateConfig, comparison: Comparison) -> list[str]:
+    reasons, gained = [], comparison.improvement.value
+    if gained < config.min_improvement - _ROUNDING:
+        reasons.append(
+            f"error rate {comparison.error_rate:.2%} against the champion's "
+            f"{comparison.champion_error_rate:.2%}, {gained:+.2%} better, at least "
+            f"gate.min_improvement = {config.min_improvement:+.2%}"
+        )
+    most = config.max_drop_per_class
+    if most is not None and comparison.largest_drop > most + _ROUNDING:
+        worst = comparison.worse[0]
+        reasons.append(
+            f"of {worst.name} {worst.recall:.1%} are recognised, by the champion "
+            f"{worst.champion_recall:.1%}: {comparison.largest_drop:.1%} less, at most "
+            f"gate.max_drop_per_class = {most:.1%}"
+        )
+    return reasons

@@ -1,0 +1,262 @@
+"""What a model said of each photo of a split: all that an evaluation is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from pets_core import storage
+from pets_core.errors import PetsError
+from pets_core.records import ClassInfo, Split
+
+__all__ = [
+    "CHAMPION_PREDICTIONS",
+    "MAPS",
+    "PREDICTIONS",
+    "VALID_PREDICTIONS",
+    "Predictions",
+    "PredictionsInfo",
+    "log_softmax",
+    "read_info",
+    "read_predictions",
+    "write_predictions",
+]
+
+PREDICTIONS = "predictions.parquet"
+VALID_PREDICTIONS = "predictions-valid.parquet"
+CHAMPION_PREDICTIONS = "predictions-champion.parquet"
+MAPS = "maps.parquet"
+"""Names of what ranks write into the folder of an evaluation."""
+_KEY = b"pets"
+_ROWS = 8192
+"""In a row group, and looked at at once: a thousand classes of so many photos take 32 MB."""
+
+
+class PredictionsInfo(BaseModel):
+    """What the file says of itself, in the metadata of its schema.
+
+    Attributes:
+        classes: The model's vocabulary in index order.
+        split: The photos judged.
+        model_url: The model.
+        backbone: Its backbone.
+        image_size: Side of the square it sees, pixels.
+        dataset_url: Folder of the data set's version, which holds the photos.
+        dataset_name: Its name.
+        dataset_fingerprint: Its fingerprint.
+        tta_views: Augmented views that were averaged.
+        photos_per_second: That were predicted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    classes: tuple[ClassInfo, ...]
+    split: Split
+    model_url: str
+    backbone: str
+    image_size: int
+    dataset_url: str
+    dataset_name: str
+    dataset_fingerprint: str
+    tta_views: int = 0
+    photos_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of N photos of C classes.
+
+    Attributes:
+        info: What the file says of itself.
+        ids: Of the photos, N of them.
+        targets: True class, int64 (N,).
+        probabilities: float32 (N, C).
+    """
+
+    info: PredictionsInfo
+    ids: list[str]
+    targets: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names in index order."""
+        return [info.name for info in self.info.classes]
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """Most probable class, int64 (N,)."""
+        found: NDArray[np.int64] = self.probabilities.argmax(1)
+        return found
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float32]:
+        """Its probability, (N,)."""
+        return _at(self.probabilities, self.predicted)
+
+    @cached_property
+    def losses(self) -> NDArray[np.float32]:
+        """Cross-entropy of each photo, nats, (N,)."""
+        tiny = np.finfo(np.float32).tiny
+        losses: NDArray[np.float32] = -np.log(
+            np.maximum(_at(self.probabilities, self.targets), tiny)
+        )
+        return losses
+
+    @cached_property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Which photos were taken for another class, (N,)."""
+        return np.asarray(self.predicted != self.targets)
+
+
+def _at(matrix: NDArray[np.float32], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """One entry of each row."""
+    found: NDArray[np.float32] = np.take_along_axis(matrix, columns[:, None], axis=1)[:, 0]
+    return found
+
+
+def log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Logarithms of the probabilities of logits (N, C)."""
+    shifted = logits - logits.max(1, keepdims=True).astype(np.float64)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result
+
+
+def write_predictions(
+    url: str,
+    info: PredictionsInfo,
+    ids: Sequence[str],
+    targets: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    embeddings: NDArray[np.float32] | None = None,
+) -> None:
+    """Write a row a photo: id, actual, predicted, probability, loss, probabilities, embedding.
+
+    Args:
+        url: File to write.
+        info: What it is to say of itself.
+        ids: N.
+        targets: (N,).
+        logits: (N, C).
+        embeddings: Pooled features, (N, D), if they are to be stored.
+    """
+    names = np.array([c.name for c in info.classes], dtype=object)
+    schema = pa.schema(
+        [("id", pa.string()), ("actual", pa.string()), ("predicted", pa.string()),
+         ("probability", pa.float32()), ("loss", pa.float32()),
+         ("probabilities", pa.list_(pa.float32(), len(names)))],
+        metadata={_KEY: info.model_dump_json().encode()},
+    )  # fmt: skip
+    if embeddings is not None:
+        schema = schema.append(pa.field("embedding", pa.list_(pa.float32(), embeddings.shape[1])))
+    with storage.writing(url) as file, pq.ParquetWriter(file, schema) as writer:
+        for start in range(0, max(len(ids), 1), _ROWS):
+            rows = slice(start, start + _ROWS)
+            logs = log_softmax(logits[rows]) if len(ids) else np.zeros((0, len(names)))
+            predicted = logs.argmax(1) if len(logs) else np.zeros(0, np.int64)
+            columns = [
+                pa.array(ids[rows], pa.string()),
+                pa.array(names[targets[rows]], pa.string()),
+                pa.array(names[predicted], pa.string()),
+                pa.array(
+                    np.exp(np.take_along_axis(logs, predicted[:, None], 1)[:, 0]), pa.float32()
+                ),
+                pa.array(-np.take_along_axis(logs, targets[rows, None], 1)[:, 0], pa.float32()),
+                _lists(np.exp(logs)),
+            ]
+            if embeddings is not None:
+                columns.append(_lists(embeddings[rows]))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _lists(values: NDArray[Any]) -> pa.Array:
+    flat = pa.array(values.astype(np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def read_predictions(url: str) -> Predictions:
+    """Read a file of `write_predictions`.
+
+    Raises:
+        PetsError: It is not there, not such a file, or its numbers are no probabilities.
+    """
+    with storage.open_read(storage.absolute(url)) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+            info = _info(url, parquet)
+            table = parquet.read(columns=["id", "actual"])
+            probabilities = _probabilities(url, parquet, len(info.classes))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+            raise PetsError(f"{url}: no file of predictions ({error})") from error
+    places = {c.name: index for index, c in enumerate(info.classes)}
+    actual = table["actual"].to_pylist()
+    if strange := sorted(set(actual) - places.keys()):
+        raise PetsError(f"{url}: {strange[0]!r} is actual, but not among its {len(places)} classes")
+    targets = np.array([places[name] for name in actual], np.int64)
+    predictions = Predictions(info, table["id"].to_pylist(), targets, probabilities)
+    _refuse_what_is_no_probability(url, predictions)
+    return predictions
+
+
+def read_info(url: str) -> PredictionsInfo:
+    """What a file says of itself; errors as `read_predictions`."""
+    with storage.open_read(storage.absolute(url)) as file:
+        try:
+            return _info(url, pq.ParquetFile(file))
+        except pa.ArrowInvalid as error:
+            raise PetsError(f"{url}: no file of predictions ({error})") from error
+
+
+def _info(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
+    metadata = parquet.schema_arrow.metadata or {}
+    if _KEY not in metadata:
+        raise PetsError(
+            f"{url}: no file of predictions: its schema has no metadata {_KEY.decode()!r} with the "
+            "classes; give the predictions.parquet of an evaluation"
+        )
+    try:
+        return PredictionsInfo.model_validate_json(metadata[_KEY])
+    except pydantic.ValidationError as error:
+        raise PetsError(f"{url}: its metadata is damaged or of another version: {error}") from error
+
+
+def _probabilities(url: str, parquet: pq.ParquetFile, num_classes: int) -> NDArray[np.float32]:
+    """Read them piece by piece, for whole they take as much memory again."""
+    result = np.empty((parquet.metadata.num_rows, num_classes), np.float32)
+    done = 0
+    for batch in parquet.iter_batches(_ROWS, columns=["probabilities"]):
+        values = batch.column("probabilities").flatten().to_numpy(zero_copy_only=False)
+        if len(values) != batch.num_rows * num_classes:
+            raise PetsError(
+                f"{url}: {num_classes} classes, but not as many probabilities for each photo"
+            )
+        result[done : done + batch.num_rows] = values.reshape(-1, num_classes)
+        done += batch.num_rows
+    return result
+
+
+def _refuse_what_is_no_probability(url: str, predictions: Predictions) -> None:
+    values = predictions.probabilities
+    sums = values.sum(1, dtype=np.float64) if len(values) else np.ones(0)
+    # A sum that is right says that no value is NaN or infinite.
+    bad = np.flatnonzero(~(np.abs(sums - 1) < 1e-3) | (values.min(1, initial=0.0) < 0))
+    if len(bad):
+        first = ", ".join(predictions.ids[i] for i in bad[:3])
+        raise PetsError(
+            f"{url}: the probabilities of {len(bad)} of {len(values)} photos are not finite, or do "
+            f"not add up to 1: {first}. Predict anew; of a model that gives NaN, lower its "
+            "train.base_lr"
+        )

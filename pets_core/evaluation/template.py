@@ -1,0 +1,72 @@
+"""Jinja templates of this package, and how they write numbers."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from functools import cache
+from html import escape as escape_html
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+__all__ = ["template"]
+
+
+@cache
+def template(name: str) -> Template:
+    """A template of `pets_core/evaluation`; what goes into HTML is escaped."""
+    environment = Environment(
+        loader=PackageLoader("pets_core", "evaluation"),
+        autoescape=name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        breakable=_breakable,
+        data_uri=_data_uri,
+        decimal=_decimal,
+        duration=_duration,
+        markdown=_markdown,
+        percent=_percent,
+        points=_points,
+    )
+    return environment.get_template(name)
+
+
+def _breakable(name: str) -> Markup:
+    """The escaped name; a line may break after its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
+
+
+def _markdown(name: str) -> str:
+    """A name as markdown shows it literally: no markup, no table cell's end."""
+    safe = escape_html(" ".join(name.split()))
+    for mark in "\\`*_[]|#":
+        safe = safe.replace(mark, f"\\{mark}")
+    return safe
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}%"
+
+
+def _points(difference: float, digits: int = 1) -> str:
+    """A difference of two shares, with its sign."""
+    return f"{100 * difference:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _decimal(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{b64encode(content).decode('ascii')}"

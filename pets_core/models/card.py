@@ -1,0 +1,57 @@
+"""What is said of a model beside its weights; read without torch."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pets_core.config import TransformConfig
+from pets_core.records import ClassInfo
+
+if TYPE_CHECKING:
+    from pets_core.data.transforms import Augment, CenterCrop
+
+__all__ = ["ONNX_KEY", "ModelCard"]
+
+ONNX_KEY = "pets"
+"""Name of the card among the metadata of an ONNX file."""
+
+
+class ModelCard(BaseModel):
+    """All that is needed to rebuild and feed a model, besides its weights.
+
+    `resize_to` and `image_size` are pixels: a photo is stretched to a square of the first, and
+    its middle of the second is what the model sees.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    objective: Literal["single_label"] = "single_label"
+    backbone: str
+    num_features: int
+    classes: tuple[ClassInfo, ...]
+    image_size: int
+    resize_to: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dataset_fingerprint: str
+    timm_version: str = Field(default_factory=lambda: version("timm"))
+
+    def center_crop(self) -> CenterCrop:
+        """What makes model inputs of photos to be judged."""
+        from pets_core.data.transforms import CenterCrop
+
+        return CenterCrop(self.image_size, self.mean, self.std)
+
+    def view(self, config: TransformConfig) -> Augment:
+        """What makes one more view of a photo to be judged: nothing of it is blanked."""
+        return self.augment(config.model_copy(update={"erase_probability": 0.0}))
+
+    def augment(self, config: TransformConfig) -> Augment:
+        """What makes model inputs of photos to be learnt from."""
+        from pets_core.data.transforms import Augment
+
+        return Augment(self.image_size, self.mean, self.std, config)

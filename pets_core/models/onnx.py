@@ -1,0 +1,104 @@
+"""A trained model as one ONNX file, from stored photos to probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pets_core import storage
+from pets_core.errors import PetsError
+from pets_core.models.card import ONNX_KEY
+from pets_core.models.folding import fold
+from pets_core.models.package import TrainedModel, load_model
+
+__all__ = ["TOLERANCE", "export_onnx"]
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability between torch and onnxruntime, both in fp32."""
+_OPSET = 20
+_BATCH = 4
+
+
+class _Deployed(nn.Module):
+    """Photos as they are stored, uint8 (B, R, R, 3), to probabilities (B, C)."""
+
+    def __init__(self, built: TrainedModel) -> None:
+        super().__init__()
+        self._crop = built.card.center_crop()
+        size = built.card.image_size
+        self.body = fold(built.model.body, torch.zeros(1, 3, size, size))
+        self.head = built.model.head
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Crop, normalise, classify."""
+        return self.head(self.body(self._crop(photos))).softmax(1)  # type: ignore[no-any-return]
+
+
+def export_onnx(model_url: str, url: str) -> float:
+    """Write a model as ONNX, once onnxruntime has been seen to compute the same.
+
+    The file takes photos stretched to a square of `resize_to` pixels, uint8 (B, R, R, 3), and holds
+    the model's card, so that it needs nothing beside it.
+
+    Args:
+        model_url: A model folder.
+        url: File to write.
+
+    Returns:
+        The largest difference of a probability, on photos of noise.
+
+    Raises:
+        PetsError: There is no such model, the extra `onnx` is not installed, the backbone cannot be
+            exported, or onnxruntime computes something else. Nothing is then written.
+    """
+    if not url.endswith(".onnx"):
+        raise PetsError(f"--to {url}: the name of an ONNX file ends with .onnx")
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter needs it, and says so in another way
+    except ImportError as error:
+        raise PetsError(
+            f"{error.name} is not installed: pip install 'pets-pipeline[onnx]'"
+        ) from error
+    built = load_model(model_url)
+    deployed = _Deployed(built).eval()
+    side = built.card.resize_to
+    noise = np.random.default_rng(0).integers(0, 256, (_BATCH, side, side, 3), np.uint8)
+    data = _exported(deployed, built, torch.from_numpy(noise))
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"photos": noise})
+    with torch.no_grad():
+        expected = deployed(torch.from_numpy(noise)).numpy()
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:
+        raise PetsError(
+            f"{model_url}: onnxruntime's probabilities differ from torch's by {difference:.1e}, "
+            f"more than {TOLERANCE:.0e}: use the model folder"
+        )
+    storage.write_bytes(storage.absolute(url), data)
+    return difference
+
+
+def _exported(deployed: nn.Module, built: TrainedModel, photos: Tensor) -> bytes:
+    try:
+        program: Any = torch.onnx.export(
+            deployed,
+            (photos,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["photos"],
+            output_names=["probabilities"],
+            opset_version=_OPSET,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).splitlines()[0]
+        raise PetsError(f"{built.card.backbone} cannot be exported to ONNX: {reason}") from error
+    proto = program.model_proto
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = ONNX_KEY, built.card.model_dump_json()
+    data: bytes = proto.SerializeToString()
+    return data

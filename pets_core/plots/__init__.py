@@ -1,0 +1,7 @@
+"""Pictures as PNG bytes, small enough to travel inside a page or a Prefect artifact."""
+
+from pets_core.plots.calibration import reliability_diagram
+from pets_core.plots.confusion import confusion_matrix
+from pets_core.plots.training import lr_curve, training_curves
+
+__all__ = ["confusion_matrix", "lr_curve", "reliability_diagram", "training_curves"]

@@ -1,0 +1,51 @@
+"""What all pictures have in common: colours, paper, packing."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageOps
+
+__all__ = ["BLUE", "GREY", "INK", "ORANGE", "RED", "Floats", "new_figure", "png", "say", "tidy"]
+
+BLUE, ORANGE, RED, INK, GREY = "#1b5e9e", "#d9730d", "#b3202a", "#1c2530", "#6b7785"
+
+Floats = NDArray[np.float64]
+
+
+def new_figure(width: float, height: float, dpi: int) -> Figure:
+    return Figure((width, height), dpi=dpi, facecolor="white", layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
+    pixels = _cropped(Image.open(drawn).convert("RGB"))
+    # Anti-aliased lines and text need few colours: a palette is a third of the bytes.
+    pixels.quantize(256).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+def _cropped(pixels: Image.Image, pad: int = 12) -> Image.Image:
+    """Without the empty margins that square axes leave in a figure."""
+    box = ImageChops.invert(pixels).getbbox()
+    if box is None:
+        return pixels
+    left, top, right, bottom = box
+    return ImageOps.expand(pixels.crop((left, top, right, bottom)), pad, "white")
+
+
+def tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b9c1ca")
+    axes.grid(color="#dfe4ea", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", color="#b9c1ca", labelcolor=INK, labelsize=9)
+
+
+def say(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY)

@@ -1,0 +1,218 @@
+"""Which model of a data set an alias points at, and which ones it pointed at before.
+
+<store>/models/<data set>/<alias>/<time>-<draw>.json   one file a move; the newest is what holds
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError, did_you_mean
+from pets_core.evaluation.predictions import PredictionsInfo
+from pets_core.records import Champion, DatasetManifest, EvalReport, Split
+
+__all__ = [
+    "CANDIDATE",
+    "Candidate",
+    "Judged",
+    "Move",
+    "aliases",
+    "candidates",
+    "current",
+    "find_champion",
+    "history",
+    "model_url",
+    "predictions_url",
+    "promote",
+    "promote_run",
+    "rollback",
+]
+
+CANDIDATE = "candidate.json"
+"""What a run's evaluation writes last."""
+
+
+class Candidate(BaseModel):
+    """A model that was evaluated, and may be pointed at.
+
+    Attributes:
+        run_id: The run that evaluated it.
+        model_url: The model; runs/... of the store where it lies in it.
+        dataset_name: Data set it was judged on.
+        dataset_fingerprint: Version of that.
+        split: Photos it was judged on.
+        tta_views: Augmented views that were averaged.
+        backbone: Of the model.
+        error_rate: On these photos.
+        num_rows: How many these are.
+        evaluated_at: UTC, ISO 8601.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    model_url: str
+    dataset_name: str
+    dataset_fingerprint: str
+    split: Split
+    tta_views: int
+    backbone: str
+    error_rate: float
+    num_rows: int
+    evaluated_at: str
+
+
+class Judged(NamedTuple):
+    """What photos a model is judged on, and how."""
+
+    dataset_name: str
+    dataset_fingerprint: str
+    split: Split
+    tta_views: int
+
+    @staticmethod
+    def of(model: Candidate | PredictionsInfo) -> Judged:
+        """Those that a model was judged on."""
+        return Judged(model.dataset_name, model.dataset_fingerprint, model.split, model.tta_views)
+
+    @staticmethod
+    def by(config: PipelineConfig, manifest: DatasetManifest) -> Judged:
+        """Those that a run is about to judge a model on."""
+        split = manifest.evaluation_split(config.evaluate.split)
+        return Judged(manifest.name, manifest.fingerprint, split, config.evaluate.tta_views)
+
+
+class Move(BaseModel):
+    """One move of an alias.
+
+    Attributes:
+        model: What it points at since.
+        previous: Name of the move that a rollback returns to, if there is one.
+        why: promoted or rolled back.
+        moved_at: UTC, ISO 8601.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    model: Candidate
+    previous: str | None = None
+    why: Literal["promoted", "rolled back"] = "promoted"
+    moved_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def find_champion(config: PipelineConfig, judged: Judged) -> Champion | None:
+    """What the alias of the settings points at, for photos that are judged; None: nothing yet.
+
+    What it once said of these photos serves again where version, split and views are the same.
+    """
+    move = current(config.store, judged.dataset_name, config.gate.alias)
+    if move is None:
+        return None
+    url = predictions_url(config.store, move.model)
+    same = Judged.of(move.model) == judged and storage.exists(url)
+    return Champion(
+        model_url=model_url(config.store, move.model), predictions_url=url if same else None
+    )
+
+
+def model_url(store: str, model: Candidate) -> str:
+    """Where a model lies."""
+    inside = model.model_url.startswith("runs/")
+    return storage.join(storage.absolute(store), model.model_url) if inside else model.model_url
+
+
+def predictions_url(store: str, model: Candidate) -> str:
+    """Where its predictions lie."""
+    run = storage.join(storage.absolute(store), "runs", model.run_id)
+    return storage.join(run, "evaluation", "predictions.parquet")
+
+
+def candidates(store: str) -> Iterator[Candidate]:
+    """Every evaluated model of a store, in the order of the runs' names."""
+    root = storage.join(storage.absolute(store), "runs")
+    for run_id in sorted(storage.list_folder(root)):
+        url = storage.join(root, run_id, "evaluation", CANDIDATE)
+        if storage.exists(url):
+            yield Candidate.model_validate_json(storage.read_bytes(url))
+
+
+def aliases(store: str, dataset: str) -> list[str]:
+    """The aliases of a data set, in their alphabet's order."""
+    return sorted(storage.list_folder(_folder(store, dataset)))
+
+
+def history(store: str, dataset: str, alias: str) -> dict[str, Move]:
+    """Every move of an alias by its name, the newest last; nothing where there is no such alias.
+
+    Raises:
+        PetsError: A move is damaged.
+    """
+    folder = _folder(store, dataset, alias)
+    moves = {}
+    for name in sorted(storage.list_folder(folder)):
+        url = storage.join(folder, name)
+        if not name.endswith(".json"):
+            continue
+        try:
+            moves[name] = Move.model_validate_json(storage.read_bytes(url))
+        except pydantic.ValidationError as error:
+            raise PetsError(f"{url} is damaged: remove it, and promote a model anew") from error
+    return moves
+
+
+def current(store: str, dataset: str, alias: str) -> Move | None:
+    """The move that holds."""
+    moves = history(store, dataset, alias)
+    return moves[max(moves)] if moves else None
+
+
+def promote(store: str, alias: str, model: Candidate) -> Move:
+    """Point an alias of the model's data set at it; one file appears, whole or not at all."""
+    moves = history(store, model.dataset_name, alias)
+    return _write(store, alias, Move(model=model, previous=max(moves, default=None)))
+
+
+def promote_run(store: str, alias: str, report: EvalReport) -> Move:
+    """Point an alias at the model that was evaluated; as `promote`."""
+    url = report.file(CANDIDATE)
+    return promote(store, alias, Candidate.model_validate_json(storage.read_bytes(url)))
+
+
+def rollback(store: str, dataset: str, alias: str) -> Move:
+    """Point an alias at what it pointed at before; again, at what came before that.
+
+    Raises:
+        PetsError: There is no such alias, or nothing before.
+    """
+    moves = history(store, dataset, alias)
+    if not moves:
+        known = aliases(store, dataset)
+        raise PetsError(f"{dataset} has no alias {alias!r}.{did_you_mean(alias, known)}")
+    name = moves[max(moves)].previous
+    if name is None or name not in moves:
+        raise PetsError(f"{alias} of {dataset} has pointed at no other model before")
+    before = moves[name]
+    move = Move(model=before.model, previous=before.previous, why="rolled back")
+    return _write(store, alias, move)
+
+
+def _write(store: str, alias: str, move: Move) -> Move:
+    # Two moves at once are both kept, and the later one holds.
+    name = f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}.json"
+    url = storage.join(_folder(store, move.model.dataset_name, alias), name)
+    storage.write_bytes(url, move.model_dump_json(indent=2).encode())
+    return move
+
+
+def _folder(store: str, *parts: str) -> str:
+    return storage.join(storage.absolute(store), "models", *parts)

@@ -1,0 +1,272 @@
+"""What the ranks of each stage do."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pets_core import plots, storage
+from pets_core.data.dataset import write_table
+from pets_core.data.decoded import DecodedPhotos
+from pets_core.errors import PetsError
+from pets_core.evaluation.activation import activation_maps, overlay
+from pets_core.evaluation.predict import Outputs, predict_views
+from pets_core.evaluation.predictions import (
+    CHAMPION_PREDICTIONS,
+    MAPS,
+    PREDICTIONS,
+    VALID_PREDICTIONS,
+    PredictionsInfo,
+    log_softmax,
+    write_predictions,
+)
+from pets_core.models.card import ModelCard
+from pets_core.models.package import TrainedModel, load_model, save_model
+from pets_core.rank import Rank
+from pets_core.records import LRSuggestion, PredictResult, Split, TrainResult
+from pets_core.training.history import steps_table
+from pets_core.training.loop import fit
+from pets_core.training.lr_finder import lr_find, suggest, trimmed, write_curve
+from pets_core.training.schedule import fine_tune_phases
+from pets_core.training.sharding import whole
+
+__all__ = ["find_lr", "predict", "train"]
+
+_MODEL = "model"
+_NUM_MAPS, _MAP_PIXELS = 16, 160
+
+
+def find_lr(rank: Rank) -> LRSuggestion | None:
+    """Run the range test on the new head and store its curve and picture."""
+    started, config = time.monotonic(), rank.config
+    _check_validation(rank)
+    built = rank.model()
+    loader = rank.train_loader(built.card)
+    with rank.watchdog:
+        curve = lr_find(
+            built.model,
+            rank.objective(),
+            loader,
+            config.lr_find,
+            config.train,
+            accelerator=rank.accelerator,
+            on_progress=rank.report,
+        )
+    if not rank.accelerator.is_main_process:
+        return None
+    suggestions = vars(suggest(*trimmed(curve)))
+    chosen = suggestions[config.lr_find.suggestion]
+    folder = storage.join(rank.request.run_url, "lr_find")
+    curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
+    write_curve(curve_url, curve)
+    picture = plots.lr_curve(
+        curve.rates, curve.losses, curve.smoothed, suggestions, config.lr_find.suggestion
+    )
+    storage.write_bytes(plot_url, picture)
+    return LRSuggestion(
+        **suggestions,
+        chosen=chosen,
+        suggestion=config.lr_find.suggestion,
+        num_steps=len(curve.rates),
+        seconds=time.monotonic() - started,
+        curve_url=curve_url,
+        plot_url=plot_url,
+    )
+
+
+def train(rank: Rank) -> TrainResult | None:
+    """Train by the recipe and store model, history and pictures."""
+    started, config = time.monotonic(), rank.config
+    assert rank.request.base_lr is not None
+    _check_validation(rank)
+    rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
+    built = rank.model()
+    loader = rank.train_loader(built.card)
+    valid = rank.photos("valid", built.card) if "valid" in rank.manifest.splits else None
+    checkpoints = rank.checkpoints()
+    with rank.interruption() as gate, rank.watchdog:
+        history = fit(
+            built.model,
+            rank.objective(),
+            loader,
+            rank.eval_loader(valid, built.card.center_crop()) if valid else None,
+            fine_tune_phases(config.train, rank.request.base_lr),
+            config.train,
+            accelerator=rank.accelerator,
+            checkpoints=checkpoints,
+            gate=gate,
+            on_progress=rank.report,
+        )
+    checkpoints.wait()
+    weights = {name: whole(value) for name, value in built.model.state_dict().items()}
+    if not rank.accelerator.is_main_process:
+        return None
+    run = rank.request.run_url
+    history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, "training.png")
+    last_url, best_url = _save_models(rank, built.card, weights, history.best.weights)
+    storage.write_bytes(history_url, steps_table(history.steps))
+    storage.write_bytes(plot_url, plots.training_curves(history.steps, history.epochs))
+    return TrainResult(
+        model_url=storage.join(run, _MODEL),
+        last_model_url=last_url,
+        best_model_url=best_url,
+        history_url=history_url,
+        plot_url=plot_url,
+        base_lr=rank.request.base_lr,
+        mixed_precision=rank.precision,
+        device=_device_name(rank.accelerator.device),
+        num_processes=rank.accelerator.num_processes,
+        num_steps=len(history.steps),
+        epochs=tuple(history.epochs),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _save_models(
+    rank: Rank, card: ModelCard, last: dict[str, Tensor], best: dict[str, Tensor]
+) -> tuple[str, str | None]:
+    """Store the last weights and the best; those that `train.keep` asks for are the model."""
+    keep, run = rank.config.train.keep, rank.request.run_url
+    if keep == "best" and not best:
+        raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
+    last_url = storage.join(run, _MODEL if keep == "last" else "last")
+    save_model(last_url, card, last)
+    if not best:
+        return last_url, None
+    best_url = storage.join(run, _MODEL if keep == "best" else "best")
+    save_model(best_url, card, best)
+    return last_url, best_url
+
+
+def _check_validation(rank: Rank) -> None:
+    """Refuse settings that need validation photos where there are none."""
+    config = rank.config.train
+    wanted = {
+        "train.keep = best": config.keep == "best",
+        f"train.early_stopping_epochs = {config.early_stopping_epochs}": (
+            config.early_stopping_epochs > 0
+        ),
+    }
+    for setting, needed in wanted.items():
+        if needed and "valid" not in rank.manifest.splits:
+            raise PetsError(
+                f"{setting} needs validation photos, and the data set has none: raise "
+                "source.valid_fraction"
+            )
+
+
+def predict(rank: Rank) -> PredictResult | None:
+    """Have a stored model, and the champion where there is one to ask, predict a split."""
+    request, config = rank.request, rank.config
+    assert request.model_url is not None
+    folder = storage.join(request.run_url, "evaluation")
+    split = rank.manifest.evaluation_split(config.evaluate.split)
+    url = storage.join(folder, PREDICTIONS)
+    with rank.watchdog:
+        built = _load(rank, request.model_url)
+        photos = rank.photos(split, built.card)
+        outputs, seconds = _predict(rank, built, photos, split, url)
+        valid_url = url if split == "valid" else None
+        if valid_url is None and "valid" in rank.manifest.splits:
+            valid_url = storage.join(folder, VALID_PREDICTIONS)
+            _predict(rank, built, rank.photos("valid", built.card), "valid", valid_url)
+        champion_url = None
+        if request.champion_url:
+            champion_url = _ask_champion(rank, request.champion_url, split, folder)
+    if not rank.accelerator.is_main_process:
+        return None
+    return PredictResult(
+        model_url=request.model_url,
+        predictions_url=url,
+        valid_url=valid_url,
+        champion_url=champion_url,
+        maps_url=_write_maps(rank, built, photos, outputs, storage.join(folder, MAPS)),
+        photos_per_second=len(photos) / seconds,
+    )
+
+
+def _ask_champion(rank: Rank, model_url: str, split: Split, folder: str) -> str | None:
+    """Have the champion predict the same photos; None, and a warning, where it cannot."""
+    url = storage.join(folder, CHAMPION_PREDICTIONS)
+    try:
+        champion = _load(rank, model_url)
+    except PetsError as error:
+        rank.warn(f"the champion cannot be compared: {error}")
+        return None
+    _predict(rank, champion, rank.photos(split, champion.card), split, url)
+    return url
+
+
+def _load(rank: Rank, url: str) -> TrainedModel:
+    built = load_model(url)
+    if built.card.classes != rank.manifest.classes:
+        raise PetsError(
+            f"the model {url} knows {len(built.card.classes)} classes and the data set "
+            f"{len(rank.manifest.classes)}, not the same ones in the same order: evaluate on a "
+            "data set with the model's vocabulary"
+        )
+    rank.place(built)
+    return built
+
+
+def _predict(
+    rank: Rank, built: TrainedModel, photos: DecodedPhotos, split: Split, url: str
+) -> tuple[Outputs, float]:
+    """Predict photos and write what was said of them; returns that, and the seconds it took."""
+    config, card, manifest = rank.config, built.card, rank.manifest
+    began = time.monotonic()
+    outputs = predict_views(
+        built.model,
+        rank.eval_loader(photos, card.center_crop()),
+        rank.eval_loader(photos, card.view(config.transform)),
+        config.evaluate.tta_views,
+        accelerator=rank.accelerator,
+        embeddings=config.evaluate.embeddings,
+        on_progress=rank.report,
+    )
+    seconds = time.monotonic() - began
+    if rank.accelerator.is_main_process:
+        info = PredictionsInfo(
+            classes=card.classes,
+            split=split,
+            model_url=built.url,
+            backbone=card.backbone,
+            image_size=card.image_size,
+            dataset_url=manifest.url,
+            dataset_name=manifest.name,
+            dataset_fingerprint=manifest.fingerprint,
+            tta_views=config.evaluate.tta_views,
+            photos_per_second=len(photos) / seconds,
+        )
+        write_predictions(url, info, photos.ids, photos.labels, outputs.logits, outputs.embeddings)
+    return outputs, seconds
+
+
+def _write_maps(
+    rank: Rank, built: TrainedModel, photos: DecodedPhotos, outputs: Outputs, url: str
+) -> str | None:
+    """Show where the model looked in the photos of greatest loss: a JPEG for each photo id."""
+    logs = log_softmax(outputs.logits)
+    losses = -np.take_along_axis(logs, photos.labels[:, None], 1)[:, 0]
+    worst = np.argsort(-losses, kind="stable")[:_NUM_MAPS]
+    pixels, device = photos.read(worst), rank.accelerator.device
+    inputs = built.card.center_crop()(torch.from_numpy(pixels).to(device))
+    said = torch.from_numpy(outputs.logits[worst].argmax(1)).to(device)
+    maps = activation_maps(built.model, inputs, said)
+    if maps is None:
+        return None
+    size = built.card.image_size
+    pictures = [
+        overlay(photo, activation, size, _MAP_PIXELS)
+        for photo, activation in zip(pixels, maps.cpu().numpy(), strict=True)
+    ]
+    write_table(url, pa.table({"id": [photos.ids[i] for i in worst], "jpeg": pictures}))
+    return url
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,98 @@
+"""From predictions to a verdict, and to what the alias points at."""
+
+from __future__ import annotations
+
+from prefect import State, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Failed
+
+from pets_core.config import PipelineConfig
+from pets_core.evaluation.predictions import read_info
+from pets_core.evaluation.review import given_predictions, review
+from pets_core.records import (
+    Champion,
+    EvalReport,
+    PredictResult,
+    Run,
+    TrainResult,
+)
+from pets_core.registry import Judged, find_champion, promote_run
+from tasks.policy import may_pass
+
+__all__ = [
+    "champion_of",
+    "conclude",
+    "find_the_champion",
+    "promote_model",
+    "review_model",
+    "use_predictions",
+]
+
+
+@task(name="champion", cache_policy=NO_CACHE)
+def find_the_champion(config: PipelineConfig, run: Run) -> Champion | None:
+    """Find the model that a new one is to be compared with."""
+    return _champion(config, Judged.by(config, run.manifest))
+
+
+@task(name="predictions", cache_policy=NO_CACHE)
+def use_predictions(predictions_url: str) -> PredictResult:
+    """Take predictions that were made before."""
+    return given_predictions(predictions_url)
+
+
+@task(name="champion", cache_policy=NO_CACHE)
+def champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
+    """Find the model that one whose predictions are given is to be compared with."""
+    return _champion(config, Judged.of(read_info(predicted.predictions_url)))
+
+
+def _champion(config: PipelineConfig, judged: Judged) -> Champion | None:
+    champion = find_champion(config, judged)
+    if champion is None:
+        get_run_logger().info(
+            "%s of %s points at no model yet", config.gate.alias, judged.dataset_name
+        )
+    return champion
+
+
+@task(
+    name="review",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+)
+def review_model(
+    config: PipelineConfig,
+    run_url: str,
+    predicted: PredictResult,
+    champion: Champion | None = None,
+    training: TrainResult | None = None,
+) -> EvalReport:
+    """Judge the predictions, also beside the champion's, and store what people look at."""
+    return review(config, run_url, predicted, champion=champion, training=training)
+
+
+def conclude(config: PipelineConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
+    """Promote a model that passes the gate; end the run as Rejected where it does not.
+
+    To be called last in a flow, whose state this returns. Nothing of it where `gate.promote` is not
+    set.
+    """
+    if not config.gate.promote:
+        return report
+    if report.verdict.passed:
+        promote_model(config, report)
+        return report
+    reasons = "; ".join(report.verdict.reasons)
+    return Failed(name="Rejected", message=f"not promoted: {reasons}", data=report)
+
+
+@task(name="promote", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def promote_model(config: PipelineConfig, report: EvalReport) -> None:
+    """Point the alias at the model."""
+    move = promote_run(config.store, config.gate.alias, report)
+    get_run_logger().info(
+        "%s of %s points at %s", config.gate.alias, move.model.dataset_name, report.model_url
+    )
