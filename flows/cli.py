@@ -94,36 +94,26 @@ def _run(command: str, arguments: list[str]) -> None:
         _join(parser, arguments)
     else:
         if command == "evaluate":
-            _add_what_to_evaluate(parser)
+            command = _what_to_evaluate(parser, arguments)
         if command in ("run", "train"):
             parser.add_argument(
                 "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
             )
         config, parsed = _settings(parser, arguments)
-        if command == "evaluate":
-            command = _what_to_evaluate(parser, parsed)
         _start_flow(command, config, parsed)
 
 
-def _add_what_to_evaluate(parser: _Parser) -> None:
-    parser.add_argument(
-        # Not "model", which is a group of settings.
-        "model_url",
-        nargs="?",
-        metavar="MODEL",
-        help="model folder, path or URL",
-    )
+def _what_to_evaluate(parser: _Parser, arguments: list[str]) -> str:
+    """Add the arguments of `pets evaluate`; which flow it is: a model's, or predictions'."""
     parser.add_argument(
         "--from", dest="predictions_url", metavar="PREDICTIONS",
-        help="predictions.parquet of an evaluation, in place of a model: needs no GPU",
+        help="predictions.parquet of an evaluation, in place of MODEL: needs no GPU",
     )  # fmt: skip
-
-
-def _what_to_evaluate(parser: _Parser, parsed: argparse.Namespace) -> str:
-    """Which flow: that of a model, or that of predictions."""
-    if (parsed.model_url is None) == (parsed.predictions_url is None):
-        parser.error("one of MODEL and --from is needed")
-    return "evaluate" if parsed.model_url else "review"
+    if any(word == "--from" or word.startswith("--from=") for word in arguments):
+        return "review"
+    # Not "model", which is a group of settings.
+    parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
+    return "evaluate"
 
 
 def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, argparse.Namespace]:

@@ -10,11 +10,11 @@ from flows.tables import print_table
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry import (
     Candidate,
+    absolute,
     aliases,
     candidates,
     current,
     history,
-    model_url,
     promote,
     rollback,
 )
@@ -108,8 +108,8 @@ def _show(arguments: argparse.Namespace) -> None:
         return
     model = _find(store, what)
     for name, value in model.model_dump().items():
-        print(f"{name.replace('_', ' '):20} {value}")
-    print(f"{'model':20} {model_url(store, model)}")
+        told = absolute(store, value) if name.endswith("_url") else value
+        print(f"{name.removesuffix('_url').replace('_', ' '):20} {told}")
 
 
 def _find(store: str, run_id: str) -> Candidate:

@@ -25,20 +25,21 @@ __all__ = [
     "Candidate",
     "Judged",
     "Move",
+    "absolute",
     "aliases",
     "candidates",
     "current",
     "find_champion",
     "history",
-    "model_url",
-    "predictions_url",
     "promote",
     "promote_run",
+    "relative",
     "rollback",
 ]
 
 CANDIDATE = "candidate.json"
 """What a run's evaluation writes last."""
+_INSIDE = "store:"
 
 
 class Candidate(BaseModel):
@@ -46,7 +47,8 @@ class Candidate(BaseModel):
 
     Attributes:
         run_id: The run that evaluated it.
-        model_url: The model; runs/... of the store where it lies in it.
+        model_url: The model; relative to the store where it lies in it.
+        predictions_url: What it said of the photos; relative likewise.
         dataset_name: Data set it was judged on.
         dataset_fingerprint: Version of that.
         split: Photos it was judged on.
@@ -61,6 +63,7 @@ class Candidate(BaseModel):
 
     run_id: str
     model_url: str
+    predictions_url: str
     dataset_name: str
     dataset_fingerprint: str
     split: Split
@@ -118,23 +121,25 @@ def find_champion(config: PipelineConfig, judged: Judged) -> Champion | None:
     move = current(config.store, judged.dataset_name, config.gate.alias)
     if move is None:
         return None
-    url = predictions_url(config.store, move.model)
+    url = absolute(config.store, move.model.predictions_url)
     same = Judged.of(move.model) == judged and storage.exists(url)
     return Champion(
-        model_url=model_url(config.store, move.model), predictions_url=url if same else None
+        model_url=absolute(config.store, move.model.model_url),
+        predictions_url=url if same else None,
     )
 
 
-def model_url(store: str, model: Candidate) -> str:
-    """Where a model lies."""
-    inside = model.model_url.startswith("runs/")
-    return storage.join(storage.absolute(store), model.model_url) if inside else model.model_url
+def relative(store: str, url: str) -> str:
+    """A URL without the store's, where it lies in that: the store may be elsewhere tomorrow."""
+    root = storage.absolute(store).rstrip("/") + "/"
+    return _INSIDE + url.removeprefix(root) if url.startswith(root) else url
 
 
-def predictions_url(store: str, model: Candidate) -> str:
-    """Where its predictions lie."""
-    run = storage.join(storage.absolute(store), "runs", model.run_id)
-    return storage.join(run, "evaluation", "predictions.parquet")
+def absolute(store: str, url: str) -> str:
+    """The URL that `relative` was given."""
+    if not url.startswith(_INSIDE):
+        return url
+    return storage.join(storage.absolute(store), url.removeprefix(_INSIDE))
 
 
 def candidates(store: str) -> Iterator[Candidate]:

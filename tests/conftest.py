@@ -52,6 +52,7 @@ OPT_IN = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep what the browser tests see")
     for mark in OPT_IN:
         parser.addoption(f"--run-{mark}", action="store_true", help=f"also run tests marked {mark}")
 

@@ -87,6 +87,14 @@ BOUNDS = {
         "batch_size": [1, 65_536],
         "tta_views": [0, 64],
         "most_confused_min_count": [1],
+        "embeddings": [False, True],
+    },
+    "gate": {
+        "promote": [False, True],
+        "alias": ["champion", "canary-2"],
+        "max_error_rate": [None, 0, 1],
+        "min_improvement": [-1, 0, 1],
+        "max_drop_per_class": [None, 0, 1],
     },
     "launch": {
         "num_processes": ["auto", 1, 1024],
@@ -172,6 +180,14 @@ BEYOND = {
         "batch_size": [0, 65_537],
         "tta_views": [-1, 65],
         "most_confused_min_count": [0],
+        "embeddings": ["some"],
+    },
+    "gate": {
+        "promote": ["perhaps"],
+        "alias": ["", "a/b", "..", None],
+        "max_error_rate": [-0.1, 1.1],
+        "min_improvement": [-1.1, 1.1],
+        "max_drop_per_class": [-0.1, 1.1],
     },
     "launch": {
         "num_processes": [0, 1025, "many"],
@@ -206,7 +222,7 @@ def test_beyond_the_bounds_is_refused(group, name, value):
 def test_the_bounds_above_cover_every_setting():
     free_text = {
         "url", "backbone", "weights", "lr_max", "name", "checksums", "image_column",
-        "label_column", "split_column", "runner_address",
+        "label_column", "label_fixes", "split_column", "runner_address",
     }  # fmt: skip
     for group, field in PipelineConfig.model_fields.items():
         names = set(getattr(field.annotation, "model_fields", {}))

@@ -1,5 +1,6 @@
 """Real ranks: they agree with each other, fail loudly, and leave no process behind."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import processes
 import pyarrow.parquet as pq
 import pytest
@@ -17,10 +19,13 @@ import torch
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
+from pets_core.evaluation.confusion import confusion_counts
+from pets_core.evaluation.predictions import read_predictions
+from pets_core.evaluation.review import review
 from pets_core.failures import RankFailure, read_failures, the_error, write_failure
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.models.package import load_model
-from pets_core.records import EvalReport, LRSuggestion, TrainResult
+from pets_core.records import LRSuggestion, PredictResult, TrainResult
 from pets_core.worker import run
 
 
@@ -52,22 +57,26 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
     assert suggestion.chosen == suggestion.steepest
     result = launch(train_request(config, run_url), TrainResult, on_progress=told.append)
     assert [epoch.phase for epoch in result.epochs] == ["frozen", "unfrozen"]
-    report = launch(
+    said = launch(
         WorkRequest(
-            stage="evaluate",
+            stage="predict",
             config=config,
             run_url=run_url,
             manifest=manifest,
             model_url=result.model_url,
+            champion_url=result.best_model_url,
         ),
-        EvalReport,
+        PredictResult,
     )
-    assert report.num_rows == manifest.splits["test"].num_rows
-    predictions = pq.read_table(report.predictions_url).to_pandas()
-    wrong = (predictions.actual != predictions.predicted).mean()
-    assert report.error_rate == pytest.approx(wrong)
-    confusion = pq.read_table(report.confusion_url).to_pandas()
-    assert confusion["count"].sum() == report.num_rows
+    for url, split in ((said.predictions_url, "test"), (said.champion_url, "test"),
+                       (said.valid_url, "valid")):  # fmt: skip
+        predictions = read_predictions(url)
+        assert predictions.info.split == split
+        assert len(set(predictions.ids)) == len(predictions) == manifest.splits[split].num_rows
+    assert read_predictions(said.predictions_url).info.model_url == result.model_url
+    assert read_predictions(said.champion_url).info.model_url == result.best_model_url
+    assert pq.read_table(said.maps_url).num_rows == 16
+    report = review(config, run_url, said, training=result)
     history = pq.read_table(result.history_url).to_pandas()
     assert len(history) == result.num_steps
     assert {"step", "phase", "epoch", "loss", "momentum", "lr_group_0"} <= set(history.columns)
@@ -75,7 +84,8 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
     assert result.last_model_url == result.model_url == f"{run_url}/model"
     assert result.best_model_url == f"{run_url}/best"
     assert load_model(result.best_model_url).card == load_model(result.model_url).card
-    assert Path(report.report_url).read_text().lower().startswith("<!doctype html>")
+    assert Path(report.file("report.html")).read_text().lower().startswith("<!doctype html>")
+    assert f"{result.base_lr:.2e}" in Path(report.file("report.html")).read_text()
 
 
 def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> None:
@@ -91,10 +101,11 @@ def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> Non
         assert result.num_processes == ranks
         histories.append(pq.read_table(result.history_url).to_pandas())
         request = train_request(config, run_url).model_copy(
-            update={"stage": "evaluate", "model_url": result.model_url}
+            update={"stage": "predict", "model_url": result.model_url}
         )
-        report = launch(request, EvalReport)
-        counts.append(pq.read_table(report.confusion_url).to_pandas())
+        predictions = read_predictions(launch(request, PredictResult).predictions_url)
+        names = len(predictions.names)
+        counts.append(confusion_counts(predictions.targets, predictions.predicted, names))
     one, *others = histories
     measured = ["samples_per_second", "data_seconds"]
     rounded = ["loss", "grad_norm"]
@@ -103,8 +114,26 @@ def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> Non
         for name in rounded:
             expected = pytest.approx(one[name].to_numpy(), abs=2e-4, rel=1e-3)
             assert history[name].to_numpy() == expected
-    assert all(confusion.equals(counts[0]) for confusion in counts)
-    assert counts[0]["count"].sum() == ingest(config).splits["test"].num_rows
+    assert all(np.array_equal(confusion, counts[0]) for confusion in counts)
+    assert counts[0].sum() == ingest(config).splits["test"].num_rows
+
+
+def test_a_champion_of_other_classes_is_warned_of(small_config, tmp_path) -> None:
+    config = tiny(small_config, train={"epochs": 0, "mixed_precision": "no"})
+    request = train_request(config, str(tmp_path / "run"))
+    result = launch(request, TrainResult)
+    champion = tmp_path / "champion"
+    shutil.copytree(result.model_url, champion)
+    card = json.loads((champion / "model.json").read_text())
+    card["classes"][0]["name"] = "Yeti"
+    (champion / "model.json").write_text(json.dumps(card))
+    asked = {
+        "stage": "predict", "model_url": result.model_url, "champion_url": str(champion)
+    }  # fmt: skip
+    heard: list[str] = []
+    said = launch(request.model_copy(update=asked), PredictResult, on_warning=heard.append)
+    assert said.champion_url is None
+    assert any("the champion cannot be compared" in warning for warning in heard)
 
 
 def test_the_check_refuses_before_any_work(small_config) -> None:
@@ -153,9 +182,9 @@ def test_a_model_of_other_classes_is_refused(small_config, tmp_path) -> None:
     with pytest.raises(PetsError, match=r"knows 37 classes and the data set 36"):
         launch(
             request.model_copy(
-                update={"stage": "evaluate", "manifest": fewer, "model_url": result.model_url}
+                update={"stage": "predict", "manifest": fewer, "model_url": result.model_url}
             ),
-            EvalReport,
+            PredictResult,
         )
 
 
@@ -316,18 +345,19 @@ def test_a_training_with_everything_on(small_config, tmp_path) -> None:
             "micro_batch_size": 8, "max_grad_norm": 1.0, "label_smoothing": 0.1, "keep": "best",
             "class_weights": "balanced", "ema_decay": 0.9, "early_stopping_epochs": 5,
         },
-        evaluate={"tta_views": 2},
+        evaluate={"tta_views": 2, "embeddings": True},
     )  # fmt: skip
     run_url = str(tmp_path / "run")
     result = launch(train_request(config, run_url), TrainResult)
     request = train_request(config, run_url).model_copy(
-        update={"stage": "evaluate", "model_url": result.model_url}
+        update={"stage": "predict", "model_url": result.model_url}
     )
     assert (result.best_model_url, result.last_model_url) == (result.model_url, f"{run_url}/last")
     assert load_model(result.last_model_url)
-    report = launch(request, EvalReport)
-    predictions = pq.read_table(report.predictions_url).to_pandas()
-    assert predictions.probabilities.map(sum).to_numpy() == pytest.approx(1, abs=1e-5)
+    said = launch(request, PredictResult)
+    assert read_predictions(said.predictions_url).info.tta_views == 2
+    stored = pq.read_table(said.predictions_url, columns=["embedding"])["embedding"]
+    assert len(stored[0].as_py()) == load_model(result.model_url).card.num_features
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import read_predictions
 from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, announcements, launch
 from pets_core.machines import join
@@ -25,8 +26,8 @@ import sys
 from pathlib import Path
 from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import EvalReport, TrainResult
-record = {"train": TrainResult, "evaluate": EvalReport}
+from pets_core.records import PredictResult, TrainResult
+record = {"train": TrainResult, "predict": PredictResult}
 for path in sys.argv[1:]:
     request = WorkRequest.model_validate_json(Path(path).read_text())
     print(launch(request, record[request.stage]).model_dump_json(), flush=True)
@@ -84,7 +85,7 @@ def requests(config: PipelineConfig, run_url: Path, **launch_settings) -> list[W
     train = WorkRequest(
         stage="train", config=config, run_url=str(run_url), manifest=ingest(config), base_lr=1e-2
     )
-    update = {"stage": "evaluate", "model_url": f"{run_url}/model"}
+    update = {"stage": "predict", "model_url": f"{run_url}/model"}
     return [train, train.model_copy(update=update)]
 
 
@@ -114,11 +115,12 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
         heard, _ = joining.communicate(timeout=120)
     finally:
         joining.kill()
-    trained, report = map(json.loads, done.stdout.splitlines())
+    trained, said = map(json.loads, done.stdout.splitlines())
     assert trained["num_processes"] == 2
-    assert report["num_rows"] == asked[0].manifest.splits["test"].num_rows
+    rows = asked[0].manifest.splits["test"].num_rows
+    assert len(set(read_predictions(said["predictions_url"]).ids)) == rows
     assert [line for line in heard.splitlines() if "begins" in line or "is done" in line] == [
-        "train begins", "train is done", "evaluate begins", "evaluate is done",
+        "train begins", "train is done", "predict begins", "predict is done",
     ]  # fmt: skip
     assert list((tmp_path / "cache-of-the-second/decoded").glob("*.u8"))
     alone = launch(requests(small_config, tmp_path / "one", num_processes=1)[0], TrainResult)

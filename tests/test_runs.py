@@ -44,7 +44,7 @@ def test_another_question_is_asked_anew(request_of):
     assert finished_stage(request_of(train={"seed": 1}), LRSuggestion) is None
     for elsewhere in ({"launch": {"num_processes": 2}}, {"cache_dir": "another"}):
         assert finished_stage(request_of(**elsewhere), LRSuggestion) == ANSWER
-    evaluate = request_of().model_copy(update={"stage": "evaluate"})
+    evaluate = request_of().model_copy(update={"stage": "predict"})
     assert finished_stage(evaluate, LRSuggestion) is None
 
 
@@ -83,7 +83,7 @@ def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):
         ("given up", (), True),
         ("killed", ("checkpoints/step-000000004/checkpoint.json",), True),
         ("trained", ("checkpoints/step-000000004/checkpoint.json", "stages/train.json"), True),
-        ("evaluated", ("stages/train.json", "stages/evaluate.json"), False),
+        ("evaluated", ("stages/train.json", "stages/predict.json"), False),
     ]:
         run = tmp_path / "runs" / name
         start_run(PipelineConfig(), a_data_set(tmp_path, name), str(run))

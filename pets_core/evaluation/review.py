@@ -44,7 +44,7 @@ from pets_core.records import (
     PredictResult,
     TrainResult,
 )
-from pets_core.registry import CANDIDATE, Candidate
+from pets_core.registry import CANDIDATE, Candidate, relative
 
 __all__ = ["given_predictions", "review"]
 
@@ -287,10 +287,11 @@ def _write_candidate(
     config: PipelineConfig, run_url: str, report: EvalReport, predictions: Predictions
 ) -> None:
     """Say that the run's model may be promoted."""
-    info, root = predictions.info, storage.absolute(config.store).rstrip("/") + "/"
+    info = predictions.info
     candidate = Candidate(
         run_id=run_url.rstrip("/").rsplit("/", 1)[-1],
-        model_url=report.model_url.removeprefix(root),
+        model_url=relative(config.store, report.model_url),
+        predictions_url=relative(config.store, report.predictions_url),
         dataset_name=info.dataset_name,
         dataset_fingerprint=info.dataset_fingerprint,
         split=info.split,

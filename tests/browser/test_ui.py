@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -91,6 +91,39 @@ def page_and_root(finished) -> Iterator[tuple]:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, "its server has ended with it"
 
 
+@pytest.fixture(scope="module")
+def rejected(finished, page_and_root) -> str:
+    """Id of a run whose model the gate bars, beside the first run's, which is the champion."""
+    environment, printed = finished
+    # The database is that server's.
+    server = "/".join(page_and_root[1].split("/")[:3])
+    environment = environment | {"PREFECT_API_URL": f"{server}/api"}
+    run_id = re.search(r" ui (\S+)", printed).group(1)
+    predictions = Path(re.search(r"Report +(\S+)", printed).group(1)).with_name(
+        "predictions.parquet"
+    )
+    promote = ["models", "promote", run_id]
+    judge = [
+        "evaluate", "--from", str(predictions), "--gate.promote", "--gate.max_error_rate", "0"
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "flows.cli"]
+    subprocess.run([*command, *promote], env=environment, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*command, *judge], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "error: not promoted: error rate" in done.stderr
+    return re.search(r" ui (\S+)", done.stdout).group(1)
+
+
+@pytest.fixture
+def keep(request, tmp_path) -> Callable[[object, str], None]:
+    """Keep a screenshot, in the folder that --screenshots names."""
+    folder = Path(request.config.getoption("--screenshots") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda page, name: page.screenshot(path=folder / f"{name}.png")
+
+
 def open_artifact(page, address: str, key: str) -> None:
     page.goto(address)
     page.locator(f"a[href$='/artifacts/key/{key}']").first.click()
@@ -100,26 +133,47 @@ def open_artifact(page, address: str, key: str) -> None:
 
 def test_what_the_command_prints(finished) -> None:
     printed = finished[1]
-    assert re.search(r"Error rate +\d+\.\d%  \(\d+ of 74 test photos wrong\)", printed)
+    assert re.search(
+        r"Error rate +\d+\.\d%  \(\d+ of 74 test photos wrong; 95% interval .*%\)", printed
+    )
     assert len(re.findall(r"^ +\d+  .+, taken for .+$", printed, re.M)) == 3
     assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
 
 
-def test_the_summary_shows_the_predictions_error_rate(page_and_root, finished) -> None:
+def test_the_summary_shows_the_predictions_error_rate(page_and_root, finished, keep) -> None:
     page, address = page_and_root
     report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
     predictions = pq.read_table(report.with_name("predictions.parquet")).to_pandas()
     error_rate = (predictions.actual != predictions.predicted).mean()
+    page.goto(address)
+    page.locator("a[href$='/artifacts/key/run-summary']").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    keep(page, "artifacts")
     open_artifact(page, address, "run-summary")
-    page.get_by_text(f"Error rate {error_rate:.1%}").first.wait_for()
+    page.get_by_text(f"Error rate {error_rate:.1%}: passes the gate").first.wait_for()
+    keep(page, "run-summary")
 
 
-@pytest.mark.parametrize("key", ["confusion-matrix", "lr-finder", "training-curves"])
-def test_pictures_are_really_painted(page_and_root, key: str) -> None:
+def test_a_rejected_run_says_why(page_and_root, rejected, finished, keep) -> None:
+    page, address = page_and_root
+    run_id = re.search(r" ui (\S+)", finished[1]).group(1)
+    page.goto(address.replace(run_id, rejected))
+    page.get_by_text("Rejected").first.wait_for()
+    keep(page, "rejected")
+    open_artifact(page, address.replace(run_id, rejected), "run-summary")
+    page.get_by_text("does not pass the gate").first.wait_for()
+    page.get_by_text("at most gate.max_error_rate = 0.00%").first.wait_for()
+    page.get_by_text("+0.0 points better").first.wait_for()
+    keep(page, "rejected-summary")
+
+
+@pytest.mark.parametrize("key", ["confusion-matrix", "lr-finder", "training-curves", "calibration"])
+def test_pictures_are_really_painted(page_and_root, key: str, keep) -> None:
     page, address = page_and_root
     open_artifact(page, address, key)
     picture = page.locator("img[src^='data:image/png']").first
     picture.wait_for()
+    keep(page, key)
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
     colours = picture.evaluate(
         """image => {
@@ -137,16 +191,46 @@ def test_pictures_are_really_painted(page_and_root, key: str) -> None:
     assert colours > 20
 
 
-def test_the_most_confused_table_is_the_files(page_and_root, finished) -> None:
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [("top-losses", 32), ("confident-errors", 16), ("confused-pairs", 80)],
+)
+def test_galleries_show_photos(page_and_root, key: str, most: int, keep) -> None:
+    page, address = page_and_root
+    open_artifact(page, address, key)
+    photos = page.locator("img[src^='data:image/jpeg']")
+    photos.first.wait_for()
+    widths = photos.evaluate_all(
+        "images => Promise.all(images.map(i => i.decode().then(() => i.naturalWidth)))"
+    )
+    keep(page, key)
+    assert 0 < len(widths) <= most
+    assert min(widths) > 40
+
+
+def test_every_class_has_its_figures(page_and_root, finished, keep) -> None:
+    page, address = page_and_root
+    report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
+    predictions = pq.read_table(report.with_name("predictions.parquet")).to_pandas()
+    recall = (predictions.actual == predictions.predicted)[predictions.actual == "Abyssinian"]
+    open_artifact(page, address, "classes")
+    row = page.locator("tr", has_text="Abyssinian").first
+    row.wait_for()
+    keep(page, "classes")
+    assert f"{round(float(recall.mean()), 4):g}" in row.inner_text()
+
+
+def test_the_most_confused_table_is_the_files(page_and_root, finished, keep) -> None:
     page, address = page_and_root
     first = re.search(r"^ +(\d+)  (.+), taken for (.+)$", finished[1], re.M).groups()
     open_artifact(page, address, "most-confused")
     row = page.locator("tr", has_text=first[1]).filter(has_text=first[2]).first
     row.wait_for()
+    keep(page, "most-confused")
     assert first[0] in row.inner_text()
 
 
-def test_the_report_needs_nothing_but_itself(page_and_root, finished) -> None:
+def test_the_report_needs_nothing_but_itself(page_and_root, finished, keep) -> None:
     # A page of its own: on the one before, Prefect's scripts may still be asking for something.
     page = page_and_root[0].context.browser.new_page()
     report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
@@ -155,6 +239,7 @@ def test_the_report_needs_nothing_but_itself(page_and_root, finished) -> None:
     page.on("console", lambda message: faults.append(message.text))
     page.goto(report.as_uri())
     page.wait_for_load_state("networkidle")
+    keep(page, "report")
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
     assert not faults
     error_rate = re.search(r"Error rate +(\S+)", finished[1]).group(1)

@@ -15,6 +15,7 @@ from flows.settings import setting_names
 from pets_core.config import PipelineConfig
 from pets_core.models.package import create_model, save_model
 from pets_core.records import ClassInfo, DatasetManifest
+from pets_core.registry import Candidate
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +77,68 @@ def test_evaluate_takes_a_model_and_the_settings(started, tmp_path):
 
 def test_evaluate_wants_a_model(refused):
     assert "MODEL" in refused("evaluate")[0]
+
+
+def test_evaluate_takes_predictions_in_place_of_a_model(started, tmp_path):
+    (tmp_path / "a.yaml").write_text("gate: {max_error_rate: 0.1}")
+    for flags in (["--from", "p.parquet"], ["--from=p.parquet"]):
+        config = started("evaluate", *flags, tmp_path / "a.yaml")
+        command, _, parsed = started.calls[-1]
+        assert (command, parsed.predictions_url) == ("review", "p.parquet")
+        assert config.gate.max_error_rate == 0.1
+
+
+def test_a_value_for_a_setting_that_is_on_or_off(refused):
+    (line,) = refused("run", "--gate.promote", "true")
+    assert line == "true: a setting that is on or off takes no value: write --NAME, or --no-NAME"
+
+
+@pytest.fixture
+def evaluated(tmp_path) -> str:
+    """A store with two evaluated models."""
+    for run, error in (("run-1", 0.2), ("run-2", 0.1)):
+        model = Candidate(
+            run_id=run, model_url=f"store:runs/{run}/model", predictions_url="p",
+            dataset_name="pets", dataset_fingerprint="f", split="test", tta_views=0,
+            backbone="resnet34", error_rate=error, num_rows=100,
+            evaluated_at=f"2026-01-0{run[-1]}T00:00:00+00:00",
+        )  # fmt: skip
+        folder = tmp_path / "runs" / run / "evaluation"
+        folder.mkdir(parents=True)
+        (folder / "candidate.json").write_text(model.model_dump_json())
+    return str(tmp_path)
+
+
+def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
+    def models(*words: str) -> str:
+        cli.main(["models", *words, "--store", evaluated])
+        return capsys.readouterr().out
+
+    listed = [line.split()[0] for line in models("list").splitlines()[1:3]]
+    assert listed == ["run-2", "run-1"]
+    assert models("promote", "run-1") == "champion of pets points at run-1\n"
+    models("promote", "run-2")
+    rows = json.loads(models("list", "--json"))
+    assert [(row["run_id"], row["aliases"]) for row in rows] == [
+        ("run-2", ["champion"]), ("run-1", []),
+    ]  # fmt: skip
+    assert models("rollback", "pets") == "champion of pets points at run-1 again\n"
+    shown = models("show", "pets")
+    assert re.findall(r"run-\d", shown) == ["run-1", "run-2", "run-1"]
+    assert f"{evaluated}/runs/run-2/model" in models("show", "run-2")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["promote", "run-3"], r"run-3: no run of .* Did you mean run-"),
+        (["show", "nothing"], r"nothing: no run of .*pets models list"),
+        (["rollback", "pets"], r"pets has no alias 'champion'"),
+        (["rollback"], r"required: DATASET"),
+    ],
+)
+def test_models_refuses(refused, evaluated, words, said):
+    assert re.search(said, " ".join(refused("models", *words, "--store", evaluated)))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,13 @@ from flows.evaluate import evaluate_flow
 from flows.ingest import ingest_flow
 from flows.lr_find import lr_find_flow
 from flows.pipeline import pipeline
+from flows.review import review_flow
 from flows.train import train_flow
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import read_info
 from pets_core.models.package import load_model
+from pets_core.registry import current, history
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -42,15 +45,23 @@ def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_a
         "confusion-matrix",
         "confusion-table",
         "most-confused",
+        "classes",
+        "calibration",
+        "top-losses",
+        "confident-errors",
+        "confused-pairs",
+        "label-issues",
         "run-summary",
     }
     assert made.pop("training-progress") == 100
-    assert f"Error rate {report.error_rate:.1%}" in made["run-summary"]
+    assert f"Error rate {report.error_rate.value:.1%}: passes the gate" in made["run-summary"]
     table = json.loads(made["confusion-table"])
     assert sum(row["count"] for row in table) == report.num_rows
     first = json.loads(made["most-confused"])[0]
-    assert first == report.most_confused[0].model_dump()
-    for key in ("lr-finder", "training-curves", "confusion-matrix"):
+    assert first == report.most_confused[0].model_dump() | {"share": first["share"]}
+    assert json.loads(made["classes"])[0]["name"] == "Abyssinian"
+    assert made["top-losses"].count("data:image/jpeg") == 32, "photos, and where the model looked"
+    for key in ("lr-finder", "training-curves", "confusion-matrix", "calibration"):
         assert "data:image/png;base64,iVBOR" in made[key]
     assert all(len(data) < 300_000 for data in made.values())
     assert len(load_model(report.model_url).card.classes) == 37
@@ -64,7 +75,40 @@ def test_each_stage_is_a_flow(config) -> None:
     fixed = config.model_copy(update={"train": config.train.model_copy(update={"base_lr": 2e-3})})
     result = train_flow(fixed)
     assert result.base_lr == 2e-3
-    assert evaluate_flow(result.model_url, config).model_url == result.model_url
+    report = evaluate_flow(result.model_url, config)
+    assert report.model_url == result.model_url
+    again = review_flow(report.predictions_url, config)
+    figures = {"url", "seconds"}
+    assert again.model_dump(exclude=figures) == report.model_dump(exclude=figures)
+
+
+def test_the_gate_promotes_or_rejects(config, read_artifacts) -> None:
+    """The first model is promoted, the same again passes, and one that the gate bars does not."""
+
+    def judged(**gate):
+        settings = config.gate.model_copy(update={"promote": True, **gate})
+        changed = config.model_copy(update={"gate": settings})
+        return review_flow(predictions, changed, return_state=True)
+
+    model = train_flow(config.model_copy(
+        update={"train": config.train.model_copy(update={"base_lr": 1e-2})}
+    )).model_url  # fmt: skip
+    predictions = evaluate_flow(model, config).predictions_url
+    first, second = judged(), judged()
+    assert first.name == second.name == "Completed"
+    name = read_info(predictions).dataset_name
+    assert current(config.store, name, "champion").why == "promoted"
+    assert second.result().comparison.improvement.value == 0
+    promoted = history(config.store, name, "champion")
+    assert len(promoted) == 2
+    state = judged(max_error_rate=0.0)
+    assert (state.name, state.type.value) == ("Rejected", "FAILED")
+    assert "gate.max_error_rate = 0.00%" in state.message
+    assert history(config.store, name, "champion") == promoted
+    made = read_artifacts(state.state_details.flow_run_id)
+    assert "does not pass the gate" in made["run-summary"]
+    assert "max\\_error\\_rate" in made["run-summary"]
+    assert "McNemar" in made["champion"]
 
 
 def test_a_fault_in_the_settings_fails_the_run_before_any_work(config, read_artifacts) -> None:

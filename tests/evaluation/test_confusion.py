@@ -1,4 +1,4 @@
-"""Counts, pairs and class rows, against values worked by hand and as properties."""
+"""Counts, their order and pairs, against values worked by hand and as properties."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pets_core.evaluation.interpret import ClassRow, confusion_counts, most_confused, per_class
-from pets_core.records import ClassInfo, ConfusedPair
+from pets_core.evaluation.confusion import cluster_order, confusion_counts, most_confused
+from pets_core.records import ConfusedPair
 
 NAMES = ["pug", "boxer", "Sphynx"]
 # Two pugs right, one taken for a boxer; a boxer right, two taken for pugs, one for a Sphynx.
@@ -61,9 +61,9 @@ def test_every_photo_is_counted_in_its_cell(drawn):
 
 def test_most_confused_orders_by_count_then_index():
     assert most_confused(COUNTS, NAMES) == [
-        ConfusedPair(actual="boxer", predicted="pug", count=2),
-        ConfusedPair(actual="pug", predicted="boxer", count=1),
-        ConfusedPair(actual="boxer", predicted="Sphynx", count=1),
+        ConfusedPair(actual="boxer", predicted="pug", count=2, share=0.5),
+        ConfusedPair(actual="pug", predicted="boxer", count=1, share=1 / 3),
+        ConfusedPair(actual="boxer", predicted="Sphynx", count=1, share=0.25),
     ]
     assert [pair.count for pair in most_confused(COUNTS, NAMES, min_count=2)] == [2]
 
@@ -75,21 +75,25 @@ def test_most_confused_accounts_for_every_error(counts):
     pairs = most_confused(counts, names, min_count=1)
     assert sum(pair.count for pair in pairs) == counts.sum() - np.trace(counts)
     assert all(pair.actual != pair.predicted for pair in pairs)
+    assert all(pair.share == pair.count / counts[int(pair.actual)].sum() for pair in pairs)
     keys = [(-pair.count, int(pair.actual), int(pair.predicted)) for pair in pairs]
     assert keys == sorted(keys)
     np.testing.assert_array_equal(counts, before)
 
 
-def test_per_class_rows():
-    classes = [ClassInfo(name="pug", species="dog"), ClassInfo(name="boxer", species="dog"),
-               ClassInfo(name="Sphynx")]  # fmt: skip
-    assert per_class(COUNTS, classes) == [
-        ClassRow("pug", "dog", 3, 2, 1 / 3, "boxer"),
-        ClassRow("boxer", "dog", 4, 1, 0.75, "pug"),
-        ClassRow("Sphynx", None, 0, 0, None, None),
-    ]
+def test_confused_classes_come_to_lie_side_by_side():
+    """Three groups of three, dealt out in turn; within a group everything is confused."""
+    group = np.arange(9) % 3
+    counts = np.where(group[:, None] == group[None, :], 4, 0)
+    np.fill_diagonal(counts, 30)
+    ordered = group[cluster_order(counts)].tolist()
+    assert [len(set(ordered[i : i + 3])) for i in (0, 3, 6)] == [1, 1, 1]
 
 
-def test_a_class_without_errors_is_taken_for_nothing():
-    rows = per_class(np.diag([3, 1]), [ClassInfo(name="a"), ClassInfo(name="b")])
-    assert [(row.error_rate, row.taken_for) for row in rows] == [(0.0, None), (0.0, None)]
+@given(arrays(np.int64, st.integers(1, 8).map(lambda n: (n, n)), elements=st.integers(0, 5)))
+def test_the_order_names_every_class_once(counts):
+    assert sorted(cluster_order(counts).tolist()) == list(range(len(counts)))
+
+
+def test_without_errors_the_order_is_that_of_the_classes():
+    assert cluster_order(np.diag([3, 1, 2])).tolist() == [0, 1, 2]

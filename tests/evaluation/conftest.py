@@ -1,0 +1,57 @@
+"""Predictions drawn by chance, and files of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pets_core.evaluation.predictions import Predictions, PredictionsInfo, write_predictions
+from pets_core.records import ClassInfo
+
+
+def info_of(names: list[str], **about: object) -> PredictionsInfo:
+    said = {
+        "classes": tuple(ClassInfo(name=name) for name in names), "split": "test",
+        "model_url": "a/model", "backbone": "resnet34", "image_size": 64,
+        "dataset_url": "nowhere/pets/f", "dataset_name": "pets", "dataset_fingerprint": "f",
+    } | about  # fmt: skip
+    return PredictionsInfo.model_validate(said)
+
+
+def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int) -> np.ndarray:
+    """Logits by chance, those of the true class raised by `skill`."""
+    logits = np.random.default_rng(seed).normal(size=(len(targets), num_classes))
+    logits[np.arange(len(targets)), targets] += skill
+    return logits.astype(np.float32)
+
+
+@pytest.fixture
+def draw() -> Callable[..., Predictions]:
+    """Draw predictions: `num_rows` photos of `num_classes` classes."""
+
+    def drawn(
+        num_rows: int = 200, num_classes: int = 5, *, skill: float = 2.0, seed: int = 0, **about
+    ) -> Predictions:
+        names = about.pop("names", [f"class-{i}" for i in range(num_classes)])
+        targets = np.random.default_rng(seed + 1000).integers(0, len(names), num_rows)
+        logits = logits_of(targets, len(names), skill=skill, seed=seed).astype(np.float64)
+        odds = np.exp(logits)
+        probabilities = (odds / odds.sum(1, keepdims=True)).astype(np.float32)
+        ids = [f"photo-{row}" for row in range(num_rows)]
+        return Predictions(info_of(names, **about), ids, targets, probabilities)
+
+    return drawn
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Write predictions as an evaluation does; returns the file's path."""
+
+    def written(predictions: Predictions, name: str = "predictions.parquet") -> str:
+        url = str(tmp_path / name)
+        logits = np.log(predictions.probabilities)
+        write_predictions(url, predictions.info, predictions.ids, predictions.targets, logits)
+        return url
+
+    return written

@@ -1,0 +1,89 @@
+"""Class-activation maps: of every kind of features, and where they belong."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from pets_core.evaluation.activation import activation_maps, overlay
+from pets_core.models.backbones import create_body, num_features
+from pets_core.models.classifier import Classifier
+
+
+def classifier(backbone: str, size: int) -> Classifier:
+    torch.manual_seed(0)
+    body = create_body(backbone, "none", size)
+    model = Classifier(body, num_features(body, size), 3, 0.0).eval().requires_grad_(False)
+    nn.init.normal_(model.head[-1].weight)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "side"),
+    [
+        ("test_efficientnet", 64, 2),
+        ("resnet10t", 64, 2),
+        ("mobilenetv3_small_050", 64, 2),
+        ("vit_tiny_patch16_224", 224, 14),
+        ("swin_tiny_patch4_window7_224", 224, 7),
+    ],
+)
+def test_every_kind_of_features_has_maps(backbone, size, side):
+    model = classifier(backbone, size)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    maps = activation_maps(model, torch.randn(2, 3, size, size), torch.tensor([0, 2]))
+    assert maps.shape == (2, side, side)
+    assert maps.isfinite().all()
+    assert (maps.amin() >= 0) & (maps.amax() <= 1)
+    assert all(value.grad is None for value in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Bright(nn.Module):
+    """A body whose one feature is how red each quarter of the photo is."""
+
+    num_features = 2
+
+    def forward_features(self, inputs):
+        red = nn.functional.avg_pool2d(inputs[:, :1], inputs.shape[2] // 2)
+        return torch.cat([red, -red], 1)
+
+    def forward_head(self, features):
+        return features.mean((2, 3))
+
+
+def test_the_map_is_where_the_class_is():
+    model = Classifier(Bright(), 2, 2, 0.0).eval()
+    model.head = nn.Linear(2, 2, bias=False)
+    nn.init.eye_(model.head.weight)
+    inputs = torch.zeros(1, 3, 8, 8)
+    inputs[:, 0, 4:, :4] = 1.0
+    (found,) = activation_maps(model, inputs, torch.tensor([0]))
+    assert found.tolist() == [[0, 0], [1, 0]]
+
+
+def test_features_without_places_have_none():
+    class Pooled(Bright):
+        def forward_features(self, inputs):
+            return inputs.mean((2, 3))[:, :2]
+
+        def forward_head(self, features):
+            return features
+
+    model = Classifier(Pooled(), 2, 2, 0.0).eval()
+    assert activation_maps(model, torch.zeros(1, 3, 8, 8), torch.tensor([0])) is None
+
+
+def test_a_map_is_laid_over_what_the_model_sees():
+    pixels = np.zeros((80, 80, 3), np.uint8)
+    activation = np.zeros((2, 2), np.float32)
+    activation[0, 1] = 1.0
+    picture = Image.open(io.BytesIO(overlay(pixels, activation, crop=64, side=96)))
+    assert (picture.format, picture.size) == ("JPEG", (96, 96))
+    red, _, blue = picture.getpixel((85, 10))
+    assert red > 2 * blue, "the hot corner is red"
+    red, _, blue = picture.getpixel((10, 85))
+    assert blue >= red, "a cold one is not"

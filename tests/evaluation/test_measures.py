@@ -1,0 +1,91 @@
+"""Numbers of an evaluation, against values worked by hand and against scikit-learn."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import bootstrap
+from sklearn.metrics import top_k_accuracy_score
+
+from pets_core.evaluation.measures import (
+    bootstrap_share,
+    measure_classes,
+    species_counts,
+    top_k,
+)
+from pets_core.records import ClassInfo
+
+
+@given(st.integers(1, 3000), st.floats(0, 1))
+def test_the_interval_holds_the_share(total, part):
+    share = bootstrap_share(round(part * total), total)
+    assert 0 <= share.low <= share.value <= share.high <= 1
+
+
+def test_the_interval_is_that_of_resampled_photos():
+    wrong = np.zeros(400)
+    wrong[:60] = 1
+    by_photos = bootstrap((wrong,), np.mean, n_resamples=5000, method="percentile", rng=0)
+    share = bootstrap_share(60, 400)
+    assert share.value == 0.15
+    assert share.low == pytest.approx(by_photos.confidence_interval.low, abs=0.004)
+    assert share.high == pytest.approx(by_photos.confidence_interval.high, abs=0.004)
+
+
+def test_no_photos_have_no_share():
+    assert np.isnan(bootstrap_share(0, 0).value)
+
+
+def test_top_k_is_scikit_learns(draw):
+    predictions = draw(500, 7)
+    found = top_k(predictions)
+    assert list(found) == [1, 2, 3, 5]
+    for k, share in found.items():
+        expected = top_k_accuracy_score(
+            predictions.targets, predictions.probabilities, k=k, labels=range(7)
+        )
+        assert share == pytest.approx(expected)
+    assert found[1] == pytest.approx(1 - predictions.wrong.mean())
+
+
+def test_of_equal_probabilities_the_first_class_comes_first(draw):
+    predictions = draw(30, 3)
+    predictions.probabilities[:] = np.float32(1 / 3)
+    found = top_k(predictions)
+    assert found[1] == pytest.approx((predictions.targets == 0).mean())
+    assert found[1] == pytest.approx(1 - predictions.wrong.mean())
+
+
+def test_a_single_class_has_a_top_1_alone(draw):
+    assert top_k(draw(10, 1)) == {1: 1.0}
+
+
+def test_each_class_by_hand(draw):
+    predictions = draw(7, 4)
+    predictions.targets[:] = [0, 0, 0, 1, 1, 1, 1]
+    said = [0, 1, 0, 0, 0, 2, 1]
+    predictions.probabilities[:] = np.eye(4, dtype=np.float32)[said]
+    pug, boxer, sphynx, beagle = measure_classes(predictions)
+    assert (pug.support, pug.correct, pug.taken_for) == (3, 2, "class-1")
+    assert (pug.precision, pug.recall) == (0.5, pytest.approx(2 / 3))
+    assert pug.f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
+    assert (boxer.support, boxer.correct, boxer.taken_for) == (4, 1, "class-0")
+    # Of no photo, and taken for once: what is said of it is wrong, what it is nobody knows.
+    assert (sphynx.support, sphynx.precision, sphynx.recall) == (0, 0.0, None)
+    assert (beagle.support, beagle.precision, beagle.recall, beagle.f1) == (0, None, None, None)
+
+
+def test_cats_taken_for_dogs():
+    counts = np.array([[5, 1, 2], [0, 7, 1], [3, 0, 9]])
+    names, added = species_counts(counts, ["dog", "cat", "dog"])
+    assert names == ["cat", "dog"]
+    np.testing.assert_array_equal(added, [[7, 1], [1, 19]])
+    assert species_counts(counts, [None, None, None])[0] == []
+
+
+def test_classes_keep_their_species(draw):
+    classes = (ClassInfo(name="pug", species="dog"), ClassInfo(name="Sphynx", species="cat"))
+    predictions = draw(10, names=["pug", "Sphynx"])
+    info = predictions.info.model_copy(update={"classes": classes})
+    object.__setattr__(predictions, "info", info)
+    assert [row.species for row in measure_classes(predictions)] == ["dog", "cat"]

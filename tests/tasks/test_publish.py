@@ -1,0 +1,72 @@
+"""Artifacts: bounded, escaped, and in nobody's way when the server fails."""
+
+import logging
+
+import pytest
+
+from pets_core.evaluation.gallery import Picture
+from tasks import publish, review_artifacts
+from tasks.publish import MAX_BYTES, Publisher, literal
+
+
+@pytest.fixture
+def made(monkeypatch, caplog):
+    """What was made, as (kind, content); and what was logged."""
+    calls = []
+
+    def create(kind):
+        return lambda **content: calls.append((kind, content))
+
+    monkeypatch.setattr(publish, "create_markdown_artifact", create("markdown"))
+    monkeypatch.setattr(publish, "create_table_artifact", create("table"))
+    monkeypatch.setattr(publish, "get_run_logger", lambda: logging.getLogger("run"))
+    return calls
+
+
+def test_long_tables_say_what_they_leave_out(made):
+    with Publisher("s3://b") as publisher:
+        publisher.table("t", [{"n": n} for n in range(700)], "numbers")
+    ((_, content),) = made
+    assert len(content["table"]) == 500
+    assert content["description"] == "numbers; the first 500 of 700 rows"
+
+
+def test_a_server_that_fails_is_told_of_once_and_ends_nothing(made, monkeypatch, caplog):
+    tried = []
+
+    def fail(**content):
+        tried.append(content["key"])
+        raise ConnectionError("all is lost")
+
+    with Publisher("s3://bucket/run") as publisher:
+        publisher.markdown("first", "text", "")
+        monkeypatch.setattr(publish, "create_markdown_artifact", fail)
+        publisher.markdown("second", "text", "")
+        publisher.markdown("third", "text", "")
+    assert tried == ["second"], "each would wait for the server to answer"
+    assert [content["key"] for _, content in made] == ["first"]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        "not published in the Prefect UI: second, third (ConnectionError: all is lost); "
+        "all of it is in s3://bucket/run"
+    )
+
+
+def test_galleries_stop_where_an_artifact_is_full():
+    shown = Picture("id", "pug", "boxer", 0.9, 2.0, jpeg=b"x" * 30_000)
+    content = review_artifacts._within("# Head\n", map(review_artifacts._error_row, [shown] * 16))
+    assert MAX_BYTES / 2 < len(content) < MAX_BYTES
+    kept = content.count("data:image/jpeg")
+    assert f"{16 - kept} more are in the report" in content
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a|b", "[x](javascript:alert(1))", "*a*", "`a`", "a\nb"]
+)
+def test_names_are_text(name):
+    shown = literal(name)
+    assert "<" not in shown
+    assert "\n" not in shown
+    for mark in "|[]*`":
+        assert shown.count(mark) == shown.count(f"\\{mark}")

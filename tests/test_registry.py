@@ -1,0 +1,125 @@
+"""An alias moves, keeps its history, and can be rolled back."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.registry import (
+    Candidate,
+    Judged,
+    absolute,
+    candidates,
+    current,
+    find_champion,
+    history,
+    promote,
+    relative,
+    rollback,
+)
+from pets_core.storage import write_bytes
+
+
+def model(run_id: str, **about) -> Candidate:
+    said = {
+        "run_id": run_id, "model_url": f"store:runs/{run_id}/model",
+        "predictions_url": f"store:runs/{run_id}/evaluation/predictions.parquet",
+        "dataset_name": "pets", "dataset_fingerprint": "f", "split": "test", "tta_views": 0,
+        "backbone": "resnet34", "error_rate": 0.1, "num_rows": 100,
+        "evaluated_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return Candidate.model_validate(said | about)
+
+
+@pytest.fixture
+def store(tmp_path) -> str:
+    return str(tmp_path / "store")
+
+
+def points_at(store: str) -> str:
+    return current(store, "pets", "champion").model.run_id
+
+
+def test_nothing_is_pointed_at_at_first(store):
+    assert current(store, "pets", "champion") is None
+    assert history(store, "pets", "champion") == {}
+    with pytest.raises(PetsError, match=r"pets has no alias 'champion'"):
+        rollback(store, "pets", "champion")
+
+
+def test_rolling_back_goes_from_one_to_the_one_before(store):
+    for run in ("a", "b", "c"):
+        promote(store, "champion", model(run))
+    assert points_at(store) == "c"
+    assert rollback(store, "pets", "champion").model.run_id == "b"
+    assert rollback(store, "pets", "champion").model.run_id == "a"
+    with pytest.raises(PetsError, match=r"has pointed at no other model before"):
+        rollback(store, "pets", "champion")
+    promote(store, "champion", model("d"))
+    assert rollback(store, "pets", "champion").model.run_id == "a"
+    told = [(m.model.run_id, m.why) for m in history(store, "pets", "champion").values()]
+    assert told == [
+        ("a", "promoted"), ("b", "promoted"), ("c", "promoted"), ("b", "rolled back"),
+        ("a", "rolled back"), ("d", "promoted"), ("a", "rolled back"),
+    ]  # fmt: skip
+
+
+def test_aliases_and_data_sets_have_nothing_to_do_with_each_other(store):
+    promote(store, "champion", model("a"))
+    promote(store, "canary", model("b"))
+    promote(store, "champion", model("c", dataset_name="birds"))
+    assert points_at(store) == "a"
+    with pytest.raises(PetsError, match=r"no alias 'champoin'. Did you mean champion"):
+        rollback(store, "pets", "champoin")
+
+
+def test_of_many_moves_at_once_none_is_lost(store):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda run: promote(store, "champion", model(run)), map(str, range(24))))
+    moves = history(store, "pets", "champion")
+    assert {m.model.run_id for m in moves.values()} == set(map(str, range(24)))
+    assert points_at(store) == moves[max(moves)].model.run_id
+
+
+def test_a_damaged_move_is_told(store, tmp_path):
+    promote(store, "champion", model("a"))
+    (path,) = (tmp_path / "store/models/pets/champion").iterdir()
+    path.write_text("{")
+    with pytest.raises(PetsError, match=r"is damaged: remove it"):
+        current(store, "pets", "champion")
+
+
+def test_the_store_may_be_elsewhere_tomorrow(store):
+    kept = relative(store, f"{store}/runs/a/model")
+    assert absolute("/mnt/other", kept) == "/mnt/other/runs/a/model"
+    assert absolute("s3://bucket/pets", kept) == "s3://bucket/pets/runs/a/model"
+    assert absolute("/mnt/other", relative(store, "s3://b/model")) == "s3://b/model"
+
+
+def test_candidates_are_the_runs_that_were_evaluated(store):
+    for run in ("b", "a"):
+        url = f"{store}/runs/{run}/evaluation/candidate.json"
+        write_bytes(url, model(run).model_dump_json().encode())
+    write_bytes(f"{store}/runs/c/config.yaml", b"")
+    assert [m.run_id for m in candidates(store)] == ["a", "b"]
+    assert list(candidates(f"{store}/nowhere")) == []
+
+
+@pytest.mark.parametrize(
+    ("about", "again"),
+    [
+        ({}, True),
+        ({"dataset_fingerprint": "g"}, False),
+        ({"split": "valid"}, False),
+        ({"tta_views": 4}, False),
+    ],
+)
+def test_what_the_champion_said_serves_again_for_the_same_photos(store, about, again):
+    promote(store, "champion", model("a", **about))
+    write_bytes(f"{store}/runs/a/evaluation/predictions.parquet", b"")
+    config = PipelineConfig(store=store)
+    champion = find_champion(config, Judged("pets", "f", "test", 0))
+    assert champion.model_url == f"{store}/runs/a/model"
+    assert (champion.predictions_url is not None) == again
+    assert find_champion(config, Judged("birds", "f", "test", 0)) is None
