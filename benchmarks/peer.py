@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,6 @@ from pets_core.config import LaunchConfig, PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest, worker_environment
-from pets_core.models.backbones import create_body
 from pets_core.records import DatasetManifest
 
 __all__ = [
@@ -30,10 +30,12 @@ __all__ = [
     "prepare_photos",
     "request",
     "run_side",
+    "timed",
 ]
 
 REAL = Path(__file__).parents[2] / "shared/data/oxford-iiit-pet-256px"
 BACKBONE = "tf_efficientnet_lite0"
+_OF_RANKS = ("ours", "checkpoints")
 
 
 def prepare_photos(
@@ -104,7 +106,9 @@ def _some(photos: pd.DataFrame, limit: int) -> pd.Series[str]:
     return split.mask(order > len(photos) - 74, "valid")
 
 
-def request(stage: Literal["lr-find", "train"], arguments: dict[str, Any]) -> WorkRequest:
+def request(
+    stage: Literal["lr-find", "predict", "train"], arguments: dict[str, Any]
+) -> WorkRequest:
     """Ask a rank for a stage on the photos of `prepare_photos`; a run of its own for each seed."""
     work = Path(arguments["work"])
     config = PipelineConfig.model_validate(arguments["config"])
@@ -150,6 +154,8 @@ def fastai_learner(
     import torch
     from fastai.vision import all as fastai
 
+    from pets_core.models.backbones import create_body
+
     fastai.default_device(torch.cuda.is_available())
     frame = pd.read_csv(work / "photos.csv")
     frame = frame[frame.split.isin(("train", judge_on))]
@@ -176,11 +182,22 @@ def fastai_learner(
 def run_side(script: str, side: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run one side in a process of its own; it prints its result as the last line, in JSON.
 
-    Ours runs in the environment that `pets` gives its ranks, fastai in that of its users.
+    What ranks do runs in the environment that `pets` gives them, all else in that of its users.
     """
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    environment = plain if side == "fastai" else worker_environment(LaunchConfig())
+    environment = worker_environment(LaunchConfig()) if side in _OF_RANKS else plain
     command = [sys.executable, script, "--side", side, "--arguments", json.dumps(arguments)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that something takes, its work on a GPU included."""
+    import torch
+
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
             float(loss)
 
         limit()
-        seconds = [(timed(limit), timed(epoch)) for _ in range(ROUNDS)]
+        seconds = [(peer.timed(limit), peer.timed(epoch)) for _ in range(ROUNDS)]
         in_memory = (
             loader.num_batches * len(batch.inputs) / float(np.median([of for of, _ in seconds]))
         )
@@ -96,17 +95,6 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
         }
         loop.release(prepared)
     return results
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that something takes, its work on a GPU included."""
-    import torch
-
-    began = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
