@@ -183,8 +183,8 @@ def current(store: str, dataset: str, alias: str) -> Move | None:
 
 def promote(store: str, alias: str, model: Candidate) -> Move:
     """Point an alias of the model's data set at it; one file appears, whole or not at all."""
-    moves = history(store, model.dataset_name, alias)
-    return _write(store, alias, Move(model=model, previous=max(moves, default=None)))
+    newest = max(history(store, model.dataset_name, alias), default=None)
+    return _write(store, alias, Move(model=model, previous=newest), newest)
 
 
 def promote_run(store: str, alias: str, report: EvalReport) -> Move:
@@ -203,17 +203,20 @@ def rollback(store: str, dataset: str, alias: str) -> Move:
     if not moves:
         known = aliases(store, dataset)
         raise PetsError(f"{dataset} has no alias {alias!r}.{did_you_mean(alias, known)}")
-    name = moves[max(moves)].previous
+    newest = max(moves)
+    name = moves[newest].previous
     if name is None or name not in moves:
         raise PetsError(f"{alias} of {dataset} has pointed at no other model before")
     before = moves[name]
     move = Move(model=before.model, previous=before.previous, why="rolled back")
-    return _write(store, alias, move)
+    return _write(store, alias, move, newest)
 
 
-def _write(store: str, alias: str, move: Move) -> Move:
+def _write(store: str, alias: str, move: Move, newest: str | None) -> Move:
+    # A clock that is behind another machine's must not write a move that is older than the newest.
+    after = int(newest.split("-")[0]) + 1 if newest else 0
     # Two moves at once are both kept, and the later one holds.
-    name = f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}.json"
+    name = f"{max(time.time_ns(), after):020}-{uuid.uuid4().hex[:8]}.json"
     url = storage.join(_folder(store, move.model.dataset_name, alias), name)
     storage.write_bytes(url, move.model_dump_json(indent=2).encode())
     return move

@@ -9,19 +9,23 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from prefect_server import Server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 PLACEHOLDERS = {"make run", "make test", "source .venv/bin/activate", "pets ui FLOW_RUN_ID"}
-COMMANDS = [
-    line
-    for block in re.findall(r"```console\n(.*?)```", README, re.S)
-    for line in block.splitlines()
-    if line not in PLACEHOLDERS
-]
+
+
+def commands(page: str) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", page, re.S)
+    return [line for block in blocks for line in block.splitlines() if line not in PLACEHOLDERS]
+
+
+COMMANDS = list(dict.fromkeys(commands(README) + commands(EVALUATION)))
 QUICK = {
     "PETS_MODEL__BACKBONE": "test_efficientnet",
     "PETS_MODEL__WEIGHTS": "none",
@@ -64,7 +68,13 @@ def server(tmp_path_factory) -> Iterator[Server]:
         yield running
 
 
-def run(command: list[str], folder: Path, drawn_sample: Path, server: Server | None = None) -> str:
+def run(
+    command: list[str],
+    folder: Path,
+    drawn_sample: Path,
+    server: Server | None = None,
+    expected: int = 0,
+) -> str:
     environment = os.environ | QUICK
     environment |= {
         "PETS_CACHE_DIR": str(folder / "cache"),
@@ -80,15 +90,39 @@ def run(command: list[str], folder: Path, drawn_sample: Path, server: Server | N
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    assert done.returncode == expected, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr if expected else done.stdout
 
 
 @pytest.fixture(scope="module")
-def trained(folder, drawn_sample, server) -> str:
+def trained(folder, drawn_sample, server) -> Path:
     """The model that path/to/model stands for."""
     printed = run(["pets", "train", "--train.base_lr", "3e-3"], folder, drawn_sample, server)
-    return re.search(r'"model_url": "(.+)"', printed).group(1)
+    return Path(re.search(r'"model_url": "(.+)"', printed).group(1))
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, folder, drawn_sample, server) -> Path:
+    """The evaluation of that model, which the champion was promoted to, twice."""
+    printed = run(["pets", "evaluate", str(trained)], folder, drawn_sample, server)
+    evaluation = Path(re.search(r"Report +(\S+)", printed).group(1)).parent
+    for _ in range(2):
+        run(["pets", "models", "promote", evaluation.parent.name], folder, drawn_sample)
+    return evaluation
+
+
+@pytest.fixture(scope="module")
+def label_fixes(evaluated, folder) -> Path:
+    first = pq.read_table(evaluated / "predictions.parquet").slice(0, 1).to_pylist()[0]
+    fixes = folder / "path/to/label_fixes.csv"
+    fixes.write_text(f"id,label\n{first['id']},{first['actual']}\n")
+    return fixes
+
+
+@pytest.fixture(scope="module")
+def exported(trained, folder, drawn_sample) -> Path:
+    run(["pets", "export", str(trained), "--to", "exported.onnx"], folder, drawn_sample)
+    return folder / "exported.onnx"
 
 
 def test_the_readme_has_commands() -> None:
@@ -99,21 +133,32 @@ def test_the_readme_has_commands() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command: str, folder, drawn_sample, server, request) -> None:
+    stands_for = {
+        "path/to/model": lambda: request.getfixturevalue("trained"),
+        "path/to/run": lambda: request.getfixturevalue("trained").parent,
+        "path/to/predictions.parquet": lambda: (
+            request.getfixturevalue("evaluated") / "predictions.parquet"
+        ),
+        "path/to/label_fixes.csv": lambda: request.getfixturevalue("label_fixes"),
+        "RUN": lambda: request.getfixturevalue("evaluated").parent.name,
+        "DATASET": lambda: request.getfixturevalue("evaluated") and "sample",
+        "OLD": lambda: "sample",
+        "NEW": lambda: "sample",
+    }
     words = shlex.split(command)
-    if "path/to/model" in words:
-        model = request.getfixturevalue("trained")
-        words = [model if word == "path/to/model" else word for word in words]
-    if "path/to/run" in words:
-        run_folder = str(Path(request.getfixturevalue("trained")).parent)
-        words = [run_folder if word == "path/to/run" else word for word in words]
+    if words[1:3] == ["predict", "model.onnx"]:
+        words[2] = str(request.getfixturevalue("exported"))
     if words[1] == "datasets":
         request.getfixturevalue("trained")
-        words = ["sample" if word in ("OLD", "NEW") else word for word in words]
-    printed = run(words, folder, drawn_sample, server)
+    words = [str(stands_for[word]()) if word in stands_for else word for word in words]
+    rejected = "--gate.promote" in words
+    printed = run(words, folder, drawn_sample, server, expected=1 if rejected else 0)
     if words[1] in ("run", "evaluate"):
         assert "Error rate" in printed
         assert "Most confused" in printed
         assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
+    if rejected:
+        assert "not promoted: error rate" in printed
 
 
 @pytest.mark.slow
@@ -143,7 +188,8 @@ def test_the_example_of_reading_a_data_set(folder, drawn_sample, trained) -> Non
 
 
 def test_every_path_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    local = [link for link in links if "://" not in link]
-    assert local
-    assert [link for link in local if not (ROOT / link).exists()] == []
+    for page, folder in ((README, ROOT), (EVALUATION, ROOT / "docs")):
+        links = re.findall(r"\]\(([^)#]+)\)", page)
+        local = [link for link in links if "://" not in link]
+        assert local
+        assert [link for link in local if not (folder / link).exists()] == []

@@ -1,5 +1,6 @@
 """An alias moves, keeps its history, and can be rolled back."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -63,6 +64,18 @@ def test_rolling_back_goes_from_one_to_the_one_before(store):
         ("a", "promoted"), ("b", "promoted"), ("c", "promoted"), ("b", "rolled back"),
         ("a", "rolled back"), ("d", "promoted"), ("a", "rolled back"),
     ]  # fmt: skip
+
+
+def test_a_move_counts_after_those_of_a_clock_that_is_ahead(store, monkeypatch):
+    hour = 3_600_000_000_000
+    ahead = time.time_ns() + hour
+    monkeypatch.setattr("pets_core.registry.time.time_ns", lambda: ahead)
+    promote(store, "champion", model("a"))
+    monkeypatch.setattr("pets_core.registry.time.time_ns", lambda: ahead - hour)
+    promote(store, "champion", model("b"))
+    assert points_at(store) == "b"
+    assert rollback(store, "pets", "champion").model.run_id == "a"
+    assert points_at(store) == "a"
 
 
 def test_aliases_and_data_sets_have_nothing_to_do_with_each_other(store):

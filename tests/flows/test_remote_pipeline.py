@@ -7,7 +7,7 @@ import pytest
 
 from flows import cli
 from flows.pipeline import pipeline
-from pets_core import storage
+from pets_core import registry, storage
 from pets_core.config import PipelineConfig
 from pets_core.predict import predict_photos
 
@@ -27,6 +27,7 @@ def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifa
             "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
             "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
             "lr_find": {"num_steps": 12},
+            "gate": {"promote": True},
         }
     )
     state = pipeline(config, return_state=True)
@@ -36,8 +37,10 @@ def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifa
     made = read_artifacts(state.state_details.flow_run_id)
     table = json.loads(made["confusion-table"])
     assert sum(row["count"] for row in table) == 74
-    assert report.report_url.startswith(url)
-    assert b"<html" in storage.read_bytes(report.report_url)
+    assert report.url.startswith(url)
+    assert b"<html" in storage.read_bytes(report.file("report.html"))
+    champion = registry.current(config.store, "oxford-iiit-pet", "champion")
+    assert registry.absolute(config.store, champion.model.model_url) == report.model_url
     storage.write_bytes(f"{url}/photo.jpg", _a_photo(drawn_sample))
     (prediction,) = predict_photos(report.model_url, [f"{url}/photo.jpg"])
     assert prediction.error is None
