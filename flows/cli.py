@@ -223,6 +223,8 @@ def _show_report(report: EvalReport) -> None:
             f"Champion     {beside.champion_error_rate:.1%} on the same photos; "
             f"{100 * beside.improvement.value:+.1f} points better, {beside.chance}"
         )
+    if not report.verdict.passed:
+        print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
     print("Most confused")
     for pair in report.most_confused[:3]:
         print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")

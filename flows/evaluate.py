@@ -5,7 +5,7 @@ from prefect import State, flow
 
 from pets_core.config import PipelineConfig
 from pets_core.records import EvalReport
-from tasks.review import conclude, find_the_champion, review_model
+from tasks.review import conclude, find_the_champion, promote_model, review_model
 from tasks.review_artifacts import publish_review
 from tasks.stages import begin_run, check_run, predict_model
 
@@ -23,5 +23,6 @@ def evaluate_flow(
     champion = find_the_champion(config, run)
     predicted = predict_model(config, run, model_url, champion)
     report = review_model(config, run.url, predicted, champion)
+    report = promote_model(config, report)
     publish_review(config, report)
     return conclude(config, report)

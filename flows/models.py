@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flows.tables import print_table
 from pets_core.errors import PetsError, did_you_mean
@@ -67,7 +67,7 @@ def run_command(arguments: argparse.Namespace) -> None:
 
 def _list(arguments: argparse.Namespace) -> None:
     models = sorted(candidates(arguments.store), key=lambda m: m.evaluated_at, reverse=True)
-    pointing = {m.run_id: _aliases_at(arguments.store, m) for m in models}
+    pointing = _pointing(arguments.store, models)
     if arguments.json:
         rows = [m.model_dump() | {"aliases": pointing[m.run_id]} for m in models]
         print(json.dumps(rows, indent=2))
@@ -84,11 +84,15 @@ def _list(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
 
 
-def _aliases_at(store: str, model: Candidate) -> list[str]:
-    """The aliases that point at a model."""
-    held = {alias: current(store, model.dataset_name, alias)
-            for alias in aliases(store, model.dataset_name)}  # fmt: skip
-    return [alias for alias, move in held.items() if move and move.model.run_id == model.run_id]
+def _pointing(store: str, models: Sequence[Candidate]) -> dict[str, list[str]]:
+    """The aliases that point at each model, by its run."""
+    pointing: dict[str, list[str]] = {model.run_id: [] for model in models}
+    for dataset in {model.dataset_name for model in models}:
+        for alias in aliases(store, dataset):
+            move = current(store, dataset, alias)
+            if move and move.model.run_id in pointing:
+                pointing[move.model.run_id].append(alias)
+    return pointing
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from prefect import State, flow
 from pets_core.config import PipelineConfig
 from pets_core.records import EvalReport
 from tasks.artifacts import publish_dataset, publish_lr, publish_training
-from tasks.review import conclude, find_the_champion, review_model
+from tasks.review import conclude, find_the_champion, promote_model, review_model
 from tasks.review_artifacts import publish_review
 from tasks.stages import begin_run, check_run, find_lr, predict_model, train_model
 
@@ -33,5 +33,6 @@ def pipeline(
     champion = find_the_champion(config, run)
     predicted = predict_model(config, run, result.model_url, champion)
     report = review_model(config, run.url, predicted, champion, result)
+    report = promote_model(config, report)
     publish_review(config, report)
     return conclude(config, report)

@@ -8,6 +8,7 @@ from pets_core.records import EvalReport
 from tasks.review import (
     champion_of,
     conclude,
+    promote_model,
     review_model,
     use_predictions,
 )
@@ -26,5 +27,6 @@ def review_flow(
     predicted = use_predictions(predictions_url)
     champion = champion_of(config, predicted)
     report = review_model(config, folder_of_run(config), predicted, champion)
+    report = promote_model(config, report)
     publish_review(config, report)
     return conclude(config, report)

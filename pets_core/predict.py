@@ -7,6 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -94,6 +95,8 @@ def _open_onnx(url: str) -> _Model:
         raise PetsError(
             f"{url}: an ONNX file, but none of `pets export`: it does not say what its classes are"
         ) from error
+    except pydantic.ValidationError as error:
+        raise PetsError(f"{url}: its card is of another version; export the model anew") from error
     except Exception as error:  # onnxruntime has a class for each fault, with no base of its own
         raise PetsError(f"{url} is damaged: {str(error).splitlines()[0]}") from error
 

@@ -355,10 +355,12 @@ class Champion(_Record):
     Attributes:
         model_url: The model.
         predictions_url: What it said of the very photos judged, where that is in the store already.
+        move: The move of the alias that made it champion.
     """
 
     model_url: str
     predictions_url: str | None = None
+    move: str | None = None
 
 
 class PredictResult(_Record):
@@ -369,6 +371,7 @@ class PredictResult(_Record):
         predictions_url: Of the split it is judged on.
         valid_url: Of the validation photos; the same where these are judged.
         champion_url: What the champion said of the photos judged, where it was asked.
+        champion_refused: Why it could not be asked.
         maps_url: Where the model looked in the photos of greatest loss.
         photos_per_second: Of the photos judged.
     """
@@ -377,6 +380,7 @@ class PredictResult(_Record):
     predictions_url: str
     valid_url: str | None = None
     champion_url: str | None = None
+    champion_refused: str | None = None
     maps_url: str | None = None
     photos_per_second: float
 
@@ -395,6 +399,8 @@ class EvalReport(_Record):
         most_confused: The first pairs, most frequent first; all are in most_confused.parquet.
         num_label_issues: Photos whose label is probably wrong; None where none could be looked for.
         comparison: Beside the champion, where there is one that can be compared.
+        not_compared: Why there is one that cannot.
+        champion_move: The move of the alias that made it champion.
         verdict: What the gate says.
         predictions_url: All this is computed from.
         url: Folder with all that was made of it.
@@ -412,6 +418,8 @@ class EvalReport(_Record):
     most_confused: tuple[ConfusedPair, ...]
     num_label_issues: int | None = None
     comparison: Comparison | None = None
+    not_compared: str | None = None
+    champion_move: str | None = None
     verdict: Verdict
     predictions_url: str
     url: str

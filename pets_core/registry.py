@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +26,7 @@ __all__ = [
     "Candidate",
     "Judged",
     "Move",
+    "MovedError",
     "absolute",
     "aliases",
     "candidates",
@@ -40,6 +42,13 @@ __all__ = [
 CANDIDATE = "candidate.json"
 """What a run's evaluation writes last."""
 _INSIDE = "store:"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class MovedError(PetsError):
+    """An alias points at another model than the one that a new one was compared with."""
 
 
 class Candidate(BaseModel):
@@ -118,14 +127,16 @@ def find_champion(config: PipelineConfig, judged: Judged) -> Champion | None:
 
     What it once said of these photos serves again where version, split and views are the same.
     """
-    move = current(config.store, judged.dataset_name, config.gate.alias)
-    if move is None:
+    held = _newest(config.store, judged.dataset_name, config.gate.alias)
+    if held is None:
         return None
+    name, move = held
     url = absolute(config.store, move.model.predictions_url)
     same = Judged.of(move.model) == judged and storage.exists(url)
     return Champion(
         model_url=absolute(config.store, move.model.model_url),
         predictions_url=url if same else None,
+        move=name,
     )
 
 
@@ -148,7 +159,7 @@ def candidates(store: str) -> Iterator[Candidate]:
     for run_id in sorted(storage.list_folder(root)):
         url = storage.join(root, run_id, "evaluation", CANDIDATE)
         if storage.exists(url):
-            yield Candidate.model_validate_json(storage.read_bytes(url))
+            yield _read(url, Candidate)
 
 
 def aliases(store: str, dataset: str) -> list[str]:
@@ -163,34 +174,45 @@ def history(store: str, dataset: str, alias: str) -> dict[str, Move]:
         PetsError: A move is damaged.
     """
     folder = _folder(store, dataset, alias)
-    moves = {}
-    for name in sorted(storage.list_folder(folder)):
-        url = storage.join(folder, name)
-        if not name.endswith(".json"):
-            continue
-        try:
-            moves[name] = Move.model_validate_json(storage.read_bytes(url))
-        except pydantic.ValidationError as error:
-            raise PetsError(f"{url} is damaged: remove it, and promote a model anew") from error
-    return moves
+    return {name: _read(storage.join(folder, name), Move) for name in _moves(folder)}
 
 
 def current(store: str, dataset: str, alias: str) -> Move | None:
     """The move that holds."""
-    moves = history(store, dataset, alias)
-    return moves[max(moves)] if moves else None
+    held = _newest(store, dataset, alias)
+    return held[1] if held else None
 
 
 def promote(store: str, alias: str, model: Candidate) -> Move:
-    """Point an alias of the model's data set at it; one file appears, whole or not at all."""
-    newest = max(history(store, model.dataset_name, alias), default=None)
-    return _write(store, alias, Move(model=model, previous=newest), newest)
+    """Point an alias of the model's data set at it; one file appears, whole or not at all.
+
+    Raises:
+        PetsError: The model is gone.
+    """
+    url = absolute(store, model.model_url)
+    if not storage.exists(url):
+        raise PetsError(f"{url}: the model is gone; promote another")
+    name, held = _newest(store, model.dataset_name, alias) or (None, None)
+    # What is promoted again still has what came before it to go back to.
+    again = held is not None and held.model.model_url == model.model_url
+    previous = held.previous if held and again else name
+    return _write(store, alias, Move(model=model, previous=previous), name)
 
 
 def promote_run(store: str, alias: str, report: EvalReport) -> Move:
-    """Point an alias at the model that was evaluated; as `promote`."""
-    url = report.file(CANDIDATE)
-    return promote(store, alias, Candidate.model_validate_json(storage.read_bytes(url)))
+    """Point an alias at the model that was evaluated, as `promote`.
+
+    Raises:
+        MovedError: The alias points at another model than the one it was compared with.
+    """
+    model = _read(report.file(CANDIDATE), Candidate)
+    name, held = _newest(store, model.dataset_name, alias) or (None, None)
+    if held and name != report.champion_move and held.model.model_url != model.model_url:
+        raise MovedError(
+            f"{alias} was pointed at {held.model.run_id} meanwhile, which this model was not "
+            "compared with: `pets evaluate MODEL --gate.promote` judges it beside that one"
+        )
+    return promote(store, alias, model)
 
 
 def rollback(store: str, dataset: str, alias: str) -> Move:
@@ -222,5 +244,28 @@ def _write(store: str, alias: str, move: Move, newest: str | None) -> Move:
     return move
 
 
+def _moves(folder: str) -> list[str]:
+    return sorted(name for name in storage.list_folder(folder) if name.endswith(".json"))
+
+
+def _newest(store: str, dataset: str, alias: str) -> tuple[str, Move] | None:
+    """The move that holds, and its name."""
+    folder = _folder(store, dataset, alias)
+    names = _moves(folder)
+    return (names[-1], _read(storage.join(folder, names[-1]), Move)) if names else None
+
+
+def _read(url: str, record: type[Record]) -> Record:
+    try:
+        return record.model_validate_json(storage.read_bytes(url))
+    except pydantic.ValidationError as error:
+        raise PetsError(f"{url} is damaged, or of another version: remove it") from error
+
+
 def _folder(store: str, *parts: str) -> str:
+    for part in parts:
+        if not _NAME.fullmatch(part):
+            raise PetsError(
+                f"{part!r} is no name of a data set or alias: letters, digits, '.', '_' and '-'"
+            )
     return storage.join(storage.absolute(store), "models", *parts)

@@ -16,6 +16,7 @@ from pets_core.launch import WorkRequest
 from pets_core.records import DatasetManifest, Run
 
 __all__ = [
+    "SETTINGS",
     "data_sets_in_use",
     "find_run",
     "finish_stage",
@@ -25,7 +26,8 @@ __all__ = [
     "start_run",
 ]
 
-_SETTINGS, _DATASET = "config.yaml", "dataset.json"
+SETTINGS = "config.yaml"
+_DATASET = "dataset.json"
 _STAGES = "stages"
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -51,7 +53,7 @@ def start_run(config: PipelineConfig, manifest: DatasetManifest, url: str) -> Ru
     # Whoever goes on with the run may do so in another working directory.
     settings = config.model_copy(update={"store": storage.absolute(config.store)})
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    storage.write_bytes(storage.join(url, _SETTINGS), text.encode())
+    storage.write_bytes(storage.join(url, SETTINGS), text.encode())
     storage.write_bytes(storage.join(url, _DATASET), manifest.model_dump_json().encode())
     return Run(url=url, manifest=manifest)
 
@@ -108,7 +110,7 @@ def run_settings(url: str) -> dict[str, Any]:
         raise PetsError(
             f"--resume {url}: no run began there; give the folder of one, <store>/runs/<run id>"
         )
-    settings: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(url, _SETTINGS)))
+    settings: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(url, SETTINGS)))
     return settings
 
 

@@ -174,9 +174,12 @@ def predict(rank: Rank) -> PredictResult | None:
         if valid_url is None and "valid" in rank.manifest.splits:
             valid_url = storage.join(folder, VALID_PREDICTIONS)
             _predict(rank, built, rank.photos("valid", built.card), "valid", valid_url)
-        champion_url = None
+        champion_url, refused = None, None
         if request.champion_url:
-            champion_url = _ask_champion(rank, request.champion_url, split, folder)
+            try:
+                champion_url = _ask_champion(rank, request.champion_url, split, folder)
+            except PetsError as error:
+                refused = str(error)
     if not rank.accelerator.is_main_process:
         return None
     return PredictResult(
@@ -184,19 +187,16 @@ def predict(rank: Rank) -> PredictResult | None:
         predictions_url=url,
         valid_url=valid_url,
         champion_url=champion_url,
+        champion_refused=refused,
         maps_url=_write_maps(rank, built, photos, outputs, storage.join(folder, MAPS)),
         photos_per_second=len(photos) / seconds,
     )
 
 
-def _ask_champion(rank: Rank, model_url: str, split: Split, folder: str) -> str | None:
-    """Have the champion predict the same photos; None, and a warning, where it cannot."""
+def _ask_champion(rank: Rank, model_url: str, split: Split, folder: str) -> str:
+    """Have the champion predict the same photos; returns the file of what it said."""
     url = storage.join(folder, CHAMPION_PREDICTIONS)
-    try:
-        champion = _load(rank, model_url)
-    except PetsError as error:
-        rank.warn(f"the champion cannot be compared: {error}")
-        return None
+    champion = _load(rank, model_url)
     _predict(rank, champion, rank.photos(split, champion.card), split, url)
     return url
 

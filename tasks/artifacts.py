@@ -6,8 +6,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pets_core.data.gallery import class_warnings, read_leaks, read_quarantine, thumbnails
+from pets_core.markdown import literal
 from pets_core.records import DatasetManifest, LRSuggestion, TrainResult
-from tasks.publish import Publisher, jpeg, literal, picture, table
+from tasks.publish import Publisher, jpeg, picture, table
 
 __all__ = ["publish_dataset", "publish_lr", "publish_training"]
 
@@ -36,10 +37,11 @@ def publish_dataset(manifest: DatasetManifest) -> None:
         + f"From `{manifest.source_url}`, stored at `{manifest.url}`\n"
     )
     rows = read_quarantine(manifest)
-    left_out_in = f"{len(rows)} files left out; all are in {manifest.url}/quarantine.parquet"
     with Publisher(manifest.url) as publisher:
         publisher.markdown("dataset-summary", text, "The data set of this run")
-        publisher.table("quarantine", rows, left_out_in)
+        publisher.table(
+            "quarantine", rows, f"{len(rows)} files left out", f"{manifest.url}/quarantine.parquet"
+        )
         alike_in = "Photos that are (nearly) in two splits"
         publisher.markdown("duplicates", _gallery(manifest), alike_in)
 

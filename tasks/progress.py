@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -46,8 +48,10 @@ class ProgressArtifact:
     """
 
     def __init__(self, key: str, logger: Any) -> None:
-        self._id: Any = create_progress_artifact(0.0, key=key, description="starting")
         self._logger, self._reckoning, self._last = logger, _Reckoning(), 0.0
+        self._id: Any = None
+        with self._telling():
+            self._id = create_progress_artifact(0.0, key=key, description="starting")
 
     def show(self, progress: Progress) -> None:
         """Show one report; the server hears of it every few seconds."""
@@ -65,8 +69,14 @@ class ProgressArtifact:
         self._update(100.0, "done")
 
     def _update(self, percent: float, description: str) -> None:
+        if self._id is not None:
+            with self._telling():
+                update_progress_artifact(self._id, percent, description)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
         try:
-            update_progress_artifact(self._id, percent, description)
+            yield
         except Exception as error:  # noqa: BLE001 - a server that is away must not end a training
             self._logger.warning("the progress artifact was not updated: %s", error)
 

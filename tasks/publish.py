@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from types import TracebackType
 from typing import Any
 
+import httpx
+from PIL import Image
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pets_core import storage
+from pets_core.markdown import literal
 
-__all__ = ["MAX_BYTES", "Publisher", "jpeg", "literal", "picture", "table"]
+__all__ = ["MAX_BYTES", "Publisher", "jpeg", "picture", "table"]
 
 MAX_BYTES = 300_000
 """An artifact beyond this makes the UI slow: its lists fetch all of them."""
 _MAX_ROWS = 500
+_MAX_PICTURE = 190_000
+_COLOURS = 64
 
 
 class Publisher:
     """Makes artifacts of the present task run; a server that fails ends nothing.
 
-    What could not be made is told of at the end of the context, in one line. After the first
-    failure no other is tried: a server that is away makes each wait for half a minute.
+    What could not be made is told of at the end of the context, in one line. After the server was
+    out of reach once, no other is tried: each would wait for half a minute.
 
     Args:
         kept: Where all that is published lies in the store.
@@ -32,8 +38,8 @@ class Publisher:
 
     def __init__(self, kept: str) -> None:
         self._kept = kept
-        self._missing: list[str] = []
-        self._error: Exception | None = None
+        self._missing: dict[str, Exception] = {}
+        self._away = False
 
     def __enter__(self) -> Publisher:
         return self
@@ -45,31 +51,56 @@ class Publisher:
         trace: TracebackType | None,
     ) -> None:
         if self._missing:
+            first = next(iter(self._missing.values()))
             get_run_logger().warning(
                 "not published in the Prefect UI: %s (%s: %s); all of it is in %s",
-                ", ".join(self._missing), type(self._error).__name__, self._error, self._kept,
+                ", ".join(self._missing), type(first).__name__, first, self._kept,
             )  # fmt: skip
 
     def markdown(self, key: str, content: str, description: str) -> None:
         """Make a markdown artifact."""
         self._try(key, create_markdown_artifact, markdown=content, description=description)
 
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-        """Make a table artifact; of very many rows the first."""
-        if len(rows) > _MAX_ROWS:
-            description += f"; the first {_MAX_ROWS} of {len(rows)} rows"
-        shown = [dict(row) for row in rows[:_MAX_ROWS]]
+    def table(
+        self, key: str, rows: Sequence[Mapping[str, Any]], description: str, whole: str = ""
+    ) -> None:
+        """Make a table artifact; of more rows than it takes the first.
+
+        Args:
+            key: Of the artifact.
+            rows: Cells by column; text is shown as it is, though the UI takes it for markdown.
+            description: What it shows.
+            whole: Where all rows are.
+        """
+        shown = _fitting(rows)
+        if len(shown) < len(rows):
+            description += f"; the first {len(shown)} of {len(rows)} rows"
+            description += f", all are in {whole}" if whole else ""
         self._try(key, create_table_artifact, table=shown, description=description)
 
     def _try(self, key: str, create: Any, **content: Any) -> None:
-        if self._error is None:
-            try:
-                create(key=key, **content)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the work is done and stored
-                self._error = error
-            else:
-                return
-        self._missing.append(key)
+        if self._away:
+            self._missing[key] = next(reversed(self._missing.values()))
+            return
+        try:
+            create(key=key, **content)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the work is done and stored
+            self._missing[key] = error
+            # A server that answered may take the next one.
+            self._away = not isinstance(error, httpx.HTTPStatusError)
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The first rows, as many as an artifact takes."""
+    shown: list[dict[str, Any]] = []
+    size = 0
+    for row in rows[:_MAX_ROWS]:
+        cells = {k: literal(cell) if isinstance(cell, str) else cell for k, cell in row.items()}
+        size += len(json.dumps(cells)) + 2
+        if size > MAX_BYTES - 1000:
+            break
+        shown.append(cells)
+    return shown
 
 
 def jpeg(data: bytes, alt: str) -> str:
@@ -78,20 +109,19 @@ def jpeg(data: bytes, alt: str) -> str:
 
 
 def picture(url: str, alt: str) -> str:
-    """A stored PNG inside markdown."""
-    data = base64.b64encode(storage.read_bytes(url)).decode()
-    return f"![{alt}](data:image/png;base64,{data})"
+    """A stored PNG inside markdown, with fewer colours and pixels where it is too large for it."""
+    data = storage.read_bytes(url)
+    if len(data) > _MAX_PICTURE:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        while len(data) > _MAX_PICTURE:
+            buffer = io.BytesIO()
+            image.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+            data = buffer.getvalue()
+            image = image.resize((image.width * 4 // 5, image.height * 4 // 5))
+    return f"![{alt}](data:image/png;base64,{base64.b64encode(data).decode()})"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def literal(value: str) -> str:
-    """A name as markdown shows it literally: no markup, no table cell's end."""
-    safe = escape(" ".join(value.split()))
-    for mark in "\\`*_[]|#":
-        safe = safe.replace(mark, f"\\{mark}")
-    return safe

@@ -15,21 +15,23 @@ from pets_core.records import (
     PredictResult,
     Run,
     TrainResult,
+    Verdict,
 )
-from pets_core.registry import Judged, find_champion, promote_run
+from pets_core.registry import Judged, MovedError, find_champion, promote_run
 from tasks.policy import may_pass
 
 __all__ = [
     "champion_of",
     "conclude",
     "find_the_champion",
+    "point_alias",
     "promote_model",
     "review_model",
     "use_predictions",
 ]
 
 
-@task(name="champion", cache_policy=NO_CACHE)
+@task(name="champion", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def find_the_champion(config: PipelineConfig, run: Run) -> Champion | None:
     """Find the model that a new one is to be compared with."""
     return _champion(config, Judged.by(config, run.manifest))
@@ -41,7 +43,7 @@ def use_predictions(predictions_url: str) -> PredictResult:
     return given_predictions(predictions_url)
 
 
-@task(name="champion", cache_policy=NO_CACHE)
+@task(name="champion", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
     """Find the model that one whose predictions are given is to be compared with."""
     return _champion(config, Judged.of(read_info(predicted.predictions_url)))
@@ -74,25 +76,33 @@ def review_model(
     return review(config, run_url, predicted, champion=champion, training=training)
 
 
-def conclude(config: PipelineConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
-    """Promote a model that passes the gate; end the run as Rejected where it does not.
+def promote_model(config: PipelineConfig, report: EvalReport) -> EvalReport:
+    """Promote a model that passes the gate, where the gate is in force; to be called in a flow.
 
-    To be called last in a flow, whose state this returns. Nothing of it where `gate.promote` is not
-    set.
+    Returns:
+        The report, with another verdict where the alias was moved while the model was judged.
     """
-    if not config.gate.promote:
+    if not (config.gate.promote and report.verdict.passed):
         return report
-    if report.verdict.passed:
-        promote_model(config, report)
-        return report
-    reasons = "; ".join(report.verdict.reasons)
-    return Failed(name="Rejected", message=f"not promoted: {reasons}", data=report)
+    return point_alias(config, report)
 
 
 @task(name="promote", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
-def promote_model(config: PipelineConfig, report: EvalReport) -> None:
+def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
     """Point the alias at the model."""
-    move = promote_run(config.store, config.gate.alias, report)
+    try:
+        move = promote_run(config.store, config.gate.alias, report)
+    except MovedError as error:
+        return report.model_copy(update={"verdict": Verdict(passed=False, reasons=(str(error),))})
     get_run_logger().info(
         "%s of %s points at %s", config.gate.alias, move.model.dataset_name, report.model_url
     )
+    return report
+
+
+def conclude(config: PipelineConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
+    """What a flow is to return: a state Rejected where the gate is in force and bars the model."""
+    if report.verdict.passed or not config.gate.promote:
+        return report
+    reasons = "; ".join(report.verdict.reasons)
+    return Failed(name="Rejected", message=f"not promoted: {reasons}", data=report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,8 +12,9 @@ from prefect.cache_policies import NO_CACHE
 from pets_core.config import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.evaluation.gallery import Gallery, Picture, read_gallery
+from pets_core.markdown import literal
 from pets_core.records import Comparison, EvalReport
-from tasks.publish import MAX_BYTES, Publisher, jpeg, literal, picture, table
+from tasks.publish import MAX_BYTES, Publisher, jpeg, picture, table
 
 __all__ = ["publish_review"]
 
@@ -48,8 +50,16 @@ def _publish_tables(publisher: Publisher, report: EvalReport) -> None:
         ("most-confused", "most_confused", "Classes taken for others, most first"),
         ("classes", "classes", "Precision, recall and F1 of every class"),
     ):
-        rows = read_table(report.file(f"{name}.parquet")).to_pylist()
-        publisher.table(key, [_rounded(row) for row in rows], description)
+        rows = sorted(read_table(report.file(f"{name}.parquet")).to_pylist(), key=_worst_first)
+        whole = report.file(f"{name}.csv")
+        publisher.table(key, [_rounded(row) for row in rows], description, whole)
+
+
+def _worst_first(row: dict[str, Any]) -> tuple[bool, float]:
+    """Mistakes before what is right, the most frequent first; classes by recall."""
+    if "recall" in row:
+        return row["recall"] is None, row["recall"] or 0.0
+    return row["actual"] == row["predicted"], -row["count"]
 
 
 def _rounded(row: dict[str, object]) -> dict[str, object]:
@@ -204,6 +214,6 @@ def _beside(report: EvalReport) -> str:
             f"Against the champion's {beside.champion_error_rate:.1%}: {gained:+.1f} points better "
             f"({beside.chance})."
         )
-    else:
+    elif not report.not_compared:
         lines.append("There is no champion to compare with.")
     return "".join(f"{line}\n\n" for line in lines)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
@@ -33,6 +34,9 @@ def turn_of_this_machine(logger: Any) -> Iterator[None]:
         try:
             limit = client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound:
+            limit = None
+        except httpx.HTTPError as error:
+            logger.warning("no turn is held: the Prefect server cannot be asked (%s)", error)
             limit = None
     if limit is None:
         yield

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,12 +11,14 @@ from pets_core.errors import PetsError
 from pets_core.registry import (
     Candidate,
     Judged,
+    MovedError,
     absolute,
     candidates,
     current,
     find_champion,
     history,
     promote,
+    promote_run,
     relative,
     rollback,
 )
@@ -35,6 +38,9 @@ def model(run_id: str, **about) -> Candidate:
 
 @pytest.fixture
 def store(tmp_path) -> str:
+    """A store with the models of some runs."""
+    for run in ("a", "b", "c", "d", *map(str, range(24))):
+        (tmp_path / "store/runs" / run / "model").mkdir(parents=True)
     return str(tmp_path / "store")
 
 
@@ -78,6 +84,49 @@ def test_a_move_counts_after_those_of_a_clock_that_is_ahead(store, monkeypatch):
     assert points_at(store) == "a"
 
 
+def test_what_is_promoted_again_goes_back_to_what_came_before_it(store):
+    for run in ("a", "b", "b"):
+        promote(store, "champion", model(run))
+    assert rollback(store, "pets", "champion").model.run_id == "a"
+
+
+def test_a_model_that_is_gone_is_not_promoted(store):
+    with pytest.raises(PetsError, match=r"runs/gone/model: the model is gone"):
+        promote(store, "champion", model("gone"))
+    assert history(store, "pets", "champion") == {}
+
+
+@pytest.mark.parametrize("name", ["../../outside", "team/a", "..", ""])
+def test_names_do_not_leave_their_folder(store, name):
+    with pytest.raises(PetsError, match=r"is no name of a data set or alias"):
+        promote(store, name, model("a"))
+    with pytest.raises(PetsError, match=r"is no name of a data set or alias"):
+        current(store, name, "champion")
+
+
+def test_of_two_models_judged_beside_the_same_champion_the_second_is_not_promoted(store, tmp_path):
+    promote(store, "champion", model("a"))
+    config = PipelineConfig(store=store)
+    move = find_champion(config, Judged("pets", "f", "test", 0)).move
+    reports = []
+    for run in ("b", "c"):
+        folder = f"{store}/runs/{run}/evaluation"
+        write_bytes(f"{folder}/candidate.json", model(run).model_dump_json().encode())
+        reports.append(SimpleNamespace(file=f"{folder}/{{}}".format, champion_move=move))
+    promote_run(store, "champion", reports[0])
+    with pytest.raises(MovedError, match=r"champion was pointed at b meanwhile"):
+        promote_run(store, "champion", reports[1])
+    promote_run(store, "champion", reports[0])
+    assert points_at(store) == "b"
+    assert rollback(store, "pets", "champion").model.run_id == "a"
+
+
+def test_a_damaged_candidate_is_told(store):
+    write_bytes(f"{store}/runs/a/evaluation/candidate.json", b"{}")
+    with pytest.raises(PetsError, match=r"runs/a/evaluation/candidate.json is damaged"):
+        list(candidates(store))
+
+
 def test_aliases_and_data_sets_have_nothing_to_do_with_each_other(store):
     promote(store, "champion", model("a"))
     promote(store, "canary", model("b"))
@@ -99,7 +148,7 @@ def test_a_damaged_move_is_told(store, tmp_path):
     promote(store, "champion", model("a"))
     (path,) = (tmp_path / "store/models/pets/champion").iterdir()
     path.write_text("{")
-    with pytest.raises(PetsError, match=r"is damaged: remove it"):
+    with pytest.raises(PetsError, match=r"is damaged, or of another version: remove it"):
         current(store, "pets", "champion")
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pets_core import storage
 from pets_core.data.catalogue import Catalogue
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.spreadsheet import cell_text
 
 __all__ = ["STRUCK_OUT", "apply_fixes", "read_fixes"]
 
@@ -23,11 +24,17 @@ def read_fixes(url: str | None) -> dict[str, str]:
         Label by photo id, empty where the photo is to be left out; nothing where there is no file.
 
     Raises:
-        PetsError: There is no such file, a column is missing, or an id has two labels.
+        PetsError: There is no such file, it is not UTF-8, a column is missing, or an id has two
+            labels.
     """
     if url is None:
         return {}
-    text = storage.read_bytes(storage.absolute(url)).decode("utf-8-sig", errors="replace")
+    try:
+        text = storage.read_bytes(storage.absolute(url)).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PetsError(
+            f"source.label_fixes = {url}: not UTF-8 ({error}); save it as CSV UTF-8"
+        ) from error
     rows = csv.DictReader(io.StringIO(text))
     if lacking := {"id", "label"} - set(rows.fieldnames or ()):
         raise PetsError(
@@ -36,7 +43,9 @@ def read_fixes(url: str | None) -> dict[str, str]:
         )
     fixes: dict[str, str] = {}
     for row in rows:
-        photo, label = (row["id"] or "").strip(), (row["label"] or "").strip()
+        photo, label = cell_text(row["id"] or ""), cell_text((row["label"] or "").strip())
+        if not photo:
+            continue
         if fixes.setdefault(photo, label) != label:
             raise PetsError(
                 f"source.label_fixes = {url}: {photo} has two labels, {fixes[photo]!r} and "

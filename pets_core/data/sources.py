@@ -202,7 +202,7 @@ def _name(url: str) -> str:
             last = last[: -len(suffix)]
             break
     # Of a folder called "photos [2024]", photos-2024.
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "photos"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "photos"
 
 
 def _is_hidden(part: str) -> bool:

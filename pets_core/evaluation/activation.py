@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pets_core.models.classifier import Classifier
 
@@ -30,24 +31,59 @@ def activation_maps(model: Classifier, inputs: Tensor, classes: Tensor) -> Tenso
 
     Returns:
         float32 (B, h, w) from 0 to 1, as coarse as the body's last features; None where these have
-        no places, as in some transformers.
+        no places, or nothing depends on them.
     """
-    body = model.body
     with torch.enable_grad():
-        features = body.forward_features(inputs).detach().requires_grad_()  # type: ignore[operator]
-        logits = model.head(body.forward_head(features))  # type: ignore[operator]
-        (gradients,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
-    with torch.no_grad():
-        values, slopes = _placed(features, body), _placed(gradients, body)
-        if values is None or slopes is None:
-            return None
-        weights = slopes.float().mean((2, 3), keepdim=True)
-        maps = F.relu((values.float() * weights).sum(1))
-        largest: Tensor = maps.amax((1, 2), keepdim=True)
-        return maps / largest.clamp(min=torch.finfo(maps.dtype).tiny)
+        for watch in (_last_features, _before_last_block):
+            features, logits = watch(model, inputs)
+            if features is None:
+                continue
+            (slopes,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
+            values, weights = (_placed(each.detach(), model.body) for each in (features, slopes))
+            # Nothing depends on the places of the last features in a head that reads the class
+            # token alone; there the last block is what reads them.
+            if values is not None and weights is not None and weights.any():
+                return _maps(values.float(), weights.float())
+    return None
 
 
-def _placed(features: Tensor, body: torch.nn.Module) -> Tensor | None:
+def _last_features(model: Classifier, inputs: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The body's features before they are pooled, and the logits that come of them."""
+    features = model.body.forward_features(inputs)  # type: ignore[operator]
+    if not isinstance(features, Tensor):
+        return None, inputs
+    features = features.detach().requires_grad_()
+    return features, model.head(model.body.forward_head(features))  # type: ignore[operator]
+
+
+def _before_last_block(model: Classifier, inputs: Tensor) -> tuple[Tensor | None, Tensor]:
+    """What a transformer's last block is given, and the logits that come of it."""
+    blocks = getattr(model.body, "blocks", None)
+    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
+        return None, inputs
+    given: list[Tensor] = []
+
+    def take(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not isinstance(arguments[0], Tensor):
+            return arguments
+        given.append(arguments[0].detach().requires_grad_())
+        return (given[0], *arguments[1:])
+
+    handle = blocks[-1].register_forward_pre_hook(take)
+    try:
+        logits = model.head(model.body(inputs))
+    finally:
+        handle.remove()
+    return (given[0] if given else None), logits
+
+
+def _maps(values: Tensor, slopes: Tensor) -> Tensor:
+    maps = F.relu((values * slopes.mean((2, 3), keepdim=True)).sum(1))
+    largest: Tensor = maps.amax((1, 2), keepdim=True)
+    return maps / largest.clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def _placed(features: Tensor, body: nn.Module) -> Tensor | None:
     """Features as (B, D, h, w): timm's are that already, channels last, or tokens of a grid."""
     depth = int(body.num_features)  # type: ignore[arg-type]
     if features.ndim == 4 and features.shape[1] == depth:

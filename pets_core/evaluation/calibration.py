@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["Reliability", "calibrate", "fit_temperature", "reliability"]
 
 _NUM_BINS = 15
 _LOG_TEMPERATURES = (-3.0, 3.0)
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,6 @@ class Reliability:
     @property
     def ece(self) -> float:
         """Expected calibration error: the mean gap between both, weighed by photos."""
-        if not self.counts.sum():
-            return float("nan")
         gaps = np.nan_to_num(np.abs(self.confidence - self.accuracy))
         return float((gaps * self.counts).sum() / self.counts.sum())
 
@@ -61,16 +61,32 @@ def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_])
     return Reliability(counts, mean(confidence), mean(right.astype(np.float64)))
 
 
-def fit_temperature(validation: Predictions) -> float:
-    """What to divide logits by so that the validation loss is least (Guo and others 2017)."""
-    logs = np.log(np.maximum(validation.probabilities, np.finfo(np.float32).tiny))
+def fit_temperature(validation: Predictions) -> float | None:
+    """What to divide logits by so that the validation loss is least (Guo and others 2017).
+
+    None where none between e^-3 and e^3 is least: a single class, or a model that is always right.
+    """
 
     def loss(log_temperature: float) -> float:
-        cooled = log_softmax(logs / np.exp(log_temperature))
-        return float(-np.take_along_axis(cooled, validation.targets[:, None], 1).mean())
+        own = (
+            np.take_along_axis(cooled, validation.targets[rows, None], 1).sum()
+            for rows, cooled in _cooled(validation, float(np.exp(log_temperature)))
+        )
+        return -float(sum(own)) / len(validation)
 
     found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
-    return float(np.exp(found.x))
+    at_an_end = any(abs(found.x - end) < 0.01 for end in _LOG_TEMPERATURES)
+    return None if at_an_end else float(np.exp(found.x))
+
+
+def _cooled(
+    predictions: Predictions, temperature: float
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Logarithms of the probabilities of cooled logits, some rows at a time: a copy is large."""
+    for start in range(0, len(predictions), _ROWS):
+        rows = slice(start, start + _ROWS)
+        logs = np.log(np.maximum(predictions.probabilities[rows], np.finfo(np.float32).tiny))
+        yield rows, log_softmax(logs / temperature)
 
 
 def calibrate(
@@ -84,27 +100,11 @@ def calibrate(
             flatter and is not.
     """
     bins = reliability(predictions.confidence, ~predictions.wrong)
-    judged_on_validation = predictions.info.split == "valid"
-    if validation is None or judged_on_validation or not len(validation):
+    if validation is None or predictions.info.split == "valid":
         return Calibration(ece=bins.ece), bins
     temperature = fit_temperature(validation)
-    cooled = (
-        np.concatenate(
-            [
-                _cooled_confidence(predictions.probabilities[start : start + 4096], temperature)
-                for start in range(0, len(predictions), 4096)
-            ]
-        )
-        if len(predictions)
-        else np.zeros(0)
-    )
-    after = reliability(cooled, ~predictions.wrong)
+    if temperature is None:
+        return Calibration(ece=bins.ece), bins
+    cooled = [np.exp(logs.max(1)) for _, logs in _cooled(predictions, temperature)]
+    after = reliability(np.concatenate(cooled), ~predictions.wrong)
     return Calibration(ece=bins.ece, temperature=temperature, ece_after=after.ece), bins
-
-
-def _cooled_confidence(
-    probabilities: NDArray[np.float32], temperature: float
-) -> NDArray[np.float64]:
-    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    confidence: NDArray[np.float64] = np.exp(log_softmax(logs / temperature)).max(1)
-    return confidence

@@ -30,14 +30,14 @@ def compare(predictions: Predictions, champion: Predictions) -> Comparison:
     """
     if predictions.names != champion.names:
         raise PetsError(
-            f"the champion {champion.info.model_url} knows {len(champion.names)} classes and the "
-            f"model {len(predictions.names)}, not the same ones in the same order"
+            f"it knows {len(champion.names)} classes and the model {len(predictions.names)}, not "
+            "the same ones in the same order"
         )
     place = {photo: row for row, photo in enumerate(champion.ids)}
     own = np.array([row for row, photo in enumerate(predictions.ids) if photo in place], np.int64)
     theirs = np.array([place[predictions.ids[row]] for row in own], np.int64)
     if not len(own):
-        raise PetsError("the champion was judged on none of these photos")
+        raise PetsError("it was judged on none of these photos")
     targets = predictions.targets[own]
     wrong = predictions.predicted[own] != targets
     champion_wrong = champion.predicted[theirs] != targets
@@ -73,7 +73,8 @@ def _improvement(only_champion: int, only_model: int, total: int) -> Share:
     first, second, size = only_champion + 0.5, only_model + 0.5, total + 2
     centre = (first - second) / size
     spread = norm.ppf(0.975) * np.sqrt((first + second) / size - centre**2) / np.sqrt(size)
-    return Share(value=value, low=float(centre - spread), high=float(centre + spread))
+    low, high = max(-1.0, float(centre - spread)), min(1.0, float(centre + spread))
+    return Share(value=value, low=low, high=high)
 
 
 def _changes(
@@ -99,22 +100,27 @@ def _changes(
     return sorted(changes, key=lambda change: change.recall - change.champion_recall)
 
 
-def judge(config: GateConfig, error_rate: float, comparison: Comparison | str | None) -> Verdict:
+def judge(
+    config: GateConfig,
+    error_rate: float,
+    comparison: Comparison | None = None,
+    not_compared: str | None = None,
+) -> Verdict:
     """Say whether a model may go out, with every reason against it.
 
     Args:
         config: The gate.
         error_rate: Of the model, on all photos judged.
-        comparison: With the champion; None: there is none; a text: why there is one and it cannot
-            be compared, which is a reason against.
+        comparison: With the champion, if there is one that can be compared.
+        not_compared: Why there is one that cannot; a reason against.
     """
     reasons = []
-    if config.max_error_rate is not None and error_rate > config.max_error_rate + _ROUNDING:
+    if config.max_error_rate is not None and not error_rate <= config.max_error_rate + _ROUNDING:
         most = f"{config.max_error_rate:.2%}"
         reasons.append(f"error rate {error_rate:.2%}, at most gate.max_error_rate = {most}")
-    if isinstance(comparison, str):
-        reasons.append(comparison)
-    elif comparison:
+    if not_compared:
+        reasons.append(not_compared)
+    if comparison:
         reasons += _reasons_beside_champion(config, comparison)
     return Verdict(passed=not reasons, reasons=tuple(reasons))
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from pets_core import storage
 from pets_core.data.dataset import load_manifest, read_table, write_table
 from pets_core.data.gallery import thumbnails
+from pets_core.errors import PetsError, telling
 from pets_core.evaluation.predictions import Predictions
 from pets_core.records import ConfusedPair, LabelIssue
 
 __all__ = ["Gallery", "Picture", "collect", "read_gallery", "write_gallery"]
 
+_log = logging.getLogger(__name__)
 _NUM_PHOTOS, _NUM_PAIRS, _PHOTOS_A_PAIR = 16, 10, 8
 _SIDE = 160
 
@@ -125,9 +127,12 @@ def _with_jpegs(picture: Picture, jpegs: dict[str, bytes], maps: dict[str, bytes
 
 def _photos(dataset_url: str, ids: set[str]) -> dict[str, bytes]:
     """Thumbnails by id; none where the version of the data set is not in reach."""
-    if not storage.exists(storage.join(dataset_url, "manifest.json")):
+    try:
+        with telling(f"photos of {dataset_url}"):
+            return thumbnails(load_manifest(dataset_url), ids, _SIDE)
+    except PetsError as error:
+        _log.warning("the galleries go without photos: %s", error)
         return {}
-    return thumbnails(load_manifest(dataset_url), ids, _SIDE)
 
 
 def _maps(url: str | None) -> dict[str, bytes]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 
 import numpy as np
@@ -12,6 +10,7 @@ from cleanlab.filter import find_label_issues
 from pets_core import storage
 from pets_core.evaluation.predictions import Predictions
 from pets_core.records import LabelIssue
+from pets_core.spreadsheet import write_csv
 
 __all__ = ["label_issues", "write_label_fixes"]
 
@@ -31,8 +30,10 @@ def label_issues(validation: Predictions) -> list[LabelIssue]:
         return []
     # It takes a vocabulary without gaps: every class must have a photo.
     places = np.searchsorted(present, validation.targets)
-    probabilities = validation.probabilities[:, present].astype(np.float64)
-    probabilities /= np.maximum(probabilities.sum(1, keepdims=True), np.finfo(np.float64).tiny)
+    probabilities = validation.probabilities
+    if len(present) < probabilities.shape[1]:
+        probabilities = probabilities[:, present]
+        probabilities /= np.maximum(probabilities.sum(1, keepdims=True), np.finfo(np.float32).tiny)
     with warnings.catch_warnings():
         # One for each class of few photos, in which it finds less.
         warnings.filterwarnings("ignore", "May not flag all label issues")
@@ -59,12 +60,10 @@ def write_label_fixes(url: str, issues: list[LabelIssue]) -> None:
     Columns: id, label (the proposed one), and what it is proposed for: given, given_probability,
     label_probability.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["id", "label", "given", "label_probability", "given_probability"])
-    for issue in issues:
-        writer.writerow([
-            issue.id, issue.proposed, issue.label,
-            f"{issue.proposed_probability:.4f}", f"{issue.label_probability:.4f}",
-        ])  # fmt: skip
-    storage.write_bytes(url, text.getvalue().encode())
+    rows = (
+        [issue.id, issue.proposed, issue.label,
+         f"{issue.proposed_probability:.4f}", f"{issue.label_probability:.4f}"]
+        for issue in issues
+    )  # fmt: skip
+    header = ["id", "label", "given", "label_probability", "given_probability"]
+    storage.write_bytes(url, write_csv(header, rows))

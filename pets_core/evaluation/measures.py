@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from pets_core.evaluation.confusion import confusion_counts, without_diagonal
@@ -23,16 +24,18 @@ def bootstrap_share(count: int, total: int, *, seed: int = 0) -> Share:
     """A share with its percentile bootstrap confidence interval (Efron and Tibshirani 1993).
 
     How many of `total` photos drawn with replacement have a property that `count` of them have is
-    binomial, so that each resample is one number.
+    binomial, so that each resample is one number. Where all of them have it, or none, every
+    resample is the same, and Wilson's interval (1927) is given.
 
     Args:
         count: Photos that have it.
-        total: Photos in all; NaN where there are none.
+        total: Photos in all, at least 1.
         seed: Of the resamples.
     """
-    if not total:
-        return Share(value=float("nan"), low=float("nan"), high=float("nan"))
     share = count / total
+    if count in (0, total):
+        ends = binomtest(count, total).proportion_ci(_COVERAGE, method="wilson")
+        return Share(value=share, low=float(ends.low), high=float(ends.high))
     drawn = np.random.default_rng(seed).binomial(total, share, _RESAMPLES) / total
     low, high = np.quantile(drawn, [(1 - _COVERAGE) / 2, (1 + _COVERAGE) / 2])
     return Share(value=share, low=float(low), high=float(high))
@@ -45,12 +48,8 @@ def top_k(predictions: Predictions) -> dict[int, float]:
     """
     starts = range(0, len(predictions), _ROWS)
     places = [_place(predictions, slice(start, start + _ROWS)) for start in starts]
-    place = np.concatenate([np.zeros(0, np.int64), *places])
-    return {
-        k: float((place < k).mean()) if len(place) else float("nan")
-        for k in TOP_K
-        if k == 1 or k < len(predictions.names)
-    }
+    place = np.concatenate(places)
+    return {k: float((place < k).mean()) for k in TOP_K if k == 1 or k < len(predictions.names)}
 
 
 def _place(predictions: Predictions, rows: slice) -> NDArray[np.int64]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
+from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
 from pets_core.records import ClassInfo, Split
 
@@ -81,12 +83,14 @@ class Predictions:
         ids: Of the photos, N of them.
         targets: True class, int64 (N,).
         probabilities: float32 (N, C).
+        losses: Cross-entropy of each photo, nats, float32 (N,).
     """
 
     info: PredictionsInfo
     ids: list[str]
     targets: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    losses: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,27 +109,14 @@ class Predictions:
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
         """Its probability, (N,)."""
-        return _at(self.probabilities, self.predicted)
-
-    @cached_property
-    def losses(self) -> NDArray[np.float32]:
-        """Cross-entropy of each photo, nats, (N,)."""
-        tiny = np.finfo(np.float32).tiny
-        losses: NDArray[np.float32] = -np.log(
-            np.maximum(_at(self.probabilities, self.targets), tiny)
-        )
-        return losses
+        found = np.take_along_axis(self.probabilities, self.predicted[:, None], axis=1)
+        confidence: NDArray[np.float32] = found[:, 0]
+        return confidence
 
     @cached_property
     def wrong(self) -> NDArray[np.bool_]:
         """Which photos were taken for another class, (N,)."""
         return np.asarray(self.predicted != self.targets)
-
-
-def _at(matrix: NDArray[np.float32], columns: NDArray[np.int64]) -> NDArray[np.float32]:
-    """One entry of each row."""
-    found: NDArray[np.float32] = np.take_along_axis(matrix, columns[:, None], axis=1)[:, 0]
-    return found
 
 
 def log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -154,70 +145,93 @@ def write_predictions(
         embeddings: Pooled features, (N, D), if they are to be stored.
     """
     names = np.array([c.name for c in info.classes], dtype=object)
-    schema = pa.schema(
-        [("id", pa.string()), ("actual", pa.string()), ("predicted", pa.string()),
-         ("probability", pa.float32()), ("loss", pa.float32()),
-         ("probabilities", pa.list_(pa.float32(), len(names)))],
-        metadata={_KEY: info.model_dump_json().encode()},
-    )  # fmt: skip
+    schema = _schema(len(names)).with_metadata({_KEY: info.model_dump_json().encode()})
     if embeddings is not None:
         schema = schema.append(pa.field("embedding", pa.list_(pa.float32(), embeddings.shape[1])))
-    with storage.writing(url) as file, pq.ParquetWriter(file, schema) as writer:
-        for start in range(0, max(len(ids), 1), _ROWS):
+    with (
+        storage.writing(url) as file,
+        pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
+    ):
+        for start in range(0, len(ids), _ROWS):
             rows = slice(start, start + _ROWS)
-            logs = log_softmax(logits[rows]) if len(ids) else np.zeros((0, len(names)))
-            predicted = logs.argmax(1) if len(logs) else np.zeros(0, np.int64)
+            logs = log_softmax(logits[rows])
+            probabilities = np.exp(logs).astype(np.float32)
+            predicted = probabilities.argmax(1)
             columns = [
                 pa.array(ids[rows], pa.string()),
                 pa.array(names[targets[rows]], pa.string()),
                 pa.array(names[predicted], pa.string()),
-                pa.array(
-                    np.exp(np.take_along_axis(logs, predicted[:, None], 1)[:, 0]), pa.float32()
-                ),
+                pa.array(np.take_along_axis(probabilities, predicted[:, None], 1)[:, 0]),
                 pa.array(-np.take_along_axis(logs, targets[rows, None], 1)[:, 0], pa.float32()),
-                _lists(np.exp(logs)),
+                _lists(probabilities),
             ]
             if embeddings is not None:
                 columns.append(_lists(embeddings[rows]))
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def _lists(values: NDArray[Any]) -> pa.Array:
-    flat = pa.array(values.astype(np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+def _schema(num_classes: int) -> pa.Schema:
+    return pa.schema(
+        [("id", pa.string()), ("actual", pa.string()), ("predicted", pa.string()),
+         ("probability", pa.float32()), ("loss", pa.float32()),
+         ("probabilities", pa.list_(pa.float32(), num_classes))]
+    )  # fmt: skip
+
+
+def _lists(values: NDArray[np.float32]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
 def read_predictions(url: str) -> Predictions:
-    """Read a file of `write_predictions`.
+    """Read a file of `write_predictions`, verifying the checksums of its pages.
 
     Raises:
-        PetsError: It is not there, not such a file, or its numbers are no probabilities.
+        PetsError: It is not there, not such a file, damaged, holds no photo or one twice, or its
+            numbers are no probabilities.
     """
-    with storage.open_read(storage.absolute(url)) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-            info = _info(url, parquet)
-            table = parquet.read(columns=["id", "actual"])
-            probabilities = _probabilities(url, parquet, len(info.classes))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
-            raise PetsError(f"{url}: no file of predictions ({error})") from error
+    with _opened(url) as parquet:
+        info = _info(url, parquet)
+        _check_schema(url, parquet.schema_arrow, len(info.classes))
+        table = parquet.read(columns=["id", "actual", "loss"])
+        probabilities = _probabilities(parquet, len(info.classes))
+    ids, actual = table["id"].to_pylist(), table["actual"].to_pylist()
     places = {c.name: index for index, c in enumerate(info.classes)}
-    actual = table["actual"].to_pylist()
-    if strange := sorted(set(actual) - places.keys()):
+    if not ids:
+        raise PetsError(f"{url}: holds no photo; judge a split that has some")
+    if len(set(ids)) < len(ids):
+        raise PetsError(f"{url}: {len(ids) - len(set(ids))} photos are in it twice: predict anew")
+    if strange := [name for name in actual if name not in places]:
         raise PetsError(f"{url}: {strange[0]!r} is actual, but not among its {len(places)} classes")
     targets = np.array([places[name] for name in actual], np.int64)
-    predictions = Predictions(info, table["id"].to_pylist(), targets, probabilities)
+    predictions = Predictions(info, ids, targets, probabilities, table["loss"].to_numpy())
     _refuse_what_is_no_probability(url, predictions)
     return predictions
 
 
 def read_info(url: str) -> PredictionsInfo:
     """What a file says of itself; errors as `read_predictions`."""
+    with _opened(url) as parquet:
+        return _info(url, parquet)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[pq.ParquetFile]:
     with storage.open_read(storage.absolute(url)) as file:
         try:
-            return _info(url, pq.ParquetFile(file))
-        except pa.ArrowInvalid as error:
-            raise PetsError(f"{url}: no file of predictions ({error})") from error
+            yield open_parquet(file)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise PetsError(f"{url}: no file of predictions, or damaged: {error}") from error
+
+
+def _check_schema(url: str, schema: pa.Schema, num_classes: int) -> None:
+    for field in _schema(num_classes):
+        place = schema.get_field_index(field.name)
+        if place < 0 or schema.field(place).type != field.type:
+            found = "no such column" if place < 0 else f"not {schema.field(place).type}"
+            raise PetsError(
+                f"{url}: no file of predictions of {num_classes} classes: {field.name} is to be "
+                f"{field.type}, {found}"
+            )
 
 
 def _info(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
@@ -233,16 +247,12 @@ def _info(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
         raise PetsError(f"{url}: its metadata is damaged or of another version: {error}") from error
 
 
-def _probabilities(url: str, parquet: pq.ParquetFile, num_classes: int) -> NDArray[np.float32]:
+def _probabilities(parquet: pq.ParquetFile, num_classes: int) -> NDArray[np.float32]:
     """Read them piece by piece, for whole they take as much memory again."""
     result = np.empty((parquet.metadata.num_rows, num_classes), np.float32)
     done = 0
     for batch in parquet.iter_batches(_ROWS, columns=["probabilities"]):
         values = batch.column("probabilities").flatten().to_numpy(zero_copy_only=False)
-        if len(values) != batch.num_rows * num_classes:
-            raise PetsError(
-                f"{url}: {num_classes} classes, but not as many probabilities for each photo"
-            )
         result[done : done + batch.num_rows] = values.reshape(-1, num_classes)
         done += batch.num_rows
     return result
@@ -250,9 +260,11 @@ def _probabilities(url: str, parquet: pq.ParquetFile, num_classes: int) -> NDArr
 
 def _refuse_what_is_no_probability(url: str, predictions: Predictions) -> None:
     values = predictions.probabilities
-    sums = values.sum(1, dtype=np.float64) if len(values) else np.ones(0)
+    sums = values.sum(1, dtype=np.float64)
     # A sum that is right says that no value is NaN or infinite.
-    bad = np.flatnonzero(~(np.abs(sums - 1) < 1e-3) | (values.min(1, initial=0.0) < 0))
+    bad = np.flatnonzero(
+        ~(np.abs(sums - 1) < 1e-3) | (values.min(1) < 0) | ~np.isfinite(predictions.losses)
+    )
     if len(bad):
         first = ", ".join(predictions.ids[i] for i in bad[:3])
         raise PetsError(

@@ -9,7 +9,7 @@ from itertools import groupby
 from pets_core.evaluation.gallery import Gallery, Picture
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.template import template
-from pets_core.records import ClassMeasures, EvalReport, LabelIssue, TrainResult
+from pets_core.records import ClassMeasures, EvalReport, TrainResult
 
 __all__ = ["ReportContext", "SpeciesCounts", "render_report"]
 
@@ -35,14 +35,13 @@ class ReportContext:
         classes: How each class did, in index order.
         species: Where the data set tells species, two at least.
         gallery: Photos worth looking at.
-        issues: Labels that are probably wrong, the likeliest first.
         confusion_png: The confusion matrix.
         reliability_png: Confidence against accuracy.
-        settings_yaml: The run's settings.
         generated_at: When, as it shall be read.
         training: The training of the model, where it is known.
         training_png: Its curves.
         lr_png: The range test's curve.
+        settings_yaml: The settings of the run that made the predictions.
     """
 
     run_id: str
@@ -51,14 +50,13 @@ class ReportContext:
     classes: Sequence[ClassMeasures]
     confusion_png: bytes
     reliability_png: bytes
-    settings_yaml: str
     generated_at: str
     species: SpeciesCounts | None = None
     gallery: Gallery = field(default_factory=Gallery)
-    issues: Sequence[LabelIssue] = ()
     training: TrainResult | None = None
     training_png: bytes | None = None
     lr_png: bytes | None = None
+    settings_yaml: str | None = None
 
 
 def render_report(context: ReportContext) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,13 +9,12 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from numpy.typing import NDArray
 
 from pets_core import plots, storage
 from pets_core.config import PipelineConfig
 from pets_core.data.dataset import write_table
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, without_queries
 from pets_core.evaluation.calibration import Reliability, calibrate
 from pets_core.evaluation.card import model_card
 from pets_core.evaluation.compare import compare, judge
@@ -26,6 +23,7 @@ from pets_core.evaluation.gallery import Gallery, collect, write_gallery
 from pets_core.evaluation.labels import label_issues, write_label_fixes
 from pets_core.evaluation.measures import bootstrap_share, measure_classes, species_counts, top_k
 from pets_core.evaluation.predictions import (
+    CHAMPION_PREDICTIONS,
     MAPS,
     VALID_PREDICTIONS,
     Predictions,
@@ -45,10 +43,22 @@ from pets_core.records import (
     TrainResult,
 )
 from pets_core.registry import CANDIDATE, Candidate, relative
+from pets_core.runs import SETTINGS
+from pets_core.spreadsheet import write_csv
 
 __all__ = ["given_predictions", "review"]
 
 _MAX_LISTED_PAIRS = 50
+_CLASSES_SCHEMA = pa.schema(
+    [("name", pa.string()), ("species", pa.string()), ("support", pa.int64()),
+     ("correct", pa.int64()), ("precision", pa.float64()), ("recall", pa.float64()),
+     ("f1", pa.float64()), ("taken_for", pa.string())]
+)  # fmt: skip
+_BESIDE = {
+    "valid_url": VALID_PREDICTIONS,
+    "champion_url": CHAMPION_PREDICTIONS,
+    "maps_url": MAPS,
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def review(
         predictions, _validation(predicted, predictions), config.evaluate.most_confused_min_count
     )
     error_rate = bootstrap_share(int(predictions.wrong.sum()), len(predictions))
-    comparison = _comparison(predictions, predicted, champion)
+    comparison, not_compared = _beside(champion, predictions, predicted)
     report = EvalReport(
         model_url=predicted.model_url,
         split=predictions.info.split,
@@ -130,8 +140,10 @@ def review(
         calibration=findings.calibration[0],
         most_confused=tuple(findings.pairs[:_MAX_LISTED_PAIRS]),
         num_label_issues=len(findings.issues) if findings.validation else None,
-        comparison=comparison if isinstance(comparison, Comparison) else None,
-        verdict=judge(config.gate, error_rate.value, comparison),
+        comparison=comparison,
+        not_compared=not_compared,
+        champion_move=champion.move if champion else None,
+        verdict=judge(config.gate, error_rate.value, comparison, not_compared),
         predictions_url=predicted.predictions_url,
         url=storage.join(run_url, "evaluation"),
         photos_per_second=predicted.photos_per_second,
@@ -141,7 +153,7 @@ def review(
         predictions, findings.validation, findings.pairs, findings.issues, predicted.maps_url
     )
     _write_tables(report, findings, gallery)
-    _write_pages(config, run_url, report, findings, gallery, training)
+    _write_pages(run_url, report, findings, gallery, training)
     report = report.model_copy(update={"seconds": time.monotonic() - started})
     storage.write_bytes(report.file("report.json"), report.model_dump_json(indent=2).encode())
     _write_candidate(config, run_url, report, predictions)
@@ -159,7 +171,7 @@ def given_predictions(url: str) -> PredictResult:
     folder = url.rpartition("/")[0]
     beside = {
         name: storage.join(folder, file)
-        for name, file in (("valid_url", VALID_PREDICTIONS), ("maps_url", MAPS))
+        for name, file in _BESIDE.items()
         if storage.exists(storage.join(folder, file))
     }
     if info.split == "valid":
@@ -177,27 +189,44 @@ def _validation(predicted: PredictResult, predictions: Predictions) -> Predictio
         return None
     if predicted.valid_url == predicted.predictions_url:
         return predictions
-    return read_predictions(predicted.valid_url)
+    validation = read_predictions(predicted.valid_url)
+    if (validation.names, validation.info.model_url) != (
+        predictions.names,
+        predictions.info.model_url,
+    ):
+        raise PetsError(
+            f"{predicted.valid_url}: predictions of {validation.info.model_url}, not of "
+            f"{predictions.info.model_url} as those judged: remove it, or predict anew"
+        )
+    return validation
 
 
-def _comparison(
-    predictions: Predictions, predicted: PredictResult, champion: Champion | None
-) -> Comparison | str | None:
-    """The comparison with the champion, or why there is none."""
+def _beside(
+    champion: Champion | None, predictions: Predictions, predicted: PredictResult
+) -> tuple[Comparison | None, str | None]:
+    """The comparison with the champion, or why it cannot be compared; neither where none is."""
     if champion is None:
-        return None
-    url = champion.predictions_url or predicted.champion_url
-    if url is None:
-        return (
-            f"the champion {champion.model_url} cannot be compared: it knows other classes, or "
-            "its files are gone. Look at the report, then `pets models promote`"
-        )
+        return None, None
     try:
-        return compare(predictions, read_predictions(url))
+        said = _said_by_champion(champion, predicted)
+        return compare(predictions, said), None
     except PetsError as error:
-        return f"the champion cannot be compared: {error}. Look at the report, then " + (
-            "`pets models promote`"
+        return None, (
+            f"the champion {champion.model_url} cannot be compared: {error}. Look at the report, "
+            "then `pets models promote`"
         )
+
+
+def _said_by_champion(champion: Champion, predicted: PredictResult) -> Predictions:
+    if predicted.champion_refused:
+        raise PetsError(predicted.champion_refused)
+    if champion.predictions_url:
+        return read_predictions(champion.predictions_url)
+    if predicted.champion_url:
+        said = read_predictions(predicted.champion_url)
+        if said.info.model_url == champion.model_url:
+            return said
+    raise PetsError("it has not judged these photos; `pets evaluate MODEL` has it do so")
 
 
 def _write_tables(report: EvalReport, findings: _Findings, gallery: Gallery) -> None:
@@ -213,29 +242,22 @@ def _write_tables(report: EvalReport, findings: _Findings, gallery: Gallery) -> 
         }
     )
     pairs = [pair.model_dump() for pair in findings.pairs]
+    classes = [row.model_dump() for row in findings.classes]
     tables = {
         "confusion": confusion,
         "most_confused": pa.Table.from_pylist(pairs, confusion.schema),
-        "classes": pa.Table.from_pylist([row.model_dump() for row in findings.classes]),
+        "classes": pa.Table.from_pylist(classes, _CLASSES_SCHEMA),
     }
     for name, table in tables.items():
         write_table(report.file(f"{name}.parquet"), table)
-        storage.write_bytes(report.file(f"{name}.csv"), _csv(table))
+        lines = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        storage.write_bytes(report.file(f"{name}.csv"), write_csv(table.column_names, lines))
     write_gallery(report.file("gallery.parquet"), gallery)
     if findings.validation:
         write_label_fixes(report.file("label_fixes.csv"), findings.issues)
 
 
-def _csv(table: pa.Table) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(table.column_names)
-    writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return text.getvalue().encode()
-
-
 def _write_pages(
-    config: PipelineConfig,
     run_url: str,
     report: EvalReport,
     findings: _Findings,
@@ -250,10 +272,12 @@ def _write_pages(
     reliability = plots.reliability_diagram(bins.counts, bins.confidence, bins.accuracy)
     storage.write_bytes(report.file("confusion.png"), confusion)
     storage.write_bytes(report.file("reliability.png"), reliability)
+    # Those of a review are not those that made the predictions.
+    settings = _stored(run_url, SETTINGS)
     species, counts = species_counts(findings.counts, [c.species for c in info.classes])
     page = render_report(
         ReportContext(
-            run_id=run_url.rstrip("/").rsplit("/", 1)[-1],
+            run_id=_run_id(run_url),
             info=info,
             report=report,
             classes=findings.classes,
@@ -261,24 +285,27 @@ def _write_pages(
             if len(species) > 1
             else None,
             gallery=gallery,
-            issues=findings.issues,
             confusion_png=confusion,
             reliability_png=reliability,
             training=training,
-            training_png=_picture_of(run_url, "training.png"),
-            lr_png=_picture_of(run_url, "lr_find/curve.png"),
+            training_png=_stored(run_url, "training.png"),
+            lr_png=_stored(run_url, "lr_find/curve.png"),
             generated_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            settings_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+            settings_yaml=without_queries(settings.decode()) if settings else None,
         )
     )
     storage.write_bytes(report.file("report.html"), page.encode())
     card = model_card(info, report, findings.classes, training).encode()
     storage.write_bytes(report.file("model_card.md"), card)
-    if report.model_url.startswith(run_url):
+    if report.model_url.startswith(f"{run_url.rstrip('/')}/"):
         storage.write_bytes(storage.join(report.model_url, "README.md"), card)
 
 
-def _picture_of(run_url: str, name: str) -> bytes | None:
+def _run_id(run_url: str) -> str:
+    return run_url.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _stored(run_url: str, name: str) -> bytes | None:
     url = storage.join(run_url, name)
     return storage.read_bytes(url) if storage.exists(url) else None
 
@@ -289,7 +316,7 @@ def _write_candidate(
     """Say that the run's model may be promoted."""
     info = predictions.info
     candidate = Candidate(
-        run_id=run_url.rstrip("/").rsplit("/", 1)[-1],
+        run_id=_run_id(run_url),
         model_url=relative(config.store, report.model_url),
         predictions_url=relative(config.store, report.predictions_url),
         dataset_name=info.dataset_name,

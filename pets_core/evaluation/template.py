@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from functools import cache
-from html import escape as escape_html
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
+
+from pets_core.markdown import literal
 
 __all__ = ["template"]
 
@@ -28,7 +29,7 @@ def template(name: str) -> Template:
         data_uri=_data_uri,
         decimal=_decimal,
         duration=_duration,
-        markdown=_markdown,
+        markdown=literal,
         percent=_percent,
         points=_points,
     )
@@ -38,14 +39,6 @@ def template(name: str) -> Template:
 def _breakable(name: str) -> Markup:
     """The escaped name; a line may break after its underscores."""
     return escape(name).replace("_", Markup("_<wbr>"))
-
-
-def _markdown(name: str) -> str:
-    """A name as markdown shows it literally: no markup, no table cell's end."""
-    safe = escape_html(" ".join(name.split()))
-    for mark in "\\`*_[]|#":
-        safe = safe.replace(mark, f"\\{mark}")
-    return safe
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

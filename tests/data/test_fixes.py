@@ -6,9 +6,12 @@ import pytest
 
 from pets_core.config import PipelineConfig
 from pets_core.data.dataset import read_table
+from pets_core.data.fixes import read_fixes
 from pets_core.data.gallery import read_quarantine
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
+from pets_core.evaluation.labels import write_label_fixes
+from pets_core.records import LabelIssue
 
 
 @pytest.fixture
@@ -42,6 +45,23 @@ def test_without_fixes_the_version_is_the_one_before(settings):
     with_none = ingested(settings, "id,label\n")
     settings["source"].pop("label_fixes")
     assert ingest(PipelineConfig.model_validate(settings)).fingerprint == with_none.fingerprint
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    """Ids with spaces or formulas in them, too; a spreadsheet's empty rows are none."""
+    url = str(tmp_path / "f.csv")
+    issue = LabelIssue(id=" =a.jpg ", label="pug", proposed="-boxer", label_probability=0.1,
+                       proposed_probability=0.9)  # fmt: skip
+    write_label_fixes(url, [issue, issue.model_copy(update={"id": "@b"})])
+    Path(url).write_text(Path(url).read_text() + ",,,,\n")
+    assert "'@b,'-boxer" in Path(url).read_text()
+    assert read_fixes(url) == {" =a.jpg ": "-boxer", "@b": "-boxer"}
+
+
+def test_another_encoding_is_refused(tmp_path):
+    (tmp_path / "f.csv").write_bytes("id,label\nMüller.jpg,pug\n".encode("cp1252"))
+    with pytest.raises(PetsError, match=r"not UTF-8.*save it as CSV UTF-8"):
+        read_fixes(str(tmp_path / "f.csv"))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from predictions_of import predictions_of
 
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo, write_predictions
 from pets_core.records import ClassInfo
@@ -39,7 +40,7 @@ def draw() -> Callable[..., Predictions]:
         odds = np.exp(logits)
         probabilities = (odds / odds.sum(1, keepdims=True)).astype(np.float32)
         ids = [f"photo-{row}" for row in range(num_rows)]
-        return Predictions(info_of(names, **about), ids, targets, probabilities)
+        return predictions_of(info_of(names, **about), ids, targets, probabilities)
 
     return drawn
 

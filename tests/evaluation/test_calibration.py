@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from predictions_of import predictions_of
 
 from pets_core.evaluation.calibration import calibrate, fit_temperature, reliability
 from pets_core.evaluation.predictions import Predictions
@@ -25,7 +26,7 @@ def sure_by(predictions: Predictions, factor: float) -> Predictions:
     """The same predictions, their logits multiplied."""
     powered = predictions.probabilities.astype(np.float64) ** factor
     powered /= powered.sum(1, keepdims=True)
-    return Predictions(
+    return predictions_of(
         predictions.info, predictions.ids, predictions.targets, powered.astype(np.float32)
     )
 
@@ -35,7 +36,7 @@ def honest(draw, seed: int, split: str) -> Predictions:
     predictions = draw(4000, 6, seed=seed, split=split)
     random = np.random.default_rng(seed)
     targets = [random.choice(6, p=p / p.sum()) for p in predictions.probabilities.astype(float)]
-    return Predictions(
+    return predictions_of(
         predictions.info, predictions.ids, np.array(targets), predictions.probabilities
     )
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from predictions_of import predictions_of
 
 from pets_core.config import GateConfig
 from pets_core.errors import PetsError
@@ -16,7 +17,7 @@ def answering(draw, targets, said, ids=None, **about) -> Predictions:
     num_classes = about.pop("num_classes", 3)
     drawn = draw(len(targets), num_classes, **about)
     probabilities = np.eye(num_classes, dtype=np.float32)[said]
-    return Predictions(drawn.info, ids or drawn.ids, np.array(targets), probabilities)
+    return predictions_of(drawn.info, ids or drawn.ids, np.array(targets), probabilities)
 
 
 @pytest.fixture
@@ -119,6 +120,15 @@ def test_beside_the_champion(both, settings, words):
         assert re.search(words, " ".join(verdict.reasons))
 
 
+def test_no_interval_is_wider_than_all():
+    found = _improvement(1, 0, 1)
+    assert (found.value, found.high) == (1.0, 1.0)
+
+
+def test_an_error_rate_that_is_no_number_does_not_pass():
+    assert not judge(GateConfig(max_error_rate=0.1), float("nan")).passed
+
+
 def test_a_worse_model_passes_only_where_that_is_allowed(both):
     comparison = compare(*reversed(both))
     assert not judge(GateConfig(), 0.15, comparison).passed
@@ -128,5 +138,5 @@ def test_a_worse_model_passes_only_where_that_is_allowed(both):
 
 
 def test_what_cannot_be_compared_is_a_reason_against():
-    verdict = judge(GateConfig(), 0.0, "the champion knows other classes")
+    verdict = judge(GateConfig(), 0.0, not_compared="the champion knows other classes")
     assert verdict.reasons == ("the champion knows other classes",)

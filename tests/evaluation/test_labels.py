@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from predictions_of import predictions_of
 
 from pets_core.config import PipelineConfig
 from pets_core.data.dataset import read_table
@@ -19,7 +20,7 @@ def planted(draw) -> tuple[Predictions, set[str]]:
     targets = drawn.targets.copy()
     wrong = np.random.default_rng(3).choice(300, 12, replace=False)
     targets[wrong] = (targets[wrong] + 1) % 5
-    mislabelled = Predictions(drawn.info, drawn.ids, targets, drawn.probabilities)
+    mislabelled = predictions_of(drawn.info, drawn.ids, targets, drawn.probabilities)
     return mislabelled, {drawn.ids[row] for row in wrong}
 
 
@@ -39,7 +40,7 @@ def test_planted_errors_are_found(planted):
 def test_classes_without_photos_are_in_nobodys_way(planted):
     predictions, wrong = planted
     kept = np.flatnonzero(predictions.targets != 2)
-    fewer = Predictions(
+    fewer = predictions_of(
         predictions.info, [predictions.ids[i] for i in kept], predictions.targets[kept],
         predictions.probabilities[kept],
     )  # fmt: skip

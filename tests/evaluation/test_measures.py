@@ -32,8 +32,11 @@ def test_the_interval_is_that_of_resampled_photos():
     assert share.high == pytest.approx(by_photos.confidence_interval.high, abs=0.004)
 
 
-def test_no_photos_have_no_share():
-    assert np.isnan(bootstrap_share(0, 0).value)
+@pytest.mark.parametrize(("count", "low", "high"), [(0, 0.0, 0.2775), (10, 0.7225, 1.0)])
+def test_none_or_all_of_few_photos_are_not_certain(count, low, high):
+    """Wilson's interval of 0 of 10: z^2 / (10 + z^2) with z = 1.96."""
+    share = bootstrap_share(count, 10)
+    assert (share.low, share.high) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_top_k_is_scikit_learns(draw):

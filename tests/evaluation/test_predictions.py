@@ -1,5 +1,7 @@
 """The file of predictions: what is read is what was written, and nothing else is read."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ from pets_core.evaluation import predictions as module
 from pets_core.evaluation.predictions import log_softmax, read_predictions, write_predictions
 
 
-@pytest.mark.parametrize("num_rows", [0, 1, 10, 11])
+@pytest.mark.parametrize("num_rows", [1, 10, 11])
 def test_what_is_read_is_what_was_written(draw, write, num_rows, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
     drawn = draw(num_rows, 4)
@@ -19,6 +21,18 @@ def test_what_is_read_is_what_was_written(draw, write, num_rows, monkeypatch):
     assert found.ids == drawn.ids
     np.testing.assert_array_equal(found.targets, drawn.targets)
     np.testing.assert_allclose(found.probabilities, drawn.probabilities, rtol=1e-5)
+    np.testing.assert_allclose(found.losses, drawn.losses, rtol=1e-4)
+
+
+def test_what_is_said_is_what_the_file_says(draw, tmp_path):
+    """Also where a probability is too small for a float32, or two nearly the same."""
+    drawn = draw(2, 2)
+    url = str(tmp_path / "p.parquet")
+    logits = np.array([[300.0, 0.0], [0.0, 1e-9]])
+    write_predictions(url, drawn.info, drawn.ids, np.array([1, 1]), logits)
+    found, table = read_predictions(url), pq.read_table(url).to_pandas()
+    assert found.losses.tolist() == table.loss.tolist() == pytest.approx([300.0, np.log(2)])
+    assert [found.names[i] for i in found.predicted] == table.predicted.tolist()
 
 
 def test_people_read_names_and_figures(draw, write):
@@ -75,6 +89,53 @@ def test_a_file_of_something_else_is_refused(tmp_path, draw, write):
         read_predictions(str(tmp_path / "text.parquet"))
     with pytest.raises(PetsError, match=r"does not exist"):
         read_predictions(str(tmp_path / "nothing.parquet"))
+
+
+def changed(url: str, name: str, values, kind=None) -> str:
+    """The file with other values in a column."""
+    table = pq.read_table(url)
+    place = table.schema.get_field_index(name)
+    column = pa.array(values, kind or table.schema.field(name).type)
+    pq.write_table(table.set_column(place, pa.field(name, column.type), column), url)
+    return url
+
+
+@pytest.mark.parametrize("column", ["id", "actual", "loss", "probabilities"])
+def test_a_file_without_a_column_is_refused(draw, write, column):
+    url = write(draw(5, 3))
+    pq.write_table(pq.read_table(url).drop_columns([column]), url)
+    with pytest.raises(PetsError, match=f"{column} is to be .*no such column"):
+        read_predictions(url)
+
+
+def test_columns_of_another_kind_are_refused(draw, write):
+    url = changed(write(draw(3, 3)), "probabilities", ["a", "b", "c"], pa.string())
+    with pytest.raises(PetsError, match=r"probabilities is to be fixed_size_list.*not string"):
+        read_predictions(url)
+    url = changed(write(draw(3, 3)), "loss", [float("nan"), 1.0, 1.0])
+    with pytest.raises(PetsError, match=r"of 1 of 3 photos are not finite.*photo-0"):
+        read_predictions(url)
+
+
+def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw, write):
+    with pytest.raises(PetsError, match=r"1 photos are in it twice"):
+        read_predictions(changed(write(draw(3, 3)), "id", ["a", "b", "a"]))
+    with pytest.raises(PetsError, match=r"holds no photo"):
+        read_predictions(write(draw(0, 3)))
+
+
+def test_no_damage_goes_unseen(draw, write):
+    url = write(draw(400, 5))
+    data, intact = Path(url).read_bytes(), read_predictions(url)
+    for place in range(0, len(data), 97):
+        Path(url).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        try:
+            found = read_predictions(url)
+        except PetsError:
+            continue
+        np.testing.assert_array_equal(found.probabilities, intact.probabilities)
+        np.testing.assert_array_equal(found.losses, intact.losses)
+        assert (found.ids, found.targets.tolist()) == (intact.ids, intact.targets.tolist())
 
 
 def test_a_class_that_the_file_does_not_list_is_refused(draw, write):

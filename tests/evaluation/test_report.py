@@ -19,7 +19,6 @@ from pets_core.records import (
     ConfusedPair,
     EpochMetrics,
     EvalReport,
-    LabelIssue,
     Share,
     TrainResult,
     Verdict,
@@ -59,8 +58,6 @@ CONTEXT = ReportContext(
     ],
     gallery=Gallery(top_losses=(SHOWN,), confident_errors=(SHOWN,), pairs=(SHOWN,),
                     label_issues=(SHOWN,)),
-    issues=[LabelIssue(id=EVIL, label=EVIL, proposed="pug", label_probability=0.1,
-                       proposed_probability=0.8)],
     confusion_png=b"matrix",
     reliability_png=b"bars",
     settings_yaml=f"source:\n  url: {EVIL}\n",
@@ -202,22 +199,11 @@ def test_photos_out_of_reach_leave_their_place():
     assert "Grad-CAM" not in page.text
 
 
-def test_an_empty_split():
-    nothing = Share(value=float("nan"), low=float("nan"), high=float("nan"))
-    report = of(REPORT, num_rows=0, error_rate=nothing, loss=float("nan"), most_confused=(),
-                top_k={1: float("nan")}, num_label_issues=None)  # fmt: skip
-    context = replace(CONTEXT, report=report, classes=[], gallery=Gallery())
-    text = Page(render_report(context)).text
-    assert "0 of 0 photos" in text
-    assert "nan" not in text
-    assert "No pair was confused" in text
-
-
 def test_a_perfect_model():
     nothing_wrong = Share(value=0.0, low=0.0, high=0.0)
     report = of(REPORT, error_rate=nothing_wrong, most_confused=(), verdict=Verdict(passed=True))
     perfect = ClassMeasures(name="a", support=9, correct=9, precision=1, recall=1, f1=1)
-    context = replace(CONTEXT, report=report, classes=[perfect], gallery=Gallery(), issues=[])
+    context = replace(CONTEXT, report=report, classes=[perfect], gallery=Gallery())
     page = Page(render_report(context))
     assert "0.0% error rate" in page.text
     assert "Passes the gate" in page.text

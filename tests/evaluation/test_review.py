@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from predictions_of import predictions_of
 
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.evaluation.predictions import VALID_PREDICTIONS, Predictions
+from pets_core.evaluation.predictions import CHAMPION_PREDICTIONS, VALID_PREDICTIONS
 from pets_core.evaluation.review import given_predictions, review
 from pets_core.records import Champion
 from pets_core.registry import promote_run
@@ -84,7 +85,7 @@ def test_very_few_classes(config, draw, write, num_classes):
 def test_a_class_without_photos(config, draw, write):
     drawn = draw(60, 3)
     targets = np.minimum(drawn.targets, 1)
-    predictions = Predictions(drawn.info, drawn.ids, targets, drawn.probabilities)
+    predictions = predictions_of(drawn.info, drawn.ids, targets, drawn.probabilities)
     report = reviewed(config, write(predictions))
     rows = pq.read_table(report.file("classes.parquet")).to_pylist()
     assert (rows[2]["support"], rows[2]["recall"]) == (0, None)
@@ -124,6 +125,50 @@ def test_a_champion_that_cannot_be_compared_is_a_reason_not_a_crash(config, draw
     assert Path(report.file("report.html")).exists()
 
 
+def test_what_the_champion_said_in_the_same_stage_serves_a_later_review(config, draw, write):
+    url = write(draw(300, 4, skill=3.0))
+    write(draw(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
+    assert reviewed(config, url, champion=Champion(model_url="best")).comparison is not None
+    other = reviewed(config, url, champion=Champion(model_url="another"))
+    assert "has not judged these photos; `pets evaluate MODEL`" in other.not_compared
+    assert other.verdict.reasons == (other.not_compared,)
+
+
+@pytest.mark.parametrize("about", [{"num_classes": 3}, {"model_url": "another"}])
+def test_validation_of_another_model_is_refused(config, draw, write, about):
+    url = write(draw(300, 4))
+    write(draw(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
+    with pytest.raises(PetsError, match=r"predictions-valid.parquet: predictions of .*remove it"):
+        reviewed(config, url)
+
+
+@pytest.mark.parametrize("url", ["nowhere/at/all", "memory://nowhere", "strange://x"])
+def test_galleries_go_without_photos_that_are_out_of_reach(config, draw, write, url, caplog):
+    report = reviewed(config, write(draw(30, 3, dataset_url=url)))
+    assert "photo out of reach" in Path(report.file("report.html")).read_text()
+    assert "the galleries go without photos" in caplog.text
+
+
+def test_the_settings_told_are_those_that_made_the_predictions(config, draw, write):
+    report = reviewed(config, write(draw(30, 3)))
+    assert "Settings" not in Path(report.file("report.html")).read_text()
+    run = Path(report.url).parent
+    (run / "config.yaml").write_text("source: {url: 'https://host/p.zip?sig=SECRET', seed: 7}")
+    page = Path(reviewed(config, report.predictions_url).file("report.html")).read_text()
+    assert "https://host/p.zip" in page
+    assert "SECRET" not in page
+
+
+def test_a_spreadsheet_runs_nothing(config, draw, write):
+    name = '=HYPERLINK("http://evil")'
+    report = reviewed(config, write(draw(60, names=["-1+1", name], skill=0.1)))
+    for table in ("classes", "confusion", "most_confused"):
+        rows = csv.reader(Path(report.file(f"{table}.csv")).read_text().splitlines())
+        cells = [cell for row in rows for cell in row]
+        assert f"'{name}" in cells
+        assert not [cell for cell in cells if cell.startswith(("=", "-", "+", "@"))]
+
+
 def test_damaged_predictions_leave_nothing(config, draw, write):
     url = write(draw(30, 3))
     Path(url).write_bytes(Path(url).read_bytes()[:-40])
@@ -132,8 +177,10 @@ def test_damaged_predictions_leave_nothing(config, draw, write):
     assert not Path(config.store).exists()
 
 
-def test_what_was_reviewed_may_be_promoted(config, draw, write):
-    report = reviewed(config, write(draw(30, 3)))
+def test_what_was_reviewed_may_be_promoted(config, draw, write, tmp_path):
+    model = str(tmp_path / "model")
+    Path(model).mkdir()
+    report = reviewed(config, write(draw(30, 3, model_url=model)))
     move = promote_run(config.store, "champion", report)
-    assert (move.model.run_id, move.model.model_url) == ("run-1", "a/model")
+    assert (move.model.run_id, move.model.model_url) == ("run-1", model)
     assert move.model.error_rate == report.error_rate.value

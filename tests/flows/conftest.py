@@ -37,7 +37,11 @@ def read_artifacts() -> Callable[[UUID], dict[str, str]]:
 
 
 @pytest.fixture
-def server(tmp_path) -> Iterator[Server]:
-    running = Server(tmp_path)
-    with running.started():
-        yield running
+def stopped_server(tmp_path) -> Server:
+    return Server(tmp_path)
+
+
+@pytest.fixture
+def server(stopped_server) -> Iterator[Server]:
+    with stopped_server.started():
+        yield stopped_server

@@ -1,0 +1,47 @@
+"""A Prefect server that is gone in the middle of a run: what was done stays, and is told."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = {
+    "PETS_MODEL__BACKBONE": "test_efficientnet",
+    "PETS_MODEL__WEIGHTS": "none",
+    "PETS_MODEL__IMAGE_SIZE": "64",
+    "PETS_LAUNCH__NUM_PROCESSES": "1",
+}
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sample, tmp_path):
+    environment = stopped_server.environment | TINY | {
+        "PETS_SOURCE__URL": str(drawn_sample), "PETS_STORE": str(tmp_path / "store"),
+        "PETS_CACHE_DIR": str(tmp_path / "cache"), "PREFECT_API_REQUEST_TIMEOUT": "5",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "flows.cli"]
+    with stopped_server.started():
+        trained = subprocess.run(
+            [*command, "train", "--train.epochs", "0", "--train.base_lr", "1e-3"],
+            env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert trained.returncode == 0, trained.stderr[-3000:]
+        model = re.search(r'"model_url": "(.+)"', trained.stdout).group(1)
+        judged = subprocess.Popen(
+            [*command, "evaluate", model], env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        told = []
+        for line in judged.stdout:
+            told.append(line)
+            if "points at no model yet" in line:
+                break
+    rest, _ = judged.communicate(timeout=300)
+    printed = "".join(told) + rest
+    print(printed)
+    reports = list(Path(tmp_path / "store/runs").glob("*/evaluation/report.html"))
+    assert len(reports) == 1, printed[-5000:]
+    assert "not published in the Prefect UI: confusion-matrix" in printed
+    assert str(reports[0].parent) in printed
