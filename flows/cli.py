@@ -140,6 +140,8 @@ def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, ar
 def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
     for key, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(key, value)
+    import httpx
+
     run, show = _flow(command)
     _start_temporary_server()
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
@@ -147,7 +149,13 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     from flows.settings import NO_SETTINGS
 
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
-    state = run(config=config, return_state=True, **keywords)
+    try:
+        state = run(config=config, return_state=True, **keywords)
+    except httpx.TransportError as error:
+        sys.exit(_say_error(
+            f"the Prefect server is out of reach: {error}\nWhat was done is kept in "
+            f"{config.store}/runs.", code=1,
+        ))  # fmt: skip
     result = state.result(raise_on_failure=False)
     rejected = state.name == "Rejected"
     if isinstance(result, BaseException):

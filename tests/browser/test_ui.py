@@ -124,6 +124,52 @@ def keep(request, tmp_path) -> Callable[[object, str], None]:
     return lambda page, name: page.screenshot(path=folder / f"{name}.png")
 
 
+MARKUP = [
+    "[click](javascript:alert(1))",
+    "![shown](http://127.0.0.1:1/p.png)",
+    "<img src=x onerror=alert(1)>",
+    "*bold* __init__ ~~gone~~",
+    "# head",
+    "1. one",
+    "a|b `code` https://evil.example",
+]
+PUBLISH = """
+import json, sys
+from prefect import flow, task
+from pets_core.markdown import literal
+from tasks.publish import Publisher, table
+
+@task
+def publish(names):
+    with Publisher("nowhere") as publisher:
+        publisher.table("markup-table", [{"name": name, "count": 1} for name in names], "")
+        rows = table(["name"], ([literal(name)] for name in names))
+        publisher.markdown("markup-text", rows, "")
+
+flow(name="markup")(lambda: publish(json.loads(sys.argv[1])))()
+"""
+
+
+@pytest.mark.parametrize("key", ["markup-table", "markup-text"])
+def test_names_are_shown_and_never_run(page_and_root, finished, key, keep) -> None:
+    page, address = page_and_root
+    root = "/".join(address.split("/")[:3])
+    environment = finished[0] | {"PREFECT_API_URL": f"{root}/api"}
+    command = [sys.executable, "-c", PUBLISH, json.dumps(MARKUP)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    page.goto(f"{root}/artifacts/key/{key}")
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    page.wait_for_url(re.compile(r"/artifacts/artifact/"))
+    page.locator("table").first.wait_for()
+    page.get_by_text("1. one").first.wait_for()
+    keep(page, key)
+    cells = page.locator("table").first.locator("td")
+    shown = [text.strip() for text in cells.all_inner_texts()]
+    assert [text for text in shown if text not in ("1", "")] == MARKUP
+    tags = "a, img, em, strong, del, h1, ol, code"
+    assert cells.locator(tags).count() == 0
+
+
 def open_artifact(page, address: str, key: str) -> None:
     page.goto(address)
     page.locator(f"a[href$='/artifacts/key/{key}']").first.click()
@@ -200,6 +246,9 @@ def test_galleries_show_photos(page_and_root, key: str, most: int, keep) -> None
     open_artifact(page, address, key)
     photos = page.locator("img[src^='data:image/jpeg']")
     photos.first.wait_for()
+    # The page draws its content once more when all it asked for is there.
+    page.wait_for_load_state("networkidle")
+    photos.first.wait_for()
     widths = photos.evaluate_all(
         "images => Promise.all(images.map(i => i.decode().then(() => i.naturalWidth)))"
     )
@@ -247,3 +296,26 @@ def test_the_report_needs_nothing_but_itself(page_and_root, finished, keep) -> N
     widths = page.eval_on_selector_all("img", "images => images.map(i => i.naturalWidth)")
     assert len(widths) > 3
     assert json.dumps(min(widths)) != "0"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_on_a_phone_and_by_keyboard(page_and_root, finished, scheme, keep) -> None:
+    report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
+    context = page_and_root[0].context.browser.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme=scheme
+    )
+    page = context.new_page()
+    page.goto(report.as_uri())
+    keep(page, f"report-phone-{scheme}")
+    sideways = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(sideways) <= 0, "nothing but its tables and plots scrolls sideways"
+    ink, paper = page.evaluate(
+        """[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]
+           .map(text => text.match(/\\d+/g).slice(0, 3).reduce((sum, c) => sum + Number(c), 0))"""
+    )
+    assert (ink < paper) == (scheme == "light")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.innerText") == "Skip to the results"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    context.close()

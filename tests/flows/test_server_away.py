@@ -19,7 +19,9 @@ TINY = {
 def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sample, tmp_path):
     environment = stopped_server.environment | TINY | {
         "PETS_SOURCE__URL": str(drawn_sample), "PETS_STORE": str(tmp_path / "store"),
-        "PETS_CACHE_DIR": str(tmp_path / "cache"), "PREFECT_API_REQUEST_TIMEOUT": "5",
+        "PETS_CACHE_DIR": str(tmp_path / "cache"),
+        # By default it tries for a minute, again and again.
+        "PREFECT_CLIENT_MAX_RETRIES": "0",
     }  # fmt: skip
     command = [sys.executable, "-m", "flows.cli"]
     with stopped_server.started():
@@ -40,8 +42,10 @@ def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sa
                 break
     rest, _ = judged.communicate(timeout=300)
     printed = "".join(told) + rest
-    print(printed)
     reports = list(Path(tmp_path / "store/runs").glob("*/evaluation/report.html"))
     assert len(reports) == 1, printed[-5000:]
     assert "not published in the Prefect UI: confusion-matrix" in printed
     assert str(reports[0].parent) in printed
+    assert judged.returncode == 1
+    assert "error: the Prefect server is out of reach" in printed
+    assert f"What was done is kept in {tmp_path / 'store'}/runs" in printed
