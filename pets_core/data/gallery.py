@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pets_core import storage
@@ -44,11 +45,21 @@ def thumbnails(manifest: DatasetManifest, ids: Iterable[str], side: int) -> dict
     shards = {s.path: s for info in manifest.splits.values() for s in info.shards}
     for path, own in by_shard.items():
         with storage.open_read(manifest.shard_url(shards[path])) as file:
-            for batch in open_parquet(file).iter_batches(64, columns=["id", "image"]):
-                rows = batch.filter(pc.is_in(batch["id"], pa.array(sorted(own))))
-                for row in rows.to_pylist():
-                    found[row["id"]] = _small(row["image"]["bytes"], side)
+            for photo_id, data in _photos(open_parquet(file), own):
+                found[photo_id] = _small(data, side)
     return found
+
+
+def _photos(shard: pq.ParquetFile, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Some photos of a shard, from the row groups alone that have them."""
+    values = pa.array(sorted(wanted))
+    for group in range(shard.num_row_groups):
+        ids = shard.read_row_group(group, ["id"])["id"]
+        own = pc.is_in(ids, values)
+        if pc.any(own).as_py():
+            images = shard.read_row_group(group, ["image"])["image"].filter(own).to_pylist()
+            for photo_id, image in zip(ids.filter(own).to_pylist(), images, strict=True):
+                yield photo_id, image["bytes"]
 
 
 def read_quarantine(manifest: DatasetManifest) -> list[dict[str, str]]:
