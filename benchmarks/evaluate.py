@@ -9,8 +9,9 @@ against the limit: our model on a batch that is in memory. Ours is told once wit
 JPEGs, as the first evaluation of a data set pays it, and once without, as every later one.
 
 **report**: `review` of drawn predictions, in a process of its own: seconds, the process's peak of
-memory, and the size of `report.html`. There are a tenth as many validation predictions besides, for
-temperature and label errors; all are read from Parquet.
+memory, and the size of `report.html`. Once of test photos, with a tenth as many validation photos
+besides, for temperature and label errors; once of validation photos, in all of which label errors
+are looked for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from typing import Any
 
 import numpy as np
 import peer
+
+from pets_core.evaluation.predictions import VALID_PREDICTIONS, PredictionsInfo, write_predictions
+from pets_core.records import ClassInfo, Split
 
 ROUNDS = 3
 
@@ -148,47 +152,41 @@ def _compare(options: argparse.Namespace, work: Path, precision: str) -> None:
 
 
 def _report(options: argparse.Namespace, work: Path) -> None:
-    predictions = work / "given" / "predictions.parquet"
-    draw(predictions, options.rows, options.classes)
-    done = peer.run_side(
-        __file__, "report", {"work": str(work / "run"), "predictions": str(predictions)}
-    )
-    print(
-        f"report of {options.rows:,} predictions of {options.classes:,} classes: "
-        f"{done['seconds']:.1f} s, {done['peak_gb']:.2f} GB at the peak "
-        f"({done['before_gb']:.2f} GB after the imports), page of {done['page_mb']:.2f} MB; "
-        f"error rate {done['error_rate']:.3f}, {done['num_label_issues']} label issues"
-    )
+    for split in ("test", "valid"):
+        predictions = work / split / "predictions.parquet"
+        draw(predictions, split, options.rows, options.classes)
+        if split == "test":
+            draw(predictions.with_name(VALID_PREDICTIONS), "valid", options.rows // 10,
+                 options.classes)  # fmt: skip
+        arguments = {"work": str(work / f"run-{split}"), "predictions": str(predictions)}
+        done = peer.run_side(__file__, "report", arguments)
+        print(
+            f"report of {options.rows:,} {split} predictions of {options.classes:,} classes: "
+            f"{done['seconds']:.1f} s, {done['peak_gb']:.2f} GB at the peak "
+            f"({done['before_gb']:.2f} GB after the imports), page of {done['page_mb']:.2f} MB; "
+            f"error rate {done['error_rate']:.3f}, {done['num_label_issues']} label issues",
+            flush=True,
+        )
 
 
-def draw(url: Path, rows: int, classes: int) -> None:
-    """Store predictions as of a model that is right nine times of ten, and of validation photos."""
-    from pets_core.evaluation.predictions import (
-        VALID_PREDICTIONS,
-        PredictionsInfo,
-        write_predictions,
-    )
-    from pets_core.records import ClassInfo
-
+def draw(path: Path, split: Split, rows: int, classes: int) -> None:
+    """Store predictions as of a model that is right nine times of ten."""
     random = np.random.default_rng(0)
     names = tuple(
         ClassInfo(name=f"class {index:04d}", species=("cat", "dog")[index % 2])
         for index in range(classes)
     )
-    for split, file, count in (
-        ("test", url, rows), ("valid", url.with_name(VALID_PREDICTIONS), rows // 10),
-    ):  # fmt: skip
-        targets = random.integers(0, classes, count)
-        logits = random.standard_normal((count, classes), dtype=np.float32)
-        # A class is confused with its neighbours, as breeds are.
-        said = np.where(random.random(count) < 0.9, targets, (targets + 1) % classes)
-        logits[np.arange(count), said] += 9
-        info = PredictionsInfo(
-            classes=names, split=split, model_url="no-model", backbone="drawn", image_size=224,
-            dataset_url="no-data", dataset_name="drawn", dataset_fingerprint="0" * 64,
-        )  # fmt: skip
-        ids = [f"photo-{split}-{index}" for index in range(count)]
-        write_predictions(str(file), info, ids, targets, logits)
+    targets = random.integers(0, classes, rows)
+    logits = random.standard_normal((rows, classes), dtype=np.float32)
+    # A class is confused with its neighbour, as breeds are.
+    said = np.where(random.random(rows) < 0.9, targets, (targets + 1) % classes)
+    logits[np.arange(rows), said] += 9
+    info = PredictionsInfo(
+        classes=names, split=split, model_url="no-model", backbone="drawn", image_size=224,
+        dataset_url="no-data", dataset_name="drawn", dataset_fingerprint="0" * 64,
+    )  # fmt: skip
+    ids = [f"photo-{split}-{index}" for index in range(rows)]
+    write_predictions(str(path), info, ids, targets, logits)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -143,14 +144,15 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     import httpx
 
     run, show = _flow(command)
-    _start_temporary_server()
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
     from flows.settings import NO_SETTINGS
 
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     try:
-        state = run(config=config, return_state=True, **keywords)
+        with _server_within_reach(command):
+            _start_temporary_server()
+            state = run(config=config, return_state=True, **keywords)
     except httpx.TransportError as error:
         sys.exit(_say_error(
             f"the Prefect server is out of reach: {error}\nWhat was done is kept in "
@@ -169,6 +171,37 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
     print(hint, file=stream)
     if rejected:
         sys.exit(_say_error(str(state.message), code=1))
+
+
+@contextmanager
+def _server_within_reach(command: str) -> Iterator[None]:
+    """Ask the configured Prefect server before any work starts.
+
+    What was predicted is judged and stored all the same where it does not answer, with a temporary
+    server in its place; longer work is not begun where nobody would see it.
+
+    Raises:
+        PetsError: It does not answer, or is of another major version.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    url = get_current_settings().api.url
+    if url:
+        try:
+            with get_client(sync_client=True) as client:
+                client.raise_for_api_version_mismatch()
+        except RuntimeError as error:
+            if command not in ("evaluate", "review"):
+                raise PetsError(
+                    f"PREFECT_API_URL = {url}: {error}. Start the server, mend the address, or "
+                    "unset it: a temporary server then serves the run"
+                ) from error
+            print(f"warning: {error}\n         Nothing is published there.", file=sys.stderr)
+            with temporary_settings(restore_defaults={PREFECT_API_URL}):
+                yield
+            return
+    yield
 
 
 def _start_temporary_server() -> None:

@@ -269,14 +269,28 @@ def test_every_class_has_its_figures(page_and_root, finished, keep) -> None:
     assert f"{round(float(recall.mean()), 4):g}" in row.inner_text()
 
 
-def test_the_most_confused_table_is_the_files(page_and_root, finished, keep) -> None:
+@pytest.mark.parametrize("key", ["most-confused", "confusion-table"])
+def test_what_was_taken_for_what_is_what_the_file_says(page_and_root, finished, key, keep) -> None:
     page, address = page_and_root
-    first = re.search(r"^ +(\d+)  (.+), taken for (.+)$", finished[1], re.M).groups()
-    open_artifact(page, address, "most-confused")
-    row = page.locator("tr", has_text=first[1]).filter(has_text=first[2]).first
-    row.wait_for()
-    keep(page, "most-confused")
-    assert first[0] in row.inner_text()
+    report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
+    predictions = pq.read_table(report.with_name("predictions.parquet")).to_pandas()
+    pairs = predictions.groupby(["actual", "predicted"]).size().reset_index(name="count")
+    pairs["share"] = pairs["count"] / pairs.groupby("actual")["count"].transform("sum")
+    expected = {
+        (row.actual, row.predicted, str(row["count"]), f"{round(row.share, 4):g}")
+        for _, row in pairs.iterrows()
+        if key == "confusion-table" or row.actual != row.predicted
+    }
+    open_artifact(page, address, key)
+    page.locator("tbody tr").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    keep(page, key)
+    rows = page.locator("tbody tr").all()
+    shown = [tuple(row.locator("td").all_inner_texts()) for row in rows]
+    assert len(shown) >= 10
+    assert {tuple(cell.strip() for cell in row) for row in shown} <= expected
+    most = max(int(count) for *_, count, _ in expected)
+    assert shown[0][2].strip() == str(most)
 
 
 def test_the_report_needs_nothing_but_itself(page_and_root, finished, keep) -> None:

@@ -5,19 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from predictions_of import predictions_of
+from predictions_of import info_of, predictions_of
 
-from pets_core.evaluation.predictions import Predictions, PredictionsInfo, write_predictions
-from pets_core.records import ClassInfo
-
-
-def info_of(names: list[str], **about: object) -> PredictionsInfo:
-    said = {
-        "classes": tuple(ClassInfo(name=name) for name in names), "split": "test",
-        "model_url": "a/model", "backbone": "resnet34", "image_size": 64,
-        "dataset_url": "nowhere/pets/f", "dataset_name": "pets", "dataset_fingerprint": "f",
-    } | about  # fmt: skip
-    return PredictionsInfo.model_validate(said)
+from pets_core.evaluation.predictions import Predictions, write_predictions
 
 
 def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int) -> np.ndarray:

@@ -1,11 +1,16 @@
 """A Prefect server that is gone in the middle of a run: what was done stays, and is told."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from predictions_of import info_of
+
+from pets_core.evaluation.predictions import write_predictions
 
 TINY = {
     "PETS_MODEL__BACKBONE": "test_efficientnet",
@@ -13,6 +18,43 @@ TINY = {
     "PETS_MODEL__IMAGE_SIZE": "64",
     "PETS_LAUNCH__NUM_PROCESSES": "1",
 }
+
+
+COMMAND = [sys.executable, "-m", "flows.cli"]
+
+
+@pytest.mark.slow
+def test_a_review_goes_on_where_no_server_answers(tmp_path):
+    predictions = str(tmp_path / "predictions.parquet")
+    logits = np.eye(4, dtype=np.float32)
+    write_predictions(predictions, info_of(list("abcd")), list("wxyz"), np.arange(4), logits)
+    environment = os.environ | {
+        "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "home"),
+        "PETS_STORE": str(tmp_path / "store"),
+    }  # fmt: skip
+    done = subprocess.run(
+        [*COMMAND, "evaluate", "--from", predictions],
+        env=environment, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "warning: Failed to reach API at http://127.0.0.1:9/api" in done.stderr
+    assert "Nothing is published there" in done.stderr
+    assert Path(re.search(r"Report +(\S+)", done.stdout).group(1)).is_file()
+
+
+def test_longer_work_is_not_begun_where_nobody_would_see_it(tmp_path):
+    environment = os.environ | {
+        "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "home"),
+        "PETS_STORE": str(tmp_path / "store"),
+    }  # fmt: skip
+    done = subprocess.run(
+        [*COMMAND, "run"], env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 2
+    assert re.match(
+        r"error: PREFECT_API_URL = http://127.0.0.1:9/api: Failed to reach .*unset it", done.stderr
+    )
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.slow
@@ -23,16 +65,15 @@ def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sa
         # By default it tries for a minute, again and again.
         "PREFECT_CLIENT_MAX_RETRIES": "0",
     }  # fmt: skip
-    command = [sys.executable, "-m", "flows.cli"]
     with stopped_server.started():
         trained = subprocess.run(
-            [*command, "train", "--train.epochs", "0", "--train.base_lr", "1e-3"],
+            [*COMMAND, "train", "--train.epochs", "0", "--train.base_lr", "1e-3"],
             env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
         model = re.search(r'"model_url": "(.+)"', trained.stdout).group(1)
         judged = subprocess.Popen(
-            [*command, "evaluate", model], env=environment,
+            [*COMMAND, "evaluate", model], env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         told = []

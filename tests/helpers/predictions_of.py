@@ -3,8 +3,19 @@
 import numpy as np
 
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
+from pets_core.records import ClassInfo
 
-__all__ = ["predictions_of"]
+__all__ = ["info_of", "predictions_of"]
+
+
+def info_of(names: list[str], **about: object) -> PredictionsInfo:
+    """What a file of predictions says of itself, unless `about` says something else."""
+    said = {
+        "classes": tuple(ClassInfo(name=name) for name in names), "split": "test",
+        "model_url": "a/model", "backbone": "resnet34", "image_size": 64,
+        "dataset_url": "nowhere/pets/f", "dataset_name": "pets", "dataset_fingerprint": "f",
+    } | about  # fmt: skip
+    return PredictionsInfo.model_validate(said)
 
 
 def predictions_of(
