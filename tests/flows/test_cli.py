@@ -105,6 +105,7 @@ def evaluated(tmp_path) -> str:
         )  # fmt: skip
         folder = tmp_path / "runs" / run / "evaluation"
         folder.mkdir(parents=True)
+        (tmp_path / "runs" / run / "model").mkdir()
         (folder / "candidate.json").write_text(model.model_dump_json())
     return str(tmp_path)
 
