@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -103,10 +104,11 @@ def trained(folder, drawn_sample, server) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(trained, folder, drawn_sample, server) -> Path:
-    """The evaluation of that model, which the champion was promoted to, twice."""
-    printed = run(["pets", "evaluate", str(trained)], folder, drawn_sample, server)
-    evaluation = Path(re.search(r"Report +(\S+)", printed).group(1)).parent
-    for _ in range(2):
+    """The evaluation of that model, which became champion after another one."""
+    other = shutil.copytree(trained, trained.with_name("another"))
+    for model in (other, trained):
+        printed = run(["pets", "evaluate", str(model)], folder, drawn_sample, server)
+        evaluation = Path(re.search(r"Report +(\S+)", printed).group(1)).parent
         run(["pets", "models", "promote", evaluation.parent.name], folder, drawn_sample)
     return evaluation
 
