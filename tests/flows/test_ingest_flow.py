@@ -17,6 +17,7 @@ from pets_core.config import PipelineConfig
 from pets_core.data import shards
 from pets_core.data.versions import list_versions
 from pets_core.errors import PetsError
+from pets_core.markdown import literal
 from tasks import ingest as tasks
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -163,7 +164,7 @@ def test_leaks_and_quarantine_are_shown(config, tmp_path, read_artifacts):
     state = ingest_flow(config, return_state=True)
     manifest = state.result()
     made = read_artifacts(state.state_details.flow_run_id)
-    assert [row["id"] for row in json.loads(made["quarantine"])] == ["a/cut.jpg"]
+    assert [row["id"] for row in json.loads(made["quarantine"])] == [literal("a/cut.jpg")]
     leaking = manifest.duplicates["leaking"]
     assert leaking > 0
     assert f"# {leaking} photos of an earlier split" in made["duplicates"]
