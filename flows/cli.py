@@ -186,22 +186,21 @@ def _server_within_reach(command: str) -> Iterator[None]:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-    url = get_current_settings().api.url
-    if url:
-        try:
+    url, passed_over = get_current_settings().api.url, set()
+    try:
+        if url:
             with get_client(sync_client=True) as client:
                 client.raise_for_api_version_mismatch()
-        except RuntimeError as error:
-            if command not in ("evaluate", "review"):
-                raise PetsError(
-                    f"PREFECT_API_URL = {url}: {error}. Start the server, mend the address, or "
-                    "unset it: a temporary server then serves the run"
-                ) from error
-            print(f"warning: {error}\n         Nothing is published there.", file=sys.stderr)
-            with temporary_settings(restore_defaults={PREFECT_API_URL}):
-                yield
-            return
-    yield
+    except RuntimeError as error:
+        if command not in ("evaluate", "review"):
+            raise PetsError(
+                f"PREFECT_API_URL = {url}: {error}. Start the server, mend the address, or "
+                "unset it: a temporary server then serves the run"
+            ) from error
+        print(f"warning: {error}\n         Nothing is published there.", file=sys.stderr)
+        passed_over = {PREFECT_API_URL}
+    with temporary_settings(restore_defaults=passed_over):
+        yield
 
 
 def _start_temporary_server() -> None:

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pets_core.rates import RateSlice
 
 __all__ = [
+    "NAME_PATTERN",
     "EvaluateConfig",
     "GateConfig",
     "IngestConfig",
@@ -33,6 +34,9 @@ __all__ = [
     "TrainConfig",
     "TransformConfig",
 ]
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What data sets and aliases may be called: each is a folder in the store."""
 
 
 class _Settings(BaseModel):
@@ -70,7 +74,7 @@ class SourceConfig(_Settings):
     table: CSV or Parquet."""
     url: str | None = None
     """Path or fsspec URL of the source; oxford-iiit-pet alone defaults to the authors' site."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
     """Name of the data set; empty: the last part of the URL."""
     checksums: dict[
         str, Annotated[str, Field(pattern=r"^(md5|sha1|sha256|sha512):[0-9a-fA-F]+$")]
@@ -309,7 +313,7 @@ class GateConfig(_Settings):
 
     promote: bool = False
     """Point the alias at a model that passes, and end a run whose model does not as Rejected."""
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "champion"
+    alias: Annotated[str, Field(pattern=NAME_PATTERN)] = "champion"
     """The alias; every run is compared with the model it points at."""
     max_error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """Highest error rate to pass, share."""

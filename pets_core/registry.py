@@ -16,7 +16,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config import NAME_PATTERN, PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.records import Champion, DatasetManifest, EvalReport, Split
@@ -42,7 +42,6 @@ __all__ = [
 CANDIDATE = "candidate.json"
 """What a run's evaluation writes last."""
 _INSIDE = "store:"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -189,14 +188,7 @@ def promote(store: str, alias: str, model: Candidate) -> Move:
     Raises:
         PetsError: The model is gone.
     """
-    url = absolute(store, model.model_url)
-    if not storage.exists(url):
-        raise PetsError(f"{url}: the model is gone; promote another")
-    name, held = _newest(store, model.dataset_name, alias) or (None, None)
-    # What is promoted again still has what came before it to go back to.
-    again = held is not None and held.model.model_url == model.model_url
-    previous = held.previous if held and again else name
-    return _write(store, alias, Move(model=model, previous=previous), name)
+    return _promote(store, alias, model, _newest(store, model.dataset_name, alias))
 
 
 def promote_run(store: str, alias: str, report: EvalReport) -> Move:
@@ -206,13 +198,27 @@ def promote_run(store: str, alias: str, report: EvalReport) -> Move:
         MovedError: The alias points at another model than the one it was compared with.
     """
     model = _read(report.file(CANDIDATE), Candidate)
-    name, held = _newest(store, model.dataset_name, alias) or (None, None)
-    if held and name != report.champion_move and held.model.model_url != model.model_url:
-        raise MovedError(
-            f"{alias} was pointed at {held.model.run_id} meanwhile, which this model was not "
-            "compared with: `pets evaluate MODEL --gate.promote` judges it beside that one"
-        )
-    return promote(store, alias, model)
+    held = _newest(store, model.dataset_name, alias)
+    if held:
+        name, move = held
+        if name != report.champion_move and move.model.model_url != model.model_url:
+            raise MovedError(
+                f"{alias} was pointed at {move.model.run_id} meanwhile, which this model was not "
+                "compared with: `pets evaluate MODEL --gate.promote` judges it beside that one"
+            )
+    return _promote(store, alias, model, held)
+
+
+def _promote(store: str, alias: str, model: Candidate, held: tuple[str, Move] | None) -> Move:
+    """Promote a model after the move that holds."""
+    url = absolute(store, model.model_url)
+    if not storage.exists(url):
+        raise PetsError(f"{url}: the model is gone; promote another")
+    name, move = held or (None, None)
+    # What is promoted again still has what came before it to go back to.
+    again = move is not None and move.model.model_url == model.model_url
+    previous = move.previous if move and again else name
+    return _write(store, alias, Move(model=model, previous=previous), name)
 
 
 def rollback(store: str, dataset: str, alias: str) -> Move:
@@ -264,7 +270,7 @@ def _read(url: str, record: type[Record]) -> Record:
 
 def _folder(store: str, *parts: str) -> str:
     for part in parts:
-        if not _NAME.fullmatch(part):
+        if not re.fullmatch(NAME_PATTERN, part):
             raise PetsError(
                 f"{part!r} is no name of a data set or alias: letters, digits, '.', '_' and '-'"
             )

@@ -38,7 +38,8 @@ class Publisher:
 
     def __init__(self, kept: str) -> None:
         self._kept = kept
-        self._missing: dict[str, Exception] = {}
+        self._missing: list[str] = []
+        self._error: Exception | None = None
         self._away = False
 
     def __enter__(self) -> Publisher:
@@ -51,10 +52,9 @@ class Publisher:
         trace: TracebackType | None,
     ) -> None:
         if self._missing:
-            first = next(iter(self._missing.values()))
             get_run_logger().warning(
                 "not published in the Prefect UI: %s (%s: %s); all of it is in %s",
-                ", ".join(self._missing), type(first).__name__, first, self._kept,
+                ", ".join(self._missing), type(self._error).__name__, self._error, self._kept,
             )  # fmt: skip
 
     def markdown(self, key: str, content: str, description: str) -> None:
@@ -79,15 +79,16 @@ class Publisher:
         self._try(key, create_table_artifact, table=shown, description=description)
 
     def _try(self, key: str, create: Any, **content: Any) -> None:
-        if self._away:
-            self._missing[key] = next(reversed(self._missing.values()))
-            return
-        try:
-            create(key=key, **content)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the work is done and stored
-            self._missing[key] = error
-            # A server that answered may take the next one.
-            self._away = not isinstance(error, httpx.HTTPStatusError)
+        if not self._away:
+            try:
+                create(key=key, **content)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the work is done and stored
+                self._error = self._error or error
+                # A server that answered may take the next one.
+                self._away = not isinstance(error, httpx.HTTPStatusError)
+            else:
+                return
+        self._missing.append(key)
 
 
 def _fitting(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

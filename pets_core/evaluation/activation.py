@@ -35,9 +35,9 @@ def activation_maps(model: Classifier, inputs: Tensor, classes: Tensor) -> Tenso
     """
     with torch.enable_grad():
         for watch in (_last_features, _before_last_block):
-            features, logits = watch(model, inputs)
-            if features is None:
+            if (found := watch(model, inputs)) is None:
                 continue
+            features, logits = found
             (slopes,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
             values, weights = (_placed(each.detach(), model.body) for each in (features, slopes))
             # Nothing depends on the places of the last features in a head that reads the class
@@ -47,20 +47,20 @@ def activation_maps(model: Classifier, inputs: Tensor, classes: Tensor) -> Tenso
     return None
 
 
-def _last_features(model: Classifier, inputs: Tensor) -> tuple[Tensor | None, Tensor]:
+def _last_features(model: Classifier, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
     """The body's features before they are pooled, and the logits that come of them."""
     features = model.body.forward_features(inputs)  # type: ignore[operator]
     if not isinstance(features, Tensor):
-        return None, inputs
+        return None
     features = features.detach().requires_grad_()
     return features, model.head(model.body.forward_head(features))  # type: ignore[operator]
 
 
-def _before_last_block(model: Classifier, inputs: Tensor) -> tuple[Tensor | None, Tensor]:
+def _before_last_block(model: Classifier, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
     """What a transformer's last block is given, and the logits that come of it."""
     blocks = getattr(model.body, "blocks", None)
     if not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
-        return None, inputs
+        return None
     given: list[Tensor] = []
 
     def take(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -74,7 +74,7 @@ def _before_last_block(model: Classifier, inputs: Tensor) -> tuple[Tensor | None
         logits = model.head(model.body(inputs))
     finally:
         handle.remove()
-    return (given[0] if given else None), logits
+    return (given[0], logits) if given else None
 
 
 def _maps(values: Tensor, slopes: Tensor) -> Tensor:

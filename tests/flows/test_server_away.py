@@ -23,18 +23,23 @@ TINY = {
 COMMAND = [sys.executable, "-m", "flows.cli"]
 
 
-@pytest.mark.slow
-def test_a_review_goes_on_where_no_server_answers(tmp_path):
-    predictions = str(tmp_path / "predictions.parquet")
-    logits = np.eye(4, dtype=np.float32)
-    write_predictions(predictions, info_of(list("abcd")), list("wxyz"), np.arange(4), logits)
-    environment = os.environ | {
+@pytest.fixture
+def nowhere(tmp_path) -> dict[str, str]:
+    """The environment of a command whose server does not answer."""
+    return os.environ | {
         "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "home"),
         "PETS_STORE": str(tmp_path / "store"),
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_review_goes_on_where_no_server_answers(nowhere, tmp_path):
+    predictions = str(tmp_path / "predictions.parquet")
+    logits = np.eye(4, dtype=np.float32)
+    write_predictions(predictions, info_of(list("abcd")), list("wxyz"), np.arange(4), logits)
     done = subprocess.run(
         [*COMMAND, "evaluate", "--from", predictions],
-        env=environment, capture_output=True, text=True, timeout=180,
+        env=nowhere, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "warning: Failed to reach API at http://127.0.0.1:9/api" in done.stderr
@@ -42,13 +47,9 @@ def test_a_review_goes_on_where_no_server_answers(tmp_path):
     assert Path(re.search(r"Report +(\S+)", done.stdout).group(1)).is_file()
 
 
-def test_longer_work_is_not_begun_where_nobody_would_see_it(tmp_path):
-    environment = os.environ | {
-        "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "home"),
-        "PETS_STORE": str(tmp_path / "store"),
-    }  # fmt: skip
+def test_longer_work_is_not_begun_where_nobody_would_see_it(nowhere, tmp_path):
     done = subprocess.run(
-        [*COMMAND, "run"], env=environment, capture_output=True, text=True, timeout=180
+        [*COMMAND, "run"], env=nowhere, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 2
     assert re.match(
