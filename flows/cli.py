@@ -101,6 +101,7 @@ def _run(command: str, arguments: list[str]) -> None:
                 "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
             )
         config, parsed = _settings(parser, arguments)
+        _check_input(command, config, parsed)
         _start_flow(command, config, parsed)
 
 
@@ -113,8 +114,36 @@ def _what_to_evaluate(parser: _Parser, arguments: list[str]) -> str:
     if any(word == "--from" or word.startswith("--from=") for word in arguments):
         return "review"
     # Not "model", which is a group of settings.
-    parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
+    parser.add_argument(
+        "model_url", metavar="MODEL", nargs="?", help="model folder, path or URL; or give --from"
+    )
     return "evaluate"
+
+
+def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
+    """Refuse what is not there, or no such thing, before Prefect is started.
+
+    Raises:
+        PetsError: The model, the predictions or the source's path is wrong.
+    """
+    if command == "review":
+        from pets_core.evaluation.predictions import read_info
+
+        read_info(parsed.predictions_url)
+        return
+    if command == "evaluate":
+        if parsed.model_url is None:
+            raise PetsError(
+                "pets evaluate wants MODEL, a model folder, or --from PREDICTIONS, the "
+                "predictions.parquet of an evaluation"
+            )
+        from pets_core.models.card import read_card
+
+        read_card(parsed.model_url)
+    if not getattr(parsed, "resume", None):
+        from pets_core.data.sources import check_source
+
+        check_source(config)
 
 
 def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, argparse.Namespace]:
@@ -260,9 +289,13 @@ def _show_report(report: EvalReport) -> None:
     if report.comparison:
         beside = report.comparison
         print(
-            f"Champion     {beside.champion_error_rate:.1%} on the same photos; "
-            f"{100 * beside.improvement.value:+.1f} points better, {beside.chance}"
+            f"Champion     {beside.champion_error_rate:.1%} on the same photos: this model is "
+            f"{beside.outcome}, {beside.chance}"
         )
+        if beside.left_out:
+            print(f"             {beside.left_out}")
+    elif report.is_champion:
+        print("Champion     this very model")
     if not report.verdict.passed:
         print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
     print("Most confused")

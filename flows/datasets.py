@@ -57,7 +57,7 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     check.add_argument("version", metavar="VERSION", help=_WHICH)
     sweep = add("gc", "find files of no version, and old versions; remove them with --delete")
     sweep.add_argument(
-        "--keep", type=int, default=0, metavar="N", help="newest versions to keep (default: all)"
+        "--keep", type=int, metavar="N", help="newest versions to keep (default: all)"
     )
     sweep.add_argument(
         "--grace-hours", type=float, default=24.0, metavar="H",
@@ -159,12 +159,14 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
-    if arguments.keep < 0 or arguments.grace_hours < 0:
-        raise PetsError("--keep and --grace-hours must be at least 0")
+    if arguments.keep is not None and arguments.keep < 1:
+        raise PetsError(f"--keep = {arguments.keep}: must be at least 1; leave it out to keep all")
+    if arguments.grace_hours < 0:
+        raise PetsError(f"--grace-hours = {arguments.grace_hours:g}: must be at least 0")
     grace_seconds = arguments.grace_hours * 3600
     found = collect_garbage(
         arguments.store,
-        keep=arguments.keep,
+        keep=arguments.keep or 0,
         delete=arguments.delete,
         grace_seconds=grace_seconds,
         in_use=data_sets_in_use(arguments.store, grace_seconds),

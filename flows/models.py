@@ -21,6 +21,8 @@ from pets_core.registry import (
 
 __all__ = ["add_commands", "run_command"]
 
+_RUN = "run id, or its first digits"
+
 
 def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     """Add the subcommands to the parser of `pets models`.
@@ -39,13 +41,13 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     listing = add("list", "every evaluated model, the newest first, and what points at it")
     listing.add_argument("--json", action="store_true", help="one JSON array")
     show = add("show", "one run's model, or a data set's aliases with all their moves")
-    show.add_argument("what", metavar="RUN|DATASET", help="run id, or name of a data set")
+    show.add_argument("what", metavar="RUN|DATASET", help=f"{_RUN}, or name of a data set")
     for name, summary in (
         ("promote", "point an alias at a run's model"),
         ("rollback", "point an alias at what it pointed at before"),
     ):
         move = add(name, summary)
-        what = "run id" if name == "promote" else "name of the data set"
+        what = _RUN if name == "promote" else "name of the data set"
         move.add_argument("what", metavar="RUN" if name == "promote" else "DATASET", help=what)
         move.add_argument("--alias", default="champion", help="(default: champion)")
 
@@ -111,19 +113,27 @@ def _show(arguments: argparse.Namespace) -> None:
             )  # fmt: skip
         return
     model = _find(store, what)
-    for name, value in model.model_dump().items():
-        told = absolute(store, value) if name.endswith("_url") else value
-        print(f"{name.removesuffix('_url').replace('_', ' '):20} {told}")
+    told = model.model_dump() | {"error_rate": f"{model.error_rate:.2%}"}
+    for name, value in told.items():
+        shown = absolute(store, value) if name.endswith("_url") else value
+        print(f"{name.removesuffix('_url').replace('_', ' '):20} {shown}")
+    print(f"{'aliases':20} {' '.join(_pointing(store, [model])[model.run_id]) or 'none'}")
 
 
-def _find(store: str, run_id: str) -> Candidate:
+def _find(store: str, wanted: str) -> Candidate:
+    """The evaluated model of the run whose id begins with `wanted`."""
     known = {model.run_id: model for model in candidates(store)}
-    if run_id not in known:
-        raise PetsError(
-            f"{run_id}: no run of {store} with an evaluated model, and no data set with an alias."
-            f"{did_you_mean(run_id, known)} pets models list shows what there is"
-        )
-    return known[run_id]
+    found = [run_id for run_id in known if wanted and run_id.startswith(wanted)]
+    if wanted in known or len(found) == 1:
+        return known[wanted if wanted in known else found[0]]
+    if found:
+        raise PetsError(f"{wanted} may be each of {', '.join(found)}: give more of the run's id")
+    if any(model.dataset_name == wanted for model in known.values()):
+        raise PetsError(f"{wanted}: no alias points at a model of it yet; pets models promote RUN")
+    raise PetsError(
+        f"{wanted}: no run of {store} with an evaluated model, and no data set with an alias."
+        f"{did_you_mean(wanted, known)} pets models list shows what there is"
+    )
 
 
 def _promote(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
+from uuid import UUID
 
 from prefect.settings import get_current_settings
 
@@ -30,8 +31,16 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
         browser: Whether to open a web browser; the address is printed either way.
 
     Raises:
-        PetsError: The server did not start.
+        PetsError: That is no id, or the server did not start.
     """
+    if run_id is not None:
+        try:
+            run_id = str(UUID(run_id))
+        except ValueError:
+            raise PetsError(
+                f"{run_id}: no id of a flow run, which has 32 hexadecimal digits; `pets models "
+                "list` shows those of evaluated runs"
+            ) from None
     # The first page (V1) opens a run on its logs; this one opens it on its artifacts.
     page = f"/v2/runs/flow-run/{run_id}?tab=Artifacts" if run_id else "/v2/runs"
     configured = get_current_settings().api.url

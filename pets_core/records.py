@@ -313,6 +313,8 @@ class Comparison(_Record):
     Attributes:
         champion_url: Its model.
         num_rows: Photos both were judged on.
+        num_left_out: Photos of these that one of both was trained on, and that do not count; None
+            where it cannot be told whether there are any.
         champion_error_rate: On these.
         error_rate: Of the model, on these.
         only_champion_wrong: Photos that only the champion got wrong.
@@ -326,6 +328,7 @@ class Comparison(_Record):
 
     champion_url: str
     num_rows: int
+    num_left_out: int | None = 0
     champion_error_rate: float
     error_rate: float
     only_champion_wrong: int
@@ -337,16 +340,51 @@ class Comparison(_Record):
     largest_drop: float
 
     @property
+    def outcome(self) -> str:
+        """The improvement as people say it."""
+        points = 100 * self.improvement.value
+        if abs(points) < 0.005:
+            return "as good as the champion"
+        better = "better" if points > 0 else "worse"
+        return f"{abs(points):.2f} points {better} than the champion"
+
+    @property
+    def left_out(self) -> str:
+        """What is to be said of photos that one of both models was trained on; often nothing."""
+        if self.num_left_out is None:
+            return (
+                "Whether one of both was trained on some of them cannot be told: a model, or the "
+                "version of the data set it was trained on, is gone."
+            )
+        if not self.num_left_out:
+            return ""
+        return f"{self.num_left_out} more are left out, which one of both was trained on."
+
+    @property
     def chance(self) -> str:
         """The p-value as people write it."""
         return f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
 
 
 class Verdict(_Record):
-    """Whether a model may go out, and every reason against it."""
+    """Whether a model may go out.
+
+    Attributes:
+        passed: Whether it may.
+        reasons: Every one against it.
+        asked: Whether anything was asked of it: a limit, or a champion to beat.
+    """
 
     passed: bool
     reasons: tuple[str, ...] = ()
+    asked: bool = True
+
+    @property
+    def words(self) -> str:
+        """The verdict as people say it."""
+        if not self.passed:
+            return "does not pass the gate"
+        return "passes the gate" if self.asked else "no limit is set, and no champion is to beat"
 
 
 class Champion(_Record):
@@ -398,7 +436,9 @@ class EvalReport(_Record):
         calibration: How far the probabilities can be believed.
         most_confused: The first pairs, most frequent first; all are in most_confused.parquet.
         num_label_issues: Photos whose label is probably wrong; None where none could be looked for.
-        comparison: Beside the champion, where there is one that can be compared.
+        num_trained_on: Photos judged that the model was trained on; None where that cannot be told.
+        is_champion: Whether it is the champion itself.
+        comparison: Beside the champion, where there is another one that can be compared.
         not_compared: Why there is one that cannot.
         champion_move: The move of the alias that made it champion.
         verdict: What the gate says.
@@ -417,6 +457,8 @@ class EvalReport(_Record):
     calibration: Calibration
     most_confused: tuple[ConfusedPair, ...]
     num_label_issues: int | None = None
+    num_trained_on: int | None = 0
+    is_champion: bool = False
     comparison: Comparison | None = None
     not_compared: str | None = None
     champion_move: str | None = None
@@ -425,6 +467,16 @@ class EvalReport(_Record):
     url: str
     photos_per_second: float
     seconds: float
+
+    @property
+    def caution(self) -> str:
+        """What is to be said where nobody knows what the model was trained on; else nothing."""
+        if self.num_trained_on is not None:
+            return ""
+        return (
+            "Whether the model was trained on some of these photos cannot be told: it, or the "
+            "version of the data set it was trained on, is not in the store."
+        )
 
     def file(self, name: str) -> str:
         """URL of what was made of the predictions, by its name."""

@@ -217,6 +217,8 @@ def _promote(store: str, alias: str, model: Candidate, held: tuple[str, Move] | 
     name, move = held or (None, None)
     # What is promoted again still has what came before it to go back to.
     again = move is not None and move.model.model_url == model.model_url
+    if move and move.model == model:
+        return move
     previous = move.previous if move and again else name
     return _write(store, alias, Move(model=model, previous=previous), name)
 
@@ -225,7 +227,7 @@ def rollback(store: str, dataset: str, alias: str) -> Move:
     """Point an alias at what it pointed at before; again, at what came before that.
 
     Raises:
-        PetsError: There is no such alias, or nothing before.
+        PetsError: There is no such alias, or nothing before, or that is gone.
     """
     moves = history(store, dataset, alias)
     if not moves:
@@ -236,6 +238,9 @@ def rollback(store: str, dataset: str, alias: str) -> Move:
     if name is None or name not in moves:
         raise PetsError(f"{alias} of {dataset} has pointed at no other model before")
     before = moves[name]
+    url = absolute(store, before.model.model_url)
+    if not storage.exists(url):
+        raise PetsError(f"{url}: the model before is gone; promote another")
     move = Move(model=before.model, previous=before.previous, why="rolled back")
     return _write(store, alias, move, newest)
 

@@ -183,7 +183,7 @@ def predict(rank: Rank) -> PredictResult | None:
     if not rank.accelerator.is_main_process:
         return None
     return PredictResult(
-        model_url=request.model_url,
+        model_url=built.url,
         predictions_url=url,
         valid_url=valid_url,
         champion_url=champion_url,

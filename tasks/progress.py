@@ -27,7 +27,7 @@ class _Reckoning:
         self._stage, self._done, self._began, self._began_at = "", 0, 0.0, 0
 
     def left(self, progress: Progress) -> str:
-        """Note how far a stage is; ", 01:00 left" once there is a speed."""
+        """Note how far a stage is; "01:00 left" once there is a speed."""
         if progress.stage != self._stage or progress.done < self._done:
             self._stage = progress.stage
             self._began, self._began_at = time.monotonic(), progress.done
@@ -36,7 +36,12 @@ class _Reckoning:
         if done <= 0:
             return ""
         seconds = (time.monotonic() - self._began) / done * (progress.total - progress.done)
-        return f", {tqdm.format_interval(seconds)} left"
+        return f"{tqdm.format_interval(seconds)} left"
+
+
+def _line(progress: Progress, left: str) -> str:
+    about = f"{progress.stage} {progress.done}/{progress.total} {progress.unit}"
+    return ", ".join(part for part in (about, progress.detail, left) if part)
 
 
 class ProgressArtifact:
@@ -61,8 +66,7 @@ class ProgressArtifact:
         if time.monotonic() - self._last < _UPDATE_EVERY_SECONDS:
             return
         self._last = time.monotonic()
-        about = f"{progress.stage} {progress.done}/{progress.total} {progress.unit}"
-        self._update(100 * progress.done / progress.total, f"{about} {progress.detail}{left}")
+        self._update(100 * progress.done / progress.total, _line(progress, left))
 
     def end(self) -> None:
         """All is done."""
@@ -118,11 +122,7 @@ class ProgressDisplay:
             self._draw(progress)
         elif time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            self._logger.info(
-                "%s %d/%d %s %s%s",
-                progress.stage, progress.done, progress.total, progress.unit, progress.detail,
-                left,
-            )  # fmt: skip
+            self._logger.info("%s", _line(progress, left))
 
     def _draw(self, progress: Progress) -> None:
         key = (progress.stage, progress.unit)

@@ -163,12 +163,13 @@ def _comparison(beside: Comparison) -> str:
         ),
     )
     return (
-        f"# {100 * gained.value:+.2f} points beside the champion\n\nError rate "
+        f"# {beside.outcome[0].upper()}{beside.outcome[1:]}\n\nError rate "
         f"{beside.error_rate:.2%}, the champion's {beside.champion_error_rate:.2%}, on the same "
-        f"{beside.num_rows} photos: better by {100 * gained.value:+.2f} points, 95% interval "
+        f"{beside.num_rows} photos; improved by {100 * gained.value:+.2f} points, 95% interval "
         f"{100 * gained.low:+.2f} to {100 * gained.high:+.2f}; McNemar's test "
         f"{beside.chance}. Only the champion is wrong on {beside.only_champion_wrong} photos, "
-        f"only this model on {beside.only_model_wrong}.\n\nWorse, then better:\n\n{changes}\n\n"
+        f"only this model on {beside.only_model_wrong}. {beside.left_out}\n\n"
+        f"Worse, then better:\n\n{changes}\n\n"
         f"Champion: `{beside.champion_url}`\n"
     )
 
@@ -199,21 +200,24 @@ def _summary(config: PipelineConfig, report: EvalReport) -> str:
 
 
 def _verdict(config: PipelineConfig, report: EvalReport) -> str:
-    if not report.verdict.passed:
-        return "does not pass the gate"
-    return f"passes, {config.gate.alias} points at it" if config.gate.promote else "passes the gate"
+    if config.gate.promote and report.verdict.passed:
+        return f"passes, {config.gate.alias} points at it"
+    return report.verdict.words
 
 
 def _beside(report: EvalReport) -> str:
     """Reasons against, and the champion, a paragraph each."""
     lines = [f"**{literal(reason)}**" for reason in report.verdict.reasons]
+    if report.caution:
+        lines.append(report.caution)
     if report.comparison:
         beside = report.comparison
-        gained = 100 * beside.improvement.value
         lines.append(
-            f"Against the champion's {beside.champion_error_rate:.1%}: {gained:+.1f} points better "
-            f"({beside.chance})."
+            f"Against the champion's {beside.champion_error_rate:.1%}: {beside.outcome} "
+            f"({beside.chance}). {beside.left_out}"
         )
+    elif report.is_champion:
+        lines.append("It is the champion.")
     elif not report.not_compared:
         lines.append("There is no champion to compare with.")
     return "".join(f"{line}\n\n" for line in lines)

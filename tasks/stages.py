@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
+from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import CheckResult, WorkRequest, launch
@@ -122,7 +123,10 @@ def predict_model(
     config: PipelineConfig, run: Run, model_url: str, champion: Champion | None = None
 ) -> PredictResult:
     """Have a stored model say in worker ranks what it sees, and the champion if it has not yet."""
-    asked = champion.model_url if champion and champion.predictions_url is None else None
+    model_url = storage.absolute(model_url)
+    asked = None
+    if champion and champion.predictions_url is None and champion.model_url != model_url:
+        asked = champion.model_url
     request = WorkRequest(
         stage="predict",
         config=config,

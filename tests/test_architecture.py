@@ -13,6 +13,9 @@ ROOMS = ("flows", "tasks", "pets_core")
 MAX_FUNCTION_LINES = 50
 FLOWS_MAY_IMPORT = {"pets_core.config", "pets_core.records", "pets_core.errors"}
 COMMAND_LINE_MAY_IMPORT = {
+    "pets_core.data.sources",
+    "pets_core.evaluation.predictions",
+    "pets_core.models.card",
     "pets_core.models.onnx",
     "pets_core.predict",
     "pets_core.data.versions",

@@ -23,7 +23,7 @@ from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
 from pets_core.errors import PetsError, telling
 
-__all__ = ["AUTHORS_URL", "open_source"]
+__all__ = ["AUTHORS_URL", "check_source", "open_source"]
 
 AUTHORS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 """Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012."""
@@ -136,6 +136,24 @@ class ClassFolderSource:
         return Catalogue(photos, dict.fromkeys(sorted(classes)))
 
 
+def check_source(config: PipelineConfig) -> None:
+    """Refuse a path of this machine where nothing lies; nothing else is looked at.
+
+    Raises:
+        PetsError: Nothing lies there.
+    """
+    url = config.source.url
+    if url is None or config.source.kind == "sample":
+        return
+    fs, path = storage.filesystem(storage.absolute(url))
+    if storage.is_local(fs) and not fs.exists(path):
+        raise _nothing_at(url)
+
+
+def _nothing_at(url: str) -> PetsError:
+    return PetsError(f"source.url = {url}: no such folder, archive or table")
+
+
 def open_source(config: PipelineConfig) -> Source:
     """Choose the source the settings ask for; with kind = auto, by what lies at the URL.
 
@@ -184,7 +202,7 @@ def _is_there(url: str) -> bool:
 def _folder(name: str, url: str) -> ClassFolderSource:
     fs, root = storage.filesystem(url)
     if not retrying(lambda: fs.isdir(root)):
-        raise PetsError(f"source.url = {url}: no such folder, archive or table")
+        raise _nothing_at(url)
     listed = retrying(lambda: fs.ls(root, detail=True))
     if not any(entry["type"] == "directory" for entry in listed):
         raise PetsError(

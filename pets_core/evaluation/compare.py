@@ -17,16 +17,22 @@ _MAX_LISTED = 20
 _ROUNDING = 1e-9
 
 
-def compare(predictions: Predictions, champion: Predictions) -> Comparison:
+def compare(
+    predictions: Predictions,
+    champion: Predictions,
+    trained_on: NDArray[np.bool_] | None = None,
+) -> Comparison:
     """Compare two models photo by photo.
 
     Args:
         predictions: Of the model.
         champion: Of the champion; photos that only one of both has are left out, and the labels are
             those of `predictions`.
+        trained_on: Photos of `predictions` that one of both was trained on, (N,): left out, for
+            they flatter it. None where that is not known.
 
     Raises:
-        PetsError: The classes are not the same, or no photo is.
+        PetsError: The classes are not the same, or no photo is, or all were trained on.
     """
     if predictions.names != champion.names:
         raise PetsError(
@@ -35,9 +41,15 @@ def compare(predictions: Predictions, champion: Predictions) -> Comparison:
         )
     place = {photo: row for row, photo in enumerate(champion.ids)}
     own = np.array([row for row, photo in enumerate(predictions.ids) if photo in place], np.int64)
-    theirs = np.array([place[predictions.ids[row]] for row in own], np.int64)
     if not len(own):
         raise PetsError("it was judged on none of these photos")
+    num_left_out = None
+    if trained_on is not None:
+        num_left_out = int(trained_on[own].sum())
+        own = own[~trained_on[own]]
+    if not len(own):
+        raise PetsError(f"it, or this model, was trained on all of the {num_left_out} photos")
+    theirs = np.array([place[predictions.ids[row]] for row in own], np.int64)
     targets = predictions.targets[own]
     wrong = predictions.predicted[own] != targets
     champion_wrong = champion.predicted[theirs] != targets
@@ -47,6 +59,7 @@ def compare(predictions: Predictions, champion: Predictions) -> Comparison:
     return Comparison(
         champion_url=champion.info.model_url,
         num_rows=len(own),
+        num_left_out=num_left_out,
         champion_error_rate=float(champion_wrong.mean()),
         error_rate=float(wrong.mean()),
         only_champion_wrong=only_champion,
@@ -105,6 +118,7 @@ def judge(
     error_rate: float,
     comparison: Comparison | None = None,
     not_compared: str | None = None,
+    num_trained_on: int | None = 0,
 ) -> Verdict:
     """Say whether a model may go out, with every reason against it.
 
@@ -113,16 +127,23 @@ def judge(
         error_rate: Of the model, on all photos judged.
         comparison: With the champion, if there is one that can be compared.
         not_compared: Why there is one that cannot; a reason against.
+        num_trained_on: Photos judged that the model was trained on; a reason against.
     """
     reasons = []
     if config.max_error_rate is not None and not error_rate <= config.max_error_rate + _ROUNDING:
         most = f"{config.max_error_rate:.2%}"
         reasons.append(f"error rate {error_rate:.2%}, at most gate.max_error_rate = {most}")
+    if num_trained_on:
+        reasons.append(
+            f"{num_trained_on} of the photos judged are among those it was trained on, so its "
+            "error rate is too good: judge it on the version of the data set it was trained on"
+        )
     if not_compared:
         reasons.append(not_compared)
     if comparison:
         reasons += _reasons_beside_champion(config, comparison)
-    return Verdict(passed=not reasons, reasons=tuple(reasons))
+    asked = config.max_error_rate is not None or comparison is not None
+    return Verdict(passed=not reasons, reasons=tuple(reasons), asked=asked)
 
 
 def _reasons_beside_champion(config: GateConfig, comparison: Comparison) -> list[str]:
@@ -130,7 +151,7 @@ def _reasons_beside_champion(config: GateConfig, comparison: Comparison) -> list
     if gained < config.min_improvement - _ROUNDING:
         reasons.append(
             f"error rate {comparison.error_rate:.2%} against the champion's "
-            f"{comparison.champion_error_rate:.2%}, {gained:+.2%} better, at least "
+            f"{comparison.champion_error_rate:.2%}, improved by {gained:+.2%}, at least "
             f"gate.min_improvement = {config.min_improvement:+.2%}"
         )
     most = config.max_drop_per_class

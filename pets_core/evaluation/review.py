@@ -19,6 +19,7 @@ from pets_core.evaluation.calibration import Reliability, calibrate
 from pets_core.evaluation.card import model_card
 from pets_core.evaluation.compare import compare, judge
 from pets_core.evaluation.confusion import cluster_order, confusion_counts, most_confused
+from pets_core.evaluation.contamination import trained_on
 from pets_core.evaluation.gallery import Gallery, collect, write_gallery
 from pets_core.evaluation.labels import label_issues, write_label_fixes
 from pets_core.evaluation.measures import bootstrap_share, measure_classes, species_counts, top_k
@@ -129,7 +130,10 @@ def review(
         predictions, _validation(predicted, predictions), config.evaluate.most_confused_min_count
     )
     error_rate = bootstrap_share(int(predictions.wrong.sum()), len(predictions))
-    comparison, not_compared = _beside(champion, predictions, predicted)
+    seen = trained_on(config.store, predicted.model_url, predictions)
+    num_trained_on = None if seen is None else int(seen.sum())
+    other = champion if champion and champion.model_url != predicted.model_url else None
+    comparison, not_compared = _beside(config.store, other, predictions, predicted, seen)
     report = EvalReport(
         model_url=predicted.model_url,
         split=predictions.info.split,
@@ -140,10 +144,12 @@ def review(
         calibration=findings.calibration[0],
         most_confused=tuple(findings.pairs[:_MAX_LISTED_PAIRS]),
         num_label_issues=len(findings.issues) if findings.validation else None,
+        num_trained_on=num_trained_on,
+        is_champion=champion is not None and other is None,
         comparison=comparison,
         not_compared=not_compared,
         champion_move=champion.move if champion else None,
-        verdict=judge(config.gate, error_rate.value, comparison, not_compared),
+        verdict=judge(config.gate, error_rate.value, comparison, not_compared, num_trained_on),
         predictions_url=predicted.predictions_url,
         url=storage.join(run_url, "evaluation"),
         photos_per_second=predicted.photos_per_second,
@@ -202,14 +208,28 @@ def _validation(predicted: PredictResult, predictions: Predictions) -> Predictio
 
 
 def _beside(
-    champion: Champion | None, predictions: Predictions, predicted: PredictResult
+    store: str,
+    champion: Champion | None,
+    predictions: Predictions,
+    predicted: PredictResult,
+    seen: NDArray[np.bool_] | None,
 ) -> tuple[Comparison | None, str | None]:
-    """The comparison with the champion, or why it cannot be compared; neither where none is."""
+    """The comparison with the champion, or why it cannot be compared; neither where none is.
+
+    Args:
+        store: Root of data sets and runs.
+        champion: The model to compare with.
+        predictions: Of the photos judged.
+        predicted: Their files, and the champion's.
+        seen: Which of the photos the model was trained on; None: not known.
+    """
     if champion is None:
         return None, None
     try:
         said = _said_by_champion(champion, predicted)
-        return compare(predictions, said), None
+        seen_there = trained_on(store, champion.model_url, predictions)
+        either = None if seen is None or seen_there is None else seen | seen_there
+        return compare(predictions, said, either), None
     except PetsError as error:
         return None, (
             f"the champion {champion.model_url} cannot be compared: {error}. Look at the report, "

@@ -5,16 +5,21 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
+import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from pets_core import storage
 from pets_core.config import TransformConfig
+from pets_core.errors import PetsError
 from pets_core.records import ClassInfo
 
 if TYPE_CHECKING:
     from pets_core.data.transforms import Augment, CenterCrop
 
-__all__ = ["ONNX_KEY", "ModelCard"]
+__all__ = ["CARD", "ONNX_KEY", "ModelCard", "read_card"]
 
+CARD = "model.json"
+"""Name of the card in the folder of a model."""
 ONNX_KEY = "pets"
 """Name of the card among the metadata of an ONNX file."""
 
@@ -55,3 +60,20 @@ class ModelCard(BaseModel):
         from pets_core.data.transforms import Augment
 
         return Augment(self.image_size, self.mean, self.std, config)
+
+
+def read_card(url: str) -> ModelCard:
+    """The card of the model in folder `url`.
+
+    Raises:
+        PetsError: There is no model, or its card is damaged.
+    """
+    url = storage.absolute(url)
+    if not storage.exists(storage.join(url, CARD)):
+        inner = storage.join(url, "model")
+        hint = f". Did you mean {inner}?" if storage.exists(storage.join(inner, CARD)) else ""
+        raise PetsError(f"{url} is no model folder: it holds no {CARD}{hint}")
+    try:
+        return ModelCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
+    except pydantic.ValidationError as error:
+        raise PetsError(f"{url}/{CARD} is damaged: {error}") from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.models.card import ONNX_KEY
+from pets_core.models.card import ONNX_KEY, read_card
 from pets_core.models.folding import fold
 from pets_core.models.package import TrainedModel, load_model
 
@@ -56,6 +56,7 @@ def export_onnx(model_url: str, url: str) -> float:
     """
     if not url.endswith(".onnx"):
         raise PetsError(f"--to {url}: the name of an ONNX file ends with .onnx")
+    read_card(model_url)
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it, and says so in another way

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
-import pydantic
 import safetensors.torch
 from torch import Tensor
 
@@ -13,13 +11,13 @@ from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
-from pets_core.models.card import ModelCard
+from pets_core.models.card import CARD, ModelCard, read_card
 from pets_core.models.classifier import Classifier
 from pets_core.records import ClassInfo
 
 __all__ = ["TrainedModel", "create_model", "load_model", "save_model"]
 
-_WEIGHTS, _CARD = "model.safetensors", "model.json"
+_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def save_model(url: str, card: ModelCard, state: dict[str, Tensor]) -> None:
     """Write weights, then the card, whose presence is the commit."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     storage.write_bytes(storage.join(url, _WEIGHTS), safetensors.torch.save(weights))
-    storage.write_bytes(storage.join(url, _CARD), card.model_dump_json(indent=2).encode())
+    storage.write_bytes(storage.join(url, CARD), card.model_dump_json(indent=2).encode())
 
 
 def load_model(url: str) -> TrainedModel:
@@ -66,14 +64,7 @@ def load_model(url: str) -> TrainedModel:
         PetsError: There is no model, or its files are damaged or do not fit each other.
     """
     url = storage.absolute(url)
-    if not storage.exists(storage.join(url, _CARD)):
-        inner = storage.join(url, "model")
-        hint = f". Did you mean {inner}?" if storage.exists(storage.join(inner, _CARD)) else ""
-        raise PetsError(f"{url} is no model folder: it holds no {_CARD}{hint}")
-    try:
-        card = ModelCard.model_validate(json.loads(storage.read_bytes(storage.join(url, _CARD))))
-    except (pydantic.ValidationError, json.JSONDecodeError) as error:
-        raise PetsError(f"{url}/{_CARD} is damaged: {error}") from error
+    card = read_card(url)
     body = create_body(card.backbone, "none", card.image_size)
     model = Classifier(body, card.num_features, len(card.classes), dropout=0.0)
     try:

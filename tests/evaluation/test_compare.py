@@ -108,7 +108,7 @@ def test_without_a_champion_the_error_rate_alone_decides():
     [
         ({}, None),
         ({"min_improvement": 0.08}, None),
-        ({"min_improvement": 0.081}, r"\+8\.00% better, at least gate.min_improvement = \+8\.10%"),
+        ({"min_improvement": 0.081}, r"by \+8\.00%, at least gate.min_improvement = \+8\.10%"),
         ({"max_drop_per_class": 0.0}, None),
         ({"max_error_rate": 0.05, "min_improvement": 0.2}, r"max_error_rate.*min_improvement"),
     ],

@@ -29,8 +29,9 @@ def own_environment(monkeypatch):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What a command would start: (command, settings, arguments)."""
+    """What a command would start: (command, settings, arguments), were its input there."""
     calls = []
+    monkeypatch.setattr(cli, "_check_input", lambda *_: None)
     monkeypatch.setattr(cli, "_start_flow", lambda *call: calls.append(call))
 
     def start(*argv) -> PipelineConfig:
@@ -75,8 +76,33 @@ def test_evaluate_takes_a_model_and_the_settings(started, tmp_path):
     assert config.model.backbone == PipelineConfig().model.backbone
 
 
-def test_evaluate_wants_a_model(refused):
-    assert "MODEL" in refused("evaluate")[0]
+def test_evaluate_wants_a_model_or_predictions(refused):
+    (line,) = refused("evaluate")
+    assert "MODEL" in line
+    assert "--from" in line
+
+
+def test_help_of_evaluate_shows_that_the_model_may_be_left_out(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    assert re.search(r"\[MODEL\]", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "nope"], "nope is no model folder"),
+        (["evaluate", "--from", "nope.parquet"], "nope.parquet does not exist"),
+        (["run", "--source.url", "nope"], "source.url = nope: no such folder, archive or table"),
+        (["train", "--source.url", "nope.zip"], "source.url = nope.zip: no such"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_prefect_starts(refused, words, message):
+    assert message in refused(*words)[0]
+
+
+def test_ui_takes_ids_of_flow_runs_only(refused):
+    assert refused("ui", "nonsense")[0].startswith("nonsense: no id of a flow run")
 
 
 def test_evaluate_takes_predictions_in_place_of_a_model(started, tmp_path):
@@ -117,7 +143,18 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
 
     listed = [line.split()[0] for line in models("list").splitlines()[1:3]]
     assert listed == ["run-2", "run-1"]
+    with pytest.raises(SystemExit):
+        cli.main(["models", "show", "pets", "--store", evaluated])
+    assert "pets: no alias points at a model of it yet" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["models", "show", "run", "--store", evaluated])
+    assert "run may be each of run-1, run-2" in capsys.readouterr().err
     assert models("promote", "run-1") == "champion of pets points at run-1\n"
+    models("promote", "run-1")
+    assert models("show", "pets").count("run-1") == 1, "nothing moved"
+    shown = models("show", "run-1")
+    assert re.search(r"^error rate +20.00%$", shown, re.M)
+    assert re.search(r"^aliases +champion$", shown, re.M)
     models("promote", "run-2")
     rows = json.loads(models("list", "--json"))
     assert [(row["run_id"], row["aliases"]) for row in rows] == [

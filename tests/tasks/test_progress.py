@@ -34,7 +34,7 @@ def test_lines_tell_how_long_is_left(clock):
         for seconds, done in ((0, 20), (5, 25), (20, 40)):
             clock[0] = 100.0 + seconds
             display(steps(done))
-    assert logger.told == ["train 40/100 steps epoch 1/3, 01:00 left"]
+    assert logger.told == ["train 40/100 steps, epoch 1/3, 01:00 left"]
 
 
 def test_every_epoch_is_told_and_does_not_disturb_the_reckoning(clock):
@@ -50,8 +50,8 @@ def test_every_epoch_is_told_and_does_not_disturb_the_reckoning(clock):
         display(steps(61, stage="evaluate"))
     assert logger.told == [
         "epoch 1/100 epoch 1/3",
-        "train 50/100 steps epoch 1/3, 00:20 left",
-        "evaluate 61/100 steps epoch 1/3, 00:39 left",
+        "train 50/100 steps, epoch 1/3, 00:20 left",
+        "evaluate 61/100 steps, epoch 1/3, 00:39 left",
     ]
 
 
@@ -66,8 +66,8 @@ def test_an_artifact_is_updated_every_few_seconds_and_never_in_the_way(clock, mo
         artifact.show(steps(done))
     artifact.end()
     assert heard == [
-        ("id", 20.0, "train 20/100 steps epoch 1/3"),
-        ("id", 26.0, "train 26/100 steps epoch 1/3, 01:14 left"),
+        ("id", 20.0, "train 20/100 steps, epoch 1/3"),
+        ("id", 26.0, "train 26/100 steps, epoch 1/3, 01:14 left"),
         ("id", 100.0, "done"),
     ]
 

@@ -1,0 +1,129 @@
+"""A model judged on photos it was trained on, in a real store of two versions."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from predictions_of import predictions_of
+
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.data.dataset import write_table
+from pets_core.errors import PetsError
+from pets_core.evaluation.compare import compare, judge
+from pets_core.evaluation.contamination import trained_on
+from pets_core.evaluation.review import given_predictions, review
+from pets_core.models.card import CARD, ModelCard
+from pets_core.records import Champion
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """Version `old` has photos 0 to 5 for training; in `new` 4 to 9 are tested, 4 with other id."""
+    root = str(tmp_path / "store")
+    old = {f"photo-{i}": "train" if i < 6 else "test" for i in range(10)}
+    new = {f"photo-{i}": "train" if i < 4 else "test" for i in range(10)}
+    for version, splits in (("old", old), ("new", new)):
+        ids = ["renamed" if version == "new" and i == "photo-4" else i for i in splits]
+        hashes = [f"sha-{i}" for i in range(10)]
+        table = pa.table({"id": ids, "sha256": hashes, "split": list(splits.values())})
+        write_table(f"{root}/datasets/pets/{version}/photos.parquet", table)
+    return root
+
+
+@pytest.fixture
+def model(store, draw):
+    """Store a model that was trained on a version; returns its folder."""
+
+    def stored(version: str) -> str:
+        url = f"{store}/runs/{version}/model"
+        card = ModelCard(
+            backbone="resnet18", num_features=8, classes=draw(3, 3).info.classes, image_size=64,
+            resize_to=64, mean=(0, 0, 0), std=(1, 1, 1), dataset_fingerprint=version,
+        )  # fmt: skip
+        storage.write_bytes(f"{url}/{CARD}", card.model_dump_json().encode())
+        return url
+
+    return stored
+
+
+@pytest.fixture
+def judged(store, draw):
+    """Predictions of the new version's test photos."""
+
+    def of(model_url: str, seed: int = 0):
+        drawn = draw(
+            6, 3, seed=seed, model_url=model_url, dataset_fingerprint="new",
+            dataset_url=f"{store}/datasets/pets/new",
+        )  # fmt: skip
+        ids = ["renamed", *(f"photo-{i}" for i in range(5, 10))]
+        targets = np.array([0, 1, 2, 0, 1, 2])
+        return predictions_of(drawn.info, ids, targets, drawn.probabilities)
+
+    return of
+
+
+def test_photos_are_told_by_their_content(store, model, judged):
+    seen = trained_on(store, model("old"), judged("m"))
+    assert seen.tolist() == [True, True, False, False, False, False]
+    assert not trained_on(store, model("new"), judged("m")).any()
+
+
+@pytest.mark.parametrize("gone", ["model", "old version", "new version"])
+def test_what_cannot_be_told_is_not_said_to_be_clean(store, model, judged, gone):
+    url = model("old")
+    lost = {"model": f"{url}/{CARD}", "old version": f"{store}/datasets/pets/old/photos.parquet",
+            "new version": f"{store}/datasets/pets/new/photos.parquet"}  # fmt: skip
+    Path(lost[gone]).unlink()
+    assert trained_on(store, url, judged("m")) is None
+
+
+def test_a_comparison_leaves_them_out(draw, judged):
+    seen = np.array([True, True, False, False, False, False])
+    comparison = compare(judged("m"), judged("c", seed=1), seen)
+    assert (comparison.num_rows, comparison.num_left_out) == (4, 2)
+    assert "2 more are left out" in comparison.left_out
+    unknown = compare(judged("m"), judged("c", seed=1), None)
+    assert (unknown.num_rows, unknown.num_left_out) == (6, None)
+    assert "cannot be told" in unknown.left_out
+    with pytest.raises(PetsError, match="trained on all of the 6 photos"):
+        compare(judged("m"), judged("c"), np.ones(6, np.bool_))
+
+
+def test_the_gate_bars_a_model_that_is_judged_on_its_training_photos():
+    config = PipelineConfig().gate
+    verdict = judge(config, 0.0, num_trained_on=2)
+    assert not verdict.passed
+    assert verdict.reasons[0].startswith("2 of the photos judged are among those it was trained on")
+    assert judge(config, 0.0, num_trained_on=0).passed
+    assert judge(config, 0.0, num_trained_on=None).passed
+
+
+def test_a_review_says_so(store, model, judged, write):
+    champion_url, new_url = model("old"), model("new")
+    config = PipelineConfig(store=store)
+    url = write(judged(new_url))
+    champion = Champion(
+        model_url=champion_url, predictions_url=write(judged(champion_url, seed=1), "c.parquet")
+    )
+    report = review(config, f"{store}/runs/r", given_predictions(url), champion=champion)
+    assert (report.num_trained_on, report.comparison.num_left_out) == (0, 2)
+    assert "2 more are left out" in Path(report.file("report.html")).read_text()
+    # The other way round it is the model that is flattered.
+    swapped = Champion(model_url=new_url, predictions_url=url)
+    flattered = given_predictions(champion.predictions_url)
+    report = review(config, f"{store}/runs/r", flattered, champion=swapped)
+    assert (report.num_trained_on, report.comparison.num_left_out) == (2, 2)
+    assert not report.verdict.passed
+
+
+def test_the_champion_is_not_compared_with_itself(store, model, judged, write):
+    url = model("new")
+    given = given_predictions(write(judged(url)))
+    champion = Champion(model_url=url, predictions_url=given.predictions_url)
+    report = review(PipelineConfig(store=store), f"{store}/runs/r", given, champion=champion)
+    assert report.is_champion
+    assert report.comparison is None
+    assert report.verdict.passed
+    assert "It is the champion." in Path(report.file("report.html")).read_text()
