@@ -344,9 +344,8 @@ class Comparison(_Record):
         """The improvement as people say it."""
         points = 100 * self.improvement.value
         if abs(points) < 0.005:
-            return "as good as the champion"
-        better = "better" if points > 0 else "worse"
-        return f"{abs(points):.2f} points {better} than the champion"
+            return "as good"
+        return f"{abs(points):.2f} points {'better' if points > 0 else 'worse'}"
 
     @property
     def left_out(self) -> str:

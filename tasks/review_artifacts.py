@@ -163,7 +163,7 @@ def _comparison(beside: Comparison) -> str:
         ),
     )
     return (
-        f"# {beside.outcome[0].upper()}{beside.outcome[1:]}\n\nError rate "
+        f"# Beside the champion: {beside.outcome}\n\nError rate "
         f"{beside.error_rate:.2%}, the champion's {beside.champion_error_rate:.2%}, on the same "
         f"{beside.num_rows} photos; improved by {100 * gained.value:+.2f} points, 95% interval "
         f"{100 * gained.low:+.2f} to {100 * gained.high:+.2f}; McNemar's test "

@@ -124,7 +124,7 @@ def test_it_tells_the_numbers(full):
         "95% interval of the error rate 5.2% to 7.3%", "Among the 2 most probable98.0%",
         "oxford-iiit-pet", INFO.dataset_fingerprint, "run-42", "2025-03-01 10:11 UTC",
         "pug taken for boxer, 5% of its photos", "97%", "loss 5.50", "Does not pass",
-        "1.75 points better than the champion (+0.8 to +2.7)", "p < 0.001", "60 photos",
+        "Beside the champion: 1.75 points better (+0.8 to +2.7)", "p < 0.001", "60 photos",
         "\N{MINUS SIGN}10.0",
         "3.1%; 1.2% with logits divided by 1.37", "1 validation photo whose", "1,082", "92.5%",
         "1.50e-03", "1,234", "1.234", "bf16", "source: url:",

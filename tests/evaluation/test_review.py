@@ -109,7 +109,7 @@ def test_the_champion_is_compared(config, draw, write):
     report = reviewed(config, url, champion=Champion(model_url="best", predictions_url=champion))
     assert report.verdict.passed
     assert report.comparison.improvement.low > 0
-    assert "points better than the champion" in Path(report.file("report.html")).read_text()
+    assert " points better\n" in Path(report.file("report.html")).read_text()
 
 
 @pytest.mark.parametrize("other", ["gone", "classes"])
