@@ -214,7 +214,7 @@ def _beside(report: EvalReport) -> str:
         beside = report.comparison
         lines.append(
             f"Against the champion's {beside.champion_error_rate:.1%}: {beside.outcome} "
-            f"({beside.chance}). {beside.left_out}"
+            f"({beside.chance}). {beside.left_out}".rstrip()
         )
     elif report.is_champion:
         lines.append("It is the champion.")
