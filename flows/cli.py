@@ -39,6 +39,7 @@ _COMMANDS = {
     "models": "list, show, promote and roll back evaluated models",
     "predict": "name the breed on photos",
     "export": "write a model as ONNX",
+    "deploy": "check deployments, and apply them to a Prefect server",
     "datasets": "list, show, compare, verify and sweep stored data sets",
     "join": "lend this machine to the runs of another",
     "ui": "open a run in the Prefect UI",
@@ -91,6 +92,8 @@ def _run(command: str, arguments: list[str]) -> None:
         _datasets(parser, arguments)
     elif command == "models":
         _models(parser, arguments)
+    elif command == "deploy":
+        _deploy(parser, arguments)
     elif command == "join":
         _join(parser, arguments)
     else:
@@ -365,6 +368,15 @@ def _models(parser: _Parser, arguments: list[str]) -> None:
     from flows.models import add_commands, run_command
 
     add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    run_command(parser.parse_args(arguments))
+
+
+def _deploy(parser: _Parser, arguments: list[str]) -> None:
+    for key, value in _PREFECT_DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from flows.deploy import add_arguments, run_command
+
+    add_arguments(parser)
     run_command(parser.parse_args(arguments))
 
 

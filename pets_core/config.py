@@ -327,6 +327,9 @@ class GateConfig(_Settings):
 class LaunchConfig(_Settings):
     """The processes that compute."""
 
+    deployment: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = None
+    """Deployment that finds rates, trains and predicts for this run, as "flow name/deployment
+    name": on another worker pool. Unset: this process starts the ranks."""
     num_processes: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one a GPU, or one on a machine without."""
     num_machines: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -17,6 +17,8 @@ from pets_core.records import DatasetManifest, Run
 
 __all__ = [
     "SETTINGS",
+    "ask_stage",
+    "asked_stage",
     "data_sets_in_use",
     "find_run",
     "finish_stage",
@@ -112,6 +114,18 @@ def run_settings(url: str) -> dict[str, Any]:
         )
     settings: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(url, SETTINGS)))
     return settings
+
+
+def ask_stage(request: WorkRequest) -> str:
+    """Leave in the run's folder what a stage is asked, for another machine; returns its URL."""
+    url = storage.join(request.run_url, _STAGES, f"{request.stage}.request.json")
+    storage.write_bytes(url, request.model_dump_json().encode())
+    return url
+
+
+def asked_stage(url: str) -> WorkRequest:
+    """What `ask_stage` left."""
+    return WorkRequest.model_validate_json(storage.read_bytes(url))
 
 
 def finished_stage(request: WorkRequest, record: type[Record]) -> Record | None:

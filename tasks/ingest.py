@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 from prefect.futures import as_completed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
@@ -17,7 +18,7 @@ from pets_core.data.gallery import class_warnings
 from pets_core.data.ingest import commit, written
 from pets_core.data.plan import plan_dataset
 from pets_core.data.shards import write_shard
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, without_queries
 from pets_core.records import DatasetManifest, DatasetPlan, ShardPlan
 from tasks.policy import may_pass
 from tasks.progress import ProgressDisplay
@@ -62,8 +63,18 @@ def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan)
 
 @task(name="commit data set", **_FROM_THE_START)
 def commit_data_set(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
-    """Check the shards as a whole and make them a version."""
+    """Check the shards as a whole and make them a version; tell of one that is new."""
     manifest = commit(config, plan)
+    if manifest.fingerprint != plan.parent:
+        emit_event(
+            "pets.dataset.committed",
+            resource={
+                "prefect.resource.id": f"pets.dataset.{manifest.name}",
+                "prefect.resource.name": manifest.name,
+                "pets.fingerprint": manifest.fingerprint,
+            },
+            payload={"num_rows": manifest.num_rows, "url": without_queries(manifest.url)},
+        )
     for warning in class_warnings(manifest):
         get_run_logger().warning(warning)
     return manifest

@@ -22,8 +22,17 @@ from pets_core.records import (
     Run,
     TrainResult,
 )
-from pets_core.runs import find_run, finish_stage, finished_stage, run_folder, start_run
+from pets_core.runs import (
+    ask_stage,
+    asked_stage,
+    find_run,
+    finish_stage,
+    finished_stage,
+    run_folder,
+    start_run,
+)
 from pets_core.training.schedule import few_steps
+from tasks.delegate import delegate
 from tasks.ingest import ingest_dataset
 from tasks.policy import may_pass
 from tasks.progress import ProgressArtifact, ProgressDisplay
@@ -32,6 +41,7 @@ from tasks.turns import turn_of_this_machine
 __all__ = [
     "begin_run",
     "check_run",
+    "do_stage",
     "earlier_run",
     "find_lr",
     "folder_of_run",
@@ -49,11 +59,20 @@ _GOES_ON: dict[str, Any] = {
     "retry_condition_fn": may_pass,
 }
 """Another attempt at a training goes on from its last checkpoint."""
+_ANSWERS: dict[str, type[BaseModel]] = {
+    "lr-find": LRSuggestion,
+    "train": TrainResult,
+    "predict": PredictResult,
+}
+_LIVE = "training-progress"
 
 
 @task(name="check", cache_policy=NO_CACHE)
 def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     """Refuse what cannot work before any work starts; nothing is kept of a refused run."""
+    if config.launch.deployment:
+        get_run_logger().info("what the ranks can do is seen by %s", config.launch.deployment)
+        return
     request = WorkRequest(stage="check", config=config, model_url=model_url)
     check = _launch(request, CheckResult)
     get_run_logger().info(
@@ -115,7 +134,7 @@ def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult
     request = WorkRequest(
         stage="train", config=config, run_url=run.url, manifest=run.manifest, base_lr=base_lr
     )
-    return _stage(request, TrainResult, "training-progress")
+    return _stage(request, TrainResult)
 
 
 @task(name="predict", **_GOES_ON)
@@ -138,19 +157,34 @@ def predict_model(
     return _stage(request, PredictResult)
 
 
-def _stage(request: WorkRequest, record: type[Record], live: str | None = None) -> Record:
-    """Do a stage, unless an earlier attempt of the run has done it.
+@task(name="stage", **_GOES_ON)
+def do_stage(request_url: str) -> None:
+    """Do a stage that another flow run asked for; the answer is left in that run's folder."""
+    request = asked_stage(request_url)
+    record = _ANSWERS[request.stage]
+    # An attempt that nobody waited for any more may have come to its end.
+    if finished_stage(request, record) is None:
+        _stage_here(request, record)
 
-    Args:
-        request: The stage.
-        record: Type of its answer.
-        live: Key of an artifact that shows the stage's progress, if it is to have one.
-    """
+
+def _stage(request: WorkRequest, record: type[Record]) -> Record:
+    """Do a stage, here or where the settings say, unless an earlier attempt has done it."""
+    logger, deployment = get_run_logger(), request.config.launch.deployment
     if (answer := finished_stage(request, record)) is not None:
-        get_run_logger().info("%s was done before", request.stage)
+        logger.info("%s was done before", request.stage)
         return answer
-    artifact = ProgressArtifact(live, get_run_logger()) if live else None
-    with turn_of_this_machine(get_run_logger()):
+    if deployment is None:
+        return _stage_here(request, record)
+    delegate(deployment, request.stage, ask_stage(request), logger)
+    answer = finished_stage(request, record)
+    assert answer is not None, "a deployment that says it is done has left its answer"
+    return answer
+
+
+def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
+    logger = get_run_logger()
+    artifact = ProgressArtifact(_LIVE, logger) if request.stage == "train" else None
+    with turn_of_this_machine(logger):
         answer = _launch(request, record, artifact)
     if artifact:
         artifact.end()

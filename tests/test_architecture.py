@@ -22,10 +22,12 @@ COMMAND_LINE_MAY_IMPORT = {
     "pets_core.machines",
     "pets_core.registry",
     "pets_core.runs",
+    "pets_core.storage",
 }
 COMMAND_LINE = (
     "flows/cli.py",
     "flows/datasets.py",
+    "flows/deploy.py",
     "flows/models.py",
     "flows/settings.py",
     "flows/ui.py",

@@ -91,12 +91,6 @@ def messages(server, run_id: str) -> list[str]:
     return [log["message"] for log in logs]
 
 
-def prefect(server, *words: object) -> None:
-    command = [sys.executable, "-m", "prefect", *map(str, words)]
-    done = subprocess.run(command, env=server.environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def endless(config: PipelineConfig) -> PipelineConfig:
     train = {"epochs": 5000, "checkpoint_steps": 1_000_000}
     return config.model_copy(update={"train": config.train.model_copy(update=train)})
@@ -104,7 +98,14 @@ def endless(config: PipelineConfig) -> PipelineConfig:
 
 def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_path) -> None:
     manifest = ingest(config)
-    prefect(server, "automation", "create", "--from-file", ROOT / "deployments/automations.yaml")
+    server.run(
+        "-m",
+        "prefect",
+        "automation",
+        "create",
+        "--from-file",
+        ROOT / "deployments/automations.yaml",
+    )
     run_id = served.trigger(config)
     folder = tmp_path / "store/runs" / run_id
     server.wait_for(partial(checkpoints, folder), 180)
@@ -141,7 +142,7 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
 def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
     server, served, config, tmp_path
 ) -> None:
-    prefect(server, "gcl", "create", f"pets-ranks@{platform.node()}", "--limit", "1")
+    server.run("-m", "prefect", "gcl", "create", f"pets-ranks@{platform.node()}", "--limit", "1")
     ingest(config)
     holder = served.trigger(endless(config))
     server.wait_for(partial(checkpoints, tmp_path / "store/runs" / holder), 180)

@@ -48,6 +48,13 @@ class Server:
         finally:
             processes.end(process)
 
+    def run(self, *arguments: object) -> tuple[str, str]:
+        """Run Python to its good end; returns what it wrote to standard output and error."""
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout, done.stderr
+
     def ask(self, path: str, payload: dict | None = None) -> object:
         data = None if payload is None else json.dumps(payload).encode()
         headers = {"Content-Type": "application/json"}

@@ -1,0 +1,209 @@
+"""The deployments of this project: checked without a server, then with one and with workers."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import processes
+import pytest
+import yaml
+
+from flows import cli
+from pets_core.config import PipelineConfig
+
+ROOT = Path(__file__).parents[2]
+FILES = ROOT / "deployments"
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """What `pets deploy` takes from its environment."""
+    monkeypatch.setenv("PETS_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("PETS_SOURCE__URL", str(tmp_path / "photos"))
+
+
+@pytest.fixture
+def changed(tmp_path, environment):
+    """A copy of the files, the first deployment changed."""
+
+    def change(**entry) -> Path:
+        folder = tmp_path / "deployments"
+        folder.mkdir()
+        for file in FILES.glob("*.yaml"):
+            (folder / file.name).write_text(file.read_text())
+        content = yaml.safe_load((FILES / "prefect.yaml").read_text())
+        content["deployments"][0].update(entry)
+        (folder / "prefect.yaml").write_text(yaml.safe_dump(content))
+        return folder / "prefect.yaml"
+
+    return change
+
+
+@pytest.fixture
+def refused(capsys):
+    def check(file: Path) -> str:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["deploy", str(file), "--check"])
+        assert caught.value.code == 2
+        return capsys.readouterr().err
+
+    return check
+
+
+def test_the_files_are_good(environment, capsys):
+    cli.main(["deploy", str(FILES / "prefect.yaml"), "--check"])
+    assert capsys.readouterr().out == "7 deployments, 2 pools, 1 automations: good\n"
+
+
+def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
+    monkeypatch.delenv("PETS_STORE", raising=False)
+    assert "the environment has no" in refused(FILES / "prefect.yaml")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"parameters": {"config": {"train": {"epoch": 3}}}}, "train.epoch: no such setting. Did"),
+        ({"parameters": {"config": {"train": {"epochs": -1}}}}, "train.epochs = -1: "),
+        ({"parameters": {"confg": {}}}, "parameters.confg: no such parameter. Did you mean config"),
+        ({"parameters": {"config": {"store": "here"}}}, "store = here: a relative path"),
+        ({"schedules": [{"cron": "0 1 * * *", "timezone": "Mars/Dome"}]}, "timezone = 'Mars/Dome'"),
+        ({"schedules": [{"cron": "0 25 * * *", "timezone": "Etc/UTC"}]}, "cron = '0 25 * * *'"),
+        ({"schedules": [{"cron": "0 1 * * *"}]}, "give its timezone"),
+        ({"work_pool": {"name": "cpus"}}, "'cpus': not in pools.yaml. Did you mean"),
+        ({"entrypoint": "flows.ingest.nothing"}, "there is no such flow"),
+        ({"paramters": {}}, "paramters: no such key. Did you mean parameters"),
+    ],
+)
+def test_what_would_fail_at_night_is_refused_by_day(changed, refused, entry, message):
+    assert message in refused(changed(**entry))
+
+
+def test_a_server_that_stays_is_wanted(environment, monkeypatch, capsys):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(SystemExit):
+        cli.main(["deploy", str(FILES / "prefect.yaml")])
+    assert "PREFECT_API_URL is not set" in capsys.readouterr().err
+
+
+class Pools:
+    """A server with this project's deployments, and a worker for each pool."""
+
+    def __init__(self, server, workers) -> None:
+        self._server, self._workers = server, workers
+
+    def trigger(self, name: str, config: dict) -> str:
+        """Start a run of a deployment with other settings; returns its id."""
+        deployment = self._server.ask(f"deployments/name/{name}")
+        path = f"deployments/{deployment['id']}/create_flow_run"
+        return self._server.ask(path, {"parameters": {"config": config}})["id"]
+
+    def run(self, run_id: str) -> dict:
+        return self._server.ask(f"flow_runs/{run_id}")
+
+    def ended(self, run_id: str) -> dict | None:
+        run = self.run(run_id)
+        done = run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return run if done else None
+
+    def stages(self, run_id: str) -> list[dict]:
+        """The flow runs that did stages of a run, in the order in which they were asked for."""
+        wanted = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
+        return self._server.ask("flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_ASC"})
+
+    def launchers(self, pool: str) -> list[int]:
+        """The launchers of ranks below the worker of a pool; a single rank is its launcher."""
+        return processes.launchers(self._workers[pool].pid)
+
+    def engine(self, pool: str) -> int:
+        """The flow process that the worker of a pool has started."""
+        return int(processes.arguments(processes.launcher(self._workers[pool].pid))[4])
+
+
+def small(config: PipelineConfig, **settings) -> dict:
+    """Settings of a training of seconds, done by the pool `gpu`."""
+    own = {
+        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
+        "lr_find": {"num_steps": 12},
+        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no", "checkpoint_steps": 5},
+        "launch": {"deployment": "rank-stage/gpu", "num_threads": 1},
+    }
+    return config.model_dump(mode="json", exclude_defaults=True) | own | settings
+
+
+@pytest.fixture
+def deployed(stopped_server, tmp_path, drawn_sample):
+    """`pets deploy` of this very file on a new server, before any worker is there."""
+    server = stopped_server
+    server.environment |= {
+        "PETS_STORE": str(tmp_path / "store"),
+        "PETS_SOURCE__URL": str(drawn_sample),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    with server.started():
+        yield server, server.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+
+
+@pytest.fixture
+def pools(deployed):
+    server, _ = deployed
+    worker = ("-m", "prefect", "worker", "start", "--pool")
+    with server.running(*worker, "cpu") as cpu, server.running(*worker, "gpu") as gpu:
+        yield Pools(server, {"cpu": cpu, "gpu": gpu})
+
+
+@pytest.mark.slow
+def test_a_command_deploys_it_all_and_says_what_is_missing(deployed) -> None:
+    server, (printed, warned) = deployed
+    assert "pets-pipeline/retrain" in printed.splitlines()
+    assert "pool gpu has no worker, so its runs wait: prefect worker start --pool gpu" in warned
+    retrain = server.ask("deployments/name/pets-pipeline/retrain")
+    assert retrain["schedules"][0]["schedule"] == {
+        "cron": "0 3 * * 6", "timezone": "Etc/UTC", "day_or": True
+    }  # fmt: skip
+    assert retrain["global_concurrency_limit"]["limit"] == 1
+    queues = server.ask("work_pools/gpu/queues/filter", {})
+    assert {queue["name"]: queue["priority"] for queue in queues} == {"urgent": 1, "default": 2}
+    server.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+    names = sorted(a["name"] for a in server.ask("automations/filter", {}))
+    assert names == ["pets-go-on-after-a-crash", "pets-retrain-on-new-data"], "none of them twice"
+
+
+@pytest.mark.slow
+def test_one_run_uses_the_gpu_pool_for_training_only(deployed, pools, small_config) -> None:
+    server, _ = deployed
+    run_id = pools.trigger("pets-pipeline/retrain", small(small_config))
+    run = server.wait_for(partial(pools.ended, run_id), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["work_pool_name"] == "cpu"
+    stages = pools.stages(run_id)
+    assert [stage["name"].split()[0] for stage in stages] == ["lr-find", "train", "predict"]
+    assert {stage["work_pool_name"] for stage in stages} == {"gpu"}
+    assert {stage["state_type"] for stage in stages} == {"COMPLETED"}
+    keys = {a["key"] for a in server.ask("artifacts/filter", {}) if a["key"]}
+    assert {"run-summary", "confusion-matrix", "training-curves", "training-progress"} <= keys
+
+
+@pytest.mark.slow
+def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
+    deployed, pools, small_config, tmp_path
+) -> None:
+    server, _ = deployed
+    endless = {"batch_size": 8, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
+               "checkpoint_steps": 5}  # fmt: skip
+    run_id = pools.trigger("pets-train/by-hand", small(small_config, train=endless))
+    folder = tmp_path / "store/runs" / run_id / "checkpoints"
+    server.wait_for(lambda: list(folder.glob("*/checkpoint.json")), 180)
+    (launcher,) = pools.launchers("gpu")
+    assert not pools.launchers("cpu")
+    os.kill(pools.engine("gpu"), signal.SIGKILL)
+    assert processes.gone([launcher])
+    (again,) = server.wait_for(partial(pools.launchers, "gpu"), 120)
+    assert again != launcher
+    first, second = pools.stages(run_id)
+    assert first["state_type"] == "CRASHED"
+    assert second["state_type"] == "RUNNING"
+    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    assert server.wait_for(partial(pools.ended, run_id), 90)["state_type"] == "CANCELLED"
+    assert processes.gone([again])
