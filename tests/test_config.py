@@ -97,6 +97,7 @@ BOUNDS = {
         "max_drop_per_class": [None, 0, 1],
     },
     "launch": {
+        "deployment": [None, "rank-stage/gpu"],
         "num_processes": ["auto", 1, 1024],
         "num_threads": [0, 1024],
         "num_machines": [1],
@@ -190,6 +191,7 @@ BEYOND = {
         "max_drop_per_class": [-0.1, 1.1],
     },
     "launch": {
+        "deployment": ["gpu", "a/b/c", "/gpu"],
         "num_processes": [0, 1025, "many"],
         "num_threads": [-1, 1025],
         "num_machines": [0, 1025],

@@ -53,7 +53,7 @@ def refused(capsys):
 
 def test_the_files_are_good(environment, capsys):
     cli.main(["deploy", str(FILES / "prefect.yaml"), "--check"])
-    assert capsys.readouterr().out == "7 deployments, 2 pools, 1 automations: good\n"
+    assert capsys.readouterr().out == "8 deployments, 2 pools, 1 automations: good\n"
 
 
 def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
@@ -168,6 +168,28 @@ def test_a_command_deploys_it_all_and_says_what_is_missing(deployed) -> None:
     server.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
     names = sorted(a["name"] for a in server.ask("automations/filter", {}))
     assert names == ["pets-go-on-after-a-crash", "pets-retrain-on-new-data"], "none of them twice"
+
+
+@pytest.mark.slow
+def test_new_photos_start_a_training(deployed, pools, small_config) -> None:
+    server, _ = deployed
+    settings = small_config.model_dump(mode="json", exclude_defaults=True)
+    night = pools.trigger("pets-ingest/nightly", settings)
+    assert server.wait_for(partial(pools.ended, night), 120)["state_type"] == "COMPLETED"
+    wanted = {"deployments": {"name": {"any_": ["retrain"]}}}
+    by_event = {"flow_runs": {"tags": {"all_": ["pets"]}}} | wanted
+
+    def started() -> list[str]:
+        runs = server.ask("flow_runs/filter", by_event)
+        return [run["id"] for run in runs if not run["auto_scheduled"]]
+
+    (run_id,) = server.wait_for(started, 60)
+    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    server.wait_for(partial(pools.ended, run_id), 90)
+    # The same photos again are no new version.
+    again = pools.trigger("pets-ingest/nightly", settings)
+    assert server.wait_for(partial(pools.ended, again), 120)["state_type"] == "COMPLETED"
+    assert started() == [run_id]
 
 
 @pytest.mark.slow

@@ -6,15 +6,19 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 import processes
 import pytest
 
 __all__ = ["Server"]
+
+_MAX_BUSY = 20
 
 
 class Server:
@@ -56,6 +60,17 @@ class Server:
         return done.stdout, done.stderr
 
     def ask(self, path: str, payload: dict | None = None) -> object:
+        """Ask until the server, whose SQLite file may be locked, is there, as Prefect's client."""
+        for _ in range(_MAX_BUSY):
+            try:
+                return self._ask_once(path, payload)
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(1)
+        pytest.fail(f"{path}: the server was busy {_MAX_BUSY} times")
+
+    def _ask_once(self, path: str, payload: dict | None) -> object:
         data = None if payload is None else json.dumps(payload).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/{path}", data, headers)
