@@ -14,6 +14,8 @@ from pets_core.config import PipelineConfig
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "deployments"
+ENDLESS = {"batch_size": 8, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
+           "checkpoint_steps": 5}  # fmt: skip
 
 
 @pytest.fixture
@@ -212,9 +214,7 @@ def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
     deployed, pools, small_config, tmp_path
 ) -> None:
     server, _ = deployed
-    endless = {"batch_size": 8, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
-               "checkpoint_steps": 5}  # fmt: skip
-    run_id = pools.trigger("pets-train/by-hand", small(small_config, train=endless))
+    run_id = pools.trigger("pets-train/by-hand", small(small_config, train=ENDLESS))
     folder = tmp_path / "store/runs" / run_id / "checkpoints"
     server.wait_for(lambda: list(folder.glob("*/checkpoint.json")), 180)
     (launcher,) = pools.launchers("gpu")
@@ -229,3 +229,24 @@ def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
     server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     assert server.wait_for(partial(pools.ended, run_id), 90)["state_type"] == "CANCELLED"
     assert processes.gone([again])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
+    deployed, pools, small_config, tmp_path
+) -> None:
+    server, _ = deployed
+    settings = small(small_config, train=ENDLESS)
+    settings["launch"] = settings["launch"] | {"deployment": "rank-stage/urgent"}
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    with server.running("-m", "flows.cli", "train", str(file)) as command:
+        folder = tmp_path / "store/runs"
+        server.wait_for(lambda: list(folder.glob("*/checkpoints/*/checkpoint.json")), 180)
+        (launcher,) = pools.launchers("gpu")
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(60) == 143
+    assert processes.gone([launcher])
+    (stage,) = server.ask("flow_runs/filter", {"flows": {"name": {"any_": ["rank-stage"]}}})
+    assert server.wait_for(partial(pools.ended, stage["id"]), 60)["state_type"] == "CANCELLED"
+    assert stage["work_queue_name"] == "urgent"
