@@ -41,6 +41,7 @@ _COMMANDS = {
     "export": "write a model as ONNX",
     "deploy": "check deployments, and apply them to a Prefect server",
     "datasets": "list, show, compare, verify and sweep stored data sets",
+    "gc": "list or remove old runs, checkpoints and data that nothing needs",
     "join": "lend this machine to the runs of another",
     "ui": "open a run in the Prefect UI",
 }
@@ -92,6 +93,8 @@ def _run(command: str, arguments: list[str]) -> None:
         _datasets(parser, arguments)
     elif command == "models":
         _models(parser, arguments)
+    elif command == "gc":
+        _sweep(parser, arguments)
     elif command == "deploy":
         _deploy(parser, arguments)
     elif command == "join":
@@ -368,6 +371,13 @@ def _models(parser: _Parser, arguments: list[str]) -> None:
     from flows.models import add_commands, run_command
 
     add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    run_command(parser.parse_args(arguments))
+
+
+def _sweep(parser: _Parser, arguments: list[str]) -> None:
+    from flows.gc import add_arguments, run_command
+
+    add_arguments(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
     run_command(parser.parse_args(arguments))
 
 

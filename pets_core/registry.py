@@ -33,6 +33,7 @@ __all__ = [
     "current",
     "find_champion",
     "history",
+    "kept_models",
     "promote",
     "promote_run",
     "relative",
@@ -180,6 +181,18 @@ def current(store: str, dataset: str, alias: str) -> Move | None:
     """The move that holds."""
     held = _newest(store, dataset, alias)
     return held[1] if held else None
+
+
+def kept_models(store: str) -> list[Candidate]:
+    """The models that the aliases of a store point at, and those a rollback would return to."""
+    root, kept = storage.join(storage.absolute(store), "models"), []
+    for dataset in sorted(storage.list_folder(root)):
+        for alias in aliases(store, dataset):
+            moves = history(store, dataset, alias)
+            held = moves[max(moves)] if moves else None
+            before = moves.get(held.previous) if held and held.previous else None
+            kept += [move.model for move in (held, before) if move]
+    return kept
 
 
 def promote(store: str, alias: str, model: Candidate) -> Move:

@@ -99,6 +99,16 @@ def list_folder(url: str) -> dict[str, dict[str, Any]]:
     return {name: info for name, info in entries.items() if info["name"].rstrip("/") != path}
 
 
+def find_files(url: str) -> dict[str, dict[str, Any]]:
+    """Every file below a folder by its path in it: fsspec's `info` of each.
+
+    A folder that may not be listed is passed over: what is not found here may yet be there.
+    """
+    fs, root = filesystem(url)
+    found = fs.find(root, detail=True)
+    return {path.removeprefix(root.rstrip("/") + "/"): info for path, info in found.items()}
+
+
 def when_changed(info: Mapping[str, Any]) -> Any:
     """When a file was last changed, as its store tells it: seconds, text or a datetime, or None."""
     keys = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",

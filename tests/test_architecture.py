@@ -21,6 +21,7 @@ COMMAND_LINE_MAY_IMPORT = {
     "pets_core.data.versions",
     "pets_core.machines",
     "pets_core.registry",
+    "pets_core.retention",
     "pets_core.runs",
     "pets_core.storage",
 }
@@ -28,6 +29,7 @@ COMMAND_LINE = (
     "flows/cli.py",
     "flows/datasets.py",
     "flows/deploy.py",
+    "flows/gc.py",
     "flows/models.py",
     "flows/settings.py",
     "flows/ui.py",
