@@ -127,16 +127,15 @@ def _what_to_evaluate(parser: _Parser, arguments: list[str]) -> str:
 
 
 def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
-    """Refuse what is not there, or no such thing, before Prefect is started.
+    """Refuse a path of this machine at which the wrong thing lies, before Prefect is started.
 
     Raises:
         PetsError: The model, the predictions or the source's path is wrong.
     """
-    if command == "review":
+    if command == "review" and not _is_url(parsed.predictions_url):
         from pets_core.evaluation.predictions import read_info
 
         read_info(parsed.predictions_url)
-        return
     if command == "evaluate":
         if parsed.model_url is None:
             raise PetsError(
@@ -145,11 +144,16 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
             )
         from pets_core.models.card import read_card
 
-        read_card(parsed.model_url)
-    if not getattr(parsed, "resume", None):
+        if not _is_url(parsed.model_url):
+            read_card(parsed.model_url)
+    if command != "review" and not getattr(parsed, "resume", None):
         from pets_core.data.sources import check_source
 
         check_source(config)
+
+
+def _is_url(place: str) -> bool:
+    return "://" in place or "::" in place
 
 
 def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, argparse.Namespace]:

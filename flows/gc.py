@@ -13,6 +13,7 @@ from pets_core.runs import data_sets_in_use
 __all__ = ["add_arguments", "run_command"]
 
 _MIB = 1 << 20
+_GRACE_SECONDS = 86_400.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, store: str) -> None:
@@ -45,12 +46,12 @@ def run_command(arguments: argparse.Namespace) -> None:
         raise PetsError(f"--keep-days = {days:g}: must be at least 1")
     if versions is not None and versions < 1:
         raise PetsError(f"--keep-versions = {versions}: must be at least 1; leave it out for all")
-    runs = remove_old(store, days) if arguments.delete else find_old(store, days)
-    # Only then: what the removed runs had in use may go as well.
-    in_use = data_sets_in_use(store, grace_seconds=86_400.0) | data_sets_of_kept_models(store)
-    files = collect_garbage(
-        store, keep=versions or 0, delete=arguments.delete, in_use=in_use
-    )  # fmt: skip
+    runs = find_old(store, days)
+    if arguments.delete:
+        runs = remove_old(store, runs)
+    gone = {old.run_id for old in runs if old.run_id}
+    in_use = data_sets_in_use(store, _GRACE_SECONDS, gone) | data_sets_of_kept_models(store)
+    files = collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
     rows = [(old.url, old.num_bytes, old.why) for old in runs]
     rows += [(item.url, item.num_bytes, "no version that is kept needs it") for item in files]
     if rows:

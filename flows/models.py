@@ -112,6 +112,8 @@ def _show(arguments: argparse.Namespace) -> None:
                 ),
             )  # fmt: skip
         return
+    if any(model.dataset_name == what for model in candidates(store)):
+        raise PetsError(f"{what}: no alias points at a model of it yet; pets models promote RUN")
     model = _find(store, what)
     told = model.model_dump() | {"error_rate": f"{model.error_rate:.2%}"}
     for name, value in told.items():
@@ -129,7 +131,7 @@ def _find(store: str, wanted: str) -> Candidate:
     if found:
         raise PetsError(f"{wanted} may be each of {', '.join(found)}: give more of the run's id")
     if any(model.dataset_name == wanted for model in known.values()):
-        raise PetsError(f"{wanted}: no alias points at a model of it yet; pets models promote RUN")
+        raise PetsError(f"{wanted} is a data set: give a run of it, pets models list shows them")
     raise PetsError(
         f"{wanted}: no run of {store} with an evaluated model, and no data set with an alias."
         f"{did_you_mean(wanted, known)} pets models list shows what there is"

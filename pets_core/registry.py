@@ -19,6 +19,7 @@ from pets_core import storage
 from pets_core.config import NAME_PATTERN, PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.evaluation.predictions import PredictionsInfo
+from pets_core.models.card import CARD
 from pets_core.records import Champion, DatasetManifest, EvalReport, Split
 
 __all__ = [
@@ -224,9 +225,7 @@ def promote_run(store: str, alias: str, report: EvalReport) -> Move:
 
 def _promote(store: str, alias: str, model: Candidate, held: tuple[str, Move] | None) -> Move:
     """Promote a model after the move that holds."""
-    url = absolute(store, model.model_url)
-    if not storage.exists(url):
-        raise PetsError(f"{url}: the model is gone; promote another")
+    _check_there(store, model)
     name, move = held or (None, None)
     # What is promoted again still has what came before it to go back to.
     again = move is not None and move.model.model_url == model.model_url
@@ -251,11 +250,15 @@ def rollback(store: str, dataset: str, alias: str) -> Move:
     if name is None or name not in moves:
         raise PetsError(f"{alias} of {dataset} has pointed at no other model before")
     before = moves[name]
-    url = absolute(store, before.model.model_url)
-    if not storage.exists(url):
-        raise PetsError(f"{url}: the model before is gone; promote another")
+    _check_there(store, before.model)
     move = Move(model=before.model, previous=before.previous, why="rolled back")
     return _write(store, alias, move, newest)
+
+
+def _check_there(store: str, model: Candidate) -> None:
+    url = absolute(store, model.model_url)
+    if not storage.exists(storage.join(url, CARD)):
+        raise PetsError(f"{url}: the model is gone; promote another")
 
 
 def _write(store: str, alias: str, move: Move, newest: str | None) -> Move:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.models.card import read_card
-from pets_core.registry import absolute, kept_models
+from pets_core.models.card import CARD, read_card
+from pets_core.registry import CANDIDATE, absolute, kept_models
 
 __all__ = ["Old", "data_sets_of_kept_models", "find_old", "remove_old"]
 
@@ -18,11 +20,12 @@ _CHECKPOINTS, _TRAINED = "checkpoints", "stages/train.json"
 
 
 class Old(NamedTuple):
-    """A folder that may go, what it takes, and why it may."""
+    """A folder that may go: what it takes, why it may, and the run if it is the whole run."""
 
     url: str
     num_bytes: int
     why: str
+    run_id: str | None = None
 
 
 def find_old(store: str, keep_days: float) -> list[Old]:
@@ -37,21 +40,25 @@ def find_old(store: str, keep_days: float) -> list[Old]:
         keep_days: How long a run is kept after it has ended, days.
     """
     root = storage.join(storage.absolute(store), "runs")
-    kept = _kept_runs(store, root)
+    kept = _kept_places(store)
     return [
         old
         for run_id in sorted(storage.list_folder(root))
-        for old in _old_of(storage.join(root, run_id), run_id in kept, keep_days)
+        for old in _old_of(storage.join(root, run_id), run_id, kept, keep_days)
     ]
 
 
-def remove_old(store: str, keep_days: float) -> list[Old]:
-    """Remove what `find_old` finds, having looked again at what aliases point at by then."""
-    found = find_old(store, keep_days)
-    still = {old.url for old in find_old(store, keep_days)} if found else set()
-    removed = [old for old in found if old.url in still]
-    for old in removed:
+def remove_old(store: str, found: Sequence[Old]) -> list[Old]:
+    """Remove what `find_old` found, but for runs that an alias has come to point at since."""
+    removed = []
+    for old in found:
+        if old.run_id and _is_kept(old.url, _kept_places(store)):
+            continue
+        # Half removed, a run has no model that could be promoted.
+        for name in (f"model/{CARD}", f"evaluation/{CANDIDATE}") if old.run_id else ():
+            storage.remove(storage.join(old.url, name))
         storage.remove(old.url)
+        removed.append(old)
     return removed
 
 
@@ -69,17 +76,26 @@ def data_sets_of_kept_models(store: str) -> set[str]:
     return fingerprints
 
 
-def _kept_runs(store: str, root: str) -> set[str]:
-    places = [
-        absolute(store, url)
+def _kept_places(store: str) -> list[str]:
+    return [
+        _place(absolute(store, url))
         for model in kept_models(store)
         for url in (model.model_url, model.predictions_url)
     ]
-    inside = [place.removeprefix(root + "/") for place in places if place.startswith(root + "/")]
-    return {place.split("/")[0] for place in inside}
 
 
-def _old_of(url: str, kept: bool, keep_days: float) -> Iterator[Old]:
+def _is_kept(run_url: str, kept: Sequence[str]) -> bool:
+    place = _place(run_url)
+    return any(other == place or other.startswith(f"{place}/") for other in kept)
+
+
+def _place(url: str) -> str:
+    """One spelling of where a URL leads: through links, and whatever its protocol is called."""
+    fs, path = storage.filesystem(storage.absolute(url))
+    return os.path.realpath(path) if storage.is_local(fs) else posixpath.normpath(path)
+
+
+def _old_of(url: str, run_id: str, kept: Sequence[str], keep_days: float) -> Iterator[Old]:
     files, now = storage.find_files(url), time.time()
     # A folder that cannot be listed is told as empty, and is no garbage.
     if not files:
@@ -87,10 +103,12 @@ def _old_of(url: str, kept: bool, keep_days: float) -> Iterator[Old]:
     ages = {path: (now - storage.last_change(info)) / _DAY_SECONDS for path, info in files.items()}
     sizes = {path: int(info.get("size") or 0) for path, info in files.items()}
     age = min(ages.values())
-    if age > keep_days and not kept:
-        yield Old(url, sum(sizes.values()), f"nothing of the run has changed for {age:.0f} days")
+    if age > keep_days and not _is_kept(url, kept):
+        why = f"nothing of the run has changed for {age:.0f} days"
+        yield Old(url, sum(sizes.values()), why, run_id)
         return
     written = [path for path in files if path.startswith(f"{_CHECKPOINTS}/")]
-    if written and ages.get(_TRAINED, 0.0) > 1:
+    # A training that is asked for again with other settings writes beside the answer of before.
+    if written and _TRAINED in files and min(ages[path] for path in (*written, _TRAINED)) > 1:
         size = sum(sizes[path] for path in written)
         yield Old(storage.join(url, _CHECKPOINTS), size, "the training came to its end")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 import yaml
@@ -31,6 +32,7 @@ __all__ = [
 SETTINGS = "config.yaml"
 _DATASET = "dataset.json"
 _STAGES = "stages"
+_REQUEST = ".request.json"
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -79,23 +81,32 @@ def find_run(url: str) -> Run | None:
     return Run(url=url, manifest=manifest)
 
 
-def data_sets_in_use(store: str, grace_seconds: float) -> set[str]:
+def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] = ()) -> set[str]:
     """Fingerprints of the data sets that runs may still go on with.
 
-    These are the runs whose training reached a checkpoint and not its end, and those that began
-    less than `grace_seconds` ago and are not evaluated.
+    These are the runs whose training reached a checkpoint and not its end, those of which a stage
+    is asked for and not done, and those of which something was done less than `grace_seconds` ago
+    and that are not evaluated.
+
+    Args:
+        store: Root of data sets and runs.
+        grace_seconds: How long a run may take from one stage to the next.
+        without: Ids of runs that do not count.
     """
     root = storage.join(storage.absolute(store), "runs")
     limit, used = time.time() - grace_seconds, set()
     for name in storage.list_folder(root):
         url = storage.join(root, name)
         files = storage.list_folder(url)
-        if _DATASET not in files:
+        if _DATASET not in files or name in without:
             continue
         done = storage.list_folder(storage.join(url, _STAGES))
         stopped = "checkpoints" in files and "train.json" not in done
-        young = "predict.json" not in done and storage.last_change(files[_DATASET]) >= limit
-        if stopped or young:
+        asked = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
+        waiting = any(f"{stage}.json" not in done for stage in asked)
+        last = max(map(storage.last_change, (files[_DATASET], *done.values())))
+        young = "predict.json" not in done and last >= limit
+        if stopped or waiting or young:
             data = storage.read_bytes(storage.join(url, _DATASET))
             used.add(DatasetManifest.model_validate_json(data).fingerprint)
     return used
@@ -118,7 +129,7 @@ def run_settings(url: str) -> dict[str, Any]:
 
 def ask_stage(request: WorkRequest) -> str:
     """Leave in the run's folder what a stage is asked, for another machine; returns its URL."""
-    url = storage.join(request.run_url, _STAGES, f"{request.stage}.request.json")
+    url = storage.join(request.run_url, _STAGES, f"{request.stage}{_REQUEST}")
     storage.write_bytes(url, request.model_dump_json().encode())
     return url
 

@@ -3,31 +3,56 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, cast
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import flow_run, task_run
+from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
 from pets_core.errors import PetsError
 
-__all__ = ["delegate"]
+__all__ = ["check_deployment", "delegate"]
 
 _POLL_SECONDS = 2.0
 _LATE_SECONDS = 60.0
+_MAX_ASKED = 100
 _PREFIX = "Flow run encountered an exception: "
+
+
+def check_deployment(deployment: str) -> None:
+    """Refuse a deployment that cannot be asked.
+
+    Raises:
+        PetsError: There is none of that name, or no server that could have it.
+    """
+    if get_current_settings().api.url is None:
+        raise PetsError(
+            f"launch.deployment = {deployment}: PREFECT_API_URL is not set, and a temporary server "
+            "has no deployments"
+        )
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_deployment_by_name(deployment)
+        except ObjectNotFound as error:
+            raise PetsError(
+                f"launch.deployment = {deployment}: no such deployment; `pets deploy` makes it"
+            ) from error
 
 
 def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None:
     """Have a deployment do a stage, and wait until it is done; to be called in a task.
 
-    Another attempt at the run finds the flow run that an earlier one asked for, and waits for that.
-    Whatever else ends this call cancels it.
+    Whoever asks for the same again, another attempt or another run that goes on with this one,
+    waits for the flow run that is still at it. What ends this call before it cancels that.
 
     Args:
         deployment: "flow name/deployment name".
@@ -36,33 +61,22 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
         logger: Told where the stage is done.
 
     Raises:
-        PetsError: There is no such deployment, or the stage failed there or was cancelled.
+        PetsError: The stage failed there or was cancelled.
         RuntimeError: Its process is gone; another attempt asks again.
     """
-    try:
-        asked = cast(
-            FlowRun,
-            run_deployment(
-                deployment,
-                parameters={"request_url": request_url},
-                flow_run_name=f"{stage} of {flow_run.name}",
-                timeout=0,
-                idempotency_key=f"{flow_run.id}-{stage}-{task_run.run_count}",
-            ),
-        )
-    except ObjectNotFound as error:
-        raise PetsError(
-            f"launch.deployment = {deployment}: no such deployment; `pets deploy` makes it"
-        ) from error
-    logger.info("%s is done in flow run %s (%s) of %s", stage, asked.name, asked.id, deployment)
+    digest = sha256(request_url.encode()).hexdigest()[:16]
+    keys = [f"{digest}-{number}" for number in range(1, _MAX_ASKED + 1)]
     with get_client(sync_client=True) as client:
         try:
+            asked = _ask(client, deployment, f"{stage} of {flow_run.name}", request_url, keys)
+            logger.info("%s is done in flow run %s (%s)", stage, asked.name, asked.id)
             ended = _wait(client, asked.id, logger)
         except BaseException:
-            _cancel(client, asked.id, logger)
+            _cancel(client, keys, logger)
             raise
     state = ended.state
-    if state is None or state.is_completed():
+    assert state is not None, "it has ended"
+    if state.is_completed():
         return
     reason = (state.message or "").removeprefix(_PREFIX).removeprefix("PetsError: ")
     said = f"{stage} ended as {state.name} in flow run {ended.name} ({ended.id}): {reason}"
@@ -71,30 +85,76 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
     raise PetsError(said)
 
 
-def _wait(client: SyncPrefectClient, run_id: UUID, logger: Any) -> FlowRun:
+def _ask(
+    client: SyncPrefectClient, deployment: str, name: str, request_url: str, keys: Sequence[str]
+) -> FlowRun:
+    """The flow run that is at it, or a new one once all before it have ended."""
+    runs = _asked_before(client, keys)
+    for run in runs:
+        if _has_ended(run):
+            continue
+        if run.state is None or not run.state.is_cancelling():
+            return run
+        # It writes a last checkpoint, and would be beside the next one.
+        _wait(client, run.id, None)
+    if len(runs) >= len(keys):
+        raise PetsError(f"{name}: asked for {len(runs)} times, and it never came to its end")
+    return cast(
+        FlowRun,
+        run_deployment(
+            deployment,
+            parameters={"request_url": request_url},
+            flow_run_name=name,
+            timeout=0,
+            idempotency_key=keys[len(runs)],
+        ),
+    )
+
+
+def _asked_before(client: SyncPrefectClient, keys: Sequence[str]) -> list[FlowRun]:
+    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=list(keys)))
+    return client.read_flow_runs(flow_run_filter=wanted)
+
+
+def _has_ended(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_final()
+
+
+def _wait(client: SyncPrefectClient, run_id: UUID, logger: Any | None) -> FlowRun:
     """Look again and again until a flow run has ended; a server that is away is waited for, too."""
-    asked_at, told = time.monotonic(), False
+    warned_at = time.monotonic()
     while True:
-        try:
-            run = client.read_flow_run(run_id)
-        except httpx.HTTPError as error:
-            logger.warning("the Prefect server cannot be asked how far the stage is: %s", error)
-        else:
-            if run.state and run.state.is_final():
-                return run
-            late = time.monotonic() - asked_at > _LATE_SECONDS
-            if late and not told and run.state and run.state.is_scheduled():
-                told = True
-                pool = run.work_pool_name
-                logger.warning(
-                    "no worker of pool %s has taken flow run %s yet: all are busy, or none is "
-                    "there (prefect worker start --pool %s)", pool, run.name, pool,
-                )  # fmt: skip
+        run, trouble = _look(client, run_id)
+        if run and _has_ended(run):
+            return run
+        if run and run.state and run.state.is_scheduled():
+            trouble = (
+                f"no worker of pool {run.work_pool_name} has taken flow run {run.name} yet: all "
+                f"are busy, or none is there (prefect worker start --pool {run.work_pool_name})"
+            )
+        if trouble and logger and time.monotonic() - warned_at > _LATE_SECONDS:
+            warned_at = time.monotonic()
+            logger.warning(trouble)
         time.sleep(_POLL_SECONDS)
 
 
-def _cancel(client: SyncPrefectClient, run_id: UUID, logger: Any) -> None:
+def _look(client: SyncPrefectClient, run_id: UUID) -> tuple[FlowRun | None, str]:
+    """A flow run, or why the server does not tell of it for now."""
     try:
-        client.set_flow_run_state(run_id, Cancelling())
+        return client.read_flow_run(run_id), ""
+    except httpx.HTTPStatusError as error:
+        # Credentials that are refused stay refused.
+        if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+            raise
+        return None, f"the Prefect server cannot tell how far the stage is: {error}"
+    except httpx.TransportError as error:
+        return None, f"the Prefect server is away, and how far the stage is unknown: {error}"
+
+
+def _cancel(client: SyncPrefectClient, keys: Sequence[str], logger: Any) -> None:
+    try:
+        for run in _asked_before(client, keys):
+            if not _has_ended(run):
+                client.set_flow_run_state(run.id, Cancelling())
     except Exception as error:  # noqa: BLE001 - what ended the wait is to be told, not this
-        logger.warning("flow run %s was not cancelled: %s", run_id, error)
+        logger.warning("the stage was not cancelled: %s", error)

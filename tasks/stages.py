@@ -32,7 +32,7 @@ from pets_core.runs import (
     start_run,
 )
 from pets_core.training.schedule import few_steps
-from tasks.delegate import delegate
+from tasks.delegate import check_deployment, delegate
 from tasks.ingest import ingest_dataset
 from tasks.policy import may_pass
 from tasks.progress import ProgressArtifact, ProgressDisplay
@@ -71,7 +71,8 @@ _LIVE = "training-progress"
 def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     """Refuse what cannot work before any work starts; nothing is kept of a refused run."""
     if config.launch.deployment:
-        get_run_logger().info("what the ranks can do is seen by %s", config.launch.deployment)
+        # What its machine cannot do is told by the first stage there.
+        check_deployment(config.launch.deployment)
         return
     request = WorkRequest(stage="check", config=config, model_url=model_url)
     check = _launch(request, CheckResult)
@@ -177,7 +178,8 @@ def _stage(request: WorkRequest, record: type[Record]) -> Record:
         return _stage_here(request, record)
     delegate(deployment, request.stage, ask_stage(request), logger)
     answer = finished_stage(request, record)
-    assert answer is not None, "a deployment that says it is done has left its answer"
+    if answer is None:
+        raise RuntimeError(f"{request.stage} was done for other settings; it is asked for again")
     return answer
 
 

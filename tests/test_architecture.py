@@ -23,12 +23,12 @@ COMMAND_LINE_MAY_IMPORT = {
     "pets_core.registry",
     "pets_core.retention",
     "pets_core.runs",
-    "pets_core.storage",
 }
 COMMAND_LINE = (
     "flows/cli.py",
     "flows/datasets.py",
     "flows/deploy.py",
+    "flows/deployments.py",
     "flows/gc.py",
     "flows/models.py",
     "flows/settings.py",

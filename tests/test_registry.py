@@ -41,6 +41,7 @@ def store(tmp_path) -> str:
     """A store with the models of some runs."""
     for run in ("a", "b", "c", "d", *map(str, range(24))):
         (tmp_path / "store/runs" / run / "model").mkdir(parents=True)
+        (tmp_path / "store/runs" / run / "model/model.json").touch()
     return str(tmp_path / "store")
 
 

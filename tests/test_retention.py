@@ -1,6 +1,7 @@
 """What `pets gc` finds in a store, and what it never touches."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_an_old_run_goes_whole_and_a_younger_ones_checkpoints(store, run):
     assert [item.url for item in found] == [str(finished / "checkpoints"), str(old)]
     assert found[0].num_bytes == 16
     assert found[1].why == "nothing of the run has changed for 91 days"
-    remove_old(str(store), 90)
+    remove_old(str(store), find_old(str(store), 90))
     assert not old.exists()
     assert not (finished / "checkpoints").exists()
     assert (finished / "model" / CARD).exists()
@@ -89,9 +90,34 @@ def test_what_an_alias_points_at_or_would_return_to_stays(store, run):
         promote(str(store), "champion", model)
     old = {item.url.rsplit("/", 1)[1] for item in find_old(str(store), 90)}
     assert old == {"first", "checkpoints"}
-    remove_old(str(store), 90)
+    remove_old(str(store), find_old(str(store), 90))
     assert sorted(p.name for p in (store / "runs").iterdir()) == ["judged-anew", "second", "third"]
     assert rollback(str(store), "pets", "champion").model.run_id == "second"
+
+
+def test_another_spelling_of_the_store_is_the_same_store(store, run, tmp_path):
+    run("first", 400)
+    (tmp_path / "link").symlink_to(tmp_path)
+    elsewhere = candidate("first").model_copy(
+        update={"model_url": f"{tmp_path}/link/store/runs/first/model", "predictions_url": "gone"}
+    )
+    promote(str(store), "champion", elsewhere)
+    for spelling in (str(store), f"file://{store}", f"{tmp_path}/link/store/"):
+        whole = [old.run_id for old in find_old(spelling, 90) if old.run_id]
+        assert whole == [], spelling
+
+
+def test_an_alias_that_moves_meanwhile_is_heeded(store, run):
+    folder = run("first", 400)
+    found = find_old(str(store), 90)
+    promote(str(store), "champion", candidate("first"))
+    assert remove_old(str(store), found) == []
+    assert (folder / "model" / CARD).exists()
+
+
+def test_checkpoints_being_written_beside_an_old_answer_stay(store, run):
+    write(run("again", 10) / "checkpoints/step-000000010/checkpoint.json", 0.1)
+    assert find_old(str(store), 90) == []
 
 
 def test_the_data_of_the_champion_stays(store, run):
@@ -113,15 +139,22 @@ def test_the_command_tells_first_and_removes_when_asked(small_config, run, store
     cli.main(command)
     told = capsys.readouterr().out
     assert f"{old}" in told
+    first_told = told.replace("to remove, with --delete", "removed")
     assert manifest.fingerprint in told
     assert told.rstrip().endswith("to remove, with --delete")
     assert old.exists()
+    shutil.copytree(store, store.with_name("copy"))
     promote(str(store), "champion", candidate("old", fingerprint=manifest.fingerprint))
     cli.main([*command, "--delete"])
     removed = capsys.readouterr().out
     assert (old / "model" / CARD).exists()
     assert manifest.fingerprint not in removed
     assert Path(manifest.url, "manifest.json").exists()
+    copy = str(store.with_name("copy"))
+    cli.main(["gc", "--store", copy, *command[3:], "--delete"])
+    # Columns are as wide as the longest path, and manifests go first.
+    removed = capsys.readouterr().out.replace(copy, str(store))
+    assert sorted(removed.split()) == sorted(first_told.split())
 
 
 @pytest.mark.parametrize("flag", ["--keep-days", "--keep-versions"])

@@ -83,6 +83,8 @@ def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):
         ("given up", (), True),
         ("killed", ("checkpoints/step-000000004/checkpoint.json",), True),
         ("trained", ("checkpoints/step-000000004/checkpoint.json", "stages/train.json"), True),
+        ("waiting", ("stages/train.request.json",), True),
+        ("answered", ("stages/train.request.json", "stages/train.json"), True),
         ("evaluated", ("stages/train.json", "stages/predict.json"), False),
     ]:
         run = tmp_path / "runs" / name
@@ -90,7 +92,7 @@ def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):
         for leaf in leaves:
             (run / leaf).parent.mkdir(parents=True, exist_ok=True)
             (run / leaf).write_text("{}")
-        if old:
-            os.utime(run / "dataset.json", (1, 1))
-    assert data_sets_in_use(str(tmp_path), 3600.0) == {"begun", "killed"}
+        for file in [run / "dataset.json", *run.glob("stages/*")] if old else []:
+            os.utime(file, (1, 1))
+    assert data_sets_in_use(str(tmp_path), 3600.0) == {"begun", "killed", "waiting"}
     assert data_sets_in_use(str(tmp_path / "nothing"), 3600.0) == set()

@@ -143,10 +143,9 @@ def check_source(config: PipelineConfig) -> None:
         PetsError: Nothing lies there.
     """
     url = config.source.url
-    if url is None or config.source.kind == "sample":
+    if url is None or config.source.kind == "sample" or "://" in url or "::" in url:
         return
-    fs, path = storage.filesystem(storage.absolute(url))
-    if storage.is_local(fs) and not fs.exists(path):
+    if not storage.exists(storage.absolute(url)):
         raise _nothing_at(url)
 
 

@@ -18,11 +18,12 @@ __all__ = ["trained_on"]
 def trained_on(store: str, model_url: str, judged: Predictions) -> NDArray[np.bool_] | None:
     """Tell the photos judged that are among a model's training photos, by their content.
 
-    A version never has a photo on both sides; another version, with other fractions, another seed
-    or other ids, may have moved it.
+    Another version of a data set, with other fractions, another seed or other ids, may have moved a
+    photo to the other side. A photo that has an exact copy on the other side of the version it was
+    trained on is a leak of that version, which the ingest tells of, and does not count here.
 
     Args:
-        store: Root of data sets and runs, where the version the model was trained on is looked for.
+        store: Root of data sets and runs, where the versions are looked for.
         model_url: The model.
         judged: Predictions of it or of another model.
 
@@ -35,14 +36,18 @@ def trained_on(store: str, model_url: str, judged: Predictions) -> NDArray[np.bo
         return None
     if fingerprint == judged.info.dataset_fingerprint:
         return np.zeros(len(judged), np.bool_)
-    learnt, own = _find_index(store, fingerprint), _index_in(judged.info.dataset_url)
+    learnt = _find_index(store, fingerprint)
+    # The store may have moved since, or be another one.
+    own = _find_index(store, judged.info.dataset_fingerprint) or _index_in(judged.info.dataset_url)
     if learnt is None or own is None:
         return None
-    trained = read_table(learnt, ["sha256", "split"])
-    trained = trained.filter(pc.equal(trained["split"], "train"))
-    photos = read_table(own, ["id", "sha256"])
-    again = pc.is_in(photos["sha256"], value_set=trained["sha256"].combine_chunks())
-    seen = set(photos["id"].filter(again).to_pylist())
+    version, photos = read_table(learnt, ["sha256", "split"]), read_table(own, ["id", "sha256"])
+    for_training = pc.equal(version["split"], "train")
+    trained, held_out = (
+        pc.is_in(photos["sha256"], value_set=version["sha256"].filter(mask).combine_chunks())
+        for mask in (for_training, pc.invert(for_training))
+    )
+    seen = set(photos["id"].filter(pc.and_not(trained, held_out)).to_pylist())
     return np.array([photo in seen for photo in judged.ids], np.bool_)
 
 

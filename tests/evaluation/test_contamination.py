@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from predictions_of import predictions_of
 
@@ -68,6 +69,23 @@ def test_photos_are_told_by_their_content(store, model, judged):
     seen = trained_on(store, model("old"), judged("m"))
     assert seen.tolist() == [True, True, False, False, False, False]
     assert not trained_on(store, model("new"), judged("m")).any()
+
+
+def test_a_leak_of_its_own_version_is_not_told_again(store, model, judged):
+    """A copy of a training photo that was held out from the beginning, by the ingest's leave."""
+    url = f"{store}/datasets/pets/old/photos.parquet"
+    table = pq.read_table(url)
+    leak = pa.table({"id": ["copy"], "sha256": ["sha-5"], "split": ["test"]})
+    write_table(url, pa.concat_tables([table, leak]))
+    seen = trained_on(store, model("old"), judged("m"))
+    assert seen.tolist() == [True, False, False, False, False, False]
+
+
+def test_a_store_that_has_moved_still_tells(store, model, judged):
+    model("old")
+    moved = Path(store).rename(Path(store).with_name("moved"))
+    seen = trained_on(str(moved), f"{moved}/runs/old/model", judged("m"))
+    assert seen.sum() == 2
 
 
 @pytest.mark.parametrize("gone", ["model", "old version", "new version"])

@@ -180,6 +180,7 @@ def test_damaged_predictions_leave_nothing(config, draw, write):
 def test_what_was_reviewed_may_be_promoted(config, draw, write, tmp_path):
     model = str(tmp_path / "model")
     Path(model).mkdir()
+    (Path(model) / "model.json").touch()
     report = reviewed(config, write(draw(30, 3, model_url=model)))
     move = promote_run(config.store, "champion", report)
     assert (move.model.run_id, move.model.model_url) == ("run-1", model)

@@ -132,6 +132,7 @@ def evaluated(tmp_path) -> str:
         folder = tmp_path / "runs" / run / "evaluation"
         folder.mkdir(parents=True)
         (tmp_path / "runs" / run / "model").mkdir()
+        (tmp_path / "runs" / run / "model/model.json").touch()
         (folder / "candidate.json").write_text(model.model_dump_json())
     return str(tmp_path)
 

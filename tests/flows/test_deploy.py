@@ -68,18 +68,40 @@ def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
     [
         ({"parameters": {"config": {"train": {"epoch": 3}}}}, "train.epoch: no such setting. Did"),
         ({"parameters": {"config": {"train": {"epochs": -1}}}}, "train.epochs = -1: "),
-        ({"parameters": {"confg": {}}}, "parameters.confg: no such parameter. Did you mean config"),
+        (
+            {"parameters": {"confg": {}}},
+            "parameters.confg: Prefect knows no such key. Did you mean",
+        ),
         ({"parameters": {"config": {"store": "here"}}}, "store = here: a relative path"),
+        (
+            {"parameters": {"config": {"launch": {"deployment": "rank-stage/gpuu"}}}},
+            "launch.deployment = rank-stage/gpuu: not among these deployments. Did you mean",
+        ),
         ({"schedules": [{"cron": "0 1 * * *", "timezone": "Mars/Dome"}]}, "timezone = 'Mars/Dome'"),
         ({"schedules": [{"cron": "0 25 * * *", "timezone": "Etc/UTC"}]}, "cron = '0 25 * * *'"),
         ({"schedules": [{"cron": "0 1 * * *"}]}, "give its timezone"),
+        ({"schedules": [{"corn": "0 1 * * *"}]}, "schedules.corn: Prefect knows no such key. Did"),
+        (
+            {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUE"}},
+            "one of ENQUEUE, CANC",
+        ),
+        ({"triggers": [{"expects": ["x"]}]}, "triggers.expects: Prefect knows no such key. Did"),
         ({"work_pool": {"name": "cpus"}}, "'cpus': not in pools.yaml. Did you mean"),
+        ({"work_pool": {"name": "gpu", "work_queue_name": "urgnt"}}, "= 'urgnt': gpu has none"),
         ({"entrypoint": "flows.ingest.nothing"}, "there is no such flow"),
-        ({"paramters": {}}, "paramters: no such key. Did you mean parameters"),
+        ({"paramters": {}}, "paramters: Prefect knows no such key. Did you mean parameters"),
     ],
 )
 def test_what_would_fail_at_night_is_refused_by_day(changed, refused, entry, message):
     assert message in refused(changed(**entry))
+
+
+def test_all_faults_are_told_at_once(changed, refused):
+    file = changed(paramters={}, work_pool={"name": "cpus"})
+    file.with_name("pools.yaml").write_text("cpu: {typ: process}\ngpu: {queues: {urgent: 1}}")
+    said = refused(file)
+    for words in ("pools.yaml: cpu: typ", "paramters: Prefect knows", "work_pool.name = 'cpus'"):
+        assert words in said
 
 
 def test_a_server_that_stays_is_wanted(environment, monkeypatch, capsys):
@@ -191,7 +213,12 @@ def test_new_photos_start_a_training(deployed, pools, small_config) -> None:
     # The same photos again are no new version.
     again = pools.trigger("pets-ingest/nightly", settings)
     assert server.wait_for(partial(pools.ended, again), 120)["state_type"] == "COMPLETED"
-    assert started() == [run_id]
+    # Events come in order: what it had to tell of is there with its end.
+    end = {"event": {"name": ["prefect.flow-run.Completed"]},
+           "resource": {"id": [f"prefect.flow-run.{again}"]}}  # fmt: skip
+    server.wait_for(lambda: server.ask("events/filter", {"filter": end})["events"], 60)
+    committed = {"event": {"name": ["pets.dataset.committed"]}}
+    assert len(server.ask("events/filter", {"filter": committed})["events"]) == 1
 
 
 @pytest.mark.slow
@@ -229,6 +256,13 @@ def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
     server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     assert server.wait_for(partial(pools.ended, run_id), 90)["state_type"] == "CANCELLED"
     assert processes.gone([again])
+    # Picked up again, it asks for the stage anew.
+    waiting = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+    server.ask(f"flow_runs/{run_id}/set_state", {"state": waiting, "force": True})
+    server.wait_for(partial(pools.launchers, "gpu"), 120)
+    assert len(pools.stages(run_id)) == 3
+    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    server.wait_for(partial(pools.ended, run_id), 90)
 
 
 @pytest.mark.slow

@@ -1,0 +1,232 @@
+"""The files of `pets deploy`, read, and checked before anything of them is applied."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import DeploymentTriggerTypes
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import MissingFlowError, ScriptError
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.templating import apply_values, find_placeholders
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from flows.settings import explain
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError, did_you_mean
+
+__all__ = ["Files", "Pool", "read_files"]
+
+Record = TypeVar("Record", bound=BaseModel)
+
+# As Prefect names them; it passes over any other in silence.
+_KEYS = (
+    "concurrency_limit", "description", "enforce_parameter_schema", "entrypoint", "name",
+    "parameters", "paused", "schedules", "tags", "triggers", "version", "work_pool",
+)  # fmt: skip
+_SCHEDULE_KEYS = (
+    "active", "anchor_date", "cron", "day_or", "interval", "max_scheduled_runs", "parameters",
+    "rrule", "slug", "timezone",
+)  # fmt: skip
+_LIMIT_KEYS = ("collision_strategy", "grace_period_seconds", "limit")
+_POOL_KEYS = ("job_variables", "name", "work_queue_name")
+
+
+class Pool(BaseModel):
+    """A work pool, and the priorities of its queues: 1 is the first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str = "process"
+    queues: dict[str, int] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is to be applied: names of deployments ("flow name/deployment name"), and more."""
+
+    names: list[str]
+    pools: dict[str, Pool]
+    automations: list[AutomationCore]
+
+
+def read_files(file: Path) -> Files:
+    """Read prefect.yaml, and pools.yaml and automations.yaml beside it.
+
+    Raises:
+        PetsError: A file cannot be read, or something is wrong in them: all faults, a line each.
+    """
+    pools_file, automations_file = (file.with_name(f"{n}.yaml") for n in ("pools", "automations"))
+    faults: list[str] = []
+    pools = {}
+    for name, about in _read(pools_file).items():
+        if pool := _validated(f"{pools_file}: {name}", Pool, about or {}, faults):
+            pools[name] = pool
+    automations = []
+    for about in _read(automations_file).get("automations") or []:
+        where = f"{automations_file}: {about.get('name', 'an automation')}"
+        if automation := _validated(where, AutomationCore, about, faults):
+            automations.append(automation)
+    names, found = _check(_read(file).get("deployments") or [], pools)
+    faults += [f"{file}: {fault}" for fault in found]
+    if faults:
+        raise PetsError("\n".join(faults))
+    return Files(names, pools, automations)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise PetsError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise PetsError(f"{path}: is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise PetsError(f"{path}: expected a mapping, found {type(content).__name__}")
+    return content
+
+
+def _validated(where: str, record: type[Record], about: Any, faults: list[str]) -> Record | None:
+    try:
+        return record.model_validate(about)
+    except ValidationError as error:
+        faults += [f"{where}: {fault}" for fault in _plain(error)]
+        return None
+
+
+def _plain(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}"
+        for fault in error.errors()
+    ]
+
+
+def _check(entries: list[dict[str, Any]], pools: dict[str, Pool]) -> tuple[list[str], list[str]]:
+    """The deployments' names, and all that is wrong with them."""
+    if unset := _unset_variables(entries):
+        return [], [f"the environment has no {name}, which it takes from it" for name in unset]
+    filled: Any = apply_values(entries, dict(os.environ), remove_notset=False)
+    names, faults = [], []
+    for number, entry in enumerate(filled, 1):
+        where = f"{entry.get('entrypoint', f'deployment {number}')} {entry.get('name', '')}".strip()
+        flow = _flow(entry)
+        if flow:
+            names.append(f"{flow.name}/{entry.get('name')}")
+            found = _faults_of_parameters(flow, entry.get("parameters") or {})
+        else:
+            found = [f"entrypoint = {entry.get('entrypoint')!r}: there is no such flow"]
+        faults += [f"{where}: {fault}" for fault in (*found, *_faults_of(entry, pools))]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    faults += [f"{name}: there twice; give another name" for name in twice]
+    asked = {(e.get("parameters") or {}).get("config", {}).get("launch", {}).get("deployment")
+             for e in filled} - {None}  # fmt: skip
+    faults += [
+        f"launch.deployment = {name}: not among these deployments.{did_you_mean(name, names)}"
+        for name in sorted(asked - {*names})
+    ]
+    return names, faults
+
+
+def _unset_variables(entries: list[dict[str, Any]]) -> list[str]:
+    names = {p.name for p in find_placeholders(entries) if p.name.startswith("$")}
+    variables = {name.removeprefix("$") for name in names}
+    return sorted(name for name in variables if not os.environ.get(name))
+
+
+def _flow(entry: dict[str, Any]) -> Flow[..., Any] | None:
+    try:
+        return load_flow_from_entrypoint(str(entry.get("entrypoint")), use_placeholder_flow=False)
+    except (MissingFlowError, ScriptError, ImportError, ValueError):
+        return None
+
+
+def _faults_of_parameters(flow: Flow[..., Any], parameters: dict[str, Any]) -> list[str]:
+    faults = _unknown("parameters", parameters, list(inspect.signature(flow.fn).parameters))
+    if "config" not in parameters:
+        return faults
+    try:
+        config = PipelineConfig.model_validate(parameters["config"])
+    except ValidationError as error:
+        return [*faults, *explain(error).splitlines()]
+    for name, place in (("store", config.store), ("source.url", config.source.url)):
+        is_url = place is None or "://" in place or "::" in place
+        if place is not None and not is_url and not Path(place).expanduser().is_absolute():
+            faults.append(
+                f"{name} = {place}: a relative path, and workers have folders of their own: give "
+                "an absolute one, or a URL"
+            )
+    return faults
+
+
+def _unknown(where: str, given: Collection[str], known: Collection[str]) -> list[str]:
+    return [
+        f"{where}.{name}: Prefect knows no such key.{did_you_mean(name, known)}".removeprefix(".")
+        for name in sorted({*given} - {*known})
+    ]
+
+
+def _faults_of(entry: dict[str, Any], pools: dict[str, Pool]) -> list[str]:
+    """What is wrong with a deployment, its flow and parameters left out."""
+    faults = _unknown("", entry, _KEYS)
+    if not entry.get("name"):
+        faults.append("name is missing")
+    for schedule in entry.get("schedules") or []:
+        faults += _faults_of_schedule(schedule)
+    limit = entry.get("concurrency_limit")
+    if isinstance(limit, dict):
+        faults += _unknown("concurrency_limit", limit, _LIMIT_KEYS)
+        known = [strategy.value for strategy in ConcurrencyLimitStrategy]
+        if (strategy := limit.get("collision_strategy", known[0])) not in known:
+            faults.append(
+                f"concurrency_limit.collision_strategy = {strategy}: one of {', '.join(known)}"
+            )
+    for trigger in entry.get("triggers") or []:
+        faults += _faults_of_trigger(trigger)
+    return faults + _faults_of_pool(entry.get("work_pool") or {}, pools)
+
+
+def _faults_of_schedule(schedule: dict[str, Any]) -> list[str]:
+    faults = _unknown("schedules", schedule, _SCHEDULE_KEYS)
+    if len(schedule.keys() & {"cron", "interval", "rrule"}) != 1:
+        return [*faults, "schedules: each has one of cron, interval and rrule"]
+    if "cron" not in schedule:
+        return faults
+    if "timezone" not in schedule:
+        return [*faults, f"schedules.cron = {schedule['cron']!r}: give its timezone beside it"]
+    try:
+        CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+    except ValidationError as error:
+        faults += [f"schedules.{fault}" for fault in _plain(error)]
+    return faults
+
+
+def _faults_of_trigger(trigger: dict[str, Any]) -> list[str]:
+    try:
+        valid = TypeAdapter(DeploymentTriggerTypes).validate_python({"name": "?"} | trigger)
+    except ValidationError as error:
+        return [f"triggers.{fault}" for fault in _plain(error)]
+    return _unknown("triggers", trigger, list(type(valid).model_fields))
+
+
+def _faults_of_pool(wanted: dict[str, Any], pools: dict[str, Pool]) -> list[str]:
+    faults, name = _unknown("work_pool", wanted, _POOL_KEYS), wanted.get("name", "")
+    if name not in pools:
+        return [
+            *faults,
+            f"work_pool.name = {name!r}: not in pools.yaml.{did_you_mean(name, pools)}",
+        ]
+    queue, queues = wanted.get("work_queue_name", "default"), {"default", *pools[name].queues}
+    if queue not in queues:
+        faults.append(
+            f"work_pool.work_queue_name = {queue!r}: {name} has none of that name in pools.yaml."
+            f"{did_you_mean(queue, sorted(queues))}"
+        )
+    return faults
