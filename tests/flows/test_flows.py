@@ -175,3 +175,10 @@ def test_a_parameter_no_setting_knows_is_refused() -> None:
 
     with pytest.raises(ParameterTypeError, match="epoch"):
         pipeline(config={"train": {"epoch": 3}})
+
+
+def test_a_deployment_that_is_not_there_is_refused_before_any_work(config, tmp_path) -> None:
+    launch = config.launch.model_copy(update={"deployment": "rank-stage/gpuu"})
+    with pytest.raises(PetsError, match=r"launch.deployment = rank-stage/gpuu: no such deployment"):
+        pipeline(config.model_copy(update={"launch": launch}))
+    assert not (tmp_path / "store").exists()
