@@ -284,7 +284,8 @@ def abfs_server() -> Iterator[StoreServer]:
         options = {"connection_string": AZURITE_ACCOUNT.format(endpoint)}
         yield StoreServer(options, partial(_asked_of_azurite, process.stdout, endpoint))
     finally:
-        process.terminate()
+        # Told to end, it waits for its clients' connections, and one is this process.
+        process.kill()
         process.wait()
         process.stdout.close()
 
