@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean, without_queries
 from pets_core.records import EvalReport
+from pets_core.storage import is_url
 
 __all__ = ["main"]
 
@@ -132,7 +133,7 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
     Raises:
         PetsError: The model, the predictions or the source's path is wrong.
     """
-    if command == "review" and not _is_url(parsed.predictions_url):
+    if command == "review" and not is_url(parsed.predictions_url):
         from pets_core.evaluation.predictions import read_info
 
         read_info(parsed.predictions_url)
@@ -144,16 +145,12 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
             )
         from pets_core.models.card import read_card
 
-        if not _is_url(parsed.model_url):
+        if not is_url(parsed.model_url):
             read_card(parsed.model_url)
     if command != "review" and not getattr(parsed, "resume", None):
         from pets_core.data.sources import check_source
 
         check_source(config)
-
-
-def _is_url(place: str) -> bool:
-    return "://" in place or "::" in place
 
 
 def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, argparse.Namespace]:
@@ -177,9 +174,14 @@ def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, ar
     return load_settings(source, parsed, began_with), parsed
 
 
-def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
+def _set_prefect_defaults() -> None:
+    """To be called before Prefect is imported, which reads them then."""
     for key, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(key, value)
+
+
+def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
+    _set_prefect_defaults()
     import httpx
 
     run, show = _flow(command)
@@ -364,30 +366,33 @@ def _export(parser: _Parser, arguments: list[str]) -> None:
     print(f"{parsed.to}  probabilities within {difference:.1e} of torch's")
 
 
+def _default_store() -> str:
+    return os.environ.get("PETS_STORE", PipelineConfig().store)
+
+
 def _datasets(parser: _Parser, arguments: list[str]) -> None:
     from flows.datasets import add_commands, run_command
 
-    add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    add_commands(parser, _default_store())
     run_command(parser.parse_args(arguments))
 
 
 def _models(parser: _Parser, arguments: list[str]) -> None:
     from flows.models import add_commands, run_command
 
-    add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    add_commands(parser, _default_store())
     run_command(parser.parse_args(arguments))
 
 
 def _sweep(parser: _Parser, arguments: list[str]) -> None:
     from flows.gc import add_arguments, run_command
 
-    add_arguments(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    add_arguments(parser, _default_store())
     run_command(parser.parse_args(arguments))
 
 
 def _deploy(parser: _Parser, arguments: list[str]) -> None:
-    for key, value in _PREFECT_DEFAULTS.items():
-        os.environ.setdefault(key, value)
+    _set_prefect_defaults()
     from flows.deploy import add_arguments, run_command
 
     add_arguments(parser)
@@ -413,8 +418,7 @@ def _open_ui(parser: _Parser, arguments: list[str]) -> None:
         "--no-browser", action="store_true", help="print the address, open no browser"
     )
     parsed = parser.parse_args(arguments)
-    for key, value in _PREFECT_DEFAULTS.items():
-        os.environ.setdefault(key, value)
+    _set_prefect_defaults()
     from flows.ui import open_ui
 
     open_ui(parsed.run, parsed.port, browser=not parsed.no_browser)

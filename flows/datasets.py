@@ -17,8 +17,7 @@ from pets_core.data.versions import (
 )
 from pets_core.errors import PetsError
 from pets_core.records import DatasetManifest
-from pets_core.retention import data_sets_of_kept_models
-from pets_core.runs import data_sets_in_use
+from pets_core.retention import data_sets_needed
 
 __all__ = ["add_commands", "run_command", "show_manifest"]
 
@@ -170,8 +169,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
         keep=arguments.keep or 0,
         delete=arguments.delete,
         grace_seconds=grace_seconds,
-        in_use=data_sets_in_use(arguments.store, grace_seconds)
-        | data_sets_of_kept_models(arguments.store),
+        in_use=data_sets_needed(arguments.store, grace_seconds),
     )
     for item in found:
         print(item.url)

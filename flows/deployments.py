@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from flows.settings import explain
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.storage import is_url
 
 __all__ = ["Files", "Pool", "read_files"]
 
@@ -114,24 +115,19 @@ def _check(entries: list[dict[str, Any]], pools: dict[str, Pool]) -> tuple[list[
     if unset := _unset_variables(entries):
         return [], [f"the environment has no {name}, which it takes from it" for name in unset]
     filled: Any = apply_values(entries, dict(os.environ), remove_notset=False)
-    names, faults = [], []
-    for number, entry in enumerate(filled, 1):
+    flows = [_flow(entry) for entry in filled]
+    pairs = list(zip(filled, flows, strict=True))
+    names = [f"{flow.name}/{entry.get('name')}" for entry, flow in pairs if flow]
+    faults = []
+    for number, (entry, flow) in enumerate(pairs, 1):
         where = f"{entry.get('entrypoint', f'deployment {number}')} {entry.get('name', '')}".strip()
-        flow = _flow(entry)
         if flow:
-            names.append(f"{flow.name}/{entry.get('name')}")
-            found = _faults_of_parameters(flow, entry.get("parameters") or {})
+            found = _faults_of_parameters(flow, entry.get("parameters") or {}, names)
         else:
             found = [f"entrypoint = {entry.get('entrypoint')!r}: there is no such flow"]
         faults += [f"{where}: {fault}" for fault in (*found, *_faults_of(entry, pools))]
     twice = sorted({name for name in names if names.count(name) > 1})
     faults += [f"{name}: there twice; give another name" for name in twice]
-    asked = {(e.get("parameters") or {}).get("config", {}).get("launch", {}).get("deployment")
-             for e in filled} - {None}  # fmt: skip
-    faults += [
-        f"launch.deployment = {name}: not among these deployments.{did_you_mean(name, names)}"
-        for name in sorted(asked - {*names})
-    ]
     return names, faults
 
 
@@ -148,7 +144,9 @@ def _flow(entry: dict[str, Any]) -> Flow[..., Any] | None:
         return None
 
 
-def _faults_of_parameters(flow: Flow[..., Any], parameters: dict[str, Any]) -> list[str]:
+def _faults_of_parameters(
+    flow: Flow[..., Any], parameters: dict[str, Any], names: Sequence[str]
+) -> list[str]:
     faults = _unknown("parameters", parameters, list(inspect.signature(flow.fn).parameters))
     if "config" not in parameters:
         return faults
@@ -156,9 +154,13 @@ def _faults_of_parameters(flow: Flow[..., Any], parameters: dict[str, Any]) -> l
         config = PipelineConfig.model_validate(parameters["config"])
     except ValidationError as error:
         return [*faults, *explain(error).splitlines()]
+    asked = config.launch.deployment
+    if asked and asked not in names:
+        faults.append(
+            f"launch.deployment = {asked}: not among these deployments.{did_you_mean(asked, names)}"
+        )
     for name, place in (("store", config.store), ("source.url", config.source.url)):
-        is_url = place is None or "://" in place or "::" in place
-        if place is not None and not is_url and not Path(place).expanduser().is_absolute():
+        if place and not is_url(place) and not Path(place).expanduser().is_absolute():
             faults.append(
                 f"{name} = {place}: a relative path, and workers have folders of their own: give "
                 "an absolute one, or a URL"

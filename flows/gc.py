@@ -7,13 +7,11 @@ import argparse
 from flows.tables import print_table
 from pets_core.data.versions import collect_garbage
 from pets_core.errors import PetsError
-from pets_core.retention import data_sets_of_kept_models, find_old, remove_old
-from pets_core.runs import data_sets_in_use
+from pets_core.retention import data_sets_needed, find_old, remove_old
 
 __all__ = ["add_arguments", "run_command"]
 
 _MIB = 1 << 20
-_GRACE_SECONDS = 86_400.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, store: str) -> None:
@@ -50,7 +48,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     if arguments.delete:
         runs = remove_old(store, runs)
     gone = {old.run_id for old in runs if old.run_id}
-    in_use = data_sets_in_use(store, _GRACE_SECONDS, gone) | data_sets_of_kept_models(store)
+    in_use = data_sets_needed(store, without=gone)
     files = collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
     rows = [(old.url, old.num_bytes, old.why) for old in runs]
     rows += [(item.url, item.num_bytes, "no version that is kept needs it") for item in files]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import posixpath
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, read_card
 from pets_core.registry import CANDIDATE, absolute, kept_models
+from pets_core.runs import data_sets_in_use
 
-__all__ = ["Old", "data_sets_of_kept_models", "find_old", "remove_old"]
+__all__ = ["Old", "data_sets_needed", "find_old", "remove_old"]
 
 _DAY_SECONDS = 86_400
 _CHECKPOINTS, _TRAINED = "checkpoints", "stages/train.json"
@@ -62,8 +63,21 @@ def remove_old(store: str, found: Sequence[Old]) -> list[Old]:
     return removed
 
 
-def data_sets_of_kept_models(store: str) -> set[str]:
-    """Fingerprints of the versions that promoted models were trained and judged on."""
+def data_sets_needed(
+    store: str, grace_seconds: float = _DAY_SECONDS, without: Collection[str] = ()
+) -> set[str]:
+    """Fingerprints of the versions that unfinished runs go on with, or promoted models came from.
+
+    Args:
+        store: Root of data sets and runs.
+        grace_seconds: How long a run may take from one stage to the next.
+        without: Ids of runs that do not count.
+    """
+    return data_sets_in_use(store, grace_seconds, without) | _data_sets_of_kept_models(store)
+
+
+def _data_sets_of_kept_models(store: str) -> set[str]:
+    """Of the versions that promoted models were trained and judged on."""
     fingerprints = set()
     for model in kept_models(store):
         fingerprints.add(model.dataset_fingerprint)

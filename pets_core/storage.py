@@ -21,7 +21,9 @@ __all__ = [
     "check_writable",
     "exists",
     "filesystem",
+    "find_files",
     "is_local",
+    "is_url",
     "join",
     "last_change",
     "list_folder",
@@ -39,12 +41,17 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", 
 """The extra that brings the driver of a kind of store."""
 
 
+def is_url(place: str) -> bool:
+    """Whether a place is named by a URL, chained ones included, and not by a local path."""
+    return "://" in place or "::" in place
+
+
 def absolute(url: str) -> str:
     """Return a local path absolute and without `~`, and any other URL as it is.
 
     An absolute path means the same to every process, whatever its working directory.
     """
-    if "://" in url or "::" in url:
+    if is_url(url):
         return url
     return os.path.abspath(Path(url).expanduser())  # noqa: PTH100 - ".." is to go, links to stay
 

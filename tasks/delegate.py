@@ -68,7 +68,9 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
     keys = [f"{digest}-{number}" for number in range(1, _MAX_ASKED + 1)]
     with get_client(sync_client=True) as client:
         try:
-            asked = _ask(client, deployment, f"{stage} of {flow_run.name}", request_url, keys)
+            asked = _ask(
+                client, deployment, f"{stage} of {flow_run.name}", request_url, keys, logger
+            )
             logger.info("%s is done in flow run %s (%s)", stage, asked.name, asked.id)
             ended = _wait(client, asked.id, logger)
         except BaseException:
@@ -86,7 +88,12 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
 
 
 def _ask(
-    client: SyncPrefectClient, deployment: str, name: str, request_url: str, keys: Sequence[str]
+    client: SyncPrefectClient,
+    deployment: str,
+    name: str,
+    request_url: str,
+    keys: Sequence[str],
+    logger: Any,
 ) -> FlowRun:
     """The flow run that is at it, or a new one once all before it have ended."""
     runs = _asked_before(client, keys)
@@ -96,7 +103,7 @@ def _ask(
         if run.state is None or not run.state.is_cancelling():
             return run
         # It writes a last checkpoint, and would be beside the next one.
-        _wait(client, run.id, None)
+        _wait(client, run.id, logger)
     if len(runs) >= len(keys):
         raise PetsError(f"{name}: asked for {len(runs)} times, and it never came to its end")
     return cast(
@@ -120,7 +127,7 @@ def _has_ended(run: FlowRun) -> bool:
     return run.state is not None and run.state.is_final()
 
 
-def _wait(client: SyncPrefectClient, run_id: UUID, logger: Any | None) -> FlowRun:
+def _wait(client: SyncPrefectClient, run_id: UUID, logger: Any) -> FlowRun:
     """Look again and again until a flow run has ended; a server that is away is waited for, too."""
     warned_at = time.monotonic()
     while True:
@@ -132,7 +139,7 @@ def _wait(client: SyncPrefectClient, run_id: UUID, logger: Any | None) -> FlowRu
                 f"no worker of pool {run.work_pool_name} has taken flow run {run.name} yet: all "
                 f"are busy, or none is there (prefect worker start --pool {run.work_pool_name})"
             )
-        if trouble and logger and time.monotonic() - warned_at > _LATE_SECONDS:
+        if trouble and time.monotonic() - warned_at > _LATE_SECONDS:
             warned_at = time.monotonic()
             logger.warning(trouble)
         time.sleep(_POLL_SECONDS)

@@ -23,6 +23,7 @@ COMMAND_LINE_MAY_IMPORT = {
     "pets_core.registry",
     "pets_core.retention",
     "pets_core.runs",
+    "pets_core.storage",
 }
 COMMAND_LINE = (
     "flows/cli.py",

@@ -12,7 +12,7 @@ from pets_core.data.ingest import ingest
 from pets_core.models.card import CARD, ModelCard
 from pets_core.records import ClassInfo
 from pets_core.registry import Candidate, promote, rollback
-from pets_core.retention import data_sets_of_kept_models, find_old, remove_old
+from pets_core.retention import data_sets_needed, find_old, remove_old
 
 DAY = 86_400
 
@@ -123,9 +123,9 @@ def test_checkpoints_being_written_beside_an_old_answer_stay(store, run):
 def test_the_data_of_the_champion_stays(store, run):
     run("first", 400, fingerprint="trained-on")
     promote(str(store), "champion", candidate("first", fingerprint="judged-on"))
-    assert data_sets_of_kept_models(str(store)) == {"trained-on", "judged-on"}
+    assert data_sets_needed(str(store)) == {"trained-on", "judged-on"}
     (store / "runs/first/model" / CARD).unlink()
-    assert data_sets_of_kept_models(str(store)) == {"judged-on"}
+    assert data_sets_needed(str(store)) == {"judged-on"}
 
 
 def test_the_command_tells_first_and_removes_when_asked(small_config, run, store, capsys):

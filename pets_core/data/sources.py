@@ -143,7 +143,7 @@ def check_source(config: PipelineConfig) -> None:
         PetsError: Nothing lies there.
     """
     url = config.source.url
-    if url is None or config.source.kind == "sample" or "://" in url or "::" in url:
+    if url is None or config.source.kind == "sample" or storage.is_url(url):
         return
     if not storage.exists(storage.absolute(url)):
         raise _nothing_at(url)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +15,7 @@ from flows.review import review_flow
 from flows.train import train_flow
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.evaluation.predictions import read_info
+from pets_core.evaluation.predictions import read_info, read_predictions, write_predictions
 from pets_core.models.package import load_model
 from pets_core.registry import current, history
 
@@ -99,7 +100,7 @@ def test_each_stage_is_a_flow(config) -> None:
     assert not flattered.verdict.passed
 
 
-def test_the_gate_promotes_or_rejects(config, read_artifacts) -> None:
+def test_the_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
     """The first model is promoted, the same again passes, and one that the gate bars does not."""
 
     def judged(**gate):
@@ -118,6 +119,14 @@ def test_the_gate_promotes_or_rejects(config, read_artifacts) -> None:
     assert second.result().is_champion
     promoted = history(config.store, name, "champion")
     assert len(promoted) == 2
+    # Another model that says the very same is compared with it.
+    info = read_info(predictions).model_copy(update={"model_url": str(tmp_path / "twin")})
+    said = read_predictions(predictions)
+    twin = str(tmp_path / "twin.parquet")
+    write_predictions(twin, info, said.ids, said.targets, np.log(said.probabilities))
+    compared = review_flow(twin, config, return_state=True)
+    assert compared.result().comparison.improvement.value == 0
+    assert "McNemar" in read_artifacts(compared.state_details.flow_run_id)["champion"]
     state = judged(max_error_rate=0.0)
     assert (state.name, state.type.value) == ("Rejected", "FAILED")
     assert "gate.max_error_rate = 0.00%" in state.message

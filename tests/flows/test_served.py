@@ -98,14 +98,8 @@ def endless(config: PipelineConfig) -> PipelineConfig:
 
 def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_path) -> None:
     manifest = ingest(config)
-    server.run(
-        "-m",
-        "prefect",
-        "automation",
-        "create",
-        "--from-file",
-        ROOT / "deployments/automations.yaml",
-    )
+    automations = ROOT / "deployments/automations.yaml"
+    server.run("-m", "prefect", "automation", "create", "--from-file", automations)
     run_id = served.trigger(config)
     folder = tmp_path / "store/runs" / run_id
     server.wait_for(partial(checkpoints, folder), 180)
