@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -24,9 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets deploy` to its parser."""
     parser.add_argument(
         "file", nargs="?", type=Path, default=Path("deployments/prefect.yaml"),
-        metavar="prefect.yaml", help="pools.yaml and automations.yaml are read from beside it "
+        metavar="prefect.yaml", help="automations.yaml is read from beside it "
         "(default: deployments/prefect.yaml)",
     )  # fmt: skip
+    parser.add_argument(
+        "--pools", type=Path, metavar="pools.yaml", help="work pools (default: beside prefect.yaml)"
+    )
     parser.add_argument("--check", action="store_true", help="only check; asks no server")
 
 
@@ -36,7 +40,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     Raises:
         PetsError: Something is wrong in the files, all faults at once, or there is no server.
     """
-    files = read_files(arguments.file)
+    files = read_files(arguments.file, arguments.pools)
     if arguments.check:
         print(
             f"{len(files.names)} deployments, {len(files.pools)} pools, "
@@ -72,13 +76,25 @@ def _prefect(*words: str) -> None:
 
 
 async def _make_pools(pools: dict[str, Pool]) -> None:
-    """Make the pools and queues that are missing, and set the queues' priorities."""
+    """Make pools and queues, or change those of the same name.
+
+    Raises:
+        PetsError: A pool is there and of another type, which cannot be changed.
+    """
     async with get_client() as client:
         for name, pool in pools.items():
             try:
-                await client.read_work_pool(name)
+                there = await client.read_work_pool(name)
             except ObjectNotFound:
-                _prefect("work-pool", "create", name, "--type", pool.type)
+                new = WorkPoolCreate(name=name, type=pool.type, base_job_template=pool.template)
+                await client.create_work_pool(new)
+            else:
+                if there.type != pool.type:
+                    raise PetsError(
+                        f"work pool {name} is of type {there.type} on the server, and {pool.type} "
+                        f"in the file: delete it there first (prefect work-pool delete {name})"
+                    )
+                await client.update_work_pool(name, WorkPoolUpdate(base_job_template=pool.template))
             await _make_queues(client, name, pool.queues)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from jsonschema import Draft202012Validator
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentTriggerTypes
@@ -41,13 +42,28 @@ _LIMIT_KEYS = ("collision_strategy", "grace_period_seconds", "limit")
 _POOL_KEYS = ("job_variables", "name", "work_queue_name")
 
 
-class Pool(BaseModel):
-    """A work pool, and the priorities of its queues: 1 is the first."""
+class _PoolEntry(BaseModel):
+    """A work pool in pools.yaml.
+
+    `template` is the file of its base job template, beside pools.yaml; `variables` are defaults in
+    place of the template's; `queues` has the priorities of its queues, 1 the first.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: str = "process"
+    type: str
+    template: str
+    variables: dict[str, Any] = Field(default_factory=dict)
     queues: dict[str, int] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A work pool: its type, base job template, and the priorities of its queues."""
+
+    type: str
+    template: dict[str, Any]
+    queues: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -59,19 +75,19 @@ class Files:
     automations: list[AutomationCore]
 
 
-def read_files(file: Path) -> Files:
-    """Read prefect.yaml, and pools.yaml and automations.yaml beside it.
+def read_files(file: Path, pools_file: Path | None = None) -> Files:
+    """Read prefect.yaml, and what lies beside it.
+
+    Args:
+        file: prefect.yaml; automations.yaml is read from beside it.
+        pools_file: Of the work pools; None: pools.yaml beside `file`.
 
     Raises:
         PetsError: A file cannot be read, or something is wrong in them: all faults, a line each.
     """
-    pools_file, automations_file = (file.with_name(f"{n}.yaml") for n in ("pools", "automations"))
     faults: list[str] = []
-    pools = {}
-    for name, about in _read(pools_file).items():
-        if pool := _validated(f"{pools_file}: {name}", Pool, about or {}, faults):
-            pools[name] = pool
-    automations = []
+    pools = _read_pools(pools_file or file.with_name("pools.yaml"), faults)
+    automations_file, automations = file.with_name("automations.yaml"), []
     for about in _read(automations_file).get("automations") or []:
         where = f"{automations_file}: {about.get('name', 'an automation')}"
         if automation := _validated(where, AutomationCore, about, faults):
@@ -81,6 +97,42 @@ def read_files(file: Path) -> Files:
     if faults:
         raise PetsError("\n".join(faults))
     return Files(names, pools, automations)
+
+
+def _read_pools(file: Path, faults: list[str]) -> dict[str, Pool]:
+    pools = {}
+    for name, about in _read(file).items():
+        where = f"{file}: {name}"
+        entry = _validated(where, _PoolEntry, about or {}, faults)
+        if entry is None:
+            continue
+        template = _read(file.with_name(entry.template))
+        properties = template["variables"]["properties"]
+        found = _faults_of_variables("variables", entry.variables, template)
+        used = {p.name for p in find_placeholders(template["job_configuration"])}
+        found += [
+            f"template = {entry.template}: its variables lack {variable}"
+            for variable in sorted(used - properties.keys())
+        ]
+        faults += [f"{where}: {fault}" for fault in found]
+        for variable in entry.variables.keys() & properties.keys():
+            properties[variable]["default"] = entry.variables[variable]
+        pools[name] = Pool(entry.type, template, entry.queues)
+    return pools
+
+
+def _faults_of_variables(place: str, given: dict[str, Any], template: dict[str, Any]) -> list[str]:
+    """What is wrong with values of a template's variables."""
+    schema = template["variables"] | {"required": []}
+    known = schema["properties"]
+    faults = [
+        f"{place}.{name}: the pool's template has no such variable.{did_you_mean(name, known)}"
+        for name in sorted(given.keys() - known.keys())
+    ]
+    return faults + [
+        f"{place}.{'.'.join(map(str, error.absolute_path))} = {error.instance!r}: {error.message}"
+        for error in Draft202012Validator(schema).iter_errors(given)
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -225,6 +277,8 @@ def _faults_of_pool(wanted: dict[str, Any], pools: dict[str, Pool]) -> list[str]
             *faults,
             f"work_pool.name = {name!r}: not in pools.yaml.{did_you_mean(name, pools)}",
         ]
+    variables = wanted.get("job_variables") or {}
+    faults += _faults_of_variables("work_pool.job_variables", variables, pools[name].template)
     queue, queues = wanted.get("work_queue_name", "default"), {"default", *pools[name].queues}
     if queue not in queues:
         faults.append(

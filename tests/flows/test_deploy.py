@@ -8,6 +8,7 @@ from pathlib import Path
 import processes
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import cli
 from pets_core.config import PipelineConfig
@@ -104,9 +105,9 @@ def test_all_faults_are_told_at_once(changed, refused):
         assert words in said
 
 
-def test_a_server_that_stays_is_wanted(environment, monkeypatch, capsys):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with pytest.raises(SystemExit):
+def test_a_server_that_stays_is_wanted(environment, capsys):
+    # Another test of this process may have set it.
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(SystemExit):
         cli.main(["deploy", str(FILES / "prefect.yaml")])
     assert "PREFECT_API_URL is not set" in capsys.readouterr().err
 
