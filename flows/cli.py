@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean, without_queries
-from pets_core.records import EvalReport
+from pets_core.records import BatchSummary, EvalReport
 from pets_core.storage import is_url
 
 __all__ = ["main"]
@@ -37,6 +37,7 @@ _COMMANDS = {
     "lr-find": "suggest a learning rate",
     "train": "train a model",
     "evaluate": "judge a stored model, or predictions that were made before",
+    "batch-predict": "name the breed on many photos, to Parquet",
     "models": "list, show, promote and roll back evaluated models",
     "predict": "name the breed on photos",
     "export": "write a model as ONNX",
@@ -107,6 +108,13 @@ def _run(command: str, arguments: list[str]) -> None:
             parser.add_argument(
                 "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
             )
+        if command == "batch-predict":
+            parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
+            parser.add_argument(
+                "--to", dest="output_url", metavar="FOLDER",
+                help="of the results; a run that ended early is gone on with there (default: a new "
+                "one in the store)",
+            )  # fmt: skip
         config, parsed = _settings(parser, arguments)
         _check_input(command, config, parsed)
         _start_flow(command, config, parsed)
@@ -137,16 +145,15 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
         from pets_core.evaluation.predictions import read_info
 
         read_info(parsed.predictions_url)
-    if command == "evaluate":
-        if parsed.model_url is None:
-            raise PetsError(
-                "pets evaluate wants MODEL, a model folder, or --from PREDICTIONS, the "
-                "predictions.parquet of an evaluation"
-            )
+    if command == "evaluate" and parsed.model_url is None:
+        raise PetsError(
+            "pets evaluate wants MODEL, a model folder, or --from PREDICTIONS, the "
+            "predictions.parquet of an evaluation"
+        )
+    if command in ("evaluate", "batch-predict") and not is_url(parsed.model_url):
         from pets_core.models.card import read_card
 
-        if not is_url(parsed.model_url):
-            read_card(parsed.model_url)
+        read_card(parsed.model_url)
     if command != "review" and not getattr(parsed, "resume", None):
         from pets_core.data.sources import check_source
 
@@ -286,6 +293,10 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
         from flows.review import review_flow
 
         return review_flow, _show_report
+    if command == "batch-predict":
+        from flows.batch_predict import batch_predict_flow
+
+        return batch_predict_flow, _show_batch
     from flows.evaluate import evaluate_flow
 
     return evaluate_flow, _show_report
@@ -317,6 +328,16 @@ def _show_report(report: EvalReport) -> None:
         print("  no pair of breeds, or none as often as evaluate.most_confused_min_count")
     print(f"Model        {report.model_url}")
     print(f"Report       {report.file('report.html')}")
+
+
+def _show_batch(summary: BatchSummary) -> None:
+    print(
+        f"\nPhotos       {summary.num_photos}, of which {summary.num_unreadable} could not be "
+        f"looked at\nSpeed        {summary.photos_per_second:.0f} photos/s\nMost seen"
+    )
+    for name, count in list(summary.breeds.items())[:3]:
+        print(f"  {count:6d}  {name}")
+    print(f"Predictions  {summary.url}/predictions")
 
 
 def _program() -> str:

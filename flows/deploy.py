@@ -7,6 +7,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -31,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pools", type=Path, metavar="pools.yaml", help="work pools (default: beside prefect.yaml)"
     )
+    parser.add_argument(
+        "--notify", metavar="BLOCK", help="notification block, such as slack-webhook/ops, that "
+        "tells of runs that failed, crashed, are late, or did not pass their gate",
+    )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only check; asks no server")
 
 
@@ -52,10 +57,15 @@ def run_command(arguments: argparse.Namespace) -> None:
             "PREFECT_API_URL is not set: deployments need a server that stays; start one with "
             "`prefect server start`, and set its address"
         )
+    if arguments.notify:
+        block = asyncio.run(_find_block(arguments.notify))
+        files = read_files(arguments.file, arguments.pools, block)
     asyncio.run(_make_pools(files.pools))
     _prefect("deploy", "--all", "--prefect-file", str(arguments.file))
     asyncio.run(_apply_automations(files.automations))
     print("\n".join(files.names))
+    if not arguments.notify:
+        print("nobody is told of runs that fail: --notify", file=sys.stderr)
     for pool in asyncio.run(_without_workers(files.pools)):
         print(
             f"warning: pool {pool} has no worker, so its runs wait: prefect worker start --pool "
@@ -73,6 +83,23 @@ def _prefect(*words: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our interpreter
     if done.returncode:
         raise PetsError(f"prefect {' '.join(words)} failed:\n{done.stdout}{done.stderr}".rstrip())
+
+
+async def _find_block(name: str) -> UUID:
+    """The id of a block.
+
+    Raises:
+        PetsError: There is none of that name.
+    """
+    kind, _, own = name.partition("/")
+    async with get_client() as client:
+        try:
+            return (await client.read_block_document_by_name(own, kind)).id
+        except ObjectNotFound as error:
+            raise PetsError(
+                f"--notify = {name}: the server has no such block; `prefect block ls` lists those "
+                "there are, as kind/name"
+            ) from error
 
 
 async def _make_pools(pools: dict[str, Pool]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -38,6 +39,7 @@ _SCHEDULE_KEYS = (
     "active", "anchor_date", "cron", "day_or", "interval", "max_scheduled_runs", "parameters",
     "rrule", "slug", "timezone",
 )  # fmt: skip
+_NOTIFY = "{{ notify }}"
 _LIMIT_KEYS = ("collision_strategy", "grace_period_seconds", "limit")
 _POOL_KEYS = ("job_variables", "name", "work_queue_name")
 
@@ -75,12 +77,13 @@ class Files:
     automations: list[AutomationCore]
 
 
-def read_files(file: Path, pools_file: Path | None = None) -> Files:
+def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None = None) -> Files:
     """Read prefect.yaml, and what lies beside it.
 
     Args:
         file: prefect.yaml; automations.yaml is read from beside it.
         pools_file: Of the work pools; None: pools.yaml beside `file`.
+        notify: Block that notifications are sent through; None: there are none.
 
     Raises:
         PetsError: A file cannot be read, or something is wrong in them: all faults, a line each.
@@ -90,7 +93,13 @@ def read_files(file: Path, pools_file: Path | None = None) -> Files:
     automations_file, automations = file.with_name("automations.yaml"), []
     for about in _read(automations_file).get("automations") or []:
         where = f"{automations_file}: {about.get('name', 'an automation')}"
-        if automation := _validated(where, AutomationCore, about, faults):
+        actions = about.get("actions") or []
+        notifies = any(action.get("block_document_id") == _NOTIFY for action in actions)
+        if notifies:
+            block = {"block_document_id": str(notify or UUID(int=0))}
+            about = about | {"actions": [action | block for action in actions]}
+        automation = _validated(where, AutomationCore, about, faults)
+        if automation and (notify or not notifies):
             automations.append(automation)
     names, found = _check(_read(file).get("deployments") or [], pools)
     faults += [f"{file}: {fault}" for fault in found]
@@ -156,9 +165,13 @@ def _validated(where: str, record: type[Record], about: Any, faults: list[str]) 
 
 
 def _plain(error: ValidationError) -> list[str]:
+    faults = error.errors()
+    # Where one of several records was meant, the ones of another type refuse it too.
+    others = {fault["loc"][:-1] for fault in faults if fault["loc"][-1:] == ("type",)}
+    meant = [f for f in faults if not any(f["loc"][: len(other)] == other for other in others)]
     return [
         f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}"
-        for fault in error.errors()
+        for fault in meant or faults
     ]
 
 

@@ -324,6 +324,15 @@ class GateConfig(_Settings):
     """How much less of any class may be recognised than by the champion, share of its photos."""
 
 
+class BatchConfig(_Settings):
+    """How a batch of photos without labels is predicted."""
+
+    part_photos: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """Photos of one file of predictions: as many are lost when a machine dies."""
+    num_tasks: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Flow runs that launch.deployment is asked for at once."""
+
+
 class LaunchConfig(_Settings):
     """The processes that compute."""
 
@@ -377,6 +386,7 @@ class PipelineConfig(_Settings):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
+    batch: BatchConfig = BatchConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from pets_core import storage
 from pets_core.config import LaunchConfig, PipelineConfig
 from pets_core.failures import RankFailure, read_failures, the_error
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.records import DatasetManifest
+from pets_core.records import BatchPlan, DatasetManifest
 
 __all__ = [
     "PROGRESS_MARK",
@@ -57,13 +57,21 @@ class WorkRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: Literal["check", "lr-find", "train", "predict"]
+    stage: Literal["check", "lr-find", "train", "predict", "predict-parts"]
     config: PipelineConfig
     run_url: str = ""
     manifest: DatasetManifest | None = None
     base_lr: float | None = None
     model_url: str | None = None
     champion_url: str | None = None
+    batch: BatchPlan | None = None
+    parts: tuple[int, int] | None = None
+    """First part, and the one after the last."""
+
+    @property
+    def name(self) -> str:
+        """Of the stage, told apart from others of its kind in one run."""
+        return f"{self.stage}-{self.parts[0]}-{self.parts[1]}" if self.parts else self.stage
 
 
 class CheckResult(BaseModel):

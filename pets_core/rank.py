@@ -35,6 +35,7 @@ from pets_core.watchdog import Watchdog
 __all__ = ["Rank", "write_down"]
 
 _OTHERS_SECONDS = 3.0
+_TRAINS = ("lr-find", "train")
 _MAY_DIFFER = {
     "base_lr", "checkpoint_steps", "compile", "keep", "keep_checkpoints", "log_with",
     "micro_batch_size", "mixed_precision", "tf32",
@@ -55,7 +56,7 @@ class Rank:
         tracker = self.config.train.log_with if request.stage == "train" else "none"
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         # Stages that judge need no more than the weights, which every rank can hold.
-        shards = self.config.launch.shard_model and promised > 1 and request.stage != "predict"
+        shards = self.config.launch.shard_model and promised > 1 and request.stage in _TRAINS
         plugin = sharding_plugin() if shards else None
         self.accelerator = Accelerator(
             mixed_precision=self.precision,

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from pets_core.errors import PetsError
 
 __all__ = [
+    "BatchPlan",
+    "BatchSummary",
     "Calibration",
     "Champion",
     "ClassChange",
@@ -24,6 +26,7 @@ __all__ = [
     "LRSuggestion",
     "LabelIssue",
     "LeftOut",
+    "PartsResult",
     "PredictResult",
     "ShardInfo",
     "ShardPlan",
@@ -419,6 +422,57 @@ class PredictResult(_Record):
     champion_url: str | None = None
     champion_refused: str | None = None
     maps_url: str | None = None
+    photos_per_second: float
+
+
+class BatchPlan(_Record):
+    """Photos without labels that a model is to look at, in parts.
+
+    Attributes:
+        model_url: The model.
+        url: Folder of the results.
+        num_photos: How many.
+        num_parts: Files their predictions lie in.
+    """
+
+    model_url: str
+    url: str
+    num_photos: int
+    num_parts: int
+
+
+class PartsResult(_Record):
+    """Parts that were predicted now, others having been there before.
+
+    Attributes:
+        num_photos: In them.
+        num_parts: How many.
+    """
+
+    num_photos: int
+    num_parts: int
+
+
+class BatchSummary(_Record):
+    """What a model saw on many photos.
+
+    Attributes:
+        model_url: The model.
+        url: Folder of the results.
+        num_photos: All, each there once.
+        num_unreadable: Of them, those that could not be looked at.
+        breeds: Photos of each breed that was seen, most frequent first.
+        unreadable: The first of those that could not be looked at, and why; unreadable.parquet has
+            all.
+        photos_per_second: Of what was predicted last, reading and decoding included.
+    """
+
+    model_url: str
+    url: str
+    num_photos: int
+    num_unreadable: int
+    breeds: dict[str, int]
+    unreadable: tuple[tuple[str, str], ...]
     photos_per_second: float
 
 

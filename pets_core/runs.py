@@ -19,6 +19,7 @@ from pets_core.records import DatasetManifest, Run
 __all__ = [
     "SETTINGS",
     "ask_stage",
+    "asked_at",
     "asked_stage",
     "data_sets_in_use",
     "find_run",
@@ -129,9 +130,14 @@ def run_settings(url: str) -> dict[str, Any]:
 
 def ask_stage(request: WorkRequest) -> str:
     """Leave in the run's folder what a stage is asked, for another machine; returns its URL."""
-    url = storage.join(request.run_url, _STAGES, f"{request.stage}{_REQUEST}")
+    url = asked_at(request)
     storage.write_bytes(url, request.model_dump_json().encode())
     return url
+
+
+def asked_at(request: WorkRequest) -> str:
+    """Where `ask_stage` leaves a request."""
+    return storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
 
 
 def asked_stage(url: str) -> WorkRequest:
@@ -157,7 +163,7 @@ def finish_stage(request: WorkRequest, answer: BaseModel) -> None:
 
 
 def _url(request: WorkRequest) -> str:
-    return storage.join(request.run_url, _STAGES, f"{request.stage}.json")
+    return storage.join(request.run_url, _STAGES, f"{request.name}.json")
 
 
 def _hash(request: WorkRequest) -> str:

@@ -7,11 +7,16 @@ import time
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pets_core import plots, storage
+from pets_core.batch import decoded_batches, missing_parts, read_part, write_part
 from pets_core.data.dataset import write_table
 from pets_core.data.decoded import DecodedPhotos
+from pets_core.data.files import Files
+from pets_core.data.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.evaluation.activation import activation_maps, overlay
 from pets_core.evaluation.predict import Outputs, predict_views
@@ -26,15 +31,23 @@ from pets_core.evaluation.predictions import (
 )
 from pets_core.models.card import ModelCard
 from pets_core.models.package import TrainedModel, load_model, save_model
+from pets_core.progress import Progress
 from pets_core.rank import Rank
-from pets_core.records import LRSuggestion, PredictResult, Split, TrainResult
+from pets_core.records import (
+    BatchPlan,
+    LRSuggestion,
+    PartsResult,
+    PredictResult,
+    Split,
+    TrainResult,
+)
 from pets_core.training.history import steps_table
 from pets_core.training.loop import fit
 from pets_core.training.lr_finder import lr_find, suggest, trimmed, write_curve
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
 
-__all__ = ["find_lr", "predict", "train"]
+__all__ = ["find_lr", "predict", "predict_parts", "train"]
 
 _MODEL = "model"
 _NUM_MAPS, _MAP_PIXELS = 16, 160
@@ -191,6 +204,51 @@ def predict(rank: Rank) -> PredictResult | None:
         maps_url=_write_maps(rank, built, photos, outputs, storage.join(folder, MAPS)),
         photos_per_second=len(photos) / seconds,
     )
+
+
+def predict_parts(rank: Rank) -> PartsResult | None:
+    """Have a stored model look at photos without labels; ranks share the parts among them."""
+    request, config = rank.request, rank.config
+    plan, accelerator = request.batch, rank.accelerator
+    assert plan is not None
+    assert request.parts is not None
+    with rank.watchdog:
+        with accelerator.local_main_process_first():
+            built, files = load_model(plan.model_url), open_photos(config)
+        rank.place(built)
+        missing = missing_parts(plan, range(*request.parts))
+        own = missing[accelerator.process_index :: accelerator.num_processes]
+        done = 0
+        for number, part in enumerate(own, 1):
+            done += _predict_part(rank, built, files, plan, part)
+            rank.report(Progress(stage="predict", done=number, total=len(own), unit="parts"))
+    counts = gather_object([done])
+    if not accelerator.is_main_process:
+        return None
+    return PartsResult(num_photos=sum(counts), num_parts=len(missing))
+
+
+@torch.inference_mode()
+def _predict_part(
+    rank: Rank, built: TrainedModel, files: Files, plan: BatchPlan, number: int
+) -> int:
+    """Predict the photos of one part; returns how many there are."""
+    card, crop = built.card, built.card.center_crop()
+    photos = read_part(plan, number)
+    probabilities: dict[str, NDArray[np.float32]] = {}
+    errors: dict[str, str] = {}
+    batch_size = rank.config.evaluate.batch_size
+    for paths, pixels, faults in decoded_batches(files, photos, card.resize_to, batch_size):
+        errors |= faults
+        if paths:
+            inputs = crop(torch.from_numpy(pixels).to(rank.accelerator.device))
+            with rank.accelerator.autocast():
+                logits = built.model(inputs)
+            found = logits.float().softmax(1).cpu().numpy()
+            probabilities |= dict(zip(paths, found, strict=True))
+        rank.watchdog.beat()
+    write_part(plan, number, card, list(photos), probabilities, errors)
+    return len(photos)
 
 
 def _ask_champion(rank: Rank, model_url: str, split: Split, folder: str) -> str:

@@ -26,7 +26,7 @@ from pets_core.launch import CheckResult, WorkRequest
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
 from pets_core.rank import Rank, write_down
-from pets_core.stages import find_lr, predict, train
+from pets_core.stages import find_lr, predict, predict_parts, train
 from pets_core.training.interruption import Interrupted
 from pets_core.training.precision import resolve_precision
 
@@ -83,7 +83,12 @@ def _check_groups(freeze_to: int, num_groups: int) -> None:
         )
 
 
-_STAGES = {"lr-find": find_lr, "train": train, "predict": predict}
+_STAGES = {
+    "lr-find": find_lr,
+    "train": train,
+    "predict": predict,
+    "predict-parts": predict_parts,
+}
 
 
 def run(request: WorkRequest) -> BaseModel | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, cast
 from uuid import UUID
@@ -19,8 +20,11 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
 from pets_core.errors import PetsError
+from pets_core.launch import WorkRequest
+from pets_core.runs import asked_at
+from tasks.ownership import ends_with_its_run
 
-__all__ = ["check_deployment", "delegate"]
+__all__ = ["cancel_stages", "check_deployment", "delegate"]
 
 _POLL_SECONDS = 2.0
 _LATE_SECONDS = 60.0
@@ -64,9 +68,9 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
         PetsError: The stage failed there or was cancelled.
         RuntimeError: Its process is gone; another attempt asks again.
     """
-    digest = sha256(request_url.encode()).hexdigest()[:16]
-    keys = [f"{digest}-{number}" for number in range(1, _MAX_ASKED + 1)]
-    with get_client(sync_client=True) as client:
+    keys = _keys(request_url)
+    cancel = partial(_cancel, keys, logger)
+    with ends_with_its_run(logger, cancel), get_client(sync_client=True) as client:
         try:
             asked = _ask(
                 client, deployment, f"{stage} of {flow_run.name}", request_url, keys, logger
@@ -74,7 +78,7 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
             logger.info("%s is done in flow run %s (%s)", stage, asked.name, asked.id)
             ended = _wait(client, asked.id, logger)
         except BaseException:
-            _cancel(client, keys, logger)
+            cancel()
             raise
     state = ended.state
     assert state is not None, "it has ended"
@@ -85,6 +89,18 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
     if state.is_crashed():
         raise RuntimeError(said)
     raise PetsError(said)
+
+
+def cancel_stages(requests: Sequence[WorkRequest], logger: Any) -> None:
+    """Cancel the flow runs that were asked for stages and are still at it."""
+    for request in requests:
+        _cancel(_keys(asked_at(request)), logger)
+
+
+def _keys(request_url: str) -> list[str]:
+    """Idempotency keys of the flow runs that are asked for one stage, one after the other."""
+    digest = sha256(request_url.encode()).hexdigest()[:16]
+    return [f"{digest}-{number}" for number in range(1, _MAX_ASKED + 1)]
 
 
 def _ask(
@@ -158,10 +174,11 @@ def _look(client: SyncPrefectClient, run_id: UUID) -> tuple[FlowRun | None, str]
         return None, f"the Prefect server is away, and how far the stage is unknown: {error}"
 
 
-def _cancel(client: SyncPrefectClient, keys: Sequence[str], logger: Any) -> None:
+def _cancel(keys: Sequence[str], logger: Any) -> None:
     try:
-        for run in _asked_before(client, keys):
-            if not _has_ended(run):
-                client.set_flow_run_state(run.id, Cancelling())
+        with get_client(sync_client=True) as client:
+            for run in _asked_before(client, keys):
+                if not _has_ended(run):
+                    client.set_flow_run_state(run.id, Cancelling())
     except Exception as error:  # noqa: BLE001 - what ended the wait is to be told, not this
         logger.warning("the stage was not cancelled: %s", error)

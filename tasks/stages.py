@@ -18,6 +18,7 @@ from pets_core.records import (
     Champion,
     DatasetManifest,
     LRSuggestion,
+    PartsResult,
     PredictResult,
     Run,
     TrainResult,
@@ -34,13 +35,16 @@ from pets_core.runs import (
 from pets_core.training.schedule import few_steps
 from tasks.delegate import check_deployment, delegate
 from tasks.ingest import ingest_dataset
+from tasks.ownership import ends_with_its_run
 from tasks.policy import may_pass
 from tasks.progress import ProgressArtifact, ProgressDisplay
 from tasks.turns import turn_of_this_machine
 
 __all__ = [
+    "GOES_ON",
     "begin_run",
     "check_run",
+    "do_or_delegate",
     "do_stage",
     "earlier_run",
     "find_lr",
@@ -52,7 +56,7 @@ __all__ = [
 
 Record = TypeVar("Record", bound=BaseModel)
 
-_GOES_ON: dict[str, Any] = {
+GOES_ON: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "retries": 3,
     "retry_delay_seconds": 10,
@@ -63,6 +67,7 @@ _ANSWERS: dict[str, type[BaseModel]] = {
     "lr-find": LRSuggestion,
     "train": TrainResult,
     "predict": PredictResult,
+    "predict-parts": PartsResult,
 }
 _LIVE = "training-progress"
 
@@ -120,14 +125,14 @@ def folder_of_run(config: PipelineConfig) -> str:
     return run_folder(config, str(flow_run.id))
 
 
-@task(name="lr-find", **_GOES_ON)
+@task(name="lr-find", **GOES_ON)
 def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
     """Run the range test in worker ranks."""
     request = WorkRequest(stage="lr-find", config=config, run_url=run.url, manifest=run.manifest)
-    return _stage(request, LRSuggestion)
+    return do_or_delegate(request, LRSuggestion)
 
 
-@task(name="train", **_GOES_ON)
+@task(name="train", **GOES_ON)
 def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult:
     """Train in worker ranks."""
     if warning := few_steps(config.train, run.manifest.splits["train"].num_rows):
@@ -135,10 +140,10 @@ def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult
     request = WorkRequest(
         stage="train", config=config, run_url=run.url, manifest=run.manifest, base_lr=base_lr
     )
-    return _stage(request, TrainResult)
+    return do_or_delegate(request, TrainResult)
 
 
-@task(name="predict", **_GOES_ON)
+@task(name="predict", **GOES_ON)
 def predict_model(
     config: PipelineConfig, run: Run, model_url: str, champion: Champion | None = None
 ) -> PredictResult:
@@ -155,10 +160,10 @@ def predict_model(
         model_url=model_url,
         champion_url=asked,
     )
-    return _stage(request, PredictResult)
+    return do_or_delegate(request, PredictResult)
 
 
-@task(name="stage", **_GOES_ON)
+@task(name="stage", **GOES_ON)
 def do_stage(request_url: str) -> None:
     """Do a stage that another flow run asked for; the answer is left in that run's folder."""
     request = asked_stage(request_url)
@@ -168,7 +173,7 @@ def do_stage(request_url: str) -> None:
         _stage_here(request, record)
 
 
-def _stage(request: WorkRequest, record: type[Record]) -> Record:
+def do_or_delegate(request: WorkRequest, record: type[Record]) -> Record:
     """Do a stage, here or where the settings say, unless an earlier attempt has done it."""
     logger, deployment = get_run_logger(), request.config.launch.deployment
     if (answer := finished_stage(request, record)) is not None:
@@ -176,7 +181,7 @@ def _stage(request: WorkRequest, record: type[Record]) -> Record:
         return answer
     if deployment is None:
         return _stage_here(request, record)
-    delegate(deployment, request.stage, ask_stage(request), logger)
+    delegate(deployment, request.name, ask_stage(request), logger)
     answer = finished_stage(request, record)
     if answer is None:
         raise RuntimeError(f"{request.stage} was done for other settings; it is asked for again")
@@ -186,7 +191,7 @@ def _stage(request: WorkRequest, record: type[Record]) -> Record:
 def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
     logger = get_run_logger()
     artifact = ProgressArtifact(_LIVE, logger) if request.stage == "train" else None
-    with turn_of_this_machine(logger):
+    with ends_with_its_run(logger), turn_of_this_machine(logger):
         answer = _launch(request, record, artifact)
     if artifact:
         artifact.end()

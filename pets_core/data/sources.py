@@ -23,7 +23,7 @@ from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
 from pets_core.errors import PetsError, telling
 
-__all__ = ["AUTHORS_URL", "check_source", "open_source"]
+__all__ = ["AUTHORS_URL", "check_source", "open_photos", "open_source"]
 
 AUTHORS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 """Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012."""
@@ -180,6 +180,28 @@ def open_source(config: PipelineConfig) -> Source:
         return _folder(name, url)
 
 
+def open_photos(config: PipelineConfig) -> Files:
+    """The photos of the source the settings ask for; of labels nothing is wanted.
+
+    Raises:
+        PetsError: Nothing lies at the URL, or nothing this project reads.
+    """
+    kind, url = config.source.kind, storage.absolute(config.source.url or "").rstrip("/")
+    bare = storage.without_query(url).lower()
+    with telling(f"source.url = {url}: cannot be reached"):
+        if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
+            return TableSource(_name(url), url, config, labelled=False).files
+        is_folder = kind in ("auto", "folder") and config.source.url and _is_folder(url)
+        if is_folder and not _is_there(storage.join(url, "images.tar.gz")):
+            return FolderFiles(url)
+    return open_source(config).files
+
+
+def _is_folder(url: str) -> bool:
+    fs, root = storage.filesystem(url)
+    return bool(retrying(lambda: fs.isdir(root)))
+
+
 def _sample(config: PipelineConfig) -> OxfordPetSource:
     count, seed = config.source.sample_photos_per_breed, config.source.seed
     folder = Path(config.cache_dir).expanduser() / "sample" / f"v1-{count}-{seed}"
@@ -199,9 +221,9 @@ def _is_there(url: str) -> bool:
 
 
 def _folder(name: str, url: str) -> ClassFolderSource:
-    fs, root = storage.filesystem(url)
-    if not retrying(lambda: fs.isdir(root)):
+    if not _is_folder(url):
         raise _nothing_at(url)
+    fs, root = storage.filesystem(url)
     listed = retrying(lambda: fs.ls(root, detail=True))
     if not any(entry["type"] == "directory" for entry in listed):
         raise PetsError(

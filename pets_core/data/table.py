@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pets_core import storage
-from pets_core.config import PipelineConfig, SourceConfig
+from pets_core.config import PipelineConfig
 from pets_core.data.archives import PackedFiles, pack
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official
 from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal
@@ -44,10 +44,18 @@ class TableSource:
     The image column holds paths (relative ones to the table's folder) or URLs, or, in Parquet, the
     photos' bytes, also as Hugging Face `datasets` writes them, struct<bytes, path>. The id of a
     photo is its path, or the SHA-256 of its bytes.
+
+    Args:
+        name: Of the data set.
+        url: The file.
+        config: Names of the columns.
+        labelled: Whether there is a column of labels.
     """
 
-    def __init__(self, name: str, url: str, config: PipelineConfig) -> None:
-        self.name, self._config = name, config.source
+    def __init__(
+        self, name: str, url: str, config: PipelineConfig, *, labelled: bool = True
+    ) -> None:
+        self.name, self._config, self._labelled = name, config.source, labelled
         # A signed URL is good for fetching, and for nobody to read.
         self.url = storage.without_query(url)
         checksum = config.source.checksums.get(PurePosixPath(self.url).name, "")
@@ -158,7 +166,7 @@ class TableSource:
         """The columns the settings name, without the photos' bytes."""
         if self._is_csv:
             return self._csv
-        names = [*_columns(self._config)]
+        names = [*self._columns]
         if self._holds_bytes:
             names.remove(self._config.image_column)
         with self._reading():
@@ -199,17 +207,28 @@ class TableSource:
     def _is_csv(self) -> bool:
         return not self.url.lower().endswith(".parquet")
 
+    @property
+    def _columns(self) -> dict[str, str]:
+        """The setting that names each column to be read."""
+        settings = self._config
+        named = {settings.image_column: "image_column"}
+        if self._labelled:
+            named[settings.label_column] = "label_column"
+        if self._labelled and settings.split_column:
+            named[settings.split_column] = "split_column"
+        return named
+
     def _check_columns(self) -> None:
         present = self._schema.names
         faults = [
             f"source.{setting} = {name}: {self.url} has no such column, only "
             f"{', '.join(present)}.{did_you_mean(name, present)}"
-            for name, setting in _columns(self._config).items()
+            for name, setting in self._columns.items()
             if name not in present
         ] + [
             f"source.{setting} = {name}: {self.url} has {present.count(name)} such columns: rename "
             "all but one"
-            for name, setting in _columns(self._config).items()
+            for name, setting in self._columns.items()
             if present.count(name) > 1
         ]
         if not faults and not _is_image(self._schema.field(self._config.image_column).type):
@@ -231,14 +250,6 @@ class TableSource:
                 "train, valid, test or trainval"
             )
         return official
-
-
-def _columns(settings: SourceConfig) -> dict[str, str]:
-    """The setting that names each column to be read."""
-    named = {settings.image_column: "image_column", settings.label_column: "label_column"}
-    if settings.split_column:
-        named[settings.split_column] = "split_column"
-    return named
 
 
 def _names(table: pa.Table, column: str) -> list[str | None]:

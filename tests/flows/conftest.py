@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import UUID
 
 import pytest
+from pools import Pools, worker
 from prefect_server import Server
+
+FILES = Path(__file__).parents[2] / "deployments"
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +49,23 @@ def stopped_server(tmp_path) -> Server:
 def server(stopped_server) -> Iterator[Server]:
     with stopped_server.started():
         yield stopped_server
+
+
+@pytest.fixture
+def deployed(stopped_server, tmp_path, drawn_sample):
+    """`pets deploy` of this very file on a new server, before any worker is there."""
+    server = stopped_server
+    server.environment |= {
+        "PETS_STORE": str(tmp_path / "store"),
+        "PETS_SOURCE__URL": str(drawn_sample),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    with server.started():
+        yield server, server.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+
+
+@pytest.fixture
+def pools(deployed):
+    server, _ = deployed
+    with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
+        yield Pools(server, {"cpu": cpu, "gpu": gpu})

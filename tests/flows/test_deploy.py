@@ -8,15 +8,13 @@ from pathlib import Path
 import processes
 import pytest
 import yaml
+from pools import ENDLESS, small
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import cli
-from pets_core.config import PipelineConfig
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "deployments"
-ENDLESS = {"batch_size": 8, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
-           "checkpoint_steps": 5}  # fmt: skip
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def refused(capsys):
 
 def test_the_files_are_good(environment, capsys):
     cli.main(["deploy", str(FILES / "prefect.yaml"), "--check"])
-    assert capsys.readouterr().out == "8 deployments, 2 pools, 1 automations: good\n"
+    assert capsys.readouterr().out == "9 deployments, 2 pools, 3 automations: good\n"
 
 
 def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
@@ -112,72 +110,6 @@ def test_a_server_that_stays_is_wanted(environment, capsys):
     assert "PREFECT_API_URL is not set" in capsys.readouterr().err
 
 
-class Pools:
-    """A server with this project's deployments, and a worker for each pool."""
-
-    def __init__(self, server, workers) -> None:
-        self._server, self._workers = server, workers
-
-    def trigger(self, name: str, config: dict) -> str:
-        """Start a run of a deployment with other settings; returns its id."""
-        deployment = self._server.ask(f"deployments/name/{name}")
-        path = f"deployments/{deployment['id']}/create_flow_run"
-        return self._server.ask(path, {"parameters": {"config": config}})["id"]
-
-    def run(self, run_id: str) -> dict:
-        return self._server.ask(f"flow_runs/{run_id}")
-
-    def ended(self, run_id: str) -> dict | None:
-        run = self.run(run_id)
-        done = run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return run if done else None
-
-    def stages(self, run_id: str) -> list[dict]:
-        """The flow runs that did stages of a run, in the order in which they were asked for."""
-        wanted = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
-        return self._server.ask("flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_ASC"})
-
-    def launchers(self, pool: str) -> list[int]:
-        """The launchers of ranks below the worker of a pool; a single rank is its launcher."""
-        return processes.launchers(self._workers[pool].pid)
-
-    def engine(self, pool: str) -> int:
-        """The flow process that the worker of a pool has started."""
-        return int(processes.arguments(processes.launcher(self._workers[pool].pid))[4])
-
-
-def small(config: PipelineConfig, **settings) -> dict:
-    """Settings of a training of seconds, done by the pool `gpu`."""
-    own = {
-        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
-        "lr_find": {"num_steps": 12},
-        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no", "checkpoint_steps": 5},
-        "launch": {"deployment": "rank-stage/gpu", "num_threads": 1},
-    }
-    return config.model_dump(mode="json", exclude_defaults=True) | own | settings
-
-
-@pytest.fixture
-def deployed(stopped_server, tmp_path, drawn_sample):
-    """`pets deploy` of this very file on a new server, before any worker is there."""
-    server = stopped_server
-    server.environment |= {
-        "PETS_STORE": str(tmp_path / "store"),
-        "PETS_SOURCE__URL": str(drawn_sample),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }
-    with server.started():
-        yield server, server.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
-
-
-@pytest.fixture
-def pools(deployed):
-    server, _ = deployed
-    worker = ("-m", "prefect", "worker", "start", "--pool")
-    with server.running(*worker, "cpu") as cpu, server.running(*worker, "gpu") as gpu:
-        yield Pools(server, {"cpu": cpu, "gpu": gpu})
-
-
 @pytest.mark.slow
 def test_a_command_deploys_it_all_and_says_what_is_missing(deployed) -> None:
     server, (printed, warned) = deployed
@@ -192,7 +124,8 @@ def test_a_command_deploys_it_all_and_says_what_is_missing(deployed) -> None:
     assert {queue["name"]: queue["priority"] for queue in queues} == {"urgent": 1, "default": 2}
     server.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
     names = sorted(a["name"] for a in server.ask("automations/filter", {}))
-    assert names == ["pets-go-on-after-a-crash", "pets-retrain-on-new-data"], "none of them twice"
+    own = ["pets-crash-of-a-dead-machine", "pets-go-on-after-a-crash", "pets-retrain-on-new-data"]
+    assert names == [*own, "pets-take-again"], "none of them twice"
 
 
 @pytest.mark.slow

@@ -83,7 +83,13 @@ def test_a_template_gives_all_that_its_type_of_worker_reads(kind, pool) -> None:
     for name, variable in template["variables"]["properties"].items():
         if name in standard and "type" in standard[name]:
             assert variable["type"] == standard[name]["type"], name
-    assert configuration(kind, pool).stream_output is False, "a killed worker would take its runs"
+    made = configuration(kind, pool, env={"PETS_X": "1"})
+    assert made.stream_output is False, "a killed worker would take its runs"
+    variables = made.env
+    if isinstance(variables, list):
+        variables = {entry["name"]: entry["value"] for entry in variables}
+    assert variables["PETS_X"] == "1"
+    assert variables["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)

@@ -1,5 +1,6 @@
 """A real Prefect server, with a database of its own."""
 
+import base64
 import json
 import os
 import socket
@@ -36,10 +37,11 @@ class Server:
         }
 
     @contextmanager
-    def started(self) -> Iterator[None]:
-        with self.running("-m", "prefect", "server", "start", "--port", str(self._port)):
+    def started(self) -> Iterator[subprocess.Popen[bytes]]:
+        command = ("-m", "prefect", "server", "start", "--port", str(self._port))
+        with self.running(*command) as process:
             self.wait_for(lambda: self.ask("health"), 120)
-            yield
+            yield process
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -59,23 +61,36 @@ class Server:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout, done.stderr
 
-    def ask(self, path: str, payload: dict | None = None) -> object:
+    def ask(
+        self, path: str, payload: dict | list | None = None, *, method: str | None = None
+    ) -> object:
         """Ask until the server, whose SQLite file may be locked, is there, as Prefect's client."""
         for _ in range(_MAX_BUSY):
             try:
-                return self._ask_once(path, payload)
+                return self._ask_once(path, payload, method)
             except urllib.error.HTTPError as error:
                 if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
                 time.sleep(1)
         pytest.fail(f"{path}: the server was busy {_MAX_BUSY} times")
 
-    def _ask_once(self, path: str, payload: dict | None) -> object:
+    def _ask_once(self, path: str, payload: object, method: str | None) -> object:
         data = None if payload is None else json.dumps(payload).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/{path}", data, headers)
+        headers = {"Content-Type": "application/json", **self._credentials()}
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
         with urllib.request.urlopen(request, timeout=10) as reply:
-            return json.load(reply)
+            return json.loads(reply.read() or "null")
+
+    def _credentials(self) -> dict[str, str]:
+        """What a server with basic auth and CSRF protection wants to see."""
+        given = self.environment.get("PREFECT_API_AUTH_STRING")
+        if not given:
+            return {}
+        headers = {"Authorization": "Basic " + base64.b64encode(given.encode()).decode()}
+        address = f"{self.url}/csrf-token?client=tests"
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as reply:
+            token = json.load(reply)["token"]
+        return headers | {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
 
     def wait_for(self, what: Callable[[], object], seconds: float) -> object:
         deadline = time.monotonic() + seconds

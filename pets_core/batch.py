@@ -1,0 +1,249 @@
+"""What a model sees on many photos without labels: planned in parts, each part written once.
+
+<output>/plan.parquet           every photo, and the part it is in
+<output>/predictions/           part-00000.parquet and so on
+<output>/unreadable.parquet     photos that could not be looked at
+<output>/summary.json           written last: all parts are there
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.data.dataset import read_table, write_table
+from pets_core.data.files import Files
+from pets_core.data.images import UnreadablePhotoError, decode, may_be_photo_name
+from pets_core.data.sources import open_photos
+from pets_core.errors import PetsError
+from pets_core.models.card import ModelCard, read_card
+from pets_core.records import BatchPlan, BatchSummary
+
+__all__ = [
+    "PARTS",
+    "commit_batch",
+    "decoded_batches",
+    "missing_parts",
+    "part_url",
+    "plan_batch",
+    "read_part",
+    "write_part",
+]
+
+PARTS = "predictions"
+_PLAN, _SUMMARY, _UNREADABLE = "plan.parquet", "summary.json", "unreadable.parquet"
+_FINGERPRINT = b"pets.fingerprint"
+
+
+def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> BatchPlan:
+    """List the photos and divide them into parts; where that was done before, go on with it.
+
+    Every file whose name may be a photo's is one, hidden ones left out, or every row of a table.
+
+    Args:
+        config: Source and size of a part.
+        model_url: The model's folder.
+        output_url: Folder of the results.
+
+    Raises:
+        PetsError: There are no photos, no model, or the folder holds results of others.
+    """
+    model_url, output_url = storage.absolute(model_url), storage.absolute(output_url)
+    card = read_card(model_url)
+    photos = open_photos(config)
+    entries = [
+        entry
+        for entry in photos.entries()
+        if not any(part.startswith((".", "__MACOSX")) for part in entry.path.split("/"))
+        and may_be_photo_name(entry.path)
+    ]
+    if not entries:
+        raise PetsError(f"source.url = {config.source.url}: no photos lie there")
+    size = config.batch.part_photos
+    table = pa.table(
+        {
+            "photo": [entry.path for entry in entries],
+            "mark": [entry.mark for entry in entries],
+            "refusal": [entry.refusal for entry in entries],
+            "part": pa.array(np.arange(len(entries)) // size, pa.int32()),
+        }
+    )
+    fingerprint = _fingerprint(table, card)
+    url = storage.join(output_url, _PLAN)
+    if storage.exists(url):
+        before = read_table(url).schema.metadata[_FINGERPRINT].decode()
+        if before != fingerprint:
+            raise PetsError(
+                f"{output_url}: holds predictions of other photos, of another model or in parts of "
+                "another size: give another folder"
+            )
+    else:
+        write_table(url, table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()}))
+    num_parts = -(-len(entries) // size)
+    return BatchPlan(
+        model_url=model_url, url=output_url, num_photos=len(entries), num_parts=num_parts
+    )
+
+
+def _fingerprint(table: pa.Table, card: ModelCard) -> str:
+    digest = hashlib.sha256(card.model_dump_json().encode())
+    for batch in table.to_batches():
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def part_url(plan: BatchPlan, number: int) -> str:
+    """Where a part's predictions lie."""
+    return storage.join(plan.url, PARTS, f"part-{number:05}.parquet")
+
+
+def missing_parts(plan: BatchPlan, parts: Sequence[int]) -> list[int]:
+    """Those of some parts that are still to be predicted."""
+    there = storage.list_folder(storage.join(plan.url, PARTS))
+    return [n for n in parts if part_url(plan, n).rsplit("/", 1)[-1] not in there]
+
+
+def read_part(plan: BatchPlan, number: int) -> dict[str, str]:
+    """The photos of a part in order, and why one must not be read, where that is so."""
+    table = read_table(storage.join(plan.url, _PLAN), ["photo", "refusal", "part"])
+    table = table.filter(pc.equal(table["part"], number))
+    return dict(zip(table["photo"].to_pylist(), table["refusal"].to_pylist(), strict=True))
+
+
+def decoded_batches(
+    files: Files, photos: dict[str, str], size: int, batch_size: int
+) -> Iterator[tuple[list[str], NDArray[np.uint8], dict[str, str]]]:
+    """Read and decode photos, a batch ahead of the one that is looked at.
+
+    Args:
+        files: The source.
+        photos: Each photo's path, and why it must not be read.
+        size: Side of the square they are decoded to, pixels.
+        batch_size: Photos of a batch, fewer where some are unreadable.
+
+    Yields:
+        Paths of B photos, their pixels, uint8 (B, size, size, 3), and what is wrong with others.
+    """
+    good = [path for path, refusal in photos.items() if not refusal]
+    batches = [good[i : i + batch_size] for i in range(0, len(good), batch_size)]
+    unread = {path: refusal.replace("_", " ") for path, refusal in photos.items() if refusal}
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(os.cpu_count()) as decoders:
+        read = partial(_read_batch, files, size, decoders)
+        coming = [reader.submit(read, batch) for batch in batches[:1]]
+        for number in range(len(batches)):
+            if number + 1 < len(batches):
+                coming.append(reader.submit(read, batches[number + 1]))
+            paths, pixels, faults = coming.pop(0).result()
+            yield paths, pixels, faults | (unread if number == 0 else {})
+    if not batches:
+        yield [], np.empty((0, size, size, 3), np.uint8), unread
+
+
+def _read_batch(
+    files: Files, size: int, decoders: ThreadPoolExecutor, paths: list[str]
+) -> tuple[list[str], NDArray[np.uint8], dict[str, str]]:
+    def decoded(data: bytes | UnreadablePhotoError) -> NDArray[np.uint8] | UnreadablePhotoError:
+        if isinstance(data, UnreadablePhotoError):
+            return data
+        try:
+            return decode(data, size)
+        except UnreadablePhotoError as error:
+            return error
+
+    found = list(decoders.map(decoded, files.read(paths)))
+    faults = {
+        path: f"{said.reason.replace('_', ' ')}: {said.detail}"
+        for path, said in zip(paths, found, strict=True)
+        if isinstance(said, UnreadablePhotoError)
+    }
+    pixels = [said for said in found if not isinstance(said, UnreadablePhotoError)]
+    empty = np.empty((0, size, size, 3), np.uint8)
+    return [p for p in paths if p not in faults], np.stack(pixels) if pixels else empty, faults
+
+
+def write_part(
+    plan: BatchPlan,
+    number: int,
+    card: ModelCard,
+    photos: Sequence[str],
+    probabilities: dict[str, NDArray[np.float32]],
+    errors: dict[str, str],
+) -> None:
+    """Write the predictions of a part, whole or not at all.
+
+    Columns: `photo`, `breed` and its `probability`, `probabilities` of all classes in the model's
+    order, and `error`, which says why a photo could not be looked at; then the others are null.
+
+    Args:
+        plan: The plan.
+        number: Of the part.
+        card: The model's.
+        photos: All of the part, in order.
+        probabilities: Of those that were looked at, (C,).
+        errors: What is wrong with the others.
+    """
+    names = [c.name for c in card.classes]
+    found = [probabilities.get(photo) for photo in photos]
+    columns = {
+        "photo": (list(photos), pa.string()),
+        "breed": ([None if p is None else names[p.argmax()] for p in found], pa.string()),
+        "probability": ([None if p is None else p.max() for p in found], pa.float32()),
+        "probabilities": (found, pa.list_(pa.float32(), len(names))),
+        "error": ([errors.get(photo) for photo in photos], pa.string()),
+    }
+    table = pa.table({name: pa.array(*column) for name, column in columns.items()})
+    table = table.replace_schema_metadata({"classes": "\n".join(names), "model": plan.model_url})
+    write_table(part_url(plan, number), table)
+
+
+def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> BatchSummary:
+    """See that each photo is there once, list those not looked at, and say that all is done.
+
+    Args:
+        plan: The plan.
+        num_predicted: Photos predicted by this attempt.
+        seconds: It took.
+
+    Raises:
+        RuntimeError: Photos are missing or there twice.
+    """
+    planned = read_table(storage.join(plan.url, _PLAN), ["photo"])["photo"]
+    photos: list[str] = []
+    breeds: dict[str, int] = {}
+    unreadable: list[dict[str, str]] = []
+    for number in range(plan.num_parts):
+        part = read_table(part_url(plan, number), ["photo", "breed", "error"])
+        photos += part["photo"].to_pylist()
+        for row in part.to_pylist():
+            if row["error"] is not None:
+                unreadable.append({"photo": row["photo"], "error": row["error"]})
+            else:
+                breeds[row["breed"]] = breeds.get(row["breed"], 0) + 1
+    if photos != planned.to_pylist():
+        raise RuntimeError(f"{plan.url}: not every photo of the plan was predicted exactly once")
+    schema = pa.schema([("photo", pa.string()), ("error", pa.string())])
+    write_table(
+        storage.join(plan.url, _UNREADABLE), pa.Table.from_pylist(unreadable, schema=schema)
+    )
+    summary = BatchSummary(
+        model_url=plan.model_url,
+        url=plan.url,
+        num_photos=plan.num_photos,
+        num_unreadable=len(unreadable),
+        breeds=dict(sorted(breeds.items(), key=lambda item: (-item[1], item[0]))),
+        unreadable=tuple((row["photo"], row["error"]) for row in unreadable[:500]),
+        photos_per_second=num_predicted / seconds if num_predicted else 0.0,
+    )
+    storage.write_bytes(storage.join(plan.url, _SUMMARY), summary.model_dump_json().encode())
+    return summary

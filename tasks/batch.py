@@ -1,0 +1,118 @@
+"""A batch of photos predicted: parts shared among mapped tasks, each by a flow run on a pool."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect import get_run_logger, task, unmapped
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from pets_core import storage
+from pets_core.batch import commit_batch, missing_parts, plan_batch
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.launch import WorkRequest
+from pets_core.markdown import literal
+from pets_core.records import BatchPlan, BatchSummary, PartsResult
+from tasks.delegate import cancel_stages
+from tasks.policy import may_pass
+from tasks.publish import Publisher, table
+from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
+
+__all__ = ["plan_photos", "predict_all", "publish_batch"]
+
+_MAX_BREEDS = 100
+
+
+@task(name="plan photos", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
+def plan_photos(config: PipelineConfig, model_url: str, output_url: str | None) -> BatchPlan:
+    """List the photos and divide them into parts; results go into the run's folder by default."""
+    if config.batch.num_tasks > 1 and config.launch.deployment is None:
+        raise PetsError(
+            f"batch.num_tasks = {config.batch.num_tasks}: on one machine the ranks share the work; "
+            "set launch.deployment to have it done by several, or leave num_tasks at 1"
+        )
+    folder = output_url or storage.join(folder_of_run(config), "batch")
+    plan = plan_batch(config, model_url, folder)
+    get_run_logger().info(
+        "%d photos in %d parts go to %s", plan.num_photos, plan.num_parts, plan.url
+    )
+    return plan
+
+
+@task(name="predict parts", **GOES_ON)
+def predict_parts(config: PipelineConfig, plan: BatchPlan, parts: tuple[int, int]) -> PartsResult:
+    """Predict some parts in worker ranks, those that are there already left out."""
+    return do_or_delegate(_request(config, plan, parts), PartsResult)
+
+
+@task(name="commit predictions", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
+def commit_photos(plan: BatchPlan, num_predicted: int, seconds: float) -> BatchSummary:
+    """Check that each photo is there once."""
+    return commit_batch(plan, num_predicted=num_predicted, seconds=seconds)
+
+
+def predict_all(config: PipelineConfig, plan: BatchPlan) -> BatchSummary:
+    """Predict all parts that are missing, and commit; to be called in a flow."""
+    began, missing = time.monotonic(), missing_parts(plan, range(plan.num_parts))
+    shares = _shares(missing, config.batch.num_tasks)
+    if config.launch.deployment is None or len(shares) < 2:
+        # A launcher dies with the thread that started it.
+        done = [predict_parts(config, plan, share) for share in shares]
+    else:
+        done = _mapped(config, plan, shares)
+    num_photos = sum(result.num_photos for result in done)
+    return commit_photos(plan, num_photos, time.monotonic() - began)
+
+
+def _mapped(
+    config: PipelineConfig, plan: BatchPlan, shares: list[tuple[int, int]]
+) -> list[PartsResult]:
+    parameters = {"config": unmapped(config), "plan": unmapped(plan), "parts": shares}
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(shares))
+    with runner:
+        futures = list(runner.map(predict_parts, parameters))  # type: ignore[arg-type]
+        try:
+            return [future.result() for future in as_completed(futures)]
+        except BaseException:
+            # The others' threads wait for theirs, and this process for the threads.
+            cancel_stages([_request(config, plan, share) for share in shares], get_run_logger())
+            raise
+
+
+def _shares(missing: list[int], num_tasks: int) -> list[tuple[int, int]]:
+    """Ranges of parts, as even as they come: the first part of each, and the one after its last."""
+    size = -(-len(missing) // num_tasks) or 1
+    groups = [missing[i : i + size] for i in range(0, len(missing), size)]
+    return [(group[0], group[-1] + 1) for group in groups]
+
+
+def _request(config: PipelineConfig, plan: BatchPlan, parts: tuple[int, int]) -> WorkRequest:
+    return WorkRequest(
+        stage="predict-parts", config=config, run_url=folder_of_run(config), batch=plan, parts=parts
+    )
+
+
+@task(name="publish predictions", cache_policy=NO_CACHE)
+def publish_batch(summary: BatchSummary) -> None:
+    """Artifacts `batch-summary` and `unreadable-photos`."""
+    breeds = list(summary.breeds.items())
+    text = (
+        f"# {summary.num_photos:,} photos\n\n"
+        f"{summary.num_photos - summary.num_unreadable:,} predicted, {summary.num_unreadable:,} "
+        f"could not be looked at; {summary.photos_per_second:,.0f} photos/s\n\n"
+        + table(
+            ["seen", "photos"], [(literal(name), count) for name, count in breeds[:_MAX_BREEDS]]
+        )
+        + f"\n\nPredictions: `{summary.url}/predictions`, by `{summary.model_url}`\n"
+    )
+    rows = [{"photo": photo, "error": error} for photo, error in summary.unreadable]
+    with Publisher(summary.url) as publisher:
+        publisher.markdown("batch-summary", text, "What the model saw")
+        publisher.table(
+            "unreadable-photos", rows, f"{summary.num_unreadable} photos could not be looked at",
+            f"{summary.url}/unreadable.parquet",
+        )  # fmt: skip
