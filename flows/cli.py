@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean, without_queries
-from pets_core.records import BatchSummary, EvalReport
+from pets_core.records import BatchSummary, EvalReport, SweepResult
 from pets_core.storage import is_url
 
 __all__ = ["main"]
@@ -38,6 +38,7 @@ _COMMANDS = {
     "train": "train a model",
     "evaluate": "judge a stored model, or predictions that were made before",
     "batch-predict": "name the breed on many photos, to Parquet",
+    "sweep": "try backbones and learning rates, and compare them",
     "models": "list, show, promote and roll back evaluated models",
     "predict": "name the breed on photos",
     "export": "write a model as ONNX",
@@ -104,7 +105,7 @@ def _run(command: str, arguments: list[str]) -> None:
     else:
         if command == "evaluate":
             command = _what_to_evaluate(parser, arguments)
-        if command in ("run", "train"):
+        if command in ("run", "train", "sweep"):
             parser.add_argument(
                 "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
             )
@@ -229,15 +230,17 @@ def _server_within_reach(command: str) -> Iterator[None]:
     server in its place; longer work is not begun where nobody would see it.
 
     Raises:
-        PetsError: It does not answer, or is of another major version.
+        PetsError: It does not answer, refuses the credentials, or is of another major version.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
+    from flows.server import telling_of_the_server
+
     url, passed_over = get_current_settings().api.url, set()
     try:
         if url:
-            with get_client(sync_client=True) as client:
+            with telling_of_the_server(), get_client(sync_client=True) as client:
                 client.raise_for_api_version_mismatch()
     except RuntimeError as error:
         if command not in ("evaluate", "review"):
@@ -293,6 +296,10 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
         from flows.review import review_flow
 
         return review_flow, _show_report
+    if command == "sweep":
+        from flows.sweep import sweep_flow
+
+        return sweep_flow, _show_sweep
     if command == "batch-predict":
         from flows.batch_predict import batch_predict_flow
 
@@ -338,6 +345,14 @@ def _show_batch(summary: BatchSummary) -> None:
     for name, count in list(summary.breeds.items())[:3]:
         print(f"  {count:6d}  {name}")
     print(f"Predictions  {summary.url}/predictions")
+
+
+def _show_sweep(result: SweepResult) -> None:
+    print("\nerror    base_lr   backbone")
+    for trial in result.trials:
+        error = f"{trial.error_rate:6.2%}" if trial.error_rate is not None else "failed"
+        print(f"{error:7}  {trial.base_lr:<8g}  {trial.backbone}  {trial.fault}".rstrip())
+    print(f"Model    {result.trials[0].model_urls[0]}")
 
 
 def _program() -> str:

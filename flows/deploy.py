@@ -17,6 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from flows.deployments import Pool, read_files
+from flows.server import telling_of_the_server
 from pets_core.errors import PetsError
 
 __all__ = ["add_arguments", "run_command"]
@@ -57,16 +58,18 @@ def run_command(arguments: argparse.Namespace) -> None:
             "PREFECT_API_URL is not set: deployments need a server that stays; start one with "
             "`prefect server start`, and set its address"
         )
-    if arguments.notify:
-        block = asyncio.run(_find_block(arguments.notify))
-        files = read_files(arguments.file, arguments.pools, block)
-    asyncio.run(_make_pools(files.pools))
-    _prefect("deploy", "--all", "--prefect-file", str(arguments.file))
-    asyncio.run(_apply_automations(files.automations))
+    with telling_of_the_server():
+        if arguments.notify:
+            block = asyncio.run(_find_block(arguments.notify))
+            files = read_files(arguments.file, arguments.pools, block)
+        asyncio.run(_make_pools(files.pools))
+        _prefect("deploy", "--all", "--prefect-file", str(arguments.file))
+        asyncio.run(_apply_automations(files.automations))
+        idle = asyncio.run(_without_workers(files.pools))
     print("\n".join(files.names))
     if not arguments.notify:
         print("nobody is told of runs that fail: --notify", file=sys.stderr)
-    for pool in asyncio.run(_without_workers(files.pools)):
+    for pool in idle:
         print(
             f"warning: pool {pool} has no worker, so its runs wait: prefect worker start --pool "
             f"{pool}", file=sys.stderr,

@@ -333,6 +333,31 @@ class BatchConfig(_Settings):
     """Flow runs that launch.deployment is asked for at once."""
 
 
+class SweepConfig(_Settings):
+    """What a sweep tries, and how often."""
+
+    backbones: tuple[str, ...] = ()
+    """Backbones to choose from; empty: model.backbone alone."""
+    min_lr: Annotated[float, Field(gt=0, lt=10)] = 3e-4
+    """Least peak rate of the head."""
+    max_lr: Annotated[float, Field(gt=0, lt=10)] = 3e-2
+    """Greatest peak rate of the head."""
+    num_trials: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """Settings to try."""
+    num_random: Annotated[int, Field(ge=1, le=10_000)] = 6
+    """Trials drawn at random before the others learn from what came of them."""
+    num_seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Trainings of each trial, train.seed and the ones after it; their mean error counts."""
+    num_concurrent: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Trials that launch.deployment is asked for at once."""
+
+    @model_validator(mode="after")
+    def _range(self) -> SweepConfig:
+        if self.max_lr <= self.min_lr:
+            raise ValueError(f"max_lr ({self.max_lr:g}) must be above min_lr ({self.min_lr:g})")
+        return self
+
+
 class LaunchConfig(_Settings):
     """The processes that compute."""
 
@@ -347,6 +372,8 @@ class LaunchConfig(_Settings):
     """Where the other machines reach the first, host:port; needed with several machines."""
     join_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """How long machines wait for each other."""
+    require_gpu: bool = False
+    """Refuse to work on a machine without a GPU, which takes hours where a GPU takes minutes."""
     shard_model: bool = False
     """Spread weights, gradients and optimizer state over the ranks (FSDP2): for a backbone whose
     training does not fit one GPU. Slower for one that does."""
@@ -387,6 +414,7 @@ class PipelineConfig(_Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     batch: BatchConfig = BatchConfig()
+    sweep: SweepConfig = SweepConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")

@@ -16,9 +16,11 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from timm.layers.norm_act import convert_sync_batchnorm
 
 from pets_core import storage
+from pets_core.config import LaunchConfig
 from pets_core.data.decoded import DecodedPhotos, open_decoded
 from pets_core.data.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.transforms import Transform
+from pets_core.errors import PetsError
 from pets_core.failures import RankFailure, write_failure
 from pets_core.launch import PROGRESS_MARK, WARNING_MARK, WorkRequest
 from pets_core.models.card import ModelCard
@@ -32,7 +34,7 @@ from pets_core.training.precision import resolve_precision
 from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plugin
 from pets_core.watchdog import Watchdog
 
-__all__ = ["Rank", "write_down"]
+__all__ = ["Rank", "choose_device", "write_down"]
 
 _OTHERS_SECONDS = 3.0
 _TRAINS = ("lr-find", "train")
@@ -49,7 +51,7 @@ class Rank:
     def __init__(self, request: WorkRequest) -> None:
         self.config, self.request = request.config, request
         _pass_warnings_on(int(os.environ.get("RANK", "0")))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device(self.config.launch)
         self.precision = resolve_precision(self.config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
@@ -193,6 +195,22 @@ class Rank:
             weights = balanced_weights(self.manifest.splits["train"].class_counts)
             weights = weights.to(self.accelerator.device)
         return SingleLabel(config.label_smoothing, weights)
+
+
+def choose_device(launch: LaunchConfig) -> torch.device:
+    """The GPU where there is one.
+
+    Raises:
+        PetsError: There is none, and the settings want one.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if launch.require_gpu:
+        raise PetsError(
+            "launch.require_gpu = true: torch finds no GPU on this machine; start the worker on "
+            "one that has one, mend its driver (nvidia-smi), or leave the setting out"
+        )
+    return torch.device("cpu")
 
 
 class _Warnings(logging.Handler):

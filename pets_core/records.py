@@ -34,7 +34,9 @@ __all__ = [
     "Share",
     "Split",
     "SplitInfo",
+    "SweepResult",
     "TrainResult",
+    "Trial",
     "Verdict",
     "choose_evaluation_split",
 ]
@@ -423,6 +425,42 @@ class PredictResult(_Record):
     champion_refused: str | None = None
     maps_url: str | None = None
     photos_per_second: float
+
+
+class Trial(_Record):
+    """Settings that a sweep tried, and what came of them.
+
+    Attributes:
+        number: In the order in which trials were asked for.
+        backbone: Of the model.
+        base_lr: Peak rate of the head in the frozen epochs.
+        error_rates: Share of the validation photos taken for another class, of each seed.
+        error_rate: Their mean; None where the trial failed.
+        seconds: All its trainings took.
+        model_urls: The models, of each seed.
+        fault: Why it failed.
+    """
+
+    number: int
+    backbone: str
+    base_lr: float
+    error_rates: tuple[float, ...] = ()
+    error_rate: float | None = None
+    seconds: float = 0.0
+    model_urls: tuple[str, ...] = ()
+    fault: str = ""
+
+
+class SweepResult(_Record):
+    """All trials of a sweep, the best first.
+
+    Attributes:
+        url: This record in the store.
+        trials: Of least mean validation error first, those that failed last.
+    """
+
+    url: str
+    trials: tuple[Trial, ...]
 
 
 class BatchPlan(_Record):

@@ -167,8 +167,12 @@ def _url(request: WorkRequest) -> str:
 
 
 def _hash(request: WorkRequest) -> str:
-    """Of what changes the answer: not where it is worked out, nor by how many."""
+    """Of what changes the answer: not where it is worked out, nor by how many.
+
+    Nor settings left as they are: those of a later version are none that this one was asked with.
+    """
     asked = request.model_dump_json(
-        exclude={"run_url": True, "config": {"launch": True, "store": True, "cache_dir": True}}
+        exclude={"run_url": True, "config": {"launch": True, "store": True, "cache_dir": True}},
+        exclude_defaults=True,
     )
     return hashlib.sha256(asked.encode()).hexdigest()

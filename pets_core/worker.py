@@ -25,7 +25,7 @@ from pets_core.failures import RankFailure
 from pets_core.launch import CheckResult, WorkRequest
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
-from pets_core.rank import Rank, write_down
+from pets_core.rank import Rank, choose_device, write_down
 from pets_core.stages import find_lr, predict, predict_parts, train
 from pets_core.training.interruption import Interrupted
 from pets_core.training.precision import resolve_precision
@@ -41,7 +41,7 @@ def check(request: WorkRequest) -> CheckResult:
     settings, launch = request.config.model, request.config.launch
     storage.check_writable(storage.absolute(request.config.store), "store")
     storage.check_writable(storage.absolute(request.config.cache_dir), "cache_dir")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(launch)
     num_gpus = torch.cuda.device_count()
     if num_gpus and launch.num_processes != "auto" and launch.num_processes > num_gpus:
         raise PetsError(

@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pets_core import storage
 from pets_core.markdown import literal
 
-__all__ = ["MAX_BYTES", "Publisher", "jpeg", "picture", "table"]
+__all__ = ["MAX_BYTES", "Publisher", "jpeg", "picture", "picture_of", "table"]
 
 MAX_BYTES = 300_000
 """An artifact beyond this makes the UI slow: its lists fetch all of them."""
@@ -111,7 +111,11 @@ def jpeg(data: bytes, alt: str) -> str:
 
 def picture(url: str, alt: str) -> str:
     """A stored PNG inside markdown, with fewer colours and pixels where it is too large for it."""
-    data = storage.read_bytes(url)
+    return picture_of(storage.read_bytes(url), alt)
+
+
+def picture_of(data: bytes, alt: str) -> str:
+    """A PNG inside markdown, with fewer colours and pixels where it is too large for it."""
     if len(data) > _MAX_PICTURE:
         image = Image.open(io.BytesIO(data)).convert("RGB")
         while len(data) > _MAX_PICTURE:

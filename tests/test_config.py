@@ -96,7 +96,17 @@ BOUNDS = {
         "min_improvement": [-1, 0, 1],
         "max_drop_per_class": [None, 0, 1],
     },
+    "batch": {"part_photos": [1, 1_000_000], "num_tasks": [1, 1000]},
+    "sweep": {
+        "min_lr": [1e-9, 0.0299],
+        "max_lr": [0.000301, 9.9],
+        "num_trials": [1, 10_000],
+        "num_random": [1, 10_000],
+        "num_seeds": [1, 100],
+        "num_concurrent": [1, 1000],
+    },
     "launch": {
+        "require_gpu": [True, False],
         "deployment": [None, "rank-stage/gpu"],
         "num_processes": ["auto", 1, 1024],
         "num_threads": [0, 1024],
@@ -190,7 +200,17 @@ BEYOND = {
         "min_improvement": [-1.1, 1.1],
         "max_drop_per_class": [-0.1, 1.1],
     },
+    "batch": {"part_photos": [0, 1_000_001], "num_tasks": [0, 1001]},
+    "sweep": {
+        "min_lr": [0, 10],
+        "max_lr": [0, 10],
+        "num_trials": [0, 10_001],
+        "num_random": [0, 10_001],
+        "num_seeds": [0, 101],
+        "num_concurrent": [0, 1001],
+    },
     "launch": {
+        "require_gpu": ["maybe"],
         "deployment": ["gpu", "a/b/c", "/gpu"],
         "num_processes": [0, 1025, "many"],
         "num_threads": [-1, 1025],
@@ -224,7 +244,7 @@ def test_beyond_the_bounds_is_refused(group, name, value):
 def test_the_bounds_above_cover_every_setting():
     free_text = {
         "url", "backbone", "weights", "lr_max", "name", "checksums", "image_column",
-        "label_column", "label_fixes", "split_column", "runner_address",
+        "label_column", "label_fixes", "split_column", "runner_address", "backbones",
     }  # fmt: skip
     for group, field in PipelineConfig.model_fields.items():
         names = set(getattr(field.annotation, "model_fields", {}))

@@ -141,6 +141,15 @@ def test_the_check_refuses_before_any_work(small_config) -> None:
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
+def test_a_gpu_that_is_wanted_and_not_there_is_told_of(small_config, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = tiny(small_config, launch={"require_gpu": True})
+    for stage in ("check", "lr-find"):
+        asked = WorkRequest(stage=stage, config=config, run_url=config.store)
+        with pytest.raises(PetsError, match=r"launch\.require_gpu = true: torch finds no GPU"):
+            launch(asked, CheckResult)
+
+
 def test_bf16_trains_on_any_cpu(small_config, tmp_path) -> None:
     config = tiny(small_config, train={"mixed_precision": "bf16", "epochs": 0, "batch_size": 64})
     result = launch(train_request(config, str(tmp_path / "run")), TrainResult)

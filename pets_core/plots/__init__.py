@@ -2,6 +2,7 @@
 
 from pets_core.plots.calibration import reliability_diagram
 from pets_core.plots.confusion import confusion_matrix
+from pets_core.plots.sweep import sweep
 from pets_core.plots.training import lr_curve, training_curves
 
-__all__ = ["confusion_matrix", "lr_curve", "reliability_diagram", "training_curves"]
+__all__ = ["confusion_matrix", "lr_curve", "reliability_diagram", "sweep", "training_curves"]

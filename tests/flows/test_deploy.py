@@ -1,11 +1,14 @@
 """The deployments of this project: checked without a server, then with one and with workers."""
 
+import json
 import os
 import signal
+import tarfile
 from functools import partial
 from pathlib import Path
 
 import processes
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from pools import ENDLESS, small
@@ -54,7 +57,7 @@ def refused(capsys):
 
 def test_the_files_are_good(environment, capsys):
     cli.main(["deploy", str(FILES / "prefect.yaml"), "--check"])
-    assert capsys.readouterr().out == "9 deployments, 2 pools, 3 automations: good\n"
+    assert capsys.readouterr().out == "10 deployments, 2 pools, 3 automations: good\n"
 
 
 def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
@@ -220,3 +223,44 @@ def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
     (stage,) = server.ask("flow_runs/filter", {"flows": {"name": {"any_": ["rank-stage"]}}})
     assert server.wait_for(partial(pools.ended, stage["id"]), 60)["state_type"] == "CANCELLED"
     assert stage["work_queue_name"] == "urgent"
+
+
+@pytest.mark.slow
+def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
+    deployed, pools, small_config, tmp_path
+) -> None:
+    server, _ = deployed
+    settings = small(
+        small_config,
+        batch={"part_photos": 16, "num_tasks": 2},
+        sweep={"num_trials": 2, "num_concurrent": 2, "min_lr": 1e-3, "max_lr": 1e-2},
+    )
+    # The sample again, as photos without labels.
+    photos = tmp_path / "photos"
+    with tarfile.open(small_config.source.url + "/images.tar.gz") as archive:
+        archive.extractall(photos, filter="data")
+    sweep = pools.trigger("pets-sweep/by-hand", settings)
+    run = server.wait_for(partial(pools.ended, sweep), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    trials = pools.stages(sweep)
+    assert [trial["name"].split()[0] for trial in trials] == ["train", "train"]
+    assert {trial["work_pool_name"] for trial in trials} == {"gpu"}
+    first, second = (pools.run(trial["id"]) for trial in trials)
+    assert max(first["start_time"], second["start_time"]) < min(
+        first["end_time"], second["end_time"]
+    ), "both at once"
+    result = json.loads((tmp_path / "store/runs" / sweep / "sweep.json").read_text())
+    (model, _) = (trial["model_urls"][0] for trial in result["trials"])
+    settings["source"] = {"url": str(photos)}
+    deployment = server.ask("deployments/name/pets-batch-predict/by-hand")
+    parameters = {"config": settings, "model_url": model, "output_url": str(tmp_path / "out")}
+    path = f"deployments/{deployment['id']}/create_flow_run"
+    batch = server.ask(path, {"parameters": parameters})["id"]
+    run = server.wait_for(partial(pools.ended, batch), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    names = [stage["name"].split()[0] for stage in pools.stages(batch)]
+    assert sorted(names) == ["predict-parts-0-5", "predict-parts-5-10"]
+    found = pq.read_table(tmp_path / "out/predictions")
+    assert found.num_rows == len(set(found["photo"].to_pylist())) == 37 * 4
+    keys = {a["key"] for a in server.ask("artifacts/filter", {}) if a["key"]}
+    assert {"sweep", "batch-summary", "unreadable-photos"} <= keys

@@ -11,15 +11,20 @@ from pets_core.config import PipelineConfig
 
 __all__ = ["ENDLESS", "Pools", "small", "worker"]
 
-ENDLESS = {"batch_size": 8, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
+ENDLESS = {"batch_size": 32, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
            "checkpoint_steps": 5}  # fmt: skip
 
 
 @contextmanager
 def worker(server: Server, pool: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of a pool."""
+    """A worker of a pool; flow runs that it would leave behind end with it."""
     with server.running("-m", "prefect", "worker", "start", "--pool", pool) as process:
-        yield process
+        try:
+            yield process
+        finally:
+            left = processes.below(process.pid)
+            processes.end(process)
+            processes.kill(left)
 
 
 class Pools:

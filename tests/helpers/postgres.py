@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["PASSWORD", "database"]
+__all__ = ["PASSWORD", "database", "dump"]
 
 PASSWORD = "pets-secret-of-the-database"
 _USER = "prefect"
@@ -63,6 +63,13 @@ def database(folder: Path) -> Iterator[str]:
         # At once, connections or none.
         process.send_signal(signal.SIGINT)
         process.wait(_PATIENCE_SECONDS)
+
+
+def dump(url: str) -> str:
+    """All that a database holds, as text."""
+    address = url.replace("postgresql+asyncpg", "postgresql")
+    command = [_program("pg_dump"), "--dbname", address]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _create(createdb: str, port: int) -> None:

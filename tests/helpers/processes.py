@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-__all__ = ["arguments", "below", "end", "gone", "launcher", "launchers", "ranks"]
+__all__ = ["arguments", "below", "end", "gone", "kill", "launcher", "launchers", "ranks"]
 
 _PATIENCE_SECONDS = 30
 
@@ -47,9 +47,9 @@ def arguments(pid: int) -> list[str]:
         return []
 
 
-def gone(pids: list[int]) -> bool:
-    """Whether all of these end within half a minute; one that nobody has waited for yet is gone."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+def gone(pids: list[int], seconds: float = _PATIENCE_SECONDS) -> bool:
+    """Whether all of these end in time; one that nobody has waited for yet is gone."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not any(_lives(pid) for pid in pids):
             return True
@@ -67,9 +67,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
         left = below(process.pid)
         process.kill()
         process.wait()
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill(left)
+
+
+def kill(pids: list[int]) -> None:
+    """SIGKILL those that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _lives(pid: int) -> bool:

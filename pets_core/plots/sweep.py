@@ -1,0 +1,49 @@
+"""How good each trial of a sweep was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.ticker import PercentFormatter
+
+from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, png, say, tidy
+from pets_core.records import Trial
+
+__all__ = ["sweep"]
+
+_COLOURS = (BLUE, ORANGE, RED, "#3a8f5c", "#7a5ab0", GREY)
+_MAX_BACKBONES = len(_COLOURS)
+
+
+def sweep(trials: Sequence[Trial]) -> bytes:
+    """Draw the validation error of trials over their learning rates, a colour a backbone.
+
+    Args:
+        trials: Those that came to their end, the best first.
+
+    Returns:
+        A PNG of about 1000 x 560 pixels.
+    """
+    figure = new_figure(9.0, 5.0, dpi=112)
+    axes = figure.subplots()
+    names = list(dict.fromkeys(trial.backbone for trial in trials))
+    for place, name in enumerate(names):
+        # Beyond so many, colours would not tell them apart.
+        own = [trial for trial in trials if trial.backbone == name]
+        axes.scatter(
+            [trial.base_lr for trial in own], [trial.error_rate or 0.0 for trial in own],
+            color=_COLOURS[min(place, _MAX_BACKBONES - 1)], s=36, label=name.replace("$", r"\$"),
+        )  # fmt: skip
+    for trial in trials[:1]:
+        axes.scatter(
+            [trial.base_lr], [trial.error_rate or 0.0], s=160, facecolors="none", edgecolors=RED
+        )
+    axes.set_xscale("log")
+    axes.set(xlabel="peak learning rate of the head", ylabel="validation error")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if names:
+        axes.legend(loc="best", frameon=False, fontsize=9)
+    else:
+        say(axes, "no trial came to its end")
+    tidy(axes)
+    return png(figure)

@@ -1,0 +1,159 @@
+"""A sweep: trials asked for in rounds, each training a flow run on a pool if there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger, task, unmapped
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from pets_core import plots
+from pets_core.config import PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.launch import WorkRequest
+from pets_core.markdown import literal
+from pets_core.records import Run, SweepResult, TrainResult, Trial
+from pets_core.runs import start_run
+from pets_core.sweep import Study, concluded, trial_config, trial_url, write_result
+from tasks.delegate import cancel_stages
+from tasks.publish import Publisher, picture_of, table
+from tasks.stages import GOES_ON, check_run, do_or_delegate
+
+__all__ = ["check_sweep", "publish_sweep", "run_trials"]
+
+_MAX_ROWS = 50
+
+
+def check_sweep(config: PipelineConfig) -> None:
+    """Refuse what cannot work, every backbone looked at; to be called in a flow.
+
+    Raises:
+        PetsError: Trials cannot be trained at once here, or a backbone cannot be trained.
+    """
+    if config.sweep.num_concurrent > 1 and config.launch.deployment is None:
+        raise PetsError(
+            f"sweep.num_concurrent = {config.sweep.num_concurrent}: on one machine trainings take "
+            "turns; set launch.deployment to have them done by several, or leave it at 1"
+        )
+    for backbone in config.sweep.backbones or (config.model.backbone,):
+        model = config.model.model_copy(update={"backbone": backbone})
+        check_run(config.model_copy(update={"model": model}))
+
+
+@task(name="train trial", **GOES_ON)
+def train_trial(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> TrainResult:
+    """Train one model of a trial in worker ranks; its folder is a run of its own."""
+    request = _request(config, run, trial, seed)
+    start_run(request.config, run.manifest, request.run_url)
+    return do_or_delegate(request, TrainResult)
+
+
+def run_trials(config: PipelineConfig, run: Run) -> SweepResult:
+    """Train trial after trial, as many at a time as the settings say; to be called in a flow."""
+    study, trials = Study(config), list[Trial]()
+    while len(trials) < config.sweep.num_trials:
+        left = config.sweep.num_trials - len(trials)
+        asked = study.ask(min(config.sweep.num_concurrent, left))
+        for trial in _round(config, run, asked):
+            study.tell(trial)
+            trials.append(trial)
+            get_run_logger().info(
+                "trial %d of %d: %s at %g: %s", len(trials), config.sweep.num_trials,
+                trial.backbone, trial.base_lr,
+                trial.fault or f"{trial.error_rate:.2%} of the validation photos wrong",
+            )  # fmt: skip
+    return write_result(run.url, trials)
+
+
+def _round(config: PipelineConfig, run: Run, asked: list[Trial]) -> list[Trial]:
+    seeds = range(config.train.seed, config.train.seed + config.sweep.num_seeds)
+    pairs = [(trial, seed) for trial in asked for seed in seeds]
+    if config.launch.deployment is None:
+        # A launcher dies with the thread that started it.
+        done = [_outcome(config, run, *pair) for pair in pairs]
+    else:
+        done = _mapped(config, run, pairs)
+    outcomes = dict(zip(pairs, done, strict=True))
+    return [_told(trial, [outcomes[trial, seed] for seed in seeds]) for trial in asked]
+
+
+def _told(trial: Trial, outcomes: list[TrainResult | PetsError]) -> Trial:
+    """A trial with its errors, or with what went wrong in one of its trainings."""
+    faults = [outcome for outcome in outcomes if isinstance(outcome, PetsError)]
+    if faults:
+        return trial.model_copy(update={"fault": str(faults[0])})
+    return concluded(trial, [o for o in outcomes if isinstance(o, TrainResult)])
+
+
+def _outcome(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> TrainResult | PetsError:
+    """One training, or why it came to nothing, as one whose loss is not finite."""
+    state = train_trial(config, run, trial, seed, return_state=True)
+    return _of_state(state)
+
+
+def _of_state(state: Any) -> TrainResult | PetsError:
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, (TrainResult, PetsError)):
+        return result
+    raise result
+
+
+def _mapped(
+    config: PipelineConfig, run: Run, pairs: list[tuple[Trial, int]]
+) -> list[TrainResult | PetsError]:
+    parameters = {
+        "config": unmapped(config),
+        "run": unmapped(run),
+        "trial": [trial for trial, _ in pairs],
+        "seed": [seed for _, seed in pairs],
+    }
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(pairs))
+    with runner:
+        futures = list(runner.map(train_trial, parameters))  # type: ignore[arg-type]
+        try:
+            for future in futures:
+                future.wait()
+        except BaseException:
+            # The others' threads wait for theirs, and this process for the threads.
+            requests = [_request(config, run, trial, seed) for trial, seed in pairs]
+            cancel_stages(requests, get_run_logger())
+            raise
+        return [_of_state(future.state) for future in futures]
+
+
+def _request(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> WorkRequest:
+    return WorkRequest(
+        stage="train",
+        config=trial_config(config, trial, seed),
+        run_url=trial_url(run.url, trial, seed),
+        manifest=run.manifest,
+        base_lr=trial.base_lr,
+    )
+
+
+@task(name="publish sweep", cache_policy=NO_CACHE)
+def publish_sweep(result: SweepResult) -> None:
+    """Artifact `sweep`: all trials beside each other, the best first."""
+    best = result.trials[0]
+    rows = table(
+        ["trial", "backbone", "base_lr", "validation error", "of each seed", "seconds"],
+        ([t.number, literal(t.backbone), f"{t.base_lr:g}", *_cells(t)]
+         for t in result.trials[:_MAX_ROWS]),
+    )  # fmt: skip
+    curve = picture_of(plots.sweep([t for t in result.trials if not t.fault]), "rates and errors")
+    text = (
+        f"# {best.error_rate:.2%} with {literal(best.backbone)} at {best.base_lr:g}\n\n{rows}\n\n"
+        f"{curve}\n\nTo train with these settings: `--model.backbone {best.backbone} "
+        f"--train.base_lr {best.base_lr:g}`. Its model: `{best.model_urls[0]}`. The best of many "
+        "looks better than it is: judge it on test photos.\n"
+    )
+    with Publisher(result.url) as publisher:
+        publisher.markdown("sweep", text, f"{len(result.trials)} trials, the best first")
+
+
+def _cells(trial: Trial) -> list[str]:
+    if trial.fault:
+        return ["failed", literal(trial.fault), ""]
+    each = ", ".join(f"{rate:.2%}" for rate in trial.error_rates)
+    return [f"{trial.error_rate:.2%}", each, f"{trial.seconds:.0f}"]
