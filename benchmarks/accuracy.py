@@ -27,20 +27,22 @@ import yaml
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train and judge as `pets train` and `pets evaluate` do."""
     from pets_core import worker
-    from pets_core.records import EvalReport, TrainResult
+    from pets_core.evaluation.review import review
+    from pets_core.records import PredictResult, TrainResult
 
     request = peer.request("train", arguments)
     began = time.perf_counter()
     trained = worker.run(request)
     seconds = time.perf_counter() - began
     assert isinstance(trained, TrainResult)
-    judging = request.model_copy(update={"stage": "evaluate", "model_url": trained.model_url})
-    report = worker.run(judging)
-    assert isinstance(report, EvalReport)
+    asked = peer.request("predict", arguments).model_copy(update={"model_url": trained.model_url})
+    predicted = worker.run(asked)
+    assert isinstance(predicted, PredictResult)
+    report = review(request.config, request.run_url, predicted)
     curve = [
         (epoch.train_loss, epoch.valid_loss, epoch.valid_error_rate) for epoch in trained.epochs
     ]
-    return {"error": report.error_rate, "seconds": seconds, "curve": curve}
+    return {"error": report.error_rate.value, "seconds": seconds, "curve": curve}
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,9 @@ import peer
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.data.sample import write_sample
+from pets_core.evaluation.review import review
 from pets_core.launch import CheckResult, WorkRequest, launch
-from pets_core.records import EvalReport, LRSuggestion, TrainResult
+from pets_core.records import LRSuggestion, PredictResult, TrainResult
 
 
 def _small(arguments: dict[str, Any]) -> PipelineConfig:
@@ -52,8 +53,8 @@ def run_plain(arguments: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     rate = launch(WorkRequest(stage="lr-find", **given), LRSuggestion).chosen
     trained = launch(WorkRequest(stage="train", base_lr=rate, **given), TrainResult)
-    judging = WorkRequest(stage="evaluate", model_url=trained.model_url, training=trained, **given)
-    launch(judging, EvalReport)
+    judging = WorkRequest(stage="predict", model_url=trained.model_url, **given)
+    review(config, given["run_url"], launch(judging, PredictResult), training=trained)
     return {"seconds": time.perf_counter() - began}
 
 
@@ -63,13 +64,14 @@ def run_flow(arguments: dict[str, Any]) -> dict[str, Any]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     import tasks.ingest
+    import tasks.review
     import tasks.stages
     from flows.pipeline import pipeline
 
     spent: list[float] = []
     for module, name in (
         (tasks.stages, "launch"), (tasks.ingest, "plan_dataset"),
-        (tasks.ingest, "write_shard"), (tasks.ingest, "commit"),
+        (tasks.ingest, "write_shard"), (tasks.ingest, "commit"), (tasks.review, "review"),
     ):  # fmt: skip
         setattr(module, name, _clocked(getattr(module, name), spent))
     began = time.perf_counter()
