@@ -58,6 +58,7 @@ class Pools:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # as deployments/docker/compose.yaml has it
             "PETS_STORE": str(folder / "store"),
             "PETS_SOURCE__URL": str(folder / "sample"),
         }

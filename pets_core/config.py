@@ -377,6 +377,8 @@ class LaunchConfig(_Settings):
     shard_model: bool = False
     """Spread weights, gradients and optimizer state over the ranks (FSDP2): for a backbone whose
     training does not fit one GPU. Slower for one that does."""
+    push_gateway: str | None = None
+    """Prometheus Pushgateway that is told of each stage, host:port."""
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
     stall_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0

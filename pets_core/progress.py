@@ -10,7 +10,11 @@ __all__ = ["OnProgress", "Progress", "ignore_progress"]
 
 
 class Progress(BaseModel):
-    """`done` of `total` `unit`s of one `stage`; `detail` is a short line for people."""
+    """`done` of `total` `unit`s of one `stage`; `detail` is a short line for people.
+
+    `photos_per_second` is None where a stage does not know; `gpu_memory_bytes` is the most that
+    torch had of rank 0's GPU.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,6 +23,8 @@ class Progress(BaseModel):
     total: int
     unit: str
     detail: str = ""
+    photos_per_second: float | None = None
+    gpu_memory_bytes: int = 0
 
 
 OnProgress = Callable[[Progress], None]

@@ -90,6 +90,9 @@ class Rank:
     def report(self, progress: Progress) -> None:
         """Tell the launcher, from rank 0 only."""
         if self.accelerator.is_main_process:
+            if self.accelerator.device.type == "cuda":
+                most = torch.cuda.max_memory_allocated(self.accelerator.device)
+                progress = progress.model_copy(update={"gpu_memory_bytes": most})
             # One write, for the ranks share a pipe and print() makes two.
             sys.stdout.write(f"{PROGRESS_MARK}{progress.model_dump_json()}\n")
             sys.stdout.flush()

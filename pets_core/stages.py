@@ -218,10 +218,17 @@ def predict_parts(rank: Rank) -> PartsResult | None:
         rank.place(built)
         missing = missing_parts(plan, range(*request.parts))
         own = missing[accelerator.process_index :: accelerator.num_processes]
-        done = 0
+        began, done = time.monotonic(), 0
         for number, part in enumerate(own, 1):
             done += _predict_part(rank, built, files, plan, part)
-            rank.report(Progress(stage="predict", done=number, total=len(own), unit="parts"))
+            # The other ranks have as many parts, or one less.
+            speed = accelerator.num_processes * done / (time.monotonic() - began)
+            rank.report(
+                Progress(
+                    stage="predict", done=number, total=len(own), unit="parts",
+                    detail=f"{speed:.0f} photos/s", photos_per_second=speed,
+                )
+            )  # fmt: skip
     counts = gather_object([done])
     if not accelerator.is_main_process:
         return None

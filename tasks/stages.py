@@ -35,6 +35,7 @@ from pets_core.runs import (
 from pets_core.training.schedule import few_steps
 from tasks.delegate import check_deployment, delegate
 from tasks.ingest import ingest_dataset
+from tasks.metrics import StageMetrics
 from tasks.ownership import ends_with_its_run
 from tasks.policy import may_pass
 from tasks.progress import ProgressArtifact, ProgressDisplay
@@ -191,8 +192,9 @@ def do_or_delegate(request: WorkRequest, record: type[Record]) -> Record:
 def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
     logger = get_run_logger()
     artifact = ProgressArtifact(_LIVE, logger) if request.stage == "train" else None
-    with ends_with_its_run(logger), turn_of_this_machine(logger):
-        answer = _launch(request, record, artifact)
+    metrics = StageMetrics(request.config.launch.push_gateway, request.stage, logger)
+    with ends_with_its_run(logger), turn_of_this_machine(logger), metrics:
+        answer = _launch(request, record, artifact, metrics)
     if artifact:
         artifact.end()
     finish_stage(request, answer)
@@ -200,7 +202,10 @@ def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
 
 
 def _launch(
-    request: WorkRequest, record: type[Record], artifact: ProgressArtifact | None = None
+    request: WorkRequest,
+    record: type[Record],
+    artifact: ProgressArtifact | None = None,
+    metrics: StageMetrics | None = None,
 ) -> Record:
     logger = get_run_logger()
     with ProgressDisplay(logger) as display:
@@ -209,6 +214,8 @@ def _launch(
             display(progress)
             if artifact:
                 artifact.show(progress)
+            if metrics:
+                metrics.show(progress)
 
         return launch(
             request, record, on_progress=show, on_line=logger.debug, on_warning=logger.warning

@@ -245,6 +245,7 @@ def test_the_bounds_above_cover_every_setting():
     free_text = {
         "url", "backbone", "weights", "lr_max", "name", "checksums", "image_column",
         "label_column", "label_fixes", "split_column", "runner_address", "backbones",
+        "push_gateway",
     }  # fmt: skip
     for group, field in PipelineConfig.model_fields.items():
         names = set(getattr(field.annotation, "model_fields", {}))

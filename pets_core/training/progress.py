@@ -47,6 +47,7 @@ class TrainProgress:
                 unit="steps",
                 detail=f"epoch {epoch}/{self._num_epochs}{shown}, "
                 f"{samples_per_second:.0f} photos/s",
+                photos_per_second=samples_per_second,
             )
         )
 
@@ -63,5 +64,6 @@ class TrainProgress:
                 total=self._num_epochs,
                 unit="epochs",
                 detail=f"{detail}, {metrics.photos_per_second:.0f} photos/s",
+                photos_per_second=metrics.photos_per_second,
             )
         )
