@@ -202,9 +202,10 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
         with _server_within_reach(command):
             _start_temporary_server()
             state = run(config=config, return_state=True, **keywords)
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.HTTPStatusError) as error:
+        trouble = "out of reach" if isinstance(error, httpx.TransportError) else "in trouble"
         sys.exit(_say_error(
-            f"the Prefect server is out of reach: {error}\nWhat was done is kept in "
+            f"the Prefect server is {trouble}: {error}\nWhat was done is kept in "
             f"{config.store}/runs.", code=1,
         ))  # fmt: skip
     result = state.result(raise_on_failure=False)

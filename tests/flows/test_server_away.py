@@ -4,9 +4,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import prefect
 import pytest
 from predictions_of import info_of
 
@@ -91,3 +94,31 @@ def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sa
     assert judged.returncode == 1
     assert "error: the Prefect server is out of reach" in printed
     assert f"What was done is kept in {tmp_path / 'store'}/runs" in printed
+
+
+def test_a_server_that_fails_is_told_of_in_one_line(nowhere, drawn_sample, tmp_path):
+    class Failing(BaseHTTPRequestHandler):
+        """Knows its version, and can do nothing, as with a database that is full."""
+
+        def answer(self) -> None:
+            good = self.path == "/api/admin/version"
+            self.send_response(200 if good else 500)
+            self.end_headers()
+            self.wfile.write(f'"{prefect.__version__}"'.encode() if good else b"{}")
+
+        do_GET = do_POST = answer  # noqa: N815 - as http.server calls them
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        environment = nowhere | {"PREFECT_API_URL": url, "PETS_SOURCE__URL": str(drawn_sample)}
+        done = subprocess.run(
+            [*COMMAND, "ingest"], env=environment, capture_output=True, text=True, timeout=180
+        )
+        server.shutdown()
+    assert done.returncode == 1
+    assert "error: the Prefect server is in trouble: Server error '500" in done.stderr
+    assert "Traceback" not in done.stderr
