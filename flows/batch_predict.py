@@ -15,13 +15,17 @@ __all__ = ["batch_predict_flow"]
 def batch_predict_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
+    source_url: str | None = None,
     output_url: str | None = None,
 ) -> BatchSummary:
     """Have the model in a folder, path or URL, say what is on each of the source's photos.
 
-    `output_url` is the folder of the results, which may be one that an earlier run began to fill;
-    by default it is in the run's own.
+    `source_url`, where it is given, is in place of the settings'. `output_url` is the folder of the
+    results, which may be one that an earlier run began to fill; by default it is in the run's own.
     """
+    if source_url:
+        source = config.source.model_copy(update={"url": source_url})
+        config = config.model_copy(update={"source": source})
     check_run(config, model_url)
     plan = plan_photos(config, model_url, output_url)
     summary = predict_all(config, plan)

@@ -68,7 +68,7 @@ def run_command(arguments: argparse.Namespace) -> None:
         idle = asyncio.run(_without_workers(files.pools))
     print("\n".join(files.names))
     if not arguments.notify:
-        print("nobody is told of runs that fail: --notify", file=sys.stderr)
+        print("without --notify, who is told of runs that fail stays as it is", file=sys.stderr)
     for pool in idle:
         print(
             f"warning: pool {pool} has no worker, so its runs wait: prefect worker start --pool "

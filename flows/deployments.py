@@ -94,12 +94,12 @@ def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None =
     for about in _read(automations_file).get("automations") or []:
         where = f"{automations_file}: {about.get('name', 'an automation')}"
         actions = about.get("actions") or []
-        notifies = any(action.get("block_document_id") == _NOTIFY for action in actions)
-        if notifies:
-            block = {"block_document_id": str(notify or UUID(int=0))}
-            about = about | {"actions": [action | block for action in actions]}
+        notifying = [action for action in actions if action.get("block_document_id") == _NOTIFY]
+        block = {"block_document_id": str(notify or UUID(int=0))}
+        filled = [action | block if action in notifying else action for action in actions]
+        about = about | {"actions": filled}
         automation = _validated(where, AutomationCore, about, faults)
-        if automation and (notify or not notifies):
+        if automation and (notify or not notifying):
             automations.append(automation)
     names, found = _check(_read(file).get("deployments") or [], pools)
     faults += [f"{file}: {fault}" for fault in found]
@@ -116,7 +116,10 @@ def _read_pools(file: Path, faults: list[str]) -> dict[str, Pool]:
         if entry is None:
             continue
         template = _read(file.with_name(entry.template))
-        properties = template["variables"]["properties"]
+        properties = template.get("variables", {}).get("properties")
+        if properties is None or "job_configuration" not in template:
+            faults.append(f"{where}: template = {entry.template}: is no base job template")
+            continue
         found = _faults_of_variables("variables", entry.variables, template)
         used = {p.name for p in find_placeholders(template["job_configuration"])}
         found += [

@@ -1,6 +1,6 @@
 """What a model sees on many photos without labels: planned in parts, each part written once.
 
-<output>/plan.parquet           every photo, and the part it is in
+<output>/plan.parquet           every photo, a row group a part
 <output>/predictions/           part-00000.parquet and so on
 <output>/unreadable.parquet     photos that could not be looked at
 <output>/summary.json           written last: all parts are there
@@ -9,24 +9,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
-from pets_core.data.dataset import read_table, write_table
+from pets_core.data.dataset import open_parquet, read_table, write_table
 from pets_core.data.files import Files
-from pets_core.data.images import UnreadablePhotoError, decode, may_be_photo_name
+from pets_core.data.images import UnreadablePhotoError, decode
 from pets_core.data.sources import open_photos
 from pets_core.errors import PetsError
-from pets_core.models.card import ModelCard, read_card
+from pets_core.models.card import WEIGHTS, ModelCard, read_card
 from pets_core.records import BatchPlan, BatchSummary
 
 __all__ = [
@@ -46,9 +44,7 @@ _FINGERPRINT = b"pets.fingerprint"
 
 
 def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> BatchPlan:
-    """List the photos and divide them into parts; where that was done before, go on with it.
-
-    Every file whose name may be a photo's is one, hidden ones left out, or every row of a table.
+    """List the photos and divide them into parts; where that was done before, go on with those.
 
     Args:
         config: Source and size of a part.
@@ -56,50 +52,40 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
         output_url: Folder of the results.
 
     Raises:
-        PetsError: There are no photos, no model, or the folder holds results of others.
+        PetsError: There are no photos, no model, or the folder holds other results.
     """
     model_url, output_url = storage.absolute(model_url), storage.absolute(output_url)
-    card = read_card(model_url)
-    photos = open_photos(config)
-    entries = [
-        entry
-        for entry in photos.entries()
-        if not any(part.startswith((".", "__MACOSX")) for part in entry.path.split("/"))
-        and may_be_photo_name(entry.path)
-    ]
-    if not entries:
-        raise PetsError(f"source.url = {config.source.url}: no photos lie there")
-    size = config.batch.part_photos
-    table = pa.table(
-        {
-            "photo": [entry.path for entry in entries],
-            "mark": [entry.mark for entry in entries],
-            "refusal": [entry.refusal for entry in entries],
-            "part": pa.array(np.arange(len(entries)) // size, pa.int32()),
-        }
-    )
-    fingerprint = _fingerprint(table, card)
-    url = storage.join(output_url, _PLAN)
+    url, size = storage.join(output_url, _PLAN), config.batch.part_photos
+    fingerprint = _fingerprint(config, model_url)
     if storage.exists(url):
-        before = read_table(url).schema.metadata[_FINGERPRINT].decode()
-        if before != fingerprint:
+        # Photos that came since belong to the next batch.
+        table = read_table(url)
+        if table.schema.metadata[_FINGERPRINT].decode() != fingerprint:
             raise PetsError(
-                f"{output_url}: holds predictions of other photos, of another model or in parts of "
-                "another size: give another folder"
+                f"{output_url}: holds predictions by another model, of another source or in parts "
+                "of another size: give another folder"
             )
     else:
-        write_table(url, table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()}))
-    num_parts = -(-len(entries) // size)
+        _, photos = open_photos(config)
+        if not photos:
+            raise PetsError(f"source.url = {config.source.url}: no photos lie there")
+        columns = {"photo": [p.path for p in photos], "refusal": [p.refusal for p in photos]}
+        table = pa.table(columns).replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
+        write_table(url, table, row_group_rows=size)
     return BatchPlan(
-        model_url=model_url, url=output_url, num_photos=len(entries), num_parts=num_parts
+        model_url=model_url,
+        url=output_url,
+        num_photos=table.num_rows,
+        num_parts=-(-table.num_rows // size),
     )
 
 
-def _fingerprint(table: pa.Table, card: ModelCard) -> str:
-    digest = hashlib.sha256(card.model_dump_json().encode())
-    for batch in table.to_batches():
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            digest.update(repr(row).encode())
+def _fingerprint(config: PipelineConfig, model_url: str) -> str:
+    """Of all that the predictions depend on but the photos themselves."""
+    digest = hashlib.sha256(read_card(model_url).model_dump_json().encode())
+    digest.update(storage.read_bytes(storage.join(model_url, WEIGHTS)))
+    digest.update(config.source.model_dump_json().encode())
+    digest.update(str(config.batch.part_photos).encode())
     return digest.hexdigest()
 
 
@@ -116,13 +102,13 @@ def missing_parts(plan: BatchPlan, parts: Sequence[int]) -> list[int]:
 
 def read_part(plan: BatchPlan, number: int) -> dict[str, str]:
     """The photos of a part in order, and why one must not be read, where that is so."""
-    table = read_table(storage.join(plan.url, _PLAN), ["photo", "refusal", "part"])
-    table = table.filter(pc.equal(table["part"], number))
+    with storage.open_read(storage.join(plan.url, _PLAN)) as file:
+        table = open_parquet(file).read_row_group(number)
     return dict(zip(table["photo"].to_pylist(), table["refusal"].to_pylist(), strict=True))
 
 
 def decoded_batches(
-    files: Files, photos: dict[str, str], size: int, batch_size: int
+    files: Files, photos: dict[str, str], size: int, *, batch_size: int, num_threads: int
 ) -> Iterator[tuple[list[str], NDArray[np.uint8], dict[str, str]]]:
     """Read and decode photos, a batch ahead of the one that is looked at.
 
@@ -131,6 +117,7 @@ def decoded_batches(
         photos: Each photo's path, and why it must not be read.
         size: Side of the square they are decoded to, pixels.
         batch_size: Photos of a batch, fewer where some are unreadable.
+        num_threads: That decode.
 
     Yields:
         Paths of B photos, their pixels, uint8 (B, size, size, 3), and what is wrong with others.
@@ -138,7 +125,7 @@ def decoded_batches(
     good = [path for path, refusal in photos.items() if not refusal]
     batches = [good[i : i + batch_size] for i in range(0, len(good), batch_size)]
     unread = {path: refusal.replace("_", " ") for path, refusal in photos.items() if refusal}
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(os.cpu_count()) as decoders:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(num_threads) as decoders:
         read = partial(_read_batch, files, size, decoders)
         coming = [reader.submit(read, batch) for batch in batches[:1]]
         for number in range(len(batches)):
@@ -161,7 +148,7 @@ def _read_batch(
         except UnreadablePhotoError as error:
             return error
 
-    found = list(decoders.map(decoded, files.read(paths)))
+    found = list(decoders.map(decoded, _read(files, paths)))
     faults = {
         path: f"{said.reason.replace('_', ' ')}: {said.detail}"
         for path, said in zip(paths, found, strict=True)
@@ -170,6 +157,18 @@ def _read_batch(
     pixels = [said for said in found if not isinstance(said, UnreadablePhotoError)]
     empty = np.empty((0, size, size, 3), np.uint8)
     return [p for p in paths if p not in faults], np.stack(pixels) if pixels else empty, faults
+
+
+def _read(files: Files, paths: list[str]) -> list[bytes | UnreadablePhotoError]:
+    """Bytes of photos; one that has gone since it was listed spoils no other."""
+    try:
+        return list(files.read(paths))
+    except PetsError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        if len(paths) == 1:
+            return [UnreadablePhotoError("missing", "it has gone since the photos were listed")]
+    return [read for path in paths for read in _read(files, [path])]
 
 
 def write_part(

@@ -377,7 +377,7 @@ class LaunchConfig(_Settings):
     shard_model: bool = False
     """Spread weights, gradients and optimizer state over the ranks (FSDP2): for a backbone whose
     training does not fit one GPU. Slower for one that does."""
-    push_gateway: str | None = None
+    push_gateway: Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")] | None = None
     """Prometheus Pushgateway that is told of each stage, host:port."""
     num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""

@@ -133,7 +133,9 @@ def announced(request: WorkRequest) -> Iterator[str | None]:
     # Of a run that was killed before it could take its own back.
     storage.remove(folder)
     url = storage.join(folder, f"{time.time_ns():020}")
-    storage.write_bytes(storage.join(url, REQUEST), request.model_dump_json().encode())
+    # A machine of an earlier version knows no setting that came since.
+    asked = request.model_dump_json(exclude_defaults=True)
+    storage.write_bytes(storage.join(url, REQUEST), asked.encode())
     try:
         yield url
     finally:

@@ -19,7 +19,6 @@ from pets_core.records import DatasetManifest, Run
 __all__ = [
     "SETTINGS",
     "ask_stage",
-    "asked_at",
     "asked_stage",
     "data_sets_in_use",
     "find_run",
@@ -130,14 +129,10 @@ def run_settings(url: str) -> dict[str, Any]:
 
 def ask_stage(request: WorkRequest) -> str:
     """Leave in the run's folder what a stage is asked, for another machine; returns its URL."""
-    url = asked_at(request)
-    storage.write_bytes(url, request.model_dump_json().encode())
+    url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
+    # A worker of an earlier version knows no setting that came since.
+    storage.write_bytes(url, request.model_dump_json(exclude_defaults=True).encode())
     return url
-
-
-def asked_at(request: WorkRequest) -> str:
-    """Where `ask_stage` leaves a request."""
-    return storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
 
 
 def asked_stage(url: str) -> WorkRequest:

@@ -214,10 +214,11 @@ def predict_parts(rank: Rank) -> PartsResult | None:
     assert request.parts is not None
     with rank.watchdog:
         with accelerator.local_main_process_first():
-            built, files = load_model(plan.model_url), open_photos(config)
+            built, (files, _) = load_model(plan.model_url), open_photos(config)
         rank.place(built)
         missing = missing_parts(plan, range(*request.parts))
-        own = missing[accelerator.process_index :: accelerator.num_processes]
+        # By number: another rank may have written some before this one looked.
+        own = [n for n in missing if n % accelerator.num_processes == accelerator.process_index]
         began, done = time.monotonic(), 0
         for number, part in enumerate(own, 1):
             done += _predict_part(rank, built, files, plan, part)
@@ -229,10 +230,10 @@ def predict_parts(rank: Rank) -> PartsResult | None:
                     detail=f"{speed:.0f} photos/s", photos_per_second=speed,
                 )
             )  # fmt: skip
-    counts = gather_object([done])
+    counts = gather_object([(done, len(own))])
     if not accelerator.is_main_process:
         return None
-    return PartsResult(num_photos=sum(counts), num_parts=len(missing))
+    return PartsResult(num_photos=sum(n for n, _ in counts), num_parts=sum(n for _, n in counts))
 
 
 @torch.inference_mode()
@@ -244,8 +245,12 @@ def _predict_part(
     photos = read_part(plan, number)
     probabilities: dict[str, NDArray[np.float32]] = {}
     errors: dict[str, str] = {}
-    batch_size = rank.config.evaluate.batch_size
-    for paths, pixels, faults in decoded_batches(files, photos, card.resize_to, batch_size):
+    batches = decoded_batches(
+        files, photos, card.resize_to,
+        batch_size=max(1, rank.config.evaluate.batch_size // rank.accelerator.num_processes),
+        num_threads=torch.get_num_threads(),
+    )  # fmt: skip
+    for paths, pixels, faults in batches:
         errors |= faults
         if paths:
             inputs = crop(torch.from_numpy(pixels).to(rank.accelerator.device))

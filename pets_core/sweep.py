@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import Literal
 
 import optuna
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.records import SweepResult, TrainResult, Trial
+from pets_core.records import EpochMetrics, SweepResult, TrainResult, Trial
 
 __all__ = ["Study", "concluded", "trial_config", "trial_url", "write_result"]
 
@@ -70,13 +71,13 @@ def trial_url(run_url: str, trial: Trial, seed: int) -> str:
     return f"{run_url.rstrip('/')}-{trial.number:03}-{seed}"
 
 
-def concluded(trial: Trial, trained: Sequence[TrainResult]) -> Trial:
-    """A trial with what its trainings came to: the mean of their last validation errors.
+def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last", "best"]) -> Trial:
+    """A trial with what its trainings came to: the mean validation error of the weights kept.
 
     Raises:
         PetsError: There are no validation photos to tell by.
     """
-    rates = [result.epochs[-1].valid_error_rate for result in trained]
+    rates = [_kept(result, keep).valid_error_rate for result in trained]
     known = [rate for rate in rates if rate is not None]
     if len(known) < len(rates):
         raise PetsError(
@@ -91,6 +92,13 @@ def concluded(trial: Trial, trained: Sequence[TrainResult]) -> Trial:
             "model_urls": tuple(result.model_url for result in trained),
         }
     )
+
+
+def _kept(trained: TrainResult, keep: Literal["last", "best"]) -> EpochMetrics:
+    judged = [epoch for epoch in trained.epochs if epoch.valid_loss is not None]
+    if keep == "best" and judged:
+        return min(judged, key=lambda epoch: epoch.valid_loss or 0.0)
+    return trained.epochs[-1]
 
 
 def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from prefect import get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import as_completed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pets_core import storage
 from pets_core.batch import commit_batch, missing_parts, plan_batch
@@ -17,7 +14,7 @@ from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
 from pets_core.markdown import literal
 from pets_core.records import BatchPlan, BatchSummary, PartsResult
-from tasks.delegate import cancel_stages
+from tasks.delegate import in_threads
 from tasks.policy import may_pass
 from tasks.publish import Publisher, table
 from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
@@ -46,7 +43,14 @@ def plan_photos(config: PipelineConfig, model_url: str, output_url: str | None) 
 @task(name="predict parts", **GOES_ON)
 def predict_parts(config: PipelineConfig, plan: BatchPlan, parts: tuple[int, int]) -> PartsResult:
     """Predict some parts in worker ranks, those that are there already left out."""
-    return do_or_delegate(_request(config, plan, parts), PartsResult)
+    request = WorkRequest(
+        stage="predict-parts",
+        config=config,
+        run_url=folder_of_run(config),
+        batch=plan,
+        parts=parts,
+    )
+    return do_or_delegate(request, PartsResult)
 
 
 @task(name="commit predictions", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
@@ -57,43 +61,28 @@ def commit_photos(plan: BatchPlan, num_predicted: int, seconds: float) -> BatchS
 
 def predict_all(config: PipelineConfig, plan: BatchPlan) -> BatchSummary:
     """Predict all parts that are missing, and commit; to be called in a flow."""
-    began, missing = time.monotonic(), missing_parts(plan, range(plan.num_parts))
-    shares = _shares(missing, config.batch.num_tasks)
+    began = time.monotonic()
+    shares = _shares(plan, config.batch.num_tasks)
     if config.launch.deployment is None or len(shares) < 2:
         # A launcher dies with the thread that started it.
         done = [predict_parts(config, plan, share) for share in shares]
     else:
-        done = _mapped(config, plan, shares)
+        given = {"config": unmapped(config), "plan": unmapped(plan), "parts": shares}
+        done = [state.result() for state in in_threads(predict_parts, given, len(shares))]
     num_photos = sum(result.num_photos for result in done)
     return commit_photos(plan, num_photos, time.monotonic() - began)
 
 
-def _mapped(
-    config: PipelineConfig, plan: BatchPlan, shares: list[tuple[int, int]]
-) -> list[PartsResult]:
-    parameters = {"config": unmapped(config), "plan": unmapped(plan), "parts": shares}
-    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(shares))
-    with runner:
-        futures = list(runner.map(predict_parts, parameters))  # type: ignore[arg-type]
-        try:
-            return [future.result() for future in as_completed(futures)]
-        except BaseException:
-            # The others' threads wait for theirs, and this process for the threads.
-            cancel_stages([_request(config, plan, share) for share in shares], get_run_logger())
-            raise
+def _shares(plan: BatchPlan, num_tasks: int) -> list[tuple[int, int]]:
+    """Ranges of parts with some missing: the first of each, and the one after its last.
 
-
-def _shares(missing: list[int], num_tasks: int) -> list[tuple[int, int]]:
-    """Ranges of parts, as even as they come: the first part of each, and the one after its last."""
-    size = -(-len(missing) // num_tasks) or 1
-    groups = [missing[i : i + size] for i in range(0, len(missing), size)]
-    return [(group[0], group[-1] + 1) for group in groups]
-
-
-def _request(config: PipelineConfig, plan: BatchPlan, parts: tuple[int, int]) -> WorkRequest:
-    return WorkRequest(
-        stage="predict-parts", config=config, run_url=folder_of_run(config), batch=plan, parts=parts
-    )
+    The ranges are those of the plan, so that a run that is started again finds the flow runs that
+    are still at work on them.
+    """
+    size = -(-plan.num_parts // num_tasks)
+    ranges = [(i, min(i + size, plan.num_parts)) for i in range(0, plan.num_parts, size)]
+    missing = missing_parts(plan, range(plan.num_parts))
+    return [(first, end) for first, end in ranges if any(first <= n < end for n in missing)]
 
 
 @task(name="publish predictions", cache_policy=NO_CACHE)

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from hashlib import sha256
 from typing import Any, cast
 from uuid import UUID
 
 import httpx
+from prefect import State, Task, get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterParentFlowRunId,
+)
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pets_core.errors import PetsError
-from pets_core.launch import WorkRequest
-from pets_core.runs import asked_at
 from tasks.ownership import ends_with_its_run
 
-__all__ = ["cancel_stages", "check_deployment", "delegate"]
+__all__ = ["check_deployment", "delegate", "in_threads"]
 
 _POLL_SECONDS = 2.0
 _LATE_SECONDS = 60.0
@@ -68,10 +71,21 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
         PetsError: The stage failed there or was cancelled.
         RuntimeError: Its process is gone; another attempt asks again.
     """
-    keys = _keys(request_url)
-    cancel = partial(_cancel, keys, logger)
-    with ends_with_its_run(logger, cancel), get_client(sync_client=True) as client:
+    digest = sha256(request_url.encode()).hexdigest()[:16]
+    keys = [f"{digest}-{number}" for number in range(1, _MAX_ASKED + 1)]
+
+    def cancel() -> None:
+        wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
+        _cancel(wanted, logger)
+
+    def cancel_all() -> None:
+        # Other stages of this run may be waited for in other threads.
+        cancel()
+        cancel_stages(logger)
+
+    with ends_with_its_run(logger, cancel_all), get_client(sync_client=True) as client:
         try:
+            _refuse_if_cancelled(client)
             asked = _ask(
                 client, deployment, f"{stage} of {flow_run.name}", request_url, keys, logger
             )
@@ -91,16 +105,41 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
     raise PetsError(said)
 
 
-def cancel_stages(requests: Sequence[WorkRequest], logger: Any) -> None:
-    """Cancel the flow runs that were asked for stages and are still at it."""
-    for request in requests:
-        _cancel(_keys(asked_at(request)), logger)
+def in_threads(task: Task[..., Any], parameters: dict[str, Any], count: int) -> list[State[Any]]:
+    """Map a task that delegates, each in a thread of its own; all stages end with this process.
+
+    Args:
+        task: The task.
+        parameters: Of `map`.
+        count: How many are mapped.
+
+    Returns:
+        The last state of each, in order.
+    """
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=count)
+    with runner:
+        futures = list(runner.map(task, parameters))
+        try:
+            for future in futures:
+                future.wait()
+        except BaseException:
+            # Threads wait for their stages, and this process for the threads.
+            cancel_stages(get_run_logger())
+            raise
+        return [future.state for future in futures]
 
 
-def _keys(request_url: str) -> list[str]:
-    """Idempotency keys of the flow runs that are asked for one stage, one after the other."""
-    digest = sha256(request_url.encode()).hexdigest()[:16]
-    return [f"{digest}-{number}" for number in range(1, _MAX_ASKED + 1)]
+def cancel_stages(logger: Any) -> None:
+    """Cancel the flow runs that the present one asked for and that are still at it."""
+    parent = FlowRunFilterParentFlowRunId(any_=[UUID(flow_run.id)])
+    _cancel(FlowRunFilter(parent_flow_run_id=parent), logger)
+
+
+def _refuse_if_cancelled(client: SyncPrefectClient) -> None:
+    """Ask for nothing more once the present flow run is to end."""
+    state = client.read_flow_run(UUID(flow_run.id)).state if flow_run.id else None
+    if state and (state.is_cancelling() or state.is_cancelled()):
+        raise PetsError("the flow run is cancelled")
 
 
 def _ask(
@@ -174,10 +213,10 @@ def _look(client: SyncPrefectClient, run_id: UUID) -> tuple[FlowRun | None, str]
         return None, f"the Prefect server is away, and how far the stage is unknown: {error}"
 
 
-def _cancel(keys: Sequence[str], logger: Any) -> None:
+def _cancel(wanted: FlowRunFilter, logger: Any) -> None:
     try:
         with get_client(sync_client=True) as client:
-            for run in _asked_before(client, keys):
+            for run in client.read_flow_runs(flow_run_filter=wanted):
                 if not _has_ended(run):
                     client.set_flow_run_state(run.id, Cancelling())
     except Exception as error:  # noqa: BLE001 - what ended the wait is to be told, not this

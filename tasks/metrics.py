@@ -80,7 +80,7 @@ class StageMetrics:
         key = {"stage": self._stage, "instance": platform.node()}
         try:
             pushadd_to_gateway(self._gateway, _JOB, self._registry, key, timeout=_PATIENCE_SECONDS)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the stage goes on
             if not self._told:
                 self._told = True
                 self._logger.warning(

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
+from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
@@ -22,6 +23,7 @@ _POLL_SECONDS = 10.0
 _CANCEL_SECONDS = 45.0
 """A worker that is there has ended a run that is to be cancelled by then."""
 _EXIT_CODE = 143
+_PATIENCE_SECONDS = 5.0
 
 
 @contextmanager
@@ -36,13 +38,13 @@ def ends_with_its_run(
 
     Args:
         logger: Told why this process ends.
-        on_cancelled: Called before it ends where the run was cancelled and nobody else sees to it.
+        on_cancelled: Called before it ends where nobody takes the run over.
     """
     if flow_run.id is None:
         yield
         return
     over = threading.Event()
-    watch = _Watch(UUID(flow_run.id), logger, on_cancelled, over)
+    watch = _Watch(UUID(flow_run.id), flow_run.run_count, logger, on_cancelled, over)
     # The thread is to talk to the server of this context.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True)
     thread.start()
@@ -54,10 +56,15 @@ def ends_with_its_run(
 
 class _Watch:
     def __init__(
-        self, run_id: UUID, logger: Any, on_cancelled: Callable[[], None], over: threading.Event
+        self,
+        run_id: UUID,
+        attempt: int,
+        logger: Any,
+        on_cancelled: Callable[[], None],
+        over: threading.Event,
     ) -> None:
-        self._run_id, self._logger, self._on_cancelled = run_id, logger, on_cancelled
-        self._over, self._attempt, self._cancelled_at = over, 0, 0.0
+        self._run_id, self._attempt, self._logger = run_id, attempt, logger
+        self._on_cancelled, self._over, self._cancelling_since = on_cancelled, over, 0.0
 
     def __call__(self) -> None:
         with get_client(sync_client=True) as client:
@@ -69,29 +76,38 @@ class _Watch:
                 if self._over.is_set():
                     return
                 if run and (reason := self._reason(run)):
-                    self._end(client, reason)
+                    self._end(client, run, reason)
                 self._over.wait(_POLL_SECONDS)
 
     def _reason(self, run: FlowRun) -> str:
         """Why this process is to end; empty where the run is still its own."""
         state = run.state
-        self._attempt = self._attempt or run.run_count
         if run.run_count != self._attempt:
             return f"is in its attempt {run.run_count}, and this is attempt {self._attempt}"
         if state is None or state.is_running():
             return ""
         if not state.is_cancelling():
             return f"is {state.name}"
-        self._cancelled_at = self._cancelled_at or time.monotonic()
-        waited = time.monotonic() - self._cancelled_at
+        self._cancelling_since = self._cancelling_since or time.monotonic()
+        waited = time.monotonic() - self._cancelling_since
         return "is to be cancelled, and no worker does it" if waited > _CANCEL_SECONDS else ""
 
-    def _end(self, client: SyncPrefectClient, reason: str) -> None:
+    def _end(self, client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
         self._logger.warning("the flow run %s: this process ends", reason)
+        state = run.state
         try:
-            if self._cancelled_at:
+            if state and (state.is_cancelling() or state.is_cancelled() or state.is_failed()):
                 self._on_cancelled()
+            if state and state.is_cancelling():
                 client.set_flow_run_state(self._run_id, Cancelled())
+            _send_logs()
         finally:
             # Whatever else Prefect would do on the way out changes a state that is not its own.
             os._exit(_EXIT_CODE)
+
+
+def _send_logs() -> None:
+    """Have the server hear what was said last, if it still listens."""
+    sender = threading.Thread(target=APILogHandler.flush, daemon=True)
+    sender.start()
+    sender.join(_PATIENCE_SECONDS)

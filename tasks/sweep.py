@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import get_run_logger, task, unmapped
+from prefect import State, get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pets_core import plots
 from pets_core.config import PipelineConfig
@@ -16,7 +15,7 @@ from pets_core.markdown import literal
 from pets_core.records import Run, SweepResult, TrainResult, Trial
 from pets_core.runs import start_run
 from pets_core.sweep import Study, concluded, trial_config, trial_url, write_result
-from tasks.delegate import cancel_stages
+from tasks.delegate import in_threads
 from tasks.publish import Publisher, picture_of, table
 from tasks.stages import GOES_ON, check_run, do_or_delegate
 
@@ -26,7 +25,7 @@ _MAX_ROWS = 50
 
 
 def check_sweep(config: PipelineConfig) -> None:
-    """Refuse what cannot work, every backbone looked at; to be called in a flow.
+    """Refuse what cannot work; where this machine trains, every backbone is looked at.
 
     Raises:
         PetsError: Trials cannot be trained at once here, or a backbone cannot be trained.
@@ -44,7 +43,13 @@ def check_sweep(config: PipelineConfig) -> None:
 @task(name="train trial", **GOES_ON)
 def train_trial(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> TrainResult:
     """Train one model of a trial in worker ranks; its folder is a run of its own."""
-    request = _request(config, run, trial, seed)
+    request = WorkRequest(
+        stage="train",
+        config=trial_config(config, trial, seed),
+        run_url=trial_url(run.url, trial, seed),
+        manifest=run.manifest,
+        base_lr=trial.base_lr,
+    )
     start_run(request.config, run.manifest, request.run_url)
     return do_or_delegate(request, TrainResult)
 
@@ -71,65 +76,31 @@ def _round(config: PipelineConfig, run: Run, asked: list[Trial]) -> list[Trial]:
     pairs = [(trial, seed) for trial in asked for seed in seeds]
     if config.launch.deployment is None:
         # A launcher dies with the thread that started it.
-        done = [_outcome(config, run, *pair) for pair in pairs]
+        states = [train_trial(config, run, *pair, return_state=True) for pair in pairs]
     else:
-        done = _mapped(config, run, pairs)
-    outcomes = dict(zip(pairs, done, strict=True))
-    return [_told(trial, [outcomes[trial, seed] for seed in seeds]) for trial in asked]
+        trials, of_trials = [t for t, _ in pairs], [s for _, s in pairs]
+        given: dict[str, Any] = {"config": unmapped(config), "run": unmapped(run)}
+        given |= {"trial": trials, "seed": of_trials}
+        states = in_threads(train_trial, given, len(pairs))
+    outcomes = dict(zip(pairs, map(_outcome, states), strict=True))
+    return [_told(config, trial, [outcomes[trial, seed] for seed in seeds]) for trial in asked]
 
 
-def _told(trial: Trial, outcomes: list[TrainResult | PetsError]) -> Trial:
+def _told(config: PipelineConfig, trial: Trial, outcomes: list[TrainResult | PetsError]) -> Trial:
     """A trial with its errors, or with what went wrong in one of its trainings."""
     faults = [outcome for outcome in outcomes if isinstance(outcome, PetsError)]
     if faults:
         return trial.model_copy(update={"fault": str(faults[0])})
-    return concluded(trial, [o for o in outcomes if isinstance(o, TrainResult)])
+    trained = [o for o in outcomes if isinstance(o, TrainResult)]
+    return concluded(trial, trained, config.train.keep)
 
 
-def _outcome(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> TrainResult | PetsError:
-    """One training, or why it came to nothing, as one whose loss is not finite."""
-    state = train_trial(config, run, trial, seed, return_state=True)
-    return _of_state(state)
-
-
-def _of_state(state: Any) -> TrainResult | PetsError:
+def _outcome(state: State[Any]) -> TrainResult | PetsError:
+    """What a training came to, or why to nothing, as one whose loss is not finite."""
     result = state.result(raise_on_failure=False)
     if isinstance(result, (TrainResult, PetsError)):
         return result
     raise result
-
-
-def _mapped(
-    config: PipelineConfig, run: Run, pairs: list[tuple[Trial, int]]
-) -> list[TrainResult | PetsError]:
-    parameters = {
-        "config": unmapped(config),
-        "run": unmapped(run),
-        "trial": [trial for trial, _ in pairs],
-        "seed": [seed for _, seed in pairs],
-    }
-    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(pairs))
-    with runner:
-        futures = list(runner.map(train_trial, parameters))  # type: ignore[arg-type]
-        try:
-            for future in futures:
-                future.wait()
-        except BaseException:
-            # The others' threads wait for theirs, and this process for the threads.
-            requests = [_request(config, run, trial, seed) for trial, seed in pairs]
-            cancel_stages(requests, get_run_logger())
-            raise
-        return [_of_state(future.state) for future in futures]
-
-
-def _request(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> WorkRequest:
-    return WorkRequest(
-        stage="train",
-        config=trial_config(config, trial, seed),
-        run_url=trial_url(run.url, trial, seed),
-        manifest=run.manifest,
-        base_lr=trial.base_lr,
-    )
 
 
 @task(name="publish sweep", cache_policy=NO_CACHE)

@@ -1,6 +1,7 @@
 """Photos without labels: every one predicted once, whatever ends on the way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 
 from pets_core import storage
@@ -21,7 +23,9 @@ from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest, launch
 from pets_core.models.package import create_model, save_model
 from pets_core.predict import predict_photos
+from pets_core.rank import Rank
 from pets_core.records import BatchPlan, ClassInfo, PartsResult
+from pets_core.stages import predict_parts
 
 CLASSES = ("Birman", "Boxer", "Pug", "Sphynx")
 NUM_PHOTOS = 23
@@ -154,14 +158,92 @@ def test_killed_at_any_moment_it_goes_on(config, model_url, folder, jpeg, tmp_pa
     assert len(predictions(plan)) == NUM_PHOTOS + 202
 
 
-def test_a_folder_of_other_predictions_is_refused(config, model_url, folder, jpeg, tmp_path):
+def test_photos_that_came_since_belong_to_the_next_batch(config, model_url, folder, jpeg, tmp_path):
+    out = str(tmp_path / "out")
+    plan = plan_batch(config, model_url, out)
+    (folder / "2026/0/000-new.jpg").write_bytes(jpeg(99))
+    assert plan_batch(config, model_url, out) == plan
+    assert plan_batch(config, model_url, str(tmp_path / "next")).num_photos == plan.num_photos + 1
+
+
+@pytest.mark.parametrize("other", ["weights", "source", "size"])
+def test_a_folder_of_other_predictions_is_refused(config, model_url, tmp_path, other) -> None:
     out = str(tmp_path / "out")
     plan_batch(config, model_url, out)
     before = sorted(Path(out).rglob("*"))
-    (folder / "new.jpg").write_bytes(jpeg(99))
-    with pytest.raises(PetsError, match="holds predictions of other photos"):
+    if other == "weights":
+        # The same card, as that of another seed.
+        copy = shutil.copytree(model_url, tmp_path / "another")
+        weights = safetensors.torch.load_file(copy / "model.safetensors")
+        safetensors.torch.save_file({k: v + 0 if v.ndim < 2 else v * 2 for k, v in weights.items()},
+                                    copy / "model.safetensors")  # fmt: skip
+        model_url = str(copy)
+    elif other == "source":
+        source = config.source.model_copy(update={"url": str(tmp_path)})
+        config = config.model_copy(update={"source": source})
+    else:
+        config = config.model_copy(
+            update={"batch": config.batch.model_copy(update={"part_photos": 5})}
+        )
+    with pytest.raises(PetsError, match="holds predictions by another model"):
         plan_batch(config, model_url, out)
     assert sorted(Path(out).rglob("*")) == before
+
+
+def test_a_photo_that_goes_after_it_was_listed_spoils_no_other(
+    config, model_url, folder, tmp_path
+) -> None:
+    plan = plan_batch(config, model_url, str(tmp_path / "out"))
+    (folder / "2026/0/003.jpg").unlink()
+    launch(request(config, plan, str(tmp_path / "run")), PartsResult)
+    summary = commit_batch(plan, num_predicted=1, seconds=1.0)
+    assert summary.num_unreadable == 3
+    assert dict(summary.unreadable)["2026/0/003.jpg"].startswith("missing: it has gone")
+
+
+class OneOfTwo:
+    """An accelerator that takes itself for one of two ranks."""
+
+    def __init__(self, accelerator, index: int) -> None:
+        self._accelerator, self.process_index, self.num_processes = accelerator, index, 2
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._accelerator, name)
+
+
+def test_a_rank_that_looks_late_leaves_no_part_out(config, model_url, tmp_path) -> None:
+    """Parts that another rank has written by then change nobody's share."""
+    plan = plan_batch(config, model_url, str(tmp_path / "out"))
+    for index in (0, 1):
+        rank = Rank(request(config, plan, str(tmp_path / "run")))
+        rank.accelerator = OneOfTwo(rank.accelerator, index)
+        predict_parts(rank)
+    assert missing_parts(plan, range(plan.num_parts)) == []
+
+
+def test_every_row_of_a_table_is_a_photo(config, model_url, folder, tmp_path) -> None:
+    rows = ["../photos/2026/0/000.jpg", "./photos/2026/1/001.jpg", str(folder / ".hidden.jpg")]
+    table = tmp_path / "tables/photos.csv"
+    table.parent.mkdir()
+    pd.DataFrame({"image": [*rows, rows[0]]}).to_csv(table, index=False)
+    config = config.model_copy(
+        update={"source": config.source.model_copy(update={"url": str(table)})}
+    )
+    plan = plan_batch(config, model_url, str(tmp_path / "out"))
+    assert plan.num_photos == 3, "the same photo twice is one"
+
+
+def test_a_photo_that_is_twice_in_an_archive_counts_once(
+    config, model_url, write_archive, jpeg, tmp_path
+) -> None:
+    archive = tmp_path / "photos.tar"
+    write_archive(archive, [("x/a.jpg", jpeg(1)), ("x/a.jpg", jpeg(2)), ("x/b.jpg", jpeg(3))])
+    config = config.model_copy(
+        update={"source": config.source.model_copy(update={"url": str(archive)})}
+    )
+    plan = plan_batch(config, model_url, str(tmp_path / "out"))
+    launch(request(config, plan, str(tmp_path / "run")), PartsResult)
+    assert commit_batch(plan, num_predicted=2, seconds=1.0).num_photos == 2
 
 
 def test_without_photos_or_model_nothing_is_begun(config, model_url, tmp_path) -> None:

@@ -79,12 +79,12 @@ def trained(error_rate: float | None) -> TrainResult:
 
 def test_a_trial_counts_with_the_mean_of_its_seeds() -> None:
     trial = Trial(number=0, backbone="a", base_lr=0.1)
-    done = concluded(trial, [trained(0.2), trained(0.4)])
+    done = concluded(trial, [trained(0.2), trained(0.4)], "last")
     assert done.error_rate == pytest.approx(0.3)
     assert done.error_rates == (0.2, 0.4)
     assert done.seconds == 4.0
     with pytest.raises(PetsError, match=r"source\.valid_fraction"):
-        concluded(trial, [trained(None)])
+        concluded(trial, [trained(None)], "last")
 
 
 def test_each_training_is_a_run_of_its_own() -> None:

@@ -16,7 +16,7 @@ from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data.archives import ARCHIVE_SUFFIXES, open_archive
 from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Official, Source
-from pets_core.data.files import Files, FolderFiles
+from pets_core.data.files import FileEntry, Files, FolderFiles
 from pets_core.data.images import UnreadablePhotoError, may_be_photo_name
 from pets_core.data.sample import write_sample
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
@@ -180,21 +180,35 @@ def open_source(config: PipelineConfig) -> Source:
         return _folder(name, url)
 
 
-def open_photos(config: PipelineConfig) -> Files:
-    """The photos of the source the settings ask for; of labels nothing is wanted.
+def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry]]:
+    """The photos of the source the settings ask for, without labels: files, and which of them.
+
+    Every row of a table is one; of a folder or an archive, what is not hidden and whose name may be
+    a photo's. Of a path that is there twice, the first counts.
 
     Raises:
         PetsError: Nothing lies at the URL, or nothing this project reads.
     """
+    files, is_table = _open_unlabelled(config)
+    photos: dict[str, FileEntry] = {}
+    for entry in files.entries():
+        hidden = any(map(_is_hidden, entry.path.split("/")))
+        if is_table or (not hidden and may_be_photo_name(entry.path)):
+            photos.setdefault(entry.path, entry)
+    return files, list(photos.values())
+
+
+def _open_unlabelled(config: PipelineConfig) -> tuple[Files, bool]:
+    """The files, and whether a table names them."""
     kind, url = config.source.kind, storage.absolute(config.source.url or "").rstrip("/")
     bare = storage.without_query(url).lower()
     with telling(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
-            return TableSource(_name(url), url, config, labelled=False).files
+            return TableSource(_name(url), url, config, labelled=False).files, True
         is_folder = kind in ("auto", "folder") and config.source.url and _is_folder(url)
         if is_folder and not _is_there(storage.join(url, "images.tar.gz")):
-            return FolderFiles(url)
-    return open_source(config).files
+            return FolderFiles(url), False
+    return open_source(config).files, False
 
 
 def _is_folder(url: str) -> bool:

@@ -16,10 +16,12 @@ from pets_core.records import ClassInfo
 if TYPE_CHECKING:
     from pets_core.data.transforms import Augment, CenterCrop
 
-__all__ = ["CARD", "ONNX_KEY", "ModelCard", "read_card"]
+__all__ = ["CARD", "ONNX_KEY", "WEIGHTS", "ModelCard", "read_card"]
 
 CARD = "model.json"
 """Name of the card in the folder of a model."""
+WEIGHTS = "model.safetensors"
+"""Name of the weights in a model's folder."""
 ONNX_KEY = "pets"
 """Name of the card among the metadata of an ONNX file."""
 

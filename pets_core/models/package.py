@@ -11,13 +11,11 @@ from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
-from pets_core.models.card import CARD, ModelCard, read_card
+from pets_core.models.card import CARD, WEIGHTS, ModelCard, read_card
 from pets_core.models.classifier import Classifier
 from pets_core.records import ClassInfo
 
 __all__ = ["TrainedModel", "create_model", "load_model", "save_model"]
-
-_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def create_model(
 def save_model(url: str, card: ModelCard, state: dict[str, Tensor]) -> None:
     """Write weights, then the card, whose presence is the commit."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    storage.write_bytes(storage.join(url, _WEIGHTS), safetensors.torch.save(weights))
+    storage.write_bytes(storage.join(url, WEIGHTS), safetensors.torch.save(weights))
     storage.write_bytes(storage.join(url, CARD), card.model_dump_json(indent=2).encode())
 
 
@@ -68,9 +66,9 @@ def load_model(url: str) -> TrainedModel:
     body = create_body(card.backbone, "none", card.image_size)
     model = Classifier(body, card.num_features, len(card.classes), dropout=0.0)
     try:
-        state = safetensors.torch.load(storage.read_bytes(storage.join(url, _WEIGHTS)))
+        state = safetensors.torch.load(storage.read_bytes(storage.join(url, WEIGHTS)))
         model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise PetsError(f"{url}/{_WEIGHTS} is damaged or of another model: {reason}") from error
+        raise PetsError(f"{url}/{WEIGHTS} is damaged or of another model: {reason}") from error
     return TrainedModel(model.eval().requires_grad_(False), card, url)

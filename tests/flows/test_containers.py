@@ -141,7 +141,10 @@ def test_there_is_a_worker_for_each_pool_and_the_deployments_are_good(monkeypatc
         assert "--with-healthcheck" in words, "the image's health check asks for it"
 
 
-def test_a_container_that_is_stopped_has_the_time_for_a_last_checkpoint() -> None:
-    for service in ("cpu", "gpu", "gpuless"):
-        assert SERVICES[service]["stop_grace_period"] == "2m"
-        assert SERVICES[service]["init"] is True
+def test_one_training_has_the_gpus_and_docker_pools_reach_the_others() -> None:
+    for service in ("gpu", "gpuless"):
+        command = SERVICES[service]["command"]
+        assert command[command.index("--limit") + 1] == "1"
+    template = yaml.safe_load((DOCKER / "template.yaml").read_text())
+    networks = template["variables"]["properties"]["networks"]["default"]
+    assert networks == [COMPOSE["networks"]["default"]["name"]]

@@ -145,7 +145,10 @@ def run_container(tmp_path: Path, index: str, **variables) -> str:
         file = tmp_path / name
         file.write_text(f'#!/bin/sh\necho {name} "$@"')
         file.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": index}
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": index,
+        "PETS_STORE": str(tmp_path / "store"),
+    }  # fmt: skip
     command = [*container["command"], *container["args"]]
     return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
 
@@ -155,23 +158,26 @@ def test_of_several_machines_the_first_does_the_run_and_the_others_join(tmp_path
     spec = configuration("kubernetes", "gpu", machines=3).job_manifest["spec"]
     assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
     assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
-    joins = run_container(tmp_path, "2", machines=3).split()
+    joins = run_container(tmp_path, "2", machines=3, service="gpu-0").split()
     assert joins[:4] == ["pets", "join", "--machine", "2"]
     # The real command takes these very words: it goes on until nothing is asked of it.
-    words = [*joins[1:], "--idle-seconds", "0", "--store", str(tmp_path)]
-    cli.main(words)
+    assert joins[joins.index("--store") + 1] == str(tmp_path / "store")
+    cli.main([*joins[1:], "--idle-seconds", "0"])
 
 
 def test_machines_meet_at_the_service(tmp_path) -> None:
     documents = list(yaml.safe_load_all((FILES / "kubernetes/cluster.yaml").read_text()))
     (service,) = (d for d in documents if d["kind"] == "Service")
-    endpoint = run_container(tmp_path, "1", machines=2).split("--launch.rdzv_endpoint ")[1]
+    several = {"machines": 2, "service": service["metadata"]["name"]}
+    endpoint = run_container(tmp_path, "1", **several).split("--launch.rdzv_endpoint ")[1]
     (port,) = service["spec"]["ports"]
     assert endpoint == f"{service['metadata']['name']}:{port['port']}"
-    pods = configuration("kubernetes", "gpu").job_manifest["spec"]["template"]
+    pods = configuration("kubernetes", "gpu", **several).job_manifest["spec"]["template"]
+    alone = configuration("kubernetes", "gpu").job_manifest["spec"]["template"]
     selector = dict(service["spec"]["selector"])
     assert selector.pop("batch.kubernetes.io/job-completion-index") == "0"
     assert selector.items() <= pods["metadata"]["labels"].items()
+    assert not selector.items() <= alone["metadata"]["labels"].items(), "others are not meant"
 
 
 def test_what_is_applied_to_the_cluster_is_what_it_takes() -> None:
@@ -227,6 +233,7 @@ def test_a_container_has_gpus_shared_memory_and_no_privileges() -> None:
         ({"variables": {"image_pull_policy": "Now"}}, "'Now' is not one of"),
         ({"templat": "x"}, "templat"),
         ({"template": "none.yaml"}, "none.yaml: cannot be read"),
+        ({"template": "pools.yaml"}, "template = pools.yaml: is no base job template"),
     ],
 )  # fmt: skip
 def test_a_pool_that_would_not_work_is_refused(tmp_path, refused, pool, message) -> None:
