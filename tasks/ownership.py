@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
@@ -108,6 +109,8 @@ class _Watch:
 
 def _send_logs() -> None:
     """Have the server hear what was said last, if it still listens."""
-    sender = threading.Thread(target=APILogHandler.flush, daemon=True)
+    # In a thread of its own: this one's event loop may be the one that sends them.
+    drain = partial(APILogWorker.drain_all, timeout=_PATIENCE_SECONDS)
+    sender = threading.Thread(target=drain, daemon=True)
     sender.start()
     sender.join(_PATIENCE_SECONDS)
