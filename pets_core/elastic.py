@@ -12,6 +12,8 @@ import hashlib
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,9 +64,19 @@ def main() -> None:
         # One rank needs nobody to meet the others.
         from pets_core import worker
 
+        # Nobody else ends a rank that is slow to end, or hangs.
+        threading.Thread(target=_end_after, args=(int(sys.argv[2]),), daemon=True).start()
         leave(worker.work(path))
     _start_ranks(request, path, machine, count)
     leave(0)
+
+
+def _end_after(parent: int, poll_seconds: float = 1.0) -> None:
+    """End this process some seconds after its parent, though it be at work."""
+    while os.getppid() == parent:
+        time.sleep(poll_seconds)
+    time.sleep(_SHUTDOWN_SECONDS)
+    os._exit(1)
 
 
 def _start_ranks(request: WorkRequest, path: Path, machine: int, count: int) -> None:

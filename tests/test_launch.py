@@ -230,6 +230,29 @@ def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> Non
     assert (tmp_path / f"run/checkpoints/step-{int(step):09}/checkpoint.json").exists()
 
 
+HANGING = """
+import signal, sys, threading, time
+from pets_core import elastic
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+elastic._SHUTDOWN_SECONDS = 1
+threading.Thread(target=elastic._end_after, args=(int(sys.argv[1]),), daemon=True).start()
+time.sleep(1000)
+"""
+PARENT = """
+import os, subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())]).pid)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_a_rank_that_hangs_does_not_outlive_its_parent(tmp_path) -> None:
+    with (tmp_path / "pid").open("w") as file:
+        subprocess.run([sys.executable, "-c", PARENT, HANGING], stdout=file, check=True)
+    pid = int((tmp_path / "pid").read_text())
+    assert processes.arguments(pid)
+    assert processes.gone([pid])
+
+
 WARN_IN_RANK_1 = """
 import logging, os, threading, time, warnings
 def warn():
