@@ -353,3 +353,19 @@ def test_wrong_credentials_are_told_in_one_line(production) -> None:
         (line,) = done.stderr.splitlines()
         assert "the server refuses the credentials (HTTP 401): set PREFECT_API_AUTH_STRING" in line
         assert "wrong" not in line
+
+
+def test_a_backup_brings_runs_and_schedules_back(production, tmp_path) -> None:
+    server = production.server
+    url = server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    before = {d["name"] for d in server.ask("deployments/filter", {})}
+    num_runs = server.ask("flow_runs/count", {})
+    another = Server(tmp_path)
+    kept = {key: another.environment[key] for key in ("PREFECT_HOME", "PREFECT_API_URL")}
+    address = postgres.restored(url, tmp_path / "backup")
+    another.environment = server.environment | kept
+    another.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
+    with another.started():
+        assert {d["name"] for d in another.ask("deployments/filter", {})} == before
+        # Schedules go on, and have made more by then.
+        assert another.ask("flow_runs/count", {}) >= num_runs > 0

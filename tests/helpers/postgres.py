@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["PASSWORD", "database", "dump"]
+__all__ = ["PASSWORD", "database", "dump", "restored"]
 
 PASSWORD = "pets-secret-of-the-database"
 _USER = "prefect"
@@ -70,6 +70,24 @@ def dump(url: str) -> str:
     address = url.replace("postgresql+asyncpg", "postgresql")
     command = [_program("pg_dump"), "--dbname", address]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def restored(url: str, file: Path) -> str:
+    """Back a database up into a file, and restore that into another one; returns its address."""
+    address = url.replace("postgresql+asyncpg", "postgresql")
+    subprocess.run(
+        [_program("pg_dump"), "--format=custom", "--dbname", address, "--file", file], check=True
+    )
+    server, _ = address.rsplit("/", 1)
+    another = f"{server}/restored"
+    subprocess.run(
+        [_program("psql"), "--quiet", "--dbname", address, "--command", "CREATE DATABASE restored"],
+        check=True,
+    )
+    subprocess.run(
+        [_program("pg_restore"), "--clean", "--if-exists", "--dbname", another, file], check=True
+    )
+    return another.replace("postgresql", "postgresql+asyncpg")
 
 
 def _create(createdb: str, port: int) -> None:
