@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ _CANCEL_SECONDS = 45.0
 """A worker that is there has ended a run that is to be cancelled by then."""
 _EXIT_CODE = 143
 _PATIENCE_SECONDS = 5.0
+_LAST_SECONDS = 15
 
 
 @contextmanager
@@ -94,6 +96,8 @@ class _Watch:
         return "is to be cancelled, and no worker does it" if waited > _CANCEL_SECONDS else ""
 
     def _end(self, client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
+        # Whatever hangs on the way out, the kernel ends this process then.
+        signal.alarm(_LAST_SECONDS)
         self._logger.warning("the flow run %s: this process ends", reason)
         state = run.state
         try:

@@ -48,6 +48,7 @@ def watched(monkeypatch):
             raise Ended(code)
 
         monkeypatch.setattr(ownership.os, "_exit", end)
+        monkeypatch.setattr(ownership.signal, "alarm", lambda _: None)
         left = [3]
 
         def wait(_: float) -> None:
