@@ -26,7 +26,7 @@ class StageMetrics:
     next stage of the kind on that machine.
 
     Args:
-        gateway: Of Prometheus, host:port or URL; None: nothing is pushed.
+        gateway: Of Prometheus, host:port; None: nothing is pushed.
         stage: The stage.
         logger: Told once of a gateway that takes nothing.
     """

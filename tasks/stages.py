@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
@@ -194,7 +195,8 @@ def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
     artifact = ProgressArtifact(_LIVE, logger) if request.stage == "train" else None
     metrics = StageMetrics(request.config.launch.push_gateway, request.stage, logger)
     with ends_with_its_run(logger), turn_of_this_machine(logger), metrics:
-        answer = _launch(request, record, artifact, metrics)
+        told = [artifact.show, metrics.show] if artifact else [metrics.show]
+        answer = _launch(request, record, *told)
     if artifact:
         artifact.end()
     finish_stage(request, answer)
@@ -202,20 +204,15 @@ def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
 
 
 def _launch(
-    request: WorkRequest,
-    record: type[Record],
-    artifact: ProgressArtifact | None = None,
-    metrics: StageMetrics | None = None,
+    request: WorkRequest, record: type[Record], *told: Callable[[Progress], None]
 ) -> Record:
     logger = get_run_logger()
     with ProgressDisplay(logger) as display:
 
         def show(progress: Progress) -> None:
             display(progress)
-            if artifact:
-                artifact.show(progress)
-            if metrics:
-                metrics.show(progress)
+            for tell in told:
+                tell(progress)
 
         return launch(
             request, record, on_progress=show, on_line=logger.debug, on_warning=logger.warning

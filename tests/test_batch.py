@@ -14,17 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
-import torch
+from tiny_model import write_tiny_model
 
 from pets_core import storage
 from pets_core.batch import commit_batch, missing_parts, part_url, plan_batch
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest, launch
-from pets_core.models.package import create_model, save_model
 from pets_core.predict import predict_photos
 from pets_core.rank import Rank
-from pets_core.records import BatchPlan, ClassInfo, PartsResult
+from pets_core.records import BatchPlan, PartsResult
 from pets_core.stages import predict_parts
 
 CLASSES = ("Birman", "Boxer", "Pug", "Sphynx")
@@ -34,15 +33,7 @@ NUM_PHOTOS = 23
 @pytest.fixture(scope="module")
 def model_url(tmp_path_factory) -> str:
     """A tiny model whose head tells photos apart."""
-    config = PipelineConfig.model_validate(
-        {"model": {"backbone": "test_byobnet", "weights": "none", "image_size": 64}}
-    )
-    torch.manual_seed(0)
-    built = create_model(config, tuple(ClassInfo(name=name) for name in CLASSES), "f")
-    torch.nn.init.normal_(built.model.head[-1].weight)
-    url = str(tmp_path_factory.mktemp("models") / "model")
-    save_model(url, built.card, built.model.state_dict())
-    return url
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "model", CLASSES)
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from tiny_model import write_tiny_model
 
 from pets_core import predict, storage
-from pets_core.config import PipelineConfig
 from pets_core.data.images import decode
 from pets_core.data.transforms import CenterCrop
 from pets_core.errors import PetsError
-from pets_core.models.package import create_model, load_model, save_model
+from pets_core.models.package import load_model
 from pets_core.predict import predict_photos
-from pets_core.records import ClassInfo
 
 CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
 
@@ -19,15 +18,7 @@ CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
 @pytest.fixture(scope="module")
 def model_url(tmp_path_factory) -> str:
     """A tiny model whose head tells photos apart, as a drawn one does not."""
-    config = PipelineConfig.model_validate(
-        {"model": {"backbone": "test_byobnet", "weights": "none", "image_size": 64}}
-    )
-    torch.manual_seed(0)
-    built = create_model(config, tuple(ClassInfo(name=name) for name in CLASSES), "f")
-    torch.nn.init.normal_(built.model.head[-1].weight)
-    url = str(tmp_path_factory.mktemp("models") / "model")
-    save_model(url, built.card, built.model.state_dict())
-    return url
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "model", CLASSES)
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_model import write_tiny_model
 
 from flows import cli
 from flows.settings import setting_names
 from pets_core.config import PipelineConfig
-from pets_core.models.package import create_model, save_model
-from pets_core.records import ClassInfo, DatasetManifest
+from pets_core.records import DatasetManifest
 from pets_core.registry import Candidate
 
 ROOT = Path(__file__).parents[2]
@@ -353,14 +352,7 @@ def test_help_of_run_lists_every_setting_with_its_default(capsys):
 
 @pytest.fixture(scope="module")
 def model_url(tmp_path_factory) -> str:
-    config = PipelineConfig.model_validate(
-        {"model": {"backbone": "test_byobnet", "weights": "none", "image_size": 64}}
-    )
-    built = create_model(config, tuple(ClassInfo(name=name) for name in ("Birman", "Pug")), "f")
-    torch.nn.init.normal_(built.model.head[-1].weight)
-    url = str(tmp_path_factory.mktemp("models") / "model")
-    save_model(url, built.card, built.model.state_dict())
-    return url
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "model", ("Birman", "Pug"))
 
 
 @pytest.fixture
