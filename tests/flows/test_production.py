@@ -198,10 +198,6 @@ def events(server: Server, run_id: str | None, name: str) -> list[dict]:
     return server.ask("events/filter", {"filter": wanted, "limit": 50})["events"]
 
 
-@pytest.mark.xfail(
-    reason="beside other load the stage's process was still there a minute after; cause not found",
-    strict=False,
-)
 def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
     production, settings, store
 ) -> None:
@@ -210,7 +206,11 @@ def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
         pools = Pools(server, {"cpu": cpu, "gpu": gpu})
         run_id = pools.trigger("pets-train/by-hand", settings)
         server.wait_for(lambda: checkpoints(store, run_id), 180)
-        orphans = [*processes.below(cpu.pid), *processes.below(gpu.pid)]
+        (stage,) = pools.stages(run_id)
+        # An ingest of an earlier test has started a training of its own, by its event.
+        below = [*processes.below(cpu.pid), *processes.below(gpu.pid)]
+        orphans = [pid for pid in below if processes.flow_run(pid) in (run_id, stage["id"])]
+        assert len(orphans) >= 3, "two flow processes and a rank"
         for process in (cpu, gpu):
             process.kill()
             process.wait()
@@ -220,7 +220,6 @@ def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
     cancel(server, run_id)
     ended = server.wait_for(partial(pools.ended, run_id), 150)
     assert ended["state_type"] == "CANCELLED"
-    (stage,) = pools.stages(run_id)
     assert server.wait_for(partial(pools.ended, stage["id"]), 150)["state_type"] == "CANCELLED"
     gone = processes.gone(orphans, 60)
     assert gone, [processes.arguments(pid) for pid in orphans]

@@ -7,7 +7,17 @@ import subprocess
 import time
 from pathlib import Path
 
-__all__ = ["arguments", "below", "end", "gone", "kill", "launcher", "launchers", "ranks"]
+__all__ = [
+    "arguments",
+    "below",
+    "end",
+    "flow_run",
+    "gone",
+    "kill",
+    "launcher",
+    "launchers",
+    "ranks",
+]
 
 _PATIENCE_SECONDS = 30
 
@@ -55,6 +65,16 @@ def gone(pids: list[int], seconds: float = _PATIENCE_SECONDS) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def flow_run(pid: int) -> str:
+    """Id of the flow run that a process works on, as its environment has it; empty for none."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    except OSError:
+        return ""
+    named = (v.partition("=") for v in variables)
+    return next((value for name, _, value in named if name == "PREFECT__FLOW_RUN_ID"), "")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
