@@ -20,6 +20,7 @@ import pytest
 __all__ = ["Server"]
 
 _MAX_BUSY = 20
+_TIMEOUT = 60  # seconds, as Prefect's client has it: a busy SQLite file was seen to take over ten
 
 
 class Server:
@@ -78,7 +79,7 @@ class Server:
         data = None if payload is None else json.dumps(payload).encode()
         headers = {"Content-Type": "application/json", **self._credentials()}
         request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:
             return json.loads(reply.read() or "null")
 
     def _credentials(self) -> dict[str, str]:
