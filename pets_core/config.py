@@ -30,6 +30,7 @@ __all__ = [
     "LaunchConfig",
     "ModelConfig",
     "PipelineConfig",
+    "Settings",
     "SourceConfig",
     "TrainConfig",
     "TransformConfig",
@@ -39,7 +40,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What data sets and aliases may be called: each is a folder in the store."""
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
     """Frozen, and an unknown key is an error rather than a typo that trains for a night."""
 
     model_config = ConfigDict(
@@ -65,7 +66,7 @@ def _types(field: FieldInfo) -> set[Any]:
     return options
 
 
-class SourceConfig(_Settings):
+class SourceConfig(Settings):
     """Where the photos come from and how they are split."""
 
     kind: Literal["auto", "sample", "oxford-iiit-pet", "folder", "table"] = "auto"
@@ -121,7 +122,7 @@ class SourceConfig(_Settings):
         return self
 
 
-class IngestConfig(_Settings):
+class IngestConfig(Settings):
     """How photos become Parquet."""
 
     shard_mib: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -154,7 +155,7 @@ class IngestConfig(_Settings):
         return self
 
 
-class ModelConfig(_Settings):
+class ModelConfig(Settings):
     """What is trained."""
 
     backbone: str = "tf_efficientnet_lite0"
@@ -168,7 +169,7 @@ class ModelConfig(_Settings):
     """Share of the pooled features dropped before the head in training."""
 
 
-class TransformConfig(_Settings):
+class TransformConfig(Settings):
     """Augmentation of training photos, composed into one interpolation on the batch."""
 
     flip: bool = True
@@ -198,7 +199,7 @@ class TransformConfig(_Settings):
     others 2019). With mixup_alpha too, each batch takes one of both."""
 
 
-class LRFindConfig(_Settings):
+class LRFindConfig(Settings):
     """The learning-rate range test (Smith 2015)."""
 
     start_lr: Annotated[float, Field(gt=0)] = 1e-6
@@ -217,7 +218,7 @@ class LRFindConfig(_Settings):
         return self
 
 
-class TrainConfig(_Settings):
+class TrainConfig(Settings):
     """The recipe: frozen epochs for the new head, then one-cycle over the whole model."""
 
     freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] = 1
@@ -289,7 +290,7 @@ class TrainConfig(_Settings):
         return self
 
 
-class EvaluateConfig(_Settings):
+class EvaluateConfig(Settings):
     """How the trained model is judged."""
 
     split: Literal["auto", "test", "valid"] = "auto"
@@ -305,7 +306,7 @@ class EvaluateConfig(_Settings):
     """Store the pooled features of each photo with its prediction."""
 
 
-class GateConfig(_Settings):
+class GateConfig(Settings):
     """Which model may go out.
 
     An alias is a name that points at one model of a data set; that model is the champion.
@@ -324,7 +325,7 @@ class GateConfig(_Settings):
     """How much less of any class may be recognised than by the champion, share of its photos."""
 
 
-class BatchConfig(_Settings):
+class BatchConfig(Settings):
     """How a batch of photos without labels is predicted."""
 
     part_photos: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
@@ -333,7 +334,7 @@ class BatchConfig(_Settings):
     """Flow runs that launch.deployment is asked for at once."""
 
 
-class SweepConfig(_Settings):
+class SweepConfig(Settings):
     """What a sweep tries, and how often."""
 
     backbones: tuple[str, ...] = ()
@@ -358,7 +359,7 @@ class SweepConfig(_Settings):
         return self
 
 
-class LaunchConfig(_Settings):
+class LaunchConfig(Settings):
     """The processes that compute."""
 
     deployment: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = None
@@ -400,7 +401,7 @@ class LaunchConfig(_Settings):
         return self
 
 
-class PipelineConfig(_Settings):
+class PipelineConfig(Settings):
     """All settings of a run."""
 
     store: str = "pets-store"

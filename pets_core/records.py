@@ -28,6 +28,7 @@ __all__ = [
     "LeftOut",
     "PartsResult",
     "PredictResult",
+    "Record",
     "ShardInfo",
     "ShardPlan",
     "ShardRecord",
@@ -44,18 +45,18 @@ __all__ = [
 Split = Literal["train", "valid", "test"]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClassInfo(_Record):
+class ClassInfo(Record):
     """One label of the vocabulary; its place in `DatasetManifest.classes` is its index."""
 
     name: str
     species: str | None = None
 
 
-class ShardInfo(_Record):
+class ShardInfo(Record):
     """One Parquet file, by its name among the data set's shards."""
 
     path: str
@@ -64,7 +65,7 @@ class ShardInfo(_Record):
     sha256: str
 
 
-class SplitInfo(_Record):
+class SplitInfo(Record):
     """The shards of one split and its photos of each class, in class order."""
 
     num_rows: int
@@ -72,7 +73,7 @@ class SplitInfo(_Record):
     shards: tuple[ShardInfo, ...]
 
 
-class ShardPlan(_Record):
+class ShardPlan(Record):
     """A shard to be written: its photos are a row group of the plan's files, by its `index`."""
 
     index: int
@@ -87,7 +88,7 @@ class ShardPlan(_Record):
     """Whether a shard of this key is in the store already."""
 
 
-class DatasetPlan(_Record):
+class DatasetPlan(Record):
     """All that is decided before the first shard is written."""
 
     name: str
@@ -109,7 +110,7 @@ class DatasetPlan(_Record):
         return tuple(shard for shard in self.shards if not shard.done)
 
 
-class LeftOut(_Record):
+class LeftOut(Record):
     """A row of quarantine.parquet: a file, or a listed photo, that is not in the data set."""
 
     id: str
@@ -118,7 +119,7 @@ class LeftOut(_Record):
     detail: str
 
 
-class ShardRecord(_Record):
+class ShardRecord(Record):
     """A shard that was written; `shard` is None when no photo of it could be used."""
 
     key: str
@@ -129,7 +130,7 @@ class ShardRecord(_Record):
     """Photos taken from the source; the others came from an earlier version's shards."""
 
 
-class DatasetManifest(_Record):
+class DatasetManifest(Record):
     """A committed, immutable version of a data set. Its presence in the folder is the commit."""
 
     schema_version: int = 2
@@ -186,14 +187,14 @@ def choose_evaluation_split(
     )
 
 
-class Run(_Record):
+class Run(Record):
     """The folder of a run, and the data set that it began with."""
 
     url: str
     manifest: DatasetManifest
 
 
-class LRSuggestion(_Record):
+class LRSuggestion(Record):
     """Learning rates read off the range test; `chosen` is the one the settings ask for."""
 
     minimum: float
@@ -208,7 +209,7 @@ class LRSuggestion(_Record):
     plot_url: str
 
 
-class EpochMetrics(_Record):
+class EpochMetrics(Record):
     """What one epoch came to; validation figures are None where no validation split exists."""
 
     phase: Literal["frozen", "unfrozen"]
@@ -220,7 +221,7 @@ class EpochMetrics(_Record):
     photos_per_second: float
 
 
-class TrainResult(_Record):
+class TrainResult(Record):
     """A finished training; `model_url` is that of the best or of the last weights."""
 
     model_url: str
@@ -237,7 +238,7 @@ class TrainResult(_Record):
     seconds: float
 
 
-class Share(_Record):
+class Share(Record):
     """A share of photos, 0 to 1, and the ends of its 95% confidence interval."""
 
     value: float
@@ -245,7 +246,7 @@ class Share(_Record):
     high: float
 
 
-class ConfusedPair(_Record):
+class ConfusedPair(Record):
     """`count` photos of `actual` were taken for `predicted`: `share` of all of its photos."""
 
     actual: str
@@ -254,7 +255,7 @@ class ConfusedPair(_Record):
     share: float
 
 
-class ClassMeasures(_Record):
+class ClassMeasures(Record):
     """How one class did; what has no photos to be told from is None.
 
     Attributes:
@@ -278,7 +279,7 @@ class ClassMeasures(_Record):
     taken_for: str | None = None
 
 
-class Calibration(_Record):
+class Calibration(Record):
     """How far a model's probabilities can be believed (Guo and others 2017).
 
     Attributes:
@@ -293,7 +294,7 @@ class Calibration(_Record):
     ece_after: float | None = None
 
 
-class LabelIssue(_Record):
+class LabelIssue(Record):
     """A photo whose label is probably wrong, with the model's probability of it and of another."""
 
     id: str
@@ -303,7 +304,7 @@ class LabelIssue(_Record):
     proposed_probability: float
 
 
-class ClassChange(_Record):
+class ClassChange(Record):
     """A class that more or fewer photos of are recognised than by the champion."""
 
     name: str
@@ -312,7 +313,7 @@ class ClassChange(_Record):
     recall: float
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """A model beside the champion, on the very same photos.
 
     Attributes:
@@ -370,7 +371,7 @@ class Comparison(_Record):
         return f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """Whether a model may go out.
 
     Attributes:
@@ -391,7 +392,7 @@ class Verdict(_Record):
         return "passes the gate" if self.asked else "no limit is set, and no champion is to beat"
 
 
-class Champion(_Record):
+class Champion(Record):
     """The model that a new one is compared with.
 
     Attributes:
@@ -405,7 +406,7 @@ class Champion(_Record):
     move: str | None = None
 
 
-class PredictResult(_Record):
+class PredictResult(Record):
     """What a model said of the photos, in files.
 
     Attributes:
@@ -427,7 +428,7 @@ class PredictResult(_Record):
     photos_per_second: float
 
 
-class Trial(_Record):
+class Trial(Record):
     """Settings that a sweep tried, and what came of them.
 
     Attributes:
@@ -451,7 +452,7 @@ class Trial(_Record):
     fault: str = ""
 
 
-class SweepResult(_Record):
+class SweepResult(Record):
     """All trials of a sweep, the best first.
 
     Attributes:
@@ -463,7 +464,7 @@ class SweepResult(_Record):
     trials: tuple[Trial, ...]
 
 
-class BatchPlan(_Record):
+class BatchPlan(Record):
     """Photos without labels that a model is to look at, in parts.
 
     Attributes:
@@ -479,7 +480,7 @@ class BatchPlan(_Record):
     num_parts: int
 
 
-class PartsResult(_Record):
+class PartsResult(Record):
     """Parts that were predicted now, others having been there before.
 
     Attributes:
@@ -491,7 +492,7 @@ class PartsResult(_Record):
     num_parts: int
 
 
-class BatchSummary(_Record):
+class BatchSummary(Record):
     """What a model saw on many photos.
 
     Attributes:
@@ -514,7 +515,7 @@ class BatchSummary(_Record):
     photos_per_second: float
 
 
-class EvalReport(_Record):
+class EvalReport(Record):
     """How a model did on one split.
 
     Attributes:
