@@ -36,9 +36,9 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pets_core.evaluation.predict import predict_split
-    from pets_core.rank import Rank
+    from pets_core.photo_rank import PhotoRank
 
-    rank = Rank(peer.request("predict", arguments))
+    rank = PhotoRank(peer.request("predict", arguments))
     built = rank.model()
     built.model.eval().requires_grad_(False)
     began = time.perf_counter()

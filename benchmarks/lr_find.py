@@ -18,15 +18,15 @@ import peer
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the finder with model and decoded photos at hand, and of decoding them."""
-    from pets_core.rank import Rank
+    from pets_core.photo_rank import PhotoRank
     from pets_core.training import lr_finder
 
     lr_finder._DIVERGED = float("inf")
-    rank = Rank(peer.request("lr-find", arguments))
+    rank = PhotoRank(peer.request("lr-find", arguments))
     config = rank.config
     built = rank.model()
     began = time.perf_counter()
-    loader = rank.train_loader(built.card)
+    loader = rank.train_loader(built)
     decoded = time.perf_counter()
     curve = lr_finder.lr_find(
         built.model, rank.objective(), loader, config.lr_find, config.train,

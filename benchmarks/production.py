@@ -4,9 +4,10 @@
     python benchmarks/production.py queue [--runs 200]
     python benchmarks/production.py soak [--minutes 30]
 
-One server (SQLite) with the workers of both pools, on this machine, all warm: they have run a
-pipeline before anything is measured. A small drawn sample and a tiny model, so that what is told is
-Prefect's and the processes' share.
+One server with the workers of both pools, on this machine, all warm: they have run a pipeline
+before anything is measured. Its database is SQLite, or what PREFECT_API_DATABASE_CONNECTION_URL
+names: an empty PostgreSQL database, as in production. A small drawn sample and a tiny model, so
+that what is told is Prefect's and the processes' share.
 
 trigger: seconds from asking for a training to its first optimizer step (a checkpoint after every
 step tells): as a plain function, as a flow run on the pool `cpu`, and as one that has it done by
@@ -82,7 +83,11 @@ class Pools:
             yield process
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def config(self, **settings: Any) -> dict[str, Any]:
         """Settings of a training of seconds."""

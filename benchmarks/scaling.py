@@ -147,15 +147,15 @@ def checkpoints(options: argparse.Namespace, work: Path) -> None:
 
 def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each part, in one rank."""
-    from pets_core.rank import Rank
+    from pets_core.photo_rank import PhotoRank
     from pets_core.training.checkpoint import Checkpoints, Snapshot
     from pets_core.training.loop import fit
     from pets_core.training.schedule import fine_tune_phases
     from pets_core.training.state import TrainState
 
-    rank = Rank(peer.request("train", arguments))
+    rank = PhotoRank(peer.request("train", arguments))
     built = rank.model()
-    loader = rank.train_loader(built.card)
+    loader = rank.train_loader(built)
     times: dict[str, list[float]] = {"copy": [], "write": []}
     kept: list[tuple[TrainState, Any, Snapshot]] = []
     steps = {}

@@ -29,13 +29,13 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pets_core.data.decoded import DecodedPhotos
-    from pets_core.rank import Rank
+    from pets_core.photo_rank import PhotoRank
     from pets_core.rates import RateSlice
     from pets_core.training import loop
     from pets_core.training.history import History
     from pets_core.training.schedule import OneCycle
 
-    rank = Rank(peer.request("train", arguments))
+    rank = PhotoRank(peer.request("train", arguments))
     config = rank.config
     built = rank.model()
     began = time.perf_counter()
@@ -49,7 +49,7 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
         rows = slice(0, min(count, len(photos)))
         some = DecodedPhotos(photos.pixels[rows], photos.labels[rows], photos.ids[rows])
         rank.photos = lambda split, card, some=some: some  # type: ignore[method-assign]
-        loader = rank.train_loader(built.card)
+        loader = rank.train_loader(built)
         prepared = loop.prepare(
             built.model, rank.objective(), loader, config.train, rank.accelerator, first_group,
             RateSlice(1e-4, uniform=True),

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from pets_core.config import LaunchConfig
 from pets_core.failures import RankFailure, write_failure
-from pets_core.launch import WorkRequest
+from pets_core.launch import Request, read_request
 
 __all__ = ["die_with_parent", "leave", "main"]
 
@@ -55,7 +55,7 @@ def main() -> None:
     import torch
 
     path, machine = Path(sys.argv[1]), int(sys.argv[3])
-    request = WorkRequest.model_validate_json(path.read_text(encoding="utf-8"))
+    request = read_request(path.read_text(encoding="utf-8"))
     config = request.config.launch
     wanted = config.num_processes
     count = max(torch.cuda.device_count(), 1) if wanted == "auto" else wanted
@@ -79,7 +79,7 @@ def _end_after(parent: int, poll_seconds: float = 1.0) -> None:
     os._exit(1)
 
 
-def _start_ranks(request: WorkRequest, path: Path, machine: int, count: int) -> None:
+def _start_ranks(request: Request, path: Path, machine: int, count: int) -> None:
     import torch
     from torch.distributed.run import main as torchrun
 
@@ -102,7 +102,7 @@ def _start_ranks(request: WorkRequest, path: Path, machine: int, count: int) -> 
         sys.exit(1)
 
 
-def _rendezvous(request: WorkRequest, machine: int) -> list[str]:
+def _rendezvous(request: Request, machine: int) -> list[str]:
     """How the machines of a run find each other; the first has rank 0.
 
     Machines that were asked different things never meet, rather than train together.

@@ -14,14 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pets_core import storage
 from pets_core.config import LaunchConfig, PipelineConfig
 from pets_core.failures import RankFailure, read_failures, the_error
 from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.dataset import RatingsManifest
 from pets_core.records import BatchPlan, DatasetManifest
 
 __all__ = [
@@ -30,10 +32,13 @@ __all__ = [
     "WARNING_MARK",
     "CheckResult",
     "Ears",
+    "RatingsRequest",
+    "Request",
     "WorkRequest",
     "announced",
     "announcements",
     "launch",
+    "read_request",
     "run_ranks",
     "worker_environment",
 ]
@@ -74,6 +79,33 @@ class WorkRequest(BaseModel):
         return f"{self.stage}-{self.parts[0]}-{self.parts[1]}" if self.parts else self.stage
 
 
+class RatingsRequest(BaseModel):
+    """What the ranks of one stage are asked to do with ratings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Literal["ratings-lr-find", "ratings-train", "ratings-predict"]
+    config: RatingsConfig
+    manifest: RatingsManifest
+    run_url: str = ""
+    base_lr: float | None = None
+    model_url: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the stage."""
+        return self.stage
+
+
+Request = WorkRequest | RatingsRequest
+_ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="stage")])
+
+
+def read_request(data: bytes | str) -> Request:
+    """A request from its JSON."""
+    return _ADAPTER.validate_json(data)
+
+
 class CheckResult(BaseModel):
     """What a model will be, found out before any work starts."""
 
@@ -85,7 +117,7 @@ class CheckResult(BaseModel):
 
 
 def launch(
-    request: WorkRequest,
+    request: Request,
     record: type[Record],
     *,
     on_progress: OnProgress = ignore_progress,
@@ -119,7 +151,7 @@ def launch(
 
 
 @contextlib.contextmanager
-def announced(request: WorkRequest) -> Iterator[str | None]:
+def announced(request: Request) -> Iterator[str | None]:
     """Let the other machines, if there are any, see a request in the store until it is done.
 
     Yields:
@@ -142,15 +174,13 @@ def announced(request: WorkRequest) -> Iterator[str | None]:
         storage.remove(url)
 
 
-def announcements(config: PipelineConfig) -> str:
+def announcements(config: PipelineConfig | RatingsConfig) -> str:
     """The folder of the store where the machines that meet at an endpoint look for work."""
     endpoint = (config.launch.rdzv_endpoint or "").replace(":", "-")
     return storage.join(storage.absolute(config.store), "machines", endpoint)
 
 
-def run_ranks(
-    request: WorkRequest, folder: Path, ears: Ears, machine: int = 0
-) -> list[RankFailure]:
+def run_ranks(request: Request, folder: Path, ears: Ears, machine: int = 0) -> list[RankFailure]:
     """Run this machine's ranks to their end; those of machine 0 leave result.json in `folder`.
 
     Returns:

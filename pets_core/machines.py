@@ -11,7 +11,7 @@ from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.failures import the_error, write_failure
-from pets_core.launch import REQUEST, Ears, WorkRequest, announcements, run_ranks
+from pets_core.launch import REQUEST, Ears, announcements, read_request, run_ranks
 from pets_core.progress import ignore_progress
 
 __all__ = ["join"]
@@ -74,7 +74,7 @@ def _newest(folder: str, tell: Callable[[str], None]) -> str:
 def _take_part(url: str, machine: int, config: PipelineConfig, tell: Callable[[str], None]) -> None:
     """Run this machine's ranks of one stage; machine 0 hears of their failures."""
     try:
-        asked = WorkRequest.model_validate_json(storage.read_bytes(storage.join(url, REQUEST)))
+        asked = read_request(storage.read_bytes(storage.join(url, REQUEST)))
         # Store and cache are where this machine has them.
         own = {"store": config.store, "cache_dir": config.cache_dir}
         request = asked.model_copy(update={"config": asked.config.model_copy(update=own)})

@@ -7,37 +7,37 @@ import os
 import sys
 import time
 import warnings
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
-from timm.layers.norm_act import convert_sync_batchnorm
+from pydantic import BaseModel
+from torch import Tensor
 
 from pets_core import storage
 from pets_core.config import LaunchConfig
-from pets_core.data.decoded import DecodedPhotos, open_decoded
-from pets_core.data.loader import PhotoLoader, fits_on_gpu
-from pets_core.data.transforms import Transform
 from pets_core.errors import PetsError
 from pets_core.failures import RankFailure, write_failure
-from pets_core.launch import PROGRESS_MARK, WARNING_MARK, WorkRequest
-from pets_core.models.card import ModelCard
-from pets_core.models.package import TrainedModel, create_model
-from pets_core.objectives import SingleLabel, balanced_weights
+from pets_core.launch import PROGRESS_MARK, WARNING_MARK, Request
+from pets_core.models.grouped import GroupedModel
+from pets_core.models.package import save_model
+from pets_core.objectives.objective import Objective
 from pets_core.progress import Progress
-from pets_core.records import DatasetManifest, Split
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.interruption import Interruption, elastic_store
+from pets_core.training.loop import Loader
 from pets_core.training.precision import resolve_precision
 from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plugin
 from pets_core.watchdog import Watchdog
 
-__all__ = ["Rank", "choose_device", "write_down"]
+__all__ = ["Built", "Rank", "choose_device", "write_down"]
 
 _OTHERS_SECONDS = 3.0
-_TRAINS = ("lr-find", "train")
+_TRAINS = ("lr-find", "train", "ratings-lr-find", "ratings-train")
 _MAY_DIFFER = {
     "base_lr", "checkpoint_steps", "compile", "keep", "keep_checkpoints", "log_with",
     "micro_batch_size", "mixed_precision", "tf32",
@@ -45,20 +45,43 @@ _MAY_DIFFER = {
 """Settings of training that may change between an attempt and the next."""
 
 
-class Rank:
-    """One process among `accelerator.num_processes`, and what it was asked to do."""
+class Built(Protocol):
+    """A model and what is said of it."""
 
-    def __init__(self, request: WorkRequest) -> None:
-        self.config, self.request = request.config, request
+    @property
+    def model(self) -> GroupedModel:
+        """The model."""
+        ...
+
+    @property
+    def card(self) -> BaseModel:
+        """All that is needed to rebuild it, besides its weights."""
+        ...
+
+
+Asked = TypeVar("Asked", bound=Request)
+Model = TypeVar("Model", bound=Built)
+
+
+class Rank(ABC, Generic[Asked, Model]):
+    """One process among `accelerator.num_processes`, and what it was asked to do.
+
+    What is learnt, from what, and why, is said by the classes below this one.
+    """
+
+    def __init__(self, request: Asked) -> None:
+        self.request = request
         _pass_warnings_on(int(os.environ.get("RANK", "0")))
-        device = choose_device(self.config.launch)
-        self.precision = resolve_precision(self.config.train.mixed_precision, device)
+        device = choose_device(self.request.config.launch)
+        self.precision = resolve_precision(self.request.config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
-        tracker = self.config.train.log_with if request.stage == "train" else "none"
+        tracker = self.request.config.train.log_with if request.stage == "train" else "none"
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         # Stages that judge need no more than the weights, which every rank can hold.
-        shards = self.config.launch.shard_model and promised > 1 and request.stage in _TRAINS
+        shards = (
+            self.request.config.launch.shard_model and promised > 1 and request.stage in _TRAINS
+        )
         plugin = sharding_plugin() if shards else None
         self.accelerator = Accelerator(
             mixed_precision=self.precision,
@@ -70,22 +93,16 @@ class Rank:
         )
         if plugin:
             shard_on_cpu(plugin)
-        torch.set_float32_matmul_precision("high" if self.config.train.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = self.config.train.tf32
+        torch.set_float32_matmul_precision("high" if self.request.config.train.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.request.config.train.tf32
         if self.accelerator.num_processes != promised:
             raise RuntimeError(
                 f"{promised} ranks were started, Accelerate sees {self.accelerator.num_processes}"
             )
         if shards and not is_sharding(self.accelerator):
             raise RuntimeError("launch.shard_model was asked for, and Accelerate shards nothing")
-        set_seed(self.config.train.seed)
-        self.watchdog = Watchdog(self.config.launch.stall_timeout_seconds, self._stalled)
-
-    @property
-    def manifest(self) -> DatasetManifest:
-        """The data set of a request that has one."""
-        assert self.request.manifest is not None
-        return self.request.manifest
+        set_seed(self.request.config.train.seed)
+        self.watchdog = Watchdog(self.request.config.launch.stall_timeout_seconds, self._stalled)
 
     def report(self, progress: Progress) -> None:
         """Tell the launcher, from rank 0 only."""
@@ -98,7 +115,7 @@ class Rank:
             sys.stdout.flush()
 
     def _stalled(self, stacks: str) -> None:
-        seconds = self.config.launch.stall_timeout_seconds
+        seconds = self.request.config.launch.stall_timeout_seconds
         message = f"no batch was done within launch.stall_timeout_seconds = {seconds:g}"
         number = self.accelerator.process_index
         write_down(RankFailure(rank=number, message=message, traceback=stacks, kind="stalled"))
@@ -113,17 +130,13 @@ class Rank:
 
     def checkpoints(self) -> Checkpoints:
         """Of this run; another training's are refused."""
-        config = self.config
-        recipe = config.train.model_dump(mode="json", exclude=_MAY_DIFFER)
-        identity = {f"train.{name}": value for name, value in recipe.items()}
-        for group in ("model", "transform"):
-            settings = getattr(config, group).model_dump(mode="json")
-            identity |= {f"{group}.{name}": value for name, value in settings.items()}
-        identity |= {"data set": self.manifest.fingerprint, "base_lr": self.request.base_lr}
+        config = self.request.config.train
+        recipe = config.model_dump(mode="json", exclude=_MAY_DIFFER)
+        identity = {f"train.{name}": value for name, value in recipe.items()} | self.identity()
         return Checkpoints(
             storage.join(self.request.run_url, "checkpoints"),
-            identity,
-            keep=config.train.keep_checkpoints,
+            identity | {"base_lr": self.request.base_lr},
+            keep=config.keep_checkpoints,
             warn=self.warn,
         )
 
@@ -132,72 +145,34 @@ class Rank:
         number, world_size = self.accelerator.process_index, self.accelerator.num_processes
         return Interruption(number, world_size, elastic_store() if world_size > 1 else None)
 
-    def model(self) -> TrainedModel:
-        """Build the model; rank 0 of a machine first, so that a download happens once."""
-        with self.accelerator.local_main_process_first():
-            built = create_model(self.config, self.manifest.classes, self.manifest.fingerprint)
-        if self.config.train.batch_norm == "sync":
-            built.model.body = convert_sync_batchnorm(built.model.body)  # type: ignore[no-untyped-call]
-        self.place(built)
-        return built
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What else than the recipe must be the same for a training to go on: data, model."""
 
-    def place(self, built: TrainedModel) -> None:
-        """Move a model to the device, channels last, which convolutions are faster in."""
-        # FSDP takes contiguous weights only.
-        sharding = is_sharding(self.accelerator)
-        layout = torch.contiguous_format if sharding else torch.channels_last
-        built.model.to(self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
+    @property
+    @abstractmethod
+    def has_validation(self) -> bool:
+        """Whether there are samples that are held out for validation."""
 
-    def photos(self, split: Split, card: ModelCard) -> DecodedPhotos:
-        """Open the decoded photos of a split; rank 0 of a machine decodes them."""
-        with self.accelerator.local_main_process_first():
-            return open_decoded(
-                self.manifest,
-                split,
-                card.resize_to,
-                cache_dir=self.config.cache_dir,
-                limit_gib=self.config.launch.decode_cache_gib,
-                on_progress=self.report,
-            )
+    @abstractmethod
+    def model(self) -> Model:
+        """Build the model that is to be trained, on the device."""
 
-    def train_loader(self, card: ModelCard) -> PhotoLoader:
-        """Shuffled, augmented training batches."""
-        photos, config = self.photos("train", card), self.config
-        return PhotoLoader(
-            photos,
-            card.augment(config.transform),
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-            device=self.accelerator.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            on_device=config.launch.photos_on_gpu == "auto"
-            and fits_on_gpu(photos, self.accelerator.device),
-            mixing=config.transform,
-            num_classes=len(card.classes),
-            on_batch=self.watchdog.beat,
-        )
-
-    def eval_loader(self, photos: DecodedPhotos, transform: Transform) -> PhotoLoader:
-        """Batches of a split in its own order."""
-        return PhotoLoader(
-            photos,
-            transform,
-            batch_size=self.config.evaluate.batch_size,
-            seed=None,
-            device=self.accelerator.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            on_batch=self.watchdog.beat,
-        )
-
-    def objective(self) -> SingleLabel:
+    @abstractmethod
+    def objective(self) -> Objective:
         """What the settings ask training to minimise."""
-        config, weights = self.config.train, None
-        if config.class_weights == "balanced":
-            weights = balanced_weights(self.manifest.splits["train"].class_counts)
-            weights = weights.to(self.accelerator.device)
-        return SingleLabel(config.label_smoothing, weights)
+
+    @abstractmethod
+    def train_loader(self, built: Model) -> Loader:
+        """Shuffled training batches."""
+
+    @abstractmethod
+    def valid_loader(self, built: Model) -> Loader | None:
+        """The validation samples in their own order, if there are any."""
+
+    def save(self, url: str, built: Model, weights: dict[str, Tensor]) -> None:
+        """Store a model of these weights; rank 0 calls it."""
+        save_model(url, built.card, weights)
 
 
 def choose_device(launch: LaunchConfig) -> torch.device:
@@ -244,7 +219,7 @@ def _say_warning(message: str) -> None:
     sys.stdout.flush()
 
 
-def _tracker_folder(request: WorkRequest) -> str:
+def _tracker_folder(request: Request) -> str:
     """Where a tracker that writes files puts them: with the run, or on disk if that is remote."""
     run_url = request.run_url
     fs, path = storage.filesystem(run_url)

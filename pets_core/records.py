@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -190,6 +190,8 @@ def choose_evaluation_split(
 class Run(Record):
     """The folder of a run, and the data set that it began with."""
 
+    DATASET: ClassVar[str] = "dataset.json"
+
     url: str
     manifest: DatasetManifest
 
@@ -216,9 +218,23 @@ class EpochMetrics(Record):
     epoch: int
     train_loss: float
     valid_loss: float | None = None
-    valid_error_rate: float | None = None
+    valid_error: float | None = None
+    metric: str = "error rate"
+    """What `valid_error` is: a share of the samples, or an error in the targets' units."""
     seconds: float
     photos_per_second: float
+
+    @property
+    def error_text(self) -> str:
+        """The validation error as people write it; empty where there is none."""
+        if self.valid_error is None:
+            return ""
+        return f"{self.valid_error:.1%}" if self.is_share else f"{self.valid_error:.4g}"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the error is a share of the samples."""
+        return self.metric == "error rate"
 
 
 class TrainResult(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Collection
 from typing import Any, TypeVar
@@ -13,7 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import WorkRequest
+from pets_core.launch import Request, read_request
+from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.records import RatingsRun
 from pets_core.records import DatasetManifest, Run
 
 __all__ = [
@@ -30,11 +33,12 @@ __all__ = [
 ]
 
 SETTINGS = "config.yaml"
-_DATASET = "dataset.json"
 _STAGES = "stages"
 _REQUEST = ".request.json"
 
 Record = TypeVar("Record", bound=BaseModel)
+AnyRun = TypeVar("AnyRun", Run, RatingsRun)
+AnyConfig = PipelineConfig | RatingsConfig
 
 
 class _Finished(BaseModel):
@@ -46,39 +50,45 @@ class _Finished(BaseModel):
     answer: str
 
 
-def run_folder(config: PipelineConfig, run_id: str) -> str:
+def run_folder(config: AnyConfig, run_id: str) -> str:
     """URL of a run's folder."""
     return storage.join(storage.absolute(config.store), "runs", run_id)
 
 
-def start_run(config: PipelineConfig, manifest: DatasetManifest, url: str) -> Run:
+def start_run(config: AnyConfig, run: AnyRun) -> AnyRun:
     """Keep a run's settings and data set in its folder, once its input has been accepted."""
-    url = storage.absolute(url)
+    url = storage.absolute(run.url)
     # Whoever goes on with the run may do so in another working directory.
     settings = config.model_copy(update={"store": storage.absolute(config.store)})
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     storage.write_bytes(storage.join(url, SETTINGS), text.encode())
-    storage.write_bytes(storage.join(url, _DATASET), manifest.model_dump_json().encode())
-    return Run(url=url, manifest=manifest)
+    dataset = run.manifest.model_dump_json().encode()
+    storage.write_bytes(storage.join(url, run.DATASET), dataset)
+    return run.model_copy(update={"url": url})
 
 
-def find_run(url: str) -> Run | None:
+def find_run(url: str, kind: type[AnyRun]) -> AnyRun | None:
     """The run that began in a folder, if any, with the data set it began with.
+
+    Args:
+        url: The folder.
+        kind: What it learns from: `Run`, photos; `RatingsRun`, ratings.
 
     Raises:
         PetsError: That version of the data set has been removed.
     """
     url = storage.absolute(url)
-    dataset = storage.join(url, _DATASET)
+    dataset = storage.join(url, kind.DATASET)
     if not storage.exists(dataset):
         return None
-    manifest = DatasetManifest.model_validate_json(storage.read_bytes(dataset))
+    run = kind.model_validate({"url": url, "manifest": json.loads(storage.read_bytes(dataset))})
+    manifest = run.manifest
     if not storage.exists(storage.join(manifest.url, "manifest.json")):
         raise PetsError(
             f"{url}: the run began with {manifest.name} {manifest.fingerprint}, which is no longer "
             "in the store: start a new run"
         )
-    return Run(url=url, manifest=manifest)
+    return run
 
 
 def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] = ()) -> set[str]:
@@ -98,16 +108,16 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
     for name in storage.list_folder(root):
         url = storage.join(root, name)
         files = storage.list_folder(url)
-        if _DATASET not in files or name in without:
+        if Run.DATASET not in files or name in without:
             continue
         done = storage.list_folder(storage.join(url, _STAGES))
         stopped = "checkpoints" in files and "train.json" not in done
         asked = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
         waiting = any(f"{stage}.json" not in done for stage in asked)
-        last = max(map(storage.last_change, (files[_DATASET], *done.values())))
+        last = max(map(storage.last_change, (files[Run.DATASET], *done.values())))
         young = "predict.json" not in done and last >= limit
         if stopped or waiting or young:
-            data = storage.read_bytes(storage.join(url, _DATASET))
+            data = storage.read_bytes(storage.join(url, Run.DATASET))
             used.add(DatasetManifest.model_validate_json(data).fingerprint)
     return used
 
@@ -119,7 +129,7 @@ def run_settings(url: str) -> dict[str, Any]:
         PetsError: No run began there.
     """
     url = storage.absolute(url)
-    if not storage.exists(storage.join(url, _DATASET)):
+    if not storage.exists(storage.join(url, SETTINGS)):
         raise PetsError(
             f"--resume {url}: no run began there; give the folder of one, <store>/runs/<run id>"
         )
@@ -127,7 +137,7 @@ def run_settings(url: str) -> dict[str, Any]:
     return settings
 
 
-def ask_stage(request: WorkRequest) -> str:
+def ask_stage(request: Request) -> str:
     """Leave in the run's folder what a stage is asked, for another machine; returns its URL."""
     url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
     # A worker of an earlier version knows no setting that came since.
@@ -135,12 +145,12 @@ def ask_stage(request: WorkRequest) -> str:
     return url
 
 
-def asked_stage(url: str) -> WorkRequest:
+def asked_stage(url: str) -> Request:
     """What `ask_stage` left."""
-    return WorkRequest.model_validate_json(storage.read_bytes(url))
+    return read_request(storage.read_bytes(url))
 
 
-def finished_stage(request: WorkRequest, record: type[Record]) -> Record | None:
+def finished_stage(request: Request, record: type[Record]) -> Record | None:
     """What this very stage answered when an earlier attempt of the run came to its end."""
     url = _url(request)
     if not storage.exists(url):
@@ -151,17 +161,17 @@ def finished_stage(request: WorkRequest, record: type[Record]) -> Record | None:
     return record.model_validate_json(finished.answer)
 
 
-def finish_stage(request: WorkRequest, answer: BaseModel) -> None:
+def finish_stage(request: Request, answer: BaseModel) -> None:
     """Note that a stage is done, so that another attempt of the run need not repeat it."""
     finished = _Finished(asked=_hash(request), answer=answer.model_dump_json())
     storage.write_bytes(_url(request), finished.model_dump_json().encode())
 
 
-def _url(request: WorkRequest) -> str:
+def _url(request: Request) -> str:
     return storage.join(request.run_url, _STAGES, f"{request.name}.json")
 
 
-def _hash(request: WorkRequest) -> str:
+def _hash(request: Request) -> str:
     """Of what changes the answer: not where it is worked out, nor by how many.
 
     Nor settings left as they are: those of a later version are none that this one was asked with.

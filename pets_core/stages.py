@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +30,10 @@ from pets_core.evaluation.predictions import (
     log_softmax,
     write_predictions,
 )
-from pets_core.models.card import ModelCard
-from pets_core.models.package import TrainedModel, load_model, save_model
+from pets_core.models.package import TrainedModel, load_model
+from pets_core.photo_rank import PhotoRank
 from pets_core.progress import Progress
-from pets_core.rank import Rank
+from pets_core.rank import Built, Rank
 from pets_core.records import (
     BatchPlan,
     LRSuggestion,
@@ -53,12 +54,12 @@ _MODEL = "model"
 _NUM_MAPS, _MAP_PIXELS = 16, 160
 
 
-def find_lr(rank: Rank) -> LRSuggestion | None:
-    """Run the range test on the new head and store its curve and picture."""
-    started, config = time.monotonic(), rank.config
+def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
+    """Run the range test and store its curve and picture."""
+    started, config = time.monotonic(), rank.request.config
     _check_validation(rank)
     built = rank.model()
-    loader = rank.train_loader(built.card)
+    loader = rank.train_loader(built)
     with rank.watchdog:
         curve = lr_find(
             built.model,
@@ -91,22 +92,22 @@ def find_lr(rank: Rank) -> LRSuggestion | None:
     )
 
 
-def train(rank: Rank) -> TrainResult | None:
+def train(rank: Rank[Any, Any]) -> TrainResult | None:
     """Train by the recipe and store model, history and pictures."""
-    started, config = time.monotonic(), rank.config
+    started, config = time.monotonic(), rank.request.config
     assert rank.request.base_lr is not None
     _check_validation(rank)
     rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
     built = rank.model()
-    loader = rank.train_loader(built.card)
-    valid = rank.photos("valid", built.card) if "valid" in rank.manifest.splits else None
+    loader = rank.train_loader(built)
+    valid = rank.valid_loader(built)
     checkpoints = rank.checkpoints()
     with rank.interruption() as gate, rank.watchdog:
         history = fit(
             built.model,
             rank.objective(),
             loader,
-            rank.eval_loader(valid, built.card.center_crop()) if valid else None,
+            valid,
             fine_tune_phases(config.train, rank.request.base_lr),
             config.train,
             accelerator=rank.accelerator,
@@ -120,7 +121,7 @@ def train(rank: Rank) -> TrainResult | None:
         return None
     run = rank.request.run_url
     history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, "training.png")
-    last_url, best_url = _save_models(rank, built.card, weights, history.best.weights)
+    last_url, best_url = _save_models(rank, built, weights, history.best.weights)
     storage.write_bytes(history_url, steps_table(history.steps))
     storage.write_bytes(plot_url, plots.training_curves(history.steps, history.epochs))
     return TrainResult(
@@ -140,24 +141,24 @@ def train(rank: Rank) -> TrainResult | None:
 
 
 def _save_models(
-    rank: Rank, card: ModelCard, last: dict[str, Tensor], best: dict[str, Tensor]
+    rank: Rank[Any, Any], built: Built, last: dict[str, Tensor], best: dict[str, Tensor]
 ) -> tuple[str, str | None]:
     """Store the last weights and the best; those that `train.keep` asks for are the model."""
-    keep, run = rank.config.train.keep, rank.request.run_url
+    keep, run = rank.request.config.train.keep, rank.request.run_url
     if keep == "best" and not best:
         raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
     last_url = storage.join(run, _MODEL if keep == "last" else "last")
-    save_model(last_url, card, last)
+    rank.save(last_url, built, last)
     if not best:
         return last_url, None
     best_url = storage.join(run, _MODEL if keep == "best" else "best")
-    save_model(best_url, card, best)
+    rank.save(best_url, built, best)
     return last_url, best_url
 
 
-def _check_validation(rank: Rank) -> None:
-    """Refuse settings that need validation photos where there are none."""
-    config = rank.config.train
+def _check_validation(rank: Rank[Any, Any]) -> None:
+    """Refuse settings that need validation samples where there are none."""
+    config = rank.request.config.train
     wanted = {
         "train.keep = best": config.keep == "best",
         f"train.early_stopping_epochs = {config.early_stopping_epochs}": (
@@ -165,14 +166,14 @@ def _check_validation(rank: Rank) -> None:
         ),
     }
     for setting, needed in wanted.items():
-        if needed and "valid" not in rank.manifest.splits:
+        if needed and not rank.has_validation:
             raise PetsError(
-                f"{setting} needs validation photos, and the data set has none: raise "
-                "source.valid_fraction"
+                f"{setting} needs validation samples, and the data set has none: raise "
+                "valid_fraction"
             )
 
 
-def predict(rank: Rank) -> PredictResult | None:
+def predict(rank: PhotoRank) -> PredictResult | None:
     """Have a stored model, and the champion where there is one to ask, predict a split."""
     request, config = rank.request, rank.config
     assert request.model_url is not None
@@ -206,7 +207,7 @@ def predict(rank: Rank) -> PredictResult | None:
     )
 
 
-def predict_parts(rank: Rank) -> PartsResult | None:
+def predict_parts(rank: PhotoRank) -> PartsResult | None:
     """Have a stored model look at photos without labels; ranks share the parts among them."""
     request, config = rank.request, rank.config
     plan, accelerator = request.batch, rank.accelerator
@@ -238,7 +239,7 @@ def predict_parts(rank: Rank) -> PartsResult | None:
 
 @torch.inference_mode()
 def _predict_part(
-    rank: Rank, built: TrainedModel, files: Files, plan: BatchPlan, number: int
+    rank: PhotoRank, built: TrainedModel, files: Files, plan: BatchPlan, number: int
 ) -> int:
     """Predict the photos of one part; returns how many there are."""
     card, crop = built.card, built.card.center_crop()
@@ -263,7 +264,7 @@ def _predict_part(
     return len(photos)
 
 
-def _ask_champion(rank: Rank, model_url: str, split: Split, folder: str) -> str:
+def _ask_champion(rank: PhotoRank, model_url: str, split: Split, folder: str) -> str:
     """Have the champion predict the same photos; returns the file of what it said."""
     url = storage.join(folder, CHAMPION_PREDICTIONS)
     champion = _load(rank, model_url)
@@ -271,7 +272,7 @@ def _ask_champion(rank: Rank, model_url: str, split: Split, folder: str) -> str:
     return url
 
 
-def _load(rank: Rank, url: str) -> TrainedModel:
+def _load(rank: PhotoRank, url: str) -> TrainedModel:
     built = load_model(url)
     if built.card.classes != rank.manifest.classes:
         raise PetsError(
@@ -284,7 +285,7 @@ def _load(rank: Rank, url: str) -> TrainedModel:
 
 
 def _predict(
-    rank: Rank, built: TrainedModel, photos: DecodedPhotos, split: Split, url: str
+    rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, split: Split, url: str
 ) -> tuple[Outputs, float]:
     """Predict photos and write what was said of them; returns that, and the seconds it took."""
     config, card, manifest = rank.config, built.card, rank.manifest
@@ -317,7 +318,7 @@ def _predict(
 
 
 def _write_maps(
-    rank: Rank, built: TrainedModel, photos: DecodedPhotos, outputs: Outputs, url: str
+    rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, outputs: Outputs, url: str
 ) -> str | None:
     """Show where the model looked in the photos of greatest loss: a JPEG for each photo id."""
     logs = log_softmax(outputs.logits)

@@ -77,7 +77,7 @@ def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last"
     Raises:
         PetsError: There are no validation photos to tell by.
     """
-    rates = [_kept(result, keep).valid_error_rate for result in trained]
+    rates = [_kept(result, keep).valid_error for result in trained]
     known = [rate for rate in rates if rate is not None]
     if len(known) < len(rates):
         raise PetsError(

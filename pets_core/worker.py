@@ -10,8 +10,9 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from accelerate.tracking import get_available_trackers
@@ -22,10 +23,13 @@ from pets_core import storage
 from pets_core.elastic import die_with_parent, leave
 from pets_core.errors import PetsError
 from pets_core.failures import RankFailure
-from pets_core.launch import CheckResult, WorkRequest
+from pets_core.launch import CheckResult, RatingsRequest, Request, WorkRequest, read_request
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
+from pets_core.photo_rank import PhotoRank
 from pets_core.rank import Rank, choose_device, write_down
+from pets_core.ratings.rank import RatingsRank
+from pets_core.ratings.stages import predict_ratings
 from pets_core.stages import find_lr, predict, predict_parts, train
 from pets_core.training.interruption import Interrupted
 from pets_core.training.precision import resolve_precision
@@ -83,7 +87,12 @@ def _check_groups(freeze_to: int, num_groups: int) -> None:
         )
 
 
-_STAGES = {
+_RATINGS_STAGES: dict[str, Callable[[RatingsRank], BaseModel | None]] = {
+    "ratings-lr-find": find_lr,
+    "ratings-train": train,
+    "ratings-predict": predict_ratings,
+}
+_STAGES: dict[str, Callable[[PhotoRank], BaseModel | None]] = {
     "lr-find": find_lr,
     "train": train,
     "predict": predict,
@@ -91,13 +100,20 @@ _STAGES = {
 }
 
 
-def run(request: WorkRequest) -> BaseModel | None:
+def run(request: Request) -> BaseModel | None:
     """Do what a request asks for; only rank 0 has a record to return."""
+    if isinstance(request, RatingsRequest):
+        ratings = RatingsRank(request)
+        return _done(ratings, lambda: _RATINGS_STAGES[request.stage](ratings))
     if request.stage == "check":
         return check(request)
-    rank = Rank(request)
+    photos = PhotoRank(request)
+    return _done(photos, lambda: _STAGES[request.stage](photos))
+
+
+def _done(rank: Rank[Any, Any], stage: Callable[[], BaseModel | None]) -> BaseModel | None:
     try:
-        result = _STAGES[request.stage](rank)
+        result = stage()
     except Interrupted as reason:
         rank.warn(f"training was {reason}, and goes on from there with the next attempt")
         raise
@@ -120,7 +136,7 @@ def work(path: Path) -> int:
         Exit code of the process.
     """
     try:
-        result = run(WorkRequest.model_validate_json(path.read_text(encoding="utf-8")))
+        result = run(read_request(path.read_text(encoding="utf-8")))
     except Interrupted:
         return 1
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it

@@ -103,13 +103,14 @@ def publish_training(result: TrainResult) -> None:
             epoch.phase,
             f"{epoch.train_loss:.3f}",
             "" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}",
-            "" if epoch.valid_error_rate is None else f"{epoch.valid_error_rate:.1%}",
+            epoch.error_text,
             f"{epoch.seconds:.0f}",
             f"{epoch.photos_per_second:.0f}",
         ]
         for epoch in result.epochs
     ]
-    header = ["epoch", "phase", "train loss", "valid loss", "valid error", "s", "photos/s"]
+    error = f"valid {result.epochs[0].metric}"
+    header = ["epoch", "phase", "train loss", "valid loss", error, "s", "samples/s"]
     text = (
         f"# Training\n\n{picture(result.plot_url, 'Losses and learning rates')}\n\n"
         f"{table(header, rows)}\n\nBase learning rate {result.base_lr:.2e}, "

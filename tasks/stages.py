@@ -13,8 +13,10 @@ from pydantic import BaseModel
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import CheckResult, WorkRequest, launch
+from pets_core.launch import CheckResult, Request, WorkRequest, launch
 from pets_core.progress import Progress
+from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.records import RatingsPrediction
 from pets_core.records import (
     Champion,
     DatasetManifest,
@@ -70,6 +72,9 @@ _ANSWERS: dict[str, type[BaseModel]] = {
     "train": TrainResult,
     "predict": PredictResult,
     "predict-parts": PartsResult,
+    "ratings-lr-find": LRSuggestion,
+    "ratings-train": TrainResult,
+    "ratings-predict": RatingsPrediction,
 }
 _LIVE = "training-progress"
 
@@ -104,7 +109,7 @@ def begin_run(config: PipelineConfig, resume: str | None = None) -> Run:
 @task(name="earlier run", cache_policy=NO_CACHE)
 def earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None:
     """Find the run to go on with, if any: with the data set it began with."""
-    run = find_run(resume or folder_of_run(config))
+    run = find_run(resume or folder_of_run(config), Run)
     if run is None and resume is not None:
         raise PetsError(
             f"resume = {resume}: no run began there; give the folder of one, <store>/runs/<run id>"
@@ -117,12 +122,12 @@ def earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None
 @task(name="new run", cache_policy=NO_CACHE)
 def new_run(config: PipelineConfig, manifest: DatasetManifest) -> Run:
     """Give the flow run a folder in the store."""
-    run = start_run(config, manifest, folder_of_run(config))
+    run = start_run(config, Run(url=folder_of_run(config), manifest=manifest))
     get_run_logger().info("the run's folder is %s", run.url)
     return run
 
 
-def folder_of_run(config: PipelineConfig) -> str:
+def folder_of_run(config: PipelineConfig | RatingsConfig) -> str:
     """The folder of the present flow run in the store."""
     return run_folder(config, str(flow_run.id))
 
@@ -175,7 +180,7 @@ def do_stage(request_url: str) -> None:
         _stage_here(request, record)
 
 
-def do_or_delegate(request: WorkRequest, record: type[Record]) -> Record:
+def do_or_delegate(request: Request, record: type[Record]) -> Record:
     """Do a stage, here or where the settings say, unless an earlier attempt has done it."""
     logger, deployment = get_run_logger(), request.config.launch.deployment
     if (answer := finished_stage(request, record)) is not None:
@@ -190,9 +195,9 @@ def do_or_delegate(request: WorkRequest, record: type[Record]) -> Record:
     return answer
 
 
-def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
+def _stage_here(request: Request, record: type[Record]) -> Record:
     logger = get_run_logger()
-    artifact = ProgressArtifact(_LIVE, logger) if request.stage == "train" else None
+    artifact = ProgressArtifact(_LIVE, logger) if request.stage.endswith("train") else None
     metrics = StageMetrics(request.config.launch.push_gateway, request.stage, logger)
     with ends_with_its_run(logger), turn_of_this_machine(logger), metrics:
         told = [artifact.show, metrics.show] if artifact else [metrics.show]
@@ -203,9 +208,7 @@ def _stage_here(request: WorkRequest, record: type[Record]) -> Record:
     return answer
 
 
-def _launch(
-    request: WorkRequest, record: type[Record], *told: Callable[[Progress], None]
-) -> Record:
+def _launch(request: Request, record: type[Record], *told: Callable[[Progress], None]) -> Record:
     logger = get_run_logger()
     with ProgressDisplay(logger) as display:
 

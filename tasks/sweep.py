@@ -50,7 +50,7 @@ def train_trial(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> Tr
         manifest=run.manifest,
         base_lr=trial.base_lr,
     )
-    start_run(request.config, run.manifest, request.run_url)
+    start_run(request.config, Run(url=request.run_url, manifest=run.manifest))
     return do_or_delegate(request, TrainResult)
 
 

@@ -21,8 +21,8 @@ from pets_core.batch import commit_batch, missing_parts, part_url, plan_batch
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest, launch
+from pets_core.photo_rank import PhotoRank
 from pets_core.predict import predict_photos
-from pets_core.rank import Rank
 from pets_core.records import BatchPlan, PartsResult
 from pets_core.stages import predict_parts
 
@@ -206,7 +206,7 @@ def test_a_rank_that_looks_late_leaves_no_part_out(config, model_url, tmp_path) 
     """Parts that another rank has written by then change nobody's share."""
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
     for index in (0, 1):
-        rank = Rank(request(config, plan, str(tmp_path / "run")))
+        rank = PhotoRank(request(config, plan, str(tmp_path / "run")))
         rank.accelerator = OneOfTwo(rank.accelerator, index)
         predict_parts(rank)
     assert missing_parts(plan, range(plan.num_parts)) == []

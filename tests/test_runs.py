@@ -60,18 +60,20 @@ def a_data_set(store, fingerprint: str) -> DatasetManifest:
 
 def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
     manifest, url = a_data_set(tmp_path, "a"), str(tmp_path / "runs/1")
-    assert find_run(url) is None
-    assert start_run(PipelineConfig(), manifest, url + "/") == Run(url=url, manifest=manifest)
-    assert find_run(url + "/") == Run(url=url, manifest=manifest)
+    assert find_run(url, Run) is None
+    assert start_run(PipelineConfig(), Run(url=url + "/", manifest=manifest)) == Run(
+        url=url, manifest=manifest
+    )
+    assert find_run(url + "/", Run) == Run(url=url, manifest=manifest)
     Path(manifest.url, "manifest.json").unlink()
     with pytest.raises(PetsError, match="began with photos a, which is no longer in the store"):
-        find_run(url)
+        find_run(url, Run)
 
 
 def test_a_run_finds_its_store_from_anywhere(tmp_path, monkeypatch):
     url = str(tmp_path / "runs/1")
     monkeypatch.chdir(tmp_path)
-    start_run(PipelineConfig(store="store"), a_data_set(tmp_path, "a"), url)
+    start_run(PipelineConfig(store="store"), Run(url=url, manifest=a_data_set(tmp_path, "a")))
     monkeypatch.chdir("/")
     assert run_settings(url)["store"] == str(tmp_path / "store")
 
@@ -88,7 +90,7 @@ def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):
         ("evaluated", ("stages/train.json", "stages/predict.json"), False),
     ]:
         run = tmp_path / "runs" / name
-        start_run(PipelineConfig(), a_data_set(tmp_path, name), str(run))
+        start_run(PipelineConfig(), Run(url=str(run), manifest=a_data_set(tmp_path, name)))
         for leaf in leaves:
             (run / leaf).parent.mkdir(parents=True, exist_ok=True)
             (run / leaf).write_text("{}")

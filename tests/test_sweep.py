@@ -71,7 +71,7 @@ def test_a_trial_that_failed_is_told_and_not_chosen(tmp_path) -> None:
 
 def trained(error_rate: float | None) -> TrainResult:
     epoch = EpochMetrics(
-        epoch=0, phase="frozen", train_loss=1.0, valid_loss=1.0, valid_error_rate=error_rate,
+        epoch=0, phase="frozen", train_loss=1.0, valid_loss=1.0, valid_error=error_rate,
         seconds=1.0, photos_per_second=1.0,
     )  # fmt: skip
     return TrainResult.model_construct(epochs=(epoch,), seconds=2.0, model_url="m")

@@ -17,7 +17,7 @@ from pets_core.data.loader import PhotoLoader
 from pets_core.models.classifier import Classifier
 from pets_core.progress import OnProgress, Progress, ignore_progress
 
-__all__ = ["Outputs", "average_views", "predict_split", "predict_views"]
+__all__ = ["Outputs", "average_views", "in_row_order", "predict_split", "predict_views"]
 
 _PLAIN_SHARE = 0.25
 
@@ -63,13 +63,22 @@ def predict_split(
                 Progress(stage="predict", done=number, total=loader.num_batches, unit="batches")
             )
     own = [torch.cat(parts).cpu().numpy() for parts in zip(*given, strict=True)]
-    return Outputs(*_in_row_order(np.concatenate(rows), own, loader.num_rows))
+    return Outputs(*in_row_order(np.concatenate(rows), own, loader.num_rows))
 
 
-def _in_row_order(
+def in_row_order(
     rows: npt.NDArray[np.int64], own: list[npt.NDArray[np.float32]], num_rows: int
 ) -> list[npt.NDArray[np.float32]]:
-    """Put the ranks' shares together."""
+    """Put the ranks' shares of a split together.
+
+    Args:
+        rows: This rank's places in the split, (n,).
+        own: What it has for them, each (n, D).
+        num_rows: Of the split, N.
+
+    Returns:
+        Each (N, D), on every rank.
+    """
     shares = gather_object([(rows, own)])
     results = [np.empty((num_rows, part.shape[1]), np.float32) for part in own]
     seen = np.zeros(num_rows, np.int64)

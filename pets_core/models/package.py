@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import safetensors.torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from pets_core import storage
@@ -48,7 +49,7 @@ def create_model(
     return TrainedModel(Classifier(body, features, len(classes), settings.dropout), card)
 
 
-def save_model(url: str, card: ModelCard, state: dict[str, Tensor]) -> None:
+def save_model(url: str, card: BaseModel, state: dict[str, Tensor]) -> None:
     """Write weights, then the card, whose presence is the commit."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     storage.write_bytes(storage.join(url, WEIGHTS), safetensors.torch.save(weights))

@@ -2,7 +2,17 @@
 
 from pets_core.plots.calibration import reliability_diagram
 from pets_core.plots.confusion import confusion_matrix
+from pets_core.plots.ratings import embedding_map, rating_errors, weight_decays
 from pets_core.plots.sweep import sweep
 from pets_core.plots.training import lr_curve, training_curves
 
-__all__ = ["confusion_matrix", "lr_curve", "reliability_diagram", "sweep", "training_curves"]
+__all__ = [
+    "confusion_matrix",
+    "embedding_map",
+    "lr_curve",
+    "rating_errors",
+    "reliability_diagram",
+    "sweep",
+    "training_curves",
+    "weight_decays",
+]

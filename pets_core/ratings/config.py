@@ -1,4 +1,4 @@
-"""Every setting of where ratings come from; how models of them are trained is set as of photos."""
+"""Every setting of a run that learns from ratings; those of photos are in `pets_core.config`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pets_core.config import NAME_PATTERN, Settings
+from pets_core.config import NAME_PATTERN, LaunchConfig, LRFindConfig, Settings, TrainConfig
 
-__all__ = ["RatingsSourceConfig"]
+__all__ = ["RatingsConfig", "RatingsSourceConfig", "RatingsTrainConfig", "RecommenderConfig"]
 
 
 class RatingsSourceConfig(Settings):
@@ -65,4 +65,76 @@ class RatingsSourceConfig(Settings):
             raise ValueError("split = time needs time_column: the column with the ratings' times")
         if self.items_url is not None and self.url is None:
             raise ValueError("items_url has no meaning for the built-in sample: set url too")
+        return self
+
+
+class RecommenderConfig(Settings):
+    """What is trained on ratings."""
+
+    model: Literal["dot", "neural"] = "dot"
+    """dot: the product of a user's and an item's factors, plus a bias of each (Koren and others
+    2009). neural: both factors through a hidden layer (He and others 2017)."""
+    num_factors: Annotated[int, Field(ge=1, le=4096)] = 50
+    """Numbers that a user or an item is told by."""
+    hidden: Annotated[int, Field(ge=1, le=65_536)] = 100
+    """Units of the hidden layer of the neural model."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the hidden units of the neural model dropped in training."""
+    weight_decays: tuple[Annotated[float, Field(ge=0, lt=10)], ...] = ()
+    """Weight decays to try beside each other, a training each; the one of least validation error is
+    taken. Empty: train.weight_decay."""
+
+
+class RatingsTrainConfig(TrainConfig):
+    """The recipe: one cycle over everything, for nothing is pretrained."""
+
+    freeze_epochs: Literal[0] = 0
+    """No layer is pretrained, so that none is frozen."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """Passes over the training ratings."""
+    base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
+    """Peak rate; empty: the LR finder's suggestion."""
+    unfrozen_lr_div: Annotated[float, Field(ge=1)] = 1.0
+    """How many times smaller than base_lr the peak rate is."""
+    lr_mult: Annotated[float, Field(ge=1)] = 1.0
+    """How many times smaller the rate of the factors is than that of what follows them."""
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """Ratings in one optimizer step, over all processes."""
+    weight_decay: Annotated[float, Field(ge=0, lt=10)] = 0.1
+    """Decoupled weight decay of factors and biases: the regulariser."""
+    checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+    """A checkpoint is written after every epoch, and every so many optimizer steps."""
+
+    @model_validator(mode="after")
+    def _nothing_of_classes(self) -> RatingsTrainConfig:
+        faults = {
+            f"label_smoothing = {self.label_smoothing:g}": self.label_smoothing > 0,
+            f"class_weights = {self.class_weights}": self.class_weights != "none",
+        }
+        if any(faults.values()):
+            named = ", ".join(setting for setting, found in faults.items() if found)
+            raise ValueError(f"{named} has no meaning for ratings, which are no classes: leave out")
+        return self
+
+
+class RatingsConfig(Settings):
+    """All settings of a run that learns from ratings."""
+
+    store: str = "pets-store"
+    """Root of data sets and runs: a path or any fsspec URL (s3://bucket/prefix, gs://...)."""
+    cache_dir: str = "~/.cache/pets"
+    """Local folder for downloads; safe to delete at any time."""
+    ratings: RatingsSourceConfig = RatingsSourceConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    lr_find: LRFindConfig = LRFindConfig()
+    train: RatingsTrainConfig = RatingsTrainConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _trained_by_validation(self) -> RatingsConfig:
+        if self.recommender.weight_decays and not self.ratings.valid_fraction:
+            raise ValueError(
+                "recommender.weight_decays are told apart by validation ratings: raise "
+                "ratings.valid_fraction above 0"
+            )
         return self

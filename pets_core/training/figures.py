@@ -197,5 +197,5 @@ class StepFigures:
         raise PetsError(
             f"the {what} at step {self._first_step + number}, which changed no weight. Lower "
             f"train.base_lr or train.lr_max (the layer groups' rates are {groups}), or look at the "
-            f"photos of the step; {whose}these are {', '.join(ids)}"
+            f"samples of the step; {whose}these are {', '.join(ids)}"
         )

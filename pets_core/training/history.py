@@ -59,6 +59,7 @@ class History:
         seconds: float,
         num_samples: int,
         scores: tuple[float, float] | None,
+        metric: str,
     ) -> list[dict[str, Any]]:
         """Close the epoch that is under way.
 
@@ -66,7 +67,8 @@ class History:
             phase: Which kind of epoch it was.
             seconds: What this attempt's part of it took.
             num_samples: Of an epoch.
-            scores: Validation loss and error rate, if there are any.
+            scores: Validation loss and error, if there are any.
+            metric: What the error is.
 
         Returns:
             The epoch's rows.
@@ -85,7 +87,8 @@ class History:
                 epoch=epoch,
                 train_loss=sum(row["loss"] for row in rows) / len(rows),
                 valid_loss=scores[0] if scores else None,
-                valid_error_rate=scores[1] if scores else None,
+                valid_error=scores[1] if scores else None,
+                metric=metric,
                 seconds=seconds,
                 photos_per_second=num_samples / seconds,
             )

@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pets_core.config import TrainConfig
 from pets_core.models.grouped import GroupedModel
-from pets_core.objectives import Objective
+from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.rates import RateSlice
 from pets_core.records import EpochMetrics
@@ -177,7 +177,7 @@ def fit(
             train_epoch(prepared, train, history, schedule, ema, saving, tell)
             saving.seconds = seconds = time.monotonic() - saving.began
             scores = validate(judged, objective, valid, accelerator, saving) if valid else None
-            rows = history.end_epoch(phase.name, seconds, train.num_rows, scores)
+            rows = history.end_epoch(phase.name, seconds, train.num_rows, scores, objective.metric)
             if scores:
                 history.best.offer(judged, scores[0])
             _log(accelerator, rows, history.epochs[-1])
@@ -413,7 +413,8 @@ def _log(accelerator: Accelerator, steps: list[dict[str, Any]], epoch: EpochMetr
         numbers = {k: v for k, v in row.items() if isinstance(v, float)}
         accelerator.log({f"train/{key}": value for key, value in numbers.items()}, row["step"])
     if epoch.valid_loss is not None:
-        valid = {"valid/loss": epoch.valid_loss, "valid/error_rate": epoch.valid_error_rate}
+        metric = f"valid/{epoch.metric.replace(' ', '_')}"
+        valid = {"valid/loss": epoch.valid_loss, metric: epoch.valid_error}
         accelerator.log(valid, steps[-1]["step"])
 
 
@@ -425,7 +426,7 @@ def validate(
     accelerator: Accelerator,
     saving: _Saving | None = None,
 ) -> tuple[float, float]:
-    """Return mean loss and mean error over a split, each sample counted once.
+    """Return mean loss and the metric of a split, each sample counted once.
 
     Raises:
         Interrupted: The training was told to end; a checkpoint was written.
@@ -440,4 +441,4 @@ def validate(
         sums[0] += objective.valid_loss_sum(logits, batch.targets)
         sums[1] += objective.error_sum(logits, batch.targets)
     loss, error = (accelerator.reduce(sums, "sum") / valid.num_rows).tolist()
-    return loss, error
+    return loss, objective.error(error)

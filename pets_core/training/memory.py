@@ -12,7 +12,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from pets_core.errors import PetsError
-from pets_core.objectives import Objective
+from pets_core.objectives.objective import Objective
 
 __all__ = ["largest_micro_batch"]
 

@@ -46,7 +46,7 @@ class TrainProgress:
                 total=self._num_epochs * self._steps_an_epoch,
                 unit="steps",
                 detail=f"epoch {epoch}/{self._num_epochs}{shown}, "
-                f"{samples_per_second:.0f} photos/s",
+                f"{samples_per_second:.0f} samples/s",
                 photos_per_second=samples_per_second,
             )
         )
@@ -54,16 +54,16 @@ class TrainProgress:
     def epoch(self, metrics: EpochMetrics) -> None:
         """Tell what an epoch came to."""
         detail = f"{metrics.phase}: train loss {metrics.train_loss:.3f}"
-        if metrics.valid_loss is not None and metrics.valid_error_rate is not None:
+        if metrics.valid_loss is not None:
             detail += f", valid loss {metrics.valid_loss:.3f}"
-            detail += f", valid error {metrics.valid_error_rate:.1%}"
+            detail += f", valid {metrics.metric} {metrics.error_text}"
         self._on_progress(
             Progress(
                 stage="train",
                 done=metrics.epoch + 1,
                 total=self._num_epochs,
                 unit="epochs",
-                detail=f"{detail}, {metrics.photos_per_second:.0f} photos/s",
+                detail=f"{detail}, {metrics.photos_per_second:.0f} samples/s",
                 photos_per_second=metrics.photos_per_second,
             )
         )

@@ -13,7 +13,7 @@ from tiny_model import write_tiny_model
 from flows import cli
 from flows.settings import setting_names
 from pets_core.config import PipelineConfig
-from pets_core.records import DatasetManifest
+from pets_core.records import DatasetManifest, Run
 from pets_core.registry import Candidate
 
 ROOT = Path(__file__).parents[2]
@@ -281,7 +281,7 @@ def begun(started, tmp_path):
         "run", "--store", tmp_path, "--train.lr_max=slice(1e-6,3e-4)", "--train.seed=4"
     )
     manifest = DatasetManifest.model_construct(name="photos", splits={})
-    return config, start_run(config, manifest, str(tmp_path / "runs/id")).url
+    return config, start_run(config, Run(url=str(tmp_path / "runs/id"), manifest=manifest)).url
 
 
 def test_what_a_run_keeps_can_be_given_back(started, begun):

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from pets_core.config import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
-from pets_core.objectives import SingleLabel
+from pets_core.objectives.single_label import SingleLabel
 from pets_core.progress import ignore_progress
 from pets_core.rates import RateSlice
 from pets_core.training.loop import fit, validate
@@ -49,7 +49,7 @@ def test_training_learns(tiny_model, tiny_loader, accelerator) -> None:
     history = run(tiny_model, tiny_loader, accelerator, longer)
     first, last = history.epochs[0], history.epochs[-1]
     assert last.train_loss < first.train_loss
-    assert last.valid_error_rate < 0.35 < first.valid_error_rate
+    assert last.valid_error < 0.35 < first.valid_error
 
 
 def test_history_has_a_row_a_step_with_each_groups_rate(

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from pets_core.config import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
-from pets_core.objectives import SingleLabel
+from pets_core.objectives.single_label import SingleLabel
 from pets_core.training.lr_finder import lr_find, suggest, trimmed
 
 RATES = np.geomspace(1e-6, 1.0, 100)

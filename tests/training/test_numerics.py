@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from pets_core.config import TrainConfig
-from pets_core.objectives import SingleLabel
+from pets_core.objectives.single_label import SingleLabel
 from pets_core.rates import RateSlice
 from pets_core.training.loop import fit
 from pets_core.training.schedule import Phase

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from pets_core.config import TrainConfig
-from pets_core.objectives import SingleLabel
+from pets_core.objectives.single_label import SingleLabel
 from pets_core.rates import RateSlice
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.interruption import Interrupted

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from pets_core.config import TrainConfig
 from pets_core.errors import PetsError
-from pets_core.objectives import SingleLabel, balanced_weights
+from pets_core.objectives.single_label import SingleLabel, balanced_weights
 from pets_core.rates import RateSlice
 from pets_core.training.figures import StepFigures
 from pets_core.training.loop import prepare, train_step

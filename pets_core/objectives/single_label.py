@@ -1,35 +1,14 @@
-"""What a model is trained for: loss, activation and metrics, one small object each."""
+"""One class a sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Objective", "SingleLabel", "balanced_weights"]
-
-
-class Objective(Protocol):
-    """All that the training loop knows of a task."""
-
-    def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises, summed over the samples: a scalar; 0 for an empty batch."""
-        ...
-
-    def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss that runs are compared by, free of regularisation, summed over the samples."""
-        ...
-
-    def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The validation metric summed over the samples, a scalar; lower is better."""
-        ...
-
-    def activation(self, logits: Tensor) -> Tensor:
-        """Logits to predictions."""
-        ...
+__all__ = ["SingleLabel", "balanced_weights"]
 
 
 class SingleLabel:
@@ -42,6 +21,8 @@ class SingleLabel:
         label_smoothing: Share of each training target that is spread over all classes.
         class_weights: Weight of each class in the training loss, float32 (C,), on the device.
     """
+
+    metric = "error rate"
 
     def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
         self._label_smoothing, self._class_weights = label_smoothing, class_weights
@@ -63,6 +44,10 @@ class SingleLabel:
     def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Samples whose most probable class is not the target."""
         return (logits.argmax(dim=1) != targets).sum()
+
+    def error(self, mean: float) -> float:
+        """The share of them."""
+        return mean
 
     def activation(self, logits: Tensor) -> Tensor:
         """Probabilities, each row summing to 1."""

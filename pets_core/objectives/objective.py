@@ -1,0 +1,39 @@
+"""All that the training loop asks of what it minimises."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+__all__ = ["Objective"]
+
+
+class Objective(Protocol):
+    """Loss, activation and validation metric of one kind of task.
+
+    Attributes:
+        metric: What the validation metric is called; lower is better.
+    """
+
+    metric: str
+
+    def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises, summed over the samples: a scalar; 0 for an empty batch."""
+        ...
+
+    def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss that runs are compared by, free of regularisation, summed over the samples."""
+        ...
+
+    def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What the metric is worked out from, summed over the samples: a scalar."""
+        ...
+
+    def error(self, mean: float) -> float:
+        """The metric of a split, from the mean over its samples."""
+        ...
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """Logits to predictions."""
+        ...
