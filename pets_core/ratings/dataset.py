@@ -6,15 +6,33 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
 
+from pets_core import storage
+from pets_core.data.dataset import open_parquet
+from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
+from pets_core.ratings.known import Known, count_known
+from pets_core.ratings.sample import write_ratings_sample
+from pets_core.ratings.split import SPLITS, newest_held_out, randomly_held_out
+from pets_core.ratings.table import RatingsTable, read_ratings, read_titles
 from pets_core.records import Record, Split
 
 __all__ = [
+    "SCHEMA",
     "Ratings",
     "RatingsFile",
     "RatingsManifest",
@@ -25,6 +43,22 @@ __all__ = [
     "open_ratings",
     "read_vocabulary",
 ]
+
+
+SCHEMA_VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("user", pa.int32(), nullable=False),
+        pa.field("item", pa.int32(), nullable=False),
+        pa.field("rating", pa.float32(), nullable=False),
+        pa.field("time", pa.int64()),
+    ]
+)
+"""One row a rating, by user and then by item. `user` and `item` are indices, and `time` is there
+for all ratings or for none."""
+
+_ROW_GROUP_ROWS = 1 << 20
 
 
 class RatingsFile(Record):
@@ -61,7 +95,7 @@ class RatingsManifest(Record):
         created_at: UTC, ISO 8601.
     """
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     name: str
     fingerprint: str
     url: str
@@ -123,7 +157,58 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
         PetsError: The source cannot be read, or its ratings are not usable. Nothing is then
             written.
     """
-    raise NotImplementedError
+    table, titles = _read(source, cache_dir)
+    rows = _rows(table, source)
+    trained = rows["train"]
+    users = count_known(table.users[trained], len(table.user_ids))
+    items = count_known(table.items[trained], len(table.item_ids))
+    if min(users.num, items.num) < 2:
+        raise PetsError(
+            f"{_source_url(source)}: the training ratings are of {users.num} user(s) and "
+            f"{items.num} item(s), at least 2 of each are needed: add ratings, or hold fewer out"
+        )
+    parts: dict[str, pa.Table] = {
+        split: _split_table(table, rows[split], users, items) for split in rows
+    }
+    parts["users"] = users.vocabulary(id=table.user_ids)
+    parts["items"] = items.vocabulary(id=table.item_ids, title=titles)
+    data = {part: _parquet(content) for part, content in parts.items()}
+    files = {part: _file(part, parts[part].num_rows, data[part]) for part in parts}
+    fingerprint = _fingerprint(files, table.y_range)
+    name = source.name or _name(source)
+    manifest = RatingsManifest(
+        name=name,
+        fingerprint=fingerprint,
+        url=storage.join(storage.absolute(store), "ratings", name, fingerprint),
+        source_url=_source_url(source),
+        num_users=users.num,
+        num_items=items.num,
+        splits={
+            split: RatingsSplit(
+                **files[split].model_dump(),
+                num_cold_users=users.num_cold(table.users[rows[split]]),
+                num_cold_items=items.num_cold(table.items[rows[split]]),
+            )
+            for split in rows
+        },
+        users=files["users"],
+        items=files["items"],
+        y_range=table.y_range,
+        mean=float(table.ratings[trained].mean(dtype=np.float64)),
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+    )
+    return _commit(manifest, {files[part].path: content for part, content in data.items()})
+
+
+def _commit(manifest: RatingsManifest, files: Mapping[str, bytes]) -> RatingsManifest:
+    """Write the version, its manifest last, unless it is there."""
+    url = storage.join(manifest.url, "manifest.json")
+    if storage.exists(url):
+        return load_ratings_manifest(manifest.url)
+    for path, data in files.items():
+        storage.write_bytes(storage.join(manifest.url, path), data)
+    storage.write_bytes(url, manifest.model_dump_json(indent=2).encode())
+    return manifest
 
 
 def load_ratings_manifest(url: str) -> RatingsManifest:
@@ -132,7 +217,12 @@ def load_ratings_manifest(url: str) -> RatingsManifest:
     Raises:
         PetsError: There is no committed version, or its manifest is damaged.
     """
-    raise NotImplementedError
+    data = storage.read_bytes(storage.join(url, "manifest.json"))
+    try:
+        manifest = RatingsManifest.model_validate_json(data)
+    except pydantic.ValidationError as error:
+        raise PetsError(f"{url}/manifest.json is damaged: {error}") from error
+    return manifest.model_copy(update={"url": url})
 
 
 def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
@@ -141,9 +231,114 @@ def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
     Raises:
         PetsError: There is no such split, or its file is absent or another.
     """
-    raise NotImplementedError
+    if split not in manifest.splits:
+        raise PetsError(
+            f"{manifest.url} has no {split} split, only {', '.join(manifest.splits)}: raise "
+            f"source.{split}_fraction and ingest again"
+        )
+    table = _open(manifest, manifest.splits[split])
+    times = table["time"]
+    return Ratings(
+        users=table["user"].to_numpy(),
+        items=table["item"].to_numpy(),
+        ratings=table["rating"].to_numpy(),
+        times=None if times.null_count else times.to_numpy(),
+    )
 
 
 def read_vocabulary(manifest: RatingsManifest) -> Vocabulary:
     """Read what the indices of users and items stand for; errors as `open_ratings`."""
-    raise NotImplementedError
+    users, items = _open(manifest, manifest.users), _open(manifest, manifest.items)
+    return Vocabulary(
+        users=users["id"].to_pylist(),
+        items=items["id"].to_pylist(),
+        titles=items["title"].to_pylist(),
+        num_ratings_by_user=users["num_ratings"].to_numpy(),
+        num_ratings_by_item=items["num_ratings"].to_numpy(),
+    )
+
+
+def _open(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
+    url = storage.join(manifest.url, file.path)
+    data = storage.read_bytes(url)
+    if sha256(data).hexdigest() != file.sha256:
+        raise PetsError(
+            f"{url} fails its checksum (its SHA-256 is not the manifest's): restore it, or remove "
+            "the folder and ingest again"
+        )
+    return open_parquet(pa.BufferReader(data)).read()
+
+
+def _read(source: RatingsSourceConfig, cache_dir: str) -> tuple[RatingsTable, pa.StringArray]:
+    """The ratings, and the titles of their items."""
+    if source.url is None:
+        with TemporaryDirectory() as folder:
+            write_ratings_sample(Path(folder), seed=source.seed)
+            urls = {"url": f"{folder}/ratings.csv", "items_url": f"{folder}/movies.csv"}
+            return _read(source.model_copy(update=urls), cache_dir)
+    table = read_ratings(source, cache_dir)
+    return table, read_titles(source, cache_dir, table.item_ids)
+
+
+def _rows(table: RatingsTable, source: RatingsSourceConfig) -> dict[Split, npt.NDArray[np.int64]]:
+    """The rows of each split that the settings ask for.
+
+    Raises:
+        PetsError: A split has none.
+    """
+    fractions = source.valid_fraction, source.test_fraction
+    if source.split == "time":
+        splits = newest_held_out(table, *fractions)
+    else:
+        splits = randomly_held_out(table, *fractions, source.seed)
+    asked = {"train": True, "valid": fractions[0] > 0, "test": fractions[1] > 0}
+    rows = {s: np.flatnonzero(splits == n) for n, s in enumerate(SPLITS) if asked[s]}
+    if empty := [split for split, own in rows.items() if not len(own)]:
+        raise PetsError(
+            f"{_source_url(source)}: of {len(splits)} ratings none is left for "
+            f"{' and '.join(empty)} with source.valid_fraction = {fractions[0]:g} and "
+            f"source.test_fraction = {fractions[1]:g}: add ratings, or set other fractions"
+        )
+    return rows
+
+
+def _split_table(
+    table: RatingsTable, rows: npt.NDArray[np.int64], users: Known, items: Known
+) -> pa.Table:
+    times = pa.nulls(len(rows)) if table.times is None else table.times[rows]
+    columns = [
+        users.indices[table.users[rows]],
+        items.indices[table.items[rows]],
+        table.ratings[rows],
+    ]
+    return pa.table([*columns, pa.array(times, pa.int64())], schema=SCHEMA)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, _ROW_GROUP_ROWS, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _file(part: str, num_rows: int, data: bytes) -> RatingsFile:
+    return RatingsFile(path=f"{part}.parquet", num_rows=num_rows, sha256=sha256(data).hexdigest())
+
+
+def _fingerprint(files: Mapping[str, RatingsFile], y_range: tuple[float, float]) -> str:
+    """Hash of the files' content and of the scale; equal ratings, equal fingerprint."""
+    hashes = {part: file.sha256 for part, file in sorted(files.items())}
+    return sha256(json.dumps([SCHEMA_VERSION, y_range, hashes]).encode()).hexdigest()[:20]
+
+
+def _source_url(source: RatingsSourceConfig) -> str:
+    return "the built-in sample" if source.url is None else storage.without_query(source.url)
+
+
+def _name(source: RatingsSourceConfig) -> str:
+    """A data set's name from its URL: the last part without its suffix, of u.data its folder's."""
+    if source.url is None:
+        return "sample-ratings"
+    # Of a file in an archive, zip://ml-100k/u.data::https://..., the file's.
+    place = PurePosixPath(storage.absolute(storage.without_query(source.url.split("::")[0])))
+    last = place.parent.name if place.name == "u.data" else place.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "ratings"

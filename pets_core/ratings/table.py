@@ -1,0 +1,260 @@
+"""A table of ratings, read and checked: every rating is a number, its user and item have ids."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pets_core.errors import PetsError
+from pets_core.ratings.config import RatingsSourceConfig
+from pets_core.ratings.files import TableFile, choose_columns
+
+__all__ = ["RatingsTable", "read_ratings", "read_titles"]
+
+_KNOWN = {
+    "user": ("userId", "user_id", "user"),
+    "item": ("movieId", "movie_id", "itemId", "item_id", "item"),
+    "rating": ("rating",),
+    "time": ("timestamp", "time"),
+}
+"""Names that "auto" looks for."""
+_CODES = pa.dictionary(pa.int32(), pa.string())
+"""Ten million ratings have few users, items and marks: each is parsed once, and counted by code."""
+_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}.*)?$"
+
+
+class RatingsTable(NamedTuple):
+    """All ratings of a source, by user and then by item.
+
+    Attributes:
+        users: Places in `user_ids`, int32 (N,).
+        items: Places in `item_ids`, int32 (N,).
+        ratings: float32 (N,).
+        times: int64 (N,); None where the source has none.
+        user_ids: Text, sorted: as numbers where all are whole ones.
+        item_ids: Likewise.
+        y_range: Lowest and highest rating of the scale.
+    """
+
+    users: npt.NDArray[np.int32]
+    items: npt.NDArray[np.int32]
+    ratings: npt.NDArray[np.float32]
+    times: npt.NDArray[np.int64] | None
+    user_ids: pa.StringArray
+    item_ids: pa.StringArray
+    y_range: tuple[float, float]
+
+
+def read_ratings(source: RatingsSourceConfig, cache_dir: str) -> RatingsTable:
+    """Read and check the table at `source.url`.
+
+    Raises:
+        PetsError: A column is absent, an id is missing, a rating is no number or not on the scale,
+            all ratings are one, or a user rated an item twice and `source.duplicates` refuses.
+    """
+    assert source.url is not None
+    file = TableFile(source.url, cache_dir, positions=tuple(_KNOWN))
+    columns = choose_columns(file, _wanted(source, file), _KNOWN)
+    types = {name: None if kind == "time" else _CODES for kind, name in columns.items()}
+    read = file.read(types)
+    users, user_ids = _ids(read[columns["user"]], columns["user"], file.url)
+    items, item_ids = _ids(read[columns["item"]], columns["item"], file.url)
+    ratings, y_range = _ratings(read[columns["rating"]], columns["rating"], source, file.url)
+    time = columns.get("time")
+    times = None if time is None else _times(read[time], time, file.url)
+    table = RatingsTable(users, items, ratings, times, user_ids, item_ids, y_range)
+    return _each_once(table, source.duplicates, file.url)
+
+
+def read_titles(
+    source: RatingsSourceConfig, cache_dir: str, item_ids: pa.StringArray
+) -> pa.StringArray:
+    """Titles of items from the table at `source.items_url`; the id where it has none.
+
+    Raises:
+        PetsError: A column is absent, an item is there twice, or none of the items is there.
+    """
+    if source.items_url is None:
+        return item_ids
+    file = TableFile(source.items_url, cache_dir, positions=("item", "title"))
+    known = {"item": (*_KNOWN["item"], "id"), "title": ("title", "name")}
+    wanted = {"item": source.item_column, "title": "auto"}
+    columns = choose_columns(file, wanted, known)
+    read = file.read(dict.fromkeys(columns.values(), pa.string()))
+    ids, titles = (_text(read[columns[kind]]).combine_chunks() for kind in ("item", "title"))
+    if repeated := [row["values"] for row in ids.value_counts().to_pylist() if row["counts"] > 1]:
+        raise PetsError(f"{file.url}: {len(repeated)} items are there twice, first {repeated[0]}")
+    places = pc.index_in(item_ids, ids)
+    if places.null_count == len(places):
+        raise PetsError(
+            f"{file.url} has none of the items that {source.url} rates, such as {item_ids[0]}: set "
+            "source.items_url to the table of the same data set, or leave it out"
+        )
+    found = titles.take(places)
+    untitled = pc.fill_null(pc.equal(found, ""), True)
+    return pc.if_else(untitled, item_ids, found)
+
+
+def _wanted(source: RatingsSourceConfig, file: TableFile) -> dict[str, str]:
+    """What the settings say of each column to be read; times are looked for where they may be."""
+    wanted = {kind: getattr(source, f"{kind}_column") for kind in _KNOWN}
+    may_lack = source.split == "random" and not set(_KNOWN["time"]) & set(file.names)
+    if wanted["time"] is None or (wanted["time"] == "auto" and may_lack):
+        del wanted["time"]
+    return wanted
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:
+    """Codes int32 (N,), -1 where there is nothing, and the values they stand for."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    whole = column.unify_dictionaries().combine_chunks()
+    return pc.fill_null(whole.indices, -1).to_numpy(), whole.dictionary
+
+
+def _text(column: pa.ChunkedArray | pa.Array) -> Any:
+    """Values as text, without blanks around them."""
+    return pc.utf8_trim_whitespace(column.cast(pa.string()))
+
+
+def _ids(
+    column: pa.ChunkedArray, name: str, url: str
+) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
+    """Places of the rows' ids among the sorted ids, int32 (N,), and those ids."""
+    codes, values = _encoded(column)
+    values = _text(_whole(values, name, url))
+    missing = np.append(pc.equal(values, "").to_numpy(zero_copy_only=False), True)[codes]
+    if missing.any():
+        _refuse(url, missing, f"has no {name}", "remove such rows, or give them ids")
+    ids = values.unique()
+    whole = pc.all(pc.match_substring_regex(ids, _WHOLE)).as_py()
+    ids = ids.take(pc.sort_indices(ids.cast(pa.int64()) if whole else ids))
+    return pc.index_in(values, ids).to_numpy()[codes], ids
+
+
+def _whole(values: pa.Array, name: str, url: str) -> pa.Array:
+    """Ids as they are written; floats are what pandas makes of whole numbers with gaps."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        with contextlib.suppress(pa.ArrowInvalid):
+            return values.cast(pa.int64())
+    elif pa.types.is_integer(kind) or _is_text(kind):
+        return values
+    raise PetsError(f"{url} has {kind} as {name}: expected whole numbers or text")
+
+
+def _ratings(
+    column: pa.ChunkedArray, name: str, source: RatingsSourceConfig, url: str
+) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
+    """Ratings float32 (N,), and the lowest and highest of the scale."""
+    codes, values = _encoded(column)
+    numbers = np.append(_numbers(values, name, url), np.nan)
+    with np.errstate(over="ignore"):
+        rounded = numbers.astype(np.float32)
+
+    def refuse(bad: npt.NDArray[np.bool_], fault: str, remedy: str) -> None:
+        rows = bad[codes]
+        if rows.any():
+            code = codes[rows.argmax()]
+            value = "" if code < 0 else values[code].as_py()
+            told = f"has no {name}" if value in ("", None) else f"has {name} = {value}, {fault}"
+            _refuse(url, rows, told, remedy)
+
+    refuse(~np.isfinite(rounded), "expected a finite number", "mend or remove such rows")
+    low, high = source.y_range or (float(numbers[:-1].min()), float(numbers[:-1].max()))
+    outside = (numbers < low) | (numbers > high)
+    refuse(outside, f"outside source.y_range = ({low:g}, {high:g})", "mend them, or widen y_range")
+    if np.ptp(rounded[:-1]) == 0:
+        raise PetsError(
+            f"{url}: every {name} is {rounded[0]:g}, from which nothing can be learned: set "
+            "source.rating_column to ratings that differ"
+        )
+    return rounded[codes], (low, high)
+
+
+def _numbers(values: pa.Array, name: str, url: str) -> npt.NDArray[np.float64]:
+    """What values are as numbers, float64; NaN where they are none."""
+    kind = values.type
+    if _is_text(kind):
+        text = _text(values)
+        values = pc.if_else(pc.match_substring_regex(text, _NUMBER), text, "nan")
+    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        raise PetsError(f"{url} has {kind} as {name}: expected numbers")
+    return np.asarray(values.cast(pa.float64()).to_numpy())
+
+
+def _times(column: pa.ChunkedArray, name: str, url: str) -> npt.NDArray[np.int64]:
+    """Times int64 (N,): whole numbers as they are, dates in seconds since 1970."""
+    expected = "expected whole numbers, or dates as 2024-12-31 23:59:59"
+    remedy = "mend such rows, or leave times out with source.time_column = null"
+    if column.null_count:
+        _refuse(url, column.is_null().to_numpy(), f"has no {name}", remedy)
+    kind = column.type
+    if _is_text(kind):
+        text = _text(column)
+        is_date = pc.match_substring_regex(text, _DATE)
+        matches = is_date if is_date[0].as_py() else pc.match_substring_regex(text, _WHOLE)
+        bad = ~matches.to_numpy()
+        if bad.any():
+            value = column[int(bad.argmax())].as_py()
+            _refuse(url, bad, f"has {name} = {value!r}, {expected}", remedy)
+        column, kind = text, pa.timestamp("s") if is_date[0].as_py() else pa.int64()
+    try:
+        if pa.types.is_temporal(kind):
+            zone = getattr(kind, "tz", None)
+            column = column.cast(pa.timestamp("s", zone), safe=False)
+        return np.asarray(column.cast(pa.int64()).to_numpy())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise PetsError(f"{url} has {kind} as {name}: {expected} ({error})") from error
+
+
+def _each_once(table: RatingsTable, duplicates: str, url: str) -> RatingsTable:
+    """The ratings by user and item, one of each pair."""
+    pairs = table.users * np.int64(len(table.item_ids)) + table.items
+    order = np.argsort(pairs, kind="stable")
+    repeats = pairs[order[1:]] == pairs[order[:-1]]
+    if repeats.any():
+        if duplicates == "refuse":
+            second, first = order[1:][repeats], order[:-1][repeats]
+            at = second.argmin()
+            user, item = table.users[second[at]], table.items[second[at]]
+            raise PetsError(
+                f"{url}: {len(second)} rows rate an item again; the first is row {second[at] + 1}, "
+                f"where user {table.user_ids[user]} rates item {table.item_ids[item]} as in row "
+                f"{first[at] + 1}: remove such rows, or set source.duplicates = last"
+            )
+        if table.times is not None:
+            order = np.lexsort((table.times, pairs))
+        order = order[np.append(~repeats, True)]
+    times = None if table.times is None else table.times[order]
+    return table._replace(
+        users=table.users[order],
+        items=table.items[order],
+        ratings=table.ratings[order],
+        times=times,
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _refuse(url: str, bad: npt.NDArray[np.bool_], fault: str, remedy: str) -> NoReturn:
+    """Tell of the first bad row, and how many more there are.
+
+    Args:
+        url: The table.
+        bad: Of each row, (N,).
+        fault: What is wrong with the first.
+        remedy: What the user can do.
+    """
+    others = int(bad.sum()) - 1
+    more = f" (and so have {others} more)" if others else ""
+    raise PetsError(f"{url}: row {int(bad.argmax()) + 1} {fault}{more}: {remedy}")
