@@ -15,14 +15,17 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from flows.results import show_batch, show_ratings, show_record, show_report, show_sweep
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean, without_queries
-from pets_core.records import BatchSummary, EvalReport, SweepResult
+from pets_core.ratings.config import RatingsConfig
 from pets_core.storage import is_url
 
 __all__ = ["main"]
+
+AnyConfig = TypeVar("AnyConfig", PipelineConfig, RatingsConfig)
 
 _PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -38,6 +41,8 @@ _COMMANDS = {
     "train": "train a model",
     "evaluate": "judge a stored model, or predictions that were made before",
     "batch-predict": "name the breed on many photos, to Parquet",
+    "collab": "learn from ratings what users like: ingest, learning rate, train, review",
+    "recommend": "what a user may like and has not rated",
     "sweep": "try backbones and learning rates, and compare them",
     "models": "list, show, promote and roll back evaluated models",
     "predict": "name the breed on photos",
@@ -90,6 +95,8 @@ def _run(command: str, arguments: list[str]) -> None:
         _predict(parser, arguments)
     elif command == "export":
         _export(parser, arguments)
+    elif command == "recommend":
+        _recommend(parser, arguments)
     elif command == "ui":
         _open_ui(parser, arguments)
     elif command == "datasets":
@@ -105,7 +112,7 @@ def _run(command: str, arguments: list[str]) -> None:
     else:
         if command == "evaluate":
             command = _what_to_evaluate(parser, arguments)
-        if command in ("run", "train", "sweep"):
+        if command in ("run", "train", "sweep", "collab"):
             parser.add_argument(
                 "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
             )
@@ -116,9 +123,17 @@ def _run(command: str, arguments: list[str]) -> None:
                 help="of the results; a run that ended early is gone on with there (default: a new "
                 "one in the store)",
             )  # fmt: skip
-        config, parsed = _settings(parser, arguments)
-        _check_input(command, config, parsed)
-        _start_flow(command, config, parsed)
+        if command == "collab":
+            config, parsed = _settings(RatingsConfig, parser, arguments)
+            if not parsed.resume:
+                from pets_core.ratings.files import check_tables
+
+                check_tables(config.ratings)
+            _start_flow(command, config, parsed)
+            return
+        settings, parsed = _settings(PipelineConfig, parser, arguments)
+        _check_input(command, settings, parsed)
+        _start_flow(command, settings, parsed)
 
 
 def _what_to_evaluate(parser: _Parser, arguments: list[str]) -> str:
@@ -161,14 +176,16 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
         check_source(config)
 
 
-def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, argparse.Namespace]:
+def _settings(
+    kind: type[AnyConfig], parser: _Parser, arguments: list[str]
+) -> tuple[AnyConfig, argparse.Namespace]:
     from flows.settings import add_settings, load_settings, setting_names
 
-    source = add_settings(parser)
+    source = add_settings(parser, kind)
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-")
-        raise PetsError(f"{name}: no such setting.{did_you_mean(name, setting_names())}")
+        raise PetsError(f"{name}: no such setting.{did_you_mean(name, setting_names(kind))}")
     began_with: dict[str, Any] = {}
     if getattr(parsed, "resume", None):
         if parsed.config_file:
@@ -179,7 +196,7 @@ def _settings(parser: _Parser, arguments: list[str]) -> tuple[PipelineConfig, ar
         from pets_core.runs import run_settings
 
         began_with = run_settings(parsed.resume)
-    return load_settings(source, parsed, began_with), parsed
+    return load_settings(kind, source, parsed, began_with), parsed
 
 
 def _set_prefect_defaults() -> None:
@@ -188,7 +205,9 @@ def _set_prefect_defaults() -> None:
         os.environ.setdefault(key, value)
 
 
-def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
+def _start_flow(
+    command: str, config: PipelineConfig | RatingsConfig, parsed: argparse.Namespace
+) -> None:
     _set_prefect_defaults()
     import httpx
 
@@ -216,7 +235,7 @@ def _start_flow(command: str, config: PipelineConfig, parsed: argparse.Namespace
         sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
     show(result)
     # Standard output may be read by a program.
-    stream = sys.stderr if show is _show_record else sys.stdout
+    stream = sys.stderr if show is show_record else sys.stdout
     hint = f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}"
     print(hint, file=stream)
     if rejected:
@@ -279,7 +298,7 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
     if command == "run":
         from flows.pipeline import pipeline
 
-        return pipeline, _show_report
+        return pipeline, show_report
     if command == "ingest":
         from flows.datasets import show_manifest
         from flows.ingest import ingest_flow
@@ -288,72 +307,30 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
     if command == "lr-find":
         from flows.lr_find import lr_find_flow
 
-        return lr_find_flow, _show_record
+        return lr_find_flow, show_record
     if command == "train":
         from flows.train import train_flow
 
-        return train_flow, _show_record
+        return train_flow, show_record
     if command == "review":
         from flows.review import review_flow
 
-        return review_flow, _show_report
+        return review_flow, show_report
+    if command == "collab":
+        from flows.collab import collab_flow
+
+        return collab_flow, show_ratings
     if command == "sweep":
         from flows.sweep import sweep_flow
 
-        return sweep_flow, _show_sweep
+        return sweep_flow, show_sweep
     if command == "batch-predict":
         from flows.batch_predict import batch_predict_flow
 
-        return batch_predict_flow, _show_batch
+        return batch_predict_flow, show_batch
     from flows.evaluate import evaluate_flow
 
-    return evaluate_flow, _show_report
-
-
-def _show_report(report: EvalReport) -> None:
-    rate = report.error_rate
-    wrong = round(report.num_rows * rate.value)
-    print(
-        f"\nError rate   {rate.value:.1%}  ({wrong} of {report.num_rows} {report.split} photos "
-        f"wrong; 95% interval {rate.low:.1%} to {rate.high:.1%})"
-    )
-    if report.comparison:
-        beside = report.comparison
-        print(
-            f"Champion     {beside.champion_error_rate:.1%} on the same photos: this model is "
-            f"{beside.outcome}, {beside.chance}"
-        )
-        if beside.left_out:
-            print(f"             {beside.left_out}")
-    elif report.is_champion:
-        print("Champion     this very model")
-    if not report.verdict.passed:
-        print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
-    print("Most confused")
-    for pair in report.most_confused[:3]:
-        print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")
-    if not report.most_confused:
-        print("  no pair of breeds, or none as often as evaluate.most_confused_min_count")
-    print(f"Model        {report.model_url}")
-    print(f"Report       {report.file('report.html')}")
-
-
-def _show_batch(summary: BatchSummary) -> None:
-    print(
-        f"\nPhotos       {summary.num_photos}, of which {summary.num_unreadable} could not be "
-        f"looked at\nSpeed        {summary.photos_per_second:.0f} photos/s\nMost seen"
-    )
-    for name, count in list(summary.breeds.items())[:3]:
-        print(f"  {count:6d}  {name}")
-    print(f"Predictions  {summary.url}/predictions")
-
-
-def _show_sweep(result: SweepResult) -> None:
-    print("\nerror    base_lr   backbone")
-    for trial in result.trials:
-        error = f"{trial.error_rate:6.2%}" if trial.error_rate is not None else "failed"
-        print(f"{error:7}  {trial.base_lr:<8g}  {trial.backbone}  {trial.fault}".rstrip())
-    print(f"Model    {result.trials[0].model_urls[0]}")
+    return evaluate_flow, show_report
 
 
 def _program() -> str:
@@ -363,10 +340,6 @@ def _program() -> str:
     if started.name != "pets":
         return f"{sys.executable} -m flows.cli"
     return "pets" if found and Path(found).samefile(started) else shlex.quote(sys.argv[0])
-
-
-def _show_record(record: Any) -> None:
-    print(record.model_dump_json(indent=2))
 
 
 def _predict(parser: _Parser, arguments: list[str]) -> None:
@@ -401,6 +374,21 @@ def _export(parser: _Parser, arguments: list[str]) -> None:
 
     difference = export_onnx(parsed.model, parsed.to)
     print(f"{parsed.to}  probabilities within {difference:.1e} of torch's")
+
+
+def _recommend(parser: _Parser, arguments: list[str]) -> None:
+    parser.add_argument("model", metavar="MODEL", help="folder of a model of ratings, path or URL")
+    parser.add_argument("--user", help="id of the user; without it, for somebody not known")
+    parser.add_argument("--top", type=int, default=10, metavar="K", help="items (default: 10)")
+    parser.add_argument(
+        "--min-ratings", type=int, default=5, metavar="N",
+        help="leave out items with fewer training ratings (default: 5)",
+    )  # fmt: skip
+    parsed = parser.parse_args(arguments)
+    from pets_core.ratings.recommend import recommend
+
+    for found in recommend(parsed.model, parsed.user, parsed.top, parsed.min_ratings):
+        print(f"{found.rating:6.2f}  {found.title}  ({found.item}, {found.num_ratings} ratings)")
 
 
 def _default_store() -> str:
@@ -442,7 +430,7 @@ def _join(parser: _Parser, arguments: list[str]) -> None:
         "--idle-seconds", type=float, default=600.0, metavar="N",
         help="end when nothing is asked for so long (default: 600)",
     )  # fmt: skip
-    config, parsed = _settings(parser, arguments)
+    config, parsed = _settings(PipelineConfig, parser, arguments)
     from pets_core.machines import join
 
     join(config, parsed.machine, idle_seconds=parsed.idle_seconds, tell=partial(print, flush=True))

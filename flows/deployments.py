@@ -22,8 +22,8 @@ from prefect.utilities.templating import apply_values, find_placeholders
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flows.settings import explain
-from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.ratings.config import RatingsConfig
 from pets_core.storage import is_url
 
 __all__ = ["Files", "Pool", "read_files"]
@@ -218,16 +218,19 @@ def _faults_of_parameters(
     faults = _unknown("parameters", parameters, list(inspect.signature(flow.fn).parameters))
     if "config" not in parameters:
         return faults
+    kind = inspect.signature(flow.fn).parameters["config"].annotation
     try:
-        config = PipelineConfig.model_validate(parameters["config"])
+        config = kind.model_validate(parameters["config"])
     except ValidationError as error:
-        return [*faults, *explain(error).splitlines()]
+        return [*faults, *explain(error, kind).splitlines()]
     asked = config.launch.deployment
     if asked and asked not in names:
         faults.append(
             f"launch.deployment = {asked}: not among these deployments.{did_you_mean(asked, names)}"
         )
-    for name, place in (("store", config.store), ("source.url", config.source.url)):
+    source = "ratings" if isinstance(config, RatingsConfig) else "source"
+    places = (("store", config.store), (f"{source}.url", getattr(config, source).url))
+    for name, place in places:
         if place and not is_url(place) and not Path(place).expanduser().is_absolute():
             faults.append(
                 f"{name} = {place}: a relative path, and workers have folders of their own: give "

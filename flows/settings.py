@@ -1,11 +1,11 @@
-"""Fills `PipelineConfig` from a YAML file, the environment and flags, in rising order of weight."""
+"""Fills the settings from a YAML file, the environment and flags, in rising order of weight."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ from pydantic_settings import (
 
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.ratings.config import RatingsConfig
 
 __all__ = ["NO_SETTINGS", "add_settings", "explain", "load_settings", "setting_names"]
 
@@ -25,18 +26,12 @@ NO_SETTINGS = ("model_url", "output_url", "predictions_url", "resume")
 """Arguments of commands that are parameters of their flow."""
 
 
-class _Settings(PipelineConfig, BaseSettings):
-    """The same settings, also read from PETS_<GROUP>__<NAME> environment variables."""
+Config = PipelineConfig | RatingsConfig
+AnyConfig = TypeVar("AnyConfig", PipelineConfig, RatingsConfig)
 
-    model_config = SettingsConfigDict(
-        env_prefix="PETS_",
-        env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_implicit_flags=True,
-        cli_parse_none_str="null",
-    )
+
+class _Sources(BaseSettings):
+    """Settings that are also read from PETS_<GROUP>__<NAME> environment variables."""
 
     @classmethod
     def settings_customise_sources(
@@ -51,20 +46,49 @@ class _Settings(PipelineConfig, BaseSettings):
         return env_settings, init_settings
 
 
-def add_settings(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
+_SOURCES = SettingsConfigDict(
+    env_prefix="PETS_",
+    env_nested_delimiter="__",
+    nested_model_default_partial_update=True,
+    cli_avoid_json=True,
+    cli_hide_none_type=True,
+    cli_implicit_flags=True,
+    cli_parse_none_str="null",
+)
+
+
+class _PipelineSettings(PipelineConfig, _Sources):
+    model_config = _SOURCES
+
+
+class _RatingsSettings(RatingsConfig, _Sources):
+    model_config = _SOURCES
+
+
+_READ: dict[type[Config], type[BaseSettings]] = {
+    PipelineConfig: _PipelineSettings,
+    RatingsConfig: _RatingsSettings,
+}
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> CliSettingsSource[Any]:
     """Add CONFIG.yaml and a flag for each setting to a command's parser."""
     parser.add_argument(
         "config_file", nargs="?", metavar="CONFIG.yaml", help="settings; flags outweigh them"
     )
-    return CliSettingsSource(_Settings, root_parser=parser)
+    return CliSettingsSource(_READ[kind], root_parser=parser)
 
 
 def load_settings(
-    source: CliSettingsSource[Any], arguments: argparse.Namespace, began_with: dict[str, Any]
-) -> PipelineConfig:
+    kind: type[AnyConfig],
+    source: CliSettingsSource[Any],
+    arguments: argparse.Namespace,
+    began_with: dict[str, Any],
+) -> AnyConfig:
     """Fill the settings: flags over environment over YAML file over defaults.
 
     Args:
+        kind: Which settings.
         source: Of the flags.
         arguments: As parsed.
         began_with: Settings of the run that is gone on with, in place of a YAML file.
@@ -77,18 +101,20 @@ def load_settings(
     flags = source(parsed_args=argparse.Namespace(**parsed))
     _refuse_unknown_variables()
     try:
-        filled = _Settings(
+        filled = _READ[kind](
             _cli_settings_source=flags, **(began_with or _read_yaml(arguments.config_file))
         )
-        return PipelineConfig.model_validate(filled.model_dump())
+        return kind.model_validate(filled.model_dump())
     except ValidationError as error:
-        raise PetsError(explain(error)) from None
+        raise PetsError(explain(error, kind)) from None
 
 
 def _refuse_unknown_variables() -> None:
-    known = {*setting_names(), *(name.split(".")[0] for name in setting_names())}
+    # One environment serves the runs of every kind.
+    names = [name for kind in _READ for name in setting_names(kind)]
+    known = {*names, *(name.split(".")[0] for name in names)}
     faults = [
-        f"{variable}: no such setting.{did_you_mean(name, setting_names())}"
+        f"{variable}: no such setting.{did_you_mean(name, names)}"
         for variable in sorted(os.environ)
         if variable.startswith("PETS_")
         and (name := variable.removeprefix("PETS_").lower().replace("__", ".")) not in known
@@ -97,11 +123,11 @@ def _refuse_unknown_variables() -> None:
         raise PetsError("\n".join(faults))
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: ValidationError, kind: type[Config] = PipelineConfig) -> str:
     """All faults of a validation, a line each: setting, value, what is wrong, remedy."""
     lines: dict[str, list[str]] = {}
     for fault in error.errors(include_url=False):
-        about, _, message = _explain_one(fault).partition(": ")
+        about, _, message = _explain_one(fault, kind).partition(": ")
         lines.setdefault(about, []).append(message)
     # A setting of several types is refused once by each; groups that clash name their settings.
     return "\n".join(
@@ -110,20 +136,20 @@ def explain(error: ValidationError) -> str:
     )
 
 
-def _explain_one(fault: Any) -> str:
+def _explain_one(fault: Any, kind: type[Config]) -> str:
     path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
     name = ".".join(path)
     if fault["type"] == "extra_forbidden":
-        return f"{name}: no such setting.{did_you_mean(name, setting_names())}"
+        return f"{name}: no such setting.{did_you_mean(name, setting_names(kind))}"
     message = fault["msg"].removeprefix("Value error, ")
     value = "" if isinstance(fault["input"], (dict, BaseModel)) else f" = {fault['input']!r}"
     return f"{name}{value}: {message[:1].lower()}{message[1:]}"
 
 
-def setting_names() -> list[str]:
+def setting_names(kind: type[Config] = PipelineConfig) -> list[str]:
     """Every setting's dotted name."""
     names = []
-    for name, field in PipelineConfig.model_fields.items():
+    for name, field in kind.model_fields.items():
         group = field.annotation
         if isinstance(group, type) and issubclass(group, BaseModel):
             names += [f"{name}.{inner}" for inner in group.model_fields]

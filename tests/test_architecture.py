@@ -11,13 +11,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("flows", "tasks", "pets_core")
 MAX_FUNCTION_LINES = 50
-FLOWS_MAY_IMPORT = {"pets_core.config", "pets_core.records", "pets_core.errors"}
+FLOWS_MAY_IMPORT = {
+    "pets_core.config",
+    "pets_core.records",
+    "pets_core.errors",
+    "pets_core.ratings.config",
+    "pets_core.ratings.records",
+}
 COMMAND_LINE_MAY_IMPORT = {
     "pets_core.data.sources",
     "pets_core.evaluation.predictions",
     "pets_core.models.card",
     "pets_core.models.onnx",
     "pets_core.predict",
+    "pets_core.ratings.files",
+    "pets_core.ratings.recommend",
     "pets_core.data.versions",
     "pets_core.machines",
     "pets_core.registry",

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from pets_core import storage
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.ratings.config import RatingsSourceConfig
 
-__all__ = ["TableFile", "choose_columns"]
+__all__ = ["TableFile", "check_tables", "choose_columns"]
 
 _HEAD_BYTES = 1 << 16
 _ARCHIVE_MARKS = (b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ")
@@ -169,3 +170,15 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_tables(source: RatingsSourceConfig) -> None:
+    """Refuse a path of this machine where nothing lies; nothing else is looked at.
+
+    Raises:
+        PetsError: Nothing lies there.
+    """
+    for name in ("url", "items_url"):
+        url = getattr(source, name)
+        if url and not storage.is_url(url) and not storage.exists(storage.absolute(url)):
+            raise PetsError(f"ratings.{name} = {url}: no such file")

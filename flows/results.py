@@ -1,0 +1,72 @@
+"""What the command line says of a flow's result."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from pets_core.ratings.records import RatingsReport
+from pets_core.records import BatchSummary, EvalReport, SweepResult
+
+__all__ = ["show_batch", "show_ratings", "show_record", "show_report", "show_sweep"]
+
+
+def show_report(report: EvalReport) -> None:
+    """How a model did on photos."""
+    rate = report.error_rate
+    wrong = round(report.num_rows * rate.value)
+    print(
+        f"\nError rate   {rate.value:.1%}  ({wrong} of {report.num_rows} {report.split} photos "
+        f"wrong; 95% interval {rate.low:.1%} to {rate.high:.1%})"
+    )
+    if report.comparison:
+        beside = report.comparison
+        print(
+            f"Champion     {beside.champion_error_rate:.1%} on the same photos: this model is "
+            f"{beside.outcome}, {beside.chance}"
+        )
+        if beside.left_out:
+            print(f"             {beside.left_out}")
+    elif report.is_champion:
+        print("Champion     this very model")
+    if not report.verdict.passed:
+        print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
+    print("Most confused")
+    for pair in report.most_confused[:3]:
+        print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")
+    if not report.most_confused:
+        print("  no pair of breeds, or none as often as evaluate.most_confused_min_count")
+    print(f"Model        {report.model_url}")
+    print(f"Report       {report.file('report.html')}")
+
+
+def show_batch(summary: BatchSummary) -> None:
+    """What was seen on many photos."""
+    print(
+        f"\nPhotos       {summary.num_photos}, of which {summary.num_unreadable} could not be "
+        f"looked at\nSpeed        {summary.photos_per_second:.0f} photos/s\nMost seen"
+    )
+    for name, count in list(summary.breeds.items())[:3]:
+        print(f"  {count:6d}  {name}")
+    print(f"Predictions  {summary.url}/predictions")
+
+
+def show_sweep(result: SweepResult) -> None:
+    """All trials, the best first."""
+    print("\nerror    base_lr   backbone")
+    for trial in result.trials:
+        error = f"{trial.error_rate:6.2%}" if trial.error_rate is not None else "failed"
+        print(f"{error:7}  {trial.base_lr:<8g}  {trial.backbone}  {trial.fault}".rstrip())
+    print(f"Model    {result.trials[0].model_urls[0]}")
+
+
+def show_ratings(report: RatingsReport) -> None:
+    """How a model of ratings did, beside the baselines."""
+    print(f"\n{report.num_rows:,} {report.split} ratings, RMSE:")
+    for row in report.errors:
+        print(f"  {row.rmse:.4f}  {row.name}")
+    print(f"Model        {report.model_url}\nReview       {report.url}")
+
+
+def show_record(record: BaseModel) -> None:
+    """As JSON, for a program to read."""
+    print(record.model_dump_json(indent=2))
