@@ -237,13 +237,13 @@ def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
             f"source.{split}_fraction and ingest again"
         )
     table = _open(manifest, manifest.splits[split])
-    times = table["time"]
-    return Ratings(
-        users=table["user"].to_numpy(),
-        items=table["item"].to_numpy(),
-        ratings=table["rating"].to_numpy(),
-        times=None if times.null_count else times.to_numpy(),
-    )
+    # Arrow's own memory may not be written to, of which torch warns.
+    arrays = {
+        column: np.require(table[column].to_numpy(), requirements="W")
+        for column in SCHEMA.names
+        if not table[column].null_count
+    }
+    return Ratings(arrays["user"], arrays["item"], arrays["rating"], arrays.get("time"))
 
 
 def read_vocabulary(manifest: RatingsManifest) -> Vocabulary:

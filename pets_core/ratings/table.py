@@ -103,18 +103,32 @@ def read_titles(
 
 
 def _wanted(source: RatingsSourceConfig, file: TableFile) -> dict[str, str]:
-    """What the settings say of each column to be read; times are looked for where they may be."""
+    """What the settings say of each column to be read; "auto" times may be lacking.
+
+    Raises:
+        PetsError: They are, and the split goes by them.
+    """
     wanted = {kind: getattr(source, f"{kind}_column") for kind in _KNOWN}
-    may_lack = source.split == "random" and not set(_KNOWN["time"]) & set(file.names)
-    if wanted["time"] is None or (wanted["time"] == "auto" and may_lack):
-        del wanted["time"]
-    return wanted
+    if wanted["time"] == "auto" and not set(_KNOWN["time"]) & set(file.names):
+        if source.split == "time":
+            raise PetsError(
+                f"source.split = time: {file.url} has no column {' or '.join(_KNOWN['time'])}, "
+                f"only {', '.join(file.names)}: name it in source.time_column, or set source.split "
+                "= random"
+            )
+        wanted["time"] = None
+    return {kind: name for kind, name in wanted.items() if name is not None}
 
 
-def _encoded(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:
+def _encoded(
+    column: pa.ChunkedArray, name: str, url: str
+) -> tuple[npt.NDArray[np.int32], pa.Array]:
     """Codes int32 (N,), -1 where there is nothing, and the values they stand for."""
     if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
+        try:
+            column = column.dictionary_encode()
+        except pa.ArrowNotImplementedError as error:
+            raise PetsError(f"{url} has {column.type} as {name}: expected numbers") from error
     whole = column.unify_dictionaries().combine_chunks()
     return pc.fill_null(whole.indices, -1).to_numpy(), whole.dictionary
 
@@ -128,7 +142,7 @@ def _ids(
     column: pa.ChunkedArray, name: str, url: str
 ) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
     """Places of the rows' ids among the sorted ids, int32 (N,), and those ids."""
-    codes, values = _encoded(column)
+    codes, values = _encoded(column, name, url)
     values = _text(_whole(values, name, url))
     missing = np.append(pc.equal(values, "").to_numpy(zero_copy_only=False), True)[codes]
     if missing.any():
@@ -154,7 +168,7 @@ def _ratings(
     column: pa.ChunkedArray, name: str, source: RatingsSourceConfig, url: str
 ) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
     """Ratings float32 (N,), and the lowest and highest of the scale."""
-    codes, values = _encoded(column)
+    codes, values = _encoded(column, name, url)
     numbers = np.append(_numbers(values, name, url), np.nan)
     with np.errstate(over="ignore"):
         rounded = numbers.astype(np.float32)

@@ -1,0 +1,35 @@
+"""Settings of ratings: what cannot be is refused before anything is read."""
+
+import pytest
+from pydantic import ValidationError
+
+from pets_core.ratings.config import RatingsSourceConfig
+
+
+def test_the_defaults_are_the_built_in_sample():
+    assert RatingsSourceConfig().url is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"valid_fraction": 0.5, "test_fraction": 0.5}, "must stay below 1: lower one"),
+        ({"valid_fraction": 0, "test_fraction": 0}, "both 0, so that nothing could be judged"),
+        ({"valid_fraction": 1}, "less than 1"),
+        ({"y_range": (5, 1)}, r"y_range \(5, 1\) must have its lower end first"),
+        ({"y_range": (1, 1)}, "lower end first"),
+        ({"split": "time", "time_column": None}, "split = time needs time_column"),
+        ({"items_url": "movies.csv"}, "no meaning for the built-in sample"),
+        ({"name": "../x"}, "should match pattern"),
+        ({"seed": True}, "expected a number, not true or false"),
+        ({"users_column": "x"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, fault):
+    with pytest.raises(ValidationError, match=fault):
+        RatingsSourceConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize("held_out", ["valid_fraction", "test_fraction"])
+def test_one_split_may_be_held_out_alone(held_out):
+    RatingsSourceConfig.model_validate({"valid_fraction": 0, "test_fraction": 0, held_out: 0.1})

@@ -1,0 +1,318 @@
+"""Ratings in the store: none lost, none twice, the same bytes for the same table, whole or not."""
+
+import io
+import random
+import re
+import tempfile
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pets_core import storage
+from pets_core.errors import PetsError
+from pets_core.ratings.config import RatingsSourceConfig
+from pets_core.ratings.dataset import (
+    RatingsManifest,
+    ingest_ratings,
+    load_ratings_manifest,
+    open_ratings,
+    read_vocabulary,
+)
+
+
+def ingest(folder: Path, **source) -> RatingsManifest:
+    """Into the store in `folder`."""
+    config = RatingsSourceConfig(**source)
+    return ingest_ratings(str(folder / "store"), str(folder / "cache"), config)
+
+
+def write(path: Path, rows, header: str = "user,item,rating,time") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def some_rows(num_users: int = 8, num_items: int = 9) -> list[tuple[int, int, float, int]]:
+    draw = random.Random(0)
+    return [
+        (u, i, draw.randrange(1, 11) / 2, draw.randrange(1000))
+        for u in range(num_users)
+        for i in range(num_items)
+    ]
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    return write(tmp_path / "mine/stars.csv", some_rows())
+
+
+def files(manifest: RatingsManifest) -> dict[str, bytes]:
+    return {
+        name: storage.read_bytes(storage.join(manifest.url, name))
+        for name in storage.list_folder(manifest.url)
+    }
+
+
+IDS = st.lists(
+    st.one_of(st.integers(-3, 40).map(str), st.text("abZé09 -", min_size=1).map(str.strip)).filter(
+        bool
+    ),
+    min_size=3, max_size=8, unique=True,
+)  # fmt: skip
+SOURCES = st.fixed_dictionaries(
+    {
+        "split": st.sampled_from(["random", "time"]),
+        "valid_fraction": st.sampled_from([0.0, 0.2, 0.3]),
+        "test_fraction": st.sampled_from([0.1, 0.3]),
+        "seed": st.integers(0, 9),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(users=IDS, items=IDS, source=SOURCES, data=st.data())
+def test_every_rating_lies_in_one_split_and_tells_its_ids(users, items, source, data):
+    """Each has a rating of its own, by which it is known again."""
+    pairs = st.sampled_from([(u, i) for u in users for i in items])
+    chosen = data.draw(st.lists(pairs, min_size=6, unique=True))
+    rows = [(u, i, n / 2, data.draw(st.integers(0, 5))) for n, (u, i) in enumerate(chosen)]
+    with tempfile.TemporaryDirectory() as folder:
+        url = str(write(Path(folder) / "t.csv", rows))
+        try:
+            manifest = ingest(Path(folder), url=url, **source)
+        except PetsError as error:
+            if not re.search("none is left for|at least 2 of each", str(error)):
+                raise
+            assume(False)
+        splits = {split: open_ratings(manifest, split) for split in manifest.splits}
+        vocabulary = read_vocabulary(manifest)
+    found = [int(rating * 2) for ratings in splits.values() for rating in ratings.ratings]
+    assert sorted(found) == list(range(len(rows)))
+    trained = [rows[int(rating * 2)] for rating in splits["train"].ratings]
+    known = [{row[side] for row in trained} for side in (0, 1)]
+    assert [set(vocabulary.users), set(vocabulary.items)] == [ids | {""} for ids in known]
+    for split, ratings in splits.items():
+        own = [rows[int(rating * 2)] for rating in ratings.ratings]
+        assert [vocabulary.users[n] for n in ratings.users] == [
+            row[0] if row[0] in known[0] else "" for row in own
+        ]
+        assert [vocabulary.items[n] for n in ratings.items] == [
+            row[1] if row[1] in known[1] else "" for row in own
+        ]
+        assert ratings.times.tolist() == [row[3] for row in own]
+        info = manifest.splits[split]
+        assert (info.num_rows, info.num_cold_users, info.num_cold_items) == (
+            len(own),
+            len({row[0] for row in own} - known[0]),
+            len({row[1] for row in own} - known[1]),
+        )
+
+
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(some_rows(5, 5)), split=st.sampled_from(["random", "time"]))
+def test_the_order_of_rows_does_not_matter(order, split):
+    source = {"split": split, "valid_fraction": 0.2, "test_fraction": 0.2, "name": "x"}
+    with tempfile.TemporaryDirectory() as folder:
+        one = ingest(
+            Path(folder), url=str(write(Path(folder) / "1.csv", some_rows(5, 5))), **source
+        )
+        written = files(one)
+        two = ingest(Path(folder) / "2", url=str(write(Path(folder) / "2.csv", order)), **source)
+        assert two.fingerprint == one.fingerprint
+        again = files(two)
+        del written["manifest.json"], again["manifest.json"]
+        assert again == written
+
+
+def test_what_is_stored(tmp_path, table):
+    items = write(tmp_path / "mine/movies.csv", [(3, "Three")], "movieId,title")
+    manifest = ingest(tmp_path, url=str(table), items_url=str(items))
+    assert manifest.url == str(tmp_path / f"store/ratings/stars/{manifest.fingerprint}")
+    assert set(files(manifest)) == {"manifest.json", "users.parquet", "items.parquet"} | {
+        f"{split}.parquet" for split in ("train", "valid", "test")
+    }
+    assert (manifest.num_users, manifest.num_items, manifest.y_range) == (8, 9, (0.5, 5.0))
+    assert manifest.source_url == str(table)
+    assert load_ratings_manifest(manifest.url) == manifest
+    train = open_ratings(manifest, "train")
+    assert manifest.mean == pytest.approx(train.ratings.mean())
+    assert [a.dtype for a in train] == [np.int32, np.int32, np.float32, np.int64]
+    assert all(array.flags.writeable for array in train)
+    order = train.users * 100 + train.items
+    assert (np.diff(order) > 0).all()
+    vocabulary = read_vocabulary(manifest)
+    assert vocabulary.users == ["", *map(str, range(8))]
+    assert vocabulary.titles == ["", "0", "1", "2", "Three", *map(str, range(4, 9))]
+    assert vocabulary.num_ratings_by_user.tolist() == np.bincount(train.users).tolist()
+    assert vocabulary.num_ratings_by_item.tolist() == np.bincount(train.items).tolist()
+    stored = pq.ParquetFile(io.BytesIO(files(manifest)["train.parquet"]))
+    assert stored.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_a_table_without_times(tmp_path):
+    rows = [row[:3] for row in some_rows()]
+    url = str(write(tmp_path / "t.csv", rows, "user,item,rating"))
+    assert open_ratings(ingest(tmp_path, url=url), "test").times is None
+
+
+def test_an_ingest_again_writes_nothing(tmp_path, table, monkeypatch):
+    first = ingest(tmp_path, url=str(table))
+
+    def refuse(url):
+        raise AssertionError(url)
+
+    monkeypatch.setattr(storage, "writing", refuse)
+    assert ingest(tmp_path, url=str(table)) == first
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"split": "time"}, {"y_range": (0, 6)}, {"time_column": None}]
+)
+def test_other_settings_are_another_version(tmp_path, table, change):
+    first, second = (ingest(tmp_path, url=str(table), **source) for source in ({}, change))
+    assert first.fingerprint != second.fingerprint
+    assert len(storage.list_folder(str(tmp_path / "store/ratings/stars"))) == 2
+
+
+class KilledError(BaseException):
+    pass
+
+
+def test_killed_at_every_event_of_writing(tmp_path, table, monkeypatch):
+    """No version is there before its manifest is, and the next ingest ends well."""
+    expected = ingest(tmp_path / "expected", url=str(table))
+    real, left = storage.writing, 0
+
+    def event():
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KilledError
+
+    @contextmanager
+    def writing(url):
+        event()
+        with real(url) as file:
+            yield file
+            event()
+        event()
+
+    committed = 0
+    for number in range(1, 3 * 6 + 1):
+        folder, left = tmp_path / str(number), number
+        monkeypatch.setattr(storage, "writing", writing)
+        with pytest.raises(KilledError):
+            ingest(folder, url=str(table))
+        monkeypatch.setattr(storage, "writing", real)
+        url = str(folder / f"store/ratings/stars/{expected.fingerprint}")
+        if storage.exists(f"{url}/manifest.json"):
+            committed += 1
+        else:
+            with pytest.raises(PetsError, match="does not exist"):
+                load_ratings_manifest(url)
+        again = ingest(folder, url=str(table))
+        assert again.splits == expected.splits
+        for split in again.splits:
+            open_ratings(again, split)
+        assert not [path for path in folder.rglob("*") if ".partial-" in path.name]
+    assert committed == 1  # killed after the manifest had its name
+
+
+@pytest.mark.parametrize("part", ["train", "test", "items"])
+def test_a_damaged_file_is_refused(tmp_path, table, part):
+    manifest = ingest(tmp_path, url=str(table))
+    path = Path(manifest.url) / f"{part}.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PetsError, match=rf"{part}\.parquet fails its checksum"):
+        read_vocabulary(manifest) if part == "items" else open_ratings(manifest, part)
+
+
+def test_a_damaged_manifest_is_refused(tmp_path, table):
+    manifest = ingest(tmp_path, url=str(table))
+    storage.write_bytes(f"{manifest.url}/manifest.json", b"{}")
+    with pytest.raises(PetsError, match=r"manifest\.json is damaged"):
+        load_ratings_manifest(manifest.url)
+
+
+def test_a_split_that_is_not_there_is_told(tmp_path, table):
+    manifest = ingest(tmp_path, url=str(table), valid_fraction=0)
+    assert list(manifest.splits) == ["train", "test"]
+    with pytest.raises(PetsError, match=r"no valid split, only train, test: raise source\.valid"):
+        open_ratings(manifest, "valid")
+
+
+@pytest.mark.parametrize(
+    ("rows", "source", "fault"),
+    [
+        (some_rows(3, 1), {}, "of 3 ratings none is left for test with"),
+        (some_rows(1, 40), {}, r"of 1 user\(s\) and \d+ item\(s\), at least 2 of each"),
+        (some_rows(40, 1), {}, r"of \d+ user\(s\) and 1 item\(s\), at least 2 of each"),
+        (some_rows(2, 2), {"test_fraction": 0.001}, "of 4 ratings none is left for .*test with "),
+        (some_rows(2, 2), {"split": "time", "valid_fraction": 0.5, "test_fraction": 0.4},
+         "none is left for train with"),
+        (some_rows(9, 9), {"y_range": (1, 4)}, "outside source.y_range"),
+        ([], {}, "has no rows"),
+    ],
+)  # fmt: skip
+def test_too_few_ratings_are_refused_before_anything_is_written(tmp_path, rows, source, fault):
+    url = str(write(tmp_path / "t.csv", rows))
+    with pytest.raises(PetsError, match=fault):
+        ingest(tmp_path, url=url, **source)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("ml-100k/u.data", "ml-100k"),
+        ("ml-20m.csv", "ml-20m"),
+        ("My stars [2024].tsv", "My-stars-2024"),
+        ("__.csv", "ratings"),
+    ],
+)
+def test_a_data_set_has_the_name_of_its_source(tmp_path, place, name):
+    url = str(write(tmp_path / place, some_rows()))
+    assert ingest(tmp_path, url=url).name == name
+    assert ingest(tmp_path, url=url, name="other").name == "other"
+
+
+def test_the_built_in_sample(tmp_path):
+    manifest = ingest(tmp_path)
+    assert (manifest.name, manifest.num_users, manifest.num_items) == ("sample-ratings", 600, 400)
+    assert read_vocabulary(manifest).titles[17] == "Film 017"
+    assert ingest(tmp_path).url == manifest.url
+    assert ingest(tmp_path, seed=1).url != manifest.url
+
+
+def test_a_remote_store_and_source(tmp_path):
+    root = f"memory://{tmp_path.name}"
+    rows = "".join(f"{u}\t{i}\t{r}\t{t}\n" for u, i, r, t in some_rows())
+    storage.write_bytes(f"{root}/ml/u.data", rows.encode())
+    source = RatingsSourceConfig(url=f"{root}/ml/u.data")
+    manifest = ingest_ratings(f"{root}/store", str(tmp_path), source)
+    assert manifest.url == f"{root}/store/ratings/ml/{manifest.fingerprint}"
+    loaded = load_ratings_manifest(manifest.url)
+    assert sum(len(open_ratings(loaded, split).users) for split in loaded.splits) == 72
+
+
+def test_a_file_in_an_archive(tmp_path):
+    rows = "".join(f"{u}\t{i}\t{r}\t{t}\n" for u, i, r, t in some_rows())
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
+        archive.writestr("ml-100k/u.data", rows)
+        archive.writestr("ml-100k/u.item", "3|Zoë|01-Jan-1995\n".encode("latin-1"))
+    places = {
+        key: f"zip://ml-100k/{name}::{tmp_path}/ml.zip"
+        for key, name in {"url": "u.data", "items_url": "u.item"}.items()
+    }
+    manifest = ingest(tmp_path, **places)
+    assert manifest.name == "ml-100k"
+    assert read_vocabulary(manifest).titles[4] == "Zoë"

@@ -1,0 +1,129 @@
+"""The forms of tables: told by what is in them, read alike."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pets_core.errors import PetsError
+from pets_core.ratings.files import TableFile, choose_columns
+
+ROWS = [("7", "x", "4.5"), ("8", "y", "3")]
+POSITIONS = ("user", "item", "rating", "time")
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Write a file and open it."""
+
+    def open_it(content: bytes, name: str = "ratings.csv", positions=POSITIONS) -> TableFile:
+        (tmp_path / name).write_bytes(content)
+        return TableFile(str(tmp_path / name), str(tmp_path / "cache"), positions)
+
+    return open_it
+
+
+def text(mark: str, header: bool, end: str = "\n") -> bytes:
+    rows = [("user", "item", "rating"), *ROWS] if header else ROWS
+    return "".join(mark.join(row) + end for row in rows).encode()
+
+
+def values(file: TableFile) -> list[tuple[str, ...]]:
+    read = file.read(dict.fromkeys(("user", "item", "rating"), pa.string()))
+    return list(zip(*(column.to_pylist() for column in read.columns), strict=True))
+
+
+@pytest.mark.parametrize("mark", [",", "\t"])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("name", ["ratings.csv", "ratings.tsv", "u.data"])
+def test_text_tells_its_form(opened, mark, header, end, bom, name):
+    file = opened(bom + text(mark, header, end), name)
+    assert file.names == ["user", "item", "rating"]
+    assert values(file) == ROWS
+
+
+def test_parquet(opened, tmp_path):
+    columns = dict(zip(POSITIONS, zip(*ROWS, strict=True), strict=False))
+    pq.write_table(pa.table(columns), tmp_path / "other.parquet")
+    file = opened((tmp_path / "other.parquet").read_bytes(), "Ratings.PARQUET")
+    assert values(file) == ROWS
+
+
+def test_columns_without_a_name_of_their_own(opened):
+    assert opened(b"1,2,3,4,5,6\n").names == [*POSITIONS, "column 5", "column 6"]
+
+
+def test_movielens_items_are_latin_1_and_keep_their_quotes(opened):
+    content = '1|Zoë|"x"\n2|The "B"|\n'.encode("latin-1")
+    file = opened(content, "u.item", positions=("item", "title"))
+    read = file.read({"item": pa.string(), "title": pa.string()})
+    assert read.to_pydict() == {"item": ["1", "2"], "title": ["Zoë", 'The "B"']}
+
+
+def test_titles_with_commas_are_quoted(opened):
+    file = opened(b'movieId,title,genres\n11,"American President, The (1995)",Comedy|Drama\n')
+    assert file.read({"title": pa.string()}).to_pydict() == {
+        "title": ["American President, The (1995)"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "fault"),
+    [
+        (b"", "a.csv", "is empty"),
+        (b"\n1,2,3\n", "a.csv", "is empty or begins with an empty line"),
+        (b"user,item,rating\n", "a.csv", "has no rows"),
+        (b"user,item,rating\n1,2,3\n4,5\n", "a.csv", "is damaged: .*Expected 3 columns, got 2"),
+        (b"user,item,rating\n1,\xff,3\n", "a.csv", "is damaged: .*invalid UTF8"),
+        (b"PK\x03\x04....", "ml-100k.zip", "is compressed: unpack it, or name the file in it"),
+        (b"user,item,rating\n", "a.parquet", "is no Parquet file"),
+        (b"", "a.parquet", "is no Parquet file"),
+    ],
+)
+def test_what_is_no_table_is_refused(opened, content, name, fault):
+    file = opened(content, name)
+    with pytest.raises(PetsError, match=rf"{name} {fault}"):
+        _ = file.names, values(file)
+
+
+def test_an_absent_file_is_refused(tmp_path):
+    with pytest.raises(PetsError, match=r"none\.csv does not exist"):
+        TableFile(str(tmp_path / "none.csv"), str(tmp_path), POSITIONS)
+
+
+KNOWN = {"user": ("userId", "user"), "item": ("item",)}
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted", "columns"),
+    [
+        (b"item,userId\n", {}, {"user": "userId", "item": "item"}),
+        (b"item,userId,user\n", {"user": "user"}, {"user": "user", "item": "item"}),
+        (b"a,b\n", {"user": "b", "item": "a"}, {"user": "b", "item": "a"}),
+    ],
+)
+def test_columns_are_found_or_named(opened, header, wanted, columns):
+    assert choose_columns(opened(header), {"user": "auto", "item": "auto"} | wanted, KNOWN) == (
+        columns
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "user", "faults"),
+    [
+        (
+            b"users,titel\n", "auto",
+            ["source.user_column = auto: ", "no column userId or user, only users, titel.",
+             "Did you mean users?", "source.item_column = auto: ", "no column item"],
+        ),
+        (b"item,user\n", "usr", ["source.user_column = usr: ", "Did you mean user?"]),
+        (b"item,user,userId\n", "auto", ["has 2 such columns (user, userId): name one"]),
+        (b"item,user,user\n", "user", ["has 2 such columns (user, user)"]),
+        (b"item,user\n", "item", ["cannot be two things: user_column = item, item_column = item"]),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_told_are_refused(opened, header, user, faults):
+    with pytest.raises(PetsError) as caught:
+        choose_columns(opened(header), {"user": user, "item": "auto"}, KNOWN)
+    assert [fault for fault in faults if fault not in str(caught.value)] == []
