@@ -66,7 +66,9 @@ def rating_errors(ratings: NDArray[np.float32], predicted: NDArray[np.float32]) 
     left.plot(levels, levels, color=GREY, linewidth=1, linestyle=(0, (2, 3)))
     left.set_xlabel("rating given")
     left.set_ylabel("predicted (5% to 95%)")
-    right.hist(predicted - ratings, bins=60, color=BLUE)
+    errors = predicted - ratings
+    most = float(np.abs(errors).max()) or 1.0
+    right.hist(errors, bins=60, range=(-most, most), color=BLUE)
     right.set_xlabel("predicted - given")
     right.set_ylabel("ratings")
     tidy(left)

@@ -11,6 +11,8 @@ from pets_core.ratings.dataset import Ratings
 
 __all__ = ["Biases", "damped_biases"]
 
+_TINY = 1e-12
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -58,8 +60,9 @@ def damped_biases(
     mean = float(values.mean())
     values -= mean
     items, users = np.zeros(num_items + 1), np.zeros(num_users + 1)
-    of_items = np.bincount(ratings.items, minlength=num_items + 1)
-    of_users = np.bincount(ratings.users, minlength=num_users + 1)
+    # Nobody has rated index 0, and without damping 0 would be divided by 0.
+    of_items = np.bincount(ratings.items, minlength=num_items + 1).clip(_TINY)
+    of_users = np.bincount(ratings.users, minlength=num_users + 1).clip(_TINY)
     for _ in range(rounds):
         rest = np.bincount(ratings.items, values - users[ratings.users], num_items + 1)
         items = rest / (item_damping + of_items)

@@ -1,0 +1,49 @@
+"""Every rating once an epoch, whatever the number of ranks."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pets_core.ratings.dataset import Ratings
+from pets_core.ratings.loader import RatingsLoader
+
+
+def ratings(count: int) -> Ratings:
+    rows = np.arange(count, dtype=np.int32)
+    return Ratings(rows + 1, rows % 7, rows.astype(np.float32), None)
+
+
+def loader(count: int, rank: int = 0, world_size: int = 1, **settings) -> RatingsLoader:
+    given = {"batch_size": 16, "seed": 0, "device": torch.device("cpu")} | settings
+    return RatingsLoader(ratings(count), rank=rank, world_size=world_size, **given)
+
+
+@given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 40), st.integers(0, 3))
+def test_ranks_share_every_rating(count, world_size, batch_size, epoch):
+    shares = [
+        list(loader(count, rank, world_size, batch_size=batch_size).epoch(epoch))
+        for rank in range(world_size)
+    ]
+    seen = np.concatenate([batch.rows for share in shares for batch in share])
+    assert sorted(seen) == list(range(count))
+    for batches in zip(*shares, strict=True):
+        assert sum(len(batch.inputs) for batch in batches) == batches[0].global_size <= batch_size
+
+
+def test_inputs_and_targets_belong_together():
+    for batch in loader(50).epoch(3):
+        assert batch.inputs.dtype == torch.int64
+        assert batch.inputs[:, 0].tolist() == (batch.rows + 1).tolist()
+        assert batch.inputs[:, 1].tolist() == (batch.rows % 7).tolist()
+        assert batch.targets.tolist() == batch.rows.tolist()
+        assert batch.ids[0] == f"user {batch.rows[0] + 1} item {batch.rows[0] % 7}"
+        assert len(batch.ids[:2]) == 2
+
+
+def test_an_epoch_can_begin_anywhere_and_is_another_each_time():
+    whole = [batch.rows.tolist() for batch in loader(64).epoch(1)]
+    assert [batch.rows.tolist() for batch in loader(64).epoch(1, first=2)] == whole[2:]
+    assert whole != [batch.rows.tolist() for batch in loader(64).epoch(2)]
+    kept = np.concatenate([batch.rows for batch in loader(64, seed=None).epoch(5)])
+    assert kept.tolist() == list(range(64))

@@ -1,0 +1,97 @@
+"""A model of ratings: look-ups, whoever is not known, what is stored."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pets_core.errors import PetsError
+from pets_core.models.package import save_model
+from pets_core.objectives.regression import Regression
+from pets_core.ratings.config import RecommenderConfig
+from pets_core.ratings.model import RecommenderCard, create_recommender, load_recommender
+
+
+def card(**settings) -> RecommenderCard:
+    return RecommenderCard(
+        config=RecommenderConfig(num_factors=4, **settings), num_users=6, num_items=5,
+        y_range=(1, 5), mean=3.6, dataset_url="here", dataset_fingerprint="f",
+    )  # fmt: skip
+
+
+def test_an_embedding_is_a_product_with_one_hot_vectors():
+    model = create_recommender(card()).model
+    users = torch.tensor([1, 3, 3, 6])
+    one_hot = nn.functional.one_hot(users, 7).float()
+    product = one_hot @ model.user_factors.weight
+    assert torch.equal(model.user_factors(users), product)
+    # And so are their gradients: each row's is the sum over the samples that looked it up.
+    of_look_up, of_product = (
+        torch.autograd.grad(found.square().sum(), model.user_factors.weight)[0]
+        for found in (model.user_factors(users), one_hot @ model.user_factors.weight)
+    )
+    assert torch.allclose(of_look_up, of_product)
+    assert of_look_up[3].abs().sum() > of_look_up[1].abs().sum() > 0
+
+
+def test_the_dot_product_is_worked_out_as_by_hand():
+    model = create_recommender(card()).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    got = model(torch.tensor([[2, 4]]))
+    users, items = model.user_factors.weight[2], model.item_factors.weight[4]
+    expected = (users * items).sum() + model.user_bias.weight[2] + model.item_bias.weight[4]
+    assert got.item() == pytest.approx((expected + model.bias).item(), abs=1e-6)
+
+
+def test_training_starts_from_the_mean():
+    built = create_recommender(card())
+    logits = built.model(torch.tensor([[0, 0], [0, 3]]))
+    predicted = Regression(built.card.sigmoid_range).activation(logits)
+    assert predicted.tolist() == pytest.approx([3.6, 3.6], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dot", "neural"])
+def test_whoever_is_not_known_learns_nothing(kind):
+    model = create_recommender(card(model=kind)).model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    pairs = torch.tensor([[0, 0], [0, 2], [3, 0], [3, 2]])
+    for _ in range(3):
+        model(pairs).square().sum().backward()
+        optimizer.step()
+    for table in (model.user_factors, model.item_factors):
+        assert not table.weight[0].any()
+        assert table.weight[2:4].any()
+
+
+def test_predictions_can_reach_the_ends_of_the_scale():
+    predicted = Regression(card().sigmoid_range).activation(torch.tensor([-20.0, 3.0, 20.0]))
+    assert predicted[0] < 1
+    assert predicted[1] > 5
+    assert predicted.tolist() == pytest.approx([0.6, 5.172, 5.4], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["dot", "neural"])
+def test_a_stored_model_says_the_same(tmp_path, kind):
+    built = create_recommender(card(model=kind))
+    save_model(str(tmp_path), built.card, built.model.state_dict())
+    loaded = load_recommender(str(tmp_path))
+    pairs = torch.tensor([[1, 2], [0, 5]])
+    assert loaded.card == built.card
+    assert torch.equal(loaded.model(pairs), built.model.eval()(pairs))
+
+
+def test_what_is_no_model_of_ratings_is_refused(tmp_path):
+    with pytest.raises(PetsError, match="no model folder"):
+        load_recommender(str(tmp_path))
+    built = create_recommender(card())
+    save_model(str(tmp_path), built.card, built.model.state_dict())
+    other = create_recommender(card(model="neural"))
+    save_model(str(tmp_path / "other"), other.card, built.model.state_dict())
+    with pytest.raises(PetsError, match="damaged or of another model"):
+        load_recommender(str(tmp_path / "other"))
+    Path(tmp_path, "model.json").write_text('{"backbone": "resnet34"}')
+    with pytest.raises(PetsError, match="damaged, or no model of ratings"):
+        load_recommender(str(tmp_path))
