@@ -90,7 +90,7 @@ def read_titles(
     read = file.read(dict.fromkeys(columns.values(), pa.string()))
     ids, titles = (_text(read[columns[kind]]).combine_chunks() for kind in ("item", "title"))
     if repeated := [row["values"] for row in ids.value_counts().to_pylist() if row["counts"] > 1]:
-        raise PetsError(f"{file.url}: {len(repeated)} items are there twice, first {repeated[0]}")
+        raise PetsError(f"{file.url}: {len(repeated)} item(s) are there twice, first {repeated[0]}")
     places = pc.index_in(item_ids, ids)
     if places.null_count == len(places):
         raise PetsError(
@@ -240,8 +240,8 @@ def _each_once(table: RatingsTable, duplicates: str, url: str) -> RatingsTable:
             at = second.argmin()
             user, item = table.users[second[at]], table.items[second[at]]
             raise PetsError(
-                f"{url}: {len(second)} rows rate an item again; the first is row {second[at] + 1}, "
-                f"where user {table.user_ids[user]} rates item {table.item_ids[item]} as in row "
+                f"{url}: {len(second)} row(s) rate an item again; the first is row "
+                f"{second[at] + 1}, where user {table.user_ids[user]} rates item {table.item_ids[item]} as in row "
                 f"{first[at] + 1}: remove such rows, or set source.duplicates = last"
             )
         if table.times is not None:

@@ -33,6 +33,15 @@ def test_it_has_movielens_form(folder):
     assert films.num_rows == 400
 
 
+def test_some_users_and_films_have_many_ratings(folder):
+    ratings = pyarrow.csv.read_csv(folder / "ratings.csv")
+    of_users, of_films = (np.bincount(ratings[name])[1:] for name in ("userId", "movieId"))
+    assert (len(of_users), of_users.min()) == (600, 20)
+    for counts in (of_users, of_films):
+        few, many = np.quantile(counts, [0.1, 0.9])
+        assert many > 3 * few
+
+
 def test_biases_and_factors_explain_a_part_of_it(folder):
     """The standard deviation left after the mean, the biases, and three factors, stars."""
     ratings = pyarrow.csv.read_csv(folder / "ratings.csv")

@@ -133,9 +133,15 @@ def test_times_may_be_left_out(read):
 
 def test_a_scale_may_be_wider_than_the_ratings(read):
     assert read(csv(COLUMNS), y_range=(0, 5.5)).y_range == (0, 5.5)
-    # 0.3 is no float32.
-    table = read(csv(COLUMNS | {"rating": [0.3, 0.1, 0.2, 0.3]}), y_range=(0.1, 0.3))
-    assert table.y_range == (0.1, 0.3)
+
+
+@pytest.mark.parametrize("scale", [None, (0.1, 0.3)])
+def test_a_scale_is_not_rounded_as_ratings_are(read, scale):
+    """0.1 and 0.3 are no float32."""
+    assert read(csv(COLUMNS | {"rating": [0.3, 0.1, 0.2, 0.3]}), y_range=scale).y_range == (
+        0.1,
+        0.3,
+    )
 
 
 def changed(**values) -> dict[str, list]:
@@ -165,7 +171,7 @@ def changed(**values) -> dict[str, list]:
         (changed(timestamp="2024-01-01"), {}, "row 3 has timestamp = '2024-01-01', expected"),
         (COLUMNS | {"timestamp": ["2024-13-01"] * 4}, {}, "as timestamp: expected whole numbers"),
         (COLUMNS | {"rating": [3] * 4}, {}, "every rating is 3, from which nothing can be learned"),
-        (changed(movieId=1), {}, "1 rows rate an item again; the first is row 3, where user 9 "
+        (changed(movieId=1), {}, r"1 row\(s\) rate an item again; the first is row 3, where user 9 "
          "rates item 1 as in row 2: remove such rows, or set source.duplicates = last"),
         ({"userId": USERS, "movieId": ITEMS, "rating": STARS}, {"split": "time"},
          "split = time: .* has no column timestamp or time, only userId, movieId, rating"),
@@ -202,6 +208,12 @@ def test_all_missing_columns_are_told_at_once(read):
     with pytest.raises(PetsError) as caught:
         read("usr,itm,stars\n1,2,3\n".replace("3", "three"))
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_of_several_duplicates_the_first_in_the_file_is_told(read):
+    columns = {"user": [2, 1, 2, 1], "item": [1, 1, 1, 1], "rating": [1, 2, 3, 4]}
+    with pytest.raises(PetsError, match=r"2 row\(s\) rate .* row 3, where user 2 .* as in row 1:"):
+        read(csv(columns))
 
 
 TWICE = {
@@ -257,7 +269,7 @@ def test_titles_of_movielens_u_item(tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("movieId,title\n1,A\n1,B\n2,C\n", "1 items are there twice, first 1"),
+        ("movieId,title\n1,A\n1,B\n2,C\n", r"1 item\(s\) are there twice, first 1"),
         ("movieId,title\n7,A\n", r"has none of the items that ratings\.csv rates, such as 1"),
         ("movieId,titel\n7,A\n", r"title_column = auto: .*no column title or name"),
     ],
