@@ -236,13 +236,13 @@ def _each_once(table: RatingsTable, duplicates: str, url: str) -> RatingsTable:
     repeats = pairs[order[1:]] == pairs[order[:-1]]
     if repeats.any():
         if duplicates == "refuse":
-            second, first = order[1:][repeats], order[:-1][repeats]
-            at = second.argmin()
-            user, item = table.users[second[at]], table.items[second[at]]
+            seconds, firsts = order[1:][repeats], order[:-1][repeats]
+            second, first = seconds.min(), firsts[seconds.argmin()]
+            user, item = table.user_ids[table.users[second]], table.item_ids[table.items[second]]
             raise PetsError(
-                f"{url}: {len(second)} row(s) rate an item again; the first is row "
-                f"{second[at] + 1}, where user {table.user_ids[user]} rates item {table.item_ids[item]} as in row "
-                f"{first[at] + 1}: remove such rows, or set source.duplicates = last"
+                f"{url}: {len(seconds)} row(s) rate an item again; the first is row {second + 1}, "
+                f"where user {user} rates item {item} as in row {first + 1}: remove such rows, or "
+                "set source.duplicates = last"
             )
         if table.times is not None:
             order = np.lexsort((table.times, pairs))
