@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 from prefect_server import Server
 
+from pets_core.ratings.sample import write_ratings_sample
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
@@ -52,6 +54,7 @@ def folder(tmp_path_factory, drawn_sample) -> Path:
         for photo in photos:
             archive.write(photo, photo.relative_to(folder / "path/to/photos"))
     rows = [f"{photo.relative_to(folder / 'path/to')},{photo.parent.name}" for photo in photos]
+    write_ratings_sample(folder / "path/to")
     (folder / "path/to/table.csv").write_text("\n".join(["file,breed", *rows, ""]))
     save = (
         "import timm, safetensors.torch as s;"
@@ -114,6 +117,12 @@ def evaluated(trained, folder, drawn_sample, server) -> Path:
 
 
 @pytest.fixture(scope="module")
+def recommender(folder, drawn_sample, server) -> Path:
+    printed = run(["pets", "collab", "--train.base_lr", "0.03"], folder, drawn_sample, server)
+    return Path(re.search(r"Model +(\S+)", printed).group(1))
+
+
+@pytest.fixture(scope="module")
 def label_fixes(evaluated, folder) -> Path:
     first = pq.read_table(evaluated / "predictions.parquet").slice(0, 1).to_pylist()[0]
     fixes = folder / "path/to/label_fixes.csv"
@@ -142,6 +151,7 @@ def test_command(command: str, folder, drawn_sample, server, request) -> None:
             request.getfixturevalue("evaluated") / "predictions.parquet"
         ),
         "path/to/label_fixes.csv": lambda: request.getfixturevalue("label_fixes"),
+        "path/to/recommender": lambda: request.getfixturevalue("recommender"),
         "RUN": lambda: request.getfixturevalue("evaluated").parent.name,
         "DATASET": lambda: request.getfixturevalue("evaluated") and "sample",
         "OLD": lambda: "sample",
@@ -159,6 +169,9 @@ def test_command(command: str, folder, drawn_sample, server, request) -> None:
         assert "Error rate" in printed
         assert "Most confused" in printed
         assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
+    if words[1] == "collab":
+        own, biases, mean = map(float, re.findall(r"^  (\d\.\d+)  ", printed, re.M))
+        assert own < biases < mean
     if rejected:
         assert "not promoted: error rate" in printed
 

@@ -8,7 +8,13 @@ from pydantic import Field, model_validator
 
 from pets_core.config import NAME_PATTERN, LaunchConfig, LRFindConfig, Settings, TrainConfig
 
-__all__ = ["RatingsConfig", "RatingsSourceConfig", "RatingsTrainConfig", "RecommenderConfig"]
+__all__ = [
+    "RatingsConfig",
+    "RatingsLRFindConfig",
+    "RatingsSourceConfig",
+    "RatingsTrainConfig",
+    "RecommenderConfig",
+]
 
 
 class RatingsSourceConfig(Settings):
@@ -85,6 +91,14 @@ class RecommenderConfig(Settings):
     taken. Empty: train.weight_decay."""
 
 
+class RatingsLRFindConfig(LRFindConfig):
+    """The learning-rate range test (Smith 2015)."""
+
+    suggestion: Literal["minimum", "steepest", "valley", "slide"] = "valley"
+    """Which suggestion training takes when train.base_lr is not set. Factors begin near 0, so that
+    the loss falls late and the steepest place is often noise before it."""
+
+
 class RatingsTrainConfig(TrainConfig):
     """The recipe: one cycle over everything, for nothing is pretrained."""
 
@@ -98,7 +112,7 @@ class RatingsTrainConfig(TrainConfig):
     """How many times smaller than base_lr the peak rate is."""
     lr_mult: Annotated[float, Field(ge=1)] = 1.0
     """How many times smaller the rate of the factors is than that of what follows them."""
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Ratings in one optimizer step, over all processes."""
     weight_decay: Annotated[float, Field(ge=0, lt=10)] = 0.1
     """Decoupled weight decay of factors and biases: the regulariser."""
@@ -126,7 +140,7 @@ class RatingsConfig(Settings):
     """Local folder for downloads; safe to delete at any time."""
     ratings: RatingsSourceConfig = RatingsSourceConfig()
     recommender: RecommenderConfig = RecommenderConfig()
-    lr_find: LRFindConfig = LRFindConfig()
+    lr_find: RatingsLRFindConfig = RatingsLRFindConfig()
     train: RatingsTrainConfig = RatingsTrainConfig()
     launch: LaunchConfig = LaunchConfig()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from flows.collab import collab_flow
 from flows.evaluate import evaluate_flow
 from flows.ingest import ingest_flow
 from flows.lr_find import lr_find_flow
@@ -17,6 +18,7 @@ from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_info, read_predictions, write_predictions
 from pets_core.models.package import load_model
+from pets_core.ratings.config import RatingsConfig
 from pets_core.registry import current, history
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -191,3 +193,34 @@ def test_a_deployment_that_is_not_there_is_refused_before_any_work(config, tmp_p
     with pytest.raises(PetsError, match=r"launch.deployment = rank-stage/gpuu: no such deployment"):
         pipeline(config.model_copy(update={"launch": launch}))
     assert not (tmp_path / "store").exists()
+
+
+def test_ratings_are_learnt_and_reviewed(tmp_path, read_artifacts) -> None:
+    config = RatingsConfig.model_validate(
+        {
+            "store": str(tmp_path / "store"),
+            "cache_dir": str(tmp_path / "cache"),
+            "recommender": {"num_factors": 8, "weight_decays": (0.1, 8.0)},
+            "lr_find": {"num_steps": 60},
+            "train": {"epochs": 3},
+        }
+    )
+    state = collab_flow(config, return_state=True)
+    report = state.result()
+    made = read_artifacts(state.state_details.flow_run_id)
+    assert set(made) == {
+        "lr-finder", "training-progress", "training-curves", "ratings-review", "items",
+        "weight-decay",
+    }  # fmt: skip
+    own, biases, mean = (row.rmse for row in report.errors)
+    assert own < biases < mean
+    assert f"# RMSE {own:.4f} on {report.num_rows:,} test ratings" in made["ratings-review"]
+    assert report.best[0].title in made["items"]
+    assert made["weight-decay"].startswith("# 0.1 is best")
+    assert report.model_url.endswith("-wd-0.1/model")
+    run_url = str(tmp_path / "store/runs" / str(state.state_details.flow_run_id))
+    # Gone on with, every stage is found done.
+    again = collab_flow(config, resume=run_url)
+    assert again.errors == report.errors
+    with pytest.raises(PetsError, match="no run of ratings began there"):
+        collab_flow(config, resume=str(tmp_path / "nowhere"))
