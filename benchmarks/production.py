@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import collections
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -210,6 +211,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200, help="of queue")
     parser.add_argument("--minutes", type=float, default=30, help="of soak")
     options = parser.parse_args()
+    # Told to end, it ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="pets-bench-") as name, ExitStack() as running:
         pools = Pools(Path(name), running)
         pools.end_of(pools.trigger("pets-pipeline/retrain", pools.config()))
