@@ -17,7 +17,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from flows.results import show_batch, show_ratings, show_record, show_report, show_sweep
+from flows.results import (
+    show_batch,
+    show_embeddings,
+    show_ratings,
+    show_record,
+    show_report,
+    show_sweep,
+)
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean, without_queries
 from pets_core.ratings.config import RatingsConfig
@@ -41,6 +48,8 @@ _COMMANDS = {
     "train": "train a model",
     "evaluate": "judge a stored model, or predictions that were made before",
     "batch-predict": "name the breed on many photos, to Parquet",
+    "embed": "embeddings of a data set's photos, to Parquet, and near-duplicates by them",
+    "similar": "find the photos of a data set that are most like another one",
     "collab": "learn from ratings what users like: ingest, learning rate, train, review",
     "recommend": "what a user may like and has not rated",
     "sweep": "try backbones and learning rates, and compare them",
@@ -105,6 +114,8 @@ def _run(command: str, arguments: list[str]) -> None:
         _models(parser, arguments)
     elif command == "gc":
         _sweep(parser, arguments)
+    elif command == "similar":
+        _similar(parser, arguments)
     elif command == "deploy":
         _deploy(parser, arguments)
     elif command == "join":
@@ -116,8 +127,15 @@ def _run(command: str, arguments: list[str]) -> None:
             parser.add_argument(
                 "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
             )
-        if command == "batch-predict":
+        if command in ("batch-predict", "embed"):
             parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
+        if command == "embed":
+            parser.add_argument(
+                "--dataset", metavar="VERSION",
+                help="stored data set (its newest version), or the first digits of a version's "
+                "fingerprint (default: the source's, brought into the store if need be)",
+            )  # fmt: skip
+        if command == "batch-predict":
             parser.add_argument(
                 "--to", dest="output_url", metavar="FOLDER",
                 help="of the results; a run that ended early is gone on with there (default: a new "
@@ -166,11 +184,12 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
             "pets evaluate wants MODEL, a model folder, or --from PREDICTIONS, the "
             "predictions.parquet of an evaluation"
         )
-    if command in ("evaluate", "batch-predict") and not is_url(parsed.model_url):
+    if command in ("evaluate", "batch-predict", "embed") and not is_url(parsed.model_url):
         from pets_core.models.card import read_card
 
         read_card(parsed.model_url)
-    if command != "review" and not getattr(parsed, "resume", None):
+    stored = getattr(parsed, "resume", None) or getattr(parsed, "dataset", None)
+    if command != "review" and not stored:
         from pets_core.data.sources import check_source
 
         check_source(config)
@@ -328,6 +347,10 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
         from flows.batch_predict import batch_predict_flow
 
         return batch_predict_flow, show_batch
+    if command == "embed":
+        from flows.embed import embed_flow
+
+        return embed_flow, show_embeddings
     from flows.evaluate import evaluate_flow
 
     return evaluate_flow, show_report
@@ -413,6 +436,13 @@ def _sweep(parser: _Parser, arguments: list[str]) -> None:
     from flows.gc import add_arguments, run_command
 
     add_arguments(parser, _default_store())
+    run_command(parser.parse_args(arguments))
+
+
+def _similar(parser: _Parser, arguments: list[str]) -> None:
+    from flows.similar import add_arguments, run_command
+
+    add_arguments(parser)
     run_command(parser.parse_args(arguments))
 
 

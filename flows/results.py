@@ -5,9 +5,16 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from pets_core.ratings.records import RatingsReport
-from pets_core.records import BatchSummary, EvalReport, SweepResult
+from pets_core.records import BatchSummary, EvalReport, NearDuplicates, SweepResult
 
-__all__ = ["show_batch", "show_ratings", "show_record", "show_report", "show_sweep"]
+__all__ = [
+    "show_batch",
+    "show_embeddings",
+    "show_ratings",
+    "show_record",
+    "show_report",
+    "show_sweep",
+]
 
 
 def show_report(report: EvalReport) -> None:
@@ -48,6 +55,19 @@ def show_batch(summary: BatchSummary) -> None:
     for name, count in list(summary.breeds.items())[:3]:
         print(f"  {count:6d}  {name}")
     print(f"Predictions  {summary.url}/predictions")
+
+
+def show_embeddings(found: NearDuplicates) -> None:
+    """How many photos are nearly another one."""
+    print(
+        f"\nPhotos       {found.num_photos}\n"
+        f"Alike        {found.num_both + found.num_only_embedding} with a cosine of at least "
+        f"{found.min_similarity:g}, {found.num_only_embedding} of them not by the perceptual hash, "
+        f"which alone found {found.num_only_hash}\n"
+        f"Leaking      {found.num_leaking} are nearly a photo of a later split, "
+        f"{found.num_leaking_only_embedding} of them not by the perceptual hash\n"
+        f"Pairs        {found.url}\nEmbeddings   {found.embeddings_url}"
+    )
 
 
 def show_sweep(result: SweepResult) -> None:

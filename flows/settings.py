@@ -22,7 +22,7 @@ from pets_core.ratings.config import RatingsConfig
 
 __all__ = ["NO_SETTINGS", "add_settings", "explain", "load_settings", "setting_names"]
 
-NO_SETTINGS = ("model_url", "output_url", "predictions_url", "resume")
+NO_SETTINGS = ("dataset", "model_url", "output_url", "predictions_url", "resume")
 """Arguments of commands that are parameters of their flow."""
 
 

@@ -23,6 +23,7 @@ from pets_core.rates import RateSlice
 
 __all__ = [
     "NAME_PATTERN",
+    "EmbedConfig",
     "EvaluateConfig",
     "GateConfig",
     "IngestConfig",
@@ -334,6 +335,13 @@ class BatchConfig(Settings):
     """Flow runs that launch.deployment is asked for at once."""
 
 
+class EmbedConfig(Settings):
+    """How near-duplicates are told by their embeddings."""
+
+    min_similarity: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Photos whose embeddings have a cosine of at least this are near-duplicates."""
+
+
 class SweepConfig(Settings):
     """What a sweep tries, and how often."""
 
@@ -417,6 +425,7 @@ class PipelineConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     batch: BatchConfig = BatchConfig()
+    embed: EmbedConfig = EmbedConfig()
     sweep: SweepConfig = SweepConfig()
     launch: LaunchConfig = LaunchConfig()
 

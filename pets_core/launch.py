@@ -62,7 +62,7 @@ class WorkRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: Literal["check", "lr-find", "train", "predict", "predict-parts"]
+    stage: Literal["check", "lr-find", "train", "predict", "predict-parts", "embed"]
     config: PipelineConfig
     run_url: str = ""
     manifest: DatasetManifest | None = None

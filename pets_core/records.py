@@ -21,11 +21,13 @@ __all__ = [
     "ConfusedPair",
     "DatasetManifest",
     "DatasetPlan",
+    "EmbedResult",
     "EpochMetrics",
     "EvalReport",
     "LRSuggestion",
     "LabelIssue",
     "LeftOut",
+    "NearDuplicates",
     "PartsResult",
     "PredictResult",
     "Record",
@@ -442,6 +444,49 @@ class PredictResult(Record):
     champion_refused: str | None = None
     maps_url: str | None = None
     photos_per_second: float
+
+
+class EmbedResult(Record):
+    """The embeddings of all photos of a data set, in a file.
+
+    Attributes:
+        embeddings_url: The file.
+        num_photos: In it.
+        photos_per_second: Of them, decoding included where it had not been done before.
+    """
+
+    embeddings_url: str
+    num_photos: int
+    photos_per_second: float
+
+
+class NearDuplicates(Record):
+    """Photos that are (nearly) another one by their embedding, beside those the hash found.
+
+    A photo counts as found by both where both have a like of it in a later split, or both in its
+    own.
+
+    Attributes:
+        url: File with a row for each photo that the embedding found.
+        embeddings_url: What they were found in.
+        num_photos: In that.
+        min_similarity: Least cosine of two that are alike.
+        num_both: Photos that the embedding found and the perceptual hash, too.
+        num_only_embedding: Photos that only the embedding found.
+        num_only_hash: Photos that only the perceptual hash found.
+        num_leaking: Of those that the embedding found: the other is in a later split.
+        num_leaking_only_embedding: Of these, what the hash did not find.
+    """
+
+    url: str
+    embeddings_url: str
+    num_photos: int
+    min_similarity: float
+    num_both: int
+    num_only_embedding: int
+    num_only_hash: int
+    num_leaking: int
+    num_leaking_only_embedding: int
 
 
 class Trial(Record):

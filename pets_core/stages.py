@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,15 @@ from pets_core.data.dataset import write_table
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.files import Files
 from pets_core.data.sources import open_photos
+from pets_core.embeddings.file import (
+    EMBEDDINGS,
+    EmbeddingsInfo,
+    SplitEmbeddings,
+    write_embeddings,
+)
 from pets_core.errors import PetsError
 from pets_core.evaluation.activation import activation_maps, overlay
-from pets_core.evaluation.predict import Outputs, predict_views
+from pets_core.evaluation.predict import Outputs, predict_split, predict_views
 from pets_core.evaluation.predictions import (
     CHAMPION_PREDICTIONS,
     MAPS,
@@ -30,12 +37,14 @@ from pets_core.evaluation.predictions import (
     log_softmax,
     write_predictions,
 )
+from pets_core.models.card import weights_sha256
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.photo_rank import PhotoRank
 from pets_core.progress import Progress
 from pets_core.rank import Built, Rank
 from pets_core.records import (
     BatchPlan,
+    EmbedResult,
     LRSuggestion,
     PartsResult,
     PredictResult,
@@ -48,7 +57,7 @@ from pets_core.training.lr_finder import lr_find, suggest, trimmed, write_curve
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
 
-__all__ = ["find_lr", "predict", "predict_parts", "train"]
+__all__ = ["embed", "find_lr", "predict", "predict_parts", "train"]
 
 _MODEL = "model"
 _NUM_MAPS, _MAP_PIXELS = 16, 160
@@ -262,6 +271,48 @@ def _predict_part(
         rank.watchdog.beat()
     write_part(plan, number, card, list(photos), probabilities, errors)
     return len(photos)
+
+
+def embed(rank: PhotoRank) -> EmbedResult | None:
+    """Have a stored model, whatever classes it knows, make embeddings of all photos."""
+    began, request, manifest = time.monotonic(), rank.request, rank.manifest
+    assert request.model_url is not None
+    with rank.watchdog:
+        built = load_model(request.model_url)
+        rank.place(built)
+        splits = (_embed_split(rank, built, split) for split in manifest.splits)
+        if not rank.accelerator.is_main_process:
+            deque(splits, maxlen=0)
+            return None
+        url = storage.join(request.run_url, EMBEDDINGS)
+        info = EmbeddingsInfo(
+            model_url=built.url,
+            model_sha256=weights_sha256(built.url),
+            backbone=built.card.backbone,
+            image_size=built.card.image_size,
+            num_features=built.card.num_features,
+            dataset_url=manifest.url,
+            dataset_name=manifest.name,
+            dataset_fingerprint=manifest.fingerprint,
+        )
+        num_photos = write_embeddings(url, info, splits)
+    speed = num_photos / (time.monotonic() - began)
+    return EmbedResult(embeddings_url=url, num_photos=num_photos, photos_per_second=speed)
+
+
+def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmbeddings:
+    photos = rank.photos(split, built.card)
+    outputs = predict_split(
+        built.model,
+        rank.eval_loader(photos, built.card.center_crop()),
+        accelerator=rank.accelerator,
+        embeddings=True,
+        on_progress=rank.report,
+    )
+    assert outputs.embeddings is not None
+    names = rank.manifest.class_names
+    labels = [names[label] for label in photos.labels]
+    return SplitEmbeddings(split, photos.ids, labels, outputs.embeddings)
 
 
 def _ask_champion(rank: PhotoRank, model_url: str, split: Split, folder: str) -> str:

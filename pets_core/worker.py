@@ -30,7 +30,7 @@ from pets_core.photo_rank import PhotoRank
 from pets_core.rank import Rank, choose_device, write_down
 from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.stages import predict_ratings
-from pets_core.stages import find_lr, predict, predict_parts, train
+from pets_core.stages import embed, find_lr, predict, predict_parts, train
 from pets_core.training.interruption import Interrupted
 from pets_core.training.precision import resolve_precision
 
@@ -97,6 +97,7 @@ _STAGES: dict[str, Callable[[PhotoRank], BaseModel | None]] = {
     "train": train,
     "predict": predict,
     "predict-parts": predict_parts,
+    "embed": embed,
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -10,9 +13,10 @@ from pets_core.markdown import literal
 from pets_core.records import DatasetManifest, LRSuggestion, TrainResult
 from tasks.publish import Publisher, jpeg, picture, table
 
-__all__ = ["publish_dataset", "publish_lr", "publish_training"]
+__all__ = ["MAX_PAIRS", "pairs", "publish_dataset", "publish_lr", "publish_training"]
 
-_MAX_PAIRS = 20
+MAX_PAIRS = 20
+"""Of photos side by side: more make an artifact too large."""
 _THUMBNAIL_PX = 112
 
 
@@ -52,25 +56,44 @@ def _gallery(manifest: DatasetManifest) -> str:
     head = f"# {len(leaks)} photos of an earlier split are (nearly) in a later one\n\n"
     if not leaks:
         return head + "A model is judged on no photo that it was trained on.\n"
-    shown = leaks[:_MAX_PAIRS]
-    ids = {row[key] for row in shown for key in ("id", "match_id")}
-    small = thumbnails(manifest, ids, _THUMBNAIL_PX)
-    pairs = table(
-        ["earlier split", "later split", "perceptual hash"],
-        (
-            [
-                f"{jpeg(small[row['id']], row['split'])} {literal(row['id'])}, {row['split']}",
-                f"{jpeg(small[row['match_id']], row['match_split'])} {literal(row['match_id'])}, "
-                f"{row['match_split']}",
-                "the same file" if row["exact"] else f"{row['distance']} of 64 bits differ",
-            ]
-            for row in shown
-        ),
-    )
+    shown = leaks[:MAX_PAIRS]
+    header = ["earlier split", "later split", "perceptual hash"]
+    beside = pairs(manifest, shown, header, _distance)
     more = f"\n\nThe first {len(shown)} are shown.\n" if len(leaks) > len(shown) else "\n"
     remedy = "A model that has learnt them by heart looks better than it is. "
     remedy += "`ingest.duplicates = drop` leaves the earlier ones out.\n\n"
-    return head + remedy + pairs + more
+    return head + remedy + beside + more
+
+
+def _distance(row: dict[str, Any]) -> str:
+    return "the same file" if row["exact"] else f"{row['distance']} of 64 bits differ"
+
+
+def pairs(
+    manifest: DatasetManifest,
+    rows: Sequence[dict[str, Any]],
+    header: Sequence[str],
+    tell: Callable[[dict[str, Any]], str],
+) -> str:
+    """Photos beside their likes, small, in a table in markdown.
+
+    Args:
+        manifest: Of the version that has them.
+        rows: At most `MAX_PAIRS`; each names two photos, as `DUPLICATES_SCHEMA` does.
+        header: Of the three columns.
+        tell: What the third says of a row.
+    """
+    ids = {row[key] for row in rows for key in ("id", "match_id")}
+    small = thumbnails(manifest, ids, _THUMBNAIL_PX)
+
+    def shown(photo: str, split: str) -> str:
+        return f"{jpeg(small[photo], split)} {literal(photo)}, {split}"
+
+    cells = (
+        [shown(row["id"], row["split"]), shown(row["match_id"], row["match_split"]), tell(row)]
+        for row in rows
+    )
+    return table(header, cells)
 
 
 @task(name="publish learning rate", cache_policy=NO_CACHE)

@@ -20,6 +20,7 @@ from pets_core.ratings.records import RatingsPrediction
 from pets_core.records import (
     Champion,
     DatasetManifest,
+    EmbedResult,
     LRSuggestion,
     PartsResult,
     PredictResult,
@@ -72,6 +73,7 @@ _ANSWERS: dict[str, type[BaseModel]] = {
     "train": TrainResult,
     "predict": PredictResult,
     "predict-parts": PartsResult,
+    "embed": EmbedResult,
     "ratings-lr-find": LRSuggestion,
     "ratings-train": TrainResult,
     "ratings-predict": RatingsPrediction,

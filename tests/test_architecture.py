@@ -20,6 +20,7 @@ FLOWS_MAY_IMPORT = {
 }
 COMMAND_LINE_MAY_IMPORT = {
     "pets_core.data.sources",
+    "pets_core.embeddings.similar",
     "pets_core.evaluation.predictions",
     "pets_core.models.card",
     "pets_core.models.onnx",
@@ -41,6 +42,7 @@ COMMAND_LINE = (
     "flows/gc.py",
     "flows/models.py",
     "flows/settings.py",
+    "flows/similar.py",
     "flows/ui.py",
 )
 SOURCES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))

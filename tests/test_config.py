@@ -97,6 +97,7 @@ BOUNDS = {
         "max_drop_per_class": [None, 0, 1],
     },
     "batch": {"part_photos": [1, 1_000_000], "num_tasks": [1, 1000]},
+    "embed": {"min_similarity": [1e-6, 0.999]},
     "sweep": {
         "min_lr": [1e-9, 0.0299],
         "max_lr": [0.000301, 9.9],

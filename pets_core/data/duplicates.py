@@ -15,7 +15,14 @@ import pyarrow.compute as pc
 
 from pets_core.data.dataset import DUPLICATES_SCHEMA
 
-__all__ = ["find_duplicates", "leaking", "near_pairs", "perceptual_hashes", "without_leaking"]
+__all__ = [
+    "SPLIT_ORDER",
+    "find_duplicates",
+    "leaking",
+    "near_pairs",
+    "perceptual_hashes",
+    "without_leaking",
+]
 
 _BANDS = 4
 _MAX_PAIRS = 1 << 22
@@ -23,7 +30,7 @@ _MAX_PAIRS = 1 << 22
 _CROWD = 512
 """Of more hashes than that with a band in common, each is compared with the first so many."""
 _NOBODY = np.iinfo(np.int64).max
-_ORDER = {"train": 0, "valid": 1, "test": 2}
+SPLIT_ORDER = {"train": 0, "valid": 1, "test": 2}
 """A photo leaks when its like is in a later split, on which the model will be judged."""
 
 
@@ -130,7 +137,7 @@ def leaking(duplicates: pa.Table) -> pa.Table:
         duplicates["split"].to_pylist(), duplicates["match_split"].to_pylist(), strict=True
     )
     return duplicates.filter(
-        pa.array([_ORDER[own] < _ORDER[other] for own, other in splits], pa.bool_())
+        pa.array([SPLIT_ORDER[own] < SPLIT_ORDER[other] for own, other in splits], pa.bool_())
     )
 
 
@@ -174,9 +181,9 @@ def _nearest(photos: Iterable[_Photo], bits: int) -> dict[tuple[int, str], tuple
     """
     by_id = sorted(photos)
     # Likes come first: photos of later splits, and of a split those whose id comes first.
-    order = sorted(range(len(by_id)), key=lambda place: -_ORDER[by_id[place].split])
+    order = sorted(range(len(by_id)), key=lambda place: -SPLIT_ORDER[by_id[place].split])
     places = np.array(order, np.int64)
-    splits = np.array([_ORDER[by_id[place].split] for place in order], np.int64)
+    splits = np.array([SPLIT_ORDER[by_id[place].split] for place in order], np.int64)
     hashes = np.array([by_id[place].phash for place in order], np.uint64)
     # One number a photo, as all pairs of a crowd would not fit in memory.
     best = np.full(len(order), _NOBODY)
@@ -192,7 +199,7 @@ def _nearest(photos: Iterable[_Photo], bits: int) -> dict[tuple[int, str], tuple
 
 
 def _is_later(photo: _Photo, match: _Photo) -> bool:
-    return _ORDER[photo.split] < _ORDER[match.split]
+    return SPLIT_ORDER[photo.split] < SPLIT_ORDER[match.split]
 
 
 def _difference(photo: _Photo, match: _Photo) -> tuple[int, bool]:

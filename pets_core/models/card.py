@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,7 @@ from pets_core.records import ClassInfo
 if TYPE_CHECKING:
     from pets_core.data.transforms import Augment, CenterCrop
 
-__all__ = ["CARD", "ONNX_KEY", "WEIGHTS", "ModelCard", "read_card"]
+__all__ = ["CARD", "ONNX_KEY", "WEIGHTS", "ModelCard", "read_card", "weights_sha256"]
 
 CARD = "model.json"
 """Name of the card in the folder of a model."""
@@ -79,3 +80,8 @@ def read_card(url: str) -> ModelCard:
         return ModelCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
     except pydantic.ValidationError as error:
         raise PetsError(f"{url}/{CARD} is damaged: {error}") from error
+
+
+def weights_sha256(url: str) -> str:
+    """SHA-256 of the weights of the model in folder `url`, which tells it from any other."""
+    return sha256(storage.read_bytes(storage.join(storage.absolute(url), WEIGHTS))).hexdigest()

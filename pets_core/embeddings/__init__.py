@@ -1,0 +1,1 @@
+"""Photos as vectors of features: stored, searched, and compared."""

@@ -1,0 +1,104 @@
+"""Near-duplicates by embedding, and the same rule as the hash's for who is listed."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pets_core.data.dataset import DUPLICATES_SCHEMA, write_table
+from pets_core.embeddings.file import unit
+from pets_core.embeddings.near import find_near_duplicates, likes
+from pets_core.records import ClassInfo, DatasetManifest
+
+
+@st.composite
+def photos(draw):
+    """Ids in no order, splits, and unit vectors of which many are equal or near."""
+    count = draw(st.integers(1, 25))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    # A step apart: no cosine is within rounding of another, or of the bound.
+    angles = rng.integers(0, 60, count) / 20
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    ids = np.array([f"{number:02}" for number in rng.permutation(count)], object)
+    return unit(vectors), ids, rng.integers(0, 3, count)
+
+
+@given(photos(), st.integers(0, 30))
+def test_each_photo_is_listed_with_the_like_that_weighs_most(drawn, cut):
+    vectors, ids, splits = drawn
+    least, cosines = float(np.cos(0.12)), (vectors @ vectors.T).round(4)
+    expected = {}
+    for own in range(len(ids)):
+        later = [m for m in range(len(ids)) if splits[m] > splits[own]]
+        before = [m for m in range(len(ids)) if splits[m] == splits[own] and ids[m] < ids[own]]
+        for candidates in (later, before):
+            near = [m for m in candidates if cosines[own, m] >= least]
+            if near:
+                expected[own] = min(near, key=lambda m: (-cosines[own, m], ids[m]))
+                break
+    found = likes(np.split(vectors, [min(cut, len(ids))]), ids, splits, least)
+    # Equal vectors give equal cosines but for rounding, which may choose among them.
+    assert found.first.tolist() == sorted(expected)
+    for own, like, value in zip(*(column.tolist() for column in found), strict=True):
+        wanted = expected[own]
+        assert (splits[like] > splits[own]) == (splits[wanted] > splits[own])
+        assert cosines[own, like] == cosines[own, wanted]
+        assert value == pytest.approx(cosines[own, like], abs=1e-4)
+
+
+PHOTOS = {
+    "train-a": ("train", "pug", 0.0), "train-b": ("train", "pug", 0.01),
+    "train-c": ("train", "pug", 1.0), "test-a": ("test", "boxer", 0.005),
+    "test-c": ("test", "pug", 2.0),
+}  # fmt: skip
+"""Split, class, and the angle of the embedding."""
+
+
+@pytest.fixture
+def manifest(tmp_path) -> DatasetManifest:
+    """A version whose hash has found another like of train-b, and one of a photo of its own."""
+    rows = [
+        ("train-b", "train", "pug", "train-a", "train", "pug", 2, False),
+        ("train-c", "train", "pug", "test-c", "test", "pug", 6, False),
+    ]
+    table = pa.Table.from_pylist(
+        [dict(zip(DUPLICATES_SCHEMA.names, row, strict=True)) for row in rows], DUPLICATES_SCHEMA
+    )
+    write_table(f"{tmp_path}/duplicates.parquet", table)
+    return DatasetManifest(
+        name="d", fingerprint="f", url=str(tmp_path), source_url="s", splits={},
+        classes=(ClassInfo(name="boxer"), ClassInfo(name="pug")), num_quarantined=0,
+        quarantine_reasons={},
+    )  # fmt: skip
+
+
+def test_both_ways_are_put_side_by_side(manifest, tmp_path, write_some):
+    url = write_some(
+        {photo: (split, name, [np.cos(angle), np.sin(angle)])
+         for photo, (split, name, angle) in PHOTOS.items()}
+    )  # fmt: skip
+    found = find_near_duplicates(manifest, str(tmp_path), url, 0.99)
+    rows = pq.read_table(found.url).to_pylist()
+    assert [(row["id"], row["match_id"], row["by_hash"]) for row in rows] == [
+        ("train-a", "test-a", False),
+        ("train-b", "test-a", False),
+    ], "train-b leaks, which the hash did not see"
+    assert rows[0]["match_class_name"] == "boxer"
+    assert rows[0]["similarity"] == pytest.approx(np.cos(0.005), abs=1e-6)
+    assert (found.num_photos, found.min_similarity) == (5, 0.99)
+    assert (found.num_both, found.num_only_embedding, found.num_only_hash) == (0, 2, 2)
+    assert (found.num_leaking, found.num_leaking_only_embedding) == (2, 2)
+    wider = find_near_duplicates(manifest, str(tmp_path), url, float(np.cos(1.001)))
+    assert [row["id"] for row in pq.read_table(wider.url).to_pylist() if row["by_hash"]] == [
+        "train-c"
+    ]
+    assert (wider.num_both, wider.num_only_hash) == (1, 1)
+
+
+def test_none_is_a_file_of_no_rows(manifest, tmp_path, write_some):
+    url = write_some({"a": ("train", "pug", [1, 0]), "b": ("test", "pug", [0, 1])})
+    found = find_near_duplicates(manifest, str(tmp_path), url, 0.5)
+    assert pq.read_table(found.url).num_rows == 0
+    assert (found.num_both, found.num_only_embedding, found.num_leaking) == (0, 0, 0)

@@ -1,0 +1,99 @@
+"""Search block by block finds what the whole matrix of cosines says."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pets_core.embeddings.file import unit
+from pets_core.embeddings.search import close_pairs, nearest
+
+ROUNDING = 1e-5
+"""Blocks of other sizes are multiplied in another order."""
+
+
+@st.composite
+def vectors_in_blocks(draw) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Unit vectors, many of them near another, cut into blocks of any sizes, empty ones too."""
+    count, size = draw(st.integers(1, 40)), draw(st.integers(1, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    centres = rng.normal(size=(draw(st.integers(1, 8)), size))
+    noise = draw(st.sampled_from([0.0, 0.01, 0.3])) * rng.normal(size=(count, size))
+    vectors = unit((centres[rng.integers(0, len(centres), count)] + noise).astype(np.float32))
+    cuts = sorted(draw(st.lists(st.integers(0, count), max_size=6)))
+    return vectors, np.split(vectors, cuts)
+
+
+@given(vectors_in_blocks(), st.floats(0.1, 0.999))
+def test_every_close_pair_is_found_once(drawn, least):
+    vectors, blocks = drawn
+    found = [
+        (*pair, value)
+        for pairs in close_pairs(blocks, least)
+        for *pair, value in zip(*(column.tolist() for column in pairs), strict=True)
+    ]
+    places = [pair[:2] for pair in found]
+    assert len(places) == len(set(places))
+    cosines = vectors.astype(np.float64) @ vectors.T
+    for first, second, value in found:
+        assert first < second
+        assert value == pytest.approx(cosines[first, second], abs=ROUNDING)
+        assert value >= np.float32(least)
+    surely = np.argwhere(np.triu(cosines >= least + ROUNDING, 1))
+    assert set(map(tuple, surely.tolist())) <= set(places)
+
+
+@given(vectors_in_blocks(), st.integers(1, 50), st.integers(0, 2**32 - 1))
+def test_the_nearest_are_those_of_the_whole_matrix(drawn, count, seed):
+    vectors, blocks = drawn
+    asked = unit(np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32))[0]
+    places, similarity = nearest(blocks, asked, count)
+    cosines = vectors @ asked
+    assert len(places) == len(set(places.tolist())) == min(count, len(vectors))
+    np.testing.assert_allclose(similarity, cosines[places], atol=ROUNDING)
+    np.testing.assert_allclose(similarity, np.sort(cosines)[::-1][:count], atol=ROUNDING)
+
+
+def test_of_equally_near_ones_the_first_are_taken():
+    vectors = np.tile(np.eye(2, dtype=np.float32), (5, 1))
+    places, _ = nearest([vectors[:3], vectors[3:]], vectors[1], 3)
+    assert places.tolist() == [1, 3, 5]
+
+
+class Drawn:
+    """Forty blocks of 256 vectors each, made when they are asked for."""
+
+    def __init__(self) -> None:
+        drawn = np.random.default_rng(0).normal(size=(256, 64))
+        self._first = unit(drawn.astype(np.float32))
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, number: int, /) -> np.ndarray:
+        return np.roll(self._first, number, axis=1)
+
+
+@pytest.mark.parametrize("search", ["pairs", "nearest"])
+def test_memory_does_not_grow_with_the_number_of_vectors(search):
+    blocks = Drawn()
+    asked = blocks[3][7]
+    tracemalloc.start()
+    try:
+        if search == "pairs":
+            assert sum(len(pairs.first) for pairs in close_pairs(blocks, 0.5)) > 0
+        else:
+            assert nearest(blocks, asked, 5)[0][0] == 3 * 256 + 7
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    whole = 40 * 256 * 64 * 4
+    assert peak < whole / 2, "all vectors; the matrix of all cosines is 160 times as much"
+
+
+def test_a_vector_of_no_length_is_like_nothing():
+    vectors = unit(np.array([[0, 0], [0, 0], [3, 4]], np.float32))
+    np.testing.assert_allclose(vectors, [[0, 0], [0, 0], [0.6, 0.8]], rtol=1e-6)
+    assert list(close_pairs([vectors], 0.1)) == []
