@@ -202,6 +202,7 @@ BEYOND = {
         "max_drop_per_class": [-0.1, 1.1],
     },
     "batch": {"part_photos": [0, 1_000_001], "num_tasks": [0, 1001]},
+    "embed": {"min_similarity": [0, 1]},
     "sweep": {
         "min_lr": [0, 10],
         "max_lr": [0, 10],

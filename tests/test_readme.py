@@ -123,6 +123,12 @@ def recommender(folder, drawn_sample, server) -> Path:
 
 
 @pytest.fixture(scope="module")
+def embedded(trained, folder, drawn_sample, server) -> Path:
+    printed = run(["pets", "embed", str(trained)], folder, drawn_sample, server)
+    return Path(re.search(r"Embeddings +(\S+)", printed).group(1))
+
+
+@pytest.fixture(scope="module")
 def label_fixes(evaluated, folder) -> Path:
     first = pq.read_table(evaluated / "predictions.parquet").slice(0, 1).to_pylist()[0]
     fixes = folder / "path/to/label_fixes.csv"
@@ -150,6 +156,7 @@ def test_command(command: str, folder, drawn_sample, server, request) -> None:
         "path/to/predictions.parquet": lambda: (
             request.getfixturevalue("evaluated") / "predictions.parquet"
         ),
+        "path/to/embeddings.parquet": lambda: request.getfixturevalue("embedded"),
         "path/to/label_fixes.csv": lambda: request.getfixturevalue("label_fixes"),
         "path/to/recommender": lambda: request.getfixturevalue("recommender"),
         "RUN": lambda: request.getfixturevalue("evaluated").parent.name,

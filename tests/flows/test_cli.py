@@ -75,6 +75,13 @@ def test_evaluate_takes_a_model_and_the_settings(started, tmp_path):
     assert config.model.backbone == PipelineConfig().model.backbone
 
 
+def test_embed_takes_a_model_a_data_set_and_the_settings(started):
+    config = started("embed", "some/model", "--dataset", "3fa9", "--embed.min_similarity", 0.9)
+    command, _, parsed = started.calls[-1]
+    assert (command, parsed.model_url, parsed.dataset) == ("embed", "some/model", "3fa9")
+    assert config.embed.min_similarity == 0.9
+
+
 def test_evaluate_wants_a_model_or_predictions(refused):
     (line,) = refused("evaluate")
     assert "MODEL" in line
@@ -91,6 +98,7 @@ def test_help_of_evaluate_shows_that_the_model_may_be_left_out(capsys):
     ("words", "message"),
     [
         (["evaluate", "nope"], "nope is no model folder"),
+        (["embed", "nope"], "nope is no model folder"),
         (["evaluate", "--from", "nope.parquet"], "nope.parquet does not exist"),
         (["run", "--source.url", "nope"], "source.url = nope: no such folder, archive or table"),
         (["train", "--source.url", "nope.zip"], "source.url = nope.zip: no such"),
@@ -419,7 +427,14 @@ def modules_after(argv: list[str]) -> tuple[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["run", "--help"], ["predict", "--help"], ["run", "--train.epoch=3"]]
+    "argv",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["predict", "--help"],
+        ["similar", "--help"],
+        ["run", "--train.epoch=3"],
+    ],
 )
 def test_help_and_faults_load_neither_torch_nor_prefect(argv):
     output, modules = modules_after(argv)

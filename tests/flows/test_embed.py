@@ -92,7 +92,6 @@ def test_faults_are_told_in_a_line(capsys, tmp_path, photos) -> None:
     ):
         assert words in said(capsys, "similar", photo, "--embeddings", url)
     assert "--top = 0: must be" in said(capsys, "similar", photo, "--embeddings", "x", "--top", 0)
-    assert "nope is no model folder" in said(capsys, "embed", "nope", "--source.url", photos)
 
 
 def test_a_search_loads_no_prefect(tmp_path, photos) -> None:
