@@ -338,8 +338,9 @@ class BatchConfig(Settings):
 class EmbedConfig(Settings):
     """How near-duplicates are told by their embeddings."""
 
-    min_similarity: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Photos whose embeddings have a cosine of at least this are near-duplicates."""
+    min_similarity: Annotated[float, Field(gt=0, lt=1)] = 0.94
+    """Photos whose embeddings have a cosine of at least this are near-duplicates; every model has a
+    scale of its own."""
 
 
 class SweepConfig(Settings):

@@ -50,7 +50,8 @@ def test_each_photo_is_listed_with_the_like_that_weighs_most(drawn, cut):
 
 PHOTOS = {
     "train-a": ("train", "pug", 0.0), "train-b": ("train", "pug", 0.01),
-    "train-c": ("train", "pug", 1.0), "test-a": ("test", "boxer", 0.005),
+    "train-c": ("train", "pug", 1.0), "train-d": ("train", "pug", -1.2),
+    "train-e": ("train", "pug", -1.2), "test-a": ("test", "boxer", 0.007),
     "test-c": ("test", "pug", 2.0),
 }  # fmt: skip
 """Split, class, and the angle of the embedding."""
@@ -82,13 +83,14 @@ def test_both_ways_are_put_side_by_side(manifest, tmp_path, write_some):
     found = find_near_duplicates(manifest, str(tmp_path), url, 0.99)
     rows = pq.read_table(found.url).to_pylist()
     assert [(row["id"], row["match_id"], row["by_hash"]) for row in rows] == [
-        ("train-a", "test-a", False),
         ("train-b", "test-a", False),
-    ], "train-b leaks, which the hash did not see"
+        ("train-a", "test-a", False),
+        ("train-e", "train-d", False),
+    ], "train-b leaks, which the hash did not see; what leaks comes before what is more alike"
     assert rows[0]["match_class_name"] == "boxer"
-    assert rows[0]["similarity"] == pytest.approx(np.cos(0.005), abs=1e-6)
-    assert (found.num_photos, found.min_similarity) == (5, 0.99)
-    assert (found.num_both, found.num_only_embedding, found.num_only_hash) == (0, 2, 2)
+    assert rows[0]["similarity"] == pytest.approx(np.cos(0.003), abs=1e-6)
+    assert (found.num_photos, found.min_similarity) == (7, 0.99)
+    assert (found.num_both, found.num_only_embedding, found.num_only_hash) == (0, 3, 2)
     assert (found.num_leaking, found.num_leaking_only_embedding) == (2, 2)
     wider = find_near_duplicates(manifest, str(tmp_path), url, float(np.cos(1.001)))
     assert [row["id"] for row in pq.read_table(wider.url).to_pylist() if row["by_hash"]] == [
