@@ -17,7 +17,8 @@ from pets_core.runs import data_sets_in_use
 __all__ = ["Old", "data_sets_needed", "find_old", "remove_old"]
 
 _DAY_SECONDS = 86_400
-_CHECKPOINTS, _TRAINED = "checkpoints", "stages/train.json"
+_CHECKPOINTS = "checkpoints"
+_TRAINED = ("stages/train.json", "stages/ratings-train.json")
 
 
 class Old(NamedTuple):
@@ -123,6 +124,7 @@ def _old_of(url: str, run_id: str, kept: Sequence[str], keep_days: float) -> Ite
         return
     written = [path for path in files if path.startswith(f"{_CHECKPOINTS}/")]
     # A training that is asked for again with other settings writes beside the answer of before.
-    if written and _TRAINED in files and min(ages[path] for path in (*written, _TRAINED)) > 1:
+    trained = [path for path in _TRAINED if path in files]
+    if written and trained and min(ages[path] for path in (*written, *trained)) > 1:
         size = sum(sizes[path] for path in written)
         yield Old(storage.join(url, _CHECKPOINTS), size, "the training came to its end")

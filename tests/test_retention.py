@@ -115,6 +115,12 @@ def test_an_alias_that_moves_meanwhile_is_heeded(store, run):
     assert (folder / "model" / CARD).exists()
 
 
+def test_checkpoints_of_a_training_on_ratings_go_too(store, run):
+    folder = run("ratings", 3, trained=False)
+    write(folder / "stages/ratings-train.json", 3)
+    assert [item.url for item in find_old(str(store), 90)] == [str(folder / "checkpoints")]
+
+
 def test_checkpoints_being_written_beside_an_old_answer_stay(store, run):
     write(run("again", 10) / "checkpoints/step-000000010/checkpoint.json", 0.1)
     assert find_old(str(store), 90) == []
