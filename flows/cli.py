@@ -100,58 +100,45 @@ class _Parser(argparse.ArgumentParser):
 
 def _run(command: str, arguments: list[str]) -> None:
     parser = _Parser(prog=f"pets {command}", description=_COMMANDS[command])
-    if command == "predict":
-        _predict(parser, arguments)
-    elif command == "export":
-        _export(parser, arguments)
-    elif command == "recommend":
-        _recommend(parser, arguments)
-    elif command == "ui":
-        _open_ui(parser, arguments)
-    elif command == "datasets":
-        _datasets(parser, arguments)
-    elif command == "models":
-        _models(parser, arguments)
-    elif command == "gc":
-        _sweep(parser, arguments)
-    elif command == "similar":
-        _similar(parser, arguments)
-    elif command == "deploy":
-        _deploy(parser, arguments)
-    elif command == "join":
-        _join(parser, arguments)
-    else:
-        if command == "evaluate":
-            command = _what_to_evaluate(parser, arguments)
-        if command in ("run", "train", "sweep", "collab"):
-            parser.add_argument(
-                "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
-            )
-        if command in ("batch-predict", "embed"):
-            parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
-        if command == "embed":
-            parser.add_argument(
-                "--dataset", metavar="VERSION",
-                help="stored data set (its newest version), or the first digits of a version's "
-                "fingerprint (default: the source's, brought into the store if need be)",
-            )  # fmt: skip
-        if command == "batch-predict":
-            parser.add_argument(
-                "--to", dest="output_url", metavar="FOLDER",
-                help="of the results; a run that ended early is gone on with there (default: a new "
-                "one in the store)",
-            )  # fmt: skip
-        if command == "collab":
-            config, parsed = _settings(RatingsConfig, parser, arguments)
-            if not parsed.resume:
-                from pets_core.ratings.files import check_tables
+    of_their_own = {
+        "predict": _predict, "export": _export, "recommend": _recommend, "ui": _open_ui,
+        "datasets": _datasets, "models": _models, "gc": _sweep, "similar": _similar,
+        "deploy": _deploy, "join": _join,
+    }  # fmt: skip
+    if command in of_their_own:
+        of_their_own[command](parser, arguments)
+        return
+    if command == "evaluate":
+        command = _what_to_evaluate(parser, arguments)
+    if command in ("run", "train", "sweep", "collab"):
+        parser.add_argument(
+            "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
+        )
+    if command in ("batch-predict", "embed"):
+        parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
+    if command == "embed":
+        parser.add_argument(
+            "--dataset", metavar="VERSION",
+            help="stored data set (its newest version), or the first digits of a version's "
+            "fingerprint (default: the source's, brought into the store if need be)",
+        )  # fmt: skip
+    if command == "batch-predict":
+        parser.add_argument(
+            "--to", dest="output_url", metavar="FOLDER",
+            help="of the results; a run that ended early is gone on with there (default: a new "
+            "one in the store)",
+        )  # fmt: skip
+    if command == "collab":
+        config, parsed = _settings(RatingsConfig, parser, arguments)
+        if not parsed.resume:
+            from pets_core.ratings.files import check_tables
 
-                check_tables(config.ratings)
-            _start_flow(command, config, parsed)
-            return
-        settings, parsed = _settings(PipelineConfig, parser, arguments)
-        _check_input(command, settings, parsed)
-        _start_flow(command, settings, parsed)
+            check_tables(config.ratings)
+        _start_flow(command, config, parsed)
+        return
+    settings, parsed = _settings(PipelineConfig, parser, arguments)
+    _check_input(command, settings, parsed)
+    _start_flow(command, settings, parsed)
 
 
 def _what_to_evaluate(parser: _Parser, arguments: list[str]) -> str:
