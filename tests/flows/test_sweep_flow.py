@@ -1,0 +1,77 @@
+"""A sweep whose process is killed goes on: the trials it began with, none trained twice."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+import yaml
+
+from pets_core.config import PipelineConfig
+from pets_core.records import Trial
+from pets_core.sweep import Study
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
+]
+
+BACKBONES = ["test_efficientnet", "test_byobnet"]
+
+
+@pytest.fixture
+def config(small_config) -> PipelineConfig:
+    """Three trials of seconds; the second and the third are chosen by what came of those before."""
+    settings = {
+        "model": {"weights": "none", "image_size": 32},
+        "train": {"batch_size": 8, "epochs": 5, "mixed_precision": "no", "checkpoint_steps": 5},
+        "sweep": {"backbones": BACKBONES, "num_trials": 3, "num_random": 1},
+        "launch": {"num_threads": 1},
+    }
+    return PipelineConfig.model_validate(small_config.model_dump(exclude_defaults=True) | settings)
+
+
+def settings_of(folder: Path) -> tuple[str, float]:
+    """Backbone and rate with which a trial's training began."""
+    began = yaml.safe_load((folder / "config.yaml").read_text())
+    return began["model"]["backbone"], began["train"]["base_lr"]
+
+
+def written(folder: Path) -> dict[str, int]:
+    """When each file was written that a training leaves."""
+    kept = [folder / "history.parquet", *folder.glob("model/*"), *folder.glob("checkpoints/*/*")]
+    return {str(file): file.stat().st_mtime_ns for file in kept}
+
+
+def test_a_killed_sweep_goes_on_with_the_same_trials(server, config, tmp_path) -> None:
+    file, runs = tmp_path / "settings.yaml", tmp_path / "store/runs"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
+    with server.running("-m", "flows.cli", "sweep", str(file)) as sweep:
+        (found,) = server.wait_for(lambda: [*runs.glob("*-001-0/checkpoints/*/*.json")][:1], 300)
+        below = processes.below(sweep.pid)
+        assert processes.launchers(sweep.pid), "the second trial is under way"
+        sweep.kill()
+    second = found.parents[2]
+    folder = runs / second.name.removesuffix("-001-0")
+    first = runs / f"{folder.name}-000-0"
+    assert processes.gone(below)
+    assert not (second / "model/model.json").exists(), "else it was over"
+    began, done = [settings_of(first), settings_of(second)], written(first)
+    server.run("-m", "flows.cli", "sweep", "--resume", folder)
+    kept = json.loads((folder / "sweep.json").read_text())["trials"]
+    trials = sorted(map(Trial.model_validate, kept), key=lambda trial: trial.number)
+    assert [trial.number for trial in trials] == [0, 1, 2]
+    assert [(trial.backbone, trial.base_lr) for trial in trials[:2]] == began
+    assert not any(trial.fault for trial in trials)
+    assert written(first) == done, "it is not trained again"
+    warnings = server.ask("logs/filter", {"logs": {"level": {"ge_": logging.WARNING}}})
+    (gone_on,) = [w["message"] for w in warnings if "training goes on from" in w["message"]]
+    assert second.name in gone_on
+    # The third is what would have been asked for had nothing happened.
+    study = Study(config)
+    for trial in trials:
+        (asked,) = study.ask(1)
+        assert (asked.backbone, asked.base_lr) == (trial.backbone, trial.base_lr)
+        study.tell(trial)
