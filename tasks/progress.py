@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,21 +56,31 @@ class ProgressArtifact:
     def __init__(self, key: str, logger: Any) -> None:
         self._logger, self._reckoning, self._last = logger, _Reckoning(), 0.0
         self._id: Any = None
+        self._update_under_way = threading.Thread()
         with self._telling():
             self._id = create_progress_artifact(0.0, key=key, description="starting")
 
     def show(self, progress: Progress) -> None:
-        """Show one report; the server hears of it every few seconds."""
+        """Show one report; the server hears of it every few seconds, and is not waited for.
+
+        A server that hangs would be waited for six minutes, in which nobody reads what the ranks
+        print, and they stand still once the pipe is full.
+        """
         if progress.unit == "epochs":
             return
         left = self._reckoning.left(progress)
-        if time.monotonic() - self._last < _UPDATE_EVERY_SECONDS:
+        waits = time.monotonic() - self._last < _UPDATE_EVERY_SECONDS
+        if waits or self._update_under_way.is_alive():
             return
         self._last = time.monotonic()
-        self._update(100 * progress.done / progress.total, _line(progress, left))
+        report = (100 * progress.done / progress.total, _line(progress, left))
+        self._update_under_way = threading.Thread(target=self._update, args=report, daemon=True)
+        self._update_under_way.start()
 
     def end(self) -> None:
         """All is done."""
+        if self._update_under_way.is_alive():
+            self._update_under_way.join()
         self._update(100.0, "done")
 
     def _update(self, percent: float, description: str) -> None:

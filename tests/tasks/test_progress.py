@@ -1,5 +1,6 @@
 """Where there is no terminal, progress is told in lines, with the time that is left."""
 
+import threading
 import time
 
 import pytest
@@ -64,6 +65,7 @@ def test_an_artifact_is_updated_every_few_seconds_and_never_in_the_way(clock, mo
     for seconds, done in ((0, 20), (2, 22), (6, 26), (7, 27)):
         clock[0] = 100.0 + seconds
         artifact.show(steps(done))
+        artifact._update_under_way.join()
     artifact.end()
     assert heard == [
         ("id", 20.0, "train 20/100 steps, epoch 1/3"),
@@ -77,3 +79,21 @@ def test_an_artifact_is_updated_every_few_seconds_and_never_in_the_way(clock, mo
     monkeypatch.setattr(progress, "update_progress_artifact", away)
     artifact.end()
     assert logger.told == ["the progress artifact was not updated: no server"]
+
+
+def test_a_server_that_hangs_is_not_waited_for(clock, monkeypatch):
+    heard, answers = [], threading.Event()
+
+    def hang(*call):
+        heard.append(call[1])
+        answers.wait(30)
+
+    monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: "id")
+    monkeypatch.setattr(progress, "update_progress_artifact", hang)
+    artifact = ProgressArtifact("training-progress", Lines())
+    for done in (20, 30, 40):
+        artifact.show(steps(done))
+        clock[0] += 10
+    answers.set()
+    artifact.end()
+    assert heard == [20.0, 100.0], "one at a time, and what nobody would read is left out"
