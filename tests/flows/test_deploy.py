@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pools import ENDLESS, small
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from tiny_model import write_tiny_model
 
 from flows import cli
 
@@ -252,10 +253,8 @@ def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
     result = json.loads((tmp_path / "store/runs" / sweep / "sweep.json").read_text())
     (model, _) = (trial["model_urls"][0] for trial in result["trials"])
     settings["source"] = {"url": str(photos)}
-    deployment = server.ask("deployments/name/pets-batch-predict/by-hand")
-    parameters = {"config": settings, "model_url": model, "output_url": str(tmp_path / "out")}
-    path = f"deployments/{deployment['id']}/create_flow_run"
-    batch = server.ask(path, {"parameters": parameters})["id"]
+    where = {"model_url": model, "output_url": str(tmp_path / "out")}
+    batch = pools.trigger("pets-batch-predict/by-hand", settings, **where)
     run = server.wait_for(partial(pools.ended, batch), 300)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     names = [stage["name"].split()[0] for stage in pools.stages(batch)]
@@ -264,3 +263,17 @@ def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
     assert found.num_rows == len(set(found["photo"].to_pylist())) == 37 * 4
     keys = {a["key"] for a in server.ask("artifacts/filter", {}) if a["key"]}
     assert {"sweep", "batch-summary", "unreadable-photos"} <= keys
+
+
+@pytest.mark.slow
+def test_embeddings_are_made_by_the_gpu_pool(deployed, pools, small_config, tmp_path) -> None:
+    server, _ = deployed
+    model = write_tiny_model(tmp_path / "model", ("Birman", "Pug"))
+    run_id = pools.trigger("pets-embed/by-hand", small(small_config), model_url=model)
+    run = server.wait_for(partial(pools.ended, run_id), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    (stage,) = pools.stages(run_id)
+    assert (stage["name"].split()[0], stage["work_pool_name"]) == ("embed", "gpu")
+    folder = tmp_path / "store/runs" / run_id / "embeddings"
+    assert pq.read_table(folder / "embeddings.parquet").num_rows == 37 * 4
+    assert "near-duplicates" in {a["key"] for a in server.ask("artifacts/filter", {})}

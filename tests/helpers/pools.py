@@ -33,11 +33,11 @@ class Pools:
     def __init__(self, server, workers) -> None:
         self._server, self._workers = server, workers
 
-    def trigger(self, name: str, config: dict) -> str:
-        """Start a run of a deployment with other settings; returns its id."""
+    def trigger(self, name: str, config: dict, **others: str) -> str:
+        """Start a run of a deployment with other settings, and more parameters; returns its id."""
         deployment = self._server.ask(f"deployments/name/{name}")
         path = f"deployments/{deployment['id']}/create_flow_run"
-        return self._server.ask(path, {"parameters": {"config": config}})["id"]
+        return self._server.ask(path, {"parameters": {"config": config, **others}})["id"]
 
     def run(self, run_id: str) -> dict:
         return self._server.ask(f"flow_runs/{run_id}")
