@@ -202,6 +202,12 @@ def _settings(
         from pets_core.runs import run_settings
 
         began_with = run_settings(parsed.resume)
+        if ("ratings" in began_with) != (kind is RatingsConfig):
+            other = "pets collab" if kind is PipelineConfig else "pets run"
+            raise PetsError(
+                f"--resume {parsed.resume}: that run learns from "
+                f"{'ratings' if kind is PipelineConfig else 'photos'}; go on with {other} --resume"
+            )
     return load_settings(kind, source, parsed, began_with), parsed
 
 
@@ -395,6 +401,8 @@ def _recommend(parser: _Parser, arguments: list[str]) -> None:
         help="leave out items with fewer training ratings (default: 5)",
     )  # fmt: skip
     parsed = parser.parse_args(arguments)
+    if parsed.top < 1:
+        raise PetsError(f"--top = {parsed.top}: must be at least 1")
     from pets_core.ratings.recommend import recommend
 
     for found in recommend(parsed.model, parsed.user, parsed.top, parsed.min_ratings):

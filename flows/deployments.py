@@ -228,9 +228,11 @@ def _faults_of_parameters(
         faults.append(
             f"launch.deployment = {asked}: not among these deployments.{did_you_mean(asked, names)}"
         )
-    source = "ratings" if isinstance(config, RatingsConfig) else "source"
-    places = (("store", config.store), (f"{source}.url", getattr(config, source).url))
-    for name, place in places:
+    if isinstance(config, RatingsConfig):
+        urls = {"ratings.url": config.ratings.url, "ratings.items_url": config.ratings.items_url}
+    else:
+        urls = {"source.url": config.source.url}
+    for name, place in {"store": config.store, **urls}.items():
         if place and not is_url(place) and not Path(place).expanduser().is_absolute():
             faults.append(
                 f"{name} = {place}: a relative path, and workers have folders of their own: give "

@@ -35,6 +35,7 @@ __all__ = [
     "SourceConfig",
     "TrainConfig",
     "TransformConfig",
+    "refuse_sharding",
 ]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -432,17 +433,25 @@ class PipelineConfig(Settings):
 
     @model_validator(mode="after")
     def _sharded_training(self) -> PipelineConfig:
-        train = self.train
-        faults = {
-            f"train.ema_decay = {train.ema_decay:g}": train.ema_decay > 0,
-            "train.batch_norm = train": train.batch_norm == "train",
-            "train.mixed_precision = fp16": train.mixed_precision == "fp16",
-            "train.compile = true": train.compile,
-        }
-        if self.launch.shard_model and any(faults.values()):
-            named = ", ".join(setting for setting, found in faults.items() if found)
-            raise ValueError(
-                f"launch.shard_model does not go with {named}: a sharded model is trained as it "
-                "is, in fp32 or bf16, with batch norm frozen or sync"
-            )
+        refuse_sharding(self.launch, self.train)
         return self
+
+
+def refuse_sharding(launch: LaunchConfig, train: TrainConfig) -> None:
+    """Refuse what a model that is spread over the ranks cannot be trained with.
+
+    Raises:
+        ValueError: It is to be.
+    """
+    faults = {
+        f"train.ema_decay = {train.ema_decay:g}": train.ema_decay > 0,
+        "train.batch_norm = train": train.batch_norm == "train",
+        "train.mixed_precision = fp16": train.mixed_precision == "fp16",
+        "train.compile = true": train.compile,
+    }
+    if launch.shard_model and any(faults.values()):
+        named = ", ".join(setting for setting, found in faults.items() if found)
+        raise ValueError(
+            f"launch.shard_model does not go with {named}: a sharded model is trained as it is, in "
+            "fp32 or bf16, with batch norm frozen or sync"
+        )

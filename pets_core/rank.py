@@ -76,7 +76,8 @@ class Rank(ABC, Generic[Asked, Model]):
         self.precision = resolve_precision(self.request.config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
-        tracker = self.request.config.train.log_with if request.stage == "train" else "none"
+        trains = request.stage in ("train", "ratings-train")
+        tracker = self.request.config.train.log_with if trains else "none"
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         # Stages that judge need no more than the weights, which every rank can hold.
         shards = (

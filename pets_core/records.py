@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from pets_core.errors import PetsError
 
@@ -220,7 +220,10 @@ class EpochMetrics(Record):
     epoch: int
     train_loss: float
     valid_loss: float | None = None
-    valid_error: float | None = None
+    # Runs that began before objectives named their errors are gone on with.
+    valid_error: Annotated[
+        float | None, Field(validation_alias=AliasChoices("valid_error", "valid_error_rate"))
+    ] = None
     metric: str = "error rate"
     """What `valid_error` is: a share of the samples, or an error in the targets' units."""
     seconds: float
@@ -254,6 +257,13 @@ class TrainResult(Record):
     num_steps: int
     epochs: tuple[EpochMetrics, ...]
     seconds: float
+
+    def kept(self, keep: Literal["last", "best"]) -> EpochMetrics:
+        """What the epoch came to whose weights are the model, `train.keep` being as given."""
+        judged = [epoch for epoch in self.epochs if epoch.valid_loss is not None]
+        if keep == "best" and judged:
+            return min(judged, key=lambda epoch: epoch.valid_loss or 0.0)
+        return self.epochs[-1]
 
 
 class Share(Record):

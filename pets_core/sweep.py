@@ -11,7 +11,7 @@ import optuna
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.records import EpochMetrics, SweepResult, TrainResult, Trial
+from pets_core.records import SweepResult, TrainResult, Trial
 
 __all__ = ["Study", "concluded", "trial_config", "trial_url", "write_result"]
 
@@ -77,7 +77,7 @@ def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last"
     Raises:
         PetsError: There are no validation photos to tell by.
     """
-    rates = [_kept(result, keep).valid_error for result in trained]
+    rates = [result.kept(keep).valid_error for result in trained]
     known = [rate for rate in rates if rate is not None]
     if len(known) < len(rates):
         raise PetsError(
@@ -92,13 +92,6 @@ def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last"
             "model_urls": tuple(result.model_url for result in trained),
         }
     )
-
-
-def _kept(trained: TrainResult, keep: Literal["last", "best"]) -> EpochMetrics:
-    judged = [epoch for epoch in trained.epochs if epoch.valid_loss is not None]
-    if keep == "best" and judged:
-        return min(judged, key=lambda epoch: epoch.valid_loss or 0.0)
-    return trained.epochs[-1]
 
 
 def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:

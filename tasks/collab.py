@@ -7,7 +7,7 @@ import math
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from pets_core import plots
+from pets_core import plots, storage
 from pets_core.errors import PetsError
 from pets_core.launch import RatingsRequest
 from pets_core.markdown import literal
@@ -43,6 +43,7 @@ __all__ = [
 def begin_ratings_run(config: RatingsConfig, resume: str | None = None) -> RatingsRun:
     """Go on with a run that began before, or bring the ratings into the store and begin one."""
     logger, url = get_run_logger(), resume or folder_of_run(config)
+    storage.check_writable(storage.absolute(config.store), "store")
     if config.launch.deployment:
         check_deployment(config.launch.deployment)
     if run := find_run(url, RatingsRun):
@@ -67,7 +68,7 @@ def begin_ratings_run(config: RatingsConfig, resume: str | None = None) -> Ratin
 def find_ratings_lr(config: RatingsConfig, run: RatingsRun) -> LRSuggestion:
     """Run the range test in worker ranks."""
     request = RatingsRequest(
-        stage="ratings-lr-find", config=config, run_url=run.url, manifest=run.manifest
+        stage="ratings-lr-find", config=_of_one(config), run_url=run.url, manifest=run.manifest
     )
     return do_or_delegate(request, LRSuggestion)
 
@@ -82,13 +83,23 @@ def train_recommender(
         url = f"{run.url.rstrip('/')}-wd-{weight_decay:g}"
         train = config.train.model_copy(update={"weight_decay": weight_decay})
         config = config.model_copy(update={"train": train})
-        start_run(config, RatingsRun(url=url, manifest=run.manifest))
+        start_run(_of_one(config), RatingsRun(url=url, manifest=run.manifest))
     if warning := few_steps(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = RatingsRequest(
-        stage="ratings-train", config=config, run_url=url, manifest=run.manifest, base_lr=base_lr
+        stage="ratings-train",
+        config=_of_one(config),
+        run_url=url,
+        manifest=run.manifest,
+        base_lr=base_lr,
     )
     return do_or_delegate(request, TrainResult)
+
+
+def _of_one(config: RatingsConfig) -> RatingsConfig:
+    """Settings of one training: which others there are does not change it."""
+    recommender = config.recommender.model_copy(update={"weight_decays": ()})
+    return config.model_copy(update={"recommender": recommender})
 
 
 @task(name="predict", **GOES_ON)
@@ -96,7 +107,7 @@ def predict_held_out(config: RatingsConfig, run: RatingsRun, model_url: str) -> 
     """Have a model say in worker ranks how the held-out ratings will be."""
     request = RatingsRequest(
         stage="ratings-predict",
-        config=config,
+        config=_of_one(config),
         run_url=run.url,
         manifest=run.manifest,
         model_url=model_url,
@@ -121,21 +132,24 @@ def train_best(
     decays = config.recommender.weight_decays
     if not decays:
         return train_recommender(config, run, base_lr), []
+    if "valid" not in run.manifest.splits:
+        raise PetsError(
+            "recommender.weight_decays are told apart by validation ratings, and the run began "
+            "without any: start a new one with ratings.valid_fraction above 0"
+        )
     trained = [train_recommender(config, run, base_lr, decay) for decay in decays]
-    trials = [_trial(*pair) for pair in zip(decays, trained, strict=True)]
+    kept = [result.kept(config.train.keep) for result in trained]
+    trials = [
+        WeightDecayTrial(
+            weight_decay=decay,
+            model_url=result.model_url,
+            train_rmse=math.sqrt(epoch.train_loss),
+            valid_rmse=epoch.valid_error or 0.0,
+        )
+        for decay, result, epoch in zip(decays, trained, kept, strict=True)
+    ]
     best = min(range(len(trials)), key=lambda number: trials[number].valid_rmse)
     return trained[best], trials
-
-
-def _trial(weight_decay: float, trained: TrainResult) -> WeightDecayTrial:
-    last = trained.epochs[-1]
-    assert last.valid_error is not None, "settings refuse trials without validation ratings"
-    return WeightDecayTrial(
-        weight_decay=weight_decay,
-        model_url=trained.model_url,
-        train_rmse=math.sqrt(last.train_loss),
-        valid_rmse=last.valid_error,
-    )
 
 
 @task(name="publish review", cache_policy=NO_CACHE)
@@ -154,10 +168,13 @@ def _review(report: RatingsReport) -> str:
         ([literal(row.name), f"{row.rmse:.4f}", f"{row.mae:.4f}", *_both(row)]
          for row in report.errors),
     )  # fmt: skip
+    chosen = ""
+    if report.split == "valid":
+        chosen = " There are no test ratings: what is chosen by these looks better than it is."
     return (
         f"# RMSE {report.rmse:.4f} on {report.num_rows:,} {report.split} ratings\n\n{errors}\n\n"
-        f"{report.num_cold:,} of them are of a user or an item without training ratings, for whom "
-        f"factors and bias are 0.\n\n{picture(report.file('errors.png'), 'given and predicted')}"
+        f"{report.num_cold:,} of them are of a user or an item without training ratings, whose "
+        f"factors are 0.{chosen}\n\n{picture(report.file('errors.png'), 'given and predicted')}"
         f"\n\nModel: `{report.model_url}`. Predictions: `{report.file('predictions.parquet')}`\n"
     )
 

@@ -87,6 +87,23 @@ def test_a_trial_counts_with_the_mean_of_its_seeds() -> None:
         concluded(trial, [trained(None)], "last")
 
 
+def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
+    epochs = tuple(
+        trained(error).epochs[0].model_copy(update={"epoch": number, "valid_loss": loss})
+        for number, (error, loss) in enumerate([(0.3, 2.0), (0.2, 1.0), (0.4, 3.0)])
+    )
+    result = TrainResult.model_construct(epochs=epochs)
+    assert result.kept("best").valid_error == 0.2
+    assert result.kept("last").valid_error == 0.4
+
+
+def test_epochs_stored_before_errors_had_names_are_read() -> None:
+    told = {"epoch": 0, "phase": "frozen", "train_loss": 1.0, "seconds": 1, "photos_per_second": 1}
+    epoch = EpochMetrics.model_validate(told | {"valid_loss": 1.0, "valid_error_rate": 0.25})
+    assert epoch.error_text == "25.0%"
+    assert EpochMetrics.model_validate_json(epoch.model_dump_json()) == epoch
+
+
 def test_each_training_is_a_run_of_its_own() -> None:
     trial = Trial(number=7, backbone="b", base_lr=0.02)
     config = trial_config(settings(), trial, 5)

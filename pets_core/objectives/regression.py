@@ -27,6 +27,7 @@ class Regression:
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Squared errors, the mean over a sample's numbers, summed over the samples."""
+        assert logits.shape == targets.shape, "they would be broadcast"
         errors = F.mse_loss(self.activation(logits), targets.float(), reduction="none")
         return errors.flatten(1).mean(1).sum() if errors.ndim > 1 else errors.sum()
 

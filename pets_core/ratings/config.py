@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pets_core.config import NAME_PATTERN, LaunchConfig, LRFindConfig, Settings, TrainConfig
+from pets_core.config import (
+    NAME_PATTERN,
+    LaunchConfig,
+    LRFindConfig,
+    Settings,
+    TrainConfig,
+    refuse_sharding,
+)
 
 __all__ = [
     "RatingsConfig",
@@ -90,6 +97,18 @@ class RecommenderConfig(Settings):
     """Weight decays to try beside each other, a training each; the one of least validation error is
     taken. Empty: train.weight_decay."""
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> RecommenderConfig:
+        decays = [f"{decay:g}" for decay in self.weight_decays]
+        if len(set(decays)) < len(decays):
+            raise ValueError(f"weight_decays = {', '.join(decays)}: one is there twice")
+        if self.model == "dot" and self.dropout:
+            raise ValueError(
+                f"dropout = {self.dropout:g} has no meaning with model = dot, which has no hidden "
+                "units: leave it out, or set model = neural"
+            )
+        return self
+
 
 class RatingsLRFindConfig(LRFindConfig):
     """The learning-rate range test (Smith 2015)."""
@@ -104,6 +123,15 @@ class RatingsTrainConfig(TrainConfig):
 
     freeze_epochs: Literal[0] = 0
     """No layer is pretrained, so that none is frozen."""
+    freeze_to: Literal[-1] = -1
+    """The same."""
+    batch_norm: Literal["frozen"] = "frozen"
+    """There is none."""
+    micro_batch_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Most ratings in one forward pass of a process; gradients are accumulated to batch_size. 0: as
+    many as fit."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the weights and the shuffle."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Passes over the training ratings."""
     base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
@@ -115,7 +143,7 @@ class RatingsTrainConfig(TrainConfig):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Ratings in one optimizer step, over all processes."""
     weight_decay: Annotated[float, Field(ge=0, lt=10)] = 0.1
-    """Decoupled weight decay of factors and biases: the regulariser."""
+    """Decoupled weight decay of factors, biases and hidden layers: the regulariser."""
     checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """A checkpoint is written after every epoch, and every so many optimizer steps."""
 
@@ -145,10 +173,23 @@ class RatingsConfig(Settings):
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
-    def _trained_by_validation(self) -> RatingsConfig:
-        if self.recommender.weight_decays and not self.ratings.valid_fraction:
+    def _chosen_by_validation(self) -> RatingsConfig:
+        faults = {
+            "recommender.weight_decays": bool(self.recommender.weight_decays),
+            "train.keep = best": self.train.keep == "best",
+            f"train.early_stopping_epochs = {self.train.early_stopping_epochs}": (
+                self.train.early_stopping_epochs > 0
+            ),
+        }
+        if any(faults.values()) and not self.ratings.valid_fraction:
+            named = ", ".join(setting for setting, found in faults.items() if found)
             raise ValueError(
-                "recommender.weight_decays are told apart by validation ratings: raise "
+                f"{named}: chosen by validation ratings, of which there are none: raise "
                 "ratings.valid_fraction above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_training(self) -> RatingsConfig:
+        refuse_sharding(self.launch, self.train)
         return self

@@ -234,7 +234,7 @@ def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
     if split not in manifest.splits:
         raise PetsError(
             f"{manifest.url} has no {split} split, only {', '.join(manifest.splits)}: raise "
-            f"source.{split}_fraction and ingest again"
+            f"ratings.{split}_fraction and ingest again"
         )
     table = _open(manifest, manifest.splits[split])
     # Arrow's own memory may not be written to, of which torch warns.
@@ -296,8 +296,8 @@ def _rows(table: RatingsTable, source: RatingsSourceConfig) -> dict[Split, npt.N
     if empty := [split for split, own in rows.items() if not len(own)]:
         raise PetsError(
             f"{_source_url(source)}: of {len(splits)} ratings none is left for "
-            f"{' and '.join(empty)} with source.valid_fraction = {fractions[0]:g} and "
-            f"source.test_fraction = {fractions[1]:g}: add ratings, or set other fractions"
+            f"{' and '.join(empty)} with ratings.valid_fraction = {fractions[0]:g} and "
+            f"ratings.test_fraction = {fractions[1]:g}: add ratings, or set other fractions"
         )
     return rows
 

@@ -142,13 +142,14 @@ def choose_columns(
             found[kind] = present[0]
         elif present:
             faults.append(
-                f"source.{kind}_column = {name}: {file.url} has {len(present)} such columns "
+                f"ratings.{kind}_column = {name}: {file.url} has {len(present)} such columns "
                 f"({', '.join(present)}): name one, or rename all but one"
             )
         else:
             faults.append(
-                f"source.{kind}_column = {name}: {file.url} has no column {' or '.join(candidates)}"
-                f", only {', '.join(file.names)}.{did_you_mean(candidates[0], file.names)}"
+                f"ratings.{kind}_column = {name}: {file.url} has no column "
+                f"{' or '.join(candidates)}, only {', '.join(file.names)}."
+                f"{did_you_mean(candidates[0], file.names)}"
             )
     if len(set(found.values())) < len(found):
         named = ", ".join(f"{kind}_column = {name}" for kind, name in found.items())

@@ -34,7 +34,7 @@ class _Names(Sequence[str]):
     def __getitem__(self, place: int | slice) -> str | list[str]:
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
-        return f"user {self._users[place]} item {self._items[place]}"
+        return f"user index {self._users[place]} item index {self._items[place]}"
 
 
 @dataclass(frozen=True)

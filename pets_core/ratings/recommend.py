@@ -34,7 +34,7 @@ class Recommendation(NamedTuple):
 def recommend(
     model_url: str, user: str | None, count: int, min_ratings: int = 5
 ) -> list[Recommendation]:
-    """The items of the highest expected ratings, among those the user has no training rating of.
+    """The items of the highest expected ratings, among those the user has not rated.
 
     Args:
         model_url: Folder of a model of ratings, whose data set is still in its store.
@@ -43,7 +43,8 @@ def recommend(
         min_ratings: Items with fewer training ratings are left out, for little is known of them.
 
     Raises:
-        PetsError: There is no such model, its data set is gone, or the user is not known.
+        PetsError: There is no such model, its data set is gone, the user is not known, or there is
+            nothing to recommend.
     """
     built = load_recommender(model_url)
     manifest = load_ratings_manifest(built.card.dataset_url)
@@ -52,9 +53,14 @@ def recommend(
     scores = _scores(built.model, Regression(built.card.sigmoid_range), index, len(names.items))
     scores = scores.clip(*built.card.y_range)
     wanted = names.num_ratings_by_item >= max(min_ratings, 1)
-    if index:
-        train = open_ratings(manifest, "train")
-        wanted[train.items[train.users == index]] = False
+    for split in manifest.splits if index else ():
+        ratings = open_ratings(manifest, split)
+        wanted[ratings.items[ratings.users == index]] = False
+    if not wanted.any():
+        raise PetsError(
+            f"--min-ratings {min_ratings}: no item that the user has not rated has as many "
+            "training ratings: lower it"
+        )
     order = np.flatnonzero(wanted)
     order = order[np.argsort(-scores[order], kind="stable")][:count]
     return [

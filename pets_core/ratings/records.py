@@ -27,12 +27,12 @@ class RatingsRun(Record):
 
 
 class WeightDecayTrial(Record):
-    """A training with one weight decay: its folder, and errors over the last epoch and after it.
+    """A training with one weight decay, and the errors of the epoch whose weights were kept.
 
     Attributes:
         weight_decay: Of factors and biases.
         model_url: The model.
-        train_rmse: Of the training ratings, as they were learnt from.
+        train_rmse: Of the training ratings, as they were learnt from in that epoch.
         valid_rmse: Of the validation ratings.
     """
 
@@ -65,7 +65,7 @@ class ErrorRow(Record):
         name: Whose predictions.
         rmse: Root mean squared error, in ratings' units.
         mae: Mean absolute error.
-        rmse_known: Of ratings whose user and item are both known.
+        rmse_known: Of ratings whose user and item are both known; None where there are none.
         rmse_cold: Of the others; None where there are none.
     """
 

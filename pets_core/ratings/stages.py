@@ -40,7 +40,7 @@ def predict_ratings(rank: RatingsRank) -> RatingsPrediction | None:
     if not rank.accelerator.is_main_process:
         return None
     url = storage.join(request.run_url, "evaluation", "predictions.parquet")
-    write_table(url, _table(rank, split, predicted[:, 0]))
+    write_table(url, _table(rank, split, predicted[:, 0].clip(*manifest.y_range)))
     return RatingsPrediction(
         model_url=storage.absolute(request.model_url),
         split=split,

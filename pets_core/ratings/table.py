@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
 from pets_core.ratings.files import TableFile, choose_columns
@@ -53,11 +54,11 @@ class RatingsTable(NamedTuple):
 
 
 def read_ratings(source: RatingsSourceConfig, cache_dir: str) -> RatingsTable:
-    """Read and check the table at `source.url`.
+    """Read and check the table at `ratings.url`.
 
     Raises:
         PetsError: A column is absent, an id is missing, a rating is no number or not on the scale,
-            all ratings are one, or a user rated an item twice and `source.duplicates` refuses.
+            all ratings are one, or a user rated an item twice and `ratings.duplicates` refuses.
     """
     assert source.url is not None
     file = TableFile(source.url, cache_dir, positions=tuple(_KNOWN))
@@ -76,7 +77,7 @@ def read_ratings(source: RatingsSourceConfig, cache_dir: str) -> RatingsTable:
 def read_titles(
     source: RatingsSourceConfig, cache_dir: str, item_ids: pa.StringArray
 ) -> pa.StringArray:
-    """Titles of items from the table at `source.items_url`; the id where it has none.
+    """Titles of items from the table at `ratings.items_url`; the id where it has none.
 
     Raises:
         PetsError: A column is absent, an item is there twice, or none of the items is there.
@@ -94,8 +95,9 @@ def read_titles(
     places = pc.index_in(item_ids, ids)
     if places.null_count == len(places):
         raise PetsError(
-            f"{file.url} has none of the items that {source.url} rates, such as {item_ids[0]}: set "
-            "source.items_url to the table of the same data set, or leave it out"
+            f"{file.url} has none of the items that "
+            f"{storage.without_query(str(source.url))} rates, such as {item_ids[0]}: set "
+            "ratings.items_url to the table of the same data set, or leave it out"
         )
     found = titles.take(places)
     untitled = pc.fill_null(pc.equal(found, ""), True)
@@ -112,9 +114,9 @@ def _wanted(source: RatingsSourceConfig, file: TableFile) -> dict[str, str]:
     if wanted["time"] == "auto" and not set(_KNOWN["time"]) & set(file.names):
         if source.split == "time":
             raise PetsError(
-                f"source.split = time: {file.url} has no column {' or '.join(_KNOWN['time'])}, "
-                f"only {', '.join(file.names)}: name it in source.time_column, or set source.split "
-                "= random"
+                f"ratings.split = time: {file.url} has no column {' or '.join(_KNOWN['time'])}, "
+                f"only {', '.join(file.names)}: name it in ratings.time_column, or set "
+                "ratings.split = random"
             )
         wanted["time"] = None
     return {kind: name for kind, name in wanted.items() if name is not None}
@@ -184,11 +186,11 @@ def _ratings(
     refuse(~np.isfinite(rounded), "expected a finite number", "mend or remove such rows")
     low, high = source.y_range or (float(numbers[:-1].min()), float(numbers[:-1].max()))
     outside = (numbers < low) | (numbers > high)
-    refuse(outside, f"outside source.y_range = ({low:g}, {high:g})", "mend them, or widen y_range")
+    refuse(outside, f"outside ratings.y_range = ({low:g}, {high:g})", "mend them, or widen y_range")
     if np.ptp(rounded[:-1]) == 0:
         raise PetsError(
             f"{url}: every {name} is {rounded[0]:g}, from which nothing can be learned: set "
-            "source.rating_column to ratings that differ"
+            "ratings.rating_column to ratings that differ"
         )
     return rounded[codes], (low, high)
 
@@ -207,7 +209,7 @@ def _numbers(values: pa.Array, name: str, url: str) -> npt.NDArray[np.float64]:
 def _times(column: pa.ChunkedArray, name: str, url: str) -> npt.NDArray[np.int64]:
     """Times int64 (N,): whole numbers as they are, dates in seconds since 1970."""
     expected = "expected whole numbers, or dates as 2024-12-31 23:59:59"
-    remedy = "mend such rows, or leave times out with source.time_column = null"
+    remedy = "mend such rows, or leave times out with ratings.time_column = null"
     if column.null_count:
         _refuse(url, column.is_null().to_numpy(), f"has no {name}", remedy)
     kind = column.type
@@ -242,7 +244,7 @@ def _each_once(table: RatingsTable, duplicates: str, url: str) -> RatingsTable:
             raise PetsError(
                 f"{url}: {len(seconds)} row(s) rate an item again; the first is row {second + 1}, "
                 f"where user {user} rates item {item} as in row {first + 1}: remove such rows, or "
-                "set source.duplicates = last"
+                "set ratings.duplicates = last"
             )
         if table.times is not None:
             order = np.lexsort((table.times, pairs))

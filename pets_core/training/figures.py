@@ -15,6 +15,7 @@ from pets_core.errors import PetsError
 
 __all__ = ["StepFigures", "StepRows"]
 
+_MAX_LISTED = 128
 _LEAST_SCALE = 1e-3
 """A gradient scaler begins at 65,536 and halves it at each step whose gradients overflow. Below 1
 it makes them smaller than they are, so that something else is wrong."""
@@ -197,5 +198,11 @@ class StepFigures:
         raise PetsError(
             f"the {what} at step {self._first_step + number}, which changed no weight. Lower "
             f"train.base_lr or train.lr_max (the layer groups' rates are {groups}), or look at the "
-            f"samples of the step; {whose}these are {', '.join(ids)}"
+            f"samples of the step; {whose}these are {_listed(ids)}"
         )
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """The first of many samples."""
+    more = f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else ""
+    return ", ".join(ids[:_MAX_LISTED]) + more

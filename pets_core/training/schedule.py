@@ -110,7 +110,7 @@ def few_steps(config: TrainConfig, num_rows: int) -> str:
     if num_steps >= _FEW_STEPS:
         return ""
     return (
-        f"Training takes only {num_steps} optimizer steps: with {num_rows} training photos, set a "
+        f"Training takes only {num_steps} optimizer steps: with {num_rows} training samples, set a "
         f"smaller train.batch_size (now {config.batch_size}) or more train.epochs "
         f"(now {config.epochs})."
     )

@@ -195,12 +195,12 @@ def test_a_deployment_that_is_not_there_is_refused_before_any_work(config, tmp_p
     assert not (tmp_path / "store").exists()
 
 
-def test_ratings_are_learnt_and_reviewed(tmp_path, read_artifacts) -> None:
+def test_ratings_are_learnt_and_reviewed(tmp_path, read_artifacts, monkeypatch) -> None:
     config = RatingsConfig.model_validate(
         {
             "store": str(tmp_path / "store"),
             "cache_dir": str(tmp_path / "cache"),
-            "recommender": {"num_factors": 8, "weight_decays": (0.1, 8.0)},
+            "recommender": {"num_factors": 8, "weight_decays": (8.0, 0.1)},
             "lr_find": {"num_steps": 60},
             "train": {"epochs": 3},
         }
@@ -219,7 +219,11 @@ def test_ratings_are_learnt_and_reviewed(tmp_path, read_artifacts) -> None:
     assert made["weight-decay"].startswith("# 0.1 is best")
     assert report.model_url.endswith("-wd-0.1/model")
     run_url = str(tmp_path / "store/runs" / str(state.state_details.flow_run_id))
-    # Gone on with, every stage is found done.
+
+    def launched(*_: object, **__: object) -> None:
+        raise AssertionError("a stage that was done is done again")
+
+    monkeypatch.setattr("tasks.stages.launch", launched)
     again = collab_flow(config, resume=run_url)
     assert again.errors == report.errors
     with pytest.raises(PetsError, match="no run of ratings began there"):

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pets_core.ratings.config import RatingsSourceConfig
+from pets_core.ratings.config import RatingsConfig, RatingsSourceConfig
 
 
 def test_the_defaults_are_the_built_in_sample():
@@ -33,3 +33,30 @@ def test_what_cannot_be_is_refused(settings, fault):
 @pytest.mark.parametrize("held_out", ["valid_fraction", "test_fraction"])
 def test_one_split_may_be_held_out_alone(held_out):
     RatingsSourceConfig.model_validate({"valid_fraction": 0, "test_fraction": 0, held_out: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recommender": {"weight_decays": [0.1, 0.1000000001]}}, "one is there twice"),
+        ({"recommender": {"dropout": 0.5}}, "no meaning with model = dot"),
+        ({"train": {"label_smoothing": 0.1}}, "no meaning for ratings"),
+        ({"train": {"freeze_epochs": 1}}, "Input should be 0"),
+        ({"train": {"batch_norm": "sync"}}, "Input should be 'frozen'"),
+        (
+            {"ratings": {"valid_fraction": 0}, "train": {"keep": "best"}},
+            "train.keep = best: chosen by validation ratings, of which there are none",
+        ),
+        (
+            {"ratings": {"valid_fraction": 0}, "recommender": {"weight_decays": [1.0]}},
+            "recommender.weight_decays: chosen by validation ratings",
+        ),
+        (
+            {"launch": {"shard_model": True}, "train": {"ema_decay": 0.9}},
+            "launch.shard_model does not go with train.ema_decay",
+        ),
+    ],
+)
+def test_settings_that_mean_nothing_for_ratings_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        RatingsConfig.model_validate(settings)

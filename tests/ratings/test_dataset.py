@@ -259,7 +259,7 @@ def test_a_split_that_is_not_there_is_told(tmp_path, table):
         (some_rows(2, 2), {"test_fraction": 0.001}, "of 4 ratings none is left for .*test with "),
         (some_rows(2, 2), {"split": "time", "valid_fraction": 0.5, "test_fraction": 0.4},
          "none is left for train with"),
-        (some_rows(9, 9), {"y_range": (1, 4)}, "outside source.y_range"),
+        (some_rows(9, 9), {"y_range": (1, 4)}, "outside ratings.y_range"),
         ([], {}, "has no rows"),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.launch import RatingsRequest, launch, read_request
-from pets_core.ratings.dataset import open_ratings
+from pets_core.ratings.dataset import open_ratings, read_vocabulary
 from pets_core.ratings.recommend import recommend
 from pets_core.ratings.records import RatingsPrediction
 from pets_core.ratings.review import review_ratings
@@ -57,14 +57,20 @@ def test_recommended_is_what_the_user_has_not_rated(reviewed, sample_ratings):
     trained, _ = reviewed
     manifest = sample_ratings[1]
     found = recommend(trained.model_url, "17", 400, min_ratings=1)
-    ratings = open_ratings(manifest, "train")
-    rated = int((ratings.users == 17).sum())
-    assert rated > 0
-    assert len(found) == len({row.item for row in found}) == 400 - rated
+    names = read_vocabulary(manifest)
+    user = names.users.index("17")
+    rated = set()
+    for split in manifest.splits:
+        ratings = open_ratings(manifest, split)
+        rated |= {names.items[i] for i in ratings.items[ratings.users == user]}
+    assert len(rated) > 20
+    assert sorted(row.item for row in found) == sorted(set(names.items[1:]) - rated)
     assert [row.rating for row in found] == sorted((row.rating for row in found), reverse=True)
     assert all(0.5 <= row.rating <= 5 for row in found)
     anybody = recommend(trained.model_url, None, 3)
     assert all(row.num_ratings >= 5 for row in anybody)
+    with pytest.raises(PetsError, match="--min-ratings 999: no item"):
+        recommend(trained.model_url, "17", 3, min_ratings=999)
     with pytest.raises(PetsError, match=r"--user nobody: no user of this id .*600 have"):
         recommend(trained.model_url, "nobody", 3)
 

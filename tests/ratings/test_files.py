@@ -114,10 +114,10 @@ def test_columns_are_found_or_named(opened, header, wanted, columns):
     [
         (
             b"users,titel\n", "auto",
-            ["source.user_column = auto: ", "no column userId or user, only users, titel.",
-             "Did you mean users?", "source.item_column = auto: ", "no column item"],
+            ["ratings.user_column = auto: ", "no column userId or user, only users, titel.",
+             "Did you mean users?", "ratings.item_column = auto: ", "no column item"],
         ),
-        (b"item,user\n", "usr", ["source.user_column = usr: ", "Did you mean user?"]),
+        (b"item,user\n", "usr", ["ratings.user_column = usr: ", "Did you mean user?"]),
         (b"item,user,userId\n", "auto", ["has 2 such columns (user, userId): name one"]),
         (b"item,user,user\n", "user", ["has 2 such columns (user, user)"]),
         (b"item,user\n", "item", ["cannot be two things: user_column = item, item_column = item"]),

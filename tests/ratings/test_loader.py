@@ -37,7 +37,7 @@ def test_inputs_and_targets_belong_together():
         assert batch.inputs[:, 0].tolist() == (batch.rows + 1).tolist()
         assert batch.inputs[:, 1].tolist() == (batch.rows % 7).tolist()
         assert batch.targets.tolist() == batch.rows.tolist()
-        assert batch.ids[0] == f"user {batch.rows[0] + 1} item {batch.rows[0] % 7}"
+        assert batch.ids[0] == f"user index {batch.rows[0] + 1} item index {batch.rows[0] % 7}"
         assert len(batch.ids[:2]) == 2
 
 

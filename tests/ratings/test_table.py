@@ -160,7 +160,7 @@ def changed(**values) -> dict[str, list]:
         (changed(rating="inf"), {}, "row 3 has rating = inf, expected a finite number"),
         (changed(rating="1e39"), {}, "row 3 has rating = 1e39, expected a finite number"),
         (changed(rating=6), {"y_range": (1, 5)},
-         r"row 3 has rating = 6, outside source\.y_range = \(1, 5\): mend them, or widen"),
+         r"row 3 has rating = 6, outside ratings\.y_range = \(1, 5\): mend them, or widen"),
         (COLUMNS | {"rating": [1, 0, 7, 2]}, {"y_range": (1, 5)},
          r"row 2 has rating = 0, outside .* \(and so have 1 more\): mend"),
         (changed(userId=""), {}, "row 3 has no userId: remove such rows"),
@@ -172,7 +172,7 @@ def changed(**values) -> dict[str, list]:
         (COLUMNS | {"timestamp": ["2024-13-01"] * 4}, {}, "as timestamp: expected whole numbers"),
         (COLUMNS | {"rating": [3] * 4}, {}, "every rating is 3, from which nothing can be learned"),
         (changed(movieId=1), {}, r"1 row\(s\) rate an item again; the first is row 3, where user 9 "
-         "rates item 1 as in row 2: remove such rows, or set source.duplicates = last"),
+         "rates item 1 as in row 2: remove such rows, or set ratings.duplicates = last"),
         ({"userId": USERS, "movieId": ITEMS, "rating": STARS}, {"split": "time"},
          "split = time: .* has no column timestamp or time, only userId, movieId, rating"),
         ({"userId": USERS, "movieId": ITEMS}, {}, "rating_column = auto: .* no column rating"),
