@@ -48,7 +48,8 @@ def prepare_photos(
         work: Empty folder for all of it.
         held_out: Take as test photos the last 30% of each breed's numbers in trainval, and leave
             the real ones alone.
-        limit: Train on so many photos of trainval, and judge on a batch of others.
+        limit: Train on so many photos of trainval, as many of each breed, and judge on a batch of
+            others, or on those held out.
         train: Settings of training.
     """
     values = {
@@ -58,7 +59,7 @@ def prepare_photos(
     config = PipelineConfig.model_validate(values)
     if held_out or limit:
         photos = _trainval(ingest(config))
-        splits = _blocks(photos) if held_out else _some(photos, limit or 0)
+        splits = _blocks(photos, limit) if held_out else _some(photos, limit or 0)
         table = work / "photos.parquet"
         columns = ["image", "label", "split"]
         photos.assign(split=splits).dropna(subset="split")[columns].to_parquet(table)
@@ -92,18 +93,24 @@ def _trainval(manifest: DatasetManifest) -> pd.DataFrame:
     return photos.sort_values(["label", "number"], ignore_index=True)
 
 
-def _blocks(photos: pd.DataFrame) -> pd.Series[str]:
-    """The last 30% of each breed's numbers are for testing."""
+def _blocks(photos: pd.DataFrame, limit: int | None) -> pd.Series[str]:
+    """The last 30% of each breed's numbers are for testing; so many of the others to train on."""
     breeds = photos.groupby("label")
     place = breeds.cumcount() / breeds.number.transform("size")
-    return place.lt(0.7).map({True: "train", False: "test"})
+    splits = place.lt(0.7).map({True: "train", False: "test"})
+    return splits.where(splits.eq("test") | _turns(photos).le(limit or len(photos)))
 
 
 def _some(photos: pd.DataFrame, limit: int) -> pd.Series[str]:
     """So many to train on, of all breeds, and 74 to judge on."""
-    order = photos.groupby("label").cumcount().rank(method="first")
+    order = _turns(photos)
     split = pd.Series("train", index=photos.index).where(order <= limit)
     return split.mask(order > len(photos) - 74, "valid")
+
+
+def _turns(photos: pd.DataFrame) -> pd.Series[float]:
+    """Places from 1 on when the breeds take turns, each with its lowest numbers first."""
+    return photos.groupby("label").cumcount().rank(method="first")
 
 
 def request(

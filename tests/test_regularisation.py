@@ -1,0 +1,112 @@
+"""The benchmark of regularisers: what each training changes, and that it goes on after a stop."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pets_core.config import PipelineConfig
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+import peer  # noqa: E402
+import regularisation as bench  # noqa: E402
+
+RECIPE = {"size": 64, "epochs": 2}
+SCORES = {"train_error": 0.01, "train_loss": 0.1, "valid_error": 0.2, "valid_loss": 0.7}
+
+
+def configured(strengths):
+    values = PipelineConfig().model_dump(mode="json")
+    for group, changed in bench.settings(strengths).items():
+        values[group] |= changed
+    return PipelineConfig.model_validate(values)
+
+
+def test_the_defaults_are_trained_first_and_once_a_seed():
+    asked = bench.trainings(num_seeds=2)
+    plain = [n for n, training in enumerate(asked) if bench.DEFAULTS.items() <= training.items()]
+    assert plain == [0, len(asked) // 2]
+    assert [asked[n]["seed"] for n in plain] == [0, 1]
+    assert configured(asked[0]) == PipelineConfig()
+
+
+def test_every_training_changes_one_regulariser_and_its_settings_are_allowed():
+    asked = bench.trainings(num_seeds=1)
+    assert len(asked) == 1 + sum(len(values) - 1 for values in bench.STRENGTHS.values())
+    for training in asked[1:]:
+        assert configured(training) != PipelineConfig()
+        assert len([n for n, value in bench.DEFAULTS.items() if training[n] != value]) == 1
+
+
+@pytest.mark.parametrize("name", bench.STRENGTHS)
+def test_strengths_begin_with_off_and_hold_the_default(name):
+    values = bench.STRENGTHS[name]
+    assert values[0] == 0
+    assert list(values) == sorted(set(values))
+    assert bench.DEFAULTS[name] in values
+
+
+def test_no_strength_means_no_augmentation():
+    assert bench.augmentation(0) == {
+        "flip": False, "max_rotate_degrees": 0, "max_zoom": 1, "max_warp": 0, "max_lighting": 0,
+        "erase_probability": 0,
+    }  # fmt: skip
+
+
+class Trainer:
+    """Stands for the processes that train: takes no time, gives the same scores, may be killed."""
+
+    def __init__(self):
+        self.configs, self.killed_after = [], None
+
+    def __call__(self, script, side, arguments):
+        if len(self.configs) == self.killed_after:
+            raise KeyboardInterrupt
+        self.configs.append(str(arguments["config"]))
+        return {"epochs": [{"epoch": 3, **SCORES}]}
+
+
+@pytest.fixture
+def trainer(monkeypatch) -> Trainer:
+    trainer = Trainer()
+    monkeypatch.setattr(peer, "run_side", trainer)
+    return trainer
+
+
+def measure(folder, recipe=RECIPE):
+    options = Namespace(results=folder / "results.parquet", seeds=1, jobs=1)
+    arguments = {"config": PipelineConfig().model_dump(mode="json")}
+    *_, found = bench.run_missing(recipe, options, arguments)
+    return found
+
+
+def test_a_stopped_benchmark_goes_on(trainer, tmp_path):
+    trainer.killed_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path)
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == 3
+    trainer.killed_after = None
+    assert len(measure(tmp_path)) == len(trainer.configs) == len(bench.trainings(1))
+    assert len(set(trainer.configs)) == len(trainer.configs)
+    assert len(measure(tmp_path)) == len(trainer.configs)
+
+
+def test_what_another_recipe_measured_is_kept_and_does_not_count(trainer, tmp_path):
+    total = len(bench.trainings(1))
+    measure(tmp_path, RECIPE | {"size": 32})
+    found = measure(tmp_path)
+    assert len(trainer.configs) == 2 * total
+    assert set(found["size"]) == {64}
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == 2 * total
+
+
+@pytest.mark.parametrize("num_done", [1, 16])
+def test_table_and_picture_show_what_is_there(trainer, tmp_path, num_done):
+    found = measure(tmp_path)[:num_done]
+    rows = bench.table(found).splitlines()[2:]
+    assert len(rows) == {1: 5, 16: 20}[num_done]
+    assert sum("(default) | 1.0% | 0.100 | 20.0% | 0.700 |" in row for row in rows) == 5
+    assert len(bench.picture(found)) > 5_000
