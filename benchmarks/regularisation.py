@@ -3,7 +3,7 @@
     python benchmarks/regularisation.py [FOLDER] [--photos-per-class 15] [--size 96] [--seeds 2]
                                         [--results FILE.parquet] [--picture FILE.png]
 
-One regulariser at a time, at several strengths, everything else as the defaults have it. Trains on
+One regulariser at a time, at several strengths, every other at its default. Trains on
 the lowest numbers of each breed in trainval and validates on the last 30% of them, since
 neighbouring numbers are often one animal; the test list is not looked at. Both errors are of photos
 that are not augmented. Every training is written down when it ends, so that the same command goes
@@ -166,15 +166,16 @@ def of_one(found: pd.DataFrame, name: str) -> pd.DataFrame:
 def table(found: pd.DataFrame) -> str:
     """The means over seeds, in Markdown."""
     lines = [
-        "| | strength | training error | training loss | validation error | validation loss |",
-        "|---|---|---|---|---|---|",
+        "| | strength | seeds | training error | training loss | validation error | loss |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in DEFAULTS:
-        for strength, row in of_one(found, name).groupby(name)[MEASURED].mean().iterrows():
-            mark = " (default)" if strength == DEFAULTS[name] else ""
+        for strength, rows in of_one(found, name).groupby(name):
+            mark, mean = " (default)" if strength == DEFAULTS[name] else "", rows[MEASURED].mean()
             lines.append(
-                f"| {name} | {strength:g}{mark} | {row.train_error:.1%} | {row.train_loss:.3f} "
-                f"| {row.valid_error:.1%} | {row.valid_loss:.3f} |"
+                f"| {name.replace('_', ' ')} | {strength:g}{mark} | {len(rows)} "
+                f"| {mean.train_error:.1%} | {mean.train_loss:.3f} "
+                f"| {mean.valid_error:.1%} | {mean.valid_loss:.3f} |"
             )
     return "\n".join(lines)
 
@@ -205,9 +206,11 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame) -> None:
     for column, label, colour in (
         ("valid_error", "validation", ORANGE), ("train_error", "training", BLUE),
     ):  # fmt: skip
-        axes.plot(rows.place, rows[column], ".", color=colour, alpha=0.45, markersize=5)
+        axes.plot(
+            rows.place, rows[column], ".", color=colour, alpha=0.45, markersize=5, clip_on=False
+        )  # fmt: skip
         mean = rows.groupby("place")[column].mean()
-        axes.plot(mean.index, mean, color=colour, linewidth=1.8, label=label)
+        axes.plot(mean.index, mean, color=colour, linewidth=1.8, label=label, clip_on=False)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
         axes.set_ylabel("error")

@@ -1,5 +1,6 @@
 """The benchmark of regularisers: what each training changes, and that it goes on after a stop."""
 
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -108,5 +109,13 @@ def test_table_and_picture_show_what_is_there(trainer, tmp_path, num_done):
     found = measure(tmp_path)[:num_done]
     rows = bench.table(found).splitlines()[2:]
     assert len(rows) == {1: 5, 16: 20}[num_done]
-    assert sum("(default) | 1.0% | 0.100 | 20.0% | 0.700 |" in row for row in rows) == 5
+    assert sum("(default) | 1 | 1.0% | 0.100 | 20.0% | 0.700 |" in row for row in rows) == 5
     assert len(bench.picture(found)) > 5_000
+
+
+def test_the_settings_that_the_page_names_exist():
+    page = (ROOT / "docs/regularisation.md").read_text()
+    named = set(re.findall(r"`(train|model|transform)\.(\w+)", page))
+    assert len(named) > 5
+    config = PipelineConfig()
+    assert [f"{g}.{n}" for g, n in named if not hasattr(getattr(config, g), n)] == []
