@@ -246,7 +246,7 @@ def test_a_damaged_manifest_is_refused(tmp_path, table):
 def test_a_split_that_is_not_there_is_told(tmp_path, table):
     manifest = ingest(tmp_path, url=str(table), valid_fraction=0)
     assert list(manifest.splits) == ["train", "test"]
-    with pytest.raises(PetsError, match=r"no valid split, only train, test: raise source\.valid"):
+    with pytest.raises(PetsError, match=r"no valid split, only train, test: raise ratings\.valid"):
         open_ratings(manifest, "valid")
 
 
