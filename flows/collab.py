@@ -11,6 +11,7 @@ from tasks.collab import (
     find_ratings_lr,
     predict_held_out,
     publish_collab,
+    publish_ratings,
     review_collab,
     train_best,
 )
@@ -28,6 +29,7 @@ def collab_flow(
     `resume` is the folder of a run that ended early, to go on with.
     """
     run = begin_ratings_run(config, resume)
+    publish_ratings(run.manifest)
     base_lr = config.train.base_lr
     if base_lr is None:
         suggestion = find_ratings_lr(config, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -12,7 +13,7 @@ from pets_core.errors import PetsError
 from pets_core.launch import RatingsRequest
 from pets_core.markdown import literal
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import ingest_ratings
+from pets_core.ratings.dataset import RatingsManifest, ingest_ratings, read_vocabulary
 from pets_core.ratings.records import (
     ErrorRow,
     ItemRow,
@@ -34,6 +35,7 @@ __all__ = [
     "find_ratings_lr",
     "predict_held_out",
     "publish_collab",
+    "publish_ratings",
     "review_collab",
     "train_best",
 ]
@@ -150,6 +152,29 @@ def train_best(
     ]
     best = min(range(len(trials)), key=lambda number: trials[number].valid_rmse)
     return trained[best], trials
+
+
+@task(name="publish data set", cache_policy=NO_CACHE)
+def publish_ratings(manifest: RatingsManifest) -> None:
+    """Artifact `dataset-summary`: how many ratings of whom, and how many of them are cold."""
+    names = read_vocabulary(manifest)
+    rows = table(
+        ["split", "ratings", "users without training ratings", "items without training ratings"],
+        ([name, f"{s.num_rows:,}", s.num_cold_users, s.num_cold_items]
+         for name, s in manifest.splits.items()),
+    )  # fmt: skip
+    of_user = int(np.median(names.num_ratings_by_user[1:]))
+    of_item = int(np.median(names.num_ratings_by_item[1:]))
+    low, high = manifest.y_range
+    text = (
+        f"# {literal(manifest.name)}\n\n{manifest.num_users:,} users and {manifest.num_items:,} "
+        f"items with training ratings, version `{manifest.fingerprint}`. Half of the users have "
+        f"{of_user} or more, half of the items {of_item} or more. The scale is {low:g} to "
+        f"{high:g}, the mean {manifest.mean:.3f}.\n\n{rows}\n\n"
+        f"From `{manifest.source_url}`, stored at `{manifest.url}`\n"
+    )
+    with Publisher(manifest.url) as publisher:
+        publisher.markdown("dataset-summary", text, "The ratings of this run")
 
 
 @task(name="publish review", cache_policy=NO_CACHE)

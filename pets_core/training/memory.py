@@ -52,8 +52,8 @@ def largest_micro_batch(
         tries += 1
         if size == 1:
             raise PetsError(
-                "one photo does not fit the GPU's memory: lower model.image_size or take a smaller "
-                "model.backbone"
+                "one sample does not fit the GPU's memory: lower model.image_size, or take a "
+                "smaller model.backbone"
             )
         size = (size + 1) // 2
         if accelerator.device.type == "cuda":

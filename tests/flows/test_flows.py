@@ -209,13 +209,14 @@ def test_ratings_are_learnt_and_reviewed(tmp_path, read_artifacts, monkeypatch) 
     report = state.result()
     made = read_artifacts(state.state_details.flow_run_id)
     assert set(made) == {
-        "lr-finder", "training-progress", "training-curves", "ratings-review", "items",
-        "weight-decay",
+        "dataset-summary", "lr-finder", "training-progress", "training-curves", "ratings-review",
+        "items", "weight-decay",
     }  # fmt: skip
     own, biases, mean = (row.rmse for row in report.errors)
     assert own < biases < mean
     assert f"# RMSE {own:.4f} on {report.num_rows:,} test ratings" in made["ratings-review"]
     assert report.best[0].title in made["items"]
+    assert "600 users and 400 items with training ratings" in made["dataset-summary"]
     assert made["weight-decay"].startswith("# 0.1 is best")
     assert report.model_url.endswith("-wd-0.1/model")
     run_url = str(tmp_path / "store/runs" / str(state.state_details.flow_run_id))
