@@ -58,7 +58,7 @@ def refused(capsys):
 
 def test_the_files_are_good(environment, capsys):
     cli.main(["deploy", str(FILES / "prefect.yaml"), "--check"])
-    assert capsys.readouterr().out == "11 deployments, 2 pools, 3 automations: good\n"
+    assert capsys.readouterr().out == "12 deployments, 2 pools, 3 automations: good\n"
 
 
 def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
