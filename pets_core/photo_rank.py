@@ -25,6 +25,8 @@ __all__ = ["PhotoRank"]
 class PhotoRank(Rank[WorkRequest, TrainedModel]):
     """Photos, decoded and augmented, and a classifier of them."""
 
+    holds_out = "source.valid_fraction"
+
     @property
     def config(self) -> PipelineConfig:
         """Settings of the run."""

@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -67,7 +67,12 @@ class Rank(ABC, Generic[Asked, Model]):
     """One process among `accelerator.num_processes`, and what it was asked to do.
 
     What is learnt, from what, and why, is said by the classes below this one.
+
+    Attributes:
+        holds_out: The setting that holds samples out for validation.
     """
+
+    holds_out: ClassVar[str]
 
     def __init__(self, request: Asked) -> None:
         self.request = request

@@ -178,7 +178,7 @@ def _check_validation(rank: Rank[Any, Any]) -> None:
         if needed and not rank.has_validation:
             raise PetsError(
                 f"{setting} needs validation samples, and the data set has none: raise "
-                "valid_fraction"
+                f"{rank.holds_out}"
             )
 
 

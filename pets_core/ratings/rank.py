@@ -23,6 +23,8 @@ _EVAL_BATCH = 65_536
 class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
     """Ratings, held in memory, and a model of them."""
 
+    holds_out = "ratings.valid_fraction"
+
     @property
     def config(self) -> RatingsConfig:
         """Settings of the run."""
