@@ -75,19 +75,17 @@ class Rank(ABC, Generic[Asked, Model]):
     holds_out: ClassVar[str]
 
     def __init__(self, request: Asked) -> None:
-        self.request = request
+        self.request, config = request, request.config
         _pass_warnings_on(int(os.environ.get("RANK", "0")))
-        device = choose_device(self.request.config.launch)
-        self.precision = resolve_precision(self.request.config.train.mixed_precision, device)
+        device = choose_device(config.launch)
+        self.precision = resolve_precision(config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
         trains = request.stage in ("train", "ratings-train")
-        tracker = self.request.config.train.log_with if trains else "none"
+        tracker = config.train.log_with if trains else "none"
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         # Stages that judge need no more than the weights, which every rank can hold.
-        shards = (
-            self.request.config.launch.shard_model and promised > 1 and request.stage in _TRAINS
-        )
+        shards = config.launch.shard_model and promised > 1 and request.stage in _TRAINS
         plugin = sharding_plugin() if shards else None
         self.accelerator = Accelerator(
             mixed_precision=self.precision,
@@ -99,16 +97,16 @@ class Rank(ABC, Generic[Asked, Model]):
         )
         if plugin:
             shard_on_cpu(plugin)
-        torch.set_float32_matmul_precision("high" if self.request.config.train.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = self.request.config.train.tf32
+        torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = config.train.tf32
         if self.accelerator.num_processes != promised:
             raise RuntimeError(
                 f"{promised} ranks were started, Accelerate sees {self.accelerator.num_processes}"
             )
         if shards and not is_sharding(self.accelerator):
             raise RuntimeError("launch.shard_model was asked for, and Accelerate shards nothing")
-        set_seed(self.request.config.train.seed)
-        self.watchdog = Watchdog(self.request.config.launch.stall_timeout_seconds, self._stalled)
+        set_seed(config.train.seed)
+        self.watchdog = Watchdog(config.launch.stall_timeout_seconds, self._stalled)
 
     def report(self, progress: Progress) -> None:
         """Tell the launcher, from rank 0 only."""

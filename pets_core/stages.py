@@ -177,8 +177,8 @@ def _check_validation(rank: Rank[Any, Any]) -> None:
     for setting, needed in wanted.items():
         if needed and not rank.has_validation:
             raise PetsError(
-                f"{setting} needs validation samples, and the data set has none: raise "
-                f"{rank.holds_out}"
+                f"{setting} needs validation samples, and the data set has none: "
+                f"raise {rank.holds_out}"
             )
 
 
