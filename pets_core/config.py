@@ -304,6 +304,9 @@ class EvaluateConfig(Settings):
     (fastai's TTA, whose default is 4); each costs another forward pass."""
     most_confused_min_count: Annotated[int, Field(ge=1)] = 1
     """Pairs of breeds confused fewer times than this are left out of the most-confused table."""
+    threshold: Literal["shared", "per_tag"] = "shared"
+    """How probable a tag must be to be given, chosen by the F1 of the validation photos. per_tag:
+    a threshold for each, which a tag with few photos has too few for."""
     embeddings: bool = False
     """Store the pooled features of each photo with its prediction."""
 

@@ -28,6 +28,7 @@ __all__ = [
     "LabelIssue",
     "LeftOut",
     "NearDuplicates",
+    "NumberInfo",
     "PartsResult",
     "PredictResult",
     "Record",
@@ -38,6 +39,7 @@ __all__ = [
     "Split",
     "SplitInfo",
     "SweepResult",
+    "Targets",
     "TrainResult",
     "Trial",
     "Verdict",
@@ -45,6 +47,9 @@ __all__ = [
 ]
 
 Split = Literal["train", "valid", "test"]
+Targets = Literal["class", "tags", "numbers", "points", "box"]
+"""What is learnt of a photo: its class; any number of tags; numbers; or places on it, x and y in
+turn, from -1 at its left and upper edge to 1 at the others, of points or of a box's corners."""
 
 
 class Record(BaseModel):
@@ -56,6 +61,26 @@ class ClassInfo(Record):
 
     name: str
     species: str | None = None
+
+
+class NumberInfo(Record):
+    """One number that is learnt of each photo, and how it is spread over the training photos.
+
+    Attributes:
+        name: What it is.
+        unit: What it is told in; empty: none.
+        mean: Over the training photos.
+        std: Standard deviation of the same.
+        low: Least of the same.
+        high: Greatest of the same.
+    """
+
+    name: str
+    unit: str = ""
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = 0.0
+    high: float = 0.0
 
 
 class ShardInfo(Record):
@@ -438,6 +463,7 @@ class PredictResult(Record):
     """What a model said of the photos, in files.
 
     Attributes:
+        targets: What was predicted.
         model_url: The model.
         predictions_url: Of the split it is judged on.
         valid_url: Of the validation photos; the same where these are judged.
@@ -447,6 +473,7 @@ class PredictResult(Record):
         photos_per_second: Of the photos judged.
     """
 
+    targets: Targets = "class"
     model_url: str
     predictions_url: str
     valid_url: str | None = None

@@ -27,6 +27,7 @@ __all__ = [
     "VALID_PREDICTIONS",
     "Predictions",
     "PredictionsInfo",
+    "PredictionsOrigin",
     "log_softmax",
     "read_info",
     "read_predictions",
@@ -43,11 +44,10 @@ _ROWS = 8192
 """In a row group, and looked at at once: a thousand classes of so many photos take 32 MB."""
 
 
-class PredictionsInfo(BaseModel):
-    """What the file says of itself, in the metadata of its schema.
+class PredictionsOrigin(BaseModel):
+    """Whose predictions of which photos a file holds.
 
     Attributes:
-        classes: The model's vocabulary in index order.
         split: The photos judged.
         model_url: The model.
         backbone: Its backbone.
@@ -62,7 +62,6 @@ class PredictionsInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
-    classes: tuple[ClassInfo, ...]
     split: Split
     model_url: str
     backbone: str
@@ -72,6 +71,16 @@ class PredictionsInfo(BaseModel):
     dataset_fingerprint: str
     tta_views: int = 0
     photos_per_second: float = 0.0
+
+
+class PredictionsInfo(PredictionsOrigin):
+    """What the file says of itself, in the metadata of its schema.
+
+    Attributes:
+        classes: The model's vocabulary in index order.
+    """
+
+    classes: tuple[ClassInfo, ...]
 
 
 @dataclass(frozen=True)
