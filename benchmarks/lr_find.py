@@ -29,7 +29,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     loader = rank.train_loader(built)
     decoded = time.perf_counter()
     curve = lr_finder.lr_find(
-        built.model, rank.objective(), loader, config.lr_find, config.train,
+        built.model, rank.objective(built), loader, config.lr_find, config.train,
         accelerator=rank.accelerator,
     )  # fmt: skip
     ended = time.perf_counter()

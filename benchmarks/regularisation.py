@@ -79,13 +79,14 @@ def trainings(num_seeds: int) -> list[dict[str, float]]:
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train, and judge the photos trained on and those held out, without augmentation."""
+    from pets_core.photo_rank import PhotoRank
     from pets_core.progress import Progress
-    from pets_core.rank import Rank
     from pets_core.training.loop import fit, validate
     from pets_core.training.schedule import fine_tune_phases
 
-    rank = Rank(peer.request("train", arguments))
-    recipe, built, objective = rank.config.train, rank.model(), rank.objective()
+    rank = PhotoRank(peer.request("train", arguments))
+    recipe, built = rank.config.train, rank.model()
+    objective = rank.objective(built)
     judged = {
         name: rank.eval_loader(rank.photos(split, built.card), built.card.center_crop())
         for name, split in (("train", "train"), ("valid", "test"))

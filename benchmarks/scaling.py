@@ -178,7 +178,8 @@ def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
         config = rank.config.train.model_copy(update={"checkpoint_steps": interval})
         store = Checkpoints(f"{arguments['run']}/{name}", {})
         history = fit(
-            built.model, rank.objective(), loader, None, fine_tune_phases(config, 1e-3), config,
+            built.model, rank.objective(built), loader, None,
+            fine_tune_phases(config, 1e-3), config,
             accelerator=rank.accelerator, checkpoints=store,
         )  # fmt: skip
         store.wait()

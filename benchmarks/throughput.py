@@ -47,11 +47,11 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
         ("unfrozen", 0, arguments["photos"] // 4),
     ):
         rows = slice(0, min(count, len(photos)))
-        some = DecodedPhotos(photos.pixels[rows], photos.labels[rows], photos.ids[rows])
+        some = DecodedPhotos(photos.pixels[rows], photos.targets[rows], photos.ids[rows])
         rank.photos = lambda split, card, some=some: some  # type: ignore[method-assign]
         loader = rank.train_loader(built)
         prepared = loop.prepare(
-            built.model, rank.objective(), loader, config.train, rank.accelerator, first_group,
+            built.model, rank.objective(built), loader, config.train, rank.accelerator, first_group,
             RateSlice(1e-4, uniform=True),
         )  # fmt: skip
         batch = next(iter(loader.epoch(0)))

@@ -122,7 +122,7 @@ def show_manifest(manifest: DatasetManifest) -> None:
         ["split", "photos", "shards", "MiB", "fewest of a class", "most of a class"],
         (
             [split, info.num_rows, len(info.shards), sum(s.num_bytes for s in info.shards) // _MIB,
-             min(info.class_counts), max(info.class_counts)]
+             *info.class_range]
             for split, info in manifest.splits.items()
         ),
     )  # fmt: skip

@@ -4,8 +4,7 @@
 from prefect import State, flow
 
 from pets_core.config import PipelineConfig
-from pets_core.records import EvalReport
-from tasks.review import conclude, find_the_champion, promote_model, review_model
+from tasks.review import Report, conclude, find_the_champion, promote_model, review_model
 from tasks.review_artifacts import publish_review
 from tasks.stages import begin_run, check_run, predict_model
 
@@ -16,7 +15,7 @@ __all__ = ["evaluate_flow"]
 def evaluate_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
-) -> EvalReport | State[EvalReport]:
+) -> Report | State[Report]:
     """Judge the model in a folder, path or URL, on the source's photos."""
     check_run(config, model_url)
     run = begin_run(config)

@@ -4,9 +4,8 @@
 from prefect import State, flow
 
 from pets_core.config import PipelineConfig
-from pets_core.records import EvalReport
 from tasks.artifacts import publish_dataset, publish_lr, publish_training
-from tasks.review import conclude, find_the_champion, promote_model, review_model
+from tasks.review import Report, conclude, find_the_champion, promote_model, review_model
 from tasks.review_artifacts import publish_review
 from tasks.stages import begin_run, check_run, find_lr, predict_model, train_model
 
@@ -17,7 +16,7 @@ __all__ = ["pipeline"]
 def pipeline(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
-) -> EvalReport | State[EvalReport]:
+) -> Report | State[Report]:
     """Turn photos into a trained, evaluated model.
 
     `resume` is the folder of a run that ended early, to go on with.

@@ -4,8 +4,7 @@
 from prefect import State, flow
 
 from pets_core.config import PipelineConfig
-from pets_core.records import EvalReport
-from tasks.review import (
+from tasks.review import Report, (
     champion_of,
     conclude,
     promote_model,
@@ -22,7 +21,7 @@ __all__ = ["review_flow"]
 def review_flow(
     predictions_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
-) -> EvalReport | State[EvalReport]:
+) -> Report | State[Report]:
     """Make report, tables and artifacts of the predictions.parquet of an evaluation anew."""
     predicted = use_predictions(predictions_url)
     champion = champion_of(config, predicted)

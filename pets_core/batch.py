@@ -82,7 +82,13 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
 
 def _fingerprint(config: PipelineConfig, model_url: str) -> str:
     """Of all that the predictions depend on but the photos themselves."""
-    digest = hashlib.sha256(read_card(model_url).model_dump_json().encode())
+    card = read_card(model_url)
+    if card.targets != "class":
+        raise PetsError(
+            f"{model_url}: tells {card.targets} and no class, which batch-predict writes: have "
+            "`pets predict` look at photos, or `pets evaluate` at a data set"
+        )
+    digest = hashlib.sha256(card.model_dump_json().encode())
     digest.update(storage.read_bytes(storage.join(model_url, WEIGHTS)))
     digest.update(config.source.model_dump_json().encode())
     digest.update(str(config.batch.part_photos).encode())

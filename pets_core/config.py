@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from pets_core.rates import RateSlice
+from pets_core.records import Targets
 
 __all__ = [
     "NAME_PATTERN",
@@ -83,10 +84,24 @@ class SourceConfig(Settings):
         str, Annotated[str, Field(pattern=r"^(md5|sha1|sha256|sha512):[0-9a-fA-F]+$")]
     ] = {}
     """What the source's archives or table must hash to, by file name: "md5:..." or "sha256:..."."""
+    targets: Targets = "class"
+    """What is learnt of a photo. class: what it is of. tags: any number of them; of pets, species
+    and breed. points, box: places on the photo; of pets, the centre of the head and the box around
+    it. numbers: the columns of a table."""
     image_column: str = "image"
     """Of a table: the column with the photos' paths, URLs or bytes."""
     label_column: str = "label"
-    """Of a table: the column with the labels."""
+    """Of a table: the column with the labels; of tags, lists, or text with tag_separator."""
+    tag_separator: Annotated[str, Field(min_length=1)] = " "
+    """Of a table whose tags are text: what stands between them."""
+    number_columns: tuple[str, ...] = ()
+    """Of a table: the columns with the numbers. For points x and y in turn, for a box xmin, ymin,
+    xmax and ymax, in pixels of the upright photo, from its upper left."""
+    units: tuple[str, ...] = ()
+    """What the numbers are told in, one for each of number_columns; empty: none."""
+    y_range: tuple[float, float] | None = None
+    """Lowest and highest value of the numbers, which predictions are held within; empty: any.
+    Places are on the photo in any case."""
     label_fixes: str | None = None
     """Path or URL of a CSV with columns id and label: photos that have another label than the
     source says; an empty label leaves the photo out. An evaluation proposes such a file."""
@@ -121,6 +136,32 @@ class SourceConfig(Settings):
             raise ValueError("kind = folder has no official lists: set split = random")
         if self.kind == "sample" and self.url is not None:
             raise ValueError("kind = sample is generated and takes no url: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers(self) -> SourceConfig:
+        columns, num = self.number_columns, len(self.number_columns)
+        if columns and self.targets in ("class", "tags"):
+            raise ValueError(
+                f"number_columns = {', '.join(columns)} has no meaning with targets = "
+                f"{self.targets}: set numbers, points or box"
+            )
+        if len(set(columns)) < num:
+            raise ValueError(f"number_columns = {', '.join(columns)}: one is there twice")
+        if self.targets == "numbers" and not columns:
+            raise ValueError("targets = numbers needs number_columns: where a table has them")
+        if columns and (self.targets, num % 2) == ("points", 1):
+            raise ValueError(f"number_columns has {num} columns, for points x and y in turn")
+        if columns and self.targets == "box" and num != 4:
+            raise ValueError(f"number_columns has {num} columns, a box has xmin, ymin, xmax, ymax")
+        for name, given in (("units", self.units), ("y_range", self.y_range)):
+            if given and self.targets != "numbers":
+                raise ValueError(f"{name} has no meaning with targets = {self.targets}: leave out")
+        if self.units and len(self.units) != num:
+            raise ValueError(f"units has {len(self.units)} entries, number_columns {num}")
+        if self.y_range and self.y_range[0] >= self.y_range[1]:
+            low, high = self.y_range
+            raise ValueError(f"y_range ({low:g}, {high:g}) must have its lower end first")
         return self
 
 
@@ -250,6 +291,9 @@ class TrainConfig(Settings):
     """Gradients are scaled down to this norm; empty: they are left alone."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes (Szegedy and others 2015)."""
+    number_loss: Literal["mse", "l1", "smooth_l1"] = "mse"
+    """What is minimised where numbers or places are learnt, each in its standard deviations, places
+    in halves of the photo's sides. smooth_l1: squared below 1 and linear above (Girshick 2015)."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: a class counts the more in the loss the fewer photos it has."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -433,6 +477,35 @@ class PipelineConfig(Settings):
     embed: EmbedConfig = EmbedConfig()
     sweep: SweepConfig = SweepConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _what_is_learnt(self) -> PipelineConfig:
+        targets, of_class = self.source.targets, self.source.targets == "class"
+        of_numbers = targets not in ("class", "tags")
+        gate = self.gate != GateConfig(alias=self.gate.alias)
+        transform, train = self.transform, self.train
+        faults = {
+            "gate, which asks for an error rate,": gate and not of_class,
+            "source.label_fixes": self.source.label_fixes is not None and not of_class,
+            "evaluate.embeddings": self.evaluate.embeddings and not of_class,
+            "train.class_weights": train.class_weights != "none" and not of_class,
+            f"train.label_smoothing = {train.label_smoothing:g}": (
+                train.label_smoothing > 0 and of_numbers
+            ),
+            f"transform.mixup_alpha = {transform.mixup_alpha:g}": (
+                transform.mixup_alpha > 0 and of_numbers
+            ),
+            f"transform.cutmix_alpha = {transform.cutmix_alpha:g}": (
+                transform.cutmix_alpha > 0 and of_numbers
+            ),
+            f"train.number_loss = {train.number_loss}": (
+                train.number_loss != "mse" and not of_numbers
+            ),
+        }
+        if any(faults.values()):
+            named = ", ".join(setting for setting, found in faults.items() if found)
+            raise ValueError(f"{named} has no meaning with source.targets = {targets}: leave out")
+        return self
 
     @model_validator(mode="after")
     def _sharded_training(self) -> PipelineConfig:

@@ -14,9 +14,10 @@ from pets_core.data.transforms import Transform
 from pets_core.launch import WorkRequest
 from pets_core.models.card import ModelCard
 from pets_core.models.package import TrainedModel, create_model
-from pets_core.objectives.single_label import SingleLabel, balanced_weights
+from pets_core.objectives.objective import Objective
+from pets_core.objectives.photos import photo_objective
 from pets_core.rank import Rank
-from pets_core.records import DatasetManifest, Split
+from pets_core.records import DatasetManifest, Split, Targets
 from pets_core.training.sharding import is_sharding
 
 __all__ = ["PhotoRank"]
@@ -49,12 +50,20 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         for group in ("model", "transform"):
             settings = getattr(self.config, group).model_dump(mode="json")
             identity |= {f"{group}.{name}": value for name, value in settings.items()}
+        if self.manifest.numbers:
+            identity["train.number_loss"] = self.config.train.number_loss
         return identity
 
     def model(self) -> TrainedModel:
         """Build the model; rank 0 of a machine first, so that a download happens once."""
         with self.accelerator.local_main_process_first():
-            built = create_model(self.config, self.manifest.classes, self.manifest.fingerprint)
+            built = create_model(
+                self.config,
+                self.manifest.classes,
+                self.manifest.fingerprint,
+                targets=self.manifest.targets,
+                numbers=self.manifest.numbers,
+            )
         if self.config.train.batch_norm == "sync":
             built.model.body = convert_sync_batchnorm(built.model.body)  # type: ignore[no-untyped-call]
         self.place(built)
@@ -95,6 +104,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             and fits_on_gpu(photos, self.accelerator.device),
             mixing=config.transform,
             num_classes=len(card.classes),
+            targets=card.targets,
             on_batch=self.watchdog.beat,
         )
 
@@ -102,9 +112,12 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         """The validation photos, cropped, if there are any."""
         if not self.has_validation:
             return None
-        return self.eval_loader(self.photos("valid", built.card), built.card.center_crop())
+        photos = self.photos("valid", built.card)
+        return self.eval_loader(photos, built.card.center_crop(), built.card.targets)
 
-    def eval_loader(self, photos: DecodedPhotos, transform: Transform) -> PhotoLoader:
+    def eval_loader(
+        self, photos: DecodedPhotos, transform: Transform, targets: Targets = "class"
+    ) -> PhotoLoader:
         """Batches of a split in its own order."""
         return PhotoLoader(
             photos,
@@ -114,13 +127,11 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             device=self.accelerator.device,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            targets=targets,
             on_batch=self.watchdog.beat,
         )
 
-    def objective(self) -> SingleLabel:
+    def objective(self, built: TrainedModel) -> Objective:
         """What the settings ask training to minimise."""
-        config, weights = self.config.train, None
-        if config.class_weights == "balanced":
-            weights = balanced_weights(self.manifest.splits["train"].class_counts)
-            weights = weights.to(self.accelerator.device)
-        return SingleLabel(config.label_smoothing, weights)
+        counts = self.manifest.splits["train"].class_counts
+        return photo_objective(built.card, self.config.train, counts, self.accelerator.device)

@@ -40,9 +40,9 @@ _OTHERS_SECONDS = 3.0
 _TRAINS = ("lr-find", "train", "ratings-lr-find", "ratings-train")
 _MAY_DIFFER = {
     "base_lr", "checkpoint_steps", "compile", "keep", "keep_checkpoints", "log_with",
-    "micro_batch_size", "mixed_precision", "tf32",
+    "micro_batch_size", "mixed_precision", "number_loss", "tf32",
 }  # fmt: skip
-"""Settings of training that may change between an attempt and the next."""
+"""Settings of training that may change between an attempt and the next, or are told elsewhere."""
 
 
 class Built(Protocol):
@@ -163,7 +163,7 @@ class Rank(ABC, Generic[Asked, Model]):
         """Build the model that is to be trained, on the device."""
 
     @abstractmethod
-    def objective(self) -> Objective:
+    def objective(self, built: Model) -> Objective:
         """What the settings ask training to minimise."""
 
     @abstractmethod

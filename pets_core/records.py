@@ -93,11 +93,16 @@ class ShardInfo(Record):
 
 
 class SplitInfo(Record):
-    """The shards of one split and its photos of each class, in class order."""
+    """The shards of one split and its photos of each class or tag, in their order."""
 
     num_rows: int
     class_counts: tuple[int, ...]
     shards: tuple[ShardInfo, ...]
+
+    @property
+    def class_range(self) -> list[int | str]:
+        """The fewest and the most photos of a class or tag; nothing where there is none."""
+        return [min(self.class_counts), max(self.class_counts)] if self.class_counts else ["", ""]
 
 
 class ShardPlan(Record):
@@ -126,6 +131,8 @@ class DatasetPlan(Record):
     """The names of the files with the photos begin with it."""
     left_out_url: str
     classes: tuple[ClassInfo, ...]
+    targets: Targets = "class"
+    numbers: tuple[NumberInfo, ...] = ()
     contract_version: int
     parent: str | None
     """Fingerprint of the newest version so far."""
@@ -166,6 +173,9 @@ class DatasetManifest(Record):
     url: str
     source_url: str
     classes: tuple[ClassInfo, ...]
+    """What `source.targets` chooses from: classes or tags; none where numbers are learnt."""
+    targets: Targets = "class"
+    numbers: tuple[NumberInfo, ...] = ()
     splits: dict[Split, SplitInfo]
     num_quarantined: int
     quarantine_reasons: dict[str, int]
@@ -176,6 +186,13 @@ class DatasetManifest(Record):
     parent: str | None = None
     created_at: str = ""
     """UTC, ISO 8601."""
+
+    @property
+    def contents(self) -> str:
+        """What is learnt of the photos, in words."""
+        if self.numbers:
+            return ", ".join(info.name for info in self.numbers)
+        return f"{len(self.classes)} {'tags' if self.targets == 'tags' else 'classes'}"
 
     def shard_url(self, shard: ShardInfo) -> str:
         """Where a shard lies; versions share their shards."""
@@ -263,8 +280,8 @@ class EpochMetrics(Record):
 
     @property
     def is_share(self) -> bool:
-        """Whether the error is a share of the samples."""
-        return self.metric == "error rate"
+        """Whether the error is a share."""
+        return self.metric.endswith("error rate")
 
 
 class TrainResult(Record):

@@ -27,10 +27,11 @@ from pets_core.launch import CheckResult, RatingsRequest, Request, WorkRequest, 
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
 from pets_core.photo_rank import PhotoRank
+from pets_core.photo_stages import embed, predict, predict_parts
 from pets_core.rank import Rank, choose_device, write_down
 from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.stages import predict_ratings
-from pets_core.stages import embed, find_lr, predict, predict_parts, train
+from pets_core.stages import find_lr, train
 from pets_core.training.interruption import Interrupted
 from pets_core.training.precision import resolve_precision
 

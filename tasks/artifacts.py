@@ -25,16 +25,21 @@ def publish_dataset(manifest: DatasetManifest) -> None:
     """Artifacts `dataset-summary`, `quarantine` and `duplicates`."""
     splits = table(
         ["split", "photos", "fewest of a class", "most of a class", "shards"],
-        ([s, i.num_rows, min(i.class_counts), max(i.class_counts), len(i.shards)] for s, i in
-         manifest.splits.items()),
+        ([s, i.num_rows, *i.class_range, len(i.shards)] for s, i in manifest.splits.items()),
+    )  # fmt: skip
+    numbers = table(
+        ["learnt", "unit", "mean of training photos", "standard deviation", "least", "greatest"],
+        ([literal(n.name), literal(n.unit), *(f"{v:.4g}" for v in (n.mean, n.std, n.low, n.high))]
+         for n in manifest.numbers),
     )  # fmt: skip
     left_out = table(["left out", "files"], manifest.quarantine_reasons.items())
     alike = table(["photos that are (nearly) another", "photos"], manifest.duplicates.items())
     after = f", after `{manifest.parent}`" if manifest.parent else ", the first"
     text = (
-        f"# {literal(manifest.name)}\n\n{manifest.num_rows} photos of {len(manifest.classes)} "
-        f"classes, version `{manifest.fingerprint}`{after}, label contract "
+        f"# {literal(manifest.name)}\n\n{manifest.num_rows} photos of "
+        f"{literal(manifest.contents)}, version `{manifest.fingerprint}`{after}, label contract "
         f"{manifest.contract_version}\n\n{splits}\n\n"
+        + (f"{numbers}\n\n" if manifest.numbers else "")
         + (f"{left_out}\n\n" if manifest.quarantine_reasons else "Nothing was left out.\n\n")
         + "".join(f"**{literal(warning)}**\n\n" for warning in class_warnings(manifest))
         + (f"{alike}\n\n" if any(manifest.duplicates.values()) else "")

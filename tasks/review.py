@@ -9,6 +9,8 @@ from prefect.states import Failed
 from pets_core.config import PipelineConfig
 from pets_core.evaluation.predictions import read_info
 from pets_core.evaluation.review import given_predictions, review
+from pets_core.numbers.records import NumbersReport
+from pets_core.numbers.review import review_numbers
 from pets_core.records import (
     Champion,
     EvalReport,
@@ -18,9 +20,12 @@ from pets_core.records import (
     Verdict,
 )
 from pets_core.registry import Judged, MovedError, find_champion, promote_run
+from pets_core.tags.records import TagsReport
+from pets_core.tags.review import review_tags
 from tasks.policy import may_pass
 
 __all__ = [
+    "Report",
     "champion_of",
     "conclude",
     "find_the_champion",
@@ -30,10 +35,15 @@ __all__ = [
     "use_predictions",
 ]
 
+Report = EvalReport | TagsReport | NumbersReport
+"""How a model did that tells classes, tags, or numbers."""
+
 
 @task(name="champion", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def find_the_champion(config: PipelineConfig, run: Run) -> Champion | None:
-    """Find the model that a new one is to be compared with."""
+    """Find the model that a new one is to be compared with; there is one where classes are told."""
+    if run.manifest.targets != "class":
+        return None
     return _champion(config, Judged.by(config, run.manifest))
 
 
@@ -71,18 +81,22 @@ def review_model(
     predicted: PredictResult,
     champion: Champion | None = None,
     training: TrainResult | None = None,
-) -> EvalReport:
+) -> Report:
     """Judge the predictions, also beside the champion's, and store what people look at."""
+    if predicted.targets == "tags":
+        return review_tags(config, run_url, predicted)
+    if predicted.targets != "class":
+        return review_numbers(config, run_url, predicted)
     return review(config, run_url, predicted, champion=champion, training=training)
 
 
-def promote_model(config: PipelineConfig, report: EvalReport) -> EvalReport:
+def promote_model(config: PipelineConfig, report: Report) -> Report:
     """Promote a model that passes the gate, where the gate is in force; to be called in a flow.
 
     Returns:
         The report, with another verdict where the alias was moved while the model was judged.
     """
-    if not (config.gate.promote and report.verdict.passed):
+    if not (isinstance(report, EvalReport) and config.gate.promote and report.verdict.passed):
         return report
     return point_alias(config, report)
 
@@ -100,9 +114,10 @@ def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
     return report
 
 
-def conclude(config: PipelineConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
+def conclude(config: PipelineConfig, report: Report) -> Report | State[Report]:
     """What a flow is to return: a state Rejected where the gate is in force and bars the model."""
-    if report.verdict.passed or not config.gate.promote:
+    judged = isinstance(report, EvalReport) and config.gate.promote
+    if not judged or report.verdict.passed:
         return report
     reasons = "; ".join(report.verdict.reasons)
     return Failed(name="Rejected", message=f"not promoted: {reasons}", data=report)

@@ -13,17 +13,32 @@ from pets_core.config import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.evaluation.gallery import Gallery, Picture, read_gallery
 from pets_core.markdown import literal
+from pets_core.numbers.records import NumbersReport
 from pets_core.records import Comparison, EvalReport
+from pets_core.tags.records import TagsReport
+from tasks.numbers import publish_numbers
 from tasks.publish import MAX_BYTES, Publisher, jpeg, picture, table
+from tasks.review import Report
+from tasks.tags import publish_tags
 
-__all__ = ["publish_review"]
+__all__ = ["publish_classes", "publish_review"]
 
 _NUM_WORST = 3
 _ERROR_HEAD = "| photo | said | is |\n|---|---|---|\n"
 
 
+def publish_review(config: PipelineConfig, report: Report) -> None:
+    """Publish what a review found; to be called in a flow."""
+    if isinstance(report, TagsReport):
+        publish_tags(report)
+    elif isinstance(report, NumbersReport):
+        publish_numbers(report)
+    else:
+        publish_classes(config, report)
+
+
 @task(name="publish review", cache_policy=NO_CACHE)
-def publish_review(config: PipelineConfig, report: EvalReport) -> None:
+def publish_classes(config: PipelineConfig, report: EvalReport) -> None:
     """Artifacts of the evaluation, the `run-summary` last, so that it comes first in the UI."""
     gallery = read_gallery(report.file("gallery.parquet"))
     with Publisher(report.url) as publisher:

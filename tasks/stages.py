@@ -116,6 +116,11 @@ def earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None
         raise PetsError(
             f"resume = {resume}: no run began there; give the folder of one, <store>/runs/<run id>"
         )
+    if run and run.manifest.targets != config.source.targets:
+        raise PetsError(
+            f"source.targets = {config.source.targets}: {run.url} began with a data set of "
+            f"{run.manifest.targets}: leave the setting as it was, or start a new run"
+        )
     if run:
         get_run_logger().info("the run goes on in %s", run.url)
     return run

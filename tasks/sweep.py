@@ -35,6 +35,11 @@ def check_sweep(config: PipelineConfig) -> None:
             f"sweep.num_concurrent = {config.sweep.num_concurrent}: on one machine trainings take "
             "turns; set launch.deployment to have them done by several, or leave it at 1"
         )
+    if config.source.targets != "class":
+        raise PetsError(
+            f"source.targets = {config.source.targets}: a sweep compares error rates, which only "
+            "classes have"
+        )
     for backbone in config.sweep.backbones or (config.model.backbone,):
         model = config.model.model_copy(update={"backbone": backbone})
         check_run(config.model_copy(update={"model": model}))

@@ -22,9 +22,9 @@ from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest, launch
 from pets_core.photo_rank import PhotoRank
+from pets_core.photo_stages import predict_parts
 from pets_core.predict import predict_photos
 from pets_core.records import BatchPlan, PartsResult
-from pets_core.stages import predict_parts
 
 CLASSES = ("Birman", "Boxer", "Pug", "Sphynx")
 NUM_PHOTOS = 23

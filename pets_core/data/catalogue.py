@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from pets_core.data.files import Files
+from pets_core.records import NumberInfo, Targets
 
-__all__ = ["Box", "Catalogue", "LabelledPhoto", "Official", "Source"]
+__all__ = ["Box", "Catalogue", "LabelledPhoto", "Official", "Source", "describe_numbers"]
 
 Official = Literal["trainval", "train", "valid", "test"]
 
@@ -23,22 +25,40 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """What a source says of one photo; `official` is None where it publishes no lists."""
+    """What a source says of one photo.
+
+    Attributes:
+        id: Of the photo.
+        label: Its class; empty where the source tells none.
+        species: Of the class.
+        official: None where the source publishes no lists.
+        head_box: Around the animal's head, where it is marked.
+        tags: Where tags are learnt, any number of them, in the vocabulary's order.
+        numbers: Where numbers or places are learnt; places are pixels. None: the source has none.
+    """
 
     id: str
     label: str
     species: str | None = None
     official: Official | None = None
     head_box: Box | None = None
+    tags: tuple[str, ...] = ()
+    numbers: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The labelled photos by id, and the label vocabulary in its order."""
+    """The labelled photos by id, and the vocabulary in its order.
+
+    Attributes:
+        photos: By id.
+        classes: Species (or None) by class or tag, in index order; empty where numbers are learnt.
+        numbers: Where they are learnt, in their order.
+    """
 
     photos: dict[str, LabelledPhoto]
     classes: dict[str, str | None]
-    """Species (or None) by class name, in index order."""
+    numbers: tuple[NumberInfo, ...] = ()
 
 
 class Source(Protocol):
@@ -64,3 +84,13 @@ class Source(Protocol):
     def photo_id(self, path: str) -> str:
         """The id of the photo in the file at `path`."""
         ...
+
+
+def describe_numbers(
+    targets: Targets, names: Sequence[str], units: Sequence[str] = ()
+) -> tuple[NumberInfo, ...]:
+    """Say what numbers are; places on a photo, x and y in turn, are told in halves of its sides."""
+    if targets in ("points", "box"):
+        units = ["half widths", "half heights"] * (len(names) // 2)
+    units = units or [""] * len(names)
+    return tuple(NumberInfo(name=n, unit=u) for n, u in zip(names, units, strict=True))

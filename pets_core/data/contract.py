@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pets_core import storage
-from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION
+from pets_core.data.dataset import SCHEMA_VERSION, schema_of
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo
+from pets_core.records import ClassInfo, NumberInfo, Targets
 
 __all__ = ["Contract", "agree", "load_contract", "save_contract"]
 
@@ -23,15 +23,25 @@ class Contract(BaseModel):
     schema_version: int
     columns: dict[str, str]
     classes: tuple[ClassInfo, ...]
+    targets: Targets = "class"
+    numbers: tuple[NumberInfo, ...] = ()
 
     @classmethod
-    def of(cls, version: int, classes: tuple[ClassInfo, ...]) -> Contract:
-        """The contract that the schema of this code and these labels make."""
+    def of(
+        cls,
+        version: int,
+        classes: tuple[ClassInfo, ...],
+        targets: Targets = "class",
+        numbers: tuple[NumberInfo, ...] = (),
+    ) -> Contract:
+        """The contract that the schema of this code and these labels or numbers make."""
         return cls(
             version=version,
             schema_version=SCHEMA_VERSION,
-            columns={field.name: str(field.type) for field in SCHEMA},
+            columns={field.name: str(field.type) for field in schema_of(targets)},
             classes=classes,
+            targets=targets,
+            numbers=numbers,
         )
 
 
@@ -53,20 +63,33 @@ def load_contract(root: str) -> Contract | None:
 
 
 def agree(
-    known: Contract | None, classes: Mapping[str, str | None], *, extend: bool
+    known: Contract | None,
+    classes: Mapping[str, str | None],
+    *,
+    extend: bool,
+    targets: Targets = "class",
+    numbers: Sequence[NumberInfo] = (),
 ) -> tuple[Contract, list[str]]:
-    """Return the contract for these labels, and the labels outside it.
+    """Return the contract for these labels or numbers, and the labels outside it.
 
     Args:
         known: The newest contract; None: these labels become the first.
         classes: Species (or None) by label, in the source's order.
         extend: Whether new labels are appended rather than left outside.
+        targets: What is learnt of a photo.
+        numbers: Those that are learnt, in their order.
 
     Raises:
-        PetsError: A label has changed its species.
+        PetsError: A label has changed its species, or something else is to be learnt.
     """
     if known is None:
-        return Contract.of(1, tuple(ClassInfo(name=n, species=s) for n, s in classes.items())), []
+        infos = tuple(ClassInfo(name=n, species=s) for n, s in classes.items())
+        return Contract.of(1, infos, targets, tuple(numbers)), []
+    if (known.targets, known.numbers) != (targets, tuple(numbers)):
+        raise PetsError(
+            f"{_learnt(targets, numbers)} is to be learnt, earlier versions of the data set have "
+            f"{_learnt(known.targets, known.numbers)}: set source.name to start a new data set"
+        )
     have = {info.name: info.species for info in known.classes}
     if changed := [n for n, s in classes.items() if n in have and have[n] != s]:
         raise PetsError(
@@ -76,10 +99,15 @@ def agree(
     new = [name for name in classes if name not in have]
     if extend and new:
         added = tuple(ClassInfo(name=n, species=classes[n]) for n in new)
-        return Contract.of(known.version + 1, known.classes + added), []
+        return Contract.of(known.version + 1, known.classes + added, targets, known.numbers), []
     if known.schema_version != SCHEMA_VERSION:
-        return Contract.of(known.version + 1, known.classes), new
+        return Contract.of(known.version + 1, known.classes, targets, known.numbers), new
     return known, new
+
+
+def _learnt(targets: Targets, numbers: Sequence[NumberInfo]) -> str:
+    names = ", ".join(f"{info.name} ({info.unit})" if info.unit else info.name for info in numbers)
+    return f"source.targets = {targets}{f' of {names}' if names else ''}"
 
 
 def save_contract(root: str, contract: Contract) -> None:

@@ -21,21 +21,22 @@ import pydantic
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, DatasetManifest, ShardInfo
+from pets_core.records import ClassInfo, DatasetManifest, ShardInfo, Targets
 
 __all__ = [
-    "COMPRESSION",
     "DUPLICATES_SCHEMA",
-    "PHOTOS_SCHEMA",
     "QUARANTINE_SCHEMA",
     "SCHEMA",
     "SCHEMA_VERSION",
     "commit_manifest",
+    "compression_of",
     "dataset_root",
     "load_manifest",
     "open_parquet",
+    "photos_schema",
     "read_shard",
     "read_table",
+    "schema_of",
     "schema_with_classes",
     "write_table",
 ]
@@ -62,15 +63,37 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
     ]
 )
-"""One row a photo. `width` and `height` are pixels of the upright photo; `head_box` is in pixels of
-the stored one, from its upper left."""
+"""One row a photo of one class. `width` and `height` are pixels of the upright photo; `head_box` is
+in pixels of the stored one, from its upper left."""
 
-PHOTOS_SCHEMA = pa.schema(
-    [SCHEMA.field(name) for name in SCHEMA.names if name not in ("image", "head_box")]
-    + [pa.field("shard", pa.string()), pa.field("mark", pa.string())]
-)
-"""photos.parquet, the index of a version: what is known of each photo, its shard, and the mark by
-which the next ingest tells whether its file has changed."""
+_TAGS = [
+    pa.field("tags", pa.list_(pa.string()), nullable=False),
+    pa.field("one_hot", pa.list_(pa.int8()), nullable=False),
+]
+_NUMBERS = [pa.field("numbers", pa.list_(pa.float32()), nullable=False)]
+
+
+def schema_of(targets: Targets) -> pa.Schema:
+    """Columns of a data set.
+
+    Where tags are learnt, `label` is null, `class_name` lists the tags, and two columns follow:
+    `tags`, their names, and `one_hot`, a 1 for each tag of the vocabulary that the photo has and a
+    0 for each other. Where numbers or places are learnt, `label` is null, `class_name` empty, and
+    `numbers` holds them.
+    """
+    more = {"class": [], "tags": _TAGS}.get(targets, _NUMBERS)
+    return pa.schema([*SCHEMA, *more])
+
+
+def photos_schema(targets: Targets) -> pa.Schema:
+    """Columns of photos.parquet, the index of a version.
+
+    They are what is known of each photo, its shard, and the mark by which the next ingest tells
+    whether its file has changed.
+    """
+    fields = [field for field in schema_of(targets) if field.name not in ("image", "head_box")]
+    return pa.schema([*fields, pa.field("shard", pa.string()), pa.field("mark", pa.string())])
+
 
 QUARANTINE_SCHEMA = pa.schema(
     [("id", pa.string()), ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
@@ -88,22 +111,27 @@ DUPLICATES_SCHEMA = pa.schema(
 """duplicates.parquet: a row for each photo that is (nearly) another one, with the other that weighs
 most: one in a later split, else the nearest. `distance` counts differing bits of the hashes."""
 
-COMPRESSION = {
-    "image.bytes": "NONE",
-    "image.path": "ZSTD",
-    **{f"head_box.{side}": "ZSTD" for side in ("xmin", "ymin", "xmax", "ymax")},
-    **{name: "ZSTD" for name in SCHEMA.names if name not in ("image", "head_box")},
-}
-"""Photos are compressed already; compressing them again costs time and saves nothing."""
+
+def compression_of(schema: pa.Schema) -> dict[str, str]:
+    """By column; photos are compressed already: to do it again costs time and saves nothing."""
+    chosen: dict[str, str] = {}
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            chosen |= {f"{field.name}.{inner.name}": "ZSTD" for inner in field.type}
+        else:
+            chosen[f"{field.name}.list.element" if _is_list(field.type) else field.name] = "ZSTD"
+    return chosen | {"image.bytes": "NONE"}
 
 
-def schema_with_classes(classes: Sequence[ClassInfo]) -> pa.Schema:
+def schema_with_classes(classes: Sequence[ClassInfo], targets: Targets = "class") -> pa.Schema:
     """The schema with the metadata by which Hugging Face `datasets` decodes images and labels."""
-    features: dict[str, Any] = {field.name: _feature(field.type) for field in SCHEMA}
+    schema = schema_of(targets)
+    features: dict[str, Any] = {field.name: _feature(field.type) for field in schema}
     features["image"] = {"_type": "Image"}
-    features["label"] = {"_type": "ClassLabel", "names": [c.name for c in classes]}
+    if targets == "class":
+        features["label"] = {"_type": "ClassLabel", "names": [c.name for c in classes]}
     metadata = json.dumps({"info": {"features": features}})
-    return SCHEMA.with_metadata({"huggingface": metadata})
+    return schema.with_metadata({"huggingface": metadata})
 
 
 def dataset_root(store: str, name: str) -> str:
@@ -175,4 +203,10 @@ def write_table(url: str, table: pa.Table, row_group_rows: int | None = None) ->
 def _feature(kind: pa.DataType) -> Any:
     if pa.types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
+    if _is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "Sequence"}
     return {"dtype": str(kind), "_type": "Value"}
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind))

@@ -21,8 +21,11 @@ from pets_core.data.images import decode
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records import DatasetManifest, Split
 
-__all__ = ["DecodedPhotos", "EncodedPhotos", "open_decoded"]
+__all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
 
+Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+
+_COLUMNS = {"class": "label", "tags": "one_hot"}
 _VERSION = 2
 _BATCH = 128
 
@@ -54,20 +57,21 @@ class DecodedPhotos:
     Attributes:
         pixels: The first photos, uint8 RGB, shape (M, size, size, 3), memory-mapped read-only.
         encoded: The N - M others.
-        labels: int64 class indices, shape (N,).
+        targets: What is learnt of each: class indices, int64 (N,); a 1 for each tag it has, float32
+            (N, C); or its D numbers, float32 (N, D).
         ids: Photo ids, length N.
     """
 
     def __init__(
         self,
         pixels: npt.NDArray[np.uint8],
-        labels: npt.NDArray[np.int64],
+        targets: Targets,
         ids: list[str],
         encoded: EncodedPhotos | None = None,
     ) -> None:
-        if not len(pixels) + len(encoded or ()) == len(labels) == len(ids):
-            raise ValueError("pixels, labels and ids must have one entry a photo")
-        self.pixels, self.labels, self.ids, self.encoded = pixels, labels, ids, encoded
+        if not len(pixels) + len(encoded or ()) == len(targets) == len(ids):
+            raise ValueError("pixels, targets and ids must have one entry a photo")
+        self.pixels, self.targets, self.ids, self.encoded = pixels, targets, ids, encoded
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -136,8 +140,9 @@ def open_decoded(
             _decode_all(manifest, split, size, num_decoded, files, on_progress)
         for file in files:
             mark_used(file)
+    column = _COLUMNS.get(manifest.targets, "numbers")
     columns = [
-        read_table(manifest.shard_url(shard), ["id", "label"])
+        read_table(manifest.shard_url(shard), ["id", column])
         for shard in manifest.splits[split].shards
     ]
     table = pa.concat_tables(columns)
@@ -147,10 +152,27 @@ def open_decoded(
     shape = (num_decoded, size, size, 3)
     return DecodedPhotos(
         np.memmap(pixels, np.uint8, "r", shape=shape) if num_decoded else np.empty(shape, np.uint8),
-        table["label"].to_numpy(),
+        _targets(table[column]),
         table["id"].to_pylist(),
         encoded,
     )
+
+
+def class_names(manifest: DatasetManifest, split: Split) -> list[str]:
+    """What each photo of a split is of, in words, in the order of its rows."""
+    shards = manifest.splits[split].shards
+    tables = [read_table(manifest.shard_url(shard), ["class_name"]) for shard in shards]
+    return [name for table in tables for name in table["class_name"].to_pylist()]
+
+
+def _targets(column: pa.ChunkedArray) -> Targets:
+    """Class indices (N,), or of lists the numbers in them, float32 (N, D)."""
+    if not pa.types.is_list(column.type):
+        indices: npt.NDArray[np.int64] = column.to_numpy()
+        return indices
+    values = column.combine_chunks()
+    flat: npt.NDArray[np.float32] = values.flatten().to_numpy().astype(np.float32)
+    return flat.reshape(len(values), -1)
 
 
 def _decode_all(

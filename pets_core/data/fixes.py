@@ -63,6 +63,8 @@ def apply_fixes(catalogue: Catalogue, fixes: dict[str, str]) -> tuple[Catalogue,
     Raises:
         PetsError: An id or a label is not in the source.
     """
+    if not fixes:
+        return catalogue, set()
     unknown = sorted(fixes.keys() - catalogue.photos.keys())
     if unknown:
         near = did_you_mean(unknown[0], catalogue.photos)
@@ -81,4 +83,4 @@ def apply_fixes(catalogue: Catalogue, fixes: dict[str, str]) -> tuple[Catalogue,
         for photo in catalogue.photos.values()
         if (label := fixes.get(photo.id, photo.label))
     }
-    return Catalogue(photos, catalogue.classes), catalogue.photos.keys() - photos.keys()
+    return replace(catalogue, photos=photos), catalogue.photos.keys() - photos.keys()

@@ -77,6 +77,9 @@ def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
 def class_warnings(manifest: DatasetManifest) -> list[str]:
     """What of the classes' sizes bodes ill for training, a sentence each."""
     train = manifest.splits["train"].class_counts
+    if not train:
+        return []
+    what = "tag" if manifest.targets == "tags" else "class"
     few = [
         f"{info.name} ({count})"
         for info, count in zip(manifest.classes, train, strict=True)
@@ -90,14 +93,12 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
         )
     if max(train) > _UNBALANCED * min(train):
         said.append(
-            f"The largest class has {max(train)} training photos, the smallest {min(train)}: the "
+            f"The largest {what} has {max(train)} training photos, the smallest {min(train)}: the "
             "model will lean to the large ones."
         )
     for split, info in manifest.splits.items():
         if split != "train" and (lacking := info.class_counts.count(0)):
-            said.append(
-                f"{split} has no photo of {lacking} of the {len(manifest.classes)} classes."
-            )
+            said.append(f"{split} has no photo of {lacking} of the {manifest.contents}.")
     return said
 
 

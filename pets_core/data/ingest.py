@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,18 +21,18 @@ from pets_core.config import IngestConfig, PipelineConfig
 from pets_core.data.contract import Contract, save_contract
 from pets_core.data.dataset import (
     DUPLICATES_SCHEMA,
-    PHOTOS_SCHEMA,
     QUARANTINE_SCHEMA,
     SCHEMA_VERSION,
     commit_manifest,
     load_manifest,
+    photos_schema,
     read_table,
     write_table,
 )
 from pets_core.data.duplicates import find_duplicates, leaking, without_leaking
 from pets_core.data.fixes import STRUCK_OUT
 from pets_core.data.journal import load_record
-from pets_core.data.plan import plan_dataset, planned_left_out, planned_marks
+from pets_core.data.plan import NO_NUMBERS, plan_dataset, planned_left_out, planned_marks
 from pets_core.data.shards import without, write_shard
 from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -40,6 +41,7 @@ from pets_core.records import (
     DatasetManifest,
     DatasetPlan,
     LeftOut,
+    NumberInfo,
     ShardInfo,
     Split,
     SplitInfo,
@@ -54,6 +56,7 @@ _BY_RULE = frozenset(
         "in_no_list",
         "same_id",
         "label_outside_contract",
+        NO_NUMBERS,
         "duplicate",
         STRUCK_OUT,
     }
@@ -122,7 +125,7 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     rows = [row.model_dump() for row in sorted(left_out, key=_row_order)]
     quarantine = pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
     write_table(storage.join(url, "quarantine.parquet"), quarantine)
-    save_contract(plan.root, Contract.of(plan.contract_version, plan.classes))
+    save_contract(plan.root, _contract(plan))
     manifest = DatasetManifest(
         schema_version=SCHEMA_VERSION,
         name=plan.name,
@@ -130,6 +133,8 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
         url=url,
         source_url=plan.source_url,
         classes=plan.classes,
+        targets=plan.targets,
+        numbers=_spread(plan, photos),
         splits=splits,
         num_quarantined=len(left_out),
         quarantine_reasons=reasons,
@@ -140,6 +145,27 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     )
     commit_manifest(manifest)
     return manifest
+
+
+def _contract(plan: DatasetPlan) -> Contract:
+    return Contract.of(plan.contract_version, plan.classes, plan.targets, plan.numbers)
+
+
+def _spread(plan: DatasetPlan, photos: pa.Table) -> tuple[NumberInfo, ...]:
+    """The numbers that are learnt, with how they are spread over the training photos."""
+    if not plan.numbers:
+        return ()
+    training = photos.filter(pc.equal(photos["split"], "train"))["numbers"].to_pylist()
+    values = np.array(training, np.float64)
+    return tuple(
+        info.model_copy(
+            update={
+                "mean": float(column.mean()), "std": float(column.std()) or 1.0,
+                "low": float(column.min()), "high": float(column.max()),
+            }
+        )
+        for info, column in zip(plan.numbers, values.T, strict=True)
+    )  # fmt: skip
 
 
 def _again(manifest: DatasetManifest, plan: DatasetPlan) -> DatasetManifest:
@@ -172,17 +198,18 @@ def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut]]:
 def _photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
     """What the shards say of each photo, the photos' bytes left where they are."""
     marks = planned_marks(plan)
-    columns = [name for name in PHOTOS_SCHEMA.names if name not in ("shard", "mark")]
+    schema = photos_schema(plan.targets)
+    columns = [name for name in schema.names if name not in ("shard", "mark")]
 
     def read(shard: _Stored) -> pa.Table:
         table = read_table(storage.join(plan.root, "shards", shard.info.path), columns)
         table = table.replace_schema_metadata(None)
         names = pa.array([shard.info.path] * table.num_rows, pa.string())
         own = pa.array([marks[i] for i in table["id"].to_pylist()], pa.string())
-        return table.append_column("shard", names).append_column("mark", own).cast(PHOTOS_SCHEMA)
+        return table.append_column("shard", names).append_column("mark", own).cast(schema)
 
     with ThreadPoolExecutor(4) as pool:
-        return pa.concat_tables([PHOTOS_SCHEMA.empty_table(), *pool.map(read, stored)])
+        return pa.concat_tables([schema.empty_table(), *pool.map(read, stored)])
 
 
 def _drop_leaking(
@@ -211,9 +238,7 @@ def _drop_leaking(
         if shard.info.path not in renamed:
             kept.append(shard)
             continue
-        info, counts = without(
-            plan.root, shard.info, set(leaks), plan.classes, config.row_group_rows
-        )
+        info, counts = without(plan, shard.info, set(leaks), config.row_group_rows)
         if info is not None:
             renamed[shard.info.path] = info.path
             kept.append(replace(shard, info=info, class_counts=counts))
@@ -228,7 +253,7 @@ def _splits(plan: DatasetPlan, stored: Sequence[_Stored]) -> dict[Split, SplitIn
         own = [shard for shard in stored if shard.split == split]
         counts = sum((Counter(shard.class_counts) for shard in own), Counter[int]())
         splits[split] = SplitInfo(
-            num_rows=counts.total(),
+            num_rows=sum(shard.info.num_rows for shard in own),
             class_counts=tuple(counts[label] for label in range(len(plan.classes))),
             shards=tuple(shard.info for shard in own),
         )
@@ -267,6 +292,8 @@ def _fingerprint(
         {split: [shard.sha256 for shard in info.shards] for split, info in splits.items()},
         [list(_row_order(row)) for row in sorted(left_out, key=_row_order)],
     ]
+    if plan.targets != "class":
+        identity += [plan.targets, [[info.name, info.unit] for info in plan.numbers]]
     return sha256(json.dumps(identity).encode()).hexdigest()[:20]
 
 

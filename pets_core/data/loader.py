@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,10 @@ from torch import Tensor
 from pets_core.config import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.mixing import mix
-from pets_core.data.transforms import Transform, send
+from pets_core.data.transforms import REACH, Transform, move_box, move_points, send
+from pets_core.records import Targets
 
-__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches"]
+__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "move_places"]
 
 _GPU_SHARE = 0.25
 
@@ -28,16 +30,25 @@ class Batch:
     Attributes:
         inputs: Model inputs, first dimension b.
         targets: Class indices, int64 (b,); shares of classes, float32 (b, C), where photos are
-            mixed.
+            mixed; tags or numbers, float32 (b, D).
         rows: Places of the samples in their split, (b,).
         ids: The samples' ids, b of them.
         global_size: Samples of this batch over all ranks.
+        maps: Where places are learnt, what takes those on the inputs to those on the photos,
+            float32 (b, 3, 3).
     """
 
     inputs: Tensor
     targets: Tensor
     rows: npt.NDArray[np.int64]
     ids: list[str]
+    global_size: int
+    maps: Tensor | None = None
+
+
+class _Drawn(TypedDict):
+    seed: int
+    rows: slice
     global_size: int
 
 
@@ -104,6 +115,7 @@ class PhotoLoader:
         on_device: Keep all photos on the device.
         mixing: Where its alphas ask for it, photos are mixed.
         num_classes: Needed for mixing.
+        targets: What is learnt of the photos; places are moved with them.
         on_batch: Called before each batch is handed out.
     """
 
@@ -120,6 +132,7 @@ class PhotoLoader:
         on_device: bool = False,
         mixing: TransformConfig | None = None,
         num_classes: int = 0,
+        targets: Targets = "class",
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:
         if len(photos) == 0:
@@ -130,7 +143,7 @@ class PhotoLoader:
         self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
-        self._on_batch = on_batch
+        self._targets, self._on_batch = targets, on_batch
         # A generator that held it could be collected half-way, and would wait for its thread then.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
@@ -169,24 +182,34 @@ class PhotoLoader:
             yield _Share(rows[first:last], slice(first, last), len(rows), seed)
 
     def _read(self, share: _Share) -> tuple[Tensor, Tensor]:
-        """Photos and labels, on their way to the device; runs in a thread of its own."""
+        """Photos and targets, on their way to the device; runs in a thread of its own."""
         rows = torch.from_numpy(share.rows)
-        labels = torch.from_numpy(self._photos.labels[share.rows])
+        targets = torch.from_numpy(self._photos.targets[share.rows])
         if self._resident is not None:
-            return self._resident[send(rows, self._device)], send(labels, self._device)
+            return self._resident[send(rows, self._device)], send(targets, self._device)
         pixels = torch.from_numpy(self._photos.read(share.rows))
-        return send(pixels, self._device), send(labels, self._device)
+        return send(pixels, self._device), send(targets, self._device)
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
-        inputs = self._transform(
-            pixels, seed=share.seed, rows=share.places, global_size=share.global_size
-        )
+        drawn: _Drawn = {
+            "seed": share.seed, "rows": share.places, "global_size": share.global_size
+        }  # fmt: skip
+        inputs = self._transform(pixels, **drawn)
         ids = [self._photos.ids[row] for row in share.rows]
         batch = Batch(inputs, targets, share.rows, ids, share.global_size)
+        if self._targets in ("points", "box"):
+            maps = send(self._transform.maps(pixels.shape[1], **drawn), self._device)
+            moved = move_places(targets, torch.linalg.inv(maps), self._targets)
+            return replace(batch, targets=moved.clamp(*REACH), maps=maps)
         if self._mixing is None:
             return batch
         inputs, targets = mix(inputs, targets, self._num_classes, self._mixing, seed=share.seed)
         return replace(batch, inputs=inputs, targets=targets)
+
+
+def move_places(places: Tensor, maps: Tensor, targets: Targets) -> Tensor:
+    """Move points or boxes, (B, D), by maps (B, 3, 3)."""
+    return (move_box if targets == "box" else move_points)(places, maps)
 
 
 def _batch_seed(seed: int, epoch: int, number: int) -> int:

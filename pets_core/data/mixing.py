@@ -25,16 +25,16 @@ def mix(
 
     Args:
         inputs: (B, C, S, S); changed in place by CutMix.
-        targets: Class indices, int64 (B,).
+        targets: Class indices, int64 (B,); or a 1 for each tag, float32 (B, K).
         num_classes: K.
         config: The Beta distributions' alphas; one must be above 0.
         seed: Says which share, rectangle and method, the same on every rank.
 
     Returns:
-        The blended inputs, and the share of each class in them, float32 (B, K).
+        The blended inputs, and the share of each class or tag in them, float32 (B, K).
     """
     random = np.random.default_rng(seed)
-    one_hot = F.one_hot(targets, num_classes).float()
+    one_hot = targets if targets.ndim > 1 else F.one_hot(targets, num_classes).float()
     methods = [a for a in ("mixup_alpha", "cutmix_alpha") if getattr(config, a)]
     method = methods[random.integers(len(methods))]
     own = float(random.beta(getattr(config, method), getattr(config, method)))

@@ -29,18 +29,27 @@ from pets_core.data.splits import draw
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 from pets_core.records import (
-    ClassInfo,
     DatasetManifest,
     DatasetPlan,
     LeftOut,
     ShardPlan,
     Split,
+    Targets,
     choose_evaluation_split,
 )
 
-__all__ = ["PlannedPhoto", "plan_dataset", "planned_left_out", "planned_marks", "planned_photos"]
+__all__ = [
+    "NO_NUMBERS",
+    "PlannedPhoto",
+    "plan_dataset",
+    "planned_left_out",
+    "planned_marks",
+    "planned_photos",
+]
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+NO_NUMBERS = "no_numbers"
+"""Why a photo is left out of which the source tells none, where numbers are learnt."""
 _HASH_BITS = 64
 _SHARDS_A_FILE = 256
 """A task reads the footer of its plan file, about 1 kB a shard."""
@@ -51,6 +60,8 @@ _PLAN_SCHEMA = pa.schema(
         ("mark", pa.string()),
         ("label", pa.int64()),
         ("head_box", SCHEMA.field("head_box").type),
+        ("tags", pa.list_(pa.int64())),
+        ("numbers", pa.list_(pa.float64())),
         ("prior", pa.string()),
     ]
 )
@@ -64,16 +75,20 @@ class PlannedPhoto(NamedTuple):
         id: Its id.
         path: Its file in the source.
         mark: The file's version.
-        label: Class index.
+        label: Class index; None where no class is learnt.
         head_box: Where its source tells.
+        tags: Indices of its tags, where these are learnt.
+        numbers: Where these or places are learnt; places in pixels of the upright photo.
         prior: Shard of an earlier version that holds this very photo; empty: none.
     """
 
     id: str
     path: str
     mark: str
-    label: int
+    label: int | None
     head_box: Box | None
+    tags: tuple[int, ...] = ()
+    numbers: tuple[float, ...] = ()
     prior: str = ""
 
 
@@ -103,26 +118,49 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     root = dataset_root(config.store, source.name)
     catalogue, struck_out = apply_fixes(source.catalogue(), read_fixes(config.source.label_fixes))
     files, left_out = _select(source, catalogue, struck_out)
-    contract = _contract(root, source.name, catalogue, config.ingest)
+    contract = _contract(root, source.name, catalogue, config)
     labels = {info.name: index for index, info in enumerate(contract.classes)}
     chosen: dict[str, tuple[PlannedPhoto, Split]] = {}
     for photo_id, entry in files.items():
         photo = catalogue.photos[photo_id]
         split = _split(photo, config.source, official=official)
-        if photo.label not in labels:
-            left_out.append(_left_out(entry, photo_id, "label_outside_contract", photo.label))
+        if outside := [name for name in _named(photo, contract.targets) if name not in labels]:
+            left_out.append(_left_out(entry, photo_id, "label_outside_contract", outside[0]))
+        elif contract.numbers and photo.numbers is None:
+            said = f"the source tells no {contract.numbers[0].name} of it"
+            left_out.append(_left_out(entry, photo_id, NO_NUMBERS, said))
         elif split is None:
             left_out.append(_left_out(entry, photo_id, "in_no_list", "in no official list"))
         else:
-            planned = PlannedPhoto(
-                photo_id, entry.path, entry.mark, labels[photo.label], photo.head_box
-            )
-            chosen[photo_id] = planned, split
-    _check_classes(contract.classes, chosen.values())
+            chosen[photo_id] = _planned(photo, entry, contract.targets, labels), split
+    _check_photos(contract, chosen.values())
     choose_evaluation_split(config.evaluate.split, sorted({split for _, split in chosen.values()}))
     sizes = {photo_id: files[photo_id].size for photo_id in chosen}
     leaves = list(_leaves(chosen, sizes, config.ingest.shard_mib << 20))
     return _write_plan(source, root, contract, config.ingest, leaves, left_out)
+
+
+def _named(photo: LabelledPhoto, targets: Targets) -> tuple[str, ...]:
+    """What of the vocabulary a photo is said to be, or to have."""
+    if targets == "class":
+        return (photo.label,)
+    return photo.tags if targets == "tags" else ()
+
+
+def _planned(
+    photo: LabelledPhoto, entry: FileEntry, targets: Targets, labels: Mapping[str, int]
+) -> PlannedPhoto:
+    indices = tuple(sorted(labels[name] for name in _named(photo, targets)))
+    is_class = targets == "class"
+    return PlannedPhoto(
+        photo.id,
+        entry.path,
+        entry.mark,
+        indices[0] if is_class else None,
+        photo.head_box,
+        () if is_class else indices,
+        photo.numbers or (),
+    )
 
 
 def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
@@ -130,7 +168,11 @@ def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
     with storage.open_read(_plan_file(plan.plan_url, shard.index)) as file:
         table = pq.ParquetFile(file).read_row_group(shard.index % _SHARDS_A_FILE)
     return [
-        PlannedPhoto(**row | {"head_box": Box(**row["head_box"]) if row["head_box"] else None})
+        PlannedPhoto(
+            **row
+            | {"head_box": Box(**row["head_box"]) if row["head_box"] else None}
+            | {name: tuple(row[name]) for name in ("tags", "numbers")}
+        )
         for row in table.to_pylist()
     ]
 
@@ -207,13 +249,20 @@ def _left_out(entry: FileEntry, photo_id: str, reason: str, detail: str) -> Left
     return LeftOut(id=photo_id, path=entry.path, reason=reason, detail=detail)
 
 
-def _contract(root: str, name: str, catalogue: Catalogue, config: IngestConfig) -> Contract:
-    known = load_contract(root)
-    contract, new = agree(known, catalogue.classes, extend=config.new_labels == "extend")
-    if new and config.new_labels == "refuse":
+def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig) -> Contract:
+    new_labels, targets = config.ingest.new_labels, config.source.targets
+    contract, new = agree(
+        load_contract(root),
+        catalogue.classes,
+        extend=new_labels == "extend",
+        targets=targets,
+        numbers=catalogue.numbers,
+    )
+    if new and new_labels == "refuse":
+        what = "tag" if targets == "tags" else "label"
         raise PetsError(
-            f"label {', '.join(map(repr, new))}: outside the contract of data set {name!r} "
-            f"(version {contract.version}, {len(contract.classes)} labels). Set "
+            f"{what} {', '.join(map(repr, new))}: outside the contract of data set {name!r} "
+            f"(version {contract.version}, {len(contract.classes)} {what}s). Set "
             "ingest.new_labels = extend to add to it, or quarantine to leave these photos out, or "
             "source.name to start another data set"
         )
@@ -232,28 +281,45 @@ def _split(photo: LabelledPhoto, config: SourceConfig, *, official: bool) -> Spl
     return "valid" if number < config.test_fraction + config.valid_fraction else "train"
 
 
-def _check_classes(
-    classes: Sequence[ClassInfo], photos: Iterable[tuple[PlannedPhoto, Split]]
-) -> None:
+def _check_photos(contract: Contract, photos: Iterable[tuple[PlannedPhoto, Split]]) -> None:
     """Refuse what cannot be learnt; files not named like photos are not counted on."""
-    counted = [(p.label, split) for p, split in photos if may_be_photo_name(p.path)]
+    counted = [(p, split) for p, split in photos if may_be_photo_name(p.path)]
     if not counted:
-        raise PetsError("the source holds no photo with a label")
-    total = Counter(label for label, _ in counted)
-    train = Counter(label for label, split in counted if split == "train")
+        what = {"class": "a label", "tags": "a row of tags"}.get(contract.targets, "numbers")
+        raise PetsError(f"the source holds no photo with {what}")
+    if not contract.numbers:
+        _check_classes(contract, counted)
+    elif not any(split == "train" for _, split in counted):
+        raise PetsError(
+            "no photo is left to train on: change source.split, valid_fraction or test_fraction, "
+            "or add photos"
+        )
+
+
+def _check_classes(contract: Contract, counted: Sequence[tuple[PlannedPhoto, Split]]) -> None:
+    """Refuse a class or a tag that too few photos have."""
+
+    def count(photos: Iterable[PlannedPhoto]) -> Counter[int]:
+        return Counter(i for p in photos for i in ((p.label,) if p.label is not None else p.tags))
+
+    total = count(photo for photo, _ in counted)
+    train = count(photo for photo, split in counted if split == "train")
+    classes, what = contract.classes, "class" if contract.targets == "class" else "tag"
     faults = [
-        f"class {info.name!r} has {total[label]} photo{'s' * (total[label] != 1)}, at least 2 are "
-        "needed: add photos, remove the class, or, where earlier versions of the data set have it, "
-        "set source.name to start another"
+        f"{what} {info.name!r} has {total[label]} photo{'s' * (total[label] != 1)}, at least 2 are "
+        f"needed: add photos, remove the {what}, or, where earlier versions of the data set have "
+        "it, set source.name to start another"
         for label, info in enumerate(classes)
         if total[label] < 2
     ] or [
-        f"class {info.name!r} has no training photos in this split: change source.split, "
+        f"{what} {info.name!r} has no training photos in this split: change source.split, "
         "valid_fraction, test_fraction or seed, or add photos"
         for label, info in enumerate(classes)
         if not train[label]
     ]
-    if len(classes) == 1:
+    if not classes:
+        faults = ["no photo of the source has a tag"]
+    if len(classes) == 1 and what == "class":
         faults.append(
             f"the source has the single class {classes[0].name!r}; a classifier needs at least 2. "
             "A class is a folder of photos: set source.url to the folder around the class folders"
@@ -302,6 +368,8 @@ def _write_plan(
 ) -> DatasetPlan:
     """Store the photos of each shard, where the tasks that write the shards find them."""
     same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
+    if contract.targets != "class":
+        same += json.dumps([contract.targets, [info.name for info in contract.numbers]])
     keys = [_key(leaf, same) for leaf in leaves]
     written = _written(root, set(keys))
     parent = newest_version(root)
@@ -332,6 +400,8 @@ def _write_plan(
         plan_url=url,
         left_out_url=f"{url}-left-out.parquet",
         classes=contract.classes,
+        targets=contract.targets,
+        numbers=contract.numbers,
         contract_version=contract.version,
         parent=parent.fingerprint if parent else None,
         shards=shards,
@@ -360,7 +430,8 @@ def _key(leaf: _Leaf, same: str) -> str:
     """Hash of all that shapes a shard, but for the photos' bytes, which their marks stand for."""
     digest = sha256(f"{same}{leaf.split}".encode())
     for photo in leaf.photos:
-        digest.update(json.dumps(photo[:5]).encode())
+        learnt = [values for values in (photo.tags, photo.numbers) if values]
+        digest.update(json.dumps([*photo[:5], *learnt]).encode())
     return digest.hexdigest()[:32]
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
-from pets_core.data.dataset import COMPRESSION, open_parquet, schema_with_classes
+from pets_core.data.dataset import compression_of, open_parquet, schema_with_classes
 from pets_core.data.duplicates import perceptual_hashes
 from pets_core.data.files import BATCH_FILES, Files
 from pets_core.data.images import ImageInfo, UnreadablePhotoError, inspect, is_photo_name
@@ -25,12 +25,14 @@ from pets_core.data.journal import is_there, load_record, save_record
 from pets_core.data.plan import PlannedPhoto, planned_photos
 from pets_core.data.sources import open_source
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
+from pets_core.records import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
 
-__all__ = ["ShardWriter", "without", "write_shard"]
+__all__ = ["OUTSIDE", "ShardWriter", "without", "write_shard"]
 
 Row = dict[str, Any]
 
+OUTSIDE = "place_outside_photo"
+"""Why a photo is left out whose points or box are not all on it."""
 _OPENING = Lock()
 
 
@@ -50,21 +52,23 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
     fresh = [photo.path for photo in photos if photo.id not in prior]
     files = _files(plan.plan_url, config.model_dump_json()) if fresh else None
     left_out = []
-    writer = ShardWriter(plan.classes, config.ingest.row_group_rows)
+    writer = ShardWriter(plan, config.ingest.row_group_rows)
     # The pool is this function's and not the generator's: one that is left half-way and collected
     # later, in any thread, must not wait for threads then.
     with ThreadPoolExecutor(1) as ahead:
         contents = _contents(files, fresh, ahead) if files else iter(())
         for photo in photos:
-            labels = _labels(photo, shard, plan.classes)
-            if (row := prior.get(photo.id)) is not None:
-                writer.add(row | labels)
-                continue
             try:
+                if (row := prior.get(photo.id)) is not None:
+                    size = row["width"], row["height"]
+                    writer.add(row | _labels(photo, shard, plan, size))
+                    continue
                 content = next(contents)
                 if isinstance(content, UnreadablePhotoError):
                     raise content
-                writer.add(_row(photo, content) | labels, inspect(content))
+                info = inspect(content)
+                labels = _labels(photo, shard, plan, (info.width, info.height))
+                writer.add(_row(photo, content) | labels, info)
             except UnreadablePhotoError as error:
                 left_out.append(_refused(photo, error))
     record = ShardRecord(
@@ -79,28 +83,37 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
 
 
 def without(
-    root: str, shard: ShardInfo, drop: set[str], classes: Sequence[ClassInfo], row_group_rows: int
+    plan: DatasetPlan, shard: ShardInfo, drop: set[str], row_group_rows: int
 ) -> tuple[ShardInfo | None, Counter[int]]:
     """Write a shard again without some of its photos; return it with its photos of each class."""
-    writer = ShardWriter(classes, row_group_rows)
-    for row in _rows(storage.join(root, "shards", shard.path)):
+    writer = ShardWriter(plan, row_group_rows)
+    for row in _rows(storage.join(plan.root, "shards", shard.path)):
         if row["id"] not in drop:
             writer.add(row)
-    return writer.store(root, shard.path.rsplit("-", 1)[0]), writer.labels
+    return writer.store(plan.root, shard.path.rsplit("-", 1)[0]), writer.labels
 
 
 class ShardWriter:
-    """Builds a shard in memory; a shard's size is bounded by the plan."""
+    """Builds a shard in memory; a shard's size is bounded by the plan.
 
-    def __init__(self, classes: Sequence[ClassInfo], row_group_rows: int) -> None:
+    Attributes:
+        labels: Photos of each class or tag so far.
+    """
+
+    def __init__(self, plan: DatasetPlan, row_group_rows: int) -> None:
         self.labels: Counter[int] = Counter()
-        self._schema, self._row_group_rows = schema_with_classes(classes), row_group_rows
+        self._num_rows = 0
+        self._schema = schema_with_classes(plan.classes, plan.targets)
+        self._row_group_rows = row_group_rows
         self._rows: list[Row] = []
         self._infos: list[ImageInfo] = []
         self._fresh: list[int] = []
         self._file = io.BytesIO()
         self._parquet = pq.ParquetWriter(
-            self._file, self._schema, compression=COMPRESSION, write_page_checksum=True
+            self._file,
+            self._schema,
+            compression=compression_of(self._schema),
+            write_page_checksum=True,
         )
 
     def add(self, row: Row, info: ImageInfo | None = None) -> None:
@@ -109,7 +122,10 @@ class ShardWriter:
             self._fresh.append(len(self._rows))
             self._infos.append(info)
         self._rows.append(row)
-        self.labels[row["label"]] += 1
+        self._num_rows += 1
+        if row["label"] is not None:
+            self.labels[row["label"]] += 1
+        self.labels.update(np.flatnonzero(row.get("one_hot", ())).tolist())
         if len(self._rows) == self._row_group_rows:
             self._flush()
 
@@ -117,7 +133,7 @@ class ShardWriter:
         """Put the shard among those in folder `root`; None when it has no photo."""
         self._flush()
         self._parquet.close()
-        if not self.labels:
+        if not self._num_rows:
             return None
         data = self._file.getbuffer()
         digest = sha256(data).hexdigest()
@@ -126,9 +142,7 @@ class ShardWriter:
         if not storage.exists(url):
             with storage.writing(url) as file:
                 file.write(data)
-        return ShardInfo(
-            path=path, num_rows=self.labels.total(), num_bytes=data.nbytes, sha256=digest
-        )
+        return ShardInfo(path=path, num_rows=self._num_rows, num_bytes=data.nbytes, sha256=digest)
 
     def _flush(self) -> None:
         if self._infos:
@@ -205,15 +219,33 @@ def _row(photo: PlannedPhoto, data: bytes) -> Row:
     }
 
 
-def _labels(photo: PlannedPhoto, shard: ShardPlan, classes: Sequence[ClassInfo]) -> Row:
-    """What may be said otherwise of the same photo in another version."""
-    return {
-        "label": photo.label,
-        "class_name": classes[photo.label].name,
-        "species": classes[photo.label].species,
-        "head_box": photo.head_box._asdict() if photo.head_box else None,
-        "split": shard.split,
-    }
+def _labels(photo: PlannedPhoto, shard: ShardPlan, plan: DatasetPlan, size: tuple[int, int]) -> Row:
+    """What may be said otherwise of the same photo, of so many pixels, in another version."""
+    head_box = photo.head_box._asdict() if photo.head_box else None
+    row: Row = {"label": photo.label, "head_box": head_box, "split": shard.split}
+    if photo.label is not None:
+        known = plan.classes[photo.label]
+        return row | {"class_name": known.name, "species": known.species}
+    tags = [plan.classes[index].name for index in photo.tags]
+    row |= {"class_name": ", ".join(tags), "species": None}
+    if plan.targets == "tags":
+        one_hot = [int(index in photo.tags) for index in range(len(plan.classes))]
+        return row | {"tags": tags, "one_hot": one_hot}
+    numbers = photo.numbers if plan.targets == "numbers" else _places(photo.numbers, size)
+    return row | {"numbers": numbers}
+
+
+def _places(pixels: Sequence[float], size: tuple[int, int]) -> list[float]:
+    """Places x, y, x, y, ... in pixels of a photo of that width and height to -1 to 1.
+
+    Raises:
+        UnreadablePhotoError: One is not on the photo.
+    """
+    sides = [size[number % 2] for number in range(len(pixels))]
+    if any(not 0 <= value <= side for value, side in zip(pixels, sides, strict=True)):
+        places = ", ".join(f"{value:g}" for value in pixels)
+        raise UnreadablePhotoError(OUTSIDE, f"{places} on a photo of {size[0]} x {size[1]} pixels")
+    return [2 * value / side - 1 for value, side in zip(pixels, sides, strict=True)]
 
 
 def _refused(photo: PlannedPhoto, error: UnreadablePhotoError) -> LeftOut:

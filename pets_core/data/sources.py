@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,14 @@ from defusedxml.ElementTree import fromstring
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data.archives import ARCHIVE_SUFFIXES, open_archive
-from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Official, Source
+from pets_core.data.catalogue import (
+    Box,
+    Catalogue,
+    LabelledPhoto,
+    Official,
+    Source,
+    describe_numbers,
+)
 from pets_core.data.files import FileEntry, Files, FolderFiles
 from pets_core.data.images import UnreadablePhotoError, may_be_photo_name
 from pets_core.data.sample import write_sample
@@ -34,6 +42,13 @@ _AUTHORS_CHECKSUMS = {
 """As torchvision.datasets.OxfordIIITPet has them."""
 
 
+_PLACES = {
+    "points": ("head centre x", "head centre y"),
+    "box": ("head xmin", "head ymin", "head xmax", "head ymax"),
+}
+"""What is found on a photo, by what is learnt."""
+
+
 class OxfordPetSource:
     """`images.tar.gz` and `annotations.tar.gz`, as the authors publish them."""
 
@@ -41,6 +56,7 @@ class OxfordPetSource:
 
     def __init__(self, url: str, config: PipelineConfig, name: str = "oxford-iiit-pet") -> None:
         self.name, self.url, self._cache_dir = name, url, config.cache_dir
+        self._targets = config.source.targets
         known = _AUTHORS_CHECKSUMS if url == AUTHORS_URL else {}
         self._checksums = known | config.source.checksums
 
@@ -55,6 +71,8 @@ class OxfordPetSource:
 
     def catalogue(self) -> Catalogue:
         """Read labels from list.txt, the split from trainval.txt and test.txt, boxes from xmls.
+
+        Tags are the species and the breed. The point is the centre of the head's box.
 
         Raises:
             PetsError: A list is absent or a line is not "name class species breed".
@@ -84,16 +102,30 @@ class OxfordPetSource:
         for photo_id, class_id, species_id, _ in chain.from_iterable(rows.values()):
             label = _class_name(photo_id)
             class_ids.setdefault(label, int(class_id))
+            box = boxes.get(photo_id)
             photos[photo_id] = LabelledPhoto(
                 photo_id,
                 label,
                 {"1": "cat", "2": "dog"}.get(species_id),
                 official.get(photo_id),
-                boxes.get(photo_id),
+                box if box and min(box) >= 0 else None,
+                numbers=self._places(box),
             )
         order = sorted(class_ids, key=lambda label: (class_ids[label], label))
+        if self._targets == "tags":
+            return _with_tags(photos, order)
+        if self._targets in ("points", "box"):
+            return Catalogue(photos, {}, describe_numbers(self._targets, _PLACES[self._targets]))
         species_of = {photo.label: photo.species for photo in photos.values()}
         return Catalogue(photos, {label: species_of[label] for label in order})
+
+    def _places(self, box: Box | None) -> tuple[float, ...] | None:
+        """What is to be found of a head, pixels."""
+        if box is None or self._targets not in ("points", "box"):
+            return None
+        if self._targets == "box":
+            return tuple(map(float, box))
+        return (box.xmin + box.xmax) / 2, (box.ymin + box.ymax) / 2
 
     def _archive(self, name: str) -> Files:
         url = storage.join(self.url, name)
@@ -136,6 +168,16 @@ class ClassFolderSource:
         return Catalogue(photos, dict.fromkeys(sorted(classes)))
 
 
+def _with_tags(photos: dict[str, LabelledPhoto], breeds: list[str]) -> Catalogue:
+    """The same photos with their species and breed as tags: kinds of animal first."""
+    species = sorted({photo.species for photo in photos.values() if photo.species})
+    tagged = {
+        photo.id: replace(photo, tags=(*([photo.species] if photo.species else []), photo.label))
+        for photo in photos.values()
+    }
+    return Catalogue(tagged, dict.fromkeys([*species, *breeds]))
+
+
 def check_source(config: PipelineConfig) -> None:
     """Refuse a path of this machine where nothing lies; nothing else is looked at.
 
@@ -163,21 +205,46 @@ def open_source(config: PipelineConfig) -> Source:
     if kind == "sample" or (kind == "auto" and url is None):
         return _sample(config)
     if kind == "oxford-iiit-pet":
-        where = storage.absolute(url or AUTHORS_URL)
-        return OxfordPetSource(where, config, config.source.name or "oxford-iiit-pet")
+        return _published(config, storage.absolute(url or AUTHORS_URL))
     assert url is not None
     url = storage.absolute(url).rstrip("/")
-    name, bare = config.source.name or _name(url), storage.without_query(url).lower()
+    name, bare = _named(config, _name(url)), storage.without_query(url).lower()
     with telling(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
             return TableSource(name, url, config)
+        if kind == "auto" and _is_there(storage.join(url, "images.tar.gz")):
+            return _published(config, url)
+        if config.source.targets != "class":
+            raise PetsError(
+                f"source.targets = {config.source.targets}: {url} tells the class of each photo "
+                "and nothing else: give a table, with source.label_column for tags or "
+                "source.number_columns for numbers"
+            )
         if bare.endswith(ARCHIVE_SUFFIXES):
             file = PurePosixPath(storage.without_query(url)).name
             checksum = config.source.checksums.get(file, "")
             return ClassFolderSource(name, url, open_archive(url, config.cache_dir, checksum))
-        if kind == "auto" and _is_there(storage.join(url, "images.tar.gz")):
-            return OxfordPetSource(url, config, config.source.name or "oxford-iiit-pet")
         return _folder(name, url)
+
+
+def _named(config: PipelineConfig, name: str) -> str:
+    """A data set's name; what is learnt of the same photos besides their class is another one."""
+    targets = config.source.targets
+    return config.source.name or (name if targets == "class" else f"{name}-{targets}")
+
+
+def _published(config: PipelineConfig, url: str, name: str = "oxford-iiit-pet") -> OxfordPetSource:
+    if config.source.targets == "numbers":
+        raise PetsError(
+            "source.targets = numbers: the pets' annotations hold none; set tags, points or box, "
+            "or give a table with source.number_columns"
+        )
+    if config.source.number_columns:
+        raise PetsError(
+            f"source.number_columns = {', '.join(config.source.number_columns)}: {url} is no "
+            "table; leave it out"
+        )
+    return OxfordPetSource(url, config, _named(config, name))
 
 
 def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry]]:
@@ -221,7 +288,7 @@ def _sample(config: PipelineConfig) -> OxfordPetSource:
     folder = Path(config.cache_dir).expanduser() / "sample" / f"v1-{count}-{seed}"
     if not all((folder / f"{part}.tar.gz").exists() for part in ("images", "annotations")):
         write_sample(folder, photos_per_breed=count, seed=seed)
-    return OxfordPetSource(str(folder), config, config.source.name or "sample")
+    return _published(config, str(folder), "sample")
 
 
 def _is_there(url: str) -> bool:
@@ -285,7 +352,7 @@ def _head_box(xml: bytes) -> Box | None:
         box = Box(*(round(float(found.findtext(field, ""))) for field in Box._fields))
     except (ParseError, DefusedXmlException, ValueError):
         return None
-    return box if 0 <= box.xmin < box.xmax and 0 <= box.ymin < box.ymax else None
+    return box if box.xmin < box.xmax and box.ymin < box.ymax else None
 
 
 def _rows(lists: dict[str, str], name: str, url: str) -> list[tuple[str, str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data.archives import PackedFiles, pack
-from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official
+from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
 from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
@@ -69,31 +70,85 @@ class TableSource:
         return path
 
     def catalogue(self) -> Catalogue:
-        """Take labels and splits from the columns the settings name; labels in sorted order.
+        """Take labels, tags or numbers, and splits, from the columns the settings name.
+
+        Labels and tags come in sorted order, numbers in that of `source.number_columns`. A row
+        without a tag is a photo that has none.
 
         Raises:
-            PetsError: A row has no label, or a split that is none.
+            PetsError: A row has no label, a number that is missing, not finite or outside
+                `source.y_range`, or a split that is none.
         """
         table, settings = self._labels, self._config
-        labels = _names(table, settings.label_column)
-        splits = [None] * len(labels)
+        splits = [None] * table.num_rows
         if settings.split_column:
             splits = table[settings.split_column].to_pylist()
         photos: dict[str, LabelledPhoto] = {}
-        for number, (photo_id, label, split) in enumerate(
-            zip(self._ids, labels, splits, strict=True), 1
+        for number, (photo_id, said, split) in enumerate(
+            zip(self._ids, self._said(table), splits, strict=True), 1
         ):
-            if not photo_id or not label:
+            if not photo_id or said == "":
                 lacking = settings.label_column if photo_id else settings.image_column
                 raise PetsError(f"{self.url}: row {number} has no {lacking}")
-            photo = LabelledPhoto(photo_id, label, official=self._official(split, number))
+            photo = self._photo(photo_id, said, self._official(split, number))
             first = photos.setdefault(photo_id, photo)
             if first != photo:
                 raise PetsError(
-                    f"{self.url}: row {number} says of {photo_id} {label!r} ({split or 'no split'})"
-                    f", an earlier row {first.label!r} ({first.official or 'no split'})"
+                    f"{self.url}: row {number} says of {photo_id} {_told(photo)} "
+                    f"({split or 'no split'}), an earlier row {_told(first)} "
+                    f"({first.official or 'no split'})"
                 )
-        return Catalogue(photos, dict.fromkeys(sorted({p.label for p in photos.values()})))
+        if settings.targets in ("class", "tags"):
+            names = {n for p in photos.values() for n in (p.tags if p.tags else [p.label]) if n}
+            return Catalogue(photos, dict.fromkeys(sorted(names)))
+        numbers = describe_numbers(settings.targets, settings.number_columns, settings.units)
+        return Catalogue(photos, {}, numbers)
+
+    def _said(self, table: pa.Table) -> Iterator[str | tuple[str, ...] | tuple[float, ...]]:
+        """What is learnt of each row's photo; an empty text where a class is missing."""
+        settings = self._config
+        if settings.targets == "class":
+            yield from (label or "" for label in _names(table, settings.label_column))
+        elif settings.targets == "tags":
+            yield from _tags(table, settings.label_column, settings.tag_separator)
+        else:
+            columns = [table[name].to_pylist() for name in settings.number_columns]
+            for number, values in enumerate(zip(*columns, strict=True), 1):
+                yield tuple(
+                    self._number(name, value, number)
+                    for name, value in zip(settings.number_columns, values, strict=True)
+                )
+
+    def _photo(
+        self, photo_id: str, said: str | tuple[Any, ...], official: Official | None
+    ) -> LabelledPhoto:
+        if isinstance(said, str):
+            return LabelledPhoto(photo_id, said, official=official)
+        if self._config.targets == "tags":
+            return LabelledPhoto(photo_id, "", official=official, tags=said)
+        return LabelledPhoto(photo_id, "", official=official, numbers=said)
+
+    def _number(self, column: str, value: Any, number: int) -> float:
+        """A cell as a number.
+
+        Raises:
+            PetsError: It is missing, no finite number, or outside `source.y_range`.
+        """
+        place = f"{self.url}: row {number} has {column} = {value!r}"
+        if value is None or value == "":
+            raise PetsError(
+                f"{self.url}: row {number} has no {column}: fill it in, or leave it out"
+            )
+        try:
+            found = float(value)
+        except (TypeError, ValueError):
+            raise PetsError(f"{place}, which is no number") from None
+        if not math.isfinite(found):
+            raise PetsError(f"{place}, expected a finite number")
+        low, high = self._config.y_range or (-math.inf, math.inf)
+        if not low <= found <= high:
+            raise PetsError(f"{place}, outside source.y_range = ({low:g}, {high:g}): mend either")
+        return found
 
     @cached_property
     def files(self) -> Files:
@@ -212,8 +267,10 @@ class TableSource:
         """The setting that names each column to be read."""
         settings = self._config
         named = {settings.image_column: "image_column"}
-        if self._labelled:
+        if self._labelled and settings.targets in ("class", "tags"):
             named[settings.label_column] = "label_column"
+        elif self._labelled:
+            named |= dict.fromkeys(settings.number_columns, "number_columns")
         if self._labelled and settings.split_column:
             named[settings.split_column] = "split_column"
         return named
@@ -254,15 +311,43 @@ class TableSource:
 
 def _names(table: pa.Table, column: str) -> list[str | None]:
     """Labels as text; where Hugging Face's metadata name the classes, by these names."""
-    values: list[Any] = table[column].to_pylist()
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column, {})
-    names = feature.get("names") if isinstance(feature, dict) else None
+    return [_name_of(value, _class_names(table, column)) for value in table[column].to_pylist()]
+
+
+def _tags(table: pa.Table, column: str, separator: str) -> Iterator[tuple[str, ...]]:
+    """The tags of each row, each once, in sorted order: of a list, or of text with separators."""
+    names = _class_names(table, column)
+    for value in table[column].to_pylist():
+        listed = value if isinstance(value, list) else str(value or "").split(separator)
+        tags = {(_name_of(tag, names) or "").strip() for tag in listed}
+        yield tuple(sorted(tags - {""}))
+
+
+def _name_of(value: Any, names: dict[int, str] | None) -> str | None:
     if names:
         # -1 is how Hugging Face says that a row has no label.
-        known = dict(enumerate(names))
-        return [known.get(value) for value in values]
-    return [None if value is None else str(value) for value in values]
+        return names.get(value)
+    return None if value is None else str(value)
+
+
+def _class_names(table: pa.Table, column: str) -> dict[int, str] | None:
+    """Names by index that Hugging Face's metadata give a column of labels, or of lists of them."""
+    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = metadata.get("info", {}).get("features", {}).get(column, {})
+    if isinstance(feature, list):
+        (feature,) = feature
+    if isinstance(feature, dict):
+        feature = feature.get("feature", feature)
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return dict(enumerate(names)) if names else None
+
+
+def _told(photo: LabelledPhoto) -> str:
+    """What a row says of its photo."""
+    if photo.label:
+        return repr(photo.label)
+    told = photo.tags if photo.numbers is None else photo.numbers
+    return repr(", ".join(map(str, told)))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -12,9 +12,23 @@ from torch import Tensor
 
 from pets_core.config import TransformConfig
 
-__all__ = ["Augment", "CenterCrop", "Transform", "draw_maps", "sampling_grid", "send"]
+__all__ = [
+    "REACH",
+    "Augment",
+    "CenterCrop",
+    "Transform",
+    "draw_maps",
+    "move_box",
+    "move_points",
+    "sampling_grid",
+    "send",
+]
 
+REACH = (-1.2, 1.2)
+"""How far beyond a crop, in halves of its side, places are learnt: it leaves some of a photo out,
+and a sigmoid never comes to its ends."""
 _MAX_ASPECT = 4 / 3
+_HORIZON = 1e-3
 _ERASED_AREA = (0.02, 1 / 3)
 
 
@@ -27,6 +41,14 @@ class Transform(Protocol):
 
     def __call__(self, photos: Tensor, *, seed: int, rows: slice, global_size: int) -> Tensor:
         """Transform one batch."""
+        ...
+
+    def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
+        """The maps by which the same batch, of photos of R = `side` pixels, is transformed.
+
+        Returns:
+            float32 (B, 3, 3), from output to input coordinates, as of `draw_maps`.
+        """
         ...
 
 
@@ -44,6 +66,13 @@ class CenterCrop:
         middle = slice(start, start + self._size)
         scale, shift = send(self._scale, photos.device), send(self._shift, photos.device)
         return photos[:, middle, middle].float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
+
+    def maps(self, side: int, *, seed: int = 0, rows: slice, global_size: int = 0) -> Tensor:
+        """The same for all photos."""
+        share = self._size / side
+        centre = (2 * ((side - self._size) // 2) + self._size) / side - 1
+        one = torch.tensor([[share, 0.0, centre], [0.0, share, centre], [0.0, 0.0, 1.0]])
+        return one.expand(rows.stop - rows.start, 3, 3)
 
 
 class Augment:
@@ -66,8 +95,8 @@ class Augment:
             # grid_sample refuses the empty share of a rank.
             return self._empty(photos)
         config, device = self._config, photos.device
-        generator = torch.Generator().manual_seed(seed)
-        maps = draw_maps(global_size, self._size / photos.shape[1], config, generator)[rows]
+        maps, generator = self._draw(photos.shape[1], seed, global_size)
+        maps = maps[rows]
         contrast, brightness = (v[rows] for v in _draw_lighting(global_size, config, generator))
         # Lighting and normalisation are both linear, hence one multiplication and one addition.
         scale = send((contrast * self._scale)[:, :, None, None], device)
@@ -80,6 +109,15 @@ class Augment:
             kept = ~_draw_erased(global_size, self._size, config, generator)[rows]
             inputs = inputs.mul_(send(kept[:, None], device))
         return inputs.contiguous(memory_format=torch.channels_last)
+
+    def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
+        """Those that the call with the same seed draws."""
+        return self._draw(side, seed, global_size)[0][rows]
+
+    def _draw(self, side: int, seed: int, global_size: int) -> tuple[Tensor, torch.Generator]:
+        """The maps of a global batch, and the generator for what is drawn after them."""
+        generator = torch.Generator().manual_seed(seed)
+        return draw_maps(global_size, self._size / side, self._config, generator), generator
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -135,6 +173,38 @@ def draw_maps(
     tilt = matrix(one, zero, zero, zero, one, zero, tilt_x, tilt_y, one)
     place = matrix(width, zero, x, zero, height, y, zero, zero, one)
     return place @ turn @ tilt
+
+
+def move_points(points: Tensor, maps: Tensor) -> Tensor:
+    """Move points as maps say.
+
+    Args:
+        points: float32 (B, D), x and y in turn.
+        maps: float32 (B, 3, 3), of homogeneous coordinates: those of `draw_maps` take places on the
+            output to places on the input, their inverses the other way.
+
+    Returns:
+        float32 (B, D); what goes beyond the horizon of a tilted plane lies far out.
+    """
+    x, y = points.float().view(len(points), -1, 2).unbind(2)
+    moved = torch.stack([x, y, torch.ones_like(x)], 2) @ maps.transpose(1, 2)
+    depth = moved[..., 2:].clamp(min=_HORIZON)
+    return (moved[..., :2] / depth).flatten(1)
+
+
+def move_box(boxes: Tensor, maps: Tensor) -> Tensor:
+    """Move boxes as maps say; around corners that come to lie askew goes another upright box.
+
+    Args:
+        boxes: float32 (B, 4), xmin, ymin, xmax, ymax.
+        maps: As of `move_points`.
+
+    Returns:
+        float32 (B, 4).
+    """
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]]
+    moved = move_points(corners, maps).view(len(boxes), 4, 2)
+    return torch.cat([moved.amin(1), moved.amax(1)], 1)
 
 
 def sampling_grid(maps: Tensor, size: int) -> Tensor:

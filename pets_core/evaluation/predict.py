@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,19 +13,36 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from pets_core.data.loader import PhotoLoader
+from pets_core.data.loader import Batch, PhotoLoader
 from pets_core.models.classifier import Classifier
 from pets_core.progress import OnProgress, Progress, ignore_progress
 
-__all__ = ["Outputs", "average_views", "in_row_order", "predict_split", "predict_views"]
+__all__ = [
+    "Outputs",
+    "Told",
+    "average_predictions",
+    "average_views",
+    "in_row_order",
+    "predict_split",
+    "predict_views",
+]
 
 _PLAIN_SHARE = 0.25
 
 
-class Outputs(NamedTuple):
-    """What a model gives for N photos: logits (N, C), and pooled features (N, D) if asked for."""
+Told = Callable[[Tensor, Batch], Tensor]
+"""Makes of a batch's logits, float32 (b, C), what a model tells that does not choose a class."""
 
-    logits: npt.NDArray[np.float32]
+
+class Outputs(NamedTuple):
+    """What a model gives for N photos: (N, C), and pooled features (N, D) if asked for.
+
+    Attributes:
+        values: Logits of classes, or what is told of tags, numbers or places.
+        embeddings: Pooled features.
+    """
+
+    values: npt.NDArray[np.float32]
     embeddings: npt.NDArray[np.float32] | None = None
 
 
@@ -37,6 +54,7 @@ def predict_split(
     accelerator: Accelerator,
     epoch: int = 0,
     embeddings: bool = False,
+    told: Told | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Outputs:
     """Run the model over every row of the loader's split.
@@ -56,7 +74,8 @@ def predict_split(
         with accelerator.autocast():
             features = model.embed(batch.inputs)
             logits = model.head(features)
-        given.append((logits.float(), features.float()) if embeddings else (logits.float(),))
+        values = told(logits.float(), batch) if told else logits.float()
+        given.append((values, features.float()) if embeddings else (values,))
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
             reported = time.monotonic()
             on_progress(
@@ -98,9 +117,10 @@ def predict_views(
     *,
     accelerator: Accelerator,
     embeddings: bool = False,
+    told: Told | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Outputs:
-    """Outputs for a split, its logits averaged with those of augmented views if there are any.
+    """Outputs for a split, averaged with those of augmented views if there are any.
 
     Args:
         model: On the device.
@@ -109,6 +129,7 @@ def predict_views(
         num_views: Passes over these.
         accelerator: Mixed precision, devices, ranks.
         embeddings: Whether the features of the plain photos are wanted.
+        told: What a model tells that does not choose a class.
         on_progress: Told of the batches of all passes.
 
     Returns:
@@ -127,14 +148,16 @@ def predict_views(
             accelerator=accelerator,
             epoch=max(number - 1, 0),
             embeddings=embeddings and number == 0,
+            told=told,
             on_progress=tell,
         )
 
     outputs = passed(0)
     if not num_views:
         return outputs
-    views = [passed(number).logits for number in range(1, num_views + 1)]
-    return Outputs(average_views(outputs.logits, views), outputs.embeddings)
+    views = [passed(number).values for number in range(1, num_views + 1)]
+    average = average_predictions if told else average_views
+    return Outputs(average(outputs.values, views), outputs.embeddings)
 
 
 def average_views(
@@ -152,6 +175,15 @@ def average_views(
     probabilities = np.mean([_softmax(view) for view in views], axis=0)
     mixed = _PLAIN_SHARE * _softmax(logits) + (1 - _PLAIN_SHARE) * probabilities
     averaged: npt.NDArray[np.float32] = np.log(np.maximum(mixed, np.finfo(np.float32).tiny))
+    return averaged.astype(np.float32)
+
+
+def average_predictions(
+    plain: npt.NDArray[np.float32], views: Sequence[npt.NDArray[np.float32]]
+) -> npt.NDArray[np.float32]:
+    """The same of probabilities of tags, or of numbers, (N, D)."""
+    mean = np.mean(views, axis=0, dtype=np.float64)
+    averaged: npt.NDArray[np.float64] = _PLAIN_SHARE * plain + (1 - _PLAIN_SHARE) * mean
     return averaged.astype(np.float32)
 
 

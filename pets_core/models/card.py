@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from hashlib import sha256
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pets_core import storage
 from pets_core.config import TransformConfig
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo
+from pets_core.records import ClassInfo, NumberInfo, Targets
 
 if TYPE_CHECKING:
     from pets_core.data.transforms import Augment, CenterCrop
@@ -31,22 +31,35 @@ class ModelCard(BaseModel):
     """All that is needed to rebuild and feed a model, besides its weights.
 
     `resize_to` and `image_size` are pixels: a photo is stretched to a square of the first, and
-    its middle of the second is what the model sees.
+    its middle of the second is what the model sees. `classes` are classes or tags; where numbers
+    or places are told there are none, and `numbers` says what they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
-    objective: Literal["single_label"] = "single_label"
+    # Models were stored before they had anything to tell but classes.
+    targets: Annotated[
+        Targets,
+        BeforeValidator(lambda value: "class" if value == "single_label" else value),
+        Field(validation_alias=AliasChoices("targets", "objective")),
+    ] = "class"
     backbone: str
     num_features: int
     classes: tuple[ClassInfo, ...]
+    numbers: tuple[NumberInfo, ...] = ()
+    y_range: tuple[float, float] | None = None
     image_size: int
     resize_to: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset_fingerprint: str
     timm_version: str = Field(default_factory=lambda: version("timm"))
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits a photo."""
+        return len(self.numbers or self.classes)
 
     def center_crop(self) -> CenterCrop:
         """What makes model inputs of photos to be judged."""

@@ -14,7 +14,7 @@ from pets_core.errors import PetsError
 from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
 from pets_core.models.card import CARD, WEIGHTS, ModelCard, read_card
 from pets_core.models.classifier import Classifier
-from pets_core.records import ClassInfo
+from pets_core.records import ClassInfo, NumberInfo, Targets
 
 __all__ = ["TrainedModel", "create_model", "load_model", "save_model"]
 
@@ -29,9 +29,22 @@ class TrainedModel:
 
 
 def create_model(
-    config: PipelineConfig, classes: tuple[ClassInfo, ...], fingerprint: str
+    config: PipelineConfig,
+    classes: tuple[ClassInfo, ...],
+    fingerprint: str,
+    *,
+    targets: Targets = "class",
+    numbers: tuple[NumberInfo, ...] = (),
 ) -> TrainedModel:
-    """Build the model the settings ask for, with pretrained body and new head."""
+    """Build the model the settings ask for, with pretrained body and new head.
+
+    Args:
+        config: Settings.
+        classes: Or tags, in index order.
+        fingerprint: Of the data set.
+        targets: What the model is to tell.
+        numbers: Those that it is to tell, if any.
+    """
     settings = config.model
     body = create_body(settings.backbone, settings.weights, settings.image_size)
     prepared: Preprocessing = preprocessing(body)
@@ -39,14 +52,17 @@ def create_model(
     card = ModelCard(
         backbone=settings.backbone,
         num_features=features,
+        targets=targets,
         classes=classes,
+        numbers=numbers,
+        y_range=config.source.y_range,
         image_size=settings.image_size,
         resize_to=prepared.resize_to(settings.image_size),
         mean=prepared.mean,
         std=prepared.std,
         dataset_fingerprint=fingerprint,
     )
-    return TrainedModel(Classifier(body, features, len(classes), settings.dropout), card)
+    return TrainedModel(Classifier(body, features, card.num_outputs, settings.dropout), card)
 
 
 def save_model(url: str, card: BaseModel, state: dict[str, Tensor]) -> None:
@@ -65,7 +81,7 @@ def load_model(url: str) -> TrainedModel:
     url = storage.absolute(url)
     card = read_card(url)
     body = create_body(card.backbone, "none", card.image_size)
-    model = Classifier(body, card.num_features, len(card.classes), dropout=0.0)
+    model = Classifier(body, card.num_features, card.num_outputs, dropout=0.0)
     try:
         state = safetensors.torch.load(storage.read_bytes(storage.join(url, WEIGHTS)))
         model.load_state_dict(state)

@@ -10,13 +10,12 @@ __all__ = ["Objective"]
 
 
 class Objective(Protocol):
-    """Loss, activation and validation metric of one kind of task.
+    """Loss, activation and validation metric of one kind of task."""
 
-    Attributes:
-        metric: What the validation metric is called; lower is better.
-    """
-
-    metric: str
+    @property
+    def metric(self) -> str:
+        """What the validation metric is called; lower is better."""
+        ...
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What training minimises, summed over the samples: a scalar; 0 for an empty batch."""

@@ -127,6 +127,8 @@ class RatingsTrainConfig(TrainConfig):
     """The same."""
     batch_norm: Literal["frozen"] = "frozen"
     """There is none."""
+    number_loss: Literal["mse"] = "mse"
+    """Ratings are judged by it."""
     micro_batch_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Most ratings in one forward pass of a process; gradients are accumulated to batch_size. 0: as
     many as fit."""

@@ -15,6 +15,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, WEIGHTS
 from pets_core.models.grouped import GroupedModel
+from pets_core.objectives.regression import widened
 from pets_core.ratings.config import RecommenderConfig
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 _SPREAD = 0.01
-_MARGIN = 0.1
 
 
 class RecommenderCard(BaseModel):
@@ -58,12 +58,8 @@ class RecommenderCard(BaseModel):
 
     @property
     def sigmoid_range(self) -> tuple[float, float]:
-        """The range predictions are held within, a tenth wider: a sigmoid never comes to its ends.
-
-        As in fastai's lesson on collaborative filtering (Howard and Gugger 2020, chapter 8).
-        """
-        low, high = self.y_range
-        return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
+        """The range predictions are held within."""
+        return widened(self.y_range)
 
 
 class Recommender(GroupedModel):

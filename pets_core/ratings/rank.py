@@ -53,7 +53,7 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
         built.model.to(self.accelerator.device)
         return built
 
-    def objective(self) -> Regression:
+    def objective(self, built: TrainedRecommender) -> Regression:
         """Squared error, within the scale."""
         return Regression(self._card.sigmoid_range)
 

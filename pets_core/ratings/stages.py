@@ -28,7 +28,7 @@ def predict_ratings(rank: RatingsRank) -> RatingsPrediction | None:
     split: Split = "test" if "test" in manifest.splits else "valid"
     built = load_recommender(request.model_url)
     built.model.to(rank.accelerator.device)
-    objective, loader, began = rank.objective(), rank.eval_loader(split), time.monotonic()
+    objective, loader, began = rank.objective(built), rank.eval_loader(split), time.monotonic()
     rows, given = [], []
     with rank.watchdog:
         for batch in loader.epoch(0):

@@ -48,7 +48,7 @@ def test_the_pixels_are_those_of_decode(open_split, manifest, tmp_path):
         photos = open_split(split)
         assert len(photos) == info.num_rows == len(set(photos.ids))
         assert photos.pixels.shape == (info.num_rows, SIZE, SIZE, 3)
-        for pixels, label, photo_id in zip(photos.pixels, photos.labels, photos.ids, strict=True):
+        for pixels, label, photo_id in zip(photos.pixels, photos.targets, photos.ids, strict=True):
             data = (tmp_path / "mine" / photo_id).read_bytes()
             np.testing.assert_array_equal(pixels, decode(data, SIZE))
             assert manifest.classes[label].name == photo_id.split("/")[0]
@@ -110,7 +110,7 @@ def test_photos_beyond_the_limit_are_decoded_when_they_are_read(open_split, tmp_
     assert len(part.pixels) == int(len(whole) * share)
     rows = np.random.default_rng(0).permutation(len(whole))
     np.testing.assert_array_equal(part.read(rows), whole.pixels[rows])
-    assert (part.ids, part.labels.tolist()) == (whole.ids, whole.labels.tolist())
+    assert (part.ids, part.targets.tolist()) == (whole.ids, whole.targets.tolist())
     again = open_split(limit_gib=limit)
     np.testing.assert_array_equal(again.read(rows), whole.pixels[rows])
 

@@ -90,7 +90,7 @@ def test_a_file_that_computes_something_else_is_not_written(model_url, tmp_path,
         return data
 
     monkeypatch.setattr(module, "_exported", tampered)
-    with pytest.raises(PetsError, match=r"probabilities differ from torch's by"):
+    with pytest.raises(PetsError, match=r"predictions differ from torch's by"):
         export_onnx(model_url, str(tmp_path / "m.onnx"))
     assert not (tmp_path / "m.onnx").exists()
 
