@@ -4,7 +4,8 @@
 from prefect import State, flow
 
 from pets_core.config import PipelineConfig
-from tasks.review import Report, (
+from tasks.review import (
+    Report,
     champion_of,
     conclude,
     promote_model,

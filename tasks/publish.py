@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pets_core import storage
 from pets_core.markdown import literal
 
-__all__ = ["MAX_BYTES", "Publisher", "jpeg", "picture", "picture_of", "table"]
+__all__ = ["MAX_BYTES", "Publisher", "jpeg", "photo", "picture", "picture_of", "table", "within"]
 
 MAX_BYTES = 300_000
 """An artifact beyond this makes the UI slow: its lists fetch all of them."""
@@ -109,6 +109,11 @@ def jpeg(data: bytes, alt: str) -> str:
     return f"![{alt}](data:image/jpeg;base64,{base64.b64encode(data).decode()})"
 
 
+def photo(data: bytes | None) -> str:
+    """A photo of the data set inside markdown, or a word where it is out of reach."""
+    return jpeg(data, "photo") if data else "(photo out of reach)"
+
+
 def picture(url: str, alt: str) -> str:
     """A stored PNG inside markdown, with fewer colours and pixels where it is too large for it."""
     return picture_of(storage.read_bytes(url), alt)
@@ -130,3 +135,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def within(head: str, rows: Iterable[str]) -> str:
+    """Markdown of as many rows as an artifact takes."""
+    content, left_out = head, 0
+    for row in rows:
+        if len(content) + len(row) < MAX_BYTES - 100:
+            content += row
+        else:
+            left_out += 1
+    return content + (f"\n{left_out} more are in the report.\n" if left_out else "")

@@ -17,7 +17,7 @@ from pets_core.numbers.records import NumbersReport
 from pets_core.records import Comparison, EvalReport
 from pets_core.tags.records import TagsReport
 from tasks.numbers import publish_numbers
-from tasks.publish import MAX_BYTES, Publisher, jpeg, picture, table
+from tasks.publish import Publisher, jpeg, photo, picture, table, within
 from tasks.review import Report
 from tasks.tags import publish_tags
 
@@ -88,26 +88,26 @@ def _rounded(row: dict[str, object]) -> dict[str, object]:
 def _publish_galleries(publisher: Publisher, report: EvalReport, gallery: Gallery) -> None:
     publisher.markdown(
         "top-losses",
-        _within("# Top losses\n\nThe photos the model did worst on, and where it looked.\n\n"
+        within("# Top losses\n\nThe photos the model did worst on, and where it looked.\n\n"
                 "| photo | where it looked | said | is | loss |\n|---|---|---|---|---|\n",
                 map(_loss_row, gallery.top_losses)),
         "The photos the model did worst on",
     )  # fmt: skip
     publisher.markdown(
         "confident-errors",
-        _within("# Confident errors\n\nWrong, and the model was surest of them.\n\n" + _ERROR_HEAD,
-                 map(_error_row, gallery.confident_errors)),
+        within("# Confident errors\n\nWrong, and the model was surest of them.\n\n" + _ERROR_HEAD,
+               map(_error_row, gallery.confident_errors)),
         "Wrong answers that the model was surest of",
     )  # fmt: skip
     publisher.markdown(
         "confused-pairs",
-        _within("# Photos of the pairs confused most\n\n", _pairs(gallery.pairs)),
+        within("# Photos of the pairs confused most\n\n", _pairs(gallery.pairs)),
         "Photos of the pairs confused most",
     )
     if report.num_label_issues is not None:
         publisher.markdown(
             "label-issues",
-            _within(f"# {report.num_label_issues} labels that are probably wrong\n\nOf validation "
+            within(f"# {report.num_label_issues} labels that are probably wrong\n\nOf validation "
                     "photos, by confident learning. Look at them, strike the rows of "
                     f"`{report.file('label_fixes.csv')}` that are right as they are, and ingest "
                     f"with `source.label_fixes` set to it.\n\n{_ERROR_HEAD}",
@@ -116,40 +116,25 @@ def _publish_galleries(publisher: Publisher, report: EvalReport, gallery: Galler
         )  # fmt: skip
 
 
-def _within(head: str, rows: Iterator[str]) -> str:
-    """As many rows as an artifact takes."""
-    content, left_out = head, 0
-    for row in rows:
-        if len(content) + len(row) < MAX_BYTES - 100:
-            content += row
-        else:
-            left_out += 1
-    return content + (f"\n{left_out} more are in the report.\n" if left_out else "")
-
-
-def _photo(data: bytes | None, alt: str) -> str:
-    return jpeg(data, alt) if data else "(photo out of reach)"
-
-
 def _loss_row(shown: Picture) -> str:
     looked = jpeg(shown.map_jpeg, "where it looked") if shown.map_jpeg else ""
     said = f"{literal(shown.predicted)}, {shown.probability:.0%}"
     cells = [
-        f"{_photo(shown.jpeg, 'photo')} {literal(shown.photo_id)}", looked, said,
+        f"{photo(shown.jpeg)} {literal(shown.photo_id)}", looked, said,
         literal(shown.actual), f"{shown.loss:.2f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
 
 
 def _error_row(shown: Picture) -> str:
-    photo = f"{_photo(shown.jpeg, 'photo')} {literal(shown.photo_id)}"
+    seen = f"{photo(shown.jpeg)} {literal(shown.photo_id)}"
     said = f"{literal(shown.predicted)}, {shown.probability:.0%}"
-    return f"| {photo} | {said} | {literal(shown.actual)} |\n"
+    return f"| {seen} | {said} | {literal(shown.actual)} |\n"
 
 
 def _pairs(pictures: Sequence[Picture]) -> Iterator[str]:
     for (actual, predicted), own in groupby(pictures, key=lambda p: (p.actual, p.predicted)):
-        photos = " ".join(_photo(shown.jpeg, "photo") for shown in own)
+        photos = " ".join(photo(shown.jpeg) for shown in own)
         yield f"**{literal(actual)}**, taken for **{literal(predicted)}**\n\n{photos}\n\n"
 
 

@@ -15,7 +15,7 @@ from pets_core.errors import PetsError, telling
 from pets_core.evaluation.predictions import Predictions
 from pets_core.records import ConfusedPair, LabelIssue
 
-__all__ = ["Gallery", "Picture", "collect", "read_gallery", "write_gallery"]
+__all__ = ["Gallery", "Picture", "collect", "photos", "read_gallery", "write_gallery"]
 
 _log = logging.getLogger(__name__)
 _NUM_PHOTOS, _NUM_PAIRS, _PHOTOS_A_PAIR = 16, 10, 8
@@ -92,7 +92,7 @@ def collect(
         listed = [place[issue.id] for issue in issues[:_NUM_PHOTOS]]
         found["label_issues"] = [_picture(validation, row) for row in listed]
     ids = {picture.photo_id for pictures in found.values() for picture in pictures}
-    jpegs = _photos(predictions.info.dataset_url, ids)
+    jpegs = photos(predictions.info.dataset_url, ids, _SIDE)
     maps = _maps(maps_url)
     return Gallery(**{
         part: tuple(_with_jpegs(picture, jpegs, maps if part == "top_losses" else {})
@@ -125,11 +125,17 @@ def _with_jpegs(picture: Picture, jpegs: dict[str, bytes], maps: dict[str, bytes
     return Picture(**vars(picture) | {"jpeg": jpegs.get(photo), "map_jpeg": maps.get(photo)})
 
 
-def _photos(dataset_url: str, ids: set[str]) -> dict[str, bytes]:
-    """Thumbnails by id; none where the version of the data set is not in reach."""
+def photos(dataset_url: str, ids: Iterable[str], side: int) -> dict[str, bytes]:
+    """Thumbnails by id; none where the version of the data set is not in reach.
+
+    Args:
+        dataset_url: Folder of the version.
+        ids: Which photos.
+        side: Longer side of a thumbnail, pixels.
+    """
     try:
         with telling(f"photos of {dataset_url}"):
-            return thumbnails(load_manifest(dataset_url), ids, _SIDE)
+            return thumbnails(load_manifest(dataset_url), ids, side)
     except PetsError as error:
         _log.warning("the galleries go without photos: %s", error)
         return {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +28,15 @@ __all__ = [
     "Predictions",
     "PredictionsInfo",
     "PredictionsOrigin",
+    "check_ids",
+    "check_schema",
+    "lists",
     "log_softmax",
+    "metadata_of",
+    "opened",
     "read_info",
+    "read_lists",
+    "read_metadata",
     "read_predictions",
     "write_predictions",
 ]
@@ -71,6 +78,9 @@ class PredictionsOrigin(BaseModel):
     dataset_fingerprint: str
     tta_views: int = 0
     photos_per_second: float = 0.0
+
+
+Info = TypeVar("Info", bound=PredictionsOrigin)
 
 
 class PredictionsInfo(PredictionsOrigin):
@@ -154,7 +164,7 @@ def write_predictions(
         embeddings: Pooled features, (N, D), if they are to be stored.
     """
     names = np.array([c.name for c in info.classes], dtype=object)
-    schema = _schema(len(names)).with_metadata({_KEY: info.model_dump_json().encode()})
+    schema = _schema(len(names)).with_metadata(metadata_of(info))
     if embeddings is not None:
         schema = schema.append(pa.field("embedding", pa.list_(pa.float32(), embeddings.shape[1])))
     with (
@@ -172,10 +182,10 @@ def write_predictions(
                 pa.array(names[predicted], pa.string()),
                 pa.array(np.take_along_axis(probabilities, predicted[:, None], 1)[:, 0]),
                 pa.array(-np.take_along_axis(logs, targets[rows, None], 1)[:, 0], pa.float32()),
-                _lists(probabilities),
+                lists(probabilities),
             ]
             if embeddings is not None:
-                columns.append(_lists(embeddings[rows]))
+                columns.append(lists(embeddings[rows]))
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
@@ -187,7 +197,13 @@ def _schema(num_classes: int) -> pa.Schema:
     )  # fmt: skip
 
 
-def _lists(values: NDArray[np.float32]) -> pa.Array:
+def metadata_of(info: PredictionsOrigin) -> dict[bytes, bytes]:
+    """What a file of predictions says of itself, as metadata of its schema."""
+    return {_KEY: info.model_dump_json().encode()}
+
+
+def lists(values: NDArray[np.float32]) -> pa.Array:
+    """A column of lists of one length, from an array (N, C)."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
@@ -198,17 +214,15 @@ def read_predictions(url: str) -> Predictions:
         PetsError: It is not there, not such a file, damaged, holds no photo or one twice, or its
             numbers are no probabilities.
     """
-    with _opened(url) as parquet:
-        info = _info(url, parquet)
-        _check_schema(url, parquet.schema_arrow, len(info.classes))
+    with opened(url) as parquet:
+        info = read_metadata(url, parquet, PredictionsInfo)
+        num_classes = len(info.classes)
+        check_schema(url, parquet, _schema(num_classes), f"{num_classes} classes")
         table = parquet.read(columns=["id", "actual", "loss"])
-        probabilities = _probabilities(parquet, len(info.classes))
+        probabilities = read_lists(url, parquet, "probabilities", num_classes)
     ids, actual = table["id"].to_pylist(), table["actual"].to_pylist()
     places = {c.name: index for index, c in enumerate(info.classes)}
-    if not ids:
-        raise PetsError(f"{url}: holds no photo; judge a split that has some")
-    if len(set(ids)) < len(ids):
-        raise PetsError(f"{url}: {len(ids) - len(set(ids))} photos are in it twice: predict anew")
+    check_ids(url, ids)
     if strange := [name for name in actual if name not in places]:
         raise PetsError(f"{url}: {strange[0]!r} is actual, but not among its {len(places)} classes")
     targets = np.array([places[name] for name in actual], np.int64)
@@ -219,12 +233,13 @@ def read_predictions(url: str) -> Predictions:
 
 def read_info(url: str) -> PredictionsInfo:
     """What a file says of itself; errors as `read_predictions`."""
-    with _opened(url) as parquet:
-        return _info(url, parquet)
+    with opened(url) as parquet:
+        return read_metadata(url, parquet, PredictionsInfo)
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[pq.ParquetFile]:
+def opened(url: str) -> Iterator[pq.ParquetFile]:
+    """Open a file of predictions; what cannot be read of it in the block is a `PetsError`."""
     with storage.open_read(storage.absolute(url)) as file:
         try:
             yield open_parquet(file)
@@ -232,37 +247,63 @@ def _opened(url: str) -> Iterator[pq.ParquetFile]:
             raise PetsError(f"{url}: no file of predictions, or damaged: {error}") from error
 
 
-def _check_schema(url: str, schema: pa.Schema, num_classes: int) -> None:
-    for field in _schema(num_classes):
+def read_metadata(url: str, parquet: pq.ParquetFile, kind: type[Info]) -> Info:
+    """What a file says of itself.
+
+    Raises:
+        PetsError: It is no file of predictions, or of another kind.
+    """
+    metadata = parquet.schema_arrow.metadata or {}
+    if _KEY not in metadata:
+        raise PetsError(
+            f"{url}: no file of predictions: its schema has no metadata {_KEY.decode()!r} that "
+            "says whose they are; give the predictions.parquet of an evaluation"
+        )
+    try:
+        return kind.model_validate_json(metadata[_KEY])
+    except pydantic.ValidationError as error:
+        raise PetsError(
+            f"{url}: its metadata is damaged, or of another version or kind of model: {error}"
+        ) from error
+
+
+def check_schema(url: str, parquet: pq.ParquetFile, wanted: pa.Schema, what: str) -> None:
+    """Refuse a file that lacks a column of predictions of `what`, or has one of another type."""
+    schema = parquet.schema_arrow
+    for field in wanted:
         place = schema.get_field_index(field.name)
         if place < 0 or schema.field(place).type != field.type:
             found = "no such column" if place < 0 else f"not {schema.field(place).type}"
             raise PetsError(
-                f"{url}: no file of predictions of {num_classes} classes: {field.name} is to be "
+                f"{url}: no file of predictions of {what}: {field.name} is to be "
                 f"{field.type}, {found}"
             )
 
 
-def _info(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
-    metadata = parquet.schema_arrow.metadata or {}
-    if _KEY not in metadata:
-        raise PetsError(
-            f"{url}: no file of predictions: its schema has no metadata {_KEY.decode()!r} with the "
-            "classes; give the predictions.parquet of an evaluation"
-        )
-    try:
-        return PredictionsInfo.model_validate_json(metadata[_KEY])
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url}: its metadata is damaged or of another version: {error}") from error
+def check_ids(url: str, ids: Sequence[str]) -> None:
+    """Refuse a file without photos, or with one that is there twice."""
+    if not ids:
+        raise PetsError(f"{url}: holds no photo; judge a split that has some")
+    if len(set(ids)) < len(ids):
+        raise PetsError(f"{url}: {len(ids) - len(set(ids))} photos are in it twice: predict anew")
 
 
-def _probabilities(parquet: pq.ParquetFile, num_classes: int) -> NDArray[np.float32]:
-    """Read them piece by piece, for whole they take as much memory again."""
-    result = np.empty((parquet.metadata.num_rows, num_classes), np.float32)
+def read_lists(url: str, parquet: pq.ParquetFile, column: str, length: int) -> NDArray[np.float32]:
+    """Read a column of lists, piece by piece, for whole they take as much memory again.
+
+    Returns:
+        (N, length); what is null in a list is NaN.
+
+    Raises:
+        PetsError: A whole list is null.
+    """
+    result = np.empty((parquet.metadata.num_rows, length), np.float32)
     done = 0
-    for batch in parquet.iter_batches(_ROWS, columns=["probabilities"]):
-        values = batch.column("probabilities").flatten().to_numpy(zero_copy_only=False)
-        result[done : done + batch.num_rows] = values.reshape(-1, num_classes)
+    for batch in parquet.iter_batches(_ROWS, columns=[column]):
+        if lacking := batch.column(column).null_count:
+            raise PetsError(f"{url}: {lacking} photos have no {column}: predict anew")
+        values = batch.column(column).flatten().to_numpy(zero_copy_only=False)
+        result[done : done + batch.num_rows] = values.reshape(-1, length)
         done += batch.num_rows
     return result
 

@@ -82,7 +82,7 @@ def test_what_is_no_probability_is_refused(draw, write, value):
 def test_a_file_of_something_else_is_refused(tmp_path, draw, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
-    with pytest.raises(PetsError, match=r"no metadata 'pets' with the classes"):
+    with pytest.raises(PetsError, match=r"no metadata 'pets' that says whose"):
         read_predictions(str(other))
     (tmp_path / "text.parquet").write_text("a,b")
     with pytest.raises(PetsError, match=r"no file of predictions"):
@@ -115,6 +115,13 @@ def test_columns_of_another_kind_are_refused(draw, write):
     url = changed(write(draw(3, 3)), "loss", [float("nan"), 1.0, 1.0])
     with pytest.raises(PetsError, match=r"of 1 of 3 photos are not finite.*photo-0"):
         read_predictions(url)
+
+
+def test_photos_without_probabilities_are_refused(draw, write):
+    url = write(draw(3, 3))
+    third = [1 / 3] * 3
+    with pytest.raises(PetsError, match=r"1 photos have no probabilities: predict anew"):
+        read_predictions(changed(url, "probabilities", [third, None, third]))
 
 
 def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw, write):

@@ -13,7 +13,7 @@ from PIL import Image
 from pets_core.evaluation.gallery import Picture
 from pets_core.markdown import literal
 from tasks import publish, review_artifacts
-from tasks.publish import MAX_BYTES, Publisher, picture
+from tasks.publish import MAX_BYTES, Publisher, picture, within
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing(made, monkeypatch,
 
 def test_galleries_stop_where_an_artifact_is_full():
     shown = Picture("id", "pug", "boxer", 0.9, 2.0, jpeg=b"x" * 30_000)
-    content = review_artifacts._within("# Head\n", map(review_artifacts._error_row, [shown] * 16))
+    content = within("# Head\n", map(review_artifacts._error_row, [shown] * 16))
     assert MAX_BYTES / 2 < len(content) < MAX_BYTES
     kept = content.count("data:image/jpeg")
     assert f"{16 - kept} more are in the report" in content
