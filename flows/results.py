@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from pets_core.numbers.records import NumbersReport
 from pets_core.ratings.records import RatingsReport
 from pets_core.records import BatchSummary, EvalReport, NearDuplicates, SweepResult
 
 __all__ = [
     "show_batch",
     "show_embeddings",
+    "show_numbers",
     "show_ratings",
     "show_record",
     "show_report",
     "show_sweep",
 ]
+
+_NUM_NUMBERS = 12
 
 
 def show_report(report: EvalReport) -> None:
@@ -84,6 +88,23 @@ def show_ratings(report: RatingsReport) -> None:
     print(f"\n{report.num_rows:,} {report.split} ratings, RMSE:")
     for row in report.errors:
         print(f"  {row.rmse:.4f}  {row.name}")
+    print(f"Model        {report.model_url}\nReview       {report.url}")
+
+
+def show_numbers(report: NumbersReport) -> None:
+    """How a model of numbers or places did, beside the mean of the training photos."""
+    print(
+        f"\n{report.headline} on {report.num_rows:,} {report.split} photos; "
+        f"always saying the mean: {report.baseline}"
+    )
+    for line in (*report.details, *report.cautions):
+        print(f"  {line}")
+    print("MAE, and that of always saying the mean")
+    for number in report.numbers[:_NUM_NUMBERS]:
+        name = f"{number.name}, {number.unit}" if number.unit else number.name
+        print(f"  {number.mae:<10.4g} {number.baseline_mae:<10.4g} {name}")
+    if len(report.numbers) > _NUM_NUMBERS:
+        print(f"  and {len(report.numbers) - _NUM_NUMBERS} more: {report.file('numbers.csv')}")
     print(f"Model        {report.model_url}\nReview       {report.url}")
 
 

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pets_core.errors import PetsError
 
 __all__ = [
+    "UNTOLD_TRAINING",
     "BatchPlan",
     "BatchSummary",
     "Calibration",
@@ -50,6 +51,11 @@ Split = Literal["train", "valid", "test"]
 Targets = Literal["class", "tags", "numbers", "points", "box"]
 """What is learnt of a photo: its class; any number of tags; numbers; or places on it, x and y in
 turn, from -1 at its left and upper edge to 1 at the others, of points or of a box's corners."""
+
+UNTOLD_TRAINING = (
+    "Whether the model was trained on some of these photos cannot be told: it, or the version of "
+    "the data set it was trained on, is not in the store."
+)
 
 
 class Record(BaseModel):
@@ -680,10 +686,7 @@ class EvalReport(Record):
         """What is to be said where nobody knows what the model was trained on; else nothing."""
         if self.num_trained_on is not None:
             return ""
-        return (
-            "Whether the model was trained on some of these photos cannot be told: it, or the "
-            "version of the data set it was trained on, is not in the store."
-        )
+        return UNTOLD_TRAINING
 
     def file(self, name: str) -> str:
         """URL of what was made of the predictions, by its name."""

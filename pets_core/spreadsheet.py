@@ -6,7 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-__all__ = ["cell_text", "write_csv"]
+import pyarrow as pa
+
+__all__ = ["cell_text", "table_csv", "write_csv"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _TEXT = "'"
@@ -22,6 +24,12 @@ def write_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     writer.writerow(header)
     writer.writerows([_guarded(cell) for cell in row] for row in rows)
     return text.getvalue().encode()
+
+
+def table_csv(table: pa.Table) -> bytes:
+    """Write a table with the names of its columns; as `write_csv`."""
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return write_csv(table.column_names, rows)
 
 
 def cell_text(cell: str) -> str:

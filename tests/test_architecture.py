@@ -15,6 +15,7 @@ FLOWS_MAY_IMPORT = {
     "pets_core.config",
     "pets_core.records",
     "pets_core.errors",
+    "pets_core.numbers.records",
     "pets_core.ratings.config",
     "pets_core.ratings.records",
 }

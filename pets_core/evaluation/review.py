@@ -45,7 +45,7 @@ from pets_core.records import (
 )
 from pets_core.registry import CANDIDATE, Candidate, relative
 from pets_core.runs import SETTINGS
-from pets_core.spreadsheet import write_csv
+from pets_core.spreadsheet import table_csv
 
 __all__ = ["given_predictions", "review"]
 
@@ -270,8 +270,7 @@ def _write_tables(report: EvalReport, findings: _Findings, gallery: Gallery) -> 
     }
     for name, table in tables.items():
         write_table(report.file(f"{name}.parquet"), table)
-        lines = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        storage.write_bytes(report.file(f"{name}.csv"), write_csv(table.column_names, lines))
+        storage.write_bytes(report.file(f"{name}.csv"), table_csv(table))
     write_gallery(report.file("gallery.parquet"), gallery)
     if findings.validation:
         write_label_fixes(report.file("label_fixes.csv"), findings.issues)

@@ -2,16 +2,19 @@
 
 from pets_core.plots.calibration import reliability_diagram
 from pets_core.plots.confusion import confusion_matrix
+from pets_core.plots.numbers import MAX_RESIDUALS, residuals
 from pets_core.plots.ratings import embedding_map, rating_errors, weight_decays
 from pets_core.plots.sweep import sweep
 from pets_core.plots.training import lr_curve, training_curves
 
 __all__ = [
+    "MAX_RESIDUALS",
     "confusion_matrix",
     "embedding_map",
     "lr_curve",
     "rating_errors",
     "reliability_diagram",
+    "residuals",
     "sweep",
     "training_curves",
     "weight_decays",

@@ -1,0 +1,1 @@
+"""Numbers of a photo, and places on it: what is made of a model's predictions."""

@@ -1,0 +1,153 @@
+"""Frozen records of how a model of numbers did."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pets_core.records import UNTOLD_TRAINING, Record, Split
+
+__all__ = ["Interval", "NumberMeasures", "NumbersReport"]
+
+
+class Interval(Record):
+    """A number, and the ends of its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class NumberMeasures(Record):
+    """How far predictions of one number are from what it is, in its unit.
+
+    Attributes:
+        name: What it is.
+        unit: What it is told in; empty: none.
+        mae: Mean absolute error.
+        rmse: Root mean squared error.
+        bias: Mean of predicted less actual.
+        r2: Share of the variance of the photos judged that is explained; None where they are all
+            alike.
+        median: Median absolute error.
+        p95: 95th percentile of the absolute errors.
+        baseline_mae: Of one who always says the mean of the training photos.
+        baseline_rmse: Of the same.
+    """
+
+    name: str
+    unit: str
+    mae: float
+    rmse: float
+    bias: float
+    r2: float | None
+    median: float
+    p95: float
+    baseline_mae: float
+    baseline_rmse: float
+
+
+class NumbersReport(Record):
+    """How a model of numbers did on one split.
+
+    Attributes:
+        targets: What the numbers are.
+        model_url: The model.
+        split: The photos judged.
+        num_rows: How many.
+        mae: Mean absolute error over photos and numbers.
+        rmse: Root of the mean squared error over photos and numbers, as the training tells it.
+        baseline_rmse: Of one who always says the means of the training photos.
+        numbers: Of each number.
+        mean_iou: Mean intersection over union of the boxes; None unless boxes are told.
+        share_iou_half: Share of photos where it is 0.5 or more.
+        baseline_mean_iou: Of one who always says the means.
+        median_pixels: Median distance of a point from where it is, pixels of the upright photo;
+            None unless points are told, and where the sizes of the photos are out of reach.
+        p95_pixels: 95th percentile of these distances.
+        baseline_median_pixels: Of one who always says the means.
+        num_trained_on: Photos judged that the model was trained on; None where that cannot be told.
+        predictions_url: All this is computed from.
+        url: Folder with all that was made of it.
+        photos_per_second: That were predicted.
+        seconds: That all this took, predicting left out.
+    """
+
+    targets: Literal["numbers", "points", "box"]
+    model_url: str
+    split: Split
+    num_rows: int
+    mae: Interval
+    rmse: Interval
+    baseline_rmse: float
+    numbers: tuple[NumberMeasures, ...]
+    mean_iou: float | None = None
+    share_iou_half: float | None = None
+    baseline_mean_iou: float | None = None
+    median_pixels: float | None = None
+    p95_pixels: float | None = None
+    baseline_median_pixels: float | None = None
+    num_trained_on: int | None = 0
+    predictions_url: str
+    url: str
+    photos_per_second: float
+    seconds: float
+
+    @property
+    def unit(self) -> str:
+        """What errors over all numbers are told in, with a space before it; empty: nothing."""
+        if self.targets != "numbers":
+            return " of half a side"
+        units = {number.unit for number in self.numbers}
+        if len(units) > 1:
+            return " (of numbers in several units)"
+        return "".join(f" {unit}" for unit in units if unit)
+
+    @property
+    def headline(self) -> str:
+        """How the model did, as people say it first."""
+        if self.mean_iou is not None:
+            return f"Mean IoU {self.mean_iou:.3f}"
+        if self.median_pixels is not None:
+            return f"Half of the points within {self.median_pixels:.3g} pixels"
+        return f"RMSE {self.rmse.value:.4g}{self.unit}"
+
+    @property
+    def baseline(self) -> str:
+        """The figure of the headline, of one who always says the means of the training photos."""
+        if self.baseline_mean_iou is not None:
+            return f"{self.baseline_mean_iou:.3f}"
+        if self.baseline_median_pixels is not None:
+            return f"{self.baseline_median_pixels:.3g} pixels"
+        return f"{self.baseline_rmse:.4g}{self.unit}"
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """The figures behind the headline, a sentence each."""
+        said = [
+            f"RMSE {self.rmse.value:.4g}{self.unit} (95% interval {self.rmse.low:.4g} to "
+            f"{self.rmse.high:.4g}), {self.baseline_rmse:.4g} of one who always says the mean.",
+            f"MAE {self.mae.value:.4g} ({self.mae.low:.4g} to {self.mae.high:.4g}).",
+        ]
+        if self.share_iou_half is not None:
+            said.append(f"{self.share_iou_half:.1%} of the boxes have an IoU of 0.5 or more.")
+        if self.p95_pixels is not None:
+            said.append(f"19 of 20 points lie within {self.p95_pixels:.3g} pixels.")
+        return tuple(said)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What is to be known before anybody relies on the model; often nothing."""
+        said = []
+        if self.rmse.value >= self.baseline_rmse:
+            said.append(
+                "The model is no better than always saying the mean of the training photos."
+            )
+        if self.num_trained_on is None:
+            said.append(UNTOLD_TRAINING)
+        elif self.num_trained_on:
+            said.append(f"The model was trained on {self.num_trained_on} of these photos.")
+        return tuple(said)
+
+    def file(self, name: str) -> str:
+        """URL of what was made of the predictions, by its name."""
+        return f"{self.url}/{name}"
