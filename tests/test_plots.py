@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pets_core.data.sample_breeds import BREEDS
-from pets_core.plots import confusion_matrix, lr_curve, training_curves
+from pets_core.plots import confusion_matrix, lr_curve, residuals, training_curves
 from pets_core.records import EpochMetrics
 
 NAMES = [breed.name for breed in BREEDS]
@@ -142,3 +142,32 @@ def test_a_missing_rate_may_be_none():
     steps, epochs = a_training()
     filled = [{"lr_group_0": None, "lr_group_1": None} | row for row in steps]
     assert training_curves(filled, epochs) == training_curves(steps, epochs)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 900, 20_000])
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_residuals_are_drawn_whatever_the_sizes(num_rows, count):
+    targets, off = np.random.default_rng(0).normal(size=(2, num_rows, count)).astype(np.float32)
+    labels = ["$a_$" * 20] * count
+    png = residuals(labels, ["kg"] * count, targets, targets + off / 10)
+    assert len(png) < MAX_BYTES
+    assert opened(png).width > 900
+    assert opened(png).height == pytest.approx(380 * min(count, 6), rel=0.1)
+
+
+def test_residuals_that_are_all_alike_are_drawn():
+    same = np.full((30, 1), 4.0, np.float32)
+    for off in (0, 1):
+        assert num_colours(residuals(["legs"], [""], same, same + off)) > 10
+
+
+def test_points_beyond_the_diagonal_lie_above_it():
+    """Predictions too high are drawn above the diagonal, with many photos as with few."""
+    for num_rows in (50, 5000):
+        targets = np.linspace(0, 1, num_rows, dtype=np.float32)[:, None]
+        pixels = np.asarray(opened(residuals(["a"], [""], targets, targets + 0.5))).astype(int)
+        left = pixels[:, : pixels.shape[1] // 2]
+        blue = np.argwhere(left[..., 2] - left[..., 0] > 60)
+        orange = np.argwhere(left[..., 0] - left[..., 2] > 120)
+        slope = np.polyfit(orange[:, 1], orange[:, 0], 1)
+        assert (blue[:, 0] < np.polyval(slope, blue[:, 1])).mean() > 0.95

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,8 +101,11 @@ def test_beyond_each_edge_is_at_that_edge():
 @pytest.mark.parametrize("colour", ["white", "black", ACTUAL, PREDICTED])
 def test_colours_are_seen_on_any_photo(colour):
     plain = Image.new("RGB", (SIDE, SIDE), colour)
-    for kind, actual, said in (("points", [0, 0], [0.5, 0.5]), ("box", [-0.5] * 2 + [0.5] * 2,
-                                                                 [-0.4] * 2 + [0.6] * 2)):  # fmt: skip
+    shown = {
+        "points": ([0, 0], [0.5, 0.5]),
+        "box": ([-0.5, -0.5, 0.5, 0.5], [-0.4, -0.4, 0.6, 0.6]),
+    }
+    for kind, (actual, said) in shown.items():
         pixels = drawn(kind, actual, said, plain)
         for own in (ACTUAL, PREDICTED, (0, 0, 0)):
             assert len(places_of(pixels, own)) > 20
@@ -141,8 +145,6 @@ def test_sizes_are_those_of_the_photos_in_their_order(stored, judged, caplog):
 
 
 def test_each_photo_has_its_own_size(tmp_path):
-    import pyarrow as pa
-
     sizes = {"id": ["b", "a", "c"], "width": [3, 1, 5], "height": [4, 2, 6]}
     write_table(str(tmp_path / "photos.parquet"), pa.table(sizes))
     assert photo_sizes(str(tmp_path), ["a", "b"]).tolist() == [[1, 2], [3, 4]]
