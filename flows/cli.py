@@ -22,7 +22,7 @@ from flows.results import (
     show_embeddings,
     show_ratings,
     show_record,
-    show_report,
+    show_review,
     show_sweep,
 )
 from pets_core.config import PipelineConfig
@@ -310,7 +310,7 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
     if command == "run":
         from flows.pipeline import pipeline
 
-        return pipeline, show_report
+        return pipeline, show_review
     if command == "ingest":
         from flows.datasets import show_manifest
         from flows.ingest import ingest_flow
@@ -327,7 +327,7 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
     if command == "review":
         from flows.review import review_flow
 
-        return review_flow, show_report
+        return review_flow, show_review
     if command == "collab":
         from flows.collab import collab_flow
 
@@ -346,7 +346,7 @@ def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
         return embed_flow, show_embeddings
     from flows.evaluate import evaluate_flow
 
-    return evaluate_flow, show_report
+    return evaluate_flow, show_review
 
 
 def _program() -> str:
@@ -377,7 +377,7 @@ def _predict(parser: _Parser, arguments: list[str]) -> None:
         if prediction.error:
             print(without_queries(f"{prediction.photo}: {prediction.error}"), file=sys.stderr)
         elif not parsed.json:
-            print(f"{prediction.photo}  {prediction.breed}  {prediction.probability:.1%}")
+            print(f"{prediction.photo}  {prediction.words}")
     if any(prediction.error for prediction in predictions):
         sys.exit(1)
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from pets_core.numbers.records import NumbersReport
 from pets_core.ratings.records import RatingsReport
 from pets_core.records import BatchSummary, EvalReport, NearDuplicates, SweepResult
+from pets_core.tags.records import TagsReport
 
 __all__ = [
     "show_batch",
@@ -15,10 +16,23 @@ __all__ = [
     "show_ratings",
     "show_record",
     "show_report",
+    "show_review",
     "show_sweep",
+    "show_tags",
 ]
 
 _NUM_NUMBERS = 12
+_NUM_TAGS = 5
+
+
+def show_review(report: EvalReport | TagsReport | NumbersReport) -> None:
+    """How a model did on photos, whatever it tells."""
+    if isinstance(report, TagsReport):
+        show_tags(report)
+    elif isinstance(report, NumbersReport):
+        show_numbers(report)
+    else:
+        show_report(report)
 
 
 def show_report(report: EvalReport) -> None:
@@ -88,6 +102,18 @@ def show_ratings(report: RatingsReport) -> None:
     print(f"\n{report.num_rows:,} {report.split} ratings, RMSE:")
     for row in report.errors:
         print(f"  {row.rmse:.4f}  {row.name}")
+    print(f"Model        {report.model_url}\nReview       {report.url}")
+
+
+def show_tags(report: TagsReport) -> None:
+    """How a model of tags did."""
+    print(f"\n{report.headline} on {report.num_rows:,} {report.split} photos")
+    for line in (*report.details, *report.cautions):
+        print(f"  {line}")
+    known = sorted((t for t in report.tags if t.f1 is not None), key=lambda tag: tag.f1 or 0.0)
+    print("Worst tags: F1, and photos that have them")
+    for tag in known[:_NUM_TAGS]:
+        print(f"  {tag.f1:6.1%} {tag.support:6d}  {tag.name}")
     print(f"Model        {report.model_url}\nReview       {report.url}")
 
 

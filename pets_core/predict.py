@@ -1,4 +1,4 @@
-"""Breed and probability for single photos, from a model folder or an ONNX file alone."""
+"""What a model tells of single photos, from a model folder or an ONNX file alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
-from pets_core.data.images import UnreadablePhotoError, decode
+from pets_core.data.images import UnreadablePhotoError, decode, inspect
 from pets_core.errors import PetsError
-from pets_core.models.card import ONNX_KEY, ModelCard
+from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
+from pets_core.tags.thresholds import Thresholds, read_thresholds
 
 __all__ = ["Prediction", "predict_photos"]
 
@@ -22,9 +23,16 @@ _BATCH = 32
 
 
 class Prediction(BaseModel):
-    """What a model says of one photo; `error` says why it could not look at it.
+    """What a model says of one photo.
 
-    `top` holds the most probable classes and their probabilities, most probable first.
+    Attributes:
+        photo: As it was asked for.
+        breed: The most probable class, of a model of classes.
+        probability: Of that.
+        top: The most probable classes or tags and their probabilities, most probable first.
+        tags: Those that are given, of a model of tags: none is an answer, too.
+        numbers: By name, of a model of numbers, or of places: these in pixels of the upright photo.
+        error: Why the model could not look at it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,26 +41,46 @@ class Prediction(BaseModel):
     breed: str | None = None
     probability: float | None = None
     top: tuple[tuple[str, float], ...] = ()
+    tags: tuple[str, ...] | None = None
+    numbers: dict[str, float] | None = None
     error: str | None = None
+
+    @property
+    def words(self) -> str:
+        """What the model says, in a line."""
+        if self.numbers is not None:
+            return ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        if self.tags is not None:
+            probable = dict(self.top)
+            said = (f"{tag} {probable[tag]:.1%}" if tag in probable else tag for tag in self.tags)
+            return ", ".join(said) or "no tag"
+        return f"{self.breed}  {self.probability:.1%}"
 
 
 class _Model(NamedTuple):
-    """A card, and what makes probabilities (B, C) of photos, uint8 (B, R, R, 3)."""
+    """A model that looks at photos.
+
+    Attributes:
+        card: Of the model.
+        tell: What it makes of photos, uint8 (B, R, R, 3): (B, D), as of `objectives.photos.tell`.
+        thresholds: Of each tag, where it tells tags.
+    """
 
     card: ModelCard
-    probabilities: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    tell: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    thresholds: Thresholds | None
 
 
 def predict_photos(
     model_url: str, photos: Sequence[str], *, num_top: int = 3
 ) -> Iterator[Prediction]:
-    """Classify photos of any format Pillow reads, in the order given.
+    """Have a model look at photos of any format Pillow reads, in the order given.
 
     Args:
         model_url: A model folder, or an ONNX file of `pets export`; path or URL. The latter needs
             no torch.
         photos: Paths or URLs.
-        num_top: How many classes to list for each.
+        num_top: How many classes or tags to list for each.
 
     Raises:
         PetsError: There is no usable model at `model_url`.
@@ -67,17 +95,20 @@ def _open_folder(url: str) -> _Model:
     import torch
 
     from pets_core.models.package import load_model
+    from pets_core.objectives.photos import tell
 
     built = load_model(url)
     crop = built.card.center_crop()
 
     @torch.inference_mode()
-    def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def told(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = built.model(crop(torch.from_numpy(pixels)))
-        found: NDArray[np.float32] = logits.softmax(1).numpy()
+        found: NDArray[np.float32] = tell(built.card, logits).numpy()
         return found
 
-    return _Model(built.card, probabilities)
+    tags = [info.name for info in built.card.classes]
+    thresholds = read_thresholds(url, tags) if built.card.targets == "tags" else None
+    return _Model(built.card, told, thresholds)
 
 
 def _open_onnx(url: str) -> _Model:
@@ -90,7 +121,10 @@ def _open_onnx(url: str) -> _Model:
     data = storage.read_bytes(storage.absolute(url))
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        card = ModelCard.model_validate_json(session.get_modelmeta().custom_metadata_map[ONNX_KEY])
+        about = session.get_modelmeta().custom_metadata_map
+        card = ModelCard.model_validate_json(about[ONNX_KEY])
+        chosen = about.get(ONNX_THRESHOLDS)
+        thresholds = Thresholds.model_validate_json(chosen) if chosen else None
     except KeyError as error:
         raise PetsError(
             f"{url}: an ONNX file, but none of `pets export`: it does not say what its classes are"
@@ -100,19 +134,23 @@ def _open_onnx(url: str) -> _Model:
     except Exception as error:  # onnxruntime has a class for each fault, with no base of its own
         raise PetsError(f"{url} is damaged: {str(error).splitlines()[0]}") from error
 
-    def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def told(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         (found,) = session.run(None, {"photos": pixels})
         return np.asarray(found, np.float32)
 
-    return _Model(card, probabilities)
+    return _Model(card, told, thresholds)
 
 
 def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Prediction]:
     card, pixels, results = model.card, [], []
+    sizes: list[tuple[int, int]] = []
     for photo in photos:
         try:
             data = storage.read_bytes(storage.absolute(photo))
             pixels.append(decode(data, card.resize_to))
+            if card.targets in ("points", "box"):
+                info = inspect(data)
+                sizes.append((info.width, info.height))
             results.append(Prediction(photo=photo))
         except PetsError as error:
             results.append(Prediction(photo=photo, error=str(error)))
@@ -121,15 +159,34 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
             results.append(Prediction(photo=photo, error=said))
     if not pixels:
         return results
-    names = [c.name for c in card.classes]
-    rows = iter(model.probabilities(np.stack(pixels)))
-    return [result if result.error else _named(result, next(rows), names, num_top)
-            for result in results]  # fmt: skip
+    rows = iter(model.tell(np.stack(pixels)))
+    photo_sizes = iter(sizes)
+    return [
+        result if result.error else _told(model, result, next(rows), num_top, photo_sizes)
+        for result in results
+    ]
 
 
-def _named(
-    result: Prediction, probabilities: NDArray[np.float32], names: list[str], num_top: int
+def _told(
+    model: _Model,
+    result: Prediction,
+    values: NDArray[np.float32],
+    num_top: int,
+    sizes: Iterator[tuple[int, int]],
 ) -> Prediction:
-    best = np.argsort(-probabilities, kind="stable")[:num_top].tolist()
-    top = tuple((names[i], float(probabilities[i])) for i in best)
+    """A photo's prediction, of what the model makes of it, (D,)."""
+    card = model.card
+    if card.numbers:
+        said = values.astype(np.float64)
+        if card.targets != "numbers":
+            said = (said + 1) / 2 * np.resize(next(sizes), len(said))
+        names = (info.name for info in card.numbers)
+        return result.model_copy(update={"numbers": dict(zip(names, said.tolist(), strict=True))})
+    names_of = [info.name for info in card.classes]
+    best = np.argsort(-values, kind="stable").tolist()
+    top = tuple((names_of[i], float(values[i])) for i in best[:num_top])
+    if card.targets == "tags":
+        given = (model.thresholds or Thresholds.halves(names_of)).given(values)
+        tags = tuple(names_of[i] for i in best if given[i])
+        return result.model_copy(update={"top": top, "tags": tags})
     return result.model_copy(update={"breed": top[0][0], "probability": top[0][1], "top": top})

@@ -116,8 +116,7 @@ def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
 
 def conclude(config: PipelineConfig, report: Report) -> Report | State[Report]:
     """What a flow is to return: a state Rejected where the gate is in force and bars the model."""
-    judged = isinstance(report, EvalReport) and config.gate.promote
-    if not judged or report.verdict.passed:
+    if not (isinstance(report, EvalReport) and config.gate.promote) or report.verdict.passed:
         return report
     reasons = "; ".join(report.verdict.reasons)
     return Failed(name="Rejected", message=f"not promoted: {reasons}", data=report)

@@ -43,8 +43,9 @@ def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> 
 
     The images archive holds ``images/<breed>_<n>.jpg``; the annotations archive holds
     ``list.txt``, ``trainval.txt`` (60% of each breed) and ``test.txt`` (the other 40%), with
-    rows ``name class_id species breed_id``. The same arguments give the same bytes. Each file is
-    written aside and moved into place, the annotations last.
+    rows ``name class_id species breed_id``, and ``xmls/<breed>_<n>.xml`` with the box around each
+    head, of the test photos, too, other than as published. The same arguments give the same
+    bytes. Each file is written aside and moved into place, the annotations last.
 
     Args:
         folder: Where to write; made if it is missing.
@@ -63,15 +64,17 @@ def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> 
         raise ValueError(f"seed is {seed}, but must be at least 0")
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(1, photos_per_breed + 1)
+    boxes: dict[str, tuple[int, ...]] = {}
     _write_archive(
         folder / "images.tar.gz",
         (
-            (f"images/{breed.name}_{n}.jpg", _draw_photo(breed, n, seed))
+            (f"images/{breed.name}_{n}.jpg", _draw_photo(breed, n, seed, boxes))
             for breed in BREEDS
             for n in numbers
         ),
     )
-    _write_archive(folder / "annotations.tar.gz", _annotations(photos_per_breed, seed))
+    annotations = [*_annotations(photos_per_breed, seed), *_boxes(boxes)]
+    _write_archive(folder / "annotations.tar.gz", annotations)
 
 
 def _write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
@@ -119,14 +122,23 @@ def _generator(seed: int, breed: Breed, n: int) -> np.random.Generator:
     return np.random.default_rng([seed, breed.class_id, n])
 
 
-def _draw_photo(breed: Breed, n: int, seed: int) -> bytes:
-    """Draw one photo and encode it as JPEG."""
+def _boxes(boxes: dict[str, tuple[int, ...]]) -> Iterable[tuple[str, bytes]]:
+    """A Pascal VOC file for each photo, as far as it tells where the head is."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    for name, box in boxes.items():
+        corners = "".join(f"<{s}>{value}</{s}>" for s, value in zip(sides, box, strict=True))
+        text = f"<annotation><object><bndbox>{corners}</bndbox></object></annotation>\n"
+        yield f"annotations/xmls/{name}.xml", text.encode()
+
+
+def _draw_photo(breed: Breed, n: int, seed: int, boxes: dict[str, tuple[int, ...]]) -> bytes:
+    """Draw one photo, note where its head is, and encode it as JPEG."""
     rng = _generator(seed, breed, n)
     width, height = (int(side) for side in rng.integers(*_SIDE_PX, size=2))
     # Half the size is enough for what is out of focus, and four times as fast.
     scene = _scene(rng, width // 2, height // 2)
     photo = scene.resize((width, height), Image.Resampling.BILINEAR)
-    draw_animal(breed, rng, photo)
+    boxes[f"{breed.name}_{n}"] = draw_animal(breed, rng, photo)
     if rng.random() < 0.25:
         _occlude(rng, photo)
     buffer = io.BytesIO()

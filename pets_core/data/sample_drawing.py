@@ -110,14 +110,21 @@ class _Layer:
         return [(x, y) for x, y in placed.tolist()]
 
 
-def draw_animal(breed: Breed, rng: np.random.Generator, photo: Image.Image) -> None:
-    """Draw one animal of the breed onto the photo, in a pose and a coat of its own."""
+def draw_animal(
+    breed: Breed, rng: np.random.Generator, photo: Image.Image
+) -> tuple[int, int, int, int]:
+    """Draw one animal of the breed onto the photo, in a pose and a coat of its own.
+
+    Returns:
+        The box around its skull as far as it is on the photo: xmin, ymin, xmax, ymax, pixels.
+    """
     animal = _Animal(_individual(breed, rng), rng, photo.size)
     animal.draw_body(photo)
     animal.draw_head(photo)
     if breed.ears in ("floppy", "button", "rose"):
         animal.draw_hanging_ears(photo)
     animal.draw_face(photo)
+    return animal.head_box()
 
 
 def _individual(breed: Breed, rng: np.random.Generator) -> Breed:
@@ -242,6 +249,16 @@ class _Animal:
     ) -> None:
         for x, y in self._rng.uniform(low, high, size=(count, 2)).tolist():
             layer.colour(_oval(x, y, 0.28, 0.04, self._rng.normal(0.3, 0.3), 10), self._second)
+
+    def head_box(self) -> tuple[int, int, int, int]:
+        """Around the skull, without ears and hair, as far as it is on the photo."""
+        skull = _oval(0, 0, self._breed.width, 1) @ self._place[:, :2].T + self._place[:, 2]
+        (left, top), (right, bottom) = skull.min(0), skull.max(0)
+        width, height = self._size
+        return (
+            max(0, round(left)), max(0, round(top)),
+            min(width, round(right)), min(height, round(bottom)),
+        )  # fmt: skip
 
     def draw_head(self, photo: Image.Image) -> None:
         """Draw standing ears, skull, the coat's marks and the muzzle."""

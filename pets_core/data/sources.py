@@ -285,7 +285,7 @@ def _is_folder(url: str) -> bool:
 
 def _sample(config: PipelineConfig) -> OxfordPetSource:
     count, seed = config.source.sample_photos_per_breed, config.source.seed
-    folder = Path(config.cache_dir).expanduser() / "sample" / f"v1-{count}-{seed}"
+    folder = Path(config.cache_dir).expanduser() / "sample" / f"v2-{count}-{seed}"
     if not all((folder / f"{part}.tar.gz").exists() for part in ("images", "annotations")):
         write_sample(folder, photos_per_breed=count, seed=seed)
     return _published(config, str(folder), "sample")

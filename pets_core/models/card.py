@@ -17,7 +17,15 @@ from pets_core.records import ClassInfo, NumberInfo, Targets
 if TYPE_CHECKING:
     from pets_core.data.transforms import Augment, CenterCrop
 
-__all__ = ["CARD", "ONNX_KEY", "WEIGHTS", "ModelCard", "read_card", "weights_sha256"]
+__all__ = [
+    "CARD",
+    "ONNX_KEY",
+    "ONNX_THRESHOLDS",
+    "WEIGHTS",
+    "ModelCard",
+    "read_card",
+    "weights_sha256",
+]
 
 CARD = "model.json"
 """Name of the card in the folder of a model."""
@@ -25,6 +33,8 @@ WEIGHTS = "model.safetensors"
 """Name of the weights in a model's folder."""
 ONNX_KEY = "pets"
 """Name of the card among the metadata of an ONNX file."""
+ONNX_THRESHOLDS = "pets-thresholds"
+"""Name of the thresholds of a model of tags among the same."""
 
 
 class ModelCard(BaseModel):

@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.models.card import ONNX_KEY, read_card
+from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, read_card
 from pets_core.models.folding import fold
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.objectives.photos import tell
+from pets_core.tags.thresholds import read_thresholds
 
 __all__ = ["TOLERANCE", "export_onnx"]
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability between torch and onnxruntime, both in fp32; of a number, in its
-standard deviations where these are above 1."""
+"""Largest difference of a probability between torch and onnxruntime, both in fp32; of a number, in
+its standard deviations where these are above 1."""
 _OPSET = 20
 _BATCH = 4
 
@@ -109,7 +110,12 @@ def _exported(deployed: nn.Module, built: TrainedModel, photos: Tensor) -> bytes
         reason = str(error).splitlines()[0]
         raise PetsError(f"{built.card.backbone} cannot be exported to ONNX: {reason}") from error
     proto = program.model_proto
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = ONNX_KEY, built.card.model_dump_json()
+    about = {ONNX_KEY: built.card.model_dump_json()}
+    tags = [info.name for info in built.card.classes]
+    if built.card.targets == "tags" and (chosen := read_thresholds(built.url, tags)):
+        about[ONNX_THRESHOLDS] = chosen.model_dump_json()
+    for key, value in about.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
     data: bytes = proto.SerializeToString()
     return data

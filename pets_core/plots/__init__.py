@@ -5,6 +5,7 @@ from pets_core.plots.confusion import confusion_matrix
 from pets_core.plots.numbers import MAX_RESIDUALS, residuals
 from pets_core.plots.ratings import embedding_map, rating_errors, weight_decays
 from pets_core.plots.sweep import sweep
+from pets_core.plots.tags import threshold_curve
 from pets_core.plots.training import lr_curve, training_curves
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "reliability_diagram",
     "residuals",
     "sweep",
+    "threshold_curve",
     "training_curves",
     "weight_decays",
 ]
