@@ -1,0 +1,122 @@
+"""Objectives of tags and of numbers, against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from pets_core.config import TrainConfig
+from pets_core.models.card import ModelCard
+from pets_core.objectives.multi_label import MultiLabel
+from pets_core.objectives.photos import photo_objective, tell
+from pets_core.objectives.regression import Regression, widened
+from pets_core.records import ClassInfo, NumberInfo
+
+LOGITS = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])
+TAGS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+
+
+def soft(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_tags_cost_the_mean_cross_entropy_of_each():
+    by_hand = (soft(0) + soft(2)) / 2 + (soft(-1) + soft(-3)) / 2
+    assert float(MultiLabel().loss_sum(LOGITS, TAGS)) == pytest.approx(by_hand, rel=1e-6)
+    assert float(MultiLabel(0.2).valid_loss_sum(LOGITS, TAGS)) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_smoothed_tags_are_moved_to_one_half():
+    smooth = MultiLabel(0.2).loss_sum(torch.zeros(1, 2) + 1, torch.tensor([[1.0, 0.0]]))
+    by_hand = (0.9 * soft(-1) + 0.1 * soft(1) + 0.1 * soft(-1) + 0.9 * soft(1)) / 2
+    assert float(smooth) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_the_error_of_tags_is_that_of_accuracy_multi():
+    objective = MultiLabel()
+    # Of the first photo both are wrong: a probability of one half gives no tag.
+    assert float(objective.error_sum(LOGITS, TAGS)) == pytest.approx(1.0)
+    assert objective.metric == "tag error rate"
+    assert objective.activation(LOGITS)[0, 0] == 0.5
+
+
+def test_an_empty_batch_costs_nothing():
+    empty = torch.zeros(0, 2)
+    for objective in (MultiLabel(), Regression(), Regression(loss="l1")):
+        assert float(objective.loss_sum(empty, empty)) == 0.0
+        assert float(objective.error_sum(empty, empty)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "by_hand"),
+    [("mse", (0.5**2 + 2**2) / 2), ("l1", (0.5 + 2) / 2), ("smooth_l1", (0.125 + 1.5) / 2)],
+)
+def test_numbers_cost_by_the_error_in_standard_deviations(loss, by_hand):
+    objective = Regression(loss=loss, mean=torch.tensor([10.0, 0.0]), std=torch.tensor([4.0, 1.0]))
+    logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[10.0, 2.0]])
+    assert objective.activation(logits).tolist() == [[12.0, 0.0]]
+    assert float(objective.loss_sum(logits, targets)) == pytest.approx(by_hand)
+    assert float(objective.error_sum(logits, targets)) == pytest.approx((2**2 + 2**2) / 2)
+
+
+def test_numbers_of_several_units_are_judged_in_standard_deviations():
+    objective = Regression(std=torch.tensor([4.0, 1.0]), alike=False)
+    logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 2.0]])
+    assert float(objective.error_sum(logits, targets)) == pytest.approx((0.5**2 + 2**2) / 2)
+    assert objective.metric == "RMSE in standard deviations"
+
+
+def test_a_range_is_a_tenth_wider_for_the_sigmoid():
+    assert widened((0.0, 10.0)) == (-1.0, 11.0)
+    objective = Regression(widened((0.0, 10.0)))
+    assert float(objective.activation(torch.zeros(1, 1))) == 5.0
+    assert float(objective.activation(torch.full((1, 1), 50.0))) == pytest.approx(11.0)
+
+
+def card(**about) -> ModelCard:
+    given = {
+        "backbone": "x", "num_features": 8, "classes": (), "image_size": 24, "resize_to": 32,
+        "mean": (0, 0, 0), "std": (1, 1, 1), "dataset_fingerprint": "f",
+    }  # fmt: skip
+    return ModelCard(**given | about)
+
+
+PLACE = NumberInfo(name="x", unit="half widths")
+
+
+def test_each_kind_of_target_has_its_objective():
+    cpu, train = torch.device("cpu"), TrainConfig()
+    classes = (ClassInfo(name="a"), ClassInfo(name="b"))
+    of_class = photo_objective(card(classes=classes), train, (1, 2), cpu)
+    assert of_class.metric == "error rate"
+    of_tags = photo_objective(card(targets="tags", classes=classes), train, (), cpu)
+    assert of_tags.metric == "tag error rate"
+    places = card(targets="points", numbers=(PLACE, PLACE))
+    far = torch.full((1, 2), 50.0)
+    assert photo_objective(places, train, (), cpu).activation(far)[0].tolist() == pytest.approx(
+        [1.2, 1.2]
+    )
+    kg, years = NumberInfo(name="w", unit="kg", mean=5, std=2), NumberInfo(name="a", unit="years")
+    mixed = photo_objective(card(targets="numbers", numbers=(kg, years)), train, (), cpu)
+    assert mixed.metric == "RMSE in standard deviations"
+    assert mixed.activation(torch.ones(1, 2))[0].tolist() == [7.0, 1.0]
+
+
+def test_what_is_told_is_of_the_whole_photo():
+    places = card(targets="points", numbers=(PLACE, PLACE))
+    # The middle of the crop is the middle of the photo; its edge is at 24 / 32.
+    assert tell(places, torch.zeros(1, 2))[0].tolist() == pytest.approx([0.0, 0.0])
+    edge = math.log((1 + 1.2) / (1.2 - 1))
+    assert tell(places, torch.full((1, 2), edge))[0].tolist() == pytest.approx([0.75, 0.75])
+    assert tell(places, torch.full((1, 2), 50.0))[0].tolist() == pytest.approx([0.9, 0.9])
+    bounded = card(targets="numbers", numbers=(NumberInfo(name="a"),), y_range=(0.0, 10.0))
+    assert tell(bounded, torch.full((1, 1), 50.0)).tolist() == [[10.0]]
+    classes = card(classes=(ClassInfo(name="a"), ClassInfo(name="b")))
+    assert tell(classes, torch.zeros(1, 2)).tolist() == [[0.5, 0.5]]
+
+
+def test_a_card_of_before_there_were_tags_is_read():
+    old = card(classes=(ClassInfo(name="a"),)).model_dump(mode="json")
+    old["objective"] = "single_label"
+    del old["targets"], old["numbers"], old["y_range"]
+    assert ModelCard.model_validate(old).targets == "class"
