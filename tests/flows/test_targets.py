@@ -1,0 +1,173 @@
+"""Tags, places and numbers of photos through the whole pipeline, and what becomes of a model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows import cli
+from flows.evaluate import evaluate_flow
+from flows.pipeline import pipeline
+from pets_core.config import PipelineConfig
+from pets_core.data.ingest import ingest
+from pets_core.errors import PetsError
+from pets_core.models.onnx import export_onnx
+from pets_core.models.package import load_model
+from pets_core.numbers.predictions import read_number_predictions
+from pets_core.predict import predict_photos
+from pets_core.tags.predictions import read_tag_predictions
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+SHARED = {
+    "dataset-summary", "quarantine", "duplicates", "lr-finder", "training-progress",
+    "training-curves", "run-summary",
+}  # fmt: skip
+
+
+@pytest.fixture
+def config_of(small_config):
+    def config(targets, **settings) -> PipelineConfig:
+        given = {
+            "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
+            "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+            "lr_find": {"num_steps": 12},
+        }
+        base = small_config.model_dump(exclude_defaults=True)
+        base["source"] |= {"targets": targets}
+        return PipelineConfig.model_validate(base | given | settings)
+
+    return config
+
+
+def photos_of(tmp_path: Path, manifest, count=3) -> list[str]:
+    """Some of a data set's photos, as files."""
+    rows = pq.read_table(manifest.shard_url(manifest.splits["test"].shards[0])).to_pylist()
+    paths = []
+    for row in rows[:count]:
+        path = tmp_path / f"{row['id']}.jpg"
+        path.write_bytes(row["image"]["bytes"])
+        paths.append(str(path))
+    return paths
+
+
+def test_tags(config_of, tmp_path, read_artifacts, capsys):
+    config = config_of("tags", evaluate={"threshold": "per_tag", "tta_views": 1})
+    state = pipeline(config, return_state=True)
+    report = state.result()
+    made = read_artifacts(state.state_details.flow_run_id)
+    assert set(made) == SHARED | {"tags", "thresholds", "top-losses"}
+    assert "148 photos of 39 tags" in made["dataset-summary"]
+    assert "valid tag error rate" in made["training-curves"]
+    assert made["top-losses"].count("data:image/jpeg") == 16
+    assert all(len(str(data)) < 300_000 for data in made.values())
+    predictions = read_tag_predictions(report.predictions_url)
+    assert (predictions.targets.sum(1) == 2).all(), "species and breed"
+    assert (report.num_rows, report.threshold_kind, report.num_validation) == (74, "per_tag", 12)
+    # Another run judges the model by the thresholds that it has.
+    again = evaluate_flow(report.model_url, config_of("tags"))
+    assert [t.threshold for t in again.tags] == [t.threshold for t in report.tags]
+    with pytest.raises(PetsError, match="tells the tags of photos, the data set is one of class"):
+        evaluate_flow(report.model_url, config_of("class"))
+    # The model tells tags without data set or Prefect, and as ONNX the same.
+    photos = photos_of(tmp_path, ingest(config))
+    told = list(predict_photos(report.model_url, photos))
+    rows = {photo: i for i, photo in enumerate(predictions.ids)}
+    for prediction in told:
+        assert prediction.tags is not None
+        probable = dict(prediction.top)
+        assert len(probable) == 3
+        assert Path(prediction.photo).stem in rows
+    export_onnx(report.model_url, str(tmp_path / "m.onnx"))
+    as_onnx = list(predict_photos(str(tmp_path / "m.onnx"), photos))
+    assert [p.tags for p in as_onnx] == [p.tags for p in told]
+    capsys.readouterr()
+    cli.main(["predict", report.model_url, photos[0]])
+    assert capsys.readouterr().out.strip() == f"{photos[0]}  {told[0].words}"
+    with pytest.raises(SystemExit):
+        cli.main(["batch-predict", report.model_url, "--source.url", str(tmp_path)])
+    assert "tells tags and no class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("targets", ["points", "box"])
+def test_places(config_of, tmp_path, read_artifacts, targets):
+    config = config_of(targets, evaluate={"tta_views": 1}, train={
+        "batch_size": 16, "epochs": 1, "mixed_precision": "no", "number_loss": "smooth_l1",
+    })  # fmt: skip
+    state = pipeline(config, return_state=True)
+    report = state.result()
+    made = read_artifacts(state.state_details.flow_run_id)
+    assert set(made) == SHARED | {"numbers", "residuals", "worst-errors"}
+    assert "valid RMSE" in made["training-curves"]
+    assert made["worst-errors"].count("data:image/jpeg") == 16
+    assert all(len(str(data)) < 300_000 for data in made.values())
+    predictions = read_number_predictions(report.predictions_url)
+    assert (np.abs(predictions.predicted) <= 1).all()
+    assert (report.mean_iou is None) == (targets == "points")
+    assert (report.median_pixels is None) == (targets == "box")
+    # What was judged is what a photo alone is told, in pixels.
+    photos = photos_of(tmp_path, ingest(config))
+    told = list(predict_photos(report.model_url, photos))
+    plain = evaluate_flow(report.model_url, config_of(targets))
+    plain_predictions = read_number_predictions(plain.predictions_url)
+    rows = {photo: i for i, photo in enumerate(plain_predictions.ids)}
+    index = pq.read_table(f"{ingest(config).url}/photos.parquet").to_pandas().set_index("id")
+    for prediction in told:
+        photo = Path(prediction.photo).stem
+        sides = np.resize(
+            index.loc[photo, ["width", "height"]].to_numpy(float), len(report.numbers)
+        )
+        expected = (plain_predictions.predicted[rows[photo]] + 1) / 2 * sides
+        assert list(prediction.numbers) == [n.name for n in report.numbers]
+        assert list(prediction.numbers.values()) == pytest.approx(expected, abs=0.1)
+    export_onnx(report.model_url, str(tmp_path / "m.onnx"))
+    (as_onnx, *_) = predict_photos(str(tmp_path / "m.onnx"), photos)
+    assert list(as_onnx.numbers.values()) == pytest.approx(list(told[0].numbers.values()), abs=0.1)
+
+
+def test_numbers_of_a_table(config_of, tmp_path, jpeg, read_artifacts):
+    """How bright a photo is, which can be learnt."""
+    from PIL import Image
+
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    bright = random.uniform(20, 235, 90)
+    for number, value in enumerate(bright):
+        pixels = np.clip(value + random.normal(0, 8, (64, 64, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    names = [f"{n}.jpg" for n in range(len(bright))]
+    table = {"image": names, "bright": bright, "half": bright / 2}
+    pq.write_table(pa.table(table), folder / "t.parquet")
+    source = {
+        "url": str(folder / "t.parquet"), "targets": "numbers", "number_columns": ["bright", "half"],
+        "units": ["levels", "levels"], "y_range": [0, 255], "test_fraction": 0.25,
+    }  # fmt: skip
+    train = {
+        "batch_size": 16, "epochs": 6, "freeze_epochs": 0, "mixed_precision": "no",
+        "base_lr": 0.01, "lr_max": "0.01", "batch_norm": "train",
+    }  # fmt: skip
+    transform = {"max_lighting": 0.0}
+    config = config_of("numbers", source=source, train=train, transform=transform)
+    state = pipeline(config, return_state=True)
+    report = state.result()
+    assert [(n.name, n.unit) for n in report.numbers] == [("bright", "levels"), ("half", "levels")]
+    assert report.rmse.value < 0.7 * report.baseline_rmse, "it has learnt something"
+    predictions = read_number_predictions(report.predictions_url)
+    assert predictions.predicted.min() >= 0
+    assert predictions.predicted.max() <= 255
+    (told,) = predict_photos(report.model_url, [str(folder / "0.jpg")])
+    assert set(told.numbers) == {"bright", "half"}
+    assert json.loads(told.model_dump_json())["numbers"] == told.numbers
+    card = load_model(report.model_url).card
+    assert (card.targets, card.y_range) == ("numbers", (0, 255))
+
+
+def test_a_run_is_not_gone_on_with_for_something_else(config_of):
+    first = pipeline(config_of("tags"), return_state=True).result()
+    run = first.url.rsplit("/", 1)[0]
+    with pytest.raises(PetsError, match=r"targets = box: .* began with a data set of tags"):
+        pipeline(config_of("box"), run)

@@ -1,0 +1,83 @@
+"""Measures of tags, against values worked out by hand and scikit-learn's."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+
+from pets_core.tags.measures import (
+    accuracy_multi,
+    exact_match,
+    f1_scores,
+    mean_average_precision,
+    measure_tags,
+    micro_f1_interval,
+)
+
+TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
+GIVEN = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
+
+
+def test_by_hand():
+    assert accuracy_multi(TARGETS, GIVEN) == 9 / 12
+    assert exact_match(TARGETS, GIVEN) == 2 / 4
+    micro, macro, each = f1_scores(TARGETS, GIVEN)
+    # Right: 3 of 4 that there are, and of 5 that were given.
+    assert micro == pytest.approx(2 * 3 / (4 + 5))
+    assert each.tolist() == pytest.approx([0.5, 1.0, 0.0])
+    assert macro == pytest.approx(0.75), "a tag that no photo has is not counted"
+
+
+flags = arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 5)))
+
+
+@given(targets=flags, seed=st.integers(0, 99))
+def test_as_scikit_learn_has_it(targets, seed):
+    given_tags = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
+    micro, _, each = f1_scores(targets, given_tags)
+    assert micro == pytest.approx(f1_score(targets, given_tags, average="micro", zero_division=0))
+    theirs = [f1_score(t, g, zero_division=0) for t, g in zip(targets.T, given_tags.T, strict=True)]
+    assert each == pytest.approx(np.array(theirs))
+    assert exact_match(targets, given_tags) == pytest.approx(
+        np.mean((targets == given_tags).all(1))
+    )
+    flat = accuracy_score(targets.ravel(), given_tags.ravel())
+    assert accuracy_multi(targets, given_tags) == pytest.approx(flat)
+
+
+@given(targets=flags, seed=st.integers(0, 99))
+def test_the_order_of_photos_changes_nothing(targets, seed):
+    random = np.random.default_rng(seed)
+    said, order = random.random(targets.shape) < 0.5, random.permutation(len(targets))
+    one, other = f1_scores(targets, said), f1_scores(targets[order], said[order])
+    assert one[:2] == pytest.approx(other[:2])
+
+
+def test_each_tag_is_judged(draw):
+    drawn = draw()
+    given_tags = drawn.probabilities >= 0.5
+    halves = (0.5,) * 5
+    measures = measure_tags(drawn.info.tags, drawn.targets, drawn.probabilities, given_tags, halves)
+    first, last = measures[0], measures[-1]
+    assert first.support == drawn.targets[:, 0].sum()
+    assert first.average_precision == pytest.approx(
+        average_precision_score(drawn.targets[:, 0], drawn.probabilities[:, 0])
+    )
+    right = (drawn.targets & given_tags)[:, 0].sum()
+    assert first.precision == pytest.approx(right / given_tags[:, 0].sum())
+    assert first.recall == pytest.approx(right / first.support)
+    assert (last.support, last.average_precision, last.recall, last.f1) == (0, None, None, None)
+    mean = np.mean([m.average_precision for m in measures[:-1]])
+    assert mean_average_precision(measures) == pytest.approx(mean)
+    assert mean_average_precision(measures[-1:]) is None
+
+
+@settings(max_examples=20)
+@given(targets=flags, seed=st.integers(0, 99))
+def test_the_interval_holds_the_value(targets, seed):
+    said = np.random.default_rng(seed).random(targets.shape) < 0.5
+    share = micro_f1_interval(targets, said)
+    assert 0 <= share.low <= share.value + 1e-9
+    assert share.value - 1e-9 <= share.high <= 1

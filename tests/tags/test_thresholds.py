@@ -1,0 +1,85 @@
+"""Thresholds are those of greatest F1 on the photos they are chosen on."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pets_core.errors import PetsError
+from pets_core.tags.measures import f1_scores
+from pets_core.tags.thresholds import (
+    GRID,
+    THRESHOLDS,
+    Thresholds,
+    choose_thresholds,
+    read_thresholds,
+    threshold_curve,
+    write_thresholds,
+)
+
+NAMES = ("a", "b", "c")
+
+
+def photos(seed, count=30):
+    random = np.random.default_rng(seed)
+    targets = random.random((count, 3)) < 0.4
+    probabilities = np.clip(0.3 * targets + random.random((count, 3)) * 0.6, 0, 1)
+    return targets, probabilities.astype(np.float32)
+
+
+@given(seed=st.integers(0, 500))
+def test_no_other_threshold_is_better(seed):
+    targets, probabilities = photos(seed)
+    shared = choose_thresholds(targets, probabilities, NAMES, "shared")
+    assert len(set(shared.values)) == 1
+    best = f1_scores(targets, shared.given(probabilities))[0]
+    assert best >= max(threshold_curve(targets, probabilities).micro_f1) - 1e-9
+    each = choose_thresholds(targets, probabilities, NAMES, "per_tag")
+    of_each = f1_scores(targets, each.given(probabilities))[2]
+    assert (of_each >= f1_scores(targets, shared.given(probabilities))[2] - 1e-9).all()
+    assert each.num_photos == 30
+
+
+def test_of_equals_the_one_nearest_the_middle_is_taken():
+    targets = np.array([[True], [False]])
+    probabilities = np.array([[0.9], [0.1]], np.float32)
+    assert choose_thresholds(targets, probabilities, ["a"], "shared").values == (0.5,)
+    low = np.array([[0.3], [0.1]], np.float32)
+    # Whatever lies above 0.1 and not above 0.3 is as good.
+    assert choose_thresholds(targets, low, ["a"], "shared").values == pytest.approx((0.3,))
+
+
+def test_a_tag_without_validation_photos_gets_the_shared_one():
+    targets, probabilities = photos(1)
+    targets[:, 2] = False
+    shared = choose_thresholds(targets, probabilities, NAMES, "shared").values[0]
+    each = choose_thresholds(targets, probabilities, NAMES, "per_tag").values
+    assert each[2] == shared
+
+
+def test_no_photo_has_a_tag():
+    targets = np.zeros((4, 3), bool)
+    chosen = choose_thresholds(targets, np.full((4, 3), 0.2, np.float32), NAMES, "per_tag")
+    assert chosen.values == (0.5, 0.5, 0.5)
+
+
+def test_the_curve_is_of_every_threshold():
+    targets, probabilities = photos(3)
+    curve = threshold_curve(targets, probabilities)
+    place = 40
+    said = probabilities >= np.float32(GRID[place])
+    assert curve.micro_f1[place] == pytest.approx(f1_scores(targets, said)[0])
+    assert curve.macro_f1[place] == pytest.approx(f1_scores(targets, said)[1])
+    assert curve.accuracy_multi[place] == pytest.approx((said == targets).mean())
+
+
+def test_they_are_kept_beside_the_model(tmp_path):
+    assert read_thresholds(str(tmp_path), NAMES) is None
+    chosen = Thresholds(kind="per_tag", tags=NAMES, values=(0.1, 0.2, 0.3), num_photos=7)
+    write_thresholds(str(tmp_path), chosen)
+    assert read_thresholds(str(tmp_path), NAMES) == chosen
+    with pytest.raises(PetsError, match="not of the model's tags"):
+        read_thresholds(str(tmp_path), ("a", "c", "b"))
+    (tmp_path / THRESHOLDS).write_text("{")
+    with pytest.raises(PetsError, match=r"thresholds.json is damaged.*remove it"):
+        read_thresholds(str(tmp_path), NAMES)
