@@ -94,13 +94,11 @@ class NumbersReport(Record):
 
     @property
     def unit(self) -> str:
-        """What errors over all numbers are told in, with a space before it; empty: nothing."""
+        """What errors over all numbers are told in, with a space before it; empty: no one unit."""
         if self.targets != "numbers":
             return " of half a side"
         units = {number.unit for number in self.numbers}
-        if len(units) > 1:
-            return " (of numbers in several units)"
-        return "".join(f" {unit}" for unit in units if unit)
+        return "".join(f" {unit}" for unit in units if unit) if len(units) == 1 else ""
 
     @property
     def headline(self) -> str:
@@ -109,7 +107,9 @@ class NumbersReport(Record):
             return f"Mean IoU {self.mean_iou:.3f}"
         if self.median_pixels is not None:
             return f"Half of the points within {self.median_pixels:.3g} pixels"
-        return f"RMSE {self.rmse.value:.4g}{self.unit}"
+        several = len({number.unit for number in self.numbers}) > 1
+        over = " over numbers in several units" if several else ""
+        return f"RMSE {self.rmse.value:.4g}{self.unit}{over}"
 
     @property
     def baseline(self) -> str:
@@ -124,9 +124,9 @@ class NumbersReport(Record):
     def details(self) -> tuple[str, ...]:
         """The figures behind the headline, a sentence each."""
         said = [
-            f"RMSE {self.rmse.value:.4g}{self.unit} (95% interval {self.rmse.low:.4g} to "
-            f"{self.rmse.high:.4g}), {self.baseline_rmse:.4g} of one who always says the mean.",
-            f"MAE {self.mae.value:.4g} ({self.mae.low:.4g} to {self.mae.high:.4g}).",
+            f"RMSE {self.rmse.value:.4g}{self.unit}, 95% interval {self.rmse.low:.4g} to "
+            f"{self.rmse.high:.4g}; {self.baseline_rmse:.4g} of one who always says the mean.",
+            f"MAE {self.mae.value:.4g}{self.unit}, {self.mae.low:.4g} to {self.mae.high:.4g}.",
         ]
         if self.share_iou_half is not None:
             said.append(f"{self.share_iou_half:.1%} of the boxes have an IoU of 0.5 or more.")

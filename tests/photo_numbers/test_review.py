@@ -14,6 +14,7 @@ import pytest
 from flows.results import show_numbers
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.markdown import literal
 from pets_core.numbers import review as module
 from pets_core.numbers.gallery import read_worst
 from pets_core.numbers.measures import box_iou
@@ -175,11 +176,17 @@ def test_few_photos_and_any_number_of_numbers(review, draw, shown, capsys, num_r
 
 @pytest.mark.parametrize(
     ("units", "said"),
-    [(["kg", "kg"], " kg"), (["", ""], ""), (["kg", "cm"], " (of numbers in several units)")],
+    [
+        (["kg", "kg"], " kg"),
+        (["", ""], ""),
+        (["kg", "cm"], " over numbers in several units"),
+        (["kg", ""], " over numbers in several units"),
+    ],
 )
 def test_errors_over_all_numbers_say_what_unit_they_are_in(review, draw, units, said):
     report = review(draw("numbers", units=units))
     assert report.headline == f"RMSE {report.rmse.value:.4g}{said}"
+    assert report.baseline.endswith(" kg") == (said == " kg")
 
 
 def test_what_speaks_against_a_model_is_said(review, draw, judged, shown, capsys):
@@ -214,10 +221,16 @@ def test_artifacts_say_what_is_and_what_was_said(review, judged, shown, targets)
     assert f"{first.predicted[0]:.4g}".replace(".", r"\.").replace("-", r"\-") in row
     assert ("orange" in worst) == (targets != "numbers")
     assert all(len(text) < MAX_BYTES for text in found.values())
-    value, beside = report.headline.split()[-1], report.baseline
-    for figure in (value, beside, f"{report.rmse.low:.4g}", report.model_url):
-        escaped = figure.replace(".", r"\.").replace("/", r"\/")
-        assert figure in found["run-summary"] or escaped in found["run-summary"]
+    for figure in (report.headline, report.baseline, *report.details):
+        assert literal(figure) in found["run-summary"]
+    assert report.model_url in found["run-summary"]
+
+
+def test_names_of_several_numbers_are_text(review, draw, shown):
+    found = shown(review(draw("numbers", names=[EVIL, "age"], units=[EVIL, "a|b"])))
+    assert EVIL not in str(found)
+    assert "a|b" not in str(found)
+    assert "standard deviations |" in found["worst-errors"]
 
 
 def test_damaged_predictions_are_refused(review, draw):
