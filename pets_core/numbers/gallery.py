@@ -16,7 +16,8 @@ from pets_core.data.dataset import read_table, write_table
 from pets_core.errors import PetsError, telling
 from pets_core.evaluation.gallery import photos
 from pets_core.numbers.measures import box_iou, photo_errors, pixel_distances
-from pets_core.numbers.predictions import NumberPredictions, NumberTargets
+from pets_core.numbers.predictions import NumberPredictions
+from pets_core.numbers.records import NumberTargets
 
 __all__ = [
     "ACTUAL",
@@ -145,15 +146,17 @@ def draw_places(
     actual: NDArray[np.float32],
     predicted: NDArray[np.float32],
 ) -> Image.Image:
-    """Draw where points or a box are (circles, a whole line) and where they were said to be
-    (crosses, a broken line) on a photo; what lies beyond its edge is drawn there.
+    """Draw on a photo where points or a box are, and where they were said to be.
+
+    Points are circles and are said to be at crosses, a box is a whole and a broken line. What lies
+    beyond the photo's edge is drawn at it.
 
     Args:
         photo: Upright; it is made as large as a picture of the gallery, 224 pixels.
         kind: "points" or "box".
         actual: (D,).
         predicted: (D,).
-    """  # noqa: D205
+    """
     image = ImageOps.contain(photo.convert("RGB"), (_SIDE, _SIDE), Image.Resampling.LANCZOS)
     canvas = ImageDraw.Draw(image)
     true, said = (_places(numbers, image.size) for numbers in (actual, predicted))

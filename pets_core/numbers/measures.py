@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.numbers.predictions import NumberTargets
-from pets_core.numbers.records import Interval, NumberMeasures
+from pets_core.numbers.records import Interval, NumberMeasures, NumberTargets
 from pets_core.records import NumberInfo
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,18 +23,15 @@ from pets_core.evaluation.predictions import (
     read_lists,
     read_metadata,
 )
+from pets_core.numbers.records import NumberTargets
 from pets_core.records import NumberInfo
 
 __all__ = [
     "NumberPredictions",
     "NumberPredictionsInfo",
-    "NumberTargets",
     "read_number_predictions",
     "write_number_predictions",
 ]
-
-NumberTargets = Literal["numbers", "points", "box"]
-"""Those of `Targets` that are numbers."""
 
 _ROWS = 65_536
 

@@ -6,7 +6,10 @@ from typing import Literal
 
 from pets_core.records import UNTOLD_TRAINING, Record, Split
 
-__all__ = ["Interval", "NumberMeasures", "NumbersReport"]
+__all__ = ["Interval", "NumberMeasures", "NumberTargets", "NumbersReport"]
+
+NumberTargets = Literal["numbers", "points", "box"]
+"""Those of `Targets` that are numbers."""
 
 
 class Interval(Record):
@@ -72,7 +75,7 @@ class NumbersReport(Record):
         seconds: That all this took, predicting left out.
     """
 
-    targets: Literal["numbers", "points", "box"]
+    targets: NumberTargets
     model_url: str
     split: Split
     num_rows: int
