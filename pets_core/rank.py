@@ -34,7 +34,7 @@ from pets_core.training.precision import resolve_precision
 from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plugin
 from pets_core.watchdog import Watchdog
 
-__all__ = ["Built", "Rank", "choose_device", "write_down"]
+__all__ = ["Built", "Rank", "choose_device", "pass_warnings_on", "write_down"]
 
 _OTHERS_SECONDS = 3.0
 _TRAINS = ("lr-find", "train", "ratings-lr-find", "ratings-train")
@@ -76,7 +76,6 @@ class Rank(ABC, Generic[Asked, Model]):
 
     def __init__(self, request: Asked) -> None:
         self.request, config = request, request.config
-        _pass_warnings_on(int(os.environ.get("RANK", "0")))
         device = choose_device(config.launch)
         self.precision = resolve_precision(config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
@@ -210,11 +209,11 @@ class _Warnings(logging.Handler):
         _say_warning(f"{self._mark}{record.getMessage()}")
 
 
-def _pass_warnings_on(rank: int) -> None:
-    handler = _Warnings(rank)
-    logging.getLogger().addHandler(handler)
+def pass_warnings_on() -> None:
+    """Have the launcher show whatever is warned of in this process, which is a rank's alone."""
     logger = logging.getLogger("py.warnings")
     warnings.showwarning = lambda message, *_: logger.warning("%s", message)
+    logging.getLogger().addHandler(_Warnings(int(os.environ.get("RANK", "0"))))
 
 
 def _say_warning(message: str) -> None:

@@ -28,7 +28,7 @@ from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
 from pets_core.photo_rank import PhotoRank
 from pets_core.photo_stages import embed, predict, predict_parts
-from pets_core.rank import Rank, choose_device, write_down
+from pets_core.rank import Rank, choose_device, pass_warnings_on, write_down
 from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.stages import predict_ratings
 from pets_core.stages import find_lr, train
@@ -137,6 +137,8 @@ def work(path: Path) -> int:
     Returns:
         Exit code of the process.
     """
+    # Here, and not where a rank is made: that may be a process that has more to do than this.
+    pass_warnings_on()
     try:
         result = run(read_request(path.read_text(encoding="utf-8")))
     except Interrupted:

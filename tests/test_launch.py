@@ -1,12 +1,14 @@
 """Real ranks: they agree with each other, fail loudly, and leave no process behind."""
 
 import json
+import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from pets_core.evaluation.review import review
 from pets_core.failures import RankFailure, read_failures, the_error, write_failure
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.models.package import load_model
+from pets_core.photo_rank import PhotoRank
 from pets_core.records import LRSuggestion, PredictResult, TrainResult
 from pets_core.worker import run
 
@@ -253,27 +256,38 @@ def test_a_rank_that_hangs_does_not_outlive_its_parent(tmp_path) -> None:
     assert processes.gone([pid])
 
 
-WARN_IN_RANK_1 = """
+WARN = """
 import logging, os, threading, time, warnings
 def warn():
     while not any(handler.level == logging.WARNING for handler in logging.getLogger().handlers):
         time.sleep(0.01)
     warnings.warn("a batch is odd")
     logging.getLogger("some.library").warning("the disk is slow\\nvery slow")
-if os.environ.get("RANK") == "1":
+if os.environ.get("RANK", "none") == os.environ["RANK_THAT_WARNS"]:
     threading.Thread(target=warn, daemon=True).start()
 """
 
 
-def test_warnings_of_other_ranks_are_told_with_their_rank(
-    small_config, tmp_path, monkeypatch
+@pytest.mark.parametrize(("num_processes", "rank", "mark"), [(2, "1", "rank 1: "), (1, "none", "")])
+def test_warnings_of_ranks_are_told_and_of_other_ranks_with_their_number(
+    small_config, tmp_path, monkeypatch, num_processes, rank, mark
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(WARN_IN_RANK_1)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    config = tiny(small_config, launch={"num_processes": 2})
+    (tmp_path / "sitecustomize.py").write_text(WARN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("RANK_THAT_WARNS", rank)
+    config = tiny(small_config, launch={"num_processes": num_processes})
     heard: list[str] = []
     launch(train_request(config, str(tmp_path / "run")), TrainResult, on_warning=heard.append)
-    assert sorted(heard) == ["rank 1: a batch is odd", "rank 1: the disk is slow very slow"]
+    assert sorted(heard) == [f"{mark}a batch is odd", f"{mark}the disk is slow very slow"]
+
+
+def test_a_rank_leaves_the_warnings_of_the_process_that_makes_it_alone(
+    small_config, tmp_path
+) -> None:
+    handlers, show = [*logging.getLogger().handlers], warnings.showwarning
+    PhotoRank(train_request(tiny(small_config), str(tmp_path / "run")))
+    assert logging.getLogger().handlers == handlers
+    assert warnings.showwarning is show
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
