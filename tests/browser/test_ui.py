@@ -160,14 +160,29 @@ def test_names_are_shown_and_never_run(page_and_root, finished, key, keep) -> No
     page.goto(f"{root}/artifacts/key/{key}")
     page.locator("a[href*='/artifacts/artifact/']").first.click()
     page.wait_for_url(re.compile(r"/artifacts/artifact/"))
-    page.locator("table").first.wait_for()
     page.get_by_text("1. one").first.wait_for()
     keep(page, key)
-    cells = page.locator("table").first.locator("td")
-    shown = [text.strip() for text in cells.all_inner_texts()]
+    cells = all_of(page, "table td")
+    shown = cells.evaluate("cells => cells.map(cell => cell.innerText.trim())")
     assert [text for text in shown if text not in ("1", "")] == MARKUP
     tags = "a, img, em, strong, del, h1, ol, code"
-    assert cells.locator(tags).count() == 0
+    assert cells.evaluate("(cells, tags) => cells.some(c => c.querySelector(tags))", tags) is False
+
+
+def all_of(page, selector: str):
+    """The elements there are, at least one, and all pictures among them loaded.
+
+    The page draws its content anew when more of what it asked for is there: between waiting for an
+    element and asking for all of them there may be none. These stay what they are.
+    """
+    return page.wait_for_function(
+        """selector => {
+            const found = [...document.querySelectorAll(selector)];
+            const ready = i => i.tagName !== "IMG" || (i.complete && i.naturalWidth > 0);
+            return found.length > 0 && found.every(ready) && found;
+        }""",
+        arg=selector,
+    )
 
 
 def open_artifact(page, address: str, key: str) -> None:
@@ -217,12 +232,11 @@ def test_a_rejected_run_says_why(page_and_root, rejected, finished, keep) -> Non
 def test_pictures_are_really_painted(page_and_root, key: str, keep) -> None:
     page, address = page_and_root
     open_artifact(page, address, key)
-    picture = page.locator("img[src^='data:image/png']").first
-    picture.wait_for()
+    pictures = all_of(page, "img[src^='data:image/png']")
     keep(page, key)
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
-    colours = picture.evaluate(
-        """image => {
+    assert pictures.evaluate("([image]) => image.decode().then(() => image.naturalWidth)") > 400
+    colours = pictures.evaluate(
+        """([image]) => {
             const canvas = document.createElement("canvas");
             [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
             const context = canvas.getContext("2d");
@@ -244,12 +258,8 @@ def test_pictures_are_really_painted(page_and_root, key: str, keep) -> None:
 def test_galleries_show_photos(page_and_root, key: str, most: int, keep) -> None:
     page, address = page_and_root
     open_artifact(page, address, key)
-    photos = page.locator("img[src^='data:image/jpeg']")
-    photos.first.wait_for()
-    # The page draws its content once more when all it asked for is there.
-    page.wait_for_load_state("networkidle")
-    photos.first.wait_for()
-    widths = photos.evaluate_all(
+    photos = all_of(page, "img[src^='data:image/jpeg']")
+    widths = photos.evaluate(
         "images => Promise.all(images.map(i => i.decode().then(() => i.naturalWidth)))"
     )
     keep(page, key)
@@ -282,15 +292,13 @@ def test_what_was_taken_for_what_is_what_the_file_says(page_and_root, finished, 
         if key == "confusion-table" or row.actual != row.predicted
     }
     open_artifact(page, address, key)
-    page.locator("tbody tr").first.wait_for()
-    page.wait_for_load_state("networkidle")
+    rows = all_of(page, "tbody tr")
     keep(page, key)
-    rows = page.locator("tbody tr").all()
-    shown = [tuple(row.locator("td").all_inner_texts()) for row in rows]
+    shown = rows.evaluate("rows => rows.map(r => [...r.cells].map(c => c.innerText.trim()))")
     assert len(shown) >= 10
-    assert {tuple(cell.strip() for cell in row) for row in shown} <= expected
+    assert {tuple(row) for row in shown} <= expected
     most = max(int(count) for *_, count, _ in expected)
-    assert shown[0][2].strip() == str(most)
+    assert shown[0][2] == str(most)
 
 
 def test_the_report_needs_nothing_but_itself(page_and_root, finished, keep) -> None:
