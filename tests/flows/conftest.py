@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
+import postgres
 import pytest
 from pools import Pools, worker
 from prefect_server import Server
@@ -52,20 +53,30 @@ def server(stopped_server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def deployed(stopped_server, tmp_path, drawn_sample):
-    """`pets deploy` of this very file on a new server, before any worker is there."""
-    server = stopped_server
-    server.environment |= {
+def deploying(stopped_server, tmp_path, drawn_sample) -> Server:
+    """A server that is not started yet, with all that `pets deploy` of this very file wants."""
+    stopped_server.environment |= {
         "PETS_STORE": str(tmp_path / "store"),
         "PETS_SOURCE__URL": str(drawn_sample),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
-    with server.started():
-        yield server, server.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+    return stopped_server
+
+
+@pytest.fixture
+def deployed(deploying, tmp_path) -> Iterator[Server]:
+    """This very file, deployed on a new server before any worker is there.
+
+    On PostgreSQL, as in production: flow runs beside each other lock an SQLite file for minutes.
+    """
+    with postgres.database(tmp_path / "postgres") as url:
+        deploying.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
+        with deploying.started():
+            deploying.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+            yield deploying
 
 
 @pytest.fixture
 def pools(deployed):
-    server, _ = deployed
-    with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
-        yield Pools(server, {"cpu": cpu, "gpu": gpu})
+    with worker(deployed, "cpu") as cpu, worker(deployed, "gpu") as gpu:
+        yield Pools(deployed, {"cpu": cpu, "gpu": gpu})
