@@ -18,6 +18,7 @@ FLOWS_MAY_IMPORT = {
     "pets_core.numbers.records",
     "pets_core.ratings.config",
     "pets_core.ratings.records",
+    "pets_core.tags.records",
 }
 COMMAND_LINE_MAY_IMPORT = {
     "pets_core.data.sources",

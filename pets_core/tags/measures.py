@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from pets_core.records import Share
 from pets_core.tags.records import TagMeasures
@@ -93,6 +92,9 @@ def measure_tags(
         given: Which tags each photo is given, (N, C).
         thresholds: Of each tag, C.
     """
+    # Whoever only reads thresholds does not wait for it.
+    from sklearn.metrics import average_precision_score
+
     f1 = f1_scores(targets, given)[2]
     right, support, said = (targets & given).sum(0), targets.sum(0), given.sum(0)
     return tuple(

@@ -144,7 +144,7 @@ def read_thresholds(model_url: str, tags: Sequence[str]) -> Thresholds | None:
     try:
         found = Thresholds.model_validate_json(storage.read_bytes(url))
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url} is damaged: {error}; remove it, and evaluate the model") from error
+        raise PetsError(f"{url} is damaged: remove it, and evaluate the model ({error})") from error
     if found.tags != tuple(tags) or len(found.values) != len(found.tags):
         raise PetsError(f"{url}: not of the model's tags: remove it, and evaluate the model")
     return found

@@ -34,7 +34,7 @@ def config_of(small_config):
         given = {
             "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
             "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
-            "lr_find": {"num_steps": 12},
+            "lr_find": {"num_steps": 24},
         }
         base = small_config.model_dump(exclude_defaults=True)
         base["source"] |= {"targets": targets}
@@ -143,7 +143,8 @@ def test_numbers_of_a_table(config_of, tmp_path, jpeg, read_artifacts):
     table = {"image": names, "bright": bright, "half": bright / 2}
     pq.write_table(pa.table(table), folder / "t.parquet")
     source = {
-        "url": str(folder / "t.parquet"), "targets": "numbers", "number_columns": ["bright", "half"],
+        "url": str(folder / "t.parquet"), "targets": "numbers",
+        "number_columns": ["bright", "half"],
         "units": ["levels", "levels"], "y_range": [0, 255], "test_fraction": 0.25,
     }  # fmt: skip
     train = {
