@@ -251,8 +251,10 @@ class LRFindConfig(Settings):
     """Rate of the last step."""
     num_steps: Annotated[int, Field(ge=10, le=10_000)] = 100
     """Optimizer steps of the sweep."""
-    suggestion: Literal["minimum", "steepest", "valley", "slide"] = "steepest"
-    """Which suggestion training takes when train.base_lr is not set."""
+    suggestion: Literal["auto", "minimum", "steepest", "valley", "slide"] = "auto"
+    """Which suggestion training takes when train.base_lr is not set. auto: steepest; where numbers
+    or places are learnt valley, for their loss falls late and little, and noise before it is
+    steeper."""
 
     @model_validator(mode="after")
     def _range(self) -> LRFindConfig:

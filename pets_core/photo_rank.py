@@ -44,6 +44,14 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         """Whether photos are held out for validation."""
         return "valid" in self.manifest.splits
 
+    @property
+    def suggestion(self) -> str:
+        """Which suggestion of the LR finder training takes."""
+        asked = self.config.lr_find.suggestion
+        if asked != "auto":
+            return asked
+        return "valley" if self.manifest.numbers else "steepest"
+
     def identity(self) -> dict[str, Any]:
         """Data set, model and augmentation."""
         identity: dict[str, Any] = {"data set": self.manifest.fingerprint}

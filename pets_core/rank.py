@@ -157,6 +157,11 @@ class Rank(ABC, Generic[Asked, Model]):
     def has_validation(self) -> bool:
         """Whether there are samples that are held out for validation."""
 
+    @property
+    def suggestion(self) -> str:
+        """Which suggestion of the LR finder training takes."""
+        return self.request.config.lr_find.suggestion
+
     @abstractmethod
     def model(self) -> Model:
         """Build the model that is to be trained, on the device."""

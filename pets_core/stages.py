@@ -44,19 +44,19 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
         )
     if not rank.accelerator.is_main_process:
         return None
-    suggestions = vars(suggest(*trimmed(curve)))
-    chosen = suggestions[config.lr_find.suggestion]
+    suggestions, suggestion = vars(suggest(*trimmed(curve))), rank.suggestion
+    chosen = suggestions[suggestion]
     folder = storage.join(rank.request.run_url, "lr_find")
     curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
     write_curve(curve_url, curve)
     picture = plots.lr_curve(
-        curve.rates, curve.losses, curve.smoothed, suggestions, config.lr_find.suggestion
+        curve.rates, curve.losses, curve.smoothed, suggestions, suggestion
     )
     storage.write_bytes(plot_url, picture)
     return LRSuggestion(
         **suggestions,
         chosen=chosen,
-        suggestion=config.lr_find.suggestion,
+        suggestion=suggestion,
         num_steps=len(curve.rates),
         seconds=time.monotonic() - started,
         curve_url=curve_url,

@@ -54,7 +54,7 @@ BOUNDS = {
         "start_lr": [1e-12],
         "end_lr": [1e-5, 100],
         "num_steps": [10, 10_000],
-        "suggestion": ["minimum", "steepest", "valley", "slide"],
+        "suggestion": ["auto", "minimum", "steepest", "valley", "slide"],
     },
     "train": {
         "freeze_epochs": [0, 10_000],

@@ -62,6 +62,7 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     assert set(made) == SHARED | {"tags", "thresholds", "top-losses"}
     assert "148 photos of 39 tags" in made["dataset-summary"]
     assert "valid tag error rate" in made["training-curves"]
+    assert "**steepest** (taken)" in made["lr-finder"]
     assert made["top-losses"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())
     predictions = read_tag_predictions(report.predictions_url)
@@ -102,6 +103,7 @@ def test_places(config_of, tmp_path, read_artifacts, targets):
     made = read_artifacts(state.state_details.flow_run_id)
     assert set(made) == SHARED | {"numbers", "residuals", "worst-errors"}
     assert "valid RMSE" in made["training-curves"]
+    assert "**valley** (taken)" in made["lr-finder"], "the steepest place is noise here"
     assert made["worst-errors"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())
     predictions = read_number_predictions(report.predictions_url)

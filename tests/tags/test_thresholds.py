@@ -57,6 +57,12 @@ def test_a_tag_without_validation_photos_gets_the_shared_one():
     assert each[2] == shared
 
 
+def test_a_probability_at_the_threshold_gives_the_tag():
+    assert Thresholds.halves(["a", "b"]).given(np.array([0.5, 0.499], np.float32)).tolist() == [
+        True, False,
+    ]  # fmt: skip
+
+
 def test_no_photo_has_a_tag():
     targets = np.zeros((4, 3), bool)
     chosen = choose_thresholds(targets, np.full((4, 3), 0.2, np.float32), NAMES, "per_tag")
