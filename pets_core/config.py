@@ -92,8 +92,8 @@ class SourceConfig(Settings):
     """Of a table: the column with the photos' paths, URLs or bytes."""
     label_column: str = "label"
     """Of a table: the column with the labels; of tags, lists, or text with tag_separator."""
-    tag_separator: Annotated[str, Field(min_length=1)] = " "
-    """Of a table whose tags are text: what stands between them."""
+    tag_separator: Annotated[str, Field(min_length=1)] | None = None
+    """Of a table whose tags are text: what stands between them; empty: spaces."""
     number_columns: tuple[str, ...] = ()
     """Of a table: the columns with the numbers. For points x and y in turn, for a box xmin, ymin,
     xmax and ymax, in pixels of the upright photo, from its upper left."""

@@ -49,9 +49,7 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     folder = storage.join(rank.request.run_url, "lr_find")
     curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
     write_curve(curve_url, curve)
-    picture = plots.lr_curve(
-        curve.rates, curve.losses, curve.smoothed, suggestions, suggestion
-    )
+    picture = plots.lr_curve(curve.rates, curve.losses, curve.smoothed, suggestions, suggestion)
     storage.write_bytes(plot_url, picture)
     return LRSuggestion(
         **suggestions,

@@ -314,7 +314,7 @@ def _names(table: pa.Table, column: str) -> list[str | None]:
     return [_name_of(value, _class_names(table, column)) for value in table[column].to_pylist()]
 
 
-def _tags(table: pa.Table, column: str, separator: str) -> Iterator[tuple[str, ...]]:
+def _tags(table: pa.Table, column: str, separator: str | None) -> Iterator[tuple[str, ...]]:
     """The tags of each row, each once, in sorted order: of a list, or of text with separators."""
     names = _class_names(table, column)
     for value in table[column].to_pylist():
