@@ -39,6 +39,7 @@ __all__ = [
     "Share",
     "Split",
     "SplitInfo",
+    "SplitReport",
     "SweepResult",
     "Targets",
     "TrainResult",
@@ -636,25 +637,14 @@ class BatchSummary(Record):
     photos_per_second: float
 
 
-class EvalReport(Record):
-    """How a model did on one split.
+class SplitReport(Record):
+    """What there is to say of any model that was judged on one split.
 
     Attributes:
         model_url: The model.
         split: The photos judged.
         num_rows: How many.
-        error_rate: Share of them taken for another class.
-        top_k: Share of photos whose class is among the k most probable, by k.
-        loss: Mean cross-entropy, nats.
-        calibration: How far the probabilities can be believed.
-        most_confused: The first pairs, most frequent first; all are in most_confused.parquet.
-        num_label_issues: Photos whose label is probably wrong; None where none could be looked for.
         num_trained_on: Photos judged that the model was trained on; None where that cannot be told.
-        is_champion: Whether it is the champion itself.
-        comparison: Beside the champion, where there is another one that can be compared.
-        not_compared: Why there is one that cannot.
-        champion_move: The move of the alias that made it champion.
-        verdict: What the gate says.
         predictions_url: All this is computed from.
         url: Folder with all that was made of it.
         photos_per_second: That were predicted.
@@ -664,22 +654,54 @@ class EvalReport(Record):
     model_url: str
     split: Split
     num_rows: int
+    num_trained_on: int | None = 0
+    predictions_url: str
+    url: str
+    photos_per_second: float
+    seconds: float
+
+    @property
+    def training_cautions(self) -> list[str]:
+        """What is to be known of the photos the model was trained on; often nothing."""
+        if self.num_trained_on is None:
+            return [UNTOLD_TRAINING]
+        if self.num_trained_on:
+            return [f"The model was trained on {self.num_trained_on} of these photos."]
+        return []
+
+    def file(self, name: str) -> str:
+        """URL of what was made of the predictions, by its name."""
+        return f"{self.url}/{name}"
+
+
+class EvalReport(SplitReport):
+    """How a model of classes did on one split.
+
+    Attributes:
+        error_rate: Share of them taken for another class.
+        top_k: Share of photos whose class is among the k most probable, by k.
+        loss: Mean cross-entropy, nats.
+        calibration: How far the probabilities can be believed.
+        most_confused: The first pairs, most frequent first; all are in most_confused.parquet.
+        num_label_issues: Photos whose label is probably wrong; None where none could be looked for.
+        is_champion: Whether it is the champion itself.
+        comparison: Beside the champion, where there is another one that can be compared.
+        not_compared: Why there is one that cannot.
+        champion_move: The move of the alias that made it champion.
+        verdict: What the gate says.
+    """
+
     error_rate: Share
     top_k: dict[int, float]
     loss: float
     calibration: Calibration
     most_confused: tuple[ConfusedPair, ...]
     num_label_issues: int | None = None
-    num_trained_on: int | None = 0
     is_champion: bool = False
     comparison: Comparison | None = None
     not_compared: str | None = None
     champion_move: str | None = None
     verdict: Verdict
-    predictions_url: str
-    url: str
-    photos_per_second: float
-    seconds: float
 
     @property
     def caution(self) -> str:
@@ -687,7 +709,3 @@ class EvalReport(Record):
         if self.num_trained_on is not None:
             return ""
         return UNTOLD_TRAINING
-
-    def file(self, name: str) -> str:
-        """URL of what was made of the predictions, by its name."""
-        return f"{self.url}/{name}"

@@ -158,6 +158,25 @@ def write_folder(jpeg) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def shown(monkeypatch) -> Callable[..., dict[str, object]]:
+    """What a task that publishes makes of its arguments: artifacts by key, in their order."""
+    from tasks import publish
+
+    def made(task, *arguments: object) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for kind in ("markdown", "table"):
+            monkeypatch.setattr(
+                publish, f"create_{kind}_artifact",
+                lambda key, kind=kind, **content: found.update({key: content[kind]}),
+            )  # fmt: skip
+        monkeypatch.setattr(publish, "get_run_logger", lambda: logging.getLogger("run"))
+        task.fn(*arguments)
+        return found
+
+    return made
+
+
 Asked = Callable[[], list[tuple[str, str]]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +39,7 @@ __all__ = [
     "read_metadata",
     "read_predictions",
     "write_predictions",
+    "write_rows",
 ]
 
 PREDICTIONS = "predictions.parquet"
@@ -167,26 +168,43 @@ def write_predictions(
     schema = _schema(len(names)).with_metadata(metadata_of(info))
     if embeddings is not None:
         schema = schema.append(pa.field("embedding", pa.list_(pa.float32(), embeddings.shape[1])))
+
+    def columns(rows: slice) -> list[pa.Array]:
+        logs = log_softmax(logits[rows])
+        probabilities = np.exp(logs).astype(np.float32)
+        predicted = probabilities.argmax(1)
+        features = [] if embeddings is None else [lists(embeddings[rows])]
+        return [
+            pa.array(ids[rows], pa.string()),
+            pa.array(names[targets[rows]], pa.string()),
+            pa.array(names[predicted], pa.string()),
+            pa.array(np.take_along_axis(probabilities, predicted[:, None], 1)[:, 0]),
+            pa.array(-np.take_along_axis(logs, targets[rows, None], 1)[:, 0], pa.float32()),
+            lists(probabilities),
+            *features,
+        ]
+
+    write_rows(url, schema, len(ids), columns)
+
+
+def write_rows(
+    url: str, schema: pa.Schema, num_rows: int, columns: Callable[[slice], list[pa.Array]]
+) -> None:
+    """Write a file of predictions piece by piece, whole or not at all.
+
+    Args:
+        url: File to write.
+        schema: Of the file.
+        num_rows: In all.
+        columns: Makes those of some rows.
+    """
     with (
         storage.writing(url) as file,
         pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
     ):
-        for start in range(0, len(ids), _ROWS):
-            rows = slice(start, start + _ROWS)
-            logs = log_softmax(logits[rows])
-            probabilities = np.exp(logs).astype(np.float32)
-            predicted = probabilities.argmax(1)
-            columns = [
-                pa.array(ids[rows], pa.string()),
-                pa.array(names[targets[rows]], pa.string()),
-                pa.array(names[predicted], pa.string()),
-                pa.array(np.take_along_axis(probabilities, predicted[:, None], 1)[:, 0]),
-                pa.array(-np.take_along_axis(logs, targets[rows, None], 1)[:, 0], pa.float32()),
-                lists(probabilities),
-            ]
-            if embeddings is not None:
-                columns.append(lists(embeddings[rows]))
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        for start in range(0, num_rows, _ROWS):
+            made = columns(slice(start, start + _ROWS))
+            writer.write_table(pa.Table.from_arrays(made, schema=schema))
 
 
 def _schema(num_classes: int) -> pa.Schema:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import (
     PredictionsOrigin,
@@ -22,6 +20,7 @@ from pets_core.evaluation.predictions import (
     opened,
     read_lists,
     read_metadata,
+    write_rows,
 )
 from pets_core.numbers.records import NumberTargets
 from pets_core.records import NumberInfo
@@ -32,8 +31,6 @@ __all__ = [
     "read_number_predictions",
     "write_number_predictions",
 ]
-
-_ROWS = 65_536
 
 
 class NumberPredictionsInfo(PredictionsOrigin):
@@ -100,15 +97,12 @@ def write_number_predictions(
     shape = (len(ids), len(info.numbers))
     assert targets.shape == predicted.shape == shape, "a row a photo, a column a number"
     schema = _schema(len(info.numbers)).with_metadata(metadata_of(info))
-    with (
-        storage.writing(url) as file,
-        pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
-    ):
-        for start in range(0, len(ids), _ROWS):
-            rows = slice(start, start + _ROWS)
-            numbers = (lists(values[rows].astype(np.float32)) for values in (targets, predicted))
-            columns = [pa.array(ids[rows], pa.string()), *numbers]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+    def columns(rows: slice) -> list[pa.Array]:
+        numbers = (lists(values[rows].astype(np.float32)) for values in (targets, predicted))
+        return [pa.array(ids[rows], pa.string()), *numbers]
+
+    write_rows(url, schema, len(ids), columns)
 
 
 def read_number_predictions(url: str) -> NumberPredictions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pets_core.records import UNTOLD_TRAINING, Record, Split
+from pets_core.records import Record, SplitReport
 
 __all__ = ["Interval", "NumberMeasures", "NumberTargets", "NumbersReport"]
 
@@ -49,14 +49,11 @@ class NumberMeasures(Record):
     baseline_rmse: float
 
 
-class NumbersReport(Record):
+class NumbersReport(SplitReport):
     """How a model of numbers did on one split.
 
     Attributes:
         targets: What the numbers are.
-        model_url: The model.
-        split: The photos judged.
-        num_rows: How many.
         mae: Mean absolute error over photos and numbers.
         rmse: Root of the mean squared error over photos and numbers, as the training tells it.
         baseline_rmse: Of one who always says the means of the training photos.
@@ -68,17 +65,9 @@ class NumbersReport(Record):
             None unless points are told, and where the sizes of the photos are out of reach.
         p95_pixels: 95th percentile of these distances.
         baseline_median_pixels: Of one who always says the means.
-        num_trained_on: Photos judged that the model was trained on; None where that cannot be told.
-        predictions_url: All this is computed from.
-        url: Folder with all that was made of it.
-        photos_per_second: That were predicted.
-        seconds: That all this took, predicting left out.
     """
 
     targets: NumberTargets
-    model_url: str
-    split: Split
-    num_rows: int
     mae: Interval
     rmse: Interval
     baseline_rmse: float
@@ -89,11 +78,6 @@ class NumbersReport(Record):
     median_pixels: float | None = None
     p95_pixels: float | None = None
     baseline_median_pixels: float | None = None
-    num_trained_on: int | None = 0
-    predictions_url: str
-    url: str
-    photos_per_second: float
-    seconds: float
 
     @property
     def unit(self) -> str:
@@ -145,12 +129,4 @@ class NumbersReport(Record):
             said.append(
                 "The model is no better than always saying the mean of the training photos."
             )
-        if self.num_trained_on is None:
-            said.append(UNTOLD_TRAINING)
-        elif self.num_trained_on:
-            said.append(f"The model was trained on {self.num_trained_on} of these photos.")
-        return tuple(said)
-
-    def file(self, name: str) -> str:
-        """URL of what was made of the predictions, by its name."""
-        return f"{self.url}/{name}"
+        return (*said, *self.training_cautions)

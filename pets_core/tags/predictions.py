@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import (
     PredictionsOrigin,
@@ -22,6 +20,7 @@ from pets_core.evaluation.predictions import (
     opened,
     read_lists,
     read_metadata,
+    write_rows,
 )
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "write_tag_predictions",
 ]
 
-_ROWS = 8192
 _LEAST = float(np.finfo(np.float32).eps)
 
 
@@ -99,20 +97,17 @@ def write_tag_predictions(
     assert targets.shape == probabilities.shape == (len(ids), len(info.tags))
     schema = _schema(len(info.tags)).with_metadata(metadata_of(info))
     losses = binary_cross_entropy(targets, probabilities)
-    with (
-        storage.writing(url) as file,
-        pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
-    ):
-        for start in range(0, len(ids), _ROWS):
-            rows = slice(start, start + _ROWS)
-            actual = [[info.tags[i] for i in np.flatnonzero(row)] for row in targets[rows]]
-            columns = [
-                pa.array(ids[rows], pa.string()),
-                pa.array(actual, pa.list_(pa.string())),
-                pa.array(losses[rows]),
-                lists(probabilities[rows].astype(np.float32)),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+    def columns(rows: slice) -> list[pa.Array]:
+        actual = [[info.tags[i] for i in np.flatnonzero(row)] for row in targets[rows]]
+        return [
+            pa.array(ids[rows], pa.string()),
+            pa.array(actual, pa.list_(pa.string())),
+            pa.array(losses[rows]),
+            lists(probabilities[rows].astype(np.float32)),
+        ]
+
+    write_rows(url, schema, len(ids), columns)
 
 
 def read_tag_predictions(url: str) -> TagPredictions:

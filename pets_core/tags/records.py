@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pets_core.records import UNTOLD_TRAINING, Record, Share, Split
+from pets_core.records import Record, Share, SplitReport
 
 __all__ = ["TagMeasures", "TagsReport"]
 
@@ -31,13 +31,10 @@ class TagMeasures(Record):
     threshold: float
 
 
-class TagsReport(Record):
+class TagsReport(SplitReport):
     """How a model of tags did on one split.
 
     Attributes:
-        model_url: The model.
-        split: The photos judged.
-        num_rows: How many.
         num_untagged: Photos of them that have no tag.
         mean_average_precision: Over the tags that photos have (mAP); None where none has any.
         micro_f1: F1 over all pairs of a photo and a tag.
@@ -48,16 +45,8 @@ class TagsReport(Record):
         threshold_kind: One threshold for all tags, or one for each.
         num_validation: Validation photos that the thresholds were chosen on; 0: they are one half.
         tags: Of each tag, in index order.
-        num_trained_on: Photos judged that the model was trained on; None where that cannot be told.
-        predictions_url: All this is computed from.
-        url: Folder with all that was made of it.
-        photos_per_second: That were predicted.
-        seconds: That all this took, predicting left out.
     """
 
-    model_url: str
-    split: Split
-    num_rows: int
     num_untagged: int
     mean_average_precision: float | None
     micro_f1: Share
@@ -68,11 +57,6 @@ class TagsReport(Record):
     threshold_kind: Literal["shared", "per_tag"]
     num_validation: int
     tags: tuple[TagMeasures, ...]
-    num_trained_on: int | None = 0
-    predictions_url: str
-    url: str
-    photos_per_second: float
-    seconds: float
 
     @property
     def headline(self) -> str:
@@ -109,12 +93,4 @@ class TagsReport(Record):
         said = []
         if self.split == "valid":
             said.append("There are no test photos: what is chosen by these looks better than it is")
-        if self.num_trained_on is None:
-            said.append(UNTOLD_TRAINING)
-        elif self.num_trained_on:
-            said.append(f"The model was trained on {self.num_trained_on} of these photos.")
-        return tuple(said)
-
-    def file(self, name: str) -> str:
-        """URL of what was made of the predictions, by its name."""
-        return f"{self.url}/{name}"
+        return (*said, *self.training_cautions)

@@ -9,8 +9,8 @@ import pydantic
 import pytest
 
 from pets_core.errors import PetsError
+from pets_core.evaluation import predictions as module
 from pets_core.evaluation.predictions import read_info
-from pets_core.numbers import predictions as module
 from pets_core.numbers.predictions import read_number_predictions
 
 

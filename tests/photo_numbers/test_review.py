@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ from pets_core.numbers.measures import box_iou
 from pets_core.numbers.records import NumbersReport
 from pets_core.numbers.review import review_numbers
 from pets_core.records import PredictResult
-from tasks import publish
 from tasks.numbers import publish_numbers
 from tasks.publish import MAX_BYTES
 
@@ -45,24 +43,6 @@ def review(tmp_path, write):
         return review_numbers(config, str(tmp_path / "store/runs/run-1"), predicted)
 
     return reviewed
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What a report's artifacts are, by key, in the order in which they are made."""
-
-    def made(report) -> dict[str, object]:
-        found = {}
-        for kind in ("markdown", "table"):
-            monkeypatch.setattr(
-                publish, f"create_{kind}_artifact",
-                lambda key, kind=kind, **content: found.update({key: content[kind]}),
-            )  # fmt: skip
-        monkeypatch.setattr(publish, "get_run_logger", lambda: logging.getLogger("run"))
-        publish_numbers.fn(report)
-        return found
-
-    return made
 
 
 def test_every_figure_is_that_of_the_predictions(review, draw):
@@ -129,8 +109,8 @@ def test_points_of_photos_out_of_reach(review, draw, shown, caplog):
     assert report.headline.startswith("RMSE 0.")
     assert report.baseline.endswith(" of half a side")
     assert "distances are not told in pixels" in caplog.text
-    assert "(photo out of reach)" in shown(report)["worst-errors"]
-    assert "of half a side |" in shown(report)["worst-errors"]
+    assert "(photo out of reach)" in shown(publish_numbers, report)["worst-errors"]
+    assert "of half a side |" in shown(publish_numbers, report)["worst-errors"]
 
 
 def test_a_box_is_told_in_iou(review, draw):
@@ -155,7 +135,7 @@ def test_a_constant_number_explains_nothing(review, draw, shown):
     assert report.numbers[0].r2 is None
     stored = json.loads(Path(report.file("report.json")).read_text())
     assert stored["numbers"][0]["r2"] is None
-    assert shown(report)["numbers"][0]["R2"] == ""
+    assert shown(publish_numbers, report)["numbers"][0]["R2"] == ""
 
 
 @pytest.mark.parametrize("num_rows", [1, 2])
@@ -164,7 +144,7 @@ def test_few_photos_and_any_number_of_numbers(review, draw, shown, capsys, num_r
     names = [f"number {place}" for place in range(count)]
     report = review(draw("numbers", num_rows, names=names))
     assert len(report.numbers) == count
-    found = shown(report)
+    found = shown(publish_numbers, report)
     assert list(found) == ["numbers", "residuals", "worst-errors", "run-summary"]
     assert len(found["numbers"]) == count
     assert ("and 94 more" in found["worst-errors"]) == (count == 100)
@@ -195,7 +175,7 @@ def test_what_speaks_against_a_model_is_said(review, draw, judged, shown, capsys
     worse, untold = report.cautions
     assert worse == "The model is no better than always saying the mean of the training photos."
     assert untold.startswith("Whether the model was trained on some of these photos cannot be told")
-    summary = shown(report)["run-summary"]
+    summary = shown(publish_numbers, report)["run-summary"]
     assert "no better than always saying the mean" in summary
     show_numbers(report)
     assert "no better than always saying the mean" in capsys.readouterr().out
@@ -209,7 +189,7 @@ def test_what_speaks_against_a_model_is_said(review, draw, judged, shown, capsys
 def test_artifacts_say_what_is_and_what_was_said(review, judged, shown, targets):
     names = {"numbers": {"names": [EVIL], "units": ["m/s"]}}.get(targets, {})
     report = review(judged(targets, off=0.3, **names))
-    found = shown(report)
+    found = shown(publish_numbers, report)
     assert list(found) == ["numbers", "residuals", "worst-errors", "run-summary"]
     worst = found["worst-errors"]
     assert worst.count("data:image/jpeg") == 12
@@ -227,7 +207,9 @@ def test_artifacts_say_what_is_and_what_was_said(review, judged, shown, targets)
 
 
 def test_names_of_several_numbers_are_text(review, draw, shown):
-    found = shown(review(draw("numbers", names=[EVIL, "age"], units=[EVIL, "a|b"])))
+    found = shown(
+        publish_numbers, review(draw("numbers", names=[EVIL, "age"], units=[EVIL, "a|b"]))
+    )
     assert EVIL not in str(found)
     assert "a|b" not in str(found)
     assert "standard deviations |" in found["worst-errors"]

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pets_core.errors import PetsError
+from pets_core.evaluation import predictions as module
 from pets_core.evaluation.predictions import read_info
-from pets_core.tags import predictions as module
 from pets_core.tags.predictions import binary_cross_entropy, read_tag_predictions
 
 

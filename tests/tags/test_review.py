@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from pets_core.tags.gallery import read_top_losses
 from pets_core.tags.records import TagsReport
 from pets_core.tags.review import review_tags
 from pets_core.tags.thresholds import THRESHOLDS, choose_thresholds, read_thresholds
-from tasks import publish
 from tasks.publish import MAX_BYTES
 from tasks.tags import publish_tags
 
@@ -43,24 +41,6 @@ def review(tmp_path, write):
         return review_tags(config, str(tmp_path / "store/runs/run-1"), predicted)
 
     return reviewed
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What a report's artifacts are, by key, in the order in which they are made."""
-
-    def made(report) -> dict[str, object]:
-        found = {}
-        for kind in ("markdown", "table"):
-            monkeypatch.setattr(
-                publish, f"create_{kind}_artifact",
-                lambda key, kind=kind, **content: found.update({key: content[kind]}),
-            )  # fmt: skip
-        monkeypatch.setattr(publish, "get_run_logger", lambda: logging.getLogger("run"))
-        publish_tags.fn(report)
-        return found
-
-    return made
 
 
 def test_every_figure_is_that_of_the_predictions(review, draw):
@@ -116,14 +96,14 @@ def test_without_validation_photos_thresholds_are_one_half(review, draw, shown):
     report = review(draw())
     assert {tag.threshold for tag in report.tags} == {0.5}
     assert "0.5 for each tag, for there were no validation photos" in report.threshold_text
-    assert set(shown(report)) == {"tags", "top-losses", "run-summary"}
+    assert set(shown(publish_tags, report)) == {"tags", "top-losses", "run-summary"}
 
 
 def test_what_people_see(review, draw, shown, capsys):
     tags = ["dog", "cat", EVIL, "sofa", "never"]
     predictions = draw(tags=tags)
     report = review(predictions, draw(80, seed=5, tags=tags))
-    made = shown(report)
+    made = shown(publish_tags, report)
     assert list(made) == ["tags", "thresholds", "top-losses", "run-summary"]
     assert all(len(json.dumps(content)) < MAX_BYTES for content in made.values())
     assert all("<img src=x" not in str(content) for content in made.values())
