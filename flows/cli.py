@@ -163,9 +163,9 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
         PetsError: The model, the predictions or the source's path is wrong.
     """
     if command == "review" and not is_url(parsed.predictions_url):
-        from pets_core.evaluation.predictions import read_info
+        from pets_core.evaluation.predictions import read_any_info
 
-        read_info(parsed.predictions_url)
+        read_any_info(parsed.predictions_url)
     if command == "evaluate" and parsed.model_url is None:
         raise PetsError(
             "pets evaluate wants MODEL, a model folder, or --from PREDICTIONS, the "

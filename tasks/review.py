@@ -55,7 +55,9 @@ def use_predictions(predictions_url: str) -> PredictResult:
 
 @task(name="champion", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
-    """Find the model that one whose predictions are given is to be compared with."""
+    """Find the model that one whose predictions are given is to be compared with, as above."""
+    if predicted.targets != "class":
+        return None
     return _champion(config, Judged.of(read_info(predicted.predictions_url)))
 
 

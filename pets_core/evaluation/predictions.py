@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, Split
+from pets_core.records import ClassInfo, Split, Targets
 
 __all__ = [
     "CHAMPION_PREDICTIONS",
     "MAPS",
     "PREDICTIONS",
     "VALID_PREDICTIONS",
+    "AnyInfo",
     "Predictions",
     "PredictionsInfo",
     "PredictionsOrigin",
@@ -34,6 +35,7 @@ __all__ = [
     "log_softmax",
     "metadata_of",
     "opened",
+    "read_any_info",
     "read_info",
     "read_lists",
     "read_metadata",
@@ -79,6 +81,18 @@ class PredictionsOrigin(BaseModel):
     dataset_fingerprint: str
     tta_views: int = 0
     photos_per_second: float = 0.0
+
+
+class AnyInfo(PredictionsOrigin):
+    """What a file of predictions of any kind says of itself.
+
+    Attributes:
+        targets: What was predicted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    targets: Targets = "class"
 
 
 Info = TypeVar("Info", bound=PredictionsOrigin)
@@ -253,6 +267,12 @@ def read_info(url: str) -> PredictionsInfo:
     """What a file says of itself; errors as `read_predictions`."""
     with opened(url) as parquet:
         return read_metadata(url, parquet, PredictionsInfo)
+
+
+def read_any_info(url: str) -> AnyInfo:
+    """What a file of predictions of any kind says of itself; errors as `read_predictions`."""
+    with opened(url) as parquet:
+        return read_metadata(url, parquet, AnyInfo)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from pets_core.evaluation.predictions import (
     MAPS,
     VALID_PREDICTIONS,
     Predictions,
-    read_info,
+    read_any_info,
     read_predictions,
 )
 from pets_core.evaluation.report import ReportContext, SpeciesCounts, render_report
@@ -173,7 +173,7 @@ def given_predictions(url: str) -> PredictResult:
         PetsError: There is no such file, or it holds no predictions.
     """
     url = storage.absolute(url)
-    info = read_info(url)
+    info = read_any_info(url)
     folder = url.rpartition("/")[0]
     beside = {
         name: storage.join(folder, file)
@@ -183,6 +183,7 @@ def given_predictions(url: str) -> PredictResult:
     if info.split == "valid":
         beside["valid_url"] = url
     return PredictResult(
+        targets=info.targets,
         model_url=info.model_url,
         predictions_url=url,
         photos_per_second=info.photos_per_second,

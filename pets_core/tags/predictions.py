@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,9 +39,11 @@ class TagPredictionsInfo(PredictionsOrigin):
     """What the file says of itself, in the metadata of its schema.
 
     Attributes:
+        targets: Tags.
         tags: The model's vocabulary in index order.
     """
 
+    targets: Literal["tags"] = "tags"
     tags: tuple[str, ...] = Field(min_length=1)
 
 

@@ -11,6 +11,7 @@ import pytest
 from flows import cli
 from flows.evaluate import evaluate_flow
 from flows.pipeline import pipeline
+from flows.review import review_flow
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
@@ -71,6 +72,9 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     # Another run judges the model by the thresholds that it has.
     again = evaluate_flow(report.model_url, config_of("tags"))
     assert [t.threshold for t in again.tags] == [t.threshold for t in report.tags]
+    # Of the file alone the same report is made, thresholds and all.
+    anew = review_flow(report.predictions_url, config_of("tags"))
+    assert anew.tags == report.tags
     with pytest.raises(PetsError, match="tells the tags of photos, the data set is one of class"):
         evaluate_flow(report.model_url, config_of("class"))
     # The model tells tags without data set or Prefect, and as ONNX the same.
