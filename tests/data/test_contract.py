@@ -60,6 +60,8 @@ def test_the_first_ingest_writes_the_first_contract(tmp_path, write_folder):
             "schema_version": SCHEMA_VERSION,
             "columns": {field.name: str(field.type) for field in SCHEMA},
             "classes": [{"name": "a", "species": None}, {"name": "b", "species": None}],
+            "targets": "class",
+            "numbers": [],
         }
     }
     assert manifest.contract_version == 1

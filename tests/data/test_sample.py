@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from defusedxml.ElementTree import fromstring
 from PIL import Image
 
 from pets_core.data.sample import BREEDS, write_sample
@@ -95,7 +96,8 @@ def test_photos_have_the_published_names(photos):
 
 
 def test_lists_have_the_published_form(lists):
-    assert list(lists) == [f"annotations/{name}.txt" for name in ("list", "trainval", "test")]
+    texts = [name for name in lists if name.endswith(".txt")]
+    assert texts == [f"annotations/{name}.txt" for name in ("list", "trainval", "test")]
     header, rows = lists["annotations/list.txt"][:4], lists["annotations/list.txt"][4:]
     assert header[0] == "#Image CLASS-ID SPECIES BREED ID"
     assert all(line.startswith("#") for line in header)
@@ -106,6 +108,20 @@ def test_lists_have_the_published_form(lists):
     assert PUBLISHED.items() <= seen.items()
     assert sorted(ids[0] for ids in seen.values()) == list(range(1, 38))
     assert Counter(ids[1] for ids in seen.values()) == {1: 12, 2: 25}
+
+
+def test_every_photo_has_its_head_marked(folder, lists):
+    with tarfile.open(folder / "images.tar.gz") as tar:
+        photos = {Path(info.name).stem: tar.extractfile(info).read() for info in tar}
+    marked = {Path(name).stem: rows for name, rows in lists.items() if name.endswith(".xml")}
+    assert marked.keys() == photos.keys()
+    for name, (text,) in marked.items():
+        corners = {side.tag: int(side.text) for side in fromstring(text).find(".//bndbox")}
+        width, height = Image.open(io.BytesIO(photos[name])).size
+        assert 0 <= corners["xmin"] < corners["xmax"] <= width
+        assert 0 <= corners["ymin"] < corners["ymax"] <= height
+        # A head that is drawn takes a good part of the photo.
+        assert corners["xmax"] - corners["xmin"] > 0.1 * width
 
 
 def test_splits_are_disjoint_complete_and_hold_every_breed(lists):
