@@ -174,7 +174,12 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
     if command in ("evaluate", "batch-predict", "embed") and not is_url(parsed.model_url):
         from pets_core.models.card import read_card
 
-        read_card(parsed.model_url)
+        card = read_card(parsed.model_url)
+        if command == "evaluate" and card.targets != config.source.targets:
+            raise PetsError(
+                f"{parsed.model_url} tells the {card.targets} of photos: judge it with "
+                f"--source.targets {card.targets}"
+            )
     stored = getattr(parsed, "resume", None) or getattr(parsed, "dataset", None)
     if command != "review" and not stored:
         from pets_core.data.sources import check_source
@@ -389,7 +394,7 @@ def _export(parser: _Parser, arguments: list[str]) -> None:
     from pets_core.models.onnx import export_onnx
 
     difference = export_onnx(parsed.model, parsed.to)
-    print(f"{parsed.to}  probabilities within {difference:.1e} of torch's")
+    print(f"{parsed.to}  predictions within {difference:.1e} of torch's")
 
 
 def _recommend(parser: _Parser, arguments: list[str]) -> None:

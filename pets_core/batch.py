@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
@@ -88,11 +89,16 @@ def _fingerprint(config: PipelineConfig, model_url: str) -> str:
             f"{model_url}: tells {card.targets} and no class, which batch-predict writes: have "
             "`pets predict` look at photos, or `pets evaluate` at a data set"
         )
-    digest = hashlib.sha256(card.model_dump_json().encode())
+    digest = hashlib.sha256(_told(card).encode())
     digest.update(storage.read_bytes(storage.join(model_url, WEIGHTS)))
-    digest.update(config.source.model_dump_json().encode())
+    digest.update(_told(config.source).encode())
     digest.update(str(config.batch.part_photos).encode())
     return digest.hexdigest()
+
+
+def _told(settings: BaseModel) -> str:
+    """As JSON, without what is left as it is: a later version has settings that this has not."""
+    return settings.model_dump_json(exclude_defaults=True)
 
 
 def part_url(plan: BatchPlan, number: int) -> str:

@@ -96,7 +96,8 @@ class SourceConfig(Settings):
     """Of a table whose tags are text: what stands between them; empty: spaces."""
     number_columns: tuple[str, ...] = ()
     """Of a table: the columns with the numbers. For points x and y in turn, for a box xmin, ymin,
-    xmax and ymax, in pixels of the upright photo, from its upper left."""
+    xmax and ymax, in pixels of the upright photo, from its upper left. Points that have a left and
+    a right, as eyes, want transform.flip off: a mirrored left eye stays in its column."""
     units: tuple[str, ...] = ()
     """What the numbers are told in, one for each of number_columns; empty: none."""
     y_range: tuple[float, float] | None = None
@@ -351,8 +352,9 @@ class EvaluateConfig(Settings):
     most_confused_min_count: Annotated[int, Field(ge=1)] = 1
     """Pairs of breeds confused fewer times than this are left out of the most-confused table."""
     threshold: Literal["shared", "per_tag"] = "shared"
-    """How probable a tag must be to be given, chosen by the F1 of the validation photos. per_tag:
-    a threshold for each, which a tag with few photos has too few for."""
+    """How probable a tag must be to be given, chosen by the F1 of the validation photos of the run
+    that trains the model, which keeps it. per_tag: a threshold for each, for which few photos of a
+    tag are too few."""
     embeddings: bool = False
     """Store the pooled features of each photo with its prediction."""
 
@@ -499,6 +501,12 @@ class PipelineConfig(Settings):
             ),
             f"transform.cutmix_alpha = {transform.cutmix_alpha:g}": (
                 transform.cutmix_alpha > 0 and of_numbers
+            ),
+            f"source.tag_separator = {self.source.tag_separator!r}": (
+                self.source.tag_separator is not None and targets != "tags"
+            ),
+            f"evaluate.threshold = {self.evaluate.threshold}": (
+                self.evaluate.threshold != "shared" and targets != "tags"
             ),
             f"train.number_loss = {train.number_loss}": (
                 train.number_loss != "mse" and not of_numbers

@@ -60,6 +60,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             identity |= {f"{group}.{name}": value for name, value in settings.items()}
         if self.manifest.numbers:
             identity["train.number_loss"] = self.config.train.number_loss
+            identity["source.y_range"] = self.config.source.y_range
         return identity
 
     def model(self) -> TrainedModel:

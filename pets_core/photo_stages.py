@@ -203,6 +203,7 @@ def _ask_champion(rank: PhotoRank, model_url: str, split: Split, folder: str) ->
 def _load(rank: PhotoRank, url: str) -> TrainedModel:
     built = load_model(url)
     card, manifest = built.card, rank.manifest
+    what = "tags" if card.targets == "tags" else "classes"
     if card.targets != manifest.targets:
         raise PetsError(
             f"the model {url} tells the {card.targets} of photos, the data set is one of "
@@ -210,18 +211,22 @@ def _load(rank: PhotoRank, url: str) -> TrainedModel:
         )
     if card.classes != manifest.classes:
         raise PetsError(
-            f"the model {url} knows {len(card.classes)} classes and the data set "
+            f"the model {url} knows {len(card.classes)} {what} and the data set "
             f"{len(manifest.classes)}, not the same ones in the same order: evaluate on a "
             "data set with the model's vocabulary"
         )
     told, asked = ([(n.name, n.unit) for n in of.numbers] for of in (card, manifest))
     if told != asked:
         raise PetsError(
-            f"the model {url} tells {', '.join(name for name, _ in told)}, the data set holds "
-            f"{', '.join(name for name, _ in asked)}: evaluate on a data set of the model's numbers"
+            f"the model {url} tells {_listed(told)}, the data set holds {_listed(asked)}: evaluate "
+            "on a data set of the model's numbers"
         )
     rank.place(built)
     return built
+
+
+def _listed(numbers: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} ({unit})" if unit else name for name, unit in numbers)
 
 
 def _predict(

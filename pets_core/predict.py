@@ -147,10 +147,11 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
     for photo in photos:
         try:
             data = storage.read_bytes(storage.absolute(photo))
-            pixels.append(decode(data, card.resize_to))
+            decoded = decode(data, card.resize_to)
             if card.targets in ("points", "box"):
                 info = inspect(data)
                 sizes.append((info.width, info.height))
+            pixels.append(decoded)
             results.append(Prediction(photo=photo))
         except PetsError as error:
             results.append(Prediction(photo=photo, error=str(error)))

@@ -134,6 +134,12 @@ def run_settings(url: str) -> dict[str, Any]:
             f"--resume {url}: no run began there; give the folder of one, <store>/runs/<run id>"
         )
     settings: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(url, SETTINGS)))
+    finder = settings.get("lr_find", {})
+    # What was the default before there were numbers to learn is called auto now.
+    if "targets" not in settings.get("source", {"targets": ""}) and (
+        finder.get("suggestion") == "steepest"
+    ):
+        finder["suggestion"] = "auto"
     return settings
 
 

@@ -105,7 +105,13 @@ def begin_run(config: PipelineConfig, resume: str | None = None) -> Run:
         resume: Folder of the run to go on with; None: that of an earlier attempt of this flow run,
             if there was one.
     """
-    return earlier_run(config, resume) or new_run(config, ingest_dataset(config))
+    run = earlier_run(config, resume)
+    if run and run.manifest.targets != config.source.targets:
+        raise PetsError(
+            f"source.targets = {config.source.targets}: {run.url} began with a data set of "
+            f"{run.manifest.targets}: leave the setting as it was, or start a new run"
+        )
+    return run or new_run(config, ingest_dataset(config))
 
 
 @task(name="earlier run", cache_policy=NO_CACHE)
@@ -115,11 +121,6 @@ def earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None
     if run is None and resume is not None:
         raise PetsError(
             f"resume = {resume}: no run began there; give the folder of one, <store>/runs/<run id>"
-        )
-    if run and run.manifest.targets != config.source.targets:
-        raise PetsError(
-            f"source.targets = {config.source.targets}: {run.url} began with a data set of "
-            f"{run.manifest.targets}: leave the setting as it was, or start a new run"
         )
     if run:
         get_run_logger().info("the run goes on in %s", run.url)

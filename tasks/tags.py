@@ -25,7 +25,7 @@ def publish_tags(report: TagsReport) -> None:
         publisher.table(
             "tags", [_row(tag) for tag in worst_first], "Every tag, by F1", report.file("tags.csv")
         )
-        if report.num_validation:
+        if report.has_curve:
             publisher.markdown("thresholds", _thresholds(report), "Scores over the threshold")
         shown = read_top_losses(report.file("gallery.parquet"))
         head = (

@@ -27,7 +27,7 @@ BOUNDS = {
         "seed": [0],
         "sample_photos_per_breed": [4, 2000],
         "targets": ["class", "tags", "points", "box"],
-        "tag_separator": [None, ";"],
+        "tag_separator": [None],
         "number_columns": [()],
         "units": [()],
         "y_range": [None],
@@ -93,7 +93,7 @@ BOUNDS = {
         "batch_size": [1, 65_536],
         "tta_views": [0, 64],
         "most_confused_min_count": [1],
-        "threshold": ["shared", "per_tag"],
+        "threshold": ["shared"],
         "embeddings": [False, True],
     },
     "gate": {

@@ -78,8 +78,8 @@ def schema_of(targets: Targets) -> pa.Schema:
 
     Where tags are learnt, `label` is null, `class_name` lists the tags, and two columns follow:
     `tags`, their names, and `one_hot`, a 1 for each tag of the vocabulary that the photo has and a
-    0 for each other. Where numbers or places are learnt, `label` is null, `class_name` empty, and
-    `numbers` holds them.
+    0 for each other. Where numbers or places are learnt, `label` is null, `class_name` has them as
+    the source tells them, and `numbers` holds them, places from -1 to 1.
     """
     more = {"class": [], "tags": _TAGS}.get(targets, _NUMBERS)
     return pa.schema([*SCHEMA, *more])

@@ -27,12 +27,14 @@ from pets_core.data.sources import open_source
 from pets_core.errors import PetsError
 from pets_core.records import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
 
-__all__ = ["OUTSIDE", "ShardWriter", "without", "write_shard"]
+__all__ = ["NO_BOX", "OUTSIDE", "ShardWriter", "without", "write_shard"]
 
 Row = dict[str, Any]
 
 OUTSIDE = "place_outside_photo"
 """Why a photo is left out whose points or box are not all on it."""
+NO_BOX = "no_box"
+"""Why a photo is left out whose box has no area: its corners may be exchanged."""
 _OPENING = Lock()
 
 
@@ -227,12 +229,19 @@ def _labels(photo: PlannedPhoto, shard: ShardPlan, plan: DatasetPlan, size: tupl
         known = plan.classes[photo.label]
         return row | {"class_name": known.name, "species": known.species}
     tags = [plan.classes[index].name for index in photo.tags]
-    row |= {"class_name": ", ".join(tags), "species": None}
+    said = tags or [f"{value:g}" for value in photo.numbers]
+    row |= {"class_name": ", ".join(said), "species": None}
     if plan.targets == "tags":
         one_hot = [int(index in photo.tags) for index in range(len(plan.classes))]
         return row | {"tags": tags, "one_hot": one_hot}
-    numbers = photo.numbers if plan.targets == "numbers" else _places(photo.numbers, size)
-    return row | {"numbers": numbers}
+    if plan.targets == "numbers":
+        return row | {"numbers": photo.numbers}
+    if plan.targets == "box":
+        xmin, ymin, xmax, ymax = photo.numbers
+        if xmin >= xmax or ymin >= ymax:
+            corners = ", ".join(f"{value:g}" for value in photo.numbers)
+            raise UnreadablePhotoError(NO_BOX, f"{corners}: expected xmin < xmax and ymin < ymax")
+    return row | {"numbers": _places(photo.numbers, size)}
 
 
 def _places(pixels: Sequence[float], size: tuple[int, int]) -> list[float]:

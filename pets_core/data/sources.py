@@ -212,7 +212,8 @@ def open_source(config: PipelineConfig) -> Source:
     with telling(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
             return TableSource(name, url, config)
-        if kind == "auto" and _is_there(storage.join(url, "images.tar.gz")):
+        packed = bare.endswith(ARCHIVE_SUFFIXES)
+        if kind == "auto" and not packed and _is_there(storage.join(url, "images.tar.gz")):
             return _published(config, url)
         if config.source.targets != "class":
             raise PetsError(
@@ -220,7 +221,7 @@ def open_source(config: PipelineConfig) -> Source:
                 "and nothing else: give a table, with source.label_column for tags or "
                 "source.number_columns for numbers"
             )
-        if bare.endswith(ARCHIVE_SUFFIXES):
+        if packed:
             file = PurePosixPath(storage.without_query(url)).name
             checksum = config.source.checksums.get(file, "")
             return ClassFolderSource(name, url, open_archive(url, config.cache_dir, checksum))

@@ -276,7 +276,12 @@ class TableSource:
         return named
 
     def _check_columns(self) -> None:
-        present = self._schema.names
+        settings, present = self._config, self._schema.names
+        if self._labelled and settings.targets in ("points", "box") and not settings.number_columns:
+            raise PetsError(
+                f"source.targets = {settings.targets}: {self.url} is a table, so that "
+                "source.number_columns must say in which columns the places are"
+            )
         faults = [
             f"source.{setting} = {name}: {self.url} has no such column, only "
             f"{', '.join(present)}.{did_you_mean(name, present)}"
@@ -311,14 +316,20 @@ class TableSource:
 
 def _names(table: pa.Table, column: str) -> list[str | None]:
     """Labels as text; where Hugging Face's metadata name the classes, by these names."""
-    return [_name_of(value, _class_names(table, column)) for value in table[column].to_pylist()]
+    names = _class_names(table, column)
+    return [_name_of(value, names) for value in table[column].to_pylist()]
 
 
 def _tags(table: pa.Table, column: str, separator: str | None) -> Iterator[tuple[str, ...]]:
     """The tags of each row, each once, in sorted order: of a list, or of text with separators."""
     names = _class_names(table, column)
     for value in table[column].to_pylist():
-        listed = value if isinstance(value, list) else str(value or "").split(separator)
+        listed = value
+        if value is None or isinstance(value, str):
+            listed = (value or "").split(separator)
+        elif not isinstance(value, list):
+            # A column of labels: one tag each.
+            listed = [value]
         tags = {(_name_of(tag, names) or "").strip() for tag in listed}
         yield tuple(sorted(tags - {""}))
 

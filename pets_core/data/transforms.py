@@ -186,7 +186,7 @@ def move_points(points: Tensor, maps: Tensor) -> Tensor:
     Returns:
         float32 (B, D); what goes beyond the horizon of a tilted plane lies far out.
     """
-    x, y = points.float().view(len(points), -1, 2).unbind(2)
+    x, y = points.float().view(len(points), points.shape[1] // 2, 2).unbind(2)
     moved = torch.stack([x, y, torch.ones_like(x)], 2) @ maps.transpose(1, 2)
     depth = moved[..., 2:].clamp(min=_HORIZON)
     return (moved[..., :2] / depth).flatten(1)

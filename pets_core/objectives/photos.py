@@ -43,7 +43,7 @@ def photo_objective(
         loss=config.number_loss,
         mean=torch.tensor([info.mean for info in card.numbers], device=device),
         std=torch.tensor([info.std for info in card.numbers], device=device),
-        alike=len({info.unit for info in card.numbers}) == 1,
+        alike=len(card.numbers) == 1 or len({info.unit or info.name for info in card.numbers}) == 1,
     )
 
 
@@ -60,6 +60,10 @@ def tell(card: ModelCard, logits: Tensor) -> Tensor:
     """
     objective = photo_objective(card, TrainConfig(), (), logits.device)
     told = objective.activation(logits)
+    if card.targets == "box":
+        # As `move_box` has it of a box that is moved: corners in order.
+        one, other = told.chunk(2, 1)
+        told = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
     if card.targets in ("points", "box"):
         side, size = card.resize_to, card.image_size
         centre = (2 * ((side - size) // 2) + size) / side - 1

@@ -44,6 +44,7 @@ class TagsReport(SplitReport):
         loss: Mean binary cross-entropy, nats.
         threshold_kind: One threshold for all tags, or one for each.
         num_validation: Validation photos that the thresholds were chosen on; 0: they are one half.
+        has_curve: Whether validation photos of this run tell what each threshold comes to.
         tags: Of each tag, in index order.
     """
 
@@ -56,6 +57,7 @@ class TagsReport(SplitReport):
     loss: float
     threshold_kind: Literal["shared", "per_tag"]
     num_validation: int
+    has_curve: bool = True
     tags: tuple[TagMeasures, ...]
 
     @property

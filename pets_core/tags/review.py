@@ -74,6 +74,7 @@ def review_tags(config: PipelineConfig, run_url: str, predicted: PredictResult) 
         loss=float(predictions.losses.mean(dtype=np.float64)),
         threshold_kind=thresholds.kind,
         num_validation=thresholds.num_photos,
+        has_curve=validation is not None,
         tags=measures,
         num_trained_on=None if seen is None else int(seen.sum()),
         predictions_url=predicted.predictions_url,
@@ -81,7 +82,9 @@ def review_tags(config: PipelineConfig, run_url: str, predicted: PredictResult) 
         photos_per_second=predicted.photos_per_second,
         seconds=0.0,
     )
-    _write_tables(report, thresholds, validation)
+    _write_tables(report)
+    if validation:
+        _write_curve(report, thresholds, validation)
     write_top_losses(report.file("gallery.parquet"), top_losses(predictions, given))
     report = report.model_copy(update={"seconds": time.monotonic() - began})
     storage.write_bytes(report.file("report.json"), report.model_dump_json(indent=2).encode())
@@ -114,14 +117,14 @@ def _thresholds(
     return chosen
 
 
-def _write_tables(
-    report: TagsReport, thresholds: Thresholds, validation: TagPredictions | None
-) -> None:
+def _write_tables(report: TagsReport) -> None:
     table = pa.Table.from_pylist([tag.model_dump() for tag in report.tags], _SCHEMA)
     write_table(report.file("tags.parquet"), table)
     storage.write_bytes(report.file("tags.csv"), table_csv(table))
-    if validation is None:
-        return
+
+
+def _write_curve(report: TagsReport, thresholds: Thresholds, validation: TagPredictions) -> None:
+    """What each threshold comes to on these photos, and where those in use lie."""
     curve = threshold_curve(validation.targets, validation.probabilities)
     write_table(report.file("thresholds.parquet"), pa.table(curve.model_dump()))
     drawn = plots.threshold_curve(

@@ -74,3 +74,16 @@ def test_an_empty_share_stays_empty():
         TransformConfig(mixup_alpha=1.0, cutmix_alpha=1.0), seed=0,
     )  # fmt: skip
     assert (len(inputs), targets.shape) == (0, (0, CLASSES))
+
+
+@pytest.mark.parametrize("method", ["mixup_alpha", "cutmix_alpha"])
+def test_tags_are_blended_as_their_photos(method):
+    inputs = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+    tags = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    mixed, shares = mix(inputs, tags, 3, TransformConfig(**{method: 1.0}), seed=3)
+    own = float(shares[0, 0])
+    assert 0 < own < 1
+    # What both have stays whole, what neither has is in neither.
+    assert shares[0].tolist() == pytest.approx([own, 1.0, 0.0])
+    assert shares[1].tolist() == pytest.approx([1 - own, 1.0, 0.0])
+    assert float(mixed[0].mean()) == pytest.approx(1 - own, abs=1e-5)

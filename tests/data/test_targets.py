@@ -9,7 +9,8 @@ import pytest
 
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
-from pets_core.data.shards import OUTSIDE
+from pets_core.data.shards import NO_BOX, OUTSIDE
+from pets_core.data.versions import diff
 from pets_core.errors import PetsError
 
 NUM_PHOTOS = 24
@@ -129,7 +130,7 @@ def test_numbers_are_stored_with_how_they_are_spread(brought_in):
     manifest = brought_in({"age": AGES, "weight": [age * 2 for age in AGES]}, NUMBERS)
     rows = rows_of(manifest)
     assert rows["7.jpg"]["numbers"] == [7, 14]
-    assert (rows["7.jpg"]["label"], rows["7.jpg"]["class_name"]) == (None, "")
+    assert (rows["7.jpg"]["label"], rows["7.jpg"]["class_name"]) == (None, "7, 14")
     train = np.array([row["numbers"] for row in rows.values() if row["split"] == "train"])
     assert [(n.name, n.unit) for n in manifest.numbers] == [("age", "years"), ("weight", "kg")]
     for place, info in enumerate(manifest.numbers):
@@ -193,6 +194,35 @@ def test_places_outside_the_photo_leave_it_out(brought_in):
         brought_in(half, POINTS | {"name": "half"})
 
 
+def test_a_box_whose_corners_are_exchanged_leaves_its_photo_out(brought_in):
+    names = ["xmin", "ymin", "xmax", "ymax"]
+    settings = {"targets": "box", "number_columns": names}
+    columns = {"xmin": [9.0, *[1.0] * 23], "ymin": [1.0] * 24, "xmax": [5.0] * 24,
+               "ymax": [5.0] * 24}  # fmt: skip
+    assert brought_in(columns, settings).quarantine_reasons == {NO_BOX: 1}
+    with pytest.raises(PetsError, match=r"24 of 24 photos .*24 no_box"):
+        brought_in(columns | {"xmin": [9.0] * 24}, settings | {"name": "all"})
+
+
+def test_a_table_must_say_where_places_are(brought_in):
+    with pytest.raises(PetsError, match=r"targets = box: .* is a table.*source.number_columns"):
+        brought_in({"x": [1.0] * 24}, {"targets": "box"})
+
+
+def test_one_label_a_row_is_one_tag(brought_in):
+    manifest = brought_in({"label": [0, 1, 2] * 8}, {"targets": "tags"})
+    assert manifest.class_names == ("0", "1", "2")
+    assert rows_of(manifest)["0.jpg"]["tags"] == ["0"]
+
+
+def test_other_numbers_are_another_version(brought_in):
+    settings = {"targets": "numbers", "number_columns": ["age"], "name": "same"}
+    first = brought_in({"age": AGES}, settings)
+    second = brought_in({"age": [77.0, *AGES[1:]]}, settings)
+    assert second.fingerprint != first.fingerprint
+    assert diff(first, second).relabelled == ["0.jpg"]
+
+
 def test_another_version_takes_photos_from_the_first(brought_in):
     places = {"x": [1.0] * 24, "y": [1.0] * 24}
     brought_in(places, POINTS | {"name": "same"})
@@ -222,8 +252,16 @@ def test_heads_of_the_sample_are_on_their_photos(small_config, targets):
     source = small_config.source.model_copy(update={"targets": targets})
     manifest = ingest(small_config.model_copy(update={"source": source}))
     assert manifest.num_rows == 37 * 4
-    places = np.array([row["numbers"] for row in rows_of(manifest).values()])
-    assert (np.abs(places) <= 1).all()
+    rows = rows_of(manifest)
+    places = np.array([row["numbers"] for row in rows.values()])
+    # Which are those of the annotations, told another way.
+    for row, place in zip(rows.values(), places, strict=True):
+        xmin, ymin, xmax, ymax = (row["head_box"][s] for s in ("xmin", "ymin", "xmax", "ymax"))
+        marked = [xmin, ymin, xmax, ymax]
+        if targets == "points":
+            marked = [(xmin + xmax) / 2, (ymin + ymax) / 2]
+        sides = np.resize([row["width"], row["height"]], len(place))
+        assert (place + 1) / 2 * sides == pytest.approx(np.array(marked), abs=1e-3)
     if targets == "box":
         assert (places[:, :2] < places[:, 2:]).all()
     else:
@@ -251,7 +289,7 @@ def test_settings_that_make_no_sense(tmp_path):
         with pytest.raises(ValueError, match=words):
             PipelineConfig.model_validate({"source": source})
 
-    refused("number_columns has no meaning|number_columns = age has no", number_columns=["age"])
+    refused("number_columns = age has no meaning", number_columns=["age"])
     refused("needs number_columns", targets="numbers")
     refused("x and y in turn", targets="points", number_columns=["x", "y", "z"])
     refused("a box has", targets="box", number_columns=["x", "y"])
@@ -271,6 +309,7 @@ def test_settings_that_make_no_sense(tmp_path):
         ("points", {"transform": {"cutmix_alpha": 1}}, "transform.cutmix_alpha = 1"),
         ("class", {"train": {"number_loss": "l1"}}, "train.number_loss = l1"),
         ("tags", {"evaluate": {"embeddings": True}}, "evaluate.embeddings"),
+        ("class", {"evaluate": {"threshold": "per_tag"}}, "evaluate.threshold = per_tag"),
     ],
 )
 def test_settings_of_another_kind_of_target(targets, settings, named):

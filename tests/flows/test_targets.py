@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import cli
+from flows.embed import embed_flow
 from flows.evaluate import evaluate_flow
 from flows.pipeline import pipeline
 from flows.review import review_flow
+from flows.train import train_flow
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
@@ -81,11 +83,14 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     photos = photos_of(tmp_path, ingest(config))
     told = list(predict_photos(report.model_url, photos))
     rows = {photo: i for i, photo in enumerate(predictions.ids)}
+    thresholds = {tag.name: tag.threshold for tag in report.tags}
+    plain = read_tag_predictions(again.predictions_url)
     for prediction in told:
-        assert prediction.tags is not None
-        probable = dict(prediction.top)
-        assert len(probable) == 3
-        assert Path(prediction.photo).stem in rows
+        row = rows[Path(prediction.photo).stem]
+        said = dict(zip(plain.info.tags, plain.probabilities[row], strict=True))
+        expected = {tag for tag, value in said.items() if value >= np.float32(thresholds[tag])}
+        assert set(prediction.tags) == expected
+        assert len(prediction.top) == 3
     export_onnx(report.model_url, str(tmp_path / "m.onnx"))
     as_onnx = list(predict_photos(str(tmp_path / "m.onnx"), photos))
     assert [p.tags for p in as_onnx] == [p.tags for p in told]
@@ -171,6 +176,16 @@ def test_numbers_of_a_table(config_of, tmp_path, jpeg, read_artifacts):
     assert json.loads(told.model_dump_json())["numbers"] == told.numbers
     card = load_model(report.model_url).card
     assert (card.targets, card.y_range) == ("numbers", (0, 255))
+
+
+def test_embeddings_of_photos_with_tags(config_of):
+    config = config_of("tags")
+    train = config.train.model_copy(update={"base_lr": 1e-3})
+    result = train_flow(config.model_copy(update={"train": train}))
+    found = embed_flow(result.model_url, config)
+    labels = pq.read_table(found.embeddings_url, columns=["id", "class_name"]).to_pydict()
+    named = dict(zip(labels["id"], labels["class_name"], strict=True))
+    assert named["great_pyrenees_1"] == "dog, Great Pyrenees"
 
 
 def test_a_run_is_not_gone_on_with_for_something_else(config_of):

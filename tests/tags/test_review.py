@@ -79,7 +79,7 @@ def test_a_model_of_the_run_keeps_its_thresholds(review, draw, tmp_path):
     assert read_thresholds(model, first_tags).kind == "shared"
 
 
-def test_another_run_takes_the_model_s_thresholds(review, draw, tmp_path):
+def test_another_run_takes_the_model_s_thresholds(review, draw, shown, tmp_path):
     model = tmp_path / "elsewhere/model"
     model.mkdir(parents=True)
     assert not (model / THRESHOLDS).exists()
@@ -90,6 +90,9 @@ def test_another_run_takes_the_model_s_thresholds(review, draw, tmp_path):
     report = review(draw(model_url=str(model)), draw(80, seed=5))
     assert {tag.threshold for tag in report.tags} == {0.77}
     assert report.num_validation == 9
+    # Nor is a curve asked for where there are no validation photos to draw it of.
+    (Path(report.url) / "thresholds.png").unlink()
+    assert "thresholds" not in shown(publish_tags, review(draw(model_url=str(model))))
 
 
 def test_without_validation_photos_thresholds_are_one_half(review, draw, shown):

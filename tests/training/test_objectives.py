@@ -111,6 +111,10 @@ def test_what_is_told_is_of_the_whole_photo():
     assert tell(places, torch.full((1, 2), 50.0))[0].tolist() == pytest.approx([0.9, 0.9])
     bounded = card(targets="numbers", numbers=(NumberInfo(name="a"),), y_range=(0.0, 10.0))
     assert tell(bounded, torch.full((1, 1), 50.0)).tolist() == [[10.0]]
+    box = card(targets="box", numbers=(PLACE,) * 4)
+    xmin, ymin, xmax, ymax = tell(box, torch.tensor([[1.0, 0.0, -1.0, 0.5]]))[0].tolist()
+    assert (xmin, ymin) < (xmax, ymax)
+    assert xmin == pytest.approx(-xmax), "corners come in order, as those of a box that was moved"
     classes = card(classes=(ClassInfo(name="a"), ClassInfo(name="b")))
     assert tell(classes, torch.zeros(1, 2)).tolist() == [[0.5, 0.5]]
 
