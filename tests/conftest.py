@@ -159,6 +159,16 @@ def write_folder(jpeg) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def rank_in_this_process() -> Iterator[None]:
+    """Accelerate remembers the first rank of a process; here it forgets it afterwards."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
 def shown(monkeypatch) -> Callable[..., dict[str, object]]:
     """What a task that publishes makes of its arguments: artifacts by key, in their order."""
     from tasks import publish

@@ -202,6 +202,7 @@ class OneOfTwo:
         return getattr(self._accelerator, name)
 
 
+@pytest.mark.usefixtures("rank_in_this_process")
 def test_a_rank_that_looks_late_leaves_no_part_out(config, model_url, tmp_path) -> None:
     """Parts that another rank has written by then change nobody's share."""
     plan = plan_batch(config, model_url, str(tmp_path / "out"))

@@ -281,6 +281,7 @@ def test_warnings_of_ranks_are_told_and_of_other_ranks_with_their_number(
     assert sorted(heard) == [f"{mark}a batch is odd", f"{mark}the disk is slow very slow"]
 
 
+@pytest.mark.usefixtures("rank_in_this_process")
 def test_a_rank_leaves_the_warnings_of_the_process_that_makes_it_alone(
     small_config, tmp_path
 ) -> None:

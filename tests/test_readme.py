@@ -96,7 +96,9 @@ def run(
         # Factors begin near 0, places in the middle: a dozen steps tell nothing of them.
         del environment["PETS_LR_FIND__NUM_STEPS"]
     if "--source.url" not in command:
-        environment |= {"PETS_SOURCE__URL": str(drawn_sample), "PETS_SOURCE__NAME": "sample"}
+        # What is learnt besides the class is another data set.
+        name = f"sample-{command[3]}" if command[2:3] == ["--source.targets"] else "sample"
+        environment |= {"PETS_SOURCE__URL": str(drawn_sample), "PETS_SOURCE__NAME": name}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
