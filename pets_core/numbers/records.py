@@ -55,7 +55,7 @@ class NumbersReport(SplitReport):
     Attributes:
         targets: What the numbers are.
         mae: Mean absolute error over photos and numbers.
-        rmse: Root of the mean squared error over photos and numbers, as the training tells it.
+        rmse: Root of the mean squared error over photos and numbers, whatever their units.
         baseline_rmse: Of one who always says the means of the training photos.
         numbers: Of each number.
         mean_iou: Mean intersection over union of the boxes; None unless boxes are told.
@@ -125,7 +125,9 @@ class NumbersReport(SplitReport):
     def cautions(self) -> tuple[str, ...]:
         """What is to be known before anybody relies on the model; often nothing."""
         said = []
-        if self.rmse.value >= self.baseline_rmse:
+        # Beside each number's own baseline, for grams outweigh years.
+        beside = [n.rmse / n.baseline_rmse for n in self.numbers if n.baseline_rmse]
+        if sum(ratio**2 for ratio in beside) >= len(beside):
             said.append(
                 "The model is no better than always saying the mean of the training photos."
             )

@@ -179,10 +179,15 @@ def test_what_speaks_against_a_model_is_said(review, draw, judged, shown, capsys
     assert "no better than always saying the mean" in summary
     show_numbers(report)
     assert "no better than always saying the mean" in capsys.readouterr().out
-    good = report.model_copy(update={"baseline_rmse": 9.0, "num_trained_on": 0})
+    good = review(draw("numbers", off=0.1)).model_copy(update={"num_trained_on": 0})
     assert good.cautions == ()
     seen = good.model_copy(update={"num_trained_on": 3})
     assert seen.cautions == ("The model was trained on 3 of these photos.",)
+    # A number that is told well in small units does not outweigh one that is told badly in large.
+    well, badly = good.numbers
+    badly = badly.model_copy(update={"rmse": 1000.0, "baseline_rmse": 500.0})
+    mixed = good.model_copy(update={"numbers": (well, badly), "baseline_rmse": 9000.0})
+    assert "no better than" in mixed.cautions[0]
 
 
 @pytest.mark.parametrize("targets", ["numbers", "points", "box"])
