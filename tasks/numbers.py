@@ -92,9 +92,11 @@ def _worst_rows(report: NumbersReport, worst: Sequence[WorstError]) -> Iterator[
 
 
 def _values(report: NumbersReport, values: Sequence[float]) -> str:
-    """The first numbers of a photo, by name where there are several."""
+    """The first numbers of a photo, by name where there are several; places are drawn, too."""
     pairs = list(zip(report.numbers, values, strict=True))
-    said = [_named(*pair, alone=len(pairs) == 1) for pair in pairs[:_NUM_SHOWN]]
+    said = [f"{value:.2f}" for value in values[:_NUM_SHOWN]]
+    if report.targets == "numbers":
+        said = [_named(*pair, alone=len(pairs) == 1) for pair in pairs[:_NUM_SHOWN]]
     more = len(pairs) - len(said)
     return "; ".join([*said, f"and {more} more"] if more else said)
 
