@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pets_core.batch import decoded_batches, missing_parts, read_part, write_par
 from pets_core.data.dataset import write_table
 from pets_core.data.decoded import DecodedPhotos, class_names
 from pets_core.data.files import Files
-from pets_core.data.loader import Batch, move_places
+from pets_core.data.loader import Batch
 from pets_core.data.sources import open_photos
 from pets_core.embeddings.file import (
     EMBEDDINGS,
@@ -41,6 +42,7 @@ from pets_core.evaluation.predictions import (
 from pets_core.models.card import ModelCard, weights_sha256
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.numbers.predictions import NumberPredictionsInfo, write_number_predictions
+from pets_core.objectives.photos import tell
 from pets_core.photo_rank import PhotoRank
 from pets_core.progress import Progress
 from pets_core.records import (
@@ -215,18 +217,14 @@ def _load(rank: PhotoRank, url: str) -> TrainedModel:
             f"{len(manifest.classes)}, not the same ones in the same order: evaluate on a "
             "data set with the model's vocabulary"
         )
-    told, asked = ([(n.name, n.unit) for n in of.numbers] for of in (card, manifest))
+    told, asked = (", ".join(info.text for info in of.numbers) for of in (card, manifest))
     if told != asked:
         raise PetsError(
-            f"the model {url} tells {_listed(told)}, the data set holds {_listed(asked)}: evaluate "
+            f"the model {url} tells {told}, the data set holds {asked}: evaluate "
             "on a data set of the model's numbers"
         )
     rank.place(built)
     return built
-
-
-def _listed(numbers: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{name} ({unit})" if unit else name for name, unit in numbers)
 
 
 def _predict(
@@ -242,7 +240,7 @@ def _predict(
         config.evaluate.tta_views,
         accelerator=rank.accelerator,
         embeddings=config.evaluate.embeddings,
-        told=None if card.targets == "class" else _Told(rank, built),
+        told=None if card.targets == "class" else partial(_told, card),
         on_progress=rank.report,
     )
     seconds = time.monotonic() - began
@@ -252,18 +250,8 @@ def _predict(
     return outputs, seconds
 
 
-class _Told:
-    """Makes of logits what a model tells that does not choose a class."""
-
-    def __init__(self, rank: PhotoRank, built: TrainedModel) -> None:
-        self._card, self._objective = built.card, rank.objective(built)
-
-    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Logits (b, D) to probabilities of tags, to numbers, or to places on the photos."""
-        card, told = self._card, self._objective.activation(logits)
-        if batch.maps is not None:
-            return move_places(told, batch.maps, card.targets).clamp(-1, 1)
-        return told.clamp(*card.y_range) if card.y_range else told
+def _told(card: ModelCard, logits: Tensor, batch: Batch) -> Tensor:
+    return tell(card, logits, batch.maps)
 
 
 def _origin(rank: PhotoRank, built: TrainedModel, split: Split, speed: float) -> dict[str, Any]:

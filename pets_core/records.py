@@ -89,6 +89,11 @@ class NumberInfo(Record):
     low: float = 0.0
     high: float = 0.0
 
+    @property
+    def text(self) -> str:
+        """Its name, with its unit where it has one."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
 
 class ShardInfo(Record):
     """One Parquet file, by its name among the data set's shards."""

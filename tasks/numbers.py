@@ -11,7 +11,7 @@ from pets_core import plots
 from pets_core.markdown import literal
 from pets_core.numbers.gallery import WorstError, read_worst
 from pets_core.numbers.records import NumberMeasures, NumbersReport
-from tasks.publish import Publisher, photo, picture, table, within
+from tasks.publish import Publisher, links, photo, picture, within
 
 __all__ = ["publish_numbers"]
 
@@ -120,16 +120,8 @@ def _off(report: NumbersReport, shown: WorstError) -> str:
 
 def _summary(report: NumbersReport) -> str:
     cautions = "".join(f"**{literal(caution)}**\n\n" for caution in report.cautions)
-    links = table(
-        ["", ""],
-        [
-            ["model", f"`{report.model_url}`"],
-            ["every prediction", f"`{report.predictions_url}`"],
-            ["tables and pictures", f"`{report.url}`"],
-        ],
-    )
     return (
         f"# {literal(report.headline)}\n\n{cautions}On {report.num_rows:,} {report.split} photos; "
         f"one who always says the mean of the training photos comes to "
-        f"{literal(report.baseline)}. {literal(' '.join(report.details))}\n\n{links}\n"
+        f"{literal(report.baseline)}. {literal(' '.join(report.details))}\n\n{links(report)}\n"
     )

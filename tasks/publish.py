@@ -16,8 +16,19 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pets_core import storage
 from pets_core.markdown import literal
+from pets_core.records import SplitReport
 
-__all__ = ["MAX_BYTES", "Publisher", "jpeg", "photo", "picture", "picture_of", "table", "within"]
+__all__ = [
+    "MAX_BYTES",
+    "Publisher",
+    "jpeg",
+    "links",
+    "photo",
+    "picture",
+    "picture_of",
+    "table",
+    "within",
+]
 
 MAX_BYTES = 300_000
 """An artifact beyond this makes the UI slow: its lists fetch all of them."""
@@ -146,3 +157,17 @@ def within(head: str, rows: Iterable[str]) -> str:
         else:
             left_out += 1
     return content + (f"\n{left_out} more are in the report.\n" if left_out else "")
+
+
+def links(report: SplitReport, *pages: tuple[str, str]) -> str:
+    """Where all that is behind an artifact lies, as a table in markdown.
+
+    Args:
+        report: Of the evaluation.
+        pages: What each further file is, and its URL.
+    """
+    lying = [
+        ("model", report.model_url), *pages, ("every prediction", report.predictions_url),
+        ("tables and pictures", report.url),
+    ]  # fmt: skip
+    return table(["", ""], ([what, f"`{url}`"] for what, url in lying))

@@ -17,7 +17,7 @@ from pets_core.numbers.records import NumbersReport
 from pets_core.records import Comparison, EvalReport
 from pets_core.tags.records import TagsReport
 from tasks.numbers import publish_numbers
-from tasks.publish import Publisher, jpeg, photo, picture, table, within
+from tasks.publish import Publisher, jpeg, links, photo, picture, table, within
 from tasks.review import Report
 from tasks.tags import publish_tags
 
@@ -182,20 +182,12 @@ def _summary(config: PipelineConfig, report: EvalReport) -> str:
         ([literal(p.actual), literal(p.predicted), p.count, f"{p.share:.0%}"]
          for p in report.most_confused[:_NUM_WORST]),
     )  # fmt: skip
-    links = table(
-        ["", ""],
-        [
-            ["model", f"`{report.model_url}`"],
-            ["report, complete in one page", f"`{report.file('report.html')}`"],
-            ["every prediction", f"`{report.predictions_url}`"],
-            ["tables and pictures", f"`{report.url}`"],
-        ],
-    )
+    page = ("report, complete in one page", report.file("report.html"))
     return (
         f"# Error rate {rate.value:.1%}: {_verdict(config, report)}\n\n"
         f"{_beside(report)}{right} of {report.num_rows} {report.split} photos right, 95% interval "
         f"of the error rate {rate.low:.1%} to {rate.high:.1%}, cross-entropy {report.loss:.3f}.\n\n"
-        f"{pairs}\n\n{links}\n"
+        f"{pairs}\n\n{links(report, page)}\n"
     )
 
 

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pets_core.markdown import literal
 from pets_core.tags.gallery import TaggedPhoto, read_top_losses
 from pets_core.tags.records import TagMeasures, TagsReport
-from tasks.publish import Publisher, photo, picture, table, within
+from tasks.publish import Publisher, links, photo, picture, table, within
 
 __all__ = ["publish_tags"]
 
@@ -93,18 +93,10 @@ def _summary(report: TagsReport) -> str:
         ([literal(t.name), t.support, *_shares(t.f1, t.precision, t.recall)]
          for t in known[:_NUM_WORST]),
     )  # fmt: skip
-    links = table(
-        ["", ""],
-        [
-            ["model", f"`{report.model_url}`"],
-            ["every prediction", f"`{report.predictions_url}`"],
-            ["tables and pictures", f"`{report.url}`"],
-        ],
-    )
     return (
         f"# {report.headline}\n\n{cautions}On {report.num_rows:,} {report.split} photos of "
         f"{len(report.tags)} tags.{untagged} {literal(' '.join(report.details))}\n\n{worst}\n\n"
-        f"{links}\n"
+        f"{links(report)}\n"
     )
 
 

@@ -106,7 +106,7 @@ def agree(
 
 
 def _learnt(targets: Targets, numbers: Sequence[NumberInfo]) -> str:
-    names = ", ".join(f"{info.name} ({info.unit})" if info.unit else info.name for info in numbers)
+    names = ", ".join(info.text for info in numbers)
     return f"source.targets = {targets}{f' of {names}' if names else ''}"
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pets_core.config import TrainConfig
+from pets_core.data.loader import move_places
 from pets_core.data.transforms import REACH
 from pets_core.models.card import ModelCard
 from pets_core.objectives.multi_label import MultiLabel
@@ -47,12 +48,14 @@ def photo_objective(
     )
 
 
-def tell(card: ModelCard, logits: Tensor) -> Tensor:
-    """What a model tells of photos that it saw the middle of.
+def tell(card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
+    """What a model tells of photos.
 
     Args:
         card: Of the model.
         logits: (B, D).
+        maps: Where it tells places, what takes those on its inputs to those on the photos,
+            (B, 3, 3); None: it saw the middle of them.
 
     Returns:
         (B, D): probabilities of classes, which sum to 1, or of tags; numbers; or places on the
@@ -60,11 +63,14 @@ def tell(card: ModelCard, logits: Tensor) -> Tensor:
     """
     objective = photo_objective(card, TrainConfig(), (), logits.device)
     told = objective.activation(logits)
+    if maps is not None:
+        return move_places(told, maps, card.targets).clamp(-1, 1)
     if card.targets == "box":
         # As `move_box` has it of a box that is moved: corners in order.
         one, other = told.chunk(2, 1)
         told = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
     if card.targets in ("points", "box"):
+        # By hand, for onnxruntime does not run the export of `move_box`.
         side, size = card.resize_to, card.image_size
         centre = (2 * ((side - size) // 2) + size) / side - 1
         return (told * (size / side) + centre).clamp(-1, 1)

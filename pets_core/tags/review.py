@@ -54,7 +54,9 @@ def review_tags(config: PipelineConfig, run_url: str, predicted: PredictResult) 
     """
     began = time.monotonic()
     predictions = read_tag_predictions(predicted.predictions_url)
-    validation = read_tag_predictions(predicted.valid_url) if predicted.valid_url else None
+    validation = predictions if predicted.valid_url == predicted.predictions_url else None
+    if predicted.valid_url and validation is None:
+        validation = read_tag_predictions(predicted.valid_url)
     thresholds = _thresholds(config, run_url, predicted, predictions, validation)
     targets, given = predictions.targets, thresholds.given(predictions.probabilities)
     measures = measure_tags(
