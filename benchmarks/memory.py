@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 
-from pets_core.config import LaunchConfig
 from pets_core.launch import worker_environment
 
 __all__ = ["main"]
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps measured")
     options = parser.parse_args()
     arguments = [str(options.size), str(options.batch), str(options.steps)]
-    ours = worker_environment(LaunchConfig())
+    ours = worker_environment()
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
     rows = {name: _measure(env, arguments) for name, env in (("glibc", plain), ("ours", ours))}
     for mode in ("frozen", "unfrozen"):

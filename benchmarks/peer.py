@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pets_core.config import LaunchConfig, PipelineConfig
+from pets_core.config import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest, worker_environment
@@ -192,7 +192,7 @@ def run_side(script: str, side: str, arguments: dict[str, Any]) -> dict[str, Any
     What ranks do runs in the environment that `pets` gives them, all else in that of its users.
     """
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    environment = worker_environment(LaunchConfig()) if side in _OF_RANKS else plain
+    environment = worker_environment() if side in _OF_RANKS else plain
     command = [sys.executable, script, "--side", side, "--arguments", json.dumps(arguments)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

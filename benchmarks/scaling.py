@@ -266,16 +266,15 @@ class _Watch:
         self.times[progress.done] = time.monotonic()
         if progress.done >= self._last_step:
             self._over = True
-            module = "pets_core.worker" if self._rank else "pets_core.elastic"
-            os.kill(_below(os.getpid(), module)[-1], signal.SIGKILL)
+            _, launcher, *ranks = _below(os.getpid())
+            os.kill(ranks[-1] if self._rank else launcher, signal.SIGKILL)
 
 
-def _below(pid: int, module: str) -> list[int]:
-    """The processes below one that run a module."""
+def _below(pid: int) -> list[int]:
+    """The processes below one: its fork server, the launcher, the ranks."""
     lists = sorted(Path("/proc").glob(f"{pid}/task/*/children"))
     children = [int(child) for file in lists for child in file.read_text().split()]
-    found = [c for c in children if module in Path(f"/proc/{c}/cmdline").read_text().split("\0")]
-    return found + [deeper for child in children for deeper in _below(child, module)]
+    return [found for child in children for found in (child, *_below(child))]
 
 
 def _free_port() -> int:

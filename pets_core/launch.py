@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,8 +18,9 @@ from typing import IO, Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pets_core import storage
-from pets_core.config import LaunchConfig, PipelineConfig
+from pets_core.config import PipelineConfig
 from pets_core.failures import RankFailure, read_failures, the_error
+from pets_core.fork_server import Job, forked, prestart
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import RatingsManifest
@@ -38,6 +38,7 @@ __all__ = [
     "announced",
     "announcements",
     "launch",
+    "prestart_ranks",
     "read_request",
     "run_ranks",
     "worker_environment",
@@ -51,6 +52,7 @@ REQUEST = "request.json"
 """Name of the file that tells ranks, and other machines, what to do."""
 
 _LOGGER = logging.getLogger(__name__)
+_AGENT = "pets_core.agent"
 _POLL_SECONDS = 0.5
 _TERMINATE_SECONDS = 30.0
 
@@ -188,25 +190,21 @@ def run_ranks(request: Request, folder: Path, ears: Ears, machine: int = 0) -> l
     """
     path = folder / REQUEST
     path.write_text(request.model_dump_json(), encoding="utf-8")
-    module = [sys.executable, "-m", "pets_core.elastic"]
-    process = subprocess.Popen(  # noqa: S603 - our own module with our own arguments
-        [*module, str(path), str(os.getpid()), str(machine)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=worker_environment(request.config.launch),
-        # A terminal's Ctrl-C reaches this process alone, which then ends the ranks as a cancelled
-        # run does: they write a checkpoint.
-        process_group=0,
-    )
-    tail = _watch(process, ears)
-    if process.returncode == 0:
+    try:
+        with forked(_AGENT, worker_environment(), [str(path), str(machine)]) as job:
+            tail = _watch(job, ears)
+    except ConnectionError as error:
+        return [RankFailure(message=f"the launcher did not start: {error}", kind="failed")]
+    if job.returncode == 0:
         return []
     lines = "\n".join(tail)
-    message = f"the worker ended with exit code {process.returncode}:\n{lines}"
+    message = f"the worker ended with exit code {job.returncode}:\n{lines}"
     return read_failures(folder) or [RankFailure(message=message, kind="failed")]
+
+
+def prestart_ranks() -> None:
+    """Import what ranks need in a process of its own, beside what this one does until then."""
+    prestart(_AGENT, worker_environment())
 
 
 def _with_those_of(others: str, failures: list[RankFailure]) -> list[RankFailure]:
@@ -227,28 +225,29 @@ class Ears:
     on_warning: Callable[[str], None]
 
 
-def _watch(process: subprocess.Popen[str], ears: Ears) -> deque[str]:
-    """Pass on what a process prints until it ends, or end it; return its last lines."""
+def _watch(job: Job, ears: Ears) -> deque[str]:
+    """Pass on what a launcher prints until it ends, or end it; return its last lines."""
     tail: deque[str] = deque(maxlen=50)
-    assert process.stdout is not None
-    arguments = (process.stdout, ears, tail)
-    reader = threading.Thread(target=_read, args=arguments, daemon=True)
+    reader = threading.Thread(target=_read, args=(job.stdout, ears, tail), daemon=True)
     reader.start()
     try:
         # A short wait lets a cancellation that arrives as an exception in this thread through.
-        while process.poll() is None:
+        while job.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=_POLL_SECONDS)
+                job.wait(timeout=_POLL_SECONDS)
     finally:
-        _end(process)
-        reader.join(timeout=_POLL_SECONDS * 4)
+        _end(job)
+        reader.join(timeout=_TERMINATE_SECONDS if job.is_orphan else _POLL_SECONDS * 4)
+        if job.is_orphan and reader.is_alive():
+            job.kill()
+            reader.join()
         if not reader.is_alive():
             # Closing a file that another thread still reads would wait for that thread.
-            process.stdout.close()
+            job.stdout.close()
     return tail
 
 
-def worker_environment(config: LaunchConfig) -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """The environment of the launcher and its ranks.
 
     glibc gives freed blocks of 32 MiB and more back to the system at once, so that each step of
@@ -261,12 +260,11 @@ def worker_environment(config: LaunchConfig) -> dict[str, str]:
         "MALLOC_TOP_PAD_": str(64 << 20),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "PYTHONUNBUFFERED": "1",
+        # Counting GPUs must not initialise CUDA, which does not survive a fork.
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    environment = defaults | dict(os.environ)
-    if config.num_threads:
-        environment["OMP_NUM_THREADS"] = str(config.num_threads)
-    return environment
+    return defaults | dict(os.environ)
 
 
 def _read(stream: IO[str], ears: Ears, tail: deque[str]) -> None:
@@ -294,11 +292,11 @@ def _pass_on(line: str, ears: Ears, tail: deque[str]) -> None:
     ears.on_line(line)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.terminate()
+def _end(job: Job) -> None:
+    if job.poll() is None:
+        job.terminate()
         try:
-            process.wait(timeout=_TERMINATE_SECONDS)
+            job.wait(timeout=_TERMINATE_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            job.kill()
+            job.wait()

@@ -34,7 +34,7 @@ from pets_core.training.precision import resolve_precision
 from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plugin
 from pets_core.watchdog import Watchdog
 
-__all__ = ["Built", "Rank", "choose_device", "pass_warnings_on", "write_down"]
+__all__ = ["Built", "Rank", "choose_device", "pass_warnings_on"]
 
 _OTHERS_SECONDS = 3.0
 _TRAINS = ("lr-find", "train", "ratings-lr-find", "ratings-train")
@@ -68,14 +68,19 @@ class Rank(ABC, Generic[Asked, Model]):
 
     What is learnt, from what, and why, is said by the classes below this one.
 
+    Args:
+        request: The stage and its input.
+        failures: Folder in which a rank that stalls records its failure.
+
     Attributes:
         holds_out: The setting that holds samples out for validation.
     """
 
     holds_out: ClassVar[str]
 
-    def __init__(self, request: Asked) -> None:
+    def __init__(self, request: Asked, failures: Path | None = None) -> None:
         self.request, config = request, request.config
+        self._failures = failures
         device = choose_device(config.launch)
         self.precision = resolve_precision(config.train.mixed_precision, device)
         # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
@@ -121,7 +126,9 @@ class Rank(ABC, Generic[Asked, Model]):
         seconds = self.request.config.launch.stall_timeout_seconds
         message = f"no batch was done within launch.stall_timeout_seconds = {seconds:g}"
         number = self.accelerator.process_index
-        write_down(RankFailure(rank=number, message=message, traceback=stacks, kind="stalled"))
+        failure = RankFailure(rank=number, message=message, traceback=stacks, kind="stalled")
+        if self._failures:
+            write_failure(failure, self._failures, str(number))
         # The first to end has the others ended too; each is to write down where it stood.
         time.sleep(_OTHERS_SECONDS)
         os._exit(1)
@@ -235,8 +242,3 @@ def _tracker_folder(request: Request) -> str:
         return path
     run_id = run_url.rstrip("/").rsplit("/", 1)[-1]
     return str(Path(request.config.cache_dir).expanduser() / "trackers" / run_id)
-
-
-def write_down(failure: RankFailure) -> None:
-    """Leave a failure beside the request, for the launcher to find."""
-    write_failure(failure, Path(sys.argv[1]).parent, str(failure.rank))

@@ -1,6 +1,6 @@
 """The entry of one rank: reads a request, composes the parts, and rank 0 writes the result.
 
-Started by `pets_core.elastic`; runs with no Prefect installed.
+Started by `pets_core.agent`; runs with no Prefect installed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pydantic import BaseModel
 from torch.distributed import DistError
 
 from pets_core import storage
-from pets_core.elastic import die_with_parent, leave
 from pets_core.errors import PetsError
-from pets_core.failures import RankFailure
+from pets_core.failures import RankFailure, write_failure
 from pets_core.launch import CheckResult, RatingsRequest, Request, WorkRequest, read_request
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
 from pets_core.photo_rank import PhotoRank
 from pets_core.photo_stages import embed, predict, predict_parts
-from pets_core.rank import Rank, choose_device, pass_warnings_on, write_down
+from pets_core.rank import Rank, choose_device, pass_warnings_on
 from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.stages import predict_ratings
+from pets_core.signals import die_with_parent, hard_exit
 from pets_core.stages import find_lr, train
 from pets_core.training.interruption import Interrupted
 from pets_core.training.precision import resolve_precision
@@ -102,14 +102,14 @@ _STAGES: dict[str, Callable[[PhotoRank], BaseModel | None]] = {
 }
 
 
-def run(request: Request) -> BaseModel | None:
+def run(request: Request, failures: Path | None = None) -> BaseModel | None:
     """Do what a request asks for; only rank 0 has a record to return."""
     if isinstance(request, RatingsRequest):
-        ratings = RatingsRank(request)
+        ratings = RatingsRank(request, failures)
         return _done(ratings, lambda: _RATINGS_STAGES[request.stage](ratings))
     if request.stage == "check":
         return check(request)
-    photos = PhotoRank(request)
+    photos = PhotoRank(request, failures)
     return _done(photos, lambda: _STAGES[request.stage](photos))
 
 
@@ -128,7 +128,7 @@ def _done(rank: Rank[Any, Any], stage: Callable[[], BaseModel | None]) -> BaseMo
 def main() -> NoReturn:
     """Run as one rank among others, which the launcher started."""
     die_with_parent(signal.SIGKILL)
-    leave(work(Path(sys.argv[1])))
+    hard_exit(work(Path(sys.argv[1])))
 
 
 def work(path: Path) -> int:
@@ -140,11 +140,12 @@ def work(path: Path) -> int:
     # Here, and not where a rank is made: that may be a process that has more to do than this.
     pass_warnings_on()
     try:
-        result = run(read_request(path.read_text(encoding="utf-8")))
+        result = run(read_request(path.read_text(encoding="utf-8")), path.parent)
     except Interrupted:
         return 1
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
-        write_down(_failure(error))
+        failure = _failure(error)
+        write_failure(failure, path.parent, str(failure.rank))
         return 1
     if result is not None:
         storage.write_bytes(str(path.with_name("result.json")), result.model_dump_json().encode())

@@ -117,7 +117,9 @@ def publish_sweep(result: SweepResult) -> None:
         ([t.number, literal(t.backbone), f"{t.base_lr:g}", *_cells(t)]
          for t in result.trials[:_MAX_ROWS]),
     )  # fmt: skip
-    curve = picture_of(plots.sweep([t for t in result.trials if not t.fault]), "rates and errors")
+    curve = picture_of(
+        plots.sweep_trials([t for t in result.trials if not t.fault]), "rates and errors"
+    )
     text = (
         f"# {best.error_rate:.2%} with {literal(best.backbone)} at {best.base_lr:g}\n\n{rows}\n\n"
         f"{curve}\n\nTo train with these settings: `--model.backbone {best.backbone} "

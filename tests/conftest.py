@@ -3,6 +3,7 @@
 import io
 import itertools
 import logging
+import os
 import re
 import shutil
 import signal
@@ -67,6 +68,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, why in reasons.items():
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> object:
+    return (yield _share_environment())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> object:
+    return (yield _share_environment())
+
+
+def _share_environment() -> None:
+    """Give all tests one environment, so that their stages share a fork server."""
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
 
 
 def _has_gpu() -> bool:

@@ -189,7 +189,7 @@ def test_functions_say_what_they_return(path):
         ("flows.pipeline", {"torch", "timm", "torchvision", "accelerate"}),
         ("flows.evaluate", {"torch", "timm"}),
         ("tasks.stages", {"torch", "timm"}),
-        ("pets_core.worker", {"prefect", "flows", "tasks"}),
+        ("pets_core.agent", {"prefect", "flows", "tasks"}),
         ("pets_core.predict", {"prefect", "flows", "tasks"}),
         ("flows.cli", {"torch", "prefect"}),
     ],

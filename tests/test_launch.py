@@ -24,10 +24,17 @@ from pets_core.errors import PetsError
 from pets_core.evaluation.confusion import confusion_counts
 from pets_core.evaluation.predictions import read_predictions
 from pets_core.evaluation.review import review
-from pets_core.failures import RankFailure, read_failures, the_error, write_failure
+from pets_core.failures import (
+    RankFailure,
+    WorkerError,
+    read_failures,
+    the_error,
+    write_failure,
+)
 from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.models.package import load_model
 from pets_core.photo_rank import PhotoRank
+from pets_core.progress import Progress
 from pets_core.records import LRSuggestion, PredictResult, TrainResult
 from pets_core.worker import run
 
@@ -235,10 +242,10 @@ def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> Non
 
 HANGING = """
 import signal, sys, threading, time
-from pets_core import elastic
+from pets_core import agent
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-elastic._SHUTDOWN_SECONDS = 1
-threading.Thread(target=elastic._end_after, args=(int(sys.argv[1]),), daemon=True).start()
+agent.SHUTDOWN_SECONDS = 1
+threading.Thread(target=agent._end_after, args=(int(sys.argv[1]),), daemon=True).start()
 time.sleep(1000)
 """
 PARENT = """
@@ -257,14 +264,20 @@ def test_a_rank_that_hangs_does_not_outlive_its_parent(tmp_path) -> None:
 
 
 WARN = """
-import logging, os, threading, time, warnings
-def warn():
-    while not any(handler.level == logging.WARNING for handler in logging.getLogger().handlers):
-        time.sleep(0.01)
-    warnings.warn("a batch is odd")
-    logging.getLogger("some.library").warning("the disk is slow\\nvery slow")
-if os.environ.get("RANK", "none") == os.environ["RANK_THAT_WARNS"]:
-    threading.Thread(target=warn, daemon=True).start()
+import logging, os, sys, warnings
+def patch():
+    worker = sys.modules["pets_core.worker"]
+    forward_warnings = worker.pass_warnings_on
+    def forward_and_warn():
+        forward_warnings()
+        warnings.warn("a batch is odd")
+        logging.getLogger("some.library").warning("the disk is slow\\nvery slow")
+    def forward():
+        is_wanted = os.environ.get("RANK", "none") == os.environ["RANK_THAT_WARNS"]
+        (forward_and_warn if is_wanted else forward_warnings)()
+    if forward_warnings.__name__ != "forward":
+        worker.pass_warnings_on = forward
+os.register_at_fork(after_in_child=patch)
 """
 
 
@@ -307,13 +320,63 @@ def test_no_process_outlives_its_caller(small_config, tmp_path, ending: signal.S
     try:
         assert any(line.startswith("train") for line in caller.stdout), "training has begun"
         started = processes.below(caller.pid)
-        assert len(started) == 3, "a launcher and two ranks"
+        assert len(started) == 4, "a fork server, a launcher and two ranks"
         caller.send_signal(ending)
         caller.wait(timeout=60)
     finally:
         # A failed test must not leave a training behind; this ends all of it.
         caller.kill()
     assert processes.gone(started)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_a_stage_or_agent_that_is_killed_takes_no_later_stage_with_it(
+    small_config, tmp_path
+) -> None:
+    endless = tiny(small_config, train={"epochs": 5000, "batch_size": 8})
+    request = train_request(endless, str(tmp_path / "run"))
+    check = WorkRequest(stage="check", config=tiny(small_config))
+
+    def train_and_kill(find_victim) -> None:
+        killed: list[int] = []
+
+        def kill(progress: Progress) -> None:
+            if progress.stage == "train" and not killed:
+                killed.append(find_victim(os.getpid()))
+                os.kill(killed[0], signal.SIGKILL)
+
+        before = processes.below(os.getpid())
+        with pytest.raises(WorkerError, match="exit code -9"):
+            launch(request, TrainResult, on_progress=kill)
+        assert processes.gone([*set(processes.below(os.getpid())) - {*before}, *killed])
+
+    launch(check, CheckResult)
+    (agent,) = processes.agents(os.getpid())
+    train_and_kill(processes.launcher)
+    assert processes.agents(os.getpid()) == [agent]
+    train_and_kill(lambda pid: processes.agents(pid)[0])
+    assert launch(check, CheckResult).device == "cpu"
+    (another,) = processes.agents(os.getpid())
+    assert another != agent
+
+
+UNTOUCHED = """
+import torch
+
+def touch(*_):
+    raise RuntimeError("the agent touches the GPU")
+
+for module, names in ((torch.cuda, ("is_available", "device_count", "_lazy_init")),
+                      (torch._C, ("_cuda_getDeviceCount", "_cuda_init"))):
+    for name in names:
+        setattr(module, name, touch)
+import pets_core.agent
+"""
+
+
+def test_the_agent_leaves_the_gpu_to_its_children() -> None:
+    """CUDA does not survive a fork."""
+    subprocess.run([sys.executable, "-c", UNTOUCHED], check=True)
 
 
 @pytest.mark.parametrize("freeze_to", [-99, 99])

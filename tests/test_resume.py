@@ -70,7 +70,7 @@ def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool
         threading.Thread(target=caller.stdout.read, daemon=True).start()
         time.sleep(delay)
         everyone = processes.below(caller.pid)
-        if len(everyone) == 3:
+        if len(everyone) == 4:
             launcher = processes.launcher(caller.pid)
             target = {"caller": caller.pid, "launcher": launcher, "told": launcher}
             pid = target.get(victim) or processes.ranks(caller.pid)[-1]

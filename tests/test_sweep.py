@@ -117,7 +117,7 @@ def test_the_picture_shows_any_number_of_trials(count) -> None:
         Trial(number=n, backbone=f"b${n}", base_lr=10.0**-n, error_rate=n / 10)
         for n in range(count)
     ]
-    picture = Image.open(io.BytesIO(plots.sweep(trials)))
+    picture = Image.open(io.BytesIO(plots.sweep_trials(trials)))
     assert picture.width > 900
 
 

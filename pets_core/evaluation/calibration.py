@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from pets_core.evaluation.predictions import Predictions, log_softmax
 from pets_core.records import Calibration
@@ -66,6 +65,7 @@ def fit_temperature(validation: Predictions) -> float | None:
 
     None where none between e^-3 and e^3 is least: a single class, or a model that is always right.
     """
+    from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         own = (

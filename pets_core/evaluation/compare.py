@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
 
 from pets_core.config import GateConfig
 from pets_core.errors import PetsError
@@ -76,11 +75,15 @@ def _mcnemar(only_champion: int, only_model: int) -> float:
     """McNemar's exact test (1947): photos that only one gets wrong are as likely to be either's."""
     if not only_champion + only_model:
         return 1.0
+    from scipy.stats import binomtest
+
     return float(binomtest(only_model, only_champion + only_model, 0.5).pvalue)
 
 
 def _improvement(only_champion: int, only_model: int, total: int) -> Share:
     """Difference of two paired shares with Agresti and Min's interval (2005, adjusted Wald)."""
+    from scipy.stats import norm
+
     value = (only_champion - only_model) / total
     # Half a photo more in each of the four cells.
     first, second, size = only_champion + 0.5, only_model + 0.5, total + 2

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 
 from pets_core.records import ConfusedPair
 
@@ -65,6 +63,9 @@ def cluster_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     errors = without_diagonal(counts)
     if len(counts) < 3 or not errors.any():
         return np.arange(len(counts))
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
     share = errors / np.maximum(counts.sum(1, keepdims=True), 1)
     alike = share + share.T
     distance = 1 - alike / alike.max()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from cleanlab.filter import find_label_issues
 
 from pets_core import storage
 from pets_core.evaluation.predictions import Predictions
@@ -28,6 +27,8 @@ def label_issues(validation: Predictions) -> list[LabelIssue]:
     present = np.unique(validation.targets)
     if len(present) < 2:
         return []
+    from cleanlab.filter import find_label_issues
+
     # It takes a vocabulary without gaps: every class must have a photo.
     places = np.searchsorted(present, validation.targets)
     probabilities = validation.probabilities

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import precision_recall_fscore_support
 
 from pets_core.evaluation.confusion import confusion_counts, without_diagonal
 from pets_core.evaluation.predictions import Predictions
@@ -34,6 +32,8 @@ def bootstrap_share(count: int, total: int, *, seed: int = 0) -> Share:
     """
     share = count / total
     if count in (0, total):
+        from scipy.stats import binomtest
+
         ends = binomtest(count, total).proportion_ci(_COVERAGE, method="wilson")
         return Share(value=share, low=float(ends.low), high=float(ends.high))
     drawn = np.random.default_rng(seed).binomial(total, share, _RESAMPLES) / total
@@ -63,6 +63,8 @@ def _place(predictions: Predictions, rows: slice) -> NDArray[np.int64]:
 
 def measure_classes(predictions: Predictions) -> list[ClassMeasures]:
     """Precision, recall, F1 and support of each class, in index order."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     labels = np.arange(len(predictions.names))
     counts = confusion_counts(predictions.targets, predictions.predicted, len(labels))
     precision, recall, f1, support = precision_recall_fscore_support(

@@ -1,12 +1,19 @@
-"""Pictures as PNG bytes, small enough to travel inside a page or a Prefect artifact."""
+"""Pictures as PNG bytes, small enough to travel inside a page or a Prefect artifact.
 
-from pets_core.plots.calibration import reliability_diagram
-from pets_core.plots.confusion import confusion_matrix
-from pets_core.plots.numbers import MAX_RESIDUALS, residuals
-from pets_core.plots.ratings import embedding_map, rating_errors, weight_decays
-from pets_core.plots.sweep import sweep
-from pets_core.plots.tags import threshold_curve
-from pets_core.plots.training import lr_curve, training_curves
+A function's module, and matplotlib with it, is imported when the function is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pets_core.plots.calibration import reliability_diagram
+    from pets_core.plots.confusion import confusion_matrix
+    from pets_core.plots.numbers import MAX_RESIDUALS, residuals
+    from pets_core.plots.ratings import embedding_map, rating_errors, weight_decays
+    from pets_core.plots.sweep import sweep_trials
+    from pets_core.plots.tags import threshold_curve
+    from pets_core.plots.training import lr_curve, training_curves
 
 __all__ = [
     "MAX_RESIDUALS",
@@ -16,8 +23,30 @@ __all__ = [
     "rating_errors",
     "reliability_diagram",
     "residuals",
-    "sweep",
+    "sweep_trials",
     "threshold_curve",
     "training_curves",
     "weight_decays",
 ]
+
+_MODULES = {
+    "MAX_RESIDUALS": "numbers",
+    "confusion_matrix": "confusion",
+    "embedding_map": "ratings",
+    "lr_curve": "training",
+    "rating_errors": "ratings",
+    "reliability_diagram": "calibration",
+    "residuals": "numbers",
+    "sweep_trials": "sweep",
+    "threshold_curve": "tags",
+    "training_curves": "training",
+    "weight_decays": "ratings",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

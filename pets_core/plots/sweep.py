@@ -9,13 +9,13 @@ from matplotlib.ticker import PercentFormatter
 from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, png, say, tidy
 from pets_core.records import Trial
 
-__all__ = ["sweep"]
+__all__ = ["sweep_trials"]
 
 _COLOURS = (BLUE, ORANGE, RED, "#3a8f5c", "#7a5ab0", GREY)
 _MAX_BACKBONES = len(_COLOURS)
 
 
-def sweep(trials: Sequence[Trial]) -> bytes:
+def sweep_trials(trials: Sequence[Trial]) -> bytes:
     """Draw the validation error of trials over their learning rates, a colour a backbone.
 
     Args:

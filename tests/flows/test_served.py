@@ -64,10 +64,10 @@ class Served:
 
     def processes(self, run_id: str) -> list[int]:
         """The flow process of a training and all below it."""
-        for launcher in processes.launchers(self._process.pid):
-            request, engine = processes.arguments(launcher)[3:5]
-            if run_id in Path(request).read_text():
-                return [int(engine), *processes.below(int(engine))]
+        for agent in processes.agents(self._process.pid):
+            engine = processes.parent(agent)
+            if processes.flow_run(engine) == run_id:
+                return [engine, *processes.below(engine)]
         pytest.fail(f"{run_id} has no launcher")
 
 

@@ -58,7 +58,8 @@ class Pools:
 
     def engine(self, pool: str) -> int:
         """The flow process that the worker of a pool has started."""
-        return int(processes.arguments(processes.launcher(self._workers[pool].pid))[4])
+        (agent,) = processes.agents(self._workers[pool].pid)
+        return processes.parent(agent)
 
 
 def small(config: PipelineConfig, **settings) -> dict:

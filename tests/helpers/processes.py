@@ -8,14 +8,17 @@ import time
 from pathlib import Path
 
 __all__ = [
+    "agents",
     "arguments",
     "below",
+    "children",
     "end",
     "flow_run",
     "gone",
     "kill",
     "launcher",
     "launchers",
+    "parent",
     "ranks",
 ]
 
@@ -24,9 +27,25 @@ _PATIENCE_SECONDS = 30
 
 def below(pid: int) -> list[int]:
     """Every process that one has started, and those that these have."""
+    return [found for child in children(pid) for found in (child, *below(child))]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that one has started, in the order in which they were."""
     lists = sorted(Path("/proc").glob(f"{pid}/task/*/children"))
-    children = [int(child) for file in lists for child in file.read_text().split()]
-    return [found for child in children for found in (child, *below(child))]
+    return [int(child) for file in lists for child in file.read_text().split()]
+
+
+def parent(pid: int) -> int:
+    """The process that has started one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def agents(pid: int) -> list[int]:
+    """The fork servers below a process; their children have their command line, too."""
+    module = "pets_core.agent"
+    found = [child for child in below(pid) if module in arguments(child)]
+    return [child for child in found if parent(child) not in found]
 
 
 def launcher(pid: int) -> int:
@@ -36,17 +55,13 @@ def launcher(pid: int) -> int:
 
 
 def launchers(pid: int) -> list[int]:
-    """Every launcher of ranks below a process."""
-    return _running("pets_core.elastic", pid)
+    """Every launcher of ranks below a process; a single rank is its launcher."""
+    return [child for agent in agents(pid) for child in children(agent)]
 
 
 def ranks(pid: int) -> list[int]:
-    """The ranks below a process, in the order in which they were started."""
-    return _running("pets_core.worker", pid)
-
-
-def _running(module: str, pid: int) -> list[int]:
-    return [found for found in below(pid) if module in arguments(found)]
+    """The ranks below a process that has several, in the order in which they were started."""
+    return [rank for found in launchers(pid) for rank in children(found)]
 
 
 def arguments(pid: int) -> list[str]:

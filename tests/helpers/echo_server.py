@@ -1,0 +1,41 @@
+"""A fork server without torch, for tests: each job does what its arguments say."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pets_core import fork_server
+
+__all__: list[str] = []
+
+
+def work(arguments) -> int:
+    match arguments:
+        case ["say", *words]:
+            print(*words)
+            return 0
+        case ["ids"]:
+            print(os.getppid(), os.getpid(), Path.cwd())
+            return 0
+        case ["exit", code]:
+            return int(code)
+        case ["fail"]:
+            raise ValueError("the job failed")
+        case ["die"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["wait"]:
+            print("waiting", flush=True)
+            time.sleep(600)
+    return 1
+
+
+if __name__ == "__main__":
+    if "ECHO_IDLE_SECONDS" in os.environ:
+        fork_server._IDLE_SECONDS = float(os.environ["ECHO_IDLE_SECONDS"])
+    if "ECHO_PLATFORM" in os.environ:
+        sys.platform = os.environ["ECHO_PLATFORM"]
+    if "ECHO_BROKEN" in os.environ:
+        sys.exit("no module named torch")
+    fork_server.serve(work)
