@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 
 from pets_core.launch import RatingsRequest, launch
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import RatingsManifest, ingest_ratings, open_ratings
-from pets_core.ratings.records import RatingsPrediction
+from pets_core.ratings.dataset import ingest_ratings, open_ratings
+from pets_core.ratings.records import RatingsManifest, RatingsPrediction
 from pets_core.ratings.review import error_row, review_ratings
 from pets_core.records import LRSuggestion, TrainResult
 

@@ -11,28 +11,22 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from flows.results import (
-    show_batch,
-    show_embeddings,
-    show_ratings,
-    show_record,
-    show_review,
-    show_sweep,
-)
-from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean, without_queries
-from pets_core.ratings.config import RatingsConfig
-from pets_core.storage import is_url
+
+if TYPE_CHECKING:
+    from flows.settings import AnyConfig
+    from pets_core.config import PipelineConfig
+    from pets_core.ratings.config import RatingsConfig
 
 __all__ = ["main"]
-
-AnyConfig = TypeVar("AnyConfig", PipelineConfig, RatingsConfig)
 
 _PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -41,6 +35,20 @@ _PREFECT_DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 
+_FLOWS = {
+    "run": ("pipeline:pipeline", "results:show_review"),
+    "ingest": ("ingest:ingest_flow", "datasets:show_manifest"),
+    "lr-find": ("lr_find:lr_find_flow", "results:show_record"),
+    "train": ("train:train_flow", "results:show_record"),
+    "evaluate": ("evaluate:evaluate_flow", "results:show_review"),
+    "review": ("review:review_flow", "results:show_review"),
+    "collab": ("collab:collab_flow", "results:show_ratings"),
+    "sweep": ("sweep:sweep_flow", "results:show_sweep"),
+    "batch-predict": ("batch_predict:batch_predict_flow", "results:show_batch"),
+    "embed": ("embed:embed_flow", "results:show_embeddings"),
+}
+"""Flow and presenter of each command that runs a flow, by module."""
+_RUN_RANKS = ("run", "lr-find", "train", "evaluate", "batch-predict", "embed", "collab", "sweep")
 _COMMANDS = {
     "run": "the whole pipeline: ingest, learning rate, train, evaluate",
     "ingest": "photos to a Parquet data set",
@@ -128,7 +136,11 @@ def _run(command: str, arguments: list[str]) -> None:
             help="of the results; a run that ended early is gone on with there (default: a new "
             "one in the store)",
         )  # fmt: skip
+    from pets_core.config import PipelineConfig
+
     if command == "collab":
+        from pets_core.ratings.config import RatingsConfig
+
         config, parsed = _settings(RatingsConfig, parser, arguments)
         if not parsed.resume:
             from pets_core.ratings.files import check_tables
@@ -162,6 +174,8 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
     Raises:
         PetsError: The model, the predictions or the source's path is wrong.
     """
+    from pets_core.storage import is_url
+
     if command == "review" and not is_url(parsed.predictions_url):
         from pets_core.evaluation.predictions import read_any_info
 
@@ -207,11 +221,12 @@ def _settings(
         from pets_core.runs import run_settings
 
         began_with = run_settings(parsed.resume)
-        if ("ratings" in began_with) != (kind is RatingsConfig):
-            other = "pets collab" if kind is PipelineConfig else "pets run"
+        of_ratings = "ratings" in kind.model_fields
+        if ("ratings" in began_with) != of_ratings:
+            other = "pets run" if of_ratings else "pets collab"
             raise PetsError(
                 f"--resume {parsed.resume}: that run learns from "
-                f"{'ratings' if kind is PipelineConfig else 'photos'}; go on with {other} --resume"
+                f"{'photos' if of_ratings else 'ratings'}; go on with {other} --resume"
             )
     return load_settings(kind, source, parsed, began_with), parsed
 
@@ -226,17 +241,22 @@ def _start_flow(
     command: str, config: PipelineConfig | RatingsConfig, parsed: argparse.Namespace
 ) -> None:
     _set_prefect_defaults()
+    if command in _RUN_RANKS and config.launch.deployment is None:
+        from pets_core.launch import prestart_ranks
+
+        prestart_ranks()
     import httpx
 
-    run, show = _flow(command)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
     from flows.settings import NO_SETTINGS
 
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     try:
-        with _server_within_reach(command):
-            _start_temporary_server()
+        with _server_within_reach(command), ThreadPoolExecutor(1) as thread:
+            server = thread.submit(_start_temporary_server)
+            run, show = _flow(command)
+            server.result()
             state = run(config=config, return_state=True, **keywords)
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         trouble = "out of reach" if isinstance(error, httpx.TransportError) else "in trouble"
@@ -252,7 +272,7 @@ def _start_flow(
         sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
     show(result)
     # Standard output may be read by a program.
-    stream = sys.stderr if show is show_record else sys.stdout
+    stream = sys.stderr if show.__name__ == "show_record" else sys.stdout
     hint = f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}"
     print(hint, file=stream)
     if rejected:
@@ -312,46 +332,8 @@ def _start_temporary_server() -> None:
 
 def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
     """The flow of a command and how its result is shown; Prefect is imported only here."""
-    if command == "run":
-        from flows.pipeline import pipeline
-
-        return pipeline, show_review
-    if command == "ingest":
-        from flows.datasets import show_manifest
-        from flows.ingest import ingest_flow
-
-        return ingest_flow, show_manifest
-    if command == "lr-find":
-        from flows.lr_find import lr_find_flow
-
-        return lr_find_flow, show_record
-    if command == "train":
-        from flows.train import train_flow
-
-        return train_flow, show_record
-    if command == "review":
-        from flows.review import review_flow
-
-        return review_flow, show_review
-    if command == "collab":
-        from flows.collab import collab_flow
-
-        return collab_flow, show_ratings
-    if command == "sweep":
-        from flows.sweep import sweep_flow
-
-        return sweep_flow, show_sweep
-    if command == "batch-predict":
-        from flows.batch_predict import batch_predict_flow
-
-        return batch_predict_flow, show_batch
-    if command == "embed":
-        from flows.embed import embed_flow
-
-        return embed_flow, show_embeddings
-    from flows.evaluate import evaluate_flow
-
-    return evaluate_flow, show_review
+    flow, show = _FLOWS[command]
+    return resolve_name(f"flows.{flow}"), resolve_name(f"flows.{show}")
 
 
 def _program() -> str:
@@ -415,6 +397,8 @@ def _recommend(parser: _Parser, arguments: list[str]) -> None:
 
 
 def _default_store() -> str:
+    from pets_core.config import PipelineConfig
+
     return os.environ.get("PETS_STORE", PipelineConfig().store)
 
 
@@ -460,8 +444,10 @@ def _join(parser: _Parser, arguments: list[str]) -> None:
         "--idle-seconds", type=float, default=600.0, metavar="N",
         help="end when nothing is asked for so long (default: 600)",
     )  # fmt: skip
-    config, parsed = _settings(PipelineConfig, parser, arguments)
+    from pets_core.config import PipelineConfig
     from pets_core.machines import join
+
+    config, parsed = _settings(PipelineConfig, parser, arguments)
 
     join(config, parsed.machine, idle_seconds=parsed.idle_seconds, tell=partial(print, flush=True))
 

@@ -23,7 +23,7 @@ from pets_core.failures import RankFailure, read_failures, the_error
 from pets_core.fork_server import Job, forked, prestart
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import RatingsManifest
+from pets_core.ratings.records import RatingsManifest
 from pets_core.records import BatchPlan, DatasetManifest
 
 __all__ = [

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pets_core import plots, storage
+from pets_core import storage
 from pets_core.errors import PetsError
+from pets_core.plots.training import lr_curve, training_curves
 from pets_core.rank import Built, Rank
 from pets_core.records import (
     LRSuggestion,
@@ -49,7 +50,7 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     folder = storage.join(rank.request.run_url, "lr_find")
     curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
     write_curve(curve_url, curve)
-    picture = plots.lr_curve(curve.rates, curve.losses, curve.smoothed, suggestions, suggestion)
+    picture = lr_curve(curve.rates, curve.losses, curve.smoothed, suggestions, suggestion)
     storage.write_bytes(plot_url, picture)
     return LRSuggestion(
         **suggestions,
@@ -93,7 +94,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, "training.png")
     last_url, best_url = _save_models(rank, built, weights, history.best.weights)
     storage.write_bytes(history_url, steps_table(history.steps))
-    storage.write_bytes(plot_url, plots.training_curves(history.steps, history.epochs))
+    storage.write_bytes(plot_url, training_curves(history.steps, history.epochs))
     return TrainResult(
         model_url=storage.join(run, _MODEL),
         last_model_url=last_url,

@@ -13,10 +13,11 @@ from pets_core.errors import PetsError
 from pets_core.launch import RatingsRequest
 from pets_core.markdown import literal
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import RatingsManifest, ingest_ratings, read_vocabulary
+from pets_core.ratings.dataset import ingest_ratings, read_vocabulary
 from pets_core.ratings.records import (
     ErrorRow,
     ItemRow,
+    RatingsManifest,
     RatingsPrediction,
     RatingsReport,
     RatingsRun,

@@ -26,17 +26,20 @@ from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
 from pets_core.ratings.known import Known, count_known
+from pets_core.ratings.records import (
+    RATINGS_SCHEMA_VERSION,
+    RatingsFile,
+    RatingsManifest,
+    RatingsSplit,
+)
 from pets_core.ratings.sample import write_ratings_sample
 from pets_core.ratings.split import SPLITS, newest_held_out, randomly_held_out
 from pets_core.ratings.table import RatingsTable, read_ratings, read_titles
-from pets_core.records import Record, Split
+from pets_core.records import Split
 
 __all__ = [
     "SCHEMA",
     "Ratings",
-    "RatingsFile",
-    "RatingsManifest",
-    "RatingsSplit",
     "Vocabulary",
     "ingest_ratings",
     "load_ratings_manifest",
@@ -44,8 +47,6 @@ __all__ = [
     "read_vocabulary",
 ]
 
-
-SCHEMA_VERSION = 1
 
 SCHEMA = pa.schema(
     [
@@ -59,55 +60,6 @@ SCHEMA = pa.schema(
 for all ratings or for none."""
 
 _ROW_GROUP_ROWS = 1 << 20
-
-
-class RatingsFile(Record):
-    """One Parquet file, by its name in the folder of the version."""
-
-    path: str
-    num_rows: int
-    sha256: str
-
-
-class RatingsSplit(RatingsFile):
-    """The ratings of one split, and how many of its users and items have no training ratings."""
-
-    num_cold_users: int = 0
-    num_cold_items: int = 0
-
-
-class RatingsManifest(Record):
-    """A committed, immutable version of ratings. Its presence in the folder is the commit.
-
-    Attributes:
-        name: Of the data set.
-        fingerprint: Hash of the files' content.
-        url: Folder of the version.
-        source_url: The table that the ratings came from.
-        num_users: Users with training ratings; their indices are 1 to `num_users`, and 0 is any
-            other user.
-        num_items: Items with training ratings, their indices likewise.
-        splits: train, and valid and test where ratings are held out for them.
-        users: The file of the users' ids.
-        items: The file of the items' ids and titles.
-        y_range: Lowest and highest rating of the scale.
-        mean: Of the training ratings.
-        created_at: UTC, ISO 8601.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    fingerprint: str
-    url: str
-    source_url: str
-    num_users: int
-    num_items: int
-    splits: dict[Split, RatingsSplit]
-    users: RatingsFile
-    items: RatingsFile
-    y_range: tuple[float, float]
-    mean: float
-    created_at: str = ""
 
 
 class Ratings(NamedTuple):
@@ -327,7 +279,7 @@ def _file(part: str, num_rows: int, data: bytes) -> RatingsFile:
 def _fingerprint(files: Mapping[str, RatingsFile], y_range: tuple[float, float]) -> str:
     """Hash of the files' content and of the scale; equal ratings, equal fingerprint."""
     hashes = {part: file.sha256 for part, file in sorted(files.items())}
-    return sha256(json.dumps([SCHEMA_VERSION, y_range, hashes]).encode()).hexdigest()[:20]
+    return sha256(json.dumps([RATINGS_SCHEMA_VERSION, y_range, hashes]).encode()).hexdigest()[:20]
 
 
 def _source_url(source: RatingsSourceConfig) -> str:

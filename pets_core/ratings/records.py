@@ -4,17 +4,72 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pets_core.ratings.dataset import RatingsManifest
 from pets_core.records import Record, Split
 
 __all__ = [
+    "RATINGS_SCHEMA_VERSION",
     "ErrorRow",
     "ItemRow",
+    "RatingsFile",
+    "RatingsManifest",
     "RatingsPrediction",
     "RatingsReport",
     "RatingsRun",
+    "RatingsSplit",
     "WeightDecayTrial",
 ]
+
+
+RATINGS_SCHEMA_VERSION = 1
+
+
+class RatingsFile(Record):
+    """One Parquet file, by its name in the folder of the version."""
+
+    path: str
+    num_rows: int
+    sha256: str
+
+
+class RatingsSplit(RatingsFile):
+    """The ratings of one split, and how many of its users and items have no training ratings."""
+
+    num_cold_users: int = 0
+    num_cold_items: int = 0
+
+
+class RatingsManifest(Record):
+    """A committed, immutable version of ratings. Its presence in the folder is the commit.
+
+    Attributes:
+        name: Of the data set.
+        fingerprint: Hash of the files' content.
+        url: Folder of the version.
+        source_url: The table that the ratings came from.
+        num_users: Users with training ratings; their indices are 1 to `num_users`, and 0 is any
+            other user.
+        num_items: Items with training ratings, their indices likewise.
+        splits: train, and valid and test where ratings are held out for them.
+        users: The file of the users' ids.
+        items: The file of the items' ids and titles.
+        y_range: Lowest and highest rating of the scale.
+        mean: Of the training ratings.
+        created_at: UTC, ISO 8601.
+    """
+
+    schema_version: int = RATINGS_SCHEMA_VERSION
+    name: str
+    fingerprint: str
+    url: str
+    source_url: str
+    num_users: int
+    num_items: int
+    splits: dict[Split, RatingsSplit]
+    users: RatingsFile
+    items: RatingsFile
+    y_range: tuple[float, float]
+    mean: float
+    created_at: str = ""
 
 
 class RatingsRun(Record):

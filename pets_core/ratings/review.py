@@ -14,14 +14,14 @@ from pets_core import plots, storage
 from pets_core.data.dataset import read_table, write_table
 from pets_core.models.card import WEIGHTS
 from pets_core.ratings.baselines import damped_biases
-from pets_core.ratings.dataset import (
-    Ratings,
+from pets_core.ratings.dataset import Ratings, Vocabulary, open_ratings, read_vocabulary
+from pets_core.ratings.records import (
+    ErrorRow,
+    ItemRow,
     RatingsManifest,
-    Vocabulary,
-    open_ratings,
-    read_vocabulary,
+    RatingsPrediction,
+    RatingsReport,
 )
-from pets_core.ratings.records import ErrorRow, ItemRow, RatingsPrediction, RatingsReport
 
 __all__ = ["error_row", "nearest", "principal_plane", "review_ratings"]
 

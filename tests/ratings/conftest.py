@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import RatingsManifest, ingest_ratings
+from pets_core.ratings.dataset import ingest_ratings
+from pets_core.ratings.records import RatingsManifest
 
 
 @pytest.fixture(scope="session")

@@ -18,12 +18,12 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
 from pets_core.ratings.dataset import (
-    RatingsManifest,
     ingest_ratings,
     load_ratings_manifest,
     open_ratings,
     read_vocabulary,
 )
+from pets_core.ratings.records import RatingsManifest
 
 
 def ingest(folder: Path, **source) -> RatingsManifest:
