@@ -10,9 +10,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -249,15 +247,20 @@ def _start_flow(
 
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
+    from flows.server import check_server, start_temporary_server
     from flows.settings import NO_SETTINGS
 
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     try:
-        with _server_within_reach(command), ThreadPoolExecutor(1) as thread:
-            server = thread.submit(_start_temporary_server)
-            run, show = _flow(command)
-            server.result()
-            state = run(config=config, return_state=True, **keywords)
+        # What was predicted is judged and stored wherever the configured server is; longer work is
+        # not begun where nobody would see it.
+        is_own = check_server(required=command not in ("evaluate", "review"))
+        wait_for_server = start_temporary_server() if is_own else None
+        # Meanwhile the server starts.
+        run, show = _flow(command)
+        if wait_for_server:
+            wait_for_server()
+        state = run(config=config, return_state=True, **keywords)
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         trouble = "out of reach" if isinstance(error, httpx.TransportError) else "in trouble"
         sys.exit(_say_error(
@@ -277,57 +280,6 @@ def _start_flow(
     print(hint, file=stream)
     if rejected:
         sys.exit(_say_error(str(state.message), code=1))
-
-
-@contextmanager
-def _server_within_reach(command: str) -> Iterator[None]:
-    """Ask the configured Prefect server before any work starts.
-
-    What was predicted is judged and stored all the same where it does not answer, with a temporary
-    server in its place; longer work is not begun where nobody would see it.
-
-    Raises:
-        PetsError: It does not answer, refuses the credentials, or is of another major version.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
-
-    from flows.server import telling_of_the_server
-
-    url, passed_over = get_current_settings().api.url, set()
-    try:
-        if url:
-            with telling_of_the_server(), get_client(sync_client=True) as client:
-                client.raise_for_api_version_mismatch()
-    except RuntimeError as error:
-        if command not in ("evaluate", "review"):
-            raise PetsError(
-                f"PREFECT_API_URL = {url}: {error}. Start the server, mend the address, or "
-                "unset it: a temporary server then serves the run"
-            ) from error
-        print(f"warning: {error}\n         Nothing is published there.", file=sys.stderr)
-        passed_over = {PREFECT_API_URL}
-    with temporary_settings(restore_defaults=passed_over):
-        yield
-
-
-def _start_temporary_server() -> None:
-    """Start Prefect's temporary server, where no other is configured, deaf to Ctrl-C.
-
-    A terminal sends Ctrl-C to the server too; ending before the flow, it would leave the run in
-    state Running for ever.
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings()
-    if settings.api.url or not settings.server.ephemeral.enabled:
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        SubprocessASGIServer().start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:

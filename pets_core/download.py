@@ -8,8 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiohttp
-from fsspec.implementations.http import HTTPFileSystem
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -159,6 +157,9 @@ def _fetch(fs: Any, path: str, info: dict[str, Any], partial: Path) -> None:
 
 def _open_at(fs: Any, path: str, info: dict[str, Any], start: int) -> Any:
     """Open at byte `start`, or at 0 where the store cannot; the file tells at which."""
+    from aiohttp import ClientTimeout
+    from fsspec.implementations.http import HTTPFileSystem
+
     if not isinstance(fs, HTTPFileSystem):
         source = fs.open(path, "rb", block_size=_BLOCK)
         if source.seekable():
@@ -171,7 +172,7 @@ def _open_at(fs: Any, path: str, info: dict[str, Any], start: int) -> Any:
         headers["Range"] = f"bytes={start}-"
         if tag := _validator(info):
             headers["If-Range"] = tag
-    timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
+    timeout = ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
     # With a size, fsspec does not ask for it once more.
     source = fs.open(path, "rb", block_size=0, size=1, headers=headers, timeout=timeout)
     source.loc = start if source.r.status == 206 else 0
@@ -193,9 +194,11 @@ def _told_apart(action: Callable[[], Result]) -> Result:
     try:
         return action()
     except FileNotFoundError as error:
+        from aiohttp import ClientError
+
         cause = error.__cause__
         if (
-            isinstance(cause, aiohttp.ClientError | TimeoutError)
+            isinstance(cause, ClientError | TimeoutError)
             and getattr(cause, "status", None) not in _ABSENT_STATUS
         ):
             raise cause from None

@@ -252,7 +252,8 @@ def worker_environment() -> dict[str, str]:
 
     glibc gives freed blocks of 32 MiB and more back to the system at once, so that each step of
     CPU training page-faults its activations in anew; told to keep them, in huge pages, training
-    takes half the time (docs/performance.md). A variable the user has set is left alone.
+    takes half the time (docs/performance.md). A variable the user has set is left alone. Prefect's
+    own, its credentials among them, stay with the flow process.
     """
     defaults = {
         "MALLOC_MMAP_MAX_": "0",
@@ -264,7 +265,8 @@ def worker_environment() -> dict[str, str]:
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return defaults | dict(os.environ)
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return defaults | own
 
 
 def _read(stream: IO[str], ears: Ears, tail: deque[str]) -> None:

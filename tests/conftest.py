@@ -1,5 +1,6 @@
 """What the tests share: opt-in marks, the drawn sample, settings that fit a temporary folder."""
 
+import gc
 import io
 import itertools
 import logging
@@ -26,10 +27,14 @@ import fsspec
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
+from prefect_server import Server
 
 from pets_core.config import PipelineConfig
 from pets_core.data.sample import write_sample
+
+pytest_plugins = ["selection"]
 
 AZURITE_ACCOUNT = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;BlobEndpoint={}/devstoreaccount1;"
@@ -45,10 +50,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 REAL_DATA = Path(__file__).parents[2] / "shared/data"
 OPT_IN = {
     "browser": "opens pages in Chromium: give --run-browser",
-    "slow": "takes more than half a minute: give --run-slow",
+    "slow": "starts machines, servers or whole runs: give --run-slow",
+    "nightly": "another case of what a slow test shows: give --run-nightly",
 }
 
 
@@ -68,6 +75,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, why in reasons.items():
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports have made out of every later collection of garbage, of 0.3 s each."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -98,11 +115,40 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawn_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in sample, 4 photos a breed, drawn once; read-only by agreement."""
-    folder = tmp_path_factory.mktemp("drawn") / "sample"
-    write_sample(folder, photos_per_breed=4)
-    return folder
+def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeOnce:
+    """Make a folder once for all processes of a test run; read-only by agreement."""
+    root = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        root = root.parent
+
+    def make_folder(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / name
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                unfinished = root / f"{name}-unfinished"
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make_folder
+
+
+@pytest.fixture(scope="session")
+def drawn_sample(make_once: MakeOnce) -> Path:
+    """The built-in sample, 4 photos a breed."""
+    return make_once("sample", partial(write_sample, photos_per_breed=4))
+
+
+@pytest.fixture(scope="session")
+def prefect_home(make_once: MakeOnce) -> Path:
+    """The home of a Prefect server whose database is set up, to be copied."""
+
+    def set_up(folder: Path) -> None:
+        with Server(folder).started():
+            pass
+
+    return make_once("prefect-home", set_up) / "prefect"
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Every command of the README, run as it stands, on settings that make it quick."""
+"""The commands of README and docs: all parsed and validated, and run as they stand.
+
+A few run on every push, on settings that make them quick; the others run nightly.
+"""
 
 import os
 import re
@@ -15,12 +18,19 @@ import pytest
 from PIL import Image
 from prefect_server import Server
 
+from flows import cli
 from pets_core.ratings.sample import write_ratings_sample
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 PLACEHOLDERS = {"make run", "make test", "source .venv/bin/activate", "pets ui FLOW_RUN_ID"}
+ON_EVERY_PUSH = {
+    "pets run --source.url path/to/photos",
+    "pets evaluate --from path/to/predictions.parquet",
+    "pets models promote RUN",
+    "pets predict path/to/model photo.jpg --json",
+}
 
 
 def commands(page: str) -> list[str]:
@@ -28,6 +38,15 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line not in PLACEHOLDERS]
 
 
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+WRITTEN = sorted(
+    {
+        line.partition("  #")[0]
+        for page in PAGES.values()
+        for line in commands(page)
+        if line.startswith("pets ")
+    }
+)
 COMMANDS = list(dict.fromkeys(commands(README) + commands(EVALUATION)))
 QUICK = {
     "PETS_MODEL__BACKBONE": "test_efficientnet",
@@ -68,9 +87,9 @@ def folder(tmp_path_factory, drawn_sample) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
+def server(tmp_path_factory, prefect_home) -> Iterator[Server]:
     """Commands start a server of their own where none is up, for ten seconds each."""
-    running = Server(tmp_path_factory.mktemp("server"))
+    running = Server(tmp_path_factory.mktemp("server"), prefect_home)
     with running.started():
         yield running
 
@@ -153,10 +172,61 @@ def exported(trained, folder, drawn_sample) -> Path:
 def test_the_readme_has_commands() -> None:
     assert len(COMMANDS) > 10
     assert all(line.startswith("pets ") for line in COMMANDS)
+    assert set(COMMANDS) >= ON_EVERY_PUSH
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+class Parsed(Exception):  # noqa: N818 - no error: the command would begin its work now
+    pass
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    """Parse and validate a command, up to where its work would begin."""
+
+    def parsed(*_: object, **__: object) -> None:
+        raise Parsed
+
+    class Parser(cli._Parser):
+        """Stops a command that has no settings of its own once its arguments are parsed."""
+
+        def parse_args(self, arguments):
+            result = super().parse_args(arguments)
+            return result if self.prog == "pets" else parsed()
+
+    monkeypatch.setattr(cli, "_Parser", Parser)
+    monkeypatch.setattr(cli, "_check_input", lambda *_: None)
+    monkeypatch.setattr(cli, "_start_flow", parsed)
+    monkeypatch.setattr("pets_core.machines.join", parsed)
+    monkeypatch.setattr("pets_core.ratings.files.check_tables", lambda _: None)
+    monkeypatch.setattr("pets_core.runs.run_settings", lambda _: {"store": str(tmp_path)})
+    monkeypatch.chdir(ROOT)
+
+    def parse_command(words: list[str]) -> None:
+        cli.main(words)
+
+    return parse_command
+
+
+@pytest.mark.parametrize("command", WRITTEN)
+def test_a_written_command_is_valid(command: str, parse) -> None:
+    with pytest.raises(Parsed):
+        parse(shlex.split(command)[1:])
+
+
+def test_a_command_that_is_not_valid_is_seen(parse, capsys) -> None:
+    for words in (["run", "--train.epoch", "3"], ["predict"], ["models", "promot", "RUN"]):
+        with pytest.raises(SystemExit):
+            parse(words)
+    assert "no such setting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(c, marks=pytest.mark.slow if c in ON_EVERY_PUSH else pytest.mark.nightly)
+        for c in COMMANDS
+    ],
+)
 def test_command(command: str, folder, drawn_sample, server, request) -> None:
     stands_for = {
         "path/to/model": lambda: request.getfixturevalue("trained"),
@@ -212,7 +282,7 @@ def test_the_python_example(folder, drawn_sample) -> None:
     run([sys.executable, "-c", small], folder, drawn_sample)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_example_of_reading_a_data_set(folder, drawn_sample, trained) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.S).group(1)
     printed = run([sys.executable, "-c", code], folder, drawn_sample)

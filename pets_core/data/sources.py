@@ -26,7 +26,6 @@ from pets_core.data.catalogue import (
 )
 from pets_core.data.files import FileEntry, Files, FolderFiles
 from pets_core.data.images import UnreadablePhotoError, may_be_photo_name
-from pets_core.data.sample import write_sample
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
 from pets_core.errors import PetsError, telling
@@ -288,6 +287,8 @@ def _sample(config: PipelineConfig) -> OxfordPetSource:
     count, seed = config.source.sample_photos_per_breed, config.source.seed
     folder = Path(config.cache_dir).expanduser() / "sample" / f"v2-{count}-{seed}"
     if not all((folder / f"{part}.tar.gz").exists() for part in ("images", "annotations")):
+        from pets_core.data.sample import write_sample
+
         write_sample(folder, photos_per_breed=count, seed=seed)
     return _published(config, str(folder), "sample")
 

@@ -1,25 +1,33 @@
 """One real Prefect server, with its own database, for all flow tests."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 from uuid import UUID
 
-import postgres
 import pytest
 from pools import Pools, worker
+from postgres import Postgres
 from prefect_server import Server
 
 FILES = Path(__file__).parents[2] / "deployments"
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_server(tmp_path_factory, prefect_home) -> Iterator[None]:
+    """The server that flows of this process talk to."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.testing import utilities
 
+    # Where the harness keeps its database: one that is set up saves it eight seconds.
+    folder = tmp_path_factory.mktemp("harness")
+    for file in prefect_home.glob("prefect.db*"):
+        shutil.copy(file, folder / file.name.replace("prefect", "prefect-test"))
     with (
-        prefect_test_harness(server_startup_timeout=120),
+        patch.object(utilities, "mkdtemp", lambda: str(folder)),
+        utilities.prefect_test_harness(server_startup_timeout=120),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
@@ -42,8 +50,8 @@ def read_artifacts() -> Callable[[UUID], dict[str, str]]:
 
 
 @pytest.fixture
-def stopped_server(tmp_path) -> Server:
-    return Server(tmp_path)
+def stopped_server(tmp_path, prefect_home) -> Server:
+    return Server(tmp_path, prefect_home)
 
 
 @pytest.fixture
@@ -63,17 +71,22 @@ def deploying(stopped_server, tmp_path, drawn_sample) -> Server:
     return stopped_server
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as running:
+        yield running
+
+
 @pytest.fixture
-def deployed(deploying, tmp_path) -> Iterator[Server]:
+def deployed(deploying, postgres) -> Iterator[Server]:
     """This very file, deployed on a new server before any worker is there.
 
     On PostgreSQL, as in production: flow runs beside each other lock an SQLite file for minutes.
     """
-    with postgres.database(tmp_path / "postgres") as url:
-        deploying.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
-        with deploying.started():
-            deploying.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
-            yield deploying
+    deploying.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = postgres.database()
+    with deploying.started():
+        deploying.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+        yield deploying
 
 
 @pytest.fixture

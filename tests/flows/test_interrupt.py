@@ -13,14 +13,18 @@ import time
 import processes
 import pytest
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+    ("number", "code", "state"),
+    [
+        pytest.param(signal.SIGINT, 130, "Crashed", id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "Crashed", id="SIGTERM", marks=pytest.mark.nightly),
+        # Nobody is left to write down how it ended.
+        pytest.param(signal.SIGKILL, -9, "Running", id="SIGKILL", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
-    tmp_path, drawn_sample, number, code
+    tmp_path, drawn_sample, number, code, state
 ):
     terminal, side = pty.openpty()
     termios.tcsetwinsize(side, (40, 120))
@@ -55,7 +59,7 @@ def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
     assert "Unable to connect" not in said.decode()
     assert processes.gone(started)
     with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:
-        assert database.execute("select state_name from flow_run").fetchall() == [("Crashed",)]
+        assert database.execute("select state_name from flow_run").fetchall() == [(state,)]
 
 
 def _read(terminal: int, said: bytearray) -> None:

@@ -15,11 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import postgres
 import processes
 import pytest
 import yaml
 from pools import ENDLESS, Pools, small, worker
+from postgres import PASSWORD, dump
 from prefect_server import Server
 
 pytestmark = [
@@ -34,27 +34,26 @@ SILENCE_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def production(tmp_path_factory, drawn_sample) -> Iterator[SimpleNamespace]:
+def production(tmp_path_factory, drawn_sample, postgres) -> Iterator[SimpleNamespace]:
     """The server of compose.yaml, on this machine: PostgreSQL, a password, CSRF protection."""
     folder = tmp_path_factory.mktemp("production")
     service = yaml.safe_load((FILES / "docker/compose.yaml").read_text())["services"]["server"]
     settings = {k: v for k, v in service["environment"].items() if "${" not in v}
     assert settings["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
-    with postgres.database(folder / "postgres") as url:
-        server = Server(folder)
-        server.environment |= settings | {
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
-            "PREFECT_SERVER_API_AUTH_STRING": AUTH,
-            "PREFECT_API_AUTH_STRING": AUTH,
-            "PETS_STORE": str(folder / "store"),
-            "PETS_SOURCE__URL": str(drawn_sample),
-            "AWS_SECRET_ACCESS_KEY": STORE_SECRET,
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
-        }
-        with contextlib.ExitStack() as running:
-            process = running.enter_context(server.started())
-            _deploy(server, folder)
-            yield SimpleNamespace(server=server, process=process, folder=folder, running=running)
+    server = Server(folder)
+    server.environment |= settings | {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.database(),
+        "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_API_AUTH_STRING": AUTH,
+        "PETS_STORE": str(folder / "store"),
+        "PETS_SOURCE__URL": str(drawn_sample),
+        "AWS_SECRET_ACCESS_KEY": STORE_SECRET,
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    with contextlib.ExitStack() as running:
+        process = running.enter_context(server.started())
+        _deploy(server, folder)
+        yield SimpleNamespace(server=server, process=process, folder=folder, running=running)
 
 
 def _deploy(server: Server, folder: Path) -> None:
@@ -209,8 +208,9 @@ def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
         (stage,) = pools.stages(run_id)
         # An ingest of an earlier test has started a training of its own, by its event.
         below = [*processes.below(cpu.pid), *processes.below(gpu.pid)]
-        orphans = [pid for pid in below if processes.flow_run(pid) in (run_id, stage["id"])]
-        assert len(orphans) >= 3, "two flow processes and a rank"
+        engines = [pid for pid in below if processes.flow_run(pid) in (run_id, stage["id"])]
+        orphans = {pid for engine in engines for pid in (engine, *processes.below(engine))}
+        assert len(orphans) >= 4, "two flow processes, a fork server and a rank"
         for process in (cpu, gpu):
             process.kill()
             process.wait()
@@ -221,7 +221,7 @@ def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
     ended = server.wait_for(partial(pools.ended, run_id), 150)
     assert ended["state_type"] == "CANCELLED"
     assert server.wait_for(partial(pools.ended, stage["id"]), 150)["state_type"] == "CANCELLED"
-    gone = processes.gone(orphans, 60)
+    gone = processes.gone([*orphans], 60)
     assert gone, [processes.arguments(pid) for pid in orphans]
 
 
@@ -335,7 +335,7 @@ def test_nothing_secret_is_told_or_kept(production, small_config, store) -> None
         "runs": json.dumps(server.ask("flow_runs/filter", {"limit": 200})),
         "artifacts": json.dumps(server.ask("artifacts/filter", {"limit": 200})),
         "deployments": json.dumps(server.ask("deployments/filter", {})),
-        "database": postgres.dump(server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]),
+        "database": dump(server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]),
         "output": (production.folder / "output.log").read_text(),
     }
     for folder in (store, production.folder / "prefect"):
@@ -343,7 +343,7 @@ def test_nothing_secret_is_told_or_kept(production, small_config, store) -> None
             if file.is_file():
                 said[str(file)] = file.read_bytes().decode("latin-1")
     assert run_id in said["database"], "the dump is of this server"
-    for secret in (AUTH.split(":")[1], STORE_SECRET, postgres.PASSWORD):
+    for secret in (AUTH.split(":")[1], STORE_SECRET, PASSWORD):
         assert [place for place, text in said.items() if secret in text] == []
 
 
@@ -359,7 +359,7 @@ def test_wrong_credentials_are_told_in_one_line(production) -> None:
         assert "wrong" not in line
 
 
-def test_a_backup_brings_runs_and_schedules_back(production, tmp_path) -> None:
+def test_a_backup_brings_runs_and_schedules_back(production, postgres, tmp_path) -> None:
     server = production.server
     url = server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     before = {d["name"] for d in server.ask("deployments/filter", {})}

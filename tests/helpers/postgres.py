@@ -1,22 +1,116 @@
-"""A real PostgreSQL server with a database for Prefect, of the machine's own package."""
+"""A real PostgreSQL server with databases for Prefect, of the machine's own package."""
 
+import itertools
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-__all__ = ["PASSWORD", "database", "dump", "restored"]
+__all__ = ["PASSWORD", "Postgres", "dump"]
 
 PASSWORD = "pets-secret-of-the-database"
 _USER = "prefect"
 _PATIENCE_SECONDS = 30
+_TEMPLATE = "migrated"
+
+
+class Postgres:
+    """A server on loopback; a context."""
+
+    def __init__(self) -> None:
+        # Not below pytest's folders, whose permissions each run of pytest resets: the server
+        # refuses to be root, and would no longer reach its files.
+        self._folder = Path(tempfile.mkdtemp(prefix="pets-postgres-"))
+        self._numbers = itertools.count()
+        self._is_migrated = False
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+
+    def __enter__(self) -> "Postgres":
+        data = self._folder / "data"
+        password = self._folder / "password"
+        password.write_text(PASSWORD)
+        user = "postgres" if os.geteuid() == 0 else None
+        if user:
+            for path in (self._folder, password):
+                shutil.chown(path, user)
+        settings = ["-U", _USER, "--pwfile", password, "-A", "scram-sha-256", "-E", "UTF8"]
+        command = [_program("initdb"), "--no-sync", "-D", data, *settings]
+        subprocess.run(command, check=True, user=user, capture_output=True)
+        # A machine that fails loses a test, not data.
+        options = ["-c", "fsync=off", "-c", "max_connections=300", "-k", ""]
+        command = [_program("postgres"), "-D", data, "-h", "127.0.0.1", "-p", str(self._port)]
+        with (self._folder / "log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, *options], user=user, stdout=log, stderr=log
+            )
+        self._wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # At once, connections or none.
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(_PATIENCE_SECONDS)
+        shutil.rmtree(self._folder)
+
+    def database(self) -> str:
+        """Make a database with Prefect's tables; returns its address, as Prefect takes it."""
+        if not self._is_migrated:
+            self._query(f"CREATE DATABASE {_TEMPLATE}")
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            address = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self._address(_TEMPLATE)}
+            done = subprocess.run(command, env=os.environ | address, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            self._is_migrated = True
+        name = f"prefect_{next(self._numbers)}"
+        self._query(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        return self._address(name)
+
+    def restored(self, url: str, file: Path) -> str:
+        """Back a database up into a file, and restore it into another; returns its address."""
+        backup = [_program("pg_dump"), "--format=custom", "--dbname", _plain(url), "--file", file]
+        subprocess.run(backup, check=True)
+        self._query("CREATE DATABASE restored")
+        address = self._address("restored")
+        restore = [_program("pg_restore"), "--clean", "--if-exists", "--dbname", _plain(address)]
+        subprocess.run([*restore, file], check=True)
+        return address
+
+    def _address(self, name: str) -> str:
+        return f"postgresql+asyncpg://{_USER}:{PASSWORD}@127.0.0.1:{self._port}/{name}"
+
+    def _query(self, text: str) -> None:
+        done = self._try(text)
+        assert done.returncode == 0, done.stderr
+
+    def _try(self, text: str) -> subprocess.CompletedProcess[str]:
+        command = [_program("psql"), "--quiet", "--dbname", _plain(self._address("postgres"))]
+        return subprocess.run([*command, "--command", text], capture_output=True, text=True)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (done := self._try("SELECT 1")).returncode != 0:
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(0.05)
+
+
+def dump(url: str) -> str:
+    """All that a database holds, as text."""
+    command = [_program("pg_dump"), "--dbname", _plain(url)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _plain(url: str) -> str:
+    """The address as PostgreSQL's own programs take it."""
+    return url.replace("postgresql+asyncpg", "postgresql")
 
 
 def _program(name: str) -> str:
@@ -25,79 +119,3 @@ def _program(name: str) -> str:
     if not found:
         pytest.skip("PostgreSQL is not installed")
     return found
-
-
-@contextmanager
-def database(folder: Path) -> Iterator[str]:
-    """Start a server on loopback.
-
-    Yields:
-        The database's address, as Prefect takes it.
-    """
-    programs = {name: _program(name) for name in ("initdb", "postgres", "createdb")}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data, password = folder / "data", folder / "password"
-    folder.mkdir(parents=True)
-    password.write_text(PASSWORD)
-    # The server refuses to be root.
-    user = "postgres" if os.geteuid() == 0 else None
-    if user:
-        for path in (folder, password):
-            shutil.chown(path, user)
-        for parent in folder.parents:
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    settings = ["-U", _USER, "--pwfile", str(password), "-A", "scram-sha-256", "-E", "UTF8"]
-    subprocess.run(
-        [programs["initdb"], "-D", data, *settings], check=True, user=user, capture_output=True
-    )
-    command = [programs["postgres"], "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, user=user, stdout=log, stderr=log)
-    try:
-        _create(programs["createdb"], port)
-        yield f"postgresql+asyncpg://{_USER}:{PASSWORD}@127.0.0.1:{port}/prefect"
-    finally:
-        # At once, connections or none.
-        process.send_signal(signal.SIGINT)
-        process.wait(_PATIENCE_SECONDS)
-
-
-def dump(url: str) -> str:
-    """All that a database holds, as text."""
-    address = url.replace("postgresql+asyncpg", "postgresql")
-    command = [_program("pg_dump"), "--dbname", address]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def restored(url: str, file: Path) -> str:
-    """Back a database up into a file, and restore that into another one; returns its address."""
-    address = url.replace("postgresql+asyncpg", "postgresql")
-    subprocess.run(
-        [_program("pg_dump"), "--format=custom", "--dbname", address, "--file", file], check=True
-    )
-    server, _ = address.rsplit("/", 1)
-    another = f"{server}/restored"
-    subprocess.run(
-        [_program("psql"), "--quiet", "--dbname", address, "--command", "CREATE DATABASE restored"],
-        check=True,
-    )
-    subprocess.run(
-        [_program("pg_restore"), "--clean", "--if-exists", "--dbname", another, file], check=True
-    )
-    return another.replace("postgresql", "postgresql+asyncpg")
-
-
-def _create(createdb: str, port: int) -> None:
-    command = [createdb, "-h", "127.0.0.1", "-p", str(port), "-U", _USER, "prefect"]
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        done = subprocess.run(
-            command, env=os.environ | {"PGPASSWORD": PASSWORD}, capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            return
-        assert time.monotonic() < deadline, done.stderr
-        time.sleep(0.2)

@@ -1,0 +1,146 @@
+"""Which test files run, and in which order: by what they import, and by how long they took.
+
+A plugin of pytest, and as a script what `make quick` asks: the test files that a change affects,
+the nearest first, as many as take 40 seconds.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+__all__ = [
+    "DURATIONS",
+    "affected_tests",
+    "changed_files",
+    "choose",
+    "read_durations",
+    "write_durations",
+]
+
+ROOT = Path(__file__).parents[2]
+DURATIONS = ROOT / "tests/durations.json"
+"""Seconds of each test file, as measured when a whole run was told to store them."""
+_UNKNOWN_SECONDS = 5.0
+_BUDGET_SECONDS = 40.0
+_ROOMS = ("flows", "tasks", "pets_core", "tests", "docs", "benchmarks")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--store-durations",
+        action="store_true",
+        help=f"store the seconds of each file: {DURATIONS}",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # A process of pytest-xdist is given one file after the other: the longest come first.
+    if hasattr(config, "workerinput"):
+        durations = read_durations()
+        items.sort(key=lambda item: -durations.get(_file(item.nodeid), 0.0))
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if not config.getoption("--store-durations"):
+        return
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[_file(report.nodeid)] += report.duration
+    write_durations(seconds)
+
+
+def read_durations() -> dict[str, float]:
+    return json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+
+
+def write_durations(seconds: Mapping[str, float]) -> None:
+    kept = {path: round(found, 1) for path, found in sorted(seconds.items()) if found >= 0.05}
+    DURATIONS.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def changed_files(base: str) -> set[str]:
+    """Files that differ from where this branch left another one, not committed ones included."""
+
+    def git(*words: str) -> list[str]:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    (fork,) = git("merge-base", "HEAD", base)
+    return {*git("diff", "--name-only", fork), *git("ls-files", "--others", "--exclude-standard")}
+
+
+def affected_tests(changed: Collection[str]) -> dict[str, int]:
+    """Test files that import a changed file, or name one that is no Python, and how directly."""
+    paths = [path for room in _ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    names = {_module(path): str(path.relative_to(ROOT)) for path in paths}
+    users = defaultdict(set)
+    for file in changed:
+        if not file.endswith(".py"):
+            users[file] = {t for t in names.values() if Path(file).name in (ROOT / t).read_text()}
+    for path in paths:
+        importer = str(path.relative_to(ROOT))
+        for name in _imports(path):
+            if name in names:
+                users[names[name]].add(importer)
+        for conftest in (parent / "conftest.py" for parent in path.parents):
+            if path.name.startswith("test_") and conftest.exists():
+                users[str(conftest.relative_to(ROOT))].add(importer)
+    distance, edge = dict.fromkeys(changed, 0), list(changed)
+    while edge:
+        nearest = edge.pop(0)
+        for user in users[nearest] - distance.keys():
+            distance[user] = distance[nearest] + 1
+            edge.append(user)
+    return {p: n for p, n in distance.items() if Path(p).name.startswith("test_")}
+
+
+def choose(distances: Mapping[str, int], durations: Mapping[str, float], budget: float) -> set[str]:
+    """The nearest files that fit a budget of seconds; of those as near, the quickest first."""
+    chosen, total = set(), 0.0
+    by_distance = sorted(
+        (distance, durations.get(path, _UNKNOWN_SECONDS), path)
+        for path, distance in distances.items()
+    )
+    for _, seconds, path in by_distance:
+        if total + seconds <= budget:
+            chosen.add(path)
+            total += seconds
+    return chosen
+
+
+def _module(path: Path) -> str:
+    """The name by which a file is imported; helpers lie on the path themselves."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[:2] == ("tests", "helpers"):
+        return parts[2]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path) -> Iterable[str]:
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+if __name__ == "__main__":
+    found = affected_tests(changed_files(sys.argv[1]))
+    chosen = choose(found, read_durations(), _BUDGET_SECONDS)
+    print(*sorted(chosen))
+    print(f"{len(chosen)} of the {len(found)} test files affected", file=sys.stderr)
