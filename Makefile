@@ -2,21 +2,32 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
+BASE ?= main
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest
 
-.PHONY: run test check help
+.PHONY: run test test-all quick check help
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run    the whole pipeline on the built-in sample"
-	@echo "make test   the tests"
-	@echo "make check  ruff and mypy"
+	@echo "make run       the whole pipeline on the built-in sample"
+	@echo "make test      ruff, mypy and the tests"
+	@echo "make test-all  and the tests that start browsers, machines and servers"
+	@echo "make quick     ruff, mypy and the tests of what has changed since BASE=main, in a minute"
+	@echo "make check     ruff and mypy"
 
 run: $(VENV)/.installed
 	@$(BIN)/pets run
 
-test: $(VENV)/.installed-dev check
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: check
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: check
+	$(PYTEST) --run-browser --run-slow --run-nightly $(PYTEST_ARGS)
+
+quick: check
+	@files=$$($(BIN)/python tests/helpers/selection.py $(BASE)) && \
+	if [ -n "$$files" ]; then $(PYTEST) -n 2 $$files; fi
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,20 +2,16 @@
 
 `python -m pets_core.agent` is a fork server (`pets_core.fork_server`) whose children are the
 launchers of one stage each. A job has the arguments REQUEST.json and MACHINE; machine 0 is the one
-that the others reach. A rank that is the only one works in its launcher's own process; several are
-forked from it by torch elastic.
+that the others reach. The launcher forks the ranks; where several machines work together, torch
+elastic starts them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import hashlib
 import os
-import signal
 import sys
-import threading
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,15 +27,11 @@ from pets_core.config import LaunchConfig
 from pets_core.failures import RankFailure, write_failure
 from pets_core.fork_server import serve
 from pets_core.launch import Request, read_request
-from pets_core.signals import die_with_parent, hard_exit
+from pets_core.supervisor import SHUTDOWN_SECONDS, fork, run_ranks
 
-__all__ = ["SHUTDOWN_SECONDS", "run_stage"]
+__all__ = ["run_stage"]
 
-SHUTDOWN_SECONDS = 20
-"""Between SIGTERM, on which a checkpoint is written, and SIGKILL; less than whoever started this
-process waits."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Torch elastic handles these in the launcher, and its forks inherit that."""
+_FORKS = sys.platform == "linux"
 
 
 def run_stage(arguments: Sequence[str]) -> int:
@@ -51,55 +43,60 @@ def run_stage(arguments: Sequence[str]) -> int:
     Returns:
         Exit code of the launcher.
     """
-    # Nobody else ends a launcher that is slow to end, or hangs.
-    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
     path = Path(arguments[0])
     machine = int(arguments[1])
     request = read_request(path.read_text(encoding="utf-8"))
-    config = request.config.launch
-    wanted = config.num_processes
-    num_ranks = max(torch.cuda.device_count(), 1) if wanted == "auto" else wanted
-    _limit_threads(config, num_ranks)
-    if num_ranks == config.num_machines == 1 or request.stage == "check":
-        # One rank needs nobody to meet the others.
-        return worker.work(path)
-    return _start_ranks(request, path, machine, num_ranks)
+    num_ranks = _count_ranks(request)
+    has_one_machine = request.config.launch.num_machines == 1 or request.stage == "check"
+    if has_one_machine and _FORKS:
+        return run_ranks(num_ranks, lambda: _work(request, path, num_ranks))
+    if has_one_machine and num_ranks == 1:
+        return _work(request, path, num_ranks)
+    return _launch_elastic(request, path, machine, num_ranks)
 
 
-def _end_after(parent: int, poll_seconds: float = 1.0) -> None:
-    """End this process some seconds after its parent, though it be at work."""
-    while os.getppid() == parent:
-        time.sleep(poll_seconds)
-    time.sleep(SHUTDOWN_SECONDS)
-    os._exit(1)
+def _count_ranks(request: Request) -> int:
+    wanted = request.config.launch.num_processes
+    if request.stage == "check":
+        return 1
+    if wanted != "auto":
+        return wanted
+    if not _FORKS:
+        return max(torch.cuda.device_count(), 1)
+    # Without NVML it initialises CUDA, which does not survive a fork.
+    _, status = os.waitpid(fork(torch.cuda.device_count), 0)
+    return max(os.waitstatus_to_exitcode(status), 1)
 
 
-def _limit_threads(config: LaunchConfig, num_ranks: int) -> None:
-    """Divide the cores among the ranks; OpenMP has read its variable before this process forked."""
-    num_threads = config.num_threads
-    if not num_threads and num_ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
-        num_threads = max((os.cpu_count() or 1) // num_ranks, 1)
-    if num_threads:
+def _work(request: Request, path: Path, num_ranks: int) -> int:
+    if num_threads := _threads(request.config.launch, num_ranks):
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        # OpenMP has read its variable before this process was forked.
         torch.set_num_threads(num_threads)
+    return worker.work(path)
 
 
-def _start_ranks(request: Request, path: Path, machine: int, num_ranks: int) -> int:
+def _threads(config: LaunchConfig, num_ranks: int) -> int:
+    """Threads of each rank, 0 for the default; the ranks share the cores."""
+    if config.num_threads or num_ranks == 1 or "OMP_NUM_THREADS" in os.environ:
+        return config.num_threads
+    return max((os.cpu_count() or 1) // num_ranks, 1)
+
+
+def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) -> int:
     config = request.config.launch
+    if num_threads := _threads(config, num_ranks):
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
     elastic = ElasticConfig(
         min_nodes=config.num_machines,
         max_nodes=config.num_machines,
         nproc_per_node=num_ranks,
         max_restarts=0,
-        start_method="fork",
         shutdown_timeout=SHUTDOWN_SECONDS,
         **_rendezvous(request, machine),
     )
     try:
-        if _may_fork():
-            elastic_launch(elastic, _run_rank)(path)
-        else:
-            elastic_launch(elastic, sys.executable)("-m", "pets_core.worker", str(path))
+        elastic_launch(elastic, sys.executable)("-m", "pets_core.worker", str(path))
     except ChildFailedError as error:
         print(error)
         return 1
@@ -111,27 +108,6 @@ def _start_ranks(request: Request, path: Path, machine: int, num_ranks: int) -> 
         write_failure(RankFailure(message=message, kind="alone"), path.parent, "launcher")
         return 1
     return 0
-
-
-def _may_fork() -> bool:
-    """Whether CUDA is untouched in this process: it does not survive a fork.
-
-    torch counts GPUs by NVML, and where that is missing by initialising CUDA.
-    """
-    if not torch.cuda.is_available():
-        return True
-    try:
-        return ctypes.CDLL("libnvidia-ml.so.1") is not None
-    except OSError:
-        return False
-
-
-def _run_rank(path: Path) -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    die_with_parent(signal.SIGKILL)
-    if code := worker.work(path):
-        hard_exit(code)
 
 
 def _rendezvous(request: Request, machine: int) -> dict[str, Any]:

@@ -65,6 +65,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addoption(f"--run-{mark}", action="store_true", help=f"also run tests marked {mark}")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Divide the cores among the processes of pytest-xdist, before they start.
+
+    Two that each compute on all cores take ten times as long.
+    """
+    num_processes = config.getoption("numprocesses", None)
+    if num_processes:
+        num_threads = max((os.cpu_count() or 1) // num_processes, 1)
+        os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = {m: why for m, why in OPT_IN.items() if not config.getoption(f"--run-{m}")}
     if not REAL_DATA.is_dir():
@@ -399,7 +410,13 @@ def _asked_of_azurite(output: Iterable[str], endpoint: str) -> list[tuple[str, s
     return [(method, path.removeprefix("/devstoreaccount1")) for method, path in until]
 
 
-@pytest.fixture(params=["s3", "gs", "abfs"])
+@pytest.fixture(
+    params=[
+        "s3",
+        pytest.param("gs", marks=pytest.mark.slow),
+        pytest.param("abfs", marks=pytest.mark.slow),
+    ]
+)
 def bucket(request, monkeypatch) -> Iterator[Bucket]:
     """An empty bucket of each kind of store."""
     kind = request.param

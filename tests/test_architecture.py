@@ -35,6 +35,7 @@ COMMAND_LINE_MAY_IMPORT = {
     "pets_core.registry",
     "pets_core.retention",
     "pets_core.runs",
+    "pets_core.signals",
     "pets_core.storage",
 }
 COMMAND_LINE = (
@@ -45,7 +46,9 @@ COMMAND_LINE = (
     "flows/gc.py",
     "flows/models.py",
     "flows/settings.py",
+    "flows/server.py",
     "flows/similar.py",
+    "flows/temporary_server.py",
     "flows/ui.py",
 )
 SOURCES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))

@@ -89,6 +89,7 @@ def requests(config: PipelineConfig, run_url: Path, **launch_settings) -> list[W
     return [train, train.model_copy(update=update)]
 
 
+@pytest.mark.slow
 def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> None:
     first, second, address = hosts
     endpoint = f"{address}:{free_port()}"
@@ -128,6 +129,7 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
     assert two["loss"].to_pylist() == pytest.approx(one["loss"].to_pylist(), rel=1e-3)
 
 
+@pytest.mark.nightly
 def test_the_failure_of_another_machines_rank_is_told(small_config, tmp_path, hosts) -> None:
     """The ranks here only know that they were cut off."""
     first, second, address = hosts

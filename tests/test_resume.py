@@ -70,7 +70,7 @@ def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool
         threading.Thread(target=caller.stdout.read, daemon=True).start()
         time.sleep(delay)
         everyone = processes.below(caller.pid)
-        if len(everyone) == 4:
+        if len(everyone) == 5:
             launcher = processes.launcher(caller.pid)
             target = {"caller": caller.pid, "launcher": launcher, "told": launcher}
             pid = target.get(victim) or processes.ranks(caller.pid)[-1]
@@ -88,7 +88,15 @@ def seed() -> int:
     return random.SystemRandom().randrange(10_000)
 
 
-@pytest.mark.parametrize("victim", ["rank", "launcher", "caller", "told"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        pytest.param("rank", marks=pytest.mark.slow),
+        pytest.param("launcher", marks=pytest.mark.nightly),
+        pytest.param("caller", marks=pytest.mark.slow),
+        pytest.param("told", marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_at_any_moment(small_config, tmp_path, victim, seed) -> None:
     request = training(small_config, tmp_path / "whole")
     expected = launch(request, TrainResult)
@@ -109,6 +117,7 @@ def test_killed_at_any_moment(small_config, tmp_path, victim, seed) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_ended_and_every_rank_tells_where_it_stood(
     small_config, tmp_path
 ) -> None:

@@ -122,6 +122,7 @@ def test_killed_at_every_event_of_writing(settings, tmp_path):
     assert committed == 1  # killed after the manifest had its name
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(settings, tmp_path, write_folder):
     write_folder(tmp_path / "mine", {"a": 300, "b": 300})
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))

@@ -140,7 +140,7 @@ def test_a_command_deploys_it_all_and_says_what_is_missing(deploying) -> None:
         assert names == [*own, "pets-take-again"], "none of them twice"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_new_photos_start_a_training(deployed, pools, small_config) -> None:
     settings = small_config.model_dump(mode="json", exclude_defaults=True)
     night = pools.trigger("pets-ingest/nightly", settings)
@@ -182,7 +182,7 @@ def test_one_run_uses_the_gpu_pool_for_training_only(deployed, pools, small_conf
     assert {"run-summary", "confusion-matrix", "training-curves", "training-progress"} <= keys
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
     deployed, pools, small_config, tmp_path
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
     deployed.wait_for(partial(pools.ended, run_id), 90)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
     deployed, pools, small_config, tmp_path
 ) -> None:
@@ -230,7 +230,7 @@ def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
     assert stage["work_queue_name"] == "urgent"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
     deployed, pools, small_config, tmp_path
 ) -> None:
@@ -267,7 +267,7 @@ def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
     assert {"sweep", "batch-summary", "unreadable-photos"} <= keys
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_embeddings_are_made_by_the_gpu_pool(deployed, pools, small_config, tmp_path) -> None:
     model = write_tiny_model(tmp_path / "model", ("Birman", "Pug"))
     run_id = pools.trigger("pets-embed/by-hand", small(small_config), model_url=model)

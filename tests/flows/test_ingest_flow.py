@@ -97,7 +97,7 @@ def _written(config, store):
     return plan
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_running_ray_cluster_is_joined_where_it_is_named(config, ray_home, ray_cluster, tmp_path):
     def sessions() -> int:
         return len([path for path in ray_home.glob("session_*") if not path.is_symlink()])

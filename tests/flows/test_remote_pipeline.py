@@ -14,7 +14,15 @@ from pets_core.predict import predict_photos
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        pytest.param("s3", marks=pytest.mark.slow),
+        pytest.param("gs", marks=pytest.mark.nightly),
+        pytest.param("abfs", marks=pytest.mark.nightly),
+    ],
+    indirect=True,
+)
 def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifacts, capsys):
     url = bucket.url
     for name in ("images.tar.gz", "annotations.tar.gz"):

@@ -20,10 +20,7 @@ from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest, launch
 from pets_core.records import TrainResult
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
@@ -62,13 +59,11 @@ class Served:
         path = f"deployments/{self._deployment}/create_flow_run"
         return self._server.ask(path, {"parameters": parameters})["id"]
 
-    def processes(self, run_id: str) -> list[int]:
-        """The flow process of a training and all below it."""
-        for agent in processes.agents(self._process.pid):
-            engine = processes.parent(agent)
-            if processes.flow_run(engine) == run_id:
-                return [engine, *processes.below(engine)]
-        pytest.fail(f"{run_id} has no launcher")
+    def processes(self) -> list[int]:
+        """The flow process of the one training that is under way, and all below it."""
+        agent = processes.parent(processes.launcher(self._process.pid))
+        engine = processes.parent(agent)
+        return [engine, *processes.below(engine)]
 
 
 @pytest.fixture
@@ -97,6 +92,7 @@ def endless(config: PipelineConfig) -> PipelineConfig:
     return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
+@pytest.mark.nightly
 def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_path) -> None:
     manifest = ingest(config)
     automations = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())
@@ -107,7 +103,7 @@ def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_
     run_id = served.trigger(config)
     folder = tmp_path / "store/runs" / run_id
     server.wait_for(partial(checkpoints, folder), 180)
-    engine, *below = served.processes(run_id)
+    engine, *below = served.processes()
     os.kill(engine, signal.SIGKILL)
     assert not (folder / "model/model.json").exists(), "else it was over"
     ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
@@ -122,14 +118,15 @@ def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_
     assert (folder / "model/model.safetensors").read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
     server, served, config, tmp_path
 ) -> None:
     run_id = served.trigger(endless(config))
     folder = tmp_path / "store/runs" / run_id
     server.wait_for(partial(checkpoints, folder), 180)
-    started = served.processes(run_id)
-    assert len(started) >= 2, "a flow process and a rank"
+    started = served.processes()
+    assert len(started) >= 3, "a flow process, a fork server and a rank"
     server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
     assert processes.gone(started)
@@ -137,6 +134,7 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
     assert checkpoints(folder)[-1].parent.name == f"step-{int(step):09}"
 
 
+@pytest.mark.nightly
 def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
     server, served, config, tmp_path
 ) -> None:
@@ -153,7 +151,7 @@ def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
     time.sleep(10)
     assert not checkpoints(tmp_path / "store/runs" / waiting), "it waits for the other"
     assert run_in_state(server, waiting, "RUNNING")
-    engine, *below = served.processes(holder)
+    engine, *below = served.processes()
     os.kill(engine, signal.SIGKILL)
     server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"), 240)
     assert processes.gone(below)

@@ -61,7 +61,7 @@ def test_longer_work_is_not_begun_where_nobody_would_see_it(nowhere, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sample, tmp_path):
     environment = stopped_server.environment | TINY | {
         "PETS_SOURCE__URL": str(drawn_sample), "PETS_STORE": str(tmp_path / "store"),

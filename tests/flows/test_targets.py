@@ -102,7 +102,7 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     assert "tells tags and no class" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("targets", ["points", "box"])
+@pytest.mark.parametrize("targets", [pytest.param("points", marks=pytest.mark.nightly), "box"])
 def test_places(config_of, tmp_path, read_artifacts, targets):
     config = config_of(targets, evaluate={"tta_views": 1}, train={
         "batch_size": 16, "epochs": 1, "mixed_precision": "no", "number_loss": "smooth_l1",

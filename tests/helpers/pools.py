@@ -52,9 +52,17 @@ class Pools:
         wanted = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
         return self._server.ask("flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_ASC"})
 
-    def launchers(self, pool: str) -> list[int]:
-        """The launchers of ranks below the worker of a pool; a single rank is its launcher."""
-        return processes.launchers(self._workers[pool].pid)
+    def launchers(self, pool: str, run_id: str = "") -> list[int]:
+        """The launchers of ranks below the worker of a pool.
+
+        Args:
+            pool: Name of the pool.
+            run_id: Of a flow run that starts ranks; those of others do not count.
+        """
+        agents = processes.agents(self._workers[pool].pid)
+        if run_id:
+            agents = [a for a in agents if processes.flow_run(processes.parent(a)) == run_id]
+        return [child for agent in agents for child in processes.children(agent)]
 
     def engine(self, pool: str) -> int:
         """The flow process that the worker of a pool has started."""

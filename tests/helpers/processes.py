@@ -18,6 +18,7 @@ __all__ = [
     "kill",
     "launcher",
     "launchers",
+    "other_threads",
     "parent",
     "ranks",
 ]
@@ -34,6 +35,12 @@ def children(pid: int) -> list[int]:
     """The processes that one has started, in the order in which they were."""
     lists = sorted(Path("/proc").glob(f"{pid}/task/*/children"))
     return [int(child) for file in lists for child in file.read_text().split()]
+
+
+def other_threads(pid: int) -> list[str]:
+    """Names of the threads of a process beside its first."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [(task / "comm").read_text().strip() for task in tasks if task.name != str(pid)]
 
 
 def parent(pid: int) -> int:
@@ -55,13 +62,14 @@ def launcher(pid: int) -> int:
 
 
 def launchers(pid: int) -> list[int]:
-    """Every launcher of ranks below a process; a single rank is its launcher."""
+    """Every launcher of ranks below a process."""
     return [child for agent in agents(pid) for child in children(agent)]
 
 
 def ranks(pid: int) -> list[int]:
-    """The ranks below a process that has several, in the order in which they were started."""
-    return [rank for found in launchers(pid) for rank in children(found)]
+    """The ranks below a process, in order; the store at which several meet is started first."""
+    started = [children(found) for found in launchers(pid)]
+    return [rank for forks in started for rank in (forks[1:] if len(forks) > 1 else forks)]
 
 
 def arguments(pid: int) -> list[str]:

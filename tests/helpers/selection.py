@@ -6,6 +6,7 @@ the nearest first, as many as take 40 seconds.
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -28,6 +29,7 @@ DURATIONS = ROOT / "tests/durations.json"
 """Seconds of each test file, as measured when a whole run was told to store them."""
 _UNKNOWN_SECONDS = 5.0
 _BUDGET_SECONDS = 40.0
+_MAX_PROCESSES = 4  # each takes 2 GB
 _ROOMS = ("flows", "tasks", "pets_core", "tests", "docs", "benchmarks")
 
 
@@ -37,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help=f"store the seconds of each file: {DURATIONS}",
     )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes of `-n auto`: none for single files, whose start would take longer than they."""
+    is_whole = not any("::" in argument or argument.endswith(".py") for argument in config.args)
+    return min(os.cpu_count() or 1, _MAX_PROCESSES) if is_whole else 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

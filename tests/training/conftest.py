@@ -1,5 +1,6 @@
 """A tiny model and loader, so that the loop is tested without images."""
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,6 +49,12 @@ class TinyLoader:
         for rows in np.array_split(order, self.num_batches)[first:]:
             ids = [f"row-{row}" for row in rows]
             yield TinyBatch(self.inputs[rows], self.targets[rows], ids, len(rows))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
+    """Leave out what is there from collections of garbage: every training begins with one."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -21,7 +21,11 @@ PHASES = [
 SETTINGS = {"batch_norm": "train", "checkpoint_steps": 3}
 NUM_BATCHES = 3 * (4 + 4)
 """Of training and validation."""
-VARIANTS = [{}, {"ema_decay": 0.9, "max_grad_norm": 0.1}, {"early_stopping_epochs": 1}]
+VARIANTS = [
+    {},
+    pytest.param({"ema_decay": 0.9, "max_grad_norm": 0.1}, marks=pytest.mark.slow),
+    pytest.param({"early_stopping_epochs": 1}, marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture
