@@ -160,7 +160,7 @@ def read_bytes(url: str) -> bytes:
 def writing(url: str) -> Iterator[CountingWriter]:
     """Open a file for writing that appears at `url` whole, when the block ends well, or not at all.
 
-    A local file is written beside its name and renamed; an object store shows an object only when
+    A local file is written under a hidden name beside its own and renamed; an object store shows an object only when
     its upload is closed, and a failed upload is given up.
     """
     fs, path = filesystem(url)
@@ -168,7 +168,9 @@ def writing(url: str) -> Iterator[CountingWriter]:
     local = is_local(fs)
     # These two show a file from its first byte on.
     beside = local or "memory" in _protocols(fs)
-    target = f"{path}.partial-{uuid.uuid4().hex[:8]}" if beside else path
+    folder, slash, name = path.rpartition("/")
+    # Readers of a folder of Parquet files pass over names that begin with a dot.
+    target = f"{folder}{slash}.{name}.partial-{uuid.uuid4().hex[:8]}" if beside else path
     raw = fs.open(target, "wb")
     try:
         yield CountingWriter(raw)

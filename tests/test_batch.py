@@ -143,6 +143,12 @@ def test_killed_at_any_moment_it_goes_on(config, model_url, folder, jpeg, tmp_pa
         process.wait()
     there = len(missing_parts(plan, range(plan.num_parts)))
     assert 0 < there < plan.num_parts
+    # A kill between the write and the rename leaves a whole file under its temporary name.
+    with storage.writing(part_url(plan, 0)) as file:
+        file.write(Path(part_url(plan, 0)).read_bytes())
+        file.flush()
+        (left,) = Path(plan.url, "predictions").glob(".part-00000*")
+        shutil.copy(left, f"{left}-killed")
     done = launch(asked, PartsResult)
     assert done.num_parts <= there
     commit_batch(plan, num_predicted=done.num_photos, seconds=1.0)

@@ -154,7 +154,7 @@ def test_a_file_half_written_never_bears_its_name(tmp_path):
         file.flush()
         assert not url.exists()
         (beside,) = tmp_path.iterdir()
-        assert beside.name.startswith("file.bin.partial-")
+        assert beside.name.startswith(".file.bin.partial-")
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 

@@ -443,8 +443,8 @@ def grown(tmp_path, photos, add):
     second = ingest(config(store, photos))
     root = store / "datasets/photos"
     (root / "shards/train-0-dead.parquet").write_bytes(b"dead")
-    (root / f"shards/{next(iter(shards(second)))}.partial-1234abcd").write_bytes(b"half")
-    (root / "contracts/00002.json.partial-1234abcd").write_bytes(b"half")
+    (root / f"shards/.{next(iter(shards(second)))}.partial-1234abcd").write_bytes(b"half")
+    (root / "contracts/.00002.json.partial-1234abcd").write_bytes(b"half")
     (root / "0123456789abcdef0123").mkdir()
     (root / "0123456789abcdef0123/photos.parquet").write_bytes(b"no manifest beside")
     age(store)
@@ -468,8 +468,8 @@ def test_garbage_is_told_and_left_where_it_is(grown):
     assert kinds(store, found) == {"shards", "0123456789abcdef0123", "plans", "contracts"}
     assert {n for n in names(found) if "dead" in n or "partial" in n} == {
         "train-0-dead.parquet",
-        f"{next(iter(shards(second)))}.partial-1234abcd",
-        "00002.json.partial-1234abcd",
+        f".{next(iter(shards(second)))}.partial-1234abcd",
+        ".00002.json.partial-1234abcd",
     }  # fmt: skip
     assert not names(found) & {*shards(first), *shards(second)}
     assert {i.num_bytes for i in found if i.url.endswith("dead.parquet")} == {4}
