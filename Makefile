@@ -38,12 +38,19 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing into $(VENV): some minutes, about 6 GB, once."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+# pip installs where uv does not run, and where only pip's configuration names the package index.
+define install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv && \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e $(1) || \
+	{ echo "uv could not install; pip installs."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e $(1); }
 	@touch $@
+endef
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): about a minute, 6 GB, once."
+	$(call install,.)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for development."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
-	@touch $@
+	$(call install,'.[$(EXTRAS)]')
