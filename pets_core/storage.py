@@ -160,8 +160,8 @@ def read_bytes(url: str) -> bytes:
 def writing(url: str) -> Iterator[CountingWriter]:
     """Open a file for writing that appears at `url` whole, when the block ends well, or not at all.
 
-    A local file is written under a hidden name beside its own and renamed; an object store shows an object only when
-    its upload is closed, and a failed upload is given up.
+    A local file is written under a hidden name beside its own and renamed; an object store shows an
+    object only when its upload is closed, and a failed upload is given up.
     """
     fs, path = filesystem(url)
     fs.makedirs(fs._parent(path), exist_ok=True)
