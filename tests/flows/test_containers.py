@@ -1,4 +1,4 @@
-"""Dockerfile and compose file: linted, and what they name checked against the code."""
+"""Dockerfile, compose file and workflows: linted, and what they name checked against the code."""
 
 import json
 import re
@@ -24,6 +24,7 @@ DOCKER = ROOT / "deployments/docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 BIN = Path(sys.executable).parent
 # Of other programs, and of the templates of their containers.
 OTHERS = ("AWS_", "POSTGRES_", "PYTHON", "NVIDIA_", "DO_NOT_TRACK", "PATH", "PIP_")
@@ -46,8 +47,9 @@ def instruction(name: str) -> list[str]:
     [
         ["hadolint", "--failure-threshold", "info", DOCKER / "Dockerfile"],
         ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml"],
+        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS],
     ],
-    ids=["hadolint", "compose-spec"],
+    ids=["hadolint", "compose-spec", "workflows"],
 )
 def test_linters_find_nothing(command) -> None:
     done = subprocess.run([BIN / command[0], *command[1:]], capture_output=True, text=True)
