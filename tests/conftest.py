@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 import urllib.error
@@ -63,6 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="keep what the browser tests see")
     for mark in OPT_IN:
         parser.addoption(f"--run-{mark}", action="store_true", help=f"also run tests marked {mark}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed torch: a model of a test is the same whichever tests its process ran before."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def pytest_configure(config: pytest.Config) -> None:

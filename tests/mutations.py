@@ -1,0 +1,95 @@
+"""Mutation testing: `python tests/mutations.py` breaks the code and sees whether the tests notice.
+
+Each mutation of mutations.yaml is applied to a copy of the working tree, in which the listed test
+files then run: first as bare pytest, then with the slow tests, then with the nightly ones, until
+one fails. The files must pass in the unchanged copy first. Takes about half an hour.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+__all__ = ["Mutation", "main", "read_mutations"]
+
+ROOT = Path(__file__).parents[1]
+TIERS = {"bare": [], "slow": ["--run-slow"], "nightly": ["--run-slow", "--run-nightly"]}
+_IGNORED = shutil.ignore_patterns(".git", ".venv", ".*_cache", "*.egg-info", "pets-store")
+
+
+class Mutation(NamedTuple):
+    """One change of one file: `find`, which stands there once, becomes `replace`."""
+
+    file: str
+    find: str
+    replace: str
+    tests: list[str]
+
+
+def read_mutations() -> list[Mutation]:
+    """Those of mutations.yaml."""
+    return [Mutation(**entry) for entry in yaml.safe_load((ROOT / "tests/mutations.yaml").open())]
+
+
+def find_tier(tree: Path, tests: list[str], tiers: list[str], *, must_pass: bool = False) -> str:
+    """The first tier of the tests in which one fails; "none" where all pass."""
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    present = [test for test in tests if (tree / test).exists()]
+    for tier in tiers:
+        done = subprocess.run(
+            [*command, *TIERS[tier], *present], cwd=tree, env=environment,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode > 1 or (done.returncode and must_pass):
+            sys.exit(f"{present}: pytest ended with {done.returncode}:\n{done.stdout}")
+        if done.returncode:
+            return tier
+    return "none"
+
+
+def main() -> None:
+    """Print a line for each mutation, and how many were found in which tier."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tree", type=Path, default=ROOT, help="another version of the project")
+    parser.add_argument("--tier", default="nightly", choices=TIERS, help="last tier to try")
+    parser.add_argument("numbers", nargs="*", type=int, help="of the mutations (default: all)")
+    arguments = parser.parse_args()
+    tiers = list(TIERS)[: list(TIERS).index(arguments.tier) + 1]
+    mutations = list(enumerate(read_mutations(), 1))
+    if arguments.numbers:
+        mutations = [mutations[number - 1] for number in arguments.numbers]
+    found: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(arguments.tree, tree, ignore=_IGNORED)
+        # A test asks git which files it ignores.
+        subprocess.run(["git", "init", "--quiet", tree], check=True)
+        tests = sorted({test for _, mutation in mutations for test in mutation.tests})
+        find_tier(tree, tests, ["bare"], must_pass=True)
+        for number, mutation in mutations:
+            path = tree / mutation.file
+            text = path.read_text() if path.exists() else ""
+            began = time.monotonic()
+            if text.count(mutation.find) != 1:
+                tier = "not there"
+            else:
+                path.write_text(text.replace(mutation.find, mutation.replace))
+                tier = find_tier(tree, mutation.tests, tiers)
+                path.write_text(text)
+            found[tier] = found.get(tier, 0) + 1
+            seconds = time.monotonic() - began
+            change = mutation.replace.strip().splitlines()[0]
+            print(f"{number:3} {tier:9} {seconds:4.0f} s  {mutation.file}: {change}", flush=True)
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
