@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest
 help:
 	@echo "make run       the whole pipeline on the built-in sample"
 	@echo "make test      ruff, mypy and the tests"
-	@echo "make test-all  and the tests that start browsers, machines and servers"
+	@echo "make test-all  ruff, mypy and every test"
 	@echo "make quick     ruff, mypy and the tests of what has changed since BASE=main, in a minute"
 	@echo "make check     ruff and mypy"
 

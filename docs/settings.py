@@ -20,11 +20,11 @@ PAGE = Path(__file__).with_name("settings.md")
 INTRODUCTION = """# Settings
 
 Set them by flag (`--train.epochs 3`), by environment variable (`PETS_TRAIN__EPOCHS=3`) or in a
-YAML file; flags outweigh variables, and variables outweigh the file. `python docs/settings.py`
+YAML file; flags override variables, and variables override the file. `python docs/settings.py`
 writes this page.
 """
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<",
-           "minLength": "length ≥", "pattern": "like"}  # fmt: skip
+           "minLength": "length ≥", "pattern": "matches"}  # fmt: skip
 _HEADER = "| setting | default | allowed | what it does |\n| --- | --- | --- | --- |"
 
 
@@ -64,9 +64,9 @@ def _allowed(about: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in about.get("enum", [about.get("const")]))
     kind = str(about.get("type", "any"))
     bounds = [f"{sign} `{_cell(about[key])}`" for key, sign in _BOUNDS.items() if key in about]
-    items = about.get("items", {})
-    of_items = f" of {_allowed(items)}" if items else ""
-    return " ".join([kind + of_items, *bounds])
+    inner = [about[key] for key in ("items", "additionalProperties") if about.get(key)]
+    parts = [_allowed(part) for part in (*inner, *about.get("prefixItems", ()))]
+    return " ".join([f"{kind} of ({', '.join(parts)})" if parts else kind, *bounds])
 
 
 def _cell(value: object) -> str:

@@ -219,12 +219,12 @@ def _settings(
         from pets_core.runs import run_settings
 
         began_with = run_settings(parsed.resume)
-        of_ratings = "ratings" in kind.model_fields
-        if ("ratings" in began_with) != of_ratings:
-            other = "pets run" if of_ratings else "pets collab"
+        is_ratings_config = "ratings" in kind.model_fields
+        if ("ratings" in began_with) != is_ratings_config:
+            other = "pets run" if is_ratings_config else "pets collab"
             raise PetsError(
                 f"--resume {parsed.resume}: that run learns from "
-                f"{'photos' if of_ratings else 'ratings'}; go on with {other} --resume"
+                f"{'photos' if is_ratings_config else 'ratings'}; go on with {other} --resume"
             )
     return load_settings(kind, source, parsed, began_with), parsed
 
@@ -252,11 +252,11 @@ def _start_flow(
 
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     try:
-        # What was predicted is judged and stored wherever the configured server is; longer work is
-        # not begun where nobody would see it.
-        is_own = check_server(required=command not in ("evaluate", "review"))
-        wait_for_server = start_temporary_server() if is_own else None
-        # Meanwhile the server starts.
+        # evaluate and review continue without the configured server. Longer commands stop, because
+        # nobody could follow them.
+        needs_temporary_server = check_server(required=command not in ("evaluate", "review"))
+        wait_for_server = start_temporary_server() if needs_temporary_server else None
+        # Import the flow while the server starts.
         run, show = _flow(command)
         if wait_for_server:
             wait_for_server()

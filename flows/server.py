@@ -1,8 +1,9 @@
-"""The Prefect server of a command: the configured one, asked first, or a temporary one."""
+"""Check the configured Prefect server, or start a temporary one."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import socket
@@ -59,30 +60,32 @@ def check_server(*, required: bool) -> bool:
 def start_temporary_server() -> Callable[[], None]:
     """Start a Prefect server for this process, on the database of PREFECT_HOME.
 
-    It is stopped when this process exits, after Prefect has sent what it still has to.
+    An exit handler stops it after Prefect has flushed its logs.
 
     Returns:
-        Waits until the server answers; raises PetsError where it does not start.
+        A function that waits until the server answers, and raises PetsError if it does not start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "flows.temporary_server", str(port), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        # Not of the terminal's foreground group, which Ctrl-C goes to.
-        process_group=0,
-    )
+    # The server inherits the socket: no other process can take its port meanwhile.
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port, descriptor = listener.getsockname()[1], listener.fileno()
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "flows.temporary_server", str(descriptor), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+            # Not of the terminal's foreground group, which Ctrl-C goes to.
+            process_group=0,
+        )
     atexit.register(_stop, process)
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
-    logging.getLogger("prefect.flow_runs").addFilter(_names_no_page)
+    logging.getLogger("prefect.flow_runs").addFilter(_has_no_ui_link)
     return lambda: _wait_until_ready(process, url)
 
 
-def _names_no_page(record: logging.LogRecord) -> bool:
-    """Leave out the address of a page: a temporary server has none."""
+def _has_no_ui_link(record: logging.LogRecord) -> bool:
+    """Drop Prefect's "View at URL" lines: a temporary server has no UI."""
     return not record.getMessage().startswith("View at ")
 
 
@@ -91,13 +94,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + patience
     with httpx.Client() as client:
         while process.poll() is None and time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(httpx.TransportError):
                 if client.get(f"{url}/health").is_success:
                     return
-            except httpx.TransportError:
-                time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
     code = process.poll()
-    reason = f"it ended with exit code {code}" if code is not None else f"not in {patience} s"
+    reason = f"exit code {code}" if code is not None else f"no answer within {patience} s"
     raise PetsError(
         f"the temporary Prefect server did not start ({reason}): see what it printed above, and "
         "whether PREFECT_HOME (~/.prefect) can be written; or set PREFECT_API_URL to a server"

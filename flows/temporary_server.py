@@ -1,14 +1,15 @@
-"""Prefect's API without its pages, for one command: `python -m flows.temporary_server PORT PARENT`.
+"""Prefect's API without its UI, for one command: `python -m flows.temporary_server SOCKET PARENT`.
 
-As Prefect's own temporary server, but that it needs no import of the server in the process that
-starts it, does not hear a terminal's Ctrl-C, which would end it before the flow has told how it
-ended, and ends with a parent that is killed.
+Like Prefect's temporary server, with three differences: the calling process does not import the
+server; Ctrl-C does not reach it, so that the run's final state is recorded; on Linux it ends when
+its parent is killed. SOCKET is the number of an inherited file descriptor, bound to the address.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 
 from pets_core.signals import die_with_parent
@@ -26,22 +27,18 @@ _SETTINGS = {
 def main() -> None:
     """Serve until SIGTERM."""
     die_with_parent(signal.SIGTERM)
-    port, parent = map(int, sys.argv[1:])
+    descriptor, parent = map(int, sys.argv[1:])
     if os.getppid() != parent:
         sys.exit("the process that started this server has ended")
     os.environ |= _SETTINGS
-    # The address is this server's own, and not one that it would talk to.
+    # The server must not talk to the configured one, which has not answered.
     os.environ.pop("PREFECT_API_URL", None)
     import uvicorn
 
-    uvicorn.run(
-        "prefect.server.api.server:create_app",
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        log_level="error",
-        lifespan="on",
+    config = uvicorn.Config(
+        "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on"
     )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pets_core.config import LaunchConfig
 from pets_core.failures import RankFailure, write_failure
 from pets_core.fork_server import serve
 from pets_core.launch import Request, read_request
-from pets_core.supervisor import SHUTDOWN_SECONDS, fork, run_ranks
+from pets_core.supervisor import SHUTDOWN_SECONDS, fork, supervise_ranks
 
 __all__ = ["run_stage"]
 
@@ -49,7 +49,7 @@ def run_stage(arguments: Sequence[str]) -> int:
     num_ranks = _count_ranks(request)
     has_one_machine = request.config.launch.num_machines == 1 or request.stage == "check"
     if has_one_machine and _FORKS:
-        return run_ranks(num_ranks, lambda: _work(request, path, num_ranks))
+        return supervise_ranks(num_ranks, lambda: _work(request, path, num_ranks))
     if has_one_machine and num_ranks == 1:
         return _work(request, path, num_ranks)
     return _launch_elastic(request, path, machine, num_ranks)
@@ -61,11 +61,25 @@ def _count_ranks(request: Request) -> int:
         return 1
     if wanted != "auto":
         return wanted
-    if not _FORKS:
-        return max(torch.cuda.device_count(), 1)
-    # Without NVML it initialises CUDA, which does not survive a fork.
-    _, status = os.waitpid(fork(torch.cuda.device_count), 0)
-    return max(os.waitstatus_to_exitcode(status), 1)
+    return max(_count_gpus() if _FORKS else torch.cuda.device_count(), 1)
+
+
+def _count_gpus() -> int:
+    """Count in a fork: without NVML, counting initialises CUDA, which does not survive a fork."""
+    read, write = os.pipe()
+
+    def count() -> int:
+        os.write(write, str(torch.cuda.device_count()).encode())
+        return 0
+
+    pid = fork(count)
+    os.close(write)
+    with os.fdopen(read) as file:
+        counted = file.read()
+    os.waitpid(pid, 0)
+    if not counted:
+        raise RuntimeError("the GPUs could not be counted: set launch.num_processes")
+    return int(counted)
 
 
 def _work(request: Request, path: Path, num_ranks: int) -> int:
@@ -104,7 +118,7 @@ def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) 
         # The store of one machine alone is its own.
         if config.num_machines == 1:
             raise
-        message = f"{_nobody_came(config, machine)} ({error})"
+        message = f"{_join_timeout_message(config, machine)} ({error})"
         write_failure(RankFailure(message=message, kind="alone"), path.parent, "launcher")
         return 1
     return 0
@@ -113,7 +127,7 @@ def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) 
 def _rendezvous(request: Request, machine: int) -> dict[str, Any]:
     """How the machines of a run find each other; the first has rank 0.
 
-    Machines that were given different requests never meet, rather than train together.
+    The run id is a hash of the request, so machines with different requests cannot join one run.
     """
     config = request.config.launch
     if config.num_machines == 1:
@@ -131,10 +145,10 @@ def _rendezvous(request: Request, machine: int) -> dict[str, Any]:
     }
 
 
-def _nobody_came(config: LaunchConfig, machine: int) -> str:
-    remedy = "start pets join on the others" if machine == 0 else "is the first machine there?"
+def _join_timeout_message(config: LaunchConfig, machine: int) -> str:
+    remedy = "run `pets join` on the others" if machine == 0 else "check that machine 0 is running"
     return (
-        f"launch.num_machines = {config.num_machines}: not all of them met at "
+        f"launch.num_machines = {config.num_machines}: not all machines joined "
         f"launch.rdzv_endpoint = {config.rdzv_endpoint} within launch.join_timeout_seconds = "
         f"{config.join_timeout_seconds}; {remedy}"
     )

@@ -4,8 +4,8 @@ Importing torch, timm and accelerate takes seconds of CPU. A fork server pays fo
 the flow is busy elsewhere; each stage then starts in a child within milliseconds, as clean as a new
 process: a crash ends that child alone, and its memory and its GPU context go back to the system
 when it exits. The standard library's `multiprocessing.forkserver` is the same idea, but its
-children import the caller's main module again, and it can be given neither an environment nor an
-end.
+children import the caller's main module again, and it accepts neither an environment nor an idle
+timeout.
 
 Only Linux forks. Elsewhere system libraries do not survive a fork, and a server does one job and
 exits.
@@ -24,12 +24,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import traceback
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.connection import wait as wait_until_readable
 from pathlib import Path
 from typing import IO, NoReturn
 
-from pets_core.signals import die_with_parent, hard_exit
+from pets_core.signals import die_with_parent, exit_with, hard_exit
 
 __all__ = ["ForkServer", "Job", "forked", "prestart", "serve"]
 
@@ -37,6 +39,9 @@ _IDLE_SECONDS = 60.0
 """A server without a job for this long exits; the next stage starts another."""
 _INT = struct.Struct("!i")
 _MAX_MESSAGE = 65_536
+_POLL_SECONDS = 0.5
+_SHUTDOWN_SECONDS = 20.0
+"""From the end of the caller to that of a job where Linux cannot end it, for a last checkpoint."""
 
 
 class Job:
@@ -44,9 +49,9 @@ class Job:
 
     Attributes:
         pid: Process id of the child.
-        stdout: What it prints, standard error included.
+        stdout: Standard output and error of the child.
         returncode: Its exit code, negative for a signal; None while it runs.
-        is_orphan: The server has exited before the child, which has got SIGTERM and may still run.
+        is_orphan: Whether the server exited first; the child has SIGTERM then, and may still run.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class Job:
             subprocess.TimeoutExpired: It runs for longer than `timeout` seconds.
         """
         if self.returncode is None:
-            if not select.select([self._connection], [], [], timeout)[0]:
+            if not wait_until_readable([self._connection], timeout):
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
             code = _receive(self._connection)
             if code is None:
@@ -124,13 +129,13 @@ class ForkServer:
                 process_group=0,
             )
 
-    def serves(self, module: str, environment: dict[str, str]) -> bool:
-        """Whether its children are those that a new server would have."""
+    def is_reusable_for(self, module: str, environment: dict[str, str]) -> bool:
+        """Whether the server is idle and has this module, environment and working folder."""
         return self.is_idle and self._key == (module, environment, Path.cwd())
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is there and can take a job."""
+        """Whether the server runs and has no job."""
         done = self._job is None or self._job.poll() is not None
         return done and self._process.poll() is None
 
@@ -144,9 +149,14 @@ class ForkServer:
         stdout = os.fdopen(read, encoding="utf-8", errors="replace")
         try:
             try:
-                socket.send_fds(self._connection, ["\0".join(arguments).encode()], [write])
+                # A server that has exited is found out below.
+                with contextlib.suppress(ConnectionError):
+                    socket.send_fds(self._connection, ["\0".join(arguments).encode()], [write])
             finally:
                 os.close(write)
+            # A short wait lets a cancellation that arrives as an exception in this thread through.
+            while not wait_until_readable([self._connection], _POLL_SECONDS):
+                pass
             pid = _receive(self._connection)
             if pid is None:
                 code = self._process.wait()
@@ -158,9 +168,14 @@ class ForkServer:
         return self._job
 
     def close(self) -> None:
-        """End the server; a child that still runs gets SIGTERM."""
+        """End the server, which may still import its module; a child that runs gets SIGTERM."""
         self._connection.close()
-        self._process.wait()
+        self._process.terminate()
+        try:
+            self._process.wait(2 * _SHUTDOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._log.close()
 
     def _last_output(self) -> str:
@@ -177,7 +192,7 @@ def _receive(connection: socket.socket) -> int | None:
     return int(_INT.unpack(reply)[0]) if reply else None
 
 
-_kept: list[ForkServer] = []
+_idle_servers: list[ForkServer] = []
 _LOCK = threading.Lock()
 
 
@@ -207,13 +222,19 @@ def _start(
     module: str, environment: dict[str, str], arguments: Sequence[str]
 ) -> tuple[ForkServer, Job]:
     with _LOCK:
-        kept = _kept.pop() if _kept else None
-    if kept and kept.serves(module, environment):
-        # It may exit just now.
-        with contextlib.suppress(ConnectionError):
-            return kept, kept.start(arguments)
+        kept = _idle_servers.pop() if _idle_servers else None
     if kept:
-        kept.close()
+        try:
+            if kept.is_reusable_for(module, environment):
+                return kept, kept.start(arguments)
+        except ConnectionError:
+            # It has exited just now.
+            kept.close()
+        except BaseException:
+            kept.close()
+            raise
+        else:
+            kept.close()
     server = ForkServer(module, environment)
     try:
         return server, server.start(arguments)
@@ -223,26 +244,26 @@ def _start(
 
 
 def prestart(module: str, environment: dict[str, str]) -> None:
-    """Start a server ahead of the first job, so that its imports run beside other work."""
+    """Start a server now, so that its imports run in parallel with other work."""
     _keep(ForkServer(module, environment))
 
 
 def _keep(server: ForkServer) -> None:
     with _LOCK:
-        if server.is_idle and not _kept:
-            _kept.append(server)
+        if server.is_idle and not _idle_servers:
+            _idle_servers.append(server)
             return
     server.close()
 
 
 @atexit.register
 def _close_all() -> None:
-    while _kept:
-        _kept.pop().close()
+    while _idle_servers:
+        _idle_servers.pop().close()
 
 
-# A fork of this process must not talk to its servers.
-os.register_at_fork(after_in_child=_kept.clear)
+# A forked child must not use its parent's servers.
+os.register_at_fork(after_in_child=_idle_servers.clear)
 
 
 def serve(work: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -259,46 +280,56 @@ def serve(work: Callable[[Sequence[str]], int]) -> NoReturn:
         message, output, _, _ = socket.recv_fds(connection, _MAX_MESSAGE, 1)
         if not message:
             break
-        _do(connection, work, message.decode().split("\0"), output[0])
+        job = partial(_run_job, work, message.decode().split("\0"), output[0])
+        if sys.platform != "linux":
+            connection.send(_INT.pack(os.getpid()))
+            threading.Thread(target=_end_with_caller, args=(connection,), daemon=True).start()
+            exit_with(job)
+        _fork_job(connection, job, output[0])
     hard_exit(0)
 
 
-def _do(
-    connection: socket.socket,
-    work: Callable[[Sequence[str]], int],
-    arguments: Sequence[str],
-    output: int,
-) -> None:
-    if sys.platform != "linux":
-        connection.send(_INT.pack(os.getpid()))
-        hard_exit(_work(work, arguments, output))
-    # Readable once no process holds the other end any more: the child has exited.
-    ended, held = os.pipe()
+def _fork_job(connection: socket.socket, job: Callable[[], int], output: int) -> None:
+    """Run a job in a child until it ends, or until the caller does, and with it this process."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(write)
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
-        connection.close()
-        os.close(ended)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in (connection.detach(), read, write):
+            os.close(descriptor)
         die_with_parent(signal.SIGTERM)
-        hard_exit(_work(work, arguments, output) if os.getppid() == server else 1)
-    os.close(held)
+        exit_with(job if os.getppid() == server else lambda: 1)
     os.close(output)
     connection.send(_INT.pack(pid))
-    readable, _, _ = select.select([connection.fileno(), ended], [], [])
-    if connection.fileno() in readable:
-        # The caller sends nothing while a job runs: it has exited. The child follows this process.
-        hard_exit(1)
-    os.close(ended)
-    _, status = os.waitpid(pid, 0)
+    ended = 0
+    while not ended:
+        readable, _, _ = select.select([connection.fileno(), read], [], [])
+        if connection.fileno() in readable:
+            # The caller sends nothing while a job runs: it has exited. The child follows this one.
+            hard_exit(1)
+        os.read(read, 1)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    signal.set_wakeup_fd(-1)
+    os.close(read)
+    os.close(write)
     connection.send(_INT.pack(os.waitstatus_to_exitcode(status)))
 
 
-def _work(work: Callable[[Sequence[str]], int], arguments: Sequence[str], output: int) -> int:
+def _run_job(work: Callable[[Sequence[str]], int], arguments: Sequence[str], output: int) -> int:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(output, stream.fileno())
     os.close(output)
-    try:
-        return work(arguments)
-    except BaseException:  # noqa: BLE001 - the caller gets the exit code and what is printed
-        traceback.print_exc()
-        return 1
+    return work(arguments)
+
+
+def _end_with_caller(connection: socket.socket) -> None:
+    """Where a job runs in the server itself: end it when the caller has exited."""
+    select.select([connection], [], [])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SHUTDOWN_SECONDS)
+    hard_exit(1)

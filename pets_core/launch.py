@@ -126,7 +126,7 @@ def launch(
     on_line: Callable[[str], None] = lambda _: None,
     on_warning: Callable[[str], None] = lambda _: None,
 ) -> Record:
-    """Run a stage in worker ranks under torch elastic and return the record that rank 0 wrote.
+    """Run a stage in worker ranks and return the record that rank 0 wrote.
 
     Whatever ends this call (a result, an error, a cancelled run, Ctrl-C), every process it
     started has ended too: the launcher is told to stop, and dies with its parent.
@@ -203,7 +203,7 @@ def run_ranks(request: Request, folder: Path, ears: Ears, machine: int = 0) -> l
 
 
 def prestart_ranks() -> None:
-    """Import what ranks need in a process of its own, beside what this one does until then."""
+    """Start the agent now, so that its imports run in parallel with this process's work."""
     prestart(_AGENT, worker_environment())
 
 
@@ -240,7 +240,7 @@ def _watch(job: Job, ears: Ears) -> deque[str]:
         reader.join(timeout=_TERMINATE_SECONDS if job.is_orphan else _POLL_SECONDS * 4)
         if job.is_orphan and reader.is_alive():
             job.kill()
-            reader.join()
+            reader.join(timeout=_POLL_SECONDS * 4)
         if not reader.is_alive():
             # Closing a file that another thread still reads would wait for that thread.
             job.stdout.close()

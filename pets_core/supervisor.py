@@ -1,18 +1,18 @@
 """Runs the ranks of one machine as forks of this process, and ends them together.
 
-It does for one machine what torch elastic does: a store at which the ranks meet, their environment,
-the end of all when one fails. Ranks forked by elastic itself can hang: its agent has threads, and a
-fork inherits every lock that one of them holds in that moment, such as that of glibc's resolver.
-The process that calls this has a single thread.
+Does on one machine what torch elastic does: starts a store, sets each rank's environment, and stops
+all ranks when one fails. Ranks forked by elastic itself can hang: its agent has threads, and a fork
+inherits every lock that one of them holds in that moment, such as that of glibc's resolver. The
+process that calls this has a single thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,32 +20,32 @@ from typing import NoReturn
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pets_core.signals import die_with_parent, hard_exit
+from pets_core.signals import die_with_parent, exit_with
 
-__all__ = ["SHUTDOWN_SECONDS", "fork", "run_ranks"]
+__all__ = ["SHUTDOWN_SECONDS", "fork", "supervise_ranks"]
 
 SHUTDOWN_SECONDS = 20
-"""Between SIGTERM, on which a checkpoint is written, and SIGKILL; less than whoever started this
-process waits."""
-_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_AWAITED = _ENDING | {signal.SIGCHLD}
+"""Between SIGTERM, on which ranks write a checkpoint, and SIGKILL; less than the launch waits."""
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_WAITED_SIGNALS = _STOP_SIGNALS | {signal.SIGCHLD}
 _HOST = "127.0.0.1"
 
 
-def run_ranks(num_ranks: int, work: Callable[[], int]) -> int:
+def supervise_ranks(num_ranks: int, work: Callable[[], int]) -> int:
     """Run `work` in a fork for each rank until all have ended.
 
-    When a rank fails, or this process is told to end, the others get SIGTERM, and SIGKILL twenty
-    seconds later. When this process is killed, so are they.
+    When a rank fails, or this process receives SIGTERM, the other ranks receive SIGTERM and, after
+    SHUTDOWN_SECONDS, SIGKILL. When this process is killed, so are they.
 
     Args:
-        num_ranks: How many.
-        work: Returns the exit code of its rank; its environment is that of a rank of torchrun.
+        num_ranks: Number of ranks.
+        work: Returns the exit code of its rank. Its environment has RANK, LOCAL_RANK, WORLD_SIZE,
+            LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT if there are several ranks.
 
     Returns:
         0 if all ranks ended well, else 1; which rank failed first is printed.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_SIGNALS)
     store, shared = _start_store(num_ranks) if num_ranks > 1 else (None, {})
     ranks = _Ranks()
     for rank in range(num_ranks):
@@ -69,7 +69,7 @@ class _Ranks:
 
     Attributes:
         running: Number of each.
-        has_failed: Whether one has failed, or all were told to end.
+        has_failed: Whether a rank failed or a stop signal arrived.
         kill_at: When those that run are killed, on the monotonic clock; None: never.
     """
 
@@ -86,7 +86,7 @@ class _Ranks:
                 self._send(signal.SIGKILL)
                 self.kill_at = None
             self._reap()
-            self.has_failed |= number in _ENDING
+            self.has_failed |= number in _STOP_SIGNALS
             if self.has_failed and not is_ending:
                 is_ending = True
                 self._send(signal.SIGTERM)
@@ -101,7 +101,8 @@ class _Ranks:
             code = os.waitstatus_to_exitcode(status)
             if code and not self.has_failed:
                 self.has_failed = True
-                print(f"rank {rank} ended with {_text(code)}", flush=True)
+                with contextlib.suppress(OSError):
+                    print(f"rank {rank} ended with {_describe_exit(code)}", flush=True)
 
     def _send(self, number: signal.Signals) -> None:
         for pid in self.running:
@@ -111,12 +112,12 @@ class _Ranks:
 def _next_signal(deadline: float | None) -> int | None:
     """Wait for the next signal; None: the deadline has come first."""
     if deadline is None:
-        return signal.sigwait(_AWAITED)
-    found = signal.sigtimedwait(_AWAITED, max(deadline - time.monotonic(), 0))
+        return signal.sigwait(_WAITED_SIGNALS)
+    found = signal.sigtimedwait(_WAITED_SIGNALS, max(deadline - time.monotonic(), 0))
     return found.si_signo if found else None
 
 
-def _text(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"exit code {code}" if code > 0 else signal.Signals(-code).name
 
 
@@ -158,10 +159,5 @@ def fork(work: Callable[[], int]) -> int:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
-    code = 1
-    try:
-        code = work()
-    except BaseException:  # noqa: BLE001 - a fork must never return to its caller
-        traceback.print_exc()
-    hard_exit(code)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_SIGNALS)
+    exit_with(work)

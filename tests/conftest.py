@@ -54,9 +54,9 @@ hypothesis.settings.load_profile("no deadline")
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 REAL_DATA = Path(__file__).parents[2] / "shared/data"
 OPT_IN = {
-    "browser": "opens pages in Chromium: give --run-browser",
-    "slow": "starts machines, servers or whole runs: give --run-slow",
-    "nightly": "another case of what a slow test shows: give --run-nightly",
+    "browser": "opens pages in Chromium: use --run-browser",
+    "slow": "starts machines, servers or whole runs: use --run-slow",
+    "nightly": "more cases of a slow test: use --run-nightly",
 }
 
 

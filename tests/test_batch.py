@@ -120,6 +120,9 @@ def test_what_is_there_is_not_predicted_again(config, model_url, tmp_path) -> No
     commit_batch(again, num_predicted=done.num_photos, seconds=1.0)
     for path, written in kept.items():
         assert path.stat().st_mtime_ns == written or str(path) in gone
+    shutil.copy(part_url(again, 1), part_url(again, 0))
+    with pytest.raises(RuntimeError, match="exactly once"):
+        commit_batch(again, num_predicted=0, seconds=1.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks die with their parent on Linux")

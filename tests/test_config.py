@@ -33,7 +33,7 @@ NUMBERS = [
 ]
 
 
-def test_the_page_of_settings_is_what_the_models_say():
+def test_settings_page_is_up_to_date():
     """Type, default and bounds of each setting: pydantic holds values to them."""
     root = Path(__file__).parents[1]
     page = runpy.run_path(str(root / "docs/settings.py"))["settings_page"]()

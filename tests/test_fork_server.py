@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux fork
 @pytest.fixture
 def environment(monkeypatch) -> dict[str, str]:
     """What a server of helpers/echo_server.py needs; none is kept from another test, or after."""
-    monkeypatch.setattr(fork_server, "_kept", [])
+    monkeypatch.setattr(fork_server, "_idle_servers", [])
     yield os.environ | {"PYTHONPATH": str(HELPERS)}
     fork_server._close_all()
 
@@ -125,7 +125,7 @@ def test_a_job_ends_with_its_server(environment) -> None:
 
 
 CALLER = """
-import os, sys
+import os
 from pets_core.fork_server import forked
 with forked("echo_server", dict(os.environ), ["wait"]) as job:
     print(job.pid, job.stdout.readline(), flush=True)
@@ -133,14 +133,24 @@ with forked("echo_server", dict(os.environ), ["wait"]) as job:
 """
 
 
-def test_no_process_outlives_a_caller_that_is_killed(environment) -> None:
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_no_process_outlives_a_caller_that_is_killed(environment, platform) -> None:
     command = [sys.executable, "-c", CALLER]
-    caller = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    caller = subprocess.Popen(
+        command, env=environment | {"ECHO_PLATFORM": platform}, stdout=subprocess.PIPE, text=True
+    )
     with caller:
         child = int(caller.stdout.readline().split()[0])
-        server = processes.parent(child)
+        started = processes.below(caller.pid)
+        assert child in started
         caller.kill()
-    assert processes.gone([server, child])
+    assert processes.gone([*started])
+
+
+def test_a_server_that_still_imports_is_ended_at_once(environment) -> None:
+    slow = ForkServer("echo_server", environment | {"ECHO_IMPORT_SECONDS": "600"})
+    slow.close()
+    assert not slow.is_idle
 
 
 def test_without_fork_each_job_has_a_server_of_its_own(run) -> None:

@@ -163,7 +163,7 @@ def test_a_rendezvous_nobody_answers_ends_with_the_remedy(small_config, tmp_path
         small_config, tmp_path / "run", num_machines=2, num_processes=1,
         rdzv_endpoint=f"127.0.0.1:{free_port()}", join_timeout_seconds=3,
     )  # fmt: skip
-    with pytest.raises(WorkerError, match=r"not all of them met at launch\.rdzv_endpoint = 127"):
+    with pytest.raises(WorkerError, match=r"not all machines joined launch\.rdzv_endpoint = 127"):
         launch(train, TrainResult)
     assert not list(Path(announcements(train.config)).iterdir()), "nothing is asked any more"
 

@@ -213,7 +213,7 @@ def test_a_written_command_is_valid(command: str, parse) -> None:
         parse(shlex.split(command)[1:])
 
 
-def test_a_command_that_is_not_valid_is_seen(parse, capsys) -> None:
+def test_invalid_commands_fail(parse, capsys) -> None:
     for words in (["run", "--train.epoch", "3"], ["predict"], ["models", "promot", "RUN"]):
         with pytest.raises(SystemExit):
             parse(words)

@@ -1,6 +1,6 @@
 """Pictures as PNG bytes, small enough to travel inside a page or a Prefect artifact.
 
-A function's module, and matplotlib with it, is imported when the function is first asked for.
+Each function's module, and matplotlib, is imported on first access.
 """
 
 from importlib import import_module

@@ -43,12 +43,15 @@ def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
     reader = threading.Thread(target=_read, args=(terminal, said), daemon=True)
     reader.start()
     deadline = time.monotonic() + 240
+    agents = []
     while b"lr-find:" not in said:
+        agents = agents or processes.agents(process.pid)
         assert process.poll() is None, said.decode()
         assert time.monotonic() < deadline, said.decode()
         time.sleep(0.2)
     started = processes.below(process.pid)
     assert started
+    assert agents == processes.agents(process.pid), "started ahead, it has done the check as well"
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # what a terminal does: to the whole foreground group
     else:

@@ -36,6 +36,7 @@ if __name__ == "__main__":
         fork_server._IDLE_SECONDS = float(os.environ["ECHO_IDLE_SECONDS"])
     if "ECHO_PLATFORM" in os.environ:
         sys.platform = os.environ["ECHO_PLATFORM"]
+    time.sleep(float(os.environ.get("ECHO_IMPORT_SECONDS", "0")))
     if "ECHO_BROKEN" in os.environ:
         sys.exit("no module named torch")
     fork_server.serve(work)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,6 @@ class Postgres:
     """A server on loopback; a context."""
 
     def __init__(self) -> None:
-        # Not below pytest's folders, whose permissions each run of pytest resets: the server
-        # refuses to be root, and would no longer reach its files.
-        self._folder = Path(tempfile.mkdtemp(prefix="pets-postgres-"))
         self._numbers = itertools.count()
         self._is_migrated = False
         with socket.socket() as probe:
@@ -35,31 +33,33 @@ class Postgres:
             self._port = probe.getsockname()[1]
 
     def __enter__(self) -> "Postgres":
-        data = self._folder / "data"
-        password = self._folder / "password"
-        password.write_text(PASSWORD)
-        user = "postgres" if os.geteuid() == 0 else None
-        if user:
-            for path in (self._folder, password):
-                shutil.chown(path, user)
-        settings = ["-U", _USER, "--pwfile", password, "-A", "scram-sha-256", "-E", "UTF8"]
-        command = [_program("initdb"), "--no-sync", "-D", data, *settings]
-        subprocess.run(command, check=True, user=user, capture_output=True)
-        # A machine that fails loses a test, not data.
-        options = ["-c", "fsync=off", "-c", "max_connections=300", "-k", ""]
-        command = [_program("postgres"), "-D", data, "-h", "127.0.0.1", "-p", str(self._port)]
-        with (self._folder / "log").open("w") as log:
-            self._process = subprocess.Popen(
-                [*command, *options], user=user, stdout=log, stderr=log
-            )
-        self._wait()
+        initdb, postgres = _program("initdb"), _program("postgres")
+        with ExitStack() as stack:
+            # Not below pytest's folders, whose permissions each run of pytest resets: the server
+            # refuses to be root, and would no longer reach its files.
+            folder = Path(tempfile.mkdtemp(prefix="pets-postgres-"))
+            stack.callback(shutil.rmtree, folder)
+            data, password = folder / "data", folder / "password"
+            password.write_text(PASSWORD)
+            user = "postgres" if os.geteuid() == 0 else None
+            if user:
+                for path in (folder, password):
+                    shutil.chown(path, user)
+            settings = ["-U", _USER, "--pwfile", password, "-A", "scram-sha-256", "-E", "UTF8"]
+            command = [initdb, "--no-sync", "-D", data, *settings]
+            subprocess.run(command, check=True, user=user, capture_output=True)
+            # A machine that fails loses a test, not data.
+            options = ["-c", "fsync=off", "-c", "max_connections=300", "-k", ""]
+            command = [postgres, "-D", data, "-h", "127.0.0.1", "-p", str(self._port), *options]
+            with (folder / "log").open("w") as log:
+                process = subprocess.Popen(command, user=user, stdout=log, stderr=log)
+            stack.callback(_stop, process)
+            self._wait()
+            self._running = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        # At once, connections or none.
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(_PATIENCE_SECONDS)
-        shutil.rmtree(self._folder)
+        self._running.close()
 
     def database(self) -> str:
         """Make a database with Prefect's tables; returns its address, as Prefect takes it."""
@@ -106,6 +106,16 @@ def dump(url: str) -> str:
     """All that a database holds, as text."""
     command = [_program("pg_dump"), "--dbname", _plain(url)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    # At once, connections or none.
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _plain(url: str) -> str:

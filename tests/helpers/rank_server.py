@@ -15,39 +15,53 @@ __all__: list[str] = []
 supervisor.SHUTDOWN_SECONDS = 1.0
 
 
-def say(*words: object) -> None:
+def write_line(*words: object) -> None:
     # One write, for the ranks share a pipe.
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
+def meet(number: int, others: list[int]) -> None:
+    """Wait at the store for other ranks."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
+    store.set(str(number), "here")
+    store.wait([str(other) for other in others])
+
+
+def handle_sigterm(*_: object) -> None:
+    write_line("rank", os.environ["RANK"], "received SIGTERM")
+
+
 def rank(what: str) -> int:
     number = int(os.environ.get("RANK", "-1"))
+    ranks = list(range(int(os.environ.get("WORLD_SIZE", "0"))))
     if what == "meet":
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        say(*(os.environ.get(name) for name in names))
-        if number >= 0:
-            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
-            store.set(str(number), "here")
-            store.wait([str(other) for other in range(int(os.environ["WORLD_SIZE"]))])
+        write_line(*(os.environ.get(name) for name in names))
+        if ranks:
+            meet(number, ranks)
         return 0
-    if what == "fail" and number == 1:
-        return 3
-    if what == "raise" and number == 1:
-        raise ValueError("a rank failed")
-    if what == "die" and number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    def heed(*_: object) -> None:
-        say("rank", number, "is told to end")
-        if what != "stubborn":
-            os._exit(1)
+    def end(*_: object) -> None:
+        handle_sigterm()
+        os._exit(1)
 
-    signal.signal(signal.SIGTERM, heed)
-    say("rank", number, os.getpid())
+    signal.signal(signal.SIGTERM, handle_sigterm if what == "stubborn" else end)
+    if what in ("fail", "raise", "die"):
+        meet(number, ranks)
+        if number == 1:
+            if what == "raise":
+                raise ValueError("a rank failed")
+            if what == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 3
+    else:
+        write_line("rank", number, os.getpid())
     while True:
         time.sleep(60)
 
 
 if __name__ == "__main__":
-    serve(lambda arguments: supervisor.run_ranks(int(arguments[0]), lambda: rank(arguments[1])))
+    serve(
+        lambda arguments: supervisor.supervise_ranks(int(arguments[0]), lambda: rank(arguments[1]))
+    )

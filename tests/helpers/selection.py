@@ -1,7 +1,7 @@
 """Which test files run, and in which order: by what they import, and by how long they took.
 
-A plugin of pytest, and as a script what `make quick` asks: the test files that a change affects,
-the nearest first, as many as take 40 seconds.
+A plugin of pytest. As a script, prints the test files for `make quick`: those that a change
+affects, the nearest first, as many as take 40 seconds.
 """
 
 import ast
@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes of `-n auto`: none for single files, whose start would take longer than they."""
+    """No processes of `-n auto` for single files: starting them takes longer than the tests."""
     is_whole = not any("::" in argument or argument.endswith(".py") for argument in config.args)
     return min(os.cpu_count() or 1, _MAX_PROCESSES) if is_whole else 0
 
@@ -81,10 +81,12 @@ def write_durations(seconds: Mapping[str, float]) -> None:
 
 
 def changed_files(base: str) -> set[str]:
-    """Files that differ from where this branch left another one, not committed ones included."""
+    """Files changed since the merge base with `base`, including uncommitted ones."""
 
     def git(*words: str) -> list[str]:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"git {' '.join(words)}: {done.stderr.strip()}: set BASE=branch")
         return done.stdout.splitlines()
 
     (fork,) = git("merge-base", "HEAD", base)
@@ -113,18 +115,22 @@ def affected_tests(changed: Collection[str]) -> dict[str, int]:
         for user in users[nearest] - distance.keys():
             distance[user] = distance[nearest] + 1
             edge.append(user)
-    return {p: n for p, n in distance.items() if Path(p).name.startswith("test_")}
+    return {
+        path: steps
+        for path, steps in distance.items()
+        if Path(path).name.startswith("test_") and (ROOT / path).exists()
+    }
 
 
 def choose(distances: Mapping[str, int], durations: Mapping[str, float], budget: float) -> set[str]:
-    """The nearest files that fit a budget of seconds; of those as near, the quickest first."""
+    """Changed test files, and the nearest others that fit a budget of seconds."""
     chosen, total = set(), 0.0
     by_distance = sorted(
         (distance, durations.get(path, _UNKNOWN_SECONDS), path)
         for path, distance in distances.items()
     )
     for _, seconds, path in by_distance:
-        if total + seconds <= budget:
+        if total + seconds <= budget or distances[path] == 0:
             chosen.add(path)
             total += seconds
     return chosen

@@ -36,6 +36,7 @@ def test_the_error_of_tags_is_that_of_accuracy_multi():
     objective = MultiLabel()
     # Of the first photo both are wrong: a probability of one half gives no tag.
     assert float(objective.error_sum(LOGITS, TAGS)) == pytest.approx(1.0)
+    assert float(objective.error_sum(torch.tensor([[0.1, -0.1]]), TAGS[:1])) == 0.0
     assert objective.metric == "tag error rate"
     assert objective.activation(LOGITS)[0, 0] == 0.5
 

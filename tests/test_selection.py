@@ -1,0 +1,23 @@
+"""Which tests `make quick` runs."""
+
+from selection import affected_tests, choose
+
+
+def test_tests_of_a_changed_module_are_found_by_its_imports() -> None:
+    found = affected_tests({"pets_core/markdown.py"})
+    assert found["tests/tasks/test_publish.py"] == 1
+    assert found["tests/flows/test_flows.py"] > 1
+
+
+def test_tests_that_name_a_changed_page_are_found() -> None:
+    assert affected_tests({"docs/evaluation.md"})["tests/test_readme.py"] == 1
+
+
+def test_a_deleted_test_is_not_run() -> None:
+    assert affected_tests({"tests/test_deleted.py"}) == {}
+
+
+def test_the_nearest_tests_that_fit_are_chosen() -> None:
+    seconds = {"changed": 90.0, "near": 20.0, "slow": 30.0, "far": 15.0, "farther": 10.0}
+    distances = {"changed": 0, "near": 1, "slow": 2, "far": 3, "farther": 3}
+    assert choose(distances, seconds, 130) == {"changed", "near", "farther"}
