@@ -1,6 +1,7 @@
 """The store: files whole or not at all, on disk, in memory, in an object store, over HTTP."""
 
 import gc
+import os
 import uuid
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -156,6 +157,21 @@ def test_a_file_half_written_never_bears_its_name(tmp_path):
         (beside,) = tmp_path.iterdir()
         assert beside.name.startswith(".file.bin.partial-")
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_file_is_on_disk_before_it_bears_its_name(tmp_path, monkeypatch):
+    """Else a machine that loses power may keep the name and lose what was written."""
+    url, synced = tmp_path / "file.bin", []
+    sync = os.fsync
+
+    def record(descriptor):
+        synced.append(url.exists())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    storage.write_bytes(str(url), b"data")
+    assert synced == [False]
+    assert url.exists()
 
 
 def test_two_writers_do_not_mix(tmp_path):

@@ -60,6 +60,12 @@ def test_numbers_cost_by_the_error_in_standard_deviations(loss, by_hand):
     assert float(objective.error_sum(logits, targets)) == pytest.approx((2**2 + 2**2) / 2)
 
 
+def test_the_metric_of_numbers_is_the_root_of_the_mean_square():
+    objective = Regression()
+    total = objective.error_sum(torch.tensor([1.0, 4.0]), torch.tensor([4.0, 0.0]))
+    assert objective.error(float(total) / 2) == pytest.approx(math.sqrt((9 + 16) / 2))
+
+
 def test_numbers_of_several_units_are_judged_in_standard_deviations():
     objective = Regression(std=torch.tensor([4.0, 1.0]), alike=False)
     logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 2.0]])
