@@ -147,6 +147,26 @@ def test_no_process_outlives_a_caller_that_is_killed(environment, platform) -> N
     assert processes.gone([*started])
 
 
+IDLE_CALLER = """
+import os, time
+from pets_core.fork_server import forked
+with forked("echo_server", dict(os.environ), ["ids"]) as job:
+    print(job.stdout.readline(), flush=True)
+    job.wait()
+time.sleep(600)
+"""
+
+
+def test_an_idle_server_does_not_outlive_a_caller_that_is_killed(environment) -> None:
+    command = [sys.executable, "-c", IDLE_CALLER]
+    caller = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    with caller:
+        server, child, _ = caller.stdout.readline().split()
+        assert processes.gone([int(child)])
+        caller.kill()
+    assert processes.gone([int(server)])
+
+
 def test_a_server_that_still_imports_is_ended_at_once(environment) -> None:
     slow = ForkServer("echo_server", environment | {"ECHO_IMPORT_SECONDS": "600"})
     slow.close()
