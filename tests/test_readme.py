@@ -25,12 +25,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 PLACEHOLDERS = {"make run", "make test", "source .venv/bin/activate", "pets ui FLOW_RUN_ID"}
+TRAINING = {"run", "train", "lr-find", "sweep", "collab", "evaluate", "recommend", "similar"}
+"""Subcommands that take ten seconds and more, or need others that do: nightly but for these two."""
 ON_EVERY_PUSH = {
     "pets run --source.url path/to/photos",
     "pets evaluate --from path/to/predictions.parquet",
-    "pets models promote RUN",
-    "pets predict path/to/model photo.jpg --json",
 }
+
+
+def is_nightly(command: str) -> bool:
+    return command.split()[1] in TRAINING and command not in ON_EVERY_PUSH
 
 
 def commands(page: str) -> list[str]:
@@ -223,8 +227,10 @@ def test_invalid_commands_fail(parse, capsys) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(c, marks=pytest.mark.slow if c in ON_EVERY_PUSH else pytest.mark.nightly)
-        for c in COMMANDS
+        pytest.param(
+            command, marks=pytest.mark.nightly if is_nightly(command) else pytest.mark.slow
+        )
+        for command in COMMANDS
     ],
 )
 def test_command(command: str, folder, drawn_sample, server, request) -> None:
@@ -282,7 +288,7 @@ def test_the_python_example(folder, drawn_sample) -> None:
     run([sys.executable, "-c", small], folder, drawn_sample)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_example_of_reading_a_data_set(folder, drawn_sample, trained) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.S).group(1)
     printed = run([sys.executable, "-c", code], folder, drawn_sample)
