@@ -19,6 +19,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
 from pets_core.errors import PetsError
+from pets_core.signals import stop_process
 
 __all__ = ["check_server", "start_temporary_server", "telling_of_the_server"]
 
@@ -76,7 +77,7 @@ def start_temporary_server() -> Callable[[], None]:
             # Not of the terminal's foreground group, which Ctrl-C goes to.
             process_group=0,
         )
-    atexit.register(_stop, process)
+    atexit.register(stop_process, process, _STOP_SECONDS)
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
@@ -104,15 +105,6 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
         f"the temporary Prefect server did not start ({reason}): see what it printed above, and "
         "whether PREFECT_HOME (~/.prefect) can be written; or set PREFECT_API_URL to a server"
     )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @contextmanager

@@ -26,10 +26,8 @@ _SETTINGS = {
 
 def main() -> None:
     """Serve until SIGTERM."""
-    die_with_parent(signal.SIGTERM)
     descriptor, parent = map(int, sys.argv[1:])
-    if os.getppid() != parent:
-        sys.exit("the process that started this server has ended")
+    die_with_parent(signal.SIGTERM, parent)
     os.environ |= _SETTINGS
     # The server must not talk to the configured one, which has not answered.
     os.environ.pop("PREFECT_API_URL", None)

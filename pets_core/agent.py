@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ from pets_core.config import LaunchConfig
 from pets_core.failures import RankFailure, write_failure
 from pets_core.fork_server import serve
 from pets_core.launch import Request, read_request
-from pets_core.supervisor import SHUTDOWN_SECONDS, fork, supervise_ranks
+from pets_core.signals import SHUTDOWN_SECONDS, fork
+from pets_core.supervisor import supervise_ranks
 
 __all__ = ["run_stage"]
 
@@ -72,7 +74,7 @@ def _count_gpus() -> int:
         os.write(write, str(torch.cuda.device_count()).encode())
         return 0
 
-    pid = fork(count)
+    pid = fork(count, signal.SIGKILL)
     os.close(write)
     with os.fdopen(read) as file:
         counted = file.read()

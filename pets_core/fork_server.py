@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import select
 import signal
@@ -31,7 +32,7 @@ from multiprocessing.connection import wait as wait_until_readable
 from pathlib import Path
 from typing import IO, NoReturn
 
-from pets_core.signals import die_with_parent, exit_with, hard_exit
+from pets_core.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_exit, stop_process
 
 __all__ = ["ForkServer", "Job", "forked", "prestart", "serve"]
 
@@ -40,8 +41,6 @@ _IDLE_SECONDS = 60.0
 _INT = struct.Struct("!i")
 _MAX_MESSAGE = 65_536
 _POLL_SECONDS = 0.5
-_SHUTDOWN_SECONDS = 20.0
-"""From the end of the caller to that of a job where Linux cannot end it, for a last checkpoint."""
 
 
 class Job:
@@ -81,7 +80,7 @@ class Job:
             subprocess.TimeoutExpired: It runs for longer than `timeout` seconds.
         """
         if self.returncode is None:
-            if not wait_until_readable([self._connection], timeout):
+            if not _wait_for_message(self._connection, timeout):
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
             code = _receive(self._connection)
             if code is None:
@@ -140,7 +139,7 @@ class ForkServer:
         return done and self._process.poll() is None
 
     def start(self, arguments: Sequence[str]) -> Job:
-        """Start a child.
+        """Start a child; a start that fails closes the server.
 
         Raises:
             ConnectionError: The server has exited; the message is what it printed.
@@ -154,15 +153,14 @@ class ForkServer:
                     socket.send_fds(self._connection, ["\0".join(arguments).encode()], [write])
             finally:
                 os.close(write)
-            # A short wait lets a cancellation that arrives as an exception in this thread through.
-            while not wait_until_readable([self._connection], _POLL_SECONDS):
-                pass
+            _wait_for_message(self._connection, None)
             pid = _receive(self._connection)
             if pid is None:
                 code = self._process.wait()
                 raise ConnectionError(f"exit code {code}: {self._last_output()}")
         except BaseException:
             stdout.close()
+            self.close()
             raise
         self._job = Job(self._process, self._connection, pid, stdout)
         return self._job
@@ -170,17 +168,26 @@ class ForkServer:
     def close(self) -> None:
         """End the server, which may still import its module; a child that runs gets SIGTERM."""
         self._connection.close()
-        self._process.terminate()
-        try:
-            self._process.wait(2 * _SHUTDOWN_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop_process(self._process, 2 * SHUTDOWN_SECONDS)
         self._log.close()
 
     def _last_output(self) -> str:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")[-5000:].strip()
+
+
+def _wait_for_message(connection: socket.socket, timeout: float | None) -> bool:
+    """Wait until there is something to receive; return whether there is after `timeout` seconds.
+
+    Short waits let a cancellation that arrives as an exception in this thread through.
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+        left = max(deadline - time.monotonic(), 0.0)
+        if wait_until_readable([connection], min(left, _POLL_SECONDS)):
+            return True
+        if left <= _POLL_SECONDS:
+            return False
 
 
 def _receive(connection: socket.socket) -> int | None:
@@ -223,24 +230,14 @@ def _start(
 ) -> tuple[ForkServer, Job]:
     with _LOCK:
         kept = _idle_servers.pop() if _idle_servers else None
-    if kept:
-        try:
-            if kept.is_reusable_for(module, environment):
-                return kept, kept.start(arguments)
-        except ConnectionError:
-            # It has exited just now.
-            kept.close()
-        except BaseException:
-            kept.close()
-            raise
-        else:
-            kept.close()
+    if kept and kept.is_reusable_for(module, environment):
+        # It may exit just now.
+        with contextlib.suppress(ConnectionError):
+            return kept, kept.start(arguments)
+    elif kept:
+        kept.close()
     server = ForkServer(module, environment)
-    try:
-        return server, server.start(arguments)
-    except BaseException:
-        server.close()
-        raise
+    return server, server.start(arguments)
 
 
 def prestart(module: str, environment: dict[str, str]) -> None:
@@ -295,15 +292,15 @@ def _fork_job(connection: socket.socket, job: Callable[[], int], output: int) ->
     os.set_blocking(write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(write)
-    server = os.getpid()
-    pid = os.fork()
-    if pid == 0:
+
+    def child() -> int:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in (connection.detach(), read, write):
             os.close(descriptor)
-        die_with_parent(signal.SIGTERM)
-        exit_with(job if os.getppid() == server else lambda: 1)
+        return job()
+
+    pid = fork(child, signal.SIGTERM)
     os.close(output)
     connection.send(_INT.pack(pid))
     ended = 0
@@ -331,5 +328,5 @@ def _end_with_caller(connection: socket.socket) -> None:
     """Where a job runs in the server itself: end it when the caller has exited."""
     select.select([connection], [], [])
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_SHUTDOWN_SECONDS)
+    time.sleep(SHUTDOWN_SECONDS)
     hard_exit(1)

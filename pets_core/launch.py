@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import subprocess
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsManifest
 from pets_core.records import BatchPlan, DatasetManifest
+from pets_core.signals import stop_process
 
 __all__ = [
     "PROGRESS_MARK",
@@ -231,12 +231,9 @@ def _watch(job: Job, ears: Ears) -> deque[str]:
     reader = threading.Thread(target=_read, args=(job.stdout, ears, tail), daemon=True)
     reader.start()
     try:
-        # A short wait lets a cancellation that arrives as an exception in this thread through.
-        while job.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                job.wait(timeout=_POLL_SECONDS)
+        job.wait()
     finally:
-        _end(job)
+        stop_process(job, _TERMINATE_SECONDS)
         reader.join(timeout=_TERMINATE_SECONDS if job.is_orphan else _POLL_SECONDS * 4)
         if job.is_orphan and reader.is_alive():
             job.kill()
@@ -292,13 +289,3 @@ def _pass_on(line: str, ears: Ears, tail: deque[str]) -> None:
             return
     tail.append(line)
     ears.on_line(line)
-
-
-def _end(job: Job) -> None:
-    if job.poll() is None:
-        job.terminate()
-        try:
-            job.wait(timeout=_TERMINATE_SECONDS)
-        except subprocess.TimeoutExpired:
-            job.kill()
-            job.wait()

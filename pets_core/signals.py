@@ -1,27 +1,80 @@
-"""Parent-death signal and immediate exit."""
+"""How processes are stopped: parent-death signal, SIGTERM then SIGKILL, immediate exit."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-__all__ = ["die_with_parent", "exit_with", "hard_exit"]
+__all__ = [
+    "SHUTDOWN_SECONDS",
+    "die_with_parent",
+    "exit_with",
+    "fork",
+    "hard_exit",
+    "stop_process",
+]
+
+SHUTDOWN_SECONDS = 20
+"""Between SIGTERM, on which ranks write a checkpoint, and SIGKILL; less than the launch waits."""
 
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(with_signal: signal.Signals) -> None:
-    """Ask Linux to send this process a signal when its parent ends; elsewhere do nothing.
+class Process(Protocol):
+    """The part of `subprocess.Popen` that stopping a process needs."""
 
-    Linux sends it even if the parent is killed.
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit code; raise `subprocess.TimeoutExpired` after `timeout` seconds."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+
+def stop_process(process: Process, seconds: float) -> None:
+    """Send SIGTERM to a process that still runs, and SIGKILL after some seconds; wait for it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def die_with_parent(with_signal: signal.Signals, parent: int | None = None) -> None:
+    """Ask Linux to send this process a signal when its parent ends, even if that is killed.
+
+    Args:
+        with_signal: The signal.
+        parent: Process id of the parent where it is known: if it has ended already, so does this
+            process, with exit code 1.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, with_signal)
+    if parent is not None and os.getppid() != parent:
+        hard_exit(1)
+
+
+def fork(work: Callable[[], int], on_parent_death: signal.Signals) -> int:
+    """Run `work` in a fork that gets a signal when this process ends; return its process id."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent(on_parent_death, parent)
+        exit_with(work)
+    return pid
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:

@@ -20,12 +20,10 @@ from typing import NoReturn
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pets_core.signals import die_with_parent, exit_with
+from pets_core.signals import SHUTDOWN_SECONDS, fork
 
-__all__ = ["SHUTDOWN_SECONDS", "fork", "supervise_ranks"]
+__all__ = ["supervise_ranks"]
 
-SHUTDOWN_SECONDS = 20
-"""Between SIGTERM, on which ranks write a checkpoint, and SIGKILL; less than the launch waits."""
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _WAITED_SIGNALS = _STOP_SIGNALS | {signal.SIGCHLD}
 _HOST = "127.0.0.1"
@@ -50,7 +48,7 @@ def supervise_ranks(num_ranks: int, work: Callable[[], int]) -> int:
     ranks = _Ranks()
     for rank in range(num_ranks):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if shared else {}
-        ranks.running[fork(partial(_run_rank, work, shared | own))] = rank
+        ranks.running[_fork(partial(_run_rank, work, shared | own))] = rank
     ranks.wait()
     if store is not None:
         os.kill(store, signal.SIGKILL)
@@ -131,7 +129,7 @@ def _start_store(num_ranks: int) -> tuple[int, dict[str, str]]:
         listener.bind((_HOST, 0))
         listener.listen(num_ranks)
         port = listener.getsockname()[1]
-        pid = fork(lambda: _serve_store(listener.detach(), port))
+        pid = _fork(lambda: _serve_store(listener.detach(), port))
     return pid, {
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
@@ -150,14 +148,11 @@ def _serve_store(listener: int, port: int) -> NoReturn:
     raise AssertionError("only SIGKILL ends it")
 
 
-def fork(work: Callable[[], int]) -> int:
-    """Run `work` in a fork that is killed with this process; returns its process id."""
-    parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_SIGNALS)
-    exit_with(work)
+def _fork(work: Callable[[], int]) -> int:
+    """Run `work`, with signals as they were, in a fork that is killed with this process."""
+
+    def child() -> int:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_SIGNALS)
+        return work()
+
+    return fork(child, signal.SIGKILL)

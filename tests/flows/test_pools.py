@@ -18,7 +18,7 @@ from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from flows import cli
 from flows.deployments import read_files
-from pets_core import launch, supervisor
+from pets_core import launch, signals
 from pets_core.config import PipelineConfig
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_a_pod_has_shared_memory_and_a_place_for_the_cache() -> None:
 
 
 def test_a_pod_is_given_the_time_that_a_last_checkpoint_takes() -> None:
-    seconds = supervisor.SHUTDOWN_SECONDS + launch._TERMINATE_SECONDS
+    seconds = signals.SHUTDOWN_SECONDS + launch._TERMINATE_SECONDS
     assert pod("gpu")["terminationGracePeriodSeconds"] > seconds
 
 

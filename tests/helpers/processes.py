@@ -38,7 +38,7 @@ def children(pid: int) -> list[int]:
 
 
 def other_threads(pid: int) -> list[str]:
-    """Names of the threads of a process beside its first."""
+    """Names of the threads of a process other than its first."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [(task / "comm").read_text().strip() for task in tasks if task.name != str(pid)]
 
