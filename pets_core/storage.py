@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
+import fsspec
 from fsspec.core import url_to_fs
 
 from pets_core.errors import PetsError, tellable, telling
@@ -41,19 +44,29 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", 
 """The extra that brings the driver of a kind of store."""
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
+
+
 def is_url(place: str) -> bool:
-    """Whether a place is named by a URL, chained ones included, and not by a local path."""
-    return "://" in place or "::" in place
+    """Whether a place is a URL, as "s3://bucket", or a chain, as "simplecache::s3://bucket".
+
+    A file URL is a local path. Any other text is one too, whatever characters it holds.
+    """
+    return bool(_URL.match(place)) and not _FILE_URL.match(place)
 
 
 def absolute(url: str) -> str:
-    """Return a local path absolute and without `~`, and any other URL as it is.
+    """Return a local path absolute, without `~` and without `file://`, and any other URL as it is.
 
     An absolute path means the same to every process, whatever its working directory.
     """
     if is_url(url):
         return url
-    return os.path.abspath(Path(url).expanduser())  # noqa: PTH100 - ".." is to go, links to stay
+    if (file_url := _FILE_URL.match(url)) is not None:
+        return os.path.normpath(unquote(file_url[1]))
+    path = Path(url).expanduser()
+    return os.path.abspath(path)  # noqa: PTH100 - ".." is to go, links to stay
 
 
 def join(root: str, *parts: str) -> str:
@@ -72,15 +85,25 @@ def filesystem(url: str) -> tuple[Any, str]:
     Raises:
         PetsError: No such kind of store is known, or its driver is not installed.
     """
+    if not is_url(url):
+        return fsspec.filesystem("file", use_listings_cache=False), absolute(url)
     try:
         # A listing kept from before hides what other processes have written since.
-        return url_to_fs(url, use_listings_cache=False)  # type: ignore[no-any-return]
+        head, colons, rest = (url, "", "") if _is_chain(url) else url.partition("::")
+        fs, path = url_to_fs(head, use_listings_cache=False)
+        return fs, path + colons + rest
     except ImportError as error:
         extra = _EXTRAS.get(url.split("://")[0])
         remedy = f": pip install 'pets-pipeline[{extra}]'" if extra else ""
         raise PetsError(f"{url}: {error}{remedy}") from error
     except ValueError as error:
         raise PetsError(f"{url}: {error}") from error
+
+
+def _is_chain(url: str) -> bool:
+    """Whether each part between "::" is a URL or a protocol; else "::" belongs to a file's name."""
+    parts = url.split("::")
+    return len(parts) > 1 and all("://" in p or p in fsspec.available_protocols() for p in parts)
 
 
 def exists(url: str) -> bool:

@@ -26,7 +26,7 @@ __all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
 Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 _COLUMNS = {"class": "label", "tags": "one_hot"}
-_VERSION = 2
+_VERSION = 3
 _BATCH = 128
 
 

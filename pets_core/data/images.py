@@ -5,28 +5,66 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from importlib import import_module
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 __all__ = [
     "MAX_PIXELS",
+    "NO_DECODER",
     "ImageInfo",
     "UnreadablePhotoError",
     "decode",
     "inspect",
     "is_photo_name",
+    "is_sideways",
     "may_be_photo_name",
+    "missing_decoder",
     "open_rgb",
 ]
 
 MAX_PIXELS = 100_000_000
 
+NO_DECODER = "no_decoder"
+"""Reason of a photo whose format needs a package that is not installed."""
+
 _THUMBNAIL = 32
-_LYING = (5, 6, 7, 8)
+_NARROW = 64
+"""A photo whose grey levels span fewer than a quarter of 256 looks almost uniform to a model."""
+
+_Orient = Image.Transpose
+_TRANSPOSE = {
+    2: _Orient.FLIP_LEFT_RIGHT,
+    3: _Orient.ROTATE_180,
+    4: _Orient.FLIP_TOP_BOTTOM,
+    5: _Orient.TRANSPOSE,
+    6: _Orient.ROTATE_270,
+    7: _Orient.TRANSVERSE,
+    8: _Orient.ROTATE_90,
+}
+"""What makes a photo upright, by its EXIF orientation (CIPA DC-008, tag 274)."""
+_SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
+
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
+"""Optional packages with decoders for Pillow, and what registers each; empty: its import does."""
+_HEIF = "install the decoder: pip install 'pets-pipeline[heif]'"
+_JXL = "install the decoder: pip install 'pets-pipeline[jxl]'"
+_RAW = "develop it to JPEG or TIFF first, for instance with the package rawpy"
+_RAW_SUFFIXES = (
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl "
+    ".sr2 .srf .srw .x3f"
+)
+_REMEDIES = (
+    dict.fromkeys((".heic", ".heif", ".hif"), _HEIF)
+    | {".jxl": _JXL}
+    | dict.fromkeys(_RAW_SUFFIXES.split(), _RAW)
+)
+"""What to do with a photo of a format that Pillow has no decoder for, by its suffix."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +76,16 @@ class ImageInfo:
         width: Pixels.
         height: Pixels.
         thumbnail: Grey, uint8, shape (32, 32): what the perceptual hash is made of.
+        sideways: Whether the stored pixels have width and height exchanged.
+        narrow: Whether its grey levels span less than a quarter of the range.
     """
 
     format: str
     width: int
     height: int
     thumbnail: npt.NDArray[np.uint8]
+    sideways: bool = False
+    narrow: bool = False
 
 
 class UnreadablePhotoError(Exception):
@@ -65,6 +107,26 @@ def may_be_photo_name(path: str) -> bool:
     return is_photo_name(path) or not _suffix(path)
 
 
+def missing_decoder(path: str) -> str | None:
+    """What to do with a file whose name ends as a photo's without a decoder; None: any other."""
+    suffix = _suffix(path).lower()
+    return None if suffix in _photo_suffixes() else _REMEDIES.get(suffix)
+
+
+def is_sideways(data: bytes) -> bool:
+    """Whether a photo's EXIF orientation exchanges width and height; False where it is unreadable.
+
+    Args:
+        data: The file's bytes.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _orientation(Image.open(io.BytesIO(data), formats=_formats())) in _SIDEWAYS
+    except Exception:  # noqa: BLE001 - on damaged bytes the decoders raise anything
+        return False
+
+
 def _suffix(path: str) -> str:
     """As pathlib's, which takes ten times as long for each of a million files."""
     stem, dot, suffix = path.rsplit("/", 1)[-1].rpartition(".")
@@ -77,18 +139,35 @@ def _photo_suffixes() -> frozenset[str]:
     return frozenset(s for s, form in Image.registered_extensions().items() if form in allowed)
 
 
+_UNUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+
+
 @cache
 def _formats() -> tuple[str, ...]:
-    """Pillow's formats but those it has other programs run for: PostScript is code."""
+    """The formats that Pillow and its installed plugins decode.
+
+    Not those that it runs other programs for, as PostScript is code, or only recognises.
+    """
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in ("EPS", "WMF"))
+    for package, register in _PLUGINS.items():
+        try:
+            plugin = import_module(package)
+        except ImportError:
+            continue
+        if register:
+            getattr(plugin, register)()
+    return tuple(name for name in Image.OPEN if name not in _UNUSED_FORMATS)
 
 
 def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, str]:
-    """Decode a photo of any format Pillow reads to upright RGB.
+    """Decode a photo of any format Pillow reads to upright sRGB.
 
-    The first frame of an animation is taken; transparency is laid over white; 16-bit grey is
-    scaled to 8.
+    The first frame of an animation is taken and transparency is laid over white. An embedded RGB
+    profile of other colours, as Display P3 or Adobe RGB, is converted to sRGB.
+
+    Grey of more than 8 bits is scaled to 8. Of 16 bits, 65,535 is white. Integers of 32 bits and
+    floats are scaled by the smallest of the ranges 0 to 1 (floats alone), 0 to 255 and 0 to 65,535
+    that holds all of the photo's values.
 
     Args:
         data: The file's bytes.
@@ -99,19 +178,31 @@ def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, 
         The picture, and the format's name.
 
     Raises:
-        UnreadablePhotoError: Empty, not an image, cut short, or more than `MAX_PIXELS`.
+        UnreadablePhotoError: Empty, not an image, cut short, more than `MAX_PIXELS`, of a format
+            without a decoder, or with values in none of the ranges.
     """
-    image, file_format, _ = _open(data, at_least)
-    return image, file_format
+    decoded = _open(data, at_least)
+    return decoded.image, decoded.format
 
 
-def _open(
-    data: bytes, at_least: int | None, draft: str = "RGB"
-) -> tuple[Image.Image, str, tuple[int, int]]:
-    """Decode; return the picture, the format's name, and the upright photo's full size.
+class _Decoded(NamedTuple):
+    """A decoded photo.
 
-    A JPEG decoded at a reduced scale may be asked for in mode `draft`, "RGB" or "L".
+    Attributes:
+        image: Its pixels, upright.
+        format: Pillow's name of the type.
+        size: Width and height of the upright photo, pixels, before any reduction.
+        sideways: Whether its stored pixels have width and height exchanged.
     """
+
+    image: Image.Image
+    format: str
+    size: tuple[int, int]
+    sideways: bool
+
+
+def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
+    """Decode; a JPEG that may be reduced is decoded in mode `draft`, "RGB" or "L"."""
     if not data:
         raise UnreadablePhotoError("empty", "the file has no bytes")
     try:
@@ -131,14 +222,21 @@ def _open(
             if at_least is not None:
                 image.draft(draft, (at_least, at_least))
             image.load()
-            if image.getexif().get(ExifTags.Base.Orientation) in _LYING:
-                full = full[::-1]
-            upright = ImageOps.exif_transpose(image)
-            plain = is_jpeg and upright.mode == draft
-            return upright if plain else _to_rgb(upright), file_format, full
+            orientation = _orientation(image)
+            sideways = orientation in _SIDEWAYS
+            upright = image
+            if orientation in _TRANSPOSE:
+                upright = image.transpose(_TRANSPOSE[orientation])
+            if not (is_jpeg and upright.mode == draft):
+                upright = _to_rgb(upright)
+            if draft == "RGB":
+                upright = _to_srgb(upright, image.info.get("icc_profile"))
+            return _Decoded(upright, file_format, full[::-1] if sideways else full, sideways)
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError as error:
+        if remedy := _remedy(data):
+            raise UnreadablePhotoError(NO_DECODER, remedy) from error
         raise UnreadablePhotoError("not_an_image", _what(data)) from error
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too_many_pixels", str(error)) from error
@@ -153,9 +251,13 @@ def inspect(data: bytes) -> ImageInfo:
     Of a JPEG every coefficient is decoded, but only as many pixels are made of them as the
     thumbnail needs.
     """
-    image, file_format, (width, height) = _open(data, 2 * _THUMBNAIL, "L")
-    grey = image.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    return ImageInfo(file_format, width, height, np.asarray(grey))
+    decoded = _open(data, 2 * _THUMBNAIL, "L")
+    grey = decoded.image.convert("L")
+    # Without a band, getextrema gives the lowest and the highest level.
+    low, high = map(int, np.ravel(grey.getextrema()))
+    thumbnail = np.asarray(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS))
+    narrow = high - low < _NARROW
+    return ImageInfo(decoded.format, *decoded.size, thumbnail, decoded.sideways, narrow)
 
 
 def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
@@ -190,11 +292,96 @@ def _what(data: bytes) -> str:
     return next((w for magic, w in known.items() if data.startswith(magic)), "of no known type")
 
 
+def _remedy(data: bytes) -> str | None:
+    """What to do with bytes of a format that has no decoder here; None: any other bytes."""
+    if data[4:8] == b"ftyp" and data[8:12] in (
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"hevc",
+        b"mif1",
+        b"msf1",
+    ):
+        return _HEIF
+    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return _JXL
+    if data.startswith((b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0")) or data[4:12] == b"ftypcrx ":
+        return _RAW
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none. The rest of EXIF may be broken."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - on damaged EXIF Pillow raises anything
+        found = None
+    if found is None:
+        # Pillow reads no entry after a broken one.
+        found = _orientation_of(image.info.get("exif") or b"")
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _orientation_of(exif: bytes) -> int | None:
+    """The orientation in the first directory of EXIF bytes, without a look at any other entry."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
+    if order is None:
+        return None
+
+    def number(start: int, size: int) -> int:
+        return int.from_bytes(tiff[start : start + size], order)  # type: ignore[arg-type]
+
+    first = number(4, 4)
+    entries = range(first + 2, first + 2 + 12 * number(first, 2), 12)
+    tag = ExifTags.Base.Orientation
+    return next((number(at + 8, 2) for at in entries if number(at, 2) == tag), None)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _scaled(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
+    """Grey of 32 bits to 8, by the smallest range that holds all values (H, W).
+
+    Raises:
+        UnreadablePhotoError: A value is negative, not finite or above 65,535.
+    """
+    low, high = float(values.min()), float(values.max())
+    ranges = (1, 255, 65_535) if values.dtype.kind == "f" else (255, 65_535)
+    white = next((r for r in ranges if high <= r), None)
+    if white is None or not low >= 0:
+        raise UnreadablePhotoError(
+            "values_out_of_range",
+            f"its values run from {low:g} to {high:g}: scale them to 0 to 65,535",
+        )
+    return (values.astype(np.float64) * (255 / white)).round().astype(np.uint8)
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert from an embedded RGB profile to sRGB; a photo without a usable one stays as it is."""
+    transform = _to_srgb_transform(profile) if profile else None
+    return image if transform is None else ImageCms.applyTransform(image, transform) or image
+
+
+@lru_cache(maxsize=32)
+def _to_srgb_transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    """The transform of a profile to sRGB; None where it is sRGB, not of RGB, or damaged."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        about = source.profile
+        if about.xcolor_space.strip() != "RGB" or "sRGB" in (about.profile_description or ""):
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+    except (OSError, ImageCms.PyCMSError, TypeError, ValueError):
+        return None

@@ -2,18 +2,26 @@
 
 import io
 import random
+import struct
+import sys
 
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from PIL import Image, ImageCms
 
 from pets_core.data import images
 from pets_core.data.images import (
+    NO_DECODER,
     UnreadablePhotoError,
     decode,
     inspect,
     is_photo_name,
+    is_sideways,
     may_be_photo_name,
+    missing_decoder,
     open_rgb,
 )
 
@@ -195,7 +203,7 @@ def test_other_files_are_no_image(data):
 def test_a_bomb_is_refused_before_it_is_decoded(width, height, monkeypatch):
     """The first is above our bound only, the second above Pillow's too."""
     data = encode(Image.new("1", (width, height)), "PNG")
-    monkeypatch.setattr(images.ImageOps, "exif_transpose", None)
+    monkeypatch.setattr(images, "_orientation", None)
     error = refusal(data)
     assert error.reason == "too_many_pixels"
 
@@ -225,7 +233,7 @@ def test_whatever_a_decoder_raises_is_damage(monkeypatch, jpeg, error):
     def fail(_):
         raise error("odd")
 
-    monkeypatch.setattr(images.ImageOps, "exif_transpose", fail)
+    monkeypatch.setattr(images, "_orientation", fail)
     assert refusal(jpeg()).reason == "damaged"
 
 
@@ -277,3 +285,226 @@ def test_postscript_is_never_run():
     with pytest.raises(UnreadablePhotoError, match="not_an_image"):
         open_rgb(script)
     assert not is_photo_name("drawing.eps")
+
+
+def tiff(values) -> bytes:
+    return encode(Image.fromarray(np.asarray(values)), "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "levels"),
+    [
+        (np.float32, [0, 0.5, 1], [0, 128, 255]),
+        (np.float32, [0, 100, 255], [0, 100, 255]),
+        (np.float32, [0, 257, 65_535], [0, 1, 255]),
+        (np.int32, [0, 1, 255], [0, 1, 255]),
+        (np.int32, [0, 2_570, 65_535], [0, 10, 255]),
+    ],
+)
+def test_grey_of_32_bits_is_scaled_by_the_smallest_range_that_holds_it(kind, values, levels):
+    image, _ = open_rgb(tiff(np.array([values], kind)))
+    assert np.asarray(image)[0, :, 1].tolist() == levels
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.float32([-0.1, 1]), np.float32([0, np.nan]), np.float32([0, np.inf]),
+     np.float32([0, 70_000]), np.int32([-1, 5]), np.int32([0, 65_536])],
+    ids=str,
+)  # fmt: skip
+def test_values_in_no_range_are_refused(values):
+    error = refusal(tiff(values[None]))
+    assert error.reason == "values_out_of_range"
+    assert "65,535" in error.detail
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays(np.float32, (3, 4), elements=st.floats(0, 65_535, width=32)),
+    st.sampled_from([np.float32, np.int32]),
+)
+def test_scaling_keeps_order_and_never_wraps(values, kind):
+    values = values.astype(kind)
+    levels = np.asarray(open_rgb(tiff(values))[0])[:, :, 0]
+    order = np.argsort(values, axis=None, kind="stable")
+    assert (np.diff(levels.ravel()[order].astype(int)) >= 0).all()
+    white = next(
+        r for r in (1, 255, 65_535) if values.max() <= r and not (r == 1 and kind is np.int32)
+    )
+    assert np.abs(levels - values.astype(float) * 255 / white).max() <= 0.5 + 1e-6
+
+
+def exif_with(entries: list[tuple[int, int, int, bytes]], order: str = "<", count=None) -> bytes:
+    """EXIF with these (tag, type, count, 4 bytes), whose first directory may lie about its size."""
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    directory = struct.pack(f"{order}IH", 8, len(entries) if count is None else count)
+    for tag, kind, number, value in entries:
+        directory += struct.pack(f"{order}HHI", tag, kind, number) + value
+    return b"Exif\0\0" + mark + directory + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (0x011A, 10, 1, b"\xff\xff\xff\x7f"),  # a rational beyond the end
+        (0x011A, 5, 1, bytes(4)),  # a rational over the header
+        (0x8769, 4, 1, b"\xff\xff\xff\x7f"),  # a directory beyond the end
+        (0x8825, 99, 7, bytes(4)),  # a type that is none
+        (0x010F, 2, 2**31, bytes(4)),  # a text of 2 GiB
+        (0x927C, 7, 3, b"\x01\x02\x03\x04"),
+    ],
+)
+def test_the_orientation_holds_whatever_else_of_exif_is_broken(order, broken):
+    orientation = (0x0112, 3, 1, struct.pack(f"{order}HH", 6, 0))
+    for entries in ([orientation, broken], [broken, orientation]):
+        body = exif_with(entries, order)
+        data = encode(half_red_left(40, 20), "JPEG", quality=95)
+        segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+        data = data[:2] + segment + data[2:]
+        image, _ = open_rgb(data)
+        assert image.size == (20, 40)
+        assert near(image.getpixel((10, 3)), RED)
+        assert (inspect(data).sideways, is_sideways(data)) == (True, True)
+
+
+def test_the_orientation_is_found_where_pillow_reads_no_exif(monkeypatch):
+    def fail(_):
+        raise SyntaxError("broken")
+
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    data = encode(half_red_left(40, 20), "JPEG", exif=exif, quality=95)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert open_rgb(data)[0].size == (20, 40)
+
+
+@pytest.mark.parametrize("value", [0, 9, 77, 65_535])
+def test_an_orientation_that_is_none_turns_nothing(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert open_rgb(encode(half_red_left(40, 20), "PNG", exif=exif))[0].size == (40, 20)
+
+
+P3 = np.array(
+    [[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
+)
+SRGB = np.array(
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+)
+"""Primaries to XYZ of D50, columns red, green, blue."""
+
+
+def display_p3() -> bytes:
+    """Pillow's sRGB profile with the primaries and the name of Display P3."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    name, other = ("sRGB built-in".encode("utf-16-be"), "Display P3 v0".encode("utf-16-be"))
+    assert name in profile
+    data = bytearray(profile.replace(name, other))
+    for entry in range(int.from_bytes(data[128:132], "big")):
+        tag, start = data[132 + 12 * entry : 136 + 12 * entry], 136 + 12 * entry
+        if tag in (b"rXYZ", b"gXYZ", b"bXYZ"):
+            place = int.from_bytes(data[start : start + 4], "big") + 8
+            column = P3[:, "rgb".index(chr(tag[0]))]
+            data[place : place + 12] = struct.pack(">3i", *(column * 65_536).round().astype(int))
+    return bytes(data)
+
+
+def p3_to_srgb(colour) -> tuple[int, ...]:
+    """By the matrices, not by the library."""
+    encoded = np.array(colour) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    linear = (np.linalg.inv(SRGB) @ P3 @ linear).clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return tuple((encoded * 255).round().astype(int).tolist())
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P")]
+)
+def test_a_wide_gamut_profile_is_converted_to_srgb(file_format, mode):
+    colour = (200, 100, 60)
+    assert not near(p3_to_srgb(colour), colour, tolerance=9)
+    photo = Image.new("RGB", (32, 32), colour)
+    photo = photo.quantize(4) if mode == "P" else photo.convert(mode)
+    data = encode(photo, file_format, icc_profile=display_p3())
+    assert near(open_rgb(data)[0].getpixel((5, 5)), p3_to_srgb(colour))
+    assert near(decode(data, 16)[5, 5], p3_to_srgb(colour))
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
+        b"not a profile",
+        display_p3()[:200],
+    ],
+    ids=["sRGB", "LAB", "none", "cut short"],
+)
+def test_any_other_profile_changes_nothing(profile):
+    colour = (200, 100, 60)
+    data = encode(Image.new("RGB", (32, 32), colour), "PNG", icc_profile=profile)
+    assert open_rgb(data)[0].getpixel((5, 5)) == colour
+
+
+@pytest.mark.parametrize(
+    ("levels", "narrow"),
+    [((0, 255), False), ((0, 11), True), ((100, 163), True), ((100, 164), False)],
+)
+def test_a_photo_in_a_sliver_of_the_range_is_narrow(levels, narrow):
+    image = Image.new("L", (64, 48), levels[0])
+    image.paste(levels[1], (0, 0, 32, 48))
+    assert inspect(encode(image, "PNG")).narrow == narrow
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)
+
+
+@pytest.fixture
+def without_plugins(monkeypatch):
+    """As where neither pillow-heif nor pillow-jxl-plugin is installed."""
+    for package in images._PLUGINS:
+        monkeypatch.setitem(sys.modules, package, None)
+    for name in ("HEIF", "JXL"):
+        monkeypatch.delitem(Image.OPEN, name, raising=False)
+    for suffix, name in list(Image.EXTENSION.items()):
+        if name in ("HEIF", "JXL"):
+            monkeypatch.delitem(Image.EXTENSION, suffix)
+    for cached in (images._formats, images._photo_suffixes):
+        cached.cache_clear()
+    yield
+    for cached in (images._formats, images._photo_suffixes):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("data", "extra"),
+    [(HEIC, "heif"), (b"\xff\x0a" + bytes(99), "jxl"), (b"FUJIFILMCCD-RAW", "rawpy")],
+)
+def test_a_format_without_a_decoder_names_the_package(without_plugins, data, extra):
+    """Whatever its name is: phones write HEIC into files named .jpg."""
+    error = refusal(data)
+    assert error.reason == NO_DECODER
+    assert extra in error.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("IMG_1.HEIC", "heif"), ("a.heif", "heif"), ("a.jxl", "jxl"), ("a.NEF", "rawpy"),
+     ("a.dng", "rawpy"), ("a.jpg", None), ("a.txt", None), ("a", None)],
+)  # fmt: skip
+def test_names_without_a_decoder(without_plugins, name, remedy):
+    found = missing_decoder(name)
+    assert found is None if remedy is None else remedy in found
+
+
+@pytest.mark.parametrize(
+    ("package", "file_format"), [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")]
+)
+def test_an_installed_decoder_reads_its_photos(package, file_format):
+    pytest.importorskip(package)
+    assert is_photo_name(f"a.{'heic' if file_format == 'HEIF' else 'jxl'}")
+    image, name = open_rgb(encode(half_red_left(64, 32), file_format, quality=95))
+    assert (name, image.size) == (file_format, (64, 32))
+    assert near(image.getpixel((8, 16)), RED, tolerance=12)
