@@ -1,0 +1,319 @@
+"""The format of a text table: encoding, delimiter and quoting, detected or set."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pets_core.errors import PetsError
+
+__all__ = [
+    "DELIMITERS",
+    "TextFormat",
+    "TextOptions",
+    "count_columns",
+    "detect_delimiter",
+    "detect_encoding",
+    "find_undecodable_line",
+    "is_blank",
+    "is_complete",
+    "large_cells",
+]
+
+DELIMITERS = ("::", "\t", ";", "|", ",")
+"""Delimiters that are detected; of two that fit equally well, the earlier one."""
+_UNQUOTED = ("::", "\t", "|")
+"""Delimiters of files whose quotes may be part of the text."""
+_UNIT = "\x1f"
+"""ASCII's unit separator: stands for "::", since pandas' C parser takes single characters."""
+_ALIASES = {"tab": "\t", "\\t": "\t"}
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    # UTF-32's little-endian mark begins with UTF-16's.
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_BLOCK = 1 << 20
+_HEAD = 1 << 16
+_MAX_LINE = 1 << 24
+_MAX_CELL = 1 << 24
+_HEAD_ROWS = 100
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Settings of a text table's format; None: detected.
+
+    Attributes:
+        delimiter: An ASCII character, "::" or "tab".
+        encoding: Name of a Python codec, such as "utf-8" or "cp1252".
+        quoting: Whether cells may stand in double quotes; False: quotes are part of the text.
+        prefix: Precedes these names in messages: with "ratings." they name "ratings.delimiter".
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
+    quoting: bool | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """The format of a text table.
+
+    Attributes:
+        delimiter: An ASCII character, or "::".
+        encoding: Name of a Python codec.
+        bom_length: Bytes of the byte order mark, 0 to 4.
+        is_quoted: Whether cells may stand in double quotes.
+    """
+
+    delimiter: str
+    encoding: str
+    bom_length: int = 0
+    is_quoted: bool = True
+
+    def __str__(self) -> str:
+        delimiter = "tab" if self.delimiter == "\t" else repr(self.delimiter)
+        return f"delimiter {delimiter}, encoding {self.encoding}"
+
+    @property
+    def character(self) -> str:
+        """The delimiter in the text that `open` yields."""
+        return _UNIT if self.delimiter == "::" else self.delimiter
+
+    @property
+    def quoting(self) -> Literal[0, 3]:
+        """QUOTE_MINIMAL or QUOTE_NONE of Python's csv module."""
+        return csv.QUOTE_MINIMAL if self.is_quoted else csv.QUOTE_NONE
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[io.TextIOWrapper | _UnitSeparated]:
+        """Open the text behind the byte order mark; line ends stay as they are."""
+        with path.open("rb") as binary:
+            binary.seek(self.bom_length)
+            with io.TextIOWrapper(binary, self.encoding, newline="") as text:
+                yield _UnitSeparated(text) if self.delimiter == "::" else text
+
+    def rows(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+        """Split lines that `open` yields into cells.
+
+        Yields:
+            The number of a row's last line, from 1, and its cells.
+
+        Raises:
+            csv.Error: A quoted cell does not end, or goes on after its closing quote.
+        """
+        reader = csv.reader(lines, delimiter=self.character, quoting=self.quoting, strict=True)
+        for row in reader:
+            yield reader.line_num, row
+
+
+class _UnitSeparated:
+    """A text with a unit separator in place of every "::"; a single ":" stays."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+
+    def __iter__(self) -> Iterator[str]:
+        return (line.replace("::", _UNIT) for line in self._text)
+
+    def readline(self, size: int = -1) -> str:
+        return self._text.readline(size).replace("::", _UNIT)
+
+    def read(self, size: int = -1) -> str:
+        text = self._text.read(size)
+        # A block must not end between two colons.
+        while text.endswith(":") and (more := self._text.read(1)):
+            text += more
+        return text.replace("::", _UNIT)
+
+
+@contextmanager
+def large_cells() -> Iterator[None]:
+    """Lift the csv module's limit of 128 KiB for a cell."""
+    limit = csv.field_size_limit(_MAX_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def is_blank(row: Sequence[str]) -> bool:
+    """Whether a row is a line without text, which pandas skips."""
+    return not row or (len(row) == 1 and not row[0].strip())
+
+
+def count_columns(first_row: Sequence[str], has_header: bool) -> int:
+    """Number of columns; a trailing delimiter of the header makes none."""
+    ends_blank = has_header and len(first_row) > 1 and not first_row[-1].strip()
+    return len(first_row) - ends_blank
+
+
+def is_complete(row: Sequence[str], first_row: Sequence[str], num_columns: int) -> bool:
+    """Whether a row has as many cells as there are columns; one trailing delimiter is tolerated."""
+    has_more = len(row) == num_columns + 1
+    return len(row) == num_columns or (
+        has_more and (not row[-1].strip() or len(first_row) > num_columns)
+    )
+
+
+def detect_encoding(path: Path, options: TextOptions) -> tuple[str, int]:
+    """Find the encoding of a file by its byte order mark, its NUL bytes, or as UTF-8 or cp1252.
+
+    A file in which most characters beyond ASCII are UTF-8 is UTF-8, even if it is damaged.
+
+    Returns:
+        The name of a Python codec, and the length of the byte order mark in bytes.
+
+    Raises:
+        PetsError: `options.encoding` is not a text encoding.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    bom, found = next(((bom, name) for bom, name in _BOMS if head.startswith(bom)), (b"", ""))
+    if options.encoding is not None:
+        try:
+            wanted = codecs.lookup(options.encoding).name
+            "".encode(wanted)
+        except LookupError:
+            raise PetsError(
+                f"{options.prefix}encoding = {options.encoding} is unknown: set the name of a "
+                "Python codec, such as utf-8, utf-16 or cp1252"
+            ) from None
+        return (found, len(bom)) if bom and wanted.startswith("utf") else (wanted, 0)
+    if bom:
+        return found, len(bom)
+    return _by_nul_bytes(head) or ("utf-8" if _is_mostly_utf8(path) else "cp1252"), 0
+
+
+def _by_nul_bytes(head: bytes) -> str | None:
+    """UTF-16 where a tenth of its characters or more are below U+0100."""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    least = len(head) / 20
+    if odd > least and odd > 10 * even:
+        return "utf-16-le"
+    return "utf-16-be" if even > least and even > 10 * odd else None
+
+
+def _is_mostly_utf8(path: Path) -> bool:
+    num_valid = 0
+    num_invalid = 0
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            text = decoder.decode(block)
+            if not text.isascii():
+                invalid = text.count("\ufffd")
+                num_invalid += invalid
+                num_valid += len(text) - len(text.encode("ascii", "ignore")) - invalid
+    return num_valid > num_invalid or not num_invalid + len(decoder.decode(b"", final=True))
+
+
+def find_undecodable_line(path: Path, text_format: TextFormat) -> int:
+    """Number of the first line with bytes that its encoding does not have, from 1."""
+    decoder = codecs.getincrementaldecoder(text_format.encoding)()
+    line = 1
+    with path.open("rb") as file:
+        file.seek(text_format.bom_length)
+        while block := file.read(_BLOCK):
+            try:
+                line += decoder.decode(block).count("\n")
+            except UnicodeDecodeError as error:
+                valid = error.object[: error.start]
+                return line + valid.decode(text_format.encoding, "ignore").count("\n")
+    return line
+
+
+def detect_delimiter(
+    path: Path, text_format: TextFormat, options: TextOptions, columns: Collection[str]
+) -> TextFormat:
+    """Find delimiter and quoting by the first lines.
+
+    The delimiter is the one for which the header holds most of `columns`, then one that splits
+    each of the first lines into the same number of cells, two or more.
+
+    Args:
+        path: The file.
+        text_format: With its encoding.
+        options: What is set is not detected.
+        columns: Names that the header may hold.
+
+    Raises:
+        PetsError: `options.delimiter` is not an ASCII character, "::" or "tab".
+    """
+    with text_format.open(path) as text:
+        head = text.read(_HEAD) + text.readline(_MAX_LINE)
+    with large_cells():
+        scores = [
+            (_score(*_first_rows(head, candidate), candidate, columns), candidate)
+            for candidate in _candidates(text_format, options)
+        ]
+    return max(scores, key=lambda scored: scored[0])[1]
+
+
+def _candidates(text_format: TextFormat, options: TextOptions) -> Iterator[TextFormat]:
+    delimiters: Sequence[str] = DELIMITERS
+    if options.delimiter is not None:
+        delimiter = _ALIASES.get(options.delimiter, options.delimiter)
+        if delimiter != "::" and not (len(delimiter) == 1 and delimiter.isascii()):
+            raise PetsError(
+                f"{options.prefix}delimiter = {options.delimiter}: expected one ASCII character, "
+                ":: or tab"
+            )
+        delimiters = (delimiter,)
+    for delimiter in delimiters:
+        quotings = [True, False] if delimiter in _UNQUOTED else [True]
+        if options.quoting is not None:
+            quotings = [options.quoting]
+        elif delimiter == "::":
+            quotings = [False]
+        for is_quoted in quotings:
+            yield replace(text_format, delimiter=delimiter, is_quoted=is_quoted)
+
+
+def _first_rows(head: str, candidate: TextFormat) -> tuple[list[list[str]], bool]:
+    """Rows of the head that are whole, at least one, and whether its quotes fit the candidate."""
+    text = head.replace("::", _UNIT) if candidate.delimiter == "::" else head
+    rows: list[list[str]] = []
+    fits = True
+    try:
+        for _, row in candidate.rows(io.StringIO(text, newline="")):
+            if not is_blank(row):
+                rows.append(row)
+            if len(rows) == _HEAD_ROWS:
+                break
+    except csv.Error as error:
+        # The last cell of the head may be cut.
+        fits = len(head) >= _HEAD and "unexpected end of data" in str(error)
+    if not rows:
+        first_line = text.strip().split("\n", 1)[0]
+        rows.append(first_line.split(candidate.character))
+    return rows, fits
+
+
+def _score(
+    rows: list[list[str]], fits: bool, candidate: TextFormat, columns: Collection[str]
+) -> tuple[float, ...]:
+    """How well a candidate splits the first rows; tuples compare from left to right."""
+    num_found = len({name.strip() for name in rows[0]} & set(columns))
+    num_columns = count_columns(rows[0], has_header=True)
+    is_regular = fits and all(is_complete(row, rows[0], num_columns) for row in rows)
+    has_several = num_columns > 1
+    preference = 0
+    if candidate.delimiter in DELIMITERS:
+        # Of several the earlier one; where nothing is delimited, the comma.
+        place = DELIMITERS.index(candidate.delimiter)
+        preference = -place if has_several else place
+    is_quoted = candidate.is_quoted
+    return (
+        num_found, is_regular and has_several, has_several, is_regular, is_quoted, preference
+    )  # fmt: skip
