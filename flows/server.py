@@ -24,6 +24,7 @@ from pets_core.signals import stop_process
 __all__ = ["check_server", "start_temporary_server", "telling_of_the_server"]
 
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+_START_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 5.0
 
@@ -91,7 +92,8 @@ def _has_no_ui_link(record: logging.LogRecord) -> bool:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    patience = get_current_settings().server.ephemeral.startup_timeout_seconds
+    # A server that cannot start ends, which is noticed at once; a busy machine needs its time.
+    patience = max(_START_SECONDS, get_current_settings().server.ephemeral.startup_timeout_seconds)
     deadline = time.monotonic() + patience
     with httpx.Client() as client:
         while process.poll() is None and time.monotonic() < deadline:
@@ -100,7 +102,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
                     return
             time.sleep(_POLL_SECONDS)
     code = process.poll()
-    reason = f"exit code {code}" if code is not None else f"no answer within {patience} s"
+    reason = f"exit code {code}" if code is not None else f"no answer within {patience:.0f} s"
     raise PetsError(
         f"the temporary Prefect server did not start ({reason}): see what it printed above, and "
         "whether PREFECT_HOME (~/.prefect) can be written; or set PREFECT_API_URL to a server"
