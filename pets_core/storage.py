@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -21,6 +21,7 @@ from pets_core.errors import PetsError, tellable, telling
 __all__ = [
     "CountingWriter",
     "absolute",
+    "below",
     "check_writable",
     "exists",
     "filesystem",
@@ -31,6 +32,7 @@ __all__ = [
     "last_change",
     "list_folder",
     "open_read",
+    "printable",
     "read_bytes",
     "remove",
     "when_changed",
@@ -72,6 +74,21 @@ def absolute(url: str) -> str:
 def join(root: str, *parts: str) -> str:
     """Join a root path or URL and parts with single slashes."""
     return "/".join([root.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def below(url: str, path: str) -> tuple[Any, str]:
+    """The fsspec file system of the folder at `url`, and the place there of a file in the folder.
+
+    Unlike a part of a URL, `path` may hold any character.
+    """
+    fs, root = filesystem(url)
+    is_web = url.startswith(("http://", "https://"))
+    return fs, f"{root.rstrip('/')}/{quote(path) if is_web else path}"
+
+
+def printable(text: str) -> str:
+    r"""A file's name as valid Unicode: bytes that are not UTF-8 are escaped, as in \xe4."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def without_query(url: str) -> str:
