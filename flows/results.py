@@ -68,7 +68,8 @@ def show_batch(summary: BatchSummary) -> None:
     """What was seen on many photos."""
     print(
         f"\nPhotos       {summary.num_photos}, of which {summary.num_unreadable} could not be "
-        f"looked at\nSpeed        {summary.photos_per_second:.0f} photos/s\nMost seen"
+        f"looked at\nSpeed        {summary.photos_per_second:.0f} photos/s\n"
+        f"Skipped      {summary.num_skipped} other files: {summary.url}/skipped.parquet\nMost seen"
     )
     for name, count in list(summary.breeds.items())[:3]:
         print(f"  {count:6d}  {name}")

@@ -3,6 +3,7 @@
 <output>/plan.parquet           every photo, a row group a part
 <output>/predictions/           part-00000.parquet and so on
 <output>/unreadable.parquet     photos that could not be looked at
+<output>/skipped.parquet        files that are not photos by their names, or that a system made
 <output>/summary.json           written last: all parts are there
 """
 
@@ -22,7 +23,7 @@ from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data.dataset import open_parquet, read_table, write_table
 from pets_core.data.files import Files
-from pets_core.data.images import UnreadablePhotoError, decode
+from pets_core.data.images import UnreadablePhotoError, decode, refuse_raw
 from pets_core.data.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
@@ -41,6 +42,8 @@ __all__ = [
 
 PARTS = "predictions"
 _PLAN, _SUMMARY, _UNREADABLE = "plan.parquet", "summary.json", "unreadable.parquet"
+_SKIPPED = "skipped.parquet"
+_SKIPPED_SCHEMA = pa.schema([("file", pa.string()), ("reason", pa.string())])
 _FINGERPRINT = b"pets.fingerprint"
 
 
@@ -67,9 +70,14 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
                 "of another size: give another folder"
             )
     else:
-        _, photos = open_photos(config)
+        _, photos, others = open_photos(config)
         if not photos:
             raise PetsError(f"source.url = {config.source.url}: no photos lie there")
+        skipped = {
+            "file": [other.path for other in others],
+            "reason": [other.refusal or "not_a_photo" for other in others],
+        }
+        write_table(storage.join(output_url, _SKIPPED), pa.table(skipped, _SKIPPED_SCHEMA))
         columns = {"photo": [p.path for p in photos], "refusal": [p.refusal for p in photos]}
         table = pa.table(columns).replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
         write_table(url, table, row_group_rows=size)
@@ -152,15 +160,18 @@ def decoded_batches(
 def _read_batch(
     files: Files, size: int, decoders: ThreadPoolExecutor, paths: list[str]
 ) -> tuple[list[str], NDArray[np.uint8], dict[str, str]]:
-    def decoded(data: bytes | UnreadablePhotoError) -> NDArray[np.uint8] | UnreadablePhotoError:
+    def decoded(
+        path: str, data: bytes | UnreadablePhotoError
+    ) -> NDArray[np.uint8] | UnreadablePhotoError:
         if isinstance(data, UnreadablePhotoError):
             return data
         try:
+            refuse_raw(path)
             return decode(data, size)
         except UnreadablePhotoError as error:
             return error
 
-    found = list(decoders.map(decoded, _read(files, paths)))
+    found = list(decoders.map(decoded, paths, _read(files, paths)))
     faults = {
         path: f"{said.reason.replace('_', ' ')}: {said.detail}"
         for path, said in zip(paths, found, strict=True)
@@ -251,6 +262,7 @@ def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> Batc
         model_url=plan.model_url,
         url=plan.url,
         num_photos=plan.num_photos,
+        num_skipped=read_table(storage.join(plan.url, _SKIPPED)).num_rows,
         num_unreadable=len(unreadable),
         breeds=dict(sorted(breeds.items(), key=lambda item: (-item[1], item[0]))),
         unreadable=tuple((row["photo"], row["error"]) for row in unreadable[:500]),

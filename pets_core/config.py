@@ -24,6 +24,7 @@ from pets_core.records import Targets
 
 __all__ = [
     "NAME_PATTERN",
+    "ClassFolder",
     "EmbedConfig",
     "EvaluateConfig",
     "GateConfig",
@@ -69,6 +70,10 @@ def _types(field: FieldInfo) -> set[Any]:
     return options
 
 
+ClassFolder = Literal["auto", "first", "last"]
+"""Which of the folders around a photo names its class."""
+
+
 class SourceConfig(Settings):
     """Where the photos come from and how they are split."""
 
@@ -84,16 +89,35 @@ class SourceConfig(Settings):
         str, Annotated[str, Field(pattern=r"^(md5|sha1|sha256|sha512):[0-9a-fA-F]+$")]
     ] = {}
     """What the source's archives or table must hash to, by file name: "md5:..." or "sha256:..."."""
+    class_folder: ClassFolder = "auto"
+    """Of a folder or archive: which folder names a photo's class, below a folder around all and
+    below train, val and test. first: the outermost. last: the one the photo lies in. auto: the
+    first, unless all of these hold the same folders, as 2023/cat and 2024/cat."""
     targets: Targets = "class"
     """What is learnt of a photo. class: what it is of. tags: any number of them; of pets, species
     and breed. points, box: places on the photo; of pets, the centre of the head and the box around
     it. numbers: the columns of a table."""
     image_column: str = "image"
     """Of a table: the column with the photos' paths, URLs or bytes."""
+    image_folder: str | None = None
+    """Of a table of paths or ids: the folder they are in, from the table's folder."""
+    image_suffix: str = ""
+    """Of a table of ids: what follows each id in its file's name, as .jpg."""
     label_column: str = "label"
     """Of a table: the column with the labels; of tags, lists, or text with tag_separator."""
     tag_separator: Annotated[str, Field(min_length=1)] | None = None
     """Of a table whose tags are text: what stands between them; empty: spaces."""
+    tag_columns: tuple[str, ...] = ()
+    """Of a table with a column a tag, in place of label_column: 1 where a photo has the tag, 0 or
+    nothing where not, and -1 where that is uncertain, which counts as not."""
+    delimiter: str | None = None
+    """Of a CSV table: what stands between its cells: a character, :: or tab; empty: detected."""
+    encoding: str | None = None
+    """Of a CSV table, as utf-8, utf-16 or cp1252; empty: detected."""
+    quoting: bool | None = None
+    """Of a CSV table: whether double quotes enclose cells; empty: detected."""
+    decimal: Literal[".", ","] | None = None
+    """Of the numbers of a CSV table: what stands before their fractions; empty: detected."""
     number_columns: tuple[str, ...] = ()
     """Of a table: the columns with the numbers. For points x and y in turn, for a box xmin, ymin,
     xmax and ymax, in pixels of the upright photo, from its upper left. Points that have a left and
@@ -109,7 +133,8 @@ class SourceConfig(Settings):
     split_column: str | None = None
     """Of a table: the column that says train, valid or test; empty: a random split."""
     split: Literal["auto", "official", "random"] = "auto"
-    """official: the published trainval and test lists. auto: official where there is one."""
+    """official: the published trainval and test lists, the folders train, val and test, or
+    split_column. auto: official where there is one."""
     valid_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training photos held out for validation, by a hash of each photo's id."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -131,10 +156,12 @@ class SourceConfig(Settings):
                 f"test_fraction = {self.test_fraction:g} has no meaning with split = official, "
                 "which brings its own test list: leave it out, or set split = random"
             )
+        if self.tag_columns and self.targets != "tags":
+            raise ValueError(f"tag_columns has no meaning with targets = {self.targets}: set tags")
+        if self.tag_columns and self.tag_separator:
+            raise ValueError("tag_separator has no meaning with tag_columns: leave out one of them")
         if self.kind in ("folder", "table") and self.url is None:
             raise ValueError(f"kind = {self.kind} needs url: where the {self.kind} lies")
-        if self.kind == "folder" and self.split == "official":
-            raise ValueError("kind = folder has no official lists: set split = random")
         if self.kind == "sample" and self.url is not None:
             raise ValueError("kind = sample is generated and takes no url: leave one of them out")
         return self

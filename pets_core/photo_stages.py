@@ -105,7 +105,7 @@ def predict_parts(rank: PhotoRank) -> PartsResult | None:
     assert request.parts is not None
     with rank.watchdog:
         with accelerator.local_main_process_first():
-            built, (files, _) = load_model(plan.model_url), open_photos(config)
+            built, (files, *_) = load_model(plan.model_url), open_photos(config)
         rank.place(built)
         missing = missing_parts(plan, range(*request.parts))
         # By number: another rank may have written some before this one looked.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
-from pets_core.data.images import UnreadablePhotoError, decode, inspect
+from pets_core.data.images import UnreadablePhotoError, decode, inspect, refuse_raw
 from pets_core.errors import PetsError
 from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
 from pets_core.tags.thresholds import Thresholds, read_thresholds
@@ -145,19 +145,21 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
     card, pixels, results = model.card, [], []
     sizes: list[tuple[int, int]] = []
     for photo in photos:
+        name = storage.printable(photo)
         try:
             data = storage.read_bytes(storage.absolute(photo))
+            refuse_raw(photo)
             decoded = decode(data, card.resize_to)
             if card.targets in ("points", "box"):
                 info = inspect(data)
                 sizes.append((info.width, info.height))
             pixels.append(decoded)
-            results.append(Prediction(photo=photo))
+            results.append(Prediction(photo=name))
         except PetsError as error:
-            results.append(Prediction(photo=photo, error=str(error)))
+            results.append(Prediction(photo=name, error=str(error)))
         except UnreadablePhotoError as error:
             said = f"{error.reason.replace('_', ' ')}: {error.detail}"
-            results.append(Prediction(photo=photo, error=said))
+            results.append(Prediction(photo=name, error=said))
     if not pixels:
         return results
     rows = iter(model.tell(np.stack(pixels)))

@@ -149,6 +149,8 @@ class DatasetPlan(Record):
     parent: str | None
     """Fingerprint of the newest version so far."""
     shards: tuple[ShardPlan, ...]
+    warnings: tuple[str, ...] = ()
+    """What is odd about the source, a sentence each."""
 
     @property
     def pending(self) -> tuple[ShardPlan, ...]:
@@ -157,12 +159,21 @@ class DatasetPlan(Record):
 
 
 class LeftOut(Record):
-    """A row of quarantine.parquet: a file, or a listed photo, that is not in the data set."""
+    """A row of quarantine.parquet: a file, or a listed photo, that is not in the data set.
+
+    Attributes:
+        id: Of the photo.
+        path: Of the file; empty: there is none.
+        reason: A short code.
+        detail: What was found, or what to do.
+        label: The class that the source gives the photo; empty: none.
+    """
 
     id: str
     path: str
     reason: str
     detail: str
+    label: str = ""
 
 
 class ShardRecord(Record):
@@ -174,6 +185,8 @@ class ShardRecord(Record):
     left_out: tuple[LeftOut, ...]
     num_read: int
     """Photos taken from the source; the others came from an earlier version's shards."""
+    num_narrow: int = 0
+    """Of these, photos whose grey levels span less than a quarter of the range."""
 
 
 class DatasetManifest(Record):
@@ -191,6 +204,12 @@ class DatasetManifest(Record):
     splits: dict[Split, SplitInfo]
     num_quarantined: int
     quarantine_reasons: dict[str, int]
+    lost_of_classes: dict[str, tuple[int, int]] = {}
+    """Photos left out and photos in all, of each class that lost at least half of its photos."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the source, a sentence each."""
+    narrow_fraction: float = 0.0
+    """Share of the photos read whose grey levels span less than a quarter of the range."""
     duplicates: dict[str, int] = {}
     """Photos with a (near-)duplicate: exact, near, leaking (the other is in a later split), and
     conflicting (the other has another label)."""
@@ -627,6 +646,7 @@ class BatchSummary(Record):
         url: Folder of the results.
         num_photos: All, each there once.
         num_unreadable: Of them, those that could not be looked at.
+        num_skipped: Other files of the source, which skipped.parquet lists.
         breeds: Photos of each breed that was seen, most frequent first.
         unreadable: The first of those that could not be looked at, and why; unreadable.parquet has
             all.
@@ -637,6 +657,7 @@ class BatchSummary(Record):
     url: str
     num_photos: int
     num_unreadable: int
+    num_skipped: int = 0
     breeds: dict[str, int]
     unreadable: tuple[tuple[str, str], ...]
     photos_per_second: float

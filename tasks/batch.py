@@ -93,6 +93,7 @@ def publish_batch(summary: BatchSummary) -> None:
         f"# {summary.num_photos:,} photos\n\n"
         f"{summary.num_photos - summary.num_unreadable:,} predicted, {summary.num_unreadable:,} "
         f"could not be looked at; {summary.photos_per_second:,.0f} photos/s\n\n"
+        f"{summary.num_skipped:,} other files are listed in `{summary.url}/skipped.parquet`\n\n"
         + table(
             ["seen", "photos"], [(literal(name), count) for name, count in breeds[:_MAX_BREEDS]]
         )

@@ -252,7 +252,8 @@ def test_no_error_tells_the_secret_of_a_signed_url(tmp_path, site):
 def test_no_error_of_a_photo_tells_the_secret_of_its_url(site):
     (site.folder / "photo.jpg").write_bytes(b"photo")
     signed = f"{site.url}/photo.jpg?token=seCret42"
-    files = ListedFiles({"photo": signed, "none": f"{site.url}/none.jpg?token=seCret42"})
+    urls = {"photo": signed, "none": f"{site.url}/none.jpg?token=seCret42"}
+    files = ListedFiles(urls, lambda path: storage.filesystem(urls[path]))
     assert [entry.refusal for entry in files.entries()] == ["", "missing"]
     site.broken = frozenset({"/photo.jpg?token=seCret42"})
     for act in (lambda: list(files.read(["photo"])), lambda: storage.read_bytes(signed),

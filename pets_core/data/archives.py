@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from isal import igzip, isal_zlib
 
 from pets_core import storage
 from pets_core.cache import lock_of, mark_used, sweep
-from pets_core.data.files import FileEntry, Files, size_refusal
+from pets_core.data.files import FileEntry, Files, size_refusal, skip_reason
 from pets_core.data.images import UnreadablePhotoError
 from pets_core.download import forget_download, local_file
 from pets_core.errors import PetsError
@@ -104,14 +105,8 @@ class ZipFiles:
     def entries(self) -> Sequence[FileEntry]:
         """List the files in the archive's order; nothing is decompressed."""
         return [
-            FileEntry(
-                info.filename,
-                info.file_size,
-                f"crc32-{info.CRC:08x}-{info.file_size}",
-                _refusal(info.filename, info.file_size, _zip_kind(info)),
-            )
-            for info in self._zip.infolist()
-            if not info.is_dir()
+            _entry(path, info.file_size, f"crc32-{info.CRC:08x}-{info.file_size}", _zip_kind(info))
+            for path, info in self._infos
         ]
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | UnreadablePhotoError]:
@@ -126,10 +121,22 @@ class ZipFiles:
                     raise PetsError(f"{self._url} cannot be read: {error}") from error
                 yield UnreadablePhotoError("damaged", str(error))
 
+    @property
+    def _infos(self) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+        """Each file's path and header."""
+        for info in self._zip.infolist():
+            path = _member_path(_zip_name(info))
+            # A folder packed on Windows ends with a backslash.
+            if not info.is_dir() and not info.filename.endswith("\\"):
+                yield path, info
+
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         # Of a path that is there twice, the first entry is the one that is planned.
-        return {info.filename: info for info in reversed(self._zip.infolist())}
+        members: dict[str, zipfile.ZipInfo] = {}
+        for path, info in self._infos:
+            members.setdefault(path, info)
+        return members
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
@@ -210,7 +217,7 @@ def pack(
 
 def _open_tar(path: Path, head: bytes, cache_dir: str) -> PackedFiles:
     status = path.stat()
-    identity = ("tar", str(path.absolute()), status.st_size, status.st_mtime_ns)
+    identity = ("tar-2", str(path.absolute()), status.st_size, status.st_mtime_ns)
     opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
     if opener is None:
         return pack(identity, cache_dir, lambda _: _tar_members(path), path)
@@ -229,14 +236,13 @@ def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:
         for member in tar:
             if member.isdir():
                 continue
-            refusal = _refusal(member.name, member.size, _tar_kind(member))
-            mark = ""
-            if not refusal:
+            entry = _entry(_member_path(member.name), member.size, "", _tar_kind(member))
+            if not entry.refusal:
                 data = os.pread(file.fileno(), member.size, member.offset_data)
                 if len(data) != member.size:
                     raise EOFError(f"{member.name} ends too early")
-                mark = f"sha256:{sha256(data).hexdigest()}"
-            yield FileEntry(member.name, member.size, mark, refusal), member.offset_data
+                entry = entry._replace(mark=f"sha256:{sha256(data).hexdigest()}")
+            yield entry, member.offset_data
             # tarfile keeps every member it has seen.
             tar.members = []  # type: ignore[attr-defined]
         # tarfile takes a header cut short for the end; a whole archive ends with zeros.
@@ -250,6 +256,16 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
     return "" if member.isreg() and not member.issparse() else "special_file"
 
 
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """A member's name; many tools write UTF-8 without the flag that says so, read as CP437."""
+    try:
+        return (
+            info.filename.encode("cp437").decode() if not info.flag_bits & 0x800 else info.filename
+        )
+    except UnicodeError:
+        return info.filename
+
+
 def _zip_kind(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & 1:
         return "encrypted"
@@ -260,11 +276,21 @@ def _zip_kind(info: zipfile.ZipInfo) -> str:
     return "" if kind in (0, stat.S_IFREG) else "special_file"
 
 
-def _refusal(path: str, size: int, kind: str) -> str:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
-        return "unsafe_path"
-    return kind or size_refusal(size)
+def _member_path(name: str) -> str:
+    r"""A member's name as a path below the archive: "./a//b" and "a\b" are "a/b", in Unicode NFC.
+
+    The one place where names are normalised; labels and files are matched by what it returns.
+    """
+    name = name.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return ("/" if name.startswith("/") else "") + normalize("NFC", "/".join(parts))
+
+
+def _entry(path: str, size: int, mark: str, kind: str) -> FileEntry:
+    """A member's entry; `kind` is why it must not be read, if its header alone forbids it."""
+    is_unsafe = path.startswith("/") or ".." in path.split("/") or "\0" in path
+    refusal = "unsafe_path" if is_unsafe else skip_reason(path) or kind or size_refusal(size)
+    return FileEntry(storage.printable(path), size, mark, refusal)
 
 
 def _damaged(url: str, error: Exception) -> PetsError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pets_core.data.files import Files
@@ -35,6 +35,8 @@ class LabelledPhoto:
         head_box: Around the animal's head, where it is marked.
         tags: Where tags are learnt, any number of them, in the vocabulary's order.
         numbers: Where numbers or places are learnt; places are pixels. None: the source has none.
+        annotation_size: Width and height of the photo that places and box refer to, pixels: those
+            of the stored or of the upright photo. None: of the upright one.
     """
 
     id: str
@@ -44,6 +46,7 @@ class LabelledPhoto:
     head_box: Box | None = None
     tags: tuple[str, ...] = ()
     numbers: tuple[float, ...] | None = None
+    annotation_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,15 @@ class Catalogue:
         photos: By id.
         classes: Species (or None) by class or tag, in index order; empty where numbers are learnt.
         numbers: Where they are learnt, in their order.
+        warnings: What is odd about the source, a sentence each.
+        skipped: Reason and detail, by id, of photos that the source gives no label on purpose.
     """
 
     photos: dict[str, LabelledPhoto]
     classes: dict[str, str | None]
     numbers: tuple[NumberInfo, ...] = ()
+    warnings: tuple[str, ...] = ()
+    skipped: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -66,7 +73,11 @@ class Source(Protocol):
 
     name: str
     url: str
-    has_official_split: bool
+
+    @property
+    def has_official_split(self) -> bool:
+        """Whether the source says which photos are for training and which for judging."""
+        ...
 
     @property
     def files(self) -> Files:
@@ -83,6 +94,10 @@ class Source(Protocol):
 
     def photo_id(self, path: str) -> str:
         """The id of the photo in the file at `path`."""
+        ...
+
+    def missing_hint(self, photo_id: str) -> str:
+        """Where a listed photo was looked for and what to set; empty where nothing is known."""
         ...
 
 

@@ -63,8 +63,8 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
     ]
 )
-"""One row a photo of one class. `width` and `height` are pixels of the upright photo; `head_box` is
-in pixels of the stored one, from its upper left."""
+"""One row a photo of one class. `width`, `height` and `head_box` are pixels of the upright
+photo, from its upper left."""
 
 _TAGS = [
     pa.field("tags", pa.list_(pa.string()), nullable=False),
@@ -96,7 +96,7 @@ def photos_schema(targets: Targets) -> pa.Schema:
 
 
 QUARANTINE_SCHEMA = pa.schema(
-    [("id", pa.string()), ("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    [(name, pa.string()) for name in ("id", "path", "reason", "detail", "label")]
 )
 """quarantine.parquet: a row for each file or listed photo that was left out, and why."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import quote, unquote
+from unicodedata import normalize
+from urllib.parse import unquote
 from uuid import uuid4
 
 from pets_core import storage
@@ -23,6 +25,7 @@ __all__ = [
     "FolderFiles",
     "ListedFiles",
     "size_refusal",
+    "skip_reason",
 ]
 
 MAX_FILE_BYTES = 1 << 28
@@ -33,6 +36,15 @@ BATCH_FILES = 32
 
 _REMOTE_READERS = 16
 
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "$recycle.bin", "__macosx", "__pycache__", "lost+found", "network trash folder", "recycler",
+        "system volume information", "temporary items", "#recycle", "#snapshot", "@eadir",
+        "@recently-snapshot", "@recycle", "@tmp", "@__thumb", ".thumbnails", ".trash", ".trashes",
+    }
+)  # fmt: skip
+"""Folders that Windows, macOS, Linux and network drives make, in lower case."""
+
 
 class FileEntry(NamedTuple):
     """One file, before it is read.
@@ -41,7 +53,7 @@ class FileEntry(NamedTuple):
         path: Below the folder or inside the archive, with single slashes.
         size: Bytes.
         mark: Changes when the content does: a hash, a checksum, an ETag or a time.
-        refusal: Why it must not be read ("link", "unsafe_path", ...); empty when it may be.
+        refusal: Why it must not be read ("link", "hidden", ...); empty when it may be.
     """
 
     path: str
@@ -69,26 +81,27 @@ class Files(Protocol):
 
 
 class ListedFiles:
-    """Files at known places of any store, each at a path of its own.
+    """Files at known places of any store, each under a path of its own.
 
     Args:
-        urls: URL by the path it is known by.
+        paths: The paths, each once.
+        locate: Returns a path's file system and its place there.
     """
 
-    def __init__(self, urls: dict[str, str]) -> None:
-        self._urls = urls
+    def __init__(self, paths: Iterable[str], locate: Callable[[str], tuple[Any, str]]) -> None:
+        self._paths = list(paths)
+        self._locate = locate
 
     def entries(self) -> Sequence[FileEntry]:
         """Ask the store for each file's size and version; a file that is not there is refused."""
-        paths = list(self._urls)
         with ThreadPoolExecutor(_REMOTE_READERS) as pool:
-            return list(pool.map(self._entry, paths))
+            return list(pool.map(self._entry, self._paths))
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
         """Read a batch at a time, concurrently where the store can."""
         for start in range(0, len(paths), BATCH_FILES):
             batch = paths[start : start + BATCH_FILES]
-            fs, _ = storage.filesystem(self._urls[batch[0]])
+            fs, _ = self._locate(batch[0])
             # The pool is gone before anything is yielded: a reader that is left half-way and
             # collected later must not wait for threads then.
             with ThreadPoolExecutor(1 if storage.is_local(fs) else _REMOTE_READERS) as pool:
@@ -96,22 +109,31 @@ class ListedFiles:
             yield from contents
 
     def _entry(self, path: str) -> FileEntry:
-        fs, where = storage.filesystem(self._urls[path])
-        with telling(f"{self._urls[path]} cannot be reached"):
+        fs, place = self._found(path)
+        with telling(f"{place} cannot be reached"):
             try:
-                info = retrying(lambda: fs.info(where))
+                info = retrying(lambda: fs.info(place))
             except (FileNotFoundError, NotADirectoryError):
                 return FileEntry(path, 0, "", "missing")
             return _entry(path, info, "" if info["type"] == "file" else "special_file")
 
     def _read_one(self, path: str) -> bytes:
-        fs, where = storage.filesystem(self._urls[path])
-        with telling(f"{self._urls[path]} cannot be read"):
-            return retrying(lambda: bytes(fs.cat_file(where)))
+        fs, place = self._found(path)
+        with telling(f"{place} cannot be read"):
+            return retrying(lambda: bytes(fs.cat_file(place)))
+
+    def _found(self, path: str) -> tuple[Any, str]:
+        """A path's place, as its folder spells it: with slashes, or in another Unicode form."""
+        fs, place = self._locate(path)
+        if (place.isascii() and "\\" not in place) or not storage.is_local(fs):
+            return fs, place
+        slashes = place.replace("\\", "/")
+        spellings = (place, slashes, normalize("NFC", slashes), normalize("NFD", slashes))
+        return fs, next((s for s in spellings if os.path.lexists(s)), place)
 
 
 class FolderFiles:
-    """All files below a folder; those whose path has a part that begins with a dot are hidden."""
+    """All files below a folder; those that `skip_reason` names are refused."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -132,31 +154,50 @@ class FolderFiles:
                 found = _walk(fs, root)
             else:
                 found = retrying(lambda: fs.find(root, detail=True))
-        entries, unsure = [], {}
+        entries, unsure = [], []
         for full, info in found.items():
             path = full[len(root) :].lstrip("/")
             if self._over_http:
                 # A listing links to itself in another order, too.
-                path = "" if "?" in path else unquote(path)
-            if not path or any(part.startswith(".") for part in path.split("/")):
+                path = "" if "?" in path else unquote(path, errors="surrogateescape")
+            if not path:
                 continue
+            if reason := skip_reason(path):
+                entries.append(
+                    FileEntry(storage.printable(path), info.get("size") or 0, "", reason)
+                )
             # An HTTP listing names files and says no more; on disk, "other" may be a link.
-            if info.get("size") is None or info.get("type") == "other":
-                unsure[path] = self._place(path)
+            elif info.get("size") is None or info.get("type") == "other":
+                unsure.append(path)
             else:
                 entries.append(_entry(path, info))
-        return sorted([*entries, *ListedFiles(unsure).entries()])
+        return sorted([*entries, *self._listed(unsure).entries()])
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
         """Read a batch at a time, concurrently where the store can."""
-        return ListedFiles({path: self._place(path) for path in paths}).read(paths)
+        return self._listed(paths).read(paths)
+
+    def _listed(self, paths: Iterable[str]) -> ListedFiles:
+        return ListedFiles(paths, partial(storage.below, self._url))
 
     @property
     def _over_http(self) -> bool:
         return self._url.startswith(("http://", "https://"))
 
-    def _place(self, path: str) -> str:
-        return storage.join(self._url, quote(path) if self._over_http else path)
+
+def skip_reason(path: str) -> str:
+    """Why a file must not be taken for a photo, by its path alone; empty when it may be.
+
+    "system_folder": it lies in a folder that a system makes, as thumbnails or a recycle bin.
+    "hidden": its name, or a folder's, begins with a dot.
+    "name_not_utf8": the data set cannot hold its name.
+    """
+    parts = path.split("/")
+    if any(part.lower() in _SYSTEM_FOLDERS for part in parts[:-1]):
+        return "system_folder"
+    if any(part.startswith(".") for part in parts):
+        return "hidden"
+    return "" if storage.printable(path) == path else "name_not_utf8"
 
 
 def size_refusal(size: int) -> str:
@@ -168,12 +209,21 @@ def _walk(fs: Any, root: str) -> dict[str, dict[str, Any]]:
     """All files below a folder; fsspec's own walk passes over a folder that it cannot list."""
     found, folders, seen = {}, [root], {root.rstrip("/")}
     while folders:
-        for info in retrying(partial(fs.ls, folders.pop(), detail=True)):
+        folder = folders.pop()
+        try:
+            listed = retrying(partial(fs.ls, folder, detail=True))
+        except PermissionError:
+            # Recycle bins and their like belong to the system.
+            if not skip_reason(f"{folder[len(root) :].lstrip('/')}/"):
+                raise
+            found[folder] = {"size": 0}
+            continue
+        for info in listed:
             name = info["name"].rstrip("/")
             if info["type"] != "directory" and not _links_to_folder(info):
                 found[name] = info
-            # A web page may link to itself.
-            elif name not in seen and not name.rsplit("/", 1)[-1].startswith("."):
+            # A web page may link to itself, or to the folder above.
+            elif name not in seen and name.rsplit("/", 1)[-1] not in (".", ".."):
                 seen.add(name)
                 folders.append(name)
     return found

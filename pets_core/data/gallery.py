@@ -75,31 +75,44 @@ def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
 
 
 def class_warnings(manifest: DatasetManifest) -> list[str]:
-    """What of the classes' sizes bodes ill for training, a sentence each."""
+    """What of the data set may harm training, a sentence each."""
     train = manifest.splits["train"].class_counts
+    lost = [f"{label} ({n} of {total})" for label, (n, total) in manifest.lost_of_classes.items()]
+    warnings = []
+    if lost:
+        warnings.append(f"Classes that lost most of their photos: {_first_five(lost)}.")
+    if manifest.narrow_fraction > 0.5:
+        warnings.append(
+            f"{manifest.narrow_fraction:.0%} of the photos use less than a quarter of the range "
+            "from black to white, as 12 bits in a 16-bit file do, and a model sees little of them: "
+            "rescale the files to their full range."
+        )
     if not train:
-        return []
+        return warnings
     what = "tag" if manifest.targets == "tags" else "class"
     few = [
         f"{info.name} ({count})"
         for info, count in zip(manifest.classes, train, strict=True)
         if count < _FEW_PHOTOS
     ]
-    said = []
     if few:
-        more = f", and {len(few) - 5} more" if len(few) > 5 else ""
-        said.append(
-            f"Few training photos, below {_FEW_PHOTOS}, to learn from: {', '.join(few[:5])}{more}."
+        warnings.append(
+            f"Few training photos, below {_FEW_PHOTOS}, to learn from: {_first_five(few)}."
         )
     if max(train) > _UNBALANCED * min(train):
-        said.append(
+        warnings.append(
             f"The largest {what} has {max(train)} training photos, the smallest {min(train)}: the "
             "model will lean to the large ones."
         )
     for split, info in manifest.splits.items():
         if split != "train" and (lacking := info.class_counts.count(0)):
-            said.append(f"{split} has no photo of {lacking} of the {manifest.contents}.")
-    return said
+            warnings.append(f"{split} has no photo of {lacking} of the {manifest.contents}.")
+    return warnings
+
+
+def _first_five(names: list[str]) -> str:
+    more = f", and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _small(data: bytes, side: int) -> bytes:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import mimetypes
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +22,16 @@ __all__ = [
     "ImageInfo",
     "UnreadablePhotoError",
     "decode",
+    "decoders",
     "inspect",
     "is_photo_name",
-    "is_sideways",
+    "is_plainly_no_photo",
     "may_be_photo_name",
     "missing_decoder",
     "open_rgb",
+    "read_orientation",
+    "refuse_raw",
+    "upright_places",
 ]
 
 MAX_PIXELS = 100_000_000
@@ -49,6 +56,9 @@ _TRANSPOSE = {
 """What makes a photo upright, by its EXIF orientation (CIPA DC-008, tag 274)."""
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
+
+_NO_BYTES = "the file has no bytes"
+_UNKNOWN = "of no known type"
 
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 """Optional packages with decoders for Pillow, and what registers each; empty: its import does."""
@@ -76,7 +86,7 @@ class ImageInfo:
         width: Pixels.
         height: Pixels.
         thumbnail: Grey, uint8, shape (32, 32): what the perceptual hash is made of.
-        sideways: Whether the stored pixels have width and height exchanged.
+        orientation: The EXIF orientation of the stored pixels, 1 to 8.
         narrow: Whether its grey levels span less than a quarter of the range.
     """
 
@@ -84,7 +94,7 @@ class ImageInfo:
     width: int
     height: int
     thumbnail: npt.NDArray[np.uint8]
-    sideways: bool = False
+    orientation: int = 1
     narrow: bool = False
 
 
@@ -113,8 +123,8 @@ def missing_decoder(path: str) -> str | None:
     return None if suffix in _photo_suffixes() else _REMEDIES.get(suffix)
 
 
-def is_sideways(data: bytes) -> bool:
-    """Whether a photo's EXIF orientation exchanges width and height; False where it is unreadable.
+def read_orientation(data: bytes) -> int:
+    """The EXIF orientation of a photo's stored pixels, 1 to 8; 1 where there is none.
 
     Args:
         data: The file's bytes.
@@ -122,9 +132,53 @@ def is_sideways(data: bytes) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _orientation(Image.open(io.BytesIO(data), formats=_formats())) in _SIDEWAYS
+            return _orientation(Image.open(io.BytesIO(data), formats=_formats()))
     except Exception:  # noqa: BLE001 - on damaged bytes the decoders raise anything
-        return False
+        return 1
+
+
+def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Width and height of the upright photo, of those of the stored one, or the other way round."""
+    return size[::-1] if orientation in _SIDEWAYS else size
+
+
+def upright_places(places: Sequence[float], size: tuple[int, int], orientation: int) -> list[float]:
+    """Places on the stored pixels as places on the upright photo.
+
+    Args:
+        places: x and y in turn, pixels from the upper left.
+        size: Width and height of the stored photo, pixels.
+        orientation: EXIF's, 1 to 8.
+    """
+    width, height = size
+    turned: list[float] = []
+    for x, y in zip(places[::2], places[1::2], strict=True):
+        turned += {
+            1: (x, y),
+            2: (width - x, y),
+            3: (width - x, height - y),
+            4: (x, height - y),
+            5: (y, x),
+            6: (height - y, x),
+            7: (height - y, width - x),
+            8: (y, width - x),
+        }[orientation]
+    return turned
+
+
+def refuse_raw(path: str) -> None:
+    """Raise for a camera's raw file, of which Pillow would decode the small preview.
+
+    Raises:
+        UnreadablePhotoError: The name ends as a raw format's.
+    """
+    if _REMEDIES.get(_suffix(path).lower()) == _RAW:
+        raise UnreadablePhotoError(NO_DECODER, _RAW)
+
+
+def decoders() -> tuple[str, ...]:
+    """The installed packages that add decoders to Pillow's."""
+    return tuple(name for name in _PLUGINS if find_spec(name) is not None)
 
 
 def _suffix(path: str) -> str:
@@ -192,19 +246,19 @@ class _Decoded(NamedTuple):
         image: Its pixels, upright.
         format: Pillow's name of the type.
         size: Width and height of the upright photo, pixels, before any reduction.
-        sideways: Whether its stored pixels have width and height exchanged.
+        orientation: The EXIF orientation of the stored pixels, 1 to 8.
     """
 
     image: Image.Image
     format: str
     size: tuple[int, int]
-    sideways: bool
+    orientation: int
 
 
 def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
     """Decode; a JPEG that may be reduced is decoded in mode `draft`, "RGB" or "L"."""
     if not data:
-        raise UnreadablePhotoError("empty", "the file has no bytes")
+        raise UnreadablePhotoError("empty", _NO_BYTES)
     try:
         with warnings.catch_warnings():
             # Our own bound is below Pillow's, and odd metadata does not spoil the pixels.
@@ -223,7 +277,6 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
                 image.draft(draft, (at_least, at_least))
             image.load()
             orientation = _orientation(image)
-            sideways = orientation in _SIDEWAYS
             upright = image
             if orientation in _TRANSPOSE:
                 upright = image.transpose(_TRANSPOSE[orientation])
@@ -231,7 +284,7 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
                 upright = _to_rgb(upright)
             if draft == "RGB":
                 upright = _to_srgb(upright, image.info.get("icc_profile"))
-            return _Decoded(upright, file_format, full[::-1] if sideways else full, sideways)
+            return _Decoded(upright, file_format, _turned(full, orientation), orientation)
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError as error:
@@ -257,7 +310,7 @@ def inspect(data: bytes) -> ImageInfo:
     low, high = map(int, np.ravel(grey.getextrema()))
     thumbnail = np.asarray(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS))
     narrow = high - low < _NARROW
-    return ImageInfo(decoded.format, *decoded.size, thumbnail, decoded.sideways, narrow)
+    return ImageInfo(decoded.format, *decoded.size, thumbnail, decoded.orientation, narrow)
 
 
 def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
@@ -279,6 +332,18 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image)
 
 
+def is_plainly_no_photo(path: str, detail: str) -> bool:
+    """Whether name or content of a file that is not an image show that it was not meant to be one.
+
+    Args:
+        path: Of the file.
+        detail: Of the `UnreadablePhotoError` "not_an_image" or "empty".
+    """
+    kind, _ = mimetypes.guess_type(path.rsplit("/", 1)[-1])
+    is_other = kind is not None and not kind.startswith("image/")
+    return not is_photo_name(path) and (is_other or detail not in (_UNKNOWN, _NO_BYTES))
+
+
 def _what(data: bytes) -> str:
     """What a file that is no image seems to be, by its first bytes."""
     known = {
@@ -288,8 +353,22 @@ def _what(data: bytes) -> str:
         b"\x1f\x8b": "a gzip file",
         b"%PDF": "a PDF",
         b"<": "markup",
+        b"\x93NUMPY": "a NumPy array",
+        b"\xd0\xcf\x11\xe0": "a thumbnail cache or an Office file",
     }
-    return next((w for magic, w in known.items() if data.startswith(magic)), "of no known type")
+    found = next((what for magic, what in known.items() if data.startswith(magic)), None)
+    return found or ("text" if _is_text(data[:1024]) else _UNKNOWN)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        # The last character may be cut.
+        if error.start < len(data) - 3:
+            return False
+        text = data[: error.start].decode()
+    return all(character.isprintable() or character.isspace() for character in text)
 
 
 def _remedy(data: bytes) -> str | None:

@@ -30,9 +30,9 @@ from pets_core.data.dataset import (
     write_table,
 )
 from pets_core.data.duplicates import find_duplicates, leaking, without_leaking
-from pets_core.data.fixes import STRUCK_OUT
 from pets_core.data.journal import load_record
-from pets_core.data.plan import NO_NUMBERS, plan_dataset, planned_left_out, planned_marks
+from pets_core.data.plan import plan_dataset, planned_left_out, planned_marks
+from pets_core.data.quarantine import check_quarantine, lost_of_classes
 from pets_core.data.shards import without, write_shard
 from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -48,20 +48,6 @@ from pets_core.records import (
 )
 
 __all__ = ["commit", "ingest", "written"]
-
-_BY_RULE = frozenset(
-    {
-        "not_a_photo",
-        "unlisted",
-        "in_no_list",
-        "same_id",
-        "label_outside_contract",
-        NO_NUMBERS,
-        "duplicate",
-        STRUCK_OUT,
-    }
-)
-"""Reasons to leave a file out that say nothing bad of the photos."""
 
 
 def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) -> DatasetManifest:
@@ -105,7 +91,7 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     Raises:
         PetsError: Too much was left out, or a class or split has no readable photo.
     """
-    stored, left_out = _written(plan)
+    stored, left_out, narrow = _written(plan)
     photos = _photos(plan, stored)
     duplicates = find_duplicates(photos, config.ingest.near_duplicate_bits)
     if config.ingest.duplicates == "drop":
@@ -113,8 +99,9 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
         left_out += dropped
         duplicates = without_leaking(duplicates, photos, config.ingest.near_duplicate_bits)
     reasons = dict(sorted(Counter(row.reason for row in left_out).items()))
-    _check_quarantine(reasons, photos.num_rows, config.ingest)
     splits = _splits(plan, stored)
+    lost = lost_of_classes(left_out, _class_totals(plan, splits))
+    check_quarantine(left_out, photos.num_rows, config.ingest, _losses(lost))
     _check_readable(splits, plan)
     fingerprint = _fingerprint(plan, splits, left_out)
     url = storage.join(plan.root, fingerprint)
@@ -138,6 +125,9 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
         splits=splits,
         num_quarantined=len(left_out),
         quarantine_reasons=reasons,
+        lost_of_classes=lost,
+        narrow_fraction=narrow,
+        warnings=plan.warnings,
         duplicates=_count(duplicates),
         contract_version=plan.contract_version,
         parent=plan.parent,
@@ -181,8 +171,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut]]:
-    """The plan's shards, in their order, and all that was left out."""
+def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut], float]:
+    """The plan's shards, in their order, all that was left out, and the share of narrow photos."""
     stored, left_out = [], planned_left_out(plan)
     with ThreadPoolExecutor(16) as pool:
         records = list(pool.map(lambda shard: load_record(plan.root, shard.key), plan.shards))
@@ -192,7 +182,9 @@ def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut]]:
         left_out += record.left_out
         if record.shard is not None:
             stored.append(_Stored(shard.split, record.shard, record.class_counts))
-    return stored, left_out
+    num_read = sum(record.num_read for record in records if record)
+    num_narrow = sum(record.num_narrow for record in records if record)
+    return stored, left_out, num_narrow / num_read if num_read else 0.0
 
 
 def _photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
@@ -229,6 +221,7 @@ def _drop_leaking(
             path=row["source_path"],
             reason="duplicate",
             detail=f"like {leaks[row['id']]['match_id']} in {leaks[row['id']]['match_split']}",
+            label=leaks[row["id"]]["class_name"] if plan.targets == "class" else "",
         )
         for row in rows
     ]
@@ -260,17 +253,18 @@ def _splits(plan: DatasetPlan, stored: Sequence[_Stored]) -> dict[Split, SplitIn
     return splits
 
 
-def _check_quarantine(reasons: Mapping[str, int], num_rows: int, config: IngestConfig) -> None:
-    """Refuse a source too much of which is damaged; files left out by rule do not count."""
-    bad = {reason: count for reason, count in reasons.items() if reason not in _BY_RULE}
-    num_bad = sum(bad.values())
-    if num_bad > config.max_quarantined_fraction * (num_rows + num_bad):
-        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(bad.items()))
-        raise PetsError(
-            f"{num_bad} of {num_rows + num_bad} photos ({num_bad / (num_rows + num_bad):.1%}) "
-            f"cannot be used ({listed}), more than ingest.max_quarantined_fraction = "
-            f"{config.max_quarantined_fraction:g}: mend the source or raise the bound"
-        )
+def _class_totals(plan: DatasetPlan, splits: Mapping[Split, SplitInfo]) -> dict[str, int]:
+    """Photos of each class in all splits."""
+    columns = zip(*(info.class_counts for info in splits.values()), strict=True)
+    totals = (sum(counts) for counts in columns)
+    return {info.name: total for info, total in zip(plan.classes, totals, strict=True)}
+
+
+def _losses(lost: Mapping[str, tuple[int, int]]) -> str:
+    """The classes that lost most photos, for a message; empty where there is none."""
+    named = [f"{label} ({num} of {total})" for label, (num, total) in list(lost.items())[:5]]
+    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+    return f"Classes that lose most of their photos: {', '.join(named)}{more}" if named else ""
 
 
 def _check_readable(splits: Mapping[Split, SplitInfo], plan: DatasetPlan) -> None:

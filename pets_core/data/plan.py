@@ -17,13 +17,20 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config import IngestConfig, PipelineConfig, SourceConfig
+from pets_core.data.archives import ARCHIVE_SUFFIXES
 from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.contract import Contract, agree, load_contract
 from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION, dataset_root, read_table, write_table
 from pets_core.data.files import FileEntry
 from pets_core.data.fixes import STRUCK_OUT, apply_fixes, read_fixes
-from pets_core.data.images import is_photo_name, may_be_photo_name
+from pets_core.data.images import (
+    decoders,
+    is_photo_name,
+    may_be_photo_name,
+    missing_decoder,
+)
 from pets_core.data.journal import journal_keys, load_record
+from pets_core.data.quarantine import NO_NUMBERS, check_quarantine, lost_of_classes
 from pets_core.data.sources import open_source
 from pets_core.data.splits import draw
 from pets_core.data.versions import newest_version
@@ -39,7 +46,6 @@ from pets_core.records import (
 )
 
 __all__ = [
-    "NO_NUMBERS",
     "PlannedPhoto",
     "plan_dataset",
     "planned_left_out",
@@ -48,8 +54,17 @@ __all__ = [
 ]
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-NO_NUMBERS = "no_numbers"
-"""Why a photo is left out of which the source tells none, where numbers are learnt."""
+_DETAILS = {
+    "encrypted": "pack the archive without a password",
+    "hidden": "a dot begins its name or its folder's",
+    "link": "archives may hold files, no links",
+    "missing": "listed, but the source has no such file",
+    "name_not_utf8": "rename it in UTF-8",
+    "system_folder": "a folder that a system makes",
+    "too_large": "larger than 256 MiB",
+    "unsafe_path": "absolute, or with ..",
+}
+"""What to do or what was found, by reason."""
 _HASH_BITS = 64
 _SHARDS_A_FILE = 256
 """A task reads the footer of its plan file, about 1 kB a shard."""
@@ -62,6 +77,7 @@ _PLAN_SCHEMA = pa.schema(
         ("head_box", SCHEMA.field("head_box").type),
         ("tags", pa.list_(pa.int64())),
         ("numbers", pa.list_(pa.float64())),
+        ("annotation_size", pa.list_(pa.int64())),
         ("prior", pa.string()),
     ]
 )
@@ -78,7 +94,9 @@ class PlannedPhoto(NamedTuple):
         label: Class index; None where no class is learnt.
         head_box: Where its source tells.
         tags: Indices of its tags, where these are learnt.
-        numbers: Where these or places are learnt; places in pixels of the upright photo.
+        numbers: Where these or places are learnt; places in pixels.
+        annotation_size: Width and height of the photo that places and box refer to; empty: of the
+            upright one.
         prior: Shard of an earlier version that holds this very photo; empty: none.
     """
 
@@ -89,6 +107,7 @@ class PlannedPhoto(NamedTuple):
     head_box: Box | None
     tags: tuple[int, ...] = ()
     numbers: tuple[float, ...] = ()
+    annotation_size: tuple[int, ...] = ()
     prior: str = ""
 
 
@@ -125,19 +144,23 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
         photo = catalogue.photos[photo_id]
         split = _split(photo, config.source, official=official)
         if outside := [name for name in _named(photo, contract.targets) if name not in labels]:
-            left_out.append(_left_out(entry, photo_id, "label_outside_contract", outside[0]))
+            left_out.append(_left_out(entry, photo, "label_outside_contract", outside[0]))
         elif contract.numbers and photo.numbers is None:
-            said = f"the source tells no {contract.numbers[0].name} of it"
-            left_out.append(_left_out(entry, photo_id, NO_NUMBERS, said))
+            detail = f"the source gives it no {contract.numbers[0].name}"
+            left_out.append(_left_out(entry, photo, NO_NUMBERS, detail))
         elif split is None:
-            left_out.append(_left_out(entry, photo_id, "in_no_list", "in no official list"))
+            left_out.append(_left_out(entry, photo, "in_no_list", "in no official list"))
         else:
             chosen[photo_id] = _planned(photo, entry, contract.targets, labels), split
-    _check_photos(contract, chosen.values())
+    missing = next((row.id for row in left_out if row.reason == "missing"), None)
+    hint = source.missing_hint(missing) if missing else ""
+    check_quarantine(left_out, len(chosen), config.ingest, hint)
+    _check_photos(contract, chosen.values(), left_out)
     choose_evaluation_split(config.evaluate.split, sorted({split for _, split in chosen.values()}))
     sizes = {photo_id: files[photo_id].size for photo_id in chosen}
     leaves = list(_leaves(chosen, sizes, config.ingest.shard_mib << 20))
-    return _write_plan(source, root, contract, config.ingest, leaves, left_out)
+    plan = _write_plan(source, root, contract, config.ingest, leaves, left_out)
+    return plan.model_copy(update={"warnings": catalogue.warnings})
 
 
 def _named(photo: LabelledPhoto, targets: Targets) -> tuple[str, ...]:
@@ -160,6 +183,7 @@ def _planned(
         photo.head_box,
         () if is_class else indices,
         photo.numbers or (),
+        photo.annotation_size or (),
     )
 
 
@@ -171,7 +195,7 @@ def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
         PlannedPhoto(
             **row
             | {"head_box": Box(**row["head_box"]) if row["head_box"] else None}
-            | {name: tuple(row[name]) for name in ("tags", "numbers")}
+            | {name: tuple(row[name]) for name in ("tags", "numbers", "annotation_size")}
         )
         for row in table.to_pylist()
     ]
@@ -218,35 +242,37 @@ def _select(
     entries = [(not is_photo_name(e.path), e) for e in source.files.entries()]
     for strange, entry in sorted(entries, key=lambda item: item[0]):
         photo_id = source.photo_id(entry.path)
+        photo = catalogue.photos.get(photo_id) or LabelledPhoto(photo_id, "")
         if entry.refusal:
-            left_out.append(_left_out(entry, photo_id, entry.refusal, f"{entry.size} bytes"))
+            detail = _DETAILS.get(entry.refusal, f"{entry.size} bytes")
+            left_out.append(_left_out(entry, photo, entry.refusal, detail))
         elif photo_id in catalogue.photos and photo_id not in files:
             files[photo_id] = entry
         elif photo_id in struck_out:
             detail = "source.label_fixes gives it no label"
-            left_out.append(_left_out(entry, photo_id, STRUCK_OUT, detail))
-        elif strange:
+            left_out.append(_left_out(entry, photo, STRUCK_OUT, detail))
+        elif photo_id in catalogue.skipped:
+            left_out.append(_left_out(entry, photo, *catalogue.skipped[photo_id]))
+        elif strange and not missing_decoder(entry.path):
             detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
-            left_out.append(_left_out(entry, photo_id, "not_a_photo", detail))
+            left_out.append(_left_out(entry, photo, "not_a_photo", detail))
         elif photo_id in files:
             detail = f"the id is taken by {files[photo_id].path}"
-            left_out.append(_left_out(entry, photo_id, "same_id", detail))
+            left_out.append(_left_out(entry, photo, "same_id", detail))
         else:
             detail = "the annotations do not name this photo"
-            left_out.append(_left_out(entry, photo_id, "unlisted", detail))
+            left_out.append(_left_out(entry, photo, "unlisted", detail))
     refused = {row.id for row in left_out}
     left_out += [
-        LeftOut(
-            id=photo_id, path="", reason="missing", detail="listed, but the source has no such file"
-        )
-        for photo_id in catalogue.photos
+        _left_out(FileEntry("", 0, ""), photo, "missing", _DETAILS["missing"])
+        for photo_id, photo in catalogue.photos.items()
         if photo_id not in files and photo_id not in refused
     ]
     return files, left_out
 
 
-def _left_out(entry: FileEntry, photo_id: str, reason: str, detail: str) -> LeftOut:
-    return LeftOut(id=photo_id, path=entry.path, reason=reason, detail=detail)
+def _left_out(entry: FileEntry, photo: LabelledPhoto, reason: str, detail: str) -> LeftOut:
+    return LeftOut(id=photo.id, path=entry.path, reason=reason, detail=detail, label=photo.label)
 
 
 def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig) -> Contract:
@@ -281,14 +307,18 @@ def _split(photo: LabelledPhoto, config: SourceConfig, *, official: bool) -> Spl
     return "valid" if number < config.test_fraction + config.valid_fraction else "train"
 
 
-def _check_photos(contract: Contract, photos: Iterable[tuple[PlannedPhoto, Split]]) -> None:
+def _check_photos(
+    contract: Contract,
+    photos: Iterable[tuple[PlannedPhoto, Split]],
+    left_out: Sequence[LeftOut],
+) -> None:
     """Refuse what cannot be learnt; files not named like photos are not counted on."""
-    counted = [(p, split) for p, split in photos if may_be_photo_name(p.path)]
+    counted = [(p, split) for p, split in photos if _may_be_used(p.path)]
     if not counted:
         what = {"class": "a label", "tags": "a row of tags"}.get(contract.targets, "numbers")
-        raise PetsError(f"the source holds no photo with {what}")
+        raise PetsError(f"the source holds no photo with {what}{_instead(left_out)}")
     if not contract.numbers:
-        _check_classes(contract, counted)
+        _check_classes(contract, counted, left_out)
     elif not any(split == "train" for _, split in counted):
         raise PetsError(
             "no photo is left to train on: change source.split, valid_fraction or test_fraction, "
@@ -296,7 +326,32 @@ def _check_photos(contract: Contract, photos: Iterable[tuple[PlannedPhoto, Split
         )
 
 
-def _check_classes(contract: Contract, counted: Sequence[tuple[PlannedPhoto, Split]]) -> None:
+def _may_be_used(path: str) -> bool:
+    return may_be_photo_name(path) or missing_decoder(path) is not None
+
+
+def _instead(left_out: Sequence[LeftOut]) -> str:
+    """What the source holds in place of labelled photos, for a message."""
+    archives = [row.path for row in left_out if row.path.lower().endswith(ARCHIVE_SUFFIXES)]
+    if archives:
+        return (
+            f", but {len(archives)} archives, as {archives[0]}: unpack the source and set "
+            "source.url to one of them, or to the folder with all photos"
+        )
+    photos = [row for row in left_out if is_photo_name(row.path)]
+    if photos:
+        return (
+            f", but {len(photos)} photos in no class's folder, as {photos[0].path}: put each in a "
+            "folder named after its class, or give a table that names photos and labels"
+        )
+    return ""
+
+
+def _check_classes(
+    contract: Contract,
+    counted: Sequence[tuple[PlannedPhoto, Split]],
+    left_out: Sequence[LeftOut],
+) -> None:
     """Refuse a class or a tag that too few photos have."""
 
     def count(photos: Iterable[PlannedPhoto]) -> Counter[int]:
@@ -305,10 +360,13 @@ def _check_classes(contract: Contract, counted: Sequence[tuple[PlannedPhoto, Spl
     total = count(photo for photo, _ in counted)
     train = count(photo for photo, split in counted if split == "train")
     classes, what = contract.classes, "class" if contract.targets == "class" else "tag"
+    kept = {info.name: total[label] for label, info in enumerate(classes)}
+    lost = lost_of_classes(left_out, kept)
     faults = [
-        f"{what} {info.name!r} has {total[label]} photo{'s' * (total[label] != 1)}, at least 2 are "
-        f"needed: add photos, remove the {what}, or, where earlier versions of the data set have "
-        "it, set source.name to start another"
+        f"{what} {info.name!r} has {total[label]} photo{'s' * (total[label] != 1)}"
+        + (f" ({lost[info.name][0]} more are left out)" if info.name in lost else "")
+        + f", at least 2 are needed: add photos, remove the {what}, or, where earlier versions of "
+        "the data set have it, set source.name to start another"
         for label, info in enumerate(classes)
         if total[label] < 2
     ] or [
@@ -368,6 +426,8 @@ def _write_plan(
 ) -> DatasetPlan:
     """Store the photos of each shard, where the tasks that write the shards find them."""
     same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
+    # What was left out for want of a decoder is read once there is one.
+    same += "".join(decoders())
     if contract.targets != "class":
         same += json.dumps([contract.targets, [info.name for info in contract.numbers]])
     keys = [_key(leaf, same) for leaf in leaves]
@@ -430,7 +490,7 @@ def _key(leaf: _Leaf, same: str) -> str:
     """Hash of all that shapes a shard, but for the photos' bytes, which their marks stand for."""
     digest = sha256(f"{same}{leaf.split}".encode())
     for photo in leaf.photos:
-        learnt = [values for values in (photo.tags, photo.numbers) if values]
+        learnt = [values for values in (photo.tags, photo.numbers, photo.annotation_size) if values]
         digest.update(json.dumps([*photo[:5], *learnt]).encode())
     return digest.hexdigest()[:32]
 

@@ -17,17 +17,28 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
+from pets_core.data.catalogue import Box
 from pets_core.data.dataset import compression_of, open_parquet, schema_with_classes
 from pets_core.data.duplicates import perceptual_hashes
 from pets_core.data.files import BATCH_FILES, Files
-from pets_core.data.images import ImageInfo, UnreadablePhotoError, inspect, is_photo_name
+from pets_core.data.images import (
+    NO_DECODER,
+    ImageInfo,
+    UnreadablePhotoError,
+    inspect,
+    is_plainly_no_photo,
+    missing_decoder,
+    read_orientation,
+    refuse_raw,
+    upright_places,
+)
 from pets_core.data.journal import is_there, load_record, save_record
 from pets_core.data.plan import PlannedPhoto, planned_photos
 from pets_core.data.sources import open_source
 from pets_core.errors import PetsError
 from pets_core.records import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
 
-__all__ = ["NO_BOX", "OUTSIDE", "ShardWriter", "without", "write_shard"]
+__all__ = ["ANNOTATION_SIZE", "NO_BOX", "OUTSIDE", "ShardWriter", "without", "write_shard"]
 
 Row = dict[str, Any]
 
@@ -35,6 +46,8 @@ OUTSIDE = "place_outside_photo"
 """Why a photo is left out whose points or box are not all on it."""
 NO_BOX = "no_box"
 """Why a photo is left out whose box has no area: its corners may be exchanged."""
+ANNOTATION_SIZE = "annotation_size"
+"""Reason of a photo whose annotation is of a photo of another size."""
 _OPENING = Lock()
 
 
@@ -53,7 +66,7 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
     prior = _prior_rows(plan.root, photos)
     fresh = [photo.path for photo in photos if photo.id not in prior]
     files = _files(plan.plan_url, config.model_dump_json()) if fresh else None
-    left_out = []
+    left_out, num_narrow = [], 0
     writer = ShardWriter(plan, config.ingest.row_group_rows)
     # The pool is this function's and not the generator's: one that is left half-way and collected
     # later, in any thread, must not wait for threads then.
@@ -63,22 +76,27 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
             try:
                 if (row := prior.get(photo.id)) is not None:
                     size = row["width"], row["height"]
-                    writer.add(row | _labels(photo, shard, plan, size))
+                    turn = read_orientation(row["image"]["bytes"]) if photo.annotation_size else 1
+                    writer.add(row | _labels(_upright(photo, size, turn), shard, plan, size))
                     continue
                 content = next(contents)
                 if isinstance(content, UnreadablePhotoError):
                     raise content
+                refuse_raw(photo.path)
                 info = inspect(content)
-                labels = _labels(photo, shard, plan, (info.width, info.height))
+                num_narrow += info.narrow
+                size = info.width, info.height
+                labels = _labels(_upright(photo, size, info.orientation), shard, plan, size)
                 writer.add(_row(photo, content) | labels, info)
             except UnreadablePhotoError as error:
-                left_out.append(_refused(photo, error))
+                left_out.append(_refused(photo, error, plan))
     record = ShardRecord(
         key=shard.key,
         shard=writer.store(plan.root, f"{shard.split}-{shard.prefix}"),
         class_counts=dict(sorted(writer.labels.items())),
         left_out=tuple(left_out),
         num_read=len(fresh),
+        num_narrow=num_narrow,
     )
     save_record(plan.root, record)
     return record
@@ -257,8 +275,45 @@ def _places(pixels: Sequence[float], size: tuple[int, int]) -> list[float]:
     return [2 * value / side - 1 for value, side in zip(pixels, sides, strict=True)]
 
 
-def _refused(photo: PlannedPhoto, error: UnreadablePhotoError) -> LeftOut:
-    reason = error.reason
-    if reason == "not_an_image" and not is_photo_name(photo.path):
+def _upright(photo: PlannedPhoto, size: tuple[int, int], orientation: int) -> PlannedPhoto:
+    """The photo with its places and box in pixels of the upright photo.
+
+    Args:
+        photo: Its places and box are of pixels of `annotation_size`.
+        size: Width and height of the upright photo, pixels.
+        orientation: EXIF's, of the stored pixels.
+
+    Raises:
+        UnreadablePhotoError: The annotation is of a photo of another size.
+    """
+    annotated = photo.annotation_size
+    if not annotated or annotated == size:
+        return photo
+    if orientation < 5 or annotated != size[::-1]:
+        raise UnreadablePhotoError(
+            ANNOTATION_SIZE,
+            f"annotated at {annotated[0]} x {annotated[1]} pixels, the photo has "
+            f"{size[0]} x {size[1]}",
+        )
+
+    def turned(places: Sequence[float]) -> list[float]:
+        return upright_places(places, (annotated[0], annotated[1]), orientation)
+
+    numbers = turned(photo.numbers)
+    box = None
+    if photo.head_box:
+        x0, y0, x1, y1 = (round(value) for value in turned(photo.head_box))
+        box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        if len(numbers) == 4:
+            numbers = [float(side) for side in box]
+    return photo._replace(numbers=tuple(numbers), head_box=box)
+
+
+def _refused(photo: PlannedPhoto, error: UnreadablePhotoError, plan: DatasetPlan) -> LeftOut:
+    reason, detail = error.reason, error.detail
+    if reason == "not_an_image" and (remedy := missing_decoder(photo.path)):
+        reason, detail = NO_DECODER, remedy
+    elif reason in ("not_an_image", "empty") and is_plainly_no_photo(photo.path, detail):
         reason = "not_a_photo"
-    return LeftOut(id=photo.id, path=photo.path, reason=reason, detail=error.detail)
+    label = "" if photo.label is None else plan.classes[photo.label].name
+    return LeftOut(id=photo.id, path=photo.path, reason=reason, detail=detail, label=label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -14,7 +14,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config import ClassFolder, PipelineConfig
 from pets_core.data.archives import ARCHIVE_SUFFIXES, open_archive
 from pets_core.data.catalogue import (
     Box,
@@ -25,7 +25,13 @@ from pets_core.data.catalogue import (
     describe_numbers,
 )
 from pets_core.data.files import FileEntry, Files, FolderFiles
-from pets_core.data.images import UnreadablePhotoError, may_be_photo_name
+from pets_core.data.images import (
+    UnreadablePhotoError,
+    is_photo_name,
+    may_be_photo_name,
+    missing_decoder,
+)
+from pets_core.data.layout import FolderLayout, read_layout
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
 from pets_core.errors import PetsError, telling
@@ -41,6 +47,8 @@ _AUTHORS_CHECKSUMS = {
 """As torchvision.datasets.OxfordIIITPet has them."""
 
 
+_NO_LABEL = frozenset({"hidden", "link", "special_file", "system_folder", "unsafe_path"})
+"""Files whose folder says nothing about the classes."""
 _PLACES = {
     "points": ("head centre x", "head centre y"),
     "box": ("head xmin", "head ymin", "head xmax", "head ymax"),
@@ -68,6 +76,10 @@ class OxfordPetSource:
         """The file's name without its suffix."""
         return PurePosixPath(path).stem
 
+    def missing_hint(self, _photo_id: str) -> str:
+        """The name alone says enough."""
+        return ""
+
     def catalogue(self) -> Catalogue:
         """Read labels from list.txt, the split from trainval.txt and test.txt, boxes from xmls.
 
@@ -93,15 +105,13 @@ class OxfordPetSource:
             )
         if "list.txt" in lists:
             rows["list.txt"] = _rows(lists, "list.txt", self.url)
-        boxes = {
-            self.photo_id(path): _head_box(xml) for path, xml in _read_all(annotations, ".xml")
-        }
+        heads = {self.photo_id(path): _head(xml) for path, xml in _read_all(annotations, ".xml")}
         photos: dict[str, LabelledPhoto] = {}
         class_ids: dict[str, int] = {}
         for photo_id, class_id, species_id, _ in chain.from_iterable(rows.values()):
             label = _class_name(photo_id)
             class_ids.setdefault(label, int(class_id))
-            box = boxes.get(photo_id)
+            box, size = heads.get(photo_id, (None, None))
             photos[photo_id] = LabelledPhoto(
                 photo_id,
                 label,
@@ -109,6 +119,7 @@ class OxfordPetSource:
                 official.get(photo_id),
                 box if box and min(box) >= 0 else None,
                 numbers=self._places(box),
+                annotation_size=size if box else None,
             )
         order = sorted(class_ids, key=lambda label: (class_ids[label], label))
         if self._targets == "tags":
@@ -132,39 +143,46 @@ class OxfordPetSource:
 
 
 class ClassFolderSource:
-    """Photos in a folder a class, `<class>/**/<photo>`, below a URL or inside an archive."""
+    """Photos in a folder a class, `<class>/**/<photo>`, below a URL or inside an archive.
 
-    has_official_split = False
+    The class folders may lie in `train`, `val` and `test`, which are then the official split.
+    """
 
-    def __init__(self, name: str, url: str, files: Files) -> None:
+    def __init__(self, name: str, url: str, files: Files, class_folder: ClassFolder) -> None:
         self.name, self.url, self.files = name, url, files
+        self._class_folder = class_folder
+
+    @property
+    def has_official_split(self) -> bool:
+        """Whether the folders are splits."""
+        return bool(self._layout.official)
 
     def photo_id(self, path: str) -> str:
         """The path."""
         return path
 
-    def catalogue(self) -> Catalogue:
-        """Take each file's first folder as its class; names in sorted order.
+    def missing_hint(self, _photo_id: str) -> str:
+        """A folder lists no photo that it does not hold."""
+        return ""
 
-        A single folder around all class folders, as archives often have, is passed over, and so
-        are hidden files and what macOS puts beside them. A folder in which no file's name may be
-        a photo's is no class.
+    def catalogue(self) -> Catalogue:
+        """Take classes and splits from the folders, classes in sorted order.
+
+        Raises:
+            PetsError: Which folders are the classes is ambiguous.
         """
-        paths = [PurePosixPath(e.path) for e in self.files.entries() if not e.refusal]
-        paths = [path for path in paths if not any(map(_is_hidden, path.parts))]
-        likely = [path for path in paths if may_be_photo_name(path.name)]
-        depth = 0
-        while likely and all(len(path.parts) > depth + 2 for path in likely):
-            if len({path.parts[depth] for path in likely}) > 1:
-                break
-            depth += 1
-        classes = {path.parts[depth] for path in likely if len(path.parts) > depth + 1}
+        layout = self._layout
         photos = {
-            str(path): LabelledPhoto(str(path), path.parts[depth])
-            for path in paths
-            if len(path.parts) > depth + 1 and path.parts[depth] in classes
+            path: LabelledPhoto(path, label, official=layout.official.get(path))
+            for path, label in layout.labels.items()
         }
-        return Catalogue(photos, dict.fromkeys(sorted(classes)))
+        classes = sorted(set(layout.labels.values()))
+        return Catalogue(photos, dict.fromkeys(classes), skipped=layout.skipped)
+
+    @cached_property
+    def _layout(self) -> FolderLayout:
+        paths = [e.path for e in self.files.entries() if e.refusal not in _NO_LABEL]
+        return read_layout(paths, self._class_folder)
 
 
 def _with_tags(photos: dict[str, LabelledPhoto], breeds: list[str]) -> Catalogue:
@@ -214,17 +232,21 @@ def open_source(config: PipelineConfig) -> Source:
         packed = bare.endswith(ARCHIVE_SUFFIXES)
         if kind == "auto" and not packed and _is_there(storage.join(url, "images.tar.gz")):
             return _published(config, url)
-        if config.source.targets != "class":
-            raise PetsError(
-                f"source.targets = {config.source.targets}: {url} tells the class of each photo "
-                "and nothing else: give a table, with source.label_column for tags or "
-                "source.number_columns for numbers"
-            )
         if packed:
             file = PurePosixPath(storage.without_query(url)).name
             checksum = config.source.checksums.get(file, "")
-            return ClassFolderSource(name, url, open_archive(url, config.cache_dir, checksum))
-        return _folder(name, url)
+            return _class_folders(name, url, open_archive(url, config.cache_dir, checksum), config)
+        return _folder(name, url, config)
+
+
+def _class_folders(name: str, url: str, files: Files, config: PipelineConfig) -> ClassFolderSource:
+    if config.source.targets != "class":
+        raise PetsError(
+            f"source.targets = {config.source.targets}: the folders of {url} give each photo a "
+            "class and nothing else: give a table, with source.label_column for tags or "
+            "source.number_columns for numbers"
+        )
+    return ClassFolderSource(name, url, files, config.source.class_folder)
 
 
 def _named(config: PipelineConfig, name: str) -> str:
@@ -247,22 +269,26 @@ def _published(config: PipelineConfig, url: str, name: str = "oxford-iiit-pet") 
     return OxfordPetSource(url, config, _named(config, name))
 
 
-def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry]]:
-    """The photos of the source the settings ask for, without labels: files, and which of them.
+def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry], list[FileEntry]]:
+    """The photos of the source the settings ask for, without labels.
 
-    Every row of a table is one; of a folder or an archive, what is not hidden and whose name may be
-    a photo's. Of a path that is there twice, the first counts.
+    Of a path that is there twice, the first counts.
+
+    Returns:
+        The files; those of them that are photos by their names, in a table all; and the others.
 
     Raises:
         PetsError: Nothing lies at the URL, or nothing this project reads.
     """
     files, is_table = _open_unlabelled(config)
     photos: dict[str, FileEntry] = {}
+    others: dict[str, FileEntry] = {}
     for entry in files.entries():
-        hidden = any(map(_is_hidden, entry.path.split("/")))
-        if is_table or (not hidden and may_be_photo_name(entry.path)):
-            photos.setdefault(entry.path, entry)
-    return files, list(photos.values())
+        named = may_be_photo_name(entry.path) or missing_decoder(entry.path) is not None
+        is_other = not named or entry.refusal in ("hidden", "system_folder")
+        kind = others if is_other and not is_table else photos
+        kind.setdefault(entry.path, entry)
+    return files, list(photos.values()), list(others.values())
 
 
 def _open_unlabelled(config: PipelineConfig) -> tuple[Files, bool]:
@@ -303,17 +329,39 @@ def _is_there(url: str) -> bool:
     return True
 
 
-def _folder(name: str, url: str) -> ClassFolderSource:
+def _folder(name: str, url: str, config: PipelineConfig) -> Source:
+    """A folder of class folders, or of the Parquet shards of one table."""
     if not _is_folder(url):
-        raise _nothing_at(url)
-    fs, root = storage.filesystem(url)
-    listed = retrying(lambda: fs.ls(root, detail=True))
-    if not any(entry["type"] == "directory" for entry in listed):
+        raise _unknown_type(url) if _is_there(url) else _nothing_at(url)
+    files = FolderFiles(url)
+    usable = [entry.path for entry in files.entries() if not entry.refusal]
+    photos = [path for path in usable if is_photo_name(path) or missing_decoder(path)]
+    shards = [path for path in usable if path.endswith(".parquet")]
+    if shards and not photos:
+        return TableSource(name, url, config, shards=shards)
+    if not any("/" in path for path in photos or usable):
         raise PetsError(
-            f"source.url = {url}: holds neither images.tar.gz with annotations.tar.gz nor a "
-            "folder of photos a class"
+            f"source.url = {url}: holds neither images.tar.gz with annotations.tar.gz, nor a "
+            f"folder of photos a class, nor Parquet shards{_also(url, usable)}"
         )
-    return ClassFolderSource(name, url, FolderFiles(url))
+    return _class_folders(name, url, files, config)
+
+
+def _unknown_type(url: str) -> PetsError:
+    remedy = ""
+    if url.lower().endswith((".json", ".jsonl", ".xml")):
+        remedy = ". Convert annotations, as of COCO or Labelme, to a table with a row a photo"
+    return PetsError(
+        f"source.url = {url}: this type of file is not supported. A source is a folder, an archive "
+        f"({', '.join(ARCHIVE_SUFFIXES)}) or a table ({', '.join(TABLE_SUFFIXES)}){remedy}"
+    )
+
+
+def _also(url: str, paths: Sequence[str]) -> str:
+    """The archive or table in a folder that may have been meant."""
+    suffixes = (*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES)
+    meant = next((path for path in sorted(paths) if path.lower().endswith(suffixes)), None)
+    return f". Set source.url to {storage.join(url, meant)}, if you mean that" if meant else ""
 
 
 def _name(url: str) -> str:
@@ -327,17 +375,9 @@ def _name(url: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "photos"
 
 
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
-
-
 def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
     paths = [
-        entry.path
-        for entry in files.entries()
-        if entry.path.endswith(suffix)
-        and not entry.refusal
-        and not PurePosixPath(entry.path).name.startswith("._")
+        entry.path for entry in files.entries() if entry.path.endswith(suffix) and not entry.refusal
     ]
     for path, data in zip(paths, files.read(paths), strict=True):
         if isinstance(data, UnreadablePhotoError):
@@ -345,16 +385,25 @@ def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
         yield path, data
 
 
-def _head_box(xml: bytes) -> Box | None:
-    """The first object's box of a Pascal VOC file; None where the file has none that is one."""
+def _head(xml: bytes) -> tuple[Box | None, tuple[int, int] | None]:
+    """The first object's box of a Pascal VOC file, and the photo's size there.
+
+    None where the file has no box, or no size, that is one.
+    """
     try:
-        found = fromstring(xml).find(".//bndbox")
+        root = fromstring(xml)
+        found = root.find(".//bndbox")
         if found is None:
-            return None
+            return None, None
         box = Box(*(round(float(found.findtext(field, ""))) for field in Box._fields))
     except (ParseError, DefusedXmlException, ValueError):
-        return None
-    return box if box.xmin < box.xmax and box.ymin < box.ymax else None
+        return None, None
+    if box.xmin >= box.xmax or box.ymin >= box.ymax:
+        return None, None
+    sides = [root.findtext(f"size/{side}", "").strip() for side in ("width", "height")]
+    # Some tools write 0.
+    width, height = (int(side) if side.isdecimal() else 0 for side in sides)
+    return box, (width, height) if width and height else None
 
 
 def _rows(lists: dict[str, str], name: str, url: str) -> list[tuple[str, str, str, str]]:

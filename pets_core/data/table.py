@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pets_core import storage
@@ -21,8 +22,11 @@ from pets_core.config import PipelineConfig
 from pets_core.data.archives import PackedFiles, pack
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
 from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal
+from pets_core.data.layout import split_of_name
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.text_numbers import parse_numbers
+from pets_core.text_table import TextOptions, TextTable, open_text_table
 
 __all__ = ["TABLE_SUFFIXES", "TableSource"]
 
@@ -37,96 +41,216 @@ _OFFICIAL: dict[str, Official] = {
     "test": "test",
     "trainval": "trainval",
 }
+_WHOLE = re.compile(r"-?\d+(\.0+)?")
+_TAG_STATES = {
+    **dict.fromkeys(("1", "1.0", "true"), True),
+    **dict.fromkeys(("0", "0.0", "false", "-1", "-1.0", "", "none", "nan"), False),
+}
+"""Whether a photo has a tag, by the text of its one-hot cell."""
 
 
 class TableSource:
-    """A CSV or Parquet file whose rows name photos, or hold them.
+    """A CSV or Parquet file, or a folder of Parquet shards, whose rows name photos or hold them.
 
     The image column holds paths (relative ones to the table's folder) or URLs, or, in Parquet, the
     photos' bytes, also as Hugging Face `datasets` writes them, struct<bytes, path>. The id of a
-    photo is its path, or the SHA-256 of its bytes.
+    photo is its path, or the SHA-256 of its bytes. Shards named as train-00000-of-00002.parquet
+    are official splits.
 
     Args:
         name: Of the data set.
-        url: The file.
+        url: The file, or the folder of the shards.
         config: Names of the columns.
         labelled: Whether there is a column of labels.
+        shards: Paths of the shards below the folder; empty: `url` is a file.
     """
 
     def __init__(
-        self, name: str, url: str, config: PipelineConfig, *, labelled: bool = True
+        self,
+        name: str,
+        url: str,
+        config: PipelineConfig,
+        *,
+        labelled: bool = True,
+        shards: Sequence[str] = (),
     ) -> None:
         self.name, self._config, self._labelled = name, config.source, labelled
         # A signed URL is good for fetching, and for nobody to read.
         self.url = storage.without_query(url)
-        checksum = config.source.checksums.get(PurePosixPath(self.url).name, "")
-        self._path = local_file(url, config.cache_dir, checksum)
         self._cache_dir = config.cache_dir
-        self.has_official_split = self._config.split_column is not None
+        urls = [storage.join(url, shard) for shard in sorted(shards)] or [url]
+        checksums = config.source.checksums
+        self._paths = [
+            local_file(u, config.cache_dir, checksums.get(_file_name(u), "")) for u in urls
+        ]
+        # The split of each shard, where all of them name one.
+        splits = [split_of_name(PurePosixPath(shard).name) for shard in sorted(shards)]
+        self._shard_splits = splits if splits and all(splits) else []
         self._check_columns()
+
+    @property
+    def has_official_split(self) -> bool:
+        """Whether a column, or the shards' names, are splits of which one is held out."""
+        return self._config.split_column is not None or len(set(self._shard_splits)) > 1
 
     def photo_id(self, path: str) -> str:
         """The path."""
         return path
 
+    def missing_hint(self, photo_id: str) -> str:
+        """Where a photo was looked for, and a file nearby that may have been meant."""
+        fs, place = self._locate(photo_id)
+        hint = f"The table is at {self.url}, so the first was looked for at {place}."
+        if not storage.is_local(fs):
+            return hint
+        folder = Path(self.url).parent
+        stem = PurePosixPath(photo_id).stem
+        near = (p for p in sorted(folder.rglob(f"{glob.escape(stem)}*")) if p.is_file())
+        if (found := next(near, None)) is None:
+            return hint
+        return (
+            f"{hint} Did you mean {found.relative_to(folder)}? Set source.image_folder and "
+            "source.image_suffix, or correct the paths."
+        )
+
     def catalogue(self) -> Catalogue:
         """Take labels, tags or numbers, and splits, from the columns the settings name.
 
-        Labels and tags come in sorted order, numbers in that of `source.number_columns`. A row
-        without a tag is a photo that has none.
+        Labels and tags come in sorted order, those of `source.tag_columns` and numbers in that of
+        the settings. A row without a tag is a photo that has none.
 
         Raises:
-            PetsError: A row has no label, a number that is missing, not finite or outside
+            PetsError: Rows have no label, a number that is missing, not finite or outside
                 `source.y_range`, or a split that is none.
         """
         table, settings = self._labels, self._config
-        splits = [None] * table.num_rows
-        if settings.split_column:
-            splits = table[settings.split_column].to_pylist()
+        targets = self._targets(table)
+        self._check_complete(targets)
         photos: dict[str, LabelledPhoto] = {}
-        for number, (photo_id, said, split) in enumerate(
-            zip(self._ids, self._said(table), splits, strict=True), 1
+        for number, (photo_id, target, split) in enumerate(
+            zip(self._ids, targets, self._splits(table), strict=True), 1
         ):
-            if not photo_id or said == "":
-                lacking = settings.label_column if photo_id else settings.image_column
-                raise PetsError(f"{self.url}: row {number} has no {lacking}")
-            photo = self._photo(photo_id, said, self._official(split, number))
+            assert photo_id is not None
+            photo = self._photo(photo_id, target, split)
             first = photos.setdefault(photo_id, photo)
             if first != photo:
                 raise PetsError(
-                    f"{self.url}: row {number} says of {photo_id} {_told(photo)} "
-                    f"({split or 'no split'}), an earlier row {_told(first)} "
+                    f"{self.url}: row {number} has {_target_text(photo)} ({split or 'no split'}) "
+                    f"for {photo_id}, an earlier row {_target_text(first)} "
                     f"({first.official or 'no split'})"
                 )
         if settings.targets in ("class", "tags"):
             names = {n for p in photos.values() for n in (p.tags if p.tags else [p.label]) if n}
-            return Catalogue(photos, dict.fromkeys(sorted(names)))
+            vocabulary = settings.tag_columns or sorted(names)
+            return Catalogue(photos, dict.fromkeys(vocabulary), warnings=self._warnings(names))
         numbers = describe_numbers(settings.targets, settings.number_columns, settings.units)
         return Catalogue(photos, {}, numbers)
 
-    def _said(self, table: pa.Table) -> Iterator[str | tuple[str, ...] | tuple[float, ...]]:
-        """What is learnt of each row's photo; an empty text where a class is missing."""
+    def _targets(self, table: pa.Table) -> list[str | tuple[str, ...] | tuple[float, ...]]:
+        """The class, tags or numbers of each row; an empty text where a class is missing."""
         settings = self._config
         if settings.targets == "class":
-            yield from (label or "" for label in _names(table, settings.label_column))
-        elif settings.targets == "tags":
-            yield from _tags(table, settings.label_column, settings.tag_separator)
+            return list(self._classes(table))
+        if settings.tag_columns:
+            return list(self._one_hot_tags(table))
+        if settings.targets == "tags":
+            return list(_tags(table, settings.label_column, settings.tag_separator))
+        columns = [self._numbers(table, name) for name in settings.number_columns]
+        return list(zip(*columns, strict=True))
+
+    def _check_complete(self, targets: Sequence[object]) -> None:
+        """Refuse rows without a photo or without a class, all at once."""
+        columns = {
+            self._config.image_column: [photo_id or "" for photo_id in self._ids],
+            self._config.label_column: targets,
+        }
+        faults = []
+        for column, values in columns.items():
+            rows = [number for number, value in enumerate(values, 1) if value == ""]
+            if rows:
+                first = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+                what = f"row {first} has" if len(rows) == 1 else f"{len(rows)} rows ({first}) have"
+                faults.append(f"{self.url}: {what} no {column}: fill it in, or remove the row")
+        if faults:
+            raise PetsError("\n".join(faults))
+
+    def _classes(self, table: pa.Table) -> Iterator[str]:
+        column = self._config.label_column
+        if pa.types.is_list(table[column].type) and not _class_names(table, column):
+            raise PetsError(
+                f"source.label_column = {column}: {self.url} has lists there: set "
+                "source.targets = tags"
+            )
+        labels = [(label or "").strip() for label in _names(table, column)]
+        labels = ["" if label.lower() == "nan" else label for label in labels]
+        # What pandas makes of whole numbers where a row has none.
+        if all(_WHOLE.fullmatch(label) for label in labels if label):
+            labels = [label.partition(".")[0] for label in labels]
+        yield from labels
+
+    def _one_hot_tags(self, table: pa.Table) -> Iterator[tuple[str, ...]]:
+        names = self._config.tag_columns
+        columns = [table[name].to_pylist() for name in names]
+        for number, values in enumerate(zip(*columns, strict=True), 1):
+            given = []
+            for name, value in zip(names, values, strict=True):
+                state = _TAG_STATES.get(str(value).strip().lower())
+                if state is None:
+                    raise PetsError(
+                        f"{self.url}: row {number} has {name} = {value!r}, expected 1, 0, -1 or "
+                        "nothing (source.tag_columns)"
+                    )
+                if state:
+                    given.append(name)
+            yield tuple(sorted(given))
+
+    def _splits(self, table: pa.Table) -> Iterator[Official | None]:
+        if self._config.split_column:
+            splits = table[self._config.split_column].to_pylist()
+            yield from (self._official(split, number) for number, split in enumerate(splits, 1))
+        elif self.has_official_split:
+            has_valid = "valid" in self._shard_splits
+            for path, split in zip(self._paths, self._shard_splits, strict=True):
+                official = "trainval" if split == "train" and not has_valid else split
+                yield from [official] * pq.read_metadata(path).num_rows
         else:
-            columns = [table[name].to_pylist() for name in settings.number_columns]
-            for number, values in enumerate(zip(*columns, strict=True), 1):
-                yield tuple(
-                    self._number(name, value, number)
-                    for name, value in zip(settings.number_columns, values, strict=True)
-                )
+            yield from [None] * table.num_rows
+
+    def _numbers(self, table: pa.Table, column: str) -> list[float]:
+        values = table[column].to_pylist()
+        if self._text is not None:
+            parsed = parse_numbers(
+                table[column],
+                self._config.decimal,
+                delimiter=self._text.format.delimiter,
+                setting="source.decimal",
+                where=f"{self.url}: column {column}",
+            ).tolist()
+            values = [
+                text if math.isnan(number) else number
+                for text, number in zip(values, parsed, strict=True)
+            ]
+        return [self._number(column, value, number) for number, value in enumerate(values, 1)]
+
+    def _warnings(self, names: Collection[str]) -> tuple[str, ...]:
+        odd = sorted(name for name in names if re.search(r"[\[\]|;,{}\"]", name))
+        if self._config.targets != "tags" or self._config.tag_columns or not odd:
+            return ()
+        separator = self._config.tag_separator
+        return (
+            f"{len(odd)} of {len(names)} tags hold a bracket, a quote or a separator, the first "
+            f"{odd[0]!r}: is source.tag_separator = {separator or 'spaces'} right? Set it to what "
+            "stands between the tags, or give lists in a Parquet file.",
+        )
 
     def _photo(
-        self, photo_id: str, said: str | tuple[Any, ...], official: Official | None
+        self, photo_id: str, target: str | tuple[Any, ...], official: Official | None
     ) -> LabelledPhoto:
-        if isinstance(said, str):
-            return LabelledPhoto(photo_id, said, official=official)
+        if isinstance(target, str):
+            return LabelledPhoto(photo_id, target, official=official)
         if self._config.targets == "tags":
-            return LabelledPhoto(photo_id, "", official=official, tags=said)
-        return LabelledPhoto(photo_id, "", official=official, numbers=said)
+            return LabelledPhoto(photo_id, "", official=official, tags=target)
+        return LabelledPhoto(photo_id, "", official=official, numbers=target)
 
     def _number(self, column: str, value: Any, number: int) -> float:
         """A cell as a number.
@@ -135,7 +259,7 @@ class TableSource:
             PetsError: It is missing, no finite number, or outside `source.y_range`.
         """
         place = f"{self.url}: row {number} has {column} = {value!r}"
-        if value is None or value == "":
+        if value is None or str(value).strip() in ("", "nan"):
             raise PetsError(
                 f"{self.url}: row {number} has no {column}: fill it in, or leave it out"
             )
@@ -147,7 +271,9 @@ class TableSource:
             raise PetsError(f"{place}, expected a finite number")
         low, high = self._config.y_range or (-math.inf, math.inf)
         if not low <= found <= high:
-            raise PetsError(f"{place}, outside source.y_range = ({low:g}, {high:g}): mend either")
+            raise PetsError(
+                f"{place}, outside source.y_range = ({low:g}, {high:g}): correct one of them"
+            )
         return found
 
     @cached_property
@@ -155,12 +281,18 @@ class TableSource:
         """The photos, where the table says they are."""
         if self._packed is not None:
             return self._packed
-        base = self.url.rsplit("/", 1)[0]
         self._check_reach()
-        return ListedFiles(
-            {path: path if _is_absolute(path) else storage.join(base, path)
-             for path in self._ids if path}
-        )  # fmt: skip
+        return ListedFiles(filter(None, dict.fromkeys(self._ids)), self._locate)
+
+    def _locate(self, path: str) -> tuple[Any, str]:
+        """The place of a photo, which the table names by a URL or a path from its own folder."""
+        if _is_absolute(path):
+            return storage.filesystem(path)
+        return storage.below(self._folder, path)
+
+    @property
+    def _folder(self) -> str:
+        return self.url if self._paths[1:] or self._shard_splits else self.url.rsplit("/", 1)[0]
 
     def _check_reach(self) -> None:
         """A table from elsewhere must not bring this machine's files into the store."""
@@ -178,8 +310,8 @@ class TableSource:
         """The photos of a table that holds their bytes."""
         if not self._holds_bytes:
             return None
-        status, column = self._path.stat(), self._config.image_column
-        identity = ("table", str(self._path), status.st_size, status.st_mtime_ns, column)
+        statuses = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self._paths]
+        identity = ("table", *statuses[0], self._config.image_column, *statuses[1:])
 
         def members(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
             offset = 0
@@ -203,47 +335,53 @@ class TableSource:
     def _contents(self) -> Iterator[bytes]:
         column = self._config.image_column
         with self._reading():
-            for batch in pq.ParquetFile(self._path).iter_batches(64, columns=[column]):
-                values = batch.column(column)
-                if pa.types.is_struct(values.type):
-                    values = values.field("bytes")
-                for value in values:
-                    yield value.as_py() or b""
+            for path in self._paths:
+                for batch in pq.ParquetFile(path).iter_batches(64, columns=[column]):
+                    values = batch.column(column)
+                    if pa.types.is_struct(values.type):
+                        values = values.field("bytes")
+                    for value in values:
+                        yield value.as_py() or b""
 
     @cached_property
     def _ids(self) -> list[str | None]:
         if self._packed is not None:
             return [entry.path for entry in self._packed.entries()]
-        return self._labels[self._config.image_column].to_pylist()  # type: ignore[no-any-return]
+        named = self._labels[self._config.image_column].to_pylist()
+        folder, suffix = self._config.image_folder, self._config.image_suffix
+        if not (folder or suffix):
+            return named  # type: ignore[no-any-return]
+        return [name and (f"{folder}/" if folder else "") + f"{name}{suffix}" for name in named]
 
     @cached_property
     def _labels(self) -> pa.Table:
         """The columns the settings name, without the photos' bytes."""
-        if self._is_csv:
-            return self._csv
+        if self._text is not None:
+            return self._text.read(list(self._columns))
         names = [*self._columns]
         if self._holds_bytes:
             names.remove(self._config.image_column)
         with self._reading():
-            return pq.read_table(self._path, columns=names)
+            return pa.concat_tables(
+                [pq.read_table(path, columns=names) for path in self._paths],
+                promote_options="permissive",
+            )
 
     @cached_property
-    def _csv(self) -> pa.Table:
-        options = pa.csv.ParseOptions(delimiter="\t" if self.url.lower().endswith(".tsv") else ",")
-        try:
-            names = pa.csv.open_csv(self._path, parse_options=options).schema.names
-            # All text: a label 01 must not become 1, nor NA nothing.
-            convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-            return pa.csv.read_csv(self._path, parse_options=options, convert_options=convert)
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise PetsError(f"{self.url} is no CSV table: {error}") from error
+    def _text(self) -> TextTable | None:
+        """The CSV table; None of Parquet."""
+        if self.url.lower().endswith(".parquet") or self._paths[0].suffix == ".parquet":
+            return None
+        settings = self._config
+        options = TextOptions(settings.delimiter, settings.encoding, settings.quoting, "source.")
+        return open_text_table(self._paths[0], list(self._columns), options=options, url=self.url)
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        if self._is_csv:
-            return self._csv.schema
+        if self._text is not None:
+            return pa.schema([(name, pa.string()) for name in self._text.names])
         try:
-            return pq.read_schema(self._path)
+            return pq.read_schema(self._paths[0])
         except (pa.ArrowInvalid, OSError) as error:
             raise PetsError(f"{self.url} is no Parquet file: {error}") from error
 
@@ -259,15 +397,13 @@ class TableSource:
         return not _is_text(self._schema.field(self._config.image_column).type)
 
     @property
-    def _is_csv(self) -> bool:
-        return not self.url.lower().endswith(".parquet")
-
-    @property
     def _columns(self) -> dict[str, str]:
         """The setting that names each column to be read."""
         settings = self._config
         named = {settings.image_column: "image_column"}
-        if self._labelled and settings.targets in ("class", "tags"):
+        if self._labelled and settings.tag_columns:
+            named |= dict.fromkeys(settings.tag_columns, "tag_columns")
+        elif self._labelled and settings.targets in ("class", "tags"):
             named[settings.label_column] = "label_column"
         elif self._labelled:
             named |= dict.fromkeys(settings.number_columns, "number_columns")
@@ -283,8 +419,8 @@ class TableSource:
                 "source.number_columns must say in which columns the places are"
             )
         faults = [
-            f"source.{setting} = {name}: {self.url} has no such column, only "
-            f"{', '.join(present)}.{did_you_mean(name, present)}"
+            f"source.{setting} = {name}: {self.url}{self._format_text} has no such column, only "
+            f"{_listed(present)}.{did_you_mean(name, present)}"
             for name, setting in self._columns.items()
             if name not in present
         ] + [
@@ -302,10 +438,17 @@ class TableSource:
         if faults:
             raise PetsError("\n".join(faults))
 
+    @property
+    def _format_text(self) -> str:
+        """How a CSV table was read, for messages about columns it lacks."""
+        if self._text is None:
+            return ""
+        return f" (read with {self._text.format}, see source.delimiter and source.encoding)"
+
     def _official(self, split: str | None, number: int) -> Official | None:
         if split is None:
             return None
-        official = _OFFICIAL.get(str(split).lower())
+        official = _OFFICIAL.get(str(split).strip().lower())
         if official is None:
             raise PetsError(
                 f"{self.url}: row {number} has {self._config.split_column} = {split!r}, expected "
@@ -331,13 +474,17 @@ def _tags(table: pa.Table, column: str, separator: str | None) -> Iterator[tuple
             # A column of labels: one tag each.
             listed = [value]
         tags = {(_name_of(tag, names) or "").strip() for tag in listed}
-        yield tuple(sorted(tags - {""}))
+        yield tuple(sorted(tags - {"", "nan"}))
 
 
 def _name_of(value: Any, names: dict[int, str] | None) -> str | None:
     if names:
         # -1 is how Hugging Face says that a row has no label.
         return names.get(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
     return None if value is None else str(value)
 
 
@@ -353,12 +500,22 @@ def _class_names(table: pa.Table, column: str) -> dict[int, str] | None:
     return dict(enumerate(names)) if names else None
 
 
-def _told(photo: LabelledPhoto) -> str:
-    """What a row says of its photo."""
+def _file_name(url: str) -> str:
+    return PurePosixPath(storage.without_query(url)).name
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of columns for a message, which may be those of a file that is no table."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(name[:40] for name in names[:20]) + more
+
+
+def _target_text(photo: LabelledPhoto) -> str:
+    """A photo's class, tags or numbers, for messages."""
     if photo.label:
         return repr(photo.label)
-    told = photo.tags if photo.numbers is None else photo.numbers
-    return repr(", ".join(map(str, told)))
+    target = photo.tags if photo.numbers is None else photo.numbers
+    return repr(", ".join(map(str, target)))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -376,4 +533,4 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _is_absolute(path: str) -> bool:
-    return "://" in path or path.startswith("/")
+    return storage.is_url(path) or path.startswith(("/", "file:"))

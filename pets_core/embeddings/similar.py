@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pets_core import storage
-from pets_core.data.images import UnreadablePhotoError, decode
+from pets_core.data.images import UnreadablePhotoError, decode, refuse_raw
 from pets_core.embeddings.file import EmbeddingsInfo, open_embeddings, unit
 from pets_core.embeddings.search import nearest
 from pets_core.errors import PetsError
@@ -74,6 +74,7 @@ def _card(info: EmbeddingsInfo, embeddings_url: str) -> ModelCard:
 def _read(photo: str, card: ModelCard) -> NDArray[np.uint8]:
     """One photo, uint8 (1, R, R, 3)."""
     try:
+        refuse_raw(photo)
         return np.stack([decode(storage.read_bytes(storage.absolute(photo)), card.resize_to)])
     except UnreadablePhotoError as error:
         raise PetsError(f"{photo}: {error.reason.replace('_', ' ')}: {error.detail}") from error

@@ -19,10 +19,12 @@ from pets_core.data.images import (
     decode,
     inspect,
     is_photo_name,
-    is_sideways,
+    is_plainly_no_photo,
     may_be_photo_name,
     missing_decoder,
     open_rgb,
+    read_orientation,
+    upright_places,
 )
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 128, 0), (255, 255, 255)
@@ -153,10 +155,12 @@ def test_the_type_is_told_by_content(file_format):
 @pytest.mark.parametrize(
     ("head", "what"),
     [(b"MATLAB 5.0", "a MATLAB file"), (b"\x00\x05\x16\x07", "an AppleDouble file"),
-     (b"PK\x03\x04", "a zip archive"), (b"<!DOCTYPE html>", "markup"), (b"?", "of no known type")],
+     (b"PK\x03\x04", "a zip archive"), (b"<!DOCTYPE html>", "markup"), (b"?", "of no known type"),
+     ("Ein Kätzchen\n".encode() * 300, "text"),
+     (b"\xd0\xcf\x11\xe0", "a thumbnail cache or an Office file")],
 )  # fmt: skip
 def test_what_is_no_image_is_named(head, what):
-    error = refusal(head + bytes(300))
+    error = refusal(head if what == "text" else head + bytes(300))
     assert (error.reason, error.detail) == ("not_an_image", what)
 
 
@@ -273,6 +277,16 @@ def test_photo_names(name, photo):
 
 
 @pytest.mark.parametrize(
+    ("path", "detail", "plainly"),
+    [("a.txt", "of no known type", True), ("README", "text", True),
+     ("a.mp4", "of no known type", True), ("Thumbs.db", "a thumbnail cache or an Office file", True), ("a.jpg", "text", False),
+     ("a.jpg.crdownload", "of no known type", False), ("a", "of no known type", False)],
+)  # fmt: skip
+def test_what_is_plainly_no_photo(path, detail, plainly):
+    assert is_plainly_no_photo(path, detail) == plainly
+
+
+@pytest.mark.parametrize(
     ("path", "maybe"),
     [("x/a.jpg", True), ("x/a", True), ("x.y/a", True), ("a.mat", False), ("x/._a.jpg", False)],
 )
@@ -365,7 +379,7 @@ def test_the_orientation_holds_whatever_else_of_exif_is_broken(order, broken):
         image, _ = open_rgb(data)
         assert image.size == (20, 40)
         assert near(image.getpixel((10, 3)), RED)
-        assert (inspect(data).sideways, is_sideways(data)) == (True, True)
+        assert (inspect(data).orientation, read_orientation(data)) == (6, 6)
 
 
 def test_the_orientation_is_found_where_pillow_reads_no_exif(monkeypatch):
@@ -377,6 +391,20 @@ def test_the_orientation_is_found_where_pillow_reads_no_exif(monkeypatch):
     data = encode(half_red_left(40, 20), "JPEG", exif=exif, quality=95)
     monkeypatch.setattr(Image.Image, "getexif", fail)
     assert open_rgb(data)[0].size == (20, 40)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_places_are_turned_as_pixels_are(orientation):
+    """The corner of a red square, found on the upright photo by its colour."""
+    stored = Image.new("RGB", (40, 24), GREEN)
+    stored.paste(RED, (8, 16, 12, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright, _ = open_rgb(encode(stored, "PNG", exif=exif))
+    rows, columns = np.nonzero(np.asarray(upright)[:, :, 0] == 255)
+    x0, y0, x1, y1 = upright_places([8, 16, 12, 20], stored.size, orientation)
+    assert sorted([x0, x1]) == [columns.min(), columns.max() + 1]
+    assert sorted([y0, y1]) == [rows.min(), rows.max() + 1]
 
 
 @pytest.mark.parametrize("value", [0, 9, 77, 65_535])

@@ -193,7 +193,7 @@ def test_every_file_and_listed_photo_is_accounted_for(tmp_path, untidy):
         ("pug_9", "missing"),
         ("pug_3", "same_id"),
         ("pug_1", "not_a_photo"),
-        ("._pug_1", "not_a_photo"),
+        ("._pug_1", "hidden"),
         ("stray_1", "unlisted"),
     }
     assert len(left_out) == manifest.num_quarantined == sum(manifest.quarantine_reasons.values())
@@ -228,7 +228,10 @@ def test_a_path_that_an_archive_holds_twice_is_one_row(tmp_path, write_oxford, j
 def test_too_much_damage_stops_and_leaves_nothing(tmp_path, untidy):
     with pytest.raises(PetsError, match=r"photos \(.*max_quarantined_fraction = 0\.05") as caught:
         ingest(config(tmp_path, untidy[0]))
-    assert "1 damaged" in str(caught.value)
+    assert "(1 missing)" in str(caught.value), "before a photo is read"
+    settings = config(tmp_path, untidy[0], {"max_quarantined_fraction": 0.1})
+    with pytest.raises(PetsError, match=r"photos \(.*1 damaged.*0\.1") as caught:
+        ingest(settings)
     assert "not_a_photo" not in str(caught.value)
     assert versions(tmp_path) == []
 

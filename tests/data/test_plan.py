@@ -194,7 +194,7 @@ def test_every_file_and_every_listed_photo_is_accounted_for(tmp_path, jpeg, writ
     assert reasons(plan) == {
         "images/Cat_1.png": "same_id",
         "images/Cat_2.mat": "not_a_photo",
-        "images/._Cat_3.jpg": "not_a_photo",
+        "images/._Cat_3.jpg": "hidden",
         "images/Cat_900.jpg": "unlisted",
         "images/README": "not_a_photo",
         "images/Cat_50.jpg": "in_no_list",

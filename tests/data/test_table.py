@@ -226,16 +226,18 @@ def test_rows_that_contradict_each_other_are_refused(opened, column):
     columns = {name: values[:3] + values[:1] for name, values in ROWS.items()}
     assert len(opened(columns, split_column="split").catalogue().photos) == 3
     columns[column][3] = {"label": "Birman", "split": "test"}[column]
-    with pytest.raises(PetsError, match=r"row 4 says of a/1\.jpg .*, an earlier row 'pug'"):
+    with pytest.raises(PetsError, match=r"row 4 has .* for a/1\.jpg, an earlier row 'pug'"):
         opened(columns, split_column="split").catalogue()
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x89PNG\r\n\x1a\n\0\xff" * 50, b"image,label\na.jpg,x\nb.jpg\n"]
-)
-def test_what_is_no_csv_is_refused(tmp_path, content):
+    ("content", "fault"),
+    [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n\0\xff" * 50, "has no such column"),
+     (b"image,label\na.jpg,x\nb.jpg\n", "line 3 has 1 column")],
+)  # fmt: skip
+def test_what_is_no_csv_is_refused(tmp_path, content, fault):
     (tmp_path / "mine.csv").write_bytes(content)
-    with pytest.raises(PetsError, match=r"mine\.csv is no CSV table"):
+    with pytest.raises(PetsError, match=rf"mine\.csv.* {fault}"):
         open_source(config(tmp_path, tmp_path / "mine.csv"))
 
 
