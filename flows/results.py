@@ -55,6 +55,8 @@ def show_report(report: EvalReport) -> None:
         print("Champion     this very model")
     if not report.verdict.passed:
         print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
+    for caution in report.cautions:
+        print(f"Caution      {caution}")
     print("Most confused")
     for pair in report.most_confused[:3]:
         print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")

@@ -403,6 +403,13 @@ class GateConfig(Settings):
     0: by how much it may be more."""
     max_drop_per_class: Annotated[float, Field(ge=0, le=1)] | None = None
     """How much less of any class may be recognised than by the champion, share of its photos."""
+    allow_unseen_classes: bool = False
+    """Let a model pass although some of its classes have no evaluated photo."""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether any setting besides the alias differs from its default."""
+        return self != GateConfig(alias=self.alias)
 
 
 class BatchConfig(Settings):
@@ -513,10 +520,9 @@ class PipelineConfig(Settings):
     def _what_is_learnt(self) -> PipelineConfig:
         targets, of_class = self.source.targets, self.source.targets == "class"
         of_numbers = targets not in ("class", "tags")
-        gate = self.gate != GateConfig(alias=self.gate.alias)
         transform, train = self.transform, self.train
         faults = {
-            "gate, which asks for an error rate,": gate and not of_class,
+            "gate, which asks for an error rate,": self.gate.is_configured and not of_class,
             "source.label_fixes": self.source.label_fixes is not None and not of_class,
             "evaluate.embeddings": self.evaluate.embeddings and not of_class,
             "train.class_weights": train.class_weights != "none" and not of_class,

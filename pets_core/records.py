@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -46,6 +46,7 @@ __all__ = [
     "Trial",
     "Verdict",
     "choose_evaluation_split",
+    "unseen_text",
 ]
 
 Split = Literal["train", "valid", "test"]
@@ -53,6 +54,7 @@ Targets = Literal["class", "tags", "numbers", "points", "box"]
 """What is learnt of a photo: its class; any number of tags; numbers; or places on it, x and y in
 turn, from -1 at its left and upper edge to 1 at the others, of points or of a box's corners."""
 
+_MAX_UNSEEN_NAMED = 20
 UNTOLD_TRAINING = (
     "Whether the model was trained on some of these photos cannot be told: it, or the version of "
     "the data set it was trained on, is not in the store."
@@ -260,6 +262,15 @@ def choose_evaluation_split(
         f"evaluate.split = {wanted}: the photos are split into {', '.join(present)} only. Set or "
         "raise source.valid_fraction or source.test_fraction, or set evaluate.split = auto"
     )
+
+
+def unseen_text(names: Sequence[str]) -> str:
+    """Name the classes or tags that no evaluated photo has; empty where there are none."""
+    if not names:
+        return ""
+    num_more = len(names) - _MAX_UNSEEN_NAMED
+    more = f" and {num_more} more" if num_more > 0 else ""
+    return f"without an evaluated photo: {', '.join(names[:_MAX_UNSEEN_NAMED])}{more}"
 
 
 class Run(Record):
@@ -714,6 +725,7 @@ class EvalReport(SplitReport):
         comparison: Beside the champion, where there is another one that can be compared.
         not_compared: Why there is one that cannot.
         champion_move: The move of the alias that made it champion.
+        unseen_classes: The model's classes that no evaluated photo has, in index order.
         verdict: What the gate says.
     """
 
@@ -727,11 +739,14 @@ class EvalReport(SplitReport):
     comparison: Comparison | None = None
     not_compared: str | None = None
     champion_move: str | None = None
+    unseen_classes: tuple[str, ...] = ()
     verdict: Verdict
 
     @property
-    def caution(self) -> str:
-        """What is to be said where nobody knows what the model was trained on; else nothing."""
-        if self.num_trained_on is not None:
-            return ""
-        return UNTOLD_TRAINING
+    def cautions(self) -> tuple[str, ...]:
+        """Limits of the evaluation that are not among the verdict's reasons; often empty."""
+        cautions = [UNTOLD_TRAINING] if self.num_trained_on is None else []
+        unseen = unseen_text(self.unseen_classes)
+        if unseen and not any(unseen in reason for reason in self.verdict.reasons):
+            cautions.append(f"Classes {unseen}.")
+        return tuple(cautions)

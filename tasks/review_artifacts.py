@@ -200,8 +200,7 @@ def _verdict(config: PipelineConfig, report: EvalReport) -> str:
 def _beside(report: EvalReport) -> str:
     """Reasons against, and the champion, a paragraph each."""
     lines = [f"**{literal(reason)}**" for reason in report.verdict.reasons]
-    if report.caution:
-        lines.append(report.caution)
+    lines += map(literal, report.cautions)
     if report.comparison:
         beside = report.comparison
         lines.append(

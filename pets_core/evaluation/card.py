@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.template import template
-from pets_core.records import ClassMeasures, EvalReport, TrainResult
+from pets_core.records import ClassMeasures, EvalReport, TrainResult, unseen_text
 
 __all__ = ["model_card"]
 
@@ -28,5 +28,10 @@ def model_card(
     known = [row for row in classes if row.recall is not None]
     worst = sorted(known, key=lambda row: row.recall or 0.0)[:_NUM_WORST]
     return template("model_card.md").render(
-        info=info, report=report, num_classes=len(classes), worst=worst, training=training
+        info=info,
+        report=report,
+        num_classes=len(classes),
+        worst=worst,
+        training=training,
+        unseen_text=unseen_text,
     )

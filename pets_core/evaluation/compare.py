@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pets_core.config import GateConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import Predictions
-from pets_core.records import ClassChange, Comparison, Share, Verdict
+from pets_core.records import ClassChange, Comparison, Share, Verdict, unseen_text
 
 __all__ = ["compare", "judge"]
 
@@ -122,6 +124,7 @@ def judge(
     comparison: Comparison | None = None,
     not_compared: str | None = None,
     num_trained_on: int | None = 0,
+    unseen_classes: Sequence[str] = (),
 ) -> Verdict:
     """Say whether a model may go out, with every reason against it.
 
@@ -131,6 +134,8 @@ def judge(
         comparison: With the champion, if there is one that can be compared.
         not_compared: Why there is one that cannot; a reason against.
         num_trained_on: Photos judged that the model was trained on; a reason against.
+        unseen_classes: Classes without an evaluated photo; a reason against where there is a
+            champion or any setting of the gate, unless they are allowed.
     """
     reasons = []
     if config.max_error_rate is not None and not error_rate <= config.max_error_rate + _ROUNDING:
@@ -145,6 +150,12 @@ def judge(
         reasons.append(not_compared)
     if comparison:
         reasons += _reasons_beside_champion(config, comparison)
+    has_gate = config.is_configured or comparison is not None or not_compared is not None
+    if unseen_classes and has_gate and not config.allow_unseen_classes:
+        reasons.append(
+            f"classes {unseen_text(unseen_classes)}. Evaluate on photos of every class, or set "
+            "gate.allow_unseen_classes"
+        )
     asked = config.max_error_rate is not None or comparison is not None
     return Verdict(passed=not reasons, reasons=tuple(reasons), asked=asked)
 

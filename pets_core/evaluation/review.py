@@ -93,6 +93,11 @@ class _Findings:
         """In index order."""
         return measure_classes(self.predictions)
 
+    @property
+    def unseen_classes(self) -> tuple[str, ...]:
+        """Classes without an evaluated photo, in index order."""
+        return tuple(row.name for row in self.classes if not row.support)
+
     @cached_property
     def calibration(self) -> tuple[Calibration, Reliability]:
         """How far probabilities can be believed."""
@@ -102,6 +107,10 @@ class _Findings:
     def issues(self) -> list[LabelIssue]:
         """Labels of held-out photos that are probably wrong."""
         return label_issues(self.validation) if self.validation else []
+
+    def gallery(self, maps_url: str | None) -> Gallery:
+        """Photos to look at, with the activation maps in a file where there is one."""
+        return collect(self.predictions, self.validation, self.pairs, self.issues, maps_url)
 
 
 def review(
@@ -134,6 +143,8 @@ def review(
     num_trained_on = None if seen is None else int(seen.sum())
     other = champion if champion and champion.model_url != predicted.model_url else None
     comparison, not_compared = _beside(config.store, other, predictions, predicted, seen)
+    unseen = findings.unseen_classes
+    verdict = judge(config.gate, error_rate.value, comparison, not_compared, num_trained_on, unseen)
     report = EvalReport(
         model_url=predicted.model_url,
         split=predictions.info.split,
@@ -149,15 +160,14 @@ def review(
         comparison=comparison,
         not_compared=not_compared,
         champion_move=champion.move if champion else None,
-        verdict=judge(config.gate, error_rate.value, comparison, not_compared, num_trained_on),
+        unseen_classes=unseen,
+        verdict=verdict,
         predictions_url=predicted.predictions_url,
         url=storage.join(run_url, "evaluation"),
         photos_per_second=predicted.photos_per_second,
         seconds=0.0,
     )
-    gallery = collect(
-        predictions, findings.validation, findings.pairs, findings.issues, predicted.maps_url
-    )
+    gallery = findings.gallery(predicted.maps_url)
     _write_tables(report, findings, gallery)
     _write_pages(run_url, report, findings, gallery, training)
     report = report.model_copy(update={"seconds": time.monotonic() - started})

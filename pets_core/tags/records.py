@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pets_core.records import Record, Share, SplitReport
+from pets_core.records import Record, Share, SplitReport, unseen_text
 
 __all__ = ["TagMeasures", "TagsReport"]
 
@@ -92,7 +92,11 @@ class TagsReport(SplitReport):
     @property
     def cautions(self) -> tuple[str, ...]:
         """What is to be known before anybody relies on the model; often nothing."""
-        said = []
+        cautions = []
         if self.split == "valid":
-            said.append("There are no test photos: what is chosen by these looks better than it is")
-        return (*said, *self.training_cautions)
+            cautions.append(
+                "There are no test photos: what is chosen by these looks better than it is"
+            )
+        if unseen := unseen_text([tag.name for tag in self.tags if not tag.support]):
+            cautions.append(f"Tags {unseen}.")
+        return (*cautions, *self.training_cautions)

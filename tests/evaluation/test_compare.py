@@ -10,6 +10,7 @@ from pets_core.config import GateConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import _improvement, compare, judge
 from pets_core.evaluation.predictions import Predictions
+from pets_core.records import unseen_text
 
 
 def answering(draw, targets, said, ids=None, **about) -> Predictions:
@@ -140,3 +141,36 @@ def test_a_worse_model_passes_only_where_that_is_allowed(both):
 def test_what_cannot_be_compared_is_a_reason_against():
     verdict = judge(GateConfig(), 0.0, not_compared="the champion knows other classes")
     assert verdict.reasons == ("the champion knows other classes",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "passed"),
+    [
+        ({}, True),
+        ({"alias": "canary"}, True),
+        ({"max_error_rate": 0.5}, False),
+        ({"promote": True}, False),
+        ({"max_drop_per_class": 0.5}, False),
+        ({"promote": True, "allow_unseen_classes": True}, True),
+    ],
+)
+def test_classes_without_a_photo_do_not_pass_a_gate(settings, passed):
+    verdict = judge(GateConfig(**settings), 0.1, unseen_classes=("pug", "Sphynx"))
+    assert verdict.passed == passed
+    assert ("without an evaluated photo: pug, Sphynx." in " ".join(verdict.reasons)) == (not passed)
+
+
+def test_classes_without_a_photo_do_not_pass_beside_a_champion(both):
+    comparison = compare(*both)
+    unseen = ("Sphynx",)
+    (reason,) = judge(GateConfig(), 0.07, comparison, unseen_classes=unseen).reasons
+    assert reason.endswith("set gate.allow_unseen_classes")
+    allowed = GateConfig(allow_unseen_classes=True)
+    assert judge(allowed, 0.07, comparison, unseen_classes=unseen).passed
+    assert len(judge(GateConfig(), 0.07, None, "other classes", 0, unseen).reasons) == 2
+
+
+def test_the_first_of_many_classes_without_a_photo_are_named():
+    names = [f"class-{i}" for i in range(500)]
+    assert unseen_text(names).endswith(" class-18, class-19 and 480 more")
+    assert unseen_text(names[:20]).endswith(" class-18, class-19")

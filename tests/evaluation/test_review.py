@@ -1,6 +1,7 @@
 """The whole review of a file of predictions: no torch, no model, whatever the predictions."""
 
 import csv
+import html
 import json
 import re
 import subprocess
@@ -12,12 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from predictions_of import predictions_of
 
-from pets_core.config import PipelineConfig
+from flows.results import show_report
+from pets_core.config import GateConfig, PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import CHAMPION_PREDICTIONS, VALID_PREDICTIONS
 from pets_core.evaluation.review import given_predictions, review
-from pets_core.records import Champion
+from pets_core.markdown import literal
+from pets_core.records import Champion, EvalReport
 from pets_core.registry import promote_run
+from tasks.review_artifacts import publish_classes
 
 EVIL = "<img src=x onerror=alert(1)>|`*_"
 
@@ -91,6 +95,54 @@ def test_a_class_without_photos(config, draw, write):
     assert (rows[2]["support"], rows[2]["recall"]) == (0, None)
     assert not re.search(r"\bnan\b", Path(report.file("model_card.md")).read_text().lower())
     assert ">nan" not in Path(report.file("report.html")).read_text().lower()
+
+
+@pytest.fixture
+def unseen(draw, write) -> str:
+    """Predictions of three classes; no photo has the last one."""
+    drawn = draw(60, names=["a", "b", EVIL])
+    targets = np.minimum(drawn.targets, 1)
+    return write(predictions_of(drawn.info, drawn.ids, targets, drawn.probabilities))
+
+
+@pytest.mark.parametrize(
+    ("gate", "passed"),
+    [
+        ({}, True),
+        ({"max_error_rate": 1.0}, False),
+        ({"max_error_rate": 1.0, "allow_unseen_classes": True}, True),
+    ],
+)
+def test_a_class_without_photos_is_named(config, unseen, shown, capsys, gate, passed):
+    config = config.model_copy(update={"gate": GateConfig(**gate)})
+    report = reviewed(config, unseen)
+    assert report.unseen_classes == (EVIL,)
+    assert report.verdict.passed == passed
+    summary = shown(publish_classes, config, report)["run-summary"]
+    page = html.unescape(Path(report.file("report.html")).read_text())
+    card = Path(report.file("model_card.md")).read_text()
+    show_report(report)
+    assert f"lasses without an evaluated photo: {EVIL}." in capsys.readouterr().out
+    # Once each: as a reason, or as a caution.
+    assert page.count(f"lasses without an evaluated photo: {EVIL}.") == 1
+    for markdown in (summary, card):
+        assert markdown.count(literal(f"lasses without an evaluated photo: {EVIL}")) == 1
+
+
+def test_classes_that_all_have_photos_are_not_named(config, draw, write, shown):
+    report = reviewed(config, write(draw(60, 3)))
+    assert report.unseen_classes == ()
+    summary = shown(publish_classes, config, report)["run-summary"]
+    card = Path(report.file("model_card.md")).read_text()
+    page = Path(report.file("report.html")).read_text()
+    assert all("without an evaluated" not in text for text in (summary, card, page))
+
+
+def test_a_report_from_before_unseen_classes_is_read(config, unseen):
+    report = reviewed(config, unseen)
+    stored = json.loads(Path(report.file("report.json")).read_text())
+    del stored["unseen_classes"]
+    assert EvalReport.model_validate(stored).unseen_classes == ()
 
 
 def test_validation_beside_the_file_mends_calibration_and_labels(config, draw, write):

@@ -116,6 +116,7 @@ def test_what_people_see(review, draw, shown, capsys):
     summary = made["run-summary"]
     assert summary.startswith(f"# F1 {report.micro_f1.value:.1%}, mAP")
     assert f"{report.num_untagged} of them have no tag" in summary
+    assert "**Tags without an evaluated photo\\: never\\.**" in summary
     assert "data:image/png;base64,iVBOR" in made["thresholds"]
     worst = read_top_losses(report.file("gallery.parquet"))
     assert worst[0].photo_id == predictions.ids[int(predictions.losses.argmax())]
