@@ -283,12 +283,26 @@ class Run(Record):
 
 
 class LRSuggestion(Record):
-    """Learning rates read off the range test; `chosen` is the one the settings ask for."""
+    """Learning rates read off the range test.
 
-    minimum: float
-    steepest: float
-    valley: float
-    slide: float
+    Attributes:
+        minimum: By fastai's rule of that name, as the next three; None where the curve yields no
+            suggestion.
+        steepest: As above.
+        valley: As above.
+        slide: As above.
+        chosen: The suggestion that the settings name; `train.base_lr` where there is none.
+        suggestion: Name of the suggestion that the settings choose.
+        num_steps: Optimizer steps before the loss diverged.
+        seconds: Of the whole stage.
+        curve_url: Rates and losses, Parquet.
+        plot_url: Picture of the curve.
+    """
+
+    minimum: float | None = None
+    steepest: float | None = None
+    valley: float | None = None
+    slide: float | None = None
     chosen: float
     suggestion: str
     num_steps: int

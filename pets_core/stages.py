@@ -18,7 +18,7 @@ from pets_core.records import (
 )
 from pets_core.training.history import steps_table
 from pets_core.training.loop import fit
-from pets_core.training.lr_finder import lr_find, suggest, trimmed, write_curve
+from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
 
@@ -45,8 +45,8 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
         )
     if not rank.accelerator.is_main_process:
         return None
-    suggestions, suggestion = vars(suggest(*trimmed(curve))), rank.suggestion
-    chosen = suggestions[suggestion]
+    suggestions, suggestion = _suggestions(rank, curve), rank.suggestion
+    chosen = suggestions[suggestion] if suggestions else config.train.base_lr
     folder = storage.join(rank.request.run_url, "lr_find")
     curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
     write_curve(curve_url, curve)
@@ -61,6 +61,25 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
         curve_url=curve_url,
         plot_url=plot_url,
     )
+
+
+def _suggestions(rank: Rank[Any, Any], curve: Curve) -> dict[str, float]:
+    """Return the suggested rates by name.
+
+    Where there are none and `train.base_lr` is set, warn and return an empty dict: training does
+    not need them.
+
+    Raises:
+        PetsError: There are none, and `train.base_lr` is not set.
+    """
+    config = rank.request.config
+    try:
+        return vars(read_suggestions(curve, config.lr_find))
+    except PetsError as error:
+        if config.train.base_lr is None:
+            raise PetsError(f"{error}, or set train.base_lr") from error
+        rank.warn(f"{error}. Training uses train.base_lr = {config.train.base_lr:g}")
+        return {}
 
 
 def train(rank: Rank[Any, Any]) -> TrainResult | None:

@@ -112,11 +112,15 @@ def publish_lr(suggestion: LRSuggestion) -> None:
             ("valley", suggestion.valley),
             ("slide", suggestion.slide),
         )
+        if rate is not None
     ]
+    suggested = table(["suggestion", "learning rate"], rows)
+    if not rows:
+        suggested = f"No suggestion. Training uses train.base_lr = {suggestion.chosen:.2e}."
     text = (
         "# Learning-rate finder\n\n"
         f"{picture(suggestion.plot_url, 'Loss against learning rate')}\n\n"
-        f"{table(['suggestion', 'learning rate'], rows)}\n"
+        f"{suggested}\n"
     )
     with Publisher(suggestion.curve_url) as publisher:
         publisher.markdown("lr-finder", text, "Loss against learning rate")

@@ -37,6 +37,7 @@ from pets_core.photo_rank import PhotoRank
 from pets_core.progress import Progress
 from pets_core.records import LRSuggestion, PredictResult, TrainResult
 from pets_core.worker import run
+from tasks.artifacts import publish_lr
 
 
 def tiny(config: PipelineConfig, **groups) -> PipelineConfig:
@@ -96,6 +97,28 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
     assert load_model(result.best_model_url).card == load_model(result.model_url).card
     assert Path(report.file("report.html")).read_text().lower().startswith("<!doctype html>")
     assert f"{result.base_lr:.2e}" in Path(report.file("report.html")).read_text()
+
+
+@pytest.mark.parametrize("base_lr", [None, 2e-3])
+def test_a_suggestion_is_needed_only_where_no_rate_is_set(
+    small_config, tmp_path, shown, base_lr
+) -> None:
+    rates = {"start_lr": 1e6, "end_lr": 1e9, "num_steps": 12}
+    train = {"batch_size": 32, "mixed_precision": "no", "base_lr": base_lr}
+    config, warned = tiny(small_config, lr_find=rates, train=train), []
+    request = WorkRequest(
+        stage="lr-find", config=config, run_url=str(tmp_path / "run"), manifest=ingest(config)
+    )
+    if base_lr is None:
+        with pytest.raises(PetsError, match=r"lower lr_find.start_lr .*, or set train.base_lr"):
+            launch(request, LRSuggestion)
+        return
+    found = launch(request, LRSuggestion, on_warning=warned.append)
+    assert (found.chosen, found.steepest) == (2e-3, None)
+    (warning,) = [line for line in warned if "lr_find.start_lr" in line]
+    assert warning.endswith("Training uses train.base_lr = 0.002")
+    assert pq.read_table(found.curve_url).num_rows == found.num_steps
+    assert "No suggestion" in shown(publish_lr, found)["lr-finder"]
 
 
 def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> None:

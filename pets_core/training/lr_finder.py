@@ -25,7 +25,16 @@ from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.rates import RateSlice
 from pets_core.training.loop import Loader, prepare, train_step
 
-__all__ = ["Curve", "Suggestions", "lr_find", "smooth", "suggest", "trimmed", "write_curve"]
+__all__ = [
+    "Curve",
+    "Suggestions",
+    "lr_find",
+    "read_suggestions",
+    "smooth",
+    "suggest",
+    "trimmed",
+    "write_curve",
+]
 
 _SMOOTHING = 0.98
 _DIVERGED = 4.0
@@ -74,9 +83,6 @@ def lr_find(
         training: What is frozen, weight decay, clipping.
         accelerator: Mixed precision, devices, ranks.
         on_progress: Told of steps.
-
-    Raises:
-        PetsError: The loss was not finite before enough steps for a suggestion were taken.
     """
     rates = np.geomspace(config.start_lr, config.end_lr, config.num_steps)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -91,11 +97,6 @@ def lr_find(
             _tell(on_progress, losses, rates)
         steps.close()
     accelerator.free_memory()
-    if len(losses) < _FEWEST_STEPS:
-        raise PetsError(
-            f"the LR finder diverged after {len(losses)} steps: lower lr_find.start_lr "
-            f"(now {config.start_lr:g})"
-        )
     return Curve(rates[: len(losses)], np.array(losses), smooth(losses))
 
 
@@ -133,6 +134,20 @@ def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
     return np.array(result)
 
 
+def read_suggestions(curve: Curve, config: LRFindConfig) -> Suggestions:
+    """Read four suggestions off the curve of a range test.
+
+    Raises:
+        PetsError: The loss diverged within the first steps, or it only rises.
+    """
+    if len(curve.rates) < _FEWEST_STEPS:
+        raise PetsError(
+            f"the LR finder diverged after {len(curve.rates)} steps: lower lr_find.start_lr "
+            f"(now {config.start_lr:g})"
+        )
+    return suggest(*trimmed(curve))
+
+
 def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> Suggestions:
     """Read four suggestions off a curve, as fastai's `lr_find` does.
 
@@ -149,8 +164,8 @@ def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> 
     """
     if losses.argmin() == 0:
         raise PetsError(
-            "the loss never fell in the learning-rate sweep, so nothing can be suggested: set "
-            "train.base_lr, or lower lr_find.start_lr"
+            "the loss never fell in the learning-rate sweep, so nothing can be suggested: lower "
+            "lr_find.start_lr"
         )
     slopes = np.diff(losses) / np.diff(np.log(rates))
     return Suggestions(

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from pets_core.config import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.objectives.single_label import SingleLabel
-from pets_core.training.lr_finder import lr_find, suggest, trimmed
+from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, suggest, trimmed
 
 RATES = np.geomspace(1e-6, 1.0, 100)
 
@@ -69,8 +69,15 @@ def test_it_stops_when_the_loss_diverges(tiny_model, tiny_loader) -> None:
 
 def test_a_loss_that_is_not_finite_ends_in_one_clear_error(tiny_model, tiny_loader) -> None:
     tiny_loader.inputs[:] = float("nan")
-    with pytest.raises(PetsError, match=r"lower lr_find.start_lr \(now 1e-05\)"):
-        sweep(tiny_model, tiny_loader, start_lr=1e-5)
+    curve = sweep(tiny_model, tiny_loader, start_lr=1e-5)
+    with pytest.raises(PetsError, match=r"after 0 steps: lower lr_find.start_lr \(now 1e-05\)"):
+        read_suggestions(curve, LRFindConfig(start_lr=1e-5))
+
+
+def test_a_loss_that_only_rises_suggests_nothing() -> None:
+    losses = np.linspace(1, 3, 100)
+    with pytest.raises(PetsError, match=r"the loss never fell"):
+        read_suggestions(Curve(RATES, losses, losses), LRFindConfig())
 
 
 def test_trimming_keeps_at_least_two_points(tiny_model, tiny_loader) -> None:
