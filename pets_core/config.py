@@ -345,7 +345,8 @@ class TrainConfig(Settings):
     """Share of a one-cycle schedule spent warming up."""
     batch_norm: Literal["frozen", "train", "sync"] = "frozen"
     """frozen: the backbone's batch-norm statistics stay those of ImageNet; train: they follow each
-    rank's batches; sync: they follow the global batch, whatever the number of ranks (GPUs only)."""
+    rank's batches; sync: they follow the global batch, whatever the number of ranks (GPUs only).
+    train and sync need two photos in each forward pass."""
     mixed_precision: Annotated[
         Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
     ] = "auto"

@@ -16,8 +16,10 @@ from pets_core.records import (
     LRSuggestion,
     TrainResult,
 )
+from pets_core.training.batch_norm import check_batch_norm
+from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.history import steps_table
-from pets_core.training.loop import fit
+from pets_core.training.loop import Loader, fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
@@ -33,6 +35,7 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     _check_validation(rank)
     built = rank.model()
     loader = rank.train_loader(built)
+    _check_batch_norm(rank, built, loader)
     with rank.watchdog:
         curve = lr_find(
             built.model,
@@ -90,6 +93,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
     built = rank.model()
     loader = rank.train_loader(built)
+    _check_batch_norm(rank, built, loader)
     valid = rank.valid_loader(built)
     checkpoints = rank.checkpoints()
     with rank.interruption() as gate, rank.watchdog:
@@ -161,6 +165,21 @@ def _check_validation(rank: Rank[Any, Any]) -> None:
                 f"{setting} needs validation samples, and the data set has none: "
                 f"raise {rank.holds_out}"
             )
+
+
+def _check_batch_norm(rank: Rank[Any, Any], built: Built, train: Loader) -> None:
+    """Refuse a conflict of batch norm and batch sizes in any phase, before the first begins."""
+    config = rank.request.config.train
+    # The last phase trains the most layers.
+    freeze_to(built.model, 0 if config.epochs else config.freeze_to)
+    train_mode(built.model, config.batch_norm)
+    check_batch_norm(
+        built.model,
+        config,
+        num_rows=train.num_rows,
+        num_processes=rank.accelerator.num_processes,
+        micro_batch_size=config.micro_batch_size,
+    )
 
 
 def _device_name(device: torch.device) -> str:

@@ -197,6 +197,19 @@ def test_batch_norm_across_cpu_ranks_is_refused(small_config) -> None:
         launch(request, CheckResult)
 
 
+@pytest.mark.parametrize("stage", ["lr-find", "train"])
+def test_batch_norm_on_single_photos_is_refused_before_any_step(
+    small_config, tmp_path, stage
+) -> None:
+    """Also where frozen epochs, which leave batch norm alone, come first."""
+    train = {"batch_norm": "train", "batch_size": 1, "freeze_epochs": 1, "epochs": 1}
+    config, reported = tiny(small_config, train=train), []
+    request = train_request(config, str(tmp_path / "run")).model_copy(update={"stage": stage})
+    with pytest.raises(PetsError, match=r"train.batch_norm = train .* train.batch_size = 1, "):
+        launch(request, TrainResult, on_progress=reported.append)
+    assert not [progress for progress in reported if progress.stage == stage]
+
+
 def test_fp16_on_a_cpu_is_refused(small_config) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():

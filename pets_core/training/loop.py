@@ -22,6 +22,7 @@ from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.rates import RateSlice
 from pets_core.records import EpochMetrics
+from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.checkpoint import Checkpoints, Snapshot
 from pets_core.training.figures import StepRows
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
@@ -280,7 +281,7 @@ def prepare(
     """Freeze the layer groups before `first_group` and make the others ready to learn.
 
     Raises:
-        PetsError: One sample does not fit the memory.
+        PetsError: One sample does not fit the memory, or batch norm would see a single one.
     """
     freeze_to(model, first_group)
     rates = spread(lr_max, len(model.layer_groups()))
@@ -293,6 +294,13 @@ def prepare(
         micro_batch_size = largest_micro_batch(
             wrapped, objective, batch.inputs, batch.targets, accelerator=accelerator
         )
+    check_batch_norm(
+        wrapped,
+        config,
+        num_rows=train.num_rows,
+        num_processes=accelerator.num_processes,
+        micro_batch_size=micro_batch_size,
+    )
     if config.compile:
         wrapped.compile()
     return Prepared(wrapped, optimizer, objective, accelerator, config, micro_batch_size)

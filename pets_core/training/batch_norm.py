@@ -1,0 +1,72 @@
+"""Batch norm in training mode needs more than one sample in each forward pass."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pets_core.config import TrainConfig
+from pets_core.errors import PetsError
+
+__all__ = ["check_batch_norm", "smallest_pass"]
+
+
+def check_batch_norm(
+    model: nn.Module,
+    config: TrainConfig,
+    *,
+    num_rows: int,
+    num_processes: int,
+    micro_batch_size: int,
+) -> None:
+    """Refuse settings by which batch norm in training mode would see a single sample.
+
+    A single sample's statistics are not those of a batch, and torch raises in the middle of a
+    step where a channel of it is a single value.
+
+    Args:
+        model: In the modes it is trained in.
+        config: Settings of the recipe.
+        num_rows: Training samples.
+        num_processes: Ranks.
+        micro_batch_size: Most samples in one forward pass of a rank; 0: all of its share.
+
+    Raises:
+        PetsError: A forward pass would hold one sample.
+    """
+    if not any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+        return
+    # Synchronised batch norm sees what all ranks hold at once.
+    num_together = num_processes if config.batch_norm == "sync" else 1
+    num_parts, micro = num_processes // num_together, micro_batch_size * num_together
+    if smallest_pass(num_rows, config.batch_size, num_parts, micro) > 1:
+        return
+    settings = f"train.batch_size = {config.batch_size}"
+    remedy = "raise train.batch_size (4 for each process are enough)"
+    if smallest_pass(num_rows, config.batch_size, num_parts, 0) > 1:
+        settings += f" and train.micro_batch_size = {micro_batch_size}"
+        if not config.micro_batch_size:
+            settings += " (the most that fits the memory)"
+        remedy = "change train.micro_batch_size"
+    raise PetsError(
+        f"train.batch_norm = {config.batch_norm} needs 2 samples in each forward pass; with "
+        f"{settings}, {num_rows} training samples and {num_processes} process"
+        f"{'es' if num_processes > 1 else ''} a pass may hold only 1: set train.batch_norm = "
+        f"frozen, or {remedy}"
+    )
+
+
+def smallest_pass(num_rows: int, batch_size: int, num_ranks: int, micro_batch_size: int) -> int:
+    """Return the fewest samples in a forward pass of any rank, as the loaders deal them out.
+
+    Args:
+        num_rows: Training samples, at least 1.
+        batch_size: Most samples in a batch, over all ranks.
+        num_ranks: Ranks that share a batch.
+        micro_batch_size: Most samples in one forward pass of a rank; 0: all of its share.
+    """
+    num_batches = -(-num_rows // batch_size)
+    batches = {num_rows // num_batches, -(-num_rows // num_batches)}
+    shares = {share for size in batches for share in (size // num_ranks, -(-size // num_ranks))}
+    micro = micro_batch_size or max(shares)
+    return min(share % micro or min(share, micro) for share in shares)

@@ -1,0 +1,99 @@
+"""Batch norm that would be trained on one sample at a time is refused."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pets_core.config import TrainConfig
+from pets_core.data.loader import global_batches
+from pets_core.errors import PetsError
+from pets_core.objectives.single_label import SingleLabel
+from pets_core.rates import RateSlice
+from pets_core.training import loop
+from pets_core.training.batch_norm import check_batch_norm, smallest_pass
+from pets_core.training.groups import freeze_to, train_mode
+
+
+@given(st.integers(1, 200), st.integers(1, 70), st.integers(1, 9), st.integers(0, 9))
+def test_the_smallest_pass_is_the_loaders(num_rows, batch_size, num_ranks, micro):
+    passes = [
+        len(part)
+        for rows in global_batches(num_rows, batch_size, seed=None, epoch=0)
+        for rank in range(num_ranks)
+        for share in [rows[len(rows) * rank // num_ranks : len(rows) * (rank + 1) // num_ranks]]
+        for part in torch.split(torch.tensor(share), micro or max(len(share), 1))
+    ]
+    assert smallest_pass(num_rows, batch_size, num_ranks, micro) == min(passes)
+
+
+def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **settings):
+    config = TrainConfig.model_validate({"batch_norm": "train"} | settings)
+    freeze_to(model, first_group)
+    train_mode(model, config.batch_norm)
+    check_batch_norm(
+        model, config, num_rows=num_rows, num_processes=num_processes,
+        micro_batch_size=config.micro_batch_size if micro is None else micro,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 1}, r"train.batch_size = 1, 96 .* 1 process .*raise train.batch_size"),
+        ({"batch_size": 2, "num_rows": 97}, r"train.batch_size = 2, 97 training samples"),
+        ({"batch_size": 6, "num_processes": 4}, r"train.batch_size = 6, 96 .* 4 processes"),
+        (
+            {"batch_size": 8, "micro_batch_size": 1},
+            r"= 8 and train.micro_batch_size = 1, .*change train.micro_batch_size",
+        ),
+        ({"batch_size": 16, "micro_batch_size": 5}, r"train.micro_batch_size = 5, "),
+        ({"batch_size": 16, "micro": 1}, r"micro_batch_size = 1 \(the most that fits the memory\)"),
+        ({"batch_size": 1, "batch_norm": "sync"}, r"train.batch_norm = sync needs 2 samples"),
+    ],
+)
+def test_a_pass_of_one_sample_is_refused(tiny_model, settings, words):
+    with pytest.raises(PetsError, match=words):
+        check(tiny_model, **settings)
+    check(tiny_model, **settings | {"batch_norm": "frozen"})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 2},
+        {"batch_size": 64, "num_rows": 65},
+        {"batch_size": 16, "micro_batch_size": 4},
+        {"batch_size": 4, "num_processes": 4, "batch_norm": "sync"},
+    ],
+)
+def test_two_samples_are_enough(tiny_model, settings):
+    check(tiny_model, **settings)
+
+
+def test_frozen_layers_see_any_number(tiny_model):
+    check(tiny_model, first_group=-1, batch_size=1)
+
+
+def test_batch_norm_in_the_head_learns_in_frozen_epochs(tiny_model):
+    tiny_model.head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3))
+    with pytest.raises(PetsError, match=r"needs 2 samples"):
+        check(tiny_model, first_group=-1, batch_size=1)
+
+
+def test_a_model_without_batch_norm_sees_any_number():
+    check_batch_norm(
+        nn.LayerNorm(4), TrainConfig(batch_norm="train", batch_size=1),
+        num_rows=9, num_processes=1, micro_batch_size=0,
+    )  # fmt: skip
+
+
+def test_a_phase_is_refused_before_its_first_step(tiny_model, tiny_loader):
+    with pytest.raises(PetsError, match=r"train.micro_batch_size = 1, "):
+        loop.prepare(
+            tiny_model, SingleLabel(), tiny_loader,
+            TrainConfig(batch_norm="train", micro_batch_size=1),
+            Accelerator(cpu=True, mixed_precision="no"), 0, RateSlice(1e-3),
+        )  # fmt: skip
