@@ -6,6 +6,7 @@ variables and command-line flags all fill this same model; nothing else reads se
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
@@ -136,9 +137,16 @@ class SourceConfig(Settings):
     """official: the published trainval and test lists, the folders train, val and test, or
     split_column. auto: official where there is one."""
     valid_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the training photos held out for validation, by a hash of each photo's id."""
+    """Share of the training photos held out for validation, by a hash of each photo's id. Each
+    class of at least five photos has at least one."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share held out for testing; random split only (the official brings its own)."""
+    group_column: str | None = None
+    """Of a table: the column with each photo's animal, patient or camera. All photos of one are on
+    one side of a random split, so that a model is judged on others than it was trained on."""
+    group_pattern: str | None = None
+    """The same of any source: a regular expression that finds the group in a photo's id, as
+    "^[^/]+/([^_]+)_". Its first parenthesis is the group, else the whole match."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the random part of the split, and of the built-in sample."""
     sample_photos_per_breed: Annotated[int, Field(ge=4, le=2000)] = 40
@@ -156,6 +164,15 @@ class SourceConfig(Settings):
                 f"test_fraction = {self.test_fraction:g} has no meaning with split = official, "
                 "which brings its own test list: leave it out, or set split = random"
             )
+        if self.group_column and self.group_pattern:
+            raise ValueError("group_column and group_pattern are both set: leave out one of them")
+        if self.group_pattern:
+            try:
+                re.compile(self.group_pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"group_pattern = {self.group_pattern!r} is no regular expression: {error}"
+                ) from error
         if self.tag_columns and self.targets != "tags":
             raise ValueError(f"tag_columns has no meaning with targets = {self.targets}: set tags")
         if self.tag_columns and self.tag_separator:

@@ -37,6 +37,7 @@ class LabelledPhoto:
         numbers: Where numbers or places are learnt; places are pixels. None: the source has none.
         annotation_size: Width and height of the photo that places and box refer to, pixels: those
             of the stored or of the upright photo. None: of the upright one.
+        group: Photos of one group are on one side of a random split; empty: it is alone.
     """
 
     id: str
@@ -47,6 +48,13 @@ class LabelledPhoto:
     tags: tuple[str, ...] = ()
     numbers: tuple[float, ...] | None = None
     annotation_size: tuple[int, int] | None = None
+    group: str = ""
+
+    def names(self, targets: Targets) -> tuple[str, ...]:
+        """Its class or its tags, whichever are the target."""
+        if targets == "class":
+            return (self.label,)
+        return self.tags if targets == "tags" else ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -78,7 +79,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
     """What of the data set may harm training, a sentence each."""
     train = manifest.splits["train"].class_counts
     lost = [f"{label} ({n} of {total})" for label, (n, total) in manifest.lost_of_classes.items()]
-    warnings = []
+    warnings = [*manifest.warnings, *_lookalikes(manifest.class_names)]
     if lost:
         warnings.append(f"Classes that lost most of their photos: {_first_five(lost)}.")
     if manifest.narrow_fraction > 0.5:
@@ -108,6 +109,20 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
         if split != "train" and (lacking := info.class_counts.count(0)):
             warnings.append(f"{split} has no photo of {lacking} of the {manifest.contents}.")
     return warnings
+
+
+def _lookalikes(names: Iterable[str]) -> list[str]:
+    """A warning where names differ by case, Unicode form or blanks only; nothing otherwise."""
+    alike = defaultdict(list)
+    for name in names:
+        alike["".join(normalize("NFKC", name).casefold().split())].append(name)
+    groups = [" and ".join(map(repr, own)) for own in alike.values() if len(own) > 1]
+    if not groups:
+        return []
+    return [
+        f"Classes whose names differ by case, Unicode form or blanks only: {_first_five(groups)}. "
+        "If they are the same, correct the source or set source.label_fixes."
+    ]
 
 
 def _first_five(names: list[str]) -> str:

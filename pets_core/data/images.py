@@ -69,6 +69,9 @@ _RAW_SUFFIXES = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl "
     ".sr2 .srf .srw .x3f"
 )
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+_RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0")
 _REMEDIES = (
     dict.fromkeys((".heic", ".heif", ".hif"), _HEIF)
     | {".jxl": _JXL}
@@ -373,21 +376,11 @@ def _is_text(data: bytes) -> bool:
 
 def _remedy(data: bytes) -> str | None:
     """What to do with bytes of a format that has no decoder here; None: any other bytes."""
-    if data[4:8] == b"ftyp" and data[8:12] in (
-        b"heic",
-        b"heix",
-        b"heim",
-        b"heis",
-        b"hevc",
-        b"mif1",
-        b"msf1",
-    ):
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in _formats():
         return _HEIF
-    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+    if data.startswith(_JXL_STARTS) and "JXL" not in _formats():
         return _JXL
-    if data.startswith((b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0")) or data[4:12] == b"ftypcrx ":
-        return _RAW
-    return None
+    return _RAW if data.startswith(_RAW_STARTS) or data[4:12] == b"ftypcrx " else None
 
 
 def _orientation(image: Image.Image) -> int:

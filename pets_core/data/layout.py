@@ -116,7 +116,7 @@ def _without_splits(
 
 
 def _class(parts: Parts, depth: int, class_folder: ClassFolder) -> str:
-    return parts[-2] if class_folder == "last" else parts[depth]
+    return (parts[-2] if class_folder == "last" else parts[depth]).strip()
 
 
 def _refuse_ambiguous(photos: Sequence[Parts], depth: int) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,33 +15,21 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config import IngestConfig, PipelineConfig, SourceConfig
-from pets_core.data.archives import ARCHIVE_SUFFIXES
 from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Source
+from pets_core.data.checks import check_photos, check_splits
 from pets_core.data.contract import Contract, agree, load_contract
 from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION, dataset_root, read_table, write_table
 from pets_core.data.files import FileEntry
-from pets_core.data.fixes import STRUCK_OUT, apply_fixes, read_fixes
-from pets_core.data.images import (
-    decoders,
-    is_photo_name,
-    may_be_photo_name,
-    missing_decoder,
-)
+from pets_core.data.fixes import apply_fixes, read_fixes
+from pets_core.data.images import decoders
 from pets_core.data.journal import journal_keys, load_record
-from pets_core.data.quarantine import NO_NUMBERS, check_quarantine, lost_of_classes
+from pets_core.data.quarantine import NO_NUMBERS, check_quarantine
+from pets_core.data.selection import left_out_row, select_files
 from pets_core.data.sources import open_source
-from pets_core.data.splits import draw
+from pets_core.data.splits import assign_splits, split_rows
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
-from pets_core.records import (
-    DatasetManifest,
-    DatasetPlan,
-    LeftOut,
-    ShardPlan,
-    Split,
-    Targets,
-    choose_evaluation_split,
-)
+from pets_core.records import DatasetManifest, DatasetPlan, LeftOut, ShardPlan, Split, Targets
 
 __all__ = [
     "PlannedPhoto",
@@ -54,17 +40,6 @@ __all__ = [
 ]
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-_DETAILS = {
-    "encrypted": "pack the archive without a password",
-    "hidden": "a dot begins its name or its folder's",
-    "link": "archives may hold files, no links",
-    "missing": "listed, but the source has no such file",
-    "name_not_utf8": "rename it in UTF-8",
-    "system_folder": "a folder that a system makes",
-    "too_large": "larger than 256 MiB",
-    "unsafe_path": "absolute, or with ..",
-}
-"""What to do or what was found, by reason."""
 _HASH_BITS = 64
 _SHARDS_A_FILE = 256
 """A task reads the footer of its plan file, about 1 kB a shard."""
@@ -136,44 +111,63 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     official = _official(source, config.source)
     root = dataset_root(config.store, source.name)
     catalogue, struck_out = apply_fixes(source.catalogue(), read_fixes(config.source.label_fixes))
-    files, left_out = _select(source, catalogue, struck_out)
+    files, left_out = select_files(source, catalogue, struck_out)
     contract = _contract(root, source.name, catalogue, config)
-    labels = {info.name: index for index, info in enumerate(contract.classes)}
-    chosen: dict[str, tuple[PlannedPhoto, Split]] = {}
-    for photo_id, entry in files.items():
-        photo = catalogue.photos[photo_id]
-        split = _split(photo, config.source, official=official)
-        if outside := [name for name in _named(photo, contract.targets) if name not in labels]:
-            left_out.append(_left_out(entry, photo, "label_outside_contract", outside[0]))
-        elif contract.numbers and photo.numbers is None:
-            detail = f"the source gives it no {contract.numbers[0].name}"
-            left_out.append(_left_out(entry, photo, NO_NUMBERS, detail))
-        elif split is None:
-            left_out.append(_left_out(entry, photo, "in_no_list", "in no official list"))
-        else:
-            chosen[photo_id] = _planned(photo, entry, contract.targets, labels), split
+    photos = _usable(catalogue, files, contract, left_out)
+    rows = split_rows(photos, contract.targets, config.source.group_pattern)
+    splits = assign_splits(
+        rows,
+        official=official,
+        valid_fraction=config.source.valid_fraction,
+        test_fraction=config.source.test_fraction,
+        seed=config.source.seed,
+    )
+    for photo_id in [i for i in photos if splits[i] is None]:
+        photo = photos.pop(photo_id)
+        left_out.append(left_out_row(files[photo_id], photo, "in_no_list", "in no official list"))
     missing = next((row.id for row in left_out if row.reason == "missing"), None)
     hint = source.missing_hint(missing) if missing else ""
-    check_quarantine(left_out, len(chosen), config.ingest, hint)
-    _check_photos(contract, chosen.values(), left_out)
-    choose_evaluation_split(config.evaluate.split, sorted({split for _, split in chosen.values()}))
+    check_quarantine(left_out, len(photos), config.ingest, hint)
+    check_photos(contract, photos, files, left_out)
+    check_splits(contract, photos, rows, splits, config)
+    labels = {info.name: index for index, info in enumerate(contract.classes)}
+    chosen = {
+        photo_id: (_planned(photo, files[photo_id], contract.targets, labels), split)
+        for photo_id, photo in photos.items()
+        if (split := splits[photo_id])
+    }
     sizes = {photo_id: files[photo_id].size for photo_id in chosen}
     leaves = list(_leaves(chosen, sizes, config.ingest.shard_mib << 20))
     plan = _write_plan(source, root, contract, config.ingest, leaves, left_out)
     return plan.model_copy(update={"warnings": catalogue.warnings})
 
 
-def _named(photo: LabelledPhoto, targets: Targets) -> tuple[str, ...]:
-    """What of the vocabulary a photo is said to be, or to have."""
-    if targets == "class":
-        return (photo.label,)
-    return photo.tags if targets == "tags" else ()
+def _usable(
+    catalogue: Catalogue,
+    files: Mapping[str, FileEntry],
+    contract: Contract,
+    left_out: list[LeftOut],
+) -> dict[str, LabelledPhoto]:
+    """The photos that have a file and a target of the contract; the others go to `left_out`."""
+    known = {info.name for info in contract.classes}
+    photos = {}
+    for photo_id, entry in files.items():
+        photo = catalogue.photos[photo_id]
+        outside = [name for name in photo.names(contract.targets) if name not in known]
+        if outside:
+            left_out.append(left_out_row(entry, photo, "label_outside_contract", outside[0]))
+        elif contract.numbers and photo.numbers is None:
+            detail = f"the source gives it no {contract.numbers[0].name}"
+            left_out.append(left_out_row(entry, photo, NO_NUMBERS, detail))
+        else:
+            photos[photo_id] = photo
+    return photos
 
 
 def _planned(
     photo: LabelledPhoto, entry: FileEntry, targets: Targets, labels: Mapping[str, int]
 ) -> PlannedPhoto:
-    indices = tuple(sorted(labels[name] for name in _named(photo, targets)))
+    indices = tuple(sorted(labels[name] for name in photo.names(targets)))
     is_class = targets == "class"
     return PlannedPhoto(
         photo.id,
@@ -232,49 +226,6 @@ def _official(source: Source, config: SourceConfig) -> bool:
     return official
 
 
-def _select(
-    source: Source, catalogue: Catalogue, struck_out: Collection[str]
-) -> tuple[dict[str, FileEntry], list[LeftOut]]:
-    """Choose a file for each listed photo; say why each other file, and photo, is left out."""
-    files: dict[str, FileEntry] = {}
-    left_out = []
-    # Where two files have one id, the one that is named like a photo comes first.
-    entries = [(not is_photo_name(e.path), e) for e in source.files.entries()]
-    for strange, entry in sorted(entries, key=lambda item: item[0]):
-        photo_id = source.photo_id(entry.path)
-        photo = catalogue.photos.get(photo_id) or LabelledPhoto(photo_id, "")
-        if entry.refusal:
-            detail = _DETAILS.get(entry.refusal, f"{entry.size} bytes")
-            left_out.append(_left_out(entry, photo, entry.refusal, detail))
-        elif photo_id in catalogue.photos and photo_id not in files:
-            files[photo_id] = entry
-        elif photo_id in struck_out:
-            detail = "source.label_fixes gives it no label"
-            left_out.append(_left_out(entry, photo, STRUCK_OUT, detail))
-        elif photo_id in catalogue.skipped:
-            left_out.append(_left_out(entry, photo, *catalogue.skipped[photo_id]))
-        elif strange and not missing_decoder(entry.path):
-            detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
-            left_out.append(_left_out(entry, photo, "not_a_photo", detail))
-        elif photo_id in files:
-            detail = f"the id is taken by {files[photo_id].path}"
-            left_out.append(_left_out(entry, photo, "same_id", detail))
-        else:
-            detail = "the annotations do not name this photo"
-            left_out.append(_left_out(entry, photo, "unlisted", detail))
-    refused = {row.id for row in left_out}
-    left_out += [
-        _left_out(FileEntry("", 0, ""), photo, "missing", _DETAILS["missing"])
-        for photo_id, photo in catalogue.photos.items()
-        if photo_id not in files and photo_id not in refused
-    ]
-    return files, left_out
-
-
-def _left_out(entry: FileEntry, photo: LabelledPhoto, reason: str, detail: str) -> LeftOut:
-    return LeftOut(id=photo.id, path=entry.path, reason=reason, detail=detail, label=photo.label)
-
-
 def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig) -> Contract:
     new_labels, targets = config.ingest.new_labels, config.source.targets
     contract, new = agree(
@@ -293,97 +244,6 @@ def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig
             "source.name to start another data set"
         )
     return contract
-
-
-def _split(photo: LabelledPhoto, config: SourceConfig, *, official: bool) -> Split | None:
-    """The split of a photo; None where there are official lists and it is in none."""
-    number = draw(config.seed, photo.id)
-    if official:
-        if photo.official == "trainval":
-            return "valid" if number < config.valid_fraction else "train"
-        return photo.official
-    if number < config.test_fraction:
-        return "test"
-    return "valid" if number < config.test_fraction + config.valid_fraction else "train"
-
-
-def _check_photos(
-    contract: Contract,
-    photos: Iterable[tuple[PlannedPhoto, Split]],
-    left_out: Sequence[LeftOut],
-) -> None:
-    """Refuse what cannot be learnt; files not named like photos are not counted on."""
-    counted = [(p, split) for p, split in photos if _may_be_used(p.path)]
-    if not counted:
-        what = {"class": "a label", "tags": "a row of tags"}.get(contract.targets, "numbers")
-        raise PetsError(f"the source holds no photo with {what}{_instead(left_out)}")
-    if not contract.numbers:
-        _check_classes(contract, counted, left_out)
-    elif not any(split == "train" for _, split in counted):
-        raise PetsError(
-            "no photo is left to train on: change source.split, valid_fraction or test_fraction, "
-            "or add photos"
-        )
-
-
-def _may_be_used(path: str) -> bool:
-    return may_be_photo_name(path) or missing_decoder(path) is not None
-
-
-def _instead(left_out: Sequence[LeftOut]) -> str:
-    """What the source holds in place of labelled photos, for a message."""
-    archives = [row.path for row in left_out if row.path.lower().endswith(ARCHIVE_SUFFIXES)]
-    if archives:
-        return (
-            f", but {len(archives)} archives, as {archives[0]}: unpack the source and set "
-            "source.url to one of them, or to the folder with all photos"
-        )
-    photos = [row for row in left_out if is_photo_name(row.path)]
-    if photos:
-        return (
-            f", but {len(photos)} photos in no class's folder, as {photos[0].path}: put each in a "
-            "folder named after its class, or give a table that names photos and labels"
-        )
-    return ""
-
-
-def _check_classes(
-    contract: Contract,
-    counted: Sequence[tuple[PlannedPhoto, Split]],
-    left_out: Sequence[LeftOut],
-) -> None:
-    """Refuse a class or a tag that too few photos have."""
-
-    def count(photos: Iterable[PlannedPhoto]) -> Counter[int]:
-        return Counter(i for p in photos for i in ((p.label,) if p.label is not None else p.tags))
-
-    total = count(photo for photo, _ in counted)
-    train = count(photo for photo, split in counted if split == "train")
-    classes, what = contract.classes, "class" if contract.targets == "class" else "tag"
-    kept = {info.name: total[label] for label, info in enumerate(classes)}
-    lost = lost_of_classes(left_out, kept)
-    faults = [
-        f"{what} {info.name!r} has {total[label]} photo{'s' * (total[label] != 1)}"
-        + (f" ({lost[info.name][0]} more are left out)" if info.name in lost else "")
-        + f", at least 2 are needed: add photos, remove the {what}, or, where earlier versions of "
-        "the data set have it, set source.name to start another"
-        for label, info in enumerate(classes)
-        if total[label] < 2
-    ] or [
-        f"{what} {info.name!r} has no training photos in this split: change source.split, "
-        "valid_fraction, test_fraction or seed, or add photos"
-        for label, info in enumerate(classes)
-        if not train[label]
-    ]
-    if not classes:
-        faults = ["no photo of the source has a tag"]
-    if len(classes) == 1 and what == "class":
-        faults.append(
-            f"the source has the single class {classes[0].name!r}; a classifier needs at least 2. "
-            "A class is a folder of photos: set source.url to the folder around the class folders"
-        )
-    if faults:
-        raise PetsError("\n".join(faults))
 
 
 def _leaves(

@@ -246,6 +246,7 @@ def _class_folders(name: str, url: str, files: Files, config: PipelineConfig) ->
             "class and nothing else: give a table, with source.label_column for tags or "
             "source.number_columns for numbers"
         )
+    _refuse_group_column(url, config)
     return ClassFolderSource(name, url, files, config.source.class_folder)
 
 
@@ -266,6 +267,7 @@ def _published(config: PipelineConfig, url: str, name: str = "oxford-iiit-pet") 
             f"source.number_columns = {', '.join(config.source.number_columns)}: {url} is no "
             "table; leave it out"
         )
+    _refuse_group_column(url, config)
     return OxfordPetSource(url, config, _named(config, name))
 
 
@@ -345,6 +347,14 @@ def _folder(name: str, url: str, config: PipelineConfig) -> Source:
             f"folder of photos a class, nor Parquet shards{_also(url, usable)}"
         )
     return _class_folders(name, url, files, config)
+
+
+def _refuse_group_column(url: str, config: PipelineConfig) -> None:
+    if config.source.group_column:
+        raise PetsError(
+            f"source.group_column = {config.source.group_column}: {url} is not a table: set "
+            "source.group_pattern"
+        )
 
 
 def _unknown_type(url: str) -> PetsError:

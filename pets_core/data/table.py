@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -127,11 +128,10 @@ class TableSource:
         targets = self._targets(table)
         self._check_complete(targets)
         photos: dict[str, LabelledPhoto] = {}
-        for number, (photo_id, target, split) in enumerate(
-            zip(self._ids, targets, self._splits(table), strict=True), 1
-        ):
+        columns = zip(self._ids, targets, self._splits(table), self._groups(table), strict=True)
+        for number, (photo_id, target, split, group) in enumerate(columns, 1):
             assert photo_id is not None
-            photo = self._photo(photo_id, target, split)
+            photo = replace(self._photo(photo_id, target, split), group=group)
             first = photos.setdefault(photo_id, photo)
             if first != photo:
                 raise PetsError(
@@ -215,6 +215,18 @@ class TableSource:
                 yield from [official] * pq.read_metadata(path).num_rows
         else:
             yield from [None] * table.num_rows
+
+    def _groups(self, table: pa.Table) -> list[str]:
+        column = self._config.group_column
+        if not column:
+            return [""] * table.num_rows
+        groups = [(_name_of(value, None) or "").strip() for value in table[column].to_pylist()]
+        if "" in groups:
+            raise PetsError(
+                f"{self.url}: row {groups.index('') + 1} has no {column} (source.group_column): "
+                "fill it in"
+            )
+        return groups
 
     def _numbers(self, table: pa.Table, column: str) -> list[float]:
         values = table[column].to_pylist()
@@ -407,6 +419,8 @@ class TableSource:
             named[settings.label_column] = "label_column"
         elif self._labelled:
             named |= dict.fromkeys(settings.number_columns, "number_columns")
+        if self._labelled and settings.group_column:
+            named[settings.group_column] = "group_column"
         if self._labelled and settings.split_column:
             named[settings.split_column] = "split_column"
         return named

@@ -279,7 +279,8 @@ def test_photo_names(name, photo):
 @pytest.mark.parametrize(
     ("path", "detail", "plainly"),
     [("a.txt", "of no known type", True), ("README", "text", True),
-     ("a.mp4", "of no known type", True), ("Thumbs.db", "a thumbnail cache or an Office file", True), ("a.jpg", "text", False),
+     ("a.mp4", "of no known type", True),
+     ("Thumbs.db", "a thumbnail cache or an Office file", True), ("a.jpg", "text", False),
      ("a.jpg.crdownload", "of no known type", False), ("a", "of no known type", False)],
 )  # fmt: skip
 def test_what_is_plainly_no_photo(path, detail, plainly):

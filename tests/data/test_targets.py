@@ -320,7 +320,9 @@ def test_settings_of_another_kind_of_target(targets, settings, named):
 def test_a_folder_of_classes_tells_no_tags(write_folder, tmp_path):
     root = write_folder(tmp_path / "mine", {"cat": 4, "dog": 4})
     given = {"store": str(tmp_path / "s"), "source": {"url": str(root), "targets": "tags"}}
-    with pytest.raises(PetsError, match=r"targets = tags: .*mine give each photo a class .* give a table"):
+    with pytest.raises(
+        PetsError, match=r"targets = tags: .*mine give each photo a class .* give a table"
+    ):
         ingest(PipelineConfig.model_validate(given))
 
 
