@@ -46,6 +46,20 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", 
 """The extra that brings the driver of a kind of store."""
 
 
+_CHAINING = frozenset(
+    {
+        "blockcache",
+        "cached",
+        "dir",
+        "filecache",
+        "libarchive",
+        "reference",
+        "simplecache",
+        "tar",
+        "zip",
+    }
+)
+"""fsspec's protocols that stand before the place of another file system."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
 
@@ -118,9 +132,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def _is_chain(url: str) -> bool:
-    """Whether each part between "::" is a URL or a protocol; else "::" belongs to a file's name."""
-    parts = url.split("::")
-    return len(parts) > 1 and all("://" in p or p in fsspec.available_protocols() for p in parts)
+    """Whether "::" chains file systems; anywhere else it belongs to a file's name."""
+    return "::" in url and url.split(":", 1)[0] in _CHAINING
 
 
 def exists(url: str) -> bool:
@@ -221,7 +234,9 @@ def writing(url: str) -> Iterator[CountingWriter]:
         if local:
             Path(target).replace(path)
         elif beside:
-            fs.mv(target, path)
+            # `mv` takes *, ? and [ in a name for a pattern.
+            fs.cp_file(target, path)
+            fs.rm_file(target)
     except BaseException:
         _give_up(fs, raw, target, beside)
         raise

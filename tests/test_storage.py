@@ -3,12 +3,15 @@
 import gc
 import os
 import uuid
+import zipfile
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
 import pytest
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pets_core import storage
 from pets_core.errors import PetsError
@@ -188,6 +191,74 @@ def test_names_are_taken_literally(tmp_path, name):
     url = str(tmp_path / name)
     storage.write_bytes(url, b"x")
     assert storage.read_bytes(url) == b"x"
+
+
+ODD_NAMES = ["notes::old", "a::b::c", "zip::old", "s3:old", "50%41", "what?#1", "file:x"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_place_without_a_scheme_is_a_path(tmp_path, monkeypatch, name):
+    """A store called notes::old once overwrote the file notes."""
+    neighbour = tmp_path / (name.split(":")[0] if ":" in name else "neighbour")
+    neighbour.write_bytes(b"mine")
+    for place in (str(tmp_path / name), name):
+        monkeypatch.chdir(tmp_path)
+        assert not storage.is_url(place)
+        storage.write_bytes(storage.join(place, "photo 12::30.jpg"), b"x")
+        assert (tmp_path / name / "photo 12::30.jpg").read_bytes() == b"x"
+        fs, where = storage.below(place, "photo 12::30.jpg")
+        assert fs.cat_file(where) == b"x"
+        storage.remove(place)
+    assert neighbour.read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [neighbour.name]
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1))
+def test_any_name_is_a_path_below_a_folder(name):
+    folder = "/somewhere/photos"
+    fs, where = storage.below(folder, f"a/{name}")
+    assert storage.is_local(fs)
+    assert where == f"{folder}/a/{name}"
+    assert not storage.is_url(f"{folder}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [("file:///tmp/my%20photos", "/tmp/my photos"), ("file://localhost/a%23b", "/a#b"),
+     ("FILE:///a", "/a"), ("file:/a%25", "/a%"), ("file:///a/../b?c#d", "/b?c#d")],
+)  # fmt: skip
+def test_a_file_url_is_a_path(url, path):
+    assert not storage.is_url(url)
+    assert storage.absolute(url) == path
+    assert storage.filesystem(url)[1] == path
+
+
+@pytest.mark.parametrize("name", ["12::30.jpg", "a#b.jpg", "a?b.jpg", "50%41.jpg"])
+def test_odd_names_in_an_object_store(tmp_path, name):
+    root = f"memory://{tmp_path.name}"
+    storage.write_bytes(storage.join(root, name), b"x")
+    fs, where = storage.below(root, name)
+    assert fs.cat_file(where) == storage.read_bytes(storage.join(root, name)) == b"x"
+    assert list(storage.list_folder(root)) == [name]
+
+
+def test_file_systems_may_be_chained(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("in/a.txt", b"x")
+    for place in (f"zip://in/a.txt::{tmp_path}/a.zip", f"zip://in/a.txt::file://{tmp_path}/a.zip"):
+        assert storage.is_url(place)
+        fs, where = storage.filesystem(place)
+        assert fs.cat_file(where) == b"x"
+    storage.write_bytes(f"memory://{tmp_path.name}/b.txt", b"y")
+    cached = f"simplecache::memory://{tmp_path.name}/b.txt"
+    assert storage.absolute(cached) == cached
+    assert storage.read_bytes(cached) == b"y"
+
+
+def test_names_that_are_not_utf8_are_printable():
+    name = b"K\xe4tzchen.jpg".decode(errors="surrogateescape")
+    assert storage.printable(name) == "K\\xe4tzchen.jpg"
+    assert storage.printable("Kätzchen") == "Kätzchen"
 
 
 def test_absolute_paths(tmp_path, monkeypatch):

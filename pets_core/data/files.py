@@ -123,13 +123,18 @@ class ListedFiles:
             return retrying(lambda: bytes(fs.cat_file(place)))
 
     def _found(self, path: str) -> tuple[Any, str]:
-        """A path's place, as its folder spells it: with slashes, or in another Unicode form."""
+        """A path's place, as its folder spells it.
+
+        There it may have slashes for backslashes, another Unicode form, or no blanks around it.
+        """
         fs, place = self._locate(path)
-        if (place.isascii() and "\\" not in place) or not storage.is_local(fs):
+        plain = path.isascii() and "\\" not in path and path == path.strip()
+        if plain or not storage.is_local(fs):
             return fs, place
-        slashes = place.replace("\\", "/")
-        spellings = (place, slashes, normalize("NFC", slashes), normalize("NFD", slashes))
-        return fs, next((s for s in spellings if os.path.lexists(s)), place)
+        slashes = path.replace("\\", "/").strip()
+        spellings = (path, slashes, normalize("NFC", slashes), normalize("NFD", slashes))
+        places = (self._locate(spelling)[1] for spelling in spellings)
+        return fs, next((found for found in places if os.path.lexists(found)), place)
 
 
 class FolderFiles:
@@ -216,7 +221,7 @@ def _walk(fs: Any, root: str) -> dict[str, dict[str, Any]]:
             # Recycle bins and their like belong to the system.
             if not skip_reason(f"{folder[len(root) :].lstrip('/')}/"):
                 raise
-            found[folder] = {"size": 0}
+            found[f"{folder}/"] = {"size": 0}
             continue
         for info in listed:
             name = info["name"].rstrip("/")

@@ -14,17 +14,20 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data import archives
 from pets_core.data import files as files_module
 from pets_core.data.archives import open_archive, pack
-from pets_core.data.files import FileEntry, FolderFiles, ListedFiles
+from pets_core.data.files import FileEntry, FolderFiles, ListedFiles, skip_reason
 from pets_core.data.images import UnreadablePhotoError
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import open_source
@@ -457,3 +460,115 @@ def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path):
         ("cat/1.jpg", ""), ("pug/round", "special_file"),
     ]  # fmt: skip
     assert list(files.read(["cat/1.jpg"])) == [b"one"]
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("./cat/1.jpg", "cat/1.jpg"), ("photos//cat/1.jpg", "photos/cat/1.jpg"),
+     ("././a/./1.jpg", "a/1.jpg"), ("cat\\sub\\1.jpg", "cat/sub/1.jpg"),
+     ("Ka\u0308tzchen/1.jpg", "Kätzchen/1.jpg"), ("a::b/50%#1?.jpg", "a::b/50%#1?.jpg"),
+     ("C:\\photos\\1.jpg", "C:/photos/1.jpg")],
+)  # fmt: skip
+def test_names_in_archives_are_normalised_where_they_are_read(opened, suffix, name, path):
+    files = opened(suffix, archive_of(suffix, [(name, b"photo"), ("other", b"2")]))
+    assert [(e.path, e.refusal) for e in files.entries()] == [(path, ""), ("other", "")]
+    assert list(files.read([path])) == [b"photo"]
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+def test_a_normalised_name_is_normal(name):
+    path = archives._member_path(name)
+    assert archives._member_path(path) == path
+    assert "\\" not in path
+    assert not {"", "."} & set(path.lstrip("/").split("/")) or path in ("", "/")
+
+
+def test_a_zip_of_names_in_utf8_without_the_flag(opened):
+    """As many tools write them; Python reads such names as CP437."""
+    data = zip_of([("Katze/1.jpg", b"photo")])
+    name = "Kätz/1.jpg".encode()
+    assert len(name) == len(b"Katze/1.jpg")
+    files = opened("zip", data.replace(b"Katze/1.jpg", name))
+    assert [entry.path for entry in files.entries()] == ["Kätz/1.jpg"]
+    assert read(files) == {"Kätz/1.jpg": b"photo"}
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_a_name_in_a_tar_that_is_not_utf8_is_left_out_alone(opened, suffix):
+    members = [(b"cat/K\xe4tz.jpg".decode(errors="surrogateescape"), b"1"), ("cat/2.jpg", b"2")]
+    files = opened(suffix, archive_of(suffix, members))
+    assert refusals(files) == {"cat/K\\xe4tz.jpg": "name_not_utf8"}
+    assert read(files) == {"cat/2.jpg": b"2"}
+
+
+ODD_NAMES = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%.jpg", "50%41.jpg", "a b.jpg", "*[1].jpg"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "http"])
+def test_odd_names_in_folders_are_names(tmp_path, kind, serve):
+    (tmp_path / "mine/cat").mkdir(parents=True)
+    content = {f"cat/{name}": name.encode() for name in ODD_NAMES}
+    for path, data in content.items():
+        (tmp_path / "mine" / path).write_bytes(data)
+    url = str(tmp_path / "mine")
+    if kind == "http":
+        url = serve(SimpleHTTPRequestHandler, directory=tmp_path / "mine")
+    files = FolderFiles(url)
+    assert refusals(files) == {}
+    assert read(files) == content
+
+
+@pytest.mark.parametrize("kind", ["folder", "http"])
+def test_a_name_that_is_not_utf8_is_left_out_alone(tmp_path, kind, serve):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(b"1")
+    (folder / os.fsdecode(b"K\xe4tz.jpg")).write_bytes(b"2")
+    url = str(folder)
+    if kind == "http":
+        url = serve(SimpleHTTPRequestHandler, directory=folder)
+    files = FolderFiles(url)
+    # Python's web server writes the byte in a way of its own.
+    name = "K\\xe4tz.jpg" if kind == "folder" else "K\\xed\\xb3\\xa4tz.jpg"
+    assert refusals(files) == {name: "name_not_utf8"}
+    assert read(files) == {"1.jpg": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("cat/@eaDir/1.jpg/T.jpg", "system_folder"), ("#recycle/1.jpg", "system_folder"),
+     ("System Volume Information/x", "system_folder"), ("lost+found/1.jpg", "system_folder"),
+     (".Trash/1.jpg", "system_folder"), ("a/.trashes/501/1.jpg", "system_folder"),
+     ("$RECYCLE.BIN/1.jpg", "system_folder"), ("cat/.hidden/1.jpg", "hidden"),
+     ("cat/._1.jpg", "hidden"), ("@eaDir", ""), ("cat/#1.jpg", ""), ("recycler.jpg", "")],
+)  # fmt: skip
+def test_what_systems_make_is_skipped(path, reason):
+    assert skip_reason(path) == reason
+
+
+def test_a_recycle_bin_that_may_not_be_listed_is_skipped(tmp_path, monkeypatch):
+    for path in ("cat/1.jpg", "lost+found/2.jpg"):
+        storage.write_bytes(str(tmp_path / path), b"x")
+    fs = storage.filesystem(str(tmp_path))[0]
+
+    def ls(folder, inner=fs.ls, **keywords):
+        if folder.endswith(("lost+found", "secret")):
+            raise PermissionError(folder)
+        return inner(folder, **keywords)
+
+    monkeypatch.setattr(type(fs), "ls", lambda _, folder, **keywords: ls(folder, **keywords))
+    assert refusals(FolderFiles(str(tmp_path))) == {"lost+found/": "system_folder"}
+    (tmp_path / "secret").mkdir()
+    with pytest.raises(PetsError, match="cannot be listed"):
+        FolderFiles(str(tmp_path)).entries()
+
+
+@pytest.mark.parametrize("name", ["sub\\1.jpg", "Ka\u0308tz.jpg", " 1.jpg"])
+def test_a_listed_file_is_found_as_its_folder_spells_it(tmp_path, name):
+    (tmp_path / "sub").mkdir()
+    for real in ("sub/1.jpg", "Kätz.jpg", "1.jpg"):
+        (tmp_path / real).write_bytes(b"x")
+    files = ListedFiles([name], partial(storage.below, str(tmp_path)))
+    assert refusals(files) == {}
+    assert read(files) == {name: b"x"}
