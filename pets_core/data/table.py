@@ -79,6 +79,7 @@ class TableSource:
         # A signed URL is good for fetching, and for nobody to read.
         self.url = storage.without_query(url)
         self._cache_dir = config.cache_dir
+        self._is_folder = bool(shards)
         urls = [storage.join(url, shard) for shard in sorted(shards)] or [url]
         checksums = config.source.checksums
         self._paths = [
@@ -304,7 +305,7 @@ class TableSource:
 
     @property
     def _folder(self) -> str:
-        return self.url if self._paths[1:] or self._shard_splits else self.url.rsplit("/", 1)[0]
+        return self.url if self._is_folder else self.url.rsplit("/", 1)[0]
 
     def _check_reach(self) -> None:
         """A table from elsewhere must not bring this machine's files into the store."""

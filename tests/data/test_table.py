@@ -1,5 +1,6 @@
 """Tables as the source: paths, URLs or bytes with labels, and one plain error for each fault."""
 
+import csv
 import io
 import json
 from hashlib import sha256
@@ -329,3 +330,185 @@ def test_a_table_from_elsewhere_reaches_no_local_file(tmp_path, path):
     storage.write_bytes(url, f"image,label\n{path},a\n".encode())
     with pytest.raises(PetsError, match="a remote table may name URLs"):
         open_source(config(tmp_path, url)).files.entries()
+
+
+LABELS = {"image": ROWS["image"], "label": ["Kätzchen", "Kätzchen", "pug", "pug, old"]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiter_and_encoding_are_found(tmp_path, encoding, delimiter):
+    """As spreadsheets write them: a cell that holds the delimiter is quoted."""
+    text = io.StringIO()
+    rows = zip(*LABELS.values(), strict=True)
+    csv.writer(text, delimiter=delimiter).writerows([LABELS, *rows])
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.getvalue().encode(encoding))
+    source = open_source(config(tmp_path, path))
+    assert [label for label, _ in classes(source)] == LABELS["label"]
+
+
+def test_delimiter_and_encoding_may_be_set(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("image:label\n1.jpg:pug\n2.jpg:k\xe4tz\n".encode("latin-1"))
+    source = open_source(config(tmp_path, path, delimiter=":", encoding="latin-1"))
+    assert [label for label, _ in classes(source)] == ["pug", "kätz"]
+    with pytest.raises(PetsError, match=r"delimiter ',', .*see source\.delimiter .*no such column"):
+        open_source(config(tmp_path, path, delimiter=","))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_blanks_around_labels_and_splits_are_trimmed(opened, suffix):
+    columns = {"image": ROWS["image"], "label": [" pug", "pug ", "\tcat\t", "cat"],
+               "split": [" train", "Test ", "train", "test"]}  # fmt: skip
+    source = opened(columns, suffix, split_column="split")
+    assert classes(source) == [("pug", "train"), ("pug", "test"), ("cat", "train"), ("cat", "test")]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), "", "  ", "NaN"])
+def test_rows_without_a_label_are_listed_whatever_stands_there(opened, nothing):
+    labels = [nothing, 1.0, nothing, 2.0] if nothing != nothing else [nothing, "a", nothing, "b"]
+    source = opened({"image": ROWS["image"], "label": labels})
+    with pytest.raises(PetsError, match=r"2 rows \(1, 3\) have no label: fill it in, or remove"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_whole_floats_are_whole_numbers(opened, suffix):
+    labels = [0.0, 1.0, 10.0, 1.0]
+    columns = {"image": ROWS["image"], "label": map(str, labels) if suffix == ".csv" else labels}
+    columns["label"] = list(columns["label"])
+    source = opened(columns, suffix)
+    assert [label for label, _ in classes(source)] == ["0", "1", "10", "1"]
+    columns["label"] = ["1.0", "1.5", "01", "v1.0"]
+    assert [label for label, _ in classes(opened(columns))] == columns["label"]
+
+
+def test_lists_are_no_classes(opened):
+    with pytest.raises(PetsError, match=r"label_column = label: .*lists .*source\.targets = tags"):
+        opened({"image": ["1"], "label": [["a"]]}).catalogue()
+
+
+def test_bytes_are_text(opened):
+    assert classes(opened({"image": ["1"], "label": [b"pug"]})) == [("pug", None)]
+
+
+def test_ids_become_paths_by_folder_and_suffix(tmp_path, photos, opened):
+    columns = {"image": ["1", "2"], "label": ["x", "y"]}
+    source = opened(columns, ".csv", image_folder="a", image_suffix=".jpg")
+    assert list(source.catalogue().photos) == ["a/1.jpg", "a/2.jpg"]
+    assert list(source.files.read(["a/2.jpg"])) == [photos["a/2.jpg"]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "near"), [(["1", "2"] * 3, "a/1.jpg"), (["wrong/1.jpg"] * 6, "a/1.jpg"),
+                      (["none"] * 6, None)]
+)  # fmt: skip
+def test_where_all_are_missing_the_nearest_name_is_shown(tmp_path, photos, ids, near):
+    columns = {"image": [f"{i}" for i in ids], "label": [f"label {i}" for i in ids]}
+    path = write(tmp_path / "mine/table.csv", columns)
+    with pytest.raises(PetsError) as caught:
+        ingest(config(tmp_path, path))
+    text = str(caught.value)
+    num = len(set(ids))
+    assert f"{num} of {num} photos are missing, the first {min(ids)}" in text
+    assert f"looked for at {tmp_path}/mine/{min(ids)}" in text
+    assert (f"Did you mean {near}? Set source.image_folder" in text) == (near is not None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_one_hot_columns_are_tags(opened, suffix):
+    columns = {"image": ROWS["image"], "cat": ["1", "0", "", "-1"], "sofa": ["0", "1", "1.0", "0"]}
+    source = opened(columns, suffix, targets="tags", tag_columns=["sofa", "cat"])
+    catalogue = source.catalogue()
+    assert list(catalogue.classes) == ["sofa", "cat"]
+    assert [photo.tags for photo in catalogue.photos.values()] == [
+        ("cat",),
+        ("sofa",),
+        ("sofa",),
+        (),
+    ]
+    assert catalogue.warnings == ()
+
+
+def test_one_hot_cells_of_numbers_and_truth(opened):
+    columns = {"image": ROWS["image"], "a": [1, 0, None, -1], "b": [True, False, None, True],
+               "c": [1.0, 0.0, float("nan"), -1.0]}  # fmt: skip
+    source = opened(columns, targets="tags", tag_columns=["a", "b", "c"])
+    tags = [photo.tags for photo in source.catalogue().photos.values()]
+    assert tags == [("a", "b", "c"), (), (), ("b",)]
+    with pytest.raises(PetsError, match=r"row 2 has a = 2, expected 1, 0, -1 or nothing"):
+        opened({**columns, "a": [1, 2, 0, 0]}, targets="tags", tag_columns=["a"]).catalogue()
+
+
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [(["['cat', 'sofa']", "['cat']"], True), (["cat;sofa", "cat"], True), (["cat|dog", "x"], True),
+     (["cat,sofa", "dog"], True), (["cat sofa", "dog"], False)],
+)  # fmt: skip
+def test_tags_that_hold_a_separator_are_reported(opened, labels, warned):
+    columns = {"image": ROWS["image"][:2], "label": labels}
+    warnings = opened(columns, ".parquet", targets="tags").catalogue().warnings
+    assert len(warnings) == warned
+    assert all("source.tag_separator = spaces" in warning for warning in warnings)
+
+
+def test_odd_names_in_a_table_are_names(tmp_path, opened, jpeg):
+    names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
+    for number, name in enumerate(names):
+        storage.write_bytes(str(tmp_path / "mine" / name), jpeg(number))
+    source = opened({"image": names, "label": list("abcde")}, ".csv")
+    assert [entry.refusal for entry in source.files.entries()] == [""] * 5
+    assert list(source.files.read(names)) == [jpeg(number) for number in range(5)]
+
+
+def test_file_urls_are_unquoted(tmp_path, opened, jpeg):
+    storage.write_bytes(str(tmp_path / "my photos/50%.jpg"), jpeg(1))
+    url = f"file://{tmp_path}/my%20photos/50%25.jpg"
+    source = opened({"image": [url], "label": ["a"]})
+    assert list(source.files.read([url])) == [jpeg(1)]
+    table = write(tmp_path / "my tables/t.csv", {"image": ["x.jpg"], "label": ["a"]})
+    assert (
+        open_source(config(tmp_path, f"file://{table.parent.parent}/my%20tables/t.csv")).name == "t"
+    )
+
+
+def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
+    write_folder(tmp_path / "mine", {"a": 20, "b": 20})
+    paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(20)]
+    columns = labelled(paths) | {"animal": [path.split(".")[0][:-1] for path in paths]}
+    path = write(tmp_path / "mine/t.csv", columns)
+    manifest = ingest(config(tmp_path, path, group_column="animal", valid_fraction=0.3))
+    rows = read_table(storage.join(manifest.url, "photos.parquet"), ["id", "split"]).to_pylist()
+    sides = {(row["id"].split(".")[0][:-1], row["split"]) for row in rows}
+    assert len(sides) == len({group for group, _ in sides})
+    assert {split for _, split in sides} == {"train", "valid"}
+    columns["animal"][2] = " "
+    source = open_source(config(tmp_path, write(path, columns), group_column="animal"))
+    with pytest.raises(PetsError, match=r"row 3 has no animal \(source\.group_column\)"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train-00000-of-00002", "train-00001-of-00002"), {"train", "valid"}),
+        (("train-00000-of-00001", "test-00000-of-00001"), {"train", "valid", "test"}),
+        (("train", "validation"), {"train", "valid"}),
+        (("0000", "0001"), {"train", "valid"}),
+    ],
+)
+@pytest.mark.parametrize("folder", ["mine", "mine/data"])
+def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, folder):
+    for place, name in enumerate(names):
+        image = pa.array([jpeg(20 * place + n) for n in range(20)], pa.binary())
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        labels = [n % 2 for n in range(20)]
+        write(tmp_path / folder / f"{name}.parquet", {"image": image, "label": labels})
+    (tmp_path / "mine/README.md").write_text("about")
+    manifest = ingest(config(tmp_path, tmp_path / "mine"))
+    assert set(manifest.splits) == splits
+    assert (manifest.num_rows, manifest.class_names) == (40, ("0", "1"))
+    if "test" in splits or names[1] == "validation":
+        held = {"test", "valid"} & {"test" if "test" in splits else "valid"}
+        assert sum(manifest.splits[split].num_rows for split in held) == 20

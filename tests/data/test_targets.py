@@ -148,6 +148,21 @@ def test_the_same_numbers_as_text_are_the_same_data_set(brought_in):
     assert brought_in(columns, settings, ".csv").fingerprint == first.fingerprint
 
 
+def test_numbers_with_decimal_commas_are_the_same_data_set(brought_in, photos):
+    settings = {"targets": "numbers", "number_columns": ["age"], "name": "same"}
+    ages = [age + 0.5 for age in AGES]
+    first = brought_in({"age": ages}, settings)
+    rows = "".join(f"{n}.jpg;{age:.1f}\n".replace(".5", ",5") for n, age in enumerate(ages))
+    (photos / "german.csv").write_text(f"image;age\n{rows}")
+    german = settings | {"url": str(photos / "german.csv")}
+    assert brought_in({"age": ages}, german).fingerprint == first.fingerprint
+    (photos / "german.csv").write_text(
+        "image,age\n" + "".join(f'{n}.jpg,"1,5{n:02}"\n' for n in range(24))
+    )
+    with pytest.raises(PetsError, match=r"source\.decimal"):
+        brought_in({"age": ages}, german | {"name": "other"})
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
