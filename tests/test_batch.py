@@ -76,6 +76,25 @@ def predictions(plan: BatchPlan) -> pd.DataFrame:
     return pd.read_parquet(Path(plan.url) / "predictions")
 
 
+def test_every_file_is_planned_or_listed(config, model_url, folder, tmp_path) -> None:
+    """A photo that cannot be decoded has a row of its own; other files are listed with a reason."""
+    others = {
+        "notes.txt": "not_a_photo", ".hidden.jpg": "hidden",
+        "2026/@eaDir/1.jpg": "system_folder", "#recycle/1.jpg": "system_folder",
+    }  # fmt: skip
+    odd = ["2026/IMG_1.HEIC", "2026/12::30.jpg", "2026/raw.NEF", "2026/50%41?#.jpg"]
+    for path in (*others, *odd):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    (folder / os.fsdecode(b"2026/K\xe4tz.jpg")).write_bytes(b"x")
+    plan = plan_batch(config, model_url, str(tmp_path / "out"))
+    planned = pq.read_table(Path(plan.url) / "plan.parquet").to_pydict()
+    assert {*odd, "2026/K\\xe4tz.jpg"} <= set(planned["photo"])
+    assert plan.num_photos == NUM_PHOTOS + 2 + len(odd) + 1
+    skipped = pq.read_table(Path(plan.url) / "skipped.parquet").to_pydict()
+    assert dict(zip(skipped["file"], skipped["reason"], strict=True)) == others
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_each_photo_is_predicted_once_and_as_alone(
     config, model_url, folder, tmp_path, num_ranks

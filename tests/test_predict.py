@@ -1,8 +1,13 @@
 """Prediction from a model folder alone: order, probabilities, and photos that cannot be read."""
 
+import io
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_model import write_tiny_model
 
 from pets_core import predict, storage
@@ -100,3 +105,27 @@ def test_no_model_is_a_plain_error(tmp_path, photos, url, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PetsError, match=url):
         list(predict_photos(url, photos))
+
+
+def test_odd_names_are_names(model_url, tmp_path, jpeg):
+    """None is a URL, a chain or a pattern; one that is not UTF-8 can be written down."""
+    names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
+    names.append(os.fsdecode(b"K\xe4tz.jpg"))
+    paths = [str(tmp_path / name) for name in names]
+    for number, path in enumerate(paths):
+        Path(path).write_bytes(jpeg(number, 90, 70))
+    found = list(predict_photos(model_url, [*paths, f"file://{tmp_path}/50%2541.jpg"]))
+    assert [prediction.error for prediction in found] == [None] * 7
+    assert [Path(prediction.photo).name for prediction in found[:6]] == [*names[:5], "K\\xe4tz.jpg"]
+    assert found[6].top == found[3].top
+    assert all(prediction.model_dump_json() for prediction in found)
+
+
+def test_a_raw_photo_is_not_taken_for_its_preview(model_url, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (160, 120)).save(buffer, "TIFF")
+    (tmp_path / "shot.NEF").write_bytes(buffer.getvalue())
+    (found,) = predict_photos(model_url, [str(tmp_path / "shot.NEF")])
+    assert found.error is not None
+    assert found.error.startswith("no decoder: ")
+    assert "rawpy" in found.error

@@ -1,15 +1,19 @@
 """What else than a class is learnt of photos: tags, numbers, places; from source to shard."""
 
+import io
 import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pets_core.config import PipelineConfig
+from pets_core.data.images import UnreadablePhotoError
 from pets_core.data.ingest import ingest
-from pets_core.data.shards import NO_BOX, OUTSIDE
+from pets_core.data.plan import PlannedPhoto
+from pets_core.data.shards import NO_BOX, OUTSIDE, _upright
 from pets_core.data.versions import diff
 from pets_core.errors import PetsError
 
@@ -347,3 +351,67 @@ def test_pets_have_no_numbers(small_config):
     )
     with pytest.raises(PetsError, match=r"targets = numbers: the pets' annotations hold none"):
         ingest(small_config.model_copy(update={"source": source}))
+
+
+def pets_turned(folder, write_oxford, annotated) -> None:
+    """Oxford's form; half of the photos are stored turned, the box annotated in `annotated` pixels.
+
+    On each upright photo of 120 x 90 the head is at 40, 30, 70, 60.
+    """
+    photos, lists, lines = [], {}, []
+    places = {
+        "stored": {1: (40, 30, 70, 60), 6: (30, 50, 60, 80), 8: (30, 40, 60, 70)},
+        "upright": dict.fromkeys((1, 6, 8), (40, 30, 70, 60)),
+    }
+    turns = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    for number in range(24):
+        breed, turn = ("Abyssinian", "beagle")[number % 2], (1, 6, 8)[number % 3]
+        name = f"{breed}_{number}"
+        pixels = np.random.default_rng(number).integers(0, 256, (90, 120, 3), np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        image = Image.fromarray(pixels)
+        image = image.transpose(turns[turn]) if turn in turns else image
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", exif=exif)
+        photos.append((f"{name}.jpg", buffer.getvalue()))
+        size = image.size if annotated == "stored" else (120, 90)
+        fields = zip(("xmin", "ymin", "xmax", "ymax"), places[annotated][turn], strict=True)
+        box = "".join(f"<{field}>{value}</{field}>" for field, value in fields)
+        lists[f"xmls/{name}.xml"] = (
+            f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size><object>"
+            f"<bndbox>{box}</bndbox></object></annotation>"
+        )
+        lines.append(f"{name} {number % 2 + 1} {number % 2 + 1} 1\n")
+    lists |= {"trainval.txt": "".join(lines[:16]), "test.txt": "".join(lines[16:])}
+    write_oxford(folder, photos, lists)
+
+
+@pytest.mark.parametrize("annotated", ["stored", "upright"])
+@pytest.mark.parametrize("targets", ["box", "points", "class"])
+def test_annotations_are_turned_with_their_photos(tmp_path, write_oxford, annotated, targets):
+    """An xml's <size> says which pixels its box is of."""
+    pets_turned(tmp_path / "pets", write_oxford, annotated)
+    given = {
+        "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
+        "source": {"url": str(tmp_path / "pets"), "targets": targets}, "ingest": {"num_workers": 1},
+    }  # fmt: skip
+    manifest = ingest(PipelineConfig.model_validate(given))
+    rows = rows_of(manifest).values()
+    assert len(rows) == 24
+    assert all(row["head_box"] == {"xmin": 40, "ymin": 30, "xmax": 70, "ymax": 60} for row in rows)
+    expected = {"box": [40, 30, 70, 60], "points": [55, 45], "class": None}[targets]
+    if expected:
+        sides = np.resize([120, 90], len(expected))
+        found = np.array([row["numbers"] for row in rows])
+        np.testing.assert_allclose((found + 1) / 2 * sides, [expected] * 24, atol=1e-4)
+
+
+def test_an_annotation_of_another_size_leaves_its_photo_out():
+    photo = PlannedPhoto("a", "a.jpg", "", None, None, numbers=(1, 2), annotation_size=(50, 40))
+    for size, turn in (((120, 90), 1), ((40, 50), 1), ((120, 90), 6)):
+        with pytest.raises(UnreadablePhotoError, match="annotation_size: annotated at 50 x 40"):
+            _upright(photo, size, turn)
+    assert _upright(photo, (50, 40), 6).numbers == (1, 2), "of the upright photo"
+    assert _upright(photo, (40, 50), 6).numbers == (38, 1)
+    assert _upright(photo._replace(annotation_size=()), (9, 9), 6).numbers == (1, 2)
