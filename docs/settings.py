@@ -22,6 +22,11 @@ INTRODUCTION = """# Settings
 Set them by flag (`--train.epochs 3`), by environment variable (`PETS_TRAIN__EPOCHS=3`) or in a
 YAML file; flags override variables, and variables override the file. `python docs/settings.py`
 writes this page.
+
+`train` is a group: give one of its fields, or several as JSON (`--train '{"epochs": 3}'`,
+`PETS_TRAIN='{"epochs": 3, "seed": 1}'`). Lists take commas in flags
+(`--sweep.backbones resnet18,resnet34`) and JSON in variables
+(`PETS_SWEEP__BACKBONES='["resnet18", "resnet34"]'`). A YAML file may give a key only once.
 """
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<",
            "minLength": "length ≥", "pattern": "matches"}  # fmt: skip

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-import yaml
 from jsonschema import Draft202012Validator
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
@@ -25,6 +24,7 @@ from flows.settings import explain
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
 from pets_core.storage import is_url
+from pets_core.yaml_file import parse_yaml
 
 __all__ = ["Files", "Pool", "read_files"]
 
@@ -149,11 +149,9 @@ def _faults_of_variables(place: str, given: dict[str, Any], template: dict[str, 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = parse_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise PetsError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise PetsError(f"{path}: is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise PetsError(f"{path}: expected a mapping, found {type(content).__name__}")
     return content

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
+from flows.groups import as_flag, as_setting, as_variable, describe_group, find_fault, groups
 from pets_core.config import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
+from pets_core.yaml_file import parse_settings
 
 __all__ = ["NO_SETTINGS", "add_settings", "explain", "load_settings", "setting_names"]
 
@@ -76,7 +81,12 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> CliSett
     parser.add_argument(
         "config_file", nargs="?", metavar="CONFIG.yaml", help="settings; flags outweigh them"
     )
-    return CliSettingsSource(_READ[kind], root_parser=parser)
+    source: CliSettingsSource[Any] = CliSettingsSource(_READ[kind], root_parser=parser)
+    for action in parser._actions:
+        if action.dest in groups(kind):
+            # A group's flag without a value would be ignored.
+            action.const = ""
+    return source
 
 
 def load_settings(
@@ -97,9 +107,10 @@ def load_settings(
         PetsError: The file cannot be read, or a setting is refused; all faults are listed.
     """
     others = (*NO_SETTINGS, "config_file", "machine", "idle_seconds")
-    parsed = {k: v for k, v in vars(arguments).items() if k not in others}
-    flags = source(parsed_args=argparse.Namespace(**parsed))
-    _refuse_unknown_variables()
+    parsed: dict[str, Any] = {k: v for k, v in vars(arguments).items() if k not in others}
+    if faults := [*_find_flag_faults(kind, parsed), *_find_variable_faults(kind)]:
+        raise PetsError("\n".join(faults))
+    flags = _read_flags(kind, source, parsed)
     try:
         filled = _READ[kind](
             _cli_settings_source=flags, **(began_with or _read_yaml(arguments.config_file))
@@ -109,18 +120,67 @@ def load_settings(
         raise PetsError(explain(error, kind)) from None
 
 
-def _refuse_unknown_variables() -> None:
+def _find_flag_faults(kind: type[AnyConfig], parsed: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for name, group in groups(kind).items():
+        text = parsed.get(name)
+        if isinstance(text, str) and (fault := find_fault(name, group, text, as_flag)):
+            faults.append(f"{f'--{name} {text}'.rstrip()}: {fault}")
+    return faults
+
+
+def _read_flags(
+    kind: type[AnyConfig], source: CliSettingsSource[Any], parsed: dict[str, Any]
+) -> CliSettingsSource[Any]:
+    try:
+        return source(parsed_args=argparse.Namespace(**parsed))
+    except SettingsError as error:
+        found = re.fullmatch("Parsing error encountered for (.+?): .*", str(error), re.DOTALL)
+        if found is None:
+            raise PetsError(f"a flag cannot be read: {error}") from error
+        name = found[1]
+        expected = "values with commas between them, or a JSON list"
+        if _container(kind, name) is dict:
+            expected = "NAME=VALUE, or a JSON object"
+        raise PetsError(f"--{name} {' '.join(parsed[name])}: expected {expected}") from error
+
+
+def _find_variable_faults(kind: type[AnyConfig]) -> list[str]:
     # One environment serves the runs of every kind.
-    names = [name for kind in _READ for name in setting_names(kind)]
+    names: list[str] = [name for each in _READ for name in setting_names(each)]
     known = {*names, *(name.split(".")[0] for name in names)}
-    faults = [
-        f"{variable}: no such setting.{did_you_mean(name, names)}"
-        for variable in sorted(os.environ)
-        if variable.startswith("PETS_")
-        and (name := variable.removeprefix("PETS_").lower().replace("__", ".")) not in known
-    ]
-    if faults:
-        raise PetsError("\n".join(faults))
+    faults = []
+    for variable, text in sorted(os.environ.items()):
+        if not variable.upper().startswith("PETS_"):
+            continue
+        name = variable[len("PETS_") :].lower().replace("__", ".")
+        if name not in known:
+            faults.append(f"{variable}: no such setting.{did_you_mean(name, dict.fromkeys(names))}")
+        elif fault := _find_variable_fault(kind, name, text):
+            faults.append(f"{variable} = {text}: {fault}" if text else f"{variable}: {fault}")
+    return faults
+
+
+def _find_variable_fault(kind: type[AnyConfig], name: str, text: str) -> str | None:
+    """What is wrong with the JSON text of a variable, if its setting takes JSON."""
+    if name in groups(kind):
+        return find_fault(name, groups(kind)[name], text, as_variable)
+    container = _container(kind, name)
+    if container not in (tuple, dict):
+        return None
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        example = '["a", "b"]' if container is tuple else '{"name": "value"}'
+        return f"expected JSON, such as {example}"
+    return None
+
+
+def _container(kind: type[AnyConfig], name: str) -> Any:
+    """The container type of a setting such as sweep.backbones: tuple or dict; None for others."""
+    group, _, field = name.partition(".")
+    fields = groups(kind)[group].model_fields if group in groups(kind) else {}
+    return get_origin(fields[field].annotation) if field in fields else None
 
 
 def explain(error: ValidationError, kind: type[Config] = PipelineConfig) -> str:
@@ -141,6 +201,10 @@ def _explain_one(fault: Any, kind: type[Config]) -> str:
     name = ".".join(path)
     if fault["type"] == "extra_forbidden":
         return f"{name}: no such setting.{did_you_mean(name, setting_names(kind))}"
+    if fault["type"] == "model_type" and name in groups(kind):
+        shown = "null" if fault["input"] is None else repr(fault["input"])
+        explained = describe_group(name, groups(kind)[name], fault["input"], as_setting)
+        return f"{name} = {shown}: {explained}"
     message = fault["msg"].removeprefix("Value error, ")
     value = "" if isinstance(fault["input"], (dict, BaseModel)) else f" = {fault['input']!r}"
     return f"{name}{value}: {message[:1].lower()}{message[1:]}"
@@ -149,12 +213,9 @@ def _explain_one(fault: Any, kind: type[Config]) -> str:
 def setting_names(kind: type[Config] = PipelineConfig) -> list[str]:
     """Every setting's dotted name."""
     names = []
-    for name, field in kind.model_fields.items():
-        group = field.annotation
-        if isinstance(group, type) and issubclass(group, BaseModel):
-            names += [f"{name}.{inner}" for inner in group.model_fields]
-        else:
-            names.append(name)
+    for name in kind.model_fields:
+        group = groups(kind).get(name)
+        names += [f"{name}.{field}" for field in group.model_fields] if group else [name]
     return names
 
 
@@ -173,13 +234,6 @@ def _read_yaml(path: str | None) -> dict[str, Any]:
     if Path(path).is_dir():
         raise PetsError(f"{path}: is a folder; to train on its photos, give --source.url {path}")
     try:
-        content = yaml.safe_load(Path(path).read_bytes())
+        return parse_settings(Path(path).read_bytes(), path)
     except OSError as error:
         raise PetsError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise PetsError(f"{path}: is not YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise PetsError(f"{path}: expected settings by name, found {type(content).__name__}")
-    return {str(name): value for name, value in content.items()}

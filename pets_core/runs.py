@@ -18,6 +18,7 @@ from pets_core.launch import Request, read_request
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsRun
 from pets_core.records import DatasetManifest, Run
+from pets_core.yaml_file import parse_settings
 
 __all__ = [
     "SETTINGS",
@@ -126,18 +127,23 @@ def run_settings(url: str) -> dict[str, Any]:
     """The settings a run began with.
 
     Raises:
-        PetsError: No run began there.
+        PetsError: No run began there, or its settings are damaged.
     """
     url = storage.absolute(url)
-    if not storage.exists(storage.join(url, SETTINGS)):
+    path = storage.join(url, SETTINGS)
+    if not storage.exists(path):
         raise PetsError(
             f"--resume {url}: no run began there; give the folder of one, <store>/runs/<run id>"
         )
-    settings: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(url, SETTINGS)))
-    finder = settings.get("lr_find", {})
+    settings = parse_settings(storage.read_bytes(path), path)
+    source = settings.get("source", {"targets": ""})
+    finder = settings.get("lr_find")
     # What was the default before there were numbers to learn is called auto now.
-    if "targets" not in settings.get("source", {"targets": ""}) and (
-        finder.get("suggestion") == "steepest"
+    if (
+        isinstance(source, dict)
+        and "targets" not in source
+        and isinstance(finder, dict)
+        and finder.get("suggestion") == "steepest"
     ):
         finder["suggestion"] = "auto"
     return settings

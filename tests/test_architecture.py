@@ -37,6 +37,7 @@ COMMAND_LINE_MAY_IMPORT = {
     "pets_core.runs",
     "pets_core.signals",
     "pets_core.storage",
+    "pets_core.yaml_file",
 }
 COMMAND_LINE = (
     "flows/cli.py",

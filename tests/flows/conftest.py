@@ -1,6 +1,7 @@
-"""One real Prefect server, with its own database, for all flow tests."""
+"""One real Prefect server, with its own database, for all flow tests; and commands without one."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,50 @@ from pools import Pools, worker
 from postgres import Postgres
 from prefect_server import Server
 
+from flows import cli
+from pets_core.config import PipelineConfig
+
 FILES = Path(__file__).parents[2] / "deployments"
+
+
+@pytest.fixture
+def own_environment(monkeypatch):
+    """No settings in the environment, and the width of help pages fixed."""
+    for name in [name for name in os.environ if name.startswith("PETS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def started(own_environment, monkeypatch):
+    """What a command would start: (command, settings, arguments), were its input there."""
+    calls = []
+    monkeypatch.setattr(cli, "_check_input", lambda *_: None)
+    monkeypatch.setattr(cli, "_start_flow", lambda *call: calls.append(call))
+
+    def start(*argv) -> PipelineConfig:
+        cli.main([str(arg) for arg in argv])
+        return calls[-1][1]
+
+    start.calls = calls
+    return start
+
+
+@pytest.fixture
+def refused(own_environment, monkeypatch, capsys):
+    """The lines of the error with which a command ends before its flow starts."""
+
+    def start(*argv) -> list[str]:
+        monkeypatch.setattr(cli, "_start_flow", lambda *_: pytest.fail("started all the same"))
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(arg) for arg in argv])
+        assert caught.value.code == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("error: ")
+        return output.err.removeprefix("error: ").splitlines()
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The command line without a server: settings and their faults, predict, help, quick starts."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,43 +16,7 @@ from pets_core.records import DatasetManifest, Run
 from pets_core.registry import Candidate
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("PETS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "100")
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """What a command would start: (command, settings, arguments), were its input there."""
-    calls = []
-    monkeypatch.setattr(cli, "_check_input", lambda *_: None)
-    monkeypatch.setattr(cli, "_start_flow", lambda *call: calls.append(call))
-
-    def start(*argv) -> PipelineConfig:
-        cli.main([str(arg) for arg in argv])
-        return calls[-1][1]
-
-    start.calls = calls
-    return start
-
-
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    def start(*argv) -> list[str]:
-        monkeypatch.setattr(cli, "_start_flow", lambda *_: pytest.fail("started all the same"))
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(arg) for arg in argv])
-        assert caught.value.code == 2
-        output = capsys.readouterr()
-        assert output.out == ""
-        assert output.err.startswith("error: ")
-        return output.err.removeprefix("error: ").splitlines()
-
-    return start
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 def test_no_arguments_means_the_defaults(started):
@@ -310,32 +273,6 @@ def test_a_run_that_never_began_cannot_be_gone_on_with(refused, begun, tmp_path)
     assert "no run began there" in refused("run", "--resume", tmp_path)[0]
     _, url = begun
     assert "leave" in refused("run", f"{url}/config.yaml", "--resume", url)[0]
-
-
-def test_an_empty_yaml_is_no_settings(started, tmp_path):
-    (tmp_path / "a.yaml").write_text("# nothing\n")
-    assert started("run", tmp_path / "a.yaml") == PipelineConfig()
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "cannot be read (No such file"),
-        (b"train: {epochs: 1", "is not YAML"),
-        (b"train:\n\tepochs: 1", "is not YAML"),
-        (b"- train", "expected settings by name, found list"),
-        (b"just words", "expected settings by name, found str"),
-        (b"\xff\xfe\x00", "is not"),
-        (b"train: 3", "train = 3"),
-        (b"1: 2", "1: no such setting"),
-        (b"train: {1: 2}", "train.1"),
-    ],
-)
-def test_a_bad_yaml_is_a_plain_error(refused, tmp_path, content, words):
-    path = tmp_path / "a.yaml"
-    if content is not None:
-        path.write_bytes(content)
-    assert words in "\n".join(refused("run", path))
 
 
 def test_an_unknown_command(refused):

@@ -1,0 +1,122 @@
+"""Values where a group of settings is expected, such as `--model resnet18`, and what was meant."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from pets_core.config import PipelineConfig
+from pets_core.ratings.config import RatingsConfig
+
+__all__ = ["as_flag", "as_setting", "as_variable", "describe_group", "find_fault", "groups"]
+
+_MAIN_FIELDS = {
+    "source": "url",
+    "ratings": "url",
+    "model": "backbone",
+    "recommender": "model",
+    "lr_find": "num_steps",
+    "train": "epochs",
+    "gate": "alias",
+    "batch": "part_photos",
+    "embed": "min_similarity",
+    "sweep": "num_trials",
+    "launch": "num_processes",
+}
+"""The field of a group that a value without a field most probably means."""
+_NUM_EXAMPLES = 3
+
+Form = Callable[[str, str, str | None], str]
+"""Writes group, field and value (None: the field alone) as people give them."""
+
+
+def as_flag(group: str, field: str, value: str | None) -> str:
+    """Write a setting as a flag."""
+    return f"--{group}.{field}" + (f" {shlex.quote(value)}" if value else "")
+
+
+def as_variable(group: str, field: str, value: str | None) -> str:
+    """Write a setting as an environment variable."""
+    name = f"PETS_{group}__{field}".upper()
+    return name + (f"={shlex.quote(value)}" if value else "")
+
+
+def as_setting(group: str, field: str, value: str | None) -> str:
+    """Write a setting by its dotted name, as messages about files do."""
+    return f"{group}.{field}" + (f" = {value}" if value else "")
+
+
+def groups(kind: type[PipelineConfig] | type[RatingsConfig]) -> dict[str, type[BaseModel]]:
+    """The groups of settings by name."""
+    return {
+        name: field.annotation
+        for name, field in kind.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+
+
+def find_fault(name: str, group: type[BaseModel], text: str, form: Form) -> str | None:
+    """Check the text that a flag or a variable gives a group; fields as a JSON object are valid.
+
+    Returns:
+        What is wrong and which setting was probably meant; None for a JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{"):
+            return f"not a JSON object: {error}"
+        value = text
+    if isinstance(value, dict):
+        return None
+    return describe_group(name, group, value if isinstance(value, list) else text, form)
+
+
+def describe_group(name: str, group: type[BaseModel], value: Any, form: Form) -> str:
+    """Explain that a group takes fields, and suggest the one that the value was meant for.
+
+    Args:
+        name: Of the group.
+        group: Its fields.
+        value: What was given in place of fields.
+        form: How the suggestion is written.
+    """
+    summary = f"{name} is a group of settings"
+    field, is_named, rest = str(value).partition("=")
+    if isinstance(value, str) and field in group.model_fields:
+        return f"{summary}. Did you mean {form(name, field, rest if is_named else None)}?"
+    meant = _find_field(name, group, value)
+    if meant is not None:
+        return f"{summary}. Did you mean {form(name, meant, str(value))}?"
+    examples = [form(name, each, None) for each in list(group.model_fields)[:_NUM_EXAMPLES]]
+    return f"{summary}. Give its fields, such as {', '.join(examples)}"
+
+
+def _find_field(name: str, group: type[BaseModel], value: Any) -> str | None:
+    """The field with this value among its choices, or else the main field if it accepts it."""
+    if not isinstance(value, (str, int, float)) or value in ("", "null"):
+        return None
+    for field, info in group.model_fields.items():
+        if isinstance(value, str) and value in _choices(info.annotation):
+            return field
+    main = _MAIN_FIELDS.get(name)
+    return main if main is not None and _accepts(group, main, value) else None
+
+
+def _choices(annotation: Any) -> set[Any]:
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return {choice for option in get_args(annotation) for choice in _choices(option)}
+
+
+def _accepts(group: type[BaseModel], field: str, value: Any) -> bool:
+    try:
+        group.model_validate({field: value})
+    except ValidationError as error:
+        # Other faults concern combinations with other fields.
+        return all(fault["loc"][:1] != (field,) for fault in error.errors())
+    return True

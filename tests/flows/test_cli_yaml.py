@@ -1,0 +1,83 @@
+"""YAML files of settings that are damaged, empty or no settings."""
+
+import pytest
+
+from pets_core.config import PipelineConfig
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "---\n"])
+def test_an_empty_file_holds_no_settings(started, tmp_path, content):
+    (tmp_path / "a.yaml").write_text(content)
+    assert started("run", tmp_path / "a.yaml") == PipelineConfig()
+
+
+NOT_YAML = [
+    (b"train: {epochs: 1", "line 1, column 18: expected ',' or '}'"),
+    (b"train:\n\tepochs: 1", "line 2, column 1: found character '\\t'"),
+    (b"train:\n  epochs: 3\n seed: 2", "line 3, column 2: expected <block end>"),
+    (b"source:\n  url: caf\xe9", "line 2 is not UTF-8. Save the file as UTF-8"),
+    (b"\xff\xfe\x00", "line 1 is not UTF-16-LE. Save the file as UTF-8"),
+    (b"\xff\xd8\xff\xe0 a photo", "line 1 is not UTF-8."),
+    (b"train: \x07", "it contains the control character #x07"),
+    (b"train:\n  epochs: 3\n  epochs: 4", "epochs is given twice, first in line 2"),
+    (b"train: {}\nmodel: {}\ntrain: {}", "line 3, column 1: train is given twice, first in line 1"),
+    (b"train: {seed: 1, epochs: 2, seed: 1}", "seed is given twice, first in line 1"),
+    (b"train: {}\n---\ntrain: {}", "line 2, column 1: but found another document"),
+    (b"train: *unknown", "found undefined alias 'unknown'"),
+    (b"train: !!python/object:os.system {}", "could not determine a constructor"),
+    (b"train: {[1]: 2}", "found unhashable key"),
+    (b"train: {epochs: 2026-13-41}", "month must be in 1..12"),
+    (b"train: {epochs: %s}" % (b"9" * 5000), "Exceeds the limit"),
+    (b"train: " + b"[" * 5000, "it is nested too deeply"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "fault"), NOT_YAML)
+@pytest.mark.parametrize("command", ["run", "collab"])
+def test_what_is_not_yaml_is_one_line(refused, tmp_path, command, content, fault):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    (line,) = refused(command, path)
+    assert line.startswith(f"{path}: is not YAML: ")
+    assert fault in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read (No such file"),
+        (b"- train", "expected settings by name, found list"),
+        (b"just words", "expected settings by name, found str"),
+        (b"1: 2", "1: no such setting"),
+        (b"train: {1: 2}", "train.1"),
+    ],
+)
+def test_what_holds_no_settings_is_one_line(refused, tmp_path, content, words):
+    path = tmp_path / "a.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    (line,) = refused("run", path)
+    assert words in line
+
+
+def test_merged_mappings_may_be_overridden(started, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("evaluate: {<<: {batch_size: 5, tta_views: 1}, batch_size: 6}")
+    evaluate = started("run", path).evaluate
+    assert (evaluate.batch_size, evaluate.tta_views) == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"train: {epochs: 1", "is not YAML: line 1"),
+        (b"- train", "expected settings by name, found list"),
+        (b"lr_find: 3", "lr_find = 3: lr_find is a group of settings."),
+        (b"source:", "source = null: source is a group of settings."),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "train", "sweep"])
+def test_a_damaged_run_is_not_resumed(refused, tmp_path, command, content, words):
+    (tmp_path / "config.yaml").write_bytes(content)
+    (line,) = refused(command, "--resume", tmp_path)
+    assert words in line
