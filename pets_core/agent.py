@@ -25,7 +25,7 @@ from torch.distributed.launcher.api import elastic_launch
 
 from pets_core import worker
 from pets_core.config import LaunchConfig
-from pets_core.failures import RankFailure, write_failure
+from pets_core.failures import RankFailure, to_failure, write_failure
 from pets_core.fork_server import serve
 from pets_core.launch import Request, read_request
 from pets_core.signals import SHUTDOWN_SECONDS, fork
@@ -34,10 +34,12 @@ from pets_core.supervisor import supervise_ranks
 __all__ = ["run_stage"]
 
 _FORKS = sys.platform == "linux"
+_LAUNCHER = "launcher"
+"""Name of the failure of the process that starts the ranks."""
 
 
 def run_stage(arguments: Sequence[str]) -> int:
-    """Start the ranks of a stage and wait for them.
+    """Start the ranks of a stage and wait for them; a fault of this process is recorded, too.
 
     Args:
         arguments: Path of the request, number of this machine.
@@ -46,7 +48,14 @@ def run_stage(arguments: Sequence[str]) -> int:
         Exit code of the launcher.
     """
     path = Path(arguments[0])
-    machine = int(arguments[1])
+    try:
+        return _run_ranks(path, machine=int(arguments[1]))
+    except Exception as error:  # noqa: BLE001 - the caller raises it
+        write_failure(to_failure(error, rank=None), path.parent, _LAUNCHER)
+        return 1
+
+
+def _run_ranks(path: Path, machine: int) -> int:
     request = read_request(path.read_text(encoding="utf-8"))
     num_ranks = _count_ranks(request)
     has_one_machine = request.config.launch.num_machines == 1 or request.stage == "check"
@@ -121,7 +130,7 @@ def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) 
         if config.num_machines == 1:
             raise
         message = f"{_join_timeout_message(config, machine)} ({error})"
-        write_failure(RankFailure(message=message, kind="alone"), path.parent, "launcher")
+        write_failure(RankFailure(message=message, kind="alone"), path.parent, _LAUNCHER)
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from tenacity import (
 
 from pets_core import storage
 from pets_core.cache import lock_of, mark_used, sweep
-from pets_core.errors import PetsError, tellable, telling
+from pets_core.errors import PetsError, is_retryable, tellable, telling
 
 __all__ = ["forget_download", "local_file", "retrying", "verify"]
 
@@ -28,7 +28,7 @@ _ATTEMPTS = 6
 _BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 30.0
 _TEMPORARY_STATUS = frozenset({408, 425, 429})
-_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, PetsError)
+_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _ABSENT_STATUS = frozenset({404, 410})
 _BLOCK = 1 << 20
 _SILENCE_SECONDS = 60.0
@@ -38,8 +38,8 @@ _NAME_CHARS = 100
 def retrying(action: Callable[[], Result]) -> Result:
     """Call `action` until it ends well, a few times, waiting longer each time.
 
-    What another attempt cannot mend (nothing is there, no permission, any other HTTP status from
-    400 to 499) is raised at once.
+    What another attempt cannot change (nothing is there, no permission, a full disk, any other HTTP
+    status from 400 to 499) is raised at once.
     """
     attempts = Retrying(
         stop=stop_after_attempt(_ATTEMPTS),
@@ -211,4 +211,4 @@ def _is_temporary(error: BaseException) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:
         return status in _TEMPORARY_STATUS
-    return isinstance(error, Exception) and not isinstance(error, TypeError | ValueError)
+    return isinstance(error, Exception) and is_retryable(error)

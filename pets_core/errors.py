@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-__all__ = ["PetsError", "did_you_mean", "tellable", "telling", "without_queries"]
+__all__ = ["PetsError", "did_you_mean", "is_retryable", "tellable", "telling", "without_queries"]
 
 _QUERY = re.compile(r"""(https?://[^\s?]*)\?\S*?(?=['">)\],:;.]*(?:\s|$))""")
 """Of a URL in a text, with what comes before "?" as its group; marks that end it are the text's."""
+
+_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class PetsError(Exception):
@@ -22,6 +26,55 @@ class PetsError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(without_queries(message))
+
+
+_TRANSIENT_ERRORS = (ConnectionError, TimeoutError)
+_PERMANENT_ERRORS = (
+    PetsError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    PermissionError,
+    TypeError,
+    ValueError,
+)
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether another attempt may succeed where this error was raised.
+
+    False for faults of settings and input, for faults of the code, and for a disk that is full,
+    over its quota or read-only, whether the error says so itself or one that it was raised from.
+    """
+    if isinstance(error, _TRANSIENT_ERRORS):
+        return True
+    if isinstance(error, _PERMANENT_ERRORS):
+        return False
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return False
+    # torch raises RuntimeError from a failed write, and safetensors has an error of its own.
+    return not any(_is_of_disk(each) for each in _chain(error))
+
+
+def _is_of_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _DISK_ERRNOS
+    return any(os.strerror(number) in str(error) for number in _DISK_ERRNOS)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those it was raised from or in the handling of, the newest first."""
+    found: BaseException | None = error
+    seen: set[int] = set()
+    # Raising the cause of an error while that error is handled makes a cycle.
+    while found is not None and id(found) not in seen:
+        yield found
+        seen.add(id(found))
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
 def without_queries(text: str) -> str:

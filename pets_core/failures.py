@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,13 +11,28 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pets_core import storage
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, is_retryable
 
-__all__ = ["RankFailure", "WorkerError", "read_failures", "the_error", "write_failure"]
+__all__ = [
+    "RankFailure",
+    "WorkerError",
+    "read_failures",
+    "the_error",
+    "to_failure",
+    "write_failure",
+]
 
 
 class WorkerError(RuntimeError):
-    """A rank failed for a reason that is no user's fault; holds that rank's own traceback."""
+    """A rank failed for a reason that is no user's fault; holds that rank's own traceback.
+
+    Attributes:
+        is_retryable: Whether another attempt may succeed.
+    """
+
+    def __init__(self, message: str, *, is_retryable: bool = True) -> None:
+        super().__init__(message)
+        self.is_retryable = is_retryable
 
 
 class RankFailure(BaseModel):
@@ -28,6 +44,7 @@ class RankFailure(BaseModel):
         traceback: Where.
         kind: refused: the user can mend it, and the message says how. stalled: it hung. cut off:
             another rank went away. alone: the other machines did not come. failed: anything else.
+        is_retryable: Whether another attempt may succeed.
         at: When, seconds since 1970.
     """
 
@@ -37,6 +54,7 @@ class RankFailure(BaseModel):
     message: str
     traceback: str = ""
     kind: Literal["refused", "failed", "stalled", "cut off", "alone"]
+    is_retryable: bool = True
     at: float = Field(default_factory=time.time)
 
     @property
@@ -66,10 +84,31 @@ def the_error(failures: Sequence[RankFailure]) -> Exception:
     failure = failures[0]
     if failure.kind == "refused":
         return PetsError(failure.message)
-    if failure.kind == "alone" or failure.rank is None:
-        return WorkerError(failure.message)
     if failure.kind == "stalled":
         told = (f"rank {f.rank}:\n{f.traceback}" for f in failures if f.kind == "stalled")
         stacks = "\n".join(told)
         return WorkerError(f"{failure.message}; the ranks stood at\n{stacks}")
-    return WorkerError(f"rank {failure.rank} failed: {failure.message}\n{failure.traceback}")
+    text = failure.message
+    if failure.rank is not None:
+        text = f"rank {failure.rank} failed: {text}"
+    if failure.traceback:
+        text = f"{text}\n{failure.traceback}"
+    return WorkerError(text, is_retryable=failure.is_retryable)
+
+
+def to_failure(error: Exception, rank: int | None, *, is_cut_off: bool = False) -> RankFailure:
+    """Describe the exception that ended a rank; to be called in its handler.
+
+    Args:
+        error: The exception.
+        rank: The rank; None: the launcher.
+        is_cut_off: Whether the error only says that another rank went away.
+    """
+    is_refused = isinstance(error, PetsError)
+    return RankFailure(
+        rank=rank,
+        message=str(error) if is_refused else repr(error),
+        traceback=traceback.format_exc(),
+        kind="refused" if is_refused else "cut off" if is_cut_off else "failed",
+        is_retryable=is_cut_off or is_retryable(error),
+    )

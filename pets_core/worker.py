@@ -9,10 +9,9 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate.tracking import get_available_trackers
@@ -21,7 +20,7 @@ from torch.distributed import DistError
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.failures import RankFailure, write_failure
+from pets_core.failures import to_failure, write_failure
 from pets_core.launch import CheckResult, RatingsRequest, Request, WorkRequest, read_request
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
@@ -144,26 +143,14 @@ def work(path: Path) -> int:
     except Interrupted:
         return 1
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
-        failure = _failure(error)
-        write_failure(failure, path.parent, str(failure.rank))
+        rank = int(os.environ.get("RANK", "0"))
+        is_cut_off = isinstance(error, DistError) or bool(_CUT_OFF.search(str(error)))
+        failure = to_failure(error, rank, is_cut_off=is_cut_off)
+        write_failure(failure, path.parent, str(rank))
         return 1
     if result is not None:
         storage.write_bytes(str(path.with_name("result.json")), result.model_dump_json().encode())
     return 0
-
-
-def _failure(error: Exception) -> RankFailure:
-    kind: Literal["refused", "cut off", "failed"] = "failed"
-    if isinstance(error, PetsError):
-        kind = "refused"
-    elif isinstance(error, DistError) or _CUT_OFF.search(str(error)):
-        kind = "cut off"
-    return RankFailure(
-        rank=int(os.environ.get("RANK", "0")),
-        message=str(error) if kind == "refused" else repr(error),
-        traceback=traceback.format_exc(),
-        kind=kind,
-    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Failed
@@ -37,9 +39,16 @@ __all__ = [
 
 Report = EvalReport | TagsReport | NumbersReport
 """How a model did that tells classes, tags, or numbers."""
+_SHORT: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 2,
+    "retry_delay_seconds": 5,
+    "retry_condition_fn": may_pass,
+}
+"""Policy of tasks that take seconds."""
 
 
-@task(name="champion", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+@task(name="champion", **_SHORT)
 def find_the_champion(config: PipelineConfig, run: Run) -> Champion | None:
     """Find the model that a new one is to be compared with; there is one where classes are told."""
     if run.manifest.targets != "class":
@@ -53,7 +62,7 @@ def use_predictions(predictions_url: str) -> PredictResult:
     return given_predictions(predictions_url)
 
 
-@task(name="champion", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+@task(name="champion", **_SHORT)
 def champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
     """Find the model that one whose predictions are given is to be compared with, as above."""
     if predicted.targets != "class":
@@ -70,13 +79,7 @@ def _champion(config: PipelineConfig, judged: Judged) -> Champion | None:
     return champion
 
 
-@task(
-    name="review",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=may_pass,
-)
+@task(name="review", **_SHORT)
 def review_model(
     config: PipelineConfig,
     run_url: str,
@@ -103,7 +106,7 @@ def promote_model(config: PipelineConfig, report: Report) -> Report:
     return point_alias(config, report)
 
 
-@task(name="promote", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+@task(name="promote", **_SHORT)
 def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
     """Point the alias at the model."""
     try:

@@ -1,0 +1,42 @@
+"""How often Prefect runs a task whose error another attempt may, or cannot, change."""
+
+import errno
+from collections import Counter
+
+import pytest
+from prefect import flow, task
+
+from pets_core.errors import PetsError
+from pets_core.failures import RankFailure, the_error
+from tasks.stages import GOES_ON
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+ATTEMPTS = {
+    PetsError("model.backbone = x: no such model"): 1,
+    ValueError("x"): 1,
+    TypeError("x"): 1,
+    OSError(errno.ENOSPC, "No space left on device"): 1,
+    the_error([RankFailure(rank=0, message="x", kind="failed", is_retryable=False)]): 1,
+    the_error([RankFailure(rank=0, message="x", kind="failed")]): 4,
+    ConnectionResetError("the store went away"): 4,
+}
+ERRORS = list(ATTEMPTS)
+attempts: Counter[int] = Counter()
+
+
+@task(**GOES_ON | {"retry_delay_seconds": 0})
+def fail(number: int) -> None:
+    attempts[number] += 1
+    raise ERRORS[number]
+
+
+@flow
+def fail_each() -> None:
+    for number in range(len(ERRORS)):
+        assert fail(number, return_state=True).is_failed()
+
+
+def test_attempts_by_error():
+    fail_each()
+    assert [attempts[number] for number in range(len(ERRORS))] == list(ATTEMPTS.values())
