@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -192,8 +193,7 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
                 f"{parsed.model_url} tells the {card.targets} of photos: judge it with "
                 f"--source.targets {card.targets}"
             )
-    stored = getattr(parsed, "resume", None) or getattr(parsed, "dataset", None)
-    if command != "review" and not stored:
+    if _reads_source(command, parsed):
         from pets_core.data.sources import check_source
 
         check_source(config)
@@ -233,13 +233,15 @@ def _set_prefect_defaults() -> None:
     """To be called before Prefect is imported, which reads them then."""
     for key, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(key, value)
+    # Prefect's import warns twice; flows.writable refuses it where a server is to use it.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
 
 
 def _start_flow(
     command: str, config: PipelineConfig | RatingsConfig, parsed: argparse.Namespace
 ) -> None:
     _set_prefect_defaults()
-    if command in _RUN_RANKS and config.launch.deployment is None:
+    if _runs_ranks_here(command, config):
         from pets_core.launch import prestart_ranks
 
         prestart_ranks()
@@ -249,12 +251,16 @@ def _start_flow(
         logging.getLogger(name).addFilter(_without_user_errors)
     from flows.server import check_server, start_temporary_server
     from flows.settings import NO_SETTINGS
+    from flows.writable import check_folders
 
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     try:
         # evaluate and review continue without the configured server. Longer commands stop, because
         # nobody could follow them.
         needs_temporary_server = check_server(required=command not in ("evaluate", "review"))
+        check_folders(
+            cache_dir=_cache_dir(command, config, parsed), is_serving=needs_temporary_server
+        )
         wait_for_server = start_temporary_server() if needs_temporary_server else None
         # Import the flow while the server starts.
         run, show = _flow(command)
@@ -280,6 +286,32 @@ def _start_flow(
     print(hint, file=stream)
     if rejected:
         sys.exit(_say_error(str(state.message), code=1))
+
+
+def _reads_source(command: str, parsed: argparse.Namespace) -> bool:
+    stored = getattr(parsed, "resume", None) or getattr(parsed, "dataset", None)
+    return command != "review" and not stored
+
+
+def _cache_dir(
+    command: str, config: PipelineConfig | RatingsConfig, parsed: argparse.Namespace
+) -> str | None:
+    """The cache_dir if the command writes to it: ranks do, and what is downloaded or unpacked."""
+    from pets_core.config import PipelineConfig
+    from pets_core.storage import is_url
+
+    is_read = _reads_source(command, parsed)
+    if isinstance(config, PipelineConfig):
+        url = config.source.url
+        # A local folder is read where it is.
+        is_fetched = is_read and (url is None or not Path(url).expanduser().is_dir())
+        return config.cache_dir if is_fetched or _runs_ranks_here(command, config) else None
+    urls = (config.ratings.url, config.ratings.items_url)
+    return config.cache_dir if is_read and any(url and is_url(url) for url in urls) else None
+
+
+def _runs_ranks_here(command: str, config: PipelineConfig | RatingsConfig) -> bool:
+    return command in _RUN_RANKS and config.launch.deployment is None
 
 
 def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:

@@ -104,8 +104,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     code = process.poll()
     reason = f"exit code {code}" if code is not None else f"no answer within {patience:.0f} s"
     raise PetsError(
-        f"the temporary Prefect server did not start ({reason}): see what it printed above, and "
-        "whether PREFECT_HOME (~/.prefect) can be written; or set PREFECT_API_URL to a server"
+        f"the temporary Prefect server did not start ({reason}): see what it printed above, or set "
+        "PREFECT_API_URL to a server"
     )
 
 

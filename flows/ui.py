@@ -13,6 +13,7 @@ from uuid import UUID
 
 from prefect.settings import get_current_settings
 
+from flows.writable import check_database
 from pets_core.errors import PetsError
 
 __all__ = ["open_ui"]
@@ -31,7 +32,7 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
         browser: Whether to open a web browser; the address is printed either way.
 
     Raises:
-        PetsError: That is no id, or the server did not start.
+        PetsError: That is no id, PREFECT_HOME cannot be written, or the server did not start.
     """
     if run_id is not None:
         try:
@@ -48,6 +49,7 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
     if configured or _answers(root):
         _show(root + page, browser)
         return
+    check_database()
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with subprocess.Popen(  # noqa: S603 - our own interpreter with fixed arguments
         [*command, "--host", "127.0.0.1", "--port", str(port)],

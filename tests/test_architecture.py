@@ -51,6 +51,7 @@ COMMAND_LINE = (
     "flows/similar.py",
     "flows/temporary_server.py",
     "flows/ui.py",
+    "flows/writable.py",
 )
 SOURCES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 
