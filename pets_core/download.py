@@ -18,7 +18,7 @@ from tenacity import (
 
 from pets_core import storage
 from pets_core.cache import lock_of, mark_used, sweep
-from pets_core.errors import PetsError, is_retryable, tellable, telling
+from pets_core.errors import PetsError, explain_full_disk, is_retryable, tellable, telling
 
 __all__ = ["forget_download", "local_file", "retrying", "verify"]
 
@@ -126,7 +126,10 @@ def _download(
 ) -> None:
     partial = target.with_name(f"{target.name}.partial")
     kept = "what came is kept, and the next run goes on from there"
-    with telling(f"{url}: the download failed ({kept})"):
+    with (
+        telling(f"{url}: the download failed ({kept})"),
+        explain_full_disk(str(partial), "cache_dir"),
+    ):
         retrying(lambda: _fetch(fs, path, info, partial))
     try:
         verify(partial, checksum, url)

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-__all__ = ["PetsError", "did_you_mean", "is_retryable", "tellable", "telling", "without_queries"]
+__all__ = [
+    "PetsError",
+    "did_you_mean",
+    "disk_fault",
+    "explain_full_disk",
+    "is_retryable",
+    "tellable",
+    "telling",
+    "without_queries",
+]
 
 _QUERY = re.compile(r"""(https?://[^\s?]*)\?\S*?(?=['">)\],:;.]*(?:\s|$))""")
 """Of a URL in a text, with what comes before "?" as its group; marks that end it are the text's."""
@@ -57,13 +66,7 @@ def is_retryable(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return False
     # torch raises RuntimeError from a failed write, and safetensors has an error of its own.
-    return not any(_is_of_disk(each) for each in _chain(error))
-
-
-def _is_of_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _DISK_ERRNOS
-    return any(os.strerror(number) in str(error) for number in _DISK_ERRNOS)
+    return disk_fault(error) is None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -86,6 +89,37 @@ def tellable(error: BaseException) -> BaseException | None:
     """The cause to raise a `PetsError` from; None where its traceback would tell a URL's query."""
     text = "".join(traceback.format_exception(error))
     return error if without_queries(text) == text else None
+
+
+@contextmanager
+def explain_full_disk(place: str, setting: str) -> Iterator[None]:
+    """Raise a `PetsError` where the block fails because the disk of `place` is full or read-only.
+
+    Args:
+        place: What is written: a path or URL.
+        setting: What to set to another place: store, cache_dir, --to.
+    """
+    try:
+        yield
+    except PetsError:
+        raise
+    except Exception as error:
+        if (reason := disk_fault(error)) is None:
+            raise
+        raise PetsError(
+            f"{place}: cannot be written: {reason}. What was stored before is unharmed, and a run "
+            f"is resumed from it. Make room there, or set {setting} to another disk"
+        ) from tellable(error)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """Return why a disk took no more, if that caused an error, and None otherwise."""
+    for cause in _chain(error):
+        for number in _DISK_ERRNOS:
+            reason = os.strerror(number)
+            if cause.errno == number if isinstance(cause, OSError) else reason in str(cause):
+                return reason
+    return None
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class RankFailure(BaseModel):
 def write_failure(failure: RankFailure, folder: str | Path, name: str) -> None:
     """Leave a failure where whoever asked for the work looks for it; each has a name of its own."""
     url = storage.join(str(folder), f"failure-{name}.json")
-    storage.write_bytes(url, failure.model_dump_json().encode())
+    storage.write_bytes(url, failure.model_dump_json().encode(), "TMPDIR")
 
 
 def read_failures(folder: str | Path) -> list[RankFailure]:

@@ -169,7 +169,7 @@ def announced(request: Request) -> Iterator[str | None]:
     url = storage.join(folder, f"{time.time_ns():020}")
     # A machine of an earlier version knows no setting that came since.
     asked = request.model_dump_json(exclude_defaults=True)
-    storage.write_bytes(storage.join(url, REQUEST), asked.encode())
+    storage.write_bytes(storage.join(url, REQUEST), asked.encode(), "TMPDIR")
     try:
         yield url
     finally:

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import fsspec
 from fsspec.core import url_to_fs
 
-from pets_core.errors import PetsError, tellable, telling
+from pets_core.errors import PetsError, explain_full_disk, tellable, telling
 
 __all__ = [
     "CountingWriter",
@@ -210,12 +210,25 @@ def read_bytes(url: str) -> bytes:
 
 
 @contextmanager
-def writing(url: str) -> Iterator[CountingWriter]:
+def writing(url: str, setting: str = "store") -> Iterator[CountingWriter]:
     """Open a file for writing that appears at `url` whole, when the block ends well, or not at all.
 
     A local file is written under a hidden name beside its own and renamed; an object store shows an
     object only when its upload is closed, and a failed upload is given up.
+
+    Args:
+        url: The file.
+        setting: What to set to another place where the disk is full.
+
+    Raises:
+        PetsError: The disk is full or read-only.
     """
+    with explain_full_disk(url, setting), _writing(url) as file:
+        yield file
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[CountingWriter]:
     fs, path = filesystem(url)
     fs.makedirs(fs._parent(path), exist_ok=True)
     local = is_local(fs)
@@ -259,9 +272,9 @@ def _give_up(fs: Any, raw: Any, target: str, beside: bool) -> None:
             raw.discard()
 
 
-def write_bytes(url: str, data: bytes) -> None:
-    """Write a small file whole or not at all."""
-    with writing(url) as file:
+def write_bytes(url: str, data: bytes, setting: str = "store") -> None:
+    """Write a small file whole or not at all; arguments as `writing`."""
+    with writing(url, setting) as file:
         file.write(data)
 
 

@@ -149,7 +149,9 @@ def work(path: Path) -> int:
         write_failure(failure, path.parent, str(rank))
         return 1
     if result is not None:
-        storage.write_bytes(str(path.with_name("result.json")), result.model_dump_json().encode())
+        storage.write_bytes(
+            str(path.with_name("result.json")), result.model_dump_json().encode(), "TMPDIR"
+        )
     return 0
 
 

@@ -1,5 +1,6 @@
 """The store: files whole or not at all, on disk, in memory, in an object store, over HTTP."""
 
+import errno
 import gc
 import os
 import uuid
@@ -341,3 +342,26 @@ def test_404_is_a_plain_error(site):
 def test_no_server_is_a_plain_error():
     with pytest.raises(PetsError, match=":9"):
         storage.read_bytes("http://127.0.0.1:9/photo.jpg")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_names_path_and_setting_and_harms_nothing(tmp_path, monkeypatch, number):
+    url = str(tmp_path / "a.bin")
+    storage.write_bytes(url, b"before")
+
+    def fsync(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(
+        PetsError, match=r"a\.bin: cannot be written: .*set cache_dir to another"
+    ) as e:
+        storage.write_bytes(url, b"after", "cache_dir")
+    assert "What was stored before is unharmed" in str(e.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert Path(url).read_bytes() == b"before"
+
+
+def test_other_faults_of_a_write_stay_what_they_are(tmp_path):
+    with pytest.raises(KeyError), storage.writing(str(tmp_path / "a.bin")):
+        raise KeyError("mine")

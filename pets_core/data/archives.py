@@ -28,7 +28,7 @@ from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.data.files import FileEntry, Files, size_refusal, skip_reason
 from pets_core.data.images import UnreadablePhotoError
 from pets_core.download import forget_download, local_file
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, disk_fault, explain_full_disk
 
 __all__ = ["ARCHIVE_SUFFIXES", "PackedFiles", "ZipFiles", "open_archive", "pack"]
 
@@ -164,8 +164,10 @@ def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
             files.entries()
             return files
         return _open_tar(path, head, cache_dir)
-    except PetsError:
-        forget_download(path, cache_dir)
+    except PetsError as error:
+        # The archive is good, for all we know, where the cache has no room for it.
+        if disk_fault(error) is None:
+            forget_download(path, cache_dir)
         raise
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -194,7 +196,7 @@ def pack(
     folder = Path(cache_dir).expanduser() / "packed"
     folder.mkdir(parents=True, exist_ok=True)
     index, packed = folder / f"{key}.index.parquet", data or folder / f"{key}.data"
-    with lock_of(index):
+    with explain_full_disk(str(folder), "cache_dir"), lock_of(index):
         if not (index.exists() and packed.exists()):
             sweep(folder)
             beside = folder / f"{key}.partial"
@@ -207,7 +209,7 @@ def pack(
                 beside.unlink(missing_ok=True)
             columns = list(zip(*rows, strict=True)) or [()] * len(_INDEX_SCHEMA)
             arrays = [pa.array(c, f.type) for c, f in zip(columns, _INDEX_SCHEMA, strict=True)]
-            with storage.writing(str(index)) as file:
+            with storage.writing(str(index), "cache_dir") as file:
                 pq.write_table(pa.Table.from_arrays(arrays, schema=_INDEX_SCHEMA), file)
         # Data that lies elsewhere is its owner's.
         for own in (index,) if data else (index, packed):

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.data.dataset import open_parquet, read_shard, read_table
 from pets_core.data.images import decode
+from pets_core.errors import explain_full_disk
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records import DatasetManifest, Split
 
@@ -133,7 +134,7 @@ def open_decoded(
     name = f"{key}-{manifest.fingerprint}-{split}-{size}"
     files = [folder / f"{name}.{kind}" for kind in ("u8", "encoded", "ends")]
     pixels, data, ends = files
-    with lock_of(pixels):
+    with explain_full_disk(str(folder), "cache_dir"), lock_of(pixels):
         # The pixels get their name last. After a power failure they may be short.
         if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
             sweep(folder)

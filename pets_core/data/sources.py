@@ -34,7 +34,7 @@ from pets_core.data.images import (
 from pets_core.data.layout import FolderLayout, read_layout
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
-from pets_core.errors import PetsError, telling
+from pets_core.errors import PetsError, explain_full_disk, telling
 
 __all__ = ["AUTHORS_URL", "check_source", "open_photos", "open_source"]
 
@@ -317,7 +317,8 @@ def _sample(config: PipelineConfig) -> OxfordPetSource:
     if not all((folder / f"{part}.tar.gz").exists() for part in ("images", "annotations")):
         from pets_core.data.sample import write_sample
 
-        write_sample(folder, photos_per_breed=count, seed=seed)
+        with explain_full_disk(str(folder), "cache_dir"):
+            write_sample(folder, photos_per_breed=count, seed=seed)
     return _published(config, str(folder), "sample")
 
 

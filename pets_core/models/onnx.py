@@ -90,7 +90,7 @@ def export_onnx(model_url: str, url: str) -> float:
             f"{model_url}: onnxruntime's predictions differ from torch's by {difference:.1e}, "
             f"more than {TOLERANCE:.0e}: use the model folder"
         )
-    storage.write_bytes(storage.absolute(url), data)
+    storage.write_bytes(storage.absolute(url), data, "--to")
     return difference
 
 

@@ -1,6 +1,7 @@
 """Files of any holder: the same listing and bytes from every archive, and no trap is stepped in."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -16,6 +17,7 @@ from contextlib import nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -572,3 +574,22 @@ def test_a_listed_file_is_found_as_its_folder_spells_it(tmp_path, name):
     files = ListedFiles([name], partial(storage.below, str(tmp_path)))
     assert refusals(files) == {}
     assert read(files) == {name: b"x"}
+
+
+def test_a_full_cache_names_its_setting_and_keeps_the_download(tmp_path, monkeypatch, serve):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/photos.tar.gz").write_bytes(archive_of("tar.gz", CONTENT.items()))
+    url = serve(SimpleHTTPRequestHandler, directory=tmp_path / "site") + "/photos.tar.gz"
+
+    def copy(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "shutil", SimpleNamespace(copyfileobj=copy))
+        with pytest.raises(
+            PetsError, match=r"packed: cannot be written: .*set cache_dir to another"
+        ):
+            open_archive(url, str(cache))
+    assert [p.name for p in below(cache) if "downloads" in str(p)]
+    assert read(open_archive(url, str(cache))) == CONTENT
