@@ -77,10 +77,12 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
             "file": [other.path for other in others],
             "reason": [other.refusal or "not_a_photo" for other in others],
         }
-        write_table(storage.join(output_url, _SKIPPED), pa.table(skipped, _SKIPPED_SCHEMA))
+        write_table(
+            storage.join(output_url, _SKIPPED), pa.table(skipped, _SKIPPED_SCHEMA), setting="--to"
+        )
         columns = {"photo": [p.path for p in photos], "refusal": [p.refusal for p in photos]}
         table = pa.table(columns).replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
-        write_table(url, table, row_group_rows=size)
+        write_table(url, table, row_group_rows=size, setting="--to")
     return BatchPlan(
         model_url=model_url,
         url=output_url,
@@ -226,7 +228,7 @@ def write_part(
     }
     table = pa.table({name: pa.array(*column) for name, column in columns.items()})
     table = table.replace_schema_metadata({"classes": "\n".join(names), "model": plan.model_url})
-    write_table(part_url(plan, number), table)
+    write_table(part_url(plan, number), table, setting="--to")
 
 
 def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> BatchSummary:
@@ -256,7 +258,9 @@ def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> Batc
         raise RuntimeError(f"{plan.url}: not every photo of the plan was predicted exactly once")
     schema = pa.schema([("photo", pa.string()), ("error", pa.string())])
     write_table(
-        storage.join(plan.url, _UNREADABLE), pa.Table.from_pylist(unreadable, schema=schema)
+        storage.join(plan.url, _UNREADABLE),
+        pa.Table.from_pylist(unreadable, schema=schema),
+        setting="--to",
     )
     summary = BatchSummary(
         model_url=plan.model_url,
@@ -268,5 +272,6 @@ def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> Batc
         unreadable=tuple((row["photo"], row["error"]) for row in unreadable[:500]),
         photos_per_second=num_predicted / seconds if num_predicted else 0.0,
     )
-    storage.write_bytes(storage.join(plan.url, _SUMMARY), summary.model_dump_json().encode())
+    text = summary.model_dump_json()
+    storage.write_bytes(storage.join(plan.url, _SUMMARY), text.encode(), "--to")
     return summary

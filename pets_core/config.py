@@ -10,6 +10,7 @@ import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,6 +33,7 @@ __all__ = [
     "IngestConfig",
     "LRFindConfig",
     "LaunchConfig",
+    "LocalFolder",
     "ModelConfig",
     "PipelineConfig",
     "Settings",
@@ -71,6 +73,13 @@ def _types(field: FieldInfo) -> set[Any]:
     return options
 
 
+def _local_folder(value: str) -> str:
+    if "://" in value or value.startswith("file:"):
+        raise ValueError(f"{value} is a URL: give the path of a local folder")
+    return value
+
+
+LocalFolder = Annotated[str, AfterValidator(_local_folder)]
 ClassFolder = Literal["auto", "first", "last"]
 """Which of the folders around a photo names its class."""
 
@@ -519,7 +528,7 @@ class PipelineConfig(Settings):
 
     store: str = "pets-store"
     """Root of data sets and runs: a path or any fsspec URL (s3://bucket/prefix, gs://...)."""
-    cache_dir: str = "~/.cache/pets"
+    cache_dir: LocalFolder = "~/.cache/pets"
     """Local folder for downloads and decoded photos; safe to delete at any time."""
     source: SourceConfig = SourceConfig()
     ingest: IngestConfig = IngestConfig()

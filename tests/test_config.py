@@ -56,6 +56,8 @@ def test_no_number_may_be_infinite_or_none(value):
         ({"source": {"kind": "folder"}}, "source", "kind = folder needs url"),
         ({"source": {"kind": "table"}}, "source", "kind = table needs url"),
         ({"ingest": {"runner_address": "tcp://x:1"}}, "ingest", "set dask or ray"),
+        ({"cache_dir": "s3://bucket/cache"}, "cache_dir", "give the path of a local folder"),
+        ({"cache_dir": "file:///tmp/cache"}, "cache_dir", "give the path of a local folder"),
         ({"source": {"tag_columns": ["a", "b"]}}, "source", "set tags"),
         ({"source": {"group_column": "a", "group_pattern": "b"}}, "source", "leave out one"),
         ({"source": {"group_pattern": "("}}, "source", "no regular expression"),

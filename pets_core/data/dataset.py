@@ -194,9 +194,11 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
             raise PetsError(f"{url} is damaged: {error}") from error
 
 
-def write_table(url: str, table: pa.Table, row_group_rows: int | None = None) -> None:
-    """Write a Parquet file, whole or not at all."""
-    with storage.writing(url) as file:
+def write_table(
+    url: str, table: pa.Table, row_group_rows: int | None = None, setting: str = "store"
+) -> None:
+    """Write a Parquet file, whole or not at all; `setting` as of `storage.writing`."""
+    with storage.writing(url, setting) as file:
         pq.write_table(table, file, row_group_rows, compression="zstd", write_page_checksum=True)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 from xml.etree.ElementTree import ParseError
 
 from defusedxml import DefusedXmlException
@@ -429,7 +430,8 @@ def _rows(lists: dict[str, str], name: str, url: str) -> list[tuple[str, str, st
             raise PetsError(
                 f'{url}: {name} line {number} is {line!r}, expected "name class species breed"'
             )
-        rows.append((parts[0], parts[1], parts[2], parts[3]))
+        # As names in archives are.
+        rows.append((normalize("NFC", parts[0]), parts[1], parts[2], parts[3]))
     return rows
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pets_core.config import (
     NAME_PATTERN,
     LaunchConfig,
+    LocalFolder,
     LRFindConfig,
     Settings,
     TrainConfig,
@@ -166,7 +167,7 @@ class RatingsConfig(Settings):
 
     store: str = "pets-store"
     """Root of data sets and runs: a path or any fsspec URL (s3://bucket/prefix, gs://...)."""
-    cache_dir: str = "~/.cache/pets"
+    cache_dir: LocalFolder = "~/.cache/pets"
     """Local folder for downloads; safe to delete at any time."""
     ratings: RatingsSourceConfig = RatingsSourceConfig()
     recommender: RecommenderConfig = RecommenderConfig()
