@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_SURROGATES = re.compile("[\udc80-\udcff]")
 _BLOCK = 1 << 20
 _HEAD = 1 << 16
 _MAX_LINE = 1 << 24
@@ -207,15 +209,14 @@ def _by_nul_bytes(head: bytes) -> str | None:
 def _is_mostly_utf8(path: Path) -> bool:
     num_valid = 0
     num_invalid = 0
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            text = decoder.decode(block)
+    # Bytes that are not UTF-8 become lone surrogates, which no valid UTF-8 is.
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        while text := file.read(_BLOCK):
             if not text.isascii():
-                invalid = text.count("\ufffd")
+                invalid = len(_SURROGATES.findall(text))
                 num_invalid += invalid
                 num_valid += len(text) - len(text.encode("ascii", "ignore")) - invalid
-    return num_valid > num_invalid or not num_invalid + len(decoder.decode(b"", final=True))
+    return num_valid > num_invalid or num_invalid == 0
 
 
 def find_undecodable_line(path: Path, text_format: TextFormat) -> int:
@@ -313,7 +314,4 @@ def _score(
         # Of several the earlier one; where nothing is delimited, the comma.
         place = DELIMITERS.index(candidate.delimiter)
         preference = -place if has_several else place
-    is_quoted = candidate.is_quoted
-    return (
-        num_found, is_regular and has_several, has_several, is_regular, is_quoted, preference
-    )  # fmt: skip
+    return num_found, has_several, is_regular, candidate.is_quoted, preference

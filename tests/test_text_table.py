@@ -138,10 +138,13 @@ def test_a_column_of_few_values_is_read_as_codes(opened):
         # Both split each line into two: the header decides.
         ("a;b,c\n1;2,3\n", ["c"], ",", ["a;b", "c"]),
         ("a;b,c\n1;2,3\n", ["a"], ";", ["a", "b,c"]),
+        # Only a comma splits each line alike.
+        ("a,b;c\n1,2;3\n4,5;6;7\n", [], ",", ["a", "b;c"]),
         ("image\na b\n", ["image"], ",", ["image"]),
         ("image\n", [], ",", ["image"]),
         (" image ; label ;\na;b;\nc;d;\n", ["label"], ";", ["image", "label"]),
         ("image;label\na;b;\n\n  \nc;d\n", [], ";", ["image", "label"]),
+        ("image;label;\na;b;unnamed\n", [], ";", ["image", "label"]),
         ("\n\nimage;label\na;b\n", [], ";", ["image", "label"]),
         ('"image;x";"label"\r\n"a";"b;c"\r\n', [], ";", ["image;x", "label"]),
         ("id::title::genres\n1::A: B::x|y\n2::C::x|z\n", [], "::", ["id", "title", "genres"]),
@@ -172,6 +175,11 @@ def test_a_table_without_a_header_has_positions(opened):
     assert cells(table, [2, 0]) == [["5", "1"], ["4", "2"]]
     with pytest.raises(PetsError, match=r"has 3 column\(s\), no column 4"):
         table.read([3])
+
+
+def test_a_replacement_character_is_valid_utf8(opened):
+    table = opened("image,label\na,\ufffd\n")
+    assert (table.format.encoding, cells(table)) == ("utf-8", [["a", "\ufffd"]])
 
 
 def test_quotes_may_be_text(opened):
@@ -212,7 +220,7 @@ def test_a_cell_may_be_large(opened):
     assert cells(opened(written([["a", "b"], ["x" * 200_000, "y,z"]])))[0][1] == "y,z"
 
 
-LONG = "image,label\n" + "a,b\n" * 300_000
+LONG = "image,label\n" + "a,bc\n" * 300_000
 
 
 @pytest.mark.parametrize(
