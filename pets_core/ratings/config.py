@@ -24,27 +24,52 @@ __all__ = [
     "RecommenderConfig",
 ]
 
+Delimiter = Annotated[str, Field(pattern=r"^([!-~\t ]|::|tab)$")]
+
 
 class RatingsSourceConfig(Settings):
     """Where the ratings come from and how they are split."""
 
     url: str | None = None
     """Path or fsspec URL of a table with a row a rating: CSV, TSV or Parquet, or MovieLens' u.data
-    (no header: user, item, rating, time). Empty: the built-in sample."""
+    or ratings.dat (no header: user, item, rating, time). Empty: the built-in sample."""
     name: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
     """Name of the data set; empty: the last part of the URL, of u.data its folder's."""
     items_url: str | None = None
     """Path or URL of a table with the items' titles: columns for the item and title, as MovieLens'
-    movies.csv, or its u.item. Empty: items are told by their ids."""
+    movies.csv, or its u.item or movies.dat. Empty: an item's title is its id."""
     user_column: str = "auto"
     """Column with the users' ids, numbers or text. auto: userId, user_id or user."""
     item_column: str = "auto"
-    """Column with the items' ids. auto: movieId, movie_id, itemId, item_id or item."""
+    """Column with the items' ids. auto: movieId, movie_id, itemId, item_id, item, asin or
+    parent_asin."""
     rating_column: str = "auto"
     """Column with the ratings, numbers. auto: rating."""
     time_column: str | None = "auto"
     """Column with the times of the ratings: whole numbers as they are, such as seconds since 1970,
     or dates. auto: timestamp or time, where there is one; empty: times are left out."""
+    column_order: Literal["auto", "user-item", "item-user"] = "auto"
+    """Order of the first two columns of a file without a header; rating and time follow. auto: item
+    first where the ids are Amazon's (items B0..., users A...), else user first."""
+    not_rated: float | None = None
+    """Value in the rating column that means "not rated", such as Jester's 99; its rows are dropped.
+    Empty: every row is a rating."""
+    delimiter: Delimiter | None = None
+    """Delimiter of the text table: an ASCII character, :: or tab. Empty: detected among comma,
+    semicolon, tab, | and ::."""
+    encoding: str | None = None
+    """Encoding of the text table, a Python codec such as utf-8 or cp1252. Empty: detected."""
+    quoting: bool | None = None
+    """Whether cells of the text table may stand in double quotes; false: quotes are part of the
+    text. Empty: detected."""
+    decimal: Literal[".", ","] | None = None
+    """Decimal mark of the ratings in a text table. Empty: detected."""
+    items_delimiter: Delimiter | None = None
+    """As delimiter, of the table at items_url."""
+    items_encoding: str | None = None
+    """As encoding, of the table at items_url."""
+    items_quoting: bool | None = None
+    """As quoting, of the table at items_url."""
     duplicates: Literal["refuse", "last"] = "refuse"
     """What becomes of several ratings of one item by one user. last: the newest is kept, and where
     times do not tell, the one in the latest row."""

@@ -1,45 +1,56 @@
-"""The forms in which tables of ratings and titles come: CSV, TSV, MovieLens' own, Parquet."""
+"""Files with ratings or titles: text tables, with or without a header, and Parquet."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsSourceConfig
+from pets_core.text_table import TextOptions, TextTable, open_text_table
 
-__all__ = ["TableFile", "check_tables", "choose_columns"]
+__all__ = ["WHOLE_NUMBER", "TableFile", "check_tables", "choose_columns"]
 
-_HEAD_BYTES = 1 << 16
-_ARCHIVE_MARKS = (b"PK\x03\x04", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ")
+WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
+"""A whole number in text, in the one way it is usually written."""
+_MAX_COLUMNS_WITHOUT_HEADER = 30
 
 
 class TableFile:
-    """A file with columns, whatever its form.
+    """A text table (see `pets_core.text_table`) or a Parquet file.
 
-    Of a text file the first line tells the form: marks between the columns are tabs, or "|" in
-    MovieLens' u.item (Latin-1, its quotes are part of the text), or commas; and a line with a
-    number for a rating, or of u.item, is no header.
+    The first row of a text table is a header, unless its first or third cell is a number and none
+    is an expected name.
 
     Args:
         url: Path or fsspec URL; a name that ends in .parquet is taken for Parquet.
         cache_dir: Local folder for downloads.
         positions: Names of the columns of a file without a header.
+        expected: Names that a header may hold.
+        options: Settings of the text's format.
     """
 
-    def __init__(self, url: str, cache_dir: str, positions: Sequence[str]) -> None:
-        # A signed URL is good for fetching, and for nobody to read.
+    def __init__(
+        self,
+        url: str,
+        cache_dir: str,
+        positions: Sequence[str],
+        expected: Sequence[str] = (),
+        options: TextOptions | None = None,
+    ) -> None:
+        # The query of a signed URL is a secret.
         self.url = storage.without_query(url)
         self._path = local_file(url, cache_dir)
         self._is_parquet = self.url.lower().endswith(".parquet")
         self._positions = positions
+        self._expected = frozenset([*positions, *expected])
+        self._options = options
 
     @cached_property
     def names(self) -> list[str]:
@@ -49,75 +60,81 @@ class TableFile:
                 return list(pq.read_schema(self._path).names)
             except (pa.ArrowInvalid, OSError) as error:
                 raise PetsError(f"{self.url} is no Parquet file: {error}") from error
-        if not self._has_header:
-            others = range(len(self._positions) + 1, len(self._first) + 1)
-            return [*self._positions, *(f"column {n}" for n in others)][: len(self._first)]
-        return self._first
+        if self.has_header:
+            return self._text.names
+        num_named = min(len(self._positions), len(self._text.names))
+        return [*self._positions[:num_named], *self._text.names[num_named:]]
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the file names its columns."""
+        return self._is_parquet or self._is_header(self._text.first_row)
+
+    @property
+    def delimiter(self) -> str:
+        """Of a text table; empty for Parquet."""
+        return "" if self._is_parquet else self._text.format.delimiter
 
     def read(self, columns: Mapping[str, pa.DataType | None]) -> pa.Table:
         """Read columns by their names.
 
         Args:
-            columns: In text, the type to read each as; None: as its values look. Parquet has types.
+            columns: In text, the type to read each as: string, dictionary<int32, string>, or None:
+                int64 where all values are whole numbers, else string. Parquet has types.
 
         Raises:
             PetsError: The file is damaged, or has no rows.
         """
-        try:
-            table = self._read_parquet(columns) if self._is_parquet else self._read_text(columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise PetsError(f"{self.url} is damaged: {error}") from error
+        table = self._read_parquet(columns) if self._is_parquet else self._read_text(columns)
         if not table.num_rows:
             raise PetsError(f"{self.url} has no rows: set another URL")
         return table
 
     def _read_parquet(self, columns: Mapping[str, pa.DataType | None]) -> pa.Table:
-        table = pq.ParquetFile(self._path).read(columns=list(columns))
+        try:
+            table = pq.ParquetFile(self._path).read(columns=list(columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PetsError(f"{self.url} is damaged: {error}") from error
         return pa.table({name: _decoded(table[name]) for name in columns})
 
     def _read_text(self, columns: Mapping[str, pa.DataType | None]) -> pa.Table:
-        piped = self._delimiter == "|"
-        return pa.csv.read_csv(
+        # Repeated names are refused by `choose_columns`.
+        positions = [self.names.index(name) for name in columns]
+        kinds = list(columns.values())
+        coded = [
+            position
+            for position, kind in zip(positions, kinds, strict=True)
+            if kind is not None and pa.types.is_dictionary(kind)
+        ]
+        arrays: list[list[pa.Array]] = [[] for _ in positions]
+        for chunk in self._text.chunks(positions, coded):
+            for parts, column, kind in zip(arrays, chunk.columns, kinds, strict=True):
+                array = column.combine_chunks()
+                parts.append(_whole_numbers(array) if kind is None else array)
+        return pa.table([_one_type(parts) for parts in arrays], list(columns))
+
+    @cached_property
+    def _text(self) -> TextTable:
+        table = open_text_table(
             self._path,
-            pa.csv.ReadOptions(
-                column_names=self.names,
-                skip_rows=int(self._has_header),
-                encoding="latin-1" if piped else "utf8",
-            ),
-            pa.csv.ParseOptions(delimiter=self._delimiter, quote_char=False if piped else '"'),
-            pa.csv.ConvertOptions(
-                include_columns=list(columns),
-                column_types={name: kind for name, kind in columns.items() if kind is not None},
-            ),
+            self._expected,
+            has_header=self._is_header,
+            options=self._options,
+            url=self.url,
         )
-
-    @cached_property
-    def _head(self) -> str:
-        """The first line."""
-        with self._path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-        if head.startswith(_ARCHIVE_MARKS):
+        num_columns = len(table.names)
+        if not self._is_header(table.first_row) and num_columns > _MAX_COLUMNS_WITHOUT_HEADER:
             raise PetsError(
-                f"{self.url} is compressed: unpack it, or name the file in it, as "
-                "zip://ml-100k/u.data::https://.../ml-100k.zip does"
+                f"{self.url} has {num_columns} columns and no header ({table.format}): write a row "
+                "for each rating, with user, item and rating; a matrix of users and items is not "
+                "read"
             )
-        lines = head.decode("utf-8-sig", errors="replace").splitlines()
-        if not lines or not lines[0].strip():
-            raise PetsError(f"{self.url} is empty or begins with an empty line")
-        return lines[0]
+        return table
 
-    @property
-    def _delimiter(self) -> str:
-        return next((mark for mark in "\t|" if mark in self._head), ",")
-
-    @cached_property
-    def _first(self) -> list[str]:
-        """The columns of the first line."""
-        return [name.strip() for name in next(csv.reader([self._head], delimiter=self._delimiter))]
-
-    @property
-    def _has_header(self) -> bool:
-        return self._delimiter != "|" and not (len(self._first) > 2 and _is_number(self._first[2]))
+    def _is_header(self, first_row: Sequence[str]) -> bool:
+        cells = [cell.strip() for cell in first_row]
+        has_number = _is_number(cells[0]) or (len(cells) > 2 and _is_number(cells[2]))
+        return not has_number or not self._expected.isdisjoint(cells)
 
 
 def choose_columns(
@@ -163,6 +180,20 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Without a dictionary, which may have entries that no row has."""
     is_dictionary = pa.types.is_dictionary(column.type)
     return column.cast(column.type.value_type) if is_dictionary else column
+
+
+def _whole_numbers(text: pa.Array) -> pa.Array:
+    """Text as int64 where every value is a whole number; else as it is."""
+    trimmed = pc.utf8_trim_whitespace(text)
+    is_whole = pc.all(pc.match_substring_regex(trimmed, WHOLE_NUMBER)).as_py()
+    return trimmed.cast(pa.int64()) if is_whole else text
+
+
+def _one_type(arrays: list[pa.Array]) -> pa.ChunkedArray:
+    """The arrays as one column; as text where some are text and others numbers."""
+    if len({array.type for array in arrays}) > 1:
+        arrays = [array.cast(pa.string()) for array in arrays]
+    return pa.chunked_array(arrays, None if arrays else pa.string())
 
 
 def _is_number(text: str) -> bool:

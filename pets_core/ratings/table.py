@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -13,22 +14,29 @@ import pyarrow.compute as pc
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
-from pets_core.ratings.files import TableFile, choose_columns
+from pets_core.ratings.files import WHOLE_NUMBER, TableFile, choose_columns
+from pets_core.text_numbers import parse_numbers
+from pets_core.text_table import TextOptions
 
 __all__ = ["RatingsTable", "read_ratings", "read_titles"]
 
 _KNOWN = {
     "user": ("userId", "user_id", "user"),
-    "item": ("movieId", "movie_id", "itemId", "item_id", "item"),
+    "item": ("movieId", "movie_id", "itemId", "item_id", "item", "asin", "parent_asin"),
     "rating": ("rating",),
     "time": ("timestamp", "time"),
 }
 """Names that "auto" looks for."""
 _CODES = pa.dictionary(pa.int32(), pa.string())
 """Ten million ratings have few users, items and marks: each is parsed once, and counted by code."""
-_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_WHOLE_FLOAT = r"^-?[0-9]+\.0+$"
 _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}.*)?$"
+_WITH_ZONE = r"(Z|[+-][0-9]{2}:?[0-9]{2})$"
+_AMAZON_USER = r"^(A[0-9A-Z]{11,}|#oc-.*)$"
+_AMAZON_ASIN = r"^B0[0-9A-Z]{8}$"
+_AMAZON_ITEM = r"^(B0[0-9A-Z]{8}|[0-9]{9}[0-9X])$"
+"""An ASIN, or the ISBN of a book."""
+_AMAZON_SHARE = 0.9
 
 
 class RatingsTable(NamedTuple):
@@ -61,13 +69,23 @@ def read_ratings(source: RatingsSourceConfig, cache_dir: str) -> RatingsTable:
             all ratings are one, or a user rated an item twice and `ratings.duplicates` refuses.
     """
     assert source.url is not None
-    file = TableFile(source.url, cache_dir, positions=tuple(_KNOWN))
+    positions = ("item", "user") if source.column_order == "item-user" else ("user", "item")
+    file = TableFile(
+        source.url,
+        cache_dir,
+        positions=(*positions, "rating", "time"),
+        expected=_expected(source, _KNOWN),
+        options=TextOptions(source.delimiter, source.encoding, source.quoting, "ratings."),
+    )
     columns = choose_columns(file, _wanted(source, file), _KNOWN)
     types = {name: None if kind == "time" else _CODES for kind, name in columns.items()}
     read = file.read(types)
+    if source.column_order == "auto" and not file.has_header:
+        columns = _amazon_order(read, columns, file.url)
+    read = _without_unrated(read, columns["rating"], source, file)
     users, user_ids = _ids(read[columns["user"]], columns["user"], file.url)
     items, item_ids = _ids(read[columns["item"]], columns["item"], file.url)
-    ratings, y_range = _ratings(read[columns["rating"]], columns["rating"], source, file.url)
+    ratings, y_range = _ratings(read[columns["rating"]], columns["rating"], source, file)
     time = columns.get("time")
     times = None if time is None else _times(read[time], time, file.url)
     table = RatingsTable(users, items, ratings, times, user_ids, item_ids, y_range)
@@ -84,12 +102,22 @@ def read_titles(
     """
     if source.items_url is None:
         return item_ids
-    file = TableFile(source.items_url, cache_dir, positions=("item", "title"))
     known = {"item": (*_KNOWN["item"], "id"), "title": ("title", "name")}
+    options = TextOptions(
+        source.items_delimiter, source.items_encoding, source.items_quoting, "ratings.items_"
+    )
+    file = TableFile(
+        source.items_url,
+        cache_dir,
+        positions=("item", "title"),
+        expected=_expected(source, known),
+        options=options,
+    )
     wanted = {"item": source.item_column, "title": "auto"}
     columns = choose_columns(file, wanted, known)
     read = file.read(dict.fromkeys(columns.values(), pa.string()))
     ids, titles = (_text(read[columns[kind]]).combine_chunks() for kind in ("item", "title"))
+    ids = _without_point_zero(ids)
     if repeated := [row["values"] for row in ids.value_counts().to_pylist() if row["counts"] > 1]:
         raise PetsError(f"{file.url}: {len(repeated)} item(s) are there twice, first {repeated[0]}")
     places = pc.index_in(item_ids, ids)
@@ -102,6 +130,77 @@ def read_titles(
     found = titles.take(places)
     untitled = pc.fill_null(pc.equal(found, ""), True)
     return pc.if_else(untitled, item_ids, found)
+
+
+def _expected(source: RatingsSourceConfig, known: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names that the header may hold."""
+    named = [getattr(source, f"{kind}_column", None) for kind in known]
+    return [name for names in known.values() for name in names] + [
+        name for name in named if name not in (None, "auto")
+    ]
+
+
+def _amazon_order(read: pa.Table, columns: dict[str, str], url: str) -> dict[str, str]:
+    """The columns, with user and item exchanged where the ids are Amazon's and the item is first.
+
+    Raises:
+        PetsError: Only one of the first two columns has ids of such a form, in the place of the
+            other.
+    """
+
+    def values(kind: str) -> pa.Array:
+        return _text(_encoded(read[columns[kind]], columns[kind], url)[1])
+
+    def share(ids: pa.Array, pattern: str) -> float:
+        return pc.mean(pc.match_substring_regex(ids, pattern)).as_py() or 0.0
+
+    first, second = values("user"), values("item")
+    # Books have numbers, as users of other sources do: some other ASIN must be there.
+    has_asin = share(first, _AMAZON_ASIN) > 0
+    first_is_item = has_asin and share(first, _AMAZON_ITEM) >= _AMAZON_SHARE
+    second_is_user = share(second, _AMAZON_USER) >= _AMAZON_SHARE
+    if first_is_item and second_is_user:
+        return columns | {"user": columns["item"], "item": columns["user"]}
+    if first_is_item or second_is_user:
+        found = (
+            "first column has ids as Amazon's items"
+            if first_is_item
+            else ("second column has ids as Amazon's users")
+        )
+        raise PetsError(
+            f"{url} has no header; its {found}, but the other has no ids of that kind: set "
+            "ratings.column_order to user-item or item-user"
+        )
+    return columns
+
+
+def _without_unrated(
+    read: pa.Table, name: str, source: RatingsSourceConfig, file: TableFile
+) -> pa.Table:
+    """The rows whose rating is not `ratings.not_rated`.
+
+    Raises:
+        PetsError: No row is left.
+    """
+    if source.not_rated is None:
+        return read
+    codes, values = _encoded(read[name], name, file.url)
+    is_unrated = _numbers(values, name, source, file) == source.not_rated
+    rows = np.append(~is_unrated, True)[codes]
+    if not rows.any():
+        raise PetsError(
+            f"{file.url}: every {name} is ratings.not_rated = {source.not_rated:g}: set the value "
+            "that means not rated, or leave it empty"
+        )
+    kept = read.filter(pa.array(rows))
+    return pa.table({name: _without_unused_codes(kept[name]) for name in kept.column_names})
+
+
+def _without_unused_codes(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column; its dictionary, if it has one, without values that no row has."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    return column.cast(column.type.value_type).dictionary_encode()
 
 
 def _wanted(source: RatingsSourceConfig, file: TableFile) -> dict[str, str]:
@@ -145,12 +244,12 @@ def _ids(
 ) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
     """Places of the rows' ids among the sorted ids, int32 (N,), and those ids."""
     codes, values = _encoded(column, name, url)
-    values = _text(_whole(values, name, url))
+    values = _without_point_zero(_text(_whole(values, name, url)))
     missing = np.append(pc.equal(values, "").to_numpy(zero_copy_only=False), True)[codes]
     if missing.any():
         _refuse(url, missing, f"has no {name}", "remove such rows, or give them ids")
     ids = values.unique()
-    whole = pc.all(pc.match_substring_regex(ids, _WHOLE)).as_py()
+    whole = pc.all(pc.match_substring_regex(ids, WHOLE_NUMBER)).as_py()
     ids = ids.take(pc.sort_indices(ids.cast(pa.int64()) if whole else ids))
     return pc.index_in(values, ids).to_numpy()[codes], ids
 
@@ -166,12 +265,22 @@ def _whole(values: pa.Array, name: str, url: str) -> pa.Array:
     raise PetsError(f"{url} has {kind} as {name}: expected whole numbers or text")
 
 
+def _without_point_zero(ids: pa.StringArray) -> pa.StringArray:
+    """Ids without ".0", which pandas writes where a column has gaps, if all are whole numbers."""
+    is_float = pc.match_substring_regex(ids, _WHOLE_FLOAT)
+    is_number = pc.or_(is_float, pc.match_substring_regex(ids, WHOLE_NUMBER))
+    if not pc.all(is_number).as_py():
+        return ids
+    return pc.replace_substring_regex(ids, r"\.0+$", "")
+
+
 def _ratings(
-    column: pa.ChunkedArray, name: str, source: RatingsSourceConfig, url: str
+    column: pa.ChunkedArray, name: str, source: RatingsSourceConfig, file: TableFile
 ) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
     """Ratings float32 (N,), and the lowest and highest of the scale."""
+    url = file.url
     codes, values = _encoded(column, name, url)
-    numbers = np.append(_numbers(values, name, url), np.nan)
+    numbers = np.append(_numbers(values, name, source, file), np.nan)
     with np.errstate(over="ignore"):
         rounded = numbers.astype(np.float32)
 
@@ -195,14 +304,21 @@ def _ratings(
     return rounded[codes], (low, high)
 
 
-def _numbers(values: pa.Array, name: str, url: str) -> npt.NDArray[np.float64]:
-    """What values are as numbers, float64; NaN where they are none."""
+def _numbers(
+    values: pa.Array, name: str, source: RatingsSourceConfig, file: TableFile
+) -> npt.NDArray[np.float64]:
+    """Values as numbers, float64; NaN where they are none."""
     kind = values.type
     if _is_text(kind):
-        text = _text(values)
-        values = pc.if_else(pc.match_substring_regex(text, _NUMBER), text, "nan")
-    elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
-        raise PetsError(f"{url} has {kind} as {name}: expected numbers")
+        return parse_numbers(
+            values,
+            source.decimal,
+            delimiter=file.delimiter,
+            setting="ratings.decimal",
+            where=f"{file.url}: column {name}",
+        )
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        raise PetsError(f"{file.url} has {kind} as {name}: expected numbers")
     return np.asarray(values.cast(pa.float64()).to_numpy())
 
 
@@ -214,18 +330,21 @@ def _times(column: pa.ChunkedArray, name: str, url: str) -> npt.NDArray[np.int64
         _refuse(url, column.is_null().to_numpy(), f"has no {name}", remedy)
     kind = column.type
     if _is_text(kind):
-        text = _text(column)
+        column = text = _text(column)
         is_date = pc.match_substring_regex(text, _DATE)
-        matches = is_date if is_date[0].as_py() else pc.match_substring_regex(text, _WHOLE)
+        matches = is_date if is_date[0].as_py() else pc.match_substring_regex(text, WHOLE_NUMBER)
         bad = ~matches.to_numpy()
         if bad.any():
-            value = column[int(bad.argmax())].as_py()
-            _refuse(url, bad, f"has {name} = {value!r}, {expected}", remedy)
-        column, kind = text, pa.timestamp("s") if is_date[0].as_py() else pa.int64()
+            value = text[int(bad.argmax())].as_py()
+            fault = f"has {name} = {value!r}, {expected}" if value else f"has no {name}"
+            _refuse(url, bad, fault, remedy)
+        has_zone = pc.match_substring_regex(text.slice(0, 1), _WITH_ZONE)[0].as_py()
+        date = pa.timestamp("ns", "UTC" if has_zone else None)
+        kind = date if is_date[0].as_py() else pa.int64()
     try:
         if pa.types.is_temporal(kind):
             zone = getattr(kind, "tz", None)
-            column = column.cast(pa.timestamp("s", zone), safe=False)
+            column = column.cast(kind).cast(pa.timestamp("s", zone), safe=False)
         return np.asarray(column.cast(pa.int64()).to_numpy())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise PetsError(f"{url} has {kind} as {name}: {expected} ({error})") from error

@@ -27,7 +27,7 @@ def read(tmp_path):
             path = path.with_suffix(".parquet")
             pq.write_table(pa.table(content), path)
         else:
-            path.write_text(content)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
         config = RatingsSourceConfig(url=str(path), **source)
         return read_ratings(config, str(tmp_path / "cache"))
 
@@ -56,6 +56,10 @@ WANTED = [("9", "1", 3.5), ("9", "3", 5.0), ("10", "1", 4.0), ("10", "20", 1.0)]
         (csv(COLUMNS, "\t", header=False), "u.data"),
         (csv({n: COLUMNS[n] for n in reversed(COLUMNS)}), "other-order.csv"),
         (csv(COLUMNS).replace(",", ", "), "blanks.csv"),
+        (csv(COLUMNS, "::", header=False), "ratings.dat"),
+        (csv(COLUMNS, ";").replace(".", ","), "decimal-comma.csv"),
+        (csv(COLUMNS | {"userId": ["10", "9.0", "9", "10.00"]}), "floats-as-ids.csv"),
+        (csv(COLUMNS).encode("utf-16"), "utf-16.csv"),
         (COLUMNS, "ints.parquet"),
         (COLUMNS | {"userId": pa.array(map(str, USERS), pa.large_string())}, "text.parquet"),
         (COLUMNS | {"userId": pa.array(USERS, pa.float64())}, "pandas.parquet"),
@@ -125,6 +129,79 @@ def test_times_in_parquet(read, times):
     assert read(COLUMNS | {"timestamp": times}).times.tolist() == [86_400] * 4
 
 
+@pytest.mark.parametrize("ids", [["1.0", "b", "2"], ["1.5", "1.0", "2"]])
+def test_ids_that_are_not_all_whole_numbers_stay(read, ids):
+    table = read(csv({"user": ids, "item": ids, "rating": [1, 2, 3]}))
+    assert sorted(table.user_ids.to_pylist()) == sorted(ids)
+
+
+AMAZON_USERS = ["A2CX7LUOKB2NDG", "#oc-R11D9D7SHXIJB9", "AGKHLEW2SOWHNMFQIJGBECAF7INQ"]
+AMAZON_ITEMS = ["B00004Z5M1", "032173294X", "0321732944"]
+
+
+def amazon(first: list[str], second: list[str]) -> str:
+    return csv({"a": first, "b": second, "c": [1, 2, 3], "d": [7, 8, 9]}, header=False)
+
+
+def test_amazons_order_is_detected(read):
+    wanted = sorted(zip(AMAZON_USERS, AMAZON_ITEMS, [1.0, 2.0, 3.0], strict=True))
+    assert sorted(told(read(amazon(AMAZON_ITEMS, AMAZON_USERS)))) == wanted
+    assert sorted(told(read(amazon(AMAZON_USERS, AMAZON_ITEMS)))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "order", "fault"),
+    [
+        (AMAZON_ITEMS, ["7", "8", "9"], "item-user", r"its first column has ids as Amazon's items"),
+        (["x", "y", "z"], AMAZON_USERS, "item-user", r"its second column has .* Amazon's users"),
+        (["7", "8", "9"], ["x", "y", "z"], "user-item", None),
+        (["0321732944", "7", "8"], ["x", "y", "z"], "user-item", None),
+    ],
+)
+def test_another_order_is_set(read, first, second, order, fault):
+    content = amazon(first, second)
+    if fault:
+        with pytest.raises(PetsError, match=fault + ".*set ratings.column_order to user-item or"):
+            read(content)
+    else:
+        assert told(read(content)) == told(read(content, column_order="user-item"))
+    found = read(content, column_order=order)
+    users, items = (second, first) if order == "item-user" else (first, second)
+    assert sorted(told(found)) == sorted(zip(users, items, [1.0, 2.0, 3.0], strict=True))
+
+
+def test_a_value_may_mean_not_rated(read):
+    columns = COLUMNS | {"rating": [99, -7.82, 8.79, 99.0]}
+    table = read(csv(columns), not_rated=99)
+    assert told(table) == [("9", "1", pytest.approx(-7.82)), ("9", "3", pytest.approx(8.79))]
+    assert (table.y_range, table.times.tolist()) == ((-7.82, 8.79), [30, 20])
+    assert table.user_ids.to_pylist() == ["9"]
+    assert told(read(columns, not_rated=99)) == told(table)
+    with pytest.raises(PetsError, match=r"every rating is ratings.not_rated = 99: set"):
+        read(csv(COLUMNS | {"rating": [99] * 4}), not_rated=99)
+
+
+@pytest.mark.parametrize(
+    ("content", "source"),
+    [
+        (csv(COLUMNS, "^"), {"delimiter": "^"}),
+        (csv(COLUMNS, "\t"), {"delimiter": "tab"}),
+        (csv(COLUMNS).encode("cp037"), {"encoding": "cp037"}),
+        (csv(COLUMNS, ";").replace(".", ","), {"decimal": ","}),
+    ],
+)
+def test_the_format_may_be_set(read, content, source):
+    assert told(read(content, **source)) == WANTED
+
+
+def test_an_ambiguous_decimal_mark_is_refused(read):
+    columns = COLUMNS | {"rating": ['"1,000"', '"2,000"', '"3,000"', '"4,000"']}
+    with pytest.raises(PetsError, match=r"column rating: '1,000' is ambiguous.*ratings\.decimal"):
+        read(csv(columns))
+    assert read(csv(columns), decimal=",").y_range == (1, 4)
+    assert read(csv(columns), decimal=".").y_range == (1000, 4000)
+
+
 def test_times_may_be_left_out(read):
     assert read(csv(COLUMNS), time_column=None).times is None
     broken = COLUMNS | {"timestamp": ["x"] * 4}
@@ -167,7 +244,7 @@ def changed(**values) -> dict[str, list]:
         (changed(movieId=" "), {}, "row 3 has no movieId"),
         (changed(timestamp=""), {}, "row 3 has no timestamp: mend .*time_column = null"),
         (changed(timestamp="soon"), {}, "row 3 has timestamp = 'soon', expected whole numbers"),
-        (changed(timestamp="1.5"), {}, "has double as timestamp: expected whole numbers"),
+        (changed(timestamp="1.5"), {}, "row 3 has timestamp = '1.5', expected whole numbers"),
         (changed(timestamp="2024-01-01"), {}, "row 3 has timestamp = '2024-01-01', expected"),
         (COLUMNS | {"timestamp": ["2024-13-01"] * 4}, {}, "as timestamp: expected whole numbers"),
         (COLUMNS | {"rating": [3] * 4}, {}, "every rating is 3, from which nothing can be learned"),
@@ -256,6 +333,20 @@ def titles(tmp_path, content: str, name: str = "movies.csv", encoding: str = "ut
 )
 def test_titles_in_every_form(tmp_path, name, content):
     assert titles(tmp_path, content, name) == ["Zoë", "2", "Bœuf, Le", "4"]
+
+
+def test_titles_of_movielens_1m(tmp_path):
+    content = "1.0::Zoë: Part 2 (1995)::Comedy|Drama\n3.0::A::B\n"
+    found = titles(tmp_path, content, "movies.dat", "latin-1")
+    assert found == ["Zoë: Part 2 (1995)", "2", "A", "4"]
+
+
+def test_the_format_of_titles_may_be_set(tmp_path):
+    found = titles(
+        tmp_path, "item^title\n1^Žižka\n", "a.csv", "cp1250",
+        items_delimiter="^", items_encoding="cp1250",
+    )  # fmt: skip
+    assert found[0] == "Žižka"
 
 
 def test_titles_of_movielens_u_item(tmp_path):
