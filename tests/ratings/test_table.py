@@ -155,7 +155,7 @@ def test_amazons_order_is_detected(read):
         (AMAZON_ITEMS, ["7", "8", "9"], "item-user", r"its first column has ids as Amazon's items"),
         (["x", "y", "z"], AMAZON_USERS, "item-user", r"its second column has .* Amazon's users"),
         (["7", "8", "9"], ["x", "y", "z"], "user-item", None),
-        (["0321732944", "7", "8"], ["x", "y", "z"], "user-item", None),
+        (["0321732944", "0321732945", "0321732946"], ["x", "y", "z"], "user-item", None),
     ],
 )
 def test_another_order_is_set(read, first, second, order, fault):
@@ -168,6 +168,19 @@ def test_another_order_is_set(read, first, second, order, fault):
     found = read(content, column_order=order)
     users, items = (second, first) if order == "item-user" else (first, second)
     assert sorted(told(found)) == sorted(zip(users, items, [1.0, 2.0, 3.0], strict=True))
+
+
+def test_a_header_or_a_setting_outweighs_the_form_of_ids(read):
+    wanted = sorted(zip(AMAZON_ITEMS, AMAZON_USERS, [1.0, 2.0, 3.0], strict=True))
+    content = amazon(AMAZON_ITEMS, AMAZON_USERS)
+    assert sorted(told(read(content, column_order="user-item"))) == wanted
+    assert sorted(told(read("userId,movieId,rating,time\n" + content))) == wanted
+
+
+def test_expected_names_tell_header_and_delimiter(read, tmp_path):
+    columns = {"userId": USERS, "movieId": ITEMS, "5": STARS, "note;x": ["a;b"] * 4}
+    assert told(read(csv(columns), rating_column="5")) == WANTED
+    assert titles(tmp_path, "1,name\n1,A\n", item_column="1")[0] == "A"
 
 
 def test_a_value_may_mean_not_rated(read):
@@ -198,6 +211,7 @@ def test_an_ambiguous_decimal_mark_is_refused(read):
     columns = COLUMNS | {"rating": ['"1,000"', '"2,000"', '"3,000"', '"4,000"']}
     with pytest.raises(PetsError, match=r"column rating: '1,000' is ambiguous.*ratings\.decimal"):
         read(csv(columns))
+    assert read(csv(columns, ";")).y_range == (1, 4)
     assert read(csv(columns), decimal=",").y_range == (1, 4)
     assert read(csv(columns), decimal=".").y_range == (1000, 4000)
 
@@ -343,10 +357,10 @@ def test_titles_of_movielens_1m(tmp_path):
 
 def test_the_format_of_titles_may_be_set(tmp_path):
     found = titles(
-        tmp_path, "item^title\n1^Žižka\n", "a.csv", "cp1250",
+        tmp_path, "item^title\n1^Dvořák\n", "a.csv", "cp1250",
         items_delimiter="^", items_encoding="cp1250",
     )  # fmt: skip
-    assert found[0] == "Žižka"
+    assert found[0] == "Dvořák"
 
 
 def test_titles_of_movielens_u_item(tmp_path):
