@@ -218,7 +218,8 @@ def _open(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
             f"{url} fails its checksum (its SHA-256 is not the manifest's): restore it, or remove "
             "the folder and ingest again"
         )
-    return open_parquet(pa.BufferReader(data)).read()
+    # A thread of Arrow's that frees Python's bytes while the interpreter ends aborts the process.
+    return open_parquet(pa.BufferReader(data)).read(use_threads=False)
 
 
 def _read(source: RatingsSourceConfig, cache_dir: str) -> tuple[RatingsTable, pa.StringArray]:

@@ -111,5 +111,5 @@ def steps_table(steps: list[dict[str, Any]]) -> bytes:
 
 def read_steps(data: bytes) -> list[dict[str, Any]]:
     """The rows of a `steps_table`, without what is null."""
-    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    rows = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False).to_pylist()
     return [{key: value for key, value in row.items() if value is not None} for row in rows]

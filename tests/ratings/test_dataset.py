@@ -3,6 +3,8 @@
 import io
 import random
 import re
+import subprocess
+import sys
 import tempfile
 import zipfile
 from contextlib import contextmanager
@@ -316,3 +318,29 @@ def test_a_file_in_an_archive(tmp_path):
     manifest = ingest(tmp_path, **places)
     assert manifest.name == "ml-100k"
     assert read_vocabulary(manifest).titles[4] == "Zoë"
+
+
+COUNT_THREADS = """
+import sys
+from pathlib import Path
+from pets_core.ratings.dataset import load_ratings_manifest, open_ratings, read_vocabulary
+
+def threads():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return len([name for name in names if not name.startswith("jemalloc")])
+
+manifest = load_ratings_manifest(sys.argv[1])
+before = threads()
+open_ratings(manifest, "train")
+read_vocabulary(manifest)
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads under /proc")
+def test_reading_starts_no_thread_that_could_outlive_the_interpreter(tmp_path, table):
+    """Arrow's threads free Python's bytes: while the interpreter ends, that aborts the process."""
+    manifest = ingest(tmp_path, url=str(table))
+    command = [sys.executable, "-c", COUNT_THREADS, manifest.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
