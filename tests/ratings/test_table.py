@@ -39,7 +39,7 @@ def csv(columns: Mapping[str, list], mark: str = ",", header: bool = True) -> st
     return "".join(mark.join(map(str, row)) + "\n" for row in rows)
 
 
-def told(table: RatingsTable) -> list[tuple[str, str, float]]:
+def named_ratings(table: RatingsTable) -> list[tuple[str, str, float]]:
     """Each rating with the ids of its user and item."""
     users, items = table.user_ids.take(table.users), table.item_ids.take(table.items)
     return list(zip(users.to_pylist(), items.to_pylist(), table.ratings.tolist(), strict=True))
@@ -70,7 +70,7 @@ WANTED = [("9", "1", 3.5), ("9", "3", 5.0), ("10", "1", 4.0), ("10", "20", 1.0)]
 )
 def test_every_form_says_the_same(read, content, name):
     table = read(content, name)
-    assert told(table) == WANTED
+    assert named_ratings(table) == WANTED
     assert table.times.tolist() == [30, 20, 40, 10]
     assert [table.user_ids.to_pylist(), table.item_ids.to_pylist()] == [
         ["9", "10"],
@@ -145,8 +145,8 @@ def amazon(first: list[str], second: list[str]) -> str:
 
 def test_amazons_order_is_detected(read):
     wanted = sorted(zip(AMAZON_USERS, AMAZON_ITEMS, [1.0, 2.0, 3.0], strict=True))
-    assert sorted(told(read(amazon(AMAZON_ITEMS, AMAZON_USERS)))) == wanted
-    assert sorted(told(read(amazon(AMAZON_USERS, AMAZON_ITEMS)))) == wanted
+    assert sorted(named_ratings(read(amazon(AMAZON_ITEMS, AMAZON_USERS)))) == wanted
+    assert sorted(named_ratings(read(amazon(AMAZON_USERS, AMAZON_ITEMS)))) == wanted
 
 
 @pytest.mark.parametrize(
@@ -164,32 +164,37 @@ def test_another_order_is_set(read, first, second, order, fault):
         with pytest.raises(PetsError, match=fault + ".*set ratings.column_order to user-item or"):
             read(content)
     else:
-        assert told(read(content)) == told(read(content, column_order="user-item"))
+        assert named_ratings(read(content)) == named_ratings(
+            read(content, column_order="user-item")
+        )
     found = read(content, column_order=order)
     users, items = (second, first) if order == "item-user" else (first, second)
-    assert sorted(told(found)) == sorted(zip(users, items, [1.0, 2.0, 3.0], strict=True))
+    assert sorted(named_ratings(found)) == sorted(zip(users, items, [1.0, 2.0, 3.0], strict=True))
 
 
 def test_a_header_or_a_setting_outweighs_the_form_of_ids(read):
     wanted = sorted(zip(AMAZON_ITEMS, AMAZON_USERS, [1.0, 2.0, 3.0], strict=True))
     content = amazon(AMAZON_ITEMS, AMAZON_USERS)
-    assert sorted(told(read(content, column_order="user-item"))) == wanted
-    assert sorted(told(read("userId,movieId,rating,time\n" + content))) == wanted
+    assert sorted(named_ratings(read(content, column_order="user-item"))) == wanted
+    assert sorted(named_ratings(read("userId,movieId,rating,time\n" + content))) == wanted
 
 
-def test_expected_names_tell_header_and_delimiter(read, tmp_path):
+def test_expected_names_decide_on_header_and_delimiter(read, tmp_path):
     columns = {"userId": USERS, "movieId": ITEMS, "5": STARS, "note;x": ["a;b"] * 4}
-    assert told(read(csv(columns), rating_column="5")) == WANTED
+    assert named_ratings(read(csv(columns), rating_column="5")) == WANTED
     assert titles(tmp_path, "1,name\n1,A\n", item_column="1")[0] == "A"
 
 
 def test_a_value_may_mean_not_rated(read):
     columns = COLUMNS | {"rating": [99, -7.82, 8.79, 99.0]}
     table = read(csv(columns), not_rated=99)
-    assert told(table) == [("9", "1", pytest.approx(-7.82)), ("9", "3", pytest.approx(8.79))]
+    assert named_ratings(table) == [
+        ("9", "1", pytest.approx(-7.82)),
+        ("9", "3", pytest.approx(8.79)),
+    ]
     assert (table.y_range, table.times.tolist()) == ((-7.82, 8.79), [30, 20])
     assert table.user_ids.to_pylist() == ["9"]
-    assert told(read(columns, not_rated=99)) == told(table)
+    assert named_ratings(read(columns, not_rated=99)) == named_ratings(table)
     with pytest.raises(PetsError, match=r"every rating is ratings.not_rated = 99: set"):
         read(csv(COLUMNS | {"rating": [99] * 4}), not_rated=99)
 
@@ -204,7 +209,7 @@ def test_a_value_may_mean_not_rated(read):
     ],
 )
 def test_the_format_may_be_set(read, content, source):
-    assert told(read(content, **source)) == WANTED
+    assert named_ratings(read(content, **source)) == WANTED
 
 
 def test_an_ambiguous_decimal_mark_is_refused(read):
@@ -322,12 +327,17 @@ TWICE = {
 )
 def test_of_several_ratings_the_last_is_kept(read, source, kept):
     table = read(csv(TWICE), duplicates="last", **source)
-    assert told(table) == [("1", "1", kept), ("1", "2", 3.0), ("2", "1", 4.0), ("2", "2", 1.0)]
+    assert named_ratings(table) == [
+        ("1", "1", kept),
+        ("1", "2", 3.0),
+        ("2", "1", 4.0),
+        ("2", "2", 1.0),
+    ]
 
 
 def test_of_ratings_at_one_time_the_latest_row_is_kept(read):
     table = read(csv(TWICE | {"time": [7] * 5}), duplicates="last")
-    assert told(table)[0] == ("1", "1", 2.0)
+    assert named_ratings(table)[0] == ("1", "1", 2.0)
 
 
 def titles(tmp_path, content: str, name: str = "movies.csv", encoding: str = "utf8", **source):
