@@ -1,6 +1,7 @@
 """The arrows between the rooms, and the small rules that keep them tidy."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,3 +205,41 @@ def test_an_import_brings_no_more_than_it_may():
     assert {module: loaded[module] & absent for module, absent in IMPORTS.items()} == {
         module: set() for module in IMPORTS
     }
+
+
+def test_parquet_of_python_files_is_read_without_arrows_threads():
+    """One of them may abort the process at its end; a file that is opened by path has none."""
+    opening = re.compile(r"pq\.(ParquetFile\(|read_table\()")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "pets_core").rglob("*.py")
+        if opening.search(path.read_text())
+    }
+    by_path = {"data/archives.py", "data/table.py", "ratings/files.py"}
+    assert found == {f"pets_core/{name}" for name in by_path}
+
+
+READ = """
+import io
+import pyarrow as pa, pyarrow.parquet as pq
+from pathlib import Path
+from pets_core.data.dataset import open_parquet
+
+def num_threads():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum(not name.startswith("jemalloc") for name in names)
+
+data = io.BytesIO()
+pq.write_table(pa.table({name: [1] * 9 for name in "abc"}), data)
+before = num_threads()
+open_parquet(data).read()
+open_parquet(data).read_row_group(0)
+list(open_parquet(data).iter_batches())
+print(num_threads() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux names a process's threads")
+def test_an_open_parquet_file_is_read_in_its_own_thread():
+    done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -176,9 +176,29 @@ def read_shard(manifest: DatasetManifest, shard: ShardInfo) -> bytes:
     return data
 
 
+class _ParquetFile(pq.ParquetFile):  # type: ignore[misc]
+    """A Parquet file that is read without Arrow's thread pool.
+
+    A thread of the pool may free the Python object it read from when the interpreter has ended,
+    which aborts the process (docs/architecture.md, Processes).
+    """
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        return super().read(columns, use_threads=False)
+
+    def read_row_group(self, i: int, columns: list[str] | None = None) -> pa.Table:
+        return super().read_row_group(i, columns, use_threads=False)
+
+    def iter_batches(
+        self, batch_size: int = 65_536, columns: list[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        yield from super().iter_batches(batch_size, columns=columns, use_threads=False)
+
+
 def open_parquet(file: Any) -> pq.ParquetFile:
     """Open a Parquet file whose page checksums are verified as its pages are read."""
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    # Reading ahead has threads as well.
+    return _ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:

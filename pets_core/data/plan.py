@@ -18,7 +18,14 @@ from pets_core.config import IngestConfig, PipelineConfig, SourceConfig
 from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.checks import check_photos, check_splits
 from pets_core.data.contract import Contract, agree, load_contract
-from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION, dataset_root, read_table, write_table
+from pets_core.data.dataset import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    dataset_root,
+    open_parquet,
+    read_table,
+    write_table,
+)
 from pets_core.data.files import FileEntry
 from pets_core.data.fixes import apply_fixes, read_fixes
 from pets_core.data.images import decoders
@@ -184,7 +191,7 @@ def _planned(
 def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
     """The photos of a planned shard, in their order."""
     with storage.open_read(_plan_file(plan.plan_url, shard.index)) as file:
-        table = pq.ParquetFile(file).read_row_group(shard.index % _SHARDS_A_FILE)
+        table = open_parquet(file).read_row_group(shard.index % _SHARDS_A_FILE)
     return [
         PlannedPhoto(
             **row

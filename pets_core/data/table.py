@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import glob
-import json
-import math
-import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,30 +21,14 @@ from pets_core.data.archives import PackedFiles, pack
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
 from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal
 from pets_core.data.layout import split_of_name
+from pets_core.data.table_columns import TableColumns, Target
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
-from pets_core.text_numbers import parse_numbers
 from pets_core.text_table import TextOptions, TextTable, open_text_table
 
 __all__ = ["TABLE_SUFFIXES", "TableSource"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-
-_OFFICIAL: dict[str, Official] = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "test": "test",
-    "trainval": "trainval",
-}
-_WHOLE = re.compile(r"-?\d+(\.0+)?")
-_TAG_STATES = {
-    **dict.fromkeys(("1", "1.0", "true"), True),
-    **dict.fromkeys(("0", "0.0", "false", "-1", "-1.0", "", "none", "nan"), False),
-}
-"""Whether a photo has a tag, by the text of its one-hot cell."""
 
 
 class TableSource:
@@ -125,12 +106,13 @@ class TableSource:
             PetsError: Rows have no label, a number that is missing, not finite or outside
                 `source.y_range`, or a split that is none.
         """
-        table, settings = self._labels, self._config
-        targets = self._targets(table)
+        settings = self._config
+        columns = TableColumns(self._labels, settings, self.url, self._text)
+        targets = columns.targets()
         self._check_complete(targets)
         photos: dict[str, LabelledPhoto] = {}
-        columns = zip(self._ids, targets, self._splits(table), self._groups(table), strict=True)
-        for number, (photo_id, target, split, group) in enumerate(columns, 1):
+        rows = zip(self._ids, targets, self._splits(columns), columns.groups(), strict=True)
+        for number, (photo_id, target, split, group) in enumerate(rows, 1):
             assert photo_id is not None
             photo = replace(self._photo(photo_id, target, split), group=group)
             first = photos.setdefault(photo_id, photo)
@@ -143,21 +125,10 @@ class TableSource:
         if settings.targets in ("class", "tags"):
             names = {n for p in photos.values() for n in (p.tags if p.tags else [p.label]) if n}
             vocabulary = settings.tag_columns or sorted(names)
-            return Catalogue(photos, dict.fromkeys(vocabulary), warnings=self._warnings(names))
+            warnings = columns.warnings(names)
+            return Catalogue(photos, dict.fromkeys(vocabulary), warnings=warnings)
         numbers = describe_numbers(settings.targets, settings.number_columns, settings.units)
         return Catalogue(photos, {}, numbers)
-
-    def _targets(self, table: pa.Table) -> list[str | tuple[str, ...] | tuple[float, ...]]:
-        """The class, tags or numbers of each row; an empty text where a class is missing."""
-        settings = self._config
-        if settings.targets == "class":
-            return list(self._classes(table))
-        if settings.tag_columns:
-            return list(self._one_hot_tags(table))
-        if settings.targets == "tags":
-            return list(_tags(table, settings.label_column, settings.tag_separator))
-        columns = [self._numbers(table, name) for name in settings.number_columns]
-        return list(zip(*columns, strict=True))
 
     def _check_complete(self, targets: Sequence[object]) -> None:
         """Refuse rows without a photo or without a class, all at once."""
@@ -175,119 +146,26 @@ class TableSource:
         if faults:
             raise PetsError("\n".join(faults))
 
-    def _classes(self, table: pa.Table) -> Iterator[str]:
-        column = self._config.label_column
-        if pa.types.is_list(table[column].type) and not _class_names(table, column):
-            raise PetsError(
-                f"source.label_column = {column}: {self.url} has lists there: set "
-                "source.targets = tags"
-            )
-        labels = [(label or "").strip() for label in _names(table, column)]
-        labels = ["" if label.lower() == "nan" else label for label in labels]
-        # What pandas makes of whole numbers where a row has none.
-        if all(_WHOLE.fullmatch(label) for label in labels if label):
-            labels = [label.partition(".")[0] for label in labels]
-        yield from labels
+    def _splits(self, columns: TableColumns) -> list[Official | None]:
+        """The official split of each row: of a column, or of the shards' names."""
+        if self._config.split_column or not self.has_official_split:
+            return columns.splits()
+        has_valid = "valid" in self._shard_splits
+        splits: list[Official | None] = []
+        for path, named in zip(self._paths, self._shard_splits, strict=True):
+            official: Official | None = "trainval" if named == "train" and not has_valid else named
+            splits += [official] * pq.read_metadata(path).num_rows
+        return splits
 
-    def _one_hot_tags(self, table: pa.Table) -> Iterator[tuple[str, ...]]:
-        names = self._config.tag_columns
-        columns = [table[name].to_pylist() for name in names]
-        for number, values in enumerate(zip(*columns, strict=True), 1):
-            given = []
-            for name, value in zip(names, values, strict=True):
-                state = _TAG_STATES.get(str(value).strip().lower())
-                if state is None:
-                    raise PetsError(
-                        f"{self.url}: row {number} has {name} = {value!r}, expected 1, 0, -1 or "
-                        "nothing (source.tag_columns)"
-                    )
-                if state:
-                    given.append(name)
-            yield tuple(sorted(given))
-
-    def _splits(self, table: pa.Table) -> Iterator[Official | None]:
-        if self._config.split_column:
-            splits = table[self._config.split_column].to_pylist()
-            yield from (self._official(split, number) for number, split in enumerate(splits, 1))
-        elif self.has_official_split:
-            has_valid = "valid" in self._shard_splits
-            for path, split in zip(self._paths, self._shard_splits, strict=True):
-                official = "trainval" if split == "train" and not has_valid else split
-                yield from [official] * pq.read_metadata(path).num_rows
-        else:
-            yield from [None] * table.num_rows
-
-    def _groups(self, table: pa.Table) -> list[str]:
-        column = self._config.group_column
-        if not column:
-            return [""] * table.num_rows
-        groups = [(_name_of(value, None) or "").strip() for value in table[column].to_pylist()]
-        if "" in groups:
-            raise PetsError(
-                f"{self.url}: row {groups.index('') + 1} has no {column} (source.group_column): "
-                "fill it in"
-            )
-        return groups
-
-    def _numbers(self, table: pa.Table, column: str) -> list[float]:
-        values = table[column].to_pylist()
-        if self._text is not None:
-            parsed = parse_numbers(
-                table[column],
-                self._config.decimal,
-                delimiter=self._text.format.delimiter,
-                setting="source.decimal",
-                where=f"{self.url}: column {column}",
-            ).tolist()
-            values = [
-                text if math.isnan(number) else number
-                for text, number in zip(values, parsed, strict=True)
-            ]
-        return [self._number(column, value, number) for number, value in enumerate(values, 1)]
-
-    def _warnings(self, names: Collection[str]) -> tuple[str, ...]:
-        odd = sorted(name for name in names if re.search(r"[\[\]|;,{}\"]", name))
-        if self._config.targets != "tags" or self._config.tag_columns or not odd:
-            return ()
-        separator = self._config.tag_separator
-        return (
-            f"{len(odd)} of {len(names)} tags hold a bracket, a quote or a separator, the first "
-            f"{odd[0]!r}: is source.tag_separator = {separator or 'spaces'} right? Set it to what "
-            "stands between the tags, or give lists in a Parquet file.",
-        )
-
-    def _photo(
-        self, photo_id: str, target: str | tuple[Any, ...], official: Official | None
-    ) -> LabelledPhoto:
+    def _photo(self, photo_id: str, target: Target, official: Official | None) -> LabelledPhoto:
         if isinstance(target, str):
             return LabelledPhoto(photo_id, target, official=official)
         if self._config.targets == "tags":
-            return LabelledPhoto(photo_id, "", official=official, tags=target)
-        return LabelledPhoto(photo_id, "", official=official, numbers=target)
-
-    def _number(self, column: str, value: Any, number: int) -> float:
-        """A cell as a number.
-
-        Raises:
-            PetsError: It is missing, no finite number, or outside `source.y_range`.
-        """
-        place = f"{self.url}: row {number} has {column} = {value!r}"
-        if value is None or str(value).strip() in ("", "nan"):
-            raise PetsError(
-                f"{self.url}: row {number} has no {column}: fill it in, or leave it out"
+            return LabelledPhoto(
+                photo_id, "", official=official, tags=cast(tuple[str, ...], target)
             )
-        try:
-            found = float(value)
-        except (TypeError, ValueError):
-            raise PetsError(f"{place}, which is no number") from None
-        if not math.isfinite(found):
-            raise PetsError(f"{place}, expected a finite number")
-        low, high = self._config.y_range or (-math.inf, math.inf)
-        if not low <= found <= high:
-            raise PetsError(
-                f"{place}, outside source.y_range = ({low:g}, {high:g}): correct one of them"
-            )
-        return found
+        numbers = cast(tuple[float, ...], target)
+        return LabelledPhoto(photo_id, "", official=official, numbers=numbers)
 
     @cached_property
     def files(self) -> Files:
@@ -459,60 +337,6 @@ class TableSource:
         if self._text is None:
             return ""
         return f" (read with {self._text.format}, see source.delimiter and source.encoding)"
-
-    def _official(self, split: str | None, number: int) -> Official | None:
-        if split is None:
-            return None
-        official = _OFFICIAL.get(str(split).strip().lower())
-        if official is None:
-            raise PetsError(
-                f"{self.url}: row {number} has {self._config.split_column} = {split!r}, expected "
-                "train, valid, test or trainval"
-            )
-        return official
-
-
-def _names(table: pa.Table, column: str) -> list[str | None]:
-    """Labels as text; where Hugging Face's metadata name the classes, by these names."""
-    names = _class_names(table, column)
-    return [_name_of(value, names) for value in table[column].to_pylist()]
-
-
-def _tags(table: pa.Table, column: str, separator: str | None) -> Iterator[tuple[str, ...]]:
-    """The tags of each row, each once, in sorted order: of a list, or of text with separators."""
-    names = _class_names(table, column)
-    for value in table[column].to_pylist():
-        listed = value
-        if value is None or isinstance(value, str):
-            listed = (value or "").split(separator)
-        elif not isinstance(value, list):
-            # A column of labels: one tag each.
-            listed = [value]
-        tags = {(_name_of(tag, names) or "").strip() for tag in listed}
-        yield tuple(sorted(tags - {"", "nan"}))
-
-
-def _name_of(value: Any, names: dict[int, str] | None) -> str | None:
-    if names:
-        # -1 is how Hugging Face says that a row has no label.
-        return names.get(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bytes):
-        value = value.decode(errors="backslashreplace")
-    return None if value is None else str(value)
-
-
-def _class_names(table: pa.Table, column: str) -> dict[int, str] | None:
-    """Names by index that Hugging Face's metadata give a column of labels, or of lists of them."""
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column, {})
-    if isinstance(feature, list):
-        (feature,) = feature
-    if isinstance(feature, dict):
-        feature = feature.get("feature", feature)
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return dict(enumerate(names)) if names else None
 
 
 def _file_name(url: str) -> str:

@@ -129,7 +129,7 @@ class Embeddings:
 
     def photos(self) -> pa.Table:
         """Columns id, split and class_name, in the order of the embeddings."""
-        return self._parquet.read(columns=list(_NAMES), use_threads=False)
+        return self._parquet.read(columns=list(_NAMES))
 
     def __len__(self) -> int:
         """Number of blocks."""

@@ -250,7 +250,7 @@ def read_predictions(url: str) -> Predictions:
         info = read_metadata(url, parquet, PredictionsInfo)
         num_classes = len(info.classes)
         check_schema(url, parquet, _schema(num_classes), f"{num_classes} classes")
-        table = parquet.read(columns=["id", "actual", "loss"], use_threads=False)
+        table = parquet.read(columns=["id", "actual", "loss"])
         probabilities = read_lists(url, parquet, "probabilities", num_classes)
     ids, actual = table["id"].to_pylist(), table["actual"].to_pylist()
     places = {c.name: index for index, c in enumerate(info.classes)}
@@ -337,7 +337,7 @@ def read_lists(url: str, parquet: pq.ParquetFile, column: str, length: int) -> N
     """
     result = np.empty((parquet.metadata.num_rows, length), np.float32)
     done = 0
-    for batch in parquet.iter_batches(_ROWS, columns=[column], use_threads=False):
+    for batch in parquet.iter_batches(_ROWS, columns=[column]):
         if lacking := batch.column(column).null_count:
             raise PetsError(f"{url}: {lacking} photos have no {column}: predict anew")
         values = batch.column(column).flatten().to_numpy(zero_copy_only=False)

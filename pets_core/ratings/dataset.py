@@ -219,7 +219,7 @@ def _open(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
             "the folder and ingest again"
         )
     # A thread of Arrow's that frees Python's bytes while the interpreter ends aborts the process.
-    return open_parquet(pa.BufferReader(data)).read(use_threads=False)
+    return open_parquet(pa.BufferReader(data)).read()
 
 
 def _read(source: RatingsSourceConfig, cache_dir: str) -> tuple[RatingsTable, pa.StringArray]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pets_core.data.dataset import open_parquet
 from pets_core.records import EpochMetrics
 from pets_core.training.best import Best
 
@@ -111,5 +112,5 @@ def steps_table(steps: list[dict[str, Any]]) -> bytes:
 
 def read_steps(data: bytes) -> list[dict[str, Any]]:
     """The rows of a `steps_table`, without what is null."""
-    rows = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False).to_pylist()
+    rows = open_parquet(io.BytesIO(data)).read().to_pylist()
     return [{key: value for key, value in row.items() if value is not None} for row in rows]

@@ -17,6 +17,7 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
+from pets_core.errors import PetsError
 from pets_core.data.versions import list_versions, verify
 
 # Forks a process for each n, which ends itself by SIGKILL at the n-th event of writing files.
@@ -37,9 +38,9 @@ def event():
         os.kill(os.getpid(), signal.SIGKILL)
 
 @contextmanager
-def writing(url):
+def writing(url, *setting):
     event()                      # before the file is there
-    with real(url) as file:
+    with real(url, *setting) as file:
         yield file
         event()                  # written, not yet under its name
     event()                      # under its name
@@ -180,7 +181,7 @@ def test_a_full_disk(settings, tmp_path):
         pytest.skip("this user may not mount a small disk")
     try:
         full = settings.model_copy(update={"store": str(disk / "store")})
-        with pytest.raises(OSError, match="No space left on device"):
+        with pytest.raises(PetsError, match="No space left on device.*set store to another disk"):
             ingest(full)
         assert list_versions(full.store) == []
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)

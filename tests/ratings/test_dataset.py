@@ -199,9 +199,9 @@ def test_killed_at_every_event_of_writing(tmp_path, table, monkeypatch):
             raise KilledError
 
     @contextmanager
-    def writing(url):
+    def writing(url, *setting):
         event()
-        with real(url) as file:
+        with real(url, *setting) as file:
             yield file
             event()
         event()
