@@ -17,8 +17,8 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from pets_core.config import PipelineConfig
 from pets_core.data.ingest import ingest
-from pets_core.errors import PetsError
 from pets_core.data.versions import list_versions, verify
+from pets_core.errors import PetsError
 
 # Forks a process for each n, which ends itself by SIGKILL at the n-th event of writing files.
 KILLER = """
@@ -181,7 +181,7 @@ def test_a_full_disk(settings, tmp_path):
         pytest.skip("this user may not mount a small disk")
     try:
         full = settings.model_copy(update={"store": str(disk / "store")})
-        with pytest.raises(PetsError, match="No space left on device.*set store to another disk"):
+        with pytest.raises(PetsError, match=r"No space left on device.*set store to another disk"):
             ingest(full)
         assert list_versions(full.store) == []
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
