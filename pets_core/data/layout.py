@@ -178,7 +178,7 @@ def _split(parts: Parts, depth: int, splits: Mapping[str, Official]) -> Official
 def _class_depths(
     photos: Sequence[Parts], depth: int, splits: Mapping[str, Official], class_folder: ClassFolder
 ) -> dict[Official, int]:
-    """How deep the classes lie in each split that holds a class of the training photos."""
+    """How deep the classes lie in each split that has any."""
     of: dict[Official, list[Parts]] = {"train": [], "valid": [], "test": []}
     for parts in photos:
         if own := _split(parts, depth, splits):
@@ -196,4 +196,8 @@ def _class_depths(
             if known & classes(split, start):
                 depths[split] = start
                 break
+        else:
+            # Several folders are classes, though unknown ones, which is an error later.
+            if len(classes(split, depth + 1)) > 1:
+                depths[split] = depth + 1
     return depths

@@ -67,7 +67,7 @@ class TableSource:
             local_file(u, config.cache_dir, checksums.get(_file_name(u), "")) for u in urls
         ]
         # The split of each shard, where all of them name one.
-        splits = [split_of_name(PurePosixPath(shard).name) for shard in sorted(shards)]
+        splits = [_shard_split(shard) for shard in sorted(shards)]
         self._shard_splits = splits if splits and all(splits) else []
         self._check_columns()
 
@@ -337,6 +337,12 @@ class TableSource:
         if self._text is None:
             return ""
         return f" (read with {self._text.format}, see source.delimiter and source.encoding)"
+
+
+def _shard_split(path: str) -> Official | None:
+    """The split that a shard's name stands for, or else its innermost folder's that names one."""
+    named = (split_of_name(part) for part in reversed(path.split("/")))
+    return next(filter(None, named), None)
 
 
 def _file_name(url: str) -> str:

@@ -60,6 +60,14 @@ def test_test_photos_without_labels_are_skipped(test):
     assert found["val/cat"] == ("cat", "valid")
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_other_classes_than_those_of_the_training_photos_are_no_unlabelled_photos(split):
+    """A class that is written otherwise in another split must not vanish."""
+    found, skipped = read(f"train/Cat train/Dog {split}/cat {split}/dog")
+    assert skipped == {}
+    assert {label for label, _ in found.values()} == {"Cat", "Dog", "cat", "dog"}
+
+
 def test_photos_outside_the_splits_are_skipped():
     found, skipped = read("train/cat train/dog test/cat test/dog extra/cat sample cover.jpg")
     assert {name.split("/")[0] for name in found} == {"train", "test"}

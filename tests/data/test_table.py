@@ -495,6 +495,7 @@ def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
         (("train-00000-of-00002", "train-00001-of-00002"), {"train", "valid"}),
         (("train-00000-of-00001", "test-00000-of-00001"), {"train", "valid", "test"}),
         (("train", "validation"), {"train", "valid"}),
+        (("train/0000", "test/0000"), {"train", "valid", "test"}),
         (("0000", "0001"), {"train", "valid"}),
     ],
 )
@@ -502,7 +503,7 @@ def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
 def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, folder):
     for place, name in enumerate(names):
         image = pa.array([jpeg(20 * place + n) for n in range(20)], pa.binary())
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
         labels = [n % 2 for n in range(20)]
         write(tmp_path / folder / f"{name}.parquet", {"image": image, "label": labels})
     (tmp_path / "mine/README.md").write_text("about")
