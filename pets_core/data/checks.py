@@ -1,4 +1,4 @@
-"""Refuse photos that cannot be learnt from, before any of them is read."""
+"""Checks of photos and their split, before any photo is read."""
 
 from __future__ import annotations
 
