@@ -1,0 +1,106 @@
+"""The inputs from real life that lie beside the project, each with what it must give."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from pets_core import storage
+from pets_core.config import PipelineConfig
+from pets_core.data import images
+from pets_core.data.dataset import read_table
+from pets_core.data.gallery import class_warnings
+from pets_core.data.ingest import ingest
+from pets_core.errors import PetsError
+
+CASES = Path(__file__).parents[3] / "shared/cases/make_cases.py"
+
+GOOD = {
+    # Name: file below the case's folder, settings, photos by split, left out by reason.
+    "split_folders": ("", {}, {"train": 20, "valid": 8}, {}),
+    "split_folders_with_test": ("", {}, {"train": 16, "valid": 8, "test": 8}, {"not_a_photo": 1}),
+    "nas_thumbnails": ("", {}, 40, {"system_folder": 41}),
+    "name_with_colons": ("", {}, 21, {}),
+    "name_not_utf8": ("", {}, 24, {"name_not_utf8": 1}),
+    "tiff_of_floats": ("", {}, 20, {}),
+    "png_of_12_bits": ("", {}, 20, {}),
+    "exif_with_bad_rational": ("", {}, 81, {}),
+    "boxes_and_orientation": ("", {"targets": "box"}, 32, {}),
+    "table_of_semicolons": ("table.csv", {}, 20, {}),
+    "table_in_utf16": ("table.csv", {}, 20, {}),
+    "labels_with_blanks": ("table.csv", {}, 60, {}),
+    "tags_as_text_of_lists": ("table.csv", {"targets": "tags"}, 24, {}),
+    "parquet_in_shards": ("", {}, 24, {}),
+    "tar_of_a_folder": ("photos.tar.gz", {}, 24, {}),
+}
+REFUSED = {
+    "phone_export": ("", {}, r"20 of 32 photos .*no_decoder.*heif.*dog \(20 of 26\)"),
+    "ids_without_suffix": (
+        "labels.csv", {"image_column": "id", "label_column": "breed"},
+        r"20 of 20 photos are missing.*Did you mean train/000\.jpg\?",
+    ),
+    "parquet_of_floats": ("table.parquet", {}, r"3 rows \(1, 2, 3\) have no label"),
+    "zip_with_password": ("photos.zip", {}, "24 of 24 photos are encrypted"),
+}  # fmt: skip
+WARNED = {
+    "png_of_12_bits": "less than a quarter of the range",
+    "labels_with_blanks": "'Cat' and 'cat', 'Dog' and 'dog'",
+    "tags_as_text_of_lists": "source.tag_separator",
+}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    if not CASES.exists():
+        pytest.skip("the cases are not there")
+    spec = importlib.util.spec_from_file_location("make_cases", CASES)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CASES
+
+
+@pytest.fixture
+def ingest_case(cases, tmp_path, monkeypatch):
+    """Make a case and ingest it, without Pillow's plugins."""
+    for package in images._PLUGINS:
+        monkeypatch.setitem(sys.modules, package, None)
+
+    def run(name, file, settings):
+        (tmp_path / name).mkdir()
+        cases[name](tmp_path / name)
+        given = {
+            "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
+            "source": {"url": str(tmp_path / name / file), **settings},
+            "ingest": {"num_workers": 1},
+        }  # fmt: skip
+        return ingest(PipelineConfig.model_validate(given))
+
+    return run
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_case_that_is_read(ingest_case, name):
+    file, settings, photos, left_out = GOOD[name]
+    manifest = ingest_case(name, file, settings)
+    counts = {split: info.num_rows for split, info in manifest.splits.items()}
+    assert photos in (counts, sum(counts.values()))
+    assert manifest.quarantine_reasons == left_out
+    assert manifest.duplicates["near"] == 0
+    assert ("valid" in counts) or ("test" in counts)
+    warnings = "\n".join(class_warnings(manifest))
+    assert WARNED.get(name, "") in warnings
+    rows = read_table(storage.join(manifest.url, "photos.parquet")).to_pylist()
+    if name == "exif_with_bad_rational":
+        assert [(r["width"], r["height"]) for r in rows if "turned" in r["id"]] == [(80, 96)]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_case_that_is_refused(ingest_case, name):
+    file, settings, message = REFUSED[name]
+    with pytest.raises(PetsError, match=f"(?s){message}"):
+        ingest_case(name, file, settings)
+
+
+def test_every_case_is_tried(cases):
+    assert set(cases) == {*GOOD, *REFUSED, "movielens_1m"}, "ratings have tests of their own"
