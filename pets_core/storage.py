@@ -81,8 +81,8 @@ def absolute(url: str) -> str:
         return url
     if (file_url := _FILE_URL.match(url)) is not None:
         return os.path.normpath(unquote(file_url[1]))
-    path = Path(url).expanduser()
-    return os.path.abspath(path)  # noqa: PTH100 - ".." is to go, links to stay
+    # Path.expanduser raises for a name such as ~draft.jpg; ".." is to go, links to stay.
+    return os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111
 
 
 def join(root: str, *parts: str) -> str:

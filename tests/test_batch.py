@@ -95,6 +95,18 @@ def test_every_file_is_planned_or_listed(config, model_url, folder, tmp_path) ->
     assert dict(zip(skipped["file"], skipped["reason"], strict=True)) == others
 
 
+def test_photos_in_parquet_shards_are_planned(config, model_url, tmp_path, jpeg) -> None:
+    (tmp_path / "shards/data").mkdir(parents=True)
+    for shard in range(2):
+        image = pa.array([jpeg(10 * shard + n) for n in range(5)], pa.binary())
+        pq.write_table(pa.table({"image": image}), tmp_path / f"shards/data/{shard}.parquet")
+    source = config.source.model_copy(update={"url": str(tmp_path / "shards")})
+    plan = plan_batch(
+        config.model_copy(update={"source": source}), model_url, str(tmp_path / "out")
+    )
+    assert plan.num_photos == 10
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_each_photo_is_predicted_once_and_as_alone(
     config, model_url, folder, tmp_path, num_ranks

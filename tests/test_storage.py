@@ -194,7 +194,7 @@ def test_names_are_taken_literally(tmp_path, name):
     assert storage.read_bytes(url) == b"x"
 
 
-ODD_NAMES = ["notes::old", "a::b::c", "zip::old", "s3:old", "50%41", "what?#1", "file:x"]
+ODD_NAMES = ["~notes", "notes::old", "a::b::c", "zip::old", "s3:old", "50%41", "what?#1", "file:x"]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -10,7 +10,8 @@ from pets_core.data.archives import ARCHIVE_SUFFIXES
 from pets_core.data.catalogue import LabelledPhoto
 from pets_core.data.contract import Contract
 from pets_core.data.files import FileEntry
-from pets_core.data.images import is_photo_name, may_be_photo_name, missing_decoder
+from pets_core.data.images import is_photo_name
+from pets_core.data.layout import may_be_photo
 from pets_core.data.quarantine import lost_of_classes
 from pets_core.data.splits import SplitRow, largest_fraction, smallest_fraction
 from pets_core.errors import PetsError
@@ -41,7 +42,7 @@ def check_photos(
     Raises:
         PetsError: With all faults.
     """
-    counted = [photo for photo_id, photo in photos.items() if _may_be_used(files[photo_id].path)]
+    counted = [photo for photo_id, photo in photos.items() if may_be_photo(files[photo_id].path)]
     if not counted:
         what = {"class": "a label", "tags": "a row of tags"}.get(contract.targets, "numbers")
         raise PetsError(f"the source holds no photo with {what}{_instead(left_out)}")
@@ -69,10 +70,6 @@ def check_photos(
     if faults:
         more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
         raise PetsError("\n".join([*faults[:_MAX_FAULTS], *more]))
-
-
-def _may_be_used(path: str) -> bool:
-    return may_be_photo_name(path) or missing_decoder(path) is not None
 
 
 def _instead(left_out: Sequence[LeftOut]) -> str:
@@ -124,7 +121,13 @@ def check_splits(
         )
     present = sorted({split for photo_id in photos if (split := splits[photo_id])})
     if present == ["train"] and source.valid_fraction + source.test_fraction:
-        fraction = smallest_fraction((rows[photo_id].key for photo_id in photos), source.seed)
+        keys = {rows[photo_id].key for photo_id in photos}
+        fraction = smallest_fraction(keys, source.seed)
+        if len(keys) < len(photos) and len(keys) <= 2 * len(contract.classes):
+            raise PetsError(
+                f"the {len(photos)} photos are in {len(keys)} groups only, too few to hold some "
+                "out for validation: set source.group_column or group_pattern to smaller groups"
+            )
         raise PetsError(
             f"none of the {len(photos)} photos falls into validation with source.valid_fraction = "
             f"{source.valid_fraction:g}: set it to {fraction:g} or more, or add photos: each class "

@@ -38,9 +38,12 @@ _REMOTE_READERS = 16
 
 _SYSTEM_FOLDERS = frozenset(
     {
-        "$recycle.bin", "__macosx", "__pycache__", "lost+found", "network trash folder", "recycler",
-        "system volume information", "temporary items", "#recycle", "#snapshot", "@eadir",
-        "@recently-snapshot", "@recycle", "@tmp", "@__thumb", ".thumbnails", ".trash", ".trashes",
+        "$recycle.bin", "__macosx", "__pycache__", "found.000", "lost+found", "lost.dir",
+        "network trash folder", "recently deleted", "recycled", "recycler", "~snapshot",
+        "system volume information", "temporary items", "#recycle", "#snapshot", "@appdata",
+        "@docker", "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@synoeastream",
+        "@synoresource", "@systemp", "@tmp", "@__qini", "@__thumb", ".thumbnails", ".trash",
+        ".trashes",
     }
 )  # fmt: skip
 """Folders that Windows, macOS, Linux and network drives make, in lower case."""

@@ -6,7 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,7 @@ __all__ = ["class_warnings", "read_leaks", "read_quarantine", "thumbnails"]
 
 _FEW_PHOTOS = 10
 _UNBALANCED = 10
+_MISSING = frozenset({"na", "n/a", "none", "null"})
 
 
 def thumbnails(manifest: DatasetManifest, ids: Iterable[str], side: int) -> dict[str, bytes]:
@@ -79,7 +80,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
     """What of the data set may harm training, a sentence each."""
     train = manifest.splits["train"].class_counts
     lost = [f"{label} ({n} of {total})" for label, (n, total) in manifest.lost_of_classes.items()]
-    warnings = [*manifest.warnings, *_lookalikes(manifest.class_names)]
+    warnings = [*manifest.warnings, *_odd_names(manifest.class_names)]
     if lost:
         warnings.append(f"Classes that lost most of their photos: {_first_five(lost)}.")
     if manifest.narrow_fraction > 0.5:
@@ -111,18 +112,27 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
     return warnings
 
 
-def _lookalikes(names: Iterable[str]) -> list[str]:
-    """A warning where names differ by case, Unicode form or blanks only; nothing otherwise."""
+def _odd_names(names: Iterable[str]) -> list[str]:
+    """Warnings of names that differ by case, Unicode form or blanks only, or stand for no label."""
     alike = defaultdict(list)
     for name in names:
-        alike["".join(normalize("NFKC", name).casefold().split())].append(name)
+        plain = "".join(c for c in normalize("NFKC", name).casefold() if category(c) != "Cf")
+        alike["".join(plain.split())].append(name)
     groups = [" and ".join(map(repr, own)) for own in alike.values() if len(own) > 1]
-    if not groups:
-        return []
-    return [
-        f"Classes whose names differ by case, Unicode form or blanks only: {_first_five(groups)}. "
-        "If they are the same, correct the source or set source.label_fixes."
-    ]
+    missing = [repr(name) for key, own in alike.items() if key in _MISSING for name in own]
+    warnings = []
+    if groups:
+        warnings.append(
+            "Classes whose names differ by case, Unicode form or blanks only: "
+            f"{_first_five(groups)}. If they are the same, correct the source or set "
+            "source.label_fixes."
+        )
+    if missing:
+        warnings.append(
+            f"Classes whose names may stand for no label: {', '.join(missing)}. If they do, leave "
+            "their rows empty."
+        )
+    return warnings
 
 
 def _first_five(names: list[str]) -> str:

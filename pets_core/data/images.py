@@ -24,6 +24,7 @@ __all__ = [
     "decode",
     "decoders",
     "inspect",
+    "is_named_otherwise",
     "is_photo_name",
     "is_plainly_no_photo",
     "may_be_photo_name",
@@ -59,12 +60,18 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 _NO_BYTES = "the file has no bytes"
 _UNKNOWN = "of no known type"
+_OTHER_TIFF = (
+    "a TIFF of values that Pillow does not read, as 64-bit floats: save it with 32-bit floats or "
+    "16-bit integers"
+)
 
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 """Optional packages with decoders for Pillow, and what registers each; empty: its import does."""
 _HEIF = "install the decoder: pip install 'pets-pipeline[heif]'"
 _JXL = "install the decoder: pip install 'pets-pipeline[jxl]'"
 _RAW = "develop it to JPEG or TIFF first, for instance with the package rawpy"
+_CONVERT = "convert it to PNG, TIFF or JPEG first"
+_OTHER_SUFFIXES = (".ai", ".dcm", ".dicom", ".djvu", ".eps", ".exr", ".hdr", ".jxr", ".svg", ".xcf")
 _RAW_SUFFIXES = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl "
     ".sr2 .srf .srw .x3f"
@@ -76,6 +83,7 @@ _REMEDIES = (
     dict.fromkeys((".heic", ".heif", ".hif"), _HEIF)
     | {".jxl": _JXL}
     | dict.fromkeys(_RAW_SUFFIXES.split(), _RAW)
+    | dict.fromkeys(_OTHER_SUFFIXES, _CONVERT)
 )
 """What to do with a photo of a format that Pillow has no decoder for, by its suffix."""
 
@@ -278,16 +286,20 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
             full = image.size
             if at_least is not None:
                 image.draft(draft, (at_least, at_least))
-            image.load()
             orientation = _orientation(image)
+            inverted = _is_inverted(image)
+            image.load()
+            # Pillow turns a TIFF when it loads it.
+            remaining = _orientation(image) if file_format == "TIFF" else orientation
             upright = image
-            if orientation in _TRANSPOSE:
-                upright = image.transpose(_TRANSPOSE[orientation])
+            if remaining in _TRANSPOSE:
+                upright = image.transpose(_TRANSPOSE[remaining])
+            size = _turned(full, orientation) if is_jpeg else upright.size
             if not (is_jpeg and upright.mode == draft):
-                upright = _to_rgb(upright)
+                upright = _to_rgb(upright, inverted)
             if draft == "RGB":
                 upright = _to_srgb(upright, image.info.get("icc_profile"))
-            return _Decoded(upright, file_format, _turned(full, orientation), orientation)
+            return _Decoded(upright, file_format, size, orientation)
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError as error:
@@ -335,6 +347,12 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image)
 
 
+def is_named_otherwise(path: str) -> bool:
+    """Whether a file's name ends as that of a known type which is not an image."""
+    kind, _ = mimetypes.guess_type(path.rsplit("/", 1)[-1])
+    return kind is not None and not kind.startswith("image/")
+
+
 def is_plainly_no_photo(path: str, detail: str) -> bool:
     """Whether name or content of a file that is not an image show that it was not meant to be one.
 
@@ -342,9 +360,9 @@ def is_plainly_no_photo(path: str, detail: str) -> bool:
         path: Of the file.
         detail: Of the `UnreadablePhotoError` "not_an_image" or "empty".
     """
-    kind, _ = mimetypes.guess_type(path.rsplit("/", 1)[-1])
-    is_other = kind is not None and not kind.startswith("image/")
-    return not is_photo_name(path) and (is_other or detail not in (_UNKNOWN, _NO_BYTES))
+    if is_photo_name(path):
+        return False
+    return is_named_otherwise(path) or detail not in (_UNKNOWN, _NO_BYTES)
 
 
 def _what(data: bytes) -> str:
@@ -357,6 +375,8 @@ def _what(data: bytes) -> str:
         b"%PDF": "a PDF",
         b"<": "markup",
         b"\x93NUMPY": "a NumPy array",
+        b"II*\0": _OTHER_TIFF,
+        b"MM\0*": _OTHER_TIFF,
         b"\xd0\xcf\x11\xe0": "a thumbnail cache or an Office file",
     }
     found = next((what for magic, what in known.items() if data.startswith(magic)), None)
@@ -411,11 +431,19 @@ def _orientation_of(exif: bytes) -> int | None:
     return next((number(at + 8, 2) for at in entries if number(at, 2) == tag), None)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _is_inverted(image: Image.Image) -> bool:
+    """Whether 0 is white, in a TIFF of more than 8 bits, of which Pillow takes no notice."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode.startswith(("I", "F")) and tags.get(262) == 0
+
+
+def _to_rgb(image: Image.Image, inverted: bool = False) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+        levels = (np.asarray(image, np.uint32) >> 8).astype(np.uint8)
+        return Image.fromarray(255 - levels if inverted else levels).convert("RGB")
     if image.mode in ("I", "F"):
-        return Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
+        levels = _scaled(np.asarray(image))
+        return Image.fromarray(255 - levels if inverted else levels).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -426,18 +454,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _scaled(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
     """Grey of 32 bits to 8, by the smallest range that holds all values (H, W).
 
+    Floats may be up to a tenth of the range beyond its ends, as resampling leaves them.
+
     Raises:
         UnreadablePhotoError: A value is negative, not finite or above 65,535.
     """
     low, high = float(values.min()), float(values.max())
-    ranges = (1, 255, 65_535) if values.dtype.kind == "f" else (255, 65_535)
-    white = next((r for r in ranges if high <= r), None)
-    if white is None or not low >= 0:
+    is_float = values.dtype.kind == "f"
+    slack = 0.1 if is_float else 0.0
+    ranges = (1, 255, 65_535) if is_float else (255, 65_535)
+    white = next((r for r in ranges if high <= r * (1 + slack)), None)
+    if white is None or not low >= -slack * white:
         raise UnreadablePhotoError(
             "values_out_of_range",
             f"its values run from {low:g} to {high:g}: scale them to 0 to 65,535",
         )
-    return (values.astype(np.float64) * (255 / white)).round().astype(np.uint8)
+    levels = (values.astype(np.float64) * (255 / white)).round()
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -32,7 +32,7 @@ from pets_core.data.dataset import (
 from pets_core.data.duplicates import find_duplicates, leaking, without_leaking
 from pets_core.data.journal import load_record
 from pets_core.data.plan import plan_dataset, planned_left_out, planned_marks
-from pets_core.data.quarantine import check_quarantine, lost_of_classes
+from pets_core.data.quarantine import check_quarantine, lost_of_classes, summarize
 from pets_core.data.shards import without, write_shard
 from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -102,7 +102,7 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     splits = _splits(plan, stored)
     lost = lost_of_classes(left_out, _class_totals(plan, splits))
     check_quarantine(left_out, photos.num_rows, config.ingest, _losses(lost))
-    _check_readable(splits, plan)
+    _check_readable(splits, plan, left_out)
     fingerprint = _fingerprint(plan, splits, left_out)
     url = storage.join(plan.root, fingerprint)
     if storage.exists(storage.join(url, "manifest.json")):
@@ -267,10 +267,14 @@ def _losses(lost: Mapping[str, tuple[int, int]]) -> str:
     return f"Classes that lose most of their photos: {', '.join(named)}{more}" if named else ""
 
 
-def _check_readable(splits: Mapping[Split, SplitInfo], plan: DatasetPlan) -> None:
+def _check_readable(
+    splits: Mapping[Split, SplitInfo], plan: DatasetPlan, left_out: Sequence[LeftOut]
+) -> None:
     train = splits["train"].class_counts
     if empty := [c.name for c, count in zip(plan.classes, train, strict=True) if not count]:
-        raise PetsError(f"no readable training photo is left of {', '.join(empty)}: add photos")
+        rows = [row for row in left_out if row.label in empty]
+        lines = [f"no readable training photo is left of {', '.join(empty)}: add photos"]
+        raise PetsError("\n".join([*lines, *summarize(rows, len(rows))]))
     if lost := [split for split, info in splits.items() if not info.num_rows]:
         raise PetsError(f"no readable {' or '.join(lost)} photo is left: mend the source")
 

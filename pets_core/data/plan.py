@@ -33,7 +33,7 @@ from pets_core.data.journal import journal_keys, load_record
 from pets_core.data.quarantine import NO_NUMBERS, check_quarantine
 from pets_core.data.selection import left_out_row, select_files
 from pets_core.data.sources import open_source
-from pets_core.data.splits import assign_splits, split_rows
+from pets_core.data.splits import assign_splits, split_rows, straddling_groups
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 from pets_core.records import DatasetManifest, DatasetPlan, LeftOut, ShardPlan, Split, Targets
@@ -146,7 +146,8 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     sizes = {photo_id: files[photo_id].size for photo_id in chosen}
     leaves = list(_leaves(chosen, sizes, config.ingest.shard_mib << 20))
     plan = _write_plan(source, root, contract, config.ingest, leaves, left_out)
-    return plan.model_copy(update={"warnings": catalogue.warnings})
+    warnings = (*catalogue.warnings, *straddling_groups(rows, splits))
+    return plan.model_copy(update={"warnings": warnings})
 
 
 def _usable(

@@ -51,7 +51,9 @@ def select_files(
             detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
             left_out.append(left_out_row(entry, photo, "not_a_photo", detail))
         elif photo_id in files:
+            is_same = files[photo_id].path == entry.path
             detail = f"the id is taken by {files[photo_id].path}"
+            detail = "the source holds it twice, and the first counts" if is_same else detail
             left_out.append(left_out_row(entry, photo, "same_id", detail))
         else:
             detail = "the annotations do not name this photo"

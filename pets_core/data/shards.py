@@ -48,6 +48,7 @@ NO_BOX = "no_box"
 """Why a photo is left out whose box has no area: its corners may be exchanged."""
 ANNOTATION_SIZE = "annotation_size"
 """Reason of a photo whose annotation is of a photo of another size."""
+UNKNOWN_SIZE = (0, 0)
 _OPENING = Lock()
 
 
@@ -284,25 +285,35 @@ def _upright(photo: PlannedPhoto, size: tuple[int, int], orientation: int) -> Pl
         orientation: EXIF's, of the stored pixels.
 
     Raises:
-        UnreadablePhotoError: The annotation is of a photo of another size.
+        UnreadablePhotoError: The annotation's size does not say which pixels are meant.
     """
     annotated = photo.annotation_size
-    if not annotated or annotated == size:
+    if not annotated or (orientation == 1 and annotated in (size, UNKNOWN_SIZE)):
         return photo
-    if orientation < 5 or annotated != size[::-1]:
-        raise UnreadablePhotoError(
-            ANNOTATION_SIZE,
-            f"annotated at {annotated[0]} x {annotated[1]} pixels, the photo has "
-            f"{size[0]} x {size[1]}",
-        )
+    # Only where sides are exchanged does the size say which pixels are meant.
+    if orientation > 4 and size[0] != size[1]:
+        if annotated == size:
+            return photo
+        if annotated == size[::-1]:
+            return _turned(photo, orientation)
+    if not photo.numbers:
+        return photo._replace(head_box=None)
+    raise UnreadablePhotoError(
+        ANNOTATION_SIZE,
+        f"annotated at {annotated[0]} x {annotated[1]} pixels, the photo has {size[0]} x {size[1]} "
+        f"and the EXIF orientation {orientation}: whether its stored or its upright pixels are "
+        "meant cannot be told",
+    )
 
-    def turned(places: Sequence[float]) -> list[float]:
-        return upright_places(places, (annotated[0], annotated[1]), orientation)
 
-    numbers = turned(photo.numbers)
+def _turned(photo: PlannedPhoto, orientation: int) -> PlannedPhoto:
+    """The photo with places and box of the stored pixels turned as these are."""
+    stored = photo.annotation_size[0], photo.annotation_size[1]
+    numbers = upright_places(photo.numbers, stored, orientation)
     box = None
     if photo.head_box:
-        x0, y0, x1, y1 = (round(value) for value in turned(photo.head_box))
+        corners = upright_places(photo.head_box, stored, orientation)
+        x0, y0, x1, y1 = (round(value) for value in corners)
         box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
         if len(numbers) == 4:
             numbers = [float(side) for side in box]

@@ -29,10 +29,9 @@ from pets_core.data.files import FileEntry, Files, FolderFiles
 from pets_core.data.images import (
     UnreadablePhotoError,
     is_photo_name,
-    may_be_photo_name,
     missing_decoder,
 )
-from pets_core.data.layout import FolderLayout, read_layout
+from pets_core.data.layout import FolderLayout, may_be_photo, read_layout
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
 from pets_core.errors import PetsError, explain_full_disk, telling
@@ -48,7 +47,9 @@ _AUTHORS_CHECKSUMS = {
 """As torchvision.datasets.OxfordIIITPet has them."""
 
 
-_NO_LABEL = frozenset({"hidden", "link", "special_file", "system_folder", "unsafe_path"})
+_NO_LABEL = frozenset(
+    {"hidden", "link", "name_not_utf8", "special_file", "system_folder", "unsafe_path"}
+)
 """Files whose folder says nothing about the classes."""
 _PLACES = {
     "points": ("head centre x", "head centre y"),
@@ -178,7 +179,9 @@ class ClassFolderSource:
             for path, label in layout.labels.items()
         }
         classes = sorted(set(layout.labels.values()))
-        return Catalogue(photos, dict.fromkeys(classes), skipped=layout.skipped)
+        return Catalogue(
+            photos, dict.fromkeys(classes), warnings=layout.warnings, skipped=layout.skipped
+        )
 
     @cached_property
     def _layout(self) -> FolderLayout:
@@ -287,8 +290,7 @@ def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry], list[Fi
     photos: dict[str, FileEntry] = {}
     others: dict[str, FileEntry] = {}
     for entry in files.entries():
-        named = may_be_photo_name(entry.path) or missing_decoder(entry.path) is not None
-        is_other = not named or entry.refusal in ("hidden", "system_folder")
+        is_other = not may_be_photo(entry.path) or entry.refusal in ("hidden", "system_folder")
         kind = others if is_other and not is_table else photos
         kind.setdefault(entry.path, entry)
     return files, list(photos.values()), list(others.values())
@@ -303,7 +305,12 @@ def _open_unlabelled(config: PipelineConfig) -> tuple[Files, bool]:
             return TableSource(_name(url), url, config, labelled=False).files, True
         is_folder = kind in ("auto", "folder") and config.source.url and _is_folder(url)
         if is_folder and not _is_there(storage.join(url, "images.tar.gz")):
-            return FolderFiles(url), False
+            files = FolderFiles(url)
+            shards = _shards([entry.path for entry in files.entries() if not entry.refusal])
+            if shards:
+                table = TableSource(_name(url), url, config, labelled=False, shards=shards)
+                return table.files, True
+            return files, False
     return open_source(config).files, False
 
 
@@ -340,8 +347,7 @@ def _folder(name: str, url: str, config: PipelineConfig) -> Source:
     files = FolderFiles(url)
     usable = [entry.path for entry in files.entries() if not entry.refusal]
     photos = [path for path in usable if is_photo_name(path) or missing_decoder(path)]
-    shards = [path for path in usable if path.endswith(".parquet")]
-    if shards and not photos:
+    if shards := _shards(usable):
         return TableSource(name, url, config, shards=shards)
     if not any("/" in path for path in photos or usable):
         raise PetsError(
@@ -367,6 +373,13 @@ def _unknown_type(url: str) -> PetsError:
         f"source.url = {url}: this type of file is not supported. A source is a folder, an archive "
         f"({', '.join(ARCHIVE_SUFFIXES)}) or a table ({', '.join(TABLE_SUFFIXES)}){remedy}"
     )
+
+
+def _shards(paths: Sequence[str]) -> list[str]:
+    """The Parquet shards of a folder that holds no folders of photos."""
+    photos = [path for path in paths if is_photo_name(path) or missing_decoder(path)]
+    has_classes = any("/" in path for path in photos)
+    return [] if has_classes else [path for path in paths if path.lower().endswith(".parquet")]
 
 
 def _also(url: str, paths: Sequence[str]) -> str:
@@ -400,7 +413,7 @@ def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
 def _head(xml: bytes) -> tuple[Box | None, tuple[int, int] | None]:
     """The first object's box of a Pascal VOC file, and the photo's size there.
 
-    None where the file has no box, or no size, that is one.
+    None where the file has no box that is one; a size of (0, 0) where it has none.
     """
     try:
         root = fromstring(xml)
@@ -408,14 +421,13 @@ def _head(xml: bytes) -> tuple[Box | None, tuple[int, int] | None]:
         if found is None:
             return None, None
         box = Box(*(round(float(found.findtext(field, ""))) for field in Box._fields))
-    except (ParseError, DefusedXmlException, ValueError):
+        sides = [round(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
+    except (ParseError, DefusedXmlException, ValueError, OverflowError):
         return None, None
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
         return None, None
-    sides = [root.findtext(f"size/{side}", "").strip() for side in ("width", "height")]
-    # Some tools write 0.
-    width, height = (int(side) if side.isdecimal() else 0 for side in sides)
-    return box, (width, height) if width and height else None
+    # Some tools write 0, which is no size.
+    return box, (sides[0], sides[1]) if all(sides) else (0, 0)
 
 
 def _rows(lists: dict[str, str], name: str, url: str) -> list[tuple[str, str, str, str]]:

@@ -20,6 +20,7 @@ __all__ = [
     "largest_fraction",
     "smallest_fraction",
     "split_rows",
+    "straddling_groups",
 ]
 
 _MIN_PHOTOS = 5
@@ -143,6 +144,24 @@ def _keys_to_hold_out(
         for label, own in keys.items()
         if num_photos[label] >= _MIN_PHOTOS and label not in validated and len(own) > 1
     }
+
+
+def straddling_groups(
+    rows: Mapping[str, SplitRow], splits: Mapping[str, Split | None]
+) -> tuple[str, ...]:
+    """A warning where the source's own lists put photos of one group on several sides."""
+    sides: dict[str, set[Split]] = defaultdict(set)
+    for photo_id, row in rows.items():
+        if split := splits[photo_id]:
+            sides[row.key].add(split)
+    straddling = sorted(key for key, own in sides.items() if len(own) > 1)
+    if not straddling:
+        return ()
+    return (
+        f"{len(straddling)} of {len(sides)} groups have photos in several splits, "
+        f"{straddling[0]!r} for one, since the source's own lists are used: set source.split = "
+        "random to keep groups together.",
+    )
 
 
 def smallest_fraction(keys: Iterable[str], seed: int) -> float:

@@ -21,7 +21,7 @@ from pets_core.data.archives import PackedFiles, pack
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
 from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal
 from pets_core.data.layout import split_of_name
-from pets_core.data.table_columns import TableColumns, Target
+from pets_core.data.table_columns import TableColumns, Target, class_names
 from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.text_table import TextOptions, TextTable, open_text_table
@@ -68,13 +68,14 @@ class TableSource:
         ]
         # The split of each shard, where all of them name one.
         splits = [_shard_split(shard) for shard in sorted(shards)]
-        self._shard_splits = splits if splits and all(splits) else []
+        self._shard_splits = splits if any(splits) else []
         self._check_columns()
 
     @property
     def has_official_split(self) -> bool:
         """Whether a column, or the shards' names, are splits of which one is held out."""
-        return self._config.split_column is not None or len(set(self._shard_splits)) > 1
+        named = set(filter(None, self._shard_splits))
+        return self._config.split_column is not None or len(named) > 1
 
     def photo_id(self, path: str) -> str:
         """The path."""
@@ -125,7 +126,7 @@ class TableSource:
         if settings.targets in ("class", "tags"):
             names = {n for p in photos.values() for n in (p.tags if p.tags else [p.label]) if n}
             vocabulary = settings.tag_columns or sorted(names)
-            warnings = columns.warnings(names)
+            warnings = columns.warnings(names) + self._encoding_warnings()
             return Catalogue(photos, dict.fromkeys(vocabulary), warnings=warnings)
         numbers = describe_numbers(settings.targets, settings.number_columns, settings.units)
         return Catalogue(photos, {}, numbers)
@@ -145,6 +146,14 @@ class TableSource:
                 faults.append(f"{self.url}: {what} no {column}: fill it in, or remove the row")
         if faults:
             raise PetsError("\n".join(faults))
+
+    def _encoding_warnings(self) -> tuple[str, ...]:
+        if self._text is None or self._config.encoding or self._text.format.encoding != "cp1252":
+            return ()
+        return (
+            f"{self.url} is not UTF-8 and was read as cp1252. Where letters are wrong, set "
+            "source.encoding.",
+        )
 
     def _splits(self, columns: TableColumns) -> list[Official | None]:
         """The official split of each row: of a column, or of the shards' names."""
@@ -238,10 +247,10 @@ class TableSource:
     def _ids(self) -> list[str | None]:
         if self._packed is not None:
             return [entry.path for entry in self._packed.entries()]
-        named = self._labels[self._config.image_column].to_pylist()
+        named = [_plain(name) for name in self._labels[self._config.image_column].to_pylist()]
         folder, suffix = self._config.image_folder, self._config.image_suffix
         if not (folder or suffix):
-            return named  # type: ignore[no-any-return]
+            return named
         return [name and (f"{folder}/" if folder else "") + f"{name}{suffix}" for name in named]
 
     @cached_property
@@ -253,10 +262,26 @@ class TableSource:
         if self._holds_bytes:
             names.remove(self._config.image_column)
         with self._reading():
-            return pa.concat_tables(
-                [pq.read_table(path, columns=names) for path in self._paths],
-                promote_options="permissive",
-            )
+            tables = [pq.read_table(path, columns=names) for path in self._paths]
+        return self._joined(tables)
+
+    def _joined(self, tables: Sequence[pa.Table]) -> pa.Table:
+        """The rows of all shards, whose types and names of classes must agree."""
+        label = self._config.label_column
+        if self._labelled and label in tables[0].column_names:
+            names = {str(class_names(table, label)) for table in tables}
+            if len(names) > 1:
+                raise PetsError(
+                    f"{self.url}: its shards give the classes of {label} different names or "
+                    "orders: write them again with the same ones"
+                )
+        try:
+            return pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise PetsError(
+                f"{self.url}: its shards have columns of different types ({error}): write them "
+                "again with the same ones"
+            ) from error
 
     @cached_property
     def _text(self) -> TextTable | None:
@@ -343,6 +368,13 @@ def _shard_split(path: str) -> Official | None:
     """The split that a shard's name stands for, or else its innermost folder's that names one."""
     named = (split_of_name(part) for part in reversed(path.split("/")))
     return next(filter(None, named), None)
+
+
+def _plain(path: str | None) -> str | None:
+    """A path without "." folders and doubled slashes, so that a photo has one id; URLs stay."""
+    if path is None or _is_absolute(path) or ("./" not in path and "//" not in path):
+        return path
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def _file_name(url: str) -> str:

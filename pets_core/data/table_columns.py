@@ -17,7 +17,7 @@ from pets_core.errors import PetsError
 from pets_core.text_numbers import parse_numbers
 from pets_core.text_table import TextTable
 
-__all__ = ["TableColumns", "Target"]
+__all__ = ["TableColumns", "Target", "class_names"]
 
 Target = str | tuple[str, ...] | tuple[float, ...]
 """A class, tags or numbers."""
@@ -30,10 +30,14 @@ _OFFICIAL: dict[str, Official] = {
     "test": "test",
     "trainval": "trainval",
 }
+_MISSING = frozenset({"nan", "<na>", "#n/a"})
+"""What pandas and spreadsheets write, in lower case, where there is no value."""
 _WHOLE = re.compile(r"-?\d+(\.0+)?")
+_ODD_TAG = re.compile(r"""[\[\]|;,{}"&+/]|^'|'$|^\W+$|:[\d.]+$""")
+"""What a tag holds when its cell was cut at the wrong separator."""
 _TAG_STATES = {
     **dict.fromkeys(("1", "1.0", "true"), True),
-    **dict.fromkeys(("0", "0.0", "false", "-1", "-1.0", "", "none", "nan"), False),
+    **dict.fromkeys(("0", "0.0", "false", "-1", "-1.0", "", "none", "nan", "na", "<na>"), False),
 }
 """Whether a photo has a tag, by the text of its one-hot cell."""
 
@@ -72,13 +76,13 @@ class TableColumns:
 
     def _classes(self) -> Iterator[str]:
         column = self.settings.label_column
-        if pa.types.is_list(self.table[column].type) and not _class_names(self.table, column):
+        if pa.types.is_nested(self.table[column].type) and not class_names(self.table, column):
             raise PetsError(
-                f"source.label_column = {column}: {self.url} has lists there: set "
+                f"source.label_column = {column}: {self.url} has lists or structs there: set "
                 "source.targets = tags"
             )
         labels = [(label or "").strip() for label in _names(self.table, column)]
-        labels = ["" if label.lower() == "nan" else label for label in labels]
+        labels = ["" if label.lower() in _MISSING else label for label in labels]
         # What pandas makes of whole numbers where a row has none.
         if all(_WHOLE.fullmatch(label) for label in labels if label):
             labels = [label.partition(".")[0] for label in labels]
@@ -109,7 +113,8 @@ class TableColumns:
         column = self.settings.group_column
         if not column:
             return [""] * self.table.num_rows
-        groups = [(_name_of(value, None) or "").strip() for value in self.table[column].to_pylist()]
+        names = [(_name_of(value, None) or "").strip() for value in self.table[column].to_pylist()]
+        groups = ["" if name.lower() in _MISSING else name for name in names]
         if "" in groups:
             raise PetsError(
                 f"{self.url}: row {groups.index('') + 1} has no {column} (source.group_column): "
@@ -185,7 +190,7 @@ class TableColumns:
         Args:
             names: The vocabulary.
         """
-        odd = sorted(name for name in names if re.search(r"[\[\]|;,{}\"]", name))
+        odd = sorted(name for name in names if _ODD_TAG.search(name))
         if self.settings.targets != "tags" or self.settings.tag_columns or not odd:
             return ()
         separator = self.settings.tag_separator
@@ -198,13 +203,13 @@ class TableColumns:
 
 def _names(table: pa.Table, column: str) -> list[str | None]:
     """Labels as text; where Hugging Face's metadata name the classes, by these names."""
-    names = _class_names(table, column)
+    names = class_names(table, column)
     return [_name_of(value, names) for value in table[column].to_pylist()]
 
 
 def _tags(table: pa.Table, column: str, separator: str | None) -> Iterator[tuple[str, ...]]:
     """The tags of each row, each once, in sorted order: of a list, or of text with separators."""
-    names = _class_names(table, column)
+    names = class_names(table, column)
     for value in table[column].to_pylist():
         listed = value
         if value is None or isinstance(value, str):
@@ -213,7 +218,7 @@ def _tags(table: pa.Table, column: str, separator: str | None) -> Iterator[tuple
             # A column of labels: one tag each.
             listed = [value]
         tags = {(_name_of(tag, names) or "").strip() for tag in listed}
-        yield tuple(sorted(tags - {"", "nan"}))
+        yield tuple(sorted(tag for tag in tags if tag and tag.lower() not in _MISSING))
 
 
 def _name_of(value: Any, names: dict[int, str] | None) -> str | None:
@@ -227,13 +232,16 @@ def _name_of(value: Any, names: dict[int, str] | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _class_names(table: pa.Table, column: str) -> dict[int, str] | None:
+def class_names(table: pa.Table, column: str) -> dict[int, str] | None:
     """Names by index that Hugging Face's metadata give a column of labels, or of lists of them."""
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column, {})
-    if isinstance(feature, list):
-        (feature,) = feature
-    if isinstance(feature, dict):
+    try:
+        metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = metadata["info"]["features"][column]
+        if isinstance(feature, list):
+            (feature,) = feature
         feature = feature.get("feature", feature)
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return dict(enumerate(names)) if names else None
+        names = feature.get("names") or feature["feature"]["names"]
+        return dict(enumerate(names))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        # Any other metadata name no classes.
+        return None

@@ -312,6 +312,7 @@ def tiff(values) -> bytes:
         (np.float32, [0, 0.5, 1], [0, 128, 255]),
         (np.float32, [0, 100, 255], [0, 100, 255]),
         (np.float32, [0, 257, 65_535], [0, 1, 255]),
+        (np.float32, [-0.02, 0.5, 1.0002], [0, 128, 255]),
         (np.int32, [0, 1, 255], [0, 1, 255]),
         (np.int32, [0, 2_570, 65_535], [0, 10, 255]),
     ],
@@ -321,10 +322,31 @@ def test_grey_of_32_bits_is_scaled_by_the_smallest_range_that_holds_it(kind, val
     assert np.asarray(image)[0, :, 1].tolist() == levels
 
 
+def test_levels_of_more_than_8_bits_where_0_is_white():
+    for values in (np.uint16([[0, 65_535]]), np.float32([[0, 1]])):
+        data = encode(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+        assert np.asarray(open_rgb(data)[0])[0, :, 0].tolist() == [255, 0]
+
+
+def test_a_tiff_that_pillow_does_not_read_is_explained():
+    assert "64-bit floats" in refusal(b"II*\0" + bytes(200)).detail
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_orientation_and_size_are_told_of_every_format(file_format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(half_red_left(40, 20), file_format, exif=exif)
+    info = inspect(data)
+    assert (info.orientation, info.width, info.height) == (6, 20, 40)
+    assert read_orientation(data) == 6
+    assert open_rgb(data)[0].size == (20, 40)
+
+
 @pytest.mark.parametrize(
     "values",
-    [np.float32([-0.1, 1]), np.float32([0, np.nan]), np.float32([0, np.inf]),
-     np.float32([0, 70_000]), np.int32([-1, 5]), np.int32([0, 65_536])],
+    [np.float32([0, np.nan]), np.float32([0, np.inf]),
+     np.float32([0, 80_000]), np.float32([-0.2, 1]), np.int32([-1, 5]), np.int32([0, 65_536])],
     ids=str,
 )  # fmt: skip
 def test_values_in_no_range_are_refused(values):

@@ -104,14 +104,18 @@ def test_one_folder_of_a_split_inside_another():
 
 
 @pytest.mark.parametrize("text", ["2023/cat 2023/dog 2024/cat 2024/dog", "cat/a dog/a",
-                                  "x/1/cat x/1/dog x/2/cat x/2/dog x/2/owl"])  # fmt: skip
+                                  "x/1/cat x/1/dog x/2/cat x/2/dog x/2/owl",
+                                  "2023/cat 2023/dog 2024/cat", "ann/cat ann/dog bob/cat bob/fox",
+                                  "2021/cat 2022/cat 2022/dog 2023/Cat"])  # fmt: skip
 def test_classes_that_all_hold_the_same_folders_are_ambiguous(text):
     with pytest.raises(PetsError, match=r"source\.class_folder = auto: .*first.*or last") as caught:
         read(text)
-    assert "all hold the folders" in str(caught.value)
+    assert "hold folders of the same names" in str(caught.value)
     first, _ = read(text, "first")
     last, _ = read(text, "last")
     assert {label for label, _ in last.values()} == {e.split("/")[-1] for e in text.split()}
+    with pytest.raises(PetsError, match="class_folder"):
+        read(f"{text} {text.split('/')[0]}/cover.jpg {text.split('/')[0]}/README.md")
     assert {label for label, _ in first.values()}.isdisjoint({label for label, _ in last.values()})
 
 
@@ -119,6 +123,66 @@ def test_the_folder_a_photo_lies_in_may_name_its_class_in_splits_too():
     found, _ = read("train/2023/cat train/2024/dog val/2023/cat val/2023/dog", "last")
     assert found["train/2024/dog"] == ("dog", "train")
     assert found["val/2023/cat"] == ("cat", "valid")
+
+
+@pytest.mark.parametrize("stray", ["LICENSE", "x.jpg", "README.md", ".gitignore"])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("seg_train", "seg_test"),
+        ("Train Data", "Test Data"),
+        ("train2017", "val2017"),
+        ("train", "test"),
+    ],
+)
+def test_one_stray_file_does_not_undo_the_splits(train, test, stray):
+    paths = [f"{s}/{c}/{n}.jpg" for s in (train, test) for c in ("cat", "dog") for n in range(4)]
+    layout = read_layout([*paths, f"{train}/{stray}"], "auto")
+    assert set(layout.labels) == set(paths)
+    assert set(layout.labels.values()) == {"cat", "dog"}
+    assert len(set(layout.official.values())) == 2
+
+
+@pytest.mark.parametrize("stray", ["LICENSE", "preview.png"])
+def test_one_stray_file_does_not_make_a_class_of_the_folder_around(stray):
+    paths = [f"top/{c}/{n}.jpg" for c in ("cat", "dog") for n in range(4)]
+    layout = read_layout([*paths, f"top/{stray}"], "auto")
+    assert set(layout.labels.values()) == {"cat", "dog"}
+
+
+def test_splits_may_lie_in_the_classes():
+    found, _ = read("cat/train cat/test dog/train dog/test")
+    assert found["cat/train"] == ("cat", "trainval")
+    assert found["dog/test"] == ("dog", "test")
+    found, _ = read("cat/train cat/val dog/train dog/val", "first")
+    assert found["cat/val"] == ("cat", "valid")
+
+
+def test_folders_without_a_photo_are_no_classes_in_splits_either():
+    found, _ = read("train/cat train/dog train/labels/1.txt val/cat val/labels/1.txt")
+    assert {label for label, _ in found.values()} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_warned"),
+    [("img.0", True), ("1.jpg?w=200", True), ("a.txt", False), ("a.json", False)],
+)
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_folders_of_unknown_files_are_reported(name, is_warned, top):
+    paths = [f"{top}{c}/{n}.jpg" for c in ("cat", "dog") for n in range(2)]
+    paths += ["val/cat/1.jpg"] if top else []
+    layout = read_layout([*paths, f"{top}fox/{name}"], "auto")
+    assert "fox" not in layout.labels.values()
+    assert len(layout.warnings) == is_warned
+    assert all("fox (1 files)" in warning for warning in layout.warnings)
+
+
+@pytest.mark.parametrize("name", ["cat", "cats", "Cafe\u0301"])
+def test_the_only_class_of_a_validation_folder_is_kept(name):
+    """It may be written otherwise than in train; an error later is better than no photo."""
+    found, skipped = read(f"train/Cat train/Café val/{name}")
+    assert skipped == {}
+    assert found[f"val/{name}"] == (name, "valid")
 
 
 def test_blanks_around_a_class_are_trimmed():

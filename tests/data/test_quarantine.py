@@ -1,6 +1,7 @@
 """Nothing disappears: each file that is not used has a reason, and a class that loses is named."""
 
 import io
+import os
 import tarfile
 import zipfile
 
@@ -87,6 +88,26 @@ def test_a_class_without_any_readable_photo_is_named(tmp_path, write_folder):
         storage.write_bytes(str(folder / f"dog/{number}.heic"), HEIC + bytes([number]))
     with pytest.raises(PetsError, match=r"most of their photos: dog \(4 of 4\)"):
         ingest(config(tmp_path, folder))
+
+
+def test_a_small_class_that_is_lost_says_why(tmp_path, write_folder):
+    folder = write_folder(tmp_path / "mine", {"cat": 30, "dog": 30})
+    for number in range(3):
+        storage.write_bytes(str(folder / f"bird/{number}.CR3"), b"raw" + bytes([number]))
+    with pytest.raises(
+        PetsError, match=r"(?s)left of bird: .*3 of 3 photos have no decoder.*rawpy"
+    ):
+        ingest(config(tmp_path, folder))
+
+
+def test_a_folder_whose_name_is_not_utf8_harms_no_other(tmp_path, write_folder, jpeg):
+    folder = write_folder(tmp_path / "mine", {"cat": 30, "dog": 30})
+    odd = folder / os.fsdecode(b"K\xe4tz")
+    odd.mkdir()
+    (odd / "1.jpg").write_bytes(jpeg(99))
+    manifest = ingest(config(tmp_path, folder))
+    assert manifest.class_names == ("cat", "dog")
+    assert left_out(manifest) == {"K\\xe4tz/1.jpg": "name_not_utf8"}
 
 
 def test_photos_are_read_once_their_decoder_is_installed(tmp_path, phone, monkeypatch, jpeg):
@@ -228,8 +249,8 @@ def test_photos_in_a_sliver_of_the_range_are_warned_of(tmp_path, factor, is_warn
 
 @pytest.mark.parametrize(
     ("names", "is_warned"),
-    [(("Cat", "cat"), True), (("Ka\u0308tz", "Kätz"), True), (("Maine Coon", "MaineCoon"), True),
-     (("cat", "cats"), False)],
+    [(("Cat", "cat"), True), (("cat", "cat\u200b"), True), (("Ka\u0308tz", "Kätz"), True),
+     (("Maine Coon", "MaineCoon"), True), (("cat", "cats"), False)],
 )  # fmt: skip
 def test_classes_that_look_alike_are_named_and_not_merged(tmp_path, write_folder, names, is_warned):
     manifest = ingest(config(tmp_path, write_folder(tmp_path / "mine", dict.fromkeys(names, 6))))
@@ -237,6 +258,24 @@ def test_classes_that_look_alike_are_named_and_not_merged(tmp_path, write_folder
     found = [w for w in class_warnings(manifest) if "differ by case" in w]
     assert len(found) == is_warned
     assert all(repr(name) in warning for warning in found for name in names)
+
+
+def test_classes_that_may_stand_for_no_label_are_named(tmp_path, write_folder):
+    manifest = ingest(config(tmp_path, write_folder(tmp_path / "mine", {"None": 6, "cat": 6})))
+    assert any("may stand for no label: 'None'" in w for w in class_warnings(manifest))
+
+
+def test_groups_over_the_sources_own_split_are_reported(tmp_path, write_folder):
+    folder = write_folder(tmp_path / "mine", {"train/a": 6, "train/b": 6, "val/a": 6, "val/b": 6})
+    given = {"group_pattern": r"(\d)\.jpg"}
+    manifest = ingest(config(tmp_path, folder, **given))
+    assert manifest.warnings[0].startswith("6 of 6 groups have photos in several splits, '0'")
+    drawn = ingest(config(tmp_path, folder, split="random", **given, valid_fraction=0.4))
+    assert drawn.warnings == ()
+    with pytest.raises(PetsError, match="24 photos are in 2 groups only, too few"):
+        ingest(
+            config(tmp_path, folder, split="random", group_pattern=r"/(.)/", valid_fraction=0.01)
+        )
 
 
 def test_a_split_that_leaves_nothing_to_judge_on_names_the_fraction(tmp_path, write_folder):

@@ -444,10 +444,11 @@ def test_one_hot_cells_of_numbers_and_truth(opened):
 @pytest.mark.parametrize(
     ("labels", "warned"),
     [(["['cat', 'sofa']", "['cat']"], True), (["cat;sofa", "cat"], True), (["cat|dog", "x"], True),
-     (["cat,sofa", "dog"], True), (["cat sofa", "dog"], False)],
+     (["cat,sofa", "dog"], True), (["cat + sofa"], True), (["cat/sofa"], True),
+     (["cat:0.9"], True), (["cat sofa", "dog"], False), (["maine-coon"], False)],
 )  # fmt: skip
 def test_tags_that_hold_a_separator_are_reported(opened, labels, warned):
-    columns = {"image": ROWS["image"][:2], "label": labels}
+    columns = {"image": ROWS["image"][: len(labels)], "label": labels}
     warnings = opened(columns, ".parquet", targets="tags").catalogue().warnings
     assert len(warnings) == warned
     assert all("source.tag_separator = spaces" in warning for warning in warnings)
@@ -513,3 +514,71 @@ def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, f
     if "test" in splits or names[1] == "validation":
         held = {"test", "valid"} & {"test" if "test" in splits else "valid"}
         assert sum(manifest.splits[split].num_rows for split in held) == 20
+
+
+@pytest.mark.parametrize("missing", ["<NA>", "#N/A", "nan"])
+def test_what_programs_write_for_no_label_is_none(opened, missing):
+    source = opened({"image": ["1", "2"], "label": ["a", missing]}, ".csv")
+    with pytest.raises(PetsError, match="row 2 has no label"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize(
+    "label", [pa.array([["cat"]], pa.large_list(pa.string())), pa.array([{"name": "cat"}])]
+)
+def test_no_nested_value_is_a_class(opened, label):
+    with pytest.raises(PetsError, match=r"lists or structs there: set source\.targets = tags"):
+        opened({"image": ["1"], "label": label}).catalogue()
+
+
+def test_a_path_written_in_two_ways_is_one_photo(opened):
+    source = opened({"image": ["a/1.jpg", "./a//1.jpg"], "label": ["x", "y"]}, ".csv")
+    with pytest.raises(PetsError, match=r"row 2 has 'y' .* for a/1\.jpg, an earlier row 'x'"):
+        source.catalogue()
+
+
+def test_a_table_read_as_cp1252_says_so(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("image,label\n1.jpg,k\xe4tz\n".encode("cp1252"))
+    (warning,) = open_source(config(tmp_path, path)).catalogue().warnings
+    assert "was read as cp1252" in warning
+    assert open_source(config(tmp_path, path, encoding="cp1252")).catalogue().warnings == ()
+
+
+@pytest.mark.parametrize("about", [b"null", b"[]", b"no JSON", b'{"info": {"features": null}}'])
+def test_other_metadata_than_hugging_faces_are_passed_over(opened, about):
+    source = opened({"image": ["1"], "label": ["a"]}, metadata={"huggingface": about})
+    assert classes(source) == [("a", None)]
+
+
+def shards(tmp_path, jpeg, labels, metadata=None):
+    """A folder of one shard for each name."""
+    for place, (name, values) in enumerate(labels.items()):
+        image = pa.array([jpeg(20 * place + n) for n in range(len(values))], pa.binary())
+        columns = pa.table({"image": image, "label": values})
+        about = {"huggingface": json.dumps(metadata[name])} if metadata else None
+        write(tmp_path / f"mine/{name}.parquet", columns, about)
+    return tmp_path / "mine"
+
+
+def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path, jpeg):
+    metadata = {
+        name: {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+        for name, names in {"train": ["cat", "dog"], "test": ["dog", "cat"]}.items()
+    }
+    folder = shards(tmp_path, jpeg, {"train": [0, 1] * 5, "test": [0, 1] * 5}, metadata)
+    with pytest.raises(PetsError, match="shards give the classes of label different names"):
+        open_source(config(tmp_path, folder)).catalogue()
+
+
+def test_shards_of_other_types_are_refused(tmp_path, jpeg):
+    folder = shards(tmp_path, jpeg, {"train": ["a", "b"] * 5, "test": [0, 1] * 5})
+    with pytest.raises(PetsError, match="shards have columns of different types"):
+        open_source(config(tmp_path, folder)).catalogue()
+
+
+def test_a_shard_that_names_no_split_is_left_out_of_a_split(tmp_path, jpeg):
+    folder = shards(tmp_path, jpeg, dict.fromkeys(("train-0", "test-0", "extra"), [0, 1] * 5))
+    manifest = ingest(config(tmp_path, folder))
+    assert manifest.splits["test"].num_rows == 10
+    assert manifest.quarantine_reasons == {"in_no_list": 10}

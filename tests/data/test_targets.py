@@ -14,6 +14,7 @@ from pets_core.data.images import UnreadablePhotoError
 from pets_core.data.ingest import ingest
 from pets_core.data.plan import PlannedPhoto
 from pets_core.data.shards import NO_BOX, OUTSIDE, _upright
+from pets_core.data.sources import _head
 from pets_core.data.versions import diff
 from pets_core.errors import PetsError
 
@@ -407,11 +408,37 @@ def test_annotations_are_turned_with_their_photos(tmp_path, write_oxford, annota
         np.testing.assert_allclose((found + 1) / 2 * sides, [expected] * 24, atol=1e-4)
 
 
-def test_an_annotation_of_another_size_leaves_its_photo_out():
+def test_an_annotation_that_does_not_say_which_pixels_are_meant():
+    """It leaves its photo out where the places are the target, and else its box."""
     photo = PlannedPhoto("a", "a.jpg", "", None, None, numbers=(1, 2), annotation_size=(50, 40))
-    for size, turn in (((120, 90), 1), ((40, 50), 1), ((120, 90), 6)):
+    unclear = [((120, 90), 1), ((40, 50), 1), ((120, 90), 6), ((50, 40), 3), ((50, 40), 2)]
+    for size, turn in unclear:
         with pytest.raises(UnreadablePhotoError, match="annotation_size: annotated at 50 x 40"):
             _upright(photo, size, turn)
+        of_class = photo._replace(numbers=(), head_box=(1, 2, 3, 4))
+        assert _upright(of_class, size, turn).head_box is None
+    square = photo._replace(annotation_size=(50, 50))
+    without = photo._replace(annotation_size=(0, 0))
+    for other in (square, without):
+        with pytest.raises(UnreadablePhotoError, match="annotation_size"):
+            _upright(other, (50, 50), 6)
+        assert _upright(other, (50, 50), 1).numbers == (1, 2)
     assert _upright(photo, (50, 40), 6).numbers == (1, 2), "of the upright photo"
     assert _upright(photo, (40, 50), 6).numbers == (38, 1)
     assert _upright(photo._replace(annotation_size=()), (9, 9), 6).numbers == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("xml", "found"),
+    [
+        ("<size><width>90.0</width><height>120</height></size>", (90, 120)),
+        ("<size><width>0</width><height>0</height></size>", (0, 0)),
+        ("", (0, 0)),
+    ],
+)
+def test_sizes_of_annotations(xml, found):
+    sides = {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
+    box = "".join(f"<{name}>{value}</{name}>" for name, value in sides.items())
+    head = f"<annotation>{xml}<object><bndbox>{box}</bndbox></object></annotation>"
+    assert _head(head.encode()) == ((1, 2, 3, 4), found)
+    assert _head(head.replace(">3<", ">1e999<").encode()) == (None, None)
