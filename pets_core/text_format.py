@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ __all__ = [
     "detect_delimiter",
     "detect_encoding",
     "find_undecodable_line",
+    "has_blanks_before_quotes",
     "is_blank",
     "is_complete",
     "large_cells",
@@ -76,12 +78,14 @@ class TextFormat:
         encoding: Name of a Python codec.
         bom_length: Bytes of the byte order mark, 0 to 4.
         is_quoted: Whether cells may stand in double quotes.
+        skips_blanks: Whether blanks may stand between a delimiter and a quote.
     """
 
     delimiter: str
     encoding: str
     bom_length: int = 0
     is_quoted: bool = True
+    skips_blanks: bool = False
 
     def __str__(self) -> str:
         delimiter = "tab" if self.delimiter == "\t" else repr(self.delimiter)
@@ -114,7 +118,13 @@ class TextFormat:
         Raises:
             csv.Error: A quoted cell does not end, or goes on after its closing quote.
         """
-        reader = csv.reader(lines, delimiter=self.character, quoting=self.quoting, strict=True)
+        reader = csv.reader(
+            lines,
+            delimiter=self.character,
+            quoting=self.quoting,
+            skipinitialspace=self.skips_blanks,
+            strict=True,
+        )
         for row in reader:
             yield reader.line_num, row
 
@@ -217,6 +227,18 @@ def _is_mostly_utf8(path: Path) -> bool:
                 num_invalid += invalid
                 num_valid += len(text) - len(text.encode("ascii", "ignore")) - invalid
     return num_valid > num_invalid or num_invalid == 0
+
+
+def has_blanks_before_quotes(path: Path, found: TextFormat) -> bool:
+    """Whether all first cells of some column are quoted with blanks before, as in `1, "cat"`."""
+    if not found.is_quoted:
+        return False
+    with found.open(path) as text, large_cells():
+        rows = [row for _, row in islice(found.rows(text), 1, _HEAD_ROWS)]
+    return any(
+        all(cell[:1] == " " and re.fullmatch(r' +"[^"]*"', cell) for cell in column)
+        for column in zip(*rows, strict=False)
+    )
 
 
 def find_undecodable_line(path: Path, text_format: TextFormat) -> int:

@@ -28,6 +28,7 @@ from pets_core.text_format import (
     detect_delimiter,
     detect_encoding,
     find_undecodable_line,
+    has_blanks_before_quotes,
     is_blank,
     is_complete,
     large_cells,
@@ -106,6 +107,7 @@ class TextTable:
                     quoting=self.format.quoting,
                     header=None,
                     index_col=False,
+                    skipinitialspace=self.format.skips_blanks,
                     usecols=sorted(set(positions)),
                     dtype=str,
                     na_filter=False,
@@ -201,6 +203,8 @@ class _Opener:
         found = TextFormat(",", encoding, bom_length)
         try:
             found = detect_delimiter(self.path, found, self.options, columns)
+            with suppress(csv.Error):
+                found = replace(found, skips_blanks=has_blanks_before_quotes(self.path, found))
             return self._check(found, has_header)
         except _Fault as fault:
             unquoted = replace(found, is_quoted=False)

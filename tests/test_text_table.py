@@ -275,3 +275,14 @@ def test_absent_and_repeated_columns_are_refused(opened):
         table.read()
     with pytest.raises(PetsError, match=r"no column 'images', only image, label, label .*Did you"):
         table.read(["images"])
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_blanks_before_quotes_are_no_part_of_a_cell(tmp_path, delimiter):
+    path = tmp_path / "t.csv"
+    path.write_text(f'image{delimiter} label\na.jpg{delimiter} "cat"\nb.jpg{delimiter}  "dog"\n')
+    assert open_text_table(path).read().to_pydict() == {
+        "image": ["a.jpg", "b.jpg"], "label": ["cat", "dog"],
+    }  # fmt: skip
+    path.write_text(f"image{delimiter}label\na.jpg{delimiter} cat\n")
+    assert open_text_table(path).read()["label"].to_pylist() == [" cat"]
