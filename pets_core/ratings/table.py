@@ -239,12 +239,18 @@ def _text(column: pa.ChunkedArray | pa.Array) -> Any:
     return pc.utf8_trim_whitespace(column.cast(pa.string()))
 
 
+_MISSING_IDS = pa.array(["nan", "NaN", "<NA>", "#N/A"])
+"""What programs write where a row has no id."""
+
+
 def _ids(
     column: pa.ChunkedArray, name: str, url: str
 ) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
     """Places of the rows' ids among the sorted ids, int32 (N,), and those ids."""
     codes, values = _encoded(column, name, url)
-    values = _without_point_zero(_text(_whole(values, name, url)))
+    values = _text(_whole(values, name, url))
+    values = pc.if_else(pc.is_in(values, _MISSING_IDS), "", values)
+    values = _without_point_zero(values)
     missing = np.append(pc.equal(values, "").to_numpy(zero_copy_only=False), True)[codes]
     if missing.any():
         _refuse(url, missing, f"has no {name}", "remove such rows, or give them ids")

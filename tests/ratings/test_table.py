@@ -260,6 +260,7 @@ def changed(**values) -> dict[str, list]:
         (COLUMNS | {"rating": [1, 0, 7, 2]}, {"y_range": (1, 5)},
          r"row 2 has rating = 0, outside .* \(and so have 1 more\): mend"),
         (changed(userId=""), {}, "row 3 has no userId: remove such rows"),
+        (changed(userId="nan"), {}, "row 3 has no userId"),
         (changed(movieId=" "), {}, "row 3 has no movieId"),
         (changed(timestamp=""), {}, "row 3 has no timestamp: mend .*time_column = null"),
         (changed(timestamp="soon"), {}, "row 3 has timestamp = 'soon', expected whole numbers"),
