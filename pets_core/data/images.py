@@ -41,8 +41,6 @@ NO_DECODER = "no_decoder"
 """Reason of a photo whose format needs a package that is not installed."""
 
 _THUMBNAIL = 32
-_NARROW = 64
-"""A photo whose grey levels span fewer than a quarter of 256 looks almost uniform to a model."""
 
 _Orient = Image.Transpose
 _TRANSPOSE = {
@@ -98,7 +96,6 @@ class ImageInfo:
         height: Pixels.
         thumbnail: Grey, uint8, shape (32, 32): what the perceptual hash is made of.
         orientation: The EXIF orientation of the stored pixels, 1 to 8.
-        narrow: Whether its grey levels span less than a quarter of the range.
     """
 
     format: str
@@ -106,7 +103,6 @@ class ImageInfo:
     height: int
     thumbnail: npt.NDArray[np.uint8]
     orientation: int = 1
-    narrow: bool = False
 
 
 class UnreadablePhotoError(Exception):
@@ -321,11 +317,8 @@ def inspect(data: bytes) -> ImageInfo:
     """
     decoded = _open(data, 2 * _THUMBNAIL, "L")
     grey = decoded.image.convert("L")
-    # Without a band, getextrema gives the lowest and the highest level.
-    low, high = map(int, np.ravel(grey.getextrema()))
     thumbnail = np.asarray(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS))
-    narrow = high - low < _NARROW
-    return ImageInfo(decoded.format, *decoded.size, thumbnail, decoded.orientation, narrow)
+    return ImageInfo(decoded.format, *decoded.size, thumbnail, decoded.orientation)
 
 
 def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:

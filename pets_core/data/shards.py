@@ -49,6 +49,9 @@ NO_BOX = "no_box"
 ANNOTATION_SIZE = "annotation_size"
 """Reason of a photo whose annotation is of a photo of another size."""
 UNKNOWN_SIZE = (0, 0)
+"""Of an annotation that does not say it."""
+_NARROW = 64
+"""A photo whose grey levels span less than a quarter of 256 looks almost uniform to a model."""
 _OPENING = Lock()
 
 
@@ -67,7 +70,7 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
     prior = _prior_rows(plan.root, photos)
     fresh = [photo.path for photo in photos if photo.id not in prior]
     files = _files(plan.plan_url, config.model_dump_json()) if fresh else None
-    left_out, num_narrow = [], 0
+    left_out = []
     writer = ShardWriter(plan, config.ingest.row_group_rows)
     # The pool is this function's and not the generator's: one that is left half-way and collected
     # later, in any thread, must not wait for threads then.
@@ -85,7 +88,6 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
                     raise content
                 refuse_raw(photo.path)
                 info = inspect(content)
-                num_narrow += info.narrow
                 size = info.width, info.height
                 labels = _labels(_upright(photo, size, info.orientation), shard, plan, size)
                 writer.add(_row(photo, content) | labels, info)
@@ -97,7 +99,7 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
         class_counts=dict(sorted(writer.labels.items())),
         left_out=tuple(left_out),
         num_read=len(fresh),
-        num_narrow=num_narrow,
+        num_narrow=writer.num_narrow,
     )
     save_record(plan.root, record)
     return record
@@ -119,10 +121,12 @@ class ShardWriter:
 
     Attributes:
         labels: Photos of each class or tag so far.
+        num_narrow: New photos whose grey levels span less than a quarter of the range.
     """
 
     def __init__(self, plan: DatasetPlan, row_group_rows: int) -> None:
         self.labels: Counter[int] = Counter()
+        self.num_narrow = 0
         self._num_rows = 0
         self._schema = schema_with_classes(plan.classes, plan.targets)
         self._row_group_rows = row_group_rows
@@ -167,7 +171,10 @@ class ShardWriter:
 
     def _flush(self) -> None:
         if self._infos:
-            hashes = perceptual_hashes(np.stack([info.thumbnail for info in self._infos]))
+            thumbnails = np.stack([info.thumbnail for info in self._infos])
+            spans = np.ptp(thumbnails.reshape(len(thumbnails), -1), axis=1)
+            self.num_narrow += int((spans < _NARROW).sum())
+            hashes = perceptual_hashes(thumbnails)
             for place, info, phash in zip(self._fresh, self._infos, hashes.tolist(), strict=True):
                 self._rows[place].update(width=info.width, height=info.height, phash=phash)
         if self._rows:

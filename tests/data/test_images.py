@@ -499,16 +499,6 @@ def test_any_other_profile_changes_nothing(profile):
     assert open_rgb(data)[0].getpixel((5, 5)) == colour
 
 
-@pytest.mark.parametrize(
-    ("levels", "narrow"),
-    [((0, 255), False), ((0, 11), True), ((100, 163), True), ((100, 164), False)],
-)
-def test_a_photo_in_a_sliver_of_the_range_is_narrow(levels, narrow):
-    image = Image.new("L", (64, 48), levels[0])
-    image.paste(levels[1], (0, 0, 32, 48))
-    assert inspect(encode(image, "PNG")).narrow == narrow
-
-
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)
 
 
