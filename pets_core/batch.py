@@ -23,7 +23,8 @@ from pets_core import storage
 from pets_core.config import PipelineConfig
 from pets_core.data.dataset import open_parquet, read_table, write_table
 from pets_core.data.files import Files
-from pets_core.data.images import UnreadablePhotoError, decode, refuse_raw
+from pets_core.data.formats import UnreadablePhotoError, refuse_raw
+from pets_core.data.images import decode
 from pets_core.data.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card

@@ -10,8 +10,7 @@ from pets_core.data.archives import ARCHIVE_SUFFIXES
 from pets_core.data.catalogue import LabelledPhoto
 from pets_core.data.contract import Contract
 from pets_core.data.files import FileEntry
-from pets_core.data.images import is_photo_name
-from pets_core.data.layout import may_be_photo
+from pets_core.data.formats import is_photo_name, may_be_photo
 from pets_core.data.quarantine import lost_of_classes
 from pets_core.data.splits import SplitRow, largest_fraction, smallest_fraction
 from pets_core.errors import PetsError

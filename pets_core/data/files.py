@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from pets_core import storage
-from pets_core.data.images import UnreadablePhotoError
+from pets_core.data.formats import UnreadablePhotoError
 from pets_core.download import retrying
 from pets_core.errors import telling
 

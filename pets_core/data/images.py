@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import io
-import mimetypes
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib import import_module
-from importlib.util import find_spec
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from pets_core.data.formats import (
+    NO_BYTES,
+    NO_DECODER,
+    UnreadablePhotoError,
+    describe_file,
+    find_remedy,
+    photo_formats,
+)
+
 __all__ = [
     "MAX_PIXELS",
-    "NO_DECODER",
     "ImageInfo",
-    "UnreadablePhotoError",
     "decode",
-    "decoders",
     "inspect",
-    "is_named_otherwise",
-    "is_photo_name",
-    "is_plainly_no_photo",
-    "may_be_photo_name",
-    "missing_decoder",
     "open_rgb",
     "read_orientation",
-    "refuse_raw",
     "upright_places",
 ]
 
 MAX_PIXELS = 100_000_000
-
-NO_DECODER = "no_decoder"
-"""Reason of a photo whose format needs a package that is not installed."""
 
 _THUMBNAIL = 32
 
@@ -55,35 +49,6 @@ _TRANSPOSE = {
 """What makes a photo upright, by its EXIF orientation (CIPA DC-008, tag 274)."""
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
-
-_NO_BYTES = "the file has no bytes"
-_UNKNOWN = "of no known type"
-_OTHER_TIFF = (
-    "a TIFF of values that Pillow does not read, as 64-bit floats: save it with 32-bit floats or "
-    "16-bit integers"
-)
-
-_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
-"""Optional packages with decoders for Pillow, and what registers each; empty: its import does."""
-_HEIF = "install the decoder: pip install 'pets-pipeline[heif]'"
-_JXL = "install the decoder: pip install 'pets-pipeline[jxl]'"
-_RAW = "develop it to JPEG or TIFF first, for instance with the package rawpy"
-_CONVERT = "convert it to PNG, TIFF or JPEG first"
-_OTHER_SUFFIXES = (".ai", ".dcm", ".dicom", ".djvu", ".eps", ".exr", ".hdr", ".jxr", ".svg", ".xcf")
-_RAW_SUFFIXES = (
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl "
-    ".sr2 .srf .srw .x3f"
-)
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-_JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-_RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\0")
-_REMEDIES = (
-    dict.fromkeys((".heic", ".heif", ".hif"), _HEIF)
-    | {".jxl": _JXL}
-    | dict.fromkeys(_RAW_SUFFIXES.split(), _RAW)
-    | dict.fromkeys(_OTHER_SUFFIXES, _CONVERT)
-)
-"""What to do with a photo of a format that Pillow has no decoder for, by its suffix."""
 
 
 @dataclass(frozen=True)
@@ -105,31 +70,6 @@ class ImageInfo:
     orientation: int = 1
 
 
-class UnreadablePhotoError(Exception):
-    """A file that is no usable photo; `reason` is a short code, `detail` the decoder's words."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-
-
-def is_photo_name(path: str) -> bool:
-    """Whether a file's name ends as one of Pillow's formats does, and is no AppleDouble file."""
-    name = path.rsplit("/", 1)[-1]
-    return _suffix(name).lower() in _photo_suffixes() and not name.startswith("._")
-
-
-def may_be_photo_name(path: str) -> bool:
-    """Whether a file's name does not speak against it: it ends as a photo's does, or in nothing."""
-    return is_photo_name(path) or not _suffix(path)
-
-
-def missing_decoder(path: str) -> str | None:
-    """What to do with a file whose name ends as a photo's without a decoder; None: any other."""
-    suffix = _suffix(path).lower()
-    return None if suffix in _photo_suffixes() else _REMEDIES.get(suffix)
-
-
 def read_orientation(data: bytes) -> int:
     """The EXIF orientation of a photo's stored pixels, 1 to 8; 1 where there is none.
 
@@ -139,7 +79,7 @@ def read_orientation(data: bytes) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _orientation(Image.open(io.BytesIO(data), formats=_formats()))
+            return _orientation(Image.open(io.BytesIO(data), formats=photo_formats()))
     except Exception:  # noqa: BLE001 - on damaged bytes the decoders raise anything
         return 1
 
@@ -171,53 +111,6 @@ def upright_places(places: Sequence[float], size: tuple[int, int], orientation: 
             8: (y, width - x),
         }[orientation]
     return turned
-
-
-def refuse_raw(path: str) -> None:
-    """Raise for a camera's raw file, of which Pillow would decode the small preview.
-
-    Raises:
-        UnreadablePhotoError: The name ends as a raw format's.
-    """
-    if _REMEDIES.get(_suffix(path).lower()) == _RAW:
-        raise UnreadablePhotoError(NO_DECODER, _RAW)
-
-
-def decoders() -> tuple[str, ...]:
-    """The installed packages that add decoders to Pillow's."""
-    return tuple(name for name in _PLUGINS if find_spec(name) is not None)
-
-
-def _suffix(path: str) -> str:
-    """As pathlib's, which takes ten times as long for each of a million files."""
-    stem, dot, suffix = path.rsplit("/", 1)[-1].rpartition(".")
-    return dot + suffix if stem else ""
-
-
-@cache
-def _photo_suffixes() -> frozenset[str]:
-    allowed = _formats()
-    return frozenset(s for s, form in Image.registered_extensions().items() if form in allowed)
-
-
-_UNUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """The formats that Pillow and its installed plugins decode.
-
-    Not those that it runs other programs for, as PostScript is code, or only recognises.
-    """
-    Image.init()
-    for package, register in _PLUGINS.items():
-        try:
-            plugin = import_module(package)
-        except ImportError:
-            continue
-        if register:
-            getattr(plugin, register)()
-    return tuple(name for name in Image.OPEN if name not in _UNUSED_FORMATS)
 
 
 def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, str]:
@@ -265,14 +158,14 @@ class _Decoded(NamedTuple):
 def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
     """Decode; a JPEG that may be reduced is decoded in mode `draft`, "RGB" or "L"."""
     if not data:
-        raise UnreadablePhotoError("empty", _NO_BYTES)
+        raise UnreadablePhotoError("empty", NO_BYTES)
     try:
         with warnings.catch_warnings():
             # Our own bound is below Pillow's, and odd metadata does not spoil the pixels.
             warnings.simplefilter("ignore")
             # Without the hint, formats that cannot tell by the first bytes are tried in vain.
             is_jpeg = data.startswith(b"\xff\xd8\xff")
-            formats = ("JPEG",) if is_jpeg else _formats()
+            formats = ("JPEG",) if is_jpeg else photo_formats()
             image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
             file_format = image.format or "unknown"
             if image.width * image.height > MAX_PIXELS:
@@ -299,9 +192,9 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError as error:
-        if remedy := _remedy(data):
+        if remedy := find_remedy(data):
             raise UnreadablePhotoError(NO_DECODER, remedy) from error
-        raise UnreadablePhotoError("not_an_image", _what(data)) from error
+        raise UnreadablePhotoError("not_an_image", describe_file(data)) from error
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too_many_pixels", str(error)) from error
     except Exception as error:
@@ -338,62 +231,6 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)
-
-
-def is_named_otherwise(path: str) -> bool:
-    """Whether a file's name ends as that of a known type which is not an image."""
-    kind, _ = mimetypes.guess_type(path.rsplit("/", 1)[-1])
-    return kind is not None and not kind.startswith("image/")
-
-
-def is_plainly_no_photo(path: str, detail: str) -> bool:
-    """Whether name or content of a file that is not an image show that it was not meant to be one.
-
-    Args:
-        path: Of the file.
-        detail: Of the `UnreadablePhotoError` "not_an_image" or "empty".
-    """
-    if is_photo_name(path):
-        return False
-    return is_named_otherwise(path) or detail not in (_UNKNOWN, _NO_BYTES)
-
-
-def _what(data: bytes) -> str:
-    """What a file that is no image seems to be, by its first bytes."""
-    known = {
-        b"MATLAB": "a MATLAB file",
-        b"\x00\x05\x16\x07": "an AppleDouble file",
-        b"PK\x03\x04": "a zip archive",
-        b"\x1f\x8b": "a gzip file",
-        b"%PDF": "a PDF",
-        b"<": "markup",
-        b"\x93NUMPY": "a NumPy array",
-        b"II*\0": _OTHER_TIFF,
-        b"MM\0*": _OTHER_TIFF,
-        b"\xd0\xcf\x11\xe0": "a thumbnail cache or an Office file",
-    }
-    found = next((what for magic, what in known.items() if data.startswith(magic)), None)
-    return found or ("text" if _is_text(data[:1024]) else _UNKNOWN)
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        # The last character may be cut.
-        if error.start < len(data) - 3:
-            return False
-        text = data[: error.start].decode()
-    return all(character.isprintable() or character.isspace() for character in text)
-
-
-def _remedy(data: bytes) -> str | None:
-    """What to do with bytes of a format that has no decoder here; None: any other bytes."""
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in _formats():
-        return _HEIF
-    if data.startswith(_JXL_STARTS) and "JXL" not in _formats():
-        return _JXL
-    return _RAW if data.startswith(_RAW_STARTS) or data[4:12] == b"ftypcrx " else None
 
 
 def _orientation(image: Image.Image) -> int:

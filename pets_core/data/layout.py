@@ -10,15 +10,15 @@ from unicodedata import normalize
 
 from pets_core.config import ClassFolder
 from pets_core.data.catalogue import Official
-from pets_core.data.images import (
+from pets_core.data.formats import (
     is_named_otherwise,
     is_photo_name,
-    may_be_photo_name,
+    may_be_photo,
     missing_decoder,
 )
 from pets_core.errors import PetsError
 
-__all__ = ["FolderLayout", "may_be_photo", "read_layout", "split_of_name"]
+__all__ = ["FolderLayout", "read_layout", "split_of_name"]
 
 _SPLITS: dict[str, Official] = {
     "train": "train",
@@ -80,11 +80,6 @@ def read_layout(paths: Iterable[str], class_folder: ClassFolder) -> FolderLayout
     if splits := _split_folders(named, depth):
         return _with_splits(files, named, depth, splits, class_folder)
     return _without_splits(files, named, depth, class_folder)
-
-
-def may_be_photo(name: str) -> bool:
-    """Whether a file's name may be a photo's, of a format with or without a decoder."""
-    return may_be_photo_name(name) or missing_decoder(name) is not None
 
 
 def _depth(photos: Sequence[Parts], start: int = 0) -> int:

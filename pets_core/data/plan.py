@@ -28,7 +28,7 @@ from pets_core.data.dataset import (
 )
 from pets_core.data.files import FileEntry
 from pets_core.data.fixes import apply_fixes, read_fixes
-from pets_core.data.images import decoders
+from pets_core.data.formats import decoders
 from pets_core.data.journal import journal_keys, load_record
 from pets_core.data.quarantine import NO_NUMBERS, check_quarantine
 from pets_core.data.selection import left_out_row, select_files

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Source
 from pets_core.data.files import FileEntry
 from pets_core.data.fixes import STRUCK_OUT
-from pets_core.data.images import is_photo_name, missing_decoder
+from pets_core.data.formats import is_photo_name, missing_decoder
 from pets_core.records import LeftOut
 
 __all__ = ["left_out_row", "select_files"]

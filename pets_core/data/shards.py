@@ -21,17 +21,14 @@ from pets_core.data.catalogue import Box
 from pets_core.data.dataset import compression_of, open_parquet, schema_with_classes
 from pets_core.data.duplicates import perceptual_hashes
 from pets_core.data.files import BATCH_FILES, Files
-from pets_core.data.images import (
+from pets_core.data.formats import (
     NO_DECODER,
-    ImageInfo,
     UnreadablePhotoError,
-    inspect,
     is_plainly_no_photo,
     missing_decoder,
-    read_orientation,
     refuse_raw,
-    upright_places,
 )
+from pets_core.data.images import ImageInfo, inspect, read_orientation, upright_places
 from pets_core.data.journal import is_there, load_record, save_record
 from pets_core.data.plan import PlannedPhoto, planned_photos
 from pets_core.data.sources import open_source

@@ -26,12 +26,13 @@ from pets_core.data.catalogue import (
     describe_numbers,
 )
 from pets_core.data.files import FileEntry, Files, FolderFiles
-from pets_core.data.images import (
+from pets_core.data.formats import (
     UnreadablePhotoError,
     is_photo_name,
+    may_be_photo,
     missing_decoder,
 )
-from pets_core.data.layout import FolderLayout, may_be_photo, read_layout
+from pets_core.data.layout import FolderLayout, read_layout
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
 from pets_core.download import retrying
 from pets_core.errors import PetsError, explain_full_disk, telling

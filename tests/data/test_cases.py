@@ -8,7 +8,7 @@ import pytest
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
-from pets_core.data import images
+from pets_core.data import formats
 from pets_core.data.dataset import read_table
 from pets_core.data.gallery import class_warnings
 from pets_core.data.ingest import ingest
@@ -63,7 +63,7 @@ def cases(tmp_path_factory):
 @pytest.fixture
 def ingest_case(cases, tmp_path, monkeypatch):
     """Make a case and ingest it, without Pillow's plugins."""
-    for package in images._PLUGINS:
+    for package in formats._PLUGINS:
         monkeypatch.setitem(sys.modules, package, None)
 
     def run(name, file, settings):

@@ -30,7 +30,7 @@ from pets_core.data import archives
 from pets_core.data import files as files_module
 from pets_core.data.archives import open_archive, pack
 from pets_core.data.files import FileEntry, FolderFiles, ListedFiles, skip_reason
-from pets_core.data.images import UnreadablePhotoError
+from pets_core.data.formats import UnreadablePhotoError
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import open_source
 from pets_core.errors import PetsError

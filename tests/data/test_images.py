@@ -12,20 +12,16 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image, ImageCms
 
-from pets_core.data import images
-from pets_core.data.images import (
+from pets_core.data import formats, images
+from pets_core.data.formats import (
     NO_DECODER,
     UnreadablePhotoError,
-    decode,
-    inspect,
     is_photo_name,
     is_plainly_no_photo,
     may_be_photo_name,
     missing_decoder,
-    open_rgb,
-    read_orientation,
-    upright_places,
 )
+from pets_core.data.images import decode, inspect, open_rgb, read_orientation, upright_places
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 128, 0), (255, 255, 255)
 
@@ -505,17 +501,17 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)
 @pytest.fixture
 def without_plugins(monkeypatch):
     """As where neither pillow-heif nor pillow-jxl-plugin is installed."""
-    for package in images._PLUGINS:
+    for package in formats._PLUGINS:
         monkeypatch.setitem(sys.modules, package, None)
     for name in ("HEIF", "JXL"):
         monkeypatch.delitem(Image.OPEN, name, raising=False)
     for suffix, name in list(Image.EXTENSION.items()):
         if name in ("HEIF", "JXL"):
             monkeypatch.delitem(Image.EXTENSION, suffix)
-    for cached in (images._formats, images._photo_suffixes):
+    for cached in (formats.photo_formats, formats._photo_suffixes):
         cached.cache_clear()
     yield
-    for cached in (images._formats, images._photo_suffixes):
+    for cached in (formats.photo_formats, formats._photo_suffixes):
         cached.cache_clear()
 
 

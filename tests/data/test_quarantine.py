@@ -11,7 +11,7 @@ from PIL import Image
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
-from pets_core.data import images
+from pets_core.data import formats, images
 from pets_core.data.dataset import read_table
 from pets_core.data.gallery import class_warnings
 from pets_core.data.ingest import ingest
@@ -39,16 +39,16 @@ def left_out(manifest) -> dict[str, str]:
 @pytest.fixture
 def without_plugins(monkeypatch):
     """As where no package adds a decoder to Pillow."""
-    monkeypatch.setattr(images, "_PLUGINS", {})
-    images._formats.cache_clear()
-    images._photo_suffixes.cache_clear()
+    monkeypatch.setattr(formats, "_PLUGINS", {})
+    formats.photo_formats.cache_clear()
+    formats._photo_suffixes.cache_clear()
     for name in ("HEIF", "JXL"):
         monkeypatch.delitem(Image.OPEN, name, raising=False)
     for suffix in [s for s, name in Image.EXTENSION.items() if name in ("HEIF", "JXL")]:
         monkeypatch.delitem(Image.EXTENSION, suffix)
     yield
-    images._formats.cache_clear()
-    images._photo_suffixes.cache_clear()
+    formats.photo_formats.cache_clear()
+    formats._photo_suffixes.cache_clear()
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_photos_are_read_once_their_decoder_is_installed(tmp_path, phone, monkey
 
     def inspect(data, inner=images.inspect):
         if data.startswith(HEIC[:12]):
-            raise images.UnreadablePhotoError(images.NO_DECODER, "install it")
+            raise formats.UnreadablePhotoError(formats.NO_DECODER, "install it")
         return inner(data)
 
     monkeypatch.setattr("pets_core.data.shards.inspect", inspect)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pets_core.config import PipelineConfig
-from pets_core.data.images import UnreadablePhotoError
+from pets_core.data.formats import UnreadablePhotoError
 from pets_core.data.ingest import ingest
 from pets_core.data.plan import PlannedPhoto
 from pets_core.data.shards import NO_BOX, OUTSIDE, _upright
