@@ -305,8 +305,8 @@ def _upright(photo: PlannedPhoto, size: tuple[int, int], orientation: int) -> Pl
     raise UnreadablePhotoError(
         ANNOTATION_SIZE,
         f"annotated at {annotated[0]} x {annotated[1]} pixels, the photo has {size[0]} x {size[1]} "
-        f"and the EXIF orientation {orientation}: whether its stored or its upright pixels are "
-        "meant cannot be told",
+        f"and the EXIF orientation {orientation}, which leaves open whether its stored or its "
+        "upright pixels are meant",
     )
 
 

@@ -384,6 +384,11 @@ def test_whole_floats_are_whole_numbers(opened, suffix):
     assert [label for label, _ in classes(opened(columns))] == columns["label"]
 
 
+def test_whole_floats_among_others_are_whole_numbers_too(opened):
+    source = opened({"image": ["1", "2"], "label": [1.0, 1.5]})
+    assert [label for label, _ in classes(source)] == ["1", "1.5"]
+
+
 def test_lists_are_no_classes(opened):
     with pytest.raises(PetsError, match=r"label_column = label: .*lists .*source\.targets = tags"):
         opened({"image": ["1"], "label": [["a"]]}).catalogue()
