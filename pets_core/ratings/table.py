@@ -272,7 +272,7 @@ def _whole(values: pa.Array, name: str, url: str) -> pa.Array:
 
 
 def _without_point_zero(ids: pa.StringArray) -> pa.StringArray:
-    """Ids without ".0", which pandas writes where a column has gaps, if all are whole numbers."""
+    """Ids or times without the ".0" that pandas writes, if all are whole numbers."""
     is_float = pc.match_substring_regex(ids, _WHOLE_FLOAT)
     is_number = pc.or_(is_float, pc.match_substring_regex(ids, WHOLE_NUMBER))
     if not pc.all(is_number).as_py():
@@ -336,7 +336,7 @@ def _times(column: pa.ChunkedArray, name: str, url: str) -> npt.NDArray[np.int64
         _refuse(url, column.is_null().to_numpy(), f"has no {name}", remedy)
     kind = column.type
     if _is_text(kind):
-        column = text = _text(column)
+        column = text = _without_point_zero(_text(column))
         is_date = pc.match_substring_regex(text, _DATE)
         matches = is_date if is_date[0].as_py() else pc.match_substring_regex(text, WHOLE_NUMBER)
         bad = ~matches.to_numpy()

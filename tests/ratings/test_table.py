@@ -129,6 +129,11 @@ def test_times_in_parquet(read, times):
     assert read(COLUMNS | {"timestamp": times}).times.tolist() == [86_400] * 4
 
 
+def test_whole_floats_are_times(read):
+    """What pandas makes of times where it has read them with gaps."""
+    assert read(csv(COLUMNS | {"timestamp": ["978300001.0"] * 4})).times.tolist() == [978300001] * 4
+
+
 @pytest.mark.parametrize("ids", [["1.0", "b", "2"], ["1.5", "1.0", "2"]])
 def test_ids_that_are_not_all_whole_numbers_stay(read, ids):
     table = read(csv({"user": ids, "item": ids, "rating": [1, 2, 3]}))
