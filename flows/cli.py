@@ -298,13 +298,13 @@ def _cache_dir(
 ) -> str | None:
     """The cache_dir if the command writes to it: ranks do, and what is downloaded or unpacked."""
     from pets_core.config import PipelineConfig
-    from pets_core.storage import is_url
+    from pets_core.storage import absolute, is_url
 
     is_read = _reads_source(command, parsed)
     if isinstance(config, PipelineConfig):
         url = config.source.url
         # A local folder is read where it is.
-        is_fetched = is_read and (url is None or not Path(url).expanduser().is_dir())
+        is_fetched = is_read and (url is None or not Path(absolute(url)).is_dir())
         return config.cache_dir if is_fetched or _runs_ranks_here(command, config) else None
     urls = (config.ratings.url, config.ratings.items_url)
     return config.cache_dir if is_read and any(url and is_url(url) for url in urls) else None

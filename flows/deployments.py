@@ -231,7 +231,7 @@ def _faults_of_parameters(
     else:
         urls = {"source.url": config.source.url}
     for name, place in {"store": config.store, **urls}.items():
-        if place and not is_url(place) and not Path(place).expanduser().is_absolute():
+        if place and not is_url(place) and not place.startswith(("/", "~/", "file:")):
             faults.append(
                 f"{name} = {place}: a relative path, and workers have folders of their own: give "
                 "an absolute one, or a URL"

@@ -77,6 +77,8 @@ def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
             "parameters.confg: Prefect knows no such key. Did you mean",
         ),
         ({"parameters": {"config": {"store": "here"}}}, "store = here: a relative path"),
+        ({"parameters": {"config": {"store": "a::b"}}}, "store = a::b: a relative path"),
+        ({"parameters": {"config": {"store": "~here"}}}, "store = ~here: a relative path"),
         (
             {"parameters": {"config": {"launch": {"deployment": "rank-stage/gpuu"}}}},
             "launch.deployment = rank-stage/gpuu: not among these deployments. Did you mean",
