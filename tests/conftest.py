@@ -73,6 +73,17 @@ def pytest_runtest_setup() -> None:
         torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def warnings_stay_here() -> Iterator[None]:
+    """A rank's handler of warnings prints to standard output: no test may leave it behind."""
+    yield
+    root = logging.getLogger()
+    left = [each for each in root.handlers if type(each).__module__ == "pets_core.rank"]
+    for handler in left:
+        root.removeHandler(handler)
+    assert not left, "worker.work changed the logging of the process of the tests"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Divide the cores among the processes of pytest-xdist, before they start.
 

@@ -142,6 +142,8 @@ def test_a_rank_records_whether_its_error_may_pass(small_config, tmp_path, monke
         raise ConnectionResetError("the store went away")
 
     monkeypatch.setattr(worker, "run", reset)
+    # It changes the warnings and the logging of its process for good.
+    monkeypatch.setattr(worker, "pass_warnings_on", lambda: None)
     path = tmp_path / "request.json"
     path.write_text(request.model_dump_json())
     assert worker.work(path) == 1
