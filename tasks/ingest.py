@@ -20,22 +20,13 @@ from pets_core.data.plan import plan_dataset
 from pets_core.data.shards import write_shard
 from pets_core.errors import PetsError, without_queries
 from pets_core.records import DatasetManifest, DatasetPlan, ShardPlan
-from tasks.policy import may_pass
+from tasks.policy import SHORT_TASK, may_pass
 from tasks.progress import ProgressDisplay
 
 __all__ = ["commit_data_set", "ingest_dataset", "plan_data_set", "write_one_shard"]
 
 
-_FROM_THE_START: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "retries": 2,
-    "retry_delay_seconds": 5,
-    "retry_condition_fn": may_pass,
-}
-"""Of the tasks that look at the whole data set; one shard is tried more often."""
-
-
-@task(name="plan data set", **_FROM_THE_START)
+@task(name="plan data set", **SHORT_TASK)
 def plan_data_set(config: PipelineConfig) -> DatasetPlan:
     """Decide what goes where, and what is in the store already."""
     plan = plan_dataset(config)
@@ -61,7 +52,7 @@ def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan)
     return shard.num_photos
 
 
-@task(name="commit data set", **_FROM_THE_START)
+@task(name="commit data set", **SHORT_TASK)
 def commit_data_set(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     """Check the shards as a whole and make them a version; tell of one that is new."""
     manifest = commit(config, plan)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Failed
@@ -24,7 +22,7 @@ from pets_core.records import (
 from pets_core.registry import Judged, MovedError, find_champion, promote_run
 from pets_core.tags.records import TagsReport
 from pets_core.tags.review import review_tags
-from tasks.policy import may_pass
+from tasks.policy import SHORT_TASK
 
 __all__ = [
     "Report",
@@ -39,16 +37,9 @@ __all__ = [
 
 Report = EvalReport | TagsReport | NumbersReport
 """How a model did that tells classes, tags, or numbers."""
-_SHORT: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "retries": 2,
-    "retry_delay_seconds": 5,
-    "retry_condition_fn": may_pass,
-}
-"""Policy of tasks that take seconds."""
 
 
-@task(name="champion", **_SHORT)
+@task(name="champion", **SHORT_TASK)
 def find_the_champion(config: PipelineConfig, run: Run) -> Champion | None:
     """Find the model that a new one is to be compared with; there is one where classes are told."""
     if run.manifest.targets != "class":
@@ -62,7 +53,7 @@ def use_predictions(predictions_url: str) -> PredictResult:
     return given_predictions(predictions_url)
 
 
-@task(name="champion", **_SHORT)
+@task(name="champion", **SHORT_TASK)
 def champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
     """Find the model that one whose predictions are given is to be compared with, as above."""
     if predicted.targets != "class":
@@ -79,7 +70,7 @@ def _champion(config: PipelineConfig, judged: Judged) -> Champion | None:
     return champion
 
 
-@task(name="review", **_SHORT)
+@task(name="review", **SHORT_TASK)
 def review_model(
     config: PipelineConfig,
     run_url: str,
@@ -106,7 +97,7 @@ def promote_model(config: PipelineConfig, report: Report) -> Report:
     return point_alias(config, report)
 
 
-@task(name="promote", **_SHORT)
+@task(name="promote", **SHORT_TASK)
 def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
     """Point the alias at the model."""
     try:

@@ -140,6 +140,10 @@ def test_planning_lists_every_folder_once(tmp_path, site, write_folder, monkeypa
         inner(handler)
 
     monkeypatch.setattr(site, "do_GET", get)
+    # The tasks that write shards open the source too.
+    open_source(config(tmp_path, f"{site.url}/mine"))
+    assert listed["/mine/a/"] + listed["/mine/b/"] == 1
+    listed.clear()
     plan_dataset(config(tmp_path, f"{site.url}/mine"))
     assert (listed["/mine/a/"], listed["/mine/b/"]) == (1, 1)
 

@@ -9,8 +9,18 @@ from typing import Literal, NamedTuple, Protocol
 from pets_core.data.files import Files
 from pets_core.records import NumberInfo, Targets
 
-__all__ = ["Box", "Catalogue", "LabelledPhoto", "Official", "Source", "describe_numbers"]
+__all__ = [
+    "UNKNOWN_SIZE",
+    "Box",
+    "Catalogue",
+    "LabelledPhoto",
+    "Official",
+    "Source",
+    "describe_numbers",
+]
 
+UNKNOWN_SIZE = (0, 0)
+"""`annotation_size` of an annotation that does not give one."""
 Official = Literal["trainval", "train", "valid", "test"]
 
 
@@ -36,7 +46,7 @@ class LabelledPhoto:
         tags: Where tags are learnt, any number of them, in the vocabulary's order.
         numbers: Where numbers or places are learnt; places are pixels. None: the source has none.
         annotation_size: Width and height of the photo that places and box refer to, pixels: those
-            of the stored or of the upright photo. None: of the upright one.
+            of the stored or of the upright photo; `UNKNOWN_SIZE`: either. None: of the upright one.
         group: Photos of one group are on one side of a random split; empty: it is alone.
     """
 

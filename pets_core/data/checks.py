@@ -121,12 +121,12 @@ def check_splits(
     present = sorted({split for photo_id in photos if (split := splits[photo_id])})
     if present == ["train"] and source.valid_fraction + source.test_fraction:
         keys = {rows[photo_id].key for photo_id in photos}
-        fraction = smallest_fraction(keys, source.seed)
         if len(keys) < len(photos) and len(keys) <= 2 * len(contract.classes):
             raise PetsError(
                 f"the {len(photos)} photos are in {len(keys)} groups only, too few to hold some "
                 "out for validation: set source.group_column or group_pattern to smaller groups"
             )
+        fraction = smallest_fraction(keys, source.seed)
         raise PetsError(
             f"none of the {len(photos)} photos falls into validation with source.valid_fraction = "
             f"{source.valid_fraction:g}: set it to {fraction:g} or more, or add photos: each class "

@@ -145,6 +145,7 @@ class FolderFiles:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._listings: dict[str, list[dict[str, Any]]] = {}
 
     def entries(self) -> Sequence[FileEntry]:
         """List the folder, sorted by path; it is asked once, for the labels and the plan alike.
@@ -159,16 +160,12 @@ class FolderFiles:
         fs, root = storage.filesystem(self._url)
         with telling(f"{self._url} cannot be listed"):
             if self._over_http or storage.is_local(fs):
-                found = _walk(fs, root)
+                found = dict(_walk(fs, root, self._listings))
             else:
                 found = retrying(lambda: fs.find(root, detail=True))
         entries, unsure = [], []
         for full, info in found.items():
-            path = full[len(root) :].lstrip("/")
-            if self._over_http:
-                # A listing links to itself in another order, too.
-                path = "" if "?" in path else unquote(path, errors="surrogateescape")
-            if not path:
+            if not (path := self._path(full, root)):
                 continue
             if reason := skip_reason(path):
                 entries.append(
@@ -181,9 +178,24 @@ class FolderFiles:
                 entries.append(_entry(path, info))
         return sorted([*entries, *self._listed(unsure).entries()])
 
+    def holds(self, is_wanted: Callable[[str], bool]) -> bool:
+        """Whether there is a file with such a path; lists no more folders than it takes."""
+        fs, root = storage.filesystem(self._url)
+        with telling(f"{self._url} cannot be listed"):
+            paths = (self._path(full, root) for full, _ in _walk(fs, root, self._listings))
+            return any(path and not skip_reason(path) and is_wanted(path) for path in paths)
+
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
         """Read a batch at a time, concurrently where the store can."""
         return self._listed(paths).read(paths)
+
+    def _path(self, full: str, root: str) -> str:
+        """A file's path below the folder; empty for a link of a web page to itself."""
+        path = full[len(root) :].lstrip("/")
+        if self._over_http:
+            # A listing links to itself in another order, too.
+            return "" if "?" in path else unquote(path, errors="surrogateescape")
+        return path
 
     def _listed(self, paths: Iterable[str]) -> ListedFiles:
         return ListedFiles(paths, partial(storage.below, self._url))
@@ -213,28 +225,36 @@ def size_refusal(size: int) -> str:
     return "too_large" if size > MAX_FILE_BYTES else ""
 
 
-def _walk(fs: Any, root: str) -> dict[str, dict[str, Any]]:
-    """All files below a folder; fsspec's own walk passes over a folder that it cannot list."""
-    found, folders, seen = {}, [root], {root.rstrip("/")}
+def _walk(
+    fs: Any, root: str, listings: dict[str, list[dict[str, Any]]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All files below a folder; fsspec's own walk passes over a folder that it cannot list.
+
+    Args:
+        fs: The file system.
+        root: The folder.
+        listings: Of folders that were listed before, which are not listed again; it grows.
+    """
+    folders, seen = [root], {root.rstrip("/")}
     while folders:
         folder = folders.pop()
         try:
-            listed = retrying(partial(fs.ls, folder, detail=True))
+            if folder not in listings:
+                listings[folder] = retrying(partial(fs.ls, folder, detail=True))
         except PermissionError:
             # Recycle bins and their like belong to the system.
             if not skip_reason(f"{folder[len(root) :].lstrip('/')}/"):
                 raise
-            found[f"{folder}/"] = {"size": 0}
+            yield f"{folder}/", {"size": 0}
             continue
-        for info in listed:
+        for info in listings[folder]:
             name = info["name"].rstrip("/")
             if info["type"] != "directory" and not _links_to_folder(info):
-                found[name] = info
+                yield name, info
             # A web page may link to itself, or to the folder above.
             elif name not in seen and name.rsplit("/", 1)[-1] not in (".", ".."):
                 seen.add(name)
                 folders.append(name)
-    return found
 
 
 def _links_to_folder(info: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ __all__ = [
     "decoders",
     "describe_file",
     "find_remedy",
+    "is_named_as_photo",
     "is_named_otherwise",
     "is_photo_name",
     "is_plainly_no_photo",
@@ -131,9 +132,14 @@ def photo_formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name not in _UNUSED_FORMATS)
 
 
+def is_named_as_photo(path: str) -> bool:
+    """Whether a file's name ends as a photo's, of a format with or without a decoder."""
+    return is_photo_name(path) or missing_decoder(path) is not None
+
+
 def may_be_photo(path: str) -> bool:
-    """Whether a file's name may be a photo's, of a format with or without a decoder."""
-    return may_be_photo_name(path) or missing_decoder(path) is not None
+    """Whether a file's name ends as a photo's, or in nothing."""
+    return is_named_as_photo(path) or may_be_photo_name(path)
 
 
 def is_named_otherwise(path: str) -> bool:

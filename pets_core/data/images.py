@@ -84,11 +84,6 @@ def read_orientation(data: bytes) -> int:
         return 1
 
 
-def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Width and height of the upright photo, of those of the stored one, or the other way round."""
-    return size[::-1] if orientation in _SIDEWAYS else size
-
-
 def upright_places(places: Sequence[float], size: tuple[int, int], orientation: int) -> list[float]:
     """Places on the stored pixels as places on the upright photo.
 
@@ -183,7 +178,9 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
             upright = image
             if remaining in _TRANSPOSE:
                 upright = image.transpose(_TRANSPOSE[remaining])
-            size = _turned(full, orientation) if is_jpeg else upright.size
+            # A JPEG may be reduced.
+            full = full[::-1] if orientation in _SIDEWAYS else full
+            size = full if is_jpeg else upright.size
             if not (is_jpeg and upright.mode == draft):
                 upright = _to_rgb(upright, inverted)
             if draft == "RGB":
@@ -264,15 +261,16 @@ def _orientation_of(exif: bytes) -> int | None:
 def _is_inverted(image: Image.Image) -> bool:
     """Whether 0 is white, in a TIFF of more than 8 bits, of which Pillow takes no notice."""
     tags = getattr(image, "tag_v2", {})
-    return image.mode.startswith(("I", "F")) and tags.get(262) == 0
+    return (
+        image.mode.startswith(("I", "F")) and tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+    )
 
 
 def _to_rgb(image: Image.Image, inverted: bool = False) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        levels = (np.asarray(image, np.uint32) >> 8).astype(np.uint8)
-        return Image.fromarray(255 - levels if inverted else levels).convert("RGB")
-    if image.mode in ("I", "F"):
-        levels = _scaled(np.asarray(image))
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        is_16_bit = image.mode.startswith("I;16")
+        values = np.asarray(image)
+        levels = (values >> 8).astype(np.uint8) if is_16_bit else _scaled(values)
         return Image.fromarray(255 - levels if inverted else levels).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

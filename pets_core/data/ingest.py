@@ -101,7 +101,7 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     reasons = dict(sorted(Counter(row.reason for row in left_out).items()))
     splits = _splits(plan, stored)
     lost = lost_of_classes(left_out, _class_totals(plan, splits))
-    check_quarantine(left_out, photos.num_rows, config.ingest, _losses(lost))
+    check_quarantine(left_out, photos.num_rows, config.ingest, lambda: _losses(lost))
     _check_readable(splits, plan, left_out)
     fingerprint = _fingerprint(plan, splits, left_out)
     url = storage.join(plan.root, fingerprint)

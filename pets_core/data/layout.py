@@ -11,10 +11,9 @@ from unicodedata import normalize
 from pets_core.config import ClassFolder
 from pets_core.data.catalogue import Official
 from pets_core.data.formats import (
+    is_named_as_photo,
     is_named_otherwise,
-    is_photo_name,
     may_be_photo,
-    missing_decoder,
 )
 from pets_core.errors import PetsError
 
@@ -75,7 +74,7 @@ def read_layout(paths: Iterable[str], class_folder: ClassFolder) -> FolderLayout
     files = [tuple(path.split("/")) for path in paths]
     photos = [parts for parts in files if may_be_photo(parts[-1])]
     # A LICENSE without a suffix may be a photo, but does not decide what the folders are.
-    named = [p for p in photos if is_photo_name(p[-1]) or missing_decoder(p[-1])] or photos
+    named = [parts for parts in photos if is_named_as_photo(parts[-1])] or photos
     depth = _depth(named)
     if splits := _split_folders(named, depth):
         return _with_splits(files, named, depth, splits, class_folder)

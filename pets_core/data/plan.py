@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -132,9 +133,7 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     for photo_id in [i for i in photos if splits[i] is None]:
         photo = photos.pop(photo_id)
         left_out.append(left_out_row(files[photo_id], photo, "in_no_list", "in no official list"))
-    missing = next((row.id for row in left_out if row.reason == "missing"), None)
-    hint = source.missing_hint(missing) if missing else ""
-    check_quarantine(left_out, len(photos), config.ingest, hint)
+    check_quarantine(left_out, len(photos), config.ingest, partial(_hint, source, left_out))
     check_photos(contract, photos, files, left_out)
     check_splits(contract, photos, rows, splits, config)
     labels = {info.name: index for index, info in enumerate(contract.classes)}
@@ -148,6 +147,12 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     plan = _write_plan(source, root, contract, config.ingest, leaves, left_out)
     warnings = (*catalogue.warnings, *straddling_groups(rows, splits))
     return plan.model_copy(update={"warnings": warnings})
+
+
+def _hint(source: Source, left_out: Sequence[LeftOut]) -> str:
+    """Where the first missing photo was looked for; empty where none is missing."""
+    missing = next((row.id for row in left_out if row.reason == "missing"), None)
+    return source.missing_hint(missing) if missing else ""
 
 
 def _usable(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pets_core.config import IngestConfig
+from pets_core.data.fixes import STRUCK_OUT
+from pets_core.data.formats import NO_DECODER
 from pets_core.errors import PetsError
 from pets_core.records import LeftOut
 
@@ -23,7 +25,7 @@ _BY_RULE = frozenset(
         NO_NUMBERS,
         "not_a_photo",
         "same_id",
-        "struck_out",
+        STRUCK_OUT,
         "system_folder",
         "unlabelled",
         "unlisted",
@@ -33,14 +35,17 @@ _BY_RULE = frozenset(
 _PHRASES = {
     "encrypted": "are encrypted",
     "missing": "are missing",
-    "no_decoder": "have no decoder",
+    NO_DECODER: "have no decoder",
     "name_not_utf8": "have a name that is not UTF-8",
     "too_large": "are too large",
 }
 
 
 def check_quarantine(
-    left_out: Sequence[LeftOut], num_kept: int, config: IngestConfig, hint: str = ""
+    left_out: Sequence[LeftOut],
+    num_kept: int,
+    config: IngestConfig,
+    find_hint: Callable[[], str] = str,
 ) -> None:
     """Refuse a source too much of which is damaged.
 
@@ -48,7 +53,7 @@ def check_quarantine(
         left_out: Every file that is not used; those left out by a rule do not count.
         num_kept: Photos that are used.
         config: The bound.
-        hint: What may be the cause, a sentence for the message.
+        find_hint: Returns what may be the cause, a sentence for the message; called for it alone.
 
     Raises:
         PetsError: More than `ingest.max_quarantined_fraction` of the photos cannot be used.
@@ -59,6 +64,7 @@ def check_quarantine(
         return
     counts = sorted(Counter(row.reason for row in bad).items())
     listed = ", ".join(f"{count} {reason}" for reason, count in counts)
+    hint = find_hint()
     lines = [
         f"{len(bad)} of {total} photos ({len(bad) / total:.1%}) cannot be used ({listed}), more "
         f"than ingest.max_quarantined_fraction = {config.max_quarantined_fraction:g}:",

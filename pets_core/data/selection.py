@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Source
 from pets_core.data.files import FileEntry
 from pets_core.data.fixes import STRUCK_OUT
-from pets_core.data.formats import is_photo_name, missing_decoder
+from pets_core.data.formats import is_named_as_photo, is_photo_name
 from pets_core.records import LeftOut
 
 __all__ = ["left_out_row", "select_files"]
@@ -33,8 +33,7 @@ def select_files(
     files: dict[str, FileEntry] = {}
     left_out = []
     # Where two files have one id, the one that is named like a photo comes first.
-    entries = [(not is_photo_name(e.path), e) for e in source.files.entries()]
-    for strange, entry in sorted(entries, key=lambda item: item[0]):
+    for entry in sorted(source.files.entries(), key=lambda e: not is_photo_name(e.path)):
         photo_id = source.photo_id(entry.path)
         photo = catalogue.photos.get(photo_id) or LabelledPhoto(photo_id, "")
         if entry.refusal:
@@ -47,7 +46,7 @@ def select_files(
             left_out.append(left_out_row(entry, photo, STRUCK_OUT, detail))
         elif photo_id in catalogue.skipped:
             left_out.append(left_out_row(entry, photo, *catalogue.skipped[photo_id]))
-        elif strange and not missing_decoder(entry.path):
+        elif not is_named_as_photo(entry.path):
             detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
             left_out.append(left_out_row(entry, photo, "not_a_photo", detail))
         elif photo_id in files:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config import PipelineConfig
-from pets_core.data.catalogue import Box
+from pets_core.data.catalogue import UNKNOWN_SIZE, Box
 from pets_core.data.dataset import compression_of, open_parquet, schema_with_classes
 from pets_core.data.duplicates import perceptual_hashes
 from pets_core.data.files import BATCH_FILES, Files
@@ -44,9 +44,7 @@ OUTSIDE = "place_outside_photo"
 NO_BOX = "no_box"
 """Why a photo is left out whose box has no area: its corners may be exchanged."""
 ANNOTATION_SIZE = "annotation_size"
-"""Reason of a photo whose annotation is of a photo of another size."""
-UNKNOWN_SIZE = (0, 0)
-"""Of an annotation that does not say it."""
+"""Reason of a photo whose annotation does not say which pixels it is of."""
 _NARROW = 64
 """A photo whose grey levels span less than a quarter of 256 looks almost uniform to a model."""
 _OPENING = Lock()

@@ -18,6 +18,7 @@ from pets_core import storage
 from pets_core.config import ClassFolder, PipelineConfig
 from pets_core.data.archives import ARCHIVE_SUFFIXES, open_archive
 from pets_core.data.catalogue import (
+    UNKNOWN_SIZE,
     Box,
     Catalogue,
     LabelledPhoto,
@@ -28,9 +29,8 @@ from pets_core.data.catalogue import (
 from pets_core.data.files import FileEntry, Files, FolderFiles
 from pets_core.data.formats import (
     UnreadablePhotoError,
-    is_photo_name,
+    is_named_as_photo,
     may_be_photo,
-    missing_decoder,
 )
 from pets_core.data.layout import FolderLayout, read_layout
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
@@ -346,16 +346,22 @@ def _folder(name: str, url: str, config: PipelineConfig) -> Source:
     if not _is_folder(url):
         raise _unknown_type(url) if _is_there(url) else _nothing_at(url)
     files = FolderFiles(url)
+    # The tasks that write shards open the source as well, and need no listing of it.
+    if files.holds(_lies_in_class_folder):
+        return _class_folders(name, url, files, config)
     usable = [entry.path for entry in files.entries() if not entry.refusal]
-    photos = [path for path in usable if is_photo_name(path) or missing_decoder(path)]
     if shards := _shards(usable):
         return TableSource(name, url, config, shards=shards)
-    if not any("/" in path for path in photos or usable):
+    if any(map(is_named_as_photo, usable)) or not any("/" in path for path in usable):
         raise PetsError(
             f"source.url = {url}: holds neither images.tar.gz with annotations.tar.gz, nor a "
             f"folder of photos a class, nor Parquet shards{_also(url, usable)}"
         )
     return _class_folders(name, url, files, config)
+
+
+def _lies_in_class_folder(path: str) -> bool:
+    return "/" in path and is_named_as_photo(path)
 
 
 def _refuse_group_column(url: str, config: PipelineConfig) -> None:
@@ -378,9 +384,9 @@ def _unknown_type(url: str) -> PetsError:
 
 def _shards(paths: Sequence[str]) -> list[str]:
     """The Parquet shards of a folder that holds no folders of photos."""
-    photos = [path for path in paths if is_photo_name(path) or missing_decoder(path)]
-    has_classes = any("/" in path for path in photos)
-    return [] if has_classes else [path for path in paths if path.lower().endswith(".parquet")]
+    if any(map(_lies_in_class_folder, paths)):
+        return []
+    return [path for path in paths if path.lower().endswith(".parquet")]
 
 
 def _also(url: str, paths: Sequence[str]) -> str:
@@ -414,7 +420,7 @@ def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
 def _head(xml: bytes) -> tuple[Box | None, tuple[int, int] | None]:
     """The first object's box of a Pascal VOC file, and the photo's size there.
 
-    None where the file has no box that is one; a size of (0, 0) where it has none.
+    None where the file has no box that is one; `UNKNOWN_SIZE` where it has none.
     """
     try:
         root = fromstring(xml)
@@ -428,7 +434,7 @@ def _head(xml: bytes) -> tuple[Box | None, tuple[int, int] | None]:
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
         return None, None
     # Some tools write 0, which is no size.
-    return box, (sides[0], sides[1]) if all(sides) else (0, 0)
+    return box, (sides[0], sides[1]) if all(sides) else UNKNOWN_SIZE
 
 
 def _rows(lists: dict[str, str], name: str, url: str) -> list[tuple[str, str, str, str]]:

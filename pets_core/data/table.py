@@ -66,7 +66,7 @@ class TableSource:
         self._paths = [
             local_file(u, config.cache_dir, checksums.get(_file_name(u), "")) for u in urls
         ]
-        # The split of each shard, where all of them name one.
+        # The split of each shard; None where its name gives none, and nothing where none does.
         splits = [_shard_split(shard) for shard in sorted(shards)]
         self._shard_splits = splits if any(splits) else []
         self._check_columns()
@@ -87,7 +87,7 @@ class TableSource:
         hint = f"The table is at {self.url}, so the first was looked for at {place}."
         if not storage.is_local(fs):
             return hint
-        folder = Path(self.url).parent
+        folder = Path(self._folder)
         stem = PurePosixPath(photo_id).stem
         near = (p for p in sorted(folder.rglob(f"{glob.escape(stem)}*")) if p.is_file())
         if (found := next(near, None)) is None:
