@@ -198,9 +198,11 @@ class PhotoLoader:
         ids = [self._photos.ids[row] for row in share.rows]
         batch = Batch(inputs, targets, share.rows, ids, share.global_size)
         if self._targets in ("points", "box"):
-            maps = send(self._transform.maps(pixels.shape[1], **drawn), self._device)
-            moved = move_places(targets, torch.linalg.inv(maps), self._targets)
-            return replace(batch, targets=moved.clamp(*REACH), maps=maps)
+            maps = self._transform.maps(pixels.shape[1], **drawn)
+            # Inverted on the host: on a GPU torch.linalg.inv waits for all work before it.
+            inverse = send(torch.linalg.inv(maps), self._device)
+            moved = move_places(targets, inverse, self._targets)
+            return replace(batch, targets=moved.clamp(*REACH), maps=send(maps, self._device))
         if self._mixing is None:
             return batch
         inputs, targets = mix(inputs, targets, self._num_classes, self._mixing, seed=share.seed)

@@ -1,0 +1,172 @@
+"""No training step makes the host wait for the GPU, and geometry keeps its precision there.
+
+Steps run on fake CUDA tensors, which have shapes and devices and no values; a dispatch mode sees
+every operation.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pets_core.config import TrainConfig, TransformConfig
+from pets_core.data import loader
+from pets_core.data.decoded import DecodedPhotos
+from pets_core.data.loader import PhotoLoader
+from pets_core.data.transforms import Augment, draw_maps, move_box, sampling_grid
+from pets_core.models.classifier import Classifier
+from pets_core.objectives.multi_label import MultiLabel
+from pets_core.objectives.regression import Regression
+from pets_core.objectives.single_label import SingleLabel
+from pets_core.rates import RateSlice
+from pets_core.training.loop import prepare, train_step
+
+NUM_PHOTOS, SIDE, SIZE = 8, 24, 16
+MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot"}
+SYNCHRONISING = {
+    "_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "equal",
+    "is_nonzero", "_linalg_svd", "unique_dim", "_unique2",
+}  # fmt: skip
+
+
+class Operations(TorchDispatchMode):
+    """Records what waits for a GPU: operations that do, and copies from pageable memory or back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.waits: list[str] = []
+        self.pinned: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.name().removeprefix("aten::").split(".")[0]
+        self.names.append(name)
+        tensors = [each for each in args if isinstance(each, torch.Tensor)]
+        on_gpu = any(each.device.type == "cuda" for each in tensors)
+        if name in SYNCHRONISING and on_gpu:
+            self.waits.append(name)
+        if name in ("_to_copy", "copy_"):
+            source = args[1] if name == "copy_" else args[0]
+            to, back = result.device.type, source.device.type
+            if (back, to) == ("cpu", "cuda") and id(source) not in self.pinned:
+                self.waits.append(f"{name} from pageable memory")
+            if (back, to) == ("cuda", "cpu"):
+                self.waits.append(f"{name} to the host")
+        return result
+
+
+class SameThread:
+    """An executor without a thread: modes of dispatch are those of the calling thread."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        pass
+
+    def submit(self, function, *args) -> Future:
+        done: Future = Future()
+        done.set_result(function(*args))
+        return done
+
+
+@pytest.fixture
+def operations(monkeypatch) -> Iterator[Operations]:
+    seen = Operations()
+    kept = []
+
+    def pin(tensor):
+        kept.append(tensor)
+        seen.pinned.add(id(tensor))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(loader, "ThreadPoolExecutor", SameThread)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield seen
+
+
+OBJECTIVES = {
+    "class": (SingleLabel(), 3),
+    "tags": (MultiLabel(), 3),
+    "numbers": (Regression(), 2),
+    "points": (Regression((-1.2, 1.2)), 4),
+    "box": (Regression((-1.2, 1.2)), 4),
+}
+
+
+def loss(targets: str, config: TransformConfig, operations: Operations) -> torch.Tensor:
+    """The loss of a batch of photos, all on the GPU; `operations` sees what it takes."""
+    device = torch.device("cuda")
+    objective, num_outputs = OBJECTIVES[targets]
+    values = np.zeros((NUM_PHOTOS, num_outputs), np.float32)
+    photos = DecodedPhotos(
+        np.zeros((NUM_PHOTOS, SIDE, SIDE, 3), np.uint8),
+        np.zeros(NUM_PHOTOS, np.int64) if targets == "class" else values,
+        [""] * NUM_PHOTOS,
+    )
+    augment = Augment(SIZE, (0.5,) * 3, (0.2,) * 3, config)
+    batches = PhotoLoader(
+        photos, augment, batch_size=NUM_PHOTOS, seed=0, device=device, mixing=config,
+        num_classes=num_outputs, targets=targets,
+    )  # fmt: skip
+    with device:
+        convolution, norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        body = nn.Sequential(convolution, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        model = Classifier(body, 8, num_outputs, 0.1)
+    with operations:
+        batch = next(batches.epoch(0))
+        return objective.loss_sum(model(batch.inputs), batch.targets)
+
+
+@pytest.mark.parametrize("targets", OBJECTIVES)
+def test_no_batch_waits_for_the_gpu(targets, operations):
+    assert loss(targets, TransformConfig(), operations).device.type == "cuda"
+    assert "convolution" in operations.names
+    assert operations.waits == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"micro_batch_size": 4, "max_grad_norm": 1.0}])
+def test_no_optimizer_step_reads_a_value(settings, tiny_model, tiny_loader):
+    """Backward passes need a GPU's driver: this one is on the CPU, where all operations count."""
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    config, rates = TrainConfig.model_validate(settings), RateSlice(1e-3, uniform=True)
+    prepared = prepare(tiny_model, SingleLabel(), tiny_loader, config, accelerator, 0, rates)
+    seen, batch = Operations(), next(tiny_loader.epoch(0))
+    with seen:
+        train_step(prepared, batch)
+    assert "_fused_adamw_" in seen.names
+    assert not SYNCHRONISING & set(seen.names)
+
+
+@pytest.mark.parametrize("alpha", ["mixup_alpha", "cutmix_alpha"])
+def test_no_step_with_mixed_photos_waits_for_the_gpu(alpha, operations):
+    loss("class", TransformConfig.model_validate({alpha: 0.4}), operations)
+    assert operations.waits == []
+
+
+def test_what_waits_is_seen(operations):
+    with operations:
+        values = torch.ones(3, device="cuda")
+        torch.zeros(3).to("cuda", non_blocking=True)
+        torch.linalg.inv(torch.ones(2, 3, 3, device="cuda"))
+        with pytest.raises(Exception, match="_local_scalar_dense"):
+            values.sum().item()
+    assert operations.waits == ["_to_copy from pageable memory", "_linalg_check_errors"]
+
+
+def test_geometry_is_exact_where_matrix_products_are_rounded():
+    """GPUs multiply matrices in TF32, of ten bits; geometry takes none."""
+    maps = draw_maps(16, 0.8, TransformConfig(), torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[-0.5, -0.4, 0.6, 0.7]]).expand(16, 4)
+    seen = Operations()
+    with seen:
+        grid, moved = sampling_grid(maps, 1024), move_box(boxes, maps)
+    assert not MATRIX_PRODUCTS & set(seen.names)
+    exact = sampling_grid(maps.double(), 1024)
+    assert ((grid - exact).abs() * 512).max() < 0.01, "pixels"
+    torch.testing.assert_close(moved, move_box(boxes.double(), maps.double()), check_dtype=False)
