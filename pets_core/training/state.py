@@ -16,6 +16,9 @@ from pets_core.training.sharding import part_of, whole
 
 __all__ = ["TrainState"]
 
+_SCALER_INTEGERS = {"growth_interval", "_growth_tracker"}
+"""Of `torch.amp.GradScaler.state_dict`; its update refuses floats."""
+
 
 @dataclass(frozen=True)
 class TrainState:
@@ -81,7 +84,7 @@ class TrainState:
         if self.ema:
             self.ema.module.load_state_dict(_below("ema.", snapshot.tensors))
         if self.accelerator.scaler and place.scaler:
-            self.accelerator.scaler.load_state_dict(place.scaler)
+            self.accelerator.scaler.load_state_dict(_with_integers(place.scaler))
         num_steps = len(snapshot.steps) - place.num_rows
         history.steps, history.rows = snapshot.steps[:num_steps], snapshot.steps[num_steps:]
         history.epochs, history.seconds = list(place.epochs), place.seconds
@@ -99,6 +102,13 @@ class TrainState:
                 optimizer.state[parameter] = {
                     key: _like(value, parameter) for key, value in saved.items()
                 }
+
+
+def _with_integers(scaler: Mapping[str, float]) -> dict[str, float]:
+    """Give a gradient scaler's state, whose numbers are stored as floats, its integers back."""
+    return {
+        name: int(value) if name in _SCALER_INTEGERS else value for name, value in scaler.items()
+    }
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

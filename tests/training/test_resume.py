@@ -50,15 +50,18 @@ class Gate:
         return batch < self._last
 
 
-def train(model, loader, folder=None, gate=None, **settings):
+def train(model, loader, folder=None, gate=None, *, scaled=False, **settings):
     """Every attempt has an accelerator of its own and random numbers in another state."""
     torch.seed()
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    if scaled:
+        # As fp16 has it, which CPUs do not train in.
+        accelerator.scaler = torch.amp.GradScaler("cpu", growth_interval=3)
     checkpoints = Checkpoints(str(folder), {}) if folder else None
     try:
         return fit(
             model, SingleLabel(), loader, loader, PHASES, TrainConfig(**SETTINGS | settings),
-            accelerator=Accelerator(cpu=True, mixed_precision="no"),
-            checkpoints=checkpoints, gate=gate,
+            accelerator=accelerator, checkpoints=checkpoints, gate=gate,
         )  # fmt: skip
     finally:
         if checkpoints:
@@ -95,6 +98,16 @@ def test_stopped_before_any_batch(tiny_model, tiny_loader, tmp_path, settings, t
             )  # fmt: skip
         resumed = copy.deepcopy(tiny_model)
         assert_same(resumed, train(resumed, tiny_loader, folder, **settings), whole, expected)
+
+
+def test_an_interrupted_fp16_training_resumes(tiny_model, tiny_loader, tmp_path):
+    twin = copy.deepcopy(tiny_model)
+    history = train(tiny_model, tiny_loader, scaled=True)
+    with pytest.raises(Interrupted):
+        train(copy.deepcopy(twin), tiny_loader, tmp_path, Gate(10, tidily=True), scaled=True)
+    assert_same(
+        twin, train(twin, tiny_loader, tmp_path, scaled=True), tiny_model, history
+    )  # fmt: skip
 
 
 def test_stopped_again_and_again(tiny_model, tiny_loader, tmp_path):
