@@ -66,21 +66,20 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     folder = storage.join(request.run_url, "evaluation")
     split = rank.manifest.evaluation_split(config.evaluate.split)
     url = storage.join(folder, PREDICTIONS)
-    with rank.watchdog:
-        built = _load(rank, request.model_url)
-        photos = rank.photos(split, built.card)
-        outputs, seconds = _predict(rank, built, photos, split, url)
-        valid_url = url if split == "valid" else None
-        if valid_url is None and "valid" in rank.manifest.splits:
-            valid_url = storage.join(folder, VALID_PREDICTIONS)
-            _predict(rank, built, rank.photos("valid", built.card), "valid", valid_url)
-        champion_url, refused = None, None
-        if request.champion_url:
-            try:
-                champion_url = _ask_champion(rank, request.champion_url, split, folder)
-            except PetsError as error:
-                refused = str(error)
-    if not rank.accelerator.is_main_process:
+    built = _load(rank, request.model_url)
+    photos = rank.photos(split, built.card)
+    outputs, seconds = _predict(rank, built, photos, split, url)
+    valid_url = url if split == "valid" else None
+    if valid_url is None and "valid" in rank.manifest.splits:
+        valid_url = storage.join(folder, VALID_PREDICTIONS)
+        _predict(rank, built, rank.photos("valid", built.card), "valid", valid_url)
+    champion_url, refused = None, None
+    if request.champion_url:
+        try:
+            champion_url = _ask_champion(rank, request.champion_url, split, folder)
+        except PetsError as error:
+            refused = str(error)
+    if outputs is None:
         return None
     maps_url = None
     if built.card.targets == "class":
@@ -103,14 +102,14 @@ def predict_parts(rank: PhotoRank) -> PartsResult | None:
     plan, accelerator = request.batch, rank.accelerator
     assert plan is not None
     assert request.parts is not None
+    with accelerator.local_main_process_first():
+        built, (files, *_) = load_model(plan.model_url), open_photos(config)
+    rank.place(built)
+    missing = missing_parts(plan, range(*request.parts))
+    # By number: another rank may have written some before this one looked.
+    own = [n for n in missing if n % accelerator.num_processes == accelerator.process_index]
+    began, done = time.monotonic(), 0
     with rank.watchdog:
-        with accelerator.local_main_process_first():
-            built, (files, *_) = load_model(plan.model_url), open_photos(config)
-        rank.place(built)
-        missing = missing_parts(plan, range(*request.parts))
-        # By number: another rank may have written some before this one looked.
-        own = [n for n in missing if n % accelerator.num_processes == accelerator.process_index]
-        began, done = time.monotonic(), 0
         for number, part in enumerate(own, 1):
             done += _predict_part(rank, built, files, plan, part)
             # The other ranks have as many parts, or one less.
@@ -158,38 +157,41 @@ def embed(rank: PhotoRank) -> EmbedResult | None:
     """Have a stored model, whatever classes it knows, make embeddings of all photos."""
     began, request, manifest = time.monotonic(), rank.request, rank.manifest
     assert request.model_url is not None
-    with rank.watchdog:
-        built = load_model(request.model_url)
-        rank.place(built)
-        splits = (_embed_split(rank, built, split) for split in manifest.splits)
-        if not rank.accelerator.is_main_process:
-            deque(splits, maxlen=0)
-            return None
-        url = storage.join(request.run_url, EMBEDDINGS)
-        info = EmbeddingsInfo(
-            model_url=built.url,
-            model_sha256=weights_sha256(built.url),
-            backbone=built.card.backbone,
-            image_size=built.card.image_size,
-            num_features=built.card.num_features,
-            dataset_url=manifest.url,
-            dataset_name=manifest.name,
-            dataset_fingerprint=manifest.fingerprint,
-        )
-        num_photos = write_embeddings(url, info, splits)
+    built = load_model(request.model_url)
+    rank.place(built)
+    splits = (_embed_split(rank, built, split) for split in manifest.splits)
+    if not rank.accelerator.is_main_process:
+        deque(splits, maxlen=0)
+        return None
+    url = storage.join(request.run_url, EMBEDDINGS)
+    info = EmbeddingsInfo(
+        model_url=built.url,
+        model_sha256=weights_sha256(built.url),
+        backbone=built.card.backbone,
+        image_size=built.card.image_size,
+        num_features=built.card.num_features,
+        dataset_url=manifest.url,
+        dataset_name=manifest.name,
+        dataset_fingerprint=manifest.fingerprint,
+    )
+    num_photos = write_embeddings(url, info, (each for each in splits if each is not None))
     speed = num_photos / (time.monotonic() - began)
     return EmbedResult(embeddings_url=url, num_photos=num_photos, photos_per_second=speed)
 
 
-def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmbeddings:
+def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmbeddings | None:
+    """Make the embeddings of a split; rank 0 has them."""
     photos = rank.photos(split, built.card)
-    outputs = predict_split(
-        built.model,
-        rank.eval_loader(photos, built.card.center_crop()),
-        accelerator=rank.accelerator,
-        embeddings=True,
-        on_progress=rank.report,
-    )
+    with rank.watchdog:
+        outputs = predict_split(
+            built.model,
+            rank.eval_loader(photos, built.card.center_crop()),
+            accelerator=rank.accelerator,
+            embeddings=True,
+            on_progress=rank.report,
+        )
+    if outputs is None:
+        return None
     assert outputs.embeddings is not None
     return SplitEmbeddings(split, photos.ids, class_names(rank.manifest, split), outputs.embeddings)
 
@@ -229,22 +231,24 @@ def _load(rank: PhotoRank, url: str) -> TrainedModel:
 
 def _predict(
     rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, split: Split, url: str
-) -> tuple[Outputs, float]:
-    """Predict photos and write what was said of them; returns that, and the seconds it took."""
+) -> tuple[Outputs | None, float]:
+    """Predict photos and write the predictions; returns these, on rank 0, and the seconds."""
     config, card = rank.config, built.card
     began = time.monotonic()
-    outputs = predict_views(
-        built.model,
-        rank.eval_loader(photos, card.center_crop(), card.targets),
-        rank.eval_loader(photos, card.view(config.transform), card.targets),
-        config.evaluate.tta_views,
-        accelerator=rank.accelerator,
-        embeddings=config.evaluate.embeddings,
-        told=None if card.targets == "class" else partial(_told, card),
-        on_progress=rank.report,
-    )
+    # Not around what opens photos and models, which downloads and decodes for minutes in silence.
+    with rank.watchdog:
+        outputs = predict_views(
+            built.model,
+            rank.eval_loader(photos, card.center_crop(), card.targets),
+            rank.eval_loader(photos, card.view(config.transform), card.targets),
+            config.evaluate.tta_views,
+            accelerator=rank.accelerator,
+            embeddings=config.evaluate.embeddings,
+            told=None if card.targets == "class" else partial(_told, card),
+            on_progress=rank.report,
+        )
     seconds = time.monotonic() - began
-    if rank.accelerator.is_main_process:
+    if outputs is not None:
         origin = _origin(rank, built, split, len(photos) / seconds)
         _write(url, card, origin, photos, outputs)
     return outputs, seconds

@@ -8,33 +8,29 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import set_seed
 from pydantic import BaseModel
 from torch import Tensor
 
 from pets_core import storage
-from pets_core.config import LaunchConfig
-from pets_core.errors import PetsError
 from pets_core.failures import RankFailure, write_failure
 from pets_core.launch import PROGRESS_MARK, WARNING_MARK, Request
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.package import save_model
 from pets_core.objectives.objective import Objective
 from pets_core.progress import Progress
+from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
+from pets_core.training.devices import check_devices, choose_device, resolve_precision
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.loop import Loader
-from pets_core.training.precision import resolve_precision
-from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plugin
 from pets_core.watchdog import Watchdog
 
-__all__ = ["Built", "Rank", "choose_device", "pass_warnings_on"]
+__all__ = ["Built", "Rank", "pass_warnings_on"]
 
 _OTHERS_SECONDS = 3.0
 _TRAINS = ("lr-find", "train", "ratings-lr-find", "ratings-train")
@@ -81,34 +77,30 @@ class Rank(ABC, Generic[Asked, Model]):
     def __init__(self, request: Asked, failures: Path | None = None) -> None:
         self.request, config = request, request.config
         self._failures = failures
-        device = choose_device(config.launch)
-        self.precision = resolve_precision(config.train.mixed_precision, device)
-        # Rank 0 decodes and downloads while the others wait, for longer than the usual minutes.
-        patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
-        trains = request.stage in ("train", "ratings-train")
-        tracker = config.train.log_with if trains else "none"
         promised = int(os.environ.get("WORLD_SIZE", "1"))
         # Stages that judge need no more than the weights, which every rank can hold.
-        shards = config.launch.shard_model and promised > 1 and request.stage in _TRAINS
-        plugin = sharding_plugin() if shards else None
-        self.accelerator = Accelerator(
-            mixed_precision=self.precision,
-            cpu=device.type == "cpu",
+        trains = request.stage in _TRAINS
+        shards = config.launch.shard_model and promised > 1 and trains
+        device = choose_device(config.launch)
+        check_devices(config.launch, config.train, device, num_ranks=promised, trains=trains)
+        self.precision = resolve_precision(config.train.mixed_precision, device, shards=shards)
+        logs = request.stage in ("train", "ratings-train")
+        tracker = config.train.log_with if logs else "none"
+        self.accelerator = create_accelerator(
+            self.precision,
+            device,
+            shards=shards,
             log_with=None if tracker == "none" else tracker,
             project_dir=_tracker_folder(request),
-            kwargs_handlers=[patience],
-            fsdp_plugin=plugin,
         )
-        if plugin:
-            shard_on_cpu(plugin)
         torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = config.train.tf32
+        # Batches have two sizes, a sample apart, for each of which cuDNN chooses once.
+        torch.backends.cudnn.benchmark = True
         if self.accelerator.num_processes != promised:
             raise RuntimeError(
                 f"{promised} ranks were started, Accelerate sees {self.accelerator.num_processes}"
             )
-        if shards and not is_sharding(self.accelerator):
-            raise RuntimeError("launch.shard_model was asked for, and Accelerate shards nothing")
         set_seed(config.train.seed)
         self.watchdog = Watchdog(config.launch.stall_timeout_seconds, self._stalled)
 
@@ -188,22 +180,6 @@ class Rank(ABC, Generic[Asked, Model]):
     def save(self, url: str, built: Model, weights: dict[str, Tensor]) -> None:
         """Store a model of these weights; rank 0 calls it."""
         save_model(url, built.card, weights)
-
-
-def choose_device(launch: LaunchConfig) -> torch.device:
-    """The GPU where there is one.
-
-    Raises:
-        PetsError: There is none, and the settings want one.
-    """
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if launch.require_gpu:
-        raise PetsError(
-            "launch.require_gpu = true: torch finds no GPU on this machine; start the worker on "
-            "one that has one, mend its driver (nvidia-smi), or leave the setting out"
-        )
-    return torch.device("cpu")
 
 
 class _Warnings(logging.Handler):

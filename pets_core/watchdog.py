@@ -32,9 +32,12 @@ class Watchdog:
         self._last = time.monotonic()
 
     def __enter__(self) -> Watchdog:
-        self._left.clear()
+        # One for each time: the thread of the time before may not have seen its own yet.
+        self._left = threading.Event()
         self.beat()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=(self._left,), name="watchdog", daemon=True
+        ).start()
         return self
 
     def __exit__(
@@ -45,13 +48,13 @@ class Watchdog:
     ) -> None:
         self._left.set()
 
-    def _watch(self) -> None:
+    def _watch(self, left: threading.Event) -> None:
         while True:
             silence = time.monotonic() - self._last
             if silence > self._timeout_seconds:
                 self._on_stall(_stacks())
                 return
-            if self._left.wait(self._timeout_seconds - silence + 0.01):
+            if left.wait(self._timeout_seconds - silence + 0.01):
                 return
 
 

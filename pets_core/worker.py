@@ -26,13 +26,18 @@ from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
 from pets_core.photo_rank import PhotoRank
 from pets_core.photo_stages import embed, predict, predict_parts
-from pets_core.rank import Rank, choose_device, pass_warnings_on
+from pets_core.rank import Rank, pass_warnings_on
 from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.stages import predict_ratings
 from pets_core.signals import die_with_parent, hard_exit
 from pets_core.stages import find_lr, train
+from pets_core.training.devices import (
+    check_devices,
+    choose_device,
+    count_ranks,
+    resolve_precision,
+)
 from pets_core.training.interruption import Interrupted
-from pets_core.training.precision import resolve_precision
 
 __all__ = ["main", "run", "work"]
 
@@ -45,24 +50,20 @@ def check(request: WorkRequest) -> CheckResult:
     settings, launch = request.config.model, request.config.launch
     storage.check_writable(storage.absolute(request.config.store), "store")
     storage.check_writable(storage.absolute(request.config.cache_dir), "cache_dir")
-    device = choose_device(launch)
-    num_gpus = torch.cuda.device_count()
-    if num_gpus and launch.num_processes != "auto" and launch.num_processes > num_gpus:
-        raise PetsError(
-            f"launch.num_processes = {launch.num_processes}: this machine has {num_gpus} GPUs; "
-            "set auto or at most that"
-        )
-    precision = resolve_precision(request.config.train.mixed_precision, device)
-    if request.config.train.batch_norm == "sync" and device.type == "cpu":
-        raise PetsError("train.batch_norm = sync works on GPUs only; on CPUs set frozen or train")
-    _check_tracker(request.config.train.log_with)
+    train, device = request.config.train, choose_device(launch)
+    num_ranks = count_ranks(launch, device)
+    trains = request.model_url is None
+    check_devices(launch, train, device, num_ranks=num_ranks, trains=trains)
+    shards = launch.shard_model and num_ranks > 1 and trains
+    precision = resolve_precision(train.mixed_precision, device, shards=shards)
+    _check_tracker(train.log_with)
     model: torch.nn.Module
     if request.model_url:
         model = load_model(request.model_url).model
     else:
         model = create_body(settings.backbone, settings.weights, settings.image_size)
         num_features(model, settings.image_size)
-        _check_groups(request.config.train.freeze_to, len(body_groups(model)) + 1)
+        _check_groups(train.freeze_to, len(body_groups(model)) + 1)
     return CheckResult(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=device.type,

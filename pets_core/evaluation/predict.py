@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from pets_core.data.loader import Batch, PhotoLoader
 from pets_core.models.classifier import Classifier
 from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.training.memory import HalvingForward
 
 __all__ = [
     "Outputs",
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 _PLAIN_SHARE = 0.25
+_BLOCK_BYTES = 64 * 2**20
+"""That a rank sends at a time."""
 
 
 Told = Callable[[Tensor, Batch], Tensor]
@@ -56,39 +60,48 @@ def predict_split(
     embeddings: bool = False,
     told: Told | None = None,
     on_progress: OnProgress = ignore_progress,
-) -> Outputs:
+) -> Outputs | None:
     """Run the model over every row of the loader's split.
 
     Each rank predicts its own share; nothing is padded, so nothing is counted twice. Where the
     loader augments, another `epoch` is another view of each photo.
 
     Returns:
-        In row order, on every rank.
+        In row order, on rank 0; None on the others.
     """
     model.eval()
     rows: list[npt.NDArray[np.int64]] = []
     given: list[tuple[Tensor, ...]] = []
     reported = time.monotonic()
+
+    def forward(inputs: Tensor) -> tuple[Tensor, ...]:
+        with accelerator.autocast():
+            features = model.embed(inputs)
+            logits = model.head(features)
+        return (logits.float(), features.float()) if embeddings else (logits.float(),)
+
+    forward_fitting = HalvingForward(forward)
     for number, batch in enumerate(loader.epoch(epoch), 1):
         rows.append(batch.rows)
-        with accelerator.autocast():
-            features = model.embed(batch.inputs)
-            logits = model.head(features)
-        values = told(logits.float(), batch) if told else logits.float()
-        given.append((values, features.float()) if embeddings else (values,))
+        logits, *features = forward_fitting(batch.inputs)
+        values = told(logits, batch) if told else logits
+        given.append((values, *features))
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
             reported = time.monotonic()
             on_progress(
                 Progress(stage="predict", done=number, total=loader.num_batches, unit="batches")
             )
     own = [torch.cat(parts).cpu().numpy() for parts in zip(*given, strict=True)]
-    return Outputs(*in_row_order(np.concatenate(rows), own, loader.num_rows))
+    results = in_row_order(np.concatenate(rows), own, loader.num_rows)
+    return None if results is None else Outputs(*results)
 
 
 def in_row_order(
     rows: npt.NDArray[np.int64], own: list[npt.NDArray[np.float32]], num_rows: int
-) -> list[npt.NDArray[np.float32]]:
-    """Put the ranks' shares of a split together.
+) -> list[npt.NDArray[np.float32]] | None:
+    """Put the ranks' shares of a split together, on rank 0.
+
+    They travel in blocks, so that no GPU and no other rank holds more than its share and a block.
 
     Args:
         rows: This rank's places in the split, (n,).
@@ -96,15 +109,27 @@ def in_row_order(
         num_rows: Of the split, N.
 
     Returns:
-        Each (N, D), on every rank.
+        Each (N, D), on rank 0; None on the others.
     """
-    shares = gather_object([(rows, own)])
-    results = [np.empty((num_rows, part.shape[1]), np.float32) for part in own]
+    num_ranks = dist.get_world_size() if dist.is_initialized() else 1
+    is_main = num_ranks == 1 or dist.get_rank() == 0
+    results = [np.empty((num_rows, part.shape[1]), np.float32) for part in own] if is_main else []
     seen = np.zeros(num_rows, np.int64)
-    for places, parts in shares:
-        for result, part in zip(results, parts, strict=True):
-            result[places] = part
-        np.add.at(seen, places, 1)
+    row_bytes = sum(part.shape[1] * part.itemsize for part in own)
+    block = max(_BLOCK_BYTES // max(row_bytes, 1), 1)
+    for start in range(0, max(gather_object([len(rows)])), block):
+        places, parts = rows[start : start + block], [part[start : start + block] for part in own]
+        shares = [(places, parts)] * num_ranks
+        if num_ranks > 1:
+            dist.gather_object((places, parts), shares if is_main else None)
+        if not is_main:
+            continue
+        for share_places, share_parts in shares:
+            for result, part in zip(results, share_parts, strict=True):
+                result[share_places] = part
+            np.add.at(seen, share_places, 1)
+    if not is_main:
+        return None
     assert (seen == 1).all(), "every row is predicted exactly once"
     return results
 
@@ -119,7 +144,7 @@ def predict_views(
     embeddings: bool = False,
     told: Told | None = None,
     on_progress: OnProgress = ignore_progress,
-) -> Outputs:
+) -> Outputs | None:
     """Outputs for a split, averaged with those of augmented views if there are any.
 
     Args:
@@ -133,10 +158,10 @@ def predict_views(
         on_progress: Told of the batches of all passes.
 
     Returns:
-        In row order, on every rank.
+        In row order, on rank 0; None on the others.
     """
 
-    def passed(number: int) -> Outputs:
+    def passed(number: int) -> Outputs | None:
         def tell(progress: Progress) -> None:
             done = number * progress.total + progress.done
             total = (num_views + 1) * progress.total
@@ -153,11 +178,12 @@ def predict_views(
         )
 
     outputs = passed(0)
-    if not num_views:
+    views = [passed(number) for number in range(1, num_views + 1)]
+    if outputs is None or not views:
         return outputs
-    views = [passed(number).values for number in range(1, num_views + 1)]
     average = average_predictions if told else average_views
-    return Outputs(average(outputs.values, views), outputs.embeddings)
+    values = [view.values for view in views if view is not None]
+    return Outputs(average(outputs.values, values), outputs.embeddings)
 
 
 def average_views(

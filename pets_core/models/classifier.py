@@ -44,6 +44,9 @@ class Classifier(GroupedModel):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Photos (B, 3, S, S) to pooled features (B, D), which the head takes."""
+        if len(inputs) == 0:
+            # A rank's share may be empty; some bodies cannot reshape that (Swin, EVA-02, MaxViT).
+            return self.body(inputs.new_zeros(1, *inputs.shape[1:]))[:0]  # type: ignore[no-any-return]
         return self._body_for(inputs)(inputs)  # type: ignore[no-any-return]
 
     def _body_for(self, inputs: Tensor) -> nn.Module:
@@ -51,7 +54,7 @@ class Classifier(GroupedModel):
         learns = self.body.training or any(p.requires_grad for p in self.body.parameters())
         # A copy of a sharded body would take the memory that sharding is to save.
         sharded = isinstance(self, FSDPModule)
-        if learns or sharded or torch.compiler.is_compiling() or not len(inputs):
+        if learns or sharded or torch.compiler.is_compiling():
             self._twin.forget()
             return self.body
         return self._twin.of(self.body, inputs)

@@ -35,10 +35,11 @@ def predict_ratings(rank: RatingsRank) -> RatingsPrediction | None:
             rows.append(batch.rows)
             given.append(objective.activation(built.model(batch.inputs)).cpu().numpy())
     own = np.concatenate(given)[:, None]
-    (predicted,) = in_row_order(np.concatenate(rows), [own], loader.num_rows)
+    together = in_row_order(np.concatenate(rows), [own], loader.num_rows)
     speed = loader.num_rows / (time.monotonic() - began)
-    if not rank.accelerator.is_main_process:
+    if together is None:
         return None
+    (predicted,) = together
     url = storage.join(request.run_url, "evaluation", "predictions.parquet")
     write_table(url, _table(rank, split, predicted[:, 0].clip(*manifest.y_range)))
     return RatingsPrediction(

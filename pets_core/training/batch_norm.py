@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pets_core.config import TrainConfig
 from pets_core.errors import PetsError
+from pets_core.training.memory import num_micro_batches
 
 __all__ = ["check_batch_norm", "smallest_pass"]
 
@@ -22,7 +23,9 @@ def check_batch_norm(
     """Refuse settings by which batch norm in training mode would see a single sample.
 
     A single sample's statistics are not those of a batch, and torch raises in the middle of a
-    step where a channel of it is a single value.
+    step where a channel of it is a single value. Synchronised batch norm sees the samples of all
+    ranks, and needs at least one of each: a rank without any takes part in another type than the
+    others (torch/nn/modules/_functions.py).
 
     Args:
         model: In the modes it is trained in.
@@ -32,27 +35,25 @@ def check_batch_norm(
         micro_batch_size: Most samples in one forward pass of a rank; 0: all of its share.
 
     Raises:
-        PetsError: A forward pass would hold one sample.
+        PetsError: A forward pass would hold too few samples.
     """
     if not any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         return
-    # Synchronised batch norm sees what all ranks hold at once.
-    num_together = num_processes if config.batch_norm == "sync" else 1
-    num_parts, micro = num_processes // num_together, micro_batch_size * num_together
-    if smallest_pass(num_rows, config.batch_size, num_parts, micro) > 1:
+    needed = 1 if config.batch_norm == "sync" and num_processes > 1 else 2
+    if smallest_pass(num_rows, config.batch_size, num_processes, micro_batch_size) >= needed:
         return
     settings = f"train.batch_size = {config.batch_size}"
     remedy = "raise train.batch_size (4 for each process are enough)"
-    if smallest_pass(num_rows, config.batch_size, num_parts, 0) > 1:
+    if smallest_pass(num_rows, config.batch_size, num_processes, 0) >= needed:
         settings += f" and train.micro_batch_size = {micro_batch_size}"
         if not config.micro_batch_size:
             settings += " (the most that fits the memory)"
         remedy = "change train.micro_batch_size"
     raise PetsError(
-        f"train.batch_norm = {config.batch_norm} needs 2 samples in each forward pass; with "
-        f"{settings}, {num_rows} training samples and {num_processes} process"
-        f"{'es' if num_processes > 1 else ''} a pass may hold only 1: set train.batch_norm = "
-        f"frozen, or {remedy}"
+        f"train.batch_norm = {config.batch_norm} needs {needed} sample{'s' * (needed > 1)} in each "
+        f"forward pass of a process; with {settings}, {num_rows} training samples and "
+        f"{num_processes} process{'es' * (num_processes > 1)} a pass may hold only {needed - 1}: "
+        f"set train.batch_norm = frozen, or {remedy}"
     )
 
 
@@ -66,7 +67,7 @@ def smallest_pass(num_rows: int, batch_size: int, num_ranks: int, micro_batch_si
         micro_batch_size: Most samples in one forward pass of a rank; 0: all of its share.
     """
     num_batches = -(-num_rows // batch_size)
-    batches = {num_rows // num_batches, -(-num_rows // num_batches)}
-    shares = {share for size in batches for share in (size // num_ranks, -(-size // num_ranks))}
-    micro = micro_batch_size or max(shares)
-    return min(share % micro or min(share, micro) for share in shares)
+    sizes = {num_rows // num_batches, -(-num_rows // num_batches)}
+    return min(
+        size // num_ranks // num_micro_batches(size, num_ranks, micro_batch_size) for size in sizes
+    )

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pets_core.config import TrainConfig
@@ -22,13 +23,14 @@ from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.rates import RateSlice
 from pets_core.records import EpochMetrics
+from pets_core.training.accelerator import share_buffers
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.checkpoint import Checkpoints, Snapshot
 from pets_core.training.figures import StepRows
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
 from pets_core.training.history import History
 from pets_core.training.interruption import Interrupted, StepGate
-from pets_core.training.memory import largest_micro_batch
+from pets_core.training.memory import HalvingForward, largest_micro_batch, num_micro_batches
 from pets_core.training.progress import TrainProgress
 from pets_core.training.schedule import OneCycle, Phase, spread
 from pets_core.training.sharding import is_sharding, whole
@@ -177,6 +179,9 @@ def fit(
             saving.began, saving.seconds = time.monotonic(), None
             train_epoch(prepared, train, history, schedule, ema, saving, tell)
             saving.seconds = seconds = time.monotonic() - saving.began
+            if config.batch_norm == "train":
+                # Each rank's statistics are those of its own samples.
+                share_buffers(judged)
             scores = validate(judged, objective, valid, accelerator, saving) if valid else None
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores, objective.metric)
             if scores:
@@ -287,6 +292,10 @@ def prepare(
     rates = spread(lr_max, len(model.layer_groups()))
     optimizer = build_optimizer(model, rates, config.weight_decay)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if isinstance(wrapped, DistributedDataParallel):
+        # It would broadcast them before each forward pass. Only batch norm in training mode
+        # changes any, and does not read them then; `share_buffers` follows once an epoch.
+        wrapped.broadcast_buffers = False
     train_mode(wrapped, config.batch_norm)
     micro_batch_size = config.micro_batch_size
     if not micro_batch_size and accelerator.device.type == "cuda":
@@ -379,21 +388,29 @@ def train_step(prepared: Prepared, batch: LoadedBatch) -> StepResult:
     """
     model, accelerator = prepared.model, prepared.accelerator
     mean = accelerator.num_processes / batch.global_size
-    size = prepared.micro_batch_size or max(len(batch.inputs), 1)
-    parts = list(
-        zip(torch.split(batch.inputs, size), torch.split(batch.targets, size), strict=True)
+    num_parts = num_micro_batches(
+        batch.global_size, accelerator.num_processes, prepared.micro_batch_size
     )
+    inputs, targets = (of.tensor_split(num_parts) for of in (batch.inputs, batch.targets))
     losses: list[Tensor] = []
-    for number, (inputs, targets) in enumerate(parts, 1):
-        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
-            loss_sum = prepared.objective.loss_sum(model(inputs), targets)
+    for number in range(num_parts):
+        is_last = number == num_parts - 1
+        # FSDP2 would keep whole gradients, not its part of them, until the last.
+        syncs = is_last or is_sharding(accelerator)
+        with nullcontext() if syncs else accelerator.no_sync(model):
+            # DDP's wrapper does so by itself, FSDP2's does not.
+            with accelerator.autocast():
+                logits = model(inputs[number])
+            loss_sum = prepared.objective.loss_sum(logits, targets[number])
             accelerator.backward(loss_sum * mean)
         losses.append(loss_sum.detach())
     grad_norm = _clip(prepared)
     if accelerator.scaler is None:
         # As a gradient scaler tells a fused optimizer; it skips the step without asking the host.
         prepared.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
-    prepared.optimizer.step()
+    # Apple's ignores it (FusedAdamWKernelImpl.mm): there the host has to look.
+    if accelerator.device.type != "mps" or grad_norm.isfinite():
+        prepared.optimizer.step()
     prepared.optimizer.zero_grad()
     return StepResult(torch.stack(losses).sum(), grad_norm)
 
@@ -440,12 +457,17 @@ def validate(
         Interrupted: The training was told to end; a checkpoint was written.
     """
     model.eval()
+
+    def forward(inputs: Tensor) -> tuple[Tensor]:
+        with accelerator.autocast():
+            return (model(inputs),)
+
+    forward_fitting = forward if is_sharding(accelerator) else HalvingForward(forward)
     sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for batch in valid.epoch(0):
         if saving and not saving.may_begin():
             saving.leave()
-        with accelerator.autocast():
-            logits = model(batch.inputs)
+        (logits,) = forward_fitting(batch.inputs)
         sums[0] += objective.valid_loss_sum(logits, batch.targets)
         sums[1] += objective.error_sum(logits, batch.targets)
     loss, error = (accelerator.reduce(sums, "sum") / valid.num_rows).tolist()

@@ -2,19 +2,85 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pets_core.errors import PetsError
 from pets_core.objectives.objective import Objective
+from pets_core.training.sharding import is_sharding
 
-__all__ = ["largest_micro_batch"]
+__all__ = [
+    "NEEDS_MICRO_BATCH_SIZE",
+    "HalvingForward",
+    "explain_out_of_memory",
+    "is_out_of_memory",
+    "largest_micro_batch",
+    "num_micro_batches",
+]
+
+_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""Of CUDA's libraries, which do not raise `torch.OutOfMemoryError`."""
+_RESERVE_BYTES = 2**30
+"""Left free by the search, for what lies outside torch's allocator: NCCL's channels and the
+workspaces of cuBLAS and cuDNN."""
+NEEDS_MICRO_BATCH_SIZE = (
+    "launch.shard_model = true needs train.micro_batch_size on GPUs, where the largest that fits "
+    "is not searched for: set it to the photos of a process in one forward pass, for example 8"
+)
+_SMALLER = "lower model.image_size, or use a smaller model.backbone"
+
+
+def num_micro_batches(global_size: int, num_ranks: int, micro_batch_size: int) -> int:
+    """Return in how many forward passes each rank takes its share of a batch.
+
+    The same on every rank, whose shares differ by a sample: a model that is sharded, or has
+    synchronised batch norm, communicates in each pass.
+
+    Args:
+        global_size: Samples of the batch, over all ranks.
+        num_ranks: Ranks that share it.
+        micro_batch_size: Most samples in one forward pass of a rank; 0: all of its share.
+    """
+    if not micro_batch_size:
+        return 1
+    largest_share = -(-global_size // num_ranks)
+    return max(-(-largest_share // micro_batch_size), 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device's memory ran out, in the words of any library that says so."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    return should_reduce_batch_size(error) or any(words in str(error) for words in _WORDS)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(micro_batch_size: int) -> Iterator[None]:
+    """Raise a `PetsError` where training runs out of memory with a micro-batch that was set.
+
+    Args:
+        micro_batch_size: As set; 0: it was searched for, and another attempt searches again.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not micro_batch_size or not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise PetsError(
+            f"train.micro_batch_size = {micro_batch_size} does not fit the memory: set a smaller "
+            f"one, {_SMALLER} ({reason})"
+        ) from error
 
 
 def largest_micro_batch(
@@ -27,9 +93,10 @@ def largest_micro_batch(
 ) -> int:
     """Halve a batch until a forward and backward pass of it fits the memory.
 
-    Tried before the first step, with room set aside for the optimizer's two moments, since an
-    error in the middle of a step would leave other ranks waiting for this one's gradients. The
-    model, its gradients and the random numbers are left as they were.
+    Tried before the first step, because an error in the middle of a step would leave other ranks
+    waiting for this one's gradients. The search sets aside what a step holds besides: the
+    optimizer's two moments and, where gradients are accumulated, the gradients. The model, its
+    gradients and the random numbers are left as they were.
 
     Args:
         model: As prepared by `accelerator`; parameters say by `requires_grad` whether they learn.
@@ -42,27 +109,31 @@ def largest_micro_batch(
         The most samples that fit every rank, at least 1; 0 where all do.
 
     Raises:
-        PetsError: Not even one sample fits.
+        PetsError: Not even one sample fits, or the model is sharded.
     """
+    if is_sharding(accelerator):
+        # Its passes communicate: a rank that runs out of memory would leave the others waiting.
+        raise PetsError(NEEDS_MICRO_BATCH_SIZE)
     # Not the distributed wrapper: ranks that try more often than others would leave them waiting.
     model = accelerator.unwrap_model(model)
-    size, tries = max(len(inputs), 1), 0
-    buffers = copy.deepcopy(dict(model.named_buffers()))
-    while not _fits(model, objective, inputs[:size], targets[:size], accelerator):
-        tries += 1
-        if size == 1:
-            raise PetsError(
-                "one sample does not fit the GPU's memory: lower model.image_size, or take a "
-                "smaller model.backbone"
-            )
-        size = (size + 1) // 2
-        if accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    # Shares differ by a sample; only ranks that had to halve theirs tell what fits.
-    found = torch.tensor([size if tries else sys.maxsize], device=accelerator.device)
+    size, num_halvings = max(len(inputs), 1), 0
+
+    def fits(size: int) -> bool:
+        accumulates = size < len(inputs)
+        part = inputs[:size], targets[:size]
+        return _fits(model, objective, *part, accelerator, accumulates=accumulates)
+
+    with _resting_batch_norm(model):
+        # The thread of backward passes makes its cuBLAS handle in the first one: a small one,
+        # before memory is at its peak.
+        if not fits(1):
+            raise PetsError(f"one sample does not fit the memory: {_SMALLER}")
+        while size > 1 and not fits(size):
+            num_halvings += 1
+            size = (size + 1) // 2
+    _empty_cache(accelerator.device)
+    # Shares differ by a sample; only ranks that had to halve theirs know what fits.
+    found = torch.tensor([size if num_halvings else sys.maxsize], device=accelerator.device)
     smallest = int(accelerator.gather(found).min())
     if smallest == sys.maxsize:
         return 0
@@ -74,26 +145,122 @@ def largest_micro_batch(
     return smallest
 
 
+class HalvingForward:
+    """Forward passes for evaluation, in parts as small as the memory requires.
+
+    Not for a sharded model, whose passes communicate with other ranks.
+
+    Args:
+        forward: Inputs (b, ...) to outputs, each with first dimension b.
+    """
+
+    def __init__(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        self._forward, self._size = forward, sys.maxsize
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for a batch, inputs with first dimension B.
+
+        Raises:
+            PetsError: One sample does not fit.
+        """
+        parts: list[tuple[Tensor, ...]] = []
+        start = 0
+        while not parts or start < len(inputs):
+            part = inputs[start : start + self._size]
+            outputs = self._try(part)
+            if outputs is None:
+                self._size = (len(part) + 1) // 2
+                continue
+            parts.append(outputs)
+            start += len(part)
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+    def _try(self, inputs: Tensor) -> tuple[Tensor, ...] | None:
+        try:
+            return self._forward(inputs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(inputs) <= 1:
+                raise PetsError(f"one sample does not fit the memory: {_SMALLER}") from error
+        # Not in the handler: the error's traceback holds what the failed pass has allocated.
+        _empty_cache(inputs.device)
+        return None
+
+
+@contextlib.contextmanager
+def _resting_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Put batch norm in evaluation mode.
+
+    There it needs nearly the same memory, takes a single sample, moves no statistics, and
+    communicates with no other rank.
+    """
+    training = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _fits(
     model: nn.Module,
     objective: Objective,
     inputs: Tensor,
     targets: Tensor,
     accelerator: Accelerator,
+    *,
+    accumulates: bool,
 ) -> bool:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    if accumulates:
+        for parameter in learning:
+            parameter.grad = torch.zeros_like(parameter)
     try:
-        with torch.random.fork_rng(devices):
-            moments = [torch.empty_like(parameter) for parameter in learning * 2]
-            # Not accelerator.backward: a gradient scaler must not see this pass.
-            torch.autograd.backward(objective.loss_sum(model(inputs), targets))
-            del moments
-    except Exception as error:
-        if should_reduce_batch_size(error):
-            return False
-        raise
+        _pass(model, objective, inputs, targets, accelerator)
+        fitted = True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        fitted = False
     finally:
         for parameter in learning:
             parameter.grad = None
-    return True
+    if not fitted:
+        _empty_cache(accelerator.device)
+    return fitted
+
+
+def _pass(
+    model: nn.Module,
+    objective: Objective,
+    inputs: Tensor,
+    targets: Tensor,
+    accelerator: Accelerator,
+) -> None:
+    """Take a forward and backward pass beside what a step holds."""
+    device = accelerator.device
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        set_aside = [
+            torch.empty_like(parameter)
+            for parameter in model.parameters()
+            if parameter.requires_grad
+            for _moment in range(2)
+        ]
+        if on_gpu:
+            set_aside.append(torch.empty(_RESERVE_BYTES, dtype=torch.uint8, device=device))
+        with accelerator.autocast():
+            outputs = model(inputs)
+        # Not accelerator.backward: a gradient scaler must not see this pass.
+        torch.autograd.backward(objective.loss_sum(outputs, targets))
+        del set_aside
+
+
+def _empty_cache(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 __all__ = ["is_sharding", "part_of", "shard_on_cpu", "sharding_plugin", "whole"]
@@ -15,12 +16,18 @@ _MIN_PARAMETERS = 1_000_000
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin:
-    """What makes an `Accelerator` spread the model, its gradients and the optimizer's state."""
+    """What makes an `Accelerator` spread the model, its gradients and the optimizer's state.
+
+    Weights and gradients stay fp32, and mixed precision is autocast's, as of a model that is not
+    sharded: on GPUs Accelerate would cast all weights to bf16, norms included, and add up
+    gradients in it.
+    """
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="size_based_wrap",
         min_num_params=_MIN_PARAMETERS,
         cpu_ram_efficient_loading=False,
+        mixed_precision_policy=MixedPrecisionPolicy(),
     )
 
 

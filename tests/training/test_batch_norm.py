@@ -15,6 +15,7 @@ from pets_core.rates import RateSlice
 from pets_core.training import loop
 from pets_core.training.batch_norm import check_batch_norm, smallest_pass
 from pets_core.training.groups import freeze_to, train_mode
+from pets_core.training.memory import num_micro_batches
 
 
 @given(st.integers(1, 200), st.integers(1, 70), st.integers(1, 9), st.integers(0, 9))
@@ -24,9 +25,12 @@ def test_the_smallest_pass_is_the_loaders(num_rows, batch_size, num_ranks, micro
         for rows in global_batches(num_rows, batch_size, seed=None, epoch=0)
         for rank in range(num_ranks)
         for share in [rows[len(rows) * rank // num_ranks : len(rows) * (rank + 1) // num_ranks]]
-        for part in torch.split(torch.tensor(share), micro or max(len(share), 1))
+        for part in torch.tensor_split(
+            torch.tensor(share), num_micro_batches(len(rows), num_ranks, micro)
+        )
     ]
     assert smallest_pass(num_rows, batch_size, num_ranks, micro) == min(passes)
+    assert max(passes) <= (micro or batch_size)
 
 
 def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **settings):
@@ -49,9 +53,13 @@ def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **s
             {"batch_size": 8, "micro_batch_size": 1},
             r"= 8 and train.micro_batch_size = 1, .*change train.micro_batch_size",
         ),
-        ({"batch_size": 16, "micro_batch_size": 5}, r"train.micro_batch_size = 5, "),
+        ({"batch_size": 3, "micro_batch_size": 2}, r"train.micro_batch_size = 2, "),
         ({"batch_size": 16, "micro": 1}, r"micro_batch_size = 1 \(the most that fits the memory\)"),
         ({"batch_size": 1, "batch_norm": "sync"}, r"train.batch_norm = sync needs 2 samples"),
+        (
+            {"batch_size": 3, "num_processes": 4, "batch_norm": "sync"},
+            r"sync needs 1 sample in each .* 4 processes a pass may hold only 0: ",
+        ),
     ],
 )
 def test_a_pass_of_one_sample_is_refused(tiny_model, settings, words):

@@ -1,0 +1,63 @@
+"""The `Accelerator` of a rank: device, mixed precision, and how ranks communicate."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import nn
+
+from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plugin
+
+__all__ = ["create_accelerator", "share_buffers"]
+
+_TIMEOUT = timedelta(hours=2)
+"""Rank 0 downloads and decodes while the others wait."""
+
+
+def create_accelerator(
+    precision: Literal["no", "bf16", "fp16"],
+    device: torch.device,
+    *,
+    shards: bool = False,
+    log_with: str | None = None,
+    project_dir: str | None = None,
+    timeout: timedelta = _TIMEOUT,
+) -> Accelerator:
+    """Create the accelerator of this process, one rank among those its environment names.
+
+    Args:
+        precision: Mixed precision.
+        device: Of which kind to compute on.
+        shards: Spread models over the ranks (FSDP2) instead of copying them (DDP).
+        log_with: Name of a tracker.
+        project_dir: Where a tracker writes files.
+        timeout: The longest that ranks wait for each other.
+    """
+    replicas = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    plugin = sharding_plugin() if shards else None
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=device.type == "cpu",
+        log_with=log_with,
+        project_dir=project_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout), replicas],
+        fsdp_plugin=plugin,
+    )
+    if plugin:
+        shard_on_cpu(plugin)
+        if not is_sharding(accelerator):
+            raise RuntimeError("launch.shard_model was asked for, and Accelerate shards nothing")
+    return accelerator
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the buffers of rank 0, such as the statistics of batch norm."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,101 @@
+"""Several CPU ranks take the steps that one process takes, whatever their shares."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pets_core.fork_server import ForkServer
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+TIMEOUT = 100  # seconds; ranks that wait for each other give up after 20
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks"),
+]
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    running = ForkServer("training_ranks", os.environ | {"PYTHONPATH": str(HELPERS)})
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def run(server) -> Run:
+    """Run a scenario of `helpers/training_ranks.py`; returns what rank 0 says."""
+
+    def run_ranks(num_ranks: int, scenario: str, kind: str = "") -> dict[str, Any]:
+        job = server.start([str(num_ranks), scenario, kind])
+        code = job.wait(TIMEOUT)
+        with job.stdout as output:
+            lines = output.read().splitlines()
+        assert code == 0, "\n".join(lines[-30:])
+        (result,) = [line for line in lines if line.startswith("RESULT ")]
+        return json.loads(result.removeprefix("RESULT "))
+
+    return run_ranks
+
+
+def close(one: dict[str, Any], other: dict[str, Any], rel: float = 1e-4) -> None:
+    for name in ("losses", "norms", "weights"):
+        assert one[name] == pytest.approx(other[name], rel=rel), name
+
+
+@pytest.mark.parametrize("kind", ["whole", "sharded"])
+def test_shares_of_unequal_parts_take_the_same_steps(run, kind):
+    """Ranks that took different numbers of passes would wait for each other."""
+    close(run(3, "unequal_parts", kind), run(1, "unequal_parts", "whole"))
+
+
+def test_layers_that_communicate_meet_in_every_pass(run):
+    assert run(3, "unequal_parts", "meeting")["norms"][0] > 0
+
+
+@pytest.mark.parametrize("kind", ["whole", "sharded"])
+def test_a_rank_without_a_sample_takes_part(run, kind):
+    """As in Swin transformers, the body of this model refuses an empty batch."""
+    close(run(3, "empty_share", kind), run(1, "empty_share", "whole"))
+
+
+def test_mixed_precision_of_a_sharded_model_is_that_of_a_whole_one(run):
+    whole, sharded = run(2, "precision", "whole"), run(2, "precision", "sharded")
+    close(sharded, whole, rel=1e-3)
+    fp32 = run(1, "unequal_parts", "whole")
+    assert whole["losses"][:2] != pytest.approx(fp32["losses"], rel=1e-6), "nothing is bf16"
+
+
+def test_a_rank_that_runs_out_of_memory_in_the_search_leaves_none_waiting(run):
+    found = run(2, "search", "whole")
+    assert found["micro_batch_size"] == 2
+    assert min(found["norms"]) > 0
+
+
+def test_a_sharded_model_is_not_searched_with(run):
+    assert (
+        "launch.shard_model = true needs train.micro_batch_size"
+        in run(2, "search", "sharded")["error"]
+    )
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_ranks_validate_with_the_same_statistics_of_batch_norm(run, ema_decay):
+    found = run(2, "statistics", str(ema_decay))
+    assert found["statistics_differ"] == 0
+    assert found["valid_loss"] == pytest.approx(found["by_each"], rel=1e-5)
+
+
+def test_a_step_adds_up_gradients_and_sends_nothing_else(run):
+    assert run(2, "communication") == {"collectives": ["c10d::allreduce_"]}
+
+
+def test_rank_0_gets_all_rows_in_their_order(run):
+    assert run(3, "rows") == {"equal": True, "main": True}
