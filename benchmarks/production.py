@@ -98,7 +98,7 @@ class Pools:
             "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
             "lr_find": {"num_steps": 12},
             "train": {"base_lr": 1e-2, "epochs": 1, "batch_size": 32, "mixed_precision": "no",
-                      "checkpoint_steps": 1},
+                      "checkpoint_steps": 1, "checkpoint_seconds": 0},
         } | settings  # fmt: skip
 
     def trigger(self, name: str, config: dict[str, Any], **parameters: Any) -> str:

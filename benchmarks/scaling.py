@@ -175,7 +175,9 @@ def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
 
     TrainState.snapshot, Checkpoints._write = timed_snapshot, timed_write  # type: ignore[method-assign]
     for name, interval in (("never", 10**6), ("often", 1)):
-        config = rank.config.train.model_copy(update={"checkpoint_steps": interval})
+        config = rank.config.train.model_copy(
+            update={"checkpoint_steps": interval, "checkpoint_seconds": 0}
+        )
         store = Checkpoints(f"{arguments['run']}/{name}", {})
         history = fit(
             built.model, rank.objective(built), loader, None,
@@ -201,7 +203,12 @@ def kill(options: argparse.Namespace, work: Path) -> None:
         folder = work / f"every-{interval}"
         folder.mkdir()
         arguments = _arguments(
-            options, folder, freeze_epochs=0, epochs=50, checkpoint_steps=interval
+            options,
+            folder,
+            freeze_epochs=0,
+            epochs=50,
+            checkpoint_steps=interval,
+            checkpoint_seconds=0,
         )
         request = _request(arguments, "killed", num_processes=2, num_threads=1)
         watch = _Watch(2 * interval + interval // 2, rank=True)

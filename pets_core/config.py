@@ -362,7 +362,10 @@ class TrainConfig(Settings):
     """Which weights become the model: the last, or those of least validation loss. The others are
     stored beside it."""
     checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 200
-    """A checkpoint is written after every epoch, and every so many optimizer steps."""
+    """A checkpoint is written after every epoch, and within one every so many optimizer steps, if
+    the one before is checkpoint_seconds old."""
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """Least time between two checkpoints within an epoch, seconds."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
     """How many of the newest checkpoints are kept; each holds the best weights too."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
@@ -399,7 +402,7 @@ class EvaluateConfig(Settings):
     split: Literal["auto", "test", "valid"] = "auto"
     """Which photos to judge on. auto: test where the data set has one, else valid."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    """Photos in one forward pass, over all processes."""
+    """Photos in one forward pass of a process."""
     tta_views: Annotated[int, Field(ge=0, le=64)] = 0
     """Augmented views of each photo that the prediction is averaged over, besides the plain one
     (fastai's TTA, whose default is 4); each costs another forward pass."""

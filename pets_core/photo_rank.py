@@ -131,7 +131,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         return PhotoLoader(
             photos,
             transform,
-            batch_size=self.config.evaluate.batch_size,
+            batch_size=self.config.evaluate.batch_size * self.accelerator.num_processes,
             seed=None,
             device=self.accelerator.device,
             rank=self.accelerator.process_index,

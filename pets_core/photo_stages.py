@@ -137,7 +137,7 @@ def _predict_part(
     errors: dict[str, str] = {}
     batches = decoded_batches(
         files, photos, card.resize_to,
-        batch_size=max(1, rank.config.evaluate.batch_size // rank.accelerator.num_processes),
+        batch_size=rank.config.evaluate.batch_size,
         num_threads=torch.get_num_threads(),
     )  # fmt: skip
     for paths, pixels, faults in batches:

@@ -35,8 +35,8 @@ __all__ = ["Built", "Rank", "pass_warnings_on"]
 _OTHERS_SECONDS = 3.0
 _TRAINS = ("lr-find", "train", "ratings-lr-find", "ratings-train")
 _MAY_DIFFER = {
-    "base_lr", "checkpoint_steps", "compile", "keep", "keep_checkpoints", "log_with",
-    "micro_batch_size", "mixed_precision", "number_loss", "tf32",
+    "base_lr", "checkpoint_seconds", "checkpoint_steps", "compile", "keep", "keep_checkpoints",
+    "log_with", "micro_batch_size", "mixed_precision", "number_loss", "tf32",
 }  # fmt: skip
 """Settings of training that may change between an attempt and the next, or are told elsewhere."""
 

@@ -21,12 +21,15 @@ from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.history import steps_table
 from pets_core.training.loop import Loader, fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
+from pets_core.training.memory import explain_out_of_memory
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
 
 __all__ = ["find_lr", "train"]
 
 _MODEL = "model"
+_MIN_SHARE = 32
+"""Samples below which a GPU waits for the host, which starts some 700 kernels a step."""
 
 
 def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
@@ -36,7 +39,7 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     built = rank.model()
     loader = rank.train_loader(built)
     _check_batch_norm(rank, built, loader)
-    with rank.watchdog:
+    with rank.watchdog, explain_out_of_memory(config.train.micro_batch_size):
         curve = lr_find(
             built.model,
             rank.objective(built),
@@ -96,7 +99,9 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     _check_batch_norm(rank, built, loader)
     valid = rank.valid_loader(built)
     checkpoints = rank.checkpoints()
-    with rank.interruption() as gate, rank.watchdog:
+    _warn_of_small_shares(rank)
+    explained = explain_out_of_memory(config.train.micro_batch_size)
+    with rank.interruption() as gate, rank.watchdog, explained:
         history = fit(
             built.model,
             rank.objective(built),
@@ -165,6 +170,18 @@ def _check_validation(rank: Rank[Any, Any]) -> None:
                 f"{setting} needs validation samples, and the data set has none: "
                 f"raise {rank.holds_out}"
             )
+
+
+def _warn_of_small_shares(rank: Rank[Any, Any]) -> None:
+    """Warn where a GPU gets too few samples at a time to be busy."""
+    accelerator, batch_size = rank.accelerator, rank.request.config.train.batch_size
+    num_gpus = accelerator.num_processes
+    if accelerator.device.type == "cuda" and batch_size < _MIN_SHARE * num_gpus:
+        rank.warn(
+            f"train.batch_size = {batch_size} gives each GPU {batch_size / num_gpus:.3g} samples a "
+            f"step, too few to keep it busy: set {_MIN_SHARE * num_gpus} or more, and find the "
+            "learning rate again"
+        )
 
 
 def _check_batch_norm(rank: Rank[Any, Any], built: Built, train: Loader) -> None:

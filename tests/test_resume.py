@@ -43,7 +43,7 @@ def training(
         },
         "train": {
             "batch_size": 16, "epochs": 24, "mixed_precision": "no", "checkpoint_steps": 3,
-            "ema_decay": 0.9,
+            "checkpoint_seconds": 0, "ema_decay": 0.9,
         } | train,
         "launch": {"num_processes": ranks, "num_threads": 1},
     }  # fmt: skip

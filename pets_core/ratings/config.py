@@ -173,7 +173,8 @@ class RatingsTrainConfig(TrainConfig):
     weight_decay: Annotated[float, Field(ge=0, lt=10)] = 0.1
     """Decoupled weight decay of factors, biases and hidden layers: the regulariser."""
     checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
-    """A checkpoint is written after every epoch, and every so many optimizer steps."""
+    """A checkpoint is written after every epoch, and within one every so many optimizer steps, if
+    the one before is checkpoint_seconds old."""
 
     @model_validator(mode="after")
     def _nothing_of_classes(self) -> RatingsTrainConfig:

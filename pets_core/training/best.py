@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pets_core.training.host_copy import copy_to_host
 from pets_core.training.sharding import whole
 
 __all__ = ["Best"]
@@ -28,7 +29,7 @@ class Best:
         self.epochs_since += 1
         if valid_loss < self.loss:
             self.loss, self.epochs_since = valid_loss, 0
-            self.weights = {
-                name: whole(value).detach().cpu().clone()
-                for name, value in model.state_dict().items()
-            }
+            copied = copy_to_host({name: whole(v) for name, v in model.state_dict().items()})
+            if copied.ready:
+                copied.ready.synchronize()
+            self.weights = copied.tensors

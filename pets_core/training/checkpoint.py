@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pydantic
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records import EpochMetrics
 from pets_core.training.history import read_steps, steps_table
+from pets_core.training.host_copy import safetensors_chunks
 
 __all__ = ["Checkpoints", "Place", "Snapshot"]
 
@@ -60,12 +62,14 @@ class Snapshot:
         tensors: By name.
         steps: The history's rows.
         place: Where the training is.
+        ready: Event after which the tensors have their values; None: they have them.
     """
 
     step: int
     tensors: dict[str, Tensor]
     steps: list[dict[str, Any]]
     place: Place
+    ready: torch.Event | None = None
 
 
 class _Commit(BaseModel):
@@ -196,17 +200,17 @@ class Checkpoints:
 
     def _write(self, snapshot: Snapshot) -> None:
         url = storage.join(self._url, _name(snapshot.step))
+        if snapshot.ready:
+            snapshot.ready.synchronize()
         files = {
-            _TENSORS: safetensors.torch.save(snapshot.tensors),
-            _STEPS: steps_table(snapshot.steps),
+            _TENSORS: safetensors_chunks(snapshot.tensors),
+            _STEPS: iter([steps_table(snapshot.steps)]),
         }
-        for name, data in files.items():
-            storage.write_bytes(storage.join(url, name), data)
         commit = _Commit(
             step=snapshot.step,
             identity=self._identity,
             place=snapshot.place,
-            files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            files={name: _write(storage.join(url, name), data) for name, data in files.items()},
         )
         storage.write_bytes(storage.join(url, _COMMIT), commit.model_dump_json().encode())
         self._damaged.discard(url.rsplit("/", 1)[-1])
@@ -230,6 +234,16 @@ def _name(step: int) -> str:
 
 class _Damaged(Exception):  # noqa: N818 - never leaves this module
     """A file of a checkpoint is gone, or not what was written."""
+
+
+def _write(url: str, chunks: Iterator[bytes | memoryview]) -> str:
+    """Write a file in chunks; return its SHA-256 sum. Neither holds Python's lock for long."""
+    digest = hashlib.sha256()
+    with storage.writing(url, "store") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
 
 
 def _read(url: str) -> bytes:

@@ -29,6 +29,7 @@ class StepRows:
         first_step: Number of the epoch's first.
         num_steps: Of the epoch.
         accelerator: Devices and ranks.
+        begins: Whether the epoch's first step is the first of a phase.
     """
 
     def __init__(
@@ -37,14 +38,17 @@ class StepRows:
         first_step: int,
         num_steps: int,
         accelerator: Accelerator,
+        *,
+        begins: bool = False,
     ) -> None:
         self._rows, self._first_step, self._accelerator = rows, first_step, accelerator
         self._sizes: list[int] = []
         self._own_sizes: list[int] = []
         scaled = accelerator.scaler is not None
         self._figures = StepFigures(
-            num_steps - len(rows), self.num_done, accelerator.device, scaled=scaled
-        )
+            num_steps - len(rows), self.num_done, accelerator.device, scaled=scaled,
+            begins=begins and not rows,
+        )  # fmt: skip
         self._num_filled = 0
 
     @property
@@ -120,13 +124,21 @@ class StepFigures:
         first_step: Number of the first.
         device: Where the figures are computed.
         scaled: Whether a gradient scaler handles gradients that are not finite (fp16).
+        begins: Whether the first is the first of a phase, whose gradient must not be zero.
     """
 
     def __init__(
-        self, num_steps: int, first_step: int, device: torch.device, *, scaled: bool
+        self,
+        num_steps: int,
+        first_step: int,
+        device: torch.device,
+        *,
+        scaled: bool,
+        begins: bool = False,
     ) -> None:
         self._values = torch.zeros(num_steps, 2, pin_memory=device.type == "cuda")
         self._first_step, self._device, self._scaled = first_step, device, scaled
+        self._begins = begins
         self._underway: deque[
             tuple[int, Mapping[int, float], Sequence[str], torch.Event | None]
         ] = deque()
@@ -145,6 +157,7 @@ class StepFigures:
 
         Raises:
             PetsError: A step's loss or gradient was not finite.
+        RuntimeError: The gradient of the first step of a phase was zero.
         """
         values = torch.stack([loss_sum.float(), grad_norm.float()])
         self._values[self._added].copy_(values, non_blocking=True)
@@ -166,6 +179,8 @@ class StepFigures:
                 event.synchronize()
             self._underway.popleft()
             self._refuse_non_finite(number, rates, ids)
+            if number == 0 and self._begins:
+                self._refuse_zero()
 
     @property
     def num_arrived(self) -> int:
@@ -200,6 +215,15 @@ class StepFigures:
             f"train.base_lr or train.lr_max (the layer groups' rates are {groups}), or look at the "
             f"samples of the step; {whose}these are {_listed(ids)}"
         )
+
+    def _refuse_zero(self) -> None:
+        loss, norm = self._values[0].tolist()
+        if norm == 0 and loss > 0:
+            # Gradients that reach no weight train nothing, and no later step shows it.
+            raise RuntimeError(
+                f"the gradient at step {self._first_step}, the first of its phase, is zero and the "
+                f"loss {loss:g} is not: the model does not learn"
+            )
 
 
 def _listed(ids: Sequence[str]) -> str:

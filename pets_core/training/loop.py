@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -145,7 +145,8 @@ def fit(
         config: Everything else; rates and epochs are those of the phases.
         accelerator: Mixed precision, devices, ranks, trackers.
         checkpoints: Where to go on from, and where to leave a checkpoint every
-            `config.checkpoint_steps` optimizer steps and after every epoch.
+            `config.checkpoint_steps` optimizer steps, at most one in `config.checkpoint_seconds`,
+            and after every epoch.
         gate: Asked before each batch, of training and validation, whether to go on.
         on_progress: Told of steps and epochs.
 
@@ -229,6 +230,8 @@ class _Saving:
     """That its steps took, once they are over."""
     num_batches: int = 0
     """Begun so far, of training and validation: the same on every rank."""
+    saved: float = field(default_factory=time.monotonic)
+    """When the last checkpoint was made, or else training began, by the monotonic clock."""
 
     def may_begin(self) -> bool:
         """Whether the next batch is to be worked on."""
@@ -240,17 +243,22 @@ class _Saving:
         self.save(wait=True)
         raise Interrupted(f"told to end after step {self.state.history.num_steps}")
 
-    def save(self, *, if_idle: bool = False, wait: bool = False) -> None:
+    def save_within_epoch(self, least_seconds: float) -> None:
+        """Checkpoint if the last one is at least so old, and written."""
+        if self.checkpoints is None or not self._takes_part():
+            return
+        if not self._is_early(least_seconds):
+            self.save()
+
+    def save(self, *, wait: bool = False) -> None:
         """Checkpoint what lies between two batches.
 
         Args:
-            if_idle: Leave it out while another is being written.
             wait: Return when it is there.
         """
         if self.checkpoints is None or not self._takes_part():
             return
-        if if_idle and self._writing():
-            return
+        self.saved = time.monotonic()
         assert self.optimizer is not None
         seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
         if not self.state.history.rows:
@@ -264,14 +272,17 @@ class _Saving:
         accelerator = self.state.accelerator
         return accelerator.is_main_process or is_sharding(accelerator)
 
-    def _writing(self) -> bool:
-        """Whether the first rank still writes the checkpoint before."""
+    def _is_early(self, least_seconds: float) -> bool:
+        """Whether the last checkpoint is younger, or is still being written, for the first rank."""
         assert self.checkpoints is not None
         accelerator = self.state.accelerator
-        busy = accelerator.is_main_process and self.checkpoints.busy
+        is_early = False
+        if accelerator.is_main_process:
+            is_young = time.monotonic() - self.saved < least_seconds
+            is_early = is_young or self.checkpoints.busy
         if not is_sharding(accelerator):
-            return busy
-        return bool(accelerator.reduce(torch.tensor(int(busy), device=accelerator.device)))
+            return is_early
+        return bool(accelerator.reduce(torch.tensor(int(is_early), device=accelerator.device)))
 
 
 def prepare(
@@ -347,7 +358,10 @@ def train_epoch(
     accelerator, model, config = prepared.accelerator, prepared.model, prepared.config
     train_mode(model, config.batch_norm)
     epoch, first = len(history.epochs), len(history.rows)
-    steps = StepRows(history.rows, epoch * train.num_batches, train.num_batches, accelerator)
+    steps = StepRows(
+        history.rows, epoch * train.num_batches, train.num_batches, accelerator,
+        begins=history.epochs_of_phase == 0,
+    )  # fmt: skip
     began = time.perf_counter()
     for batch in train.epoch(epoch, first):
         done = steps.num_done
@@ -370,7 +384,7 @@ def train_epoch(
             tell.step(done + 1, steps.latest_loss, speed)
         if saving and (done + 1) % config.checkpoint_steps == 0:
             steps.fill()
-            saving.save(if_idle=True)
+            saving.save_within_epoch(config.checkpoint_seconds)
     steps.fill()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pets_core.training.checkpoint import Place, Snapshot
 from pets_core.training.history import History
+from pets_core.training.host_copy import copy_to_host
 from pets_core.training.sharding import part_of, whole
 
 __all__ = ["TrainState"]
@@ -40,7 +41,7 @@ class TrainState:
     accelerator: Accelerator
 
     def snapshot(self, optimizer: torch.optim.Optimizer, seconds: float) -> Snapshot:
-        """Copy it all to the host; training may go on as soon as this returns.
+        """Copy it all to the host; training may change it as soon as this returns.
 
         Where the model is sharded, every rank must ask.
 
@@ -58,12 +59,9 @@ class TrainState:
         }
         if self.ema:
             moving |= {f"ema.{name}": v for name, v in self.ema.module.state_dict().items()}
-        tensors = {
-            name: whole(value).detach().to("cpu", copy=True).contiguous()
-            for name, value in moving.items()
-        }
+        copied = copy_to_host({name: whole(value) for name, value in moving.items()})
         # These lie on the host, and are replaced rather than changed.
-        tensors |= {f"best.{name}": value.contiguous() for name, value in best.weights.items()}
+        tensors = copied.tensors | {f"best.{name}": v for name, v in best.weights.items()}
         scaler = self.accelerator.scaler
         place = Place(
             epochs=tuple(history.epochs),
@@ -75,7 +73,8 @@ class TrainState:
             epochs_since_best=best.epochs_since,
             scaler=scaler.state_dict() if scaler else None,
         )
-        return Snapshot(history.num_steps, tensors, [*history.steps, *history.rows], place)
+        rows = [*history.steps, *history.rows]
+        return Snapshot(history.num_steps, tensors, rows, place, copied.ready)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot; the optimizer follows when its phase is prepared."""

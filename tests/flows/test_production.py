@@ -141,7 +141,7 @@ def test_a_machine_that_dies_in_training_is_replaced_by_another(
 ) -> None:
     server = production.server
     train = {"batch_size": 8, "epochs": 40, "base_lr": 1e-2, "mixed_precision": "no",
-             "checkpoint_steps": 5}  # fmt: skip
+             "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
     with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
         pools = Pools(server, {"cpu": cpu, "gpu": gpu})
         run_id = pools.trigger("pets-train/by-hand", small(small_config, train=train))

@@ -35,7 +35,7 @@ def config(small_config) -> PipelineConfig:
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 32},
         "train": {
             "batch_size": 8, "epochs": 20, "base_lr": 1e-2, "mixed_precision": "no",
-            "checkpoint_steps": 5,
+            "checkpoint_steps": 5, "checkpoint_seconds": 0,
         },
         "launch": {"num_threads": 1},
     }  # fmt: skip

@@ -26,7 +26,13 @@ def config(small_config) -> PipelineConfig:
     """Three trials of seconds; the second and the third are chosen by what came of those before."""
     settings = {
         "model": {"weights": "none", "image_size": 32},
-        "train": {"batch_size": 8, "epochs": 5, "mixed_precision": "no", "checkpoint_steps": 5},
+        "train": {
+            "batch_size": 8,
+            "epochs": 5,
+            "mixed_precision": "no",
+            "checkpoint_steps": 5,
+            "checkpoint_seconds": 0,
+        },
         "sweep": {"backbones": BACKBONES, "num_trials": 3, "num_random": 1},
         "launch": {"num_threads": 1},
     }

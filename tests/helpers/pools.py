@@ -12,7 +12,7 @@ from pets_core.config import PipelineConfig
 __all__ = ["ENDLESS", "Pools", "small", "worker"]
 
 ENDLESS = {"batch_size": 32, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
-           "checkpoint_steps": 5}  # fmt: skip
+           "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
 
 
 @contextmanager
@@ -75,7 +75,13 @@ def small(config: PipelineConfig, **settings) -> dict:
     own = {
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
         "lr_find": {"num_steps": 12},
-        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no", "checkpoint_steps": 5},
+        "train": {
+            "batch_size": 32,
+            "epochs": 1,
+            "mixed_precision": "no",
+            "checkpoint_steps": 5,
+            "checkpoint_seconds": 0,
+        },
         "launch": {"deployment": "rank-stage/gpu", "num_threads": 1},
     }
     return config.model_dump(mode="json", exclude_defaults=True) | own | settings

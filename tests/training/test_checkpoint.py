@@ -127,13 +127,13 @@ def test_a_store_that_fails_stops_nothing(tmp_path, warnings):
 
 def test_training_does_not_wait_for_the_store(tmp_path, monkeypatch):
     """What still waits gives way to what is newer; the first is being written already."""
-    go_on, write = threading.Event(), storage.write_bytes
+    go_on, writing = threading.Event(), storage.writing
 
-    def slow(url, data):
+    def slow(*arguments):
         assert go_on.wait(30)
-        write(url, data)
+        return writing(*arguments)
 
-    monkeypatch.setattr(storage, "write_bytes", slow)
+    monkeypatch.setattr(storage, "writing", slow)
     checkpoints = Checkpoints(str(tmp_path), IDENTITY)
     for step in (1, 2, 3):
         checkpoints.save(snapshot(step))

@@ -18,7 +18,7 @@ PHASES = [
     Phase("frozen", 1, -1, RateSlice(1e-2), 0.3, 25.0),
     Phase("unfrozen", 2, 0, RateSlice(2e-2, 2e-3), 0.3, 5.0),
 ]
-SETTINGS = {"batch_norm": "train", "checkpoint_steps": 3}
+SETTINGS = {"batch_norm": "train", "checkpoint_steps": 3, "checkpoint_seconds": 0}
 NUM_BATCHES = 3 * (4 + 4)
 """Of training and validation."""
 VARIANTS = [
@@ -134,6 +134,20 @@ def test_checkpoints_change_nothing(tiny_model, tiny_loader, tmp_path, settings)
     twin = copy.deepcopy(tiny_model)
     expected = train(tiny_model, tiny_loader, **settings)
     assert_same(twin, train(twin, tiny_loader, tmp_path, **settings), tiny_model, expected)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(0, {3, 6, 9, 12}), (3600, {4, 8, 12})], ids=["always", "once an hour"]
+)
+def test_checkpoints_within_an_epoch_are_some_time_apart(
+    tiny_model, tiny_loader, tmp_path, monkeypatch, seconds, steps
+):
+    """Those after an epoch come in any case."""
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, taken, wait=False: saved.append(taken))
+    train(tiny_model, tiny_loader, tmp_path, checkpoint_seconds=seconds)
+    assert steps <= {taken.step for taken in saved}
+    assert seconds == 0 or steps == {taken.step for taken in saved}
 
 
 def test_only_what_was_left_is_trained_on(tiny_model, tiny_loader, tmp_path):

@@ -13,7 +13,6 @@ from pets_core.objectives.single_label import SingleLabel, balanced_weights
 from pets_core.rates import RateSlice
 from pets_core.training.figures import StepFigures
 from pets_core.training.loop import prepare, train_step
-from pets_core.training.memory import largest_micro_batch
 
 
 @pytest.fixture(scope="module")
@@ -93,44 +92,20 @@ def test_a_gradient_scaler_handles_infinite_gradients_itself_but_no_loss():
         figures(float("inf"), 1.0, scaled=True)
 
 
-class Hungry(SingleLabel):
-    """Runs out of memory above so many samples."""
-
-    def __init__(self, room):
-        super().__init__()
-        self.room, self.tried = room, []
-
-    def loss_sum(self, logits, targets):
-        self.tried.append(len(targets))
-        if len(targets) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return super().loss_sum(logits, targets)
+def first_figures(loss, norm, *, begins=True):
+    ours = StepFigures(2, 7, torch.device("cpu"), scaled=False, begins=begins)
+    ours.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5}, ["a.jpg"])
+    return ours
 
 
-@pytest.mark.parametrize(("room", "expected"), [(100, 0), (16, 0), (15, 8), (3, 2), (2, 2)])
-def test_the_batch_is_halved_until_it_fits(
-    tiny_model, tiny_loader, accelerator, room, expected, recwarn
-):
-    batch = next(tiny_loader.epoch(0))
-    tiny_model.train()
-    before, random = copy.deepcopy(tiny_model.state_dict()), torch.get_rng_state()
-    size = largest_micro_batch(
-        tiny_model, Hungry(room), batch.inputs, batch.targets, accelerator=accelerator
-    )
-    assert size == expected
-    assert bool(recwarn) == (expected > 0)
-    assert torch.equal(torch.get_rng_state(), random), "dropout drew random numbers"
-    assert all(torch.equal(before[k], v) for k, v in tiny_model.state_dict().items())
-    assert all(p.grad is None for p in tiny_model.parameters())
-
-
-def test_one_sample_that_does_not_fit_is_a_clear_error(tiny_model, tiny_loader, accelerator):
-    batch = next(tiny_loader.epoch(0))
-    tiny_model.eval()
-    with pytest.raises(PetsError, match=r"lower model\.image_size"):
-        largest_micro_batch(
-            tiny_model, Hungry(0), batch.inputs, batch.targets, accelerator=accelerator
-        )
+def test_a_first_gradient_of_zero_is_refused():
+    """It would train nothing, and no later step would show it."""
+    with pytest.raises(RuntimeError, match="gradient at step 7, the first of its phase, is zero"):
+        first_figures(1.0, 0.0)
+    first_figures(0.0, 0.0)
+    first_figures(1.0, 0.0, begins=False)
+    later = first_figures(1.0, 0.5)
+    later.add(torch.tensor(1.0), torch.tensor(0.0), {0: 1e-5}, ["b.jpg"])
 
 
 def test_smoothing_and_weights_by_hand():
