@@ -509,9 +509,9 @@ class LaunchConfig(Settings):
     """CPU threads of each rank; 0: the machine's cores divided among the ranks."""
     stall_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """Ranks are ended, and tell where they stood, when one of them takes longer over a batch."""
-    decode_cache_gib: Annotated[float, Field(ge=0, le=100_000)] = 8.0
-    """Most disk that the decoded photos of one split may take under cache_dir, GiB. Photos beyond
-    it are decoded anew in every epoch."""
+    decode_cache_gib: Annotated[float, Field(ge=0, le=100_000)] | Literal["auto"] = "auto"
+    """Most disk that the decoded photos of one split may take under cache_dir, GiB; auto: half of
+    what is free, up to 48 GiB. Photos beyond it are decoded anew in every epoch."""
     photos_on_gpu: Literal["auto", "never"] = "auto"
     """auto: the decoded photos are kept on the GPU where they take at most a quarter of its free
     memory."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,9 @@ __all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
 Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 _COLUMNS = {"class": "label", "tags": "one_hot"}
-_VERSION = 3
+_VERSION = 4
+_DISK_SHARE, _MOST_GIB = 0.5, 48
+"""Of the free disk, and in all: a pod may have less than the disk that it sees."""
 _BATCH = 128
 
 
@@ -77,18 +81,29 @@ class DecodedPhotos:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the photos of some rows: uint8, shape (len(rows), size, size, 3)."""
-        result = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
-        # Reading the memory map in file order is kinder to the disk than in shuffled order.
-        places = np.argsort(rows)
-        num_cached = int((rows < len(self.pixels)).sum())
-        cached, others = places[:num_cached], places[num_cached:]
-        result[cached] = self.pixels[rows[cached]]
-        if len(others):
-            for place, pixels in zip(others, self._decoders.map(self._decode, rows[others])):  # noqa: B905 - map is as long
-                result[place] = pixels
-        return result
+    def read(
+        self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Return the photos of some rows: uint8, shape (len(rows), size, size, 3).
+
+        Args:
+            rows: Which photos, in any order.
+            out: Array of that shape to write them to; None: a new one.
+        """
+        if out is None:
+            out = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
+        assert (rows >= 0).all(), "mode clip would take the first photo instead"
+        is_cached = rows < len(self.pixels)
+        if is_cached.all():
+            # In mode "clip" they are written where they belong, without a buffer between.
+            np.take(self.pixels, rows, axis=0, out=out, mode="clip")
+            return out
+        out[is_cached] = self.pixels[rows[is_cached]]
+        places = np.flatnonzero(~is_cached)
+        decoded = self._decoders.map(self._decode, rows[places])
+        for place, pixels in zip(places, decoded, strict=True):
+            out[place] = pixels
+        return out
 
     def _decode(self, row: int) -> npt.NDArray[np.uint8]:
         assert self.encoded is not None
@@ -105,14 +120,14 @@ def open_decoded(
     size: int,
     *,
     cache_dir: str,
-    limit_gib: float,
+    limit_gib: float | Literal["auto"],
     on_progress: OnProgress = ignore_progress,
 ) -> DecodedPhotos:
     """Open the decoded photos of a split, decoding them first where that has not been done.
 
-    The files are keyed by the data set's fingerprint, the split, the size and how many photos are
-    decoded. One process builds them while others wait; they appear under their names only when they
-    are whole, and go when no run has opened them for long (`pets_core.cache`).
+    The files are keyed by the data set's fingerprint, the split and the size, and named by how many
+    photos are decoded. One process builds them while others wait; they appear under their names
+    only when they are whole, and go when no run has opened them for long (`pets_core.cache`).
 
     Args:
         manifest: A committed data set.
@@ -120,21 +135,27 @@ def open_decoded(
         size: Side of the decoded square, pixels.
         cache_dir: Local folder for the files.
         limit_gib: Most that decoded photos may take, GiB; those beyond are kept as they are stored.
+            auto: what earlier runs have decoded, or else half of the free disk, up to 48 GiB.
         on_progress: Told how many photos are decoded.
 
     Raises:
         PetsError: A shard is missing or fails its checksum.
     """
     total, photo_bytes = manifest.splits[split].num_rows, size * size * 3
-    num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
     folder = Path(cache_dir).expanduser() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
-    identity = (_VERSION, manifest.fingerprint, split, size, num_decoded)
+    identity = (_VERSION, manifest.fingerprint, split, size)
     key = sha256(repr(identity).encode()).hexdigest()[:24]
     name = f"{key}-{manifest.fingerprint}-{split}-{size}"
-    files = [folder / f"{name}.{kind}" for kind in ("u8", "encoded", "ends")]
-    pixels, data, ends = files
-    with explain_full_disk(str(folder), "cache_dir"), lock_of(pixels):
+    with explain_full_disk(str(folder), "cache_dir"), lock_of(folder / name):
+        if limit_gib == "auto":
+            num_decoded = _num_there(folder, name, photo_bytes)
+            if num_decoded is None:
+                num_decoded = _num_that_fit(folder, manifest, split, photo_bytes)
+        else:
+            num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
+        files = [folder / f"{name}-{num_decoded}.{kind}" for kind in ("u8", "encoded", "ends")]
+        pixels, data, ends = files
         # The pixels get their name last. After a power failure they may be short.
         if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
             sweep(folder)
@@ -157,6 +178,27 @@ def open_decoded(
         table["id"].to_pylist(),
         encoded,
     )
+
+
+def _num_there(folder: Path, name: str, photo_bytes: int) -> int | None:
+    """Return how many photos an earlier run has decoded, the most of several; None: none has."""
+    found: list[int] = []
+    for path in folder.glob(f"{name}-*.u8"):
+        number = int(path.stem.rsplit("-", 1)[-1])
+        if path.stat().st_size == number * photo_bytes:
+            found.append(number)
+    return max(found, default=None)
+
+
+def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_bytes: int) -> int:
+    """Return how many photos the free disk holds decoded, besides the others as they are stored."""
+    info = manifest.splits[split]
+    budget = min(shutil.disk_usage(folder).free * _DISK_SHARE, _MOST_GIB * 2**30)
+    if info.num_rows * photo_bytes <= budget:
+        return info.num_rows
+    stored = sum(shard.num_bytes for shard in info.shards)
+    more = max(photo_bytes - stored / info.num_rows, 1)
+    return min(max(int((budget - stored) / more), 0), info.num_rows)
 
 
 def class_names(manifest: DatasetManifest, split: Split) -> list[str]:

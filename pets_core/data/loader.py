@@ -91,6 +91,14 @@ def global_batches(
     return np.array_split(order, -(-num_rows // batch_size))
 
 
+def host_buffer(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return uninitialised uint8 memory on the host, pinned where a GPU is to copy from it.
+
+    Pinned blocks come from a pool of torch's, which reuses one when the copies from it are done.
+    """
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
 def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
     """Whether all photos are decoded and take at most a quarter of the GPU's free memory."""
     if device.type != "cuda" or photos.encoded is not None:
@@ -187,8 +195,10 @@ class PhotoLoader:
         targets = torch.from_numpy(self._photos.targets[share.rows])
         if self._resident is not None:
             return self._resident[send(rows, self._device)], send(targets, self._device)
-        pixels = torch.from_numpy(self._photos.read(share.rows))
-        return send(pixels, self._device), send(targets, self._device)
+        shape = (len(share.rows), *self._photos.pixels.shape[1:])
+        pixels = host_buffer(shape, self._device)
+        self._photos.read(share.rows, out=pixels.numpy())
+        return pixels.to(self._device, non_blocking=True), send(targets, self._device)
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
         drawn: _Drawn = {

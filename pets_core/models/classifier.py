@@ -51,10 +51,12 @@ class Classifier(GroupedModel):
 
     def _body_for(self, inputs: Tensor) -> nn.Module:
         """The body, or while nothing of it learns its faster twin."""
-        learns = self.body.training or any(p.requires_grad for p in self.body.parameters())
         # A copy of a sharded body would take the memory that sharding is to save.
         sharded = isinstance(self, FSDPModule)
-        if learns or sharded or torch.compiler.is_compiling():
+        if self.body.training or sharded or torch.compiler.is_compiling():
+            self._twin.forget()
+            return self.body
+        if any(weight.requires_grad for weight in self._twin.weights_of(self.body)):
             self._twin.forget()
             return self.body
         return self._twin.of(self.body, inputs)

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_what_no_run_opens_any_more_makes_room(open_split, tmp_path):
         os.utime(path, (then, then))
     open_split(size=8)
     open_split(size=10)
-    sizes = {path.stem.rsplit("-", 1)[-1] for path in built(tmp_path)}
+    sizes = {path.stem.split("-")[-2] for path in built(tmp_path)}
     assert sizes == {"8", "10"}
     assert len(built(tmp_path)) == 6
 
@@ -113,6 +114,29 @@ def test_photos_beyond_the_limit_are_decoded_when_they_are_read(open_split, tmp_
     assert (part.ids, part.targets.tolist()) == (whole.ids, whole.targets.tolist())
     again = open_split(limit_gib=limit)
     np.testing.assert_array_equal(again.read(rows), whole.pixels[rows])
+
+
+def test_the_disk_says_how_many_are_decoded(open_split, manifest, tmp_path, monkeypatch):
+    info, photo = manifest.splits["train"], SIZE * SIZE * 3
+    stored = sum(shard.num_bytes for shard in info.shards)
+
+    def free(num_bytes):
+        monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: SimpleNamespace(free=num_bytes))
+
+    free(2 * info.num_rows * photo)
+    whole = open_split("valid", limit_gib="auto")
+    assert len(whole.pixels) == len(whole)
+    # Half of the free disk is for all photos as they are stored, and eleven decoded.
+    free(2 * (stored + 11 * (photo - stored / info.num_rows)) + 2)
+    part = open_split(limit_gib="auto")
+    assert (len(part.pixels), len(part)) == (11, info.num_rows)
+    free(1)
+    assert len(open_split(limit_gib="auto").pixels) == 11, "what is there is taken"
+    open_split(limit_gib=1.0)
+    assert len(open_split(limit_gib="auto").pixels) == info.num_rows
+    monkeypatch.setattr(decoded, "_MOST_GIB", 0)
+    free(2**40)
+    assert len(open_split(size=SIZE + 1, limit_gib="auto").pixels) == 0
 
 
 def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):

@@ -7,9 +7,10 @@ import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
+from pets_core.models import folding
 from pets_core.models.backbones import create_body
 from pets_core.models.classifier import Classifier
-from pets_core.models.folding import fold
+from pets_core.models.folding import fold, in_precision
 
 
 def norms(module: nn.Module) -> int:
@@ -132,6 +133,47 @@ def test_other_weights_make_another_twin(model, how):
     second = model(PHOTOS)
     assert not torch.allclose(first, second, rtol=1e-2)
     torch.testing.assert_close(second, plain(model, PHOTOS), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
+def test_under_autocast_the_twins_weights_are_cast_once(name):
+    model = Classifier(body_of(name), create_body(name, "none", 64).num_features, 5, 0.0).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        given = model.embed(PHOTOS)
+        twin = model._body_for(PHOTOS)
+        folded = fold(model.body, PHOTOS[:1])
+        assert torch.equal(given, folded(PHOTOS)), "autocast casts the same weights"
+    weights = {
+        module.weight.dtype
+        for module in twin.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    assert weights == {torch.bfloat16}
+    in_fp32 = model._body_for(PHOTOS)
+    assert in_fp32 is not twin
+    assert {weight.dtype for weight in in_fp32.parameters()} == {torch.float32}
+
+
+class Standardised(nn.Conv2d):
+    """As in ResNetV2: its weights are not what is multiplied."""
+
+    def forward(self, inputs):
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return nn.functional.conv2d(inputs, weight)
+
+
+def test_weights_that_are_computed_with_keep_their_type():
+    body = nn.Sequential(Standardised(3, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = in_precision(body.eval(), torch.bfloat16, PHOTOS)
+    assert {weight.dtype for weight in cast.parameters()} == {torch.float32}
+
+
+def test_a_layer_that_gives_something_else_is_not_cast(monkeypatch):
+    monkeypatch.setattr(folding, "_AUTOCAST_LAYERS", (Standardised,))
+    body = nn.Sequential(Standardised(3, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert in_precision(body.eval(), torch.bfloat16, PHOTOS) is body
 
 
 def test_under_inference_mode_and_after_it(model):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pets_core.config import TrainConfig, TransformConfig
@@ -26,6 +26,9 @@ from pets_core.objectives.regression import Regression
 from pets_core.objectives.single_label import SingleLabel
 from pets_core.rates import RateSlice
 from pets_core.training.loop import prepare, train_step
+
+# Photos are written to real memory under a mode for fake tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 
 NUM_PHOTOS, SIDE, SIZE = 8, 24, 16
 MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot"}
@@ -86,6 +89,13 @@ def operations(monkeypatch) -> Iterator[Operations]:
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(loader, "ThreadPoolExecutor", SameThread)
+
+    def real_buffer(shape, device):
+        # Photos are written to it.
+        with unset_fake_temporarily():
+            return pin(torch.empty(shape, dtype=torch.uint8))
+
+    monkeypatch.setattr(loader, "host_buffer", real_buffer)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield seen
 
@@ -105,7 +115,10 @@ def loss(targets: str, config: TransformConfig, operations: Operations) -> torch
     objective, num_outputs = OBJECTIVES[targets]
     values = np.zeros((NUM_PHOTOS, num_outputs), np.float32)
     photos = DecodedPhotos(
-        np.zeros((NUM_PHOTOS, SIDE, SIDE, 3), np.uint8),
+        np.zeros((# Photos are written to real memory under a mode for fake tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+
+NUM_PHOTOS, SIDE, SIDE, 3), np.uint8),
         np.zeros(NUM_PHOTOS, np.int64) if targets == "class" else values,
         [""] * NUM_PHOTOS,
     )
