@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--notify", metavar="BLOCK", help="notification block, such as slack-webhook/ops, that "
         "tells of runs that failed, crashed, are late, or did not pass their gate",
+    )  # fmt: skip
+    parser.add_argument(
+        "--without-gpus", action="store_true",
+        help="do not require a GPU of the machines that find rates, train and predict",
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only check; asks no server")
 
@@ -64,6 +68,8 @@ def run_command(arguments: argparse.Namespace) -> None:
             files = read_files(arguments.file, arguments.pools, block)
         asyncio.run(_make_pools(files.pools))
         _prefect("deploy", "--all", "--prefect-file", str(arguments.file))
+        if arguments.without_gpus:
+            asyncio.run(_require_no_gpus(files.names))
         asyncio.run(_apply_automations(files.automations))
         idle = asyncio.run(_without_workers(files.pools))
     print("\n".join(files.names))
@@ -136,6 +142,18 @@ async def _make_queues(client: PrefectClient, pool: str, priorities: dict[str, i
             await client.create_work_queue(name, priority=priority, work_pool_name=pool)
         elif there[name].priority != priority:
             await client.update_work_queue(there[name].id, priority=priority)
+
+
+async def _require_no_gpus(names: list[str]) -> None:
+    """Let the stages of other flow runs be done on machines without GPUs."""
+    async with get_client() as client:
+        for name in names:
+            deployment = await client.read_deployment_by_name(name)
+            if "require_gpu" in deployment.parameters:
+                parameters = deployment.parameters | {"require_gpu": False}
+                await client.update_deployment(
+                    deployment.id, DeploymentUpdate(parameters=parameters)
+                )
 
 
 async def _apply_automations(automations: list[AutomationCore]) -> None:

@@ -11,9 +11,10 @@ __all__ = ["stage_flow"]
 # Not "pets-...", which the automation that picks up crashed runs looks for: the run that asked for
 # the stage asks again.
 @flow(name="rank-stage")
-def stage_flow(request_url: str) -> None:
+def stage_flow(request_url: str, require_gpu: bool = False) -> None:
     """Find a learning rate, train or predict, as `request_url` in the store asks for.
 
-    Flow runs whose `launch.deployment` names a deployment of this flow start it.
+    Flow runs whose `launch.deployment` names a deployment of this flow start it. With `require_gpu`
+    it refuses to work on a machine without a GPU.
     """
-    do_stage(request_url)
+    do_stage(request_url, require_gpu)

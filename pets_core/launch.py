@@ -260,6 +260,8 @@ def worker_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # Counting GPUs must not initialise CUDA, which does not survive a fork.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        # What Apple's GPUs lack is computed on the CPU.
+        "PYTORCH_ENABLE_MPS_FALLBACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}

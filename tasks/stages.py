@@ -179,13 +179,13 @@ def predict_model(
 
 
 @task(name="stage", **GOES_ON)
-def do_stage(request_url: str) -> None:
+def do_stage(request_url: str, require_gpu: bool = False) -> None:
     """Do a stage that another flow run asked for; the answer is left in that run's folder."""
     request = asked_stage(request_url)
     record = _ANSWERS[request.stage]
     # An attempt that nobody waited for any more may have come to its end.
     if finished_stage(request, record) is None:
-        _stage_here(request, record)
+        _stage_here(request, record, require_gpu=require_gpu)
 
 
 def do_or_delegate(request: Request, record: type[Record]) -> Record:
@@ -203,17 +203,25 @@ def do_or_delegate(request: Request, record: type[Record]) -> Record:
     return answer
 
 
-def _stage_here(request: Request, record: type[Record]) -> Record:
+def _stage_here(request: Request, record: type[Record], *, require_gpu: bool = False) -> Record:
     logger = get_run_logger()
+    launched = _requiring_gpu(request) if require_gpu else request
     artifact = ProgressArtifact(_LIVE, logger) if request.stage.endswith("train") else None
     metrics = StageMetrics(request.config.launch.push_gateway, request.stage, logger)
     with ends_with_its_run(logger), turn_of_this_machine(logger), metrics:
         told = [artifact.show, metrics.show] if artifact else [metrics.show]
-        answer = _launch(request, record, *told)
+        answer = _launch(launched, record, *told)
     if artifact:
         artifact.end()
     finish_stage(request, answer)
     return answer
+
+
+def _requiring_gpu(request: Request) -> Request:
+    """Set `launch.require_gpu`, which is of this machine's pool rather than of the run."""
+    launch_config = request.config.launch.model_copy(update={"require_gpu": True})
+    config = request.config.model_copy(update={"launch": launch_config})
+    return request.model_copy(update={"config": config})
 
 
 def _launch(request: Request, record: type[Record], *told: Callable[[Progress], None]) -> Record:

@@ -198,7 +198,8 @@ class PhotoLoader:
         shape = (len(share.rows), *self._photos.pixels.shape[1:])
         pixels = host_buffer(shape, self._device)
         self._photos.read(share.rows, out=pixels.numpy())
-        return pixels.to(self._device, non_blocking=True), send(targets, self._device)
+        on_gpu = self._device.type == "cuda"
+        return pixels.to(self._device, non_blocking=on_gpu), send(targets, self._device)
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
         drawn: _Drawn = {

@@ -20,6 +20,7 @@ __all__ = [
     "draw_maps",
     "move_box",
     "move_points",
+    "reflected",
     "sampling_grid",
     "send",
 ]
@@ -103,7 +104,10 @@ class Augment:
         shift = send((contrast * self._shift + brightness)[:, :, None, None], device)
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         grid = sampling_grid(send(maps, device), self._size)
-        inputs = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        if device.type == "mps":
+            inputs = F.grid_sample(pixels, reflected(grid, pixels.shape[2]), align_corners=False)
+        else:
+            inputs = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
         inputs = inputs.mul_(scale).add_(shift)
         if config.erase_probability:
             kept = ~_draw_erased(global_size, self._size, config, generator)[rows]
@@ -121,10 +125,10 @@ class Augment:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device; to a GPU from pinned memory, for which the host need not wait."""
+    """Copy to a device; with CUDA from pinned memory, for which the host need not wait."""
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def draw_maps(
@@ -222,6 +226,21 @@ def sampling_grid(maps: Tensor, size: int) -> Tensor:
     centres = (torch.arange(size, device=maps.device) * 2 + 1) / size - 1
     x, y, depth = _apply(maps[..., None, None], centres, centres[:, None])
     return torch.stack([x / depth, y / depth], -1)
+
+
+def reflected(grid: Tensor, side: int) -> Tensor:
+    """Reflect a grid at the borders of photos, as grid_sample's padding mode "reflection" does.
+
+    Not all versions of torch have that mode on Apple's GPUs.
+
+    Args:
+        grid: float32 (B, S, S, 2), as of `sampling_grid`.
+        side: R, of the photos, pixels.
+    """
+    # Mirrors at -1 and 1 make it periodic, of period 4.
+    inside = 1 - ((grid + 1).remainder(4) - 2).abs()
+    # A place beyond the middle of the last pixel has that pixel's value.
+    return inside.clamp(1 / side - 1, 1 - 1 / side)
 
 
 def _apply(maps: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -160,9 +160,10 @@ class StepFigures:
         RuntimeError: The gradient of the first step of a phase was zero.
         """
         values = torch.stack([loss_sum.float(), grad_norm.float()])
-        self._values[self._added].copy_(values, non_blocking=True)
+        on_gpu = self._device.type == "cuda"
+        self._values[self._added].copy_(values, non_blocking=on_gpu)
         event = None
-        if self._device.type == "cuda":
+        if on_gpu:
             event = torch.Event(self._device)
             event.record()
         self._underway.append((self._added, rates, ids, event))

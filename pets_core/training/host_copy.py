@@ -42,8 +42,8 @@ class HostCopy(NamedTuple):
 def copy_to_host(tensors: Mapping[str, Tensor]) -> HostCopy:
     """Copy tensors into one block of host memory, pinned if they come from a GPU.
 
-    From a GPU the copies are only queued, in order with the device's other work: what changes the
-    tensors later does not change the copies. Torch keeps pinned blocks for reuse.
+    From a CUDA device the copies are only queued, in order with the device's other work: what
+    changes the tensors later does not change the copies. Torch keeps pinned blocks for reuse.
 
     Args:
         tensors: By name, on the host or one GPU.
@@ -59,7 +59,7 @@ def copy_to_host(tensors: Mapping[str, Tensor]) -> HostCopy:
         tensor = tensors[name].detach()
         copy = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         # The device changes channels last to contiguous in a hundredth of the host's time.
-        copy.copy_(tensor.contiguous() if on_gpu else tensor, non_blocking=True)
+        copy.copy_(tensor.contiguous() if on_gpu else tensor, non_blocking=on_gpu)
         copies[name] = copy
         start += tensor.nbytes
     ready = None

@@ -477,7 +477,9 @@ def validate(
             return (model(inputs),)
 
     forward_fitting = forward if is_sharding(accelerator) else HalvingForward(forward)
-    sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    # Apple's GPUs have no float64.
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    sums = torch.zeros(2, dtype=dtype, device=accelerator.device)
     for batch in valid.epoch(0):
         if saving and not saving.may_begin():
             saving.leave()

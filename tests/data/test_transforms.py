@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pets_core.config import TransformConfig
-from pets_core.data.transforms import Augment, CenterCrop, draw_maps, sampling_grid
+from pets_core.data.transforms import Augment, CenterCrop, draw_maps, reflected, sampling_grid
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 OFF = {
@@ -126,6 +127,15 @@ def test_a_warp_keeps_straight_lines_straight():
                 x, y, depth = matrix @ point
                 expected = torch.stack([x / depth, y / depth])
                 assert torch.allclose(grid[number, row, column], expected, atol=1e-6)
+
+
+def test_a_reflected_grid_is_reflection_padding():
+    """For Apple's GPUs, which lack the padding mode."""
+    photos = torch.rand(8, 3, 20, 20)
+    grid = torch.rand(8, 30, 30, 2, generator=torch.Generator().manual_seed(0)) * 14 - 7
+    expected = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
+    found = F.grid_sample(photos, reflected(grid, 20), align_corners=False)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_grid_of_an_affine_map_is_torchs():

@@ -129,7 +129,8 @@ def deployed(deploying, postgres) -> Iterator[Server]:
     """
     deploying.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = postgres.database()
     with deploying.started():
-        deploying.run("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+        words = ("deploy", str(FILES / "prefect.yaml"), "--without-gpus")
+        deploying.run("-m", "flows.cli", *words)
         yield deploying
 
 

@@ -76,8 +76,8 @@ def test_extras_of_the_image_are_those_of_the_package() -> None:
 
 
 def test_one_user_in_the_image_the_templates_and_the_volumes() -> None:
-    (user,) = instruction("USER")
-    assert user == "10001:10001"
+    *_, root, user = instruction("USER")
+    assert (root, user) == ("0:0", "10001:10001"), "each image ends as the user"
     assert "useradd --uid 10001 --create-home pets" in DOCKERFILE
     (home,) = [words for words in instruction("WORKDIR") if words.startswith("/home")]
     cache = PipelineConfig().cache_dir.replace("~", home)
@@ -86,6 +86,12 @@ def test_one_user_in_the_image_the_templates_and_the_volumes() -> None:
         assert cache.startswith(mount)
     (mount,) = SERVICES["server"]["volumes"]
     assert mount == f"server:{home}/.prefect", "where Prefect keeps leases and its own"
+
+
+def test_the_gpu_image_has_what_torch_compile_needs() -> None:
+    """Triton raises "Failed to find C compiler" in a slim image (triton/runtime/build.py)."""
+    (gpu,) = re.findall(r"^FROM cpu AS gpu\n(.*)", DOCKERFILE, re.DOTALL | re.MULTILINE)
+    assert re.search(r"apt-get install [^&]* gcc libc6-dev ", gpu)
 
 
 def test_every_variable_is_one_that_something_reads() -> None:

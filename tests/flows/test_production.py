@@ -62,7 +62,8 @@ def _deploy(server: Server, folder: Path) -> None:
             text, found = re.subn(r"within: 300\b", f"within: {SILENCE_SECONDS}", text)
             assert found == 1
         (folder / "deployments" / file.name).write_text(text)
-    server.run("-m", "flows.cli", "deploy", str(folder / "deployments/prefect.yaml"))
+    words = ("deploy", str(folder / "deployments/prefect.yaml"), "--without-gpus")
+    server.run("-m", "flows.cli", *words)
 
 
 @pytest.fixture

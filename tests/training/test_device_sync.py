@@ -115,10 +115,7 @@ def loss(targets: str, config: TransformConfig, operations: Operations) -> torch
     objective, num_outputs = OBJECTIVES[targets]
     values = np.zeros((NUM_PHOTOS, num_outputs), np.float32)
     photos = DecodedPhotos(
-        np.zeros((# Photos are written to real memory under a mode for fake tensors.
-pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-
-NUM_PHOTOS, SIDE, SIDE, 3), np.uint8),
+        np.zeros((NUM_PHOTOS, SIDE, SIDE, 3), np.uint8),
         np.zeros(NUM_PHOTOS, np.int64) if targets == "class" else values,
         [""] * NUM_PHOTOS,
     )
