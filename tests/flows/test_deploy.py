@@ -132,7 +132,14 @@ def test_a_command_deploys_it_all_and_says_what_is_missing(deploying) -> None:
         assert retrain["global_concurrency_limit"]["limit"] == 1
         queues = deploying.ask("work_pools/gpu/queues/filter", {})
         assert {queue["name"]: queue["priority"] for queue in queues} == {"urgent": 1, "default": 2}
-        deploying.run(*command)
+        stages = ("deployments/name/rank-stage/gpu", "deployments/name/rank-stage/urgent")
+        assert [deploying.ask(stage)["parameters"] for stage in stages] == [
+            {"require_gpu": True}
+        ] * 2
+        deploying.run(*command, "--without-gpus")
+        assert [deploying.ask(stage)["parameters"] for stage in stages] == [
+            {"require_gpu": False}
+        ] * 2
         names = sorted(a["name"] for a in deploying.ask("automations/filter", {}))
         own = [
             "pets-crash-of-a-dead-machine",

@@ -13,13 +13,18 @@ from flows.ingest import ingest_flow
 from flows.lr_find import lr_find_flow
 from flows.pipeline import pipeline
 from flows.review import review_flow
+from flows.stage import stage_flow
 from flows.train import train_flow
 from pets_core.config import PipelineConfig
+from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_info, read_predictions, write_predictions
+from pets_core.launch import WorkRequest
 from pets_core.models.package import load_model
 from pets_core.ratings.config import RatingsConfig
+from pets_core.records import LRSuggestion
 from pets_core.registry import current, history
+from pets_core.runs import ask_stage, finished_stage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -193,6 +198,22 @@ def test_a_deployment_that_is_not_there_is_refused_before_any_work(config, tmp_p
     with pytest.raises(PetsError, match=r"launch.deployment = rank-stage/gpuu: no such deployment"):
         pipeline(config.model_copy(update={"launch": launch}))
     assert not (tmp_path / "store").exists()
+
+
+def test_a_stage_of_the_gpu_pool_is_refused_on_a_machine_without_a_gpu(
+    config, tmp_path, monkeypatch
+) -> None:
+    """Whatever the run that asks for it says: its own machine needs none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    request = WorkRequest(
+        stage="lr-find", config=config, run_url=str(tmp_path / "run"), manifest=ingest(config)
+    )
+    url = ask_stage(request)
+    with pytest.raises(PetsError, match=r"launch\.require_gpu = true, and torch finds no GPU"):
+        stage_flow(url, require_gpu=True)
+    assert finished_stage(request, LRSuggestion) is None
+    stage_flow(url)
+    assert finished_stage(request, LRSuggestion) is not None
 
 
 def test_ratings_are_learnt_and_reviewed(tmp_path, read_artifacts, monkeypatch) -> None:
