@@ -62,6 +62,10 @@ OPT_IN = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="keep what the browser tests see")
+    parser.addoption(
+        "--gpu-dry-run", action="store_true",
+        help="run tests marked gpu on the CPU at toy sizes, which checks the tests",
+    )  # fmt: skip
     for mark in OPT_IN:
         parser.addoption(f"--run-{mark}", action="store_true", help=f"also run tests marked {mark}")
 
@@ -99,7 +103,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {m: why for m, why in OPT_IN.items() if not config.getoption(f"--run-{m}")}
     if not REAL_DATA.is_dir():
         reasons["real_data"] = f"{REAL_DATA} is not here"
-    if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
+    is_dry = config.getoption("--gpu-dry-run")
+    if any(item.get_closest_marker("gpu") for item in items) and not (is_dry or _has_gpu()):
         reasons["gpu"] = "there is no CUDA device"
     for item in items:
         for mark, why in reasons.items():

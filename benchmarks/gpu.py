@@ -1,0 +1,312 @@
+"""Training on one GPU: photos a second of ours, of the limit and of peers, side by side.
+
+    python benchmarks/gpu.py [--backbone resnet50] [--photos 4096] [--workers 14] [--only limit]
+    python benchmarks/gpu.py --dry-run          # toy sizes on the CPU, to check the script
+
+**limit**: the model trains on one batch that is in the GPU's memory. Ours trains on decoded photos
+that are resident, and on photos streamed from the host's memory, with a checkpoint every 64 steps
+and without. Goals, for resnet50 at 224 pixels in bf16 with checkpoints: resident at least 0.95 of
+the limit, streamed at least 0.90.
+
+**peers**: from JPEGs to trained steps: torch's DataLoader, timm's loader with its prefetcher, and
+ours where every photo is decoded in each epoch; nvJPEG alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from pets_core.config import TrainConfig, TransformConfig
+from pets_core.data.decoded import DecodedPhotos, EncodedPhotos
+from pets_core.data.loader import PhotoLoader
+from pets_core.data.transforms import Augment
+from pets_core.models.classifier import Classifier
+from pets_core.objectives.single_label import SingleLabel
+from pets_core.rates import RateSlice
+from pets_core.training.accelerator import create_accelerator
+from pets_core.training.checkpoint import Checkpoints
+from pets_core.training.loop import fit, prepare, release
+from pets_core.training.schedule import Phase
+
+MEAN, STD, NUM_CLASSES = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 37
+CHECKPOINT_STEPS, ROUNDS, JPEG_SIDES, NUM_JPEGS = 64, 3, (500, 375), 64
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Device and sizes.
+
+    Attributes:
+        device: CUDA, or the CPU in a dry run.
+        backbone: timm model name.
+        size: S, pixels.
+        photo_size: R, of decoded photos, pixels.
+        num_photos: Of an epoch.
+        num_workers: Processes of the peers' loaders.
+    """
+
+    device: torch.device
+    backbone: str
+    size: int
+    photo_size: int
+    num_photos: int
+    num_workers: int
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is no dry run."""
+        return self.device.type == "cuda"
+
+    def model(self) -> Classifier:
+        """A model without trained weights, channels last."""
+        torch.manual_seed(0)
+        body = timm.create_model(self.backbone, pretrained=False, num_classes=0)
+        model = Classifier(body, body.num_features, NUM_CLASSES, 0.0)
+        return model.to(self.device, memory_format=torch.channels_last)
+
+    def photos(self) -> DecodedPhotos:
+        """Coarse random pictures, decoded."""
+        side, count = self.photo_size, self.num_photos
+        coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+        fine = coarse.repeat(-(-side // 8), 1).repeat(-(-side // 8), 2)[:, :side, :side]
+        return DecodedPhotos(np.ascontiguousarray(fine), self.labels(), [""] * count)
+
+    def labels(self) -> np.ndarray:
+        """A class for each photo."""
+        return (np.arange(self.num_photos) % NUM_CLASSES).astype(np.int64)
+
+    def loader(self, photos: DecodedPhotos, batch_size: int, *, resident: bool) -> PhotoLoader:
+        """Our augmented batches."""
+        return PhotoLoader(
+            photos, Augment(self.size, MEAN, STD, TransformConfig()), batch_size=batch_size, seed=0,
+            device=self.device, on_device=resident and self.on_gpu, num_classes=NUM_CLASSES,
+        )  # fmt: skip
+
+    def seconds(self, work: Callable[[], object], rounds: int = ROUNDS) -> float:
+        """The median of some rounds, after one that is not counted."""
+        found = []
+        for _ in range(rounds + 1):
+            self.synchronize()
+            began = time.perf_counter()
+            work()
+            self.synchronize()
+            found.append(time.perf_counter() - began)
+        return statistics.median(found[1:])
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+
+def limit(bench: Bench, batch_size: int, *, frozen: bool, compile: bool) -> float:
+    """Photos a second of a model that trains on one batch again and again."""
+    accelerator = create_accelerator("bf16" if bench.on_gpu else "no", bench.device)
+    loader = bench.loader(bench.photos(), batch_size, resident=True)
+    model = bench.model()
+    prepared = prepare(
+        model, SingleLabel(), loader, TrainConfig(micro_batch_size=65_536, compile=compile),
+        accelerator, -1 if frozen else 0, RateSlice(1e-4, uniform=True),
+    )  # fmt: skip
+    batch = next(loader.epoch(0))
+    num_steps = 40 if bench.on_gpu else 2
+
+    def steps() -> None:
+        for _ in range(num_steps):
+            with accelerator.autocast():
+                if compile:
+                    logits = prepared.model(batch.inputs)
+                else:
+                    # Not ours, which uses a frozen body's folded twin.
+                    logits = model.head(model.body(batch.inputs))
+            F.cross_entropy(logits.float(), batch.targets).backward()
+            prepared.optimizer.step()
+            prepared.optimizer.zero_grad()
+
+    speed = num_steps * len(batch.inputs) / bench.seconds(steps)
+    release(prepared)
+    return speed
+
+
+def ours(
+    bench: Bench, loader: PhotoLoader, *, frozen: bool, compile: bool, checkpoints: bool
+) -> float:
+    """Photos a second of our training, the median epoch after the first."""
+    phase = Phase(
+        "frozen" if frozen else "unfrozen", ROUNDS + 1, -1 if frozen else 0,
+        RateSlice(1e-4, uniform=True), 0.3, 25.0,
+    )  # fmt: skip
+    config = TrainConfig(
+        micro_batch_size=65_536, compile=compile, checkpoint_steps=CHECKPOINT_STEPS,
+        checkpoint_seconds=0,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        history = fit(
+            bench.model(), SingleLabel(), loader, None, [phase], config,
+            accelerator=create_accelerator("bf16" if bench.on_gpu else "no", bench.device),
+            checkpoints=Checkpoints(folder, {}) if checkpoints else None,
+        )  # fmt: skip
+    return statistics.median(epoch.photos_per_second for epoch in history.epochs[1:])
+
+
+def beside_the_limit(bench: Bench) -> None:
+    """Print ours beside the limit, for several batches, frozen and compiled."""
+    print(f"{bench.backbone}, {bench.size} px, photos/s (share of the limit)")
+    photos = bench.photos()
+    kinds: list[tuple[str, int, dict[str, bool]]] = [
+        ("unfrozen", 64, {"frozen": False, "compile": False}),
+        ("unfrozen", 128, {"frozen": False, "compile": False}),
+        ("unfrozen", 256, {"frozen": False, "compile": False}),
+        ("compiled", 64, {"frozen": False, "compile": True}),
+        ("frozen", 64, {"frozen": True, "compile": False}),
+        ("frozen", 256, {"frozen": True, "compile": False}),
+    ]
+    for name, batch_size, how in kinds if bench.on_gpu else kinds[:1]:
+        batch_size = batch_size if bench.on_gpu else 16
+        most = limit(bench, batch_size, **how)
+        words = [f"limit {most:.0f}"]
+        for way, resident in (("resident", True), ("streamed", False)):
+            loader = bench.loader(photos, batch_size, resident=resident)
+            for checkpoints in (False, True):
+                speed = ours(bench, loader, checkpoints=checkpoints, **how)
+                saved = " with checkpoints" if checkpoints else ""
+                words.append(f"{way}{saved} {speed:.0f} ({speed / most:.3f})")
+        print(f"  {name}, batch {batch_size}: {', '.join(words)}", flush=True)
+
+
+class Jpegs(Dataset[tuple[Any, int]]):
+    """JPEGs in memory, decoded by Pillow as most training scripts do.
+
+    Args:
+        files: Encoded photos, used in turns.
+        count: Photos of an epoch.
+        transform: Of a Pillow image; None: it is left as it is.
+    """
+
+    def __init__(self, files: list[bytes], count: int, transform: Any = None) -> None:
+        self._files, self._count, self.transform = files, count, transform
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        data = self._files[number % len(self._files)]
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        return self.transform(image) if self.transform else image, number % NUM_CLASSES
+
+
+def train_on(bench: Bench, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Photos a second of a plain loop over batches."""
+    model = timm.create_model(bench.backbone, pretrained=False, num_classes=NUM_CLASSES)
+    model = model.to(bench.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def epoch() -> None:
+        for photos, labels in batches:
+            inputs = photos.to(bench.device, non_blocking=True, memory_format=torch.channels_last)
+            targets = labels.to(bench.device, non_blocking=True)
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.on_gpu):
+                loss = F.cross_entropy(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return bench.num_photos / bench.seconds(epoch, rounds=1)
+
+
+def beside_peers(bench: Bench, batch_size: int) -> None:
+    """Print photos a second from JPEGs to trained steps, ours and the peers'."""
+    coarse = np.random.default_rng(0).integers(0, 256, (NUM_JPEGS, 24, 32, 3), np.uint8)
+    files = []
+    for pixels in coarse:
+        file = io.BytesIO()
+        picture = Image.fromarray(pixels).resize(JPEG_SIDES, Image.Resampling.BICUBIC)
+        picture.save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    usual = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.RandomResizedCrop(bench.size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    workers = {"num_workers": bench.num_workers, "persistent_workers": bench.num_workers > 0}
+    speeds = {
+        "torch DataLoader": train_on(
+            bench,
+            DataLoader(
+                Jpegs(files, bench.num_photos, usual), batch_size, shuffle=True,
+                pin_memory=bench.on_gpu, **workers,
+            ),
+        )
+    }  # fmt: skip
+    if bench.on_gpu:
+        prefetching = timm.data.create_loader(
+            Jpegs(files, bench.num_photos), (3, bench.size, bench.size), batch_size,
+            is_training=True, use_prefetcher=True, auto_augment=None, **workers,
+        )  # fmt: skip
+        speeds["timm create_loader, prefetcher"] = train_on(bench, prefetching)
+    encoded = [files[number % NUM_JPEGS] for number in range(bench.num_photos)]
+    photos = DecodedPhotos(
+        np.empty((0, bench.photo_size, bench.photo_size, 3), np.uint8), bench.labels(),
+        [""] * bench.num_photos,
+        EncodedPhotos(
+            np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(data) for data in encoded])
+        ),
+    )  # fmt: skip
+    how = {"frozen": False, "compile": False, "checkpoints": False}
+    own = ours(bench, bench.loader(photos, batch_size, resident=False), **how)
+    print(f"from JPEGs of {JPEG_SIDES[0]} x {JPEG_SIDES[1]}, {bench.num_workers} workers, photos/s")
+    print(f"  ours, decoded each epoch: {own:.0f}")
+    for name, speed in speeds.items():
+        print(f"  {name}: {speed:.0f} (ours {own / speed:.2f} times as many)")
+    if bench.on_gpu:
+        tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+        seconds = bench.seconds(lambda: torchvision.io.decode_jpeg(tensors, device="cuda"))
+        print(f"  nvJPEG alone: {NUM_JPEGS / seconds:.0f}")
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--photos", type=int, default=4096)
+    parser.add_argument("--workers", type=int, default=14)
+    parser.add_argument("--only", nargs="+", choices=("limit", "peers"), default=("limit", "peers"))
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args()
+    if options.dry_run:
+        bench = Bench(torch.device("cpu"), "test_resnet", 64, 73, 64, 0)
+    else:
+        bench = Bench(
+            torch.device("cuda"), options.backbone, 224, 256, options.photos, options.workers
+        )
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    if "limit" in options.only:
+        beside_the_limit(bench)
+    if "peers" in options.only:
+        beside_peers(bench, 64 if bench.on_gpu else 16)
+
+
+if __name__ == "__main__":
+    main()

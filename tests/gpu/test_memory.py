@@ -1,0 +1,75 @@
+"""Memory that runs out on a GPU, and what communicates between ranks there."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pets_core.training.loop import train_step
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu_only")]
+
+LIMITS_GIB = (6.0, 7.3, 8.9, 10.9, 13.0)
+
+
+@pytest.mark.parametrize("limit", LIMITS_GIB)
+def test_a_batch_that_does_not_fit_is_halved_and_what_follows_fits(parts, limit, record_property):
+    total = torch.cuda.get_device_properties(0).total_memory
+    if limit * 2**30 > total:
+        pytest.skip(f"the GPU has {total / 2**30:.1f} GiB")
+    torch.cuda.set_per_process_memory_fraction(limit * 2**30 / total)
+    train = parts.loader(parts.photos(512), batch_size=512)
+    model = parts.model("vit_base_patch16_224")
+    prepared = parts.prepared(model, train, parts.accelerator("bf16"), micro_batch_size=0)
+    assert all(weight.grad is None for weight in prepared.model.parameters())
+    torch.cuda.reset_peak_memory_stats()
+    for epoch in range(4):
+        train_step(prepared, next(train.epoch(epoch)))
+    parts.synchronize()
+    record_property("micro batch size", prepared.micro_batch_size)
+    record_property("peak, GiB", torch.cuda.max_memory_allocated() / 2**30)
+
+
+@pytest.fixture
+def world_of_one(monkeypatch) -> Iterator[None]:
+    """The environment of the only rank, which communicates with NCCL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in (names | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}).items():
+        monkeypatch.setitem(os.environ, name, value)
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_a_sharded_model_takes_the_steps_of_a_whole_one(parts, world_of_one):
+    found = []
+    for shards in (False, True):
+        accelerator = parts.accelerator("bf16", shards=shards)
+        train = parts.loader(parts.photos(parts.batch_size))
+        model = parts.model()
+        if shards:
+            model.to(memory_format=torch.contiguous_format)
+        prepared = parts.prepared(model, train, accelerator, micro_batch_size=16)
+        results = [train_step(prepared, next(train.epoch(0))) for _ in range(3)]
+        found.append([(float(loss), float(norm)) for loss, norm in results])
+        dist.destroy_process_group()
+    for whole, sharded in zip(*found, strict=True):
+        assert sharded == pytest.approx(whole, rel=3e-2)
+        assert min(sharded) > 0
+
+
+def test_a_step_of_ranks_adds_up_gradients_and_sends_nothing_else(parts, world_of_one):
+    train, accelerator = parts.loader(parts.photos(parts.batch_size)), parts.accelerator("bf16")
+    prepared = parts.prepared(parts.model(), train, accelerator)
+    batch = next(train.epoch(0))
+    for _ in range(3):
+        train_step(prepared, batch)
+    with torch.profiler.profile() as seen:
+        train_step(prepared, batch)
+    assert {event.name for event in seen.events() if "c10d::" in event.name} == {"c10d::allreduce_"}

@@ -1,0 +1,158 @@
+"""Steps on a GPU: the numbers of a CPU, no wait for the host, and what is not finite."""
+
+import numpy as np
+import pytest
+import torch
+from timm import create_model
+from torch import nn
+
+from pets_core.config import LaunchConfig, TransformConfig
+from pets_core.data.transforms import draw_maps, sampling_grid
+from pets_core.errors import PetsError
+from pets_core.models.classifier import Classifier
+from pets_core.models.folding import fold
+from pets_core.objectives.regression import Regression
+from pets_core.training.checkpoint import Place
+from pets_core.training.devices import choose_device, resolve_precision
+from pets_core.training.figures import StepFigures
+from pets_core.training.history import History
+from pets_core.training.loop import train_epoch, train_step
+from pets_core.training.schedule import OneCycle
+
+pytestmark = pytest.mark.gpu
+
+TRANSFORMERS = ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "eva02_tiny_patch14_224"]
+
+
+def test_device_precision_and_flags(parts, tf32):
+    tf32(True)
+    device = choose_device(LaunchConfig())
+    assert device.type == parts.device.type
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    if parts.on_gpu:
+        is_ampere = torch.cuda.get_device_capability() >= (8, 0)
+        assert resolve_precision("auto", device) == ("bf16" if is_ampere else "fp16")
+        assert parts.accelerator("no").device.type == "cuda"
+
+
+def test_augmentation_is_that_of_a_cpu(parts, tf32):
+    tf32(True)
+    maps = draw_maps(64, 0.8, TransformConfig(), torch.Generator().manual_seed(0))
+    found = sampling_grid(maps.to(parts.device), parts.size).cpu()
+    pixels = (found - sampling_grid(maps, parts.size)).abs().max() * parts.photo_size / 2
+    assert pixels < 0.005, "matrices are multiplied in TF32"
+    photos = parts.photos(64)
+    one, other = (
+        next(parts.loader(photos, device=device).epoch(0)).inputs.cpu()
+        for device in (torch.device("cpu"), parts.device)
+    )
+    assert (one - other).abs().mean() < 1e-3
+
+
+@pytest.mark.parametrize("targets", ["class", "box"])
+def test_no_step_waits_for_the_host(parts, targets):
+    photos, objective, num_outputs = parts.photos(parts.batch_size * 6), None, 37
+    if targets == "box":
+        photos.targets = np.tile(np.array([-0.5, -0.5, 0.5, 0.5], np.float32), (len(photos), 1))
+        objective, num_outputs = Regression((-1.2, 1.2)), 4
+    train = parts.loader(photos, targets=targets)
+    accelerator = parts.accelerator(parts.precision)
+    model = parts.model(num_outputs=num_outputs)
+    prepared = parts.prepared(model, train, accelerator, objective)
+    batches = train.epoch(0)
+    for _ in range(3):
+        train_step(prepared, next(batches))
+    parts.synchronize()
+    if parts.on_gpu:
+        torch.cuda.set_sync_debug_mode("error")
+    for _ in range(2):
+        train_step(prepared, next(batches))
+
+
+@pytest.mark.parametrize(("precision", "close"), [("no", 1e-3), ("bf16", 3e-2), ("fp16", 3e-2)])
+def test_losses_are_those_of_a_cpu(parts, tf32, precision, close):
+    if precision == "fp16" and not parts.on_gpu:
+        pytest.skip("CPUs do not train in fp16")
+    tf32(False)
+    losses = []
+    for device, how in ((torch.device("cpu"), "no"), (parts.device, precision)):
+        train = parts.loader(parts.photos(96), batch_size=16, device=device)
+        accelerator = parts.accelerator(how, device)
+        model = parts.model("test_resnet", device=device)
+        history = History()
+        prepared = parts.prepared(model, train, accelerator, rate=1e-3)
+        train_epoch(prepared, train, history, OneCycle(6))
+        losses.append([row["loss"] for row in history.rows])
+    assert losses[1] == pytest.approx(losses[0], rel=close)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_named(parts):
+    train, accelerator = (
+        parts.loader(parts.photos(parts.batch_size)),
+        parts.accelerator(parts.precision),
+    )
+    model = parts.model("test_resnet")
+    prepared, batch = parts.prepared(model, train, accelerator), next(train.epoch(0))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch.inputs[0] = float("inf")
+    loss, norm = train_step(prepared, batch)
+    for name, value in model.state_dict().items():
+        assert torch.equal(before[name], value), name
+    figures = StepFigures(1, 41, accelerator.device, scaled=False)
+
+    def look() -> None:
+        figures.add(loss, norm, {0: 1e-3}, batch.ids)
+        figures.check(wait=True)
+
+    with pytest.raises(PetsError, match="step 41"):
+        look()
+
+
+def test_fp16_resumes(parts):
+    scaler = torch.amp.GradScaler(parts.device.type)
+    weight = nn.Parameter(torch.ones(3, device=parts.device))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+
+    def step(scaler: torch.amp.GradScaler) -> None:
+        scaler.scale((weight * 2).sum()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    step(scaler)
+    place = Place.model_validate_json(Place(scaler=scaler.state_dict()).model_dump_json())
+    resumed = torch.amp.GradScaler(parts.device.type)
+    resumed.load_state_dict({k: type(scaler.state_dict()[k])(v) for k, v in place.scaler.items()})
+    step(resumed)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", *TRANSFORMERS])
+def test_a_rank_without_a_sample_takes_part(parts, name):
+    body = create_model(name, pretrained=False, num_classes=0)
+    side = body.default_cfg["input_size"][1]
+    model = Classifier(body, body.num_features, 37, 0.0).to(parts.device)
+    with torch.autocast(parts.device.type, torch.bfloat16):
+        logits = model(torch.zeros(0, 3, side, side, device=parts.device))
+    targets = torch.zeros(0, dtype=torch.long, device=parts.device)
+    nn.functional.cross_entropy(logits.float(), targets, reduction="sum").backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None, "DDP would wait for it"
+        assert not parameter.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", ["resnet50", "tf_efficientnet_lite0"])
+def test_a_folded_body_computes_the_same(parts, name, dtype):
+    model = parts.model(name).eval().requires_grad_(False)
+    for module in model.body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    photos = torch.randn(8, 3, parts.size, parts.size, device=parts.device)
+    photos = photos.contiguous(memory_format=torch.channels_last)
+    assert fold(model.body, photos[:1]) is not model.body
+    with torch.no_grad(), torch.autocast(parts.device.type, dtype, enabled=dtype is not None):
+        expected, found = model.body(photos).float(), model.embed(photos).float()
+    assert (found - expected).norm() < 3e-2 * expected.norm()
