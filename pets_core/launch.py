@@ -260,7 +260,7 @@ def worker_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # Counting GPUs must not initialise CUDA, which does not survive a fork.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        # What Apple's GPUs lack is computed on the CPU.
+        # Operations that Apple's GPUs lack run on the CPU.
         "PYTORCH_ENABLE_MPS_FALLBACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

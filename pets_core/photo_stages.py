@@ -53,6 +53,7 @@ from pets_core.records import (
     Split,
 )
 from pets_core.tags.predictions import TagPredictionsInfo, write_tag_predictions
+from pets_core.training.memory import HalvingForward
 
 __all__ = ["embed", "predict", "predict_parts"]
 
@@ -73,12 +74,15 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     if valid_url is None and "valid" in rank.manifest.splits:
         valid_url = storage.join(folder, VALID_PREDICTIONS)
         _predict(rank, built, rank.photos("valid", built.card), "valid", valid_url)
-    champion_url, refused = None, None
+    champion, champion_url, refused = None, None, None
     if request.champion_url:
         try:
-            champion_url = _ask_champion(rank, request.champion_url, split, folder)
+            champion = _load(rank, request.champion_url)
         except PetsError as error:
             refused = str(error)
+    if champion:
+        champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
+        _predict(rank, champion, rank.photos(split, champion.card), split, champion_url)
     if outputs is None:
         return None
     maps_url = None
@@ -133,6 +137,12 @@ def _predict_part(
     """Predict the photos of one part; returns how many there are."""
     card, crop = built.card, built.card.center_crop()
     photos = read_part(plan, number)
+
+    def forward(inputs: Tensor) -> tuple[Tensor]:
+        with rank.accelerator.autocast():
+            return (built.model(inputs),)
+
+    forward_fitting = HalvingForward(forward)
     probabilities: dict[str, NDArray[np.float32]] = {}
     errors: dict[str, str] = {}
     batches = decoded_batches(
@@ -144,8 +154,7 @@ def _predict_part(
         errors |= faults
         if paths:
             inputs = crop(torch.from_numpy(pixels).to(rank.accelerator.device))
-            with rank.accelerator.autocast():
-                logits = built.model(inputs)
+            (logits,) = forward_fitting(inputs)
             found = logits.float().softmax(1).cpu().numpy()
             probabilities |= dict(zip(paths, found, strict=True))
         rank.watchdog.beat()
@@ -194,14 +203,6 @@ def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmb
         return None
     assert outputs.embeddings is not None
     return SplitEmbeddings(split, photos.ids, class_names(rank.manifest, split), outputs.embeddings)
-
-
-def _ask_champion(rank: PhotoRank, model_url: str, split: Split, folder: str) -> str:
-    """Have the champion predict the same photos; returns the file of what it said."""
-    url = storage.join(folder, CHAMPION_PREDICTIONS)
-    champion = _load(rank, model_url)
-    _predict(rank, champion, rank.photos(split, champion.card), split, url)
-    return url
 
 
 def _load(rank: PhotoRank, url: str) -> TrainedModel:

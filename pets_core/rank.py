@@ -95,7 +95,7 @@ class Rank(ABC, Generic[Asked, Model]):
         )
         torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = config.train.tf32
-        # Batches have two sizes, a sample apart, for each of which cuDNN chooses once.
+        # Passes have a few sizes, for each of which cuDNN tries its algorithms once.
         torch.backends.cudnn.benchmark = True
         if self.accelerator.num_processes != promised:
             raise RuntimeError(

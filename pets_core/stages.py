@@ -21,7 +21,6 @@ from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.history import steps_table
 from pets_core.training.loop import Loader, fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
-from pets_core.training.memory import explain_out_of_memory
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
 
@@ -39,7 +38,7 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     built = rank.model()
     loader = rank.train_loader(built)
     _check_batch_norm(rank, built, loader)
-    with rank.watchdog, explain_out_of_memory(config.train.micro_batch_size):
+    with rank.watchdog:
         curve = lr_find(
             built.model,
             rank.objective(built),
@@ -100,8 +99,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     valid = rank.valid_loader(built)
     checkpoints = rank.checkpoints()
     _warn_of_small_shares(rank)
-    explained = explain_out_of_memory(config.train.micro_batch_size)
-    with rank.interruption() as gate, rank.watchdog, explained:
+    with rank.interruption() as gate, rank.watchdog:
         history = fit(
             built.model,
             rank.objective(built),
@@ -200,4 +198,4 @@ def _check_batch_norm(rank: Rank[Any, Any], built: Built, train: Loader) -> None
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -25,7 +25,6 @@ class Watchdog:
     def __init__(self, timeout_seconds: float, on_stall: Callable[[str], None]) -> None:
         self._timeout_seconds, self._on_stall = timeout_seconds, on_stall
         self._last = time.monotonic()
-        self._left = threading.Event()
 
     def beat(self) -> None:
         """Work goes on."""

@@ -3,7 +3,15 @@
 import threading
 import time
 
+import pytest
+
+from pets_core import photo_rank, photo_stages
+from pets_core.config import ModelConfig
+from pets_core.data.ingest import ingest
+from pets_core.launch import WorkRequest
+from pets_core.models.package import create_model, save_model
 from pets_core.watchdog import Watchdog
+from pets_core.worker import run
 
 
 def hang(go_on: threading.Event) -> None:
@@ -36,3 +44,38 @@ def test_work_that_goes_on_or_is_over_is_left_alone() -> None:
     with watchdog:
         pass
     assert told == []
+
+
+@pytest.mark.parametrize("stage", ["predict", "embed"])
+def test_opening_photos_and_models_is_not_watched(small_config, tmp_path, monkeypatch, stage):
+    """It downloads and decodes for minutes without a batch."""
+    manifest, model_url = ingest(small_config), str(tmp_path / "model")
+    update = {"backbone": "test_byobnet", "weights": "none", "image_size": 64}
+    config = small_config.model_copy(update={"model": ModelConfig.model_validate(update)})
+    built = create_model(config, manifest.classes, manifest.fingerprint)
+    save_model(model_url, built.card, built.model.state_dict())
+    watched, seen = [], []
+    monkeypatch.setattr(Watchdog, "__enter__", lambda self: watched.append(self))
+    monkeypatch.setattr(Watchdog, "__exit__", lambda *_: watched.clear())
+
+    def noting(module, name) -> None:
+        function = getattr(module, name)
+
+        def noted(*arguments, **settings):
+            seen.append((name, bool(watched)))
+            return function(*arguments, **settings)
+
+        monkeypatch.setattr(module, name, noted)
+
+    noting(photo_rank, "open_decoded")
+    noting(photo_stages, "load_model")
+    noting(photo_stages, "predict_views")
+    noting(photo_stages, "predict_split")
+    run(
+        WorkRequest(
+            stage=stage, config=config, run_url=str(tmp_path / "run"), manifest=manifest,
+            model_url=model_url,
+        )
+    )  # fmt: skip
+    predicts = {"predict": "predict_views", "embed": "predict_split"}[stage]
+    assert set(seen) == {("load_model", False), ("open_decoded", False), (predicts, True)}

@@ -29,9 +29,10 @@ __all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
 Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 _COLUMNS = {"class": "label", "tags": "one_hot"}
-_VERSION = 4
-_DISK_SHARE, _MOST_GIB = 0.5, 48
-"""Of the free disk, and in all: a pod may have less than the disk that it sees."""
+_VERSION = 3
+_DISK_SHARE = 0.5
+_MOST_GIB = 48
+"""Bound of auto: a pod may have less than the disk that it sees as free."""
 _BATCH = 128
 
 
@@ -135,7 +136,7 @@ def open_decoded(
         size: Side of the decoded square, pixels.
         cache_dir: Local folder for the files.
         limit_gib: Most that decoded photos may take, GiB; those beyond are kept as they are stored.
-            auto: what earlier runs have decoded, or else half of the free disk, up to 48 GiB.
+            auto: half of the free disk, up to 48 GiB, or what earlier runs have decoded.
         on_progress: Told how many photos are decoded.
 
     Raises:
@@ -149,9 +150,10 @@ def open_decoded(
     name = f"{key}-{manifest.fingerprint}-{split}-{size}"
     with explain_full_disk(str(folder), "cache_dir"), lock_of(folder / name):
         if limit_gib == "auto":
-            num_decoded = _num_there(folder, name, photo_bytes)
-            if num_decoded is None:
-                num_decoded = _num_that_fit(folder, manifest, split, photo_bytes)
+            num_decoded = max(
+                _num_there(folder, name, photo_bytes),
+                _num_that_fit(folder, manifest, split, photo_bytes),
+            )
         else:
             num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
         files = [folder / f"{name}-{num_decoded}.{kind}" for kind in ("u8", "encoded", "ends")]
@@ -180,14 +182,14 @@ def open_decoded(
     )
 
 
-def _num_there(folder: Path, name: str, photo_bytes: int) -> int | None:
-    """Return how many photos an earlier run has decoded, the most of several; None: none has."""
+def _num_there(folder: Path, name: str, photo_bytes: int) -> int:
+    """Return how many photos an earlier run has decoded, the most of several."""
     found: list[int] = []
     for path in folder.glob(f"{name}-*.u8"):
         number = int(path.stem.rsplit("-", 1)[-1])
         if path.stat().st_size == number * photo_bytes:
             found.append(number)
-    return max(found, default=None)
+    return max(found, default=0)
 
 
 def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_bytes: int) -> int:

@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 _PLAIN_SHARE = 0.25
-_BLOCK_BYTES = 64 * 2**20
-"""That a rank sends at a time."""
+_BLOCK_BYTES = 16 * 2**20
+"""Most that a GPU keeps of a split's outputs, and that a rank sends at a time."""
 
 
 Told = Callable[[Tensor, Batch], Tensor]
@@ -72,6 +72,7 @@ def predict_split(
     model.eval()
     rows: list[npt.NDArray[np.int64]] = []
     given: list[tuple[Tensor, ...]] = []
+    host: list[list[npt.NDArray[np.float32]]] = []
     reported = time.monotonic()
 
     def forward(inputs: Tensor) -> tuple[Tensor, ...]:
@@ -86,14 +87,22 @@ def predict_split(
         logits, *features = forward_fitting(batch.inputs)
         values = told(logits, batch) if told else logits
         given.append((values, *features))
+        if sum(each.nbytes for part in given for each in part) > _BLOCK_BYTES:
+            host.append(_to_host(given))
+            given = []
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
             reported = time.monotonic()
             on_progress(
                 Progress(stage="predict", done=number, total=loader.num_batches, unit="batches")
             )
-    own = [torch.cat(parts).cpu().numpy() for parts in zip(*given, strict=True)]
+    host.append(_to_host(given))
+    own = [np.concatenate(parts) for parts in zip(*host, strict=True)]
     results = in_row_order(np.concatenate(rows), own, loader.num_rows)
     return None if results is None else Outputs(*results)
+
+
+def _to_host(batches: list[tuple[Tensor, ...]]) -> list[npt.NDArray[np.float32]]:
+    return [torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True)]
 
 
 def in_row_order(
@@ -101,7 +110,7 @@ def in_row_order(
 ) -> list[npt.NDArray[np.float32]] | None:
     """Put the ranks' shares of a split together, on rank 0.
 
-    They travel in blocks, so that no GPU and no other rank holds more than its share and a block.
+    They travel in blocks: a GPU holds one, and that of rank 0 one of every rank.
 
     Args:
         rows: This rank's places in the split, (n,).
@@ -118,7 +127,8 @@ def in_row_order(
     row_bytes = sum(part.shape[1] * part.itemsize for part in own)
     block = max(_BLOCK_BYTES // max(row_bytes, 1), 1)
     for start in range(0, max(gather_object([len(rows)])), block):
-        places, parts = rows[start : start + block], [part[start : start + block] for part in own]
+        places = rows[start : start + block]
+        parts = [part[start : start + block] for part in own]
         shares = [(places, parts)] * num_ranks
         if num_ranks > 1:
             dist.gather_object((places, parts), shares if is_main else None)

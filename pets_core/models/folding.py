@@ -31,12 +31,13 @@ class FrozenTwin:
         self._body: nn.Module | None = None
         self._weights: tuple[nn.Parameter, ...] = ()
         self._twin: nn.Module | None = None
-        self._made_of: tuple[torch.dtype | None, list[tuple[int, int]]] = None, []
+        self._made_of: tuple[torch.dtype | None, list[tuple[int, int]]] | None = None
 
     def weights_of(self, body: nn.Module) -> tuple[nn.Parameter, ...]:
         """Return the parameters of a body, whose modules are walked through the first time only."""
         if self._body is not body:
-            self._body, self._weights = body, tuple(body.parameters())
+            self._body = body
+            self._weights = tuple(body.parameters())
         return self._weights
 
     def of(self, body: nn.Module, inputs: Tensor) -> nn.Module:
@@ -46,7 +47,8 @@ class FrozenTwin:
         dtype = torch.get_autocast_dtype(device_type) if is_mixed else None
         made_of = dtype, [(weight.data_ptr(), weight._version) for weight in self.weights_of(body)]
         if self._twin is None or made_of != self._made_of:
-            self._twin, self._made_of = in_precision(fold(body, inputs[:1]), dtype, inputs), made_of
+            self._twin = in_precision(fold(body, inputs[:1]), dtype, inputs)
+            self._made_of = made_of
         return self._twin
 
     def forget(self) -> None:

@@ -51,7 +51,7 @@ def create_accelerator(
     if plugin:
         shard_on_cpu(plugin)
         if not is_sharding(accelerator):
-            raise RuntimeError("launch.shard_model was asked for, and Accelerate shards nothing")
+            raise RuntimeError("launch.shard_model = true, and Accelerate shards nothing")
     return accelerator
 
 

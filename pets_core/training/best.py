@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pets_core.training.host_copy import copy_to_host
-from pets_core.training.sharding import whole
 
 __all__ = ["Best"]
 
@@ -24,12 +23,12 @@ class Best:
         self.epochs_since = 0
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, model: nn.Module, valid_loss: float) -> None:
-        """Judge the weights of one more epoch."""
+    def offer(self, model: nn.Module, valid_loss: float, *, keeps: bool = True) -> None:
+        """Compare the weights of one more epoch; only ranks that keep them copy them."""
         self.epochs_since += 1
         if valid_loss < self.loss:
             self.loss, self.epochs_since = valid_loss, 0
-            copied = copy_to_host({name: whole(v) for name, v in model.state_dict().items()})
+            copied = copy_to_host(model.state_dict(), keeps=keeps)
             if copied.ready:
                 copied.ready.synchronize()
             self.weights = copied.tensors

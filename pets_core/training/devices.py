@@ -14,7 +14,7 @@ from pets_core.training.memory import NEEDS_MICRO_BATCH_SIZE
 
 __all__ = ["check_devices", "choose_device", "count_ranks", "resolve_precision"]
 
-_NVIDIA = Path("/dev/nvidia0")
+_DEVICES = Path("/dev")
 _MIN_DRIVERS = {"13": 580, "12": 525}
 """First driver for each major version of CUDA (CUDA release notes, minor version compatibility)."""
 _VOLTA = (7, 0)
@@ -32,12 +32,14 @@ def choose_device(launch: LaunchConfig) -> torch.device:
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if _NVIDIA.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in _NO_GPU:
+    nvidia = sorted(_DEVICES.glob("nvidia[0-9]*"))
+    if nvidia and os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in _NO_GPU:
         raise PetsError(
-            f"torch {torch.__version__} cannot use this machine's NVIDIA GPU ({_NVIDIA}): "
+            f"torch {torch.__version__} cannot use this machine's NVIDIA GPU ({nvidia[0]}): "
             f"{_driver_remedy()}, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU"
         )
-    if torch.backends.mps.is_available():
+    # Apple's has one rank; more of them share the CPU.
+    if torch.backends.mps.is_available() and launch.num_processes in ("auto", 1):
         return torch.device("mps")
     if launch.require_gpu:
         raise PetsError(
@@ -69,7 +71,7 @@ def check_devices(
     """Refuse settings that do not go with the devices of this machine.
 
     Args:
-        launch: How many processes, and whether the model is sharded.
+        launch: Number of processes, and whether the model is sharded.
         train: Batch sizes and batch norm.
         device: As chosen by `choose_device`.
         num_ranks: Ranks over all machines.
@@ -116,7 +118,7 @@ def resolve_precision(
         shards: Whether the model is sharded, which does not go with fp16.
 
     Raises:
-        PetsError: fp16 was asked for on a device that does not train in it.
+        PetsError: fp16 is set, and the device does not train in it.
     """
     if wanted == "fp16" and device.type != "cuda":
         raise PetsError(

@@ -157,7 +157,7 @@ class StepFigures:
 
         Raises:
             PetsError: A step's loss or gradient was not finite.
-        RuntimeError: The gradient of the first step of a phase was zero.
+            RuntimeError: The gradient of the first step of a phase was zero.
         """
         values = torch.stack([loss_sum.float(), grad_norm.float()])
         on_gpu = self._device.type == "cuda"

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pets_core.training.sharding import whole
+
 __all__ = ["HostCopy", "copy_to_host", "safetensors_chunks"]
 
 _CHUNK_BYTES = 4 * 2**20
@@ -39,24 +41,33 @@ class HostCopy(NamedTuple):
     ready: torch.Event | None
 
 
-def copy_to_host(tensors: Mapping[str, Tensor]) -> HostCopy:
+def copy_to_host(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> HostCopy:
     """Copy tensors into one block of host memory, pinned if they come from a GPU.
 
     From a CUDA device the copies are only queued, in order with the device's other work: what
-    changes the tensors later does not change the copies. Torch keeps pinned blocks for reuse.
+    changes the tensors later does not change the copies. Torch keeps pinned blocks for reuse, in
+    sizes that are powers of two.
+
+    Sharded tensors are put together one at a time; all ranks must call it then.
 
     Args:
         tensors: By name, on the host or one GPU.
+        keeps: Whether this rank needs the copies; else there are none.
     """
+    if not keeps:
+        for tensor in tensors.values():
+            whole(tensor)
+        return HostCopy({}, None)
     # The largest elements first, so that each tensor lies at a multiple of its elements' size.
     names = sorted(tensors, key=lambda name: -tensors[name].element_size())
     on_gpu = any(tensor.device.type == "cuda" for tensor in tensors.values())
-    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    # Of a sharded tensor nbytes is its part's.
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     block = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=on_gpu)
     copies: dict[str, Tensor] = {}
     start = 0
     for name in names:
-        tensor = tensors[name].detach()
+        tensor = whole(tensors[name]).detach()
         copy = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         # The device changes channels last to contiguous in a hundredth of the host's time.
         copy.copy_(tensor.contiguous() if on_gpu else tensor, non_blocking=on_gpu)

@@ -30,7 +30,12 @@ from pets_core.training.figures import StepRows
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
 from pets_core.training.history import History
 from pets_core.training.interruption import Interrupted, StepGate
-from pets_core.training.memory import HalvingForward, largest_micro_batch, num_micro_batches
+from pets_core.training.memory import (
+    HalvingForward,
+    explain_out_of_memory,
+    largest_micro_batch,
+    num_micro_batches,
+)
 from pets_core.training.progress import TrainProgress
 from pets_core.training.schedule import OneCycle, Phase, spread
 from pets_core.training.sharding import is_sharding, whole
@@ -183,10 +188,15 @@ def fit(
             if config.batch_norm == "train":
                 # Each rank's statistics are those of its own samples.
                 share_buffers(judged)
-            scores = validate(judged, objective, valid, accelerator, saving) if valid else None
+            scores = None
+            if valid:
+                scores = validate(
+                    judged, objective, valid, accelerator, saving,
+                    micro_batch_size=config.micro_batch_size,
+                )  # fmt: skip
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores, objective.metric)
             if scores:
-                history.best.offer(judged, scores[0])
+                history.best.offer(judged, scores[0], keeps=accelerator.is_main_process)
             _log(accelerator, rows, history.epochs[-1])
             saving.save()
             tell.epoch(history.epochs[-1])
@@ -399,7 +409,15 @@ def train_step(prepared: Prepared, batch: LoadedBatch) -> StepResult:
 
     The gradient is that of the mean over the global batch, whatever its share on each rank and
     however many micro-batches it takes. A gradient that is not finite changes no weight.
+
+    Raises:
+        PetsError: `train.micro_batch_size` is set and does not fit the memory.
     """
+    with explain_out_of_memory(prepared.config.micro_batch_size):
+        return _train_step(prepared, batch)
+
+
+def _train_step(prepared: Prepared, batch: LoadedBatch) -> StepResult:
     model, accelerator = prepared.model, prepared.accelerator
     mean = accelerator.num_processes / batch.global_size
     num_parts = num_micro_batches(
@@ -464,8 +482,13 @@ def validate(
     valid: Loader,
     accelerator: Accelerator,
     saving: _Saving | None = None,
+    *,
+    micro_batch_size: int = 0,
 ) -> tuple[float, float]:
     """Return mean loss and the metric of a split, each sample counted once.
+
+    A batch that does not fit the memory is taken in parts. Of a sharded model these have
+    `micro_batch_size` samples at most, for all ranks must take as many.
 
     Raises:
         Interrupted: The training was told to end; a checkpoint was written.
@@ -476,14 +499,21 @@ def validate(
         with accelerator.autocast():
             return (model(inputs),)
 
-    forward_fitting = forward if is_sharding(accelerator) else HalvingForward(forward)
+    halving, shards = HalvingForward(forward), is_sharding(accelerator)
     # Apple's GPUs have no float64.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     sums = torch.zeros(2, dtype=dtype, device=accelerator.device)
     for batch in valid.epoch(0):
         if saving and not saving.may_begin():
             saving.leave()
-        (logits,) = forward_fitting(batch.inputs)
+        if shards:
+            num_parts = num_micro_batches(
+                batch.global_size, accelerator.num_processes, micro_batch_size
+            )
+            parts = batch.inputs.tensor_split(num_parts)
+            logits = torch.cat([forward(part)[0] for part in parts])
+        else:
+            (logits,) = halving(batch.inputs)
         sums[0] += objective.valid_loss_sum(logits, batch.targets)
         sums[1] += objective.error_sum(logits, batch.targets)
     loss, error = (accelerator.reduce(sums, "sum") / valid.num_rows).tolist()

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from pets_core.errors import PetsError
 from pets_core.objectives.objective import Objective
@@ -26,8 +27,13 @@ __all__ = [
     "num_micro_batches",
 ]
 
-_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""Of CUDA's libraries, which do not raise `torch.OutOfMemoryError`."""
+_WORDS = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+"""Of CUDA's libraries, cuDNN 8 and 9, which do not raise `torch.OutOfMemoryError`."""
 _RESERVE_BYTES = 2**30
 """Left free by the search, for what lies outside torch's allocator: NCCL's channels and the
 workspaces of cuBLAS and cuDNN."""
@@ -56,7 +62,7 @@ def num_micro_batches(global_size: int, num_ranks: int, micro_batch_size: int) -
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether a device's memory ran out, in the words of any library that says so."""
+    """Return whether an error of torch or of CUDA's libraries means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     if not isinstance(error, RuntimeError):
@@ -69,7 +75,8 @@ def explain_out_of_memory(micro_batch_size: int) -> Iterator[None]:
     """Raise a `PetsError` where training runs out of memory with a micro-batch that was set.
 
     Args:
-        micro_batch_size: As set; 0: it was searched for, and another attempt searches again.
+        micro_batch_size: As set; 0: the error is left as it is, for on a GPU another attempt
+            searches for one that fits.
     """
     try:
         yield
@@ -114,12 +121,14 @@ def largest_micro_batch(
     if is_sharding(accelerator):
         # Its passes communicate: a rank that runs out of memory would leave the others waiting.
         raise PetsError(NEEDS_MICRO_BATCH_SIZE)
+    # DDP has memory for all gradients already.
+    holds_gradients = isinstance(model, DistributedDataParallel)
     # Not the distributed wrapper: ranks that try more often than others would leave them waiting.
     model = accelerator.unwrap_model(model)
     size, num_halvings = max(len(inputs), 1), 0
 
     def fits(size: int) -> bool:
-        accumulates = size < len(inputs)
+        accumulates = size < len(inputs) and not holds_gradients
         part = inputs[:size], targets[:size]
         return _fits(model, objective, *part, accelerator, accumulates=accumulates)
 
@@ -242,7 +251,7 @@ def _pass(
     targets: Tensor,
     accelerator: Accelerator,
 ) -> None:
-    """Take a forward and backward pass beside what a step holds."""
+    """Take a forward and backward pass while what a step holds besides is reserved."""
     device = accelerator.device
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng([device] if on_gpu else []):

@@ -16,7 +16,7 @@ _MIN_PARAMETERS = 1_000_000
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin:
-    """What makes an `Accelerator` spread the model, its gradients and the optimizer's state.
+    """Return the plugin by which an `Accelerator` spreads model, gradients and optimizer state.
 
     Weights and gradients stay fp32, and mixed precision is autocast's, as of a model that is not
     sharded: on GPUs Accelerate would cast all weights to bf16, norms included, and add up

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pets_core.training.checkpoint import Place, Snapshot
 from pets_core.training.history import History
 from pets_core.training.host_copy import copy_to_host
-from pets_core.training.sharding import part_of, whole
+from pets_core.training.sharding import part_of
 
 __all__ = ["TrainState"]
 
@@ -43,7 +43,7 @@ class TrainState:
     def snapshot(self, optimizer: torch.optim.Optimizer, seconds: float) -> Snapshot:
         """Copy it all to the host; training may change it as soon as this returns.
 
-        Where the model is sharded, every rank must ask.
+        If the model is sharded, every rank must call it; rank 0 has the tensors.
 
         Args:
             optimizer: Of the present phase.
@@ -59,7 +59,7 @@ class TrainState:
         }
         if self.ema:
             moving |= {f"ema.{name}": v for name, v in self.ema.module.state_dict().items()}
-        copied = copy_to_host({name: whole(value) for name, value in moving.items()})
+        copied = copy_to_host(moving, keeps=self.accelerator.is_main_process)
         # These lie on the host, and are replaced rather than changed.
         tensors = copied.tensors | {f"best.{name}": v for name, v in best.weights.items()}
         scaler = self.accelerator.scaler

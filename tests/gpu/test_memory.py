@@ -29,6 +29,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_what_follows_fits(parts, limit,
     for epoch in range(4):
         train_step(prepared, next(train.epoch(epoch)))
     parts.synchronize()
+    assert 0 < prepared.micro_batch_size < 512
     record_property("micro batch size", prepared.micro_batch_size)
     record_property("peak, GiB", torch.cuda.max_memory_allocated() / 2**30)
 

@@ -18,6 +18,7 @@ from pets_core.training.figures import StepFigures
 from pets_core.training.history import History
 from pets_core.training.loop import train_epoch, train_step
 from pets_core.training.schedule import OneCycle
+from pets_core.training.state import TrainState, _with_integers
 
 pytestmark = pytest.mark.gpu
 
@@ -109,6 +110,26 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(parts):
         look()
 
 
+def test_steps_after_a_snapshot_do_not_change_it(parts):
+    train, accelerator = parts.loader(parts.photos(256)), parts.accelerator(parts.precision)
+    model = parts.model()
+    prepared = parts.prepared(model, train, accelerator, rate=1e-2)
+    batches = train.epoch(0)
+    train_step(prepared, next(batches))
+    expected = {f"model.{k}": v.cpu().clone() for k, v in model.state_dict().items()}
+    taken = TrainState(model, None, History(), accelerator).snapshot(
+        prepared.optimizer.optimizer, 0.0
+    )
+    for batch in batches:
+        train_step(prepared, batch)
+    if taken.ready:
+        taken.ready.synchronize()
+    for name, value in expected.items():
+        assert torch.equal(taken.tensors[name], value), name
+    changed = model.state_dict()["head.2.weight"].cpu()
+    assert not torch.equal(changed, expected["model.head.2.weight"])
+
+
 def test_fp16_resumes(parts):
     scaler = torch.amp.GradScaler(parts.device.type)
     weight = nn.Parameter(torch.ones(3, device=parts.device))
@@ -124,7 +145,7 @@ def test_fp16_resumes(parts):
     step(scaler)
     place = Place.model_validate_json(Place(scaler=scaler.state_dict()).model_dump_json())
     resumed = torch.amp.GradScaler(parts.device.type)
-    resumed.load_state_dict({k: type(scaler.state_dict()[k])(v) for k, v in place.scaler.items()})
+    resumed.load_state_dict(_with_integers(place.scaler))
     step(resumed)
 
 

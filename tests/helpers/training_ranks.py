@@ -18,17 +18,19 @@ from torch import nn
 from pets_core import supervisor
 from pets_core.config import TrainConfig
 from pets_core.errors import PetsError
-from pets_core.evaluation.predict import in_row_order
+from pets_core.evaluation import predict
 from pets_core.fork_server import serve
 from pets_core.models.classifier import Classifier
 from pets_core.objectives.single_label import SingleLabel
 from pets_core.rates import RateSlice
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.groups import build_optimizer
+from pets_core.training.history import History
 from pets_core.training.loop import Prepared, fit, prepare, train_step, validate
 from pets_core.training.memory import largest_micro_batch
 from pets_core.training.schedule import Phase
 from pets_core.training.sharding import whole
+from pets_core.training.state import TrainState
 
 __all__: list[str] = []
 
@@ -195,7 +197,7 @@ def communication(_: str) -> dict[str, object]:
     rates = RateSlice(1e-3, uniform=True)
     prepared = prepare(model, SingleLabel(), loader, TrainConfig(), accelerator, 0, rates)
     batch = next(loader.epoch(0))
-    # DDP rearranges its buckets, and tells the other ranks, after the first.
+    # DDP rearranges its buckets after the first, and sends their order.
     train_step(prepared, batch)
     train_step(prepared, batch)
     with torch.profiler.profile() as seen:
@@ -203,12 +205,30 @@ def communication(_: str) -> dict[str, object]:
     return {"collectives": sorted({e.name for e in seen.events() if "c10d::" in e.name})}
 
 
+def checkpoint(kind: str) -> dict[str, object]:
+    """The state of a training, put together on rank 0."""
+    accelerator = make_accelerator(sharded=kind == "sharded")
+    model, loader = make_model(), Loader(8, 8, accelerator)
+    rates = RateSlice(1e-3, uniform=True)
+    prepared = prepare(model, SingleLabel(), loader, TrainConfig(), accelerator, 0, rates)
+    train_step(prepared, next(loader.epoch(0)))
+    state = TrainState(model, None, History(), accelerator)
+    taken = state.snapshot(prepared.optimizer.optimizer, 0.0)
+    state.history.best.offer(model, 1.0, keeps=accelerator.is_main_process)
+    sums = {name: float(value.double().abs().sum()) for name, value in taken.tensors.items()}
+    counts = accelerator.gather(torch.tensor([len(taken.tensors)])).tolist()
+    best = len(state.history.best.weights)
+    return {"sums": sums, "counts": counts, "best": best}
+
+
 def rows(_: str) -> dict[str, object]:
-    """Every rank has its share of 1,000 rows; rank 0 gets them all, in their order."""
+    """Every rank has some of 1,000 rows; rank 0 gets them all, in their order, block by block."""
     accelerator = make_accelerator()
-    mine = np.arange(1000)[accelerator.process_index :: accelerator.num_processes]
+    predict._BLOCK_BYTES = 1000
+    owners = np.random.default_rng(0).integers(0, accelerator.num_processes, 1000)
+    mine = np.flatnonzero(owners == accelerator.process_index)
     values = np.stack([mine, mine * 2], 1).astype(np.float32)
-    together = in_row_order(mine, [values], 1000)
+    together = predict.in_row_order(mine, [values], 1000)
     if together is None:
         return {}
     expected = np.stack([np.arange(1000), np.arange(1000) * 2], 1)
@@ -217,7 +237,16 @@ def rows(_: str) -> dict[str, object]:
 
 SCENARIOS: dict[str, Callable[[str], dict[str, object]]] = {
     function.__name__: function
-    for function in (unequal_parts, empty_share, precision, search, statistics, communication, rows)
+    for function in (
+        unequal_parts,
+        empty_share,
+        precision,
+        search,
+        statistics,
+        communication,
+        checkpoint,
+        rows,
+    )
 }
 
 

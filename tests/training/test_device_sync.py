@@ -58,8 +58,9 @@ class Operations(TorchDispatchMode):
         if name in ("_to_copy", "copy_"):
             source = args[1] if name == "copy_" else args[0]
             to, back = result.device.type, source.device.type
-            if (back, to) == ("cpu", "cuda") and id(source) not in self.pinned:
-                self.waits.append(f"{name} from pageable memory")
+            asynchronous = id(source) in self.pinned and (kwargs or {}).get("non_blocking")
+            if (back, to) == ("cpu", "cuda") and not asynchronous:
+                self.waits.append(f"{name} from the host")
             if (back, to) == ("cuda", "cpu"):
                 self.waits.append(f"{name} to the host")
         return result
@@ -166,7 +167,7 @@ def test_what_waits_is_seen(operations):
         torch.linalg.inv(torch.ones(2, 3, 3, device="cuda"))
         with pytest.raises(Exception, match="_local_scalar_dense"):
             values.sum().item()
-    assert operations.waits == ["_to_copy from pageable memory", "_linalg_check_errors"]
+    assert operations.waits == ["_to_copy from the host", "_linalg_check_errors"]
 
 
 def test_geometry_is_exact_where_matrix_products_are_rounded():

@@ -1,11 +1,15 @@
 """Which device and precision a rank takes, and what is refused on it; GPUs are pretended here."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from pets_core.config import LaunchConfig, TrainConfig
+from pets_core.config import LaunchConfig, PipelineConfig, TrainConfig
 from pets_core.errors import PetsError
+from pets_core.stages import _warn_of_small_shares
 from pets_core.training import devices
 from pets_core.training.devices import (
     check_devices,
@@ -23,10 +27,11 @@ def machine(monkeypatch, tmp_path):
     """Pretend a machine: how many GPUs torch sees, and whether there is an NVIDIA GPU at all."""
 
     def pretend(*, num_gpus=0, nvidia=False, mps=False, cuda="13.2", capability=(9, 0)) -> None:
-        file = tmp_path / "nvidia0"
         if nvidia:
-            file.touch()
-        monkeypatch.setattr(devices, "_NVIDIA", file)
+            # A container may have another than the first.
+            (tmp_path / "nvidia3").touch()
+        (tmp_path / "nvidiactl").touch()
+        monkeypatch.setattr(devices, "_DEVICES", tmp_path)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
@@ -47,6 +52,12 @@ def machine(monkeypatch, tmp_path):
 def test_a_gpu_is_taken_where_there_is_one(machine, settings, expected):
     machine(**settings)
     assert choose_device(LaunchConfig()) == expected
+
+
+def test_several_ranks_of_an_apple_machine_share_its_cpu(machine):
+    machine(mps=True)
+    assert choose_device(LaunchConfig(num_processes=1)) == MPS
+    assert choose_device(LaunchConfig(num_processes=2)) == CPU
 
 
 @pytest.mark.parametrize(
@@ -136,6 +147,21 @@ def test_a_sharded_model_needs_a_micro_batch_size_on_gpus(machine):
     check(CUDA, launch=sharded, micro_batch_size=8)
     check(CUDA, launch=sharded, num_ranks=1)
     check(CPU, launch=sharded)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "warns"), [(CUDA, 8, True), (CUDA, 2, False), (CPU, 8, False)]
+)
+def test_shares_too_small_for_a_gpu_are_warned_of(device, num_gpus, warns):
+    warned = []
+    rank = SimpleNamespace(
+        accelerator=SimpleNamespace(device=device, num_processes=num_gpus),
+        request=SimpleNamespace(config=PipelineConfig()), warn=warned.append,
+    )  # fmt: skip
+    _warn_of_small_shares(rank)
+    expected = "train.batch_size = 64 gives each GPU 8 samples a step, .* set 256 or more"
+    assert len(warned) == warns
+    assert all(re.search(expected, message) for message in warned)
 
 
 def test_weights_of_a_sharded_model_stay_fp32():

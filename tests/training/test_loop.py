@@ -136,6 +136,15 @@ def test_history_tells_speed_waiting_and_gradients(tiny_model, tiny_loader, acce
         assert 0.85 <= row["momentum"] <= 0.95
 
 
+def test_a_model_whose_first_gradient_is_zero_is_refused(
+    tiny_model, tiny_loader, accelerator
+) -> None:
+    for weight in tiny_model.parameters():
+        weight.register_hook(torch.zeros_like)
+    with pytest.raises(RuntimeError, match="the first of its phase, is zero"):
+        run(tiny_model, tiny_loader, accelerator)
+
+
 def test_the_error_of_a_bad_batch_names_it(tiny_model, tiny_loader, accelerator) -> None:
     tiny_loader.inputs[0, 0] = float("nan")
     with pytest.raises(PetsError, match=r"row-0\b"):

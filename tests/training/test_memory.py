@@ -2,12 +2,22 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import nn
 
+from pets_core.config import TrainConfig
+from pets_core.data.decoded import DecodedPhotos
+from pets_core.data.loader import PhotoLoader
+from pets_core.data.transforms import CenterCrop
 from pets_core.errors import PetsError
+from pets_core.evaluation.predict import predict_split
+from pets_core.models.classifier import Classifier
 from pets_core.objectives.single_label import SingleLabel
+from pets_core.rates import RateSlice
+from pets_core.training.loop import prepare, train_step, validate
 from pets_core.training.memory import (
     HalvingForward,
     explain_out_of_memory,
@@ -84,6 +94,7 @@ def test_one_sample_that_does_not_fit_is_a_clear_error(tiny_model, tiny_loader, 
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
     ],
 )
@@ -100,6 +111,52 @@ def test_a_micro_batch_that_was_set_and_does_not_fit_is_explained():
     words = r"train\.micro_batch_size = 8 does not fit the memory: set a smaller one, .*2\.00 GiB"
     with pytest.raises(PetsError, match=words), explain_out_of_memory(8):
         raise OUT_OF_MEMORY
+
+
+def test_a_step_explains_it(tiny_model, tiny_loader, accelerator):
+    config = TrainConfig(micro_batch_size=8)
+    rates = RateSlice(1e-3, uniform=True)
+    hungry = Hungry(4)
+    prepared = prepare(tiny_model, hungry, tiny_loader, config, accelerator, 0, rates)
+    with pytest.raises(PetsError, match=r"train\.micro_batch_size = 8 does not fit"):
+        train_step(prepared, next(tiny_loader.epoch(0)))
+
+
+def test_validation_takes_in_parts_what_does_not_fit(tiny_model, tiny_loader, accelerator):
+    expected = validate(tiny_model, SingleLabel(), tiny_loader, accelerator)
+    forward, sizes = tiny_model.forward, []
+
+    def small(inputs):
+        if len(inputs) > 5:
+            raise OUT_OF_MEMORY
+        sizes.append(len(inputs))
+        return forward(inputs)
+
+    tiny_model.forward = small
+    found = validate(tiny_model, SingleLabel(), tiny_loader, accelerator)
+    assert found == pytest.approx(expected)
+    assert sum(sizes) == tiny_loader.num_rows
+
+
+class Small(nn.Module):
+    """A body that runs out of memory above five photos."""
+
+    def forward(self, inputs):
+        if len(inputs) > 5:
+            raise OUT_OF_MEMORY
+        return inputs.mean((2, 3))
+
+
+def test_prediction_takes_in_parts_what_does_not_fit(accelerator):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+    photos = DecodedPhotos(pixels, np.zeros(12, np.int64), [""] * 12)
+    crop = CenterCrop(8, (0.5,) * 3, (0.5,) * 3)
+    loader = PhotoLoader(photos, crop, batch_size=12, seed=None, device=torch.device("cpu"))
+    model = Classifier(Small(), 3, 2, 0.0)
+    outputs = predict_split(model, loader, accelerator=accelerator, embeddings=True)
+    assert outputs.values.shape == (12, 2)
+    expected = pixels.mean((1, 2)) / 127.5 - 1
+    np.testing.assert_allclose(outputs.embeddings, expected, atol=1e-5)
 
 
 def test_one_that_was_searched_for_is_left_to_another_attempt():

@@ -31,7 +31,7 @@ def server() -> Iterator[ForkServer]:
 
 @pytest.fixture
 def run(server) -> Run:
-    """Run a scenario of `helpers/training_ranks.py`; returns what rank 0 says."""
+    """Run a scenario of `helpers/training_ranks.py`; returns the result of rank 0."""
 
     def run_ranks(num_ranks: int, scenario: str, kind: str = "") -> dict[str, Any]:
         job = server.start([str(num_ranks), scenario, kind])
@@ -95,6 +95,13 @@ def test_ranks_validate_with_the_same_statistics_of_batch_norm(run, ema_decay):
 
 def test_a_step_adds_up_gradients_and_sends_nothing_else(run):
     assert run(2, "communication") == {"collectives": ["c10d::allreduce_"]}
+
+
+def test_a_checkpoint_of_a_sharded_model_is_whole_and_of_rank_0(run):
+    whole, sharded = run(1, "checkpoint", "whole"), run(2, "checkpoint", "sharded")
+    assert sharded["sums"] == pytest.approx(whole["sums"], rel=1e-3)
+    assert sharded["counts"] == [len(whole["sums"]), 0]
+    assert sharded["best"] == whole["best"] > 0
 
 
 def test_rank_0_gets_all_rows_in_their_order(run):

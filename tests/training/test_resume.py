@@ -105,9 +105,7 @@ def test_an_interrupted_fp16_training_resumes(tiny_model, tiny_loader, tmp_path)
     history = train(tiny_model, tiny_loader, scaled=True)
     with pytest.raises(Interrupted):
         train(copy.deepcopy(twin), tiny_loader, tmp_path, Gate(10, tidily=True), scaled=True)
-    assert_same(
-        twin, train(twin, tiny_loader, tmp_path, scaled=True), tiny_model, history
-    )  # fmt: skip
+    assert_same(twin, train(twin, tiny_loader, tmp_path, scaled=True), tiny_model, history)
 
 
 def test_stopped_again_and_again(tiny_model, tiny_loader, tmp_path):
