@@ -9,7 +9,7 @@ and without. Goals, for resnet50 at 224 pixels in bf16 with checkpoints: residen
 the limit, streamed at least 0.90.
 
 **peers**: from JPEGs to trained steps: torch's DataLoader, timm's loader with its prefetcher, and
-ours where every photo is decoded in each epoch; nvJPEG alone.
+ours where every photo is decoded in each epoch (by nvJPEG, too); nvJPEG alone.
 """
 
 from __future__ import annotations

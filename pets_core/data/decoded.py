@@ -106,9 +106,17 @@ class DecodedPhotos:
             out[place] = pixels
         return out
 
-    def _decode(self, row: int) -> npt.NDArray[np.uint8]:
+    def file(self, row: int) -> bytes | None:
+        """Return a photo as it is stored, where it is not decoded."""
+        if row < len(self.pixels):
+            return None
         assert self.encoded is not None
-        return decode(self.encoded[row - len(self.pixels)], self.pixels.shape[1])
+        return self.encoded[row - len(self.pixels)]
+
+    def _decode(self, row: int) -> npt.NDArray[np.uint8]:
+        file = self.file(row)
+        assert file is not None
+        return decode(file, self.pixels.shape[1])
 
     @cached_property
     def _decoders(self) -> ThreadPoolExecutor:

@@ -27,6 +27,7 @@ __all__ = [
     "ImageInfo",
     "decode",
     "inspect",
+    "is_plain_jpeg",
     "open_rgb",
     "read_orientation",
     "upright_places",
@@ -35,6 +36,7 @@ __all__ = [
 MAX_PIXELS = 100_000_000
 
 _THUMBNAIL = 32
+_JPEG = b"\xff\xd8\xff"
 
 _Orient = Image.Transpose
 _TRANSPOSE = {
@@ -82,6 +84,25 @@ def read_orientation(data: bytes) -> int:
             return _orientation(Image.open(io.BytesIO(data), formats=photo_formats()))
     except Exception:  # noqa: BLE001 - on damaged bytes the decoders raise anything
         return 1
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Return whether a photo is a JPEG that any decoder reads as `decode` does.
+
+    That is one which is upright, grey or RGB, and has no colour profile to be converted. Only the
+    header is read.
+    """
+    if not data.startswith(_JPEG):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+            profile = image.info.get("icc_profile")
+            needs_conversion = bool(profile) and _to_srgb_transform(profile) is not None
+            return image.mode in ("L", "RGB") and _orientation(image) == 1 and not needs_conversion
+    except Exception:  # noqa: BLE001 - on damaged bytes the decoders raise anything
+        return False
 
 
 def upright_places(places: Sequence[float], size: tuple[int, int], orientation: int) -> list[float]:
@@ -159,7 +180,7 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
             # Our own bound is below Pillow's, and odd metadata does not spoil the pixels.
             warnings.simplefilter("ignore")
             # Without the hint, formats that cannot tell by the first bytes are tried in vain.
-            is_jpeg = data.startswith(b"\xff\xd8\xff")
+            is_jpeg = data.startswith(_JPEG)
             formats = ("JPEG",) if is_jpeg else photo_formats()
             image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
             file_format = image.format or "unknown"

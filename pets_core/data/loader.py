@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from pets_core.config import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
+from pets_core.data.images import is_plain_jpeg
+from pets_core.data.jpeg import decode_squares
 from pets_core.data.mixing import mix
 from pets_core.data.transforms import REACH, Transform, move_box, move_points, send
 from pets_core.records import Targets
@@ -99,6 +102,11 @@ def host_buffer(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
+def decodes_jpegs(device: torch.device) -> bool:
+    """Return whether a device decodes JPEGs itself: NVIDIA's do (nvJPEG)."""
+    return device.type == "cuda" and torch.version.hip is None
+
+
 def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
     """Whether all photos are decoded and take at most a quarter of the GPU's free memory."""
     if device.type != "cuda" or photos.encoded is not None:
@@ -152,6 +160,7 @@ class PhotoLoader:
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
         self._targets, self._on_batch = targets, on_batch
+        self._has_refused = False
         # A generator that held it could be collected half-way, and would wait for its thread then.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
@@ -195,11 +204,33 @@ class PhotoLoader:
         targets = torch.from_numpy(self._photos.targets[share.rows])
         if self._resident is not None:
             return self._resident[send(rows, self._device)], send(targets, self._device)
-        shape = (len(share.rows), *self._photos.pixels.shape[1:])
+        if self._photos.encoded is not None and decodes_jpegs(self._device):
+            return self._decode(share.rows), send(targets, self._device)
+        return self._read_pixels(share.rows), send(targets, self._device)
+
+    def _read_pixels(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        shape = (len(rows), *self._photos.pixels.shape[1:])
         pixels = host_buffer(shape, self._device)
-        self._photos.read(share.rows, out=pixels.numpy())
-        on_gpu = self._device.type == "cuda"
-        return pixels.to(self._device, non_blocking=on_gpu), send(targets, self._device)
+        self._photos.read(rows, out=pixels.numpy())
+        return pixels.to(self._device, non_blocking=self._device.type == "cuda")
+
+    def _decode(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Photos of which some are decoded by the device, where its decoder takes them."""
+        files = {place: self._photos.file(row) for place, row in enumerate(rows)}
+        plain = {place: file for place, file in files.items() if file and is_plain_jpeg(file)}
+        if not plain or self._has_refused:
+            return self._read_pixels(rows)
+        size = self._photos.pixels.shape[1]
+        try:
+            squares = decode_squares(list(plain.values()), size, self._device)
+        except RuntimeError as error:
+            self._has_refused = True
+            warnings.warn(f"photos are decoded on the CPU: {error}", stacklevel=1)
+            return self._read_pixels(rows)
+        others = np.array([place for place in files if place not in plain], np.int64)
+        places = torch.from_numpy(np.concatenate([np.array(list(plain), np.int64), others]))
+        together = torch.cat([squares, self._read_pixels(rows[others])])
+        return together[send(places.argsort(), self._device)]
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
         drawn: _Drawn = {

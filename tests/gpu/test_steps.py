@@ -1,12 +1,17 @@
 """Steps on a GPU: the numbers of a CPU, no wait for the host, and what is not finite."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm import create_model
 from torch import nn
 
 from pets_core.config import LaunchConfig, TransformConfig
+from pets_core.data.images import decode
+from pets_core.data.jpeg import decode_squares
 from pets_core.data.transforms import draw_maps, sampling_grid
 from pets_core.errors import PetsError
 from pets_core.models.classifier import Classifier
@@ -128,6 +133,22 @@ def test_steps_after_a_snapshot_do_not_change_it(parts):
         assert torch.equal(taken.tensors[name], value), name
     changed = model.state_dict()["head.2.weight"].cpu()
     assert not torch.equal(changed, expected["model.head.2.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+def test_the_device_decodes_jpegs_as_pillow_does(parts):
+    files = []
+    for number in range(8):
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
+        picture = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=90, progressive=number % 2 == 1)
+        files.append(file.getvalue())
+    squares = decode_squares(files, parts.photo_size, parts.device)
+    assert squares.device.type == parts.device.type
+    for file, square in zip(files, squares.cpu().numpy(), strict=True):
+        apart = square.astype(int) - decode(file, parts.photo_size).astype(int)
+        assert np.abs(apart).mean() < 4
 
 
 def test_fp16_resumes(parts):
