@@ -14,7 +14,7 @@ from pets_core.data.jpeg import decode_squares
 from pets_core.data.loader import PhotoLoader
 from pets_core.data.transforms import CenterCrop
 
-# torchvision 0.29 deprecates its decoder in favour of TorchCodec, whose releases fit one torch each.
+# torchvision 0.29 deprecates its decoder for TorchCodec, each release of which fits one torch.
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 
 CPU, SIDE = torch.device("cpu"), 32
