@@ -185,15 +185,7 @@ def fit(
             saving.began, saving.seconds = time.monotonic(), None
             train_epoch(prepared, train, history, schedule, ema, saving, tell)
             saving.seconds = seconds = time.monotonic() - saving.began
-            if config.batch_norm == "train":
-                # Each rank's statistics are those of its own samples.
-                share_buffers(judged)
-            scores = None
-            if valid:
-                scores = validate(
-                    judged, objective, valid, accelerator, saving,
-                    micro_batch_size=config.micro_batch_size,
-                )  # fmt: skip
+            scores = _score(judged, prepared, valid, saving)
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores, objective.metric)
             if scores:
                 history.best.offer(judged, scores[0], keeps=accelerator.is_main_process)
@@ -204,6 +196,26 @@ def fit(
     if ema:
         model.load_state_dict(ema.module.state_dict())
     return history
+
+
+def _score(
+    judged: nn.Module, prepared: Prepared, valid: Loader | None, saving: _Saving
+) -> tuple[float, float] | None:
+    """Validate the weights of an epoch, with the same buffers on every rank; errors as `validate`.
+
+    Returns:
+        Loss and metric; None where nothing is held out.
+    """
+    config = prepared.config
+    if config.batch_norm == "train":
+        # Each rank's statistics are those of its own samples.
+        share_buffers(judged)
+    if valid is None:
+        return None
+    return validate(
+        judged, prepared.objective, valid, prepared.accelerator, saving,
+        micro_batch_size=config.micro_batch_size,
+    )  # fmt: skip
 
 
 def _refuse_different_checkpoints(snapshot: Snapshot | None, accelerator: Accelerator) -> None:
