@@ -3,8 +3,8 @@
     python benchmarks/checkpoints.py [FOLDER] [--backbone resnet50] [--steps 40] [--interval 4]
 
 **pause**: a thread that only counts stands for the one that queues a GPU's kernels. Its longest
-wait while a checkpoint of the model and its optimizer is taken and written: ours, and
-`safetensors.torch.save` of blocking copies.
+wait while a checkpoint of the model and its optimizer is taken and written: ours, with a history of
+20,000 steps, and `safetensors.torch.save` of blocking copies.
 
 **steps**: seconds of a training step with a checkpoint every so many steps, and with none.
 """
@@ -40,6 +40,8 @@ from pets_core.training.schedule import Phase
 from pets_core.training.state import TrainState
 
 SIZE, BATCH, CLASSES, ROUNDS = 64, 8, 37, 5
+NUM_STEPS = 20_000
+"""In the history that is written with each checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,10 @@ def pauses(backbone: str, folder: Path) -> None:
     optimizer = build_optimizer(model, [1e-4] * len(model.layer_groups()), 0.01)
     model(torch.randn(2, 3, SIZE, SIZE)).sum().backward()
     optimizer.step()
-    state, checkpoints = (
-        TrainState(model, None, History(), accelerator),
-        Checkpoints(f"{folder}/ours", {}),
-    )
+    row = {"loss": 0.5, "grad_norm": 1.0, "momentum": 0.9, "lr_group_0": 1e-5, "lr_group_1": 1e-3}
+    history = History(steps=[row | {"step": number} for number in range(NUM_STEPS)])
+    state = TrainState(model, None, history, accelerator)
+    checkpoints = Checkpoints(f"{folder}/ours", {})
     taken = state.snapshot(optimizer, 0.0)
     num_bytes = sum(tensor.nbytes for tensor in taken.tensors.values())
     moving = [*model.state_dict().values()]
