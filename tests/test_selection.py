@@ -1,6 +1,6 @@
 """Which tests `make quick` runs."""
 
-from selection import affected_tests, choose
+from selection import GPU_TESTS, ROOT, affected_tests, choose
 
 
 def test_tests_of_a_changed_module_are_found_by_its_imports() -> None:
@@ -21,3 +21,11 @@ def test_the_nearest_tests_that_fit_are_chosen() -> None:
     seconds = {"changed": 90.0, "near": 20.0, "slow": 30.0, "far": 15.0, "farther": 10.0}
     distances = {"changed": 0, "near": 1, "slow": 2, "far": 3, "farther": 3}
     assert choose(distances, seconds, 130) == {"changed", "near", "farther"}
+
+
+def test_all_tests_of_gpus_are_in_one_folder() -> None:
+    """With `-m gpu` no other is imported."""
+    mark = "pytest.mark." + "gpu"
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if mark in path.read_text()]
+    assert files
+    assert {path.parent for path in files} == {GPU_TESTS}

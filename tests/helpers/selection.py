@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
+GPU_TESTS = ROOT / "tests/gpu"
+"""All tests marked gpu."""
 DURATIONS = ROOT / "tests/durations.json"
 """Seconds of each test file, as measured when a whole run was told to store them."""
 _UNKNOWN_SECONDS = 5.0
@@ -42,9 +44,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """No processes of `-n auto` for single files: starting them takes longer than the tests."""
+    """No processes of `-n auto` for single files: starting them takes longer than the tests.
+
+    Nor for `-m gpu`: tests that fill a GPU's memory do not share it.
+    """
+    if _is_for_gpus(config):
+        return 0
     is_whole = not any("::" in argument or argument.endswith(".py") for argument in config.args)
     return min(os.cpu_count() or 1, _MAX_PROCESSES) if is_whole else 0
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m gpu` import the tests of GPUs alone, which need no Prefect."""
+    is_other = collection_path.name.startswith("test_") and GPU_TESTS not in collection_path.parents
+    return True if is_other and _is_for_gpus(config) else None
+
+
+def _is_for_gpus(config: pytest.Config) -> bool:
+    return config.getoption("markexpr") == "gpu"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
