@@ -89,6 +89,16 @@ def requests(config: PipelineConfig, run_url: Path, **launch_settings) -> list[W
     return [train, train.model_copy(update=update)]
 
 
+def lines_until(last: str, process: subprocess.Popen[str]) -> list[str]:
+    """What a process prints, to a line that begins so, or to its end."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if line.startswith(last):
+            break
+    return lines
+
+
 @pytest.mark.slow
 def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> None:
     first, second, address = hosts
@@ -103,7 +113,7 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
         [
             *second, sys.executable, "-m", "flows.cli", "join", "--store", small_config.store,
             "--cache_dir", str(tmp_path / "cache-of-the-second"), "--launch.num_machines", "2",
-            "--launch.rdzv_endpoint", endpoint, "--idle-seconds", "30",
+            "--launch.rdzv_endpoint", endpoint,
         ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -113,14 +123,15 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        heard, _ = joining.communicate(timeout=120)
+        heard = lines_until("predict is done", joining)
     finally:
         joining.kill()
+        joining.wait()
     trained, said = map(json.loads, done.stdout.splitlines())
     assert trained["num_processes"] == 2
     rows = asked[0].manifest.splits["test"].num_rows
     assert len(set(read_predictions(said["predictions_url"]).ids)) == rows
-    assert [line for line in heard.splitlines() if "begins" in line or "is done" in line] == [
+    assert [line for line in heard if "begins" in line or "is done" in line] == [
         "train begins", "train is done", "predict begins", "predict is done",
     ]  # fmt: skip
     assert list((tmp_path / "cache-of-the-second/decoded").glob("*.u8"))
@@ -185,3 +196,11 @@ def test_a_machine_that_is_not_expected_is_refused(launch_settings, machine, wor
 def test_several_machines_need_an_endpoint() -> None:
     with pytest.raises(ValueError, match="num_machines = 2 needs rdzv_endpoint"):
         PipelineConfig.model_validate({"launch": {"num_machines": 2}})
+
+
+def test_an_idle_machine_ends(tmp_path) -> None:
+    launch_settings = {"num_machines": 2, "rdzv_endpoint": "127.0.0.1:1"}
+    config = PipelineConfig.model_validate(
+        {"store": str(tmp_path / "store"), "launch": launch_settings}
+    )
+    join(config, 1, idle_seconds=0.1, tell=print)

@@ -103,7 +103,15 @@ def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memory
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
+    small: list[memoryview] = []
     for tensor in tensors.values():
         data = tensor.reshape(-1).view(torch.uint8).numpy().data
+        if len(data) < _CHUNK_BYTES and sum(map(len, small)) < _CHUNK_BYTES:
+            # Together: after each chunk this thread waits for its turn again.
+            small.append(data)
+            continue
+        yield b"".join(small)
+        small = []
         for start in range(0, len(data), _CHUNK_BYTES):
             yield data[start : start + _CHUNK_BYTES]
+    yield b"".join(small)
