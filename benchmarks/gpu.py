@@ -157,11 +157,14 @@ def ours(
         checkpoint_seconds=0,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
+        store = Checkpoints(folder, {}) if checkpoints else None
         history = fit(
             bench.model(), SingleLabel(), loader, None, [phase], config,
             accelerator=create_accelerator("bf16" if bench.on_gpu else "no", bench.device),
-            checkpoints=Checkpoints(folder, {}) if checkpoints else None,
+            checkpoints=store,
         )  # fmt: skip
+        if store:
+            store.wait()
     return statistics.median(epoch.photos_per_second for epoch in history.epochs[1:])
 
 
