@@ -86,10 +86,11 @@ def predict_split(
         rows.append(batch.rows)
         logits, *features = forward_fitting(batch.inputs)
         values = told(logits, batch) if told else logits
-        given.append((values, *features))
-        if sum(each.nbytes for part in given for each in part) > _BLOCK_BYTES:
+        # Before the batch is added, so that some are left for the end.
+        if given and sum(each.nbytes for part in given for each in part) > _BLOCK_BYTES:
             host.append(_to_host(given))
             given = []
+        given.append((values, *features))
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
             reported = time.monotonic()
             on_progress(

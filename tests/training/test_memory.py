@@ -13,6 +13,7 @@ from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.loader import PhotoLoader
 from pets_core.data.transforms import CenterCrop
 from pets_core.errors import PetsError
+from pets_core.evaluation import predict
 from pets_core.evaluation.predict import predict_split
 from pets_core.models.classifier import Classifier
 from pets_core.objectives.single_label import SingleLabel
@@ -147,7 +148,10 @@ class Small(nn.Module):
         return inputs.mean((2, 3))
 
 
-def test_prediction_takes_in_parts_what_does_not_fit(accelerator):
+@pytest.mark.parametrize("block_bytes", [0, 1 << 20])
+def test_prediction_takes_in_parts_what_does_not_fit(accelerator, monkeypatch, block_bytes):
+    """Also where each batch goes to the host by itself, the last among them."""
+    monkeypatch.setattr(predict, "_BLOCK_BYTES", block_bytes)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
     photos = DecodedPhotos(pixels, np.zeros(12, np.int64), [""] * 12)
     crop = CenterCrop(8, (0.5,) * 3, (0.5,) * 3)
