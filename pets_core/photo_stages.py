@@ -137,12 +137,7 @@ def _predict_part(
     """Predict the photos of one part; returns how many there are."""
     card, crop = built.card, built.card.center_crop()
     photos = read_part(plan, number)
-
-    def forward(inputs: Tensor) -> tuple[Tensor]:
-        with rank.accelerator.autocast():
-            return (built.model(inputs),)
-
-    forward_fitting = HalvingForward(forward)
+    forward_fitting = HalvingForward(lambda inputs: (built.model(inputs),), rank.accelerator)
     probabilities: dict[str, NDArray[np.float32]] = {}
     errors: dict[str, str] = {}
     batches = decoded_batches(

@@ -25,7 +25,7 @@ from pets_core.objectives.objective import Objective
 from pets_core.progress import Progress
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
-from pets_core.training.devices import check_devices, choose_device, resolve_precision
+from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.loop import Loader
 from pets_core.watchdog import Watchdog
@@ -78,12 +78,10 @@ class Rank(ABC, Generic[Asked, Model]):
         self.request, config = request, request.config
         self._failures = failures
         promised = int(os.environ.get("WORLD_SIZE", "1"))
-        # Stages that judge need no more than the weights, which every rank can hold.
         trains = request.stage in _TRAINS
-        shards = config.launch.shard_model and promised > 1 and trains
-        device = choose_device(config.launch)
-        check_devices(config.launch, config.train, device, num_ranks=promised, trains=trains)
-        self.precision = resolve_precision(config.train.mixed_precision, device, shards=shards)
+        device, self.precision, shards = resolve_device(
+            config.launch, config.train, trains=trains, num_ranks=promised
+        )
         logs = request.stage in ("train", "ratings-train")
         tracker = config.train.log_with if logs else "none"
         self.accelerator = create_accelerator(

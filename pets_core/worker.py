@@ -31,12 +31,7 @@ from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.stages import predict_ratings
 from pets_core.signals import die_with_parent, hard_exit
 from pets_core.stages import find_lr, train
-from pets_core.training.devices import (
-    check_devices,
-    choose_device,
-    count_ranks,
-    resolve_precision,
-)
+from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interrupted
 
 __all__ = ["main", "run", "work"]
@@ -50,12 +45,8 @@ def check(request: WorkRequest) -> CheckResult:
     settings, launch = request.config.model, request.config.launch
     storage.check_writable(storage.absolute(request.config.store), "store")
     storage.check_writable(storage.absolute(request.config.cache_dir), "cache_dir")
-    train, device = request.config.train, choose_device(launch)
-    num_ranks = count_ranks(launch, device)
-    trains = request.model_url is None
-    check_devices(launch, train, device, num_ranks=num_ranks, trains=trains)
-    shards = launch.shard_model and num_ranks > 1 and trains
-    precision = resolve_precision(train.mixed_precision, device, shards=shards)
+    train = request.config.train
+    device, precision, _ = resolve_device(launch, train, trains=request.model_url is None)
     _check_tracker(train.log_with)
     model: torch.nn.Module
     if request.model_url:

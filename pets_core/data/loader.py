@@ -204,7 +204,8 @@ class PhotoLoader:
         targets = torch.from_numpy(self._photos.targets[share.rows])
         if self._resident is not None:
             return self._resident[send(rows, self._device)], send(targets, self._device)
-        if self._photos.encoded is not None and decodes_jpegs(self._device):
+        has_files = self._photos.encoded is not None and not self._has_refused
+        if has_files and decodes_jpegs(self._device):
             return self._decode(share.rows), send(targets, self._device)
         return self._read_pixels(share.rows), send(targets, self._device)
 
@@ -218,7 +219,7 @@ class PhotoLoader:
         """Photos of which some are decoded by the device, where its decoder takes them."""
         files = {place: self._photos.file(row) for place, row in enumerate(rows)}
         plain = {place: file for place, file in files.items() if file and is_plain_jpeg(file)}
-        if not plain or self._has_refused:
+        if not plain:
             return self._read_pixels(rows)
         size = self._photos.pixels.shape[1]
         try:

@@ -76,12 +76,11 @@ def predict_split(
     reported = time.monotonic()
 
     def forward(inputs: Tensor) -> tuple[Tensor, ...]:
-        with accelerator.autocast():
-            features = model.embed(inputs)
-            logits = model.head(features)
+        features = model.embed(inputs)
+        logits = model.head(features)
         return (logits.float(), features.float()) if embeddings else (logits.float(),)
 
-    forward_fitting = HalvingForward(forward)
+    forward_fitting = HalvingForward(forward, accelerator)
     for number, batch in enumerate(loader.epoch(epoch), 1):
         rows.append(batch.rows)
         logits, *features = forward_fitting(batch.inputs)

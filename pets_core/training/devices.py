@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -12,7 +12,14 @@ from pets_core.config import LaunchConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.training.memory import NEEDS_MICRO_BATCH_SIZE
 
-__all__ = ["check_devices", "choose_device", "count_ranks", "resolve_precision"]
+__all__ = [
+    "RankDevice",
+    "check_devices",
+    "choose_device",
+    "count_ranks",
+    "resolve_device",
+    "resolve_precision",
+]
 
 _DEVICES = Path("/dev")
 _MIN_DRIVERS = {"13": 580, "12": 525}
@@ -21,6 +28,44 @@ _VOLTA = (7, 0)
 """Capability of the first GPUs with tensor cores, which multiply fp16."""
 _NO_GPU = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES that hide all GPUs."""
+
+
+class RankDevice(NamedTuple):
+    """What a rank computes on.
+
+    Attributes:
+        device: Its kind of device.
+        precision: Mixed precision.
+        shards: Whether the model is spread over the ranks.
+    """
+
+    device: torch.device
+    precision: Literal["no", "bf16", "fp16"]
+    shards: bool
+
+
+def resolve_device(
+    launch: LaunchConfig, train: TrainConfig, *, trains: bool, num_ranks: int | None = None
+) -> RankDevice:
+    """Choose device and precision on this machine, and refuse settings that do not go with them.
+
+    Args:
+        launch: Number of processes, and whether the model is sharded.
+        train: Batch sizes, batch norm and precision.
+        trains: Whether a model is trained. Stages that judge need no more than the weights, which
+            every rank can hold.
+        num_ranks: Ranks over all machines; None: as many as the settings start.
+
+    Raises:
+        PetsError: As `choose_device`, `check_devices` and `resolve_precision`.
+    """
+    device = choose_device(launch)
+    if num_ranks is None:
+        num_ranks = count_ranks(launch, device)
+    check_devices(launch, train, device, num_ranks=num_ranks, trains=trains)
+    shards = launch.shard_model and num_ranks > 1 and trains
+    precision = resolve_precision(train.mixed_precision, device, shards=shards)
+    return RankDevice(device, precision, shards)
 
 
 def choose_device(launch: LaunchConfig) -> torch.device:

@@ -69,7 +69,7 @@ def copy_to_host(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> HostCo
     for name in names:
         tensor = whole(tensors[name]).detach()
         copy = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        # The device changes channels last to contiguous in a hundredth of the host's time.
+        # Channels last becomes contiguous on the device rather than on the host.
         copy.copy_(tensor.contiguous() if on_gpu else tensor, non_blocking=on_gpu)
         copies[name] = copy
         start += tensor.nbytes
@@ -83,8 +83,8 @@ def copy_to_host(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> HostCo
 def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file, without a copy of the tensors.
 
-    `safetensors.torch.save` holds Python's lock while it copies everything, a quarter of a second
-    for 300 MB, in which no other thread can start work on the GPU.
+    `safetensors.torch.save` holds Python's lock while it copies everything, in which no other
+    thread can start work on the GPU.
 
     Format: https://huggingface.co/docs/safetensors. Its library reads the file.
 

@@ -506,12 +506,8 @@ def validate(
         Interrupted: The training was told to end; a checkpoint was written.
     """
     model.eval()
-
-    def forward(inputs: Tensor) -> tuple[Tensor]:
-        with accelerator.autocast():
-            return (model(inputs),)
-
-    halving, shards = HalvingForward(forward), is_sharding(accelerator)
+    halving = HalvingForward(lambda inputs: (model(inputs),), accelerator)
+    shards = is_sharding(accelerator)
     # Apple's GPUs have no float64.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     sums = torch.zeros(2, dtype=dtype, device=accelerator.device)
@@ -522,8 +518,9 @@ def validate(
             num_parts = num_micro_batches(
                 batch.global_size, accelerator.num_processes, micro_batch_size
             )
-            parts = batch.inputs.tensor_split(num_parts)
-            logits = torch.cat([forward(part)[0] for part in parts])
+            with accelerator.autocast():
+                parts = [model(part) for part in batch.inputs.tensor_split(num_parts)]
+            logits = torch.cat(parts)
         else:
             (logits,) = halving(batch.inputs)
         sums[0] += objective.valid_loss_sum(logits, batch.targets)

@@ -161,10 +161,14 @@ class HalvingForward:
 
     Args:
         forward: Inputs (b, ...) to outputs, each with first dimension b.
+        accelerator: Mixed precision.
     """
 
-    def __init__(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
-        self._forward, self._size = forward, sys.maxsize
+    def __init__(
+        self, forward: Callable[[Tensor], tuple[Tensor, ...]], accelerator: Accelerator
+    ) -> None:
+        self._forward, self._accelerator = forward, accelerator
+        self._size = sys.maxsize
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for a batch, inputs with first dimension B.
@@ -188,7 +192,8 @@ class HalvingForward:
 
     def _try(self, inputs: Tensor) -> tuple[Tensor, ...] | None:
         try:
-            return self._forward(inputs)
+            with self._accelerator.autocast():
+                return self._forward(inputs)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

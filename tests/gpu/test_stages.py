@@ -53,12 +53,12 @@ def used_mib() -> int:
 
 
 def test_every_stage_runs_on_the_gpu(parts, config, tmp_path):
-    asked = {"config": config, "run_url": str(tmp_path / "run"), "manifest": ingest(config)}
-    launch(WorkRequest(stage="lr-find", **asked), LRSuggestion)
-    trained = launch(WorkRequest(stage="train", base_lr=1e-3, **asked), TrainResult)
+    common = {"config": config, "run_url": str(tmp_path / "run"), "manifest": ingest(config)}
+    launch(WorkRequest(stage="lr-find", **common), LRSuggestion)
+    trained = launch(WorkRequest(stage="train", base_lr=1e-3, **common), TrainResult)
     assert (trained.device != "cpu") == parts.on_gpu
     predicted = launch(
-        WorkRequest(stage="predict", model_url=trained.model_url, **asked), PredictResult
+        WorkRequest(stage="predict", model_url=trained.model_url, **common), PredictResult
     )
     assert predicted.photos_per_second > 0
 

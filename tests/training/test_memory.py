@@ -172,7 +172,7 @@ def test_one_that_was_searched_for_is_left_to_another_attempt():
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 7, 20])
 @pytest.mark.parametrize("room", [1, 3, 20])
-def test_evaluation_takes_in_parts_what_does_not_fit(num_rows, room):
+def test_evaluation_takes_in_parts_what_does_not_fit(accelerator, num_rows, room):
     inputs, sizes = torch.arange(num_rows * 2.0).view(num_rows, 2), []
 
     def forward(part):
@@ -181,7 +181,7 @@ def test_evaluation_takes_in_parts_what_does_not_fit(num_rows, room):
         sizes.append(len(part))
         return part * 2, part.sum(1)
 
-    fitting = HalvingForward(forward)
+    fitting = HalvingForward(forward, accelerator)
     for _ in range(2):
         doubled, summed = fitting(inputs)
         assert torch.equal(doubled, inputs * 2)
@@ -190,12 +190,12 @@ def test_evaluation_takes_in_parts_what_does_not_fit(num_rows, room):
     assert sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
 
 
-def test_evaluation_of_one_sample_that_does_not_fit_is_a_clear_error():
+def test_evaluation_of_one_sample_that_does_not_fit_is_a_clear_error(accelerator):
     def forward(part):
         raise OUT_OF_MEMORY
 
     with pytest.raises(PetsError, match=r"one sample does not fit the memory: lower model"):
-        HalvingForward(forward)(torch.ones(3, 2))
+        HalvingForward(forward, accelerator)(torch.ones(3, 2))
 
 
 def test_ranks_take_as_many_passes_as_the_largest_share_needs():
