@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 from pets_core.data.images import decode
 from pets_core.data.mixing import mix
 from pets_core.data.sample import write_sample

@@ -31,7 +31,7 @@ from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, open_ratings
 from pets_core.ratings.records import RatingsManifest, RatingsPrediction
 from pets_core.ratings.review import error_row, review_ratings
-from pets_core.records import LRSuggestion, TrainResult
+from pets_core.records.training import LRSuggestion, TrainResult
 
 MIB = 1 << 20
 

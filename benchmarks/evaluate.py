@@ -26,7 +26,8 @@ import numpy as np
 import peer
 
 from pets_core.evaluation.predictions import VALID_PREDICTIONS, PredictionsInfo, write_predictions
-from pets_core.records import ClassInfo, Split
+from pets_core.records.base import Split
+from pets_core.records.dataset import ClassInfo
 
 ROUNDS = 3
 
@@ -84,7 +85,7 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def report(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds, peak of memory and size of the page for predictions that are stored already."""
-    from pets_core.config import PipelineConfig
+    from pets_core.config.pipeline import PipelineConfig
     from pets_core.evaluation.review import given_predictions, review
 
     run = Path(arguments["work"])

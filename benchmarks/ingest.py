@@ -40,7 +40,7 @@ NUM_CLASSES = 20
 
 def ours(source: str, work: Path) -> int:
     """Every check on, by threads, as `pets ingest` does."""
-    from pets_core.config import PipelineConfig
+    from pets_core.config.pipeline import PipelineConfig
     from pets_core.data.ingest import ingest
 
     values = {

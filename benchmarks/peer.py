@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest, worker_environment
-from pets_core.records import DatasetManifest
+from pets_core.records.dataset import DatasetManifest
 
 __all__ = [
     "BACKBONE",

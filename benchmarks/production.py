@@ -34,11 +34,11 @@ from typing import Any
 
 import httpx
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.data.sample import write_sample
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 
 FILE = Path(__file__).parents[1] / "deployments/prefect.yaml"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

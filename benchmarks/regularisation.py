@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.plots.style import BLUE, GREY, ORANGE, new_figure, png, tidy
 
 STRENGTHS: dict[str, tuple[float, ...]] = {

@@ -30,7 +30,7 @@ import peer
 from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, launch
 from pets_core.progress import Progress
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 
 SECTIONS = ("ranks", "reduce", "checkpoints", "kill", "model")
 GPUS_A_MACHINE = 8

@@ -28,9 +28,9 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
     """Photos a second of our loop's first two epochs and of the limit, frozen and unfrozen."""
     import torch
 
+    from pets_core.config.rates import RateSlice
     from pets_core.data.decoded import DecodedPhotos
     from pets_core.photo_rank import PhotoRank
-    from pets_core.rates import RateSlice
     from pets_core.training import loop
     from pets_core.training.history import History
     from pets_core.training.schedule import OneCycle

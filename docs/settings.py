@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.ratings.config import RatingsConfig
 
 __all__ = ["settings_page"]

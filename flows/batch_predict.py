@@ -3,8 +3,8 @@
 # No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
-from pets_core.config import PipelineConfig
-from pets_core.records import BatchSummary
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.inference import BatchSummary
 from tasks.batch import plan_photos, predict_all, publish_batch
 from tasks.stages import check_run
 

@@ -22,7 +22,7 @@ from pets_core.errors import PetsError, did_you_mean, without_queries
 
 if TYPE_CHECKING:
     from flows.settings import AnyConfig
-    from pets_core.config import PipelineConfig
+    from pets_core.config.pipeline import PipelineConfig
     from pets_core.ratings.config import RatingsConfig
 
 __all__ = ["main"]
@@ -135,7 +135,7 @@ def _run(command: str, arguments: list[str]) -> None:
             help="of the results; a run that ended early is gone on with there (default: a new "
             "one in the store)",
         )  # fmt: skip
-    from pets_core.config import PipelineConfig
+    from pets_core.config.pipeline import PipelineConfig
 
     if command == "collab":
         from pets_core.ratings.config import RatingsConfig
@@ -297,7 +297,7 @@ def _cache_dir(
     command: str, config: PipelineConfig | RatingsConfig, parsed: argparse.Namespace
 ) -> str | None:
     """The cache_dir if the command writes to it: ranks do, and what is downloaded or unpacked."""
-    from pets_core.config import PipelineConfig
+    from pets_core.config.pipeline import PipelineConfig
     from pets_core.storage import absolute, is_url
 
     is_read = _reads_source(command, parsed)
@@ -381,7 +381,7 @@ def _recommend(parser: _Parser, arguments: list[str]) -> None:
 
 
 def _default_store() -> str:
-    from pets_core.config import PipelineConfig
+    from pets_core.config.pipeline import PipelineConfig
 
     return os.environ.get("PETS_STORE", PipelineConfig().store)
 
@@ -428,7 +428,7 @@ def _join(parser: _Parser, arguments: list[str]) -> None:
         "--idle-seconds", type=float, default=600.0, metavar="N",
         help="end when nothing is asked for so long (default: 600)",
     )  # fmt: skip
-    from pets_core.config import PipelineConfig
+    from pets_core.config.pipeline import PipelineConfig
     from pets_core.machines import join
 
     config, parsed = _settings(PipelineConfig, parser, arguments)

@@ -21,10 +21,10 @@ from prefect.utilities.templating import apply_values, find_placeholders
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flows.settings import explain
+from pets_core.config.yaml_file import parse_yaml
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
 from pets_core.storage import is_url
-from pets_core.yaml_file import parse_yaml
 
 __all__ = ["Files", "Pool", "read_files"]
 

@@ -3,8 +3,8 @@
 # No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
-from pets_core.config import PipelineConfig
-from pets_core.records import NearDuplicates
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.inference import NearDuplicates
 from tasks.embed import begin_embedding, compare_photos, embed_photos, publish_near_duplicates
 from tasks.stages import check_run
 

@@ -3,7 +3,7 @@
 # No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import State, flow
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from tasks.review import Report, conclude, find_the_champion, promote_model, review_model
 from tasks.review_artifacts import publish_review
 from tasks.stages import begin_run, check_run, predict_model

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.ratings.config import RatingsConfig
 
 __all__ = ["as_flag", "as_setting", "as_variable", "describe_group", "find_fault", "groups"]

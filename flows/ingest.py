@@ -3,8 +3,8 @@
 # No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
-from pets_core.config import PipelineConfig
-from pets_core.records import DatasetManifest
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.dataset import DatasetManifest
 from tasks.artifacts import publish_dataset
 from tasks.ingest import ingest_dataset
 

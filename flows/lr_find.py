@@ -3,8 +3,8 @@
 # No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
-from pets_core.config import PipelineConfig
-from pets_core.records import LRSuggestion
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.training import LRSuggestion
 from tasks.artifacts import publish_lr
 from tasks.stages import begin_run, check_run, find_lr
 

@@ -6,7 +6,9 @@ from pydantic import BaseModel
 
 from pets_core.numbers.records import NumbersReport
 from pets_core.ratings.records import RatingsReport
-from pets_core.records import BatchSummary, EvalReport, NearDuplicates, SweepResult
+from pets_core.records.evaluation import EvalReport
+from pets_core.records.inference import BatchSummary, NearDuplicates
+from pets_core.records.training import SweepResult
 from pets_core.tags.records import TagsReport
 
 __all__ = [

@@ -3,7 +3,7 @@
 # No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import State, flow
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from tasks.review import (
     Report,
     champion_of,

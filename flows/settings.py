@@ -20,10 +20,10 @@ from pydantic_settings import (
 )
 
 from flows.groups import as_flag, as_setting, as_variable, describe_group, find_fault, groups
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
-from pets_core.yaml_file import parse_settings
 
 __all__ = ["NO_SETTINGS", "add_settings", "explain", "load_settings", "setting_names"]
 

@@ -3,8 +3,8 @@
 # No postponed annotations: a worker loads this file apart and could not resolve them.
 from prefect import flow
 
-from pets_core.config import PipelineConfig
-from pets_core.records import SweepResult
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.training import SweepResult
 from tasks.stages import begin_run
 from tasks.sweep import check_sweep, publish_sweep, run_trials
 

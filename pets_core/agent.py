@@ -24,7 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig as ElasticConfig
 from torch.distributed.launcher.api import elastic_launch
 
 from pets_core import worker
-from pets_core.config import LaunchConfig
+from pets_core.config.launch import LaunchConfig
 from pets_core.failures import RankFailure, to_failure, write_failure
 from pets_core.fork_server import serve
 from pets_core.launch import Request, read_request

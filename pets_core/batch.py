@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import open_parquet, read_table, write_table
 from pets_core.data.files import Files
 from pets_core.data.formats import UnreadablePhotoError, refuse_raw
@@ -28,7 +28,7 @@ from pets_core.data.images import decode
 from pets_core.data.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
-from pets_core.records import BatchPlan, BatchSummary
+from pets_core.records.inference import BatchPlan, BatchSummary
 
 __all__ = [
     "PARTS",

@@ -17,13 +17,14 @@ from typing import IO, Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.failures import RankFailure, read_failures, the_error
 from pets_core.fork_server import Job, forked, prestart
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsManifest
-from pets_core.records import BatchPlan, DatasetManifest
+from pets_core.records.dataset import DatasetManifest
+from pets_core.records.inference import BatchPlan
 from pets_core.signals import stop_process
 
 __all__ = [

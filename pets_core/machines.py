@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.failures import the_error, write_failure
 from pets_core.launch import REQUEST, Ears, announcements, read_request, run_ranks

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.decoded import DecodedPhotos, open_decoded
 from pets_core.data.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.transforms import Transform
@@ -17,7 +17,8 @@ from pets_core.models.package import TrainedModel, create_model
 from pets_core.objectives.objective import Objective
 from pets_core.objectives.photos import photo_objective
 from pets_core.rank import Rank
-from pets_core.records import DatasetManifest, Split, Targets
+from pets_core.records.base import Split, Targets
+from pets_core.records.dataset import DatasetManifest
 from pets_core.training.sharding import is_sharding
 
 __all__ = ["PhotoRank"]

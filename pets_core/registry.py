@@ -16,11 +16,14 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from pets_core import storage
-from pets_core.config import NAME_PATTERN, PipelineConfig
+from pets_core.config.base import NAME_PATTERN
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.models.card import CARD
-from pets_core.records import Champion, DatasetManifest, EvalReport, Split
+from pets_core.records.base import Split
+from pets_core.records.dataset import DatasetManifest
+from pets_core.records.evaluation import Champion, EvalReport
 
 __all__ = [
     "CANDIDATE",

@@ -9,9 +9,9 @@ from typing import Literal
 import optuna
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.records import SweepResult, TrainResult, Trial
+from pets_core.records.training import SweepResult, TrainResult, Trial
 
 __all__ = ["Study", "concluded", "trial_config", "trial_url", "write_result"]
 

@@ -9,11 +9,11 @@ from prefect.cache_policies import NO_CACHE
 
 from pets_core import storage
 from pets_core.batch import commit_batch, missing_parts, plan_batch
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
 from pets_core.markdown import literal
-from pets_core.records import BatchPlan, BatchSummary, PartsResult
+from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
 from tasks.delegate import in_threads
 from tasks.policy import may_pass
 from tasks.publish import Publisher, table

@@ -24,7 +24,7 @@ from pets_core.ratings.records import (
     WeightDecayTrial,
 )
 from pets_core.ratings.review import review_ratings
-from pets_core.records import LRSuggestion, TrainResult
+from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runs import find_run, start_run
 from pets_core.training.schedule import few_steps
 from tasks.delegate import check_deployment

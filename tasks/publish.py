@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pets_core import storage
 from pets_core.markdown import literal
-from pets_core.records import SplitReport
+from pets_core.records.evaluation import SplitReport
 
 __all__ = [
     "MAX_BYTES",

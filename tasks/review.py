@@ -6,19 +6,14 @@ from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Failed
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.evaluation.predictions import read_info
 from pets_core.evaluation.review import given_predictions, review
 from pets_core.numbers.records import NumbersReport
 from pets_core.numbers.review import review_numbers
-from pets_core.records import (
-    Champion,
-    EvalReport,
-    PredictResult,
-    Run,
-    TrainResult,
-    Verdict,
-)
+from pets_core.records.dataset import Run
+from pets_core.records.evaluation import Champion, EvalReport, PredictResult, Verdict
+from pets_core.records.training import TrainResult
 from pets_core.registry import Judged, MovedError, find_champion, promote_run
 from pets_core.tags.records import TagsReport
 from pets_core.tags.review import review_tags

@@ -11,22 +11,16 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import CheckResult, Request, WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsPrediction
-from pets_core.records import (
-    Champion,
-    DatasetManifest,
-    EmbedResult,
-    LRSuggestion,
-    PartsResult,
-    PredictResult,
-    Run,
-    TrainResult,
-)
+from pets_core.records.dataset import DatasetManifest, Run
+from pets_core.records.evaluation import Champion, PredictResult
+from pets_core.records.inference import EmbedResult, PartsResult
+from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runs import (
     ask_stage,
     asked_stage,

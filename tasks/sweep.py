@@ -8,11 +8,12 @@ from prefect import State, get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from pets_core import plots
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
 from pets_core.markdown import literal
-from pets_core.records import Run, SweepResult, TrainResult, Trial
+from pets_core.records.dataset import Run
+from pets_core.records.training import SweepResult, TrainResult, Trial
 from pets_core.runs import start_run
 from pets_core.sweep import Study, concluded, trial_config, trial_url, write_result
 from tasks.delegate import in_threads

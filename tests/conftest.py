@@ -32,7 +32,7 @@ from filelock import FileLock
 from PIL import Image
 from prefect_server import Server
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.sample import write_sample
 
 pytest_plugins = ["selection"]

@@ -18,13 +18,13 @@ from tiny_model import write_tiny_model
 
 from pets_core import storage
 from pets_core.batch import commit_batch, missing_parts, part_url, plan_batch
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest, launch
 from pets_core.photo_rank import PhotoRank
 from pets_core.photo_stages import predict_parts
 from pets_core.predict import predict_photos
-from pets_core.records import BatchPlan, PartsResult
+from pets_core.records.inference import BatchPlan, PartsResult
 
 CLASSES = ("Birman", "Boxer", "Pug", "Sphynx")
 NUM_PHOTOS = 23
@@ -164,7 +164,7 @@ def test_killed_at_any_moment_it_goes_on(config, model_url, folder, jpeg, tmp_pa
     asked = request(config, plan, str(tmp_path / "run"))
     code = (
         "import sys; from pets_core.launch import WorkRequest, launch; "
-        "from pets_core.records import PartsResult; "
+        "from pets_core.records.inference import PartsResult; "
         "launch(WorkRequest.model_validate_json(sys.argv[1]), PartsResult)"
     )
     for wanted in (2, 9):

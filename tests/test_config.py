@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pets_core.config import PipelineConfig
-from pets_core.rates import RateSlice
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.rates import RateSlice
 
 
 def faults(values: dict) -> list[dict]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.confusion import confusion_counts
@@ -35,7 +35,8 @@ from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.models.package import load_model
 from pets_core.photo_rank import PhotoRank
 from pets_core.progress import Progress
-from pets_core.records import LRSuggestion, PredictResult, TrainResult
+from pets_core.records.evaluation import PredictResult
+from pets_core.records.training import LRSuggestion, TrainResult
 from tasks.artifacts import publish_lr
 
 
@@ -238,7 +239,7 @@ LAUNCH_AND_WAIT = """
 import sys
 from pathlib import Path
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 request = WorkRequest.model_validate_json(Path(sys.argv[1]).read_text())
 launch(
     request, TrainResult,

@@ -12,21 +12,22 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
 from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, announcements, launch
 from pets_core.machines import join
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 
 LAUNCH = """
 import sys
 from pathlib import Path
 from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import PredictResult, TrainResult
+from pets_core.records.evaluation import PredictResult
+from pets_core.records.training import TrainResult
 record = {"train": TrainResult, "predict": PredictResult}
 for path in sys.argv[1:]:
     request = WorkRequest.model_validate_json(Path(path).read_text())

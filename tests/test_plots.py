@@ -8,7 +8,7 @@ from PIL import Image
 
 from pets_core.data.sample_breeds import BREEDS
 from pets_core.plots import confusion_matrix, lr_curve, residuals, training_curves
-from pets_core.records import EpochMetrics
+from pets_core.records.training import EpochMetrics
 
 NAMES = [breed.name for breed in BREEDS]
 MAX_BYTES = 200_000

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.registry import (
     Candidate,

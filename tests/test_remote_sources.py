@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 
 from pets_core import download, storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import shards
 from pets_core.data.files import BATCH_FILES, FolderFiles, ListedFiles
 from pets_core.data.ingest import ingest

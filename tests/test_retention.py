@@ -10,7 +10,7 @@ import pytest
 from flows import cli
 from pets_core.data.ingest import ingest
 from pets_core.models.card import CARD, ModelCard
-from pets_core.records import ClassInfo
+from pets_core.records.dataset import ClassInfo
 from pets_core.registry import Candidate, promote, rollback
 from pets_core.retention import data_sets_needed, find_old, remove_old
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
-from pets_core.records import DatasetManifest, LRSuggestion, Run
+from pets_core.records.dataset import DatasetManifest, Run
+from pets_core.records.training import LRSuggestion
 from pets_core.runs import (
     data_sets_in_use,
     find_run,

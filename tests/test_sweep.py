@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from pets_core import plots
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.records import EpochMetrics, TrainResult, Trial
+from pets_core.records.training import EpochMetrics, TrainResult, Trial
 from pets_core.sweep import Study, concluded, trial_config, trial_url, write_result
 
 BACKBONES = ("a", "b")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 
 
 def tracked(config: PipelineConfig, run_url: Path, tracker: str) -> TrainResult:

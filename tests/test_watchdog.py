@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pets_core import photo_rank, photo_stages
-from pets_core.config import ModelConfig
+from pets_core.config.model import ModelConfig
 from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest
 from pets_core.models.package import create_model, save_model

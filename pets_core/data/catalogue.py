@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pets_core.data.files import Files
-from pets_core.records import NumberInfo, Targets
+from pets_core.records.base import Targets
+from pets_core.records.dataset import NumberInfo
 
 __all__ = [
     "UNKNOWN_SIZE",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.archives import ARCHIVE_SUFFIXES
 from pets_core.data.catalogue import LabelledPhoto
 from pets_core.data.contract import Contract
@@ -14,7 +14,8 @@ from pets_core.data.formats import is_photo_name, may_be_photo
 from pets_core.data.quarantine import lost_of_classes
 from pets_core.data.splits import SplitRow, largest_fraction, smallest_fraction
 from pets_core.errors import PetsError
-from pets_core.records import LeftOut, Split, Targets, choose_evaluation_split
+from pets_core.records.base import Split, Targets
+from pets_core.records.dataset import LeftOut, choose_evaluation_split
 
 __all__ = ["check_photos", "check_splits"]
 

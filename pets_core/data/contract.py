@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pets_core import storage
 from pets_core.data.dataset import SCHEMA_VERSION, schema_of
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, NumberInfo, Targets
+from pets_core.records.base import Targets
+from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = ["Contract", "agree", "load_contract", "save_contract"]
 

@@ -21,7 +21,8 @@ import pydantic
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, DatasetManifest, ShardInfo, Targets
+from pets_core.records.base import Targets
+from pets_core.records.dataset import ClassInfo, DatasetManifest, ShardInfo
 
 __all__ = [
     "DUPLICATES_SCHEMA",

@@ -22,7 +22,8 @@ from pets_core.data.dataset import open_parquet, read_shard, read_table
 from pets_core.data.images import decode
 from pets_core.errors import explain_full_disk
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.records import DatasetManifest, Split
+from pets_core.records.base import Split
+from pets_core.records.dataset import DatasetManifest
 
 __all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pets_core import storage
-from pets_core.config import IngestConfig, PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.source import IngestConfig
 from pets_core.data.contract import Contract, save_contract
 from pets_core.data.dataset import (
     DUPLICATES_SCHEMA,
@@ -36,14 +37,14 @@ from pets_core.data.quarantine import check_quarantine, lost_of_classes, summari
 from pets_core.data.shards import without, write_shard
 from pets_core.errors import PetsError
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.records import (
+from pets_core.records.base import Split
+from pets_core.records.dataset import (
     ClassInfo,
     DatasetManifest,
     DatasetPlan,
     LeftOut,
     NumberInfo,
     ShardInfo,
-    Split,
     SplitInfo,
 )
 

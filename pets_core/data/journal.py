@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records import ShardRecord
+from pets_core.records.dataset import ShardRecord
 
 __all__ = ["is_there", "journal_keys", "load_record", "save_record"]
 

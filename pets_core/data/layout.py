@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from unicodedata import normalize
 
-from pets_core.config import ClassFolder
+from pets_core.config.source import ClassFolder
 from pets_core.data.catalogue import Official
 from pets_core.data.formats import (
     is_named_as_photo,

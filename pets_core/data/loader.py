@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.images import is_plain_jpeg
 from pets_core.data.jpeg import decode_squares
 from pets_core.data.mixing import mix
 from pets_core.data.transforms import REACH, Transform, move_box, move_points, send
-from pets_core.records import Targets
+from pets_core.records.base import Targets
 
 __all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "move_places"]
 

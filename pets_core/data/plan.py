@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pets_core import storage
-from pets_core.config import IngestConfig, PipelineConfig, SourceConfig
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.source import IngestConfig, SourceConfig
 from pets_core.data.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.checks import check_photos, check_splits
 from pets_core.data.contract import Contract, agree, load_contract
@@ -37,7 +38,8 @@ from pets_core.data.sources import open_source
 from pets_core.data.splits import assign_splits, split_rows, straddling_groups
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
-from pets_core.records import DatasetManifest, DatasetPlan, LeftOut, ShardPlan, Split, Targets
+from pets_core.records.base import Split, Targets
+from pets_core.records.dataset import DatasetManifest, DatasetPlan, LeftOut, ShardPlan
 
 __all__ = [
     "PlannedPhoto",

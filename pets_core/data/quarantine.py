@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from pets_core.config import IngestConfig
+from pets_core.config.source import IngestConfig
 from pets_core.data.fixes import STRUCK_OUT
 from pets_core.data.formats import NO_DECODER
 from pets_core.errors import PetsError
-from pets_core.records import LeftOut
+from pets_core.records.dataset import LeftOut
 
 __all__ = ["NO_NUMBERS", "check_quarantine", "lost_of_classes", "summarize"]
 

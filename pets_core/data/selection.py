@@ -9,7 +9,7 @@ from pets_core.data.catalogue import Catalogue, LabelledPhoto, Source
 from pets_core.data.files import FileEntry
 from pets_core.data.fixes import STRUCK_OUT
 from pets_core.data.formats import is_named_as_photo, is_photo_name
-from pets_core.records import LeftOut
+from pets_core.records.dataset import LeftOut
 
 __all__ = ["left_out_row", "select_files"]
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.catalogue import UNKNOWN_SIZE, Box
 from pets_core.data.dataset import compression_of, open_parquet, schema_with_classes
 from pets_core.data.duplicates import perceptual_hashes
@@ -33,7 +33,7 @@ from pets_core.data.journal import is_there, load_record, save_record
 from pets_core.data.plan import PlannedPhoto, planned_photos
 from pets_core.data.sources import open_source
 from pets_core.errors import PetsError
-from pets_core.records import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
+from pets_core.records.dataset import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
 
 __all__ = ["ANNOTATION_SIZE", "NO_BOX", "OUTSIDE", "ShardWriter", "without", "write_shard"]
 

@@ -15,7 +15,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pets_core import storage
-from pets_core.config import ClassFolder, PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.source import ClassFolder
 from pets_core.data.archives import ARCHIVE_SUFFIXES, open_archive
 from pets_core.data.catalogue import (
     UNKNOWN_SIZE,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pets_core.data.catalogue import LabelledPhoto, Official
 from pets_core.errors import PetsError
-from pets_core.records import Split, Targets
+from pets_core.records.base import Split, Targets
 
 __all__ = [
     "SplitRow",

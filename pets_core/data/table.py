@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.archives import PackedFiles, pack
 from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
 from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pets_core.config import SourceConfig
+from pets_core.config.source import SourceConfig
 from pets_core.data.catalogue import Official
 from pets_core.errors import PetsError
 from pets_core.text_numbers import parse_numbers

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 
 __all__ = [
     "REACH",

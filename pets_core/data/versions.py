@@ -22,7 +22,7 @@ from pets_core.data.dataset import (
 )
 from pets_core.data.journal import load_record
 from pets_core.errors import PetsError, did_you_mean
-from pets_core.records import DatasetManifest, ShardInfo
+from pets_core.records.dataset import DatasetManifest, ShardInfo
 
 __all__ = [
     "Difference",

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
-from pets_core.records import Split
+from pets_core.records.base import Split
 
 __all__ = [
     "EMBEDDINGS",

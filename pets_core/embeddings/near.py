@@ -11,7 +11,8 @@ from pets_core.data.dataset import read_table, write_table
 from pets_core.data.duplicates import SPLIT_ORDER, leaking
 from pets_core.embeddings.file import open_embeddings
 from pets_core.embeddings.search import Blocks, Pairs, close_pairs
-from pets_core.records import DatasetManifest, NearDuplicates
+from pets_core.records.dataset import DatasetManifest
+from pets_core.records.inference import NearDuplicates
 
 __all__ = ["NEAR_DUPLICATES", "find_near_duplicates", "likes"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pets_core.evaluation.predictions import Predictions, log_softmax
-from pets_core.records import Calibration
+from pets_core.records.evaluation import Calibration
 
 __all__ = ["Reliability", "calibrate", "fit_temperature", "reliability"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.template import template
-from pets_core.records import ClassMeasures, EvalReport, TrainResult, unseen_text
+from pets_core.records.evaluation import ClassMeasures, EvalReport, unseen_text
+from pets_core.records.training import TrainResult
 
 __all__ = ["model_card"]
 

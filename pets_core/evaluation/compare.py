@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.config import GateConfig
+from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import Predictions
-from pets_core.records import ClassChange, Comparison, Share, Verdict, unseen_text
+from pets_core.records.evaluation import ClassChange, Comparison, Share, Verdict, unseen_text
 
 __all__ = ["compare", "judge"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.records import ConfusedPair
+from pets_core.records.evaluation import ConfusedPair
 
 __all__ = ["cluster_order", "confusion_counts", "most_confused", "without_diagonal"]
 

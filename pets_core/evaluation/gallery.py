@@ -13,7 +13,7 @@ from pets_core.data.dataset import load_manifest, read_table, write_table
 from pets_core.data.gallery import thumbnails
 from pets_core.errors import PetsError, telling
 from pets_core.evaluation.predictions import Predictions
-from pets_core.records import ConfusedPair, LabelIssue
+from pets_core.records.evaluation import ConfusedPair, LabelIssue
 
 __all__ = ["Gallery", "Picture", "collect", "photos", "read_gallery", "write_gallery"]
 

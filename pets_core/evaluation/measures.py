@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pets_core.evaluation.confusion import confusion_counts, without_diagonal
 from pets_core.evaluation.predictions import Predictions
-from pets_core.records import ClassMeasures, Share
+from pets_core.records.evaluation import ClassMeasures, Share
 
 __all__ = ["TOP_K", "bootstrap_share", "measure_classes", "species_counts", "top_k"]
 

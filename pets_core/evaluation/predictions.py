@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, Split, Targets
+from pets_core.records.base import Split, Targets
+from pets_core.records.dataset import ClassInfo
 
 __all__ = [
     "CHAMPION_PREDICTIONS",

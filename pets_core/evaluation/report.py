@@ -9,7 +9,8 @@ from itertools import groupby
 from pets_core.evaluation.gallery import Gallery, Picture
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.template import template
-from pets_core.records import ClassMeasures, EvalReport, TrainResult
+from pets_core.records.evaluation import ClassMeasures, EvalReport
+from pets_core.records.training import TrainResult
 
 __all__ = ["ReportContext", "SpeciesCounts", "render_report"]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pets_core import plots, storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
 from pets_core.errors import PetsError, without_queries
 from pets_core.evaluation.calibration import Reliability, calibrate
@@ -32,7 +32,7 @@ from pets_core.evaluation.predictions import (
     read_predictions,
 )
 from pets_core.evaluation.report import ReportContext, SpeciesCounts, render_report
-from pets_core.records import (
+from pets_core.records.evaluation import (
     Calibration,
     Champion,
     ClassMeasures,
@@ -41,8 +41,8 @@ from pets_core.records import (
     EvalReport,
     LabelIssue,
     PredictResult,
-    TrainResult,
 )
+from pets_core.records.training import TrainResult
 from pets_core.registry import CANDIDATE, Candidate, relative
 from pets_core.runs import SETTINGS
 from pets_core.spreadsheet import table_csv

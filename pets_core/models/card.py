@@ -10,9 +10,10 @@ import pydantic
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pets_core import storage
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo, NumberInfo, Targets
+from pets_core.records.base import Targets
+from pets_core.records.dataset import ClassInfo, NumberInfo
 
 if TYPE_CHECKING:
     from pets_core.data.transforms import Augment, CenterCrop

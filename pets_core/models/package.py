@@ -9,12 +9,13 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
 from pets_core.models.card import CARD, WEIGHTS, ModelCard, read_card
 from pets_core.models.classifier import Classifier
-from pets_core.records import ClassInfo, NumberInfo, Targets
+from pets_core.records.base import Targets
+from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = ["TrainedModel", "create_model", "load_model", "save_model"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pets_core.numbers.records import Interval, NumberMeasures, NumberTargets
-from pets_core.records import NumberInfo
+from pets_core.records.dataset import NumberInfo
 
 __all__ = [
     "baseline_of",

@@ -23,7 +23,7 @@ from pets_core.evaluation.predictions import (
     write_rows,
 )
 from pets_core.numbers.records import NumberTargets
-from pets_core.records import NumberInfo
+from pets_core.records.dataset import NumberInfo
 
 __all__ = [
     "NumberPredictions",

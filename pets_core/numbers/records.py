@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pets_core.records import Record, SplitReport
+from pets_core.records.base import Record
+from pets_core.records.evaluation import SplitReport
 
 __all__ = ["Interval", "NumberMeasures", "NumberTargets", "NumbersReport"]
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pets_core import plots, storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
 from pets_core.evaluation.contamination import trained_on
 from pets_core.numbers.gallery import photo_sizes, worst_errors, write_worst
@@ -23,7 +23,7 @@ from pets_core.numbers.measures import (
 )
 from pets_core.numbers.predictions import NumberPredictions, read_number_predictions
 from pets_core.numbers.records import NumbersReport
-from pets_core.records import PredictResult
+from pets_core.records.evaluation import PredictResult
 from pets_core.spreadsheet import table_csv
 
 __all__ = ["review_numbers"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pets_core.config import TrainConfig
+from pets_core.config.train import TrainConfig
 from pets_core.data.loader import move_places
 from pets_core.data.transforms import REACH
 from pets_core.models.card import ModelCard

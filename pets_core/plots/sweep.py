@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.ticker import PercentFormatter
 
 from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, png, say, tidy
-from pets_core.records import Trial
+from pets_core.records.training import Trial
 
 __all__ = ["sweep_trials"]
 

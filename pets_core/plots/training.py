@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pets_core.plots.style import BLUE, GREY, INK, ORANGE, RED, Floats, new_figure, png, say, tidy
-from pets_core.records import EpochMetrics
+from pets_core.records.training import EpochMetrics
 
 __all__ = ["lr_curve", "training_curves"]
 

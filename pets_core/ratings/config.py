@@ -6,15 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pets_core.config import (
-    NAME_PATTERN,
-    LaunchConfig,
-    LocalFolder,
-    LRFindConfig,
-    Settings,
-    TrainConfig,
-    refuse_sharding,
-)
+from pets_core.config.base import NAME_PATTERN, LocalFolder, Settings
+from pets_core.config.launch import LaunchConfig, refuse_sharding
+from pets_core.config.train import LRFindConfig, TrainConfig
 
 __all__ = [
     "RatingsConfig",

@@ -35,7 +35,7 @@ from pets_core.ratings.records import (
 from pets_core.ratings.sample import write_ratings_sample
 from pets_core.ratings.split import SPLITS, newest_held_out, randomly_held_out
 from pets_core.ratings.table import RatingsTable, read_ratings, read_titles
-from pets_core.records import Split
+from pets_core.records.base import Split
 
 __all__ = [
     "SCHEMA",

@@ -14,7 +14,7 @@ from pets_core.ratings.dataset import open_ratings
 from pets_core.ratings.loader import RatingsLoader
 from pets_core.ratings.model import RecommenderCard, TrainedRecommender, create_recommender
 from pets_core.ratings.records import RatingsManifest
-from pets_core.records import Split
+from pets_core.records.base import Split
 
 __all__ = ["RatingsRank"]
 

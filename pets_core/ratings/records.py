@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pets_core.records import Record, Split
+from pets_core.records.base import Record, Split
 
 __all__ = [
     "RATINGS_SCHEMA_VERSION",

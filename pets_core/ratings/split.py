@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pets_core.ratings.table import RatingsTable
-from pets_core.records import Split
+from pets_core.records.base import Split
 
 __all__ = ["SPLITS", "newest_held_out", "randomly_held_out"]
 

@@ -15,7 +15,7 @@ from pets_core.ratings.dataset import open_ratings, read_vocabulary
 from pets_core.ratings.model import load_recommender
 from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.records import RatingsPrediction
-from pets_core.records import Split
+from pets_core.records.base import Split
 
 __all__ = ["predict_ratings"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.records import Share
+from pets_core.records.evaluation import Share
 from pets_core.tags.records import TagMeasures
 
 __all__ = [

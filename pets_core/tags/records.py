@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pets_core.records import Record, Share, SplitReport, unseen_text
+from pets_core.records.base import Record
+from pets_core.records.evaluation import Share, SplitReport, unseen_text
 
 __all__ = ["TagMeasures", "TagsReport"]
 

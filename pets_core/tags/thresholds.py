@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records import Record
+from pets_core.records.base import Record
 from pets_core.tags.measures import accuracy_multi, f1_scores
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pets_core.config import TrainConfig
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.training.memory import num_micro_batches
 

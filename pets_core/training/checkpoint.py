@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records import EpochMetrics
+from pets_core.records.training import EpochMetrics
 from pets_core.training.history import read_steps, steps_table
 from pets_core.training.host_copy import safetensors_chunks
 

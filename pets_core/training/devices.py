@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from pets_core.config import LaunchConfig, TrainConfig
+from pets_core.config.launch import LaunchConfig
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.training.memory import NEEDS_MICRO_BATCH_SIZE
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pets_core.data.dataset import open_parquet
-from pets_core.records import EpochMetrics
+from pets_core.records.training import EpochMetrics
 from pets_core.training.best import Best
 
 __all__ = ["History", "read_steps", "steps_table"]

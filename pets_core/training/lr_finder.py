@@ -17,12 +17,12 @@ import torch
 from accelerate import Accelerator
 
 from pets_core import storage
-from pets_core.config import LRFindConfig, TrainConfig
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.models.grouped import GroupedModel
 from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.rates import RateSlice
 from pets_core.training.loop import Loader, prepare, train_step
 
 __all__ = [

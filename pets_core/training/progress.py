@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from pets_core.progress import OnProgress, Progress
-from pets_core.records import EpochMetrics
+from pets_core.records.training import EpochMetrics
 
 __all__ = ["TrainProgress"]
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pets_core.config import TrainConfig
-from pets_core.rates import RateSlice
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig
 
 __all__ = ["OneCycle", "Phase", "cosine", "few_steps", "fine_tune_phases", "spread"]
 

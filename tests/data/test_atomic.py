@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.data.versions import list_versions, verify
 from pets_core.errors import PetsError
@@ -25,7 +25,7 @@ KILLER = """
 import os, signal, sys
 from contextlib import contextmanager
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 
 config = PipelineConfig.model_validate_json(sys.argv[1])
@@ -58,7 +58,7 @@ print(last)
 """
 WHOLE = """
 import sys
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 
 config = PipelineConfig.model_validate_json(sys.argv[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import formats
 from pets_core.data.dataset import read_table
 from pets_core.data.gallery import class_warnings

@@ -5,13 +5,13 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.contract import Contract, agree, load_contract, save_contract
 from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION
 from pets_core.data.ingest import ingest
 from pets_core.data.versions import list_versions
 from pets_core.errors import PetsError
-from pets_core.records import ClassInfo
+from pets_core.records.dataset import ClassInfo
 
 
 def config(tmp_path, url, new_labels="refuse") -> PipelineConfig:

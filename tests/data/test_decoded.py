@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pets_core.cache import UNUSED_DAYS
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import decoded
 from pets_core.data.decoded import DecodedPhotos, open_decoded
 from pets_core.data.images import decode

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageEnhance
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import duplicates as duplicates_module
 from pets_core.data import ingest as ingest_module
 from pets_core.data.archives import open_archive

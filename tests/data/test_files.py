@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import archives
 from pets_core.data import files as files_module
 from pets_core.data.archives import open_archive, pack

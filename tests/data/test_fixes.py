@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.fixes import read_fixes
 from pets_core.data.gallery import read_quarantine
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.labels import write_label_fixes
-from pets_core.records import LabelIssue
+from pets_core.records.evaluation import LabelIssue
 
 
 @pytest.fixture

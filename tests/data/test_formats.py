@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import SCHEMA, read_table
 from pets_core.data.duplicates import perceptual_hashes
 from pets_core.data.images import inspect

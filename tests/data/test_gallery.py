@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.gallery import class_warnings, thumbnails
 from pets_core.data.ingest import ingest
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import ingest as ingest_module
 from pets_core.data import shards
 from pets_core.data.dataset import QUARANTINE_SCHEMA, SCHEMA, load_manifest

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.loader import PhotoLoader, fits_on_gpu, global_batches
 from pets_core.data.transforms import Augment

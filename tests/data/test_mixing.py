@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 from pets_core.data.mixing import mix
 
 CLASSES = 5

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.loader import PhotoLoader, move_places
 from pets_core.data.transforms import Augment, CenterCrop, move_box, move_points

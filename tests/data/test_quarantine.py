@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import formats, images
 from pets_core.data.dataset import read_table
 from pets_core.data.gallery import class_warnings

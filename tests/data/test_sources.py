@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from pets_core import download, storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import sources
 from pets_core.data.catalogue import Box
 from pets_core.data.ingest import ingest

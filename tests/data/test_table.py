@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pets_core import download, storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import files as files_module
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest

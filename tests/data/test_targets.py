@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.formats import UnreadablePhotoError
 from pets_core.data.ingest import ingest
 from pets_core.data.plan import PlannedPhoto

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pets_core.config import TransformConfig
+from pets_core.config.train import TransformConfig
 from pets_core.data.transforms import Augment, CenterCrop, draw_maps, reflected, sampling_grid
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

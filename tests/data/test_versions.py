@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import shards as shards_module
 from pets_core.data.dataset import commit_manifest, load_manifest, read_shard
 from pets_core.data.ingest import ingest

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pets_core.data.dataset import DUPLICATES_SCHEMA, write_table
 from pets_core.embeddings.file import unit
 from pets_core.embeddings.near import find_near_duplicates, likes
-from pets_core.records import ClassInfo, DatasetManifest
+from pets_core.records.dataset import ClassInfo, DatasetManifest
 
 
 @st.composite

@@ -5,14 +5,8 @@ from huggingface_hub import ModelCard
 
 from pets_core.evaluation.card import model_card
 from pets_core.evaluation.measures import measure_classes
-from pets_core.records import (
-    Calibration,
-    EpochMetrics,
-    EvalReport,
-    Share,
-    TrainResult,
-    Verdict,
-)
+from pets_core.records.evaluation import Calibration, EvalReport, Share, Verdict
+from pets_core.records.training import EpochMetrics, TrainResult
 
 EVIL = "<b>*pug*</b> | [x](y)"
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from predictions_of import predictions_of
 
-from pets_core.config import GateConfig
+from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import _improvement, compare, judge
 from pets_core.evaluation.predictions import Predictions
-from pets_core.records import unseen_text
+from pets_core.records.evaluation import unseen_text
 
 
 def answering(draw, targets, said, ids=None, **about) -> Predictions:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pets_core.evaluation.confusion import cluster_order, confusion_counts, most_confused
-from pets_core.records import ConfusedPair
+from pets_core.records.evaluation import ConfusedPair
 
 NAMES = ["pug", "boxer", "Sphynx"]
 # Two pugs right, one taken for a boxer; a boxer right, two taken for pugs, one for a Sphynx.

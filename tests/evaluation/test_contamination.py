@@ -9,14 +9,14 @@ import pytest
 from predictions_of import predictions_of
 
 from pets_core import storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import compare, judge
 from pets_core.evaluation.contamination import trained_on
 from pets_core.evaluation.review import given_predictions, review
 from pets_core.models.card import CARD, ModelCard
-from pets_core.records import Champion
+from pets_core.records.evaluation import Champion
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
 from pets_core.data.ingest import ingest
 from pets_core.evaluation.confusion import confusion_counts, most_confused
 from pets_core.evaluation.gallery import Gallery, collect, read_gallery, write_gallery
-from pets_core.records import LabelIssue
+from pets_core.records.evaluation import LabelIssue
 
 
 def pairs_of(predictions):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from predictions_of import predictions_of
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest
 from pets_core.evaluation.labels import label_issues, write_label_fixes

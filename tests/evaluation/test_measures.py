@@ -13,7 +13,7 @@ from pets_core.evaluation.measures import (
     species_counts,
     top_k,
 )
-from pets_core.records import ClassInfo
+from pets_core.records.dataset import ClassInfo
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))

@@ -10,19 +10,18 @@ import pytest
 from pets_core.evaluation.gallery import Gallery, Picture
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.report import ReportContext, SpeciesCounts, render_report
-from pets_core.records import (
+from pets_core.records.dataset import ClassInfo
+from pets_core.records.evaluation import (
     Calibration,
     ClassChange,
-    ClassInfo,
     ClassMeasures,
     Comparison,
     ConfusedPair,
-    EpochMetrics,
     EvalReport,
     Share,
-    TrainResult,
     Verdict,
 )
+from pets_core.records.training import EpochMetrics, TrainResult
 
 EVIL = "<script>alert('pug')</script>"
 VOID = {"meta", "img", "wbr"}

@@ -14,12 +14,13 @@ import pytest
 from predictions_of import predictions_of
 
 from flows.results import show_report
-from pets_core.config import GateConfig, PipelineConfig
+from pets_core.config.evaluate import GateConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import CHAMPION_PREDICTIONS, VALID_PREDICTIONS
 from pets_core.evaluation.review import given_predictions, review
 from pets_core.markdown import literal
-from pets_core.records import Champion, EvalReport
+from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.registry import promote_run
 from tasks.review_artifacts import publish_classes
 
@@ -62,7 +63,7 @@ def test_every_figure_is_that_of_the_predictions(config, draw, write):
 def test_it_runs_without_torch(config, draw, write):
     url = write(draw(50))
     code = (
-        "import sys; from pets_core.config import PipelineConfig;"
+        "import sys; from pets_core.config.pipeline import PipelineConfig;"
         "from pets_core.evaluation.review import given_predictions, review;"
         "config = PipelineConfig(store=sys.argv[1]);"
         "review(config, sys.argv[1] + '/runs/r', given_predictions(sys.argv[2]));"

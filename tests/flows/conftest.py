@@ -14,7 +14,7 @@ from postgres import Postgres
 from prefect_server import Server
 
 from flows import cli
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 
 FILES = Path(__file__).parents[2] / "deployments"
 

@@ -11,8 +11,8 @@ from tiny_model import write_tiny_model
 
 from flows import cli
 from flows.settings import setting_names
-from pets_core.config import PipelineConfig
-from pets_core.records import DatasetManifest, Run
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.registry import Candidate
 
 ROOT = Path(__file__).parents[2]

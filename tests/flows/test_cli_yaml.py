@@ -2,7 +2,7 @@
 
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "---\n"])

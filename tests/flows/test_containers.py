@@ -17,7 +17,7 @@ from prefect.settings.models.root import Settings
 from flows import cli
 from flows.deployments import read_files
 from flows.settings import setting_names
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deployments/docker"

@@ -11,7 +11,7 @@ from tiny_model import write_tiny_model
 
 from flows import cli
 from flows.embed import embed_flow
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 
 

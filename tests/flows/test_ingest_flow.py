@@ -13,7 +13,7 @@ import pytest
 from prefect.cache_policies import NO_CACHE
 
 from flows.ingest import ingest_flow
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import shards
 from pets_core.data.versions import list_versions
 from pets_core.errors import PetsError

@@ -19,7 +19,7 @@ from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 from flows import cli
 from flows.deployments import read_files
 from pets_core import launch, signals
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "deployments"

@@ -8,7 +8,7 @@ import pytest
 from flows import cli
 from flows.pipeline import pipeline
 from pets_core import registry, storage
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.predict import predict_photos
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

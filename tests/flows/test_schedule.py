@@ -7,7 +7,7 @@ pytestmark = pytest.mark.slow
 SERVE = """
 import sys
 from flows.ingest import ingest_flow
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 config = PipelineConfig.model_validate_json(sys.argv[1])
 # More often than a run takes, and one at a time: enough to show that they start.
 ingest_flow.serve("often", interval=15, limit=1, parameters={"config": config})

@@ -15,10 +15,10 @@ import processes
 import pytest
 import yaml
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 

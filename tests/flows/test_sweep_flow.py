@@ -9,8 +9,8 @@ import processes
 import pytest
 import yaml
 
-from pets_core.config import PipelineConfig
-from pets_core.records import Trial
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.training import Trial
 from pets_core.sweep import Study
 
 pytestmark = [

@@ -14,7 +14,7 @@ from flows.evaluate import evaluate_flow
 from flows.pipeline import pipeline
 from flows.review import review_flow
 from flows.train import train_flow
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
 from pets_core.models.onnx import export_onnx

@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from pets_core.config import TrainConfig, TransformConfig
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig, TransformConfig
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.loader import PhotoLoader
 from pets_core.data.transforms import Augment
 from pets_core.models.classifier import Classifier
 from pets_core.objectives.objective import Objective
 from pets_core.objectives.single_label import SingleLabel
-from pets_core.rates import RateSlice
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.loop import Prepared, prepare
 

@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import LRSuggestion, PredictResult, TrainResult
+from pets_core.records.evaluation import PredictResult
+from pets_core.records.training import LRSuggestion, TrainResult
 
 pytestmark = pytest.mark.gpu
 
@@ -19,7 +20,7 @@ SLACK_MIB, SECONDS = 200, 25
 CALLER = """
 import sys
 from pets_core.launch import WorkRequest, launch
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 request = WorkRequest.model_validate_json(open(sys.argv[1]).read())
 launch(request, TrainResult, on_progress=lambda progress: print(progress.done, flush=True))
 """

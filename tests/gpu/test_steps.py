@@ -9,7 +9,8 @@ from PIL import Image
 from timm import create_model
 from torch import nn
 
-from pets_core.config import LaunchConfig, TransformConfig
+from pets_core.config.launch import LaunchConfig
+from pets_core.config.train import TransformConfig
 from pets_core.data.images import decode
 from pets_core.data.jpeg import decode_squares
 from pets_core.data.transforms import draw_maps, sampling_grid

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import processes
 from prefect_server import Server
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 
 __all__ = ["ENDLESS", "Pools", "small", "worker"]
 

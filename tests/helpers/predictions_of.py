@@ -3,7 +3,7 @@
 import numpy as np
 
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
-from pets_core.records import ClassInfo
+from pets_core.records.dataset import ClassInfo
 
 __all__ = ["info_of", "predictions_of"]
 

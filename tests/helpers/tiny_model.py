@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.models.package import create_model, save_model
-from pets_core.records import ClassInfo
+from pets_core.records.dataset import ClassInfo
 
 __all__ = ["write_tiny_model"]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.models import onnx as module
 from pets_core.models.onnx import TOLERANCE, export_onnx
 from pets_core.models.package import create_model, save_model
 from pets_core.predict import predict_photos
-from pets_core.records import ClassInfo
+from pets_core.records.dataset import ClassInfo
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

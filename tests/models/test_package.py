@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.models.package import create_model, load_model, save_model
-from pets_core.records import ClassInfo
+from pets_core.records.dataset import ClassInfo
 
 CLASSES = tuple(ClassInfo(name=name, species="cat") for name in ("Abyssinian", "Bengal", "Birman"))
 CONFIG = PipelineConfig(

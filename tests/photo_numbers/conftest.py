@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import ingest
 from pets_core.numbers.predictions import (
     NumberPredictions,
     NumberPredictionsInfo,
     write_number_predictions,
 )
-from pets_core.records import DatasetManifest, NumberInfo
+from pets_core.records.dataset import DatasetManifest, NumberInfo
 
 NAMES = {"numbers": ["age", "weight"], "points": ["eye x", "eye y"],
          "box": ["xmin", "ymin", "xmax", "ymax"]}  # fmt: skip

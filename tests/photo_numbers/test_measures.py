@@ -16,7 +16,7 @@ from pets_core.numbers.measures import (
     pixel_distances,
     rmse,
 )
-from pets_core.records import NumberInfo
+from pets_core.records.dataset import NumberInfo
 
 PLACE = st.floats(-2, 2, width=32)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.results import show_numbers
-from pets_core.config import PipelineConfig
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.markdown import literal
 from pets_core.numbers import review as module
@@ -19,7 +19,7 @@ from pets_core.numbers.gallery import read_worst
 from pets_core.numbers.measures import box_iou
 from pets_core.numbers.records import NumbersReport
 from pets_core.numbers.review import review_numbers
-from pets_core.records import PredictResult
+from pets_core.records.evaluation import PredictResult
 from tasks.numbers import publish_numbers
 from tasks.publish import MAX_BYTES
 
@@ -76,9 +76,9 @@ def test_the_report_is_written_last(review, draw, monkeypatch, tmp_path):
 
 def test_it_runs_without_torch(tmp_path, draw, write):
     code = (
-        "import sys; from pets_core.config import PipelineConfig;"
+        "import sys; from pets_core.config.pipeline import PipelineConfig;"
         "from pets_core.numbers.review import review_numbers;"
-        "from pets_core.records import PredictResult;"
+        "from pets_core.records.evaluation import PredictResult;"
         "said = PredictResult(model_url='m', predictions_url=sys.argv[2], photos_per_second=1);"
         "review_numbers(PipelineConfig(store=sys.argv[1]), sys.argv[1] + '/runs/r', said);"
         "sys.exit('torch' in sys.modules)"

@@ -11,7 +11,7 @@ from pets_core.ratings.dataset import open_ratings, read_vocabulary
 from pets_core.ratings.recommend import recommend
 from pets_core.ratings.records import RatingsPrediction
 from pets_core.ratings.review import review_ratings
-from pets_core.records import LRSuggestion, TrainResult
+from pets_core.records.training import LRSuggestion, TrainResult
 
 
 def ask(stage: str, config, manifest, url: str, **more) -> RatingsRequest:

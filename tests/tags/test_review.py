@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.results import show_tags
-from pets_core.config import PipelineConfig
-from pets_core.records import PredictResult
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.evaluation import PredictResult
 from pets_core.tags.gallery import read_top_losses
 from pets_core.tags.records import TagsReport
 from pets_core.tags.review import review_tags
@@ -134,9 +134,9 @@ def test_one_photo_and_one_tag(review, draw):
 
 def test_it_runs_without_torch(tmp_path, draw, write):
     code = (
-        "import sys; from pets_core.config import PipelineConfig;"
+        "import sys; from pets_core.config.pipeline import PipelineConfig;"
         "from pets_core.tags.review import review_tags;"
-        "from pets_core.records import PredictResult;"
+        "from pets_core.records.evaluation import PredictResult;"
         "said = PredictResult(model_url='m', predictions_url=sys.argv[2], photos_per_second=1);"
         "review_tags(PipelineConfig(store=sys.argv[1]), sys.argv[1] + '/runs/r', said);"
         "sys.exit('torch' in sys.modules)"

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 import tasks
 from pets_core import agent, worker
-from pets_core.config import TrainConfig
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError, is_retryable
 from pets_core.failures import RankFailure, WorkerError, read_failures, the_error, to_failure
 from pets_core.fork_server import forked
 from pets_core.launch import WorkRequest, launch, worker_environment
-from pets_core.records import TrainResult
+from pets_core.records.training import TrainResult
 from tasks.policy import may_pass
 
 

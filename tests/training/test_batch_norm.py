@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pets_core.config import TrainConfig
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig
 from pets_core.data.loader import global_batches
 from pets_core.errors import PetsError
 from pets_core.objectives.single_label import SingleLabel
-from pets_core.rates import RateSlice
 from pets_core.training import loop
 from pets_core.training.batch_norm import check_batch_norm, smallest_pass
 from pets_core.training.groups import freeze_to, train_mode

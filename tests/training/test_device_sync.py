@@ -15,7 +15,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pets_core.config import TrainConfig, TransformConfig
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig, TransformConfig
 from pets_core.data import loader
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.loader import PhotoLoader
@@ -24,7 +25,6 @@ from pets_core.models.classifier import Classifier
 from pets_core.objectives.multi_label import MultiLabel
 from pets_core.objectives.regression import Regression
 from pets_core.objectives.single_label import SingleLabel
-from pets_core.rates import RateSlice
 from pets_core.training.loop import prepare, train_step
 
 # Photos are written to real memory under a mode for fake tensors.

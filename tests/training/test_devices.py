@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from pets_core.config import LaunchConfig, PipelineConfig, TrainConfig
+from pets_core.config.launch import LaunchConfig
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.stages import _warn_of_small_shares
 from pets_core.training import devices

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pets_core.config import TrainConfig
-from pets_core.rates import RateSlice
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig
 from pets_core.training.lr_finder import smooth, suggest
 from pets_core.training.schedule import OneCycle, fine_tune_phases, spread
 

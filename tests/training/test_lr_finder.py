@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from pets_core.config import LRFindConfig, TrainConfig
+from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.objectives.single_label import SingleLabel
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, suggest, trimmed

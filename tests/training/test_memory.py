@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pets_core.config import TrainConfig
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig
 from pets_core.data.decoded import DecodedPhotos
 from pets_core.data.loader import PhotoLoader
 from pets_core.data.transforms import CenterCrop
@@ -17,7 +18,6 @@ from pets_core.evaluation import predict
 from pets_core.evaluation.predict import predict_split
 from pets_core.models.classifier import Classifier
 from pets_core.objectives.single_label import SingleLabel
-from pets_core.rates import RateSlice
 from pets_core.training.loop import prepare, train_step, validate
 from pets_core.training.memory import (
     HalvingForward,

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from pets_core.config import TrainConfig
+from pets_core.config.train import TrainConfig
 from pets_core.models.card import ModelCard
 from pets_core.objectives.multi_label import MultiLabel
 from pets_core.objectives.photos import photo_objective, tell
 from pets_core.objectives.regression import Regression, widened
-from pets_core.records import ClassInfo, NumberInfo
+from pets_core.records.dataset import ClassInfo, NumberInfo
 
 LOGITS = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])
 TAGS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pets_core.config import TrainConfig
-from pets_core.rates import RateSlice
+from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig
 from pets_core.training.schedule import OneCycle, cosine, few_steps, fine_tune_phases, spread
 
 

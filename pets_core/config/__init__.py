@@ -1,0 +1,1 @@
+"""Every setting of the pipeline, defined once: a frozen model a stage."""
