@@ -37,7 +37,7 @@ class EvaluateConfig(Settings):
 
 
 class GateConfig(Settings):
-    """Which model may go out.
+    """Conditions a model must meet to be promoted.
 
     An alias is a name that points at one model of a data set; that model is the champion.
     """
@@ -47,12 +47,18 @@ class GateConfig(Settings):
     alias: Annotated[str, Field(pattern=NAME_PATTERN)] = "champion"
     """The alias; every run is compared with the model it points at."""
     max_error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Highest error rate to pass, share."""
-    min_improvement: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """By how much the error rate must be less than the champion's on the same photos, share; below
-    0: by how much it may be more."""
+    """Of classes: highest error rate to pass, share."""
+    min_score: float | None = None
+    """Of tags and boxes: lowest primary metric to pass: F1 per photo, mean IoU, 0 to 1."""
+    max_value: Annotated[float, Field(ge=0)] | None = None
+    """Of numbers and keypoints: highest primary metric to pass: RMSE in the numbers' unit, mean
+    distance as a share of the photo's side."""
+    min_improvement: float = 0.0
+    """By how much the primary metric must be better than the champion's on the same photos, in its
+    unit (of error rates a share); below 0: by how much it may be worse."""
     max_drop_per_class: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How much less of any class may be recognised than by the champion, share of its photos."""
+    """Of classes and tags: how much less of any may be found than by the champion, share of its
+    photos."""
     allow_unseen_classes: bool = False
     """Let a model pass although some of its classes have no evaluated photo."""
 

@@ -46,9 +46,7 @@ class PipelineConfig(Settings):
         of_numbers = targets not in ("class", "tags")
         transform, train = self.transform, self.train
         faults = {
-            "gate, which asks for an error rate,": self.gate.is_configured and not of_class,
             "source.label_fixes": self.source.label_fixes is not None and not of_class,
-            "evaluate.embeddings": self.evaluate.embeddings and not of_class,
             "train.class_weights": train.class_weights != "none" and not of_class,
             f"train.label_smoothing = {train.label_smoothing:g}": (
                 train.label_smoothing > 0 and of_numbers

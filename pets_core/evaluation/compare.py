@@ -1,179 +1,216 @@
-"""A model beside the champion, on the same photos; and whether it may go out."""
+"""A model and the champion on the same samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
-from pets_core.evaluation.predictions import Predictions
-from pets_core.records.evaluation import ClassChange, Comparison, Share, Verdict, unseen_text
+from pets_core.records.evaluation import Comparison, Interval, LabelChange, Metric
 
-__all__ = ["compare", "judge"]
+__all__ = ["Labels", "ScoredSamples", "compare"]
 
 _MAX_LISTED = 20
-_ROUNDING = 1e-9
+_RESAMPLES = 1999
+_BLOCK = 10_000_000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Which samples carry which label, and whether the model found it there.
+
+    Attributes:
+        names: L labels.
+        rows: Sample of each of M pairs of a sample and a label that it carries, int64 (M,).
+        labels: Label of each pair, int64 (M,).
+        found: Whether the model predicted the label for the sample, bool (M,).
+    """
+
+    names: Sequence[str]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    found: NDArray[np.bool_]
+
+    def supports(self, rows: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
+        """Return how often each label occurs and is found, both (L,), in all or some samples."""
+        chosen = slice(None) if rows is None else np.isin(self.rows, rows)
+        labels, found = self.labels[chosen], self.found[chosen]
+        size = len(self.names)
+        support = np.bincount(labels, minlength=size).astype(np.float64)
+        return support, np.bincount(labels, weights=found, minlength=size)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Labels that no sample carries, in index order."""
+        support = self.supports()[0]
+        return tuple(name for name, count in zip(self.names, support, strict=True) if not count)
+
+
+@dataclass(frozen=True)
+class ScoredSamples:
+    """The primary metric of one model, sample by sample.
+
+    Attributes:
+        metric: The primary metric. Its value is the mean of `scores`, or the root of that mean.
+        ids: N.
+        scores: float64 (N,).
+        is_root: Whether the metric is the root of the mean, as RMSE is of squared errors.
+        labels: What each sample carries, of kinds that have labels.
+        model_url: The model.
+    """
+
+    metric: Metric
+    ids: Sequence[str]
+    scores: Floats
+    model_url: str
+    is_root: bool = False
+    labels: Labels | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def value(self, rows: NDArray[np.int64]) -> Metric:
+        """Return the metric of some samples, without its interval."""
+        value = float(_reduce(self.scores[rows], self.is_root))
+        return self.metric.model_copy(
+            update={"value": value, "low": None, "high": None, "baseline": None}
+        )
 
 
 def compare(
-    predictions: Predictions,
-    champion: Predictions,
-    trained_on: NDArray[np.bool_] | None = None,
+    model: ScoredSamples, champion: ScoredSamples, trained_on: NDArray[np.bool_] | None = None
 ) -> Comparison:
-    """Compare two models photo by photo.
+    """Compare two models sample by sample.
+
+    Scores that are 0 or 1 are compared with McNemar's exact test (1947) and the interval of Agresti
+    and Min (2005); others with a paired permutation test and a paired percentile bootstrap
+    interval (Efron and Tibshirani 1993), of which the first two are the special case.
 
     Args:
-        predictions: Of the model.
-        champion: Of the champion; photos that only one of both has are left out, and the labels are
-            those of `predictions`.
-        trained_on: Photos of `predictions` that one of both was trained on, (N,): left out, for
-            they flatter it. None where that is not known.
+        model: The model.
+        champion: The champion. Samples that only one of both has do not count.
+        trained_on: Samples of `model` that one of both was trained on, (N,), which do not count.
+            None where that is not known.
 
     Raises:
-        PetsError: The classes are not the same, or no photo is, or all were trained on.
+        PetsError: They have no sample in common, or all were trained on, or a score is NaN.
     """
-    if predictions.names != champion.names:
-        raise PetsError(
-            f"it knows {len(champion.names)} classes and the model {len(predictions.names)}, not "
-            "the same ones in the same order"
-        )
-    place = {photo: row for row, photo in enumerate(champion.ids)}
-    own = np.array([row for row, photo in enumerate(predictions.ids) if photo in place], np.int64)
+    place = {sample: row for row, sample in enumerate(champion.ids)}
+    own = np.array([row for row, sample in enumerate(model.ids) if sample in place], np.int64)
     if not len(own):
-        raise PetsError("it was judged on none of these photos")
-    num_left_out = None
+        raise PetsError("it was evaluated on none of these samples")
+    num_excluded = None
     if trained_on is not None:
-        num_left_out = int(trained_on[own].sum())
+        num_excluded = int(trained_on[own].sum())
         own = own[~trained_on[own]]
     if not len(own):
-        raise PetsError(f"it, or this model, was trained on all of the {num_left_out} photos")
-    theirs = np.array([place[predictions.ids[row]] for row in own], np.int64)
-    targets = predictions.targets[own]
-    wrong = predictions.predicted[own] != targets
-    champion_wrong = champion.predicted[theirs] != targets
-    only_champion = int((champion_wrong & ~wrong).sum())
-    only_model = int((wrong & ~champion_wrong).sum())
-    changes = _changes(predictions.names, targets, wrong, champion_wrong)
+        raise PetsError(f"it, or this model, was trained on all of the {num_excluded} samples")
+    theirs = np.array([place[model.ids[row]] for row in own], np.int64)
+    ours, others = model.scores[own], champion.scores[theirs]
+    if not (np.isfinite(ours).all() and np.isfinite(others).all()):
+        raise PetsError(f"a sample's {model.metric.name} is not finite")
+    sign = 1 if model.metric.higher_is_better else -1
+    gains = sign * (ours - others)
+    improvement, p_value, test = _test(ours, others, sign, model.is_root)
+    changes = _changes(model.labels, own, champion.labels, theirs)
     return Comparison(
-        champion_url=champion.info.model_url,
+        champion_url=champion.model_url,
         num_rows=len(own),
-        num_left_out=num_left_out,
-        champion_error_rate=float(champion_wrong.mean()),
-        error_rate=float(wrong.mean()),
-        only_champion_wrong=only_champion,
-        only_model_wrong=only_model,
-        improvement=_improvement(only_champion, only_model, len(own)),
-        p_value=_mcnemar(only_champion, only_model),
+        num_excluded=num_excluded,
+        metric=model.value(own),
+        champion_metric=champion.value(theirs),
+        num_better=int((gains > 0).sum()),
+        num_worse=int((gains < 0).sum()),
+        improvement=improvement,
+        p_value=p_value,
+        test=test,
         better=tuple(c for c in reversed(changes) if c.recall > c.champion_recall)[:_MAX_LISTED],
         worse=tuple(c for c in changes if c.recall < c.champion_recall)[:_MAX_LISTED],
-        largest_drop=max(0.0, *(c.champion_recall - c.recall for c in changes)),
+        largest_drop=max(0.0, *(c.champion_recall - c.recall for c in changes), 0.0),
     )
 
 
-def _mcnemar(only_champion: int, only_model: int) -> float:
-    """McNemar's exact test (1947): photos that only one gets wrong are as likely to be either's."""
-    if not only_champion + only_model:
+def _reduce(scores: Floats, is_root: bool, axis: int = -1) -> Floats:
+    mean: Floats = scores.mean(axis)
+    return np.sqrt(mean) if is_root else mean
+
+
+def _test(
+    ours: Floats, others: Floats, sign: int, is_root: bool
+) -> tuple[Interval, float, str]:
+    """Return the improvement with its 95% interval, the two-sided p-value, and the test's name."""
+    if not is_root and np.isin((ours, others), (0.0, 1.0)).all():
+        gains = sign * (ours - others)
+        better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+        interval = _agresti_min(better, worse, len(ours))
+        return interval, _mcnemar(better, worse), "McNemar's test"
+
+    def improvement(a: Floats, b: Floats, axis: int = -1) -> Floats:
+        return sign * (_reduce(a, is_root, axis) - _reduce(b, is_root, axis))
+
+    value = float(improvement(ours, others))
+    if len(ours) < 2 or np.array_equal(ours, others):
+        return Interval(value=value, low=value, high=value), 1.0, "paired permutation test"
+    from scipy.stats import bootstrap, permutation_test
+
+    batch = max(1, _BLOCK // len(ours))
+    found = bootstrap(
+        (ours, others), improvement, paired=True, vectorized=True, batch=batch,
+        n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    tested = permutation_test(
+        (ours, others), improvement, permutation_type="samples", vectorized=True, batch=batch,
+        n_resamples=_RESAMPLES, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    interval = Interval(value=value, low=float(found.low), high=float(found.high))
+    return interval, float(tested.pvalue), "paired permutation test"
+
+
+def _mcnemar(better: int, worse: int) -> float:
+    if not better + worse:
         return 1.0
     from scipy.stats import binomtest
 
-    return float(binomtest(only_model, only_champion + only_model, 0.5).pvalue)
+    return float(binomtest(worse, better + worse, 0.5).pvalue)
 
 
-def _improvement(only_champion: int, only_model: int, total: int) -> Share:
-    """Difference of two paired shares with Agresti and Min's interval (2005, adjusted Wald)."""
+def _agresti_min(better: int, worse: int, total: int) -> Interval:
+    """Difference of two paired shares with the adjusted Wald interval."""
     from scipy.stats import norm
 
-    value = (only_champion - only_model) / total
-    # Half a photo more in each of the four cells.
-    first, second, size = only_champion + 0.5, only_model + 0.5, total + 2
+    value = (better - worse) / total
+    # Half a sample more in each of the four cells.
+    first, second, size = better + 0.5, worse + 0.5, total + 2
     centre = (first - second) / size
     spread = norm.ppf(0.975) * np.sqrt((first + second) / size - centre**2) / np.sqrt(size)
     low, high = max(-1.0, float(centre - spread)), min(1.0, float(centre + spread))
-    return Share(value=value, low=low, high=high)
+    return Interval(value=value, low=low, high=high)
 
 
 def _changes(
-    names: list[str],
-    targets: NDArray[np.int64],
-    wrong: NDArray[np.bool_],
-    champion_wrong: NDArray[np.bool_],
-) -> list[ClassChange]:
-    """Recall of each class that has photos, what got worse first."""
-    support = np.bincount(targets, minlength=len(names))
-    right = np.bincount(targets, weights=~wrong, minlength=len(names))
-    champion_right = np.bincount(targets, weights=~champion_wrong, minlength=len(names))
+    model: Labels | None,
+    own: NDArray[np.int64],
+    champion: Labels | None,
+    theirs: NDArray[np.int64],
+) -> list[LabelChange]:
+    """Return the recall of each label that occurs, the largest drop first."""
+    if model is None or champion is None:
+        return []
+    support, found = model.supports(own)
+    champion_support, champion_found = champion.supports(theirs)
     changes = [
-        ClassChange(
+        LabelChange(
             name=name,
             support=int(support[i]),
-            champion_recall=float(champion_right[i] / support[i]),
-            recall=float(right[i] / support[i]),
+            champion_recall=float(champion_found[i] / champion_support[i]),
+            recall=float(found[i] / support[i]),
         )
-        for i, name in enumerate(names)
-        if support[i]
+        for i, name in enumerate(model.names)
+        if support[i] and champion_support[i]
     ]
     return sorted(changes, key=lambda change: change.recall - change.champion_recall)
-
-
-def judge(
-    config: GateConfig,
-    error_rate: float,
-    comparison: Comparison | None = None,
-    not_compared: str | None = None,
-    num_trained_on: int | None = 0,
-    unseen_classes: Sequence[str] = (),
-) -> Verdict:
-    """Say whether a model may go out, with every reason against it.
-
-    Args:
-        config: The gate.
-        error_rate: Of the model, on all photos judged.
-        comparison: With the champion, if there is one that can be compared.
-        not_compared: Why there is one that cannot; a reason against.
-        num_trained_on: Photos judged that the model was trained on; a reason against.
-        unseen_classes: Classes without an evaluated photo; a reason against where there is a
-            champion or any setting of the gate, unless they are allowed.
-    """
-    reasons = []
-    if config.max_error_rate is not None and not error_rate <= config.max_error_rate + _ROUNDING:
-        most = f"{config.max_error_rate:.2%}"
-        reasons.append(f"error rate {error_rate:.2%}, at most gate.max_error_rate = {most}")
-    if num_trained_on:
-        reasons.append(
-            f"{num_trained_on} of the photos judged are among those it was trained on, so its "
-            "error rate is too good: judge it on the version of the data set it was trained on"
-        )
-    if not_compared:
-        reasons.append(not_compared)
-    if comparison:
-        reasons += _reasons_beside_champion(config, comparison)
-    has_gate = config.is_configured or comparison is not None or not_compared is not None
-    if unseen_classes and has_gate and not config.allow_unseen_classes:
-        reasons.append(
-            f"classes {unseen_text(unseen_classes)}. Evaluate on photos of every class, or set "
-            "gate.allow_unseen_classes"
-        )
-    asked = config.max_error_rate is not None or comparison is not None
-    return Verdict(passed=not reasons, reasons=tuple(reasons), asked=asked)
-
-
-def _reasons_beside_champion(config: GateConfig, comparison: Comparison) -> list[str]:
-    reasons, gained = [], comparison.improvement.value
-    if gained < config.min_improvement - _ROUNDING:
-        reasons.append(
-            f"error rate {comparison.error_rate:.2%} against the champion's "
-            f"{comparison.champion_error_rate:.2%}, improved by {gained:+.2%}, at least "
-            f"gate.min_improvement = {config.min_improvement:+.2%}"
-        )
-    most = config.max_drop_per_class
-    if most is not None and comparison.largest_drop > most + _ROUNDING:
-        worst = comparison.worse[0]
-        reasons.append(
-            f"of {worst.name} {worst.recall:.1%} are recognised, by the champion "
-            f"{worst.champion_recall:.1%}: {comparison.largest_drop:.1%} less, at most "
-            f"gate.max_drop_per_class = {most:.1%}"
-        )
-    return reasons

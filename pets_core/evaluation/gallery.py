@@ -1,138 +1,82 @@
-"""The photos worth looking at, small, from the data set that was judged."""
+"""The photos worth looking at, small, from the data set that was evaluated."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 
 from pets_core.data.dataset import load_manifest, read_table, write_table
 from pets_core.data.gallery import thumbnails
 from pets_core.errors import PetsError, telling
-from pets_core.evaluation.predictions import Predictions
-from pets_core.records.evaluation import ConfusedPair, LabelIssue
 
-__all__ = ["Gallery", "Picture", "collect", "photos", "read_gallery", "write_gallery"]
+__all__ = ["Gallery", "Picture", "fetch_photos", "read_gallery", "write_gallery"]
 
 _log = logging.getLogger(__name__)
-_NUM_PHOTOS, _NUM_PAIRS, _PHOTOS_A_PAIR = 16, 10, 8
-_SIDE = 160
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A photo and what the model said of it.
+    """A photo, its target and its prediction.
 
     Attributes:
         photo_id: Its id in the data set.
-        actual: Its class.
-        predicted: The most probable class.
-        probability: Of that, 0 to 1.
-        loss: Cross-entropy, nats.
+        actual: Its target as text.
+        predicted: The prediction as text.
+        detail: How far it is off, as "loss 2.31".
+        is_correct: Whether the prediction is right.
+        group: Heading of the pictures that belong together; empty: none.
         jpeg: The photo, small; None where the data set is out of reach.
-        map_jpeg: Where the model looked; None where nobody asked.
+        map_jpeg: Where the model looked; None where that was not computed.
     """
 
     photo_id: str
     actual: str
     predicted: str
-    probability: float
-    loss: float
+    detail: str = ""
+    is_correct: bool = False
+    group: str = ""
     jpeg: bytes | None = None
     map_jpeg: bytes | None = None
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """What is shown, each part with what is worst first.
-
-    Attributes:
-        top_losses: Photos of greatest loss.
-        confident_errors: Wrong ones that the model was surest of.
-        pairs: Photos of the pairs confused most, in the order of the pairs.
-        label_issues: Photos whose label is probably wrong.
-    """
-
-    top_losses: tuple[Picture, ...] = ()
-    confident_errors: tuple[Picture, ...] = ()
-    pairs: tuple[Picture, ...] = ()
-    label_issues: tuple[Picture, ...] = ()
+Gallery = Mapping[str, Sequence[Picture]]
+"""Pictures by the part of the gallery they are in, the worst first."""
 
 
-def collect(
-    predictions: Predictions,
-    validation: Predictions | None,
-    pairs: Sequence[ConfusedPair],
-    issues: Sequence[LabelIssue],
-    maps_url: str | None,
+def fetch_photos(
+    gallery: Gallery,
+    dataset_url: str,
+    side: int,
+    *,
+    maps_url: str | None = None,
+    draw: Callable[[str, bytes], bytes] | None = None,
 ) -> Gallery:
-    """Choose photos and fetch them.
+    """Return the gallery with its photos.
 
     Args:
-        predictions: Of the photos judged.
-        validation: Of those that labels were looked for in.
-        pairs: Most frequent first.
-        issues: The likeliest first.
+        gallery: Pictures without photos.
+        dataset_url: Folder of the version of the data set. Where it is out of reach, they go
+            without photos, with a warning in the log.
+        side: Longer side of a photo, pixels.
         maps_url: Parquet file with a map for each of some photo ids, if there is one.
+        draw: Draws on a photo, from its id and JPEG.
     """
-    errors = np.flatnonzero(predictions.wrong)
-    sure = errors[np.argsort(-predictions.confidence[errors], kind="stable")]
-    worst = np.argsort(-predictions.losses, kind="stable")
-    rows = {
-        "top_losses": worst[:_NUM_PHOTOS].tolist(),
-        "confident_errors": sure[:_NUM_PHOTOS].tolist(),
-        "pairs": list(_rows_of_pairs(predictions, pairs[:_NUM_PAIRS])),
-    }
-    found = {part: [_picture(predictions, row) for row in chosen] for part, chosen in rows.items()}
-    if validation:
-        place = {photo: row for row, photo in enumerate(validation.ids)}
-        listed = [place[issue.id] for issue in issues[:_NUM_PHOTOS]]
-        found["label_issues"] = [_picture(validation, row) for row in listed]
-    ids = {picture.photo_id for pictures in found.values() for picture in pictures}
-    jpegs = photos(predictions.info.dataset_url, ids, _SIDE)
-    maps = _maps(maps_url)
-    return Gallery(**{
-        part: tuple(_with_jpegs(picture, jpegs, maps if part == "top_losses" else {})
-                    for picture in pictures)
-        for part, pictures in found.items()
-    })  # fmt: skip
+    ids = {picture.photo_id for pictures in gallery.values() for picture in pictures}
+    photos, maps = _photos(dataset_url, ids, side), _maps(maps_url)
+    if draw:
+        photos = {photo_id: draw(photo_id, jpeg) for photo_id, jpeg in photos.items()}
+
+    def with_photo(picture: Picture) -> Picture:
+        photo_id = picture.photo_id
+        return replace(picture, jpeg=photos.get(photo_id), map_jpeg=maps.get(photo_id))
+
+    return {part: [with_photo(picture) for picture in own] for part, own in gallery.items()}
 
 
-def _rows_of_pairs(predictions: Predictions, pairs: Sequence[ConfusedPair]) -> Iterable[int]:
-    place = {name: index for index, name in enumerate(predictions.names)}
-    for pair in pairs:
-        own = predictions.targets == place[pair.actual]
-        rows = np.flatnonzero(own & (predictions.predicted == place[pair.predicted]))
-        yield from rows[np.argsort(-predictions.confidence[rows], kind="stable")][:_PHOTOS_A_PAIR]
-
-
-def _picture(predictions: Predictions, row: int) -> Picture:
-    names = predictions.names
-    return Picture(
-        photo_id=predictions.ids[row],
-        actual=names[int(predictions.targets[row])],
-        predicted=names[int(predictions.predicted[row])],
-        probability=float(predictions.confidence[row]),
-        loss=float(predictions.losses[row]),
-    )
-
-
-def _with_jpegs(picture: Picture, jpegs: dict[str, bytes], maps: dict[str, bytes]) -> Picture:
-    photo = picture.photo_id
-    return Picture(**vars(picture) | {"jpeg": jpegs.get(photo), "map_jpeg": maps.get(photo)})
-
-
-def photos(dataset_url: str, ids: Iterable[str], side: int) -> dict[str, bytes]:
-    """Thumbnails by id; none where the version of the data set is not in reach.
-
-    Args:
-        dataset_url: Folder of the version.
-        ids: Which photos.
-        side: Longer side of a thumbnail, pixels.
-    """
+def _photos(dataset_url: str, ids: Iterable[str], side: int) -> dict[str, bytes]:
     try:
         with telling(f"photos of {dataset_url}"):
             return thumbnails(load_manifest(dataset_url), ids, side)
@@ -151,23 +95,21 @@ def _maps(url: str | None) -> dict[str, bytes]:
 def write_gallery(url: str, gallery: Gallery) -> None:
     """Write a row a picture, its part of the gallery in the first column."""
     rows = [
-        {"part": part, **vars(picture)}
-        for part, pictures in vars(gallery).items()
-        for picture in pictures
+        {"part": part, **vars(picture)} for part, pictures in gallery.items() for picture in pictures
     ]
     write_table(url, pa.Table.from_pylist(rows, _SCHEMA))
 
 
 def read_gallery(url: str) -> Gallery:
-    """Read what `write_gallery` wrote."""
-    parts: dict[str, list[Picture]] = {part: [] for part in vars(Gallery())}
+    """Read what `write_gallery` wrote; a part without pictures is absent."""
+    gallery: dict[str, list[Picture]] = {}
     for row in read_table(url).to_pylist():
-        parts[row.pop("part")].append(Picture(**row))
-    return Gallery(**{part: tuple(pictures) for part, pictures in parts.items()})
+        gallery.setdefault(row.pop("part"), []).append(Picture(**row))
+    return gallery
 
 
 _SCHEMA = pa.schema(
     [("part", pa.string()), ("photo_id", pa.string()), ("actual", pa.string()),
-     ("predicted", pa.string()), ("probability", pa.float64()), ("loss", pa.float64()),
-     ("jpeg", pa.binary()), ("map_jpeg", pa.binary())]
+     ("predicted", pa.string()), ("detail", pa.string()), ("is_correct", pa.bool_()),
+     ("group", pa.string()), ("jpeg", pa.binary()), ("map_jpeg", pa.binary())]
 )  # fmt: skip

@@ -1,63 +1,67 @@
-"""The report of one evaluation: a single HTML page that asks nothing of the network."""
+"""The report of one evaluation as an HTML page that loads nothing, and the model card."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from pets_core.evaluation.gallery import Gallery, Picture
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.template import template
-from pets_core.records.evaluation import ClassMeasures, EvalReport
+from pets_core.records.evaluation import EvalReport, Section, unseen_text
 from pets_core.records.training import TrainResult
 
-__all__ = ["ReportContext", "SpeciesCounts", "render_report"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-_NUM_HEADLINE_PAIRS = 3
+__all__ = ["ReportContext", "model_card", "render_report"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class SpeciesCounts:
-    """What species was taken for what: names, and counts with the actual species in rows."""
-
-    names: Sequence[str]
-    counts: Sequence[Sequence[int]]
+_MAX_ROWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """What the report tells.
+    """What the report shows.
 
     Attributes:
-        run_id: The run that was judged.
-        info: The model and the photos.
-        report: The figures.
-        classes: How each class did, in index order.
-        species: Where the data set tells species, two at least.
-        gallery: Photos worth looking at.
-        confusion_png: The confusion matrix.
-        reliability_png: Confidence against accuracy.
-        generated_at: When, as it shall be read.
+        run_id: The run that was evaluated.
+        info: The model and the samples.
+        report: The metrics and sections.
+        tables: Tables by name, as sections refer to them.
+        figures: PNGs by name, likewise.
+        gallery: Pictures by part, likewise.
+        generated_at: When, as it is to be read.
         training: The training of the model, where it is known.
         training_png: Its curves.
-        lr_png: The range test's curve.
-        settings_yaml: The settings of the run that made the predictions.
+        lr_png: Curve of the range test.
+        settings_yaml: Settings of the run that made the predictions.
     """
 
     run_id: str
     info: PredictionsInfo
     report: EvalReport
-    classes: Sequence[ClassMeasures]
-    confusion_png: bytes
-    reliability_png: bytes
     generated_at: str
-    species: SpeciesCounts | None = None
-    gallery: Gallery = field(default_factory=Gallery)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    gallery: Gallery = field(default_factory=dict)
     training: TrainResult | None = None
     training_png: bytes | None = None
     lr_png: bytes | None = None
     settings_yaml: str | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A section with its content."""
+
+    section: Section
+    figure: bytes | None
+    columns: list[str]
+    rows: list[list[Any]]
+    num_rows: int
+    groups: list[tuple[str, list[Picture]]]
 
 
 def render_report(context: ReportContext) -> str:
@@ -66,21 +70,41 @@ def render_report(context: ReportContext) -> str:
         context=context,
         report=context.report,
         info=context.info,
-        gallery=context.gallery,
-        num_correct=sum(row.correct for row in context.classes),
-        worst_first=sorted(context.classes, key=_worst_first),
-        pair_photos=_by_pair(context.gallery.pairs),
-        num_headline=_NUM_HEADLINE_PAIRS,
-        has_species=any(row.species for row in context.classes),
+        parts=[_part(context, each) for each in context.report.sections if each.in_report],
     )
 
 
-def _worst_first(row: ClassMeasures) -> float:
-    """Order by recall, lowest first; a class without photos comes last."""
-    return 2.0 if row.recall is None else row.recall
+def _part(context: ReportContext, section: Section) -> _Part:
+    frame = context.tables[section.table] if section.table else None
+    pictures = context.gallery.get(section.gallery or "", ())
+    return _Part(
+        section=section,
+        figure=context.figures[section.figure] if section.figure else None,
+        columns=[] if frame is None else list(frame.columns),
+        rows=[] if frame is None else frame[:_MAX_ROWS].astype(object).to_numpy().tolist(),
+        num_rows=0 if frame is None else len(frame),
+        groups=_by_group(pictures),
+    )
 
 
-def _by_pair(pictures: Sequence[Picture]) -> list[tuple[str, str, list[Picture]]]:
-    """Photos of each confused pair: actual and predicted class, and the photos."""
-    pairs = groupby(pictures, key=lambda picture: (picture.actual, picture.predicted))
-    return [(actual, predicted, list(own)) for (actual, predicted), own in pairs]
+def _by_group(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
+    """Return the pictures below each heading."""
+    return [(group, list(own)) for group, own in groupby(pictures, key=lambda p: p.group)]
+
+
+def model_card(context: ReportContext, task: str, pipeline_tag: str) -> str:
+    """Return the model card (Mitchell and others 2019): Markdown with the YAML head of model hubs.
+
+    Args:
+        context: What the report shows.
+        task: What the model does, after "that".
+        pipeline_tag: Of model hubs.
+    """
+    return template("model_card.md").render(
+        info=context.info,
+        report=context.report,
+        training=context.training,
+        task=task,
+        pipeline_tag=pipeline_tag,
+        unseen_text=unseen_text,
+    )

@@ -26,9 +26,11 @@ def template(name: str) -> Template:
     )
     environment.filters.update(
         breakable=_breakable,
+        capitalize_first=_capitalize_first,
         data_uri=_data_uri,
         decimal=_decimal,
         duration=_duration,
+        figure=_figure,
         markdown=literal,
         percent=_percent,
         points=_points,
@@ -39,6 +41,18 @@ def template(name: str) -> Template:
 def _breakable(name: str) -> Markup:
     """The escaped name; a line may break after its underscores."""
     return escape(name).replace("_", Markup("_<wbr>"))
+
+
+def _capitalize_first(text: str) -> str:
+    """The text with its first letter as a capital, the others as they are: mAP stays mAP."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
+def _figure(value: float | None) -> str:
+    """A number with four figures, or all of a whole one."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -1,32 +1,31 @@
-"""Records of predictions and of what is judged by them."""
+"""Records of predictions and of their evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from pets_core.records.base import Record, Split, Targets
+from pets_core.records.base import Record, Split
 
 __all__ = [
-    "UNTOLD_TRAINING",
-    "Calibration",
+    "UNKNOWN_TRAINING",
     "Champion",
-    "ClassChange",
-    "ClassMeasures",
     "Comparison",
-    "ConfusedPair",
     "EvalReport",
-    "LabelIssue",
+    "Highlights",
+    "Interval",
+    "LabelChange",
+    "Metric",
     "PredictResult",
-    "Share",
-    "SplitReport",
+    "Section",
     "Verdict",
     "unseen_text",
 ]
 
 _MAX_UNSEEN_NAMED = 20
 
-UNTOLD_TRAINING = (
-    "Whether the model was trained on some of these photos cannot be told: it, or the version of "
+UNKNOWN_TRAINING = (
+    "Whether the model was trained on some of these photos is not known: it, or the version of "
     "the data set it was trained on, is not in the store."
 )
 
@@ -40,189 +39,21 @@ def unseen_text(names: Sequence[str]) -> str:
     return f"without an evaluated photo: {', '.join(names[:_MAX_UNSEEN_NAMED])}{more}"
 
 
-class Share(Record):
-    """A share of photos, 0 to 1, and the ends of its 95% confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class ConfusedPair(Record):
-    """`count` photos of `actual` were taken for `predicted`: `share` of all of its photos."""
-
-    actual: str
-    predicted: str
-    count: int
-    share: float
-
-
-class ClassMeasures(Record):
-    """How one class did; what has no photos to be told from is None.
-
-    Attributes:
-        name: The class.
-        species: Its species, where the data set tells.
-        support: Its photos in the split.
-        correct: How many of them were recognised.
-        precision: Share of what was taken for the class that it is.
-        recall: Share of the class's photos that was recognised.
-        f1: Harmonic mean of both.
-        taken_for: The class it was most often mistaken for.
-    """
-
-    name: str
-    species: str | None = None
-    support: int
-    correct: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    taken_for: str | None = None
-
-
-class Calibration(Record):
-    """How far a model's probabilities can be believed (Guo and others 2017).
-
-    Attributes:
-        ece: Expected calibration error: mean gap between confidence and accuracy over 15 bins.
-        temperature: What logits are divided by to mend it, fitted on the validation photos; None
-            where there are none.
-        ece_after: The error with that temperature, on the photos judged.
-    """
-
-    ece: float
-    temperature: float | None = None
-    ece_after: float | None = None
-
-
-class LabelIssue(Record):
-    """A photo whose label is probably wrong, with the model's probability of it and of another."""
-
-    id: str
-    label: str
-    proposed: str
-    label_probability: float
-    proposed_probability: float
-
-
-class ClassChange(Record):
-    """A class that more or fewer photos of are recognised than by the champion."""
-
-    name: str
-    support: int
-    champion_recall: float
-    recall: float
-
-
-class Comparison(Record):
-    """A model beside the champion, on the very same photos.
-
-    Attributes:
-        champion_url: Its model.
-        num_rows: Photos both were judged on.
-        num_left_out: Photos of these that one of both was trained on, and that do not count; None
-            where it cannot be told whether there are any.
-        champion_error_rate: On these.
-        error_rate: Of the model, on these.
-        only_champion_wrong: Photos that only the champion got wrong.
-        only_model_wrong: Photos that only the model got wrong.
-        improvement: By how much the error rate is less than the champion's, with the 95% interval.
-        p_value: McNemar's exact test, two-sided: how likely a difference as large is by chance.
-        better: The first classes with a higher recall, most first.
-        worse: The first classes with a lower recall, most first.
-        largest_drop: How much the worst of these lost; 0 where none did.
-    """
-
-    champion_url: str
-    num_rows: int
-    num_left_out: int | None = 0
-    champion_error_rate: float
-    error_rate: float
-    only_champion_wrong: int
-    only_model_wrong: int
-    improvement: Share
-    p_value: float
-    better: tuple[ClassChange, ...]
-    worse: tuple[ClassChange, ...]
-    largest_drop: float
-
-    @property
-    def outcome(self) -> str:
-        """The improvement as people say it."""
-        points = 100 * self.improvement.value
-        if abs(points) < 0.005:
-            return "as good"
-        return f"{abs(points):.2f} points {'better' if points > 0 else 'worse'}"
-
-    @property
-    def left_out(self) -> str:
-        """What is to be said of photos that one of both models was trained on; often nothing."""
-        if self.num_left_out is None:
-            return (
-                "Whether one of both was trained on some of them cannot be told: a model, or the "
-                "version of the data set it was trained on, is gone."
-            )
-        if not self.num_left_out:
-            return ""
-        return f"{self.num_left_out} more are left out, which one of both was trained on."
-
-    @property
-    def chance(self) -> str:
-        """The p-value as people write it."""
-        return f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
-
-
-class Verdict(Record):
-    """Whether a model may go out.
-
-    Attributes:
-        passed: Whether it may.
-        reasons: Every one against it.
-        asked: Whether anything was asked of it: a limit, or a champion to beat.
-    """
-
-    passed: bool
-    reasons: tuple[str, ...] = ()
-    asked: bool = True
-
-    @property
-    def words(self) -> str:
-        """The verdict as people say it."""
-        if not self.passed:
-            return "does not pass the gate"
-        return "passes the gate" if self.asked else "no limit is set, and no champion is to beat"
-
-
-class Champion(Record):
-    """The model that a new one is compared with.
-
-    Attributes:
-        model_url: The model.
-        predictions_url: What it said of the very photos judged, where that is in the store already.
-        move: The move of the alias that made it champion.
-    """
-
-    model_url: str
-    predictions_url: str | None = None
-    move: str | None = None
-
-
 class PredictResult(Record):
-    """What a model said of the photos, in files.
+    """Files of predictions.
 
     Attributes:
-        targets: What was predicted.
-        model_url: The model.
-        predictions_url: Of the split it is judged on.
-        valid_url: Of the validation photos; the same where these are judged.
-        champion_url: What the champion said of the photos judged, where it was asked.
-        champion_refused: Why it could not be asked.
-        maps_url: Where the model looked in the photos of greatest loss.
-        photos_per_second: Of the photos judged.
+        targets: Kind of target.
+        model_url: Folder of the model.
+        predictions_url: Predictions of the split to evaluate.
+        valid_url: Of the validation split; the same where this is to be evaluated.
+        champion_url: The champion's predictions of the split, where it had to make them.
+        champion_refused: Why it could not.
+        maps_url: Activation maps of the photos of greatest loss.
+        photos_per_second: Of the split to evaluate.
     """
 
-    targets: Targets = "class"
+    targets: str = "class"
     model_url: str
     predictions_url: str
     valid_url: str | None = None
@@ -232,79 +63,284 @@ class PredictResult(Record):
     photos_per_second: float
 
 
-class SplitReport(Record):
-    """What there is to say of any model that was judged on one split.
+class Interval(Record):
+    """A value and the ends of its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Metric(Record):
+    """One figure of an evaluation.
 
     Attributes:
-        model_url: The model.
-        split: The photos judged.
-        num_rows: How many.
-        num_trained_on: Photos judged that the model was trained on; None where that cannot be told.
-        predictions_url: All this is computed from.
-        url: Folder with all that was made of it.
-        photos_per_second: That were predicted.
-        seconds: That all this took, predicting left out.
+        name: What the field calls it.
+        value: Over all samples evaluated.
+        low: Lower end of its 95% confidence interval; None where none was computed.
+        high: Upper end of the same.
+        higher_is_better: Direction.
+        unit: "%" where the value is a share, from 0 to 1; else the unit of the value; empty: none.
+        baseline: The same of always predicting the mean of the training samples, where that is
+            computed.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    higher_is_better: bool = False
+    unit: str = ""
+    baseline: float | None = None
+
+    def format(self, value: float | None = None, digits: int = 1) -> str:
+        """Return the value, or another one of this metric, with its unit.
+
+        Args:
+            value: Of this metric; None: its own.
+            digits: After the decimal point of a percentage; other values have four figures.
+        """
+        value = self.value if value is None else value
+        if self.unit == "%":
+            return f"{100 * value:.{digits}f}%"
+        return f"{value:.4g} {self.unit}".rstrip()
+
+    def format_change(self, change: float) -> str:
+        """Return a difference of two values of this metric, with its sign."""
+        if self.unit == "%":
+            return f"{100 * change:+.2f} points"
+        return f"{change:+.4g} {self.unit}".rstrip()
+
+    @property
+    def interval_text(self) -> str:
+        """The confidence interval; empty where there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"95% interval {self.format(self.low)} to {self.format(self.high)}"
+
+
+class LabelChange(Record):
+    """A label that is found in more or fewer samples than by the champion."""
+
+    name: str
+    support: int
+    champion_recall: float
+    recall: float
+
+
+class Comparison(Record):
+    """A model and the champion, on the very same samples.
+
+    Attributes:
+        champion_url: Model folder of the champion.
+        num_rows: Samples that both were evaluated on.
+        num_excluded: Samples besides these that one of both was trained on, which do not count;
+            None where that is not known.
+        metric: Primary metric of the model, on these samples.
+        champion_metric: The same of the champion.
+        num_better: Samples with a better score than the champion's.
+        num_worse: Samples with a worse score.
+        improvement: By how much the metric is better than the champion's; below 0: worse.
+        p_value: Two-sided: how likely a difference as large is by chance.
+        test: Name of the test that computed it.
+        better: The first labels with a higher recall, the largest gain first.
+        worse: The first labels with a lower recall, the largest drop first.
+        largest_drop: Of any label's recall; 0 where none dropped.
+    """
+
+    champion_url: str
+    num_rows: int
+    num_excluded: int | None = 0
+    metric: Metric
+    champion_metric: Metric
+    num_better: int
+    num_worse: int
+    improvement: Interval
+    p_value: float
+    test: str
+    better: tuple[LabelChange, ...] = ()
+    worse: tuple[LabelChange, ...] = ()
+    largest_drop: float = 0.0
+
+    @property
+    def delta_text(self) -> str:
+        """The improvement in words."""
+        gained = self.improvement.value
+        size = self.metric.format_change(abs(gained)).removeprefix("+")
+        if size in ("0.00 points", f"0 {self.metric.unit}".rstrip()):
+            return "as good"
+        return f"{size} {'better' if gained > 0 else 'worse'}"
+
+    @property
+    def excluded_text(self) -> str:
+        """A sentence on samples that one of both models was trained on; often empty."""
+        if self.num_excluded is None:
+            return (
+                "Whether one of both was trained on some of them is not known: a model, or the "
+                "version of the data set it was trained on, is gone."
+            )
+        if not self.num_excluded:
+            return ""
+        return f"{self.num_excluded} more are excluded, because one of both was trained on them."
+
+    @property
+    def p_text(self) -> str:
+        """The p-value as people write it."""
+        return f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
+
+
+class Verdict(Record):
+    """Whether a model may be promoted.
+
+    Attributes:
+        passed: Whether it may.
+        reasons: Every one against it.
+        has_condition: Whether the gate had any: a limit, or a champion to compare with.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+    has_condition: bool = True
+
+    @property
+    def text(self) -> str:
+        """The verdict in words."""
+        if not self.passed:
+            return "does not pass the gate"
+        return "passes the gate" if self.has_condition else "gate: not configured, no champion"
+
+
+class Champion(Record):
+    """The model that a new one is compared with.
+
+    Attributes:
+        model_url: Its folder.
+        predictions_url: Its predictions of the very samples, where these are in the store already.
+        version: Name of the alias version that made it champion.
     """
 
     model_url: str
+    predictions_url: str | None = None
+    version: str | None = None
+
+
+class Section(Record):
+    """One part of an evaluation as people see it: in the report, and as a Prefect artifact.
+
+    Its figure, table and photos lie in files of the evaluation's folder.
+
+    Attributes:
+        key: Of the artifact, and the anchor in the report.
+        title: Its heading.
+        text: Plain sentences below the heading.
+        description: Of the artifact, in the list of artifacts.
+        figure: Name of a PNG, without suffix.
+        figure_alt: What the figure shows, for those who do not see it.
+        table: Name of a table, without suffix: .parquet and .csv.
+        percent: Columns of the table that hold shares.
+        gallery: Part of the gallery.
+        in_report: Whether the report has it, too.
+    """
+
+    key: str
+    title: str
+    text: str = ""
+    description: str = ""
+    figure: str | None = None
+    figure_alt: str = ""
+    table: str | None = None
+    percent: tuple[str, ...] = ()
+    gallery: str | None = None
+    in_report: bool = True
+
+
+class Highlights(Record):
+    """The few rows that summarise where a model is worst.
+
+    Attributes:
+        title: What they are.
+        columns: Their names.
+        rows: Cells as text.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class EvalReport(Record):
+    """Evaluation of a model on one split.
+
+    Attributes:
+        target: Kind of target.
+        model_url: Folder of the model.
+        split: The samples evaluated.
+        num_rows: How many.
+        primary: The metric that gate, champion comparison and registry use.
+        metrics: The others.
+        details: Figures behind these, a sentence each.
+        notes: What to know before relying on the model, a sentence each; often empty.
+        highlights: Where the model is worst.
+        sections: What the report and the artifacts show.
+        num_label_issues: Samples whose label is probably wrong; None where none were looked for.
+        num_trained_on: Samples evaluated that the model was trained on; None where not known.
+        is_champion: Whether it is the champion itself.
+        comparison: With the champion, where there is another one that can be compared.
+        not_compared: Why there is one that cannot.
+        champion_version: Name of the alias version that made it champion.
+        unseen_labels: The model's labels that no evaluated sample carries, in index order.
+        verdict: Of the gate.
+        predictions_url: All this is computed from.
+        url: Folder with all files of the evaluation.
+        photos_per_second: Of the prediction.
+        seconds: Of the evaluation, without the prediction.
+    """
+
+    format_version: Literal[2] = 2
+    target: str
+    model_url: str
     split: Split
     num_rows: int
+    primary: Metric
+    metrics: tuple[Metric, ...] = ()
+    details: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    highlights: Highlights | None = None
+    sections: tuple[Section, ...] = ()
+    num_label_issues: int | None = None
     num_trained_on: int | None = 0
+    is_champion: bool = False
+    comparison: Comparison | None = None
+    not_compared: str | None = None
+    champion_version: str | None = None
+    unseen_labels: tuple[str, ...] = ()
+    verdict: Verdict
     predictions_url: str
     url: str
     photos_per_second: float
     seconds: float
 
     @property
-    def training_cautions(self) -> list[str]:
-        """What is to be known of the photos the model was trained on; often nothing."""
+    def warnings(self) -> tuple[str, ...]:
+        """Limits of the evaluation that are not among the verdict's reasons; often empty."""
+        warnings = list(self.notes)
         if self.num_trained_on is None:
-            return [UNTOLD_TRAINING]
-        if self.num_trained_on:
-            return [f"The model was trained on {self.num_trained_on} of these photos."]
-        return []
+            warnings.append(UNKNOWN_TRAINING)
+        elif self.num_trained_on and self.verdict.passed:
+            warnings.append(f"The model was trained on {self.num_trained_on} of these samples.")
+        unseen = unseen_text(self.unseen_labels)
+        if unseen and not any(unseen in reason for reason in self.verdict.reasons):
+            warnings.append(f"Classes {unseen}.")
+        return tuple(warnings)
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric by its name.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        return {metric.name: metric.value for metric in (self.primary, *self.metrics)}[name]
 
     def file(self, name: str) -> str:
-        """URL of what was made of the predictions, by its name."""
+        """Return the URL of a file of the evaluation."""
         return f"{self.url}/{name}"
-
-
-class EvalReport(SplitReport):
-    """How a model of classes did on one split.
-
-    Attributes:
-        error_rate: Share of them taken for another class.
-        top_k: Share of photos whose class is among the k most probable, by k.
-        loss: Mean cross-entropy, nats.
-        calibration: How far the probabilities can be believed.
-        most_confused: The first pairs, most frequent first; all are in most_confused.parquet.
-        num_label_issues: Photos whose label is probably wrong; None where none could be looked for.
-        is_champion: Whether it is the champion itself.
-        comparison: Beside the champion, where there is another one that can be compared.
-        not_compared: Why there is one that cannot.
-        champion_move: The move of the alias that made it champion.
-        unseen_classes: The model's classes that no evaluated photo has, in index order.
-        verdict: What the gate says.
-    """
-
-    error_rate: Share
-    top_k: dict[int, float]
-    loss: float
-    calibration: Calibration
-    most_confused: tuple[ConfusedPair, ...]
-    num_label_issues: int | None = None
-    is_champion: bool = False
-    comparison: Comparison | None = None
-    not_compared: str | None = None
-    champion_move: str | None = None
-    unseen_classes: tuple[str, ...] = ()
-    verdict: Verdict
-
-    @property
-    def cautions(self) -> tuple[str, ...]:
-        """Limits of the evaluation that are not among the verdict's reasons; often empty."""
-        cautions = [UNTOLD_TRAINING] if self.num_trained_on is None else []
-        unseen = unseen_text(self.unseen_classes)
-        if unseen and not any(unseen in reason for reason in self.verdict.reasons):
-            cautions.append(f"Classes {unseen}.")
-        return tuple(cautions)

@@ -1,105 +1,32 @@
-"""The photos a model was farthest off on, with the places drawn on them."""
+"""Keypoints and boxes drawn on photos."""
 
 from __future__ import annotations
 
 import io
 import logging
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 from pets_core import storage
-from pets_core.data.dataset import read_table, write_table
+from pets_core.data.dataset import read_table
 from pets_core.errors import PetsError, telling
-from pets_core.evaluation.gallery import photos
-from pets_core.numbers.measures import box_iou, photo_errors, pixel_distances
-from pets_core.numbers.predictions import NumberPredictions
-from pets_core.numbers.records import NumberTargets
 
-__all__ = [
-    "ACTUAL",
-    "PREDICTED",
-    "WorstError",
-    "draw_places",
-    "photo_sizes",
-    "read_worst",
-    "worst_errors",
-    "write_worst",
-]
+__all__ = ["ACTUAL", "PREDICTED", "draw_on_jpeg", "draw_places", "photo_sizes"]
 
 ACTUAL, PREDICTED = (64, 224, 96), (255, 138, 0)
 """Green and orange; the forms differ too, for those who cannot tell the colours apart."""
 
 _log = logging.getLogger(__name__)
-_NUM_PHOTOS = 16
 _SIDE = 224
 _LINE, _RADIUS, _DASH = 2, 5, 7
 _DARK = (0, 0, 0)
 
 Canvas = ImageDraw.ImageDraw
 Place = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class WorstError:
-    """A photo and what the model said of it.
-
-    Attributes:
-        photo_id: Its id in the data set.
-        actual: Its numbers, D.
-        predicted: What the model said, D.
-        error: By how much it was off, as `photo_errors` tells it.
-        pixels: Mean distance of its points from where they are, pixels of the upright photo; None
-            where no points are told, or its size is out of reach.
-        iou: Intersection over union of its box; None where no box is told.
-        jpeg: The photo, small, with places drawn on it; None where the data set is out of reach.
-    """
-
-    photo_id: str
-    actual: tuple[float, ...]
-    predicted: tuple[float, ...]
-    error: float
-    pixels: float | None = None
-    iou: float | None = None
-    jpeg: bytes | None = None
-
-
-def worst_errors(
-    predictions: NumberPredictions, sizes: NDArray[np.int64] | None
-) -> tuple[WorstError, ...]:
-    """The photos of greatest error, the worst first, fetched and drawn on.
-
-    Args:
-        predictions: Of the photos judged.
-        sizes: Width and height of each photo, (N, 2), where they are in reach.
-    """
-    info, kind = predictions.info, predictions.info.targets
-    errors = photo_errors(kind, info.numbers, predictions.targets, predictions.predicted)
-    rows = np.argsort(-errors, kind="stable")[:_NUM_PHOTOS]
-    actual, predicted = predictions.targets[rows], predictions.predicted[rows]
-    nothing = [None] * len(rows)
-    pixels = ious = nothing
-    if kind == "points" and sizes is not None:
-        pixels = pixel_distances(actual, predicted, sizes[rows]).mean(1).tolist()
-    if kind == "box":
-        ious = box_iou(actual, predicted).tolist()
-    ids = [predictions.ids[row] for row in rows]
-    jpegs = photos(info.dataset_url, ids, _SIDE)
-    return tuple(
-        WorstError(
-            photo_id=ids[place],
-            actual=tuple(actual[place].tolist()),
-            predicted=tuple(predicted[place].tolist()),
-            error=float(errors[rows[place]]),
-            pixels=pixels[place],
-            iou=ious[place],
-            jpeg=_drawn(jpegs.get(ids[place]), kind, actual[place], predicted[place]),
-        )
-        for place in range(len(rows))
-    )
+Kind = Literal["points", "box"]
 
 
 def photo_sizes(dataset_url: str, ids: list[str]) -> NDArray[np.int64] | None:
@@ -125,15 +52,11 @@ def photo_sizes(dataset_url: str, ids: list[str]) -> NDArray[np.int64] | None:
     return np.array([size_of[photo] for photo in ids], np.int64)
 
 
-def _drawn(
-    data: bytes | None,
-    kind: NumberTargets,
-    actual: NDArray[np.float32],
-    predicted: NDArray[np.float32],
-) -> bytes | None:
-    if data is None or kind == "numbers":
-        return data
-    image = draw_places(Image.open(io.BytesIO(data)), kind, actual, predicted)
+def draw_on_jpeg(
+    jpeg: bytes, kind: Kind, actual: NDArray[np.float32], predicted: NDArray[np.float32]
+) -> bytes:
+    """Draw on a photo as `draw_places`."""
+    image = draw_places(Image.open(io.BytesIO(jpeg)), kind, actual, predicted)
     buffer = io.BytesIO()
     # Thin lines of colour are blurred where JPEG keeps fewer pixels of colour than of light.
     image.save(buffer, "JPEG", quality=80, subsampling=0)
@@ -142,7 +65,7 @@ def _drawn(
 
 def draw_places(
     photo: Image.Image,
-    kind: NumberTargets,
+    kind: Kind,
     actual: NDArray[np.float32],
     predicted: NDArray[np.float32],
 ) -> Image.Image:
@@ -231,22 +154,3 @@ def _broken_line(
     for number in range(0, count, 2):
         dash = gone + step * number / count, gone + step * (number + 1) / count
         canvas.line([(float(x), float(y)) for x, y in dash], colour, width)
-
-
-def write_worst(url: str, worst: tuple[WorstError, ...]) -> None:
-    """Write a row a photo, the worst first."""
-    write_table(url, pa.Table.from_pylist([vars(shown) for shown in worst], _SCHEMA))
-
-
-def read_worst(url: str) -> tuple[WorstError, ...]:
-    """Read what `write_worst` wrote."""
-    rows = read_table(url).to_pylist()
-    lists = ("actual", "predicted")
-    return tuple(WorstError(**row | {name: tuple(row[name]) for name in lists}) for row in rows)
-
-
-_SCHEMA = pa.schema(
-    [("photo_id", pa.string()), ("actual", pa.list_(pa.float64())),
-     ("predicted", pa.list_(pa.float64())), ("error", pa.float64()), ("pixels", pa.float64()),
-     ("iou", pa.float64()), ("jpeg", pa.binary())]
-)  # fmt: skip

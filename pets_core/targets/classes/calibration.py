@@ -9,14 +9,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.evaluation.predictions import Predictions, log_softmax
-from pets_core.records.evaluation import Calibration
+from pets_core.evaluation.predictions import log_softmax
+from pets_core.targets.classes.predictions import ClassPredictions
 
-__all__ = ["Reliability", "calibrate", "fit_temperature", "reliability"]
+__all__ = ["Calibration", "Reliability", "calibrate", "fit_temperature", "reliability"]
 
 _NUM_BINS = 15
 _LOG_TEMPERATURES = (-3.0, 3.0)
 _ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of a model's probabilities (Guo and others 2017).
+
+    Attributes:
+        bins: Photos by confidence.
+        temperature: Of temperature scaling, fitted on the validation photos; None where there are
+            none.
+        ece_after: Expected calibration error with that temperature, on the photos evaluated.
+    """
+
+    bins: Reliability
+    temperature: float | None = None
+    ece_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_])
     return Reliability(counts, mean(confidence), mean(right.astype(np.float64)))
 
 
-def fit_temperature(validation: Predictions) -> float | None:
+def fit_temperature(validation: ClassPredictions) -> float | None:
     """What to divide logits by so that the validation loss is least (Guo and others 2017).
 
     None where none between e^-3 and e^3 is least: a single class, or a model that is always right.
@@ -80,7 +96,7 @@ def fit_temperature(validation: Predictions) -> float | None:
 
 
 def _cooled(
-    predictions: Predictions, temperature: float
+    predictions: ClassPredictions, temperature: float
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Logarithms of the probabilities of cooled logits, some rows at a time: a copy is large."""
     for start in range(0, len(predictions), _ROWS):
@@ -89,22 +105,20 @@ def _cooled(
         yield rows, log_softmax(logs / temperature)
 
 
-def calibrate(
-    predictions: Predictions, validation: Predictions | None
-) -> tuple[Calibration, Reliability]:
-    """Judge the probabilities, and what a temperature of the validation photos makes of them.
+def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None) -> Calibration:
+    """Measure calibration before and after temperature scaling.
 
     Args:
-        predictions: To be judged.
-        validation: What the temperature is fitted on; where these are the photos judged, it would
-            flatter and is not.
+        predictions: To be evaluated.
+        validation: What the temperature is fitted on; where these are the photos evaluated, it
+            would flatter and is not.
     """
     bins = reliability(predictions.confidence, ~predictions.wrong)
     if validation is None or predictions.info.split == "valid":
-        return Calibration(ece=bins.ece), bins
+        return Calibration(bins)
     temperature = fit_temperature(validation)
     if temperature is None:
-        return Calibration(ece=bins.ece), bins
+        return Calibration(bins)
     cooled = [np.exp(logs.max(1)) for _, logs in _cooled(predictions, temperature)]
     after = reliability(np.concatenate(cooled), ~predictions.wrong)
-    return Calibration(ece=bins.ece, temperature=temperature, ece_after=after.ece), bins
+    return Calibration(bins, temperature, after.ece)

@@ -1,15 +1,23 @@
-"""What was taken for what: counts, their order, the pairs confused most."""
+"""Confusion matrix: counts, their order, the pairs confused most."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.records.evaluation import ConfusedPair
+if TYPE_CHECKING:
+    import pandas as pd
 
-__all__ = ["cluster_order", "confusion_counts", "most_confused", "without_diagonal"]
+__all__ = [
+    "cluster_order",
+    "confusion_counts",
+    "confusion_table",
+    "most_confused",
+    "without_diagonal",
+]
 
 _MAX_OPTIMAL_ORDER = 200
 """Ordering the leaves of more classes as well as can be takes longer than it is worth."""
@@ -80,7 +88,7 @@ def cluster_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def most_confused(
     counts: NDArray[np.int64], class_names: Sequence[str], min_count: int = 1
-) -> list[ConfusedPair]:
+) -> pd.DataFrame:
     """List the mistakes, most frequent first, as fastai's `most_confused(min_val)`.
 
     Args:
@@ -89,21 +97,43 @@ def most_confused(
         min_count: Pairs confused fewer times are left out; at least 1.
 
     Returns:
-        Pairs without the diagonal; ties in order of actual, then predicted class index.
+        Columns actual, predicted, count, and share of the actual class's photos, without the
+        diagonal; ties in order of actual, then predicted class index.
     """
     assert min_count >= 1, "a pair that was never confused is not a mistake"
-    errors, support = without_diagonal(counts), counts.sum(1)
-    actual, predicted = np.nonzero(errors >= min_count)
-    frequency = errors[actual, predicted]
-    return [
-        ConfusedPair(
-            actual=class_names[actual[i]],
-            predicted=class_names[predicted[i]],
-            count=int(frequency[i]),
-            share=float(frequency[i] / support[actual[i]]),
-        )
-        for i in np.argsort(-frequency, kind="stable")
-    ]
+    errors = without_diagonal(counts)
+    errors[errors < min_count] = 0
+    table = confusion_table(errors, class_names, support=counts.sum(1))
+    return table.sort_values("count", ascending=False, kind="stable", ignore_index=True)
+
+
+def confusion_table(
+    counts: NDArray[np.int64], class_names: Sequence[str], support: NDArray[np.int64] | None = None
+) -> pd.DataFrame:
+    """Return a row for each cell of a confusion matrix that is not 0.
+
+    Args:
+        counts: Shape (C, C): actual class in rows, predicted class in columns.
+        class_names: Names in index order, C of them.
+        support: Photos of each actual class, (C,); None: the sums of the rows.
+
+    Returns:
+        Columns actual, predicted, count, and share of the actual class's photos.
+    """
+    import pandas as pd
+
+    actual, predicted = np.nonzero(counts)
+    found = counts[actual, predicted]
+    support = counts.sum(1) if support is None else support
+    names = np.array(class_names, dtype=object)
+    return pd.DataFrame(
+        {
+            "actual": names[actual],
+            "predicted": names[predicted],
+            "count": found,
+            "share": found / support[actual],
+        }
+    )
 
 
 def without_diagonal(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records.base import Record
-from pets_core.tags.measures import accuracy_multi, f1_scores
+from pets_core.targets.tags.metrics import accuracy_multi, f1_scores
 
 __all__ = [
     "GRID",
@@ -22,7 +22,6 @@ __all__ = [
     "choose_thresholds",
     "read_thresholds",
     "threshold_curve",
-    "write_thresholds",
 ]
 
 THRESHOLDS = "thresholds.json"
@@ -120,12 +119,6 @@ def choose_thresholds(
 def _best(scores: NDArray[np.float64]) -> float:
     equal = GRID[scores >= scores.max() - 1e-12]
     return float(equal[np.abs(equal - _MIDDLE).argmin()])
-
-
-def write_thresholds(model_url: str, thresholds: Thresholds) -> None:
-    """Leave a model's thresholds beside it."""
-    data = thresholds.model_dump_json(indent=2).encode()
-    storage.write_bytes(storage.join(storage.absolute(model_url), THRESHOLDS), data)
 
 
 def read_thresholds(model_url: str, tags: Sequence[str]) -> Thresholds | None:

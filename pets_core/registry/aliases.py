@@ -10,10 +10,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
@@ -23,14 +23,14 @@ from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.models.card import CARD
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest
-from pets_core.records.evaluation import Champion, EvalReport
+from pets_core.records.evaluation import Champion, EvalReport, Metric
 
 __all__ = [
     "CANDIDATE",
+    "AliasConflict",
+    "AliasVersion",
     "Candidate",
-    "Judged",
-    "Move",
-    "MovedError",
+    "EvaluationKey",
     "absolute",
     "aliases",
     "candidates",
@@ -51,30 +51,34 @@ _INSIDE = "store:"
 Record = TypeVar("Record", bound=BaseModel)
 
 
-class MovedError(PetsError):
+class AliasConflict(PetsError):  # noqa: N818 - as Git and HTTP name it
     """An alias points at another model than the one that a new one was compared with."""
 
 
 class Candidate(BaseModel):
-    """A model that was evaluated, and may be pointed at.
+    """A model that was evaluated, and can be promoted.
 
     Attributes:
+        format_version: Those of version 1 were all of classes, with an error rate alone.
         run_id: The run that evaluated it.
+        target: Kind of target.
         model_url: The model; relative to the store where it lies in it.
-        predictions_url: What it said of the photos; relative likewise.
-        dataset_name: Data set it was judged on.
+        predictions_url: Its predictions; relative likewise.
+        dataset_name: Data set it was evaluated on.
         dataset_fingerprint: Version of that.
-        split: Photos it was judged on.
+        split: Samples it was evaluated on.
         tta_views: Augmented views that were averaged.
         backbone: Of the model.
-        error_rate: On these photos.
+        metric: Primary metric on these samples.
         num_rows: How many these are.
         evaluated_at: UTC, ISO 8601.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format_version: Literal[1, 2] = 2
     run_id: str
+    target: str = "class"
     model_url: str
     predictions_url: str
     dataset_name: str
@@ -82,12 +86,20 @@ class Candidate(BaseModel):
     split: Split
     tta_views: int
     backbone: str
-    error_rate: float
+    metric: Metric
     num_rows: int
     evaluated_at: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_version_1(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "error_rate" in data:
+            data = dict(data)
+            data["metric"] = {"name": "error rate", "value": data.pop("error_rate"), "unit": "%"}
+        return data
 
-class Judged(NamedTuple):
+
+class EvaluationKey(NamedTuple):
     """What photos a model is judged on, and how."""
 
     dataset_name: str
@@ -96,18 +108,18 @@ class Judged(NamedTuple):
     tta_views: int
 
     @staticmethod
-    def of(model: Candidate | PredictionsInfo) -> Judged:
+    def of(model: Candidate | PredictionsInfo) -> EvaluationKey:
         """Those that a model was judged on."""
-        return Judged(model.dataset_name, model.dataset_fingerprint, model.split, model.tta_views)
+        return EvaluationKey(model.dataset_name, model.dataset_fingerprint, model.split, model.tta_views)
 
     @staticmethod
-    def by(config: PipelineConfig, manifest: DatasetManifest) -> Judged:
+    def by(config: PipelineConfig, manifest: DatasetManifest) -> EvaluationKey:
         """Those that a run is about to judge a model on."""
         split = manifest.evaluation_split(config.evaluate.split)
-        return Judged(manifest.name, manifest.fingerprint, split, config.evaluate.tta_views)
+        return EvaluationKey(manifest.name, manifest.fingerprint, split, config.evaluate.tta_views)
 
 
-class Move(BaseModel):
+class AliasVersion(BaseModel):
     """One move of an alias.
 
     Attributes:
@@ -126,7 +138,7 @@ class Move(BaseModel):
     moved_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def find_champion(config: PipelineConfig, judged: Judged) -> Champion | None:
+def find_champion(config: PipelineConfig, judged: EvaluationKey) -> Champion | None:
     """What the alias of the settings points at, for photos that are judged; None: nothing yet.
 
     What it once said of these photos serves again where version, split and views are the same.
@@ -136,11 +148,11 @@ def find_champion(config: PipelineConfig, judged: Judged) -> Champion | None:
         return None
     name, move = held
     url = absolute(config.store, move.model.predictions_url)
-    same = Judged.of(move.model) == judged and storage.exists(url)
+    same = EvaluationKey.of(move.model) == judged and storage.exists(url)
     return Champion(
         model_url=absolute(config.store, move.model.model_url),
         predictions_url=url if same else None,
-        move=name,
+        version=name,
     )
 
 
@@ -171,17 +183,17 @@ def aliases(store: str, dataset: str) -> list[str]:
     return sorted(storage.list_folder(_folder(store, dataset)))
 
 
-def history(store: str, dataset: str, alias: str) -> dict[str, Move]:
+def history(store: str, dataset: str, alias: str) -> dict[str, AliasVersion]:
     """Every move of an alias by its name, the newest last; nothing where there is no such alias.
 
     Raises:
         PetsError: A move is damaged.
     """
     folder = _folder(store, dataset, alias)
-    return {name: _read(storage.join(folder, name), Move) for name in _moves(folder)}
+    return {name: _read(storage.join(folder, name), AliasVersion) for name in _moves(folder)}
 
 
-def current(store: str, dataset: str, alias: str) -> Move | None:
+def current(store: str, dataset: str, alias: str) -> AliasVersion | None:
     """The move that holds."""
     held = _newest(store, dataset, alias)
     return held[1] if held else None
@@ -199,7 +211,7 @@ def kept_models(store: str) -> list[Candidate]:
     return kept
 
 
-def promote(store: str, alias: str, model: Candidate) -> Move:
+def promote(store: str, alias: str, model: Candidate) -> AliasVersion:
     """Point an alias of the model's data set at it; one file appears, whole or not at all.
 
     Raises:
@@ -208,25 +220,25 @@ def promote(store: str, alias: str, model: Candidate) -> Move:
     return _promote(store, alias, model, _newest(store, model.dataset_name, alias))
 
 
-def promote_run(store: str, alias: str, report: EvalReport) -> Move:
+def promote_run(store: str, alias: str, report: EvalReport) -> AliasVersion:
     """Point an alias at the model that was evaluated, as `promote`.
 
     Raises:
-        MovedError: The alias points at another model than the one it was compared with.
+        AliasConflict: The alias points at another model than the one it was compared with.
     """
     model = _read(report.file(CANDIDATE), Candidate)
     held = _newest(store, model.dataset_name, alias)
     if held:
         name, move = held
-        if name != report.champion_move and move.model.model_url != model.model_url:
-            raise MovedError(
+        if name != report.champion_version and move.model.model_url != model.model_url:
+            raise AliasConflict(
                 f"{alias} was pointed at {move.model.run_id} meanwhile, which this model was not "
                 "compared with: `pets evaluate MODEL --gate.promote` judges it beside that one"
             )
     return _promote(store, alias, model, held)
 
 
-def _promote(store: str, alias: str, model: Candidate, held: tuple[str, Move] | None) -> Move:
+def _promote(store: str, alias: str, model: Candidate, held: tuple[str, AliasVersion] | None) -> AliasVersion:
     """Promote a model after the move that holds."""
     _check_there(store, model)
     name, move = held or (None, None)
@@ -235,10 +247,10 @@ def _promote(store: str, alias: str, model: Candidate, held: tuple[str, Move] | 
     if move and move.model == model:
         return move
     previous = move.previous if move and again else name
-    return _write(store, alias, Move(model=model, previous=previous), name)
+    return _write(store, alias, AliasVersion(model=model, previous=previous), name)
 
 
-def rollback(store: str, dataset: str, alias: str) -> Move:
+def rollback(store: str, dataset: str, alias: str) -> AliasVersion:
     """Point an alias at what it pointed at before; again, at what came before that.
 
     Raises:
@@ -254,7 +266,7 @@ def rollback(store: str, dataset: str, alias: str) -> Move:
         raise PetsError(f"{alias} of {dataset} has pointed at no other model before")
     before = moves[name]
     _check_there(store, before.model)
-    move = Move(model=before.model, previous=before.previous, why="rolled back")
+    move = AliasVersion(model=before.model, previous=before.previous, why="rolled back")
     return _write(store, alias, move, newest)
 
 
@@ -264,7 +276,7 @@ def _check_there(store: str, model: Candidate) -> None:
         raise PetsError(f"{url}: the model is gone; promote another")
 
 
-def _write(store: str, alias: str, move: Move, newest: str | None) -> Move:
+def _write(store: str, alias: str, move: AliasVersion, newest: str | None) -> AliasVersion:
     # A clock that is behind another machine's must not write a move that is older than the newest.
     after = int(newest.split("-")[0]) + 1 if newest else 0
     # Two moves at once are both kept, and the later one holds.
@@ -278,11 +290,11 @@ def _moves(folder: str) -> list[str]:
     return sorted(name for name in storage.list_folder(folder) if name.endswith(".json"))
 
 
-def _newest(store: str, dataset: str, alias: str) -> tuple[str, Move] | None:
+def _newest(store: str, dataset: str, alias: str) -> tuple[str, AliasVersion] | None:
     """The move that holds, and its name."""
     folder = _folder(store, dataset, alias)
     names = _moves(folder)
-    return (names[-1], _read(storage.join(folder, names[-1]), Move)) if names else None
+    return (names[-1], _read(storage.join(folder, names[-1]), AliasVersion)) if names else None
 
 
 def _read(url: str, record: type[Record]) -> Record:

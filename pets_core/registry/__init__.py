@@ -1,0 +1,1 @@
+"""Which evaluated model an alias points at, and the gate before it."""

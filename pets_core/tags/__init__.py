@@ -1,1 +1,0 @@
-"""Photos with any number of tags: what a model said of them, and how good it is."""

@@ -1,0 +1,1 @@
+"""Kinds of targets, each with how its predictions are stored and evaluated."""

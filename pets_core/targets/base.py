@@ -1,0 +1,168 @@
+"""The interface of a kind of target, and what its evaluation consists of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pets_core.config.evaluate import EvaluateConfig
+from pets_core.errors import PetsError
+from pets_core.evaluation.compare import ScoredSamples
+from pets_core.evaluation.gallery import Gallery
+from pets_core.evaluation.predictions import Predictions, PredictionsInfo
+from pets_core.records.evaluation import Highlights, Metric, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Evaluation", "Evaluator", "Target"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Everything that an evaluation of predictions writes and shows.
+
+    Attributes:
+        metrics: Secondary metrics.
+        details: Figures behind the metrics, a sentence each.
+        notes: What to know before relying on the model, a sentence each.
+        highlights: Where the model is worst.
+        sections: Parts of the report, in order.
+        tables: Tables by name, as sections refer to them.
+        figures: PNGs by name, likewise.
+        gallery: Pictures by part, likewise.
+        files: Other files for people, by name.
+        model_files: Files to keep beside the weights of a model that this run trained, by name.
+        num_label_issues: Samples whose label is probably wrong; None: none were looked for.
+        task: What the model does, for its card: "names one of 37 classes".
+        pipeline_tag: Of model hubs.
+    """
+
+    metrics: Sequence[Metric] = ()
+    details: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    highlights: Highlights | None = None
+    sections: Sequence[Section] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    gallery: Gallery = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    model_files: Mapping[str, bytes] = field(default_factory=dict)
+    num_label_issues: int | None = None
+    task: str = ""
+    pipeline_tag: str = "image-classification"
+
+
+class Evaluator(ABC):
+    """Evaluates the predictions of one model on one split; no torch.
+
+    Args:
+        predictions: To be evaluated.
+        validation: Predictions of the validation split by the same model, where there are any.
+        config: Settings of the evaluation.
+        is_own: Whether this run trained the model, so that files may be kept beside it.
+        maps_url: File with activation maps of some photos, if there is one.
+    """
+
+    def __init__(
+        self,
+        predictions: Predictions,
+        validation: Predictions | None = None,
+        config: EvaluateConfig = EvaluateConfig(),  # noqa: B008 - frozen
+        *,
+        is_own: bool = False,
+        maps_url: str | None = None,
+    ) -> None:
+        self.predictions, self.validation, self.config = predictions, validation, config
+        self.is_own, self.maps_url = is_own, maps_url
+
+    @property
+    def info(self) -> PredictionsInfo:
+        """Metadata of the predictions."""
+        return self.predictions.info
+
+    @abstractmethod
+    def score(self) -> ScoredSamples:
+        """Return the primary metric, sample by sample."""
+
+    @abstractmethod
+    def evaluate(self) -> Evaluation:
+        """Return the tables, figures, photos and sentences."""
+
+
+class Target(ABC):
+    """A kind of target: what a model predicts of a photo.
+
+    Subclasses describe how predictions are stored (as `PredictionColumns`) and how they are
+    evaluated. One instance of each is registered by its name (`pets_core.targets.registry`).
+
+    Attributes:
+        name: As `source.targets` has it.
+        metric: Name of the primary metric.
+        higher_is_better: Its direction.
+        metric_range: Its bounds, if it has any.
+        has_labels: Whether samples carry labels, whose recall is compared with the champion's.
+        evaluator: Evaluates predictions.
+        output_column: Column of the predictions with the outputs.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = False
+    metric_range: ClassVar[tuple[float, float] | None] = None
+    has_labels: ClassVar[bool] = False
+    evaluator: ClassVar[type[Evaluator]]
+    output_column: ClassVar[str]
+
+    @abstractmethod
+    def schema(self, info: PredictionsInfo) -> pa.Schema:
+        """Return the columns of a file of predictions, besides id and embedding."""
+
+    @abstractmethod
+    def to_columns(
+        self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
+    ) -> dict[str, pa.Array]:
+        """Return these columns for some samples.
+
+        Args:
+            info: Metadata of the file.
+            targets: (N,) or (N, D).
+            outputs: (N, D), as decoded.
+        """
+
+    @abstractmethod
+    def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
+        """Return the targets of a file, (N,) or (N, D), from its columns without the outputs."""
+
+    @abstractmethod
+    def check(self, url: str, predictions: Predictions) -> None:
+        """Refuse targets or outputs that cannot be.
+
+        Raises:
+            PetsError: Some cannot be, as NaN.
+        """
+
+    def check_comparable(self, model: PredictionsInfo, champion: PredictionsInfo) -> None:
+        """Refuse to compare models that predict different things.
+
+        Raises:
+            PetsError: They do.
+        """
+        if champion.targets != model.targets:
+            raise PetsError(
+                f"it predicts targets = {champion.targets} and this model targets = {model.targets}"
+            )
+        if champion.names != model.names:
+            raise PetsError(
+                f"it knows {len(champion.names)} classes and this model {len(model.names)}, not "
+                "the same ones in the same order"
+            )
+        theirs, own = ([info.text for info in of.numbers] for of in (champion, model))
+        if theirs != own:
+            raise PetsError(f"it predicts {', '.join(theirs)} and this model {', '.join(own)}")

@@ -1,0 +1,1 @@
+"""Classes: one of a vocabulary a photo."""

@@ -1,0 +1,338 @@
+"""One class a photo: the kind `class`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pets_core import plots
+from pets_core.errors import PetsError
+from pets_core.evaluation.compare import Labels, ScoredSamples
+from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
+from pets_core.evaluation.predictions import (
+    Predictions,
+    PredictionsInfo,
+    list_column,
+    log_softmax,
+    refuse_rows,
+)
+from pets_core.evaluation.tables import issues_csv
+from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.targets.classes.calibration import Calibration, calibrate
+from pets_core.targets.classes.confusion import (
+    cluster_order,
+    confusion_counts,
+    confusion_table,
+    most_confused,
+)
+from pets_core.targets.classes.labels import label_issues
+from pets_core.targets.classes.metrics import bootstrap_share, class_table, species_table, top_k
+from pets_core.targets.classes.predictions import ClassPredictions
+
+__all__ = ["CLASSES", "Classes", "ClassesEvaluator"]
+
+_NUM_PHOTOS, _NUM_PAIRS, _PHOTOS_A_PAIR = 16, 10, 8
+_NUM_HIGHLIGHTS = 3
+_SIDE = 160
+_MANY_CLASSES = 50
+"""A confusion table of more classes is too long for a page."""
+
+
+class ClassesEvaluator(Evaluator):
+    """Evaluates predicted classes: the error rate, what is confused with what, calibration."""
+
+    predictions: ClassPredictions
+    validation: ClassPredictions | None
+
+    def __init__(
+        self, predictions: Predictions, validation: Predictions | None = None, *given: Any, **named: Any
+    ) -> None:
+        own = validation and ClassPredictions.of(validation)
+        super().__init__(ClassPredictions.of(predictions), own, *given, **named)
+
+    @cached_property
+    def _counts(self) -> NDArray[np.int64]:
+        """Confusion matrix, (C, C)."""
+        predictions = self.predictions
+        num_classes = len(predictions.names)
+        return confusion_counts(predictions.targets, predictions.predicted, num_classes)
+
+    def score(self) -> ScoredSamples:
+        """Return 1 for each photo that was predicted another class."""
+        predictions = self.predictions
+        wrong = predictions.wrong
+        share = bootstrap_share(int(wrong.sum()), len(predictions))
+        return ScoredSamples(
+            metric=Metric(name="error rate", unit="%", **share.model_dump()),
+            ids=predictions.ids,
+            scores=wrong.astype(np.float64),
+            model_url=self.info.model_url,
+            labels=Labels(
+                predictions.names, np.arange(len(predictions)), predictions.targets, ~wrong
+            ),
+        )
+
+    def evaluate(self) -> Evaluation:
+        """Return confusion matrix, confused pairs, classes, calibration, photos, label issues."""
+        predictions, counts = self.predictions, self._counts
+        calibration = calibrate(predictions, self.validation)
+        issues = label_issues(self.validation) if self.validation else None
+        min_count = self.config.most_confused_min_count
+        pairs = most_confused(counts, predictions.names, min_count)
+        order = cluster_order(counts)
+        bins, classes = calibration.bins, class_table(predictions, counts)
+        tables = {
+            "confusion": confusion_table(counts, predictions.names),
+            "most_confused": pairs,
+            "classes": classes if classes["species"].notna().any() else classes.drop(columns="species"),
+        }
+        species = species_table(counts, [info.species for info in self.info.classes])
+        if species is not None:
+            tables["species"] = species
+        return Evaluation(
+            metrics=self._metrics(calibration),
+            details=(f"{int((~predictions.wrong).sum()):,} of {len(predictions):,} photos right.",),
+            highlights=_highlights(pairs),
+            sections=_sections(predictions, tables, calibration, issues),
+            tables=tables,
+            figures={
+                "confusion": plots.confusion_matrix(
+                    counts[np.ix_(order, order)], [predictions.names[i] for i in order]
+                ),
+                "reliability": plots.reliability_diagram(
+                    bins.counts, bins.confidence, bins.accuracy
+                ),
+            },
+            gallery=self._gallery(pairs, issues),
+            files={} if issues is None else {"label_fixes.csv": issues_csv(issues)},
+            num_label_issues=None if issues is None else len(issues),
+            task=f"names one of {len(predictions.names)} classes",
+        )
+
+    def _metrics(self, calibration: Calibration) -> list[Metric]:
+        losses = self.predictions.losses
+        assert losses is not None
+        return [
+            *(
+                Metric(name=f"top-{k} accuracy", value=share, higher_is_better=True, unit="%")
+                for k, share in top_k(self.predictions).items()
+                if k > 1
+            ),
+            Metric(name="cross-entropy", value=float(losses.mean(dtype=np.float64)), unit="nats"),
+            Metric(name="expected calibration error", value=calibration.bins.ece, unit="%"),
+        ]
+
+    def _gallery(self, pairs: Any, issues: Any) -> Gallery:
+        """Return the photos of greatest loss, confident errors, confused pairs, label issues."""
+        predictions, losses = self.predictions, self.predictions.losses
+        assert losses is not None
+        errors = np.flatnonzero(predictions.wrong)
+        sure = errors[np.argsort(-predictions.confidence[errors], kind="stable")]
+        worst = np.argsort(-losses, kind="stable")
+        parts = {
+            "top-losses": [self._picture(row) for row in worst[:_NUM_PHOTOS]],
+            "confident-errors": [self._picture(row) for row in sure[:_NUM_PHOTOS]],
+            "confused-pairs": [
+                self._picture(row, group=f"{pair.actual}, predicted {pair.predicted}")
+                for pair in pairs[:_NUM_PAIRS].itertuples()
+                for row in self._rows_of_pair(pair.actual, pair.predicted)
+            ],
+        }
+        if issues is not None:
+            assert self.validation is not None
+            place = {photo: row for row, photo in enumerate(self.validation.ids)}
+            parts["label-issues"] = [
+                self._picture(place[photo], self.validation) for photo in issues["id"][:_NUM_PHOTOS]
+            ]
+        return fetch_photos(parts, self.info.dataset_url, _SIDE, maps_url=self.maps_url)
+
+    def _rows_of_pair(self, actual: str, predicted: str) -> NDArray[np.int64]:
+        """Return the rows of photos of a confused pair, the surest first."""
+        predictions, names = self.predictions, self.predictions.names
+        own = predictions.targets == names.index(actual)
+        rows = np.flatnonzero(own & (predictions.predicted == names.index(predicted)))
+        return rows[np.argsort(-predictions.confidence[rows], kind="stable")][:_PHOTOS_A_PAIR]
+
+    def _picture(
+        self, row: int, predictions: ClassPredictions | None = None, group: str = ""
+    ) -> Picture:
+        predictions = predictions or self.predictions
+        names, losses = predictions.names, predictions.losses
+        assert losses is not None
+        predicted = names[int(predictions.predicted[row])]
+        return Picture(
+            photo_id=predictions.ids[row],
+            actual=names[int(predictions.targets[row])],
+            predicted=f"{predicted}, {predictions.confidence[row]:.0%}",
+            detail=f"loss {losses[row]:.2f}",
+            is_correct=not predictions.wrong[row],
+            group=group,
+        )
+
+
+def _highlights(pairs: Any) -> Highlights:
+    return Highlights(
+        title="Most confused",
+        columns=("actual", "predicted", "photos", "share"),
+        rows=tuple(
+            (pair.actual, pair.predicted, str(pair.count), f"{pair.share:.0%}")
+            for pair in pairs[:_NUM_HIGHLIGHTS].itertuples(index=False, name="Pair")
+        ),
+    )
+
+
+def _sections(
+    predictions: ClassPredictions, tables: Any, calibration: Calibration, issues: Any
+) -> list[Section]:
+    num_classes, split = len(predictions.names), predictions.info.split
+    sections = [
+        Section(
+            key="most-confused", title="Confused pairs", table="most_confused", percent=("share",),
+            text="Classes that were predicted for others, most frequent first.",
+            description="Classes predicted for others, most frequent first",
+        ),
+        Section(
+            key="confusion-matrix", title="Confusion matrix", figure="confusion",
+            figure_alt=f"Confusion matrix of {num_classes} classes; the tables of pairs and of "
+            "classes hold its figures",
+            text="Rows: actual class. Columns: predicted class. The diagonal is right; classes "
+            "that are confused lie side by side. The deeper the colour, the greater the share of "
+            "the class's photos.",
+            description=f"{len(predictions)} {split} photos",
+        ),
+        Section(
+            key="confusion-table", title="Confusion table", table="confusion", percent=("share",),
+            description="Every pair of actual and predicted class that occurs", in_report=False,
+        ),
+    ]  # fmt: skip
+    if "species" in tables:
+        sections.append(
+            Section(
+                key="species", title="Species", table="species",
+                text="Actual species in rows, predicted species in columns, photos.",
+                description="Species predicted for others",
+            )
+        )  # fmt: skip
+    sections += [
+        Section(
+            key="top-losses", title="Top losses", gallery="top-losses",
+            text="The photos of greatest loss. Below each, where a map was computed, what spoke "
+            "for the prediction (Grad-CAM): red most, blue least.",
+            description="The photos of greatest loss",
+        ),
+        Section(
+            key="confident-errors", title="Confident errors", gallery="confident-errors",
+            text="Wrong predictions of the highest probability.",
+            description="Wrong predictions of the highest probability",
+        ),
+        Section(
+            key="confused-pairs", title="Photos of confused pairs", gallery="confused-pairs",
+            description="Photos of the pairs confused most",
+        ),
+    ]  # fmt: skip
+    if issues is not None:
+        sections.append(_label_section(len(issues)))
+    return [
+        *sections,
+        Section(
+            key="classes", title="Classes", table="classes", percent=("precision", "recall", "f1"),
+            text="Every class, lowest recall first.",
+            description="Precision, recall and F1 of every class",
+        ),
+        Section(
+            key="calibration", title="Calibration", figure="reliability",
+            figure_alt="Accuracy against the model's confidence, in 15 bins",
+            text=_calibration_text(calibration), description="Confidence against accuracy",
+        ),
+    ]  # fmt: skip
+
+
+def _label_section(count: int) -> Section:
+    text = "No label of the validation photos looks wrong."
+    if count:
+        text = (
+            f"{count} validation photo{'s' if count > 1 else ''} whose label is probably wrong, by "
+            "confident learning. Look at them, remove the rows of label_fixes.csv whose label is "
+            "right, and ingest with --source.label_fixes set to the file."
+        )
+    return Section(
+        key="label-issues", title="Label issues", text=text, gallery="label-issues",
+        description="Labels that are probably wrong",
+    )  # fmt: skip
+
+
+def _calibration_text(calibration: Calibration) -> str:
+    scaled = ""
+    if calibration.temperature is not None:
+        scaled = (
+            f" With logits divided by {calibration.temperature:.2f}, fitted on the validation "
+            f"photos, it is {calibration.ece_after:.1%}."
+        )
+    return (
+        "How often a prediction is right, by its probability. The expected calibration error is "
+        f"{calibration.bins.ece:.1%}.{scaled}"
+    )
+
+
+class Classes(Target):
+    """One class of a vocabulary a photo. Outputs are probabilities."""
+
+    name = "class"
+    metric = "error rate"
+    metric_range = (0.0, 1.0)
+    has_labels = True
+    evaluator = ClassesEvaluator
+    output_column = "probabilities"
+
+    def schema(self, info: PredictionsInfo) -> pa.Schema:
+        """Columns actual, predicted, probability (of that), loss, and all probabilities."""
+        return pa.schema(
+            [("actual", pa.string()), ("predicted", pa.string()), ("probability", pa.float32()),
+             ("loss", pa.float32()), ("probabilities", pa.list_(pa.float32(), info.num_outputs))]
+        )  # fmt: skip
+
+    def to_columns(
+        self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
+    ) -> dict[str, pa.Array]:
+        """Return the columns; `outputs` are logits."""
+        names = np.array(info.names, dtype=object)
+        logs = log_softmax(outputs)
+        probabilities = np.exp(logs).astype(np.float32)
+        predicted = probabilities.argmax(1)
+        own = np.take_along_axis(logs, targets[:, None].astype(np.int64), 1)[:, 0]
+        return {
+            "actual": pa.array(names[targets], pa.string()),
+            "predicted": pa.array(names[predicted], pa.string()),
+            "probability": pa.array(np.take_along_axis(probabilities, predicted[:, None], 1)[:, 0]),
+            "loss": pa.array(-own, pa.float32()),
+            "probabilities": list_column(probabilities),
+        }
+
+    def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
+        """Return class indices, int64 (N,)."""
+        index = {name: place for place, name in enumerate(info.names)}
+        actual = table["actual"].to_pylist()
+        if unknown := [name for name in actual if name not in index]:
+            raise PetsError(
+                f"{url}: {unknown[0]!r} is actual, but not among its {len(index)} classes"
+            )
+        return np.array([index[name] for name in actual], np.int64)
+
+    def check(self, url: str, predictions: Predictions) -> None:
+        """Refuse outputs that are no probabilities."""
+        sums = predictions.outputs.sum(1, dtype=np.float64)
+        # A sum that is right says that no value is NaN or infinite.
+        bad = ~(np.abs(sums - 1) < 1e-3) | (predictions.outputs.min(1) < 0)
+        refuse_rows(
+            url, predictions, bad | ~np.isfinite(predictions.losses),
+            "probabilities that are not finite, or do not add up to 1",
+            "Predict again; of a model that gives NaN, lower its train.base_lr",
+        )  # fmt: skip
+
+
+CLASSES = Classes()

@@ -1,0 +1,1 @@
+"""Coordinates: keypoints, or a bounding box, on a photo."""

@@ -1,0 +1,301 @@
+"""One or several numbers a photo: the kind `numbers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pets_core import plots
+from pets_core.evaluation.compare import ScoredSamples
+from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
+from pets_core.evaluation.intervals import bootstrap_interval
+from pets_core.evaluation.predictions import (
+    Predictions,
+    PredictionsInfo,
+    list_column,
+    refuse_rows,
+)
+from pets_core.evaluation.tables import issues_csv
+from pets_core.records.dataset import NumberInfo
+from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.targets.regression.labels import number_issues
+from pets_core.targets.regression.metrics import (
+    baseline_of,
+    number_table,
+    rmse,
+    standard_errors,
+)
+
+__all__ = ["NUMBERS", "Numbers", "NumbersEvaluator", "root_mean"]
+
+_NUM_PHOTOS, _NUM_SHOWN, _NUM_HIGHLIGHTS = 16, 6, 12
+_SIDE = 224
+
+Floats = NDArray[np.float64]
+
+
+def root_mean(squares: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """Return the root of the mean."""
+    root: NDArray[Any] = np.sqrt(squares.mean(axis))
+    return root
+
+
+class NumbersEvaluator(Evaluator):
+    """Evaluates predicted numbers: RMSE and MAE, beside those of always predicting the mean."""
+
+    @property
+    def numbers(self) -> Sequence[NumberInfo]:
+        """What is predicted, D numbers."""
+        return self.info.numbers
+
+    @cached_property
+    def baseline(self) -> Floats:
+        """The mean of the training photos, (N, D)."""
+        return baseline_of(self.numbers, len(self.predictions))
+
+    @property
+    def unit(self) -> str:
+        """The unit of all numbers; empty where they have none, or several."""
+        units = {number.unit for number in self.numbers}
+        return next(iter(units)) if len(units) == 1 else ""
+
+    @property
+    def has_one_unit(self) -> bool:
+        """Whether errors of different numbers can be added."""
+        kinds = {number.unit or number.name for number in self.numbers}
+        return len(self.numbers) == 1 or len(kinds) == 1
+
+    def errors(self, predicted: NDArray[Any]) -> Floats:
+        """Return errors of predictions in their unit; of several units in standard deviations."""
+        actual = self.predictions.targets
+        if self.has_one_unit:
+            return predicted.astype(np.float64) - actual
+        return standard_errors(self.numbers, actual, predicted)
+
+    def score(self) -> ScoredSamples:
+        """Return the squared error of each photo, the mean over its numbers."""
+        squares = np.square(self.errors(self.predictions.outputs)).mean(1)
+        interval = bootstrap_interval(root_mean, squares)
+        return ScoredSamples(
+            metric=Metric(
+                name=NUMBERS.metric,
+                unit=self.unit if self.has_one_unit else "standard deviations",
+                baseline=rmse(self.errors(self.baseline)),
+                **interval.model_dump(),
+            ),
+            ids=self.predictions.ids,
+            scores=squares,
+            is_root=True,
+            model_url=self.info.model_url,
+        )
+
+    def evaluate(self) -> Evaluation:
+        """Return the errors of each number, residuals, the worst photos and label issues."""
+        predictions, numbers = self.predictions, self.numbers
+        table = number_table(numbers, predictions.targets, predictions.outputs)
+        issues = self.issues()
+        labels, units = [n.name for n in numbers], [n.unit for n in numbers]
+        return Evaluation(
+            metrics=self.metrics(),
+            notes=self._notes(table),
+            highlights=_highlights(table),
+            sections=[*self._sections(issues)],
+            tables={"numbers": table},
+            figures={
+                "residuals": plots.residuals(
+                    labels, units, predictions.targets, predictions.outputs
+                )
+            },
+            gallery=self._gallery(issues),
+            files={} if issues is None else {"label_issues.csv": issues_csv(issues)},
+            num_label_issues=None if issues is None else issues["id"].nunique(),
+            task=f"predicts {', '.join(number.text for number in numbers[:_NUM_SHOWN])}",
+            pipeline_tag="image-feature-extraction",
+        )
+
+    def issues(self) -> Any:
+        """Return the probable label errors, a DataFrame; None where no photos were held out."""
+        return None if self.validation is None else number_issues(self.validation)
+
+    def metrics(self) -> list[Metric]:
+        """Return the secondary metrics."""
+        sizes = np.abs(self.errors(self.predictions.outputs)).mean(1)
+        unit = self.unit if self.has_one_unit else "standard deviations"
+        baseline = float(np.abs(self.errors(self.baseline)).mean())
+        interval = bootstrap_interval(np.mean, sizes)
+        return [Metric(name="MAE", unit=unit, baseline=baseline, **interval.model_dump())]
+
+    def _notes(self, table: Any) -> list[str]:
+        notes = []
+        # Each number beside its own baseline: grams outweigh years.
+        known = table[table["baseline_rmse"] > 0]
+        if ((known["rmse"] / known["baseline_rmse"]) ** 2).sum() >= len(known):
+            notes.append(
+                "The model is no better than always predicting the mean of the training photos."
+            )
+        if self.info.split == "valid":
+            notes.append("There are no test photos: what is chosen by these looks better than it is.")
+        return notes
+
+    # What photos show: overridden by coordinates, which are drawn.
+
+    legend = ""
+
+    def photo_errors(self) -> Floats:
+        """Return by how much each photo is off, (N,), to find the worst."""
+        errors = standard_errors(
+            self.numbers, self.predictions.targets, self.predictions.outputs
+        )
+        return np.sqrt(np.square(errors).mean(1))  # type: ignore[no-any-return]
+
+    def detail(self, row: int) -> str:
+        """Return how far a photo is off, as text."""
+        if len(self.numbers) > 1:
+            return f"{self.photo_errors()[row]:.2f} standard deviations"
+        predictions = self.predictions
+        off = predictions.outputs[row, 0] - predictions.targets[row, 0]
+        return f"{off:+.4g} {self.numbers[0].unit}".rstrip()
+
+    def text(self, values: NDArray[Any]) -> str:
+        """Return the numbers of a photo as text, the first of many."""
+        alone = len(self.numbers) == 1
+        shown = [
+            f"{'' if alone else f'{number.name} '}{value:.4g} {number.unit}".rstrip()
+            for number, value in zip(self.numbers[:_NUM_SHOWN], values, strict=False)
+        ]
+        more = len(values) - len(shown)
+        return "; ".join([*shown, f"and {more} more"] if more > 0 else shown)
+
+    def draw(self, predictions: Predictions, row: int, jpeg: bytes) -> bytes:
+        """Return the photo of a row, drawn on where that shows more."""
+        return jpeg
+
+    def _gallery(self, issues: Any) -> Gallery:
+        worst = np.argsort(-self.photo_errors(), kind="stable")[:_NUM_PHOTOS]
+        details = {row: self.detail(row) for row in worst.tolist()}
+        gallery = self._part("worst-errors", self.predictions, details)
+        if issues is None or self.validation is None:
+            return gallery
+        place = {photo: row for row, photo in enumerate(self.validation.ids)}
+        first = issues.drop_duplicates("id")[:_NUM_PHOTOS]
+        details = {
+            place[photo]: f"quality {quality:.2f}"
+            for photo, quality in zip(first["id"], first["quality"], strict=True)
+        }
+        return {**gallery, **self._part("label-issues", self.validation, details)}
+
+    def _part(self, name: str, predictions: Predictions, details: dict[int, str]) -> Gallery:
+        """Return a part of the gallery: some rows, each with its detail."""
+        pictures = [
+            Picture(
+                photo_id=predictions.ids[row],
+                actual=self.text(predictions.targets[row]),
+                predicted=self.text(predictions.outputs[row]),
+                detail=detail,
+            )
+            for row, detail in details.items()
+        ]
+        place = {predictions.ids[row]: row for row in details}
+        return fetch_photos(
+            {name: pictures}, self.info.dataset_url, _SIDE,
+            draw=lambda photo_id, jpeg: self.draw(predictions, place[photo_id], jpeg),
+        )  # fmt: skip
+
+    def _sections(self, issues: Any) -> list[Section]:
+        more = len(self.numbers) - plots.MAX_RESIDUALS
+        sections = [
+            Section(
+                key="numbers", title="Errors", table="numbers",
+                text="Errors of each number, and of always predicting the training photos' mean "
+                "(baseline).",
+                description="Errors of each number, beside the baseline's",
+            ),
+            Section(
+                key="residuals", title="Residuals", figure="residuals",
+                figure_alt="Predicted over actual values, and their difference",
+                text="Predicted over actual values: on the broken line both are the same. To the "
+                f"right, the errors.{f' {more} more numbers are not drawn.' if more > 0 else ''}",
+                description="Predicted over actual values",
+            ),
+            Section(
+                key="worst-errors", title="Worst errors", gallery="worst-errors",
+                text=f"The photos of greatest error.{self.legend}",
+                description="The photos of greatest error",
+            ),
+        ]  # fmt: skip
+        if issues is not None:
+            sections.append(_issues_section(issues["id"].nunique()))
+        return sections
+
+
+def _issues_section(count: int) -> Section:
+    text = "No target of the validation photos looks wrong."
+    if count:
+        text = (
+            f"{count} validation photo{'s' if count > 1 else ''} whose target is probably wrong, by "
+            "outliers of the residuals; label_issues.csv lists them. Correct those that are wrong "
+            "in the source, and ingest again."
+        )
+    return Section(
+        key="label-issues", title="Label issues", text=text, gallery="label-issues",
+        description="Targets that are probably wrong",
+    )  # fmt: skip
+
+
+def _highlights(table: Any) -> Highlights:
+    return Highlights(
+        title="MAE, and that of always predicting the mean",
+        columns=("number", "MAE", "baseline", "unit"),
+        rows=tuple(
+            (row.name, f"{row.mae:.4g}", f"{row.baseline_mae:.4g}", row.unit)
+            for row in table[:_NUM_HIGHLIGHTS].itertuples(index=False, name="Number")
+        ),
+    )
+
+
+class Numbers(Target):
+    """One or several numbers a photo. Outputs are numbers in the targets' units."""
+
+    name = "numbers"
+    metric = "RMSE"
+    evaluator: type[Evaluator] = NumbersEvaluator
+    output_column = "predicted"
+
+    def schema(self, info: PredictionsInfo) -> pa.Schema:
+        """Columns actual and predicted, a list of numbers each."""
+        numbers = pa.list_(pa.float32(), info.num_outputs)
+        return pa.schema([("actual", numbers), ("predicted", numbers)])
+
+    def to_columns(
+        self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
+    ) -> dict[str, pa.Array]:
+        """Return the columns."""
+        return {
+            "actual": list_column(targets.astype(np.float32)), "predicted": list_column(outputs)
+        }  # fmt: skip
+
+    def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
+        """Return the numbers of each photo, float32 (N, D)."""
+        column = table["actual"].combine_chunks()
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        targets: NDArray[np.float32] = values.reshape(-1, info.num_outputs)
+        return targets
+
+    def check(self, url: str, predictions: Predictions) -> None:
+        """Refuse numbers that are not finite."""
+        for values, what, remedy in (
+            (predictions.targets, "actual", "Correct the numbers of the source and ingest again"),
+            (predictions.outputs, "predicted",
+             "Predict again; of a model that gives NaN, lower its train.base_lr"),
+        ):  # fmt: skip
+            bad = ~np.isfinite(values).all(1)
+            refuse_rows(url, predictions, bad, f"{what} numbers that are not finite", remedy)
+
+
+NUMBERS = Numbers()

@@ -1,0 +1,1 @@
+"""Tags: any number of a vocabulary a photo."""
