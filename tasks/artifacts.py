@@ -9,9 +9,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pets_core.data.gallery import class_warnings, read_leaks, read_quarantine, thumbnails
-from pets_core.markdown import literal
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.storage.markdown import literal
 from tasks.publish import Publisher, jpeg, picture, table
 
 __all__ = ["MAX_PAIRS", "pairs", "publish_dataset", "publish_lr", "publish_training"]

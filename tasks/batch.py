@@ -12,8 +12,8 @@ from pets_core.batch import commit_batch, missing_parts, plan_batch
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.launch import WorkRequest
-from pets_core.markdown import literal
 from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
+from pets_core.storage.markdown import literal
 from tasks.delegate import in_threads
 from tasks.policy import may_pass
 from tasks.publish import Publisher, table

@@ -15,8 +15,8 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pets_core import storage
-from pets_core.markdown import literal
 from pets_core.records.evaluation import SplitReport
+from pets_core.storage.markdown import literal
 
 __all__ = [
     "MAX_BYTES",

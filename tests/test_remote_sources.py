@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from pets_core import download, storage
+from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import shards
 from pets_core.data.files import BATCH_FILES, FolderFiles, ListedFiles
@@ -19,6 +19,7 @@ from pets_core.data.shards import write_shard
 from pets_core.data.sources import open_source
 from pets_core.data.versions import collect_garbage, list_versions, verify
 from pets_core.errors import PetsError
+from pets_core.storage import download
 
 
 @pytest.fixture(autouse=True)

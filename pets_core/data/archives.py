@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from isal import igzip, isal_zlib
 
 from pets_core import storage
-from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.data.files import FileEntry, Files, size_refusal, skip_reason
 from pets_core.data.formats import UnreadablePhotoError
-from pets_core.download import forget_download, local_file
 from pets_core.errors import PetsError, disk_fault, explain_full_disk
+from pets_core.storage.cache import lock_of, mark_used, sweep
+from pets_core.storage.download import forget_download, local_file
 
 __all__ = ["ARCHIVE_SUFFIXES", "PackedFiles", "ZipFiles", "open_archive", "pack"]
 

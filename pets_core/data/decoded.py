@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.data.dataset import open_parquet, read_shard, read_table
 from pets_core.data.images import decode
 from pets_core.errors import explain_full_disk
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest
+from pets_core.storage.cache import lock_of, mark_used, sweep
 
 __all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
 
@@ -137,7 +137,8 @@ def open_decoded(
 
     The files are keyed by the data set's fingerprint, the split and the size, and named by how many
     photos are decoded. One process builds them while others wait; they appear under their names
-    only when they are whole, and go when no run has opened them for long (`pets_core.cache`).
+    only when they are whole, and go when no run has opened them for long
+    (`pets_core.storage.cache`).
 
     Args:
         manifest: A committed data set.

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from pets_core import storage
 from pets_core.data.formats import UnreadablePhotoError
-from pets_core.download import retrying
 from pets_core.errors import telling
+from pets_core.storage.download import retrying
 
 __all__ = [
     "BATCH_FILES",

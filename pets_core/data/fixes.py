@@ -9,7 +9,7 @@ from dataclasses import replace
 from pets_core import storage
 from pets_core.data.catalogue import Catalogue
 from pets_core.errors import PetsError, did_you_mean
-from pets_core.spreadsheet import cell_text
+from pets_core.storage.csv import cell_text
 
 __all__ = ["STRUCK_OUT", "apply_fixes", "read_fixes"]
 

@@ -35,8 +35,8 @@ from pets_core.data.formats import (
 )
 from pets_core.data.layout import FolderLayout, read_layout
 from pets_core.data.table import TABLE_SUFFIXES, TableSource
-from pets_core.download import retrying
 from pets_core.errors import PetsError, explain_full_disk, telling
+from pets_core.storage.download import retrying
 
 __all__ = ["AUTHORS_URL", "check_source", "open_photos", "open_source"]
 

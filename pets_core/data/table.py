@@ -22,8 +22,8 @@ from pets_core.data.catalogue import Catalogue, LabelledPhoto, Official, describ
 from pets_core.data.files import FileEntry, Files, ListedFiles, size_refusal
 from pets_core.data.layout import split_of_name
 from pets_core.data.table_columns import TableColumns, Target, class_names
-from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.storage.download import local_file
 from pets_core.text_table import TextOptions, TextTable, open_text_table
 
 __all__ = ["TABLE_SUFFIXES", "TableSource"]

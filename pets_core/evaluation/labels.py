@@ -9,7 +9,7 @@ import numpy as np
 from pets_core import storage
 from pets_core.evaluation.predictions import Predictions
 from pets_core.records.evaluation import LabelIssue
-from pets_core.spreadsheet import write_csv
+from pets_core.storage.csv import write_csv
 
 __all__ = ["label_issues", "write_label_fixes"]
 

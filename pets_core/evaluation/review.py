@@ -45,7 +45,7 @@ from pets_core.records.evaluation import (
 from pets_core.records.training import TrainResult
 from pets_core.registry import CANDIDATE, Candidate, relative
 from pets_core.runs import SETTINGS
-from pets_core.spreadsheet import table_csv
+from pets_core.storage.csv import table_csv
 
 __all__ = ["given_predictions", "review"]
 

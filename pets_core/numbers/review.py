@@ -24,7 +24,7 @@ from pets_core.numbers.measures import (
 from pets_core.numbers.predictions import NumberPredictions, read_number_predictions
 from pets_core.numbers.records import NumbersReport
 from pets_core.records.evaluation import PredictResult
-from pets_core.spreadsheet import table_csv
+from pets_core.storage.csv import table_csv
 
 __all__ = ["review_numbers"]
 

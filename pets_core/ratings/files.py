@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pets_core import storage
-from pets_core.download import local_file
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsSourceConfig
+from pets_core.storage.download import local_file
 from pets_core.text_table import TextOptions, TextTable, open_text_table
 
 __all__ = ["WHOLE_NUMBER", "TableFile", "check_tables", "choose_columns"]

@@ -12,7 +12,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
 from pets_core.evaluation.contamination import trained_on
 from pets_core.records.evaluation import PredictResult
-from pets_core.spreadsheet import table_csv
+from pets_core.storage.csv import table_csv
 from pets_core.tags.gallery import top_losses, write_top_losses
 from pets_core.tags.measures import (
     accuracy_multi,

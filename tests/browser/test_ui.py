@@ -136,7 +136,7 @@ MARKUP = [
 PUBLISH = """
 import json, sys
 from prefect import flow, task
-from pets_core.markdown import literal
+from pets_core.storage.markdown import literal
 from tasks.publish import Publisher, table
 
 @task

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pets_core.cache import UNUSED_DAYS
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import decoded
 from pets_core.data.decoded import DecodedPhotos, open_decoded
 from pets_core.data.images import decode
 from pets_core.data.ingest import ingest
 from pets_core.errors import PetsError
+from pets_core.storage.cache import UNUSED_DAYS
 
 SIZE = 24
 

@@ -7,13 +7,14 @@ import tarfile
 
 import pytest
 
-from pets_core import download, storage
+from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import sources
 from pets_core.data.catalogue import Box
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import AUTHORS_URL, open_source
 from pets_core.errors import PetsError
+from pets_core.storage import download
 
 HEADER = "#Image CLASS-ID SPECIES BREED ID\n"
 TRAINVAL = "Birman_1 2 1 1\npug_2 1 2 1\n"

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pets_core import download, storage
+from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import files as files_module
 from pets_core.data.dataset import read_table
 from pets_core.data.ingest import ingest
 from pets_core.data.sources import open_source
 from pets_core.errors import PetsError
+from pets_core.storage import download
 
 ROWS = {
     "image": ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"],

@@ -17,7 +17,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data import shards
 from pets_core.data.versions import list_versions
 from pets_core.errors import PetsError
-from pets_core.markdown import literal
+from pets_core.storage.markdown import literal
 from tasks import ingest as tasks
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

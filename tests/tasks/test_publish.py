@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pets_core.evaluation.gallery import Picture
-from pets_core.markdown import literal
+from pets_core.storage.markdown import literal
 from tasks import publish, review_artifacts
 from tasks.publish import MAX_BYTES, Publisher, picture, within
 

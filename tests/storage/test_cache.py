@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pets_core import storage
-from pets_core.cache import UNUSED_DAYS, lock_of, sweep
 from pets_core.data.archives import open_archive
-from pets_core.download import local_file
+from pets_core.storage.cache import UNUSED_DAYS, lock_of, sweep
+from pets_core.storage.download import local_file
 
 
 def age(path: Path, days: float = UNUSED_DAYS + 1) -> Path:

@@ -35,7 +35,7 @@ NUMBERS = [
 
 def test_settings_page_is_up_to_date():
     """Type, default and bounds of each setting: pydantic holds values to them."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     page = runpy.run_path(str(root / "docs/settings.py"))["settings_page"]()
     written = (root / "docs/settings.md").read_text()
     assert page == written, "run python docs/settings.py and look at what has changed"

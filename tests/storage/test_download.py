@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pets_core import download, storage
-from pets_core.download import forget_download, local_file
+from pets_core import storage
 from pets_core.errors import PetsError
+from pets_core.storage import download
+from pets_core.storage.download import forget_download, local_file
 
 BODY = bytes(range(256)) * 4000  # about 1 MB
 UNSEEN = 10_000  # bytes: more than a write buffer holds back

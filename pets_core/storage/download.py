@@ -17,8 +17,8 @@ from tenacity import (
 )
 
 from pets_core import storage
-from pets_core.cache import lock_of, mark_used, sweep
 from pets_core.errors import PetsError, explain_full_disk, is_retryable, tellable, telling
+from pets_core.storage.cache import lock_of, mark_used, sweep
 
 __all__ = ["forget_download", "local_file", "retrying", "verify"]
 
