@@ -194,7 +194,7 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
                 f"--source.targets {card.targets}"
             )
     if _reads_source(command, parsed):
-        from pets_core.data.sources import check_source
+        from pets_core.data.sources.sources import check_source
 
         check_source(config)
 

@@ -22,10 +22,10 @@ from pydantic import BaseModel
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import open_parquet, read_table, write_table
-from pets_core.data.files import Files
-from pets_core.data.formats import UnreadablePhotoError, refuse_raw
-from pets_core.data.images import decode
-from pets_core.data.sources import open_photos
+from pets_core.data.ingest.images import decode
+from pets_core.data.sources.files import Files
+from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
+from pets_core.data.sources.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
 from pets_core.records.inference import BatchPlan, BatchSummary

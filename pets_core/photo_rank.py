@@ -8,9 +8,9 @@ import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.decoded import DecodedPhotos, open_decoded
-from pets_core.data.loader import PhotoLoader, fits_on_gpu
-from pets_core.data.transforms import Transform
+from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
+from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
+from pets_core.data.loading.transforms import Transform
 from pets_core.launch import WorkRequest
 from pets_core.models.card import ModelCard
 from pets_core.models.package import TrainedModel, create_model

@@ -17,10 +17,10 @@ from torch import Tensor
 from pets_core import storage
 from pets_core.batch import decoded_batches, missing_parts, read_part, write_part
 from pets_core.data.dataset import write_table
-from pets_core.data.decoded import DecodedPhotos, class_names
-from pets_core.data.files import Files
-from pets_core.data.loader import Batch
-from pets_core.data.sources import open_photos
+from pets_core.data.loading.decoded import DecodedPhotos, class_names
+from pets_core.data.loading.loader import Batch
+from pets_core.data.sources.files import Files
+from pets_core.data.sources.sources import open_photos
 from pets_core.embeddings.file import (
     EMBEDDINGS,
     EmbeddingsInfo,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
-from pets_core.data.formats import UnreadablePhotoError, refuse_raw
-from pets_core.data.images import decode, inspect
+from pets_core.data.ingest.images import decode, inspect
+from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.errors import PetsError
 from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
 from pets_core.tags.thresholds import Thresholds, read_thresholds

@@ -33,7 +33,7 @@ from PIL import Image
 from prefect_server import Server
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.sample import write_sample
+from pets_core.data.sources.sample.sample import write_sample
 
 pytest_plugins = ["selection"]
 

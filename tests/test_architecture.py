@@ -22,7 +22,7 @@ FLOWS_MAY_IMPORT = {
     "pets_core.tags.records",
 }
 COMMAND_LINE_MAY_IMPORT = {
-    "pets_core.data.sources",
+    "pets_core.data.sources.sources",
     "pets_core.embeddings.similar",
     "pets_core.evaluation.predictions",
     "pets_core.launch",
@@ -123,7 +123,7 @@ def test_imports_follow_the_arrows():
         ("pets_core/a.py", "from tasks.stages import train_model"),
         ("pets_core/a.py", "import flows.cli as c"),
         ("tasks/a.py", "from flows import cli"),
-        ("flows/a.py", "from pets_core.data.ingest import ingest"),
+        ("flows/a.py", "from pets_core.data.ingest.commit import ingest"),
         ("flows/a.py", "from pets_core import storage"),
         ("flows/a.py", "import pets_core.predict"),
         ("flows/cli.py", "from pets_core.rank import Rank"),
@@ -214,7 +214,7 @@ def test_parquet_of_python_files_is_read_without_arrows_threads():
         for path in (ROOT / "pets_core").rglob("*.py")
         if opening.search(path.read_text())
     }
-    by_path = {"data/archives.py", "data/table.py", "ratings/files.py"}
+    by_path = {"data/sources/archives.py", "data/sources/table.py", "ratings/files.py"}
     assert found == {f"pets_core/{name}" for name in by_path}
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.confusion import confusion_counts
 from pets_core.evaluation.predictions import read_predictions

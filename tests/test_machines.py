@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
 from pets_core.failures import WorkerError

@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_model import write_tiny_model
 
 from pets_core import predict, storage
-from pets_core.data.images import decode
-from pets_core.data.transforms import CenterCrop
+from pets_core.data.ingest.images import decode
+from pets_core.data.loading.transforms import CenterCrop
 from pets_core.errors import PetsError
 from pets_core.models.package import load_model
 from pets_core.predict import predict_photos

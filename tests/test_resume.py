@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.failures import WorkerError
 from pets_core.launch import WorkRequest, launch
 from pets_core.progress import Progress

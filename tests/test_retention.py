@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.models.card import CARD, ModelCard
 from pets_core.records.dataset import ClassInfo
 from pets_core.registry import Candidate, promote, rollback

@@ -7,7 +7,7 @@ import pytest
 
 from pets_core import photo_rank, photo_stages
 from pets_core.config.model import ModelConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.launch import WorkRequest
 from pets_core.models.package import create_model, save_model
 from pets_core.watchdog import Watchdog

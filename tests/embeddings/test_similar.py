@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_model import write_tiny_model
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.embeddings.near import find_near_duplicates
 from pets_core.embeddings.similar import similar_photos
 from pets_core.errors import PetsError

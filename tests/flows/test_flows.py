@@ -16,7 +16,7 @@ from flows.review import review_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_info, read_predictions, write_predictions
 from pets_core.launch import WorkRequest

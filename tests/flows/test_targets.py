@@ -15,7 +15,7 @@ from flows.pipeline import pipeline
 from flows.review import review_flow
 from flows.train import train_flow
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.models.onnx import export_onnx
 from pets_core.models.package import load_model

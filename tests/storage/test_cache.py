@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pets_core import storage
-from pets_core.data.archives import open_archive
+from pets_core.data.sources.archives import open_archive
 from pets_core.storage.cache import UNUSED_DAYS, lock_of, sweep
 from pets_core.storage.download import local_file
 
