@@ -339,7 +339,7 @@ def _predict(parser: _Parser, arguments: list[str]) -> None:
     parsed = parser.parse_args(arguments)
     if parsed.top < 1:
         raise PetsError(f"--top = {parsed.top}: must be at least 1")
-    from pets_core.predict import predict_photos
+    from pets_core.inference.predict import predict_photos
 
     predictions = list(predict_photos(parsed.model, parsed.photos, num_top=parsed.top))
     if parsed.json:

@@ -16,8 +16,8 @@ from pets_core.data.versions import (
     verify,
 )
 from pets_core.errors import PetsError
+from pets_core.maintenance.retention import data_sets_needed
 from pets_core.records.dataset import DatasetManifest
-from pets_core.retention import data_sets_needed
 
 __all__ = ["add_commands", "run_command", "show_manifest"]
 

@@ -7,7 +7,7 @@ import argparse
 from flows.tables import print_table
 from pets_core.data.versions import collect_garbage
 from pets_core.errors import PetsError
-from pets_core.retention import data_sets_needed, find_old, remove_old
+from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old
 
 __all__ = ["add_arguments", "run_command"]
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pets_core import storage
-from pets_core.batch import decoded_batches, missing_parts, read_part, write_part
 from pets_core.data.dataset import write_table
 from pets_core.data.loading.decoded import DecodedPhotos, class_names
 from pets_core.data.loading.loader import Batch
@@ -39,6 +38,7 @@ from pets_core.evaluation.predictions import (
     log_softmax,
     write_predictions,
 )
+from pets_core.inference.batch import decoded_batches, missing_parts, read_part, write_part
 from pets_core.models.card import ModelCard, weights_sha256
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.numbers.predictions import NumberPredictionsInfo, write_number_predictions

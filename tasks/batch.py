@@ -8,9 +8,9 @@ from prefect import get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from pets_core import storage
-from pets_core.batch import commit_batch, missing_parts, plan_batch
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.inference.batch import commit_batch, missing_parts, plan_batch
 from pets_core.launch import WorkRequest
 from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
 from pets_core.storage.markdown import literal

@@ -15,7 +15,7 @@ from pets_core.records.dataset import Run
 from pets_core.records.training import SweepResult, TrainResult, Trial
 from pets_core.runs import start_run
 from pets_core.storage.markdown import literal
-from pets_core.sweep import Study, concluded, trial_config, trial_url, write_result
+from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
 from tasks.delegate import in_threads
 from tasks.publish import Publisher, picture_of, table
 from tasks.stages import GOES_ON, check_run, do_or_delegate

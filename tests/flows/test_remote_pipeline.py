@@ -9,7 +9,7 @@ from flows import cli
 from flows.pipeline import pipeline
 from pets_core import registry, storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.predict import predict_photos
+from pets_core.inference.predict import predict_photos
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -11,7 +11,7 @@ import yaml
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import Trial
-from pets_core.sweep import Study
+from pets_core.training.sweep import Study
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,13 +17,13 @@ import safetensors.torch
 from tiny_model import write_tiny_model
 
 from pets_core import storage
-from pets_core.batch import commit_batch, missing_parts, part_url, plan_batch
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.inference.batch import commit_batch, missing_parts, part_url, plan_batch
+from pets_core.inference.predict import predict_photos
 from pets_core.launch import WorkRequest, launch
 from pets_core.photo_rank import PhotoRank
 from pets_core.photo_stages import predict_parts
-from pets_core.predict import predict_photos
 from pets_core.records.inference import BatchPlan, PartsResult
 
 CLASSES = ("Birman", "Boxer", "Pug", "Sphynx")

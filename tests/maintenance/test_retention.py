@@ -9,10 +9,10 @@ import pytest
 
 from flows import cli
 from pets_core.data.ingest.commit import ingest
+from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old
 from pets_core.models.card import CARD, ModelCard
 from pets_core.records.dataset import ClassInfo
 from pets_core.registry import Candidate, promote, rollback
-from pets_core.retention import data_sets_needed, find_old, remove_old
 
 DAY = 86_400
 

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from tiny_model import write_tiny_model
 
-from pets_core import predict, storage
+from pets_core import storage
 from pets_core.data.ingest.images import decode
 from pets_core.data.loading.transforms import CenterCrop
 from pets_core.errors import PetsError
+from pets_core.inference import predict
+from pets_core.inference.predict import predict_photos
 from pets_core.models.package import load_model
-from pets_core.predict import predict_photos
 
 CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
 

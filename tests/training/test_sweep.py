@@ -11,7 +11,7 @@ from pets_core import plots
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.records.training import EpochMetrics, TrainResult, Trial
-from pets_core.sweep import Study, concluded, trial_config, trial_url, write_result
+from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
 
 BACKBONES = ("a", "b")
 
