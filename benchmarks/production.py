@@ -37,8 +37,9 @@ import httpx
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.sources.sample.sample import write_sample
-from pets_core.launch import WorkRequest, launch
 from pets_core.records.training import TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 FILE = Path(__file__).parents[1] / "deployments/prefect.yaml"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

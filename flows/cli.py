@@ -216,7 +216,7 @@ def _settings(
                 f"{parsed.config_file}: with --resume the settings are those of the run; leave "
                 "the file out"
             )
-        from pets_core.runs import run_settings
+        from pets_core.runtime.runs import run_settings
 
         began_with = run_settings(parsed.resume)
         is_ratings_config = "ratings" in kind.model_fields
@@ -242,7 +242,7 @@ def _start_flow(
 ) -> None:
     _set_prefect_defaults()
     if _runs_ranks_here(command, config):
-        from pets_core.launch import prestart_ranks
+        from pets_core.runtime.launcher import prestart_ranks
 
         prestart_ranks()
     import httpx
@@ -429,7 +429,7 @@ def _join(parser: _Parser, arguments: list[str]) -> None:
         help="end when nothing is asked for so long (default: 600)",
     )  # fmt: skip
     from pets_core.config.pipeline import PipelineConfig
-    from pets_core.machines import join
+    from pets_core.runtime.multi_node import join
 
     config, parsed = _settings(PipelineConfig, parser, arguments)
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from pets_core.signals import die_with_parent
+from pets_core.runtime.signals import die_with_parent
 
 __all__ = ["main"]
 

@@ -11,8 +11,8 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.inference.batch import commit_batch, missing_parts, plan_batch
-from pets_core.launch import WorkRequest
 from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
+from pets_core.runtime.request import WorkRequest
 from pets_core.storage.markdown import literal
 from tasks.delegate import in_threads
 from tasks.policy import may_pass

@@ -7,7 +7,7 @@ from typing import Any
 from prefect.cache_policies import NO_CACHE
 
 from pets_core.errors import is_retryable
-from pets_core.failures import WorkerError
+from pets_core.runtime.failures import WorkerError
 
 __all__ = ["SHORT_TASK", "may_pass"]
 

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import CheckResult, Request, WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsPrediction
@@ -21,7 +20,9 @@ from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import Champion, PredictResult
 from pets_core.records.inference import EmbedResult, PartsResult
 from pets_core.records.training import LRSuggestion, TrainResult
-from pets_core.runs import (
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import CheckResult, Request, WorkRequest
+from pets_core.runtime.runs import (
     ask_stage,
     asked_stage,
     find_run,

@@ -82,7 +82,7 @@ def warnings_stay_here() -> Iterator[None]:
     """A rank's handler of warnings prints to standard output: no test may leave it behind."""
     yield
     root = logging.getLogger()
-    left = [each for each in root.handlers if type(each).__module__ == "pets_core.rank"]
+    left = [each for each in root.handlers if type(each).__module__ == "pets_core.runtime.rank"]
     for handler in left:
         root.removeHandler(handler)
     assert not left, "worker.work changed the logging of the process of the tests"

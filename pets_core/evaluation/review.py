@@ -44,7 +44,7 @@ from pets_core.records.evaluation import (
 )
 from pets_core.records.training import TrainResult
 from pets_core.registry import CANDIDATE, Candidate, relative
-from pets_core.runs import SETTINGS
+from pets_core.runtime.runs import SETTINGS
 from pets_core.storage.csv import table_csv
 
 __all__ = ["given_predictions", "review"]

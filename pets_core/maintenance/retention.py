@@ -12,7 +12,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, read_card
 from pets_core.registry import CANDIDATE, absolute, kept_models
-from pets_core.runs import data_sets_in_use
+from pets_core.runtime.runs import data_sets_in_use
 
 __all__ = ["Old", "data_sets_needed", "find_old", "remove_old"]
 

@@ -246,7 +246,7 @@ def test_an_unknown_group_of_variables_is_refused(refused, monkeypatch):
 @pytest.fixture
 def begun(started, tmp_path):
     """Settings and folder of a run that began."""
-    from pets_core.runs import start_run
+    from pets_core.runtime.runs import start_run
 
     config = started(
         "run", "--store", tmp_path, "--train.lr_max=slice(1e-6,3e-4)", "--train.seed=4"

@@ -19,12 +19,12 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_info, read_predictions, write_predictions
-from pets_core.launch import WorkRequest
 from pets_core.models.package import load_model
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.training import LRSuggestion
 from pets_core.registry import current, history
-from pets_core.runs import ask_stage, finished_stage
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.runs import ask_stage, finished_stage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

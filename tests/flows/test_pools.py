@@ -18,8 +18,8 @@ from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from flows import cli
 from flows.deployments import read_files
-from pets_core import launch, signals
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.runtime import launcher, signals
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "deployments"
@@ -127,7 +127,7 @@ def test_a_pod_has_shared_memory_and_a_place_for_the_cache() -> None:
 
 
 def test_a_pod_is_given_the_time_that_a_last_checkpoint_takes() -> None:
-    seconds = signals.SHUTDOWN_SECONDS + launch._TERMINATE_SECONDS
+    seconds = signals.SHUTDOWN_SECONDS + launcher._TERMINATE_SECONDS
     assert pod("gpu")["terminationGracePeriodSeconds"] > seconds
 
 

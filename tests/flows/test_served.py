@@ -17,8 +17,9 @@ import yaml
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
-from pets_core.launch import WorkRequest, launch
 from pets_core.records.training import TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 

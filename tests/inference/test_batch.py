@@ -21,10 +21,11 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.inference.batch import commit_batch, missing_parts, part_url, plan_batch
 from pets_core.inference.predict import predict_photos
-from pets_core.launch import WorkRequest, launch
-from pets_core.photo_rank import PhotoRank
-from pets_core.photo_stages import predict_parts
 from pets_core.records.inference import BatchPlan, PartsResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.runtime.photo_stages import predict_parts
+from pets_core.runtime.request import WorkRequest
 
 CLASSES = ("Birman", "Boxer", "Pug", "Sphynx")
 NUM_PHOTOS = 23
@@ -163,7 +164,8 @@ def test_killed_at_any_moment_it_goes_on(config, model_url, folder, jpeg, tmp_pa
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
     asked = request(config, plan, str(tmp_path / "run"))
     code = (
-        "import sys; from pets_core.launch import WorkRequest, launch; "
+        "import sys; from pets_core.runtime.request import WorkRequest; "
+        "from pets_core.runtime.launcher import launch; "
         "from pets_core.records.inference import PartsResult; "
         "launch(WorkRequest.model_validate_json(sys.argv[1]), PartsResult)"
     )

@@ -13,13 +13,20 @@ from prefect.states import Failed
 from pydantic import ValidationError
 
 import tasks
-from pets_core import agent, worker
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError, is_retryable
-from pets_core.failures import RankFailure, WorkerError, read_failures, the_error, to_failure
-from pets_core.fork_server import forked
-from pets_core.launch import WorkRequest, launch, worker_environment
 from pets_core.records.training import TrainResult
+from pets_core.runtime import agent, worker
+from pets_core.runtime.failures import (
+    RankFailure,
+    WorkerError,
+    read_failures,
+    the_error,
+    to_failure,
+)
+from pets_core.runtime.fork_server import forked
+from pets_core.runtime.launcher import launch, worker_environment
+from pets_core.runtime.request import WorkRequest
 from tasks.policy import may_pass
 
 
@@ -166,7 +173,7 @@ def test_a_fault_of_the_launcher_is_recorded(tmp_path):
 def test_a_fault_of_a_forked_launcher_is_recorded(tmp_path):
     path = tmp_path / "request.json"
     path.write_text("{}")
-    with forked("pets_core.agent", worker_environment(), [str(path), "0"]) as job:
+    with forked("pets_core.runtime.agent", worker_environment(), [str(path), "0"]) as job:
         assert job.wait(60) == 1
     assert not read_failures(tmp_path)[0].is_retryable
 

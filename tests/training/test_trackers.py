@@ -11,8 +11,9 @@ import pytest
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
-from pets_core.launch import WorkRequest, launch
 from pets_core.records.training import TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 
 def tracked(config: PipelineConfig, run_url: Path, tracker: str) -> TrainResult:

@@ -11,8 +11,8 @@ from torch import Tensor
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.plots.training import lr_curve, training_curves
-from pets_core.rank import Built, Rank
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.rank import Built, Rank
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.history import steps_table

@@ -32,7 +32,7 @@ from multiprocessing.connection import wait as wait_until_readable
 from pathlib import Path
 from typing import IO, NoReturn
 
-from pets_core.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_exit, stop_process
+from pets_core.runtime.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_exit, stop_process
 
 __all__ = ["ForkServer", "Job", "forked", "prestart", "serve"]
 

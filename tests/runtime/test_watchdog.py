@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from pets_core import photo_rank, photo_stages
 from pets_core.config.model import ModelConfig
 from pets_core.data.ingest.commit import ingest
-from pets_core.launch import WorkRequest
 from pets_core.models.package import create_model, save_model
-from pets_core.watchdog import Watchdog
-from pets_core.worker import run
+from pets_core.runtime import photo_rank, photo_stages
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.watchdog import Watchdog
+from pets_core.runtime.worker import run
 
 
 def hang(go_on: threading.Event) -> None:

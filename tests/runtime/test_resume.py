@@ -15,17 +15,19 @@ import pytest
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
-from pets_core.failures import WorkerError
-from pets_core.launch import WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.records.training import TrainResult
+from pets_core.runtime.failures import WorkerError
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
 LAUNCH = """
 import sys
 from pathlib import Path
-from pets_core.launch import WorkRequest, launch
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.launcher import launch
 from pets_core.records.training import TrainResult
 request = WorkRequest.model_validate_json(Path(sys.argv[1]).read_text())
 print("done", launch(request, TrainResult, on_progress=lambda p: print(p.stage, flush=True)))

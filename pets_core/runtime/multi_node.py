@@ -10,9 +10,10 @@ from pathlib import Path
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.failures import the_error, write_failure
-from pets_core.launch import REQUEST, Ears, announcements, read_request, run_ranks
 from pets_core.progress import ignore_progress
+from pets_core.runtime.failures import the_error, write_failure
+from pets_core.runtime.launcher import Ears, announcements, run_ranks
+from pets_core.runtime.request import REQUEST, read_request
 
 __all__ = ["join"]
 

@@ -7,10 +7,10 @@ import pytest
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import WorkRequest
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.training import LRSuggestion
-from pets_core.runs import (
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.runs import (
     data_sets_in_use,
     find_run,
     finish_stage,

@@ -1,9 +1,9 @@
 """The agent: the process that starts the ranks of each stage on one machine.
 
-`python -m pets_core.agent` is a fork server (`pets_core.fork_server`) whose children are the
-launchers of one stage each. A job has the arguments REQUEST.json and MACHINE; machine 0 is the one
-that the others reach. The launcher forks the ranks; where several machines work together, torch
-elastic starts them.
+`python -m pets_core.runtime.agent` is a fork server (`pets_core.runtime.fork_server`) whose
+children are the launchers of one stage each. A job has the arguments REQUEST.json and MACHINE;
+machine 0 is the one that the others reach. The launcher forks the ranks; where several machines
+work together, torch elastic starts them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig as ElasticConfig
 from torch.distributed.launcher.api import elastic_launch
 
-from pets_core import worker
 from pets_core.config.launch import LaunchConfig
-from pets_core.failures import RankFailure, to_failure, write_failure
-from pets_core.fork_server import serve
-from pets_core.launch import Request, read_request
-from pets_core.signals import SHUTDOWN_SECONDS, fork
-from pets_core.supervisor import supervise_ranks
+from pets_core.runtime import worker
+from pets_core.runtime.failures import RankFailure, to_failure, write_failure
+from pets_core.runtime.fork_server import serve
+from pets_core.runtime.request import Request, read_request
+from pets_core.runtime.signals import SHUTDOWN_SECONDS, fork
+from pets_core.runtime.supervisor import supervise_ranks
 
 __all__ = ["run_stage"]
 
@@ -121,7 +121,7 @@ def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) 
         **_rendezvous(request, machine),
     )
     try:
-        elastic_launch(elastic, sys.executable)("-m", "pets_core.worker", str(path))
+        elastic_launch(elastic, sys.executable)("-m", "pets_core.runtime.worker", str(path))
     except ChildFailedError as error:
         print(error)
         return 1

@@ -16,16 +16,18 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
-from pets_core.failures import WorkerError
-from pets_core.launch import WorkRequest, announcements, launch
-from pets_core.machines import join
 from pets_core.records.training import TrainResult
+from pets_core.runtime.failures import WorkerError
+from pets_core.runtime.launcher import announcements, launch
+from pets_core.runtime.multi_node import join
+from pets_core.runtime.request import WorkRequest
 
 LAUNCH = """
 import sys
 from pathlib import Path
-from pets_core.failures import WorkerError
-from pets_core.launch import WorkRequest, launch
+from pets_core.runtime.failures import WorkerError
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.launcher import launch
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import TrainResult
 record = {"train": TrainResult, "predict": PredictResult}

@@ -9,10 +9,10 @@ from pathlib import Path
 import processes
 import pytest
 
-from pets_core import fork_server
-from pets_core.fork_server import ForkServer, forked, prestart
+from pets_core.runtime import fork_server
+from pets_core.runtime.fork_server import ForkServer, forked, prestart
 
-HELPERS = Path(__file__).parent / "helpers"
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 
@@ -126,7 +126,7 @@ def test_a_job_ends_with_its_server(environment) -> None:
 
 CALLER = """
 import os
-from pets_core.fork_server import forked
+from pets_core.runtime.fork_server import forked
 with forked("echo_server", dict(os.environ), ["wait"]) as job:
     print(job.pid, job.stdout.readline(), flush=True)
     job.wait()
@@ -149,7 +149,7 @@ def test_no_process_outlives_a_caller_that_is_killed(environment, platform) -> N
 
 IDLE_CALLER = """
 import os, time
-from pets_core.fork_server import forked
+from pets_core.runtime.fork_server import forked
 with forked("echo_server", dict(os.environ), ["ids"]) as job:
     print(job.stdout.readline(), flush=True)
     job.wait()

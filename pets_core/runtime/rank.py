@@ -17,18 +17,18 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from pets_core import storage
-from pets_core.failures import RankFailure, write_failure
-from pets_core.launch import PROGRESS_MARK, WARNING_MARK, Request
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.package import save_model
 from pets_core.objectives.objective import Objective
 from pets_core.progress import Progress
+from pets_core.runtime.failures import RankFailure, write_failure
+from pets_core.runtime.request import PROGRESS_MARK, WARNING_MARK, Request
+from pets_core.runtime.watchdog import Watchdog
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.loop import Loader
-from pets_core.watchdog import Watchdog
 
 __all__ = ["Built", "Rank", "pass_warnings_on"]
 

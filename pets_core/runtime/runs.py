@@ -15,10 +15,10 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError
-from pets_core.launch import Request, read_request
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsRun
 from pets_core.records.dataset import DatasetManifest, Run
+from pets_core.runtime.request import Request, read_request
 
 __all__ = [
     "SETTINGS",

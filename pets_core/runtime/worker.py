@@ -1,6 +1,6 @@
 """The entry of one rank: reads a request, composes the parts, and rank 0 writes the result.
 
-Started by `pets_core.agent`; runs with no Prefect installed.
+Started by `pets_core.runtime.agent`; runs with no Prefect installed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ from torch.distributed import DistError
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.failures import to_failure, write_failure
-from pets_core.launch import CheckResult, RatingsRequest, Request, WorkRequest, read_request
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
-from pets_core.photo_rank import PhotoRank
-from pets_core.photo_stages import embed, predict, predict_parts
-from pets_core.rank import Rank, pass_warnings_on
 from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.stages import predict_ratings
-from pets_core.signals import die_with_parent, hard_exit
-from pets_core.stages import find_lr, train
+from pets_core.runtime.failures import to_failure, write_failure
+from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.runtime.photo_stages import embed, predict, predict_parts
+from pets_core.runtime.rank import Rank, pass_warnings_on
+from pets_core.runtime.request import (
+    CheckResult,
+    RatingsRequest,
+    Request,
+    WorkRequest,
+    read_request,
+)
+from pets_core.runtime.signals import die_with_parent, hard_exit
+from pets_core.runtime.stages import find_lr, train
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interrupted
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import processes
 import pytest
 
-from pets_core.fork_server import ForkServer, Job
+from pets_core.runtime.fork_server import ForkServer, Job
 
-HELPERS = Path(__file__).parent / "helpers"
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 

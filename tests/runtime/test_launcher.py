@@ -24,19 +24,20 @@ from pets_core.errors import PetsError
 from pets_core.evaluation.confusion import confusion_counts
 from pets_core.evaluation.predictions import read_predictions
 from pets_core.evaluation.review import review
-from pets_core.failures import (
+from pets_core.models.package import load_model
+from pets_core.progress import Progress
+from pets_core.records.evaluation import PredictResult
+from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.failures import (
     RankFailure,
     WorkerError,
     read_failures,
     the_error,
     write_failure,
 )
-from pets_core.launch import CheckResult, WorkRequest, launch
-from pets_core.models.package import load_model
-from pets_core.photo_rank import PhotoRank
-from pets_core.progress import Progress
-from pets_core.records.evaluation import PredictResult
-from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.runtime.request import CheckResult, WorkRequest
 from tasks.artifacts import publish_lr
 
 
@@ -238,7 +239,8 @@ def test_a_model_of_other_classes_is_refused(small_config, tmp_path) -> None:
 LAUNCH_AND_WAIT = """
 import sys
 from pathlib import Path
-from pets_core.launch import WorkRequest, launch
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.launcher import launch
 from pets_core.records.training import TrainResult
 request = WorkRequest.model_validate_json(Path(sys.argv[1]).read_text())
 launch(
@@ -273,7 +275,7 @@ def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> Non
 WARN = """
 import logging, os, sys, warnings
 def patch():
-    worker = sys.modules["pets_core.worker"]
+    worker = sys.modules["pets_core.runtime.worker"]
     forward_warnings = worker.pass_warnings_on
     def forward_and_warn():
         forward_warnings()
@@ -379,7 +381,7 @@ for module, names in ((torch.cuda, ("is_available", "device_count", "_lazy_init"
                       (torch._C, ("_cuda_getDeviceCount", "_cuda_init"))):
     for name in names:
         setattr(module, name, touch)
-import pets_core.agent
+import pets_core.runtime.agent
 """
 
 

@@ -11,14 +11,14 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
 from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.loading.transforms import Transform
-from pets_core.launch import WorkRequest
 from pets_core.models.card import ModelCard
 from pets_core.models.package import TrainedModel, create_model
 from pets_core.objectives.objective import Objective
 from pets_core.objectives.photos import photo_objective
-from pets_core.rank import Rank
 from pets_core.records.base import Split, Targets
 from pets_core.records.dataset import DatasetManifest
+from pets_core.runtime.rank import Rank
+from pets_core.runtime.request import WorkRequest
 from pets_core.training.sharding import is_sharding
 
 __all__ = ["PhotoRank"]

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pets_core.signals import SHUTDOWN_SECONDS, fork
+from pets_core.runtime.signals import SHUTDOWN_SECONDS, fork
 
 __all__ = ["supervise_ranks"]
 

@@ -43,11 +43,11 @@ from pets_core.models.card import ModelCard, weights_sha256
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.numbers.predictions import NumberPredictionsInfo, write_number_predictions
 from pets_core.objectives.photos import tell
-from pets_core.photo_rank import PhotoRank
 from pets_core.progress import Progress
 from pets_core.records.base import Split
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
+from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.tags.predictions import TagPredictionsInfo, write_tag_predictions
 from pets_core.training.memory import HalvingForward
 
