@@ -14,9 +14,9 @@ from pets_core.inference.batch import commit_batch, missing_parts, plan_batch
 from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
 from pets_core.runtime.request import WorkRequest
 from pets_core.storage.markdown import literal
-from tasks.delegate import in_threads
-from tasks.policy import may_pass
-from tasks.publish import Publisher, table
+from tasks.artifacts.publisher import Publisher, table
+from tasks.execution.delegate import in_threads
+from tasks.execution.retries import may_pass
 from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
 
 __all__ = ["plan_photos", "predict_all", "publish_batch"]

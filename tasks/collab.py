@@ -27,8 +27,8 @@ from pets_core.runtime.request import RatingsRequest
 from pets_core.runtime.runs import find_run, start_run
 from pets_core.storage.markdown import literal
 from pets_core.training.schedule import few_steps
-from tasks.delegate import check_deployment
-from tasks.publish import Publisher, picture, picture_of, table
+from tasks.artifacts.publisher import Publisher, picture, picture_of, table
+from tasks.execution.delegate import check_deployment
 from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
 
 __all__ = [

@@ -21,8 +21,8 @@ from pets_core.data.ingest.plan import plan_dataset
 from pets_core.data.ingest.shards import write_shard
 from pets_core.errors import PetsError, without_queries
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, ShardPlan
-from tasks.policy import SHORT_TASK, may_pass
-from tasks.progress import ProgressDisplay
+from tasks.execution.progress import ProgressDisplay
+from tasks.execution.retries import SHORT_TASK, may_pass
 
 __all__ = ["commit_data_set", "ingest_dataset", "plan_data_set", "write_one_shard"]
 

@@ -11,7 +11,7 @@ from pets_core import plots
 from pets_core.numbers.gallery import WorstError, read_worst
 from pets_core.numbers.records import NumberMeasures, NumbersReport
 from pets_core.storage.markdown import literal
-from tasks.publish import Publisher, links, photo, picture, within
+from tasks.artifacts.publisher import Publisher, links, photo, picture, within
 
 __all__ = ["publish_numbers"]
 

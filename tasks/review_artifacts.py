@@ -16,8 +16,8 @@ from pets_core.numbers.records import NumbersReport
 from pets_core.records.evaluation import Comparison, EvalReport
 from pets_core.storage.markdown import literal
 from pets_core.tags.records import TagsReport
+from tasks.artifacts.publisher import Publisher, jpeg, links, photo, picture, table, within
 from tasks.numbers import publish_numbers
-from tasks.publish import Publisher, jpeg, links, photo, picture, table, within
 from tasks.review import Report
 from tasks.tags import publish_tags
 

@@ -32,13 +32,13 @@ from pets_core.runtime.runs import (
     start_run,
 )
 from pets_core.training.schedule import few_steps
-from tasks.delegate import check_deployment, delegate
+from tasks.execution.concurrency import turn_of_this_machine
+from tasks.execution.delegate import check_deployment, delegate
+from tasks.execution.metrics import StageMetrics
+from tasks.execution.progress import ProgressArtifact, ProgressDisplay
+from tasks.execution.retries import may_pass
+from tasks.execution.run_guard import ends_with_its_run
 from tasks.ingest import ingest_dataset
-from tasks.metrics import StageMetrics
-from tasks.ownership import ends_with_its_run
-from tasks.policy import may_pass
-from tasks.progress import ProgressArtifact, ProgressDisplay
-from tasks.turns import turn_of_this_machine
 
 __all__ = [
     "GOES_ON",

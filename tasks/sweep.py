@@ -16,8 +16,8 @@ from pets_core.runtime.request import WorkRequest
 from pets_core.runtime.runs import start_run
 from pets_core.storage.markdown import literal
 from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
-from tasks.delegate import in_threads
-from tasks.publish import Publisher, picture_of, table
+from tasks.artifacts.publisher import Publisher, picture_of, table
+from tasks.execution.delegate import in_threads
 from tasks.stages import GOES_ON, check_run, do_or_delegate
 
 __all__ = ["check_sweep", "publish_sweep", "run_trials"]

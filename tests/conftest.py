@@ -268,16 +268,16 @@ def rank_in_this_process() -> Iterator[None]:
 @pytest.fixture
 def shown(monkeypatch) -> Callable[..., dict[str, object]]:
     """What a task that publishes makes of its arguments: artifacts by key, in their order."""
-    from tasks import publish
+    from tasks.artifacts import publisher as publisher_module
 
     def made(task, *arguments: object) -> dict[str, object]:
         found: dict[str, object] = {}
         for kind in ("markdown", "table"):
             monkeypatch.setattr(
-                publish, f"create_{kind}_artifact",
+                publisher_module, f"create_{kind}_artifact",
                 lambda key, kind=kind, **content: found.update({key: content[kind]}),
             )  # fmt: skip
-        monkeypatch.setattr(publish, "get_run_logger", lambda: logging.getLogger("run"))
+        monkeypatch.setattr(publisher_module, "get_run_logger", lambda: logging.getLogger("run"))
         task.fn(*arguments)
         return found
 

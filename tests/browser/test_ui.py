@@ -137,7 +137,7 @@ PUBLISH = """
 import json, sys
 from prefect import flow, task
 from pets_core.storage.markdown import literal
-from tasks.publish import Publisher, table
+from tasks.artifacts.publisher import Publisher, table
 
 @task
 def publish(names):

@@ -20,8 +20,8 @@ from pets_core.numbers.records import NumbersReport
 from pets_core.numbers.review import review_numbers
 from pets_core.records.evaluation import PredictResult
 from pets_core.storage.markdown import literal
+from tasks.artifacts.publisher import MAX_BYTES
 from tasks.numbers import publish_numbers
-from tasks.publish import MAX_BYTES
 
 EVIL = "<img src=x onerror=alert(1)>|`*_"
 FILES = {

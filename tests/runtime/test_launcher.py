@@ -38,7 +38,7 @@ from pets_core.runtime.failures import (
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.runtime.request import CheckResult, WorkRequest
-from tasks.artifacts import publish_lr
+from tasks.artifacts.training import publish_lr
 
 
 def tiny(config: PipelineConfig, **groups) -> PipelineConfig:

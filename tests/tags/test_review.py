@@ -17,7 +17,7 @@ from pets_core.tags.gallery import read_top_losses
 from pets_core.tags.records import TagsReport
 from pets_core.tags.review import review_tags
 from pets_core.tags.thresholds import THRESHOLDS, choose_thresholds, read_thresholds
-from tasks.publish import MAX_BYTES
+from tasks.artifacts.publisher import MAX_BYTES
 from tasks.tags import publish_tags
 
 EVIL = "<img src=x onerror=alert(1)>|`*_"

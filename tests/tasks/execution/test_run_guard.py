@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 from prefect import states
 
-from tasks import ownership
-from tasks.ownership import _Watch
+from tasks.execution import run_guard
+from tasks.execution.run_guard import _Watch
 
 
 class Ended(BaseException):
@@ -41,14 +41,14 @@ def watched(monkeypatch):
     """Watches a run for three looks, or until the process would end."""
 
     def watch(server: Server, told: list | None = None) -> None:
-        monkeypatch.setattr(ownership, "get_client", lambda **_: server)
-        monkeypatch.setattr(ownership, "_send_logs", lambda: None)
+        monkeypatch.setattr(run_guard, "get_client", lambda **_: server)
+        monkeypatch.setattr(run_guard, "_send_logs", lambda: None)
 
         def end(code: int) -> None:
             raise Ended(code)
 
-        monkeypatch.setattr(ownership.os, "_exit", end)
-        monkeypatch.setattr(ownership.signal, "alarm", lambda _: None)
+        monkeypatch.setattr(run_guard.os, "_exit", end)
+        monkeypatch.setattr(run_guard.signal, "alarm", lambda _: None)
         left = [3]
 
         def wait(_: float) -> None:
@@ -94,7 +94,7 @@ def test_another_attempt_ends_the_one_before(watched) -> None:
 
 def test_a_cancel_is_left_to_the_worker_for_a_while(watched, monkeypatch) -> None:
     watched(Server(states.Cancelling()))
-    monkeypatch.setattr(ownership, "_CANCEL_SECONDS", -1.0)
+    monkeypatch.setattr(run_guard, "_CANCEL_SECONDS", -1.0)
     server = Server(states.Cancelling())
     with pytest.raises(Ended):
         watched(server)

@@ -25,7 +25,7 @@ from prefect.states import Cancelling
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pets_core.errors import PetsError
-from tasks.ownership import ends_with_its_run
+from tasks.execution.run_guard import ends_with_its_run
 
 __all__ = ["check_deployment", "delegate", "in_threads"]
 

@@ -27,7 +27,7 @@ from pets_core.runtime.failures import (
 from pets_core.runtime.fork_server import forked
 from pets_core.runtime.launcher import launch, worker_environment
 from pets_core.runtime.request import WorkRequest
-from tasks.policy import may_pass
+from tasks.execution.retries import may_pass
 
 
 def raised_from(error: Exception, cause: Exception) -> Exception:
@@ -180,8 +180,8 @@ def test_a_fault_of_a_forked_launcher_is_recorded(tmp_path):
 
 def every_task() -> list[Task]:
     modules = [
-        importlib.import_module(f"tasks.{module.name}")
-        for module in pkgutil.iter_modules(tasks.__path__)
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(tasks.__path__, "tasks.")
     ]
     return [value for module in modules for value in vars(module).values() if _is_task(value)]
 

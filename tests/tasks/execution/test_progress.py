@@ -6,8 +6,8 @@ import time
 import pytest
 
 from pets_core.progress import Progress
-from tasks import progress
-from tasks.progress import ProgressArtifact, ProgressDisplay
+from tasks.execution import progress
+from tasks.execution.progress import ProgressArtifact, ProgressDisplay
 
 
 class Lines:

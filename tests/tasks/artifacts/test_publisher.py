@@ -12,8 +12,9 @@ from PIL import Image
 
 from pets_core.evaluation.gallery import Picture
 from pets_core.storage.markdown import literal
-from tasks import publish, review_artifacts
-from tasks.publish import MAX_BYTES, Publisher, picture, within
+from tasks import review_artifacts
+from tasks.artifacts import publisher as publisher_module
+from tasks.artifacts.publisher import MAX_BYTES, Publisher, picture, within
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def made(monkeypatch, caplog):
     def create(kind):
         return lambda **content: calls.append((kind, content))
 
-    monkeypatch.setattr(publish, "create_markdown_artifact", create("markdown"))
-    monkeypatch.setattr(publish, "create_table_artifact", create("table"))
-    monkeypatch.setattr(publish, "get_run_logger", lambda: logging.getLogger("run"))
+    monkeypatch.setattr(publisher_module, "create_markdown_artifact", create("markdown"))
+    monkeypatch.setattr(publisher_module, "create_table_artifact", create("table"))
+    monkeypatch.setattr(publisher_module, "get_run_logger", lambda: logging.getLogger("run"))
     return calls
 
 
@@ -66,7 +67,7 @@ def test_a_server_that_refuses_one_artifact_gets_the_others(made, monkeypatch, c
             )
         made.append(("markdown", content))
 
-    monkeypatch.setattr(publish, "create_markdown_artifact", refuse)
+    monkeypatch.setattr(publisher_module, "create_markdown_artifact", refuse)
     with Publisher("s3://bucket/run") as publisher:
         publisher.markdown("large", "text", "")
         publisher.markdown("run-summary", "text", "")
@@ -84,7 +85,7 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing(made, monkeypatch,
 
     with Publisher("s3://bucket/run") as publisher:
         publisher.markdown("first", "text", "")
-        monkeypatch.setattr(publish, "create_markdown_artifact", fail)
+        monkeypatch.setattr(publisher_module, "create_markdown_artifact", fail)
         publisher.markdown("second", "text", "")
         publisher.markdown("third", "text", "")
     assert tried == ["second"], "each would wait for the server to answer"

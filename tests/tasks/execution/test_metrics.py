@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pets_core.progress import Progress
-from tasks import metrics
-from tasks.metrics import StageMetrics
+from tasks.execution import metrics
+from tasks.execution.metrics import StageMetrics
 
 
 class Logger:
