@@ -69,7 +69,7 @@ class Pools:
         start = ["-m", "prefect", "server", "start", "--port", str(port)]
         self.processes = {"server": running.enter_context(self._started(*start))}
         self._until(self._is_up, 120)
-        deploy = [sys.executable, "-m", "flows.cli", "deploy", str(FILE)]
+        deploy = [sys.executable, "-m", "pets", "deploy", str(FILE)]
         subprocess.run(deploy, env=self._environment, check=True, capture_output=True)
         for pool in ("cpu", "gpu"):
             words = ["-m", "prefect", "worker", "start", "--pool", pool, "--limit", "4"]

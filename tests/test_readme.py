@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from prefect_server import Server
 
-from flows import cli
+from pets.cli import main as cli
 from pets_core.ratings.sample import write_ratings_sample
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from predictions_of import predictions_of
 
-from flows.results import show_report
+from pets.cli.results import show_report
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError

@@ -5,8 +5,8 @@ import tarfile
 
 import pytest
 
-from flows import cli
 from flows.pipeline import pipeline
+from pets.cli import main as cli
 from pets_core import registry, storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.inference.predict import predict_photos

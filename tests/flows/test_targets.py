@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli
 from flows.embed import embed_flow
 from flows.evaluate import evaluate_flow
 from flows.pipeline import pipeline
 from flows.review import review_flow
 from flows.train import train_flow
+from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError

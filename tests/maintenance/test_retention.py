@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from pets.cli import main as cli
 from pets_core.data.ingest.commit import ingest
 from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old
 from pets_core.models.card import CARD, ModelCard

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.results import show_numbers
+from pets.cli.results import show_numbers
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.numbers import review as module

@@ -114,7 +114,7 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
         path.write_text(request.model_dump_json())
     joining = subprocess.Popen(
         [
-            *second, sys.executable, "-m", "flows.cli", "join", "--store", small_config.store,
+            *second, sys.executable, "-m", "pets", "join", "--store", small_config.store,
             "--cache_dir", str(tmp_path / "cache-of-the-second"), "--launch.num_machines", "2",
             "--launch.rdzv_endpoint", endpoint,
         ],
@@ -155,7 +155,7 @@ def test_the_failure_of_another_machines_rank_is_told(small_config, tmp_path, ho
     (tmp_path / "full").write_text("a file where the second machine's cache is to be")
     joining = subprocess.Popen(
         [
-            *second, sys.executable, "-m", "flows.cli", "join", "--store", small_config.store,
+            *second, sys.executable, "-m", "pets", "join", "--store", small_config.store,
             "--cache_dir", str(tmp_path / "full"), "--launch.num_machines", "2",
             "--launch.rdzv_endpoint", endpoint,
         ],

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.results import show_tags
+from pets.cli.results import show_tags
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.evaluation import PredictResult
 from pets_core.tags.gallery import read_top_losses

@@ -9,7 +9,7 @@ import pytest
 
 SERVE = """
 import sys
-from flows.server import start_temporary_server
+from pets.cli.server import start_temporary_server
 start_temporary_server()()
 print("ready", flush=True)
 sys.stdin.read()

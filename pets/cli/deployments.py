@@ -20,7 +20,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.templating import apply_values, find_placeholders
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from flows.settings import explain
+from pets.cli.settings import explain
 from pets_core.config.yaml_file import parse_yaml
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig

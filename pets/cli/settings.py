@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from flows.groups import as_flag, as_setting, as_variable, describe_group, find_fault, groups
+from pets.cli.groups import as_flag, as_setting, as_variable, describe_group, find_fault, groups
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError, did_you_mean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flows.tables import print_table
+from pets.cli.tables import print_table
 from pets_core.data.versions import collect_garbage
 from pets_core.errors import PetsError
 from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old

@@ -16,7 +16,7 @@ from pools import ENDLESS, small
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tiny_model import write_tiny_model
 
-from flows import cli
+from pets.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "deployments"
@@ -120,7 +120,7 @@ def test_a_server_that_stays_is_wanted(environment, capsys):
 @pytest.mark.slow
 def test_a_command_deploys_it_all_and_says_what_is_missing(deploying) -> None:
     """On SQLite, which is what a server has that nobody gave another database."""
-    command = ("-m", "flows.cli", "deploy", str(FILES / "prefect.yaml"))
+    command = ("-m", "pets", "deploy", str(FILES / "prefect.yaml"))
     with deploying.started():
         printed, warned = deploying.run(*command)
         assert "pets-pipeline/retrain" in printed.splitlines()
@@ -227,7 +227,7 @@ def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
     settings["launch"] = settings["launch"] | {"deployment": "rank-stage/urgent"}
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(settings))
-    with deployed.running("-m", "flows.cli", "train", str(file)) as command:
+    with deployed.running("-m", "pets", "train", str(file)) as command:
         folder = tmp_path / "store/runs"
         deployed.wait_for(lambda: list(folder.glob("*/checkpoints/*/checkpoint.json")), 180)
         (launcher,) = pools.launchers("gpu")

@@ -29,7 +29,7 @@ def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
     terminal, side = pty.openpty()
     termios.tcsetwinsize(side, (40, 120))
     command = [
-        sys.executable, "-m", "flows.cli", "run", "--source.url", str(drawn_sample),
+        sys.executable, "-m", "pets", "run", "--source.url", str(drawn_sample),
         "--store", str(tmp_path / "store"), "--cache_dir", str(tmp_path / "cache"),
         "--model.image_size", "32",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 
-from flows.tables import print_table
+from pets.cli.tables import print_table
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry import (
     Candidate,

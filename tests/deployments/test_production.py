@@ -63,7 +63,7 @@ def _deploy(server: Server, folder: Path) -> None:
             assert found == 1
         (folder / "deployments" / file.name).write_text(text)
     words = ("deploy", str(folder / "deployments/prefect.yaml"), "--without-gpus")
-    server.run("-m", "flows.cli", *words)
+    server.run("-m", "pets", *words)
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_people_are_told_of_a_run_that_failed(production, small_config, tmp_path
     with listening(Hook) as url:
         server.run("-c", NOTIFIER.format(url=url))
         file = str(production.folder / "deployments/prefect.yaml")
-        server.run("-m", "flows.cli", "deploy", file, "--notify", "custom-webhook/ops")
+        server.run("-m", "pets", "deploy", file, "--notify", "custom-webhook/ops")
         config = small_config.model_dump(mode="json", exclude_defaults=True)
         config["source"] = {"url": str(tmp_path / "none")}
         with worker(server, "cpu") as cpu:
@@ -364,7 +364,7 @@ def test_wrong_credentials_are_told_in_one_line(production) -> None:
     server = production.server
     wrong = server.environment | {"PREFECT_API_AUTH_STRING": "admin:wrong"}
     for words in (["deploy", str(FILES / "prefect.yaml")], ["ingest"]):
-        command = [sys.executable, "-m", "flows.cli", *words]
+        command = [sys.executable, "-m", "pets", *words]
         done = subprocess.run(command, env=wrong, capture_output=True, text=True)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from flows.tables import print_table
+from pets.cli.tables import print_table
 from pets_core.data.versions import (
     collect_garbage,
     diff,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flows.tables import print_table
+from pets.cli.tables import print_table
 from pets_core.embeddings.similar import similar_photos
 from pets_core.errors import PetsError
 

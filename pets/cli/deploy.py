@@ -16,8 +16,8 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
-from flows.deployments import Pool, read_files
-from flows.server import telling_of_the_server
+from pets.cli.deployments import Pool, read_files
+from pets.cli.server import telling_of_the_server
 from pets_core.errors import PetsError
 
 __all__ = ["add_arguments", "run_command"]

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from prefect.settings import get_current_settings
 
-from flows.writable import check_database
+from pets.cli.writable import check_database
 from pets_core.errors import PetsError
 
 __all__ = ["open_ui"]

@@ -72,7 +72,7 @@ def start_temporary_server() -> Callable[[], None]:
         listener.bind(("127.0.0.1", 0))
         port, descriptor = listener.getsockname()[1], listener.fileno()
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "flows.temporary_server", str(descriptor), str(os.getpid())],
+            [sys.executable, "-m", "pets.cli.temporary_server", str(descriptor), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             pass_fds=[descriptor],
             # Not of the terminal's foreground group, which Ctrl-C goes to.

@@ -16,8 +16,8 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes import KubernetesWorker
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-from flows import cli
-from flows.deployments import read_files
+from pets.cli import main as cli
+from pets.cli.deployments import read_files
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.runtime import launcher, signals
 

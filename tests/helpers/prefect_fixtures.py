@@ -13,7 +13,7 @@ from pools import Pools, worker
 from postgres import Postgres
 from prefect_server import Server
 
-from flows import cli
+from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 
 FILES = Path(__file__).parents[2] / "deployments"
@@ -130,7 +130,7 @@ def deployed(deploying, postgres) -> Iterator[Server]:
     deploying.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = postgres.database()
     with deploying.started():
         words = ("deploy", str(FILES / "prefect.yaml"), "--without-gpus")
-        deploying.run("-m", "flows.cli", *words)
+        deploying.run("-m", "pets", *words)
         yield deploying
 
 

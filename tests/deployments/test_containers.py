@@ -14,9 +14,9 @@ from prefect.settings import get_current_settings
 from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings
 
-from flows import cli
-from flows.deployments import read_files
-from flows.settings import setting_names
+from pets.cli import main as cli
+from pets.cli.deployments import read_files
+from pets.cli.settings import setting_names
 from pets_core.config.pipeline import PipelineConfig
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ TINY = {
 }
 
 
-COMMAND = [sys.executable, "-m", "flows.cli"]
+COMMAND = [sys.executable, "-m", "pets"]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows import groups as settings_groups
+from pets.cli import groups as settings_groups
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.ratings.config import RatingsConfig
 

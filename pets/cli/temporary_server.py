@@ -1,8 +1,9 @@
-"""Prefect's API without its UI, for one command: `python -m flows.temporary_server SOCKET PARENT`.
+"""Prefect's API without its UI, for one command.
 
-Like Prefect's temporary server, with three differences: the calling process does not import the
-server; Ctrl-C does not reach it, so that the run's final state is recorded; on Linux it ends when
-its parent is killed. SOCKET is the number of an inherited file descriptor, bound to the address.
+Run as `python -m pets.cli.temporary_server SOCKET PARENT`, where SOCKET is the number of an
+inherited file descriptor, bound to the address. Like Prefect's temporary server, with three
+differences: the calling process does not import the server; Ctrl-C does not reach it, so that the
+run's final state is recorded; on Linux it ends when its parent is killed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
-from flows.writable import check_database
+from pets.cli.writable import check_database
 from pets_core.errors import PetsError
 
 
@@ -52,7 +52,7 @@ def start(words, home, **variables) -> tuple[int, list[str]]:
     """Exit code and error lines of a command without a Prefect server."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("PETS_", "PREFECT_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words],
+        [sys.executable, "-m", "pets", *words],
         env=own | {"HOME": str(home), **variables}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stdout == ""

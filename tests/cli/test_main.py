@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_model import write_tiny_model
 
-from flows import cli
-from flows.settings import setting_names
+from pets.cli import main as cli
+from pets.cli.settings import setting_names
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.registry import Candidate
@@ -352,7 +352,7 @@ def test_predict_refuses(refused, model_url, photo, argv, words):
 def modules_after(argv: list[str]) -> tuple[str, set[str]]:
     """Standard output of a command and the top modules it brought in, in a fresh process."""
     code = (
-        "import sys\nfrom flows import cli\n"
+        "import sys\nfrom pets.cli import main as cli\n"
         "try:\n    cli.main(sys.argv[1:])\n"
         "except SystemExit:\n    pass\n"
         "print('MODULES', *{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pets_core.errors import PetsError, did_you_mean, without_queries
 
 if TYPE_CHECKING:
-    from flows.settings import AnyConfig
+    from pets.cli.settings import AnyConfig
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.ratings.config import RatingsConfig
 
@@ -202,7 +202,7 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
 def _settings(
     kind: type[AnyConfig], parser: _Parser, arguments: list[str]
 ) -> tuple[AnyConfig, argparse.Namespace]:
-    from flows.settings import add_settings, load_settings, setting_names
+    from pets.cli.settings import add_settings, load_settings, setting_names
 
     source = add_settings(parser, kind)
     parsed, unknown = parser.parse_known_args(arguments)
@@ -233,7 +233,7 @@ def _set_prefect_defaults() -> None:
     """To be called before Prefect is imported, which reads them then."""
     for key, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(key, value)
-    # Prefect's import warns twice; flows.writable refuses it where a server is to use it.
+    # Prefect's import warns twice; pets.cli.writable refuses it where a server is to use it.
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
 
 
@@ -249,9 +249,9 @@ def _start_flow(
 
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_user_errors)
-    from flows.server import check_server, start_temporary_server
-    from flows.settings import NO_SETTINGS
-    from flows.writable import check_folders
+    from pets.cli.server import check_server, start_temporary_server
+    from pets.cli.settings import NO_SETTINGS
+    from pets.cli.writable import check_folders
 
     keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
     try:
@@ -317,7 +317,7 @@ def _runs_ranks_here(command: str, config: PipelineConfig | RatingsConfig) -> bo
 def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
     """The flow of a command and how its result is shown; Prefect is imported only here."""
     flow, show = _FLOWS[command]
-    return resolve_name(f"flows.{flow}"), resolve_name(f"flows.{show}")
+    return resolve_name(f"flows.{flow}"), resolve_name(f"pets.cli.{show}")
 
 
 def _program() -> str:
@@ -325,7 +325,7 @@ def _program() -> str:
     started = Path(sys.argv[0])
     found = shutil.which("pets")
     if started.name != "pets":
-        return f"{sys.executable} -m flows.cli"
+        return f"{sys.executable} -m pets"
     return "pets" if found and Path(found).samefile(started) else shlex.quote(sys.argv[0])
 
 
@@ -387,28 +387,28 @@ def _default_store() -> str:
 
 
 def _datasets(parser: _Parser, arguments: list[str]) -> None:
-    from flows.datasets import add_commands, run_command
+    from pets.cli.datasets import add_commands, run_command
 
     add_commands(parser, _default_store())
     run_command(parser.parse_args(arguments))
 
 
 def _models(parser: _Parser, arguments: list[str]) -> None:
-    from flows.models import add_commands, run_command
+    from pets.cli.models import add_commands, run_command
 
     add_commands(parser, _default_store())
     run_command(parser.parse_args(arguments))
 
 
 def _sweep(parser: _Parser, arguments: list[str]) -> None:
-    from flows.gc import add_arguments, run_command
+    from pets.cli.gc import add_arguments, run_command
 
     add_arguments(parser, _default_store())
     run_command(parser.parse_args(arguments))
 
 
 def _similar(parser: _Parser, arguments: list[str]) -> None:
-    from flows.similar import add_arguments, run_command
+    from pets.cli.similar import add_arguments, run_command
 
     add_arguments(parser)
     run_command(parser.parse_args(arguments))
@@ -416,7 +416,7 @@ def _similar(parser: _Parser, arguments: list[str]) -> None:
 
 def _deploy(parser: _Parser, arguments: list[str]) -> None:
     _set_prefect_defaults()
-    from flows.deploy import add_arguments, run_command
+    from pets.cli.deploy import add_arguments, run_command
 
     add_arguments(parser)
     run_command(parser.parse_args(arguments))
@@ -444,7 +444,7 @@ def _open_ui(parser: _Parser, arguments: list[str]) -> None:
     )
     parsed = parser.parse_args(arguments)
     _set_prefect_defaults()
-    from flows.ui import open_ui
+    from pets.cli.ui import open_ui
 
     open_ui(parsed.run, parsed.port, browser=not parsed.no_browser)
 
