@@ -26,10 +26,10 @@ import yaml
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train and judge as `pets train` and `pets evaluate` do."""
-    from pets_core import worker
     from pets_core.evaluation.review import review
     from pets_core.records.evaluation import PredictResult
     from pets_core.records.training import TrainResult
+    from pets_core.runtime import worker
 
     request = peer.request("train", arguments)
     began = time.perf_counter()

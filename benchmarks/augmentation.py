@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from pets_core.config.train import TransformConfig
-from pets_core.data.images import decode
-from pets_core.data.mixing import mix
-from pets_core.data.sample import write_sample
-from pets_core.data.transforms import Augment, CenterCrop
+from pets_core.data.ingest.images import decode
+from pets_core.data.loading.mixing import mix
+from pets_core.data.loading.transforms import Augment, CenterCrop
+from pets_core.data.sources.sample.sample import write_sample
 
 SIZE, RESIZED, VIEWS, GAP = 112, 128, 6, 4
 MEAN, STD = (0.5,) * 3, (0.25,) * 3

@@ -26,12 +26,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pets_core.launch import RatingsRequest, launch
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, open_ratings
 from pets_core.ratings.records import RatingsManifest, RatingsPrediction
 from pets_core.ratings.review import error_row, review_ratings
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import RatingsRequest
 
 MIB = 1 << 20
 

@@ -37,7 +37,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pets_core.evaluation.predict import predict_split
-    from pets_core.photo_rank import PhotoRank
+    from pets_core.runtime.photo_rank import PhotoRank
 
     rank = PhotoRank(peer.request("predict", arguments))
     built = rank.model()

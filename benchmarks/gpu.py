@@ -34,9 +34,9 @@ from torchvision.transforms import v2
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig, TransformConfig
-from pets_core.data.decoded import DecodedPhotos, EncodedPhotos
-from pets_core.data.loader import PhotoLoader
-from pets_core.data.transforms import Augment
+from pets_core.data.loading.decoded import DecodedPhotos, EncodedPhotos
+from pets_core.data.loading.loader import PhotoLoader
+from pets_core.data.loading.transforms import Augment
 from pets_core.models.classifier import Classifier
 from pets_core.objectives.single_label import SingleLabel
 from pets_core.training.accelerator import create_accelerator

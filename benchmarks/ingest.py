@@ -41,7 +41,7 @@ NUM_CLASSES = 20
 def ours(source: str, work: Path) -> int:
     """Every check on, by threads, as `pets ingest` does."""
     from pets_core.config.pipeline import PipelineConfig
-    from pets_core.data.ingest import ingest
+    from pets_core.data.ingest.commit import ingest
 
     values = {
         "store": str(work / "store"), "cache_dir": str(work / "cache"),
@@ -52,7 +52,7 @@ def ours(source: str, work: Path) -> int:
 
 def stages(source: str, work: Path) -> int:
     """Ours, the seconds of each step told on standard error."""
-    from pets_core.data import ingest
+    from pets_core.data.ingest import commit as ingest
 
     for name in ("plan_dataset", "commit", "find_duplicates"):
         setattr(ingest, name, timed(getattr(ingest, name)))
@@ -73,8 +73,8 @@ def timed(step: Callable[..., object]) -> Callable[..., object]:
 
 def no_look(source: str, work: Path) -> int:
     """Ours, every photo taken for a good one of 256 x 256 without a look at it."""
-    from pets_core.data import shards
-    from pets_core.data.images import ImageInfo
+    from pets_core.data.ingest import shards
+    from pets_core.data.ingest.images import ImageInfo
 
     trusted = ImageInfo("JPEG", 256, 256, np.zeros((32, 32), np.uint8))
     shards.inspect = lambda _: trusted
@@ -135,7 +135,7 @@ def measure(way: str, source: str) -> None:
         import pandas  # noqa: F401 - importing is not ingesting
 
         if way.startswith("ours"):
-            import pets_core.data.ingest  # noqa: F401
+            import pets_core.data.ingest.commit  # noqa: F401
         elif way.startswith("datasets"):
             import datasets  # noqa: F401
         started = time.perf_counter()

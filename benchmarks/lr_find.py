@@ -18,7 +18,7 @@ import peer
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the finder with model and decoded photos at hand, and of decoding them."""
-    from pets_core.photo_rank import PhotoRank
+    from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training import lr_finder
 
     lr_finder._DIVERGED = float("inf")

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 
-from pets_core.launch import worker_environment
+from pets_core.runtime.launcher import worker_environment
 
 __all__ = ["main"]
 

@@ -26,12 +26,13 @@ from typing import Any
 import peer
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
-from pets_core.data.sample import write_sample
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.sources.sample.sample import write_sample
 from pets_core.evaluation.review import review
-from pets_core.launch import CheckResult, WorkRequest, launch
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import CheckResult, WorkRequest
 
 
 def _small(arguments: dict[str, Any]) -> PipelineConfig:

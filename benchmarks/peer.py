@@ -17,9 +17,10 @@ import pandas as pd
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
-from pets_core.data.ingest import ingest
-from pets_core.launch import WorkRequest, worker_environment
+from pets_core.data.ingest.commit import ingest
 from pets_core.records.dataset import DatasetManifest
+from pets_core.runtime.launcher import worker_environment
+from pets_core.runtime.request import WorkRequest
 
 __all__ = [
     "BACKBONE",

@@ -35,10 +35,11 @@ from typing import Any
 import httpx
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
-from pets_core.data.sample import write_sample
-from pets_core.launch import WorkRequest, launch
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.sources.sample.sample import write_sample
 from pets_core.records.training import TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 FILE = Path(__file__).parents[1] / "deployments/prefect.yaml"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -68,7 +69,7 @@ class Pools:
         start = ["-m", "prefect", "server", "start", "--port", str(port)]
         self.processes = {"server": running.enter_context(self._started(*start))}
         self._until(self._is_up, 120)
-        deploy = [sys.executable, "-m", "flows.cli", "deploy", str(FILE)]
+        deploy = [sys.executable, "-m", "pets", "deploy", str(FILE)]
         subprocess.run(deploy, env=self._environment, check=True, capture_output=True)
         for pool in ("cpu", "gpu"):
             words = ["-m", "prefect", "worker", "start", "--pool", pool, "--limit", "4"]

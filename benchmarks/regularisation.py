@@ -79,8 +79,8 @@ def trainings(num_seeds: int) -> list[dict[str, float]]:
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train, and judge the photos trained on and those held out, without augmentation."""
-    from pets_core.photo_rank import PhotoRank
     from pets_core.progress import Progress
+    from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training.loop import fit, validate
     from pets_core.training.schedule import fine_tune_phases
 

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data import shards
-from pets_core.data.plan import plan_dataset
+from pets_core.data.ingest import shards
+from pets_core.data.ingest.plan import plan_dataset
 
 NUM_PHOTOS = 2000
 ROUNDS = 3

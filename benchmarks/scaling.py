@@ -27,10 +27,11 @@ from typing import Any
 
 import peer
 
-from pets_core.failures import WorkerError
-from pets_core.launch import WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.records.training import TrainResult
+from pets_core.runtime.failures import WorkerError
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 SECTIONS = ("ranks", "reduce", "checkpoints", "kill", "model")
 GPUS_A_MACHINE = 8
@@ -147,7 +148,7 @@ def checkpoints(options: argparse.Namespace, work: Path) -> None:
 
 def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each part, in one rank."""
-    from pets_core.photo_rank import PhotoRank
+    from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training.checkpoint import Checkpoints, Snapshot
     from pets_core.training.loop import fit
     from pets_core.training.schedule import fine_tune_phases

@@ -29,8 +29,8 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pets_core.config.rates import RateSlice
-    from pets_core.data.decoded import DecodedPhotos
-    from pets_core.photo_rank import PhotoRank
+    from pets_core.data.loading.decoded import DecodedPhotos
+    from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training import loop
     from pets_core.training.history import History
     from pets_core.training.schedule import OneCycle

@@ -5,7 +5,7 @@ from prefect import flow
 
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsReport
-from tasks.artifacts import publish_lr, publish_training
+from tasks.artifacts.training import publish_lr, publish_training
 from tasks.collab import (
     begin_ratings_run,
     find_ratings_lr,

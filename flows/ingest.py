@@ -5,7 +5,7 @@ from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.dataset import DatasetManifest
-from tasks.artifacts import publish_dataset
+from tasks.artifacts.dataset import publish_dataset
 from tasks.ingest import ingest_dataset
 
 __all__ = ["ingest_flow"]

@@ -5,7 +5,7 @@ from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import LRSuggestion
-from tasks.artifacts import publish_lr
+from tasks.artifacts.training import publish_lr
 from tasks.stages import begin_run, check_run, find_lr
 
 __all__ = ["lr_find_flow"]

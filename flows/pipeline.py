@@ -4,7 +4,8 @@
 from prefect import State, flow
 
 from pets_core.config.pipeline import PipelineConfig
-from tasks.artifacts import publish_dataset, publish_lr, publish_training
+from tasks.artifacts.dataset import publish_dataset
+from tasks.artifacts.training import publish_lr, publish_training
 from tasks.review import Report, conclude, find_the_champion, promote_model, review_model
 from tasks.review_artifacts import publish_review
 from tasks.stages import begin_run, check_run, find_lr, predict_model, train_model

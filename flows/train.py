@@ -5,7 +5,7 @@ from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import TrainResult
-from tasks.artifacts import publish_training
+from tasks.artifacts.training import publish_training
 from tasks.stages import begin_run, check_run, find_lr, train_model
 
 __all__ = ["train_flow"]

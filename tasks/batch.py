@@ -8,15 +8,15 @@ from prefect import get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from pets_core import storage
-from pets_core.batch import commit_batch, missing_parts, plan_batch
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import WorkRequest
-from pets_core.markdown import literal
+from pets_core.inference.batch import commit_batch, missing_parts, plan_batch
 from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
-from tasks.delegate import in_threads
-from tasks.policy import may_pass
-from tasks.publish import Publisher, table
+from pets_core.runtime.request import WorkRequest
+from pets_core.storage.markdown import literal
+from tasks.artifacts.publisher import Publisher, table
+from tasks.execution.delegate import in_threads
+from tasks.execution.retries import may_pass
 from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
 
 __all__ = ["plan_photos", "predict_all", "publish_batch"]

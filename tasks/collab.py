@@ -10,8 +10,6 @@ from prefect.cache_policies import NO_CACHE
 
 from pets_core import plots, storage
 from pets_core.errors import PetsError
-from pets_core.launch import RatingsRequest
-from pets_core.markdown import literal
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, read_vocabulary
 from pets_core.ratings.records import (
@@ -25,10 +23,12 @@ from pets_core.ratings.records import (
 )
 from pets_core.ratings.review import review_ratings
 from pets_core.records.training import LRSuggestion, TrainResult
-from pets_core.runs import find_run, start_run
+from pets_core.runtime.request import RatingsRequest
+from pets_core.runtime.runs import find_run, start_run
+from pets_core.storage.markdown import literal
 from pets_core.training.schedule import few_steps
-from tasks.delegate import check_deployment
-from tasks.publish import Publisher, picture, picture_of, table
+from tasks.artifacts.publisher import Publisher, picture, picture_of, table
+from tasks.execution.delegate import check_deployment
 from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
 
 __all__ = [

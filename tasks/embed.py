@@ -12,12 +12,12 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.data.versions import find_version
 from pets_core.embeddings.near import find_near_duplicates
-from pets_core.launch import WorkRequest
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.inference import EmbedResult, NearDuplicates
-from tasks.artifacts import MAX_PAIRS, pairs
-from tasks.policy import may_pass
-from tasks.publish import Publisher, table
+from pets_core.runtime.request import WorkRequest
+from tasks.artifacts.dataset import MAX_PAIRS, pairs
+from tasks.artifacts.publisher import Publisher, table
+from tasks.execution.retries import may_pass
 from tasks.stages import GOES_ON, begin_run, do_or_delegate, earlier_run, new_run
 
 __all__ = ["begin_embedding", "compare_photos", "embed_photos", "publish_near_duplicates"]

@@ -16,13 +16,13 @@ from prefect.tasks import exponential_backoff
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.source import IngestConfig
 from pets_core.data.gallery import class_warnings
-from pets_core.data.ingest import commit, written
-from pets_core.data.plan import plan_dataset
-from pets_core.data.shards import write_shard
+from pets_core.data.ingest.commit import commit, written
+from pets_core.data.ingest.plan import plan_dataset
+from pets_core.data.ingest.shards import write_shard
 from pets_core.errors import PetsError, without_queries
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, ShardPlan
-from tasks.policy import SHORT_TASK, may_pass
-from tasks.progress import ProgressDisplay
+from tasks.execution.progress import ProgressDisplay
+from tasks.execution.retries import SHORT_TASK, may_pass
 
 __all__ = ["commit_data_set", "ingest_dataset", "plan_data_set", "write_one_shard"]
 

@@ -8,10 +8,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pets_core import plots
-from pets_core.markdown import literal
 from pets_core.numbers.gallery import WorstError, read_worst
 from pets_core.numbers.records import NumberMeasures, NumbersReport
-from tasks.publish import Publisher, links, photo, picture, within
+from pets_core.storage.markdown import literal
+from tasks.artifacts.publisher import Publisher, links, photo, picture, within
 
 __all__ = ["publish_numbers"]
 

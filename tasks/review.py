@@ -17,7 +17,7 @@ from pets_core.records.training import TrainResult
 from pets_core.registry import Judged, MovedError, find_champion, promote_run
 from pets_core.tags.records import TagsReport
 from pets_core.tags.review import review_tags
-from tasks.policy import SHORT_TASK
+from tasks.execution.retries import SHORT_TASK
 
 __all__ = [
     "Report",

@@ -12,12 +12,12 @@ from prefect.cache_policies import NO_CACHE
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
 from pets_core.evaluation.gallery import Gallery, Picture, read_gallery
-from pets_core.markdown import literal
 from pets_core.numbers.records import NumbersReport
 from pets_core.records.evaluation import Comparison, EvalReport
+from pets_core.storage.markdown import literal
 from pets_core.tags.records import TagsReport
+from tasks.artifacts.publisher import Publisher, jpeg, links, photo, picture, table, within
 from tasks.numbers import publish_numbers
-from tasks.publish import Publisher, jpeg, links, photo, picture, table, within
 from tasks.review import Report
 from tasks.tags import publish_tags
 

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import CheckResult, Request, WorkRequest, launch
 from pets_core.progress import Progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsPrediction
@@ -21,7 +20,9 @@ from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import Champion, PredictResult
 from pets_core.records.inference import EmbedResult, PartsResult
 from pets_core.records.training import LRSuggestion, TrainResult
-from pets_core.runs import (
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import CheckResult, Request, WorkRequest
+from pets_core.runtime.runs import (
     ask_stage,
     asked_stage,
     find_run,
@@ -31,13 +32,13 @@ from pets_core.runs import (
     start_run,
 )
 from pets_core.training.schedule import few_steps
-from tasks.delegate import check_deployment, delegate
+from tasks.execution.concurrency import turn_of_this_machine
+from tasks.execution.delegate import check_deployment, delegate
+from tasks.execution.metrics import StageMetrics
+from tasks.execution.progress import ProgressArtifact, ProgressDisplay
+from tasks.execution.retries import may_pass
+from tasks.execution.run_guard import ends_with_its_run
 from tasks.ingest import ingest_dataset
-from tasks.metrics import StageMetrics
-from tasks.ownership import ends_with_its_run
-from tasks.policy import may_pass
-from tasks.progress import ProgressArtifact, ProgressDisplay
-from tasks.turns import turn_of_this_machine
 
 __all__ = [
     "GOES_ON",

@@ -10,14 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from pets_core import plots
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.launch import WorkRequest
-from pets_core.markdown import literal
 from pets_core.records.dataset import Run
 from pets_core.records.training import SweepResult, TrainResult, Trial
-from pets_core.runs import start_run
-from pets_core.sweep import Study, concluded, trial_config, trial_url, write_result
-from tasks.delegate import in_threads
-from tasks.publish import Publisher, picture_of, table
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.runs import start_run
+from pets_core.storage.markdown import literal
+from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
+from tasks.artifacts.publisher import Publisher, picture_of, table
+from tasks.execution.delegate import in_threads
 from tasks.stages import GOES_ON, check_run, do_or_delegate
 
 __all__ = ["check_sweep", "publish_sweep", "run_trials"]

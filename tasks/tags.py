@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pets_core.markdown import literal
+from pets_core.storage.markdown import literal
 from pets_core.tags.gallery import TaggedPhoto, read_top_losses
 from pets_core.tags.records import TagMeasures, TagsReport
-from tasks.publish import Publisher, links, photo, picture, table, within
+from tasks.artifacts.publisher import Publisher, links, photo, picture, table, within
 
 __all__ = ["publish_tags"]
 

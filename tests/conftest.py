@@ -33,9 +33,9 @@ from PIL import Image
 from prefect_server import Server
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.sample import write_sample
+from pets_core.data.sources.sample.sample import write_sample
 
-pytest_plugins = ["selection"]
+pytest_plugins = ["prefect_fixtures", "selection"]
 
 AZURITE_ACCOUNT = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;BlobEndpoint={}/devstoreaccount1;"
@@ -82,7 +82,7 @@ def warnings_stay_here() -> Iterator[None]:
     """A rank's handler of warnings prints to standard output: no test may leave it behind."""
     yield
     root = logging.getLogger()
-    left = [each for each in root.handlers if type(each).__module__ == "pets_core.rank"]
+    left = [each for each in root.handlers if type(each).__module__ == "pets_core.runtime.rank"]
     for handler in left:
         root.removeHandler(handler)
     assert not left, "worker.work changed the logging of the process of the tests"
@@ -268,16 +268,16 @@ def rank_in_this_process() -> Iterator[None]:
 @pytest.fixture
 def shown(monkeypatch) -> Callable[..., dict[str, object]]:
     """What a task that publishes makes of its arguments: artifacts by key, in their order."""
-    from tasks import publish
+    from tasks.artifacts import publisher as publisher_module
 
     def made(task, *arguments: object) -> dict[str, object]:
         found: dict[str, object] = {}
         for kind in ("markdown", "table"):
             monkeypatch.setattr(
-                publish, f"create_{kind}_artifact",
+                publisher_module, f"create_{kind}_artifact",
                 lambda key, kind=kind, **content: found.update({key: content[kind]}),
             )  # fmt: skip
-        monkeypatch.setattr(publish, "get_run_logger", lambda: logging.getLogger("run"))
+        monkeypatch.setattr(publisher_module, "get_run_logger", lambda: logging.getLogger("run"))
         task.fn(*arguments)
         return found
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from flows.cli import _say_error
+from pets.cli.main import _say_error
 from pets_core.errors import PetsError, tellable, without_queries
 
 URL = "https://host:8/a/photo.jpg"

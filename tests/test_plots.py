@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pets_core.data.sample_breeds import BREEDS
+from pets_core.data.sources.sample.breeds import BREEDS
 from pets_core.plots import confusion_matrix, lr_curve, residuals, training_curves
 from pets_core.records.training import EpochMetrics
 

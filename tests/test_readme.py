@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from prefect_server import Server
 
-from flows import cli
+from pets.cli import main as cli
 from pets_core.ratings.sample import write_ratings_sample
 
 ROOT = Path(__file__).parents[1]
@@ -200,9 +200,9 @@ def parse(monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "_Parser", Parser)
     monkeypatch.setattr(cli, "_check_input", lambda *_: None)
     monkeypatch.setattr(cli, "_start_flow", parsed)
-    monkeypatch.setattr("pets_core.machines.join", parsed)
+    monkeypatch.setattr("pets_core.runtime.multi_node.join", parsed)
     monkeypatch.setattr("pets_core.ratings.files.check_tables", lambda _: None)
-    monkeypatch.setattr("pets_core.runs.run_settings", lambda _: {"store": str(tmp_path)})
+    monkeypatch.setattr("pets_core.runtime.runs.run_settings", lambda _: {"store": str(tmp_path)})
     monkeypatch.chdir(ROOT)
 
     def parse_command(words: list[str]) -> None:

@@ -4,8 +4,8 @@ from selection import GPU_TESTS, ROOT, affected_tests, choose
 
 
 def test_tests_of_a_changed_module_are_found_by_its_imports() -> None:
-    found = affected_tests({"pets_core/markdown.py"})
-    assert found["tests/tasks/test_publish.py"] == 1
+    found = affected_tests({"pets_core/storage/markdown.py"})
+    assert found["tests/tasks/artifacts/test_publisher.py"] == 1
     assert found["tests/flows/test_flows.py"] > 1
 
 

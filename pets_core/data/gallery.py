@@ -15,8 +15,8 @@ from PIL import Image
 
 from pets_core import storage
 from pets_core.data.dataset import open_parquet, read_table
-from pets_core.data.duplicates import leaking
-from pets_core.data.images import open_rgb
+from pets_core.data.ingest.duplicates import leaking
+from pets_core.data.ingest.images import open_rgb
 from pets_core.records.dataset import DatasetManifest
 
 __all__ = ["class_warnings", "read_leaks", "read_quarantine", "thumbnails"]

@@ -20,7 +20,7 @@ from pets_core.data.dataset import (
     read_shard,
     read_table,
 )
-from pets_core.data.journal import load_record
+from pets_core.data.ingest.journal import load_record
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.records.dataset import DatasetManifest, ShardInfo
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pets_core import storage
 from pets_core.data.dataset import read_table, write_table
-from pets_core.data.duplicates import SPLIT_ORDER, leaking
+from pets_core.data.ingest.duplicates import SPLIT_ORDER, leaking
 from pets_core.embeddings.file import open_embeddings
 from pets_core.embeddings.search import Blocks, Pairs, close_pairs
 from pets_core.records.dataset import DatasetManifest

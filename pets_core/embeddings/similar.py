@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pets_core import storage
-from pets_core.data.formats import UnreadablePhotoError, refuse_raw
-from pets_core.data.images import decode
+from pets_core.data.ingest.images import decode
+from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.embeddings.file import EmbeddingsInfo, open_embeddings, unit
 from pets_core.embeddings.search import nearest
 from pets_core.errors import PetsError

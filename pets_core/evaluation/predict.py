@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from pets_core.data.loader import Batch, PhotoLoader
+from pets_core.data.loading.loader import Batch, PhotoLoader
 from pets_core.models.classifier import Classifier
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.training.memory import HalvingForward

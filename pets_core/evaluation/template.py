@@ -9,7 +9,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from pets_core.markdown import literal
+from pets_core.storage.markdown import literal
 
 __all__ = ["template"]
 

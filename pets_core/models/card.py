@@ -16,7 +16,7 @@ from pets_core.records.base import Targets
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 if TYPE_CHECKING:
-    from pets_core.data.transforms import Augment, CenterCrop
+    from pets_core.data.loading.transforms import Augment, CenterCrop
 
 __all__ = [
     "CARD",
@@ -74,7 +74,7 @@ class ModelCard(BaseModel):
 
     def center_crop(self) -> CenterCrop:
         """What makes model inputs of photos to be judged."""
-        from pets_core.data.transforms import CenterCrop
+        from pets_core.data.loading.transforms import CenterCrop
 
         return CenterCrop(self.image_size, self.mean, self.std)
 
@@ -84,7 +84,7 @@ class ModelCard(BaseModel):
 
     def augment(self, config: TransformConfig) -> Augment:
         """What makes model inputs of photos to be learnt from."""
-        from pets_core.data.transforms import Augment
+        from pets_core.data.loading.transforms import Augment
 
         return Augment(self.image_size, self.mean, self.std, config)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pets_core.config.train import TrainConfig
-from pets_core.data.loader import move_places
-from pets_core.data.transforms import REACH
+from pets_core.data.loading.loader import move_places
+from pets_core.data.loading.transforms import REACH
 from pets_core.models.card import ModelCard
 from pets_core.objectives.multi_label import MultiLabel
 from pets_core.objectives.objective import Objective

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pets_core import storage
-from pets_core.download import local_file
+from pets_core.data.sources.text_table import TextOptions, TextTable, open_text_table
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsSourceConfig
-from pets_core.text_table import TextOptions, TextTable, open_text_table
+from pets_core.storage.download import local_file
 
 __all__ = ["WHOLE_NUMBER", "TableFile", "check_tables", "choose_columns"]
 
@@ -23,7 +23,7 @@ _MAX_COLUMNS_WITHOUT_HEADER = 30
 
 
 class TableFile:
-    """A text table (see `pets_core.text_table`) or a Parquet file.
+    """A text table (see `pets_core.data.sources.text_table`) or a Parquet file.
 
     The first row of a text table is a header, unless its first or third cell is a number and none
     is an expected name.

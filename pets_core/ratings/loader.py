@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pets_core.data.loader import global_batches
-from pets_core.data.transforms import send
+from pets_core.data.loading.loader import global_batches
+from pets_core.data.loading.transforms import send
 from pets_core.ratings.dataset import Ratings
 
 __all__ = ["RatingsBatch", "RatingsLoader"]

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from pets_core.launch import RatingsRequest
 from pets_core.objectives.regression import Regression
-from pets_core.rank import Rank
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import open_ratings
 from pets_core.ratings.loader import RatingsLoader
 from pets_core.ratings.model import RecommenderCard, TrainedRecommender, create_recommender
 from pets_core.ratings.records import RatingsManifest
 from pets_core.records.base import Split
+from pets_core.runtime.rank import Rank
+from pets_core.runtime.request import RatingsRequest
 
 __all__ = ["RatingsRank"]
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pets_core import storage
+from pets_core.data.sources.text_numbers import parse_numbers
+from pets_core.data.sources.text_table import TextOptions
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
 from pets_core.ratings.files import WHOLE_NUMBER, TableFile, choose_columns
-from pets_core.text_numbers import parse_numbers
-from pets_core.text_table import TextOptions
 
 __all__ = ["RatingsTable", "read_ratings", "read_titles"]
 

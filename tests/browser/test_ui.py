@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], 
     }
     environment.pop("PREFECT_API_URL", None)
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run"],
+        [sys.executable, "-m", "pets", "run"],
         env=environment,
         capture_output=True,
         text=True,
@@ -69,7 +69,7 @@ def page_and_root(finished) -> Iterator[tuple]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "flows.cli", "ui", run_id, "--no-browser", "--port", str(port)]
+    command = [sys.executable, "-m", "pets", "ui", run_id, "--no-browser", "--port", str(port)]
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         address = server.stdout.readline().strip()
@@ -106,7 +106,7 @@ def rejected(finished, page_and_root) -> str:
     judge = [
         "evaluate", "--from", str(predictions), "--gate.promote", "--gate.max_error_rate", "0"
     ]  # fmt: skip
-    command = [sys.executable, "-m", "flows.cli"]
+    command = [sys.executable, "-m", "pets"]
     subprocess.run([*command, *promote], env=environment, check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(
         [*command, *judge], env=environment, capture_output=True, text=True, timeout=120
@@ -136,8 +136,8 @@ MARKUP = [
 PUBLISH = """
 import json, sys
 from prefect import flow, task
-from pets_core.markdown import literal
-from tasks.publish import Publisher, table
+from pets_core.storage.markdown import literal
+from tasks.artifacts.publisher import Publisher, table
 
 @task
 def publish(names):

@@ -8,10 +8,10 @@ import pytest
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data import formats
 from pets_core.data.dataset import read_table
 from pets_core.data.gallery import class_warnings
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.sources import formats
 from pets_core.errors import PetsError
 
 CASES = Path(__file__).parents[3] / "shared/cases/make_cases.py"

@@ -16,9 +16,9 @@ from PIL import Image
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import SCHEMA, read_table
-from pets_core.data.duplicates import perceptual_hashes
-from pets_core.data.images import inspect
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.ingest.duplicates import perceptual_hashes
+from pets_core.data.ingest.images import inspect
 from pets_core.errors import PetsError
 
 ROWS = 7  # a row group

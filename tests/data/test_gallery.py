@@ -7,7 +7,7 @@ from PIL import Image
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.gallery import class_warnings, thumbnails
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 
 
 @pytest.fixture

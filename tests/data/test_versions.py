@@ -18,10 +18,10 @@ import pytest
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data import shards as shards_module
 from pets_core.data.dataset import commit_manifest, load_manifest, read_shard
-from pets_core.data.ingest import ingest
-from pets_core.data.plan import plan_dataset
+from pets_core.data.ingest import shards as shards_module
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.ingest.plan import plan_dataset
 from pets_core.data.versions import (
     collect_garbage,
     diff,

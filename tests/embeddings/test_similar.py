@@ -13,14 +13,15 @@ from PIL import Image
 from tiny_model import write_tiny_model
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.embeddings.near import find_near_duplicates
 from pets_core.embeddings.similar import similar_photos
 from pets_core.errors import PetsError
-from pets_core.launch import WorkRequest, launch
 from pets_core.models.package import create_model, save_model
 from pets_core.records.dataset import ClassInfo, DatasetManifest
 from pets_core.records.inference import EmbedResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 NUM_PHOTOS, PLANTED = 40, (3, 8, 20)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.evaluation.confusion import confusion_counts, most_confused
 from pets_core.evaluation.gallery import Gallery, collect, read_gallery, write_gallery
 from pets_core.records.evaluation import LabelIssue

@@ -8,7 +8,7 @@ from predictions_of import predictions_of
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import read_table
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.evaluation.labels import label_issues, write_label_fixes
 from pets_core.evaluation.predictions import Predictions
 

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from predictions_of import predictions_of
 
-from flows.results import show_report
+from pets.cli.results import show_report
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import CHAMPION_PREDICTIONS, VALID_PREDICTIONS
 from pets_core.evaluation.review import given_predictions, review
-from pets_core.markdown import literal
 from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.registry import promote_run
+from pets_core.storage.markdown import literal
 from tasks.review_artifacts import publish_classes
 
 EVIL = "<img src=x onerror=alert(1)>|`*_"

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_model import write_tiny_model
 
-from flows import cli
 from flows.embed import embed_flow
+from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 
@@ -96,7 +96,7 @@ def test_faults_are_told_in_a_line(capsys, tmp_path, photos) -> None:
 
 def test_a_search_loads_no_prefect(tmp_path, photos) -> None:
     code = (
-        "import sys\nfrom flows import cli\n"
+        "import sys\nfrom pets.cli import main as cli\n"
         "try:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )

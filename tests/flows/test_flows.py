@@ -16,15 +16,15 @@ from flows.review import review_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_info, read_predictions, write_predictions
-from pets_core.launch import WorkRequest
 from pets_core.models.package import load_model
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.training import LRSuggestion
 from pets_core.registry import current, history
-from pets_core.runs import ask_stage, finished_stage
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.runs import ask_stage, finished_stage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -14,10 +14,10 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.ingest import ingest_flow
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data import shards
+from pets_core.data.ingest import shards
 from pets_core.data.versions import list_versions
 from pets_core.errors import PetsError
-from pets_core.markdown import literal
+from pets_core.storage.markdown import literal
 from tasks import ingest as tasks
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

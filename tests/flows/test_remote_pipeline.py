@@ -5,11 +5,11 @@ import tarfile
 
 import pytest
 
-from flows import cli
 from flows.pipeline import pipeline
+from pets.cli import main as cli
 from pets_core import registry, storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.predict import predict_photos
+from pets_core.inference.predict import predict_photos
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

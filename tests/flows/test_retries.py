@@ -7,7 +7,7 @@ import pytest
 from prefect import flow, task
 
 from pets_core.errors import PetsError
-from pets_core.failures import RankFailure, the_error
+from pets_core.runtime.failures import RankFailure, the_error
 from tasks.stages import GOES_ON
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

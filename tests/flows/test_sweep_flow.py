@@ -11,7 +11,7 @@ import yaml
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import Trial
-from pets_core.sweep import Study
+from pets_core.training.sweep import Study
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,7 +54,7 @@ def written(folder: Path) -> dict[str, int]:
 def test_a_killed_sweep_goes_on_with_the_same_trials(server, config, tmp_path) -> None:
     file, runs = tmp_path / "settings.yaml", tmp_path / "store/runs"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
-    with server.running("-m", "flows.cli", "sweep", str(file)) as sweep:
+    with server.running("-m", "pets", "sweep", str(file)) as sweep:
         (found,) = server.wait_for(lambda: [*runs.glob("*-001-0/checkpoints/*/*.json")][:1], 300)
         below = processes.below(sweep.pid)
         assert processes.launchers(sweep.pid), "the second trial is under way"
@@ -65,7 +65,7 @@ def test_a_killed_sweep_goes_on_with_the_same_trials(server, config, tmp_path) -
     assert processes.gone(below)
     assert not (second / "model/model.json").exists(), "else it was over"
     began, done = [settings_of(first), settings_of(second)], written(first)
-    server.run("-m", "flows.cli", "sweep", "--resume", folder)
+    server.run("-m", "pets", "sweep", "--resume", folder)
     kept = json.loads((folder / "sweep.json").read_text())["trials"]
     trials = sorted(map(Trial.model_validate, kept), key=lambda trial: trial.number)
     assert [trial.number for trial in trials] == [0, 1, 2]

@@ -8,19 +8,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli
 from flows.embed import embed_flow
 from flows.evaluate import evaluate_flow
 from flows.pipeline import pipeline
 from flows.review import review_flow
 from flows.train import train_flow
+from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
+from pets_core.inference.predict import predict_photos
 from pets_core.models.onnx import export_onnx
 from pets_core.models.package import load_model
 from pets_core.numbers.predictions import read_number_predictions
-from pets_core.predict import predict_photos
 from pets_core.tags.predictions import read_tag_predictions
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -12,9 +12,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig, TransformConfig
-from pets_core.data.decoded import DecodedPhotos
-from pets_core.data.loader import PhotoLoader
-from pets_core.data.transforms import Augment
+from pets_core.data.loading.decoded import DecodedPhotos
+from pets_core.data.loading.loader import PhotoLoader
+from pets_core.data.loading.transforms import Augment
 from pets_core.models.classifier import Classifier
 from pets_core.objectives.objective import Objective
 from pets_core.objectives.single_label import SingleLabel

@@ -9,17 +9,19 @@ import time
 import pytest
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
-from pets_core.launch import WorkRequest, launch
+from pets_core.data.ingest.commit import ingest
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
 
 pytestmark = pytest.mark.gpu
 
 SLACK_MIB, SECONDS = 200, 25
 CALLER = """
 import sys
-from pets_core.launch import WorkRequest, launch
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.launcher import launch
 from pets_core.records.training import TrainResult
 request = WorkRequest.model_validate_json(open(sys.argv[1]).read())
 launch(request, TrainResult, on_progress=lambda progress: print(progress.done, flush=True))

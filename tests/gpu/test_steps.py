@@ -11,9 +11,9 @@ from torch import nn
 
 from pets_core.config.launch import LaunchConfig
 from pets_core.config.train import TransformConfig
-from pets_core.data.images import decode
-from pets_core.data.jpeg import decode_squares
-from pets_core.data.transforms import draw_maps, sampling_grid
+from pets_core.data.ingest.images import decode
+from pets_core.data.loading.jpeg import decode_squares
+from pets_core.data.loading.transforms import draw_maps, sampling_grid
 from pets_core.errors import PetsError
 from pets_core.models.classifier import Classifier
 from pets_core.models.folding import fold

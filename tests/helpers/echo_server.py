@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from pets_core import fork_server
+from pets_core.runtime import fork_server
 
 __all__: list[str] = []
 

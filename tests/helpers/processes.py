@@ -50,7 +50,7 @@ def parent(pid: int) -> int:
 
 def agents(pid: int) -> list[int]:
     """The fork servers below a process; their children have their command line, too."""
-    module = "pets_core.agent"
+    module = "pets_core.runtime.agent"
     found = [child for child in below(pid) if module in arguments(child)]
     return [child for child in found if parent(child) not in found]
 

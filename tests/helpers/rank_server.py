@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore
 
-from pets_core import supervisor
-from pets_core.fork_server import serve
+from pets_core.runtime import supervisor
+from pets_core.runtime.fork_server import serve
 
 __all__: list[str] = []
 

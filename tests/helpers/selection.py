@@ -32,7 +32,7 @@ DURATIONS = ROOT / "tests/durations.json"
 _UNKNOWN_SECONDS = 5.0
 _BUDGET_SECONDS = 20.0
 _MAX_PROCESSES = 4  # each takes 2 GB
-_ROOMS = ("flows", "tasks", "pets_core", "tests", "docs", "benchmarks")
+_ROOMS = ("pets", "flows", "tasks", "pets_core", "tests", "docs", "benchmarks")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

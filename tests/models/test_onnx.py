@@ -10,10 +10,10 @@ import torch
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.inference.predict import predict_photos
 from pets_core.models import onnx as module
 from pets_core.models.onnx import TOLERANCE, export_onnx
 from pets_core.models.package import create_model, save_model
-from pets_core.predict import predict_photos
 from pets_core.records.dataset import ClassInfo
 
 pytest.importorskip("onnxruntime")
@@ -67,7 +67,7 @@ def test_other_kinds_of_backbones(backbone, tmp_path):
 
 def test_predicting_needs_no_torch(onnx_file, photos):
     code = (
-        "import sys, json; from pets_core.predict import predict_photos;"
+        "import sys, json; from pets_core.inference.predict import predict_photos;"
         "found = [p.breed for p in predict_photos(sys.argv[1], sys.argv[2:])];"
         "print(json.dumps([found, 'torch' in sys.modules]))"
     )

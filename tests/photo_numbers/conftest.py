@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.ingest import ingest
+from pets_core.data.ingest.commit import ingest
 from pets_core.numbers.predictions import (
     NumberPredictions,
     NumberPredictionsInfo,

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.results import show_numbers
+from pets.cli.results import show_numbers
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.markdown import literal
 from pets_core.numbers import review as module
 from pets_core.numbers.gallery import read_worst
 from pets_core.numbers.measures import box_iou
 from pets_core.numbers.records import NumbersReport
 from pets_core.numbers.review import review_numbers
 from pets_core.records.evaluation import PredictResult
+from pets_core.storage.markdown import literal
+from tasks.artifacts.publisher import MAX_BYTES
 from tasks.numbers import publish_numbers
-from tasks.publish import MAX_BYTES
 
 EVIL = "<img src=x onerror=alert(1)>|`*_"
 FILES = {

@@ -6,12 +6,13 @@ import pytest
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.launch import RatingsRequest, launch, read_request
 from pets_core.ratings.dataset import open_ratings, read_vocabulary
 from pets_core.ratings.recommend import recommend
 from pets_core.ratings.records import RatingsPrediction
 from pets_core.ratings.review import review_ratings
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import RatingsRequest, read_request
 
 
 def ask(stage: str, config, manifest, url: str, **more) -> RatingsRequest:

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.results import show_tags
+from pets.cli.results import show_tags
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.evaluation import PredictResult
 from pets_core.tags.gallery import read_top_losses
 from pets_core.tags.records import TagsReport
 from pets_core.tags.review import review_tags
 from pets_core.tags.thresholds import THRESHOLDS, choose_thresholds, read_thresholds
-from tasks.publish import MAX_BYTES
+from tasks.artifacts.publisher import MAX_BYTES
 from tasks.tags import publish_tags
 
 EVIL = "<img src=x onerror=alert(1)>|`*_"

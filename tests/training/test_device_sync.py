@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig, TransformConfig
-from pets_core.data import loader
-from pets_core.data.decoded import DecodedPhotos
-from pets_core.data.loader import PhotoLoader
-from pets_core.data.transforms import Augment, draw_maps, move_box, sampling_grid
+from pets_core.data.loading import loader
+from pets_core.data.loading.decoded import DecodedPhotos
+from pets_core.data.loading.loader import PhotoLoader
+from pets_core.data.loading.transforms import Augment, draw_maps, move_box, sampling_grid
 from pets_core.models.classifier import Classifier
 from pets_core.objectives.multi_label import MultiLabel
 from pets_core.objectives.regression import Regression

@@ -11,7 +11,7 @@ from pets_core.config.launch import LaunchConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
-from pets_core.stages import _warn_of_small_shares
+from pets_core.runtime.stages import _warn_of_small_shares
 from pets_core.training import devices
 from pets_core.training.devices import (
     check_devices,

@@ -10,9 +10,9 @@ from torch import nn
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
-from pets_core.data.decoded import DecodedPhotos
-from pets_core.data.loader import PhotoLoader
-from pets_core.data.transforms import CenterCrop
+from pets_core.data.loading.decoded import DecodedPhotos
+from pets_core.data.loading.loader import PhotoLoader
+from pets_core.data.loading.transforms import CenterCrop
 from pets_core.errors import PetsError
 from pets_core.evaluation import predict
 from pets_core.evaluation.predict import predict_split

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pets_core.fork_server import ForkServer
+from pets_core.runtime.fork_server import ForkServer
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 TIMEOUT = 100  # seconds; ranks that wait for each other give up after 20

@@ -1,0 +1,1 @@
+"""Fine-tune image models, as Prefect flows."""

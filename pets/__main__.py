@@ -1,0 +1,8 @@
+"""The command line: `python -m pets`."""
+
+from pets.cli.main import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""`pets gc`: what a store no longer needs, told first, and removed when asked."""
+
+from __future__ import annotations
+
+import argparse
+
+from pets.cli.tables import print_table
+from pets_core.data.versions import collect_garbage
+from pets_core.errors import PetsError
+from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old
+
+__all__ = ["add_arguments", "run_command"]
+
+_MIB = 1 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser, store: str) -> None:
+    """Add the arguments of `pets gc` to its parser.
+
+    Args:
+        parser: Of `pets gc`.
+        store: Default of --store.
+    """
+    parser.add_argument("--store", default=store, help=f"path or URL (default: {store})")
+    parser.add_argument(
+        "--keep-days", type=float, default=90.0, metavar="N",
+        help="keep runs in whose folder something changed since (default: 90)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-versions", type=int, metavar="N",
+        help="newest versions to keep of each data set (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--delete", action="store_true", help="remove, not only list")
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """List or remove old runs, checkpoints that nobody needs, and files of no data set.
+
+    Raises:
+        PetsError: An argument is out of its bounds.
+    """
+    store, days, versions = arguments.store, arguments.keep_days, arguments.keep_versions
+    if not days >= 1:
+        raise PetsError(f"--keep-days = {days:g}: must be at least 1")
+    if versions is not None and versions < 1:
+        raise PetsError(f"--keep-versions = {versions}: must be at least 1; leave it out for all")
+    runs = find_old(store, days)
+    if arguments.delete:
+        runs = remove_old(store, runs)
+    gone = {old.run_id for old in runs if old.run_id}
+    in_use = data_sets_needed(store, without=gone)
+    files = collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
+    rows = [(old.url, old.num_bytes, old.why) for old in runs]
+    rows += [(item.url, item.num_bytes, "no version that is kept needs it") for item in files]
+    if rows:
+        print_table(["MiB", "what", "why"], ([f"{n / _MIB:.1f}", url, why] for url, n, why in rows))
+    size = sum(num_bytes for _, num_bytes, _ in rows) / _MIB
+    done = "removed" if arguments.delete else "to remove, with --delete"
+    print(f"{len(rows)} items of {size:.1f} MiB {done}")

@@ -1,0 +1,36 @@
+"""`pets similar`: the photos of a data set that are most like another one."""
+
+from __future__ import annotations
+
+import argparse
+
+from pets.cli.tables import print_table
+from pets_core.embeddings.similar import similar_photos
+from pets_core.errors import PetsError
+
+__all__ = ["add_arguments", "run_command"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pets similar` to its parser."""
+    parser.add_argument("photo", metavar="PHOTO", help="photo, path or URL")
+    parser.add_argument(
+        "--embeddings", required=True, metavar="FILE",
+        help="embeddings.parquet of `pets embed`, or the folder of its run, path or URL",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="photos to list (default: 5)"
+    )
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """Print the nearest photos, the nearest first.
+
+    Raises:
+        PetsError: An argument is out of its bounds, or a file cannot be used.
+    """
+    if arguments.top < 1:
+        raise PetsError(f"--top = {arguments.top}: must be at least 1")
+    found = similar_photos(arguments.photo, arguments.embeddings, arguments.top)
+    rows = [(f"{n.similarity:.3f}", n.class_name, n.split, n.id) for n in found]
+    print_table(["cosine", "class", "split", "id"], rows)

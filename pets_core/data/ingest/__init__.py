@@ -1,0 +1,1 @@
+"""Photos of a source to a stored data set: plan, shards, commit."""

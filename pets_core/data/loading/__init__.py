@@ -1,0 +1,1 @@
+"""Stored photos to batches on a device."""

@@ -1,0 +1,270 @@
+"""Decoded photos of one split in a memory-mapped file, so that an epoch pays no JPEG decoding."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pets_core.data.dataset import open_parquet, read_shard, read_table
+from pets_core.data.ingest.images import decode
+from pets_core.errors import explain_full_disk
+from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.records.base import Split
+from pets_core.records.dataset import DatasetManifest
+from pets_core.storage.cache import lock_of, mark_used, sweep
+
+__all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
+
+Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+
+_COLUMNS = {"class": "label", "tags": "one_hot"}
+_VERSION = 3
+_DISK_SHARE = 0.5
+_MOST_GIB = 48
+"""Bound of auto: a pod may have less than the disk that it sees as free."""
+_BATCH = 128
+
+
+class EncodedPhotos:
+    """Photos as they were stored, one after the other in a memory-mapped file.
+
+    Args:
+        data: All bytes, uint8.
+        ends: Where each photo ends, int64 (N,).
+    """
+
+    def __init__(self, data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
+        self._data, self._ends = data, ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, row: int) -> bytes:
+        start = self._ends[row - 1] if row else 0
+        return self._data[start : self._ends[row]].tobytes()
+
+
+class DecodedPhotos:
+    """The photos of one split, in the order of its Parquet rows.
+
+    Those that the cache has no room for are decoded whenever they are read.
+
+    Attributes:
+        pixels: The first photos, uint8 RGB, shape (M, size, size, 3), memory-mapped read-only.
+        encoded: The N - M others.
+        targets: What is learnt of each: class indices, int64 (N,); a 1 for each tag it has, float32
+            (N, C); or its D numbers, float32 (N, D).
+        ids: Photo ids, length N.
+    """
+
+    def __init__(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        targets: Targets,
+        ids: list[str],
+        encoded: EncodedPhotos | None = None,
+    ) -> None:
+        if not len(pixels) + len(encoded or ()) == len(targets) == len(ids):
+            raise ValueError("pixels, targets and ids must have one entry a photo")
+        self.pixels, self.targets, self.ids, self.encoded = pixels, targets, ids, encoded
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(
+        self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Return the photos of some rows: uint8, shape (len(rows), size, size, 3).
+
+        Args:
+            rows: Which photos, in any order.
+            out: Array of that shape to write them to; None: a new one.
+        """
+        if out is None:
+            out = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
+        assert (rows >= 0).all(), "mode clip would take the first photo instead"
+        is_cached = rows < len(self.pixels)
+        if is_cached.all():
+            # In mode "clip" they are written where they belong, without a buffer between.
+            np.take(self.pixels, rows, axis=0, out=out, mode="clip")
+            return out
+        out[is_cached] = self.pixels[rows[is_cached]]
+        places = np.flatnonzero(~is_cached)
+        decoded = self._decoders.map(self._decode, rows[places])
+        for place, pixels in zip(places, decoded, strict=True):
+            out[place] = pixels
+        return out
+
+    def file(self, row: int) -> bytes | None:
+        """Return a photo as it is stored, where it is not decoded."""
+        if row < len(self.pixels):
+            return None
+        assert self.encoded is not None
+        return self.encoded[row - len(self.pixels)]
+
+    def _decode(self, row: int) -> npt.NDArray[np.uint8]:
+        file = self.file(row)
+        assert file is not None
+        return decode(file, self.pixels.shape[1])
+
+    @cached_property
+    def _decoders(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(os.cpu_count())
+
+
+def open_decoded(
+    manifest: DatasetManifest,
+    split: Split,
+    size: int,
+    *,
+    cache_dir: str,
+    limit_gib: float | Literal["auto"],
+    on_progress: OnProgress = ignore_progress,
+) -> DecodedPhotos:
+    """Open the decoded photos of a split, decoding them first where that has not been done.
+
+    The files are keyed by the data set's fingerprint, the split and the size, and named by how many
+    photos are decoded. One process builds them while others wait; they appear under their names
+    only when they are whole, and go when no run has opened them for long
+    (`pets_core.storage.cache`).
+
+    Args:
+        manifest: A committed data set.
+        split: Which photos.
+        size: Side of the decoded square, pixels.
+        cache_dir: Local folder for the files.
+        limit_gib: Most that decoded photos may take, GiB; those beyond are kept as they are stored.
+            auto: half of the free disk, up to 48 GiB, or what earlier runs have decoded.
+        on_progress: Told how many photos are decoded.
+
+    Raises:
+        PetsError: A shard is missing or fails its checksum.
+    """
+    total, photo_bytes = manifest.splits[split].num_rows, size * size * 3
+    folder = Path(cache_dir).expanduser() / "decoded"
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = (_VERSION, manifest.fingerprint, split, size)
+    key = sha256(repr(identity).encode()).hexdigest()[:24]
+    name = f"{key}-{manifest.fingerprint}-{split}-{size}"
+    with explain_full_disk(str(folder), "cache_dir"), lock_of(folder / name):
+        if limit_gib == "auto":
+            num_decoded = max(
+                _num_there(folder, name, photo_bytes),
+                _num_that_fit(folder, manifest, split, photo_bytes),
+            )
+        else:
+            num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
+        files = [folder / f"{name}-{num_decoded}.{kind}" for kind in ("u8", "encoded", "ends")]
+        pixels, data, ends = files
+        # The pixels get their name last. After a power failure they may be short.
+        if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
+            sweep(folder)
+            _decode_all(manifest, split, size, num_decoded, files, on_progress)
+        for file in files:
+            mark_used(file)
+    column = _COLUMNS.get(manifest.targets, "numbers")
+    columns = [
+        read_table(manifest.shard_url(shard), ["id", column])
+        for shard in manifest.splits[split].shards
+    ]
+    table = pa.concat_tables(columns)
+    encoded = None
+    if num_decoded < total:
+        encoded = EncodedPhotos(np.memmap(data, np.uint8, "r"), np.fromfile(ends, np.int64))
+    shape = (num_decoded, size, size, 3)
+    return DecodedPhotos(
+        np.memmap(pixels, np.uint8, "r", shape=shape) if num_decoded else np.empty(shape, np.uint8),
+        _targets(table[column]),
+        table["id"].to_pylist(),
+        encoded,
+    )
+
+
+def _num_there(folder: Path, name: str, photo_bytes: int) -> int:
+    """Return how many photos an earlier run has decoded, the most of several."""
+    found: list[int] = []
+    for path in folder.glob(f"{name}-*.u8"):
+        number = int(path.stem.rsplit("-", 1)[-1])
+        if path.stat().st_size == number * photo_bytes:
+            found.append(number)
+    return max(found, default=0)
+
+
+def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_bytes: int) -> int:
+    """Return how many photos the free disk holds decoded, besides the others as they are stored."""
+    info = manifest.splits[split]
+    budget = min(shutil.disk_usage(folder).free * _DISK_SHARE, _MOST_GIB * 2**30)
+    if info.num_rows * photo_bytes <= budget:
+        return info.num_rows
+    stored = sum(shard.num_bytes for shard in info.shards)
+    more = max(photo_bytes - stored / info.num_rows, 1)
+    return min(max(int((budget - stored) / more), 0), info.num_rows)
+
+
+def class_names(manifest: DatasetManifest, split: Split) -> list[str]:
+    """What each photo of a split is of, in words, in the order of its rows."""
+    shards = manifest.splits[split].shards
+    tables = [read_table(manifest.shard_url(shard), ["class_name"]) for shard in shards]
+    return [name for table in tables for name in table["class_name"].to_pylist()]
+
+
+def _targets(column: pa.ChunkedArray) -> Targets:
+    """Class indices (N,), or of lists the numbers in them, float32 (N, D)."""
+    if not pa.types.is_list(column.type):
+        indices: npt.NDArray[np.int64] = column.to_numpy()
+        return indices
+    values = column.combine_chunks()
+    flat: npt.NDArray[np.float32] = values.flatten().to_numpy().astype(np.float32)
+    return flat.reshape(len(values), -1)
+
+
+def _decode_all(
+    manifest: DatasetManifest,
+    split: Split,
+    size: int,
+    num_decoded: int,
+    paths: list[Path],
+    on_progress: OnProgress,
+) -> None:
+    """Write decoded pixels, the other photos' bytes and where each of these ends."""
+    total, done, end = manifest.splits[split].num_rows, 0, 0
+    partial = [path.with_name(f"{path.name}.partial") for path in paths]
+    try:
+        with ExitStack() as stack:
+            pixels, data, ends = (stack.enter_context(path.open("wb")) for path in partial)
+            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+            for batch in _photo_batches(manifest, split):
+                decoded = batch[: max(num_decoded - done, 0)]
+                for photo in pool.map(lambda encoded: decode(encoded, size), decoded):
+                    pixels.write(photo.tobytes())
+                for encoded in batch[len(decoded) :]:
+                    end += data.write(encoded)
+                    ends.write(np.int64(end).tobytes())
+                done += len(batch)
+                on_progress(
+                    Progress(stage=f"decode {split}", done=done, total=total, unit="photos")
+                )
+        for path, temporary in reversed(list(zip(paths, partial, strict=True))):
+            temporary.replace(path)
+    finally:
+        for temporary in partial:
+            temporary.unlink(missing_ok=True)
+
+
+def _photo_batches(manifest: DatasetManifest, split: Split) -> Iterator[list[bytes]]:
+    for shard in manifest.splits[split].shards:
+        data = read_shard(manifest, shard)
+        for batch in open_parquet(io.BytesIO(data)).iter_batches(_BATCH, columns=["image"]):
+            yield batch.column("image").field("bytes").to_pylist()

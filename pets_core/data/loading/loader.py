@@ -1,0 +1,261 @@
+"""Decoded photos to batches: which photo comes when, on which rank."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pets_core.config.train import TransformConfig
+from pets_core.data.ingest.images import is_plain_jpeg
+from pets_core.data.loading.decoded import DecodedPhotos
+from pets_core.data.loading.jpeg import decode_squares
+from pets_core.data.loading.mixing import mix
+from pets_core.data.loading.transforms import REACH, Transform, move_box, move_points, send
+from pets_core.records.base import Targets
+
+__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "move_places"]
+
+_GPU_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch.
+
+    Attributes:
+        inputs: Model inputs, first dimension b.
+        targets: Class indices, int64 (b,); shares of classes, float32 (b, C), where photos are
+            mixed; tags or numbers, float32 (b, D).
+        rows: Places of the samples in their split, (b,).
+        ids: The samples' ids, b of them.
+        global_size: Samples of this batch over all ranks.
+        maps: Where places are learnt, what takes those on the inputs to those on the photos,
+            float32 (b, 3, 3).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    rows: npt.NDArray[np.int64]
+    ids: list[str]
+    global_size: int
+    maps: Tensor | None = None
+
+
+class _Drawn(TypedDict):
+    seed: int
+    rows: slice
+    global_size: int
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One rank's share of a global batch, before it is read.
+
+    Attributes:
+        rows: Of the split.
+        places: In the global batch of `global_size`.
+        seed: Of the batch's augmentation.
+    """
+
+    rows: npt.NDArray[np.int64]
+    places: slice
+    global_size: int
+    seed: int
+
+
+def global_batches(
+    num_rows: int, batch_size: int, *, seed: int | None, epoch: int
+) -> list[npt.NDArray[np.int64]]:
+    """Deal every row to exactly one batch of an epoch.
+
+    Batches differ by at most one row in size, so the last is never a tiny one; none has more than
+    `batch_size`.
+
+    Args:
+        num_rows: Rows of the split.
+        batch_size: Most rows in a batch, over all ranks.
+        seed: Seed of the shuffle; None keeps the order.
+        epoch: Another epoch, another shuffle.
+
+    Returns:
+        The rows of each batch, in order.
+    """
+    order = np.arange(num_rows)
+    if seed is not None:
+        np.random.default_rng((seed, epoch)).shuffle(order)
+    return np.array_split(order, -(-num_rows // batch_size))
+
+
+def host_buffer(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return uninitialised uint8 memory on the host, pinned where a GPU is to copy from it.
+
+    Pinned blocks come from a pool of torch's, which reuses one when the copies from it are done.
+    """
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+def decodes_jpegs(device: torch.device) -> bool:
+    """Return whether a device decodes JPEGs itself: NVIDIA's do (nvJPEG)."""
+    return device.type == "cuda" and torch.version.hip is None
+
+
+def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
+    """Whether all photos are decoded and take at most a quarter of the GPU's free memory."""
+    if device.type != "cuda" or photos.encoded is not None:
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return photos.pixels.nbytes <= free * _GPU_SHARE
+
+
+class PhotoLoader:
+    """Batches of one split for one rank. Every row is seen once an epoch, by one rank.
+
+    The next batch is read while the present one is worked on.
+
+    Args:
+        photos: Of the split.
+        transform: Makes model inputs of them, on the device.
+        batch_size: Most photos in a batch, over all ranks.
+        seed: Of shuffle and augmentation; None keeps the order.
+        device: Where batches are wanted.
+        rank: Of this process.
+        world_size: Number of ranks.
+        on_device: Keep all photos on the device.
+        mixing: Where its alphas ask for it, photos are mixed.
+        num_classes: Needed for mixing.
+        targets: What is learnt of the photos; places are moved with them.
+        on_batch: Called before each batch is handed out.
+    """
+
+    def __init__(
+        self,
+        photos: DecodedPhotos,
+        transform: Transform,
+        *,
+        batch_size: int,
+        seed: int | None,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        on_device: bool = False,
+        mixing: TransformConfig | None = None,
+        num_classes: int = 0,
+        targets: Targets = "class",
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        if len(photos) == 0:
+            raise ValueError("the split is empty")
+        self._photos, self._transform = photos, transform
+        self._batch_size, self._seed, self._device = batch_size, seed, device
+        self._rank, self._world_size = rank, world_size
+        self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
+        mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
+        self._mixing, self._num_classes = mixing if mixes else None, num_classes
+        self._targets, self._on_batch = targets, on_batch
+        self._has_refused = False
+        # A generator that held it could be collected half-way, and would wait for its thread then.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+
+    @property
+    def num_batches(self) -> int:
+        """Batches an epoch, the same on every rank."""
+        return -(-len(self._photos) // self._batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the split, over all ranks."""
+        return len(self._photos)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of every batch of one epoch, from batch `first` on.
+
+        A share may be empty.
+        """
+        shares = list(self._shares(epoch))[first:]
+        if not shares:
+            return
+        reading = self._reader.submit(self._read, shares[0])
+        for number, share in enumerate(shares):
+            pixels, targets = reading.result()
+            if number + 1 < len(shares):
+                reading = self._reader.submit(self._read, shares[number + 1])
+            self._on_batch()
+            yield self._batch(share, pixels, targets)
+
+    def _shares(self, epoch: int) -> Iterator[_Share]:
+        batches = global_batches(len(self._photos), self._batch_size, seed=self._seed, epoch=epoch)
+        for number, rows in enumerate(batches):
+            first = len(rows) * self._rank // self._world_size
+            last = len(rows) * (self._rank + 1) // self._world_size
+            seed = _batch_seed(self._seed or 0, epoch, number)
+            yield _Share(rows[first:last], slice(first, last), len(rows), seed)
+
+    def _read(self, share: _Share) -> tuple[Tensor, Tensor]:
+        """Photos and targets, on their way to the device; runs in a thread of its own."""
+        rows = torch.from_numpy(share.rows)
+        targets = torch.from_numpy(self._photos.targets[share.rows])
+        if self._resident is not None:
+            return self._resident[send(rows, self._device)], send(targets, self._device)
+        has_files = self._photos.encoded is not None and not self._has_refused
+        if has_files and decodes_jpegs(self._device):
+            return self._decode(share.rows), send(targets, self._device)
+        return self._read_pixels(share.rows), send(targets, self._device)
+
+    def _read_pixels(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        shape = (len(rows), *self._photos.pixels.shape[1:])
+        pixels = host_buffer(shape, self._device)
+        self._photos.read(rows, out=pixels.numpy())
+        return pixels.to(self._device, non_blocking=self._device.type == "cuda")
+
+    def _decode(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Photos of which some are decoded by the device, where its decoder takes them."""
+        files = {place: self._photos.file(row) for place, row in enumerate(rows)}
+        plain = {place: file for place, file in files.items() if file and is_plain_jpeg(file)}
+        if not plain:
+            return self._read_pixels(rows)
+        size = self._photos.pixels.shape[1]
+        try:
+            squares = decode_squares(list(plain.values()), size, self._device)
+        except RuntimeError as error:
+            self._has_refused = True
+            warnings.warn(f"photos are decoded on the CPU: {error}", stacklevel=1)
+            return self._read_pixels(rows)
+        others = np.array([place for place in files if place not in plain], np.int64)
+        places = torch.from_numpy(np.concatenate([np.array(list(plain), np.int64), others]))
+        together = torch.cat([squares, self._read_pixels(rows[others])])
+        return together[send(places.argsort(), self._device)]
+
+    def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
+        drawn: _Drawn = {
+            "seed": share.seed, "rows": share.places, "global_size": share.global_size
+        }  # fmt: skip
+        inputs = self._transform(pixels, **drawn)
+        ids = [self._photos.ids[row] for row in share.rows]
+        batch = Batch(inputs, targets, share.rows, ids, share.global_size)
+        if self._targets in ("points", "box"):
+            maps = self._transform.maps(pixels.shape[1], **drawn)
+            # Inverted on the host: on a GPU torch.linalg.inv waits for all work before it.
+            inverse = send(torch.linalg.inv(maps), self._device)
+            moved = move_places(targets, inverse, self._targets)
+            return replace(batch, targets=moved.clamp(*REACH), maps=send(maps, self._device))
+        if self._mixing is None:
+            return batch
+        inputs, targets = mix(inputs, targets, self._num_classes, self._mixing, seed=share.seed)
+        return replace(batch, inputs=inputs, targets=targets)
+
+
+def move_places(places: Tensor, maps: Tensor, targets: Targets) -> Tensor:
+    """Move points or boxes, (B, D), by maps (B, 3, 3)."""
+    return (move_box if targets == "box" else move_points)(places, maps)
+
+
+def _batch_seed(seed: int, epoch: int, number: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch, number)).generate_state(1, np.uint64)[0] >> 1)

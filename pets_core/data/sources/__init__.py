@@ -1,0 +1,1 @@
+"""Sources: their files, and the labels they give their photos."""

@@ -1,0 +1,208 @@
+"""The built-in sample: drawn pets in the published form of the Oxford-IIIT Pet data set.
+
+It needs no download, and passes through the very same ingest code as the real photos. Every
+photo is drawn from its own generator, seeded by (seed, class, number), so the archives are the
+same bytes on every run.
+"""
+
+import gzip
+import io
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from pets_core.data.sources.sample.breeds import BREEDS, Breed, Colour
+from pets_core.data.sources.sample.drawing import draw_animal, smooth_noise, to_colour
+
+__all__ = ["BREEDS", "write_sample"]
+
+_MIN_PHOTOS = 4
+_TRAINVAL_SHARE = 0.6
+_SIDE_PX = (180, 261)
+_JPEG_QUALITY = 85
+_LIST_HEADER = (
+    "#Image CLASS-ID SPECIES BREED ID",
+    "#ID: 1:37 Class ids",
+    "#SPECIES: 1:Cat 2:Dog",
+    "#BREED ID: 1-25:Cat 1:12:Dog",
+)
+# The first three are greens.
+_SCENE_COLOURS: tuple[Colour, ...] = (
+    (96, 138, 72), (132, 164, 92), (70, 104, 60), (150, 190, 222), (206, 220, 230),
+    (186, 150, 112), (128, 92, 64), (222, 208, 186), (176, 70, 66), (72, 92, 142),
+    (120, 120, 124), (60, 58, 62), (214, 184, 110), (150, 112, 150), (236, 232, 224),
+)  # fmt: skip
+
+
+def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> None:
+    """Write images.tar.gz and annotations.tar.gz, in the published form, into ``folder``.
+
+    The images archive holds ``images/<breed>_<n>.jpg``; the annotations archive holds
+    ``list.txt``, ``trainval.txt`` (60% of each breed) and ``test.txt`` (the other 40%), with
+    rows ``name class_id species breed_id``, and ``xmls/<breed>_<n>.xml`` with the box around each
+    head, of the test photos, too, other than as published. The same arguments give the same
+    bytes. Each file is written aside and moved into place, the annotations last.
+
+    Args:
+        folder: Where to write; made if it is missing.
+        photos_per_breed: Photos of each of the 37 breeds, at least 4.
+        seed: Chooses the photos and the split; 0 or more.
+
+    Raises:
+        ValueError: An argument is below its bound.
+    """
+    if photos_per_breed < _MIN_PHOTOS:
+        raise ValueError(
+            f"photos_per_breed is {photos_per_breed}, but must be at least {_MIN_PHOTOS}, "
+            "so that both splits hold every breed"
+        )
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, but must be at least 0")
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(1, photos_per_breed + 1)
+    boxes: dict[str, tuple[int, ...]] = {}
+    _write_archive(
+        folder / "images.tar.gz",
+        (
+            (f"images/{breed.name}_{n}.jpg", _draw_photo(breed, n, seed, boxes))
+            for breed in BREEDS
+            for n in numbers
+        ),
+    )
+    annotations = [*_annotations(photos_per_breed, seed), *_boxes(boxes)]
+    _write_archive(folder / "annotations.tar.gz", annotations)
+
+
+def _write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write a tar.gz whose bytes depend on the members alone, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with (
+            aside.open("wb") as file,
+            # No name and no time: both would be kept in the gzip header.
+            gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for name, content in members:
+                # A fresh TarInfo has no owner, mode 0644 and time 0.
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _annotations(photos_per_breed: int, seed: int) -> list[tuple[str, bytes]]:
+    """The three published lists, in the published order: by class, then by number."""
+    trainval: list[str] = []
+    test: list[str] = []
+    listed: list[str] = []
+    num_trainval = round(photos_per_breed * _TRAINVAL_SHARE)
+    for breed in BREEDS:
+        # Photos count from 1, so 0 is free to seed the split.
+        order = _generator(seed, breed, 0).permutation(photos_per_breed) + 1
+        chosen = set(order[:num_trainval].tolist())
+        for n in range(1, photos_per_breed + 1):
+            row = f"{breed.name}_{n} {breed.class_id} {breed.species} {breed.breed_id}"
+            listed.append(row)
+            (trainval if n in chosen else test).append(row)
+    files = {"list": [*_LIST_HEADER, *listed], "trainval": trainval, "test": test}
+    return [
+        (f"annotations/{name}.txt", ("\n".join(rows) + "\n").encode())
+        for name, rows in files.items()
+    ]
+
+
+def _generator(seed: int, breed: Breed, n: int) -> np.random.Generator:
+    return np.random.default_rng([seed, breed.class_id, n])
+
+
+def _boxes(boxes: dict[str, tuple[int, ...]]) -> Iterable[tuple[str, bytes]]:
+    """A Pascal VOC file for each photo, as far as it tells where the head is."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    for name, box in boxes.items():
+        corners = "".join(f"<{s}>{value}</{s}>" for s, value in zip(sides, box, strict=True))
+        text = f"<annotation><object><bndbox>{corners}</bndbox></object></annotation>\n"
+        yield f"annotations/xmls/{name}.xml", text.encode()
+
+
+def _draw_photo(breed: Breed, n: int, seed: int, boxes: dict[str, tuple[int, ...]]) -> bytes:
+    """Draw one photo, note where its head is, and encode it as JPEG."""
+    rng = _generator(seed, breed, n)
+    width, height = (int(side) for side in rng.integers(*_SIDE_PX, size=2))
+    # Half the size is enough for what is out of focus, and four times as fast.
+    scene = _scene(rng, width // 2, height // 2)
+    photo = scene.resize((width, height), Image.Resampling.BILINEAR)
+    boxes[f"{breed.name}_{n}"] = draw_animal(breed, rng, photo)
+    if rng.random() < 0.25:
+        _occlude(rng, photo)
+    buffer = io.BytesIO()
+    _expose(rng, photo).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A room or a garden out of focus: two planes, some texture, some furniture."""
+    far, near, *things = (
+        np.array(_SCENE_COLOURS[i]) * rng.uniform(0.75, 1.15)
+        for i in rng.choice(len(_SCENE_COLOURS), size=7)
+    )
+    horizon = rng.uniform(0.3, 0.9) * height + rng.uniform(-0.2, 0.2) * np.arange(width)
+    rows = np.arange(height)[:, None]
+    ground = np.clip((rows - horizon) / rng.uniform(1, 12) + 0.5, 0, 1)[..., None]
+    image = far * (1 - ground) + near * ground
+    kind = rng.integers(4)
+    columns = np.arange(width)[None, :]
+    period = rng.uniform(5, 22)
+    slant = rng.uniform(-1, 1)
+    wave = np.sin((columns + slant * rows) * (2 * np.pi / period))
+    if kind == 1:
+        image += 14 * np.sign(wave)[..., None]
+    elif kind == 2:
+        image += 16 * np.sign(wave * np.sin((rows - slant * columns) * 6.3 / period))[..., None]
+    cells, depth = int(rng.integers(3, 30)), rng.uniform(4, 22)
+    image += smooth_noise(rng, width, height, cells, depth)[..., None]
+    scene = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    pen = ImageDraw.Draw(scene)
+    for colour in things[: rng.integers(6)]:
+        x, y = rng.uniform(-0.1, 1.1) * width, rng.uniform(-0.1, 1.1) * height
+        size = rng.uniform(0.05, 0.35) * width
+        box = (x - size, y - size * rng.uniform(0.4, 1.5), x + size, y + size)
+        (pen.ellipse if rng.random() < 0.5 else pen.rectangle)(box, fill=to_colour(colour))
+    return scene.filter(ImageFilter.BoxBlur(float(rng.uniform(0.2, 2.0))))
+
+
+def _occlude(rng: np.random.Generator, photo: Image.Image) -> None:
+    """Put something in front: a blanket's edge, or blades of grass."""
+    width, height = photo.size
+    pen = ImageDraw.Draw(photo)
+    if rng.random() < 0.5:
+        colour = np.array(_SCENE_COLOURS[rng.integers(len(_SCENE_COLOURS))])
+        top = height * rng.uniform(0.68, 0.85, size=2)
+        pen.polygon([(0, top[0]), (width, top[1]), (width, height), (0, height)], to_colour(colour))
+        return
+    for x in rng.uniform(0, width, size=14):
+        tip = (x + rng.uniform(-20, 20), height * rng.uniform(0.5, 0.9))
+        blade = to_colour(np.array(_SCENE_COLOURS[rng.integers(3)]) * rng.uniform(0.7, 1.0))
+        pen.polygon([(x - 3, height), tip, (x + 3, height)], blade)
+
+
+def _expose(rng: np.random.Generator, photo: Image.Image) -> Image.Image:
+    """The camera: white balance, exposure, a lit side, grain."""
+    width, height = photo.size
+    pixels = np.array(photo, dtype=np.float32)
+    cast = rng.normal(1.0, 0.05, size=3) * rng.uniform(0.6, 1.2)
+    left, right = rng.normal(1.0, 0.14, size=2).tolist()
+    lit = np.linspace(left, right, width)[None, :, None]
+    grain = rng.standard_normal((height, width, 1), dtype=np.float32) * rng.uniform(1, 8)
+    pixels *= (cast * lit).astype(np.float32)
+    pixels += grain
+    exposed = Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
+    if rng.random() < 0.25:
+        exposed = exposed.filter(ImageFilter.BoxBlur(float(rng.uniform(0.3, 1.2))))
+    return exposed

@@ -1,0 +1,1 @@
+"""Predictions of a model for new photos: a few, or many."""

@@ -1,0 +1,196 @@
+"""What a model tells of single photos, from a model folder or an ONNX file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from pets_core import storage
+from pets_core.data.ingest.images import decode, inspect
+from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
+from pets_core.errors import PetsError
+from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
+from pets_core.tags.thresholds import Thresholds, read_thresholds
+
+__all__ = ["Prediction", "predict_photos"]
+
+_BATCH = 32
+
+
+class Prediction(BaseModel):
+    """What a model says of one photo.
+
+    Attributes:
+        photo: As it was asked for.
+        breed: The most probable class, of a model of classes.
+        probability: Of that.
+        top: The most probable classes or tags and their probabilities, most probable first.
+        tags: Those that are given, of a model of tags: none is an answer, too.
+        numbers: By name, of a model of numbers, or of places: these in pixels of the upright photo.
+        error: Why the model could not look at it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    photo: str
+    breed: str | None = None
+    probability: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    tags: tuple[str, ...] | None = None
+    numbers: dict[str, float] | None = None
+    error: str | None = None
+
+    @property
+    def words(self) -> str:
+        """What the model says, in a line."""
+        if self.numbers is not None:
+            return ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        if self.tags is not None:
+            probable = dict(self.top)
+            said = (f"{tag} {probable[tag]:.1%}" if tag in probable else tag for tag in self.tags)
+            return ", ".join(said) or "no tag"
+        return f"{self.breed}  {self.probability:.1%}"
+
+
+class _Model(NamedTuple):
+    """A model that looks at photos.
+
+    Attributes:
+        card: Of the model.
+        tell: What it makes of photos, uint8 (B, R, R, 3): (B, D), as of `objectives.photos.tell`.
+        thresholds: Of each tag, where it tells tags.
+    """
+
+    card: ModelCard
+    tell: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    thresholds: Thresholds | None
+
+
+def predict_photos(
+    model_url: str, photos: Sequence[str], *, num_top: int = 3
+) -> Iterator[Prediction]:
+    """Have a model look at photos of any format Pillow reads, in the order given.
+
+    Args:
+        model_url: A model folder, or an ONNX file of `pets export`; path or URL. The latter needs
+            no torch.
+        photos: Paths or URLs.
+        num_top: How many classes or tags to list for each.
+
+    Raises:
+        PetsError: There is no usable model at `model_url`.
+    """
+    model = _open_onnx(model_url) if model_url.endswith(".onnx") else _open_folder(model_url)
+    remaining = iter(photos)
+    while batch := list(islice(remaining, _BATCH)):
+        yield from _predict_batch(model, batch, num_top)
+
+
+def _open_folder(url: str) -> _Model:
+    import torch
+
+    from pets_core.models.package import load_model
+    from pets_core.objectives.photos import tell
+
+    built = load_model(url)
+    crop = built.card.center_crop()
+
+    @torch.inference_mode()
+    def told(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits = built.model(crop(torch.from_numpy(pixels)))
+        found: NDArray[np.float32] = tell(built.card, logits).numpy()
+        return found
+
+    tags = [info.name for info in built.card.classes]
+    thresholds = read_thresholds(url, tags) if built.card.targets == "tags" else None
+    return _Model(built.card, told, thresholds)
+
+
+def _open_onnx(url: str) -> _Model:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise PetsError(
+            "onnxruntime is not installed: pip install 'pets-pipeline[onnx]'"
+        ) from error
+    data = storage.read_bytes(storage.absolute(url))
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        about = session.get_modelmeta().custom_metadata_map
+        card = ModelCard.model_validate_json(about[ONNX_KEY])
+        chosen = about.get(ONNX_THRESHOLDS)
+        thresholds = Thresholds.model_validate_json(chosen) if chosen else None
+    except KeyError as error:
+        raise PetsError(
+            f"{url}: an ONNX file, but none of `pets export`: it does not say what its classes are"
+        ) from error
+    except pydantic.ValidationError as error:
+        raise PetsError(f"{url}: its card is of another version; export the model anew") from error
+    except Exception as error:  # onnxruntime has a class for each fault, with no base of its own
+        raise PetsError(f"{url} is damaged: {str(error).splitlines()[0]}") from error
+
+    def told(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (found,) = session.run(None, {"photos": pixels})
+        return np.asarray(found, np.float32)
+
+    return _Model(card, told, thresholds)
+
+
+def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Prediction]:
+    card, pixels, results = model.card, [], []
+    sizes: list[tuple[int, int]] = []
+    for photo in photos:
+        name = storage.printable(photo)
+        try:
+            data = storage.read_bytes(storage.absolute(photo))
+            refuse_raw(photo)
+            decoded = decode(data, card.resize_to)
+            if card.targets in ("points", "box"):
+                info = inspect(data)
+                sizes.append((info.width, info.height))
+            pixels.append(decoded)
+            results.append(Prediction(photo=name))
+        except PetsError as error:
+            results.append(Prediction(photo=name, error=str(error)))
+        except UnreadablePhotoError as error:
+            said = f"{error.reason.replace('_', ' ')}: {error.detail}"
+            results.append(Prediction(photo=name, error=said))
+    if not pixels:
+        return results
+    rows = iter(model.tell(np.stack(pixels)))
+    photo_sizes = iter(sizes)
+    return [
+        result if result.error else _told(model, result, next(rows), num_top, photo_sizes)
+        for result in results
+    ]
+
+
+def _told(
+    model: _Model,
+    result: Prediction,
+    values: NDArray[np.float32],
+    num_top: int,
+    sizes: Iterator[tuple[int, int]],
+) -> Prediction:
+    """A photo's prediction, of what the model makes of it, (D,)."""
+    card = model.card
+    if card.numbers:
+        said = values.astype(np.float64)
+        if card.targets != "numbers":
+            said = (said + 1) / 2 * np.resize(next(sizes), len(said))
+        names = (info.name for info in card.numbers)
+        return result.model_copy(update={"numbers": dict(zip(names, said.tolist(), strict=True))})
+    names_of = [info.name for info in card.classes]
+    best = np.argsort(-values, kind="stable").tolist()
+    top = tuple((names_of[i], float(values[i])) for i in best[:num_top])
+    if card.targets == "tags":
+        given = (model.thresholds or Thresholds.halves(names_of)).given(values)
+        tags = tuple(names_of[i] for i in best if given[i])
+        return result.model_copy(update={"top": top, "tags": tags})
+    return result.model_copy(update={"breed": top[0][0], "probability": top[0][1], "top": top})

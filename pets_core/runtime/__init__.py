@@ -1,0 +1,1 @@
+"""How a stage is run: requests, processes, ranks, and the folder of a run."""

@@ -1,0 +1,171 @@
+"""The agent: the process that starts the ranks of each stage on one machine.
+
+`python -m pets_core.runtime.agent` is a fork server (`pets_core.runtime.fork_server`) whose
+children are the launchers of one stage each. A job has the arguments REQUEST.json and MACHINE;
+machine 0 is the one that the others reach. The launcher forks the ranks; where several machines
+work together, torch elastic starts them.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig as ElasticConfig
+from torch.distributed.launcher.api import elastic_launch
+
+from pets_core.config.launch import LaunchConfig
+from pets_core.runtime import worker
+from pets_core.runtime.failures import RankFailure, to_failure, write_failure
+from pets_core.runtime.fork_server import serve
+from pets_core.runtime.request import Request, read_request
+from pets_core.runtime.signals import SHUTDOWN_SECONDS, fork
+from pets_core.runtime.supervisor import supervise_ranks
+
+__all__ = ["run_stage"]
+
+_FORKS = sys.platform == "linux"
+_LAUNCHER = "launcher"
+"""Name of the failure of the process that starts the ranks."""
+
+
+def run_stage(arguments: Sequence[str]) -> int:
+    """Start the ranks of a stage and wait for them; a fault of this process is recorded, too.
+
+    Args:
+        arguments: Path of the request, number of this machine.
+
+    Returns:
+        Exit code of the launcher.
+    """
+    path = Path(arguments[0])
+    try:
+        return _run_ranks(path, machine=int(arguments[1]))
+    except Exception as error:  # noqa: BLE001 - the caller raises it
+        write_failure(to_failure(error, rank=None), path.parent, _LAUNCHER)
+        return 1
+
+
+def _run_ranks(path: Path, machine: int) -> int:
+    request = read_request(path.read_text(encoding="utf-8"))
+    num_ranks = _count_ranks(request)
+    has_one_machine = request.config.launch.num_machines == 1 or request.stage == "check"
+    if has_one_machine and _FORKS:
+        return supervise_ranks(num_ranks, lambda: _work(request, path, num_ranks))
+    if has_one_machine and num_ranks == 1:
+        return _work(request, path, num_ranks)
+    return _launch_elastic(request, path, machine, num_ranks)
+
+
+def _count_ranks(request: Request) -> int:
+    wanted = request.config.launch.num_processes
+    if request.stage == "check":
+        return 1
+    if wanted != "auto":
+        return wanted
+    return max(_count_gpus() if _FORKS else torch.cuda.device_count(), 1)
+
+
+def _count_gpus() -> int:
+    """Count in a fork: without NVML, counting initialises CUDA, which does not survive a fork."""
+    read, write = os.pipe()
+
+    def count() -> int:
+        os.write(write, str(torch.cuda.device_count()).encode())
+        return 0
+
+    pid = fork(count, signal.SIGKILL)
+    os.close(write)
+    with os.fdopen(read) as file:
+        counted = file.read()
+    os.waitpid(pid, 0)
+    if not counted:
+        raise RuntimeError("the GPUs could not be counted: set launch.num_processes")
+    return int(counted)
+
+
+def _work(request: Request, path: Path, num_ranks: int) -> int:
+    if num_threads := _threads(request.config.launch, num_ranks):
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        # OpenMP has read its variable before this process was forked.
+        torch.set_num_threads(num_threads)
+    return worker.work(path)
+
+
+def _threads(config: LaunchConfig, num_ranks: int) -> int:
+    """Threads of each rank, 0 for the default; the ranks share the cores."""
+    if config.num_threads or num_ranks == 1 or "OMP_NUM_THREADS" in os.environ:
+        return config.num_threads
+    return max((os.cpu_count() or 1) // num_ranks, 1)
+
+
+def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) -> int:
+    config = request.config.launch
+    if num_threads := _threads(config, num_ranks):
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    elastic = ElasticConfig(
+        min_nodes=config.num_machines,
+        max_nodes=config.num_machines,
+        nproc_per_node=num_ranks,
+        max_restarts=0,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        **_rendezvous(request, machine),
+    )
+    try:
+        elastic_launch(elastic, sys.executable)("-m", "pets_core.runtime.worker", str(path))
+    except ChildFailedError as error:
+        print(error)
+        return 1
+    except torch.distributed.DistError as error:
+        # The store of one machine alone is its own.
+        if config.num_machines == 1:
+            raise
+        message = f"{_join_timeout_message(config, machine)} ({error})"
+        write_failure(RankFailure(message=message, kind="alone"), path.parent, _LAUNCHER)
+        return 1
+    return 0
+
+
+def _rendezvous(request: Request, machine: int) -> dict[str, Any]:
+    """How the machines of a run find each other; the first has rank 0.
+
+    The run id is a hash of the request, so machines with different requests cannot join one run.
+    """
+    config = request.config.launch
+    if config.num_machines == 1:
+        return {
+            "rdzv_backend": "c10d",
+            "rdzv_endpoint": "localhost:0",
+            "run_id": str(uuid.uuid4()),
+        }
+    shared = request.model_dump_json(exclude={"config": {"store", "cache_dir"}})
+    return {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": config.rdzv_endpoint,
+        "rdzv_configs": {"rank": machine, "timeout": config.join_timeout_seconds},
+        "run_id": hashlib.sha256(shared.encode()).hexdigest()[:24],
+    }
+
+
+def _join_timeout_message(config: LaunchConfig, machine: int) -> str:
+    remedy = "run `pets join` on the others" if machine == 0 else "check that machine 0 is running"
+    return (
+        f"launch.num_machines = {config.num_machines}: not all machines joined "
+        f"launch.rdzv_endpoint = {config.rdzv_endpoint} within launch.join_timeout_seconds = "
+        f"{config.join_timeout_seconds}; {remedy}"
+    )
+
+
+if __name__ == "__main__":
+    # Children share these pages for as long as nothing writes to them, as a collection would.
+    gc.freeze()
+    serve(run_stage)

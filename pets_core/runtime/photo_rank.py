@@ -1,0 +1,147 @@
+"""A rank that learns to name what is on photos, or names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers.norm_act import convert_sync_batchnorm
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
+from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
+from pets_core.data.loading.transforms import Transform
+from pets_core.models.card import ModelCard
+from pets_core.models.package import TrainedModel, create_model
+from pets_core.objectives.objective import Objective
+from pets_core.objectives.photos import photo_objective
+from pets_core.records.base import Split, Targets
+from pets_core.records.dataset import DatasetManifest
+from pets_core.runtime.rank import Rank
+from pets_core.runtime.request import WorkRequest
+from pets_core.training.sharding import is_sharding
+
+__all__ = ["PhotoRank"]
+
+
+class PhotoRank(Rank[WorkRequest, TrainedModel]):
+    """Photos, decoded and augmented, and a classifier of them."""
+
+    holds_out = "source.valid_fraction"
+
+    @property
+    def config(self) -> PipelineConfig:
+        """Settings of the run."""
+        return self.request.config
+
+    @property
+    def manifest(self) -> DatasetManifest:
+        """The data set of a request that has one."""
+        assert self.request.manifest is not None
+        return self.request.manifest
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether photos are held out for validation."""
+        return "valid" in self.manifest.splits
+
+    @property
+    def suggestion(self) -> str:
+        """Which suggestion of the LR finder training takes."""
+        asked = self.config.lr_find.suggestion
+        if asked != "auto":
+            return asked
+        return "valley" if self.manifest.numbers else "steepest"
+
+    def identity(self) -> dict[str, Any]:
+        """Data set, model and augmentation."""
+        identity: dict[str, Any] = {"data set": self.manifest.fingerprint}
+        for group in ("model", "transform"):
+            settings = getattr(self.config, group).model_dump(mode="json")
+            identity |= {f"{group}.{name}": value for name, value in settings.items()}
+        if self.manifest.numbers:
+            identity["train.number_loss"] = self.config.train.number_loss
+            identity["source.y_range"] = self.config.source.y_range
+        return identity
+
+    def model(self) -> TrainedModel:
+        """Build the model; rank 0 of a machine first, so that a download happens once."""
+        with self.accelerator.local_main_process_first():
+            built = create_model(
+                self.config,
+                self.manifest.classes,
+                self.manifest.fingerprint,
+                targets=self.manifest.targets,
+                numbers=self.manifest.numbers,
+            )
+        if self.config.train.batch_norm == "sync":
+            built.model.body = convert_sync_batchnorm(built.model.body)  # type: ignore[no-untyped-call]
+        self.place(built)
+        return built
+
+    def place(self, built: TrainedModel) -> None:
+        """Move a model to the device, channels last, which convolutions are faster in."""
+        # FSDP takes contiguous weights only.
+        sharding = is_sharding(self.accelerator)
+        layout = torch.contiguous_format if sharding else torch.channels_last
+        built.model.to(self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
+
+    def photos(self, split: Split, card: ModelCard) -> DecodedPhotos:
+        """Open the decoded photos of a split; rank 0 of a machine decodes them."""
+        with self.accelerator.local_main_process_first():
+            return open_decoded(
+                self.manifest,
+                split,
+                card.resize_to,
+                cache_dir=self.config.cache_dir,
+                limit_gib=self.config.launch.decode_cache_gib,
+                on_progress=self.report,
+            )
+
+    def train_loader(self, built: TrainedModel) -> PhotoLoader:
+        """Shuffled, augmented training batches."""
+        card, config = built.card, self.config
+        photos = self.photos("train", card)
+        return PhotoLoader(
+            photos,
+            card.augment(config.transform),
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            device=self.accelerator.device,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            on_device=config.launch.photos_on_gpu == "auto"
+            and fits_on_gpu(photos, self.accelerator.device),
+            mixing=config.transform,
+            num_classes=len(card.classes),
+            targets=card.targets,
+            on_batch=self.watchdog.beat,
+        )
+
+    def valid_loader(self, built: TrainedModel) -> PhotoLoader | None:
+        """The validation photos, cropped, if there are any."""
+        if not self.has_validation:
+            return None
+        photos = self.photos("valid", built.card)
+        return self.eval_loader(photos, built.card.center_crop(), built.card.targets)
+
+    def eval_loader(
+        self, photos: DecodedPhotos, transform: Transform, targets: Targets = "class"
+    ) -> PhotoLoader:
+        """Batches of a split in its own order."""
+        return PhotoLoader(
+            photos,
+            transform,
+            batch_size=self.config.evaluate.batch_size * self.accelerator.num_processes,
+            seed=None,
+            device=self.accelerator.device,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            targets=targets,
+            on_batch=self.watchdog.beat,
+        )
+
+    def objective(self, built: TrainedModel) -> Objective:
+        """What the settings ask training to minimise."""
+        counts = self.manifest.splits["train"].class_counts
+        return photo_objective(built.card, self.config.train, counts, self.accelerator.device)

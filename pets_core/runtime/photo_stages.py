@@ -1,0 +1,304 @@
+"""What ranks do with photos besides finding a rate and training: predict, embed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pets_core import storage
+from pets_core.data.dataset import write_table
+from pets_core.data.loading.decoded import DecodedPhotos, class_names
+from pets_core.data.loading.loader import Batch
+from pets_core.data.sources.files import Files
+from pets_core.data.sources.sources import open_photos
+from pets_core.embeddings.file import (
+    EMBEDDINGS,
+    EmbeddingsInfo,
+    SplitEmbeddings,
+    write_embeddings,
+)
+from pets_core.errors import PetsError
+from pets_core.evaluation.activation import activation_maps, overlay
+from pets_core.evaluation.predict import Outputs, predict_split, predict_views
+from pets_core.evaluation.predictions import (
+    CHAMPION_PREDICTIONS,
+    MAPS,
+    PREDICTIONS,
+    VALID_PREDICTIONS,
+    PredictionsInfo,
+    log_softmax,
+    write_predictions,
+)
+from pets_core.inference.batch import decoded_batches, missing_parts, read_part, write_part
+from pets_core.models.card import ModelCard, weights_sha256
+from pets_core.models.package import TrainedModel, load_model
+from pets_core.numbers.predictions import NumberPredictionsInfo, write_number_predictions
+from pets_core.objectives.photos import tell
+from pets_core.progress import Progress
+from pets_core.records.base import Split
+from pets_core.records.evaluation import PredictResult
+from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
+from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.tags.predictions import TagPredictionsInfo, write_tag_predictions
+from pets_core.training.memory import HalvingForward
+
+__all__ = ["embed", "predict", "predict_parts"]
+
+_NUM_MAPS, _MAP_PIXELS = 16, 160
+
+
+def predict(rank: PhotoRank) -> PredictResult | None:
+    """Have a stored model, and the champion where there is one to ask, predict a split."""
+    request, config = rank.request, rank.config
+    assert request.model_url is not None
+    folder = storage.join(request.run_url, "evaluation")
+    split = rank.manifest.evaluation_split(config.evaluate.split)
+    url = storage.join(folder, PREDICTIONS)
+    built = _load(rank, request.model_url)
+    photos = rank.photos(split, built.card)
+    outputs, seconds = _predict(rank, built, photos, split, url)
+    valid_url = url if split == "valid" else None
+    if valid_url is None and "valid" in rank.manifest.splits:
+        valid_url = storage.join(folder, VALID_PREDICTIONS)
+        _predict(rank, built, rank.photos("valid", built.card), "valid", valid_url)
+    champion, champion_url, refused = None, None, None
+    if request.champion_url:
+        try:
+            champion = _load(rank, request.champion_url)
+        except PetsError as error:
+            refused = str(error)
+    if champion:
+        champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
+        _predict(rank, champion, rank.photos(split, champion.card), split, champion_url)
+    if outputs is None:
+        return None
+    maps_url = None
+    if built.card.targets == "class":
+        maps_url = _write_maps(rank, built, photos, outputs, storage.join(folder, MAPS))
+    return PredictResult(
+        targets=built.card.targets,
+        model_url=built.url,
+        predictions_url=url,
+        valid_url=valid_url,
+        champion_url=champion_url,
+        champion_refused=refused,
+        maps_url=maps_url,
+        photos_per_second=len(photos) / seconds,
+    )
+
+
+def predict_parts(rank: PhotoRank) -> PartsResult | None:
+    """Have a stored model look at photos without labels; ranks share the parts among them."""
+    request, config = rank.request, rank.config
+    plan, accelerator = request.batch, rank.accelerator
+    assert plan is not None
+    assert request.parts is not None
+    with accelerator.local_main_process_first():
+        built, (files, *_) = load_model(plan.model_url), open_photos(config)
+    rank.place(built)
+    missing = missing_parts(plan, range(*request.parts))
+    # By number: another rank may have written some before this one looked.
+    own = [n for n in missing if n % accelerator.num_processes == accelerator.process_index]
+    began, done = time.monotonic(), 0
+    with rank.watchdog:
+        for number, part in enumerate(own, 1):
+            done += _predict_part(rank, built, files, plan, part)
+            # The other ranks have as many parts, or one less.
+            speed = accelerator.num_processes * done / (time.monotonic() - began)
+            rank.report(
+                Progress(
+                    stage="predict", done=number, total=len(own), unit="parts",
+                    detail=f"{speed:.0f} photos/s", photos_per_second=speed,
+                )
+            )  # fmt: skip
+    counts = gather_object([(done, len(own))])
+    if not accelerator.is_main_process:
+        return None
+    return PartsResult(num_photos=sum(n for n, _ in counts), num_parts=sum(n for _, n in counts))
+
+
+@torch.inference_mode()
+def _predict_part(
+    rank: PhotoRank, built: TrainedModel, files: Files, plan: BatchPlan, number: int
+) -> int:
+    """Predict the photos of one part; returns how many there are."""
+    card, crop = built.card, built.card.center_crop()
+    photos = read_part(plan, number)
+    forward_fitting = HalvingForward(lambda inputs: (built.model(inputs),), rank.accelerator)
+    probabilities: dict[str, NDArray[np.float32]] = {}
+    errors: dict[str, str] = {}
+    batches = decoded_batches(
+        files, photos, card.resize_to,
+        batch_size=rank.config.evaluate.batch_size,
+        num_threads=torch.get_num_threads(),
+    )  # fmt: skip
+    for paths, pixels, faults in batches:
+        errors |= faults
+        if paths:
+            inputs = crop(torch.from_numpy(pixels).to(rank.accelerator.device))
+            (logits,) = forward_fitting(inputs)
+            found = logits.float().softmax(1).cpu().numpy()
+            probabilities |= dict(zip(paths, found, strict=True))
+        rank.watchdog.beat()
+    write_part(plan, number, card, list(photos), probabilities, errors)
+    return len(photos)
+
+
+def embed(rank: PhotoRank) -> EmbedResult | None:
+    """Have a stored model, whatever classes it knows, make embeddings of all photos."""
+    began, request, manifest = time.monotonic(), rank.request, rank.manifest
+    assert request.model_url is not None
+    built = load_model(request.model_url)
+    rank.place(built)
+    splits = (_embed_split(rank, built, split) for split in manifest.splits)
+    if not rank.accelerator.is_main_process:
+        deque(splits, maxlen=0)
+        return None
+    url = storage.join(request.run_url, EMBEDDINGS)
+    info = EmbeddingsInfo(
+        model_url=built.url,
+        model_sha256=weights_sha256(built.url),
+        backbone=built.card.backbone,
+        image_size=built.card.image_size,
+        num_features=built.card.num_features,
+        dataset_url=manifest.url,
+        dataset_name=manifest.name,
+        dataset_fingerprint=manifest.fingerprint,
+    )
+    num_photos = write_embeddings(url, info, (each for each in splits if each is not None))
+    speed = num_photos / (time.monotonic() - began)
+    return EmbedResult(embeddings_url=url, num_photos=num_photos, photos_per_second=speed)
+
+
+def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmbeddings | None:
+    """Make the embeddings of a split; rank 0 has them."""
+    photos = rank.photos(split, built.card)
+    with rank.watchdog:
+        outputs = predict_split(
+            built.model,
+            rank.eval_loader(photos, built.card.center_crop()),
+            accelerator=rank.accelerator,
+            embeddings=True,
+            on_progress=rank.report,
+        )
+    if outputs is None:
+        return None
+    assert outputs.embeddings is not None
+    return SplitEmbeddings(split, photos.ids, class_names(rank.manifest, split), outputs.embeddings)
+
+
+def _load(rank: PhotoRank, url: str) -> TrainedModel:
+    built = load_model(url)
+    card, manifest = built.card, rank.manifest
+    what = "tags" if card.targets == "tags" else "classes"
+    if card.targets != manifest.targets:
+        raise PetsError(
+            f"the model {url} tells the {card.targets} of photos, the data set is one of "
+            f"{manifest.targets}: set source.targets = {card.targets}"
+        )
+    if card.classes != manifest.classes:
+        raise PetsError(
+            f"the model {url} knows {len(card.classes)} {what} and the data set "
+            f"{len(manifest.classes)}, not the same ones in the same order: evaluate on a "
+            "data set with the model's vocabulary"
+        )
+    told, asked = (", ".join(info.text for info in of.numbers) for of in (card, manifest))
+    if told != asked:
+        raise PetsError(
+            f"the model {url} tells {told}, the data set holds {asked}: evaluate "
+            "on a data set of the model's numbers"
+        )
+    rank.place(built)
+    return built
+
+
+def _predict(
+    rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, split: Split, url: str
+) -> tuple[Outputs | None, float]:
+    """Predict photos and write the predictions; returns these, on rank 0, and the seconds."""
+    config, card = rank.config, built.card
+    began = time.monotonic()
+    # Not around what opens photos and models, which downloads and decodes for minutes in silence.
+    with rank.watchdog:
+        outputs = predict_views(
+            built.model,
+            rank.eval_loader(photos, card.center_crop(), card.targets),
+            rank.eval_loader(photos, card.view(config.transform), card.targets),
+            config.evaluate.tta_views,
+            accelerator=rank.accelerator,
+            embeddings=config.evaluate.embeddings,
+            told=None if card.targets == "class" else partial(_told, card),
+            on_progress=rank.report,
+        )
+    seconds = time.monotonic() - began
+    if outputs is not None:
+        origin = _origin(rank, built, split, len(photos) / seconds)
+        _write(url, card, origin, photos, outputs)
+    return outputs, seconds
+
+
+def _told(card: ModelCard, logits: Tensor, batch: Batch) -> Tensor:
+    return tell(card, logits, batch.maps)
+
+
+def _origin(rank: PhotoRank, built: TrainedModel, split: Split, speed: float) -> dict[str, Any]:
+    """Whose predictions of which photos these are: the fields of `PredictionsOrigin`."""
+    card, manifest = built.card, rank.manifest
+    return {
+        "split": split,
+        "model_url": built.url,
+        "backbone": card.backbone,
+        "image_size": card.image_size,
+        "dataset_url": manifest.url,
+        "dataset_name": manifest.name,
+        "dataset_fingerprint": manifest.fingerprint,
+        "tta_views": rank.config.evaluate.tta_views,
+        "photos_per_second": speed,
+    }
+
+
+def _write(
+    url: str, card: ModelCard, origin: dict[str, Any], photos: DecodedPhotos, outputs: Outputs
+) -> None:
+    """Write predictions in the form of what was predicted."""
+    ids, targets, values = photos.ids, photos.targets, outputs.values
+    if card.targets == "class":
+        about = PredictionsInfo(classes=card.classes, **origin)
+        write_predictions(url, about, ids, targets.astype(np.int64), values, outputs.embeddings)
+    elif card.targets == "tags":
+        tags = TagPredictionsInfo(tags=tuple(c.name for c in card.classes), **origin)
+        write_tag_predictions(url, tags, ids, targets > 0, values)
+    else:
+        numbers = NumberPredictionsInfo(targets=card.targets, numbers=card.numbers, **origin)
+        write_number_predictions(url, numbers, ids, targets.astype(np.float32), values)
+
+
+def _write_maps(
+    rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, outputs: Outputs, url: str
+) -> str | None:
+    """Show where the model looked in the photos of greatest loss: a JPEG for each photo id."""
+    logs = log_softmax(outputs.values)
+    losses = -np.take_along_axis(logs, photos.targets[:, None].astype(np.int64), 1)[:, 0]
+    worst = np.argsort(-losses, kind="stable")[:_NUM_MAPS]
+    pixels, device = photos.read(worst), rank.accelerator.device
+    inputs = built.card.center_crop()(torch.from_numpy(pixels).to(device))
+    said = torch.from_numpy(outputs.values[worst].argmax(1)).to(device)
+    maps = activation_maps(built.model, inputs, said)
+    if maps is None:
+        return None
+    size = built.card.image_size
+    pictures = [
+        overlay(photo, activation, size, _MAP_PIXELS)
+        for photo, activation in zip(pixels, maps.cpu().numpy(), strict=True)
+    ]
+    write_table(url, pa.table({"id": [photos.ids[i] for i in worst], "jpeg": pictures}))
+    return url

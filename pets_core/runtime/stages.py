@@ -1,0 +1,198 @@
+"""What ranks do to learn, whatever it is: find a rate, train."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pets_core import storage
+from pets_core.errors import PetsError
+from pets_core.plots.training import lr_curve, training_curves
+from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime.rank import Built, Rank
+from pets_core.training.batch_norm import check_batch_norm
+from pets_core.training.groups import freeze_to, train_mode
+from pets_core.training.history import steps_table
+from pets_core.training.loop import Loader, fit
+from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
+from pets_core.training.schedule import fine_tune_phases
+from pets_core.training.sharding import whole
+
+__all__ = ["find_lr", "train"]
+
+_MODEL = "model"
+_MIN_SHARE = 32
+"""Samples below which a GPU waits for the host, which starts some 700 kernels a step."""
+
+
+def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
+    """Run the range test and store its curve and picture."""
+    started, config = time.monotonic(), rank.request.config
+    _check_validation(rank)
+    built = rank.model()
+    loader = rank.train_loader(built)
+    _check_batch_norm(rank, built, loader)
+    with rank.watchdog:
+        curve = lr_find(
+            built.model,
+            rank.objective(built),
+            loader,
+            config.lr_find,
+            config.train,
+            accelerator=rank.accelerator,
+            on_progress=rank.report,
+        )
+    if not rank.accelerator.is_main_process:
+        return None
+    suggestions, suggestion = _suggestions(rank, curve), rank.suggestion
+    chosen = suggestions[suggestion] if suggestions else config.train.base_lr
+    folder = storage.join(rank.request.run_url, "lr_find")
+    curve_url, plot_url = storage.join(folder, "curve.parquet"), storage.join(folder, "curve.png")
+    write_curve(curve_url, curve)
+    picture = lr_curve(curve.rates, curve.losses, curve.smoothed, suggestions, suggestion)
+    storage.write_bytes(plot_url, picture)
+    return LRSuggestion(
+        **suggestions,
+        chosen=chosen,
+        suggestion=suggestion,
+        num_steps=len(curve.rates),
+        seconds=time.monotonic() - started,
+        curve_url=curve_url,
+        plot_url=plot_url,
+    )
+
+
+def _suggestions(rank: Rank[Any, Any], curve: Curve) -> dict[str, float]:
+    """Return the suggested rates by name.
+
+    Where there are none and `train.base_lr` is set, warn and return an empty dict: training does
+    not need them.
+
+    Raises:
+        PetsError: There are none, and `train.base_lr` is not set.
+    """
+    config = rank.request.config
+    try:
+        return vars(read_suggestions(curve, config.lr_find))
+    except PetsError as error:
+        if config.train.base_lr is None:
+            raise PetsError(f"{error}, or set train.base_lr") from error
+        rank.warn(f"{error}. Training uses train.base_lr = {config.train.base_lr:g}")
+        return {}
+
+
+def train(rank: Rank[Any, Any]) -> TrainResult | None:
+    """Train by the recipe and store model, history and pictures."""
+    started, config = time.monotonic(), rank.request.config
+    assert rank.request.base_lr is not None
+    _check_validation(rank)
+    rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
+    built = rank.model()
+    loader = rank.train_loader(built)
+    _check_batch_norm(rank, built, loader)
+    valid = rank.valid_loader(built)
+    checkpoints = rank.checkpoints()
+    _warn_of_small_shares(rank)
+    with rank.interruption() as gate, rank.watchdog:
+        history = fit(
+            built.model,
+            rank.objective(built),
+            loader,
+            valid,
+            fine_tune_phases(config.train, rank.request.base_lr),
+            config.train,
+            accelerator=rank.accelerator,
+            checkpoints=checkpoints,
+            gate=gate,
+            on_progress=rank.report,
+        )
+    checkpoints.wait()
+    weights = {name: whole(value) for name, value in built.model.state_dict().items()}
+    if not rank.accelerator.is_main_process:
+        return None
+    run = rank.request.run_url
+    history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, "training.png")
+    last_url, best_url = _save_models(rank, built, weights, history.best.weights)
+    storage.write_bytes(history_url, steps_table(history.steps))
+    storage.write_bytes(plot_url, training_curves(history.steps, history.epochs))
+    return TrainResult(
+        model_url=storage.join(run, _MODEL),
+        last_model_url=last_url,
+        best_model_url=best_url,
+        history_url=history_url,
+        plot_url=plot_url,
+        base_lr=rank.request.base_lr,
+        mixed_precision=rank.precision,
+        device=_device_name(rank.accelerator.device),
+        num_processes=rank.accelerator.num_processes,
+        num_steps=len(history.steps),
+        epochs=tuple(history.epochs),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _save_models(
+    rank: Rank[Any, Any], built: Built, last: dict[str, Tensor], best: dict[str, Tensor]
+) -> tuple[str, str | None]:
+    """Store the last weights and the best; those that `train.keep` asks for are the model."""
+    keep, run = rank.request.config.train.keep, rank.request.run_url
+    if keep == "best" and not best:
+        raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
+    last_url = storage.join(run, _MODEL if keep == "last" else "last")
+    rank.save(last_url, built, last)
+    if not best:
+        return last_url, None
+    best_url = storage.join(run, _MODEL if keep == "best" else "best")
+    rank.save(best_url, built, best)
+    return last_url, best_url
+
+
+def _check_validation(rank: Rank[Any, Any]) -> None:
+    """Refuse settings that need validation samples where there are none."""
+    config = rank.request.config.train
+    wanted = {
+        "train.keep = best": config.keep == "best",
+        f"train.early_stopping_epochs = {config.early_stopping_epochs}": (
+            config.early_stopping_epochs > 0
+        ),
+    }
+    for setting, needed in wanted.items():
+        if needed and not rank.has_validation:
+            raise PetsError(
+                f"{setting} needs validation samples, and the data set has none: "
+                f"raise {rank.holds_out}"
+            )
+
+
+def _warn_of_small_shares(rank: Rank[Any, Any]) -> None:
+    """Warn where a GPU gets too few samples at a time to be busy."""
+    accelerator, batch_size = rank.accelerator, rank.request.config.train.batch_size
+    num_gpus = accelerator.num_processes
+    if accelerator.device.type == "cuda" and batch_size < _MIN_SHARE * num_gpus:
+        rank.warn(
+            f"train.batch_size = {batch_size} gives each GPU {batch_size / num_gpus:.3g} samples a "
+            f"step, too few to keep it busy: set {_MIN_SHARE * num_gpus} or more, and find the "
+            "learning rate again"
+        )
+
+
+def _check_batch_norm(rank: Rank[Any, Any], built: Built, train: Loader) -> None:
+    """Refuse a conflict of batch norm and batch sizes in any phase, before the first begins."""
+    config = rank.request.config.train
+    # The last phase trains the most layers.
+    freeze_to(built.model, 0 if config.epochs else config.freeze_to)
+    train_mode(built.model, config.batch_norm)
+    check_batch_norm(
+        built.model,
+        config,
+        num_rows=train.num_rows,
+        num_processes=rank.accelerator.num_processes,
+        micro_batch_size=config.micro_batch_size,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,157 @@
+"""The entry of one rank: reads a request, composes the parts, and rank 0 writes the result.
+
+Started by `pets_core.runtime.agent`; runs with no Prefect installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate.tracking import get_available_trackers
+from pydantic import BaseModel
+from torch.distributed import DistError
+
+from pets_core import storage
+from pets_core.errors import PetsError
+from pets_core.models.backbones import body_groups, create_body, num_features
+from pets_core.models.package import load_model
+from pets_core.ratings.rank import RatingsRank
+from pets_core.ratings.stages import predict_ratings
+from pets_core.runtime.failures import to_failure, write_failure
+from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.runtime.photo_stages import embed, predict, predict_parts
+from pets_core.runtime.rank import Rank, pass_warnings_on
+from pets_core.runtime.request import (
+    CheckResult,
+    RatingsRequest,
+    Request,
+    WorkRequest,
+    read_request,
+)
+from pets_core.runtime.signals import die_with_parent, hard_exit
+from pets_core.runtime.stages import find_lr, train
+from pets_core.training.devices import resolve_device
+from pets_core.training.interruption import Interrupted
+
+__all__ = ["main", "run", "work"]
+
+_CUT_OFF = re.compile(r"(?i)connection (closed|reset|refused)|broken pipe|gloo.*timed out")
+"""What gloo says in a plain RuntimeError when another rank is gone."""
+
+
+def check(request: WorkRequest) -> CheckResult:
+    """Build or load the model once, weights and all, so that a fault shows before any work."""
+    settings, launch = request.config.model, request.config.launch
+    storage.check_writable(storage.absolute(request.config.store), "store")
+    storage.check_writable(storage.absolute(request.config.cache_dir), "cache_dir")
+    train = request.config.train
+    device, precision, _ = resolve_device(launch, train, trains=request.model_url is None)
+    _check_tracker(train.log_with)
+    model: torch.nn.Module
+    if request.model_url:
+        model = load_model(request.model_url).model
+    else:
+        model = create_body(settings.backbone, settings.weights, settings.image_size)
+        num_features(model, settings.image_size)
+        _check_groups(train.freeze_to, len(body_groups(model)) + 1)
+    return CheckResult(
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=device.type,
+        mixed_precision=precision,
+    )
+
+
+def _check_tracker(log_with: str) -> None:
+    """Accelerate leaves out a tracker whose package is missing, and does not say so."""
+    if log_with != "none" and log_with not in {str(t) for t in get_available_trackers()}:
+        raise PetsError(
+            f"train.log_with = {log_with}: its package is not installed: "
+            f"pip install 'pets-pipeline[{log_with}]'"
+        )
+
+
+def _check_groups(freeze_to: int, num_groups: int) -> None:
+    if not -num_groups <= freeze_to < num_groups:
+        raise PetsError(
+            f"train.freeze_to = {freeze_to}: the model has {num_groups} layer groups, the head the "
+            f"last of them; choose from {-num_groups} to {num_groups - 1}"
+        )
+
+
+_RATINGS_STAGES: dict[str, Callable[[RatingsRank], BaseModel | None]] = {
+    "ratings-lr-find": find_lr,
+    "ratings-train": train,
+    "ratings-predict": predict_ratings,
+}
+_STAGES: dict[str, Callable[[PhotoRank], BaseModel | None]] = {
+    "lr-find": find_lr,
+    "train": train,
+    "predict": predict,
+    "predict-parts": predict_parts,
+    "embed": embed,
+}
+
+
+def run(request: Request, failures: Path | None = None) -> BaseModel | None:
+    """Do what a request asks for; only rank 0 has a record to return."""
+    if isinstance(request, RatingsRequest):
+        ratings = RatingsRank(request, failures)
+        return _done(ratings, lambda: _RATINGS_STAGES[request.stage](ratings))
+    if request.stage == "check":
+        return check(request)
+    photos = PhotoRank(request, failures)
+    return _done(photos, lambda: _STAGES[request.stage](photos))
+
+
+def _done(rank: Rank[Any, Any], stage: Callable[[], BaseModel | None]) -> BaseModel | None:
+    try:
+        result = stage()
+    except Interrupted as reason:
+        rank.warn(f"training was {reason}, and goes on from there with the next attempt")
+        raise
+    # Without a barrier some gloo runs abort at exit.
+    rank.accelerator.wait_for_everyone()
+    rank.accelerator.end_training()
+    return result
+
+
+def main() -> NoReturn:
+    """Run as one rank among others, which the launcher started."""
+    die_with_parent(signal.SIGKILL)
+    hard_exit(work(Path(sys.argv[1])))
+
+
+def work(path: Path) -> int:
+    """Do what a request asks for; leave result.json or failure-<rank>.json beside it.
+
+    Returns:
+        Exit code of the process.
+    """
+    # Here, and not where a rank is made: that may be a process that has more to do than this.
+    pass_warnings_on()
+    try:
+        result = run(read_request(path.read_text(encoding="utf-8")), path.parent)
+    except Interrupted:
+        return 1
+    except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
+        rank = int(os.environ.get("RANK", "0"))
+        is_cut_off = isinstance(error, DistError) or bool(_CUT_OFF.search(str(error)))
+        failure = to_failure(error, rank, is_cut_off=is_cut_off)
+        write_failure(failure, path.parent, str(rank))
+        return 1
+    if result is not None:
+        storage.write_bytes(
+            str(path.with_name("result.json")), result.model_dump_json().encode(), "TMPDIR"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What training leaves to look at in the Prefect UI, made from the files the ranks wrote."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.storage.markdown import literal
+from tasks.artifacts.publisher import Publisher, picture, table
+
+__all__ = [
+    "publish_lr",
+    "publish_training",
+]
+
+
+@task(name="publish learning rate", cache_policy=NO_CACHE)
+def publish_lr(suggestion: LRSuggestion) -> None:
+    """Artifact `lr-finder`: the curve with its suggestions."""
+    rows = [
+        [f"**{name}** (taken)" if name == suggestion.suggestion else name, f"{rate:.2e}"]
+        for name, rate in (
+            ("minimum", suggestion.minimum),
+            ("steepest", suggestion.steepest),
+            ("valley", suggestion.valley),
+            ("slide", suggestion.slide),
+        )
+        if rate is not None
+    ]
+    suggested = table(["suggestion", "learning rate"], rows)
+    if not rows:
+        suggested = f"No suggestion. Training uses train.base_lr = {suggestion.chosen:.2e}."
+    text = (
+        "# Learning-rate finder\n\n"
+        f"{picture(suggestion.plot_url, 'Loss against learning rate')}\n\n"
+        f"{suggested}\n"
+    )
+    with Publisher(suggestion.curve_url) as publisher:
+        publisher.markdown("lr-finder", text, "Loss against learning rate")
+
+
+@task(name="publish training", cache_policy=NO_CACHE)
+def publish_training(result: TrainResult) -> None:
+    """Artifact `training-curves`: losses and rates over steps, a row an epoch."""
+    rows = [
+        [
+            epoch.epoch + 1,
+            epoch.phase,
+            f"{epoch.train_loss:.3f}",
+            "" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}",
+            epoch.error_text,
+            f"{epoch.seconds:.0f}",
+            f"{epoch.photos_per_second:.0f}",
+        ]
+        for epoch in result.epochs
+    ]
+    error = f"valid {result.epochs[0].metric}"
+    header = ["epoch", "phase", "train loss", "valid loss", error, "s", "samples/s"]
+    text = (
+        f"# Training\n\n{picture(result.plot_url, 'Losses and learning rates')}\n\n"
+        f"{table(header, rows)}\n\nBase learning rate {result.base_lr:.2e}, "
+        f"mixed precision {result.mixed_precision}, {result.num_processes} rank(s) on "
+        f"{literal(result.device)}. Every step: `{result.history_url}`\n"
+    )
+    with Publisher(result.history_url) as publisher:
+        publisher.markdown("training-curves", text, "Losses and rates")

@@ -1,0 +1,289 @@
+"""The deployments of this project: checked without a server, then with one and with workers."""
+
+import json
+import os
+import signal
+import tarfile
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import processes
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pools import ENDLESS, small
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from tiny_model import write_tiny_model
+
+from pets.cli import main as cli
+
+ROOT = Path(__file__).parents[2]
+FILES = ROOT / "deployments"
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """What `pets deploy` takes from its environment."""
+    monkeypatch.setenv("PETS_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("PETS_SOURCE__URL", str(tmp_path / "photos"))
+
+
+@pytest.fixture
+def changed(tmp_path, environment):
+    """A copy of the files, the first deployment changed."""
+
+    def change(**entry) -> Path:
+        folder = tmp_path / "deployments"
+        folder.mkdir()
+        for file in FILES.glob("*.yaml"):
+            (folder / file.name).write_text(file.read_text())
+        content = yaml.safe_load((FILES / "prefect.yaml").read_text())
+        content["deployments"][0].update(entry)
+        (folder / "prefect.yaml").write_text(yaml.safe_dump(content))
+        return folder / "prefect.yaml"
+
+    return change
+
+
+@pytest.fixture
+def refused(capsys):
+    def check(file: Path) -> str:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["deploy", str(file), "--check"])
+        assert caught.value.code == 2
+        return capsys.readouterr().err
+
+    return check
+
+
+def test_the_files_are_good(environment, capsys):
+    cli.main(["deploy", str(FILES / "prefect.yaml"), "--check"])
+    assert capsys.readouterr().out == "12 deployments, 2 pools, 3 automations: good\n"
+
+
+def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
+    monkeypatch.delenv("PETS_STORE", raising=False)
+    assert "the environment has no" in refused(FILES / "prefect.yaml")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"parameters": {"config": {"train": {"epoch": 3}}}}, "train.epoch: no such setting. Did"),
+        ({"parameters": {"config": {"train": {"epochs": -1}}}}, "train.epochs = -1: "),
+        (
+            {"parameters": {"confg": {}}},
+            "parameters.confg: Prefect knows no such key. Did you mean",
+        ),
+        ({"parameters": {"config": {"store": "here"}}}, "store = here: a relative path"),
+        ({"parameters": {"config": {"store": "a::b"}}}, "store = a::b: a relative path"),
+        ({"parameters": {"config": {"store": "~here"}}}, "store = ~here: a relative path"),
+        (
+            {"parameters": {"config": {"launch": {"deployment": "rank-stage/gpuu"}}}},
+            "launch.deployment = rank-stage/gpuu: not among these deployments. Did you mean",
+        ),
+        ({"schedules": [{"cron": "0 1 * * *", "timezone": "Mars/Dome"}]}, "timezone = 'Mars/Dome'"),
+        ({"schedules": [{"cron": "0 25 * * *", "timezone": "Etc/UTC"}]}, "cron = '0 25 * * *'"),
+        ({"schedules": [{"cron": "0 1 * * *"}]}, "give its timezone"),
+        ({"schedules": [{"corn": "0 1 * * *"}]}, "schedules.corn: Prefect knows no such key. Did"),
+        (
+            {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUE"}},
+            "one of ENQUEUE, CANC",
+        ),
+        ({"triggers": [{"expects": ["x"]}]}, "triggers.expects: Prefect knows no such key. Did"),
+        ({"work_pool": {"name": "cpus"}}, "'cpus': not in pools.yaml. Did you mean"),
+        ({"work_pool": {"name": "gpu", "work_queue_name": "urgnt"}}, "= 'urgnt': gpu has none"),
+        ({"entrypoint": "flows.ingest.nothing"}, "there is no such flow"),
+        ({"paramters": {}}, "paramters: Prefect knows no such key. Did you mean parameters"),
+    ],
+)
+def test_what_would_fail_at_night_is_refused_by_day(changed, refused, entry, message):
+    assert message in refused(changed(**entry))
+
+
+def test_all_faults_are_told_at_once(changed, refused):
+    file = changed(paramters={}, work_pool={"name": "cpus"})
+    file.with_name("pools.yaml").write_text("cpu: {typ: process}\ngpu: {queues: {urgent: 1}}")
+    said = refused(file)
+    for words in ("pools.yaml: cpu: typ", "paramters: Prefect knows", "work_pool.name = 'cpus'"):
+        assert words in said
+
+
+def test_a_server_that_stays_is_wanted(environment, capsys):
+    # Another test of this process may have set it.
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(SystemExit):
+        cli.main(["deploy", str(FILES / "prefect.yaml")])
+    assert "PREFECT_API_URL is not set" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_command_deploys_it_all_and_says_what_is_missing(deploying) -> None:
+    """On SQLite, which is what a server has that nobody gave another database."""
+    command = ("-m", "pets", "deploy", str(FILES / "prefect.yaml"))
+    with deploying.started():
+        printed, warned = deploying.run(*command)
+        assert "pets-pipeline/retrain" in printed.splitlines()
+        assert "pool gpu has no worker, so its runs wait: prefect worker start --pool gpu" in warned
+        retrain = deploying.ask("deployments/name/pets-pipeline/retrain")
+        assert retrain["schedules"][0]["schedule"] == {
+            "cron": "0 3 * * 6", "timezone": "Etc/UTC", "day_or": True
+        }  # fmt: skip
+        assert retrain["global_concurrency_limit"]["limit"] == 1
+        queues = deploying.ask("work_pools/gpu/queues/filter", {})
+        assert {queue["name"]: queue["priority"] for queue in queues} == {"urgent": 1, "default": 2}
+        stages = ("deployments/name/rank-stage/gpu", "deployments/name/rank-stage/urgent")
+        assert [deploying.ask(stage)["parameters"] for stage in stages] == [
+            {"require_gpu": True}
+        ] * 2
+        deploying.run(*command, "--without-gpus")
+        assert [deploying.ask(stage)["parameters"] for stage in stages] == [
+            {"require_gpu": False}
+        ] * 2
+        names = sorted(a["name"] for a in deploying.ask("automations/filter", {}))
+        own = [
+            "pets-crash-of-a-dead-machine",
+            "pets-go-on-after-a-crash",
+            "pets-retrain-on-new-data",
+        ]
+        assert names == [*own, "pets-take-again"], "none of them twice"
+
+
+@pytest.mark.nightly
+def test_new_photos_start_a_training(deployed, pools, small_config) -> None:
+    settings = small_config.model_dump(mode="json", exclude_defaults=True)
+    night = pools.trigger("pets-ingest/nightly", settings)
+    assert deployed.wait_for(partial(pools.ended, night), 120)["state_type"] == "COMPLETED"
+    wanted = {"deployments": {"name": {"any_": ["retrain"]}}}
+    by_event = {"flow_runs": {"tags": {"all_": ["pets"]}}} | wanted
+
+    def started() -> list[str]:
+        runs = deployed.ask("flow_runs/filter", by_event)
+        return [run["id"] for run in runs if not run["auto_scheduled"]]
+
+    (run_id,) = deployed.wait_for(started, 60)
+    # One that is cancelled while it starts can stay in Cancelling, as Prefect has it.
+    deployed.wait_for(lambda: pools.run(run_id)["state_type"] == "RUNNING", 90)
+    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    deployed.wait_for(partial(pools.ended, run_id), 90)
+    # The same photos again are no new version.
+    again = pools.trigger("pets-ingest/nightly", settings)
+    assert deployed.wait_for(partial(pools.ended, again), 120)["state_type"] == "COMPLETED"
+    # Events come in order: what it had to tell of is there with its end.
+    end = {"event": {"name": ["prefect.flow-run.Completed"]},
+           "resource": {"id": [f"prefect.flow-run.{again}"]}}  # fmt: skip
+    deployed.wait_for(lambda: deployed.ask("events/filter", {"filter": end})["events"], 60)
+    committed = {"event": {"name": ["pets.dataset.committed"]}}
+    assert len(deployed.ask("events/filter", {"filter": committed})["events"]) == 1
+
+
+@pytest.mark.slow
+def test_one_run_uses_the_gpu_pool_for_training_only(deployed, pools, small_config) -> None:
+    run_id = pools.trigger("pets-pipeline/retrain", small(small_config))
+    run = deployed.wait_for(partial(pools.ended, run_id), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["work_pool_name"] == "cpu"
+    stages = pools.stages(run_id)
+    assert [stage["name"].split()[0] for stage in stages] == ["lr-find", "train", "predict"]
+    assert {stage["work_pool_name"] for stage in stages} == {"gpu"}
+    assert {stage["state_type"] for stage in stages} == {"COMPLETED"}
+    keys = {a["key"] for a in deployed.ask("artifacts/filter", {}) if a["key"]}
+    assert {"run-summary", "confusion-matrix", "training-curves", "training-progress"} <= keys
+
+
+@pytest.mark.nightly
+def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
+    deployed, pools, small_config, tmp_path
+) -> None:
+    run_id = pools.trigger("pets-train/by-hand", small(small_config, train=ENDLESS))
+    folder = tmp_path / "store/runs" / run_id / "checkpoints"
+    deployed.wait_for(lambda: list(folder.glob("*/checkpoint.json")), 180)
+    (launcher,) = pools.launchers("gpu")
+    assert not pools.launchers("cpu")
+    os.kill(pools.engine("gpu"), signal.SIGKILL)
+    assert processes.gone([launcher])
+    (again,) = deployed.wait_for(partial(pools.launchers, "gpu"), 120)
+    assert again != launcher
+    first, second = pools.stages(run_id)
+    assert first["state_type"] == "CRASHED"
+    assert second["state_type"] == "RUNNING"
+    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    assert deployed.wait_for(partial(pools.ended, run_id), 90)["state_type"] == "CANCELLED"
+    assert processes.gone([again])
+    # Picked up again, it asks for the stage anew.
+    waiting = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": waiting, "force": True})
+    deployed.wait_for(partial(pools.launchers, "gpu"), 120)
+    assert len(pools.stages(run_id)) == 3
+    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    deployed.wait_for(partial(pools.ended, run_id), 90)
+
+
+@pytest.mark.nightly
+def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
+    deployed, pools, small_config, tmp_path
+) -> None:
+    settings = small(small_config, train=ENDLESS)
+    settings["launch"] = settings["launch"] | {"deployment": "rank-stage/urgent"}
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    with deployed.running("-m", "pets", "train", str(file)) as command:
+        folder = tmp_path / "store/runs"
+        deployed.wait_for(lambda: list(folder.glob("*/checkpoints/*/checkpoint.json")), 180)
+        (launcher,) = pools.launchers("gpu")
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(60) == 143
+    assert processes.gone([launcher])
+    (stage,) = deployed.ask("flow_runs/filter", {"flows": {"name": {"any_": ["rank-stage"]}}})
+    assert deployed.wait_for(partial(pools.ended, stage["id"]), 60)["state_type"] == "CANCELLED"
+    assert stage["work_queue_name"] == "urgent"
+
+
+@pytest.mark.nightly
+def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
+    deployed, pools, small_config, tmp_path
+) -> None:
+    settings = small(
+        small_config,
+        batch={"part_photos": 16, "num_tasks": 2},
+        sweep={"num_trials": 2, "num_concurrent": 2, "min_lr": 1e-3, "max_lr": 1e-2},
+    )
+    # The sample again, as photos without labels.
+    photos = tmp_path / "photos"
+    with tarfile.open(small_config.source.url + "/images.tar.gz") as archive:
+        archive.extractall(photos, filter="data")
+    sweep = pools.trigger("pets-sweep/by-hand", settings)
+    run = deployed.wait_for(partial(pools.ended, sweep), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    trials = pools.stages(sweep)
+    assert [trial["name"].split()[0] for trial in trials] == ["train", "train"]
+    assert {trial["work_pool_name"] for trial in trials} == {"gpu"}
+    asked = [datetime.fromisoformat(trial["created"]) for trial in trials]
+    ended = [datetime.fromisoformat(trial["end_time"]) for trial in trials]
+    assert max(asked) < min(ended), "neither waits for the other; when they begin, workers decide"
+    result = json.loads((tmp_path / "store/runs" / sweep / "sweep.json").read_text())
+    (model, _) = (trial["model_urls"][0] for trial in result["trials"])
+    settings["source"] = {"url": str(photos)}
+    where = {"model_url": model, "output_url": str(tmp_path / "out")}
+    batch = pools.trigger("pets-batch-predict/by-hand", settings, **where)
+    run = deployed.wait_for(partial(pools.ended, batch), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    names = [stage["name"].split()[0] for stage in pools.stages(batch)]
+    assert sorted(names) == ["predict-parts-0-5", "predict-parts-5-10"]
+    found = pq.read_table(tmp_path / "out/predictions")
+    assert found.num_rows == len(set(found["photo"].to_pylist())) == 37 * 4
+    keys = {a["key"] for a in deployed.ask("artifacts/filter", {}) if a["key"]}
+    assert {"sweep", "batch-summary", "unreadable-photos"} <= keys
+
+
+@pytest.mark.nightly
+def test_embeddings_are_made_by_the_gpu_pool(deployed, pools, small_config, tmp_path) -> None:
+    model = write_tiny_model(tmp_path / "model", ("Birman", "Pug"))
+    run_id = pools.trigger("pets-embed/by-hand", small(small_config), model_url=model)
+    run = deployed.wait_for(partial(pools.ended, run_id), 300)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    (stage,) = pools.stages(run_id)
+    assert (stage["name"].split()[0], stage["work_pool_name"]) == ("embed", "gpu")
+    folder = tmp_path / "store/runs" / run_id / "embeddings"
+    assert pq.read_table(folder / "embeddings.parquet").num_rows == 37 * 4
+    assert "near-duplicates" in {a["key"] for a in deployed.ask("artifacts/filter", {})}

@@ -1,0 +1,183 @@
+"""Settings: our own rules refuse what they should, and values survive a round trip."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.rates import RateSlice
+
+
+def faults(values: dict) -> list[dict]:
+    with pytest.raises(ValidationError) as caught:
+        PipelineConfig.model_validate(values)
+    return caught.value.errors()
+
+
+GROUPS = {
+    name: field.annotation
+    for name, field in PipelineConfig.model_fields.items()
+    if hasattr(field.annotation, "model_fields")
+}
+NUMBERS = [
+    (group, name)
+    for group, model in GROUPS.items()
+    for name, about in model.model_json_schema()["properties"].items()
+    if "number" in (branch.get("type") for branch in (about, *about.get("anyOf", ())))
+]
+
+
+def test_settings_page_is_up_to_date():
+    """Type, default and bounds of each setting: pydantic holds values to them."""
+    root = Path(__file__).parents[2]
+    page = runpy.run_path(str(root / "docs/settings.py"))["settings_page"]()
+    written = (root / "docs/settings.md").read_text()
+    assert page == written, "run python docs/settings.py and look at what has changed"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_no_number_may_be_infinite_or_none(value):
+    assert len(NUMBERS) > 20
+    for group, name in NUMBERS:
+        assert {fault["loc"][:2] for fault in faults({group: {name: value}})} == {(group, name)}
+
+
+@pytest.mark.parametrize(
+    ("values", "group", "words"),
+    [
+        ({"source": {"valid_fraction": 0.5, "test_fraction": 0.5}}, "source", "must stay below 1"),
+        ({"source": {"split": "official", "test_fraction": 0.2}}, "source", "test_fraction = 0.2"),
+        ({"source": {"kind": "folder"}}, "source", "kind = folder needs url"),
+        ({"source": {"kind": "table"}}, "source", "kind = table needs url"),
+        ({"ingest": {"runner_address": "tcp://x:1"}}, "ingest", "set dask or ray"),
+        ({"cache_dir": "s3://bucket/cache"}, "cache_dir", "give the path of a local folder"),
+        ({"cache_dir": "file:///tmp/cache"}, "cache_dir", "give the path of a local folder"),
+        ({"source": {"tag_columns": ["a", "b"]}}, "source", "set tags"),
+        ({"source": {"group_column": "a", "group_pattern": "b"}}, "source", "leave out one"),
+        ({"source": {"group_pattern": "("}}, "source", "no regular expression"),
+        ({"source": {"kind": "sample", "url": "x"}}, "source", "takes no url"),
+        ({"lr_find": {"start_lr": 0.1, "end_lr": 0.1}}, "lr_find", "must be above start_lr"),
+        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "nothing would be trained"),
+    ],
+)
+def test_impossible_combinations_are_refused(values, group, words):
+    (fault,) = faults(values)
+    assert fault["loc"] == (group,)
+    assert words in fault["msg"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"ema_decay": 0.9}, "train.ema_decay = 0.9"),
+        ({"batch_norm": "train"}, "train.batch_norm = train"),
+        ({"mixed_precision": "fp16"}, "train.mixed_precision = fp16"),
+        ({"compile": True}, "train.compile = true"),
+    ],
+    ids=str,
+)
+def test_what_a_sharded_model_cannot_do_is_refused(setting, words):
+    (fault,) = faults({"launch": {"shard_model": True}, "train": setting})
+    assert words in fault["msg"]
+    PipelineConfig.model_validate({"train": setting})
+
+
+def test_unknown_keys_are_refused_at_every_level():
+    values = {"stroe": "x"} | {group: {"nonsense": 1} for group in GROUPS}
+    found = faults(values)
+    assert {fault["type"] for fault in found} == {"extra_forbidden"}
+    assert {fault["loc"][0] for fault in found} == set(values)
+
+
+def test_all_faults_are_told_at_once():
+    found = faults({"train": {"epochs": -1, "batch_size": 0}, "ingest": {"shard_mib": 0}})
+    assert len(found) == 3
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        PipelineConfig().train.epochs = 5
+
+
+def test_defaults_are_valid_and_described():
+    PipelineConfig.model_validate(PipelineConfig().model_dump())
+    schema = PipelineConfig.model_json_schema()
+    groups = {"PipelineConfig": schema, **schema["$defs"]}
+    for name, group in groups.items():
+        for setting, about in group["properties"].items():
+            if "$ref" not in about and about.get("default", {}) != {}:
+                assert about.get("description"), f"{name}.{setting}"
+    json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("text", "lo", "hi", "uniform"),
+    [
+        ("slice(1e-6, 1e-4)", 1e-6, 1e-4, False),
+        (" slice( 1e-6 ,1e-4 ) ", 1e-6, 1e-4, False),
+        ("slice(1e-4, 1e-4)", 1e-4, 1e-4, False),
+        ("slice(3e-3)", None, 3e-3, False),
+        ("3e-3", None, 3e-3, True),
+        (0.003, None, 3e-3, True),
+        (1, None, 1.0, True),
+    ],
+)
+def test_rate_slices_are_read(text, lo, hi, uniform):
+    rates = RateSlice.parse(text)
+    assert (rates.lo, rates.hi, rates.uniform) == (lo, hi, uniform)
+    assert RateSlice.parse(rates) is rates
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("slice()", "expected a number"),
+        ("slice(1e-6, 1e-4, 3)", "expected a number"),
+        ("slice(None, 1e-3)", "expected a number"),
+        ("slice(1e-6; 1e-4)", "expected a number"),
+        ("", "expected a number"),
+        (True, "expected a number"),
+        ([1e-6, 1e-4], "expected a number"),
+        (None, "expected a number"),
+        ("slice(1e-3, 1e-4)", "reversed"),
+        ("slice(0, 1e-4)", "above 0"),
+        ("slice(-1e-4)", "above 0"),
+        (0, "above 0"),
+        ("inf", "finite"),
+        ("nan", "finite"),
+        ("slice(nan, 1)", "finite"),
+    ],
+)
+def test_other_rate_slices_are_refused(value, words):
+    with pytest.raises(ValueError, match=words):
+        RateSlice.parse(value)
+
+
+rates = st.floats(1e-12, 1e3)
+
+
+@given(
+    st.one_of(
+        st.builds(RateSlice, rates),
+        st.builds(lambda hi: RateSlice(hi, uniform=True), rates),
+        st.tuples(rates, rates).map(lambda pair: RateSlice(max(pair), min(pair))),
+    )
+)
+def test_rate_slices_survive_json_and_yaml(rates):
+    config = PipelineConfig.model_validate({"train": {"lr_max": rates}})
+    assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
+    text = yaml.safe_dump(config.model_dump(mode="json"))
+    again = PipelineConfig.model_validate(yaml.safe_load(text)).train.lr_max
+    assert (again.lo, again.hi, again.uniform) == (rates.lo, rates.hi, rates.uniform)
+    assert hash(again) == hash(rates)
+
+
+def test_no_in_yaml_is_not_false() -> None:
+    settings = yaml.safe_load("train: {mixed_precision: no}")
+    assert PipelineConfig.model_validate(settings).train.mixed_precision == "no"

@@ -1,0 +1,290 @@
+"""The plan: every file accounted for, shards that are bounded, fair, and stay as they are."""
+
+import os
+import re
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pets_core import storage
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.ingest import plan as plan_module
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.ingest.plan import (
+    PlannedPhoto,
+    plan_dataset,
+    planned_left_out,
+    planned_marks,
+    planned_photos,
+)
+from pets_core.data.ingest.splits import draw
+from pets_core.data.sources.catalogue import Box
+from pets_core.errors import PetsError
+
+MIB = 1 << 20
+
+
+def config(tmp_path, url, ingest=None, **source) -> PipelineConfig:
+    return PipelineConfig.model_validate(
+        {
+            "store": str(tmp_path / "store"),
+            "cache_dir": str(tmp_path / "cache"),
+            "source": {"url": str(url), **source},
+            "ingest": {"shard_mib": 1, **(ingest or {})},
+        }
+    )
+
+
+def reasons(plan) -> dict[str, str]:
+    return {row.path or row.id: row.reason for row in planned_left_out(plan)}
+
+
+def split_of(plan) -> dict[str, str]:
+    return {p.id: shard.split for shard in plan.shards for p in planned_photos(plan, shard)}
+
+
+# --- leaves -------------------------------------------------------------------------------------
+
+photo_sizes = st.dictionaries(st.text(max_size=4), st.integers(0, 60), max_size=80)
+
+
+def leaves(sizes, bound, split="train"):
+    photos = {i: (PlannedPhoto(i, i, "", 0, None), split) for i in sizes}
+    return list(plan_module._leaves(photos, sizes, bound))
+
+
+def bits(photo_id) -> str:
+    return f"{plan_module._order(photo_id):064b}"
+
+
+@given(photo_sizes, st.integers(1, 200))
+def test_leaves_are_a_partition_by_first_bits(sizes, bound):
+    found = leaves(sizes, bound)
+    ids = [photo.id for leaf in found for photo in leaf.photos]
+    assert sorted(ids) == sorted(sizes)
+    # The order of the hashes, and each leaf is what begins with its bits.
+    assert [bits(i) for i in ids] == sorted(bits(i) for i in ids)
+    for leaf in found:
+        assert {p.id for p in leaf.photos} == {i for i in sizes if bits(i).startswith(leaf.prefix)}
+
+
+@given(photo_sizes, st.integers(1, 200))
+def test_leaves_are_bounded_and_no_smaller_than_need_be(sizes, bound):
+    for leaf in leaves(sizes, bound):
+        assert leaf.num_bytes == sum(sizes[photo.id] for photo in leaf.photos)
+        assert leaf.photos
+        assert leaf.num_bytes <= bound or len(leaf.photos) == 1
+        above = [i for i in sizes if bits(i).startswith(leaf.prefix[:-1])]
+        assert not leaf.prefix or sum(sizes[i] for i in above) > bound
+
+
+@given(photo_sizes, st.integers(1, 200), photo_sizes)
+def test_new_photos_touch_only_the_leaves_they_fall_into(sizes, bound, more):
+    new = more.keys() - sizes.keys()
+    after = {leaf.prefix: leaf.photos for leaf in leaves(more | sizes, bound)}
+    for leaf in leaves(sizes, bound):
+        if not any(bits(i).startswith(leaf.prefix) for i in new):
+            assert after[leaf.prefix] == leaf.photos
+
+
+def sparse(path, size) -> None:
+    """A file that takes no disk; the plan does not read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, size)
+
+
+def test_each_shard_is_a_fair_sample_of_bounded_size(tmp_path):
+    for label, count in {"common": 3200, "rare": 800}.items():
+        for number in range(count):
+            sparse(tmp_path / "photos" / label / f"{number}.jpg", 4000 + 3 * number)
+    plan = plan_dataset(config(tmp_path, tmp_path / "photos"))
+    train = [shard for shard in plan.shards if shard.split == "train"]
+    assert len(train) >= 16
+    for shard in train:
+        photos = planned_photos(plan, shard)
+        count = len(photos)
+        assert shard.num_bytes <= MIB
+        assert shard.num_photos == count
+        # A share of a random sample is within 4 standard deviations of the whole's.
+        share = sum(photo.label == 1 for photo in photos) / count
+        assert abs(share - 0.2) < 4 * (0.2 * 0.8 / count) ** 0.5
+
+
+def test_a_photo_above_the_bound_is_a_shard_of_its_own(tmp_path):
+    for label in "ab":
+        for number in range(4):
+            sparse(tmp_path / "photos" / label / f"{number}.jpg", 1000)
+    sparse(tmp_path / "photos/a/huge.jpg", 5 * MIB)
+    plan = plan_dataset(config(tmp_path, tmp_path / "photos", valid_fraction=0.2))
+    (own,) = [shard for shard in plan.shards if shard.num_bytes >= MIB]
+    assert [photo.id for photo in planned_photos(plan, own)] == ["a/huge.jpg"]
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+
+def test_random_splits_are_the_fractions_on_average(tmp_path):
+    for label in "ab":
+        for number in range(1000):
+            sparse(tmp_path / "photos" / label / f"{number}.jpg", 10)
+    source = config(tmp_path, tmp_path / "photos", valid_fraction=0.1, test_fraction=0.3)
+    counts = Counter(split_of(plan_dataset(source)).values())
+    assert counts.total() == 2000
+    assert abs(counts["test"] - 600) < 4 * (2000 * 0.3 * 0.7) ** 0.5
+    assert abs(counts["valid"] - 200) < 4 * (2000 * 0.1 * 0.9) ** 0.5
+
+
+def test_the_draw_decides_and_no_other_photo(tmp_path):
+    many = [f"{label}/{number}.jpg" for label in "ab" for number in range(60)]
+    found = {}
+    for name, own in {"all": many, "some": many[::3]}.items():
+        for path in own:
+            sparse(tmp_path / name / "photos" / path, 10)
+        source = config(
+            tmp_path, tmp_path / name / "photos", valid_fraction=0.2, test_fraction=0.3, seed=5
+        )
+        found[name] = split_of(plan_dataset(source))
+    assert found["some"] == {path: found["all"][path] for path in many[::3]}
+    for path, split in found["all"].items():
+        number = draw(5, path)
+        assert split == ("test" if number < 0.3 else "valid" if number < 0.5 else "train")
+
+
+def test_official_lists_are_kept(small_config):
+    plan = plan_dataset(small_config)
+    listed = plan_module.open_source(small_config).catalogue().photos
+    found = split_of(plan)
+    assert found.keys() == listed.keys()
+    for photo_id, split in found.items():
+        assert (split == "test") == (listed[photo_id].official == "test")
+        if split != "test":
+            assert (split == "valid") == (draw(0, photo_id) < 0.1)
+
+
+def test_a_table_brings_its_validation_list(tmp_path, jpeg):
+    rows = []
+    for number in range(24):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+        rows.append(f"{number}.jpg,{'ab'[number % 2]},{['train', 'val', 'test'][number // 2 % 3]}")
+    (tmp_path / "pets.csv").write_text("image,label,part\n" + "\n".join(rows) + "\n")
+    plan = plan_dataset(config(tmp_path, tmp_path / "pets.csv", split_column="part"))
+    names = ["train", "valid", "test"]
+    assert split_of(plan) == {f"{n}.jpg": names[n // 2 % 3] for n in range(24)}
+
+
+# --- what is left out ---------------------------------------------------------------------------
+
+LISTS = {
+    "trainval.txt": "".join(f"Cat_{n} 1 1 1\nDog_{n} 2 2 1\n" for n in range(1, 30)),
+    "test.txt": "Cat_40 1 1 1\nDog_40 2 2 1\n",
+}
+LISTED = [f"{c}_{n}.jpg" for c in ("Cat", "Dog") for n in (*range(1, 30), 40)]
+
+
+def test_every_file_and_every_listed_photo_is_accounted_for(tmp_path, jpeg, write_oxford):
+    extra = ["Cat_1.png", "Cat_2.mat", "._Cat_3.jpg", "Cat_900.jpg", "README", "Cat_50.jpg"]
+    lists = LISTS | {"list.txt": LISTS["trainval.txt"] + "Cat_50 1 1 1\nCat_51 1 1 1\n"}
+    present = [name for name in LISTED if name != "Dog_40.jpg"] + extra
+    write_oxford(tmp_path / "pets", [(n, jpeg(p)) for p, n in enumerate(present)], lists)
+    plan = plan_dataset(config(tmp_path, tmp_path / "pets"))
+    assert reasons(plan) == {
+        "images/Cat_1.png": "same_id",
+        "images/Cat_2.mat": "not_a_photo",
+        "images/._Cat_3.jpg": "hidden",
+        "images/Cat_900.jpg": "unlisted",
+        "images/README": "not_a_photo",
+        "images/Cat_50.jpg": "in_no_list",
+        "Cat_51": "missing",
+        "Dog_40": "missing",
+    }
+    details = {row.id: row.detail for row in planned_left_out(plan) if row.reason == "same_id"}
+    assert details == {"Cat_1": "the id is taken by images/Cat_1.jpg"}
+    assert len(split_of(plan)) + len(reasons(plan)) == len(present) + 2
+
+
+def test_a_photo_comes_before_another_file_of_its_id(tmp_path, jpeg, write_oxford):
+    photos = [("Cat_1.mat", b"MATLAB"), *((n, jpeg(p)) for p, n in enumerate(LISTED))]
+    write_oxford(tmp_path / "pets", photos, LISTS)
+    plan = plan_dataset(config(tmp_path, tmp_path / "pets"))
+    assert reasons(plan) == {"images/Cat_1.mat": "not_a_photo"}
+    paths = {p.id: p.path for shard in plan.shards for p in planned_photos(plan, shard)}
+    assert paths["Cat_1"] == "images/Cat_1.jpg"
+
+
+def test_a_file_beside_the_class_folders_is_left_out(tmp_path, write_folder, jpeg):
+    root = write_folder(tmp_path / "photos", {"a": 20, "b": 20})
+    (root / "stray.jpg").write_bytes(jpeg(7))
+    (root / "notes.txt").write_text("of no class")
+    plan = plan_dataset(config(tmp_path, root))
+    assert reasons(plan) == {"stray.jpg": "unlisted", "notes.txt": "not_a_photo"}
+
+
+def test_what_cannot_be_learnt_is_refused_with_all_faults(tmp_path, write_folder):
+    root = write_folder(tmp_path / "photos", {"a": 20, "b": 1, "c": 1})
+    with pytest.raises(PetsError) as error:
+        plan_dataset(config(tmp_path, root))
+    assert "class 'b' has 1 photo," in str(error.value)
+    assert "class 'c' has 1 photo," in str(error.value)
+    assert not list((tmp_path / "store").rglob("*.parquet"))
+
+
+# --- the plan's own file ------------------------------------------------------------------------
+
+
+def test_head_boxes_and_marks_go_through_the_plan(tmp_path, jpeg, write_oxford):
+    box = "<a><object><bndbox>{}</bndbox></object></a>".format(
+        "".join(f"<{s}>{n}</{s}>" for n, s in enumerate(("xmin", "ymin", "xmax", "ymax"), 3))
+    )
+    write_oxford(
+        tmp_path / "pets",
+        [(n, jpeg(p)) for p, n in enumerate(LISTED)],
+        LISTS | {"xmls/Cat_1.xml": box},
+    )
+    plan = plan_dataset(config(tmp_path, tmp_path / "pets"))
+    photos = [p for shard in plan.shards for p in planned_photos(plan, shard)]
+    assert {p.id: p.head_box for p in photos if p.head_box} == {"Cat_1": Box(3, 4, 5, 6)}
+    assert planned_marks(plan) == {p.id: p.mark for p in photos}
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", p.mark) for p in photos)
+
+
+def test_a_task_reads_of_the_plan_what_a_few_shards_need(tmp_path, jpeg, monkeypatch):
+    for number in range(60):
+        photo = jpeg(number, 300, 300)
+        storage.write_bytes(str(tmp_path / f"photos/{'ab'[number % 2]}/{number}.jpg"), photo)
+    settings = config(tmp_path, tmp_path / "photos")
+    whole = plan_dataset(settings)
+    expected = [planned_photos(whole, shard) for shard in whole.shards]
+    monkeypatch.setattr(plan_module, "_SHARDS_A_FILE", 2)
+    settings = settings.model_copy(update={"store": str(tmp_path / "parted")})
+    plan = plan_dataset(settings)
+    assert [planned_photos(plan, shard) for shard in plan.shards] == expected
+    assert planned_marks(plan) == {photo.id: photo.mark for own in expected for photo in own}
+    files = [f for f in (tmp_path / "parted").rglob("*.parquet") if "left-out" not in f.name]
+    groups = [pq.ParquetFile(file).num_row_groups for file in sorted(files)]
+    assert groups == [2] * (len(plan.shards) // 2) + [1] * (len(plan.shards) % 2)
+    assert len(groups) > 2
+    ingest(settings)
+
+
+def test_a_plan_writes_no_shard_and_no_version(small_config, tmp_path):
+    plan = plan_dataset(small_config)
+    assert plan.pending == plan.shards
+    written = {p.parent.name for p in (tmp_path / "store").rglob("*") if p.is_file()}
+    assert written == {"plans"}
+
+
+def test_a_plan_after_an_ingest_finds_every_shard_done(small_config):
+    manifest = ingest(small_config)
+    plan = plan_dataset(small_config)
+    assert plan.pending == ()
+    assert plan.parent == manifest.fingerprint
+    other = small_config.source.model_copy(update={"seed": 9})
+    again = plan_dataset(small_config.model_copy(update={"source": other}))
+    assert len(again.pending) > 0
+    # What is written anew is taken from the shards that are there.
+    pending = [p for shard in again.pending for p in planned_photos(again, shard)]
+    assert all(photo.prior for photo in pending)

@@ -1,0 +1,144 @@
+"""The split: uniform, reproducible, by group, and with each class on both sides."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pets_core.data.ingest.splits import (
+    SplitRow,
+    assign_splits,
+    draw,
+    largest_fraction,
+    smallest_fraction,
+    split_rows,
+)
+from pets_core.data.sources.catalogue import LabelledPhoto
+from pets_core.errors import PetsError
+
+seeds = st.integers(0, 2**40)
+
+
+@given(seeds, st.text())
+def test_a_draw_is_a_share(seed, photo_id):
+    assert 0 <= draw(seed, photo_id) < 1
+    assert draw(seed, photo_id) == draw(seed, photo_id)
+
+
+def test_draws_stay_what_they_are():
+    # Another value moves photos of existing data sets from train to test.
+    assert draw(0, "Abyssinian_1") == 0.2851120781513026
+    assert draw(1, "Abyssinian_1") == 0.11384461153128556
+    assert draw(0, "猫/1.jpg") == 0.6342486179637082
+
+
+def test_draws_are_uniform():
+    numbers = sorted(draw(0, f"photo {n}") for n in range(20_000))
+    # Kolmogorov-Smirnov: 1.63 / sqrt(n) is passed by 99 in 100.
+    worst = max(abs(number - place / 20_000) for place, number in enumerate(numbers))
+    assert worst < 1.63 / 20_000**0.5
+
+
+def test_another_seed_is_another_choice():
+    held = [{n for n in range(2000) if draw(seed, str(n)) < 0.2} for seed in range(2)]
+    assert all(320 < len(own) < 480 for own in held)
+    # Independent choices of a fifth share a fifth of it.
+    assert len(held[0] & held[1]) < 130
+
+
+@given(seeds, st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_share_holds_the_smaller(seed, photo_id, one, other):
+    small, large = sorted([one, other])
+    assert draw(seed, photo_id) >= small or draw(seed, photo_id) < large or small == large
+
+
+rows = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=4),
+    st.builds(
+        SplitRow,
+        key=st.sampled_from(["g1", "g2", "g3", "g4", "g5", "g6", "g7"]),
+        label=st.sampled_from(["cat", "dog", "owl"]),
+        official=st.sampled_from([None, "train", "trainval", "valid", "test"]),
+    ),
+    max_size=30,
+)
+fractions = st.sampled_from([0.0, 0.05, 0.3])
+
+
+def alone(photos: dict[str, str]) -> dict[str, SplitRow]:
+    """Photos that are each their own group, by class."""
+    return {photo_id: SplitRow(photo_id, label) for photo_id, label in photos.items()}
+
+
+def split(photos, *, official=False, valid=0.1, test=0.0, seed=0):
+    return assign_splits(
+        photos, official=official, valid_fraction=valid, test_fraction=test, seed=seed
+    )
+
+
+@given(rows, fractions, fractions, seeds, st.booleans())
+def test_photos_of_a_group_are_on_one_side(photos, valid, test, seed, official):
+    splits = split(photos, official=official, valid=valid, test=test, seed=seed)
+    assert splits.keys() == photos.keys()
+    drawn = [i for i, row in photos.items() if not official or row.official == "trainval"]
+    sides = {}
+    for photo_id in drawn:
+        assert splits[photo_id] == sides.setdefault(photos[photo_id].key, splits[photo_id])
+    for photo_id in photos.keys() - set(drawn):
+        assert splits[photo_id] == photos[photo_id].official
+
+
+@given(rows, seeds, st.randoms())
+def test_the_split_is_a_function_of_the_set_of_photos(photos, seed, random):
+    order = list(photos)
+    random.shuffle(order)
+    assert split({i: photos[i] for i in order}, seed=seed) == split(photos, seed=seed)
+
+
+@given(st.integers(1, 40), seeds, fractions)
+def test_each_class_of_five_photos_has_one_for_validation(num_photos, seed, valid):
+    photos = alone({f"{label}{n}": label for label in "ab" for n in range(num_photos)})
+    splits = split(photos, valid=valid, seed=seed)
+    for label in "ab":
+        own = [i for i in photos if i.startswith(label)]
+        held = {i for i in own if splits[i] == "valid"}
+        drawn = {i for i in own if draw(seed, i) < valid}
+        smallest = min(own, key=lambda i: draw(seed, i))
+        extra = {smallest} if valid and num_photos >= 5 and not drawn else set()
+        assert held == drawn | extra
+
+
+@given(st.integers(0, 30), st.integers(0, 2**20), st.sampled_from("ab"))
+def test_a_new_photo_moves_at_most_one_other_of_its_class(num_photos, seed, label):
+    before = alone({f"{side}{n}": side for side in "ab" for n in range(num_photos)})
+    after = before | {"new": SplitRow("new", label)}
+    old, new = split(before, seed=seed), split(after, seed=seed)
+    moved = {photo_id for photo_id in before if old[photo_id] != new[photo_id]}
+    assert len(moved) <= 1
+    assert {before[photo_id].label for photo_id in moved} <= {label}
+
+
+def test_a_class_of_one_group_keeps_its_training_photos():
+    photos = {f"{n}": SplitRow("one camera", "cat") for n in range(9)}
+    assert set(split(photos, valid=0.0001).values()) == {"train"}
+
+
+def test_groups_come_from_a_pattern_or_the_source():
+    photos = {
+        "cat/rex_1.jpg": LabelledPhoto("cat/rex_1.jpg", "cat", group="g"),
+        "cat/rex_2.jpg": LabelledPhoto("cat/rex_2.jpg", "cat"),
+    }
+    keys = [row.key for row in split_rows(photos, "class", None).values()]
+    assert keys == ["g", "cat/rex_2.jpg"]
+    for pattern in (r"/([a-z]+)_", r"rex", r"[a-z]+(?=_)"):
+        assert {row.key for row in split_rows(photos, "class", pattern).values()} == {"rex"}
+    with pytest.raises(PetsError, match=r"group_pattern = _1: 1 of 2 ids have no match, .*rex_2"):
+        split_rows(photos, "class", "_1")
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, unique=True), seeds)
+def test_the_fractions_that_messages_name_would_do(keys, seed):
+    smallest = smallest_fraction(keys, seed)
+    assert any(draw(seed, key) < smallest for key in keys)
+    assert not any(draw(seed, key) < smallest - 0.001 for key in keys)
+    largest = largest_fraction([keys], seed)
+    assert any(draw(seed, key) >= largest for key in keys)

@@ -1,0 +1,199 @@
+"""The cache of decoded photos: the very pixels, made once, whole or not at all."""
+
+import os
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.ingest.images import decode
+from pets_core.data.loading import decoded
+from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
+from pets_core.errors import PetsError
+from pets_core.storage.cache import UNUSED_DAYS
+
+SIZE = 24
+
+
+@pytest.fixture
+def manifest(tmp_path, write_folder):
+    url = write_folder(tmp_path / "mine", {"a": 130, "b": 130})
+    return ingest(
+        PipelineConfig.model_validate(
+            {"store": str(tmp_path / "store"), "source": {"url": str(url)}}
+        )
+    )
+
+
+@pytest.fixture
+def open_split(manifest, tmp_path):
+    def open_it(split="train", size=SIZE, limit_gib=1.0, **keywords):
+        cache = str(tmp_path / "cache")
+        return open_decoded(manifest, split, size, cache_dir=cache, limit_gib=limit_gib, **keywords)
+
+    return open_it
+
+
+def built(tmp_path) -> list[Path]:
+    """What lies in the cache, besides locks."""
+    return [p for p in (tmp_path / "cache/decoded").iterdir() if p.suffix != ".lock"]
+
+
+def test_the_pixels_are_those_of_decode(open_split, manifest, tmp_path):
+    for split, info in manifest.splits.items():
+        photos = open_split(split)
+        assert len(photos) == info.num_rows == len(set(photos.ids))
+        assert photos.pixels.shape == (info.num_rows, SIZE, SIZE, 3)
+        for pixels, label, photo_id in zip(photos.pixels, photos.targets, photos.ids, strict=True):
+            data = (tmp_path / "mine" / photo_id).read_bytes()
+            np.testing.assert_array_equal(pixels, decode(data, SIZE))
+            assert manifest.classes[label].name == photo_id.split("/")[0]
+
+
+def test_the_pixels_cannot_be_changed(open_split):
+    with pytest.raises(ValueError, match="read-only"):
+        open_split().pixels[0] = 0
+
+
+def test_the_cache_is_used_again(open_split, monkeypatch):
+    first = open_split()
+    monkeypatch.setattr(decoded, "decode", None)
+    again = open_split()
+    np.testing.assert_array_equal(first.pixels, again.pixels)
+    assert first.ids == again.ids
+
+
+def test_what_no_run_opens_any_more_makes_room(open_split, tmp_path):
+    then = time.time() - 86_400 * (UNUSED_DAYS + 1)
+    for size in (8, 9):
+        open_split(size=size)
+    for path in built(tmp_path):
+        os.utime(path, (then, then))
+    open_split(size=8)
+    open_split(size=10)
+    sizes = {path.stem.split("-")[-2] for path in built(tmp_path)}
+    assert sizes == {"8", "10"}
+    assert len(built(tmp_path)) == 6
+
+
+def test_another_size_is_another_file(open_split):
+    assert open_split(size=8).pixels.shape[1:] == (8, 8, 3)
+    assert open_split(size=9).pixels.shape[1:] == (9, 9, 3)
+
+
+def test_progress_is_told(open_split, manifest):
+    told = []
+    open_split(on_progress=told.append)
+    total = manifest.splits["train"].num_rows
+    assert [progress.done for progress in told] == [128, total]
+    assert {(p.stage, p.total, p.unit) for p in told} == {("decode train", total, "photos")}
+
+
+def test_reading_gives_the_rows_asked_for_in_their_order(open_split):
+    photos = open_split()
+    rows = np.array([7, 0, 200, 3, 7])
+    np.testing.assert_array_equal(photos.read(rows), photos.pixels[rows])
+    assert photos.read(rows[:0]).shape == (0, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
+def test_photos_beyond_the_limit_are_decoded_when_they_are_read(open_split, tmp_path, share):
+    whole = open_split()
+    limit = whole.pixels.nbytes * share / 2**30
+    part = open_split(limit_gib=limit)
+    assert len(part) == len(whole)
+    assert part.pixels.nbytes <= limit * 2**30
+    assert len(part.pixels) == int(len(whole) * share)
+    rows = np.random.default_rng(0).permutation(len(whole))
+    np.testing.assert_array_equal(part.read(rows), whole.pixels[rows])
+    assert (part.ids, part.targets.tolist()) == (whole.ids, whole.targets.tolist())
+    again = open_split(limit_gib=limit)
+    np.testing.assert_array_equal(again.read(rows), whole.pixels[rows])
+
+
+def test_the_disk_says_how_many_are_decoded(open_split, manifest, tmp_path, monkeypatch):
+    info, photo = manifest.splits["train"], SIZE * SIZE * 3
+    stored = sum(shard.num_bytes for shard in info.shards)
+
+    def free(num_bytes):
+        monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: SimpleNamespace(free=num_bytes))
+
+    free(2 * info.num_rows * photo)
+    whole = open_split("valid", limit_gib="auto")
+    assert len(whole.pixels) == len(whole)
+    # Half of the free disk is for all photos as they are stored, and eleven decoded.
+    free(2 * (stored + 11 * (photo - stored / info.num_rows)) + 2)
+    part = open_split(limit_gib="auto")
+    assert (len(part.pixels), len(part)) == (11, info.num_rows)
+    free(1)
+    assert len(open_split(limit_gib="auto").pixels) == 11, "what is there is taken"
+    open_split(limit_gib=1.0)
+    assert len(open_split(limit_gib="auto").pixels) == info.num_rows
+    monkeypatch.setattr(decoded, "_MOST_GIB", 0)
+    free(2**40)
+    assert len(open_split(size=SIZE + 1, limit_gib="auto").pixels) == 0
+
+
+def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
+    path = Path(manifest.shard_url(manifest.splits["train"].shards[0]))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PetsError, match=rf"{path.name} fails its checksum"):
+        open_split()
+    assert built(tmp_path) == []
+
+
+def test_a_missing_shard_is_a_plain_error(open_split, manifest):
+    (Path(manifest.shard_url(manifest.splits["train"].shards[0]))).unlink()
+    with pytest.raises(PetsError, match="does not exist"):
+        open_split()
+
+
+def test_a_failure_half_way_leaves_nothing(open_split, tmp_path):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_split(on_progress=stop)
+    assert built(tmp_path) == []
+    assert len(open_split()) > 0
+
+
+def test_of_two_at_once_one_builds_and_the_other_waits_for_it(open_split, tmp_path):
+    started, told, results = threading.Event(), [], []
+
+    def tell(progress):
+        told.append(progress.done)
+        started.set()
+
+    def build():
+        results.append(open_split(on_progress=tell))
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    threads[0].start()
+    assert started.wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(results[0].pixels, results[1].pixels)
+    assert told == sorted(set(told)), "the photos were decoded once"
+    assert len(built(tmp_path)) == 3
+
+
+def test_a_short_file_is_made_anew(open_split, tmp_path):
+    whole = np.array(open_split().pixels)
+    path = next((tmp_path / "cache/decoded").glob("*.u8"))
+    path.write_bytes(path.read_bytes()[:1000])
+    np.testing.assert_array_equal(open_split().pixels, whole)
+
+
+def test_lengths_must_agree():
+    pixels, labels = np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int64)
+    with pytest.raises(ValueError, match="one entry a photo"):
+        DecodedPhotos(pixels, labels, ["a"])

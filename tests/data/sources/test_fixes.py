@@ -1,0 +1,86 @@
+"""Mended labels, and files of them that cannot be meant."""
+
+from pathlib import Path
+
+import pytest
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.dataset import read_table
+from pets_core.data.gallery import read_quarantine
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.sources.fixes import read_fixes
+from pets_core.errors import PetsError
+from pets_core.evaluation.labels import write_label_fixes
+from pets_core.records.evaluation import LabelIssue
+
+
+@pytest.fixture
+def settings(tmp_path, write_folder) -> dict:
+    photos = write_folder(tmp_path / "photos", {"boxer": 6, "pug": 6})
+    return {
+        "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
+        "source": {
+            "url": str(photos), "valid_fraction": 0.3, "label_fixes": str(tmp_path / "f.csv")
+        },
+    }  # fmt: skip
+
+
+def ingested(settings: dict, text: str):
+    Path(settings["source"]["label_fixes"]).write_text(text)
+    return ingest(PipelineConfig.model_validate(settings))
+
+
+def test_labels_are_mended_and_photos_struck_out(settings):
+    manifest = ingested(settings, "id,label,why\nboxer/1.jpg,pug,look\nboxer/2.jpg,,blank\n")
+    index = read_table(f"{manifest.url}/photos.parquet").to_pandas().set_index("id")
+    assert index.class_name["boxer/1.jpg"] == "pug"
+    assert index.label["boxer/1.jpg"] == manifest.class_names.index("pug")
+    assert "boxer/2.jpg" not in index.index
+    (row,) = read_quarantine(manifest)
+    assert (row["id"], row["reason"]) == ("boxer/2.jpg", "struck_out")
+    assert len(index) == 11
+
+
+def test_without_fixes_the_version_is_the_one_before(settings):
+    with_none = ingested(settings, "id,label\n")
+    settings["source"].pop("label_fixes")
+    assert ingest(PipelineConfig.model_validate(settings)).fingerprint == with_none.fingerprint
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    """Ids with spaces or formulas in them, too; a spreadsheet's empty rows are none."""
+    url = str(tmp_path / "f.csv")
+    issue = LabelIssue(id=" =a.jpg ", label="pug", proposed="-boxer", label_probability=0.1,
+                       proposed_probability=0.9)  # fmt: skip
+    write_label_fixes(url, [issue, issue.model_copy(update={"id": "@b"})])
+    Path(url).write_text(Path(url).read_text() + ",,,,\n")
+    assert "'@b,'-boxer" in Path(url).read_text()
+    assert read_fixes(url) == {" =a.jpg ": "-boxer", "@b": "-boxer"}
+
+
+def test_another_encoding_is_refused(tmp_path):
+    (tmp_path / "f.csv").write_bytes("id,label\nMüller.jpg,pug\n".encode("cp1252"))
+    with pytest.raises(PetsError, match=r"not UTF-8.*save it as CSV UTF-8"):
+        read_fixes(str(tmp_path / "f.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("photo,label\nx,pug\n", r"no column id; expected a CSV"),
+        ("id,breed\nx,pug\n", r"no column label"),
+        ("", r"no column id, label"),
+        ("id,label\nboxer/1.jpg,pug\nboxer/1.jpg,boxer\n", r"boxer/1\.jpg has two labels"),
+        ("id,label\nboxer/77.jpg,pug\n", r"1 ids are not in the source, 'boxer/77\.jpg'.*boxer/"),
+        ("id,label\nboxer/1.jpg,pugg\n", r"is to be 'pugg', .*Did you mean pug"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(settings, text, words):
+    with pytest.raises(PetsError, match=rf"source\.label_fixes.*{words}"):
+        ingested(settings, text)
+    assert not (Path(settings["store"]) / "datasets").exists()
+
+
+def test_a_file_that_is_not_there_is_refused(settings):
+    with pytest.raises(PetsError, match=r"f\.csv does not exist"):
+        ingest(PipelineConfig.model_validate(settings))

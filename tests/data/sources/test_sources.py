@@ -1,0 +1,274 @@
+"""Sources: what they hold, how one is chosen, and one plain error for each fault."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+
+import pytest
+
+from pets_core import storage
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.sources import sources
+from pets_core.data.sources.catalogue import Box
+from pets_core.data.sources.sources import AUTHORS_URL, open_source
+from pets_core.errors import PetsError
+from pets_core.storage import download
+
+HEADER = "#Image CLASS-ID SPECIES BREED ID\n"
+TRAINVAL = "Birman_1 2 1 1\npug_2 1 2 1\n"
+TEST = "Birman_3 2 1 1\n\npug_4 1 2 1\n"
+LISTS = {"list.txt": HEADER + TRAINVAL + TEST, "trainval.txt": TRAINVAL, "test.txt": TEST}
+PHOTOS = [(f"{name}.jpg", name.encode()) for name in ("Birman_1", "pug_2", "Birman_3", "pug_4")]
+
+
+def config(tmp_path, **source) -> PipelineConfig:
+    values = {
+        "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"), "source": source,
+    }  # fmt: skip
+    return PipelineConfig.model_validate(values)
+
+
+@pytest.fixture
+def oxford(tmp_path, write_oxford):
+    folder = tmp_path / "pets"
+
+    def write(photos=PHOTOS, **lists):
+        write_oxford(folder, photos, LISTS | {f"{name}.txt": text for name, text in lists.items()})
+        return open_source(config(tmp_path, url=str(folder)))
+
+    return write
+
+
+def test_the_published_form_is_read(oxford):
+    source = oxford()
+    assert (source.name, source.has_official_split) == ("oxford-iiit-pet", True)
+    catalogue = source.catalogue()
+    assert list(catalogue.classes.items()) == [("Pug", "dog"), ("Birman", "cat")]
+    assert {p.id: (p.label, p.species, p.official) for p in catalogue.photos.values()} == {
+        "Birman_1": ("Birman", "cat", "trainval"),
+        "pug_2": ("Pug", "dog", "trainval"),
+        "Birman_3": ("Birman", "cat", "test"),
+        "pug_4": ("Pug", "dog", "test"),
+    }
+    paths = [f"images/{name}" for name, _ in PHOTOS]
+    assert [e.path for e in source.files.entries() if not e.refusal] == paths
+    assert list(source.files.read(paths)) == [data for _, data in PHOTOS]
+    assert [source.photo_id(path) for path in paths] == [name[:-4] for name, _ in PHOTOS]
+    assert {photo.head_box for photo in catalogue.photos.values()} == {None}
+
+
+def head_box(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
+    return (
+        "<annotation><object><bndbox>"
+        f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+        "</bndbox></object></annotation>"
+    )
+
+
+def test_head_boxes_are_read_where_they_are_boxes(tmp_path, write_oxford):
+    bomb = '<!DOCTYPE a [<!ENTITY b "x">]><annotation>&b;</annotation>'
+    xmls = {
+        "Birman_1": head_box(), "pug_2": head_box(xmin="50"), "Birman_3": head_box(ymax="none"),
+        "pug_4": bomb, "stray_5": "<annotation>",
+    }  # fmt: skip
+    lists = LISTS | {f"xmls/{name}.xml": text for name, text in xmls.items()}
+    write_oxford(tmp_path / "pets", PHOTOS, lists | {"xmls/._pug_2.xml": "AppleDouble"})
+    photos = open_source(config(tmp_path, url=str(tmp_path / "pets"))).catalogue().photos
+    assert {name: photo.head_box for name, photo in photos.items()} == {
+        "Birman_1": Box(10, 20, 30, 40), "pug_2": None, "Birman_3": None, "pug_4": None,
+    }  # fmt: skip
+
+
+def test_a_photo_in_both_lists_is_refused(oxford):
+    with pytest.raises(PetsError, match=r"1 photos are in trainval\.txt and in test\.txt, pug_2"):
+        oxford(test=TEST + "pug_2 1 2 1\n").catalogue()
+
+
+def test_a_checksum_of_an_archive_is_compared(tmp_path, oxford):
+    oxford()
+    url = str(tmp_path / "pets")
+    for name in ("images.tar.gz", "annotations.tar.gz"):
+        source = open_source(config(tmp_path, url=url, checksums={name: "md5:00"}))
+        with pytest.raises(PetsError, match=rf"{name}: its md5 is .* expected 00"):
+            (source.catalogue(), source.files)
+    digest = hashlib.sha256((tmp_path / "pets/images.tar.gz").read_bytes()).hexdigest()
+    sums = {"images.tar.gz": f"sha256:{digest}"}
+    assert open_source(config(tmp_path, url=url, checksums=sums)).files.entries()
+
+
+def test_breeds_of_two_words_and_ids_are_told_apart(oxford):
+    row = "american_pit_bull_terrier_7 3 2 2\n"
+    catalogue = oxford(trainval=TRAINVAL + row).catalogue()
+    assert catalogue.photos["american_pit_bull_terrier_7"].label == "American Pit Bull Terrier"
+
+
+def test_list_txt_may_be_absent_but_no_other(tmp_path, write_oxford):
+    for left_out in LISTS:
+        folder = tmp_path / left_out
+        write_oxford(folder, PHOTOS, {n: text for n, text in LISTS.items() if n != left_out})
+        source = open_source(config(tmp_path, url=str(folder)))
+        if left_out == "list.txt":
+            assert len(source.catalogue().photos) == 4
+        else:
+            with pytest.raises(PetsError, match=f"holds no {left_out}"):
+                source.catalogue()
+
+
+@pytest.mark.parametrize(
+    "line", ["Birman_5 2 1", "Birman_5 2 1 1 9", "Birman_5 two 1 1", "Birman_5", "Birman_5 2 1 -1"]
+)
+def test_a_bad_line_is_named(oxford, line):
+    with pytest.raises(PetsError, match=r"test\.txt line 4 is '.*expected") as caught:
+        oxford(test=f"{TEST}{line}\n").catalogue()
+    assert repr(line) in str(caught.value)
+
+
+def test_a_text_file_in_another_encoding_is_a_bad_line_at_most(tmp_path, write_archive):
+    members = [(f"annotations/{name}", text.encode()) for name, text in LISTS.items()]
+    write_archive(tmp_path / "pets/images.tar.gz", [])
+    write_archive(
+        tmp_path / "pets/annotations.tar.gz", [*members, ("annotations/._list.txt", b"\xff\xfe")]
+    )
+    source = open_source(config(tmp_path, url=str(tmp_path / "pets")))
+    assert len(source.catalogue().photos) == 4
+
+
+@pytest.fixture(params=["file", "memory"])
+def mine(request, tmp_path) -> str:
+    """A folder called mine, on disk or in another store."""
+    return str(tmp_path / "mine") if request.param == "file" else f"memory://{tmp_path.name}/mine"
+
+
+def test_folders_hold_a_class_each(tmp_path, mine):
+    paths = ["Birman/a.jpg", "README.md", "pug/b.jpg", "pug/deep/a.jpg", "pug/notes.txt"]
+    for path in (*paths, "pug/.DS_Store", ".git/x.jpg"):
+        storage.write_bytes(f"{mine}/{path}", path.encode())
+    source = open_source(config(tmp_path, url=f"{mine}/"))
+    assert (source.name, source.has_official_split) == ("mine", False)
+    catalogue = source.catalogue()
+    assert list(catalogue.classes.items()) == [("Birman", None), ("pug", None)]
+    assert {i: p.label for i, p in catalogue.photos.items()} == {
+        path: path.split("/")[0] for path in paths if path != "README.md"
+    }
+    assert [e.path for e in source.files.entries() if not e.refusal] == paths
+    assert list(source.files.read(paths)) == [path.encode() for path in paths]
+
+
+@pytest.mark.parametrize("around", ["", "photos/", "data/photos/"])
+def test_a_single_folder_around_the_classes_is_passed_over(tmp_path, write_archive, around):
+    names = [f"{around}{label}/{n}.jpg" for label in ("a", "b") for n in range(2)]
+    write_archive(tmp_path / "mine.tar.gz", [(name, b"x") for name in names])
+    source = open_source(config(tmp_path, url=str(tmp_path / "mine.tar.gz")))
+    assert list(source.catalogue().classes) == ["a", "b"]
+    assert list(source.catalogue().photos) == names
+
+
+def test_the_source_is_chosen_by_what_lies_there(tmp_path, oxford, write_folder, drawn_sample):
+    assert type(oxford()).__name__ == "OxfordPetSource"
+    url = str(write_folder(tmp_path / "mine", {"a": 1, "b": 1}))
+    assert type(open_source(config(tmp_path, url=url))).__name__ == "ClassFolderSource"
+    assert (
+        type(open_source(config(tmp_path, url=url, kind="folder"))).__name__ == "ClassFolderSource"
+    )
+    for suffix in ("tar.gz", "tgz"):
+        (tmp_path / f"a.{suffix}").write_bytes((tmp_path / "pets/images.tar.gz").read_bytes())
+        source = open_source(config(tmp_path, url=str(tmp_path / f"a.{suffix}")))
+        assert (type(source).__name__, source.name) == ("ClassFolderSource", "a")
+    for suffix in (".csv", ".labels"):
+        (tmp_path / f"a{suffix}").write_text("image,label\n")
+        kind = "auto" if suffix == ".csv" else "table"
+        source = open_source(config(tmp_path, url=str(tmp_path / f"a{suffix}"), kind=kind))
+        assert type(source).__name__ == "TableSource"
+    assert open_source(config(tmp_path, kind="oxford-iiit-pet")).url == AUTHORS_URL
+
+
+def test_a_name_may_be_given(tmp_path, drawn_sample):
+    assert open_source(config(tmp_path, url=str(drawn_sample), name="mine")).name == "mine"
+
+
+@pytest.mark.parametrize("kind", ["auto", "sample"])
+def test_no_url_means_the_sample_drawn_once(tmp_path, drawn_sample, kind):
+    settings = config(tmp_path, kind=kind, sample_photos_per_breed=4)
+    source = open_source(settings)
+    assert source.name == "sample"
+    (archive,) = (tmp_path / "cache").rglob("images.tar.gz")
+    assert archive.read_bytes() == (drawn_sample / "images.tar.gz").read_bytes()
+    written = archive.stat().st_mtime_ns
+    open_source(settings)
+    assert archive.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("kind", ["auto", "folder"])
+def test_no_such_url(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(download, "_MAX_BACKOFF_SECONDS", 0.01)
+    for url in (str(tmp_path / "none"), "nostore://bucket", "http://127.0.0.1:9/pets"):
+        with pytest.raises(PetsError, match=url.rsplit("/", 1)[-1]):
+            open_source(config(tmp_path, url=url, kind=kind))
+
+
+def test_no_such_archive(tmp_path):
+    source = open_source(config(tmp_path, url=str(tmp_path / "none"), kind="oxford-iiit-pet"))
+    with pytest.raises(PetsError, match=r"annotations\.tar\.gz does not exist"):
+        source.catalogue()
+
+
+def test_an_empty_folder_and_one_without_classes(tmp_path, jpeg):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for _ in range(2):
+        with pytest.raises(PetsError, match="holds neither images"):
+            open_source(config(tmp_path, url=str(folder)))
+        (folder / "a.jpg").write_bytes(jpeg())
+
+
+def cut_at_a_header(archive: bytes) -> bytes:
+    """The archive compressed up to the middle of its last header: tarfile alone sees no fault."""
+    tar = gzip.decompress(archive)
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        offset = opened.getmembers()[-1].offset
+    whole = gzip.compress(tar[: offset + 100])
+    return whole[:-8]
+
+
+CUTS = {
+    "nothing": lambda data: b"",
+    "one byte": lambda data: data[:1],
+    "gzip header": lambda data: data[:10],
+    "third": lambda data: data[: len(data) // 3],
+    "half": lambda data: data[: len(data) // 2],
+    "checksum": lambda data: data[:-8],
+    "last byte": lambda data: data[:-1],
+    "padding": lambda data: data[:-20],
+    "at a header": cut_at_a_header,
+    "flipped bits": lambda data: data[: len(data) // 2] + bytes(8) + data[len(data) // 2 + 8 :],
+    "no gzip": lambda data: b"<html>404</html>" * 100,
+}
+
+
+@pytest.mark.parametrize("archive", ["images.tar.gz", "annotations.tar.gz"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_damaged_archive_is_one_plain_error(tmp_path, drawn_sample, archive, cut):
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for name in ("images.tar.gz", "annotations.tar.gz"):
+        data = (drawn_sample / name).read_bytes()
+        (folder / name).write_bytes(CUTS[cut](data) if name == archive else data)
+    with pytest.raises(PetsError, match=rf"{archive} is cut short or damaged.*fetch it again"):
+        ingest(config(tmp_path, url=str(folder)))
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://host/a/photos.tar.gz?X-Signature=secret", "photos"),
+        ("s3://bucket/pets 2024/", "pets-2024"),
+        ("/data/..", "photos"),
+        ("/data/breeds.v2.csv", "breeds.v2"),
+    ],
+)
+def test_a_data_set_is_named_by_its_url_but_not_by_its_secret(url, name):
+    assert sources._name(url) == name

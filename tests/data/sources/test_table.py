@@ -1,0 +1,590 @@
+"""Tables as the source: paths, URLs or bytes with labels, and one plain error for each fault."""
+
+import csv
+import io
+import json
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pets_core import storage
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.dataset import read_table
+from pets_core.data.ingest.commit import ingest
+from pets_core.data.sources import files as files_module
+from pets_core.data.sources.sources import open_source
+from pets_core.errors import PetsError
+from pets_core.storage import download
+
+ROWS = {
+    "image": ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"],
+    "label": ["pug", "pug", "Maine Coon", "Maine Coon"],
+    "split": ["train", "Validation", "test", "TRAINING"],
+}
+OFFICIAL = ["train", "valid", "test", "train"]
+
+
+def config(tmp_path, url, **source) -> PipelineConfig:
+    return PipelineConfig.model_validate(
+        {
+            "store": str(tmp_path / "store"),
+            "cache_dir": str(tmp_path / "cache"),
+            "source": {"url": str(url), **source},
+            "ingest": {"num_workers": 1, "max_quarantined_fraction": 0.5},
+        }
+    )
+
+
+def write(path, columns, metadata=None):
+    """Write a table in the form its suffix names."""
+    path.parent.mkdir(exist_ok=True)
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    if path.suffix.lower() == ".parquet":
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+        return path
+    mark = "\t" if path.suffix.lower() == ".tsv" else ","
+    lines = [table.column_names, *zip(*(c.to_pylist() for c in table.columns), strict=True)]
+    path.write_text("".join(f"{mark.join(line)}\n" for line in lines))
+    return path
+
+
+def classes(source) -> list[tuple[str, str | None]]:
+    return [(photo.label, photo.official) for photo in source.catalogue().photos.values()]
+
+
+@pytest.fixture
+def photos(tmp_path, jpeg) -> dict[str, bytes]:
+    """Four photos below tmp_path/mine, by path."""
+    found = {path: jpeg(number) for number, path in enumerate(ROWS["image"])}
+    for path, data in found.items():
+        storage.write_bytes(str(tmp_path / "mine" / path), data)
+    return found
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Write a table and open it."""
+
+    def open_it(columns, suffix=".parquet", metadata=None, **source):
+        path = write(tmp_path / f"mine/table{suffix}", columns, metadata)
+        return open_source(config(tmp_path, path, **source))
+
+    return open_it
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".TSV", ".parquet"])
+def test_every_form_says_the_same(opened, photos, suffix):
+    source = opened(ROWS, suffix, split_column="split")
+    assert (source.name, source.has_official_split) == ("table", True)
+    catalogue = source.catalogue()
+    assert list(catalogue.classes.items()) == [("Maine Coon", None), ("pug", None)]
+    assert list(catalogue.photos) == ROWS["image"]
+    assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
+    assert dict(zip(ROWS["image"], source.files.read(ROWS["image"]), strict=True)) == photos
+    assert [entry.path for entry in source.files.entries()] == ROWS["image"]
+
+
+def test_columns_are_named_by_settings(opened, photos):
+    other = {"path": ROWS["image"], "breed": ROWS["label"], "image": ["x"] * 4}
+    source = opened(other, ".csv", image_column="path", label_column="breed")
+    assert not source.has_official_split
+    assert classes(source) == [(label, None) for label in ROWS["label"]]
+
+
+def test_labels_stay_as_they_are_written(opened):
+    labels = ["01", "NA", "true", "1e3"]
+    source = opened({"image": ROWS["image"], "label": labels}, ".csv")
+    assert [label for label, _ in classes(source)] == labels
+
+
+def test_numbers_and_categories_are_labels(opened):
+    source = opened({"image": ROWS["image"], "label": [1, 1, 10, 2]})
+    assert list(source.catalogue().classes) == ["1", "10", "2"]
+    categories = pa.array(ROWS["label"]).dictionary_encode()
+    source = opened({"image": pa.array(ROWS["image"]).dictionary_encode(), "label": categories})
+    assert list(source.catalogue().photos) == ROWS["image"]
+    assert [label for label, _ in classes(source)] == ROWS["label"]
+
+
+def test_paths_may_be_absolute_urls_and_long_strings(tmp_path, opened, photos):
+    storage.write_bytes(f"memory://{tmp_path.name}/c.jpg", b"in memory")
+    paths = ["a/1.jpg", str(tmp_path / "mine/b/1.jpg"), f"memory://{tmp_path.name}/c.jpg"]
+    for kind in (pa.string(), pa.large_string()):
+        source = opened({"image": pa.array(paths, kind), "label": ["x", "y", "z"]})
+        assert list(source.catalogue().photos) == paths
+        assert list(source.files.read(paths)) == [
+            photos["a/1.jpg"],
+            photos["b/1.jpg"],
+            b"in memory",
+        ]
+
+
+def test_table_and_photos_over_http(tmp_path, photos, monkeypatch, serve):
+    """Relative to the table's own URL, or at URLs of their own."""
+    monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
+    site = serve(SimpleHTTPRequestHandler, directory=tmp_path / "mine")
+    paths = ["a/1.jpg", f"{site}/b/1.jpg", "a/none.jpg"]
+    write(tmp_path / "mine/table.csv", {"image": paths, "label": ["x", "y", "z"]})
+    source = open_source(config(tmp_path, f"{site}/table.csv"))
+    entries = {entry.path: entry for entry in source.files.entries()}
+    assert [entries[path].refusal for path in paths] == ["", "", "missing"]
+    assert [entries[path].size for path in paths[:2]] == [len(photos["a/1.jpg"]),
+                                                         len(photos["b/1.jpg"])]  # fmt: skip
+    assert list(source.files.read(paths[:2])) == [photos["a/1.jpg"], photos["b/1.jpg"]]
+
+
+IMAGE_TYPES = {
+    "binary": pa.binary(),
+    "large_binary": pa.large_binary(),
+    "hugging face": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGE_TYPES)
+def test_a_table_may_hold_the_photos(tmp_path, opened, photos, kind):
+    data = list(photos.values())
+    values = [{"bytes": d, "path": "x.jpg"} if kind == "hugging face" else d for d in data]
+    image = pa.array(values, IMAGE_TYPES[kind])
+    source = opened({"pixels": image, "label": ROWS["label"], "split": ROWS["split"]},
+                    image_column="pixels", split_column="split")  # fmt: skip
+    ids = [sha256(d).hexdigest() for d in data]
+    assert list(source.catalogue().photos) == ids
+    assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
+    assert list(source.files.read(ids[::-1])) == data[::-1]
+    assert [(e.path, e.mark, e.size) for e in source.files.entries()] == [
+        (i, f"sha256:{i}", len(d)) for i, d in zip(ids, data, strict=True)
+    ]
+    packed = [p.suffix for p in (tmp_path / "cache").rglob("*") if p.suffix != ".lock"]
+    assert sorted(packed) == ["", ".data", ".parquet"]
+
+
+@pytest.mark.parametrize("label", ["label", "breed"])
+def test_hugging_face_names_its_classes(opened, label):
+    names = ["Birman", "Maine Coon", "pug"]
+    features = {label: {"_type": "ClassLabel", "names": names}, "image": {"_type": "Image"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    columns = {"image": ROWS["image"], label: [2, 2, 0, 1]}
+    source = opened(columns, metadata=metadata, label_column=label)
+    assert [name for name, _ in classes(source)] == ["pug", "pug", "Birman", "Maine Coon"]
+
+
+@pytest.mark.parametrize("value", [-1, 3, None])
+def test_a_label_that_hugging_face_does_not_name_is_none(opened, value):
+    features = {"label": {"_type": "ClassLabel", "names": ["a", "b", "c"]}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    source = opened({"image": ["1", "2"], "label": [0, value]}, metadata=metadata)
+    with pytest.raises(PetsError, match="row 2 has no label"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_missing_columns_are_named_all_at_once(opened, suffix):
+    with pytest.raises(PetsError) as caught:
+        opened({"imge": ["1"], "breed": ["x"]}, suffix, split_column="fold")
+    first, second, third = str(caught.value).splitlines()
+    assert "source.image_column = image: " in first
+    assert first.endswith("no such column, only imge, breed. Did you mean imge?")
+    assert "source.label_column = label: " in second
+    assert "source.split_column = fold: " in third
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_column_that_is_there_twice_is_refused(opened, suffix):
+    twice = pa.table([["1"], ["x"], ["y"]], ["image", "label", "label"])
+    with pytest.raises(PetsError, match=r"source\.label_column = label: .* has 2 such columns"):
+        opened(twice, suffix)
+
+
+@pytest.mark.parametrize(
+    "image", [pa.array([1]), pa.array([["x"]]), pa.array([{"path": "x"}]), pa.array([None])]
+)
+def test_an_image_column_of_another_type_is_refused(opened, image):
+    with pytest.raises(PetsError, match=r"image_column = image.*expected text \(paths"):
+        opened({"image": image, "label": ["x"]})
+
+
+@pytest.mark.parametrize(("suffix", "nothing"), [(".csv", ""), (".parquet", None)])
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_row_without_image_or_label_is_named(opened, suffix, nothing, column):
+    columns = {"image": ["1", "2", "3"], "label": ["x", "y", "z"]}
+    columns[column] = [columns[column][0], nothing, columns[column][2]]
+    with pytest.raises(PetsError, match=f"row 2 has no {column}"):
+        opened(columns, suffix).catalogue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_unknown_split_is_named(opened, suffix):
+    columns = ROWS | {"split": ["train", "test", "held out", "train"]}
+    source = opened(columns, suffix, split_column="split")
+    with pytest.raises(PetsError, match="row 3 has split = 'held out', expected train, valid"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize("column", ["label", "split"])
+def test_rows_that_contradict_each_other_are_refused(opened, column):
+    columns = {name: values[:3] + values[:1] for name, values in ROWS.items()}
+    assert len(opened(columns, split_column="split").catalogue().photos) == 3
+    columns[column][3] = {"label": "Birman", "split": "test"}[column]
+    with pytest.raises(PetsError, match=r"row 4 has .* for a/1\.jpg, an earlier row 'pug'"):
+        opened(columns, split_column="split").catalogue()
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n\0\xff" * 50, "has no such column"),
+     (b"image,label\na.jpg,x\nb.jpg\n", "line 3 has 1 column")],
+)  # fmt: skip
+def test_what_is_no_csv_is_refused(tmp_path, content, fault):
+    (tmp_path / "mine.csv").write_bytes(content)
+    with pytest.raises(PetsError, match=rf"mine\.csv.* {fault}"):
+        open_source(config(tmp_path, tmp_path / "mine.csv"))
+
+
+@pytest.mark.parametrize("content", [b"", b"image,label\n", b"PAR1" * 100])
+def test_what_is_no_parquet_is_refused(tmp_path, content):
+    (tmp_path / "mine.parquet").write_bytes(content)
+    with pytest.raises(PetsError, match=r"mine\.parquet is no Parquet file"):
+        open_source(config(tmp_path, tmp_path / "mine.parquet"))
+
+
+@pytest.mark.parametrize("holds", ["paths", "photos"])
+def test_a_parquet_damaged_inside_is_refused(tmp_path, photos, holds):
+    image = ROWS["image"] if holds == "paths" else list(photos.values())
+    path = write(tmp_path / "mine/table.parquet", {"image": image, "label": ROWS["label"]})
+    data = bytearray(path.read_bytes())
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    data[4:-footer] = bytes(len(data) - footer - 4)
+    path.write_bytes(data)
+    with pytest.raises(PetsError, match=r"table\.parquet is damaged"):
+        open_source(config(tmp_path, path)).catalogue()
+
+
+def test_a_checksum_of_the_table_is_compared(tmp_path, opened, photos):
+    with pytest.raises(PetsError, match=r"table\.csv: its md5 is"):
+        opened(ROWS, ".csv", checksums={"table.csv": "md5:00"})
+
+
+def labelled(paths) -> dict[str, list[str]]:
+    return {"image": list(paths), "label": [path.split("/")[0] for path in paths]}
+
+
+def test_a_listed_file_that_is_missing_is_quarantined(tmp_path, write_folder):
+    write_folder(tmp_path / "mine", {"a": 4, "b": 4})
+    paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
+    (tmp_path / "mine/b/folder.jpg").mkdir()
+    path = write(tmp_path / "mine/t.csv", labelled([*paths, "a/none.jpg", "b/folder.jpg"]))
+    manifest = ingest(config(tmp_path, path))
+    assert manifest.num_rows == 8
+    left_out = read_table(storage.join(manifest.url, "quarantine.parquet")).to_pylist()
+    assert [(row["id"], row["reason"]) for row in left_out] == [
+        ("a/none.jpg", "missing"), ("b/folder.jpg", "special_file"),
+    ]  # fmt: skip
+
+
+def test_bytes_that_are_no_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
+    """Rows without bytes are not one photo with several labels."""
+    good = [jpeg(n) for n in range(8)]
+    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", max(map(len, good)))
+    image = [*good, b"a text", None, b"", b"x" * (1 + max(map(len, good)))]
+    columns = {"image": pa.array(image, pa.binary()), "label": [*"aaaabbbb", *"abab"]}
+    columns["split"] = ["train", "valid"] * 6
+    path = write(tmp_path / "mine/t.parquet", columns)
+    manifest = ingest(config(tmp_path, path, split_column="split"))
+    assert manifest.num_rows == 8
+    assert manifest.quarantine_reasons == {"empty": 2, "not_a_photo": 1, "too_large": 1}
+
+
+def test_our_own_shards_are_a_source(tmp_path, write_folder):
+    """What this project writes it can read, as others can."""
+    url = write_folder(tmp_path / "photos", {"a": 5, "b": 5})
+    first = ingest(config(tmp_path, url))
+    shards = [shard for info in first.splits.values() for shard in info.shards]
+    tables = [pq.read_table(io.BytesIO(storage.read_bytes(first.shard_url(s)))) for s in shards]
+    joined = pa.concat_tables(tables)
+    path = write(tmp_path / "mine/t.parquet", joined, joined.schema.metadata)
+    second = ingest(config(tmp_path, path, split_column="split"))
+    assert [info.name for info in second.classes] == ["a", "b"]
+    assert {s: i.class_counts for s, i in second.splits.items()} == {
+        s: i.class_counts for s, i in first.splits.items()
+    }
+
+
+def test_the_same_photo_in_two_rows_is_a_duplicate_and_no_fault(tmp_path, jpeg):
+    photos = [jpeg(n) for n in range(8)]
+    columns = {
+        "image": pa.array([*photos, photos[0]], pa.binary()),
+        "label": [*"abababab", "a"],
+        "split": [*["train"] * 6, "valid", "valid", "test"],
+    }
+    path = write(tmp_path / "mine/t.parquet", columns)
+    manifest = ingest(config(tmp_path, path, split_column="split"))
+    assert manifest.num_rows == 9
+    assert manifest.duplicates["leaking"] == manifest.duplicates["exact"] == 1
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../a.jpg", "file:///etc/hostname"])
+def test_a_table_from_elsewhere_reaches_no_local_file(tmp_path, path):
+    url = f"memory://{tmp_path.name}/mine/t.csv"
+    storage.write_bytes(url, f"image,label\n{path},a\n".encode())
+    with pytest.raises(PetsError, match="a remote table may name URLs"):
+        open_source(config(tmp_path, url)).files.entries()
+
+
+LABELS = {"image": ROWS["image"], "label": ["Kätzchen", "Kätzchen", "pug", "pug, old"]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiter_and_encoding_are_found(tmp_path, encoding, delimiter):
+    """As spreadsheets write them: a cell that holds the delimiter is quoted."""
+    text = io.StringIO()
+    rows = zip(*LABELS.values(), strict=True)
+    csv.writer(text, delimiter=delimiter).writerows([LABELS, *rows])
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.getvalue().encode(encoding))
+    source = open_source(config(tmp_path, path))
+    assert [label for label, _ in classes(source)] == LABELS["label"]
+
+
+def test_delimiter_and_encoding_may_be_set(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("image:label\n1.jpg:pug\n2.jpg:k\xe4tz\n".encode("latin-1"))
+    source = open_source(config(tmp_path, path, delimiter=":", encoding="latin-1"))
+    assert [label for label, _ in classes(source)] == ["pug", "kätz"]
+    with pytest.raises(PetsError, match=r"delimiter ',', .*see source\.delimiter .*no such column"):
+        open_source(config(tmp_path, path, delimiter=","))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_blanks_around_labels_and_splits_are_trimmed(opened, suffix):
+    columns = {"image": ROWS["image"], "label": [" pug", "pug ", "\tcat\t", "cat"],
+               "split": [" train", "Test ", "train", "test"]}  # fmt: skip
+    source = opened(columns, suffix, split_column="split")
+    assert classes(source) == [("pug", "train"), ("pug", "test"), ("cat", "train"), ("cat", "test")]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), "", "  ", "NaN"])
+def test_rows_without_a_label_are_listed_whatever_stands_there(opened, nothing):
+    labels = [nothing, 1.0, nothing, 2.0] if nothing != nothing else [nothing, "a", nothing, "b"]
+    source = opened({"image": ROWS["image"], "label": labels})
+    with pytest.raises(PetsError, match=r"2 rows \(1, 3\) have no label: fill it in, or remove"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_whole_floats_are_whole_numbers(opened, suffix):
+    labels = [0.0, 1.0, 10.0, 1.0]
+    columns = {"image": ROWS["image"], "label": map(str, labels) if suffix == ".csv" else labels}
+    columns["label"] = list(columns["label"])
+    source = opened(columns, suffix)
+    assert [label for label, _ in classes(source)] == ["0", "1", "10", "1"]
+    columns["label"] = ["1.0", "1.5", "01", "v1.0"]
+    assert [label for label, _ in classes(opened(columns))] == columns["label"]
+
+
+def test_whole_floats_among_others_are_whole_numbers_too(opened):
+    source = opened({"image": ["1", "2"], "label": [1.0, 1.5]})
+    assert [label for label, _ in classes(source)] == ["1", "1.5"]
+
+
+def test_lists_are_no_classes(opened):
+    with pytest.raises(PetsError, match=r"label_column = label: .*lists .*source\.targets = tags"):
+        opened({"image": ["1"], "label": [["a"]]}).catalogue()
+
+
+def test_bytes_are_text(opened):
+    assert classes(opened({"image": ["1"], "label": [b"pug"]})) == [("pug", None)]
+
+
+def test_ids_become_paths_by_folder_and_suffix(tmp_path, photos, opened):
+    columns = {"image": ["1", "2"], "label": ["x", "y"]}
+    source = opened(columns, ".csv", image_folder="a", image_suffix=".jpg")
+    assert list(source.catalogue().photos) == ["a/1.jpg", "a/2.jpg"]
+    assert list(source.files.read(["a/2.jpg"])) == [photos["a/2.jpg"]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "near"), [(["1", "2"] * 3, "a/1.jpg"), (["wrong/1.jpg"] * 6, "a/1.jpg"),
+                      (["none"] * 6, None)]
+)  # fmt: skip
+def test_where_all_are_missing_the_nearest_name_is_shown(tmp_path, photos, ids, near):
+    columns = {"image": [f"{i}" for i in ids], "label": [f"label {i}" for i in ids]}
+    path = write(tmp_path / "mine/table.csv", columns)
+    with pytest.raises(PetsError) as caught:
+        ingest(config(tmp_path, path))
+    text = str(caught.value)
+    num = len(set(ids))
+    assert f"{num} of {num} photos are missing, the first {min(ids)}" in text
+    assert f"looked for at {tmp_path}/mine/{min(ids)}" in text
+    assert (f"Did you mean {near}? Set source.image_folder" in text) == (near is not None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_one_hot_columns_are_tags(opened, suffix):
+    columns = {"image": ROWS["image"], "cat": ["1", "0", "", "-1"], "sofa": ["0", "1", "1.0", "0"]}
+    source = opened(columns, suffix, targets="tags", tag_columns=["sofa", "cat"])
+    catalogue = source.catalogue()
+    assert list(catalogue.classes) == ["sofa", "cat"]
+    assert [photo.tags for photo in catalogue.photos.values()] == [
+        ("cat",),
+        ("sofa",),
+        ("sofa",),
+        (),
+    ]
+    assert catalogue.warnings == ()
+
+
+def test_one_hot_cells_of_numbers_and_truth(opened):
+    columns = {"image": ROWS["image"], "a": [1, 0, None, -1], "b": [True, False, None, True],
+               "c": [1.0, 0.0, float("nan"), -1.0]}  # fmt: skip
+    source = opened(columns, targets="tags", tag_columns=["a", "b", "c"])
+    tags = [photo.tags for photo in source.catalogue().photos.values()]
+    assert tags == [("a", "b", "c"), (), (), ("b",)]
+    with pytest.raises(PetsError, match=r"row 2 has a = 2, expected 1, 0, -1 or nothing"):
+        opened({**columns, "a": [1, 2, 0, 0]}, targets="tags", tag_columns=["a"]).catalogue()
+
+
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [(["['cat', 'sofa']", "['cat']"], True), (["cat;sofa", "cat"], True), (["cat|dog", "x"], True),
+     (["cat,sofa", "dog"], True), (["cat + sofa"], True), (["cat/sofa"], True),
+     (["cat:0.9"], True), (["cat sofa", "dog"], False), (["maine-coon"], False)],
+)  # fmt: skip
+def test_tags_that_hold_a_separator_are_reported(opened, labels, warned):
+    columns = {"image": ROWS["image"][: len(labels)], "label": labels}
+    warnings = opened(columns, ".parquet", targets="tags").catalogue().warnings
+    assert len(warnings) == warned
+    assert all("source.tag_separator = spaces" in warning for warning in warnings)
+
+
+def test_odd_names_in_a_table_are_names(tmp_path, opened, jpeg):
+    names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
+    for number, name in enumerate(names):
+        storage.write_bytes(str(tmp_path / "mine" / name), jpeg(number))
+    source = opened({"image": names, "label": list("abcde")}, ".csv")
+    assert [entry.refusal for entry in source.files.entries()] == [""] * 5
+    assert list(source.files.read(names)) == [jpeg(number) for number in range(5)]
+
+
+def test_file_urls_are_unquoted(tmp_path, opened, jpeg):
+    storage.write_bytes(str(tmp_path / "my photos/50%.jpg"), jpeg(1))
+    url = f"file://{tmp_path}/my%20photos/50%25.jpg"
+    source = opened({"image": [url], "label": ["a"]})
+    assert list(source.files.read([url])) == [jpeg(1)]
+    table = write(tmp_path / "my tables/t.csv", {"image": ["x.jpg"], "label": ["a"]})
+    assert (
+        open_source(config(tmp_path, f"file://{table.parent.parent}/my%20tables/t.csv")).name == "t"
+    )
+
+
+def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
+    write_folder(tmp_path / "mine", {"a": 20, "b": 20})
+    paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(20)]
+    columns = labelled(paths) | {"animal": [path.split(".")[0][:-1] for path in paths]}
+    path = write(tmp_path / "mine/t.csv", columns)
+    manifest = ingest(config(tmp_path, path, group_column="animal", valid_fraction=0.3))
+    rows = read_table(storage.join(manifest.url, "photos.parquet"), ["id", "split"]).to_pylist()
+    sides = {(row["id"].split(".")[0][:-1], row["split"]) for row in rows}
+    assert len(sides) == len({group for group, _ in sides})
+    assert {split for _, split in sides} == {"train", "valid"}
+    columns["animal"][2] = " "
+    source = open_source(config(tmp_path, write(path, columns), group_column="animal"))
+    with pytest.raises(PetsError, match=r"row 3 has no animal \(source\.group_column\)"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train-00000-of-00002", "train-00001-of-00002"), {"train", "valid"}),
+        (("train-00000-of-00001", "test-00000-of-00001"), {"train", "valid", "test"}),
+        (("train", "validation"), {"train", "valid"}),
+        (("train/0000", "test/0000"), {"train", "valid", "test"}),
+        (("0000", "0001"), {"train", "valid"}),
+    ],
+)
+@pytest.mark.parametrize("folder", ["mine", "mine/data"])
+def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, folder):
+    for place, name in enumerate(names):
+        image = pa.array([jpeg(20 * place + n) for n in range(20)], pa.binary())
+        (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        labels = [n % 2 for n in range(20)]
+        write(tmp_path / folder / f"{name}.parquet", {"image": image, "label": labels})
+    (tmp_path / "mine/README.md").write_text("about")
+    manifest = ingest(config(tmp_path, tmp_path / "mine"))
+    assert set(manifest.splits) == splits
+    assert (manifest.num_rows, manifest.class_names) == (40, ("0", "1"))
+    if "test" in splits or names[1] == "validation":
+        held = {"test", "valid"} & {"test" if "test" in splits else "valid"}
+        assert sum(manifest.splits[split].num_rows for split in held) == 20
+
+
+@pytest.mark.parametrize("missing", ["<NA>", "#N/A", "nan"])
+def test_what_programs_write_for_no_label_is_none(opened, missing):
+    source = opened({"image": ["1", "2"], "label": ["a", missing]}, ".csv")
+    with pytest.raises(PetsError, match="row 2 has no label"):
+        source.catalogue()
+
+
+@pytest.mark.parametrize(
+    "label", [pa.array([["cat"]], pa.large_list(pa.string())), pa.array([{"name": "cat"}])]
+)
+def test_no_nested_value_is_a_class(opened, label):
+    with pytest.raises(PetsError, match=r"lists or structs there: set source\.targets = tags"):
+        opened({"image": ["1"], "label": label}).catalogue()
+
+
+def test_a_path_written_in_two_ways_is_one_photo(opened):
+    source = opened({"image": ["a/1.jpg", "./a//1.jpg"], "label": ["x", "y"]}, ".csv")
+    with pytest.raises(PetsError, match=r"row 2 has 'y' .* for a/1\.jpg, an earlier row 'x'"):
+        source.catalogue()
+
+
+def test_a_table_read_as_cp1252_says_so(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("image,label\n1.jpg,k\xe4tz\n".encode("cp1252"))
+    (warning,) = open_source(config(tmp_path, path)).catalogue().warnings
+    assert "was read as cp1252" in warning
+    assert open_source(config(tmp_path, path, encoding="cp1252")).catalogue().warnings == ()
+
+
+@pytest.mark.parametrize("about", [b"null", b"[]", b"no JSON", b'{"info": {"features": null}}'])
+def test_other_metadata_than_hugging_faces_are_passed_over(opened, about):
+    source = opened({"image": ["1"], "label": ["a"]}, metadata={"huggingface": about})
+    assert classes(source) == [("a", None)]
+
+
+def shards(tmp_path, jpeg, labels, metadata=None):
+    """A folder of one shard for each name."""
+    for place, (name, values) in enumerate(labels.items()):
+        image = pa.array([jpeg(20 * place + n) for n in range(len(values))], pa.binary())
+        columns = pa.table({"image": image, "label": values})
+        about = {"huggingface": json.dumps(metadata[name])} if metadata else None
+        write(tmp_path / f"mine/{name}.parquet", columns, about)
+    return tmp_path / "mine"
+
+
+def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path, jpeg):
+    metadata = {
+        name: {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+        for name, names in {"train": ["cat", "dog"], "test": ["dog", "cat"]}.items()
+    }
+    folder = shards(tmp_path, jpeg, {"train": [0, 1] * 5, "test": [0, 1] * 5}, metadata)
+    with pytest.raises(PetsError, match="shards give the classes of label different names"):
+        open_source(config(tmp_path, folder)).catalogue()
+
+
+def test_shards_of_other_types_are_refused(tmp_path, jpeg):
+    folder = shards(tmp_path, jpeg, {"train": ["a", "b"] * 5, "test": [0, 1] * 5})
+    with pytest.raises(PetsError, match="shards have columns of different types"):
+        open_source(config(tmp_path, folder)).catalogue()
+
+
+def test_a_shard_that_names_no_split_is_left_out_of_a_split(tmp_path, jpeg):
+    folder = shards(tmp_path, jpeg, dict.fromkeys(("train-0", "test-0", "extra"), [0, 1] * 5))
+    manifest = ingest(config(tmp_path, folder))
+    assert manifest.splits["test"].num_rows == 10
+    assert manifest.quarantine_reasons == {"in_no_list": 10}

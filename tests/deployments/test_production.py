@@ -1,0 +1,389 @@
+"""Deployments on PostgreSQL behind a password, with workers, machines and a server that die."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import processes
+import pytest
+import yaml
+from pools import ENDLESS, Pools, small, worker
+from postgres import PASSWORD, dump
+from prefect_server import Server
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+
+FILES = Path(__file__).parents[2] / "deployments"
+AUTH = "admin:pets-secret-of-the-server"
+STORE_SECRET = "pets-secret-of-the-store"
+SILENCE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory, drawn_sample, postgres) -> Iterator[SimpleNamespace]:
+    """The server of compose.yaml, on this machine: PostgreSQL, a password, CSRF protection."""
+    folder = tmp_path_factory.mktemp("production")
+    service = yaml.safe_load((FILES / "docker/compose.yaml").read_text())["services"]["server"]
+    settings = {k: v for k, v in service["environment"].items() if "${" not in v}
+    assert settings["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    server = Server(folder)
+    server.environment |= settings | {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.database(),
+        "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_API_AUTH_STRING": AUTH,
+        "PETS_STORE": str(folder / "store"),
+        "PETS_SOURCE__URL": str(drawn_sample),
+        "AWS_SECRET_ACCESS_KEY": STORE_SECRET,
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    with contextlib.ExitStack() as running:
+        process = running.enter_context(server.started())
+        _deploy(server, folder)
+        yield SimpleNamespace(server=server, process=process, folder=folder, running=running)
+
+
+def _deploy(server: Server, folder: Path) -> None:
+    """This very project's files; only that a dead machine is found sooner."""
+    (folder / "deployments").mkdir()
+    for file in FILES.glob("*.yaml"):
+        text = file.read_text()
+        if file.name == "automations.yaml":
+            text, found = re.subn(r"within: 300\b", f"within: {SILENCE_SECONDS}", text)
+            assert found == 1
+        (folder / "deployments" / file.name).write_text(text)
+    words = ("deploy", str(folder / "deployments/prefect.yaml"), "--without-gpus")
+    server.run("-m", "pets", *words)
+
+
+@pytest.fixture
+def settings(small_config) -> dict:
+    """Of a run that trains until it is ended."""
+    return small(small_config, train=ENDLESS)
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return tmp_path / "store"
+
+
+def checkpoints(store: Path, run_id: str) -> list[Path]:
+    return sorted((store / "runs" / run_id).glob("checkpoints/*/checkpoint.json"))
+
+
+def cancel(server: Server, run_id: str) -> None:
+    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+
+
+def kill_all(process: subprocess.Popen) -> list[int]:
+    """SIGKILL a process and everything below it at once, as a machine that loses its power."""
+    pids = [process.pid, *processes.below(process.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    return pids
+
+
+@pytest.mark.nightly
+def test_a_scheduled_run_trains_and_another_of_its_deployment_waits(
+    production, small_config, settings, store
+) -> None:
+    server = production.server
+    retrain = server.ask("deployments/name/pets-pipeline/retrain")
+    every_minute = {
+        "schedule": {"cron": "* * * * *", "timezone": "Etc/UTC"},
+        "active": True,
+        "parameters": {"config": settings},
+        "slug": "every-minute",
+    }
+    with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
+        pools = Pools(server, {"cpu": cpu, "gpu": gpu})
+        (schedule,) = server.ask(f"deployments/{retrain['id']}/schedules", [every_minute])
+        wanted = {"deployments": {"id": {"any_": [retrain["id"]]}}}
+
+        def of_deployment(*names: str) -> list[dict]:
+            state = {"flow_runs": {"state": {"name": {"any_": list(names)}}}}
+            return server.ask("flow_runs/filter", wanted | state)
+
+        (first,) = server.wait_for(partial(of_deployment, "Running"), 120)
+        assert first["auto_scheduled"]
+        server.wait_for(lambda: checkpoints(store, first["id"]), 300)
+        waiting = server.wait_for(partial(of_deployment, "AwaitingConcurrencySlot"), 120)
+        assert [run["id"] for run in of_deployment("Running")] == [first["id"]]
+        assert len(pools.launchers("gpu")) == 1
+        path = f"deployments/{retrain['id']}/schedules/{schedule['id']}"
+        server.ask(path, {"active": False}, method="PATCH")
+        cancel(server, first["id"])
+        assert server.wait_for(partial(pools.ended, first["id"]), 90)["state_type"] == "CANCELLED"
+        for run in (*waiting, *of_deployment("AwaitingConcurrencySlot", "Running", "Scheduled")):
+            cancel(server, run["id"])
+        server.wait_for(lambda: not of_deployment("Running", "Pending", "Cancelling"), 120)
+        # By hand, to its good end.
+        run_id = pools.trigger("pets-pipeline/retrain", small(small_config))
+        run = server.wait_for(partial(pools.ended, run_id), 300)
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        keys = {a["key"] for a in server.ask("artifacts/filter", {}) if a["key"]}
+        assert {"run-summary", "confusion-matrix", "training-curves"} <= keys
+
+
+@pytest.mark.slow
+def test_a_machine_that_dies_in_training_is_replaced_by_another(
+    production, small_config, store
+) -> None:
+    server = production.server
+    train = {"batch_size": 8, "epochs": 40, "base_lr": 1e-2, "mixed_precision": "no",
+             "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
+    with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
+        pools = Pools(server, {"cpu": cpu, "gpu": gpu})
+        run_id = pools.trigger("pets-train/by-hand", small(small_config, train=train))
+        server.wait_for(lambda: len(checkpoints(store, run_id)) > 1, 180)
+        killed = [*kill_all(gpu), *kill_all(cpu)]
+        assert not (store / "runs" / run_id / "model/model.json").exists(), "else it was over"
+        (stage,) = pools.stages(run_id)
+        assert stage["state_type"] == pools.run(run_id)["state_type"] == "RUNNING", "nobody told"
+        with worker(server, "cpu"), worker(server, "gpu"):
+            # On the way it is Crashed for a moment.
+            server.wait_for(lambda: pools.run(run_id)["state_type"] == "COMPLETED", 420)
+    run = pools.run(run_id)
+    assert run["run_count"] == 2
+    first, second = pools.stages(run_id)
+    assert (first["state_type"], second["state_type"]) == ("CRASHED", "COMPLETED")
+    logs = server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [second["id"]]}}})
+    assert any("training goes on from" in log["message"] for log in logs)
+    assert processes.gone(killed)
+
+
+@pytest.mark.nightly
+def test_a_late_heartbeat_crashes_no_run_that_is_over(production, small_config) -> None:
+    server = production.server
+    with worker(server, "cpu") as cpu:
+        pools = Pools(server, {"cpu": cpu})
+        config = small_config.model_dump(mode="json", exclude_defaults=True)
+        run_id = pools.trigger("pets-ingest/nightly", config)
+        run = server.wait_for(partial(pools.ended, run_id), 120)
+        assert run["state_type"] == "COMPLETED"
+        beat = {"event": "prefect.flow-run.heartbeat"}
+        found = server.wait_for(partial(events, server, run_id, beat["event"]), 30)[0]
+        late = {key: found[key] for key in ("event", "resource", "related", "payload")}
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        server.ask(
+            "events", [late | {"occurred": now, "id": "00000000-0000-4000-8000-000000000001"}]
+        )
+
+        def tried() -> list[dict]:
+            acted = events(server, None, "prefect.automation.action.*")
+            return [e for e in acted if run_id in json.dumps(e)]
+
+        server.wait_for(tried, SILENCE_SECONDS + 90)
+        assert pools.run(run_id)["state_type"] == "COMPLETED"
+        assert pools.run(run_id)["run_count"] == 1
+
+
+def events(server: Server, run_id: str | None, name: str) -> list[dict]:
+    """The newest events of a name."""
+    prefix = {"prefix": [name[:-1]]} if name.endswith("*") else {"name": [name]}
+    wanted = {"event": prefix}
+    if run_id:
+        wanted["resource"] = {"id": [f"prefect.flow-run.{run_id}"]}
+    return server.ask("events/filter", {"filter": wanted, "limit": 50})["events"]
+
+
+@pytest.mark.nightly
+def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
+    production, settings, store
+) -> None:
+    server = production.server
+    with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
+        pools = Pools(server, {"cpu": cpu, "gpu": gpu})
+        run_id = pools.trigger("pets-train/by-hand", settings)
+        server.wait_for(lambda: checkpoints(store, run_id), 180)
+        (stage,) = pools.stages(run_id)
+        # An ingest of an earlier test has started a training of its own, by its event.
+        below = [*processes.below(cpu.pid), *processes.below(gpu.pid)]
+        engines = [pid for pid in below if processes.flow_run(pid) in (run_id, stage["id"])]
+        orphans = {pid for engine in engines for pid in (engine, *processes.below(engine))}
+        assert len(orphans) >= 4, "two flow processes, a fork server and a rank"
+        for process in (cpu, gpu):
+            process.kill()
+            process.wait()
+    done = len(checkpoints(store, run_id)) and checkpoints(store, run_id)[-1]
+    server.wait_for(lambda: checkpoints(store, run_id)[-1] != done, 60)
+    assert pools.run(run_id)["state_type"] == "RUNNING"
+    cancel(server, run_id)
+    ended = server.wait_for(partial(pools.ended, run_id), 150)
+    assert ended["state_type"] == "CANCELLED"
+    assert server.wait_for(partial(pools.ended, stage["id"]), 150)["state_type"] == "CANCELLED"
+    gone = processes.gone([*orphans], 60)
+    assert gone, [processes.arguments(pid) for pid in orphans]
+
+
+def two_stages(pools: Pools, run_id: str) -> list[dict]:
+    found = pools.stages(run_id)
+    return found if len(found) == 2 else []
+
+
+@pytest.mark.nightly
+def test_a_process_that_was_taken_for_dead_leaves_the_run_to_its_successor(
+    production, settings, store
+) -> None:
+    server = production.server
+    with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
+        pools = Pools(server, {"cpu": cpu, "gpu": gpu})
+        run_id = pools.trigger("pets-train/by-hand", settings)
+        server.wait_for(lambda: checkpoints(store, run_id), 180)
+        # An ingest of an earlier test may have started a training of its own, by its event.
+        (stage,) = pools.stages(run_id)
+        (launcher,) = pools.launchers("gpu", stage["id"])
+        state = {"type": "CRASHED", "message": "so it seemed"}
+        server.ask(f"flow_runs/{stage['id']}/set_state", {"state": state, "force": True})
+        assert processes.gone([launcher], 60)
+        _, again = server.wait_for(partial(two_stages, pools, run_id), 120)
+        (successor,) = server.wait_for(partial(pools.launchers, "gpu", again["id"]), 120)
+        assert pools.run(stage["id"])["state_type"] == "CRASHED", "its last word changed nothing"
+        cancel(server, run_id)
+        server.wait_for(partial(pools.ended, run_id), 90)
+        assert processes.gone([successor])
+
+
+@pytest.mark.nightly
+def test_a_server_that_is_killed_and_comes_back_loses_no_run(
+    production, small_config, store
+) -> None:
+    server = production.server
+    train = {"batch_size": 32, "epochs": 150, "base_lr": 1e-2, "mixed_precision": "no"}
+    with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
+        pools = Pools(server, {"cpu": cpu, "gpu": gpu})
+        run_id = pools.trigger("pets-pipeline/retrain", small(small_config, train=train))
+        server.wait_for(lambda: checkpoints(store, run_id), 180)
+        production.process.kill()
+        production.process.wait()
+        done = checkpoints(store, run_id)[-1]
+        # Training goes on without the server, which is away for a while, whether or not it is over.
+        server.wait_for(lambda: checkpoints(store, run_id)[-1] != done, 60)
+        time.sleep(10)
+        production.process = production.running.enter_context(server.started())
+        run = server.wait_for(partial(pools.ended, run_id), 300)
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        assert run["run_count"] == 1
+        names = [stage["name"].split()[0] for stage in pools.stages(run_id)]
+        assert names == ["lr-find", "train", "predict"], "none asked for twice"
+        # The slot of the deployment's one run is free again.
+        again = pools.trigger("pets-pipeline/retrain", small(small_config))
+        server.wait_for(lambda: pools.run(again)["state_type"] == "RUNNING", 420)
+        cancel(server, again)
+        server.wait_for(partial(pools.ended, again), 90)
+
+
+NOTIFIER = """
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+CustomWebhookNotificationBlock(
+    name="ops", url={url!r}, json_data={{"text": "{{{{subject}}}} | {{{{body}}}}"}}
+).save("ops", overwrite=True)
+"""
+
+
+@pytest.mark.slow
+def test_people_are_told_of_a_run_that_failed(production, small_config, tmp_path) -> None:
+    server = production.server
+    told: list[str] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+    with listening(Hook) as url:
+        server.run("-c", NOTIFIER.format(url=url))
+        file = str(production.folder / "deployments/prefect.yaml")
+        server.run("-m", "pets", "deploy", file, "--notify", "custom-webhook/ops")
+        config = small_config.model_dump(mode="json", exclude_defaults=True)
+        config["source"] = {"url": str(tmp_path / "none")}
+        with worker(server, "cpu") as cpu:
+            pools = Pools(server, {"cpu": cpu})
+            run_id = pools.trigger("pets-ingest/nightly", config)
+            run = server.wait_for(partial(pools.ended, run_id), 120)
+            assert run["state_type"] == "FAILED"
+            (text,) = server.wait_for(lambda: told, 60)
+    assert f"pets-ingest {run['name']}: Failed" in text
+    assert "no such folder, archive or table" in text
+    assert "Runbook" in text
+    assert run_id in text, "a link to its page"
+
+
+@contextlib.contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}/"
+        finally:
+            http.shutdown()
+
+
+@pytest.mark.slow
+def test_nothing_secret_is_told_or_kept(production, small_config, store) -> None:
+    server = production.server
+    with worker(server, "cpu") as cpu:
+        pools = Pools(server, {"cpu": cpu})
+        config = small_config.model_dump(mode="json", exclude_defaults=True)
+        run_id = pools.trigger("pets-ingest/nightly", config)
+        assert server.wait_for(partial(pools.ended, run_id), 120)["state_type"] == "COMPLETED"
+        logs = server.wait_for(
+            lambda: server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}}), 30
+        )
+    said = {
+        "logs": json.dumps(logs),
+        "runs": json.dumps(server.ask("flow_runs/filter", {"limit": 200})),
+        "artifacts": json.dumps(server.ask("artifacts/filter", {"limit": 200})),
+        "deployments": json.dumps(server.ask("deployments/filter", {})),
+        "database": dump(server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]),
+        "output": (production.folder / "output.log").read_text(),
+    }
+    for folder in (store, production.folder / "prefect"):
+        for file in folder.rglob("*"):
+            if file.is_file():
+                said[str(file)] = file.read_bytes().decode("latin-1")
+    assert run_id in said["database"], "the dump is of this server"
+    for secret in (AUTH.split(":")[1], STORE_SECRET, PASSWORD):
+        assert [place for place, text in said.items() if secret in text] == []
+
+
+@pytest.mark.slow
+def test_wrong_credentials_are_told_in_one_line(production) -> None:
+    server = production.server
+    wrong = server.environment | {"PREFECT_API_AUTH_STRING": "admin:wrong"}
+    for words in (["deploy", str(FILES / "prefect.yaml")], ["ingest"]):
+        command = [sys.executable, "-m", "pets", *words]
+        done = subprocess.run(command, env=wrong, capture_output=True, text=True)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "the server refuses the credentials (HTTP 401): set PREFECT_API_AUTH_STRING" in line
+        assert "wrong" not in line
+
+
+@pytest.mark.slow
+def test_a_backup_brings_runs_and_schedules_back(production, postgres, tmp_path) -> None:
+    server = production.server
+    url = server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    before = {d["name"] for d in server.ask("deployments/filter", {})}
+    num_runs = server.ask("flow_runs/count", {})
+    another = Server(tmp_path)
+    kept = {key: another.environment[key] for key in ("PREFECT_HOME", "PREFECT_API_URL")}
+    address = postgres.restored(url, tmp_path / "backup")
+    another.environment = server.environment | kept
+    another.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
+    with another.started():
+        assert {d["name"] for d in another.ask("deployments/filter", {})} == before
+        # Schedules go on, and have made more by then.
+        assert another.ask("flow_runs/count", {}) >= num_runs > 0

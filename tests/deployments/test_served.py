@@ -1,0 +1,158 @@
+"""Trainings of a real deployment: killed, cancelled, and queueing for their machine."""
+
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import processes
+import pytest
+import yaml
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.ingest.commit import ingest
+from pets_core.records.training import TrainResult
+from pets_core.runtime.launcher import launch
+from pets_core.runtime.request import WorkRequest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+
+ROOT = Path(__file__).parents[2]
+SERVE = """
+from flows.train import train_flow
+train_flow.serve("by-hand")
+"""
+
+
+@pytest.fixture
+def config(small_config) -> PipelineConfig:
+    settings = {
+        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 32},
+        "train": {
+            "batch_size": 8, "epochs": 20, "base_lr": 1e-2, "mixed_precision": "no",
+            "checkpoint_steps": 5, "checkpoint_seconds": 0,
+        },
+        "launch": {"num_threads": 1},
+    }  # fmt: skip
+    return PipelineConfig.model_validate(small_config.model_dump(exclude_defaults=True) | settings)
+
+
+class Served:
+    """The train flow, served by a process of its own."""
+
+    def __init__(self, server, process: subprocess.Popen[bytes]) -> None:
+        self._server, self._process = server, process
+
+        def deployed() -> object:
+            return server.ask("deployments/filter", {})
+
+        self._deployment = server.wait_for(deployed, 60)[0]["id"]
+
+    def trigger(self, config: PipelineConfig) -> str:
+        """Start a flow run; returns its id."""
+        parameters = {"config": config.model_dump(mode="json", exclude_defaults=True)}
+        path = f"deployments/{self._deployment}/create_flow_run"
+        return self._server.ask(path, {"parameters": parameters})["id"]
+
+    def processes(self) -> list[int]:
+        """The flow process of the one training that is under way, and all below it."""
+        agent = processes.parent(processes.launcher(self._process.pid))
+        engine = processes.parent(agent)
+        return [engine, *processes.below(engine)]
+
+
+@pytest.fixture
+def served(server) -> Iterator[Served]:
+    with server.running("-c", SERVE) as process:
+        yield Served(server, process)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoints/*/checkpoint.json"))
+
+
+def run_in_state(server, run_id: str, wanted: str) -> object:
+    run = server.ask(f"flow_runs/{run_id}")
+    return run["state_type"] == wanted and run
+
+
+def messages(server, run_id: str) -> list[str]:
+    """What the run's page shows of its logs."""
+    logs = server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})
+    return [log["message"] for log in logs]
+
+
+def endless(config: PipelineConfig) -> PipelineConfig:
+    train = {"epochs": 5000, "checkpoint_steps": 1_000_000}
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
+
+
+@pytest.mark.nightly
+def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_path) -> None:
+    manifest = ingest(config)
+    automations = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())
+    own = [a for a in automations["automations"] if a["name"] == "pets-go-on-after-a-crash"]
+    file = tmp_path / "automations.yaml"
+    file.write_text(yaml.safe_dump({"automations": own}))
+    server.run("-m", "prefect", "automation", "create", "--from-file", file)
+    run_id = served.trigger(config)
+    folder = tmp_path / "store/runs" / run_id
+    server.wait_for(partial(checkpoints, folder), 180)
+    engine, *below = served.processes()
+    os.kill(engine, signal.SIGKILL)
+    assert not (folder / "model/model.json").exists(), "else it was over"
+    ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
+    assert ended["run_count"] == 2
+    assert processes.gone(below)
+    assert any("training goes on from" in message for message in messages(server, run_id))
+    request = WorkRequest(
+        stage="train", config=config, run_url=str(tmp_path / "whole"), manifest=manifest,
+        base_lr=1e-2,
+    )  # fmt: skip
+    whole = Path(launch(request, TrainResult).model_url) / "model.safetensors"
+    assert (folder / "model/model.safetensors").read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
+    server, served, config, tmp_path
+) -> None:
+    run_id = served.trigger(endless(config))
+    folder = tmp_path / "store/runs" / run_id
+    server.wait_for(partial(checkpoints, folder), 180)
+    started = served.processes()
+    assert len(started) >= 3, "a flow process, a fork server and a rank"
+    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
+    assert processes.gone(started)
+    (step,) = re.findall(r"told to end after step (\d+)", "\n".join(messages(server, run_id)))
+    assert checkpoints(folder)[-1].parent.name == f"step-{int(step):09}"
+
+
+@pytest.mark.nightly
+def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
+    server, served, config, tmp_path
+) -> None:
+    server.run("-m", "prefect", "gcl", "create", f"pets-ranks@{platform.node()}", "--limit", "1")
+    ingest(config)
+    holder = served.trigger(endless(config))
+    server.wait_for(partial(checkpoints, tmp_path / "store/runs" / holder), 180)
+    waiting = served.trigger(config)
+
+    def waits() -> bool:
+        return any("waiting for a slot" in message for message in messages(server, waiting))
+
+    server.wait_for(waits, 120)
+    time.sleep(10)
+    assert not checkpoints(tmp_path / "store/runs" / waiting), "it waits for the other"
+    assert run_in_state(server, waiting, "RUNNING")
+    engine, *below = served.processes()
+    os.kill(engine, signal.SIGKILL)
+    server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"), 240)
+    assert processes.gone(below)

@@ -1,0 +1,132 @@
+"""Prediction from a model folder alone: order, probabilities, and photos that cannot be read."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import write_tiny_model
+
+from pets_core import storage
+from pets_core.data.ingest.images import decode
+from pets_core.data.loading.transforms import CenterCrop
+from pets_core.errors import PetsError
+from pets_core.inference import predict
+from pets_core.inference.predict import predict_photos
+from pets_core.models.package import load_model
+
+CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
+
+
+@pytest.fixture(scope="module")
+def model_url(tmp_path_factory) -> str:
+    """A tiny model whose head tells photos apart, as a drawn one does not."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "model", CLASSES)
+
+
+@pytest.fixture
+def photos(tmp_path, jpeg) -> list[str]:
+    paths = []
+    for number in range(5):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(jpeg(number, 90, 70))
+        paths.append(str(path))
+    return paths
+
+
+def test_photos_are_named_in_the_order_given(model_url, photos):
+    found = list(predict_photos(model_url, photos))
+    assert [p.photo for p in found] == photos
+    for prediction in found:
+        assert prediction.error is None
+        assert len(prediction.top) == 3
+        assert prediction.top[0] == (prediction.breed, prediction.probability)
+        shares = [share for _, share in prediction.top]
+        assert shares == sorted(shares, reverse=True)
+        assert 1 / 4 <= prediction.probability <= 1
+
+
+def test_probabilities_are_the_models_own(model_url, photos):
+    built = load_model(model_url)
+    card = built.card
+    pixels = decode(storage.read_bytes(photos[2]), card.resize_to)
+    inputs = CenterCrop(card.image_size, card.mean, card.std)(torch.from_numpy(pixels[None].copy()))
+    with torch.inference_mode():
+        expected = built.model(inputs).softmax(1)[0]
+    prediction = list(predict_photos(model_url, photos, num_top=4))[2]
+    assert sum(share for _, share in prediction.top) == pytest.approx(1)
+    for name, share in prediction.top:
+        assert share == pytest.approx(float(expected[CLASSES.index(name)]), abs=1e-5)
+
+
+def test_unreadable_photos_are_told_beside_the_others(model_url, photos, tmp_path):
+    (tmp_path / "text.jpg").write_bytes(b"no photo")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    bad = {
+        str(tmp_path / "text.jpg"): "not an image",
+        str(tmp_path / "none.jpg"): "does not exist",
+        str(tmp_path / "empty.jpg"): "empty",
+        str(tmp_path): "is a folder",
+        "nostore://bucket/a.jpg": "nostore",
+    }
+    mixed = [photos[0], *bad, photos[1]]
+    found = list(predict_photos(model_url, mixed))
+    assert [p.photo for p in found] == mixed
+    for prediction in found[1:-1]:
+        assert bad[prediction.photo] in prediction.error
+        assert (prediction.breed, prediction.probability, prediction.top) == (None, None, ())
+    plain = list(predict_photos(model_url, photos[:2]))
+    assert [p.breed for p in (found[0], found[-1])] == [p.breed for p in plain]
+    assert all(p.error for p in predict_photos(model_url, list(bad)))
+
+
+def test_batches_make_no_difference(model_url, photos, monkeypatch):
+    one = list(predict_photos(model_url, photos))
+    monkeypatch.setattr(predict, "_BATCH", 2)
+    for a, b in zip(one, predict_photos(model_url, photos), strict=True):
+        assert (a.photo, a.breed) == (b.photo, b.breed)
+        np.testing.assert_allclose(a.probability, b.probability, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_top", "listed"), [(1, 1), (4, 4), (100, 4)])
+def test_as_many_breeds_as_asked_for(model_url, photos, num_top, listed):
+    (prediction,) = predict_photos(model_url, photos[:1], num_top=num_top)
+    assert len(prediction.top) == listed
+
+
+def test_no_photos_is_no_predictions(model_url):
+    assert list(predict_photos(model_url, [])) == []
+
+
+@pytest.mark.parametrize("url", ["none", "nostore://bucket/model"])
+def test_no_model_is_a_plain_error(tmp_path, photos, url, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PetsError, match=url):
+        list(predict_photos(url, photos))
+
+
+def test_odd_names_are_names(model_url, tmp_path, jpeg):
+    """None is a URL, a chain or a pattern; one that is not UTF-8 can be written down."""
+    names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
+    names.append(os.fsdecode(b"K\xe4tz.jpg"))
+    paths = [str(tmp_path / name) for name in names]
+    for number, path in enumerate(paths):
+        Path(path).write_bytes(jpeg(number, 90, 70))
+    found = list(predict_photos(model_url, [*paths, f"file://{tmp_path}/50%2541.jpg"]))
+    assert [prediction.error for prediction in found] == [None] * 7
+    assert [Path(prediction.photo).name for prediction in found[:6]] == [*names[:5], "K\\xe4tz.jpg"]
+    assert found[6].top == found[3].top
+    assert all(prediction.model_dump_json() for prediction in found)
+
+
+def test_a_raw_photo_is_not_taken_for_its_preview(model_url, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (160, 120)).save(buffer, "TIFF")
+    (tmp_path / "shot.NEF").write_bytes(buffer.getvalue())
+    (found,) = predict_photos(model_url, [str(tmp_path / "shot.NEF")])
+    assert found.error is not None
+    assert found.error.startswith("no decoder: ")
+    assert "rawpy" in found.error

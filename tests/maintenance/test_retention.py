@@ -1,0 +1,171 @@
+"""What `pets gc` finds in a store, and what it never touches."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from pets.cli import main as cli
+from pets_core.data.ingest.commit import ingest
+from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old
+from pets_core.models.card import CARD, ModelCard
+from pets_core.records.dataset import ClassInfo
+from pets_core.registry import Candidate, promote, rollback
+
+DAY = 86_400
+
+
+def write(path: Path, days: float, content: str = "12345678") -> None:
+    """A file that was last changed so many days ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def run(store):
+    """Write a run whose files are so old; trained to the end or not."""
+
+    def written(name: str, days: float, *, trained: bool = True, fingerprint: str = "f") -> Path:
+        folder = store / "runs" / name
+        card = ModelCard(
+            backbone="resnet18", num_features=8, classes=(ClassInfo(name="a"),), image_size=64,
+            resize_to=64, mean=(0, 0, 0), std=(1, 1, 1), dataset_fingerprint=fingerprint,
+        )  # fmt: skip
+        write(folder / "model" / CARD, days, card.model_dump_json())
+        write(folder / "evaluation/predictions.parquet", days)
+        write(folder / "checkpoints/step-000000005/checkpoint.json", days)
+        write(folder / "checkpoints/step-000000005/weights", days)
+        if trained:
+            write(folder / "stages/train.json", days)
+        return folder
+
+    return written
+
+
+def candidate(run_id: str, fingerprint: str = "f", predicted_by: str | None = None) -> Candidate:
+    return Candidate(
+        run_id=predicted_by or run_id, model_url=f"store:runs/{run_id}/model",
+        predictions_url=f"store:runs/{predicted_by or run_id}/evaluation/predictions.parquet",
+        dataset_name="pets", dataset_fingerprint=fingerprint, split="test", tta_views=0,
+        backbone="resnet18", error_rate=0.1, num_rows=10, evaluated_at="2026-01-01",
+    )  # fmt: skip
+
+
+def test_an_old_run_goes_whole_and_a_younger_ones_checkpoints(store, run):
+    old, finished, unfinished, today = (
+        run("old", 91), run("finished", 2), run("unfinished", 2, trained=False), run("today", 0.1)
+    )  # fmt: skip
+    found = find_old(str(store), 90)
+    assert [item.url for item in found] == [str(finished / "checkpoints"), str(old)]
+    assert found[0].num_bytes == 16
+    assert found[1].why == "nothing of the run has changed for 91 days"
+    remove_old(str(store), find_old(str(store), 90))
+    assert not old.exists()
+    assert not (finished / "checkpoints").exists()
+    assert (finished / "model" / CARD).exists()
+    assert (unfinished / "checkpoints").exists()
+    assert (today / "checkpoints").exists()
+    assert find_old(str(store), 90) == []
+
+
+def test_one_change_keeps_a_run(store, run):
+    write(run("old", 91, trained=False) / "evaluation/report.html", 1)
+    assert find_old(str(store), 90) == []
+
+
+def test_what_an_alias_points_at_or_would_return_to_stays(store, run):
+    for name in ("first", "second", "third", "judged-anew"):
+        run(name, 400)
+    for model in (candidate("first"), candidate("second"),
+                  candidate("third", predicted_by="judged-anew")):  # fmt: skip
+        promote(str(store), "champion", model)
+    old = {item.url.rsplit("/", 1)[1] for item in find_old(str(store), 90)}
+    assert old == {"first", "checkpoints"}
+    remove_old(str(store), find_old(str(store), 90))
+    assert sorted(p.name for p in (store / "runs").iterdir()) == ["judged-anew", "second", "third"]
+    assert rollback(str(store), "pets", "champion").model.run_id == "second"
+
+
+def test_another_spelling_of_the_store_is_the_same_store(store, run, tmp_path):
+    run("first", 400)
+    (tmp_path / "link").symlink_to(tmp_path)
+    elsewhere = candidate("first").model_copy(
+        update={"model_url": f"{tmp_path}/link/store/runs/first/model", "predictions_url": "gone"}
+    )
+    promote(str(store), "champion", elsewhere)
+    for spelling in (str(store), f"file://{store}", f"{tmp_path}/link/store/"):
+        whole = [old.run_id for old in find_old(spelling, 90) if old.run_id]
+        assert whole == [], spelling
+
+
+def test_an_alias_that_moves_meanwhile_is_heeded(store, run):
+    folder = run("first", 400)
+    found = find_old(str(store), 90)
+    promote(str(store), "champion", candidate("first"))
+    assert remove_old(str(store), found) == []
+    assert (folder / "model" / CARD).exists()
+
+
+def test_checkpoints_of_a_training_on_ratings_go_too(store, run):
+    folder = run("ratings", 3, trained=False)
+    write(folder / "stages/ratings-train.json", 3)
+    assert [item.url for item in find_old(str(store), 90)] == [str(folder / "checkpoints")]
+
+
+def test_checkpoints_being_written_beside_an_old_answer_stay(store, run):
+    write(run("again", 10) / "checkpoints/step-000000010/checkpoint.json", 0.1)
+    assert find_old(str(store), 90) == []
+
+
+def test_the_data_of_the_champion_stays(store, run):
+    run("first", 400, fingerprint="trained-on")
+    promote(str(store), "champion", candidate("first", fingerprint="judged-on"))
+    assert data_sets_needed(str(store)) == {"trained-on", "judged-on"}
+    (store / "runs/first/model" / CARD).unlink()
+    assert data_sets_needed(str(store)) == {"judged-on"}
+
+
+def test_the_command_tells_first_and_removes_when_asked(small_config, run, store, capsys):
+    manifest = ingest(small_config)
+    grown = small_config.source.model_copy(update={"seed": 3})
+    ingest(small_config.model_copy(update={"source": grown}))
+    for path in (store / "datasets").rglob("*"):
+        os.utime(path, (DAY, DAY))
+    old = run("old", 91)
+    command = ["gc", "--store", str(store), "--keep-versions", "1"]
+    cli.main(command)
+    told = capsys.readouterr().out
+    assert f"{old}" in told
+    first_told = told.replace("to remove, with --delete", "removed")
+    assert manifest.fingerprint in told
+    assert told.rstrip().endswith("to remove, with --delete")
+    assert old.exists()
+    shutil.copytree(store, store.with_name("copy"))
+    promote(str(store), "champion", candidate("old", fingerprint=manifest.fingerprint))
+    cli.main([*command, "--delete"])
+    removed = capsys.readouterr().out
+    assert (old / "model" / CARD).exists()
+    assert manifest.fingerprint not in removed
+    assert Path(manifest.url, "manifest.json").exists()
+    copy = str(store.with_name("copy"))
+    cli.main(["gc", "--store", copy, *command[3:], "--delete"])
+    # Columns are as wide as the longest path, and manifests go first.
+    removed = capsys.readouterr().out.replace(copy, str(store))
+    assert sorted(removed.split()) == sorted(first_told.split())
+
+
+@pytest.mark.parametrize("flag", ["--keep-days", "--keep-versions"])
+def test_keeping_nothing_is_refused(store, flag, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["gc", "--store", str(store), flag, "0"])
+    assert caught.value.code == 2
+    assert f"{flag} = 0: must be at least 1" in capsys.readouterr().err

@@ -1,0 +1,209 @@
+"""Two machines train one model: two launchers that meet over the network."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.ingest.commit import ingest
+from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import read_predictions
+from pets_core.records.training import TrainResult
+from pets_core.runtime.failures import WorkerError
+from pets_core.runtime.launcher import announcements, launch
+from pets_core.runtime.multi_node import join
+from pets_core.runtime.request import WorkRequest
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from pets_core.runtime.failures import WorkerError
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.launcher import launch
+from pets_core.records.evaluation import PredictResult
+from pets_core.records.training import TrainResult
+record = {"train": TrainResult, "predict": PredictResult}
+for path in sys.argv[1:]:
+    request = WorkRequest.model_validate_json(Path(path).read_text())
+    print(launch(request, record[request.stage]).model_dump_json(), flush=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[list[str], list[str], str]]:
+    """How to start something on either machine, and the address of the first.
+
+    Two network namespaces, joined by a cable; where the system does not allow that, loopback.
+    """
+    names = [f"pets-{os.getpid()}-{number}" for number in (0, 1)]
+    script = """
+    set -e
+    ip netns add $0
+    ip netns add $1
+    ip link add cable netns $0 type veth peer name cable netns $1
+    ip -n $0 addr add 10.77.0.1/24 dev cable
+    ip -n $1 addr add 10.77.0.2/24 dev cable
+    ip -n $0 link set cable up
+    ip -n $1 link set cable up
+    ip -n $0 link set lo up
+    ip -n $1 link set lo up
+    """
+    made = shutil.which("ip") and subprocess.run(
+        ["bash", "-c", script, *names], capture_output=True, check=False
+    )
+    try:
+        if made and made.returncode == 0:
+            # Gloo would take the address of the host's name, which both share here.
+            told = ["env", "GLOO_SOCKET_IFNAME=cable"]
+            first, second = (["ip", "netns", "exec", name, *told] for name in names)
+            yield first, second, "10.77.0.1"
+        else:
+            yield [], [], "127.0.0.1"
+    finally:
+        for name in names if made else ():
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def requests(config: PipelineConfig, run_url: Path, **launch_settings) -> list[WorkRequest]:
+    settings = {
+        "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 32},
+        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+        "launch": {"num_threads": 1} | launch_settings,
+    }
+    config = PipelineConfig.model_validate(config.model_dump(exclude_defaults=True) | settings)
+    train = WorkRequest(
+        stage="train", config=config, run_url=str(run_url), manifest=ingest(config), base_lr=1e-2
+    )
+    update = {"stage": "predict", "model_url": f"{run_url}/model"}
+    return [train, train.model_copy(update=update)]
+
+
+def lines_until(last: str, process: subprocess.Popen[str]) -> list[str]:
+    """What a process prints, to a line that begins so, or to its end."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if line.startswith(last):
+            break
+    return lines
+
+
+@pytest.mark.slow
+def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> None:
+    first, second, address = hosts
+    endpoint = f"{address}:{free_port()}"
+    asked = requests(
+        small_config, tmp_path / "two", num_machines=2, num_processes=1, rdzv_endpoint=endpoint
+    )
+    paths = [tmp_path / f"{request.stage}.json" for request in asked]
+    for path, request in zip(paths, asked, strict=True):
+        path.write_text(request.model_dump_json())
+    joining = subprocess.Popen(
+        [
+            *second, sys.executable, "-m", "pets", "join", "--store", small_config.store,
+            "--cache_dir", str(tmp_path / "cache-of-the-second"), "--launch.num_machines", "2",
+            "--launch.rdzv_endpoint", endpoint,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*first, sys.executable, "-c", LAUNCH, *map(str, paths)],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        heard = lines_until("predict is done", joining)
+    finally:
+        joining.kill()
+        joining.wait()
+    trained, said = map(json.loads, done.stdout.splitlines())
+    assert trained["num_processes"] == 2
+    rows = asked[0].manifest.splits["test"].num_rows
+    assert len(set(read_predictions(said["predictions_url"]).ids)) == rows
+    assert [line for line in heard if "begins" in line or "is done" in line] == [
+        "train begins", "train is done", "predict begins", "predict is done",
+    ]  # fmt: skip
+    assert list((tmp_path / "cache-of-the-second/decoded").glob("*.u8"))
+    alone = launch(requests(small_config, tmp_path / "one", num_processes=1)[0], TrainResult)
+    two, one = (pq.read_table(url) for url in (trained["history_url"], alone.history_url))
+    assert two["loss"].to_pylist() == pytest.approx(one["loss"].to_pylist(), rel=1e-3)
+
+
+@pytest.mark.nightly
+def test_the_failure_of_another_machines_rank_is_told(small_config, tmp_path, hosts) -> None:
+    """The ranks here only know that they were cut off."""
+    first, second, address = hosts
+    endpoint = f"{address}:{free_port()}"
+    train, _ = requests(
+        small_config, tmp_path / "run", num_machines=2, num_processes=1, rdzv_endpoint=endpoint
+    )
+    (tmp_path / "request.json").write_text(train.model_dump_json())
+    (tmp_path / "full").write_text("a file where the second machine's cache is to be")
+    joining = subprocess.Popen(
+        [
+            *second, sys.executable, "-m", "pets", "join", "--store", small_config.store,
+            "--cache_dir", str(tmp_path / "full"), "--launch.num_machines", "2",
+            "--launch.rdzv_endpoint", endpoint,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*first, sys.executable, "-c", LAUNCH, str(tmp_path / "request.json")],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        joining.kill()
+    assert done.returncode != 0
+    assert str(tmp_path / "full") in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_rendezvous_nobody_answers_ends_with_the_remedy(small_config, tmp_path) -> None:
+    (train, _) = requests(
+        small_config, tmp_path / "run", num_machines=2, num_processes=1,
+        rdzv_endpoint=f"127.0.0.1:{free_port()}", join_timeout_seconds=3,
+    )  # fmt: skip
+    with pytest.raises(WorkerError, match=r"not all machines joined launch\.rdzv_endpoint = 127"):
+        launch(train, TrainResult)
+    assert not list(Path(announcements(train.config)).iterdir()), "nothing is asked any more"
+
+
+@pytest.mark.parametrize(
+    ("launch_settings", "machine", "words"),
+    [
+        ({}, 1, r"needs launch\.rdzv_endpoint"),
+        ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 2, r"numbered from 1 to 1"),
+        ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 0, r"numbered from 1 to 1"),
+    ],
+)
+def test_a_machine_that_is_not_expected_is_refused(launch_settings, machine, words) -> None:
+    config = PipelineConfig.model_validate({"launch": launch_settings})
+    with pytest.raises(PetsError, match=words):
+        join(config, machine, idle_seconds=0, tell=print)
+
+
+def test_several_machines_need_an_endpoint() -> None:
+    with pytest.raises(ValueError, match="num_machines = 2 needs rdzv_endpoint"):
+        PipelineConfig.model_validate({"launch": {"num_machines": 2}})
+
+
+def test_an_idle_machine_ends(tmp_path) -> None:
+    launch_settings = {"num_machines": 2, "rdzv_endpoint": "127.0.0.1:1"}
+    config = PipelineConfig.model_validate(
+        {"store": str(tmp_path / "store"), "launch": launch_settings}
+    )
+    join(config, 1, idle_seconds=0.1, tell=print)

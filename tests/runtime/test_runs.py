@@ -1,0 +1,101 @@
+"""A run's folder: a stage that is done is not done again, unless it is asked something else."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.records.dataset import DatasetManifest, Run
+from pets_core.records.training import LRSuggestion
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.runs import (
+    data_sets_in_use,
+    find_run,
+    finish_stage,
+    finished_stage,
+    run_settings,
+    start_run,
+)
+
+ANSWER = LRSuggestion(
+    minimum=1e-2, steepest=3.1e-3, valley=1e-4, slide=1e-3, chosen=3.1e-3, suggestion="steepest",
+    num_steps=100, seconds=1.5, curve_url="curve.parquet", plot_url="curve.png",
+)  # fmt: skip
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    def make(**groups) -> WorkRequest:
+        config = PipelineConfig.model_validate({"store": str(tmp_path)} | groups)
+        return WorkRequest(stage="lr-find", config=config, run_url=str(tmp_path / "runs/1"))
+
+    return make
+
+
+def test_what_a_stage_answered_is_found_again(request_of):
+    assert finished_stage(request_of(), LRSuggestion) is None
+    finish_stage(request_of(), ANSWER)
+    assert finished_stage(request_of(), LRSuggestion) == ANSWER
+
+
+def test_another_question_is_asked_anew(request_of):
+    finish_stage(request_of(), ANSWER)
+    assert finished_stage(request_of(train={"seed": 1}), LRSuggestion) is None
+    for elsewhere in ({"launch": {"num_processes": 2}}, {"cache_dir": "another"}):
+        assert finished_stage(request_of(**elsewhere), LRSuggestion) == ANSWER
+    evaluate = request_of().model_copy(update={"stage": "predict"})
+    assert finished_stage(evaluate, LRSuggestion) is None
+
+
+def a_data_set(store, fingerprint: str) -> DatasetManifest:
+    url = store / "datasets/photos" / fingerprint
+    url.mkdir(parents=True)
+    (url / "manifest.json").write_text("{}")
+    return DatasetManifest(
+        name="photos", fingerprint=fingerprint, url=str(url), source_url="photos", classes=(),
+        splits={}, num_quarantined=0, quarantine_reasons={},
+    )  # fmt: skip
+
+
+def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
+    manifest, url = a_data_set(tmp_path, "a"), str(tmp_path / "runs/1")
+    assert find_run(url, Run) is None
+    assert start_run(PipelineConfig(), Run(url=url + "/", manifest=manifest)) == Run(
+        url=url, manifest=manifest
+    )
+    assert find_run(url + "/", Run) == Run(url=url, manifest=manifest)
+    Path(manifest.url, "manifest.json").unlink()
+    with pytest.raises(PetsError, match="began with photos a, which is no longer in the store"):
+        find_run(url, Run)
+
+
+def test_a_run_finds_its_store_from_anywhere(tmp_path, monkeypatch):
+    url = str(tmp_path / "runs/1")
+    monkeypatch.chdir(tmp_path)
+    start_run(PipelineConfig(store="store"), Run(url=url, manifest=a_data_set(tmp_path, "a")))
+    monkeypatch.chdir("/")
+    assert run_settings(url)["store"] == str(tmp_path / "store")
+
+
+def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):
+    """Those with a checkpoint however old they are, the others while they are young."""
+    for name, leaves, old in [
+        ("begun", (), False),
+        ("given up", (), True),
+        ("killed", ("checkpoints/step-000000004/checkpoint.json",), True),
+        ("trained", ("checkpoints/step-000000004/checkpoint.json", "stages/train.json"), True),
+        ("waiting", ("stages/train.request.json",), True),
+        ("answered", ("stages/train.request.json", "stages/train.json"), True),
+        ("evaluated", ("stages/train.json", "stages/predict.json"), False),
+    ]:
+        run = tmp_path / "runs" / name
+        start_run(PipelineConfig(), Run(url=str(run), manifest=a_data_set(tmp_path, name)))
+        for leaf in leaves:
+            (run / leaf).parent.mkdir(parents=True, exist_ok=True)
+            (run / leaf).write_text("{}")
+        for file in [run / "dataset.json", *run.glob("stages/*")] if old else []:
+            os.utime(file, (1, 1))
+    assert data_sets_in_use(str(tmp_path), 3600.0) == {"begun", "killed", "waiting"}
+    assert data_sets_in_use(str(tmp_path / "nothing"), 3600.0) == set()

@@ -1,0 +1,108 @@
+"""The ranks of one machine: they meet, and end together whatever ends one of them."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import processes
+import pytest
+
+from pets_core.runtime.fork_server import ForkServer, Job
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    running = ForkServer("rank_server", os.environ | {"PYTHONPATH": str(HELPERS)})
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def start(server) -> Iterator:
+    """Start ranks that do something, and read of each its number and process id."""
+    jobs: list[Job] = []
+
+    def start_ranks(num_ranks: int, what: str) -> tuple[Job, dict[int, int]]:
+        job = server.start([str(num_ranks), what])
+        jobs.append(job)
+        words = (job.stdout.readline().split() for _ in range(num_ranks))
+        return job, {int(number): int(pid) for _, number, pid in words}
+
+    yield start_ranks
+    for job in jobs:
+        job.kill()
+        job.wait(30)
+        job.stdout.close()
+
+
+@pytest.fixture
+def run(server):
+    """Run ranks to their end; returns the exit code and the lines they printed."""
+
+    def run_ranks(num_ranks: int, what: str) -> tuple[int, list[str]]:
+        job = server.start([str(num_ranks), what])
+        code = job.wait(30)
+        with job.stdout as output:
+            return code, output.read().splitlines()
+
+    return run_ranks
+
+
+def test_ranks_have_numbers_and_meet_at_a_store(run) -> None:
+    code, lines = run(3, "meet")
+    assert code == 0
+    assert sorted(lines) == ["0 0 3 3", "1 1 3 3", "2 2 3 3"]
+
+
+def test_a_single_rank_needs_none(run) -> None:
+    assert run(1, "meet") == (0, ["None None None None"])
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"), [("fail", "exit code 3"), ("raise", "exit code 1"), ("die", "SIGKILL")]
+)
+def test_a_rank_that_fails_ends_the_others(run, what, reason) -> None:
+    code, lines = run(3, what)
+    assert code == 1
+    assert f"rank 1 ended with {reason}" in lines
+    stopped = sorted(line for line in lines if line.endswith("received SIGTERM"))
+    assert stopped == ["rank 0 received SIGTERM", "rank 2 received SIGTERM"]
+    assert ("ValueError: a rank failed" in lines) == (what == "raise")
+
+
+def test_a_signal_ends_all_ranks(start) -> None:
+    job, pids = start(2, "wait")
+    job.terminate()
+    assert job.wait(30) == 1
+    assert sorted(job.stdout) == ["rank 0 received SIGTERM\n", "rank 1 received SIGTERM\n"]
+    assert processes.gone([*pids.values()])
+
+
+def test_a_rank_that_does_not_end_is_killed(start) -> None:
+    job, pids = start(2, "stubborn")
+    os.kill(pids[0], signal.SIGSTOP)
+    job.terminate()
+    assert job.wait(30) == 1
+    assert "rank 1 received SIGTERM\n" in job.stdout
+    assert processes.gone([*pids.values()])
+
+
+def test_ranks_are_killed_with_their_launcher(start) -> None:
+    job, pids = start(2, "stubborn")
+    everyone = processes.below(job.pid)
+    assert len(everyone) == 3, "a store and two ranks"
+    job.kill()
+    assert job.wait(30) == -signal.SIGKILL
+    assert processes.gone([*everyone, *pids.values()])
+
+
+def test_the_launcher_has_a_single_thread(start) -> None:
+    """Else a fork of it may inherit a lock that another thread holds, and hang."""
+    job, _ = start(2, "wait")
+    assert processes.other_threads(job.pid) == []

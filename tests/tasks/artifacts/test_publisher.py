@@ -1,0 +1,116 @@
+"""Artifacts: bounded, escaped, and in nobody's way when the server fails."""
+
+import base64
+import io
+import json
+import logging
+import re
+
+import httpx
+import pytest
+from PIL import Image
+
+from pets_core.evaluation.gallery import Picture
+from pets_core.storage.markdown import literal
+from tasks import review_artifacts
+from tasks.artifacts import publisher as publisher_module
+from tasks.artifacts.publisher import MAX_BYTES, Publisher, picture, within
+
+
+@pytest.fixture
+def made(monkeypatch, caplog):
+    """What was made, as (kind, content); and what was logged."""
+    calls = []
+
+    def create(kind):
+        return lambda **content: calls.append((kind, content))
+
+    monkeypatch.setattr(publisher_module, "create_markdown_artifact", create("markdown"))
+    monkeypatch.setattr(publisher_module, "create_table_artifact", create("table"))
+    monkeypatch.setattr(publisher_module, "get_run_logger", lambda: logging.getLogger("run"))
+    return calls
+
+
+def test_long_tables_say_what_they_leave_out(made):
+    with Publisher("s3://b") as publisher:
+        publisher.table("t", [{"n": n} for n in range(700)], "numbers")
+    ((_, content),) = made
+    assert len(content["table"]) == 500
+    assert content["description"] == "numbers; the first 500 of 700 rows"
+
+
+def test_tables_stop_where_an_artifact_is_full(made):
+    with Publisher("s3://b") as publisher:
+        publisher.table("t", [{"name": "ü" * 200, "n": n} for n in range(400)], "names", "s3://b/t")
+    ((_, content),) = made
+    assert 250_000 < len(json.dumps(content["table"])) < MAX_BYTES
+    assert re.fullmatch(r"names; the first \d+ of 400 rows, all are in s3://b/t",
+                        content["description"])  # fmt: skip
+
+
+def test_large_pictures_are_made_to_fit(tmp_path):
+    path = tmp_path / "noise.png"
+    Image.effect_noise((1500, 1500), 60).convert("RGB").save(path)
+    assert path.stat().st_size > MAX_BYTES
+    shown = picture(str(path), "noise")
+    assert len(shown) < MAX_BYTES
+    data = base64.b64decode(shown.split("base64,")[1].rstrip(")"))
+    assert Image.open(io.BytesIO(data)).width > 300
+
+
+def test_a_server_that_refuses_one_artifact_gets_the_others(made, monkeypatch, caplog):
+    def refuse(**content):
+        if content["key"] == "large":
+            request = httpx.Request("POST", "http://server/artifacts")
+            raise httpx.HTTPStatusError(
+                "413 Too Large", request=request, response=httpx.Response(413, request=request)
+            )
+        made.append(("markdown", content))
+
+    monkeypatch.setattr(publisher_module, "create_markdown_artifact", refuse)
+    with Publisher("s3://bucket/run") as publisher:
+        publisher.markdown("large", "text", "")
+        publisher.markdown("run-summary", "text", "")
+    assert [content["key"] for _, content in made] == ["run-summary"]
+    (record,) = caplog.records
+    assert "not published in the Prefect UI: large (HTTPStatusError: 413" in record.getMessage()
+
+
+def test_a_server_that_fails_is_told_of_once_and_ends_nothing(made, monkeypatch, caplog):
+    tried = []
+
+    def fail(**content):
+        tried.append(content["key"])
+        raise ConnectionError("all is lost")
+
+    with Publisher("s3://bucket/run") as publisher:
+        publisher.markdown("first", "text", "")
+        monkeypatch.setattr(publisher_module, "create_markdown_artifact", fail)
+        publisher.markdown("second", "text", "")
+        publisher.markdown("third", "text", "")
+    assert tried == ["second"], "each would wait for the server to answer"
+    assert [content["key"] for _, content in made] == ["first"]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        "not published in the Prefect UI: second, third (ConnectionError: all is lost); "
+        "all of it is in s3://bucket/run"
+    )
+
+
+def test_galleries_stop_where_an_artifact_is_full():
+    shown = Picture("id", "pug", "boxer", 0.9, 2.0, jpeg=b"x" * 30_000)
+    content = within("# Head\n", map(review_artifacts._error_row, [shown] * 16))
+    assert MAX_BYTES / 2 < len(content) < MAX_BYTES
+    kept = content.count("data:image/jpeg")
+    assert f"{16 - kept} more are in the report" in content
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a|b", "[x](javascript:alert(1))", "*a*", "`a`", "a\nb"]
+)
+def test_names_are_text(name):
+    shown = literal(name)
+    assert "\n" not in shown
+    # Whatever stands for something in markdown has its backslash.
+    assert not re.search(r"(?<!\\)[^\w\s\\]", shown)

@@ -1,0 +1,196 @@
+"""Which failures are tried again: by the class of the error, here and in a rank."""
+
+import errno
+import importlib
+import json
+import pickle
+import pkgutil
+import ssl
+
+import pytest
+from prefect import Task
+from prefect.states import Failed
+from pydantic import ValidationError
+
+import tasks
+from pets_core.config.train import TrainConfig
+from pets_core.errors import PetsError, is_retryable
+from pets_core.records.training import TrainResult
+from pets_core.runtime import agent, worker
+from pets_core.runtime.failures import (
+    RankFailure,
+    WorkerError,
+    read_failures,
+    the_error,
+    to_failure,
+)
+from pets_core.runtime.fork_server import forked
+from pets_core.runtime.launcher import launch, worker_environment
+from pets_core.runtime.request import WorkRequest
+from tasks.execution.retries import may_pass
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def raised_while_handling(error: Exception, other: Exception) -> Exception:
+    error.__context__ = other
+    return error
+
+
+def invalid_settings() -> ValidationError:
+    try:
+        TrainConfig(epochs=-1)
+    except ValidationError as error:
+        return error
+
+
+def in_a_cycle(error: Exception) -> Exception:
+    """As after `raise error.__cause__` in the handler of `error`."""
+    error.__context__ = raised_from(RuntimeError("x"), error)
+    return error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+PERMANENT = [
+    PetsError("model.backbone = x: no such model"),
+    ValueError("x"),
+    TypeError("x"),
+    KeyError("x"),
+    IndexError("x"),
+    AttributeError("x"),
+    AssertionError("x"),
+    NotImplementedError("x"),
+    ImportError("x"),
+    ModuleNotFoundError("x"),
+    NameError("x"),
+    ZeroDivisionError("x"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
+    json.JSONDecodeError("x", "", 0),
+    invalid_settings(),
+    ssl.SSLCertVerificationError(1, "self-signed certificate"),
+    FULL,
+    OSError(errno.EDQUOT, "x"),
+    OSError(errno.EROFS, "x"),
+    OSError(errno.EACCES, "x"),
+    OSError(errno.EPERM, "x"),
+    OSError(errno.ENAMETOOLONG, "x"),
+    PermissionError("the store refused"),
+    # torch.save and safetensors on a full disk.
+    raised_while_handling(RuntimeError("unexpected pos 576 vs 534"), FULL),
+    raised_from(RuntimeError("the checkpoint was not written"), FULL),
+    Exception("I/O error: No space left on device (os error 28)"),
+]
+TRANSIENT = [
+    ConnectionError("x"),
+    ConnectionResetError(errno.ECONNRESET, "x"),
+    BrokenPipeError(errno.EPIPE, "x"),
+    TimeoutError("x"),
+    OSError(errno.EIO, "x"),
+    OSError(errno.ESTALE, "x"),
+    OSError(errno.EMFILE, "x"),
+    OSError("Please reduce your request rate"),
+    FileNotFoundError(errno.ENOENT, "x"),
+    EOFError("x"),
+    MemoryError("x"),
+    RuntimeError("CUDA out of memory"),
+    # The number of an SSL error is OpenSSL's, which is that of EPERM here.
+    ssl.SSLError(1, "decryption failed or bad record mac"),
+    raised_while_handling(ConnectionError("x"), PermissionError("x")),
+    in_a_cycle(RuntimeError("x")),
+]
+
+
+def of_name(error: Exception) -> str:
+    return repr(error)[:60]
+
+
+@pytest.mark.parametrize("error", PERMANENT, ids=of_name)
+def test_what_another_attempt_cannot_change(error):
+    assert not is_retryable(error)
+    assert not may_pass(None, None, Failed(data=error))
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=of_name)
+def test_what_another_attempt_may_change(error):
+    assert is_retryable(error)
+    assert may_pass(None, None, Failed(data=error))
+
+
+@pytest.mark.parametrize("error", [*PERMANENT, *TRANSIENT], ids=of_name)
+def test_a_failure_of_a_rank_is_tried_again_as_the_error_would_be(tmp_path, error):
+    failure = to_failure(error, rank=1)
+    recorded = RankFailure.model_validate_json(failure.model_dump_json())
+    # Dask and Ray bring errors back by pickle.
+    carried = pickle.loads(pickle.dumps(the_error([recorded])))
+    assert may_pass(None, None, Failed(data=carried)) == is_retryable(error)
+
+
+def test_a_rank_that_another_one_cut_off_is_tried_again():
+    failure = to_failure(ValueError("connection closed by peer"), rank=1, is_cut_off=True)
+    assert may_pass(None, None, Failed(data=the_error([failure])))
+
+
+def test_a_failure_of_an_earlier_version_is_tried_again():
+    recorded = RankFailure.model_validate_json('{"rank": 0, "message": "x", "kind": "failed"}')
+    assert may_pass(None, None, Failed(data=the_error([recorded])))
+
+
+def test_a_rank_records_whether_its_error_may_pass(small_config, tmp_path, monkeypatch):
+    """Of a real stage: a training without a data set fails an assertion."""
+    request = WorkRequest(stage="train", config=small_config, run_url=str(tmp_path / "run"))
+    with pytest.raises(WorkerError, match="rank 0 failed: ") as caught:
+        launch(request, TrainResult)
+    assert not may_pass(None, None, Failed(data=caught.value))
+
+    def reset(*_) -> None:
+        raise ConnectionResetError("the store went away")
+
+    monkeypatch.setattr(worker, "run", reset)
+    # It changes the warnings and the logging of its process for good.
+    monkeypatch.setattr(worker, "pass_warnings_on", lambda: None)
+    path = tmp_path / "request.json"
+    path.write_text(request.model_dump_json())
+    assert worker.work(path) == 1
+    (failure,) = read_failures(tmp_path)
+    assert failure.is_retryable
+
+
+def test_a_fault_of_the_launcher_is_recorded(tmp_path):
+    path = tmp_path / "request.json"
+    path.write_text("{}")
+    assert agent.run_stage([str(path), "0"]) == 1
+    (failure,) = read_failures(tmp_path)
+    assert (failure.rank, failure.kind, failure.is_retryable) == (None, "failed", False)
+    error = the_error([failure])
+    assert "ValidationError" in str(error)
+    assert not may_pass(None, None, Failed(data=error))
+
+
+@pytest.mark.slow
+def test_a_fault_of_a_forked_launcher_is_recorded(tmp_path):
+    path = tmp_path / "request.json"
+    path.write_text("{}")
+    with forked("pets_core.runtime.agent", worker_environment(), [str(path), "0"]) as job:
+        assert job.wait(60) == 1
+    assert not read_failures(tmp_path)[0].is_retryable
+
+
+def every_task() -> list[Task]:
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(tasks.__path__, "tasks.")
+    ]
+    return [value for module in modules for value in vars(module).values() if _is_task(value)]
+
+
+def _is_task(value: object) -> bool:
+    return isinstance(value, Task)
+
+
+def test_every_task_that_is_tried_again_looks_at_its_error():
+    retried = [task for task in every_task() if task.retries]
+    assert len(retried) > 10
+    assert {task.name for task in retried if task.retry_condition_fn is not may_pass} == set()

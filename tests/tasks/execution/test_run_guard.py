@@ -1,0 +1,101 @@
+"""Which states of a flow run end the process that works on it."""
+
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from prefect import states
+
+from tasks.execution import run_guard
+from tasks.execution.run_guard import _Watch
+
+
+class Ended(BaseException):
+    """In place of the end of this process."""
+
+
+class Server:
+    """A client of a server that says of the run what it is told to."""
+
+    def __init__(self, *states, run_count=1) -> None:
+        self._states, self._run_count, self.set = list(states), run_count, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def read_flow_run(self, _):
+        state = self._states.pop(0) if len(self._states) > 1 else self._states[0]
+        if isinstance(state, Exception):
+            raise state
+        return SimpleNamespace(state=state, run_count=self._run_count)
+
+    def set_flow_run_state(self, _, state) -> None:
+        self.set.append(state)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Watches a run for three looks, or until the process would end."""
+
+    def watch(server: Server, told: list | None = None) -> None:
+        monkeypatch.setattr(run_guard, "get_client", lambda **_: server)
+        monkeypatch.setattr(run_guard, "_send_logs", lambda: None)
+
+        def end(code: int) -> None:
+            raise Ended(code)
+
+        monkeypatch.setattr(run_guard.os, "_exit", end)
+        monkeypatch.setattr(run_guard.signal, "alarm", lambda _: None)
+        left = [3]
+
+        def wait(_: float) -> None:
+            left[0] -= 1
+
+        over = SimpleNamespace(is_set=lambda: left[0] == 0, wait=wait)
+        logger = SimpleNamespace(warning=lambda *_: None)
+        cancelled = [] if told is None else told
+        _Watch(uuid4(), 1, logger, lambda: cancelled.append(1), over)()
+
+    return watch
+
+
+def test_a_run_that_is_its_own_is_left_alone(watched) -> None:
+    watched(Server(states.Running()))
+
+
+def test_a_server_that_is_away_changes_nothing(watched) -> None:
+    watched(Server(OSError("away"), states.Running()))
+
+
+@pytest.mark.parametrize(
+    ("state", "cancelled"),
+    [
+        (states.Crashed(), False),
+        (states.AwaitingRetry(), False),
+        (states.Pending(), False),
+        (states.Cancelled(), True),
+        (states.Failed(), True),
+    ],
+)
+def test_a_run_that_is_over_or_elsewhere_ends_the_process(watched, state, cancelled) -> None:
+    told: list[int] = []
+    with pytest.raises(Ended):
+        watched(Server(states.Running(), state), told)
+    assert bool(told) is cancelled, "a successor waits for the same stages"
+
+
+def test_another_attempt_ends_the_one_before(watched) -> None:
+    with pytest.raises(Ended):
+        watched(Server(states.Running(), run_count=2))
+
+
+def test_a_cancel_is_left_to_the_worker_for_a_while(watched, monkeypatch) -> None:
+    watched(Server(states.Cancelling()))
+    monkeypatch.setattr(run_guard, "_CANCEL_SECONDS", -1.0)
+    server = Server(states.Cancelling())
+    with pytest.raises(Ended):
+        watched(server)
+    assert [state.type.value for state in server.set] == ["CANCELLED"]

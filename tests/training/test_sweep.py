@@ -1,0 +1,140 @@
+"""Which trials a sweep asks for, and what it makes of what came of them."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pets_core import plots
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.errors import PetsError
+from pets_core.records.training import EpochMetrics, TrainResult, Trial
+from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
+
+BACKBONES = ("a", "b")
+
+
+def settings(**sweep) -> PipelineConfig:
+    return PipelineConfig.model_validate({"sweep": {"backbones": BACKBONES, **sweep}})
+
+
+def error_of(trial: Trial) -> float:
+    """Backbone b is better, and so are rates near 0.003."""
+    return 0.1 + 0.2 * (trial.backbone == "a") + abs(trial.base_lr - 0.003) * 20
+
+
+def told(config: PipelineConfig, count: int, together: int = 1) -> list[Trial]:
+    study, trials = Study(config), []
+    while len(trials) < count:
+        for trial in study.ask(together):
+            done = trial.model_copy(update={"error_rate": error_of(trial)})
+            study.tell(done)
+            trials.append(done)
+    return trials
+
+
+def test_the_same_answers_lead_to_the_same_trials() -> None:
+    assert told(settings(), 12, 3) == told(settings(), 12, 3)
+    other = PipelineConfig.model_validate({"train": {"seed": 1}, "sweep": {"backbones": BACKBONES}})
+    assert told(settings(), 4) != told(other, 4)
+
+
+def test_later_trials_are_better_than_those_at_random() -> None:
+    trials = told(settings(num_random=10), 40)
+    early, late = trials[:10], trials[-10:]
+    assert sum(map(error_of, late)) < 0.7 * sum(map(error_of, early))
+    assert sum(trial.backbone == "b" for trial in late) > 5
+    assert all(3e-4 <= trial.base_lr <= 3e-2 for trial in trials)
+
+
+def test_without_backbones_the_models_own_is_tried() -> None:
+    (trial,) = Study(PipelineConfig()).ask(1)
+    assert trial.backbone == PipelineConfig().model.backbone
+
+
+def test_a_trial_that_failed_is_told_and_not_chosen(tmp_path) -> None:
+    study = Study(settings())
+    first, second = study.ask(2)
+    study.tell(first.model_copy(update={"fault": "the loss is not finite"}))
+    good = second.model_copy(update={"error_rate": 0.5})
+    study.tell(good)
+    bad = first.model_copy(update={"fault": "the loss is not finite"})
+    result = write_result(str(tmp_path), [bad, good])
+    assert [trial.number for trial in result.trials] == [1, 0]
+    kept = json.loads((tmp_path / "sweep.json").read_text())
+    assert kept["trials"][1]["fault"] == "the loss is not finite"
+    with pytest.raises(PetsError, match="none of the 1 trials came to its end: the loss"):
+        write_result(str(tmp_path), [bad])
+
+
+def trained(error_rate: float | None) -> TrainResult:
+    epoch = EpochMetrics(
+        epoch=0, phase="frozen", train_loss=1.0, valid_loss=1.0, valid_error=error_rate,
+        seconds=1.0, photos_per_second=1.0,
+    )  # fmt: skip
+    return TrainResult.model_construct(epochs=(epoch,), seconds=2.0, model_url="m")
+
+
+def test_a_trial_counts_with_the_mean_of_its_seeds() -> None:
+    trial = Trial(number=0, backbone="a", base_lr=0.1)
+    done = concluded(trial, [trained(0.2), trained(0.4)], "last")
+    assert done.error_rate == pytest.approx(0.3)
+    assert done.error_rates == (0.2, 0.4)
+    assert done.seconds == 4.0
+    with pytest.raises(PetsError, match=r"source\.valid_fraction"):
+        concluded(trial, [trained(None)], "last")
+
+
+def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
+    epochs = tuple(
+        trained(error).epochs[0].model_copy(update={"epoch": number, "valid_loss": loss})
+        for number, (error, loss) in enumerate([(0.3, 2.0), (0.2, 1.0), (0.4, 3.0)])
+    )
+    result = TrainResult.model_construct(epochs=epochs)
+    assert result.kept("best").valid_error == 0.2
+    assert result.kept("last").valid_error == 0.4
+
+
+def test_epochs_stored_before_errors_had_names_are_read() -> None:
+    told = {"epoch": 0, "phase": "frozen", "train_loss": 1.0, "seconds": 1, "photos_per_second": 1}
+    epoch = EpochMetrics.model_validate(told | {"valid_loss": 1.0, "valid_error_rate": 0.25})
+    assert epoch.error_text == "25.0%"
+    assert EpochMetrics.model_validate_json(epoch.model_dump_json()) == epoch
+
+
+def test_each_training_is_a_run_of_its_own() -> None:
+    trial = Trial(number=7, backbone="b", base_lr=0.02)
+    config = trial_config(settings(), trial, 5)
+    assert (config.model.backbone, config.train.base_lr, config.train.seed) == ("b", 0.02, 5)
+    assert trial_url("s3://bucket/runs/1/", trial, 5) == "s3://bucket/runs/1-007-5"
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_the_picture_shows_any_number_of_trials(count) -> None:
+    trials = [
+        Trial(number=n, backbone=f"b${n}", base_lr=10.0**-n, error_rate=n / 10)
+        for n in range(count)
+    ]
+    picture = Image.open(io.BytesIO(plots.sweep_trials(trials)))
+    assert picture.width > 900
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"min_lr": 0.1, "max_lr": 0.01}, "max_lr .* must be above min_lr"),
+        ({"num_trials": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(sweep, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(**sweep)
+
+
+def test_the_store_keeps_what_was_tried(tmp_path) -> None:
+    trials = told(settings(), 3)
+    result = write_result(str(tmp_path), trials)
+    assert result.trials[0].error_rate == min(trial.error_rate for trial in trials)
+    assert Path(result.url).exists()
