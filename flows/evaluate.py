@@ -4,8 +4,9 @@
 from prefect import State, flow
 
 from pets_core.config.pipeline import PipelineConfig
-from tasks.review import Report, conclude, find_the_champion, promote_model, review_model
-from tasks.review_artifacts import publish_review
+from pets_core.records.evaluation import EvalReport
+from tasks.artifacts.evaluation import publish_evaluation
+from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
 from tasks.stages import begin_run, check_run, predict_model
 
 __all__ = ["evaluate_flow"]
@@ -15,13 +16,13 @@ __all__ = ["evaluate_flow"]
 def evaluate_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
-) -> Report | State[Report]:
+) -> EvalReport | State[EvalReport]:
     """Judge the model in a folder, path or URL, on the source's photos."""
     check_run(config, model_url)
     run = begin_run(config)
-    champion = find_the_champion(config, run)
+    champion = load_champion(config, run)
     predicted = predict_model(config, run, model_url, champion)
-    report = review_model(config, run.url, predicted, champion)
+    report = evaluate_model(config, run.url, predicted, champion)
     report = promote_model(config, report)
-    publish_review(config, report)
-    return conclude(config, report)
+    publish_evaluation(config, report)
+    return final_state(config, report)

@@ -4,10 +4,11 @@
 from prefect import State, flow
 
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.records.evaluation import EvalReport
 from tasks.artifacts.dataset import publish_dataset
+from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
-from tasks.review import Report, conclude, find_the_champion, promote_model, review_model
-from tasks.review_artifacts import publish_review
+from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
 from tasks.stages import begin_run, check_run, find_lr, predict_model, train_model
 
 __all__ = ["pipeline"]
@@ -17,7 +18,7 @@ __all__ = ["pipeline"]
 def pipeline(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
-) -> Report | State[Report]:
+) -> EvalReport | State[EvalReport]:
     """Turn photos into a trained, evaluated model.
 
     `resume` is the folder of a run that ended early, to go on with.
@@ -30,9 +31,9 @@ def pipeline(
     base_lr = config.train.base_lr or suggestion.chosen
     result = train_model(config, run, base_lr)
     publish_training(result)
-    champion = find_the_champion(config, run)
+    champion = load_champion(config, run)
     predicted = predict_model(config, run, result.model_url, champion)
-    report = review_model(config, run.url, predicted, champion, result)
+    report = evaluate_model(config, run.url, predicted, champion, result)
     report = promote_model(config, report)
-    publish_review(config, report)
-    return conclude(config, report)
+    publish_evaluation(config, report)
+    return final_state(config, report)

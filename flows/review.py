@@ -4,15 +4,15 @@
 from prefect import State, flow
 
 from pets_core.config.pipeline import PipelineConfig
-from tasks.review import (
-    Report,
-    champion_of,
-    conclude,
+from pets_core.records.evaluation import EvalReport
+from tasks.artifacts.evaluation import publish_evaluation
+from tasks.evaluate import (
+    evaluate_model,
+    final_state,
+    load_champion_of,
     promote_model,
-    review_model,
     use_predictions,
 )
-from tasks.review_artifacts import publish_review
 from tasks.stages import folder_of_run
 
 __all__ = ["review_flow"]
@@ -22,11 +22,11 @@ __all__ = ["review_flow"]
 def review_flow(
     predictions_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
-) -> Report | State[Report]:
+) -> EvalReport | State[EvalReport]:
     """Make report, tables and artifacts of the predictions.parquet of an evaluation anew."""
     predicted = use_predictions(predictions_url)
-    champion = champion_of(config, predicted)
-    report = review_model(config, folder_of_run(config), predicted, champion)
+    champion = load_champion_of(config, predicted)
+    report = evaluate_model(config, folder_of_run(config), predicted, champion)
     report = promote_model(config, report)
-    publish_review(config, report)
-    return conclude(config, report)
+    publish_evaluation(config, report)
+    return final_state(config, report)

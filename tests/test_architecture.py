@@ -27,7 +27,7 @@ COMMAND_LINE_MAY_IMPORT = {
     "pets_core.evaluation.predictions",
     "pets_core.runtime.launcher",
     "pets_core.models.card",
-    "pets_core.models.onnx",
+    "pets_core.inference.onnx",
     "pets_core.inference.predict",
     "pets_core.ratings.files",
     "pets_core.ratings.recommend",

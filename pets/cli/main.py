@@ -35,12 +35,12 @@ _PREFECT_DEFAULTS = {
 }
 
 _FLOWS = {
-    "run": ("pipeline:pipeline", "results:show_review"),
+    "run": ("pipeline:pipeline", "results:show_evaluation"),
     "ingest": ("ingest:ingest_flow", "datasets:show_manifest"),
     "lr-find": ("lr_find:lr_find_flow", "results:show_record"),
     "train": ("train:train_flow", "results:show_record"),
-    "evaluate": ("evaluate:evaluate_flow", "results:show_review"),
-    "review": ("review:review_flow", "results:show_review"),
+    "evaluate": ("evaluate:evaluate_flow", "results:show_evaluation"),
+    "review": ("review:review_flow", "results:show_evaluation"),
     "collab": ("collab:collab_flow", "results:show_ratings"),
     "sweep": ("sweep:sweep_flow", "results:show_sweep"),
     "batch-predict": ("batch_predict:batch_predict_flow", "results:show_batch"),
@@ -176,9 +176,9 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
     from pets_core.storage import is_url
 
     if command == "review" and not is_url(parsed.predictions_url):
-        from pets_core.evaluation.predictions import read_any_info
+        from pets_core.evaluation.predictions import read_info
 
-        read_any_info(parsed.predictions_url)
+        read_info(parsed.predictions_url)
     if command == "evaluate" and parsed.model_url is None:
         raise PetsError(
             "pets evaluate wants MODEL, a model folder, or --from PREDICTIONS, the "
@@ -357,7 +357,7 @@ def _export(parser: _Parser, arguments: list[str]) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
     parser.add_argument("--to", required=True, metavar="FILE.onnx", help="path or URL to write")
     parsed = parser.parse_args(arguments)
-    from pets_core.models.onnx import export_onnx
+    from pets_core.inference.onnx import export_onnx
 
     difference = export_onnx(parsed.model, parsed.to)
     print(f"{parsed.to}  predictions within {difference:.1e} of torch's")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pets.cli.tables import print_table
 from pets_core.errors import PetsError, did_you_mean
-from pets_core.registry import (
+from pets_core.registry.aliases import (
     Candidate,
     absolute,
     aliases,
@@ -77,13 +77,17 @@ def _list(arguments: argparse.Namespace) -> None:
         print(f"no evaluated model in {arguments.store}")
     else:
         print_table(
-            ["run", "evaluated (UTC)", "data set", "backbone", "error", "photos", "alias"],
+            ["run", "evaluated (UTC)", "data set", "backbone", "metric", "photos", "alias"],
             (
                 [m.run_id, m.evaluated_at[:19].replace("T", " "), m.dataset_name, m.backbone,
-                 f"{m.error_rate:.2%}", f"{m.num_rows} {m.split}", " ".join(pointing[m.run_id])]
+                 _metric(m), f"{m.num_rows} {m.split}", " ".join(pointing[m.run_id])]
                 for m in models
             ),
         )  # fmt: skip
+
+
+def _metric(model: Candidate) -> str:
+    return f"{model.metric.name} {model.metric.format(digits=2)}"
 
 
 def _pointing(store: str, models: Sequence[Candidate]) -> dict[str, list[str]]:
@@ -104,10 +108,10 @@ def _show(arguments: argparse.Namespace) -> None:
             moves = list(history(store, what, alias).values())[::-1]
             print(f"{alias} of {what}")
             print_table(
-                ["since (UTC)", "run", "backbone", "error", "why"],
+                ["since (UTC)", "run", "backbone", "metric", "why"],
                 (
                     [m.moved_at[:19].replace("T", " "), m.model.run_id, m.model.backbone,
-                     f"{m.model.error_rate:.2%}", m.why]
+                     _metric(m.model), m.why]
                     for m in moves
                 ),
             )  # fmt: skip
@@ -115,8 +119,8 @@ def _show(arguments: argparse.Namespace) -> None:
     if any(model.dataset_name == what for model in candidates(store)):
         raise PetsError(f"{what}: no alias points at a model of it yet; pets models promote RUN")
     model = _find(store, what)
-    told = model.model_dump() | {"error_rate": f"{model.error_rate:.2%}"}
-    for name, value in told.items():
+    shown_as = model.model_dump(exclude={"format_version"}) | {"metric": _metric(model)}
+    for name, value in shown_as.items():
         shown = absolute(store, value) if name.endswith("_url") else value
         print(f"{name.removesuffix('_url').replace('_', ' '):20} {shown}")
     print(f"{'aliases':20} {' '.join(_pointing(store, [model])[model.run_id]) or 'none'}")

@@ -4,66 +4,52 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from pets_core.numbers.records import NumbersReport
+from pets.cli.tables import print_table
 from pets_core.ratings.records import RatingsReport
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.inference import BatchSummary, NearDuplicates
 from pets_core.records.training import SweepResult
-from pets_core.tags.records import TagsReport
 
 __all__ = [
     "show_batch",
     "show_embeddings",
-    "show_numbers",
+    "show_evaluation",
     "show_ratings",
     "show_record",
-    "show_report",
-    "show_review",
     "show_sweep",
-    "show_tags",
 ]
 
-_NUM_NUMBERS = 12
-_NUM_TAGS = 5
 
-
-def show_review(report: EvalReport | TagsReport | NumbersReport) -> None:
-    """How a model did on photos, whatever it tells."""
-    if isinstance(report, TagsReport):
-        show_tags(report)
-    elif isinstance(report, NumbersReport):
-        show_numbers(report)
-    else:
-        show_report(report)
-
-
-def show_report(report: EvalReport) -> None:
-    """How a model did on photos."""
-    rate = report.error_rate
-    wrong = round(report.num_rows * rate.value)
-    print(
-        f"\nError rate   {rate.value:.1%}  ({wrong} of {report.num_rows} {report.split} photos "
-        f"wrong; 95% interval {rate.low:.1%} to {rate.high:.1%})"
-    )
+def show_evaluation(report: EvalReport) -> None:
+    """How a model did on photos, whatever it predicts."""
+    primary = report.primary
+    notes = [f"{report.num_rows:,} {report.split} photos"]
+    notes += [primary.interval_text] if primary.interval_text else []
+    if primary.baseline is not None:
+        notes.append(f"baseline {primary.format(primary.baseline)}")
+    name = primary.name[:1].upper() + primary.name[1:]
+    print(f"\n{name:12} {primary.format()}  ({'; '.join(notes)})")
+    for metric in report.metrics:
+        print(f"  {metric.name:28} {metric.format()}")
+    for detail in report.details:
+        print(f"  {detail}")
     if report.comparison:
-        beside = report.comparison
+        compared = report.comparison
         print(
-            f"Champion     {beside.champion_error_rate:.1%} on the same photos: this model is "
-            f"{beside.outcome}, {beside.chance}"
+            f"Champion     {compared.champion_metric.format()} on the same photos: this model is "
+            f"{compared.delta_text}, {compared.p_text}"
         )
-        if beside.left_out:
-            print(f"             {beside.left_out}")
+        if compared.excluded_text:
+            print(f"             {compared.excluded_text}")
     elif report.is_champion:
         print("Champion     this very model")
     if not report.verdict.passed:
         print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
-    for caution in report.cautions:
-        print(f"Caution      {caution}")
-    print("Most confused")
-    for pair in report.most_confused[:3]:
-        print(f"  {pair.count:3d}  {pair.actual}, taken for {pair.predicted}")
-    if not report.most_confused:
-        print("  no pair of breeds, or none as often as evaluate.most_confused_min_count")
+    for warning in report.warnings:
+        print(f"Warning      {warning}")
+    if report.highlights and report.highlights.rows:
+        print(report.highlights.title)
+        print_table(list(report.highlights.columns), report.highlights.rows, indent=2)
     print(f"Model        {report.model_url}")
     print(f"Report       {report.file('report.html')}")
 
@@ -107,35 +93,6 @@ def show_ratings(report: RatingsReport) -> None:
     print(f"\n{report.num_rows:,} {report.split} ratings, RMSE:")
     for row in report.errors:
         print(f"  {row.rmse:.4f}  {row.name}")
-    print(f"Model        {report.model_url}\nReview       {report.url}")
-
-
-def show_tags(report: TagsReport) -> None:
-    """How a model of tags did."""
-    print(f"\n{report.headline} on {report.num_rows:,} {report.split} photos")
-    for line in (*report.details, *report.cautions):
-        print(f"  {line}")
-    known = sorted((t for t in report.tags if t.f1 is not None), key=lambda tag: tag.f1 or 0.0)
-    print("Worst tags: F1, and photos that have them")
-    for tag in known[:_NUM_TAGS]:
-        print(f"  {tag.f1:6.1%} {tag.support:6d}  {tag.name}")
-    print(f"Model        {report.model_url}\nReview       {report.url}")
-
-
-def show_numbers(report: NumbersReport) -> None:
-    """How a model of numbers or places did, beside the mean of the training photos."""
-    print(
-        f"\n{report.headline} on {report.num_rows:,} {report.split} photos; "
-        f"always saying the mean: {report.baseline}"
-    )
-    for line in (*report.details, *report.cautions):
-        print(f"  {line}")
-    print("MAE, and that of always saying the mean")
-    for number in report.numbers[:_NUM_NUMBERS]:
-        name = f"{number.name}, {number.unit}" if number.unit else number.name
-        print(f"  {number.mae:<10.4g} {number.baseline_mae:<10.4g} {name}")
-    if len(report.numbers) > _NUM_NUMBERS:
-        print(f"  and {len(report.numbers) - _NUM_NUMBERS} more: {report.file('numbers.csv')}")
     print(f"Model        {report.model_url}\nReview       {report.url}")
 
 

@@ -42,7 +42,7 @@ class Labels:
         labels, found = self.labels[chosen], self.found[chosen]
         size = len(self.names)
         support = np.bincount(labels, minlength=size).astype(np.float64)
-        return support, np.bincount(labels, weights=found, minlength=size)
+        return support, np.bincount(labels, weights=found, minlength=size).astype(np.float64)
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -140,9 +140,7 @@ def _reduce(scores: Floats, is_root: bool, axis: int = -1) -> Floats:
     return np.sqrt(mean) if is_root else mean
 
 
-def _test(
-    ours: Floats, others: Floats, sign: int, is_root: bool
-) -> tuple[Interval, float, str]:
+def _test(ours: Floats, others: Floats, sign: int, is_root: bool) -> tuple[Interval, float, str]:
     """Return the improvement with its 95% interval, the two-sided p-value, and the test's name."""
     if not is_root and np.isin((ours, others), (0.0, 1.0)).all():
         gains = sign * (ours - others)

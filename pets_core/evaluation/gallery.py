@@ -95,7 +95,9 @@ def _maps(url: str | None) -> dict[str, bytes]:
 def write_gallery(url: str, gallery: Gallery) -> None:
     """Write a row a picture, its part of the gallery in the first column."""
     rows = [
-        {"part": part, **vars(picture)} for part, pictures in gallery.items() for picture in pictures
+        {"part": part, **vars(picture)}
+        for part, pictures in gallery.items()
+        for picture in pictures
     ]
     write_table(url, pa.Table.from_pylist(rows, _SCHEMA))
 

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
-from pets_core.records.dataset import ClassInfo, NumberInfo, Split
+from pets_core.records.base import Split
+from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = [
     "CHAMPION_PREDICTIONS",
@@ -256,7 +257,9 @@ def refuse_rows(
     bad = np.flatnonzero(is_bad)
     if len(bad):
         first = ", ".join(predictions.ids[i] for i in bad[:3])
-        raise PetsError(f"{url}: {len(bad)} of {len(is_bad)} samples have {what}: {first}. {remedy}")
+        raise PetsError(
+            f"{url}: {len(bad)} of {len(is_bad)} samples have {what}: {first}. {remedy}"
+        )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pets_core import storage
 from pets_core.data.dataset import read_table, write_table
-from pets_core.spreadsheet import table_csv
+from pets_core.storage.csv import table_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,8 @@ def write_frame(url: str, frame: pd.DataFrame) -> None:
 
 def read_frame(url: str) -> pd.DataFrame:
     """Read a table of `write_frame`."""
-    return read_table(f"{url}.parquet").to_pandas()
+    frame: pd.DataFrame = read_table(f"{url}.parquet").to_pandas()
+    return frame
 
 
 def issues_csv(issues: pd.DataFrame) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -11,25 +9,13 @@ from numpy.typing import NDArray
 from pets_core import storage
 from pets_core.data.dataset import read_table
 from pets_core.errors import PetsError
-from pets_core.evaluation.predictions import PredictionsOrigin
+from pets_core.evaluation.predictions import Predictions
 from pets_core.models.card import read_card
 
 __all__ = ["trained_on"]
 
 
-class _Judged(Protocol):
-    """Predictions of anything."""
-
-    @property
-    def info(self) -> PredictionsOrigin: ...
-
-    @property
-    def ids(self) -> list[str]: ...
-
-    def __len__(self) -> int: ...
-
-
-def trained_on(store: str, model_url: str, judged: _Judged) -> NDArray[np.bool_] | None:
+def trained_on(store: str, model_url: str, judged: Predictions) -> NDArray[np.bool_] | None:
     """Tell the photos judged that are among a model's training photos, by their content.
 
     Another version of a data set, with other fractions, another seed or other ids, may have moved a

@@ -16,7 +16,7 @@ from pets_core.data.ingest.images import decode, inspect
 from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.errors import PetsError
 from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
-from pets_core.tags.thresholds import Thresholds, read_thresholds
+from pets_core.targets.tags.thresholds import Thresholds, read_thresholds
 
 __all__ = ["Prediction", "predict_photos"]
 

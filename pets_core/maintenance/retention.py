@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, read_card
-from pets_core.registry import CANDIDATE, absolute, kept_models
+from pets_core.registry.aliases import CANDIDATE, absolute, kept_models
 from pets_core.runtime.runs import data_sets_in_use
 
 __all__ = ["Old", "data_sets_needed", "find_old", "remove_old"]

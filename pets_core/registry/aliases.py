@@ -110,7 +110,9 @@ class EvaluationKey(NamedTuple):
     @staticmethod
     def of(model: Candidate | PredictionsInfo) -> EvaluationKey:
         """Those that a model was judged on."""
-        return EvaluationKey(model.dataset_name, model.dataset_fingerprint, model.split, model.tta_views)
+        return EvaluationKey(
+            model.dataset_name, model.dataset_fingerprint, model.split, model.tta_views
+        )
 
     @staticmethod
     def by(config: PipelineConfig, manifest: DatasetManifest) -> EvaluationKey:
@@ -238,7 +240,9 @@ def promote_run(store: str, alias: str, report: EvalReport) -> AliasVersion:
     return _promote(store, alias, model, held)
 
 
-def _promote(store: str, alias: str, model: Candidate, held: tuple[str, AliasVersion] | None) -> AliasVersion:
+def _promote(
+    store: str, alias: str, model: Candidate, held: tuple[str, AliasVersion] | None
+) -> AliasVersion:
     """Promote a model after the move that holds."""
     _check_there(store, model)
     name, move = held or (None, None)

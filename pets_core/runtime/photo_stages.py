@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,16 +39,15 @@ from pets_core.evaluation.predictions import (
 )
 from pets_core.inference.batch import decoded_batches, missing_parts, read_part, write_part
 from pets_core.models.card import ModelCard, weights_sha256
+from pets_core.models.memory import HalvingForward
 from pets_core.models.package import TrainedModel, load_model
-from pets_core.numbers.predictions import NumberPredictionsInfo, write_number_predictions
 from pets_core.objectives.photos import tell
 from pets_core.progress import Progress
 from pets_core.records.base import Split
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
 from pets_core.runtime.photo_rank import PhotoRank
-from pets_core.tags.predictions import TagPredictionsInfo, write_tag_predictions
-from pets_core.training.memory import HalvingForward
+from pets_core.targets.registry import get_target
 
 __all__ = ["embed", "predict", "predict_parts"]
 
@@ -241,8 +239,15 @@ def _predict(
         )
     seconds = time.monotonic() - began
     if outputs is not None:
-        origin = _origin(rank, built, split, len(photos) / seconds)
-        _write(url, card, origin, photos, outputs)
+        write_predictions(
+            url,
+            get_target(card.targets),
+            _info(rank, built, split, len(photos) / seconds),
+            photos.ids,
+            photos.targets,
+            outputs.values,
+            outputs.embeddings,
+        )
     return outputs, seconds
 
 
@@ -250,36 +255,22 @@ def _told(card: ModelCard, logits: Tensor, batch: Batch) -> Tensor:
     return tell(card, logits, batch.maps)
 
 
-def _origin(rank: PhotoRank, built: TrainedModel, split: Split, speed: float) -> dict[str, Any]:
-    """Whose predictions of which photos these are: the fields of `PredictionsOrigin`."""
+def _info(rank: PhotoRank, built: TrainedModel, split: Split, speed: float) -> PredictionsInfo:
     card, manifest = built.card, rank.manifest
-    return {
-        "split": split,
-        "model_url": built.url,
-        "backbone": card.backbone,
-        "image_size": card.image_size,
-        "dataset_url": manifest.url,
-        "dataset_name": manifest.name,
-        "dataset_fingerprint": manifest.fingerprint,
-        "tta_views": rank.config.evaluate.tta_views,
-        "photos_per_second": speed,
-    }
-
-
-def _write(
-    url: str, card: ModelCard, origin: dict[str, Any], photos: DecodedPhotos, outputs: Outputs
-) -> None:
-    """Write predictions in the form of what was predicted."""
-    ids, targets, values = photos.ids, photos.targets, outputs.values
-    if card.targets == "class":
-        about = PredictionsInfo(classes=card.classes, **origin)
-        write_predictions(url, about, ids, targets.astype(np.int64), values, outputs.embeddings)
-    elif card.targets == "tags":
-        tags = TagPredictionsInfo(tags=tuple(c.name for c in card.classes), **origin)
-        write_tag_predictions(url, tags, ids, targets > 0, values)
-    else:
-        numbers = NumberPredictionsInfo(targets=card.targets, numbers=card.numbers, **origin)
-        write_number_predictions(url, numbers, ids, targets.astype(np.float32), values)
+    return PredictionsInfo(
+        targets=card.targets,
+        split=split,
+        model_url=built.url,
+        backbone=card.backbone,
+        image_size=card.image_size,
+        dataset_url=manifest.url,
+        dataset_name=manifest.name,
+        dataset_fingerprint=manifest.fingerprint,
+        tta_views=rank.config.evaluate.tta_views,
+        photos_per_second=speed,
+        classes=card.classes,
+        numbers=card.numbers,
+    )
 
 
 def _write_maps(

@@ -21,7 +21,9 @@ from pets_core.records.evaluation import Highlights, Metric, Section
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Evaluation", "Evaluator", "Target"]
+__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Target"]
+
+VALID_NOTE = "There are no test photos: what is chosen by these looks better than it is."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from pets_core.records.evaluation import (
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import CANDIDATE, Candidate, relative
 from pets_core.registry.gate import check_gate, judge
-from pets_core.runs import SETTINGS
+from pets_core.storage.layout import SETTINGS
 from pets_core.targets.base import Evaluation, Target
 from pets_core.targets.registry import get_target
 
@@ -95,7 +95,9 @@ def evaluate(
     seen = trained_on(config.store, predicted.model_url, predictions)
     num_trained_on = None if seen is None else int(seen.sum())
     other = champion if champion and champion.model_url != predicted.model_url else None
-    comparison, not_compared = _compare(config.store, target, other, scores, predictions, predicted, seen)
+    comparison, not_compared = _compare(
+        config.store, target, other, scores, predictions, predicted, seen
+    )
     unseen = scores.labels.unseen if scores.labels else ()
     verdict = judge(config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen)
     evaluation = evaluator.evaluate()

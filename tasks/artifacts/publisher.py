@@ -15,7 +15,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pets_core import storage
-from pets_core.records.evaluation import SplitReport
+from pets_core.records.evaluation import EvalReport
 from pets_core.storage.markdown import literal
 
 __all__ = [
@@ -159,7 +159,7 @@ def within(head: str, rows: Iterable[str]) -> str:
     return content + (f"\n{left_out} more are in the report.\n" if left_out else "")
 
 
-def links(report: SplitReport, *pages: tuple[str, str]) -> str:
+def links(report: EvalReport, *pages: tuple[str, str]) -> str:
     """Where all that is behind an artifact lies, as a table in markdown.
 
     Args:
@@ -167,7 +167,7 @@ def links(report: SplitReport, *pages: tuple[str, str]) -> str:
         pages: What each further file is, and its URL.
     """
     lying = [
-        ("model", report.model_url), *pages, ("every prediction", report.predictions_url),
+        ("model", report.model_url), *pages, ("predictions", report.predictions_url),
         ("tables and pictures", report.url),
     ]  # fmt: skip
     return table(["", ""], ([what, f"`{url}`"] for what, url in lying))

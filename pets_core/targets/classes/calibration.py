@@ -101,7 +101,7 @@ def _cooled(
     """Logarithms of the probabilities of cooled logits, some rows at a time: a copy is large."""
     for start in range(0, len(predictions), _ROWS):
         rows = slice(start, start + _ROWS)
-        logs = np.log(np.maximum(predictions.probabilities[rows], np.finfo(np.float32).tiny))
+        logs = np.log(np.maximum(predictions.outputs[rows], np.finfo(np.float32).tiny))
         yield rows, log_softmax(logs / temperature)
 
 

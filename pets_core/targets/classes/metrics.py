@@ -100,9 +100,7 @@ def class_table(predictions: ClassPredictions, counts: NDArray[np.int64]) -> pd.
     return table.sort_values("recall", kind="stable", na_position="last", ignore_index=True)
 
 
-def species_table(
-    counts: NDArray[np.int64], species: Sequence[str | None]
-) -> pd.DataFrame | None:
+def species_table(counts: NDArray[np.int64], species: Sequence[str | None]) -> pd.DataFrame | None:
     """Add the classes of each species up: cats taken for dogs, and dogs for cats.
 
     Args:

@@ -50,10 +50,14 @@ class ClassesEvaluator(Evaluator):
     validation: ClassPredictions | None
 
     def __init__(
-        self, predictions: Predictions, validation: Predictions | None = None, *given: Any, **named: Any
+        self,
+        predictions: Predictions,
+        validation: Predictions | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        own = validation and ClassPredictions.of(validation)
-        super().__init__(ClassPredictions.of(predictions), own, *given, **named)
+        own = None if validation is None else ClassPredictions.of(validation)
+        super().__init__(ClassPredictions.of(predictions), own, *args, **kwargs)
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -86,10 +90,12 @@ class ClassesEvaluator(Evaluator):
         pairs = most_confused(counts, predictions.names, min_count)
         order = cluster_order(counts)
         bins, classes = calibration.bins, class_table(predictions, counts)
+        if classes["species"].isna().all():
+            classes = classes.drop(columns="species")
         tables = {
             "confusion": confusion_table(counts, predictions.names),
             "most_confused": pairs,
-            "classes": classes if classes["species"].notna().any() else classes.drop(columns="species"),
+            "classes": classes,
         }
         species = species_table(counts, [info.species for info in self.info.classes])
         if species is not None:
@@ -328,6 +334,7 @@ class Classes(Target):
         sums = predictions.outputs.sum(1, dtype=np.float64)
         # A sum that is right says that no value is NaN or infinite.
         bad = ~(np.abs(sums - 1) < 1e-3) | (predictions.outputs.min(1) < 0)
+        assert predictions.losses is not None
         refuse_rows(
             url, predictions, bad | ~np.isfinite(predictions.losses),
             "probabilities that are not finite, or do not add up to 1",

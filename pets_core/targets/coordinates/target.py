@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +30,17 @@ Floats = NDArray[np.float64]
 class _CoordinatesEvaluator(NumbersEvaluator):
     """What keypoints and boxes share: they are drawn, and outliers are found by their distance."""
 
-    has_one_unit = True
-    unit = ""
+    shape: ClassVar[Literal["points", "box"]]
+
+    @property
+    def has_one_unit(self) -> bool:
+        """Coordinates have one scale."""
+        return True
+
+    @property
+    def unit(self) -> str:
+        """They have no unit."""
+        return ""
 
     def text(self, values: NDArray[Any]) -> str:
         """Return the first coordinates of a photo; all of them are drawn."""
@@ -40,8 +49,8 @@ class _CoordinatesEvaluator(NumbersEvaluator):
 
     def draw(self, predictions: Predictions, row: int, jpeg: bytes) -> bytes:
         """Draw the actual and the predicted places."""
-        kind = "box" if isinstance(self, BoxEvaluator) else "points"
-        return draw_on_jpeg(jpeg, kind, predictions.targets[row], predictions.outputs[row])
+        actual, predicted = predictions.targets[row], predictions.outputs[row]
+        return draw_on_jpeg(jpeg, self.shape, actual, predicted)
 
     def issues(self) -> Any:
         """Return photos whose distance is an outlier among the validation photos.
@@ -71,6 +80,7 @@ class _CoordinatesEvaluator(NumbersEvaluator):
 class PointsEvaluator(_CoordinatesEvaluator):
     """Evaluates predicted keypoints: their distance, as a share of the photo's side."""
 
+    shape = "points"
     legend = " Green circles: actual. Orange crosses: predicted." + _SCALE
 
     @cached_property
@@ -121,6 +131,7 @@ class PointsEvaluator(_CoordinatesEvaluator):
 class BoxEvaluator(_CoordinatesEvaluator):
     """Evaluates predicted boxes: their intersection over union with the actual ones."""
 
+    shape = "box"
     legend = " Whole green line: actual. Broken orange line: predicted." + _SCALE
 
     @cached_property

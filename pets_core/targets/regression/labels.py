@@ -33,11 +33,7 @@ def number_issues(validation: Predictions) -> pd.DataFrame:
     import pandas as pd
 
     names = [info.name for info in validation.info.numbers]
-    rows = [
-        row
-        for place, name in enumerate(names)
-        for row in _issues_of(validation, place, name)
-    ]
+    rows = [row for place, name in enumerate(names) for row in _issues_of(validation, place, name)]
     columns = ["id", "number", "actual", "predicted", "quality"]
     return pd.DataFrame(rows, columns=columns).sort_values(
         "quality", kind="stable", ignore_index=True
@@ -56,6 +52,4 @@ def _issues_of(
 
     quality = get_label_quality_scores(actual, predicted)
     found = np.flatnonzero(quality < _SHARE_OF_MEDIAN * np.median(quality))
-    return [
-        (validation.ids[row], name, actual[row], predicted[row], quality[row]) for row in found
-    ]
+    return [(validation.ids[row], name, actual[row], predicted[row], quality[row]) for row in found]

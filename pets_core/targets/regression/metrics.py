@@ -19,9 +19,7 @@ Numbers = NDArray[np.float32] | NDArray[np.float64]
 Floats = NDArray[np.float64]
 
 
-def number_table(
-    infos: Sequence[NumberInfo], targets: Numbers, predicted: Numbers
-) -> pd.DataFrame:
+def number_table(infos: Sequence[NumberInfo], targets: Numbers, predicted: Numbers) -> pd.DataFrame:
     """Return the errors of each number, and those of always predicting the training photos' mean.
 
     Args:
@@ -36,9 +34,7 @@ def number_table(
     import pandas as pd
 
     actual, said = targets.astype(np.float64), predicted.astype(np.float64)
-    return pd.DataFrame(
-        [_row(info, actual[:, i], said[:, i]) for i, info in enumerate(infos)]
-    )
+    return pd.DataFrame([_row(info, actual[:, i], said[:, i]) for i, info in enumerate(infos)])
 
 
 def _row(info: NumberInfo, actual: Floats, predicted: Floats) -> dict[str, object]:
@@ -73,4 +69,5 @@ def baseline_of(infos: Sequence[NumberInfo], num_rows: int) -> Floats:
 def standard_errors(infos: Sequence[NumberInfo], targets: Numbers, predicted: Numbers) -> Floats:
     """Return errors in standard deviations of the training photos, (N, D)."""
     spread = np.array([info.std if info.std > 0 else 1.0 for info in infos])
-    return (predicted.astype(np.float64) - targets) / spread
+    errors: Floats = (predicted.astype(np.float64) - targets) / spread
+    return errors

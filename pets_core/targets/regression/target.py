@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from pets_core.evaluation.predictions import (
 from pets_core.evaluation.tables import issues_csv
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
     baseline_of,
@@ -75,7 +75,7 @@ class NumbersEvaluator(Evaluator):
         """Return errors of predictions in their unit; of several units in standard deviations."""
         actual = self.predictions.targets
         if self.has_one_unit:
-            return predicted.astype(np.float64) - actual
+            return np.asarray(predicted.astype(np.float64) - actual)
         return standard_errors(self.numbers, actual, predicted)
 
     def score(self) -> ScoredSamples:
@@ -140,7 +140,7 @@ class NumbersEvaluator(Evaluator):
                 "The model is no better than always predicting the mean of the training photos."
             )
         if self.info.split == "valid":
-            notes.append("There are no test photos: what is chosen by these looks better than it is.")
+            notes.append(VALID_NOTE)
         return notes
 
     # What photos show: overridden by coordinates, which are drawn.
@@ -149,9 +149,7 @@ class NumbersEvaluator(Evaluator):
 
     def photo_errors(self) -> Floats:
         """Return by how much each photo is off, (N,), to find the worst."""
-        errors = standard_errors(
-            self.numbers, self.predictions.targets, self.predictions.outputs
-        )
+        errors = standard_errors(self.numbers, self.predictions.targets, self.predictions.outputs)
         return np.sqrt(np.square(errors).mean(1))  # type: ignore[no-any-return]
 
     def detail(self, row: int) -> str:
@@ -238,9 +236,9 @@ def _issues_section(count: int) -> Section:
     text = "No target of the validation photos looks wrong."
     if count:
         text = (
-            f"{count} validation photo{'s' if count > 1 else ''} whose target is probably wrong, by "
-            "outliers of the residuals; label_issues.csv lists them. Correct those that are wrong "
-            "in the source, and ingest again."
+            f"{count} validation photo{'s' if count > 1 else ''} whose target is probably wrong, "
+            "by outliers of the residuals; label_issues.csv lists them. Correct those that are "
+            "wrong in the source, and ingest again."
         )
     return Section(
         key="label-issues", title="Label issues", text=text, gallery="label-issues",
@@ -264,7 +262,7 @@ class Numbers(Target):
 
     name = "numbers"
     metric = "RMSE"
-    evaluator: type[Evaluator] = NumbersEvaluator
+    evaluator: ClassVar[type[Evaluator]] = NumbersEvaluator
     output_column = "predicted"
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
@@ -294,7 +292,7 @@ class Numbers(Target):
             (predictions.outputs, "predicted",
              "Predict again; of a model that gives NaN, lower its train.base_lr"),
         ):  # fmt: skip
-            bad = ~np.isfinite(values).all(1)
+            bad = np.asarray(~np.isfinite(values).all(1))
             refuse_rows(url, predictions, bad, f"{what} numbers that are not finite", remedy)
 
 

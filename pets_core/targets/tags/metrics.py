@@ -66,7 +66,8 @@ def photo_f1(targets: Flags, given: Flags) -> NDArray[np.float64]:
     """
     right = (targets & given).sum(1)
     either = targets.sum(1) + given.sum(1)
-    return np.where(either == 0, 1.0, 2 * right / np.maximum(either, 1))
+    scores: NDArray[np.float64] = np.where(either == 0, 1.0, 2 * right / np.maximum(either, 1))
+    return scores
 
 
 def micro_f1_interval(targets: Flags, given: Flags) -> Interval:
@@ -78,7 +79,8 @@ def micro_f1_interval(targets: Flags, given: Flags) -> Interval:
     """
 
     def f1(right: NDArray[Any], either: NDArray[Any], axis: int = -1) -> NDArray[Any]:
-        return 2 * right.sum(axis) / np.maximum(either.sum(axis), 1)
+        ratio: NDArray[Any] = 2 * right.sum(axis) / np.maximum(either.sum(axis), 1)
+        return ratio
 
     return bootstrap_interval(f1, (targets & given).sum(1), targets.sum(1) + given.sum(1))
 

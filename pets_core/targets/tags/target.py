@@ -22,7 +22,7 @@ from pets_core.evaluation.predictions import (
 )
 from pets_core.evaluation.tables import issues_csv
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
     accuracy_multi,
@@ -126,7 +126,7 @@ class TagsEvaluator(Evaluator):
         num_untagged = int((~predictions.targets.any(1)).sum())
         notes = []
         if self.info.split == "valid":
-            notes.append("There are no test photos: what is chosen by these looks better than it is.")
+            notes.append(VALID_NOTE)
         data = thresholds.model_dump_json(indent=2).encode()
         return Evaluation(
             metrics=self._metrics(table),
@@ -307,7 +307,7 @@ class Tags(Target):
         values = predictions.outputs
         # Written so that NaN is bad, too.
         refuse_rows(
-            url, predictions, ~((values >= 0) & (values <= 1)).all(1),
+            url, predictions, np.asarray(~((values >= 0) & (values <= 1)).all(1)),
             "probabilities that are not finite, or not from 0 to 1",
             "Predict again; of a model that gives NaN, lower its train.base_lr",
         )  # fmt: skip

@@ -14,7 +14,7 @@ from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, read_card
 from pets_core.models.folding import fold
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.objectives.photos import tell
-from pets_core.tags.thresholds import read_thresholds
+from pets_core.targets.tags.thresholds import read_thresholds
 
 __all__ = ["TOLERANCE", "export_onnx"]
 

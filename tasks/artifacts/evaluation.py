@@ -1,0 +1,173 @@
+"""Artifacts of an evaluation: what people review in the Prefect UI before a model is promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.evaluation.gallery import Gallery, Picture, read_gallery
+from pets_core.evaluation.tables import read_frame
+from pets_core.records.evaluation import Comparison, EvalReport, Section
+from pets_core.storage.markdown import literal
+from tasks.artifacts.publisher import Publisher, jpeg, links, photo, picture, table, within
+
+__all__ = ["publish_evaluation"]
+
+
+@task(name="publish evaluation", cache_policy=NO_CACHE)
+def publish_evaluation(config: PipelineConfig, report: EvalReport) -> None:
+    """Make the artifacts, the `run-summary` last, so that it comes first in the UI."""
+    gallery = read_gallery(report.file("gallery.parquet"))
+    with Publisher(report.url) as publisher:
+        for section in report.sections:
+            if section.table:
+                rows = _rows(report, section)
+                whole = report.file(f"{section.table}.csv")
+                publisher.table(section.key, rows, section.description, whole)
+            else:
+                publisher.markdown(
+                    section.key, _page(report, section, gallery), section.description
+                )
+        if report.comparison:
+            compared = _comparison(report.comparison)
+            publisher.markdown("champion", compared, "The champion on the same photos")
+        publisher.markdown("run-summary", _summary(config, report), "The evaluation in short")
+
+
+def _rows(report: EvalReport, section: Section) -> list[dict[str, Any]]:
+    """Rows as people read them: floats with four figures, nothing where a value is missing."""
+    frame = read_frame(report.file(section.table or ""))
+    return [
+        {str(name): _cell(value, name in section.percent) for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
+def _cell(value: Any, is_share: bool) -> Any:
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if is_share else float(f"{value:.4g}")
+
+
+def _page(report: EvalReport, section: Section, gallery: Gallery) -> str:
+    head = f"# {literal(section.title)}\n\n"
+    head += f"{literal(section.text)}\n\n" if section.text else ""
+    if section.figure:
+        url = report.file(f"{section.figure}.png")
+        head += f"{picture(url, section.figure_alt)}\n\nFull size: `{url}`\n\n"
+    return within(head, _pictures(gallery.get(section.gallery or "", ())))
+
+
+def _pictures(pictures: Sequence[Picture]) -> Iterator[str]:
+    for group, own in groupby(pictures, key=lambda shown: shown.group):
+        if group:
+            photos = " ".join(photo(shown.jpeg) for shown in own)
+            yield f"**{literal(group)}**\n\n{photos}\n\n"
+            continue
+        shown_pictures = list(own)
+        has_maps = any(shown.map_jpeg for shown in shown_pictures)
+        names = ["photo", *(["where the model looked"] if has_maps else []),
+                 "actual", "predicted", ""]  # fmt: skip
+        yield table(names, []) + "\n"
+        for shown in shown_pictures:
+            looked = jpeg(shown.map_jpeg, "where the model looked") if shown.map_jpeg else ""
+            cells = [
+                f"{photo(shown.jpeg)} {literal(shown.photo_id)}",
+                *([looked] if has_maps else []),
+                *map(literal, (shown.actual, shown.predicted, shown.detail)),
+            ]
+            yield f"| {' | '.join(cells)} |\n"
+
+
+def _comparison(compared: Comparison) -> str:
+    own, champion, gained = compared.metric, compared.champion_metric, compared.improvement
+    changes = table(
+        ["class", "recall", "the champion's", "photos"],
+        ([literal(c.name), f"{c.recall:.1%}", f"{c.champion_recall:.1%}", c.support]
+         for c in (*compared.worse[:5], *compared.better[:5])),
+    )  # fmt: skip
+    figures = table(
+        ["", ""],
+        [
+            [f"{own.name}", own.format(digits=2)],
+            ["the champion's", champion.format(digits=2)],
+            ["improved by", own.format_change(gained.value)],
+            [
+                "95% interval",
+                f"{own.format_change(gained.low)} to {own.format_change(gained.high)}",
+            ],
+            [compared.test, compared.p_text],
+            ["photos with a better score than the champion's", compared.num_better],
+            ["photos with a worse score", compared.num_worse],
+        ],
+    )
+    listed = (
+        f"Largest drops and gains:\n\n{changes}\n\n" if compared.worse or compared.better else ""
+    )
+    return (
+        f"# Against the champion: {literal(compared.delta_text)}\n\nOn the same "
+        f"{compared.num_rows} photos. {compared.excluded_text}\n\n{figures}\n\n{listed}"
+        f"Champion: `{compared.champion_url}`\n"
+    )
+
+
+def _summary(config: PipelineConfig, report: EvalReport) -> str:
+    primary = report.primary
+    metrics = table(
+        ["metric", "value", "95% interval", "baseline"],
+        (
+            [literal(m.name), literal(m.format()),
+             literal(m.interval_text.removeprefix("95% interval ")),
+             "" if m.baseline is None else literal(m.format(m.baseline))]
+            for m in (primary, *report.metrics)
+        ),
+    )  # fmt: skip
+    worst = ""
+    if report.highlights and report.highlights.rows:
+        rows = ([literal(cell) for cell in row] for row in report.highlights.rows)
+        worst = f"{report.highlights.title}:\n\n{table(report.highlights.columns, rows)}\n\n"
+    page = ("report, complete in one page", report.file("report.html"))
+    details = literal(" ".join(report.details))
+    return (
+        f"# {literal(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"
+        f"{report.num_rows:,} {report.split} photos. {details}\n\n{metrics}\n\n"
+        f"{worst}{links(report, page)}\n"
+    )
+
+
+def _headline(report: EvalReport) -> str:
+    name = report.primary.name
+    return f"{name[:1].upper()}{name[1:]} {report.primary.format()}"
+
+
+def _verdict(config: PipelineConfig, report: EvalReport) -> str:
+    if config.gate.promote and report.verdict.passed:
+        return f"passes, {config.gate.alias} points at it"
+    return report.verdict.text
+
+
+def _remarks(report: EvalReport) -> str:
+    """Reasons against, warnings, and the champion, a paragraph each."""
+    lines = [f"**{literal(reason)}**" for reason in report.verdict.reasons]
+    lines += [f"**{literal(warning)}**" for warning in report.warnings]
+    if report.comparison:
+        compared = report.comparison
+        champion = compared.champion_metric.format()
+        lines.append(
+            literal(
+                f"Champion: {champion} on the same photos; this model is {compared.delta_text} "
+                f"({compared.p_text}). {compared.excluded_text}".rstrip()
+            )
+        )
+    elif report.is_champion:
+        lines.append("It is the champion.")
+    elif not report.not_compared:
+        lines.append("There is no champion to compare with.")
+    return "".join(f"{line}\n\n" for line in lines)

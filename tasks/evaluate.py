@@ -1,0 +1,94 @@
+"""From predictions to a verdict, and to the model that the alias points at."""
+
+from __future__ import annotations
+
+from prefect import State, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Failed
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.evaluation.predictions import read_info
+from pets_core.records.dataset import Run
+from pets_core.records.evaluation import Champion, EvalReport, PredictResult, Verdict
+from pets_core.records.training import TrainResult
+from pets_core.registry.aliases import AliasConflict, EvaluationKey, find_champion, promote_run
+from pets_core.targets.evaluate import evaluate, given_predictions
+from tasks.execution.retries import SHORT_TASK
+
+__all__ = [
+    "evaluate_model",
+    "final_state",
+    "load_champion",
+    "load_champion_of",
+    "promote_model",
+    "use_predictions",
+]
+
+
+@task(name="champion", **SHORT_TASK)
+def load_champion(config: PipelineConfig, run: Run) -> Champion | None:
+    """Find the model that the new one is to be compared with."""
+    return _champion(config, EvaluationKey.by(config, run.manifest))
+
+
+@task(name="predictions", cache_policy=NO_CACHE)
+def use_predictions(predictions_url: str) -> PredictResult:
+    """Take predictions that were made before."""
+    return given_predictions(predictions_url)
+
+
+@task(name="champion", **SHORT_TASK)
+def load_champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
+    """Find the model that one whose predictions are given is to be compared with."""
+    return _champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
+
+
+def _champion(config: PipelineConfig, key: EvaluationKey) -> Champion | None:
+    champion = find_champion(config, key)
+    if champion is None:
+        get_run_logger().info(
+            "%s of %s points at no model yet", config.gate.alias, key.dataset_name
+        )
+    return champion
+
+
+@task(name="evaluate", **SHORT_TASK)
+def evaluate_model(
+    config: PipelineConfig,
+    run_url: str,
+    predicted: PredictResult,
+    champion: Champion | None = None,
+    training: TrainResult | None = None,
+) -> EvalReport:
+    """Evaluate the predictions, also against the champion's, and store the results."""
+    return evaluate(config, run_url, predicted, champion=champion, training=training)
+
+
+def promote_model(config: PipelineConfig, report: EvalReport) -> EvalReport:
+    """Promote a model that passes the gate, where `gate.promote` is set; to be called in a flow.
+
+    Returns:
+        The report, with another verdict where the alias was moved while the model was evaluated.
+    """
+    return point_alias(config, report) if config.gate.promote and report.verdict.passed else report
+
+
+@task(name="promote", **SHORT_TASK)
+def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
+    """Point the alias at the model."""
+    try:
+        version = promote_run(config.store, config.gate.alias, report)
+    except AliasConflict as error:
+        return report.model_copy(update={"verdict": Verdict(passed=False, reasons=(str(error),))})
+    get_run_logger().info(
+        "%s of %s points at %s", config.gate.alias, version.model.dataset_name, report.model_url
+    )
+    return report
+
+
+def final_state(config: PipelineConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
+    """Return what a flow returns: the report, or a state Rejected where the gate is in force."""
+    if not config.gate.promote or report.verdict.passed:
+        return report
+    reasons = "; ".join(report.verdict.reasons)
+    return Failed(name="Rejected", message=f"not promoted: {reasons}", data=report)
