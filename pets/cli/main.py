@@ -357,7 +357,7 @@ def _export(parser: _Parser, arguments: list[str]) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
     parser.add_argument("--to", required=True, metavar="FILE.onnx", help="path or URL to write")
     parsed = parser.parse_args(arguments)
-    from pets_core.models.onnx import export_onnx
+    from pets_core.inference.onnx import export_onnx
 
     difference = export_onnx(parsed.model, parsed.to)
     print(f"{parsed.to}  predictions within {difference:.1e} of torch's")

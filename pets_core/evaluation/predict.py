@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pets_core.data.loading.loader import Batch, PhotoLoader
 from pets_core.models.classifier import Classifier
+from pets_core.models.memory import HalvingForward
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.training.memory import HalvingForward
 
 __all__ = [
     "Outputs",

@@ -44,8 +44,8 @@ from pets_core.records.evaluation import (
 )
 from pets_core.records.training import TrainResult
 from pets_core.registry import CANDIDATE, Candidate, relative
-from pets_core.runtime.runs import SETTINGS
 from pets_core.storage.csv import table_csv
+from pets_core.storage.layout import SETTINGS
 
 __all__ = ["given_predictions", "review"]
 

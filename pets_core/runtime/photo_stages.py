@@ -40,6 +40,7 @@ from pets_core.evaluation.predictions import (
 )
 from pets_core.inference.batch import decoded_batches, missing_parts, read_part, write_part
 from pets_core.models.card import ModelCard, weights_sha256
+from pets_core.models.memory import HalvingForward
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.numbers.predictions import NumberPredictionsInfo, write_number_predictions
 from pets_core.objectives.photos import tell
@@ -49,7 +50,6 @@ from pets_core.records.evaluation import PredictResult
 from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.tags.predictions import TagPredictionsInfo, write_tag_predictions
-from pets_core.training.memory import HalvingForward
 
 __all__ = ["embed", "predict", "predict_parts"]
 

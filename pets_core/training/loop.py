@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.models.grouped import GroupedModel
+from pets_core.models.memory import HalvingForward
 from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
@@ -30,12 +31,7 @@ from pets_core.training.figures import StepRows
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
 from pets_core.training.history import History
 from pets_core.training.interruption import Interrupted, StepGate
-from pets_core.training.memory import (
-    HalvingForward,
-    explain_out_of_memory,
-    largest_micro_batch,
-    num_micro_batches,
-)
+from pets_core.training.memory import explain_out_of_memory, largest_micro_batch, num_micro_batches
 from pets_core.training.progress import TrainProgress
 from pets_core.training.schedule import OneCycle, Phase, spread
 from pets_core.training.sharding import is_sharding, whole

@@ -17,8 +17,8 @@ from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
+from pets_core.inference.onnx import export_onnx
 from pets_core.inference.predict import predict_photos
-from pets_core.models.onnx import export_onnx
 from pets_core.models.package import load_model
 from pets_core.numbers.predictions import read_number_predictions
 from pets_core.tags.predictions import read_tag_predictions

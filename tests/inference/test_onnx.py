@@ -10,9 +10,9 @@ import torch
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.inference import onnx as module
+from pets_core.inference.onnx import TOLERANCE, export_onnx
 from pets_core.inference.predict import predict_photos
-from pets_core.models import onnx as module
-from pets_core.models.onnx import TOLERANCE, export_onnx
 from pets_core.models.package import create_model, save_model
 from pets_core.records.dataset import ClassInfo
 
