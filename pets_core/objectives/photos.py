@@ -13,7 +13,7 @@ from pets_core.data.loading.transforms import REACH
 from pets_core.models.card import ModelCard
 from pets_core.objectives.multi_label import MultiLabel
 from pets_core.objectives.objective import Objective
-from pets_core.objectives.regression import Regression, widened
+from pets_core.objectives.regression import Boxes, Keypoints, Regression, widened
 from pets_core.objectives.single_label import SingleLabel, balanced_weights
 
 __all__ = ["photo_objective", "tell"]
@@ -37,13 +37,16 @@ def photo_objective(
         return SingleLabel(config.label_smoothing, weights)
     if card.targets == "tags":
         return MultiLabel(config.label_smoothing)
-    if card.targets != "numbers":
-        return Regression(REACH, loss=config.number_loss)
+    if card.targets == "points":
+        return Keypoints(REACH, loss=config.number_loss)
+    if card.targets == "box":
+        return Boxes(REACH, loss=config.number_loss)
     return Regression(
         widened(card.y_range) if card.y_range else None,
         loss=config.number_loss,
         mean=torch.tensor([info.mean for info in card.numbers], device=device),
         std=torch.tensor([info.std for info in card.numbers], device=device),
+        unit=card.numbers[0].unit,
         alike=len(card.numbers) == 1 or len({info.unit or info.name for info in card.numbers}) == 1,
     )
 

@@ -6,10 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_iou
 
-__all__ = ["Regression", "widened"]
+from pets_core.records.training import MetricInfo
+
+__all__ = ["Boxes", "Keypoints", "Regression", "widened"]
 
 _MARGIN = 0.1
 _LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -31,7 +35,8 @@ class Regression:
         loss: Of errors told in `std`.
         mean: Of each number, (D,) or one for all.
         std: Standard deviation of each number.
-        alike: Whether all numbers have one unit; else the metric is told in `std`, too.
+        unit: Of the numbers.
+        alike: Whether all numbers have one unit; else the metric is in `std`, too.
     """
 
     def __init__(
@@ -41,15 +46,17 @@ class Regression:
         loss: Literal["mse", "l1", "smooth_l1"] = "mse",
         mean: Tensor | float = 0.0,
         std: Tensor | float = 1.0,
+        unit: str = "",
         alike: bool = True,
     ) -> None:
         self._y_range, self._loss = y_range, _LOSSES[loss]
         self._mean, self._std, self._alike = mean, std, alike
+        self._unit = unit if alike else "standard deviations"
 
     @property
-    def metric(self) -> str:
-        """What the validation metric is called."""
-        return "RMSE" if self._alike else "RMSE in standard deviations"
+    def metric(self) -> MetricInfo:
+        """RMSE."""
+        return MetricInfo(name="RMSE", unit=self._unit)
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Errors, the mean over a sample's numbers, summed over the samples."""
@@ -61,12 +68,12 @@ class Regression:
         """The same."""
         return self.loss_sum(logits, targets)
 
-    def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Squared errors: the root is taken of their mean over a split."""
         errors = self.activation(logits) - targets.float()
         return _summed((errors if self._alike else errors / self._std).square())
 
-    def error(self, mean: float) -> float:
+    def metric_value(self, mean: float) -> float:
         """Root mean squared error."""
         return math.sqrt(mean)
 
@@ -76,6 +83,42 @@ class Regression:
             return self._mean + self._std * logits.float()
         low, high = self._y_range
         return low + (high - low) * logits.float().sigmoid()
+
+
+class Keypoints(Regression):
+    """Keypoints, x and y in turn, from -1 to 1; the metric is their mean distance.
+
+    It is a share of the side of the model's view, as the evaluation's is of the photo's.
+    """
+
+    metric = MetricInfo(name="mean distance", unit="%")
+
+    def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean distance of each sample's points, summed over the samples."""
+        steps = (self.activation(logits) - targets.float()).reshape(len(targets), -1, 2)
+        distances: Tensor = torch.linalg.vector_norm(steps, dim=2).mean(1)
+        return distances.sum() / 2
+
+    def metric_value(self, mean: float) -> float:
+        """The mean distance."""
+        return mean
+
+
+class Boxes(Regression):
+    """Bounding boxes, xmin, ymin, xmax and ymax from -1 to 1; the metric is their mean IoU."""
+
+    metric = MetricInfo(name="mean IoU", higher_is_better=True)
+
+    def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """IoU of each sample's box, summed over the samples."""
+        one, other = self.activation(logits).chunk(2, 1)
+        ordered = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
+        overlaps: Tensor = box_iou(ordered, targets.float()).diagonal()
+        return overlaps.sum()
+
+    def metric_value(self, mean: float) -> float:
+        """The mean IoU."""
+        return mean
 
 
 def widened(y_range: tuple[float, float]) -> tuple[float, float]:

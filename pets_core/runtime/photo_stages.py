@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pets_core import storage
@@ -37,7 +36,13 @@ from pets_core.evaluation.predictions import (
     log_softmax,
     write_predictions,
 )
-from pets_core.inference.batch import decoded_batches, missing_parts, read_part, write_part
+from pets_core.inference.batch import (
+    PredictedPhoto,
+    decoded_batches,
+    missing_parts,
+    read_part,
+    write_part,
+)
 from pets_core.models.card import ModelCard, weights_sha256
 from pets_core.models.memory import HalvingForward
 from pets_core.models.package import TrainedModel, load_model
@@ -132,22 +137,22 @@ def _predict_part(
     card, crop = built.card, built.card.center_crop()
     photos = read_part(plan, number)
     forward_fitting = HalvingForward(lambda inputs: (built.model(inputs),), rank.accelerator)
-    probabilities: dict[str, NDArray[np.float32]] = {}
+    predicted: list[PredictedPhoto] = []
     errors: dict[str, str] = {}
     batches = decoded_batches(
         files, photos, card.resize_to,
         batch_size=rank.config.evaluate.batch_size,
         num_threads=torch.get_num_threads(),
     )  # fmt: skip
-    for paths, pixels, faults in batches:
-        errors |= faults
-        if paths:
-            inputs = crop(torch.from_numpy(pixels).to(rank.accelerator.device))
+    for batch in batches:
+        errors |= batch.errors
+        if batch.photos:
+            inputs = crop(torch.from_numpy(batch.pixels).to(rank.accelerator.device))
             (logits,) = forward_fitting(inputs)
-            found = logits.float().softmax(1).cpu().numpy()
-            probabilities |= dict(zip(paths, found, strict=True))
+            outputs = tell(card, logits.float()).cpu().numpy()
+            predicted += map(PredictedPhoto, batch.photos, batch.sizes, outputs)
         rank.watchdog.beat()
-    write_part(plan, number, card, list(photos), probabilities, errors)
+    write_part(plan, number, card, list(photos), predicted, errors)
     return len(photos)
 
 

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core.config.evaluate import EvaluateConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.gallery import Gallery
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
+from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Target"]
+__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Target", "top_labels"]
 
 VALID_NOTE = "There are no test photos: what is chosen by these looks better than it is."
 
@@ -150,6 +152,54 @@ class Target(ABC):
             PetsError: Some cannot be, as NaN.
         """
 
+    @abstractmethod
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return the columns of a file of batch predictions, besides photo and error.
+
+        Args:
+            card: Of the model.
+            outputs: Decoded, (N, D).
+            sizes: Width and height of each photo, pixels, upright, (N, 2).
+            decision: As `read_decision` returns it.
+        """
+
+    @abstractmethod
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return the fields of a `Prediction` of one photo.
+
+        Args:
+            card: Of the model.
+            outputs: Decoded, (D,).
+            size: Width and height of the photo, pixels, upright.
+            decision: As `read_decision` returns it.
+            num_top: How many labels to list.
+        """
+
+    def count_labels(self, part: pa.Table) -> dict[str, int]:
+        """Return how often each label was predicted in a file of batch predictions."""
+        return {}
+
+    def read_decision(self, card: ModelCard, model_url: str) -> BaseModel | None:
+        """Return what else is needed to decide by a model's outputs, as thresholds, if anything."""
+        return None
+
+    def decision_of(self, data: str | None) -> BaseModel | None:
+        """Return the same from the metadata of an ONNX file."""
+        return None
+
     def check_comparable(self, model: PredictionsInfo, champion: PredictionsInfo) -> None:
         """Refuse to compare models that predict different things.
 
@@ -168,3 +218,11 @@ class Target(ABC):
         theirs, own = ([info.text for info in of.numbers] for of in (champion, model))
         if theirs != own:
             raise PetsError(f"it predicts {', '.join(theirs)} and this model {', '.join(own)}")
+
+
+def top_labels(
+    card: ModelCard, outputs: NDArray[np.float32], count: int
+) -> tuple[tuple[str, float], ...]:
+    """Return the most probable labels and their probabilities, the most probable first."""
+    best = np.argsort(-outputs, kind="stable")[:count]
+    return tuple((card.classes[i].name, float(outputs[i])) for i in best.tolist())

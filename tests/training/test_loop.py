@@ -49,7 +49,7 @@ def test_training_learns(tiny_model, tiny_loader, accelerator) -> None:
     history = run(tiny_model, tiny_loader, accelerator, longer)
     first, last = history.epochs[0], history.epochs[-1]
     assert last.train_loss < first.train_loss
-    assert last.valid_error < 0.35 < first.valid_error
+    assert last.valid_metric < 0.35 < first.valid_metric
 
 
 def test_history_has_a_row_a_step_with_each_groups_rate(

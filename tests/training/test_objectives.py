@@ -35,8 +35,8 @@ def test_smoothed_tags_are_moved_to_one_half():
 def test_the_error_of_tags_is_that_of_accuracy_multi():
     objective = MultiLabel()
     # Of the first photo both are wrong: a probability of one half gives no tag.
-    assert float(objective.error_sum(LOGITS, TAGS)) == pytest.approx(1.0)
-    assert float(objective.error_sum(torch.tensor([[0.1, -0.1]]), TAGS[:1])) == 0.0
+    assert float(objective.metric_sum(LOGITS, TAGS)) == pytest.approx(1.0)
+    assert float(objective.metric_sum(torch.tensor([[0.1, -0.1]]), TAGS[:1])) == 0.0
     assert objective.metric == "tag error rate"
     assert objective.activation(LOGITS)[0, 0] == 0.5
 
@@ -45,7 +45,7 @@ def test_an_empty_batch_costs_nothing():
     empty = torch.zeros(0, 2)
     for objective in (MultiLabel(), Regression(), Regression(loss="l1")):
         assert float(objective.loss_sum(empty, empty)) == 0.0
-        assert float(objective.error_sum(empty, empty)) == 0.0
+        assert float(objective.metric_sum(empty, empty)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -57,19 +57,19 @@ def test_numbers_cost_by_the_error_in_standard_deviations(loss, by_hand):
     logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[10.0, 2.0]])
     assert objective.activation(logits).tolist() == [[12.0, 0.0]]
     assert float(objective.loss_sum(logits, targets)) == pytest.approx(by_hand)
-    assert float(objective.error_sum(logits, targets)) == pytest.approx((2**2 + 2**2) / 2)
+    assert float(objective.metric_sum(logits, targets)) == pytest.approx((2**2 + 2**2) / 2)
 
 
 def test_the_metric_of_numbers_is_the_root_of_the_mean_square():
     objective = Regression()
-    total = objective.error_sum(torch.tensor([1.0, 4.0]), torch.tensor([4.0, 0.0]))
-    assert objective.error(float(total) / 2) == pytest.approx(math.sqrt((9 + 16) / 2))
+    total = objective.metric_sum(torch.tensor([1.0, 4.0]), torch.tensor([4.0, 0.0]))
+    assert objective.metric_value(float(total) / 2) == pytest.approx(math.sqrt((9 + 16) / 2))
 
 
 def test_numbers_of_several_units_are_judged_in_standard_deviations():
     objective = Regression(std=torch.tensor([4.0, 1.0]), alike=False)
     logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 2.0]])
-    assert float(objective.error_sum(logits, targets)) == pytest.approx((0.5**2 + 2**2) / 2)
+    assert float(objective.metric_sum(logits, targets)) == pytest.approx((0.5**2 + 2**2) / 2)
     assert objective.metric == "RMSE in standard deviations"
 
 

@@ -71,7 +71,7 @@ def test_a_trial_that_failed_is_told_and_not_chosen(tmp_path) -> None:
 
 def trained(error_rate: float | None) -> TrainResult:
     epoch = EpochMetrics(
-        epoch=0, phase="frozen", train_loss=1.0, valid_loss=1.0, valid_error=error_rate,
+        epoch=0, phase="frozen", train_loss=1.0, valid_loss=1.0, valid_metric=error_rate,
         seconds=1.0, photos_per_second=1.0,
     )  # fmt: skip
     return TrainResult.model_construct(epochs=(epoch,), seconds=2.0, model_url="m")
@@ -93,8 +93,8 @@ def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
         for number, (error, loss) in enumerate([(0.3, 2.0), (0.2, 1.0), (0.4, 3.0)])
     )
     result = TrainResult.model_construct(epochs=epochs)
-    assert result.kept("best").valid_error == 0.2
-    assert result.kept("last").valid_error == 0.4
+    assert result.kept("best").valid_metric == 0.2
+    assert result.kept("last").valid_metric == 0.4
 
 
 def test_epochs_stored_before_errors_had_names_are_read() -> None:

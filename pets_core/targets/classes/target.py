@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core import plots
 from pets_core.errors import PetsError
@@ -21,8 +23,9 @@ from pets_core.evaluation.predictions import (
     refuse_rows,
 )
 from pets_core.evaluation.tables import issues_csv
+from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.targets.base import Evaluation, Evaluator, Target, top_labels
 from pets_core.targets.classes.calibration import Calibration, calibrate
 from pets_core.targets.classes.confusion import (
     cluster_order,
@@ -195,28 +198,45 @@ def _highlights(pairs: Any) -> Highlights:
 def _sections(
     predictions: ClassPredictions, tables: Any, calibration: Calibration, issues: Any
 ) -> list[Section]:
-    num_classes, split = len(predictions.names), predictions.info.split
-    sections = [
+    return [
         Section(
             key="most-confused", title="Confused pairs", table="most_confused", percent=("share",),
             text="Classes that were predicted for others, most frequent first.",
             description="Classes predicted for others, most frequent first",
         ),
+        *_confusion_sections(predictions, "species" in tables),
+        *_photo_sections(),
+        *([] if issues is None else [_label_section(len(issues))]),
+        Section(
+            key="classes", title="Classes", table="classes", percent=("precision", "recall", "f1"),
+            text="Every class, lowest recall first.",
+            description="Precision, recall and F1 of every class",
+        ),
+        Section(
+            key="calibration", title="Calibration", figure="reliability",
+            figure_alt="Accuracy against the model's confidence, in 15 bins",
+            text=_calibration_text(calibration), description="Confidence against accuracy",
+        ),
+    ]  # fmt: skip
+
+
+def _confusion_sections(predictions: ClassPredictions, has_species: bool) -> list[Section]:
+    sections = [
         Section(
             key="confusion-matrix", title="Confusion matrix", figure="confusion",
-            figure_alt=f"Confusion matrix of {num_classes} classes; the tables of pairs and of "
-            "classes hold its figures",
+            figure_alt=f"Confusion matrix of {len(predictions.names)} classes; the tables of pairs "
+            "and of classes hold its figures",
             text="Rows: actual class. Columns: predicted class. The diagonal is right; classes "
             "that are confused lie side by side. The deeper the colour, the greater the share of "
             "the class's photos.",
-            description=f"{len(predictions)} {split} photos",
+            description=f"{len(predictions)} {predictions.info.split} photos",
         ),
         Section(
             key="confusion-table", title="Confusion table", table="confusion", percent=("share",),
             description="Every pair of actual and predicted class that occurs", in_report=False,
         ),
     ]  # fmt: skip
-    if "species" in tables:
+    if has_species:
         sections.append(
             Section(
                 key="species", title="Species", table="species",
@@ -224,7 +244,11 @@ def _sections(
                 description="Species predicted for others",
             )
         )  # fmt: skip
-    sections += [
+    return sections
+
+
+def _photo_sections() -> list[Section]:
+    return [
         Section(
             key="top-losses", title="Top losses", gallery="top-losses",
             text="The photos of greatest loss. Below each, where a map was computed, what spoke "
@@ -239,21 +263,6 @@ def _sections(
         Section(
             key="confused-pairs", title="Photos of confused pairs", gallery="confused-pairs",
             description="Photos of the pairs confused most",
-        ),
-    ]  # fmt: skip
-    if issues is not None:
-        sections.append(_label_section(len(issues)))
-    return [
-        *sections,
-        Section(
-            key="classes", title="Classes", table="classes", percent=("precision", "recall", "f1"),
-            text="Every class, lowest recall first.",
-            description="Precision, recall and F1 of every class",
-        ),
-        Section(
-            key="calibration", title="Calibration", figure="reliability",
-            figure_alt="Accuracy against the model's confidence, in 15 bins",
-            text=_calibration_text(calibration), description="Confidence against accuracy",
         ),
     ]  # fmt: skip
 
@@ -340,6 +349,37 @@ class Classes(Target):
             "probabilities that are not finite, or do not add up to 1",
             "Predict again; of a model that gives NaN, lower its train.base_lr",
         )  # fmt: skip
+
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return predicted, its probability, and all probabilities in the model's order."""
+        names = np.array([info.name for info in card.classes], dtype=object)
+        return {
+            "predicted": pa.array(names[outputs.argmax(1)], pa.string()),
+            "probability": pa.array(outputs.max(1, initial=0)),
+            "probabilities": list_column(outputs),
+        }
+
+    def count_labels(self, part: pa.Table) -> dict[str, int]:
+        """Return how often each class was predicted."""
+        return Counter(part["predicted"].drop_null().to_pylist())
+
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return breed, probability and top."""
+        top = top_labels(card, outputs, num_top)
+        return {"breed": top[0][0], "probability": top[0][1], "top": top}
 
 
 CLASSES = Classes()

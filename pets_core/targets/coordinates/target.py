@@ -170,7 +170,16 @@ class BoxEvaluator(_CoordinatesEvaluator):
         ]  # fmt: skip
 
 
-class Points(Numbers):
+class _Coordinates(Numbers):
+    """Coordinates from -1 to 1 on the photo, which people read in its pixels."""
+
+    def values(self, outputs: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return pixels of the upright photo, from its upper left, (N, D)."""
+        spans = np.tile(sizes, outputs.shape[1] // 2)
+        return (outputs.astype(np.float64) + 1) / 2 * spans
+
+
+class Points(_Coordinates):
     """Keypoints, x and y of each in turn. Outputs are coordinates from -1 to 1."""
 
     name = "points"
@@ -184,7 +193,7 @@ class Points(Numbers):
         return super().schema(info)
 
 
-class Box(Numbers):
+class Box(_Coordinates):
     """A bounding box: xmin, ymin, xmax, ymax. Outputs are coordinates from -1 to 1."""
 
     name = "box"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core import plots
 from pets_core.evaluation.compare import ScoredSamples
@@ -21,6 +22,7 @@ from pets_core.evaluation.predictions import (
     refuse_rows,
 )
 from pets_core.evaluation.tables import issues_csv
+from pets_core.models.card import ModelCard
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
@@ -294,6 +296,42 @@ class Numbers(Target):
         ):  # fmt: skip
             bad = np.asarray(~np.isfinite(values).all(1))
             refuse_rows(url, predictions, bad, f"{what} numbers that are not finite", remedy)
+
+    def values(self, outputs: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return outputs as people read them, (N, D).
+
+        Args:
+            outputs: Decoded, (N, D).
+            sizes: Width and height of each photo, pixels, upright, (N, 2).
+        """
+        return outputs.astype(np.float64)
+
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return a column `predicted_<name>` for each number; coordinates in pixels."""
+        values = self.values(outputs, sizes)
+        return {
+            f"predicted_{info.name}": pa.array(values[:, place])
+            for place, info in enumerate(card.numbers)
+        }
+
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return numbers by name; coordinates in pixels."""
+        values = self.values(outputs[None], np.array([size], np.int64))[0].tolist()
+        names = (info.name for info in card.numbers)
+        return {"numbers": dict(zip(names, values, strict=True))}
 
 
 NUMBERS = Numbers()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core import plots
 from pets_core.errors import PetsError
@@ -21,8 +23,9 @@ from pets_core.evaluation.predictions import (
     refuse_rows,
 )
 from pets_core.evaluation.tables import issues_csv
+from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
+from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target, top_labels
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
     accuracy_multi,
@@ -311,6 +314,56 @@ class Tags(Target):
             "probabilities that are not finite, or not from 0 to 1",
             "Predict again; of a model that gives NaN, lower its train.base_lr",
         )  # fmt: skip
+
+    def read_decision(self, card: ModelCard, model_url: str) -> Thresholds:
+        """Return the model's thresholds; one half where it has none."""
+        tags = [info.name for info in card.classes]
+        return read_thresholds(model_url, tags) or Thresholds.halves(tags)
+
+    def decision_of(self, data: str | None) -> Thresholds | None:
+        """Return the thresholds in an ONNX file."""
+        return Thresholds.model_validate_json(data) if data else None
+
+    def _given(
+        self, card: ModelCard, outputs: NDArray[np.float32], decision: BaseModel | None
+    ) -> NDArray[np.bool_]:
+        tags = [info.name for info in card.classes]
+        thresholds = decision if isinstance(decision, Thresholds) else Thresholds.halves(tags)
+        return thresholds.given(outputs)
+
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return predicted, a list of tags, and all probabilities in the model's order."""
+        names = [info.name for info in card.classes]
+        given = self._given(card, outputs, decision)
+        predicted = [[names[i] for i in np.flatnonzero(row)] for row in given]
+        return {
+            "predicted": pa.array(predicted, pa.list_(pa.string())),
+            "probabilities": list_column(outputs),
+        }
+
+    def count_labels(self, part: pa.Table) -> dict[str, int]:
+        """Return how often each tag was predicted."""
+        return Counter(tag for tags in part["predicted"].drop_null().to_pylist() for tag in tags)
+
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return top, and tags: those that are given, the most probable first."""
+        given = self._given(card, outputs, decision)
+        best = np.argsort(-outputs, kind="stable").tolist()
+        tags = tuple(card.classes[i].name for i in best if given[i])
+        return {"top": top_labels(card, outputs, num_top), "tags": tags}
 
 
 TAGS = Tags()
