@@ -96,7 +96,7 @@ def _open_folder(url: str) -> _Model:
     import torch
 
     from pets_core.models.package import load_model
-    from pets_core.objectives.photos import tell
+    from pets_core.targets.registry import get_target
 
     built = load_model(url)
     crop = built.card.center_crop()
@@ -104,7 +104,9 @@ def _open_folder(url: str) -> _Model:
     @torch.inference_mode()
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = built.model(crop(torch.from_numpy(pixels)))
-        found: NDArray[np.float32] = tell(built.card, logits).numpy()
+        found: NDArray[np.float32] = (
+            get_target(built.card.targets).decode(built.card, logits).numpy()
+        )
         return found
 
     return _Model(

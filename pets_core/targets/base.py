@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +13,21 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pets_core.config.evaluate import EvaluateConfig
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.gallery import Gallery
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.records.target_spec import TargetSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+    from torch import Tensor
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Target", "top_labels"]
 
@@ -107,7 +113,10 @@ class Target(ABC):
     evaluated. One instance of each is registered by its name (`pets_core.targets.registry`).
 
     Attributes:
-        name: As `source.targets` has it.
+        name: As `source.targets` has it: of a kind of your own, "module:object".
+        spec: How a data set stores its targets.
+        suggestion: The suggestion of the learning-rate finder that suits it.
+        has_maps: Whether activation maps show where the model looked for its prediction.
         metric: Name of the primary metric.
         higher_is_better: Its direction.
         metric_range: Its bounds, if it has any.
@@ -117,12 +126,46 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
+    spec: ClassVar[TargetSpec]
+    suggestion: ClassVar[Literal["steepest", "valley"]] = "steepest"
+    has_maps: ClassVar[bool] = False
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
     metric_range: ClassVar[tuple[float, float] | None] = None
     has_labels: ClassVar[bool] = False
     evaluator: ClassVar[type[Evaluator]]
     output_column: ClassVar[str]
+
+    @abstractmethod
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return loss, activation and validation metric.
+
+        Args:
+            card: Of the model.
+            config: Loss, smoothing, class weights.
+            class_counts: Training photos of each label, of kinds that have labels.
+            device: Of the logits.
+        """
+
+    def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Return predictions from logits.
+
+        Args:
+            card: Of the model.
+            logits: (B, D).
+            maps: Of kinds with coordinates: from coordinates on the model's view to those on the
+                photo, (B, 3, 3); None: the view is the middle of the photo.
+
+        Returns:
+            (B, D): probabilities, numbers, or coordinates on the photo from -1 to 1.
+        """
+        return self.objective(card, TrainConfig(), (), logits.device).activation(logits)
 
     @abstractmethod
     def schema(self, info: PredictionsInfo) -> pa.Schema:

@@ -21,9 +21,9 @@ from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.memory import HalvingForward
-from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
+from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import share_buffers
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.checkpoint import Checkpoints, Snapshot

@@ -7,9 +7,9 @@ import torch
 
 from pets_core.config.train import TrainConfig
 from pets_core.models.card import ModelCard
-from pets_core.objectives.multi_label import MultiLabel
-from pets_core.objectives.photos import photo_objective, tell
-from pets_core.objectives.regression import Regression, widened
+from pets_core.targets.tags.objective import MultiLabel
+from pets_core.targets.registry import get_target
+from pets_core.targets.regression.objective import Regression, widened
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 LOGITS = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pets_core import plots
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
 from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
@@ -19,12 +21,12 @@ from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
     list_column,
-    log_softmax,
     refuse_rows,
 )
 from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import Evaluation, Evaluator, Target, top_labels
 from pets_core.targets.classes.calibration import Calibration, calibrate
 from pets_core.targets.classes.confusion import (
@@ -36,6 +38,11 @@ from pets_core.targets.classes.confusion import (
 from pets_core.targets.classes.labels import label_issues
 from pets_core.targets.classes.metrics import bootstrap_share, class_table, species_table, top_k
 from pets_core.targets.classes.predictions import ClassPredictions
+
+if TYPE_CHECKING:
+    import torch
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["CLASSES", "Classes", "ClassesEvaluator"]
 
@@ -298,11 +305,28 @@ class Classes(Target):
     """One class of a vocabulary a photo. Outputs are probabilities."""
 
     name = "class"
+    spec = BUILT_IN["class"]
+    has_maps = True
     metric = "error rate"
     metric_range = (0.0, 1.0)
     has_labels = True
     evaluator = ClassesEvaluator
     output_column = "probabilities"
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return softmax and cross-entropy."""
+        from pets_core.targets.classes.objective import SingleLabel, balanced_weights
+
+        weights = None
+        if config.class_weights == "balanced":
+            weights = balanced_weights(class_counts).to(device)
+        return SingleLabel(config.label_smoothing, weights)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns actual, predicted, probability (of that), loss, and all probabilities."""
@@ -314,18 +338,17 @@ class Classes(Target):
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return the columns; `outputs` are logits."""
+        """Return the columns."""
         names = np.array(info.names, dtype=object)
-        logs = log_softmax(outputs)
-        probabilities = np.exp(logs).astype(np.float32)
-        predicted = probabilities.argmax(1)
-        own = np.take_along_axis(logs, targets[:, None].astype(np.int64), 1)[:, 0]
+        predicted = outputs.argmax(1)
+        own = np.take_along_axis(outputs, targets[:, None].astype(np.int64), 1)[:, 0]
+        losses = -np.log(np.maximum(own, np.finfo(np.float32).tiny))
         return {
             "actual": pa.array(names[targets], pa.string()),
             "predicted": pa.array(names[predicted], pa.string()),
-            "probability": pa.array(np.take_along_axis(probabilities, predicted[:, None], 1)[:, 0]),
-            "loss": pa.array(-own, pa.float32()),
-            "probabilities": list_column(probabilities),
+            "probability": pa.array(outputs.max(1)),
+            "loss": pa.array(losses, pa.float32()),
+            "probabilities": list_column(outputs),
         }
 
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pets_core import plots
+from pets_core.config.train import TrainConfig
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
 from pets_core.evaluation.intervals import bootstrap_interval
@@ -25,6 +26,7 @@ from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
@@ -33,6 +35,12 @@ from pets_core.targets.regression.metrics import (
     rmse,
     standard_errors,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["NUMBERS", "Numbers", "NumbersEvaluator", "root_mean"]
 
@@ -263,9 +271,38 @@ class Numbers(Target):
     """One or several numbers a photo. Outputs are numbers in the targets' units."""
 
     name = "numbers"
+    spec = BUILT_IN["numbers"]
+    suggestion = "valley"
     metric = "RMSE"
     evaluator: ClassVar[type[Evaluator]] = NumbersEvaluator
     output_column = "predicted"
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return regression in standard deviations of the training photos."""
+        import torch
+
+        from pets_core.targets.regression.objective import Regression, widened
+
+        numbers = card.numbers
+        return Regression(
+            widened(card.y_range) if card.y_range else None,
+            loss=config.number_loss,
+            mean=torch.tensor([info.mean for info in numbers], device=device),
+            std=torch.tensor([info.std for info in numbers], device=device),
+            unit=numbers[0].unit,
+            alike=len(numbers) == 1 or len({info.unit or info.name for info in numbers}) == 1,
+        )
+
+    def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Return numbers within the range of the card, if it has one."""
+        numbers = super().decode(card, logits)
+        return numbers.clamp(*card.y_range) if card.y_range else numbers
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns actual and predicted, a list of numbers each."""

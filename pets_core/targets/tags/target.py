@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pets_core import plots
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
 from pets_core.evaluation.gallery import Picture, fetch_photos
@@ -25,6 +27,7 @@ from pets_core.evaluation.predictions import (
 from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target, top_labels
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
@@ -42,6 +45,11 @@ from pets_core.targets.tags.thresholds import (
     read_thresholds,
     threshold_curve,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["TAGS", "Tags", "TagsEvaluator", "binary_cross_entropy"]
 
@@ -266,12 +274,25 @@ class Tags(Target):
     """Any number of tags of a vocabulary a photo. Outputs are probabilities, each by itself."""
 
     name = "tags"
+    spec = BUILT_IN["tags"]
     metric = "F1 per photo"
     metric_range = (0.0, 1.0)
     higher_is_better = True
     has_labels = True
     evaluator = TagsEvaluator
     output_column = "probabilities"
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return sigmoid and binary cross-entropy."""
+        from pets_core.targets.tags.objective import MultiLabel
+
+        return MultiLabel(config.label_smoothing)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns actual (names), loss and probabilities."""

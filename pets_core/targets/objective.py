@@ -1,4 +1,4 @@
-"""All that the training loop asks of what it minimises."""
+"""The interface of an objective: what the training loop minimises and validates with."""
 
 from __future__ import annotations
 
