@@ -377,7 +377,7 @@ def test_help_and_faults_load_neither_torch_nor_prefect(argv):
     output, modules = modules_after(argv)
     if "--help" in argv:
         assert output.startswith("usage: pets")
-    assert "flows" in modules
+    assert "pets" in modules
     assert not modules & {"torch", "prefect", "timm", "pandas"}
 
 
