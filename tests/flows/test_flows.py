@@ -22,7 +22,7 @@ from pets_core.evaluation.predictions import read_info, read_predictions, write_
 from pets_core.models.package import load_model
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.training import LRSuggestion
-from pets_core.registry import current, history
+from pets_core.registry.aliases import current, history
 from pets_core.runtime.request import WorkRequest
 from pets_core.runtime.runs import ask_stage, finished_stage
 
