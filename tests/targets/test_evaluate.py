@@ -254,9 +254,7 @@ def test_gate_settings_are_checked_for_the_kind_of_the_settings():
         check_gate_settings(config, "boxes")
 
 
-def test_champion_predictions_in_the_folder_serve_a_later_evaluation(
-    config, draw, write
-):
+def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, draw, write):
     url = write(draw(300, 4, skill=3.0))
     write(draw(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
     assert evaluated(config, url, champion=Champion(model_url="best")).comparison is not None
