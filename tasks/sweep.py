@@ -121,8 +121,9 @@ def publish_sweep(result: SweepResult) -> None:
     text = (
         f"# {best.metric.name} {best.value_text} with {literal(best.backbone)} at "
         f"{best.base_lr:g}\n\n{rows}\n\n{curve}\n\nTo train with these settings: "
-        f"`--model.backbone {best.backbone} --train.base_lr {best.base_lr:g}`. Its model: `{best.model_urls[0]}`. The best of many "
-        "looks better than it is: judge it on test photos.\n"
+        f"`--model.backbone {best.backbone} --train.base_lr {best.base_lr:g}`. Its model: "
+        f"`{best.model_urls[0]}`. The best of many looks better than it is: evaluate it on test "
+        "photos.\n"
     )
     with Publisher(result.url) as publisher:
         publisher.markdown("sweep", text, f"{len(result.trials)} trials, the best first")

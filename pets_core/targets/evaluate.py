@@ -135,10 +135,14 @@ def given_predictions(url: str) -> PredictResult:
     """Return the predictions in a file, with the files that an evaluation left in its folder.
 
     Raises:
-        PetsError: There is no such file, or it holds no predictions.
+        PetsError: There is no such file, or it holds no predictions, or of an unknown kind.
     """
     url = storage.absolute(url)
     info = read_info(url)
+    try:
+        get_target(info.targets)
+    except PetsError as error:
+        raise PetsError(f"{url}: {error}") from error
     folder = url.rpartition("/")[0]
     beside = {
         name: storage.join(folder, file)
