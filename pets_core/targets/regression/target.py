@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pets_core import plots
 from pets_core.config.train import TrainConfig
+from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
 from pets_core.evaluation.intervals import bootstrap_interval
@@ -320,6 +321,9 @@ class Numbers(Target):
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
         """Return the numbers of each photo, float32 (N, D)."""
         column = table["actual"].combine_chunks()
+        # Flattening skips them, and the numbers of all later photos would move up.
+        if column.null_count:
+            raise PetsError(f"{url}: {column.null_count} samples have no actual: predict again")
         values = column.flatten().to_numpy(zero_copy_only=False)
         targets: NDArray[np.float32] = values.reshape(-1, info.num_outputs)
         return targets
