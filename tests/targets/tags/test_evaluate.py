@@ -134,7 +134,9 @@ def test_what_people_see(reviewed, draw, shown, capsys):
     scores = [row["f1"] for row in made["tags"][:-1]]
     assert scores == sorted(scores)
     summary = made["run-summary"]
-    assert summary.startswith(rf"# F1 per photo {100 * report.primary.value:.1f}".replace(".", r"\."))
+    assert summary.startswith(
+        rf"# F1 per photo {100 * report.primary.value:.1f}".replace(".", r"\.")
+    )
     num_untagged = (~predictions.targets.any(1)).sum()
     assert rf"5 tags\; {num_untagged} photos have none\." in summary
     assert report.unseen_labels == ("never",)
