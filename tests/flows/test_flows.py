@@ -59,6 +59,7 @@ def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_a
         "calibration",
         "top-losses",
         "confident-errors",
+        "species",
         "confused-pairs",
         "label-issues",
         "run-summary",
