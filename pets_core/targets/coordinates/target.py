@@ -21,7 +21,7 @@ from pets_core.targets.regression.target import Numbers, NumbersEvaluator
 __all__ = ["BOX", "POINTS", "Box", "BoxEvaluator", "Points", "PointsEvaluator"]
 
 _FOUND = 0.5
-_OUTLIER = 5.0
+_OUTLIER = 3.5
 _SCALE = " Coordinates go from -1 at the photo's left and upper edge to 1 at the others."
 
 Floats = NDArray[np.float64]
@@ -55,7 +55,7 @@ class _CoordinatesEvaluator(NumbersEvaluator):
     def issues(self) -> Any:
         """Return photos whose distance is an outlier among the validation photos.
 
-        Of the logarithms of the distances, those more than 5 robust standard deviations above the
+        Of the logarithms of the distances, those more than 3.5 robust standard deviations above the
         median (Iglewicz and Hoaglin 1993).
         """
         import pandas as pd
