@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -217,9 +218,12 @@ def _compare(
         target.check_comparable(predictions.info, theirs.info)
         seen_there = trained_on(config.store, champion.model_url, predictions)
         either = None if seen is None or seen_there is None else seen | seen_there
-        return compare(
-            scores, target.evaluator(theirs, config=config.evaluate).score(), either
-        ), None
+        # Errors in standard deviations: both models' in those of the same training photos.
+        info = theirs.info.model_copy(update={"numbers": predictions.info.numbers})
+        champion_scores = target.evaluator(
+            replace(theirs, info=info), config=config.evaluate
+        ).score()
+        return compare(scores, champion_scores, either), None
     except PetsError as error:
         return None, (
             f"the champion {champion.model_url} cannot be compared: {error}. Look at the report, "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["BOX", "POINTS", "Box", "BoxEvaluator", "Points", "PointsEvaluator"]
 
 _FOUND = 0.5
-_OUTLIER = 5.0
+_OUTLIER = 3.5
 _SCALE = " Coordinates go from -1 at the photo's left and upper edge to 1 at the others."
 
 Floats = NDArray[np.float64]
@@ -65,7 +65,7 @@ class _CoordinatesEvaluator(NumbersEvaluator):
     def issues(self) -> Any:
         """Return photos whose distance is an outlier among the validation photos.
 
-        Of the logarithms of the distances, those more than 5 robust standard deviations above the
+        Of the logarithms of the distances, those more than 3.5 robust standard deviations above the
         median (Iglewicz and Hoaglin 1993).
         """
         import pandas as pd
