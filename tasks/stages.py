@@ -161,16 +161,13 @@ def predict_model(
 ) -> PredictResult:
     """Have a stored model say in worker ranks what it sees, and the champion if it has not yet."""
     model_url = storage.absolute(model_url)
-    asked = None
-    if champion and champion.predictions_url is None and champion.model_url != model_url:
-        asked = champion.model_url
     request = WorkRequest(
         stage="predict",
         config=config,
         run_url=run.url,
         manifest=run.manifest,
         model_url=model_url,
-        champion_url=asked,
+        champion_url=champion.url_to_predict(model_url) if champion else None,
     )
     return do_or_delegate(request, PredictResult)
 

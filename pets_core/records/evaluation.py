@@ -223,6 +223,11 @@ class Champion(Record):
     predictions_url: str | None = None
     version: str | None = None
 
+    def url_to_predict(self, model_url: str) -> str | None:
+        """Return its folder if it has still to predict the samples that a model is evaluated on."""
+        is_needed = self.predictions_url is None and self.model_url != model_url
+        return self.model_url if is_needed else None
+
 
 class Section(Record):
     """One part of an evaluation as people see it: in the report, and as a Prefect artifact.
@@ -273,6 +278,7 @@ class EvalReport(Record):
 
     Attributes:
         target: Kind of target.
+        samples: What the samples are, in the plural.
         model_url: Folder of the model.
         split: The samples evaluated.
         num_rows: How many.
@@ -298,6 +304,7 @@ class EvalReport(Record):
 
     format_version: Literal[2] = 2
     target: str
+    samples: str = "photos"
     model_url: str
     split: Split
     num_rows: int

@@ -10,13 +10,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
+from pets_core.config.evaluate import GateConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.evaluation.predictions import PredictionsInfo
@@ -31,6 +32,7 @@ __all__ = [
     "AliasVersion",
     "Candidate",
     "EvaluationKey",
+    "GatedConfig",
     "absolute",
     "aliases",
     "candidates",
@@ -100,6 +102,20 @@ class Candidate(BaseModel):
         return data
 
 
+class GatedConfig(Protocol):
+    """Settings of a run whose model is evaluated."""
+
+    @property
+    def store(self) -> str:
+        """Root of data sets and runs."""
+        ...
+
+    @property
+    def gate(self) -> GateConfig:
+        """Conditions to be promoted."""
+        ...
+
+
 class EvaluationKey(NamedTuple):
     """What photos a model is judged on, and how."""
 
@@ -141,7 +157,7 @@ class AliasVersion(BaseModel):
     moved_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def find_champion(config: PipelineConfig, judged: EvaluationKey) -> Champion | None:
+def find_champion(config: GatedConfig, judged: EvaluationKey) -> Champion | None:
     """What the alias of the settings points at, for photos that are judged; None: nothing yet.
 
     What it once said of these photos serves again where version, split and views are the same.

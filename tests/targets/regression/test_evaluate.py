@@ -15,7 +15,7 @@ from pets_core.evaluation.tables import read_frame
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.storage.markdown import literal
-from pets_core.targets import evaluate as module
+from pets_core.targets import write as module
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.publisher import MAX_BYTES
 

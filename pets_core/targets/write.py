@@ -1,0 +1,226 @@
+"""From an evaluation to comparison, verdict and files: the same for every kind of target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pets_core import storage
+from pets_core.errors import PetsError, without_queries
+from pets_core.evaluation.compare import ScoredSamples, compare
+from pets_core.evaluation.gallery import write_gallery
+from pets_core.evaluation.predictions import Predictions, PredictionsInfo, read_predictions
+from pets_core.evaluation.report import ReportContext, model_card, render_report
+from pets_core.evaluation.tables import write_frame
+from pets_core.records.evaluation import Champion, Comparison, EvalReport, PredictResult
+from pets_core.records.training import TrainResult
+from pets_core.registry.aliases import CANDIDATE, Candidate, GatedConfig, relative
+from pets_core.registry.gate import judge
+from pets_core.storage.layout import SETTINGS
+from pets_core.targets.base import Evaluation, Evaluator, Target
+
+__all__ = ["Subject", "write_evaluation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model's predictions that are evaluated.
+
+    Attributes:
+        target: Kind of target.
+        evaluator: Evaluates the predictions.
+        predicted: The files of predictions.
+        trained_on: Returns which of the samples a model, by its folder, was trained on, bool (N,);
+            None where that is not known.
+        samples: What the samples are, in the plural.
+    """
+
+    target: Target
+    evaluator: Evaluator
+    predicted: PredictResult
+    trained_on: Callable[[str, Predictions], NDArray[np.bool_] | None]
+    samples: str = "photos"
+
+
+def write_evaluation(
+    config: GatedConfig,
+    run_url: str,
+    subject: Subject,
+    *,
+    champion: Champion | None = None,
+    training: TrainResult | None = None,
+) -> EvalReport:
+    """Evaluate, compare and judge; store everything under `<run>/evaluation`, candidate.json last.
+
+    Args:
+        config: Store and gate.
+        run_url: Folder of the run.
+        subject: What is evaluated.
+        champion: The model to compare with, if there is one.
+        training: How the model was trained, where that is known.
+
+    Raises:
+        PetsError: The predictions cannot be evaluated.
+    """
+    started = time.monotonic()
+    evaluator, predicted = subject.evaluator, subject.predicted
+    predictions, model_url = evaluator.predictions, predicted.model_url
+    scores, evaluation = evaluator.score(), evaluator.evaluate()
+    unseen = scores.labels.unseen if scores.labels else ()
+    seen = subject.trained_on(model_url, predictions)
+    num_trained_on = None if seen is None else int(seen.sum())
+    is_champion = champion is not None and champion.model_url == model_url
+    comparison, not_compared = _compare(subject, None if is_champion else champion, scores, seen)
+    report = EvalReport(
+        **_fields(evaluation),
+        target=subject.target.name,
+        samples=subject.samples,
+        model_url=model_url,
+        split=predictions.info.split,
+        num_rows=len(predictions),
+        primary=scores.metric,
+        num_trained_on=num_trained_on,
+        is_champion=is_champion,
+        comparison=comparison,
+        not_compared=not_compared,
+        champion_version=champion.version if champion else None,
+        unseen_labels=unseen,
+        verdict=judge(config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen),
+        predictions_url=predicted.predictions_url,
+        url=storage.join(run_url, "evaluation"),
+        photos_per_second=predicted.photos_per_second,
+        seconds=0.0,
+    )
+    _write(run_url, report, evaluator, evaluation, training)
+    report = report.model_copy(update={"seconds": time.monotonic() - started})
+    storage.write_bytes(report.file("report.json"), report.model_dump_json(indent=2).encode())
+    _write_candidate(config.store, run_url, report, predictions.info)
+    return report
+
+
+def _fields(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the fields of the report that the kind of target gives."""
+    names = ("metrics", "details", "notes", "highlights", "sections", "num_label_issues")
+    return {name: getattr(evaluation, name) for name in names}
+
+
+def _compare(
+    subject: Subject,
+    champion: Champion | None,
+    scores: ScoredSamples,
+    seen: NDArray[np.bool_] | None,
+) -> tuple[Comparison | None, str | None]:
+    """Return the comparison with the champion, or why there is none; neither without a champion.
+
+    Args:
+        subject: What is evaluated.
+        champion: The model to compare with.
+        scores: Of the samples evaluated.
+        seen: Which of the samples the model was trained on; None: not known.
+    """
+    if champion is None:
+        return None, None
+    target, predictions = subject.target, subject.evaluator.predictions
+    try:
+        theirs = _champion_predictions(champion, subject.predicted, target)
+        target.check_comparable(predictions.info, theirs.info)
+        seen_there = subject.trained_on(champion.model_url, predictions)
+        either = None if seen is None or seen_there is None else seen | seen_there
+        # Errors in standard deviations: both models' in those of the same training photos.
+        info = theirs.info.model_copy(update={"numbers": predictions.info.numbers})
+        champion_scores = target.evaluator(
+            replace(theirs, info=info), config=subject.evaluator.config
+        ).score()
+        return compare(scores, champion_scores, either), None
+    except PetsError as error:
+        return None, (
+            f"the champion {champion.model_url} cannot be compared: {error}. Look at the report, "
+            "then `pets models promote`"
+        )
+
+
+def _champion_predictions(
+    champion: Champion, predicted: PredictResult, target: Target
+) -> Predictions:
+    if predicted.champion_refused:
+        raise PetsError(predicted.champion_refused)
+    if champion.predictions_url:
+        return read_predictions(champion.predictions_url, target)
+    if predicted.champion_url:
+        theirs = read_predictions(predicted.champion_url, target)
+        if theirs.info.model_url == champion.model_url:
+            return theirs
+    raise PetsError("it has not predicted these samples; `pets evaluate MODEL` has it do so")
+
+
+def _write(
+    run_url: str,
+    report: EvalReport,
+    evaluator: Evaluator,
+    evaluation: Evaluation,
+    training: TrainResult | None,
+) -> None:
+    """Write tables, figures, photos, report and model card."""
+    for name, frame in evaluation.tables.items():
+        write_frame(report.file(name), frame)
+    for name, png in evaluation.figures.items():
+        storage.write_bytes(report.file(f"{name}.png"), png)
+    for name, data in evaluation.files.items():
+        storage.write_bytes(report.file(name), data)
+    write_gallery(report.file("gallery.parquet"), evaluation.gallery)
+    # Those of a review are not those that made the predictions.
+    settings = _stored(storage.join(run_url, SETTINGS))
+    curves_url = training.plot_url if training else storage.join(run_url, "training.png")
+    context = ReportContext(
+        run_id=_run_id(run_url),
+        info=evaluator.info,
+        report=report,
+        tables=evaluation.tables,
+        figures=evaluation.figures,
+        gallery=evaluation.gallery,
+        training=training,
+        training_png=_stored(curves_url),
+        lr_png=_stored(storage.join(run_url, "lr_find/curve.png")),
+        generated_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        settings_yaml=without_queries(settings.decode()) if settings else None,
+    )
+    storage.write_bytes(report.file("report.html"), render_report(context).encode())
+    card = model_card(context, evaluation.task, evaluation.pipeline_tag).encode()
+    storage.write_bytes(report.file("model_card.md"), card)
+    if evaluator.is_own:
+        storage.write_bytes(storage.join(report.model_url, "README.md"), card)
+        for name, data in evaluation.model_files.items():
+            storage.write_bytes(storage.join(report.model_url, name), data)
+
+
+def _run_id(run_url: str) -> str:
+    return run_url.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _stored(url: str) -> bytes | None:
+    return storage.read_bytes(url) if storage.exists(url) else None
+
+
+def _write_candidate(store: str, run_url: str, report: EvalReport, info: PredictionsInfo) -> None:
+    """Commit the evaluation: from now on the run's model can be promoted."""
+    candidate = Candidate(
+        run_id=_run_id(run_url),
+        target=report.target,
+        model_url=relative(store, report.model_url),
+        predictions_url=relative(store, report.predictions_url),
+        dataset_name=info.dataset_name,
+        dataset_fingerprint=info.dataset_fingerprint,
+        split=info.split,
+        tta_views=info.tta_views,
+        backbone=info.backbone,
+        metric=report.primary,
+        num_rows=report.num_rows,
+        evaluated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    storage.write_bytes(report.file(CANDIDATE), candidate.model_dump_json(indent=2).encode())
