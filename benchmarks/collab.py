@@ -28,8 +28,10 @@ import pyarrow.parquet as pq
 
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, open_ratings
-from pets_core.ratings.records import RatingsManifest, RatingsPrediction
-from pets_core.ratings.review import error_row, review_ratings
+from pets_core.ratings.evaluate import evaluate_ratings
+from pets_core.ratings.records import RatingsManifest
+from pets_core.ratings.target import rating_errors
+from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import RatingsRequest
@@ -68,17 +70,16 @@ def errors(options: argparse.Namespace, work: Path) -> None:
             stage="ratings-predict", config=own, manifest=manifest, run_url=url,
             model_url=model.model_url,
         )  # fmt: skip
-        report = review_ratings(url, manifest, launch(request, RatingsPrediction))
-        _say(name, report.rmse, seconds)
-        baselines = report.errors[1:]
+        report = evaluate_ratings(own, url, launch(request, PredictResult))
+        _say(name, report.primary.value, seconds)
     for name, parameters in (
         ("Surprise SVD", {}),
         ("  as many epochs, factors", {"n_factors": 50, "n_epochs": 5}),
     ):
         predicted, seconds = _surprise(manifest, parameters)
-        _say(name, error_row(name, test, predicted).rmse, seconds)
-    for row in baselines:
-        _say(row.name, row.rmse)
+        _say(name, rating_errors(name, test, predicted).rmse, seconds)
+    _say("user and item biases", report.metric("RMSE of user and item biases"))
+    _say("mean rating", report.primary.baseline or 0.0)
 
 
 def _ours(weight_decay: float) -> Iterator[tuple[str, dict[str, Any]]]:

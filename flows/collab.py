@@ -1,20 +1,23 @@
-"""Collaborative filtering: ratings in, a reviewed model of users and items out."""
+"""Collaborative filtering: ratings in, an evaluated model of users and items out."""
 
 # No postponed annotations: a worker loads this file apart and could not resolve them.
-from prefect import flow
+from prefect import State, flow
 
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.records import RatingsReport
+from pets_core.records.evaluation import EvalReport
+from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
 from tasks.collab import (
     begin_ratings_run,
+    evaluate_recommender,
     find_ratings_lr,
+    load_ratings_champion,
     predict_held_out,
-    publish_collab,
     publish_ratings,
-    review_collab,
+    publish_trials,
     train_best,
 )
+from tasks.evaluate import final_state, promote_model
 
 __all__ = ["collab_flow"]
 
@@ -23,7 +26,7 @@ __all__ = ["collab_flow"]
 def collab_flow(
     config: RatingsConfig = RatingsConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
-) -> RatingsReport:
+) -> EvalReport | State[EvalReport]:
     """Learn to rate as users do.
 
     `resume` is the folder of a run that ended early, to go on with.
@@ -37,7 +40,10 @@ def collab_flow(
         base_lr = suggestion.chosen
     result, trials = train_best(config, run, base_lr)
     publish_training(result)
-    predicted = predict_held_out(config, run, result.model_url)
-    report = review_collab(run, predicted)
-    publish_collab(report, trials)
-    return report
+    champion = load_ratings_champion(config, run)
+    predicted = predict_held_out(config, run, result.model_url, champion)
+    report = evaluate_recommender(config, run, predicted, champion, result)
+    report = promote_model(config, report)
+    publish_trials(report, trials)
+    publish_evaluation(config, report)
+    return final_state(config, report)

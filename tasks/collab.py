@@ -12,32 +12,31 @@ from pets_core import plots, storage
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, read_vocabulary
-from pets_core.ratings.records import (
-    ErrorRow,
-    ItemRow,
-    RatingsManifest,
-    RatingsPrediction,
-    RatingsReport,
-    RatingsRun,
-    WeightDecayTrial,
-)
-from pets_core.ratings.review import review_ratings
+from pets_core.ratings.evaluate import evaluate_ratings
+from pets_core.ratings.records import RatingsManifest, RatingsRun, WeightDecayTrial
+from pets_core.ratings.target import RATINGS
+from pets_core.records.evaluation import Champion, EvalReport, PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.registry.aliases import EvaluationKey
+from pets_core.registry.gate import check_gate
 from pets_core.runtime.request import RatingsRequest
 from pets_core.runtime.runs import find_run, start_run
 from pets_core.storage.markdown import literal
 from pets_core.training.schedule import few_steps
-from tasks.artifacts.publisher import Publisher, picture, picture_of, table
+from tasks.artifacts.publisher import Publisher, picture_of, table
+from tasks.evaluate import champion_by
 from tasks.execution.delegate import check_deployment
+from tasks.execution.retries import SHORT_TASK
 from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
 
 __all__ = [
     "begin_ratings_run",
+    "evaluate_recommender",
     "find_ratings_lr",
+    "load_ratings_champion",
     "predict_held_out",
-    "publish_collab",
     "publish_ratings",
-    "review_collab",
+    "publish_trials",
     "train_best",
 ]
 
@@ -45,6 +44,7 @@ __all__ = [
 @task(name="ingest ratings", **GOES_ON)
 def begin_ratings_run(config: RatingsConfig, resume: str | None = None) -> RatingsRun:
     """Go on with a run that began before, or bring the ratings into the store and begin one."""
+    check_gate(config.gate, RATINGS)
     logger, url = get_run_logger(), resume or folder_of_run(config)
     storage.check_writable(storage.absolute(config.store), "store")
     if config.launch.deployment:
@@ -105,23 +105,40 @@ def _of_one(config: RatingsConfig) -> RatingsConfig:
     return config.model_copy(update={"recommender": recommender})
 
 
+@task(name="champion", **SHORT_TASK)
+def load_ratings_champion(config: RatingsConfig, run: RatingsRun) -> Champion | None:
+    """Find the model that the new one is to be compared with."""
+    manifest = run.manifest
+    key = EvaluationKey(manifest.name, manifest.fingerprint, manifest.held_out, tta_views=0)
+    return champion_by(config, key)
+
+
 @task(name="predict", **GOES_ON)
-def predict_held_out(config: RatingsConfig, run: RatingsRun, model_url: str) -> RatingsPrediction:
-    """Have a model say in worker ranks how the held-out ratings will be."""
+def predict_held_out(
+    config: RatingsConfig, run: RatingsRun, model_url: str, champion: Champion | None = None
+) -> PredictResult:
+    """Predict the held-out ratings in worker ranks, also by the champion if it has not yet."""
     request = RatingsRequest(
         stage="ratings-predict",
         config=_of_one(config),
         run_url=run.url,
         manifest=run.manifest,
         model_url=model_url,
+        champion_url=champion.url_to_predict(model_url) if champion else None,
     )
-    return do_or_delegate(request, RatingsPrediction)
+    return do_or_delegate(request, PredictResult)
 
 
-@task(name="review", cache_policy=NO_CACHE)
-def review_collab(run: RatingsRun, predicted: RatingsPrediction) -> RatingsReport:
-    """Judge the predictions beside the baselines."""
-    return review_ratings(run.url, run.manifest, predicted)
+@task(name="evaluate", **SHORT_TASK)
+def evaluate_recommender(
+    config: RatingsConfig,
+    run: RatingsRun,
+    predicted: PredictResult,
+    champion: Champion | None = None,
+    training: TrainResult | None = None,
+) -> EvalReport:
+    """Evaluate the predictions, also against the champion's, and store the results."""
+    return evaluate_ratings(config, run.url, predicted, champion=champion, training=training)
 
 
 def train_best(
@@ -178,53 +195,12 @@ def publish_ratings(manifest: RatingsManifest) -> None:
         publisher.markdown("dataset-summary", text, "The ratings of this run")
 
 
-@task(name="publish review", cache_policy=NO_CACHE)
-def publish_collab(report: RatingsReport, trials: list[WeightDecayTrial]) -> None:
-    """Artifacts `ratings-review`, `items` and, where any were tried, `weight-decay`."""
-    with Publisher(report.url) as publisher:
-        publisher.markdown("ratings-review", _review(report), f"RMSE {report.rmse:.4f}")
-        publisher.markdown("items", _items(report), "Items by their biases and factors")
-        if trials:
+@task(name="publish weight decays", cache_policy=NO_CACHE)
+def publish_trials(report: EvalReport, trials: list[WeightDecayTrial]) -> None:
+    """Artifact `weight-decay`, where any were tried."""
+    if trials:
+        with Publisher(report.url) as publisher:
             publisher.markdown("weight-decay", _trials(trials), f"{len(trials)} weight decays")
-
-
-def _review(report: RatingsReport) -> str:
-    errors = table(
-        ["", "RMSE", "MAE", "RMSE, known user and item", "RMSE, others"],
-        ([literal(row.name), f"{row.rmse:.4f}", f"{row.mae:.4f}", *_both(row)]
-         for row in report.errors),
-    )  # fmt: skip
-    chosen = ""
-    if report.split == "valid":
-        chosen = " There are no test ratings: what is chosen by these looks better than it is."
-    return (
-        f"# RMSE {report.rmse:.4f} on {report.num_rows:,} {report.split} ratings\n\n{errors}\n\n"
-        f"{report.num_cold:,} of them are of a user or an item without training ratings, whose "
-        f"factors are 0.{chosen}\n\n{picture(report.file('errors.png'), 'given and predicted')}"
-        f"\n\nModel: `{report.model_url}`. Predictions: `{report.file('predictions.parquet')}`\n"
-    )
-
-
-def _both(row: ErrorRow) -> list[str]:
-    return ["" if value is None else f"{value:.4f}" for value in (row.rmse_known, row.rmse_cold)]
-
-
-def _items(report: RatingsReport) -> str:
-    parts = ["# Items\n"]
-    for title, rows in (("Rated highest", report.best), ("Rated lowest", report.worst)):
-        if rows:
-            cells = ([literal(r.title), f"{r.bias:+.3f}", r.num_ratings] for r in rows)
-            parts.append(f"## {title}, whoever rates\n")
-            parts.append(table(["item", "bias", "ratings"], cells) + "\n")
-    nearest = ([literal(r.title), r.num_ratings, _listed(r)] for r in report.popular)
-    parts.append("## The most rated, and what is nearest by factors\n")
-    parts.append(table(["item", "ratings", "nearest"], nearest) + "\n")
-    parts.append(picture(report.file("map.png"), "items by the main directions of their factors"))
-    return "\n".join([*parts, f"\nAll items: `{report.file('items.parquet')}`\n"])
-
-
-def _listed(row: ItemRow) -> str:
-    return ", ".join(map(literal, row.nearest))
 
 
 def _trials(trials: list[WeightDecayTrial]) -> str:

@@ -11,11 +11,18 @@ from pets_core.evaluation.predictions import read_info
 from pets_core.records.dataset import Run
 from pets_core.records.evaluation import Champion, EvalReport, PredictResult, Verdict
 from pets_core.records.training import TrainResult
-from pets_core.registry.aliases import AliasConflict, EvaluationKey, find_champion, promote_run
+from pets_core.registry.aliases import (
+    AliasConflict,
+    EvaluationKey,
+    GatedConfig,
+    find_champion,
+    promote_run,
+)
 from pets_core.targets.evaluate import evaluate, given_predictions
 from tasks.execution.retries import SHORT_TASK
 
 __all__ = [
+    "champion_by",
     "evaluate_model",
     "final_state",
     "load_champion",
@@ -28,7 +35,7 @@ __all__ = [
 @task(name="champion", **SHORT_TASK)
 def load_champion(config: PipelineConfig, run: Run) -> Champion | None:
     """Find the model that the new one is to be compared with."""
-    return _champion(config, EvaluationKey.by(config, run.manifest))
+    return champion_by(config, EvaluationKey.by(config, run.manifest))
 
 
 @task(name="predictions", cache_policy=NO_CACHE)
@@ -40,10 +47,11 @@ def use_predictions(predictions_url: str) -> PredictResult:
 @task(name="champion", **SHORT_TASK)
 def load_champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
     """Find the model that one whose predictions are given is to be compared with."""
-    return _champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
+    return champion_by(config, EvaluationKey.of(read_info(predicted.predictions_url)))
 
 
-def _champion(config: PipelineConfig, key: EvaluationKey) -> Champion | None:
+def champion_by(config: GatedConfig, key: EvaluationKey) -> Champion | None:
+    """Find the champion, and log if there is none; to be called in a task."""
     champion = find_champion(config, key)
     if champion is None:
         get_run_logger().info(
@@ -64,7 +72,7 @@ def evaluate_model(
     return evaluate(config, run_url, predicted, champion=champion, training=training)
 
 
-def promote_model(config: PipelineConfig, report: EvalReport) -> EvalReport:
+def promote_model(config: GatedConfig, report: EvalReport) -> EvalReport:
     """Promote a model that passes the gate, where `gate.promote` is set; to be called in a flow.
 
     Returns:
@@ -74,7 +82,7 @@ def promote_model(config: PipelineConfig, report: EvalReport) -> EvalReport:
 
 
 @task(name="promote", **SHORT_TASK)
-def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
+def point_alias(config: GatedConfig, report: EvalReport) -> EvalReport:
     """Point the alias at the model."""
     try:
         version = promote_run(config.store, config.gate.alias, report)
@@ -86,7 +94,7 @@ def point_alias(config: PipelineConfig, report: EvalReport) -> EvalReport:
     return report
 
 
-def final_state(config: PipelineConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
+def final_state(config: GatedConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
     """Return what a flow returns: the report, or a state Rejected where the gate is in force."""
     if not config.gate.promote or report.verdict.passed:
         return report

@@ -15,7 +15,6 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.progress import Progress
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.records import RatingsPrediction
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import Champion, PredictResult
 from pets_core.records.inference import EmbedResult, PartsResult
@@ -72,7 +71,7 @@ _ANSWERS: dict[str, type[BaseModel]] = {
     "embed": EmbedResult,
     "ratings-lr-find": LRSuggestion,
     "ratings-train": TrainResult,
-    "ratings-predict": RatingsPrediction,
+    "ratings-predict": PredictResult,
 }
 _LIVE = "training-progress"
 

@@ -41,7 +41,7 @@ _FLOWS = {
     "train": ("train:train_flow", "results:show_record"),
     "evaluate": ("evaluate:evaluate_flow", "results:show_evaluation"),
     "review": ("review:review_flow", "results:show_evaluation"),
-    "collab": ("collab:collab_flow", "results:show_ratings"),
+    "collab": ("collab:collab_flow", "results:show_evaluation"),
     "sweep": ("sweep:sweep_flow", "results:show_sweep"),
     "batch-predict": ("batch_predict:batch_predict_flow", "results:show_batch"),
     "embed": ("embed:embed_flow", "results:show_embeddings"),
@@ -57,7 +57,7 @@ _COMMANDS = {
     "batch-predict": "name the breed on many photos, to Parquet",
     "embed": "embeddings of a data set's photos, to Parquet, and near-duplicates by them",
     "similar": "find the photos of a data set that are most like another one",
-    "collab": "learn from ratings what users like: ingest, learning rate, train, review",
+    "collab": "learn from ratings what users like: ingest, learning rate, train, evaluate",
     "recommend": "what a user may like and has not rated",
     "sweep": "try backbones and learning rates, and compare them",
     "models": "list, show, promote and roll back evaluated models",
@@ -141,6 +141,10 @@ def _run(command: str, arguments: list[str]) -> None:
         from pets_core.ratings.config import RatingsConfig
 
         config, parsed = _settings(RatingsConfig, parser, arguments)
+        from pets_core.ratings.target import RATINGS
+        from pets_core.registry.gate import check_gate
+
+        check_gate(config.gate, RATINGS)
         if not parsed.resume:
             from pets_core.ratings.files import check_tables
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from pets.cli.tables import print_table
-from pets_core.ratings.records import RatingsReport
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.inference import BatchSummary, NearDuplicates
 from pets_core.records.training import SweepResult
@@ -14,16 +13,15 @@ __all__ = [
     "show_batch",
     "show_embeddings",
     "show_evaluation",
-    "show_ratings",
     "show_record",
     "show_sweep",
 ]
 
 
 def show_evaluation(report: EvalReport) -> None:
-    """How a model did on photos, whatever it predicts."""
+    """How a model did, whatever it predicts."""
     primary = report.primary
-    notes = [f"{report.num_rows:,} {report.split} photos"]
+    notes = [f"{report.num_rows:,} {report.split} {report.samples}"]
     notes += [primary.interval_text] if primary.interval_text else []
     if primary.baseline is not None:
         notes.append(f"baseline {primary.format(primary.baseline)}")
@@ -36,8 +34,8 @@ def show_evaluation(report: EvalReport) -> None:
     if report.comparison:
         compared = report.comparison
         print(
-            f"Champion     {compared.champion_metric.format()} on the same photos: this model is "
-            f"{compared.delta_text}, {compared.p_text}"
+            f"Champion     {compared.champion_metric.format()} on the same {report.samples}: this "
+            f"model is {compared.delta_text}, {compared.p_text}"
         )
         if compared.excluded_text:
             print(f"             {compared.excluded_text}")
@@ -89,14 +87,6 @@ def show_sweep(result: SweepResult) -> None:
         ([t.value_text, f"{t.base_lr:g}", t.backbone, t.error] for t in result.trials),
     )
     print(f"Model    {result.trials[0].model_urls[0]}")
-
-
-def show_ratings(report: RatingsReport) -> None:
-    """How a model of ratings did, beside the baselines."""
-    print(f"\n{report.num_rows:,} {report.split} ratings, RMSE:")
-    for row in report.errors:
-        print(f"  {row.rmse:.4f}  {row.name}")
-    print(f"Model        {report.model_url}\nReview       {report.url}")
 
 
 def show_record(record: BaseModel) -> None:

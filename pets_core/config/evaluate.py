@@ -51,10 +51,10 @@ class GateConfig(Settings):
     min_score: float | None = None
     """Of tags and boxes: lowest primary metric to pass: F1 per photo, mean IoU, 0 to 1."""
     max_value: Annotated[float, Field(ge=0)] | None = None
-    """Of numbers and keypoints: highest primary metric to pass: RMSE in the numbers' unit, mean
+    """Of numbers, keypoints and ratings: highest primary metric to pass: RMSE in their unit, mean
     distance as a share of the photo's side."""
     min_improvement: float = 0.0
-    """By how much the primary metric must be better than the champion's on the same photos, in its
+    """By how much the primary metric must be better than the champion's on the same samples, in its
     unit (of error rates a share); below 0: by how much it may be worse."""
     max_drop_per_class: Annotated[float, Field(ge=0, le=1)] | None = None
     """Of classes and tags: how much less of any may be found than by the champion, share of its

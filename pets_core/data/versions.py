@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -27,12 +27,16 @@ from pets_core.records.dataset import DatasetManifest, ShardInfo
 __all__ = [
     "Difference",
     "Garbage",
+    "Version",
+    "choose_version",
     "collect_garbage",
     "diff",
     "find_version",
+    "list_stored",
     "list_versions",
     "newest_version",
     "verify",
+    "versions_in",
 ]
 
 _NO_VERSIONS = frozenset({"contracts", "journal", "plans", "shards"})
@@ -58,28 +62,79 @@ class Garbage(NamedTuple):
     num_bytes: int
 
 
+class Version(Protocol):
+    """A committed version of a data set, of photos or of ratings."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its content."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Its folder."""
+        ...
+
+    @property
+    def created_at(self) -> str:
+        """UTC, ISO 8601."""
+        ...
+
+    @property
+    def shared_files(self) -> Collection[str]:
+        """Names of its files outside its folder."""
+        ...
+
+
+AnyVersion = TypeVar("AnyVersion", bound=Version)
+
+
 def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
     """All committed versions, oldest first; of one data set where `name` is given."""
-    root = storage.join(storage.absolute(store), "datasets")
+    return list_stored(store, "datasets", load_manifest, name)
+
+
+def list_stored(
+    store: str, room: str, load: Callable[[str], AnyVersion], name: str | None = None
+) -> list[AnyVersion]:
+    """Return all committed versions, oldest first.
+
+    Args:
+        store: Root of data sets and runs.
+        room: Folder of the data sets in the store.
+        load: Reads the manifest in a folder.
+        name: Of one data set; None: all.
+    """
+    root = storage.join(storage.absolute(store), room)
     names = [name] if name else sorted(storage.list_folder(root))
-    found = [m for own in names for m in _versions(storage.join(root, own))]
+    found = [m for own in names for m in versions_in(storage.join(root, own), load)]
     return sorted(found, key=_age)
 
 
-def _versions(root: str) -> list[DatasetManifest]:
-    """The versions in the folder of a data set, whatever it is called now, oldest first."""
+def versions_in(root: str, load: Callable[[str], AnyVersion]) -> list[AnyVersion]:
+    """Return the versions in the folder of a data set, whatever its name is now, oldest first."""
+
+    def version(name: str) -> AnyVersion | None:
+        url = storage.join(root, name)
+        return load(url) if storage.exists(storage.join(url, "manifest.json")) else None
+
     names = [name for name in storage.list_folder(root) if name not in _NO_VERSIONS]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda name: _version(storage.join(root, name)), names))
+        found = list(pool.map(version, names))
     return sorted((m for m in found if m), key=_age)
 
 
-def _age(manifest: DatasetManifest) -> tuple[str, str]:
+def _versions(root: str) -> list[DatasetManifest]:
+    return versions_in(root, load_manifest)
+
+
+def _age(manifest: Version) -> tuple[str, str]:
     return manifest.created_at, manifest.fingerprint
-
-
-def _version(url: str) -> DatasetManifest | None:
-    return load_manifest(url) if storage.exists(storage.join(url, "manifest.json")) else None
 
 
 def newest_version(root: str) -> DatasetManifest | None:
@@ -94,7 +149,11 @@ def find_version(store: str, wanted: str) -> DatasetManifest:
     Raises:
         PetsError: There is none, or more than one.
     """
-    versions = list_versions(store)
+    return choose_version(list_versions(store), store, wanted)
+
+
+def choose_version(versions: Sequence[AnyVersion], store: str, wanted: str) -> AnyVersion:
+    """As `find_version`, among some versions, oldest first."""
     if named := [m for m in versions if m.name == wanted]:
         return named[-1]
     found = [m for m in versions if wanted and m.fingerprint.startswith(wanted)]
@@ -144,6 +203,8 @@ def collect_garbage(
     delete: bool = False,
     grace_seconds: float = _GRACE_SECONDS,
     in_use: Collection[str] = (),
+    room: str = "datasets",
+    read_versions: Callable[[str], Sequence[Version]] = _versions,
 ) -> list[Garbage]:
     """Find what no version refers to, and old versions beyond the newest few; remove it.
 
@@ -153,19 +214,22 @@ def collect_garbage(
         delete: Whether to remove what is found, or only to tell.
         grace_seconds: Files younger than that may belong to an ingest under way and are left.
         in_use: Fingerprints of versions that are kept, however old.
+        room: Folder of the data sets in the store.
+        read_versions: Returns the versions in the folder of a data set, oldest first.
 
     Returns:
         What was found.
     """
-    datasets = storage.join(storage.absolute(store), "datasets")
+    datasets = storage.join(storage.absolute(store), room)
     limit = time.time() - grace_seconds
     garbage = []
     for name in sorted(storage.list_folder(datasets)):
         root = storage.join(datasets, name)
-        found = _unused(root, keep, limit, in_use)
+        found = _unused(root, read_versions, keep, limit, in_use)
         # An ingest may have committed since: what it uses now stays.
         if delete and found:
-            found = sorted(set(found) & set(_unused(root, keep, limit, in_use)), key=_removal_order)
+            still = _unused(root, read_versions, keep, limit, in_use)
+            found = sorted(set(found) & set(still), key=_removal_order)
         # Killed half-way, this leaves no version, and no note, whose files are gone.
         for item in found if delete else ():
             storage.remove(item.url)
@@ -173,7 +237,13 @@ def collect_garbage(
     return garbage
 
 
-def _unused(root: str, keep: int, limit: float, in_use: Collection[str]) -> list[Garbage]:
+def _unused(
+    root: str,
+    read_versions: Callable[[str], Sequence[Version]],
+    keep: int,
+    limit: float,
+    in_use: Collection[str],
+) -> list[Garbage]:
     """The files of a data set that were last changed before `limit` and that nothing refers to."""
     files = {
         f"{folder}/{file}": info
@@ -183,7 +253,9 @@ def _unused(root: str, keep: int, limit: float, in_use: Collection[str]) -> list
     young = {path for path, info in files.items() if storage.last_change(info) >= limit}
     notes = _noted_shards(root, files)
     # A shard may be older than the note that an ingest under way goes by.
-    used = _used(_versions(root), keep, young, in_use) | {notes[p] for p in young & notes.keys()}
+    used = _used(read_versions(root), keep, young, in_use) | {
+        notes[p] for p in young & notes.keys()
+    }
     found = []
     for path, info in files.items():
         kind, _, file = path.partition("/")
@@ -194,7 +266,7 @@ def _unused(root: str, keep: int, limit: float, in_use: Collection[str]) -> list
 
 
 def _used(
-    versions: Sequence[DatasetManifest], keep: int, young: Collection[str], in_use: Collection[str]
+    versions: Sequence[Version], keep: int, young: Collection[str], in_use: Collection[str]
 ) -> set[str]:
     """Names of the kept versions' folders and of their shards."""
     names = set()
@@ -202,11 +274,11 @@ def _used(
         wanted = manifest.fingerprint in in_use or _manifest_path(manifest) in young
         if not keep or place < keep or wanted:
             names.add(manifest.url.rsplit("/", 1)[1])
-            names.update(s.path for info in manifest.splits.values() for s in info.shards)
+            names.update(manifest.shared_files)
     return names
 
 
-def _manifest_path(manifest: DatasetManifest) -> str:
+def _manifest_path(manifest: Version) -> str:
     return f"{manifest.url.rsplit('/', 1)[1]}/manifest.json"
 
 

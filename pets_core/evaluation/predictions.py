@@ -54,8 +54,8 @@ class PredictionsInfo(BaseModel):
         targets: Kind of target.
         split: The samples predicted.
         model_url: Folder of the model.
-        backbone: Its backbone.
-        image_size: Side of its input, pixels.
+        backbone: Its backbone; of ratings the model.
+        image_size: Side of its input, pixels; None of models that see no photos.
         dataset_url: Folder of the data set's version, which holds the photos.
         dataset_name: Its name.
         dataset_fingerprint: Its fingerprint.
@@ -72,7 +72,7 @@ class PredictionsInfo(BaseModel):
     split: Split
     model_url: str
     backbone: str
-    image_size: int
+    image_size: int | None = None
     dataset_url: str
     dataset_name: str
     dataset_fingerprint: str
@@ -164,6 +164,7 @@ def write_predictions(
     targets: NDArray[Any],
     outputs: NDArray[np.float32],
     embeddings: NDArray[np.float32] | None = None,
+    more: pa.Table | None = None,
 ) -> None:
     """Write a row a sample, whole or not at all: id, the columns of the kind, embedding.
 
@@ -175,12 +176,14 @@ def write_predictions(
         targets: (N,) or (N, D).
         outputs: (N, D), as `Target.decode` returns them.
         embeddings: Pooled features, (N, F), if they are to be stored.
+        more: Further columns, N rows.
     """
     assert outputs.shape == (len(ids), info.num_outputs), "a row a sample, a column an output"
     assert len(targets) == len(ids)
     fields = [_ID, *kind.schema(info)]
     if embeddings is not None:
         fields.append(pa.field("embedding", pa.list_(pa.float32(), embeddings.shape[1])))
+    fields += [] if more is None else more.schema
     schema = pa.schema(fields, {_KEY: info.model_dump_json().encode()})
     with (
         storage.writing(url) as file,
@@ -192,6 +195,9 @@ def write_predictions(
             columns |= kind.to_columns(info, targets[rows], outputs[rows])
             if embeddings is not None:
                 columns["embedding"] = list_column(embeddings[rows])
+            if more is not None:
+                part = more.slice(start, _ROWS)
+                columns |= dict(zip(part.column_names, part.columns, strict=True))
             writer.write_table(pa.table(columns, schema=schema))
 
 

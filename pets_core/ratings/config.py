@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pets_core.config.base import NAME_PATTERN, LocalFolder, Settings
+from pets_core.config.evaluate import GateConfig
 from pets_core.config.launch import LaunchConfig, refuse_sharding
 from pets_core.config.train import LRFindConfig, TrainConfig
 
@@ -193,6 +194,7 @@ class RatingsConfig(Settings):
     recommender: RecommenderConfig = RecommenderConfig()
     lr_find: RatingsLRFindConfig = RatingsLRFindConfig()
     train: RatingsTrainConfig = RatingsTrainConfig()
+    gate: GateConfig = GateConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")

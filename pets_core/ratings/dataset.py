@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pydantic
 
@@ -43,7 +44,10 @@ __all__ = [
     "Vocabulary",
     "ingest_ratings",
     "load_ratings_manifest",
+    "open_part",
     "open_ratings",
+    "parquet_bytes",
+    "read_pair_ids",
     "read_vocabulary",
 ]
 
@@ -54,10 +58,13 @@ SCHEMA = pa.schema(
         pa.field("item", pa.int32(), nullable=False),
         pa.field("rating", pa.float32(), nullable=False),
         pa.field("time", pa.int64()),
+        pa.field("cold_user", pa.string()),
+        pa.field("cold_item", pa.string()),
     ]
 )
 """One row a rating, by user and then by item. `user` and `item` are indices, and `time` is there
-for all ratings or for none."""
+for all ratings or for none. `cold_user` and `cold_item` are ids, null where the index is not 0."""
+_NUMBERS = ("user", "item", "rating", "time")
 
 _ROW_GROUP_ROWS = 1 << 20
 
@@ -96,6 +103,10 @@ class Vocabulary(NamedTuple):
     num_ratings_by_user: npt.NDArray[np.int64]
     num_ratings_by_item: npt.NDArray[np.int64]
 
+    def id_arrays(self) -> tuple[pa.StringArray, pa.StringArray]:
+        """Return the ids of users and of items, by index."""
+        return pa.array(self.users, pa.string()), pa.array(self.items, pa.string())
+
 
 def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> RatingsManifest:
     """Bring ratings into the store, or find that this very version is there already.
@@ -124,7 +135,7 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
     }
     parts["users"] = users.vocabulary(id=table.user_ids)
     parts["items"] = items.vocabulary(id=table.item_ids, title=titles)
-    data = {part: _parquet(content) for part, content in parts.items()}
+    data = {part: parquet_bytes(content) for part, content in parts.items()}
     files = {part: _file(part, parts[part].num_rows, data[part]) for part in parts}
     fingerprint = _fingerprint(files, table.y_range)
     name = source.name or _name(source)
@@ -188,11 +199,11 @@ def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
             f"{manifest.url} has no {split} split, only {', '.join(manifest.splits)}: raise "
             f"ratings.{split}_fraction and ingest again"
         )
-    table = _open(manifest, manifest.splits[split])
+    table = open_part(manifest, manifest.splits[split])
     # Arrow's own memory may not be written to, of which torch warns.
     arrays = {
         column: np.require(table[column].to_numpy(), requirements="W")
-        for column in SCHEMA.names
+        for column in _NUMBERS
         if not table[column].null_count
     }
     return Ratings(arrays["user"], arrays["item"], arrays["rating"], arrays.get("time"))
@@ -200,7 +211,7 @@ def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
 
 def read_vocabulary(manifest: RatingsManifest) -> Vocabulary:
     """Read what the indices of users and items stand for; errors as `open_ratings`."""
-    users, items = _open(manifest, manifest.users), _open(manifest, manifest.items)
+    users, items = open_part(manifest, manifest.users), open_part(manifest, manifest.items)
     return Vocabulary(
         users=users["id"].to_pylist(),
         items=items["id"].to_pylist(),
@@ -210,7 +221,27 @@ def read_vocabulary(manifest: RatingsManifest) -> Vocabulary:
     )
 
 
-def _open(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
+def read_pair_ids(manifest: RatingsManifest, split: Split) -> tuple[pa.Array, pa.Array]:
+    """Return the ids of user and item of each rating of a split, (N,) each.
+
+    Those without training ratings are null in a version of schema 1, which does not hold them.
+    """
+    table = open_part(manifest, manifest.splits[split])
+    users, items = read_vocabulary(manifest).id_arrays()
+    return _pair_ids(table, "user", users), _pair_ids(table, "item", items)
+
+
+def _pair_ids(table: pa.Table, column: str, known: pa.StringArray) -> pa.Array:
+    indices = table[column].to_numpy()
+    ids = known.take(pa.array(indices, mask=indices == 0))
+    cold = f"cold_{column}"
+    if cold not in table.column_names:
+        return ids
+    return pc.coalesce(ids, table[cold].combine_chunks())
+
+
+def open_part(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
+    """Read a file of a version; errors as `open_ratings`."""
     url = storage.join(manifest.url, file.path)
     data = storage.read_bytes(url)
     if sha256(data).hexdigest() != file.sha256:
@@ -263,11 +294,23 @@ def _split_table(
         users.indices[table.users[rows]],
         items.indices[table.items[rows]],
         table.ratings[rows],
+        pa.array(times, pa.int64()),
+        _cold_ids(table.user_ids, table.users[rows], users),
+        _cold_ids(table.item_ids, table.items[rows], items),
     ]
-    return pa.table([*columns, pa.array(times, pa.int64())], schema=SCHEMA)
+    return pa.table(columns, schema=SCHEMA)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _cold_ids(ids: pa.StringArray, places: npt.NDArray[np.int32], known: Known) -> pa.Array:
+    """Return the ids at places (N,), null where they are known."""
+    is_known = known.indices[places] > 0
+    if is_known.all():
+        return pa.nulls(len(places), pa.string())
+    return ids.take(pa.array(places, mask=is_known))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, _ROW_GROUP_ROWS, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]

@@ -4,62 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.models.card import CARD, WEIGHTS
+from pets_core.models.card import WEIGHTS
 from pets_core.models.grouped import GroupedModel
-from pets_core.ratings.config import RecommenderConfig
-from pets_core.targets.regression.objective import widened
+from pets_core.ratings.card import RecommenderCard, read_recommender_card
 
 __all__ = [
     "DotProduct",
     "Neural",
     "Recommender",
-    "RecommenderCard",
     "TrainedRecommender",
     "create_recommender",
     "load_recommender",
 ]
 
 _SPREAD = 0.01
-
-
-class RecommenderCard(BaseModel):
-    """All that is needed to rebuild a model of ratings, besides its weights.
-
-    Attributes:
-        config: Model, factors, hidden units.
-        num_users: Known users, whose indices are 1 to `num_users`; 0 is any other.
-        num_items: Known items, likewise.
-        y_range: Least and greatest rating of the scale.
-        mean: Of the training ratings.
-        dataset_url: Folder of the data set's version it was trained on.
-        dataset_fingerprint: Its fingerprint.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: Literal[1] = 1
-    objective: Literal["regression"] = "regression"
-    config: RecommenderConfig
-    num_users: int
-    num_items: int
-    y_range: tuple[float, float]
-    mean: float
-    dataset_url: str
-    dataset_fingerprint: str
-
-    @property
-    def sigmoid_range(self) -> tuple[float, float]:
-        """The range predictions are held within."""
-        return widened(self.y_range)
 
 
 class Recommender(GroupedModel):
@@ -152,13 +117,7 @@ def load_recommender(url: str) -> TrainedRecommender:
         PetsError: There is none, or its files are damaged or do not fit each other.
     """
     url = storage.absolute(url)
-    if not storage.exists(storage.join(url, CARD)):
-        raise PetsError(f"{url} is no model folder: it holds no {CARD}")
-    try:
-        card = RecommenderCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
-    except ValueError as error:
-        raise PetsError(f"{url}/{CARD} is damaged, or no model of ratings: {error}") from error
-    built = create_recommender(card)
+    built = create_recommender(read_recommender_card(url))
     try:
         state = safetensors.torch.load(storage.read_bytes(storage.join(url, WEIGHTS)))
         built.model.load_state_dict(state)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 from pets_core.records.base import Record, Split
 
 __all__ = [
     "RATINGS_SCHEMA_VERSION",
-    "ErrorRow",
-    "ItemRow",
     "RatingsFile",
     "RatingsManifest",
-    "RatingsPrediction",
-    "RatingsReport",
     "RatingsRun",
     "RatingsSplit",
     "WeightDecayTrial",
 ]
 
 
-RATINGS_SCHEMA_VERSION = 1
+RATINGS_SCHEMA_VERSION = 2
+"""Version 1 lacks the ids of users and items without training ratings."""
 
 
 class RatingsFile(Record):
@@ -71,6 +69,16 @@ class RatingsManifest(Record):
     mean: float
     created_at: str = ""
 
+    @property
+    def held_out(self) -> Split:
+        """The split to evaluate on: test where there is one, else valid."""
+        return "test" if "test" in self.splits else "valid"
+
+    @property
+    def shared_files(self) -> Collection[str]:
+        """Names of files outside its folder; none."""
+        return ()
+
 
 class RatingsRun(Record):
     """The folder of a run, and the ratings that it began with."""
@@ -95,95 +103,3 @@ class WeightDecayTrial(Record):
     model_url: str
     train_rmse: float
     valid_rmse: float
-
-
-class RatingsPrediction(Record):
-    """What a model says of the ratings of a split, in a file.
-
-    Attributes:
-        model_url: The model.
-        split: Which ratings.
-        predictions_url: user, item (null where not known), rating, predicted.
-        ratings_per_second: That were predicted.
-    """
-
-    model_url: str
-    split: Split
-    predictions_url: str
-    ratings_per_second: float
-
-
-class ErrorRow(Record):
-    """How far predictions are from ratings.
-
-    Attributes:
-        name: Whose predictions.
-        rmse: Root mean squared error, in ratings' units.
-        mae: Mean absolute error.
-        rmse_known: Of ratings whose user and item are both known; None where there are none.
-        rmse_cold: Of the others; None where there are none.
-    """
-
-    name: str
-    rmse: float
-    mae: float
-    rmse_known: float | None
-    rmse_cold: float | None
-
-
-class ItemRow(Record):
-    """An item as the model sees it.
-
-    Attributes:
-        item: Its id.
-        title: Its title.
-        num_ratings: In training.
-        bias: How far it is rated above the mean by all alike, before the sigmoid; None where the
-            model has no biases.
-        nearest: Titles of the items of the most similar factors, nearest first.
-    """
-
-    item: str
-    title: str
-    num_ratings: int
-    bias: float | None = None
-    nearest: tuple[str, ...] = ()
-
-
-class RatingsReport(Record):
-    """How a model of ratings did.
-
-    Attributes:
-        model_url: The model.
-        split: The ratings judged.
-        num_rows: How many.
-        num_cold: Of them, those of a user or item without training ratings.
-        errors: Of the model first, then of the baselines.
-        best: Items rated highest whoever rates them, by bias.
-        worst: Items rated lowest.
-        popular: Those with the most training ratings, with their nearest.
-        url: Folder of all that was made.
-        ratings_per_second: That were predicted.
-        seconds: That the review took.
-    """
-
-    model_url: str
-    split: Split
-    num_rows: int
-    num_cold: int
-    errors: tuple[ErrorRow, ...]
-    best: tuple[ItemRow, ...]
-    worst: tuple[ItemRow, ...]
-    popular: tuple[ItemRow, ...]
-    url: str
-    ratings_per_second: float
-    seconds: float
-
-    @property
-    def rmse(self) -> float:
-        """Of the model."""
-        return self.errors[0].rmse
-
-    def file(self, name: str) -> str:
-        """URL of what was made, by its name."""
-        return f"{self.url}/{name}"

@@ -186,6 +186,11 @@ class DatasetManifest(Record):
             return ", ".join(info.name for info in self.numbers)
         return f"{len(self.classes)} {target_spec(self.targets).plural}"
 
+    @property
+    def shared_files(self) -> set[str]:
+        """Names of its shards, which lie outside its folder."""
+        return {shard.path for info in self.splits.values() for shard in info.shards}
+
     def shard_url(self, shard: ShardInfo) -> str:
         """Where a shard lies; versions share their shards."""
         return f"{self.url.rstrip('/').rsplit('/', 1)[0]}/shards/{shard.path}"

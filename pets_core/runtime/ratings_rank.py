@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import open_ratings
+from pets_core.ratings.dataset import Ratings, open_ratings
 from pets_core.ratings.loader import RatingsLoader
-from pets_core.ratings.model import RecommenderCard, TrainedRecommender, create_recommender
+from pets_core.ratings.model import TrainedRecommender, create_recommender
 from pets_core.ratings.records import RatingsManifest
-from pets_core.records.base import Split
 from pets_core.runtime.rank import Rank
 from pets_core.runtime.request import RatingsRequest
 from pets_core.targets.regression.objective import Regression
@@ -56,19 +56,22 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
 
     def objective(self, built: TrainedRecommender) -> Regression:
         """Squared error, within the scale."""
-        return Regression(self._card.sigmoid_range)
+        return Regression(built.card.sigmoid_range)
 
     def train_loader(self, built: TrainedRecommender) -> RatingsLoader:
         """Shuffled training batches."""
-        return self._loader("train", self.config.train.batch_size, self.config.train.seed)
+        ratings, train = open_ratings(self.manifest, "train"), self.config.train
+        return self._loader(ratings, train.batch_size, train.seed)
 
     def valid_loader(self, built: TrainedRecommender) -> RatingsLoader | None:
         """The validation ratings, if there are any."""
-        return self.eval_loader("valid") if self.has_validation else None
+        if not self.has_validation:
+            return None
+        return self.eval_loader(open_ratings(self.manifest, "valid"))
 
-    def eval_loader(self, split: Split) -> RatingsLoader:
-        """The ratings of a split in their own order."""
-        return self._loader(split, _EVAL_BATCH, None)
+    def eval_loader(self, ratings: Ratings) -> RatingsLoader:
+        """Ratings in their own order."""
+        return self._loader(ratings, _EVAL_BATCH, None)
 
     @property
     def _card(self) -> RecommenderCard:
@@ -83,9 +86,9 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
             dataset_fingerprint=manifest.fingerprint,
         )
 
-    def _loader(self, split: Split, batch_size: int, seed: int | None) -> RatingsLoader:
+    def _loader(self, ratings: Ratings, batch_size: int, seed: int | None) -> RatingsLoader:
         return RatingsLoader(
-            open_ratings(self.manifest, split),
+            ratings,
             batch_size=batch_size,
             seed=seed,
             device=self.accelerator.device,

@@ -1,4 +1,4 @@
-"""What ranks do with ratings besides finding a rate and training: predict."""
+"""Stages of ranks with ratings besides finding a rate and training: predict."""
 
 from __future__ import annotations
 
@@ -9,60 +9,115 @@ import pyarrow as pa
 import torch
 
 from pets_core import storage
-from pets_core.data.dataset import write_table
+from pets_core.errors import PetsError
 from pets_core.evaluation.predict import in_row_order
-from pets_core.ratings.dataset import open_ratings, read_vocabulary
-from pets_core.ratings.model import load_recommender
-from pets_core.ratings.records import RatingsPrediction
-from pets_core.records.base import Split
+from pets_core.evaluation.predictions import (
+    CHAMPION_PREDICTIONS,
+    PREDICTIONS,
+    PredictionsInfo,
+    write_predictions,
+)
+from pets_core.ratings.dataset import Ratings, open_ratings, read_pair_ids
+from pets_core.ratings.evaluate import ratings_by_ids_of
+from pets_core.ratings.model import TrainedRecommender, load_recommender
+from pets_core.ratings.target import RATINGS
+from pets_core.ratings.versions import version_of
+from pets_core.records.dataset import NumberInfo
+from pets_core.records.evaluation import PredictResult
 from pets_core.runtime.ratings_rank import RatingsRank
 
 __all__ = ["predict_ratings"]
 
 
-@torch.no_grad()
-def predict_ratings(rank: RatingsRank) -> RatingsPrediction | None:
-    """Have a stored model say how the held-out ratings will be: test, where there are any."""
+def predict_ratings(rank: RatingsRank) -> PredictResult | None:
+    """Predict the held-out ratings by a stored model, and by the champion where it has not yet."""
     request, manifest = rank.request, rank.manifest
     assert request.model_url is not None
-    split: Split = "test" if "test" in manifest.splits else "valid"
-    built = load_recommender(request.model_url)
+    folder = storage.join(request.run_url, "evaluation")
+    url = storage.join(folder, PREDICTIONS)
+    model_url = storage.absolute(request.model_url)
+    ratings = open_ratings(manifest, manifest.held_out)
+    speed = _predict(rank, model_url, load_recommender(model_url), ratings, url)
+    champion, champion_url, refused = None, None, None
+    if request.champion_url:
+        try:
+            champion = load_recommender(request.champion_url)
+            version = version_of(rank.config.store, champion.card)
+            ratings = ratings_by_ids_of(version, manifest, manifest.held_out)
+        except PetsError as error:
+            refused = str(error)
+    if request.champion_url and champion and refused is None:
+        champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
+        _predict(rank, request.champion_url, champion, ratings, champion_url)
+    if not rank.accelerator.is_main_process:
+        return None
+    return PredictResult(
+        targets=RATINGS.name,
+        model_url=model_url,
+        predictions_url=url,
+        champion_url=champion_url,
+        champion_refused=refused,
+        photos_per_second=speed,
+    )
+
+
+@torch.no_grad()
+def _predict(
+    rank: RatingsRank, model_url: str, built: TrainedRecommender, ratings: Ratings, url: str
+) -> float:
+    """Predict ratings and write the predictions on rank 0; returns ratings a second.
+
+    Args:
+        rank: This one.
+        model_url: Folder of the model.
+        built: The model.
+        ratings: Of the held-out split, with the indices of the model's users and items.
+        url: File to write.
+    """
+    started = time.monotonic()
     built.model.to(rank.accelerator.device)
-    objective, loader, began = rank.objective(built), rank.eval_loader(split), time.monotonic()
-    rows, given = [], []
+    objective, loader = rank.objective(built), rank.eval_loader(ratings)
+    rows, outputs = [], []
     with rank.watchdog:
         for batch in loader.epoch(0):
             rows.append(batch.rows)
-            given.append(objective.activation(built.model(batch.inputs)).cpu().numpy())
-    own = np.concatenate(given)[:, None]
+            outputs.append(objective.activation(built.model(batch.inputs)).cpu().numpy())
+    own = np.concatenate(outputs)[:, None]
     together = in_row_order(np.concatenate(rows), [own], loader.num_rows)
-    speed = loader.num_rows / (time.monotonic() - began)
-    if together is None:
-        return None
-    (predicted,) = together
-    url = storage.join(request.run_url, "evaluation", "predictions.parquet")
-    write_table(url, _table(rank, split, predicted[:, 0].clip(*manifest.y_range)))
-    return RatingsPrediction(
-        model_url=storage.absolute(request.model_url),
-        split=split,
-        predictions_url=url,
-        ratings_per_second=speed,
+    speed = loader.num_rows / (time.monotonic() - started)
+    if together is not None:
+        predicted = together[0].clip(*built.card.y_range).astype(np.float32)
+        _write(rank, url, _info(rank, model_url, built, speed), ratings, predicted)
+    return speed
+
+
+def _write(
+    rank: RatingsRank, url: str, info: PredictionsInfo, ratings: Ratings, predicted: np.ndarray
+) -> None:
+    users, items = read_pair_ids(rank.manifest, info.split)
+    write_predictions(
+        url,
+        RATINGS,
+        info,
+        [str(row) for row in range(len(predicted))],
+        ratings.ratings[:, None],
+        predicted,
+        more=pa.table({"user": users, "item": items}),
     )
 
 
-def _table(rank: RatingsRank, split: Split, predicted: np.ndarray) -> pa.Table:
-    ratings, names = open_ratings(rank.manifest, split), read_vocabulary(rank.manifest)
-    return pa.table(
-        {
-            "user": _ids(ratings.users, names.users),
-            "item": _ids(ratings.items, names.items),
-            "rating": ratings.ratings,
-            "predicted": predicted.astype(np.float32),
-        }
+def _info(
+    rank: RatingsRank, model_url: str, built: TrainedRecommender, speed: float
+) -> PredictionsInfo:
+    manifest = rank.manifest
+    return PredictionsInfo(
+        targets=RATINGS.name,
+        split=manifest.held_out,
+        model_url=model_url,
+        backbone=built.card.config.model,
+        dataset_url=manifest.url,
+        dataset_name=manifest.name,
+        dataset_fingerprint=manifest.fingerprint,
+        photos_per_second=speed,
+        numbers=(NumberInfo(name="rating", mean=manifest.mean),),
     )
-
-
-def _ids(indices: np.ndarray, names: list[str]) -> pa.Array:
-    """Ids by index, null for those that are not known."""
-    known = pa.array(indices, mask=indices == 0)
-    return pa.DictionaryArray.from_arrays(known, pa.array(names, pa.string()))

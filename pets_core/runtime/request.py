@@ -64,6 +64,7 @@ class RatingsRequest(BaseModel):
     run_url: str = ""
     base_lr: float | None = None
     model_url: str | None = None
+    champion_url: str | None = None
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
@@ -17,7 +17,7 @@ from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsRun
-from pets_core.records.dataset import DatasetManifest, Run
+from pets_core.records.dataset import Run
 from pets_core.runtime.request import Request, read_request
 from pets_core.storage.layout import SETTINGS
 
@@ -35,6 +35,8 @@ __all__ = [
 
 _STAGES = "stages"
 _REQUEST = ".request.json"
+_PREFIXES = {Run.DATASET: "", RatingsRun.DATASET: "ratings-"}
+"""Of the names of a run's stages, by the file of the data set it learns from."""
 
 Record = TypeVar("Record", bound=BaseModel)
 AnyRun = TypeVar("AnyRun", Run, RatingsRun)
@@ -108,17 +110,19 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
     for name in storage.list_folder(root):
         url = storage.join(root, name)
         files = storage.list_folder(url)
-        if Run.DATASET not in files or name in without:
+        dataset = next((d for d in _PREFIXES if d in files), None)
+        if dataset is None or name in without:
             continue
+        prefix = _PREFIXES[dataset]
         done = storage.list_folder(storage.join(url, _STAGES))
-        stopped = "checkpoints" in files and "train.json" not in done
+        stopped = "checkpoints" in files and f"{prefix}train.json" not in done
         asked = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
         waiting = any(f"{stage}.json" not in done for stage in asked)
-        last = max(map(storage.last_change, (files[Run.DATASET], *done.values())))
-        young = "predict.json" not in done and last >= limit
+        last = max(map(storage.last_change, (files[dataset], *done.values())))
+        young = f"{prefix}predict.json" not in done and last >= limit
         if stopped or waiting or young:
-            data = storage.read_bytes(storage.join(url, Run.DATASET))
-            used.add(DatasetManifest.model_validate_json(data).fingerprint)
+            manifest = json.loads(storage.read_bytes(storage.join(url, dataset)))
+            used.add(str(manifest["fingerprint"]))
     return used
 
 
@@ -169,7 +173,11 @@ def finished_stage(request: Request, record: type[Record]) -> Record | None:
     finished = _Finished.model_validate_json(storage.read_bytes(url))
     if finished.asked != _hash(request):
         return None
-    return record.model_validate_json(finished.answer)
+    try:
+        return record.model_validate_json(finished.answer)
+    except ValidationError:
+        # An earlier version wrote it; the stage is done again.
+        return None
 
 
 def finish_stage(request: Request, answer: BaseModel) -> None:

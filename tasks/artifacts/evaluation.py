@@ -9,10 +9,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pets_core.config.pipeline import PipelineConfig
 from pets_core.evaluation.gallery import Gallery, Picture, read_gallery
 from pets_core.evaluation.tables import read_frame
 from pets_core.records.evaluation import Comparison, EvalReport, Section
+from pets_core.registry.aliases import GatedConfig
 from pets_core.storage.markdown import literal
 from tasks.artifacts.publisher import Publisher, jpeg, links, photo, picture, table, within
 
@@ -20,7 +20,7 @@ __all__ = ["publish_evaluation"]
 
 
 @task(name="publish evaluation", cache_policy=NO_CACHE)
-def publish_evaluation(config: PipelineConfig, report: EvalReport) -> None:
+def publish_evaluation(config: GatedConfig, report: EvalReport) -> None:
     """Make the artifacts, the `run-summary` last, so that it comes first in the UI."""
     gallery = read_gallery(report.file("gallery.parquet"))
     with Publisher(report.url) as publisher:
@@ -34,8 +34,9 @@ def publish_evaluation(config: PipelineConfig, report: EvalReport) -> None:
                     section.key, _page(report, section, gallery), section.description
                 )
         if report.comparison:
-            compared = _comparison(report.comparison)
-            publisher.markdown("champion", compared, "The champion on the same photos")
+            compared = _comparison(report.comparison, report.samples)
+            description = f"The champion on the same {report.samples}"
+            publisher.markdown("champion", compared, description)
         publisher.markdown("run-summary", _summary(config, report), "The evaluation in short")
 
 
@@ -86,10 +87,10 @@ def _pictures(pictures: Sequence[Picture]) -> Iterator[str]:
             yield f"| {' | '.join(cells)} |\n"
 
 
-def _comparison(compared: Comparison) -> str:
+def _comparison(compared: Comparison, samples: str) -> str:
     own, champion, gained = compared.metric, compared.champion_metric, compared.improvement
     changes = table(
-        ["class", "recall", "the champion's", "photos"],
+        ["class", "recall", "the champion's", samples],
         ([literal(c.name), f"{c.recall:.1%}", f"{c.champion_recall:.1%}", c.support]
          for c in (*compared.worse[:5], *compared.better[:5])),
     )  # fmt: skip
@@ -104,8 +105,8 @@ def _comparison(compared: Comparison) -> str:
                 literal(f"{own.format_change(gained.low)} to {own.format_change(gained.high)}"),
             ],
             [compared.test, compared.p_text],
-            ["photos with a better score than the champion's", compared.num_better],
-            ["photos with a worse score", compared.num_worse],
+            [f"{samples} with a better score than the champion's", compared.num_better],
+            [f"{samples} with a worse score", compared.num_worse],
         ],
     )
     listed = (
@@ -113,12 +114,12 @@ def _comparison(compared: Comparison) -> str:
     )
     return (
         f"# Against the champion: {literal(compared.delta_text)}\n\nOn the same "
-        f"{compared.num_rows} photos. {compared.excluded_text}\n\n{figures}\n\n{listed}"
+        f"{compared.num_rows} {samples}. {compared.excluded_text}\n\n{figures}\n\n{listed}"
         f"Champion: `{compared.champion_url}`\n"
     )
 
 
-def _summary(config: PipelineConfig, report: EvalReport) -> str:
+def _summary(config: GatedConfig, report: EvalReport) -> str:
     primary = report.primary
     metrics = table(
         ["metric", "value", "95% interval", "baseline"],
@@ -137,7 +138,7 @@ def _summary(config: PipelineConfig, report: EvalReport) -> str:
     details = literal(" ".join(report.details))
     return (
         f"# {literal(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"
-        f"{report.num_rows:,} {report.split} photos. {details}\n\n{metrics}\n\n"
+        f"{report.num_rows:,} {report.split} {report.samples}. {details}\n\n{metrics}\n\n"
         f"{worst}{links(report, page)}\n"
     )
 
@@ -147,7 +148,7 @@ def _headline(report: EvalReport) -> str:
     return f"{name[:1].upper()}{name[1:]} {report.primary.format()}"
 
 
-def _verdict(config: PipelineConfig, report: EvalReport) -> str:
+def _verdict(config: GatedConfig, report: EvalReport) -> str:
     if config.gate.promote and report.verdict.passed:
         return f"passes, {config.gate.alias} points at it"
     return report.verdict.text
@@ -162,8 +163,8 @@ def _remarks(report: EvalReport) -> str:
         champion = compared.champion_metric.format()
         lines.append(
             literal(
-                f"Champion: {champion} on the same photos; this model is {compared.delta_text} "
-                f"({compared.p_text}). {compared.excluded_text}".rstrip()
+                f"Champion: {champion} on the same {report.samples}; this model is "
+                f"{compared.delta_text} ({compared.p_text}). {compared.excluded_text}".rstrip()
             )
         )
     elif report.is_champion:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +14,7 @@ from flows.pipeline import pipeline
 from flows.review import review_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
+from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
@@ -222,37 +222,65 @@ def test_a_stage_of_the_gpu_pool_is_refused_on_a_machine_without_a_gpu(
     assert finished_stage(request, LRSuggestion) is not None
 
 
-def test_ratings_are_learnt_and_reviewed(tmp_path, read_artifacts, monkeypatch) -> None:
-    config = RatingsConfig.model_validate(
-        {
-            "store": str(tmp_path / "store"),
-            "cache_dir": str(tmp_path / "cache"),
-            "recommender": {"num_factors": 8, "weight_decays": (8.0, 0.1)},
-            "lr_find": {"num_steps": 60},
-            "train": {"epochs": 3},
-        }
-    )
+def test_ratings_are_learnt_evaluated_and_promoted(
+    tmp_path, read_artifacts, monkeypatch, capsys
+) -> None:
+    settings = {
+        "store": str(tmp_path / "store"),
+        "cache_dir": str(tmp_path / "cache"),
+        "recommender": {"num_factors": 8, "weight_decays": (8.0, 0.1)},
+        "lr_find": {"num_steps": 60},
+        "train": {"epochs": 3},
+        "gate": {"promote": True},
+    }
+    config = RatingsConfig.model_validate(settings)
     state = collab_flow(config, return_state=True)
     report = state.result()
     made = read_artifacts(state.state_details.flow_run_id)
     assert set(made) == {
-        "dataset-summary", "lr-finder", "training-progress", "training-curves", "ratings-review",
-        "items", "weight-decay",
+        "dataset-summary", "lr-finder", "training-progress", "training-curves", "weight-decay",
+        "run-summary", *(section.key for section in report.sections),
     }  # fmt: skip
-    own, biases, mean = (row.rmse for row in report.errors)
-    assert own < biases < mean
-    assert f"# RMSE {own:.4f} on {report.num_rows:,} test ratings" in made["ratings-review"]
-    assert report.best[0].title in made["items"]
+    own, biases = report.primary.value, report.metric("RMSE of user and item biases")
+    assert own < biases < report.primary.baseline
+    assert f"{report.num_rows:,} test ratings" in made["run-summary"]
     assert "600 users and 400 items with training ratings" in made["dataset-summary"]
     assert made["weight-decay"].startswith("# 0.1 is best")
     assert report.model_url.endswith("-wd-0.1/model")
-    run_url = str(tmp_path / "store/runs" / str(state.state_details.flow_run_id))
+    run_id = str(state.state_details.flow_run_id)
+    champion = current(config.store, "sample-ratings", "champion")
+    assert (champion.model.run_id, champion.model.target) == (run_id, "ratings")
+    cli.main(["models", "list", "--store", config.store])
+    listed = capsys.readouterr().out.splitlines()[1]
+    for text in (run_id, "sample-ratings", "dot", f"RMSE {own:.4g}", "ratings", "champion"):
+        assert text in listed
+
+    # Other fractions: another version, some of whose held-out ratings the champion was trained on.
+    worse = settings | {"ratings": {"test_fraction": 0.3}, "train": {"epochs": 1, "base_lr": 1e-5}}
+    worse["recommender"] = {"num_factors": 8}
+    rejected = collab_flow(RatingsConfig.model_validate(worse), return_state=True)
+    assert rejected.name == "Rejected"
+    compared = rejected.result(raise_on_failure=False).comparison
+    assert compared.champion_url == report.model_url
+    assert compared.champion_metric.value < compared.metric.value
+    assert 0 < compared.num_excluded < compared.num_rows
+    assert "same" in read_artifacts(rejected.state_details.flow_run_id)["champion"]
+    assert current(config.store, "sample-ratings", "champion") == champion
 
     def launched(*_: object, **__: object) -> None:
         raise AssertionError("a stage that was done is done again")
 
     monkeypatch.setattr("tasks.stages.launch", launched)
-    again = collab_flow(config, resume=run_url)
-    assert again.errors == report.errors
+    again = collab_flow(config, resume=str(tmp_path / "store/runs" / run_id))
+    assert again.primary == report.primary
+    assert again.is_champion
     with pytest.raises(PetsError, match="no run of ratings began there"):
         collab_flow(config, resume=str(tmp_path / "nowhere"))
+
+
+def test_a_gate_without_meaning_for_ratings_is_refused_before_any_work(tmp_path) -> None:
+    gate = {"max_error_rate": 0.1}
+    config = RatingsConfig.model_validate({"store": str(tmp_path / "store"), "gate": gate})
+    with pytest.raises(PetsError, match=r"gate\.max_error_rate = 0\.1 .*set gate\.max_value"):
+        collab_flow(config)
+    assert not (tmp_path / "store").exists()

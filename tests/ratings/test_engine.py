@@ -1,15 +1,20 @@
 """Ratings through the engine of photos: the same finder, loop, ranks and checkpoints."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pets.cli.results import show_evaluation
 from pets_core import storage
 from pets_core.errors import PetsError
+from pets_core.evaluation.tables import read_frame
 from pets_core.ratings.dataset import open_ratings, read_vocabulary
+from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.recommend import recommend
-from pets_core.ratings.records import RatingsPrediction
-from pets_core.ratings.review import review_ratings
+from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import RatingsRequest, read_request
@@ -24,38 +29,73 @@ def train(config, manifest, url: str) -> TrainResult:
 
 
 @pytest.fixture(scope="module")
-def reviewed(sample_ratings, tmp_path_factory):
+def evaluated(sample_ratings, tmp_path_factory):
     config, manifest = sample_ratings
     url = str(tmp_path_factory.mktemp("run"))
     trained = train(config, manifest, url)
     asked = ask("ratings-predict", config, manifest, url, model_url=trained.model_url)
-    return trained, review_ratings(url, manifest, launch(asked, RatingsPrediction))
+    predicted = launch(asked, PredictResult)
+    return trained, evaluate_ratings(config, url, predicted, training=trained)
 
 
-def test_the_model_beats_the_baselines(reviewed):
-    trained, report = reviewed
-    own, biases, mean = (row.rmse for row in report.errors)
-    assert own < 0.95 * biases < 0.95 * mean
-    assert {epoch.metric for epoch in trained.epochs} == {"RMSE"}
+def test_the_model_beats_the_baselines(evaluated, sample_ratings):
+    trained, report = evaluated
+    own, biases = report.primary.value, report.metric("RMSE of user and item biases")
+    assert own < 0.95 * biases < 0.95 * report.primary.baseline
+    assert report.primary.low < own < report.primary.high
+    assert {epoch.metric.name for epoch in trained.epochs} == {"RMSE"}
     assert trained.epochs[-1].valid_metric == pytest.approx(own, abs=0.05)
-    told = pq.read_table(report.file("predictions.parquet"))
-    errors = told["predicted"].to_numpy() - told["rating"].to_numpy()
-    assert np.sqrt((errors**2).mean()) == pytest.approx(own, abs=1e-6)
+    predictions = pq.read_table(report.predictions_url)
+    actual, predicted = (
+        np.array(predictions[name].to_pylist())[:, 0] for name in ("actual", "predicted")
+    )
+    assert np.sqrt(((predicted - actual) ** 2).mean()) == pytest.approx(own, abs=1e-6)
+    errors = read_frame(report.file("errors"))
+    assert errors["RMSE"].tolist() == pytest.approx([own, biases, report.primary.baseline])
+    assert report.metric("MAE") == pytest.approx(np.abs(predicted - actual).mean())
+    manifest = sample_ratings[1]
+    names, ratings = read_vocabulary(manifest), open_ratings(manifest, "test")
+    known = [(names.users[u], names.items[i]) for u, i in zip(*ratings[:2], strict=True)]
+    pairs = list(zip(*(predictions[name].to_pylist() for name in ("user", "item")), strict=True))
+    assert [pair for pair, at in zip(pairs, known, strict=True) if all(at)] == [
+        at for at in known if all(at)
+    ]
 
 
-def test_the_artifacts_have_their_files(reviewed):
-    _, report = reviewed
+def test_each_section_has_its_files(evaluated):
+    _, report = evaluated
+    for section in report.sections:
+        if section.figure:
+            assert storage.exists(report.file(f"{section.figure}.png"))
+        if section.table:
+            assert len(read_frame(report.file(section.table)))
+    assert [section.key for section in report.sections] == [
+        "ratings-errors", "ratings-predicted", "items-best", "items-worst", "items-popular",
+        "items-map",
+    ]  # fmt: skip
     items = pq.read_table(report.file("items.parquet"))
     assert items.num_rows == 400
-    assert report.best[0].bias > 0 > report.worst[0].bias
-    assert all(len(row.nearest) == 5 for row in report.popular)
-    assert report.popular[0].num_ratings == max(items["num_ratings"].to_pylist())
-    for name in ("map.png", "errors.png", "report.json"):
-        assert storage.exists(report.file(name))
+    best, worst, popular = (read_frame(report.file(n)) for n in ("best", "worst", "popular"))
+    assert best["bias"][0] > 0 > worst["bias"][0]
+    assert popular["nearest"].str.count(", ").min() == 4
+    assert popular["ratings"][0] == max(items["num_ratings"].to_pylist())
 
 
-def test_recommended_is_what_the_user_has_not_rated(reviewed, sample_ratings):
-    trained, _ = reviewed
+def test_the_report_and_the_card_speak_of_ratings(evaluated, capsys):
+    _, report = evaluated
+    show_evaluation(report)
+    shown = [capsys.readouterr().out]
+    shown += [Path(report.file(name)).read_text() for name in ("report.html", "model_card.md")]
+    for text in shown:
+        assert f"{report.primary.value:.4g}" in text
+        assert "test ratings" in text
+        readable = re.sub(r"<style.*?</style>|<!--.*?-->|<[^>]*>", "", text, flags=re.DOTALL)
+        assert "photo" not in readable.lower()
+    assert Path(report.model_url, "README.md").read_text() == shown[2]
+
+
+def test_recommended_is_what_the_user_has_not_rated(evaluated, sample_ratings):
+    trained, _ = evaluated
     manifest = sample_ratings[1]
     found = recommend(trained.model_url, "17", 400, min_ratings=1)
     names = read_vocabulary(manifest)
@@ -83,11 +123,11 @@ def test_the_finder_takes_its_steps(sample_ratings, tmp_path):
     assert storage.exists(found.curve_url)
 
 
-def test_two_ranks_are_the_same_training(sample_ratings, reviewed, tmp_path):
+def test_two_ranks_are_the_same_training(sample_ratings, evaluated, tmp_path):
     config, manifest = sample_ratings
     launching = config.launch.model_copy(update={"num_processes": 2})
     two = train(config.model_copy(update={"launch": launching}), manifest, str(tmp_path))
-    one, _ = reviewed
+    one, _ = evaluated
     losses = [[epoch.valid_loss for epoch in result.epochs] for result in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from pets_core import plots
 from pets_core.ratings.dataset import Ratings
-from pets_core.ratings.review import error_row, nearest, principal_plane
+from pets_core.ratings.items import nearest, principal_plane
+from pets_core.ratings.target import rating_errors
 
 
 def test_errors_are_told_of_known_and_of_cold_pairs():
@@ -16,12 +17,12 @@ def test_errors_are_told_of_known_and_of_cold_pairs():
         np.array([1, 2, 0], np.int32), np.array([1, 2, 1], np.int32),
         np.array([4, 3, 2], np.float32), None,
     )  # fmt: skip
-    row = error_row("m", ratings, np.array([5.0, 3.0, 4.0]))
+    row = rating_errors("m", ratings, np.array([5.0, 3.0, 4.0]))
     assert row.rmse == pytest.approx(np.sqrt(5 / 3))
     assert row.mae == pytest.approx(1.0)
     assert row.rmse_known == pytest.approx(np.sqrt(1 / 2))
     assert row.rmse_cold == pytest.approx(2.0)
-    known = error_row("m", Ratings(*(column[:2] for column in ratings[:3]), None), np.zeros(2))
+    known = rating_errors("m", Ratings(*(column[:2] for column in ratings[:3]), None), np.zeros(2))
     assert known.rmse_cold is None
 
 

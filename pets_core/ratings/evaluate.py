@@ -1,0 +1,124 @@
+"""Evaluation of a model of ratings, from its predictions and weights: no torch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import Predictions, read_predictions
+from pets_core.ratings.card import read_recommender_card
+from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.dataset import (
+    Ratings,
+    load_ratings_manifest,
+    open_ratings,
+    read_pair_ids,
+    read_vocabulary,
+)
+from pets_core.ratings.records import RatingsManifest
+from pets_core.ratings.target import RATINGS
+from pets_core.ratings.versions import version_of
+from pets_core.records.base import Split
+from pets_core.records.evaluation import Champion, EvalReport, PredictResult
+from pets_core.records.training import TrainResult
+from pets_core.targets.write import Subject, write_evaluation
+
+__all__ = ["evaluate_ratings", "ratings_by_ids_of", "trained_on_ratings"]
+
+
+def evaluate_ratings(
+    config: RatingsConfig,
+    run_url: str,
+    predicted: PredictResult,
+    *,
+    champion: Champion | None = None,
+    training: TrainResult | None = None,
+) -> EvalReport:
+    """Evaluate predictions and store everything under `<run>/evaluation`, candidate.json last.
+
+    Args:
+        config: Settings.
+        run_url: Folder of the run.
+        predicted: The files of predictions.
+        champion: The model to compare with, if there is one.
+        training: How the model was trained, where that is known.
+
+    Raises:
+        PetsError: The predictions, the ratings or the model's files are damaged.
+    """
+    predictions = read_predictions(predicted.predictions_url, RATINGS)
+    subject = Subject(
+        target=RATINGS,
+        # A trial of a weight decay lies beside the run's folder and is the run's, too.
+        evaluator=RATINGS.evaluator(predictions, is_own=True),
+        predicted=predicted,
+        trained_on=partial(trained_on_ratings, config.store),
+        samples="ratings",
+    )
+    return write_evaluation(config, run_url, subject, champion=champion, training=training)
+
+
+def ratings_by_ids_of(version: RatingsManifest, other: RatingsManifest, split: Split) -> Ratings:
+    """Return the ratings of a split with the indices that another version gives users and items.
+
+    Args:
+        version: Gives the indices; ids without training ratings in it are 0.
+        other: Gives the ratings.
+        split: Of `other`.
+
+    Raises:
+        PetsError: `other` lacks the ids of cold users and items.
+    """
+    ratings = open_ratings(other, split)
+    if version.fingerprint == other.fingerprint:
+        return ratings
+    if other.schema_version < 2:
+        raise PetsError(
+            f"{other.name} {other.fingerprint} was stored without the ids of users and items that "
+            "have no training ratings: start a new run, which stores the ratings again"
+        )
+    names = read_vocabulary(version)
+    users, items = (
+        pc.fill_null(pc.index_in(ids, value_set=known), 0).to_numpy(zero_copy_only=False)
+        for ids, known in zip(read_pair_ids(other, split), names.id_arrays(), strict=True)
+    )
+    return ratings._replace(users=users.astype(np.int32), items=items.astype(np.int32))
+
+
+def trained_on_ratings(
+    store: str, model_url: str, judged: Predictions
+) -> npt.NDArray[np.bool_] | None:
+    """Find the ratings evaluated whose user and item are those of a model's training ratings.
+
+    Args:
+        store: Root of data sets and runs.
+        model_url: The model.
+        judged: Predictions of it or of another model, in the order of their split.
+
+    Returns:
+        (N,), or None where it is not known: the model, or the version it was trained on, is gone.
+    """
+    try:
+        card = read_recommender_card(model_url)
+        if card.dataset_fingerprint == judged.info.dataset_fingerprint:
+            return np.zeros(len(judged), np.bool_)
+        version = version_of(store, card)
+        other = load_ratings_manifest(judged.info.dataset_url)
+        held_out = ratings_by_ids_of(version, other, judged.info.split)
+    except PetsError:
+        return None
+    trained = open_ratings(version, "train")
+    is_known = (held_out.users > 0) & (held_out.items > 0)
+    seen: npt.NDArray[np.bool_] = is_known & np.isin(
+        _pair_numbers(version, held_out), _pair_numbers(version, trained)
+    )
+    return seen
+
+
+def _pair_numbers(version: RatingsManifest, ratings: Ratings) -> npt.NDArray[np.int64]:
+    """Return a number for each pair of user and item, int64 (N,)."""
+    return ratings.users.astype(np.int64) * (version.num_items + 1) + ratings.items

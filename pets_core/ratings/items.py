@@ -1,0 +1,137 @@
+"""Items as a model of ratings sees them: biases, nearest items, and a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pets_core import plots
+from pets_core.ratings.dataset import Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Items", "nearest", "principal_plane"]
+
+_NUM_LISTED = 10
+_NUM_NEAREST = 5
+_NUM_MAPPED = 50
+_MIN_RATINGS = 5
+"""Biases that rest on fewer are not listed."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Items of a model of ratings; arrays by index, that of 0 any unknown one.
+
+    Attributes:
+        names: Of the version it was trained on.
+        biases: (num_items + 1,), before the sigmoid; None where the model has none.
+        factors: (num_items + 1, F).
+    """
+
+    names: Vocabulary
+    biases: npt.NDArray[np.float32] | None
+    factors: npt.NDArray[np.float32]
+
+    @cached_property
+    def popular(self) -> npt.NDArray[np.int64]:
+        """Indices of the items with training ratings, the most first."""
+        counts = self.names.num_ratings_by_item
+        order = np.argsort(-counts, kind="stable")
+        return order[counts[order] > 0]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the items rated highest and lowest, where there are biases, and the most rated."""
+        found = {}
+        if self.biases is not None:
+            listed = np.flatnonzero(self.names.num_ratings_by_item >= _MIN_RATINGS)
+            for name, sign in (("best", -1), ("worst", 1)):
+                order = listed[np.argsort(sign * self.biases[listed], kind="stable")]
+                found[name] = self._rows(order[:_NUM_LISTED])
+        popular = self.popular[:_NUM_LISTED]
+        rows = self._rows(popular)
+        rows["nearest"] = [
+            ", ".join(self._titles(others))
+            for others in nearest(self.factors, popular, _NUM_NEAREST)
+        ]
+        return {**found, "popular": rows}
+
+    def map(self) -> bytes:
+        """Return a PNG of the most rated items in the main plane of their factors."""
+        mapped = self.popular[:_NUM_MAPPED]
+        return plots.embedding_map(principal_plane(self.factors[mapped]), self._titles(mapped))
+
+    def table(self) -> pa.Table:
+        """Return a row for each known item: id, title, ratings, bias, factors."""
+        size = len(self.factors) - 1
+        columns = {
+            "item": pa.array(self.names.items[1:], pa.string()),
+            "title": pa.array(self.names.titles[1:], pa.string()),
+            "num_ratings": self.names.num_ratings_by_item[1:],
+            "bias": pa.nulls(size, pa.float32()) if self.biases is None else self.biases[1:],
+            "factors": pa.FixedSizeListArray.from_arrays(
+                pa.array(self.factors[1:].reshape(-1)), self.factors.shape[1]
+            ),
+        }
+        return pa.table(columns)
+
+    def _rows(self, indices: npt.NDArray[np.int64]) -> pd.DataFrame:
+        import pandas as pd
+
+        columns: dict[str, Sequence[object] | npt.NDArray[np.generic]] = {
+            "item": self._titles(indices),
+            "ratings": self.names.num_ratings_by_item[indices],
+        }
+        if self.biases is not None:
+            columns["bias"] = self.biases[indices].astype(float)
+        return pd.DataFrame(columns)
+
+    def _titles(self, indices: npt.NDArray[np.int64]) -> list[str]:
+        return [self.names.titles[index] for index in indices.tolist()]
+
+
+def nearest(
+    factors: npt.NDArray[np.float32], indices: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]:
+    """The items whose factors point the most alike, by cosine similarity.
+
+    Args:
+        factors: Of all items by index, (num_items + 1, F); row 0 is nobody's.
+        indices: Items whose nearest are wanted, (n,).
+        count: How many of each; fewer where there are not as many.
+
+    Returns:
+        Indices, nearest first, itself left out, (n, count).
+    """
+    length = np.linalg.norm(factors, axis=1, keepdims=True)
+    directions = factors / np.maximum(length, np.finfo(np.float32).tiny)
+    alike = directions[indices] @ directions.T
+    alike[:, 0] = -np.inf
+    alike[np.arange(len(indices)), indices] = -np.inf
+    count = max(min(count, len(factors) - 2), 0)
+    order: npt.NDArray[np.int64] = np.argsort(-alike, axis=1, kind="stable")[:, :count]
+    return order
+
+
+def principal_plane(factors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The two directions in which factors differ most (principal components; Pearson 1901).
+
+    Args:
+        factors: (n, F), of one item at least.
+
+    Returns:
+        Coordinates, (n, 2); the second is 0 where there is but one factor.
+    """
+    centred = factors.astype(np.float64) - factors.mean(0, dtype=np.float64)
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    plane = np.zeros((len(factors), 2))
+    found = (left * lengths)[:, :2]
+    plane[:, : found.shape[1]] = found
+    return plane

@@ -1,0 +1,196 @@
+"""Ratings as a kind of target: their predictions and the evaluation of these, without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from pets_core import plots, storage
+from pets_core.models.card import WEIGHTS
+from pets_core.ratings.baselines import damped_biases
+from pets_core.ratings.dataset import (
+    Ratings,
+    load_ratings_manifest,
+    open_ratings,
+    parquet_bytes,
+    read_vocabulary,
+)
+from pets_core.ratings.items import Items
+from pets_core.ratings.records import RatingsManifest
+from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.targets.base import Evaluation, Evaluator
+from pets_core.targets.regression.metrics import rmse
+from pets_core.targets.regression.target import Numbers, NumbersEvaluator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RATINGS", "RatingErrors", "RatingsEvaluator", "rating_errors"]
+
+Floats = npt.NDArray[np.floating]
+
+
+class RatingErrors(NamedTuple):
+    """Errors of predicted ratings.
+
+    Attributes:
+        name: Of the predictions.
+        rmse: Root mean squared error, in ratings' units.
+        mae: Mean absolute error.
+        rmse_known: Of ratings whose user and item both have training ratings; None: no such ones.
+        rmse_cold: Of the others; None: no such ones.
+    """
+
+    name: str
+    rmse: float
+    mae: float
+    rmse_known: float | None
+    rmse_cold: float | None
+
+
+def rating_errors(name: str, ratings: Ratings, predicted: Floats) -> RatingErrors:
+    """Return the errors of predictions (N,), of known and of cold pairs too."""
+    errors = predicted.astype(np.float64) - ratings.ratings
+    known = (ratings.users > 0) & (ratings.items > 0)
+    return RatingErrors(
+        name=name,
+        rmse=rmse(errors),
+        mae=float(np.abs(errors).mean()),
+        rmse_known=rmse(errors[known]) if known.any() else None,
+        rmse_cold=rmse(errors[~known]) if not known.all() else None,
+    )
+
+
+class RatingsEvaluator(NumbersEvaluator):
+    """Evaluates predicted ratings beside the mean rating and beside biases."""
+
+    def evaluate(self) -> Evaluation:
+        """Return the errors beside the baselines', the items, and a map of them."""
+        manifest = load_ratings_manifest(self.info.dataset_url)
+        ratings = open_ratings(manifest, self.info.split)
+        predicted = self.predictions.outputs[:, 0]
+        errors = _errors(manifest, ratings, predicted)
+        items = Items(read_vocabulary(manifest), *_read_items(self.info.model_url))
+        num_cold = int(((ratings.users == 0) | (ratings.items == 0)).sum())
+        tables, figures = items.tables(), {"map": items.map()}
+        return Evaluation(
+            metrics=_metrics(errors),
+            details=[
+                f"{num_cold:,} of the ratings are of a user or an item without training ratings "
+                "(cold), whose factors are 0."
+            ],
+            notes=self._notes_of(errors),
+            highlights=_highlights(errors),
+            sections=[*_SECTIONS, *(_ITEM_SECTIONS[name] for name in tables), _MAP],
+            tables={"errors": _table(errors), **tables},
+            figures={"errors": plots.rating_errors(ratings.ratings, predicted), **figures},
+            files={"items.parquet": parquet_bytes(items.table())},
+            task="predicts how users rate items",
+            pipeline_tag="tabular-regression",
+        )
+
+    def _notes_of(self, errors: tuple[RatingErrors, ...]) -> list[str]:
+        model, biases, _ = errors
+        notes = []
+        if model.rmse >= biases.rmse:
+            notes.append("The model is no better than user and item biases.")
+        if self.info.split == "valid":
+            notes.append(
+                "There are no test ratings: what is chosen by these looks better than it is."
+            )
+        return notes
+
+
+class RatingsTarget(Numbers):
+    """Ratings of items by users; not a target of photos, so not in the registry of these."""
+
+    name = "ratings"
+    evaluator: ClassVar[type[Evaluator]] = RatingsEvaluator
+
+
+RATINGS = RatingsTarget()
+
+_SECTIONS = (
+    Section(
+        key="ratings-errors", title="Errors", table="errors",
+        text="RMSE and MAE beside those of user and item biases alone and of the mean rating. "
+        "Cold: user or item has no training ratings.",
+        description="Errors beside the baselines'",
+    ),
+    Section(
+        key="ratings-predicted", title="Predicted and given", figure="errors",
+        figure_alt="Predicted over given ratings, and their difference",
+        text="Predictions of each rating given: on the broken line both are the same. To the "
+        "right, the errors.",
+        description="Predicted over given ratings",
+    ),
+)  # fmt: skip
+_ITEM_SECTIONS = {
+    name: Section(key=f"items-{name}", title=title, table=name, text=text, description=title)
+    for name, title, text in (
+        ("best", "Rated highest", "Items by their bias: how far all users rate them above others."),
+        ("worst", "Rated lowest", "The same, the lowest first."),
+        ("popular", "Most rated", "Items with the most training ratings, and the nearest by "
+         "cosine similarity of their factors."),
+    )
+}  # fmt: skip
+_MAP = Section(
+    key="items-map", title="Map of items", figure="map",
+    figure_alt="Items by the main directions of their factors",
+    text="The two directions in which the factors of the most rated items differ most. All items: "
+    "items.parquet.",
+    description="Items by their factors",
+)  # fmt: skip
+
+
+def _read_items(
+    model_url: str,
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
+    """Return biases (num_items + 1,), where the model has them, and factors of items by index."""
+    weights = safetensors.numpy.load(storage.read_bytes(storage.join(model_url, WEIGHTS)))
+    biases = weights["item_bias.weight"][:, 0] if "item_bias.weight" in weights else None
+    return biases, weights["item_factors.weight"]
+
+
+def _errors(
+    manifest: RatingsManifest, ratings: Ratings, predicted: Floats
+) -> tuple[RatingErrors, ...]:
+    """Return the errors of the model, of biases and of the mean rating."""
+    biases = damped_biases(open_ratings(manifest, "train"), manifest.num_users, manifest.num_items)
+    low, high = manifest.y_range
+    by_biases = biases.predict(ratings).clip(low, high)
+    return (
+        rating_errors("this model", ratings, predicted),
+        rating_errors("user and item biases", ratings, by_biases),
+        rating_errors("mean rating", ratings, np.full(len(predicted), biases.mean)),
+    )
+
+
+def _metrics(errors: tuple[RatingErrors, ...]) -> list[Metric]:
+    model, biases, mean = errors
+    found = [Metric(name="MAE", value=model.mae, baseline=mean.mae)]
+    for name, value, baseline in (
+        ("RMSE of known pairs", model.rmse_known, mean.rmse_known),
+        ("RMSE of cold pairs", model.rmse_cold, mean.rmse_cold),
+    ):
+        if value is not None:
+            found.append(Metric(name=name, value=value, baseline=baseline))
+    return [*found, Metric(name="RMSE of user and item biases", value=biases.rmse)]
+
+
+def _table(errors: tuple[RatingErrors, ...]) -> pd.DataFrame:
+    import pandas as pd
+
+    names = ["predictions", "RMSE", "MAE", "RMSE of known pairs", "RMSE of cold pairs"]
+    return pd.DataFrame(errors).set_axis(names, axis=1).astype(dict.fromkeys(names[1:], float))
+
+
+def _highlights(errors: tuple[RatingErrors, ...]) -> Highlights:
+    return Highlights(
+        title="RMSE beside the baselines",
+        columns=("predictions", "RMSE"),
+        rows=tuple((row.name, f"{row.rmse:.4f}") for row in errors),
+    )
