@@ -8,18 +8,22 @@ import sys
 from collections.abc import Callable
 
 from pets.cli.tables import print_table
-from pets_core.data.versions import (
-    collect_garbage,
-    diff,
-    find_version,
-    list_versions,
-    verify,
-)
+from pets_core import storage
+from pets_core.data.versions import Difference, choose_version, diff, list_versions, verify
 from pets_core.errors import PetsError
-from pets_core.maintenance.retention import data_sets_needed
+from pets_core.maintenance.retention import collect_data_sets
+from pets_core.ratings.records import RatingsManifest
+from pets_core.ratings.versions import (
+    RatingsDifference,
+    diff_ratings,
+    list_ratings,
+    verify_ratings,
+)
 from pets_core.records.dataset import DatasetManifest
 
 __all__ = ["add_commands", "run_command", "show_manifest"]
+
+AnyManifest = DatasetManifest | RatingsManifest
 
 _MIB = 1 << 20
 _SHOWN_IDS = 10
@@ -53,7 +57,9 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     compare.add_argument("old", metavar="A", help=_WHICH)
     compare.add_argument("new", metavar="B", help=_WHICH)
     compare.add_argument("--json", action="store_true", help="all ids")
-    check = add("verify", "read every photo of a version again; exits 1 on a fault")
+    check = add(
+        "verify", "read every photo, or file of ratings, of a version again; exits 1 on a fault"
+    )
     check.add_argument("version", metavar="VERSION", help=_WHICH)
     sweep = add("gc", "find files of no version, and old versions; remove them with --delete")
     sweep.add_argument(
@@ -82,35 +88,73 @@ def run_command(arguments: argparse.Namespace) -> None:
     action(arguments)
 
 
+def _versions(store: str) -> list[AnyManifest]:
+    """Return all versions of photos and of ratings, oldest first."""
+    found: list[AnyManifest] = [*list_versions(store), *list_ratings(store)]
+    return sorted(found, key=lambda m: (m.created_at, m.fingerprint))
+
+
+def _find(store: str, wanted: str) -> AnyManifest:
+    return choose_version(_versions(store), store, wanted)
+
+
 def _list(arguments: argparse.Namespace) -> None:
-    versions = list_versions(arguments.store)[::-1]
+    versions = _versions(arguments.store)[::-1]
     if arguments.json:
         print(json.dumps([m.model_dump(mode="json") for m in versions], indent=2))
     elif not versions:
         print(f"no data set in {arguments.store}")
     else:
         print_table(
-            ["data set", "version", "made (UTC)", "photos", "classes", "MiB", "left out"],
+            ["data set", "version", "made (UTC)", "samples", "classes", "MiB", "left out"],
             (
-                [m.name, m.fingerprint, m.created_at[:19].replace("T", " "), m.num_rows,
-                 len(m.classes), _num_bytes(m) // _MIB, m.num_quarantined]
+                [m.name, m.fingerprint, m.created_at[:19].replace("T", " "), *_contents(m)]
                 for m in versions
             ),
         )  # fmt: skip
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    manifest = find_version(arguments.store, arguments.version)
+    manifest = _find(arguments.store, arguments.version)
     if arguments.json:
         print(manifest.model_dump_json(indent=2))
-        return
-    if arguments.files:
-        files = {str(split): info.shards for split, info in manifest.splits.items()}
+    elif arguments.files:
+        files = _files(manifest)
         if arguments.files not in files:
             raise PetsError(f"--files {arguments.files}: there are {', '.join(files)}")
-        print("\n".join(manifest.shard_url(shard) for shard in files[arguments.files]))
-        return
-    show_manifest(manifest)
+        print("\n".join(files[arguments.files]))
+    elif isinstance(manifest, RatingsManifest):
+        _show_ratings(manifest)
+    else:
+        show_manifest(manifest)
+
+
+def _files(manifest: AnyManifest) -> dict[str, list[str]]:
+    """Return the URLs of the files of each split."""
+    if isinstance(manifest, RatingsManifest):
+        return {
+            split: [storage.join(manifest.url, file.path)]
+            for split, file in manifest.splits.items()
+        }
+    return {
+        split: [manifest.shard_url(shard) for shard in info.shards]
+        for split, info in manifest.splits.items()
+    }
+
+
+def _show_ratings(manifest: RatingsManifest) -> None:
+    low, high = manifest.y_range
+    print(f"{manifest.name} {manifest.fingerprint}, made {manifest.created_at[:19]} UTC")
+    print(f"from     {manifest.source_url}\nat       {manifest.url}")
+    print(
+        f"ratings  of {manifest.num_users} users and {manifest.num_items} items, {low:g} to "
+        f"{high:g}, mean {manifest.mean:.3f}\n"
+    )
+    print_table(
+        ["split", "ratings", "cold users", "cold items"],
+        ([split, file.num_rows, file.num_cold_users, file.num_cold_items]
+         for split, file in manifest.splits.items()),
+    )  # fmt: skip
 
 
 def show_manifest(manifest: DatasetManifest) -> None:
@@ -134,9 +178,16 @@ def show_manifest(manifest: DatasetManifest) -> None:
 
 
 def _diff(arguments: argparse.Namespace) -> None:
-    difference = diff(
-        find_version(arguments.store, arguments.old), find_version(arguments.store, arguments.new)
-    )
+    old, new = (_find(arguments.store, wanted) for wanted in (arguments.old, arguments.new))
+    if isinstance(old, RatingsManifest) and isinstance(new, RatingsManifest):
+        difference: Difference | RatingsDifference = diff_ratings(old, new)
+    elif isinstance(old, DatasetManifest) and isinstance(new, DatasetManifest):
+        difference = diff(old, new)
+    else:
+        raise PetsError(
+            f"{arguments.old} and {arguments.new}: one is of ratings and the other of photos: give "
+            "two versions of one data set"
+        )
     if arguments.json:
         print(json.dumps(difference._asdict(), indent=2))
         return
@@ -146,16 +197,20 @@ def _diff(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    manifest = find_version(arguments.store, arguments.version)
+    manifest = _find(arguments.store, arguments.version)
     faults = []
-    for shard, fault in verify(manifest):
-        print(f"{'damaged' if fault else 'good':8} {shard.path}", flush=True)
+    checked = (
+        verify_ratings(manifest) if isinstance(manifest, RatingsManifest) else verify(manifest)
+    )
+    for file, fault in checked:
+        print(f"{'damaged' if fault else 'good':8} {file.path}", flush=True)
         if fault:
             faults.append(fault)
             print(f"         {fault}", file=sys.stderr)
     if faults:
         sys.exit(1)
-    print(f"{manifest.num_rows} photos are what the manifest says")
+    samples = "ratings" if isinstance(manifest, RatingsManifest) else "photos"
+    print(f"{_num_rows(manifest)} {samples} are what the manifest says")
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
@@ -163,13 +218,11 @@ def _sweep(arguments: argparse.Namespace) -> None:
         raise PetsError(f"--keep = {arguments.keep}: must be at least 1; leave it out to keep all")
     if arguments.grace_hours < 0:
         raise PetsError(f"--grace-hours = {arguments.grace_hours:g}: must be at least 0")
-    grace_seconds = arguments.grace_hours * 3600
-    found = collect_garbage(
+    found = collect_data_sets(
         arguments.store,
         keep=arguments.keep or 0,
         delete=arguments.delete,
-        grace_seconds=grace_seconds,
-        in_use=data_sets_needed(arguments.store, grace_seconds),
+        grace_seconds=arguments.grace_hours * 3600,
     )
     for item in found:
         print(item.url)
@@ -178,5 +231,14 @@ def _sweep(arguments: argparse.Namespace) -> None:
     print(f"{len(found)} files of {size:.1f} MiB {done}")
 
 
-def _num_bytes(manifest: DatasetManifest) -> int:
-    return sum(s.num_bytes for info in manifest.splits.values() for s in info.shards)
+def _contents(manifest: AnyManifest) -> list[object]:
+    """Return samples, classes, MiB and files left out."""
+    if isinstance(manifest, RatingsManifest):
+        sizes = (int(info.get("size") or 0) for info in storage.list_folder(manifest.url).values())
+        return [_num_rows(manifest), "", sum(sizes) // _MIB, ""]
+    num_bytes = sum(s.num_bytes for info in manifest.splits.values() for s in info.shards)
+    return [manifest.num_rows, len(manifest.classes), num_bytes // _MIB, manifest.num_quarantined]
+
+
+def _num_rows(manifest: AnyManifest) -> int:
+    return sum(info.num_rows for info in manifest.splits.values())

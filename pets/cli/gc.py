@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from pets.cli.tables import print_table
-from pets_core.data.versions import collect_garbage
 from pets_core.errors import PetsError
-from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old
+from pets_core.maintenance.retention import collect_data_sets, find_old, remove_old
 
 __all__ = ["add_arguments", "run_command"]
 
@@ -48,8 +47,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     if arguments.delete:
         runs = remove_old(store, runs)
     gone = {old.run_id for old in runs if old.run_id}
-    in_use = data_sets_needed(store, without=gone)
-    files = collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
+    files = collect_data_sets(store, keep=versions or 0, delete=arguments.delete, without=gone)
     rows = [(old.url, old.num_bytes, old.why) for old in runs]
     rows += [(item.url, item.num_bytes, "no version that is kept needs it") for item in files]
     if rows:

@@ -77,7 +77,7 @@ def _list(arguments: argparse.Namespace) -> None:
         print(f"no evaluated model in {arguments.store}")
     else:
         print_table(
-            ["run", "evaluated (UTC)", "data set", "backbone", "metric", "photos", "alias"],
+            ["run", "evaluated (UTC)", "data set", "model", "metric", "samples", "alias"],
             (
                 [m.run_id, m.evaluated_at[:19].replace("T", " "), m.dataset_name, m.backbone,
                  _metric(m), f"{m.num_rows} {m.split}", " ".join(pointing[m.run_id])]
@@ -108,7 +108,7 @@ def _show(arguments: argparse.Namespace) -> None:
             moves = list(history(store, what, alias).values())[::-1]
             print(f"{alias} of {what}")
             print_table(
-                ["since (UTC)", "run", "backbone", "metric", "why"],
+                ["since (UTC)", "run", "model", "metric", "why"],
                 (
                     [m.moved_at[:19].replace("T", " "), m.model.run_id, m.model.backbone,
                      _metric(m.model), m.why]

@@ -1,4 +1,4 @@
-"""What a store no longer needs: runs of long ago, and the checkpoints of finished ones."""
+"""What a store no longer needs: old runs, checkpoints of finished ones, unused data sets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from pets_core import storage
+from pets_core.data.versions import Garbage, collect_garbage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, read_card
+from pets_core.ratings.versions import collect_ratings_garbage
 from pets_core.registry.aliases import CANDIDATE, absolute, kept_models
 from pets_core.runtime.runs import data_sets_in_use
 
-__all__ = ["Old", "data_sets_needed", "find_old", "remove_old"]
+__all__ = ["Old", "collect_data_sets", "data_sets_needed", "find_old", "remove_old"]
 
 _DAY_SECONDS = 86_400
 _CHECKPOINTS = "checkpoints"
@@ -62,6 +64,33 @@ def remove_old(store: str, found: Sequence[Old]) -> list[Old]:
         storage.remove(old.url)
         removed.append(old)
     return removed
+
+
+def collect_data_sets(
+    store: str,
+    *,
+    keep: int = 0,
+    delete: bool = False,
+    grace_seconds: float = _DAY_SECONDS,
+    without: Collection[str] = (),
+) -> list[Garbage]:
+    """Find, or remove, the files of data sets and of ratings that nothing needs.
+
+    Args:
+        store: Root of data sets and runs.
+        keep: Newest versions to keep of each data set; 0 keeps all.
+        delete: Whether to remove what is found.
+        grace_seconds: Younger files are kept, and so are the versions of runs between two stages.
+        without: Ids of runs that do not count.
+    """
+    in_use = data_sets_needed(store, grace_seconds, without)
+    return [
+        item
+        for collect in (collect_garbage, collect_ratings_garbage)
+        for item in collect(
+            store, keep=keep, delete=delete, grace_seconds=grace_seconds, in_use=in_use
+        )
+    ]
 
 
 def data_sets_needed(

@@ -96,15 +96,19 @@ def collect_ratings_garbage(
     *,
     keep: int = 0,
     delete: bool = False,
-    grace_seconds: float | None = None,
+    grace_seconds: float,
     in_use: Collection[str] = (),
 ) -> list[Garbage]:
     """Find unfinished versions, and old ones beyond the newest few; as `collect_garbage`."""
-    grace = {} if grace_seconds is None else {"grace_seconds": grace_seconds}
     return collect_garbage(
-        store, keep=keep, delete=delete, in_use=in_use, **grace, room=_ROOM,
+        store,
+        keep=keep,
+        delete=delete,
+        grace_seconds=grace_seconds,
+        in_use=in_use,
+        room=_ROOM,
         read_versions=lambda root: versions_in(root, load_ratings_manifest),
-    )  # fmt: skip
+    )
 
 
 def _index(manifest: RatingsManifest) -> dict[str, tuple[float, str]]:
