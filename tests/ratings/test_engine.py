@@ -6,18 +6,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pets.cli.results import show_evaluation
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.evaluation.tables import read_frame
-from pets_core.ratings.dataset import open_ratings, read_vocabulary
+from pets_core.ratings.dataset import ingest_ratings, open_ratings, read_vocabulary
 from pets_core.ratings.evaluate import evaluate_ratings
+from pets_core.ratings.model import load_recommender
 from pets_core.ratings.recommend import recommend
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import RatingsRequest, read_request
+from pets_core.targets.regression.objective import Regression
 
 
 def ask(stage: str, config, manifest, url: str, **more) -> RatingsRequest:
@@ -92,6 +95,33 @@ def test_the_report_and_the_card_speak_of_ratings(evaluated, capsys):
         readable = re.sub(r"<style.*?</style>|<!--.*?-->|<[^>]*>", "", text, flags=re.DOTALL)
         assert "photo" not in readable.lower()
     assert Path(report.model_url, "README.md").read_text() == shown[2]
+
+
+def test_a_champion_of_another_version_predicts_by_ids(evaluated, sample_ratings, tmp_path):
+    """The same ids have other indices in a version without some of the items."""
+    config, manifest = sample_ratings
+    champion, _ = evaluated
+    source = config.ratings.model_copy(update={"test_fraction": 0.5, "split": "time"})
+    other = ingest_ratings(config.store, config.cache_dir, source)
+    trained = train(config, other, str(tmp_path))
+    asked = ask(
+        "ratings-predict", config, other, str(tmp_path), model_url=trained.model_url,
+        champion_url=champion.model_url,
+    )  # fmt: skip
+    predicted = launch(asked, PredictResult)
+    table = pq.read_table(predicted.champion_url)
+    names, built = read_vocabulary(manifest), load_recommender(champion.model_url)
+    pairs = torch.tensor(
+        [
+            [known.index(name) if name in known else 0 for name in table[side].to_pylist()]
+            for side, known in (("user", names.users), ("item", names.items))
+        ]
+    ).T
+    outputs = Regression(built.card.sigmoid_range).activation(built.model(pairs)).numpy()
+    found = np.array(table["predicted"].to_pylist())[:, 0]
+    assert found == pytest.approx(outputs.clip(*manifest.y_range), abs=1e-5)
+    refused = asked.model_copy(update={"champion_url": str(tmp_path / "nowhere")})
+    assert "is no model folder" in launch(refused, PredictResult).champion_refused
 
 
 def test_recommended_is_what_the_user_has_not_rated(evaluated, sample_ratings):
