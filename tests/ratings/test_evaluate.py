@@ -26,7 +26,6 @@ from pets_core.registry.aliases import EvaluationKey, current, find_champion, pr
 from pets_core.registry.gate import check_gate
 from pets_core.runtime.runs import start_run
 
-
 DAY = 86_400
 
 
@@ -145,7 +144,8 @@ def test_better_and_worse_than_the_champion_and_the_limit(evaluated):
 
 
 @pytest.mark.parametrize("name", ["max_error_rate", "min_score", "max_drop_per_class"])
-def test_gate_settings_without_meaning_are_refused(name, tmp_path, capsys):
+def test_gate_settings_without_meaning_are_refused(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_start_flow", lambda *_: None)
     with pytest.raises(PetsError, match="targets = ratings"):
         check_gate(GateConfig.model_validate({name: 0.1}), RATINGS)
     with pytest.raises(SystemExit) as caught:
