@@ -40,7 +40,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     predicted = worker.run(asked)
     assert isinstance(predicted, PredictResult)
     report = evaluate(request.config, request.run_url, predicted)
-    curve = [(epoch.train_loss, epoch.valid_loss, epoch.valid_error) for epoch in trained.epochs]
+    curve = [(epoch.train_loss, epoch.valid_loss, epoch.valid_metric) for epoch in trained.epochs]
     return {"error": report.primary.value, "seconds": seconds, "curve": curve}
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     "tasks",
     "runtime maintenance",
     "training ratings inference",
-    "targets objectives",
+    "targets",
     "registry",
     "evaluation embeddings",
     "models",

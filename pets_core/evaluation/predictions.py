@@ -29,7 +29,6 @@ __all__ = [
     "Predictions",
     "PredictionsInfo",
     "list_column",
-    "log_softmax",
     "read_info",
     "read_predictions",
     "refuse_rows",
@@ -155,13 +154,6 @@ class PredictionColumns(Protocol):
     def check(self, url: str, predictions: Predictions) -> None:
         """Refuse targets or outputs that cannot be."""
         ...
-
-
-def log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the logarithms of the probabilities of logits (N, C)."""
-    shifted = logits - logits.max(1, keepdims=True).astype(np.float64)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
 
 
 def write_predictions(

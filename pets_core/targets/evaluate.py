@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,35 +93,27 @@ def evaluate(
         is_own=_is_of_run(predicted.model_url, run_url),
         maps_url=predicted.maps_url,
     )
-    scores = evaluator.score()
+    scores, evaluation = evaluator.score(), evaluator.evaluate()
+    unseen = scores.labels.unseen if scores.labels else ()
     seen = trained_on(config.store, predicted.model_url, predictions)
     num_trained_on = None if seen is None else int(seen.sum())
-    other = champion if champion and champion.model_url != predicted.model_url else None
-    comparison, not_compared = _compare(
-        config.store, target, other, scores, predictions, predicted, seen
-    )
-    unseen = scores.labels.unseen if scores.labels else ()
-    verdict = judge(config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen)
-    evaluation = evaluator.evaluate()
+    is_champion = champion is not None and champion.model_url == predicted.model_url
+    other = None if is_champion else champion
+    comparison, not_compared = _compare(config, target, other, scores, predictions, predicted, seen)
     report = EvalReport(
+        **_fields(evaluation),
         target=target.name,
         model_url=predicted.model_url,
         split=predictions.info.split,
         num_rows=len(predictions),
         primary=scores.metric,
-        metrics=tuple(evaluation.metrics),
-        details=tuple(evaluation.details),
-        notes=tuple(evaluation.notes),
-        highlights=evaluation.highlights,
-        sections=tuple(evaluation.sections),
-        num_label_issues=evaluation.num_label_issues,
         num_trained_on=num_trained_on,
-        is_champion=champion is not None and other is None,
+        is_champion=is_champion,
         comparison=comparison,
         not_compared=not_compared,
         champion_version=champion.version if champion else None,
         unseen_labels=unseen,
-        verdict=verdict,
+        verdict=judge(config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen),
         predictions_url=predicted.predictions_url,
         url=storage.join(run_url, "evaluation"),
         photos_per_second=predicted.photos_per_second,
@@ -130,6 +124,12 @@ def evaluate(
     storage.write_bytes(report.file("report.json"), report.model_dump_json(indent=2).encode())
     _write_candidate(config, run_url, report, predictions.info)
     return report
+
+
+def _fields(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the fields of the report that the kind of target gives."""
+    names = ("metrics", "details", "notes", "highlights", "sections", "num_label_issues")
+    return {name: getattr(evaluation, name) for name in names}
 
 
 def given_predictions(url: str) -> PredictResult:
@@ -192,7 +192,7 @@ def _differs(target: Target, one: PredictionsInfo, other: PredictionsInfo) -> bo
 
 
 def _compare(
-    store: str,
+    config: PipelineConfig,
     target: Target,
     champion: Champion | None,
     scores: ScoredSamples,
@@ -203,7 +203,7 @@ def _compare(
     """Return the comparison with the champion, or why there is none; neither without a champion.
 
     Args:
-        store: Root of data sets and runs.
+        config: Settings.
         target: The kind.
         champion: The model to compare with.
         scores: Of the samples evaluated.
@@ -216,9 +216,14 @@ def _compare(
     try:
         theirs = _champion_predictions(champion, predicted, target)
         target.check_comparable(predictions.info, theirs.info)
-        seen_there = trained_on(store, champion.model_url, predictions)
+        seen_there = trained_on(config.store, champion.model_url, predictions)
         either = None if seen is None or seen_there is None else seen | seen_there
-        return compare(scores, target.evaluator(theirs).score(), either), None
+        # Errors in standard deviations: both models' in those of the same training photos.
+        info = theirs.info.model_copy(update={"numbers": predictions.info.numbers})
+        champion_scores = target.evaluator(
+            replace(theirs, info=info), config=config.evaluate
+        ).score()
+        return compare(scores, champion_scores, either), None
     except PetsError as error:
         return None, (
             f"the champion {champion.model_url} cannot be compared: {error}. Look at the report, "

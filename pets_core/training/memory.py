@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pets_core.errors import PetsError
 from pets_core.models.memory import SMALLER_REMEDY, empty_cache, is_out_of_memory
-from pets_core.objectives.objective import Objective
+from pets_core.targets.objective import Objective
 from pets_core.training.sharding import is_sharding
 
 __all__ = [

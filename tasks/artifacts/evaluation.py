@@ -96,12 +96,12 @@ def _comparison(compared: Comparison) -> str:
     figures = table(
         ["", ""],
         [
-            [f"{own.name}", own.format(digits=2)],
-            ["the champion's", champion.format(digits=2)],
-            ["improved by", own.format_change(gained.value)],
+            [own.name, literal(own.format(digits=2))],
+            ["the champion's", literal(champion.format(digits=2))],
+            ["improved by", literal(own.format_change(gained.value))],
             [
                 "95% interval",
-                f"{own.format_change(gained.low)} to {own.format_change(gained.high)}",
+                literal(f"{own.format_change(gained.low)} to {own.format_change(gained.high)}"),
             ],
             [compared.test, compared.p_text],
             ["photos with a better score than the champion's", compared.num_better],

@@ -6,15 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pets_core.errors import PetsError
-from pets_core.tags.measures import f1_scores
-from pets_core.tags.thresholds import (
+from pets_core.targets.tags.metrics import f1_scores
+from pets_core.targets.tags.thresholds import (
     GRID,
     THRESHOLDS,
     Thresholds,
     choose_thresholds,
     read_thresholds,
     threshold_curve,
-    write_thresholds,
 )
 
 NAMES = ("a", "b", "c")
@@ -79,10 +78,10 @@ def test_the_curve_is_of_every_threshold():
     assert curve.accuracy_multi[place] == pytest.approx((said == targets).mean())
 
 
-def test_they_are_kept_beside_the_model(tmp_path):
+def test_those_stored_with_a_model_are_read(tmp_path):
     assert read_thresholds(str(tmp_path), NAMES) is None
     chosen = Thresholds(kind="per_tag", tags=NAMES, values=(0.1, 0.2, 0.3), num_photos=7)
-    write_thresholds(str(tmp_path), chosen)
+    (tmp_path / THRESHOLDS).write_text(chosen.model_dump_json())
     assert read_thresholds(str(tmp_path), NAMES) == chosen
     with pytest.raises(PetsError, match="not of the model's tags"):
         read_thresholds(str(tmp_path), ("a", "c", "b"))

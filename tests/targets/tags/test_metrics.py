@@ -1,4 +1,4 @@
-"""Measures of tags, against values worked out by hand and scikit-learn's."""
+"""Metrics of tags, against values computed by hand and scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
-from pets_core.tags.measures import (
+from pets_core.targets.tags.metrics import (
     accuracy_multi,
     exact_match,
     f1_scores,
-    mean_average_precision,
-    measure_tags,
     micro_f1_interval,
+    photo_f1,
+    tag_table,
 )
 
 TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
@@ -55,23 +55,30 @@ def test_the_order_of_photos_changes_nothing(targets, seed):
     assert one[:2] == pytest.approx(other[:2])
 
 
-def test_each_tag_is_judged(draw):
+@given(targets=flags, seed=st.integers(0, 99))
+def test_f1_per_photo_as_scikit_learn_has_it(targets, seed):
+    given_tags = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
+    scores = [f1_score(t, g, zero_division=1) for t, g in zip(targets, given_tags, strict=True)]
+    assert photo_f1(targets, given_tags) == pytest.approx(np.array(scores))
+
+
+def test_each_tag_is_evaluated(draw):
     drawn = draw()
-    given_tags = drawn.probabilities >= 0.5
+    given_tags = drawn.outputs >= 0.5
     halves = (0.5,) * 5
-    measures = measure_tags(drawn.info.tags, drawn.targets, drawn.probabilities, given_tags, halves)
-    first, last = measures[0], measures[-1]
+    table = tag_table(drawn.info.names, drawn.targets, drawn.outputs, given_tags, halves)
+    assert sorted(table["name"]) == drawn.info.names
+    assert table["f1"][:-1].is_monotonic_increasing, "lowest F1 first"
+    first, last = table.set_index("name").loc["tag 0"], table.iloc[-1]
     assert first.support == drawn.targets[:, 0].sum()
     assert first.average_precision == pytest.approx(
-        average_precision_score(drawn.targets[:, 0], drawn.probabilities[:, 0])
+        average_precision_score(drawn.targets[:, 0], drawn.outputs[:, 0])
     )
     right = (drawn.targets & given_tags)[:, 0].sum()
     assert first.precision == pytest.approx(right / given_tags[:, 0].sum())
     assert first.recall == pytest.approx(right / first.support)
-    assert (last.support, last.average_precision, last.recall, last.f1) == (0, None, None, None)
-    mean = np.mean([m.average_precision for m in measures[:-1]])
-    assert mean_average_precision(measures) == pytest.approx(mean)
-    assert mean_average_precision(measures[-1:]) is None
+    assert (last["name"], last.support) == ("tag 4", 0)
+    assert last[["average_precision", "recall", "f1"]].isna().all()
 
 
 @settings(max_examples=20)

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pets_core.data.dataset import write_table
-from pets_core.numbers.gallery import (
-    ACTUAL,
-    PREDICTED,
-    draw_places,
-    photo_sizes,
-    read_worst,
-    worst_errors,
-    write_worst,
-)
-from pets_core.numbers.measures import photo_errors, pixel_distances
+from pets_core.evaluation.gallery import Picture, read_gallery
+from pets_core.targets.coordinates.drawing import ACTUAL, PREDICTED, draw_places, photo_sizes
+from pets_core.targets.coordinates.metrics import box_iou, distances, pixel_distances
 
 SIDE = 224
 PLACE = st.floats(-1, 1, width=32)
@@ -117,28 +110,48 @@ def test_photos_are_drawn_on_at_one_size(size, shown):
     assert image.size == shown
 
 
-@pytest.mark.parametrize("targets", ["numbers", "points", "box"])
-def test_the_worst_come_first(draw, targets):
-    predictions = draw(targets, 40, off=0.3)
-    worst = worst_errors(predictions, None)
-    info = predictions.info
-    errors = photo_errors(targets, info.numbers, predictions.targets, predictions.predicted)
-    assert [shown.error for shown in worst] == sorted(errors.tolist(), reverse=True)[:16]
-    row = predictions.ids.index(worst[0].photo_id)
-    assert worst[0].actual == tuple(predictions.targets[row].tolist())
-    assert worst[0].predicted == tuple(predictions.predicted[row].tolist())
-    assert {shown.jpeg for shown in worst} == {None}, "the data set is out of reach"
-    assert (worst[0].iou is None) == (targets != "box")
+@pytest.fixture
+def worst_of(evaluated):
+    """The photos of greatest error."""
+
+    def worst(predictions) -> list[Picture]:
+        return read_gallery(evaluated(predictions).file("gallery.parquet"))["worst-errors"]
+
+    return worst
 
 
-def test_sizes_are_those_of_the_photos_in_their_order(stored, judged, caplog):
-    predictions = judged("points")
+def test_boxes_of_least_iou_come_first(draw, worst_of):
+    """Of those apart, the farthest first."""
+    predictions = draw("box", 40, off=0.3)
+    worst = worst_of(predictions)
+    iou = box_iou(predictions.targets, predictions.outputs)
+    off = distances(predictions.targets, predictions.outputs).mean(1)
+    assert (iou == 0).sum() > 1
+    order = np.lexsort([-off, iou])[:16]
+    assert [picture.photo_id for picture in worst] == [predictions.ids[row] for row in order]
+    assert [picture.detail for picture in worst] == [f"IoU {iou[row]:.2f}" for row in order]
+    numbers = predictions.targets[order[0]]
+    assert worst[0].actual == "; ".join(f"{number:.2f}" for number in numbers)
+    assert {picture.jpeg for picture in worst} == {None}, "the data set is out of reach"
+
+
+def test_points_that_are_farthest_off_come_first(draw, worst_of):
+    predictions = draw("points", 40, off=0.3)
+    worst = worst_of(predictions)
+    off = np.hypot(*(predictions.outputs.astype("f8") - predictions.targets).T) / 2
+    order = np.argsort(-off)[:16]
+    assert [picture.photo_id for picture in worst] == [predictions.ids[row] for row in order]
+    assert worst[0].detail == f"{off.max():.1%} of a side"
+
+
+def test_sizes_are_those_of_the_photos_in_their_order(stored, draw_stored, worst_of, caplog):
+    predictions = draw_stored("points")
     sizes = photo_sizes(stored.url, predictions.ids)
     assert sizes.tolist() == [[24, 16]] * 12
-    worst = worst_errors(predictions, sizes)
-    row = predictions.ids.index(worst[0].photo_id)
-    pixels = pixel_distances(predictions.targets, predictions.predicted, sizes)
-    assert worst[0].pixels == pytest.approx(pixels[row].mean())
+    worst = worst_of(predictions)[0]
+    row = predictions.ids.index(worst.photo_id)
+    pixels = pixel_distances(predictions.targets, predictions.outputs, sizes)
+    assert worst.detail == f"{pixels[row].mean():.3g} pixels"
     assert photo_sizes(stored.url, ["yeti", *predictions.ids]) is None
     assert "1 of 13 photos are not in it" in caplog.text
     assert photo_sizes("nowhere/pets/f", predictions.ids) is None
@@ -150,27 +163,45 @@ def test_each_photo_has_its_own_size(tmp_path):
     assert photo_sizes(str(tmp_path), ["a", "b"]).tolist() == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize(("targets", "coloured"), [("numbers", False), ("points", True),
-                                                   ("box", True)])  # fmt: skip
-def test_photos_are_shown_and_kept(judged, tmp_path, targets, coloured):
-    worst = worst_errors(judged(targets, off=0.3), None)
-    for shown in worst:
-        image = Image.open(io.BytesIO(shown.jpeg))
-        assert max(image.size) == (SIDE if coloured else 24)
-    url = str(tmp_path / "gallery.parquet")
-    write_worst(url, worst)
-    assert read_worst(url) == worst
+@pytest.mark.parametrize(
+    ("kind", "is_drawn"), [("numbers", False), ("points", True), ("box", True)]
+)
+def test_photos_are_shown_and_stored(draw_stored, worst_of, kind, is_drawn):
+    worst = worst_of(draw_stored(kind, off=0.3))
+    assert len(worst) == 12
+    for picture in worst:
+        image = Image.open(io.BytesIO(picture.jpeg))
+        assert max(image.size) == (SIDE if is_drawn else 24)
 
 
-def test_the_right_photo_is_drawn_on(judged):
+def test_the_right_photo_is_drawn_on(draw_stored, worst_of):
     """JPEG changes colours, and by less than green differs from noise."""
-    predictions = judged("points", off=0.0)
-    predictions.targets[:] = predictions.predicted[:] = 0.0
+    predictions = draw_stored("points", off=0.0)
+    predictions.targets[:] = predictions.outputs[:] = 0.0
     predictions.targets[3] = [-0.8, -0.8]
-    shown = worst_errors(predictions, None)[0]
+    shown = worst_of(predictions)[0]
     assert shown.photo_id == predictions.ids[3]
-    pixels = np.asarray(Image.open(io.BytesIO(shown.jpeg))).astype(int)
+    assert_ring_at(shown.jpeg, 0.1)
+
+
+def test_photos_of_label_issues_are_drawn_on_by_their_own_numbers(draw_stored, evaluated):
+    """A photo may be in both splits' parts; each is drawn as its own predictions have it."""
+    predictions, validation = (draw_stored("points", off=0.0) for _ in range(2))
+    for drawn in (predictions, validation):
+        drawn.targets[:] = drawn.outputs[:] = 0.0
+    validation.outputs[:] += np.random.default_rng(0).normal(0, 0.01, validation.outputs.shape)
+    predictions.targets[3], validation.targets[3] = [-0.8, -0.8], [0.8, 0.8]
+    gallery = read_gallery(evaluated(predictions, validation).file("gallery.parquet"))
+    assert_ring_at(gallery["worst-errors"][0].jpeg, 0.1)
+    (issue,) = gallery["label-issues"]
+    assert issue.photo_id == predictions.ids[3]
+    assert_ring_at(issue.jpeg, 0.9)
+
+
+def assert_ring_at(jpeg: bytes, share: float) -> None:
+    """The actual point lies at a share of both sides."""
+    pixels = np.asarray(Image.open(io.BytesIO(jpeg))).astype(int)
     height, width = pixels.shape[:2]
-    x, y = round(0.1 * (width - 1)), round(0.1 * (height - 1))
+    x, y = round(share * (width - 1)), round(share * (height - 1))
     ring = pixels[y - 6 : y + 7, x - 6 : x + 7].reshape(-1, 3)
     assert (np.abs(ring - ACTUAL).max(1) < 60).sum() > 15

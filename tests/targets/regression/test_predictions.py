@@ -1,0 +1,178 @@
+"""The file of predictions of numbers: what is read is what was written, and nothing else is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pets_core.errors import PetsError
+from pets_core.evaluation import predictions as module
+from pets_core.evaluation.predictions import Predictions, read_predictions
+from pets_core.targets.registry import get_target
+
+
+def read(url: str, kind: str = "numbers") -> Predictions:
+    return read_predictions(url, get_target(kind))
+
+
+@pytest.mark.parametrize("num_rows", [1, 10, 11])
+@pytest.mark.parametrize("names", [["age"], [f"n{i}" for i in range(70)]], ids=["one", "many"])
+def test_what_is_read_is_what_was_written(draw, write, num_rows, names, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS", 5)
+    drawn = draw("numbers", num_rows, names=names)
+    found = read(write(drawn))
+    assert (found.info, found.ids, len(found)) == (drawn.info, drawn.ids, num_rows)
+    np.testing.assert_array_equal(found.targets, drawn.targets)
+    np.testing.assert_array_equal(found.outputs, drawn.outputs)
+
+
+def test_the_columns_are_lists_of_as_many_as_there_are_numbers(draw, write):
+    schema = pq.read_schema(write(draw("box", 3)))
+    assert schema.names == ["id", "actual", "predicted"]
+    assert schema.field("actual").type == schema.field("predicted").type
+    assert schema.field("actual").type == pa.list_(pa.float32(), 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "text"),
+    [
+        ("points", ["x", "y", "z"], "an x and a y each, not 3 numbers"),
+        ("box", ["x", "y"], "a box has 4 numbers, not 2"),
+    ],
+)
+def test_coordinates_are_complete(draw, write, kind, names, text):
+    drawn = draw(kind, 3, names=names)
+    with pytest.raises(PetsError, match=text):
+        write(drawn)
+    # Nor is such a file read.
+    url = with_metadata(write(draw("numbers", 3, names=names)), targets=kind)
+    with pytest.raises(PetsError, match=text):
+        read(url, kind)
+
+
+def test_a_file_without_numbers_is_refused(draw, write):
+    url = with_metadata(write(draw("numbers", 3)), numbers=[])
+    with pytest.raises(PetsError, match="names nothing that is predicted: predict again"):
+        read(url)
+
+
+def test_a_row_for_each_photo_is_written(draw, write):
+    drawn = draw("numbers", 3)
+    drawn.ids.append("one more")
+    with pytest.raises(AssertionError, match="a row a sample"):
+        write(drawn)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path, draw, write):
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"id": ["a"]}), other)
+    with pytest.raises(PetsError, match=r"other.parquet: .*no metadata 'pets'.*give the"):
+        read(str(other))
+    (tmp_path / "text.parquet").write_text("a,b")
+    with pytest.raises(PetsError, match=r"text.parquet: no file of predictions"):
+        read(str(tmp_path / "text.parquet"))
+    with pytest.raises(PetsError, match=r"does not exist"):
+        read(str(tmp_path / "nothing.parquet"))
+    with pytest.raises(PetsError, match=r"of targets = points, not of targets = numbers"):
+        read(write(draw("points")))
+
+
+def with_metadata(url: str, **fields) -> str:
+    """The file with other metadata."""
+    table = pq.read_table(url)
+    metadata = json.loads(table.schema.metadata[b"pets"]) | fields
+    pq.write_table(table.replace_schema_metadata({b"pets": json.dumps(metadata)}), url)
+    return url
+
+
+def changed(url: str, name: str, values, kind=None) -> str:
+    """The file with other values in a column."""
+    table = pq.read_table(url)
+    place = table.schema.get_field_index(name)
+    column = pa.array(values, kind or table.schema.field(name).type)
+    pq.write_table(table.set_column(place, pa.field(name, column.type), column), url)
+    return url
+
+
+def test_columns_that_lack_or_are_of_another_kind_are_refused(draw, write):
+    url = write(draw("numbers", 3))
+    with pytest.raises(PetsError, match=r"of 2 outputs: predicted must be .*not string"):
+        read(changed(url, "predicted", ["a", "b", "c"], pa.string()))
+    pq.write_table(pq.read_table(url).drop_columns(["predicted"]), url)
+    with pytest.raises(PetsError, match=r"of 2 outputs: predicted must be .*no such column"):
+        read(url)
+
+
+def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw, write):
+    with pytest.raises(PetsError, match=r"1 samples are in it twice: predict again"):
+        read(changed(write(draw("numbers", 3)), "id", ["a", "b", "a"]))
+    with pytest.raises(PetsError, match=r"holds no sample; evaluate a split that has some"):
+        read(write(draw("numbers", 0)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+@pytest.mark.parametrize(
+    ("column", "remedy"), [("actual", "ingest again"), ("predicted", r"train\.base_lr")]
+)
+def test_what_is_not_finite_is_refused(draw, write, column, remedy, value):
+    values = [[1.0, 2.0], [3.0, value], [4.0, 5.0]]
+    url = changed(write(draw("numbers", 3)), column, values)
+    text = rf"1 of 3 samples have {column} numbers that are not finite: photo-1\. .*{remedy}"
+    with pytest.raises(PetsError, match=text):
+        read(url)
+
+
+@pytest.mark.parametrize("column", ["actual", "predicted"])
+@pytest.mark.parametrize("lacking", [[1], [0, 2]])
+def test_photos_without_numbers_are_refused(draw, write, column, lacking):
+    values = [None if row in lacking else [1.0, 2.0] for row in range(3)]
+    url = changed(write(draw("numbers", 3)), column, values)
+    with pytest.raises(PetsError, match=rf"{len(lacking)} samples have no {column}: predict again"):
+        read(url)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "points", "box"])
+def test_a_file_of_version_1_is_read(tmp_path, kind):
+    names = {"box": ["xmin", "ymin", "xmax", "ymax"]}.get(kind, ["a", "b"])
+    metadata = {
+        "format_version": 1, "split": "valid", "model_url": "store/runs/r/model",
+        "backbone": "resnet34", "image_size": 64, "dataset_url": "store/datasets/pets/f",
+        "dataset_name": "pets", "dataset_fingerprint": "f", "tta_views": 0,
+        "photos_per_second": 9.5, "targets": kind,
+        "numbers": [{"name": name, "unit": "kg", "mean": 1.5, "std": 0.5, "low": 0.0, "high": 3.0}
+                    for name in names],
+    }  # fmt: skip
+    actual = np.arange(2 * len(names), dtype=np.float32).reshape(2, -1)
+    lists = pa.list_(pa.float32(), len(names))
+    columns = {
+        "id": ["a", "b"],
+        "actual": pa.array(actual.tolist(), lists),
+        "predicted": pa.array((actual + 0.5).tolist(), lists),
+    }
+    url = str(tmp_path / "predictions.parquet")
+    pq.write_table(pa.table(columns, metadata={"pets": json.dumps(metadata)}), url)
+    found = read(url, kind)
+    assert found.ids == ["a", "b"]
+    assert [(n.name, n.unit, n.mean) for n in found.info.numbers] == [(n, "kg", 1.5) for n in names]
+    np.testing.assert_array_equal(found.targets, actual)
+    np.testing.assert_array_equal(found.outputs, actual + 0.5)
+
+
+def test_no_damage_goes_unseen(draw, write):
+    url = write(draw("box", 200))
+    data, intact = Path(url).read_bytes(), read(url, "box")
+    seen = 0
+    for place in range(0, len(data), 61):
+        Path(url).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        try:
+            found = read(url, "box")
+        except PetsError:
+            seen += 1
+            continue
+        np.testing.assert_array_equal(found.targets, intact.targets)
+        np.testing.assert_array_equal(found.outputs, intact.outputs)
+        assert found.ids == intact.ids
+    assert seen > 20

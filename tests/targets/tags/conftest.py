@@ -1,0 +1,34 @@
+"""Predictions of tags drawn by chance."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from pets_core.evaluation.predictions import Predictions, PredictionsInfo
+from pets_core.targets.tags.target import binary_cross_entropy
+
+
+@pytest.fixture
+def draw() -> Callable[..., Predictions]:
+    """Draw predictions of `num_rows` photos; the last tag is one that none of them has."""
+
+    def drawn(num_rows: int = 60, num_tags: int = 5, *, seed: int = 0, **about) -> Predictions:
+        random = np.random.default_rng(seed)
+        targets = random.random((num_rows, num_tags)) < 0.35
+        if num_tags > 1:
+            targets[:, -1] = False
+        noise = random.normal(0, 1.2, targets.shape)
+        probabilities = (1 / (1 + np.exp(2 - 3 * targets + noise))).astype(np.float32)
+        names = about.pop("tags", [f"tag {n}" for n in range(num_tags)])
+        made_up = {
+            "targets": "tags", "split": "test", "model_url": "a/model", "backbone": "resnet34",
+            "image_size": 64, "dataset_url": "nowhere/pets/f", "dataset_name": "pets",
+            "dataset_fingerprint": "f", "classes": [{"name": name} for name in names],
+        } | about  # fmt: skip
+        info = PredictionsInfo.model_validate(made_up)
+        ids = [f"photo-{row}" for row in range(num_rows)]
+        losses = binary_cross_entropy(targets, probabilities)
+        return Predictions(info, ids, targets, probabilities, losses)
+
+    return drawn

@@ -1,0 +1,184 @@
+"""The evaluation of predicted tags, and what people see of it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pets.cli.results import show_evaluation
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.evaluation.gallery import read_gallery
+from pets_core.evaluation.tables import read_frame
+from pets_core.records.evaluation import EvalReport
+from pets_core.storage.markdown import literal
+from pets_core.targets.tags.thresholds import THRESHOLDS, choose_thresholds, read_thresholds
+from tasks.artifacts.evaluation import publish_evaluation
+from tasks.artifacts.publisher import MAX_BYTES
+
+EVIL = "<img src=x onerror=alert(1)>|`*_"
+FILES = {
+    "tags.parquet", "tags.csv", "gallery.parquet", "report.json", "report.html", "model_card.md",
+    "candidate.json",
+}  # fmt: skip
+OF_VALIDATION = {
+    "thresholds.parquet", "thresholds.csv", "thresholds.png", "label_issues.csv"
+}  # fmt: skip
+
+
+@pytest.fixture
+def reviewed(evaluated):
+    """Evaluate tags, with a kind of threshold."""
+
+    def reviewed_tags(predictions, validation=None, threshold="shared", **keywords) -> EvalReport:
+        settings = {"source": {"targets": "tags"}, "evaluate": {"threshold": threshold}}
+        return evaluated(predictions, validation, settings=settings, **keywords)
+
+    return reviewed_tags
+
+
+def thresholds_of(report: EvalReport) -> dict[str, float]:
+    """Threshold of each tag by its name."""
+    table = read_frame(report.file("tags"))
+    return dict(zip(table["name"], table["threshold"], strict=True))
+
+
+def test_every_figure_is_that_of_the_predictions(reviewed, draw):
+    predictions, validation = draw(200, seed=1), draw(100, seed=2)
+    report = reviewed(predictions, validation)
+    chosen = choose_thresholds(
+        validation.targets, validation.outputs, validation.info.names, "shared"
+    )
+    given = predictions.outputs >= np.float32(chosen.values[0])
+    assert report.metric("accuracy_multi") == pytest.approx((given == predictions.targets).mean())
+    assert report.metric("exact match") == pytest.approx(
+        (given == predictions.targets).all(1).mean()
+    )
+    losses = report.metric("binary cross-entropy")
+    assert losses == pytest.approx(predictions.losses.mean(), rel=1e-5)
+    right, either = (predictions.targets & given).sum(), predictions.targets.sum() + given.sum()
+    assert report.metric("micro F1") == pytest.approx(2 * right / either)
+    num_untagged = (~predictions.targets.any(1)).sum()
+    assert report.details[0] == f"5 tags; {num_untagged} photos have none."
+    assert f"{chosen.values[0]:.2f} for all tags, chosen on 100 validation" in report.details[1]
+    assert report.num_rows == 200
+    assert set(thresholds_of(report).values()) == set(chosen.values)
+    assert {path.name for path in Path(report.url).iterdir()} == FILES | OF_VALIDATION
+    table = read_frame(report.file("tags"))
+    known = table[table["support"] > 0]
+    assert report.metric("mAP") == pytest.approx(known["average_precision"].mean())
+    assert report.metric("macro F1") == pytest.approx(known["f1"].mean())
+    rows = list(csv.DictReader(Path(report.file("tags.csv")).read_text().splitlines()))
+    assert [row["name"] for row in rows] == table["name"].tolist()
+    assert pq.read_table(report.file("thresholds.parquet")).num_rows == 99
+
+
+def test_a_model_of_the_run_keeps_its_thresholds(reviewed, draw, tmp_path):
+    model = str(tmp_path / "store/runs/run-1/model")
+    first = reviewed(draw(model_url=model), draw(80, seed=5, model_url=model), "per_tag")
+    names = draw().info.names
+    kept = read_thresholds(model, names)
+    assert kept.kind == "per_tag"
+    assert kept.values == tuple(thresholds_of(first)[name] for name in names)
+    assert (Path(model) / "README.md").exists()
+    # Evaluated again with another setting, it has others.
+    again = reviewed(draw(model_url=model), draw(80, seed=5, model_url=model), "shared")
+    assert len(set(thresholds_of(again).values())) == 1
+    assert read_thresholds(model, names).kind == "shared"
+
+
+def test_a_model_without_validation_photos_keeps_none(reviewed, draw, tmp_path):
+    model = tmp_path / "store/runs/run-1/model"
+    reviewed(draw(model_url=str(model)))
+    assert not (model / THRESHOLDS).exists()
+
+
+def test_another_run_uses_the_thresholds_of_the_model(reviewed, draw, shown, tmp_path):
+    model = tmp_path / "elsewhere/model"
+    model.mkdir(parents=True)
+    validation = draw(80, seed=5, model_url=str(model))
+    reviewed(draw(model_url=str(model)), validation)
+    assert not list(model.iterdir()), "a model that another run trained is left alone"
+    own = {"kind": "shared", "tags": draw().info.names, "values": [0.77] * 5, "num_photos": 9}
+    (model / THRESHOLDS).write_text(json.dumps(own))
+    report = reviewed(draw(model_url=str(model)), validation)
+    assert set(thresholds_of(report).values()) == {0.77}
+    assert "0.77 for all tags, chosen on 9 validation photos" in report.details[1]
+    # Without validation photos there is no curve to draw, nor are labels examined.
+    report = reviewed(draw(model_url=str(model)), run="run-2")
+    made = shown(publish_evaluation, PipelineConfig(), report)
+    assert set(made) == {"tags", "top-losses", "run-summary"}
+    assert {path.name for path in Path(report.url).iterdir()} == FILES
+
+
+def test_without_validation_photos_thresholds_are_one_half(reviewed, draw, shown):
+    report = reviewed(draw())
+    assert set(thresholds_of(report).values()) == {0.5}
+    assert "0.5 for each tag, for there were no validation photos" in report.details[1]
+    made = shown(publish_evaluation, PipelineConfig(), report)
+    assert set(made) == {"tags", "top-losses", "run-summary"}
+    assert report.num_label_issues is None
+
+
+def test_what_people_see(reviewed, draw, shown, capsys):
+    tags = ["dog", "cat", EVIL, "sofa", "never"]
+    predictions = draw(tags=tags)
+    report = reviewed(predictions, draw(80, seed=5, tags=tags))
+    made = shown(publish_evaluation, PipelineConfig(), report)
+    assert list(made) == ["tags", "thresholds", "top-losses", "label-issues", "run-summary"]
+    assert all(len(json.dumps(content)) < MAX_BYTES for content in made.values())
+    assert all("<img src=x" not in str(content) for content in made.values())
+    assert [row["name"] for row in made["tags"]][-1] == "never", "a tag without photos comes last"
+    assert made["tags"][-1]["f1"] == ""
+    scores = [row["f1"] for row in made["tags"][:-1]]
+    assert scores == sorted(scores)
+    summary = made["run-summary"]
+    assert summary.startswith(f"# F1 per photo {literal(report.primary.format())}")
+    num_untagged = (~predictions.targets.any(1)).sum()
+    assert rf"5 tags\; {num_untagged} photos have none\." in summary
+    assert report.unseen_labels == ("never",)
+    assert r"without an evaluated photo\: never\." in summary
+    assert "data:image/png;base64,iVBOR" in made["thresholds"]
+    worst = read_gallery(report.file("gallery.parquet"))["top-losses"]
+    assert worst[0].photo_id == predictions.ids[int(predictions.losses.argmax())]
+    assert made["top-losses"].count("(photo out of reach)") == 16
+    show_evaluation(report)
+    printed = capsys.readouterr().out
+    assert f"F1 per photo {report.primary.value:.1%}" in printed
+    assert f"Report       {report.file('report.html')}" in printed
+
+
+def test_the_worst_photo_is_described(reviewed, draw):
+    predictions = draw()
+    report = reviewed(predictions)
+    worst = read_gallery(report.file("gallery.parquet"))["top-losses"][0]
+    row, names = predictions.ids.index(worst.photo_id), predictions.info.names
+    actual = ", ".join(names[i] for i in np.flatnonzero(predictions.targets[row]))
+    values = predictions.outputs[row]
+    given = [i for i in np.argsort(-values) if values[i] >= 0.5]
+    assert worst.actual == (actual or "no tag")
+    assert worst.predicted == (", ".join(f"{names[i]} {values[i]:.0%}" for i in given) or "no tag")
+    assert not worst.is_correct
+
+
+def test_one_photo_and_one_tag(reviewed, draw):
+    report = reviewed(draw(1, 1))
+    assert report.num_rows == 1
+
+
+def test_photos_without_any_tag(reviewed, draw):
+    """Nothing of their tags can be computed, and nothing is NaN."""
+    predictions = draw(20)
+    predictions.targets[:] = False
+    report = reviewed(predictions, draw(20, seed=3))
+    assert "nan" not in Path(report.file("report.json")).read_text().lower()
+    assert ">nan" not in Path(report.file("report.html")).read_text().lower()
+    assert set(report.unseen_labels) == set(predictions.info.names)
+
+
+def test_thresholds_are_not_chosen_by_predictions_of_the_validation_split_unnoticed(reviewed, draw):
+    predictions = draw(split="valid")
+    report = reviewed(predictions, predictions)
+    assert "what is chosen by these looks better than it is" in report.warnings[0]
