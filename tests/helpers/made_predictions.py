@@ -9,7 +9,6 @@ from pets_core.targets.tags.target import binary_cross_entropy
 __all__ = ["draw_classes", "draw_numbers", "draw_tags", "write_drawn"]
 
 _COORDINATES = {"points": ["eye x", "eye y"], "box": ["xmin", "ymin", "xmax", "ymax"]}
-_LEAST = 1e-7
 
 
 def draw_classes(
@@ -84,9 +83,6 @@ def draw_numbers(
 def write_drawn(url: str, predictions: Predictions, embeddings: np.ndarray | None = None) -> str:
     """Write predictions as a rank does; returns the URL."""
     kind, outputs = get_target(predictions.info.targets), predictions.outputs
-    if kind.name == "class":
-        # A rank stores logits, which become probabilities.
-        outputs = np.log(np.maximum(outputs, _LEAST))
     write_predictions(
         url, kind, predictions.info, predictions.ids, predictions.targets, outputs, embeddings
     )
