@@ -20,7 +20,7 @@ def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int)
 
 
 @pytest.fixture
-def draw() -> Callable[..., ClassPredictions]:
+def draw_classes() -> Callable[..., ClassPredictions]:
     """Draw predictions: `num_rows` photos of `num_classes` classes."""
 
     def drawn(
@@ -38,15 +38,13 @@ def draw() -> Callable[..., ClassPredictions]:
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., str]:
+def write_classes(tmp_path: Path) -> Callable[..., str]:
     """Write predictions of classes as an evaluation does; returns the file's path."""
 
     def written(predictions: Predictions, name: str = "predictions.parquet") -> str:
         url = str(tmp_path / name)
-        logits = np.log(predictions.outputs)
-        write_predictions(
-            url, CLASSES, predictions.info, predictions.ids, predictions.targets, logits
-        )
+        info, outputs = predictions.info, predictions.outputs
+        write_predictions(url, CLASSES, info, predictions.ids, predictions.targets, outputs)
         return url
 
     return written
