@@ -20,6 +20,7 @@ from pets_core import plots
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.evaluation import gallery as gallery_module
 from pets_core.evaluation import predictions as predictions_module
 from pets_core.evaluation.gallery import read_gallery
 from pets_core.evaluation.predictions import (
@@ -282,8 +283,12 @@ def test_everything_is_stored_and_shown(draw, draw_stored, compared, shown, caps
 
 
 @every_kind
-def test_markup_in_names_is_text_everywhere(draw, write, evaluated, shown, tmp_path, kind):
+def test_markup_in_names_is_text_everywhere(draw, write, evaluated, shown, jpeg, monkeypatch, kind):
     """In those of labels, numbers, units and photos."""
+    # Photos in reach have a text for those who do not see them.
+    monkeypatch.setattr(
+        gallery_module, "_photos", lambda url, ids, side: dict.fromkeys(ids, jpeg())
+    )
     names = [EVIL, FORMULA, *(f"{EVIL} {place}" for place in range(2))]
     units = {"units": [f"{EVIL} per second"] * 4} if kind == "numbers" else {}
 
@@ -411,12 +416,14 @@ def test_wrong_targets_are_found_whatever_the_photos(draw, kind):
 
 
 def test_few_right_tags_of_a_model_that_errs_are_called_wrong(draw):
-    """Of 4 tags a photo, 5% are predicted wrong: in 19% of the photos."""
-    shares = []
+    """Of 4 tags a photo 5% are predicted wrong, in about 19% of the photos."""
+    num_called = num_contradicted = 0
     for seed in range(5):
         validation = draw("tags", 100, off=0.05, seed=seed)
-        shares.append(len(issues_of(validation)) / 100)
-    assert np.mean(shares) < 0.19
+        contradicts = (validation.outputs >= 0.5) != validation.targets
+        num_contradicted += contradicts.any(1).sum()
+        num_called += len(issues_of(validation))
+    assert 0 < num_called < 0.75 * num_contradicted
 
 
 @every_kind
@@ -458,7 +465,7 @@ def test_values_that_are_not_finite_are_refused(draw, write, kind, value):
 
 
 @pytest.mark.parametrize("kind", ["class", "tags"])
-@pytest.mark.parametrize("value", [-0.5, 1.5])
+@pytest.mark.parametrize("value", [-0.5, 1.5, math.nan])
 def test_values_that_are_no_probabilities_are_refused(draw, write, kind, value):
     url = write(draw(kind, 5))
     table = pq.read_table(url)
