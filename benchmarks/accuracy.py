@@ -26,10 +26,10 @@ import yaml
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train and judge as `pets train` and `pets evaluate` do."""
-    from pets_core.evaluation.review import review
     from pets_core.records.evaluation import PredictResult
     from pets_core.records.training import TrainResult
     from pets_core.runtime import worker
+    from pets_core.targets.evaluate import evaluate
 
     request = peer.request("train", arguments)
     began = time.perf_counter()
@@ -39,9 +39,9 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     asked = peer.request("predict", arguments).model_copy(update={"model_url": trained.model_url})
     predicted = worker.run(asked)
     assert isinstance(predicted, PredictResult)
-    report = review(request.config, request.run_url, predicted)
-    curve = [(epoch.train_loss, epoch.valid_loss, epoch.valid_error) for epoch in trained.epochs]
-    return {"error": report.error_rate.value, "seconds": seconds, "curve": curve}
+    report = evaluate(request.config, request.run_url, predicted)
+    curve = [(epoch.train_loss, epoch.valid_loss, epoch.valid_metric) for epoch in trained.epochs]
+    return {"error": report.primary.value, "seconds": seconds, "curve": curve}
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from accelerate import Accelerator
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.models.classifier import Classifier
-from pets_core.objectives.single_label import SingleLabel
 from pets_core.runtime.launcher import worker_environment
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.groups import build_optimizer
 from pets_core.training.history import History

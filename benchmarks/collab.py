@@ -125,7 +125,7 @@ def large(options: argparse.Namespace, work: Path) -> None:
     for epoch in result.epochs:
         print(
             f"epoch {epoch.epoch + 1} of {rows:,}: {epoch.seconds:.0f} s, "
-            f"{epoch.photos_per_second:,.0f} ratings/s, RMSE {epoch.valid_error:.4f}"
+            f"{epoch.photos_per_second:,.0f} ratings/s, RMSE {epoch.valid_metric:.4f}"
         )
     print(f"training from start to stored model: {result.seconds:.0f} s, {memory:.0f} MiB")
 

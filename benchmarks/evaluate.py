@@ -28,6 +28,7 @@ import peer
 from pets_core.evaluation.predictions import VALID_PREDICTIONS, PredictionsInfo, write_predictions
 from pets_core.records.base import Split
 from pets_core.records.dataset import ClassInfo
+from pets_core.targets.classes.target import CLASSES
 
 ROUNDS = 3
 
@@ -86,20 +87,20 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 def report(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds, peak of memory and size of the page for predictions that are stored already."""
     from pets_core.config.pipeline import PipelineConfig
-    from pets_core.evaluation.review import given_predictions, review
+    from pets_core.targets.evaluate import evaluate, given_predictions
 
     run = Path(arguments["work"])
     config = PipelineConfig(store=str(run / "store"))
     before = _peak_gb()
     began = time.perf_counter()
-    reviewed = review(config, str(run), given_predictions(arguments["predictions"]))
+    found = evaluate(config, str(run), given_predictions(arguments["predictions"]))
     return {
         "seconds": time.perf_counter() - began,
         "before_gb": before,
         "peak_gb": _peak_gb(),
-        "page_mb": Path(reviewed.file("report.html")).stat().st_size / 1e6,
-        "error_rate": reviewed.error_rate.value,
-        "num_label_issues": reviewed.num_label_issues,
+        "page_mb": Path(found.file("report.html")).stat().st_size / 1e6,
+        "error_rate": found.primary.value,
+        "num_label_issues": found.num_label_issues,
     }
 
 
@@ -187,7 +188,7 @@ def draw(path: Path, split: Split, rows: int, classes: int) -> None:
         dataset_url="no-data", dataset_name="drawn", dataset_fingerprint="0" * 64,
     )  # fmt: skip
     ids = [f"photo-{split}-{index}" for index in range(rows)]
-    write_predictions(str(path), info, ids, targets, logits)
+    write_predictions(str(path), CLASSES, info, ids, targets, logits)
 
 
 if __name__ == "__main__":

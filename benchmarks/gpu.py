@@ -38,7 +38,7 @@ from pets_core.data.loading.decoded import DecodedPhotos, EncodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
 from pets_core.data.loading.transforms import Augment
 from pets_core.models.classifier import Classifier
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.loop import fit, prepare, release

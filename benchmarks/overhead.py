@@ -28,11 +28,11 @@ import peer
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.sources.sample.sample import write_sample
-from pets_core.evaluation.review import review
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import CheckResult, WorkRequest
+from pets_core.targets.evaluate import evaluate
 
 
 def _small(arguments: dict[str, Any]) -> PipelineConfig:
@@ -56,7 +56,7 @@ def run_plain(arguments: dict[str, Any]) -> dict[str, Any]:
     rate = launch(WorkRequest(stage="lr-find", **given), LRSuggestion).chosen
     trained = launch(WorkRequest(stage="train", base_lr=rate, **given), TrainResult)
     judging = WorkRequest(stage="predict", model_url=trained.model_url, **given)
-    review(config, given["run_url"], launch(judging, PredictResult), training=trained)
+    evaluate(config, given["run_url"], launch(judging, PredictResult), training=trained)
     return {"seconds": time.perf_counter() - began}
 
 
@@ -65,15 +65,15 @@ def run_flow(arguments: dict[str, Any]) -> dict[str, Any]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
+    import tasks.evaluate
     import tasks.ingest
-    import tasks.review
     import tasks.stages
     from flows.pipeline import pipeline
 
     spent: list[float] = []
     for module, name in (
         (tasks.stages, "launch"), (tasks.ingest, "plan_dataset"),
-        (tasks.ingest, "write_shard"), (tasks.ingest, "commit"), (tasks.review, "review"),
+        (tasks.ingest, "write_shard"), (tasks.ingest, "commit"), (tasks.evaluate, "evaluate"),
     ):  # fmt: skip
         setattr(module, name, _clocked(getattr(module, name), spent))
     began = time.perf_counter()

@@ -21,7 +21,7 @@ from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
 
 __all__ = ["plan_photos", "predict_all", "publish_batch"]
 
-_MAX_BREEDS = 100
+_MAX_LABELS = 100
 
 
 @task(name="plan photos", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
@@ -88,21 +88,23 @@ def _shares(plan: BatchPlan, num_tasks: int) -> list[tuple[int, int]]:
 @task(name="publish predictions", cache_policy=NO_CACHE)
 def publish_batch(summary: BatchSummary) -> None:
     """Artifacts `batch-summary` and `unreadable-photos`."""
-    breeds = list(summary.breeds.items())
     text = (
         f"# {summary.num_photos:,} photos\n\n"
         f"{summary.num_photos - summary.num_unreadable:,} predicted, {summary.num_unreadable:,} "
-        f"could not be looked at; {summary.photos_per_second:,.0f} photos/s\n\n"
+        f"could not be read; {summary.photos_per_second:,.0f} photos/s\n\n"
         f"{summary.num_skipped:,} other files are listed in `{summary.url}/skipped.parquet`\n\n"
-        + table(
-            ["seen", "photos"], [(literal(name), count) for name, count in breeds[:_MAX_BREEDS]]
-        )
+        + (table(["predicted", "photos"], rows) if (rows := _counts(summary)) else "")
         + f"\n\nPredictions: `{summary.url}/predictions`, by `{summary.model_url}`\n"
     )
-    rows = [{"photo": photo, "error": error} for photo, error in summary.unreadable]
+    unreadable = [{"photo": photo, "error": error} for photo, error in summary.unreadable]
     with Publisher(summary.url) as publisher:
-        publisher.markdown("batch-summary", text, "What the model saw")
+        publisher.markdown("batch-summary", text, "Predictions of a batch of photos")
         publisher.table(
-            "unreadable-photos", rows, f"{summary.num_unreadable} photos could not be looked at",
+            "unreadable-photos", unreadable, f"{summary.num_unreadable} photos could not be read",
             f"{summary.url}/unreadable.parquet",
         )  # fmt: skip
+
+
+def _counts(summary: BatchSummary) -> list[tuple[str, int]]:
+    counts = list(summary.counts.items())[:_MAX_LABELS]
+    return [(literal(name), count) for name, count in counts]

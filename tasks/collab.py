@@ -147,7 +147,7 @@ def train_best(
             weight_decay=decay,
             model_url=result.model_url,
             train_rmse=math.sqrt(epoch.train_loss),
-            valid_rmse=epoch.valid_error or 0.0,
+            valid_rmse=epoch.valid_metric or 0.0,
         )
         for decay, result, epoch in zip(decays, trained, kept, strict=True)
     ]

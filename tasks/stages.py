@@ -31,6 +31,7 @@ from pets_core.runtime.runs import (
     run_folder,
     start_run,
 )
+from pets_core.targets.evaluate import check_gate_settings
 from pets_core.training.schedule import few_steps
 from tasks.execution.concurrency import turn_of_this_machine
 from tasks.execution.delegate import check_deployment, delegate
@@ -79,6 +80,7 @@ _LIVE = "training-progress"
 @task(name="check", cache_policy=NO_CACHE)
 def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     """Refuse what cannot work before any work starts; nothing is kept of a refused run."""
+    check_gate_settings(config)
     if config.launch.deployment:
         # What its machine cannot do is told by the first stage there.
         check_deployment(config.launch.deployment)

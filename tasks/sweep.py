@@ -36,11 +36,6 @@ def check_sweep(config: PipelineConfig) -> None:
             f"sweep.num_concurrent = {config.sweep.num_concurrent}: on one machine trainings take "
             "turns; set launch.deployment to have them done by several, or leave it at 1"
         )
-    if config.source.targets != "class":
-        raise PetsError(
-            f"source.targets = {config.source.targets}: a sweep compares error rates, which only "
-            "classes have"
-        )
     for backbone in config.sweep.backbones or (config.model.backbone,):
         model = config.model.model_copy(update={"backbone": backbone})
         check_run(config.model_copy(update={"model": model}))
@@ -72,7 +67,7 @@ def run_trials(config: PipelineConfig, run: Run) -> SweepResult:
             get_run_logger().info(
                 "trial %d of %d: %s at %g: %s", len(trials), config.sweep.num_trials,
                 trial.backbone, trial.base_lr,
-                trial.fault or f"{trial.error_rate:.2%} of the validation photos wrong",
+                trial.error or f"validation {trial.metric.name} {trial.value_text}",
             )  # fmt: skip
     return write_result(run.url, trials)
 
@@ -96,7 +91,7 @@ def _told(config: PipelineConfig, trial: Trial, outcomes: list[TrainResult | Pet
     """A trial with its errors, or with what went wrong in one of its trainings."""
     faults = [outcome for outcome in outcomes if isinstance(outcome, PetsError)]
     if faults:
-        return trial.model_copy(update={"fault": str(faults[0])})
+        return trial.model_copy(update={"error": str(faults[0])})
     trained = [o for o in outcomes if isinstance(o, TrainResult)]
     return concluded(trial, trained, config.train.keep)
 
@@ -114,25 +109,28 @@ def publish_sweep(result: SweepResult) -> None:
     """Artifact `sweep`: all trials beside each other, the best first."""
     best = result.trials[0]
     rows = table(
-        ["trial", "backbone", "base_lr", "validation error", "of each seed", "seconds"],
+        ["trial", "backbone", "base_lr", f"validation {best.metric.name}", "of each seed",
+         "seconds"],
         ([t.number, literal(t.backbone), f"{t.base_lr:g}", *_cells(t)]
          for t in result.trials[:_MAX_ROWS]),
     )  # fmt: skip
     curve = picture_of(
-        plots.sweep_trials([t for t in result.trials if not t.fault]), "rates and errors"
+        plots.sweep_trials([t for t in result.trials if not t.error]),
+        "validation metric over rates",
     )
     text = (
-        f"# {best.error_rate:.2%} with {literal(best.backbone)} at {best.base_lr:g}\n\n{rows}\n\n"
-        f"{curve}\n\nTo train with these settings: `--model.backbone {best.backbone} "
-        f"--train.base_lr {best.base_lr:g}`. Its model: `{best.model_urls[0]}`. The best of many "
-        "looks better than it is: judge it on test photos.\n"
+        f"# {best.metric.name} {best.value_text} with {literal(best.backbone)} at "
+        f"{best.base_lr:g}\n\n{rows}\n\n{curve}\n\nTo train with these settings: "
+        f"`--model.backbone {best.backbone} --train.base_lr {best.base_lr:g}`. Its model: "
+        f"`{best.model_urls[0]}`. The best of many looks better than it is: evaluate it on test "
+        "photos.\n"
     )
     with Publisher(result.url) as publisher:
         publisher.markdown("sweep", text, f"{len(result.trials)} trials, the best first")
 
 
 def _cells(trial: Trial) -> list[str]:
-    if trial.fault:
-        return ["failed", literal(trial.fault), ""]
-    each = ", ".join(f"{rate:.2%}" for rate in trial.error_rates)
-    return [f"{trial.error_rate:.2%}", each, f"{trial.seconds:.0f}"]
+    if trial.error:
+        return ["failed", literal(trial.error), ""]
+    each = ", ".join(map(trial.metric.format, trial.values))
+    return [trial.value_text, each, f"{trial.seconds:.0f}"]

@@ -35,7 +35,7 @@ from prefect_server import Server
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.sources.sample.sample import write_sample
 
-pytest_plugins = ["prefect_fixtures", "selection"]
+pytest_plugins = ["drawn_predictions", "prefect_fixtures", "selection"]
 
 AZURITE_ACCOUNT = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;BlobEndpoint={}/devstoreaccount1;"

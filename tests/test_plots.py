@@ -43,7 +43,7 @@ def a_training(num_steps=10, num_epochs=3, frozen=1, valid=True):
             row = {"step": len(steps), "phase": phase, "epoch": epoch, "momentum": 0.9}
             row |= {f"lr_group_{group}": 10.0 ** (group - 6) for group in groups}
             steps.append(row | {"loss": 3.0 / (1 + len(steps))})
-        score = {"valid_loss": 0.5, "valid_error": 0.1} if valid else {}
+        score = {"valid_loss": 0.5, "valid_metric": 0.1} if valid else {}
         epochs.append(EpochMetrics(phase=phase, epoch=epoch, train_loss=1.0, seconds=1.0,
                                    photos_per_second=9.0, **score))  # fmt: skip
     return steps, epochs

@@ -190,9 +190,13 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
         card = read_card(parsed.model_url)
         if command == "evaluate" and card.targets != config.source.targets:
             raise PetsError(
-                f"{parsed.model_url} tells the {card.targets} of photos: judge it with "
+                f"{parsed.model_url} predicts targets = {card.targets}: evaluate it with "
                 f"--source.targets {card.targets}"
             )
+    if command in ("run", "evaluate"):
+        from pets_core.targets.evaluate import check_gate_settings
+
+        check_gate_settings(config)
     if _reads_source(command, parsed):
         from pets_core.data.sources.sources import check_source
 

@@ -59,9 +59,11 @@ def show_batch(summary: BatchSummary) -> None:
     print(
         f"\nPhotos       {summary.num_photos}, of which {summary.num_unreadable} could not be "
         f"looked at\nSpeed        {summary.photos_per_second:.0f} photos/s\n"
-        f"Skipped      {summary.num_skipped} other files: {summary.url}/skipped.parquet\nMost seen"
+        f"Skipped      {summary.num_skipped} other files: {summary.url}/skipped.parquet"
     )
-    for name, count in list(summary.breeds.items())[:3]:
+    if summary.counts:
+        print("Most frequent")
+    for name, count in list(summary.counts.items())[:3]:
         print(f"  {count:6d}  {name}")
     print(f"Predictions  {summary.url}/predictions")
 
@@ -81,10 +83,11 @@ def show_embeddings(found: NearDuplicates) -> None:
 
 def show_sweep(result: SweepResult) -> None:
     """All trials, the best first."""
-    print("\nerror    base_lr   backbone")
-    for trial in result.trials:
-        error = f"{trial.error_rate:6.2%}" if trial.error_rate is not None else "failed"
-        print(f"{error:7}  {trial.base_lr:<8g}  {trial.backbone}  {trial.fault}".rstrip())
+    print()
+    print_table(
+        [f"validation {result.trials[0].metric.name}", "base_lr", "backbone", ""],
+        ([t.value_text, f"{t.base_lr:g}", t.backbone, t.error] for t in result.trials),
+    )
     print(f"Model    {result.trials[0].model_urls[0]}")
 
 

@@ -14,6 +14,7 @@ from pets_core.config.launch import LaunchConfig, refuse_sharding
 from pets_core.config.model import ModelConfig
 from pets_core.config.source import IngestConfig, SourceConfig
 from pets_core.config.train import LRFindConfig, SweepConfig, TrainConfig, TransformConfig
+from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "PipelineConfig",
@@ -42,8 +43,8 @@ class PipelineConfig(Settings):
 
     @model_validator(mode="after")
     def _what_is_learnt(self) -> PipelineConfig:
-        targets, of_class = self.source.targets, self.source.targets == "class"
-        of_numbers = targets not in ("class", "tags")
+        targets, spec = self.source.targets, target_spec(self.source.targets)
+        of_class, of_numbers = spec.is_label, spec.is_numbers
         transform, train = self.transform, self.train
         faults = {
             "source.label_fixes": self.source.label_fixes is not None and not of_class,
@@ -58,10 +59,10 @@ class PipelineConfig(Settings):
                 transform.cutmix_alpha > 0 and of_numbers
             ),
             f"source.tag_separator = {self.source.tag_separator!r}": (
-                self.source.tag_separator is not None and targets != "tags"
+                self.source.tag_separator is not None and not spec.is_labels
             ),
             f"evaluate.threshold = {self.evaluate.threshold}": (
-                self.evaluate.threshold != "shared" and targets != "tags"
+                self.evaluate.threshold != "shared" and not spec.is_labels
             ),
             f"train.number_loss = {train.number_loss}": (
                 train.number_loss != "mse" and not of_numbers

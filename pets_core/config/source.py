@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from pets_core.config.base import NAME_PATTERN, Settings
-from pets_core.records.base import Targets
+from pets_core.errors import PetsError
+from pets_core.records.target_spec import BUILT_IN, DEFAULT_TARGET, target_spec
 
 __all__ = [
     "ClassFolder",
@@ -16,6 +17,28 @@ __all__ = [
     "SourceConfig",
 ]
 
+
+def _known_target(value: str) -> str:
+    try:
+        target_spec(value)
+    except PetsError as error:
+        raise ValueError(str(error).removeprefix("targets = ")) from error
+    return value
+
+
+TargetName = Annotated[
+    str,
+    AfterValidator(_known_target),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(BUILT_IN)},
+                {"type": "string", "pattern": r"^[\w.]+:[\w.]+$"},
+            ]
+        }
+    ),
+]
+"""A built-in kind of target, or module:object."""
 ClassFolder = Literal["auto", "first", "last"]
 """Which of the folders around a photo names its class."""
 
@@ -39,10 +62,10 @@ class SourceConfig(Settings):
     """Of a folder or archive: which folder names a photo's class, below a folder around all and
     below train, val and test. first: the outermost. last: the one the photo lies in. auto: the
     first, unless all of these hold the same folders, as 2023/cat and 2024/cat."""
-    targets: Targets = "class"
-    """What is learnt of a photo. class: what it is of. tags: any number of them; of pets, species
-    and breed. points, box: places on the photo; of pets, the centre of the head and the box around
-    it. numbers: the columns of a table."""
+    targets: TargetName = DEFAULT_TARGET
+    """Kind of target. class: one of a vocabulary. tags: any number of them; of pets, species and
+    breed. points, box: coordinates on the photo; of pets, the centre of the head and the box around
+    it. numbers: the columns of a table. module:object: a kind of your own (docs/new-target.md)."""
     image_column: str = "image"
     """Of a table: the column with the photos' paths, URLs or bytes."""
     image_folder: str | None = None
@@ -118,7 +141,7 @@ class SourceConfig(Settings):
                 raise ValueError(
                     f"group_pattern = {self.group_pattern!r} is no regular expression: {error}"
                 ) from error
-        if self.tag_columns and self.targets != "tags":
+        if self.tag_columns and not target_spec(self.targets).is_labels:
             raise ValueError(f"tag_columns has no meaning with targets = {self.targets}: set tags")
         if self.tag_columns and self.tag_separator:
             raise ValueError("tag_separator has no meaning with tag_columns: leave out one of them")
@@ -131,21 +154,25 @@ class SourceConfig(Settings):
     @model_validator(mode="after")
     def _numbers(self) -> SourceConfig:
         columns, num = self.number_columns, len(self.number_columns)
-        if columns and self.targets in ("class", "tags"):
+        spec = target_spec(self.targets)
+        if columns and not spec.is_numbers:
             raise ValueError(
                 f"number_columns = {', '.join(columns)} has no meaning with targets = "
                 f"{self.targets}: set numbers, points or box"
             )
         if len(set(columns)) < num:
             raise ValueError(f"number_columns = {', '.join(columns)}: one is there twice")
-        if self.targets == "numbers" and not columns:
-            raise ValueError("targets = numbers needs number_columns: where a table has them")
-        if columns and (self.targets, num % 2) == ("points", 1):
+        is_scale = spec.is_numbers and spec.geometry is None
+        if is_scale and not columns:
+            raise ValueError(
+                f"targets = {self.targets} needs number_columns: where a table has them"
+            )
+        if columns and (spec.geometry, num % 2) == ("points", 1):
             raise ValueError(f"number_columns has {num} columns, for points x and y in turn")
-        if columns and self.targets == "box" and num != 4:
+        if columns and spec.geometry == "box" and num != 4:
             raise ValueError(f"number_columns has {num} columns, a box has xmin, ymin, xmax, ymax")
         for name, given in (("units", self.units), ("y_range", self.y_range)):
-            if given and self.targets != "numbers":
+            if given and not is_scale:
                 raise ValueError(f"{name} has no meaning with targets = {self.targets}: leave out")
         if self.units and len(self.units) != num:
             raise ValueError(f"units has {len(self.units)} entries, number_columns {num}")

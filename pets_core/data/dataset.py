@@ -23,6 +23,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records.base import Targets
 from pets_core.records.dataset import ClassInfo, DatasetManifest, ShardInfo
+from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "DUPLICATES_SCHEMA",
@@ -82,7 +83,7 @@ def schema_of(targets: Targets) -> pa.Schema:
     0 for each other. Where numbers or places are learnt, `label` is null, `class_name` has them as
     the source tells them, and `numbers` holds them, places from -1 to 1.
     """
-    more = {"class": [], "tags": _TAGS}.get(targets, _NUMBERS)
+    more = {"label": [], "labels": _TAGS, "numbers": _NUMBERS}[target_spec(targets).storage]
     return pa.schema([*SCHEMA, *more])
 
 
@@ -129,7 +130,7 @@ def schema_with_classes(classes: Sequence[ClassInfo], targets: Targets = "class"
     schema = schema_of(targets)
     features: dict[str, Any] = {field.name: _feature(field.type) for field in schema}
     features["image"] = {"_type": "Image"}
-    if targets == "class":
+    if target_spec(targets).is_label:
         features["label"] = {"_type": "ClassLabel", "names": [c.name for c in classes]}
     metadata = json.dumps({"info": {"features": features}})
     return schema.with_metadata({"huggingface": metadata})

@@ -18,6 +18,7 @@ from pets_core.data.dataset import open_parquet, read_table
 from pets_core.data.ingest.duplicates import leaking
 from pets_core.data.ingest.images import open_rgb
 from pets_core.records.dataset import DatasetManifest
+from pets_core.records.target_spec import target_spec
 
 __all__ = ["class_warnings", "read_leaks", "read_quarantine", "thumbnails"]
 
@@ -91,7 +92,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
         )
     if not train:
         return warnings
-    what = "tag" if manifest.targets == "tags" else "class"
+    what = target_spec(manifest.targets).noun
     few = [
         f"{info.name} ({count})"
         for info, count in zip(manifest.classes, train, strict=True)

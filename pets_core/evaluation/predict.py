@@ -20,10 +20,9 @@ from pets_core.models.memory import HalvingForward
 from pets_core.progress import OnProgress, Progress, ignore_progress
 
 __all__ = [
+    "Decode",
     "Outputs",
-    "Told",
     "average_predictions",
-    "average_views",
     "in_row_order",
     "predict_split",
     "predict_views",
@@ -34,15 +33,15 @@ _BLOCK_BYTES = 16 * 2**20
 """Most that a GPU keeps of a split's outputs, and that a rank sends at a time."""
 
 
-Told = Callable[[Tensor, Batch], Tensor]
-"""Makes of a batch's logits, float32 (b, C), what a model tells that does not choose a class."""
+Decode = Callable[[Tensor, Batch], Tensor]
+"""Returns predictions, (b, D), from a batch's logits, float32 (b, D)."""
 
 
 class Outputs(NamedTuple):
     """What a model gives for N photos: (N, C), and pooled features (N, D) if asked for.
 
     Attributes:
-        values: Logits of classes, or what is told of tags, numbers or places.
+        values: Decoded predictions.
         embeddings: Pooled features.
     """
 
@@ -58,7 +57,7 @@ def predict_split(
     accelerator: Accelerator,
     epoch: int = 0,
     embeddings: bool = False,
-    told: Told | None = None,
+    decode: Decode | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Outputs | None:
     """Run the model over every row of the loader's split.
@@ -84,7 +83,7 @@ def predict_split(
     for number, batch in enumerate(loader.epoch(epoch), 1):
         rows.append(batch.rows)
         logits, *features = forward_fitting(batch.inputs)
-        values = told(logits, batch) if told else logits
+        values = decode(logits, batch) if decode else logits
         # Before the batch is added, so that some are left for the end.
         if given and sum(each.nbytes for part in given for each in part) > _BLOCK_BYTES:
             host.append(_to_host(given))
@@ -152,7 +151,7 @@ def predict_views(
     *,
     accelerator: Accelerator,
     embeddings: bool = False,
-    told: Told | None = None,
+    decode: Decode | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Outputs | None:
     """Outputs for a split, averaged with those of augmented views if there are any.
@@ -164,7 +163,7 @@ def predict_views(
         num_views: Passes over these.
         accelerator: Mixed precision, devices, ranks.
         embeddings: Whether the features of the plain photos are wanted.
-        told: What a model tells that does not choose a class.
+        decode: Returns predictions from logits.
         on_progress: Told of the batches of all passes.
 
     Returns:
@@ -183,7 +182,7 @@ def predict_views(
             accelerator=accelerator,
             epoch=max(number - 1, 0),
             embeddings=embeddings and number == 0,
-            told=told,
+            decode=decode,
             on_progress=tell,
         )
 
@@ -191,37 +190,19 @@ def predict_views(
     views = [passed(number) for number in range(1, num_views + 1)]
     if outputs is None or not views:
         return outputs
-    average = average_predictions if told else average_views
     values = [view.values for view in views if view is not None]
-    return Outputs(average(outputs.values, values), outputs.embeddings)
-
-
-def average_views(
-    logits: npt.NDArray[np.float32], views: Sequence[npt.NDArray[np.float32]]
-) -> npt.NDArray[np.float32]:
-    """Average predictions over augmented views, as fastai's `tta` does: a quarter for the plain.
-
-    Args:
-        logits: Of the plain photos, (N, C).
-        views: Logits of each augmented view, (N, C); at least one.
-
-    Returns:
-        Logarithms of the averaged probabilities, (N, C): logits of the same softmax.
-    """
-    probabilities = np.mean([_softmax(view) for view in views], axis=0)
-    mixed = _PLAIN_SHARE * _softmax(logits) + (1 - _PLAIN_SHARE) * probabilities
-    averaged: npt.NDArray[np.float32] = np.log(np.maximum(mixed, np.finfo(np.float32).tiny))
-    return averaged.astype(np.float32)
+    return Outputs(average_predictions(outputs.values, values), outputs.embeddings)
 
 
 def average_predictions(
     plain: npt.NDArray[np.float32], views: Sequence[npt.NDArray[np.float32]]
 ) -> npt.NDArray[np.float32]:
-    """The same of probabilities of tags, or of numbers, (N, D)."""
+    """Average predictions over augmented views, as fastai's `tta` does: a quarter for the plain.
+
+    Args:
+        plain: Predictions of the plain photos, (N, D).
+        views: Of each augmented view, (N, D); at least one.
+    """
     mean = np.mean(views, axis=0, dtype=np.float64)
     averaged: npt.NDArray[np.float64] = _PLAIN_SHARE * plain + (1 - _PLAIN_SHARE) * mean
     return averaged.astype(np.float32)
-
-
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return torch.from_numpy(logits).double().softmax(1).numpy()

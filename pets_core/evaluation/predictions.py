@@ -29,7 +29,6 @@ __all__ = [
     "Predictions",
     "PredictionsInfo",
     "list_column",
-    "log_softmax",
     "read_info",
     "read_predictions",
     "refuse_rows",
@@ -42,6 +41,7 @@ CHAMPION_PREDICTIONS = "predictions-champion.parquet"
 MAPS = "maps.parquet"
 """Names of the files that ranks write into the folder of an evaluation."""
 _KEY = b"pets"
+_ID = pa.field("id", pa.string())
 _ROWS = 8192
 """Rows of a row group, and of a batch in memory: 8,192 rows of 1,000 classes take 32 MB."""
 
@@ -156,13 +156,6 @@ class PredictionColumns(Protocol):
         ...
 
 
-def log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the logarithms of the probabilities of logits (N, C)."""
-    shifted = logits - logits.max(1, keepdims=True).astype(np.float64)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
-
-
 def write_predictions(
     url: str,
     kind: PredictionColumns,
@@ -185,7 +178,7 @@ def write_predictions(
     """
     assert outputs.shape == (len(ids), info.num_outputs), "a row a sample, a column an output"
     assert len(targets) == len(ids)
-    fields = [pa.field("id", pa.string()), *kind.schema(info)]
+    fields = [_ID, *kind.schema(info)]
     if embeddings is not None:
         fields.append(pa.field("embedding", pa.list_(pa.float32(), embeddings.shape[1])))
     schema = pa.schema(fields, {_KEY: info.model_dump_json().encode()})
@@ -223,8 +216,9 @@ def read_predictions(url: str, kind: PredictionColumns) -> Predictions:
             )
         if not info.num_outputs:
             raise PetsError(f"{url}: its metadata names nothing that is predicted: predict again")
-        _check_schema(url, parquet, kind.schema(info), f"{info.num_outputs} outputs")
-        names = ["id", *(field.name for field in kind.schema(info))]
+        wanted = pa.schema([_ID, *kind.schema(info)])
+        _check_schema(url, parquet, wanted, f"{info.num_outputs} outputs")
+        names = wanted.names
         table = parquet.read(columns=[name for name in names if name != kind.output_column])
         outputs = _read_lists(url, parquet, kind.output_column, info.num_outputs)
     ids = table["id"].to_pylist()

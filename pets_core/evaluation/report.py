@@ -53,12 +53,21 @@ class ReportContext:
 
 
 @dataclass(frozen=True)
+class _Column:
+    """A column of a table, and how its cells are shown."""
+
+    name: str
+    is_number: bool
+    is_share: bool
+
+
+@dataclass(frozen=True)
 class _Part:
     """A section with its content."""
 
     section: Section
     figure: bytes | None
-    columns: list[str]
+    columns: list[_Column]
     rows: list[list[Any]]
     num_rows: int
     groups: list[tuple[str, list[Picture]]]
@@ -76,15 +85,30 @@ def render_report(context: ReportContext) -> str:
 
 def _part(context: ReportContext, section: Section) -> _Part:
     frame = context.tables[section.table] if section.table else None
-    pictures = context.gallery.get(section.gallery or "", ())
     return _Part(
         section=section,
         figure=context.figures[section.figure] if section.figure else None,
-        columns=[] if frame is None else list(frame.columns),
-        rows=[] if frame is None else frame[:_MAX_ROWS].astype(object).to_numpy().tolist(),
+        columns=[] if frame is None else _columns(frame, section.percent),
+        rows=[] if frame is None else _rows(frame[:_MAX_ROWS]),
         num_rows=0 if frame is None else len(frame),
-        groups=_by_group(pictures),
+        groups=_by_group(context.gallery.get(section.gallery or "", ())),
     )
+
+
+def _columns(frame: pd.DataFrame, percent: Sequence[str]) -> list[_Column]:
+    from pandas.api.types import is_numeric_dtype
+
+    return [
+        _Column(name, is_number=is_numeric_dtype(frame[name]), is_share=name in percent)
+        for name in frame.columns
+    ]
+
+
+def _rows(frame: pd.DataFrame) -> list[list[Any]]:
+    """Return the cells; None where a value is missing."""
+    cells = frame.astype(object)
+    rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
+    return rows
 
 
 def _by_group(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:

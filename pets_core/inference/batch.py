@@ -1,4 +1,4 @@
-"""What a model sees on many photos without labels: planned in parts, each part written once.
+"""Predictions of many photos without labels: planned in parts, each part written once.
 
 <output>/plan.parquet           every photo, a row group a part
 <output>/predictions/           part-00000.parquet and so on
@@ -10,28 +10,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import open_parquet, read_table, write_table
-from pets_core.data.ingest.images import decode
+from pets_core.data.ingest.images import decode_sized
 from pets_core.data.sources.files import Files
 from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.data.sources.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
 from pets_core.records.inference import BatchPlan, BatchSummary
+from pets_core.targets.registry import get_target
 
 __all__ = [
     "PARTS",
+    "DecodedBatch",
+    "PredictedPhoto",
     "commit_batch",
     "decoded_batches",
     "missing_parts",
@@ -46,6 +52,22 @@ _PLAN, _SUMMARY, _UNREADABLE = "plan.parquet", "summary.json", "unreadable.parqu
 _SKIPPED = "skipped.parquet"
 _SKIPPED_SCHEMA = pa.schema([("file", pa.string()), ("reason", pa.string())])
 _FINGERPRINT = b"pets.fingerprint"
+_FORMAT = b"2"
+"""Of the parts. Those of the first version had a column breed, for classes alone."""
+
+
+class PredictedPhoto(NamedTuple):
+    """What a model predicts of one photo.
+
+    Attributes:
+        photo: Its path.
+        size: Its width and height, pixels, upright.
+        outputs: Decoded, float32 (D,).
+    """
+
+    photo: str
+    size: tuple[int, int]
+    outputs: NDArray[np.float32]
 
 
 def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> BatchPlan:
@@ -67,8 +89,8 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
         table = read_table(url)
         if table.schema.metadata[_FINGERPRINT].decode() != fingerprint:
             raise PetsError(
-                f"{output_url}: holds predictions by another model, of another source or in parts "
-                "of another size: give another folder"
+                f"{output_url}: holds predictions by another model or version, of another source "
+                "or in parts of another size: give another folder"
             )
     else:
         _, photos, others = open_photos(config)
@@ -95,12 +117,10 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
 def _fingerprint(config: PipelineConfig, model_url: str) -> str:
     """Of all that the predictions depend on but the photos themselves."""
     card = read_card(model_url)
-    if card.targets != "class":
-        raise PetsError(
-            f"{model_url}: tells {card.targets} and no class, which batch-predict writes: have "
-            "`pets predict` look at photos, or `pets evaluate` at a data set"
-        )
     digest = hashlib.sha256(_told(card).encode())
+    digest.update(_FORMAT)
+    decision = get_target(card.targets).read_decision(card, model_url)
+    digest.update(decision.model_dump_json().encode() if decision else b"")
     digest.update(storage.read_bytes(storage.join(model_url, WEIGHTS)))
     digest.update(_told(config.source).encode())
     digest.update(str(config.batch.part_photos).encode())
@@ -130,20 +150,33 @@ def read_part(plan: BatchPlan, number: int) -> dict[str, str]:
     return dict(zip(table["photo"].to_pylist(), table["refusal"].to_pylist(), strict=True))
 
 
+class DecodedBatch(NamedTuple):
+    """Photos of a part that are predicted together.
+
+    Attributes:
+        photos: Paths of B photos, fewer than a batch where some are unreadable.
+        sizes: Their widths and heights, pixels, upright.
+        pixels: uint8 (B, R, R, 3).
+        errors: What is wrong with others, by path.
+    """
+
+    photos: list[str]
+    sizes: list[tuple[int, int]]
+    pixels: NDArray[np.uint8]
+    errors: dict[str, str]
+
+
 def decoded_batches(
     files: Files, photos: dict[str, str], size: int, *, batch_size: int, num_threads: int
-) -> Iterator[tuple[list[str], NDArray[np.uint8], dict[str, str]]]:
-    """Read and decode photos, a batch ahead of the one that is looked at.
+) -> Iterator[DecodedBatch]:
+    """Read and decode photos, a batch ahead of the one that is predicted.
 
     Args:
         files: The source.
         photos: Each photo's path, and why it must not be read.
-        size: Side of the square they are decoded to, pixels.
-        batch_size: Photos of a batch, fewer where some are unreadable.
+        size: Side R of the square they are decoded to, pixels.
+        batch_size: Photos of a batch.
         num_threads: That decode.
-
-    Yields:
-        Paths of B photos, their pixels, uint8 (B, size, size, 3), and what is wrong with others.
     """
     good = [path for path, refusal in photos.items() if not refusal]
     batches = [good[i : i + batch_size] for i in range(0, len(good), batch_size)]
@@ -154,35 +187,36 @@ def decoded_batches(
         for number in range(len(batches)):
             if number + 1 < len(batches):
                 coming.append(reader.submit(read, batches[number + 1]))
-            paths, pixels, faults = coming.pop(0).result()
-            yield paths, pixels, faults | (unread if number == 0 else {})
+            batch = coming.pop(0).result()
+            yield batch._replace(errors=batch.errors | (unread if number == 0 else {}))
     if not batches:
-        yield [], np.empty((0, size, size, 3), np.uint8), unread
+        yield DecodedBatch([], [], np.empty((0, size, size, 3), np.uint8), unread)
 
 
 def _read_batch(
     files: Files, size: int, decoders: ThreadPoolExecutor, paths: list[str]
-) -> tuple[list[str], NDArray[np.uint8], dict[str, str]]:
+) -> DecodedBatch:
     def decoded(
         path: str, data: bytes | UnreadablePhotoError
-    ) -> NDArray[np.uint8] | UnreadablePhotoError:
+    ) -> tuple[NDArray[np.uint8], tuple[int, int]] | UnreadablePhotoError:
         if isinstance(data, UnreadablePhotoError):
             return data
         try:
             refuse_raw(path)
-            return decode(data, size)
+            return decode_sized(data, size)
         except UnreadablePhotoError as error:
             return error
 
-    found = list(decoders.map(decoded, paths, _read(files, paths)))
-    faults = {
-        path: f"{said.reason.replace('_', ' ')}: {said.detail}"
-        for path, said in zip(paths, found, strict=True)
-        if isinstance(said, UnreadablePhotoError)
-    }
-    pixels = [said for said in found if not isinstance(said, UnreadablePhotoError)]
+    photos, sizes, pixels, errors = [], [], [], {}
+    for path, found in zip(paths, decoders.map(decoded, paths, _read(files, paths)), strict=True):
+        if isinstance(found, UnreadablePhotoError):
+            errors[path] = f"{found.reason.replace('_', ' ')}: {found.detail}"
+            continue
+        photos.append(path)
+        pixels.append(found[0])
+        sizes.append(found[1])
     empty = np.empty((0, size, size, 3), np.uint8)
-    return [p for p in paths if p not in faults], np.stack(pixels) if pixels else empty, faults
+    return DecodedBatch(photos, sizes, np.stack(pixels) if pixels else empty, errors)
 
 
 def _read(files: Files, paths: list[str]) -> list[bytes | UnreadablePhotoError]:
@@ -202,34 +236,40 @@ def write_part(
     number: int,
     card: ModelCard,
     photos: Sequence[str],
-    probabilities: dict[str, NDArray[np.float32]],
+    predicted: Sequence[PredictedPhoto],
     errors: dict[str, str],
 ) -> None:
     """Write the predictions of a part, whole or not at all.
 
-    Columns: `photo`, `breed` and its `probability`, `probabilities` of all classes in the model's
-    order, and `error`, which says why a photo could not be looked at; then the others are null.
+    Columns: `photo`, those of the kind of target (`Target.batch_columns`), and `error`, which says
+    why a photo could not be predicted; then the others are null.
 
     Args:
         plan: The plan.
         number: Of the part.
         card: The model's.
         photos: All of the part, in order.
-        probabilities: Of those that were looked at, (C,).
-        errors: What is wrong with the others.
+        predicted: Those that were predicted, in any order.
+        errors: Why the others were not.
     """
-    names = [c.name for c in card.classes]
-    found = [probabilities.get(photo) for photo in photos]
-    columns = {
-        "photo": (list(photos), pa.string()),
-        "breed": ([None if p is None else names[p.argmax()] for p in found], pa.string()),
-        "probability": ([None if p is None else p.max() for p in found], pa.float32()),
-        "probabilities": (found, pa.list_(pa.float32(), len(names))),
-        "error": ([errors.get(photo) for photo in photos], pa.string()),
-    }
-    table = pa.table({name: pa.array(*column) for name, column in columns.items()})
-    table = table.replace_schema_metadata({"classes": "\n".join(names), "model": plan.model_url})
-    write_table(part_url(plan, number), table, setting="--to")
+    target = get_target(card.targets)
+    rows = {each.photo: row for row, each in enumerate(predicted)}
+    outputs = np.stack([each.outputs for each in predicted]) if predicted else None
+    if outputs is None:
+        outputs = np.empty((0, card.num_outputs), np.float32)
+    sizes = np.array([each.size for each in predicted], np.int64).reshape(-1, 2)
+    columns = target.batch_columns(card, outputs, sizes, target.read_decision(card, plan.model_url))
+    order = pa.array([rows.get(photo) for photo in photos], pa.int64())
+    table = pa.table(
+        {
+            "photo": pa.array(photos, pa.string()),
+            **{name: column.take(order) for name, column in columns.items()},
+            "error": pa.array([errors.get(photo) for photo in photos], pa.string()),
+        }
+    )
+    vocabulary = "\n".join(info.name for info in card.numbers or card.classes)
+    about = {"targets": card.targets, "vocabulary": vocabulary, "model": plan.model_url}
+    write_table(part_url(plan, number), table.replace_schema_metadata(about), setting="--to")
 
 
 def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> BatchSummary:
@@ -245,16 +285,15 @@ def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> Batc
     """
     planned = read_table(storage.join(plan.url, _PLAN), ["photo"])["photo"]
     photos: list[str] = []
-    breeds: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    target = get_target(read_card(plan.model_url).targets)
     unreadable: list[dict[str, str]] = []
     for number in range(plan.num_parts):
-        part = read_table(part_url(plan, number), ["photo", "breed", "error"])
+        part = read_table(part_url(plan, number))
         photos += part["photo"].to_pylist()
-        for row in part.to_pylist():
-            if row["error"] is not None:
-                unreadable.append({"photo": row["photo"], "error": row["error"]})
-            else:
-                breeds[row["breed"]] = breeds.get(row["breed"], 0) + 1
+        counts.update(target.count_labels(part))
+        failed = part.filter(pc.is_valid(part["error"])).select(["photo", "error"])
+        unreadable += failed.to_pylist()
     if photos != planned.to_pylist():
         raise RuntimeError(f"{plan.url}: not every photo of the plan was predicted exactly once")
     schema = pa.schema([("photo", pa.string()), ("error", pa.string())])
@@ -269,7 +308,7 @@ def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> Batc
         num_photos=plan.num_photos,
         num_skipped=read_table(storage.join(plan.url, _SKIPPED)).num_rows,
         num_unreadable=len(unreadable),
-        breeds=dict(sorted(breeds.items(), key=lambda item: (-item[1], item[0]))),
+        counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         unreadable=tuple((row["photo"], row["error"]) for row in unreadable[:500]),
         photos_per_second=num_predicted / seconds if num_predicted else 0.0,
     )

@@ -13,8 +13,7 @@ from pets_core.errors import PetsError
 from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, read_card
 from pets_core.models.folding import fold
 from pets_core.models.package import TrainedModel, load_model
-from pets_core.objectives.photos import tell
-from pets_core.targets.tags.thresholds import read_thresholds
+from pets_core.targets.registry import get_target
 
 __all__ = ["TOLERANCE", "export_onnx"]
 
@@ -37,7 +36,9 @@ class _Deployed(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Crop, normalise, predict."""
-        return tell(self._card, self.head(self.body(self._crop(photos))))
+        return get_target(self._card.targets).decode(
+            self._card, self.head(self.body(self._crop(photos)))
+        )
 
 
 def export_onnx(model_url: str, url: str) -> float:
@@ -81,7 +82,11 @@ def export_onnx(model_url: str, url: str) -> float:
     with torch.no_grad():
         # The model as it was judged, not the copy that was exported.
         inputs = built.card.center_crop()(torch.from_numpy(noise))
-        expected = tell(built.card, built.model.head(built.model.body(inputs))).numpy()
+        expected = (
+            get_target(built.card.targets)
+            .decode(built.card, built.model.head(built.model.body(inputs)))
+            .numpy()
+        )
     # Numbers may be large, probabilities and places are not.
     scale = np.maximum(1.0, [info.std for info in built.card.numbers] or 1.0)
     difference = float((np.abs(found - expected) / scale).max())
@@ -111,9 +116,9 @@ def _exported(deployed: nn.Module, built: TrainedModel, photos: Tensor) -> bytes
         raise PetsError(f"{built.card.backbone} cannot be exported to ONNX: {reason}") from error
     proto = program.model_proto
     about = {ONNX_KEY: built.card.model_dump_json()}
-    tags = [info.name for info in built.card.classes]
-    if built.card.targets == "tags" and (chosen := read_thresholds(built.url, tags)):
-        about[ONNX_THRESHOLDS] = chosen.model_dump_json()
+    target = get_target(built.card.targets)
+    if decision := target.read_decision(built.card, built.url):
+        about[ONNX_THRESHOLDS] = decision.model_dump_json()
     for key, value in about.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value

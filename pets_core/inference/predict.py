@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
-from pets_core.data.ingest.images import decode, inspect
+from pets_core.data.ingest.images import decode_sized
 from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.errors import PetsError
 from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
-from pets_core.targets.tags.thresholds import Thresholds, read_thresholds
+from pets_core.targets.registry import get_target
 
 __all__ = ["Prediction", "predict_photos"]
 
@@ -59,17 +59,17 @@ class Prediction(BaseModel):
 
 
 class _Model(NamedTuple):
-    """A model that looks at photos.
+    """A model of photos.
 
     Attributes:
         card: Of the model.
-        tell: What it makes of photos, uint8 (B, R, R, 3): (B, D), as of `objectives.photos.tell`.
-        thresholds: Of each tag, where it tells tags.
+        predict: From photos, uint8 (B, R, R, 3), to decoded outputs, (B, D).
+        decision: What else the kind of target needs, as `Target.read_decision` returns it.
     """
 
     card: ModelCard
-    tell: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-    thresholds: Thresholds | None
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    decision: BaseModel | None
 
 
 def predict_photos(
@@ -96,20 +96,22 @@ def _open_folder(url: str) -> _Model:
     import torch
 
     from pets_core.models.package import load_model
-    from pets_core.objectives.photos import tell
+    from pets_core.targets.registry import get_target
 
     built = load_model(url)
     crop = built.card.center_crop()
 
     @torch.inference_mode()
-    def told(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = built.model(crop(torch.from_numpy(pixels)))
-        found: NDArray[np.float32] = tell(built.card, logits).numpy()
+        found: NDArray[np.float32] = (
+            get_target(built.card.targets).decode(built.card, logits).numpy()
+        )
         return found
 
-    tags = [info.name for info in built.card.classes]
-    thresholds = read_thresholds(url, tags) if built.card.targets == "tags" else None
-    return _Model(built.card, told, thresholds)
+    return _Model(
+        built.card, predict, get_target(built.card.targets).read_decision(built.card, url)
+    )
 
 
 def _open_onnx(url: str) -> _Model:
@@ -124,8 +126,7 @@ def _open_onnx(url: str) -> _Model:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         about = session.get_modelmeta().custom_metadata_map
         card = ModelCard.model_validate_json(about[ONNX_KEY])
-        chosen = about.get(ONNX_THRESHOLDS)
-        thresholds = Thresholds.model_validate_json(chosen) if chosen else None
+        decision = get_target(card.targets).decision_of(about.get(ONNX_THRESHOLDS))
     except KeyError as error:
         raise PetsError(
             f"{url}: an ONNX file, but none of `pets export`: it does not say what its classes are"
@@ -135,62 +136,38 @@ def _open_onnx(url: str) -> _Model:
     except Exception as error:  # onnxruntime has a class for each fault, with no base of its own
         raise PetsError(f"{url} is damaged: {str(error).splitlines()[0]}") from error
 
-    def told(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         (found,) = session.run(None, {"photos": pixels})
         return np.asarray(found, np.float32)
 
-    return _Model(card, told, thresholds)
+    return _Model(card, predict, decision)
 
 
 def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Prediction]:
-    card, pixels, results = model.card, [], []
-    sizes: list[tuple[int, int]] = []
+    card, target = model.card, get_target(model.card.targets)
+    pixels, sizes, results = [], [], []
     for photo in photos:
         name = storage.printable(photo)
         try:
             data = storage.read_bytes(storage.absolute(photo))
             refuse_raw(photo)
-            decoded = decode(data, card.resize_to)
-            if card.targets in ("points", "box"):
-                info = inspect(data)
-                sizes.append((info.width, info.height))
+            decoded, size = decode_sized(data, card.resize_to)
             pixels.append(decoded)
+            sizes.append(size)
             results.append(Prediction(photo=name))
         except PetsError as error:
             results.append(Prediction(photo=name, error=str(error)))
         except UnreadablePhotoError as error:
-            said = f"{error.reason.replace('_', ' ')}: {error.detail}"
-            results.append(Prediction(photo=name, error=said))
+            reason = f"{error.reason.replace('_', ' ')}: {error.detail}"
+            results.append(Prediction(photo=name, error=reason))
     if not pixels:
         return results
-    rows = iter(model.tell(np.stack(pixels)))
-    photo_sizes = iter(sizes)
+    outputs = iter(zip(model.predict(np.stack(pixels)), sizes, strict=True))
     return [
-        result if result.error else _told(model, result, next(rows), num_top, photo_sizes)
+        result
+        if result.error
+        else result.model_copy(
+            update=target.to_prediction(card, *next(outputs), model.decision, num_top)
+        )
         for result in results
     ]
-
-
-def _told(
-    model: _Model,
-    result: Prediction,
-    values: NDArray[np.float32],
-    num_top: int,
-    sizes: Iterator[tuple[int, int]],
-) -> Prediction:
-    """A photo's prediction, of what the model makes of it, (D,)."""
-    card = model.card
-    if card.numbers:
-        said = values.astype(np.float64)
-        if card.targets != "numbers":
-            said = (said + 1) / 2 * np.resize(next(sizes), len(said))
-        names = (info.name for info in card.numbers)
-        return result.model_copy(update={"numbers": dict(zip(names, said.tolist(), strict=True))})
-    names_of = [info.name for info in card.classes]
-    best = np.argsort(-values, kind="stable").tolist()
-    top = tuple((names_of[i], float(values[i])) for i in best[:num_top])
-    if card.targets == "tags":
-        given = (model.thresholds or Thresholds.halves(names_of)).given(values)
-        tags = tuple(names_of[i] for i in best if given[i])
-        return result.model_copy(update={"top": top, "tags": tags})
-    return result.model_copy(update={"breed": top[0][0], "probability": top[0][1], "top": top})

@@ -1,4 +1,4 @@
-"""How good each trial of a sweep was."""
+"""The trials of a sweep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_BACKBONES = len(_COLOURS)
 
 
 def sweep_trials(trials: Sequence[Trial]) -> bytes:
-    """Draw the validation error of trials over their learning rates, a colour a backbone.
+    """Draw the validation metric of trials over their learning rates, a colour a backbone.
 
     Args:
         trials: Those that came to their end, the best first.
@@ -31,16 +31,20 @@ def sweep_trials(trials: Sequence[Trial]) -> bytes:
         # Beyond so many, colours would not tell them apart.
         own = [trial for trial in trials if trial.backbone == name]
         axes.scatter(
-            [trial.base_lr for trial in own], [trial.error_rate or 0.0 for trial in own],
+            [trial.base_lr for trial in own], [trial.value or 0.0 for trial in own],
             color=_COLOURS[min(place, _MAX_BACKBONES - 1)], s=36, label=name.replace("$", r"\$"),
         )  # fmt: skip
     for trial in trials[:1]:
         axes.scatter(
-            [trial.base_lr], [trial.error_rate or 0.0], s=160, facecolors="none", edgecolors=RED
+            [trial.base_lr], [trial.value or 0.0], s=160, facecolors="none", edgecolors=RED
         )
     axes.set_xscale("log")
-    axes.set(xlabel="peak learning rate of the head", ylabel="validation error")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlabel="peak learning rate of the head")
+    if trials:
+        metric = trials[0].metric
+        axes.set_ylabel(f"validation {metric.name}")
+        if metric.unit == "%":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if names:
         axes.legend(loc="best", frameon=False, fontsize=9)
     else:

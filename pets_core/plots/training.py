@@ -67,9 +67,9 @@ def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMe
         A PNG of about 1000 x 880 pixels, one panel fewer where nothing was validated. The ends of
         the schedules, where rates fall to nothing, run off the panel.
     """
-    heights = {"loss": 3.0, "error": 1.4, "rate": 2.2}
-    if all(epoch.valid_error is None for epoch in epochs):
-        del heights["error"]
+    heights = {"loss": 3.0, "metric": 1.4, "rate": 2.2}
+    if all(epoch.valid_metric is None for epoch in epochs):
+        del heights["metric"]
     figure = new_figure(9.0, 1.1 * sum(heights.values()) + 0.6, dpi=112)
     panels = figure.subplots(
         len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights.values())
@@ -79,8 +79,8 @@ def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMe
     taken = np.array([row["step"] + 1 for row in steps], dtype=np.float64)
     ends = {int(row["epoch"]): float(row["step"] + 1) for row in steps}
     _draw_losses(axes["loss"], taken, steps, epochs, ends)
-    if "error" in axes:
-        _draw_errors(axes["error"], epochs, ends)
+    if "metric" in axes:
+        _draw_metric(axes["metric"], epochs, ends)
     _draw_rates(axes["rate"], taken, steps)
     for panel in panels:
         _shade_phases(panel, steps, ends, named=panel is panels[0])
@@ -180,22 +180,23 @@ def _draw_losses(
         say(axes, "no steps were taken")
 
 
-def _draw_errors(axes: Axes, epochs: Sequence[EpochMetrics], ends: Mapping[int, float]) -> None:
-    shown = [epoch for epoch in epochs if epoch.valid_error is not None and epoch.epoch in ends]
-    at = [(ends[epoch.epoch], epoch.valid_error or 0.0) for epoch in shown]
+def _draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], ends: Mapping[int, float]) -> None:
+    shown = [epoch for epoch in epochs if epoch.valid_metric is not None and epoch.epoch in ends]
+    at = [(ends[epoch.epoch], epoch.valid_metric or 0.0) for epoch in shown]
     if not shown:
         return
     axes.plot(*zip(*at, strict=True), color=ORANGE, marker="D", markersize=6, linewidth=1.4,
               markeredgecolor="white", clip_on=False, zorder=5)  # fmt: skip
     # Beyond a dozen epochs the figures would run into each other.
     for epoch, place in list(zip(shown, at, strict=True))[0 if len(at) <= 12 else -1 :]:
-        axes.annotate(epoch.error_text, place, (5, 4), textcoords="offset points",
+        axes.annotate(epoch.metric_text, place, (5, 4), textcoords="offset points",
                       color=ORANGE, fontsize=9, fontweight="bold")  # fmt: skip
-    axes.set_ylabel("valid error" if shown[0].is_share else f"valid {shown[0].metric}")
-    top = max(error for _, error in at) * 1.45 or 0.01
+    metric = shown[0].metric
+    axes.set_ylabel(f"valid {metric.name}")
+    top = max(value for _, value in at) * 1.45 or 0.01
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    if shown[0].is_share:
+    if metric.unit == "%":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.05 else 1))
 
 

@@ -15,8 +15,8 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, WEIGHTS
 from pets_core.models.grouped import GroupedModel
-from pets_core.objectives.regression import widened
 from pets_core.ratings.config import RecommenderConfig
+from pets_core.targets.regression.objective import widened
 
 __all__ = [
     "DotProduct",

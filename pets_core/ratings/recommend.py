@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from pets_core.errors import PetsError, did_you_mean
-from pets_core.objectives.regression import Regression
 from pets_core.ratings.dataset import load_ratings_manifest, open_ratings, read_vocabulary
 from pets_core.ratings.model import load_recommender
+from pets_core.targets.regression.objective import Regression
 
 __all__ = ["Recommendation", "recommend"]
 

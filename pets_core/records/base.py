@@ -14,7 +14,7 @@ __all__ = [
 
 Split = Literal["train", "valid", "test"]
 
-Targets = Literal["class", "tags", "numbers", "points", "box"]
+Targets = str
 """What is learnt of a photo: its class; any number of tags; numbers; or places on it, x and y in
 turn, from -1 at its left and upper edge to 1 at the others, of points or of a box's corners."""
 

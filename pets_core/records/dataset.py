@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pets_core.errors import PetsError
 from pets_core.records.base import Record, Split, Targets
+from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "ClassInfo",
@@ -183,7 +184,7 @@ class DatasetManifest(Record):
         """What is learnt of the photos, in words."""
         if self.numbers:
             return ", ".join(info.name for info in self.numbers)
-        return f"{len(self.classes)} {'tags' if self.targets == 'tags' else 'classes'}"
+        return f"{len(self.classes)} {target_spec(self.targets).plural}"
 
     def shard_url(self, shard: ShardInfo) -> str:
         """Where a shard lies; versions share their shards."""

@@ -93,7 +93,8 @@ class BatchSummary(Record):
         num_photos: All, each there once.
         num_unreadable: Of them, those that could not be looked at.
         num_skipped: Other files of the source, which skipped.parquet lists.
-        breeds: Photos of each breed that was seen, most frequent first.
+        counts: Photos of each label that was predicted, most frequent first; none of kinds without
+            labels.
         unreadable: The first of those that could not be looked at, and why; unreadable.parquet has
             all.
         photos_per_second: Of what was predicted last, reading and decoding included.
@@ -104,6 +105,6 @@ class BatchSummary(Record):
     num_photos: int
     num_unreadable: int
     num_skipped: int = 0
-    breeds: dict[str, int]
+    counts: dict[str, int]
     unreadable: tuple[tuple[str, str], ...]
     photos_per_second: float

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from pets_core.records.base import Record
 
 __all__ = [
     "EpochMetrics",
     "LRSuggestion",
+    "MetricInfo",
     "SweepResult",
     "TrainResult",
     "Trial",
@@ -46,33 +47,57 @@ class LRSuggestion(Record):
     plot_url: str
 
 
+class MetricInfo(Record):
+    """The validation metric of an objective.
+
+    Attributes:
+        name: What the field calls it.
+        higher_is_better: Direction.
+        unit: "%" where it is a share, from 0 to 1; else its unit; empty: none.
+    """
+
+    name: str
+    higher_is_better: bool = False
+    unit: str = ""
+
+    def format(self, value: float) -> str:
+        """Return a value of this metric with its unit."""
+        return f"{value:.1%}" if self.unit == "%" else f"{value:.4g} {self.unit}".rstrip()
+
+    def score(self, value: float) -> float:
+        """Return a value such that lower is better."""
+        return -value if self.higher_is_better else value
+
+
+def _metric_of_old_runs(value: object) -> object:
+    """Runs of earlier versions, which are resumed, have the name of the metric alone."""
+    if isinstance(value, str):
+        return {"name": value, "unit": "%" if value.endswith("error rate") else ""}
+    return value
+
+
 class EpochMetrics(Record):
-    """What one epoch came to; validation figures are None where no validation split exists."""
+    """Loss and metric of one epoch; those of validation are None without a validation split."""
 
     phase: Literal["frozen", "unfrozen"]
     epoch: int
     train_loss: float
     valid_loss: float | None = None
-    # Runs that began before objectives named their errors are gone on with.
-    valid_error: Annotated[
-        float | None, Field(validation_alias=AliasChoices("valid_error", "valid_error_rate"))
+    valid_metric: Annotated[
+        float | None,
+        Field(validation_alias=AliasChoices("valid_metric", "valid_error", "valid_error_rate")),
     ] = None
-    metric: str = "error rate"
-    """What `valid_error` is: a share of the samples, or an error in the targets' units."""
+    metric: Annotated[MetricInfo, BeforeValidator(_metric_of_old_runs)] = MetricInfo(
+        name="error rate", unit="%"
+    )
+    """What `valid_metric` is."""
     seconds: float
     photos_per_second: float
 
     @property
-    def error_text(self) -> str:
-        """The validation error as people write it; empty where there is none."""
-        if self.valid_error is None:
-            return ""
-        return f"{self.valid_error:.1%}" if self.is_share else f"{self.valid_error:.4g}"
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the error is a share."""
-        return self.metric.endswith("error rate")
+    def metric_text(self) -> str:
+        """The validation metric as people write it; empty where there is none."""
+        return "" if self.valid_metric is None else self.metric.format(self.valid_metric)
 
 
 class TrainResult(Record):
@@ -100,27 +125,34 @@ class TrainResult(Record):
 
 
 class Trial(Record):
-    """Settings that a sweep tried, and what came of them.
+    """Settings that a sweep tried, and the result.
 
     Attributes:
-        number: In the order in which trials were asked for.
+        number: In the order in which trials were proposed.
         backbone: Of the model.
         base_lr: Peak rate of the head in the frozen epochs.
-        error_rates: Share of the validation photos taken for another class, of each seed.
-        error_rate: Their mean; None where the trial failed.
+        metric: The validation metric.
+        values: Of the metric, for each seed.
+        value: Their mean; None where the trial failed.
         seconds: All its trainings took.
         model_urls: The models, of each seed.
-        fault: Why it failed.
+        error: Why it failed.
     """
 
     number: int
     backbone: str
     base_lr: float
-    error_rates: tuple[float, ...] = ()
-    error_rate: float | None = None
+    metric: MetricInfo = MetricInfo(name="error rate", unit="%")
+    values: tuple[float, ...] = ()
+    value: float | None = None
     seconds: float = 0.0
     model_urls: tuple[str, ...] = ()
-    fault: str = ""
+    error: str = ""
+
+    @property
+    def value_text(self) -> str:
+        """The mean as people write it; "failed" where there is none."""
+        return "failed" if self.value is None else self.metric.format(self.value)
 
 
 class SweepResult(Record):
@@ -128,7 +160,7 @@ class SweepResult(Record):
 
     Attributes:
         url: This record in the store.
-        trials: Of least mean validation error first, those that failed last.
+        trials: By their mean validation metric, those that failed last.
     """
 
     url: str

@@ -96,6 +96,7 @@ class Candidate(BaseModel):
         if isinstance(data, dict) and "error_rate" in data:
             data = dict(data)
             data["metric"] = {"name": "error rate", "value": data.pop("error_rate"), "unit": "%"}
+            data["format_version"] = 2
         return data
 
 

@@ -13,12 +13,12 @@ from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.loading.transforms import Transform
 from pets_core.models.card import ModelCard
 from pets_core.models.package import TrainedModel, create_model
-from pets_core.objectives.objective import Objective
-from pets_core.objectives.photos import photo_objective
 from pets_core.records.base import Split, Targets
 from pets_core.records.dataset import DatasetManifest
 from pets_core.runtime.rank import Rank
 from pets_core.runtime.request import WorkRequest
+from pets_core.targets.objective import Objective
+from pets_core.targets.registry import get_target
 from pets_core.training.sharding import is_sharding
 
 __all__ = ["PhotoRank"]
@@ -51,7 +51,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         asked = self.config.lr_find.suggestion
         if asked != "auto":
             return asked
-        return "valley" if self.manifest.numbers else "steepest"
+        return get_target(self.manifest.targets).suggestion
 
     def identity(self) -> dict[str, Any]:
         """Data set, model and augmentation."""
@@ -144,4 +144,5 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     def objective(self, built: TrainedModel) -> Objective:
         """What the settings ask training to minimise."""
         counts = self.manifest.splits["train"].class_counts
-        return photo_objective(built.card, self.config.train, counts, self.accelerator.device)
+        target = get_target(built.card.targets)
+        return target.objective(built.card, self.config.train, counts, self.accelerator.device)

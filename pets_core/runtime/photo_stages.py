@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
-from torch import Tensor
 
 from pets_core import storage
 from pets_core.data.dataset import write_table
 from pets_core.data.loading.decoded import DecodedPhotos, class_names
-from pets_core.data.loading.loader import Batch
 from pets_core.data.sources.files import Files
 from pets_core.data.sources.sources import open_photos
 from pets_core.embeddings.file import (
@@ -34,18 +30,23 @@ from pets_core.evaluation.predictions import (
     PREDICTIONS,
     VALID_PREDICTIONS,
     PredictionsInfo,
-    log_softmax,
     write_predictions,
 )
-from pets_core.inference.batch import decoded_batches, missing_parts, read_part, write_part
-from pets_core.models.card import ModelCard, weights_sha256
+from pets_core.inference.batch import (
+    PredictedPhoto,
+    decoded_batches,
+    missing_parts,
+    read_part,
+    write_part,
+)
+from pets_core.models.card import weights_sha256
 from pets_core.models.memory import HalvingForward
 from pets_core.models.package import TrainedModel, load_model
-from pets_core.objectives.photos import tell
 from pets_core.progress import Progress
 from pets_core.records.base import Split
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
+from pets_core.records.target_spec import target_spec
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.targets.registry import get_target
 
@@ -80,7 +81,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     if outputs is None:
         return None
     maps_url = None
-    if built.card.targets == "class":
+    if get_target(built.card.targets).has_maps:
         maps_url = _write_maps(rank, built, photos, outputs, storage.join(folder, MAPS))
     return PredictResult(
         targets=built.card.targets,
@@ -130,24 +131,25 @@ def _predict_part(
 ) -> int:
     """Predict the photos of one part; returns how many there are."""
     card, crop = built.card, built.card.center_crop()
+    decode = get_target(card.targets).decode
     photos = read_part(plan, number)
     forward_fitting = HalvingForward(lambda inputs: (built.model(inputs),), rank.accelerator)
-    probabilities: dict[str, NDArray[np.float32]] = {}
+    predicted: list[PredictedPhoto] = []
     errors: dict[str, str] = {}
     batches = decoded_batches(
         files, photos, card.resize_to,
         batch_size=rank.config.evaluate.batch_size,
         num_threads=torch.get_num_threads(),
     )  # fmt: skip
-    for paths, pixels, faults in batches:
-        errors |= faults
-        if paths:
-            inputs = crop(torch.from_numpy(pixels).to(rank.accelerator.device))
+    for batch in batches:
+        errors |= batch.errors
+        if batch.photos:
+            inputs = crop(torch.from_numpy(batch.pixels).to(rank.accelerator.device))
             (logits,) = forward_fitting(inputs)
-            found = logits.float().softmax(1).cpu().numpy()
-            probabilities |= dict(zip(paths, found, strict=True))
+            outputs = decode(card, logits.float()).cpu().numpy()
+            predicted += map(PredictedPhoto, batch.photos, batch.sizes, outputs)
         rank.watchdog.beat()
-    write_part(plan, number, card, list(photos), probabilities, errors)
+    write_part(plan, number, card, list(photos), predicted, errors)
     return len(photos)
 
 
@@ -197,7 +199,7 @@ def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmb
 def _load(rank: PhotoRank, url: str) -> TrainedModel:
     built = load_model(url)
     card, manifest = built.card, rank.manifest
-    what = "tags" if card.targets == "tags" else "classes"
+    what = target_spec(card.targets).plural
     if card.targets != manifest.targets:
         raise PetsError(
             f"the model {url} tells the {card.targets} of photos, the data set is one of "
@@ -224,6 +226,7 @@ def _predict(
 ) -> tuple[Outputs | None, float]:
     """Predict photos and write the predictions; returns these, on rank 0, and the seconds."""
     config, card = rank.config, built.card
+    target = get_target(card.targets)
     began = time.monotonic()
     # Not around what opens photos and models, which downloads and decodes for minutes in silence.
     with rank.watchdog:
@@ -234,14 +237,14 @@ def _predict(
             config.evaluate.tta_views,
             accelerator=rank.accelerator,
             embeddings=config.evaluate.embeddings,
-            told=None if card.targets == "class" else partial(_told, card),
+            decode=lambda logits, batch: target.decode(card, logits, batch.maps),
             on_progress=rank.report,
         )
     seconds = time.monotonic() - began
     if outputs is not None:
         write_predictions(
             url,
-            get_target(card.targets),
+            target,
             _info(rank, built, split, len(photos) / seconds),
             photos.ids,
             photos.targets,
@@ -249,10 +252,6 @@ def _predict(
             outputs.embeddings,
         )
     return outputs, seconds
-
-
-def _told(card: ModelCard, logits: Tensor, batch: Batch) -> Tensor:
-    return tell(card, logits, batch.maps)
 
 
 def _info(rank: PhotoRank, built: TrainedModel, split: Split, speed: float) -> PredictionsInfo:
@@ -277,9 +276,8 @@ def _write_maps(
     rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, outputs: Outputs, url: str
 ) -> str | None:
     """Show where the model looked in the photos of greatest loss: a JPEG for each photo id."""
-    logs = log_softmax(outputs.values)
-    losses = -np.take_along_axis(logs, photos.targets[:, None].astype(np.int64), 1)[:, 0]
-    worst = np.argsort(-losses, kind="stable")[:_NUM_MAPS]
+    own = np.take_along_axis(outputs.values, photos.targets[:, None].astype(np.int64), 1)[:, 0]
+    worst = np.argsort(own, kind="stable")[:_NUM_MAPS]
     pixels, device = photos.read(worst), rank.accelerator.device
     inputs = built.card.center_crop()(torch.from_numpy(pixels).to(device))
     said = torch.from_numpy(outputs.values[worst].argmax(1)).to(device)

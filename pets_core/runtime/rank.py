@@ -19,11 +19,11 @@ from torch import Tensor
 from pets_core import storage
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.package import save_model
-from pets_core.objectives.objective import Objective
 from pets_core.progress import Progress
 from pets_core.runtime.failures import RankFailure, write_failure
 from pets_core.runtime.request import PROGRESS_MARK, WARNING_MARK, Request
 from pets_core.runtime.watchdog import Watchdog
+from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device

@@ -19,9 +19,9 @@ from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsRun
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.runtime.request import Request, read_request
+from pets_core.storage.layout import SETTINGS
 
 __all__ = [
-    "SETTINGS",
     "ask_stage",
     "asked_stage",
     "data_sets_in_use",
@@ -33,7 +33,6 @@ __all__ = [
     "start_run",
 ]
 
-SETTINGS = "config.yaml"
 _STAGES = "stages"
 _REQUEST = ".request.json"
 

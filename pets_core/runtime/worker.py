@@ -22,12 +22,12 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
-from pets_core.ratings.rank import RatingsRank
-from pets_core.ratings.stages import predict_ratings
 from pets_core.runtime.failures import to_failure, write_failure
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.runtime.photo_stages import embed, predict, predict_parts
 from pets_core.runtime.rank import Rank, pass_warnings_on
+from pets_core.runtime.ratings_rank import RatingsRank
+from pets_core.runtime.ratings_stages import predict_ratings
 from pets_core.runtime.request import (
     CheckResult,
     RatingsRequest,

@@ -5,23 +5,31 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core.config.evaluate import EvaluateConfig
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.gallery import Gallery
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
+from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.records.target_spec import TargetSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+    from torch import Tensor
 
-__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Target"]
+    from pets_core.targets.objective import Objective
+
+__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Target", "top_labels"]
 
 VALID_NOTE = "There are no test photos: what is chosen by these looks better than it is."
 
@@ -105,7 +113,10 @@ class Target(ABC):
     evaluated. One instance of each is registered by its name (`pets_core.targets.registry`).
 
     Attributes:
-        name: As `source.targets` has it.
+        name: As `source.targets` has it: of a kind of your own, "module:object".
+        spec: How a data set stores its targets.
+        suggestion: The suggestion of the learning-rate finder that suits it.
+        has_maps: Whether activation maps show where the model looked for its prediction.
         metric: Name of the primary metric.
         higher_is_better: Its direction.
         metric_range: Its bounds, if it has any.
@@ -115,12 +126,46 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
+    spec: ClassVar[TargetSpec]
+    suggestion: ClassVar[Literal["steepest", "valley"]] = "steepest"
+    has_maps: ClassVar[bool] = False
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
     metric_range: ClassVar[tuple[float, float] | None] = None
     has_labels: ClassVar[bool] = False
     evaluator: ClassVar[type[Evaluator]]
     output_column: ClassVar[str]
+
+    @abstractmethod
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return loss, activation and validation metric.
+
+        Args:
+            card: Of the model.
+            config: Loss, smoothing, class weights.
+            class_counts: Training photos of each label, of kinds that have labels.
+            device: Of the logits.
+        """
+
+    def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Return predictions from logits.
+
+        Args:
+            card: Of the model.
+            logits: (B, D).
+            maps: Of kinds with coordinates: from coordinates on the model's view to those on the
+                photo, (B, 3, 3); None: the view is the middle of the photo.
+
+        Returns:
+            (B, D): probabilities, numbers, or coordinates on the photo from -1 to 1.
+        """
+        return self.objective(card, TrainConfig(), (), logits.device).activation(logits)
 
     @abstractmethod
     def schema(self, info: PredictionsInfo) -> pa.Schema:
@@ -150,6 +195,54 @@ class Target(ABC):
             PetsError: Some cannot be, as NaN.
         """
 
+    @abstractmethod
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return the columns of a file of batch predictions, besides photo and error.
+
+        Args:
+            card: Of the model.
+            outputs: Decoded, (N, D).
+            sizes: Width and height of each photo, pixels, upright, (N, 2).
+            decision: As `read_decision` returns it.
+        """
+
+    @abstractmethod
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return the fields of a `Prediction` of one photo.
+
+        Args:
+            card: Of the model.
+            outputs: Decoded, (D,).
+            size: Width and height of the photo, pixels, upright.
+            decision: As `read_decision` returns it.
+            num_top: How many labels to list.
+        """
+
+    def count_labels(self, part: pa.Table) -> dict[str, int]:
+        """Return how often each label was predicted in a file of batch predictions."""
+        return {}
+
+    def read_decision(self, card: ModelCard, model_url: str) -> BaseModel | None:
+        """Return what else is needed to decide by a model's outputs, as thresholds, if anything."""
+        return None
+
+    def decision_of(self, data: str | None) -> BaseModel | None:
+        """Return the same from the metadata of an ONNX file."""
+        return None
+
     def check_comparable(self, model: PredictionsInfo, champion: PredictionsInfo) -> None:
         """Refuse to compare models that predict different things.
 
@@ -168,3 +261,11 @@ class Target(ABC):
         theirs, own = ([info.text for info in of.numbers] for of in (champion, model))
         if theirs != own:
             raise PetsError(f"it predicts {', '.join(theirs)} and this model {', '.join(own)}")
+
+
+def top_labels(
+    card: ModelCard, outputs: NDArray[np.float32], count: int
+) -> tuple[tuple[str, float], ...]:
+    """Return the most probable labels and their probabilities, the most probable first."""
+    best = np.argsort(-outputs, kind="stable")[:count]
+    return tuple((card.classes[i].name, float(outputs[i])) for i in best.tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,35 +93,27 @@ def evaluate(
         is_own=_is_of_run(predicted.model_url, run_url),
         maps_url=predicted.maps_url,
     )
-    scores = evaluator.score()
+    scores, evaluation = evaluator.score(), evaluator.evaluate()
+    unseen = scores.labels.unseen if scores.labels else ()
     seen = trained_on(config.store, predicted.model_url, predictions)
     num_trained_on = None if seen is None else int(seen.sum())
-    other = champion if champion and champion.model_url != predicted.model_url else None
-    comparison, not_compared = _compare(
-        config.store, target, other, scores, predictions, predicted, seen
-    )
-    unseen = scores.labels.unseen if scores.labels else ()
-    verdict = judge(config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen)
-    evaluation = evaluator.evaluate()
+    is_champion = champion is not None and champion.model_url == predicted.model_url
+    other = None if is_champion else champion
+    comparison, not_compared = _compare(config, target, other, scores, predictions, predicted, seen)
     report = EvalReport(
+        **_fields(evaluation),
         target=target.name,
         model_url=predicted.model_url,
         split=predictions.info.split,
         num_rows=len(predictions),
         primary=scores.metric,
-        metrics=tuple(evaluation.metrics),
-        details=tuple(evaluation.details),
-        notes=tuple(evaluation.notes),
-        highlights=evaluation.highlights,
-        sections=tuple(evaluation.sections),
-        num_label_issues=evaluation.num_label_issues,
         num_trained_on=num_trained_on,
-        is_champion=champion is not None and other is None,
+        is_champion=is_champion,
         comparison=comparison,
         not_compared=not_compared,
         champion_version=champion.version if champion else None,
         unseen_labels=unseen,
-        verdict=verdict,
+        verdict=judge(config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen),
         predictions_url=predicted.predictions_url,
         url=storage.join(run_url, "evaluation"),
         photos_per_second=predicted.photos_per_second,
@@ -133,14 +126,24 @@ def evaluate(
     return report
 
 
+def _fields(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the fields of the report that the kind of target gives."""
+    names = ("metrics", "details", "notes", "highlights", "sections", "num_label_issues")
+    return {name: getattr(evaluation, name) for name in names}
+
+
 def given_predictions(url: str) -> PredictResult:
     """Return the predictions in a file, with the files that an evaluation left in its folder.
 
     Raises:
-        PetsError: There is no such file, or it holds no predictions.
+        PetsError: There is no such file, or it holds no predictions, or of an unknown kind.
     """
     url = storage.absolute(url)
     info = read_info(url)
+    try:
+        get_target(info.targets)
+    except PetsError as error:
+        raise PetsError(f"{url}: {error}") from error
     folder = url.rpartition("/")[0]
     beside = {
         name: storage.join(folder, file)
@@ -189,7 +192,7 @@ def _differs(target: Target, one: PredictionsInfo, other: PredictionsInfo) -> bo
 
 
 def _compare(
-    store: str,
+    config: PipelineConfig,
     target: Target,
     champion: Champion | None,
     scores: ScoredSamples,
@@ -200,7 +203,7 @@ def _compare(
     """Return the comparison with the champion, or why there is none; neither without a champion.
 
     Args:
-        store: Root of data sets and runs.
+        config: Settings.
         target: The kind.
         champion: The model to compare with.
         scores: Of the samples evaluated.
@@ -213,11 +216,13 @@ def _compare(
     try:
         theirs = _champion_predictions(champion, predicted, target)
         target.check_comparable(predictions.info, theirs.info)
-        seen_there = trained_on(store, champion.model_url, predictions)
+        seen_there = trained_on(config.store, champion.model_url, predictions)
         either = None if seen is None or seen_there is None else seen | seen_there
         # Errors in standard deviations: both models' in those of the same training photos.
         info = theirs.info.model_copy(update={"numbers": predictions.info.numbers})
-        champion_scores = target.evaluator(replace(theirs, info=info)).score()
+        champion_scores = target.evaluator(
+            replace(theirs, info=info), config=config.evaluate
+        ).score()
         return compare(scores, champion_scores, either), None
     except PetsError as error:
         return None, (

@@ -5,54 +5,45 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pets_core.errors import PetsError, did_you_mean
+from pets_core.errors import PetsError
+from pets_core.records.target_spec import load_object
 
 if TYPE_CHECKING:
     from pets_core.targets.base import Target
 
-__all__ = ["get_target", "register_target", "target_names"]
+__all__ = ["get_target"]
 
-_KINDS: dict[str, str] = {
-    "class": "pets_core.targets.classes.target:CLASSES",
-    "tags": "pets_core.targets.tags.target:TAGS",
-    "numbers": "pets_core.targets.regression.target:NUMBERS",
-    "points": "pets_core.targets.coordinates.target:POINTS",
-    "box": "pets_core.targets.coordinates.target:BOX",
+_BUILT_IN = {
+    "class": "classes.target:CLASSES",
+    "tags": "tags.target:TAGS",
+    "numbers": "regression.target:NUMBERS",
+    "points": "coordinates.target:POINTS",
+    "box": "coordinates.target:BOX",
 }
 
 
-def target_names() -> tuple[str, ...]:
-    """Return the names of all kinds."""
-    return tuple(_KINDS)
-
-
-def register_target(name: str, place: str) -> None:
-    """Add a kind of target.
+def get_target(name: str) -> Target:
+    """Return a kind of target by its name; its module is imported on first use.
 
     Args:
-        name: Of the kind.
-        place: Where its object is, as "module:object"; imported on first use.
+        name: Of a built-in kind, or "module:object" of one that a module defines
+            (docs/new-target.md).
 
     Raises:
-        PetsError: Another kind has this name.
+        PetsError: There is no such kind, or the object has another name.
     """
-    if _KINDS.setdefault(name, place) != place:
+    from pets_core.targets.base import Target
+
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        found = getattr(import_module(f"pets_core.targets.{module}"), attribute)
+    else:
+        found = load_object(name)
+    if not isinstance(found, Target):
+        raise PetsError(f"targets = {name}: the object there is no kind of target")
+    if found.name != name:
         raise PetsError(
-            f"targets = {name} is registered twice, at {_KINDS[name]} and at {place}: rename one"
+            f"targets = {name}: the kind of target there is named {found.name!r}, by which stored "
+            f"data would be taken for another kind: set its name to {name!r}"
         )
-
-
-def get_target(name: str) -> Target:
-    """Return a kind of target by its name.
-
-    Raises:
-        PetsError: There is none of that name.
-    """
-    if name not in _KINDS:
-        raise PetsError(
-            f"targets = {name}: no such kind of target; known are {', '.join(_KINDS)}."
-            f"{did_you_mean(name, _KINDS)}"
-        )
-    module, _, attribute = _KINDS[name].partition(":")
-    target: Target = getattr(import_module(module), attribute)
-    return target
+    return found

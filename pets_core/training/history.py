@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pets_core.data.dataset import open_parquet
-from pets_core.records.training import EpochMetrics
+from pets_core.records.training import EpochMetrics, MetricInfo
 from pets_core.training.best import Best
 
 __all__ = ["History", "read_steps", "steps_table"]
@@ -60,7 +60,7 @@ class History:
         seconds: float,
         num_samples: int,
         scores: tuple[float, float] | None,
-        metric: str,
+        metric: MetricInfo,
     ) -> list[dict[str, Any]]:
         """Close the epoch that is under way.
 
@@ -68,8 +68,8 @@ class History:
             phase: Which kind of epoch it was.
             seconds: What this attempt's part of it took.
             num_samples: Of an epoch.
-            scores: Validation loss and error, if there are any.
-            metric: What the error is.
+            scores: Validation loss and metric, if there are any.
+            metric: What the metric is.
 
         Returns:
             The epoch's rows.
@@ -88,7 +88,7 @@ class History:
                 epoch=epoch,
                 train_loss=sum(row["loss"] for row in rows) / len(rows),
                 valid_loss=scores[0] if scores else None,
-                valid_error=scores[1] if scores else None,
+                valid_metric=scores[1] if scores else None,
                 metric=metric,
                 seconds=seconds,
                 photos_per_second=num_samples / seconds,

@@ -21,9 +21,9 @@ from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.memory import HalvingForward
-from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
+from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import share_buffers
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.checkpoint import Checkpoints, Snapshot
@@ -478,8 +478,8 @@ def _log(accelerator: Accelerator, steps: list[dict[str, Any]], epoch: EpochMetr
         numbers = {k: v for k, v in row.items() if isinstance(v, float)}
         accelerator.log({f"train/{key}": value for key, value in numbers.items()}, row["step"])
     if epoch.valid_loss is not None:
-        metric = f"valid/{epoch.metric.replace(' ', '_')}"
-        valid = {"valid/loss": epoch.valid_loss, metric: epoch.valid_error}
+        metric = f"valid/{epoch.metric.name.replace(' ', '_')}"
+        valid = {"valid/loss": epoch.valid_loss, metric: epoch.valid_metric}
         accelerator.log(valid, steps[-1]["step"])
 
 
@@ -520,6 +520,6 @@ def validate(
         else:
             (logits,) = halving(batch.inputs)
         sums[0] += objective.valid_loss_sum(logits, batch.targets)
-        sums[1] += objective.error_sum(logits, batch.targets)
-    loss, error = (accelerator.reduce(sums, "sum") / valid.num_rows).tolist()
-    return loss, objective.error(error)
+        sums[1] += objective.metric_sum(logits, batch.targets)
+    loss, metric = (accelerator.reduce(sums, "sum") / valid.num_rows).tolist()
+    return loss, objective.metric_value(metric)

@@ -21,8 +21,8 @@ from pets_core.config.rates import RateSlice
 from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.models.grouped import GroupedModel
-from pets_core.objectives.objective import Objective
 from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.targets.objective import Objective
 from pets_core.training.loop import Loader, prepare, train_step
 
 __all__ = [

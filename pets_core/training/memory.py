@@ -5,35 +5,26 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pets_core.errors import PetsError
-from pets_core.objectives.objective import Objective
+from pets_core.models.memory import SMALLER_REMEDY, empty_cache, is_out_of_memory
+from pets_core.targets.objective import Objective
 from pets_core.training.sharding import is_sharding
 
 __all__ = [
     "NEEDS_MICRO_BATCH_SIZE",
-    "HalvingForward",
     "explain_out_of_memory",
-    "is_out_of_memory",
     "largest_micro_batch",
     "num_micro_batches",
 ]
 
-_WORDS = (
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-)
-"""Of CUDA's libraries, cuDNN 8 and 9, which do not raise `torch.OutOfMemoryError`."""
 _RESERVE_BYTES = 2**30
 """Left free by the search, for what lies outside torch's allocator: NCCL's channels and the
 workspaces of cuBLAS and cuDNN."""
@@ -41,7 +32,6 @@ NEEDS_MICRO_BATCH_SIZE = (
     "launch.shard_model = true needs train.micro_batch_size on GPUs, where the largest that fits "
     "is not searched for: set it to the photos of a process in one forward pass, for example 8"
 )
-_SMALLER = "lower model.image_size, or use a smaller model.backbone"
 
 
 def num_micro_batches(global_size: int, num_ranks: int, micro_batch_size: int) -> int:
@@ -61,15 +51,6 @@ def num_micro_batches(global_size: int, num_ranks: int, micro_batch_size: int) -
     return max(-(-largest_share // micro_batch_size), 1)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch or of CUDA's libraries means that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    return should_reduce_batch_size(error) or any(words in str(error) for words in _WORDS)
-
-
 @contextlib.contextmanager
 def explain_out_of_memory(micro_batch_size: int) -> Iterator[None]:
     """Raise a `PetsError` where training runs out of memory with a micro-batch that was set.
@@ -86,7 +67,7 @@ def explain_out_of_memory(micro_batch_size: int) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise PetsError(
             f"train.micro_batch_size = {micro_batch_size} does not fit the memory: set a smaller "
-            f"one, {_SMALLER} ({reason})"
+            f"one, {SMALLER_REMEDY} ({reason})"
         ) from error
 
 
@@ -136,11 +117,11 @@ def largest_micro_batch(
         # The thread of backward passes makes its cuBLAS handle in the first one: a small one,
         # before memory is at its peak.
         if not fits(1):
-            raise PetsError(f"one sample does not fit the memory: {_SMALLER}")
+            raise PetsError(f"one sample does not fit the memory: {SMALLER_REMEDY}")
         while size > 1 and not fits(size):
             num_halvings += 1
             size = (size + 1) // 2
-    _empty_cache(accelerator.device)
+    empty_cache(accelerator.device)
     # Shares differ by a sample; only ranks that had to halve theirs know what fits.
     found = torch.tensor([size if num_halvings else sys.maxsize], device=accelerator.device)
     smallest = int(accelerator.gather(found).min())
@@ -152,56 +133,6 @@ def largest_micro_batch(
         stacklevel=2,
     )
     return smallest
-
-
-class HalvingForward:
-    """Forward passes for evaluation, in parts as small as the memory requires.
-
-    Not for a sharded model, whose passes communicate with other ranks.
-
-    Args:
-        forward: Inputs (b, ...) to outputs, each with first dimension b.
-        accelerator: Mixed precision.
-    """
-
-    def __init__(
-        self, forward: Callable[[Tensor], tuple[Tensor, ...]], accelerator: Accelerator
-    ) -> None:
-        self._forward, self._accelerator = forward, accelerator
-        self._size = sys.maxsize
-
-    def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs for a batch, inputs with first dimension B.
-
-        Raises:
-            PetsError: One sample does not fit.
-        """
-        parts: list[tuple[Tensor, ...]] = []
-        start = 0
-        while not parts or start < len(inputs):
-            part = inputs[start : start + self._size]
-            outputs = self._try(part)
-            if outputs is None:
-                self._size = (len(part) + 1) // 2
-                continue
-            parts.append(outputs)
-            start += len(part)
-        if len(parts) == 1:
-            return parts[0]
-        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
-
-    def _try(self, inputs: Tensor) -> tuple[Tensor, ...] | None:
-        try:
-            with self._accelerator.autocast():
-                return self._forward(inputs)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(inputs) <= 1:
-                raise PetsError(f"one sample does not fit the memory: {_SMALLER}") from error
-        # Not in the handler: the error's traceback holds what the failed pass has allocated.
-        _empty_cache(inputs.device)
-        return None
 
 
 @contextlib.contextmanager
@@ -245,7 +176,7 @@ def _fits(
         for parameter in learning:
             parameter.grad = None
     if not fitted:
-        _empty_cache(accelerator.device)
+        empty_cache(accelerator.device)
     return fitted
 
 
@@ -273,8 +204,3 @@ def _pass(
         # Not accelerator.backward: a gradient scaler must not see this pass.
         torch.autograd.backward(objective.loss_sum(outputs, targets))
         del set_aside
-
-
-def _empty_cache(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

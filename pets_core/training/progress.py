@@ -56,7 +56,7 @@ class TrainProgress:
         detail = f"{metrics.phase}: train loss {metrics.train_loss:.3f}"
         if metrics.valid_loss is not None:
             detail += f", valid loss {metrics.valid_loss:.3f}"
-            detail += f", valid {metrics.metric} {metrics.error_text}"
+            detail += f", valid {metrics.metric.name} {metrics.metric_text}"
         self._on_progress(
             Progress(
                 stage="train",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import mean
 from typing import Literal
@@ -19,7 +20,7 @@ _RESULT = "sweep.json"
 
 
 class Study:
-    """Asks for trials and is told of their errors.
+    """Proposes trials by the validation metric of those before.
 
     The trees of Parzen estimators (Bergstra and others 2011) propose backbone and rate. What is
     proposed is a function of the settings and of what was told before, so that a sweep that goes on
@@ -54,9 +55,15 @@ class Study:
         ]
 
     def tell(self, trial: Trial) -> None:
-        """What came of a trial; one that could not be trained counts as failed."""
-        failed = optuna.trial.TrialState.FAIL if trial.error_rate is None else None
-        self._study.tell(trial.number, trial.error_rate, state=failed)
+        """Record the result of a trial; one that could not be trained counts as failed."""
+        failed = optuna.trial.TrialState.FAIL if trial.value is None else None
+        value = None if trial.value is None else trial.metric.score(trial.value)
+        self._study.tell(trial.number, value, state=failed)
+
+    @property
+    def best_number(self) -> int:
+        """Number of the best trial so far."""
+        return self._study.best_trial.number
 
 
 def trial_config(config: PipelineConfig, trial: Trial, seed: int) -> PipelineConfig:
@@ -72,23 +79,29 @@ def trial_url(run_url: str, trial: Trial, seed: int) -> str:
 
 
 def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last", "best"]) -> Trial:
-    """A trial with what its trainings came to: the mean validation error of the weights kept.
+    """Return a trial with its result: the mean validation metric of the weights that were kept.
 
     Raises:
-        PetsError: There are no validation photos to tell by.
+        PetsError: There are no validation photos, or the metric is not a finite number.
     """
-    rates = [result.kept(keep).valid_error for result in trained]
-    known = [rate for rate in rates if rate is not None]
-    if len(known) < len(rates):
+    kept = [result.kept(keep) for result in trained]
+    values = [epoch.valid_metric for epoch in kept if epoch.valid_metric is not None]
+    if len(values) < len(kept):
         raise PetsError(
             "a sweep chooses by validation photos, and the data set has none: raise "
             "source.valid_fraction"
         )
+    seconds = sum(result.seconds for result in trained)
+    metric = kept[0].metric
+    if not all(map(math.isfinite, values)):
+        error = f"the validation {metric.name} is not a finite number: lower sweep.max_lr"
+        return trial.model_copy(update={"error": error, "seconds": seconds})
     return trial.model_copy(
         update={
-            "error_rates": tuple(known),
-            "error_rate": mean(known),
-            "seconds": sum(result.seconds for result in trained),
+            "metric": metric,
+            "values": tuple(values),
+            "value": mean(values),
+            "seconds": seconds,
             "model_urls": tuple(result.model_url for result in trained),
         }
     )
@@ -100,12 +113,14 @@ def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:
     Raises:
         PetsError: None could be trained.
     """
-    done = sorted(
-        (t for t in trials if t.error_rate is not None), key=lambda t: (t.error_rate, t.number)
-    )
+
+    def order(trial: Trial) -> tuple[float, int]:
+        return trial.metric.score(trial.value or 0.0), trial.number
+
+    done = sorted((trial for trial in trials if trial.value is not None), key=order)
     if not done:
-        raise PetsError(f"none of the {len(trials)} trials came to its end: {trials[0].fault}")
-    failed = [trial for trial in trials if trial.error_rate is None]
+        raise PetsError(f"none of the {len(trials)} trials was trained: {trials[0].error}")
+    failed = [trial for trial in trials if trial.value is None]
     url = storage.join(run_url, _RESULT)
     result = SweepResult(url=url, trials=(*done, *failed))
     storage.write_bytes(url, result.model_dump_json().encode())

@@ -49,14 +49,14 @@ def publish_training(result: TrainResult) -> None:
             epoch.phase,
             f"{epoch.train_loss:.3f}",
             "" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}",
-            epoch.error_text,
+            epoch.metric_text,
             f"{epoch.seconds:.0f}",
             f"{epoch.photos_per_second:.0f}",
         ]
         for epoch in result.epochs
     ]
-    error = f"valid {result.epochs[0].metric}"
-    header = ["epoch", "phase", "train loss", "valid loss", error, "s", "samples/s"]
+    metric = f"valid {result.epochs[0].metric.name}"
+    header = ["epoch", "phase", "train loss", "valid loss", metric, "s", "samples/s"]
     text = (
         f"# Training\n\n{picture(result.plot_url, 'Losses and learning rates')}\n\n"
         f"{table(header, rows)}\n\nBase learning rate {result.base_lr:.2e}, "

@@ -194,10 +194,11 @@ def open_artifact(page, address: str, key: str) -> None:
 
 def test_what_the_command_prints(finished) -> None:
     printed = finished[1]
-    assert re.search(
-        r"Error rate +\d+\.\d%  \(\d+ of 74 test photos wrong; 95% interval .*%\)", printed
-    )
-    assert len(re.findall(r"^ +\d+  .+, taken for .+$", printed, re.M)) == 3
+    assert re.search(r"Error rate +\d+\.\d%  \(74 test photos; 95% interval .*%\)", printed)
+    assert re.search(r"^  \d+ of 74 photos right\.$", printed, re.M)
+    most_confused = printed.split("Most confused\n")[1].splitlines()
+    assert most_confused[0].split() == ["actual", "predicted", "photos", "share"]
+    assert all(re.search(r" \d+ +\d+%$", line) for line in most_confused[1:4])
     assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
 
 
@@ -211,7 +212,7 @@ def test_the_summary_shows_the_predictions_error_rate(page_and_root, finished, k
     page.wait_for_load_state("networkidle")
     keep(page, "artifacts")
     open_artifact(page, address, "run-summary")
-    page.get_by_text(f"Error rate {error_rate:.1%}: no limit is set").first.wait_for()
+    page.get_by_text(f"Error rate {error_rate:.1%}: gate: not configured").first.wait_for()
     keep(page, "run-summary")
 
 

@@ -13,7 +13,8 @@ from pets.cli import main as cli
 from pets.cli.settings import setting_names
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.dataset import DatasetManifest, Run
-from pets_core.registry import Candidate
+from pets_core.records.evaluation import Metric
+from pets_core.registry.aliases import Candidate
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -96,7 +97,8 @@ def evaluated(tmp_path) -> str:
         model = Candidate(
             run_id=run, model_url=f"store:runs/{run}/model", predictions_url="p",
             dataset_name="pets", dataset_fingerprint="f", split="test", tta_views=0,
-            backbone="resnet34", error_rate=error, num_rows=100,
+            backbone="resnet34", num_rows=100,
+            metric=Metric(name="error rate", value=error, unit="%"),
             evaluated_at=f"2026-01-0{run[-1]}T00:00:00+00:00",
         )  # fmt: skip
         folder = tmp_path / "runs" / run / "evaluation"
@@ -124,7 +126,7 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
     models("promote", "run-1")
     assert models("show", "pets").count("run-1") == 1, "nothing moved"
     shown = models("show", "run-1")
-    assert re.search(r"^error rate +20.00%$", shown, re.M)
+    assert re.search(r"^metric +error rate 20.00%$", shown, re.M)
     assert re.search(r"^aliases +champion$", shown, re.M)
     models("promote", "run-2")
     rows = json.loads(models("list", "--json"))
@@ -377,7 +379,7 @@ def test_help_and_faults_load_neither_torch_nor_prefect(argv):
     output, modules = modules_after(argv)
     if "--help" in argv:
         assert output.startswith("usage: pets")
-    assert "flows" in modules
+    assert "pets" in modules
     assert not modules & {"torch", "prefect", "timm", "pandas"}
 
 

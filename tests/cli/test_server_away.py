@@ -14,6 +14,7 @@ import pytest
 from predictions_of import info_of
 
 from pets_core.evaluation.predictions import write_predictions
+from pets_core.targets.classes.target import CLASSES
 
 TINY = {
     "PETS_MODEL__BACKBONE": "test_efficientnet",
@@ -39,7 +40,8 @@ def nowhere(tmp_path) -> dict[str, str]:
 def test_a_review_goes_on_where_no_server_answers(nowhere, tmp_path):
     predictions = str(tmp_path / "predictions.parquet")
     logits = np.eye(4, dtype=np.float32)
-    write_predictions(predictions, info_of(list("abcd")), list("wxyz"), np.arange(4), logits)
+    info = info_of(list("abcd"))
+    write_predictions(predictions, CLASSES, info, list("wxyz"), np.arange(4), logits)
     done = subprocess.run(
         [*COMMAND, "evaluate", "--from", predictions],
         env=nowhere, capture_output=True, text=True, timeout=180,

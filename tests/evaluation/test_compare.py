@@ -1,29 +1,48 @@
-"""Two models on the same photos, and the gate."""
+"""Two models on the same samples: 0/1 scores, continuous scores, and roots of means."""
 
-import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from predictions_of import predictions_of
+from scipy.stats import binomtest, bootstrap, permutation_test
 
-from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
-from pets_core.evaluation.compare import _improvement, compare, judge
-from pets_core.evaluation.predictions import Predictions
-from pets_core.records.evaluation import unseen_text
+from pets_core.evaluation.compare import ScoredSamples, _agresti_min, _mcnemar, compare
+from pets_core.records.evaluation import Metric
+from pets_core.targets.classes.target import ClassesEvaluator
 
 
-def answering(draw, targets, said, ids=None, **about) -> Predictions:
-    """Predictions of a model that says `said`, and is sure of it."""
+def answering(draw, targets, predicted, ids=None, **about) -> ScoredSamples:
+    """Scores of a model that predicts the classes `predicted`."""
     num_classes = about.pop("num_classes", 3)
     drawn = draw(len(targets), num_classes, **about)
-    probabilities = np.eye(num_classes, dtype=np.float32)[said]
-    return predictions_of(drawn.info, ids or drawn.ids, np.array(targets), probabilities)
+    probabilities = np.eye(num_classes, dtype=np.float32)[predicted]
+    predictions = predictions_of(drawn.info, ids or drawn.ids, np.array(targets), probabilities)
+    return ClassesEvaluator(predictions).score()
+
+
+def scored(
+    scores: Sequence[float] | np.ndarray,
+    *,
+    higher_is_better: bool = False,
+    is_root: bool = False,
+    ids: Sequence[str] | None = None,
+) -> ScoredSamples:
+    """Scores of a metric in kilograms."""
+    values = np.asarray(scores, np.float64)
+    mean = float(values.mean())
+    metric = Metric(
+        name="RMSE" if is_root else "MAE", unit="kg", higher_is_better=higher_is_better,
+        value=float(np.sqrt(mean)) if is_root else mean, low=0.0, high=9.0, baseline=5.0,
+    )  # fmt: skip
+    names = ids or [f"photo-{row}" for row in range(len(values))]
+    return ScoredSamples(metric, names, values, "a/model", is_root)
 
 
 @pytest.fixture
 def both(draw):
-    """100 photos: 10 only the champion got wrong, 2 only the model, 5 both."""
+    """100 photos: 10 that only the champion got wrong, 2 only the model, 5 both."""
     targets = np.zeros(100, int)
     model, champion = np.zeros(100, int), np.zeros(100, int)
     champion[:10] = 1
@@ -35,43 +54,187 @@ def both(draw):
 def test_figures_by_hand(both):
     comparison = compare(*both)
     assert comparison.champion_url == "best"
-    assert (comparison.error_rate, comparison.champion_error_rate) == (0.07, 0.15)
-    assert (comparison.only_champion_wrong, comparison.only_model_wrong) == (10, 2)
+    assert (comparison.metric.value, comparison.champion_metric.value) == (0.07, 0.15)
+    assert (comparison.num_better, comparison.num_worse) == (10, 2)
     assert comparison.improvement.value == pytest.approx(0.08)
     assert comparison.improvement.low < 0.08 < comparison.improvement.high
     # McNemar's exact test: P(at most 2, or at least 10, of 12 by even odds) = 158 / 4096.
     assert comparison.p_value == pytest.approx(158 / 4096)
-    assert comparison.chance == "p = 0.039"
+    assert comparison.p_text == "p = 0.039"
+    assert comparison.delta_text == "8.00 points better"
+    assert comparison.test == "McNemar's test"
+    assert compare(*reversed(both)).delta_text == "8.00 points worse"
+
+
+def test_metrics_of_a_comparison_have_no_interval_of_other_samples(both):
+    comparison = compare(*both)
+    for metric in (comparison.metric, comparison.champion_metric):
+        assert (metric.name, metric.low, metric.high, metric.baseline) == (
+            "error rate", None, None, None,
+        )  # fmt: skip
 
 
 def test_the_interval_of_a_published_example():
     """Approval ratings, 794 + 150 + 86 + 570 people (Agresti, Categorical Data Analysis, 10.1)."""
-    found = _improvement(150, 86, 1600)
+    found = _agresti_min(150, 86, 1600)
     assert found.value == pytest.approx(0.04)
     # Wald's interval there is 0.0213 to 0.0587; half a person more a cell moves it by little.
     assert found.low == pytest.approx(0.0213, abs=3e-4)
     assert found.high == pytest.approx(0.0587, abs=3e-4)
 
 
+def test_no_interval_is_wider_than_all():
+    found = _agresti_min(1, 0, 1)
+    assert (found.value, found.high) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("higher_is_better", [False, True])
+def test_scores_of_0_and_1_have_mcnemars_p_and_agresti_mins_interval(higher_is_better):
+    """Whatever the kind: of tags, IoUs or errors that happen to be 0 or 1."""
+    random = np.random.default_rng(5)
+    ours, theirs = (random.integers(0, 2, 60).astype(float) for _ in range(2))
+    found = compare(
+        scored(ours, higher_is_better=higher_is_better),
+        scored(theirs, higher_is_better=higher_is_better),
+    )
+    gains = (ours - theirs) * (1 if higher_is_better else -1)
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    assert better
+    assert worse
+    assert better != worse
+    assert (found.num_better, found.num_worse) == (better, worse)
+    assert found.p_value == pytest.approx(binomtest(worse, better + worse).pvalue)
+    assert found.improvement == _agresti_min(better, worse, 60)
+    assert found.improvement.value == pytest.approx(gains.mean())
+    assert found.test == "McNemar's test"
+
+
+def test_mcnemars_test_is_the_permutation_test_of_scores_of_0_and_1():
+    """All 2^N exchanges of the two models' scores, counted."""
+    ours, theirs = np.array([0.0] * 8 + [1] * 4), np.array([1.0] * 6 + [0] * 2 + [1] * 3 + [0])
+    exact = permutation_test(
+        (ours, theirs), lambda a, b, axis=-1: (a - b).mean(axis), permutation_type="samples",
+        n_resamples=np.inf, vectorized=True,
+    )  # fmt: skip
+    assert compare(scored(ours), scored(theirs)).p_value == pytest.approx(exact.pvalue)
+
+
+def by_scipy(
+    ours: np.ndarray, theirs: np.ndarray, improvement: Callable[..., np.ndarray]
+) -> tuple[float, float, float]:
+    """The ends of the paired bootstrap interval, and the p-value; with a seed of its own."""
+    interval = bootstrap(
+        (ours, theirs), improvement, paired=True, vectorized=True, n_resamples=20_000,
+        method="percentile", rng=np.random.default_rng(77), batch=2000,
+    ).confidence_interval  # fmt: skip
+    tested = permutation_test(
+        (ours, theirs), improvement, permutation_type="samples", vectorized=True,
+        n_resamples=20_000, rng=np.random.default_rng(78), batch=2000,
+    )  # fmt: skip
+    return interval.low, interval.high, tested.pvalue
+
+
+@pytest.mark.parametrize("higher_is_better", [False, True])
+@pytest.mark.parametrize("is_root", [False, True])
+def test_continuous_scores_against_scipy(is_root, higher_is_better):
+    """Squared errors of 150 samples, of which the model's are somewhat smaller."""
+    random = np.random.default_rng(3)
+    ours = random.gamma(2.0, 1.0, 150)
+    theirs = ours * random.uniform(0.6, 1.55, 150)
+    sign = 1 if higher_is_better else -1
+
+    def improvement(a, b, axis=-1):
+        a, b = a.mean(axis), b.mean(axis)
+        return sign * (np.sqrt(a) - np.sqrt(b) if is_root else a - b)
+
+    kind = {"higher_is_better": higher_is_better, "is_root": is_root}
+    found = compare(scored(ours, **kind), scored(theirs, **kind))
+    low, high, p_value = by_scipy(ours, theirs, improvement)
+    width = high - low
+    assert found.improvement.value == pytest.approx(float(improvement(ours, theirs)))
+    assert found.improvement.low == pytest.approx(low, abs=0.1 * width)
+    assert found.improvement.high == pytest.approx(high, abs=0.1 * width)
+    assert found.improvement.low < found.improvement.value < found.improvement.high
+    assert 0.005 < p_value < 0.5, "a p-value that chance or none would not give"
+    assert found.p_value == pytest.approx(p_value, abs=0.03)
+    assert found.test == "paired permutation test"
+    assert found.num_better == int((sign * (ours - theirs) > 0).sum())
+    assert found.num_worse == 150 - found.num_better
+
+
+def test_samples_are_compared_pair_by_pair():
+    """Their spread is large and their difference small: unpaired, nothing could be seen."""
+    ours = np.random.default_rng(0).gamma(1.0, 50.0, 80)
+    found = compare(scored(ours), scored(ours + np.linspace(0.5, 1.5, 80)))
+    assert found.p_value < 0.01
+    assert found.improvement.low > 0.8
+    assert found.improvement.high < 1.2
+
+
+def test_a_root_metric_is_the_root_of_the_mean_of_the_samples_compared():
+    model = scored([1.0, 4.0, 100.0], is_root=True)
+    champion = scored([4.0, 9.0], is_root=True, ids=["photo-0", "photo-1"])
+    found = compare(model, champion)
+    assert found.metric.value == pytest.approx(np.sqrt(2.5))
+    assert found.champion_metric.value == pytest.approx(np.sqrt(6.5))
+    assert found.improvement.value == pytest.approx(np.sqrt(6.5) - np.sqrt(2.5))
+    assert found.delta_text == f"{np.sqrt(6.5) - np.sqrt(2.5):.4g} kg better"
+
+
+def test_root_metrics_of_0_and_1_are_not_shares():
+    """McNemar's test is of the mean; a root has another improvement."""
+    found = compare(
+        scored([0.0, 1, 1, 0, 1, 0], is_root=True), scored([1.0, 1, 1, 1, 1, 0], is_root=True)
+    )
+    assert found.improvement.value == pytest.approx(np.sqrt(5 / 6) - np.sqrt(0.5))
+    assert found.test == "paired permutation test"
+
+
+def test_the_same_scores_give_the_same_comparison():
+    ours, theirs = np.random.default_rng(1).gamma(1.0, 1.0, (2, 40))
+    assert compare(scored(ours), scored(theirs)) == compare(scored(ours), scored(theirs))
+
+
+@pytest.mark.parametrize("scores", [[0.5], [0.5, 0.25, 0.125]])
+def test_equal_continuous_scores_differ_by_nothing(scores):
+    found = compare(scored(scores), scored(scores))
+    assert (found.improvement.value, found.improvement.low, found.improvement.high) == (0, 0, 0)
+    assert found.p_value == 1
+    assert found.delta_text == "as good"
+
+
+def test_one_sample_has_no_interval():
+    found = compare(scored([0.25]), scored([0.5]))
+    assert (found.improvement.low, found.improvement.high) == (0.25, 0.25)
+    assert found.p_value == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_cannot_be_compared(bad):
+    for one, other in (([0.5, bad], [0.5, 0.5]), ([0.5, 0.5], [bad, 0.5])):
+        with pytest.raises(PetsError, match=r"a sample's MAE is not finite"):
+            compare(scored(one), scored(other))
+
+
 def test_equal_models_differ_by_nothing(both):
     comparison = compare(both[0], both[0])
     assert comparison.improvement.value == 0
     assert comparison.improvement.low < 0 < comparison.improvement.high
-    assert comparison.p_value == 1
+    assert comparison.p_value == _mcnemar(0, 0) == 1
     assert comparison.better == comparison.worse == ()
     assert comparison.largest_drop == 0
+    assert comparison.delta_text == "as good"
 
 
 def test_photos_are_matched_by_their_ids(draw):
-    targets, said = [0, 1, 2, 0], [0, 1, 2, 1]
-    model = answering(draw, targets, said, ids=["a", "b", "c", "d"])
+    model = answering(draw, [0, 1, 2, 0], [0, 1, 2, 1], ids=["a", "b", "c", "d"])
     champion = answering(draw, [2, 0, 1], [2, 0, 2], ids=["c", "a", "b"])
     comparison = compare(model, champion)
     assert comparison.num_rows == 3
-    assert (comparison.only_champion_wrong, comparison.only_model_wrong) == (1, 0)
+    assert (comparison.num_better, comparison.num_worse) == (1, 0)
 
 
-def test_classes_that_changed_are_told(draw):
+def test_labels_that_changed_are_listed(draw):
     targets = [0] * 10 + [1] * 10 + [2] * 10
     model = [0] * 10 + [1] * 6 + [0] * 4 + [2] * 9 + [0]
     champion = [0] * 5 + [1] * 5 + [1] * 10 + [2] * 9 + [0]
@@ -82,95 +245,20 @@ def test_classes_that_changed_are_told(draw):
     (better,), (worse,) = comparison.better, comparison.worse
     assert (better.name, better.champion_recall, better.recall) == ("class-0", 0.5, 1.0)
     assert (worse.name, worse.champion_recall, worse.recall) == ("class-1", 1.0, 0.6)
+    assert (better.support, worse.support) == (10, 10)
     assert comparison.largest_drop == pytest.approx(0.4)
 
 
-def test_other_classes_cannot_be_compared(draw):
-    with pytest.raises(PetsError, match=r"knows 4 classes and the model 3"):
-        compare(draw(num_classes=3), draw(num_classes=4))
+def test_recall_is_that_of_the_samples_compared(draw):
+    """Of a label in samples that only the model has, the champion's recall says nothing."""
+    model = answering(draw, [0, 0, 1, 1], [0, 1, 1, 0], ids=["a", "b", "c", "d"])
+    champion = answering(draw, [0, 1], [1, 1], ids=["a", "c"])
+    (better,) = compare(model, champion).better
+    assert (better.name, better.support, better.recall, better.champion_recall) == (
+        "class-0", 1, 1.0, 0.0,
+    )  # fmt: skip
 
 
-def test_other_photos_cannot_be_compared(draw):
-    one, other = draw(3), draw(3)
-    other.ids[:] = ["x", "y", "z"]
-    with pytest.raises(PetsError, match=r"judged on none of these photos"):
-        compare(one, other)
-
-
-def test_without_a_champion_the_error_rate_alone_decides():
-    assert judge(GateConfig(), 0.9, None).passed
-    assert judge(GateConfig(max_error_rate=0.1), 0.1, None).passed
-    verdict = judge(GateConfig(max_error_rate=0.1), 0.101, None)
-    assert verdict.reasons == ("error rate 10.10%, at most gate.max_error_rate = 10.00%",)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({}, None),
-        ({"min_improvement": 0.08}, None),
-        ({"min_improvement": 0.081}, r"by \+8\.00%, at least gate.min_improvement = \+8\.10%"),
-        ({"max_drop_per_class": 0.0}, None),
-        ({"max_error_rate": 0.05, "min_improvement": 0.2}, r"max_error_rate.*min_improvement"),
-    ],
-)
-def test_beside_the_champion(both, settings, words):
-    verdict = judge(GateConfig(**settings), 0.07, compare(*both))
-    assert verdict.passed == (words is None)
-    if words:
-        assert re.search(words, " ".join(verdict.reasons))
-
-
-def test_no_interval_is_wider_than_all():
-    found = _improvement(1, 0, 1)
-    assert (found.value, found.high) == (1.0, 1.0)
-
-
-def test_an_error_rate_that_is_no_number_does_not_pass():
-    assert not judge(GateConfig(max_error_rate=0.1), float("nan")).passed
-
-
-def test_a_worse_model_passes_only_where_that_is_allowed(both):
-    comparison = compare(*reversed(both))
-    assert not judge(GateConfig(), 0.15, comparison).passed
-    assert judge(GateConfig(min_improvement=-0.08), 0.15, comparison).passed
-    verdict = judge(GateConfig(min_improvement=-1, max_drop_per_class=0.05), 0.15, comparison)
-    assert "of class-0 85.0% are recognised, by the champion 93.0%: 8.0% less" in verdict.reasons[0]
-
-
-def test_what_cannot_be_compared_is_a_reason_against():
-    verdict = judge(GateConfig(), 0.0, not_compared="the champion knows other classes")
-    assert verdict.reasons == ("the champion knows other classes",)
-
-
-@pytest.mark.parametrize(
-    ("settings", "passed"),
-    [
-        ({}, True),
-        ({"alias": "canary"}, True),
-        ({"max_error_rate": 0.5}, False),
-        ({"promote": True}, False),
-        ({"max_drop_per_class": 0.5}, False),
-        ({"promote": True, "allow_unseen_classes": True}, True),
-    ],
-)
-def test_classes_without_a_photo_do_not_pass_a_gate(settings, passed):
-    verdict = judge(GateConfig(**settings), 0.1, unseen_classes=("pug", "Sphynx"))
-    assert verdict.passed == passed
-    assert ("without an evaluated photo: pug, Sphynx." in " ".join(verdict.reasons)) == (not passed)
-
-
-def test_classes_without_a_photo_do_not_pass_beside_a_champion(both):
-    comparison = compare(*both)
-    unseen = ("Sphynx",)
-    (reason,) = judge(GateConfig(), 0.07, comparison, unseen_classes=unseen).reasons
-    assert reason.endswith("set gate.allow_unseen_classes")
-    allowed = GateConfig(allow_unseen_classes=True)
-    assert judge(allowed, 0.07, comparison, unseen_classes=unseen).passed
-    assert len(judge(GateConfig(), 0.07, None, "other classes", 0, unseen).reasons) == 2
-
-
-def test_the_first_of_many_classes_without_a_photo_are_named():
-    names = [f"class-{i}" for i in range(500)]
-    assert unseen_text(names).endswith(" class-18, class-19 and 480 more")
-    assert unseen_text(names[:20]).endswith(" class-18, class-19")
+def test_other_samples_cannot_be_compared():
+    with pytest.raises(PetsError, match=r"evaluated on none of these samples"):
+        compare(scored([0.5, 0.5]), scored([0.5, 0.5], ids=["x", "y"]))

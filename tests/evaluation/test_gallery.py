@@ -1,8 +1,8 @@
-"""Which photos are shown, and that they come from the data set."""
+"""Pictures get their photos and maps from files, and are stored."""
 
 import io
+from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -10,76 +10,53 @@ from PIL import Image
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
 from pets_core.data.ingest.commit import ingest
-from pets_core.evaluation.confusion import confusion_counts, most_confused
-from pets_core.evaluation.gallery import Gallery, collect, read_gallery, write_gallery
-from pets_core.records.evaluation import LabelIssue
+from pets_core.evaluation.gallery import Picture, fetch_photos, read_gallery, write_gallery
 
-
-def pairs_of(predictions):
-    counts = confusion_counts(predictions.targets, predictions.predicted, len(predictions.names))
-    return most_confused(counts, predictions.names)
-
-
-def test_the_worst_come_first(draw):
-    predictions = draw(300, 4, skill=1.0)
-    gallery = collect(predictions, None, pairs_of(predictions), [], None)
-    losses = [picture.loss for picture in gallery.top_losses]
-    assert losses == sorted(predictions.losses.tolist(), reverse=True)[:16]
-    sure = [picture.probability for picture in gallery.confident_errors]
-    assert sure == sorted(sure, reverse=True)
-    assert all(picture.actual != picture.predicted for picture in gallery.confident_errors)
-    assert sure[0] == predictions.confidence[predictions.wrong].max()
-
-
-def test_each_pair_has_at_most_eight_photos_of_its_own(draw):
-    predictions = draw(300, 4, skill=0.5)
-    pairs = pairs_of(predictions)
-    shown = collect(predictions, None, pairs, [], None).pairs
-    for pair in pairs[:10]:
-        own = [p for p in shown if (p.actual, p.predicted) == (pair.actual, pair.predicted)]
-        assert len(own) == min(pair.count, 8)
-    seen = list(dict.fromkeys((p.actual, p.predicted) for p in shown))
-    assert seen == [(pair.actual, pair.predicted) for pair in pairs[:10]]
-
-
-def test_a_data_set_out_of_reach_leaves_no_photos(draw):
-    predictions = draw(20, 3)
-    gallery = collect(predictions, None, [], [], None)
-    assert {picture.jpeg for picture in gallery.top_losses} == {None}
+PICTURE = Picture("a", "pug", "boxer, 97%", "loss 5.50", group="pug, predicted boxer")
 
 
 @pytest.fixture
-def judged(draw, drawn_sample, tmp_path):
-    """Predictions of photos that are in a data set."""
+def dataset(drawn_sample, tmp_path) -> tuple[str, list[str]]:
+    """A data set: its folder, and the ids of its photos."""
     settings = {
         "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
         "source": {"url": str(drawn_sample)},
     }  # fmt: skip
-    manifest = ingest(PipelineConfig.model_validate(settings))
-    ids = pa.parquet.read_table(f"{manifest.url}/photos.parquet")["id"].to_pylist()
-    predictions = draw(30, 3, dataset_url=manifest.url)
-    predictions.ids[:] = ids[:30]
-    return predictions
+    url = ingest(PipelineConfig.model_validate(settings)).url
+    return url, pa.parquet.read_table(f"{url}/photos.parquet")["id"].to_pylist()
 
 
-def test_photos_and_maps_are_found_and_kept(judged, tmp_path):
-    first = judged.ids[int(np.argmax(judged.losses))]
+def test_a_data_set_out_of_reach_leaves_no_photos(caplog):
+    gallery = fetch_photos({"top-losses": [PICTURE]}, "nowhere/pets/f", 160)
+    assert gallery == {"top-losses": [PICTURE]}
+    assert "the galleries go without photos" in caplog.text
+
+
+def test_photos_and_maps_are_fetched_and_stored(dataset, tmp_path):
+    url, ids = dataset
     maps = str(tmp_path / "maps.parquet")
-    write_table(maps, pa.table({"id": [first], "jpeg": [b"map"]}))
-    issue = LabelIssue(
-        id=judged.ids[5], label="class-0", proposed="class-1", label_probability=0.1,
-        proposed_probability=0.8,
-    )  # fmt: skip
-    gallery = collect(judged, judged, pairs_of(judged), [issue], maps)
-    assert [p.photo_id for p in gallery.label_issues] == [judged.ids[5]]
-    assert (gallery.top_losses[0].photo_id, gallery.top_losses[0].map_jpeg) == (first, b"map")
-    assert {p.map_jpeg for p in gallery.confident_errors} <= {None}
-    for part in vars(gallery).values():
-        for picture in part:
-            image = Image.open(io.BytesIO(picture.jpeg))
-            assert max(image.size) <= 160
-    url = str(tmp_path / "gallery.parquet")
-    write_gallery(url, gallery)
-    assert read_gallery(url) == gallery
-    write_gallery(url, Gallery())
-    assert read_gallery(url) == Gallery()
+    write_table(maps, pa.table({"id": [ids[0]], "jpeg": [b"map"]}))
+    pictures = [replace(PICTURE, photo_id=photo_id) for photo_id in ids[:3]]
+    gallery = fetch_photos({"top-losses": pictures, "none": []}, url, 60, maps_url=maps)
+    first, *others = gallery["top-losses"]
+    assert (first.photo_id, first.map_jpeg, first.detail) == (ids[0], b"map", "loss 5.50")
+    assert [picture.map_jpeg for picture in others] == [None, None]
+    for picture in gallery["top-losses"]:
+        assert max(Image.open(io.BytesIO(picture.jpeg)).size) == 60
+    stored = str(tmp_path / "gallery.parquet")
+    write_gallery(stored, gallery)
+    assert read_gallery(stored) == {"top-losses": gallery["top-losses"]}
+    write_gallery(stored, {})
+    assert read_gallery(stored) == {}
+
+
+def test_photos_may_be_drawn_on(dataset):
+    url, ids = dataset
+
+    def draw(photo_id: str, jpeg: bytes) -> bytes:
+        assert Image.open(io.BytesIO(jpeg)).size
+        return f"drawn on {photo_id}".encode()
+
+    pictures = [replace(PICTURE, photo_id=ids[0])]
+    (shown,) = fetch_photos({"top-losses": pictures}, url, 60, draw=draw)["top-losses"]
+    assert shown.jpeg == f"drawn on {ids[0]}".encode()

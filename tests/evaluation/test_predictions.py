@@ -1,5 +1,6 @@
 """The file of predictions: what is read is what was written, and nothing else is read."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,33 +10,46 @@ import pytest
 
 from pets_core.errors import PetsError
 from pets_core.evaluation import predictions as module
-from pets_core.evaluation.predictions import log_softmax, read_predictions, write_predictions
+from pets_core.evaluation.predictions import (
+    log_softmax,
+    read_info,
+    read_predictions,
+    write_predictions,
+)
+from pets_core.records.dataset import ClassInfo
+from pets_core.targets.classes.predictions import ClassPredictions
+from pets_core.targets.classes.target import CLASSES
+from pets_core.targets.registry import get_target
+
+
+def read_classes(url: str) -> ClassPredictions:
+    return ClassPredictions.of(read_predictions(url, CLASSES))
 
 
 @pytest.mark.parametrize("num_rows", [1, 10, 11])
 def test_what_is_read_is_what_was_written(draw, write, num_rows, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
     drawn = draw(num_rows, 4)
-    found = read_predictions(write(drawn))
+    found = read_classes(write(drawn))
     assert found.info == drawn.info
     assert found.ids == drawn.ids
     np.testing.assert_array_equal(found.targets, drawn.targets)
-    np.testing.assert_allclose(found.probabilities, drawn.probabilities, rtol=1e-5)
+    np.testing.assert_allclose(found.outputs, drawn.outputs, rtol=1e-5)
     np.testing.assert_allclose(found.losses, drawn.losses, rtol=1e-4)
 
 
-def test_what_is_said_is_what_the_file_says(draw, tmp_path):
+def test_losses_are_finite_where_probabilities_are_0(draw, tmp_path):
     """Also where a probability is too small for a float32, or two nearly the same."""
     drawn = draw(2, 2)
     url = str(tmp_path / "p.parquet")
     logits = np.array([[300.0, 0.0], [0.0, 1e-9]])
-    write_predictions(url, drawn.info, drawn.ids, np.array([1, 1]), logits)
-    found, table = read_predictions(url), pq.read_table(url).to_pandas()
+    write_predictions(url, CLASSES, drawn.info, drawn.ids, np.array([1, 1]), logits)
+    found, table = read_classes(url), pq.read_table(url).to_pandas()
     assert found.losses.tolist() == table.loss.tolist() == pytest.approx([300.0, np.log(2)])
     assert [found.names[i] for i in found.predicted] == table.predicted.tolist()
 
 
-def test_people_read_names_and_figures(draw, write):
+def test_the_columns_of_classes(draw, write):
     drawn = draw(50, 4)
     table = pq.read_table(write(drawn)).to_pandas()
     assert list(table.columns) == [
@@ -44,20 +58,20 @@ def test_people_read_names_and_figures(draw, write):
     names = np.array(drawn.names)
     assert table.actual.tolist() == names[drawn.targets].tolist()
     assert table.predicted.tolist() == names[drawn.predicted].tolist()
-    np.testing.assert_allclose(table.probability, drawn.probabilities.max(1), rtol=1e-5)
-    own = drawn.probabilities[np.arange(50), drawn.targets]
+    np.testing.assert_allclose(table.probability, drawn.outputs.max(1), rtol=1e-5)
+    own = drawn.outputs[np.arange(50), drawn.targets]
     np.testing.assert_allclose(table.loss, -np.log(own), rtol=1e-4)
 
 
-def test_embeddings_are_stored_where_asked_for(draw, tmp_path):
+def test_embeddings_are_stored_with_the_predictions(draw, tmp_path):
     drawn = draw(6, 3)
     features = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     url = str(tmp_path / "p.parquet")
-    logits = np.log(drawn.probabilities)
-    write_predictions(url, drawn.info, drawn.ids, drawn.targets, logits, features)
+    logits = np.log(drawn.outputs)
+    write_predictions(url, CLASSES, drawn.info, drawn.ids, drawn.targets, logits, features)
     stored = np.stack(pq.read_table(url)["embedding"].to_pylist())
     np.testing.assert_array_equal(stored, features)
-    assert len(read_predictions(url)) == 6
+    assert len(read_classes(url)) == 6
 
 
 def test_large_logits_stay_finite():
@@ -75,20 +89,24 @@ def test_what_is_no_probability_is_refused(draw, write, value):
     column = pa.array(values, table.schema.field("probabilities").type)
     place = table.schema.get_field_index("probabilities")
     pq.write_table(table.set_column(place, table.schema.field(place), column), url)
-    with pytest.raises(PetsError, match=r"of 2 of 20 photos are not finite.*photo-7, photo-9"):
-        read_predictions(url)
+    with pytest.raises(
+        PetsError, match=r"2 of 20 samples have probabilities that are not finite.*photo-7, photo-9"
+    ):
+        read_classes(url)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path, draw, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
-    with pytest.raises(PetsError, match=r"no metadata 'pets' that says whose"):
-        read_predictions(str(other))
+    with pytest.raises(
+        PetsError, match=r"no metadata 'pets'; give the predictions.parquet of an evaluation"
+    ):
+        read_classes(str(other))
     (tmp_path / "text.parquet").write_text("a,b")
     with pytest.raises(PetsError, match=r"no file of predictions"):
-        read_predictions(str(tmp_path / "text.parquet"))
+        read_classes(str(tmp_path / "text.parquet"))
     with pytest.raises(PetsError, match=r"does not exist"):
-        read_predictions(str(tmp_path / "nothing.parquet"))
+        read_classes(str(tmp_path / "nothing.parquet"))
 
 
 def changed(url: str, name: str, values, kind=None) -> str:
@@ -104,43 +122,45 @@ def changed(url: str, name: str, values, kind=None) -> str:
 def test_a_file_without_a_column_is_refused(draw, write, column):
     url = write(draw(5, 3))
     pq.write_table(pq.read_table(url).drop_columns([column]), url)
-    with pytest.raises(PetsError, match=f"{column} is to be .*no such column"):
-        read_predictions(url)
+    with pytest.raises(PetsError, match=f"{column} must be .*no such column"):
+        read_classes(url)
 
 
 def test_columns_of_another_kind_are_refused(draw, write):
     url = changed(write(draw(3, 3)), "probabilities", ["a", "b", "c"], pa.string())
-    with pytest.raises(PetsError, match=r"probabilities is to be fixed_size_list.*not string"):
-        read_predictions(url)
+    with pytest.raises(PetsError, match=r"probabilities must be fixed_size_list.*not string"):
+        read_classes(url)
     url = changed(write(draw(3, 3)), "loss", [float("nan"), 1.0, 1.0])
-    with pytest.raises(PetsError, match=r"of 1 of 3 photos are not finite.*photo-0"):
-        read_predictions(url)
+    with pytest.raises(
+        PetsError, match=r"1 of 3 samples have probabilities that are not finite.*photo-0"
+    ):
+        read_classes(url)
 
 
 def test_photos_without_probabilities_are_refused(draw, write):
     url = write(draw(3, 3))
     third = [1 / 3] * 3
-    with pytest.raises(PetsError, match=r"1 photos have no probabilities: predict anew"):
-        read_predictions(changed(url, "probabilities", [third, None, third]))
+    with pytest.raises(PetsError, match=r"1 samples have no probabilities: predict again"):
+        read_classes(changed(url, "probabilities", [third, None, third]))
 
 
 def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw, write):
-    with pytest.raises(PetsError, match=r"1 photos are in it twice"):
-        read_predictions(changed(write(draw(3, 3)), "id", ["a", "b", "a"]))
-    with pytest.raises(PetsError, match=r"holds no photo"):
-        read_predictions(write(draw(0, 3)))
+    with pytest.raises(PetsError, match=r"1 samples are in it twice"):
+        read_classes(changed(write(draw(3, 3)), "id", ["a", "b", "a"]))
+    with pytest.raises(PetsError, match=r"holds no sample"):
+        read_classes(write(draw(0, 3)))
 
 
 def test_no_damage_goes_unseen(draw, write):
     url = write(draw(400, 5))
-    data, intact = Path(url).read_bytes(), read_predictions(url)
+    data, intact = Path(url).read_bytes(), read_classes(url)
     for place in range(0, len(data), 97):
         Path(url).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
         try:
-            found = read_predictions(url)
+            found = read_classes(url)
         except PetsError:
             continue
-        np.testing.assert_array_equal(found.probabilities, intact.probabilities)
+        np.testing.assert_array_equal(found.outputs, intact.outputs)
         np.testing.assert_array_equal(found.losses, intact.losses)
         assert (found.ids, found.targets.tolist()) == (intact.ids, intact.targets.tolist())
 
@@ -151,4 +171,72 @@ def test_a_class_that_the_file_does_not_list_is_refused(draw, write):
     actual = pa.array(["class-0", "class-1", "yeti", "class-0", "class-0"])
     pq.write_table(table.set_column(1, table.schema.field("actual"), actual), url)
     with pytest.raises(PetsError, match=r"'yeti' is actual, but not among its 3 classes"):
-        read_predictions(url)
+        read_classes(url)
+
+
+def with_info(url: str, info: str) -> str:
+    """The file with other metadata."""
+    table = pq.read_table(url)
+    pq.write_table(table.replace_schema_metadata({b"pets": info.encode()}), url)
+    return url
+
+
+def test_predictions_of_another_kind_are_refused(draw, write):
+    url = write(draw(5, 3))
+    words = r"predictions.parquet: predictions of targets = class, not of targets = tags"
+    with pytest.raises(PetsError, match=words):
+        read_predictions(url, get_target("tags"))
+
+
+def test_metadata_of_a_newer_version_is_refused(draw, write):
+    drawn = draw(5, 3)
+    info = drawn.info.model_dump() | {"format_version": 3}
+    url = with_info(write(drawn), json.dumps(info))
+    with pytest.raises(PetsError, match=r"its metadata is damaged, or of a newer version"):
+        read_info(url)
+
+
+def test_metadata_without_outputs_is_refused(draw, write):
+    drawn = draw(5, 3)
+    info = drawn.info.model_copy(update={"classes": ()})
+    url = with_info(write(drawn), info.model_dump_json())
+    with pytest.raises(PetsError, match=r"names nothing that is predicted: predict again"):
+        read_classes(url)
+
+
+def write_version_1(path: Path) -> str:
+    """Write a file by hand, in the form of before all kinds had one format."""
+    info = {
+        "format_version": 1, "split": "test", "model_url": "a/model", "backbone": "resnet34",
+        "image_size": 224, "dataset_url": "nowhere/pets/f", "dataset_name": "pets",
+        "dataset_fingerprint": "f", "tta_views": 0, "photos_per_second": 12.5,
+        "classes": [{"name": "pug", "species": "dog"}, {"name": "Sphynx", "species": "cat"}],
+    }  # fmt: skip
+    columns = {
+        "id": pa.array(["a", "b", "c"]),
+        "actual": pa.array(["pug", "Sphynx", "Sphynx"]),
+        "predicted": pa.array(["pug", "pug", "Sphynx"]),
+        "probability": pa.array([0.75, 0.5, 0.875], pa.float32()),
+        "loss": pa.array(-np.log([0.75, 0.5, 0.875]), pa.float32()),
+        "probabilities": pa.array(
+            [[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]], pa.list_(pa.float32(), 2)
+        ),
+    }
+    metadata = {b"pets": json.dumps(info).encode()}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+    return str(path)
+
+
+def test_a_file_of_version_1_is_read(tmp_path):
+    url = write_version_1(tmp_path / "old.parquet")
+    info = read_info(url)
+    assert (info.targets, info.split, info.photos_per_second) == ("class", "test", 12.5)
+    assert info.classes == (
+        ClassInfo(name="pug", species="dog"), ClassInfo(name="Sphynx", species="cat")
+    )  # fmt: skip
+    found = read_classes(url)
+    assert found.ids == ["a", "b", "c"]
+    assert found.targets.tolist() == [0, 1, 1]
+    assert found.predicted.tolist() == [0, 0, 1]
+    assert found.outputs.tolist() == [[0.75, 0.25], [0.5, 0.5], [0.125, 0.875]]
+    assert found.losses.tolist() == pytest.approx(-np.log([0.75, 0.5, 0.875]))

@@ -1,24 +1,28 @@
-"""The report: complete in itself, escaped, and telling the numbers."""
+"""The report and the model card: complete, escaped, and with every figure."""
 
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import numpy as np
+import pandas as pd
 import pytest
+from huggingface_hub import ModelCard
 
-from pets_core.evaluation.gallery import Gallery, Picture
+from pets_core.evaluation.gallery import Picture
 from pets_core.evaluation.predictions import PredictionsInfo
-from pets_core.evaluation.report import ReportContext, SpeciesCounts, render_report
+from pets_core.evaluation.report import ReportContext, model_card, render_report
 from pets_core.records.dataset import ClassInfo
 from pets_core.records.evaluation import (
-    Calibration,
-    ClassChange,
-    ClassMeasures,
+    UNKNOWN_TRAINING,
     Comparison,
-    ConfusedPair,
     EvalReport,
-    Share,
+    Highlights,
+    Interval,
+    LabelChange,
+    Metric,
+    Section,
     Verdict,
 )
 from pets_core.records.training import EpochMetrics, TrainResult
@@ -30,38 +34,52 @@ INFO = PredictionsInfo(
     model_url="m", backbone="resnet34", image_size=224, dataset_url="d",
     dataset_name="oxford-iiit-pet", dataset_fingerprint="0123456789abcdef0123456789abcdef",
 )  # fmt: skip
+ERROR_RATE = Metric(name="error rate", value=0.0625, low=0.052, high=0.073, unit="%")
 REPORT = EvalReport(
-    model_url="m", split="test", num_rows=2000,
-    error_rate=Share(value=0.0625, low=0.052, high=0.073), top_k={1: 0.9375, 2: 0.98},
-    loss=0.2134, calibration=Calibration(ece=0.0312, temperature=1.37, ece_after=0.012),
-    most_confused=(
-        ConfusedPair(actual=EVIL, predicted="pug", count=75, share=0.075),
-        ConfusedPair(actual="pug", predicted="boxer", count=50, share=0.05),
+    target="class", model_url="m", split="test", num_rows=2000, primary=ERROR_RATE,
+    metrics=(
+        Metric(name="top-2 accuracy", value=0.98, higher_is_better=True, unit="%"),
+        Metric(name="cross-entropy", value=0.2134, unit="nats"),
+        Metric(name="mAP", value=0.5, unit="%", baseline=0.25),
+    ),
+    details=(f"1,875 of 2,000 photos right, {EVIL}.",), notes=("The photos are few.",),
+    highlights=Highlights(
+        title="Most confused", columns=("actual", "predicted", "photos", "share"),
+        rows=((EVIL, "pug", "75", "8%"), ("pug", "boxer", "50", "5%")),
+    ),
+    sections=(
+        Section(key="classes", title="Classes", table="classes", percent=("recall",),
+                text=f"Every class of {EVIL}."),
+        Section(key="confusion-matrix", title="Confusion matrix", figure="confusion",
+                figure_alt=f"Confusion matrix of {EVIL}"),
+        Section(key="top-losses", title="Top losses", gallery="top-losses"),
+        Section(key="confused-pairs", title="Confused pairs", gallery="confused-pairs"),
+        Section(key="confusion-table", title="Confusion table", table="classes", in_report=False),
     ),
     num_label_issues=1, verdict=Verdict(passed=False, reasons=(f"of {EVIL} too few",)),
     predictions_url="p", url="e", photos_per_second=1.0, seconds=1.0,
 )  # fmt: skip
-SHOWN = Picture(photo_id=EVIL, actual=EVIL, predicted=EVIL, probability=0.97, loss=5.5,
+SHOWN = Picture(photo_id=EVIL, actual=EVIL, predicted=f"{EVIL}, 97%", detail="loss 5.50",
                 jpeg=b"jpeg", map_jpeg=b"map")  # fmt: skip
+CLASSES = pd.DataFrame(
+    {
+        "name": [EVIL, "pug", "Sphynx"],
+        "support": [1000, 1234, 0],
+        "recall": [0.925, 0.95, np.nan],
+        "loss": [0.123456, np.nan, np.nan],
+        "taken_for": [None, "boxer", None],
+    }
+)
 CONTEXT = ReportContext(
     run_id="run-42",
     info=INFO,
     report=REPORT,
-    classes=[
-        ClassMeasures(name="pug", species="dog", support=1000, correct=950, precision=0.9,
-                      recall=0.95, f1=0.92, taken_for="boxer"),
-        ClassMeasures(name=EVIL, species="cat", support=1000, correct=925, precision=0.88,
-                      recall=0.925, f1=0.91, taken_for="pug"),
-        ClassMeasures(name="Sphynx", species="cat", support=0, correct=0, precision=None,
-                      recall=None, f1=None),
-    ],
-    gallery=Gallery(top_losses=(SHOWN,), confident_errors=(SHOWN,), pairs=(SHOWN,),
-                    label_issues=(SHOWN,)),
-    confusion_png=b"matrix",
-    reliability_png=b"bars",
+    tables={"classes": CLASSES},
+    figures={"confusion": b"matrix"},
+    gallery={"top-losses": [SHOWN], "confused-pairs": [replace(SHOWN, group=f"{EVIL}, as pug")]},
     settings_yaml=f"source:\n  url: {EVIL}\n",
     generated_at="2025-03-01 10:11 UTC",
-)  # fmt: skip
+)
 TRAINING = TrainResult(
     model_url="m", last_model_url="m", history_url="h", plot_url="p", base_lr=1.5e-3,
     mixed_precision="bf16", device="cpu", num_processes=2, num_steps=1234, seconds=90.0,
@@ -69,12 +87,14 @@ TRAINING = TrainResult(
                          photos_per_second=77.0),),
 )  # fmt: skip
 COMPARISON = Comparison(
-    champion_url=f"runs/{EVIL}", num_rows=2000, champion_error_rate=0.08, error_rate=0.0625,
-    only_champion_wrong=60, only_model_wrong=25,
-    improvement=Share(value=0.0175, low=0.008, high=0.027), p_value=0.0002,
-    better=(ClassChange(name=EVIL, support=9, champion_recall=0.5, recall=0.75),),
-    worse=(ClassChange(name="pug", support=9, champion_recall=0.9, recall=0.8),), largest_drop=0.1,
+    champion_url=f"runs/{EVIL}", num_rows=2000, num_excluded=3, metric=ERROR_RATE,
+    champion_metric=Metric(name="error rate", value=0.08, unit="%"),
+    num_better=60, num_worse=25, improvement=Interval(value=0.0175, low=0.008, high=0.027),
+    p_value=0.0002, test="McNemar's test", largest_drop=0.1,
+    better=(LabelChange(name=EVIL, support=9, champion_recall=0.5, recall=0.75),),
+    worse=(LabelChange(name="pug", support=9, champion_recall=0.9, recall=0.8),),
 )  # fmt: skip
+RMSE = Metric(name="RMSE", value=2.25, low=2.0, high=2.5, unit="kg", baseline=4.5)
 
 
 class Page(HTMLParser):
@@ -107,28 +127,60 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def of(report: EvalReport, **about) -> EvalReport:
+    return report.model_copy(update=about)
+
+
+def text_of(report: EvalReport, **about) -> str:
+    return Page(render_report(replace(CONTEXT, report=of(report, **about)))).text
+
+
 @pytest.fixture(scope="module")
 def full():
     return replace(
-        CONTEXT, report=REPORT.model_copy(update={"comparison": COMPARISON}), training=TRAINING,
-        training_png=b"curves", lr_png=b"sweep",
-        species=SpeciesCounts(names=[EVIL, "dog"], counts=[[900, 11], [7, 1082]]),
+        CONTEXT, report=of(REPORT, comparison=COMPARISON), training=TRAINING,
+        training_png=b"curves", lr_png=b"range test",
     )  # fmt: skip
 
 
-def test_it_tells_the_numbers(full):
+def test_it_shows_the_figures(full):
     text = Page(render_report(full)).text
     for words in (
-        "6.2% error rate", "1,875 of 2,000 photos right, test split", "0.2134", "resnet34",
-        "95% interval of the error rate 5.2% to 7.3%", "Among the 2 most probable98.0%",
+        "6.2% error rate", "2,000 test photos; 95% interval 5.2% to 7.3%",
+        "1,875 of 2,000 photos right", "The photos are few.", "Top-2 accuracy98.0%",
+        "Cross-entropy0.2134 nats", "mAP50.0% (baseline 25.0%)", "resnet34", "224 px",
         "oxford-iiit-pet", INFO.dataset_fingerprint, "run-42", "2025-03-01 10:11 UTC",
-        "pug taken for boxer, 5% of its photos", "97%", "loss 5.50", "Does not pass",
-        "Beside the champion: 1.75 points better (+0.8 to +2.7)", "p < 0.001", "60 photos",
-        "\N{MINUS SIGN}10.0",
-        "3.1%; 1.2% with logits divided by 1.37", "1 validation photo whose", "1,082", "92.5%",
-        "1.50e-03", "1,234", "1.234", "bf16", "source: url:",
+        "97%", "loss 5.50", "Does not pass the gate", "1,234", "92.5%", "0.1235",
+        "Against the champion: 1.75 points better (+0.80 points to +2.70 points)",
+        "On the same 2,000 photos. 3 more are excluded, because one of both was trained on them.",
+        "McNemar's testp < 0.001", "60 photos", "25 photos", "8.00%",
+        "\N{MINUS SIGN}10.0", "+25.0", "1.50e-03", "1.234", "bf16", "source: url:",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_metrics_have_their_units_and_baselines():
+    gained = Interval(value=0.25, low=-0.5, high=1.0)
+    comparison = of(
+        COMPARISON, metric=RMSE, champion_metric=of(RMSE, value=2.5), improvement=gained,
+        better=(), worse=(),
+    )  # fmt: skip
+    text = text_of(REPORT, primary=RMSE, comparison=comparison)
+    assert "2.25 kg RMSE" in text
+    assert "95% interval 2 kg to 2.5 kg; baseline 4.5 kg" in text
+    assert "Against the champion: 0.25 kg better (-0.5 kg to +1 kg)" in text
+    assert "Classes with the largest drops" not in text
+
+
+def test_the_meter_is_the_share_that_is_right():
+    for metric, width in (
+        (ERROR_RATE, "93.750"),
+        (of(ERROR_RATE, higher_is_better=True), "6.250"),
+    ):
+        html = render_report(replace(CONTEXT, report=of(REPORT, primary=metric)))
+        assert f"width: {width}%" in html
+    html = render_report(replace(CONTEXT, report=of(REPORT, primary=RMSE)))
+    assert 'class="meter"' not in html
 
 
 def test_nothing_is_fetched(full):
@@ -146,7 +198,7 @@ def test_nothing_is_fetched(full):
 def test_names_are_text(full):
     page = Page(render_report(full))
     assert len(page.all("script")) == 1
-    assert page.text.count(EVIL) >= 12
+    assert page.text.count(EVIL) == 11
     assert EVIL not in render_report(full)
 
 
@@ -168,43 +220,135 @@ def test_it_can_be_read_without_seeing(full):
 
 def test_parts_come_in_order_and_only_when_known(full):
     def headings(context):
-        return re.findall(r'<h2 id="(\w+)-heading"', render_report(context))
+        return re.findall(r'<h2 id="([\w-]+)-heading"', render_report(context))
 
-    always = ["result", "confused", "confusion", "losses", "sure", "labels", "classes",
-              "calibration", "settings"]  # fmt: skip
-    assert headings(CONTEXT) == always
+    always = ["result", "classes", "confusion-matrix", "top-losses", "confused-pairs", "settings"]
+    assert headings(CONTEXT) == always, "in the order of the sections, those of the report"
     assert headings(full) == [
         "result", "champion", *always[1:-1], "training", "rates", "settings"
     ]  # fmt: skip
-    none_sought = REPORT.model_copy(update={"num_label_issues": None})
-    assert "labels" not in headings(replace(CONTEXT, report=none_sought))
     assert "training" in headings(replace(CONTEXT, training_png=b"curves"))
 
 
-def test_classes_come_worst_first():
-    body = render_report(CONTEXT).split('<table class="sortable">')[1].split("</table>")[0]
-    names = re.findall(r'<th scope="row">(.*?)</th>', body)
-    assert [name[:4] for name in names] == ["&lt;", "pug", "Sphy"]
+def cells(html: str) -> list[list[str]]:
+    """Cells of the first table of a section."""
+    body = html.split("<tbody>")[1].split("</tbody>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.S) for row in rows]
 
 
-def of(report: EvalReport, **about) -> EvalReport:
-    return report.model_copy(update=about)
+def test_tables_keep_their_order_and_show_what_is_missing():
+    found = cells(render_report(CONTEXT))
+    assert [row[0][:4] for row in found] == ["&lt;", "pug", "Sphy"]
+    assert [row[1:] for row in found] == [
+        ["1,000", "92.5%", "0.1235", "-"], ["1,234", "95.0%", "-", "boxer"], ["0", "-", "-", "-"],
+    ]  # fmt: skip
+
+
+def test_a_column_is_aligned_by_its_type_not_by_its_first_value():
+    """A column of text or of numbers may begin with a missing value, which is NaN in both."""
+    table = pd.DataFrame({"name": ["a", "b"], "value": [np.nan, 1.5], "label": [np.nan, "pug"]})
+    html = render_report(replace(CONTEXT, tables={"classes": table}))
+    head = html.split("<thead>")[1].split("</thead>")[0]
+    assert re.findall(r'<th scope="col"( class="num")?>', head) == ["", ' class="num"', ""]
+    body = html.split("<tbody>")[1].split("</tbody>")[0]
+    assert re.findall(r"<td( class=\"num\")?", body) == [' class="num"', ""] * 2
+    assert "nan" not in body.lower(), "a sort by NaN has no order"
+
+
+def test_long_tables_are_cut():
+    table = pd.DataFrame({"name": [f"class-{i}" for i in range(1234)], "support": range(1234)})
+    text = Page(render_report(replace(CONTEXT, tables={"classes": table}))).text
+    assert "1,234 rows, the first 1,000 shown; all are in classes.csv" in text
+    assert "class-999" in text
+    assert "class-1000" not in text
+
+
+def test_empty_parts_say_so():
+    context = replace(CONTEXT, tables={"classes": CLASSES[:0]}, gallery={})
+    text = Page(render_report(context)).text
+    assert "None." in text
+    assert text.count("No photos.") == 2
 
 
 def test_photos_out_of_reach_leave_their_place():
     gone = replace(SHOWN, jpeg=None, map_jpeg=None)
-    page = Page(render_report(replace(CONTEXT, gallery=Gallery(top_losses=(gone,)))))
+    page = Page(render_report(replace(CONTEXT, gallery={"top-losses": [gone]})))
     assert "photo out of reach" in page.text
-    assert "Grad-CAM" not in page.text
+    assert len(page.all("img")) == 1, "the confusion matrix"
+
+
+def test_pictures_of_a_group_are_below_its_heading():
+    pair = replace(SHOWN, group="pug, predicted boxer")
+    other = replace(SHOWN, group="boxer, predicted pug")
+    html = render_report(replace(CONTEXT, gallery={"confused-pairs": [pair, pair, other]}))
+    assert re.findall(r"<h3>(.*?)</h3>", html) == ["pug, predicted boxer", "boxer, predicted pug"]
+    strips = html.split('<ul class="strip"')[1:]
+    assert [strip.split("</ul>")[0].count("<img") for strip in strips] == [2, 1]
 
 
 def test_a_perfect_model():
-    nothing_wrong = Share(value=0.0, low=0.0, high=0.0)
-    report = of(REPORT, error_rate=nothing_wrong, most_confused=(), verdict=Verdict(passed=True))
-    perfect = ClassMeasures(name="a", support=9, correct=9, precision=1, recall=1, f1=1)
-    context = replace(CONTEXT, report=report, classes=[perfect], gallery=Gallery())
-    page = Page(render_report(context))
-    assert "0.0% error rate" in page.text
-    assert "Passes the gate" in page.text
-    assert "Nothing was wrong" in page.text
-    assert "Species" not in page.text
+    metric = of(ERROR_RATE, value=0.0, low=0.0, high=0.0)
+    text = text_of(REPORT, primary=metric, verdict=Verdict(passed=True))
+    assert "0.0% error rate" in text
+    assert "Passes the gate" in text
+    assert "Champion" not in text
+
+
+def test_a_gate_that_is_not_configured_is_not_passed():
+    text = text_of(REPORT, verdict=Verdict(passed=True, has_condition=False))
+    assert "Gate: not configured, no champion" in text
+    assert "Passes" not in text
+
+
+def test_warnings_are_shown():
+    assert UNKNOWN_TRAINING in text_of(REPORT, num_trained_on=None)
+    assert "Classes without an evaluated photo: pug." in text_of(REPORT, unseen_labels=("pug",))
+    assert "It is the champion." in text_of(REPORT, is_champion=True)
+
+
+def test_every_rule_of_the_style_sheet_is_used_and_every_class_has_one(full):
+    """An end of a deleted rule would make browsers skip the rule after it."""
+    html = render_report(full)
+    style = html.split("<style>")[1].split("</style>")[0]
+    depth = 0
+    for place, brace in enumerate(style):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        assert depth >= 0, style[:place][-80:]
+    assert depth == 0
+    selectors = re.findall(r"([^{};]+)\{", style)
+    assert all(re.fullmatch(r"[\w\s.,:>\-\[\]=\"*@()#]+", each) for each in selectors)
+    ruled = set(re.findall(r"\.([a-z][\w-]*)", " ".join(selectors)))
+    # A perfect model, photos that are gone and a right prediction show the rest.
+    right = replace(SHOWN, is_correct=True, jpeg=None)
+    others = render_report(replace(full, gallery={"top-losses": [right]}))
+    used = {
+        name for names in re.findall(r'class="([^"]*)"', html + others) for name in names.split()
+    }
+    assert ruled == used
+
+
+@pytest.mark.parametrize("training", [None, TRAINING])
+def test_hubs_can_read_the_model_card(training):
+    name = "<b>*pug*</b> | [x](y)"
+    info = INFO.model_copy(update={"dataset_name": "my: pets"})
+    highlights = of(REPORT.highlights, rows=((name, "boxer: a dog", "75", "8%"),))
+    report = of(
+        REPORT, comparison=COMPARISON, highlights=highlights, unseen_labels=(name,),
+        details=(), notes=(f"{name} is rare.",),
+    )  # fmt: skip
+    context = replace(CONTEXT, info=info, report=report, training=training)
+    card = ModelCard(model_card(context, f"names one of {name}", "image-classification"))
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("error rate", 0.0625)
+    assert (result.dataset_name, result.dataset_revision) == ("my: pets", INFO.dataset_fingerprint)
+    assert (card.data.base_model, card.data.pipeline_tag) == ("resnet34", "image-classification")
+    text = card.text.replace("\\", "")
+    assert "| error rate | 6.25% (95% interval 5.2% to 7.3%) |" in text
+    assert "| mAP | 50.00%; 25.00% by always predicting the mean |" in text
+    assert "| against the champion | 1.75 points better, on 2000 photos" in text
+    assert "Classes without an evaluated photo" in text
+    assert name in text
+    assert name not in card.text
+    assert ("1234 optimizer steps" in text) == (training is not None)
+    assert ("Not known to the evaluation" in text) == (training is None)

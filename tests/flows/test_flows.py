@@ -22,9 +22,10 @@ from pets_core.evaluation.predictions import read_info, read_predictions, write_
 from pets_core.models.package import load_model
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.training import LRSuggestion
-from pets_core.registry import current, history
+from pets_core.registry.aliases import current, history
 from pets_core.runtime.request import WorkRequest
 from pets_core.runtime.runs import ask_stage, finished_stage
+from pets_core.targets.classes.target import CLASSES
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -58,17 +59,22 @@ def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_a
         "calibration",
         "top-losses",
         "confident-errors",
+        "species",
         "confused-pairs",
         "label-issues",
         "run-summary",
     }
     assert made.pop("training-progress") == 100
-    assert f"Error rate {report.error_rate.value:.1%}: no limit is set" in made["run-summary"]
+    assert f"Error rate {report.primary.value:.1%}: gate: not configured" in made["run-summary"]
     table = json.loads(made["confusion-table"])
     assert sum(row["count"] for row in table) == report.num_rows
     first = json.loads(made["most-confused"])[0]
-    assert first == report.most_confused[0].model_dump() | {"share": first["share"]}
-    assert json.loads(made["classes"])[0]["name"] == "Abyssinian"
+    assert (first["actual"], first["predicted"], str(first["count"])) == report.highlights.rows[0][
+        :3
+    ]
+    recalls = [row["recall"] for row in json.loads(made["classes"])]
+    assert len(recalls) == 37
+    assert recalls == sorted(recalls), "the lowest first"
     assert made["top-losses"].count("data:image/jpeg") == 32, "photos, and where the model looked"
     for key in ("lr-finder", "training-curves", "confusion-matrix", "calibration"):
         assert "data:image/png;base64,iVBOR" in made[key]
@@ -126,11 +132,11 @@ def test_the_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
     assert second.result().is_champion
     promoted = history(config.store, name, "champion")
     assert len(promoted) == 2
-    # Another model that says the very same is compared with it.
+    # Another model with the same predictions is compared with it.
     info = read_info(predictions).model_copy(update={"model_url": str(tmp_path / "twin")})
-    said = read_predictions(predictions)
+    own = read_predictions(predictions, CLASSES)
     twin = str(tmp_path / "twin.parquet")
-    write_predictions(twin, info, said.ids, said.targets, np.log(said.probabilities))
+    write_predictions(twin, CLASSES, info, own.ids, own.targets, np.log(own.outputs))
     compared = review_flow(twin, config, return_state=True)
     assert compared.result().comparison.improvement.value == 0
     assert "McNemar" in read_artifacts(compared.state_details.flow_run_id)["champion"]

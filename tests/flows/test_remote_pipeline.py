@@ -7,9 +7,10 @@ import pytest
 
 from flows.pipeline import pipeline
 from pets.cli import main as cli
-from pets_core import registry, storage
+from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.inference.predict import predict_photos
+from pets_core.registry.aliases import absolute, current
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -47,8 +48,8 @@ def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifa
     assert sum(row["count"] for row in table) == 74
     assert report.url.startswith(url)
     assert b"<html" in storage.read_bytes(report.file("report.html"))
-    champion = registry.current(config.store, "oxford-iiit-pet", "champion")
-    assert registry.absolute(config.store, champion.model.model_url) == report.model_url
+    champion = current(config.store, "oxford-iiit-pet", "champion")
+    assert absolute(config.store, champion.model.model_url) == report.model_url
     storage.write_bytes(f"{url}/photo.jpg", _a_photo(drawn_sample))
     (prediction,) = predict_photos(report.model_url, [f"{url}/photo.jpg"])
     assert prediction.error is None

@@ -16,8 +16,8 @@ from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
 from pets_core.data.loading.transforms import Augment
 from pets_core.models.classifier import Classifier
-from pets_core.objectives.objective import Objective
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
+from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.loop import Prepared, prepare
 

@@ -17,7 +17,7 @@ from pets_core.data.loading.transforms import draw_maps, sampling_grid
 from pets_core.errors import PetsError
 from pets_core.models.classifier import Classifier
 from pets_core.models.folding import fold
-from pets_core.objectives.regression import Regression
+from pets_core.targets.regression.objective import Regression
 from pets_core.training.checkpoint import Place
 from pets_core.training.devices import choose_device, resolve_precision
 from pets_core.training.figures import StepFigures

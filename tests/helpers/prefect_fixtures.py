@@ -1,4 +1,4 @@
-"""One real Prefect server, with its own database, for all flow tests; and commands without one."""
+"""A Prefect server with its own database, deployments on it, and commands without one."""
 
 import asyncio
 import os

@@ -20,9 +20,9 @@ from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation import predict
 from pets_core.models.classifier import Classifier
-from pets_core.objectives.single_label import SingleLabel
 from pets_core.runtime import supervisor
 from pets_core.runtime.fork_server import serve
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.groups import build_optimizer
 from pets_core.training.history import History

@@ -12,7 +12,8 @@ from pets_core.data.ingest.commit import ingest
 from pets_core.maintenance.retention import data_sets_needed, find_old, remove_old
 from pets_core.models.card import CARD, ModelCard
 from pets_core.records.dataset import ClassInfo
-from pets_core.registry import Candidate, promote, rollback
+from pets_core.records.evaluation import Metric
+from pets_core.registry.aliases import Candidate, promote, rollback
 
 DAY = 86_400
 
@@ -56,7 +57,8 @@ def candidate(run_id: str, fingerprint: str = "f", predicted_by: str | None = No
         run_id=predicted_by or run_id, model_url=f"store:runs/{run_id}/model",
         predictions_url=f"store:runs/{predicted_by or run_id}/evaluation/predictions.parquet",
         dataset_name="pets", dataset_fingerprint=fingerprint, split="test", tta_views=0,
-        backbone="resnet18", error_rate=0.1, num_rows=10, evaluated_at="2026-01-01",
+        backbone="resnet18", metric=Metric(name="error rate", value=0.1, unit="%"), num_rows=10,
+        evaluated_at="2026-01-01",
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_the_model_beats_the_baselines(reviewed):
     own, biases, mean = (row.rmse for row in report.errors)
     assert own < 0.95 * biases < 0.95 * mean
     assert {epoch.metric for epoch in trained.epochs} == {"RMSE"}
-    assert trained.epochs[-1].valid_error == pytest.approx(own, abs=0.05)
+    assert trained.epochs[-1].valid_metric == pytest.approx(own, abs=0.05)
     told = pq.read_table(report.file("predictions.parquet"))
     errors = told["predicted"].to_numpy() - told["rating"].to_numpy()
     assert np.sqrt((errors**2).mean()) == pytest.approx(own, abs=1e-6)

@@ -8,9 +8,9 @@ from torch import nn
 
 from pets_core.errors import PetsError
 from pets_core.models.package import save_model
-from pets_core.objectives.regression import Regression
 from pets_core.ratings.config import RecommenderConfig
 from pets_core.ratings.model import RecommenderCard, create_recommender, load_recommender
+from pets_core.targets.regression.objective import Regression
 
 
 def card(**settings) -> RecommenderCard:

@@ -21,9 +21,7 @@ import torch
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
-from pets_core.evaluation.confusion import confusion_counts
 from pets_core.evaluation.predictions import read_predictions
-from pets_core.evaluation.review import review
 from pets_core.models.package import load_model
 from pets_core.progress import Progress
 from pets_core.records.evaluation import PredictResult
@@ -38,6 +36,10 @@ from pets_core.runtime.failures import (
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.runtime.request import CheckResult, WorkRequest
+from pets_core.targets.classes.confusion import confusion_counts
+from pets_core.targets.classes.predictions import ClassPredictions
+from pets_core.targets.classes.target import CLASSES
+from pets_core.targets.evaluate import evaluate
 from tasks.artifacts.training import publish_lr
 
 
@@ -82,13 +84,13 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
     )
     for url, split in ((said.predictions_url, "test"), (said.champion_url, "test"),
                        (said.valid_url, "valid")):  # fmt: skip
-        predictions = read_predictions(url)
+        predictions = read_predictions(url, CLASSES)
         assert predictions.info.split == split
         assert len(set(predictions.ids)) == len(predictions) == manifest.splits[split].num_rows
-    assert read_predictions(said.predictions_url).info.model_url == result.model_url
-    assert read_predictions(said.champion_url).info.model_url == result.best_model_url
+    assert read_predictions(said.predictions_url, CLASSES).info.model_url == result.model_url
+    assert read_predictions(said.champion_url, CLASSES).info.model_url == result.best_model_url
     assert pq.read_table(said.maps_url).num_rows == 16
-    report = review(config, run_url, said, training=result)
+    report = evaluate(config, run_url, said, training=result)
     history = pq.read_table(result.history_url).to_pandas()
     assert len(history) == result.num_steps
     assert {"step", "phase", "epoch", "loss", "momentum", "lr_group_0"} <= set(history.columns)
@@ -137,7 +139,8 @@ def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> Non
         request = train_request(config, run_url).model_copy(
             update={"stage": "predict", "model_url": result.model_url}
         )
-        predictions = read_predictions(launch(request, PredictResult).predictions_url)
+        url = launch(request, PredictResult).predictions_url
+        predictions = ClassPredictions.of(read_predictions(url, CLASSES))
         names = len(predictions.names)
         counts.append(confusion_counts(predictions.targets, predictions.predicted, names))
     one, *others = histories
@@ -476,7 +479,7 @@ def test_a_training_with_everything_on(small_config, tmp_path) -> None:
     assert (result.best_model_url, result.last_model_url) == (result.model_url, f"{run_url}/last")
     assert load_model(result.last_model_url)
     said = launch(request, PredictResult)
-    assert read_predictions(said.predictions_url).info.tta_views == 2
+    assert read_predictions(said.predictions_url, CLASSES).info.tta_views == 2
     stored = pq.read_table(said.predictions_url, columns=["embedding"])["embedding"]
     assert len(stored[0].as_py()) == load_model(result.model_url).card.num_features
 

@@ -21,6 +21,7 @@ from pets_core.runtime.failures import WorkerError
 from pets_core.runtime.launcher import announcements, launch
 from pets_core.runtime.multi_node import join
 from pets_core.runtime.request import WorkRequest
+from pets_core.targets.classes.target import CLASSES
 
 LAUNCH = """
 import sys
@@ -133,7 +134,7 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
     trained, said = map(json.loads, done.stdout.splitlines())
     assert trained["num_processes"] == 2
     rows = asked[0].manifest.splits["test"].num_rows
-    assert len(set(read_predictions(said["predictions_url"]).ids)) == rows
+    assert len(set(read_predictions(said["predictions_url"], CLASSES).ids)) == rows
     assert [line for line in heard if "begins" in line or "is done" in line] == [
         "train begins", "train is done", "predict begins", "predict is done",
     ]  # fmt: skip

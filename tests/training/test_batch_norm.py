@@ -11,7 +11,7 @@ from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.data.loading.loader import global_batches
 from pets_core.errors import PetsError
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training import loop
 from pets_core.training.batch_norm import check_batch_norm, smallest_pass
 from pets_core.training.groups import freeze_to, train_mode

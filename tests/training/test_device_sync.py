@@ -22,9 +22,9 @@ from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
 from pets_core.data.loading.transforms import Augment, draw_maps, move_box, sampling_grid
 from pets_core.models.classifier import Classifier
-from pets_core.objectives.multi_label import MultiLabel
-from pets_core.objectives.regression import Regression
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
+from pets_core.targets.regression.objective import Regression
+from pets_core.targets.tags.objective import MultiLabel
 from pets_core.training.loop import prepare, train_step
 
 # Photos are written to real memory under a mode for fake tensors.

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
-from pets_core.objectives.single_label import SingleLabel
 from pets_core.progress import ignore_progress
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.loop import fit, validate
 from pets_core.training.lr_finder import lr_find
 from pets_core.training.schedule import Phase
@@ -49,7 +49,7 @@ def test_training_learns(tiny_model, tiny_loader, accelerator) -> None:
     history = run(tiny_model, tiny_loader, accelerator, longer)
     first, last = history.epochs[0], history.epochs[-1]
     assert last.train_loss < first.train_loss
-    assert last.valid_error < 0.35 < first.valid_error
+    assert last.valid_metric < 0.35 < first.valid_metric
 
 
 def test_history_has_a_row_a_step_with_each_groups_rate(

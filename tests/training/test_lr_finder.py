@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, suggest, trimmed
 
 RATES = np.geomspace(1e-6, 1.0, 100)

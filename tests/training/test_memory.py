@@ -18,7 +18,7 @@ from pets_core.evaluation import predict
 from pets_core.evaluation.predict import predict_split
 from pets_core.models.classifier import Classifier
 from pets_core.models.memory import HalvingForward, is_out_of_memory
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.loop import prepare, train_step, validate
 from pets_core.training.memory import explain_out_of_memory, largest_micro_batch, num_micro_batches
 

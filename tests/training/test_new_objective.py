@@ -40,11 +40,11 @@ def test_the_objective_of_the_page_learns(capsys) -> None:
     torch.manual_seed(0)
     exec(compile(code, "new-objective.md", "exec"), names)
     epochs = names["history"].epochs
-    assert epochs[-1].metric == "mean grades off"
-    assert epochs[-1].valid_error < 0.3 < epochs[0].valid_error
+    assert epochs[-1].metric.name == "mean grades off"
+    assert epochs[-1].valid_metric < 0.3 < epochs[0].valid_metric
     assert capsys.readouterr().out.split()[-3:] == ["mean", "grades", "off"]
     # By hand: grades 2 and 0 of 4, told as 3 and 0.
     objective = names["Ordinal"]()
     logits = torch.tensor([[1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]])
     assert objective.activation(logits).tolist() == [3, 0]
-    assert objective.error_sum(logits, torch.tensor([2, 0])).item() == 1
+    assert objective.metric_sum(logits, torch.tensor([2, 0])).item() == 1

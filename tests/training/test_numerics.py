@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.loop import fit
 from pets_core.training.schedule import Phase
 

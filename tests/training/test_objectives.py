@@ -7,10 +7,11 @@ import torch
 
 from pets_core.config.train import TrainConfig
 from pets_core.models.card import ModelCard
-from pets_core.objectives.multi_label import MultiLabel
-from pets_core.objectives.photos import photo_objective, tell
-from pets_core.objectives.regression import Regression, widened
 from pets_core.records.dataset import ClassInfo, NumberInfo
+from pets_core.targets.coordinates.objective import Boxes, Keypoints
+from pets_core.targets.registry import get_target
+from pets_core.targets.regression.objective import Regression, widened
+from pets_core.targets.tags.objective import MultiLabel
 
 LOGITS = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])
 TAGS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -32,20 +33,36 @@ def test_smoothed_tags_are_moved_to_one_half():
     assert float(smooth) == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_the_error_of_tags_is_that_of_accuracy_multi():
+def test_the_metric_of_tags_is_the_f1_of_each_photo():
     objective = MultiLabel()
-    # Of the first photo both are wrong: a probability of one half gives no tag.
-    assert float(objective.error_sum(LOGITS, TAGS)) == pytest.approx(1.0)
-    assert float(objective.error_sum(torch.tensor([[0.1, -0.1]]), TAGS[:1])) == 0.0
-    assert objective.metric == "tag error rate"
+    # Both photos are given the second tag alone: a probability of one half gives no tag.
+    assert float(objective.metric_sum(LOGITS, TAGS)) == pytest.approx(0 + 1)
+    assert float(objective.metric_sum(torch.tensor([[0.1, 0.1]]), TAGS[:1])) == pytest.approx(2 / 3)
+    assert float(objective.metric_sum(-torch.ones(1, 2), torch.zeros(1, 2))) == 1.0
+    assert (objective.metric.name, objective.metric.higher_is_better) == ("F1 per photo", True)
     assert objective.activation(LOGITS)[0, 0] == 0.5
+
+
+def test_the_metric_of_keypoints_is_their_mean_distance():
+    objective = Keypoints()
+    predicted, actual = torch.tensor([[0.3, 0.4, 0.0, 0.0]]), torch.zeros(1, 4)
+    assert float(objective.metric_sum(predicted, actual)) == pytest.approx((0.5 + 0) / 2 / 2)
+    assert objective.metric_value(0.25) == 0.25
+
+
+def test_the_metric_of_boxes_is_their_mean_iou_whatever_the_order_of_corners():
+    objective = Boxes()
+    half = torch.tensor([[0.0, 0.5, -0.5, -0.5]])
+    actual = torch.tensor([[-0.5, -0.5, 0.5, 0.5]])
+    assert float(objective.metric_sum(half, actual)) == pytest.approx(0.5)
+    assert objective.metric.higher_is_better
 
 
 def test_an_empty_batch_costs_nothing():
     empty = torch.zeros(0, 2)
     for objective in (MultiLabel(), Regression(), Regression(loss="l1")):
         assert float(objective.loss_sum(empty, empty)) == 0.0
-        assert float(objective.error_sum(empty, empty)) == 0.0
+        assert float(objective.metric_sum(empty, empty)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -57,20 +74,20 @@ def test_numbers_cost_by_the_error_in_standard_deviations(loss, by_hand):
     logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[10.0, 2.0]])
     assert objective.activation(logits).tolist() == [[12.0, 0.0]]
     assert float(objective.loss_sum(logits, targets)) == pytest.approx(by_hand)
-    assert float(objective.error_sum(logits, targets)) == pytest.approx((2**2 + 2**2) / 2)
+    assert float(objective.metric_sum(logits, targets)) == pytest.approx((2**2 + 2**2) / 2)
 
 
 def test_the_metric_of_numbers_is_the_root_of_the_mean_square():
     objective = Regression()
-    total = objective.error_sum(torch.tensor([1.0, 4.0]), torch.tensor([4.0, 0.0]))
-    assert objective.error(float(total) / 2) == pytest.approx(math.sqrt((9 + 16) / 2))
+    total = objective.metric_sum(torch.tensor([1.0, 4.0]), torch.tensor([4.0, 0.0]))
+    assert objective.metric_value(float(total) / 2) == pytest.approx(math.sqrt((9 + 16) / 2))
 
 
 def test_numbers_of_several_units_are_judged_in_standard_deviations():
     objective = Regression(std=torch.tensor([4.0, 1.0]), alike=False)
     logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 2.0]])
-    assert float(objective.error_sum(logits, targets)) == pytest.approx((0.5**2 + 2**2) / 2)
-    assert objective.metric == "RMSE in standard deviations"
+    assert float(objective.metric_sum(logits, targets)) == pytest.approx((0.5**2 + 2**2) / 2)
+    assert objective.metric.unit == "standard deviations"
 
 
 def test_a_range_is_a_tenth_wider_for_the_sigmoid():
@@ -88,42 +105,50 @@ def card(**about) -> ModelCard:
     return ModelCard(**given | about)
 
 
+def objective_of(model_card: ModelCard, *given):
+    return get_target(model_card.targets).objective(model_card, *given)
+
+
+def decode(model_card: ModelCard, logits: torch.Tensor) -> torch.Tensor:
+    return get_target(model_card.targets).decode(model_card, logits)
+
+
 PLACE = NumberInfo(name="x", unit="half widths")
 
 
 def test_each_kind_of_target_has_its_objective():
     cpu, train = torch.device("cpu"), TrainConfig()
     classes = (ClassInfo(name="a"), ClassInfo(name="b"))
-    of_class = photo_objective(card(classes=classes), train, (1, 2), cpu)
-    assert of_class.metric == "error rate"
-    of_tags = photo_objective(card(targets="tags", classes=classes), train, (), cpu)
-    assert of_tags.metric == "tag error rate"
+    of_class = objective_of(card(classes=classes), train, (1, 2), cpu)
+    assert of_class.metric.name == "error rate"
+    of_tags = objective_of(card(targets="tags", classes=classes), train, (), cpu)
+    assert of_tags.metric.name == "F1 per photo"
     places = card(targets="points", numbers=(PLACE, PLACE))
     far = torch.full((1, 2), 50.0)
-    assert photo_objective(places, train, (), cpu).activation(far)[0].tolist() == pytest.approx(
+    assert objective_of(places, train, (), cpu).activation(far)[0].tolist() == pytest.approx(
         [1.2, 1.2]
     )
     kg, years = NumberInfo(name="w", unit="kg", mean=5, std=2), NumberInfo(name="a", unit="years")
-    mixed = photo_objective(card(targets="numbers", numbers=(kg, years)), train, (), cpu)
-    assert mixed.metric == "RMSE in standard deviations"
+    mixed = objective_of(card(targets="numbers", numbers=(kg, years)), train, (), cpu)
+    assert mixed.metric.unit == "standard deviations"
     assert mixed.activation(torch.ones(1, 2))[0].tolist() == [7.0, 1.0]
 
 
-def test_what_is_told_is_of_the_whole_photo():
+def test_predictions_are_of_the_whole_photo():
     places = card(targets="points", numbers=(PLACE, PLACE))
     # The middle of the crop is the middle of the photo; its edge is at 24 / 32.
-    assert tell(places, torch.zeros(1, 2))[0].tolist() == pytest.approx([0.0, 0.0])
+    assert decode(places, torch.zeros(1, 2))[0].tolist() == pytest.approx([0.0, 0.0])
     edge = math.log((1 + 1.2) / (1.2 - 1))
-    assert tell(places, torch.full((1, 2), edge))[0].tolist() == pytest.approx([0.75, 0.75])
-    assert tell(places, torch.full((1, 2), 50.0))[0].tolist() == pytest.approx([0.9, 0.9])
+    assert decode(places, torch.full((1, 2), edge))[0].tolist() == pytest.approx([0.75, 0.75])
+    assert decode(places, torch.full((1, 2), 50.0))[0].tolist() == pytest.approx([0.9, 0.9])
     bounded = card(targets="numbers", numbers=(NumberInfo(name="a"),), y_range=(0.0, 10.0))
-    assert tell(bounded, torch.full((1, 1), 50.0)).tolist() == [[10.0]]
+    assert decode(bounded, torch.full((1, 1), 50.0)).tolist() == [[10.0]]
     box = card(targets="box", numbers=(PLACE,) * 4)
-    xmin, ymin, xmax, ymax = tell(box, torch.tensor([[1.0, 0.0, -1.0, 0.5]]))[0].tolist()
+    xmin, ymin, xmax, ymax = decode(box, torch.tensor([[1.0, 0.0, -1.0, 0.5]]))[0].tolist()
     assert (xmin, ymin) < (xmax, ymax)
     assert xmin == pytest.approx(-xmax), "corners come in order, as those of a box that was moved"
     classes = card(classes=(ClassInfo(name="a"), ClassInfo(name="b")))
-    assert tell(classes, torch.zeros(1, 2)).tolist() == [[0.5, 0.5]]
+    assert decode(classes, torch.zeros(1, 2)).tolist() == [[0.5, 0.5]]
 
 
 def test_a_card_of_before_there_were_tags_is_read():

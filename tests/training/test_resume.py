@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
-from pets_core.objectives.single_label import SingleLabel
+from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.interruption import Interrupted
 from pets_core.training.loop import fit

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
-from pets_core.objectives.single_label import SingleLabel, balanced_weights
+from pets_core.targets.classes.objective import SingleLabel, balanced_weights
 from pets_core.training.figures import StepFigures
 from pets_core.training.loop import prepare, train_step
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pets_core import plots
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.records.training import EpochMetrics, TrainResult, Trial
+from pets_core.records.training import EpochMetrics, MetricInfo, TrainResult, Trial
 from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
 
 BACKBONES = ("a", "b")
@@ -29,7 +29,7 @@ def told(config: PipelineConfig, count: int, together: int = 1) -> list[Trial]:
     study, trials = Study(config), []
     while len(trials) < count:
         for trial in study.ask(together):
-            done = trial.model_copy(update={"error_rate": error_of(trial)})
+            done = trial.model_copy(update={"value": error_of(trial)})
             study.tell(done)
             trials.append(done)
     return trials
@@ -57,21 +57,21 @@ def test_without_backbones_the_models_own_is_tried() -> None:
 def test_a_trial_that_failed_is_told_and_not_chosen(tmp_path) -> None:
     study = Study(settings())
     first, second = study.ask(2)
-    study.tell(first.model_copy(update={"fault": "the loss is not finite"}))
-    good = second.model_copy(update={"error_rate": 0.5})
+    study.tell(first.model_copy(update={"error": "the loss is not finite"}))
+    good = second.model_copy(update={"value": 0.5})
     study.tell(good)
-    bad = first.model_copy(update={"fault": "the loss is not finite"})
+    bad = first.model_copy(update={"error": "the loss is not finite"})
     result = write_result(str(tmp_path), [bad, good])
     assert [trial.number for trial in result.trials] == [1, 0]
     kept = json.loads((tmp_path / "sweep.json").read_text())
-    assert kept["trials"][1]["fault"] == "the loss is not finite"
-    with pytest.raises(PetsError, match="none of the 1 trials came to its end: the loss"):
+    assert kept["trials"][1]["error"] == "the loss is not finite"
+    with pytest.raises(PetsError, match="none of the 1 trials was trained: the loss"):
         write_result(str(tmp_path), [bad])
 
 
 def trained(error_rate: float | None) -> TrainResult:
     epoch = EpochMetrics(
-        epoch=0, phase="frozen", train_loss=1.0, valid_loss=1.0, valid_error=error_rate,
+        epoch=0, phase="frozen", train_loss=1.0, valid_loss=1.0, valid_metric=error_rate,
         seconds=1.0, photos_per_second=1.0,
     )  # fmt: skip
     return TrainResult.model_construct(epochs=(epoch,), seconds=2.0, model_url="m")
@@ -80,11 +80,31 @@ def trained(error_rate: float | None) -> TrainResult:
 def test_a_trial_counts_with_the_mean_of_its_seeds() -> None:
     trial = Trial(number=0, backbone="a", base_lr=0.1)
     done = concluded(trial, [trained(0.2), trained(0.4)], "last")
-    assert done.error_rate == pytest.approx(0.3)
-    assert done.error_rates == (0.2, 0.4)
+    assert done.value == pytest.approx(0.3)
+    assert done.values == (0.2, 0.4)
     assert done.seconds == 4.0
     with pytest.raises(PetsError, match=r"source\.valid_fraction"):
         concluded(trial, [trained(None)], "last")
+
+
+def test_the_best_trial_is_the_one_of_the_metrics_direction(tmp_path) -> None:
+    iou = MetricInfo(name="mean IoU", higher_is_better=True)
+    trials = [
+        Trial(number=n, backbone="a", base_lr=0.1, metric=iou, value=value)
+        for n, value in enumerate([0.3, 0.9, 0.5])
+    ]
+    assert [t.number for t in write_result(str(tmp_path), trials).trials] == [1, 2, 0]
+    study = Study(settings(num_random=1))
+    for trial, value in zip(study.ask(3), [0.3, 0.9, 0.5], strict=True):
+        study.tell(trial.model_copy(update={"metric": iou, "value": value}))
+    assert study.best_number == 1
+
+
+def test_a_trial_whose_metric_is_not_a_number_has_failed() -> None:
+    trial = Trial(number=0, backbone="a", base_lr=0.1)
+    done = concluded(trial, [trained(0.2), trained(float("nan"))], "last")
+    assert done.value is None
+    assert "error rate is not a finite number" in done.error
 
 
 def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
@@ -93,15 +113,17 @@ def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
         for number, (error, loss) in enumerate([(0.3, 2.0), (0.2, 1.0), (0.4, 3.0)])
     )
     result = TrainResult.model_construct(epochs=epochs)
-    assert result.kept("best").valid_error == 0.2
-    assert result.kept("last").valid_error == 0.4
+    assert result.kept("best").valid_metric == 0.2
+    assert result.kept("last").valid_metric == 0.4
 
 
 def test_epochs_stored_before_errors_had_names_are_read() -> None:
-    told = {"epoch": 0, "phase": "frozen", "train_loss": 1.0, "seconds": 1, "photos_per_second": 1}
-    epoch = EpochMetrics.model_validate(told | {"valid_loss": 1.0, "valid_error_rate": 0.25})
-    assert epoch.error_text == "25.0%"
+    old = {"epoch": 0, "phase": "frozen", "train_loss": 1.0, "seconds": 1, "photos_per_second": 1}
+    epoch = EpochMetrics.model_validate(old | {"valid_loss": 1.0, "valid_error_rate": 0.25})
+    assert epoch.metric_text == "25.0%"
     assert EpochMetrics.model_validate_json(epoch.model_dump_json()) == epoch
+    named = EpochMetrics.model_validate(old | {"valid_error": 2.5, "metric": "RMSE"})
+    assert (named.metric.name, named.metric_text) == ("RMSE", "2.5")
 
 
 def test_each_training_is_a_run_of_its_own() -> None:
@@ -114,8 +136,7 @@ def test_each_training_is_a_run_of_its_own() -> None:
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_the_picture_shows_any_number_of_trials(count) -> None:
     trials = [
-        Trial(number=n, backbone=f"b${n}", base_lr=10.0**-n, error_rate=n / 10)
-        for n in range(count)
+        Trial(number=n, backbone=f"b${n}", base_lr=10.0**-n, value=n / 10) for n in range(count)
     ]
     picture = Image.open(io.BytesIO(plots.sweep_trials(trials)))
     assert picture.width > 900
@@ -136,5 +157,5 @@ def test_a_sweep_that_cannot_be_is_refused(sweep, message) -> None:
 def test_the_store_keeps_what_was_tried(tmp_path) -> None:
     trials = told(settings(), 3)
     result = write_result(str(tmp_path), trials)
-    assert result.trials[0].error_rate == min(trial.error_rate for trial in trials)
+    assert result.trials[0].value == min(trial.value for trial in trials)
     assert Path(result.url).exists()

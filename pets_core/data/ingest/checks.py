@@ -16,6 +16,7 @@ from pets_core.data.sources.formats import is_photo_name, may_be_photo
 from pets_core.errors import PetsError
 from pets_core.records.base import Split, Targets
 from pets_core.records.dataset import LeftOut, choose_evaluation_split
+from pets_core.records.target_spec import target_spec
 
 __all__ = ["check_photos", "check_splits"]
 
@@ -43,14 +44,15 @@ def check_photos(
         PetsError: With all faults.
     """
     counted = [photo for photo_id, photo in photos.items() if may_be_photo(files[photo_id].path)]
+    spec = target_spec(contract.targets)
     if not counted:
-        what = {"class": "a label", "tags": "a row of tags"}.get(contract.targets, "numbers")
+        what = {"label": "a label", "labels": "a row of tags", "numbers": "numbers"}[spec.storage]
         raise PetsError(f"the source holds no photo with {what}{_instead(left_out)}")
     if contract.numbers:
         return
     if not contract.classes:
         raise PetsError("no photo of the source has a tag")
-    what = "class" if contract.targets == "class" else "tag"
+    what = spec.noun
     total = Counter(name for photo in counted for name in photo.names(contract.targets))
     lost = lost_of_classes(left_out, total)
     faults = [
@@ -107,7 +109,8 @@ def check_splits(
     lacking = [info.name for info in contract.classes if info.name not in trained]
     if lacking or not training:
         names = ", ".join(map(repr, lacking[:_MAX_FAULTS])) + ", ..." * (len(lacking) > _MAX_FAULTS)
-        what, whats = ("class", "classes") if contract.targets == "class" else ("tag", "tags")
+        spec = target_spec(contract.targets)
+        what, whats = spec.noun, spec.plural
         subject = (
             f"{len(lacking)} of {len(contract.classes)} {whats} ({names}) have no training photos"
         )

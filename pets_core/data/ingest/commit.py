@@ -47,6 +47,7 @@ from pets_core.records.dataset import (
     ShardInfo,
     SplitInfo,
 )
+from pets_core.records.target_spec import target_spec
 
 __all__ = ["commit", "ingest", "written"]
 
@@ -222,7 +223,7 @@ def _drop_leaking(
             path=row["source_path"],
             reason="duplicate",
             detail=f"like {leaks[row['id']]['match_id']} in {leaks[row['id']]['match_split']}",
-            label=leaks[row["id"]]["class_name"] if plan.targets == "class" else "",
+            label=leaks[row["id"]]["class_name"] if target_spec(plan.targets).is_label else "",
         )
         for row in rows
     ]
@@ -291,7 +292,7 @@ def _fingerprint(
         {split: [shard.sha256 for shard in info.shards] for split, info in splits.items()},
         [list(_row_order(row)) for row in sorted(left_out, key=_row_order)],
     ]
-    if plan.targets != "class":
+    if not target_spec(plan.targets).is_label:
         identity += [plan.targets, [[info.name, info.unit] for info in plan.numbers]]
     return sha256(json.dumps(identity).encode()).hexdigest()[:20]
 

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_PIXELS",
     "ImageInfo",
     "decode",
+    "decode_sized",
     "inspect",
     "is_plain_jpeg",
     "open_rgb",
@@ -245,10 +246,16 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     Raises:
         UnreadablePhotoError: As `open_rgb`.
     """
-    image, _ = open_rgb(data, at_least=size)
+    return decode_sized(data, size)[0]
+
+
+def decode_sized(data: bytes, size: int) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Decode a photo as `decode`, and return the width and height of the upright photo too."""
+    decoded = _open(data, size)
+    image = decoded.image
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return np.asarray(image), decoded.size
 
 
 def _orientation(image: Image.Image) -> int:

@@ -40,6 +40,7 @@ from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 from pets_core.records.base import Split, Targets
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, LeftOut, ShardPlan
+from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "PlannedPhoto",
@@ -183,7 +184,7 @@ def _planned(
     photo: LabelledPhoto, entry: FileEntry, targets: Targets, labels: Mapping[str, int]
 ) -> PlannedPhoto:
     indices = tuple(sorted(labels[name] for name in photo.names(targets)))
-    is_class = targets == "class"
+    is_class = target_spec(targets).is_label
     return PlannedPhoto(
         photo.id,
         entry.path,
@@ -251,7 +252,7 @@ def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig
         numbers=catalogue.numbers,
     )
     if new and new_labels == "refuse":
-        what = "tag" if targets == "tags" else "label"
+        what = "tag" if target_spec(targets).is_labels else "label"
         raise PetsError(
             f"{what} {', '.join(map(repr, new))}: outside the contract of data set {name!r} "
             f"(version {contract.version}, {len(contract.classes)} {what}s). Set "
@@ -303,7 +304,7 @@ def _write_plan(
     same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
     # What was left out for want of a decoder is read once there is one.
     same += "".join(decoders())
-    if contract.targets != "class":
+    if not target_spec(contract.targets).is_label:
         same += json.dumps([contract.targets, [info.name for info in contract.numbers]])
     keys = [_key(leaf, same) for leaf in leaves]
     written = _written(root, set(keys))

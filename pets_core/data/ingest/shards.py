@@ -34,6 +34,7 @@ from pets_core.data.sources.formats import (
 from pets_core.data.sources.sources import open_source
 from pets_core.errors import PetsError
 from pets_core.records.dataset import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
+from pets_core.records.target_spec import target_spec
 
 __all__ = ["ANNOTATION_SIZE", "NO_BOX", "OUTSIDE", "ShardWriter", "without", "write_shard"]
 
@@ -252,12 +253,13 @@ def _labels(photo: PlannedPhoto, shard: ShardPlan, plan: DatasetPlan, size: tupl
     tags = [plan.classes[index].name for index in photo.tags]
     said = tags or [f"{value:g}" for value in photo.numbers]
     row |= {"class_name": ", ".join(said), "species": None}
-    if plan.targets == "tags":
+    spec = target_spec(plan.targets)
+    if spec.is_labels:
         one_hot = [int(index in photo.tags) for index in range(len(plan.classes))]
         return row | {"tags": tags, "one_hot": one_hot}
-    if plan.targets == "numbers":
+    if spec.geometry is None:
         return row | {"numbers": photo.numbers}
-    if plan.targets == "box":
+    if spec.geometry == "box":
         xmin, ymin, xmax, ymax = photo.numbers
         if xmin >= xmax or ymin >= ymax:
             corners = ", ".join(f"{value:g}" for value in photo.numbers)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pets_core.data.sources.catalogue import LabelledPhoto, Official
 from pets_core.errors import PetsError
 from pets_core.records.base import Split, Targets
+from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "SplitRow",
@@ -70,7 +71,7 @@ def split_rows(
             group = found[1 if found.re.groups else 0] if found else ""
             if not group:
                 without.append(photo_id)
-        label = photo.label if targets == "class" else ""
+        label = photo.label if target_spec(targets).is_label else ""
         rows[photo_id] = SplitRow(group or photo_id, label, photo.official)
     if without:
         raise PetsError(

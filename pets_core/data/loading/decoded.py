@@ -23,13 +23,14 @@ from pets_core.errors import explain_full_disk
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest
+from pets_core.records.target_spec import target_spec
 from pets_core.storage.cache import lock_of, mark_used, sweep
 
 __all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
 
 Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
-_COLUMNS = {"class": "label", "tags": "one_hot"}
+_COLUMNS = {"label": "label", "labels": "one_hot", "numbers": "numbers"}
 _VERSION = 3
 _DISK_SHARE = 0.5
 _MOST_GIB = 48
@@ -174,7 +175,7 @@ def open_decoded(
             _decode_all(manifest, split, size, num_decoded, files, on_progress)
         for file in files:
             mark_used(file)
-    column = _COLUMNS.get(manifest.targets, "numbers")
+    column = _COLUMNS[target_spec(manifest.targets).storage]
     columns = [
         read_table(manifest.shard_url(shard), ["id", column])
         for shard in manifest.splits[split].shards

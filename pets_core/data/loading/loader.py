@@ -20,8 +20,9 @@ from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.mixing import mix
 from pets_core.data.loading.transforms import REACH, Transform, move_box, move_points, send
 from pets_core.records.base import Targets
+from pets_core.records.target_spec import target_spec
 
-__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "move_places"]
+__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "move_coordinates"]
 
 _GPU_SHARE = 0.25
 
@@ -159,7 +160,7 @@ class PhotoLoader:
         self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
-        self._targets, self._on_batch = targets, on_batch
+        self._geometry, self._on_batch = target_spec(targets).geometry, on_batch
         self._has_refused = False
         # A generator that held it could be collected half-way, and would wait for its thread then.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
@@ -240,11 +241,11 @@ class PhotoLoader:
         inputs = self._transform(pixels, **drawn)
         ids = [self._photos.ids[row] for row in share.rows]
         batch = Batch(inputs, targets, share.rows, ids, share.global_size)
-        if self._targets in ("points", "box"):
+        if self._geometry is not None:
             maps = self._transform.maps(pixels.shape[1], **drawn)
             # Inverted on the host: on a GPU torch.linalg.inv waits for all work before it.
             inverse = send(torch.linalg.inv(maps), self._device)
-            moved = move_places(targets, inverse, self._targets)
+            moved = move_coordinates(targets, inverse, self._geometry)
             return replace(batch, targets=moved.clamp(*REACH), maps=send(maps, self._device))
         if self._mixing is None:
             return batch
@@ -252,9 +253,9 @@ class PhotoLoader:
         return replace(batch, inputs=inputs, targets=targets)
 
 
-def move_places(places: Tensor, maps: Tensor, targets: Targets) -> Tensor:
+def move_coordinates(places: Tensor, maps: Tensor, geometry: str) -> Tensor:
     """Move points or boxes, (B, D), by maps (B, 3, 3)."""
-    return (move_box if targets == "box" else move_points)(places, maps)
+    return (move_box if geometry == "box" else move_points)(places, maps)
 
 
 def _batch_seed(seed: int, epoch: int, number: int) -> int:

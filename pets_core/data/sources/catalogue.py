@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from pets_core.data.sources.files import Files
 from pets_core.records.base import Targets
 from pets_core.records.dataset import NumberInfo
+from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "UNKNOWN_SIZE",
@@ -63,9 +64,10 @@ class LabelledPhoto:
 
     def names(self, targets: Targets) -> tuple[str, ...]:
         """Its class or its tags, whichever are the target."""
-        if targets == "class":
+        spec = target_spec(targets)
+        if spec.is_label:
             return (self.label,)
-        return self.tags if targets == "tags" else ()
+        return self.tags if spec.is_labels else ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def describe_numbers(
     targets: Targets, names: Sequence[str], units: Sequence[str] = ()
 ) -> tuple[NumberInfo, ...]:
     """Say what numbers are; places on a photo, x and y in turn, are told in halves of its sides."""
-    if targets in ("points", "box"):
+    if target_spec(targets).geometry is not None:
         units = ["half widths", "half heights"] * (len(names) // 2)
     units = units or [""] * len(names)
     return tuple(NumberInfo(name=n, unit=u) for n, u in zip(names, units, strict=True))

@@ -32,6 +32,7 @@ from pets_core.data.sources.folders import FolderLayout, read_layout
 from pets_core.data.sources.formats import UnreadablePhotoError, is_named_as_photo, may_be_photo
 from pets_core.data.sources.table import TABLE_SUFFIXES, TableSource
 from pets_core.errors import PetsError, explain_full_disk, telling
+from pets_core.records.target_spec import DEFAULT_TARGET, target_spec
 from pets_core.storage.download import retrying
 
 __all__ = ["AUTHORS_URL", "check_source", "open_photos", "open_source"]
@@ -122,18 +123,20 @@ class OxfordPetSource:
                 annotation_size=size if box else None,
             )
         order = sorted(class_ids, key=lambda label: (class_ids[label], label))
-        if self._targets == "tags":
+        spec = target_spec(self._targets)
+        if spec.is_labels:
             return _with_tags(photos, order)
-        if self._targets in ("points", "box"):
-            return Catalogue(photos, {}, describe_numbers(self._targets, _PLACES[self._targets]))
+        if spec.geometry is not None:
+            return Catalogue(photos, {}, describe_numbers(self._targets, _PLACES[spec.geometry]))
         species_of = {photo.label: photo.species for photo in photos.values()}
         return Catalogue(photos, {label: species_of[label] for label in order})
 
     def _places(self, box: Box | None) -> tuple[float, ...] | None:
         """What is to be found of a head, pixels."""
-        if box is None or self._targets not in ("points", "box"):
+        geometry = target_spec(self._targets).geometry
+        if box is None or geometry is None:
             return None
-        if self._targets == "box":
+        if geometry == "box":
             return tuple(map(float, box))
         return (box.xmin + box.xmax) / 2, (box.ymin + box.ymax) / 2
 
@@ -242,7 +245,7 @@ def open_source(config: PipelineConfig) -> Source:
 
 
 def _class_folders(name: str, url: str, files: Files, config: PipelineConfig) -> ClassFolderSource:
-    if config.source.targets != "class":
+    if not target_spec(config.source.targets).is_label:
         raise PetsError(
             f"source.targets = {config.source.targets}: the folders of {url} give each photo a "
             "class and nothing else: give a table, with source.label_column for tags or "
@@ -255,14 +258,16 @@ def _class_folders(name: str, url: str, files: Files, config: PipelineConfig) ->
 def _named(config: PipelineConfig, name: str) -> str:
     """A data set's name; what is learnt of the same photos besides their class is another one."""
     targets = config.source.targets
-    return config.source.name or (name if targets == "class" else f"{name}-{targets}")
+    own = name if targets == DEFAULT_TARGET else f"{name}-{targets.replace(':', '.')}"
+    return config.source.name or own
 
 
 def _published(config: PipelineConfig, url: str, name: str = "oxford-iiit-pet") -> OxfordPetSource:
-    if config.source.targets == "numbers":
+    spec = target_spec(config.source.targets)
+    if spec.is_numbers and spec.geometry is None:
         raise PetsError(
-            "source.targets = numbers: the pets' annotations hold none; set tags, points or box, "
-            "or give a table with source.number_columns"
+            f"source.targets = {config.source.targets}: the pets' annotations hold none; set tags, "
+            "points or box, or give a table with source.number_columns"
         )
     if config.source.number_columns:
         raise PetsError(

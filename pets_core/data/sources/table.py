@@ -24,6 +24,7 @@ from pets_core.data.sources.folders import split_of_name
 from pets_core.data.sources.table_columns import TableColumns, Target, class_names
 from pets_core.data.sources.text_table import TextOptions, TextTable, open_text_table
 from pets_core.errors import PetsError, did_you_mean
+from pets_core.records.target_spec import target_spec
 from pets_core.storage.download import local_file
 
 __all__ = ["TABLE_SUFFIXES", "TableSource"]
@@ -123,7 +124,7 @@ class TableSource:
                     f"for {photo_id}, an earlier row {_target_text(first)} "
                     f"({first.official or 'no split'})"
                 )
-        if settings.targets in ("class", "tags"):
+        if not target_spec(settings.targets).is_numbers:
             names = {n for p in photos.values() for n in (p.tags if p.tags else [p.label]) if n}
             vocabulary = settings.tag_columns or sorted(names)
             warnings = columns.warnings(names) + self._encoding_warnings()
@@ -169,7 +170,7 @@ class TableSource:
     def _photo(self, photo_id: str, target: Target, official: Official | None) -> LabelledPhoto:
         if isinstance(target, str):
             return LabelledPhoto(photo_id, target, official=official)
-        if self._config.targets == "tags":
+        if target_spec(self._config.targets).is_labels:
             return LabelledPhoto(
                 photo_id, "", official=official, tags=cast(tuple[str, ...], target)
             )
@@ -319,7 +320,7 @@ class TableSource:
         named = {settings.image_column: "image_column"}
         if self._labelled and settings.tag_columns:
             named |= dict.fromkeys(settings.tag_columns, "tag_columns")
-        elif self._labelled and settings.targets in ("class", "tags"):
+        elif self._labelled and not target_spec(settings.targets).is_numbers:
             named[settings.label_column] = "label_column"
         elif self._labelled:
             named |= dict.fromkeys(settings.number_columns, "number_columns")
@@ -331,7 +332,8 @@ class TableSource:
 
     def _check_columns(self) -> None:
         settings, present = self._config, self._schema.names
-        if self._labelled and settings.targets in ("points", "box") and not settings.number_columns:
+        geometry = target_spec(settings.targets).geometry
+        if self._labelled and geometry is not None and not settings.number_columns:
             raise PetsError(
                 f"source.targets = {settings.targets}: {self.url} is a table, so that "
                 "source.number_columns must say in which columns the places are"

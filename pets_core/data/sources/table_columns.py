@@ -16,6 +16,7 @@ from pets_core.data.sources.catalogue import Official
 from pets_core.data.sources.text_numbers import parse_numbers
 from pets_core.data.sources.text_table import TextTable
 from pets_core.errors import PetsError
+from pets_core.records.target_spec import target_spec
 
 __all__ = ["TableColumns", "Target", "class_names"]
 
@@ -64,12 +65,12 @@ class TableColumns:
         Raises:
             PetsError: A cell holds something else.
         """
-        settings = self.settings
-        if settings.targets == "class":
+        settings, spec = self.settings, target_spec(self.settings.targets)
+        if spec.is_label:
             return list(self._classes())
         if settings.tag_columns:
             return list(self._one_hot_tags())
-        if settings.targets == "tags":
+        if spec.is_labels:
             return list(_tags(self.table, settings.label_column, settings.tag_separator))
         columns = [self._numbers(name) for name in settings.number_columns]
         return list(zip(*columns, strict=True))
@@ -191,7 +192,8 @@ class TableColumns:
             names: The vocabulary.
         """
         odd = sorted(name for name in names if _ODD_TAG.search(name))
-        if self.settings.targets != "tags" or self.settings.tag_columns or not odd:
+        is_labels = target_spec(self.settings.targets).is_labels
+        if not is_labels or self.settings.tag_columns or not odd:
             return ()
         separator = self.settings.tag_separator
         return (

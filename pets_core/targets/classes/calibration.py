@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.evaluation.predictions import log_softmax
 from pets_core.targets.classes.predictions import ClassPredictions
 
 __all__ = ["Calibration", "Reliability", "calibrate", "fit_temperature", "reliability"]
@@ -102,7 +101,7 @@ def _cooled(
     for start in range(0, len(predictions), _ROWS):
         rows = slice(start, start + _ROWS)
         logs = np.log(np.maximum(predictions.outputs[rows], np.finfo(np.float32).tiny))
-        yield rows, log_softmax(logs / temperature)
+        yield rows, _log_softmax(logs / temperature)
 
 
 def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None) -> Calibration:
@@ -122,3 +121,10 @@ def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None
     cooled = [np.exp(logs.max(1)) for _, logs in _cooled(predictions, temperature)]
     after = reliability(np.concatenate(cooled), ~predictions.wrong)
     return Calibration(bins, temperature, after.ece)
+
+
+def _log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the logarithms of the probabilities of logits (N, C)."""
+    shifted = logits - logits.max(1, keepdims=True).astype(np.float64)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core import plots
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
 from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
@@ -17,12 +21,13 @@ from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
     list_column,
-    log_softmax,
     refuse_rows,
 )
 from pets_core.evaluation.tables import issues_csv
+from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.records.target_spec import BUILT_IN
+from pets_core.targets.base import Evaluation, Evaluator, Target, top_labels
 from pets_core.targets.classes.calibration import Calibration, calibrate
 from pets_core.targets.classes.confusion import (
     cluster_order,
@@ -33,6 +38,11 @@ from pets_core.targets.classes.confusion import (
 from pets_core.targets.classes.labels import label_issues
 from pets_core.targets.classes.metrics import bootstrap_share, class_table, species_table, top_k
 from pets_core.targets.classes.predictions import ClassPredictions
+
+if TYPE_CHECKING:
+    import torch
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["CLASSES", "Classes", "ClassesEvaluator"]
 
@@ -195,28 +205,45 @@ def _highlights(pairs: Any) -> Highlights:
 def _sections(
     predictions: ClassPredictions, tables: Any, calibration: Calibration, issues: Any
 ) -> list[Section]:
-    num_classes, split = len(predictions.names), predictions.info.split
-    sections = [
+    return [
         Section(
             key="most-confused", title="Confused pairs", table="most_confused", percent=("share",),
             text="Classes that were predicted for others, most frequent first.",
             description="Classes predicted for others, most frequent first",
         ),
+        *_confusion_sections(predictions, "species" in tables),
+        *_photo_sections(),
+        *([] if issues is None else [_label_section(len(issues))]),
+        Section(
+            key="classes", title="Classes", table="classes", percent=("precision", "recall", "f1"),
+            text="Every class, lowest recall first.",
+            description="Precision, recall and F1 of every class",
+        ),
+        Section(
+            key="calibration", title="Calibration", figure="reliability",
+            figure_alt="Accuracy against the model's confidence, in 15 bins",
+            text=_calibration_text(calibration), description="Confidence against accuracy",
+        ),
+    ]  # fmt: skip
+
+
+def _confusion_sections(predictions: ClassPredictions, has_species: bool) -> list[Section]:
+    sections = [
         Section(
             key="confusion-matrix", title="Confusion matrix", figure="confusion",
-            figure_alt=f"Confusion matrix of {num_classes} classes; the tables of pairs and of "
-            "classes hold its figures",
+            figure_alt=f"Confusion matrix of {len(predictions.names)} classes; the tables of pairs "
+            "and of classes hold its figures",
             text="Rows: actual class. Columns: predicted class. The diagonal is right; classes "
             "that are confused lie side by side. The deeper the colour, the greater the share of "
             "the class's photos.",
-            description=f"{len(predictions)} {split} photos",
+            description=f"{len(predictions)} {predictions.info.split} photos",
         ),
         Section(
             key="confusion-table", title="Confusion table", table="confusion", percent=("share",),
             description="Every pair of actual and predicted class that occurs", in_report=False,
         ),
     ]  # fmt: skip
-    if "species" in tables:
+    if has_species:
         sections.append(
             Section(
                 key="species", title="Species", table="species",
@@ -224,7 +251,11 @@ def _sections(
                 description="Species predicted for others",
             )
         )  # fmt: skip
-    sections += [
+    return sections
+
+
+def _photo_sections() -> list[Section]:
+    return [
         Section(
             key="top-losses", title="Top losses", gallery="top-losses",
             text="The photos of greatest loss. Below each, where a map was computed, what spoke "
@@ -239,21 +270,6 @@ def _sections(
         Section(
             key="confused-pairs", title="Photos of confused pairs", gallery="confused-pairs",
             description="Photos of the pairs confused most",
-        ),
-    ]  # fmt: skip
-    if issues is not None:
-        sections.append(_label_section(len(issues)))
-    return [
-        *sections,
-        Section(
-            key="classes", title="Classes", table="classes", percent=("precision", "recall", "f1"),
-            text="Every class, lowest recall first.",
-            description="Precision, recall and F1 of every class",
-        ),
-        Section(
-            key="calibration", title="Calibration", figure="reliability",
-            figure_alt="Accuracy against the model's confidence, in 15 bins",
-            text=_calibration_text(calibration), description="Confidence against accuracy",
         ),
     ]  # fmt: skip
 
@@ -289,11 +305,28 @@ class Classes(Target):
     """One class of a vocabulary a photo. Outputs are probabilities."""
 
     name = "class"
+    spec = BUILT_IN["class"]
+    has_maps = True
     metric = "error rate"
     metric_range = (0.0, 1.0)
     has_labels = True
     evaluator = ClassesEvaluator
     output_column = "probabilities"
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return softmax and cross-entropy."""
+        from pets_core.targets.classes.objective import SingleLabel, balanced_weights
+
+        weights = None
+        if config.class_weights == "balanced":
+            weights = balanced_weights(class_counts).to(device)
+        return SingleLabel(config.label_smoothing, weights)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns actual, predicted, probability (of that), loss, and all probabilities."""
@@ -305,18 +338,17 @@ class Classes(Target):
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return the columns; `outputs` are logits."""
+        """Return the columns."""
         names = np.array(info.names, dtype=object)
-        logs = log_softmax(outputs)
-        probabilities = np.exp(logs).astype(np.float32)
-        predicted = probabilities.argmax(1)
-        own = np.take_along_axis(logs, targets[:, None].astype(np.int64), 1)[:, 0]
+        predicted = outputs.argmax(1)
+        own = np.take_along_axis(outputs, targets[:, None].astype(np.int64), 1)[:, 0]
+        losses = -np.log(np.maximum(own, np.finfo(np.float32).tiny))
         return {
             "actual": pa.array(names[targets], pa.string()),
             "predicted": pa.array(names[predicted], pa.string()),
-            "probability": pa.array(np.take_along_axis(probabilities, predicted[:, None], 1)[:, 0]),
-            "loss": pa.array(-own, pa.float32()),
-            "probabilities": list_column(probabilities),
+            "probability": pa.array(outputs.max(1)),
+            "loss": pa.array(losses, pa.float32()),
+            "probabilities": list_column(outputs),
         }
 
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
@@ -340,6 +372,37 @@ class Classes(Target):
             "probabilities that are not finite, or do not add up to 1",
             "Predict again; of a model that gives NaN, lower its train.base_lr",
         )  # fmt: skip
+
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return predicted, its probability, and all probabilities in the model's order."""
+        names = np.array([info.name for info in card.classes], dtype=object)
+        return {
+            "predicted": pa.array(names[outputs.argmax(1)], pa.string()),
+            "probability": pa.array(outputs.max(1, initial=0)),
+            "probabilities": list_column(outputs),
+        }
+
+    def count_labels(self, part: pa.Table) -> dict[str, int]:
+        """Return how often each class was predicted."""
+        return Counter(part["predicted"].drop_null().to_pylist())
+
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return breed, probability and top."""
+        top = top_labels(card, outputs, num_top)
+        return {"breed": top[0][0], "probability": top[0][1], "top": top}
 
 
 CLASSES = Classes()

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
+from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Interval, Metric
+from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.coordinates.drawing import draw_on_jpeg, photo_sizes
 from pets_core.targets.coordinates.metrics import box_iou, distances, pixel_distances
 from pets_core.targets.regression.target import Numbers, NumbersEvaluator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["BOX", "POINTS", "Box", "BoxEvaluator", "Points", "PointsEvaluator"]
 
@@ -170,12 +180,53 @@ class BoxEvaluator(_CoordinatesEvaluator):
         ]  # fmt: skip
 
 
-class Points(Numbers):
+class _Coordinates(Numbers):
+    """Coordinates from -1 to 1 on the photo, which people read in its pixels."""
+
+    def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Return coordinates on the photo, corners of a box in order."""
+        import torch
+
+        from pets_core.data.loading.loader import move_coordinates
+
+        found = self.objective(card, TrainConfig(), (), logits.device).activation(logits)
+        if maps is not None:
+            return move_coordinates(found, maps, self.spec.geometry or "points").clamp(-1, 1)
+        if self.spec.geometry == "box":
+            # As `move_box` orders the corners of a box that is moved.
+            one, other = found.chunk(2, 1)
+            found = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
+        # By hand, for onnxruntime does not run the export of `move_box`.
+        side, size = card.resize_to, card.image_size
+        centre = (2 * ((side - size) // 2) + size) / side - 1
+        return (found * (size / side) + centre).clamp(-1, 1)
+
+    def values(self, outputs: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return pixels of the upright photo, from its upper left, (N, D)."""
+        spans = np.tile(sizes, outputs.shape[1] // 2)
+        return (outputs.astype(np.float64) + 1) / 2 * spans
+
+
+class Points(_Coordinates):
     """Keypoints, x and y of each in turn. Outputs are coordinates from -1 to 1."""
 
     name = "points"
+    spec = BUILT_IN["points"]
     metric = "mean distance"
     evaluator = PointsEvaluator
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return regression within the photo and its surroundings."""
+        from pets_core.data.loading.transforms import REACH
+        from pets_core.targets.coordinates.objective import Keypoints
+
+        return Keypoints(REACH, loss=config.number_loss)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns as of numbers, of x and y in turn."""
@@ -184,14 +235,28 @@ class Points(Numbers):
         return super().schema(info)
 
 
-class Box(Numbers):
+class Box(_Coordinates):
     """A bounding box: xmin, ymin, xmax, ymax. Outputs are coordinates from -1 to 1."""
 
     name = "box"
+    spec = BUILT_IN["box"]
     metric = "mean IoU"
     metric_range = (0.0, 1.0)
     higher_is_better = True
     evaluator = BoxEvaluator
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return regression within the photo and its surroundings."""
+        from pets_core.data.loading.transforms import REACH
+        from pets_core.targets.coordinates.objective import Boxes
+
+        return Boxes(REACH, loss=config.number_loss)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns as of numbers, of four coordinates."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core import plots
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
 from pets_core.evaluation.gallery import Gallery, Picture, fetch_photos
@@ -22,8 +24,10 @@ from pets_core.evaluation.predictions import (
     refuse_rows,
 )
 from pets_core.evaluation.tables import issues_csv
+from pets_core.models.card import ModelCard
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
+from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
@@ -32,6 +36,12 @@ from pets_core.targets.regression.metrics import (
     rmse,
     standard_errors,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["NUMBERS", "Numbers", "NumbersEvaluator", "root_mean"]
 
@@ -262,9 +272,38 @@ class Numbers(Target):
     """One or several numbers a photo. Outputs are numbers in the targets' units."""
 
     name = "numbers"
+    spec = BUILT_IN["numbers"]
+    suggestion = "valley"
     metric = "RMSE"
     evaluator: ClassVar[type[Evaluator]] = NumbersEvaluator
     output_column = "predicted"
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return regression in standard deviations of the training photos."""
+        import torch
+
+        from pets_core.targets.regression.objective import Regression, widened
+
+        numbers = card.numbers
+        return Regression(
+            widened(card.y_range) if card.y_range else None,
+            loss=config.number_loss,
+            mean=torch.tensor([info.mean for info in numbers], device=device),
+            std=torch.tensor([info.std for info in numbers], device=device),
+            unit=numbers[0].unit,
+            alike=len(numbers) == 1 or len({info.unit or info.name for info in numbers}) == 1,
+        )
+
+    def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Return numbers within the range of the card, if it has one."""
+        numbers = super().decode(card, logits)
+        return numbers.clamp(*card.y_range) if card.y_range else numbers
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns actual and predicted, a list of numbers each."""
@@ -298,6 +337,42 @@ class Numbers(Target):
         ):  # fmt: skip
             bad = np.asarray(~np.isfinite(values).all(1))
             refuse_rows(url, predictions, bad, f"{what} numbers that are not finite", remedy)
+
+    def values(self, outputs: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return outputs as people read them, (N, D).
+
+        Args:
+            outputs: Decoded, (N, D).
+            sizes: Width and height of each photo, pixels, upright, (N, 2).
+        """
+        return outputs.astype(np.float64)
+
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return a column `predicted_<name>` for each number; coordinates in pixels."""
+        values = self.values(outputs, sizes)
+        return {
+            f"predicted_{info.name}": pa.array(values[:, place])
+            for place, info in enumerate(card.numbers)
+        }
+
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return numbers by name; coordinates in pixels."""
+        values = self.values(outputs[None], np.array([size], np.int64))[0].tolist()
+        names = (info.name for info in card.numbers)
+        return {"numbers": dict(zip(names, values, strict=True))}
 
 
 NUMBERS = Numbers()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pets_core import plots
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
 from pets_core.evaluation.gallery import Picture, fetch_photos
@@ -21,8 +25,10 @@ from pets_core.evaluation.predictions import (
     refuse_rows,
 )
 from pets_core.evaluation.tables import issues_csv
+from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
+from pets_core.records.target_spec import BUILT_IN
+from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target, top_labels
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
     accuracy_multi,
@@ -39,6 +45,11 @@ from pets_core.targets.tags.thresholds import (
     read_thresholds,
     threshold_curve,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from pets_core.targets.objective import Objective
 
 __all__ = ["TAGS", "Tags", "TagsEvaluator", "binary_cross_entropy"]
 
@@ -263,12 +274,25 @@ class Tags(Target):
     """Any number of tags of a vocabulary a photo. Outputs are probabilities, each by itself."""
 
     name = "tags"
+    spec = BUILT_IN["tags"]
     metric = "F1 per photo"
     metric_range = (0.0, 1.0)
     higher_is_better = True
     has_labels = True
     evaluator = TagsEvaluator
     output_column = "probabilities"
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return sigmoid and binary cross-entropy."""
+        from pets_core.targets.tags.objective import MultiLabel
+
+        return MultiLabel(config.label_smoothing)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns actual (names), loss and probabilities."""
@@ -311,6 +335,56 @@ class Tags(Target):
             "probabilities that are not finite, or not from 0 to 1",
             "Predict again; of a model that gives NaN, lower its train.base_lr",
         )  # fmt: skip
+
+    def read_decision(self, card: ModelCard, model_url: str) -> Thresholds:
+        """Return the model's thresholds; one half where it has none."""
+        tags = [info.name for info in card.classes]
+        return read_thresholds(model_url, tags) or Thresholds.halves(tags)
+
+    def decision_of(self, data: str | None) -> Thresholds | None:
+        """Return the thresholds in an ONNX file."""
+        return Thresholds.model_validate_json(data) if data else None
+
+    def _given(
+        self, card: ModelCard, outputs: NDArray[np.float32], decision: BaseModel | None
+    ) -> NDArray[np.bool_]:
+        tags = [info.name for info in card.classes]
+        thresholds = decision if isinstance(decision, Thresholds) else Thresholds.halves(tags)
+        return thresholds.given(outputs)
+
+    def batch_columns(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        sizes: NDArray[np.int64],
+        decision: BaseModel | None,
+    ) -> dict[str, pa.Array]:
+        """Return predicted, a list of tags, and all probabilities in the model's order."""
+        names = [info.name for info in card.classes]
+        given = self._given(card, outputs, decision)
+        predicted = [[names[i] for i in np.flatnonzero(row)] for row in given]
+        return {
+            "predicted": pa.array(predicted, pa.list_(pa.string())),
+            "probabilities": list_column(outputs),
+        }
+
+    def count_labels(self, part: pa.Table) -> dict[str, int]:
+        """Return how often each tag was predicted."""
+        return Counter(tag for tags in part["predicted"].drop_null().to_pylist() for tag in tags)
+
+    def to_prediction(
+        self,
+        card: ModelCard,
+        outputs: NDArray[np.float32],
+        size: tuple[int, int],
+        decision: BaseModel | None,
+        num_top: int,
+    ) -> dict[str, Any]:
+        """Return top, and tags: those that are given, the most probable first."""
+        given = self._given(card, outputs, decision)
+        best = np.argsort(-outputs, kind="stable").tolist()
+        tags = tuple(card.classes[i].name for i in best if given[i])
+        return {"top": top_labels(card, outputs, num_top), "tags": tags}
 
 
 TAGS = Tags()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pets_core.config.train import TransformConfig
 from pets_core.data.loading.decoded import DecodedPhotos
-from pets_core.data.loading.loader import PhotoLoader, move_places
+from pets_core.data.loading.loader import PhotoLoader, move_coordinates
 from pets_core.data.loading.transforms import Augment, CenterCrop, move_box, move_points
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -93,8 +93,8 @@ def test_a_box_holds_what_it_held(corners, chosen, seed, shares):
     )
     transform = Augment(SIZE, MEAN, STD, TransformConfig(**NO_LIGHT | chosen))
     maps = torch.linalg.inv(transform.maps(SIDE, seed=seed, rows=slice(0, 1), global_size=1))
-    x0, y0, x1, y1 = move_places(box, maps, "box")[0]
-    x, y = move_places(inside, maps, "points")[0]
+    x0, y0, x1, y1 = move_coordinates(box, maps, "box")[0]
+    x, y = move_coordinates(inside, maps, "points")[0]
     near = 1e-3
     assert x0 - near <= x <= x1 + near
     assert y0 - near <= y <= y1 + near
@@ -143,4 +143,6 @@ def test_a_batch_tells_how_places_come_back():
     )  # fmt: skip
     (batch,) = loader.epoch(0)
     assert batch.targets[0].tolist() == pytest.approx([0.5 * 32 / 24] * 2)
-    assert move_places(batch.targets, batch.maps, "points")[0].tolist() == pytest.approx([0.5] * 2)
+    assert move_coordinates(batch.targets, batch.maps, "points")[0].tolist() == pytest.approx(
+        [0.5] * 2
+    )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pets_core.config.pipeline import PipelineConfig
@@ -10,8 +11,7 @@ from pets_core.data.gallery import read_quarantine
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.sources.fixes import read_fixes
 from pets_core.errors import PetsError
-from pets_core.evaluation.labels import write_label_fixes
-from pets_core.records.evaluation import LabelIssue
+from pets_core.evaluation.tables import issues_csv
 
 
 @pytest.fixture
@@ -50,10 +50,11 @@ def test_without_fixes_the_version_is_the_one_before(settings):
 def test_what_was_written_is_read_again(tmp_path):
     """Ids with spaces or formulas in them, too; a spreadsheet's empty rows are none."""
     url = str(tmp_path / "f.csv")
-    issue = LabelIssue(id=" =a.jpg ", label="pug", proposed="-boxer", label_probability=0.1,
-                       proposed_probability=0.9)  # fmt: skip
-    write_label_fixes(url, [issue, issue.model_copy(update={"id": "@b"})])
-    Path(url).write_text(Path(url).read_text() + ",,,,\n")
+    issues = pd.DataFrame(
+        {"id": [" =a.jpg ", "@b"], "label": "-boxer", "given": "pug",
+         "label_probability": 0.9, "given_probability": 0.1}
+    )  # fmt: skip
+    Path(url).write_text(issues_csv(issues).decode() + ",,,,\n")
     assert "'@b,'-boxer" in Path(url).read_text()
     assert read_fixes(url) == {" =a.jpg ": "-boxer", "@b": "-boxer"}
 

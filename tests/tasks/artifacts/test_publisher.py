@@ -1,4 +1,4 @@
-"""Artifacts: bounded, escaped, and in nobody's way when the server fails."""
+"""Artifacts: bounded, escaped, and without harm to a run when the server fails."""
 
 import base64
 import io
@@ -12,8 +12,8 @@ from PIL import Image
 
 from pets_core.evaluation.gallery import Picture
 from pets_core.storage.markdown import literal
-from tasks import review_artifacts
 from tasks.artifacts import publisher as publisher_module
+from tasks.artifacts.evaluation import _pictures
 from tasks.artifacts.publisher import MAX_BYTES, Publisher, picture, within
 
 
@@ -99,8 +99,8 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing(made, monkeypatch,
 
 
 def test_galleries_stop_where_an_artifact_is_full():
-    shown = Picture("id", "pug", "boxer", 0.9, 2.0, jpeg=b"x" * 30_000)
-    content = within("# Head\n", map(review_artifacts._error_row, [shown] * 16))
+    shown = Picture("id", "pug", "boxer, 90%", "loss 2.00", jpeg=b"x" * 30_000)
+    content = within("# Head\n", _pictures([shown] * 16))
     assert MAX_BYTES / 2 < len(content) < MAX_BYTES
     kept = content.count("data:image/jpeg")
     assert f"{16 - kept} more are in the report" in content

@@ -1,5 +1,6 @@
 """An alias moves, keeps its history, and can be rolled back."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -8,10 +9,10 @@ import pytest
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.registry import (
+from pets_core.registry.aliases import (
+    AliasConflict,
     Candidate,
-    Judged,
-    MovedError,
+    EvaluationKey,
     absolute,
     candidates,
     current,
@@ -26,14 +27,15 @@ from pets_core.storage import write_bytes
 
 
 def model(run_id: str, **about) -> Candidate:
-    said = {
+    fields = {
         "run_id": run_id, "model_url": f"store:runs/{run_id}/model",
         "predictions_url": f"store:runs/{run_id}/evaluation/predictions.parquet",
         "dataset_name": "pets", "dataset_fingerprint": "f", "split": "test", "tta_views": 0,
-        "backbone": "resnet34", "error_rate": 0.1, "num_rows": 100,
+        "backbone": "resnet34", "num_rows": 100,
+        "metric": {"name": "error rate", "value": 0.1, "unit": "%"},
         "evaluated_at": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    return Candidate.model_validate(said | about)
+    return Candidate.model_validate(fields | about)
 
 
 @pytest.fixture
@@ -66,8 +68,8 @@ def test_rolling_back_goes_from_one_to_the_one_before(store):
         rollback(store, "pets", "champion")
     promote(store, "champion", model("d"))
     assert rollback(store, "pets", "champion").model.run_id == "a"
-    told = [(m.model.run_id, m.why) for m in history(store, "pets", "champion").values()]
-    assert told == [
+    moves = [(m.model.run_id, m.why) for m in history(store, "pets", "champion").values()]
+    assert moves == [
         ("a", "promoted"), ("b", "promoted"), ("c", "promoted"), ("b", "rolled back"),
         ("a", "rolled back"), ("d", "promoted"), ("a", "rolled back"),
     ]  # fmt: skip
@@ -76,9 +78,9 @@ def test_rolling_back_goes_from_one_to_the_one_before(store):
 def test_a_move_counts_after_those_of_a_clock_that_is_ahead(store, monkeypatch):
     hour = 3_600_000_000_000
     ahead = time.time_ns() + hour
-    monkeypatch.setattr("pets_core.registry.time.time_ns", lambda: ahead)
+    monkeypatch.setattr("pets_core.registry.aliases.time.time_ns", lambda: ahead)
     promote(store, "champion", model("a"))
-    monkeypatch.setattr("pets_core.registry.time.time_ns", lambda: ahead - hour)
+    monkeypatch.setattr("pets_core.registry.aliases.time.time_ns", lambda: ahead - hour)
     promote(store, "champion", model("b"))
     assert points_at(store) == "b"
     assert rollback(store, "pets", "champion").model.run_id == "a"
@@ -105,30 +107,30 @@ def test_names_do_not_leave_their_folder(store, name):
         current(store, name, "champion")
 
 
-def test_of_two_models_judged_beside_the_same_champion_the_second_is_not_promoted(store, tmp_path):
+def test_of_two_models_compared_with_one_champion_the_second_is_not_promoted(store):
     promote(store, "champion", model("a"))
     config = PipelineConfig(store=store)
-    move = find_champion(config, Judged("pets", "f", "test", 0)).move
+    version = find_champion(config, EvaluationKey("pets", "f", "test", 0)).version
     reports = []
     for run in ("b", "c"):
         folder = f"{store}/runs/{run}/evaluation"
         write_bytes(f"{folder}/candidate.json", model(run).model_dump_json().encode())
-        reports.append(SimpleNamespace(file=f"{folder}/{{}}".format, champion_move=move))
+        reports.append(SimpleNamespace(file=f"{folder}/{{}}".format, champion_version=version))
     promote_run(store, "champion", reports[0])
-    with pytest.raises(MovedError, match=r"champion was pointed at b meanwhile"):
+    with pytest.raises(AliasConflict, match=r"champion was pointed at b meanwhile"):
         promote_run(store, "champion", reports[1])
     promote_run(store, "champion", reports[0])
     assert points_at(store) == "b"
     assert rollback(store, "pets", "champion").model.run_id == "a"
 
 
-def test_a_damaged_candidate_is_told(store):
+def test_a_damaged_candidate_is_refused(store):
     write_bytes(f"{store}/runs/a/evaluation/candidate.json", b"{}")
     with pytest.raises(PetsError, match=r"runs/a/evaluation/candidate.json is damaged"):
         list(candidates(store))
 
 
-def test_aliases_and_data_sets_have_nothing_to_do_with_each_other(store):
+def test_aliases_and_data_sets_are_independent(store):
     promote(store, "champion", model("a"))
     promote(store, "canary", model("b"))
     promote(store, "champion", model("c", dataset_name="birds"))
@@ -145,7 +147,7 @@ def test_of_many_moves_at_once_none_is_lost(store):
     assert points_at(store) == moves[max(moves)].model.run_id
 
 
-def test_a_damaged_move_is_told(store, tmp_path):
+def test_a_damaged_version_is_refused(store, tmp_path):
     promote(store, "champion", model("a"))
     (path,) = (tmp_path / "store/models/pets/champion").iterdir()
     path.write_text("{")
@@ -178,11 +180,55 @@ def test_candidates_are_the_runs_that_were_evaluated(store):
         ({"tta_views": 4}, False),
     ],
 )
-def test_what_the_champion_said_serves_again_for_the_same_photos(store, about, again):
+def test_the_champions_predictions_serve_again_for_the_same_photos(store, about, again):
     promote(store, "champion", model("a", **about))
     write_bytes(f"{store}/runs/a/evaluation/predictions.parquet", b"")
     config = PipelineConfig(store=store)
-    champion = find_champion(config, Judged("pets", "f", "test", 0))
+    champion = find_champion(config, EvaluationKey("pets", "f", "test", 0))
     assert champion.model_url == f"{store}/runs/a/model"
     assert (champion.predictions_url is not None) == again
-    assert find_champion(config, Judged("birds", "f", "test", 0)) is None
+    assert find_champion(config, EvaluationKey("birds", "f", "test", 0)) is None
+
+
+VERSION_1 = {
+    "format_version": 1, "run_id": "a", "model_url": "store:runs/a/model",
+    "predictions_url": "store:runs/a/evaluation/predictions.parquet", "dataset_name": "pets",
+    "dataset_fingerprint": "f", "split": "test", "tta_views": 0, "backbone": "resnet34",
+    "error_rate": 0.125, "num_rows": 100, "evaluated_at": "2026-01-01T00:00:00+00:00",
+}  # fmt: skip
+"""A candidate.json as it was before there was a metric of every kind."""
+
+
+def test_a_candidate_of_version_1_is_read_and_promoted(store, tmp_path):
+    url = f"{store}/runs/a/evaluation/candidate.json"
+    write_bytes(url, json.dumps(VERSION_1).encode())
+    (found,) = candidates(store)
+    assert (found.target, found.metric.name, found.metric.format()) == (
+        "class", "error rate", "12.5%",
+    )  # fmt: skip
+    assert not found.metric.higher_is_better
+    report = SimpleNamespace(file=f"{store}/runs/a/evaluation/{{}}".format, champion_version=None)
+    promote_run(store, "champion", report)
+    assert current(store, "pets", "champion").model == found
+    (path,) = (tmp_path / "store/models/pets/champion").iterdir()
+    stored = json.loads(path.read_text())["model"]
+    assert stored["format_version"] == 2, "it is written in the form that it is in"
+    assert "error_rate" not in stored
+
+
+def test_an_alias_of_version_1_still_points_at_its_model(store):
+    move = {"format_version": 1, "model": VERSION_1, "previous": None, "why": "promoted",
+            "moved_at": "2026-01-01T00:00:00+00:00"}  # fmt: skip
+    write_bytes(f"{store}/models/pets/champion/{1:020}-0.json", json.dumps(move).encode())
+    champion = find_champion(PipelineConfig(store=store), EvaluationKey("pets", "f", "test", 0))
+    assert champion.model_url == f"{store}/runs/a/model"
+    promote(store, "champion", model("b"))
+    assert rollback(store, "pets", "champion").model.metric.value == 0.125
+
+
+def test_promoting_the_current_model_again_writes_nothing(store):
+    write_bytes(f"{store}/runs/a/evaluation/candidate.json", json.dumps(VERSION_1).encode())
+    (found,) = candidates(store)
+    for _ in range(2):
+        promote(store, "champion", found)
+    assert len(history(store, "pets", "champion")) == 1

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from predictions_of import predictions_of
 
-from pets_core.evaluation.calibration import calibrate, fit_temperature, reliability
-from pets_core.evaluation.predictions import Predictions
+from pets_core.targets.classes.calibration import calibrate, fit_temperature, reliability
+from pets_core.targets.classes.predictions import ClassPredictions
 
 
 def test_the_error_by_hand():
@@ -22,43 +22,41 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     assert reliability(np.array([1.0, 0.2, 0.0]), np.array([True] * 3)).counts[[14, 2, 0]].all()
 
 
-def sure_by(predictions: Predictions, factor: float) -> Predictions:
+def sure_by(predictions: ClassPredictions, factor: float) -> ClassPredictions:
     """The same predictions, their logits multiplied."""
-    powered = predictions.probabilities.astype(np.float64) ** factor
+    powered = predictions.outputs.astype(np.float64) ** factor
     powered /= powered.sum(1, keepdims=True)
     return predictions_of(
         predictions.info, predictions.ids, predictions.targets, powered.astype(np.float32)
     )
 
 
-def honest(draw, seed: int, split: str) -> Predictions:
+def honest(draw, seed: int, split: str) -> ClassPredictions:
     """A model that is right as often as it says: targets drawn by its own probabilities."""
     predictions = draw(4000, 6, seed=seed, split=split)
     random = np.random.default_rng(seed)
-    targets = [random.choice(6, p=p / p.sum()) for p in predictions.probabilities.astype(float)]
-    return predictions_of(
-        predictions.info, predictions.ids, np.array(targets), predictions.probabilities
-    )
+    targets = [random.choice(6, p=p / p.sum()) for p in predictions.outputs.astype(float)]
+    return predictions_of(predictions.info, predictions.ids, np.array(targets), predictions.outputs)
 
 
 def test_an_overconfident_model_is_cooled_by_what_it_exaggerates(draw):
     validation = sure_by(honest(draw, 1, "valid"), 2.5)
     assert fit_temperature(validation) == pytest.approx(2.5, rel=0.08)
     judged = sure_by(honest(draw, 2, "test"), 2.5)
-    calibration, _ = calibrate(judged, validation)
-    assert calibration.ece > 0.1
+    calibration = calibrate(judged, validation)
+    assert calibration.bins.ece > 0.1
     assert calibration.ece_after < 0.03
 
 
 def test_an_honest_model_needs_none(draw):
-    calibration, bins = calibrate(honest(draw, 1, "test"), honest(draw, 2, "valid"))
+    calibration = calibrate(honest(draw, 1, "test"), honest(draw, 2, "valid"))
     assert calibration.temperature == pytest.approx(1, abs=0.08)
-    assert calibration.ece < 0.03
-    assert bins.counts.sum() == 4000
+    assert calibration.bins.ece < 0.03
+    assert calibration.bins.counts.sum() == 4000
 
 
 def test_no_temperature_is_fitted_on_the_photos_judged(draw):
     predictions = draw(split="valid")
-    calibration, _ = calibrate(predictions, predictions)
+    calibration = calibrate(predictions, predictions)
     assert calibration.temperature is calibration.ece_after is None
-    assert calibrate(draw(), None)[0].temperature is None
+    assert calibrate(draw(), None).temperature is None

@@ -1,4 +1,4 @@
-"""Predictions drawn by chance, and files of them."""
+"""Fixtures: random predictions of classes, and files of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,22 +8,24 @@ import pytest
 from predictions_of import info_of, predictions_of
 
 from pets_core.evaluation.predictions import Predictions, write_predictions
+from pets_core.targets.classes.predictions import ClassPredictions
+from pets_core.targets.classes.target import CLASSES
 
 
 def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int) -> np.ndarray:
-    """Logits by chance, those of the true class raised by `skill`."""
+    """Random logits, those of the true class raised by `skill`."""
     logits = np.random.default_rng(seed).normal(size=(len(targets), num_classes))
     logits[np.arange(len(targets)), targets] += skill
     return logits.astype(np.float32)
 
 
 @pytest.fixture
-def draw() -> Callable[..., Predictions]:
+def draw() -> Callable[..., ClassPredictions]:
     """Draw predictions: `num_rows` photos of `num_classes` classes."""
 
     def drawn(
         num_rows: int = 200, num_classes: int = 5, *, skill: float = 2.0, seed: int = 0, **about
-    ) -> Predictions:
+    ) -> ClassPredictions:
         names = about.pop("names", [f"class-{i}" for i in range(num_classes)])
         targets = np.random.default_rng(seed + 1000).integers(0, len(names), num_rows)
         logits = logits_of(targets, len(names), skill=skill, seed=seed).astype(np.float64)
@@ -37,12 +39,14 @@ def draw() -> Callable[..., Predictions]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
-    """Write predictions as an evaluation does; returns the file's path."""
+    """Write predictions of classes as an evaluation does; returns the file's path."""
 
     def written(predictions: Predictions, name: str = "predictions.parquet") -> str:
         url = str(tmp_path / name)
-        logits = np.log(predictions.probabilities)
-        write_predictions(url, predictions.info, predictions.ids, predictions.targets, logits)
+        logits = np.log(predictions.outputs)
+        write_predictions(
+            url, CLASSES, predictions.info, predictions.ids, predictions.targets, logits
+        )
         return url
 
     return written

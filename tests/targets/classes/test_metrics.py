@@ -1,19 +1,21 @@
-"""Numbers of an evaluation, against values worked by hand and against scikit-learn."""
+"""Metrics of classes, against values worked by hand and against scikit-learn."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 from sklearn.metrics import top_k_accuracy_score
 
-from pets_core.evaluation.measures import (
+from pets_core.records.dataset import ClassInfo
+from pets_core.targets.classes.confusion import confusion_counts
+from pets_core.targets.classes.metrics import (
     bootstrap_share,
-    measure_classes,
-    species_counts,
+    class_table,
+    species_table,
     top_k,
 )
-from pets_core.records.dataset import ClassInfo
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))
@@ -45,7 +47,7 @@ def test_top_k_is_scikit_learns(draw):
     assert list(found) == [1, 2, 3, 5]
     for k, share in found.items():
         expected = top_k_accuracy_score(
-            predictions.targets, predictions.probabilities, k=k, labels=range(7)
+            predictions.targets, predictions.outputs, k=k, labels=range(7)
         )
         assert share == pytest.approx(expected)
     assert found[1] == pytest.approx(1 - predictions.wrong.mean())
@@ -53,7 +55,7 @@ def test_top_k_is_scikit_learns(draw):
 
 def test_of_equal_probabilities_the_first_class_comes_first(draw):
     predictions = draw(30, 3)
-    predictions.probabilities[:] = np.float32(1 / 3)
+    predictions.outputs[:] = np.float32(1 / 3)
     found = top_k(predictions)
     assert found[1] == pytest.approx((predictions.targets == 0).mean())
     assert found[1] == pytest.approx(1 - predictions.wrong.mean())
@@ -63,27 +65,37 @@ def test_a_single_class_has_a_top_1_alone(draw):
     assert top_k(draw(10, 1)) == {1: 1.0}
 
 
+def table_of(predictions):
+    counts = confusion_counts(predictions.targets, predictions.predicted, len(predictions.names))
+    return class_table(predictions, counts)
+
+
 def test_each_class_by_hand(draw):
     predictions = draw(7, 4)
     predictions.targets[:] = [0, 0, 0, 1, 1, 1, 1]
-    said = [0, 1, 0, 0, 0, 2, 1]
-    predictions.probabilities[:] = np.eye(4, dtype=np.float32)[said]
-    pug, boxer, sphynx, beagle = measure_classes(predictions)
+    predictions.outputs[:] = np.eye(4, dtype=np.float32)[[0, 1, 0, 0, 0, 2, 1]]
+    table = table_of(predictions)
+    assert table["name"].tolist() == ["class-1", "class-0", "class-2", "class-3"], "worst first"
+    boxer, pug, sphynx, beagle = table.itertuples()
     assert (pug.support, pug.correct, pug.taken_for) == (3, 2, "class-1")
     assert (pug.precision, pug.recall) == (0.5, pytest.approx(2 / 3))
     assert pug.f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
     assert (boxer.support, boxer.correct, boxer.taken_for) == (4, 1, "class-0")
-    # Of no photo, and taken for once: what is said of it is wrong, what it is nobody knows.
-    assert (sphynx.support, sphynx.precision, sphynx.recall) == (0, 0.0, None)
-    assert (beagle.support, beagle.precision, beagle.recall, beagle.f1) == (0, None, None, None)
+    # No photo has it, one was predicted it: the precision is 0, the recall is unknown.
+    assert (sphynx.support, sphynx.precision) == (0, 0.0)
+    assert pd.isna(sphynx.taken_for)
+    assert np.isnan(sphynx.recall)
+    assert (beagle.support, beagle.correct) == (0, 0)
+    assert np.isnan([beagle.precision, beagle.recall, beagle.f1]).all()
 
 
 def test_cats_taken_for_dogs():
     counts = np.array([[5, 1, 2], [0, 7, 1], [3, 0, 9]])
-    names, added = species_counts(counts, ["dog", "cat", "dog"])
-    assert names == ["cat", "dog"]
-    np.testing.assert_array_equal(added, [[7, 1], [1, 19]])
-    assert species_counts(counts, [None, None, None])[0] == []
+    table = species_table(counts, ["dog", "cat", "dog"])
+    assert list(table.columns) == ["actual", "cat", "dog"]
+    assert table.to_numpy().tolist() == [["cat", 7, 1], ["dog", 1, 19]]
+    assert species_table(counts, [None, None, None]) is None
+    assert species_table(counts, ["dog", None, "dog"]) is None, "one species is no table"
 
 
 def test_classes_keep_their_species(draw):
@@ -91,4 +103,5 @@ def test_classes_keep_their_species(draw):
     predictions = draw(10, names=["pug", "Sphynx"])
     info = predictions.info.model_copy(update={"classes": classes})
     object.__setattr__(predictions, "info", info)
-    assert [row.species for row in measure_classes(predictions)] == ["dog", "cat"]
+    species = table_of(predictions).set_index("name")["species"]
+    assert species.to_dict() == {"pug": "dog", "Sphynx": "cat"}

@@ -9,6 +9,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from pets_core.records.training import MetricInfo
+
 __all__ = ["Regression", "widened"]
 
 _MARGIN = 0.1
@@ -31,7 +33,8 @@ class Regression:
         loss: Of errors told in `std`.
         mean: Of each number, (D,) or one for all.
         std: Standard deviation of each number.
-        alike: Whether all numbers have one unit; else the metric is told in `std`, too.
+        unit: Of the numbers.
+        alike: Whether all numbers have one unit; else the metric is in `std`, too.
     """
 
     def __init__(
@@ -41,15 +44,17 @@ class Regression:
         loss: Literal["mse", "l1", "smooth_l1"] = "mse",
         mean: Tensor | float = 0.0,
         std: Tensor | float = 1.0,
+        unit: str = "",
         alike: bool = True,
     ) -> None:
         self._y_range, self._loss = y_range, _LOSSES[loss]
         self._mean, self._std, self._alike = mean, std, alike
+        self._unit = unit if alike else "standard deviations"
 
     @property
-    def metric(self) -> str:
-        """What the validation metric is called."""
-        return "RMSE" if self._alike else "RMSE in standard deviations"
+    def metric(self) -> MetricInfo:
+        """RMSE."""
+        return MetricInfo(name="RMSE", unit=self._unit)
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Errors, the mean over a sample's numbers, summed over the samples."""
@@ -61,12 +66,12 @@ class Regression:
         """The same."""
         return self.loss_sum(logits, targets)
 
-    def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Squared errors: the root is taken of their mean over a split."""
         errors = self.activation(logits) - targets.float()
         return _summed((errors if self._alike else errors / self._std).square())
 
-    def error(self, mean: float) -> float:
+    def metric_value(self, mean: float) -> float:
         """Root mean squared error."""
         return math.sqrt(mean)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pets_core.records.training import MetricInfo
 
 __all__ = ["MultiLabel"]
 
@@ -12,15 +15,15 @@ class MultiLabel:
     """Tags that are there or not, each by itself: sigmoid and binary cross-entropy.
 
     Logits are (B, C); targets are float32 (B, C), 1 for each tag that a sample has and 0 for each
-    other, or shares in between where samples are mixed. The metric is the share of pairs of a
-    sample and a tag that are wrong when what is likelier than not counts: 1 - fastai's
-    `accuracy_multi`.
+    other, or shares in between where samples are mixed. The metric is the mean over the
+    samples of the F1 of their tags, those with a probability above one half being given, as
+    scikit-learn's `f1_score(average="samples")`; 1 where a sample has no tag and is given none.
 
     Args:
         label_smoothing: How much of each training target is moved to one half.
     """
 
-    metric = "tag error rate"
+    metric = MetricInfo(name="F1 per photo", higher_is_better=True, unit="%")
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self._label_smoothing = label_smoothing
@@ -35,12 +38,15 @@ class MultiLabel:
         each = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
         return each.mean(1).sum()
 
-    def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The share of a sample's tags that are wrong, summed over the samples."""
-        return ((logits > 0) != (targets > 0.5)).float().mean(1).sum()
+    def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """F1 of each sample's tags, summed over the samples."""
+        given, actual = logits > 0, targets > 0.5
+        right = (given & actual).sum(1)
+        either = given.sum(1) + actual.sum(1)
+        return torch.where(either == 0, 1.0, 2 * right / either.clamp(min=1)).sum()
 
-    def error(self, mean: float) -> float:
-        """The mean share of them."""
+    def metric_value(self, mean: float) -> float:
+        """The mean F1."""
         return mean
 
     def activation(self, logits: Tensor) -> Tensor:

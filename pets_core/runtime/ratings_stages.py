@@ -13,9 +13,9 @@ from pets_core.data.dataset import write_table
 from pets_core.evaluation.predict import in_row_order
 from pets_core.ratings.dataset import open_ratings, read_vocabulary
 from pets_core.ratings.model import load_recommender
-from pets_core.ratings.rank import RatingsRank
 from pets_core.ratings.records import RatingsPrediction
 from pets_core.records.base import Split
+from pets_core.runtime.ratings_rank import RatingsRank
 
 __all__ = ["predict_ratings"]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from pets_core.objectives.regression import Regression
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import open_ratings
 from pets_core.ratings.loader import RatingsLoader
@@ -15,6 +14,7 @@ from pets_core.ratings.records import RatingsManifest
 from pets_core.records.base import Split
 from pets_core.runtime.rank import Rank
 from pets_core.runtime.request import RatingsRequest
+from pets_core.targets.regression.objective import Regression
 
 __all__ = ["RatingsRank"]
 

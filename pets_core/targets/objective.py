@@ -1,10 +1,12 @@
-"""All that the training loop asks of what it minimises."""
+"""The interface of an objective: what the training loop minimises and validates with."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from torch import Tensor
+
+from pets_core.records.training import MetricInfo
 
 __all__ = ["Objective"]
 
@@ -13,8 +15,8 @@ class Objective(Protocol):
     """Loss, activation and validation metric of one kind of task."""
 
     @property
-    def metric(self) -> str:
-        """What the validation metric is called; lower is better."""
+    def metric(self) -> MetricInfo:
+        """The validation metric: its name, direction and unit."""
         ...
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -25,11 +27,11 @@ class Objective(Protocol):
         """The loss that runs are compared by, free of regularisation, summed over the samples."""
         ...
 
-    def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What the metric is worked out from, summed over the samples: a scalar."""
         ...
 
-    def error(self, mean: float) -> float:
+    def metric_value(self, mean: float) -> float:
         """The metric of a split, from the mean over its samples."""
         ...
 

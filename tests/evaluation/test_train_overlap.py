@@ -1,4 +1,4 @@
-"""A model judged on photos it was trained on, in a real store of two versions."""
+"""Evaluation on photos that a model was trained on, in a store of two versions."""
 
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import write_table
 from pets_core.errors import PetsError
-from pets_core.evaluation.compare import compare, judge
-from pets_core.evaluation.contamination import trained_on
-from pets_core.evaluation.review import given_predictions, review
+from pets_core.evaluation.compare import compare
+from pets_core.evaluation.train_overlap import trained_on
 from pets_core.models.card import CARD, ModelCard
-from pets_core.records.evaluation import Champion
+from pets_core.records.evaluation import Champion, Metric
+from pets_core.registry.gate import judge
+from pets_core.targets.classes.target import ClassesEvaluator
+from pets_core.targets.evaluate import evaluate, given_predictions
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def model(store, draw):
 
 
 @pytest.fixture
-def judged(store, draw):
+def predict(store, draw):
     """Predictions of the new version's test photos."""
 
     def of(model_url: str, seed: int = 0):
@@ -60,87 +62,93 @@ def judged(store, draw):
         )  # fmt: skip
         ids = ["renamed", *(f"photo-{i}" for i in range(5, 10))]
         targets = np.array([0, 1, 2, 0, 1, 2])
-        return predictions_of(drawn.info, ids, targets, drawn.probabilities)
+        return predictions_of(drawn.info, ids, targets, drawn.outputs)
 
     return of
 
 
-def test_photos_are_told_by_their_content(store, model, judged):
-    seen = trained_on(store, model("old"), judged("m"))
+def test_photos_are_matched_by_content(store, model, predict):
+    seen = trained_on(store, model("old"), predict("m"))
     assert seen.tolist() == [True, True, False, False, False, False]
-    assert not trained_on(store, model("new"), judged("m")).any()
+    assert not trained_on(store, model("new"), predict("m")).any()
 
 
-def test_a_leak_of_its_own_version_is_not_told_again(store, model, judged):
-    """A copy of a training photo that was held out from the beginning, by the ingest's leave."""
+def test_a_leak_of_its_own_version_does_not_count(store, model, predict):
+    """A copy of a training photo that was held out from the beginning, as ingest allows."""
     url = f"{store}/datasets/pets/old/photos.parquet"
     table = pq.read_table(url)
     leak = pa.table({"id": ["copy"], "sha256": ["sha-5"], "split": ["test"]})
     write_table(url, pa.concat_tables([table, leak]))
-    seen = trained_on(store, model("old"), judged("m"))
+    seen = trained_on(store, model("old"), predict("m"))
     assert seen.tolist() == [True, False, False, False, False, False]
 
 
-def test_a_store_that_has_moved_still_tells(store, model, judged):
+def test_a_store_may_have_moved(store, model, predict):
     model("old")
     moved = Path(store).rename(Path(store).with_name("moved"))
-    seen = trained_on(str(moved), f"{moved}/runs/old/model", judged("m"))
+    seen = trained_on(str(moved), f"{moved}/runs/old/model", predict("m"))
     assert seen.sum() == 2
 
 
 @pytest.mark.parametrize("gone", ["model", "old version", "new version"])
-def test_what_cannot_be_told_is_not_said_to_be_clean(store, model, judged, gone):
+def test_missing_versions_leave_the_overlap_unknown(store, model, predict, gone):
     url = model("old")
     lost = {"model": f"{url}/{CARD}", "old version": f"{store}/datasets/pets/old/photos.parquet",
             "new version": f"{store}/datasets/pets/new/photos.parquet"}  # fmt: skip
     Path(lost[gone]).unlink()
-    assert trained_on(store, url, judged("m")) is None
+    assert trained_on(store, url, predict("m")) is None
 
 
-def test_a_comparison_leaves_them_out(draw, judged):
+def score(predictions):
+    return ClassesEvaluator(predictions).score()
+
+
+def test_a_comparison_excludes_them(predict):
+    model, champion = score(predict("m")), score(predict("c", seed=1))
     seen = np.array([True, True, False, False, False, False])
-    comparison = compare(judged("m"), judged("c", seed=1), seen)
-    assert (comparison.num_rows, comparison.num_left_out) == (4, 2)
-    assert "2 more are left out" in comparison.left_out
-    unknown = compare(judged("m"), judged("c", seed=1), None)
-    assert (unknown.num_rows, unknown.num_left_out) == (6, None)
-    assert "cannot be told" in unknown.left_out
-    with pytest.raises(PetsError, match="trained on all of the 6 photos"):
-        compare(judged("m"), judged("c"), np.ones(6, np.bool_))
+    comparison = compare(model, champion, seen)
+    assert (comparison.num_rows, comparison.num_excluded) == (4, 2)
+    assert "2 more are excluded" in comparison.excluded_text
+    unknown = compare(model, champion, None)
+    assert (unknown.num_rows, unknown.num_excluded) == (6, None)
+    assert "is not known" in unknown.excluded_text
+    with pytest.raises(PetsError, match="trained on all of the 6 samples"):
+        compare(model, champion, np.ones(6, np.bool_))
 
 
-def test_the_gate_bars_a_model_that_is_judged_on_its_training_photos():
-    config = PipelineConfig().gate
-    verdict = judge(config, 0.0, num_trained_on=2)
+def test_the_gate_rejects_a_model_evaluated_on_its_training_photos():
+    config, perfect = PipelineConfig().gate, Metric(name="error rate", value=0.0, unit="%")
+    verdict = judge(config, perfect, num_trained_on=2)
     assert not verdict.passed
-    assert verdict.reasons[0].startswith("2 of the photos judged are among those it was trained on")
-    assert judge(config, 0.0, num_trained_on=0).passed
-    assert judge(config, 0.0, num_trained_on=None).passed
+    (reason,) = verdict.reasons
+    assert reason.startswith("2 of the samples evaluated are among those it was trained on")
+    assert judge(config, perfect, num_trained_on=0).passed
+    assert judge(config, perfect, num_trained_on=None).passed
 
 
-def test_a_review_says_so(store, model, judged, write):
+def test_an_evaluation_shows_it(store, model, predict, write):
     champion_url, new_url = model("old"), model("new")
     config = PipelineConfig(store=store)
-    url = write(judged(new_url))
+    url = write(predict(new_url))
     champion = Champion(
-        model_url=champion_url, predictions_url=write(judged(champion_url, seed=1), "c.parquet")
+        model_url=champion_url, predictions_url=write(predict(champion_url, seed=1), "c.parquet")
     )
-    report = review(config, f"{store}/runs/r", given_predictions(url), champion=champion)
-    assert (report.num_trained_on, report.comparison.num_left_out) == (0, 2)
-    assert "2 more are left out" in Path(report.file("report.html")).read_text()
+    report = evaluate(config, f"{store}/runs/r", given_predictions(url), champion=champion)
+    assert (report.num_trained_on, report.comparison.num_excluded) == (0, 2)
+    assert "2 more are excluded" in Path(report.file("report.html")).read_text()
     # The other way round it is the model that is flattered.
     swapped = Champion(model_url=new_url, predictions_url=url)
     flattered = given_predictions(champion.predictions_url)
-    report = review(config, f"{store}/runs/r", flattered, champion=swapped)
-    assert (report.num_trained_on, report.comparison.num_left_out) == (2, 2)
+    report = evaluate(config, f"{store}/runs/r", flattered, champion=swapped)
+    assert (report.num_trained_on, report.comparison.num_excluded) == (2, 2)
     assert not report.verdict.passed
 
 
-def test_the_champion_is_not_compared_with_itself(store, model, judged, write):
+def test_the_champion_is_not_compared_with_itself(store, model, predict, write):
     url = model("new")
-    given = given_predictions(write(judged(url)))
+    given = given_predictions(write(predict(url)))
     champion = Champion(model_url=url, predictions_url=given.predictions_url)
-    report = review(PipelineConfig(store=store), f"{store}/runs/r", given, champion=champion)
+    report = evaluate(PipelineConfig(store=store), f"{store}/runs/r", given, champion=champion)
     assert report.is_champion
     assert report.comparison is None
     assert report.verdict.passed

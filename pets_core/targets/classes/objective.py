@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pets_core.records.training import MetricInfo
+
 __all__ = ["SingleLabel", "balanced_weights"]
 
 
@@ -22,7 +24,7 @@ class SingleLabel:
         class_weights: Weight of each class in the training loss, float32 (C,), on the device.
     """
 
-    metric = "error rate"
+    metric = MetricInfo(name="error rate", unit="%")
 
     def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
         self._label_smoothing, self._class_weights = label_smoothing, class_weights
@@ -41,11 +43,11 @@ class SingleLabel:
         """Cross-entropy in nats, summed."""
         return F.cross_entropy(logits.float(), targets, reduction="sum")
 
-    def error_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Samples whose most probable class is not the target."""
         return (logits.argmax(dim=1) != targets).sum()
 
-    def error(self, mean: float) -> float:
+    def metric_value(self, mean: float) -> float:
         """The share of them."""
         return mean
 

@@ -6,8 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pets_core.evaluation.confusion import cluster_order, confusion_counts, most_confused
-from pets_core.records.evaluation import ConfusedPair
+from pets_core.targets.classes.confusion import (
+    cluster_order,
+    confusion_counts,
+    confusion_table,
+    most_confused,
+)
 
 NAMES = ["pug", "boxer", "Sphynx"]
 # Two pugs right, one taken for a boxer; a boxer right, two taken for pugs, one for a Sphynx.
@@ -60,23 +64,37 @@ def test_every_photo_is_counted_in_its_cell(drawn):
 
 
 def test_most_confused_orders_by_count_then_index():
-    assert most_confused(COUNTS, NAMES) == [
-        ConfusedPair(actual="boxer", predicted="pug", count=2, share=0.5),
-        ConfusedPair(actual="pug", predicted="boxer", count=1, share=1 / 3),
-        ConfusedPair(actual="boxer", predicted="Sphynx", count=1, share=0.25),
+    pairs = most_confused(COUNTS, NAMES)
+    assert list(pairs.columns) == ["actual", "predicted", "count", "share"]
+    assert pairs.to_numpy().tolist() == [
+        ["boxer", "pug", 2, 0.5],
+        ["pug", "boxer", 1, 1 / 3],
+        ["boxer", "Sphynx", 1, 0.25],
     ]
-    assert [pair.count for pair in most_confused(COUNTS, NAMES, min_count=2)] == [2]
+    assert most_confused(COUNTS, NAMES, min_count=2)["count"].tolist() == [2]
+
+
+def test_the_table_has_a_row_for_every_cell_that_occurs():
+    table = confusion_table(COUNTS, NAMES)
+    assert table.to_numpy().tolist() == [
+        ["pug", "pug", 2, 2 / 3],
+        ["pug", "boxer", 1, 1 / 3],
+        ["boxer", "pug", 2, 0.5],
+        ["boxer", "boxer", 1, 0.25],
+        ["boxer", "Sphynx", 1, 0.25],
+    ]
 
 
 @given(arrays(np.int64, st.integers(1, 6).map(lambda n: (n, n)), elements=st.integers(0, 9)))
 def test_most_confused_accounts_for_every_error(counts):
     before = counts.copy()
     names = [str(i) for i in range(len(counts))]
-    pairs = most_confused(counts, names, min_count=1)
-    assert sum(pair.count for pair in pairs) == counts.sum() - np.trace(counts)
-    assert all(pair.actual != pair.predicted for pair in pairs)
-    assert all(pair.share == pair.count / counts[int(pair.actual)].sum() for pair in pairs)
-    keys = [(-pair.count, int(pair.actual), int(pair.predicted)) for pair in pairs]
+    pairs = most_confused(counts, names, min_count=1).to_dict("records")
+    assert sum(pair["count"] for pair in pairs) == counts.sum() - np.trace(counts)
+    assert all(pair["actual"] != pair["predicted"] for pair in pairs)
+    for pair in pairs:
+        assert pair["share"] == pair["count"] / counts[int(pair["actual"])].sum()
+    keys = [(-pair["count"], int(pair["actual"]), int(pair["predicted"])) for pair in pairs]
     assert keys == sorted(keys)
     np.testing.assert_array_equal(counts, before)
 

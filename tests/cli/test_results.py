@@ -1,0 +1,70 @@
+"""What the command line prints of an evaluation of any kind."""
+
+from pets.cli.results import show_evaluation
+from pets_core.records.evaluation import (
+    Comparison,
+    EvalReport,
+    Highlights,
+    Interval,
+    Metric,
+    Verdict,
+)
+
+RMSE = Metric(name="RMSE", value=2.25, low=2.0, high=2.5, unit="kg", baseline=4.5)
+REPORT = EvalReport(
+    target="numbers", model_url="a/model", split="test", num_rows=1234, primary=RMSE,
+    metrics=(Metric(name="MAE", value=1.5, unit="kg"),), details=("Two details.",),
+    notes=("The photos are few.",),
+    highlights=Highlights(title="Worst", columns=("number", "MAE"), rows=(("age", "1.5"),)),
+    verdict=Verdict(passed=True), predictions_url="p", url="e", photos_per_second=1.0, seconds=1.0,
+)  # fmt: skip
+COMPARISON = Comparison(
+    champion_url="best", num_rows=90, num_excluded=10, metric=RMSE,
+    champion_metric=RMSE.model_copy(update={"value": 2.5}), num_better=60, num_worse=25,
+    improvement=Interval(value=0.25, low=-0.5, high=1.0), p_value=0.31,
+    test="paired permutation test",
+)  # fmt: skip
+
+
+def printed(capsys, **about) -> list[str]:
+    show_evaluation(REPORT.model_copy(update=about))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_metrics_limits_and_files(capsys):
+    assert printed(capsys) == [
+        "",
+        "RMSE         2.25 kg  (1,234 test photos; 95% interval 2 kg to 2.5 kg; baseline 4.5 kg)",
+        "  MAE                          1.5 kg",
+        "  Two details.",
+        "Warning      The photos are few.",
+        "Worst",
+        "  number  MAE",
+        "  age     1.5",
+        "",
+        "Model        a/model",
+        "Report       e/report.html",
+    ]
+
+
+def test_the_champion(capsys):
+    lines = printed(capsys, comparison=COMPARISON)
+    assert (
+        "Champion     2.5 kg on the same photos: this model is 0.25 kg better, p = 0.310" in lines
+    )
+    assert (
+        "             10 more are excluded, because one of both was trained on them." in lines
+    )  # fmt: skip
+    assert "Champion     this very model" in printed(capsys, is_champion=True)
+
+
+def test_reasons_against_the_model(capsys):
+    verdict = Verdict(passed=False, reasons=("too bad", "too old"))
+    assert "Gate         not passed: too bad; too old" in printed(capsys, verdict=verdict)
+
+
+def test_a_metric_without_interval_or_highlights(capsys):
+    metric = Metric(name="mean IoU", value=0.5)
+    lines = printed(capsys, primary=metric, highlights=None, metrics=(), details=(), notes=())
+    assert lines[1] == "Mean IoU     0.5  (1,234 test photos)"
+    assert "Worst" not in lines

@@ -1,0 +1,70 @@
+"""Kinds of targets by name."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from pets_core.config.evaluate import GateConfig
+from pets_core.config.source import SourceConfig
+from pets_core.errors import PetsError
+from pets_core.records.target_spec import BUILT_IN, target_spec
+from pets_core.registry.gate import check_gate
+from pets_core.targets.classes.target import Classes
+from pets_core.targets.registry import get_target
+
+
+class Stars(Classes):
+    """A kind that a module outside the product defines."""
+
+    name = "stars:KIND"
+    metric = "stars off"
+
+
+@pytest.fixture
+def stars(monkeypatch) -> ModuleType:
+    """The module stars, with the kind KIND."""
+    module = ModuleType("stars")
+    module.KIND = Stars()
+    monkeypatch.setitem(sys.modules, "stars", module)
+    return module
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_kind_is_found_by_its_own_name(name):
+    target = get_target(name)
+    assert target.name == name
+    assert target.spec == target_spec(name)
+    assert target.metric
+    assert target.output_column
+    assert get_target(name) is target
+
+
+@pytest.mark.parametrize("find", [get_target, target_spec])
+def test_an_unknown_kind_is_refused(find):
+    with pytest.raises(PetsError, match=r"targets = tag: no such kind.*set class.*mean tags"):
+        find("tag")
+    with pytest.raises(PetsError, match=r"No module named 'no'.*PYTHONPATH"):
+        find("no.such.module:STARS")
+    with pytest.raises(PetsError, match=r"targets = json:dumps: the object there is no kind"):
+        find("json:dumps")
+
+
+def test_a_kind_of_a_module_is_found(stars):
+    assert get_target("stars:KIND") is stars.KIND
+    assert target_spec("stars:KIND").is_label
+    assert SourceConfig(targets="stars:KIND").targets == "stars:KIND"
+    check_gate(GateConfig(max_value=0.1), get_target("stars:KIND"))
+
+
+def test_a_kind_with_the_name_of_another_is_refused(stars):
+    stars.OTHER = stars.KIND
+    with pytest.raises(PetsError, match=r"named 'stars:KIND'.*set its name to 'stars:OTHER'"):
+        get_target("stars:OTHER")
+    with pytest.raises(PetsError, match=r"named 'class'"):
+        get_target("pets_core.targets.classes.target:CLASSES")
+
+
+def test_the_settings_name_the_kinds():
+    with pytest.raises(ValueError, match=r"targets\n.*tag: no such kind of target; set class"):
+        SourceConfig(targets="tag")
