@@ -188,7 +188,9 @@ def draw(path: Path, split: Split, rows: int, classes: int) -> None:
         dataset_url="no-data", dataset_name="drawn", dataset_fingerprint="0" * 64,
     )  # fmt: skip
     ids = [f"photo-{split}-{index}" for index in range(rows)]
-    write_predictions(str(path), CLASSES, info, ids, targets, logits)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = odds / odds.sum(1, keepdims=True)
+    write_predictions(str(path), CLASSES, info, ids, targets, probabilities)
 
 
 if __name__ == "__main__":

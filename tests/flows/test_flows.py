@@ -136,7 +136,7 @@ def test_the_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
     info = read_info(predictions).model_copy(update={"model_url": str(tmp_path / "twin")})
     own = read_predictions(predictions, CLASSES)
     twin = str(tmp_path / "twin.parquet")
-    write_predictions(twin, CLASSES, info, own.ids, own.targets, np.log(own.outputs))
+    write_predictions(twin, CLASSES, info, own.ids, own.targets, own.outputs)
     compared = review_flow(twin, config, return_state=True)
     assert compared.result().comparison.improvement.value == 0
     assert "McNemar" in read_artifacts(compared.state_details.flow_run_id)["champion"]

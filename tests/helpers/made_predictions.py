@@ -84,9 +84,6 @@ def draw_numbers(
 def write_drawn(url: str, predictions: Predictions, embeddings: np.ndarray | None = None) -> str:
     """Write predictions as a rank does; returns the URL."""
     kind, outputs = get_target(predictions.info.targets), predictions.outputs
-    if kind.name == "class":
-        # A rank stores logits, which become probabilities.
-        outputs = np.log(np.maximum(outputs, _LEAST))
     write_predictions(
         url, kind, predictions.info, predictions.ids, predictions.targets, outputs, embeddings
     )
