@@ -230,8 +230,8 @@ def test_predictions_of_an_unknown_kind_are_refused(draw, write):
     table = pq.read_table(url).replace_schema_metadata({b"pets": info.encode()})
     pq.write_table(table, url)
     words = (
-        r"predictions.parquet: targets = tag: no such kind of target; known are class, tags, "
-        r"numbers, points, box\. Did you mean tags"
+        r"predictions.parquet: targets = tag: no such kind of target; set class, tags, "
+        r"numbers, points, box, or module:object\. Did you mean tags"
     )
     with pytest.raises(PetsError, match=words):
         given_predictions(url)
