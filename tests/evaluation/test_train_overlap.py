@@ -127,13 +127,13 @@ def test_the_gate_rejects_a_model_evaluated_on_its_training_photos():
     assert judge(config, perfect, num_trained_on=None).passed
 
 
-def test_an_evaluation_shows_it(store, model, predict, write_classes):
+def test_an_evaluation_shows_it(store, model, predict, write):
     champion_url, new_url = model("old"), model("new")
     config = PipelineConfig(store=store)
-    url = write_classes(predict(new_url))
+    url = write(predict(new_url))
     champion = Champion(
         model_url=champion_url,
-        predictions_url=write_classes(predict(champion_url, seed=1), "c.parquet"),
+        predictions_url=write(predict(champion_url, seed=1), "c.parquet"),
     )
     report = evaluate(config, f"{store}/runs/r", given_predictions(url), champion=champion)
     assert (report.num_trained_on, report.comparison.num_excluded) == (0, 2)
@@ -146,9 +146,9 @@ def test_an_evaluation_shows_it(store, model, predict, write_classes):
     assert not report.verdict.passed
 
 
-def test_the_champion_is_not_compared_with_itself(store, model, predict, write_classes):
+def test_the_champion_is_not_compared_with_itself(store, model, predict, write):
     url = model("new")
-    given = given_predictions(write_classes(predict(url)))
+    given = given_predictions(write(predict(url)))
     champion = Champion(model_url=url, predictions_url=given.predictions_url)
     report = evaluate(PipelineConfig(store=store), f"{store}/runs/r", given, champion=champion)
     assert report.is_champion

@@ -42,9 +42,9 @@ def evaluated(config, url: str, **keywords):
     return evaluate(config, run, given_predictions(url), **keywords)
 
 
-def test_every_figure_is_that_of_the_predictions(config, draw_classes, write_classes):
+def test_every_figure_is_that_of_the_predictions(config, draw_classes, write):
     predictions = draw_classes(400, 6, names=["a", "b", "c", "d", "e", EVIL])
-    report = evaluated(config, write_classes(predictions))
+    report = evaluated(config, write(predictions))
     table = pq.read_table(report.predictions_url).to_pandas()
     wrong = table.actual != table.predicted
     assert report.num_rows == 400
@@ -65,8 +65,8 @@ def test_every_figure_is_that_of_the_predictions(config, draw_classes, write_cla
     assert stored == report.model_copy(update={"seconds": stored.seconds})
 
 
-def test_it_runs_without_torch(config, draw_classes, write_classes):
-    url = write_classes(draw_classes(50))
+def test_it_runs_without_torch(config, draw_classes, write):
+    url = write(draw_classes(50))
     code = (
         "import sys; from pets_core.config.pipeline import PipelineConfig;"
         "from pets_core.targets.evaluate import evaluate, given_predictions;"
@@ -78,25 +78,25 @@ def test_it_runs_without_torch(config, draw_classes, write_classes):
     assert (Path(config.store) / "runs/r/evaluation/report.html").exists()
 
 
-def test_names_with_markup_are_text_everywhere(config, draw_classes, write_classes):
-    report = evaluated(config, write_classes(draw_classes(200, names=["a", EVIL], skill=0.1)))
+def test_names_with_markup_are_text_everywhere(config, draw_classes, write):
+    report = evaluated(config, write(draw_classes(200, names=["a", EVIL], skill=0.1)))
     assert EVIL not in Path(report.file("report.html")).read_text()
     assert EVIL not in Path(report.file("model_card.md")).read_text()
     assert EVIL in Path(report.file("classes.csv")).read_text()
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])
-def test_very_few_classes(config, draw_classes, write_classes, num_classes):
-    report = evaluated(config, write_classes(draw_classes(20, num_classes, skill=9.0)))
+def test_very_few_classes(config, draw_classes, write, num_classes):
+    report = evaluated(config, write(draw_classes(20, num_classes, skill=9.0)))
     assert report.primary.value < 0.1
     assert Path(report.file("confusion.png")).stat().st_size > 500
 
 
-def test_a_class_without_photos(config, draw_classes, write_classes):
+def test_a_class_without_photos(config, draw_classes, write):
     drawn = draw_classes(60, 3)
     targets = np.minimum(drawn.targets, 1)
     predictions = predictions_of(drawn.info, drawn.ids, targets, drawn.outputs)
-    report = evaluated(config, write_classes(predictions))
+    report = evaluated(config, write(predictions))
     rows = pq.read_table(report.file("classes.parquet")).to_pylist()
     assert (rows[2]["support"], rows[2]["recall"]) == (0, None)
     assert not re.search(r"\bnan\b", Path(report.file("model_card.md")).read_text().lower())
@@ -104,11 +104,11 @@ def test_a_class_without_photos(config, draw_classes, write_classes):
 
 
 @pytest.fixture
-def unseen(draw_classes, write_classes) -> str:
+def unseen(draw_classes, write) -> str:
     """Predictions of three classes; no photo has the last one."""
     drawn = draw_classes(60, names=["a", "b", EVIL])
     targets = np.minimum(drawn.targets, 1)
-    return write_classes(predictions_of(drawn.info, drawn.ids, targets, drawn.outputs))
+    return write(predictions_of(drawn.info, drawn.ids, targets, drawn.outputs))
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_a_class_without_photos_is_named(config, unseen, shown, capsys, gate, pa
         assert markdown.count(literal(f"lasses without an evaluated photo: {EVIL}")) == 1
 
 
-def test_classes_that_all_have_photos_are_not_named(config, draw_classes, write_classes, shown):
-    report = evaluated(config, write_classes(draw_classes(60, 3)))
+def test_classes_that_all_have_photos_are_not_named(config, draw_classes, write, shown):
+    report = evaluated(config, write(draw_classes(60, 3)))
     assert report.unseen_labels == ()
     summary = shown(publish_evaluation, config, report)["run-summary"]
     card = Path(report.file("model_card.md")).read_text()
@@ -157,23 +157,23 @@ def calibration_text(report) -> str:
 
 
 def test_validation_predictions_in_the_folder_serve_calibration_and_labels(
-    config, draw_classes, write_classes
+    config, draw_classes, write
 ):
-    url = write_classes(draw_classes(300, 4))
+    url = write(draw_classes(300, 4))
     alone = evaluated(config, url)
     assert alone.num_label_issues is None
     assert "label-issues" not in {section.key for section in alone.sections}
     assert "divided" not in calibration_text(alone)
-    write_classes(draw_classes(300, 4, seed=7, split="valid"), VALID_PREDICTIONS)
+    write(draw_classes(300, 4, seed=7, split="valid"), VALID_PREDICTIONS)
     report = evaluated(config, url)
     assert re.search(r"With logits divided by \d\.\d\d", calibration_text(report))
     assert report.num_label_issues is not None
     assert Path(report.file("label_fixes.csv")).read_text().startswith("id,label,given")
 
 
-def test_the_champion_is_compared(config, draw_classes, write_classes):
-    champion = write_classes(draw_classes(300, 4, skill=1.0), "champion.parquet")
-    url = write_classes(draw_classes(300, 4, skill=3.0))
+def test_the_champion_is_compared(config, draw_classes, write):
+    champion = write(draw_classes(300, 4, skill=1.0), "champion.parquet")
+    url = write(draw_classes(300, 4, skill=3.0))
     report = evaluated(config, url, champion=Champion(model_url="best", predictions_url=champion))
     assert report.verdict.passed
     assert report.comparison.improvement.low > 0
@@ -182,12 +182,10 @@ def test_the_champion_is_compared(config, draw_classes, write_classes):
 
 @pytest.mark.parametrize("other", ["gone", "classes"])
 def test_a_champion_that_cannot_be_compared_is_a_reason_not_a_crash(
-    config, draw_classes, write_classes, other
+    config, draw_classes, write, other
 ):
-    url = write_classes(draw_classes(30, 3))
-    of_champion = (
-        None if other == "gone" else write_classes(draw_classes(30, 4), "champion.parquet")
-    )
+    url = write(draw_classes(30, 3))
+    of_champion = None if other == "gone" else write(draw_classes(30, 4), "champion.parquet")
     champion = Champion(model_url="best", predictions_url=of_champion)
     report = evaluated(config, url, champion=champion)
     assert report.comparison is None
@@ -207,13 +205,11 @@ def write_tags(path: Path, model_url: str = "best") -> str:
     return str(path)
 
 
-def test_a_champion_of_another_kind_is_a_reason_not_a_crash(
-    config, draw_classes, write_classes, tmp_path
-):
+def test_a_champion_of_another_kind_is_a_reason_not_a_crash(config, draw_classes, write, tmp_path):
     tags = write_tags(tmp_path / "tags.parquet")
     report = evaluated(
         config,
-        write_classes(draw_classes(30, 3)),
+        write(draw_classes(30, 3)),
         champion=Champion(model_url="best", predictions_url=tags),
     )
     (reason,) = report.verdict.reasons
@@ -225,9 +221,9 @@ def test_a_champion_of_another_kind_is_a_reason_not_a_crash(
 
 
 def test_a_champion_of_classes_is_a_reason_against_a_model_of_tags(
-    config, draw_classes, write_classes, tmp_path
+    config, draw_classes, write, tmp_path
 ):
-    champion = Champion(model_url="a/model", predictions_url=write_classes(draw_classes(30, 3)))
+    champion = Champion(model_url="a/model", predictions_url=write(draw_classes(30, 3)))
     (folder := tmp_path / "tags").mkdir()
     report = evaluated(config, write_tags(folder / "predictions.parquet"), champion=champion)
     assert report.target == "tags"
@@ -235,9 +231,9 @@ def test_a_champion_of_classes_is_a_reason_against_a_model_of_tags(
     assert "predictions of targets = class, not of targets = tags" in reason
 
 
-def test_predictions_of_an_unknown_kind_are_refused(draw_classes, write_classes):
+def test_predictions_of_an_unknown_kind_are_refused(draw_classes, write):
     drawn = draw_classes(5, 3)
-    url = write_classes(drawn)
+    url = write(drawn)
     info = drawn.info.model_copy(update={"targets": "tag"}).model_dump_json()
     table = pq.read_table(url).replace_schema_metadata({b"pets": info.encode()})
     pq.write_table(table, url)
@@ -249,13 +245,11 @@ def test_predictions_of_an_unknown_kind_are_refused(draw_classes, write_classes)
         given_predictions(url)
 
 
-def test_a_gate_of_another_kind_is_refused_before_anything_is_stored(
-    config, draw_classes, write_classes
-):
+def test_a_gate_of_another_kind_is_refused_before_anything_is_stored(config, draw_classes, write):
     config = config.model_copy(update={"gate": GateConfig(min_score=0.5)})
     words = r"gate.min_score = 0.5 has no meaning for targets = class, .*: set gate.max_error_rate"
     with pytest.raises(PetsError, match=words):
-        evaluated(config, write_classes(draw_classes(30, 3)))
+        evaluated(config, write(draw_classes(30, 3)))
     assert not Path(config.store).exists()
 
 
@@ -268,11 +262,9 @@ def test_gate_settings_are_checked_for_the_kind_of_the_settings():
         check_gate_settings(config, "boxes")
 
 
-def test_champion_predictions_in_the_folder_serve_a_later_evaluation(
-    config, draw_classes, write_classes
-):
-    url = write_classes(draw_classes(300, 4, skill=3.0))
-    write_classes(draw_classes(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
+def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, draw_classes, write):
+    url = write(draw_classes(300, 4, skill=3.0))
+    write(draw_classes(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
     assert evaluated(config, url, champion=Champion(model_url="best")).comparison is not None
     other = evaluated(config, url, champion=Champion(model_url="another"))
     assert "it has not predicted these samples; `pets evaluate MODEL`" in other.not_compared
@@ -280,28 +272,24 @@ def test_champion_predictions_in_the_folder_serve_a_later_evaluation(
 
 
 @pytest.mark.parametrize("about", [{"num_classes": 3}, {"model_url": "another"}])
-def test_validation_of_another_model_is_refused(config, draw_classes, write_classes, about):
-    url = write_classes(draw_classes(300, 4))
-    write_classes(
-        draw_classes(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS
-    )
+def test_validation_of_another_model_is_refused(config, draw_classes, write, about):
+    url = write(draw_classes(300, 4))
+    write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
     with pytest.raises(PetsError, match=r"predictions-valid.parquet: predictions of .*remove it"):
         evaluated(config, url)
 
 
 @pytest.mark.parametrize("url", ["nowhere/at/all", "memory://nowhere", "strange://x"])
 def test_galleries_go_without_photos_that_are_out_of_reach(
-    config, draw_classes, write_classes, url, caplog
+    config, draw_classes, write, url, caplog
 ):
-    report = evaluated(config, write_classes(draw_classes(30, 3, dataset_url=url)))
+    report = evaluated(config, write(draw_classes(30, 3, dataset_url=url)))
     assert "photo out of reach" in Path(report.file("report.html")).read_text()
     assert "the galleries go without photos" in caplog.text
 
 
-def test_the_settings_shown_are_those_of_the_run_that_predicted(
-    config, draw_classes, write_classes
-):
-    report = evaluated(config, write_classes(draw_classes(30, 3)))
+def test_the_settings_shown_are_those_of_the_run_that_predicted(config, draw_classes, write):
+    report = evaluated(config, write(draw_classes(30, 3)))
     assert "Settings" not in Path(report.file("report.html")).read_text()
     run = Path(report.url).parent
     (run / "config.yaml").write_text("source: {url: 'https://host/p.zip?sig=SECRET', seed: 7}")
@@ -310,9 +298,9 @@ def test_the_settings_shown_are_those_of_the_run_that_predicted(
     assert "SECRET" not in page
 
 
-def test_a_spreadsheet_runs_nothing(config, draw_classes, write_classes):
+def test_a_spreadsheet_runs_nothing(config, draw_classes, write):
     name = '=HYPERLINK("http://evil")'
-    report = evaluated(config, write_classes(draw_classes(60, names=["-1+1", name], skill=0.1)))
+    report = evaluated(config, write(draw_classes(60, names=["-1+1", name], skill=0.1)))
     for table in ("classes", "confusion", "most_confused"):
         rows = csv.reader(Path(report.file(f"{table}.csv")).read_text().splitlines())
         cells = [cell for row in rows for cell in row]
@@ -320,19 +308,19 @@ def test_a_spreadsheet_runs_nothing(config, draw_classes, write_classes):
         assert not [cell for cell in cells if cell.startswith(("=", "-", "+", "@"))]
 
 
-def test_damaged_predictions_leave_nothing(config, draw_classes, write_classes):
-    url = write_classes(draw_classes(30, 3))
+def test_damaged_predictions_leave_nothing(config, draw_classes, write):
+    url = write(draw_classes(30, 3))
     Path(url).write_bytes(Path(url).read_bytes()[:-40])
     with pytest.raises(PetsError, match=r"no file of predictions"):
         evaluated(config, url)
     assert not Path(config.store).exists()
 
 
-def test_an_evaluated_model_may_be_promoted(config, draw_classes, write_classes, tmp_path):
+def test_an_evaluated_model_may_be_promoted(config, draw_classes, write, tmp_path):
     model = str(tmp_path / "model")
     Path(model).mkdir()
     (Path(model) / "model.json").touch()
-    report = evaluated(config, write_classes(draw_classes(30, 3, model_url=model)))
+    report = evaluated(config, write(draw_classes(30, 3, model_url=model)))
     move = promote_run(config.store, "champion", report)
     assert (move.model.run_id, move.model.model_url) == ("run-1", model)
     assert move.model.metric == report.primary
