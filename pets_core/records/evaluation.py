@@ -207,7 +207,7 @@ class Verdict(Record):
         """The verdict in words."""
         if not self.passed:
             return "does not pass the gate"
-        return "passes the gate" if self.has_condition else "gate: not configured, no champion"
+        return "passes the gate" if self.has_condition else "gate not configured, no champion"
 
 
 class Champion(Record):

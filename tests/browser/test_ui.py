@@ -212,7 +212,7 @@ def test_the_summary_shows_the_predictions_error_rate(page_and_root, finished, k
     page.wait_for_load_state("networkidle")
     keep(page, "artifacts")
     open_artifact(page, address, "run-summary")
-    page.get_by_text(f"Error rate {error_rate:.1%}: gate: not configured").first.wait_for()
+    page.get_by_text(f"Error rate {error_rate:.1%}: gate not configured").first.wait_for()
     keep(page, "run-summary")
 
 

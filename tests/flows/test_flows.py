@@ -65,7 +65,7 @@ def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_a
     }
     assert made.pop("training-progress") == 100
     summary = made["run-summary"].replace("\\", "")
-    assert f"# Error rate {report.primary.value:.1%}: gate: not configured" in summary
+    assert f"# Error rate {report.primary.value:.1%}: gate not configured" in summary
     table = json.loads(made["confusion-table"])
     assert sum(row["count"] for row in table) == report.num_rows
     first = json.loads(made["most-confused"])[0]

@@ -266,7 +266,7 @@ def test_a_gate_without_conditions_is_shown_as_such(settings, comparison, has_co
     verdict = judge(GateConfig(**settings), error_rate(0.07), comparison)
     assert verdict.has_condition == has_condition
     assert verdict.text == (
-        "passes the gate" if has_condition else "gate: not configured, no champion"
+        "passes the gate" if has_condition else "gate not configured, no champion"
     )
 
 

@@ -149,4 +149,4 @@ def test_the_alias_of_a_promoted_model_is_named(published):
     rejected = published(config, verdict=Verdict(passed=False, reasons=("too bad",)))
     assert ": does not pass the gate\n" in rejected["run-summary"]
     no_gate = published(verdict=Verdict(passed=True, has_condition=False))
-    assert ": gate: not configured, no champion\n" in no_gate["run-summary"]
+    assert ": gate not configured, no champion\n" in no_gate["run-summary"]
