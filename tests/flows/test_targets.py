@@ -1,6 +1,7 @@
 """Tags, places and numbers of photos through the whole pipeline, and what becomes of a model."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.batch_predict import batch_predict_flow
 from flows.embed import embed_flow
 from flows.evaluate import evaluate_flow
 from flows.pipeline import pipeline
@@ -77,7 +79,7 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     made = read_artifacts(state.state_details.flow_run_id)
     assert set(made) == SHARED | {"tags", "thresholds", "top-losses", "label-issues"}
     assert "148 photos of 39 tags" in made["dataset-summary"]
-    assert "valid tag error rate" in made["training-curves"]
+    assert "valid F1 per photo" in made["training-curves"]
     assert "**steepest** (taken)" in made["lr-finder"]
     assert made["top-losses"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())
@@ -112,9 +114,22 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     capsys.readouterr()
     cli.main(["predict", report.model_url, photos[0]])
     assert capsys.readouterr().out.strip() == f"{photos[0]}  {told[0].words}"
-    with pytest.raises(SystemExit):
-        cli.main(["batch-predict", report.model_url, "--source.url", str(tmp_path)])
-    assert "tells tags and no class" in capsys.readouterr().err
+    # Many photos get the same tags as each alone.
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    for photo in photos:
+        Path(photo).rename(folder / Path(photo).name)
+    batch = config.model_copy(
+        update={"source": config.source.model_copy(update={"url": str(folder)})}
+    )
+    summary = batch_predict_flow(report.model_url, batch)
+    assert summary.num_photos == len(photos)
+    assert summary.counts == Counter(tag for prediction in told for tag in prediction.tags)
+    written = pq.read_table(f"{summary.url}/predictions").to_pylist()
+    by_name = {Path(row["photo"]).name: row["predicted"] for row in written}
+    assert {name: set(tags) for name, tags in by_name.items()} == {
+        Path(prediction.photo).name: set(prediction.tags) for prediction in told
+    }
 
 
 @pytest.mark.parametrize("targets", [pytest.param("points", marks=pytest.mark.nightly), "box"])
@@ -126,7 +141,7 @@ def test_places(config_of, tmp_path, read_artifacts, targets):
     report = state.result()
     made = read_artifacts(state.state_details.flow_run_id)
     assert set(made) == SHARED | {"numbers", "residuals", "worst-errors", "label-issues"}
-    assert "valid RMSE" in made["training-curves"]
+    assert f"valid {report.primary.name}" in made["training-curves"]
     assert "**valley** (taken)" in made["lr-finder"], "the steepest place is noise here"
     assert made["worst-errors"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())

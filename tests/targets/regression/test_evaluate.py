@@ -188,6 +188,10 @@ def test_names_of_several_numbers_are_text(evaluated, draw_kind, published):
     assert EVIL not in str(found)
     assert "a|b" not in str(found)
     assert "standard deviations |" in found["worst-errors"]
+    first, *_ = read_gallery(report.file("gallery.parquet"))["worst-errors"]
+    assert first.actual.startswith(f"{EVIL} ")
+    assert "; age " in first.actual
+    assert first.actual.endswith(" a|b")
 
 
 def test_the_worst_come_first(evaluated, draw_kind):
