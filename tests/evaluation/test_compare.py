@@ -63,9 +63,9 @@ def test_figures_by_hand(both):
     # McNemar's exact test: P(at most 2, or at least 10, of 12 by even odds) = 158 / 4096.
     assert comparison.p_value == pytest.approx(158 / 4096)
     assert comparison.p_text == "p = 0.039"
-    assert comparison.delta_text == "8.00 points better"
+    assert comparison.delta_text == "8.00 percentage points better"
     assert comparison.test == "McNemar's test"
-    assert compare(*reversed(both)).delta_text == "8.00 points worse"
+    assert compare(*reversed(both)).delta_text == "8.00 percentage points worse"
 
 
 def test_metrics_of_a_comparison_have_no_interval_of_other_samples(both):

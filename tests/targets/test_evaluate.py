@@ -177,7 +177,7 @@ def test_the_champion_is_compared(config, draw_classes, write):
     report = evaluated(config, url, champion=Champion(model_url="best", predictions_url=champion))
     assert report.verdict.passed
     assert report.comparison.improvement.low > 0
-    assert " points better" in Path(report.file("report.html")).read_text()
+    assert " percentage points better" in Path(report.file("report.html")).read_text()
 
 
 @pytest.mark.parametrize("other", ["gone", "classes"])

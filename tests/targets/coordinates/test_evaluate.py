@@ -38,7 +38,7 @@ def test_points_have_distances_in_shares_and_in_pixels_of_their_photos(evaluated
 def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
     report = evaluated(draw_kind("points", off=0.2))
     assert report.metrics == ()
-    assert report.primary.unit == "%"
+    assert report.primary.unit == "% of a side"
     assert "distances are not told in pixels" in caplog.text
     worst = published(report)["worst-errors"]
     assert "(photo out of reach)" in worst

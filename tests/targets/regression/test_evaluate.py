@@ -72,7 +72,7 @@ def test_errors_in_several_units_are_in_standard_deviations(evaluated, draw_kind
     report = evaluated(predictions)
     errors = (predictions.outputs.astype("f8") - predictions.targets) / 0.5
     assert report.primary.value == pytest.approx(np.sqrt((errors**2).mean()))
-    assert report.primary.unit == mae_of(report).unit == "standard deviations"
+    assert report.primary.unit == mae_of(report).unit == "SD"
     assert report.metric("MAE") == pytest.approx(np.abs(errors).mean())
 
 
@@ -119,9 +119,9 @@ def test_few_photos_and_any_number_of_numbers(
     ("units", "unit"),
     [
         (["kg", "kg"], " kg"),
-        (["", ""], " standard deviations"),
-        (["kg", "cm"], " standard deviations"),
-        (["kg", ""], " standard deviations"),
+        (["", ""], " SD"),
+        (["kg", "cm"], " SD"),
+        (["kg", ""], " SD"),
         (["kg"], " kg"),
         ([""], ""),
     ],

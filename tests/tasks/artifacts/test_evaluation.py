@@ -111,7 +111,7 @@ def test_the_summary_has_every_metric_in_its_unit(published):
     summary = published()["run-summary"].replace("\\", "")
     assert summary.startswith("# RMSE 2.25 kg: passes the gate\n")
     assert "1,234 test photos. Two details." in summary
-    assert "| RMSE | 2.25 kg | 2 kg to 2.5 kg | 4.5 kg |" in summary
+    assert "| RMSE | 2.25 kg | 2 to 2.5 kg | 4.5 kg |" in summary
     assert "| MAE | 1.5 kg |  |  |" in summary
     assert "Worst:" in summary
     assert "There is no champion to compare with." in summary
