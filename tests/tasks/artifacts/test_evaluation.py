@@ -135,7 +135,7 @@ def test_the_comparison_has_the_units_of_the_metric(published):
     assert page.startswith("# Against the champion: 0.25 kg better\n")
     assert "On the same 90 photos. 10 more are excluded" in page
     assert "| improved by | +0.25 kg |" in page
-    assert "| 95% interval | -0.5 kg to +1 kg |" in page
+    assert "| 95% interval | -0.5 to +1 kg |" in page
     assert "| paired permutation test | p = 0.310 |" in page
     assert "| photos with a better score than the champion's | 60 |" in page
     assert "| 80.0% | 90.0% | 9 |" in page
