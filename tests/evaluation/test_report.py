@@ -166,7 +166,7 @@ def test_metrics_have_their_units_and_baselines():
         better=(), worse=(),
     )  # fmt: skip
     text = text_of(REPORT, primary=RMSE, comparison=comparison)
-    assert "2.25 kg RMSE" in text
+    assert "2.25 kg, RMSE" in text
     assert "95% interval 2 to 2.5 kg; baseline 4.5 kg" in text
     assert "Against the champion: 0.25 kg better (-0.5 to +1 kg)" in text
     assert "Classes with the largest drops" not in text
@@ -319,9 +319,10 @@ def test_every_rule_of_the_style_sheet_is_used_and_every_class_has_one(full):
     selectors = re.findall(r"([^{};]+)\{", style)
     assert all(re.fullmatch(r"[\w\s.,:>\-\[\]=\"*@()#]+", each) for each in selectors)
     ruled = set(re.findall(r"\.([a-z][\w-]*)", " ".join(selectors)))
-    # A perfect model, photos that are gone and a right prediction show the rest.
+    # A perfect model, photos that are gone, a right and a wrong prediction show the rest.
     right = replace(SHOWN, is_correct=True, jpeg=None)
-    others = render_report(replace(full, gallery={"top-losses": [right]}))
+    wrong = replace(SHOWN, is_correct=False)
+    others = render_report(replace(full, gallery={"top-losses": [right, wrong]}))
     used = {
         name for names in re.findall(r'class="([^"]*)"', html + others) for name in names.split()
     }
