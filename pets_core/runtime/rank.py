@@ -28,7 +28,7 @@ from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
-from pets_core.training.loop import Loader
+from pets_core.training.prepared import Loader
 
 __all__ = ["Built", "Rank", "pass_warnings_on"]
 
