@@ -35,7 +35,7 @@ from pets_core.data.ingest.label_schema import Contract, save_contract
 from pets_core.data.ingest.plan import plan_dataset, planned_left_out, planned_marks
 from pets_core.data.ingest.quarantine import check_quarantine, lost_of_classes, summarize
 from pets_core.data.ingest.shards import without, write_shard
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, listed
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import (
@@ -264,9 +264,8 @@ def _class_totals(plan: DatasetPlan, splits: Mapping[Split, SplitInfo]) -> dict[
 
 def _losses(lost: Mapping[str, tuple[int, int]]) -> str:
     """The classes that lost most photos, for a message; empty where there is none."""
-    named = [f"{label} ({num} of {total})" for label, (num, total) in list(lost.items())[:5]]
-    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-    return f"Classes that lose most of their photos: {', '.join(named)}{more}" if named else ""
+    named = [f"{label} ({num} of {total})" for label, (num, total) in lost.items()]
+    return f"Classes that lose most of their photos: {listed(named, 5)}" if named else ""
 
 
 def _check_readable(

@@ -69,6 +69,12 @@ class LabelledPhoto:
             return (self.label,)
         return self.tags if spec.is_labels else ()
 
+    @property
+    def target_text(self) -> str:
+        """Its class, tags or numbers, for messages."""
+        target = self.tags if self.numbers is None else self.numbers
+        return self.label or ", ".join(map(str, target))
+
 
 @dataclass(frozen=True)
 class Catalogue:
