@@ -13,12 +13,12 @@ from pets_core.maintenance.retention import (
     remove_old,
 )
 
-__all__ = ["add_arguments", "run_command"]
+__all__ = ["add_commands", "run_command"]
 
 _MIB = 1 << 20
 
 
-def add_arguments(parser: argparse.ArgumentParser, store: str) -> None:
+def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     """Add the arguments of `pets gc` to its parser.
 
     Args:
