@@ -198,15 +198,12 @@ def _used(
     """Names of the kept versions' folders and of their shards."""
     names = set()
     for place, manifest in enumerate(reversed(versions)):
-        wanted = manifest.fingerprint in in_use or _manifest_path(manifest) in young
+        folder = manifest.url.rsplit("/", 1)[1]
+        wanted = manifest.fingerprint in in_use or f"{folder}/manifest.json" in young
         if not keep or place < keep or wanted:
-            names.add(manifest.url.rsplit("/", 1)[1])
+            names.add(folder)
             names.update(s.path for info in manifest.splits.values() for s in info.shards)
     return names
-
-
-def _manifest_path(manifest: DatasetManifest) -> str:
-    return f"{manifest.url.rsplit('/', 1)[1]}/manifest.json"
 
 
 def _noted_shards(root: str, files: Iterable[str]) -> dict[str, str]:

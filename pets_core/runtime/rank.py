@@ -47,12 +47,10 @@ class Built(Protocol):
     @property
     def model(self) -> GroupedModel:
         """The model."""
-        ...
 
     @property
     def card(self) -> BaseModel:
         """All that is needed to rebuild it, besides its weights."""
-        ...
 
 
 Asked = TypeVar("Asked", bound=Request)

@@ -28,7 +28,6 @@ class StepGate(Protocol):
 
     def may_begin(self, batch: int) -> bool:
         """Whether this one is to be worked on; once it is not, no later one is."""
-        ...
 
 
 class Interruption:

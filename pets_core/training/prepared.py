@@ -29,22 +29,18 @@ class LoadedBatch(Protocol):
     @property
     def inputs(self) -> Tensor:
         """Model inputs, first dimension b."""
-        ...
 
     @property
     def targets(self) -> Tensor:
         """Targets, first dimension b."""
-        ...
 
     @property
     def ids(self) -> Sequence[str]:
         """What the samples are called, b names."""
-        ...
 
     @property
     def global_size(self) -> int:
         """Samples of the batch over all ranks."""
-        ...
 
 
 class Loader(Protocol):
@@ -53,16 +49,13 @@ class Loader(Protocol):
     @property
     def num_batches(self) -> int:
         """Batches an epoch."""
-        ...
 
     @property
     def num_rows(self) -> int:
         """Samples of the split, over all ranks."""
-        ...
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Any]:
         """Yield the batches (`LoadedBatch`) of one epoch, from batch `first` on."""
-        ...
 
 
 @dataclass(frozen=True)
