@@ -6,11 +6,10 @@ import os
 import posixpath
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from pets_core import storage
-from pets_core.data.ingest.journal import load_record
+from pets_core.data.ingest.journal import load_records
 from pets_core.data.versions import versions_in
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, read_card
@@ -213,8 +212,7 @@ def _noted_shards(root: str, files: Iterable[str]) -> dict[str, str]:
         for path in files
         if path.startswith("journal/") and path.endswith(".json")
     }
-    with ThreadPoolExecutor(16) as pool:
-        records = list(pool.map(lambda key: load_record(root, key), keys.values()))
+    records = load_records(root, keys.values())
     return {
         path: record.shard.path
         for path, record in zip(keys, records, strict=True)

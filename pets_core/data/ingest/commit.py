@@ -30,7 +30,7 @@ from pets_core.data.dataset import (
     write_table,
 )
 from pets_core.data.ingest.duplicates import find_duplicates, leaking, without_leaking
-from pets_core.data.ingest.journal import load_record
+from pets_core.data.ingest.journal import load_records
 from pets_core.data.ingest.label_schema import Contract, save_contract
 from pets_core.data.ingest.plan import plan_dataset, planned_left_out, planned_marks
 from pets_core.data.ingest.quarantine import check_quarantine, lost_of_classes, summarize
@@ -176,8 +176,7 @@ def _now() -> str:
 def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut], float]:
     """The plan's shards, in their order, all that was left out, and the share of narrow photos."""
     stored, left_out = [], planned_left_out(plan)
-    with ThreadPoolExecutor(16) as pool:
-        records = list(pool.map(lambda shard: load_record(plan.root, shard.key), plan.shards))
+    records = load_records(plan.root, [shard.key for shard in plan.shards])
     for shard, record in zip(plan.shards, records, strict=True):
         if record is None:
             raise PetsError(f"shard {shard.split}-{shard.prefix} was not written: ingest again")
