@@ -35,6 +35,8 @@ LAYERS = (
 KNOWN_UPWARD: set[tuple[str, str]] = set()
 """Imports of a higher layer that are still to go; none may be added."""
 MAX_LOOSE_MODULES = 3
+KINDS = {"class", "tags", "numbers", "points", "box"}
+MAX_PLACES_THAT_NAME_A_KIND = 10
 MAX_FUNCTION_LINES = 50
 HEAVY = ("torch", "timm", "torchvision", "accelerate")
 SOURCES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))
@@ -228,6 +230,53 @@ def test_modules_say_what_they_offer():
         ]
         assert len(offered) == 1, path
         assert not [name for name in offered[0] if name.startswith("_")], path
+
+
+def names_of_kinds(node: ast.AST) -> set[str]:
+    """The kinds of targets that a comparison, or the keys of a dictionary, name."""
+    if isinstance(node, ast.Compare):
+        parts = [node.left, *node.comparators]
+    elif isinstance(node, ast.Dict):
+        parts = [key for key in node.keys if key is not None]
+    elif isinstance(node, ast.MatchValue):
+        parts = [node.value]
+    else:
+        return set()
+    constants = [
+        each for part in parts for each in ast.walk(part) if isinstance(each, ast.Constant)
+    ]
+    named = {each.value for each in constants if isinstance(each.value, str)} & KINDS
+    # A dictionary with one of these keys is about something else.
+    return named if not isinstance(node, ast.Dict) or len(named) > 1 else set()
+
+
+def test_few_places_outside_targets_name_a_kind():
+    """Everything else asks the object of the kind (`pets_core.targets`)."""
+    places = [
+        f"{path}:{node.lineno}"
+        for path in SOURCES
+        if not path.startswith("pets_core/targets/")
+        for node in ast.walk(tree(path))
+        if names_of_kinds(node)
+    ]
+    assert len(places) <= MAX_PLACES_THAT_NAME_A_KIND, places
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ('targets == "tags"', {"tags"}),
+        ('targets not in ("points", "box")', {"points", "box"}),
+        ('{"class": 1, "tags": 2}', {"class", "tags"}),
+        ('{"numbers": 1, "other": 2}', set()),
+        ("spec.is_labels", set()),
+    ],
+)
+def test_a_place_that_names_a_kind_is_seen(source, named):
+    (node,) = [
+        n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.Compare, ast.Dict))
+    ] or [ast.parse(source)]
+    assert names_of_kinds(node) == named
 
 
 def test_functions_are_short():

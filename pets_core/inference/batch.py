@@ -32,6 +32,7 @@ from pets_core.data.sources.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
 from pets_core.records.inference import BatchPlan, BatchSummary
+from pets_core.targets.base import Predicted
 from pets_core.targets.registry import get_target
 
 __all__ = [
@@ -258,7 +259,8 @@ def write_part(
     if outputs is None:
         outputs = np.empty((0, card.num_outputs), np.float32)
     sizes = np.array([each.size for each in predicted], np.int64).reshape(-1, 2)
-    columns = target.batch_columns(card, outputs, sizes, target.read_decision(card, plan.model_url))
+    decision = target.read_decision(card, plan.model_url)
+    columns = target.batch_columns(Predicted(card, outputs, sizes, decision))
     order = pa.array([rows.get(photo) for photo in photos], pa.int64())
     table = pa.table(
         {

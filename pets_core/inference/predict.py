@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydantic
@@ -16,6 +16,7 @@ from pets_core.data.ingest.images import decode_sized
 from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.errors import PetsError
 from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
+from pets_core.targets.base import Predicted
 from pets_core.targets.registry import get_target
 
 __all__ = ["Prediction", "predict_photos"]
@@ -162,12 +163,15 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
             results.append(Prediction(photo=name, error=reason))
     if not pixels:
         return results
-    outputs = iter(zip(model.predict(np.stack(pixels)), sizes, strict=True))
+    outputs, shapes = model.predict(np.stack(pixels)), np.array(sizes, np.int64)
+    rows = iter(range(len(pixels)))
+
+    def prediction(row: int) -> dict[str, Any]:
+        own = slice(row, row + 1)
+        predicted = Predicted(card, outputs[own], shapes[own], model.decision)
+        return target.to_prediction(predicted, num_top)
+
     return [
-        result
-        if result.error
-        else result.model_copy(
-            update=target.to_prediction(card, *next(outputs), model.decision, num_top)
-        )
+        result if result.error else result.model_copy(update=prediction(next(rows)))
         for result in results
     ]

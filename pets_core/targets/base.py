@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pets_core.targets.objective import Objective
 
-__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Target", "top_labels"]
+__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Predicted", "Target", "top_labels"]
 
 VALID_NOTE = "There are no test photos: what is chosen by these looks better than it is."
 
@@ -67,6 +67,22 @@ class Evaluation:
     num_label_issues: int | None = None
     task: str = ""
     pipeline_tag: str = "image-classification"
+
+
+class Predicted(NamedTuple):
+    """What a model predicts of N photos without targets.
+
+    Attributes:
+        card: Of the model.
+        outputs: Decoded, float32 (N, D).
+        sizes: Width and height of each photo, pixels, upright, int64 (N, 2).
+        decision: As `Target.read_decision` returns it.
+    """
+
+    card: ModelCard
+    outputs: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    decision: BaseModel | None
 
 
 class Evaluator(ABC):
@@ -196,38 +212,15 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def batch_columns(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        sizes: NDArray[np.int64],
-        decision: BaseModel | None,
-    ) -> dict[str, pa.Array]:
-        """Return the columns of a file of batch predictions, besides photo and error.
-
-        Args:
-            card: Of the model.
-            outputs: Decoded, (N, D).
-            sizes: Width and height of each photo, pixels, upright, (N, 2).
-            decision: As `read_decision` returns it.
-        """
+    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
+        """Return the columns of a file of batch predictions, besides photo and error."""
 
     @abstractmethod
-    def to_prediction(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        size: tuple[int, int],
-        decision: BaseModel | None,
-        num_top: int,
-    ) -> dict[str, Any]:
-        """Return the fields of a `Prediction` of one photo.
+    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
+        """Return the fields of the `Prediction` of one photo.
 
         Args:
-            card: Of the model.
-            outputs: Decoded, (D,).
-            size: Width and height of the photo, pixels, upright.
-            decision: As `read_decision` returns it.
+            predicted: Of this photo alone.
             num_top: How many labels to list.
         """
 
@@ -263,9 +256,8 @@ class Target(ABC):
             raise PetsError(f"it predicts {', '.join(theirs)} and this model {', '.join(own)}")
 
 
-def top_labels(
-    card: ModelCard, outputs: NDArray[np.float32], count: int
-) -> tuple[tuple[str, float], ...]:
-    """Return the most probable labels and their probabilities, the most probable first."""
+def top_labels(predicted: Predicted, count: int) -> tuple[tuple[str, float], ...]:
+    """Return the most probable labels of one photo and their probabilities, in their order."""
+    outputs = predicted.outputs[0]
     best = np.argsort(-outputs, kind="stable")[:count]
-    return tuple((card.classes[i].name, float(outputs[i])) for i in best.tolist())
+    return tuple((predicted.card.classes[i].name, float(outputs[i])) for i in best.tolist())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from pets_core import plots
 from pets_core.config.train import TrainConfig
@@ -27,7 +26,7 @@ from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
-from pets_core.targets.base import Evaluation, Evaluator, Target, top_labels
+from pets_core.targets.base import Evaluation, Evaluator, Predicted, Target, top_labels
 from pets_core.targets.classes.calibration import Calibration, calibrate
 from pets_core.targets.classes.confusion import (
     cluster_order,
@@ -373,15 +372,10 @@ class Classes(Target):
             "Predict again; of a model that gives NaN, lower its train.base_lr",
         )  # fmt: skip
 
-    def batch_columns(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        sizes: NDArray[np.int64],
-        decision: BaseModel | None,
-    ) -> dict[str, pa.Array]:
+    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
         """Return predicted, its probability, and all probabilities in the model's order."""
-        names = np.array([info.name for info in card.classes], dtype=object)
+        names = np.array([info.name for info in predicted.card.classes], dtype=object)
+        outputs = predicted.outputs
         return {
             "predicted": pa.array(names[outputs.argmax(1)], pa.string()),
             "probability": pa.array(outputs.max(1, initial=0)),
@@ -392,17 +386,10 @@ class Classes(Target):
         """Return how often each class was predicted."""
         return Counter(part["predicted"].drop_null().to_pylist())
 
-    def to_prediction(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        size: tuple[int, int],
-        decision: BaseModel | None,
-        num_top: int,
-    ) -> dict[str, Any]:
+    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
         """Return breed, probability and top."""
-        top = top_labels(card, outputs, num_top)
-        return {"breed": top[0][0], "probability": top[0][1], "top": top}
+        top = top_labels(predicted, max(num_top, 1))
+        return {"breed": top[0][0], "probability": top[0][1], "top": top[:num_top]}
 
 
 CLASSES = Classes()

@@ -18,6 +18,7 @@ from pets_core.evaluation.predictions import Predictions, PredictionsInfo
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Interval, Metric
 from pets_core.records.target_spec import BUILT_IN
+from pets_core.targets.base import Predicted
 from pets_core.targets.coordinates.drawing import draw_on_jpeg, photo_sizes
 from pets_core.targets.coordinates.metrics import box_iou, distances, pixel_distances
 from pets_core.targets.regression.target import Numbers, NumbersEvaluator
@@ -118,7 +119,9 @@ class PointsEvaluator(_CoordinatesEvaluator):
         baseline = float(distances(self.predictions.targets, self.baseline).mean() / 2)
         interval = bootstrap_interval(np.mean, scores)
         return ScoredSamples(
-            metric=Metric(name=POINTS.metric, unit="%", baseline=baseline, **interval.model_dump()),
+            metric=Metric(
+                name=POINTS.metric, unit="% of a side", baseline=baseline, **interval.model_dump()
+            ),
             ids=self.predictions.ids,
             scores=scores,
             model_url=self.info.model_url,
@@ -201,10 +204,10 @@ class _Coordinates(Numbers):
         centre = (2 * ((side - size) // 2) + size) / side - 1
         return (found * (size / side) + centre).clamp(-1, 1)
 
-    def values(self, outputs: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    def values(self, predicted: Predicted) -> NDArray[np.float64]:
         """Return pixels of the upright photo, from its upper left, (N, D)."""
-        spans = np.tile(sizes, outputs.shape[1] // 2)
-        return (outputs.astype(np.float64) + 1) / 2 * spans
+        outputs = predicted.outputs.astype(np.float64)
+        return (outputs + 1) / 2 * np.tile(predicted.sizes, outputs.shape[1] // 2)
 
 
 class Points(_Coordinates):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from pets_core import plots
 from pets_core.config.train import TrainConfig
@@ -28,7 +27,7 @@ from pets_core.models.card import ModelCard
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
-from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target
+from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Predicted, Target
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
     baseline_of,
@@ -96,7 +95,7 @@ class NumbersEvaluator(Evaluator):
         return ScoredSamples(
             metric=Metric(
                 name=NUMBERS.metric,
-                unit=self.unit if self.has_one_unit else "standard deviations",
+                unit=self.unit if self.has_one_unit else "SD",
                 baseline=rmse(self.errors(self.baseline)),
                 **interval.model_dump(),
             ),
@@ -137,7 +136,7 @@ class NumbersEvaluator(Evaluator):
     def metrics(self) -> list[Metric]:
         """Return the secondary metrics."""
         sizes = np.abs(self.errors(self.predictions.outputs)).mean(1)
-        unit = self.unit if self.has_one_unit else "standard deviations"
+        unit = self.unit if self.has_one_unit else "SD"
         baseline = float(np.abs(self.errors(self.baseline)).mean())
         interval = bootstrap_interval(np.mean, sizes)
         return [Metric(name="MAE", unit=unit, baseline=baseline, **interval.model_dump())]
@@ -338,41 +337,22 @@ class Numbers(Target):
             bad = np.asarray(~np.isfinite(values).all(1))
             refuse_rows(url, predictions, bad, f"{what} numbers that are not finite", remedy)
 
-    def values(self, outputs: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return outputs as people read them, (N, D).
+    def values(self, predicted: Predicted) -> NDArray[np.float64]:
+        """Return outputs as people read them, (N, D)."""
+        return predicted.outputs.astype(np.float64)
 
-        Args:
-            outputs: Decoded, (N, D).
-            sizes: Width and height of each photo, pixels, upright, (N, 2).
-        """
-        return outputs.astype(np.float64)
-
-    def batch_columns(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        sizes: NDArray[np.int64],
-        decision: BaseModel | None,
-    ) -> dict[str, pa.Array]:
+    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
         """Return a column `predicted_<name>` for each number; coordinates in pixels."""
-        values = self.values(outputs, sizes)
+        values = self.values(predicted)
         return {
             f"predicted_{info.name}": pa.array(values[:, place])
-            for place, info in enumerate(card.numbers)
+            for place, info in enumerate(predicted.card.numbers)
         }
 
-    def to_prediction(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        size: tuple[int, int],
-        decision: BaseModel | None,
-        num_top: int,
-    ) -> dict[str, Any]:
+    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
         """Return numbers by name; coordinates in pixels."""
-        values = self.values(outputs[None], np.array([size], np.int64))[0].tolist()
-        names = (info.name for info in card.numbers)
-        return {"numbers": dict(zip(names, values, strict=True))}
+        names = (info.name for info in predicted.card.numbers)
+        return {"numbers": dict(zip(names, self.values(predicted)[0].tolist(), strict=True))}
 
 
 NUMBERS = Numbers()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from pets_core import plots
 from pets_core.config.train import TrainConfig
@@ -28,7 +27,7 @@ from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
-from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Target, top_labels
+from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Predicted, Target, top_labels
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
     accuracy_multi,
@@ -345,46 +344,31 @@ class Tags(Target):
         """Return the thresholds in an ONNX file."""
         return Thresholds.model_validate_json(data) if data else None
 
-    def _given(
-        self, card: ModelCard, outputs: NDArray[np.float32], decision: BaseModel | None
-    ) -> NDArray[np.bool_]:
-        tags = [info.name for info in card.classes]
+    def _given(self, predicted: Predicted) -> NDArray[np.bool_]:
+        tags = [info.name for info in predicted.card.classes]
+        decision = predicted.decision
         thresholds = decision if isinstance(decision, Thresholds) else Thresholds.halves(tags)
-        return thresholds.given(outputs)
+        return thresholds.given(predicted.outputs)
 
-    def batch_columns(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        sizes: NDArray[np.int64],
-        decision: BaseModel | None,
-    ) -> dict[str, pa.Array]:
+    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
         """Return predicted, a list of tags, and all probabilities in the model's order."""
-        names = [info.name for info in card.classes]
-        given = self._given(card, outputs, decision)
-        predicted = [[names[i] for i in np.flatnonzero(row)] for row in given]
+        names = [info.name for info in predicted.card.classes]
+        given = [[names[i] for i in np.flatnonzero(row)] for row in self._given(predicted)]
         return {
-            "predicted": pa.array(predicted, pa.list_(pa.string())),
-            "probabilities": list_column(outputs),
+            "predicted": pa.array(given, pa.list_(pa.string())),
+            "probabilities": list_column(predicted.outputs),
         }
 
     def count_labels(self, part: pa.Table) -> dict[str, int]:
         """Return how often each tag was predicted."""
         return Counter(tag for tags in part["predicted"].drop_null().to_pylist() for tag in tags)
 
-    def to_prediction(
-        self,
-        card: ModelCard,
-        outputs: NDArray[np.float32],
-        size: tuple[int, int],
-        decision: BaseModel | None,
-        num_top: int,
-    ) -> dict[str, Any]:
+    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
         """Return top, and tags: those that are given, the most probable first."""
-        given = self._given(card, outputs, decision)
+        given, outputs = self._given(predicted)[0], predicted.outputs[0]
         best = np.argsort(-outputs, kind="stable").tolist()
-        tags = tuple(card.classes[i].name for i in best if given[i])
-        return {"top": top_labels(card, outputs, num_top), "tags": tags}
+        tags = tuple(predicted.card.classes[i].name for i in best if given[i])
+        return {"top": top_labels(predicted, num_top), "tags": tags}
 
 
 TAGS = Tags()
