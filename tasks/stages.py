@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
@@ -212,7 +213,7 @@ def _requiring_gpu(request: Request) -> Request:
 
 def _launch(request: Request, record: type[Record], *told: Callable[[Progress], None]) -> Record:
     logger = get_run_logger()
-    with ProgressDisplay(logger) as display:
+    with closing(ProgressDisplay(logger)) as display:
 
         def show(progress: Progress) -> None:
             display(progress)

@@ -9,14 +9,13 @@ from collections.abc import Callable
 
 from pets.cli.tables import print_table
 from pets_core.data.versions import (
-    collect_garbage,
     diff,
     find_version,
     list_versions,
     verify,
 )
 from pets_core.errors import PetsError
-from pets_core.maintenance.retention import data_sets_needed
+from pets_core.maintenance.retention import collect_garbage, data_sets_needed
 from pets_core.records.dataset import DatasetManifest
 
 __all__ = ["add_commands", "run_command", "show_manifest"]

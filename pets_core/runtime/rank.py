@@ -29,7 +29,7 @@ from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
-from pets_core.training.loop import Loader
+from pets_core.training.prepared import Loader
 
 __all__ = ["Built", "Rank", "pass_warnings_on"]
 
@@ -47,12 +47,10 @@ class Built(Protocol):
     @property
     def model(self) -> GroupedModel:
         """The model."""
-        ...
 
     @property
     def card(self) -> BaseModel:
         """All that is needed to rebuild it, besides its weights."""
-        ...
 
 
 Asked = TypeVar("Asked", bound=Request)

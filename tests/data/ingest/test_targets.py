@@ -14,7 +14,7 @@ from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.plan import PlannedPhoto
 from pets_core.data.ingest.shards import NO_BOX, OUTSIDE, _upright
 from pets_core.data.sources.formats import UnreadablePhotoError
-from pets_core.data.sources.sources import _head
+from pets_core.data.sources.oxford import _head
 from pets_core.data.versions import diff
 from pets_core.errors import PetsError
 
