@@ -41,7 +41,8 @@ from pets_core.models.classifier import Classifier
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
-from pets_core.training.loop import fit, prepare, release
+from pets_core.training.loop import fit
+from pets_core.training.prepared import prepare, release
 from pets_core.training.schedule import Phase
 
 MEAN, STD, NUM_CLASSES = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 37

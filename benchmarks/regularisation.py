@@ -81,8 +81,9 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train, and judge the photos trained on and those held out, without augmentation."""
     from pets_core.progress import Progress
     from pets_core.runtime.photo_rank import PhotoRank
-    from pets_core.training.loop import fit, validate
+    from pets_core.training.loop import fit
     from pets_core.training.schedule import fine_tune_phases
+    from pets_core.training.validation import validate
 
     rank = PhotoRank(peer.request("train", arguments))
     recipe, built = rank.config.train, rank.model()

@@ -31,8 +31,9 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
     from pets_core.config.rates import RateSlice
     from pets_core.data.loading.decoded import DecodedPhotos
     from pets_core.runtime.photo_rank import PhotoRank
-    from pets_core.training import loop
     from pets_core.training.history import History
+    from pets_core.training.loop import train_epoch
+    from pets_core.training.prepared import prepare, release
     from pets_core.training.schedule import OneCycle
 
     rank = PhotoRank(peer.request("train", arguments))
@@ -50,7 +51,7 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
         some = DecodedPhotos(photos.pixels[rows], photos.targets[rows], photos.ids[rows])
         rank.photos = lambda split, card, some=some: some  # type: ignore[method-assign]
         loader = rank.train_loader(built)
-        prepared = loop.prepare(
+        prepared = prepare(
             built.model, rank.objective(built), loader, config.train, rank.accelerator, first_group,
             RateSlice(1e-4, uniform=True),
         )  # fmt: skip
@@ -58,7 +59,7 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
 
         def epoch(prepared: Any = prepared, loader: Any = loader) -> None:
             schedule = OneCycle(100 * loader.num_batches)
-            loop.train_epoch(prepared, loader, History(), schedule)
+            train_epoch(prepared, loader, History(), schedule)
 
         plain = torch.nn.Sequential(built.model.body, built.model.head)
         if config.train.compile:
@@ -93,7 +94,7 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
             "first": len(some) / first,
             "later": len(some) / float(np.median([own for _, own in seconds[1:]])),
         }
-        loop.release(prepared)
+        release(prepared)
     return results
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -16,6 +16,7 @@ __all__ = [
     "disk_fault",
     "explain_full_disk",
     "is_retryable",
+    "listed",
     "tellable",
     "telling",
     "without_queries",
@@ -137,3 +138,9 @@ def did_you_mean(word: str, possibilities: Iterable[str], count: int = 3) -> str
     """Return " Did you mean a, b?" with the nearest possibilities, or an empty string."""
     near = get_close_matches(word, list(possibilities), n=count, cutoff=0.5)
     return f" Did you mean {', '.join(near)}?" if near else ""
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first `most` names, commas between them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

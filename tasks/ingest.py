@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from typing import Any
 
 from prefect import get_run_logger, task, unmapped
@@ -90,7 +91,7 @@ def _write_shards(config: PipelineConfig, plan: DatasetPlan, runner: TaskRunner[
         "plan": unmapped(about),
         "shard": list(plan.pending),
     }
-    with ProgressDisplay(get_run_logger()) as display, runner:
+    with closing(ProgressDisplay(get_run_logger())) as display, runner:
         futures = runner.map(write_one_shard, parameters)  # type: ignore[arg-type]
         for future in as_completed(list(futures)):
             done += future.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
@@ -17,7 +18,6 @@ from pets_core.progress import Progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import Champion, PredictResult
-from pets_core.records.inference import EmbedResult, PartsResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import CheckResult, Request, WorkRequest
@@ -30,6 +30,7 @@ from pets_core.runtime.runs import (
     run_folder,
     start_run,
 )
+from pets_core.runtime.stage_table import STAGES
 from pets_core.targets.evaluate import check_gate_settings
 from pets_core.training.schedule import few_steps
 from tasks.execution.concurrency import turn_of_this_machine
@@ -63,16 +64,6 @@ GOES_ON: dict[str, Any] = {
     "retry_condition_fn": may_pass,
 }
 """Another attempt at a training goes on from its last checkpoint."""
-_ANSWERS: dict[str, type[BaseModel]] = {
-    "lr-find": LRSuggestion,
-    "train": TrainResult,
-    "predict": PredictResult,
-    "predict-parts": PartsResult,
-    "embed": EmbedResult,
-    "ratings-lr-find": LRSuggestion,
-    "ratings-train": TrainResult,
-    "ratings-predict": PredictResult,
-}
 _LIVE = "training-progress"
 
 
@@ -175,7 +166,7 @@ def predict_model(
 def do_stage(request_url: str, require_gpu: bool = False) -> None:
     """Do a stage that another flow run asked for; the answer is left in that run's folder."""
     request = asked_stage(request_url)
-    record = _ANSWERS[request.stage]
+    record = STAGES[request.stage].result
     # An attempt that nobody waited for any more may have come to its end.
     if finished_stage(request, record) is None:
         _stage_here(request, record, require_gpu=require_gpu)
@@ -199,7 +190,7 @@ def do_or_delegate(request: Request, record: type[Record]) -> Record:
 def _stage_here(request: Request, record: type[Record], *, require_gpu: bool = False) -> Record:
     logger = get_run_logger()
     launched = _requiring_gpu(request) if require_gpu else request
-    artifact = ProgressArtifact(_LIVE, logger) if request.stage.endswith("train") else None
+    artifact = ProgressArtifact(_LIVE, logger) if STAGES[request.stage].is_training else None
     metrics = StageMetrics(request.config.launch.push_gateway, request.stage, logger)
     with ends_with_its_run(logger), turn_of_this_machine(logger), metrics:
         told = [artifact.show, metrics.show] if artifact else [metrics.show]
@@ -219,7 +210,7 @@ def _requiring_gpu(request: Request) -> Request:
 
 def _launch(request: Request, record: type[Record], *told: Callable[[Progress], None]) -> Record:
     logger = get_run_logger()
-    with ProgressDisplay(logger) as display:
+    with closing(ProgressDisplay(logger)) as display:
 
         def show(progress: Progress) -> None:
             display(progress)

@@ -11,7 +11,7 @@ from pets.cli.tables import print_table
 from pets_core import storage
 from pets_core.data.versions import Difference, choose_version, diff, list_versions, verify
 from pets_core.errors import PetsError
-from pets_core.maintenance.retention import collect_data_sets
+from pets_core.maintenance.retention import collect_garbage, data_sets_needed
 from pets_core.ratings.records import RatingsManifest
 from pets_core.ratings.versions import (
     RatingsDifference,
@@ -218,11 +218,13 @@ def _sweep(arguments: argparse.Namespace) -> None:
         raise PetsError(f"--keep = {arguments.keep}: must be at least 1; leave it out to keep all")
     if arguments.grace_hours < 0:
         raise PetsError(f"--grace-hours = {arguments.grace_hours:g}: must be at least 0")
-    found = collect_data_sets(
+    grace_seconds = arguments.grace_hours * 3600
+    found = collect_garbage(
         arguments.store,
         keep=arguments.keep or 0,
         delete=arguments.delete,
-        grace_seconds=arguments.grace_hours * 3600,
+        grace_seconds=grace_seconds,
+        in_use=data_sets_needed(arguments.store, grace_seconds),
     )
     for item in found:
         print(item.url)

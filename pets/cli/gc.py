@@ -6,14 +6,19 @@ import argparse
 
 from pets.cli.tables import print_table
 from pets_core.errors import PetsError
-from pets_core.maintenance.retention import collect_data_sets, find_old, remove_old
+from pets_core.maintenance.retention import (
+    collect_garbage,
+    data_sets_needed,
+    find_old,
+    remove_old,
+)
 
-__all__ = ["add_arguments", "run_command"]
+__all__ = ["add_commands", "run_command"]
 
 _MIB = 1 << 20
 
 
-def add_arguments(parser: argparse.ArgumentParser, store: str) -> None:
+def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     """Add the arguments of `pets gc` to its parser.
 
     Args:
@@ -43,15 +48,15 @@ def run_command(arguments: argparse.Namespace) -> None:
         raise PetsError(f"--keep-days = {days:g}: must be at least 1")
     if versions is not None and versions < 1:
         raise PetsError(f"--keep-versions = {versions}: must be at least 1; leave it out for all")
-    runs = find_old(store, days)
+    found = find_old(store, days)
     if arguments.delete:
-        runs = remove_old(store, runs)
-    gone = {old.run_id for old in runs if old.run_id}
-    files = collect_data_sets(store, keep=versions or 0, delete=arguments.delete, without=gone)
-    rows = [(old.url, old.num_bytes, old.why) for old in runs]
-    rows += [(item.url, item.num_bytes, "no version that is kept needs it") for item in files]
-    if rows:
-        print_table(["MiB", "what", "why"], ([f"{n / _MIB:.1f}", url, why] for url, n, why in rows))
-    size = sum(num_bytes for _, num_bytes, _ in rows) / _MIB
+        found = remove_old(store, found)
+    gone = {item.run_id for item in found if item.run_id}
+    in_use = data_sets_needed(store, without=gone)
+    found += collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
+    if found:
+        rows = ([f"{item.num_bytes / _MIB:.1f}", item.url, item.why] for item in found)
+        print_table(["MiB", "what", "why"], rows)
+    size = sum(item.num_bytes for item in found) / _MIB
     done = "removed" if arguments.delete else "to remove, with --delete"
-    print(f"{len(rows)} items of {size:.1f} MiB {done}")
+    print(f"{len(found)} items of {size:.1f} MiB {done}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shlex
@@ -13,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -107,14 +107,20 @@ class _Parser(argparse.ArgumentParser):
 
 def _run(command: str, arguments: list[str]) -> None:
     parser = _Parser(prog=f"pets {command}", description=_COMMANDS[command])
-    of_their_own = {
-        "predict": _predict, "export": _export, "recommend": _recommend, "ui": _open_ui,
-        "datasets": _datasets, "models": _models, "gc": _sweep, "similar": _similar,
-        "deploy": _deploy, "join": _join,
-    }  # fmt: skip
-    if command in of_their_own:
-        of_their_own[command](parser, arguments)
-        return
+    match command:
+        case "predict" | "export" | "recommend":
+            resolve_name(f"pets.cli.inference:{command}")(parser, arguments)
+        case "datasets" | "deploy" | "gc" | "models" | "similar":
+            _run_module(command, parser, arguments)
+        case "join":
+            _join(parser, arguments)
+        case "ui":
+            _open_ui(parser, arguments)
+        case _:
+            _run_flow(command, parser, arguments)
+
+
+def _run_flow(command: str, parser: _Parser, arguments: list[str]) -> None:
     if command == "evaluate":
         command = _what_to_evaluate(parser, arguments)
     if command in ("run", "train", "sweep", "collab"):
@@ -337,97 +343,17 @@ def _program() -> str:
     return "pets" if found and Path(found).samefile(started) else shlex.quote(sys.argv[0])
 
 
-def _predict(parser: _Parser, arguments: list[str]) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder or ONNX file, path or URL")
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="photo, path or URL")
-    parser.add_argument("--json", action="store_true", help="one JSON array instead of lines")
-    parser.add_argument(
-        "--top", type=int, default=3, metavar="N", help="breeds to list in JSON (default: 3)"
-    )
-    parsed = parser.parse_args(arguments)
-    if parsed.top < 1:
-        raise PetsError(f"--top = {parsed.top}: must be at least 1")
-    from pets_core.inference.predict import predict_photos
+def _run_module(command: str, parser: _Parser, arguments: list[str]) -> None:
+    if command == "deploy":
+        _set_prefect_defaults()
+    module = import_module(f"pets.cli.{command}")
+    if command in ("datasets", "models", "gc"):
+        from pets_core.config.pipeline import PipelineConfig
 
-    predictions = list(predict_photos(parsed.model, parsed.photos, num_top=parsed.top))
-    if parsed.json:
-        print(json.dumps([p.model_dump(exclude_none=True) for p in predictions], indent=2))
-    for prediction in predictions:
-        if prediction.error:
-            print(without_queries(f"{prediction.photo}: {prediction.error}"), file=sys.stderr)
-        elif not parsed.json:
-            print(f"{prediction.photo}  {prediction.words}")
-    if any(prediction.error for prediction in predictions):
-        sys.exit(1)
-
-
-def _export(parser: _Parser, arguments: list[str]) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
-    parser.add_argument("--to", required=True, metavar="FILE.onnx", help="path or URL to write")
-    parsed = parser.parse_args(arguments)
-    from pets_core.inference.onnx import export_onnx
-
-    difference = export_onnx(parsed.model, parsed.to)
-    print(f"{parsed.to}  predictions within {difference:.1e} of torch's")
-
-
-def _recommend(parser: _Parser, arguments: list[str]) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder of a model of ratings, path or URL")
-    parser.add_argument("--user", help="id of the user; without it, for somebody not known")
-    parser.add_argument("--top", type=int, default=10, metavar="K", help="items (default: 10)")
-    parser.add_argument(
-        "--min-ratings", type=int, default=5, metavar="N",
-        help="leave out items with fewer training ratings (default: 5)",
-    )  # fmt: skip
-    parsed = parser.parse_args(arguments)
-    if parsed.top < 1:
-        raise PetsError(f"--top = {parsed.top}: must be at least 1")
-    from pets_core.ratings.recommend import recommend
-
-    for found in recommend(parsed.model, parsed.user, parsed.top, parsed.min_ratings):
-        print(f"{found.rating:6.2f}  {found.title}  ({found.item}, {found.num_ratings} ratings)")
-
-
-def _default_store() -> str:
-    from pets_core.config.pipeline import PipelineConfig
-
-    return os.environ.get("PETS_STORE", PipelineConfig().store)
-
-
-def _datasets(parser: _Parser, arguments: list[str]) -> None:
-    from pets.cli.datasets import add_commands, run_command
-
-    add_commands(parser, _default_store())
-    run_command(parser.parse_args(arguments))
-
-
-def _models(parser: _Parser, arguments: list[str]) -> None:
-    from pets.cli.models import add_commands, run_command
-
-    add_commands(parser, _default_store())
-    run_command(parser.parse_args(arguments))
-
-
-def _sweep(parser: _Parser, arguments: list[str]) -> None:
-    from pets.cli.gc import add_arguments, run_command
-
-    add_arguments(parser, _default_store())
-    run_command(parser.parse_args(arguments))
-
-
-def _similar(parser: _Parser, arguments: list[str]) -> None:
-    from pets.cli.similar import add_arguments, run_command
-
-    add_arguments(parser)
-    run_command(parser.parse_args(arguments))
-
-
-def _deploy(parser: _Parser, arguments: list[str]) -> None:
-    _set_prefect_defaults()
-    from pets.cli.deploy import add_arguments, run_command
-
-    add_arguments(parser)
-    run_command(parser.parse_args(arguments))
+        module.add_commands(parser, os.environ.get("PETS_STORE", PipelineConfig().store))
+    else:
+        module.add_arguments(parser)
+    module.run_command(parser.parse_args(arguments))
 
 
 def _join(parser: _Parser, arguments: list[str]) -> None:

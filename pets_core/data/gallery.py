@@ -17,6 +17,7 @@ from pets_core import storage
 from pets_core.data.dataset import open_parquet, read_table
 from pets_core.data.ingest.duplicates import leaking
 from pets_core.data.ingest.images import open_rgb
+from pets_core.errors import listed
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
 
@@ -83,7 +84,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
     lost = [f"{label} ({n} of {total})" for label, (n, total) in manifest.lost_of_classes.items()]
     warnings = [*manifest.warnings, *_odd_names(manifest.class_names)]
     if lost:
-        warnings.append(f"Classes that lost most of their photos: {_first_five(lost)}.")
+        warnings.append(f"Classes that lost most of their photos: {listed(lost, 5)}.")
     if manifest.narrow_fraction > 0.5:
         warnings.append(
             f"{manifest.narrow_fraction:.0%} of the photos use less than a quarter of the range "
@@ -100,7 +101,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
     ]
     if few:
         warnings.append(
-            f"Few training photos, below {_FEW_PHOTOS}, to learn from: {_first_five(few)}."
+            f"Few training photos, below {_FEW_PHOTOS}, to learn from: {listed(few, 5)}."
         )
     if max(train) > _UNBALANCED * min(train):
         warnings.append(
@@ -125,7 +126,7 @@ def _odd_names(names: Iterable[str]) -> list[str]:
     if groups:
         warnings.append(
             "Classes whose names differ by case, Unicode form or blanks only: "
-            f"{_first_five(groups)}. If they are the same, correct the source or set "
+            f"{listed(groups, 5)}. If they are the same, correct the source or set "
             "source.label_fixes."
         )
     if missing:
@@ -134,11 +135,6 @@ def _odd_names(names: Iterable[str]) -> list[str]:
             "their rows empty."
         )
     return warnings
-
-
-def _first_five(names: list[str]) -> str:
-    more = f", and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def _small(data: bytes, side: int) -> bytes:

@@ -1,11 +1,10 @@
-"""The versions of data sets in a store: listed, compared, verified, and swept."""
+"""The versions of data sets in a store: listed, compared and verified."""
 
 from __future__ import annotations
 
 import io
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import NamedTuple, Protocol, TypeVar
@@ -20,16 +19,13 @@ from pets_core.data.dataset import (
     read_shard,
     read_table,
 )
-from pets_core.data.ingest.journal import load_record
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.records.dataset import DatasetManifest, ShardInfo
 
 __all__ = [
     "Difference",
-    "Garbage",
     "Version",
     "choose_version",
-    "collect_garbage",
     "diff",
     "find_version",
     "list_stored",
@@ -40,7 +36,6 @@ __all__ = [
 ]
 
 _NO_VERSIONS = frozenset({"contracts", "journal", "plans", "shards"})
-_GRACE_SECONDS = 24 * 3600.0
 
 
 class Difference(NamedTuple):
@@ -53,13 +48,6 @@ class Difference(NamedTuple):
     relabelled: list[str]
     moved: list[str]
     """In another split; never without another seed, fraction or list."""
-
-
-class Garbage(NamedTuple):
-    """A file or folder that nothing refers to."""
-
-    url: str
-    num_bytes: int
 
 
 class Version(Protocol):
@@ -129,17 +117,13 @@ def versions_in(root: str, load: Callable[[str], AnyVersion]) -> list[AnyVersion
     return sorted((m for m in found if m), key=_age)
 
 
-def _versions(root: str) -> list[DatasetManifest]:
-    return versions_in(root, load_manifest)
-
-
 def _age(manifest: Version) -> tuple[str, str]:
     return manifest.created_at, manifest.fingerprint
 
 
 def newest_version(root: str) -> DatasetManifest | None:
     """The newest version in the data set folder `root` of the form this code writes, if any."""
-    versions = [m for m in _versions(root) if m.schema_version == SCHEMA_VERSION]
+    versions = [m for m in versions_in(root, load_manifest) if m.schema_version == SCHEMA_VERSION]
     return versions[-1] if versions else None
 
 
@@ -194,112 +178,6 @@ def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
     for split in manifest.splits.values():
         for shard in split.shards:
             yield shard, _fault(manifest, shard)
-
-
-def collect_garbage(
-    store: str,
-    *,
-    keep: int = 0,
-    delete: bool = False,
-    grace_seconds: float = _GRACE_SECONDS,
-    in_use: Collection[str] = (),
-    room: str = "datasets",
-    read_versions: Callable[[str], Sequence[Version]] = _versions,
-) -> list[Garbage]:
-    """Find what no version refers to, and old versions beyond the newest few; remove it.
-
-    Args:
-        store: Root of data sets and runs.
-        keep: Newest versions to keep of each data set; 0 keeps all.
-        delete: Whether to remove what is found, or only to tell.
-        grace_seconds: Files younger than that may belong to an ingest under way and are left.
-        in_use: Fingerprints of versions that are kept, however old.
-        room: Folder of the data sets in the store.
-        read_versions: Returns the versions in the folder of a data set, oldest first.
-
-    Returns:
-        What was found.
-    """
-    datasets = storage.join(storage.absolute(store), room)
-    limit = time.time() - grace_seconds
-    garbage = []
-    for name in sorted(storage.list_folder(datasets)):
-        root = storage.join(datasets, name)
-        found = _unused(root, read_versions, keep, limit, in_use)
-        # An ingest may have committed since: what it uses now stays.
-        if delete and found:
-            still = _unused(root, read_versions, keep, limit, in_use)
-            found = sorted(set(found) & set(still), key=_removal_order)
-        # Killed half-way, this leaves no version, and no note, whose files are gone.
-        for item in found if delete else ():
-            storage.remove(item.url)
-        garbage += found
-    return garbage
-
-
-def _unused(
-    root: str,
-    read_versions: Callable[[str], Sequence[Version]],
-    keep: int,
-    limit: float,
-    in_use: Collection[str],
-) -> list[Garbage]:
-    """The files of a data set that were last changed before `limit` and that nothing refers to."""
-    files = {
-        f"{folder}/{file}": info
-        for folder in storage.list_folder(root)
-        for file, info in storage.list_folder(storage.join(root, folder)).items()
-    }
-    young = {path for path, info in files.items() if storage.last_change(info) >= limit}
-    notes = _noted_shards(root, files)
-    # A shard may be older than the note that an ingest under way goes by.
-    used = _used(read_versions(root), keep, young, in_use) | {
-        notes[p] for p in young & notes.keys()
-    }
-    found = []
-    for path, info in files.items():
-        kind, _, file = path.partition("/")
-        referred = kind == "contracts" or not used.isdisjoint((kind, file, notes.get(path, "-")))
-        if path not in young and (not referred or ".partial-" in file):
-            found.append(Garbage(storage.join(root, path), int(info.get("size") or 0)))
-    return found
-
-
-def _used(
-    versions: Sequence[Version], keep: int, young: Collection[str], in_use: Collection[str]
-) -> set[str]:
-    """Names of the kept versions' folders and of their shards."""
-    names = set()
-    for place, manifest in enumerate(reversed(versions)):
-        wanted = manifest.fingerprint in in_use or _manifest_path(manifest) in young
-        if not keep or place < keep or wanted:
-            names.add(manifest.url.rsplit("/", 1)[1])
-            names.update(manifest.shared_files)
-    return names
-
-
-def _manifest_path(manifest: Version) -> str:
-    return f"{manifest.url.rsplit('/', 1)[1]}/manifest.json"
-
-
-def _noted_shards(root: str, files: Iterable[str]) -> dict[str, str]:
-    """The shard that each note of the journal tells of, by the note's path."""
-    keys = {
-        path: path.removeprefix("journal/").removesuffix(".json")
-        for path in files
-        if path.startswith("journal/") and path.endswith(".json")
-    }
-    with ThreadPoolExecutor(16) as pool:
-        records = list(pool.map(lambda key: load_record(root, key), keys.values()))
-    return {
-        path: record.shard.path
-        for path, record in zip(keys, records, strict=True)
-        if record is not None and record.shard is not None
-    }
-
-
-def _removal_order(item: Garbage) -> int:
-    return 0 if item.url.endswith("/manifest.json") else 1 if "/journal/" in item.url else 2
 
 
 def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
-from pets_core.records.base import Split
+from pets_core.records.base import Record, Split
 
 __all__ = [
     "EMBEDDINGS",
@@ -36,7 +35,7 @@ _ROWS = 4096
 _NAMES = ("id", "split", "class_name")
 
 
-class EmbeddingsInfo(BaseModel):
+class EmbeddingsInfo(Record):
     """What the file says of itself, in the metadata of its schema.
 
     Attributes:
@@ -49,8 +48,6 @@ class EmbeddingsInfo(BaseModel):
         dataset_name: Its name.
         dataset_fingerprint: Its fingerprint.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     model_url: str

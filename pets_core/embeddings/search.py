@@ -20,11 +20,9 @@ class Blocks(Protocol):
 
     def __len__(self) -> int:
         """Number of blocks."""
-        ...
 
     def __getitem__(self, number: int, /) -> NDArray[np.float32]:
         """One block, read when it is asked for."""
-        ...
 
 
 class Pairs(NamedTuple):

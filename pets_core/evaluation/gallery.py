@@ -26,7 +26,7 @@ class Picture:
         actual: Its target as text.
         predicted: The prediction as text.
         detail: How far it is off, as "loss 2.31".
-        is_correct: Whether the prediction is right.
+        is_correct: Whether the prediction is right; None where it is more or less so.
         group: Heading of the pictures that belong together; empty: none.
         jpeg: The photo, small; None where the data set is out of reach.
         map_jpeg: Where the model looked; None where that was not computed.
@@ -36,7 +36,7 @@ class Picture:
     actual: str
     predicted: str
     detail: str = ""
-    is_correct: bool = False
+    is_correct: bool | None = None
     group: str = ""
     jpeg: bytes | None = None
     map_jpeg: bytes | None = None

@@ -14,6 +14,9 @@ from pets_core.storage.markdown import literal
 __all__ = ["template"]
 
 
+_ABBREVIATIONS = {"f1", "mae", "rmse", "r2", "p95"}
+
+
 @cache
 def template(name: str) -> Template:
     """A template of `pets_core/evaluation`; what goes into HTML is escaped."""
@@ -44,7 +47,9 @@ def _breakable(name: str) -> Markup:
 
 
 def _capitalize_first(text: str) -> str:
-    """The text with its first letter as a capital, the others as they are: mAP stays mAP."""
+    """The text with its first letter as a capital: abbreviations are capitals, mAP stays mAP."""
+    if text in _ABBREVIATIONS:
+        return text.upper()
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from pets_core import storage
 from pets_core.config.train import TransformConfig
 from pets_core.errors import PetsError
-from pets_core.records.base import Targets
+from pets_core.records.base import Record, Targets
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 if TYPE_CHECKING:
@@ -38,15 +38,13 @@ ONNX_THRESHOLDS = "pets-thresholds"
 """Name of the thresholds of a model of tags among the same."""
 
 
-class ModelCard(BaseModel):
+class ModelCard(Record):
     """All that is needed to rebuild and feed a model, besides its weights.
 
     `resize_to` and `image_size` are pixels: a photo is stretched to a square of the first, and
     its middle of the second is what the model sees. `classes` are classes or tags; where numbers
     or places are told there are none, and `numbers` says what they are.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     # Models were stored before they had anything to tell but classes.

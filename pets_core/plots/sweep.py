@@ -43,7 +43,7 @@ def sweep_trials(trials: Sequence[Trial]) -> bytes:
     if trials:
         metric = trials[0].metric
         axes.set_ylabel(f"validation {metric.name}")
-        if metric.unit == "%":
+        if metric.unit.startswith("%"):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if names:
         axes.legend(loc="best", frameon=False, fontsize=9)

@@ -196,7 +196,7 @@ def _draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], ends: Mapping[int, 
     top = max(value for _, value in at) * 1.45 or 0.01
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    if metric.unit == "%":
+    if metric.unit.startswith("%"):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.05 else 1))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pets_core import storage
-from pets_core.data.versions import Garbage, collect_garbage, list_stored, versions_in
+from pets_core.data.versions import list_stored
 from pets_core.errors import PetsError
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.dataset import (
@@ -19,7 +19,6 @@ from pets_core.ratings.records import RatingsFile, RatingsManifest
 
 __all__ = [
     "RatingsDifference",
-    "collect_ratings_garbage",
     "diff_ratings",
     "list_ratings",
     "verify_ratings",
@@ -89,26 +88,6 @@ def verify_ratings(manifest: RatingsManifest) -> Iterator[tuple[RatingsFile, str
             yield file, str(error)
         else:
             yield file, ""
-
-
-def collect_ratings_garbage(
-    store: str,
-    *,
-    keep: int = 0,
-    delete: bool = False,
-    grace_seconds: float,
-    in_use: Collection[str] = (),
-) -> list[Garbage]:
-    """Find unfinished versions, and old ones beyond the newest few; as `collect_garbage`."""
-    return collect_garbage(
-        store,
-        keep=keep,
-        delete=delete,
-        grace_seconds=grace_seconds,
-        in_use=in_use,
-        room=_ROOM,
-        read_versions=lambda root: versions_in(root, load_ratings_manifest),
-    )
 
 
 def _index(manifest: RatingsManifest) -> dict[str, tuple[float, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pets_core.records.base import Record, Split
+from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "UNKNOWN_TRAINING",
@@ -80,7 +81,8 @@ class Metric(Record):
         low: Lower end of its 95% confidence interval; None where none was computed.
         high: Upper end of the same.
         higher_is_better: Direction.
-        unit: "%" where the value is a share, from 0 to 1; else the unit of the value; empty: none.
+        unit: "%" where the value is a share, from 0 to 1, or "% of" what; else the unit of the
+            value; empty: none.
         baseline: The same of always predicting the mean of the training samples, where that is
             computed.
     """
@@ -101,14 +103,14 @@ class Metric(Record):
             digits: After the decimal point of a percentage; other values have four figures.
         """
         value = self.value if value is None else value
-        if self.unit == "%":
-            return f"{100 * value:.{digits}f}%"
+        if self.unit.startswith("%"):
+            return f"{100 * value:.{digits}f}{self.unit}"
         return f"{value:.4g} {self.unit}".rstrip()
 
     def format_change(self, change: float) -> str:
         """Return a difference of two values of this metric, with its sign."""
-        if self.unit == "%":
-            return f"{100 * change:+.2f} points"
+        if self.unit.startswith("%"):
+            return f"{100 * change:+.2f} percentage points"
         return f"{change:+.4g} {self.unit}".rstrip()
 
     @property
@@ -116,7 +118,9 @@ class Metric(Record):
         """The confidence interval; empty where there is none."""
         if self.low is None or self.high is None:
             return ""
-        return f"95% interval {self.format(self.low)} to {self.format(self.high)}"
+        shared = self.unit.removeprefix("%")
+        low = self.format(self.low).removesuffix(shared).rstrip()
+        return f"95% interval {low} to {self.format(self.high)}"
 
 
 class LabelChange(Record):
@@ -167,9 +171,15 @@ class Comparison(Record):
         """The improvement in words."""
         gained = self.improvement.value
         size = self.metric.format_change(abs(gained)).removeprefix("+")
-        if size in ("0.00 points", f"0 {self.metric.unit}".rstrip()):
+        if size in ("0.00 percentage points", f"0 {self.metric.unit}".rstrip()):
             return "as good"
         return f"{size} {'better' if gained > 0 else 'worse'}"
+
+    @property
+    def interval_text(self) -> str:
+        """The 95% interval of the improvement, its unit once."""
+        low = self.metric.format_change(self.improvement.low).split(" ")[0]
+        return f"{low} to {self.metric.format_change(self.improvement.high)}"
 
     @property
     def excluded_text(self) -> str:
@@ -207,7 +217,7 @@ class Verdict(Record):
         """The verdict in words."""
         if not self.passed:
             return "does not pass the gate"
-        return "passes the gate" if self.has_condition else "gate: not configured, no champion"
+        return "passes the gate" if self.has_condition else "gate not configured, no champion"
 
 
 class Champion(Record):
@@ -337,7 +347,7 @@ class EvalReport(Record):
             warnings.append(f"The model was trained on {self.num_trained_on} of these samples.")
         unseen = unseen_text(self.unseen_labels)
         if unseen and not any(unseen in reason for reason in self.verdict.reasons):
-            warnings.append(f"Classes {unseen}.")
+            warnings.append(f"{target_spec(self.target).plural.capitalize()} {unseen}.")
         return tuple(warnings)
 
     def metric(self, name: str) -> float:

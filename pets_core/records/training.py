@@ -62,7 +62,9 @@ class MetricInfo(Record):
 
     def format(self, value: float) -> str:
         """Return a value of this metric with its unit."""
-        return f"{value:.1%}" if self.unit == "%" else f"{value:.4g} {self.unit}".rstrip()
+        if self.unit.startswith("%"):
+            return f"{100 * value:.1f}{self.unit}"
+        return f"{value:.4g} {self.unit}".rstrip()
 
     def score(self, value: float) -> float:
         """Return a value such that lower is better."""

@@ -29,6 +29,7 @@ from pets_core.runtime.failures import RankFailure, to_failure, write_failure
 from pets_core.runtime.fork_server import serve
 from pets_core.runtime.request import Request, read_request
 from pets_core.runtime.signals import SHUTDOWN_SECONDS, fork
+from pets_core.runtime.stage_table import STAGES
 from pets_core.runtime.supervisor import supervise_ranks
 
 __all__ = ["run_stage"]
@@ -58,7 +59,7 @@ def run_stage(arguments: Sequence[str]) -> int:
 def _run_ranks(path: Path, machine: int) -> int:
     request = read_request(path.read_text(encoding="utf-8"))
     num_ranks = _count_ranks(request)
-    has_one_machine = request.config.launch.num_machines == 1 or request.stage == "check"
+    has_one_machine = request.config.launch.num_machines == 1 or STAGES[request.stage].is_local
     if has_one_machine and _FORKS:
         return supervise_ranks(num_ranks, lambda: _work(request, path, num_ranks))
     if has_one_machine and num_ranks == 1:
@@ -68,7 +69,7 @@ def _run_ranks(path: Path, machine: int) -> int:
 
 def _count_ranks(request: Request) -> int:
     wanted = request.config.launch.num_processes
-    if request.stage == "check":
+    if STAGES[request.stage].is_local:
         return 1
     if wanted != "auto":
         return wanted

@@ -24,6 +24,7 @@ from pets_core.runtime.failures import RankFailure, read_failures, the_error
 from pets_core.runtime.fork_server import Job, forked, prestart
 from pets_core.runtime.request import PROGRESS_MARK, REQUEST, WARNING_MARK, Request
 from pets_core.runtime.signals import stop_process
+from pets_core.runtime.stage_table import STAGES
 
 __all__ = [
     "Ears",
@@ -85,7 +86,7 @@ def announced(request: Request) -> Iterator[str | None]:
         The folder where they leave their ranks' failures.
     """
     launch = request.config.launch
-    if launch.num_machines == 1 or request.stage == "check":
+    if launch.num_machines == 1 or STAGES[request.stage].is_local:
         yield None
         return
     folder = announcements(request.config)

@@ -22,18 +22,18 @@ from pets_core.models.package import save_model
 from pets_core.progress import Progress
 from pets_core.runtime.failures import RankFailure, write_failure
 from pets_core.runtime.request import PROGRESS_MARK, WARNING_MARK, Request
+from pets_core.runtime.stage_table import STAGES
 from pets_core.runtime.watchdog import Watchdog
 from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
-from pets_core.training.loop import Loader
+from pets_core.training.prepared import Loader
 
 __all__ = ["Built", "Rank", "pass_warnings_on"]
 
 _OTHERS_SECONDS = 3.0
-_TRAINS = ("lr-find", "train", "ratings-lr-find", "ratings-train")
 _MAY_DIFFER = {
     "base_lr", "checkpoint_seconds", "checkpoint_steps", "compile", "keep", "keep_checkpoints",
     "log_with", "micro_batch_size", "mixed_precision", "number_loss", "tf32",
@@ -47,12 +47,10 @@ class Built(Protocol):
     @property
     def model(self) -> GroupedModel:
         """The model."""
-        ...
 
     @property
     def card(self) -> BaseModel:
         """All that is needed to rebuild it, besides its weights."""
-        ...
 
 
 Asked = TypeVar("Asked", bound=Request)
@@ -78,12 +76,11 @@ class Rank(ABC, Generic[Asked, Model]):
         self.request, config = request, request.config
         self._failures = failures
         promised = int(os.environ.get("WORLD_SIZE", "1"))
-        trains = request.stage in _TRAINS
+        stage = STAGES[request.stage]
         device, self.precision, shards = resolve_device(
-            config.launch, config.train, trains=trains, num_ranks=promised
+            config.launch, config.train, trains=stage.trains, num_ranks=promised
         )
-        logs = request.stage in ("train", "ratings-train")
-        tracker = config.train.log_with if logs else "none"
+        tracker = config.train.log_with if stage.is_training else "none"
         self.accelerator = create_accelerator(
             self.precision,
             device,

@@ -16,8 +16,9 @@ from pets_core.runtime.rank import Built, Rank
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.history import steps_table
-from pets_core.training.loop import Loader, fit
+from pets_core.training.loop import fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
+from pets_core.training.prepared import Loader
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import whole
 

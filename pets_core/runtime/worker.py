@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import torch
@@ -22,12 +23,13 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
+
+# Here, and not when a stage begins: a fork of this process has them then.
+from pets_core.runtime import photo_stages, ratings_stages, stages  # noqa: F401
 from pets_core.runtime.failures import to_failure, write_failure
 from pets_core.runtime.photo_rank import PhotoRank
-from pets_core.runtime.photo_stages import embed, predict, predict_parts
 from pets_core.runtime.rank import Rank, pass_warnings_on
 from pets_core.runtime.ratings_rank import RatingsRank
-from pets_core.runtime.ratings_stages import predict_ratings
 from pets_core.runtime.request import (
     CheckResult,
     RatingsRequest,
@@ -36,7 +38,7 @@ from pets_core.runtime.request import (
     read_request,
 )
 from pets_core.runtime.signals import die_with_parent, hard_exit
-from pets_core.runtime.stages import find_lr, train
+from pets_core.runtime.stage_table import STAGES
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interrupted
 
@@ -85,29 +87,14 @@ def _check_groups(freeze_to: int, num_groups: int) -> None:
         )
 
 
-_RATINGS_STAGES: dict[str, Callable[[RatingsRank], BaseModel | None]] = {
-    "ratings-lr-find": find_lr,
-    "ratings-train": train,
-    "ratings-predict": predict_ratings,
-}
-_STAGES: dict[str, Callable[[PhotoRank], BaseModel | None]] = {
-    "lr-find": find_lr,
-    "train": train,
-    "predict": predict,
-    "predict-parts": predict_parts,
-    "embed": embed,
-}
-
-
 def run(request: Request, failures: Path | None = None) -> BaseModel | None:
     """Do what a request asks for; only rank 0 has a record to return."""
-    if isinstance(request, RatingsRequest):
-        ratings = RatingsRank(request, failures)
-        return _done(ratings, lambda: _RATINGS_STAGES[request.stage](ratings))
     if request.stage == "check":
         return check(request)
-    photos = PhotoRank(request, failures)
-    return _done(photos, lambda: _STAGES[request.stage](photos))
+    kind = RatingsRank if isinstance(request, RatingsRequest) else PhotoRank
+    rank: Rank[Any, Any] = kind(request, failures)  # type: ignore[arg-type]
+    stage = resolve_name(f"pets_core.runtime.{STAGES[request.stage].run}")
+    return _done(rank, lambda: stage(rank))
 
 
 def _done(rank: Rank[Any, Any], stage: Callable[[], BaseModel | None]) -> BaseModel | None:

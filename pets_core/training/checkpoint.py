@@ -12,11 +12,11 @@ from typing import Any, Literal
 import pydantic
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from pets_core import storage
 from pets_core.errors import PetsError
+from pets_core.records.base import Record
 from pets_core.records.training import EpochMetrics
 from pets_core.training.history import read_steps, steps_table
 from pets_core.training.host_copy import safetensors_chunks
@@ -27,7 +27,7 @@ _COMMIT = "checkpoint.json"
 _TENSORS, _STEPS = "tensors.safetensors", "steps.parquet"
 
 
-class Place(BaseModel):
+class Place(Record):
     """Where a training is, between two optimizer steps.
 
     Attributes:
@@ -40,8 +40,6 @@ class Place(BaseModel):
         epochs_since_best: How many epochs ago these were.
         scaler: State of the gradient scaler, if there is one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: tuple[EpochMetrics, ...] = ()
     num_rows: int = 0
@@ -72,10 +70,8 @@ class Snapshot:
     ready: torch.Event | None = None
 
 
-class _Commit(BaseModel):
+class _Commit(Record):
     """The file whose presence makes a checkpoint; `files` are SHA-256 sums by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     step: int

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, listed
 
 __all__ = ["StepFigures", "StepRows"]
 
@@ -214,7 +214,7 @@ class StepFigures:
         raise PetsError(
             f"the {what} at step {self._first_step + number}, which changed no weight. Lower "
             f"train.base_lr or train.lr_max (the layer groups' rates are {groups}), or look at the "
-            f"samples of the step; {whose}these are {_listed(ids)}"
+            f"samples of the step; {whose}these are {listed(ids, _MAX_LISTED)}"
         )
 
     def _refuse_zero(self) -> None:
@@ -225,9 +225,3 @@ class StepFigures:
                 f"the gradient at step {self._first_step}, the first of its phase, is zero and the "
                 f"loss {loss:g} is not: the model does not learn"
             )
-
-
-def _listed(ids: Sequence[str]) -> str:
-    """The first of many samples."""
-    more = f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else ""
-    return ", ".join(ids[:_MAX_LISTED]) + more

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from datetime import timedelta
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Protocol
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
@@ -28,7 +28,6 @@ class StepGate(Protocol):
 
     def may_begin(self, batch: int) -> bool:
         """Whether this one is to be worked on; once it is not, no later one is."""
-        ...
 
 
 class Interruption:
@@ -56,12 +55,7 @@ class Interruption:
         threading.Thread(target=self._agree, name="interruption", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._left.set()
         signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
 

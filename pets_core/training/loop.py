@@ -3,93 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.models.grouped import GroupedModel
-from pets_core.models.memory import HalvingForward
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
 from pets_core.targets.objective import Objective
-from pets_core.training.accelerator import share_buffers
-from pets_core.training.batch_norm import check_batch_norm
-from pets_core.training.checkpoint import Checkpoints, Snapshot
+from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.figures import StepRows
-from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
+from pets_core.training.groups import set_rates, train_mode
 from pets_core.training.history import History
-from pets_core.training.interruption import Interrupted, StepGate
-from pets_core.training.memory import explain_out_of_memory, largest_micro_batch, num_micro_batches
+from pets_core.training.interruption import StepGate
+from pets_core.training.memory import explain_out_of_memory, num_micro_batches
+from pets_core.training.prepared import LoadedBatch, Loader, Prepared, prepare, release
 from pets_core.training.progress import TrainProgress
-from pets_core.training.schedule import OneCycle, Phase, spread
+from pets_core.training.saving import Saving, refuse_different_checkpoints
+from pets_core.training.schedule import OneCycle, Phase
 from pets_core.training.sharding import is_sharding, whole
 from pets_core.training.state import TrainState
+from pets_core.training.validation import score
 
-__all__ = [
-    "Loader",
-    "Prepared",
-    "StepResult",
-    "fit",
-    "prepare",
-    "release",
-    "train_epoch",
-    "train_step",
-    "validate",
-]
-
-
-class LoadedBatch(Protocol):
-    """One rank's share of a global batch."""
-
-    @property
-    def inputs(self) -> Tensor:
-        """Model inputs, first dimension b."""
-        ...
-
-    @property
-    def targets(self) -> Tensor:
-        """Targets, first dimension b."""
-        ...
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """What the samples are called, b names."""
-        ...
-
-    @property
-    def global_size(self) -> int:
-        """Samples of the batch over all ranks."""
-        ...
-
-
-class Loader(Protocol):
-    """Yields each sample of a split once an epoch, over all ranks."""
-
-    @property
-    def num_batches(self) -> int:
-        """Batches an epoch."""
-        ...
-
-    @property
-    def num_rows(self) -> int:
-        """Samples of the split, over all ranks."""
-        ...
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Any]:
-        """Yield the batches (`LoadedBatch`) of one epoch, from batch `first` on."""
-        ...
+__all__ = ["StepResult", "fit", "train_epoch", "train_step"]
 
 
 class StepResult(NamedTuple):
@@ -97,27 +40,6 @@ class StepResult(NamedTuple):
 
     loss_sum: Tensor
     grad_norm: Tensor
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model, frozen in part, with all that its optimizer steps need.
-
-    Attributes:
-        model: As `accelerator` wrapped it.
-        optimizer: Over what learns.
-        objective: What is minimised.
-        accelerator: Mixed precision, devices, ranks, trackers.
-        config: Settings of the recipe.
-        micro_batch_size: Most samples in one forward pass; 0: all.
-    """
-
-    model: nn.Module
-    optimizer: AcceleratedOptimizer
-    objective: Objective
-    accelerator: Accelerator
-    config: TrainConfig
-    micro_batch_size: int
 
 
 def fit(
@@ -160,11 +82,11 @@ def fit(
     judged = ema.module if ema else model
     state = TrainState(model, ema, history, accelerator)
     snapshot = checkpoints.load() if checkpoints else None
-    _refuse_different_checkpoints(snapshot, accelerator)
+    refuse_different_checkpoints(snapshot, accelerator)
     if snapshot:
         state.restore(snapshot)
         _log_again(accelerator, history)
-    saving = _Saving(state, checkpoints, gate)
+    saving = Saving(state, checkpoints, gate)
     tell = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for number, phase in list(enumerate(phases))[max(history.phase, 0) :]:
         history.begin_phase(number)
@@ -181,7 +103,7 @@ def fit(
             saving.began, saving.seconds = time.monotonic(), None
             train_epoch(prepared, train, history, schedule, ema, saving, tell)
             saving.seconds = seconds = time.monotonic() - saving.began
-            scores = _score(judged, prepared, valid, saving)
+            scores = score(judged, prepared, valid, saving)
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores, objective.metric)
             if scores:
                 history.best.offer(judged, scores[0], keeps=accelerator.is_main_process)
@@ -194,37 +116,6 @@ def fit(
     return history
 
 
-def _score(
-    judged: nn.Module, prepared: Prepared, valid: Loader | None, saving: _Saving
-) -> tuple[float, float] | None:
-    """Validate the weights of an epoch, with the same buffers on every rank; errors as `validate`.
-
-    Returns:
-        Loss and metric; None where nothing is held out.
-    """
-    config = prepared.config
-    if config.batch_norm == "train":
-        # Each rank's statistics are those of its own samples.
-        share_buffers(judged)
-    if valid is None:
-        return None
-    return validate(
-        judged, prepared.objective, valid, prepared.accelerator, saving,
-        micro_batch_size=config.micro_batch_size,
-    )  # fmt: skip
-
-
-def _refuse_different_checkpoints(snapshot: Snapshot | None, accelerator: Accelerator) -> None:
-    """Ranks that went on from different steps would train on different batches, unnoticed."""
-    own = torch.tensor([snapshot.step if snapshot else -1], device=accelerator.device)
-    steps = accelerator.gather(own).tolist()
-    if len(set(steps)) > 1:
-        raise RuntimeError(
-            f"the ranks found checkpoints of different steps, {steps}: the store does not show "
-            "every machine the same files yet"
-        )
-
-
 def _over(phase: Phase, history: History, config: TrainConfig) -> bool:
     """Whether a phase has had its epochs, or early stopping ends it."""
     patience = config.early_stopping_epochs
@@ -233,134 +124,13 @@ def _over(phase: Phase, history: History, config: TrainConfig) -> bool:
     return history.epochs_of_phase >= phase.epochs
 
 
-@dataclass
-class _Saving:
-    """Writes checkpoints, from rank 0, where any are wanted; ends the training when told to."""
-
-    state: TrainState
-    checkpoints: Checkpoints | None
-    gate: StepGate | None
-    optimizer: torch.optim.Optimizer | None = None
-    """Of the phase under way."""
-    began: float = 0.0
-    """When this attempt began the epoch under way, by the monotonic clock."""
-    seconds: float | None = None
-    """That its steps took, once they are over."""
-    num_batches: int = 0
-    """Begun so far, of training and validation: the same on every rank."""
-    saved: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was made, or else training began, by the monotonic clock."""
-
-    def may_begin(self) -> bool:
-        """Whether the next batch is to be worked on."""
-        self.num_batches += 1
-        return self.gate is None or self.gate.may_begin(self.num_batches - 1)
-
-    def leave(self) -> None:
-        """Checkpoint and raise `Interrupted`."""
-        self.save(wait=True)
-        raise Interrupted(f"told to end after step {self.state.history.num_steps}")
-
-    def save_within_epoch(self, least_seconds: float) -> None:
-        """Checkpoint if the last one is at least so old, and written."""
-        if self.checkpoints is None or not self._takes_part():
-            return
-        if not self._is_early(least_seconds):
-            self.save()
-
-    def save(self, *, wait: bool = False) -> None:
-        """Checkpoint what lies between two batches.
-
-        Args:
-            wait: Return when it is there.
-        """
-        if self.checkpoints is None or not self._takes_part():
-            return
-        self.saved = time.monotonic()
-        assert self.optimizer is not None
-        seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
-        if not self.state.history.rows:
-            seconds = 0.0
-        snapshot = self.state.snapshot(self.optimizer, seconds)
-        if self.state.accelerator.is_main_process:
-            self.checkpoints.save(snapshot, wait=wait)
-
-    def _takes_part(self) -> bool:
-        """Whether this rank has something that the first needs for a checkpoint."""
-        accelerator = self.state.accelerator
-        return accelerator.is_main_process or is_sharding(accelerator)
-
-    def _is_early(self, least_seconds: float) -> bool:
-        """Whether the last checkpoint is younger, or is still being written, for the first rank."""
-        assert self.checkpoints is not None
-        accelerator = self.state.accelerator
-        is_early = False
-        if accelerator.is_main_process:
-            is_young = time.monotonic() - self.saved < least_seconds
-            is_early = is_young or self.checkpoints.busy
-        if not is_sharding(accelerator):
-            return is_early
-        return bool(accelerator.reduce(torch.tensor(int(is_early), device=accelerator.device)))
-
-
-def prepare(
-    model: GroupedModel,
-    objective: Objective,
-    train: Loader,
-    config: TrainConfig,
-    accelerator: Accelerator,
-    first_group: int,
-    lr_max: RateSlice,
-) -> Prepared:
-    """Freeze the layer groups before `first_group` and make the others ready to learn.
-
-    Raises:
-        PetsError: One sample does not fit the memory, or batch norm would see a single one.
-    """
-    freeze_to(model, first_group)
-    rates = spread(lr_max, len(model.layer_groups()))
-    optimizer = build_optimizer(model, rates, config.weight_decay)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    if isinstance(wrapped, DistributedDataParallel):
-        # It would broadcast them before each forward pass. Only batch norm in training mode
-        # changes any, and does not read them then; `share_buffers` follows once an epoch.
-        wrapped.broadcast_buffers = False
-    train_mode(wrapped, config.batch_norm)
-    micro_batch_size = config.micro_batch_size
-    if not micro_batch_size and accelerator.device.type == "cuda":
-        batch = next(iter(train.epoch(0)))
-        micro_batch_size = largest_micro_batch(
-            wrapped, objective, batch.inputs, batch.targets, accelerator=accelerator
-        )
-    check_batch_norm(
-        wrapped,
-        config,
-        num_rows=train.num_rows,
-        num_processes=accelerator.num_processes,
-        micro_batch_size=micro_batch_size,
-    )
-    if config.compile:
-        wrapped.compile()
-    return Prepared(wrapped, optimizer, objective, accelerator, config, micro_batch_size)
-
-
-def release(prepared: Prepared) -> None:
-    """Take off what `prepare` wrapped around the model, and free the optimizer's memory."""
-    prepared.model._compiled_call_impl = None
-    model = prepared.accelerator.unwrap_model(prepared.model, keep_fp32_wrapper=False)
-    # Accelerate passes over a model with this mark: the next phase would train without mixed
-    # precision.
-    vars(model).pop("_is_accelerate_prepared", None)
-    prepared.accelerator.free_memory()
-
-
 def train_epoch(
     prepared: Prepared,
     train: Loader,
     history: History,
     schedule: OneCycle,
     ema: ModelEmaV3 | None = None,
-    saving: _Saving | None = None,
+    saving: Saving | None = None,
     tell: TrainProgress | None = None,
 ) -> None:
     """Take what is left of one pass over the training batches; each step moves `schedule` on.
@@ -481,45 +251,3 @@ def _log(accelerator: Accelerator, steps: list[dict[str, Any]], epoch: EpochMetr
         metric = f"valid/{epoch.metric.name.replace(' ', '_')}"
         valid = {"valid/loss": epoch.valid_loss, metric: epoch.valid_metric}
         accelerator.log(valid, steps[-1]["step"])
-
-
-@torch.no_grad()
-def validate(
-    model: nn.Module,
-    objective: Objective,
-    valid: Loader,
-    accelerator: Accelerator,
-    saving: _Saving | None = None,
-    *,
-    micro_batch_size: int = 0,
-) -> tuple[float, float]:
-    """Return mean loss and the metric of a split, each sample counted once.
-
-    A batch that does not fit the memory is taken in parts. Of a sharded model these have
-    `micro_batch_size` samples at most, for all ranks must take as many.
-
-    Raises:
-        Interrupted: The training was told to end; a checkpoint was written.
-    """
-    model.eval()
-    halving = HalvingForward(lambda inputs: (model(inputs),), accelerator)
-    shards = is_sharding(accelerator)
-    # Apple's GPUs have no float64.
-    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    sums = torch.zeros(2, dtype=dtype, device=accelerator.device)
-    for batch in valid.epoch(0):
-        if saving and not saving.may_begin():
-            saving.leave()
-        if shards:
-            num_parts = num_micro_batches(
-                batch.global_size, accelerator.num_processes, micro_batch_size
-            )
-            with accelerator.autocast():
-                parts = [model(part) for part in batch.inputs.tensor_split(num_parts)]
-            logits = torch.cat(parts)
-        else:
-            (logits,) = halving(batch.inputs)
-        sums[0] += objective.valid_loss_sum(logits, batch.targets)
-        sums[1] += objective.metric_sum(logits, batch.targets)
-    loss, metric = (accelerator.reduce(sums, "sum") / valid.num_rows).tolist()
-    return loss, objective.metric_value(metric)

@@ -23,7 +23,8 @@ from pets_core.errors import PetsError
 from pets_core.models.grouped import GroupedModel
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.targets.objective import Objective
-from pets_core.training.loop import Loader, prepare, train_step
+from pets_core.training.loop import train_step
+from pets_core.training.prepared import Loader, prepare
 
 __all__ = [
     "Curve",

@@ -39,17 +39,9 @@ class TrainProgress:
         self._last = time.monotonic()
         epoch = (done - 1) // self._steps_an_epoch + 1
         shown = "" if loss is None else f", loss {loss:.3f}"
-        self._on_progress(
-            Progress(
-                stage="train",
-                done=done,
-                total=self._num_epochs * self._steps_an_epoch,
-                unit="steps",
-                detail=f"epoch {epoch}/{self._num_epochs}{shown}, "
-                f"{samples_per_second:.0f} samples/s",
-                photos_per_second=samples_per_second,
-            )
-        )
+        total = self._num_epochs * self._steps_an_epoch
+        detail = f"epoch {epoch}/{self._num_epochs}{shown}"
+        self._report(done, total, "steps", detail, samples_per_second)
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """Tell what an epoch came to."""
@@ -57,13 +49,17 @@ class TrainProgress:
         if metrics.valid_loss is not None:
             detail += f", valid loss {metrics.valid_loss:.3f}"
             detail += f", valid {metrics.metric.name} {metrics.metric_text}"
+        done = metrics.epoch + 1
+        self._report(done, self._num_epochs, "epochs", detail, metrics.photos_per_second)
+
+    def _report(self, done: int, total: int, unit: str, detail: str, speed: float) -> None:
         self._on_progress(
             Progress(
                 stage="train",
-                done=metrics.epoch + 1,
-                total=self._num_epochs,
-                unit="epochs",
-                detail=f"{detail}, {metrics.photos_per_second:.0f} samples/s",
-                photos_per_second=metrics.photos_per_second,
+                done=done,
+                total=total,
+                unit=unit,
+                detail=f"{detail}, {speed:.0f} samples/s",
+                photos_per_second=speed,
             )
         )

@@ -100,10 +100,7 @@ def _comparison(compared: Comparison, samples: str) -> str:
             [own.name, literal(own.format(digits=2))],
             ["the champion's", literal(champion.format(digits=2))],
             ["improved by", literal(own.format_change(gained.value))],
-            [
-                "95% interval",
-                literal(f"{own.format_change(gained.low)} to {own.format_change(gained.high)}"),
-            ],
+            ["95% interval", literal(compared.interval_text)],
             [compared.test, compared.p_text],
             [f"{samples} with a better score than the champion's", compared.num_better],
             [f"{samples} with a worse score", compared.num_worse],

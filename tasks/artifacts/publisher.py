@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -56,12 +55,7 @@ class Publisher:
     def __enter__(self) -> Publisher:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._missing:
             get_run_logger().warning(
                 "not published in the Prefect UI: %s (%s: %s); all of it is in %s",

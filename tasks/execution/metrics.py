@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from types import TracebackType
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -49,12 +48,7 @@ class StageMetrics:
         self._push()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._running.set(0)
         if error is None:
             self._ratio.set(1)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -97,7 +96,7 @@ class ProgressArtifact:
 
 
 class ProgressDisplay:
-    """Draws what it is told; used as a context around one stage.
+    """Draws what it is told of one stage; used within `contextlib.closing`.
 
     Args:
         logger: Takes a line for each epoch, and every ten seconds where there is no terminal.
@@ -111,21 +110,10 @@ class ProgressDisplay:
         self._last_line = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
-    def __enter__(self) -> ProgressDisplay:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
-
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
         if progress.unit == "epochs":
-            self._close()
+            self.close()
             self._logger.info("epoch %d/%d %s", progress.done, progress.total, progress.detail)
             return
         left = self._reckoning.left(progress)
@@ -138,7 +126,7 @@ class ProgressDisplay:
     def _draw(self, progress: Progress) -> None:
         key = (progress.stage, progress.unit)
         if self._bar is None or key != self._bar_key:
-            self._close()
+            self.close()
             self._bar_key = key
             self._bar = tqdm(
                 total=progress.total, desc=progress.stage, unit=f" {progress.unit}", leave=False
@@ -147,7 +135,8 @@ class ProgressDisplay:
         self._bar.set_postfix_str(progress.detail, refresh=False)
         self._bar.update(progress.done - self._bar.n)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

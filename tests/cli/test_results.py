@@ -34,7 +34,7 @@ def printed(capsys, **about) -> list[str]:
 def test_metrics_limits_and_files(capsys):
     assert printed(capsys) == [
         "",
-        "RMSE         2.25 kg  (1,234 test photos; 95% interval 2 kg to 2.5 kg; baseline 4.5 kg)",
+        "RMSE         2.25 kg  (1,234 test photos; 95% interval 2 to 2.5 kg; baseline 4.5 kg)",
         "  MAE                          1.5 kg",
         "  Two details.",
         "Warning      The photos are few.",

@@ -39,9 +39,9 @@ def nowhere(tmp_path) -> dict[str, str]:
 @pytest.mark.slow
 def test_a_review_goes_on_where_no_server_answers(nowhere, tmp_path):
     predictions = str(tmp_path / "predictions.parquet")
-    logits = np.eye(4, dtype=np.float32)
+    outputs = np.eye(4, dtype=np.float32)
     info = info_of(list("abcd"))
-    write_predictions(predictions, CLASSES, info, list("wxyz"), np.arange(4), logits)
+    write_predictions(predictions, CLASSES, info, list("wxyz"), np.arange(4), outputs)
     done = subprocess.run(
         [*COMMAND, "evaluate", "--from", predictions],
         env=nowhere, capture_output=True, text=True, timeout=180,

@@ -23,7 +23,6 @@ from pets_core.data.ingest import shards as shards_module
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.plan import plan_dataset
 from pets_core.data.versions import (
-    collect_garbage,
     diff,
     find_version,
     list_versions,
@@ -31,6 +30,7 @@ from pets_core.data.versions import (
     verify,
 )
 from pets_core.errors import PetsError
+from pets_core.maintenance.retention import collect_garbage
 
 OLD = 3 * 24 * 3600  # seconds: well past the grace of a day
 

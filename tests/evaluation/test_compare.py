@@ -13,10 +13,10 @@ from pets_core.records.evaluation import Metric
 from pets_core.targets.classes.target import ClassesEvaluator
 
 
-def answering(draw, targets, predicted, ids=None, **about) -> ScoredSamples:
+def answering(draw_classes, targets, predicted, ids=None, **about) -> ScoredSamples:
     """Scores of a model that predicts the classes `predicted`."""
     num_classes = about.pop("num_classes", 3)
-    drawn = draw(len(targets), num_classes, **about)
+    drawn = draw_classes(len(targets), num_classes, **about)
     probabilities = np.eye(num_classes, dtype=np.float32)[predicted]
     predictions = predictions_of(drawn.info, ids or drawn.ids, np.array(targets), probabilities)
     return ClassesEvaluator(predictions).score()
@@ -41,14 +41,16 @@ def scored(
 
 
 @pytest.fixture
-def both(draw):
+def both(draw_classes):
     """100 photos: 10 that only the champion got wrong, 2 only the model, 5 both."""
     targets = np.zeros(100, int)
     model, champion = np.zeros(100, int), np.zeros(100, int)
     champion[:10] = 1
     model[10:12] = 1
     model[12:17] = champion[12:17] = 2
-    return answering(draw, targets, model), answering(draw, targets, champion, model_url="best")
+    return answering(draw_classes, targets, model), answering(
+        draw_classes, targets, champion, model_url="best"
+    )
 
 
 def test_figures_by_hand(both):
@@ -61,9 +63,9 @@ def test_figures_by_hand(both):
     # McNemar's exact test: P(at most 2, or at least 10, of 12 by even odds) = 158 / 4096.
     assert comparison.p_value == pytest.approx(158 / 4096)
     assert comparison.p_text == "p = 0.039"
-    assert comparison.delta_text == "8.00 points better"
+    assert comparison.delta_text == "8.00 percentage points better"
     assert comparison.test == "McNemar's test"
-    assert compare(*reversed(both)).delta_text == "8.00 points worse"
+    assert compare(*reversed(both)).delta_text == "8.00 percentage points worse"
 
 
 def test_metrics_of_a_comparison_have_no_interval_of_other_samples(both):
@@ -226,21 +228,21 @@ def test_equal_models_differ_by_nothing(both):
     assert comparison.delta_text == "as good"
 
 
-def test_photos_are_matched_by_their_ids(draw):
-    model = answering(draw, [0, 1, 2, 0], [0, 1, 2, 1], ids=["a", "b", "c", "d"])
-    champion = answering(draw, [2, 0, 1], [2, 0, 2], ids=["c", "a", "b"])
+def test_photos_are_matched_by_their_ids(draw_classes):
+    model = answering(draw_classes, [0, 1, 2, 0], [0, 1, 2, 1], ids=["a", "b", "c", "d"])
+    champion = answering(draw_classes, [2, 0, 1], [2, 0, 2], ids=["c", "a", "b"])
     comparison = compare(model, champion)
     assert comparison.num_rows == 3
     assert (comparison.num_better, comparison.num_worse) == (1, 0)
 
 
-def test_labels_that_changed_are_listed(draw):
+def test_labels_that_changed_are_listed(draw_classes):
     targets = [0] * 10 + [1] * 10 + [2] * 10
     model = [0] * 10 + [1] * 6 + [0] * 4 + [2] * 9 + [0]
     champion = [0] * 5 + [1] * 5 + [1] * 10 + [2] * 9 + [0]
     comparison = compare(
-        answering(draw, targets, model, num_classes=4),
-        answering(draw, targets, champion, num_classes=4),
+        answering(draw_classes, targets, model, num_classes=4),
+        answering(draw_classes, targets, champion, num_classes=4),
     )
     (better,), (worse,) = comparison.better, comparison.worse
     assert (better.name, better.champion_recall, better.recall) == ("class-0", 0.5, 1.0)
@@ -249,10 +251,10 @@ def test_labels_that_changed_are_listed(draw):
     assert comparison.largest_drop == pytest.approx(0.4)
 
 
-def test_recall_is_that_of_the_samples_compared(draw):
+def test_recall_is_that_of_the_samples_compared(draw_classes):
     """Of a label in samples that only the model has, the champion's recall says nothing."""
-    model = answering(draw, [0, 0, 1, 1], [0, 1, 1, 0], ids=["a", "b", "c", "d"])
-    champion = answering(draw, [0, 1], [1, 1], ids=["a", "c"])
+    model = answering(draw_classes, [0, 0, 1, 1], [0, 1, 1, 0], ids=["a", "b", "c", "d"])
+    champion = answering(draw_classes, [0, 1], [1, 1], ids=["a", "c"])
     (better,) = compare(model, champion).better
     assert (better.name, better.support, better.recall, better.champion_recall) == (
         "class-0", 1, 1.0, 0.0,

@@ -26,9 +26,9 @@ def read_classes(url: str) -> ClassPredictions:
 
 
 @pytest.mark.parametrize("num_rows", [1, 10, 11])
-def test_what_is_read_is_what_was_written(draw, write, num_rows, monkeypatch):
+def test_what_is_read_is_what_was_written(draw_classes, write, num_rows, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
-    drawn = draw(num_rows, 4)
+    drawn = draw_classes(num_rows, 4)
     found = read_classes(write(drawn))
     assert found.info == drawn.info
     assert found.ids == drawn.ids
@@ -37,8 +37,8 @@ def test_what_is_read_is_what_was_written(draw, write, num_rows, monkeypatch):
     np.testing.assert_allclose(found.losses, drawn.losses, rtol=1e-4)
 
 
-def test_losses_are_finite_where_probabilities_are_0(draw, tmp_path):
-    drawn = draw(2, 2)
+def test_losses_are_finite_where_probabilities_are_0(draw_classes, tmp_path):
+    drawn = draw_classes(2, 2)
     url = str(tmp_path / "p.parquet")
     outputs = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
     write_predictions(url, CLASSES, drawn.info, drawn.ids, np.array([1, 1]), outputs)
@@ -48,8 +48,8 @@ def test_losses_are_finite_where_probabilities_are_0(draw, tmp_path):
     assert [found.names[i] for i in found.predicted] == table.predicted.tolist()
 
 
-def test_the_columns_of_classes(draw, write):
-    drawn = draw(50, 4)
+def test_the_columns_of_classes(draw_classes, write):
+    drawn = draw_classes(50, 4)
     table = pq.read_table(write(drawn)).to_pandas()
     assert list(table.columns) == [
         "id", "actual", "predicted", "probability", "loss", "probabilities"
@@ -62,8 +62,8 @@ def test_the_columns_of_classes(draw, write):
     np.testing.assert_allclose(table.loss, -np.log(own), rtol=1e-4)
 
 
-def test_embeddings_are_stored_with_the_predictions(draw, tmp_path):
-    drawn = draw(6, 3)
+def test_embeddings_are_stored_with_the_predictions(draw_classes, tmp_path):
+    drawn = draw_classes(6, 3)
     features = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     url = str(tmp_path / "p.parquet")
     write_predictions(url, CLASSES, drawn.info, drawn.ids, drawn.targets, drawn.outputs, features)
@@ -73,8 +73,8 @@ def test_embeddings_are_stored_with_the_predictions(draw, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 2.0])
-def test_what_is_no_probability_is_refused(draw, write, value):
-    drawn = draw(20, 3)
+def test_what_is_no_probability_is_refused(draw_classes, write, value):
+    drawn = draw_classes(20, 3)
     url = write(drawn)
     table = pq.read_table(url)
     values = table["probabilities"].to_pylist()
@@ -88,7 +88,7 @@ def test_what_is_no_probability_is_refused(draw, write, value):
         read_classes(url)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path, draw, write):
+def test_a_file_of_something_else_is_refused(tmp_path, draw_classes, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(
@@ -112,40 +112,40 @@ def changed(url: str, name: str, values, kind=None) -> str:
 
 
 @pytest.mark.parametrize("column", ["id", "actual", "loss", "probabilities"])
-def test_a_file_without_a_column_is_refused(draw, write, column):
-    url = write(draw(5, 3))
+def test_a_file_without_a_column_is_refused(draw_classes, write, column):
+    url = write(draw_classes(5, 3))
     pq.write_table(pq.read_table(url).drop_columns([column]), url)
     with pytest.raises(PetsError, match=f"{column} must be .*no such column"):
         read_classes(url)
 
 
-def test_columns_of_another_kind_are_refused(draw, write):
-    url = changed(write(draw(3, 3)), "probabilities", ["a", "b", "c"], pa.string())
+def test_columns_of_another_kind_are_refused(draw_classes, write):
+    url = changed(write(draw_classes(3, 3)), "probabilities", ["a", "b", "c"], pa.string())
     with pytest.raises(PetsError, match=r"probabilities must be fixed_size_list.*not string"):
         read_classes(url)
-    url = changed(write(draw(3, 3)), "loss", [float("nan"), 1.0, 1.0])
+    url = changed(write(draw_classes(3, 3)), "loss", [float("nan"), 1.0, 1.0])
     with pytest.raises(
         PetsError, match=r"1 of 3 samples have probabilities that are not finite.*photo-0"
     ):
         read_classes(url)
 
 
-def test_photos_without_probabilities_are_refused(draw, write):
-    url = write(draw(3, 3))
+def test_photos_without_probabilities_are_refused(draw_classes, write):
+    url = write(draw_classes(3, 3))
     third = [1 / 3] * 3
     with pytest.raises(PetsError, match=r"1 samples have no probabilities: predict again"):
         read_classes(changed(url, "probabilities", [third, None, third]))
 
 
-def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw, write):
+def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_classes, write):
     with pytest.raises(PetsError, match=r"1 samples are in it twice"):
-        read_classes(changed(write(draw(3, 3)), "id", ["a", "b", "a"]))
+        read_classes(changed(write(draw_classes(3, 3)), "id", ["a", "b", "a"]))
     with pytest.raises(PetsError, match=r"holds no sample"):
-        read_classes(write(draw(0, 3)))
+        read_classes(write(draw_classes(0, 3)))
 
 
-def test_no_damage_goes_unseen(draw, write):
-    url = write(draw(400, 5))
+def test_no_damage_goes_unseen(draw_classes, write):
+    url = write(draw_classes(400, 5))
     data, intact = Path(url).read_bytes(), read_classes(url)
     for place in range(0, len(data), 97):
         Path(url).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
@@ -158,8 +158,8 @@ def test_no_damage_goes_unseen(draw, write):
         assert (found.ids, found.targets.tolist()) == (intact.ids, intact.targets.tolist())
 
 
-def test_a_class_that_the_file_does_not_list_is_refused(draw, write):
-    url = write(draw(5, 3))
+def test_a_class_that_the_file_does_not_list_is_refused(draw_classes, write):
+    url = write(draw_classes(5, 3))
     table = pq.read_table(url)
     actual = pa.array(["class-0", "class-1", "yeti", "class-0", "class-0"])
     pq.write_table(table.set_column(1, table.schema.field("actual"), actual), url)
@@ -174,23 +174,23 @@ def with_info(url: str, info: str) -> str:
     return url
 
 
-def test_predictions_of_another_kind_are_refused(draw, write):
-    url = write(draw(5, 3))
+def test_predictions_of_another_kind_are_refused(draw_classes, write):
+    url = write(draw_classes(5, 3))
     words = r"predictions.parquet: predictions of targets = class, not of targets = tags"
     with pytest.raises(PetsError, match=words):
         read_predictions(url, get_target("tags"))
 
 
-def test_metadata_of_a_newer_version_is_refused(draw, write):
-    drawn = draw(5, 3)
+def test_metadata_of_a_newer_version_is_refused(draw_classes, write):
+    drawn = draw_classes(5, 3)
     info = drawn.info.model_dump() | {"format_version": 3}
     url = with_info(write(drawn), json.dumps(info))
     with pytest.raises(PetsError, match=r"its metadata is damaged, or of a newer version"):
         read_info(url)
 
 
-def test_metadata_without_outputs_is_refused(draw, write):
-    drawn = draw(5, 3)
+def test_metadata_without_outputs_is_refused(draw_classes, write):
+    drawn = draw_classes(5, 3)
     info = drawn.info.model_copy(update={"classes": ()})
     url = with_info(write(drawn), info.model_dump_json())
     with pytest.raises(PetsError, match=r"names nothing that is predicted: predict again"):

@@ -151,7 +151,7 @@ def test_it_shows_the_figures(full):
         "Cross-entropy0.2134 nats", "mAP50.0% (baseline 25.0%)", "resnet34", "224 px",
         "oxford-iiit-pet", INFO.dataset_fingerprint, "run-42", "2025-03-01 10:11 UTC",
         "97%", "loss 5.50", "Does not pass the gate", "1,234", "92.5%", "0.1235",
-        "Against the champion: 1.75 points better (+0.80 points to +2.70 points)",
+        "Against the champion: 1.75 percentage points better (+0.80 to +2.70 percentage points)",
         "On the same 2,000 photos. 3 more are excluded, because one of both was trained on them.",
         "McNemar's testp < 0.001", "60 photos", "25 photos", "8.00%",
         "\N{MINUS SIGN}10.0", "+25.0", "1.50e-03", "1.234", "bf16", "source: url:",
@@ -166,9 +166,9 @@ def test_metrics_have_their_units_and_baselines():
         better=(), worse=(),
     )  # fmt: skip
     text = text_of(REPORT, primary=RMSE, comparison=comparison)
-    assert "2.25 kg RMSE" in text
-    assert "95% interval 2 kg to 2.5 kg; baseline 4.5 kg" in text
-    assert "Against the champion: 0.25 kg better (-0.5 kg to +1 kg)" in text
+    assert "2.25 kg, RMSE" in text
+    assert "95% interval 2 to 2.5 kg; baseline 4.5 kg" in text
+    assert "Against the champion: 0.25 kg better (-0.5 to +1 kg)" in text
     assert "Classes with the largest drops" not in text
 
 
@@ -297,7 +297,7 @@ def test_a_perfect_model():
 
 def test_a_gate_that_is_not_configured_is_not_passed():
     text = text_of(REPORT, verdict=Verdict(passed=True, has_condition=False))
-    assert "Gate: not configured, no champion" in text
+    assert "Gate not configured, no champion" in text
     assert "Passes" not in text
 
 
@@ -319,9 +319,10 @@ def test_every_rule_of_the_style_sheet_is_used_and_every_class_has_one(full):
     selectors = re.findall(r"([^{};]+)\{", style)
     assert all(re.fullmatch(r"[\w\s.,:>\-\[\]=\"*@()#]+", each) for each in selectors)
     ruled = set(re.findall(r"\.([a-z][\w-]*)", " ".join(selectors)))
-    # A perfect model, photos that are gone and a right prediction show the rest.
+    # A perfect model, photos that are gone, a right and a wrong prediction show the rest.
     right = replace(SHOWN, is_correct=True, jpeg=None)
-    others = render_report(replace(full, gallery={"top-losses": [right]}))
+    wrong = replace(SHOWN, is_correct=False)
+    others = render_report(replace(full, gallery={"top-losses": [right, wrong]}))
     used = {
         name for names in re.findall(r'class="([^"]*)"', html + others) for name in names.split()
     }
@@ -346,7 +347,7 @@ def test_hubs_can_read_the_model_card(training):
     text = card.text.replace("\\", "")
     assert "| error rate | 6.25% (95% interval 5.2% to 7.3%) |" in text
     assert "| mAP | 50.00%; 25.00% by always predicting the mean |" in text
-    assert "| against the champion | 1.75 points better, on 2000 photos" in text
+    assert "| against the champion | 1.75 percentage points better, on 2000 photos" in text
     assert "Classes without an evaluated photo" in text
     assert name in text
     assert name not in card.text

@@ -36,13 +36,14 @@ def store(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def model(store, draw):
+def model(store, draw_classes):
     """Store a model that was trained on a version; returns its folder."""
 
     def stored(version: str) -> str:
         url = f"{store}/runs/{version}/model"
         card = ModelCard(
-            backbone="resnet18", num_features=8, classes=draw(3, 3).info.classes, image_size=64,
+            backbone="resnet18", num_features=8, image_size=64,
+            classes=draw_classes(3, 3).info.classes,
             resize_to=64, mean=(0, 0, 0), std=(1, 1, 1), dataset_fingerprint=version,
         )  # fmt: skip
         storage.write_bytes(f"{url}/{CARD}", card.model_dump_json().encode())
@@ -52,11 +53,11 @@ def model(store, draw):
 
 
 @pytest.fixture
-def predict(store, draw):
+def predict(store, draw_classes):
     """Predictions of the new version's test photos."""
 
     def of(model_url: str, seed: int = 0):
-        drawn = draw(
+        drawn = draw_classes(
             6, 3, seed=seed, model_url=model_url, dataset_fingerprint="new",
             dataset_url=f"{store}/datasets/pets/new",
         )  # fmt: skip
@@ -131,7 +132,8 @@ def test_an_evaluation_shows_it(store, model, predict, write):
     config = PipelineConfig(store=store)
     url = write(predict(new_url))
     champion = Champion(
-        model_url=champion_url, predictions_url=write(predict(champion_url, seed=1), "c.parquet")
+        model_url=champion_url,
+        predictions_url=write(predict(champion_url, seed=1), "c.parquet"),
     )
     report = evaluate(config, f"{store}/runs/r", given_predictions(url), champion=champion)
     assert (report.num_trained_on, report.comparison.num_excluded) == (0, 2)

@@ -1,6 +1,7 @@
 """Tags, places and numbers of photos through the whole pipeline, and what becomes of a model."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.batch_predict import batch_predict_flow
 from flows.embed import embed_flow
 from flows.evaluate import evaluate_flow
 from flows.pipeline import pipeline
@@ -17,11 +19,13 @@ from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import Predictions, read_info, read_predictions
+from pets_core.evaluation.tables import read_frame
 from pets_core.inference.onnx import export_onnx
 from pets_core.inference.predict import predict_photos
 from pets_core.models.package import load_model
-from pets_core.numbers.predictions import read_number_predictions
-from pets_core.tags.predictions import read_tag_predictions
+from pets_core.records.evaluation import EvalReport
+from pets_core.targets.registry import get_target
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -46,6 +50,17 @@ def config_of(small_config):
     return config
 
 
+def predictions_of(report: EvalReport) -> Predictions:
+    """The predictions that a report is of."""
+    return read_predictions(report.predictions_url, get_target(report.target))
+
+
+def thresholds_of(report: EvalReport) -> dict[str, float]:
+    """Threshold of each tag by its name."""
+    table = read_frame(report.file("tags"))
+    return dict(zip(table["name"], table["threshold"], strict=True))
+
+
 def photos_of(tmp_path: Path, manifest, count=3) -> list[str]:
     """Some of a data set's photos, as files."""
     rows = pq.read_table(manifest.shard_url(manifest.splits["test"].shards[0])).to_pylist()
@@ -62,32 +77,34 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     state = pipeline(config, return_state=True)
     report = state.result()
     made = read_artifacts(state.state_details.flow_run_id)
-    assert set(made) == SHARED | {"tags", "thresholds", "top-losses"}
+    assert set(made) == SHARED | {"tags", "thresholds", "top-losses", "label-issues"}
     assert "148 photos of 39 tags" in made["dataset-summary"]
-    assert "valid tag error rate" in made["training-curves"]
+    assert "valid F1 per photo" in made["training-curves"]
     assert "**steepest** (taken)" in made["lr-finder"]
     assert made["top-losses"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())
-    predictions = read_tag_predictions(report.predictions_url)
+    predictions = predictions_of(report)
     assert (predictions.targets.sum(1) == 2).all(), "species and breed"
-    assert (report.num_rows, report.threshold_kind, report.num_validation) == (74, "per_tag", 12)
-    # Another run judges the model by the thresholds that it has.
+    assert report.num_rows == 74
+    assert "Thresholds: one for each tag, chosen on 12 validation photos." in report.details
+    # Another run evaluates the model at the thresholds that it has.
     again = evaluate_flow(report.model_url, config_of("tags"))
-    assert [t.threshold for t in again.tags] == [t.threshold for t in report.tags]
+    assert thresholds_of(again) == thresholds_of(report)
     # Of the file alone the same report is made, thresholds and all.
     anew = review_flow(report.predictions_url, config_of("tags"))
-    assert anew.tags == report.tags
+    assert (anew.primary, anew.metrics) == (report.primary, report.metrics)
+    assert read_frame(anew.file("tags")).equals(read_frame(report.file("tags")))
     with pytest.raises(PetsError, match="tells the tags of photos, the data set is one of class"):
         evaluate_flow(report.model_url, config_of("class"))
     # The model tells tags without data set or Prefect, and as ONNX the same.
     photos = photos_of(tmp_path, ingest(config))
     told = list(predict_photos(report.model_url, photos))
     rows = {photo: i for i, photo in enumerate(predictions.ids)}
-    thresholds = {tag.name: tag.threshold for tag in report.tags}
-    plain = read_tag_predictions(again.predictions_url)
+    thresholds = thresholds_of(report)
+    plain = predictions_of(again)
     for prediction in told:
         row = rows[Path(prediction.photo).stem]
-        said = dict(zip(plain.info.tags, plain.probabilities[row], strict=True))
+        said = dict(zip(plain.info.names, plain.outputs[row], strict=True))
         expected = {tag for tag, value in said.items() if value >= np.float32(thresholds[tag])}
         assert set(prediction.tags) == expected
         assert len(prediction.top) == 3
@@ -97,9 +114,22 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     capsys.readouterr()
     cli.main(["predict", report.model_url, photos[0]])
     assert capsys.readouterr().out.strip() == f"{photos[0]}  {told[0].words}"
-    with pytest.raises(SystemExit):
-        cli.main(["batch-predict", report.model_url, "--source.url", str(tmp_path)])
-    assert "tells tags and no class" in capsys.readouterr().err
+    # Many photos get the same tags as each alone.
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    for photo in photos:
+        Path(photo).rename(folder / Path(photo).name)
+    batch = config.model_copy(
+        update={"source": config.source.model_copy(update={"url": str(folder)})}
+    )
+    summary = batch_predict_flow(report.model_url, batch)
+    assert summary.num_photos == len(photos)
+    assert summary.counts == Counter(tag for prediction in told for tag in prediction.tags)
+    written = pq.read_table(f"{summary.url}/predictions").to_pylist()
+    by_name = {Path(row["photo"]).name: row["predicted"] for row in written}
+    assert {name: set(tags) for name, tags in by_name.items()} == {
+        Path(prediction.photo).name: set(prediction.tags) for prediction in told
+    }
 
 
 @pytest.mark.parametrize("targets", [pytest.param("points", marks=pytest.mark.nightly), "box"])
@@ -110,29 +140,29 @@ def test_places(config_of, tmp_path, read_artifacts, targets):
     state = pipeline(config, return_state=True)
     report = state.result()
     made = read_artifacts(state.state_details.flow_run_id)
-    assert set(made) == SHARED | {"numbers", "residuals", "worst-errors"}
-    assert "valid RMSE" in made["training-curves"]
+    assert set(made) == SHARED | {"numbers", "residuals", "worst-errors", "label-issues"}
+    assert f"valid {report.primary.name}" in made["training-curves"]
     assert "**valley** (taken)" in made["lr-finder"], "the steepest place is noise here"
     assert made["worst-errors"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())
-    predictions = read_number_predictions(report.predictions_url)
-    assert (np.abs(predictions.predicted) <= 1).all()
-    assert (report.mean_iou is None) == (targets == "points")
-    assert (report.median_pixels is None) == (targets == "box")
+    predictions = predictions_of(report)
+    assert (np.abs(predictions.outputs) <= 1).all()
+    secondary = [metric.name for metric in report.metrics]
+    assert ("median distance" in secondary) == (targets == "points")
+    assert report.primary.name == {"points": "mean distance", "box": "mean IoU"}[targets]
     # What was judged is what a photo alone is told, in pixels.
     photos = photos_of(tmp_path, ingest(config))
     told = list(predict_photos(report.model_url, photos))
     plain = evaluate_flow(report.model_url, config_of(targets))
-    plain_predictions = read_number_predictions(plain.predictions_url)
+    plain_predictions = predictions_of(plain)
+    names = [number.name for number in plain_predictions.info.numbers]
     rows = {photo: i for i, photo in enumerate(plain_predictions.ids)}
     index = pq.read_table(f"{ingest(config).url}/photos.parquet").to_pandas().set_index("id")
     for prediction in told:
         photo = Path(prediction.photo).stem
-        sides = np.resize(
-            index.loc[photo, ["width", "height"]].to_numpy(float), len(report.numbers)
-        )
-        expected = (plain_predictions.predicted[rows[photo]] + 1) / 2 * sides
-        assert list(prediction.numbers) == [n.name for n in report.numbers]
+        sides = np.resize(index.loc[photo, ["width", "height"]].to_numpy(float), len(names))
+        expected = (plain_predictions.outputs[rows[photo]] + 1) / 2 * sides
+        assert list(prediction.numbers) == names
         assert list(prediction.numbers.values()) == pytest.approx(expected, abs=0.1)
     export_onnx(report.model_url, str(tmp_path / "m.onnx"))
     (as_onnx, *_) = predict_photos(str(tmp_path / "m.onnx"), photos)
@@ -166,11 +196,12 @@ def test_numbers_of_a_table(config_of, tmp_path, jpeg, read_artifacts):
     config = config_of("numbers", source=source, train=train, transform=transform)
     state = pipeline(config, return_state=True)
     report = state.result()
-    assert [(n.name, n.unit) for n in report.numbers] == [("bright", "levels"), ("half", "levels")]
-    assert report.rmse.value < 0.7 * report.baseline_rmse, "it has learnt something"
-    predictions = read_number_predictions(report.predictions_url)
-    assert predictions.predicted.min() >= 0
-    assert predictions.predicted.max() <= 255
+    numbers = read_info(report.predictions_url).numbers
+    assert [(n.name, n.unit) for n in numbers] == [("bright", "levels"), ("half", "levels")]
+    assert report.primary.value < 0.7 * report.primary.baseline, "it is better than the mean"
+    predictions = predictions_of(report)
+    assert predictions.outputs.min() >= 0
+    assert predictions.outputs.max() <= 255
     (told,) = predict_photos(report.model_url, [str(folder / "0.jpg")])
     assert set(told.numbers) == {"bright", "half"}
     assert json.loads(told.model_dump_json())["numbers"] == told.numbers

@@ -19,7 +19,7 @@ from pets_core.models.classifier import Classifier
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import create_accelerator
-from pets_core.training.loop import Prepared, prepare
+from pets_core.training.prepared import Prepared, prepare
 
 NUM_CLASSES, PRECISIONS = 37, ("no", "bf16", "fp16")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_predictions import write_drawn
 from predictions_of import info_of, predictions_of
 
-from pets_core.evaluation.predictions import Predictions, write_predictions
+from pets_core.evaluation.predictions import Predictions
 from pets_core.targets.classes.predictions import ClassPredictions
-from pets_core.targets.classes.target import CLASSES
 
 
 def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int)
 
 
 @pytest.fixture
-def draw() -> Callable[..., ClassPredictions]:
+def draw_classes() -> Callable[..., ClassPredictions]:
     """Draw predictions: `num_rows` photos of `num_classes` classes."""
 
     def drawn(
@@ -39,14 +39,9 @@ def draw() -> Callable[..., ClassPredictions]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
-    """Write predictions of classes as an evaluation does; returns the file's path."""
+    """Write predictions of any kind as an evaluation does; returns the file's path."""
 
     def written(predictions: Predictions, name: str = "predictions.parquet") -> str:
-        url = str(tmp_path / name)
-        logits = np.log(predictions.outputs)
-        write_predictions(
-            url, CLASSES, predictions.info, predictions.ids, predictions.targets, logits
-        )
-        return url
+        return write_drawn(str(tmp_path / name), predictions)
 
     return written

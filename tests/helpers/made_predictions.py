@@ -9,7 +9,6 @@ from pets_core.targets.tags.target import binary_cross_entropy
 __all__ = ["draw_classes", "draw_numbers", "draw_tags", "write_drawn"]
 
 _COORDINATES = {"points": ["eye x", "eye y"], "box": ["xmin", "ymin", "xmax", "ymax"]}
-_LEAST = 1e-7
 
 
 def draw_classes(

@@ -26,11 +26,13 @@ from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.groups import build_optimizer
 from pets_core.training.history import History
-from pets_core.training.loop import Prepared, fit, prepare, train_step, validate
+from pets_core.training.loop import fit, train_step
 from pets_core.training.memory import largest_micro_batch
+from pets_core.training.prepared import Prepared, prepare
 from pets_core.training.schedule import Phase
 from pets_core.training.sharding import whole
 from pets_core.training.state import TrainState
+from pets_core.training.validation import validate
 
 __all__: list[str] = []
 

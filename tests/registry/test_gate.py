@@ -183,7 +183,7 @@ def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
         ({"min_improvement": 0.08}, None),
         (
             {"min_improvement": 0.081},
-            r"by \+8\.00 points, at least gate.min_improvement = \+8\.10 points",
+            r"by \+8\.00 percentage points, at least gate.min_improvement = \+8\.10 perc",
         ),
         ({"max_drop_per_class": 0.0}, None),
         ({"max_error_rate": 0.05, "min_improvement": 0.2}, r"max_error_rate.*min_improvement"),
@@ -266,7 +266,7 @@ def test_a_gate_without_conditions_is_shown_as_such(settings, comparison, has_co
     verdict = judge(GateConfig(**settings), error_rate(0.07), comparison)
     assert verdict.has_condition == has_condition
     assert verdict.text == (
-        "passes the gate" if has_condition else "gate: not configured, no champion"
+        "passes the gate" if has_condition else "gate not configured, no champion"
     )
 
 

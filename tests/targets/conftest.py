@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from made_predictions import draw_classes, draw_numbers, draw_tags, write_drawn
+from made_predictions import draw_classes, draw_numbers, draw_tags
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
@@ -19,23 +18,13 @@ DRAW = {"class": draw_classes, "tags": draw_tags}
 
 
 @pytest.fixture
-def draw() -> Callable[..., Predictions]:
+def draw_kind() -> Callable[..., Predictions]:
     """Draw predictions of a kind; see `made_predictions`."""
 
     def drawn(kind: str = "numbers", num_rows: int = 60, **about) -> Predictions:
         return DRAW.get(kind, partial(draw_numbers, kind))(num_rows, **about)
 
     return drawn
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., str]:
-    """Write predictions as an evaluation does; returns the file's path."""
-
-    def written(predictions: Predictions, name: str = "predictions.parquet") -> str:
-        return write_drawn(str(tmp_path / name), predictions)
-
-    return written
 
 
 @pytest.fixture
@@ -77,12 +66,12 @@ def stored(tmp_path, write_folder) -> DatasetManifest:
 
 
 @pytest.fixture
-def draw_stored(draw, stored) -> Callable[..., Predictions]:
+def draw_stored(draw_kind, stored) -> Callable[..., Predictions]:
     """Draw predictions of the photos that are stored."""
     ids = pq.read_table(f"{stored.url}/photos.parquet")["id"].to_pylist()
 
     def drawn(kind: str, **about) -> Predictions:
-        predictions = draw(
+        predictions = draw_kind(
             kind, len(ids), dataset_url=stored.url, dataset_fingerprint=stored.fingerprint,
             **about,
         )  # fmt: skip

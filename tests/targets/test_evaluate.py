@@ -42,8 +42,8 @@ def evaluated(config, url: str, **keywords):
     return evaluate(config, run, given_predictions(url), **keywords)
 
 
-def test_every_figure_is_that_of_the_predictions(config, draw, write):
-    predictions = draw(400, 6, names=["a", "b", "c", "d", "e", EVIL])
+def test_every_figure_is_that_of_the_predictions(config, draw_classes, write):
+    predictions = draw_classes(400, 6, names=["a", "b", "c", "d", "e", EVIL])
     report = evaluated(config, write(predictions))
     table = pq.read_table(report.predictions_url).to_pandas()
     wrong = table.actual != table.predicted
@@ -65,8 +65,8 @@ def test_every_figure_is_that_of_the_predictions(config, draw, write):
     assert stored == report.model_copy(update={"seconds": stored.seconds})
 
 
-def test_it_runs_without_torch(config, draw, write):
-    url = write(draw(50))
+def test_it_runs_without_torch(config, draw_classes, write):
+    url = write(draw_classes(50))
     code = (
         "import sys; from pets_core.config.pipeline import PipelineConfig;"
         "from pets_core.targets.evaluate import evaluate, given_predictions;"
@@ -78,22 +78,22 @@ def test_it_runs_without_torch(config, draw, write):
     assert (Path(config.store) / "runs/r/evaluation/report.html").exists()
 
 
-def test_names_with_markup_are_text_everywhere(config, draw, write):
-    report = evaluated(config, write(draw(200, names=["a", EVIL], skill=0.1)))
+def test_names_with_markup_are_text_everywhere(config, draw_classes, write):
+    report = evaluated(config, write(draw_classes(200, names=["a", EVIL], skill=0.1)))
     assert EVIL not in Path(report.file("report.html")).read_text()
     assert EVIL not in Path(report.file("model_card.md")).read_text()
     assert EVIL in Path(report.file("classes.csv")).read_text()
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])
-def test_very_few_classes(config, draw, write, num_classes):
-    report = evaluated(config, write(draw(20, num_classes, skill=9.0)))
+def test_very_few_classes(config, draw_classes, write, num_classes):
+    report = evaluated(config, write(draw_classes(20, num_classes, skill=9.0)))
     assert report.primary.value < 0.1
     assert Path(report.file("confusion.png")).stat().st_size > 500
 
 
-def test_a_class_without_photos(config, draw, write):
-    drawn = draw(60, 3)
+def test_a_class_without_photos(config, draw_classes, write):
+    drawn = draw_classes(60, 3)
     targets = np.minimum(drawn.targets, 1)
     predictions = predictions_of(drawn.info, drawn.ids, targets, drawn.outputs)
     report = evaluated(config, write(predictions))
@@ -104,9 +104,9 @@ def test_a_class_without_photos(config, draw, write):
 
 
 @pytest.fixture
-def unseen(draw, write) -> str:
+def unseen(draw_classes, write) -> str:
     """Predictions of three classes; no photo has the last one."""
-    drawn = draw(60, names=["a", "b", EVIL])
+    drawn = draw_classes(60, names=["a", "b", EVIL])
     targets = np.minimum(drawn.targets, 1)
     return write(predictions_of(drawn.info, drawn.ids, targets, drawn.outputs))
 
@@ -135,8 +135,8 @@ def test_a_class_without_photos_is_named(config, unseen, shown, capsys, gate, pa
         assert markdown.count(literal(f"lasses without an evaluated photo: {EVIL}")) == 1
 
 
-def test_classes_that_all_have_photos_are_not_named(config, draw, write, shown):
-    report = evaluated(config, write(draw(60, 3)))
+def test_classes_that_all_have_photos_are_not_named(config, draw_classes, write, shown):
+    report = evaluated(config, write(draw_classes(60, 3)))
     assert report.unseen_labels == ()
     summary = shown(publish_evaluation, config, report)["run-summary"]
     card = Path(report.file("model_card.md")).read_text()
@@ -156,32 +156,36 @@ def calibration_text(report) -> str:
     return section.text
 
 
-def test_validation_predictions_in_the_folder_serve_calibration_and_labels(config, draw, write):
-    url = write(draw(300, 4))
+def test_validation_predictions_in_the_folder_serve_calibration_and_labels(
+    config, draw_classes, write
+):
+    url = write(draw_classes(300, 4))
     alone = evaluated(config, url)
     assert alone.num_label_issues is None
     assert "label-issues" not in {section.key for section in alone.sections}
     assert "divided" not in calibration_text(alone)
-    write(draw(300, 4, seed=7, split="valid"), VALID_PREDICTIONS)
+    write(draw_classes(300, 4, seed=7, split="valid"), VALID_PREDICTIONS)
     report = evaluated(config, url)
     assert re.search(r"With logits divided by \d\.\d\d", calibration_text(report))
     assert report.num_label_issues is not None
     assert Path(report.file("label_fixes.csv")).read_text().startswith("id,label,given")
 
 
-def test_the_champion_is_compared(config, draw, write):
-    champion = write(draw(300, 4, skill=1.0), "champion.parquet")
-    url = write(draw(300, 4, skill=3.0))
+def test_the_champion_is_compared(config, draw_classes, write):
+    champion = write(draw_classes(300, 4, skill=1.0), "champion.parquet")
+    url = write(draw_classes(300, 4, skill=3.0))
     report = evaluated(config, url, champion=Champion(model_url="best", predictions_url=champion))
     assert report.verdict.passed
     assert report.comparison.improvement.low > 0
-    assert " points better" in Path(report.file("report.html")).read_text()
+    assert " percentage points better" in Path(report.file("report.html")).read_text()
 
 
 @pytest.mark.parametrize("other", ["gone", "classes"])
-def test_a_champion_that_cannot_be_compared_is_a_reason_not_a_crash(config, draw, write, other):
-    url = write(draw(30, 3))
-    of_champion = None if other == "gone" else write(draw(30, 4), "champion.parquet")
+def test_a_champion_that_cannot_be_compared_is_a_reason_not_a_crash(
+    config, draw_classes, write, other
+):
+    url = write(draw_classes(30, 3))
+    of_champion = None if other == "gone" else write(draw_classes(30, 4), "champion.parquet")
     champion = Champion(model_url="best", predictions_url=of_champion)
     report = evaluated(config, url, champion=champion)
     assert report.comparison is None
@@ -192,7 +196,7 @@ def test_a_champion_that_cannot_be_compared_is_a_reason_not_a_crash(config, draw
 
 
 def write_tags(path: Path, model_url: str = "best") -> str:
-    """Write predictions of tags, of the photos that `draw` makes up."""
+    """Write predictions of tags, of the photos that `draw_classes` makes up."""
     info = info_of(["class-0", "class-1", "class-2"], targets="tags", model_url=model_url)
     random = np.random.default_rng(0)
     targets, outputs = random.integers(0, 2, (30, 3)), random.random((30, 3), np.float32)
@@ -201,10 +205,12 @@ def write_tags(path: Path, model_url: str = "best") -> str:
     return str(path)
 
 
-def test_a_champion_of_another_kind_is_a_reason_not_a_crash(config, draw, write, tmp_path):
+def test_a_champion_of_another_kind_is_a_reason_not_a_crash(config, draw_classes, write, tmp_path):
     tags = write_tags(tmp_path / "tags.parquet")
     report = evaluated(
-        config, write(draw(30, 3)), champion=Champion(model_url="best", predictions_url=tags)
+        config,
+        write(draw_classes(30, 3)),
+        champion=Champion(model_url="best", predictions_url=tags),
     )
     (reason,) = report.verdict.reasons
     assert reason == report.not_compared
@@ -214,8 +220,10 @@ def test_a_champion_of_another_kind_is_a_reason_not_a_crash(config, draw, write,
     assert Path(report.file("report.html")).exists()
 
 
-def test_a_champion_of_classes_is_a_reason_against_a_model_of_tags(config, draw, write, tmp_path):
-    champion = Champion(model_url="a/model", predictions_url=write(draw(30, 3)))
+def test_a_champion_of_classes_is_a_reason_against_a_model_of_tags(
+    config, draw_classes, write, tmp_path
+):
+    champion = Champion(model_url="a/model", predictions_url=write(draw_classes(30, 3)))
     (folder := tmp_path / "tags").mkdir()
     report = evaluated(config, write_tags(folder / "predictions.parquet"), champion=champion)
     assert report.target == "tags"
@@ -223,25 +231,25 @@ def test_a_champion_of_classes_is_a_reason_against_a_model_of_tags(config, draw,
     assert "predictions of targets = class, not of targets = tags" in reason
 
 
-def test_predictions_of_an_unknown_kind_are_refused(draw, write):
-    drawn = draw(5, 3)
+def test_predictions_of_an_unknown_kind_are_refused(draw_classes, write):
+    drawn = draw_classes(5, 3)
     url = write(drawn)
     info = drawn.info.model_copy(update={"targets": "tag"}).model_dump_json()
     table = pq.read_table(url).replace_schema_metadata({b"pets": info.encode()})
     pq.write_table(table, url)
     words = (
-        r"predictions.parquet: targets = tag: no such kind of target; known are class, tags, "
-        r"numbers, points, box\. Did you mean tags"
+        r"predictions.parquet: targets = tag: no such kind of target; set class, tags, numbers, "
+        r"points, box, .*\. Did you mean tags"
     )
     with pytest.raises(PetsError, match=words):
         given_predictions(url)
 
 
-def test_a_gate_of_another_kind_is_refused_before_anything_is_stored(config, draw, write):
+def test_a_gate_of_another_kind_is_refused_before_anything_is_stored(config, draw_classes, write):
     config = config.model_copy(update={"gate": GateConfig(min_score=0.5)})
     words = r"gate.min_score = 0.5 has no meaning for targets = class, .*: set gate.max_error_rate"
     with pytest.raises(PetsError, match=words):
-        evaluated(config, write(draw(30, 3)))
+        evaluated(config, write(draw_classes(30, 3)))
     assert not Path(config.store).exists()
 
 
@@ -254,9 +262,9 @@ def test_gate_settings_are_checked_for_the_kind_of_the_settings():
         check_gate_settings(config, "boxes")
 
 
-def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, draw, write):
-    url = write(draw(300, 4, skill=3.0))
-    write(draw(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
+def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, draw_classes, write):
+    url = write(draw_classes(300, 4, skill=3.0))
+    write(draw_classes(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
     assert evaluated(config, url, champion=Champion(model_url="best")).comparison is not None
     other = evaluated(config, url, champion=Champion(model_url="another"))
     assert "it has not predicted these samples; `pets evaluate MODEL`" in other.not_compared
@@ -264,22 +272,24 @@ def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, dra
 
 
 @pytest.mark.parametrize("about", [{"num_classes": 3}, {"model_url": "another"}])
-def test_validation_of_another_model_is_refused(config, draw, write, about):
-    url = write(draw(300, 4))
-    write(draw(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
+def test_validation_of_another_model_is_refused(config, draw_classes, write, about):
+    url = write(draw_classes(300, 4))
+    write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
     with pytest.raises(PetsError, match=r"predictions-valid.parquet: predictions of .*remove it"):
         evaluated(config, url)
 
 
 @pytest.mark.parametrize("url", ["nowhere/at/all", "memory://nowhere", "strange://x"])
-def test_galleries_go_without_photos_that_are_out_of_reach(config, draw, write, url, caplog):
-    report = evaluated(config, write(draw(30, 3, dataset_url=url)))
+def test_galleries_go_without_photos_that_are_out_of_reach(
+    config, draw_classes, write, url, caplog
+):
+    report = evaluated(config, write(draw_classes(30, 3, dataset_url=url)))
     assert "photo out of reach" in Path(report.file("report.html")).read_text()
     assert "the galleries go without photos" in caplog.text
 
 
-def test_the_settings_shown_are_those_of_the_run_that_predicted(config, draw, write):
-    report = evaluated(config, write(draw(30, 3)))
+def test_the_settings_shown_are_those_of_the_run_that_predicted(config, draw_classes, write):
+    report = evaluated(config, write(draw_classes(30, 3)))
     assert "Settings" not in Path(report.file("report.html")).read_text()
     run = Path(report.url).parent
     (run / "config.yaml").write_text("source: {url: 'https://host/p.zip?sig=SECRET', seed: 7}")
@@ -288,9 +298,9 @@ def test_the_settings_shown_are_those_of_the_run_that_predicted(config, draw, wr
     assert "SECRET" not in page
 
 
-def test_a_spreadsheet_runs_nothing(config, draw, write):
+def test_a_spreadsheet_runs_nothing(config, draw_classes, write):
     name = '=HYPERLINK("http://evil")'
-    report = evaluated(config, write(draw(60, names=["-1+1", name], skill=0.1)))
+    report = evaluated(config, write(draw_classes(60, names=["-1+1", name], skill=0.1)))
     for table in ("classes", "confusion", "most_confused"):
         rows = csv.reader(Path(report.file(f"{table}.csv")).read_text().splitlines())
         cells = [cell for row in rows for cell in row]
@@ -298,19 +308,19 @@ def test_a_spreadsheet_runs_nothing(config, draw, write):
         assert not [cell for cell in cells if cell.startswith(("=", "-", "+", "@"))]
 
 
-def test_damaged_predictions_leave_nothing(config, draw, write):
-    url = write(draw(30, 3))
+def test_damaged_predictions_leave_nothing(config, draw_classes, write):
+    url = write(draw_classes(30, 3))
     Path(url).write_bytes(Path(url).read_bytes()[:-40])
     with pytest.raises(PetsError, match=r"no file of predictions"):
         evaluated(config, url)
     assert not Path(config.store).exists()
 
 
-def test_an_evaluated_model_may_be_promoted(config, draw, write, tmp_path):
+def test_an_evaluated_model_may_be_promoted(config, draw_classes, write, tmp_path):
     model = str(tmp_path / "model")
     Path(model).mkdir()
     (Path(model) / "model.json").touch()
-    report = evaluated(config, write(draw(30, 3, model_url=model)))
+    report = evaluated(config, write(draw_classes(30, 3, model_url=model)))
     move = promote_run(config.store, "champion", report)
     assert (move.model.run_id, move.model.model_url) == ("run-1", model)
     assert move.model.metric == report.primary

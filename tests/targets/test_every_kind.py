@@ -20,6 +20,7 @@ from pets_core import plots
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.evaluation import gallery as gallery_module
 from pets_core.evaluation import predictions as predictions_module
 from pets_core.evaluation.gallery import read_gallery
 from pets_core.evaluation.predictions import (
@@ -102,21 +103,21 @@ def blank_figures(monkeypatch) -> None:
 
 
 @pytest.fixture
-def compared(draw, write, evaluated):
+def compared(draw_kind, write, evaluated):
     """Evaluate a model that is off by `off` against a champion that is off by `champion_off`."""
 
     def compare_with(kind: str, off: float, champion_off: float, **keywords) -> EvalReport:
-        theirs = draw(kind, 120, off=champion_off, predicted_by=1, model_url="best")
+        theirs = draw_kind(kind, 120, off=champion_off, predicted_by=1, model_url="best")
         champion = Champion(model_url="best", predictions_url=write(theirs, "champion.parquet"))
-        return evaluated(draw(kind, 120, off=off), champion=champion, **keywords)
+        return evaluated(draw_kind(kind, 120, off=off), champion=champion, **keywords)
 
     return compare_with
 
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_the_primary_metric_is_the_mean_of_the_samples_scores(draw, write, evaluated, kind):
-    predictions = draw(kind, off=0.2)
+def test_the_primary_metric_is_the_mean_of_the_samples_scores(draw_kind, write, evaluated, kind):
+    predictions = draw_kind(kind, off=0.2)
     report, name = evaluated(predictions), METRICS[kind][0]
     scores = expected_scores(predictions)
     mean = np.sqrt(np.mean(scores)) if name == "RMSE" else np.mean(scores)
@@ -133,8 +134,8 @@ def test_the_primary_metric_is_the_mean_of_the_samples_scores(draw, write, evalu
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_an_interval_of_more_samples_is_narrower(draw, evaluated, kind):
-    few, many = (evaluated(draw(kind, count, off=0.2)).primary for count in (40, 640))
+def test_an_interval_of_more_samples_is_narrower(draw_kind, evaluated, kind):
+    few, many = (evaluated(draw_kind(kind, count, off=0.2)).primary for count in (40, 640))
     # Four times as narrow, but for chance.
     assert (many.high - many.low) < 0.5 * (few.high - few.low)
 
@@ -170,10 +171,12 @@ def test_models_that_are_as_good_do_not_differ_beyond_chance(compared, kind):
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_predictions_of_other_labels_are_no_champion_to_compare_with(draw, write, evaluated, kind):
+def test_predictions_of_other_labels_are_no_champion_to_compare_with(
+    draw_kind, write, evaluated, kind
+):
     names = ["one", "two", "three", "four"]
-    url = write(draw(kind, names=names, model_url="best"), "champion.parquet")
-    report = evaluated(draw(kind), champion=Champion(model_url="best", predictions_url=url))
+    url = write(draw_kind(kind, names=names, model_url="best"), "champion.parquet")
+    report = evaluated(draw_kind(kind), champion=Champion(model_url="best", predictions_url=url))
     assert report.comparison is None
     assert report.not_compared.startswith("the champion best cannot be compared: it ")
     assert not report.verdict.passed
@@ -181,8 +184,8 @@ def test_predictions_of_other_labels_are_no_champion_to_compare_with(draw, write
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_the_limit_of_the_gate_refuses_and_passes(draw, evaluated, kind):
-    predictions = draw(kind, off=0.2)
+def test_the_limit_of_the_gate_refuses_and_passes(draw_kind, evaluated, kind):
+    predictions = draw_kind(kind, off=0.2)
     name, higher_is_better, setting = METRICS[kind]
     without_gate = evaluated(predictions)
     value = without_gate.primary.value
@@ -211,7 +214,7 @@ def test_a_limit_of_another_kind_is_refused(kind):
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_models_are_promoted_and_rolled_back(draw, evaluated, tmp_path, kind):
+def test_models_are_promoted_and_rolled_back(draw_kind, evaluated, tmp_path, kind):
     config = PipelineConfig(store=str(tmp_path / "store"))
     key = EvaluationKey("pets", "f", "test", 0)
 
@@ -219,7 +222,7 @@ def test_models_are_promoted_and_rolled_back(draw, evaluated, tmp_path, kind):
         model = tmp_path / "store/runs" / name / "model"
         model.mkdir(parents=True)
         (model / "model.json").touch()
-        predictions = draw(kind, 120, off=off, model_url=str(model))
+        predictions = draw_kind(kind, 120, off=off, model_url=str(model))
         return evaluated(predictions, run=name, champion=champion)
 
     first = run("a", 0.3, find_champion(config, key))
@@ -235,7 +238,7 @@ def test_models_are_promoted_and_rolled_back(draw, evaluated, tmp_path, kind):
     assert (held.run_id, held.target, held.metric) == ("b", kind, second.primary)
     # Evaluated again, it is the champion itself.
     again = evaluated(
-        draw(kind, 120, off=0.1, model_url=second.model_url), run="again",
+        draw_kind(kind, 120, off=0.1, model_url=second.model_url), run="again",
         champion=find_champion(config, key),
     )  # fmt: skip
     assert again.is_champion
@@ -244,8 +247,8 @@ def test_models_are_promoted_and_rolled_back(draw, evaluated, tmp_path, kind):
 
 
 @every_kind
-def test_everything_is_stored_and_shown(draw, draw_stored, compared, shown, capsys, kind):
-    validation = draw(kind, seed=1, split="valid")
+def test_everything_is_stored_and_shown(draw_kind, draw_stored, compared, shown, capsys, kind):
+    validation = draw_kind(kind, seed=1, split="valid")
     report = compared(kind, off=0.1, champion_off=0.3, validation=validation)
     page = Path(report.file("report.html")).read_text()
     gallery = read_gallery(report.file("gallery.parquet"))
@@ -282,13 +285,19 @@ def test_everything_is_stored_and_shown(draw, draw_stored, compared, shown, caps
 
 
 @every_kind
-def test_markup_in_names_is_text_everywhere(draw, write, evaluated, shown, tmp_path, kind):
+def test_markup_in_names_is_text_everywhere(
+    draw_kind, write, evaluated, shown, jpeg, monkeypatch, kind
+):
     """In those of labels, numbers, units and photos."""
+    # Photos in reach have a text for those who do not see them.
+    monkeypatch.setattr(
+        gallery_module, "_photos", lambda url, ids, side: dict.fromkeys(ids, jpeg())
+    )
     names = [EVIL, FORMULA, *(f"{EVIL} {place}" for place in range(2))]
     units = {"units": [f"{EVIL} per second"] * 4} if kind == "numbers" else {}
 
     def drawn(**about) -> Predictions:
-        predictions = draw(kind, names=names, off=0.3, **units, **about)
+        predictions = draw_kind(kind, names=names, off=0.3, **units, **about)
         ids = [f"{EVIL} {photo}" for photo in predictions.ids]
         return replace(predictions, ids=ids)
 
@@ -308,15 +317,15 @@ def test_markup_in_names_is_text_everywhere(draw, write, evaluated, shown, tmp_p
         assert not [cell for cell in cells if cell.startswith("=")], path.name
 
 
-def test_no_kind_needs_torch_to_be_evaluated(draw, tmp_path):
+def test_no_kind_needs_torch_to_be_evaluated(draw_kind, tmp_path):
     urls = []
     for kind in KINDS:
         folder = tmp_path / kind
         folder.mkdir()
-        write_drawn(str(folder / VALID_PREDICTIONS), draw(kind, seed=1, split="valid"))
-        champion = draw(kind, predicted_by=1, model_url="best")
+        write_drawn(str(folder / VALID_PREDICTIONS), draw_kind(kind, seed=1, split="valid"))
+        champion = draw_kind(kind, predicted_by=1, model_url="best")
         write_drawn(str(folder / CHAMPION_PREDICTIONS), champion)
-        urls.append(write_drawn(str(folder / "predictions.parquet"), draw(kind)))
+        urls.append(write_drawn(str(folder / "predictions.parquet"), draw_kind(kind)))
     code = (
         "import sys; from pets_core.config.pipeline import PipelineConfig;"
         "from pets_core.records.evaluation import Champion;"
@@ -335,19 +344,21 @@ def test_no_kind_needs_torch_to_be_evaluated(draw, tmp_path):
 
 
 @every_kind
-def test_files_next_to_given_predictions_are_found(draw, tmp_path, kind):
-    url = write_drawn(str(tmp_path / "predictions.parquet"), draw(kind))
+def test_files_next_to_given_predictions_are_found(draw_kind, tmp_path, kind):
+    url = write_drawn(str(tmp_path / "predictions.parquet"), draw_kind(kind))
     assert given_predictions(url).valid_url is None
-    valid_url = write_drawn(str(tmp_path / VALID_PREDICTIONS), draw(kind, seed=1, split="valid"))
+    valid_url = write_drawn(
+        str(tmp_path / VALID_PREDICTIONS), draw_kind(kind, seed=1, split="valid")
+    )
     given = given_predictions(url)
     assert (given.targets, given.valid_url, given.champion_url) == (kind, valid_url, None)
 
 
-def well_predicted(draw, kind: str, seed: int) -> Predictions:
+def well_predicted(draw_kind, kind: str, seed: int) -> Predictions:
     """Predictions of validation photos by a good model."""
     off = {"class": 0.0, "tags": 0.0, "numbers": 0.1}.get(kind, 0.05)
     numbers = {"names": ["age"]} if kind == "numbers" else {}
-    validation = draw(kind, 60, off=off, seed=seed, split="valid", **numbers)
+    validation = draw_kind(kind, 60, off=off, seed=seed, split="valid", **numbers)
     if kind == "numbers":
         validation.targets[:] += 2
         validation.outputs[:] += 2
@@ -371,11 +382,11 @@ def make_wrong(kind: str, targets: np.ndarray) -> list[int]:
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_wrong_targets_are_found_among_the_validation_photos(draw, evaluated, shown, kind):
-    validation = well_predicted(draw, kind, seed=3)
+def test_wrong_targets_are_found_among_the_validation_photos(draw_kind, evaluated, shown, kind):
+    validation = well_predicted(draw_kind, kind, seed=3)
     wrong = [validation.ids[row] for row in make_wrong(kind, validation.targets)]
     numbers = {"names": ["age"]} if kind == "numbers" else {}
-    report = evaluated(draw(kind, **numbers), validation)
+    report = evaluated(draw_kind(kind, **numbers), validation)
     assert report.num_label_issues == len(wrong)
     name = "label_fixes.csv" if kind == "class" else "label_issues.csv"
     rows = list(csv.DictReader(Path(report.file(name)).read_text().splitlines()))
@@ -396,11 +407,11 @@ def issues_of(validation: Predictions) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_wrong_targets_are_found_whatever_the_photos(draw, kind):
+def test_wrong_targets_are_found_whatever_the_photos(draw_kind, kind):
     """Of right ones few are called wrong."""
     num_found = num_wrong = num_false = 0
     for seed in range(8):
-        validation = well_predicted(draw, kind, seed)
+        validation = well_predicted(draw_kind, kind, seed)
         num_false += len(issues_of(validation))
         wrong = {validation.ids[row] for row in make_wrong(kind, validation.targets)}
         num_found += len(wrong & issues_of(validation))
@@ -410,28 +421,30 @@ def test_wrong_targets_are_found_whatever_the_photos(draw, kind):
     assert num_false <= most * 8 * 60
 
 
-def test_few_right_tags_of_a_model_that_errs_are_called_wrong(draw):
-    """Of 4 tags a photo, 5% are predicted wrong: in 19% of the photos."""
-    shares = []
+def test_few_right_tags_of_a_model_that_errs_are_called_wrong(draw_kind):
+    """Of 4 tags a photo 5% are predicted wrong, in about 19% of the photos."""
+    num_called = num_contradicted = 0
     for seed in range(5):
-        validation = draw("tags", 100, off=0.05, seed=seed)
-        shares.append(len(issues_of(validation)) / 100)
-    assert np.mean(shares) < 0.19
+        validation = draw_kind("tags", 100, off=0.05, seed=seed)
+        contradicts = (validation.outputs >= 0.5) != validation.targets
+        num_contradicted += contradicts.any(1).sum()
+        num_called += len(issues_of(validation))
+    assert 0 < num_called < 0.75 * num_contradicted
 
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_nothing_is_found_where_no_photos_were_held_out(draw, evaluated, shown, kind):
-    report = evaluated(draw(kind))
+def test_nothing_is_found_where_no_photos_were_held_out(draw_kind, evaluated, shown, kind):
+    report = evaluated(draw_kind(kind))
     assert report.num_label_issues is None
     assert "label-issues" not in shown(publish_evaluation, PipelineConfig(), report)
     assert not list(Path(report.url).glob("label_*.csv"))
 
 
 @every_kind
-def test_embeddings_are_stored_with_predictions(draw, write, tmp_path, monkeypatch, kind):
+def test_embeddings_are_stored_with_predictions(draw_kind, write, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(predictions_module, "_ROWS", 25)
-    predictions = draw(kind)
+    predictions = draw_kind(kind)
     embeddings = np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32)
     url = write_drawn(str(tmp_path / "with.parquet"), predictions, embeddings)
     stored = np.stack(pq.read_table(url)["embedding"].to_pylist())
@@ -446,8 +459,8 @@ def test_embeddings_are_stored_with_predictions(draw, write, tmp_path, monkeypat
 
 @every_kind
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_values_that_are_not_finite_are_refused(draw, write, kind, value):
-    predictions = draw(kind)
+def test_values_that_are_not_finite_are_refused(draw_kind, write, kind, value):
+    predictions = draw_kind(kind)
     predictions.outputs[[3, 5, 7, 9], 1] = value
     text = (
         r"predictions.parquet: 4 of 60 samples have .* not finite.*: photo-3, photo-5, photo-7\. "
@@ -458,9 +471,9 @@ def test_values_that_are_not_finite_are_refused(draw, write, kind, value):
 
 
 @pytest.mark.parametrize("kind", ["class", "tags"])
-@pytest.mark.parametrize("value", [-0.5, 1.5])
-def test_values_that_are_no_probabilities_are_refused(draw, write, kind, value):
-    url = write(draw(kind, 5))
+@pytest.mark.parametrize("value", [-0.5, 1.5, math.nan])
+def test_values_that_are_no_probabilities_are_refused(draw_kind, write, kind, value):
+    url = write(draw_kind(kind, 5))
     table = pq.read_table(url)
     place = table.schema.get_field_index("probabilities")
     rows = table["probabilities"].to_pylist()

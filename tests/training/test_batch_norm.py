@@ -12,10 +12,10 @@ from pets_core.config.train import TrainConfig
 from pets_core.data.loading.loader import global_batches
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel
-from pets_core.training import loop
 from pets_core.training.batch_norm import check_batch_norm, smallest_pass
 from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.memory import num_micro_batches
+from pets_core.training.prepared import prepare
 
 
 @given(st.integers(1, 200), st.integers(1, 70), st.integers(1, 9), st.integers(0, 9))
@@ -100,7 +100,7 @@ def test_a_model_without_batch_norm_sees_any_number():
 
 def test_a_phase_is_refused_before_its_first_step(tiny_model, tiny_loader):
     with pytest.raises(PetsError, match=r"train.micro_batch_size = 1, "):
-        loop.prepare(
+        prepare(
             tiny_model, SingleLabel(), tiny_loader,
             TrainConfig(batch_norm="train", micro_batch_size=1),
             Accelerator(cpu=True, mixed_precision="no"), 0, RateSlice(1e-3),

@@ -25,7 +25,8 @@ from pets_core.models.classifier import Classifier
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.targets.regression.objective import Regression
 from pets_core.targets.tags.objective import MultiLabel
-from pets_core.training.loop import prepare, train_step
+from pets_core.training.loop import train_step
+from pets_core.training.prepared import prepare
 
 # Photos are written to real memory under a mode for fake tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")

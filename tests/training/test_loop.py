@@ -11,9 +11,10 @@ from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.progress import ignore_progress
 from pets_core.targets.classes.objective import SingleLabel
-from pets_core.training.loop import fit, validate
+from pets_core.training.loop import fit
 from pets_core.training.lr_finder import lr_find
 from pets_core.training.schedule import Phase
+from pets_core.training.validation import validate
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ from pets_core.evaluation.predict import predict_split
 from pets_core.models.classifier import Classifier
 from pets_core.models.memory import HalvingForward, is_out_of_memory
 from pets_core.targets.classes.objective import SingleLabel
-from pets_core.training.loop import prepare, train_step, validate
+from pets_core.training.loop import train_step
 from pets_core.training.memory import explain_out_of_memory, largest_micro_batch, num_micro_batches
+from pets_core.training.prepared import prepare
+from pets_core.training.validation import validate
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

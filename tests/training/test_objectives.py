@@ -87,7 +87,7 @@ def test_numbers_of_several_units_are_judged_in_standard_deviations():
     objective = Regression(std=torch.tensor([4.0, 1.0]), alike=False)
     logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 2.0]])
     assert float(objective.metric_sum(logits, targets)) == pytest.approx((0.5**2 + 2**2) / 2)
-    assert objective.metric.unit == "standard deviations"
+    assert objective.metric.unit == "SD"
 
 
 def test_a_range_is_a_tenth_wider_for_the_sigmoid():
@@ -130,7 +130,7 @@ def test_each_kind_of_target_has_its_objective():
     )
     kg, years = NumberInfo(name="w", unit="kg", mean=5, std=2), NumberInfo(name="a", unit="years")
     mixed = objective_of(card(targets="numbers", numbers=(kg, years)), train, (), cpu)
-    assert mixed.metric.unit == "standard deviations"
+    assert mixed.metric.unit == "SD"
     assert mixed.activation(torch.ones(1, 2))[0].tolist() == [7.0, 1.0]
 
 

@@ -12,7 +12,8 @@ from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel, balanced_weights
 from pets_core.training.figures import StepFigures
-from pets_core.training.loop import prepare, train_step
+from pets_core.training.loop import train_step
+from pets_core.training.prepared import prepare
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,12 @@ from pets_core.data.dataset import (
     write_table,
 )
 from pets_core.data.ingest.duplicates import find_duplicates, leaking, without_leaking
-from pets_core.data.ingest.journal import load_record
+from pets_core.data.ingest.journal import load_records
 from pets_core.data.ingest.label_schema import Contract, save_contract
 from pets_core.data.ingest.plan import plan_dataset, planned_left_out, planned_marks
 from pets_core.data.ingest.quarantine import check_quarantine, lost_of_classes, summarize
 from pets_core.data.ingest.shards import without, write_shard
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, listed
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import (
@@ -176,8 +176,7 @@ def _now() -> str:
 def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut], float]:
     """The plan's shards, in their order, all that was left out, and the share of narrow photos."""
     stored, left_out = [], planned_left_out(plan)
-    with ThreadPoolExecutor(16) as pool:
-        records = list(pool.map(lambda shard: load_record(plan.root, shard.key), plan.shards))
+    records = load_records(plan.root, [shard.key for shard in plan.shards])
     for shard, record in zip(plan.shards, records, strict=True):
         if record is None:
             raise PetsError(f"shard {shard.split}-{shard.prefix} was not written: ingest again")
@@ -264,9 +263,8 @@ def _class_totals(plan: DatasetPlan, splits: Mapping[Split, SplitInfo]) -> dict[
 
 def _losses(lost: Mapping[str, tuple[int, int]]) -> str:
     """The classes that lost most photos, for a message; empty where there is none."""
-    named = [f"{label} ({num} of {total})" for label, (num, total) in list(lost.items())[:5]]
-    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-    return f"Classes that lose most of their photos: {', '.join(named)}{more}" if named else ""
+    named = [f"{label} ({num} of {total})" for label, (num, total) in lost.items()]
+    return f"Classes that lose most of their photos: {listed(named, 5)}" if named else ""
 
 
 def _check_readable(

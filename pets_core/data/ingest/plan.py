@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -26,7 +25,7 @@ from pets_core.data.dataset import (
     write_table,
 )
 from pets_core.data.ingest.checks import check_photos, check_splits
-from pets_core.data.ingest.journal import journal_keys, load_record
+from pets_core.data.ingest.journal import journal_keys, load_records
 from pets_core.data.ingest.label_schema import Contract, agree, load_contract
 from pets_core.data.ingest.quarantine import NO_NUMBERS, check_quarantine
 from pets_core.data.ingest.selection import left_out_row, select_files
@@ -352,14 +351,12 @@ def _plan_file(plan_url: str, index: int) -> str:
 def _written(root: str, keys: set[str]) -> set[str]:
     """Those of the keys whose shards are in the store."""
     shards = storage.list_folder(storage.join(root, "shards"))
-
-    def is_written(key: str) -> bool:
-        record = load_record(root, key)
-        return record is not None and (record.shard is None or record.shard.path in shards)
-
-    known = sorted(keys & journal_keys(root))
-    with ThreadPoolExecutor(16) as pool:
-        return {key for key, there in zip(known, pool.map(is_written, known), strict=True) if there}
+    records = load_records(root, sorted(keys & journal_keys(root)))
+    return {
+        record.key
+        for record in records
+        if record and (record.shard is None or record.shard.path in shards)
+    }
 
 
 def _key(leaf: _Leaf, same: str) -> str:

@@ -42,7 +42,6 @@ class Transform(Protocol):
 
     def __call__(self, photos: Tensor, *, seed: int, rows: slice, global_size: int) -> Tensor:
         """Transform one batch."""
-        ...
 
     def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
         """The maps by which the same batch, of photos of R = `side` pixels, is transformed.
@@ -50,7 +49,6 @@ class Transform(Protocol):
         Returns:
             float32 (B, 3, 3), from output to input coordinates, as of `draw_maps`.
         """
-        ...
 
 
 class CenterCrop:

@@ -69,6 +69,12 @@ class LabelledPhoto:
             return (self.label,)
         return self.tags if spec.is_labels else ()
 
+    @property
+    def target_text(self) -> str:
+        """Its class, tags or numbers, for messages."""
+        target = self.tags if self.numbers is None else self.numbers
+        return self.label or ", ".join(map(str, target))
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -98,12 +104,10 @@ class Source(Protocol):
     @property
     def has_official_split(self) -> bool:
         """Whether the source says which photos are for training and which for judging."""
-        ...
 
     @property
     def files(self) -> Files:
         """Its files, photos and others."""
-        ...
 
     def catalogue(self) -> Catalogue:
         """Return labels and vocabulary, without reading the photos.
@@ -111,15 +115,12 @@ class Source(Protocol):
         Raises:
             PetsError: The labels are absent or not of the documented form.
         """
-        ...
 
     def photo_id(self, path: str) -> str:
         """The id of the photo in the file at `path`."""
-        ...
 
     def missing_hint(self, photo_id: str) -> str:
         """Where a listed photo was looked for and what to set; empty where nothing is known."""
-        ...
 
 
 def describe_numbers(

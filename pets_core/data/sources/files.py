@@ -70,7 +70,6 @@ class Files(Protocol):
 
     def entries(self) -> Sequence[FileEntry]:
         """List every file, in an order that depends on the source alone."""
-        ...
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | UnreadablePhotoError]:
         """Yield the bytes of each path, in this order; safe in several threads at once.
@@ -80,7 +79,6 @@ class Files(Protocol):
         Raises:
             PetsError: A file cannot be read, after several attempts.
         """
-        ...
 
 
 class ListedFiles:

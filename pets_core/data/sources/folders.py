@@ -11,9 +11,9 @@ from unicodedata import normalize
 from pets_core.config.source import ClassFolder
 from pets_core.data.sources.catalogue import Official
 from pets_core.data.sources.formats import is_named_as_photo, is_named_otherwise, may_be_photo
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, listed
 
-__all__ = ["FolderLayout", "read_layout", "split_of_name"]
+__all__ = ["FolderLayout", "read_layout", "split_of_path"]
 
 _SPLITS: dict[str, Official] = {
     "train": "train",
@@ -24,6 +24,7 @@ _SPLITS: dict[str, Official] = {
     "test": "test",
     "testing": "test",
 }
+_MAX_LISTED = 4
 _IN_NO_SPLIT = ("in_no_split", "neither in a train, a validation nor a test folder")
 
 Parts = tuple[str, ...]
@@ -47,7 +48,13 @@ class FolderLayout:
     warnings: tuple[str, ...] = ()
 
 
-def split_of_name(name: str) -> Official | None:
+def split_of_path(path: str) -> Official | None:
+    """The split that a path stands for, or else its innermost folder that names one."""
+    named = (_split_of_name(part) for part in reversed(path.split("/")))
+    return next(filter(None, named), None)
+
+
+def _split_of_name(name: str) -> Official | None:
     """The split that one word of a folder's or file's name stands for, as of "seg_train"."""
     found = {_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}
     return found.pop() if len(found) == 1 else None
@@ -101,7 +108,7 @@ def _split_folders(photos: Sequence[Parts], depth: int) -> dict[str, Official]:
     if len(exact) > 1 and len(exact) == len(folders) and "train" in exact.values():
         return exact
     # Classes may be called "train", and folders "seg_train": the classes inside must show it.
-    named = {name: split for name in folders if (split := split_of_name(name))}
+    named = {name: split for name in folders if (split := _split_of_name(name))}
     training = [parts for parts in photos if _split(parts, depth, named) == "train"]
     inner = _depth(training, depth + 1)
     classes = {parts[inner] for parts in training if len(parts) > inner + 1}
@@ -153,21 +160,18 @@ def _refuse_ambiguous(photos: Sequence[Parts], depth: int) -> None:
     counts = Counter(name for names in inside.values() for name in names)
     shared = sorted(name for name, count in counts.items() if count > 1)
     if shared:
-        candidates = sorted(inside)
+        candidates = listed(sorted(inside), _MAX_LISTED)
         raise PetsError(
-            f"source.class_folder = auto: {_listed(candidates)} hold folders of the same names "
-            f"({_listed(shared)}), and either may be the classes. Set source.class_folder = first "
-            f"for the classes {_listed(candidates)}, or last for the folders in them"
+            f"source.class_folder = auto: {candidates} hold folders of the same names "
+            f"({listed(shared, _MAX_LISTED)}), and either may be the classes. Set "
+            f"source.class_folder = first for the classes {candidates}, or last for the folders in "
+            "them"
         )
 
 
 def _key(name: str) -> str:
     """A name for comparison: without case, in one Unicode form."""
     return normalize("NFKC", name).casefold()
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _ignored(files: Sequence[Parts], depth: int, classes: Collection[str]) -> tuple[str, ...]:
@@ -183,7 +187,8 @@ def _ignored(files: Sequence[Parts], depth: int, classes: Collection[str]) -> tu
         return ()
     named = [f"{name} ({count} files)" for name, count in sorted(ignored.items())]
     return (
-        f"Folders that are no classes, as no file there is named as a photo: {_listed(named)}.",
+        "Folders that are no classes, as no file there is named as a photo: "
+        f"{listed(named, _MAX_LISTED)}.",
     )
 
 

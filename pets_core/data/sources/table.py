@@ -20,10 +20,10 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.sources.archives import PackedFiles, pack
 from pets_core.data.sources.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
 from pets_core.data.sources.files import FileEntry, Files, ListedFiles, size_refusal
-from pets_core.data.sources.folders import split_of_name
+from pets_core.data.sources.folders import split_of_path
 from pets_core.data.sources.table_columns import TableColumns, Target, class_names
 from pets_core.data.sources.text_table import TextOptions, TextTable, open_text_table
-from pets_core.errors import PetsError, did_you_mean
+from pets_core.errors import PetsError, did_you_mean, listed
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.download import local_file
 
@@ -68,7 +68,7 @@ class TableSource:
             local_file(u, config.cache_dir, checksums.get(_file_name(u), "")) for u in urls
         ]
         # The split of each shard; None where its name gives none, and nothing where none does.
-        splits = [_shard_split(shard) for shard in sorted(shards)]
+        splits = [split_of_path(shard) for shard in sorted(shards)]
         self._shard_splits = splits if any(splits) else []
         self._check_columns()
 
@@ -120,8 +120,8 @@ class TableSource:
             first = photos.setdefault(photo_id, photo)
             if first != photo:
                 raise PetsError(
-                    f"{self.url}: row {number} has {_target_text(photo)} ({split or 'no split'}) "
-                    f"for {photo_id}, an earlier row {_target_text(first)} "
+                    f"{self.url}: row {number} has {photo.target_text!r} ({split or 'no split'}) "
+                    f"for {photo_id}, an earlier row {first.target_text!r} "
                     f"({first.official or 'no split'})"
                 )
         if not target_spec(settings.targets).is_numbers:
@@ -332,6 +332,8 @@ class TableSource:
 
     def _check_columns(self) -> None:
         settings, present = self._config, self._schema.names
+        # Names may be those of a file that is no table.
+        named = listed([name[:40] for name in present], 20)
         geometry = target_spec(settings.targets).geometry
         if self._labelled and geometry is not None and not settings.number_columns:
             raise PetsError(
@@ -340,7 +342,7 @@ class TableSource:
             )
         faults = [
             f"source.{setting} = {name}: {self.url}{self._format_text} has no such column, only "
-            f"{_listed(present)}.{did_you_mean(name, present)}"
+            f"{named}.{did_you_mean(name, present)}"
             for name, setting in self._columns.items()
             if name not in present
         ] + [
@@ -366,12 +368,6 @@ class TableSource:
         return f" (read with {self._text.format}, see source.delimiter and source.encoding)"
 
 
-def _shard_split(path: str) -> Official | None:
-    """The split that a shard's name stands for, or else its innermost folder's that names one."""
-    named = (split_of_name(part) for part in reversed(path.split("/")))
-    return next(filter(None, named), None)
-
-
 def _plain(path: str | None) -> str | None:
     """A path without "." folders and doubled slashes, so that a photo has one id; URLs stay."""
     if path is None or _is_absolute(path) or ("./" not in path and "//" not in path):
@@ -381,20 +377,6 @@ def _plain(path: str | None) -> str | None:
 
 def _file_name(url: str) -> str:
     return PurePosixPath(storage.without_query(url)).name
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names of columns for a message, which may be those of a file that is no table."""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(name[:40] for name in names[:20]) + more
-
-
-def _target_text(photo: LabelledPhoto) -> str:
-    """A photo's class, tags or numbers, for messages."""
-    if photo.label:
-        return repr(photo.label)
-    target = photo.tags if photo.numbers is None else photo.numbers
-    return repr(", ".join(map(str, target)))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -103,8 +103,7 @@ def most_confused(
     assert min_count >= 1, "a pair that was never confused is not a mistake"
     errors = without_diagonal(counts)
     errors[errors < min_count] = 0
-    table = confusion_table(errors, class_names, support=counts.sum(1))
-    return table.sort_values("count", ascending=False, kind="stable", ignore_index=True)
+    return confusion_table(errors, class_names, support=counts.sum(1))
 
 
 def confusion_table(
@@ -118,12 +117,18 @@ def confusion_table(
         support: Photos of each actual class, (C,); None: the sums of the rows.
 
     Returns:
-        Columns actual, predicted, count, and share of the actual class's photos.
+        Columns actual, predicted, count, and share of the actual class's photos. Errors come
+        before the diagonal, the most frequent first: an artifact holds the first rows alone. Ties
+        are in order of actual, then predicted class index.
     """
     import pandas as pd
 
     actual, predicted = np.nonzero(counts)
     found = counts[actual, predicted]
+    order = np.lexsort((predicted, actual, -found, actual == predicted))
+    actual = actual[order]
+    predicted = predicted[order]
+    found = found[order]
     support = counts.sum(1) if support is None else support
     names = np.array(class_names, dtype=object)
     return pd.DataFrame(

@@ -18,7 +18,7 @@ class Keypoints(Regression):
     It is a share of the side of the model's view, as the evaluation's is of the photo's.
     """
 
-    metric = MetricInfo(name="mean distance", unit="%")
+    metric = MetricInfo(name="mean distance", unit="% of a side")
 
     def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean distance of each sample's points, summed over the samples."""

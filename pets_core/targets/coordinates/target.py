@@ -119,7 +119,9 @@ class PointsEvaluator(_CoordinatesEvaluator):
         baseline = float(distances(self.predictions.targets, self.baseline).mean() / 2)
         interval = bootstrap_interval(np.mean, scores)
         return ScoredSamples(
-            metric=Metric(name=POINTS.metric, unit="%", baseline=baseline, **interval.model_dump()),
+            metric=Metric(
+                name=POINTS.metric, unit="% of a side", baseline=baseline, **interval.model_dump()
+            ),
             ids=self.predictions.ids,
             scores=scores,
             model_url=self.info.model_url,

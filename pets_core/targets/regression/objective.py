@@ -49,7 +49,7 @@ class Regression:
     ) -> None:
         self._y_range, self._loss = y_range, _LOSSES[loss]
         self._mean, self._std, self._alike = mean, std, alike
-        self._unit = unit if alike else "standard deviations"
+        self._unit = unit if alike else "SD"
 
     @property
     def metric(self) -> MetricInfo:

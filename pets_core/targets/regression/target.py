@@ -95,7 +95,7 @@ class NumbersEvaluator(Evaluator):
         return ScoredSamples(
             metric=Metric(
                 name=NUMBERS.metric,
-                unit=self.unit if self.has_one_unit else "standard deviations",
+                unit=self.unit if self.has_one_unit else "SD",
                 baseline=rmse(self.errors(self.baseline)),
                 **interval.model_dump(),
             ),
@@ -136,7 +136,7 @@ class NumbersEvaluator(Evaluator):
     def metrics(self) -> list[Metric]:
         """Return the secondary metrics."""
         sizes = np.abs(self.errors(self.predictions.outputs)).mean(1)
-        unit = self.unit if self.has_one_unit else "standard deviations"
+        unit = self.unit if self.has_one_unit else "SD"
         baseline = float(np.abs(self.errors(self.baseline)).mean())
         interval = bootstrap_interval(np.mean, sizes)
         return [Metric(name="MAE", unit=unit, baseline=baseline, **interval.model_dump())]

@@ -14,7 +14,7 @@ from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.plan import PlannedPhoto
 from pets_core.data.ingest.shards import NO_BOX, OUTSIDE, _upright
 from pets_core.data.sources.formats import UnreadablePhotoError
-from pets_core.data.sources.sources import _head
+from pets_core.data.sources.oxford import _head
 from pets_core.data.versions import diff
 from pets_core.errors import PetsError
 
@@ -322,13 +322,11 @@ def test_settings_that_make_no_sense(tmp_path):
 @pytest.mark.parametrize(
     ("targets", "settings", "named"),
     [
-        ("tags", {"gate": {"promote": True}}, "gate"),
         ("tags", {"train": {"class_weights": "balanced"}}, "train.class_weights"),
         ("box", {"train": {"label_smoothing": 0.1}}, "train.label_smoothing = 0.1"),
         ("box", {"transform": {"mixup_alpha": 0.2}}, "transform.mixup_alpha = 0.2"),
         ("points", {"transform": {"cutmix_alpha": 1}}, "transform.cutmix_alpha = 1"),
         ("class", {"train": {"number_loss": "l1"}}, "train.number_loss = l1"),
-        ("tags", {"evaluate": {"embeddings": True}}, "evaluate.embeddings"),
         ("class", {"evaluate": {"threshold": "per_tag"}}, "evaluate.threshold = per_tag"),
     ],
 )

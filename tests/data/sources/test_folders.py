@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pets_core.data.sources.folders import read_layout, split_of_name
+from pets_core.data.sources.folders import read_layout, split_of_path
 from pets_core.errors import PetsError
 
 
@@ -196,7 +196,7 @@ def test_blanks_around_a_class_are_trimmed():
      ("train_test", None), ("contest", None), ("Test_A", "test"), ("straining", None)],
 )  # fmt: skip
 def test_a_split_is_one_word_of_a_name(name, split):
-    assert split_of_name(name) == split
+    assert split_of_path(name) == split
 
 
 names = st.sampled_from(["cat", "dog", "train", "val", "test", "2023", "a.jpg", "b.jpg", "c.txt"])

@@ -17,8 +17,9 @@ from pets_core.data.ingest.plan import plan_dataset
 from pets_core.data.ingest.shards import write_shard
 from pets_core.data.sources.files import BATCH_FILES, FolderFiles, ListedFiles
 from pets_core.data.sources.sources import open_source
-from pets_core.data.versions import collect_garbage, list_versions, verify
+from pets_core.data.versions import list_versions, verify
 from pets_core.errors import PetsError
+from pets_core.maintenance.retention import collect_garbage
 from pets_core.storage import download
 
 

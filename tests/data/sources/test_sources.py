@@ -12,7 +12,8 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.sources import sources
 from pets_core.data.sources.catalogue import Box
-from pets_core.data.sources.sources import AUTHORS_URL, open_source
+from pets_core.data.sources.oxford import AUTHORS_URL
+from pets_core.data.sources.sources import open_source
 from pets_core.errors import PetsError
 from pets_core.storage import download
 

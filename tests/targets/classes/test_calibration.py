@@ -31,32 +31,32 @@ def sure_by(predictions: ClassPredictions, factor: float) -> ClassPredictions:
     )
 
 
-def honest(draw, seed: int, split: str) -> ClassPredictions:
+def honest(draw_classes, seed: int, split: str) -> ClassPredictions:
     """A model that is right as often as it says: targets drawn by its own probabilities."""
-    predictions = draw(4000, 6, seed=seed, split=split)
+    predictions = draw_classes(4000, 6, seed=seed, split=split)
     random = np.random.default_rng(seed)
     targets = [random.choice(6, p=p / p.sum()) for p in predictions.outputs.astype(float)]
     return predictions_of(predictions.info, predictions.ids, np.array(targets), predictions.outputs)
 
 
-def test_an_overconfident_model_is_cooled_by_what_it_exaggerates(draw):
-    validation = sure_by(honest(draw, 1, "valid"), 2.5)
+def test_an_overconfident_model_is_cooled_by_what_it_exaggerates(draw_classes):
+    validation = sure_by(honest(draw_classes, 1, "valid"), 2.5)
     assert fit_temperature(validation) == pytest.approx(2.5, rel=0.08)
-    judged = sure_by(honest(draw, 2, "test"), 2.5)
+    judged = sure_by(honest(draw_classes, 2, "test"), 2.5)
     calibration = calibrate(judged, validation)
     assert calibration.bins.ece > 0.1
     assert calibration.ece_after < 0.03
 
 
-def test_an_honest_model_needs_none(draw):
-    calibration = calibrate(honest(draw, 1, "test"), honest(draw, 2, "valid"))
+def test_an_honest_model_needs_none(draw_classes):
+    calibration = calibrate(honest(draw_classes, 1, "test"), honest(draw_classes, 2, "valid"))
     assert calibration.temperature == pytest.approx(1, abs=0.08)
     assert calibration.bins.ece < 0.03
     assert calibration.bins.counts.sum() == 4000
 
 
-def test_no_temperature_is_fitted_on_the_photos_judged(draw):
-    predictions = draw(split="valid")
+def test_no_temperature_is_fitted_on_the_photos_judged(draw_classes):
+    predictions = draw_classes(split="valid")
     calibration = calibrate(predictions, predictions)
     assert calibration.temperature is calibration.ece_after is None
-    assert calibrate(draw(), None).temperature is None
+    assert calibrate(draw_classes(), None).temperature is None

@@ -74,14 +74,14 @@ def test_most_confused_orders_by_count_then_index():
     assert most_confused(COUNTS, NAMES, min_count=2)["count"].tolist() == [2]
 
 
-def test_the_table_has_a_row_for_every_cell_that_occurs():
+def test_the_table_has_every_cell_that_occurs_and_errors_first():
     table = confusion_table(COUNTS, NAMES)
     assert table.to_numpy().tolist() == [
-        ["pug", "pug", 2, 2 / 3],
-        ["pug", "boxer", 1, 1 / 3],
         ["boxer", "pug", 2, 0.5],
-        ["boxer", "boxer", 1, 0.25],
+        ["pug", "boxer", 1, 1 / 3],
         ["boxer", "Sphynx", 1, 0.25],
+        ["pug", "pug", 2, 2 / 3],
+        ["boxer", "boxer", 1, 0.25],
     ]
 
 

@@ -15,9 +15,9 @@ from pets_core.targets.classes.predictions import ClassPredictions
 
 
 @pytest.fixture
-def planted(draw) -> tuple[ClassPredictions, set[str]]:
+def planted(draw_classes) -> tuple[ClassPredictions, set[str]]:
     """A good model's predictions of 300 photos, 12 of which carry another label."""
-    drawn = draw(300, 5, skill=7.0, split="valid")
+    drawn = draw_classes(300, 5, skill=7.0, split="valid")
     targets = drawn.targets.copy()
     wrong = np.random.default_rng(3).choice(300, 12, replace=False)
     targets[wrong] = (targets[wrong] + 1) % 5
@@ -48,8 +48,8 @@ def test_classes_without_photos_are_skipped(planted):
     assert set(label_issues(fewer)["id"]) & wrong
 
 
-def test_a_single_class_has_no_issues(draw):
-    assert label_issues(draw(10, 1)).empty
+def test_a_single_class_has_no_issues(draw_classes):
+    assert label_issues(draw_classes(10, 1)).empty
 
 
 def test_the_next_version_has_the_corrected_labels(planted, write_folder, tmp_path):

@@ -41,8 +41,8 @@ def test_none_or_all_of_few_photos_are_not_certain(count, low, high):
     assert (share.low, share.high) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_top_k_is_scikit_learns(draw):
-    predictions = draw(500, 7)
+def test_top_k_is_scikit_learns(draw_classes):
+    predictions = draw_classes(500, 7)
     found = top_k(predictions)
     assert list(found) == [1, 2, 3, 5]
     for k, share in found.items():
@@ -53,16 +53,16 @@ def test_top_k_is_scikit_learns(draw):
     assert found[1] == pytest.approx(1 - predictions.wrong.mean())
 
 
-def test_of_equal_probabilities_the_first_class_comes_first(draw):
-    predictions = draw(30, 3)
+def test_of_equal_probabilities_the_first_class_comes_first(draw_classes):
+    predictions = draw_classes(30, 3)
     predictions.outputs[:] = np.float32(1 / 3)
     found = top_k(predictions)
     assert found[1] == pytest.approx((predictions.targets == 0).mean())
     assert found[1] == pytest.approx(1 - predictions.wrong.mean())
 
 
-def test_a_single_class_has_a_top_1_alone(draw):
-    assert top_k(draw(10, 1)) == {1: 1.0}
+def test_a_single_class_has_a_top_1_alone(draw_classes):
+    assert top_k(draw_classes(10, 1)) == {1: 1.0}
 
 
 def table_of(predictions):
@@ -70,8 +70,8 @@ def table_of(predictions):
     return class_table(predictions, counts)
 
 
-def test_each_class_by_hand(draw):
-    predictions = draw(7, 4)
+def test_each_class_by_hand(draw_classes):
+    predictions = draw_classes(7, 4)
     predictions.targets[:] = [0, 0, 0, 1, 1, 1, 1]
     predictions.outputs[:] = np.eye(4, dtype=np.float32)[[0, 1, 0, 0, 0, 2, 1]]
     table = table_of(predictions)
@@ -98,9 +98,9 @@ def test_cats_taken_for_dogs():
     assert species_table(counts, ["dog", None, "dog"]) is None, "one species is no table"
 
 
-def test_classes_keep_their_species(draw):
+def test_classes_keep_their_species(draw_classes):
     classes = (ClassInfo(name="pug", species="dog"), ClassInfo(name="Sphynx", species="cat"))
-    predictions = draw(10, names=["pug", "Sphynx"])
+    predictions = draw_classes(10, names=["pug", "Sphynx"])
     info = predictions.info.model_copy(update={"classes": classes})
     object.__setattr__(predictions, "info", info)
     species = table_of(predictions).set_index("name")["species"]

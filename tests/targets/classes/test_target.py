@@ -17,8 +17,8 @@ def gallery_of(predictions: ClassPredictions) -> Gallery:
     return ClassesEvaluator(predictions).evaluate().gallery
 
 
-def test_the_score_is_1_for_each_wrong_photo(draw):
-    predictions = draw(300, 4, skill=1.0)
+def test_the_score_is_1_for_each_wrong_photo(draw_classes):
+    predictions = draw_classes(300, 4, skill=1.0)
     scores = ClassesEvaluator(predictions).score()
     assert scores.scores.tolist() == predictions.wrong.astype(float).tolist()
     assert scores.metric.value == pytest.approx(predictions.wrong.mean())
@@ -27,8 +27,8 @@ def test_the_score_is_1_for_each_wrong_photo(draw):
     assert (scores.model_url, scores.ids) == (predictions.info.model_url, predictions.ids)
 
 
-def test_every_photo_carries_its_class(draw):
-    predictions = draw(300, 4, skill=1.0)
+def test_every_photo_carries_its_class(draw_classes):
+    predictions = draw_classes(300, 4, skill=1.0)
     labels = ClassesEvaluator(predictions).score().labels
     support, found = labels.supports()
     assert support.tolist() == np.bincount(predictions.targets, minlength=4).tolist()
@@ -36,8 +36,8 @@ def test_every_photo_carries_its_class(draw):
     assert found.tolist() == np.bincount(correct, minlength=4).tolist()
 
 
-def test_the_worst_come_first(draw):
-    predictions = draw(300, 4, skill=1.0)
+def test_the_worst_come_first(draw_classes):
+    predictions = draw_classes(300, 4, skill=1.0)
     gallery = gallery_of(predictions)
     worst = np.argsort(-predictions.losses, kind="stable")[:16]
     shown = gallery["top-losses"]
@@ -51,8 +51,8 @@ def test_the_worst_come_first(draw):
     assert sure[0] == predictions.confidence[predictions.wrong].max()
 
 
-def test_a_picture_has_the_names_of_its_classes(draw):
-    predictions = draw(300, 4, skill=1.0)
+def test_a_picture_has_the_names_of_its_classes(draw_classes):
+    predictions = draw_classes(300, 4, skill=1.0)
     for picture in gallery_of(predictions)["top-losses"]:
         row = predictions.ids.index(picture.photo_id)
         assert picture.actual == predictions.names[predictions.targets[row]]
@@ -60,8 +60,8 @@ def test_a_picture_has_the_names_of_its_classes(draw):
         assert picture.predicted == f"{name}, {predictions.confidence[row]:.0%}"
 
 
-def test_each_pair_has_at_most_eight_photos_of_its_own(draw):
-    predictions = draw(300, 4, skill=0.5)
+def test_each_pair_has_at_most_eight_photos_of_its_own(draw_classes):
+    predictions = draw_classes(300, 4, skill=0.5)
     evaluation = ClassesEvaluator(predictions).evaluate()
     pairs = evaluation.tables["most_confused"][:10].to_dict("records")
     shown = evaluation.gallery["confused-pairs"]
@@ -75,16 +75,16 @@ def test_each_pair_has_at_most_eight_photos_of_its_own(draw):
     assert headings == [f"{pair['actual']}, predicted {pair['predicted']}" for pair in pairs]
 
 
-def test_pairs_confused_too_few_times_are_dropped(draw):
-    predictions = draw(300, 4, skill=1.5)
+def test_pairs_confused_too_few_times_are_dropped(draw_classes):
+    predictions = draw_classes(300, 4, skill=1.5)
     config = EvaluateConfig(most_confused_min_count=8)
     tables = ClassesEvaluator(predictions, config=config).evaluate().tables
     assert tables["most_confused"]["count"].min() >= 8
     assert tables["confusion"]["count"].min() < 8, "the confusion table is complete"
 
 
-def test_highlights_are_the_pairs_confused_most(draw):
-    evaluation = ClassesEvaluator(draw(300, 4, skill=0.5)).evaluate()
+def test_highlights_are_the_pairs_confused_most(draw_classes):
+    evaluation = ClassesEvaluator(draw_classes(300, 4, skill=0.5)).evaluate()
     assert evaluation.highlights.columns == ("actual", "predicted", "photos", "share")
     expected = [
         (pair["actual"], pair["predicted"], str(pair["count"]), f"{pair['share']:.0%}")
@@ -93,14 +93,17 @@ def test_highlights_are_the_pairs_confused_most(draw):
     assert list(evaluation.highlights.rows) == expected
 
 
-def test_maps_and_label_issues_get_their_photos(draw, drawn_sample, tmp_path):
+def test_maps_and_label_issues_get_their_photos(draw_classes, drawn_sample, tmp_path):
     settings = {
         "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
         "source": {"url": str(drawn_sample)},
     }  # fmt: skip
     url = ingest(PipelineConfig.model_validate(settings)).url
     ids = pa.parquet.read_table(f"{url}/photos.parquet")["id"].to_pylist()
-    predictions, validation = draw(30, 3, dataset_url=url), draw(60, 3, split="valid", skill=7.0)
+    predictions, validation = (
+        draw_classes(30, 3, dataset_url=url),
+        draw_classes(60, 3, split="valid", skill=7.0),
+    )
     predictions.ids[:], validation.ids[:] = ids[:30], ids[30:90]
     # A label that the model contradicts.
     validation.targets[7] = (validation.targets[7] + 1) % 3

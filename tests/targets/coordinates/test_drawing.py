@@ -120,9 +120,9 @@ def worst_of(evaluated):
     return worst
 
 
-def test_boxes_of_least_iou_come_first(draw, worst_of):
+def test_boxes_of_least_iou_come_first(draw_kind, worst_of):
     """Of those apart, the farthest first."""
-    predictions = draw("box", 40, off=0.3)
+    predictions = draw_kind("box", 40, off=0.3)
     worst = worst_of(predictions)
     iou = box_iou(predictions.targets, predictions.outputs)
     off = distances(predictions.targets, predictions.outputs).mean(1)
@@ -135,8 +135,8 @@ def test_boxes_of_least_iou_come_first(draw, worst_of):
     assert {picture.jpeg for picture in worst} == {None}, "the data set is out of reach"
 
 
-def test_points_that_are_farthest_off_come_first(draw, worst_of):
-    predictions = draw("points", 40, off=0.3)
+def test_points_that_are_farthest_off_come_first(draw_kind, worst_of):
+    predictions = draw_kind("points", 40, off=0.3)
     worst = worst_of(predictions)
     off = np.hypot(*(predictions.outputs.astype("f8") - predictions.targets).T) / 2
     order = np.argsort(-off)[:16]

@@ -35,22 +35,22 @@ def test_points_have_distances_in_shares_and_in_pixels_of_their_photos(evaluated
     )
 
 
-def test_points_of_photos_out_of_reach(evaluated, draw, published, caplog):
-    report = evaluated(draw("points", off=0.2))
+def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
+    report = evaluated(draw_kind("points", off=0.2))
     assert report.metrics == ()
-    assert report.primary.unit == "%"
+    assert report.primary.unit == "% of a side"
     assert "distances are not told in pixels" in caplog.text
     worst = published(report)["worst-errors"]
     assert "(photo out of reach)" in worst
     assert r"of a side |" in worst
 
 
-def test_a_box_has_an_iou(evaluated, draw):
-    report = evaluated(draw("box", 30, off=0.0))
+def test_a_box_has_an_iou(evaluated, draw_kind):
+    report = evaluated(draw_kind("box", 30, off=0.0))
     assert report.primary.value == pytest.approx(1.0)
     assert report.metric("IoU of 0.5 or more") == 1.0
     assert 0 <= report.primary.baseline < 0.5
-    rough = draw("box", 30, off=0.3)
+    rough = draw_kind("box", 30, off=0.3)
     report = evaluated(rough)
     iou = box_iou(rough.targets, rough.outputs)
     assert report.primary.value == pytest.approx(iou.mean())
@@ -85,6 +85,6 @@ def test_artifacts_show_where_they_are_and_were_predicted(
         assert literal(figure) in found["run-summary"]
 
 
-def test_boxes_no_better_than_a_mean_box_are_called_so(evaluated, draw):
-    assert "no better than" in evaluated(draw("box", off=3.0)).warnings[0]
-    assert "no better than" not in evaluated(draw("box", off=0.1)).warnings[0]
+def test_boxes_no_better_than_a_mean_box_are_called_so(evaluated, draw_kind):
+    assert "no better than" in evaluated(draw_kind("box", off=3.0)).warnings[0]
+    assert "no better than" not in evaluated(draw_kind("box", off=0.1)).warnings[0]

@@ -37,8 +37,8 @@ def mae_of(report: EvalReport):
     return next(metric for metric in report.metrics if metric.name == "MAE")
 
 
-def test_every_figure_is_that_of_the_predictions(evaluated, draw):
-    predictions = draw("numbers", 200, names=["age", EVIL], units=["kg", "kg"])
+def test_every_figure_is_that_of_the_predictions(evaluated, draw_kind):
+    predictions = draw_kind("numbers", 200, names=["age", EVIL], units=["kg", "kg"])
     report = evaluated(predictions)
     errors = predictions.outputs.astype("f8") - predictions.targets
     assert (report.num_rows, report.split, report.target) == (200, "test", "numbers")
@@ -55,41 +55,41 @@ def test_every_figure_is_that_of_the_predictions(evaluated, draw):
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
-def test_what_commits_the_evaluation_is_written_last(evaluated, draw, monkeypatch, tmp_path):
+def test_what_commits_the_evaluation_is_written_last(evaluated, draw_kind, monkeypatch, tmp_path):
     def fail(*_: object) -> None:
         raise ConnectionError("the store is gone")
 
     monkeypatch.setattr(module, "write_gallery", fail)
     with pytest.raises(ConnectionError):
-        evaluated(draw("numbers"))
+        evaluated(draw_kind("numbers"))
     written = {path.name for path in (tmp_path / "store/runs/run-1/evaluation").iterdir()}
     assert written == {"numbers.parquet", "numbers.csv", "residuals.png"}
 
 
-def test_errors_in_several_units_are_in_standard_deviations(evaluated, draw):
+def test_errors_in_several_units_are_in_standard_deviations(evaluated, draw_kind):
     """Grams would outweigh years."""
-    predictions = draw("numbers", 50, names=["age", "weight"], units=["years", "grams"])
+    predictions = draw_kind("numbers", 50, names=["age", "weight"], units=["years", "grams"])
     report = evaluated(predictions)
     errors = (predictions.outputs.astype("f8") - predictions.targets) / 0.5
     assert report.primary.value == pytest.approx(np.sqrt((errors**2).mean()))
-    assert report.primary.unit == mae_of(report).unit == "standard deviations"
+    assert report.primary.unit == mae_of(report).unit == "SD"
     assert report.metric("MAE") == pytest.approx(np.abs(errors).mean())
 
 
-def test_the_champion_is_compared_in_the_same_standard_deviations(evaluated, draw, write):
+def test_the_champion_is_compared_in_the_same_standard_deviations(evaluated, draw_kind, write):
     """Its own are of the photos that it was trained on."""
-    predictions = draw("numbers", names=["age", "weight"], units=["years", "grams"])
+    predictions = draw_kind("numbers", names=["age", "weight"], units=["years", "grams"])
     names = {"age": "years", "weight": "grams"}
     numbers = [NumberInfo(name=name, unit=unit, std=9.0) for name, unit in names.items()]
-    champion = draw("numbers", predicted_by=1, numbers=numbers, model_url="best")
+    champion = draw_kind("numbers", predicted_by=1, numbers=numbers, model_url="best")
     url = write(champion, "champion.parquet")
     report = evaluated(predictions, champion=Champion(model_url="best", predictions_url=url))
     errors = (champion.outputs.astype("f8") - champion.targets) / 0.5
     assert report.comparison.champion_metric.value == pytest.approx(np.sqrt((errors**2).mean()))
 
 
-def test_a_constant_number_explains_nothing(evaluated, draw, published):
-    predictions = draw("numbers", 20, names=["legs"], units=["legs"])
+def test_a_constant_number_explains_nothing(evaluated, draw_kind, published):
+    predictions = draw_kind("numbers", 20, names=["legs"], units=["legs"])
     predictions.targets[:] = 4.0
     report = evaluated(predictions)
     assert pq.read_table(report.file("numbers.parquet"))["r2"].to_pylist() == [None]
@@ -99,9 +99,11 @@ def test_a_constant_number_explains_nothing(evaluated, draw, published):
 
 @pytest.mark.parametrize("num_rows", [1, 2])
 @pytest.mark.parametrize("count", [1, 3, 100])
-def test_few_photos_and_any_number_of_numbers(evaluated, draw, published, capsys, num_rows, count):
+def test_few_photos_and_any_number_of_numbers(
+    evaluated, draw_kind, published, capsys, num_rows, count
+):
     names = [f"number {place}" for place in range(count)]
-    predictions = draw("numbers", num_rows, names=names)
+    predictions = draw_kind("numbers", num_rows, names=names)
     report = evaluated(predictions, predictions)
     found = published(report)
     assert list(found) == ["numbers", "residuals", "worst-errors", "label-issues", "run-summary"]
@@ -117,23 +119,23 @@ def test_few_photos_and_any_number_of_numbers(evaluated, draw, published, capsys
     ("units", "unit"),
     [
         (["kg", "kg"], " kg"),
-        (["", ""], " standard deviations"),
-        (["kg", "cm"], " standard deviations"),
-        (["kg", ""], " standard deviations"),
+        (["", ""], " SD"),
+        (["kg", "cm"], " SD"),
+        (["kg", ""], " SD"),
         (["kg"], " kg"),
         ([""], ""),
     ],
 )
-def test_errors_over_all_numbers_have_a_unit(evaluated, draw, published, units, unit):
+def test_errors_over_all_numbers_have_a_unit(evaluated, draw_kind, published, units, unit):
     names = [f"number {place}" for place in range(len(units))]
-    report = evaluated(draw("numbers", names=names, units=units))
+    report = evaluated(draw_kind("numbers", names=names, units=units))
     assert report.primary.format() == f"{report.primary.value:.4g}{unit}"
     assert report.primary.format(report.primary.baseline).endswith(unit)
     assert published(report)["run-summary"].startswith(f"# RMSE {literal(report.primary.format())}")
 
 
-def test_warnings_of_a_model(evaluated, draw, draw_stored, published, capsys):
-    report = evaluated(draw("numbers", off=5.0, **KG))
+def test_warnings_of_a_model(evaluated, draw_kind, draw_stored, published, capsys):
+    report = evaluated(draw_kind("numbers", off=5.0, **KG))
     assert report.num_trained_on is None
     worse, unknown = report.warnings
     assert worse == "The model is no better than always predicting the mean of the training photos."
@@ -141,22 +143,22 @@ def test_warnings_of_a_model(evaluated, draw, draw_stored, published, capsys):
     assert "no better than always predicting the mean" in published(report)["run-summary"]
     show_evaluation(report)
     assert "no better than always predicting the mean" in capsys.readouterr().out
-    good = evaluated(draw("numbers", off=0.1, **KG)).model_copy(update={"num_trained_on": 0})
+    good = evaluated(draw_kind("numbers", off=0.1, **KG)).model_copy(update={"num_trained_on": 0})
     assert good.warnings == ()
     seen = good.model_copy(update={"num_trained_on": 3})
     assert seen.warnings == ("The model was trained on 3 of these samples.",)
 
 
-def test_each_number_is_weighed_against_its_own_baseline(evaluated, draw):
+def test_each_number_is_weighed_against_its_own_baseline(evaluated, draw_kind):
     """One that is predicted well in small units does not outweigh one that is not in large."""
-    predictions = draw("numbers", **KG)
+    predictions = draw_kind("numbers", **KG)
     predictions.targets[:, 1] *= 1000
     predictions.outputs[:, 1] = 5000
     assert "no better than" in evaluated(predictions).warnings[0]
 
 
-def test_those_of_the_validation_split_are_called_so(evaluated, draw):
-    predictions = draw("numbers", split="valid")
+def test_those_of_the_validation_split_are_called_so(evaluated, draw_kind):
+    predictions = draw_kind("numbers", split="valid")
     report = evaluated(predictions, predictions)
     assert "what is chosen by these looks better than it is" in report.warnings[0]
 
@@ -180,16 +182,20 @@ def test_artifacts_show_actual_and_predicted(evaluated, draw_stored, published):
     assert report.model_url in found["run-summary"]
 
 
-def test_names_of_several_numbers_are_text(evaluated, draw, published):
-    report = evaluated(draw("numbers", names=[EVIL, "age"], units=[EVIL, "a|b"]))
+def test_names_of_several_numbers_are_text(evaluated, draw_kind, published):
+    report = evaluated(draw_kind("numbers", names=[EVIL, "age"], units=[EVIL, "a|b"]))
     found = published(report)
     assert EVIL not in str(found)
     assert "a|b" not in str(found)
     assert "standard deviations |" in found["worst-errors"]
+    first, *_ = read_gallery(report.file("gallery.parquet"))["worst-errors"]
+    assert first.actual.startswith(f"{EVIL} ")
+    assert "; age " in first.actual
+    assert first.actual.endswith(" a|b")
 
 
-def test_the_worst_come_first(evaluated, draw):
-    predictions = draw("numbers", 40, off=0.3, names=["age"], units=["years"])
+def test_the_worst_come_first(evaluated, draw_kind):
+    predictions = draw_kind("numbers", 40, off=0.3, names=["age"], units=["years"])
     report = evaluated(predictions)
     worst = read_gallery(report.file("gallery.parquet"))["worst-errors"]
     off = (predictions.outputs - predictions.targets)[:, 0]
@@ -201,8 +207,8 @@ def test_the_worst_come_first(evaluated, draw):
     assert {picture.jpeg for picture in worst} == {None}, "the data set is out of reach"
 
 
-def test_damaged_predictions_are_refused(evaluated, draw, tmp_path):
-    predictions = draw("numbers")
+def test_damaged_predictions_are_refused(evaluated, draw_kind, tmp_path):
+    predictions = draw_kind("numbers")
     predictions.outputs[3, 1] = np.nan
     with pytest.raises(PetsError, match=r"not finite: photo-3\. Predict again"):
         evaluated(predictions)

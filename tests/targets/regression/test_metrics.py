@@ -26,12 +26,12 @@ def only_row(table: pd.DataFrame) -> object:
 
 
 @pytest.fixture
-def metrics_of(draw):
+def metrics_of(draw_kind):
     """RMSE and MAE of predictions."""
 
     def metrics(targets, predicted) -> tuple[Metric, Metric]:
         names = [f"n{place}" for place in range(targets.shape[1])]
-        drawn = draw("numbers", len(targets), names=names, units=["kg"] * len(names))
+        drawn = draw_kind("numbers", len(targets), names=names, units=["kg"] * len(names))
         drawn.targets[:], drawn.outputs[:] = targets, predicted
         evaluator = NumbersEvaluator(drawn)
         (mae,) = evaluator.metrics()
@@ -119,10 +119,10 @@ def test_of_one_photo_the_interval_is_its_error(metrics_of):
         assert {metric.value, metric.low, metric.high} == {2.0}
 
 
-def test_the_worst_of_numbers_is_found_in_standard_deviations(draw):
+def test_the_worst_of_numbers_is_found_in_standard_deviations(draw_kind):
     infos = [NumberInfo(name="a", std=10.0), NumberInfo(name="b", std=0.1)]
     off = np.array([[10.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    drawn = draw("numbers", 3, numbers=infos)
+    drawn = draw_kind("numbers", 3, numbers=infos)
     drawn.targets[:], drawn.outputs[:] = 0, off
     found = NumbersEvaluator(drawn).photo_errors()
     assert found == pytest.approx([np.sqrt(1 / 2), np.sqrt(50), 0])

@@ -20,17 +20,17 @@ def read(url: str, kind: str = "numbers") -> Predictions:
 
 @pytest.mark.parametrize("num_rows", [1, 10, 11])
 @pytest.mark.parametrize("names", [["age"], [f"n{i}" for i in range(70)]], ids=["one", "many"])
-def test_what_is_read_is_what_was_written(draw, write, num_rows, names, monkeypatch):
+def test_what_is_read_is_what_was_written(draw_kind, write, num_rows, names, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
-    drawn = draw("numbers", num_rows, names=names)
+    drawn = draw_kind("numbers", num_rows, names=names)
     found = read(write(drawn))
     assert (found.info, found.ids, len(found)) == (drawn.info, drawn.ids, num_rows)
     np.testing.assert_array_equal(found.targets, drawn.targets)
     np.testing.assert_array_equal(found.outputs, drawn.outputs)
 
 
-def test_the_columns_are_lists_of_as_many_as_there_are_numbers(draw, write):
-    schema = pq.read_schema(write(draw("box", 3)))
+def test_the_columns_are_lists_of_as_many_as_there_are_numbers(draw_kind, write):
+    schema = pq.read_schema(write(draw_kind("box", 3)))
     assert schema.names == ["id", "actual", "predicted"]
     assert schema.field("actual").type == schema.field("predicted").type
     assert schema.field("actual").type == pa.list_(pa.float32(), 4)
@@ -43,30 +43,30 @@ def test_the_columns_are_lists_of_as_many_as_there_are_numbers(draw, write):
         ("box", ["x", "y"], "a box has 4 numbers, not 2"),
     ],
 )
-def test_coordinates_are_complete(draw, write, kind, names, text):
-    drawn = draw(kind, 3, names=names)
+def test_coordinates_are_complete(draw_kind, write, kind, names, text):
+    drawn = draw_kind(kind, 3, names=names)
     with pytest.raises(PetsError, match=text):
         write(drawn)
     # Nor is such a file read.
-    url = with_metadata(write(draw("numbers", 3, names=names)), targets=kind)
+    url = with_metadata(write(draw_kind("numbers", 3, names=names)), targets=kind)
     with pytest.raises(PetsError, match=text):
         read(url, kind)
 
 
-def test_a_file_without_numbers_is_refused(draw, write):
-    url = with_metadata(write(draw("numbers", 3)), numbers=[])
+def test_a_file_without_numbers_is_refused(draw_kind, write):
+    url = with_metadata(write(draw_kind("numbers", 3)), numbers=[])
     with pytest.raises(PetsError, match="names nothing that is predicted: predict again"):
         read(url)
 
 
-def test_a_row_for_each_photo_is_written(draw, write):
-    drawn = draw("numbers", 3)
+def test_a_row_for_each_photo_is_written(draw_kind, write):
+    drawn = draw_kind("numbers", 3)
     drawn.ids.append("one more")
     with pytest.raises(AssertionError, match="a row a sample"):
         write(drawn)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path, draw, write):
+def test_a_file_of_something_else_is_refused(tmp_path, draw_kind, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(PetsError, match=r"other.parquet: .*no metadata 'pets'.*give the"):
@@ -77,7 +77,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, draw, write):
     with pytest.raises(PetsError, match=r"does not exist"):
         read(str(tmp_path / "nothing.parquet"))
     with pytest.raises(PetsError, match=r"of targets = points, not of targets = numbers"):
-        read(write(draw("points")))
+        read(write(draw_kind("points")))
 
 
 def with_metadata(url: str, **fields) -> str:
@@ -97,8 +97,8 @@ def changed(url: str, name: str, values, kind=None) -> str:
     return url
 
 
-def test_columns_that_lack_or_are_of_another_kind_are_refused(draw, write):
-    url = write(draw("numbers", 3))
+def test_columns_that_lack_or_are_of_another_kind_are_refused(draw_kind, write):
+    url = write(draw_kind("numbers", 3))
     with pytest.raises(PetsError, match=r"of 2 outputs: predicted must be .*not string"):
         read(changed(url, "predicted", ["a", "b", "c"], pa.string()))
     pq.write_table(pq.read_table(url).drop_columns(["predicted"]), url)
@@ -106,20 +106,20 @@ def test_columns_that_lack_or_are_of_another_kind_are_refused(draw, write):
         read(url)
 
 
-def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw, write):
+def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_kind, write):
     with pytest.raises(PetsError, match=r"1 samples are in it twice: predict again"):
-        read(changed(write(draw("numbers", 3)), "id", ["a", "b", "a"]))
+        read(changed(write(draw_kind("numbers", 3)), "id", ["a", "b", "a"]))
     with pytest.raises(PetsError, match=r"holds no sample; evaluate a split that has some"):
-        read(write(draw("numbers", 0)))
+        read(write(draw_kind("numbers", 0)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
 @pytest.mark.parametrize(
     ("column", "remedy"), [("actual", "ingest again"), ("predicted", r"train\.base_lr")]
 )
-def test_what_is_not_finite_is_refused(draw, write, column, remedy, value):
+def test_what_is_not_finite_is_refused(draw_kind, write, column, remedy, value):
     values = [[1.0, 2.0], [3.0, value], [4.0, 5.0]]
-    url = changed(write(draw("numbers", 3)), column, values)
+    url = changed(write(draw_kind("numbers", 3)), column, values)
     text = rf"1 of 3 samples have {column} numbers that are not finite: photo-1\. .*{remedy}"
     with pytest.raises(PetsError, match=text):
         read(url)
@@ -127,9 +127,9 @@ def test_what_is_not_finite_is_refused(draw, write, column, remedy, value):
 
 @pytest.mark.parametrize("column", ["actual", "predicted"])
 @pytest.mark.parametrize("lacking", [[1], [0, 2]])
-def test_photos_without_numbers_are_refused(draw, write, column, lacking):
+def test_photos_without_numbers_are_refused(draw_kind, write, column, lacking):
     values = [None if row in lacking else [1.0, 2.0] for row in range(3)]
-    url = changed(write(draw("numbers", 3)), column, values)
+    url = changed(write(draw_kind("numbers", 3)), column, values)
     with pytest.raises(PetsError, match=rf"{len(lacking)} samples have no {column}: predict again"):
         read(url)
 
@@ -161,8 +161,8 @@ def test_a_file_of_version_1_is_read(tmp_path, kind):
     np.testing.assert_array_equal(found.outputs, actual + 0.5)
 
 
-def test_no_damage_goes_unseen(draw, write):
-    url = write(draw("box", 200))
+def test_no_damage_goes_unseen(draw_kind, write):
+    url = write(draw_kind("box", 200))
     data, intact = Path(url).read_bytes(), read(url, "box")
     seen = 0
     for place in range(0, len(data), 61):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
@@ -31,7 +32,7 @@ def steps(done, unit="steps", stage="train"):
 
 def test_lines_tell_how_long_is_left(clock):
     logger = Lines()
-    with ProgressDisplay(logger) as display:
+    with closing(ProgressDisplay(logger)) as display:
         for seconds, done in ((0, 20), (5, 25), (20, 40)):
             clock[0] = 100.0 + seconds
             display(steps(done))
@@ -40,7 +41,7 @@ def test_lines_tell_how_long_is_left(clock):
 
 def test_every_epoch_is_told_and_does_not_disturb_the_reckoning(clock):
     logger = Lines()
-    with ProgressDisplay(logger) as display:
+    with closing(ProgressDisplay(logger)) as display:
         display(steps(0))
         clock[0] += 2
         display(steps(1, unit="epochs"))

@@ -1,19 +1,16 @@
 """How one animal of the built-in sample is drawn."""
 
-import math
 from dataclasses import replace
-from functools import cache
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 from pets_core.data.sources.sample.breeds import Breed, Colour, Mark
+from pets_core.data.sources.sample.shapes import Layer, Points, mix, oval, shaggy, to_colour
 
-__all__ = ["draw_animal", "smooth_noise", "to_colour"]
+__all__ = ["draw_animal", "smooth_noise"]
 
-_Points: TypeAlias = NDArray[np.float64]
 
 _INK = (30, 24, 24)
 _WHITE = (240, 236, 228)
@@ -30,84 +27,6 @@ def smooth_noise(
     smooth = Image.fromarray(grains).resize((width, height), Image.Resampling.BICUBIC)
     noise: NDArray[np.float32] = np.asarray(smooth)
     return noise
-
-
-def to_colour(values: NDArray[np.float64]) -> Colour:
-    """Return the nearest 8-bit colour to three values."""
-    red, green, blue = np.clip(values, 0, 255).astype(int).tolist()
-    return red, green, blue
-
-
-def _mix(one: Colour, other: Colour, share: float) -> Colour:
-    """``share`` of ``other`` in ``one``."""
-    return to_colour(np.array(one) * (1 - share) + np.array(other) * share)
-
-
-@cache
-def _circle(sides: int) -> _Points:
-    turn = np.linspace(0, 2 * np.pi, sides, endpoint=False)
-    return np.stack([np.cos(turn), np.sin(turn)], axis=1)
-
-
-def _oval(x: float, y: float, rx: float, ry: float, tilt: float = 0.0, sides: int = 30) -> _Points:
-    """An ellipse ``[sides, 2]``; the tilt is in radians."""
-    cos, sin = math.cos(tilt), math.sin(tilt)
-    axes = np.array([[rx * cos, rx * sin], [-ry * sin, ry * cos]])
-    oval: _Points = _circle(sides) @ axes + (x, y)
-    return oval
-
-
-def _shaggy(points: _Points, rng: np.random.Generator, length: float) -> _Points:
-    """Grow hair of ``length`` out of a closed outline, away from its middle."""
-    dense = np.concatenate([points, (points + np.roll(points, -1, axis=0)) / 2], axis=1)
-    dense = dense.reshape(-1, 2)
-    away = dense - dense.mean(axis=0)
-    away /= np.linalg.norm(away, axis=1, keepdims=True) + 1e-9
-    hair = length * rng.uniform(0.2, 1.0, size=(len(dense), 1))
-    hair[::2] *= 0.15
-    return np.asarray(dense + away * hair)
-
-
-class _Layer:
-    """Paint cut out by a mask: fur may be painted over the edge, and is trimmed there."""
-
-    def __init__(self, size: tuple[int, int], place: NDArray[np.float64], colour: Colour) -> None:
-        self._place = place
-        self._paint = Image.new("RGB", size, colour)
-        # Twice the size, so that reducing it smooths the edge.
-        self._mask = Image.new("L", (size[0] * 2, size[1] * 2))
-        self._painter = ImageDraw.Draw(self._paint)
-        self._cutter = ImageDraw.Draw(self._mask)
-
-    def colour(self, points: _Points, colour: Colour) -> None:
-        """Paint a shape, given in head units."""
-        self._painter.polygon(self._pixels(points, 1), colour)
-
-    def cut(self, points: _Points, colour: Colour | None = None) -> None:
-        """Add a shape to the mask, and paint it too where a colour is given."""
-        self._cutter.polygon(self._pixels(points, 2), 255)
-        if colour is not None:
-            self.colour(points, colour)
-
-    def onto(self, photo: Image.Image, fur: NDArray[np.float32] | None, soft: float) -> None:
-        """Composite over the photo: fur texture multiplies, ``soft`` blurs the paint (pixels)."""
-        mask = self._mask.reduce(2)
-        box = mask.getbbox()
-        if box is None:
-            return
-        left, top, right, bottom = box
-        paint = self._paint.crop(box)
-        if soft:
-            paint = paint.filter(ImageFilter.BoxBlur(soft))
-        if fur is not None:
-            lit = np.array(paint, dtype=np.float32)
-            lit *= fur[top:bottom, left:right, None]
-            paint = Image.fromarray(np.clip(lit, 0, 255, out=lit).astype(np.uint8))
-        photo.paste(paint, box, mask.crop(box))
-
-    def _pixels(self, points: _Points, scale: int) -> list[tuple[float, float]]:
-        placed = (points @ self._place[:, :2].T + self._place[:, 2]) * scale
-        return [(x, y) for x, y in placed.tolist()]
 
 
 def draw_animal(
@@ -171,9 +90,9 @@ class _Animal:
         fur += 1
         return fur
 
-    def _turned(self, points: _Points, depth: float) -> _Points:
+    def _turned(self, points: Points, depth: float) -> Points:
         """Move what stands ``depth`` out of the head, as the head turns and nods."""
-        turned: _Points = points + np.array([self._yaw * depth, self._pitch * depth])
+        turned: Points = points + np.array([self._yaw * depth, self._pitch * depth])
         return turned
 
     def _has(self, *marks: Mark) -> bool:
@@ -183,57 +102,57 @@ class _Animal:
         """Draw chest, legs and ruff, sitting or lying."""
         breed, rng = self._breed, self._rng
         colour = self._second if self._has("saddle") else self._main
-        layer = _Layer(self._size, self._place, colour)
+        layer = Layer(self._size, self._place, colour)
         hair = 0.03 + 0.3 * breed.fur
         lying = rng.random() < 0.3
         if lying:
-            layer.cut(_shaggy(_oval(1.5, 1.9, 2.0, 0.95 * breed.body), rng, hair))
-            layer.cut(_shaggy(_oval(0, 1.6, 0.9 * breed.body, 1.0), rng, hair))
+            layer.cut(shaggy(oval(1.5, 1.9, 2.0, 0.95 * breed.body), rng, hair))
+            layer.cut(shaggy(oval(0, 1.6, 0.9 * breed.body, 1.0), rng, hair))
         else:
-            layer.cut(_shaggy(_oval(0, 2.7, breed.body, 2.0), rng, hair))
-            layer.cut(_oval(0, 1.1, 0.75 * breed.width, 0.8))
+            layer.cut(shaggy(oval(0, 2.7, breed.body, 2.0), rng, hair))
+            layer.cut(oval(0, 1.1, 0.75 * breed.width, 0.8))
         self._mark_body(layer)
         legs = self._second if self._has("points", "tan_points") else colour
         for side in (-1, 1):
             foot, length = (2.5, 0.35) if lying else (4.3, 1.3)
-            limb = _oval(side * 0.46 * breed.body, foot - length, 0.26, length)
-            edge = _oval(side * 0.46 * breed.body, foot - length, 0.31, length + 0.06)
-            layer.colour(edge, _mix(legs, _INK, 0.35))
+            limb = oval(side * 0.46 * breed.body, foot - length, 0.26, length)
+            edge = oval(side * 0.46 * breed.body, foot - length, 0.31, length + 0.06)
+            layer.colour(edge, mix(legs, _INK, 0.35))
             layer.cut(limb, legs)
-            layer.cut(_oval(side * 0.5 * breed.body, foot, 0.36, 0.22), _mix(legs, _WHITE, 0.2))
+            layer.cut(oval(side * 0.5 * breed.body, foot, 0.36, 0.22), mix(legs, _WHITE, 0.2))
         if self._has("ruff"):
-            ruff = _mix(self._main, _WHITE, 0.14)
-            layer.cut(_shaggy(_oval(0, 0.75, 1.25 * breed.width, 1.05), rng, hair), ruff)
-        layer.colour(_oval(0, 0.95, 0.85 * breed.width, 0.36), _mix(self._main, _INK, 0.4))
+            ruff = mix(self._main, _WHITE, 0.14)
+            layer.cut(shaggy(oval(0, 0.75, 1.25 * breed.width, 1.05), rng, hair), ruff)
+        layer.colour(oval(0, 0.95, 0.85 * breed.width, 0.36), mix(self._main, _INK, 0.4))
         x, y = self._x, self._y
         shade = np.clip(1.05 - 0.07 * y - 0.08 * x * x, 0.62, 1.05)
         layer.onto(photo, self._streaks * shade, 0.03 * self._scale)
 
-    def _mark_body(self, layer: _Layer) -> None:
+    def _mark_body(self, layer: Layer) -> None:
         rng, wide = self._rng, self._breed.body
         if self._has("tan_points"):
-            layer.colour(_oval(0, 1.7, 0.45 * wide, 0.45), self._second)
+            layer.colour(oval(0, 1.7, 0.45 * wide, 0.45), self._second)
         if self._has("eye_patches"):
-            patch = _oval(rng.uniform(-1, 1) * wide, rng.uniform(2, 3), 0.6, 0.8)
-            layer.colour(_shaggy(patch, rng, 0.2), self._second)
+            patch = oval(rng.uniform(-1, 1) * wide, rng.uniform(2, 3), 0.6, 0.8)
+            layer.colour(shaggy(patch, rng, 0.2), self._second)
         if self._has("tabby") and not self._has("spots"):
             for y in np.arange(1.4, 4.2, 0.36):
                 for side in (-1, 1):
                     tilt = side * -0.35 + rng.normal(0, 0.1)
-                    layer.colour(_oval(side * 0.75 * wide, y, 0.55, 0.08, tilt), self._second)
+                    layer.colour(oval(side * 0.75 * wide, y, 0.55, 0.08, tilt), self._second)
         if self._has("spots"):
             self._dot(layer, 55, (-2.0, 1.3), (3.4, 4.4), (0.07, 0.15))
         if self._has("brindle"):
             self._stripe(layer, 30, (-1.6, 1.2), (1.6, 4.2))
         if self._has("bib"):
-            bib = _oval(rng.normal(0, 0.1), 1.9, 0.45 * wide, rng.uniform(0.5, 1.1))
-            layer.colour(_shaggy(bib, rng, 0.2), _WHITE)
+            bib = oval(rng.normal(0, 0.1), 1.9, 0.45 * wide, rng.uniform(0.5, 1.1))
+            layer.colour(shaggy(bib, rng, 0.2), _WHITE)
         if self._has("ticked"):
             self._dot(layer, 150, (-1.8, 1.2), (3.0, 4.2), (0.02, 0.06))
 
     def _dot(
         self,
-        layer: _Layer,
+        layer: Layer,
         count: int,
         low: tuple[float, float],
         high: tuple[float, float],
@@ -242,17 +161,17 @@ class _Animal:
         middles = self._rng.uniform(low, high, size=(count, 2))
         sizes = self._rng.uniform(*radius, size=(count, 2))
         for (x, y), (rx, ry) in zip(middles.tolist(), sizes.tolist(), strict=True):
-            layer.colour(_oval(x, y, rx, ry, sides=9), self._second)
+            layer.colour(oval(x, y, rx, ry, sides=9), self._second)
 
     def _stripe(
-        self, layer: _Layer, count: int, low: tuple[float, float], high: tuple[float, float]
+        self, layer: Layer, count: int, low: tuple[float, float], high: tuple[float, float]
     ) -> None:
         for x, y in self._rng.uniform(low, high, size=(count, 2)).tolist():
-            layer.colour(_oval(x, y, 0.28, 0.04, self._rng.normal(0.3, 0.3), 10), self._second)
+            layer.colour(oval(x, y, 0.28, 0.04, self._rng.normal(0.3, 0.3), 10), self._second)
 
     def head_box(self) -> tuple[int, int, int, int]:
         """Around the skull, without ears and hair, as far as it is on the photo."""
-        skull = _oval(0, 0, self._breed.width, 1) @ self._place[:, :2].T + self._place[:, 2]
+        skull = oval(0, 0, self._breed.width, 1) @ self._place[:, :2].T + self._place[:, 2]
         (left, top), (right, bottom) = skull.min(0), skull.max(0)
         width, height = self._size
         return (
@@ -263,12 +182,12 @@ class _Animal:
     def draw_head(self, photo: Image.Image) -> None:
         """Draw standing ears, skull, the coat's marks and the muzzle."""
         breed, rng = self._breed, self._rng
-        layer = _Layer(self._size, self._place, self._main)
+        layer = Layer(self._size, self._place, self._main)
         if breed.ears in ("pointed", "bat"):
             self._stand_ears(layer)
-        skull = _oval(0, 0, breed.width, 1.0)
+        skull = oval(0, 0, breed.width, 1.0)
         skull[:, 0] *= 1 - breed.jaw * np.clip(skull[:, 1], 0, 1)
-        layer.cut(_shaggy(skull, rng, 0.02 + 0.28 * breed.fur), self._main)
+        layer.cut(shaggy(skull, rng, 0.02 + 0.28 * breed.fur), self._main)
         self._mark_head(layer)
         self._draw_muzzle(layer)
         x, y = self._x, self._y
@@ -278,11 +197,11 @@ class _Animal:
     def _ear_colour(self) -> Colour:
         if self._has("points", "mask", "eye_patches"):
             return self._second
-        return _mix(self._main, _INK, 0.12)
+        return mix(self._main, _INK, 0.12)
 
-    def _stand_ears(self, layer: _Layer) -> None:
+    def _stand_ears(self, layer: Layer) -> None:
         breed, colour = self._breed, self._ear_colour()
-        inner = _mix(_PINK, self._main, 0.45)
+        inner = mix(_PINK, self._main, 0.45)
         wide, out = breed.width, 0.42 if breed.ears == "bat" else 0.0
         for side in (-1, 1):
             long = breed.ear_size * self._rng.normal(1.0, 0.05)
@@ -290,27 +209,28 @@ class _Animal:
             ear = np.array([(0.2 * wide, -0.72), tip, (0.98 * wide, -0.2 + 0.2 * out)])
             hollow = ear.mean(axis=0) + (ear - ear.mean(axis=0)) * 0.62
             mirror = np.array([side, 1.0])
-            layer.cut(_shaggy(ear * mirror, self._rng, 0.12 * breed.fur), colour)
+            layer.cut(shaggy(ear * mirror, self._rng, 0.12 * breed.fur), colour)
             layer.colour(hollow * mirror, inner)
 
-    def _mark_head(self, layer: _Layer) -> None:
+    def _mark_head(self, layer: Layer) -> None:
         rng, wide = self._rng, self._breed.width
         if self._has("points", "mask"):
             share, low = (0.16, 0.2) if self._has("points") else (0.1, 0.45)
             for step in range(1, 6):
-                oval = _oval(0, low, wide * (0.92 - 0.11 * step), 0.86 - 0.11 * step)
-                layer.colour(self._turned(oval, 0.35), _mix(self._main, self._second, share * step))
+                patch = oval(0, low, wide * (0.92 - 0.11 * step), 0.86 - 0.11 * step)
+                colour = mix(self._main, self._second, share * step)
+                layer.colour(self._turned(patch, 0.35), colour)
         if self._has("eye_patches"):
             for side in (-1, 1):
                 if rng.random() < 0.75:
-                    patch = _oval(side * 0.62 * wide, -0.2, 0.4 * wide, 0.55, side * 0.3)
-                    layer.colour(_shaggy(patch, rng, 0.1), self._second)
+                    patch = oval(side * 0.62 * wide, -0.2, 0.4 * wide, 0.55, side * 0.3)
+                    layer.colour(shaggy(patch, rng, 0.1), self._second)
         if self._has("tabby"):
             for x in (-0.36, -0.13, 0.13, 0.36):
-                layer.colour(_oval(x, -0.62, 0.05, 0.27, -0.5 * x), self._second)
+                layer.colour(oval(x, -0.62, 0.05, 0.27, -0.5 * x), self._second)
             for side in (-1, 1):
                 for y in (0.08, 0.34):
-                    layer.colour(_oval(side * 0.78 * wide, y, 0.26, 0.05, -side), self._second)
+                    layer.colour(oval(side * 0.78 * wide, y, 0.26, 0.05, -side), self._second)
         if self._has("spots"):
             self._dot(layer, 9, (-0.5, -0.9), (0.5, -0.5), (0.04, 0.07))
         if self._has("brindle"):
@@ -319,85 +239,85 @@ class _Animal:
             self._dot(layer, 60, (-1.0, -1.0), (1.0, 0.9), (0.015, 0.045))
         if self._has("tan_points"):
             for side in (-1, 1):
-                layer.colour(self._turned(_oval(side * 0.3, -0.42, 0.1, 0.07), 0.35), self._second)
-                layer.colour(_oval(side * 0.62 * wide, 0.42, 0.28, 0.3), self._second)
+                layer.colour(self._turned(oval(side * 0.3, -0.42, 0.1, 0.07), 0.35), self._second)
+                layer.colour(oval(side * 0.62 * wide, 0.42, 0.28, 0.3), self._second)
         if self._has("blaze"):
-            blaze = _oval(0, -0.35, rng.uniform(0.08, 0.2), 0.75)
+            blaze = oval(0, -0.35, rng.uniform(0.08, 0.2), 0.75)
             layer.colour(self._turned(blaze, 0.35), _WHITE)
         if self._has("wrinkles"):
             for y, rx in ((-0.72, 0.3), (-0.56, 0.42), (-0.4, 0.2)):
-                line = self._turned(_oval(0, y, rx * wide, 0.03), 0.3)
-                layer.colour(line, _mix(self._main, _INK, 0.3))
+                line = self._turned(oval(0, y, rx * wide, 0.03), 0.3)
+                layer.colour(line, mix(self._main, _INK, 0.3))
 
     def _muzzle_colour(self) -> Colour:
         if self._has("points", "mask", "tan_points") and not self._has("blaze"):
             return self._second
         if self._has("mask"):
-            return _mix(self._second, _WHITE, 0.45)
-        return _mix(self._main, _WHITE, 0.85 if self._has("blaze") else 0.15)
+            return mix(self._second, _WHITE, 0.45)
+        return mix(self._main, _WHITE, 0.85 if self._has("blaze") else 0.15)
 
-    def _draw_muzzle(self, layer: _Layer) -> None:
+    def _draw_muzzle(self, layer: Layer) -> None:
         breed, colour = self._breed, self._muzzle_colour()
         if breed.is_cat:
             for side in (-1, 1):
-                pad = _oval(side * 0.17, 0.5, 0.24, 0.18)
+                pad = oval(side * 0.17, 0.5, 0.24, 0.18)
                 layer.colour(self._turned(pad, 0.4), colour)
-            layer.colour(self._turned(_oval(0, 0.7, 0.2, 0.14), 0.4), colour)
+            layer.colour(self._turned(oval(0, 0.7, 0.2, 0.14), 0.4), colour)
             return
         depth = 0.35 + 0.6 * breed.muzzle
         long = 0.32 + 0.16 * breed.muzzle
-        snout = _oval(0, 0.45 + 0.2 * breed.muzzle, 0.56 * (0.5 + 0.45 * breed.width), long)
+        snout = oval(0, 0.45 + 0.2 * breed.muzzle, 0.56 * (0.5 + 0.45 * breed.width), long)
         snout = self._turned(snout, depth)
-        layer.cut(snout + np.array([0.0, 0.05]), _mix(colour, _INK, 0.25))
+        layer.cut(snout + np.array([0.0, 0.05]), mix(colour, _INK, 0.25))
         if self._has("beard"):
-            snout = _shaggy(snout * np.array([1.12, 1.0]) + np.array([0, 0.1]), self._rng, 0.3)
+            snout = shaggy(snout * np.array([1.12, 1.0]) + np.array([0, 0.1]), self._rng, 0.3)
             for side in (-1, 1):
-                brow = _shaggy(_oval(side * 0.36, -0.34, 0.22, 0.08), self._rng, 0.2)
-                layer.colour(self._turned(brow, 0.4), _mix(self._main, _WHITE, 0.25))
+                brow = shaggy(oval(side * 0.36, -0.34, 0.22, 0.08), self._rng, 0.2)
+                layer.colour(self._turned(brow, 0.4), mix(self._main, _WHITE, 0.25))
         layer.cut(snout, colour)
 
     def draw_hanging_ears(self, photo: Image.Image) -> None:
         """Draw floppy, button or rose ears, over the head."""
         breed, rng, colour = self._breed, self._rng, self._ear_colour()
-        layer = _Layer(self._size, self._place, colour)
+        layer = Layer(self._size, self._place, colour)
         wide, long = breed.width, breed.ear_size
         for side in (-1, 1):
             if breed.ears == "floppy":
                 x = 0.98 * wide + rng.normal(0, 0.04)
-                ear = _oval(x, -0.55 + 0.55 * long, 0.3, 0.6 * long, rng.normal(-0.12, 0.06))
+                ear = oval(x, -0.55 + 0.55 * long, 0.3, 0.6 * long, rng.normal(-0.12, 0.06))
             elif breed.ears == "button":
                 ear = np.array([(0.42, -0.92), (1.0, -0.8), (1.08, -0.5), (0.86, -0.8 + long)])
                 ear[:, 0] *= wide
             else:
                 ear = np.array([(0.5, -0.84), (0.9, -1.0), (1.15 + 0.2 * long, -0.6), (0.95, -0.3)])
                 ear[:, 0] *= wide
-            layer.cut(_shaggy(ear * np.array([side, 1.0]), rng, 0.02 + 0.3 * breed.fur))
+            layer.cut(shaggy(ear * np.array([side, 1.0]), rng, 0.02 + 0.3 * breed.fur))
         shade = np.clip(0.98 - 0.12 * self._y, 0.7, 1.1)
         layer.onto(photo, self._streaks * shade, 0)
 
     def draw_face(self, photo: Image.Image) -> None:
         """Draw eyes, nose and mouth."""
-        layer = _Layer(self._size, self._place, _INK)
+        layer = Layer(self._size, self._place, _INK)
         closed = self._rng.random() < 0.06
         for side in (-1, 1):
             self._draw_eye(layer, side, closed)
         if self._breed.is_cat:
             pale = min(self._main) > 140 and not self._has("points")
             nose = np.array([(-0.12, 0.28), (0.12, 0.28), (0.0, 0.42)])
-            layer.cut(self._turned(nose, 0.45), _PINK if pale else _mix(self._second, _INK, 0.5))
+            layer.cut(self._turned(nose, 0.45), _PINK if pale else mix(self._second, _INK, 0.5))
             self._draw_mouth(layer, 0.42, 0.45)
         else:
             low, depth = 0.3 + 0.12 * self._breed.muzzle, 0.4 + 0.75 * self._breed.muzzle
-            layer.cut(self._turned(_oval(0, low, 0.19, 0.13), depth), _INK)
-            layer.colour(self._turned(_oval(-0.04, low - 0.05, 0.06, 0.03), depth), (96, 90, 92))
+            layer.cut(self._turned(oval(0, low, 0.19, 0.13), depth), _INK)
+            layer.colour(self._turned(oval(-0.04, low - 0.05, 0.06, 0.03), depth), (96, 90, 92))
             self._draw_mouth(layer, low + 0.12, depth)
         layer.onto(photo, None, 0.4)
 
-    def _draw_eye(self, layer: _Layer, side: int, closed: bool) -> None:
+    def _draw_eye(self, layer: Layer, side: int, closed: bool) -> None:
         breed = self._breed
         x, y = side * 0.43 * breed.width, -0.1
         if closed:
-            layer.cut(self._turned(_oval(x, y, 0.18, 0.03, side * 0.2), 0.35), _INK)
+            layer.cut(self._turned(oval(x, y, 0.18, 0.03, side * 0.2), 0.35), _INK)
             return
         if breed.is_cat:
             shapes = ((0.23, 0.19, _INK), (0.2, 0.16, breed.eye), (0.07, 0.14, _INK))
@@ -407,12 +327,12 @@ class _Animal:
                       (0.075 * big, 0.075 * big, _INK))  # fmt: skip
         for rx, ry, colour in shapes:
             tilt = side * -0.25 if breed.is_cat and rx > ry else 0.0
-            layer.cut(self._turned(_oval(x, y, rx, ry, tilt), 0.35), colour)
-        layer.colour(self._turned(_oval(x - 0.05, y - 0.06, 0.04, 0.04), 0.35), _WHITE)
+            layer.cut(self._turned(oval(x, y, rx, ry, tilt), 0.35), colour)
+        layer.colour(self._turned(oval(x - 0.05, y - 0.06, 0.04, 0.04), 0.35), _WHITE)
 
-    def _draw_mouth(self, layer: _Layer, top: float, depth: float) -> None:
-        layer.cut(self._turned(_oval(0, top + 0.06, 0.018, 0.08), depth), _INK)
+    def _draw_mouth(self, layer: Layer, top: float, depth: float) -> None:
+        layer.cut(self._turned(oval(0, top + 0.06, 0.018, 0.08), depth), _INK)
         if not self._breed.is_cat and self._rng.random() < 0.3:
-            layer.cut(self._turned(_oval(0, top + 0.3, 0.14, 0.2), depth), (206, 104, 116))
+            layer.cut(self._turned(oval(0, top + 0.3, 0.14, 0.2), depth), (206, 104, 116))
         for side in (-1, 1):
-            layer.cut(self._turned(_oval(side * 0.1, top + 0.13, 0.12, 0.022), depth), _INK)
+            layer.cut(self._turned(oval(side * 0.1, top + 0.13, 0.12, 0.022), depth), _INK)

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from pets_core.data.sources.sample.breeds import BREEDS, Breed, Colour
-from pets_core.data.sources.sample.drawing import draw_animal, smooth_noise, to_colour
+from pets_core.data.sources.sample.drawing import draw_animal, smooth_noise
+from pets_core.data.sources.sample.shapes import to_colour
 
 __all__ = ["BREEDS", "write_sample"]
 

@@ -1,0 +1,91 @@
+"""A store that was written before kinds of targets were objects (version 318664f) is read.
+
+It has a run of classes, whose model is champion, one of tags and one of points, without weights.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pets.cli import main as cli
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.maintenance.retention import find_old
+from pets_core.models.card import read_card
+from pets_core.records.dataset import Run
+from pets_core.records.training import TrainResult
+from pets_core.registry.aliases import EvaluationKey, candidates, find_champion, promote
+from pets_core.runtime.runs import find_run
+from pets_core.targets.evaluate import evaluate, given_predictions
+
+FILE = Path(__file__).parent / "fixtures/store_v1.zip"
+METRICS = {"class": "error rate", "tags": "F1 per photo", "points": "mean distance"}
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    with zipfile.ZipFile(FILE) as archive:
+        archive.extractall(tmp_path / "store")
+    for path in (tmp_path / "store").rglob("*.json"):
+        path.write_text(path.read_text().replace("/old-store", str(tmp_path / "store")))
+    return tmp_path / "store"
+
+
+def runs(store: Path) -> dict[str, Path]:
+    """Each kind's run."""
+    return {read_card(str(run / "model")).targets: run for run in (store / "runs").iterdir()}
+
+
+def test_each_kind_has_its_run(store):
+    assert set(runs(store)) == set(METRICS)
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_predictions_are_evaluated(store, kind):
+    run = runs(store)[kind]
+    predicted = given_predictions(str(run / "evaluation/predictions.parquet"))
+    assert predicted.targets == kind
+    report = evaluate(PipelineConfig(store=str(store)), str(store / "runs/again"), predicted)
+    assert (report.primary.name, report.num_rows) == (METRICS[kind], 7)
+    old = json.loads((run / "evaluation/report.json").read_text())
+    if kind == "class":
+        assert report.primary.value == pytest.approx(old["error_rate"]["value"])
+    elif kind == "tags":
+        assert report.metric("micro F1") == pytest.approx(old["micro_f1"]["value"])
+        assert report.metric("mAP") == pytest.approx(old["mean_average_precision"])
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_a_run_is_resumed_with_its_training(store, kind):
+    run = runs(store)[kind]
+    assert find_run(str(run), Run).manifest.targets == kind
+    answer = json.loads((run / "stages/train.json").read_text())["answer"]
+    (epoch,) = TrainResult.model_validate_json(answer).epochs
+    assert epoch.valid_metric is not None
+    assert epoch.metric_text
+
+
+def test_the_champion_is_found_and_can_be_promoted_again(store, capsys):
+    (candidate,) = candidates(str(store))
+    assert candidate.metric.format() == "28.6%"
+    champion = find_champion(PipelineConfig(store=str(store)), EvaluationKey.of(candidate))
+    assert champion.model_url == str(runs(store)["class"] / "model")
+    assert champion.predictions_url is not None
+    promote(str(store), "canary", candidate)
+    cli.main(["models", "list", "--store", str(store), "--json"])
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["aliases"] == ["canary", "champion"]
+    assert listed["metric"]["name"] == "error rate"
+
+
+def test_nothing_that_the_champion_needs_is_collected(store):
+    kept = {old.run_id for old in find_old(str(store), keep_days=-1)}
+    assert kept == {run.name for kind, run in runs(store).items() if kind != "class"}
+
+
+def test_data_sets_are_listed(store, capsys):
+    cli.main(["datasets", "list", "--store", str(store), "--json"])
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == {
+        "class", "tags-tags", "points-points"
+    }  # fmt: skip
