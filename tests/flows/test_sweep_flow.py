@@ -70,7 +70,7 @@ def test_a_killed_sweep_goes_on_with_the_same_trials(server, config, tmp_path) -
     trials = sorted(map(Trial.model_validate, kept), key=lambda trial: trial.number)
     assert [trial.number for trial in trials] == [0, 1, 2]
     assert [(trial.backbone, trial.base_lr) for trial in trials[:2]] == began
-    assert not any(trial.fault for trial in trials)
+    assert not any(trial.error for trial in trials)
     assert written(first) == done, "it is not trained again"
     warnings = server.ask("logs/filter", {"logs": {"level": {"ge_": logging.WARNING}}})
     (gone_on,) = [w["message"] for w in warnings if "training goes on from" in w["message"]]
