@@ -56,7 +56,7 @@ class Prediction(BaseModel):
             probable = dict(self.top)
             said = (f"{tag} {probable[tag]:.1%}" if tag in probable else tag for tag in self.tags)
             return ", ".join(said) or "no tag"
-        return f"{self.breed}  {self.probability:.1%}"
+        return f"{self.breed}  {self.probability:.1%}" if self.probability is not None else ""
 
 
 class _Model(NamedTuple):
@@ -134,6 +134,8 @@ def _open_onnx(url: str) -> _Model:
         ) from error
     except pydantic.ValidationError as error:
         raise PetsError(f"{url}: its card is of another version; export the model anew") from error
+    except PetsError:
+        raise
     except Exception as error:  # onnxruntime has a class for each fault, with no base of its own
         raise PetsError(f"{url} is damaged: {str(error).splitlines()[0]}") from error
 

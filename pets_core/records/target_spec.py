@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Literal
@@ -85,14 +87,16 @@ def load_object(name: str) -> object:
     Raises:
         PetsError: There is no such module or object.
     """
-    if ":" not in name:
+    if not re.fullmatch(r"[\w.]+:[\w.]+", name):
         raise PetsError(
             f"targets = {name}: no such kind of target; set {', '.join(BUILT_IN)}, or "
             f"module:object.{did_you_mean(name, BUILT_IN)}"
         )
+    if name.split(":")[0].split(".")[0] in sys.stdlib_module_names:
+        raise PetsError(f"targets = {name}: a module of Python itself is no kind of target")
     try:
         return resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:
         raise PetsError(
             f"targets = {name}: {error}. Install the module, or put its folder on PYTHONPATH, on "
             "every machine that works on a run"

@@ -39,6 +39,7 @@ __all__ = [
     "current",
     "find_champion",
     "history",
+    "is_inside",
     "kept_models",
     "promote",
     "promote_run",
@@ -173,6 +174,11 @@ def find_champion(config: GatedConfig, judged: EvaluationKey) -> Champion | None
         predictions_url=url if same else None,
         version=name,
     )
+
+
+def is_inside(store: str, url: str) -> bool:
+    """Whether a URL lies in the store."""
+    return relative(store, url).startswith(_INSIDE)
 
 
 def relative(store: str, url: str) -> str:

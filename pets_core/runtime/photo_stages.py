@@ -47,6 +47,7 @@ from pets_core.records.base import Split
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
 from pets_core.records.target_spec import target_spec
+from pets_core.registry.aliases import CANDIDATE
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.targets.registry import get_target
 
@@ -63,6 +64,9 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     split = rank.manifest.evaluation_split(config.evaluate.split)
     url = storage.join(folder, PREDICTIONS)
     built = _load(rank, request.model_url)
+    if rank.accelerator.is_main_process:
+        # It promises that the predictions are those of the evaluation.
+        storage.remove(storage.join(folder, CANDIDATE))
     photos = rank.photos(split, built.card)
     outputs, seconds = _predict(rank, built, photos, split, url)
     valid_url = url if split == "valid" else None

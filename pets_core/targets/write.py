@@ -20,7 +20,14 @@ from pets_core.evaluation.report import ReportContext, model_card, render_report
 from pets_core.evaluation.tables import write_frame
 from pets_core.records.evaluation import Champion, Comparison, EvalReport, PredictResult
 from pets_core.records.training import TrainResult
-from pets_core.registry.aliases import CANDIDATE, Candidate, GatedConfig, relative
+from pets_core.registry.aliases import (
+    CANDIDATE,
+    Candidate,
+    EvaluationKey,
+    GatedConfig,
+    is_inside,
+    relative,
+)
 from pets_core.registry.gate import judge
 from pets_core.storage.layout import SETTINGS
 from pets_core.targets.base import Evaluation, Evaluator, Target
@@ -71,7 +78,9 @@ def write_evaluation(
     started = time.monotonic()
     evaluator, predicted = subject.evaluator, subject.predicted
     predictions, model_url = evaluator.predictions, predicted.model_url
-    scores, evaluation = evaluator.score(), evaluator.evaluate()
+    scores = evaluator.score()
+    _check_finite(scores)
+    evaluation = evaluator.evaluate()
     unseen = scores.labels.unseen if scores.labels else ()
     seen = subject.trained_on(model_url, predictions)
     num_trained_on = None if seen is None else int(seen.sum())
@@ -97,7 +106,7 @@ def write_evaluation(
         photos_per_second=predicted.photos_per_second,
         seconds=0.0,
     )
-    _write(run_url, report, evaluator, evaluation, training)
+    _write(config.store, run_url, report, evaluator, evaluation, training)
     report = report.model_copy(update={"seconds": time.monotonic() - started})
     storage.write_bytes(report.file("report.json"), report.model_dump_json(indent=2).encode())
     _write_candidate(config.store, run_url, report, predictions.info)
@@ -129,11 +138,15 @@ def _compare(
     target, predictions = subject.target, subject.evaluator.predictions
     try:
         theirs = _champion_predictions(champion, subject.predicted, target)
+        _check_same_samples(theirs.info, predictions.info)
         target.check_comparable(predictions.info, theirs.info)
         seen_there = subject.trained_on(champion.model_url, predictions)
         either = None if seen is None or seen_there is None else seen | seen_there
-        # Errors in standard deviations: both models' in those of the same training photos.
-        info = theirs.info.model_copy(update={"numbers": predictions.info.numbers})
+        # Errors in standard deviations: both models' in those of the same training photos. What
+        # lies beside the champion, as thresholds, is where the alias finds it.
+        info = theirs.info.model_copy(
+            update={"numbers": predictions.info.numbers, "model_url": champion.model_url}
+        )
         champion_scores = target.evaluator(
             replace(theirs, info=info), config=subject.evaluator.config
         ).score()
@@ -142,6 +155,27 @@ def _compare(
         return None, (
             f"the champion {champion.model_url} cannot be compared: {error}. Look at the report, "
             "then `pets models promote`"
+        )
+
+
+def _check_finite(scores: ScoredSamples) -> None:
+    bad = np.flatnonzero(~np.isfinite(scores.scores))
+    if len(bad) or not np.isfinite(scores.metric.value):
+        first = f", {scores.ids[bad[0]]} for one" if len(bad) else ""
+        raise PetsError(
+            f"the {scores.metric.name} of {len(bad)} of {len(scores)} samples is not a finite "
+            f"number{first}: correct Evaluator.score of this kind of target"
+        )
+
+
+def _check_same_samples(champion: PredictionsInfo, model: PredictionsInfo) -> None:
+    """Refuse predictions that were overwritten since the alias was moved."""
+    theirs, own = EvaluationKey.of(champion), EvaluationKey.of(model)
+    if theirs != own:
+        raise PetsError(
+            f"its predictions are of {theirs.split} of {theirs.dataset_name} "
+            f"{theirs.dataset_fingerprint} with {theirs.tta_views} views, not of {own.split} of "
+            f"{own.dataset_name} {own.dataset_fingerprint} with {own.tta_views}"
         )
 
 
@@ -160,6 +194,7 @@ def _champion_predictions(
 
 
 def _write(
+    store: str,
     run_url: str,
     report: EvalReport,
     evaluator: Evaluator,
@@ -195,8 +230,11 @@ def _write(
     storage.write_bytes(report.file("model_card.md"), card)
     if evaluator.is_own:
         storage.write_bytes(storage.join(report.model_url, "README.md"), card)
-        for name, data in evaluation.model_files.items():
-            storage.write_bytes(storage.join(report.model_url, name), data)
+    for name, data in evaluation.model_files.items():
+        url = storage.join(report.model_url, name)
+        # A model that another run trained gets what it has not: it must predict as it was judged.
+        if evaluator.is_own or (is_inside(store, url) and not storage.exists(url)):
+            storage.write_bytes(url, data)
 
 
 def _run_id(run_url: str) -> str:

@@ -12,7 +12,7 @@ import optuna
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
-from pets_core.records.training import SweepResult, TrainResult, Trial
+from pets_core.records.training import MetricInfo, SweepResult, TrainResult, Trial
 
 __all__ = ["Study", "concluded", "trial_config", "trial_url", "write_result"]
 
@@ -38,6 +38,7 @@ class Study:
             seed=config.train.seed, n_startup_trials=sweep.num_random, constant_liar=True
         )
         self._study = optuna.create_study(sampler=sampler)
+        self._metrics: list[MetricInfo] = []
         self._space: dict[str, optuna.distributions.BaseDistribution] = {
             "backbone": optuna.distributions.CategoricalDistribution(
                 sweep.backbones or (config.model.backbone,)
@@ -55,8 +56,14 @@ class Study:
         ]
 
     def tell(self, trial: Trial) -> None:
-        """Record the result of a trial; one that could not be trained counts as failed."""
+        """Record the result of a trial; one that could not be trained counts as failed.
+
+        Raises:
+            PetsError: Trials before it had another metric.
+        """
         failed = optuna.trial.TrialState.FAIL if trial.value is None else None
+        self._metrics += [] if failed else [trial.metric]
+        _check_same_metric(self._metrics)
         value = None if trial.value is None else trial.metric.score(trial.value)
         self._study.tell(trial.number, value, state=failed)
 
@@ -93,6 +100,7 @@ def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last"
         )
     seconds = sum(result.seconds for result in trained)
     metric = kept[0].metric
+    _check_same_metric([epoch.metric for epoch in kept])
     if not all(map(math.isfinite, values)):
         error = f"the validation {metric.name} is not a finite number: lower sweep.max_lr"
         return trial.model_copy(update={"error": error, "seconds": seconds})
@@ -125,3 +133,17 @@ def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:
     result = SweepResult(url=url, trials=(*done, *failed))
     storage.write_bytes(url, result.model_dump_json().encode())
     return result
+
+
+def _check_same_metric(metrics: Sequence[MetricInfo]) -> None:
+    """Refuse to compare trainings of versions that had other metrics.
+
+    Raises:
+        PetsError: They differ.
+    """
+    names = list(dict.fromkeys(metric.name for metric in metrics))
+    if len(names) > 1:
+        raise PetsError(
+            f"the sweep began with an earlier version, by {names[0]}, and goes on by {names[1]}, "
+            "which cannot be compared: start a new sweep"
+        )

@@ -8,6 +8,7 @@ from predictions_of import predictions_of
 from scipy.stats import binomtest, bootstrap, permutation_test
 
 from pets_core.errors import PetsError
+from pets_core.evaluation import compare as compare_module
 from pets_core.evaluation.compare import ScoredSamples, _agresti_min, _mcnemar, compare
 from pets_core.records.evaluation import Metric
 from pets_core.targets.classes.target import ClassesEvaluator
@@ -264,3 +265,15 @@ def test_recall_is_that_of_the_samples_compared(draw_classes):
 def test_other_samples_cannot_be_compared():
     with pytest.raises(PetsError, match=r"evaluated on none of these samples"):
         compare(scored([0.5, 0.5]), scored([0.5, 0.5], ids=["x", "y"]))
+
+
+@pytest.mark.parametrize("is_root", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 0.01, 0.03])
+def test_many_samples_are_permuted_as_few_are(is_root, shift, monkeypatch):
+    random = np.random.default_rng(1)
+    base = np.square(random.normal(1, 0.5, 3000))
+    other = base * random.uniform(0.5, 1.5, 3000) + shift
+    model, champion = scored(base, is_root=is_root), scored(other, is_root=is_root)
+    exact = compare(model, champion).p_value
+    monkeypatch.setattr(compare_module, "_MOST_PERMUTED", 1000)
+    assert compare(model, champion).p_value == pytest.approx(exact, abs=0.04)

@@ -482,3 +482,36 @@ def test_values_that_are_no_probabilities_are_refused(draw_kind, write, kind, va
     pq.write_table(table.set_column(place, table.schema.field(place), column), url)
     with pytest.raises(PetsError, match=r"parquet: 1 of 5 samples have probabilities .*: photo-2"):
         read_predictions(url, get_target(kind))
+
+
+@every_kind
+@pytest.mark.usefixtures("blank_figures")
+def test_predictions_overwritten_since_the_promotion_are_no_champion(
+    draw_kind, write, evaluated, kind
+):
+    theirs = draw_kind(kind, predicted_by=1, model_url="best", tta_views=4)
+    champion = Champion(model_url="best", predictions_url=write(theirs, "champion.parquet"))
+    report = evaluated(draw_kind(kind), champion=champion)
+    assert report.comparison is None
+    assert "with 4 views, not of test" in report.not_compared
+    assert not report.verdict.passed
+
+
+@every_kind
+@pytest.mark.usefixtures("blank_figures")
+def test_a_metric_that_is_not_a_number_stores_nothing(
+    draw_kind, evaluated, kind, monkeypatch, tmp_path
+):
+    evaluator = get_target(kind).evaluator
+    score = evaluator.score
+
+    def spoilt(self):
+        scores = score(self)
+        scores.scores[3] = float("nan")
+        return scores
+
+    monkeypatch.setattr(evaluator, "score", spoilt)
+    predictions = draw_kind(kind)
+    with pytest.raises(PetsError, match=rf"of 1 of 60 .*finite number, {predictions.ids[3]}"):
+        evaluated(predictions)
+    assert list(candidates(str(tmp_path / "store"))) == []

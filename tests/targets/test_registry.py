@@ -46,8 +46,25 @@ def test_an_unknown_kind_is_refused(find):
         find("tag")
     with pytest.raises(PetsError, match=r"No module named 'no'.*PYTHONPATH"):
         find("no.such.module:STARS")
-    with pytest.raises(PetsError, match=r"targets = json:dumps: the object there is no kind"):
-        find("json:dumps")
+    with pytest.raises(PetsError, match=r"targets = numpy:array: the object there is no kind"):
+        find("numpy:array")
+
+
+@pytest.mark.parametrize("find", [get_target, target_spec])
+def test_a_data_file_imports_no_module_of_python(find, monkeypatch):
+    monkeypatch.delitem(sys.modules, "antigravity", raising=False)
+    with pytest.raises(PetsError, match=r"targets = antigravity:x: a module of Python itself"):
+        find("antigravity:x")
+    assert "antigravity" not in sys.modules
+    with pytest.raises(PetsError, match=r"no such kind of target"):
+        find("os:system('x')")
+
+
+def test_the_faults_of_a_module_are_one_error(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "faulty.py").write_text("raise SystemExit(3)")
+    with pytest.raises(PetsError, match=r"targets = faulty:KIND: 3\. Install"):
+        get_target("faulty:KIND")
 
 
 def test_a_kind_of_a_module_is_found(stars):

@@ -100,6 +100,15 @@ def test_the_best_trial_is_the_one_of_the_metrics_direction(tmp_path) -> None:
     assert study.best_number == 1
 
 
+def test_trials_of_a_version_with_another_metric_are_refused() -> None:
+    study = Study(settings())
+    first, second = study.ask(2)
+    study.tell(first.model_copy(update={"value": 0.1}))
+    other = MetricInfo(name="F1 per photo", higher_is_better=True)
+    with pytest.raises(PetsError, match="began with an earlier version, by error rate, and goes"):
+        study.tell(second.model_copy(update={"value": 0.9, "metric": other}))
+
+
 def test_a_trial_whose_metric_is_not_a_number_has_failed() -> None:
     trial = Trial(number=0, backbone="a", base_lr=0.1)
     done = concluded(trial, [trained(0.2), trained(float("nan"))], "last")

@@ -113,6 +113,17 @@ def test_another_run_uses_the_thresholds_of_the_model(reviewed, draw, shown, tmp
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
+def test_a_model_of_another_run_gets_the_thresholds_it_is_judged_at(reviewed, draw, tmp_path):
+    model = tmp_path / "store/runs/other/model"
+    model.mkdir(parents=True)
+    report = reviewed(draw(model_url=str(model)), draw(80, seed=5, model_url=str(model)))
+    kept = json.loads((model / THRESHOLDS).read_text())["values"]
+    assert kept == list(thresholds_of(report).values())
+    reviewed(draw(model_url=str(model)), draw(80, seed=9, model_url=str(model)))
+    assert json.loads((model / THRESHOLDS).read_text())["values"] == kept, "then it keeps them"
+    assert [path.name for path in model.iterdir()] == [THRESHOLDS]
+
+
 def test_without_validation_photos_thresholds_are_one_half(reviewed, draw, shown):
     report = reviewed(draw())
     assert set(thresholds_of(report).values()) == {0.5}
