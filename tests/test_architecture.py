@@ -38,6 +38,7 @@ MAX_LOOSE_MODULES = 3
 KINDS = {"class", "tags", "numbers", "points", "box"}
 MAX_PLACES_THAT_NAME_A_KIND = 10
 MAX_FUNCTION_LINES = 50
+MAX_FILE_LINES = 400
 HEAVY = ("torch", "timm", "torchvision", "accelerate")
 SOURCES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer.split()}
@@ -230,6 +231,11 @@ def test_modules_say_what_they_offer():
         ]
         assert len(offered) == 1, path
         assert not [name for name in offered[0] if name.startswith("_")], path
+
+
+def test_files_are_short():
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in SOURCES}
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_FILE_LINES} == {}
 
 
 def names_of_kinds(node: ast.AST) -> set[str]:

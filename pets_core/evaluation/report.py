@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportContext", "model_card", "render_report"]
 
-_MAX_ROWS = 1000
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
@@ -89,7 +87,7 @@ def _part(context: ReportContext, section: Section) -> _Part:
         section=section,
         figure=context.figures[section.figure] if section.figure else None,
         columns=[] if frame is None else _columns(frame, section.percent),
-        rows=[] if frame is None else _rows(frame[:_MAX_ROWS]),
+        rows=[] if frame is None else _rows(frame[: section.max_rows]),
         num_rows=0 if frame is None else len(frame),
         groups=_by_group(context.gallery.get(section.gallery or "", ())),
     )

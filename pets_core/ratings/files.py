@@ -15,8 +15,15 @@ from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsSourceConfig
 from pets_core.storage.download import local_file
 
-__all__ = ["WHOLE_NUMBER", "TableFile", "check_tables", "choose_columns"]
+__all__ = ["KNOWN_COLUMNS", "WHOLE_NUMBER", "TableFile", "check_tables", "choose_columns"]
 
+KNOWN_COLUMNS = {
+    "user": ("userId", "user_id", "user"),
+    "item": ("movieId", "movie_id", "itemId", "item_id", "item", "asin", "parent_asin"),
+    "rating": ("rating",),
+    "time": ("timestamp", "time"),
+}
+"""Names that "auto" looks for."""
 WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 """A whole number in text, in the one way it is usually written."""
 _MAX_COLUMNS_WITHOUT_HEADER = 30

@@ -16,17 +16,10 @@ from pets_core.data.sources.text_numbers import parse_numbers
 from pets_core.data.sources.text_table import TextOptions
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
-from pets_core.ratings.files import WHOLE_NUMBER, TableFile, choose_columns
+from pets_core.ratings.files import KNOWN_COLUMNS, WHOLE_NUMBER, TableFile, choose_columns
 
 __all__ = ["RatingsTable", "read_ratings", "read_titles"]
 
-_KNOWN = {
-    "user": ("userId", "user_id", "user"),
-    "item": ("movieId", "movie_id", "itemId", "item_id", "item", "asin", "parent_asin"),
-    "rating": ("rating",),
-    "time": ("timestamp", "time"),
-}
-"""Names that "auto" looks for."""
 _CODES = pa.dictionary(pa.int32(), pa.string())
 """Ten million ratings have few users, items and marks: each is parsed once, and counted by code."""
 _WHOLE_FLOAT = r"^-?[0-9]+\.0+$"
@@ -74,10 +67,10 @@ def read_ratings(source: RatingsSourceConfig, cache_dir: str) -> RatingsTable:
         source.url,
         cache_dir,
         positions=(*positions, "rating", "time"),
-        expected=_expected(source, _KNOWN),
+        expected=_expected(source, KNOWN_COLUMNS),
         options=TextOptions(source.delimiter, source.encoding, source.quoting, "ratings."),
     )
-    columns = choose_columns(file, _wanted(source, file), _KNOWN)
+    columns = choose_columns(file, _wanted(source, file), KNOWN_COLUMNS)
     types = {name: None if kind == "time" else _CODES for kind, name in columns.items()}
     read = file.read(types)
     if source.column_order == "auto" and not file.has_header:
@@ -102,7 +95,7 @@ def read_titles(
     """
     if source.items_url is None:
         return item_ids
-    known = {"item": (*_KNOWN["item"], "id"), "title": ("title", "name")}
+    known = {"item": (*KNOWN_COLUMNS["item"], "id"), "title": ("title", "name")}
     options = TextOptions(
         source.items_delimiter, source.items_encoding, source.items_quoting, "ratings.items_"
     )
@@ -209,13 +202,13 @@ def _wanted(source: RatingsSourceConfig, file: TableFile) -> dict[str, str]:
     Raises:
         PetsError: They are, and the split goes by them.
     """
-    wanted = {kind: getattr(source, f"{kind}_column") for kind in _KNOWN}
-    if wanted["time"] == "auto" and not set(_KNOWN["time"]) & set(file.names):
+    wanted = {kind: getattr(source, f"{kind}_column") for kind in KNOWN_COLUMNS}
+    if wanted["time"] == "auto" and not set(KNOWN_COLUMNS["time"]) & set(file.names):
         if source.split == "time":
             raise PetsError(
-                f"ratings.split = time: {file.url} has no column {' or '.join(_KNOWN['time'])}, "
-                f"only {', '.join(file.names)}: name it in ratings.time_column, or set "
-                "ratings.split = random"
+                f"ratings.split = time: {file.url} has no column "
+                f"{' or '.join(KNOWN_COLUMNS['time'])}, only {', '.join(file.names)}: name it in "
+                "ratings.time_column, or set ratings.split = random"
             )
         wanted["time"] = None
     return {kind: name for kind, name in wanted.items() if name is not None}

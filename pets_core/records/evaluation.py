@@ -252,6 +252,7 @@ class Section(Record):
         figure: Name of a PNG, without suffix.
         figure_alt: What the figure shows, for those who do not see it.
         table: Name of a table, without suffix: .parquet and .csv.
+        max_rows: Rows of the table that the report shows; the file has all.
         percent: Columns of the table that hold shares.
         gallery: Part of the gallery.
         in_report: Whether the report has it, too.
@@ -264,6 +265,7 @@ class Section(Record):
     figure: str | None = None
     figure_alt: str = ""
     table: str | None = None
+    max_rows: int = 1000
     percent: tuple[str, ...] = ()
     gallery: str | None = None
     in_report: bool = True

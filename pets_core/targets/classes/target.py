@@ -207,6 +207,7 @@ def _sections(
     return [
         Section(
             key="most-confused", title="Confused pairs", table="most_confused", percent=("share",),
+            max_rows=_NUM_PAIRS,
             text="Classes that were predicted for others, most frequent first.",
             description="Classes predicted for others, most frequent first",
         ),
