@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from pets.cli.store_actions import store_actions
 from pets.cli.tables import print_table
 from pets_core import storage
 from pets_core.data.versions import Difference, choose_version, diff, list_versions, verify
@@ -37,13 +38,7 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
         parser: Of `pets datasets`.
         store: Default of --store.
     """
-    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
-        own = commands.add_parser(name, help=summary, description=summary)
-        own.add_argument("--store", default=store, help=f"path or URL (default: {store})")
-        return own
-
+    add = store_actions(parser, store)
     listing = add("list", "all versions, newest first")
     listing.add_argument("--json", action="store_true", help="one JSON array")
     show = add("show", "one version: its splits, what was left out, its files")

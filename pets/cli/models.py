@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 
+from pets.cli.store_actions import store_actions
 from pets.cli.tables import print_table
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry.aliases import (
@@ -31,13 +32,7 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
         parser: Of `pets models`.
         store: Default of --store.
     """
-    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
-        own = commands.add_parser(name, help=summary, description=summary)
-        own.add_argument("--store", default=store, help=f"path or URL (default: {store})")
-        return own
-
+    add = store_actions(parser, store)
     listing = add("list", "every evaluated model, the newest first, and what points at it")
     listing.add_argument("--json", action="store_true", help="one JSON array")
     show = add("show", "one run's model, or a data set's aliases with all their moves")

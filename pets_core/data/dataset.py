@@ -21,7 +21,6 @@ import pydantic
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records.base import Targets
 from pets_core.records.dataset import ClassInfo, DatasetManifest, ShardInfo
 from pets_core.records.target_spec import target_spec
 
@@ -75,7 +74,7 @@ _TAGS = [
 _NUMBERS = [pa.field("numbers", pa.list_(pa.float32()), nullable=False)]
 
 
-def schema_of(targets: Targets) -> pa.Schema:
+def schema_of(targets: str) -> pa.Schema:
     """Columns of a data set.
 
     Where tags are learnt, `label` is null, `class_name` lists the tags, and two columns follow:
@@ -87,7 +86,7 @@ def schema_of(targets: Targets) -> pa.Schema:
     return pa.schema([*SCHEMA, *more])
 
 
-def photos_schema(targets: Targets) -> pa.Schema:
+def photos_schema(targets: str) -> pa.Schema:
     """Columns of photos.parquet, the index of a version.
 
     They are what is known of each photo, its shard, and the mark by which the next ingest tells
@@ -125,7 +124,7 @@ def compression_of(schema: pa.Schema) -> dict[str, str]:
     return chosen | {"image.bytes": "NONE"}
 
 
-def schema_with_classes(classes: Sequence[ClassInfo], targets: Targets = "class") -> pa.Schema:
+def schema_with_classes(classes: Sequence[ClassInfo], targets: str = "class") -> pa.Schema:
     """The schema with the metadata by which Hugging Face `datasets` decodes images and labels."""
     schema = schema_of(targets)
     features: dict[str, Any] = {field.name: _feature(field.type) for field in schema}

@@ -13,7 +13,7 @@ from pets_core.errors import PetsError
 from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.records.evaluation import Comparison, Interval, LabelChange, Metric
 
-__all__ = ["Labels", "ScoredSamples", "compare"]
+__all__ = ["Labels", "ScoredSamples", "compare", "reduce_scores"]
 
 _MAX_LISTED = 20
 _RESAMPLES = 1999
@@ -80,7 +80,7 @@ class ScoredSamples:
 
     def value(self, rows: NDArray[np.int64]) -> Metric:
         """Return the metric of some samples, without its interval."""
-        value = float(_reduce(self.scores[rows], self.is_root))
+        value = float(reduce_scores(self.scores[rows], self.is_root))
         return self.metric.model_copy(
             update={"value": value, "low": None, "high": None, "baseline": None}
         )
@@ -139,7 +139,8 @@ def compare(
     )
 
 
-def _reduce(scores: Floats, is_root: bool, axis: int = -1) -> Floats:
+def reduce_scores(scores: Floats, is_root: bool, axis: int = -1) -> Floats:
+    """Return the metric of scores: their mean, or its root."""
     mean: Floats = scores.mean(axis)
     return np.sqrt(mean) if is_root else mean
 
@@ -153,7 +154,7 @@ def _test(ours: Floats, others: Floats, sign: int, is_root: bool) -> tuple[Inter
         return interval, _mcnemar(better, worse), "McNemar's test"
 
     def improvement(a: Floats, b: Floats, axis: int = -1) -> Floats:
-        return sign * (_reduce(a, is_root, axis) - _reduce(b, is_root, axis))
+        return sign * (reduce_scores(a, is_root, axis) - reduce_scores(b, is_root, axis))
 
     value = float(improvement(ours, others))
     if len(ours) < 2 or np.array_equal(ours, others):

@@ -25,7 +25,7 @@ _BATCH = 4
 
 
 class _Deployed(nn.Module):
-    """Photos as they are stored, uint8 (B, R, R, 3), to what `tell` says of them, (B, D)."""
+    """Photos as they are stored, uint8 (B, R, R, 3), to predictions, (B, D)."""
 
     def __init__(self, built: TrainedModel) -> None:
         super().__init__()

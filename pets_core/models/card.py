@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from pets_core import storage
 from pets_core.config.train import TransformConfig
 from pets_core.errors import PetsError
-from pets_core.records.base import Record, Targets
+from pets_core.records.base import Record
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ModelCard(Record):
     format_version: Literal[1] = 1
     # Models were stored before they had anything to tell but classes.
     targets: Annotated[
-        Targets,
+        str,
         BeforeValidator(lambda value: "class" if value == "single_label" else value),
         Field(validation_alias=AliasChoices("targets", "objective")),
     ] = "class"

@@ -14,7 +14,6 @@ from pets_core.errors import PetsError
 from pets_core.models.backbones import Preprocessing, create_body, num_features, preprocessing
 from pets_core.models.card import CARD, WEIGHTS, ModelCard, read_card
 from pets_core.models.classifier import Classifier
-from pets_core.records.base import Targets
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = ["TrainedModel", "create_model", "load_model", "save_model"]
@@ -34,7 +33,7 @@ def create_model(
     classes: tuple[ClassInfo, ...],
     fingerprint: str,
     *,
-    targets: Targets = "class",
+    targets: str = "class",
     numbers: tuple[NumberInfo, ...] = (),
 ) -> TrainedModel:
     """Build the model the settings ask for, with pretrained body and new head.

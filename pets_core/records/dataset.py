@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import ClassVar, Literal
 
 from pets_core.errors import PetsError
-from pets_core.records.base import Record, Split, Targets
+from pets_core.records.base import Record, Split
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
@@ -104,7 +104,7 @@ class DatasetPlan(Record):
     """The names of the files with the photos begin with it."""
     left_out_url: str
     classes: tuple[ClassInfo, ...]
-    targets: Targets = "class"
+    targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
     contract_version: int
     parent: str | None
@@ -160,7 +160,7 @@ class DatasetManifest(Record):
     source_url: str
     classes: tuple[ClassInfo, ...]
     """What `source.targets` chooses from: classes or tags; none where numbers are learnt."""
-    targets: Targets = "class"
+    targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
     splits: dict[Split, SplitInfo]
     num_quarantined: int

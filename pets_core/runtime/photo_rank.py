@@ -13,7 +13,7 @@ from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.loading.transforms import Transform
 from pets_core.models.card import ModelCard
 from pets_core.models.package import TrainedModel, create_model
-from pets_core.records.base import Split, Targets
+from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest
 from pets_core.runtime.rank import Rank
 from pets_core.runtime.request import WorkRequest
@@ -126,7 +126,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         return self.eval_loader(photos, built.card.center_crop(), built.card.targets)
 
     def eval_loader(
-        self, photos: DecodedPhotos, transform: Transform, targets: Targets = "class"
+        self, photos: DecodedPhotos, transform: Transform, targets: str = "class"
     ) -> PhotoLoader:
         """Batches of a split in its own order."""
         return PhotoLoader(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -15,8 +17,9 @@ from pydantic import BaseModel
 from pets_core.config.evaluate import EvaluateConfig
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
-from pets_core.evaluation.compare import ScoredSamples
+from pets_core.evaluation.compare import Labels, ScoredSamples, reduce_scores
 from pets_core.evaluation.gallery import Gallery
+from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
@@ -29,9 +32,19 @@ if TYPE_CHECKING:
 
     from pets_core.targets.objective import Objective
 
-__all__ = ["VALID_NOTE", "Evaluation", "Evaluator", "Predicted", "Target", "top_labels"]
+__all__ = [
+    "NUM_SHOWN",
+    "Evaluation",
+    "Evaluator",
+    "Predicted",
+    "Target",
+    "issues_section",
+    "top_labels",
+    "valid_notes",
+]
 
-VALID_NOTE = "There are no test photos: what is chosen by these looks better than it is."
+NUM_SHOWN = 16
+"""Photos of a part of the gallery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +129,48 @@ class Evaluator(ABC):
     @abstractmethod
     def score(self) -> ScoredSamples:
         """Return the primary metric, sample by sample."""
+
+    def scored(
+        self,
+        target: Target,
+        scores: NDArray[np.float64],
+        *,
+        unit: str = "",
+        baseline: float | None = None,
+        is_root: bool = False,
+        labels: Labels | None = None,
+    ) -> ScoredSamples:
+        """Return scores with the primary metric of a kind: their mean, and its bootstrap interval.
+
+        Args:
+            target: The kind.
+            scores: Of each sample, (N,).
+            unit: Of the metric.
+            baseline: The metric of always predicting the mean of the training samples.
+            is_root: Whether the metric is the root of the mean.
+            labels: What each sample carries, of kinds that have labels.
+        """
+        interval = bootstrap_interval(partial(reduce_scores, is_root=is_root), scores)
+        return ScoredSamples(
+            metric=Metric(
+                name=target.metric,
+                higher_is_better=target.higher_is_better,
+                unit=unit,
+                baseline=baseline,
+                **interval.model_dump(),
+            ),
+            ids=self.predictions.ids,
+            scores=scores,
+            model_url=self.info.model_url,
+            is_root=is_root,
+            labels=labels,
+        )
+
+    def validation_rows(self, ids: Iterable[str]) -> list[int]:
+        """Return the rows of the first validation samples that are named, to be shown."""
+        assert self.validation is not None
+        place = {sample: row for row, sample in enumerate(self.validation.ids)}
+        return [place[sample] for sample in islice(ids, NUM_SHOWN)]
 
     @abstractmethod
     def evaluate(self) -> Evaluation:
@@ -261,3 +316,26 @@ def top_labels(predicted: Predicted, count: int) -> tuple[tuple[str, float], ...
     outputs = predicted.outputs[0]
     best = np.argsort(-outputs, kind="stable")[:count]
     return tuple((predicted.card.classes[i].name, float(outputs[i])) for i in best.tolist())
+
+
+def valid_notes(info: PredictionsInfo, samples: str = "photos") -> list[str]:
+    """Return the note on an evaluation of the validation split; none of another split."""
+    if info.split != "valid":
+        return []
+    return [f"There are no test {samples}: what is chosen by these looks better than it is."]
+
+
+def issues_section(count: int, *, found: str, none: str, description: str) -> Section:
+    """Return the section of label issues.
+
+    Args:
+        count: Validation photos with one.
+        found: What is wrong with them and what to do, after "validation photos whose".
+        none: The sentence where there are none.
+        description: Of the artifact.
+    """
+    photos = f"{count} validation photo{'s' if count > 1 else ''}"
+    return Section(
+        key="label-issues", title="Label issues", gallery="label-issues",
+        text=f"{photos} whose {found}" if count else none, description=description,
+    )  # fmt: skip

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from pets_core.errors import PetsError
 from pets_core.records.target_spec import load_object
-
-if TYPE_CHECKING:
-    from pets_core.targets.base import Target
+from pets_core.targets.base import Target
 
 __all__ = ["get_target"]
 
@@ -32,8 +29,6 @@ def get_target(name: str) -> Target:
     Raises:
         PetsError: There is no such kind, or the object has another name.
     """
-    from pets_core.targets.base import Target
-
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
         found = getattr(import_module(f"pets_core.targets.{module}"), attribute)

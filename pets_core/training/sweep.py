@@ -67,11 +67,6 @@ class Study:
         value = None if trial.value is None else trial.metric.score(trial.value)
         self._study.tell(trial.number, value, state=failed)
 
-    @property
-    def best_number(self) -> int:
-        """Number of the best trial so far."""
-        return self._study.best_trial.number
-
 
 def trial_config(config: PipelineConfig, trial: Trial, seed: int) -> PipelineConfig:
     """Settings of one training of a trial."""

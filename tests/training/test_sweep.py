@@ -97,7 +97,7 @@ def test_the_best_trial_is_the_one_of_the_metrics_direction(tmp_path) -> None:
     study = Study(settings(num_random=1))
     for trial, value in zip(study.ask(3), [0.3, 0.9, 0.5], strict=True):
         study.tell(trial.model_copy(update={"metric": iou, "value": value}))
-    assert study.best_number == 1
+    assert study._study.best_trial.number == 1
 
 
 def test_trials_of_a_version_with_another_metric_are_refused() -> None:

@@ -14,7 +14,7 @@ from pets_core.data.sources.catalogue import LabelledPhoto
 from pets_core.data.sources.files import FileEntry
 from pets_core.data.sources.formats import is_photo_name, may_be_photo
 from pets_core.errors import PetsError
-from pets_core.records.base import Split, Targets
+from pets_core.records.base import Split
 from pets_core.records.dataset import LeftOut, choose_evaluation_split
 from pets_core.records.target_spec import target_spec
 
@@ -142,7 +142,7 @@ def check_splits(
 def _lower_fraction(
     photos: Mapping[str, LabelledPhoto],
     rows: Mapping[str, SplitRow],
-    targets: Targets,
+    targets: str,
     config: PipelineConfig,
 ) -> str:
     """The fractions that leave each class a training photo, for a message; empty with lists."""

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pets_core import storage
 from pets_core.data.dataset import SCHEMA_VERSION, schema_of
 from pets_core.errors import PetsError
-from pets_core.records.base import Targets
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = ["Contract", "agree", "load_contract", "save_contract"]
@@ -24,7 +23,7 @@ class Contract(BaseModel):
     schema_version: int
     columns: dict[str, str]
     classes: tuple[ClassInfo, ...]
-    targets: Targets = "class"
+    targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
 
     @classmethod
@@ -32,7 +31,7 @@ class Contract(BaseModel):
         cls,
         version: int,
         classes: tuple[ClassInfo, ...],
-        targets: Targets = "class",
+        targets: str = "class",
         numbers: tuple[NumberInfo, ...] = (),
     ) -> Contract:
         """The contract that the schema of this code and these labels or numbers make."""
@@ -68,7 +67,7 @@ def agree(
     classes: Mapping[str, str | None],
     *,
     extend: bool,
-    targets: Targets = "class",
+    targets: str = "class",
     numbers: Sequence[NumberInfo] = (),
 ) -> tuple[Contract, list[str]]:
     """Return the contract for these labels or numbers, and the labels outside it.
@@ -106,7 +105,7 @@ def agree(
     return known, new
 
 
-def _learnt(targets: Targets, numbers: Sequence[NumberInfo]) -> str:
+def _learnt(targets: str, numbers: Sequence[NumberInfo]) -> str:
     names = ", ".join(info.text for info in numbers)
     return f"source.targets = {targets}{f' of {names}' if names else ''}"
 

@@ -37,7 +37,7 @@ from pets_core.data.sources.formats import decoders
 from pets_core.data.sources.sources import open_source
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
-from pets_core.records.base import Split, Targets
+from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, LeftOut, ShardPlan
 from pets_core.records.target_spec import target_spec
 
@@ -180,7 +180,7 @@ def _usable(
 
 
 def _planned(
-    photo: LabelledPhoto, entry: FileEntry, targets: Targets, labels: Mapping[str, int]
+    photo: LabelledPhoto, entry: FileEntry, targets: str, labels: Mapping[str, int]
 ) -> PlannedPhoto:
     indices = tuple(sorted(labels[name] for name in photo.names(targets)))
     is_class = target_spec(targets).is_label

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pets_core.data.sources.catalogue import LabelledPhoto, Official
 from pets_core.errors import PetsError
-from pets_core.records.base import Split, Targets
+from pets_core.records.base import Split
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
@@ -50,7 +50,7 @@ def draw(seed: int, key: str) -> float:
 
 
 def split_rows(
-    photos: Mapping[str, LabelledPhoto], targets: Targets, group_pattern: str | None
+    photos: Mapping[str, LabelledPhoto], targets: str, group_pattern: str | None
 ) -> dict[str, SplitRow]:
     """What the split depends on, by photo.
 

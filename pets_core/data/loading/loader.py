@@ -19,7 +19,6 @@ from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.mixing import mix
 from pets_core.data.loading.transforms import REACH, Transform, move_box, move_points, send
-from pets_core.records.base import Targets
 from pets_core.records.target_spec import target_spec
 
 __all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "move_coordinates"]
@@ -149,7 +148,7 @@ class PhotoLoader:
         on_device: bool = False,
         mixing: TransformConfig | None = None,
         num_classes: int = 0,
-        targets: Targets = "class",
+        targets: str = "class",
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:
         if len(photos) == 0:

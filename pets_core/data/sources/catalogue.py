@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pets_core.data.sources.files import Files
-from pets_core.records.base import Targets
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.target_spec import target_spec
 
@@ -62,7 +61,7 @@ class LabelledPhoto:
     annotation_size: tuple[int, int] | None = None
     group: str = ""
 
-    def names(self, targets: Targets) -> tuple[str, ...]:
+    def names(self, targets: str) -> tuple[str, ...]:
         """Its class or its tags, whichever are the target."""
         spec = target_spec(targets)
         if spec.is_label:
@@ -124,7 +123,7 @@ class Source(Protocol):
 
 
 def describe_numbers(
-    targets: Targets, names: Sequence[str], units: Sequence[str] = ()
+    targets: str, names: Sequence[str], units: Sequence[str] = ()
 ) -> tuple[NumberInfo, ...]:
     """Say what numbers are; places on a photo, x and y in turn, are told in halves of its sides."""
     if target_spec(targets).geometry is not None:

@@ -26,7 +26,15 @@ from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
-from pets_core.targets.base import Evaluation, Evaluator, Predicted, Target, top_labels
+from pets_core.targets.base import (
+    NUM_SHOWN,
+    Evaluation,
+    Evaluator,
+    Predicted,
+    Target,
+    issues_section,
+    top_labels,
+)
 from pets_core.targets.classes.calibration import Calibration, calibrate
 from pets_core.targets.classes.confusion import (
     cluster_order,
@@ -45,11 +53,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSES", "Classes", "ClassesEvaluator"]
 
-_NUM_PHOTOS, _NUM_PAIRS, _PHOTOS_A_PAIR = 16, 10, 8
+_NUM_PAIRS, _PHOTOS_A_PAIR = 10, 8
 _NUM_HIGHLIGHTS = 3
 _SIDE = 160
-_MANY_CLASSES = 50
-"""A confusion table of more classes is too long for a page."""
 
 
 class ClassesEvaluator(Evaluator):
@@ -150,8 +156,8 @@ class ClassesEvaluator(Evaluator):
         sure = errors[np.argsort(-predictions.confidence[errors], kind="stable")]
         worst = np.argsort(-losses, kind="stable")
         parts = {
-            "top-losses": [self._picture(row) for row in worst[:_NUM_PHOTOS]],
-            "confident-errors": [self._picture(row) for row in sure[:_NUM_PHOTOS]],
+            "top-losses": [self._picture(row) for row in worst[:NUM_SHOWN]],
+            "confident-errors": [self._picture(row) for row in sure[:NUM_SHOWN]],
             "confused-pairs": [
                 self._picture(row, group=f"{pair.actual}, predicted {pair.predicted}")
                 for pair in pairs[:_NUM_PAIRS].itertuples()
@@ -159,10 +165,8 @@ class ClassesEvaluator(Evaluator):
             ],
         }
         if issues is not None:
-            assert self.validation is not None
-            place = {photo: row for row, photo in enumerate(self.validation.ids)}
             parts["label-issues"] = [
-                self._picture(place[photo], self.validation) for photo in issues["id"][:_NUM_PHOTOS]
+                self._picture(row, self.validation) for row in self.validation_rows(issues["id"])
             ]
         return fetch_photos(parts, self.info.dataset_url, _SIDE, maps_url=self.maps_url)
 
@@ -275,17 +279,14 @@ def _photo_sections() -> list[Section]:
 
 
 def _label_section(count: int) -> Section:
-    text = "No label of the validation photos looks wrong."
-    if count:
-        text = (
-            f"{count} validation photo{'s' if count > 1 else ''} whose label is probably wrong, by "
-            "confident learning. Look at them, remove the rows of label_fixes.csv whose label is "
-            "right, and ingest with --source.label_fixes set to the file."
-        )
-    return Section(
-        key="label-issues", title="Label issues", text=text, gallery="label-issues",
+    return issues_section(
+        count,
+        found="label is probably wrong, by confident learning. Look at them, remove the rows of "
+        "label_fixes.csv whose label is right, and ingest with --source.label_fixes set to the "
+        "file.",
+        none="No label of the validation photos looks wrong.",
         description="Labels that are probably wrong",
-    )  # fmt: skip
+    )
 
 
 def _calibration_text(calibration: Calibration) -> str:

@@ -98,6 +98,7 @@ class PointsEvaluator(_CoordinatesEvaluator):
     def _sizes(self) -> NDArray[np.int64] | None:
         return photo_sizes(self.info.dataset_url, self.predictions.ids)
 
+    @cached_property
     def photo_errors(self) -> Floats:
         """Return the mean distance of each photo's points, in shares of its sides."""
         predictions = self.predictions
@@ -108,24 +109,15 @@ class PointsEvaluator(_CoordinatesEvaluator):
         """Return the mean distance of a photo's points."""
         predictions = self.predictions
         if self._sizes is None:
-            return f"{self.photo_errors()[row]:.1%} of a side"
+            return f"{self.photo_errors[row]:.1%} of a side"
         own = slice(row, row + 1)
         off = pixel_distances(predictions.targets[own], predictions.outputs[own], self._sizes[own])
         return f"{off.mean():.3g} pixels"
 
     def score(self) -> ScoredSamples:
         """Return the mean distance of each photo's points."""
-        scores = self.photo_errors()
         baseline = float(distances(self.predictions.targets, self.baseline).mean() / 2)
-        interval = bootstrap_interval(np.mean, scores)
-        return ScoredSamples(
-            metric=Metric(
-                name=POINTS.metric, unit="% of a side", baseline=baseline, **interval.model_dump()
-            ),
-            ids=self.predictions.ids,
-            scores=scores,
-            model_url=self.info.model_url,
-        )
+        return self.scored(POINTS, self.photo_errors, unit="% of a side", baseline=baseline)
 
     def metrics(self) -> list[Metric]:
         """Return distances in pixels of the upright photo, where the photos are in reach."""
@@ -151,6 +143,7 @@ class BoxEvaluator(_CoordinatesEvaluator):
     def _iou(self) -> Floats:
         return box_iou(self.predictions.targets, self.predictions.outputs)
 
+    @cached_property
     def photo_errors(self) -> Floats:
         """Return 1 - IoU and, so that of boxes apart the farthest is worst, their distance."""
         off: Floats = distances(self.predictions.targets, self.predictions.outputs).mean(1)
@@ -162,16 +155,8 @@ class BoxEvaluator(_CoordinatesEvaluator):
 
     def score(self) -> ScoredSamples:
         """Return the IoU of each photo's box."""
-        interval = bootstrap_interval(np.mean, self._iou)
         baseline = float(box_iou(self.predictions.targets, self.baseline).mean())
-        return ScoredSamples(
-            metric=Metric(
-                name=BOX.metric, higher_is_better=True, baseline=baseline, **interval.model_dump()
-            ),
-            ids=self.predictions.ids,
-            scores=self._iou,
-            model_url=self.info.model_url,
-        )
+        return self.scored(BOX, self._iou, baseline=baseline)
 
     def metrics(self) -> list[Metric]:
         """Return the share of boxes that are found, by the custom of PASCAL VOC."""
@@ -185,6 +170,20 @@ class BoxEvaluator(_CoordinatesEvaluator):
 
 class _Coordinates(Numbers):
     """Coordinates from -1 to 1 on the photo, which people read in its pixels."""
+
+    def objective(
+        self,
+        card: ModelCard,
+        config: TrainConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+    ) -> Objective:
+        """Return regression within the photo and its surroundings."""
+        from pets_core.data.loading.transforms import REACH
+        from pets_core.targets.coordinates.objective import Boxes, Keypoints
+
+        kind = Boxes if self.spec.geometry == "box" else Keypoints
+        return kind(REACH, loss=config.number_loss)
 
     def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
         """Return coordinates on the photo, corners of a box in order."""
@@ -218,19 +217,6 @@ class Points(_Coordinates):
     metric = "mean distance"
     evaluator = PointsEvaluator
 
-    def objective(
-        self,
-        card: ModelCard,
-        config: TrainConfig,
-        class_counts: Sequence[int],
-        device: torch.device,
-    ) -> Objective:
-        """Return regression within the photo and its surroundings."""
-        from pets_core.data.loading.transforms import REACH
-        from pets_core.targets.coordinates.objective import Keypoints
-
-        return Keypoints(REACH, loss=config.number_loss)
-
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns as of numbers, of x and y in turn."""
         if len(info.numbers) % 2:
@@ -247,19 +233,6 @@ class Box(_Coordinates):
     metric_range = (0.0, 1.0)
     higher_is_better = True
     evaluator = BoxEvaluator
-
-    def objective(
-        self,
-        card: ModelCard,
-        config: TrainConfig,
-        class_counts: Sequence[int],
-        device: torch.device,
-    ) -> Objective:
-        """Return regression within the photo and its surroundings."""
-        from pets_core.data.loading.transforms import REACH
-        from pets_core.targets.coordinates.objective import Boxes
-
-        return Boxes(REACH, loss=config.number_loss)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Columns as of numbers, of four coordinates."""

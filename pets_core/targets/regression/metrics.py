@@ -13,7 +13,7 @@ from pets_core.records.dataset import NumberInfo
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["baseline_of", "number_table", "rmse", "standard_errors"]
+__all__ = ["baseline_of", "have_one_unit", "number_table", "rmse", "standard_errors"]
 
 Numbers = NDArray[np.float32] | NDArray[np.float64]
 Floats = NDArray[np.float64]
@@ -59,6 +59,11 @@ def _row(info: NumberInfo, actual: Floats, predicted: Floats) -> dict[str, objec
 def rmse(errors: Numbers) -> float:
     """Return the root of the mean squared error, whatever the shape."""
     return float(np.sqrt(np.mean(np.square(errors, dtype=np.float64))))
+
+
+def have_one_unit(infos: Sequence[NumberInfo]) -> bool:
+    """Return whether errors of different numbers can be added."""
+    return len(infos) == 1 or len({info.unit or info.name for info in infos}) == 1
 
 
 def baseline_of(infos: Sequence[NumberInfo], num_rows: int) -> Floats:

@@ -27,10 +27,19 @@ from pets_core.models.card import ModelCard
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
-from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Predicted, Target
+from pets_core.targets.base import (
+    NUM_SHOWN,
+    Evaluation,
+    Evaluator,
+    Predicted,
+    Target,
+    issues_section,
+    valid_notes,
+)
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
     baseline_of,
+    have_one_unit,
     number_table,
     rmse,
     standard_errors,
@@ -42,18 +51,12 @@ if TYPE_CHECKING:
 
     from pets_core.targets.objective import Objective
 
-__all__ = ["NUMBERS", "Numbers", "NumbersEvaluator", "root_mean"]
+__all__ = ["NUMBERS", "Numbers", "NumbersEvaluator"]
 
-_NUM_PHOTOS, _NUM_SHOWN, _NUM_HIGHLIGHTS = 16, 6, 12
+_NUM_NAMED, _NUM_HIGHLIGHTS = 6, 12
 _SIDE = 224
 
 Floats = NDArray[np.float64]
-
-
-def root_mean(squares: NDArray[Any], axis: int = -1) -> NDArray[Any]:
-    """Return the root of the mean."""
-    root: NDArray[Any] = np.sqrt(squares.mean(axis))
-    return root
 
 
 class NumbersEvaluator(Evaluator):
@@ -78,8 +81,12 @@ class NumbersEvaluator(Evaluator):
     @property
     def has_one_unit(self) -> bool:
         """Whether errors of different numbers can be added."""
-        kinds = {number.unit or number.name for number in self.numbers}
-        return len(self.numbers) == 1 or len(kinds) == 1
+        return have_one_unit(self.numbers)
+
+    @property
+    def error_unit(self) -> str:
+        """The unit of errors over all numbers: standard deviations where they have several."""
+        return self.unit if self.has_one_unit else "SD"
 
     def errors(self, predicted: NDArray[Any]) -> Floats:
         """Return errors of predictions in their unit; of several units in standard deviations."""
@@ -91,19 +98,8 @@ class NumbersEvaluator(Evaluator):
     def score(self) -> ScoredSamples:
         """Return the squared error of each photo, the mean over its numbers."""
         squares = np.square(self.errors(self.predictions.outputs)).mean(1)
-        interval = bootstrap_interval(root_mean, squares)
-        return ScoredSamples(
-            metric=Metric(
-                name=NUMBERS.metric,
-                unit=self.unit if self.has_one_unit else "SD",
-                baseline=rmse(self.errors(self.baseline)),
-                **interval.model_dump(),
-            ),
-            ids=self.predictions.ids,
-            scores=squares,
-            is_root=True,
-            model_url=self.info.model_url,
-        )
+        baseline = rmse(self.errors(self.baseline))
+        return self.scored(NUMBERS, squares, unit=self.error_unit, baseline=baseline, is_root=True)
 
     def evaluate(self) -> Evaluation:
         """Return the errors of each number, residuals, the worst photos and label issues."""
@@ -115,7 +111,7 @@ class NumbersEvaluator(Evaluator):
             metrics=self.metrics(),
             notes=self._notes(table),
             highlights=_highlights(table),
-            sections=[*self._sections(issues)],
+            sections=self._sections(issues),
             tables={"numbers": table},
             figures={
                 "residuals": plots.residuals(
@@ -125,7 +121,7 @@ class NumbersEvaluator(Evaluator):
             gallery=self._gallery(issues),
             files={} if issues is None else {"label_issues.csv": issues_csv(issues)},
             num_label_issues=None if issues is None else issues["id"].nunique(),
-            task=f"predicts {', '.join(number.text for number in numbers[:_NUM_SHOWN])}",
+            task=f"predicts {', '.join(number.text for number in numbers[:_NUM_NAMED])}",
             pipeline_tag="image-feature-extraction",
         )
 
@@ -136,10 +132,11 @@ class NumbersEvaluator(Evaluator):
     def metrics(self) -> list[Metric]:
         """Return the secondary metrics."""
         sizes = np.abs(self.errors(self.predictions.outputs)).mean(1)
-        unit = self.unit if self.has_one_unit else "SD"
         baseline = float(np.abs(self.errors(self.baseline)).mean())
         interval = bootstrap_interval(np.mean, sizes)
-        return [Metric(name="MAE", unit=unit, baseline=baseline, **interval.model_dump())]
+        return [
+            Metric(name="MAE", unit=self.error_unit, baseline=baseline, **interval.model_dump())
+        ]
 
     def _notes(self, table: Any) -> list[str]:
         notes = []
@@ -149,14 +146,13 @@ class NumbersEvaluator(Evaluator):
             notes.append(
                 "The model is no better than always predicting the mean of the training photos."
             )
-        if self.info.split == "valid":
-            notes.append(VALID_NOTE)
-        return notes
+        return notes + valid_notes(self.info)
 
     # What photos show: overridden by coordinates, which are drawn.
 
     legend = ""
 
+    @cached_property
     def photo_errors(self) -> Floats:
         """Return by how much each photo is off, (N,), to find the worst."""
         errors = standard_errors(self.numbers, self.predictions.targets, self.predictions.outputs)
@@ -165,7 +161,7 @@ class NumbersEvaluator(Evaluator):
     def detail(self, row: int) -> str:
         """Return how far a photo is off, as text."""
         if len(self.numbers) > 1:
-            return f"{self.photo_errors()[row]:.2f} standard deviations"
+            return f"{self.photo_errors[row]:.2f} standard deviations"
         predictions = self.predictions
         off = predictions.outputs[row, 0] - predictions.targets[row, 0]
         return f"{off:+.4g} {self.numbers[0].unit}".rstrip()
@@ -175,7 +171,7 @@ class NumbersEvaluator(Evaluator):
         alone = len(self.numbers) == 1
         shown = [
             f"{'' if alone else f'{number.name} '}{value:.4g} {number.unit}".rstrip()
-            for number, value in zip(self.numbers[:_NUM_SHOWN], values, strict=False)
+            for number, value in zip(self.numbers[:_NUM_NAMED], values, strict=False)
         ]
         more = len(values) - len(shown)
         return "; ".join([*shown, f"and {more} more"] if more > 0 else shown)
@@ -185,17 +181,14 @@ class NumbersEvaluator(Evaluator):
         return jpeg
 
     def _gallery(self, issues: Any) -> Gallery:
-        worst = np.argsort(-self.photo_errors(), kind="stable")[:_NUM_PHOTOS]
+        worst = np.argsort(-self.photo_errors, kind="stable")[:NUM_SHOWN]
         details = {row: self.detail(row) for row in worst.tolist()}
         gallery = self._part("worst-errors", self.predictions, details)
         if issues is None or self.validation is None:
             return gallery
-        place = {photo: row for row, photo in enumerate(self.validation.ids)}
-        first = issues.drop_duplicates("id")[:_NUM_PHOTOS]
-        details = {
-            place[photo]: f"quality {quality:.2f}"
-            for photo, quality in zip(first["id"], first["quality"], strict=True)
-        }
+        first = issues.drop_duplicates("id")[:NUM_SHOWN]
+        rows = zip(self.validation_rows(first["id"]), first["quality"], strict=True)
+        details = {row: f"quality {quality:.2f}" for row, quality in rows}
         return {**gallery, **self._part("label-issues", self.validation, details)}
 
     def _part(self, name: str, predictions: Predictions, details: dict[int, str]) -> Gallery:
@@ -238,22 +231,17 @@ class NumbersEvaluator(Evaluator):
             ),
         ]  # fmt: skip
         if issues is not None:
-            sections.append(_issues_section(issues["id"].nunique()))
+            sections.append(
+                issues_section(
+                    issues["id"].nunique(),
+                    found="target is probably wrong, by outliers of the residuals; "
+                    "label_issues.csv lists them. Correct those that are wrong in the source, and "
+                    "ingest again.",
+                    none="No target of the validation photos looks wrong.",
+                    description="Targets that are probably wrong",
+                )
+            )
         return sections
-
-
-def _issues_section(count: int) -> Section:
-    text = "No target of the validation photos looks wrong."
-    if count:
-        text = (
-            f"{count} validation photo{'s' if count > 1 else ''} whose target is probably wrong, "
-            "by outliers of the residuals; label_issues.csv lists them. Correct those that are "
-            "wrong in the source, and ingest again."
-        )
-    return Section(
-        key="label-issues", title="Label issues", text=text, gallery="label-issues",
-        description="Targets that are probably wrong",
-    )  # fmt: skip
 
 
 def _highlights(table: Any) -> Highlights:
@@ -296,7 +284,7 @@ class Numbers(Target):
             mean=torch.tensor([info.mean for info in numbers], device=device),
             std=torch.tensor([info.std for info in numbers], device=device),
             unit=numbers[0].unit,
-            alike=len(numbers) == 1 or len({info.unit or info.name for info in numbers}) == 1,
+            alike=have_one_unit(numbers),
         )
 
     def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:

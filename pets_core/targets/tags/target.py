@@ -16,7 +16,6 @@ from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
 from pets_core.evaluation.gallery import Picture, fetch_photos
-from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
@@ -27,7 +26,16 @@ from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
-from pets_core.targets.base import VALID_NOTE, Evaluation, Evaluator, Predicted, Target, top_labels
+from pets_core.targets.base import (
+    NUM_SHOWN,
+    Evaluation,
+    Evaluator,
+    Predicted,
+    Target,
+    issues_section,
+    top_labels,
+    valid_notes,
+)
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
     accuracy_multi,
@@ -53,7 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["TAGS", "Tags", "TagsEvaluator", "binary_cross_entropy"]
 
 _LEAST = float(np.finfo(np.float32).eps)
-_NUM_PHOTOS, _NUM_HIGHLIGHTS = 16, 5
+_NUM_HIGHLIGHTS = 5
 _SIDE = 160
 
 
@@ -95,7 +103,7 @@ class TagsEvaluator(Evaluator):
         """Which tags each photo is given, (N, C)."""
         return self.thresholds.given(self.predictions.outputs)
 
-    @property
+    @cached_property
     def _losses(self) -> NDArray[np.float32]:
         return binary_cross_entropy(self.predictions.targets, self.predictions.outputs)
 
@@ -103,17 +111,9 @@ class TagsEvaluator(Evaluator):
         """Return the F1 of each photo's tags."""
         predictions = self.predictions
         scores = photo_f1(predictions.targets, self._given)
-        interval = bootstrap_interval(np.mean, scores)
         rows, tags = np.nonzero(predictions.targets)
-        return ScoredSamples(
-            metric=Metric(
-                name=TAGS.metric, higher_is_better=True, unit="%", **interval.model_dump()
-            ),
-            ids=predictions.ids,
-            scores=scores,
-            model_url=self.info.model_url,
-            labels=Labels(self.tags, rows, tags, self._given[rows, tags]),
-        )
+        labels = Labels(self.tags, rows, tags, self._given[rows, tags])
+        return self.scored(TAGS, scores, unit="%", labels=labels)
 
     def evaluate(self) -> Evaluation:
         """Return the metrics of each tag, the thresholds, photos and label issues."""
@@ -134,9 +134,6 @@ class TagsEvaluator(Evaluator):
             )
         issues = None if validation is None else tag_issues(validation)
         num_untagged = int((~predictions.targets.any(1)).sum())
-        notes = []
-        if self.info.split == "valid":
-            notes.append(VALID_NOTE)
         data = thresholds.model_dump_json(indent=2).encode()
         return Evaluation(
             metrics=self._metrics(table),
@@ -144,7 +141,7 @@ class TagsEvaluator(Evaluator):
                 f"{len(self.tags)} tags; {num_untagged:,} photos have none.",
                 f"Thresholds: {_threshold_text(thresholds)}.",
             ),
-            notes=notes,
+            notes=valid_notes(self.info),
             highlights=_highlights(table),
             sections=_sections(thresholds, issues, has_curve=validation is not None),
             tables=tables,
@@ -180,13 +177,11 @@ class TagsEvaluator(Evaluator):
         ]
 
     def _gallery(self, issues: Any) -> Any:
-        worst = np.argsort(-self._losses, kind="stable")[:_NUM_PHOTOS]
+        worst = np.argsort(-self._losses, kind="stable")[:NUM_SHOWN]
         parts = {"top-losses": [self._picture(row) for row in worst]}
         if issues is not None:
-            assert self.validation is not None
-            place = {photo: row for row, photo in enumerate(self.validation.ids)}
             parts["label-issues"] = [
-                self._picture(place[photo], self.validation) for photo in issues["id"][:_NUM_PHOTOS]
+                self._picture(row, self.validation) for row in self.validation_rows(issues["id"])
             ]
         return fetch_photos(parts, self.info.dataset_url, _SIDE)
 
@@ -253,19 +248,15 @@ def _sections(thresholds: Thresholds, issues: Any, *, has_curve: bool) -> list[S
         )
     )  # fmt: skip
     if issues is not None:
-        text = "No tags of the validation photos look wrong."
-        if len(issues):
-            text = (
-                f"{len(issues)} validation photo{'s' if len(issues) > 1 else ''} whose tags are "
-                "probably wrong, by confident learning; label_issues.csv lists them. Correct those "
-                "that are wrong in the source, and ingest again."
-            )
         sections.append(
-            Section(
-                key="label-issues", title="Label issues", text=text, gallery="label-issues",
+            issues_section(
+                len(issues),
+                found="tags are probably wrong, by confident learning; label_issues.csv lists "
+                "them. Correct those that are wrong in the source, and ingest again.",
+                none="No tags of the validation photos look wrong.",
                 description="Tags that are probably wrong",
             )
-        )  # fmt: skip
+        )
     return sections
 
 

@@ -83,8 +83,8 @@ def test_the_worst_of_places(draw_kind):
     points = draw_kind("points", 2, names=list("abcd"))
     points.targets[:], points.outputs[:] = 0, [[3.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0]]
     # A side is 2 long.
-    assert PointsEvaluator(points).photo_errors() == pytest.approx([2.5 / 2, 1.0 / 2])
+    assert PointsEvaluator(points).photo_errors == pytest.approx([2.5 / 2, 1.0 / 2])
     box = draw_kind("box", 4)
     box.targets[:] = [0.0, 0.0, 1.0, 1.0]
     box.outputs[:] = [[0, 0, 1, 1], [0, 0, 1, 0.5], [2, 0, 3, 1], [8, 0, 9, 1]]
-    assert BoxEvaluator(box).photo_errors() == pytest.approx([0.0, 0.5, 3.0, 9.0])
+    assert BoxEvaluator(box).photo_errors == pytest.approx([0.0, 0.5, 3.0, 9.0])

@@ -1,9 +1,12 @@
 """Errors of numbers: computed by hand, and what holds of all of them."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from pets_core.evaluation.compare import reduce_scores
 from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Metric
@@ -13,7 +16,7 @@ from pets_core.targets.regression.metrics import (
     rmse,
     standard_errors,
 )
-from pets_core.targets.regression.target import NumbersEvaluator, root_mean
+from pets_core.targets.regression.target import NumbersEvaluator
 
 
 def column(*values: float) -> np.ndarray:
@@ -92,7 +95,7 @@ def test_intervals_hold_the_value_and_are_the_same_each_time(metrics_of):
     for metric in (mae, overall):
         assert metric.low < metric.value < metric.high
     assert metrics_of(targets, predicted) == (overall, mae)
-    squares = np.square(errors).mean(1)
+    squares, root_mean = np.square(errors).mean(1), partial(reduce_scores, is_root=True)
     assert bootstrap_interval(root_mean, squares).low == overall.low
     assert bootstrap_interval(root_mean, squares, seed=1).low != overall.low
 
@@ -124,7 +127,7 @@ def test_the_worst_of_numbers_is_found_in_standard_deviations(draw_kind):
     off = np.array([[10.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     drawn = draw_kind("numbers", 3, numbers=infos)
     drawn.targets[:], drawn.outputs[:] = 0, off
-    found = NumbersEvaluator(drawn).photo_errors()
+    found = NumbersEvaluator(drawn).photo_errors
     assert found == pytest.approx([np.sqrt(1 / 2), np.sqrt(50), 0])
     same = standard_errors([NumberInfo(name="a", std=0.0)], column(1), column(3))
     assert same.tolist() == [[2.0]]

@@ -1,0 +1,27 @@
+"""Subcommands that act on a store."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+__all__ = ["store_actions"]
+
+
+def store_actions(
+    parser: argparse.ArgumentParser, store: str
+) -> Callable[[str, str], argparse.ArgumentParser]:
+    """Return a function that adds a subcommand with --store, by its name and summary.
+
+    Args:
+        parser: Of the command.
+        store: Default of --store.
+    """
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        own = commands.add_parser(name, help=summary, description=summary)
+        own.add_argument("--store", default=store, help=f"path or URL (default: {store})")
+        return own
+
+    return add
