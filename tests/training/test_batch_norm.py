@@ -12,7 +12,7 @@ from pets_core.config.train import TrainConfig
 from pets_core.data.loading.loader import global_batches
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel
-from pets_core.training.batch_norm import check_batch_norm, smallest_pass
+from pets_core.training.batch_norm import check_batch_norm, smallest_micro_batch
 from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.memory import num_micro_batches
 from pets_core.training.prepared import prepare
@@ -29,7 +29,7 @@ def test_the_smallest_pass_is_the_loaders(num_rows, batch_size, num_ranks, micro
             torch.tensor(share), num_micro_batches(len(rows), num_ranks, micro)
         )
     ]
-    assert smallest_pass(num_rows, batch_size, num_ranks, micro) == min(passes)
+    assert smallest_micro_batch(num_rows, batch_size, num_ranks, micro) == min(passes)
     assert max(passes) <= (micro or batch_size)
 
 

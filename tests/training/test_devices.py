@@ -86,12 +86,12 @@ def test_hidden_gpus_are_not_missed(machine, monkeypatch, hidden):
 
 def test_a_required_gpu_may_not_be_missing(machine):
     machine()
-    with pytest.raises(PetsError, match=r"launch\.require_gpu = true, and torch finds no GPU"):
+    with pytest.raises(PetsError, match=r"launch\.require_gpu = true, but torch finds no GPU"):
         choose_device(LaunchConfig(require_gpu=True))
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "shards", "expected"),
+    ("device", "capability", "is_sharded", "expected"),
     [
         (CUDA, (9, 0), False, "bf16"),
         (CUDA, (7, 5), False, "fp16"),
@@ -100,9 +100,9 @@ def test_a_required_gpu_may_not_be_missing(machine):
         (MPS, (0, 0), False, "no"),
     ],
 )
-def test_auto_takes_what_the_hardware_multiplies(machine, device, capability, shards, expected):
+def test_auto_takes_what_the_hardware_multiplies(machine, device, capability, is_sharded, expected):
     machine(num_gpus=1, capability=capability)
-    assert resolve_precision("auto", device, shards=shards) == expected
+    assert resolve_precision("auto", device, is_sharded=is_sharded) == expected
 
 
 @pytest.mark.parametrize("device", [CPU, MPS])
