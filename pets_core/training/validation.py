@@ -68,14 +68,14 @@ def validate(
     """
     model.eval()
     halving = HalvingForward(lambda inputs: (model(inputs),), accelerator)
-    shards = is_sharding(accelerator)
+    is_sharded = is_sharding(accelerator)
     # MPS does not support float64.
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     sums = torch.zeros(2, dtype=dtype, device=accelerator.device)
     for batch in valid.epoch(0):
         if saver and not saver.should_continue():
             saver.stop()
-        if shards:
+        if is_sharded:
             num_parts = num_micro_batches(
                 batch.global_size, accelerator.num_processes, micro_batch_size
             )
