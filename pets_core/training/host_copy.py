@@ -14,7 +14,7 @@ from pets_core.training.sharding import whole
 __all__ = ["HostCopy", "copy_to_host", "safetensors_chunks"]
 
 _CHUNK_BYTES = 4 * 2**20
-"""Largest chunk: stores that buffer a write hold the GIL while they copy it."""
+"""Chunk size: stores that buffer a write hold the GIL while they copy it."""
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",

@@ -54,7 +54,10 @@ def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **s
             r"= 8 and train.micro_batch_size = 1, .*change train.micro_batch_size",
         ),
         ({"batch_size": 3, "micro_batch_size": 2}, r"train.micro_batch_size = 2, "),
-        ({"batch_size": 16, "micro": 1}, r"micro_batch_size = 1 \(the most that fits the memory\)"),
+        (
+            {"batch_size": 16, "micro": 1},
+            r"micro_batch_size = 1 \(the largest that fits in memory\)",
+        ),
         ({"batch_size": 1, "batch_norm": "sync"}, r"train.batch_norm = sync needs 2 samples"),
         (
             {"batch_size": 3, "num_processes": 4, "batch_norm": "sync"},

@@ -67,7 +67,7 @@ def test_several_ranks_of_an_apple_machine_share_its_cpu(machine):
     [
         ("13.2", r"install driver 580 or newer for CUDA 13\.2"),
         ("12.8", r"install driver 525 or newer for CUDA 12\.8"),
-        (None, r"this is a build for CPUs; install a build for CUDA"),
+        (None, r"this is a CPU-only build; install a CUDA build"),
     ],
 )
 def test_a_gpu_that_torch_cannot_use_is_refused(machine, cuda, words):
@@ -121,7 +121,7 @@ def check(device, *, launch=None, num_ranks=2, trains=True, **train):
 @pytest.mark.parametrize("trains", [True, False])
 def test_more_ranks_than_gpus_are_refused(machine, trains):
     machine(num_gpus=2)
-    with pytest.raises(PetsError, match=r"num_processes = 3, and this machine has 2 GPUs"):
+    with pytest.raises(PetsError, match=r"num_processes = 3, but this machine has 2 GPUs"):
         check(CUDA, launch={"num_processes": 3}, trains=trains)
     check(CUDA, launch={"num_processes": 2}, trains=trains)
 
