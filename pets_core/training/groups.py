@@ -62,7 +62,7 @@ def build_optimizer(
     `peak_lr`.
 
     Args:
-        model: Model with layer groups, frozen as it is to be trained.
+        model: Model with layer groups; frozen parameters are excluded.
         rates: Peak learning rate of each layer group.
         weight_decay: Decoupled weight decay.
 

@@ -68,8 +68,7 @@ def fit(
         objective: Loss and metric.
         train: Shuffled training batches.
         valid: Validation batches, evaluated after every epoch, or None.
-        phases: Phases of epochs, each with its own one-cycle schedule. Early stopping ends a
-            phase.
+        phases: Phases, each with its own one-cycle schedule. Early stopping ends a phase.
         config: All other settings; learning rates and epochs are those of the phases.
         accelerator: Mixed precision, devices, ranks, trackers.
         checkpoints: Checkpoints to resume from and to write: after every epoch, and every

@@ -1,4 +1,4 @@
-"""Search of the largest micro-batch that fits in device memory."""
+"""Search for the largest micro-batch that fits in device memory."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def largest_micro_batch(
 def _batch_norm_in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Context manager that sets batch norm to evaluation mode.
 
-    In it batch norm needs nearly the same memory, accepts a single sample, keeps its statistics,
+    There batch norm needs nearly the same memory, accepts a single sample, keeps its statistics,
     and does not communicate with other ranks.
     """
     training = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]

@@ -70,10 +70,10 @@ def group_rates(rates: RateSlice, num_groups: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Phase:
-    """Consecutive epochs under one one-cycle schedule.
+    """Consecutive epochs with one one-cycle schedule.
 
     Attributes:
-        name: Whether the body is frozen.
+        name: frozen (body) or unfrozen.
         epochs: Number of epochs.
         freeze_to: First layer group to train, counted as by `groups.freeze_to`.
         lr_max: Peak learning rates.

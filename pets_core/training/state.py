@@ -49,7 +49,7 @@ class TrainState:
             seconds: Duration of the current epoch in this attempt.
         """
         history, best = self.history, self.history.best
-        # First, because it reshards the parameters that a validation has gathered.
+        # First, because `state_dict` reshards the parameters that a validation has gathered.
         on_device = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         on_device |= {
             f"optimizer.{name}.{key}": value
