@@ -58,7 +58,7 @@ class ModelCard(Record):
     """
 
     format_version: Literal[1] = 1
-    # Cards of older versions store class models as `objective = "single_label"`.
+    # Older cards store the kind under `objective`, and classes as "single_label".
     targets: Annotated[
         str,
         BeforeValidator(lambda value: "class" if value == "single_label" else value),
