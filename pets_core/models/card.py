@@ -1,4 +1,4 @@
-"""What is said of a model beside its weights; read without torch."""
+"""Model card: metadata stored with the weights, readable without torch."""
 
 from __future__ import annotations
 
@@ -29,25 +29,36 @@ __all__ = [
 ]
 
 CARD = "model.json"
-"""Name of the card in the folder of a model."""
+"""File name of the card in a model folder."""
 WEIGHTS = "model.safetensors"
-"""Name of the weights in a model's folder."""
+"""File name of the weights in a model folder."""
 ONNX_KEY = "pets"
-"""Name of the card among the metadata of an ONNX file."""
+"""Metadata key of the card in an ONNX file."""
 ONNX_THRESHOLDS = "pets-thresholds"
-"""Name of the thresholds of a model of tags among the same."""
+"""Metadata key of the decision thresholds of a tag model in an ONNX file."""
 
 
 class ModelCard(Record):
-    """All that is needed to rebuild and feed a model, besides its weights.
+    """Metadata to rebuild a model and preprocess its inputs.
 
-    `resize_to` and `image_size` are pixels: a photo is stretched to a square of the first, and
-    its middle of the second is what the model sees. `classes` are classes or tags; where numbers
-    or places are told there are none, and `numbers` says what they are.
+    Attributes:
+        format_version: Version of this record's format.
+        targets: Name of the kind of target.
+        backbone: Backbone setting.
+        num_features: Number of pooled features.
+        classes: Classes or tags in index order; empty for numbers and coordinates.
+        numbers: Predicted numbers or coordinates; empty for classes and tags.
+        y_range: Lower and upper bound of predicted numbers, if set.
+        image_size: Side of the centre crop that the model gets, pixels.
+        resize_to: Side of the square to which photos are resized first, pixels.
+        mean: Mean of each RGB channel, 0 to 1.
+        std: Standard deviation of each RGB channel, 0 to 1.
+        dataset_fingerprint: Fingerprint of the data set that the model was trained on.
+        timm_version: Version of timm that built the backbone.
     """
 
     format_version: Literal[1] = 1
-    # Models were stored before they had anything to tell but classes.
+    # Older cards store the kind under `objective`, and classes as "single_label".
     targets: Annotated[
         str,
         BeforeValidator(lambda value: "class" if value == "single_label" else value),
@@ -67,31 +78,31 @@ class ModelCard(Record):
 
     @property
     def num_outputs(self) -> int:
-        """Logits a photo."""
+        """Number of logits per photo."""
         return len(self.numbers or self.classes)
 
     def center_crop(self) -> CenterCrop:
-        """What makes model inputs of photos to be judged."""
+        """Return the transform of photos to predict."""
         from pets_core.data.loading.transforms import CenterCrop
 
         return CenterCrop(self.image_size, self.mean, self.std)
 
     def view(self, config: TransformConfig) -> Augment:
-        """What makes one more view of a photo to be judged: nothing of it is blanked."""
+        """Return the augmentation for test-time augmentation: as in training, without erasing."""
         return self.augment(config.model_copy(update={"erase_probability": 0.0}))
 
     def augment(self, config: TransformConfig) -> Augment:
-        """What makes model inputs of photos to be learnt from."""
+        """Return the augmentation of training photos."""
         from pets_core.data.loading.transforms import Augment
 
         return Augment(self.image_size, self.mean, self.std, config)
 
 
 def read_card(url: str) -> ModelCard:
-    """The card of the model in folder `url`.
+    """Read the card of the model in folder `url`.
 
     Raises:
-        PetsError: There is no model, or its card is damaged.
+        PetsError: The folder holds no model, or its card is damaged.
     """
     url = storage.absolute(url)
     if not storage.exists(storage.join(url, CARD)):
@@ -105,5 +116,5 @@ def read_card(url: str) -> ModelCard:
 
 
 def weights_sha256(url: str) -> str:
-    """SHA-256 of the weights of the model in folder `url`, which tells it from any other."""
+    """Return the SHA-256 checksum of the weights in model folder `url`, which identifies them."""
     return sha256(storage.read_bytes(storage.join(storage.absolute(url), WEIGHTS))).hexdigest()

@@ -1,4 +1,4 @@
-"""What a model must tell of itself to be fine-tuned."""
+"""Interface of a model with layer groups."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["GroupedModel"]
 
 
 class GroupedModel(nn.Module):
-    """A model whose parameters come in layer groups, each with a learning rate of its own."""
+    """Model whose parameters form layer groups, each with its own learning rate."""
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """The parameters of each group, the earliest first and the head last."""
+        """Return the parameters of each group, earliest first, head last."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Forward passes that run out of memory: recognised, and repeated in smaller parts."""
+"""Detection of out-of-memory errors, and forward passes that retry in smaller parts."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from pets_core.errors import PetsError
 
 __all__ = ["SMALLER_REMEDY", "HalvingForward", "empty_cache", "is_out_of_memory"]
 
-_WORDS = (
+_MESSAGES = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
-"""Of CUDA's libraries, cuDNN 8 and 9, which do not raise `torch.OutOfMemoryError`."""
+"""Errors of CUDA, cuBLAS, cuDNN 8 and 9 that are not raised as `torch.OutOfMemoryError`."""
 SMALLER_REMEDY = "lower model.image_size, or use a smaller model.backbone"
-"""What to do where one sample does not fit."""
+"""Remedy if one sample does not fit in memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch or of CUDA's libraries means that memory ran out."""
+    """Return whether an error of torch or of CUDA's libraries is an out-of-memory error."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     if not isinstance(error, RuntimeError):
         return False
-    return should_reduce_batch_size(error) or any(words in str(error) for words in _WORDS)
+    return should_reduce_batch_size(error) or any(message in str(error) for message in _MESSAGES)
 
 
 class HalvingForward:
-    """Forward passes for evaluation, in parts as small as the memory requires.
+    """Forward pass for evaluation that halves a batch until its parts fit in memory.
 
-    Not for a sharded model, whose passes communicate with other ranks.
+    It does not support sharded models, whose passes communicate with other ranks.
 
     Args:
-        forward: Inputs (b, ...) to outputs, each with first dimension b.
+        forward: Function from inputs (b, ...) to outputs, each with first dimension b.
         accelerator: Mixed precision.
     """
 
@@ -51,10 +51,10 @@ class HalvingForward:
         self._size = sys.maxsize
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs for a batch, inputs with first dimension B.
+        """Return the outputs of a batch; inputs and outputs have first dimension B.
 
         Raises:
-            PetsError: One sample does not fit.
+            PetsError: One sample does not fit in memory.
         """
         parts: list[tuple[Tensor, ...]] = []
         start = 0
@@ -78,13 +78,13 @@ class HalvingForward:
             if not is_out_of_memory(error):
                 raise
             if len(inputs) <= 1:
-                raise PetsError(f"one sample does not fit the memory: {SMALLER_REMEDY}") from error
-        # Not in the handler: the error's traceback holds what the failed pass has allocated.
+                raise PetsError(f"one sample does not fit in memory: {SMALLER_REMEDY}") from error
+        # Outside the handler, because the error's traceback keeps the failed pass's tensors alive.
         empty_cache(inputs.device)
         return None
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give the memory that torch keeps for later back to the device."""
+    """Release cached memory of torch's allocator to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

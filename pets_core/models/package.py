@@ -1,4 +1,4 @@
-"""The folder a trained model lives in: safetensors and JSON, nothing pickled."""
+"""Model folder: weights as safetensors, card as JSON, no pickled data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["TrainedModel", "create_model", "load_model", "save_model"]
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model, its card, and the folder it came from if it did."""
+    """Model with its card, and the URL of its folder if it was loaded."""
 
     model: Classifier
     card: ModelCard
@@ -36,14 +36,17 @@ def create_model(
     targets: str = "class",
     numbers: tuple[NumberInfo, ...] = (),
 ) -> TrainedModel:
-    """Build the model the settings ask for, with pretrained body and new head.
+    """Build a model with pretrained body and new head.
 
     Args:
         config: Settings.
-        classes: Or tags, in index order.
-        fingerprint: Of the data set.
-        targets: What the model is to tell.
-        numbers: Those that it is to tell, if any.
+        classes: Classes or tags in index order.
+        fingerprint: Fingerprint of the data set.
+        targets: Name of the kind of target.
+        numbers: Numbers or coordinates to predict, if any.
+
+    Raises:
+        PetsError: The backbone, its weights or the image size are not valid.
     """
     settings = config.model
     body = create_body(settings.backbone, settings.weights, settings.image_size)
@@ -66,17 +69,17 @@ def create_model(
 
 
 def save_model(url: str, card: BaseModel, state: dict[str, Tensor]) -> None:
-    """Write weights, then the card, whose presence is the commit."""
+    """Write the weights, then the card, which commits the model."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     storage.write_bytes(storage.join(url, WEIGHTS), safetensors.torch.save(weights))
     storage.write_bytes(storage.join(url, CARD), card.model_dump_json(indent=2).encode())
 
 
 def load_model(url: str) -> TrainedModel:
-    """Load a model folder; needs neither the data set nor the pretrained weights.
+    """Load a model folder, without the data set and the pretrained weights.
 
     Raises:
-        PetsError: There is no model, or its files are damaged or do not fit each other.
+        PetsError: The folder holds no model, or its files are damaged or do not match.
     """
     url = storage.absolute(url)
     card = read_card(url)

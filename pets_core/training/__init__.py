@@ -1,1 +1,1 @@
-"""The recipe: schedules, optimizer groups, the LR finder and the loop."""
+"""Training: schedules, optimizer groups, LR finder, loop and checkpoints."""

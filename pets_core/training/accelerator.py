@@ -1,4 +1,4 @@
-"""The `Accelerator` of a rank: device, mixed precision, and how ranks communicate."""
+"""The `Accelerator` of a rank: device, mixed precision, process group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pets_core.training.sharding import is_sharding, shard_on_cpu, sharding_plug
 __all__ = ["create_accelerator", "share_buffers"]
 
 _TIMEOUT = timedelta(hours=2)
-"""Rank 0 downloads and decodes while the others wait."""
+"""Must exceed the time that rank 0 downloads and decodes while the others wait."""
 
 
 def create_accelerator(
@@ -28,15 +28,18 @@ def create_accelerator(
     project_dir: str | None = None,
     timeout: timedelta = _TIMEOUT,
 ) -> Accelerator:
-    """Create the accelerator of this process, one rank among those its environment names.
+    """Create the accelerator of this rank; rank and world size come from the environment.
 
     Args:
         precision: Mixed precision.
-        device: Of which kind to compute on.
-        shards: Spread models over the ranks (FSDP2) instead of copying them (DDP).
+        device: Kind of device to compute on.
+        shards: Shard models over the ranks (FSDP2) instead of replicating them (DDP).
         log_with: Name of a tracker.
-        project_dir: Where a tracker writes files.
-        timeout: The longest that ranks wait for each other.
+        project_dir: Folder in which the tracker writes files.
+        timeout: Longest time that ranks wait for each other.
+
+    Raises:
+        RuntimeError: Accelerate does not shard although `shards` is set.
     """
     replicas = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     plugin = sharding_plugin() if shards else None
@@ -51,13 +54,13 @@ def create_accelerator(
     if plugin:
         shard_on_cpu(plugin)
         if not is_sharding(accelerator):
-            raise RuntimeError("launch.shard_model = true, and Accelerate shards nothing")
+            raise RuntimeError("launch.shard_model = true, but Accelerate did not enable FSDP2")
     return accelerator
 
 
 @torch.no_grad()
 def share_buffers(model: nn.Module) -> None:
-    """Give every rank the buffers of rank 0, such as the statistics of batch norm."""
+    """Broadcast the buffers of rank 0, such as batch-norm statistics, to all ranks."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

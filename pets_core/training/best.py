@@ -1,4 +1,4 @@
-"""The weights that judged best so far, and how long ago that was."""
+"""Best weights so far, for early stopping and `train.keep = best`."""
 
 from __future__ import annotations
 
@@ -6,29 +6,35 @@ from torch import Tensor, nn
 
 from pets_core.training.host_copy import copy_to_host
 
-__all__ = ["Best"]
+__all__ = ["BestWeights"]
 
 
-class Best:
-    """Keeps a copy of the weights whose validation loss is least; of equals, the first.
+class BestWeights:
+    """Copy of the weights with the lowest validation loss; of equal losses, the first.
 
     Attributes:
-        loss: The least validation loss so far.
-        epochs_since: How many epochs in a row have not bettered it.
-        weights: On the host; none before an epoch had a finite validation loss.
+        loss: Lowest validation loss so far.
+        epochs_without_improvement: Epochs since then.
+        weights: On the host; empty before an epoch has a finite validation loss.
     """
 
     def __init__(self) -> None:
         self.loss = float("inf")
-        self.epochs_since = 0
+        self.epochs_without_improvement = 0
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, model: nn.Module, valid_loss: float, *, keeps: bool = True) -> None:
-        """Compare the weights of one more epoch; only ranks that keep them copy them."""
-        self.epochs_since += 1
+    def update(self, model: nn.Module, valid_loss: float, *, needs_copy: bool = True) -> None:
+        """Compare the weights of one more epoch, and copy them if they are better.
+
+        Args:
+            model: Model after the epoch; if it is sharded, all ranks must call this.
+            valid_loss: Its validation loss.
+            needs_copy: Whether this rank stores the weights.
+        """
+        self.epochs_without_improvement += 1
         if valid_loss < self.loss:
-            self.loss, self.epochs_since = valid_loss, 0
-            copied = copy_to_host(model.state_dict(), keeps=keeps)
+            self.loss, self.epochs_without_improvement = valid_loss, 0
+            copied = copy_to_host(model.state_dict(), needs_copy=needs_copy)
             if copied.ready:
                 copied.ready.synchronize()
             self.weights = copied.tensors

@@ -1,4 +1,4 @@
-"""Checkpoints: what a training can go on from, on any store, written while it goes on."""
+"""Checkpoints to resume a training from, written to any store in the background."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from pets_core.records.training import EpochMetrics
 from pets_core.training.history import read_steps, steps_table
 from pets_core.training.host_copy import safetensors_chunks
 
-__all__ = ["Checkpoints", "Place", "Snapshot"]
+__all__ = ["Checkpoints", "Snapshot", "TrainingPosition"]
 
 _COMMIT = "checkpoint.json"
 _TENSORS, _STEPS = "tensors.safetensors", "steps.parquet"
 
 
-class Place(Record):
-    """Where a training is, between two optimizer steps.
+class TrainingPosition(Record):
+    """Progress of a training between two optimizer steps.
 
     Attributes:
-        epochs: That are over.
-        num_rows: Steps of the epoch under way.
-        seconds: That these took, in all attempts.
-        phase: Number of the phase under way.
-        first_epoch: Of that phase, among all.
-        best_loss: Of the best weights, if there are any.
-        epochs_since_best: How many epochs ago these were.
+        epochs: Metrics of the finished epochs.
+        num_rows: Steps taken in the current epoch.
+        seconds: Duration of these steps, over all attempts.
+        phase: Number of the current phase.
+        first_epoch: Number of that phase's first epoch, counted over all phases.
+        best_loss: Validation loss of the best weights, if there are any.
+        epochs_since_best: Epochs without a lower validation loss.
         scaler: State of the gradient scaler, if there is one.
     """
 
@@ -53,67 +53,76 @@ class Place(Record):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a training goes on from, on the host.
+    """State of a training on the host, from which it can be resumed.
 
     Attributes:
-        step: Optimizer steps taken.
-        tensors: By name.
-        steps: The history's rows.
-        place: Where the training is.
-        ready: Event after which the tensors have their values; None: they have them.
+        step: Number of optimizer steps taken.
+        tensors: Tensors by name.
+        steps: Rows of the history.
+        position: Progress of the training.
+        ready: Event after which the copied tensors are valid; None: they are valid now.
     """
 
     step: int
     tensors: dict[str, Tensor]
     steps: list[dict[str, Any]]
-    place: Place
+    position: TrainingPosition
     ready: torch.Event | None = None
 
 
 class _Commit(Record):
-    """The file whose presence makes a checkpoint; `files` are SHA-256 sums by name."""
+    """Content of checkpoint.json, which commits a checkpoint.
+
+    Attributes:
+        format_version: Version of this file's format.
+        step: Number of optimizer steps taken.
+        identity: Settings and data that a resumed training must share.
+        place: Progress of the training.
+        files: SHA-256 checksums by file name.
+    """
 
     format_version: Literal[1] = 1
     step: int
     identity: dict[str, Any]
-    place: Place
+    place: TrainingPosition
     files: dict[str, str]
 
 
 class Checkpoints:
     """The checkpoints of one training: `<url>/step-<number>/`.
 
-    A checkpoint is safetensors, Parquet and JSON. Its files are written first, `checkpoint.json`
-    with their checksums last; that one appears whole or not at all, and is the commit.
+    A checkpoint is safetensors, Parquet and JSON. `checkpoint.json`, with the checksums of the
+    other files, is written last and atomically: it commits the checkpoint.
 
     Args:
         url: Folder, on any store.
-        identity: What a training must have in common with a checkpoint to go on from it.
-        keep: How many to keep.
-        warn: Told of what went wrong without stopping the training, and from where it goes on.
+        resume_key: Settings and data that must match for a training to be resumed.
+        keep: Number of checkpoints to keep.
+        warn: Called with a message when the store fails, when a checkpoint is damaged, and when
+            training resumes.
     """
 
     def __init__(
         self,
         url: str,
-        identity: dict[str, Any],
+        resume_key: dict[str, Any],
         *,
         keep: int = 2,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._url, self._identity, self._keep, self._warn = url, identity, keep, warn
+        self._url, self._resume_key, self._keep, self._warn = url, resume_key, keep, warn
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._damaged: set[str] = set()
 
     def save(self, snapshot: Snapshot, *, wait: bool = False) -> None:
-        """Write a snapshot while training goes on; it takes the place of one that still waits.
+        """Write a snapshot in the background, in place of a queued one that has not started.
 
-        A store that fails is told of, and the training goes on; older checkpoints stay.
+        If the store fails, `warn` is called, training continues, and older checkpoints stay.
 
         Args:
-            snapshot: Nobody may change its tensors any more.
-            wait: Return when it is there.
+            snapshot: Its tensors must not change any more.
+            wait: Return only when the snapshot is written.
         """
         if self._writing:
             self._writing.cancel()
@@ -122,57 +131,57 @@ class Checkpoints:
             self._writing.result()
 
     @property
-    def busy(self) -> bool:
-        """Whether one is being written, or waits for that."""
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is being written or queued."""
         return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
-        """Return when all is written."""
+        """Wait until all checkpoints are written."""
         if self._writing:
             self._writing.result()
 
     def load(self) -> Snapshot | None:
-        """The newest checkpoint that is whole, or None; a damaged one is told of and passed over.
+        """Return the newest valid checkpoint, or None; damaged ones are skipped with a warning.
 
         Raises:
-            PetsError: The newest is of another training: its settings or its data set differ.
-            OSError: The store cannot be read now, which says nothing of what lies there.
+            PetsError: The newest one belongs to a training with other settings or data.
+            OSError: The store cannot be read at the moment; the checkpoint may be valid.
         """
-        for folder in sorted(self._committed(), reverse=True):
+        for folder in sorted(self._list_committed(), reverse=True):
             url = storage.join(self._url, folder)
             try:
                 commit = _Commit.model_validate_json(_read(storage.join(url, _COMMIT)))
                 files = {
-                    name: _checked(storage.join(url, name), sha256)
+                    name: _read_verified(storage.join(url, name), sha256)
                     for name, sha256 in commit.files.items()
                 }
                 tensors = safetensors.torch.load(files[_TENSORS])
-            except (_Damaged, pydantic.ValidationError, safetensors.SafetensorError) as error:
+            except (_DamagedError, pydantic.ValidationError, safetensors.SafetensorError) as error:
                 reason = str(error).splitlines()[0]
-                self._warn(f"the checkpoint {url} is damaged and passed over: {reason}")
+                self._warn(f"Skipping the checkpoint {url}, which is damaged: {reason}")
                 self._damaged.add(folder)
                 continue
-            self._refuse_another(url, commit.identity)
-            self._warn(f"training goes on from {url}")
+            self._check_resume_key(url, commit.identity)
+            self._warn(f"Resuming training from {url}")
             return Snapshot(commit.step, tensors, read_steps(files[_STEPS]), commit.place)
         return None
 
-    def _refuse_another(self, url: str, identity: dict[str, Any]) -> None:
-        # As JSON has it, where a tuple is a list.
-        own = json.loads(json.dumps(self._identity))
+    def _check_resume_key(self, url: str, stored: dict[str, Any]) -> None:
+        # JSON turns tuples into lists.
+        own = json.loads(json.dumps(self._resume_key))
         differing = [
-            f"{key} ({identity.get(key)!r} there, {own.get(key)!r} here)"
-            for key in sorted(own.keys() | identity.keys())
-            if own.get(key) != identity.get(key)
+            f"{key} (checkpoint: {stored.get(key)!r}, this run: {own.get(key)!r})"
+            for key in sorted(own.keys() | stored.keys())
+            if own.get(key) != stored.get(key)
         ]
         if differing:
             raise PetsError(
-                f"the checkpoint {url} is of another training: {', '.join(differing)}. Set these "
-                "back to go on from it, or start a new run"
+                f"the checkpoint {url} is of another training: {', '.join(differing)}. Set the "
+                "values of the checkpoint to resume from it, or start a new run"
             )
 
-    def _committed(self) -> list[str]:
-        """Names of the checkpoints."""
+    def _list_committed(self) -> list[str]:
+        """Return the folder names of committed checkpoints."""
         return [
             name
             for name in storage.list_folder(self._url)
@@ -182,20 +191,20 @@ class Checkpoints:
     def _try_to_write(self, snapshot: Snapshot) -> None:
         try:
             self._write(snapshot)
-        except Exception as error:  # noqa: BLE001 - whatever the store raises, training goes on
+        except Exception as error:  # noqa: BLE001 - no error of the store stops the training
             kind = type(error).__name__
             self._warn(
-                f"no checkpoint of step {snapshot.step} could be written to {self._url} "
-                f"({kind}: {error}); training goes on, and the ones before stay"
+                f"Could not write the checkpoint of step {snapshot.step} to {self._url} "
+                f"({kind}: {error}); training continues, and older checkpoints are kept"
             )
             return
         try:
             self._prune(snapshot.step)
-        except Exception as error:  # noqa: BLE001 - as above; the next one tries again
-            self._warn(f"old checkpoints in {self._url} could not be removed: {error}")
+        except Exception as error:  # noqa: BLE001 - as above; the next checkpoint retries
+            self._warn(f"Could not remove old checkpoints in {self._url}: {error}")
 
     def _write(self, snapshot: Snapshot) -> None:
-        url = storage.join(self._url, _name(snapshot.step))
+        url = storage.join(self._url, _folder_name(snapshot.step))
         if snapshot.ready:
             snapshot.ready.synchronize()
         files = {
@@ -204,36 +213,36 @@ class Checkpoints:
         }
         commit = _Commit(
             step=snapshot.step,
-            identity=self._identity,
-            place=snapshot.place,
+            identity=self._resume_key,
+            place=snapshot.position,
             files={name: _write(storage.join(url, name), data) for name, data in files.items()},
         )
         storage.write_bytes(storage.join(url, _COMMIT), commit.model_dump_json().encode())
         self._damaged.discard(url.rsplit("/", 1)[-1])
 
     def _prune(self, step: int) -> None:
-        """Remove what is not among the newest sound checkpoints, or was begun before and left."""
-        committed = set(self._committed())
+        """Remove old and damaged checkpoints, and incomplete folders of earlier steps."""
+        committed = set(self._list_committed())
         kept = sorted(committed - self._damaged)[-self._keep :]
         for name in sorted(storage.list_folder(self._url)):
-            left = name.startswith("step-") and name < _name(step)
-            if name not in kept and (left or name in committed):
-                # The commit first: what is left of one that is half removed is no checkpoint.
+            is_earlier = name.startswith("step-") and name < _folder_name(step)
+            if name not in kept and (is_earlier or name in committed):
+                # The commit first, so that a checkpoint removed in part is never loaded.
                 storage.remove(storage.join(self._url, name, _COMMIT))
                 storage.remove(storage.join(self._url, name))
 
 
-def _name(step: int) -> str:
-    """Of a checkpoint's folder; their order is that of their steps."""
+def _folder_name(step: int) -> str:
+    """Return a checkpoint's folder name; names sort by step."""
     return f"step-{step:09}"
 
 
-class _Damaged(Exception):  # noqa: N818 - never leaves this module
-    """A file of a checkpoint is gone, or not what was written."""
+class _DamagedError(Exception):
+    """A file of a checkpoint is missing, or its checksum differs."""
 
 
 def _write(url: str, chunks: Iterator[bytes | memoryview]) -> str:
-    """Write a file in chunks; return its SHA-256 sum. Neither holds Python's lock for long."""
+    """Write a file in chunks, which hold the GIL only briefly; return its SHA-256 checksum."""
     digest = hashlib.sha256()
     with storage.writing(url, "store") as file:
         for chunk in chunks:
@@ -244,16 +253,16 @@ def _write(url: str, chunks: Iterator[bytes | memoryview]) -> str:
 
 def _read(url: str) -> bytes:
     if not storage.exists(url):
-        raise _Damaged(f"{url} is gone")
+        raise _DamagedError(f"{url} is missing")
     try:
         return storage.read_bytes(url)
     except PetsError as error:
-        # Not for the user to mend: another attempt may find the store well.
+        # Not a user error: the store may be available at the next attempt.
         raise OSError(str(error)) from error
 
 
-def _checked(url: str, sha256: str) -> bytes:
+def _read_verified(url: str, sha256: str) -> bytes:
     data = _read(url)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise _Damaged(f"{url} fails its checksum")
+        raise _DamagedError(f"{url} fails its checksum")
     return data

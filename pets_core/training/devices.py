@@ -1,4 +1,4 @@
-"""Which device a rank computes on, in which precision, and what does not go with either."""
+"""Device and precision of a rank, and checks of the settings against the hardware."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ _DEVICES = Path("/dev")
 _MIN_DRIVERS = {"13": 580, "12": 525}
 """First driver for each major version of CUDA (CUDA release notes, minor version compatibility)."""
 _VOLTA = (7, 0)
-"""Capability of the first GPUs with tensor cores, which multiply fp16."""
+"""Compute capability of the first GPUs with tensor cores, which accelerate fp16."""
 _NO_GPU = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES that hide all GPUs."""
 
 
 class RankDevice(NamedTuple):
-    """What a rank computes on.
+    """Device settings of a rank.
 
     Attributes:
-        device: Its kind of device.
+        device: Kind of device.
         precision: Mixed precision.
-        shards: Whether the model is spread over the ranks.
+        is_sharded: Whether the model is sharded over the ranks.
     """
 
     device: torch.device
     precision: Literal["no", "bf16", "fp16"]
-    shards: bool
+    is_sharded: bool
 
 
 def resolve_device(
     launch: LaunchConfig, train: TrainConfig, *, trains: bool, num_ranks: int | None = None
 ) -> RankDevice:
-    """Choose device and precision on this machine, and refuse settings that do not go with them.
+    """Choose device and precision on this machine, and check the settings against them.
 
     Args:
         launch: Number of processes, and whether the model is sharded.
         train: Batch sizes, batch norm and precision.
-        trains: Whether a model is trained. Stages that judge need no more than the weights, which
-            every rank can hold.
-        num_ranks: Ranks over all machines; None: as many as the settings start.
+        trains: Whether a model is trained. Evaluation and prediction are never sharded, because
+            every rank can hold the weights alone.
+        num_ranks: Number of ranks over all machines; None: derived from the settings.
 
     Raises:
         PetsError: As `choose_device`, `check_devices` and `resolve_precision`.
@@ -64,17 +64,17 @@ def resolve_device(
     if num_ranks is None:
         num_ranks = count_ranks(launch, device)
     check_devices(launch, train, device, num_ranks=num_ranks, trains=trains)
-    shards = launch.shard_model and num_ranks > 1 and trains
-    precision = resolve_precision(train.mixed_precision, device, shards=shards)
-    return RankDevice(device, precision, shards)
+    is_sharded = launch.shard_model and num_ranks > 1 and trains
+    precision = resolve_precision(train.mixed_precision, device, is_sharded=is_sharded)
+    return RankDevice(device, precision, is_sharded)
 
 
 def choose_device(launch: LaunchConfig) -> torch.device:
-    """Return the GPU where there is one, NVIDIA's, AMD's or Apple's, else the CPU.
+    """Return the GPU (NVIDIA, AMD or Apple) if the machine has one, else the CPU.
 
     Raises:
-        PetsError: The machine has an NVIDIA GPU that torch cannot use, or has none where the
-            settings require one.
+        PetsError: The machine has an NVIDIA GPU that torch cannot use, or no GPU although
+            `launch.require_gpu` is set.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -84,12 +84,12 @@ def choose_device(launch: LaunchConfig) -> torch.device:
             f"torch {torch.__version__} cannot use this machine's NVIDIA GPU ({nvidia[0]}): "
             f"{_driver_remedy()}, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU"
         )
-    # Apple's has one rank; more of them share the CPU.
+    # MPS supports a single rank; several ranks share the CPU.
     if torch.backends.mps.is_available() and launch.num_processes in ("auto", 1):
         return torch.device("mps")
     if launch.require_gpu:
         raise PetsError(
-            "launch.require_gpu = true, and torch finds no GPU on this machine: start the worker "
+            "launch.require_gpu = true, but torch finds no GPU on this machine: start the worker "
             "on a machine with a GPU, check its driver (nvidia-smi), or remove the setting"
         )
     return torch.device("cpu")
@@ -97,14 +97,14 @@ def choose_device(launch: LaunchConfig) -> torch.device:
 
 def _driver_remedy() -> str:
     if torch.version.cuda is None:
-        return "this is a build for CPUs; install a build for CUDA"
+        return "this is a CPU-only build; install a CUDA build"
     driver = _MIN_DRIVERS.get(torch.version.cuda.split(".")[0])
     needed = f"driver {driver} or newer" if driver else "a driver"
-    return f"install {needed} for CUDA {torch.version.cuda} (nvidia-smi shows the one it has)"
+    return f"install {needed} for CUDA {torch.version.cuda} (nvidia-smi shows the driver version)"
 
 
 def count_ranks(launch: LaunchConfig, device: torch.device) -> int:
-    """Return the number of ranks, over all machines, if each is like this one."""
+    """Return the number of ranks over all machines, which must have as many GPUs as this one."""
     if launch.num_processes != "auto":
         return launch.num_processes * launch.num_machines
     num_gpus = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -114,25 +114,25 @@ def count_ranks(launch: LaunchConfig, device: torch.device) -> int:
 def check_devices(
     launch: LaunchConfig, train: TrainConfig, device: torch.device, *, num_ranks: int, trains: bool
 ) -> None:
-    """Refuse settings that do not go with the devices of this machine.
+    """Check the settings against the devices of this machine.
 
     Args:
         launch: Number of processes, and whether the model is sharded.
         train: Batch sizes and batch norm.
         device: As chosen by `choose_device`.
-        num_ranks: Ranks over all machines.
+        num_ranks: Number of ranks over all machines.
         trains: Whether a model is trained.
 
     Raises:
-        PetsError: There are more ranks than GPUs or photos in a batch, or synchronised batch norm
-            or sharding is not possible.
+        PetsError: There are more ranks than GPUs or than samples in a batch, or synchronised batch
+            norm or sharding is not possible.
     """
     num_gpus = torch.cuda.device_count() if device.type == "cuda" else 1
     wanted = launch.num_processes
     if device.type != "cpu" and wanted != "auto" and wanted > num_gpus:
         raise PetsError(
-            f"launch.num_processes = {wanted}, and this machine has {num_gpus} "
-            f"GPU{'s' * (num_gpus > 1)}: set auto, or {num_gpus} at most"
+            f"launch.num_processes = {wanted}, but this machine has {num_gpus} "
+            f"GPU{'s' * (num_gpus > 1)}: set auto, or at most {num_gpus}"
         )
     if not trains:
         return
@@ -151,24 +151,24 @@ def check_devices(
 
 
 def resolve_precision(
-    wanted: Literal["auto", "no", "bf16", "fp16"], device: torch.device, *, shards: bool = False
+    wanted: Literal["auto", "no", "bf16", "fp16"], device: torch.device, *, is_sharded: bool = False
 ) -> Literal["no", "bf16", "fp16"]:
-    """Return the precision to use; auto takes a short one only where hardware multiplies it faster.
+    """Return the precision to use; auto selects bf16 or fp16 only where hardware accelerates it.
 
     On GPUs that is bf16 since Ampere and fp16 since Volta. On CPUs it is bf16 with AMX; with
     AVX-512 BF16 alone fp32 is twice as fast (docs/performance.md).
 
     Args:
-        wanted: The setting.
+        wanted: Value of the setting.
         device: As chosen by `choose_device`.
-        shards: Whether the model is sharded, which does not go with fp16.
+        is_sharded: Whether the model is sharded, which does not support fp16.
 
     Raises:
-        PetsError: fp16 is set, and the device does not train in it.
+        PetsError: fp16 is set, but the device does not support training in it.
     """
     if wanted == "fp16" and device.type != "cuda":
         raise PetsError(
-            "train.mixed_precision = fp16 needs an NVIDIA or AMD GPU, and this machine has none: "
+            "train.mixed_precision = fp16 needs an NVIDIA or AMD GPU, but this machine has none: "
             "set auto, bf16 or no"
         )
     if wanted != "auto":
@@ -177,6 +177,6 @@ def resolve_precision(
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16"
         has_fp16 = torch.cuda.get_device_capability(device) >= _VOLTA
-        return "fp16" if has_fp16 and not shards else "no"
+        return "fp16" if has_fp16 and not is_sharded else "no"
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if device.type == "cpu" and capabilities.get("amx_bf16") else "no"

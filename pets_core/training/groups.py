@@ -1,4 +1,4 @@
-"""Layer groups: which learn, in which mode, at which rate."""
+"""Freezing, training mode and optimizer of a model by layer group."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["build_optimizer", "freeze_to", "set_rates", "train_mode"]
 
 
 def freeze_to(model: GroupedModel, first: int) -> None:
-    """Let layer groups from `first` on learn and freeze those before.
+    """Freeze the layer groups before `first` and unfreeze the others.
 
-    As with fastai, a negative number counts from the end: -1 freezes all but the head, 0 nothing.
+    As in fastai, a negative number counts from the end: -1 freezes all but the head, 0 nothing.
 
     Raises:
-        ValueError: The model has fewer groups.
+        ValueError: The model has no group `first`.
     """
     groups = model.layer_groups()
     if not -len(groups) <= first < len(groups):
@@ -32,19 +32,19 @@ def freeze_to(model: GroupedModel, first: int) -> None:
 
 
 def train_mode(model: nn.Module, batch_norm: Literal["frozen", "train", "sync"]) -> None:
-    """Put in training mode what learns, and leave what is frozen in evaluation mode.
+    """Set trainable modules to training mode and frozen modules to evaluation mode.
 
-    A module none of whose parameters learn neither drops units nor moves its statistics, so a
-    frozen body gives a photo the same features in every epoch.
+    In evaluation mode a module applies no dropout and keeps its running statistics, so a frozen
+    body computes the same features of a photo in every epoch.
 
     Args:
-        model: The whole model; parameters say by `requires_grad` whether they learn.
-        batch_norm: frozen keeps the statistics of every batch-norm layer, learning or not.
+        model: The whole model; a parameter is trainable if `requires_grad` is set.
+        batch_norm: frozen keeps the statistics of every batch-norm layer, even a trainable one.
     """
     parameters = list(model.parameters())
-    learns = not parameters or any(parameter.requires_grad for parameter in parameters)
+    is_trainable = not parameters or any(parameter.requires_grad for parameter in parameters)
     frozen_norm = batch_norm == "frozen" and isinstance(model, _BatchNorm)
-    if not learns or frozen_norm:
+    if not is_trainable or frozen_norm:
         model.eval()
         return
     model.training = True
@@ -55,20 +55,25 @@ def train_mode(model: nn.Module, batch_norm: Literal["frozen", "train", "sync"])
 def build_optimizer(
     model: GroupedModel, rates: Sequence[float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over what learns, one peak rate a layer group.
+    """AdamW (Loshchilov and Hutter 2019) over the trainable parameters.
 
-    Biases and normalisation weights, that is every parameter of one dimension, take no decay.
-    Each parameter group keeps its layer group's number and peak rate under `layer_group` and
+    One-dimensional parameters (biases and normalisation weights) get no weight decay. Each
+    parameter group stores the number of its layer group as `layer_group` and its peak rate as
     `peak_lr`.
 
+    Args:
+        model: Model with layer groups; frozen parameters are excluded.
+        rates: Peak learning rate of each layer group.
+        weight_decay: Decoupled weight decay.
+
     Raises:
-        ValueError: There are not as many rates as layer groups.
+        ValueError: The number of rates differs from that of layer groups.
     """
     param_groups: list[dict[str, Any]] = []
     for number, (group, rate) in enumerate(zip(model.layer_groups(), rates, strict=True)):
-        learning = [parameter for parameter in group if parameter.requires_grad]
+        trainable = [parameter for parameter in group if parameter.requires_grad]
         for decays in (True, False):
-            parameters = [p for p in learning if (p.ndim > 1) == decays]
+            parameters = [p for p in trainable if (p.ndim > 1) == decays]
             if parameters:
                 param_groups.append(
                     {
@@ -85,10 +90,10 @@ def build_optimizer(
 def set_rates(
     optimizer: torch.optim.Optimizer, lr_factor: float, momentum: float
 ) -> dict[int, float]:
-    """Set every group to `lr_factor` of its peak and beta1 to `momentum`.
+    """Set every group's rate to `lr_factor` of its peak, and beta1 to `momentum`.
 
     Returns:
-        The rate of each layer group, by its number.
+        Learning rate by number of the layer group.
     """
     rates: dict[int, float] = {}
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""What a training went through, and its Parquet table."""
+"""History of a training, and its Parquet table."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import pyarrow.parquet as pq
 
 from pets_core.data.dataset import open_parquet
 from pets_core.records.training import EpochMetrics, MetricInfo
-from pets_core.training.best import Best
+from pets_core.training.best import BestWeights
 
 __all__ = ["History", "read_steps", "steps_table"]
 
 
 @dataclass
 class History:
-    """A row for each optimizer step, one for each epoch, the best weights, and what comes next.
+    """Rows of all optimizer steps and epochs, the best weights, and the current position.
 
     Attributes:
-        steps: Of the epochs that are over.
-        epochs: That are over.
-        best: Weights of least validation loss.
-        rows: Steps of the epoch that is under way.
-        seconds: That these rows took in attempts before this one.
-        phase: Number of the phase that is under way.
-        first_epoch: Of that phase, among all.
+        steps: Rows of the optimizer steps of the finished epochs.
+        epochs: Metrics of the finished epochs.
+        best: Weights with the lowest validation loss.
+        rows: Rows of the steps of the current epoch.
+        seconds: Duration of these steps in earlier attempts.
+        phase: Number of the current phase; -1 before the first.
+        first_epoch: Number of that phase's first epoch, counted over all phases.
     """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[EpochMetrics] = field(default_factory=list)
-    best: Best = field(default_factory=Best)
+    best: BestWeights = field(default_factory=BestWeights)
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     phase: int = -1
@@ -40,19 +40,19 @@ class History:
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps so far."""
+        """Number of optimizer steps so far."""
         return len(self.steps) + len(self.rows)
 
     @property
     def epochs_of_phase(self) -> int:
-        """Epochs of the present phase that are over."""
+        """Number of finished epochs of the current phase."""
         return len(self.epochs) - self.first_epoch
 
     def begin_phase(self, number: int) -> None:
-        """Note that a phase begins; one that is gone on with after a resume has begun already."""
+        """Start a phase; does nothing if it was started before a resume."""
         if number > self.phase:
             self.phase, self.first_epoch = number, len(self.epochs)
-            self.best.epochs_since = 0
+            self.best.epochs_without_improvement = 0
 
     def end_epoch(
         self,
@@ -62,17 +62,17 @@ class History:
         scores: tuple[float, float] | None,
         metric: MetricInfo,
     ) -> list[dict[str, Any]]:
-        """Close the epoch that is under way.
+        """Finish the current epoch.
 
         Args:
-            phase: Which kind of epoch it was.
-            seconds: What this attempt's part of it took.
-            num_samples: Of an epoch.
-            scores: Validation loss and metric, if there are any.
-            metric: What the metric is.
+            phase: Name of the phase.
+            seconds: Duration of this attempt's part of the epoch.
+            num_samples: Number of training samples per epoch.
+            scores: Validation loss and metric, if there is a validation split.
+            metric: Name and direction of the metric.
 
         Returns:
-            The epoch's rows.
+            The rows of the epoch's steps.
         """
         epoch, first = len(self.epochs), len(self.steps)
         seconds += self.seconds
@@ -98,10 +98,10 @@ class History:
 
 
 def steps_table(steps: list[dict[str, Any]]) -> bytes:
-    """One row for each optimizer step, as a Parquet file.
+    """Return a Parquet file with one row per optimizer step.
 
-    Columns: step, phase, epoch, loss, grad_norm, momentum, samples_per_second, data_seconds (spent
-    waiting for the batch) and lr_group_<n>, which is null where the group did not learn.
+    Columns: step, phase, epoch, loss, grad_norm, momentum, samples_per_second, data_seconds (time
+    spent waiting for the batch) and lr_group_<n>, which is null where the group was frozen.
     """
     columns = sorted({key for row in steps for key in row})
     table = pa.table({key: [row.get(key) for row in steps] for key in columns})
@@ -111,6 +111,6 @@ def steps_table(steps: list[dict[str, Any]]) -> bytes:
 
 
 def read_steps(data: bytes) -> list[dict[str, Any]]:
-    """The rows of a `steps_table`, without what is null."""
+    """Return the rows of a `steps_table`, without null values."""
     rows = open_parquet(io.BytesIO(data)).read().to_pylist()
     return [{key: value for key, value in row.items() if value is not None} for row in rows]

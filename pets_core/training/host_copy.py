@@ -1,4 +1,4 @@
-"""Tensors on their way to the host and into a file, while training goes on."""
+"""Copies of tensors on the host and in a file, made without stopping the training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pets_core.training.sharding import whole
 __all__ = ["HostCopy", "copy_to_host", "safetensors_chunks"]
 
 _CHUNK_BYTES = 4 * 2**20
-"""Copied at a time by stores that buffer what is written, which holds Python's lock."""
+"""Chunk size: stores that buffer a write hold the GIL while they copy it."""
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -33,35 +33,34 @@ class HostCopy(NamedTuple):
     """Tensors on the host.
 
     Attributes:
-        tensors: By name, contiguous.
-        ready: Event after which their values are there; None: they are.
+        tensors: Contiguous tensors by name.
+        ready: Event after which they are valid; None: they are valid now.
     """
 
     tensors: dict[str, Tensor]
     ready: torch.Event | None
 
 
-def copy_to_host(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> HostCopy:
+def copy_to_host(tensors: Mapping[str, Tensor], *, needs_copy: bool = True) -> HostCopy:
     """Copy tensors into one block of host memory, pinned if they come from a GPU.
 
-    From a CUDA device the copies are only queued, in order with the device's other work: what
-    changes the tensors later does not change the copies. Torch keeps pinned blocks for reuse, in
-    sizes that are powers of two.
+    Copies from a CUDA device are queued on its stream, so later changes to the tensors do not
+    affect them. Torch caches pinned blocks, in sizes that are powers of two.
 
-    Sharded tensors are put together one at a time; all ranks must call it then.
+    Sharded tensors are gathered one at a time; all ranks must then call this function.
 
     Args:
-        tensors: By name, on the host or one GPU.
-        keeps: Whether this rank needs the copies; else there are none.
+        tensors: Tensors by name, on the host or one GPU.
+        needs_copy: Whether this rank needs the copies; if not, the result is empty.
     """
-    if not keeps:
+    if not needs_copy:
         for tensor in tensors.values():
             whole(tensor)
         return HostCopy({}, None)
-    # The largest elements first, so that each tensor lies at a multiple of its elements' size.
+    # The largest elements first, so that each tensor is aligned to its element size.
     names = sorted(tensors, key=lambda name: -tensors[name].element_size())
     on_gpu = any(tensor.device.type == "cuda" for tensor in tensors.values())
-    # Of a sharded tensor nbytes is its part's.
+    # nbytes of a sharded tensor counts the local shard only.
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     block = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=on_gpu)
     copies: dict[str, Tensor] = {}
@@ -69,7 +68,7 @@ def copy_to_host(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> HostCo
     for name in names:
         tensor = whole(tensors[name]).detach()
         copy = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        # Channels last becomes contiguous on the device rather than on the host.
+        # Channels-last tensors are made contiguous on the device, not on the host.
         copy.copy_(tensor.contiguous() if on_gpu else tensor, non_blocking=on_gpu)
         copies[name] = copy
         start += tensor.nbytes
@@ -81,15 +80,13 @@ def copy_to_host(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> HostCo
 
 
 def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file, without a copy of the tensors.
+    """Yield the bytes of a safetensors file without copying the tensors.
 
-    `safetensors.torch.save` holds Python's lock while it copies everything, in which no other
-    thread can start work on the GPU.
-
-    Format: https://huggingface.co/docs/safetensors. Its library reads the file.
+    `safetensors.torch.save` holds the GIL while it copies everything, so that no other thread can
+    launch work on the GPU. Format: https://huggingface.co/docs/safetensors.
 
     Args:
-        tensors: By name, contiguous on the host.
+        tensors: Contiguous tensors on the host, by name.
     """
     header: dict[str, object] = {}
     end = 0
@@ -107,7 +104,7 @@ def safetensors_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memory
     for tensor in tensors.values():
         data = tensor.reshape(-1).view(torch.uint8).numpy().data
         if len(data) < _CHUNK_BYTES and sum(map(len, small)) < _CHUNK_BYTES:
-            # Together: after each chunk this thread waits for its turn again.
+            # Small tensors share a chunk, because after each chunk this thread waits for the GIL.
             small.append(data)
             continue
         yield b"".join(small)

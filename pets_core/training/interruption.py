@@ -1,4 +1,4 @@
-"""SIGTERM, heard by one rank and heeded by all before the same batch."""
+"""Stop all ranks before the same batch when one of them receives SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,99 +12,102 @@ from typing import Protocol
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-__all__ = ["Interrupted", "Interruption", "StepGate", "elastic_store"]
+__all__ = ["Interrupted", "Interruption", "StopSignal", "elastic_store"]
 
 _POLL_SECONDS = 0.2
-_PATIENCE = timedelta(seconds=5)
-"""Each rank answers from a thread of its own; one that does not by then is gone or hangs."""
+_TIMEOUT = timedelta(seconds=5)
+"""Each rank replies from its own thread; one that does not reply in time has ended or hangs."""
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: a checkpoint was written, as was asked
-    """Training was told to end, and can be gone on with."""
+class Interrupted(Exception):  # noqa: N818 - a regular end: a checkpoint was written
+    """Training stopped early after writing a checkpoint, and can be resumed."""
 
 
-class StepGate(Protocol):
-    """Asked before every batch; every rank asks for the same ones in the same order."""
+class StopSignal(Protocol):
+    """Decides before every batch whether training continues.
 
-    def may_begin(self, batch: int) -> bool:
-        """Whether this one is to be worked on; once it is not, no later one is."""
+    Every rank calls it for the same batches in the same order.
+    """
+
+    def should_continue(self, batch: int) -> bool:
+        """Return whether to process this batch; once False, False for all later batches."""
 
 
 class Interruption:
-    """A context in which SIGTERM (a spot machine's notice, a cancelled run) ends training tidily.
+    """Context manager that stops training after SIGTERM (spot reclaim, cancelled run).
 
-    Ranks wait for each other only here and there, so that a signal reaches them at different
-    batches, and one that stopped by itself would leave the others waiting for it. Through the
-    launcher's store they tell each other which batch each has begun; the latest is the last.
+    Ranks receive the signal during different batches, and a rank that stopped alone would leave
+    the others waiting for it. They therefore exchange the number of their current batch through
+    the launcher's store; the highest number is the last batch that all of them process.
 
     Args:
-        rank: Of this process.
+        rank: Number of this rank.
         world_size: Number of ranks.
-        store: Shared by the ranks; not needed by a single one.
+        store: Store shared by the ranks; not needed for a single rank.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, store: Store | None = None) -> None:
         self._rank, self._world_size, self._store = rank, world_size, store
-        self._told, self._agreed, self._left = (threading.Event() for _ in range(3))
+        self._signalled, self._agreed, self._exited = (threading.Event() for _ in range(3))
         self._lock = threading.Lock()
-        self._halting, self._begun, self._last = False, -1, -1
-        self._before: object = None
+        self._is_stopping, self._current_batch, self._last_batch = False, -1, -1
+        self._previous_handler: object = None
 
     def __enter__(self) -> Interruption:
-        self._before = signal.signal(signal.SIGTERM, self._tell)
-        threading.Thread(target=self._agree, name="interruption", daemon=True).start()
+        self._previous_handler = signal.signal(signal.SIGTERM, self._handle_signal)
+        threading.Thread(target=self._watch_for_stop, name="interruption", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
-        signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
+        self._exited.set()
+        signal.signal(signal.SIGTERM, self._previous_handler)  # type: ignore[arg-type]
 
-    def may_begin(self, batch: int) -> bool:
-        """Whether this batch is to be worked on, the same on every rank."""
+    def should_continue(self, batch: int) -> bool:
+        """Return whether to process this batch; the result is the same on every rank."""
         with self._lock:
-            if not self._halting:
-                self._begun = batch
+            if not self._is_stopping:
+                self._current_batch = batch
                 return True
         self._agreed.wait()
-        return batch <= self._last
+        return batch <= self._last_batch
 
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        self._told.set()
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled.set()
 
-    def _agree(self) -> None:
+    def _watch_for_stop(self) -> None:
         try:
-            self._agree_with_all()
+            self._agree_on_last_batch()
         except DistError:
-            if self._left.is_set():
+            if self._exited.is_set():
                 return
-            # A rank or the store is gone: gradients that this one waits for never come.
+            # A rank or the store has ended: a collective of this rank would never complete.
             os._exit(1)
 
-    def _agree_with_all(self) -> None:
-        while not self._told.wait(_POLL_SECONDS) and not self._told_elsewhere():
-            if self._left.is_set():
+    def _agree_on_last_batch(self) -> None:
+        while not self._signalled.wait(_POLL_SECONDS) and not self._is_signalled_elsewhere():
+            if self._exited.is_set():
                 return
         if self._store:
-            self._store.set("told", "1")
+            self._store.set("stop", "1")
         with self._lock:
-            # From here on no batch begins before all ranks have agreed.
-            self._halting, own = True, self._begun
-        self._last = self._latest_begun(own)
+            # From here on no batch starts before all ranks have agreed.
+            self._is_stopping, own = True, self._current_batch
+        self._last_batch = self._max_over_ranks(own)
         self._agreed.set()
 
-    def _told_elsewhere(self) -> bool:
-        return self._store is not None and self._store.check(["told"])
+    def _is_signalled_elsewhere(self) -> bool:
+        return self._store is not None and self._store.check(["stop"])
 
-    def _latest_begun(self, own: int) -> int:
+    def _max_over_ranks(self, own: int) -> int:
         if self._store is None:
             return own
-        self._store.set(f"begun-{self._rank}", str(own))
-        keys = [f"begun-{rank}" for rank in range(self._world_size)]
-        self._store.wait(keys, _PATIENCE)
+        self._store.set(f"batch-{self._rank}", str(own))
+        keys = [f"batch-{rank}" for rank in range(self._world_size)]
+        self._store.wait(keys, _TIMEOUT)
         return max(int(self._store.get(key)) for key in keys)
 
 
 def elastic_store() -> Store:
-    """A connection of this thread's own to the store that torch elastic started."""
+    """Open a new connection to torch elastic's store, for use by one thread."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return PrefixStore("interruption", TCPStore(host, port, is_master=False, timeout=_PATIENCE))
+    return PrefixStore("interruption", TCPStore(host, port, is_master=False, timeout=_TIMEOUT))

@@ -1,4 +1,4 @@
-"""The training loop. It knows a model, loaders and an objective, and nothing of images."""
+"""Training loop over a model, loaders and an objective; independent of the data's type."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
 from pets_core.targets.objective import Objective
 from pets_core.training.checkpoint import Checkpoints
-from pets_core.training.figures import StepRows
 from pets_core.training.groups import set_rates, train_mode
 from pets_core.training.history import History
-from pets_core.training.interruption import StepGate
+from pets_core.training.interruption import StopSignal
 from pets_core.training.memory import explain_out_of_memory, num_micro_batches
-from pets_core.training.prepared import LoadedBatch, Loader, Prepared, prepare, release
+from pets_core.training.prepared import LoadedBatch, Loader, PreparedModel, prepare, release
 from pets_core.training.progress import TrainProgress
-from pets_core.training.saving import Saving, refuse_different_checkpoints
+from pets_core.training.saving import CheckpointSaver, check_same_checkpoint
 from pets_core.training.schedule import OneCycle, Phase
 from pets_core.training.sharding import is_sharding, whole
 from pets_core.training.state import TrainState
-from pets_core.training.validation import score
+from pets_core.training.step_metrics import StepRows
+from pets_core.training.validation import validate_epoch
 
 __all__ = ["StepResult", "fit", "train_epoch", "train_step"]
 
 
 class StepResult(NamedTuple):
-    """Of one optimizer step: this rank's loss, summed over its samples; the gradient's norm."""
+    """Result of one optimizer step.
+
+    Attributes:
+        loss_sum: Loss summed over this rank's samples, a scalar.
+        grad_norm: Norm of the gradient before clipping, a scalar.
+    """
 
     loss_sum: Tensor
     grad_norm: Tensor
@@ -52,42 +57,45 @@ def fit(
     *,
     accelerator: Accelerator,
     checkpoints: Checkpoints | None = None,
-    gate: StepGate | None = None,
+    gate: StopSignal | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> History:
     """Train `model` in place through all phases.
 
     Args:
-        model: On the accelerator's device; it ends with the last weights, or with their moving
-            average where `config.ema_decay` asks for it.
+        model: Model on the accelerator's device. It ends with the last weights, or with their
+            moving average if `config.ema_decay` is set.
         objective: Loss and metric.
         train: Shuffled training batches.
-        valid: Judged after every epoch, if given.
-        phases: Runs of epochs, each under a one-cycle schedule of its own. Early stopping ends a
-            phase.
-        config: Everything else; rates and epochs are those of the phases.
+        valid: Validation batches, evaluated after every epoch, or None.
+        phases: Phases, each with its own one-cycle schedule. Early stopping ends a phase.
+        config: All other settings; learning rates and epochs are those of the phases.
         accelerator: Mixed precision, devices, ranks, trackers.
-        checkpoints: Where to go on from, and where to leave a checkpoint every
-            `config.checkpoint_steps` optimizer steps, at most one in `config.checkpoint_seconds`,
-            and after every epoch.
-        gate: Asked before each batch, of training and validation, whether to go on.
-        on_progress: Told of steps and epochs.
+        checkpoints: Checkpoints to resume from and to write: after every epoch, and every
+            `config.checkpoint_steps` optimizer steps, at most one per
+            `config.checkpoint_seconds`.
+        gate: Called before each training and validation batch; can stop the training.
+        on_progress: Callback for steps and epochs.
+
+    Returns:
+        Metrics of all steps and epochs, and the best weights.
 
     Raises:
-        PetsError: A loss is not finite, or one sample does not fit the memory.
-        Interrupted: `gate` ended the training; a checkpoint was written.
+        PetsError: A loss is not finite, one sample does not fit in memory, or the checkpoint is of
+            another training.
+        Interrupted: `gate` stopped the training; a checkpoint was written.
     """
     history = History()
     ema = ModelEmaV3(model, config.ema_decay, use_warmup=True) if config.ema_decay else None
-    judged = ema.module if ema else model
+    eval_model = ema.module if ema else model
     state = TrainState(model, ema, history, accelerator)
     snapshot = checkpoints.load() if checkpoints else None
-    refuse_different_checkpoints(snapshot, accelerator)
+    check_same_checkpoint(snapshot, accelerator)
     if snapshot:
         state.restore(snapshot)
-        _log_again(accelerator, history)
-    saving = Saving(state, checkpoints, gate)
-    tell = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
+        _log_finished_epochs(accelerator, history)
+    saver = CheckpointSaver(state, checkpoints, gate)
+    progress = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for number, phase in list(enumerate(phases))[max(history.phase, 0) :]:
         history.begin_phase(number)
         prepared = prepare(
@@ -96,67 +104,67 @@ def fit(
         if snapshot:
             state.restore_optimizer(prepared.optimizer.optimizer, snapshot)
             snapshot = None
-        saving.optimizer = prepared.optimizer.optimizer
+        saver.optimizer = prepared.optimizer.optimizer
         schedule = OneCycle(phase.epochs * train.num_batches, phase.pct_start, phase.div)
         schedule.step = history.epochs_of_phase * train.num_batches + len(history.rows)
-        while not _over(phase, history, config):
-            saving.began, saving.seconds = time.monotonic(), None
-            train_epoch(prepared, train, history, schedule, ema, saving, tell)
-            saving.seconds = seconds = time.monotonic() - saving.began
-            scores = score(judged, prepared, valid, saving)
+        while not _is_over(phase, history, config):
+            saver.epoch_start, saver.epoch_seconds = time.monotonic(), None
+            train_epoch(prepared, train, history, schedule, ema, saver, progress)
+            saver.epoch_seconds = seconds = time.monotonic() - saver.epoch_start
+            scores = validate_epoch(eval_model, prepared, valid, saver)
             rows = history.end_epoch(phase.name, seconds, train.num_rows, scores, objective.metric)
             if scores:
-                history.best.offer(judged, scores[0], keeps=accelerator.is_main_process)
+                history.best.update(eval_model, scores[0], needs_copy=accelerator.is_main_process)
             _log(accelerator, rows, history.epochs[-1])
-            saving.save()
-            tell.epoch(history.epochs[-1])
+            saver.save()
+            progress.epoch(history.epochs[-1])
         release(prepared)
     if ema:
         model.load_state_dict(ema.module.state_dict())
     return history
 
 
-def _over(phase: Phase, history: History, config: TrainConfig) -> bool:
-    """Whether a phase has had its epochs, or early stopping ends it."""
+def _is_over(phase: Phase, history: History, config: TrainConfig) -> bool:
+    """Return whether a phase has run all its epochs, or early stopping ends it."""
     patience = config.early_stopping_epochs
-    if history.epochs_of_phase and 0 < patience <= history.best.epochs_since:
+    if history.epochs_of_phase and 0 < patience <= history.best.epochs_without_improvement:
         return True
     return history.epochs_of_phase >= phase.epochs
 
 
 def train_epoch(
-    prepared: Prepared,
+    prepared: PreparedModel,
     train: Loader,
     history: History,
     schedule: OneCycle,
     ema: ModelEmaV3 | None = None,
-    saving: Saving | None = None,
-    tell: TrainProgress | None = None,
+    saver: CheckpointSaver | None = None,
+    progress: TrainProgress | None = None,
 ) -> None:
-    """Take what is left of one pass over the training batches; each step moves `schedule` on.
+    """Train on the remaining batches of the current epoch, advancing `schedule` at each step.
 
-    Adds a row a step to `history.rows`: loss (mean over the global batch), gradient norm, momentum,
-    each layer group's rate, samples a second, and the seconds of the step that were spent waiting
+    Adds one row per step to `history.rows`: loss (mean over the global batch), gradient norm,
+    momentum, learning rate of each layer group, samples per second, and the seconds spent waiting
     for data.
 
     Raises:
-        PetsError: A loss is not finite, or no gradient is (fp16).
-        Interrupted: The training was told to end; a checkpoint was written.
+        PetsError: A loss is not finite, or the gradients overflow in every step (fp16).
+        Interrupted: The training was stopped; a checkpoint was written.
     """
     accelerator, model, config = prepared.accelerator, prepared.model, prepared.config
     train_mode(model, config.batch_norm)
     epoch, first = len(history.epochs), len(history.rows)
     steps = StepRows(
         history.rows, epoch * train.num_batches, train.num_batches, accelerator,
-        begins=history.epochs_of_phase == 0,
+        starts_phase=history.epochs_of_phase == 0,
     )  # fmt: skip
-    began = time.perf_counter()
+    last_end = time.perf_counter()
     for batch in train.epoch(epoch, first):
         done = steps.num_done
-        if saving and not saving.may_begin():
+        if saver and not saver.should_continue():
             steps.fill()
-            saving.leave()
-        waited = time.perf_counter() - began
+            saver.stop()
+        waited = time.perf_counter() - last_end
         _seed_step(config.seed, done, accelerator.process_index)
         lr_factor, momentum = schedule.advance()
         rates = set_rates(prepared.optimizer, lr_factor, momentum)
@@ -164,51 +172,51 @@ def train_epoch(
         if ema:
             ema.update(accelerator.unwrap_model(model), done + 1)
         ended = time.perf_counter()
-        speed = batch.global_size / (ended - began)
-        figures = {"momentum": momentum, "samples_per_second": speed, "data_seconds": waited}
-        steps.add(loss_sum, grad_norm, batch.ids, rates, figures, batch.global_size)
-        began = ended
-        if tell:
-            tell.step(done + 1, steps.latest_loss, speed)
-        if saving and (done + 1) % config.checkpoint_steps == 0:
+        speed = batch.global_size / (ended - last_end)
+        metrics = {"momentum": momentum, "samples_per_second": speed, "data_seconds": waited}
+        steps.add(loss_sum, grad_norm, batch.ids, rates, metrics, batch.global_size)
+        last_end = ended
+        if progress:
+            progress.step(done + 1, steps.latest_loss, speed)
+        if saver and (done + 1) % config.checkpoint_steps == 0:
             steps.fill()
-            saving.save_within_epoch(config.checkpoint_seconds)
+            saver.save_within_epoch(config.checkpoint_seconds)
     steps.fill()
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Give a step random numbers of its own, so that one after a resume draws the same."""
+    """Seed torch for one step, so that a resumed training draws the same random numbers."""
     state = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))
 
 
-def train_step(prepared: Prepared, batch: LoadedBatch) -> StepResult:
-    """Forward, backward, clip, step.
+def train_step(prepared: PreparedModel, batch: LoadedBatch) -> StepResult:
+    """Take one optimizer step: forward, backward, clip, step.
 
-    The gradient is that of the mean over the global batch, whatever its share on each rank and
-    however many micro-batches it takes. A gradient that is not finite changes no weight.
+    The gradient is that of the mean loss over the global batch, for any split over ranks and
+    micro-batches. A gradient that is not finite changes no weights.
 
     Raises:
-        PetsError: `train.micro_batch_size` is set and does not fit the memory.
+        PetsError: `train.micro_batch_size` is set and does not fit in memory.
     """
     with explain_out_of_memory(prepared.config.micro_batch_size):
         return _train_step(prepared, batch)
 
 
-def _train_step(prepared: Prepared, batch: LoadedBatch) -> StepResult:
+def _train_step(prepared: PreparedModel, batch: LoadedBatch) -> StepResult:
     model, accelerator = prepared.model, prepared.accelerator
     mean = accelerator.num_processes / batch.global_size
     num_parts = num_micro_batches(
         batch.global_size, accelerator.num_processes, prepared.micro_batch_size
     )
-    inputs, targets = (of.tensor_split(num_parts) for of in (batch.inputs, batch.targets))
+    inputs, targets = (t.tensor_split(num_parts) for t in (batch.inputs, batch.targets))
     losses: list[Tensor] = []
     for number in range(num_parts):
         is_last = number == num_parts - 1
-        # FSDP2 would keep whole gradients, not its part of them, until the last.
+        # Without synchronisation FSDP2 would hold unsharded gradients until the last part.
         syncs = is_last or is_sharding(accelerator)
         with nullcontext() if syncs else accelerator.no_sync(model):
-            # DDP's wrapper does so by itself, FSDP2's does not.
+            # DDP's wrapper enables autocast itself, FSDP2's does not.
             with accelerator.autocast():
                 logits = model(inputs[number])
             loss_sum = prepared.objective.loss_sum(logits, targets[number])
@@ -216,34 +224,34 @@ def _train_step(prepared: Prepared, batch: LoadedBatch) -> StepResult:
         losses.append(loss_sum.detach())
     grad_norm = _clip(prepared)
     if accelerator.scaler is None:
-        # As a gradient scaler tells a fused optimizer; it skips the step without asking the host.
+        # As a gradient scaler does: if 1, the fused optimizer skips the step without a host sync.
         prepared.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
-    # Apple's ignores it (FusedAdamWKernelImpl.mm): there the host has to look.
+    # The MPS kernel ignores it (FusedAdamWKernelImpl.mm), so the host checks the norm.
     if accelerator.device.type != "mps" or grad_norm.isfinite():
         prepared.optimizer.step()
     prepared.optimizer.zero_grad()
     return StepResult(torch.stack(losses).sum(), grad_norm)
 
 
-def _clip(prepared: Prepared) -> Tensor:
-    """Return the gradient's norm, after scaling down what is longer than the settings allow."""
+def _clip(prepared: PreparedModel) -> Tensor:
+    """Clip the gradient to `max_grad_norm`; return its norm before clipping."""
     prepared.accelerator.unscale_gradients(prepared.optimizer)
-    learning = [p for group in prepared.optimizer.param_groups for p in group["params"]]
-    norm = whole(get_total_norm([p.grad for p in learning if p.grad is not None]))
+    trainable = [p for group in prepared.optimizer.param_groups for p in group["params"]]
+    norm = whole(get_total_norm([p.grad for p in trainable if p.grad is not None]))
     if prepared.config.max_grad_norm is not None:
-        clip_grads_with_norm_(learning, prepared.config.max_grad_norm, norm)
+        clip_grads_with_norm_(trainable, prepared.config.max_grad_norm, norm)
     return norm
 
 
-def _log_again(accelerator: Accelerator, history: History) -> None:
-    """Tell the trackers of the epochs before a resume: theirs is a record of this attempt alone."""
+def _log_finished_epochs(accelerator: Accelerator, history: History) -> None:
+    """Log the epochs before a resume again: each attempt has its own record in the tracker."""
     for epoch in history.epochs:
         rows = [row for row in history.steps if row["epoch"] == epoch.epoch]
         _log(accelerator, rows, epoch)
 
 
 def _log(accelerator: Accelerator, steps: list[dict[str, Any]], epoch: EpochMetrics) -> None:
-    """Tell the trackers of an epoch's steps and of what it came to."""
+    """Log the metrics of an epoch and of its steps to the trackers."""
     for row in steps:
         numbers = {k: v for k, v in row.items() if isinstance(v, float)}
         accelerator.log({f"train/{key}": value for key, value in numbers.items()}, row["step"])

@@ -1,4 +1,4 @@
-"""The learning-rate range test, and what to read off its curve."""
+"""Learning-rate range test (Smith 2015), and suggested rates read off its curve."""
 
 from __future__ import annotations
 
@@ -33,18 +33,24 @@ __all__ = [
     "read_suggestions",
     "smooth",
     "suggest",
-    "trimmed",
+    "trim_curve",
     "write_curve",
 ]
 
 _SMOOTHING = 0.98
 _DIVERGED = 4.0
-_FEWEST_STEPS = 10
+_MIN_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Rate and loss of each step taken; `smoothed` is the debiased running mean of `losses`."""
+    """Learning rate and loss of each step of a range test.
+
+    Attributes:
+        rates: Shape (n,), rising.
+        losses: Shape (n,).
+        smoothed: Bias-corrected running mean of `losses`, shape (n,).
+    """
 
     rates: npt.NDArray[np.float64]
     losses: npt.NDArray[np.float64]
@@ -53,7 +59,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Rates read off a curve, by fastai's four rules."""
+    """Suggested learning rates, by fastai's four rules (see `suggest`)."""
 
     minimum: float
     steepest: float
@@ -73,17 +79,17 @@ def lr_find(
 ) -> Curve:
     """Raise the rate exponentially over optimizer steps until the loss diverges (Smith 2015).
 
-    The steps are those of the first phase of training, taken by a copy: model and random numbers
-    are left as they were. A data set with fewer batches than steps is passed over more than once.
+    The steps are those of the first training phase, taken by a copy of the model: the model and
+    the random state do not change. Batches are repeated if there are fewer than steps.
 
     Args:
-        model: Left as it is.
-        objective: What is minimised.
-        train: Training batches, as training will see them.
+        model: Model to copy.
+        objective: Loss to minimise.
+        train: Training batches, as in training.
         config: Range and number of steps.
-        training: What is frozen, weight decay, clipping.
+        training: Frozen layer groups, weight decay, clipping.
         accelerator: Mixed precision, devices, ranks.
-        on_progress: Told of steps.
+        on_progress: Callback for steps.
     """
     rates = np.geomspace(config.start_lr, config.end_lr, config.num_steps)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -95,7 +101,7 @@ def lr_find(
             if _diverged(losses):
                 losses.pop()
                 break
-            _tell(on_progress, losses, rates)
+            _report_progress(on_progress, losses, rates)
         steps.close()
     accelerator.free_memory()
     return Curve(rates[: len(losses)], np.array(losses), smooth(losses))
@@ -109,12 +115,12 @@ def _steps(
     rates: npt.NDArray[np.float64],
     accelerator: Accelerator,
 ) -> Generator[float]:
-    """Take a step at each rate with a copy of the model; yield the loss before it."""
+    """Take one step at each rate with a copy of the model; yield the loss before the step."""
     prepared = prepare(
         copy.deepcopy(model), objective, train, training, accelerator,
         training.freeze_to if training.freeze_epochs else 0, RateSlice(1.0, uniform=True),
     )  # fmt: skip
-    for rate, batch in zip(rates.tolist(), _endless(train), strict=False):
+    for rate, batch in zip(rates.tolist(), _cycle(train), strict=False):
         for group in prepared.optimizer.param_groups:
             group["lr"] = rate
         own, _ = train_step(prepared, batch)
@@ -127,7 +133,7 @@ def _diverged(losses: Sequence[float]) -> bool:
 
 
 def smooth(losses: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Running mean with a memory of 50 steps, free of the bias towards its start at zero."""
+    """Return the bias-corrected exponential running mean, with a memory of 50 steps."""
     average, result = 0.0, []
     for step, loss in enumerate(losses, 1):
         average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
@@ -139,22 +145,22 @@ def read_suggestions(curve: Curve, config: LRFindConfig) -> Suggestions:
     """Read four suggestions off the curve of a range test.
 
     Raises:
-        PetsError: The loss diverged within the first steps, or it only rises.
+        PetsError: The loss diverged within the first 10 steps, or it only rises.
     """
-    if len(curve.rates) < _FEWEST_STEPS:
+    if len(curve.rates) < _MIN_STEPS:
         raise PetsError(
             f"the LR finder diverged after {len(curve.rates)} steps: lower lr_find.start_lr "
             f"(now {config.start_lr:g})"
         )
-    return suggest(*trimmed(curve))
+    return suggest(*trim_curve(curve))
 
 
 def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> Suggestions:
     """Read four suggestions off a curve, as fastai's `lr_find` does.
 
-    minimum: a tenth of the rate of least loss. steepest: where the loss falls fastest per
-    decade. valley: half-way down the longest descent. slide: where, seen from the right, the
-    slope settles (Nguyen's interval slide rule).
+    minimum: a tenth of the rate with the lowest loss. steepest: where the loss falls fastest per
+    decade. valley: half-way down the longest descent. slide: where the slope settles, from the
+    right (Nguyen's interval slide rule).
 
     Args:
         rates: Shape (n,), rising, n at least 2.
@@ -165,7 +171,7 @@ def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> 
     """
     if losses.argmin() == 0:
         raise PetsError(
-            "the loss never fell in the learning-rate sweep, so nothing can be suggested: lower "
+            "the loss never fell in the learning-rate range test, so no rate is suggested: lower "
             "lr_find.start_lr"
         )
     slopes = np.diff(losses) / np.diff(np.log(rates))
@@ -178,7 +184,7 @@ def suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> 
 
 
 def _valley(losses: npt.NDArray[np.float64]) -> int:
-    """The middle of the second third of the longest falling subsequence's span."""
+    """Return the middle of the second third of the longest falling subsequence's span."""
     lengths = np.ones(len(losses), np.int64)
     for i in range(1, len(losses)):
         lower = lengths[:i][losses[:i] > losses[i]]
@@ -191,7 +197,7 @@ def _valley(losses: npt.NDArray[np.float64]) -> int:
 
 
 def _slide(losses: npt.NDArray[np.float64], interval: int = 15, threshold: float = 0.005) -> int:
-    """Move an interval down from the right while the slopes at its ends still differ."""
+    """Move an interval down from the right while the slopes at its ends differ."""
     gradient = np.gradient(losses)
     settled = max(len(losses) - 1 - interval, 0)
     for left in range(settled, -1, -1):
@@ -202,26 +208,28 @@ def _slide(losses: npt.NDArray[np.float64], interval: int = 15, threshold: float
     return settled
 
 
-def _tell(on_progress: OnProgress, losses: Sequence[float], rates: npt.NDArray[np.float64]) -> None:
+def _report_progress(
+    on_progress: OnProgress, losses: Sequence[float], rates: npt.NDArray[np.float64]
+) -> None:
     done, total = len(losses), len(rates)
     if done % 10 == 0:
         detail = f"lr {rates[done - 1]:.1e}, loss {losses[-1]:.3f}"
         on_progress(Progress(stage="lr-find", done=done, total=total, unit="steps", detail=detail))
 
 
-def _endless(train: Loader) -> Iterator[Any]:
+def _cycle(train: Loader) -> Iterator[Any]:
     for epoch in count():
         yield from train.epoch(epoch)
 
 
-def trimmed(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The part of a curve that suggestions are read from: without start-up and blow-up."""
+def trim_curve(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return rates and smoothed losses without the first tenth and the last 5 steps."""
     first, last = len(curve.rates) // 10, max(len(curve.rates) - 5, len(curve.rates) // 10 + 2)
     return curve.rates[first:last], curve.smoothed[first:last]
 
 
 def write_curve(url: str, curve: Curve) -> None:
-    """Write the curve as Parquet: rate, loss, smoothed loss, a row a step."""
+    """Write the curve as Parquet, one row per step: learning rate, loss, smoothed loss."""
     with storage.writing(url) as file:
         pq.write_table(
             pa.table({"lr": curve.rates, "loss": curve.losses, "smoothed": curve.smoothed}), file

@@ -1,4 +1,4 @@
-"""How many samples fit the device's memory in one forward and backward pass."""
+"""Search for the largest micro-batch that fits in device memory."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ __all__ = [
 ]
 
 _RESERVE_BYTES = 2**30
-"""Left free by the search, for what lies outside torch's allocator: NCCL's channels and the
+"""Kept free by the search for memory outside torch's allocator: NCCL's channels and the
 workspaces of cuBLAS and cuDNN."""
 NEEDS_MICRO_BATCH_SIZE = (
-    "launch.shard_model = true needs train.micro_batch_size on GPUs, where the largest that fits "
-    "is not searched for: set it to the photos of a process in one forward pass, for example 8"
+    "launch.shard_model = true needs train.micro_batch_size on GPUs, because the search for the "
+    "largest that fits does not support sharding: set it to the number of photos per process in "
+    "one forward pass, for example 8"
 )
 
 
 def num_micro_batches(global_size: int, num_ranks: int, micro_batch_size: int) -> int:
-    """Return in how many forward passes each rank takes its share of a batch.
+    """Return the number of forward passes in which each rank processes its share of a batch.
 
-    The same on every rank, whose shares differ by a sample: a model that is sharded, or has
-    synchronised batch norm, communicates in each pass.
+    It is the same on every rank although shares differ by one sample, because a model that is
+    sharded or has synchronised batch norm communicates in each pass.
 
     Args:
         global_size: Samples of the batch, over all ranks.
-        num_ranks: Ranks that share it.
-        micro_batch_size: Most samples in one forward pass of a rank; 0: all of its share.
+        num_ranks: Number of ranks that share it.
+        micro_batch_size: Most samples in one forward pass of a rank; 0: no limit.
     """
     if not micro_batch_size:
         return 1
@@ -53,11 +54,11 @@ def num_micro_batches(global_size: int, num_ranks: int, micro_batch_size: int) -
 
 @contextlib.contextmanager
 def explain_out_of_memory(micro_batch_size: int) -> Iterator[None]:
-    """Raise a `PetsError` where training runs out of memory with a micro-batch that was set.
+    """Raise a `PetsError` if training runs out of memory with the configured micro-batch.
 
     Args:
-        micro_batch_size: As set; 0: the error is left as it is, for on a GPU another attempt
-            searches for one that fits.
+        micro_batch_size: The setting; 0: the original error is raised, because on a GPU a retry
+            searches for a size that fits.
     """
     try:
         yield
@@ -66,7 +67,7 @@ def explain_out_of_memory(micro_batch_size: int) -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0]
         raise PetsError(
-            f"train.micro_batch_size = {micro_batch_size} does not fit the memory: set a smaller "
+            f"train.micro_batch_size = {micro_batch_size} does not fit in memory: set a smaller "
             f"one, {SMALLER_REMEDY} ({reason})"
         ) from error
 
@@ -79,32 +80,32 @@ def largest_micro_batch(
     *,
     accelerator: Accelerator,
 ) -> int:
-    """Halve a batch until a forward and backward pass of it fits the memory.
+    """Halve a batch until its forward and backward pass fits in memory.
 
-    Tried before the first step, because an error in the middle of a step would leave other ranks
-    waiting for this one's gradients. The search sets aside what a step holds besides: the
-    optimizer's two moments and, where gradients are accumulated, the gradients. The model, its
-    gradients and the random numbers are left as they were.
+    The search runs before the first step, because an error during a step would leave other ranks
+    waiting for this one's gradients. It also allocates the other memory of a step: the optimizer's
+    two moments and, if gradients are accumulated, the gradients. Weights and random state do not
+    change.
 
     Args:
-        model: As prepared by `accelerator`; parameters say by `requires_grad` whether they learn.
-        objective: What is minimised.
+        model: Model prepared by `accelerator`, with `requires_grad` set on trainable parameters.
+        objective: Loss to minimise.
         inputs: First dimension B.
         targets: First dimension B.
         accelerator: Mixed precision, device, ranks.
 
     Returns:
-        The most samples that fit every rank, at least 1; 0 where all do.
+        Largest number of samples that fits on every rank, at least 1; 0 if all B samples fit.
 
     Raises:
         PetsError: Not even one sample fits, or the model is sharded.
     """
     if is_sharding(accelerator):
-        # Its passes communicate: a rank that runs out of memory would leave the others waiting.
+        # Sharded passes communicate: ranks would wait for one that runs out of memory.
         raise PetsError(NEEDS_MICRO_BATCH_SIZE)
-    # DDP has memory for all gradients already.
+    # DDP has allocated memory for all gradients.
     holds_gradients = isinstance(model, DistributedDataParallel)
-    # Not the distributed wrapper: ranks that try more often than others would leave them waiting.
+    # Without the distributed wrapper, because ranks may need different numbers of attempts.
     model = accelerator.unwrap_model(model)
     size, num_halvings = max(len(inputs), 1), 0
 
@@ -113,22 +114,22 @@ def largest_micro_batch(
         part = inputs[:size], targets[:size]
         return _fits(model, objective, *part, accelerator, accumulates=accumulates)
 
-    with _resting_batch_norm(model):
-        # The thread of backward passes makes its cuBLAS handle in the first one: a small one,
-        # before memory is at its peak.
+    with _batch_norm_in_eval_mode(model):
+        # The backward thread creates its cuBLAS handle in the first pass: run a small one first,
+        # before memory use peaks.
         if not fits(1):
-            raise PetsError(f"one sample does not fit the memory: {SMALLER_REMEDY}")
+            raise PetsError(f"one sample does not fit in memory: {SMALLER_REMEDY}")
         while size > 1 and not fits(size):
             num_halvings += 1
             size = (size + 1) // 2
     empty_cache(accelerator.device)
-    # Shares differ by a sample; only ranks that had to halve theirs know what fits.
+    # Shares differ by one sample; only ranks that halved theirs have found a limit.
     found = torch.tensor([size if num_halvings else sys.maxsize], device=accelerator.device)
     smallest = int(accelerator.gather(found).min())
     if smallest == sys.maxsize:
         return 0
     warnings.warn(
-        f"{len(inputs)} samples do not fit the memory: gradients are accumulated over "
+        f"{len(inputs)} samples do not fit in memory: gradients are accumulated over "
         f"micro-batches of {smallest} (train.micro_batch_size)",
         stacklevel=2,
     )
@@ -136,11 +137,11 @@ def largest_micro_batch(
 
 
 @contextlib.contextmanager
-def _resting_batch_norm(model: nn.Module) -> Iterator[None]:
-    """Put batch norm in evaluation mode.
+def _batch_norm_in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Context manager that sets batch norm to evaluation mode.
 
-    There it needs nearly the same memory, takes a single sample, moves no statistics, and
-    communicates with no other rank.
+    There batch norm needs nearly the same memory, accepts a single sample, keeps its statistics,
+    and does not communicate with other ranks.
     """
     training = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for module in training:
@@ -161,9 +162,9 @@ def _fits(
     *,
     accumulates: bool,
 ) -> bool:
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if accumulates:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.grad = torch.zeros_like(parameter)
     try:
         _pass(model, objective, inputs, targets, accelerator)
@@ -173,7 +174,7 @@ def _fits(
             raise
         fitted = False
     finally:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.grad = None
     if not fitted:
         empty_cache(accelerator.device)
@@ -187,20 +188,20 @@ def _pass(
     targets: Tensor,
     accelerator: Accelerator,
 ) -> None:
-    """Take a forward and backward pass while what a step holds besides is reserved."""
+    """Run a forward and backward pass with memory reserved for the optimizer and the device."""
     device = accelerator.device
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng([device] if on_gpu else []):
-        set_aside = [
+        reserved = [
             torch.empty_like(parameter)
             for parameter in model.parameters()
             if parameter.requires_grad
             for _moment in range(2)
         ]
         if on_gpu:
-            set_aside.append(torch.empty(_RESERVE_BYTES, dtype=torch.uint8, device=device))
+            reserved.append(torch.empty(_RESERVE_BYTES, dtype=torch.uint8, device=device))
         with accelerator.autocast():
             outputs = model(inputs)
         # Not accelerator.backward: a gradient scaler must not see this pass.
         torch.autograd.backward(objective.loss_sum(outputs, targets))
-        del set_aside
+        del reserved

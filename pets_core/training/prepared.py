@@ -1,4 +1,4 @@
-"""What an optimizer step needs: batches, and a model with its optimizer, made ready for a phase."""
+"""Interfaces of loaders and batches, and a model prepared with its optimizer for a phase."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pets_core.targets.objective import Objective
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.groups import build_optimizer, freeze_to, train_mode
 from pets_core.training.memory import largest_micro_batch
-from pets_core.training.schedule import spread
+from pets_core.training.schedule import group_rates
 
-__all__ = ["LoadedBatch", "Loader", "Prepared", "prepare", "release"]
+__all__ = ["LoadedBatch", "Loader", "PreparedModel", "prepare", "release"]
 
 
 class LoadedBatch(Protocol):
@@ -36,39 +36,39 @@ class LoadedBatch(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """What the samples are called, b names."""
+        """Ids of the samples, length b."""
 
     @property
     def global_size(self) -> int:
-        """Samples of the batch over all ranks."""
+        """Number of samples in the batch, over all ranks."""
 
 
 class Loader(Protocol):
-    """Yields each sample of a split once an epoch, over all ranks."""
+    """Batches of a split; over all ranks, each sample occurs once per epoch."""
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
 
     @property
     def num_rows(self) -> int:
-        """Samples of the split, over all ranks."""
+        """Number of samples in the split, over all ranks."""
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Any]:
-        """Yield the batches (`LoadedBatch`) of one epoch, from batch `first` on."""
+        """Yield the batches (`LoadedBatch`) of one epoch, starting with number `first`."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A model, frozen in part, with all that its optimizer steps need.
+class PreparedModel:
+    """Partly frozen model with its optimizer, ready for optimizer steps.
 
     Attributes:
-        model: As `accelerator` wrapped it.
-        optimizer: Over what learns.
-        objective: What is minimised.
+        model: Model wrapped by `accelerator`.
+        optimizer: Optimizer over the trainable parameters.
+        objective: Loss to minimise.
         accelerator: Mixed precision, devices, ranks, trackers.
         config: Settings of the recipe.
-        micro_batch_size: Most samples in one forward pass; 0: all.
+        micro_batch_size: Most samples in one forward pass; 0: no limit.
     """
 
     model: nn.Module
@@ -87,19 +87,28 @@ def prepare(
     accelerator: Accelerator,
     first_group: int,
     lr_max: RateSlice,
-) -> Prepared:
-    """Freeze the layer groups before `first_group` and make the others ready to learn.
+) -> PreparedModel:
+    """Freeze the layer groups before `first_group`, build the optimizer and wrap the model.
+
+    Args:
+        model: Model on the accelerator's device.
+        objective: Loss to minimise.
+        train: Training batches, for the search of the micro-batch size.
+        config: Settings of the recipe.
+        accelerator: Mixed precision, devices, ranks, trackers.
+        first_group: First layer group to train, counted as by `freeze_to`.
+        lr_max: Peak learning rates.
 
     Raises:
-        PetsError: One sample does not fit the memory, or batch norm would see a single one.
+        PetsError: One sample does not fit in memory, or batch norm would get a single sample.
     """
     freeze_to(model, first_group)
-    rates = spread(lr_max, len(model.layer_groups()))
+    rates = group_rates(lr_max, len(model.layer_groups()))
     optimizer = build_optimizer(model, rates, config.weight_decay)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if isinstance(wrapped, DistributedDataParallel):
-        # It would broadcast them before each forward pass. Only batch norm in training mode
-        # changes any, and does not read them then; `share_buffers` follows once an epoch.
+        # DDP broadcasts buffers before each forward pass. Only batch norm in training mode changes
+        # buffers, and does not read them in that mode; `share_buffers` runs once per epoch.
         wrapped.broadcast_buffers = False
     train_mode(wrapped, config.batch_norm)
     micro_batch_size = config.micro_batch_size
@@ -117,14 +126,14 @@ def prepare(
     )
     if config.compile:
         wrapped.compile()
-    return Prepared(wrapped, optimizer, objective, accelerator, config, micro_batch_size)
+    return PreparedModel(wrapped, optimizer, objective, accelerator, config, micro_batch_size)
 
 
-def release(prepared: Prepared) -> None:
-    """Take off what `prepare` wrapped around the model, and free the optimizer's memory."""
+def release(prepared: PreparedModel) -> None:
+    """Unwrap the model and free the optimizer's memory, in place."""
     prepared.model._compiled_call_impl = None
     model = prepared.accelerator.unwrap_model(prepared.model, keep_fp32_wrapper=False)
-    # Accelerate passes over a model with this mark: the next phase would train without mixed
+    # Accelerate skips models with this attribute: the next phase would train without mixed
     # precision.
     vars(model).pop("_is_accelerate_prepared", None)
     prepared.accelerator.free_memory()

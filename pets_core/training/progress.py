@@ -1,4 +1,4 @@
-"""A training's progress, as ranks tell it."""
+"""Progress reports of a training."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ _REPORT_EVERY_SECONDS = 2.0
 
 
 class TrainProgress:
-    """Turns steps and epochs into progress, steps no more often than people can read.
+    """Reports the progress of steps, at most every 2 seconds, and of epochs.
 
     Args:
-        on_progress: Told of it.
-        num_epochs: Of all phases.
-        steps_an_epoch: Optimizer steps.
+        on_progress: Callback for the reports.
+        num_epochs: Number of epochs over all phases.
+        steps_per_epoch: Number of optimizer steps per epoch.
     """
 
-    def __init__(self, on_progress: OnProgress, num_epochs: int, steps_an_epoch: int) -> None:
+    def __init__(self, on_progress: OnProgress, num_epochs: int, steps_per_epoch: int) -> None:
         self._on_progress, self._num_epochs = on_progress, num_epochs
-        self._steps_an_epoch = steps_an_epoch
+        self._steps_per_epoch = steps_per_epoch
         self._last = time.monotonic()
 
     def step(self, done: int, loss: float | None, samples_per_second: float) -> None:
-        """Tell that so many optimizer steps are done.
+        """Report the number of optimizer steps taken.
 
         Args:
-            done: Optimizer steps.
-            loss: The latest that has arrived on the host, if one has.
-            samples_per_second: Of the last step.
+            done: Number of optimizer steps.
+            loss: Latest loss on the host, if any.
+            samples_per_second: Throughput of the last step.
         """
         if time.monotonic() - self._last < _REPORT_EVERY_SECONDS:
             return
         self._last = time.monotonic()
-        epoch = (done - 1) // self._steps_an_epoch + 1
+        epoch = (done - 1) // self._steps_per_epoch + 1
         shown = "" if loss is None else f", loss {loss:.3f}"
-        total = self._num_epochs * self._steps_an_epoch
+        total = self._num_epochs * self._steps_per_epoch
         detail = f"epoch {epoch}/{self._num_epochs}{shown}"
         self._report(done, total, "steps", detail, samples_per_second)
 
     def epoch(self, metrics: EpochMetrics) -> None:
-        """Tell what an epoch came to."""
+        """Report the metrics of an epoch."""
         detail = f"{metrics.phase}: train loss {metrics.train_loss:.3f}"
         if metrics.valid_loss is not None:
             detail += f", valid loss {metrics.valid_loss:.3f}"

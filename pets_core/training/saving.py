@@ -1,4 +1,4 @@
-"""When a training writes checkpoints, and when it ends early."""
+"""Schedule of checkpoints during a training, and early stops on request."""
 
 from __future__ import annotations
 
@@ -9,89 +9,93 @@ import torch
 from accelerate import Accelerator
 
 from pets_core.training.checkpoint import Checkpoints, Snapshot
-from pets_core.training.interruption import Interrupted, StepGate
+from pets_core.training.interruption import Interrupted, StopSignal
 from pets_core.training.sharding import is_sharding
 from pets_core.training.state import TrainState
 
-__all__ = ["Saving", "refuse_different_checkpoints"]
+__all__ = ["CheckpointSaver", "check_same_checkpoint"]
 
 
 @dataclass
-class Saving:
-    """Writes checkpoints, from rank 0, where any are wanted; ends the training when told to."""
+class CheckpointSaver:
+    """Writes checkpoints from rank 0, and stops the training when `stop_signal` requires it."""
 
     state: TrainState
     checkpoints: Checkpoints | None
-    gate: StepGate | None
+    stop_signal: StopSignal | None
     optimizer: torch.optim.Optimizer | None = None
-    """Of the phase under way."""
-    began: float = 0.0
-    """When this attempt began the epoch under way, by the monotonic clock."""
-    seconds: float | None = None
-    """That its steps took, once they are over."""
+    """Optimizer of the current phase."""
+    epoch_start: float = 0.0
+    """Start of the current epoch in this attempt, monotonic clock."""
+    epoch_seconds: float | None = None
+    """Duration of the epoch's training steps; None until they are done."""
     num_batches: int = 0
-    """Begun so far, of training and validation: the same on every rank."""
-    saved: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was made, or else training began, by the monotonic clock."""
+    """Training and validation batches so far; the same on every rank."""
+    last_saved: float = field(default_factory=time.monotonic)
+    """Time of the last checkpoint or else of the start, monotonic clock."""
 
-    def may_begin(self) -> bool:
-        """Whether the next batch is to be worked on."""
+    def should_continue(self) -> bool:
+        """Return whether to process the next batch."""
         self.num_batches += 1
-        return self.gate is None or self.gate.may_begin(self.num_batches - 1)
+        return self.stop_signal is None or self.stop_signal.should_continue(self.num_batches - 1)
 
-    def leave(self) -> None:
-        """Checkpoint and raise `Interrupted`."""
+    def stop(self) -> None:
+        """Write a checkpoint and raise `Interrupted`."""
         self.save(wait=True)
-        raise Interrupted(f"told to end after step {self.state.history.num_steps}")
+        raise Interrupted(f"stopped after step {self.state.history.num_steps}")
 
-    def save_within_epoch(self, least_seconds: float) -> None:
-        """Checkpoint if the last one is at least so old, and written."""
-        if self.checkpoints is None or not self._takes_part():
+    def save_within_epoch(self, min_seconds: float) -> None:
+        """Write a checkpoint if the last one is written and at least `min_seconds` old."""
+        if self.checkpoints is None or not self._participates():
             return
-        if not self._is_early(least_seconds):
+        if not self._is_early(min_seconds):
             self.save()
 
     def save(self, *, wait: bool = False) -> None:
-        """Checkpoint what lies between two batches.
+        """Write a checkpoint; must be called between two batches.
 
         Args:
-            wait: Return when it is there.
+            wait: Return only when the checkpoint is written.
         """
-        if self.checkpoints is None or not self._takes_part():
+        if self.checkpoints is None or not self._participates():
             return
-        self.saved = time.monotonic()
+        self.last_saved = now = time.monotonic()
         assert self.optimizer is not None
-        seconds = time.monotonic() - self.began if self.seconds is None else self.seconds
+        seconds = now - self.epoch_start if self.epoch_seconds is None else self.epoch_seconds
         if not self.state.history.rows:
             seconds = 0.0
         snapshot = self.state.snapshot(self.optimizer, seconds)
         if self.state.accelerator.is_main_process:
             self.checkpoints.save(snapshot, wait=wait)
 
-    def _takes_part(self) -> bool:
-        """Whether this rank has something that the first needs for a checkpoint."""
+    def _participates(self) -> bool:
+        """Return whether rank 0 needs this rank for a checkpoint."""
         accelerator = self.state.accelerator
         return accelerator.is_main_process or is_sharding(accelerator)
 
-    def _is_early(self, least_seconds: float) -> bool:
-        """Whether the last checkpoint is younger, or is still being written, for the first rank."""
+    def _is_early(self, min_seconds: float) -> bool:
+        """Return whether rank 0 is still writing the last checkpoint, or it is too recent."""
         assert self.checkpoints is not None
         accelerator = self.state.accelerator
         is_early = False
         if accelerator.is_main_process:
-            is_young = time.monotonic() - self.saved < least_seconds
-            is_early = is_young or self.checkpoints.busy
+            is_recent = time.monotonic() - self.last_saved < min_seconds
+            is_early = is_recent or self.checkpoints.is_writing
         if not is_sharding(accelerator):
             return is_early
         return bool(accelerator.reduce(torch.tensor(int(is_early), device=accelerator.device)))
 
 
-def refuse_different_checkpoints(snapshot: Snapshot | None, accelerator: Accelerator) -> None:
-    """Ranks that went on from different steps would train on different batches, unnoticed."""
+def check_same_checkpoint(snapshot: Snapshot | None, accelerator: Accelerator) -> None:
+    """Check that all ranks resume from the same step, and so train on the same batches.
+
+    Raises:
+        RuntimeError: The ranks loaded checkpoints of different steps.
+    """
     own = torch.tensor([snapshot.step if snapshot else -1], device=accelerator.device)
     steps = accelerator.gather(own).tolist()
     if len(set(steps)) > 1:
         raise RuntimeError(
-            f"the ranks found checkpoints of different steps, {steps}: the store does not show "
-            "every machine the same files yet"
+            f"the ranks loaded checkpoints of different steps, {steps}: the store does not "
+            "yet show the same files to every machine"
         )

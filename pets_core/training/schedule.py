@@ -1,4 +1,4 @@
-"""Rates and momenta over optimizer steps: pure functions."""
+"""Schedules of learning rate and momentum, and the phases of fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Literal
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 
-__all__ = ["OneCycle", "Phase", "cosine", "few_steps", "fine_tune_phases", "spread"]
+__all__ = ["OneCycle", "Phase", "cosine", "few_steps", "fine_tune_phases", "group_rates"]
 
 _FEW_STEPS = 10
 
 
 def cosine(start: float, end: float, progress: float) -> float:
-    """Half a cosine from `start` (progress 0) to `end` (progress 1)."""
+    """Cosine annealing from `start` (progress 0) to `end` (progress 1)."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass
 class OneCycle:
-    """One-cycle policy with cosine phases (Smith 2018, arXiv:1803.09820; fastai's form).
+    """One-cycle policy with cosine annealing (Smith 2018, arXiv:1803.09820; fastai's variant).
 
     The rate, as a factor of its peak, rises from 1/div to 1 over the first `pct_start` of the
-    steps and falls to 1/div_final; beta1 goes the other way.
+    steps, then falls to 1/div_final. beta1 follows `momenta`: start, at the peak rate, end.
     """
 
     num_steps: int
@@ -35,16 +35,16 @@ class OneCycle:
     step: int = 0
 
     def advance(self) -> tuple[float, float]:
-        """Rate factor and beta1 of the next optimizer step."""
+        """Return rate factor and beta1 of the next optimizer step."""
         step, self.step = self.step, self.step + 1
         return self.lr_factor(step), self.momentum(step)
 
     def lr_factor(self, step: int) -> float:
-        """Factor of the peak rate for optimizer step 0 to num_steps - 1."""
+        """Return the factor of the peak rate at a step from 0 to num_steps - 1."""
         return self._two_phases(step, 1 / self.div, 1.0, 1 / self.div_final)
 
     def momentum(self, step: int) -> float:
-        """Beta1 for optimizer step 0 to num_steps - 1."""
+        """Return beta1 at a step from 0 to num_steps - 1."""
         return self._two_phases(step, *self.momenta)
 
     def _two_phases(self, step: int, start: float, peak: float, end: float) -> float:
@@ -54,12 +54,11 @@ class OneCycle:
         return cosine(peak, end, (progress - self.pct_start) / (1 - self.pct_start))
 
 
-def spread(rates: RateSlice, num_groups: int) -> list[float]:
-    """Peak rate of each layer group, the earliest first (Howard and Ruder 2018).
+def group_rates(rates: RateSlice, num_groups: int) -> list[float]:
+    """Return the peak rate of each layer group, earliest first (Howard and Ruder 2018).
 
-    Returns:
-        `slice(lo, hi)`: geometric from lo to hi; `slice(hi)`: hi / 10 but hi for the last; a
-        plain number: the same for all.
+    `slice(lo, hi)` gives a geometric series from lo to hi, `slice(hi)` gives hi / 10 and hi for
+    the last group, and a plain number gives the same rate for all groups.
     """
     if rates.uniform or num_groups == 1:
         return [rates.hi] * num_groups
@@ -71,7 +70,16 @@ def spread(rates: RateSlice, num_groups: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Phase:
-    """A run of epochs under one schedule. `freeze_to` counts layer groups as `freeze_to` does."""
+    """Consecutive epochs with one one-cycle schedule.
+
+    Attributes:
+        name: frozen (body) or unfrozen.
+        epochs: Number of epochs.
+        freeze_to: First layer group to train, counted as by `groups.freeze_to`.
+        lr_max: Peak learning rates.
+        pct_start: Share of the steps in which the rate rises.
+        div: Peak rate divided by the initial rate.
+    """
 
     name: Literal["frozen", "unfrozen"]
     epochs: int
@@ -82,11 +90,12 @@ class Phase:
 
 
 def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
-    """fastai's `fine_tune`: the head alone at `base_lr`, then the whole model at a part of it.
+    """Return the phases of fastai's `fine_tune`: first the head, then the whole model.
 
-    `config.lr_max` replaces the second phase's `slice(top / lr_mult, top)`, where top is
-    `base_lr / unfrozen_lr_div`. fastai divides by 2 and warms the frozen phase up over nearly all
-    of its steps; the defaults here measured better (docs/recipe.md).
+    The peak rate is `base_lr` in the first phase. In the second it is `config.lr_max`, by default
+    `slice(top / lr_mult, top)` with top = `base_lr / unfrozen_lr_div`. fastai divides by 2 and
+    warms up over nearly all steps of the frozen phase; the defaults here gave better results
+    (docs/recipe.md).
     """
     top = base_lr / config.unfrozen_lr_div
     unfrozen = config.lr_max or RateSlice(top, top / config.lr_mult)
@@ -105,7 +114,7 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
 
 
 def few_steps(config: TrainConfig, num_rows: int) -> str:
-    """A warning where the recipe takes too few optimizer steps to learn anything, else nothing."""
+    """Return a warning if the recipe takes too few optimizer steps to train a model, else ""."""
     num_steps = (config.freeze_epochs + config.epochs) * -(-num_rows // config.batch_size)
     if num_steps >= _FEW_STEPS:
         return ""

@@ -1,4 +1,4 @@
-"""A model spread over the ranks: each holds a part of every tensor (FSDP, Zhao and others 2023)."""
+"""Model sharded over the ranks: each holds a shard of every tensor (FSDP, Zhao et al. 2023)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["is_sharding", "part_of", "shard_on_cpu", "sharding_plugin", "whole"]
+__all__ = ["is_sharding", "shard_like", "shard_on_cpu", "sharding_plugin", "whole"]
 
 _MIN_PARAMETERS = 1_000_000
-"""Of a module that is gathered, used and let go as one."""
+"""Minimum size of a module that is gathered and freed as one unit."""
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin:
-    """Return the plugin by which an `Accelerator` spreads model, gradients and optimizer state.
+    """Return the plugin with which an `Accelerator` shards model, gradients and optimizer state.
 
-    Weights and gradients stay fp32, and mixed precision is autocast's, as of a model that is not
-    sharded: on GPUs Accelerate would cast all weights to bf16, norms included, and add up
-    gradients in it.
+    Weights and gradients stay fp32, and autocast provides mixed precision, as for a model that is
+    not sharded. By default Accelerate on GPUs would cast all weights to bf16, norms included, and
+    reduce gradients in bf16.
     """
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
@@ -32,24 +32,24 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin:
 
 
 def shard_on_cpu(plugin: FullyShardedDataParallelPlugin) -> None:
-    """Have CPU ranks spread a model too; Accelerate passes over its own plugin there."""
+    """Enable sharding on CPU ranks, where Accelerate ignores its plugin."""
     if PartialState().device.type == "cpu":
         PartialState().distributed_type = DistributedType.FSDP
         AcceleratorState().fsdp_plugin = plugin
 
 
 def is_sharding(accelerator: Accelerator) -> bool:
-    """Whether models that it prepares are spread over the ranks."""
+    """Return whether the accelerator shards the models that it prepares."""
     return bool(accelerator.is_fsdp2)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Put a tensor together from the ranks' parts; all of them must ask for the same."""
+    """Return the full tensor, gathered from all ranks' shards; all ranks must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, spread as `like` is; the whole where that is whole."""
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
+    """Return this rank's shard of a full tensor, sharded as `like`; `value` if that is not."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

@@ -1,4 +1,4 @@
-"""Which settings to try next, and which were best: a study of Optuna, and what it was told."""
+"""Hyperparameter search: proposes trials with Optuna, and ranks their results."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _RESULT = "sweep.json"
 
 
 class Study:
-    """Proposes trials by the validation metric of those before.
+    """Optuna study that proposes trials from the validation metrics of earlier ones.
 
-    The trees of Parzen estimators (Bergstra and others 2011) propose backbone and rate. What is
-    proposed is a function of the settings and of what was told before, so that a sweep that goes on
-    asks for the same trials again, and finds them done.
+    A tree-structured Parzen estimator (TPE, Bergstra et al. 2011) proposes backbone and learning
+    rate. Proposals depend only on the settings and the earlier results, so a resumed sweep proposes
+    the same trials again and finds their results in the store.
 
     Args:
-        config: What is varied, and the seed.
+        config: Search space and seed.
     """
 
     def __init__(self, config: PipelineConfig) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sweep = config.sweep
-        # Trials that are asked for together are to differ.
+        # constant_liar: trials proposed at the same time differ.
         sampler = optuna.samplers.TPESampler(
             seed=config.train.seed, n_startup_trials=sweep.num_random, constant_liar=True
         )
@@ -47,19 +47,19 @@ class Study:
         }
 
     def ask(self, count: int) -> list[Trial]:
-        """The next trials."""
-        asked = [self._study.ask(self._space) for _ in range(count)]
+        """Return the next trials to train."""
+        proposed = [self._study.ask(self._space) for _ in range(count)]
         return [
             Trial(number=trial.number, backbone=p["backbone"], base_lr=float(f"{p['base_lr']:.3g}"))
-            for trial in asked
+            for trial in proposed
             for p in [trial.params]
         ]
 
     def tell(self, trial: Trial) -> None:
-        """Record the result of a trial; one that could not be trained counts as failed.
+        """Record the result of a trial; one without a value counts as failed.
 
         Raises:
-            PetsError: Trials before it had another metric.
+            PetsError: Earlier trials have another metric.
         """
         failed = optuna.trial.TrialState.FAIL if trial.value is None else None
         self._metrics += [] if failed else [trial.metric]
@@ -69,29 +69,31 @@ class Study:
 
 
 def trial_config(config: PipelineConfig, trial: Trial, seed: int) -> PipelineConfig:
-    """Settings of one training of a trial."""
+    """Return the settings of one training of a trial."""
     model = config.model.model_copy(update={"backbone": trial.backbone})
     train = config.train.model_copy(update={"base_lr": trial.base_lr, "seed": seed})
     return config.model_copy(update={"model": model, "train": train})
 
 
 def trial_url(run_url: str, trial: Trial, seed: int) -> str:
-    """The folder of one training of a trial, a run beside the sweep's."""
+    """Return the run folder of one training of a trial, next to the sweep's folder."""
     return f"{run_url.rstrip('/')}-{trial.number:03}-{seed}"
 
 
 def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last", "best"]) -> Trial:
-    """Return a trial with its result: the mean validation metric of the weights that were kept.
+    """Return a trial with its result: the mean validation metric of the kept weights.
+
+    A metric that is not finite makes it a failed trial.
 
     Raises:
-        PetsError: There are no validation photos, or the metric is not a finite number.
+        PetsError: There are no validation photos, or the trainings have different metrics.
     """
     kept = [result.kept(keep) for result in trained]
     values = [epoch.valid_metric for epoch in kept if epoch.valid_metric is not None]
     if len(values) < len(kept):
         raise PetsError(
-            "a sweep chooses by validation photos, and the data set has none: raise "
-            "source.valid_fraction"
+            "a sweep ranks trials by their validation metric, but the data set has no validation "
+            "photos: raise source.valid_fraction"
         )
     seconds = sum(result.seconds for result in trained)
     metric = kept[0].metric
@@ -111,10 +113,10 @@ def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last"
 
 
 def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:
-    """Store all trials, the best first.
+    """Write all trials to sweep.json, best first and failed ones last.
 
     Raises:
-        PetsError: None could be trained.
+        PetsError: No trial succeeded.
     """
 
     def order(trial: Trial) -> tuple[float, int]:
@@ -122,7 +124,7 @@ def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:
 
     done = sorted((trial for trial in trials if trial.value is not None), key=order)
     if not done:
-        raise PetsError(f"none of the {len(trials)} trials was trained: {trials[0].error}")
+        raise PetsError(f"all {len(trials)} trials failed; the first error: {trials[0].error}")
     failed = [trial for trial in trials if trial.value is None]
     url = storage.join(run_url, _RESULT)
     result = SweepResult(url=url, trials=(*done, *failed))
@@ -131,14 +133,14 @@ def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:
 
 
 def _check_same_metric(metrics: Sequence[MetricInfo]) -> None:
-    """Refuse to compare trainings of versions that had other metrics.
+    """Check that all trainings have the same metric.
 
     Raises:
-        PetsError: They differ.
+        PetsError: The metrics differ.
     """
     names = list(dict.fromkeys(metric.name for metric in metrics))
     if len(names) > 1:
         raise PetsError(
-            f"the sweep began with an earlier version, by {names[0]}, and goes on by {names[1]}, "
-            "which cannot be compared: start a new sweep"
+            f"the sweep was started by an earlier version with the metric {names[0]}, which cannot "
+            f"be compared with {names[1]} of this version: start a new sweep"
         )

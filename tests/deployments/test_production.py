@@ -159,7 +159,7 @@ def test_a_machine_that_dies_in_training_is_replaced_by_another(
     first, second = pools.stages(run_id)
     assert (first["state_type"], second["state_type"]) == ("CRASHED", "COMPLETED")
     logs = server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [second["id"]]}}})
-    assert any("training goes on from" in log["message"] for log in logs)
+    assert any("Resuming training from" in log["message"] for log in logs)
     assert processes.gone(killed)
 
 

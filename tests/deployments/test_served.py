@@ -110,7 +110,7 @@ def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_
     ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
     assert ended["run_count"] == 2
     assert processes.gone(below)
-    assert any("training goes on from" in message for message in messages(server, run_id))
+    assert any("Resuming training from" in message for message in messages(server, run_id))
     request = WorkRequest(
         stage="train", config=config, run_url=str(tmp_path / "whole"), manifest=manifest,
         base_lr=1e-2,
@@ -131,7 +131,7 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
     server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
     assert processes.gone(started)
-    (step,) = re.findall(r"told to end after step (\d+)", "\n".join(messages(server, run_id)))
+    (step,) = re.findall(r"stopped after step (\d+)", "\n".join(messages(server, run_id)))
     assert checkpoints(folder)[-1].parent.name == f"step-{int(step):09}"
 
 

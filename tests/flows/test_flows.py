@@ -215,7 +215,7 @@ def test_a_stage_of_the_gpu_pool_is_refused_on_a_machine_without_a_gpu(
         stage="lr-find", config=config, run_url=str(tmp_path / "run"), manifest=ingest(config)
     )
     url = ask_stage(request)
-    with pytest.raises(PetsError, match=r"launch\.require_gpu = true, and torch finds no GPU"):
+    with pytest.raises(PetsError, match=r"launch\.require_gpu = true, but torch finds no GPU"):
         stage_flow(url, require_gpu=True)
     assert finished_stage(request, LRSuggestion) is None
     stage_flow(url)

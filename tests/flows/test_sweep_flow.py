@@ -73,7 +73,7 @@ def test_a_killed_sweep_goes_on_with_the_same_trials(server, config, tmp_path) -
     assert not any(trial.error for trial in trials)
     assert written(first) == done, "it is not trained again"
     warnings = server.ask("logs/filter", {"logs": {"level": {"ge_": logging.WARNING}}})
-    (gone_on,) = [w["message"] for w in warnings if "training goes on from" in w["message"]]
+    (gone_on,) = [w["message"] for w in warnings if "Resuming training from" in w["message"]]
     assert second.name in gone_on
     # The third is what would have been asked for had nothing happened.
     study = Study(config)

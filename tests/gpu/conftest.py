@@ -19,7 +19,7 @@ from pets_core.models.classifier import Classifier
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import create_accelerator
-from pets_core.training.prepared import Prepared, prepare
+from pets_core.training.prepared import PreparedModel, prepare
 
 NUM_CLASSES, PRECISIONS = 37, ("no", "bf16", "fp16")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,7 +87,7 @@ class Parts:
     def prepared(
         self, model: Classifier, train: PhotoLoader, accelerator: Accelerator,
         objective: Objective | None = None, rate: float = 1e-4, **settings,
-    ) -> Prepared:  # fmt: skip
+    ) -> PreparedModel:  # fmt: skip
         """All layers learn, in one pass a batch unless the settings say otherwise."""
         config = TrainConfig.model_validate({"micro_batch_size": 65_536} | settings)
         return prepare(

@@ -18,13 +18,13 @@ from pets_core.errors import PetsError
 from pets_core.models.classifier import Classifier
 from pets_core.models.folding import fold
 from pets_core.targets.regression.objective import Regression
-from pets_core.training.checkpoint import Place
+from pets_core.training.checkpoint import TrainingPosition
 from pets_core.training.devices import choose_device, resolve_precision
-from pets_core.training.figures import StepFigures
 from pets_core.training.history import History
 from pets_core.training.loop import train_epoch, train_step
 from pets_core.training.schedule import OneCycle
 from pets_core.training.state import TrainState, _with_integers
+from pets_core.training.step_metrics import AsyncStepMetrics
 
 pytestmark = pytest.mark.gpu
 
@@ -106,11 +106,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(parts):
     loss, norm = train_step(prepared, batch)
     for name, value in model.state_dict().items():
         assert torch.equal(before[name], value), name
-    figures = StepFigures(1, 41, accelerator.device, scaled=False)
+    metrics = AsyncStepMetrics(1, 41, accelerator.device, has_scaler=False)
 
     def look() -> None:
-        figures.add(loss, norm, {0: 1e-3}, batch.ids)
-        figures.check(wait=True)
+        metrics.add(loss, norm, {0: 1e-3}, batch.ids)
+        metrics.check(wait=True)
 
     with pytest.raises(PetsError, match="step 41"):
         look()
@@ -165,9 +165,11 @@ def test_fp16_resumes(parts):
         optimizer.zero_grad()
 
     step(scaler)
-    place = Place.model_validate_json(Place(scaler=scaler.state_dict()).model_dump_json())
+    position = TrainingPosition.model_validate_json(
+        TrainingPosition(scaler=scaler.state_dict()).model_dump_json()
+    )
     resumed = torch.amp.GradScaler(parts.device.type)
-    resumed.load_state_dict(_with_integers(place.scaler))
+    resumed.load_state_dict(_with_integers(position.scaler))
     step(resumed)
 
 

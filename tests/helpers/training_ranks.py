@@ -28,7 +28,7 @@ from pets_core.training.groups import build_optimizer
 from pets_core.training.history import History
 from pets_core.training.loop import fit, train_step
 from pets_core.training.memory import largest_micro_batch
-from pets_core.training.prepared import Prepared, prepare
+from pets_core.training.prepared import PreparedModel, prepare
 from pets_core.training.schedule import Phase
 from pets_core.training.sharding import whole
 from pets_core.training.state import TrainState
@@ -117,7 +117,7 @@ def steps(
     """Take the same step a few times: losses over all ranks, gradient norms, a sum of weights."""
     loader = Loader(num_rows, num_rows, accelerator)
     config = TrainConfig(weight_decay=0.0, **settings)
-    prepared: Prepared = prepare(
+    prepared: PreparedModel = prepare(
         model, SingleLabel(), loader, config, accelerator, 0, RateSlice(1e-3, uniform=True)
     )
     results = [train_step(prepared, next(loader.epoch(0))) for _ in range(count)]
@@ -216,7 +216,7 @@ def checkpoint(kind: str) -> dict[str, object]:
     train_step(prepared, next(loader.epoch(0)))
     state = TrainState(model, None, History(), accelerator)
     taken = state.snapshot(prepared.optimizer.optimizer, 0.0)
-    state.history.best.offer(model, 1.0, keeps=accelerator.is_main_process)
+    state.history.best.update(model, 1.0, needs_copy=accelerator.is_main_process)
     sums = {name: float(value.double().abs().sum()) for name, value in taken.tensors.items()}
     counts = accelerator.gather(torch.tensor([len(taken.tensors)])).tolist()
     best = len(state.history.best.weights)

@@ -10,7 +10,7 @@ from torch import nn
 from pets_core.models import folding
 from pets_core.models.backbones import create_body
 from pets_core.models.classifier import Classifier
-from pets_core.models.folding import fold, in_precision
+from pets_core.models.folding import cast_for_autocast, fold
 
 
 def norms(module: nn.Module) -> int:
@@ -165,7 +165,7 @@ class Standardised(nn.Conv2d):
 def test_weights_that_are_computed_with_keep_their_type():
     body = nn.Sequential(Standardised(3, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with torch.autocast("cpu", torch.bfloat16):
-        cast = in_precision(body.eval(), torch.bfloat16, PHOTOS)
+        cast = cast_for_autocast(body.eval(), torch.bfloat16, PHOTOS)
     assert {weight.dtype for weight in cast.parameters()} == {torch.float32}
 
 
@@ -173,7 +173,7 @@ def test_a_layer_that_gives_something_else_is_not_cast(monkeypatch):
     monkeypatch.setattr(folding, "_AUTOCAST_LAYERS", (Standardised,))
     body = nn.Sequential(Standardised(3, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with torch.autocast("cpu", torch.bfloat16):
-        assert in_precision(body.eval(), torch.bfloat16, PHOTOS) is body
+        assert cast_for_autocast(body.eval(), torch.bfloat16, PHOTOS) is body
 
 
 def test_under_inference_mode_and_after_it(model):

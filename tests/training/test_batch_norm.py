@@ -12,7 +12,7 @@ from pets_core.config.train import TrainConfig
 from pets_core.data.loading.loader import global_batches
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel
-from pets_core.training.batch_norm import check_batch_norm, smallest_pass
+from pets_core.training.batch_norm import check_batch_norm, smallest_micro_batch
 from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.memory import num_micro_batches
 from pets_core.training.prepared import prepare
@@ -29,7 +29,7 @@ def test_the_smallest_pass_is_the_loaders(num_rows, batch_size, num_ranks, micro
             torch.tensor(share), num_micro_batches(len(rows), num_ranks, micro)
         )
     ]
-    assert smallest_pass(num_rows, batch_size, num_ranks, micro) == min(passes)
+    assert smallest_micro_batch(num_rows, batch_size, num_ranks, micro) == min(passes)
     assert max(passes) <= (micro or batch_size)
 
 
@@ -54,7 +54,10 @@ def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **s
             r"= 8 and train.micro_batch_size = 1, .*change train.micro_batch_size",
         ),
         ({"batch_size": 3, "micro_batch_size": 2}, r"train.micro_batch_size = 2, "),
-        ({"batch_size": 16, "micro": 1}, r"micro_batch_size = 1 \(the most that fits the memory\)"),
+        (
+            {"batch_size": 16, "micro": 1},
+            r"micro_batch_size = 1 \(the largest that fits in memory\)",
+        ),
         ({"batch_size": 1, "batch_norm": "sync"}, r"train.batch_norm = sync needs 2 samples"),
         (
             {"batch_size": 3, "num_processes": 4, "batch_norm": "sync"},

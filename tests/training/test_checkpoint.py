@@ -8,14 +8,14 @@ import torch
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.training.checkpoint import Checkpoints, Place, Snapshot
+from pets_core.training.checkpoint import Checkpoints, Snapshot, TrainingPosition
 
-IDENTITY = {"model.backbone": "resnet18", "train.seed": 1, "classes": ("a", "b")}
+RESUME_KEY = {"model.backbone": "resnet18", "train.seed": 1, "classes": ("a", "b")}
 
 
 def snapshot(step: int) -> Snapshot:
     tensors = {"w": torch.arange(4.0).reshape(2, 2) + step, "n": torch.tensor(step)}
-    return Snapshot(step, tensors, [{"loss": 0.1 * step}], Place(phase=1, seconds=0.1))
+    return Snapshot(step, tensors, [{"loss": 0.1 * step}], TrainingPosition(phase=1, seconds=0.1))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def url(request, tmp_path) -> str:
 
 @pytest.fixture
 def checkpoints(url, warnings) -> Checkpoints:
-    return Checkpoints(url, IDENTITY, warn=warnings.append)
+    return Checkpoints(url, RESUME_KEY, warn=warnings.append)
 
 
 def names(url: str) -> list[str]:
@@ -44,9 +44,9 @@ def names(url: str) -> list[str]:
 def test_what_is_read_is_what_was_saved(checkpoints, url):
     assert checkpoints.load() is None
     checkpoints.save(snapshot(7), wait=True)
-    read = Checkpoints(url, IDENTITY).load()
+    read = Checkpoints(url, RESUME_KEY).load()
     assert (read.step, read.steps) == (7, [{"loss": 0.1 * 7}])
-    assert read.place == snapshot(7).place
+    assert read.position == snapshot(7).position
     for name, tensor in snapshot(7).tensors.items():
         assert torch.equal(read.tensors[name], tensor)
 
@@ -71,19 +71,19 @@ def test_a_damaged_newest_one_is_named_and_passed_over(checkpoints, url, warning
     else:
         storage.write_bytes(path, bytes(data[: len(data) // 2]) if damage == "cut" else data)
     assert checkpoints.load().step == 5
-    assert warnings.pop().endswith("goes on from " + storage.join(url, "step-000000005"))
+    assert warnings.pop().endswith("Resuming training from " + storage.join(url, "step-000000005"))
     if (file, damage) == ("checkpoint.json", "gone"):
         assert warnings == [], "without its commit it never was one"
     else:
         assert len(warnings) == 1
-        assert "step-000000010 is damaged" in warnings[0]
+        assert "step-000000010, which is damaged" in warnings[0]
 
 
 def test_a_damaged_one_is_replaced_and_never_kept_for_a_good_one(checkpoints, url, warnings):
     for step in (5, 10):
         checkpoints.save(snapshot(step), wait=True)
     storage.write_bytes(storage.join(url, "step-000000010", "tensors.safetensors"), b"")
-    one = Checkpoints(url, IDENTITY, keep=1, warn=warnings.append)
+    one = Checkpoints(url, RESUME_KEY, keep=1, warn=warnings.append)
     assert one.load().step == 5
     one.save(snapshot(6), wait=True)
     assert names(url) == ["step-000000006"]
@@ -108,18 +108,19 @@ def test_a_store_that_cannot_be_read_now_is_no_damage(checkpoints, url, warnings
 
 def test_another_training_is_refused(checkpoints, url):
     checkpoints.save(snapshot(5), wait=True)
-    other = Checkpoints(url, IDENTITY | {"train.seed": 2})
-    with pytest.raises(PetsError, match=r"another training: train\.seed \(1 there, 2 here\)"):
+    other = Checkpoints(url, RESUME_KEY | {"train.seed": 2})
+    differing = r"another training: train\.seed \(checkpoint: 1, this run: 2\)"
+    with pytest.raises(PetsError, match=differing):
         other.load()
 
 
 def test_a_store_that_fails_stops_nothing(tmp_path, warnings):
     url = tmp_path / "checkpoints"
-    checkpoints = Checkpoints(str(url), IDENTITY, warn=warnings.append)
+    checkpoints = Checkpoints(str(url), RESUME_KEY, warn=warnings.append)
     checkpoints.save(snapshot(5), wait=True)
     (url / "step-000000010").write_text("a file where a folder is wanted")
     checkpoints.save(snapshot(10), wait=True)
-    assert "no checkpoint of step 10" in warnings[0]
+    assert "Could not write the checkpoint of step 10" in warnings[0]
     assert checkpoints.load().step == 5
     checkpoints.save(snapshot(15), wait=True)
     assert checkpoints.load().step == 15
@@ -134,7 +135,7 @@ def test_training_does_not_wait_for_the_store(tmp_path, monkeypatch):
         return writing(*arguments)
 
     monkeypatch.setattr(storage, "writing", slow)
-    checkpoints = Checkpoints(str(tmp_path), IDENTITY)
+    checkpoints = Checkpoints(str(tmp_path), RESUME_KEY)
     for step in (1, 2, 3):
         checkpoints.save(snapshot(step))
     assert list(Path(tmp_path).iterdir()) == []
@@ -162,5 +163,5 @@ def test_old_ones_that_cannot_be_removed_are_no_failed_write(
     monkeypatch.setattr(storage, "remove", refused)
     for step in (1, 2, 3):
         checkpoints.save(snapshot(step), wait=True)
-    assert [warning.split(" in ")[0] for warning in warnings] == ["old checkpoints"]
+    assert [warning.split(" checkpoints")[0] for warning in warnings] == ["Could not remove old"]
     assert checkpoints.load().step == 3

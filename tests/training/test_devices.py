@@ -67,7 +67,7 @@ def test_several_ranks_of_an_apple_machine_share_its_cpu(machine):
     [
         ("13.2", r"install driver 580 or newer for CUDA 13\.2"),
         ("12.8", r"install driver 525 or newer for CUDA 12\.8"),
-        (None, r"this is a build for CPUs; install a build for CUDA"),
+        (None, r"this is a CPU-only build; install a CUDA build"),
     ],
 )
 def test_a_gpu_that_torch_cannot_use_is_refused(machine, cuda, words):
@@ -86,12 +86,12 @@ def test_hidden_gpus_are_not_missed(machine, monkeypatch, hidden):
 
 def test_a_required_gpu_may_not_be_missing(machine):
     machine()
-    with pytest.raises(PetsError, match=r"launch\.require_gpu = true, and torch finds no GPU"):
+    with pytest.raises(PetsError, match=r"launch\.require_gpu = true, but torch finds no GPU"):
         choose_device(LaunchConfig(require_gpu=True))
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "shards", "expected"),
+    ("device", "capability", "is_sharded", "expected"),
     [
         (CUDA, (9, 0), False, "bf16"),
         (CUDA, (7, 5), False, "fp16"),
@@ -100,9 +100,9 @@ def test_a_required_gpu_may_not_be_missing(machine):
         (MPS, (0, 0), False, "no"),
     ],
 )
-def test_auto_takes_what_the_hardware_multiplies(machine, device, capability, shards, expected):
+def test_auto_takes_what_the_hardware_multiplies(machine, device, capability, is_sharded, expected):
     machine(num_gpus=1, capability=capability)
-    assert resolve_precision("auto", device, shards=shards) == expected
+    assert resolve_precision("auto", device, is_sharded=is_sharded) == expected
 
 
 @pytest.mark.parametrize("device", [CPU, MPS])
@@ -121,7 +121,7 @@ def check(device, *, launch=None, num_ranks=2, trains=True, **train):
 @pytest.mark.parametrize("trains", [True, False])
 def test_more_ranks_than_gpus_are_refused(machine, trains):
     machine(num_gpus=2)
-    with pytest.raises(PetsError, match=r"num_processes = 3, and this machine has 2 GPUs"):
+    with pytest.raises(PetsError, match=r"num_processes = 3, but this machine has 2 GPUs"):
         check(CUDA, launch={"num_processes": 3}, trains=trains)
     check(CUDA, launch={"num_processes": 2}, trains=trains)
 

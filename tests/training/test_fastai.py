@@ -7,7 +7,7 @@ import torch
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.training.lr_finder import smooth, suggest
-from pets_core.training.schedule import OneCycle, fine_tune_phases, spread
+from pets_core.training.schedule import OneCycle, fine_tune_phases, group_rates
 
 fastai_schedule = pytest.importorskip(
     "fastai.callback.schedule", reason="fastai is not installed: pip install -e '.[bench]'"
@@ -63,7 +63,7 @@ def test_slices_spread_as_fastais(num_groups, ours, theirs):
     learn.create_opt()
     learn.opt.set_hyper("lr", theirs)
     expected = [hyper["lr"] for hyper in learn.opt.hypers]
-    assert spread(RateSlice.parse(ours), num_groups) == pytest.approx(expected)
+    assert group_rates(RateSlice.parse(ours), num_groups) == pytest.approx(expected)
 
 
 def test_fine_tune_takes_fastais_steps():
@@ -86,7 +86,7 @@ def test_fine_tune_takes_fastais_steps():
     for phase in fine_tune_phases(config, 2e-3):
         # fastai warms the frozen phase up over 99% of its steps.
         pct_start = 0.99 if phase.name == "frozen" else phase.pct_start
-        peaks = spread(phase.lr_max, 3)
+        peaks = group_rates(phase.lr_max, 3)
         cycle = OneCycle(phase.epochs * 4, pct_start, phase.div)
         for _ in range(phase.epochs * 4):
             factor, momentum = cycle.advance()

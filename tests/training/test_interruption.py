@@ -11,11 +11,11 @@ from pets_core.training.interruption import Interruption
 
 def test_a_rank_alone_ends_before_its_next_step() -> None:
     with Interruption() as gate:
-        assert gate.may_begin(0)
+        assert gate.should_continue(0)
         os.kill(os.getpid(), signal.SIGTERM)
         assert gate._agreed.wait(10)
-        assert not gate.may_begin(1)
-        assert not gate.may_begin(2)
+        assert not gate.should_continue(1)
+        assert not gate.should_continue(2)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
@@ -25,12 +25,12 @@ def test_ranks_in_different_steps_end_before_the_same(ahead: int) -> None:
     # Only the second hears the signal; the first learns of it through the store.
     with Interruption(0, 2, store) as first, Interruption(1, 2, store) as second:
         ranks = [first, second]
-        assert all(rank.may_begin(7) for rank in ranks)
-        assert ranks[ahead].may_begin(8)
+        assert all(rank.should_continue(7) for rank in ranks)
+        assert ranks[ahead].should_continue(8)
         os.kill(os.getpid(), signal.SIGTERM)
         assert all(rank._agreed.wait(10) for rank in ranks)
-        assert ranks[1 - ahead].may_begin(8)
-        assert not any(rank.may_begin(9) for rank in ranks)
+        assert ranks[1 - ahead].should_continue(8)
+        assert not any(rank.should_continue(9) for rank in ranks)
 
 
 def test_afterwards_the_signal_means_what_it_meant() -> None:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel
-from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, suggest, trimmed
+from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, suggest, trim_curve
 
 RATES = np.geomspace(1e-6, 1.0, 100)
 
@@ -82,5 +82,5 @@ def test_a_loss_that_only_rises_suggests_nothing() -> None:
 
 def test_trimming_keeps_at_least_two_points(tiny_model, tiny_loader) -> None:
     curve = sweep(tiny_model, tiny_loader, num_steps=10, start_lr=1e-5, end_lr=1e-2)
-    rates, losses = trimmed(curve)
+    rates, losses = trim_curve(curve)
     assert len(rates) == len(losses) >= 2

@@ -106,7 +106,7 @@ def test_other_errors_are_not_of_memory(error):
 
 
 def test_a_micro_batch_that_was_set_and_does_not_fit_is_explained():
-    words = r"train\.micro_batch_size = 8 does not fit the memory: set a smaller one, .*2\.00 GiB"
+    words = r"train\.micro_batch_size = 8 does not fit in memory: set a smaller one, .*2\.00 GiB"
     with pytest.raises(PetsError, match=words), explain_out_of_memory(8):
         raise OUT_OF_MEMORY
 
@@ -191,7 +191,7 @@ def test_evaluation_of_one_sample_that_does_not_fit_is_a_clear_error(accelerator
     def forward(part):
         raise OUT_OF_MEMORY
 
-    with pytest.raises(PetsError, match=r"one sample does not fit the memory: lower model"):
+    with pytest.raises(PetsError, match=r"one sample does not fit in memory: lower model"):
         HalvingForward(forward, accelerator)(torch.ones(3, 2))
 
 

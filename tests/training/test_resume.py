@@ -44,7 +44,7 @@ class Gate:
     def __init__(self, last: int, *, tidily: bool) -> None:
         self._last, self._tidily = last, tidily
 
-    def may_begin(self, batch: int) -> bool:
+    def should_continue(self, batch: int) -> bool:
         if batch >= self._last and not self._tidily:
             raise Killed
         return batch < self._last

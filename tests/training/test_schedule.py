@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
-from pets_core.training.schedule import OneCycle, cosine, few_steps, fine_tune_phases, spread
+from pets_core.training.schedule import OneCycle, cosine, few_steps, fine_tune_phases, group_rates
 
 
 def test_cosine_is_half_a_period() -> None:
@@ -43,10 +43,10 @@ def test_one_cycle_stays_within_its_bounds(steps: int, pct: float, div: float) -
 
 
 def test_spread_of_each_form() -> None:
-    assert spread(RateSlice.parse("slice(1e-6, 1e-4)"), 3) == pytest.approx([1e-6, 1e-5, 1e-4])
-    assert spread(RateSlice.parse("slice(1e-3)"), 3) == pytest.approx([1e-4, 1e-4, 1e-3])
-    assert spread(RateSlice.parse(2e-3), 3) == [2e-3] * 3
-    assert spread(RateSlice.parse("slice(1e-6, 1e-4)"), 1) == [1e-4]
+    assert group_rates(RateSlice.parse("slice(1e-6, 1e-4)"), 3) == pytest.approx([1e-6, 1e-5, 1e-4])
+    assert group_rates(RateSlice.parse("slice(1e-3)"), 3) == pytest.approx([1e-4, 1e-4, 1e-3])
+    assert group_rates(RateSlice.parse(2e-3), 3) == [2e-3] * 3
+    assert group_rates(RateSlice.parse("slice(1e-6, 1e-4)"), 1) == [1e-4]
 
 
 def test_fine_tune_lowers_the_rate_and_spreads_it() -> None:

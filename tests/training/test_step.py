@@ -11,9 +11,9 @@ from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel, balanced_weights
-from pets_core.training.figures import StepFigures
 from pets_core.training.loop import train_step
 from pets_core.training.prepared import prepare
+from pets_core.training.step_metrics import AsyncStepMetrics
 
 
 @pytest.fixture(scope="module")
@@ -73,39 +73,41 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny_model, tiny_loader, 
         assert torch.equal(weight, tiny_model.state_dict()[name]), name
 
 
-def figures(loss, norm, scaled=False):
-    ours = StepFigures(1, 41, torch.device("cpu"), scaled=scaled)
-    ours.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5, 1: 1e-3}, ["a.jpg", "b.jpg"])
+def add_step(loss, norm, scaled=False):
+    metrics = AsyncStepMetrics(1, 41, torch.device("cpu"), has_scaler=scaled)
+    metrics.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5, 1: 1e-3}, ["a.jpg", "b.jpg"])
 
 
 def test_the_error_names_step_rates_and_photos():
     with pytest.raises(PetsError) as caught:
-        figures(float("nan"), 1.0)
+        add_step(float("nan"), 1.0)
     for words in ("loss is nan at step 41", "1.00e-05, 1.00e-03", "a.jpg, b.jpg", "train.base_lr"):
         assert words in str(caught.value)
-    with pytest.raises(PetsError, match="gradient's norm is inf at step 41"):
-        figures(1.0, float("inf"))
+    with pytest.raises(PetsError, match="gradient norm is inf at step 41"):
+        add_step(1.0, float("inf"))
 
 
 def test_a_gradient_scaler_handles_infinite_gradients_itself_but_no_loss():
-    figures(1.0, float("inf"), scaled=True)
+    add_step(1.0, float("inf"), scaled=True)
     with pytest.raises(PetsError, match="loss is inf"):
-        figures(float("inf"), 1.0, scaled=True)
+        add_step(float("inf"), 1.0, scaled=True)
 
 
-def first_figures(loss, norm, *, begins=True):
-    ours = StepFigures(2, 7, torch.device("cpu"), scaled=False, begins=begins)
-    ours.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5}, ["a.jpg"])
-    return ours
+def add_first_step(loss, norm, *, starts_phase=True):
+    metrics = AsyncStepMetrics(
+        2, 7, torch.device("cpu"), has_scaler=False, starts_phase=starts_phase
+    )
+    metrics.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5}, ["a.jpg"])
+    return metrics
 
 
 def test_a_first_gradient_of_zero_is_refused():
     """It would train nothing, and no later step would show it."""
     with pytest.raises(RuntimeError, match="gradient at step 7, the first of its phase, is zero"):
-        first_figures(1.0, 0.0)
-    first_figures(0.0, 0.0)
-    first_figures(1.0, 0.0, begins=False)
-    later = first_figures(1.0, 0.5)
+        add_first_step(1.0, 0.0)
+    add_first_step(0.0, 0.0)
+    add_first_step(1.0, 0.0, starts_phase=False)
+    later = add_first_step(1.0, 0.5)
     later.add(torch.tensor(1.0), torch.tensor(0.0), {0: 1e-5}, ["b.jpg"])
 
 

@@ -65,7 +65,7 @@ def test_a_trial_that_failed_is_told_and_not_chosen(tmp_path) -> None:
     assert [trial.number for trial in result.trials] == [1, 0]
     kept = json.loads((tmp_path / "sweep.json").read_text())
     assert kept["trials"][1]["error"] == "the loss is not finite"
-    with pytest.raises(PetsError, match="none of the 1 trials was trained: the loss"):
+    with pytest.raises(PetsError, match="all 1 trials failed; the first error: the loss"):
         write_result(str(tmp_path), [bad])
 
 
@@ -105,7 +105,7 @@ def test_trials_of_a_version_with_another_metric_are_refused() -> None:
     first, second = study.ask(2)
     study.tell(first.model_copy(update={"value": 0.1}))
     other = MetricInfo(name="F1 per photo", higher_is_better=True)
-    with pytest.raises(PetsError, match="began with an earlier version, by error rate, and goes"):
+    with pytest.raises(PetsError, match="earlier version with the metric error rate, which cannot"):
         study.tell(second.model_copy(update={"value": 0.9, "metric": other}))
 
 
