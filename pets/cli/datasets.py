@@ -41,11 +41,11 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     add = store_actions(parser, store)
     listing = add("list", "list all versions, newest first")
     listing.add_argument("--json", action="store_true", help="print one JSON array")
-    show = add("show", "show one version: splits, quarantined files, files")
+    show = add("show", "show one version: splits, quarantined files and duplicates")
     show.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
-    form = show.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print the manifest")
-    form.add_argument(
+    output = show.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print the manifest")
+    output.add_argument(
         "--files", metavar="SPLIT", help="print only the URLs of this split's files, one per line"
     )
     compare = add("diff", "show what changed from one version to another")
@@ -56,15 +56,15 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
         "verify", "check every photo or ratings file of a version; exits with 1 on an error"
     )
     check.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
-    sweep = add("gc", "list unreferenced files and old versions; remove them with --delete")
-    sweep.add_argument(
+    garbage = add("gc", "list unreferenced files and old versions; remove them with --delete")
+    garbage.add_argument(
         "--keep", type=int, metavar="N", help="newest versions to keep (default: all)"
     )
-    sweep.add_argument(
+    garbage.add_argument(
         "--grace-hours", type=float, default=24.0, metavar="H",
         help="keep younger files, which an ingest may be writing (default: 24)",
     )  # fmt: skip
-    sweep.add_argument("--delete", action="store_true", help="remove instead of listing")
+    garbage.add_argument("--delete", action="store_true", help="remove instead of listing")
 
 
 def run_command(arguments: argparse.Namespace) -> None:

@@ -31,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: deployments/prefect.yaml)",
     )  # fmt: skip
     parser.add_argument(
-        "--pools",
-        type=Path,
-        metavar="pools.yaml",
-        help="work pools (default: next to prefect.yaml)",
+        "--pools", type=Path, metavar="pools.yaml", help="work pools (default: in the same folder)"
     )
     parser.add_argument(
         "--notify", metavar="BLOCK", help="notification block, such as slack-webhook/ops, for "
@@ -42,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--without-gpus", action="store_true",
-        help="run learning-rate search, training and prediction on machines without a GPU, too",
+        help="also run learning-rate search, training and prediction on machines without a GPU",
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only check, without a server")
 
@@ -77,7 +74,7 @@ def run_command(arguments: argparse.Namespace) -> None:
         idle = asyncio.run(_find_idle_pools(files.pools))
     print("\n".join(files.names))
     if not arguments.notify:
-        print("without --notify, failure notifications stay unchanged", file=sys.stderr)
+        print("--notify is not set: notifications stay unchanged", file=sys.stderr)
     for pool in idle:
         print(
             f"warning: pool {pool} has no worker, so its runs wait: prefect worker start --pool "

@@ -270,7 +270,7 @@ def _start_flow(
     from pets.cli.settings import FLOW_ARGUMENTS
     from pets.cli.writable import check_folders
 
-    keywords = {k: v for k, v in vars(parsed).items() if k in FLOW_ARGUMENTS and v is not None}
+    parameters = {k: v for k, v in vars(parsed).items() if k in FLOW_ARGUMENTS and v is not None}
     try:
         # evaluate and review continue without the configured server. Longer commands stop, because
         # their progress would not be visible.
@@ -283,7 +283,7 @@ def _start_flow(
         run, show = _load_flow(command)
         if wait_for_server:
             wait_for_server()
-        state = run(config=config, return_state=True, **keywords)
+        state = run(config=config, return_state=True, **parameters)
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         problem = "is unreachable" if isinstance(error, httpx.TransportError) else "failed"
         sys.exit(_print_error(
@@ -387,7 +387,7 @@ def _open_ui(parser: _Parser, arguments: list[str]) -> None:
 
 
 def _is_not_user_error(record: logging.LogRecord) -> bool:
-    """Drop Prefect's log records of a `PetsError`, which `main` prints in one line."""
+    """Filter out log records of a `PetsError`, because `main` prints the error."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, PetsError) and "PetsError: " not in record.getMessage()
 

@@ -36,14 +36,14 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     listing = add("list", "list all evaluated models, newest first, with their aliases")
     listing.add_argument("--json", action="store_true", help="print one JSON array")
     show = add("show", "show the model of a run, or the aliases of a data set with their history")
-    show.add_argument("what", metavar="RUN|DATASET", help=f"{_RUN}, or name of a data set")
+    show.add_argument("key", metavar="RUN|DATASET", help=f"{_RUN}, or name of a data set")
     for name, summary in (
         ("promote", "point an alias at the model of a run"),
         ("rollback", "point an alias at its previous model"),
     ):
         action = add(name, summary)
-        what = _RUN if name == "promote" else "name of the data set"
-        action.add_argument("what", metavar="RUN" if name == "promote" else "DATASET", help=what)
+        key_help = _RUN if name == "promote" else "name of the data set"
+        action.add_argument("key", metavar="RUN" if name == "promote" else "DATASET", help=key_help)
         action.add_argument("--alias", default="champion", help="alias to move (default: champion)")
 
 
@@ -97,11 +97,11 @@ def _aliases_by_run(store: str, models: Sequence[Candidate]) -> dict[str, list[s
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    store, what = arguments.store, arguments.what
-    if known := aliases(store, what):
+    store, key = arguments.store, arguments.key
+    if known := aliases(store, key):
         for alias in known:
-            versions = list(history(store, what, alias).values())[::-1]
-            print(f"{alias} of {what}")
+            versions = list(history(store, key, alias).values())[::-1]
+            print(f"{alias} of {key}")
             print_table(
                 ["since (UTC)", "run", "model", "metric", "reason"],
                 (
@@ -111,9 +111,9 @@ def _show(arguments: argparse.Namespace) -> None:
                 ),
             )  # fmt: skip
         return
-    if any(model.dataset_name == what for model in candidates(store)):
-        raise PetsError(f"{what}: no alias points at its models. Use pets models promote RUN")
-    model = _find_model(store, what)
+    if any(model.dataset_name == key for model in candidates(store)):
+        raise PetsError(f"{key}: no alias points at its models. Use pets models promote RUN")
+    model = _find_model(store, key)
     fields = model.model_dump(exclude={"format_version"}) | {"metric": _format_metric(model)}
     for name, value in fields.items():
         shown = absolute(store, value) if name.endswith("_url") else value
@@ -138,11 +138,11 @@ def _find_model(store: str, wanted: str) -> Candidate:
 
 
 def _promote(arguments: argparse.Namespace) -> None:
-    model = _find_model(arguments.store, arguments.what)
+    model = _find_model(arguments.store, arguments.key)
     promote(arguments.store, arguments.alias, model)
     print(f"{arguments.alias} of {model.dataset_name} points at {model.run_id}")
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
-    version = rollback(arguments.store, arguments.what, arguments.alias)
-    print(f"{arguments.alias} of {arguments.what} points at {version.model.run_id} again")
+    version = rollback(arguments.store, arguments.key, arguments.alias)
+    print(f"{arguments.alias} of {arguments.key} points at {version.model.run_id} again")

@@ -127,8 +127,8 @@ def explain_server_errors() -> Iterator[None]:
                 "PREFECT_API_AUTH_STRING to the server's PREFECT_SERVER_API_AUTH_STRING"
             ) from error
         raise PetsError(
-            f"PREFECT_API_URL = {url}: the server failed on a request (HTTP {code}): {error}. See "
-            "its log; its database may be full or unreachable"
+            f"PREFECT_API_URL = {url}: the server failed on a request (HTTP {code}). See its log; "
+            f"its database may be full or unreachable: {error}"
         ) from error
     except httpx.TransportError as error:
         raise PetsError(
