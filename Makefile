@@ -1,4 +1,4 @@
-# `make run` and `make test` do all their own set-up; a second call installs nothing.
+# `make run` and `make test` install everything they need; a second call installs nothing.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
@@ -10,11 +10,11 @@ PYTEST := $(BIN)/pytest
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run       the whole pipeline on the built-in sample"
-	@echo "make test      ruff, mypy and the tests"
-	@echo "make test-all  ruff, mypy and every test"
-	@echo "make quick     ruff, mypy and the tests of what has changed since BASE=main, in a minute"
-	@echo "make check     ruff and mypy"
+	@echo "make run       run the whole pipeline on the built-in sample"
+	@echo "make test      run ruff, mypy and the tests"
+	@echo "make test-all  run ruff, mypy and all tests"
+	@echo "make quick     run ruff, mypy and the tests of what changed since BASE=main, in a minute"
+	@echo "make check     run ruff and mypy"
 
 run: $(VENV)/.installed
 	@$(BIN)/pets run
@@ -35,22 +35,22 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required. Use make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv module is missing. Install it (Debian: apt install python3-venv)"; exit 1; }
 
-# pip installs where uv does not run, and where only pip's configuration names the package index.
+# Falls back to pip if uv does not run, or if only pip's configuration sets the package index.
 define install
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv && \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e $(1) || \
-	{ echo "uv could not install; pip installs."; \
+	{ echo "uv failed. Installing with pip."; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e $(1); }
 	@touch $@
 endef
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing into $(VENV): about a minute, 6 GB, once."
+	@echo "Installing into $(VENV) (once; about a minute, 6 GB)."
 	$(call install,.)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "Installing the tools for development."
+	@echo "Installing the development tools."
 	$(call install,'.[$(EXTRAS)]')

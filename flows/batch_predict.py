@@ -1,6 +1,6 @@
-"""Photos without labels, predicted."""
+"""Batch prediction of photos without labels."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -18,10 +18,13 @@ def batch_predict_flow(
     source_url: str | None = None,
     output_url: str | None = None,
 ) -> BatchSummary:
-    """Have the model in a folder, path or URL, say what is on each of the source's photos.
+    """Run a stored model on all photos of a source and write the predictions to Parquet.
 
-    `source_url`, where it is given, is in place of the settings'. `output_url` is the folder of the
-    results, which may be one that an earlier run began to fill; by default it is in the run's own.
+    Args:
+        model_url: Model folder, path or URL.
+        config: Settings, see docs/settings.md.
+        source_url: Photos to predict; overrides `source.url` of the settings.
+        output_url: Output folder; resumes the run that wrote to it. Default: in the run's folder.
     """
     if source_url:
         source = config.source.model_copy(update={"url": source_url})

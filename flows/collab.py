@@ -1,6 +1,6 @@
-"""Collaborative filtering: ratings in, an evaluated model of users and items out."""
+"""Collaborative filtering: train and evaluate a recommender on ratings."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import State, flow
 
 from pets_core.ratings.config import RatingsConfig
@@ -27,9 +27,11 @@ def collab_flow(
     config: RatingsConfig = RatingsConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
 ) -> EvalReport | State[EvalReport]:
-    """Learn to rate as users do.
+    """Ingest ratings, then train, evaluate and, if it passes the gate, promote a recommender.
 
-    `resume` is the folder of a run that ended early, to go on with.
+    Args:
+        config: Settings, see docs/settings.md.
+        resume: Folder of an interrupted run to resume.
     """
     run = begin_ratings_run(config, resume)
     publish_ratings(run.manifest)

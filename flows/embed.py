@@ -1,6 +1,6 @@
-"""Embeddings of a data set's photos."""
+"""Embeddings and near-duplicates of a data set's photos."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -17,10 +17,13 @@ def embed_flow(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     dataset: str | None = None,
 ) -> NearDuplicates:
-    """Have the model in a folder, path or URL, make an embedding of each photo of a data set.
+    """Compute embeddings of all photos of a data set and find near-duplicates.
 
-    That is the source's, or where `dataset` is given, the stored one of that name, or the version
-    whose fingerprint begins so. Photos that are nearly another one are found on the way.
+    Args:
+        model_url: Model folder, path or URL.
+        config: Settings, see docs/settings.md.
+        dataset: Name of a stored data set or fingerprint prefix of a version. Default: the data set
+            of the source.
     """
     check_run(config, model_url)
     run = begin_embedding(config, dataset)

@@ -1,6 +1,6 @@
-"""Evaluation of a stored model alone."""
+"""Evaluation of a stored model."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import State, flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -17,7 +17,12 @@ def evaluate_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
 ) -> EvalReport | State[EvalReport]:
-    """Judge the model in a folder, path or URL, on the source's photos."""
+    """Evaluate a stored model on the photos of the source.
+
+    Args:
+        model_url: Model folder, path or URL.
+        config: Settings, see docs/settings.md.
+    """
     check_run(config, model_url)
     run = begin_run(config)
     champion = load_champion(config, run)

@@ -1,6 +1,6 @@
-"""Ingest alone: photos to a Parquet data set."""
+"""Ingestion of photos into a Parquet data set."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -13,7 +13,7 @@ __all__ = ["ingest_flow"]
 
 @flow(name="pets-ingest")
 def ingest_flow(config: PipelineConfig = PipelineConfig()) -> DatasetManifest:  # noqa: B008 - frozen
-    """Bring the photos into the store, or find that they are there."""
+    """Ingest the photos of the source into the store, unless this version is stored already."""
     manifest = ingest_dataset(config)
     publish_dataset(manifest)
     return manifest

@@ -1,6 +1,6 @@
-"""The learning-rate finder alone."""
+"""Learning-rate finder."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig

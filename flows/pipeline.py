@@ -1,6 +1,6 @@
-"""The whole pipeline: ingest, learning rate, train, predict, review, promote."""
+"""Full pipeline: ingest, find a learning rate, train, predict, evaluate, promote."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import State, flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -19,9 +19,11 @@ def pipeline(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
 ) -> EvalReport | State[EvalReport]:
-    """Turn photos into a trained, evaluated model.
+    """Ingest photos, then train, evaluate and, if it passes the gate, promote a model.
 
-    `resume` is the folder of a run that ended early, to go on with.
+    Args:
+        config: Settings, see docs/settings.md.
+        resume: Folder of an interrupted run to resume.
     """
     check_run(config)
     run = begin_run(config, resume)

@@ -1,6 +1,6 @@
-"""Review of predictions that were made before: no model, no GPU."""
+"""Evaluation of stored predictions, without a model or GPU."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import State, flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -23,7 +23,12 @@ def review_flow(
     predictions_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
 ) -> EvalReport | State[EvalReport]:
-    """Make report, tables and artifacts of the predictions.parquet of an evaluation anew."""
+    """Recompute report, tables and artifacts from stored predictions.
+
+    Args:
+        predictions_url: predictions.parquet of an evaluation, path or URL.
+        config: Settings, see docs/settings.md.
+    """
     predicted = use_predictions(predictions_url)
     champion = load_champion_of(config, predicted)
     report = evaluate_model(config, folder_of_run(config), predicted, champion)

@@ -1,6 +1,6 @@
-"""Backbones and learning rates tried beside each other."""
+"""Hyperparameter sweep over backbones and learning rates."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -16,9 +16,11 @@ def sweep_flow(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
 ) -> SweepResult:
-    """Train sweep.num_trials models, Optuna choosing backbone and rate of each.
+    """Train `sweep.num_trials` models, with backbone and learning rate chosen by Optuna.
 
-    `resume` is the folder of a sweep that ended early, to go on with.
+    Args:
+        config: Settings, see docs/settings.md.
+        resume: Folder of an interrupted sweep to resume.
     """
     check_sweep(config)
     run = begin_run(config, resume)

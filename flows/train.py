@@ -1,6 +1,6 @@
-"""Training alone."""
+"""Training of a model, without evaluation."""
 
-# No postponed annotations: a worker loads this file apart and could not resolve them.
+# No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -16,9 +16,11 @@ def train_flow(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
 ) -> TrainResult:
-    """Train at train.base_lr, or at the finder's suggestion where that is empty.
+    """Train a model with `train.base_lr`, or if that is empty with the suggested learning rate.
 
-    `resume` is the folder of a run that ended early, to go on with.
+    Args:
+        config: Settings, see docs/settings.md.
+        resume: Folder of an interrupted run to resume.
     """
     check_run(config)
     run = begin_run(config, resume)

@@ -1,1 +1,1 @@
-"""Fine-tune image models, as Prefect flows."""
+"""Fine-tune image models with Prefect flows."""

@@ -1,4 +1,4 @@
-"""The command line: `python -m pets`."""
+"""Entry point of `python -m pets`."""
 
 from pets.cli.main import main
 

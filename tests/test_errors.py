@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from pets.cli.main import _say_error
+from pets.cli.main import _print_error
 from pets_core.errors import PetsError, tellable, without_queries
 
 URL = "https://host:8/a/photo.jpg"
@@ -41,7 +41,7 @@ def test_what_is_no_query_stays(text):
 def test_an_error_tells_no_query_wherever_it_goes(capsys):
     error = pickle.loads(pickle.dumps(PetsError(f"{URL}?secret: does not exist")))
     assert (str(error), error.args) == (f"{URL}: does not exist", (f"{URL}: does not exist",))
-    _say_error(f"ValueError: {URL}?secret")
+    _print_error(f"ValueError: {URL}?secret")
     assert capsys.readouterr().err == f"error: ValueError: {URL}\n"
 
 

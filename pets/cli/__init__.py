@@ -1,1 +1,1 @@
-"""The command line, `pets`."""
+"""Command-line interface, `pets`."""

@@ -1,4 +1,4 @@
-"""`pets datasets`: the versions in a store, listed, shown, compared, verified and swept."""
+"""`pets datasets`: list, show, compare, verify and clean up the versions in a store."""
 
 from __future__ import annotations
 
@@ -28,57 +28,57 @@ AnyManifest = DatasetManifest | RatingsManifest
 
 _MIB = 1 << 20
 _SHOWN_IDS = 10
-_WHICH = "data set (its newest version), or the first digits of a version's fingerprint"
+_VERSION_HELP = "name of a data set (newest version) or fingerprint prefix of a version"
 
 
 def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     """Add the subcommands to the parser of `pets datasets`.
 
     Args:
-        parser: Of `pets datasets`.
+        parser: Parser of `pets datasets`.
         store: Default of --store.
     """
     add = store_actions(parser, store)
-    listing = add("list", "all versions, newest first")
-    listing.add_argument("--json", action="store_true", help="one JSON array")
-    show = add("show", "one version: its splits, what was left out, its files")
-    show.add_argument("version", metavar="VERSION", help=_WHICH)
-    form = show.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the manifest")
-    form.add_argument(
-        "--files", metavar="SPLIT", help="only the URLs of this split's Parquet files, a line each"
+    listing = add("list", "list all versions, newest first")
+    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    show = add("show", "show one version: splits, quarantined files and duplicates")
+    show.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
+    output = show.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print the manifest")
+    output.add_argument(
+        "--files", metavar="SPLIT", help="print only the URLs of this split's files, one per line"
     )
-    compare = add("diff", "what changed from one version to another")
-    compare.add_argument("old", metavar="A", help=_WHICH)
-    compare.add_argument("new", metavar="B", help=_WHICH)
-    compare.add_argument("--json", action="store_true", help="all ids")
+    compare = add("diff", "show what changed from one version to another")
+    compare.add_argument("old", metavar="A", help=_VERSION_HELP)
+    compare.add_argument("new", metavar="B", help=_VERSION_HELP)
+    compare.add_argument("--json", action="store_true", help="print all ids as JSON")
     check = add(
-        "verify", "read every photo, or file of ratings, of a version again; exits 1 on a fault"
+        "verify", "check every photo or ratings file of a version; exits with 1 on an error"
     )
-    check.add_argument("version", metavar="VERSION", help=_WHICH)
-    sweep = add("gc", "find files of no version, and old versions; remove them with --delete")
-    sweep.add_argument(
+    check.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
+    garbage = add("gc", "list unreferenced files and old versions; remove them with --delete")
+    garbage.add_argument(
         "--keep", type=int, metavar="N", help="newest versions to keep (default: all)"
     )
-    sweep.add_argument(
+    garbage.add_argument(
         "--grace-hours", type=float, default=24.0, metavar="H",
-        help="leave younger files, which an ingest may be writing (default: 24)",
+        help="keep younger files, which an ingest may be writing (default: 24)",
     )  # fmt: skip
-    sweep.add_argument("--delete", action="store_true", help="remove, not only list")
+    garbage.add_argument("--delete", action="store_true", help="remove instead of listing")
 
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Run a parsed subcommand.
 
     Raises:
-        PetsError: There is no such version, or an argument is out of its bounds.
+        PetsError: The version does not exist, or an argument is out of range.
     """
     action: Callable[[argparse.Namespace], None] = {
         "list": _list,
         "show": _show,
         "diff": _diff,
         "verify": _verify,
-        "gc": _sweep,
+        "gc": _collect_garbage,
     }[arguments.action]
     action(arguments)
 
@@ -89,7 +89,7 @@ def _versions(store: str) -> list[AnyManifest]:
     return sorted(found, key=lambda m: (m.created_at, m.fingerprint))
 
 
-def _find(store: str, wanted: str) -> AnyManifest:
+def _find_version(store: str, wanted: str) -> AnyManifest:
     return choose_version(_versions(store), store, wanted)
 
 
@@ -101,7 +101,7 @@ def _list(arguments: argparse.Namespace) -> None:
         print(f"no data set in {arguments.store}")
     else:
         print_table(
-            ["data set", "version", "made (UTC)", "samples", "classes", "MiB", "left out"],
+            ["data set", "version", "created (UTC)", "samples", "classes", "MiB", "quarantined"],
             (
                 [m.name, m.fingerprint, m.created_at[:19].replace("T", " "), *_contents(m)]
                 for m in versions
@@ -110,13 +110,13 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    manifest = _find(arguments.store, arguments.version)
+    manifest = _find_version(arguments.store, arguments.version)
     if arguments.json:
         print(manifest.model_dump_json(indent=2))
     elif arguments.files:
         files = _files(manifest)
         if arguments.files not in files:
-            raise PetsError(f"--files {arguments.files}: there are {', '.join(files)}")
+            raise PetsError(f"--files {arguments.files}: use one of {', '.join(files)}")
         print("\n".join(files[arguments.files]))
     elif isinstance(manifest, RatingsManifest):
         _show_ratings(manifest)
@@ -125,7 +125,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _files(manifest: AnyManifest) -> dict[str, list[str]]:
-    """Return the URLs of the files of each split."""
+    """Return the URLs of the files of each split, by split."""
     if isinstance(manifest, RatingsManifest):
         return {
             split: [storage.join(manifest.url, file.path)]
@@ -137,12 +137,16 @@ def _files(manifest: AnyManifest) -> dict[str, list[str]]:
     }
 
 
+def _print_origin(manifest: AnyManifest) -> None:
+    print(f"{manifest.name} {manifest.fingerprint}, created {manifest.created_at[:19]} UTC")
+    print(f"source       {manifest.source_url}\nurl          {manifest.url}")
+
+
 def _show_ratings(manifest: RatingsManifest) -> None:
     low, high = manifest.y_range
-    print(f"{manifest.name} {manifest.fingerprint}, made {manifest.created_at[:19]} UTC")
-    print(f"from     {manifest.source_url}\nat       {manifest.url}")
+    _print_origin(manifest)
     print(
-        f"ratings  of {manifest.num_users} users and {manifest.num_items} items, {low:g} to "
+        f"ratings      of {manifest.num_users} users and {manifest.num_items} items, {low:g} to "
         f"{high:g}, mean {manifest.mean:.3f}\n"
     )
     print_table(
@@ -153,12 +157,11 @@ def _show_ratings(manifest: RatingsManifest) -> None:
 
 
 def show_manifest(manifest: DatasetManifest) -> None:
-    """Print what there is to say of a version."""
-    print(f"{manifest.name} {manifest.fingerprint}, made {manifest.created_at[:19]} UTC")
-    print(f"from     {manifest.source_url}\nat       {manifest.url}")
-    print(f"parent   {manifest.parent or 'none'}\ncontract {manifest.contract_version}\n")
+    """Print the summary of a version of photos."""
+    _print_origin(manifest)
+    print(f"parent       {manifest.parent or 'none'}\ncontract     {manifest.contract_version}\n")
     print_table(
-        ["split", "photos", "shards", "MiB", "fewest of a class", "most of a class"],
+        ["split", "photos", "shards", "MiB", "min per class", "max per class"],
         (
             [split, info.num_rows, len(info.shards), sum(s.num_bytes for s in info.shards) // _MIB,
              *info.class_range]
@@ -166,51 +169,51 @@ def show_manifest(manifest: DatasetManifest) -> None:
         ),
     )  # fmt: skip
     for title, counts in (
-        ("left out", manifest.quarantine_reasons), ("alike", manifest.duplicates),
+        ("quarantined", manifest.quarantine_reasons), ("duplicates", manifest.duplicates),
     ):  # fmt: skip
-        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        print(f"{title:8} {said or 'none'}")
+        text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        print(f"{title:12} {text or 'none'}")
 
 
 def _diff(arguments: argparse.Namespace) -> None:
-    old, new = (_find(arguments.store, wanted) for wanted in (arguments.old, arguments.new))
+    old, new = (_find_version(arguments.store, wanted) for wanted in (arguments.old, arguments.new))
     if isinstance(old, RatingsManifest) and isinstance(new, RatingsManifest):
         difference: Difference | RatingsDifference = diff_ratings(old, new)
     elif isinstance(old, DatasetManifest) and isinstance(new, DatasetManifest):
         difference = diff(old, new)
     else:
         raise PetsError(
-            f"{arguments.old} and {arguments.new}: one is of ratings and the other of photos: give "
-            "two versions of one data set"
+            f"{arguments.old} and {arguments.new}: ratings and photos cannot be compared. Use two "
+            "versions of one data set"
         )
     if arguments.json:
         print(json.dumps(difference._asdict(), indent=2))
         return
-    for what, ids in difference._asdict().items():
+    for change, ids in difference._asdict().items():
         more = f", and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-        print(f"{what:10} {len(ids):8}  {', '.join(ids[:_SHOWN_IDS])}{more}".rstrip())
+        print(f"{change:10} {len(ids):8}  {', '.join(ids[:_SHOWN_IDS])}{more}".rstrip())
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    manifest = _find(arguments.store, arguments.version)
-    faults = []
+    manifest = _find_version(arguments.store, arguments.version)
+    errors = []
     checked = (
         verify_ratings(manifest) if isinstance(manifest, RatingsManifest) else verify(manifest)
     )
-    for file, fault in checked:
-        print(f"{'damaged' if fault else 'good':8} {file.path}", flush=True)
-        if fault:
-            faults.append(fault)
-            print(f"         {fault}", file=sys.stderr)
-    if faults:
+    for file, error in checked:
+        print(f"{'damaged' if error else 'ok':8} {file.path}", flush=True)
+        if error:
+            errors.append(error)
+            print(f"         {error}", file=sys.stderr)
+    if errors:
         sys.exit(1)
     samples = "ratings" if isinstance(manifest, RatingsManifest) else "photos"
-    print(f"{_num_rows(manifest)} {samples} are what the manifest says")
+    print(f"{_num_rows(manifest)} {samples} match the manifest")
 
 
-def _sweep(arguments: argparse.Namespace) -> None:
+def _collect_garbage(arguments: argparse.Namespace) -> None:
     if arguments.keep is not None and arguments.keep < 1:
-        raise PetsError(f"--keep = {arguments.keep}: must be at least 1; leave it out to keep all")
+        raise PetsError(f"--keep = {arguments.keep}: must be at least 1. Omit it to keep all")
     if arguments.grace_hours < 0:
         raise PetsError(f"--grace-hours = {arguments.grace_hours:g}: must be at least 0")
     grace_seconds = arguments.grace_hours * 3600
@@ -224,12 +227,12 @@ def _sweep(arguments: argparse.Namespace) -> None:
     for item in found:
         print(item.url)
     size = sum(item.num_bytes for item in found) / _MIB
-    done = "removed" if arguments.delete else "to remove, with --delete"
-    print(f"{len(found)} files of {size:.1f} MiB {done}")
+    done = "removed" if arguments.delete else "to remove (use --delete)"
+    print(f"{len(found)} files, {size:.1f} MiB {done}")
 
 
 def _contents(manifest: AnyManifest) -> list[object]:
-    """Return samples, classes, MiB and files left out."""
+    """Return the numbers of samples, classes, MiB and quarantined files."""
     if isinstance(manifest, RatingsManifest):
         sizes = (int(info.get("size") or 0) for info in storage.list_folder(manifest.url).values())
         return [_num_rows(manifest), "", sum(sizes) // _MIB, ""]

@@ -1,4 +1,4 @@
-"""The files of `pets deploy`, read, and checked before anything of them is applied."""
+"""Read and check the files of `pets deploy`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.templating import apply_values, find_placeholders
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pets.cli.settings import explain
+from pets.cli.settings import format_errors
 from pets_core.config.yaml_file import parse_yaml
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
@@ -30,7 +30,7 @@ __all__ = ["Files", "Pool", "read_files"]
 
 Record = TypeVar("Record", bound=BaseModel)
 
-# As Prefect names them; it passes over any other in silence.
+# Keys that Prefect reads; it silently ignores all others.
 _KEYS = (
     "concurrency_limit", "description", "enforce_parameter_schema", "entrypoint", "name",
     "parameters", "paused", "schedules", "tags", "triggers", "version", "work_pool",
@@ -45,10 +45,13 @@ _POOL_KEYS = ("job_variables", "name", "work_queue_name")
 
 
 class _PoolEntry(BaseModel):
-    """A work pool in pools.yaml.
+    """Entry of a work pool in pools.yaml.
 
-    `template` is the file of its base job template, beside pools.yaml; `variables` are defaults in
-    place of the template's; `queues` has the priorities of its queues, 1 the first.
+    Attributes:
+        type: Worker type, such as process, docker or kubernetes.
+        template: File of the base job template, in the folder of pools.yaml.
+        variables: Defaults that override those of the template.
+        queues: Priority of each queue; 1 is the highest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +64,7 @@ class _PoolEntry(BaseModel):
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool: its type, base job template, and the priorities of its queues."""
+    """Work pool with its type, base job template and queue priorities."""
 
     type: str
     template: dict[str, Any]
@@ -70,7 +73,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Files:
-    """What is to be applied: names of deployments ("flow name/deployment name"), and more."""
+    """Checked contents: deployment names ("flow name/deployment name"), pools, automations."""
 
     names: list[str]
     pools: dict[str, Pool]
@@ -78,76 +81,75 @@ class Files:
 
 
 def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None = None) -> Files:
-    """Read prefect.yaml, and what lies beside it.
+    """Read and check deployments, work pools and automations.
 
     Args:
-        file: prefect.yaml; automations.yaml is read from beside it.
-        pools_file: Of the work pools; None: pools.yaml beside `file`.
-        notify: Block that notifications are sent through; None: there are none.
+        file: prefect.yaml; automations.yaml is read from the same folder.
+        pools_file: Work pools; by default pools.yaml in the folder of `file`.
+        notify: Id of the block that sends notifications; None drops the automations that need it.
 
     Raises:
-        PetsError: A file cannot be read, or something is wrong in them: all faults, a line each.
+        PetsError: A file cannot be read or has errors; lists all errors, one per line.
     """
-    faults: list[str] = []
-    pools = _read_pools(pools_file or file.with_name("pools.yaml"), faults)
+    errors: list[str] = []
+    pools = _read_pools(pools_file or file.with_name("pools.yaml"), errors)
     automations_file, automations = file.with_name("automations.yaml"), []
-    for about in _read(automations_file).get("automations") or []:
-        where = f"{automations_file}: {about.get('name', 'an automation')}"
-        actions = about.get("actions") or []
+    for entry in _read_mapping(automations_file).get("automations") or []:
+        where = f"{automations_file}: {entry.get('name', 'an automation')}"
+        actions = entry.get("actions") or []
         notifying = [action for action in actions if action.get("block_document_id") == _NOTIFY]
         block = {"block_document_id": str(notify or UUID(int=0))}
         filled = [action | block if action in notifying else action for action in actions]
-        about = about | {"actions": filled}
-        automation = _validated(where, AutomationCore, about, faults)
+        automation = _validate(where, AutomationCore, entry | {"actions": filled}, errors)
         if automation and (notify or not notifying):
             automations.append(automation)
-    names, found = _check(_read(file).get("deployments") or [], pools)
-    faults += [f"{file}: {fault}" for fault in found]
-    if faults:
-        raise PetsError("\n".join(faults))
+    names, found = _check_all(_read_mapping(file).get("deployments") or [], pools)
+    errors += [f"{file}: {error}" for error in found]
+    if errors:
+        raise PetsError("\n".join(errors))
     return Files(names, pools, automations)
 
 
-def _read_pools(file: Path, faults: list[str]) -> dict[str, Pool]:
+def _read_pools(file: Path, errors: list[str]) -> dict[str, Pool]:
     pools = {}
-    for name, about in _read(file).items():
+    for name, content in _read_mapping(file).items():
         where = f"{file}: {name}"
-        entry = _validated(where, _PoolEntry, about or {}, faults)
+        entry = _validate(where, _PoolEntry, content or {}, errors)
         if entry is None:
             continue
-        template = _read(file.with_name(entry.template))
+        template = _read_mapping(file.with_name(entry.template))
         properties = template.get("variables", {}).get("properties")
         if properties is None or "job_configuration" not in template:
-            faults.append(f"{where}: template = {entry.template}: is no base job template")
+            errors.append(f"{where}: template = {entry.template}: not a base job template")
             continue
-        found = _faults_of_variables("variables", entry.variables, template)
+        found = _check_variables("variables", entry.variables, template)
         used = {p.name for p in find_placeholders(template["job_configuration"])}
         found += [
-            f"template = {entry.template}: its variables lack {variable}"
+            f"template = {entry.template}: variable {variable} is missing"
             for variable in sorted(used - properties.keys())
         ]
-        faults += [f"{where}: {fault}" for fault in found]
+        errors += [f"{where}: {error}" for error in found]
         for variable in entry.variables.keys() & properties.keys():
             properties[variable]["default"] = entry.variables[variable]
         pools[name] = Pool(entry.type, template, entry.queues)
     return pools
 
 
-def _faults_of_variables(place: str, given: dict[str, Any], template: dict[str, Any]) -> list[str]:
-    """What is wrong with values of a template's variables."""
+def _check_variables(where: str, given: dict[str, Any], template: dict[str, Any]) -> list[str]:
+    """Return the errors in values of a template's variables."""
     schema = template["variables"] | {"required": []}
     known = schema["properties"]
-    faults = [
-        f"{place}.{name}: the pool's template has no such variable.{did_you_mean(name, known)}"
+    errors = [
+        f"{where}.{name}: the pool's template has no such variable.{did_you_mean(name, known)}"
         for name in sorted(given.keys() - known.keys())
     ]
-    return faults + [
-        f"{place}.{'.'.join(map(str, error.absolute_path))} = {error.instance!r}: {error.message}"
+    return errors + [
+        f"{where}.{'.'.join(map(str, error.absolute_path))} = {error.instance!r}: {error.message}"
         for error in Draft202012Validator(schema).iter_errors(given)
     ]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = parse_yaml(path.read_bytes(), str(path))
     except OSError as error:
@@ -157,151 +159,152 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _validated(where: str, record: type[Record], about: Any, faults: list[str]) -> Record | None:
+def _validate(where: str, record: type[Record], entry: Any, errors: list[str]) -> Record | None:
     try:
-        return record.model_validate(about)
+        return record.model_validate(entry)
     except ValidationError as error:
-        faults += [f"{where}: {fault}" for fault in _plain(error)]
+        errors += [f"{where}: {line}" for line in _list_errors(error)]
         return None
 
 
-def _plain(error: ValidationError) -> list[str]:
-    faults = error.errors()
-    # Where one of several records was meant, the ones of another type refuse it too.
-    others = {fault["loc"][:-1] for fault in faults if fault["loc"][-1:] == ("type",)}
-    meant = [f for f in faults if not any(f["loc"][: len(other)] == other for other in others)]
+def _list_errors(error: ValidationError) -> list[str]:
+    errors = error.errors()
+    # For a union of records, drop the errors of branches whose `type` differs.
+    others = {each["loc"][:-1] for each in errors if each["loc"][-1:] == ("type",)}
+    relevant = [e for e in errors if not any(e["loc"][: len(other)] == other for other in others)]
     return [
-        f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}"
-        for fault in meant or faults
+        f"{'.'.join(map(str, each['loc']))} = {each['input']!r}: {each['msg']}"
+        for each in relevant or errors
     ]
 
 
-def _check(entries: list[dict[str, Any]], pools: dict[str, Pool]) -> tuple[list[str], list[str]]:
-    """The deployments' names, and all that is wrong with them."""
-    if unset := _unset_variables(entries):
-        return [], [f"the environment has no {name}, which it takes from it" for name in unset]
+def _check_all(
+    entries: list[dict[str, Any]], pools: dict[str, Pool]
+) -> tuple[list[str], list[str]]:
+    """Return the names of the deployments and all errors."""
+    if unset := _find_unset_variables(entries):
+        return [], [f"environment variable {name} is not set" for name in unset]
     filled: Any = apply_values(entries, dict(os.environ), remove_notset=False)
-    flows = [_flow(entry) for entry in filled]
+    flows = [_load_flow(entry) for entry in filled]
     pairs = list(zip(filled, flows, strict=True))
     names = [f"{flow.name}/{entry.get('name')}" for entry, flow in pairs if flow]
-    faults = []
+    errors = []
     for number, (entry, flow) in enumerate(pairs, 1):
         where = f"{entry.get('entrypoint', f'deployment {number}')} {entry.get('name', '')}".strip()
         if flow:
-            found = _faults_of_parameters(flow, entry.get("parameters") or {}, names)
+            found = _check_parameters(flow, entry.get("parameters") or {}, names)
         else:
-            found = [f"entrypoint = {entry.get('entrypoint')!r}: there is no such flow"]
-        faults += [f"{where}: {fault}" for fault in (*found, *_faults_of(entry, pools))]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    faults += [f"{name}: there twice; give another name" for name in twice]
-    return names, faults
+            found = [f"entrypoint = {entry.get('entrypoint')!r}: no such flow"]
+        errors += [f"{where}: {error}" for error in (*found, *_check_deployment(entry, pools))]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    errors += [f"{name}: duplicate name. Use another name" for name in duplicates]
+    return names, errors
 
 
-def _unset_variables(entries: list[dict[str, Any]]) -> list[str]:
+def _find_unset_variables(entries: list[dict[str, Any]]) -> list[str]:
     names = {p.name for p in find_placeholders(entries) if p.name.startswith("$")}
     variables = {name.removeprefix("$") for name in names}
     return sorted(name for name in variables if not os.environ.get(name))
 
 
-def _flow(entry: dict[str, Any]) -> Flow[..., Any] | None:
+def _load_flow(entry: dict[str, Any]) -> Flow[..., Any] | None:
     try:
         return load_flow_from_entrypoint(str(entry.get("entrypoint")), use_placeholder_flow=False)
     except (MissingFlowError, ScriptError, ImportError, ValueError):
         return None
 
 
-def _faults_of_parameters(
+def _check_parameters(
     flow: Flow[..., Any], parameters: dict[str, Any], names: Sequence[str]
 ) -> list[str]:
-    faults = _unknown("parameters", parameters, list(inspect.signature(flow.fn).parameters))
+    errors = _check_keys("parameters", parameters, list(inspect.signature(flow.fn).parameters))
     if "config" not in parameters:
-        return faults
+        return errors
     kind = inspect.signature(flow.fn).parameters["config"].annotation
     try:
         config = kind.model_validate(parameters["config"])
     except ValidationError as error:
-        return [*faults, *explain(error, kind).splitlines()]
-    asked = config.launch.deployment
-    if asked and asked not in names:
-        faults.append(
-            f"launch.deployment = {asked}: not among these deployments.{did_you_mean(asked, names)}"
-        )
+        return [*errors, *format_errors(error, kind).splitlines()]
+    deployment = config.launch.deployment
+    if deployment and deployment not in names:
+        hint = did_you_mean(deployment, names)
+        errors.append(f"launch.deployment = {deployment}: not one of these deployments.{hint}")
     if isinstance(config, RatingsConfig):
         urls = {"ratings.url": config.ratings.url, "ratings.items_url": config.ratings.items_url}
     else:
         urls = {"source.url": config.source.url}
-    for name, place in {"store": config.store, **urls}.items():
-        if place and not is_url(place) and not place.startswith(("/", "~/", "file:")):
-            faults.append(
-                f"{name} = {place}: a relative path, and workers have folders of their own: give "
-                "an absolute one, or a URL"
+    for name, url in {"store": config.store, **urls}.items():
+        if url and not is_url(url) and not url.startswith(("/", "~/", "file:")):
+            errors.append(
+                f"{name} = {url}: a relative path, but each worker has its own working folder. "
+                "Use an absolute path or a URL"
             )
-    return faults
+    return errors
 
 
-def _unknown(where: str, given: Collection[str], known: Collection[str]) -> list[str]:
+def _check_keys(where: str, given: Collection[str], known: Collection[str]) -> list[str]:
     return [
-        f"{where}.{name}: Prefect knows no such key.{did_you_mean(name, known)}".removeprefix(".")
+        f"{where}.{name}: unknown key.{did_you_mean(name, known)}".removeprefix(".")
         for name in sorted({*given} - {*known})
     ]
 
 
-def _faults_of(entry: dict[str, Any], pools: dict[str, Pool]) -> list[str]:
-    """What is wrong with a deployment, its flow and parameters left out."""
-    faults = _unknown("", entry, _KEYS)
+def _check_deployment(entry: dict[str, Any], pools: dict[str, Pool]) -> list[str]:
+    """Return the errors of a deployment, except those of its flow and parameters."""
+    errors = _check_keys("", entry, _KEYS)
     if not entry.get("name"):
-        faults.append("name is missing")
+        errors.append("name is missing")
     for schedule in entry.get("schedules") or []:
-        faults += _faults_of_schedule(schedule)
+        errors += _check_schedule(schedule)
     limit = entry.get("concurrency_limit")
     if isinstance(limit, dict):
-        faults += _unknown("concurrency_limit", limit, _LIMIT_KEYS)
+        errors += _check_keys("concurrency_limit", limit, _LIMIT_KEYS)
         known = [strategy.value for strategy in ConcurrencyLimitStrategy]
         if (strategy := limit.get("collision_strategy", known[0])) not in known:
-            faults.append(
-                f"concurrency_limit.collision_strategy = {strategy}: one of {', '.join(known)}"
+            errors.append(
+                f"concurrency_limit.collision_strategy = {strategy}: use one of {', '.join(known)}"
             )
     for trigger in entry.get("triggers") or []:
-        faults += _faults_of_trigger(trigger)
-    return faults + _faults_of_pool(entry.get("work_pool") or {}, pools)
+        errors += _check_trigger(trigger)
+    return errors + _check_pool(entry.get("work_pool") or {}, pools)
 
 
-def _faults_of_schedule(schedule: dict[str, Any]) -> list[str]:
-    faults = _unknown("schedules", schedule, _SCHEDULE_KEYS)
+def _check_schedule(schedule: dict[str, Any]) -> list[str]:
+    errors = _check_keys("schedules", schedule, _SCHEDULE_KEYS)
     if len(schedule.keys() & {"cron", "interval", "rrule"}) != 1:
-        return [*faults, "schedules: each has one of cron, interval and rrule"]
+        return [*errors, "schedules: set exactly one of cron, interval and rrule"]
     if "cron" not in schedule:
-        return faults
+        return errors
     if "timezone" not in schedule:
-        return [*faults, f"schedules.cron = {schedule['cron']!r}: give its timezone beside it"]
+        return [*errors, f"schedules.cron = {schedule['cron']!r}: set timezone, too"]
     try:
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
     except ValidationError as error:
-        faults += [f"schedules.{fault}" for fault in _plain(error)]
-    return faults
+        errors += [f"schedules.{line}" for line in _list_errors(error)]
+    return errors
 
 
-def _faults_of_trigger(trigger: dict[str, Any]) -> list[str]:
+def _check_trigger(trigger: dict[str, Any]) -> list[str]:
     try:
         valid = TypeAdapter(DeploymentTriggerTypes).validate_python({"name": "?"} | trigger)
     except ValidationError as error:
-        return [f"triggers.{fault}" for fault in _plain(error)]
-    return _unknown("triggers", trigger, list(type(valid).model_fields))
+        return [f"triggers.{line}" for line in _list_errors(error)]
+    return _check_keys("triggers", trigger, list(type(valid).model_fields))
 
 
-def _faults_of_pool(wanted: dict[str, Any], pools: dict[str, Pool]) -> list[str]:
-    faults, name = _unknown("work_pool", wanted, _POOL_KEYS), wanted.get("name", "")
+def _check_pool(entry: dict[str, Any], pools: dict[str, Pool]) -> list[str]:
+    errors, name = _check_keys("work_pool", entry, _POOL_KEYS), entry.get("name", "")
     if name not in pools:
         return [
-            *faults,
+            *errors,
             f"work_pool.name = {name!r}: not in pools.yaml.{did_you_mean(name, pools)}",
         ]
-    variables = wanted.get("job_variables") or {}
-    faults += _faults_of_variables("work_pool.job_variables", variables, pools[name].template)
-    queue, queues = wanted.get("work_queue_name", "default"), {"default", *pools[name].queues}
+    variables = entry.get("job_variables") or {}
+    errors += _check_variables("work_pool.job_variables", variables, pools[name].template)
+    queue, queues = entry.get("work_queue_name", "default"), {"default", *pools[name].queues}
     if queue not in queues:
-        faults.append(
-            f"work_pool.work_queue_name = {queue!r}: {name} has none of that name in pools.yaml."
+        errors.append(
+            f"work_pool.work_queue_name = {queue!r}: not a queue of {name} in pools.yaml."
             f"{did_you_mean(queue, sorted(queues))}"
         )
-    return faults
+    return errors

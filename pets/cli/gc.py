@@ -1,4 +1,4 @@
-"""`pets gc`: what a store no longer needs, told first, and removed when asked."""
+"""`pets gc`: list or remove what a store no longer needs."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
     """Add the arguments of `pets gc` to its parser.
 
     Args:
-        parser: Of `pets gc`.
+        parser: Parser of `pets gc`.
         store: Default of --store.
     """
     parser.add_argument("--store", default=store, help=f"path or URL (default: {store})")
     parser.add_argument(
         "--keep-days", type=float, default=90.0, metavar="N",
-        help="keep runs in whose folder something changed since (default: 90)",
+        help="keep runs whose folder changed within the last N days (default: 90)",
     )  # fmt: skip
     parser.add_argument(
         "--keep-versions", type=int, metavar="N",
-        help="newest versions to keep of each data set (default: all)",
+        help="number of newest versions to keep per data set (default: all)",
     )  # fmt: skip
-    parser.add_argument("--delete", action="store_true", help="remove, not only list")
+    parser.add_argument("--delete", action="store_true", help="remove instead of listing")
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """List or remove old runs, checkpoints that nobody needs, and files of no data set.
+    """List or remove old runs, unneeded checkpoints and unreferenced data files.
 
     Raises:
-        PetsError: An argument is out of its bounds.
+        PetsError: An argument is out of range.
     """
     store, days, versions = arguments.store, arguments.keep_days, arguments.keep_versions
     if not days >= 1:
         raise PetsError(f"--keep-days = {days:g}: must be at least 1")
     if versions is not None and versions < 1:
-        raise PetsError(f"--keep-versions = {versions}: must be at least 1; leave it out for all")
+        raise PetsError(f"--keep-versions = {versions}: must be at least 1. Omit it to keep all")
     found = find_old(store, days)
     if arguments.delete:
         found = remove_old(store, found)
-    gone = {item.run_id for item in found if item.run_id}
-    in_use = data_sets_needed(store, without=gone)
+    run_ids = {item.run_id for item in found if item.run_id}
+    in_use = data_sets_needed(store, without=run_ids)
     found += collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
     if found:
         rows = ([f"{item.num_bytes / _MIB:.1f}", item.url, item.why] for item in found)
-        print_table(["MiB", "what", "why"], rows)
+        print_table(["MiB", "item", "reason"], rows)
     size = sum(item.num_bytes for item in found) / _MIB
-    done = "removed" if arguments.delete else "to remove, with --delete"
-    print(f"{len(found)} items of {size:.1f} MiB {done}")
+    done = "removed" if arguments.delete else "to remove (use --delete)"
+    print(f"{len(found)} items, {size:.1f} MiB {done}")

@@ -1,4 +1,4 @@
-"""Values where a group of settings is expected, such as `--model resnet18`, and what was meant."""
+"""Errors for a value given to a group of settings, such as `--model resnet18`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.ratings.config import RatingsConfig
 
-__all__ = ["as_flag", "as_setting", "as_variable", "describe_group", "find_fault", "groups"]
+__all__ = ["as_flag", "as_setting", "as_variable", "describe_group", "find_error", "groups"]
 
 _MAIN_FIELDS = {
     "source": "url",
@@ -27,31 +27,31 @@ _MAIN_FIELDS = {
     "sweep": "num_trials",
     "launch": "num_processes",
 }
-"""The field of a group that a value without a field most probably means."""
+"""Field of each group that a value without a field name most likely belongs to."""
 _NUM_EXAMPLES = 3
 
 Form = Callable[[str, str, str | None], str]
-"""Writes group, field and value (None: the field alone) as people give them."""
+"""Formats group, field and value (None: omit it) as the user writes them."""
 
 
 def as_flag(group: str, field: str, value: str | None) -> str:
-    """Write a setting as a flag."""
+    """Format a setting as a flag."""
     return f"--{group}.{field}" + (f" {shlex.quote(value)}" if value else "")
 
 
 def as_variable(group: str, field: str, value: str | None) -> str:
-    """Write a setting as an environment variable."""
+    """Format a setting as an environment variable."""
     name = f"PETS_{group}__{field}".upper()
     return name + (f"={shlex.quote(value)}" if value else "")
 
 
 def as_setting(group: str, field: str, value: str | None) -> str:
-    """Write a setting by its dotted name, as messages about files do."""
+    """Format a setting by its dotted name, for messages about files."""
     return f"{group}.{field}" + (f" = {value}" if value else "")
 
 
 def groups(kind: type[PipelineConfig] | type[RatingsConfig]) -> dict[str, type[BaseModel]]:
-    """The groups of settings by name."""
+    """Return the groups of settings by name."""
     return {
         name: field.annotation
         for name, field in kind.model_fields.items()
@@ -59,11 +59,11 @@ def groups(kind: type[PipelineConfig] | type[RatingsConfig]) -> dict[str, type[B
     }
 
 
-def find_fault(name: str, group: type[BaseModel], text: str, form: Form) -> str | None:
-    """Check the text that a flag or a variable gives a group; fields as a JSON object are valid.
+def find_error(name: str, group: type[BaseModel], text: str, form: Form) -> str | None:
+    """Check the text of a flag or variable for a whole group, which must be a JSON object.
 
     Returns:
-        What is wrong and which setting was probably meant; None for a JSON object.
+        The error and the setting that was probably meant; None for a JSON object.
     """
     try:
         value = json.loads(text)
@@ -77,13 +77,13 @@ def find_fault(name: str, group: type[BaseModel], text: str, form: Form) -> str 
 
 
 def describe_group(name: str, group: type[BaseModel], value: Any, form: Form) -> str:
-    """Explain that a group takes fields, and suggest the one that the value was meant for.
+    """Return the error for a value given to a whole group, with a suggested field.
 
     Args:
-        name: Of the group.
-        group: Its fields.
-        value: What was given in place of fields.
-        form: How the suggestion is written.
+        name: Name of the group.
+        group: Class of the group.
+        value: Value given instead of fields.
+        form: Formats the suggestion.
     """
     summary = f"{name} is a group of settings"
     field, is_named, rest = str(value).partition("=")
@@ -93,11 +93,11 @@ def describe_group(name: str, group: type[BaseModel], value: Any, form: Form) ->
     if meant is not None:
         return f"{summary}. Did you mean {form(name, meant, str(value))}?"
     examples = [form(name, each, None) for each in list(group.model_fields)[:_NUM_EXAMPLES]]
-    return f"{summary}. Give its fields, such as {', '.join(examples)}"
+    return f"{summary}. Set its fields, such as {', '.join(examples)}"
 
 
 def _find_field(name: str, group: type[BaseModel], value: Any) -> str | None:
-    """The field with this value among its choices, or else the main field if it accepts it."""
+    """Return the field that has the value as a choice, else the main field if it accepts it."""
     if not isinstance(value, (str, int, float)) or value in ("", "null"):
         return None
     for field, info in group.model_fields.items():
@@ -117,6 +117,6 @@ def _accepts(group: type[BaseModel], field: str, value: Any) -> bool:
     try:
         group.model_validate({field: value})
     except ValidationError as error:
-        # Other faults concern combinations with other fields.
-        return all(fault["loc"][:1] != (field,) for fault in error.errors())
+        # Other errors concern combinations with other fields.
+        return all(each["loc"][:1] != (field,) for each in error.errors())
     return True

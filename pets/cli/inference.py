@@ -1,4 +1,4 @@
-"""`pets predict`, `pets export`, `pets recommend`: a stored model put to use, without Prefect."""
+"""`pets predict`, `pets export` and `pets recommend`: use a stored model, without Prefect."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["export", "predict", "recommend"]
 
 
 def predict(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    """Run `pets predict`; exits 1 where a photo could not be predicted."""
+    """Run `pets predict`. Exits with 1 if a photo could not be predicted."""
     parser.add_argument("model", metavar="MODEL", help="model folder or ONNX file, path or URL")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="photo, path or URL")
-    parser.add_argument("--json", action="store_true", help="one JSON array instead of lines")
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.add_argument(
-        "--top", type=int, default=3, metavar="N", help="breeds to list in JSON (default: 3)"
+        "--top", type=int, default=3, metavar="N", help="labels per photo in JSON (default: 3)"
     )
     parsed = parser.parse_args(arguments)
     if parsed.top < 1:
@@ -44,17 +44,17 @@ def export(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     from pets_core.inference.onnx import export_onnx
 
     difference = export_onnx(parsed.model, parsed.to)
-    print(f"{parsed.to}  predictions within {difference:.1e} of torch's")
+    print(f"{parsed.to}  largest difference from PyTorch {difference:.1e}")
 
 
 def recommend(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Run `pets recommend`."""
-    parser.add_argument("model", metavar="MODEL", help="folder of a model of ratings, path or URL")
-    parser.add_argument("--user", help="id of the user; without it, for somebody not known")
+    parser.add_argument("model", metavar="MODEL", help="folder of a recommender, path or URL")
+    parser.add_argument("--user", help="user id (default: an unknown user)")
     parser.add_argument("--top", type=int, default=10, metavar="K", help="items (default: 10)")
     parser.add_argument(
         "--min-ratings", type=int, default=5, metavar="N",
-        help="leave out items with fewer training ratings (default: 5)",
+        help="skip items with fewer training ratings (default: 5)",
     )  # fmt: skip
     parsed = parser.parse_args(arguments)
     if parsed.top < 1:

@@ -1,4 +1,4 @@
-"""The command line, `pets`: the same settings and flows, for people at a terminal."""
+"""Command-line interface, `pets`: parse arguments, run a command, print its result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["main"]
 _PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # A new machine takes its time to make the database of the temporary server.
+    # The first start of a temporary server creates its database, which can be slow.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 
@@ -46,39 +46,42 @@ _FLOWS = {
     "batch-predict": ("batch_predict:batch_predict_flow", "results:show_batch"),
     "embed": ("embed:embed_flow", "results:show_embeddings"),
 }
-"""Flow and presenter of each command that runs a flow, by module."""
+"""Flow and result printer of each command that runs a flow, as module:function."""
 _RUN_RANKS = ("run", "lr-find", "train", "evaluate", "batch-predict", "embed", "collab", "sweep")
 _COMMANDS = {
-    "run": "the whole pipeline: ingest, learning rate, train, evaluate",
-    "ingest": "photos to a Parquet data set",
+    "run": "run the whole pipeline: ingest, find a learning rate, train, evaluate",
+    "ingest": "convert photos to a Parquet data set",
     "lr-find": "suggest a learning rate",
     "train": "train a model",
-    "evaluate": "judge a stored model, or predictions that were made before",
-    "batch-predict": "name the breed on many photos, to Parquet",
-    "embed": "embeddings of a data set's photos, to Parquet, and near-duplicates by them",
-    "similar": "find the photos of a data set that are most like another one",
-    "collab": "learn from ratings what users like: ingest, learning rate, train, evaluate",
-    "recommend": "what a user may like and has not rated",
-    "sweep": "try backbones and learning rates, and compare them",
+    "evaluate": "evaluate a stored model or stored predictions",
+    "batch-predict": "run a model on many photos and write the predictions to Parquet",
+    "embed": "compute embeddings of a data set's photos and find near-duplicates",
+    "similar": "find the photos of a data set that are most similar to a given photo",
+    "collab": "train a recommender on ratings: ingest, find a learning rate, train, evaluate",
+    "recommend": "list the items with the highest predicted ratings for a user",
+    "sweep": "train with several backbones and learning rates and compare the results",
     "models": "list, show, promote and roll back evaluated models",
-    "predict": "name the breed on photos",
-    "export": "write a model as ONNX",
-    "deploy": "check deployments, and apply them to a Prefect server",
-    "datasets": "list, show, compare, verify and sweep stored data sets",
-    "gc": "list or remove old runs, checkpoints and data that nothing needs",
-    "join": "lend this machine to the runs of another",
+    "predict": "print a model's predictions for photos",
+    "export": "export a model to ONNX",
+    "deploy": "check deployments and apply them to a Prefect server",
+    "datasets": "list, show, compare, verify and clean up stored data sets",
+    "gc": "list or remove old runs, checkpoints and data that are no longer needed",
+    "join": "run training ranks on this machine for the runs of another machine",
     "ui": "open a run in the Prefect UI",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exits 2 on a fault the user can mend, 1 on any other."""
+    """Run one command.
+
+    Exits with 2 on a `PetsError` (invalid input or settings) and with 1 on other errors.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # As Ctrl-C: what was started is ended on the way out.
+    # As on Ctrl-C, exit handlers stop the processes that were started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = _Parser(
         prog="pets",
-        description="Fine-tune image classifiers, as Prefect flows.",
+        description="Fine-tune image models with Prefect flows.",
         epilog="pets COMMAND --help lists every setting with its unit and default.",
     )
     parser.add_argument("--version", action="version", version=version("pets-pipeline"))
@@ -87,16 +90,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         commands.add_parser(name, help=summary, description=summary, add_help=False)
     try:
         command = parser.parse_args(arguments[:1]).command
-        _run(command, arguments[1:])
+        _run_command(command, arguments[1:])
     except PetsError as error:
-        sys.exit(_say_error(str(error)))
+        sys.exit(_print_error(str(error)))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with this project's errors."""
+    """Argument parser that raises `PetsError`."""
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(allow_abbrev=False, **keywords)
@@ -105,7 +108,7 @@ class _Parser(argparse.ArgumentParser):
         raise PetsError(f"{message}\nSee {self.prog} --help.")
 
 
-def _run(command: str, arguments: list[str]) -> None:
+def _run_command(command: str, arguments: list[str]) -> None:
     parser = _Parser(prog=f"pets {command}", description=_COMMANDS[command])
     match command:
         case "predict" | "export" | "recommend":
@@ -122,31 +125,31 @@ def _run(command: str, arguments: list[str]) -> None:
 
 def _run_flow(command: str, parser: _Parser, arguments: list[str]) -> None:
     if command == "evaluate":
-        command = _what_to_evaluate(parser, arguments)
+        command = _add_evaluate_arguments(parser, arguments)
     if command in ("run", "train", "sweep", "collab"):
         parser.add_argument(
-            "--resume", metavar="RUN", help="go on with a run that ended early: its folder"
+            "--resume", metavar="RUN", help="resume an interrupted run, given its folder"
         )
     if command in ("batch-predict", "embed"):
         parser.add_argument("model_url", metavar="MODEL", help="model folder, path or URL")
     if command == "embed":
         parser.add_argument(
             "--dataset", metavar="VERSION",
-            help="stored data set (its newest version), or the first digits of a version's "
-            "fingerprint (default: the source's, brought into the store if need be)",
+            help="name of a stored data set (newest version) or fingerprint prefix of a version "
+            "(default: the data set of the source, ingested if necessary)",
         )  # fmt: skip
     if command == "batch-predict":
         parser.add_argument(
             "--to", dest="output_url", metavar="FOLDER",
-            help="of the results; a run that ended early is gone on with there (default: a new "
-            "one in the store)",
+            help="output folder; if an earlier run wrote to it, resumes that run (default: a new "
+            "folder in the store)",
         )  # fmt: skip
     from pets_core.config.pipeline import PipelineConfig
 
     if command == "collab":
         from pets_core.ratings.config import RatingsConfig
 
-        config, parsed = _settings(RatingsConfig, parser, arguments)
+        config, parsed = _load_config(RatingsConfig, parser, arguments)
         from pets_core.ratings.target import RATINGS
         from pets_core.registry.gate import check_gate
 
@@ -157,31 +160,31 @@ def _run_flow(command: str, parser: _Parser, arguments: list[str]) -> None:
             check_tables(config.ratings)
         _start_flow(command, config, parsed)
         return
-    settings, parsed = _settings(PipelineConfig, parser, arguments)
+    settings, parsed = _load_config(PipelineConfig, parser, arguments)
     _check_input(command, settings, parsed)
     _start_flow(command, settings, parsed)
 
 
-def _what_to_evaluate(parser: _Parser, arguments: list[str]) -> str:
-    """Add the arguments of `pets evaluate`; which flow it is: a model's, or predictions'."""
+def _add_evaluate_arguments(parser: _Parser, arguments: list[str]) -> str:
+    """Add the arguments of `pets evaluate` and return the flow to run: evaluate or review."""
     parser.add_argument(
         "--from", dest="predictions_url", metavar="PREDICTIONS",
-        help="predictions.parquet of an evaluation, in place of MODEL: needs no GPU",
+        help="predictions.parquet of an evaluation, instead of MODEL (needs no GPU)",
     )  # fmt: skip
     if any(word == "--from" or word.startswith("--from=") for word in arguments):
         return "review"
-    # Not "model", which is a group of settings.
+    # The destination "model" is taken by the group of settings.
     parser.add_argument(
-        "model_url", metavar="MODEL", nargs="?", help="model folder, path or URL; or give --from"
+        "model_url", metavar="MODEL", nargs="?", help="model folder, path or URL; or use --from"
     )
     return "evaluate"
 
 
 def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
-    """Refuse a path of this machine at which the wrong thing lies, before Prefect is started.
+    """Check local input paths and the gate before Prefect is started.
 
     Raises:
-        PetsError: The model, the predictions or the source's path is wrong.
+        PetsError: The model, the predictions, the source or a gate setting is invalid.
     """
     from pets_core.storage import is_url
 
@@ -191,7 +194,7 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
         read_info(parsed.predictions_url)
     if command == "evaluate" and parsed.model_url is None:
         raise PetsError(
-            "pets evaluate wants MODEL, a model folder, or --from PREDICTIONS, the "
+            "pets evaluate needs MODEL, a model folder, or --from PREDICTIONS, the "
             "predictions.parquet of an evaluation"
         )
     if command in ("evaluate", "batch-predict", "embed") and not is_url(parsed.model_url):
@@ -200,8 +203,8 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
         card = read_card(parsed.model_url)
         if command == "evaluate" and card.targets != config.source.targets:
             raise PetsError(
-                f"{parsed.model_url} predicts targets = {card.targets}: evaluate it with "
-                f"--source.targets {card.targets}"
+                f"{parsed.model_url} predicts targets = {card.targets}, but source.targets = "
+                f"{config.source.targets}. Use --source.targets {card.targets}"
             )
     if command in ("run", "evaluate"):
         from pets_core.targets.evaluate import check_gate_settings
@@ -213,7 +216,7 @@ def _check_input(command: str, config: PipelineConfig, parsed: argparse.Namespac
         check_source(config)
 
 
-def _settings(
+def _load_config(
     kind: type[AnyConfig], parser: _Parser, arguments: list[str]
 ) -> tuple[AnyConfig, argparse.Namespace]:
     from pets.cli.settings import add_settings, load_settings, setting_names
@@ -223,31 +226,31 @@ def _settings(
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-")
         raise PetsError(f"{name}: no such setting.{did_you_mean(name, setting_names(kind))}")
-    began_with: dict[str, Any] = {}
+    stored_settings: dict[str, Any] = {}
     if getattr(parsed, "resume", None):
         if parsed.config_file:
             raise PetsError(
-                f"{parsed.config_file}: with --resume the settings are those of the run; leave "
-                "the file out"
+                f"{parsed.config_file}: --resume uses the settings of the run. Remove the file "
+                "from the command"
             )
         from pets_core.runtime.runs import run_settings
 
-        began_with = run_settings(parsed.resume)
+        stored_settings = run_settings(parsed.resume)
         is_ratings_config = "ratings" in kind.model_fields
-        if ("ratings" in began_with) != is_ratings_config:
+        if ("ratings" in stored_settings) != is_ratings_config:
             other = "pets run" if is_ratings_config else "pets collab"
             raise PetsError(
-                f"--resume {parsed.resume}: that run learns from "
-                f"{'photos' if is_ratings_config else 'ratings'}; go on with {other} --resume"
+                f"--resume {parsed.resume}: the run was trained on "
+                f"{'photos' if is_ratings_config else 'ratings'}. Use {other} --resume"
             )
-    return load_settings(kind, source, parsed, began_with), parsed
+    return load_settings(kind, source, parsed, stored_settings), parsed
 
 
 def _set_prefect_defaults() -> None:
-    """To be called before Prefect is imported, which reads them then."""
+    """Set environment defaults of Prefect. Call this before Prefect is imported."""
     for key, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(key, value)
-    # Prefect's import warns twice; pets.cli.writable refuses it where a server is to use it.
+    # Prefect warns twice at import; pets.cli.writable raises if a server needs the folder.
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
 
 
@@ -262,29 +265,29 @@ def _start_flow(
     import httpx
 
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(name).addFilter(_without_user_errors)
+        logging.getLogger(name).addFilter(_is_not_user_error)
     from pets.cli.server import check_server, start_temporary_server
-    from pets.cli.settings import NO_SETTINGS
+    from pets.cli.settings import FLOW_ARGUMENTS
     from pets.cli.writable import check_folders
 
-    keywords = {k: v for k, v in vars(parsed).items() if k in NO_SETTINGS and v is not None}
+    parameters = {k: v for k, v in vars(parsed).items() if k in FLOW_ARGUMENTS and v is not None}
     try:
         # evaluate and review continue without the configured server. Longer commands stop, because
-        # nobody could follow them.
+        # their progress would not be visible.
         needs_temporary_server = check_server(required=command not in ("evaluate", "review"))
         check_folders(
             cache_dir=_cache_dir(command, config, parsed), is_serving=needs_temporary_server
         )
         wait_for_server = start_temporary_server() if needs_temporary_server else None
         # Import the flow while the server starts.
-        run, show = _flow(command)
+        run, show = _load_flow(command)
         if wait_for_server:
             wait_for_server()
-        state = run(config=config, return_state=True, **keywords)
+        state = run(config=config, return_state=True, **parameters)
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
-        trouble = "out of reach" if isinstance(error, httpx.TransportError) else "in trouble"
-        sys.exit(_say_error(
-            f"the Prefect server is {trouble}: {error}\nWhat was done is kept in "
+        problem = "is unreachable" if isinstance(error, httpx.TransportError) else "failed"
+        sys.exit(_print_error(
+            f"the Prefect server {problem}: {error}\nCompleted work is stored in "
             f"{config.store}/runs.", code=1,
         ))  # fmt: skip
     result = state.result(raise_on_failure=False)
@@ -292,14 +295,14 @@ def _start_flow(
     if isinstance(result, BaseException):
         if isinstance(result, PetsError):
             raise result
-        sys.exit(_say_error(f"{type(result).__name__}: {result}", code=1))
+        sys.exit(_print_error(f"{type(result).__name__}: {result}", code=1))
     show(result)
-    # Standard output may be read by a program.
+    # Keep standard output valid JSON.
     stream = sys.stderr if show.__name__ == "show_record" else sys.stdout
-    hint = f"\nSee it in the Prefect UI:  {_program()} ui {state.state_details.flow_run_id}"
+    hint = f"\nSee it in the Prefect UI:  {_command_name()} ui {state.state_details.flow_run_id}"
     print(hint, file=stream)
     if rejected:
-        sys.exit(_say_error(str(state.message), code=1))
+        sys.exit(_print_error(str(state.message), code=1))
 
 
 def _reads_source(command: str, parsed: argparse.Namespace) -> bool:
@@ -310,14 +313,14 @@ def _reads_source(command: str, parsed: argparse.Namespace) -> bool:
 def _cache_dir(
     command: str, config: PipelineConfig | RatingsConfig, parsed: argparse.Namespace
 ) -> str | None:
-    """The cache_dir if the command writes to it: ranks do, and what is downloaded or unpacked."""
+    """Return cache_dir if the command writes to it: for ranks, downloads or unpacked archives."""
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.storage import absolute, is_url
 
     is_read = _reads_source(command, parsed)
     if isinstance(config, PipelineConfig):
         url = config.source.url
-        # A local folder is read where it is.
+        # A local folder is read in place.
         is_fetched = is_read and (url is None or not Path(absolute(url)).is_dir())
         return config.cache_dir if is_fetched or _runs_ranks_here(command, config) else None
     urls = (config.ratings.url, config.ratings.items_url)
@@ -328,14 +331,14 @@ def _runs_ranks_here(command: str, config: PipelineConfig | RatingsConfig) -> bo
     return command in _RUN_RANKS and config.launch.deployment is None
 
 
-def _flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
-    """The flow of a command and how its result is shown; Prefect is imported only here."""
+def _load_flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]:
+    """Import the flow of a command and the function that prints its result."""
     flow, show = _FLOWS[command]
     return resolve_name(f"flows.{flow}"), resolve_name(f"pets.cli.{show}")
 
 
-def _program() -> str:
-    """How to call this command line again: `pets` where the path finds it, else by its file."""
+def _command_name() -> str:
+    """Return the shell command that starts this program: `pets` if it is on PATH, else its path."""
     started = Path(sys.argv[0])
     found = shutil.which("pets")
     if started.name != "pets":
@@ -357,24 +360,24 @@ def _run_module(command: str, parser: _Parser, arguments: list[str]) -> None:
 
 
 def _join(parser: _Parser, arguments: list[str]) -> None:
-    parser.add_argument("--machine", type=int, default=1, help="number of this one (default: 1)")
+    parser.add_argument("--machine", type=int, default=1, help="machine number (default: 1)")
     parser.add_argument(
         "--idle-seconds", type=float, default=600.0, metavar="N",
-        help="end when nothing is asked for so long (default: 600)",
+        help="exit after this long without a request, seconds (default: 600)",
     )  # fmt: skip
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.runtime.multi_node import join
 
-    config, parsed = _settings(PipelineConfig, parser, arguments)
+    config, parsed = _load_config(PipelineConfig, parser, arguments)
 
     join(config, parsed.machine, idle_seconds=parsed.idle_seconds, tell=partial(print, flush=True))
 
 
 def _open_ui(parser: _Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN", nargs="?", help="flow run id; default: all runs")
-    parser.add_argument("--port", type=int, default=4200, help="of the server (default: 4200)")
+    parser.add_argument("--port", type=int, default=4200, help="port of the server (default: 4200)")
     parser.add_argument(
-        "--no-browser", action="store_true", help="print the address, open no browser"
+        "--no-browser", action="store_true", help="print the URL without opening a browser"
     )
     parsed = parser.parse_args(arguments)
     _set_prefect_defaults()
@@ -383,13 +386,13 @@ def _open_ui(parser: _Parser, arguments: list[str]) -> None:
     open_ui(parsed.run, parsed.port, browser=not parsed.no_browser)
 
 
-def _without_user_errors(record: logging.LogRecord) -> bool:
-    """Leave out what is told of a fault that is reported in one clear line at the end."""
+def _is_not_user_error(record: logging.LogRecord) -> bool:
+    """Filter out log records of a `PetsError`, because `main` prints the error."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, PetsError) and "PetsError: " not in record.getMessage()
 
 
-def _say_error(message: str, code: int = 2) -> int:
+def _print_error(message: str, code: int = 2) -> int:
     first, *rest = without_queries(message).splitlines()
     print(f"error: {first}", *(f"       {line}" for line in rest), sep="\n", file=sys.stderr)
     return code

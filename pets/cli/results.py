@@ -1,4 +1,4 @@
-"""What the command line says of a flow's result."""
+"""Print the results of flows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 def show_evaluation(report: EvalReport) -> None:
-    """How a model did, whatever it predicts."""
+    """Print metrics, champion comparison, gate and files of an evaluation."""
     primary = report.primary
     notes = [f"{report.num_rows:,} {report.split} {report.samples}"]
     notes += [primary.interval_text] if primary.interval_text else []
@@ -40,7 +40,7 @@ def show_evaluation(report: EvalReport) -> None:
         if compared.excluded_text:
             print(f"             {compared.excluded_text}")
     elif report.is_champion:
-        print("Champion     this very model")
+        print("Champion     this model")
     if not report.verdict.passed:
         print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
     for warning in report.warnings:
@@ -53,10 +53,10 @@ def show_evaluation(report: EvalReport) -> None:
 
 
 def show_batch(summary: BatchSummary) -> None:
-    """What was seen on many photos."""
+    """Print the summary of a batch prediction."""
     print(
-        f"\nPhotos       {summary.num_photos}, of which {summary.num_unreadable} could not be "
-        f"looked at\nSpeed        {summary.photos_per_second:.0f} photos/s\n"
+        f"\nPhotos       {summary.num_photos} ({summary.num_unreadable} unreadable)\n"
+        f"Speed        {summary.photos_per_second:.0f} photos/s\n"
         f"Skipped      {summary.num_skipped} other files: {summary.url}/skipped.parquet"
     )
     if summary.counts:
@@ -67,20 +67,20 @@ def show_batch(summary: BatchSummary) -> None:
 
 
 def show_embeddings(found: NearDuplicates) -> None:
-    """How many photos are nearly another one."""
+    """Print the numbers of near-duplicates."""
     print(
-        f"\nPhotos       {found.num_photos}\n"
-        f"Alike        {found.num_both + found.num_only_embedding} with a cosine of at least "
-        f"{found.min_similarity:g}, {found.num_only_embedding} of them not by the perceptual hash, "
-        f"which alone found {found.num_only_hash}\n"
-        f"Leaking      {found.num_leaking} are nearly a photo of a later split, "
-        f"{found.num_leaking_only_embedding} of them not by the perceptual hash\n"
-        f"Pairs        {found.url}\nEmbeddings   {found.embeddings_url}"
+        f"\nPhotos           {found.num_photos}\n"
+        f"Near-duplicates  {found.num_both + found.num_only_embedding} with a cosine of at least "
+        f"{found.min_similarity:g} ({found.num_only_embedding} not found by the perceptual hash; "
+        f"{found.num_only_hash} found only by the hash)\n"
+        f"Leaking          {found.num_leaking} have a near-duplicate in a later split "
+        f"({found.num_leaking_only_embedding} not found by the hash)\n"
+        f"Pairs            {found.url}\nEmbeddings       {found.embeddings_url}"
     )
 
 
 def show_sweep(result: SweepResult) -> None:
-    """All trials, the best first."""
+    """Print all trials, best first."""
     print()
     print_table(
         [f"validation {result.trials[0].metric.name}", "base_lr", "backbone", ""],
@@ -90,5 +90,5 @@ def show_sweep(result: SweepResult) -> None:
 
 
 def show_record(record: BaseModel) -> None:
-    """As JSON, for a program to read."""
+    """Print a record as JSON."""
     print(record.model_dump_json(indent=2))

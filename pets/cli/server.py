@@ -21,9 +21,9 @@ from prefect.settings import get_current_settings
 from pets_core.errors import PetsError
 from pets_core.runtime.signals import stop_process
 
-__all__ = ["check_server", "start_temporary_server", "telling_of_the_server"]
+__all__ = ["check_server", "explain_server_errors", "start_temporary_server"]
 
-_REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+_UNAUTHORIZED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 5.0
@@ -33,41 +33,41 @@ def check_server(*, required: bool) -> bool:
     """Connect to the configured Prefect server before any work starts.
 
     Args:
-        required: Whether to refuse work where it does not answer.
+        required: Whether to raise if the server does not answer.
 
     Returns:
         Whether the command needs a temporary server: none is configured, or it does not answer.
 
     Raises:
-        PetsError: It does not answer, refuses the credentials, or is of another major version.
+        PetsError: The server does not answer, rejects the credentials or has another major version.
     """
     settings = get_current_settings()
     url = settings.api.url
     if url is None:
         return settings.server.ephemeral.enabled
     try:
-        with telling_of_the_server(), get_client(sync_client=True) as client:
+        with explain_server_errors(), get_client(sync_client=True) as client:
             client.raise_for_api_version_mismatch()
     except RuntimeError as error:
         if required:
             raise PetsError(
-                f"PREFECT_API_URL = {url}: {error}. Start the server, mend the address, or "
-                "unset it: a temporary server then serves the run"
+                f"PREFECT_API_URL = {url}: {error}. Start the server, correct the URL, or unset it "
+                "to use a temporary server"
             ) from error
-        print(f"warning: {error}\n         Nothing is published there.", file=sys.stderr)
+        print(f"warning: {error}\n         Results are not published there.", file=sys.stderr)
         return True
     return False
 
 
 def start_temporary_server() -> Callable[[], None]:
-    """Start a Prefect server for this process, on the database of PREFECT_HOME.
+    """Start a Prefect server for this process, with the database of PREFECT_HOME.
 
-    An exit handler stops it after Prefect has flushed its logs.
+    An exit handler stops the server after Prefect has flushed its logs.
 
     Returns:
-        A function that waits until the server answers, and raises PetsError if it does not start.
+        Function that waits until the server answers. It raises PetsError if it does not start.
     """
-    # The server inherits the socket: no other process can take its port meanwhile.
+    # The server inherits the bound socket, so that no other process can take the port.
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port, descriptor = listener.getsockname()[1], listener.fileno()
@@ -75,7 +75,7 @@ def start_temporary_server() -> Callable[[], None]:
             [sys.executable, "-m", "pets.cli.temporary_server", str(descriptor), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             pass_fds=[descriptor],
-            # Not of the terminal's foreground group, which Ctrl-C goes to.
+            # Ctrl-C goes to the terminal's foreground group only.
             process_group=0,
         )
     atexit.register(stop_process, process, _STOP_SECONDS)
@@ -92,9 +92,9 @@ def _has_no_ui_link(record: logging.LogRecord) -> bool:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    # A server that cannot start ends, which is noticed at once; a busy machine needs its time.
-    patience = max(_START_SECONDS, get_current_settings().server.ephemeral.startup_timeout_seconds)
-    deadline = time.monotonic() + patience
+    # The loop ends early if the server exits. A busy machine may need long.
+    timeout = max(_START_SECONDS, get_current_settings().server.ephemeral.startup_timeout_seconds)
+    deadline = time.monotonic() + timeout
     with httpx.Client() as client:
         while process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
@@ -102,35 +102,35 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
                     return
             time.sleep(_POLL_SECONDS)
     code = process.poll()
-    reason = f"exit code {code}" if code is not None else f"no answer within {patience:.0f} s"
+    reason = f"exit code {code}" if code is not None else f"no answer within {timeout:.0f} s"
     raise PetsError(
-        f"the temporary Prefect server did not start ({reason}): see what it printed above, or set "
-        "PREFECT_API_URL to a server"
+        f"the temporary Prefect server did not start ({reason}). See its output above, or set "
+        "PREFECT_API_URL to a running server"
     )
 
 
 @contextmanager
-def telling_of_the_server() -> Iterator[None]:
-    """Say what is wrong with the configured server, or with what it was shown.
+def explain_server_errors() -> Iterator[None]:
+    """Convert HTTP errors of the configured server into a `PetsError` with a remedy.
 
     Raises:
-        PetsError: It refused the credentials, could not do what was asked, or was not reached.
+        PetsError: The server rejected the credentials, failed on a request or was unreachable.
     """
     url = get_current_settings().api.url
     try:
         yield
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
-        if code in _REFUSED:
+        if code in _UNAUTHORIZED:
             raise PetsError(
-                f"PREFECT_API_URL = {url}: the server refuses the credentials (HTTP {code}): set "
-                "PREFECT_API_AUTH_STRING to what PREFECT_SERVER_API_AUTH_STRING is there"
+                f"PREFECT_API_URL = {url}: the server rejects the credentials (HTTP {code}). Set "
+                "PREFECT_API_AUTH_STRING to the server's PREFECT_SERVER_API_AUTH_STRING"
             ) from error
         raise PetsError(
-            f"PREFECT_API_URL = {url}: the server could not do what was asked (HTTP {code}); its "
-            f"log says why (is its database full or away?): {error}"
+            f"PREFECT_API_URL = {url}: the server failed on a request (HTTP {code}). See its log; "
+            f"its database may be full or unreachable: {error}"
         ) from error
     except httpx.TransportError as error:
         raise PetsError(
-            f"PREFECT_API_URL = {url}: no answer ({error}). Start the server, or mend the address"
+            f"PREFECT_API_URL = {url}: no answer ({error}). Start the server or correct the URL"
         ) from error

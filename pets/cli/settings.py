@@ -1,4 +1,4 @@
-"""Fills the settings from a YAML file, the environment and flags, in rising order of weight."""
+"""Load settings from a YAML file, environment variables and flags, in order of precedence."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from pets.cli.groups import as_flag, as_setting, as_variable, describe_group, find_fault, groups
+from pets.cli.groups import as_flag, as_setting, as_variable, describe_group, find_error, groups
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
 
-__all__ = ["NO_SETTINGS", "add_settings", "explain", "load_settings", "setting_names"]
+__all__ = ["FLOW_ARGUMENTS", "add_settings", "format_errors", "load_settings", "setting_names"]
 
-NO_SETTINGS = ("dataset", "model_url", "output_url", "predictions_url", "resume")
-"""Arguments of commands that are parameters of their flow."""
+FLOW_ARGUMENTS = ("dataset", "model_url", "output_url", "predictions_url", "resume")
+"""Command-line arguments that are passed to the flow as parameters."""
 
 
 Config = PipelineConfig | RatingsConfig
@@ -36,7 +36,7 @@ AnyConfig = TypeVar("AnyConfig", PipelineConfig, RatingsConfig)
 
 
 class _Sources(BaseSettings):
-    """Settings that are also read from PETS_<GROUP>__<NAME> environment variables."""
+    """Settings that also read PETS_<GROUP>__<NAME> environment variables."""
 
     @classmethod
     def settings_customise_sources(
@@ -47,7 +47,7 @@ class _Sources(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment before the YAML file, which arrives as init settings."""
+        """Put the environment before the YAML file, which is passed as init settings."""
         return env_settings, init_settings
 
 
@@ -70,7 +70,7 @@ class _RatingsSettings(RatingsConfig, _Sources):
     model_config = _SOURCES
 
 
-_READ: dict[type[Config], type[BaseSettings]] = {
+_SETTINGS_CLASSES: dict[type[Config], type[BaseSettings]] = {
     PipelineConfig: _PipelineSettings,
     RatingsConfig: _RatingsSettings,
 }
@@ -79,12 +79,12 @@ _READ: dict[type[Config], type[BaseSettings]] = {
 def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> CliSettingsSource[Any]:
     """Add CONFIG.yaml and a flag for each setting to a command's parser."""
     parser.add_argument(
-        "config_file", nargs="?", metavar="CONFIG.yaml", help="settings; flags outweigh them"
+        "config_file", nargs="?", metavar="CONFIG.yaml", help="settings file; flags take precedence"
     )
-    source: CliSettingsSource[Any] = CliSettingsSource(_READ[kind], root_parser=parser)
+    source: CliSettingsSource[Any] = CliSettingsSource(_SETTINGS_CLASSES[kind], root_parser=parser)
     for action in parser._actions:
         if action.dest in groups(kind):
-            # A group's flag without a value would be ignored.
+            # pydantic-settings ignores a group's flag without a value.
             action.const = ""
     return source
 
@@ -93,40 +93,40 @@ def load_settings(
     kind: type[AnyConfig],
     source: CliSettingsSource[Any],
     arguments: argparse.Namespace,
-    began_with: dict[str, Any],
+    stored_settings: dict[str, Any],
 ) -> AnyConfig:
-    """Fill the settings: flags over environment over YAML file over defaults.
+    """Load the settings: flags override the environment, the YAML file and the defaults.
 
     Args:
-        kind: Which settings.
-        source: Of the flags.
-        arguments: As parsed.
-        began_with: Settings of the run that is gone on with, in place of a YAML file.
+        kind: Class of the settings.
+        source: Source of the flags.
+        arguments: Parsed arguments.
+        stored_settings: Settings of the run to resume, used instead of a YAML file.
 
     Raises:
-        PetsError: The file cannot be read, or a setting is refused; all faults are listed.
+        PetsError: The file cannot be read, or settings are invalid; lists all errors.
     """
-    others = (*NO_SETTINGS, "config_file", "machine", "idle_seconds")
+    others = (*FLOW_ARGUMENTS, "config_file", "machine", "idle_seconds")
     parsed: dict[str, Any] = {k: v for k, v in vars(arguments).items() if k not in others}
-    if faults := [*_find_flag_faults(kind, parsed), *_find_variable_faults(kind)]:
-        raise PetsError("\n".join(faults))
+    if errors := [*_find_flag_errors(kind, parsed), *_find_variable_errors(kind)]:
+        raise PetsError("\n".join(errors))
     flags = _read_flags(kind, source, parsed)
     try:
-        filled = _READ[kind](
-            _cli_settings_source=flags, **(began_with or _read_yaml(arguments.config_file))
+        filled = _SETTINGS_CLASSES[kind](
+            _cli_settings_source=flags, **(stored_settings or _read_yaml(arguments.config_file))
         )
         return kind.model_validate(filled.model_dump())
     except ValidationError as error:
-        raise PetsError(explain(error, kind)) from None
+        raise PetsError(format_errors(error, kind)) from None
 
 
-def _find_flag_faults(kind: type[AnyConfig], parsed: Mapping[str, Any]) -> list[str]:
-    faults = []
+def _find_flag_errors(kind: type[AnyConfig], parsed: Mapping[str, Any]) -> list[str]:
+    errors = []
     for name, group in groups(kind).items():
         text = parsed.get(name)
-        if isinstance(text, str) and (fault := find_fault(name, group, text, as_flag)):
-            faults.append(f"{f'--{name} {text}'.rstrip()}: {fault}")
-    return faults
+        if isinstance(text, str) and (error := find_error(name, group, text, as_flag)):
+            errors.append(f"{f'--{name} {text}'.rstrip()}: {error}")
+    return errors
 
 
 def _read_flags(
@@ -137,35 +137,35 @@ def _read_flags(
     except SettingsError as error:
         found = re.fullmatch("Parsing error encountered for (.+?): .*", str(error), re.DOTALL)
         if found is None:
-            raise PetsError(f"a flag cannot be read: {error}") from error
+            raise PetsError(f"invalid flag: {error}") from error
         name = found[1]
-        expected = "values with commas between them, or a JSON list"
-        if _container(kind, name) is dict:
-            expected = "NAME=VALUE, or a JSON object"
+        expected = "comma-separated values or a JSON list"
+        if _container_type(kind, name) is dict:
+            expected = "NAME=VALUE or a JSON object"
         raise PetsError(f"--{name} {' '.join(parsed[name])}: expected {expected}") from error
 
 
-def _find_variable_faults(kind: type[AnyConfig]) -> list[str]:
-    # One environment serves the runs of every kind.
-    names: list[str] = [name for each in _READ for name in setting_names(each)]
+def _find_variable_errors(kind: type[AnyConfig]) -> list[str]:
+    # The environment may hold settings of both classes.
+    names: list[str] = [name for each in _SETTINGS_CLASSES for name in setting_names(each)]
     known = {*names, *(name.split(".")[0] for name in names)}
-    faults = []
+    errors = []
     for variable, text in sorted(os.environ.items()):
         if not variable.upper().startswith("PETS_"):
             continue
         name = variable[len("PETS_") :].lower().replace("__", ".")
         if name not in known:
-            faults.append(f"{variable}: no such setting.{did_you_mean(name, dict.fromkeys(names))}")
-        elif fault := _find_variable_fault(kind, name, text):
-            faults.append(f"{variable} = {text}: {fault}" if text else f"{variable}: {fault}")
-    return faults
+            errors.append(f"{variable}: no such setting.{did_you_mean(name, dict.fromkeys(names))}")
+        elif error := _find_variable_error(kind, name, text):
+            errors.append(f"{variable} = {text}: {error}" if text else f"{variable}: {error}")
+    return errors
 
 
-def _find_variable_fault(kind: type[AnyConfig], name: str, text: str) -> str | None:
-    """What is wrong with the JSON text of a variable, if its setting takes JSON."""
+def _find_variable_error(kind: type[AnyConfig], name: str, text: str) -> str | None:
+    """Return the error in a variable's text if its setting takes JSON, else None."""
     if name in groups(kind):
-        return find_fault(name, groups(kind)[name], text, as_variable)
-    container = _container(kind, name)
+        return find_error(name, groups(kind)[name], text, as_variable)
+    container = _container_type(kind, name)
     if container not in (tuple, dict):
         return None
     try:
@@ -176,42 +176,42 @@ def _find_variable_fault(kind: type[AnyConfig], name: str, text: str) -> str | N
     return None
 
 
-def _container(kind: type[AnyConfig], name: str) -> Any:
-    """The container type of a setting such as sweep.backbones: tuple or dict; None for others."""
+def _container_type(kind: type[AnyConfig], name: str) -> Any:
+    """Return tuple or dict for a setting such as sweep.backbones, None for other settings."""
     group, _, field = name.partition(".")
     fields = groups(kind)[group].model_fields if group in groups(kind) else {}
     return get_origin(fields[field].annotation) if field in fields else None
 
 
-def explain(error: ValidationError, kind: type[Config] = PipelineConfig) -> str:
-    """All faults of a validation, a line each: setting, value, what is wrong, remedy."""
+def format_errors(error: ValidationError, kind: type[Config] = PipelineConfig) -> str:
+    """Format validation errors, one per line: setting, value, error, remedy."""
     lines: dict[str, list[str]] = {}
-    for fault in error.errors(include_url=False):
-        about, _, message = _explain_one(fault, kind).partition(": ")
-        lines.setdefault(about, []).append(message)
-    # A setting of several types is refused once by each; groups that clash name their settings.
+    for each in error.errors(include_url=False):
+        setting, _, message = _format_error(each, kind).partition(": ")
+        lines.setdefault(setting, []).append(message)
+    # A union type has one error per branch. Errors of the whole model name their settings.
     return "\n".join(
-        f"{about}: {', or '.join(said)}" if about else "\n".join(said)
-        for about, said in lines.items()
+        f"{setting}: {', or '.join(messages)}" if setting else "\n".join(messages)
+        for setting, messages in lines.items()
     )
 
 
-def _explain_one(fault: Any, kind: type[Config]) -> str:
-    path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
+def _format_error(error: Any, kind: type[Config]) -> str:
+    path = [str(part) for part in error["loc"] if not _is_union_branch(str(part))]
     name = ".".join(path)
-    if fault["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden":
         return f"{name}: no such setting.{did_you_mean(name, setting_names(kind))}"
-    if fault["type"] == "model_type" and name in groups(kind):
-        shown = "null" if fault["input"] is None else repr(fault["input"])
-        explained = describe_group(name, groups(kind)[name], fault["input"], as_setting)
-        return f"{name} = {shown}: {explained}"
-    message = fault["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(fault["input"], (dict, BaseModel)) else f" = {fault['input']!r}"
+    if error["type"] == "model_type" and name in groups(kind):
+        shown = "null" if error["input"] is None else repr(error["input"])
+        explanation = describe_group(name, groups(kind)[name], error["input"], as_setting)
+        return f"{name} = {shown}: {explanation}"
+    message = error["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(error["input"], (dict, BaseModel)) else f" = {error['input']!r}"
     return f"{name}{value}: {message[:1].lower()}{message[1:]}"
 
 
 def setting_names(kind: type[Config] = PipelineConfig) -> list[str]:
-    """Every setting's dotted name."""
+    """Return the dotted names of all settings."""
     names = []
     for name in kind.model_fields:
         group = groups(kind).get(name)
@@ -219,8 +219,8 @@ def setting_names(kind: type[Config] = PipelineConfig) -> list[str]:
     return names
 
 
-def _is_branch(part: str) -> bool:
-    """Whether a part of an error's place names a branch of a union rather than a setting."""
+def _is_union_branch(part: str) -> bool:
+    """Return whether a part of an error's location is a branch of a union, not a setting."""
     return "[" in part or part in ("float", "int", "str", "none") or part.startswith("constrained-")
 
 
@@ -228,11 +228,9 @@ def _read_yaml(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     if path.lower() in ("true", "false", "yes", "no", "on", "off"):
-        raise PetsError(
-            f"{path}: a setting that is on or off takes no value: write --NAME, or --no-NAME"
-        )
+        raise PetsError(f"{path}: boolean settings take no value. Use --NAME or --no-NAME")
     if Path(path).is_dir():
-        raise PetsError(f"{path}: is a folder; to train on its photos, give --source.url {path}")
+        raise PetsError(f"{path}: is a folder. To train on its photos, use --source.url {path}")
     try:
         return parse_settings(Path(path).read_bytes(), path)
     except OSError as error:

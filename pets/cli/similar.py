@@ -1,4 +1,4 @@
-"""`pets similar`: the photos of a data set that are most like another one."""
+"""`pets similar`: find the photos of a data set that are most similar to a given photo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", metavar="PHOTO", help="photo, path or URL")
     parser.add_argument(
         "--embeddings", required=True, metavar="FILE",
-        help="embeddings.parquet of `pets embed`, or the folder of its run, path or URL",
+        help="embeddings.parquet of `pets embed` or its run folder, path or URL",
     )  # fmt: skip
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="photos to list (default: 5)"
@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Print the nearest photos, the nearest first.
+    """Print the most similar photos, most similar first.
 
     Raises:
-        PetsError: An argument is out of its bounds, or a file cannot be used.
+        PetsError: An argument is out of range, or a file cannot be used.
     """
     if arguments.top < 1:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")

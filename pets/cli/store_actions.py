@@ -1,4 +1,4 @@
-"""Subcommands that act on a store."""
+"""Subcommands with a --store argument."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["store_actions"]
 def store_actions(
     parser: argparse.ArgumentParser, store: str
 ) -> Callable[[str, str], argparse.ArgumentParser]:
-    """Return a function that adds a subcommand with --store, by its name and summary.
+    """Return a function of name and summary that adds a subcommand with --store.
 
     Args:
-        parser: Of the command.
+        parser: Parser of the command.
         store: Default of --store.
     """
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -1,4 +1,4 @@
-"""Tables for people at a terminal."""
+"""Plain-text tables for the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["print_table"]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], indent: int = 0) -> None:
-    """Print rows in columns as wide as they need, and an empty line."""
+    """Print a header and rows in aligned columns, then an empty line."""
     lines = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:

@@ -1,9 +1,10 @@
-"""Prefect's API without its UI, for one command.
+"""Temporary Prefect server for one command: the API without the UI.
 
 Run as `python -m pets.cli.temporary_server SOCKET PARENT`, where SOCKET is the number of an
-inherited file descriptor, bound to the address. Like Prefect's temporary server, with three
-differences: the calling process does not import the server; Ctrl-C does not reach it, so that the
-run's final state is recorded; on Linux it ends when its parent is killed.
+inherited file descriptor that is bound to the address and PARENT is a process id. It differs from
+Prefect's temporary server in three ways. The calling process does not import the server. It does
+not receive Ctrl-C, so that it records the run's final state. On Linux it ends when its parent is
+killed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["main"]
 
 _SETTINGS = {
     "PREFECT_UI_ENABLED": "0",
-    # As Prefect sets them for its own: no schedules, no late runs.
+    # As in Prefect's temporary server: no scheduler, no late runs.
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
 }
@@ -30,7 +31,7 @@ def main() -> None:
     descriptor, parent = map(int, sys.argv[1:])
     die_with_parent(signal.SIGTERM, parent)
     os.environ |= _SETTINGS
-    # The server must not talk to the configured one, which has not answered.
+    # The server must not call the configured server, which has not answered.
     os.environ.pop("PREFECT_API_URL", None)
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""Check that the folders of this machine that a command writes to can be written."""
+"""Check that the local folders of a command are writable."""
 
 from __future__ import annotations
 
@@ -19,44 +19,43 @@ _NEW_DATABASE_BYTES = 2 << 20
 
 
 def check_folders(*, cache_dir: str | None, is_serving: bool) -> None:
-    """Check all folders, so that one error names everything that is to be set.
+    """Check all folders and raise one error that names every setting to change.
 
     Args:
-        cache_dir: The setting; None where the command writes nothing there.
+        cache_dir: Setting cache_dir; None if the command does not write to it.
         is_serving: Whether the command starts a Prefect server.
 
     Raises:
-        PetsError: One of them cannot be written.
+        PetsError: A folder is not writable.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     if is_serving:
-        with _collecting(faults):
+        with _collect_error(errors):
             check_database()
     if cache_dir is not None:
-        with _collecting(faults):
+        with _collect_error(errors):
             storage.check_writable(storage.absolute(cache_dir), "cache_dir")
-    if faults:
-        raise PetsError("\n".join(faults))
+    if errors:
+        raise PetsError("\n".join(errors))
 
 
 @contextmanager
-def _collecting(faults: list[str]) -> Iterator[None]:
+def _collect_error(errors: list[str]) -> Iterator[None]:
     try:
         yield
     except PetsError as error:
-        faults.append(str(error))
+        errors.append(str(error))
 
 
 def check_database() -> None:
-    """Check that a Prefect server started here could write its SQLite database, in PREFECT_HOME.
+    """Check that a local Prefect server could write its SQLite database.
 
-    Writes a file next to it; other databases are not checked.
-
-    A server that cannot write there prints hundreds of lines before it ends. Permission bits alone
-    do not show it: root may write where they forbid it, but not on a read-only mount.
+    A server that cannot write prints hundreds of lines before it exits. The check writes a
+    temporary file, because permission bits do not suffice: root may write where they forbid it,
+    but not on a read-only mount. Other databases are not checked.
 
     Raises:
-        PetsError: Nothing can be written there, or less than a new database takes.
+        PetsError: The folder is not writable or has no space for a new database.
     """
     settings = get_current_settings()
     url = settings.server.database.connection_url

@@ -40,7 +40,7 @@ class Prediction(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     photo: str
-    breed: str | None = None
+    label: str | None = None
     probability: float | None = None
     top: tuple[tuple[str, float], ...] = ()
     tags: tuple[str, ...] | None = None
@@ -56,7 +56,7 @@ class Prediction(BaseModel):
             probable = dict(self.top)
             said = (f"{tag} {probable[tag]:.1%}" if tag in probable else tag for tag in self.tags)
             return ", ".join(said) or "no tag"
-        return f"{self.breed}  {self.probability:.1%}" if self.probability is not None else ""
+        return f"{self.label}  {self.probability:.1%}" if self.probability is not None else ""
 
 
 class _Model(NamedTuple):

@@ -132,10 +132,10 @@ def test_no_group_in_a_file_is_a_scalar(refused, tmp_path, group, content, shown
 @pytest.mark.parametrize(
     ("flag", "value", "expected"),
     [
-        ("source.checksums", "abc", "NAME=VALUE, or a JSON object"),
-        ("source.checksums", '{"a": "md5:0"', "NAME=VALUE, or a JSON object"),
-        ("source.number_columns", '["a"', "values with commas between them, or a JSON list"),
-        ("sweep.backbones", '["resnet18"', "values with commas between them, or a JSON list"),
+        ("source.checksums", "abc", "NAME=VALUE or a JSON object"),
+        ("source.checksums", '{"a": "md5:0"', "NAME=VALUE or a JSON object"),
+        ("source.number_columns", '["a"', "comma-separated values or a JSON list"),
+        ("sweep.backbones", '["resnet18"', "comma-separated values or a JSON list"),
     ],
 )
 def test_a_list_or_mapping_that_cannot_be_read(refused, monkeypatch, flag, value, expected):

@@ -73,7 +73,7 @@ def test_what_is_not_there_is_refused_before_prefect_starts(refused, words, mess
 
 
 def test_ui_takes_ids_of_flow_runs_only(refused):
-    assert refused("ui", "nonsense")[0].startswith("nonsense: no id of a flow run")
+    assert refused("ui", "nonsense")[0].startswith("nonsense: not a flow run id")
 
 
 def test_evaluate_takes_predictions_in_place_of_a_model(started, tmp_path):
@@ -87,7 +87,7 @@ def test_evaluate_takes_predictions_in_place_of_a_model(started, tmp_path):
 
 def test_a_value_for_a_setting_that_is_on_or_off(refused):
     (line,) = refused("run", "--gate.promote", "true")
-    assert line == "true: a setting that is on or off takes no value: write --NAME, or --no-NAME"
+    assert line == "true: boolean settings take no value. Use --NAME or --no-NAME"
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
     assert listed == ["run-2", "run-1"]
     with pytest.raises(SystemExit):
         cli.main(["models", "show", "pets", "--store", evaluated])
-    assert "pets: no alias points at a model of it yet" in capsys.readouterr().err
+    assert "pets: no alias points at its models" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["models", "show", "run", "--store", evaluated])
-    assert "run may be each of run-1, run-2" in capsys.readouterr().err
+    assert "run is ambiguous (run-1, run-2)" in capsys.readouterr().err
     assert models("promote", "run-1") == "champion of pets points at run-1\n"
     models("promote", "run-1")
     assert models("show", "pets").count("run-1") == 1, "nothing moved"
@@ -142,8 +142,8 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["promote", "run-3"], r"run-3: no run of .* Did you mean run-"),
-        (["show", "nothing"], r"nothing: no run of .*pets models list"),
+        (["promote", "run-3"], r"run-3: no run with .* Did you mean run-"),
+        (["show", "nothing"], r"nothing: no run with .*pets models list"),
         (["rollback", "pets"], r"pets has no alias 'champion'"),
         (["rollback"], r"required: DATASET"),
     ],
@@ -274,7 +274,7 @@ def test_a_run_is_gone_on_with_at_its_own_settings(started, begun):
 def test_a_run_that_never_began_cannot_be_gone_on_with(refused, begun, tmp_path):
     assert "no run began there" in refused("run", "--resume", tmp_path)[0]
     _, url = begun
-    assert "leave" in refused("run", f"{url}/config.yaml", "--resume", url)[0]
+    assert "Remove" in refused("run", f"{url}/config.yaml", "--resume", url)[0]
 
 
 def test_an_unknown_command(refused):
@@ -318,8 +318,8 @@ def test_predict_prints_a_line_a_photo(model_url, photo, capsys):
 def test_predict_prints_json(model_url, photo, capsys):
     cli.main(["predict", model_url, photo, "--json", "--top", "1"])
     (found,) = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"photo", "breed", "probability", "top"}
-    assert found["top"] == [[found["breed"], found["probability"]]]
+    assert found.keys() == {"photo", "label", "probability", "top"}
+    assert found["top"] == [[found["label"], found["probability"]]]
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

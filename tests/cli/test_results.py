@@ -55,7 +55,7 @@ def test_the_champion(capsys):
     assert (
         "             10 more are excluded, because one of both was trained on them." in lines
     )  # fmt: skip
-    assert "Champion     this very model" in printed(capsys, is_champion=True)
+    assert "Champion     this model" in printed(capsys, is_champion=True)
 
 
 def test_reasons_against_the_model(capsys):

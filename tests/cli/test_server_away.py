@@ -48,7 +48,7 @@ def test_a_review_goes_on_where_no_server_answers(nowhere, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "warning: Failed to reach API at http://127.0.0.1:9/api" in done.stderr
-    assert "Nothing is published there" in done.stderr
+    assert "Results are not published there" in done.stderr
     assert Path(re.search(r"Report +(\S+)", done.stdout).group(1)).is_file()
 
 
@@ -94,8 +94,8 @@ def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sa
     assert "not published in the Prefect UI: confusion-matrix" in printed
     assert str(reports[0].parent) in printed
     assert judged.returncode == 1
-    assert "error: the Prefect server is out of reach" in printed
-    assert f"What was done is kept in {tmp_path / 'store'}/runs" in printed
+    assert "error: the Prefect server is unreachable" in printed
+    assert f"Completed work is stored in {tmp_path / 'store'}/runs" in printed
 
 
 def test_a_server_that_fails_is_told_of_in_one_line(nowhere, drawn_sample, tmp_path):
@@ -122,5 +122,5 @@ def test_a_server_that_fails_is_told_of_in_one_line(nowhere, drawn_sample, tmp_p
         )
         server.shutdown()
     assert done.returncode == 1
-    assert "error: the Prefect server is in trouble: Server error '500" in done.stderr
+    assert "error: the Prefect server failed: Server error '500" in done.stderr
     assert "Traceback" not in done.stderr

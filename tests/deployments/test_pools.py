@@ -233,7 +233,7 @@ def test_a_container_has_gpus_shared_memory_and_no_privileges() -> None:
         ({"variables": {"image_pull_policy": "Now"}}, "'Now' is not one of"),
         ({"templat": "x"}, "templat"),
         ({"template": "none.yaml"}, "none.yaml: cannot be read"),
-        ({"template": "pools.yaml"}, "template = pools.yaml: is no base job template"),
+        ({"template": "pools.yaml"}, "template = pools.yaml: not a base job template"),
     ],
 )  # fmt: skip
 def test_a_pool_that_would_not_work_is_refused(tmp_path, refused, pool, message) -> None:
@@ -249,7 +249,7 @@ def test_a_template_without_a_variable_it_uses_is_refused(tmp_path, refused) -> 
     del template["variables"]["properties"]["image"]
     (tmp_path / "template.yaml").write_text(yaml.safe_dump(template))
     (tmp_path / "pools.yaml").write_text(POOLS["docker"].read_text())
-    assert "template.yaml: its variables lack image" in refused("--pools", tmp_path / "pools.yaml")
+    assert "template.yaml: variable image is missing" in refused("--pools", tmp_path / "pools.yaml")
 
 
 def test_job_variables_of_a_deployment_are_checked(tmp_path, refused) -> None:

@@ -368,7 +368,7 @@ def test_wrong_credentials_are_told_in_one_line(production) -> None:
         done = subprocess.run(command, env=wrong, capture_output=True, text=True)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert "the server refuses the credentials (HTTP 401): set PREFECT_API_AUTH_STRING" in line
+        assert "the server rejects the credentials (HTTP 401). Set PREFECT_API_AUTH_STRING" in line
         assert "wrong" not in line
 
 

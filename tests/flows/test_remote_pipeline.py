@@ -53,9 +53,9 @@ def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifa
     storage.write_bytes(f"{url}/photo.jpg", _a_photo(drawn_sample))
     (prediction,) = predict_photos(report.model_url, [f"{url}/photo.jpg"])
     assert prediction.error is None
-    assert prediction.breed
+    assert prediction.label
     cli.main(["datasets", "verify", "oxford-iiit-pet", "--store", config.store])
-    assert "148 photos are what the manifest says" in capsys.readouterr().out
+    assert "148 photos match the manifest" in capsys.readouterr().out
     cli.main(["datasets", "gc", "--store", config.store])
     assert "0 files" in capsys.readouterr().out
 

@@ -125,7 +125,7 @@ def test_each_photo_is_predicted_once_and_as_alone(
     good = found[found["error"].isna()]
     assert len(good) == NUM_PHOTOS
     alone = list(predict_photos(model_url, [str(folder / p) for p in good["photo"]]))
-    assert good["predicted"].tolist() == [said.breed for said in alone]
+    assert good["predicted"].tolist() == [said.label for said in alone]
     np.testing.assert_allclose(good["probability"], [said.probability for said in alone], 1e-4)
     assert all(np.isclose(sum(p), 1, atol=1e-5) and len(p) == 4 for p in good["probabilities"])
     assert summary.num_unreadable == 2

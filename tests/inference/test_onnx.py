@@ -54,7 +54,7 @@ def photos(tmp_path, jpeg) -> list[str]:
 
 def test_both_say_the_same_of_photos(model_url, onnx_file, photos):
     by_torch, by_onnx = (list(predict_photos(url, photos)) for url in (model_url, onnx_file))
-    assert [p.breed for p in by_onnx] == [p.breed for p in by_torch]
+    assert [p.label for p in by_onnx] == [p.label for p in by_torch]
     for one, other in zip(by_torch, by_onnx, strict=True):
         assert one.probability == pytest.approx(other.probability, abs=TOLERANCE)
 
@@ -68,7 +68,7 @@ def test_other_kinds_of_backbones(backbone, tmp_path):
 def test_predicting_needs_no_torch(onnx_file, photos):
     code = (
         "import sys, json; from pets_core.inference.predict import predict_photos;"
-        "found = [p.breed for p in predict_photos(sys.argv[1], sys.argv[2:])];"
+        "found = [p.label for p in predict_photos(sys.argv[1], sys.argv[2:])];"
         "print(json.dumps([found, 'torch' in sys.modules]))"
     )
     command = [sys.executable, "-c", code, onnx_file, *photos]

@@ -43,7 +43,7 @@ def test_photos_are_named_in_the_order_given(model_url, photos):
     for prediction in found:
         assert prediction.error is None
         assert len(prediction.top) == 3
-        assert prediction.top[0] == (prediction.breed, prediction.probability)
+        assert prediction.top[0] == (prediction.label, prediction.probability)
         shares = [share for _, share in prediction.top]
         assert shares == sorted(shares, reverse=True)
         assert 1 / 4 <= prediction.probability <= 1
@@ -77,9 +77,9 @@ def test_unreadable_photos_are_told_beside_the_others(model_url, photos, tmp_pat
     assert [p.photo for p in found] == mixed
     for prediction in found[1:-1]:
         assert bad[prediction.photo] in prediction.error
-        assert (prediction.breed, prediction.probability, prediction.top) == (None, None, ())
+        assert (prediction.label, prediction.probability, prediction.top) == (None, None, ())
     plain = list(predict_photos(model_url, photos[:2]))
-    assert [p.breed for p in (found[0], found[-1])] == [p.breed for p in plain]
+    assert [p.label for p in (found[0], found[-1])] == [p.label for p in plain]
     assert all(p.error for p in predict_photos(model_url, list(bad)))
 
 
@@ -87,7 +87,7 @@ def test_batches_make_no_difference(model_url, photos, monkeypatch):
     one = list(predict_photos(model_url, photos))
     monkeypatch.setattr(predict, "_BATCH", 2)
     for a, b in zip(one, predict_photos(model_url, photos), strict=True):
-        assert (a.photo, a.breed) == (b.photo, b.breed)
+        assert (a.photo, a.label) == (b.photo, b.label)
         np.testing.assert_allclose(a.probability, b.probability, atol=1e-5)
 
 

@@ -147,9 +147,9 @@ def test_the_command_tells_first_and_removes_when_asked(small_config, run, store
     cli.main(command)
     told = capsys.readouterr().out
     assert f"{old}" in told
-    first_told = told.replace("to remove, with --delete", "removed")
+    first_told = told.replace("to remove (use --delete)", "removed")
     assert manifest.fingerprint in told
-    assert told.rstrip().endswith("to remove, with --delete")
+    assert told.rstrip().endswith("to remove (use --delete)")
     assert old.exists()
     shutil.copytree(store, store.with_name("copy"))
     promote(str(store), "champion", candidate("old", fingerprint=manifest.fingerprint))

@@ -244,7 +244,7 @@ def test_versions_are_listed_shown_verified_compared_and_removed(config, version
     ]  # fmt: skip
     assert "of 600 users and" in printed("show", few.fingerprint[:8])
     assert printed("show", few.name, "--files", "test") == f"{many.url}/test.parquet\n"
-    assert printed("verify", few.name).endswith("ratings are what the manifest says\n")
+    assert printed("verify", few.name).endswith("ratings match the manifest\n")
     difference = diff_ratings(few, many)
     assert not difference.added
     assert not difference.changed

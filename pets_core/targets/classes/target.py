@@ -391,7 +391,7 @@ class Classes(Target):
     def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
         """Return breed, probability and top."""
         top = top_labels(predicted, max(num_top, 1))
-        return {"breed": top[0][0], "probability": top[0][1], "top": top[:num_top]}
+        return {"label": top[0][0], "probability": top[0][1], "top": top[:num_top]}
 
 
 CLASSES = Classes()
