@@ -36,7 +36,7 @@ def machine_slot(logger: Any) -> Iterator[None]:
         except ObjectNotFound:
             limit = None
         except httpx.HTTPError as error:
-            logger.warning("Cannot read the concurrency limit %s (%s); running without", name, error)
+            logger.warning("Cannot read concurrency limit %s (%s); running without", name, error)
             limit = None
     if limit is None:
         yield

@@ -51,7 +51,7 @@ def check_deployment(deployment: str) -> None:
             client.read_deployment_by_name(deployment)
         except ObjectNotFound as error:
             raise PetsError(
-                f"launch.deployment = {deployment}: no such deployment. Create it with `pets deploy`"
+                f"launch.deployment = {deployment}: no such deployment. Run `pets deploy` first"
             ) from error
 
 
@@ -105,12 +105,12 @@ def delegate(deployment: str, stage: str, request_url: str, logger: Any) -> None
     raise PetsError(message)
 
 
-def map_in_threads(task: Task[..., Any], parameters: dict[str, Any], count: int) -> list[State[Any]]:
+def map_in_threads(task: Task[..., Any], given: dict[str, Any], count: int) -> list[State[Any]]:
     """Map a task that delegates, one thread per task run; an interrupt cancels all stages.
 
     Args:
         task: The task to map.
-        parameters: Parameters of the task, as for `Task.map`.
+        given: Parameters of the task, as for `Task.map`.
         count: Number of task runs.
 
     Returns:
@@ -118,7 +118,7 @@ def map_in_threads(task: Task[..., Any], parameters: dict[str, Any], count: int)
     """
     runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=count)
     with runner:
-        futures = list(runner.map(task, parameters))
+        futures = list(runner.map(task, given))
         try:
             for future in futures:
                 future.wait()
@@ -208,9 +208,9 @@ def _read_flow_run(client: SyncPrefectClient, run_id: UUID) -> tuple[FlowRun | N
         # A client error, such as rejected credentials, is permanent.
         if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
             raise
-        return None, f"The Prefect server failed; the state of the stage is unknown: {error}"
+        return None, f"Prefect server failed; the state of the stage is unknown: {error}"
     except httpx.TransportError as error:
-        return None, f"The Prefect server is unreachable; the state of the stage is unknown: {error}"
+        return None, f"Prefect server unreachable; the state of the stage is unknown: {error}"
 
 
 def _cancel(flow_runs: FlowRunFilter, logger: Any) -> None:

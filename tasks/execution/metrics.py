@@ -41,7 +41,7 @@ class StageMetrics:
         self._seconds = self._gauge("stage_seconds", "Seconds since the stage started")
         self._ratio = self._gauge("stage_progress_ratio", "Completed fraction of the stage")
         self._speed = self._gauge("photos_per_second", "Photos trained on or predicted per second")
-        self._memory = self._gauge("gpu_memory_bytes", "Peak memory of one GPU in bytes, 0 without a GPU")
+        self._memory = self._gauge("gpu_memory_bytes", "Peak memory of one GPU, 0 without one")
 
     def _gauge(self, name: str, description: str) -> Gauge:
         return Gauge(name, description, namespace="pets", registry=self._registry)
