@@ -222,5 +222,5 @@ def test_embeddings_of_photos_with_tags(config_of):
 def test_a_run_is_not_gone_on_with_for_something_else(config_of):
     first = pipeline(config_of("tags"), return_state=True).result()
     run = first.url.rsplit("/", 1)[0]
-    with pytest.raises(PetsError, match=r"targets = box: .* began with a data set of tags"):
+    with pytest.raises(PetsError, match=r"targets = box: .* uses a data set of tags"):
         pipeline(config_of("box"), run)

@@ -69,7 +69,7 @@ def test_an_old_run_goes_whole_and_a_younger_ones_checkpoints(store, run):
     found = find_old(str(store), 90)
     assert [item.url for item in found] == [str(finished / "checkpoints"), str(old)]
     assert found[0].num_bytes == 16
-    assert found[1].why == "nothing of the run has changed for 91 days"
+    assert found[1].why == "run unchanged for 91 days"
     remove_old(str(store), find_old(str(store), 90))
     assert not old.exists()
     assert not (finished / "checkpoints").exists()

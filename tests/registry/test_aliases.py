@@ -64,7 +64,7 @@ def test_rolling_back_goes_from_one_to_the_one_before(store):
     assert points_at(store) == "c"
     assert rollback(store, "pets", "champion").model.run_id == "b"
     assert rollback(store, "pets", "champion").model.run_id == "a"
-    with pytest.raises(PetsError, match=r"has pointed at no other model before"):
+    with pytest.raises(PetsError, match=r"has no previous model to roll back to"):
         rollback(store, "pets", "champion")
     promote(store, "champion", model("d"))
     assert rollback(store, "pets", "champion").model.run_id == "a"
@@ -94,16 +94,16 @@ def test_what_is_promoted_again_goes_back_to_what_came_before_it(store):
 
 
 def test_a_model_that_is_gone_is_not_promoted(store):
-    with pytest.raises(PetsError, match=r"runs/gone/model: the model is gone"):
+    with pytest.raises(PetsError, match=r"runs/gone/model: the model no longer exists"):
         promote(store, "champion", model("gone"))
     assert history(store, "pets", "champion") == {}
 
 
 @pytest.mark.parametrize("name", ["../../outside", "team/a", "..", ""])
 def test_names_do_not_leave_their_folder(store, name):
-    with pytest.raises(PetsError, match=r"is no name of a data set or alias"):
+    with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         promote(store, name, model("a"))
-    with pytest.raises(PetsError, match=r"is no name of a data set or alias"):
+    with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         current(store, name, "champion")
 
 
@@ -117,7 +117,7 @@ def test_of_two_models_compared_with_one_champion_the_second_is_not_promoted(sto
         write_bytes(f"{folder}/candidate.json", model(run).model_dump_json().encode())
         reports.append(SimpleNamespace(file=f"{folder}/{{}}".format, champion_version=version))
     promote_run(store, "champion", reports[0])
-    with pytest.raises(AliasConflict, match=r"champion was pointed at b meanwhile"):
+    with pytest.raises(AliasConflict, match=r"champion moved to run b during this evaluation"):
         promote_run(store, "champion", reports[1])
     promote_run(store, "champion", reports[0])
     assert points_at(store) == "b"
@@ -151,7 +151,7 @@ def test_a_damaged_version_is_refused(store, tmp_path):
     promote(store, "champion", model("a"))
     (path,) = (tmp_path / "store/models/pets/champion").iterdir()
     path.write_text("{")
-    with pytest.raises(PetsError, match=r"is damaged, or of another version: remove it"):
+    with pytest.raises(PetsError, match=r"is damaged or has an unknown format: remove it"):
         current(store, "pets", "champion")
 
 

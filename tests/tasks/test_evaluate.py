@@ -58,7 +58,7 @@ def test_an_alias_that_moved_meanwhile_is_a_reason_not_a_crash(config):
     candidate(config.store, "a")
     verdict = point_alias.fn(config, report_of(config.store, "a", champion_version=None)).verdict
     assert not verdict.passed
-    assert "champion was pointed at other meanwhile" in verdict.reasons[0]
+    assert "champion moved to run other during this evaluation" in verdict.reasons[0]
     assert current(config.store, "pets", "champion").model.run_id == "other"
 
 
