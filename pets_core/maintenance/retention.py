@@ -63,7 +63,7 @@ def find_old(store: str, keep_days: float) -> list[Garbage]:
     return [
         old
         for run_id in sorted(storage.list_folder(root))
-        for old in _old_of(storage.join(root, run_id), run_id, kept, keep_days)
+        for old in _run_garbage(storage.join(root, run_id), run_id, kept, keep_days)
     ]
 
 
@@ -127,7 +127,7 @@ def _canonical_path(url: str) -> str:
     return os.path.realpath(path) if storage.is_local(fs) else posixpath.normpath(path)
 
 
-def _old_of(url: str, run_id: str, kept: Sequence[str], keep_days: float) -> Iterator[Garbage]:
+def _run_garbage(url: str, run_id: str, kept: Sequence[str], keep_days: float) -> Iterator[Garbage]:
     files, now = storage.find_files(url), time.time()
     # A folder that cannot be listed looks empty, and must not be removed.
     if not files:

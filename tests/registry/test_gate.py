@@ -203,8 +203,7 @@ def test_a_worse_model_passes_only_where_that_is_allowed():
     gate = GateConfig(min_improvement=-1, max_drop_per_class=0.05)
     (reason,) = judge(gate, error_rate(0.15), worse).reasons
     assert reason == (
-        "recall of pug 85.0% (champion: 93.0%): drop 8.0% exceeds "
-        "gate.max_drop_per_class = 5.0%"
+        "recall of pug 85.0% (champion: 93.0%): drop 8.0% exceeds gate.max_drop_per_class = 5.0%"
     )
 
 
