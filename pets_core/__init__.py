@@ -1,1 +1,1 @@
-"""Everything the product knows about data, models, training and evaluation; needs no Prefect."""
+"""Data, models, training, evaluation and the registry; does not depend on Prefect."""

@@ -1,4 +1,4 @@
-"""The errors a user can mend."""
+"""Errors that a user can fix, and helpers for error messages."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = [
 ]
 
 _QUERY = re.compile(r"""(https?://[^\s?]*)\?\S*?(?=['">)\],:;.]*(?:\s|$))""")
-"""Of a URL in a text, with what comes before "?" as its group; marks that end it are the text's."""
+"""A web URL with a query. Group 1 is the part before "?"; trailing punctuation is not matched."""
 
 _DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class PetsError(Exception):
-    """A fault in the input or the settings; its message names the remedy.
+    """Error in the input or the settings that the user can fix; the message names the remedy.
 
-    The command line prints the message alone, without a traceback. A URL is told without its query.
+    The command line prints the message without a traceback. URL queries are removed from it.
     """
 
     def __init__(self, message: str) -> None:
@@ -55,10 +55,10 @@ _PERMANENT_ERRORS = (
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether another attempt may succeed where this error was raised.
+    """Whether a retry may succeed after this error.
 
-    False for faults of settings and input, for faults of the code, and for a disk that is full,
-    over its quota or read-only, whether the error says so itself or one that it was raised from.
+    False for errors of settings, input or code, and for a disk that is full, over its quota or
+    read-only. The causes of the error are checked for disk errors, too.
     """
     if isinstance(error, _TRANSIENT_ERRORS):
         return True
@@ -66,15 +66,15 @@ def is_retryable(error: BaseException) -> bool:
         return False
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return False
-    # torch raises RuntimeError from a failed write, and safetensors has an error of its own.
+    # After a failed write, torch raises RuntimeError and safetensors its own error class.
     return disk_fault(error) is None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it was raised from or in the handling of, the newest first."""
+    """Yield an error and its causes or contexts, newest first."""
     found: BaseException | None = error
     seen: set[int] = set()
-    # Raising the cause of an error while that error is handled makes a cycle.
+    # Raising the cause of an error while handling that error makes a cycle.
     while found is not None and id(found) not in seen:
         yield found
         seen.add(id(found))
@@ -82,23 +82,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def without_queries(text: str) -> str:
-    """A text whose web URLs end before the "?": what follows is, of a signed one, a secret."""
+    """Return the text with URL queries removed, which may hold signatures."""
     return _QUERY.sub(r"\1", text)
 
 
 def tellable(error: BaseException) -> BaseException | None:
-    """The cause to raise a `PetsError` from; None where its traceback would tell a URL's query."""
+    """Return the error to chain a `PetsError` from, or None if its traceback has a URL query."""
     text = "".join(traceback.format_exception(error))
     return error if without_queries(text) == text else None
 
 
 @contextmanager
 def explain_full_disk(place: str, setting: str) -> Iterator[None]:
-    """Raise a `PetsError` where the block fails because the disk of `place` is full or read-only.
+    """Raise a `PetsError` if the block fails because a disk is full, over quota or read-only.
 
     Args:
-        place: What is written: a path or URL.
-        setting: What to set to another place: store, cache_dir, --to.
+        place: Path or URL that the block writes to.
+        setting: Setting that moves it to another disk: store, cache_dir, --to.
     """
     try:
         yield
@@ -108,13 +108,13 @@ def explain_full_disk(place: str, setting: str) -> Iterator[None]:
         if (reason := disk_fault(error)) is None:
             raise
         raise PetsError(
-            f"{place}: cannot be written: {reason}. What was stored before is unharmed, and a run "
-            f"is resumed from it. Make room there, or set {setting} to another disk"
+            f"{place}: cannot be written: {reason}. Data stored earlier is intact, and a resumed "
+            f"run uses it. Free space there, or set {setting} to another disk"
         ) from tellable(error)
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """Return why a disk took no more, if that caused an error, and None otherwise."""
+    """Return the reason of the disk error that caused this error, or None if there is none."""
     for cause in _chain(error):
         for number in _DISK_ERRNOS:
             reason = os.strerror(number)
@@ -125,22 +125,22 @@ def disk_fault(error: BaseException) -> str | None:
 
 @contextmanager
 def telling(what: str) -> Iterator[None]:
-    """Raise any fault in the block as a `PetsError` that says `what` failed, and how."""
+    """Raise any error of the block as a `PetsError` with the message "<what>: <type>: <error>"."""
     try:
         yield
     except PetsError:
         raise
-    except Exception as error:  # noqa: BLE001 - stores' drivers raise anything; none is swallowed
+    except Exception as error:  # noqa: BLE001 - store drivers raise any type; it is re-raised
         raise PetsError(f"{what}: {type(error).__name__}: {error}") from tellable(error)
 
 
 def did_you_mean(word: str, possibilities: Iterable[str], count: int = 3) -> str:
-    """Return " Did you mean a, b?" with the nearest possibilities, or an empty string."""
+    """Return " Did you mean a, b?" with the closest matches, or an empty string."""
     near = get_close_matches(word, list(possibilities), n=count, cutoff=0.5)
     return f" Did you mean {', '.join(near)}?" if near else ""
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """Return the first `most` names, commas between them, and how many more there are."""
+    """Return the first `most` names, comma-separated, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

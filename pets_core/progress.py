@@ -1,4 +1,4 @@
-"""How far a stage has come, as told by ranks and shown by whoever asks."""
+"""Progress of a stage, reported by ranks and passed to callbacks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ __all__ = ["OnProgress", "Progress", "ignore_progress"]
 
 
 class Progress(BaseModel):
-    """`done` of `total` `unit`s of one `stage`; `detail` is a short line for people.
+    """Progress report of one stage.
 
-    `photos_per_second` is None where a stage does not know; `gpu_memory_bytes` is the most that
-    torch had of rank 0's GPU.
+    Attributes:
+        stage: Name of the stage.
+        done: Units done so far.
+        total: Units in all.
+        unit: Name of the unit, such as steps or epochs.
+        detail: Short text to display.
+        photos_per_second: Throughput; None if the stage does not measure it.
+        gpu_memory_bytes: Peak memory that torch allocated on the GPU of rank 0.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,4 +37,4 @@ OnProgress = Callable[[Progress], None]
 
 
 def ignore_progress(_: Progress) -> None:
-    """Show nothing."""
+    """Ignore the report."""

@@ -1,1 +1,1 @@
-"""Prefect policy around one core call each; nothing here computes."""
+"""Prefect tasks: each adds retries, progress or artifacts to one call of `pets_core`."""

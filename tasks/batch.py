@@ -1,4 +1,4 @@
-"""A batch of photos predicted: parts shared among mapped tasks, each by a flow run on a pool."""
+"""Batch prediction tasks: plan parts, predict them in mapped tasks, commit, publish."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
 from pets_core.runtime.request import WorkRequest
 from pets_core.storage.markdown import literal
 from tasks.artifacts.publisher import Publisher, table
-from tasks.execution.delegate import in_threads
+from tasks.execution.delegate import map_in_threads
 from tasks.execution.retries import may_pass
-from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
+from tasks.stages import GOES_ON, folder_of_run, run_or_delegate
 
 __all__ = ["plan_photos", "predict_all", "publish_batch"]
 
@@ -26,23 +26,23 @@ _MAX_LABELS = 100
 
 @task(name="plan photos", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
 def plan_photos(config: PipelineConfig, model_url: str, output_url: str | None) -> BatchPlan:
-    """List the photos and divide them into parts; results go into the run's folder by default."""
+    """List the photos and split them into parts; the default output is in the run folder."""
     if config.batch.num_tasks > 1 and config.launch.deployment is None:
         raise PetsError(
-            f"batch.num_tasks = {config.batch.num_tasks}: on one machine the ranks share the work; "
-            "set launch.deployment to have it done by several, or leave num_tasks at 1"
+            f"batch.num_tasks = {config.batch.num_tasks}: several tasks need several machines. "
+            "Set launch.deployment, or set batch.num_tasks to 1"
         )
     folder = output_url or storage.join(folder_of_run(config), "batch")
     plan = plan_batch(config, model_url, folder)
     get_run_logger().info(
-        "%d photos in %d parts go to %s", plan.num_photos, plan.num_parts, plan.url
+        "Predicting %d photos in %d parts to %s", plan.num_photos, plan.num_parts, plan.url
     )
     return plan
 
 
 @task(name="predict parts", **GOES_ON)
 def predict_parts(config: PipelineConfig, plan: BatchPlan, parts: tuple[int, int]) -> PartsResult:
-    """Predict some parts in worker ranks, those that are there already left out."""
+    """Predict a range of parts in worker ranks, without those already written."""
     request = WorkRequest(
         stage="predict-parts",
         config=config,
@@ -50,34 +50,34 @@ def predict_parts(config: PipelineConfig, plan: BatchPlan, parts: tuple[int, int
         batch=plan,
         parts=parts,
     )
-    return do_or_delegate(request, PartsResult)
+    return run_or_delegate(request, PartsResult)
 
 
 @task(name="commit predictions", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
 def commit_photos(plan: BatchPlan, num_predicted: int, seconds: float) -> BatchSummary:
-    """Check that each photo is there once."""
+    """Check that the output has every photo exactly once, and commit it."""
     return commit_batch(plan, num_predicted=num_predicted, seconds=seconds)
 
 
 def predict_all(config: PipelineConfig, plan: BatchPlan) -> BatchSummary:
-    """Predict all parts that are missing, and commit; to be called in a flow."""
-    began = time.monotonic()
+    """Predict all missing parts and commit the output. Call it in a flow."""
+    started = time.monotonic()
     shares = _shares(plan, config.batch.num_tasks)
     if config.launch.deployment is None or len(shares) < 2:
-        # A launcher dies with the thread that started it.
+        # A launcher ends with the thread that started it: use this thread.
         done = [predict_parts(config, plan, share) for share in shares]
     else:
         given = {"config": unmapped(config), "plan": unmapped(plan), "parts": shares}
-        done = [state.result() for state in in_threads(predict_parts, given, len(shares))]
+        done = [state.result() for state in map_in_threads(predict_parts, given, len(shares))]
     num_photos = sum(result.num_photos for result in done)
-    return commit_photos(plan, num_photos, time.monotonic() - began)
+    return commit_photos(plan, num_photos, time.monotonic() - started)
 
 
 def _shares(plan: BatchPlan, num_tasks: int) -> list[tuple[int, int]]:
-    """Ranges of parts with some missing: the first of each, and the one after its last.
+    """Return the ranges of parts, as (first, end), that have missing parts.
 
-    The ranges are those of the plan, so that a run that is started again finds the flow runs that
-    are still at work on them.
+    The ranges depend on the plan only, so that a restarted run finds the flow runs that are still
+    active on them.
     """
     size = -(-plan.num_parts // num_tasks)
     ranges = [(i, min(i + size, plan.num_parts)) for i in range(0, plan.num_parts, size)]
@@ -87,20 +87,20 @@ def _shares(plan: BatchPlan, num_tasks: int) -> list[tuple[int, int]]:
 
 @task(name="publish predictions", cache_policy=NO_CACHE)
 def publish_batch(summary: BatchSummary) -> None:
-    """Artifacts `batch-summary` and `unreadable-photos`."""
+    """Publish the artifacts `batch-summary` and `unreadable-photos`."""
     text = (
         f"# {summary.num_photos:,} photos\n\n"
         f"{summary.num_photos - summary.num_unreadable:,} predicted, {summary.num_unreadable:,} "
-        f"could not be read; {summary.photos_per_second:,.0f} photos/s\n\n"
+        f"unreadable; {summary.photos_per_second:,.0f} photos/s\n\n"
         f"{summary.num_skipped:,} other files are listed in `{summary.url}/skipped.parquet`\n\n"
         + (table(["predicted", "photos"], rows) if (rows := _counts(summary)) else "")
-        + f"\n\nPredictions: `{summary.url}/predictions`, by `{summary.model_url}`\n"
+        + f"\n\nPredictions: `{summary.url}/predictions`. Model: `{summary.model_url}`\n"
     )
     unreadable = [{"photo": photo, "error": error} for photo, error in summary.unreadable]
     with Publisher(summary.url) as publisher:
-        publisher.markdown("batch-summary", text, "Predictions of a batch of photos")
+        publisher.markdown("batch-summary", text, "Batch prediction")
         publisher.table(
-            "unreadable-photos", unreadable, f"{summary.num_unreadable} photos could not be read",
+            "unreadable-photos", unreadable, f"{summary.num_unreadable} unreadable photos",
             f"{summary.url}/unreadable.parquet",
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The stages of a run that learns from ratings, one task each."""
+"""Tasks of a collaborative-filtering run: one task per stage, and its artifacts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pets_core.runtime.request import RatingsRequest
 from pets_core.runtime.runs import find_run, start_run
 from pets_core.storage.markdown import literal
 from pets_core.training.schedule import few_steps
-from tasks.artifacts.publisher import Publisher, picture_of, table
-from tasks.evaluate import champion_by
+from tasks.artifacts.publisher import Publisher, png, table
+from tasks.evaluate import lookup_champion
 from tasks.execution.delegate import check_deployment
 from tasks.execution.retries import SHORT_TASK
-from tasks.stages import GOES_ON, do_or_delegate, folder_of_run
+from tasks.stages import GOES_ON, folder_of_run, run_or_delegate
 
 __all__ = [
     "begin_ratings_run",
@@ -43,24 +43,24 @@ __all__ = [
 
 @task(name="ingest ratings", **GOES_ON)
 def begin_ratings_run(config: RatingsConfig, resume: str | None = None) -> RatingsRun:
-    """Go on with a run that began before, or bring the ratings into the store and begin one."""
+    """Resume a run, or ingest the ratings and start a new run."""
     check_gate(config.gate, RATINGS)
     logger, url = get_run_logger(), resume or folder_of_run(config)
     storage.check_writable(storage.absolute(config.store), "store")
     if config.launch.deployment:
         check_deployment(config.launch.deployment)
     if run := find_run(url, RatingsRun):
-        logger.info("the run goes on in %s", run.url)
+        logger.info("Resuming run %s", run.url)
         return run
     if resume is not None:
         raise PetsError(
-            f"resume = {resume}: no run of ratings began there; give the folder of one, "
+            f"resume = {resume}: no ratings run found there. Set it to a run folder, "
             "<store>/runs/<run id>"
         )
     manifest = ingest_ratings(config.store, config.cache_dir, config.ratings)
     run = start_run(config, RatingsRun(url=url, manifest=manifest))
     logger.info(
-        "%s %s: %d users, %d items, %d training ratings; the run's folder is %s",
+        "%s %s: %d users, %d items, %d training ratings; run folder %s",
         manifest.name, manifest.fingerprint, manifest.num_users, manifest.num_items,
         manifest.splits["train"].num_rows, run.url,
     )  # fmt: skip
@@ -69,64 +69,64 @@ def begin_ratings_run(config: RatingsConfig, resume: str | None = None) -> Ratin
 
 @task(name="lr-find", **GOES_ON)
 def find_ratings_lr(config: RatingsConfig, run: RatingsRun) -> LRSuggestion:
-    """Run the range test in worker ranks."""
+    """Run the learning-rate range test in worker ranks."""
     request = RatingsRequest(
-        stage="ratings-lr-find", config=_of_one(config), run_url=run.url, manifest=run.manifest
+        stage="ratings-lr-find", config=_single_run(config), run_url=run.url, manifest=run.manifest
     )
-    return do_or_delegate(request, LRSuggestion)
+    return run_or_delegate(request, LRSuggestion)
 
 
 @task(name="train", **GOES_ON)
 def train_recommender(
     config: RatingsConfig, run: RatingsRun, base_lr: float, weight_decay: float | None = None
 ) -> TrainResult:
-    """Train in worker ranks; with another weight decay, in a folder of its own."""
+    """Train in worker ranks. If `weight_decay` is given, use a separate run folder."""
     url = run.url
     if weight_decay is not None:
         url = f"{run.url.rstrip('/')}-wd-{weight_decay:g}"
         train = config.train.model_copy(update={"weight_decay": weight_decay})
         config = config.model_copy(update={"train": train})
-        start_run(_of_one(config), RatingsRun(url=url, manifest=run.manifest))
+        start_run(_single_run(config), RatingsRun(url=url, manifest=run.manifest))
     if warning := few_steps(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = RatingsRequest(
         stage="ratings-train",
-        config=_of_one(config),
+        config=_single_run(config),
         run_url=url,
         manifest=run.manifest,
         base_lr=base_lr,
     )
-    return do_or_delegate(request, TrainResult)
+    return run_or_delegate(request, TrainResult)
 
 
-def _of_one(config: RatingsConfig) -> RatingsConfig:
-    """Settings of one training: which others there are does not change it."""
+def _single_run(config: RatingsConfig) -> RatingsConfig:
+    """Return the settings of one training, which do not depend on the other weight decays."""
     recommender = config.recommender.model_copy(update={"weight_decays": ()})
     return config.model_copy(update={"recommender": recommender})
 
 
 @task(name="champion", **SHORT_TASK)
 def load_ratings_champion(config: RatingsConfig, run: RatingsRun) -> Champion | None:
-    """Find the model that the new one is to be compared with."""
+    """Return the champion to compare the new model with, or None if there is none."""
     manifest = run.manifest
     key = EvaluationKey(manifest.name, manifest.fingerprint, manifest.held_out, tta_views=0)
-    return champion_by(config, key)
+    return lookup_champion(config, key)
 
 
 @task(name="predict", **GOES_ON)
 def predict_held_out(
     config: RatingsConfig, run: RatingsRun, model_url: str, champion: Champion | None = None
 ) -> PredictResult:
-    """Predict the held-out ratings in worker ranks, also by the champion if it has not yet."""
+    """Predict the held-out ratings in worker ranks, also with the champion if not yet done."""
     request = RatingsRequest(
         stage="ratings-predict",
-        config=_of_one(config),
+        config=_single_run(config),
         run_url=run.url,
         manifest=run.manifest,
         model_url=model_url,
         champion_url=champion.url_to_predict(model_url) if champion else None,
     )
-    return do_or_delegate(request, PredictResult)
+    return run_or_delegate(request, PredictResult)
 
 
 @task(name="evaluate", **SHORT_TASK)
@@ -137,25 +137,28 @@ def evaluate_recommender(
     champion: Champion | None = None,
     training: TrainResult | None = None,
 ) -> EvalReport:
-    """Evaluate the predictions, also against the champion's, and store the results."""
+    """Evaluate the predictions, compare them with the champion's, and store the results."""
     return evaluate_ratings(config, run.url, predicted, champion=champion, training=training)
 
 
 def train_best(
     config: RatingsConfig, run: RatingsRun, base_lr: float
 ) -> tuple[TrainResult, list[WeightDecayTrial]]:
-    """Train, with each weight decay that is to be tried if there are any; to be called in a flow.
+    """Train once per `recommender.weight_decays`, or once if it is empty. Call it in a flow.
 
     Returns:
-        The training of least validation error, and all that were tried.
+        The result with the lowest validation RMSE, and all trials.
+
+    Raises:
+        PetsError: Weight decays are set, but the run has no validation ratings.
     """
     decays = config.recommender.weight_decays
     if not decays:
         return train_recommender(config, run, base_lr), []
     if "valid" not in run.manifest.splits:
         raise PetsError(
-            "recommender.weight_decays are told apart by validation ratings, and the run began "
-            "without any: start a new one with ratings.valid_fraction above 0"
+            "recommender.weight_decays needs validation ratings, and this run has none. Start a "
+            "new run with ratings.valid_fraction above 0"
         )
     trained = [train_recommender(config, run, base_lr, decay) for decay in decays]
     kept = [result.kept(config.train.keep) for result in trained]
@@ -174,7 +177,7 @@ def train_best(
 
 @task(name="publish data set", cache_policy=NO_CACHE)
 def publish_ratings(manifest: RatingsManifest) -> None:
-    """Artifact `dataset-summary`: how many ratings of whom, and how many of them are cold."""
+    """Publish the artifact `dataset-summary`: ratings, cold users and cold items per split."""
     names = read_vocabulary(manifest)
     rows = table(
         ["split", "ratings", "users without training ratings", "items without training ratings"],
@@ -186,18 +189,17 @@ def publish_ratings(manifest: RatingsManifest) -> None:
     low, high = manifest.y_range
     text = (
         f"# {literal(manifest.name)}\n\n{manifest.num_users:,} users and {manifest.num_items:,} "
-        f"items with training ratings, version `{manifest.fingerprint}`. Half of the users have "
-        f"{of_user} or more, half of the items {of_item} or more. The scale is {low:g} to "
-        f"{high:g}, the mean {manifest.mean:.3f}.\n\n{rows}\n\n"
-        f"From `{manifest.source_url}`, stored at `{manifest.url}`\n"
+        f"items with training ratings, version `{manifest.fingerprint}`. Median ratings per user: "
+        f"{of_user}; per item: {of_item}. Scale: {low:g} to {high:g}, mean {manifest.mean:.3f}."
+        f"\n\n{rows}\n\nSource: `{manifest.source_url}`. Stored at: `{manifest.url}`\n"
     )
     with Publisher(manifest.url) as publisher:
-        publisher.markdown("dataset-summary", text, "The ratings of this run")
+        publisher.markdown("dataset-summary", text, "Ratings of this run")
 
 
 @task(name="publish weight decays", cache_policy=NO_CACHE)
 def publish_trials(report: EvalReport, trials: list[WeightDecayTrial]) -> None:
-    """Artifact `weight-decay`, where any were tried."""
+    """Publish the artifact `weight-decay` if there are trials."""
     if trials:
         with Publisher(report.url) as publisher:
             publisher.markdown("weight-decay", _trials(trials), f"{len(trials)} weight decays")
@@ -206,7 +208,7 @@ def publish_trials(report: EvalReport, trials: list[WeightDecayTrial]) -> None:
 def _trials(trials: list[WeightDecayTrial]) -> str:
     best = min(trials, key=lambda trial: trial.valid_rmse)
     rows = table(
-        ["weight decay", "training RMSE", "validation RMSE", "model"],
+        ["weight decay", "train RMSE", "valid RMSE", "model"],
         ([f"{t.weight_decay:g}", f"{t.train_rmse:.4f}", f"{t.valid_rmse:.4f}", f"`{t.model_url}`"]
          for t in trials),
     )  # fmt: skip
@@ -215,6 +217,6 @@ def _trials(trials: list[WeightDecayTrial]) -> str:
         [t.valid_rmse for t in trials],
     )  # fmt: skip
     return (
-        f"# {best.weight_decay:g} is best\n\n{rows}\n\n"
-        f"{picture_of(curve, 'errors over weight decay')}\n"
+        f"# Best weight decay: {best.weight_decay:g}\n\n{rows}\n\n"
+        f"{png(curve, 'RMSE over weight decay')}\n"
     )

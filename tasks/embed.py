@@ -1,4 +1,4 @@
-"""Embeddings of a data set's photos, and the near-duplicates found by them."""
+"""Embedding tasks: embed the photos of a data set and find near-duplicates."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from pets_core.embeddings.near import find_near_duplicates
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.inference import EmbedResult, NearDuplicates
 from pets_core.runtime.request import WorkRequest
-from tasks.artifacts.dataset import MAX_PAIRS, pairs
+from tasks.artifacts.dataset import MAX_PAIRS, pair_table
 from tasks.artifacts.publisher import Publisher, table
 from tasks.execution.retries import may_pass
-from tasks.stages import GOES_ON, begin_run, do_or_delegate, earlier_run, new_run
+from tasks.stages import GOES_ON, begin_run, create_run, find_earlier_run, run_or_delegate
 
 __all__ = ["begin_embedding", "compare_photos", "embed_photos", "publish_near_duplicates"]
 
 
 def begin_embedding(config: PipelineConfig, dataset: str | None) -> Run:
-    """Begin a run, or go on with it; to be called in a flow.
+    """Start or resume a run. Call it in a flow.
 
     Args:
-        config: Settings; their source is brought into the store where no data set is named.
+        config: Settings. Their source is ingested if `dataset` is None.
         dataset: Name of a stored data set, or the first digits of a version's fingerprint.
     """
     if dataset is None:
         return begin_run(config)
-    return earlier_run(config) or new_run(config, stored_data_set(config, dataset))
+    return find_earlier_run(config) or create_run(config, stored_data_set(config, dataset))
 
 
 @task(name="stored data set", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
 def stored_data_set(config: PipelineConfig, dataset: str) -> DatasetManifest:
-    """Find a version in the store."""
+    """Return the manifest of a data-set version in the store."""
     return find_version(config.store, dataset)
 
 
 @task(name="embed", **GOES_ON)
 def embed_photos(config: PipelineConfig, run: Run, model_url: str) -> EmbedResult:
-    """Have a stored model make embeddings in worker ranks."""
+    """Embed the photos with a stored model in worker ranks."""
     request = WorkRequest(
         stage="embed",
         config=config,
@@ -51,48 +51,48 @@ def embed_photos(config: PipelineConfig, run: Run, model_url: str) -> EmbedResul
         manifest=run.manifest,
         model_url=storage.absolute(model_url),
     )
-    result = do_or_delegate(request, EmbedResult)
+    result = run_or_delegate(request, EmbedResult)
     get_run_logger().info(
-        "%d embeddings at %.0f photos/s", result.num_photos, result.photos_per_second
+        "Computed %d embeddings at %.0f photos/s", result.num_photos, result.photos_per_second
     )
     return result
 
 
 @task(name="compare", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
 def compare_photos(config: PipelineConfig, run: Run, embedded: EmbedResult) -> NearDuplicates:
-    """Find the photos that are nearly another one."""
-    least = config.embed.min_similarity
-    return find_near_duplicates(run.manifest, run.url, embedded.embeddings_url, least)
+    """Find near-duplicate photos."""
+    min_similarity = config.embed.min_similarity
+    return find_near_duplicates(run.manifest, run.url, embedded.embeddings_url, min_similarity)
 
 
 @task(name="publish near-duplicates", cache_policy=NO_CACHE)
 def publish_near_duplicates(manifest: DatasetManifest, found: NearDuplicates) -> None:
-    """Artifact `near-duplicates`: how many were found by what, and the first of them."""
+    """Publish the artifact `near-duplicates`: counts by method, and the first pairs."""
     rows = read_table(found.url).slice(0, MAX_PAIRS).to_pylist()
     counts = table(
         ["found by", "photos"],
         [
             ["embedding and perceptual hash", found.num_both],
-            ["embedding alone", found.num_only_embedding],
-            ["perceptual hash alone", found.num_only_hash],
+            ["embedding only", found.num_only_embedding],
+            ["perceptual hash only", found.num_only_hash],
         ],
     )
     total = found.num_both + found.num_only_embedding
     text = (
-        f"# {total:,} of {found.num_photos:,} photos are nearly another one\n\n"
-        f"By embeddings whose cosine is at least {found.min_similarity:g} "
-        f"(`embed.min_similarity`), beside the perceptual hash of the ingest.\n\n{counts}\n\n"
-        f"**{found.num_leaking:,} are nearly a photo of a later split, of which the hash did not "
-        f"find {found.num_leaking_only_embedding:,}.**\n\n"
-        + (pairs(manifest, rows, ["photo", "like", "cosine"], _told) if rows else "")
-        + (f"\n\nThe first {len(rows)} are shown.\n" if total > len(rows) else "\n")
-        + f"\nAll: `{found.url}`, embeddings: `{found.embeddings_url}`\n"
+        f"# {total:,} of {found.num_photos:,} photos are near-duplicates\n\n"
+        f"Found by embeddings with a cosine similarity of at least {found.min_similarity:g} "
+        f"(`embed.min_similarity`) and by the perceptual hash of the ingest.\n\n{counts}\n\n"
+        f"**{found.num_leaking:,} leak into a later split; the hash missed "
+        f"{found.num_leaking_only_embedding:,} of them.**\n\n"
+        + (pair_table(manifest, rows, ["photo", "match", "cosine"], _format_match) if rows else "")
+        + (f"\n\nShowing the first {len(rows)}.\n" if total > len(rows) else "\n")
+        + f"\nAll pairs: `{found.url}`. Embeddings: `{found.embeddings_url}`\n"
     )
     with Publisher(found.url) as publisher:
-        publisher.markdown("near-duplicates", text, "Photos that are nearly another one")
+        publisher.markdown("near-duplicates", text, "Near-duplicate photos")
 
 
-def _told(row: dict[str, Any]) -> str:
-    by_hash = "the hash, too" if row["by_hash"] else "embedding alone"
-    labels = "" if row["class_name"] == row["match_class_name"] else ", other label"
+def _format_match(row: dict[str, Any]) -> str:
+    by_hash = "embedding and hash" if row["by_hash"] else "embedding only"
+    labels = "" if row["class_name"] == row["match_class_name"] else ", different label"
     return f"{row['similarity']:.3f}, {by_hash}{labels}"

@@ -1,4 +1,4 @@
-"""From predictions to a verdict, and to the model that the alias points at."""
+"""Evaluation tasks: load the champion, evaluate predictions, promote the model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pets_core.targets.evaluate import evaluate, given_predictions
 from tasks.execution.retries import SHORT_TASK
 
 __all__ = [
-    "champion_by",
     "evaluate_model",
     "final_state",
     "load_champion",
     "load_champion_of",
+    "lookup_champion",
     "promote_model",
     "use_predictions",
 ]
@@ -34,24 +34,24 @@ __all__ = [
 
 @task(name="champion", **SHORT_TASK)
 def load_champion(config: PipelineConfig, run: Run) -> Champion | None:
-    """Find the model that the new one is to be compared with."""
-    return champion_by(config, EvaluationKey.by(config, run.manifest))
+    """Return the champion to compare the new model with, or None if there is none."""
+    return lookup_champion(config, EvaluationKey.by(config, run.manifest))
 
 
 @task(name="predictions", cache_policy=NO_CACHE)
 def use_predictions(predictions_url: str) -> PredictResult:
-    """Take predictions that were made before."""
+    """Load the result of an earlier prediction."""
     return given_predictions(predictions_url)
 
 
 @task(name="champion", **SHORT_TASK)
 def load_champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
-    """Find the model that one whose predictions are given is to be compared with."""
-    return champion_by(config, EvaluationKey.of(read_info(predicted.predictions_url)))
+    """Return the champion to compare given predictions with, or None if there is none."""
+    return lookup_champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
 
 
-def champion_by(config: GatedConfig, key: EvaluationKey) -> Champion | None:
-    """Find the champion, and log if there is none; to be called in a task."""
+def lookup_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
+    """Return the champion, or log that there is none. Call it in a task."""
     champion = find_champion(config, key)
     if champion is None:
         get_run_logger().info(
@@ -68,22 +68,22 @@ def evaluate_model(
     champion: Champion | None = None,
     training: TrainResult | None = None,
 ) -> EvalReport:
-    """Evaluate the predictions, also against the champion's, and store the results."""
+    """Evaluate the predictions, compare them with the champion's, and store the results."""
     return evaluate(config, run_url, predicted, champion=champion, training=training)
 
 
 def promote_model(config: GatedConfig, report: EvalReport) -> EvalReport:
-    """Promote a model that passes the gate, where `gate.promote` is set; to be called in a flow.
+    """Promote a model that passed the gate, if `gate.promote` is set. Call it in a flow.
 
     Returns:
-        The report, with another verdict where the alias was moved while the model was evaluated.
+        The report; its verdict is negative if the alias moved during the evaluation.
     """
     return point_alias(config, report) if config.gate.promote and report.verdict.passed else report
 
 
 @task(name="promote", **SHORT_TASK)
 def point_alias(config: GatedConfig, report: EvalReport) -> EvalReport:
-    """Point the alias at the model."""
+    """Point the alias at the evaluated model."""
     try:
         version = promote_run(config.store, config.gate.alias, report)
     except AliasConflict as error:
@@ -95,7 +95,7 @@ def point_alias(config: GatedConfig, report: EvalReport) -> EvalReport:
 
 
 def final_state(config: GatedConfig, report: EvalReport) -> EvalReport | State[EvalReport]:
-    """Return what a flow returns: the report, or a state Rejected where the gate is in force."""
+    """Return the report, or a state Rejected if promotion is on and the gate did not pass."""
     if not config.gate.promote or report.verdict.passed:
         return report
     reasons = "; ".join(report.verdict.reasons)

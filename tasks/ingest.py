@@ -1,4 +1,4 @@
-"""Ingest as tasks: plan, a task for each shard that is still to be written, commit."""
+"""Ingest tasks: plan, write each missing shard, commit."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = ["commit_data_set", "ingest_dataset", "plan_data_set", "write_one_shar
 
 @task(name="plan data set", **SHORT_TASK)
 def plan_data_set(config: PipelineConfig) -> DatasetPlan:
-    """Decide what goes where, and what is in the store already."""
+    """Plan splits and shards, and find the shards that the store already has."""
     plan = plan_dataset(config)
-    get_run_logger().info("%d of %d shards are to be written", len(plan.pending), len(plan.shards))
+    get_run_logger().info("Writing %d of %d shards", len(plan.pending), len(plan.shards))
     return plan
 
 
@@ -45,10 +45,10 @@ def plan_data_set(config: PipelineConfig) -> DatasetPlan:
     retry_condition_fn=may_pass,
 )
 def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> int:
-    """Write one shard; the journal in the store, not Prefect, knows which are done.
+    """Write one shard. The journal in the store, not Prefect, records finished shards.
 
     Returns:
-        Photos planned for it.
+        Number of photos planned for the shard.
     """
     write_shard(config, plan, shard)
     return shard.num_photos
@@ -56,7 +56,7 @@ def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan)
 
 @task(name="commit data set", **SHORT_TASK)
 def commit_data_set(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
-    """Check the shards as a whole and make them a version; tell of one that is new."""
+    """Check all shards and commit them as a version; emit an event if the version is new."""
     manifest = commit(config, plan)
     if manifest.fingerprint != plan.parent:
         emit_event(
@@ -74,7 +74,7 @@ def commit_data_set(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifes
 
 
 def ingest_dataset(config: PipelineConfig) -> DatasetManifest:
-    """Bring the photos into the store, or find them there; to be called in a flow."""
+    """Ingest the data set, or find its version in the store. Call it in a flow."""
     runner = _runner(config.ingest)
     plan = plan_data_set(config)
     if plan.pending:
@@ -84,11 +84,11 @@ def ingest_dataset(config: PipelineConfig) -> DatasetManifest:
 
 def _write_shards(config: PipelineConfig, plan: DatasetPlan, runner: TaskRunner[Any]) -> None:
     done, total, started = 0, sum(s.num_photos for s in plan.pending), time.monotonic()
-    # A task needs its own shard only.
-    about = plan.model_copy(update={"shards": ()})
+    # A task needs only its own shard.
+    header = plan.model_copy(update={"shards": ()})
     parameters = {
         "config": unmapped(config),
-        "plan": unmapped(about),
+        "plan": unmapped(header),
         "shard": list(plan.pending),
     }
     with closing(ProgressDisplay(get_run_logger())) as display, runner:
@@ -114,15 +114,15 @@ def _runner(config: IngestConfig) -> TaskRunner[Any]:
             return DaskTaskRunner(cluster_kwargs={**workers, "dashboard_address": None})
         from prefect_ray import RayTaskRunner
 
-        own = {"num_cpus": num_workers, "include_dashboard": False}
-        # Without "local", Ray would join a cluster that happens to run on this machine.
+        local = {"num_cpus": num_workers, "include_dashboard": False}
+        # Without "local", Ray joins a cluster that already runs on this machine.
         ray: TaskRunner[Any] = RayTaskRunner(
             address=config.runner_address or "local",
-            init_kwargs=None if config.runner_address else own,
+            init_kwargs=None if config.runner_address else local,
         )
         return ray
     except ImportError as error:
         raise PetsError(
-            f"ingest.runner = {config.runner}: {error.name} is not installed: "
+            f"ingest.runner = {config.runner}: {error.name} is not installed. Run "
             f"pip install 'pets-pipeline[{config.runner}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Messages tell a URL without its query: of a signed one, that is a secret."""
+"""Error messages strip URL queries, which may hold signatures."""
 
 import pickle
 
@@ -26,7 +26,7 @@ URL = "https://host:8/a/photo.jpg"
         "{}\nx",
     ],
 )
-def test_every_url_of_a_text_ends_before_its_query(text, query):
+def test_the_query_of_every_url_is_removed(text, query):
     twice = f"{text}, {text}"
     assert without_queries(twice.format(URL + query, URL + query)) == twice.format(URL, URL)
 
@@ -34,18 +34,18 @@ def test_every_url_of_a_text_ends_before_its_query(text, query):
 @pytest.mark.parametrize(
     "text", ["what? no", "s3://bucket/what?.jpg", f"is it {URL} ?a=b", f"{URL}, really?", ""]
 )
-def test_what_is_no_query_stays(text):
+def test_text_without_a_query_is_unchanged(text):
     assert without_queries(text) == text
 
 
-def test_an_error_tells_no_query_wherever_it_goes(capsys):
+def test_an_error_has_no_query_when_pickled_or_printed(capsys):
     error = pickle.loads(pickle.dumps(PetsError(f"{URL}?secret: does not exist")))
     assert (str(error), error.args) == (f"{URL}: does not exist", (f"{URL}: does not exist",))
     _print_error(f"ValueError: {URL}?secret")
     assert capsys.readouterr().err == f"error: ValueError: {URL}\n"
 
 
-def test_a_cause_is_told_where_it_may_be():
+def test_a_cause_with_a_query_is_dropped():
     plain, signed, behind = OSError("disk full"), OSError(f"{URL}?secret"), OSError("no")
     behind.__cause__ = signed
     assert tellable(plain) is plain

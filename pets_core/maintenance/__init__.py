@@ -1,1 +1,1 @@
-"""What a store keeps, and for how long."""
+"""Retention: which runs, checkpoints and data sets a store keeps."""

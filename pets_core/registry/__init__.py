@@ -1,1 +1,1 @@
-"""Which evaluated model an alias points at, and the gate before it."""
+"""Model registry: aliases of evaluated models, and the promotion gate."""

@@ -1,6 +1,6 @@
-"""Which model of a data set an alias points at, and which ones it pointed at before.
+"""Aliases of evaluated models, per data set, with their history.
 
-<store>/models/<data set>/<alias>/<time>-<draw>.json   one file a move; the newest is what holds
+<store>/models/<data set>/<alias>/<time>-<random>.json   one file per version; the newest is current
 """
 
 from __future__ import annotations
@@ -48,33 +48,33 @@ __all__ = [
 ]
 
 CANDIDATE = "candidate.json"
-"""What a run's evaluation writes last."""
-_INSIDE = "store:"
+"""File that an evaluation writes last, which commits it."""
+_STORE_PREFIX = "store:"
 
 Record = TypeVar("Record", bound=BaseModel)
 
 
 class AliasConflict(PetsError):  # noqa: N818 - as Git and HTTP name it
-    """An alias points at another model than the one that a new one was compared with."""
+    """The alias moved after the comparison with the model it pointed at."""
 
 
 class Candidate(BaseModel):
-    """A model that was evaluated, and can be promoted.
+    """Evaluated model that can be promoted.
 
     Attributes:
-        format_version: Those of version 1 were all of classes, with an error rate alone.
-        run_id: The run that evaluated it.
+        format_version: Version of this record. Version 1 has classes and an error rate only.
+        run_id: Id of the run that evaluated the model.
         target: Kind of target.
-        model_url: The model; relative to the store where it lies in it.
-        predictions_url: Its predictions; relative likewise.
-        dataset_name: Data set it was evaluated on.
-        dataset_fingerprint: Version of that.
-        split: Samples it was evaluated on.
-        tta_views: Augmented views that were averaged.
-        backbone: Of the model.
-        metric: Primary metric on these samples.
-        num_rows: How many these are.
-        evaluated_at: UTC, ISO 8601.
+        model_url: URL of the model; relative to the store if the model is in the store.
+        predictions_url: URL of the predictions, relative in the same way.
+        dataset_name: Data set of the evaluation.
+        dataset_fingerprint: Version of the data set.
+        split: Split of the evaluation.
+        tta_views: Number of augmented views averaged per sample.
+        backbone: Backbone of the model.
+        metric: Primary metric.
+        num_rows: Number of evaluated samples.
+        evaluated_at: Time of the evaluation, UTC, ISO 8601.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,21 +104,21 @@ class Candidate(BaseModel):
 
 
 class GatedConfig(Protocol):
-    """Settings of a run whose model is evaluated."""
+    """Settings that promotion needs."""
 
     @property
     def store(self) -> str:
-        """Root of data sets and runs."""
+        """URL of the store with data sets and runs."""
         ...
 
     @property
     def gate(self) -> GateConfig:
-        """Conditions to be promoted."""
+        """Conditions of promotion, and the alias."""
         ...
 
 
 class EvaluationKey(NamedTuple):
-    """What photos a model is judged on, and how."""
+    """Samples and method of an evaluation. Metrics with the same key are comparable."""
 
     dataset_name: str
     dataset_fingerprint: str
@@ -127,26 +127,27 @@ class EvaluationKey(NamedTuple):
 
     @staticmethod
     def of(model: Candidate | PredictionsInfo) -> EvaluationKey:
-        """Those that a model was judged on."""
+        """Return the key that a model was evaluated with."""
         return EvaluationKey(
             model.dataset_name, model.dataset_fingerprint, model.split, model.tta_views
         )
 
     @staticmethod
     def by(config: PipelineConfig, manifest: DatasetManifest) -> EvaluationKey:
-        """Those that a run is about to judge a model on."""
+        """Return the key that a run will evaluate its model with."""
         split = manifest.evaluation_split(config.evaluate.split)
         return EvaluationKey(manifest.name, manifest.fingerprint, split, config.evaluate.tta_views)
 
 
 class AliasVersion(BaseModel):
-    """One move of an alias.
+    """Version of an alias: the model that it points at from `moved_at` on.
 
     Attributes:
-        model: What it points at since.
-        previous: Name of the move that a rollback returns to, if there is one.
+        format_version: Version of this record.
+        model: Model that the alias points at.
+        previous: Name of the version that a rollback returns to, if there is one.
         why: promoted or rolled back.
-        moved_at: UTC, ISO 8601.
+        moved_at: Time of the change, UTC, ISO 8601.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,44 +159,44 @@ class AliasVersion(BaseModel):
     moved_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def find_champion(config: GatedConfig, judged: EvaluationKey) -> Champion | None:
-    """What the alias of the settings points at, for photos that are judged; None: nothing yet.
+def find_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
+    """Return the model that the alias of the settings points at, or None if there is none.
 
-    What it once said of these photos serves again where version, split and views are the same.
+    Its stored predictions are reused if they exist and were made with the same `key`.
     """
-    held = _newest(config.store, judged.dataset_name, config.gate.alias)
-    if held is None:
+    newest = _newest(config.store, key.dataset_name, config.gate.alias)
+    if newest is None:
         return None
-    name, move = held
-    url = absolute(config.store, move.model.predictions_url)
-    same = EvaluationKey.of(move.model) == judged and storage.exists(url)
+    name, version = newest
+    url = absolute(config.store, version.model.predictions_url)
+    is_reusable = EvaluationKey.of(version.model) == key and storage.exists(url)
     return Champion(
-        model_url=absolute(config.store, move.model.model_url),
-        predictions_url=url if same else None,
+        model_url=absolute(config.store, version.model.model_url),
+        predictions_url=url if is_reusable else None,
         version=name,
     )
 
 
 def is_inside(store: str, url: str) -> bool:
-    """Whether a URL lies in the store."""
-    return relative(store, url).startswith(_INSIDE)
+    """Whether a URL is in the store."""
+    return relative(store, url).startswith(_STORE_PREFIX)
 
 
 def relative(store: str, url: str) -> str:
-    """A URL without the store's, where it lies in that: the store may be elsewhere tomorrow."""
+    """Return a URL relative to the store if it is in the store, so that the store can be moved."""
     root = storage.absolute(store).rstrip("/") + "/"
-    return _INSIDE + url.removeprefix(root) if url.startswith(root) else url
+    return _STORE_PREFIX + url.removeprefix(root) if url.startswith(root) else url
 
 
 def absolute(store: str, url: str) -> str:
-    """The URL that `relative` was given."""
-    if not url.startswith(_INSIDE):
+    """Return the absolute URL of the result of `relative`."""
+    if not url.startswith(_STORE_PREFIX):
         return url
-    return storage.join(storage.absolute(store), url.removeprefix(_INSIDE))
+    return storage.join(storage.absolute(store), url.removeprefix(_STORE_PREFIX))
 
 
 def candidates(store: str) -> Iterator[Candidate]:
-    """Every evaluated model of a store, in the order of the runs' names."""
+    """Yield the evaluated models of a store, sorted by run id."""
     root = storage.join(storage.absolute(store), "runs")
     for run_id in sorted(storage.list_folder(root)):
         url = storage.join(root, run_id, "evaluation", CANDIDATE)
@@ -204,123 +205,124 @@ def candidates(store: str) -> Iterator[Candidate]:
 
 
 def aliases(store: str, dataset: str) -> list[str]:
-    """The aliases of a data set, in their alphabet's order."""
+    """Return the sorted aliases of a data set."""
     return sorted(storage.list_folder(_folder(store, dataset)))
 
 
 def history(store: str, dataset: str, alias: str) -> dict[str, AliasVersion]:
-    """Every move of an alias by its name, the newest last; nothing where there is no such alias.
+    """Return the versions of an alias by name, newest last; empty if there is no such alias.
 
     Raises:
-        PetsError: A move is damaged.
+        PetsError: A version is damaged.
     """
     folder = _folder(store, dataset, alias)
-    return {name: _read(storage.join(folder, name), AliasVersion) for name in _moves(folder)}
+    return {name: _read(storage.join(folder, name), AliasVersion) for name in _versions(folder)}
 
 
 def current(store: str, dataset: str, alias: str) -> AliasVersion | None:
-    """The move that holds."""
-    held = _newest(store, dataset, alias)
-    return held[1] if held else None
+    """Return the current version of an alias, or None if there is none."""
+    newest = _newest(store, dataset, alias)
+    return newest[1] if newest else None
 
 
 def kept_models(store: str) -> list[Candidate]:
-    """The models that the aliases of a store point at, and those a rollback would return to."""
+    """Return the models of all aliases of a store, and the models a rollback would return to."""
     root, kept = storage.join(storage.absolute(store), "models"), []
     for dataset in sorted(storage.list_folder(root)):
         for alias in aliases(store, dataset):
-            moves = history(store, dataset, alias)
-            held = moves[max(moves)] if moves else None
-            before = moves.get(held.previous) if held and held.previous else None
-            kept += [move.model for move in (held, before) if move]
+            versions = history(store, dataset, alias)
+            newest = versions[max(versions)] if versions else None
+            previous = versions.get(newest.previous) if newest and newest.previous else None
+            kept += [version.model for version in (newest, previous) if version]
     return kept
 
 
 def promote(store: str, alias: str, model: Candidate) -> AliasVersion:
-    """Point an alias of the model's data set at it; one file appears, whole or not at all.
+    """Point an alias of the model's data set at the model, by an atomic write of one file.
 
     Raises:
-        PetsError: The model is gone.
+        PetsError: The model no longer exists.
     """
     return _promote(store, alias, model, _newest(store, model.dataset_name, alias))
 
 
 def promote_run(store: str, alias: str, report: EvalReport) -> AliasVersion:
-    """Point an alias at the model that was evaluated, as `promote`.
+    """Point an alias at the model of an evaluation, as `promote` does.
 
     Raises:
-        AliasConflict: The alias points at another model than the one it was compared with.
+        AliasConflict: The alias moved after the comparison with the model it pointed at.
+        PetsError: The model no longer exists.
     """
     model = _read(report.file(CANDIDATE), Candidate)
-    held = _newest(store, model.dataset_name, alias)
-    if held:
-        name, move = held
-        if name != report.champion_version and move.model.model_url != model.model_url:
+    newest = _newest(store, model.dataset_name, alias)
+    if newest:
+        name, version = newest
+        if name != report.champion_version and version.model.model_url != model.model_url:
             raise AliasConflict(
-                f"{alias} was pointed at {move.model.run_id} meanwhile, which this model was not "
-                "compared with: `pets evaluate MODEL --gate.promote` judges it beside that one"
+                f"{alias} moved to run {version.model.run_id} during this evaluation, and this "
+                "model was not compared with it. Run `pets evaluate MODEL --gate.promote` again"
             )
-    return _promote(store, alias, model, held)
+    return _promote(store, alias, model, newest)
 
 
 def _promote(
-    store: str, alias: str, model: Candidate, held: tuple[str, AliasVersion] | None
+    store: str, alias: str, model: Candidate, newest: tuple[str, AliasVersion] | None
 ) -> AliasVersion:
-    """Promote a model after the move that holds."""
-    _check_there(store, model)
-    name, move = held or (None, None)
-    # What is promoted again still has what came before it to go back to.
-    again = move is not None and move.model.model_url == model.model_url
-    if move and move.model == model:
-        return move
-    previous = move.previous if move and again else name
+    """Promote a model as the successor of the newest version."""
+    _check_exists(store, model)
+    name, version = newest or (None, None)
+    if version and version.model == model:
+        return version
+    # A rollback of a model that is promoted twice returns to the model before it.
+    is_same = version is not None and version.model.model_url == model.model_url
+    previous = version.previous if version and is_same else name
     return _write(store, alias, AliasVersion(model=model, previous=previous), name)
 
 
 def rollback(store: str, dataset: str, alias: str) -> AliasVersion:
-    """Point an alias at what it pointed at before; again, at what came before that.
+    """Point an alias at its previous model; repeated calls go further back.
 
     Raises:
-        PetsError: There is no such alias, or nothing before, or that is gone.
+        PetsError: There is no such alias, no previous model, or that model no longer exists.
     """
-    moves = history(store, dataset, alias)
-    if not moves:
+    versions = history(store, dataset, alias)
+    if not versions:
         known = aliases(store, dataset)
         raise PetsError(f"{dataset} has no alias {alias!r}.{did_you_mean(alias, known)}")
-    newest = max(moves)
-    name = moves[newest].previous
-    if name is None or name not in moves:
-        raise PetsError(f"{alias} of {dataset} has pointed at no other model before")
-    before = moves[name]
-    _check_there(store, before.model)
-    move = AliasVersion(model=before.model, previous=before.previous, why="rolled back")
-    return _write(store, alias, move, newest)
+    newest = max(versions)
+    name = versions[newest].previous
+    if name is None or name not in versions:
+        raise PetsError(f"{alias} of {dataset} has no previous model to roll back to")
+    restored = versions[name]
+    _check_exists(store, restored.model)
+    version = AliasVersion(model=restored.model, previous=restored.previous, why="rolled back")
+    return _write(store, alias, version, newest)
 
 
-def _check_there(store: str, model: Candidate) -> None:
+def _check_exists(store: str, model: Candidate) -> None:
     url = absolute(store, model.model_url)
     if not storage.exists(storage.join(url, CARD)):
-        raise PetsError(f"{url}: the model is gone; promote another")
+        raise PetsError(f"{url}: the model no longer exists. Promote another model")
 
 
-def _write(store: str, alias: str, move: AliasVersion, newest: str | None) -> AliasVersion:
-    # A clock that is behind another machine's must not write a move that is older than the newest.
-    after = int(newest.split("-")[0]) + 1 if newest else 0
-    # Two moves at once are both kept, and the later one holds.
-    name = f"{max(time.time_ns(), after):020}-{uuid.uuid4().hex[:8]}.json"
-    url = storage.join(_folder(store, move.model.dataset_name, alias), name)
-    storage.write_bytes(url, move.model_dump_json(indent=2).encode())
-    return move
+def _write(store: str, alias: str, version: AliasVersion, newest: str | None) -> AliasVersion:
+    # A machine with a slow clock must not write a version that sorts before the newest one.
+    earliest = int(newest.split("-")[0]) + 1 if newest else 0
+    # Concurrent versions are both kept, and the later one is current.
+    name = f"{max(time.time_ns(), earliest):020}-{uuid.uuid4().hex[:8]}.json"
+    url = storage.join(_folder(store, version.model.dataset_name, alias), name)
+    storage.write_bytes(url, version.model_dump_json(indent=2).encode())
+    return version
 
 
-def _moves(folder: str) -> list[str]:
+def _versions(folder: str) -> list[str]:
     return sorted(name for name in storage.list_folder(folder) if name.endswith(".json"))
 
 
 def _newest(store: str, dataset: str, alias: str) -> tuple[str, AliasVersion] | None:
-    """The move that holds, and its name."""
+    """Return the name and record of the current version, or None if there is none."""
     folder = _folder(store, dataset, alias)
-    names = _moves(folder)
+    names = _versions(folder)
     return (names[-1], _read(storage.join(folder, names[-1]), AliasVersion)) if names else None
 
 
@@ -328,13 +330,13 @@ def _read(url: str, record: type[Record]) -> Record:
     try:
         return record.model_validate_json(storage.read_bytes(url))
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url} is damaged, or of another version: remove it") from error
+        raise PetsError(f"{url} is damaged or has an unknown format: remove it") from error
 
 
 def _folder(store: str, *parts: str) -> str:
     for part in parts:
         if not re.fullmatch(NAME_PATTERN, part):
             raise PetsError(
-                f"{part!r} is no name of a data set or alias: letters, digits, '.', '_' and '-'"
+                f"{part!r} is not a valid data set or alias name: use letters, digits and . _ -"
             )
     return storage.join(storage.absolute(store), "models", *parts)

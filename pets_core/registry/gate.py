@@ -1,4 +1,4 @@
-"""Whether a model may be promoted."""
+"""Promotion gate: the conditions a model must meet to be promoted."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.records.evaluation import Comparison, Metric, Verdict, unseen_text
 
-__all__ = ["Gated", "check_gate", "judge"]
+__all__ = ["GatedTarget", "check_gate", "judge"]
 
 _ROUNDING = 1e-9
 
 
-class Gated(Protocol):
-    """What the gate has to know of a kind of target."""
+class GatedTarget(Protocol):
+    """Properties of a kind of target that the gate uses."""
 
     @property
     def name(self) -> str:
-        """Of the kind."""
+        """Name of the kind."""
         ...
 
     @property
@@ -30,25 +30,25 @@ class Gated(Protocol):
 
     @property
     def higher_is_better(self) -> bool:
-        """Its direction."""
+        """Whether a higher value of the metric is better."""
         ...
 
     @property
     def metric_range(self) -> tuple[float, float] | None:
-        """Its bounds, if it has any."""
+        """Lowest and highest value of the metric; None if it has no bounds."""
         ...
 
     @property
     def has_labels(self) -> bool:
-        """Whether samples of this kind carry labels."""
+        """Whether samples of this kind have labels."""
         ...
 
 
-def check_gate(config: GateConfig, kind: Gated) -> None:
-    """Refuse gate settings that have no meaning for a kind of target.
+def check_gate(config: GateConfig, kind: GatedTarget) -> None:
+    """Check that the gate settings apply to a kind of target.
 
     Raises:
-        PetsError: A setting has no meaning, or is outside the metric's bounds.
+        PetsError: A setting does not apply, or is outside the bounds of the metric.
     """
     limit = "min_score" if kind.higher_is_better else "max_value"
     if kind.metric == "error rate":
@@ -63,18 +63,18 @@ def check_gate(config: GateConfig, kind: Gated) -> None:
             )
     if kind.metric_range is not None:
         low, high = kind.metric_range
-        for name, least in ((limit, low), ("min_improvement", low - high)):
+        for name, lowest in ((limit, low), ("min_improvement", low - high)):
             value = getattr(config, name)
-            if value is not None and not least <= value <= high:
+            if value is not None and not lowest <= value <= high:
                 raise PetsError(
                     f"gate.{name} = {value:g}: the {kind.metric} goes from {low:g} to {high:g}; "
-                    f"set gate.{name} from {least:g} to {high:g}"
+                    f"set gate.{name} from {lowest:g} to {high:g}"
                 )
     for name in ("max_drop_per_class", "allow_unseen_classes"):
         if not kind.has_labels and getattr(config, name) not in (None, False):
             raise PetsError(
                 f"gate.{name} has no meaning for targets = {kind.name}, which has no classes: "
-                "leave it out"
+                "remove it"
             )
 
 
@@ -86,22 +86,23 @@ def judge(
     num_trained_on: int | None = 0,
     unseen: Sequence[str] = (),
 ) -> Verdict:
-    """Decide whether a model may be promoted, with every reason against it.
+    """Return the gate's verdict on a model, with all reasons against its promotion.
 
     Args:
-        config: The gate.
-        primary: Primary metric of the model, on all samples.
-        comparison: With the champion, if there is one that can be compared.
-        not_compared: Why there is one that cannot; a reason against.
-        num_trained_on: Samples evaluated that the model was trained on; a reason against.
-        unseen: Labels without an evaluated sample; a reason against where there is a champion or
-            any setting of the gate, unless they are allowed.
+        config: Settings of the gate.
+        primary: Primary metric of the model on all samples.
+        comparison: Comparison with the champion, if there is one and it is comparable.
+        not_compared: Why the champion cannot be compared; this fails the gate.
+        num_trained_on: Number of evaluated samples that the model was trained on; a number above 0
+            fails the gate.
+        unseen: Labels without an evaluated sample. They fail the gate if there is a champion or any
+            setting of the gate, unless `config.allow_unseen_classes` is set.
     """
     reasons = _reasons_of_limits(config, primary)
     if num_trained_on:
         reasons.append(
-            f"{num_trained_on} of the samples evaluated are among those it was trained on, so its "
-            f"{primary.name} is too good: evaluate it on the version of the data set it was "
+            f"the model was trained on {num_trained_on} of the evaluated samples, which makes its "
+            f"{primary.name} too optimistic: evaluate it on the version of the data set it was "
             "trained on"
         )
     if not_compared:
@@ -127,12 +128,12 @@ def _reasons_of_limits(config: GateConfig, primary: Metric) -> list[str]:
         limit = getattr(config, name)
         if limit is not None and primary.value > limit + _ROUNDING:
             reasons.append(
-                f"{primary.name} {primary.format(digits=2)}, at most gate.{name} = "
+                f"{primary.name} {primary.format(digits=2)} exceeds gate.{name} = "
                 f"{primary.format(limit, digits=2)}"
             )
     if config.min_score is not None and primary.value < config.min_score - _ROUNDING:
         reasons.append(
-            f"{primary.name} {primary.format(digits=2)}, at least gate.min_score = "
+            f"{primary.name} {primary.format(digits=2)} is below gate.min_score = "
             f"{primary.format(config.min_score, digits=2)}"
         )
     return reasons
@@ -143,16 +144,15 @@ def _reasons_of_comparison(config: GateConfig, comparison: Comparison) -> list[s
     own, champion = comparison.metric, comparison.champion_metric
     if gained < config.min_improvement - _ROUNDING:
         reasons.append(
-            f"{own.name} {own.format(digits=2)}, the champion's {champion.format(digits=2)}: "
-            f"improved by {own.format_change(gained)}, at least gate.min_improvement = "
+            f"{own.name} {own.format(digits=2)} (champion: {champion.format(digits=2)}): "
+            f"improvement {own.format_change(gained)} is below gate.min_improvement = "
             f"{own.format_change(config.min_improvement)}"
         )
-    most = config.max_drop_per_class
-    if most is not None and comparison.largest_drop > most + _ROUNDING:
+    max_drop = config.max_drop_per_class
+    if max_drop is not None and comparison.largest_drop > max_drop + _ROUNDING:
         worst = comparison.worse[0]
         reasons.append(
-            f"recall of {worst.name} {worst.recall:.1%}, the champion's "
-            f"{worst.champion_recall:.1%}: {comparison.largest_drop:.1%} less, at most "
-            f"gate.max_drop_per_class = {most:.1%}"
+            f"recall of {worst.name} {worst.recall:.1%} (champion: {worst.champion_recall:.1%}): "
+            f"drop {comparison.largest_drop:.1%} exceeds gate.max_drop_per_class = {max_drop:.1%}"
         )
     return reasons

@@ -1,1 +1,1 @@
-"""What a run leaves to look at in the Prefect UI."""
+"""Artifacts of a run in the Prefect UI."""

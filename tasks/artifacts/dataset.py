@@ -1,4 +1,4 @@
-"""What an ingest leaves to look at in the Prefect UI."""
+"""Artifacts of an ingest."""
 
 from __future__ import annotations
 
@@ -15,91 +15,91 @@ from tasks.artifacts.publisher import Publisher, jpeg, table
 
 __all__ = [
     "MAX_PAIRS",
-    "pairs",
+    "pair_table",
     "publish_dataset",
 ]
 
 MAX_PAIRS = 20
-"""Of photos side by side: more make an artifact too large."""
+"""Maximum number of photo pairs in an artifact, which bounds its size."""
 _THUMBNAIL_PX = 112
 
 
 @task(name="publish data set", cache_policy=NO_CACHE)
 def publish_dataset(manifest: DatasetManifest) -> None:
-    """Artifacts `dataset-summary`, `quarantine` and `duplicates`."""
+    """Publish the artifacts `dataset-summary`, `quarantine` and `duplicates`."""
     splits = table(
-        ["split", "photos", "fewest of a class", "most of a class", "shards"],
+        ["split", "photos", "smallest class", "largest class", "shards"],
         ([s, i.num_rows, *i.class_range, len(i.shards)] for s, i in manifest.splits.items()),
     )  # fmt: skip
     numbers = table(
-        ["learnt", "unit", "mean of training photos", "standard deviation", "least", "greatest"],
+        ["target", "unit", "mean (training split)", "standard deviation", "minimum", "maximum"],
         ([literal(n.name), literal(n.unit), *(f"{v:.4g}" for v in (n.mean, n.std, n.low, n.high))]
          for n in manifest.numbers),
     )  # fmt: skip
-    left_out = table(["left out", "files"], manifest.quarantine_reasons.items())
-    alike = table(["photos that are (nearly) another", "photos"], manifest.duplicates.items())
-    after = f", after `{manifest.parent}`" if manifest.parent else ", the first"
+    quarantined = table(["quarantine reason", "files"], manifest.quarantine_reasons.items())
+    duplicates = table(["(near-)duplicates", "photos"], manifest.duplicates.items())
+    parent = f"parent `{manifest.parent}`" if manifest.parent else "the first version"
     text = (
         f"# {literal(manifest.name)}\n\n{manifest.num_rows} photos of "
-        f"{literal(manifest.contents)}, version `{manifest.fingerprint}`{after}, label contract "
-        f"{manifest.contract_version}\n\n{splits}\n\n"
+        f"{literal(manifest.contents)}, version `{manifest.fingerprint}` ({parent}), label schema "
+        f"version {manifest.contract_version}\n\n{splits}\n\n"
         + (f"{numbers}\n\n" if manifest.numbers else "")
-        + (f"{left_out}\n\n" if manifest.quarantine_reasons else "Nothing was left out.\n\n")
+        + (f"{quarantined}\n\n" if manifest.quarantine_reasons else "No files quarantined.\n\n")
         + "".join(f"**{literal(warning)}**\n\n" for warning in class_warnings(manifest))
-        + (f"{alike}\n\n" if any(manifest.duplicates.values()) else "")
-        + f"From `{manifest.source_url}`, stored at `{manifest.url}`\n"
+        + (f"{duplicates}\n\n" if any(manifest.duplicates.values()) else "")
+        + f"Source: `{manifest.source_url}`. Stored at: `{manifest.url}`\n"
     )
     rows = read_quarantine(manifest)
     with Publisher(manifest.url) as publisher:
-        publisher.markdown("dataset-summary", text, "The data set of this run")
+        publisher.markdown("dataset-summary", text, "Data set of this run")
         publisher.table(
-            "quarantine", rows, f"{len(rows)} files left out", f"{manifest.url}/quarantine.parquet"
-        )
-        alike_in = "Photos that are (nearly) in two splits"
-        publisher.markdown("duplicates", _gallery(manifest), alike_in)
+            "quarantine", rows, f"{len(rows)} quarantined files",
+            f"{manifest.url}/quarantine.parquet",
+        )  # fmt: skip
+        publisher.markdown("duplicates", _gallery(manifest), "(Near-)duplicates across splits")
 
 
 def _gallery(manifest: DatasetManifest) -> str:
-    """Pairs of photos, one in an earlier split and its like in a later one."""
+    """Return markdown of the photos of an earlier split that have a duplicate in a later one."""
     leaks = read_leaks(manifest)
-    head = f"# {len(leaks)} photos of an earlier split are (nearly) in a later one\n\n"
+    head = f"# {len(leaks)} photos of an earlier split have a (near-)duplicate in a later split\n\n"
     if not leaks:
-        return head + "A model is judged on no photo that it was trained on.\n"
+        return head + "No (near-)duplicates across splits.\n"
     shown = leaks[:MAX_PAIRS]
     header = ["earlier split", "later split", "perceptual hash"]
-    beside = pairs(manifest, shown, header, _distance)
-    more = f"\n\nThe first {len(shown)} are shown.\n" if len(leaks) > len(shown) else "\n"
-    remedy = "A model that has learnt them by heart looks better than it is. "
-    remedy += "`ingest.duplicates = drop` leaves the earlier ones out.\n\n"
-    return head + remedy + beside + more
+    rows = pair_table(manifest, shown, header, _format_distance)
+    more = f"\n\nShowing the first {len(shown)}.\n" if len(leaks) > len(shown) else "\n"
+    remedy = "This leak inflates the metrics of a model that memorised them. "
+    remedy += "Set `ingest.duplicates = drop` to exclude the photos of the earlier split.\n\n"
+    return head + remedy + rows + more
 
 
-def _distance(row: dict[str, Any]) -> str:
-    return "the same file" if row["exact"] else f"{row['distance']} of 64 bits differ"
+def _format_distance(row: dict[str, Any]) -> str:
+    return "identical files" if row["exact"] else f"{row['distance']} of 64 bits differ"
 
 
-def pairs(
+def pair_table(
     manifest: DatasetManifest,
     rows: Sequence[dict[str, Any]],
     header: Sequence[str],
-    tell: Callable[[dict[str, Any]], str],
+    format_row: Callable[[dict[str, Any]], str],
 ) -> str:
-    """Photos beside their likes, small, in a table in markdown.
+    """Return a markdown table of photo pairs with thumbnails.
 
     Args:
-        manifest: Of the version that has them.
-        rows: At most `MAX_PAIRS`; each names two photos, as `DUPLICATES_SCHEMA` does.
-        header: Of the three columns.
-        tell: What the third says of a row.
+        manifest: Manifest of the version with the photos.
+        rows: At most `MAX_PAIRS` rows; each names two photos, in the form of `DUPLICATES_SCHEMA`.
+        header: Names of the three columns.
+        format_row: Returns the text of the third column for a row.
     """
     ids = {row[key] for row in rows for key in ("id", "match_id")}
-    small = thumbnails(manifest, ids, _THUMBNAIL_PX)
+    images = thumbnails(manifest, ids, _THUMBNAIL_PX)
 
-    def shown(photo: str, split: str) -> str:
-        return f"{jpeg(small[photo], split)} {literal(photo)}, {split}"
+    def cell(photo: str, split: str) -> str:
+        return f"{jpeg(images[photo], split)} {literal(photo)}, {split}"
 
     cells = (
-        [shown(row["id"], row["split"]), shown(row["match_id"], row["match_split"]), tell(row)]
+        [cell(row["id"], row["split"]), cell(row["match_id"], row["match_split"]), format_row(row)]
         for row in rows
     )
     return table(header, cells)

@@ -1,4 +1,4 @@
-"""Artifacts of an evaluation: what people review in the Prefect UI before a model is promoted."""
+"""Artifacts of an evaluation, for review in the Prefect UI before promotion."""
 
 from __future__ import annotations
 
@@ -14,34 +14,45 @@ from pets_core.evaluation.tables import read_frame
 from pets_core.records.evaluation import Comparison, EvalReport, Section
 from pets_core.registry.aliases import GatedConfig
 from pets_core.storage.markdown import literal
-from tasks.artifacts.publisher import Publisher, jpeg, links, photo, picture, table, within
+from tasks.artifacts.publisher import (
+    Publisher,
+    jpeg,
+    links,
+    photo,
+    stored_png,
+    table,
+    truncated,
+)
 
 __all__ = ["publish_evaluation"]
 
 
 @task(name="publish evaluation", cache_policy=NO_CACHE)
 def publish_evaluation(config: GatedConfig, report: EvalReport) -> None:
-    """Make the artifacts, the `run-summary` last, so that it comes first in the UI."""
+    """Publish one artifact per section, then `champion` and `run-summary`.
+
+    `run-summary` is created last, so that the UI lists it first.
+    """
     gallery = read_gallery(report.file("gallery.parquet"))
     with Publisher(report.url) as publisher:
         for section in report.sections:
             if section.table:
                 rows = _rows(report, section)
-                whole = report.file(f"{section.table}.csv")
-                publisher.table(section.key, rows, section.description, whole)
+                full_url = report.file(f"{section.table}.csv")
+                publisher.table(section.key, rows, section.description, full_url)
             else:
                 publisher.markdown(
                     section.key, _page(report, section, gallery), section.description
                 )
         if report.comparison:
             compared = _comparison(report.comparison, report.samples)
-            description = f"The champion on the same {report.samples}"
+            description = f"Comparison with the champion on the same {report.samples}"
             publisher.markdown("champion", compared, description)
-        publisher.markdown("run-summary", _summary(config, report), "The evaluation in short")
+        publisher.markdown("run-summary", _summary(config, report), "Evaluation summary")
 
 
 def _rows(report: EvalReport, section: Section) -> list[dict[str, Any]]:
-    """Rows as people read them: floats with four figures, nothing where a value is missing."""
+    """Return the rows of a table, floats rounded to four digits and missing values empty."""
     frame = read_frame(report.file(section.table or ""))
     return [
         {str(name): _cell(value, name in section.percent) for name, value in row.items()}
@@ -49,12 +60,12 @@ def _rows(report: EvalReport, section: Section) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(value: Any, is_share: bool) -> Any:
+def _cell(value: Any, is_fraction: bool) -> Any:
     if value is None or value != value:
         return ""
     if not isinstance(value, float):
         return value
-    return round(value, 4) if is_share else float(f"{value:.4g}")
+    return round(value, 4) if is_fraction else float(f"{value:.4g}")
 
 
 def _page(report: EvalReport, section: Section, gallery: Gallery) -> str:
@@ -62,27 +73,26 @@ def _page(report: EvalReport, section: Section, gallery: Gallery) -> str:
     head += f"{literal(section.text)}\n\n" if section.text else ""
     if section.figure:
         url = report.file(f"{section.figure}.png")
-        head += f"{picture(url, section.figure_alt)}\n\nFull size: `{url}`\n\n"
-    return within(head, _pictures(gallery.get(section.gallery or "", ())))
+        head += f"{stored_png(url, section.figure_alt)}\n\nFull size: `{url}`\n\n"
+    return truncated(head, _pictures(gallery.get(section.gallery or "", ())))
 
 
 def _pictures(pictures: Sequence[Picture]) -> Iterator[str]:
-    for group, own in groupby(pictures, key=lambda shown: shown.group):
+    for group, members in groupby(pictures, key=lambda picture: picture.group):
         if group:
-            photos = " ".join(photo(shown.jpeg) for shown in own)
+            photos = " ".join(photo(picture.jpeg) for picture in members)
             yield f"**{literal(group)}**\n\n{photos}\n\n"
             continue
-        shown_pictures = list(own)
-        has_maps = any(shown.map_jpeg for shown in shown_pictures)
-        names = ["photo", *(["where the model looked"] if has_maps else []),
-                 "actual", "predicted", ""]  # fmt: skip
-        yield table(names, []) + "\n"
-        for shown in shown_pictures:
-            looked = jpeg(shown.map_jpeg, "where the model looked") if shown.map_jpeg else ""
+        ungrouped = list(members)
+        has_maps = any(picture.map_jpeg for picture in ungrouped)
+        maps = ["activation map"] if has_maps else []
+        yield table(["photo", *maps, "actual", "predicted", ""], []) + "\n"
+        for picture in ungrouped:
+            activation = jpeg(picture.map_jpeg, "activation map") if picture.map_jpeg else ""
             cells = [
-                f"{photo(shown.jpeg)} {literal(shown.photo_id)}",
-                *([looked] if has_maps else []),
-                *map(literal, (shown.actual, shown.predicted, shown.detail)),
+                f"{photo(picture.jpeg)} {literal(picture.photo_id)}",
+                *([activation] if has_maps else []),
+                *map(literal, (picture.actual, picture.predicted, picture.detail)),
             ]
             yield f"| {' | '.join(cells)} |\n"
 
@@ -90,7 +100,7 @@ def _pictures(pictures: Sequence[Picture]) -> Iterator[str]:
 def _comparison(compared: Comparison, samples: str) -> str:
     own, champion, gained = compared.metric, compared.champion_metric, compared.improvement
     changes = table(
-        ["class", "recall", "the champion's", samples],
+        ["class", "recall", "champion recall", samples],
         ([literal(c.name), f"{c.recall:.1%}", f"{c.champion_recall:.1%}", c.support]
          for c in (*compared.worse[:5], *compared.better[:5])),
     )  # fmt: skip
@@ -98,11 +108,11 @@ def _comparison(compared: Comparison, samples: str) -> str:
         ["", ""],
         [
             [own.name, literal(own.format(digits=2))],
-            ["the champion's", literal(champion.format(digits=2))],
-            ["improved by", literal(own.format_change(gained.value))],
+            ["champion", literal(champion.format(digits=2))],
+            ["improvement", literal(own.format_change(gained.value))],
             ["95% interval", literal(compared.interval_text)],
             [compared.test, compared.p_text],
-            [f"{samples} with a better score than the champion's", compared.num_better],
+            [f"{samples} with a better score than the champion", compared.num_better],
             [f"{samples} with a worse score", compared.num_worse],
         ],
     )
@@ -131,7 +141,7 @@ def _summary(config: GatedConfig, report: EvalReport) -> str:
     if report.highlights and report.highlights.rows:
         rows = ([literal(cell) for cell in row] for row in report.highlights.rows)
         worst = f"{report.highlights.title}:\n\n{table(report.highlights.columns, rows)}\n\n"
-    page = ("report, complete in one page", report.file("report.html"))
+    page = ("report (single page)", report.file("report.html"))
     details = literal(" ".join(report.details))
     return (
         f"# {literal(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"
@@ -147,12 +157,12 @@ def _headline(report: EvalReport) -> str:
 
 def _verdict(config: GatedConfig, report: EvalReport) -> str:
     if config.gate.promote and report.verdict.passed:
-        return f"passes, {config.gate.alias} points at it"
+        return f"passes the gate, promoted to {config.gate.alias}"
     return report.verdict.text
 
 
 def _remarks(report: EvalReport) -> str:
-    """Reasons against, warnings, and the champion, a paragraph each."""
+    """Return a paragraph for each gate reason and warning, and one for the champion."""
     lines = [f"**{literal(reason)}**" for reason in report.verdict.reasons]
     lines += [f"**{literal(warning)}**" for warning in report.warnings]
     if report.comparison:

@@ -1,4 +1,4 @@
-"""Artifacts in the Prefect UI: how they are made, and what becomes of a run when they cannot be."""
+"""Publishes artifacts in the Prefect UI without failing the run, and formats their markdown."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ __all__ = [
     "jpeg",
     "links",
     "photo",
-    "picture",
-    "picture_of",
+    "png",
+    "stored_png",
     "table",
-    "within",
+    "truncated",
 ]
 
 MAX_BYTES = 300_000
-"""An artifact beyond this makes the UI slow: its lists fetch all of them."""
+"""Larger artifacts slow down the UI, whose lists fetch all artifacts."""
 _MAX_ROWS = 500
-_MAX_PICTURE = 190_000
+_MAX_PNG_BYTES = 190_000
 _COLOURS = 64
 
 
 class Publisher:
-    """Makes artifacts of the present task run; a server that fails ends nothing.
+    """Context manager that creates artifacts of the current task run.
 
-    What could not be made is told of at the end of the context, in one line. After the server was
-    out of reach once, no other is tried: each would wait for half a minute.
+    Errors of the server do not fail the run: one warning at the end lists the missing artifacts.
+    Once the server is unreachable, later artifacts are skipped, since each would wait 30 seconds.
 
     Args:
-        kept: Where all that is published lies in the store.
+        url: URL in the store of the data that is published.
     """
 
-    def __init__(self, kept: str) -> None:
-        self._kept = kept
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._missing: list[str] = []
         self._error: Exception | None = None
-        self._away = False
+        self._is_unreachable = False
 
     def __enter__(self) -> Publisher:
         return self
@@ -58,46 +58,46 @@ class Publisher:
     def __exit__(self, *_: object) -> None:
         if self._missing:
             get_run_logger().warning(
-                "not published in the Prefect UI: %s (%s: %s); all of it is in %s",
-                ", ".join(self._missing), type(self._error).__name__, self._error, self._kept,
+                "Artifacts not published in the Prefect UI: %s (%s: %s); see %s",
+                ", ".join(self._missing), type(self._error).__name__, self._error, self._url,
             )  # fmt: skip
 
     def markdown(self, key: str, content: str, description: str) -> None:
-        """Make a markdown artifact."""
-        self._try(key, create_markdown_artifact, markdown=content, description=description)
+        """Create a markdown artifact."""
+        self._create(key, create_markdown_artifact, markdown=content, description=description)
 
     def table(
-        self, key: str, rows: Sequence[Mapping[str, Any]], description: str, whole: str = ""
+        self, key: str, rows: Sequence[Mapping[str, Any]], description: str, full_url: str = ""
     ) -> None:
-        """Make a table artifact; of more rows than it takes the first.
+        """Create a table artifact, truncated to the size of an artifact.
 
         Args:
-            key: Of the artifact.
-            rows: Cells by column; text is shown as it is, though the UI takes it for markdown.
-            description: What it shows.
-            whole: Where all rows are.
+            key: Key of the artifact.
+            rows: Cells by column. Text is escaped, since the UI renders it as markdown.
+            description: Description of the artifact.
+            full_url: URL of the table with all rows.
         """
-        shown = _fitting(rows)
+        shown = _truncated_rows(rows)
         if len(shown) < len(rows):
-            description += f"; the first {len(shown)} of {len(rows)} rows"
-            description += f", all are in {whole}" if whole else ""
-        self._try(key, create_table_artifact, table=shown, description=description)
+            description += f"; first {len(shown)} of {len(rows)} rows"
+            description += f", all rows: {full_url}" if full_url else ""
+        self._create(key, create_table_artifact, table=shown, description=description)
 
-    def _try(self, key: str, create: Any, **content: Any) -> None:
-        if not self._away:
+    def _create(self, key: str, create: Any, **content: Any) -> None:
+        if not self._is_unreachable:
             try:
                 create(key=key, **content)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the work is done and stored
+            except Exception as error:  # noqa: BLE001 - the results are stored; publishing may fail
                 self._error = self._error or error
-                # A server that answered may take the next one.
-                self._away = not isinstance(error, httpx.HTTPStatusError)
+                # A server that responds with an error may accept the next artifact.
+                self._is_unreachable = not isinstance(error, httpx.HTTPStatusError)
             else:
                 return
         self._missing.append(key)
 
 
-def _fitting(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The first rows, as many as an artifact takes."""
+def _truncated_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first rows, as many as fit in an artifact, with text escaped."""
     shown: list[dict[str, Any]] = []
     size = 0
     for row in rows[:_MAX_ROWS]:
@@ -110,25 +110,25 @@ def _fitting(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def jpeg(data: bytes, alt: str) -> str:
-    """A JPEG inside markdown."""
+    """Return markdown of an inline JPEG."""
     return f"![{alt}](data:image/jpeg;base64,{base64.b64encode(data).decode()})"
 
 
 def photo(data: bytes | None) -> str:
-    """A photo of the data set inside markdown, or a word where it is out of reach."""
-    return jpeg(data, "photo") if data else "(photo out of reach)"
+    """Return markdown of an inline photo, or a placeholder if the photo is unavailable."""
+    return jpeg(data, "photo") if data else "(photo unavailable)"
 
 
-def picture(url: str, alt: str) -> str:
-    """A stored PNG inside markdown, with fewer colours and pixels where it is too large for it."""
-    return picture_of(storage.read_bytes(url), alt)
+def stored_png(url: str, alt: str) -> str:
+    """Return markdown of an inline PNG that is read from `url`."""
+    return png(storage.read_bytes(url), alt)
 
 
-def picture_of(data: bytes, alt: str) -> str:
-    """A PNG inside markdown, with fewer colours and pixels where it is too large for it."""
-    if len(data) > _MAX_PICTURE:
+def png(data: bytes, alt: str) -> str:
+    """Return markdown of an inline PNG; a large one gets fewer colours and pixels."""
+    if len(data) > _MAX_PNG_BYTES:
         image = Image.open(io.BytesIO(data)).convert("RGB")
-        while len(data) > _MAX_PICTURE:
+        while len(data) > _MAX_PNG_BYTES:
             buffer = io.BytesIO()
             image.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
             data = buffer.getvalue()
@@ -137,31 +137,31 @@ def picture_of(data: bytes, alt: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in markdown."""
+    """Return a markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def within(head: str, rows: Iterable[str]) -> str:
-    """Markdown of as many rows as an artifact takes."""
-    content, left_out = head, 0
+def truncated(head: str, rows: Iterable[str]) -> str:
+    """Return markdown of the head and as many rows as fit in an artifact."""
+    content, num_omitted = head, 0
     for row in rows:
         if len(content) + len(row) < MAX_BYTES - 100:
             content += row
         else:
-            left_out += 1
-    return content + (f"\n{left_out} more are in the report.\n" if left_out else "")
+            num_omitted += 1
+    return content + (f"\n{num_omitted} more are in the report.\n" if num_omitted else "")
 
 
 def links(report: EvalReport, *pages: tuple[str, str]) -> str:
-    """Where all that is behind an artifact lies, as a table in markdown.
+    """Return a markdown table with the URLs of the files of an evaluation.
 
     Args:
-        report: Of the evaluation.
-        pages: What each further file is, and its URL.
+        report: Report of the evaluation.
+        pages: Name and URL of each additional file.
     """
-    lying = [
+    files = [
         ("model", report.model_url), *pages, ("predictions", report.predictions_url),
-        ("tables and pictures", report.url),
+        ("tables and figures", report.url),
     ]  # fmt: skip
-    return table(["", ""], ([what, f"`{url}`"] for what, url in lying))
+    return table(["", ""], ([name, f"`{url}`"] for name, url in files))

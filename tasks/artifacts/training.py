@@ -1,4 +1,4 @@
-"""What training leaves to look at in the Prefect UI, made from the files the ranks wrote."""
+"""Artifacts of the learning-rate finder and of training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.storage.markdown import literal
-from tasks.artifacts.publisher import Publisher, picture, table
+from tasks.artifacts.publisher import Publisher, stored_png, table
 
 __all__ = [
     "publish_lr",
@@ -17,9 +17,9 @@ __all__ = [
 
 @task(name="publish learning rate", cache_policy=NO_CACHE)
 def publish_lr(suggestion: LRSuggestion) -> None:
-    """Artifact `lr-finder`: the curve with its suggestions."""
+    """Publish the artifact `lr-finder`: the curve and its suggestions."""
     rows = [
-        [f"**{name}** (taken)" if name == suggestion.suggestion else name, f"{rate:.2e}"]
+        [f"**{name}** (used)" if name == suggestion.suggestion else name, f"{rate:.2e}"]
         for name, rate in (
             ("minimum", suggestion.minimum),
             ("steepest", suggestion.steepest),
@@ -33,16 +33,16 @@ def publish_lr(suggestion: LRSuggestion) -> None:
         suggested = f"No suggestion. Training uses train.base_lr = {suggestion.chosen:.2e}."
     text = (
         "# Learning-rate finder\n\n"
-        f"{picture(suggestion.plot_url, 'Loss against learning rate')}\n\n"
+        f"{stored_png(suggestion.plot_url, 'Loss over learning rate')}\n\n"
         f"{suggested}\n"
     )
     with Publisher(suggestion.curve_url) as publisher:
-        publisher.markdown("lr-finder", text, "Loss against learning rate")
+        publisher.markdown("lr-finder", text, "Loss over learning rate")
 
 
 @task(name="publish training", cache_policy=NO_CACHE)
 def publish_training(result: TrainResult) -> None:
-    """Artifact `training-curves`: losses and rates over steps, a row an epoch."""
+    """Publish the artifact `training-curves`: losses and learning rates, one row per epoch."""
     rows = [
         [
             epoch.epoch + 1,
@@ -56,12 +56,12 @@ def publish_training(result: TrainResult) -> None:
         for epoch in result.epochs
     ]
     metric = f"valid {result.epochs[0].metric.name}"
-    header = ["epoch", "phase", "train loss", "valid loss", metric, "s", "samples/s"]
+    header = ["epoch", "phase", "train loss", "valid loss", metric, "seconds", "samples/s"]
     text = (
-        f"# Training\n\n{picture(result.plot_url, 'Losses and learning rates')}\n\n"
+        f"# Training\n\n{stored_png(result.plot_url, 'Losses and learning rates')}\n\n"
         f"{table(header, rows)}\n\nBase learning rate {result.base_lr:.2e}, "
         f"mixed precision {result.mixed_precision}, {result.num_processes} rank(s) on "
-        f"{literal(result.device)}. Every step: `{result.history_url}`\n"
+        f"{literal(result.device)}. History of all steps: `{result.history_url}`\n"
     )
     with Publisher(result.history_url) as publisher:
-        publisher.markdown("training-curves", text, "Losses and rates")
+        publisher.markdown("training-curves", text, "Losses and learning rates")

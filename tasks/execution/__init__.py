@@ -1,1 +1,1 @@
-"""How tasks run: where, how often, one at a time, and with what to see of it."""
+"""Execution of tasks: delegation, retries, concurrency limits, progress and metrics."""

@@ -1,4 +1,4 @@
-"""Stages that work in ranks take turns on a machine, where somebody has limited how many may."""
+"""Concurrency limit for the stages that run worker ranks on one machine."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
-__all__ = ["turn_of_this_machine"]
+__all__ = ["machine_slot"]
 
 _LEASE_SECONDS = 60
-"""Prefect's least: the turn of a process that was killed ends so long after."""
+"""Prefect's minimum. The slot of a killed process is released after this time."""
 
 
 @contextmanager
-def turn_of_this_machine(logger: Any) -> Iterator[None]:
-    """Hold a slot of the global concurrency limit `pets-ranks@<hostname>`; wait for one if need be.
+def machine_slot(logger: Any) -> Iterator[None]:
+    """Hold a slot of the global concurrency limit `pets-ranks@<hostname>` during the block.
 
-    Without such a limit nothing is held. Asking first whether there is one costs some milliseconds;
-    asking for a slot costs seconds on SQLite, where Prefect's server is busy writing and Prefect's
-    client tries again later.
+    Waits for a free slot. Does nothing if the limit does not exist: the check takes milliseconds,
+    whereas requesting a slot takes seconds on SQLite, where the server is busy writing and the
+    client retries later.
 
     Args:
-        logger: Told what is waited for.
+        logger: Logs the wait, and a server that cannot be reached.
     """
     name = f"pets-ranks@{platform.node()}"
     with get_client(sync_client=True) as client:
@@ -36,13 +36,13 @@ def turn_of_this_machine(logger: Any) -> Iterator[None]:
         except ObjectNotFound:
             limit = None
         except httpx.HTTPError as error:
-            logger.warning("no turn is held: the Prefect server cannot be asked (%s)", error)
+            logger.warning("Cannot read concurrency limit %s (%s); running without", name, error)
             limit = None
     if limit is None:
         yield
         return
     if limit.active_slots >= limit.limit:
-        logger.info("waiting for a slot of the concurrency limit %s", name)
-    # A server that is away for a while ends no training.
+        logger.info("Concurrency limit %s is full, waiting for a slot", name)
+    # A training continues while the server is unreachable.
     with concurrency(name, lease_duration=_LEASE_SECONDS, raise_on_lease_renewal_failure=False):
         yield

@@ -1,4 +1,4 @@
-"""Shows a stage's progress: bars on a terminal, plain log lines elsewhere, and in an artifact."""
+"""Progress of a stage: bars on a terminal, log lines elsewhere, and a Prefect artifact."""
 
 from __future__ import annotations
 
@@ -16,110 +16,112 @@ from pets_core.progress import Progress
 
 __all__ = ["ProgressArtifact", "ProgressDisplay"]
 
-_LINE_EVERY_SECONDS = 10.0
-_UPDATE_EVERY_SECONDS = 5.0
+_LINE_INTERVAL_SECONDS = 10.0
+_UPDATE_INTERVAL_SECONDS = 5.0
 
 
-class _Reckoning:
-    """How long the rest takes at the speed so far."""
+class _TimeEstimate:
+    """Remaining time of a stage at its average speed so far."""
 
     def __init__(self) -> None:
-        self._stage, self._done, self._began, self._began_at = "", 0, 0.0, 0
+        self._stage, self._done, self._started, self._first_done = "", 0, 0.0, 0
 
-    def left(self, progress: Progress) -> str:
-        """Note how far a stage is; "01:00 left" once there is a speed."""
+    def update(self, progress: Progress) -> str:
+        """Record a report. Return the time left, such as "01:00 left", or "" without a speed."""
         if progress.stage != self._stage or progress.done < self._done:
             self._stage = progress.stage
-            self._began, self._began_at = time.monotonic(), progress.done
+            self._started, self._first_done = time.monotonic(), progress.done
         self._done = progress.done
-        done = progress.done - self._began_at
+        done = progress.done - self._first_done
         if done <= 0:
             return ""
-        seconds = (time.monotonic() - self._began) / done * (progress.total - progress.done)
+        seconds = (time.monotonic() - self._started) / done * (progress.total - progress.done)
         return f"{tqdm.format_interval(seconds)} left"
 
 
 def _line(progress: Progress, left: str) -> str:
-    about = f"{progress.stage} {progress.done}/{progress.total} {progress.unit}"
-    return ", ".join(part for part in (about, progress.detail, left) if part)
+    counts = f"{progress.stage} {progress.done}/{progress.total} {progress.unit}"
+    return ", ".join(part for part in (counts, progress.detail, left) if part)
 
 
 class ProgressArtifact:
-    """Keeps a progress artifact of the task run up to date; made in the task's own thread.
+    """Progress artifact of the task run. Create it in the thread of the task.
 
     Args:
-        key: Of the artifact.
-        logger: Told when the server cannot be.
+        key: Key of the artifact.
+        logger: Logs updates that fail.
     """
 
     def __init__(self, key: str, logger: Any) -> None:
-        self._logger, self._reckoning, self._last = logger, _Reckoning(), 0.0
+        self._logger, self._estimate, self._last = logger, _TimeEstimate(), 0.0
         self._id: Any = None
-        self._update_under_way = threading.Thread()
-        with self._telling():
+        self._update_thread = threading.Thread()
+        with self._log_errors():
             self._id = create_progress_artifact(0.0, key=key, description="starting")
 
-    def show(self, progress: Progress) -> None:
-        """Show one report; the server hears of it every few seconds, and is not waited for.
+    def update(self, progress: Progress) -> None:
+        """Send a progress report in a thread, at most every few seconds.
 
-        A server that hangs would be waited for six minutes, in which nobody reads what the ranks
-        print, and they stand still once the pipe is full.
+        A request to a server that hangs takes six minutes. Waiting for it would leave the output of
+        the ranks unread, and they block once the pipe is full.
         """
         if progress.unit == "epochs":
             return
-        left = self._reckoning.left(progress)
-        waits = time.monotonic() - self._last < _UPDATE_EVERY_SECONDS
-        if waits or self._update_under_way.is_alive():
+        left = self._estimate.update(progress)
+        is_recent = time.monotonic() - self._last < _UPDATE_INTERVAL_SECONDS
+        if is_recent or self._update_thread.is_alive():
             return
         self._last = time.monotonic()
         report = (100 * progress.done / progress.total, _line(progress, left))
-        self._update_under_way = threading.Thread(target=self._update, args=report, daemon=True)
-        self._update_under_way.start()
+        self._update_thread = threading.Thread(target=self._send, args=report, daemon=True)
+        self._update_thread.start()
 
     def end(self) -> None:
-        """All is done."""
-        if self._update_under_way.is_alive():
-            self._update_under_way.join()
-        self._update(100.0, "done")
+        """Set the artifact to 100%."""
+        if self._update_thread.is_alive():
+            self._update_thread.join()
+        self._send(100.0, "done")
 
-    def _update(self, percent: float, description: str) -> None:
+    def _send(self, percent: float, description: str) -> None:
         if self._id is not None:
-            with self._telling():
+            with self._log_errors():
                 update_progress_artifact(self._id, percent, description)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _log_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a server that is away must not end a training
-            self._logger.warning("the progress artifact was not updated: %s", error)
+        except Exception as error:  # noqa: BLE001 - an unreachable server must not fail a training
+            self._logger.warning("Progress artifact not updated: %s", error)
 
 
 class ProgressDisplay:
-    """Draws what it is told of one stage; used within `contextlib.closing`.
+    """Progress display of one stage; use within `contextlib.closing`.
+
+    Draws a bar on a terminal. Elsewhere it logs a line every ten seconds.
 
     Args:
-        logger: Takes a line for each epoch, and every ten seconds where there is no terminal.
+        logger: Logs a line for each epoch, and the progress if there is no terminal.
     """
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._bar: tqdm[Any] | None = None
         self._bar_key = ("", "")
-        self._reckoning = _Reckoning()
+        self._estimate = _TimeEstimate()
         self._last_line = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty()
 
     def __call__(self, progress: Progress) -> None:
-        """Show one report."""
+        """Display a progress report."""
         if progress.unit == "epochs":
             self.close()
             self._logger.info("epoch %d/%d %s", progress.done, progress.total, progress.detail)
             return
-        left = self._reckoning.left(progress)
-        if self._terminal:
+        left = self._estimate.update(progress)
+        if self._is_terminal:
             self._draw(progress)
-        elif time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:
+        elif time.monotonic() - self._last_line > _LINE_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
             self._logger.info("%s", _line(progress, left))
 

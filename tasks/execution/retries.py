@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt."""
+"""Retry policy of tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["SHORT_TASK", "may_pass"]
 
 
 def may_pass(_task: object, _run: object, state: Any) -> bool:
-    """Whether another attempt of a failed task may succeed."""
+    """Whether Prefect should retry a failed task; a `retry_condition_fn`."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, WorkerError):
         return error.is_retryable
@@ -26,4 +26,4 @@ SHORT_TASK: dict[str, Any] = {
     "retry_delay_seconds": 5,
     "retry_condition_fn": may_pass,
 }
-"""Policy of tasks that take seconds, or look at a whole data set."""
+"""Retry policy of tasks that take seconds or read a whole data set."""

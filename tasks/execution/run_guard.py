@@ -1,4 +1,4 @@
-"""A process whose flow run was taken from it ends, so that no run is worked on by two."""
+"""Ends a process whose flow run was superseded, so that no two processes work on one run."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-__all__ = ["ends_with_its_run"]
+__all__ = ["exit_when_superseded"]
 
 _POLL_SECONDS = 10.0
 _CANCEL_SECONDS = 45.0
-"""A worker that is there has ended a run that is to be cancelled by then."""
+"""A running worker ends a run in state Cancelling within this time."""
 _EXIT_CODE = 143
-_PATIENCE_SECONDS = 5.0
-_LAST_SECONDS = 15
+_SEND_TIMEOUT_SECONDS = 5.0
+_EXIT_TIMEOUT_SECONDS = 15
 
 
 @contextmanager
-def ends_with_its_run(
+def exit_when_superseded(
     logger: Any, on_cancelled: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """End this process at once when its flow run goes on elsewhere, or is over, or is cancelled.
+    """Exit this process if its flow run restarts elsewhere, ends or is cancelled during the block.
 
-    Prefect leaves a run to whoever says last what its state is: a process that was taken for dead,
-    whose worker died, or that lost the server for a while, goes on beside the one that took over.
-    Ranks end with this process, after a last checkpoint. A server that is away changes nothing.
+    Prefect does not stop an old process of a restarted run. If the process was assumed dead, lost
+    its worker or lost the server for a while, it would run in parallel with its replacement.
+    Ranks end with this process, after a last checkpoint. An unreachable server is ignored.
 
     Args:
-        logger: Told why this process ends.
-        on_cancelled: Called before it ends where nobody takes the run over.
+        logger: Logs the reason of the exit.
+        on_cancelled: Called before the exit if no other process takes the run over.
     """
     if flow_run.id is None:
         yield
         return
     over = threading.Event()
     watch = _Watch(UUID(flow_run.id), flow_run.run_count, logger, on_cancelled, over)
-    # The thread is to talk to the server of this context.
+    # The thread needs the Prefect settings of this context.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True)
     thread.start()
     try:
@@ -74,31 +74,31 @@ class _Watch:
             while True:
                 try:
                     run = client.read_flow_run(self._run_id)
-                except Exception:  # noqa: BLE001 - whatever it is, the work goes on without the server
+                except Exception:  # noqa: BLE001 - the work continues without the server
                     run = None
                 if self._over.is_set():
                     return
-                if run and (reason := self._reason(run)):
-                    self._end(client, run, reason)
+                if run and (reason := self._exit_reason(run)):
+                    self._exit(client, run, reason)
                 self._over.wait(_POLL_SECONDS)
 
-    def _reason(self, run: FlowRun) -> str:
-        """Why this process is to end; empty where the run is still its own."""
+    def _exit_reason(self, run: FlowRun) -> str:
+        """Return why this process must exit, or "" while it owns the run."""
         state = run.state
         if run.run_count != self._attempt:
-            return f"is in its attempt {run.run_count}, and this is attempt {self._attempt}"
+            return f"is in attempt {run.run_count} (this process runs attempt {self._attempt})"
         if state is None or state.is_running():
             return ""
         if not state.is_cancelling():
             return f"is {state.name}"
         self._cancelling_since = self._cancelling_since or time.monotonic()
         waited = time.monotonic() - self._cancelling_since
-        return "is to be cancelled, and no worker does it" if waited > _CANCEL_SECONDS else ""
+        return "is Cancelling, and no worker ended it" if waited > _CANCEL_SECONDS else ""
 
-    def _end(self, client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
-        # Whatever hangs on the way out, the kernel ends this process then.
-        signal.alarm(_LAST_SECONDS)
-        self._logger.warning("the flow run %s: this process ends", reason)
+    def _exit(self, client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
+        # If anything below hangs, the kernel ends this process.
+        signal.alarm(_EXIT_TIMEOUT_SECONDS)
+        self._logger.warning("The flow run %s: exiting this process", reason)
         state = run.state
         try:
             if state and (state.is_cancelling() or state.is_cancelled() or state.is_failed()):
@@ -107,14 +107,14 @@ class _Watch:
                 client.set_flow_run_state(self._run_id, Cancelled())
             _send_logs()
         finally:
-            # Whatever else Prefect would do on the way out changes a state that is not its own.
+            # A normal exit would let Prefect change the state of a run this process does not own.
             os._exit(_EXIT_CODE)
 
 
 def _send_logs() -> None:
-    """Have the server hear what was said last, if it still listens."""
-    # In a thread of its own: this one's event loop may be the one that sends them.
-    drain = partial(APILogWorker.drain_all, timeout=_PATIENCE_SECONDS)
+    """Send the last log lines to the server, if it can be reached in time."""
+    # In another thread: the event loop of this one may be the one that sends them.
+    drain = partial(APILogWorker.drain_all, timeout=_SEND_TIMEOUT_SECONDS)
     sender = threading.Thread(target=drain, daemon=True)
     sender.start()
-    sender.join(_PATIENCE_SECONDS)
+    sender.join(_SEND_TIMEOUT_SECONDS)

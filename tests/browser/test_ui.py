@@ -224,7 +224,7 @@ def test_a_rejected_run_says_why(page_and_root, rejected, finished, keep) -> Non
     keep(page, "rejected")
     open_artifact(page, address.replace(run_id, rejected), "run-summary")
     page.get_by_text("does not pass the gate").first.wait_for()
-    page.get_by_text("at most gate.max_error_rate = 0.00%").first.wait_for()
+    page.get_by_text("exceeds gate.max_error_rate = 0.00%").first.wait_for()
     page.get_by_text("It is the champion.").first.wait_for()
     keep(page, "rejected-summary")
 

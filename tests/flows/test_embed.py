@@ -56,7 +56,7 @@ def test_embeddings_and_near_duplicates_of_a_data_set(
     assert found.num_both >= 1
     made = read_artifacts(state.state_details.flow_run_id)
     assert made["near-duplicates"].count("data:image/jpeg") == 2 * min(len(rows), 20)
-    assert "the hash, too, other label" in made["near-duplicates"]
+    assert "embedding and hash, different label" in made["near-duplicates"]
     assert len(made["near-duplicates"]) < 300_000
     # Of a version that is in the store already, no source is read.
     nowhere = config.source.model_copy(update={"url": "/nowhere"})

@@ -245,7 +245,7 @@ def test_ratings_are_learnt_evaluated_and_promoted(
     assert own < biases < report.primary.baseline
     assert f"{report.num_rows:,} test ratings" in made["run-summary"]
     assert "600 users and 400 items with training ratings" in made["dataset-summary"]
-    assert made["weight-decay"].startswith("# 0.1 is best")
+    assert made["weight-decay"].startswith("# Best weight decay: 0.1")
     assert report.model_url.endswith("-wd-0.1/model")
     run_id = str(state.state_details.flow_run_id)
     champion = current(config.store, "sample-ratings", "champion")

@@ -80,7 +80,7 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     assert set(made) == SHARED | {"tags", "thresholds", "top-losses", "label-issues"}
     assert "148 photos of 39 tags" in made["dataset-summary"]
     assert "valid F1 per photo" in made["training-curves"]
-    assert "**steepest** (taken)" in made["lr-finder"]
+    assert "**steepest** (used)" in made["lr-finder"]
     assert made["top-losses"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())
     predictions = predictions_of(report)
@@ -142,7 +142,7 @@ def test_places(config_of, tmp_path, read_artifacts, targets):
     made = read_artifacts(state.state_details.flow_run_id)
     assert set(made) == SHARED | {"numbers", "residuals", "worst-errors", "label-issues"}
     assert f"valid {report.primary.name}" in made["training-curves"]
-    assert "**valley** (taken)" in made["lr-finder"], "the steepest place is noise here"
+    assert "**valley** (used)" in made["lr-finder"], "the steepest place is noise here"
     assert made["worst-errors"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in made.values())
     predictions = predictions_of(report)
@@ -222,5 +222,5 @@ def test_embeddings_of_photos_with_tags(config_of):
 def test_a_run_is_not_gone_on_with_for_something_else(config_of):
     first = pipeline(config_of("tags"), return_state=True).result()
     run = first.url.rsplit("/", 1)[0]
-    with pytest.raises(PetsError, match=r"targets = box: .* began with a data set of tags"):
+    with pytest.raises(PetsError, match=r"targets = box: .* uses a data set of tags"):
         pipeline(config_of("box"), run)

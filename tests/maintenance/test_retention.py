@@ -1,4 +1,4 @@
-"""What `pets gc` finds in a store, and what it never touches."""
+"""Files that `pets gc` finds in a store, and files that it keeps."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ DAY = 86_400
 
 
 def write(path: Path, days: float, content: str = "12345678") -> None:
-    """A file that was last changed so many days ago."""
+    """Write a file that was last changed so many days ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     then = time.time() - days * DAY
@@ -33,7 +33,7 @@ def store(tmp_path) -> Path:
 
 @pytest.fixture
 def run(store):
-    """Write a run whose files are so old; trained to the end or not."""
+    """Write a run with files of the given age, with a finished training or not."""
 
     def written(name: str, days: float, *, trained: bool = True, fingerprint: str = "f") -> Path:
         folder = store / "runs" / name
@@ -62,14 +62,14 @@ def candidate(run_id: str, fingerprint: str = "f", predicted_by: str | None = No
     )  # fmt: skip
 
 
-def test_an_old_run_goes_whole_and_a_younger_ones_checkpoints(store, run):
+def test_old_runs_and_checkpoints_of_finished_runs_are_removed(store, run):
     old, finished, unfinished, today = (
         run("old", 91), run("finished", 2), run("unfinished", 2, trained=False), run("today", 0.1)
     )  # fmt: skip
     found = find_old(str(store), 90)
     assert [item.url for item in found] == [str(finished / "checkpoints"), str(old)]
     assert found[0].num_bytes == 16
-    assert found[1].why == "nothing of the run has changed for 91 days"
+    assert found[1].why == "run unchanged for 91 days"
     remove_old(str(store), find_old(str(store), 90))
     assert not old.exists()
     assert not (finished / "checkpoints").exists()
@@ -84,16 +84,20 @@ def test_one_change_keeps_a_run(store, run):
     assert find_old(str(store), 90) == []
 
 
-def test_what_an_alias_points_at_or_would_return_to_stays(store, run):
-    for name in ("first", "second", "third", "judged-anew"):
+def test_models_of_an_alias_and_of_its_rollback_are_kept(store, run):
+    for name in ("first", "second", "third", "evaluated-again"):
         run(name, 400)
     for model in (candidate("first"), candidate("second"),
-                  candidate("third", predicted_by="judged-anew")):  # fmt: skip
+                  candidate("third", predicted_by="evaluated-again")):  # fmt: skip
         promote(str(store), "champion", model)
     old = {item.url.rsplit("/", 1)[1] for item in find_old(str(store), 90)}
     assert old == {"first", "checkpoints"}
     remove_old(str(store), find_old(str(store), 90))
-    assert sorted(p.name for p in (store / "runs").iterdir()) == ["judged-anew", "second", "third"]
+    assert sorted(p.name for p in (store / "runs").iterdir()) == [
+        "evaluated-again",
+        "second",
+        "third",
+    ]
     assert rollback(str(store), "pets", "champion").model.run_id == "second"
 
 
@@ -109,7 +113,7 @@ def test_another_spelling_of_the_store_is_the_same_store(store, run, tmp_path):
         assert whole == [], spelling
 
 
-def test_an_alias_that_moves_meanwhile_is_heeded(store, run):
+def test_a_run_promoted_in_the_meantime_is_kept(store, run):
     folder = run("first", 400)
     found = find_old(str(store), 90)
     promote(str(store), "champion", candidate("first"))
@@ -123,20 +127,20 @@ def test_checkpoints_of_a_training_on_ratings_go_too(store, run):
     assert [item.url for item in find_old(str(store), 90)] == [str(folder / "checkpoints")]
 
 
-def test_checkpoints_being_written_beside_an_old_answer_stay(store, run):
+def test_checkpoints_of_a_repeated_training_are_kept(store, run):
     write(run("again", 10) / "checkpoints/step-000000010/checkpoint.json", 0.1)
     assert find_old(str(store), 90) == []
 
 
 def test_the_data_of_the_champion_stays(store, run):
     run("first", 400, fingerprint="trained-on")
-    promote(str(store), "champion", candidate("first", fingerprint="judged-on"))
-    assert data_sets_needed(str(store)) == {"trained-on", "judged-on"}
+    promote(str(store), "champion", candidate("first", fingerprint="evaluated-on"))
+    assert data_sets_needed(str(store)) == {"trained-on", "evaluated-on"}
     (store / "runs/first/model" / CARD).unlink()
-    assert data_sets_needed(str(store)) == {"judged-on"}
+    assert data_sets_needed(str(store)) == {"evaluated-on"}
 
 
-def test_the_command_tells_first_and_removes_when_asked(small_config, run, store, capsys):
+def test_the_command_removes_only_with_delete(small_config, run, store, capsys):
     manifest = ingest(small_config)
     grown = small_config.source.model_copy(update={"seed": 3})
     ingest(small_config.model_copy(update={"source": grown}))
@@ -145,11 +149,11 @@ def test_the_command_tells_first_and_removes_when_asked(small_config, run, store
     old = run("old", 91)
     command = ["gc", "--store", str(store), "--keep-versions", "1"]
     cli.main(command)
-    told = capsys.readouterr().out
-    assert f"{old}" in told
-    first_told = told.replace("to remove (use --delete)", "removed")
-    assert manifest.fingerprint in told
-    assert told.rstrip().endswith("to remove (use --delete)")
+    listed = capsys.readouterr().out
+    assert f"{old}" in listed
+    dry_run = listed.replace("to remove (use --delete)", "removed")
+    assert manifest.fingerprint in listed
+    assert listed.rstrip().endswith("to remove (use --delete)")
     assert old.exists()
     shutil.copytree(store, store.with_name("copy"))
     promote(str(store), "champion", candidate("old", fingerprint=manifest.fingerprint))
@@ -162,7 +166,7 @@ def test_the_command_tells_first_and_removes_when_asked(small_config, run, store
     cli.main(["gc", "--store", copy, *command[3:], "--delete"])
     # Columns are as wide as the longest path, and manifests go first.
     removed = capsys.readouterr().out.replace(copy, str(store))
-    assert sorted(removed.split()) == sorted(first_told.split())
+    assert sorted(removed.split()) == sorted(dry_run.split())
 
 
 @pytest.mark.parametrize("flag", ["--keep-days", "--keep-versions"])

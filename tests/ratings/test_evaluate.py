@@ -140,7 +140,7 @@ def test_better_and_worse_than_the_champion_and_the_limit(evaluated):
     assert better.comparison.num_excluded == 0
     assert "gate.min_improvement" in worse.verdict.reasons[0]
     failed = evaluated(0.5, gate=GateConfig(max_value=0.4)).verdict
-    assert "at most gate.max_value = 0.4" in failed.reasons[0]
+    assert "exceeds gate.max_value = 0.4" in failed.reasons[0]
 
 
 @pytest.mark.parametrize("name", ["max_error_rate", "min_score", "max_drop_per_class"])

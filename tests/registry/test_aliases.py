@@ -1,4 +1,4 @@
-"""An alias moves, keeps its history, and can be rolled back."""
+"""Aliases: promotion, history and rollback."""
 
 import json
 import time
@@ -51,7 +51,7 @@ def points_at(store: str) -> str:
     return current(store, "pets", "champion").model.run_id
 
 
-def test_nothing_is_pointed_at_at_first(store):
+def test_an_alias_without_versions(store):
     assert current(store, "pets", "champion") is None
     assert history(store, "pets", "champion") == {}
     with pytest.raises(PetsError, match=r"pets has no alias 'champion'"):
@@ -64,7 +64,7 @@ def test_rolling_back_goes_from_one_to_the_one_before(store):
     assert points_at(store) == "c"
     assert rollback(store, "pets", "champion").model.run_id == "b"
     assert rollback(store, "pets", "champion").model.run_id == "a"
-    with pytest.raises(PetsError, match=r"has pointed at no other model before"):
+    with pytest.raises(PetsError, match=r"has no previous model to roll back to"):
         rollback(store, "pets", "champion")
     promote(store, "champion", model("d"))
     assert rollback(store, "pets", "champion").model.run_id == "a"
@@ -87,23 +87,23 @@ def test_a_move_counts_after_those_of_a_clock_that_is_ahead(store, monkeypatch):
     assert points_at(store) == "a"
 
 
-def test_what_is_promoted_again_goes_back_to_what_came_before_it(store):
+def test_a_rollback_after_promoting_twice_returns_to_the_model_before(store):
     for run in ("a", "b", "b"):
         promote(store, "champion", model(run))
     assert rollback(store, "pets", "champion").model.run_id == "a"
 
 
-def test_a_model_that_is_gone_is_not_promoted(store):
-    with pytest.raises(PetsError, match=r"runs/gone/model: the model is gone"):
+def test_a_missing_model_is_not_promoted(store):
+    with pytest.raises(PetsError, match=r"runs/gone/model: the model no longer exists"):
         promote(store, "champion", model("gone"))
     assert history(store, "pets", "champion") == {}
 
 
 @pytest.mark.parametrize("name", ["../../outside", "team/a", "..", ""])
 def test_names_do_not_leave_their_folder(store, name):
-    with pytest.raises(PetsError, match=r"is no name of a data set or alias"):
+    with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         promote(store, name, model("a"))
-    with pytest.raises(PetsError, match=r"is no name of a data set or alias"):
+    with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         current(store, name, "champion")
 
 
@@ -117,7 +117,7 @@ def test_of_two_models_compared_with_one_champion_the_second_is_not_promoted(sto
         write_bytes(f"{folder}/candidate.json", model(run).model_dump_json().encode())
         reports.append(SimpleNamespace(file=f"{folder}/{{}}".format, champion_version=version))
     promote_run(store, "champion", reports[0])
-    with pytest.raises(AliasConflict, match=r"champion was pointed at b meanwhile"):
+    with pytest.raises(AliasConflict, match=r"champion moved to run b during this evaluation"):
         promote_run(store, "champion", reports[1])
     promote_run(store, "champion", reports[0])
     assert points_at(store) == "b"
@@ -139,7 +139,7 @@ def test_aliases_and_data_sets_are_independent(store):
         rollback(store, "pets", "champoin")
 
 
-def test_of_many_moves_at_once_none_is_lost(store):
+def test_concurrent_promotions_are_all_kept(store):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda run: promote(store, "champion", model(run)), map(str, range(24))))
     moves = history(store, "pets", "champion")
@@ -151,11 +151,11 @@ def test_a_damaged_version_is_refused(store, tmp_path):
     promote(store, "champion", model("a"))
     (path,) = (tmp_path / "store/models/pets/champion").iterdir()
     path.write_text("{")
-    with pytest.raises(PetsError, match=r"is damaged, or of another version: remove it"):
+    with pytest.raises(PetsError, match=r"is damaged or has an unknown format: remove it"):
         current(store, "pets", "champion")
 
 
-def test_the_store_may_be_elsewhere_tomorrow(store):
+def test_the_store_can_be_moved(store):
     kept = relative(store, f"{store}/runs/a/model")
     assert absolute("/mnt/other", kept) == "/mnt/other/runs/a/model"
     assert absolute("s3://bucket/pets", kept) == "s3://bucket/pets/runs/a/model"
@@ -180,7 +180,7 @@ def test_candidates_are_the_runs_that_were_evaluated(store):
         ({"tta_views": 4}, False),
     ],
 )
-def test_the_champions_predictions_serve_again_for_the_same_photos(store, about, again):
+def test_predictions_of_the_champion_are_reused_for_the_same_photos(store, about, again):
     promote(store, "champion", model("a", **about))
     write_bytes(f"{store}/runs/a/evaluation/predictions.parquet", b"")
     config = PipelineConfig(store=store)
@@ -196,7 +196,7 @@ VERSION_1 = {
     "dataset_fingerprint": "f", "split": "test", "tta_views": 0, "backbone": "resnet34",
     "error_rate": 0.125, "num_rows": 100, "evaluated_at": "2026-01-01T00:00:00+00:00",
 }  # fmt: skip
-"""A candidate.json as it was before there was a metric of every kind."""
+"""A candidate.json of version 1, before other metrics than the error rate."""
 
 
 def test_a_candidate_of_version_1_is_read_and_promoted(store, tmp_path):
@@ -212,7 +212,7 @@ def test_a_candidate_of_version_1_is_read_and_promoted(store, tmp_path):
     assert current(store, "pets", "champion").model == found
     (path,) = (tmp_path / "store/models/pets/champion").iterdir()
     stored = json.loads(path.read_text())["model"]
-    assert stored["format_version"] == 2, "it is written in the form that it is in"
+    assert stored["format_version"] == 2, "records are written in the newest version"
     assert "error_rate" not in stored
 
 

@@ -135,7 +135,7 @@ def test_without_a_champion_the_metric_alone_decides():
     assert judge(GateConfig(), error_rate(0.9)).passed
     assert judge(GateConfig(max_error_rate=0.1), error_rate(0.1)).passed
     verdict = judge(GateConfig(max_error_rate=0.1), error_rate(0.101))
-    assert verdict.reasons == ("error rate 10.10%, at most gate.max_error_rate = 10.00%",)
+    assert verdict.reasons == ("error rate 10.10% exceeds gate.max_error_rate = 10.00%",)
     assert verdict.text == "does not pass the gate"
 
 
@@ -143,14 +143,14 @@ def test_a_metric_of_which_higher_is_better_has_a_least_value():
     assert judge(GateConfig(min_score=0.8), f1(0.8)).passed
     assert judge(GateConfig(min_score=0.8), f1(0.9)).passed
     verdict = judge(GateConfig(min_score=0.8), f1(0.795))
-    assert verdict.reasons == ("F1 per photo 79.50%, at least gate.min_score = 80.00%",)
+    assert verdict.reasons == ("F1 per photo 79.50% is below gate.min_score = 80.00%",)
 
 
 def test_a_metric_of_which_lower_is_better_has_a_greatest_value():
     assert judge(GateConfig(max_value=2.5), rmse(2.5)).passed
     assert judge(GateConfig(max_value=2.5), rmse(1.0)).passed
     verdict = judge(GateConfig(max_value=2.5), rmse(2.75))
-    assert verdict.reasons == ("RMSE 2.75 kg, at most gate.max_value = 2.5 kg",)
+    assert verdict.reasons == ("RMSE 2.75 kg exceeds gate.max_value = 2.5 kg",)
 
 
 def test_rounding_is_no_reason():
@@ -183,7 +183,7 @@ def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
         ({"min_improvement": 0.08}, None),
         (
             {"min_improvement": 0.081},
-            r"by \+8\.00 percentage points, at least gate.min_improvement = \+8\.10 perc",
+            r"improvement \+8\.00 percentage points is below gate.min_improvement = \+8\.10 perc",
         ),
         ({"max_drop_per_class": 0.0}, None),
         ({"max_error_rate": 0.05, "min_improvement": 0.2}, r"max_error_rate.*min_improvement"),
@@ -203,8 +203,7 @@ def test_a_worse_model_passes_only_where_that_is_allowed():
     gate = GateConfig(min_improvement=-1, max_drop_per_class=0.05)
     (reason,) = judge(gate, error_rate(0.15), worse).reasons
     assert reason == (
-        "recall of pug 85.0%, the champion's 93.0%: 8.0% less, at most "
-        "gate.max_drop_per_class = 5.0%"
+        "recall of pug 85.0% (champion: 93.0%): drop 8.0% exceeds gate.max_drop_per_class = 5.0%"
     )
 
 
@@ -212,7 +211,7 @@ def test_improvement_has_the_unit_of_the_metric():
     comparison = compared(0.25, metric=rmse(2.25), champion=2.5)
     (reason,) = judge(GateConfig(min_improvement=0.5), rmse(2.25), comparison).reasons
     assert reason == (
-        "RMSE 2.25 kg, the champion's 2.5 kg: improved by +0.25 kg, at least "
+        "RMSE 2.25 kg (champion: 2.5 kg): improvement +0.25 kg is below "
         "gate.min_improvement = +0.5 kg"
     )
 

@@ -357,7 +357,7 @@ def test_a_full_disk_names_path_and_setting_and_harms_nothing(tmp_path, monkeypa
         PetsError, match=r"a\.bin: cannot be written: .*set cache_dir to another"
     ) as e:
         storage.write_bytes(url, b"after", "cache_dir")
-    assert "What was stored before is unharmed" in str(e.value)
+    assert "Data stored earlier is intact" in str(e.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
     assert Path(url).read_bytes() == b"before"
 

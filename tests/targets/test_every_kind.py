@@ -232,7 +232,7 @@ def test_models_are_promoted_and_rolled_back(draw_kind, evaluated, tmp_path, kin
     second, third = run("b", 0.1, champion), run("c", 0.1, champion)
     assert second.comparison.improvement.low > 0
     promote_run(config.store, "champion", second)
-    with pytest.raises(AliasConflict, match=r"champion was pointed at b meanwhile"):
+    with pytest.raises(AliasConflict, match=r"champion moved to run b during this evaluation"):
         promote_run(config.store, "champion", third)
     held = current(config.store, "pets", "champion").model
     assert (held.run_id, held.target, held.metric) == ("b", kind, second.primary)

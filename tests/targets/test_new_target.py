@@ -82,7 +82,7 @@ def test_the_kind_of_the_page_runs_through_the_product(place) -> None:
     # Another model has to be better than this one, by the metric of this kind.
     second = run(place, "--train.seed", "1", "--gate.min_improvement", "4")
     assert second.returncode == 1
-    assert re.search(r"grades off \S+, the champion's .* at least gate.min_improv", second.stdout)
+    assert re.search(r"grades off \S+ \(champion: .* is below gate.min_improv", second.stdout)
     done = pets(place, "batch-predict", model, "--source.url", "photos", "--to", str(place / "out"))
     assert done.returncode == 0, done.stdout + done.stderr
     found = pd.read_parquet(place / "out/predictions")

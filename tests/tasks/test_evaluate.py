@@ -1,4 +1,4 @@
-"""From a verdict to an alias, and to the state of a run."""
+"""Promotion by the verdict, and the final state of a run."""
 
 import logging
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_an_alias_that_moved_meanwhile_is_a_reason_not_a_crash(config):
     candidate(config.store, "a")
     verdict = point_alias.fn(config, report_of(config.store, "a", champion_version=None)).verdict
     assert not verdict.passed
-    assert "champion was pointed at other meanwhile" in verdict.reasons[0]
+    assert "champion moved to run other during this evaluation" in verdict.reasons[0]
     assert current(config.store, "pets", "champion").model.run_id == "other"
 
 
@@ -79,4 +79,4 @@ def test_a_rejected_model_ends_its_run_as_rejected(config):
     passed = report_of(config.store, "a")
     assert final_state(config, passed) is passed
     without = config.model_copy(update={"gate": GateConfig()})
-    assert final_state(without, report) is report, "the gate is not in force"
+    assert final_state(without, report) is report, "promotion is off"

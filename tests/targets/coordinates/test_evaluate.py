@@ -41,7 +41,7 @@ def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
     assert report.primary.unit == "% of a side"
     assert "distances are not told in pixels" in caplog.text
     worst = published(report)["worst-errors"]
-    assert "(photo out of reach)" in worst
+    assert "(photo unavailable)" in worst
     assert r"of a side |" in worst
 
 

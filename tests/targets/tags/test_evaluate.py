@@ -154,7 +154,7 @@ def test_what_people_see(reviewed, draw, shown, capsys):
     assert "data:image/png;base64,iVBOR" in made["thresholds"]
     worst = read_gallery(report.file("gallery.parquet"))["top-losses"]
     assert worst[0].photo_id == predictions.ids[int(predictions.losses.argmax())]
-    assert made["top-losses"].count("(photo out of reach)") == 16
+    assert made["top-losses"].count("(photo unavailable)") == 16
     show_evaluation(report)
     printed = capsys.readouterr().out
     assert f"F1 per photo {report.primary.value:.1%}" in printed

@@ -1,4 +1,4 @@
-"""Artifacts of an evaluation of any kind: every section, the champion, and the summary."""
+"""Artifacts of an evaluation of any kind: sections, champion and summary."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ PICTURE = Picture(EVIL, EVIL, "pug", "loss 5.50", jpeg=b"jpeg", map_jpeg=b"map")
 
 @pytest.fixture
 def report(tmp_path) -> EvalReport:
-    """A report whose files are in a folder."""
+    """Report with its files in a folder."""
     url = str(tmp_path)
     frame = pd.DataFrame(
         {"name": [EVIL, "pug"], "recall": [0.123456, np.nan], "mae": [12345.678, np.nan],
@@ -68,7 +68,7 @@ def report(tmp_path) -> EvalReport:
 
 @pytest.fixture
 def published(report, shown) -> Callable[..., dict[str, object]]:
-    """Artifacts of the report, some fields of which have other values, by key."""
+    """Publish the report with the given fields; return the artifacts by key."""
 
     def made(config: PipelineConfig = PipelineConfig(), **about) -> dict[str, object]:  # noqa: B008
         return shown(publish_evaluation, config, report.model_copy(update=about))
@@ -92,11 +92,11 @@ def test_tables_have_rounded_figures_and_gaps(published):
 def test_pictures_have_their_target_prediction_and_map(published):
     made = published()
     assert made["worst"].count("data:image/jpeg") == 2
-    assert "| photo | where the model looked | actual | predicted |  |" in made["worst"]
+    assert "| photo | activation map | actual | predicted |  |" in made["worst"]
     assert "loss 5\\.50" in made["worst"]
     assert made["pairs"].count("data:image/jpeg") == 3
     assert made["pairs"].count("predicted pug") == 1, "one heading for all of a group"
-    assert "where the model looked" not in made["pairs"]
+    assert "activation map" not in made["pairs"]
     assert "data:image/png" in made["residuals"]
 
 
@@ -134,10 +134,10 @@ def test_the_comparison_has_the_units_of_the_metric(published):
     page = published(comparison=COMPARISON)["champion"].replace("\\", "")
     assert page.startswith("# Against the champion: 0.25 kg better\n")
     assert "On the same 90 photos. 10 more are excluded" in page
-    assert "| improved by | +0.25 kg |" in page
+    assert "| improvement | +0.25 kg |" in page
     assert "| 95% interval | -0.5 to +1 kg |" in page
     assert "| paired permutation test | p = 0.310 |" in page
-    assert "| photos with a better score than the champion's | 60 |" in page
+    assert "| photos with a better score than the champion | 60 |" in page
     assert "| 80.0% | 90.0% | 9 |" in page
     without = published(comparison=COMPARISON.model_copy(update={"worse": ()}))["champion"]
     assert "Largest drops" not in without
@@ -145,7 +145,7 @@ def test_the_comparison_has_the_units_of_the_metric(published):
 
 def test_the_alias_of_a_promoted_model_is_named(published):
     config = PipelineConfig(gate=GateConfig(promote=True, alias="canary"))
-    assert ": passes, canary points at it\n" in published(config)["run-summary"]
+    assert ": passes the gate, promoted to canary\n" in published(config)["run-summary"]
     rejected = published(config, verdict=Verdict(passed=False, reasons=("too bad",)))
     assert ": does not pass the gate\n" in rejected["run-summary"]
     no_gate = published(verdict=Verdict(passed=True, has_condition=False))

@@ -1,4 +1,4 @@
-"""Artifacts: bounded, escaped, and without harm to a run when the server fails."""
+"""Artifacts are bounded and escaped, and a server error does not fail the run."""
 
 import base64
 import io
@@ -14,12 +14,12 @@ from pets_core.evaluation.gallery import Picture
 from pets_core.storage.markdown import literal
 from tasks.artifacts import publisher as publisher_module
 from tasks.artifacts.evaluation import _pictures
-from tasks.artifacts.publisher import MAX_BYTES, Publisher, picture, within
+from tasks.artifacts.publisher import MAX_BYTES, Publisher, stored_png, truncated
 
 
 @pytest.fixture
 def made(monkeypatch, caplog):
-    """What was made, as (kind, content); and what was logged."""
+    """Record the created artifacts as (kind, content)."""
     calls = []
 
     def create(kind):
@@ -31,12 +31,12 @@ def made(monkeypatch, caplog):
     return calls
 
 
-def test_long_tables_say_what_they_leave_out(made):
+def test_long_tables_state_their_number_of_rows(made):
     with Publisher("s3://b") as publisher:
         publisher.table("t", [{"n": n} for n in range(700)], "numbers")
     ((_, content),) = made
     assert len(content["table"]) == 500
-    assert content["description"] == "numbers; the first 500 of 700 rows"
+    assert content["description"] == "numbers; first 500 of 700 rows"
 
 
 def test_tables_stop_where_an_artifact_is_full(made):
@@ -44,15 +44,15 @@ def test_tables_stop_where_an_artifact_is_full(made):
         publisher.table("t", [{"name": "ü" * 200, "n": n} for n in range(400)], "names", "s3://b/t")
     ((_, content),) = made
     assert 250_000 < len(json.dumps(content["table"])) < MAX_BYTES
-    assert re.fullmatch(r"names; the first \d+ of 400 rows, all are in s3://b/t",
+    assert re.fullmatch(r"names; first \d+ of 400 rows, all rows: s3://b/t",
                         content["description"])  # fmt: skip
 
 
-def test_large_pictures_are_made_to_fit(tmp_path):
+def test_large_pngs_are_shrunk(tmp_path):
     path = tmp_path / "noise.png"
     Image.effect_noise((1500, 1500), 60).convert("RGB").save(path)
     assert path.stat().st_size > MAX_BYTES
-    shown = picture(str(path), "noise")
+    shown = stored_png(str(path), "noise")
     assert len(shown) < MAX_BYTES
     data = base64.b64decode(shown.split("base64,")[1].rstrip(")"))
     assert Image.open(io.BytesIO(data)).width > 300
@@ -76,7 +76,7 @@ def test_a_server_that_refuses_one_artifact_gets_the_others(made, monkeypatch, c
     assert "not published in the Prefect UI: large (HTTPStatusError: 413" in record.getMessage()
 
 
-def test_a_server_that_fails_is_told_of_once_and_ends_nothing(made, monkeypatch, caplog):
+def test_a_failing_server_is_logged_once_and_does_not_fail_the_run(made, monkeypatch, caplog):
     tried = []
 
     def fail(**content):
@@ -93,14 +93,14 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing(made, monkeypatch,
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == (
-        "not published in the Prefect UI: second, third (ConnectionError: all is lost); "
-        "all of it is in s3://bucket/run"
+        "Artifacts not published in the Prefect UI: second, third (ConnectionError: all is lost); "
+        "see s3://bucket/run"
     )
 
 
 def test_galleries_stop_where_an_artifact_is_full():
     shown = Picture("id", "pug", "boxer, 90%", "loss 2.00", jpeg=b"x" * 30_000)
-    content = within("# Head\n", _pictures([shown] * 16))
+    content = truncated("# Head\n", _pictures([shown] * 16))
     assert MAX_BYTES / 2 < len(content) < MAX_BYTES
     kept = content.count("data:image/jpeg")
     assert f"{16 - kept} more are in the report" in content
@@ -112,5 +112,5 @@ def test_galleries_stop_where_an_artifact_is_full():
 def test_names_are_text(name):
     shown = literal(name)
     assert "\n" not in shown
-    # Whatever stands for something in markdown has its backslash.
+    # Every markdown character is escaped by a backslash.
     assert not re.search(r"(?<!\\)[^\w\s\\]", shown)

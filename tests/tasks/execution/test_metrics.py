@@ -1,4 +1,4 @@
-"""What Prometheus hears of a stage."""
+"""Metrics of a stage that are pushed to Prometheus."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,15 +13,15 @@ from tasks.execution.metrics import StageMetrics
 
 class Logger:
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def warning(self, template, *values) -> None:
-        self.told.append(template % values)
+        self.messages.append(template % values)
 
 
 @pytest.fixture
 def gateway():
-    """Takes what is pushed; yields its address and the pushes, path and values."""
+    """Start a push gateway; yield its address and the pushes as (path, values)."""
     pushes: list[tuple[str, dict[str, float]]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -41,13 +41,13 @@ def gateway():
         server.shutdown()
 
 
-def test_a_stage_is_told_of_while_it_works_and_when_it_ends(gateway, monkeypatch) -> None:
+def test_metrics_are_pushed_during_a_stage_and_at_its_end(gateway, monkeypatch) -> None:
     address, pushes = gateway
-    monkeypatch.setattr(metrics, "_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(metrics, "_PUSH_INTERVAL_SECONDS", 0.0)
     with StageMetrics(address, "train", Logger()) as stage:
-        stage.show(Progress(stage="train", done=1, total=4, unit="steps", photos_per_second=31.0,
+        stage.update(Progress(stage="train", done=1, total=4, unit="steps", photos_per_second=31.0,
                             gpu_memory_bytes=5 << 30))  # fmt: skip
-        stage.show(Progress(stage="train", done=3, total=4, unit="steps"))
+        stage.update(Progress(stage="train", done=3, total=4, unit="steps"))
     (first_path, first), (_, working), _, (_, last) = pushes
     assert "/metrics/job/pets/" in first_path
     assert "stage/train" in first_path
@@ -55,7 +55,7 @@ def test_a_stage_is_told_of_while_it_works_and_when_it_ends(gateway, monkeypatch
     assert working["pets_photos_per_second"] == 31.0
     assert working["pets_gpu_memory_bytes"] == 5 << 30
     assert working["pets_stage_progress_ratio"] == 0.25
-    assert last["pets_photos_per_second"] == 31.0, "of the last report that knew"
+    assert last["pets_photos_per_second"] == 31.0, "of the last report with a speed"
     assert (last["pets_stage_running"], last["pets_stage_progress_ratio"]) == (0, 1)
     assert last["pets_stage_seconds"] > 0
     assert last["pets_stage_success_timestamp_seconds"] > 1e9
@@ -69,16 +69,16 @@ def test_a_stage_that_fails_has_no_success(gateway) -> None:
     assert "pets_stage_success_timestamp_seconds" not in pushes[-1][1]
 
 
-def test_a_gateway_that_is_away_is_told_of_once(monkeypatch) -> None:
-    monkeypatch.setattr(metrics, "_EVERY_SECONDS", 0.0)
+def test_an_unreachable_gateway_is_logged_once(monkeypatch) -> None:
+    monkeypatch.setattr(metrics, "_PUSH_INTERVAL_SECONDS", 0.0)
     logger = Logger()
     with StageMetrics("127.0.0.1:9", "train", logger) as stage:
-        stage.show(Progress(stage="train", done=1, total=4, unit="steps"))
-    (told,) = logger.told
-    assert told.startswith("launch.push_gateway = 127.0.0.1:9 takes no metrics")
+        stage.update(Progress(stage="train", done=1, total=4, unit="steps"))
+    (message,) = logger.messages
+    assert message.startswith("launch.push_gateway = 127.0.0.1:9: cannot push metrics")
 
 
 def test_without_a_gateway_nothing_is_pushed(gateway) -> None:
     with StageMetrics(None, "train", Logger()) as stage:
-        stage.show(Progress(stage="train", done=1, total=4, unit="steps"))
+        stage.update(Progress(stage="train", done=1, total=4, unit="steps"))
     assert gateway[1] == []

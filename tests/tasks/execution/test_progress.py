@@ -1,4 +1,4 @@
-"""Where there is no terminal, progress is told in lines, with the time that is left."""
+"""Progress as log lines with the time left, if there is no terminal, and as an artifact."""
 
 import threading
 import time
@@ -13,10 +13,10 @@ from tasks.execution.progress import ProgressArtifact, ProgressDisplay
 
 class Lines:
     def __init__(self):
-        self.told = []
+        self.lines = []
 
     def info(self, template, *values):
-        self.told.append(template % values)
+        self.lines.append(template % values)
 
 
 @pytest.fixture
@@ -30,16 +30,16 @@ def steps(done, unit="steps", stage="train"):
     return Progress(stage=stage, done=done, total=100, unit=unit, detail="epoch 1/3")
 
 
-def test_lines_tell_how_long_is_left(clock):
+def test_lines_show_the_time_left(clock):
     logger = Lines()
     with closing(ProgressDisplay(logger)) as display:
         for seconds, done in ((0, 20), (5, 25), (20, 40)):
             clock[0] = 100.0 + seconds
             display(steps(done))
-    assert logger.told == ["train 40/100 steps, epoch 1/3, 01:00 left"]
+    assert logger.lines == ["train 40/100 steps, epoch 1/3, 01:00 left"]
 
 
-def test_every_epoch_is_told_and_does_not_disturb_the_reckoning(clock):
+def test_epoch_lines_do_not_change_the_time_left(clock):
     logger = Lines()
     with closing(ProgressDisplay(logger)) as display:
         display(steps(0))
@@ -50,51 +50,51 @@ def test_every_epoch_is_told_and_does_not_disturb_the_reckoning(clock):
         display(steps(50, stage="evaluate"))
         clock[0] += 11
         display(steps(61, stage="evaluate"))
-    assert logger.told == [
+    assert logger.lines == [
         "epoch 1/100 epoch 1/3",
         "train 50/100 steps, epoch 1/3, 00:20 left",
         "evaluate 61/100 steps, epoch 1/3, 00:39 left",
     ]
 
 
-def test_an_artifact_is_updated_every_few_seconds_and_never_in_the_way(clock, monkeypatch):
-    heard, logger = [], Lines()
+def test_an_artifact_is_updated_every_few_seconds_in_a_thread(clock, monkeypatch):
+    sent, logger = [], Lines()
     logger.warning = logger.info
     monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: "id")
-    monkeypatch.setattr(progress, "update_progress_artifact", lambda *call: heard.append(call))
+    monkeypatch.setattr(progress, "update_progress_artifact", lambda *call: sent.append(call))
     artifact = ProgressArtifact("training-progress", logger)
     for seconds, done in ((0, 20), (2, 22), (6, 26), (7, 27)):
         clock[0] = 100.0 + seconds
-        artifact.show(steps(done))
-        artifact._update_under_way.join()
+        artifact.update(steps(done))
+        artifact._update_thread.join()
     artifact.end()
-    assert heard == [
+    assert sent == [
         ("id", 20.0, "train 20/100 steps, epoch 1/3"),
         ("id", 26.0, "train 26/100 steps, epoch 1/3, 01:14 left"),
         ("id", 100.0, "done"),
     ]
 
-    def away(*_):
+    def fail(*_):
         raise ConnectionError("no server")
 
-    monkeypatch.setattr(progress, "update_progress_artifact", away)
+    monkeypatch.setattr(progress, "update_progress_artifact", fail)
     artifact.end()
-    assert logger.told == ["the progress artifact was not updated: no server"]
+    assert logger.lines == ["Progress artifact not updated: no server"]
 
 
-def test_a_server_that_hangs_is_not_waited_for(clock, monkeypatch):
-    heard, answers = [], threading.Event()
+def test_updates_do_not_wait_for_a_server_that_hangs(clock, monkeypatch):
+    sent, answers = [], threading.Event()
 
     def hang(*call):
-        heard.append(call[1])
+        sent.append(call[1])
         answers.wait(30)
 
     monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: "id")
     monkeypatch.setattr(progress, "update_progress_artifact", hang)
     artifact = ProgressArtifact("training-progress", Lines())
     for done in (20, 30, 40):
-        artifact.show(steps(done))
+        artifact.update(steps(done))
         clock[0] += 10
     answers.set()
     artifact.end()
-    assert heard == [20.0, 100.0], "one at a time, and what nobody would read is left out"
+    assert sent == [20.0, 100.0], "one at a time; updates in between are dropped"

@@ -1,4 +1,4 @@
-"""Which failures are tried again: by the class of the error, here and in a rank."""
+"""Retries by the class of the error, in this process and in ranks."""
 
 import errno
 import importlib
@@ -48,7 +48,7 @@ def invalid_settings() -> ValidationError:
 
 
 def in_a_cycle(error: Exception) -> Exception:
-    """As after `raise error.__cause__` in the handler of `error`."""
+    """Return the error as after `raise error.__cause__` in its own handler."""
     error.__context__ = raised_from(RuntimeError("x"), error)
     return error
 
@@ -96,7 +96,7 @@ TRANSIENT = [
     EOFError("x"),
     MemoryError("x"),
     RuntimeError("CUDA out of memory"),
-    # The number of an SSL error is OpenSSL's, which is that of EPERM here.
+    # The errno of an SSL error is OpenSSL's; here it equals EPERM.
     ssl.SSLError(1, "decryption failed or bad record mac"),
     raised_while_handling(ConnectionError("x"), PermissionError("x")),
     in_a_cycle(RuntimeError("x")),
@@ -108,38 +108,38 @@ def of_name(error: Exception) -> str:
 
 
 @pytest.mark.parametrize("error", PERMANENT, ids=of_name)
-def test_what_another_attempt_cannot_change(error):
+def test_permanent_errors_are_not_retried(error):
     assert not is_retryable(error)
     assert not may_pass(None, None, Failed(data=error))
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=of_name)
-def test_what_another_attempt_may_change(error):
+def test_transient_errors_are_retried(error):
     assert is_retryable(error)
     assert may_pass(None, None, Failed(data=error))
 
 
 @pytest.mark.parametrize("error", [*PERMANENT, *TRANSIENT], ids=of_name)
-def test_a_failure_of_a_rank_is_tried_again_as_the_error_would_be(tmp_path, error):
+def test_a_failure_of_a_rank_is_retried_like_its_error(tmp_path, error):
     failure = to_failure(error, rank=1)
     recorded = RankFailure.model_validate_json(failure.model_dump_json())
-    # Dask and Ray bring errors back by pickle.
+    # Dask and Ray return errors by pickle.
     carried = pickle.loads(pickle.dumps(the_error([recorded])))
     assert may_pass(None, None, Failed(data=carried)) == is_retryable(error)
 
 
-def test_a_rank_that_another_one_cut_off_is_tried_again():
+def test_a_rank_cut_off_by_another_is_retried():
     failure = to_failure(ValueError("connection closed by peer"), rank=1, is_cut_off=True)
     assert may_pass(None, None, Failed(data=the_error([failure])))
 
 
-def test_a_failure_of_an_earlier_version_is_tried_again():
+def test_a_failure_recorded_by_an_earlier_version_is_retried():
     recorded = RankFailure.model_validate_json('{"rank": 0, "message": "x", "kind": "failed"}')
     assert may_pass(None, None, Failed(data=the_error([recorded])))
 
 
-def test_a_rank_records_whether_its_error_may_pass(small_config, tmp_path, monkeypatch):
-    """Of a real stage: a training without a data set fails an assertion."""
+def test_a_rank_records_whether_its_error_is_retryable(small_config, tmp_path, monkeypatch):
+    """Run a real stage: a training without a data set fails an assertion."""
     request = WorkRequest(stage="train", config=small_config, run_url=str(tmp_path / "run"))
     with pytest.raises(WorkerError, match="rank 0 failed: ") as caught:
         launch(request, TrainResult)
@@ -149,7 +149,7 @@ def test_a_rank_records_whether_its_error_may_pass(small_config, tmp_path, monke
         raise ConnectionResetError("the store went away")
 
     monkeypatch.setattr(worker, "run", reset)
-    # It changes the warnings and the logging of its process for good.
+    # It changes the warnings and the logging of its process permanently.
     monkeypatch.setattr(worker, "pass_warnings_on", lambda: None)
     path = tmp_path / "request.json"
     path.write_text(request.model_dump_json())
@@ -158,7 +158,7 @@ def test_a_rank_records_whether_its_error_may_pass(small_config, tmp_path, monke
     assert failure.is_retryable
 
 
-def test_a_fault_of_the_launcher_is_recorded(tmp_path):
+def test_an_error_of_the_launcher_is_recorded(tmp_path):
     path = tmp_path / "request.json"
     path.write_text("{}")
     assert agent.run_stage([str(path), "0"]) == 1
@@ -170,7 +170,7 @@ def test_a_fault_of_the_launcher_is_recorded(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_fault_of_a_forked_launcher_is_recorded(tmp_path):
+def test_an_error_of_a_forked_launcher_is_recorded(tmp_path):
     path = tmp_path / "request.json"
     path.write_text("{}")
     with forked("pets_core.runtime.agent", worker_environment(), [str(path), "0"]) as job:
@@ -190,7 +190,7 @@ def _is_task(value: object) -> bool:
     return isinstance(value, Task)
 
 
-def test_every_task_that_is_tried_again_looks_at_its_error():
+def test_every_retried_task_checks_its_error():
     retried = [task for task in every_task() if task.retries]
     assert len(retried) > 10
     assert {task.name for task in retried if task.retry_condition_fn is not may_pass} == set()

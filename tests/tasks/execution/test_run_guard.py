@@ -1,4 +1,4 @@
-"""Which states of a flow run end the process that works on it."""
+"""States of a flow run in which its process exits."""
 
 from types import SimpleNamespace
 from uuid import uuid4
@@ -11,11 +11,11 @@ from tasks.execution.run_guard import _Watch
 
 
 class Ended(BaseException):
-    """In place of the end of this process."""
+    """Raised in place of the exit of this process."""
 
 
 class Server:
-    """A client of a server that says of the run what it is told to."""
+    """Client of a server that returns the given states of a run in order."""
 
     def __init__(self, *states, run_count=1) -> None:
         self._states, self._run_count, self.set = list(states), run_count, []
@@ -38,9 +38,9 @@ class Server:
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Watches a run for three looks, or until the process would end."""
+    """Poll a run three times, or until the process would exit."""
 
-    def watch(server: Server, told: list | None = None) -> None:
+    def watch(server: Server, calls: list | None = None) -> None:
         monkeypatch.setattr(run_guard, "get_client", lambda **_: server)
         monkeypatch.setattr(run_guard, "_send_logs", lambda: None)
 
@@ -56,18 +56,18 @@ def watched(monkeypatch):
 
         over = SimpleNamespace(is_set=lambda: left[0] == 0, wait=wait)
         logger = SimpleNamespace(warning=lambda *_: None)
-        cancelled = [] if told is None else told
+        cancelled = [] if calls is None else calls
         _Watch(uuid4(), 1, logger, lambda: cancelled.append(1), over)()
 
     return watch
 
 
-def test_a_run_that_is_its_own_is_left_alone(watched) -> None:
+def test_the_owner_of_a_run_continues(watched) -> None:
     watched(Server(states.Running()))
 
 
-def test_a_server_that_is_away_changes_nothing(watched) -> None:
-    watched(Server(OSError("away"), states.Running()))
+def test_an_unreachable_server_is_ignored(watched) -> None:
+    watched(Server(OSError("unreachable"), states.Running()))
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_a_server_that_is_away_changes_nothing(watched) -> None:
     ],
 )
 def test_a_run_that_is_over_or_elsewhere_ends_the_process(watched, state, cancelled) -> None:
-    told: list[int] = []
+    calls: list[int] = []
     with pytest.raises(Ended):
-        watched(Server(states.Running(), state), told)
-    assert bool(told) is cancelled, "a successor waits for the same stages"
+        watched(Server(states.Running(), state), calls)
+    assert bool(calls) is cancelled, "a successor waits for the same stages"
 
 
 def test_another_attempt_ends_the_one_before(watched) -> None:
@@ -92,7 +92,7 @@ def test_another_attempt_ends_the_one_before(watched) -> None:
         watched(Server(states.Running(), run_count=2))
 
 
-def test_a_cancel_is_left_to_the_worker_for_a_while(watched, monkeypatch) -> None:
+def test_the_worker_has_time_to_cancel_a_run(watched, monkeypatch) -> None:
     watched(Server(states.Cancelling()))
     monkeypatch.setattr(run_guard, "_CANCEL_SECONDS", -1.0)
     server = Server(states.Cancelling())
