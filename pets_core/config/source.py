@@ -182,9 +182,7 @@ class SourceConfig(Settings):
             raise ValueError(f"number_columns has {num} columns: set xmin, ymin, xmax and ymax")
         for name, value in (("units", self.units), ("y_range", self.y_range)):
             if value and not is_regression:
-                raise ValueError(
-                    f"{name} cannot be used with targets = {self.targets}: remove it"
-                )
+                raise ValueError(f"{name} cannot be used with targets = {self.targets}: remove it")
         if self.units and len(self.units) != num:
             raise ValueError(
                 f"units has {len(self.units)} entries, number_columns {num}: set one per column"

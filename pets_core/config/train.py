@@ -134,8 +134,8 @@ class TrainConfig(Settings):
     mixed_precision: Annotated[
         Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
     ] = "auto"
-    """Precision of training. auto: bf16 if the device multiplies it in hardware (GPUs since Ampere,
-    CPUs with AMX), otherwise no."""
+    """Precision of training. auto: bf16 on GPUs since Ampere and CPUs with AMX, fp16 on GPUs since
+    Volta if the model is not sharded, otherwise no."""
     compile: bool = False
     """Compile the model (torch.compile). Worthwhile if training takes much longer than a minute."""
     tf32: bool = True

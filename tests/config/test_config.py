@@ -42,7 +42,7 @@ def test_settings_page_is_up_to_date():
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_no_number_may_be_infinite_or_none(value):
+def test_no_number_may_be_infinite_or_nan(value):
     assert len(NUMBERS) > 20
     for group, name in NUMBERS:
         assert {fault["loc"][:2] for fault in faults({group: {name: value}})} == {(group, name)}
@@ -55,15 +55,15 @@ def test_no_number_may_be_infinite_or_none(value):
         ({"source": {"split": "official", "test_fraction": 0.2}}, "source", "test_fraction = 0.2"),
         ({"source": {"kind": "folder"}}, "source", "kind = folder needs url"),
         ({"source": {"kind": "table"}}, "source", "kind = table needs url"),
-        ({"ingest": {"runner_address": "tcp://x:1"}}, "ingest", "set dask or ray"),
-        ({"cache_dir": "s3://bucket/cache"}, "cache_dir", "give the path of a local folder"),
-        ({"cache_dir": "file:///tmp/cache"}, "cache_dir", "give the path of a local folder"),
-        ({"source": {"tag_columns": ["a", "b"]}}, "source", "set tags"),
-        ({"source": {"group_column": "a", "group_pattern": "b"}}, "source", "leave out one"),
-        ({"source": {"group_pattern": "("}}, "source", "no regular expression"),
+        ({"ingest": {"runner_address": "tcp://x:1"}}, "ingest", "set runner = dask or ray"),
+        ({"cache_dir": "s3://bucket/cache"}, "cache_dir", "set the path of a local folder"),
+        ({"cache_dir": "file:///tmp/cache"}, "cache_dir", "set the path of a local folder"),
+        ({"source": {"tag_columns": ["a", "b"]}}, "source", "set targets = tags"),
+        ({"source": {"group_column": "a", "group_pattern": "b"}}, "source", "remove one"),
+        ({"source": {"group_pattern": "("}}, "source", "not a regular expression"),
         ({"source": {"kind": "sample", "url": "x"}}, "source", "takes no url"),
         ({"lr_find": {"start_lr": 0.1, "end_lr": 0.1}}, "lr_find", "must be above start_lr"),
-        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "nothing would be trained"),
+        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "set one of them to 1"),
     ],
 )
 def test_impossible_combinations_are_refused(values, group, words):
@@ -95,7 +95,7 @@ def test_unknown_keys_are_refused_at_every_level():
     assert {fault["loc"][0] for fault in found} == set(values)
 
 
-def test_all_faults_are_told_at_once():
+def test_all_errors_are_reported_at_once():
     found = faults({"train": {"epochs": -1, "batch_size": 0}, "ingest": {"shard_mib": 0}})
     assert len(found) == 3
 
