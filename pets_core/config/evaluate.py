@@ -65,7 +65,7 @@ class GateConfig(Settings):
 
     @property
     def is_configured(self) -> bool:
-        """Whether any setting besides the alias differs from its default."""
+        """Whether any setting other than the alias differs from its default."""
         return self != GateConfig(alias=self.alias)
 
 

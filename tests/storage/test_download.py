@@ -156,7 +156,7 @@ def test_a_broken_download_asks_only_for_what_is_lacking(site, tmp_path, resets)
 
 def test_a_later_call_goes_on_where_the_first_gave_up(site, tmp_path):
     site.cuts = [100_000] * download._ATTEMPTS
-    with pytest.raises(PetsError, match="the next run goes on from there"):
+    with pytest.raises(PetsError, match="the next run resumes it"):
         local_file(site.url, str(tmp_path))
     (name,) = kept(tmp_path)
     assert name.endswith("-photo.jpg.partial")
@@ -317,7 +317,7 @@ def test_a_store_that_ends_too_early_is_not_believed(tmp_path, monkeypatch, num_
     if num_short == 1:
         assert local_file(url, str(tmp_path)).read_bytes() == BODY
     else:
-        with pytest.raises(PetsError, match="1023999 bytes came of 1024000 promised"):
+        with pytest.raises(PetsError, match="received 1023999 of 1024000 bytes"):
             local_file(url, str(tmp_path))
 
 
