@@ -315,7 +315,7 @@ def test_settings_that_make_no_sense(tmp_path):
     refused("set xmin, ymin, xmax", targets="box", number_columns=["x", "y"])
     refused("remove the duplicate column", targets="numbers", number_columns=["x", "x"])
     refused("units has 2 entries", targets="numbers", number_columns=["x"], units=["m", "kg"])
-    refused("first value must be the lower", targets="numbers", number_columns=["x"], y_range=[1, 0])
+    refused("first value must be", targets="numbers", number_columns=["x"], y_range=[1, 0])
     refused("y_range cannot be used", targets="tags", y_range=[0, 1])
 
 
