@@ -20,7 +20,7 @@ from pets_core import storage
 from pets_core.errors import PetsError, explain_full_disk, is_retryable, tellable, telling
 from pets_core.storage.cache import lock_of, mark_used, sweep
 
-__all__ = ["forget_download", "local_file", "retrying", "verify"]
+__all__ = ["forget_download", "local_file", "retrying", "verify_checksum"]
 
 Result = TypeVar("Result")
 
@@ -71,7 +71,7 @@ def local_file(url: str, cache_dir: str, checksum: str = "") -> Path:
     if storage.is_local(fs):
         if not Path(path).is_file():
             raise PetsError(f"{url} does not exist")
-        verify(Path(path), checksum, url)
+        verify_checksum(Path(path), checksum, url)
         return Path(path)
     info = _info(fs, path, url)
     # fsspec's ukey of an HTTP file depends on the URL only.
@@ -95,7 +95,7 @@ def forget_download(path: Path, cache_dir: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def verify(path: Path, checksum: str, name: str) -> None:
+def verify_checksum(path: Path, checksum: str, name: str) -> None:
     """Verify the checksum of a file, such as "md5:..." or "sha256:..."; empty: not verified.
 
     Raises:
@@ -131,7 +131,7 @@ def _download(
     ):
         retrying(lambda: _resume(fs, path, info, partial))
     try:
-        verify(partial, checksum, url)
+        verify_checksum(partial, checksum, url)
     except PetsError:
         partial.unlink()
         raise
