@@ -150,7 +150,7 @@ class SourceConfig(Settings):
                 ) from error
         if self.tag_columns and not target_spec(self.targets).is_labels:
             raise ValueError(
-                f"tag_columns cannot be used with targets = {self.targets}: set targets = tags"
+                f"targets = {self.targets} does not use tag_columns: set targets = tags"
             )
         if self.tag_columns and self.tag_separator:
             raise ValueError("tag_separator and tag_columns are both set: remove one of them")
@@ -184,9 +184,7 @@ class SourceConfig(Settings):
             if value and not is_regression:
                 raise ValueError(f"{name} cannot be used with targets = {self.targets}: remove it")
         if self.units and len(self.units) != num:
-            raise ValueError(
-                f"units has {len(self.units)} entries, number_columns {num}: set one per column"
-            )
+            raise ValueError(f"units has {len(self.units)} entries: set {num}, one per column")
         if self.y_range and self.y_range[0] >= self.y_range[1]:
             low, high = self.y_range
             raise ValueError(f"y_range ({low:g}, {high:g}): the first value must be the lower one")

@@ -77,8 +77,7 @@ def target_spec(name: str) -> TargetSpec:
     spec = getattr(load_object(name), "spec", None)
     if not isinstance(spec, TargetSpec):
         raise PetsError(
-            f"targets = {name}: the object there is not a kind of target: it has no attribute spec "
-            "of type TargetSpec. See docs/new-target.md"
+            f"targets = {name}: the object there is not a kind of target. See docs/new-target.md"
         )
     return spec
 
@@ -95,10 +94,7 @@ def load_object(name: str) -> object:
             f"module:object.{did_you_mean(name, BUILT_IN)}"
         )
     if name.split(":")[0].split(".")[0] in sys.stdlib_module_names:
-        raise PetsError(
-            f"targets = {name}: a module of Python's standard library is not a kind of target; set "
-            "a module of your own"
-        )
+        raise PetsError(f"targets = {name}: is in Python's standard library; set your own module")
     try:
         return resolve_name(name)
     except (Exception, SystemExit) as error:
