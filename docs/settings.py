@@ -1,4 +1,4 @@
-"""Writes docs/settings.md, the reference of all settings, from the models that define them.
+"""Generate docs/settings.md, the settings reference, from the pydantic models.
 
 python docs/settings.py
 """
@@ -19,63 +19,63 @@ __all__ = ["settings_page"]
 PAGE = Path(__file__).with_name("settings.md")
 INTRODUCTION = """# Settings
 
-Set them by flag (`--train.epochs 3`), by environment variable (`PETS_TRAIN__EPOCHS=3`) or in a
-YAML file; flags override variables, and variables override the file. `python docs/settings.py`
-writes this page.
+Set a setting by flag (`--train.epochs 3`), by environment variable (`PETS_TRAIN__EPOCHS=3`) or in
+a YAML file. Flags override variables, and variables override the file. `python docs/settings.py`
+generates this page.
 
-`train` is a group: give one of its fields, or several as JSON (`--train '{"epochs": 3}'`,
-`PETS_TRAIN='{"epochs": 3, "seed": 1}'`). Lists take commas in flags
+`train` is a group: set one of its fields, or several as JSON (`--train '{"epochs": 3}'`,
+`PETS_TRAIN='{"epochs": 3, "seed": 1}'`). Lists use commas in flags
 (`--sweep.backbones resnet18,resnet34`) and JSON in variables
-(`PETS_SWEEP__BACKBONES='["resnet18", "resnet34"]'`). A YAML file may give a key only once.
+(`PETS_SWEEP__BACKBONES='["resnet18", "resnet34"]'`). Duplicate keys in a YAML file are errors.
+"Empty" in a description means `null` or an empty list.
 """
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<",
            "minLength": "length ≥", "pattern": "matches"}  # fmt: skip
-_HEADER = "| setting | default | allowed | what it does |\n| --- | --- | --- | --- |"
+_HEADER = "| setting | default | allowed | description |\n| --- | --- | --- | --- |"
 
 
 def settings_page() -> str:
-    """The page, in Markdown."""
+    """Return the page as Markdown."""
     photos = _sections(PipelineConfig)
-    ratings = _sections(RatingsConfig)
-    own = [section for section in ratings if section not in photos]
-    return "\n".join([INTRODUCTION, *photos, "# Settings of `pets collab`\n", *own])
+    ratings = [section for section in _sections(RatingsConfig) if section not in photos]
+    return "\n".join([INTRODUCTION, *photos, "# Settings of `pets collab`\n", *ratings])
 
 
 def _sections(model: type[BaseModel]) -> list[str]:
-    """A section for each group; settings of no group come first."""
+    """Return one section per group; settings without a group come first."""
     schema = model.model_json_schema()
     groups = {"": schema}
-    for name, about in schema["properties"].items():
-        if "$ref" in about:
-            groups[name] = schema["$defs"][about["$ref"].rsplit("/", 1)[1]]
+    for name, field in schema["properties"].items():
+        if "$ref" in field:
+            groups[name] = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
     return [_section(name, group) for name, group in groups.items()]
 
 
 def _section(group: str, schema: dict[str, Any]) -> str:
     rows = [
-        f"| `{name}` | `{json.dumps(about.get('default'))}` | {_allowed(about)} "
-        f"| {_cell(about.get('description', ''))} |"
-        for name, about in schema["properties"].items()
-        if "$ref" not in about
+        f"| `{name}` | `{json.dumps(field.get('default'))}` | {_allowed(field)} "
+        f"| {_cell(field.get('description', ''))} |"
+        for name, field in schema["properties"].items()
+        if "$ref" not in field
     ]
     title = f"## {group}\n\n{_cell(schema.get('description', ''))}\n\n" if group else ""
     return "\n".join([f"{title}{_HEADER}", *rows, ""])
 
 
-def _allowed(about: dict[str, Any]) -> str:
-    if "anyOf" in about:
-        return ", or ".join(_allowed(branch) for branch in about["anyOf"])
-    if "enum" in about or "const" in about:
-        return ", ".join(f"`{value}`" for value in about.get("enum", [about.get("const")]))
-    kind = str(about.get("type", "any"))
-    bounds = [f"{sign} `{_cell(about[key])}`" for key, sign in _BOUNDS.items() if key in about]
-    inner = [about[key] for key in ("items", "additionalProperties") if about.get(key)]
-    parts = [_allowed(part) for part in (*inner, *about.get("prefixItems", ()))]
+def _allowed(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return ", or ".join(_allowed(branch) for branch in field["anyOf"])
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    kind = str(field.get("type", "any"))
+    bounds = [f"{sign} `{_cell(field[key])}`" for key, sign in _BOUNDS.items() if key in field]
+    inner = [field[key] for key in ("items", "additionalProperties") if field.get(key)]
+    parts = [_allowed(part) for part in (*inner, *field.get("prefixItems", ()))]
     return " ".join([f"{kind} of ({', '.join(parts)})" if parts else kind, *bounds])
 
 
 def _cell(value: object) -> str:
-    """In one line, without a border of the table."""
+    """Return text for one table cell: a single line, with escaped borders."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""Plots: small enough for an artifact, not blank, and drawn whatever the sizes."""
+"""Plots: small enough for an artifact, not blank, and drawn for any size of input."""
 
 import io
 
@@ -56,14 +56,14 @@ def a_sweep(num_steps=100):
 
 
 @pytest.mark.parametrize("counts", [some_counts(37), np.full((37, 37), 12)], ids=["good", "bad"])
-def test_37_breeds_fit_an_artifact(counts):
+def test_37_classes_fit_an_artifact(counts):
     png = confusion_matrix(counts, NAMES)
     assert len(png) < MAX_BYTES
     assert num_colours(png) > 100
     assert min(opened(png).size) > 1000
 
 
-def test_right_is_blue_and_wrong_is_red():
+def test_correct_predictions_are_blue_and_errors_are_red():
     def reds_and_blues(counts):
         pixels = np.asarray(opened(confusion_matrix(counts, ["a", "b"]))).astype(int)
         red, blue = pixels[..., 0], pixels[..., 2]
@@ -74,7 +74,7 @@ def test_right_is_blue_and_wrong_is_red():
 
 
 def test_actual_is_drawn_in_rows():
-    """A lone error of class 0 taken for class 1 lies above the diagonal: right and up."""
+    """A single error, class 0 predicted as class 1, is above the diagonal: right and up."""
     pixels = np.asarray(opened(confusion_matrix(np.array([[9, 9], [0, 9]]), ["a", "b"])))
     rows, columns = np.nonzero(pixels[..., 0].astype(int) - pixels[..., 2] > 90)
     blue_rows, blue_columns = np.nonzero(pixels[..., 2].astype(int) - pixels[..., 0] > 90)
@@ -89,7 +89,7 @@ def test_any_number_of_classes(num_classes):
     assert len(png) < MAX_BYTES or num_classes > 60
 
 
-def test_one_error_among_a_thousand_classes_is_seen():
+def test_one_error_among_a_thousand_classes_is_visible():
     counts = np.diag(np.full(1000, 50))
     clean = np.asarray(opened(confusion_matrix(counts, ["x"] * 1000))).astype(int)
     counts[100, 801] = 30
@@ -133,7 +133,7 @@ def test_any_shape_of_training(training):
     assert num_colours(training_curves(*training)) > 10
 
 
-def test_without_validation_there_is_a_panel_fewer():
+def test_without_validation_there_is_one_panel_less():
     with_panel = opened(training_curves(*a_training()))
     assert opened(training_curves(*a_training(valid=False))).height < with_panel.height - 100
 
@@ -146,7 +146,7 @@ def test_a_missing_rate_may_be_none():
 
 @pytest.mark.parametrize("num_rows", [1, 2, 900, 20_000])
 @pytest.mark.parametrize("count", [1, 2, 9])
-def test_residuals_are_drawn_whatever_the_sizes(num_rows, count):
+def test_residuals_of_any_size_are_drawn(num_rows, count):
     targets, off = np.random.default_rng(0).normal(size=(2, num_rows, count)).astype(np.float32)
     labels = ["$a_$" * 20] * count
     png = residuals(labels, ["kg"] * count, targets, targets + off / 10)
@@ -155,14 +155,14 @@ def test_residuals_are_drawn_whatever_the_sizes(num_rows, count):
     assert opened(png).height == pytest.approx(380 * min(count, 6), rel=0.1)
 
 
-def test_residuals_that_are_all_alike_are_drawn():
+def test_equal_residuals_are_drawn():
     same = np.full((30, 1), 4.0, np.float32)
     for off in (0, 1):
         assert num_colours(residuals(["legs"], [""], same, same + off)) > 10
 
 
-def test_points_beyond_the_diagonal_lie_above_it():
-    """Predictions too high are drawn above the diagonal, with many photos as with few."""
+def test_predictions_that_are_too_high_are_above_the_diagonal():
+    """With few photos (points) and with many (hexbin)."""
     for num_rows in (50, 5000):
         targets = np.linspace(0, 1, num_rows, dtype=np.float32)[:, None]
         pixels = np.asarray(opened(residuals(["a"], [""], targets, targets + 0.5))).astype(int)

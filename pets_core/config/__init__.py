@@ -1,1 +1,1 @@
-"""Every setting of the pipeline, defined once: a frozen model a stage."""
+"""Settings of the pipeline: one frozen model per stage."""

@@ -1,4 +1,4 @@
-"""What all settings have in common."""
+"""Base class and types of all settings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = [
 ]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""What data sets and aliases may be called: each is a folder in the store."""
+"""Names of data sets and aliases; each is a folder in the store."""
 
 
 class Settings(BaseModel):
-    """Frozen, and an unknown key is an error rather than a typo that trains for a night."""
+    """Frozen settings that reject unknown keys, so that a typo fails before training."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -26,8 +26,8 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes and on as true, which pydantic would take for 1."""
+    def _reject_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject booleans for numbers: YAML reads yes and on as true, pydantic reads true as 1."""
         assert info.field_name is not None
         if isinstance(value, bool) and {int, float} & _types(cls.model_fields[info.field_name]):
             raise ValueError("expected a number, not true or false")
@@ -35,17 +35,16 @@ class Settings(BaseModel):
 
 
 def _types(field: FieldInfo) -> set[Any]:
-    """The types a field's annotation allows, bounds stripped."""
-    options = {
+    """Return the types that a field's annotation allows, without bounds."""
+    return {
         get_args(option)[0] if get_origin(option) is Annotated else option
         for option in (get_args(field.annotation) or [field.annotation])
     }
-    return options
 
 
 def _local_folder(value: str) -> str:
     if "://" in value or value.startswith("file:"):
-        raise ValueError(f"{value} is a URL: give the path of a local folder")
+        raise ValueError(f"{value} is a URL; set the path of a local folder")
     return value
 
 

@@ -14,14 +14,14 @@ __all__ = [
 
 
 class ModelConfig(Settings):
-    """What is trained."""
+    """Backbone, weights and input size of the model."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm model name; resnet34 and resnet50 mean torchvision's ImageNet weights."""
+    """Any timm model name. resnet34 and resnet50 use torchvision's ImageNet weights."""
     weights: str = "auto"
-    """auto: from an installed package, else the hub; hub; none (random); or a file's path or URL
-    (.safetensors or .pth)."""
+    """auto: from an installed package, otherwise from the hub. hub: from the hub. none: random
+    weights. Any other value: path or URL of a file (.safetensors or .pth)."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
-    """Side of the square the model sees, pixels."""
+    """Side of the square input image, pixels."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the pooled features dropped before the head in training."""
+    """Dropout probability of the pooled features before the head."""

@@ -1,7 +1,7 @@
-"""Every setting of the pipeline, defined once.
+"""All settings of the pipeline.
 
-One frozen model a stage and `PipelineConfig` over them. Flow parameters, YAML files, environment
-variables and command-line flags all fill this same model; nothing else reads settings.
+`PipelineConfig` holds one frozen model per stage. Flow parameters, YAML files, environment
+variables and command-line flags all fill this model; nothing else reads settings.
 """
 
 from __future__ import annotations
@@ -42,21 +42,20 @@ class PipelineConfig(Settings):
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
-    def _what_is_learnt(self) -> PipelineConfig:
+    def _check_targets(self) -> PipelineConfig:
         targets, spec = self.source.targets, target_spec(self.source.targets)
-        of_class, of_numbers = spec.is_label, spec.is_numbers
         transform, train = self.transform, self.train
-        faults = {
-            "source.label_fixes": self.source.label_fixes is not None and not of_class,
-            "train.class_weights": train.class_weights != "none" and not of_class,
+        conflicts = {
+            "source.label_fixes": self.source.label_fixes is not None and not spec.is_label,
+            "train.class_weights": train.class_weights != "none" and not spec.is_label,
             f"train.label_smoothing = {train.label_smoothing:g}": (
-                train.label_smoothing > 0 and of_numbers
+                train.label_smoothing > 0 and spec.is_numbers
             ),
             f"transform.mixup_alpha = {transform.mixup_alpha:g}": (
-                transform.mixup_alpha > 0 and of_numbers
+                transform.mixup_alpha > 0 and spec.is_numbers
             ),
             f"transform.cutmix_alpha = {transform.cutmix_alpha:g}": (
-                transform.cutmix_alpha > 0 and of_numbers
+                transform.cutmix_alpha > 0 and spec.is_numbers
             ),
             f"source.tag_separator = {self.source.tag_separator!r}": (
                 self.source.tag_separator is not None and not spec.is_labels
@@ -65,15 +64,15 @@ class PipelineConfig(Settings):
                 self.evaluate.threshold != "shared" and not spec.is_labels
             ),
             f"train.number_loss = {train.number_loss}": (
-                train.number_loss != "mse" and not of_numbers
+                train.number_loss != "mse" and not spec.is_numbers
             ),
         }
-        if any(faults.values()):
-            named = ", ".join(setting for setting, found in faults.items() if found)
-            raise ValueError(f"{named} has no meaning with source.targets = {targets}: leave out")
+        if any(conflicts.values()):
+            names = ", ".join(setting for setting, is_set in conflicts.items() if is_set)
+            raise ValueError(f"{names} cannot be used with source.targets = {targets}: remove it")
         return self
 
     @model_validator(mode="after")
-    def _sharded_training(self) -> PipelineConfig:
+    def _check_sharding(self) -> PipelineConfig:
         refuse_sharding(self.launch, self.train)
         return self

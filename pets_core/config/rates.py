@@ -1,4 +1,4 @@
-"""Learning rates over layer groups, as people write them."""
+"""Learning rates of layer groups in fastai's notation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["RateSlice"]
 
 
 class RateSlice:
-    """A range of learning rates over layer groups, written as fastai writes it.
+    """Learning rates of layer groups in fastai's notation.
 
-    `slice(lo, hi)` spreads geometrically from `lo` at the first group to `hi` at the head;
-    `slice(hi)` gives `hi` to the head and `hi / 10` to every earlier group; a plain number is one
-    rate for all groups (Howard and Ruder 2018, "discriminative fine-tuning").
+    `slice(lo, hi)` spreads geometrically from `lo` at the first group to `hi` at the head.
+    `slice(hi)` gives `hi` to the head and `hi / 10` to every earlier group. A plain number is the
+    rate of all groups (Howard and Ruder 2018, "discriminative fine-tuning").
     """
 
     __slots__ = ("hi", "lo", "uniform")
@@ -27,17 +27,17 @@ class RateSlice:
             raise ValueError("learning rates must be finite numbers above 0")
         if lo is not None and lo > hi:
             raise ValueError(
-                f"slice({lo:g}, {hi:g}) is reversed: the first rate is the earliest layer "
-                "group's and must not exceed the second"
+                f"slice({lo:g}, {hi:g}) is reversed: the first rate is that of the first layer "
+                "group and must not exceed the second. Exchange them"
             )
         self.hi, self.lo, self.uniform = float(hi), None if lo is None else float(lo), uniform
 
     @classmethod
     def parse(cls, value: Any) -> RateSlice:
-        """Read a number, "slice(hi)", "slice(lo, hi)" or a `RateSlice`.
+        """Parse a number, "slice(hi)", "slice(lo, hi)" or a `RateSlice`.
 
         Raises:
-            ValueError: The value is none of these, is not positive, or is reversed.
+            ValueError: The value has another form, is not positive, or is reversed.
         """
         if isinstance(value, RateSlice):
             return value

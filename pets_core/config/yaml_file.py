@@ -1,4 +1,4 @@
-"""YAML files that people write: parsed safely, with one line for each fault."""
+"""Safe parsing of YAML settings files, with one-line errors."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def parse_settings(data: bytes, path: str) -> dict[str, Any]:
-    """Parse a YAML mapping of settings by name; an empty file holds none.
+    """Parse a YAML mapping of settings by name; an empty file gives an empty dict.
 
     Raises:
-        PetsError: It is not YAML, or not a mapping.
+        PetsError: The file is not YAML, or not a mapping.
     """
     content = parse_yaml(data, path)
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise PetsError(f"{path}: expected settings by name, found {type(content).__name__}")
+        raise PetsError(f"{path}: expected a mapping of settings, found {type(content).__name__}")
     return {str(name): value for name, value in content.items()}
 
 
 def parse_yaml(data: bytes, path: str) -> Any:
-    """Parse a YAML document; a key that is given twice is an error.
+    """Parse a YAML document; a duplicate key is an error.
 
     Args:
         data: Content of the file.
-        path: Where it was read, for messages.
+        path: Path of the file, for messages.
 
     Returns:
         The content; None for an empty file.
 
     Raises:
-        PetsError: It is not YAML; the message is one line and names the line of the fault.
+        PetsError: The file is not YAML. The message is one line and names the line of the error.
     """
     try:
         return yaml.load(data, _UniqueKeyLoader)  # noqa: S506 - derived from SafeLoader
     except yaml.MarkedYAMLError as error:
-        fault = _describe_syntax_error(error)
+        reason = _describe_syntax_error(error)
     except yaml.reader.ReaderError as error:
-        fault = _describe_character(error, data)
+        reason = _describe_character(error, data)
     except RecursionError:
-        fault = "it is nested too deeply"
+        reason = "it is nested too deeply"
     except ValueError as error:
-        # A date that does not exist, or an integer of thousands of digits.
-        fault = str(error)
-    raise PetsError(f"{path}: is not YAML: {fault}")
+        # A date that does not exist, or an integer with thousands of digits.
+        reason = str(error)
+    raise PetsError(f"{path}: is not YAML: {reason}")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader keeps the last of several equal keys, and drops the others silently."""
+    """SafeLoader that rejects duplicate keys, of which SafeLoader silently keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping, before merge keys (<<) add the keys of other mappings to it."""
+        """Compose a mapping, before merge keys (<<) add the keys of other mappings."""
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -67,7 +67,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if key.value in lines:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{key.value} is given twice, first in line {lines[key.value]}",
+                    problem=f"duplicate key {key.value}, first in line {lines[key.value]}",
                     problem_mark=key.start_mark,
                 )
             lines[key.value] = line
@@ -80,10 +80,10 @@ def _describe_syntax_error(error: yaml.MarkedYAMLError) -> str:
         problem += ". Indent with spaces, not tabs"
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    begun = error.context_mark
-    if not (error.context and begun and mark and begun.line < mark.line):
+    start = error.context_mark
+    if not (error.context and start and mark and start.line < mark.line):
         return f"{where}{problem}"
-    return f"{where}{problem} ({error.context} that begins in line {begun.line + 1})"
+    return f"{where}{problem} ({error.context} that starts in line {start.line + 1})"
 
 
 def _describe_character(error: yaml.reader.ReaderError, data: bytes) -> str:

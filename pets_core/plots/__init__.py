@@ -1,6 +1,6 @@
-"""Pictures as PNG bytes, small enough to travel inside a page or a Prefect artifact.
+"""Plots as PNG bytes, small enough for an HTML page or a Prefect artifact.
 
-Each function's module, and matplotlib, is imported on first access.
+Each module, and matplotlib, is imported on first access to one of its functions.
 """
 
 from importlib import import_module
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pets_core.plots.calibration import reliability_diagram
     from pets_core.plots.confusion import confusion_matrix
-    from pets_core.plots.numbers import MAX_RESIDUALS, residuals
     from pets_core.plots.ratings import embedding_map, rating_errors, weight_decays
+    from pets_core.plots.regression import MAX_RESIDUALS, residuals
     from pets_core.plots.sweep import sweep_trials
     from pets_core.plots.tags import threshold_curve
     from pets_core.plots.training import lr_curve, training_curves
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "MAX_RESIDUALS": "numbers",
+    "MAX_RESIDUALS": "regression",
     "confusion_matrix": "confusion",
     "embedding_map": "ratings",
     "lr_curve": "training",
     "rating_errors": "ratings",
     "reliability_diagram": "calibration",
-    "residuals": "numbers",
+    "residuals": "regression",
     "sweep_trials": "sweep",
     "threshold_curve": "tags",
     "training_curves": "training",

@@ -1,4 +1,4 @@
-"""The confusion matrix."""
+"""Confusion matrix."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pets_core.plots.style import GREY, INK, Floats, new_figure, png
 __all__ = ["confusion_matrix"]
 
 _MIN_SCALED_CLASSES, _MAX_LABELLED_CLASSES = 12, 60
-_MAX_CELLS_A_SIDE = 500
+_MAX_CELLS_PER_SIDE = 500
 _MAX_NAME = 28
 
 
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> bytes:
-    """Draw how often each class was taken for each; what is right in blue, errors in red.
+    """Plot a confusion matrix with correct predictions in blue and errors in red.
 
-    Colours show the share of the actual class's photos. Beyond 60 classes cells carry no numbers
-    and few classes are named; beyond 500 a cell stands for a block of classes and shows its
-    largest share.
+    Colours show the share of the actual class's photos. With more than 60 classes, cells have no
+    numbers and only some classes are named. With more than 500 classes, each cell shows the largest
+    share of a block of classes.
 
     Args:
         counts: Shape (C, C): actual class in rows, predicted class in columns.
-        class_names: Names in index order, C of them.
+        class_names: Names of the C classes by index.
 
     Returns:
         A PNG of at most about 1900 x 1900 pixels; 1250 x 1250 and below 200 kB at 37 classes.
@@ -44,8 +44,8 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> b
     figure = new_figure(side + margin + 0.4, side + margin + 0.8, dpi=112 if labelled else 100)
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    wrong, right = _error_and_diagonal_layers(share, math.ceil(num_classes / _MAX_CELLS_A_SIDE))
-    _draw_layers(figure, axes, wrong, right, num_classes)
+    errors, correct = _split_layers(share, math.ceil(num_classes / _MAX_CELLS_PER_SIDE))
+    _draw_layers(figure, axes, errors, correct, num_classes)
     _name_classes(axes, class_names, labelled)
     if labelled:
         _write_counts(axes, counts, share)
@@ -54,19 +54,19 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> b
         axes.set_yticks(edges, minor=True)
         axes.grid(which="minor", color="#e3e7ec", linewidth=0.5)
         axes.tick_params(which="both", length=0)
-    axes.set_xlabel("predicted", fontsize=11, color=INK, labelpad=8)
-    axes.set_ylabel("actual", fontsize=11, color=INK, labelpad=8)
+    axes.set_xlabel("Predicted", fontsize=11, color=INK, labelpad=8)
+    axes.set_ylabel("Actual", fontsize=11, color=INK, labelpad=8)
     axes.spines[:].set_color("#b9c1ca")
     return png(figure)
 
 
-def _tinted(name: str, start: float, stop: float) -> Colormap:
-    """A part of a colour map, so that its lightest tone can be told from the empty cell."""
+def _cut_colormap(name: str, start: float, stop: float) -> Colormap:
+    """Return a part of a colour map whose lightest colour differs from an empty cell."""
     return ListedColormap(colormaps[name](np.linspace(start, stop, 64)))
 
 
-def _error_and_diagonal_layers(share: Floats, block: int) -> tuple[Floats, Floats]:
-    """Part errors from what is right, each block of classes a cell; NaN where there is none."""
+def _split_layers(share: Floats, block: int) -> tuple[Floats, Floats]:
+    """Return errors and correct predictions, one cell per block of classes; NaN: none."""
     on_diagonal = np.eye(len(share), dtype=bool)
     first = np.arange(0, len(share), block) if len(share) else np.zeros(0, np.int64)
     layers = []
@@ -79,26 +79,26 @@ def _error_and_diagonal_layers(share: Floats, block: int) -> tuple[Floats, Float
 
 
 def _draw_layers(
-    figure: Figure, axes: Axes, wrong: Floats, right: Floats, num_classes: int
+    figure: Figure, axes: Axes, errors: Floats, correct: Floats, num_classes: int
 ) -> None:
-    reds, blues = _tinted("Reds", 0.14, 0.95), _tinted("Blues", 0.22, 0.92)
-    # A few per cent is already a fault worth seeing: the root spreads the low end.
-    for place, words, layer, colours, norm in (
-        (0.0, "right, share of the actual class", right, blues, Normalize(0.0, 1.0)),
-        (0.5, "wrong, share of the actual class", wrong, reds, PowerNorm(0.5, 0.0, 0.5)),
+    reds, blues = _cut_colormap("Reds", 0.14, 0.95), _cut_colormap("Blues", 0.22, 0.92)
+    # The square root spreads the low end: errors of a few per cent must be visible.
+    for left, title, layer, colours, norm in (
+        (0.0, "Correct, share of the actual class", correct, blues, Normalize(0.0, 1.0)),
+        (0.5, "Errors, share of the actual class", errors, reds, PowerNorm(0.5, 0.0, 0.5)),
     ):
         if layer.size:
             axes.imshow(layer, cmap=colours, norm=norm, interpolation="nearest",
                         extent=(-0.5, num_classes - 0.5, num_classes - 0.5, -0.5))  # fmt: skip
-        # Where a matrix is too small for the scale, its numbers say all.
+        # A small matrix has no room for the scale; its cells have numbers.
         if num_classes > _MIN_SCALED_CLASSES:
-            scale = axes.inset_axes((place, 1.04, 0.42, 0.018))
+            scale = axes.inset_axes((left, 1.04, 0.42, 0.018))
             bar = figure.colorbar(
                 ScalarMappable(norm, colours), cax=scale, orientation="horizontal",
                 format=PercentFormatter(1.0, decimals=0),
                 extend="max" if norm.vmax != 1.0 else "neither",
             )  # fmt: skip
-            scale.set_title(words, fontsize=9, color=GREY, loc="left", pad=3)
+            scale.set_title(title, fontsize=9, color=GREY, loc="left", pad=3)
             scale.tick_params(labelsize=8, labelcolor=INK, length=2, pad=1)
             bar.outline.set_visible(False)
 
@@ -108,7 +108,7 @@ def _name_classes(axes: Axes, class_names: Sequence[str], labelled: bool) -> Non
     at = list(range(0, count, 1 if labelled else math.ceil(count / 20)))
     names = [_short(class_names[i]) for i in at]
     size = 8.5 if labelled else 7.5
-    # A dollar in a name is a dollar, not the start of a formula.
+    # Names may contain dollar signs, which matplotlib would parse as formulas.
     axes.set_xticks(at, names, rotation=90, fontsize=size, color=INK, parse_math=False)
     axes.set_yticks(at, names, fontsize=size, color=INK, parse_math=False)
 

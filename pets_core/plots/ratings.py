@@ -1,4 +1,4 @@
-"""Items by their factors, predictions beside ratings, and what weight decay does."""
+"""Plots of item factors, rating errors and weight decays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pets_core.plots.style import BLUE, GREY, INK, ORANGE, Floats, new_figure, png, say, tidy
+from pets_core.plots.style import BLUE, GREY, INK, ORANGE, Floats, new_figure, note, png, tidy
 
 __all__ = ["embedding_map", "rating_errors", "weight_decays"]
 
@@ -15,36 +15,36 @@ _MAX_TITLE = 28
 _MAX_LEVELS = 20
 
 
-def embedding_map(places: Floats, titles: Sequence[str]) -> bytes:
-    """Draw items where the two main directions of their factors put them.
+def embedding_map(coordinates: Floats, titles: Sequence[str]) -> bytes:
+    """Plot items by the first two principal components of their factors.
 
     Args:
-        places: (n, 2).
-        titles: n.
+        coordinates: The two components of each item, (n, 2).
+        titles: Titles of the n items.
 
     Returns:
         A PNG of about 1000 x 900 pixels.
     """
     figure = new_figure(9.0, 8.0, dpi=112)
     axes = figure.subplots()
-    axes.scatter(places[:, 0], places[:, 1], s=14, color=BLUE, zorder=3)
-    for (x, y), title in zip(places, titles, strict=True):
+    axes.scatter(coordinates[:, 0], coordinates[:, 1], s=14, color=BLUE, zorder=3)
+    for (x, y), title in zip(coordinates, titles, strict=True):
         short = title if len(title) <= _MAX_TITLE else f"{title[: _MAX_TITLE - 1]}…"
         axes.annotate(short, (x, y), (4, 3), textcoords="offset points", fontsize=7.5, color=INK,
                       parse_math=False)  # fmt: skip
-    axes.set_xlabel("first principal component of the factors")
-    axes.set_ylabel("second")
+    axes.set_xlabel("First principal component of the factors")
+    axes.set_ylabel("Second principal component")
     axes.margins(0.12)
     tidy(axes)
     return png(figure)
 
 
 def rating_errors(ratings: NDArray[np.float32], predicted: NDArray[np.float32]) -> bytes:
-    """Draw what was predicted for each rating given, and how far it was off.
+    """Plot predicted over actual ratings, and a histogram of the errors.
 
     Args:
-        ratings: (N,).
-        predicted: (N,).
+        ratings: Actual ratings, (N,).
+        predicted: Predicted ratings, (N,).
 
     Returns:
         A PNG of about 1000 x 400 pixels.
@@ -64,25 +64,25 @@ def rating_errors(ratings: NDArray[np.float32], predicted: NDArray[np.float32]) 
         capprops={"color": BLUE},
     )  # fmt: skip
     left.plot(levels, levels, color=GREY, linewidth=1, linestyle=(0, (2, 3)))
-    left.set_xlabel("rating given")
-    left.set_ylabel("predicted (5% to 95%)")
+    left.set_xlabel("Actual rating")
+    left.set_ylabel("Predicted (5% to 95%)")
     errors = predicted - ratings
-    most = float(np.abs(errors).max()) or 1.0
-    right.hist(errors, bins=60, range=(-most, most), color=BLUE)
-    right.set_xlabel("predicted - given")
-    right.set_ylabel("ratings")
+    limit = float(np.abs(errors).max()) or 1.0
+    right.hist(errors, bins=60, range=(-limit, limit), color=BLUE)
+    right.set_xlabel("Predicted - actual")
+    right.set_ylabel("Ratings")
     tidy(left)
     tidy(right)
     return png(figure)
 
 
 def weight_decays(decays: Sequence[float], train: Sequence[float], valid: Sequence[float]) -> bytes:
-    """Draw training and validation error over weight decay.
+    """Plot training and validation RMSE over weight decay.
 
     Args:
-        decays: Weight decays, n of them.
-        train: Root mean squared error of the training ratings, n.
-        valid: Of the validation ratings, n.
+        decays: The n weight decays.
+        train: RMSE of the training ratings for each weight decay.
+        valid: RMSE of the validation ratings for each weight decay.
 
     Returns:
         A PNG of about 800 x 400 pixels.
@@ -90,14 +90,14 @@ def weight_decays(decays: Sequence[float], train: Sequence[float], valid: Sequen
     figure = new_figure(7.0, 3.6, dpi=112)
     axes = figure.subplots()
     if not decays:
-        say(axes, "nothing was trained")
+        note(axes, "No training finished")
         return png(figure)
     order = np.argsort(decays)
-    along = range(len(decays))
-    for values, colour, name in ((train, GREY, "training"), (valid, BLUE, "validation")):
-        axes.plot(along, [values[i] for i in order], marker="o", color=colour, label=name)
-    axes.set_xticks(along, [f"{decays[i]:g}" for i in order])
-    axes.set_xlabel("weight decay")
+    positions = range(len(decays))
+    for values, colour, name in ((train, GREY, "Training"), (valid, BLUE, "Validation")):
+        axes.plot(positions, [values[i] for i in order], marker="o", color=colour, label=name)
+    axes.set_xticks(positions, [f"{decays[i]:g}" for i in order])
+    axes.set_xlabel("Weight decay")
     axes.set_ylabel("RMSE")
     axes.legend(frameon=False, fontsize=9)
     tidy(axes)

@@ -1,4 +1,4 @@
-"""What all pictures have in common: colours, paper, packing."""
+"""Colours, axes style and PNG encoding of all plots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
 
-__all__ = ["BLUE", "GREY", "INK", "ORANGE", "RED", "Floats", "new_figure", "png", "say", "tidy"]
+__all__ = ["BLUE", "GREY", "INK", "ORANGE", "RED", "Floats", "new_figure", "note", "png", "tidy"]
 
 BLUE, ORANGE, RED, INK, GREY = "#1b5e9e", "#d9730d", "#b3202a", "#1c2530", "#6b7785"
 
@@ -22,16 +22,17 @@ def new_figure(width: float, height: float, dpi: int) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
-    pixels = _cropped(Image.open(drawn).convert("RGB"))
-    # Anti-aliased lines and text need few colours: a palette is a third of the bytes.
-    pixels.quantize(256).save(packed, "PNG", optimize=True)
-    return packed.getvalue()
+    """Render a figure as PNG with 256 colours, cropped to its content."""
+    rendered, encoded = io.BytesIO(), io.BytesIO()
+    figure.savefig(rendered, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
+    pixels = _crop(Image.open(rendered).convert("RGB"))
+    # A palette takes a third of the bytes, and anti-aliased lines and text need few colours.
+    pixels.quantize(256).save(encoded, "PNG", optimize=True)
+    return encoded.getvalue()
 
 
-def _cropped(pixels: Image.Image, pad: int = 12) -> Image.Image:
-    """Without the empty margins that square axes leave in a figure."""
+def _crop(pixels: Image.Image, pad: int = 12) -> Image.Image:
+    """Crop the empty margins that square axes leave in a figure."""
     box = ImageChops.invert(pixels).getbbox()
     if box is None:
         return pixels
@@ -40,6 +41,7 @@ def _cropped(pixels: Image.Image, pad: int = 12) -> Image.Image:
 
 
 def tidy(axes: Axes) -> None:
+    """Apply the common style to axes: grid, colours, no top and right spines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b9c1ca")
     axes.grid(color="#dfe4ea", linewidth=0.6)
@@ -47,5 +49,6 @@ def tidy(axes: Axes) -> None:
     axes.tick_params(which="both", color="#b9c1ca", labelcolor=INK, labelsize=9)
 
 
-def say(axes: Axes, words: str) -> None:
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY)
+def note(axes: Axes, text: str) -> None:
+    """Draw text in the centre of axes that have no data."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)

@@ -1,4 +1,4 @@
-"""The trials of a sweep."""
+"""Plot of the trials of a sweep."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import PercentFormatter
 
-from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, png, say, tidy
+from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, note, png, tidy
 from pets_core.records.training import Trial
 
 __all__ = ["sweep_trials"]
 
 _COLOURS = (BLUE, ORANGE, RED, "#3a8f5c", "#7a5ab0", GREY)
-_MAX_BACKBONES = len(_COLOURS)
 
 
 def sweep_trials(trials: Sequence[Trial]) -> bytes:
-    """Draw the validation metric of trials over their learning rates, a colour a backbone.
+    """Plot the validation metric of trials over learning rate, one colour per backbone.
 
     Args:
-        trials: Those that came to their end, the best first.
+        trials: Finished trials, best first; a circle marks the best.
 
     Returns:
         A PNG of about 1000 x 560 pixels.
@@ -27,27 +26,27 @@ def sweep_trials(trials: Sequence[Trial]) -> bytes:
     figure = new_figure(9.0, 5.0, dpi=112)
     axes = figure.subplots()
     names = list(dict.fromkeys(trial.backbone for trial in trials))
-    for place, name in enumerate(names):
-        # Beyond so many, colours would not tell them apart.
+    for i, name in enumerate(names):
         own = [trial for trial in trials if trial.backbone == name]
+        # Further backbones share the last colour.
         axes.scatter(
             [trial.base_lr for trial in own], [trial.value or 0.0 for trial in own],
-            color=_COLOURS[min(place, _MAX_BACKBONES - 1)], s=36, label=name.replace("$", r"\$"),
+            color=_COLOURS[min(i, len(_COLOURS) - 1)], s=36, label=name.replace("$", r"\$"),
         )  # fmt: skip
     for trial in trials[:1]:
         axes.scatter(
             [trial.base_lr], [trial.value or 0.0], s=160, facecolors="none", edgecolors=RED
         )
     axes.set_xscale("log")
-    axes.set(xlabel="peak learning rate of the head")
+    axes.set(xlabel="Peak learning rate of the head")
     if trials:
         metric = trials[0].metric
-        axes.set_ylabel(f"validation {metric.name}")
+        axes.set_ylabel(f"Validation {metric.name}")
         if metric.unit.startswith("%"):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if names:
         axes.legend(loc="best", frameon=False, fontsize=9)
     else:
-        say(axes, "no trial came to its end")
+        note(axes, "No trial finished")
     tidy(axes)
     return png(figure)

@@ -1,4 +1,4 @@
-"""What thresholds of tags come to."""
+"""Plot of metrics over the threshold of tags."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _COLOURS = (BLUE, RED, GREY)
 def threshold_curve(
     thresholds: Sequence[float], scores: Mapping[str, Sequence[float]], chosen: Sequence[float]
 ) -> bytes:
-    """Draw scores of validation photos over the threshold, and which thresholds were chosen.
+    """Plot validation metrics over the threshold, and the chosen thresholds.
 
     Args:
-        thresholds: That were tried, n of them.
-        scores: Of each threshold, n of them, by name; three at most.
-        chosen: Of each tag; where all are the same, a line is drawn, else where each lies.
+        thresholds: The n thresholds.
+        scores: Values of at most three metrics at each threshold, by name.
+        chosen: Threshold of each tag. If all are equal, one vertical line is drawn, otherwise a
+            mark per tag.
 
     Returns:
         A PNG of about 800 x 450 pixels.
@@ -34,11 +35,11 @@ def threshold_curve(
     values = np.unique(np.asarray(chosen))
     if len(values) == 1:
         axes.axvline(values[0], color=ORANGE, linewidth=1.4, linestyle=(0, (4, 3)),
-                     label=f"chosen: {values[0]:.2f}")  # fmt: skip
+                     label=f"Chosen: {values[0]:.2f}")  # fmt: skip
     else:
         axes.plot(chosen, np.full(len(chosen), 0.03), "|", color=ORANGE, markersize=14,
-                  markeredgewidth=1.4, alpha=0.8, label="chosen for a tag")  # fmt: skip
-    axes.set(xlabel="threshold", xlim=(0, 1), ylim=(0, 1.02))
+                  markeredgewidth=1.4, alpha=0.8, label="Chosen for a tag")  # fmt: skip
+    axes.set(xlabel="Threshold", xlim=(0, 1), ylim=(0, 1.02))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(frameon=False, fontsize=9, loc="best")
     tidy(axes)

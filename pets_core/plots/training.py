@@ -1,4 +1,4 @@
-"""How a training went: the range test, losses and rates."""
+"""Plots of the learning-rate range test and of training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pets_core.plots.style import BLUE, GREY, INK, ORANGE, RED, Floats, new_figure, png, say, tidy
+from pets_core.plots.style import BLUE, GREY, INK, ORANGE, RED, Floats, new_figure, note, png, tidy
 from pets_core.records.training import EpochMetrics
 
 __all__ = ["lr_curve", "training_curves"]
@@ -28,44 +28,44 @@ def lr_curve(
     suggestions: Mapping[str, float],
     chosen: str,
 ) -> bytes:
-    """Draw a learning-rate range test and what was read off it.
+    """Plot a learning-rate range test with its suggestions.
 
     Args:
         rates: Learning rate of each step, rising, shape (n,).
         losses: Loss of each step, shape (n,).
         smoothed: Running mean of the losses, shape (n,).
-        suggestions: Rates by name: minimum, steepest, valley, slide.
-        chosen: The name of the suggestion that training takes.
+        suggestions: Learning rates by name: minimum, steepest, valley, slide.
+        chosen: Name of the suggestion that training uses.
 
     Returns:
         A PNG of about 1000 x 560 pixels.
     """
     figure = new_figure(9.0, 5.0, dpi=112)
     axes = figure.subplots()
-    axes.plot(rates, losses, color=BLUE, alpha=0.28, linewidth=1, label="loss of the step")
-    axes.plot(rates, smoothed, color=BLUE, linewidth=2.2, label="smoothed")
+    axes.plot(rates, losses, color=BLUE, alpha=0.28, linewidth=1, label="Loss of the step")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=2.2, label="Smoothed")
     axes.set_xscale("log")
-    axes.set(xlabel="learning rate", ylabel="loss", ylim=_lr_limits(losses, smoothed))
+    axes.set(xlabel="Learning rate", ylabel="Loss", ylim=_lr_limits(losses, smoothed))
     if len(rates):
         _mark_suggestions(axes, rates, smoothed, suggestions, chosen)
         axes.legend(loc="lower left", frameon=False, fontsize=9)
     else:
-        say(axes, "no steps were taken")
+        note(axes, "No steps recorded")
     tidy(axes)
     return png(figure)
 
 
 def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMetrics]) -> bytes:
-    """Draw loss, validation error rate and learning rates over optimizer steps.
+    """Plot loss, validation metric and learning rates over optimizer steps.
 
     Args:
-        steps: A row for each optimizer step: `step` from 0, `phase`, `epoch`, `loss`, and
-            `lr_group_<n>` of each layer group that learnt; a frozen group's is missing or None.
-        epochs: What each epoch came to.
+        steps: One row per optimizer step: `step` from 0, `phase`, `epoch`, `loss`, and
+            `lr_group_<n>` of each trained layer group; missing or None for a frozen group.
+        epochs: Losses and metric of each epoch.
 
     Returns:
-        A PNG of about 1000 x 880 pixels, one panel fewer where nothing was validated. The ends of
-        the schedules, where rates fall to nothing, run off the panel.
+        A PNG of about 1000 x 880 pixels, without the metric panel if there is no validation. The
+        ends of the schedules, where rates approach 0, are below the axis range.
     """
     heights = {"loss": 3.0, "metric": 1.4, "rate": 2.2}
     if all(epoch.valid_metric is None for epoch in epochs):
@@ -75,25 +75,25 @@ def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMe
         len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights.values())
     )[:, 0]
     axes = dict(zip(heights, panels, strict=True))
-    # Step s is drawn at s + 1, so that an epoch's mark stands where its last step was taken.
-    taken = np.array([row["step"] + 1 for row in steps], dtype=np.float64)
+    # Step s is drawn at s + 1, so that an epoch's marker is at the end of its last step.
+    positions = np.array([row["step"] + 1 for row in steps], dtype=np.float64)
     ends = {int(row["epoch"]): float(row["step"] + 1) for row in steps}
-    _draw_losses(axes["loss"], taken, steps, epochs, ends)
+    _draw_losses(axes["loss"], positions, steps, epochs, ends)
     if "metric" in axes:
         _draw_metric(axes["metric"], epochs, ends)
-    _draw_rates(axes["rate"], taken, steps)
+    _draw_rates(axes["rate"], positions, steps)
     for panel in panels:
         _shade_phases(panel, steps, ends, named=panel is panels[0])
         tidy(panel)
-    panels[-1].set_xlabel("optimizer step")
+    panels[-1].set_xlabel("Optimizer step")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[-1].set_xlim(0, taken.max(initial=1.0) * 1.05)
+    panels[-1].set_xlim(0, positions.max(initial=1.0) * 1.05)
     figure.align_ylabels()
     return png(figure)
 
 
 def _lr_limits(losses: Floats, smoothed: Floats) -> tuple[float, float]:
-    """Room for both curves but not for single spikes, and for the labels above them."""
+    """Return y limits that fit both curves without single spikes, and the labels above them."""
     if not len(losses):
         return 0.0, 1.0
     low = float(min(np.percentile(losses, 2), smoothed.min()))
@@ -109,7 +109,7 @@ def _mark_suggestions(
     suggestions: Mapping[str, float],
     chosen: str,
 ) -> None:
-    # Labels descend from left to right, so that no stem runs through another's label.
+    # Labels descend from left to right, so that no line crosses the label of another suggestion.
     for i, (name, rate) in enumerate(sorted(suggestions.items(), key=lambda item: item[1])):
         best = name == chosen
         colour = RED if best else INK
@@ -137,13 +137,13 @@ def _mark_suggestions(
 
 
 def _column(steps: Sequence[Mapping[str, Any]], key: str) -> Floats:
-    """One number of each step, NaN where it is missing; shape (n,)."""
+    """Return one value per step, NaN if missing; shape (n,)."""
     values = (row.get(key) for row in steps)
     return np.array([math.nan if value is None else float(value) for value in values])
 
 
 def _centred_mean(losses: Floats) -> Floats:
-    """The mean of a window around each step, which unlike a running mean does not lag behind."""
+    """Return the mean of a window around each step; unlike a running mean it does not lag."""
     window = np.ones(min(max(5, len(losses) // 25), _MAX_WINDOW, len(losses)) or 1)
     if not len(losses):
         return losses
@@ -154,17 +154,17 @@ def _centred_mean(losses: Floats) -> Floats:
 
 def _draw_losses(
     axes: Axes,
-    taken: Floats,
+    positions: Floats,
     steps: Sequence[Mapping[str, Any]],
     epochs: Sequence[EpochMetrics],
     ends: Mapping[int, float],
 ) -> None:
     losses = _column(steps, "loss")
-    axes.plot(taken, losses, color=BLUE, alpha=0.25, linewidth=0.9, label="step")
-    axes.plot(taken, _centred_mean(losses), color=BLUE, linewidth=1.8, label="smoothed")
+    axes.plot(positions, losses, color=BLUE, alpha=0.25, linewidth=0.9, label="Step")
+    axes.plot(positions, _centred_mean(losses), color=BLUE, linewidth=1.8, label="Smoothed")
     for label, colour, marker, values in (
-        ("train, epoch", BLUE, "o", [epoch.train_loss for epoch in epochs]),
-        ("valid, epoch", ORANGE, "D", [epoch.valid_loss for epoch in epochs]),
+        ("Train, epoch", BLUE, "o", [epoch.train_loss for epoch in epochs]),
+        ("Valid, epoch", ORANGE, "D", [epoch.valid_loss for epoch in epochs]),
     ):
         at = [(ends[e.epoch], v) for e, v in zip(epochs, values, strict=True)
               if v is not None and e.epoch in ends]  # fmt: skip
@@ -172,12 +172,12 @@ def _draw_losses(
             axes.plot(*zip(*at, strict=True), color=colour, marker=marker, markersize=7,
                       markeredgecolor="white", linewidth=1, linestyle="--", label=label,
                       zorder=5)  # fmt: skip
-    axes.set_ylabel("loss")
+    axes.set_ylabel("Loss")
     axes.set_ylim(bottom=0)
-    if len(taken):
+    if len(positions):
         axes.legend(loc="upper right", ncols=2, frameon=False, fontsize=9)
     else:
-        say(axes, "no steps were taken")
+        note(axes, "No steps recorded")
 
 
 def _draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], ends: Mapping[int, float]) -> None:
@@ -187,12 +187,12 @@ def _draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], ends: Mapping[int, 
         return
     axes.plot(*zip(*at, strict=True), color=ORANGE, marker="D", markersize=6, linewidth=1.4,
               markeredgecolor="white", clip_on=False, zorder=5)  # fmt: skip
-    # Beyond a dozen epochs the figures would run into each other.
-    for epoch, place in list(zip(shown, at, strict=True))[0 if len(at) <= 12 else -1 :]:
-        axes.annotate(epoch.metric_text, place, (5, 4), textcoords="offset points",
+    # Above 12 epochs only the last value is annotated, because the texts would overlap.
+    for epoch, point in list(zip(shown, at, strict=True))[0 if len(at) <= 12 else -1 :]:
+        axes.annotate(epoch.metric_text, point, (5, 4), textcoords="offset points",
                       color=ORANGE, fontsize=9, fontweight="bold")  # fmt: skip
     metric = shown[0].metric
-    axes.set_ylabel(f"valid {metric.name}")
+    axes.set_ylabel(f"Valid {metric.name}")
     top = max(value for _, value in at) * 1.45 or 0.01
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -200,7 +200,7 @@ def _draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], ends: Mapping[int, 
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.05 else 1))
 
 
-def _draw_rates(axes: Axes, taken: Floats, steps: Sequence[Mapping[str, Any]]) -> None:
+def _draw_rates(axes: Axes, positions: Floats, steps: Sequence[Mapping[str, Any]]) -> None:
     prefix = "lr_group_"
     groups = sorted({int(k.removeprefix(prefix)) for row in steps for k in row if prefix in k})
     colours = colormaps["viridis"](np.linspace(0.85, 0.15, max(len(groups), 1)))
@@ -210,12 +210,12 @@ def _draw_rates(axes: Axes, taken: Floats, steps: Sequence[Mapping[str, Any]]) -
     for group, colour in zip(groups, colours, strict=False):
         rates = _column(steps, f"{prefix}{group}")
         peaks.append(float(np.nanmax(rates, initial=0.0)))
-        # Each phase has a schedule of its own: no line from one's end to the next one's start.
-        axes.plot(np.insert(taken, starts, np.nan), np.insert(rates, starts, np.nan),
+        # Each phase has its own schedule: NaN breaks the line between two phases.
+        axes.plot(np.insert(positions, starts, np.nan), np.insert(rates, starts, np.nan),
                   color=colour, linewidth=1.8,
-                  label=f"group {group}" + (" (head)" if group == groups[-1] else ""))  # fmt: skip
+                  label=f"Group {group}" + (" (head)" if group == groups[-1] else ""))  # fmt: skip
     axes.set_yscale("log", nonpositive="mask")
-    axes.set_ylabel("learning rate")
+    axes.set_ylabel("Learning rate")
     if any(peak > 0 for peak in peaks):
         lowest = min(peak for peak in peaks if peak > 0)
         axes.set_ylim(lowest / 10**_DECADES_BELOW_PEAK, max(peaks) * 2)
@@ -233,7 +233,7 @@ def _shade_phases(
         axes.axvspan(min(rows), max(rows) + 1, color=_PHASE_SHADES.get(phase, "white"),
                      linewidth=0, zorder=0)  # fmt: skip
         if named:
-            # A phase too narrow for its name has it a line higher, clear of the next one's.
+            # The name of a narrow phase is drawn one line higher, so that it does not overlap.
             lift = 4 if len(rows) > 0.08 * len(steps) else 17
             axes.annotate(phase, (min(rows), 1.0), (3, lift), xycoords=axes.get_xaxis_transform(),
                           textcoords="offset points", color=GREY, fontsize=9.5,

@@ -1,1 +1,1 @@
-"""What crosses the border between two stages: ids, counts, hashes and URLs, never tensors."""
+"""Records passed between stages: ids, counts, hashes and URLs, never tensors."""

@@ -1,4 +1,4 @@
-"""What all records have in common."""
+"""Base class of records."""
 
 from __future__ import annotations
 
@@ -15,4 +15,6 @@ Split = Literal["train", "valid", "test"]
 
 
 class Record(BaseModel):
+    """Frozen pydantic model that rejects unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Records of a data set: its plan, its shards, its manifest, and the run it begins."""
+"""Records of a data set: plan, shards, manifest and run."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = [
 
 
 class ClassInfo(Record):
-    """One label of the vocabulary; its place in `DatasetManifest.classes` is its index."""
+    """One class or tag; its position in `DatasetManifest.classes` is its index."""
 
     name: str
     species: str | None = None
 
 
 class NumberInfo(Record):
-    """One number that is learnt of each photo, and how it is spread over the training photos.
+    """One target number, with its statistics over the training photos.
 
     Attributes:
-        name: What it is.
-        unit: What it is told in; empty: none.
-        mean: Over the training photos.
-        std: Standard deviation of the same.
-        low: Least of the same.
-        high: Greatest of the same.
+        name: Name of the number.
+        unit: Unit; empty: none.
+        mean: Mean.
+        std: Standard deviation.
+        low: Minimum.
+        high: Maximum.
     """
 
     name: str
@@ -52,12 +52,12 @@ class NumberInfo(Record):
 
     @property
     def text(self) -> str:
-        """Its name, with its unit where it has one."""
+        """Name, followed by the unit in parentheses if there is one."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 class ShardInfo(Record):
-    """One Parquet file, by its name among the data set's shards."""
+    """One Parquet file; `path` is its name in the data set's shards folder."""
 
     path: str
     num_rows: int
@@ -66,7 +66,7 @@ class ShardInfo(Record):
 
 
 class SplitInfo(Record):
-    """The shards of one split and its photos of each class or tag, in their order."""
+    """Shards of one split, and its number of photos of each class or tag by index."""
 
     num_rows: int
     class_counts: tuple[int, ...]
@@ -74,60 +74,60 @@ class SplitInfo(Record):
 
     @property
     def class_range(self) -> list[int | str]:
-        """The fewest and the most photos of a class or tag; nothing where there is none."""
+        """Minimum and maximum of `class_counts`; empty strings without classes or tags."""
         return [min(self.class_counts), max(self.class_counts)] if self.class_counts else ["", ""]
 
 
 class ShardPlan(Record):
-    """A shard to be written: its photos are a row group of the plan's files, by its `index`."""
+    """A planned shard; its photos are row group `index` of the plan's files."""
 
     index: int
     split: Split
     prefix: str
-    """Its photos' hashes begin with these bits."""
+    """Leading bits of the hashes of the shard's photos."""
     key: str
-    """Hash of all that shapes the shard; equal keys mean equal shards."""
+    """Hash of everything that determines the shard; equal keys mean equal shards."""
     num_photos: int
     num_bytes: int
     done: bool
-    """Whether a shard of this key is in the store already."""
+    """Whether the store already contains a shard with this key."""
 
 
 class DatasetPlan(Record):
-    """All that is decided before the first shard is written."""
+    """Plan of a data set version, made before the first shard is written."""
 
     name: str
     source_url: str
     root: str
-    """Folder of the data set with all its versions."""
+    """Folder of all versions of the data set."""
     plan_url: str
-    """The names of the files with the photos begin with it."""
+    """Prefix of the URLs of the files that list the photos."""
     left_out_url: str
     classes: tuple[ClassInfo, ...]
     targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
     contract_version: int
     parent: str | None
-    """Fingerprint of the newest version so far."""
+    """Fingerprint of the newest existing version."""
     shards: tuple[ShardPlan, ...]
     warnings: tuple[str, ...] = ()
-    """What is odd about the source, a sentence each."""
+    """Warnings about the source, one sentence each."""
 
     @property
     def pending(self) -> tuple[ShardPlan, ...]:
-        """The shards that are still to be written."""
+        """Shards that are not yet written."""
         return tuple(shard for shard in self.shards if not shard.done)
 
 
 class LeftOut(Record):
-    """A row of quarantine.parquet: a file, or a listed photo, that is not in the data set.
+    """A row of quarantine.parquet: a file or listed photo that is not in the data set.
 
     Attributes:
-        id: Of the photo.
-        path: Of the file; empty: there is none.
-        reason: A short code.
-        detail: What was found, or what to do.
-        label: The class that the source gives the photo; empty: none.
+        id: Id of the photo.
+        path: Path of the file; empty: there is no file.
+        reason: Short code of the reason.
+        detail: Details of the problem, or how to fix it.
+        label: Class of the photo in the source; empty: none.
     """
 
     id: str
@@ -138,20 +138,20 @@ class LeftOut(Record):
 
 
 class ShardRecord(Record):
-    """A shard that was written; `shard` is None when no photo of it could be used."""
+    """A written shard; `shard` is None if none of its photos can be used."""
 
     key: str
     shard: ShardInfo | None
     class_counts: dict[int, int]
     left_out: tuple[LeftOut, ...]
     num_read: int
-    """Photos taken from the source; the others came from an earlier version's shards."""
+    """Photos read from the source; the others are copied from shards of an earlier version."""
     num_narrow: int = 0
-    """Of these, photos whose grey levels span less than a quarter of the range."""
+    """Photos among `num_read` whose grey levels span less than a quarter of the range."""
 
 
 class DatasetManifest(Record):
-    """A committed, immutable version of a data set. Its presence in the folder is the commit."""
+    """An immutable version of a data set, which is committed once its manifest file exists."""
 
     schema_version: int = 2
     name: str
@@ -159,21 +159,21 @@ class DatasetManifest(Record):
     url: str
     source_url: str
     classes: tuple[ClassInfo, ...]
-    """What `source.targets` chooses from: classes or tags; none where numbers are learnt."""
+    """Classes or tags; empty if the targets are numbers."""
     targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
     splits: dict[Split, SplitInfo]
     num_quarantined: int
     quarantine_reasons: dict[str, int]
     lost_of_classes: dict[str, tuple[int, int]] = {}
-    """Photos left out and photos in all, of each class that lost at least half of its photos."""
+    """Quarantined and total photos of each class with at least half of its photos quarantined."""
     warnings: tuple[str, ...] = ()
-    """What is odd about the source, a sentence each."""
+    """Warnings about the source, one sentence each."""
     narrow_fraction: float = 0.0
     """Share of the photos read whose grey levels span less than a quarter of the range."""
     duplicates: dict[str, int] = {}
-    """Photos with a (near-)duplicate: exact, near, leaking (the other is in a later split), and
-    conflicting (the other has another label)."""
+    """Number of photos with a duplicate, by type: exact, near, leaking (the duplicate is in a later
+    split) and conflicting (the duplicate has another label)."""
     contract_version: int = 1
     parent: str | None = None
     created_at: str = ""
@@ -181,55 +181,55 @@ class DatasetManifest(Record):
 
     @property
     def contents(self) -> str:
-        """What is learnt of the photos, in words."""
+        """Names of the numbers, or the number of classes or tags, as text."""
         if self.numbers:
             return ", ".join(info.name for info in self.numbers)
         return f"{len(self.classes)} {target_spec(self.targets).plural}"
 
     @property
     def shared_files(self) -> set[str]:
-        """Names of its shards, which lie outside its folder."""
+        """Names of the shards, which are stored outside the version's folder."""
         return {shard.path for info in self.splits.values() for shard in info.shards}
 
     def shard_url(self, shard: ShardInfo) -> str:
-        """Where a shard lies; versions share their shards."""
+        """Return the URL of a shard in the folder that all versions share."""
         return f"{self.url.rstrip('/').rsplit('/', 1)[0]}/shards/{shard.path}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names in index order."""
+        """Names of classes or tags by index."""
         return tuple(c.name for c in self.classes)
 
     @property
     def num_rows(self) -> int:
-        """Photos of all splits."""
+        """Number of photos in all splits."""
         return sum(s.num_rows for s in self.splits.values())
 
     def evaluation_split(self, wanted: Literal["auto", "test", "valid"]) -> Split:
-        """The split to judge on; errors as `choose_evaluation_split`."""
+        """Return the split to evaluate on; see `choose_evaluation_split`."""
         return choose_evaluation_split(wanted, self.splits)
 
 
 def choose_evaluation_split(
     wanted: Literal["auto", "test", "valid"], present: Collection[Split]
 ) -> Split:
-    """The split to judge on; auto prefers test.
+    """Return the split to evaluate on; auto prefers test.
 
     Raises:
-        PetsError: No such split is present.
+        PetsError: The split is not present.
     """
     candidates: tuple[Split, ...] = ("test", "valid") if wanted == "auto" else (wanted,)
     for split in candidates:
         if split in present:
             return split
     raise PetsError(
-        f"evaluate.split = {wanted}: the photos are split into {', '.join(present)} only. Set or "
-        "raise source.valid_fraction or source.test_fraction, or set evaluate.split = auto"
+        f"evaluate.split = {wanted}: the data set has only {', '.join(present)}. Set or increase "
+        "source.valid_fraction or source.test_fraction, or set evaluate.split = auto"
     )
 
 
 class Run(Record):
-    """The folder of a run, and the data set that it began with."""
+    """Folder of a run, and the data set of the run."""
 
     DATASET: ClassVar[str] = "dataset.json"
 

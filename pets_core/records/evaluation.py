@@ -26,13 +26,13 @@ __all__ = [
 _MAX_UNSEEN_NAMED = 20
 
 UNKNOWN_TRAINING = (
-    "Whether the model was trained on some of these photos is not known: it, or the version of "
-    "the data set it was trained on, is not in the store."
+    "Whether the model was trained on some of these photos is unknown: the model, or the version "
+    "of the data set it was trained on, is not in the store."
 )
 
 
 def unseen_text(names: Sequence[str]) -> str:
-    """Name the classes or tags that no evaluated photo has; empty where there are none."""
+    """Return a phrase with the classes or tags that no evaluated photo has; empty if none."""
     if not names:
         return ""
     num_more = len(names) - _MAX_UNSEEN_NAMED
@@ -41,17 +41,18 @@ def unseen_text(names: Sequence[str]) -> str:
 
 
 class PredictResult(Record):
-    """Files of predictions.
+    """Result of the predict stage.
 
     Attributes:
         targets: Kind of target.
         model_url: Folder of the model.
-        predictions_url: Predictions of the split to evaluate.
-        valid_url: Of the validation split; the same where this is to be evaluated.
-        champion_url: The champion's predictions of the split, where it had to make them.
-        champion_refused: Why it could not.
-        maps_url: Activation maps of the photos of greatest loss.
-        photos_per_second: Of the split to evaluate.
+        predictions_url: Predictions of the evaluation split.
+        valid_url: Predictions of the validation split; equals `predictions_url` if that is the
+            evaluation split.
+        champion_url: The champion's predictions of the evaluation split, if this stage made them.
+        champion_refused: Why the champion cannot predict the split.
+        maps_url: Activation maps of the photos with the largest loss.
+        photos_per_second: Throughput on the evaluation split.
     """
 
     targets: str = "class"
@@ -65,7 +66,7 @@ class PredictResult(Record):
 
 
 class Interval(Record):
-    """A value and the ends of its 95% confidence interval."""
+    """A value with its 95% confidence interval."""
 
     value: float
     low: float
@@ -73,18 +74,17 @@ class Interval(Record):
 
 
 class Metric(Record):
-    """One figure of an evaluation.
+    """One metric of an evaluation.
 
     Attributes:
-        name: What the field calls it.
-        value: Over all samples evaluated.
-        low: Lower end of its 95% confidence interval; None where none was computed.
-        high: Upper end of the same.
-        higher_is_better: Direction.
-        unit: "%" where the value is a share, from 0 to 1, or "% of" what; else the unit of the
+        name: Name, such as "error rate".
+        value: Value over all evaluated samples.
+        low: Lower end of the 95% confidence interval; None: not computed.
+        high: Upper end of the 95% confidence interval; None: not computed.
+        higher_is_better: Whether higher values are better.
+        unit: "%" or "% of ..." if the value is a share from 0 to 1; otherwise the unit of the
             value; empty: none.
-        baseline: The same of always predicting the mean of the training samples, where that is
-            computed.
+        baseline: Value of always predicting the mean of the training samples; None: not computed.
     """
 
     name: str
@@ -96,11 +96,11 @@ class Metric(Record):
     baseline: float | None = None
 
     def format(self, value: float | None = None, digits: int = 1) -> str:
-        """Return the value, or another one of this metric, with its unit.
+        """Format a value of this metric with its unit.
 
         Args:
-            value: Of this metric; None: its own.
-            digits: After the decimal point of a percentage; other values have four figures.
+            value: The value; None: `self.value`.
+            digits: Decimals of a percentage; other values have four significant digits.
         """
         value = self.value if value is None else value
         if self.unit.startswith("%"):
@@ -108,23 +108,23 @@ class Metric(Record):
         return f"{value:.4g} {self.unit}".rstrip()
 
     def format_change(self, change: float) -> str:
-        """Return a difference of two values of this metric, with its sign."""
+        """Format a difference of two values of this metric, with its sign and unit."""
         if self.unit.startswith("%"):
             return f"{100 * change:+.2f} percentage points"
         return f"{change:+.4g} {self.unit}".rstrip()
 
     @property
     def interval_text(self) -> str:
-        """The confidence interval; empty where there is none."""
+        """Text of the confidence interval; empty if there is none."""
         if self.low is None or self.high is None:
             return ""
-        shared = self.unit.removeprefix("%")
-        low = self.format(self.low).removesuffix(shared).rstrip()
+        suffix = self.unit.removeprefix("%")
+        low = self.format(self.low).removesuffix(suffix).rstrip()
         return f"95% interval {low} to {self.format(self.high)}"
 
 
 class LabelChange(Record):
-    """A label that is found in more or fewer samples than by the champion."""
+    """Change of a label's recall against the champion; `support` is its number of samples."""
 
     name: str
     support: int
@@ -133,23 +133,23 @@ class LabelChange(Record):
 
 
 class Comparison(Record):
-    """A model and the champion, on the very same samples.
+    """Comparison of a model with the champion on the same samples.
 
     Attributes:
         champion_url: Model folder of the champion.
-        num_rows: Samples that both were evaluated on.
-        num_excluded: Samples besides these that one of both was trained on, which do not count;
-            None where that is not known.
-        metric: Primary metric of the model, on these samples.
-        champion_metric: The same of the champion.
-        num_better: Samples with a better score than the champion's.
-        num_worse: Samples with a worse score.
-        improvement: By how much the metric is better than the champion's; below 0: worse.
-        p_value: Two-sided: how likely a difference as large is by chance.
-        test: Name of the test that computed it.
-        better: The first labels with a higher recall, the largest gain first.
-        worse: The first labels with a lower recall, the largest drop first.
-        largest_drop: Of any label's recall; 0 where none dropped.
+        num_rows: Number of samples compared.
+        num_excluded: Number of samples excluded because one of the models was trained on them;
+            None: unknown.
+        metric: Primary metric of the model on the compared samples.
+        champion_metric: Primary metric of the champion on the compared samples.
+        num_better: Number of samples with a better score than the champion's.
+        num_worse: Number of samples with a worse score than the champion's.
+        improvement: Improvement of the metric over the champion; below 0: worse.
+        p_value: Two-sided p-value of the improvement.
+        test: Name of the statistical test.
+        better: The labels with the largest gain of recall, largest first.
+        worse: The labels with the largest drop of recall, largest first.
+        largest_drop: Largest drop of any label's recall; 0: none dropped.
     """
 
     champion_url: str
@@ -168,44 +168,44 @@ class Comparison(Record):
 
     @property
     def delta_text(self) -> str:
-        """The improvement in words."""
-        gained = self.improvement.value
-        size = self.metric.format_change(abs(gained)).removeprefix("+")
+        """Text of the improvement, such as "1.20 percentage points better"."""
+        gain = self.improvement.value
+        size = self.metric.format_change(abs(gain)).removeprefix("+")
         if size in ("0.00 percentage points", f"0 {self.metric.unit}".rstrip()):
-            return "as good"
-        return f"{size} {'better' if gained > 0 else 'worse'}"
+            return "equal"
+        return f"{size} {'better' if gain > 0 else 'worse'}"
 
     @property
     def interval_text(self) -> str:
-        """The 95% interval of the improvement, its unit once."""
+        """Text of the 95% confidence interval of the improvement."""
         low = self.metric.format_change(self.improvement.low).split(" ")[0]
         return f"{low} to {self.metric.format_change(self.improvement.high)}"
 
     @property
     def excluded_text(self) -> str:
-        """A sentence on samples that one of both models was trained on; often empty."""
+        """Sentence about samples that one of the models was trained on; empty if there are none."""
         if self.num_excluded is None:
             return (
-                "Whether one of both was trained on some of them is not known: a model, or the "
-                "version of the data set it was trained on, is gone."
+                "Whether one of the models was trained on some of them is unknown: a model, or the "
+                "version of the data set it was trained on, is not in the store."
             )
         if not self.num_excluded:
             return ""
-        return f"{self.num_excluded} more are excluded, because one of both was trained on them."
+        return f"{self.num_excluded} more are excluded: one of the models was trained on them."
 
     @property
     def p_text(self) -> str:
-        """The p-value as people write it."""
+        """Text of the p-value; values below 0.001 give "p < 0.001"."""
         return f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
 
 
 class Verdict(Record):
-    """Whether a model may be promoted.
+    """Result of the gate: whether a model may be promoted.
 
     Attributes:
-        passed: Whether it may.
-        reasons: Every one against it.
-        has_condition: Whether the gate had any: a limit, or a champion to compare with.
+        passed: Whether the model passes the gate.
+        reasons: All reasons against the model.
+        has_condition: Whether the gate has a condition: a limit or a champion to compare with.
     """
 
     passed: bool
@@ -214,19 +214,19 @@ class Verdict(Record):
 
     @property
     def text(self) -> str:
-        """The verdict in words."""
+        """Text of the verdict, without the reasons."""
         if not self.passed:
             return "does not pass the gate"
         return "passes the gate" if self.has_condition else "gate not configured, no champion"
 
 
 class Champion(Record):
-    """The model that a new one is compared with.
+    """Model that a new model is compared with.
 
     Attributes:
-        model_url: Its folder.
-        predictions_url: Its predictions of the very samples, where these are in the store already.
-        version: Name of the alias version that made it champion.
+        model_url: Folder of the champion.
+        predictions_url: The champion's predictions of the same samples, if the store has them.
+        version: Name of the alias version that made the model champion.
     """
 
     model_url: str
@@ -234,28 +234,28 @@ class Champion(Record):
     version: str | None = None
 
     def url_to_predict(self, model_url: str) -> str | None:
-        """Return its folder if it has still to predict the samples that a model is evaluated on."""
+        """Return the champion's folder if it still has to predict the samples, otherwise None."""
         is_needed = self.predictions_url is None and self.model_url != model_url
         return self.model_url if is_needed else None
 
 
 class Section(Record):
-    """One part of an evaluation as people see it: in the report, and as a Prefect artifact.
+    """One section of an evaluation, shown in the report and as a Prefect artifact.
 
-    Its figure, table and photos lie in files of the evaluation's folder.
+    Figure, table and photos are files in the evaluation's folder.
 
     Attributes:
-        key: Of the artifact, and the anchor in the report.
-        title: Its heading.
-        text: Plain sentences below the heading.
-        description: Of the artifact, in the list of artifacts.
+        key: Key of the artifact, and anchor in the report.
+        title: Heading.
+        text: Plain text below the heading.
+        description: Description of the artifact.
         figure: Name of a PNG, without suffix.
-        figure_alt: What the figure shows, for those who do not see it.
-        table: Name of a table, without suffix: .parquet and .csv.
-        max_rows: Rows of the table that the report shows; the file has all.
-        percent: Columns of the table that hold shares.
-        gallery: Part of the gallery.
-        in_report: Whether the report has it, too.
+        figure_alt: Alternative text of the figure.
+        table: Name of a table, without suffix (.parquet and .csv).
+        max_rows: Maximum number of rows in the report; the file has all rows.
+        percent: Columns of the table with shares, shown as percentages.
+        gallery: Name of a part of the gallery.
+        in_report: Whether the section is also in the report.
     """
 
     key: str
@@ -272,11 +272,11 @@ class Section(Record):
 
 
 class Highlights(Record):
-    """The few rows that summarise where a model is worst.
+    """Short table of where a model is worst.
 
     Attributes:
-        title: What they are.
-        columns: Their names.
+        title: Title.
+        columns: Column names.
         rows: Cells as text.
     """
 
@@ -290,28 +290,28 @@ class EvalReport(Record):
 
     Attributes:
         target: Kind of target.
-        samples: What the samples are, in the plural.
+        samples: Plural noun for the samples, such as "photos".
         model_url: Folder of the model.
-        split: The samples evaluated.
-        num_rows: How many.
-        primary: The metric that gate, champion comparison and registry use.
-        metrics: The others.
-        details: Figures behind these, a sentence each.
-        notes: What to know before relying on the model, a sentence each; often empty.
+        split: The evaluated split.
+        num_rows: Number of evaluated samples.
+        primary: Metric that gate, champion comparison and registry use.
+        metrics: Other metrics.
+        details: Supporting numbers, one sentence each.
+        notes: Limits of the model that a user must know, one sentence each.
         highlights: Where the model is worst.
-        sections: What the report and the artifacts show.
-        num_label_issues: Samples whose label is probably wrong; None where none were looked for.
-        num_trained_on: Samples evaluated that the model was trained on; None where not known.
-        is_champion: Whether it is the champion itself.
-        comparison: With the champion, where there is another one that can be compared.
-        not_compared: Why there is one that cannot.
-        champion_version: Name of the alias version that made it champion.
-        unseen_labels: The model's labels that no evaluated sample carries, in index order.
-        verdict: Of the gate.
-        predictions_url: All this is computed from.
+        sections: Sections of the report and the artifacts.
+        num_label_issues: Number of samples whose label is probably wrong; None: not computed.
+        num_trained_on: Number of evaluated samples that the model was trained on; None: unknown.
+        is_champion: Whether the model is the champion.
+        comparison: Comparison with the champion; None: no other champion, or not comparable.
+        not_compared: Why the champion cannot be compared.
+        champion_version: Name of the alias version of the champion.
+        unseen_labels: Labels of the model that no evaluated sample has, by index.
+        verdict: Result of the gate.
+        predictions_url: Predictions that are evaluated.
         url: Folder with all files of the evaluation.
-        photos_per_second: Of the prediction.
-        seconds: Of the evaluation, without the prediction.
+        photos_per_second: Throughput of the prediction.
+        seconds: Duration of the evaluation, without the prediction.
     """
 
     format_version: Literal[2] = 2
@@ -341,7 +341,7 @@ class EvalReport(Record):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Limits of the evaluation that are not among the verdict's reasons; often empty."""
+        """Warnings about the evaluation that are not among the verdict's reasons."""
         warnings = list(self.notes)
         if self.num_trained_on is None:
             warnings.append(UNKNOWN_TRAINING)
@@ -353,10 +353,10 @@ class EvalReport(Record):
         return tuple(warnings)
 
     def metric(self, name: str) -> float:
-        """Return the value of a metric by its name.
+        """Return the value of a metric by name.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: There is no metric of that name.
         """
         return {metric.name: metric.value for metric in (self.primary, *self.metrics)}[name]
 

@@ -14,12 +14,12 @@ __all__ = [
 
 
 class EmbedResult(Record):
-    """The embeddings of all photos of a data set, in a file.
+    """File with the embeddings of all photos of a data set.
 
     Attributes:
-        embeddings_url: The file.
-        num_photos: In it.
-        photos_per_second: Of them, decoding included where it had not been done before.
+        embeddings_url: URL of the file.
+        num_photos: Number of photos in the file.
+        photos_per_second: Throughput, including decoding of photos that are not cached.
     """
 
     embeddings_url: str
@@ -28,21 +28,21 @@ class EmbedResult(Record):
 
 
 class NearDuplicates(Record):
-    """Photos that are (nearly) another one by their embedding, beside those the hash found.
+    """Near-duplicates by embedding, compared with those by perceptual hash.
 
-    A photo counts as found by both where both have a like of it in a later split, or both in its
-    own.
+    A photo counts as found by both if both methods find a duplicate in a later split, or both find
+    one in the photo's own split.
 
     Attributes:
-        url: File with a row for each photo that the embedding found.
-        embeddings_url: What they were found in.
-        num_photos: In that.
-        min_similarity: Least cosine of two that are alike.
-        num_both: Photos that the embedding found and the perceptual hash, too.
-        num_only_embedding: Photos that only the embedding found.
-        num_only_hash: Photos that only the perceptual hash found.
-        num_leaking: Of those that the embedding found: the other is in a later split.
-        num_leaking_only_embedding: Of these, what the hash did not find.
+        url: File with one row per photo found by embedding.
+        embeddings_url: Embeddings that were searched.
+        num_photos: Number of photos searched.
+        min_similarity: Minimum cosine similarity of near-duplicates.
+        num_both: Photos found by embedding and by perceptual hash.
+        num_only_embedding: Photos found only by embedding.
+        num_only_hash: Photos found only by perceptual hash.
+        num_leaking: Photos found by embedding whose duplicate is in a later split.
+        num_leaking_only_embedding: Photos among `num_leaking` that the hash does not find.
     """
 
     url: str
@@ -57,13 +57,13 @@ class NearDuplicates(Record):
 
 
 class BatchPlan(Record):
-    """Photos without labels that a model is to look at, in parts.
+    """Plan of a batch prediction of photos without labels.
 
     Attributes:
-        model_url: The model.
+        model_url: Folder of the model.
         url: Folder of the results.
-        num_photos: How many.
-        num_parts: Files their predictions lie in.
+        num_photos: Number of photos.
+        num_parts: Number of files of predictions.
     """
 
     model_url: str
@@ -73,11 +73,11 @@ class BatchPlan(Record):
 
 
 class PartsResult(Record):
-    """Parts that were predicted now, others having been there before.
+    """Parts predicted by one task, without those that already existed.
 
     Attributes:
-        num_photos: In them.
-        num_parts: How many.
+        num_photos: Number of photos in these parts.
+        num_parts: Number of parts.
     """
 
     num_photos: int
@@ -85,19 +85,18 @@ class PartsResult(Record):
 
 
 class BatchSummary(Record):
-    """What a model saw on many photos.
+    """Summary of a batch prediction.
 
     Attributes:
-        model_url: The model.
+        model_url: Folder of the model.
         url: Folder of the results.
-        num_photos: All, each there once.
-        num_unreadable: Of them, those that could not be looked at.
-        num_skipped: Other files of the source, which skipped.parquet lists.
-        counts: Photos of each label that was predicted, most frequent first; none of kinds without
+        num_photos: Number of photos, each counted once.
+        num_unreadable: Number of photos that cannot be read.
+        num_skipped: Number of other files of the source; skipped.parquet lists them.
+        counts: Number of photos per predicted label, most frequent first; empty for kinds without
             labels.
-        unreadable: The first of those that could not be looked at, and why; unreadable.parquet has
-            all.
-        photos_per_second: Of what was predicted last, reading and decoding included.
+        unreadable: The first unreadable photos and the reasons; unreadable.parquet lists all.
+        photos_per_second: Throughput of the last prediction, including reading and decoding.
     """
 
     model_url: str

@@ -1,4 +1,4 @@
-"""How a data set stores the target of a photo, by the kind of target."""
+"""Storage of targets in a data set, by kind of target."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["BUILT_IN", "DEFAULT_TARGET", "TargetSpec", "load_object", "target_sp
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """How a data set stores the target of a photo.
+    """Storage format of a photo's target.
 
     Attributes:
-        storage: label: one of a vocabulary. labels: any number of a vocabulary. numbers: a list of
-            numbers.
-        geometry: Whether the numbers are coordinates on the photo, which transforms move: of
-            points, x and y in turn, or of a box, xmin, ymin, xmax and ymax.
+        storage: label: one label of a vocabulary. labels: any number of labels of a vocabulary.
+            numbers: a list of numbers.
+        geometry: Coordinates on the photo, which transforms move. points: x and y of each point.
+            box: xmin, ymin, xmax, ymax. None: the numbers are not coordinates.
     """
 
     storage: Literal["label", "labels", "numbers"]
@@ -44,12 +44,12 @@ class TargetSpec:
 
     @property
     def noun(self) -> str:
-        """What a label is called."""
+        """Noun for one label: tag or class."""
         return "tag" if self.is_labels else "class"
 
     @property
     def plural(self) -> str:
-        """The same of several."""
+        """Plural of `noun`."""
         return "tags" if self.is_labels else "classes"
 
 
@@ -64,28 +64,29 @@ BUILT_IN = {
 
 
 def target_spec(name: str) -> TargetSpec:
-    """Return how targets of a kind are stored.
+    """Return the storage format of a kind of target.
 
     Args:
-        name: Of a built-in kind, or "module:object" of one that a module defines
-            (docs/new-target.md).
+        name: Name of a built-in kind, or "module:object" of a custom kind (docs/new-target.md).
 
     Raises:
-        PetsError: There is no such kind.
+        PetsError: The kind does not exist.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
     spec = getattr(load_object(name), "spec", None)
     if not isinstance(spec, TargetSpec):
-        raise PetsError(f"targets = {name}: the object there is no kind of target")
+        raise PetsError(
+            f"targets = {name}: the object there is not a kind of target. See docs/new-target.md"
+        )
     return spec
 
 
 def load_object(name: str) -> object:
-    """Return the object that "module:object" names.
+    """Import the object named by "module:object".
 
     Raises:
-        PetsError: There is no such module or object.
+        PetsError: The module or object does not exist.
     """
     if not re.fullmatch(r"[\w.]+:[\w.]+", name):
         raise PetsError(
@@ -93,11 +94,11 @@ def load_object(name: str) -> object:
             f"module:object.{did_you_mean(name, BUILT_IN)}"
         )
     if name.split(":")[0].split(".")[0] in sys.stdlib_module_names:
-        raise PetsError(f"targets = {name}: a module of Python itself is no kind of target")
+        raise PetsError(f"targets = {name}: is in Python's standard library; set your own module")
     try:
         return resolve_name(name)
     except (Exception, SystemExit) as error:
         raise PetsError(
-            f"targets = {name}: {error}. Install the module, or put its folder on PYTHONPATH, on "
-            "every machine that works on a run"
+            f"targets = {name}: {error}. Install the module, or add its folder to PYTHONPATH, on "
+            "every machine of the run"
         ) from error

@@ -1,4 +1,4 @@
-"""Records of the learning-rate finder, of training and of a sweep."""
+"""Records of learning-rate finder, training and sweep."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ __all__ = [
 
 
 class LRSuggestion(Record):
-    """Learning rates read off the range test.
+    """Learning rates suggested by the range test.
+
+    `minimum`, `steepest`, `valley` and `slide` follow fastai's rules of these names; None: the
+    curve gives no suggestion.
 
     Attributes:
-        minimum: By fastai's rule of that name, as the next three; None where the curve yields no
-            suggestion.
-        steepest: As above.
-        valley: As above.
-        slide: As above.
-        chosen: The suggestion that the settings name; `train.base_lr` where there is none.
-        suggestion: Name of the suggestion that the settings choose.
+        minimum: A tenth of the rate of the lowest loss.
+        steepest: Rate at which the loss falls fastest per decade.
+        valley: Rate half-way down the longest descent of the loss.
+        slide: Rate at which the slope settles, from the right (Nguyen's interval slide rule).
+        chosen: Learning rate of the chosen suggestion; `train.base_lr` if it is None.
+        suggestion: Name of the chosen suggestion.
         num_steps: Optimizer steps before the loss diverged.
-        seconds: Of the whole stage.
-        curve_url: Rates and losses, Parquet.
-        plot_url: Picture of the curve.
+        seconds: Duration of the stage.
+        curve_url: Learning rates and losses, Parquet.
+        plot_url: Plot of the curve, PNG.
     """
 
     minimum: float | None = None
@@ -48,12 +50,12 @@ class LRSuggestion(Record):
 
 
 class MetricInfo(Record):
-    """The validation metric of an objective.
+    """Validation metric of an objective.
 
     Attributes:
-        name: What the field calls it.
-        higher_is_better: Direction.
-        unit: "%" where it is a share, from 0 to 1; else its unit; empty: none.
+        name: Name, such as "error rate".
+        higher_is_better: Whether higher values are better.
+        unit: "%" if the value is a share from 0 to 1; otherwise its unit; empty: none.
     """
 
     name: str
@@ -61,25 +63,25 @@ class MetricInfo(Record):
     unit: str = ""
 
     def format(self, value: float) -> str:
-        """Return a value of this metric with its unit."""
+        """Format a value of this metric with its unit."""
         if self.unit.startswith("%"):
             return f"{100 * value:.1f}{self.unit}"
         return f"{value:.4g} {self.unit}".rstrip()
 
     def score(self, value: float) -> float:
-        """Return a value such that lower is better."""
+        """Return the value, negated if higher is better, so that lower is better."""
         return -value if self.higher_is_better else value
 
 
-def _metric_of_old_runs(value: object) -> object:
-    """Runs of earlier versions, which are resumed, have the name of the metric alone."""
+def _parse_old_metric(value: object) -> object:
+    """Convert the metric of runs of earlier versions, which store only its name."""
     if isinstance(value, str):
         return {"name": value, "unit": "%" if value.endswith("error rate") else ""}
     return value
 
 
 class EpochMetrics(Record):
-    """Loss and metric of one epoch; those of validation are None without a validation split."""
+    """Losses and validation metric of one epoch; None without a validation split."""
 
     phase: Literal["frozen", "unfrozen"]
     epoch: int
@@ -89,21 +91,21 @@ class EpochMetrics(Record):
         float | None,
         Field(validation_alias=AliasChoices("valid_metric", "valid_error", "valid_error_rate")),
     ] = None
-    metric: Annotated[MetricInfo, BeforeValidator(_metric_of_old_runs)] = MetricInfo(
+    metric: Annotated[MetricInfo, BeforeValidator(_parse_old_metric)] = MetricInfo(
         name="error rate", unit="%"
     )
-    """What `valid_metric` is."""
+    """Name, direction and unit of `valid_metric`."""
     seconds: float
     photos_per_second: float
 
     @property
     def metric_text(self) -> str:
-        """The validation metric as people write it; empty where there is none."""
+        """Validation metric with its unit; empty without a validation split."""
         return "" if self.valid_metric is None else self.metric.format(self.valid_metric)
 
 
 class TrainResult(Record):
-    """A finished training; `model_url` is that of the best or of the last weights."""
+    """Result of a training; `model_url` has the best or the last weights, by `train.keep`."""
 
     model_url: str
     last_model_url: str
@@ -119,26 +121,26 @@ class TrainResult(Record):
     seconds: float
 
     def kept(self, keep: Literal["last", "best"]) -> EpochMetrics:
-        """What the epoch came to whose weights are the model, `train.keep` being as given."""
-        judged = [epoch for epoch in self.epochs if epoch.valid_loss is not None]
-        if keep == "best" and judged:
-            return min(judged, key=lambda epoch: epoch.valid_loss or 0.0)
+        """Return the epoch whose weights are the model, given `train.keep`."""
+        validated = [epoch for epoch in self.epochs if epoch.valid_loss is not None]
+        if keep == "best" and validated:
+            return min(validated, key=lambda epoch: epoch.valid_loss or 0.0)
         return self.epochs[-1]
 
 
 class Trial(Record):
-    """Settings that a sweep tried, and the result.
+    """Settings and result of one trial of a sweep.
 
     Attributes:
-        number: In the order in which trials were proposed.
-        backbone: Of the model.
-        base_lr: Peak rate of the head in the frozen epochs.
-        metric: The validation metric.
-        values: Of the metric, for each seed.
-        value: Their mean; None where the trial failed.
-        seconds: All its trainings took.
-        model_urls: The models, of each seed.
-        error: Why it failed.
+        number: Position in the order in which trials are proposed.
+        backbone: Backbone of the model.
+        base_lr: Peak learning rate of the head in the frozen epochs.
+        metric: Validation metric.
+        values: Value of the metric for each seed.
+        value: Mean of `values`; None: the trial failed.
+        seconds: Duration of all trainings of the trial.
+        model_urls: Model folder of each seed.
+        error: Why the trial failed; empty: it did not.
     """
 
     number: int
@@ -153,16 +155,16 @@ class Trial(Record):
 
     @property
     def value_text(self) -> str:
-        """The mean as people write it; "failed" where there is none."""
+        """Mean with its unit, or "failed"."""
         return "failed" if self.value is None else self.metric.format(self.value)
 
 
 class SweepResult(Record):
-    """All trials of a sweep, the best first.
+    """All trials of a sweep.
 
     Attributes:
-        url: This record in the store.
-        trials: By their mean validation metric, those that failed last.
+        url: URL of this record in the store.
+        trials: Sorted by mean validation metric, best first and failed trials last.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""Files on any fsspec store: whole or not at all."""
+"""Files on any fsspec store, written atomically."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
 
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
-"""The extra that brings the driver of a kind of store."""
+"""Extra that installs the driver of each protocol."""
 
 
 _CHAINING = frozenset(
@@ -59,29 +59,29 @@ _CHAINING = frozenset(
         "zip",
     }
 )
-"""fsspec's protocols that stand before the place of another file system."""
+"""fsspec protocols that wrap the URL of another file system."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is a URL, as "s3://bucket", or a chain, as "simplecache::s3://bucket".
+    """Return whether `place` is a URL ("s3://bucket") or a chain ("simplecache::s3://bucket").
 
-    A file URL is a local path. Any other text is one too, whatever characters it holds.
+    A file URL and any other text are local paths, whatever characters they contain.
     """
     return bool(_URL.match(place)) and not _FILE_URL.match(place)
 
 
 def absolute(url: str) -> str:
-    """Return a local path absolute, without `~` and without `file://`, and any other URL as it is.
+    """Return a local path as absolute path without `~` and `file://`; other URLs are unchanged.
 
-    An absolute path means the same to every process, whatever its working directory.
+    An absolute path is valid in every process, whatever its working directory.
     """
     if is_url(url):
         return url
     if (file_url := _FILE_URL.match(url)) is not None:
         return os.path.normpath(unquote(file_url[1]))
-    # Path.expanduser raises for a name such as ~draft.jpg; ".." is to go, links to stay.
+    # Path.expanduser raises for a name such as ~draft.jpg. Path.resolve would follow links.
     return os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111
 
 
@@ -91,9 +91,9 @@ def join(root: str, *parts: str) -> str:
 
 
 def below(url: str, path: str) -> tuple[Any, str]:
-    """The fsspec file system of the folder at `url`, and the place there of a file in the folder.
+    """Return the file system of the folder `url`, and the path on it of the file `path` in there.
 
-    Unlike a part of a URL, `path` may hold any character.
+    Unlike a part of a URL, `path` may contain any character.
     """
     fs, root = filesystem(url)
     is_web = url.startswith(("http://", "https://"))
@@ -101,25 +101,25 @@ def below(url: str, path: str) -> tuple[Any, str]:
 
 
 def printable(text: str) -> str:
-    r"""A file's name as valid Unicode: bytes that are not UTF-8 are escaped, as in \xe4."""
+    r"""Return a file name as valid Unicode: bytes that are not UTF-8 are escaped, as in \xe4."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def without_query(url: str) -> str:
-    """A web URL without what comes after "?": of a signed one, a secret; any other as it is."""
+    """Remove the query from a web URL, as it may hold a signature; other URLs are unchanged."""
     return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of `url`, and the path on it.
+    """Return the fsspec file system of `url`, and the path on it.
 
     Raises:
-        PetsError: No such kind of store is known, or its driver is not installed.
+        PetsError: The protocol is unknown, or its driver is not installed.
     """
     if not is_url(url):
         return fsspec.filesystem("file", use_listings_cache=False), absolute(url)
     try:
-        # A listing kept from before hides what other processes have written since.
+        # A cached listing hides files that other processes wrote since.
         head, colons, rest = (url, "", "") if _is_chain(url) else url.partition("::")
         fs, path = url_to_fs(head, use_listings_cache=False)
         return fs, path + colons + rest
@@ -132,21 +132,21 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def _is_chain(url: str) -> bool:
-    """Whether "::" chains file systems; anywhere else it belongs to a file's name."""
+    """Return whether "::" chains file systems; otherwise it is part of a file name."""
     return "::" in url and url.split(":", 1)[0] in _CHAINING
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder lies at `url`."""
+    """Return whether a file or folder exists at `url`."""
     fs, path = filesystem(url)
     return bool(fs.exists(path))
 
 
 def list_folder(url: str) -> dict[str, dict[str, Any]]:
-    """What lies in a folder, by name: fsspec's `info` of each; nothing where no folder is.
+    """Return fsspec's `info` of each entry of a folder by name; empty if there is no folder.
 
-    Unlike fsspec's `glob` and `find`, which take a folder they may not list for an empty one, this
-    raises what the store raises.
+    Raises the store's errors, unlike fsspec's `glob` and `find`, which treat a folder without list
+    permission as empty.
     """
     fs, path = filesystem(url)
     try:
@@ -154,15 +154,15 @@ def list_folder(url: str) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     entries = {info["name"].rstrip("/").rsplit("/", 1)[-1]: info for info in listed}
-    # An object store may list the folder itself.
+    # Object stores may list the folder itself.
     entries.pop("", None)
     return {name: info for name, info in entries.items() if info["name"].rstrip("/") != path}
 
 
 def find_files(url: str) -> dict[str, dict[str, Any]]:
-    """Every file below a folder by its path in it: fsspec's `info` of each.
+    """Return fsspec's `info` of every file under a folder, by relative path.
 
-    A folder that may not be listed is passed over: what is not found here may yet be there.
+    Folders without list permission are skipped, so that the result may be incomplete.
     """
     fs, root = filesystem(url)
     found = fs.find(root, detail=True)
@@ -170,14 +170,14 @@ def find_files(url: str) -> dict[str, dict[str, Any]]:
 
 
 def when_changed(info: Mapping[str, Any]) -> Any:
-    """When a file was last changed, as its store tells it: seconds, text or a datetime, or None."""
+    """Return the store's modification time of a file: seconds, text, datetime or None."""
     keys = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",
             "created")  # fmt: skip
     return next((info[key] for key in keys if info.get(key)), None)
 
 
 def last_change(info: Mapping[str, Any]) -> float:
-    """When a file was last changed, seconds since 1970; infinite where the store does not tell."""
+    """Return the modification time of a file, seconds since 1970; infinite if unknown."""
     value = when_changed(info)
     if isinstance(value, datetime):
         return value.timestamp()
@@ -187,10 +187,10 @@ def last_change(info: Mapping[str, Any]) -> float:
 
 
 def open_read(url: str) -> IO[bytes]:
-    """Open for reading, binary and seekable.
+    """Open a file for reading, binary and seekable.
 
     Raises:
-        PetsError: Nothing lies there, or it cannot be read.
+        PetsError: The file does not exist or cannot be read.
     """
     fs, path = filesystem(url)
     try:
@@ -211,14 +211,14 @@ def read_bytes(url: str) -> bytes:
 
 @contextmanager
 def writing(url: str, setting: str = "store") -> Iterator[CountingWriter]:
-    """Open a file for writing that appears at `url` whole, when the block ends well, or not at all.
+    """Open a file for atomic writing: it appears at `url` when the block ends without an error.
 
-    A local file is written under a hidden name beside its own and renamed; an object store shows an
-    object only when its upload is closed, and a failed upload is given up.
+    A local file is written under a hidden name in the same folder and renamed. An object store
+    shows an object only when its upload is closed; a failed upload is aborted.
 
     Args:
-        url: The file.
-        setting: What to set to another place where the disk is full.
+        url: URL of the file.
+        setting: Setting that the message names if the disk is full.
 
     Raises:
         PetsError: The disk is full or read-only.
@@ -233,10 +233,10 @@ def _writing(url: str) -> Iterator[CountingWriter]:
     fs.makedirs(fs._parent(path), exist_ok=True)
     local = is_local(fs)
     # These two show a file from its first byte on.
-    beside = local or "memory" in _protocols(fs)
+    uses_partial = local or "memory" in _protocols(fs)
     folder, slash, name = path.rpartition("/")
-    # Readers of a folder of Parquet files pass over names that begin with a dot.
-    target = f"{folder}{slash}.{name}.partial-{uuid.uuid4().hex[:8]}" if beside else path
+    # Readers of a folder of Parquet files skip names that start with a dot.
+    target = f"{folder}{slash}.{name}.partial-{uuid.uuid4().hex[:8]}" if uses_partial else path
     raw = fs.open(target, "wb")
     try:
         yield CountingWriter(raw)
@@ -246,55 +246,55 @@ def _writing(url: str) -> Iterator[CountingWriter]:
         raw.close()
         if local:
             Path(target).replace(path)
-        elif beside:
-            # `mv` takes *, ? and [ in a name for a pattern.
+        elif uses_partial:
+            # `mv` treats *, ? and [ in a name as a pattern.
             fs.cp_file(target, path)
             fs.rm_file(target)
     except BaseException:
-        _give_up(fs, raw, target, beside)
+        _abort(fs, raw, target, uses_partial)
         raise
 
 
-def _give_up(fs: Any, raw: Any, target: str, beside: bool) -> None:
-    if beside:
+def _abort(fs: Any, raw: Any, target: str, uses_partial: bool) -> None:
+    if uses_partial:
         try:
-            # On a full disk closing, which flushes, fails as well.
+            # Closing flushes, which also fails on a full disk.
             with contextlib.suppress(OSError):
                 raw.close()
         finally:
             if fs.exists(target):
                 fs.rm(target)
     else:
-        # Closing, also when it is collected, would complete the upload with what came so far.
+        # Closing, even by the garbage collector, would complete the upload with partial data.
         raw.closed = True
-        # What stopped the upload may keep the store from being told, too.
+        # The error that stopped the upload may also prevent aborting it.
         with contextlib.suppress(Exception):
             raw.discard()
 
 
 def write_bytes(url: str, data: bytes, setting: str = "store") -> None:
-    """Write a small file whole or not at all; arguments as `writing`."""
+    """Write a small file atomically; arguments as for `writing`."""
     with writing(url, setting) as file:
         file.write(data)
 
 
 def remove(url: str) -> None:
-    """Remove a file or a folder with all it holds; nothing there is no error."""
+    """Remove a file, or a folder and its contents; a missing one is not an error."""
     fs, path = filesystem(url)
     if is_local(fs):
         if fs.exists(path):
             fs.rm(path, recursive=True)
         return
-    # There, `rm` takes *, ? and [ in a name for a pattern.
+    # On other stores `rm` treats *, ? and [ in a name as a pattern.
     for file in [path] if fs.isfile(path) else fs.find(path):
         fs.rm_file(file)
 
 
 def check_writable(url: str, setting: str = "store") -> None:
-    """Prove that files can be written under `url`, before any work starts.
+    """Check that files can be written under `url`, by writing a probe file.
 
     Raises:
-        PetsError: A probe file cannot be written there.
+        PetsError: The probe file cannot be written.
     """
     probe = join(url, f".write-probe-{uuid.uuid4().hex[:8]}")
     try:
@@ -303,12 +303,12 @@ def check_writable(url: str, setting: str = "store") -> None:
     except Exception as error:
         raise PetsError(
             f"{setting} = {url}: cannot be written ({type(error).__name__}: {error}). "
-            f"Set {setting} to a place you may write to."
+            f"Set {setting} to a writable location."
         ) from error
 
 
 def is_local(fs: Any) -> bool:
-    """Whether a file system is this machine's own."""
+    """Return whether a file system is that of this machine."""
     return "file" in _protocols(fs)
 
 
@@ -317,7 +317,7 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 
 
 class CountingWriter:
-    """A write-only binary file whose place is the bytes written; closing it completes nothing."""
+    """Write-only binary file; `tell` returns the bytes written, `close` leaves the file open."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""What is kept under cache_dir for the next run, and for how long."""
+"""Locks, use times and removal of files under cache_dir."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from filelock import FileLock, Timeout
 __all__ = ["UNUSED_DAYS", "lock_of", "mark_used", "sweep"]
 
 UNUSED_DAYS = 14
-"""A file of the cache that no run has opened for so long makes room for new ones. Longer than an
-ingest takes, for a task may read what was opened when it began."""
+"""Days after which an unused cached file is removed. Longer than an ingest, because a task may read
+a file that was opened when the ingest started."""
 _KEY_CHARS = 24
 
 
 def lock_of(path: Path) -> FileLock:
-    """The lock of a cached file and all that lies beside it under the same 24-letter key."""
+    """Return the lock shared by all cached files of a folder with the same 24-character key."""
     return FileLock(path.with_name(f"{path.name[:_KEY_CHARS]}.lock"))
 
 
 def mark_used(path: Path) -> None:
-    """Note, under the file's lock, that a run opens it now.
+    """Set a file's access time to now; the caller holds its lock.
 
-    In the time of access, since the time of change says which version of an archive this is; by
-    hand, since most disks are mounted so that reading does not note it, or once a day.
+    The modification time stays, as it identifies the version of an archive. Most disks are mounted
+    so that reading updates the access time at most once a day.
     """
-    # Of another user's file in a shared cache, what the disk notes has to do.
+    # A shared cache may contain files of other users: their access time is left to the disk.
     with contextlib.suppress(PermissionError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def sweep(folder: Path) -> None:
-    """Remove the files in `folder` that nobody has used for `UNUSED_DAYS`.
+    """Remove files in `folder` that are unused for `UNUSED_DAYS`.
 
-    There is no bound on size: one below what a run needs would have it fetch for ever.
+    The size is not limited: with a limit below the needs of a run, it would download without end.
     """
     limit = time.time() - UNUSED_DAYS * 86_400
     for path in folder.iterdir():
-        # A lock that goes while another process waits for it locks nothing; it takes no room.
+        # A lock file removed while another process waits for it no longer locks; it is empty.
         if path.suffix == ".lock" or _last_used(path) >= limit:
             continue
-        # Whoever opens it in this moment holds its lock, and it is used then.
+        # A process that is opening the file holds its lock, so the file is in use.
         with contextlib.suppress(Timeout, PermissionError), lock_of(path).acquire(timeout=0):
             if _last_used(path) < limit:
                 path.unlink()
 
 
 def _last_used(path: Path) -> float:
-    """Seconds since 1970; of a file that another process has swept, never long ago."""
+    """Return the last use, seconds since 1970; infinite if another process removed the file."""
     try:
         status = path.stat()
     except FileNotFoundError:

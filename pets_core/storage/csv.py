@@ -1,4 +1,4 @@
-"""CSV for people, who open it in a spreadsheet."""
+"""CSV files that are safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _TEXT = "'"
 
 
 def write_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Write a table; text that a spreadsheet would run as a formula begins with an apostrophe.
+    """Format rows as CSV; text that a spreadsheet would run as a formula gets an apostrophe prefix.
 
-    (OWASP, CSV injection.)
+    See OWASP, CSV injection.
     """
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(header)
-    writer.writerows([_guarded(cell) for cell in row] for row in rows)
+    writer.writerows([_escape_formula(cell) for cell in row] for row in rows)
     return text.getvalue().encode()
 
 
 def table_csv(table: pa.Table) -> bytes:
-    """Write a table with the names of its columns; as `write_csv`."""
+    """Format a table with a header as CSV; see `write_csv`."""
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
     return write_csv(table.column_names, rows)
 
 
 def cell_text(cell: str) -> str:
-    """The text that `write_csv` was given."""
+    """Return the original text of a cell that `write_csv` wrote."""
     return cell[1:] if cell.startswith(_TEXT) and cell[1:].startswith(_FORMULA) else cell
 
 
-def _guarded(cell: object) -> object:
+def _escape_formula(cell: object) -> object:
     return _TEXT + cell if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

@@ -1,4 +1,4 @@
-"""Remote files, brought to this machine once: retried, resumed, verified."""
+"""Cached downloads of remote files: retried, resumed and verified."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pets_core import storage
 from pets_core.errors import PetsError, explain_full_disk, is_retryable, tellable, telling
 from pets_core.storage.cache import lock_of, mark_used, sweep
 
-__all__ = ["forget_download", "local_file", "retrying", "verify"]
+__all__ = ["forget_download", "local_file", "retrying", "verify_checksum"]
 
 Result = TypeVar("Result")
 
@@ -28,18 +28,18 @@ _ATTEMPTS = 6
 _BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 30.0
 _TEMPORARY_STATUS = frozenset({408, 425, 429})
-_LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_PERMANENT_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _ABSENT_STATUS = frozenset({404, 410})
-_BLOCK = 1 << 20
-_SILENCE_SECONDS = 60.0
+_BLOCK_BYTES = 1 << 20
+_READ_TIMEOUT_SECONDS = 60.0
 _NAME_CHARS = 100
 
 
 def retrying(action: Callable[[], Result]) -> Result:
-    """Call `action` until it ends well, a few times, waiting longer each time.
+    """Call `action` with retries and exponential backoff.
 
-    What another attempt cannot change (nothing is there, no permission, a full disk, any other HTTP
-    status from 400 to 499) is raised at once.
+    Errors that a retry cannot fix are raised immediately: missing files, no permission, a full
+    disk, and HTTP statuses 400 to 499 except 408, 425 and 429.
     """
     attempts = Retrying(
         stop=stop_after_attempt(_ATTEMPTS),
@@ -48,36 +48,36 @@ def retrying(action: Callable[[], Result]) -> Result:
         retry=retry_if_exception(_is_temporary),
         reraise=True,
     )
-    return attempts(lambda: _told_apart(action))
+    return attempts(lambda: _unwrap_http_error(action))
 
 
 def local_file(url: str, cache_dir: str, checksum: str = "") -> Path:
-    """Return a local path with the content of `url`, downloading it once when it is remote.
+    """Return a local path with the content of `url`; a remote file is downloaded once.
 
-    A download is kept under `cache_dir` by URL and version (the store's size, ETag or time). One
-    that breaks off goes on where it stopped, in this process or the next, and appears under its
-    name only when it is whole and passes its checksum.
+    Downloads are cached under `cache_dir` by URL and version (size, ETag or time in the store). An
+    interrupted download is resumed by this process or the next. It appears under its final name
+    only when it is complete and its checksum matches.
 
     Args:
         url: Local path or fsspec URL.
         cache_dir: Local folder for downloads.
-        checksum: What the content must hash to, "md5:..." or "sha256:..."; empty: not known.
+        checksum: Expected checksum, such as "md5:..." or "sha256:..."; empty: not verified.
 
     Raises:
-        PetsError: Nothing lies at `url`, it cannot be read, fewer bytes came than were promised,
-            or the checksum is another.
+        PetsError: The file does not exist, cannot be read, is shorter than its size in the store,
+            or has another checksum.
     """
     fs, path = storage.filesystem(url)
     if storage.is_local(fs):
         if not Path(path).is_file():
             raise PetsError(f"{url} does not exist")
-        verify(Path(path), checksum, url)
+        verify_checksum(Path(path), checksum, url)
         return Path(path)
     info = _info(fs, path, url)
-    # HTTP's ukey is the URL alone.
-    told = [info.get(name) for name in ("size", "ETag", "Last-Modified")]
-    version = sha256(repr((url, fs.ukey(path), *told, checksum)).encode()).hexdigest()[:24]
-    # A signed URL's query may be longer than a file's name.
+    # fsspec's ukey of an HTTP file depends on the URL only.
+    state = [info.get(name) for name in ("size", "ETag", "Last-Modified")]
+    version = sha256(repr((url, fs.ukey(path), *state, checksum)).encode()).hexdigest()[:24]
+    # The query of a signed URL may exceed the maximum length of a file name.
     name = path.partition("?")[0].rsplit("/", 1)[-1][-_NAME_CHARS:]
     target = Path(cache_dir).expanduser() / "downloads" / f"{version}-{name}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,26 +90,26 @@ def local_file(url: str, cache_dir: str, checksum: str = "") -> Path:
 
 
 def forget_download(path: Path, cache_dir: str) -> None:
-    """Remove a downloaded file that proved damaged, so that the next run fetches it again."""
+    """Remove a damaged download, so that the next run downloads it again."""
     if path.is_relative_to(Path(cache_dir).expanduser() / "downloads"):
         path.unlink(missing_ok=True)
 
 
-def verify(path: Path, checksum: str, name: str) -> None:
-    """Compare a file with its checksum, "md5:..." or "sha256:..."; an empty one is not compared.
+def verify_checksum(path: Path, checksum: str, name: str) -> None:
+    """Verify the checksum of a file, such as "md5:..." or "sha256:..."; empty: not verified.
 
     Raises:
-        PetsError: They differ; `name` says of what.
+        PetsError: The checksum differs; the message starts with `name`.
     """
     if not checksum:
         return
-    algorithm, _, wanted = checksum.partition(":")
+    algorithm, _, expected = checksum.partition(":")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, algorithm).hexdigest()
-    if found != wanted.lower():
+    if found != expected.lower():
         raise PetsError(
-            f"{name}: its {algorithm} is {found}, expected {wanted}: it is damaged or another "
-            "version; fetch it again, or mend source.checksums"
+            f"{name}: its {algorithm} is {found}, expected {expected}: the file is damaged or "
+            "another version. Download it again, or correct source.checksums"
         )
 
 
@@ -125,22 +125,21 @@ def _download(
     fs: Any, path: str, info: dict[str, Any], target: Path, url: str, checksum: str
 ) -> None:
     partial = target.with_name(f"{target.name}.partial")
-    kept = "what came is kept, and the next run goes on from there"
     with (
-        telling(f"{url}: the download failed ({kept})"),
+        telling(f"{url}: the download failed (the next run resumes it)"),
         explain_full_disk(str(partial), "cache_dir"),
     ):
-        retrying(lambda: _fetch(fs, path, info, partial))
+        retrying(lambda: _resume(fs, path, info, partial))
     try:
-        verify(partial, checksum, url)
+        verify_checksum(partial, checksum, url)
     except PetsError:
         partial.unlink()
         raise
     partial.replace(target)
 
 
-def _fetch(fs: Any, path: str, info: dict[str, Any], partial: Path) -> None:
-    """Append what is still lacking; what is there already is of the same version."""
+def _resume(fs: Any, path: str, info: dict[str, Any], partial: Path) -> None:
+    """Append the missing bytes to a partial download of the same version."""
     size = info.get("size")
     received = partial.stat().st_size if partial.exists() else 0
     if received and received == size:
@@ -151,48 +150,50 @@ def _fetch(fs: Any, path: str, info: dict[str, Any], partial: Path) -> None:
         received = source.tell()
         with partial.open("r+b" if received else "wb") as sink:
             sink.seek(received)
-            while block := source.read(_BLOCK):
+            while block := source.read(_BLOCK_BYTES):
                 sink.write(block)
                 received += len(block)
     if size is not None and received != size:
-        raise ConnectionError(f"{received} bytes came of {size} promised")
+        raise ConnectionError(f"received {received} of {size} bytes")
 
 
 def _open_at(fs: Any, path: str, info: dict[str, Any], start: int) -> Any:
-    """Open at byte `start`, or at 0 where the store cannot; the file tells at which."""
+    """Open a file at byte `start`, or at 0 if the store cannot; see the file's `tell()`."""
     from aiohttp import ClientTimeout
     from fsspec.implementations.http import HTTPFileSystem
 
     if not isinstance(fs, HTTPFileSystem):
-        source = fs.open(path, "rb", block_size=_BLOCK)
+        source = fs.open(path, "rb", block_size=_BLOCK_BYTES)
         if source.seekable():
             source.seek(start)
         return source
-    # One stream: fsspec's seekable file fails where a server ignores Range, and keeps no part of a
-    # block that breaks off.
+    # Use one stream: fsspec's seekable file fails if a server ignores Range, and discards a block
+    # that is interrupted.
     headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-        if tag := _validator(info):
+        if tag := _range_validator(info):
             headers["If-Range"] = tag
-    timeout = ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
-    # With a size, fsspec does not ask for it once more.
+    timeout = ClientTimeout(total=None, sock_read=_READ_TIMEOUT_SECONDS)
+    # With a size, fsspec does not request it again.
     source = fs.open(path, "rb", block_size=0, size=1, headers=headers, timeout=timeout)
     source.loc = start if source.r.status == 206 else 0
     return source
 
 
-def _validator(info: dict[str, Any]) -> str | None:
-    """What tells a server which version a range must be of; a weak ETag may not."""
+def _range_validator(info: dict[str, Any]) -> str | None:
+    """Return the If-Range validator of a version: a strong ETag or the modification time."""
     tag = info.get("ETag")
     return tag if tag and not tag.startswith("W/") else info.get("Last-Modified")
 
 
-def _told_apart(action: Callable[[], Result]) -> Result:
-    """Call `action`; to fsspec, whatever keeps it from a file's size over HTTP is a missing file.
+def _unwrap_http_error(action: Callable[[], Result]) -> Result:
+    """Call `action` and raise the HTTP error that fsspec reports as a missing file.
+
+    fsspec raises FileNotFoundError for any error while it requests the size of a file.
 
     Raises:
-        aiohttp.ClientError: It was not that the file is missing.
+        aiohttp.ClientError: The request failed for another reason than a missing file.
     """
     try:
         return action()
@@ -209,7 +210,7 @@ def _told_apart(action: Callable[[], Result]) -> Result:
 
 
 def _is_temporary(error: BaseException) -> bool:
-    if isinstance(error, _LASTING):
+    if isinstance(error, _PERMANENT_ERRORS):
         return False
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500:

@@ -1,8 +1,8 @@
-"""Names of files in the store, where more than one room needs them."""
+"""Names of files in the store that several packages use."""
 
 from __future__ import annotations
 
 __all__ = ["SETTINGS"]
 
 SETTINGS = "config.yaml"
-"""A run's settings, in its folder."""
+"""Settings of a run, in its folder."""

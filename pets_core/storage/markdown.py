@@ -1,4 +1,4 @@
-"""Text inside markdown."""
+"""Escaping of text in Markdown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
 def literal(text: str) -> str:
-    """Text as markdown shows it literally: no markup, no link, no table cell's end.
+    """Escape text so that Markdown shows it literally: no markup, links or table cell ends.
 
-    Any ASCII punctuation may have a backslash before it (CommonMark 0.31, section 2.4).
+    A backslash escapes any ASCII punctuation (CommonMark 0.31, section 2.4).
     """
     return _PUNCTUATION.sub(r"\\\1", " ".join(text.split()))

@@ -199,7 +199,7 @@ def test_a_refused_value_names_setting_value_and_bound(refused, flag, value, wor
 
 def test_settings_of_two_groups_that_do_not_go_together(refused):
     (line,) = refused("run", "--launch.shard_model", "--train.compile")
-    assert line.startswith("launch.shard_model does not go with train.compile = true: ")
+    assert line.startswith("launch.shard_model cannot be combined with train.compile = true. ")
 
 
 def test_several_faults_are_told_at_once(refused, tmp_path, monkeypatch):

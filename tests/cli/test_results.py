@@ -53,7 +53,7 @@ def test_the_champion(capsys):
         "Champion     2.5 kg on the same photos: this model is 0.25 kg better, p = 0.310" in lines
     )
     assert (
-        "             10 more are excluded, because one of both was trained on them." in lines
+        "             10 more are excluded: one of the models was trained on them." in lines
     )  # fmt: skip
     assert "Champion     this model" in printed(capsys, is_champion=True)
 

@@ -66,7 +66,7 @@ def test_a_home_that_cannot_be_written_is_two_lines(home, tmp_path):
     assert server.startswith(f"error: PREFECT_HOME = {home}/.prefect: cannot be written (")
     assert "Set PREFECT_HOME to a folder that you may write to" in server
     assert cache.strip().startswith(f"cache_dir = {home}/.cache/pets: cannot be written (")
-    assert "Set cache_dir to a place you may write to" in cache
+    assert "Set cache_dir to a writable location" in cache
     assert not (tmp_path / "store").exists()
 
 

@@ -1,4 +1,4 @@
-"""Settings: our own rules refuse what they should, and values survive a round trip."""
+"""Settings: validators reject invalid combinations, and values survive a round trip."""
 
 import json
 import runpy
@@ -14,7 +14,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.rates import RateSlice
 
 
-def faults(values: dict) -> list[dict]:
+def errors(values: dict) -> list[dict]:
     with pytest.raises(ValidationError) as caught:
         PipelineConfig.model_validate(values)
     return caught.value.errors()
@@ -28,24 +28,24 @@ GROUPS = {
 NUMBERS = [
     (group, name)
     for group, model in GROUPS.items()
-    for name, about in model.model_json_schema()["properties"].items()
-    if "number" in (branch.get("type") for branch in (about, *about.get("anyOf", ())))
+    for name, field in model.model_json_schema()["properties"].items()
+    if "number" in (branch.get("type") for branch in (field, *field.get("anyOf", ())))
 ]
 
 
 def test_settings_page_is_up_to_date():
-    """Type, default and bounds of each setting: pydantic holds values to them."""
+    """The page also pins type, default and bounds of each setting."""
     root = Path(__file__).parents[2]
     page = runpy.run_path(str(root / "docs/settings.py"))["settings_page"]()
     written = (root / "docs/settings.md").read_text()
-    assert page == written, "run python docs/settings.py and look at what has changed"
+    assert page == written, "run python docs/settings.py and review the diff"
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_no_number_may_be_infinite_or_none(value):
+def test_no_number_may_be_infinite_or_nan(value):
     assert len(NUMBERS) > 20
     for group, name in NUMBERS:
-        assert {fault["loc"][:2] for fault in faults({group: {name: value}})} == {(group, name)}
+        assert {error["loc"][:2] for error in errors({group: {name: value}})} == {(group, name)}
 
 
 @pytest.mark.parametrize(
@@ -55,21 +55,21 @@ def test_no_number_may_be_infinite_or_none(value):
         ({"source": {"split": "official", "test_fraction": 0.2}}, "source", "test_fraction = 0.2"),
         ({"source": {"kind": "folder"}}, "source", "kind = folder needs url"),
         ({"source": {"kind": "table"}}, "source", "kind = table needs url"),
-        ({"ingest": {"runner_address": "tcp://x:1"}}, "ingest", "set dask or ray"),
-        ({"cache_dir": "s3://bucket/cache"}, "cache_dir", "give the path of a local folder"),
-        ({"cache_dir": "file:///tmp/cache"}, "cache_dir", "give the path of a local folder"),
-        ({"source": {"tag_columns": ["a", "b"]}}, "source", "set tags"),
-        ({"source": {"group_column": "a", "group_pattern": "b"}}, "source", "leave out one"),
-        ({"source": {"group_pattern": "("}}, "source", "no regular expression"),
+        ({"ingest": {"runner_address": "tcp://x:1"}}, "ingest", "set runner = dask or ray"),
+        ({"cache_dir": "s3://bucket/cache"}, "cache_dir", "set the path of a local folder"),
+        ({"cache_dir": "file:///tmp/cache"}, "cache_dir", "set the path of a local folder"),
+        ({"source": {"tag_columns": ["a", "b"]}}, "source", "set targets = tags"),
+        ({"source": {"group_column": "a", "group_pattern": "b"}}, "source", "remove one"),
+        ({"source": {"group_pattern": "("}}, "source", "not a regular expression"),
         ({"source": {"kind": "sample", "url": "x"}}, "source", "takes no url"),
         ({"lr_find": {"start_lr": 0.1, "end_lr": 0.1}}, "lr_find", "must be above start_lr"),
-        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "nothing would be trained"),
+        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "set one of them to 1"),
     ],
 )
 def test_impossible_combinations_are_refused(values, group, words):
-    (fault,) = faults(values)
-    assert fault["loc"] == (group,)
-    assert words in fault["msg"]
+    (error,) = errors(values)
+    assert error["loc"] == (group,)
+    assert words in error["msg"]
 
 
 @pytest.mark.parametrize(
@@ -82,21 +82,21 @@ def test_impossible_combinations_are_refused(values, group, words):
     ],
     ids=str,
 )
-def test_what_a_sharded_model_cannot_do_is_refused(setting, words):
-    (fault,) = faults({"launch": {"shard_model": True}, "train": setting})
-    assert words in fault["msg"]
+def test_settings_that_a_sharded_model_does_not_support_are_refused(setting, words):
+    (error,) = errors({"launch": {"shard_model": True}, "train": setting})
+    assert words in error["msg"]
     PipelineConfig.model_validate({"train": setting})
 
 
 def test_unknown_keys_are_refused_at_every_level():
     values = {"stroe": "x"} | {group: {"nonsense": 1} for group in GROUPS}
-    found = faults(values)
-    assert {fault["type"] for fault in found} == {"extra_forbidden"}
-    assert {fault["loc"][0] for fault in found} == set(values)
+    found = errors(values)
+    assert {error["type"] for error in found} == {"extra_forbidden"}
+    assert {error["loc"][0] for error in found} == set(values)
 
 
-def test_all_faults_are_told_at_once():
-    found = faults({"train": {"epochs": -1, "batch_size": 0}, "ingest": {"shard_mib": 0}})
+def test_all_errors_are_reported_at_once():
+    found = errors({"train": {"epochs": -1, "batch_size": 0}, "ingest": {"shard_mib": 0}})
     assert len(found) == 3
 
 
@@ -110,9 +110,9 @@ def test_defaults_are_valid_and_described():
     schema = PipelineConfig.model_json_schema()
     groups = {"PipelineConfig": schema, **schema["$defs"]}
     for name, group in groups.items():
-        for setting, about in group["properties"].items():
-            if "$ref" not in about and about.get("default", {}) != {}:
-                assert about.get("description"), f"{name}.{setting}"
+        for setting, field in group["properties"].items():
+            if "$ref" not in field and field.get("default", {}) != {}:
+                assert field.get("description"), f"{name}.{setting}"
     json.dumps(schema)
 
 
@@ -128,7 +128,7 @@ def test_defaults_are_valid_and_described():
         (1, None, 1.0, True),
     ],
 )
-def test_rate_slices_are_read(text, lo, hi, uniform):
+def test_rate_slices_are_parsed(text, lo, hi, uniform):
     rates = RateSlice.parse(text)
     assert (rates.lo, rates.hi, rates.uniform) == (lo, hi, uniform)
     assert RateSlice.parse(rates) is rates
@@ -178,6 +178,6 @@ def test_rate_slices_survive_json_and_yaml(rates):
     assert hash(again) == hash(rates)
 
 
-def test_no_in_yaml_is_not_false() -> None:
+def test_yaml_no_is_read_as_text() -> None:
     settings = yaml.safe_load("train: {mixed_precision: no}")
     assert PipelineConfig.model_validate(settings).train.mixed_precision == "no"

@@ -203,7 +203,7 @@ def test_equal_continuous_scores_differ_by_nothing(scores):
     found = compare(scored(scores), scored(scores))
     assert (found.improvement.value, found.improvement.low, found.improvement.high) == (0, 0, 0)
     assert found.p_value == 1
-    assert found.delta_text == "as good"
+    assert found.delta_text == "equal"
 
 
 def test_one_sample_has_no_interval():
@@ -226,7 +226,7 @@ def test_equal_models_differ_by_nothing(both):
     assert comparison.p_value == _mcnemar(0, 0) == 1
     assert comparison.better == comparison.worse == ()
     assert comparison.largest_drop == 0
-    assert comparison.delta_text == "as good"
+    assert comparison.delta_text == "equal"
 
 
 def test_photos_are_matched_by_their_ids(draw_classes):

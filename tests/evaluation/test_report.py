@@ -152,7 +152,7 @@ def test_it_shows_the_figures(full):
         "oxford-iiit-pet", INFO.dataset_fingerprint, "run-42", "2025-03-01 10:11 UTC",
         "97%", "loss 5.50", "Does not pass the gate", "1,234", "92.5%", "0.1235",
         "Against the champion: 1.75 percentage points better (+0.80 to +2.70 percentage points)",
-        "On the same 2,000 photos. 3 more are excluded, because one of both was trained on them.",
+        "On the same 2,000 photos. 3 more are excluded: one of the models was trained on them.",
         "McNemar's testp < 0.001", "60 photos", "25 photos", "8.00%",
         "\N{MINUS SIGN}10.0", "+25.0", "1.50e-03", "1.234", "bf16", "source: url:",
     ):  # fmt: skip

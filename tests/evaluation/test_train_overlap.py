@@ -112,7 +112,7 @@ def test_a_comparison_excludes_them(predict):
     assert "2 more are excluded" in comparison.excluded_text
     unknown = compare(model, champion, None)
     assert (unknown.num_rows, unknown.num_excluded) == (6, None)
-    assert "is not known" in unknown.excluded_text
+    assert "is unknown" in unknown.excluded_text
     with pytest.raises(PetsError, match="trained on all of the 6 samples"):
         compare(model, champion, np.ones(6, np.bool_))
 

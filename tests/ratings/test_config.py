@@ -53,7 +53,7 @@ def test_one_split_may_be_held_out_alone(held_out):
         ),
         (
             {"launch": {"shard_model": True}, "train": {"ema_decay": 0.9}},
-            "launch.shard_model does not go with train.ema_decay",
+            "launch.shard_model cannot be combined with train.ema_decay",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Downloads: retried, resumed where they broke off, verified, and kept once."""
+"""Downloads: retried, resumed, verified and cached."""
 
 import hashlib
 import io
@@ -18,26 +18,26 @@ from pets_core.storage import download
 from pets_core.storage.download import forget_download, local_file
 
 BODY = bytes(range(256)) * 4000  # about 1 MB
-UNSEEN = 10_000  # bytes: more than a write buffer holds back
+BUFFERED = 10_000  # bytes: more than a write buffer holds back
 
 
 class Site(BaseHTTPRequestHandler):
-    """One file at /photo.jpg; the class says what goes wrong, and keeps a log."""
+    """Server of one file at /photo.jpg; the class configures its failures and has a log."""
 
     body = BODY
     etag: str | None = "1"
     modified: str | None = None
     ranges = True
     promised: int | None = None
-    """Content-Length, where it is not the body's."""
+    """Content-Length, if it differs from the body's length."""
     cuts: list[int]
-    """After how many bytes each of the next answers breaks off."""
+    """Number of bytes after which each of the next responses is cut."""
     resets = False
-    """Whether an answer that breaks off ends with a reset, or like a whole one."""
+    """Whether a cut response ends with a connection reset instead of a normal close."""
     faults: dict[str, list[int]]
-    """Statuses of the next answers to a method."""
+    """Statuses of the next responses to a method."""
     log: list[tuple[str, int, int]]
-    """Of each request: method, first byte asked for, bytes that lay on disk then."""
+    """For each request: method, first byte requested, bytes on disk at that time."""
     cache: Path
 
     def do_HEAD(self):
@@ -50,19 +50,19 @@ class Site(BaseHTTPRequestHandler):
         cut = self.cuts.pop(0) if self.cuts else None
         self.wfile.write(self.body[start:][:cut])
         if cut is not None:
-            self._wait_for(start + cut - UNSEEN)
+            self._wait_for(start + cut - BUFFERED)
             if self.resets:
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def _head(self) -> int | None:
-        asked = self.headers.get("Range", "bytes=0-")
-        asked_from = int(asked.removeprefix("bytes=").split("-")[0])
-        self.log.append((self.command, asked_from, self._on_disk()))
+        requested = self.headers.get("Range", "bytes=0-")
+        first = int(requested.removeprefix("bytes=").split("-")[0])
+        self.log.append((self.command, first, self._on_disk()))
         status = self.faults[self.command].pop(0) if self.faults[self.command] else 200
         if status == 200 and self.path.partition("?")[0] != "/photo.jpg":
             status = 404
-        start = asked_from if self.ranges and self._same_version() else 0
+        start = first if self.ranges and self._same_version() else 0
         self.send_response(206 if start and status == 200 else status)
         length = 0 if status != 200 else (self.promised or len(self.body)) - start
         self.send_header("Content-Length", str(length))
@@ -80,7 +80,7 @@ class Site(BaseHTTPRequestHandler):
         return sum(path.stat().st_size for path in self.cache.rglob("*.partial"))
 
     def _wait_for(self, num_bytes: int) -> None:
-        """Until the reader has what was sent: only then is it known what it must not ask again."""
+        """Wait until the client has the sent bytes, which it must not request again."""
         self.wfile.flush()
         deadline = time.monotonic() + 5
         while self._on_disk() < num_bytes and time.monotonic() < deadline:
@@ -116,7 +116,7 @@ def digest(algorithm: str, data: bytes = BODY) -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
-def test_a_download_is_kept_and_not_fetched_twice(site, tmp_path):
+def test_a_download_is_cached(site, tmp_path):
     first = local_file(site.url, str(tmp_path))
     assert first.read_bytes() == BODY
     assert first.is_relative_to(tmp_path)
@@ -145,41 +145,41 @@ def test_a_changed_file_of_the_same_size_is_fetched_again(site, tmp_path, change
 
 
 @pytest.mark.parametrize("resets", [False, True])
-def test_a_broken_download_asks_only_for_what_is_lacking(site, tmp_path, resets):
+def test_a_cut_download_requests_only_the_missing_bytes(site, tmp_path, resets):
     site.cuts, site.resets = [400_000, 300_000], resets
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY
     assert len(gets(site)) == 3
     assert all(start == on_disk for start, on_disk in gets(site))
-    assert gets(site)[1][0] >= 400_000 - UNSEEN
-    assert gets(site)[2][0] >= 700_000 - 2 * UNSEEN
+    assert gets(site)[1][0] >= 400_000 - BUFFERED
+    assert gets(site)[2][0] >= 700_000 - 2 * BUFFERED
 
 
-def test_a_later_call_goes_on_where_the_first_gave_up(site, tmp_path):
+def test_a_later_call_resumes_a_failed_download(site, tmp_path):
     site.cuts = [100_000] * download._ATTEMPTS
-    with pytest.raises(PetsError, match="the next run goes on from there"):
+    with pytest.raises(PetsError, match="the next run resumes it"):
         local_file(site.url, str(tmp_path))
     (name,) = kept(tmp_path)
     assert name.endswith("-photo.jpg.partial")
     num_kept = site._on_disk(site)
-    assert num_kept >= 100_000 * download._ATTEMPTS - UNSEEN * download._ATTEMPTS
+    assert num_kept >= 100_000 * download._ATTEMPTS - BUFFERED * download._ATTEMPTS
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY
     assert gets(site)[download._ATTEMPTS :] == [(num_kept, num_kept)]
 
 
 @pytest.mark.parametrize("cuts", [[], [400_000]])
 def test_a_server_without_ranges_is_read_from_the_start(site, tmp_path, cuts):
-    """Nor may a large file need ranges when nothing goes wrong."""
+    """A large file needs no ranges if nothing fails."""
     site.ranges, site.cuts, site.body = False, [*cuts], BODY * 3
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY * 3
     assert len(gets(site)) == 1 + len(cuts)
 
 
 def test_two_versions_are_not_mixed(site, tmp_path):
-    """The file changes while it is fetched: its beginning is fetched again, too."""
-    first_answer = Site._wait_for
+    """If the file changes during the download, its first part is downloaded again."""
+    wait_for = Site._wait_for
 
     def change(handler, num_bytes):
-        first_answer(handler, num_bytes)
+        wait_for(handler, num_bytes)
         site.body, site.etag = BODY[::-1], "2"
 
     site._wait_for, site.cuts = change, [400_000]
@@ -187,7 +187,7 @@ def test_two_versions_are_not_mixed(site, tmp_path):
 
 
 @pytest.mark.parametrize("left", [BODY, BODY + b"x"])
-def test_what_a_killed_call_left_is_whole_or_begun_anew(site, tmp_path, left):
+def test_a_partial_file_of_a_killed_call_is_complete_or_restarted(site, tmp_path, left):
     site.cuts = [100_000] * download._ATTEMPTS
     with pytest.raises(PetsError):
         local_file(site.url, str(tmp_path))
@@ -209,13 +209,13 @@ def test_a_body_shorter_than_promised_is_refused(site, tmp_path, promised):
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 @pytest.mark.parametrize("faults", [{"HEAD": 3, "GET": 3}, {"GET": 3}, {"HEAD": 3}])
-def test_a_server_that_is_busy_is_asked_again(site, tmp_path, status, faults):
+def test_a_busy_server_is_retried(site, tmp_path, status, faults):
     for method, count in faults.items():
         site.faults[method] = [status] * count
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY
 
 
-def test_a_server_that_stays_busy_is_given_up(site, tmp_path):
+def test_retries_of_a_busy_server_end(site, tmp_path):
     site.faults = {"HEAD": [503] * 100, "GET": [503] * 100}
     with pytest.raises(PetsError, match=r"cannot be reached: .*503"):
         local_file(site.url, str(tmp_path))
@@ -223,7 +223,7 @@ def test_a_server_that_stays_busy_is_given_up(site, tmp_path):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refusal_is_not_asked_again(site, tmp_path, status):
+def test_a_refused_request_is_not_retried(site, tmp_path, status):
     site.faults = {"HEAD": [status] * 9, "GET": [status] * 9}
     words = "does not exist" if status in (404, 410) else f"cannot be reached.*{status}"
     with pytest.raises(PetsError, match=words):
@@ -232,7 +232,7 @@ def test_a_refusal_is_not_asked_again(site, tmp_path, status):
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_refusal_of_the_body_is_not_asked_again(site, tmp_path, status):
+def test_a_refused_download_is_not_retried(site, tmp_path, status):
     site.faults["GET"] = [status] * 9
     with pytest.raises(PetsError, match="the download failed"):
         local_file(site.url, str(tmp_path))
@@ -240,7 +240,7 @@ def test_a_refusal_of_the_body_is_not_asked_again(site, tmp_path, status):
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
-def test_a_checksum_is_compared(site, tmp_path, algorithm):
+def test_a_checksum_is_verified(site, tmp_path, algorithm):
     right = digest(algorithm)
     with pytest.raises(PetsError, match=rf"photo\.jpg: its {algorithm} is .*, expected 00"):
         local_file(site.url, str(tmp_path), f"{algorithm}:00")
@@ -249,19 +249,19 @@ def test_a_checksum_is_compared(site, tmp_path, algorithm):
     assert local_file(site.url, str(tmp_path), f"{name}:{value.upper()}").read_bytes() == BODY
 
 
-def test_a_kept_download_is_compared_too(site, tmp_path):
+def test_a_cached_download_is_verified(site, tmp_path):
     local_file(site.url, str(tmp_path))
     with pytest.raises(PetsError, match="expected 00"):
         local_file(site.url, str(tmp_path), "md5:00")
 
 
-def test_a_resumed_download_is_compared_as_a_whole(site, tmp_path):
+def test_a_resumed_download_is_verified_as_a_whole(site, tmp_path):
     site.cuts = [400_000]
     assert local_file(site.url, str(tmp_path), digest("sha256")).read_bytes() == BODY
     assert len(gets(site)) == 2
 
 
-def test_a_local_file_is_compared_and_left(tmp_path):
+def test_a_local_file_is_verified_and_kept(tmp_path):
     (tmp_path / "a").write_bytes(BODY)
     assert local_file(str(tmp_path / "a"), str(tmp_path / "cache"), digest("md5")).exists()
     with pytest.raises(PetsError, match="expected 00"):
@@ -275,7 +275,7 @@ def test_very_small_files(site, tmp_path, size):
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY[:size]
 
 
-def test_a_signed_url_makes_no_long_name(site, tmp_path):
+def test_a_signed_url_gives_a_short_name(site, tmp_path):
     path = local_file(f"{site.url}?signature={'x' * 400}", str(tmp_path))
     assert path.name.endswith("-photo.jpg")
     assert path.read_bytes() == BODY
@@ -286,8 +286,8 @@ def test_no_server_is_a_plain_error(tmp_path):
         local_file("http://127.0.0.1:9/photo.jpg", str(tmp_path))
 
 
-def test_a_store_that_breaks_off_is_read_on(tmp_path, monkeypatch):
-    """Any store that is not HTTP goes on by seeking."""
+def test_an_interrupted_read_of_a_store_is_resumed(tmp_path, monkeypatch):
+    """Stores other than HTTP are resumed by seeking."""
     url, reads = f"memory://{tmp_path.name}/photo.jpg", []
     storage.write_bytes(url, BODY)
 
@@ -305,7 +305,7 @@ def test_a_store_that_breaks_off_is_read_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("num_short", [1, 100])
-def test_a_store_that_ends_too_early_is_not_believed(tmp_path, monkeypatch, num_short):
+def test_a_store_that_ends_too_early_is_detected(tmp_path, monkeypatch, num_short):
     url, opened = f"memory://{tmp_path.name}/photo.jpg", []
     storage.write_bytes(url, BODY)
 
@@ -317,24 +317,24 @@ def test_a_store_that_ends_too_early_is_not_believed(tmp_path, monkeypatch, num_
     if num_short == 1:
         assert local_file(url, str(tmp_path)).read_bytes() == BODY
     else:
-        with pytest.raises(PetsError, match="1023999 bytes came of 1024000 promised"):
+        with pytest.raises(PetsError, match="received 1023999 of 1024000 bytes"):
             local_file(url, str(tmp_path))
 
 
-def test_a_local_file_is_used_where_it_lies(tmp_path):
+def test_a_local_file_is_not_copied(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     assert local_file(str(tmp_path / "a"), str(tmp_path / "cache")) == tmp_path / "a"
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_is_no_file_is_a_plain_error(tmp_path):
+def test_a_folder_or_unknown_store_is_a_plain_error(tmp_path):
     with pytest.raises(PetsError, match="does not exist"):
         local_file(str(tmp_path), str(tmp_path))
     with pytest.raises(PetsError, match="nostore"):
         local_file("nostore://bucket/file", str(tmp_path))
 
 
-def test_only_a_download_is_forgotten(site, tmp_path):
+def test_only_a_download_is_removed(site, tmp_path):
     own = tmp_path / "own.jpg"
     own.write_bytes(BODY)
     forget_download(own, str(tmp_path))

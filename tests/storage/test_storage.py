@@ -1,4 +1,4 @@
-"""The store: files whole or not at all, on disk, in memory, in an object store, over HTTP."""
+"""Atomic files on disk, in memory, in an object store and over HTTP."""
 
 import errno
 import gc
@@ -19,7 +19,7 @@ from pets_core.errors import PetsError
 
 
 class ObjectStore(AbstractFileSystem):
-    """As S3 does, shows an object when its upload is completed."""
+    """Object store that, like S3, shows an object when its upload is complete."""
 
     protocol = "objects"
     cachable = False
@@ -108,25 +108,25 @@ def test_a_failure_inside_the_block_leaves_nothing(root, error, num_bytes):
 
 @pytest.mark.parametrize("num_bytes", [0, 3, 60 << 20])
 def test_a_failed_upload_leaves_nothing_in_a_bucket(bucket, num_bytes):
-    """The last is more than any driver keeps to itself, so parts of it are in the store."""
+    """The largest size exceeds the buffer of any driver, so that parts are uploaded."""
     url = storage.join(bucket.url, "file.bin")
     with pytest.raises(KeyboardInterrupt):
         fail_half_way(url, b"x" * num_bytes, KeyboardInterrupt())
     assert storage.list_folder(bucket.url) == {}
 
 
-def test_an_upload_that_cannot_be_given_up_is_not_completed(monkeypatch):
-    """Nor does the store's complaint take the place of what went wrong first."""
+def test_an_upload_that_cannot_be_aborted_is_not_completed(monkeypatch):
+    """The first error is raised, not the error of the abort."""
 
     def unreachable(_file):
-        raise ConnectionError("the store is gone")
+        raise ConnectionError("the store is unreachable")
 
     monkeypatch.setattr(ObjectFile, "discard", unreachable)
     fsspec.register_implementation("objects", ObjectStore, clobber=True)
     with pytest.raises(KeyboardInterrupt):
-        fail_half_way("objects://given-up/file.bin", b"x" * 100, KeyboardInterrupt())
+        fail_half_way("objects://aborted/file.bin", b"x" * 100, KeyboardInterrupt())
     gc.collect()
-    assert names("objects://given-up") == []
+    assert names("objects://aborted") == []
 
 
 @pytest.mark.parametrize("name", ["photo[1].jpg", "a*.jpg", "a?.jpg", "50%25.jpg", "# å b.jpg"])
@@ -151,20 +151,20 @@ def test_a_failure_leaves_the_earlier_file_as_it_was(root):
     assert len(names(root)) == 1
 
 
-def test_a_file_half_written_never_bears_its_name(tmp_path):
-    """What a kill leaves: another name, so the file's own is never a part of it."""
+def test_a_half_written_file_has_another_name(tmp_path):
+    """After a kill, the file's own name never refers to a part of it."""
     url = tmp_path / "file.bin"
     with storage.writing(str(url)) as file:
         file.write(b"half")
         file.flush()
         assert not url.exists()
-        (beside,) = tmp_path.iterdir()
-        assert beside.name.startswith(".file.bin.partial-")
+        (partial,) = tmp_path.iterdir()
+        assert partial.name.startswith(".file.bin.partial-")
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
-def test_a_file_is_on_disk_before_it_bears_its_name(tmp_path, monkeypatch):
-    """Else a machine that loses power may keep the name and lose what was written."""
+def test_a_file_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    """Otherwise a power failure may keep the name and lose the content."""
     url, synced = tmp_path / "file.bin", []
     sync = os.fsync
 
@@ -198,8 +198,8 @@ ODD_NAMES = ["~notes", "notes::old", "a::b::c", "zip::old", "s3:old", "50%41", "
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_a_place_without_a_scheme_is_a_path(tmp_path, monkeypatch, name):
-    """A store called notes::old once overwrote the file notes."""
+def test_a_location_without_a_scheme_is_a_path(tmp_path, monkeypatch, name):
+    """Regression test: a store named notes::old overwrote the file notes."""
     neighbour = tmp_path / (name.split(":")[0] if ":" in name else "neighbour")
     neighbour.write_bytes(b"mine")
     for place in (str(tmp_path / name), name):
@@ -270,12 +270,12 @@ def test_absolute_paths(tmp_path, monkeypatch):
     assert storage.absolute("s3://bucket/a") == "s3://bucket/a"
 
 
-def test_nothing_there_is_a_plain_error(root):
+def test_a_missing_file_is_a_plain_error(root):
     with pytest.raises(PetsError, match="does not exist"):
         storage.read_bytes(storage.join(root, "none.bin"))
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(PetsError, match="is a folder"):
         storage.read_bytes(str(tmp_path))
 
@@ -286,7 +286,7 @@ def test_an_unknown_kind_of_store_is_a_plain_error():
             act("nostore://bucket/file")
 
 
-def test_a_store_is_proved_writable_and_left_empty(root):
+def test_the_write_check_leaves_a_store_empty(root):
     storage.check_writable(root)
     assert names(root) == []
 
@@ -299,7 +299,7 @@ def test_a_store_that_is_not_writable_is_a_plain_error(tmp_path):
 
 
 class Site(BaseHTTPRequestHandler):
-    """One file; the class says what it is and how many bytes of it really come."""
+    """Server of one file; the class sets its content and the number of bytes sent."""
 
     body = b""
     sent: int | None = None
@@ -345,7 +345,7 @@ def test_no_server_is_a_plain_error():
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_disk_names_path_and_setting_and_harms_nothing(tmp_path, monkeypatch, number):
+def test_a_full_disk_names_path_and_setting_and_keeps_the_old_file(tmp_path, monkeypatch, number):
     url = str(tmp_path / "a.bin")
     storage.write_bytes(url, b"before")
 
@@ -362,6 +362,6 @@ def test_a_full_disk_names_path_and_setting_and_harms_nothing(tmp_path, monkeypa
     assert Path(url).read_bytes() == b"before"
 
 
-def test_other_faults_of_a_write_stay_what_they_are(tmp_path):
+def test_other_errors_of_a_write_are_unchanged(tmp_path):
     with pytest.raises(KeyError), storage.writing(str(tmp_path / "a.bin")):
         raise KeyError("mine")

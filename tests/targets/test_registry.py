@@ -46,14 +46,14 @@ def test_an_unknown_kind_is_refused(find):
         find("tag")
     with pytest.raises(PetsError, match=r"No module named 'no'.*PYTHONPATH"):
         find("no.such.module:STARS")
-    with pytest.raises(PetsError, match=r"targets = numpy:array: the object there is no kind"):
+    with pytest.raises(PetsError, match=r"targets = numpy:array: the object there is no.* kind"):
         find("numpy:array")
 
 
 @pytest.mark.parametrize("find", [get_target, target_spec])
 def test_a_data_file_imports_no_module_of_python(find, monkeypatch):
     monkeypatch.delitem(sys.modules, "antigravity", raising=False)
-    with pytest.raises(PetsError, match=r"targets = antigravity:x: a module of Python itself"):
+    with pytest.raises(PetsError, match=r"targets = antigravity:x: is in Python's standard"):
         find("antigravity:x")
     assert "antigravity" not in sys.modules
     with pytest.raises(PetsError, match=r"no such kind of target"):

@@ -309,14 +309,14 @@ def test_settings_that_make_no_sense(tmp_path):
         with pytest.raises(ValueError, match=words):
             PipelineConfig.model_validate({"source": source})
 
-    refused("number_columns = age has no meaning", number_columns=["age"])
+    refused("number_columns = age cannot be used", number_columns=["age"])
     refused("needs number_columns", targets="numbers")
-    refused("x and y in turn", targets="points", number_columns=["x", "y", "z"])
-    refused("a box has", targets="box", number_columns=["x", "y"])
-    refused("one is there twice", targets="numbers", number_columns=["x", "x"])
+    refused("x and y of every point", targets="points", number_columns=["x", "y", "z"])
+    refused("set xmin, ymin, xmax", targets="box", number_columns=["x", "y"])
+    refused("remove the duplicate column", targets="numbers", number_columns=["x", "x"])
     refused("units has 2 entries", targets="numbers", number_columns=["x"], units=["m", "kg"])
-    refused("lower end first", targets="numbers", number_columns=["x"], y_range=[1, 0])
-    refused("y_range has no meaning", targets="tags", y_range=[0, 1])
+    refused("first value must be", targets="numbers", number_columns=["x"], y_range=[1, 0])
+    refused("y_range cannot be used", targets="tags", y_range=[0, 1])
 
 
 @pytest.mark.parametrize(

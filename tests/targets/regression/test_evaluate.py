@@ -139,7 +139,7 @@ def test_warnings_of_a_model(evaluated, draw_kind, draw_stored, published, capsy
     assert report.num_trained_on is None
     worse, unknown = report.warnings
     assert worse == "The model is no better than always predicting the mean of the training photos."
-    assert unknown.startswith("Whether the model was trained on some of these photos is not known")
+    assert unknown.startswith("Whether the model was trained on some of these photos is unknown")
     assert "no better than always predicting the mean" in published(report)["run-summary"]
     show_evaluation(report)
     assert "no better than always predicting the mean" in capsys.readouterr().out

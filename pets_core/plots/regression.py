@@ -1,4 +1,4 @@
-"""Predicted numbers beside what they are."""
+"""Predicted over actual numbers, and their residuals."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pets_core.plots.style import BLUE, GREY, INK, ORANGE, Floats, new_figure, p
 __all__ = ["MAX_RESIDUALS", "residuals"]
 
 MAX_RESIDUALS = 6
-"""Numbers in one picture; of more the first."""
-_MANY = 3000
-"""Photos beyond which points would hide one another."""
+"""Maximum number of rows of a plot; only the first numbers are drawn."""
+_MAX_POINTS = 3000
+"""Photos above which a hexbin replaces points, which would hide each other."""
 _MAX_NAME = 40
 
 
@@ -25,29 +25,29 @@ def residuals(
     targets: NDArray[np.float32],
     predicted: NDArray[np.float32],
 ) -> bytes:
-    """Draw what was predicted over what is, and how errors are spread, a row a number.
+    """Plot predicted over actual values and a histogram of the residuals, one row per number.
 
     Args:
-        labels: What the numbers are, D.
-        units: What each is told in, D; empty: nothing.
-        targets: (N, D), of one photo at least.
-        predicted: (N, D).
+        labels: Names of the D numbers.
+        units: Unit of each number; empty: none.
+        targets: Actual values, (N, D), N at least 1.
+        predicted: Predicted values, (N, D).
 
     Returns:
-        A PNG of about 1000 x 400 pixels a row, of at most `MAX_RESIDUALS` rows.
+        A PNG of about 1000 x 400 pixels per row, with at most `MAX_RESIDUALS` rows.
     """
     count = min(len(labels), MAX_RESIDUALS)
     figure = new_figure(9.0, 3.4 * count, dpi=112)
     for row, (left, right) in enumerate(figure.subplots(count, 2, squeeze=False)):
-        actual, said = targets[:, row].astype(np.float64), predicted[:, row].astype(np.float64)
+        actual, output = targets[:, row].astype(np.float64), predicted[:, row].astype(np.float64)
         name, unit = labels[row], f" ({units[row]})" if units[row] else ""
         short = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
-        _beside(left, actual, said)
-        _spread(right, said - actual)
+        _draw_predictions(left, actual, output)
+        _draw_histogram(right, output - actual)
         left.set_title(short, loc="left", fontsize=11, color=INK, parse_math=False)
         for axes, x, y in (
-            (left, f"actual{unit}", f"predicted{unit}"),
-            (right, f"predicted - actual{unit}", "photos"),
+            (left, f"Actual{unit}", f"Predicted{unit}"),
+            (right, f"Predicted - actual{unit}", "Photos"),
         ):
             axes.set_xlabel(x, parse_math=False)
             axes.set_ylabel(y, parse_math=False)
@@ -55,25 +55,25 @@ def residuals(
     return png(figure)
 
 
-def _beside(axes: Axes, actual: Floats, said: Floats) -> None:
-    """Predicted over actual, and the diagonal where they are the same."""
-    low, high = _padded(min(actual.min(), said.min()), max(actual.max(), said.max()))
-    if len(actual) > _MANY:
-        axes.hexbin(actual, said, gridsize=48, extent=(low, high, low, high), bins="log",
+def _draw_predictions(axes: Axes, actual: Floats, predicted: Floats) -> None:
+    """Draw predicted over actual values, and the diagonal of perfect predictions."""
+    low, high = _padded(min(actual.min(), predicted.min()), max(actual.max(), predicted.max()))
+    if len(actual) > _MAX_POINTS:
+        axes.hexbin(actual, predicted, gridsize=48, extent=(low, high, low, high), bins="log",
                     mincnt=1, cmap="Blues", vmin=0.4, linewidths=0.1)  # fmt: skip
     else:
         alpha = float(np.clip(12 / np.sqrt(len(actual)), 0.25, 0.9))
-        axes.scatter(actual, said, s=12, color=BLUE, alpha=alpha, linewidths=0)
+        axes.scatter(actual, predicted, s=12, color=BLUE, alpha=alpha, linewidths=0)
     axes.plot((low, high), (low, high), color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
 
 
-def _spread(axes: Axes, errors: Floats) -> None:
-    """How many photos are off by how much, and the mean."""
-    reach = float(np.abs(errors).max()) or 1.0
+def _draw_histogram(axes: Axes, errors: Floats) -> None:
+    """Draw a histogram of the residuals, and their mean."""
+    limit = float(np.abs(errors).max()) or 1.0
     bins = int(np.clip(np.sqrt(len(errors)), 10, 60))
-    axes.hist(errors, bins=bins, range=(-reach, reach), color=BLUE)
+    axes.hist(errors, bins=bins, range=(-limit, limit), color=BLUE)
     axes.axvline(0, color=GREY, linewidth=1)
     mean = float(errors.mean())
     axes.axvline(
