@@ -110,7 +110,7 @@ def test_one_folder_of_a_split_inside_another():
 def test_classes_that_all_hold_the_same_folders_are_ambiguous(text):
     with pytest.raises(PetsError, match=r"source\.class_folder = auto: .*first.*or last") as caught:
         read(text)
-    assert "hold folders of the same names" in str(caught.value)
+    assert "contain folders of the same names" in str(caught.value)
     first, _ = read(text, "first")
     last, _ = read(text, "last")
     assert {label for label, _ in last.values()} == {e.split("/")[-1] for e in text.split()}

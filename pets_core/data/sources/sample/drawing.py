@@ -56,9 +56,7 @@ def _individual(breed: Breed, rng: np.random.Generator) -> Breed:
     return replace(
         breed,
         markings=frozenset(
-            marking
-            for marking in sorted(breed.markings)
-            if rng.random() > _MISSING_MARKING_PROBABILITY
+            marking for marking in sorted(breed.markings) if rng.random() > _MISSING_MARKING
         ),
         coats=((to_colour(np.array(main) * tint), to_colour(np.array(second) * tint)),),
         ear_size=breed.ear_size * rng.normal(1.0, 0.13),
