@@ -30,7 +30,7 @@ from pets_core.errors import PetsError, disk_fault, explain_full_disk
 from pets_core.storage.cache import lock_of, mark_used, sweep
 from pets_core.storage.download import forget_download, local_file
 
-__all__ = ["ARCHIVE_SUFFIXES", "PackedFiles", "ZipFiles", "open_archive", "pack"]
+__all__ = ["ARCHIVE_SUFFIXES", "PackedFiles", "ZipFiles", "open_archive", "open_packed"]
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
@@ -194,7 +194,7 @@ def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
         raise _damaged_error(url, error) from error
 
 
-def pack(
+def open_packed(
     identity: tuple[Any, ...],
     cache_dir: str,
     members: Callable[[IO[bytes]], Iterator[tuple[FileEntry, int]]],
@@ -239,7 +239,7 @@ def _open_tar(path: Path, head: bytes, cache_dir: str) -> PackedFiles:
     identity = ("tar-2", str(path.absolute()), status.st_size, status.st_mtime_ns)
     opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
     if opener is None:
-        return pack(identity, cache_dir, lambda _: _tar_members(path), path)
+        return open_packed(identity, cache_dir, lambda _: _tar_members(path), path)
 
     def decompressed(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
         with opener(path) as source:
@@ -247,7 +247,7 @@ def _open_tar(path: Path, head: bytes, cache_dir: str) -> PackedFiles:
         sink.flush()
         return _tar_members(Path(sink.name))
 
-    return pack(identity, cache_dir, decompressed)
+    return open_packed(identity, cache_dir, decompressed)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:

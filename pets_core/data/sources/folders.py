@@ -25,7 +25,7 @@ _SPLITS: dict[str, Official] = {
     "testing": "test",
 }
 _MAX_LISTED = 4
-_IN_NO_SPLIT = ("in_no_split", "not in a train, validation or test folder")
+_IN_NO_SPLIT = ("in_no_split", "neither in a train, a validation nor a test folder")
 
 Parts = tuple[str, ...]
 """A path split at its slashes; the last part is the file name."""
@@ -231,7 +231,7 @@ def _with_splits(
             layout.labels[path] = _class_name(parts, start, class_folder)
             layout.predefined_splits[path] = split
         elif split and may_be_photo(parts[-1]):
-            layout.skipped[path] = ("unlabelled", f"not in a class folder of {parts[depth]}")
+            layout.skipped[path] = ("unlabelled", f"{parts[depth]} holds it in no class's folder")
         elif len(parts) > depth + 1 and may_be_photo(parts[-1]):
             layout.skipped[path] = _IN_NO_SPLIT
     training = [parts for parts in files if _split_at(parts, depth, splits) == "train"]

@@ -30,17 +30,17 @@ NO_DECODER = "no_decoder"
 """Reason code of a photo whose format needs a package that is not installed."""
 
 NO_BYTES = "the file has no bytes"
-_UNKNOWN = "of unknown type"
+_UNKNOWN = "of no known type"
 _OTHER_TIFF = (
-    "a TIFF with a sample type that Pillow does not support, such as 64-bit floats: save it with "
-    "32-bit floats or 16-bit integers"
+    "a TIFF of values that Pillow does not read, as 64-bit floats: save it with 32-bit floats or "
+    "16-bit integers"
 )
 
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 """Registration function of each optional decoder package; empty: importing it registers it."""
 _HEIF = "install the decoder: pip install 'pets-pipeline[heif]'"
 _JXL = "install the decoder: pip install 'pets-pipeline[jxl]'"
-_RAW = "convert it to JPEG or TIFF first, for example with the package rawpy"
+_RAW = "develop it to JPEG or TIFF first, for instance with the package rawpy"
 _CONVERT = "convert it to PNG, TIFF or JPEG first"
 _OTHER_SUFFIXES = (".ai", ".dcm", ".dicom", ".djvu", ".eps", ".exr", ".hdr", ".jxr", ".svg", ".xcf")
 _RAW_SUFFIXES = (

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.sources.archives import PackedFiles, pack
+from pets_core.data.sources.archives import PackedFiles, open_packed
 from pets_core.data.sources.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
 from pets_core.data.sources.files import FileEntry, Files, ListedFiles, size_skip_reason
 from pets_core.data.sources.folders import split_of_path
@@ -237,7 +237,7 @@ class TableSource:
                     yield FileEntry(f"row {number}", 0, digest, "empty"), offset
                 offset += len(data)
 
-        return pack(identity, self._cache_dir, members)
+        return open_packed(identity, self._cache_dir, members)
 
     def _iter_image_bytes(self) -> Iterator[bytes]:
         column = self._config.image_column

@@ -152,7 +152,7 @@ def test_the_type_is_told_by_content(file_format):
 @pytest.mark.parametrize(
     ("head", "what"),
     [(b"MATLAB 5.0", "a MATLAB file"), (b"\x00\x05\x16\x07", "an AppleDouble file"),
-     (b"PK\x03\x04", "a zip archive"), (b"<!DOCTYPE html>", "markup"), (b"?", "of unknown type"),
+     (b"PK\x03\x04", "a zip archive"), (b"<!DOCTYPE html>", "markup"), (b"?", "of no known type"),
      ("Ein Kätzchen\n".encode() * 300, "text"),
      (b"\xd0\xcf\x11\xe0", "a thumbnail cache or an Office file")],
 )  # fmt: skip
@@ -275,10 +275,10 @@ def test_photo_names(name, photo):
 
 @pytest.mark.parametrize(
     ("path", "detail", "plainly"),
-    [("a.txt", "of unknown type", True), ("README", "text", True),
-     ("a.mp4", "of unknown type", True),
+    [("a.txt", "of no known type", True), ("README", "text", True),
+     ("a.mp4", "of no known type", True),
      ("Thumbs.db", "a thumbnail cache or an Office file", True), ("a.jpg", "text", False),
-     ("a.jpg.crdownload", "of unknown type", False), ("a", "of unknown type", False)],
+     ("a.jpg.crdownload", "of no known type", False), ("a", "of no known type", False)],
 )  # fmt: skip
 def test_what_is_plainly_no_photo(path, detail, plainly):
     assert is_plainly_no_photo(path, detail) == plainly

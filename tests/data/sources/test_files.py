@@ -29,7 +29,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.sources import archives
 from pets_core.data.sources import files as files_module
-from pets_core.data.sources.archives import open_archive, pack
+from pets_core.data.sources.archives import open_archive, open_packed
 from pets_core.data.sources.files import FileEntry, FolderFiles, ListedFiles, path_skip_reason
 from pets_core.data.sources.formats import UnreadablePhotoError
 from pets_core.data.sources.sources import open_source
@@ -380,7 +380,7 @@ def test_a_packed_file_that_failed_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(("a",), str(tmp_path), members)
+        open_packed(("a",), str(tmp_path), members)
     assert below(tmp_path) == []
 
 
