@@ -63,9 +63,9 @@ def _split_of_name(name: str) -> Official | None:
 def read_layout(paths: Iterable[str], class_folder: ClassFolder) -> FolderLayout:
     """Infer the class and the predefined split of each photo from its folders.
 
-    Skips a top-level folder that contains one folder and few photos; archives often have one. If
+    Skips outer folders that contain a single folder and few photos; archives often have one. If
     the next folders are `train`, `val` and `test`, they are splits that contain class folders. A
-    folder without a file name that may be a photo's is not a class.
+    folder is not a class if none of its file names may be a photo's.
 
     Args:
         paths: Paths of all files.
@@ -163,8 +163,8 @@ def _check_unambiguous(photos: Sequence[Parts], depth: int) -> None:
     if shared:
         candidates = listed(sorted(inside), _MAX_LISTED)
         raise PetsError(
-            f"source.class_folder = auto is ambiguous: {candidates} contain folders of the same "
-            f"names ({listed(shared, _MAX_LISTED)}). Set source.class_folder = first to use "
+            f"source.class_folder = auto: ambiguous, because {candidates} contain folders of the "
+            f"same names ({listed(shared, _MAX_LISTED)}). Set source.class_folder = first to use "
             f"{candidates} as classes, or last to use the folders inside them"
         )
 
