@@ -1,1 +1,1 @@
-"""Sources: their files, and the labels they give their photos."""
+"""Sources of labelled photos."""

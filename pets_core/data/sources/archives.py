@@ -1,4 +1,4 @@
-"""Archives and other single files that hold photos, read in place."""
+"""Read photos from archives and packed files without unpacking them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 from isal import igzip, isal_zlib
 
 from pets_core import storage
-from pets_core.data.sources.files import FileEntry, Files, size_refusal, skip_reason
+from pets_core.data.sources.files import FileEntry, Files, path_skip_reason, size_skip_reason
 from pets_core.data.sources.formats import UnreadablePhotoError
 from pets_core.errors import PetsError, disk_fault, explain_full_disk
 from pets_core.storage.cache import lock_of, mark_used, sweep
 from pets_core.storage.download import forget_download, local_file
 
-__all__ = ["ARCHIVE_SUFFIXES", "PackedFiles", "ZipFiles", "open_archive", "pack"]
+__all__ = ["ARCHIVE_SUFFIXES", "PackedFiles", "ZipFiles", "open_archive", "open_packed"]
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
@@ -47,7 +47,7 @@ _DAMAGED: tuple[type[Exception], ...] = (  # type: ignore[assignment]
     RuntimeError,
     ValueError,
 )
-"""What the readers of archives raise on damaged bytes."""
+"""Exceptions that archive readers raise on damaged data."""
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": igzip.open,
     b"BZh": bz2.open,
@@ -57,29 +57,29 @@ _INDEX_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
         ("size", pa.int64()),
-        ("mark", pa.string()),
-        ("refusal", pa.string()),
+        ("version_tag", pa.string()),
+        ("skip_reason", pa.string()),
         ("offset", pa.int64()),
     ]
 )
 
 
 class PackedFiles:
-    """Files inside one uncompressed local file, at places its index knows."""
+    """Files stored in one uncompressed local file, located by a Parquet index."""
 
     def __init__(self, data: Path, index: Path) -> None:
         self._data, self._index = data, index
 
     def entries(self) -> Sequence[FileEntry]:
-        """List the files in the archive's order."""
-        table = self._table.select(FileEntry._fields)
+        """Return the files in archive order."""
+        table = self._table.drop_columns(["offset"])
         return [FileEntry(*row) for row in zip(*(c.to_pylist() for c in table), strict=True)]
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """Read from the places in the index."""
+        """Yield the bytes of each path, located by the index."""
         with self._data.open("rb") as file:
             for path in paths:
-                offset, size = self._places[path]
+                offset, size = self._extents[path]
                 yield os.pread(file.fileno(), size, offset)
 
     @cached_property
@@ -87,30 +87,40 @@ class PackedFiles:
         return pq.read_table(self._index)
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
+    def _extents(self) -> dict[str, tuple[int, int]]:
+        """Offset and size of each path, bytes."""
         columns = (self._table[name].to_pylist() for name in ("path", "offset", "size"))
-        # An archive may hold a path twice; its first entry is the one that is planned.
-        places: dict[str, tuple[int, int]] = {}
+        # If an archive contains a path twice, the dataset plan uses the first entry.
+        extents: dict[str, tuple[int, int]] = {}
         for path, offset, size in zip(*columns, strict=True):
-            places.setdefault(path, (offset, size))
-        return places
+            extents.setdefault(path, (offset, size))
+        return extents
 
 
 class ZipFiles:
-    """The files of a local .zip, read in place."""
+    """Files of a local .zip archive, read without unpacking it."""
 
     def __init__(self, path: Path, url: str) -> None:
         self._path, self._url = path, url
 
     def entries(self) -> Sequence[FileEntry]:
-        """List the files in the archive's order; nothing is decompressed."""
+        """Return the files in archive order. Decompresses nothing."""
         return [
-            _entry(path, info.file_size, f"crc32-{info.CRC:08x}-{info.file_size}", _zip_kind(info))
+            _entry(
+                path,
+                info.file_size,
+                f"crc32-{info.CRC:08x}-{info.file_size}",
+                _zip_skip_reason(info),
+            )
             for path, info in self._infos
         ]
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | UnreadablePhotoError]:
-        """Decompress each file, verifying its CRC; a damaged one does not spoil the others."""
+        """Decompress each path and verify its CRC.
+
+        Yields:
+            The bytes, or an `UnreadablePhotoError` if the file is damaged or not supported.
+        """
         for path in paths:
             try:
                 yield self._zip.read(self._members[path])
@@ -118,21 +128,21 @@ class ZipFiles:
                 yield UnreadablePhotoError("unsupported", str(error))
             except _DAMAGED as error:
                 if isinstance(error, OSError) and error.errno is not None:
-                    raise PetsError(f"{self._url} cannot be read: {error}") from error
+                    raise PetsError(f"{self._url}: cannot read the archive: {error}") from error
                 yield UnreadablePhotoError("damaged", str(error))
 
     @property
     def _infos(self) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-        """Each file's path and header."""
+        """Path and header of each file."""
         for info in self._zip.infolist():
             path = _member_path(_zip_name(info))
-            # A folder packed on Windows ends with a backslash.
+            # Folder names in archives made on Windows end with a backslash.
             if not info.is_dir() and not info.filename.endswith("\\"):
                 yield path, info
 
     @cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
-        # Of a path that is there twice, the first entry is the one that is planned.
+        # If an archive contains a path twice, the dataset plan uses the first entry.
         members: dict[str, zipfile.ZipInfo] = {}
         for path, info in self._infos:
             members.setdefault(path, info)
@@ -143,17 +153,22 @@ class ZipFiles:
         try:
             return zipfile.ZipFile(self._path)
         except _DAMAGED as error:
-            raise _damaged(self._url, error) from error
+            raise _damaged_error(self._url, error) from error
 
 
 def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
-    """Open an archive at a path or URL: .zip, .tar, or .tar compressed by gzip, bzip2 or xz.
+    """Open a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz archive.
 
-    No file is unpacked. A remote archive is downloaded once; a compressed .tar, in which one cannot
-    jump, is decompressed once into a single file under `cache_dir`.
+    The members are not unpacked to separate files. A remote archive is downloaded once. A
+    compressed .tar has no random access, so it is decompressed once to one file in `cache_dir`.
+
+    Args:
+        url: Path or URL of the archive.
+        cache_dir: Local folder for downloads and decompressed archives.
+        checksum: Expected checksum, such as "md5:..." or "sha256:..."; empty: not verified.
 
     Raises:
-        PetsError: It is not there, cut short, damaged, or no archive.
+        PetsError: The archive is missing, truncated, damaged or in another format.
     """
     path = local_file(url, cache_dir, checksum)
     try:
@@ -165,32 +180,34 @@ def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
             return files
         return _open_tar(path, head, cache_dir)
     except PetsError as error:
-        # The archive is good, for all we know, where the cache has no room for it.
+        # A full cache disk does not mean that the archive is damaged: keep the download.
         if disk_fault(error) is None:
             forget_download(path, cache_dir)
         raise
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            # The machine's fault, a full disk for one; the archive is good for all we know.
-            raise PetsError(f"{url} cannot be read through: {error} (cache_dir)") from error
+            # A machine error, such as a full disk, does not mean that the archive is damaged.
+            raise PetsError(
+                f"{url}: cannot read or cache the archive: {error}. Check the disk of cache_dir"
+            ) from error
         forget_download(path, cache_dir)
-        raise _damaged(url, error) from error
+        raise _damaged_error(url, error) from error
 
 
-def pack(
+def open_packed(
     identity: tuple[Any, ...],
     cache_dir: str,
     members: Callable[[IO[bytes]], Iterator[tuple[FileEntry, int]]],
     data: Path | None = None,
 ) -> PackedFiles:
-    """Open a packed file under `cache_dir`, making it first where it is not there yet.
+    """Open a packed file in `cache_dir`, creating it on first use.
 
     Args:
-        identity: What the packed file depends on; another identity, another file.
+        identity: Cache key: everything that the content of the packed file depends on.
         cache_dir: Local folder.
-        members: Yields entry and offset of each file; what it writes to the file it is given
-            becomes the data.
-        data: The data, where it lies on disk already and only an index is made.
+        members: Yields the entry and the offset (bytes) of each file. Writes the files' data to
+            the open file that it receives.
+        data: Existing file that contains the data; only its index is created. None: create both.
     """
     key = sha256(repr(identity).encode()).hexdigest()[:24]
     folder = Path(cache_dir).expanduser() / "packed"
@@ -199,21 +216,21 @@ def pack(
     with explain_full_disk(str(folder), "cache_dir"), lock_of(index):
         if not (index.exists() and packed.exists()):
             sweep(folder)
-            beside = folder / f"{key}.partial"
+            partial = folder / f"{key}.partial"
             try:
-                with beside.open("w+b") as sink:
+                with partial.open("w+b") as sink:
                     rows = [(*entry, offset) for entry, offset in members(sink)]
                 if data is None:
-                    beside.replace(packed)
+                    partial.replace(packed)
             finally:
-                beside.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
             columns = list(zip(*rows, strict=True)) or [()] * len(_INDEX_SCHEMA)
             arrays = [pa.array(c, f.type) for c, f in zip(columns, _INDEX_SCHEMA, strict=True)]
             with storage.writing(str(index), "cache_dir") as file:
                 pq.write_table(pa.Table.from_arrays(arrays, schema=_INDEX_SCHEMA), file)
-        # Data that lies elsewhere is its owner's.
-        for own in (index,) if data else (index, packed):
-            mark_used(own)
+        # `data` is not a cache file: do not mark it as one.
+        for cached in (index,) if data else (index, packed):
+            mark_used(cached)
     return PackedFiles(packed, index)
 
 
@@ -222,7 +239,7 @@ def _open_tar(path: Path, head: bytes, cache_dir: str) -> PackedFiles:
     identity = ("tar-2", str(path.absolute()), status.st_size, status.st_mtime_ns)
     opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), None)
     if opener is None:
-        return pack(identity, cache_dir, lambda _: _tar_members(path), path)
+        return open_packed(identity, cache_dir, lambda _: _tar_members(path), path)
 
     def decompressed(sink: IO[bytes]) -> Iterator[tuple[FileEntry, int]]:
         with opener(path) as source:
@@ -230,7 +247,7 @@ def _open_tar(path: Path, head: bytes, cache_dir: str) -> PackedFiles:
         sink.flush()
         return _tar_members(Path(sink.name))
 
-    return pack(identity, cache_dir, decompressed)
+    return open_packed(identity, cache_dir, decompressed)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:
@@ -238,28 +255,31 @@ def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:
         for member in tar:
             if member.isdir():
                 continue
-            entry = _entry(_member_path(member.name), member.size, "", _tar_kind(member))
+            entry = _entry(_member_path(member.name), member.size, "", _tar_skip_reason(member))
             if not entry.refusal:
                 data = os.pread(file.fileno(), member.size, member.offset_data)
                 if len(data) != member.size:
-                    raise EOFError(f"{member.name} ends too early")
+                    raise EOFError(f"{member.name} is truncated")
                 entry = entry._replace(mark=f"sha256:{sha256(data).hexdigest()}")
             yield entry, member.offset_data
-            # tarfile keeps every member it has seen.
+            # Free the members that tarfile keeps in memory.
             tar.members = []  # type: ignore[attr-defined]
-        # tarfile takes a header cut short for the end; a whole archive ends with zeros.
+        # tarfile reads a truncated header as the end; a complete archive ends with a zero block.
         if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
-            raise EOFError("the archive's end is missing")
+            raise EOFError("the end of the archive is missing")
 
 
-def _tar_kind(member: tarfile.TarInfo) -> str:
+def _tar_skip_reason(member: tarfile.TarInfo) -> str:
     if member.issym() or member.islnk():
         return "link"
     return "" if member.isreg() and not member.issparse() else "special_file"
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """A member's name; many tools write UTF-8 without the flag that says so, read as CP437."""
+    """Return a member's name.
+
+    Many tools write UTF-8 without its flag. zipfile then decodes the name as CP437.
+    """
     try:
         return (
             info.filename.encode("cp437").decode() if not info.flag_bits & 0x800 else info.filename
@@ -268,10 +288,10 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
         return info.filename
 
 
-def _zip_kind(info: zipfile.ZipInfo) -> str:
+def _zip_skip_reason(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & 1:
         return "encrypted"
-    # The upper half holds the Unix mode, 0 where it was written elsewhere.
+    # The upper 16 bits are the Unix mode; 0 if the archive was made on another system.
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind == stat.S_IFLNK:
         return "link"
@@ -279,21 +299,30 @@ def _zip_kind(info: zipfile.ZipInfo) -> str:
 
 
 def _member_path(name: str) -> str:
-    r"""A member's name as a path below the archive: "./a//b" and "a\b" are "a/b", in Unicode NFC.
+    r"""Normalize a member's name: "./a//b" and "a\b" become "a/b", in Unicode NFC.
 
-    The one place where names are normalised; labels and files are matched by what it returns.
+    Labels and files are matched by the normalized paths; no other code normalizes member names.
     """
     name = name.replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return ("/" if name.startswith("/") else "") + normalize("NFC", "/".join(parts))
 
 
-def _entry(path: str, size: int, mark: str, kind: str) -> FileEntry:
-    """A member's entry; `kind` is why it must not be read, if its header alone forbids it."""
+def _entry(path: str, size: int, version_tag: str, header_reason: str) -> FileEntry:
+    """Return the entry of an archive member.
+
+    Args:
+        path: Normalized path.
+        size: Uncompressed bytes.
+        version_tag: See `FileEntry`.
+        header_reason: Skip reason that the member's header gives; empty: none.
+    """
     is_unsafe = path.startswith("/") or ".." in path.split("/") or "\0" in path
-    refusal = "unsafe_path" if is_unsafe else skip_reason(path) or kind or size_refusal(size)
-    return FileEntry(storage.printable(path), size, mark, refusal)
+    reason = path_skip_reason(path) or header_reason or size_skip_reason(size)
+    return FileEntry(
+        storage.printable(path), size, version_tag, "unsafe_path" if is_unsafe else reason
+    )
 
 
-def _damaged(url: str, error: Exception) -> PetsError:
-    return PetsError(f"{url} is cut short or damaged ({error}): fetch it again")
+def _damaged_error(url: str, error: Exception) -> PetsError:
+    return PetsError(f"{url}: the archive is truncated or damaged ({error}). Download it again")

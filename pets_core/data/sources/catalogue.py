@@ -1,4 +1,4 @@
-"""What a source says of its photos."""
+"""Labels of a source: annotations per photo, the vocabulary, and the source interface."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ __all__ = [
 ]
 
 UNKNOWN_SIZE = (0, 0)
-"""`annotation_size` of an annotation that does not give one."""
+"""`annotation_size` of an annotation file without an image size."""
 Official = Literal["trainval", "train", "valid", "test"]
+"""Predefined split of a photo; "trainval": the validation set is sampled from it."""
 
 
 class Box(NamedTuple):
-    """Corners of a box, pixels from the photo's upper left."""
+    """Corners of a bounding box in pixels, origin at the top left of the photo."""
 
     xmin: int
     ymin: int
@@ -36,19 +37,19 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """What a source says of one photo.
+    """Annotations of one photo.
 
     Attributes:
-        id: Of the photo.
-        label: Its class; empty where the source tells none.
-        species: Of the class.
-        official: None where the source publishes no lists.
-        head_box: Around the animal's head, where it is marked.
-        tags: Where tags are learnt, any number of them, in the vocabulary's order.
-        numbers: Where numbers or places are learnt; places are pixels. None: the source has none.
-        annotation_size: Width and height of the photo that places and box refer to, pixels: those
-            of the stored or of the upright photo; `UNKNOWN_SIZE`: either. None: of the upright one.
-        group: Photos of one group are on one side of a random split; empty: it is alone.
+        id: Unique id of the photo.
+        label: Class; empty: none.
+        species: Species of the class; None: unknown.
+        official: Predefined split; None: the source has none for this photo.
+        head_box: Bounding box of the animal's head; None: not annotated.
+        tags: Tags, in vocabulary order; empty for other targets.
+        numbers: Numbers, or coordinates in pixels; None: not annotated.
+        annotation_size: Width and height in pixels of the photo that coordinates and box refer to:
+            as stored or upright. `UNKNOWN_SIZE`: one of the two. None: the upright photo.
+        group: A random split keeps all photos of a group together; empty: no group.
     """
 
     id: str
@@ -62,7 +63,7 @@ class LabelledPhoto:
     group: str = ""
 
     def names(self, targets: str) -> tuple[str, ...]:
-        """Its class or its tags, whichever are the target."""
+        """Return the class or the tags, depending on the kind of target; empty: neither."""
         spec = target_spec(targets)
         if spec.is_label:
             return (self.label,)
@@ -70,21 +71,21 @@ class LabelledPhoto:
 
     @property
     def target_text(self) -> str:
-        """Its class, tags or numbers, for messages."""
+        """Class, tags or numbers as text, for messages."""
         target = self.tags if self.numbers is None else self.numbers
         return self.label or ", ".join(map(str, target))
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The labelled photos by id, and the vocabulary in its order.
+    """Annotated photos of a source, and its vocabulary.
 
     Attributes:
-        photos: By id.
-        classes: Species (or None) by class or tag, in index order; empty where numbers are learnt.
-        numbers: Where they are learnt, in their order.
-        warnings: What is odd about the source, a sentence each.
-        skipped: Reason and detail, by id, of photos that the source gives no label on purpose.
+        photos: Photos by id.
+        classes: Species (or None) by class or tag, in index order; empty for numeric targets.
+        numbers: Names and units of numeric targets, in order; empty for other targets.
+        warnings: Warnings about the source, one sentence each.
+        skipped: Reason and detail, by id, of photos that the source leaves unlabelled on purpose.
     """
 
     photos: dict[str, LabelledPhoto]
@@ -95,37 +96,40 @@ class Catalogue:
 
 
 class Source(Protocol):
-    """One place with labelled photos."""
+    """Interface of a source of labelled photos."""
 
     name: str
     url: str
 
     @property
     def has_official_split(self) -> bool:
-        """Whether the source says which photos are for training and which for judging."""
+        """Whether the source has predefined training and test (or validation) photos."""
 
     @property
     def files(self) -> Files:
-        """Its files, photos and others."""
+        """All files of the source, photos and others."""
 
     def catalogue(self) -> Catalogue:
-        """Return labels and vocabulary, without reading the photos.
+        """Return annotations and vocabulary. Decodes no photos.
 
         Raises:
-            PetsError: The labels are absent or not of the documented form.
+            PetsError: The annotations are missing or in an undocumented format.
         """
 
     def photo_id(self, path: str) -> str:
-        """The id of the photo in the file at `path`."""
+        """Return the id of the photo in the file `path`."""
 
     def missing_hint(self, photo_id: str) -> str:
-        """Where a listed photo was looked for and what to set; empty where nothing is known."""
+        """Return where a missing photo was expected and which setting to change; may be empty."""
 
 
 def describe_numbers(
     targets: str, names: Sequence[str], units: Sequence[str] = ()
 ) -> tuple[NumberInfo, ...]:
-    """Say what numbers are; places on a photo, x and y in turn, are told in halves of its sides."""
+    """Return name and unit of each number.
+
+    Coordinates (x and y in turn) have the units half widths and half heights.
+    """
     if target_spec(targets).geometry is not None:
         units = ["half widths", "half heights"] * (len(names) // 2)
     units = units or [""] * len(names)

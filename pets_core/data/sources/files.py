@@ -1,4 +1,4 @@
-"""The files of a source, and those that lie each on its own in a store."""
+"""List and read the files of a source: interface, single files and folders."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = [
     "Files",
     "FolderFiles",
     "ListedFiles",
-    "size_refusal",
-    "skip_reason",
+    "path_skip_reason",
+    "size_skip_reason",
 ]
 
 MAX_FILE_BYTES = 1 << 28
-"""No photo is larger; a bound on what an archive's header can make us allocate."""
+"""Maximum size of a photo. Limits the memory that a forged archive header can allocate."""
 
 BATCH_FILES = 32
-"""So many files are in memory at a time, or twice as many where one batch is fetched ahead."""
+"""Files read into memory per batch. Prefetching one batch doubles the files in memory."""
 
 _REMOTE_READERS = 16
 
@@ -46,17 +46,17 @@ _SYSTEM_FOLDERS = frozenset(
         ".trashes",
     }
 )  # fmt: skip
-"""Folders that Windows, macOS, Linux and network drives make, in lower case."""
+"""Folders created by Windows, macOS, Linux and network drives, in lower case."""
 
 
 class FileEntry(NamedTuple):
-    """One file, before it is read.
+    """Metadata of one file, known without reading it.
 
     Attributes:
-        path: Below the folder or inside the archive, with single slashes.
+        path: Path relative to the folder or archive, with single slashes.
         size: Bytes.
-        mark: Changes when the content does: a hash, a checksum, an ETag or a time.
-        refusal: Why it must not be read ("link", "hidden", ...); empty when it may be.
+        mark: Version of the content: a hash, checksum, ETag or modification time.
+        refusal: Reason code for not reading the file ("link", "hidden", ...); empty: readable.
     """
 
     path: str
@@ -66,27 +66,27 @@ class FileEntry(NamedTuple):
 
 
 class Files(Protocol):
-    """Files that can be listed without reading them all into memory, and read in any order."""
+    """Files of a source, which can be listed, and read in any order."""
 
     def entries(self) -> Sequence[FileEntry]:
-        """List every file, in an order that depends on the source alone."""
+        """Return all files. The order depends on the source only."""
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | UnreadablePhotoError]:
-        """Yield the bytes of each path, in this order; safe in several threads at once.
+        """Yield the bytes of each path, in the given order. Thread-safe.
 
-        Of a file that is there but damaged, an `UnreadablePhotoError` is yielded instead.
+        Yields an `UnreadablePhotoError` in place of a damaged file.
 
         Raises:
-            PetsError: A file cannot be read, after several attempts.
+            PetsError: A file cannot be read after all retries.
         """
 
 
 class ListedFiles:
-    """Files at known places of any store, each under a path of its own.
+    """Files listed by path, on any file system.
 
     Args:
-        paths: The paths, each once.
-        locate: Returns a path's file system and its place there.
+        paths: Unique paths.
+        locate: Returns the file system of a path and its location on it.
     """
 
     def __init__(self, paths: Iterable[str], locate: Callable[[str], tuple[Any, str]]) -> None:
@@ -94,62 +94,62 @@ class ListedFiles:
         self._locate = locate
 
     def entries(self) -> Sequence[FileEntry]:
-        """Ask the store for each file's size and version; a file that is not there is refused."""
+        """Return the size and version of each file. A missing file has the reason "missing"."""
         with ThreadPoolExecutor(_REMOTE_READERS) as pool:
             return list(pool.map(self._entry, self._paths))
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """Read a batch at a time, concurrently where the store can."""
+        """Yield the bytes of each path. Reads in batches, concurrently from a remote store."""
         for start in range(0, len(paths), BATCH_FILES):
             batch = paths[start : start + BATCH_FILES]
             fs, _ = self._locate(batch[0])
-            # The pool is gone before anything is yielded: a reader that is left half-way and
-            # collected later must not wait for threads then.
+            # Close the pool before yielding, so that an abandoned generator does not wait for
+            # threads when it is garbage-collected.
             with ThreadPoolExecutor(1 if storage.is_local(fs) else _REMOTE_READERS) as pool:
                 contents = list(pool.map(self._read_one, batch))
             yield from contents
 
     def _entry(self, path: str) -> FileEntry:
-        fs, place = self._found(path)
-        with telling(f"{place} cannot be reached"):
+        fs, location = self._find(path)
+        with telling(f"{location} cannot be reached"):
             try:
-                info = retrying(lambda: fs.info(place))
+                info = retrying(lambda: fs.info(location))
             except (FileNotFoundError, NotADirectoryError):
                 return FileEntry(path, 0, "", "missing")
             return _entry(path, info, "" if info["type"] == "file" else "special_file")
 
     def _read_one(self, path: str) -> bytes:
-        fs, place = self._found(path)
-        with telling(f"{place} cannot be read"):
-            return retrying(lambda: bytes(fs.cat_file(place)))
+        fs, location = self._find(path)
+        with telling(f"{location} cannot be read"):
+            return retrying(lambda: bytes(fs.cat_file(location)))
 
-    def _found(self, path: str) -> tuple[Any, str]:
-        """A path's place, as its folder spells it.
+    def _find(self, path: str) -> tuple[Any, str]:
+        """Locate a path; on a local disk, try other spellings of it.
 
-        There it may have slashes for backslashes, another Unicode form, or no blanks around it.
+        These have slashes for backslashes, another Unicode form, or no surrounding whitespace.
         """
-        fs, place = self._locate(path)
-        plain = path.isascii() and "\\" not in path and path == path.strip()
-        if plain or not storage.is_local(fs):
-            return fs, place
+        fs, location = self._locate(path)
+        is_plain = path.isascii() and "\\" not in path and path == path.strip()
+        if is_plain or not storage.is_local(fs):
+            return fs, location
         slashes = path.replace("\\", "/").strip()
         spellings = (path, slashes, normalize("NFC", slashes), normalize("NFD", slashes))
-        places = (self._locate(spelling)[1] for spelling in spellings)
-        return fs, next((found for found in places if os.path.lexists(found)), place)
+        candidates = (self._locate(spelling)[1] for spelling in spellings)
+        return fs, next((c for c in candidates if os.path.lexists(c)), location)
 
 
 class FolderFiles:
-    """All files below a folder; those that `skip_reason` names are refused."""
+    """All files in a folder and its subfolders."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._listings: dict[str, list[dict[str, Any]]] = {}
 
     def entries(self) -> Sequence[FileEntry]:
-        """List the folder, sorted by path; it is asked once, for the labels and the plan alike.
+        """Return the files sorted by path. The listing is cached.
 
         Raises:
-            PetsError: It, or a folder in it, cannot be listed.
+            PetsError: The folder or one of its subfolders cannot be listed.
         """
         return self._entries
 
@@ -157,41 +157,41 @@ class FolderFiles:
     def _entries(self) -> Sequence[FileEntry]:
         fs, root = storage.filesystem(self._url)
         with telling(f"{self._url} cannot be listed"):
-            if self._over_http or storage.is_local(fs):
+            if self._is_http or storage.is_local(fs):
                 found = dict(_walk(fs, root, self._listings))
             else:
                 found = retrying(lambda: fs.find(root, detail=True))
-        entries, unsure = [], []
+        entries, incomplete = [], []
         for full, info in found.items():
             if not (path := self._path(full, root)):
                 continue
-            if reason := skip_reason(path):
+            if reason := path_skip_reason(path):
                 entries.append(
                     FileEntry(storage.printable(path), info.get("size") or 0, "", reason)
                 )
-            # An HTTP listing names files and says no more; on disk, "other" may be a link.
+            # HTTP listings have no sizes. On a local disk, "other" may be a link.
             elif info.get("size") is None or info.get("type") == "other":
-                unsure.append(path)
+                incomplete.append(path)
             else:
                 entries.append(_entry(path, info))
-        return sorted([*entries, *self._listed(unsure).entries()])
+        return sorted([*entries, *self._listed(incomplete).entries()])
 
-    def holds(self, is_wanted: Callable[[str], bool]) -> bool:
-        """Whether there is a file with such a path; lists no more folders than it takes."""
+    def contains(self, predicate: Callable[[str], bool]) -> bool:
+        """Whether any file's path satisfies a predicate. Stops listing at the first match."""
         fs, root = storage.filesystem(self._url)
         with telling(f"{self._url} cannot be listed"):
             paths = (self._path(full, root) for full, _ in _walk(fs, root, self._listings))
-            return any(path and not skip_reason(path) and is_wanted(path) for path in paths)
+            return any(path and not path_skip_reason(path) and predicate(path) for path in paths)
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """Read a batch at a time, concurrently where the store can."""
+        """Yield the bytes of each path. Reads in batches, concurrently from a remote store."""
         return self._listed(paths).read(paths)
 
     def _path(self, full: str, root: str) -> str:
-        """A file's path below the folder; empty for a link of a web page to itself."""
+        """Return a path relative to the folder; empty for a link from a web page to itself."""
         path = full[len(root) :].lstrip("/")
-        if self._over_http:
-            # A listing links to itself in another order, too.
+        if self._is_http:
+            # Links with a query, such as "?C=N;O=D", sort the same listing.
             return "" if "?" in path else unquote(path, errors="surrogateescape")
         return path
 
@@ -199,16 +199,16 @@ class FolderFiles:
         return ListedFiles(paths, partial(storage.below, self._url))
 
     @property
-    def _over_http(self) -> bool:
+    def _is_http(self) -> bool:
         return self._url.startswith(("http://", "https://"))
 
 
-def skip_reason(path: str) -> str:
-    """Why a file must not be taken for a photo, by its path alone; empty when it may be.
+def path_skip_reason(path: str) -> str:
+    """Return the reason to skip a file because of its path; empty: none.
 
-    "system_folder": it lies in a folder that a system makes, as thumbnails or a recycle bin.
-    "hidden": its name, or a folder's, begins with a dot.
-    "name_not_utf8": the data set cannot hold its name.
+    "system_folder": in a folder that the system creates, such as thumbnails or a recycle bin.
+    "hidden": the name of the file or of one of its folders begins with a dot.
+    "name_not_utf8": the path cannot be stored in a dataset.
     """
     parts = path.split("/")
     if any(part.lower() in _SYSTEM_FOLDERS for part in parts[:-1]):
@@ -218,20 +218,25 @@ def skip_reason(path: str) -> str:
     return "" if storage.printable(path) == path else "name_not_utf8"
 
 
-def size_refusal(size: int) -> str:
-    """Why a file of this many bytes must not be read; empty when it may be."""
+def size_skip_reason(size: int) -> str:
+    """Return the reason to skip a file because of its size in bytes; empty: none."""
     return "too_large" if size > MAX_FILE_BYTES else ""
 
 
 def _walk(
     fs: Any, root: str, listings: dict[str, list[dict[str, Any]]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All files below a folder; fsspec's own walk passes over a folder that it cannot list.
+    """Yield path and info of all files in a folder and its subfolders.
+
+    fsspec's own walk silently skips folders that it cannot list.
 
     Args:
-        fs: The file system.
-        root: The folder.
-        listings: Of folders that were listed before, which are not listed again; it grows.
+        fs: File system of the folder.
+        root: Path of the folder.
+        listings: Cache of listings by folder, updated in place.
+
+    Raises:
+        PermissionError: A folder that is not a system folder cannot be listed.
     """
     folders, seen = [root], {root.rstrip("/")}
     while folders:
@@ -240,8 +245,8 @@ def _walk(
             if folder not in listings:
                 listings[folder] = retrying(partial(fs.ls, folder, detail=True))
         except PermissionError:
-            # Recycle bins and their like belong to the system.
-            if not skip_reason(f"{folder[len(root) :].lstrip('/')}/"):
+            # System folders, such as recycle bins, are often not readable.
+            if not path_skip_reason(f"{folder[len(root) :].lstrip('/')}/"):
                 raise
             yield f"{folder}/", {"size": 0}
             continue
@@ -249,24 +254,24 @@ def _walk(
             name = info["name"].rstrip("/")
             if info["type"] != "directory" and not _links_to_folder(info):
                 yield name, info
-            # A web page may link to itself, or to the folder above.
+            # A web page may link to itself or to its parent folder.
             elif name not in seen and name.rsplit("/", 1)[-1] not in (".", ".."):
                 seen.add(name)
                 folders.append(name)
 
 
 def _links_to_folder(info: dict[str, Any]) -> bool:
-    """Whether a local file is a link to a folder, though not to one around it."""
+    """Whether a local file is a link to a folder that does not contain the link."""
     if not info.get("islink") or not Path(info["name"]).is_dir():
         return False
     link = Path(info["name"])
     return not link.parent.resolve().is_relative_to(link.resolve())
 
 
-def _entry(path: str, info: dict[str, Any], kind: str = "") -> FileEntry:
+def _entry(path: str, info: dict[str, Any], reason: str = "") -> FileEntry:
     size = int(info.get("size") or 0)
     tag = next((info[k] for k in ("ETag", "etag", "md5Hash", "content_md5") if info.get(k)), None)
-    changed = storage.when_changed(info)
-    # A file whose version nobody tells is new each time.
-    known = tag or (f"{size}-{changed}" if changed else uuid4().hex)
-    return FileEntry(path, size, str(known), kind or size_refusal(size))
+    modified = storage.when_changed(info)
+    # A file of unknown version counts as changed in every listing.
+    version_tag = tag or (f"{size}-{modified}" if modified else uuid4().hex)
+    return FileEntry(path, size, str(version_tag), reason or size_skip_reason(size))

@@ -1,4 +1,4 @@
-"""Labels that somebody has mended: what photos are, whatever their source says."""
+"""Label corrections: a CSV that overrides the labels of a source."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from pets_core.storage.csv import cell_text
 __all__ = ["STRUCK_OUT", "apply_fixes", "read_fixes"]
 
 STRUCK_OUT = "struck_out"
-"""Why a photo whose mended label is empty is left out."""
+"""Reason code of photos that an empty label in `source.label_fixes` excludes."""
 
 
 def read_fixes(url: str | None) -> dict[str, str]:
-    """Read a CSV with the columns id and label; other columns are passed over.
+    """Read label corrections from a CSV with the columns id and label; others are ignored.
+
+    Args:
+        url: Path or URL of the CSV; None: no corrections.
 
     Returns:
-        Label by photo id, empty where the photo is to be left out; nothing where there is no file.
+        Label by photo id; an empty label excludes the photo.
 
     Raises:
-        PetsError: There is no such file, it is not UTF-8, a column is missing, or an id has two
+        PetsError: The file does not exist or is not UTF-8, a column is missing, or an id has two
             labels.
     """
     if url is None:
@@ -33,12 +36,12 @@ def read_fixes(url: str | None) -> dict[str, str]:
         text = storage.read_bytes(storage.absolute(url)).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PetsError(
-            f"source.label_fixes = {url}: not UTF-8 ({error}); save it as CSV UTF-8"
+            f"source.label_fixes = {url}: the file is not UTF-8 ({error}). Save it as CSV UTF-8"
         ) from error
     rows = csv.DictReader(io.StringIO(text))
-    if lacking := {"id", "label"} - set(rows.fieldnames or ()):
+    if missing := {"id", "label"} - set(rows.fieldnames or ()):
         raise PetsError(
-            f"source.label_fixes = {url}: no column {', '.join(sorted(lacking))}; expected a CSV "
+            f"source.label_fixes = {url}: missing column {', '.join(sorted(missing))}. Use a CSV "
             "with the columns id and label"
         )
     fixes: dict[str, str] = {}
@@ -49,19 +52,19 @@ def read_fixes(url: str | None) -> dict[str, str]:
         if fixes.setdefault(photo, label) != label:
             raise PetsError(
                 f"source.label_fixes = {url}: {photo} has two labels, {fixes[photo]!r} and "
-                f"{label!r}: leave one of them"
+                f"{label!r}. Remove one of the rows"
             )
     return fixes
 
 
 def apply_fixes(catalogue: Catalogue, fixes: dict[str, str]) -> tuple[Catalogue, set[str]]:
-    """Give photos their mended labels.
+    """Replace labels by their corrections, and remove excluded photos.
 
     Returns:
-        The catalogue without the photos to be left out, and the ids of these.
+        The corrected catalogue, and the ids of the excluded photos.
 
     Raises:
-        PetsError: An id or a label is not in the source.
+        PetsError: An id or a label does not exist in the source.
     """
     if not fixes:
         return catalogue, set()
@@ -69,14 +72,14 @@ def apply_fixes(catalogue: Catalogue, fixes: dict[str, str]) -> tuple[Catalogue,
     if unknown:
         near = did_you_mean(unknown[0], catalogue.photos)
         raise PetsError(
-            f"source.label_fixes: {len(unknown)} ids are not in the source, {unknown[0]!r} for "
-            f"one.{near} Remove their rows"
+            f"source.label_fixes: {len(unknown)} ids are not in the source, such as "
+            f"{unknown[0]!r}.{near} Correct or remove their rows"
         )
     for photo, label in fixes.items():
         if label and label not in catalogue.classes:
             raise PetsError(
-                f"source.label_fixes: {photo} is to be {label!r}, which no photo of the source is."
-                f"{did_you_mean(label, catalogue.classes)}"
+                f"source.label_fixes: {photo} has the label {label!r}, which is not a class of the "
+                f"source.{did_you_mean(label, catalogue.classes)} Correct or remove its row"
             )
     photos = {
         photo.id: replace(photo, label=label, species=catalogue.classes[label])

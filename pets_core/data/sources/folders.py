@@ -1,4 +1,4 @@
-"""Labels and splits of photos, by the folders that they lie in."""
+"""Infer labels and predefined splits of photos from their folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 from pets_core.config.source import ClassFolder
 from pets_core.data.sources.catalogue import Official
-from pets_core.data.sources.formats import is_named_as_photo, is_named_otherwise, may_be_photo
+from pets_core.data.sources.formats import has_non_image_suffix, is_named_as_photo, may_be_photo
 from pets_core.errors import PetsError, listed
 
 __all__ = ["FolderLayout", "read_layout", "split_of_path"]
@@ -28,98 +28,99 @@ _MAX_LISTED = 4
 _IN_NO_SPLIT = ("in_no_split", "neither in a train, a validation nor a test folder")
 
 Parts = tuple[str, ...]
-"""A path, cut at its slashes; the last part is the file's name."""
+"""A path split at its slashes; the last part is the file name."""
 
 
 @dataclass
 class FolderLayout:
-    """What the folders say.
+    """Labels and splits inferred from folders.
 
     Attributes:
-        labels: Each labelled photo's class, by path.
-        official: Its split, where the folders are splits.
-        skipped: Reason and detail for each photo that the folders give no label.
-        warnings: What is odd about the folders, a sentence each.
+        labels: Class by path.
+        predefined_splits: Split by path; empty if the folders define no splits.
+        skipped: Reason and detail by path of each photo without a label.
+        warnings: Warnings about the folders, one sentence each.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
-    official: dict[str, Official] = field(default_factory=dict)
+    predefined_splits: dict[str, Official] = field(default_factory=dict)
     skipped: dict[str, tuple[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 def split_of_path(path: str) -> Official | None:
-    """The split that a path stands for, or else its innermost folder that names one."""
+    """Return the split in the file name, or else in the innermost folder that names one."""
     named = (_split_of_name(part) for part in reversed(path.split("/")))
     return next(filter(None, named), None)
 
 
 def _split_of_name(name: str) -> Official | None:
-    """The split that one word of a folder's or file's name stands for, as of "seg_train"."""
+    """Return the split that a word of a name stands for, such as "train" in "seg_train"."""
     found = {_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}
     return found.pop() if len(found) == 1 else None
 
 
 def read_layout(paths: Iterable[str], class_folder: ClassFolder) -> FolderLayout:
-    """Take each photo's class, and its split, from its folders.
+    """Infer the class and the predefined split of each photo from its folders.
 
-    Folders that hold one folder and hardly a photo are passed over, as archives often have one
-    around all. Where the folders below are `train`, `val` and `test`, they are the splits and the
-    classes lie in them. A folder in which no file's name may be a photo's is no class.
+    Skips outer folders that contain a single folder and few photos; archives often have one. If
+    the next folders are `train`, `val` and `test`, they are splits that contain class folders. A
+    folder is not a class if none of its file names may be a photo's.
 
     Args:
-        paths: The files.
-        class_folder: Which folder names the class; auto: the first.
+        paths: Paths of all files.
+        class_folder: The folder that names the class; "auto": the first.
 
     Raises:
-        PetsError: With class_folder = auto, several candidate classes hold the same sub-folders.
+        PetsError: `class_folder` is "auto" and several candidate classes contain subfolders of the
+            same name.
     """
     files = [tuple(path.split("/")) for path in paths]
     photos = [parts for parts in files if may_be_photo(parts[-1])]
-    # A LICENSE without a suffix may be a photo, but does not decide what the folders are.
+    # Files without a suffix, such as LICENSE, may be photos but do not determine the layout.
     named = [parts for parts in photos if is_named_as_photo(parts[-1])] or photos
-    depth = _depth(named)
+    depth = _classes_depth(named)
     if splits := _split_folders(named, depth):
         return _with_splits(files, named, depth, splits, class_folder)
     return _without_splits(files, named, depth, class_folder)
 
 
-def _depth(photos: Sequence[Parts], start: int = 0) -> int:
-    """How many folders around all others to pass over."""
+def _classes_depth(photos: Sequence[Parts], start: int = 0) -> int:
+    """Return the depth of the first folders that are not a wrapper around all others."""
     depth = start
     while True:
         folders = {parts[depth] for parts in photos if len(parts) > depth + 1}
-        if len(folders) != 1 or not _lie_in_folders(photos, depth):
+        if len(folders) != 1 or not _is_nested(photos, depth):
             return depth
         depth += 1
 
 
-def _lie_in_folders(photos: Sequence[Parts], depth: int) -> bool:
-    """Whether most photos of the folders at a depth lie in sub-folders of these, but for strays."""
+def _is_nested(photos: Sequence[Parts], depth: int) -> bool:
+    """Whether most photos of the folders at `depth` are in subfolders of these."""
     num_direct = sum(len(parts) == depth + 2 for parts in photos)
     num_nested = sum(len(parts) > depth + 2 for parts in photos)
     return num_nested > 2 * num_direct
 
 
 def _split_folders(photos: Sequence[Parts], depth: int) -> dict[str, Official]:
-    """The folders that are splits; none where the folders are classes."""
+    """Return the split of each folder at `depth`; empty if the folders are classes."""
     folders = {parts[depth] for parts in photos if len(parts) > depth + 1}
     exact = {name: _SPLITS[name.lower()] for name in folders if name.lower() in _SPLITS}
     if len(exact) > 1 and len(exact) == len(folders) and "train" in exact.values():
         return exact
-    # Classes may be called "train", and folders "seg_train": the classes inside must show it.
+    # "train" may be a class, and "seg_train" a split: require several classes inside.
     named = {name: split for name in folders if (split := _split_of_name(name))}
-    training = [parts for parts in photos if _split(parts, depth, named) == "train"]
-    inner = _depth(training, depth + 1)
+    training = [parts for parts in photos if _split_at(parts, depth, named) == "train"]
+    inner = _classes_depth(training, depth + 1)
     classes = {parts[inner] for parts in training if len(parts) > inner + 1}
-    are_labelled = len(classes) > 1 and _lie_in_folders(training, inner - 1)
-    return named if len(set(named.values())) > 1 and are_labelled else {}
+    has_classes = len(classes) > 1 and _is_nested(training, inner - 1)
+    return named if len(set(named.values())) > 1 and has_classes else {}
 
 
 def _without_splits(
     files: Sequence[Parts], photos: Sequence[Parts], depth: int, class_folder: ClassFolder
 ) -> FolderLayout:
-    """The layout of classes that do not lie in splits, though splits may lie in them."""
+    """Return the layout of class folders, which may contain split folders."""
     classes = {
         parts[depth] for parts in files if len(parts) > depth + 1 and may_be_photo(parts[-1])
     }
@@ -129,76 +130,77 @@ def _without_splits(
         "train" in inner
         and inner <= _SPLITS.keys()
         and all(len(parts) == depth + 3 for parts in nested)
-        and _lie_in_folders(photos, depth)
+        and _is_nested(photos, depth)
     )
     if class_folder == "auto" and not is_split_inside:
-        _refuse_ambiguous(photos, depth)
+        _check_unambiguous(photos, depth)
     layout = FolderLayout()
     for parts in files:
         if len(parts) > depth + 1 and parts[depth] in classes:
             path = "/".join(parts)
-            layout.labels[path] = _class(parts, depth, class_folder)
+            layout.labels[path] = _class_name(parts, depth, class_folder)
             if is_split_inside and class_folder != "last":
                 split = _SPLITS.get(parts[depth + 1].lower()) if len(parts) == depth + 3 else None
-                layout.official[path] = split or "train"
-    layout.warnings = _ignored(files, depth, classes)
+                layout.predefined_splits[path] = split or "train"
+    layout.warnings = _ignored_folder_warnings(files, depth, classes)
     return _with_validation(layout)
 
 
-def _class(parts: Parts, depth: int, class_folder: ClassFolder) -> str:
+def _class_name(parts: Parts, depth: int, class_folder: ClassFolder) -> str:
     return (parts[-2] if class_folder == "last" else parts[depth]).strip()
 
 
-def _refuse_ambiguous(photos: Sequence[Parts], depth: int) -> None:
-    """Refuse folders as 2023/cat, 2023/dog, 2024/cat, whose classes may be either."""
-    if not _lie_in_folders(photos, depth):
+def _check_unambiguous(photos: Sequence[Parts], depth: int) -> None:
+    """Raise an error for folders such as 2023/cat and 2024/cat: either level may be the classes."""
+    if not _is_nested(photos, depth):
         return
     inside: dict[str, set[str]] = {}
     for parts in photos:
         if len(parts) > depth + 2:
-            inside.setdefault(parts[depth], set()).add(_key(parts[depth + 1]))
+            inside.setdefault(parts[depth], set()).add(_normalize_name(parts[depth + 1]))
     counts = Counter(name for names in inside.values() for name in names)
     shared = sorted(name for name, count in counts.items() if count > 1)
     if shared:
         candidates = listed(sorted(inside), _MAX_LISTED)
         raise PetsError(
-            f"source.class_folder = auto: {candidates} hold folders of the same names "
-            f"({listed(shared, _MAX_LISTED)}), and either may be the classes. Set "
-            f"source.class_folder = first for the classes {candidates}, or last for the folders in "
-            "them"
+            f"source.class_folder = auto: ambiguous, because {candidates} contain folders of the "
+            f"same names ({listed(shared, _MAX_LISTED)}). Set source.class_folder = first to use "
+            f"{candidates} as classes, or last to use the folders inside them"
         )
 
 
-def _key(name: str) -> str:
-    """A name for comparison: without case, in one Unicode form."""
+def _normalize_name(name: str) -> str:
+    """Return a name for comparison: case-folded, in Unicode NFKC."""
     return normalize("NFKC", name).casefold()
 
 
-def _ignored(files: Sequence[Parts], depth: int, classes: Collection[str]) -> tuple[str, ...]:
-    """A warning of folders that hold files of unknown types and no photo by its name."""
+def _ignored_folder_warnings(
+    files: Sequence[Parts], depth: int, classes: Collection[str]
+) -> tuple[str, ...]:
+    """Warn of folders that contain files of unknown types and no photo file names."""
     ignored = Counter(
         parts[depth]
         for parts in files
         if len(parts) > depth + 1
         and parts[depth] not in classes
-        and not is_named_otherwise(parts[-1])
+        and not has_non_image_suffix(parts[-1])
     )
     if not ignored:
         return ()
     named = [f"{name} ({count} files)" for name, count in sorted(ignored.items())]
     return (
-        "Folders that are no classes, as no file there is named as a photo: "
-        f"{listed(named, _MAX_LISTED)}.",
+        f"Folders ignored because they contain no photo file names: {listed(named, _MAX_LISTED)}.",
     )
 
 
 def _with_validation(layout: FolderLayout) -> FolderLayout:
-    """Have validation photos drawn from those for training where no folder holds any."""
-    named = set(layout.official.values())
+    """Mark training photos as "trainval" if no folder contains validation photos."""
+    splits = layout.predefined_splits
+    named = set(splits.values())
     if len(named) == 1:
-        layout.official = {}
+        layout.predefined_splits = {}
     elif "valid" not in named:
-        layout.official = {p: "trainval" if s == "train" else s for p, s in layout.official.items()}
+        layout.predefined_splits = {p: "trainval" if s == "train" else s for p, s in splits.items()}
     return layout
 
 
@@ -209,62 +211,63 @@ def _with_splits(
     splits: Mapping[str, Official],
     class_folder: ClassFolder,
 ) -> FolderLayout:
-    """The layout of splits with classes in them."""
+    """Return the layout of split folders that contain class folders."""
     depths = _class_depths(photos, depth, splits, class_folder)
-    training = [parts for parts in photos if _split(parts, depth, splits) == "train"]
+    training = [parts for parts in photos if _split_at(parts, depth, splits) == "train"]
     if class_folder == "auto":
-        _refuse_ambiguous(training, depths["train"])
+        _check_unambiguous(training, depths["train"])
     classes = {
         (split, parts[depths[split]])
         for parts in files
-        if (split := _split(parts, depth, splits)) in depths
+        if (split := _split_at(parts, depth, splits)) in depths
         and len(parts) > depths[split] + 1
         and may_be_photo(parts[-1])
     }
     layout = FolderLayout()
     for parts in files:
-        path, split = "/".join(parts), _split(parts, depth, splits)
+        path, split = "/".join(parts), _split_at(parts, depth, splits)
         start = depths.get(split) if split else None
         if split and start and len(parts) > start + 1 and (split, parts[start]) in classes:
-            layout.labels[path] = _class(parts, start, class_folder)
-            layout.official[path] = split
+            layout.labels[path] = _class_name(parts, start, class_folder)
+            layout.predefined_splits[path] = split
         elif split and may_be_photo(parts[-1]):
             layout.skipped[path] = ("unlabelled", f"{parts[depth]} holds it in no class's folder")
         elif len(parts) > depth + 1 and may_be_photo(parts[-1]):
             layout.skipped[path] = _IN_NO_SPLIT
-    own = [parts for parts in files if _split(parts, depth, splits) == "train"]
+    training = [parts for parts in files if _split_at(parts, depth, splits) == "train"]
     names = {name for split, name in classes if split == "train"}
-    layout.warnings = _ignored(own, depths["train"], names)
+    layout.warnings = _ignored_folder_warnings(training, depths["train"], names)
     return _with_validation(layout)
 
 
-def _split(parts: Parts, depth: int, splits: Mapping[str, Official]) -> Official | None:
+def _split_at(parts: Parts, depth: int, splits: Mapping[str, Official]) -> Official | None:
     return splits.get(parts[depth]) if len(parts) > depth + 1 else None
 
 
 def _class_depths(
     photos: Sequence[Parts], depth: int, splits: Mapping[str, Official], class_folder: ClassFolder
 ) -> dict[Official, int]:
-    """How deep the classes lie in each split that has any."""
-    of: dict[Official, list[Parts]] = {"train": [], "valid": [], "test": []}
+    """Return the depth of the class folders of each split that has any."""
+    by_split: dict[Official, list[Parts]] = {"train": [], "valid": [], "test": []}
     for parts in photos:
-        if own := _split(parts, depth, splits):
-            of[own].append(parts)
+        if split := _split_at(parts, depth, splits):
+            by_split[split].append(parts)
 
     def classes(split: Official, start: int) -> set[str]:
-        return {_key(_class(p, start, class_folder)) for p in of[split] if len(p) > start + 1}
+        names = (_class_name(p, start, class_folder) for p in by_split[split] if len(p) > start + 1)
+        return set(map(_normalize_name, names))
 
-    depths: dict[Official, int] = {"train": _depth(of["train"], depth + 1)}
+    depths: dict[Official, int] = {"train": _classes_depth(by_split["train"], depth + 1)}
     known = classes("train", depths["train"])
     others: tuple[Official, ...] = ("valid", "test")
     for split in others:
-        # Some archives have a folder around the classes, or one around photos without any.
-        for start in (depth + 1, _depth(of[split], depth + 1)):
+        # Some archives have a wrapper folder around the classes, or around unlabelled photos.
+        for start in (depth + 1, _classes_depth(by_split[split], depth + 1)):
             if known & classes(split, start):
                 depths[split] = start
                 break
         else:
-            # Several folders are classes, though unknown ones, which is an error later.
+            # Several folders are classes, but unknown ones; planning reports these as an error.
             if len(classes(split, depth + 1)) > (0 if split == "valid" else 1):
                 depths[split] = depth + 1
     return depths

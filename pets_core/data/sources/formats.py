@@ -1,4 +1,4 @@
-"""Which files are photos: by their names, by their first bytes, and by the decoders at hand."""
+"""Recognize photo files by name, first bytes and available decoders."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ __all__ = [
     "decoders",
     "describe_file",
     "find_remedy",
+    "has_non_image_suffix",
     "is_named_as_photo",
-    "is_named_otherwise",
     "is_photo_name",
     "is_plainly_no_photo",
     "may_be_photo",
-    "may_be_photo_name",
     "missing_decoder",
     "photo_formats",
     "refuse_raw",
 ]
 
 NO_DECODER = "no_decoder"
-"""Reason of a photo whose format needs a package that is not installed."""
+"""Reason code of a photo whose format needs a package that is not installed."""
 
 NO_BYTES = "the file has no bytes"
 _UNKNOWN = "of no known type"
@@ -38,7 +37,7 @@ _OTHER_TIFF = (
 )
 
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
-"""Optional packages with decoders for Pillow, and what registers each; empty: its import does."""
+"""Registration function of each optional decoder package; empty: importing it registers it."""
 _HEIF = "install the decoder: pip install 'pets-pipeline[heif]'"
 _JXL = "install the decoder: pip install 'pets-pipeline[jxl]'"
 _RAW = "develop it to JPEG or TIFF first, for instance with the package rawpy"
@@ -57,11 +56,16 @@ _REMEDIES = (
     | dict.fromkeys(_RAW_SUFFIXES.split(), _RAW)
     | dict.fromkeys(_OTHER_SUFFIXES, _CONVERT)
 )
-"""What to do with a photo of a format that Pillow has no decoder for, by its suffix."""
+"""Remedy by suffix, for formats that Pillow alone cannot decode."""
 
 
 class UnreadablePhotoError(Exception):
-    """A file that is no usable photo; `reason` is a short code, `detail` the decoder's words."""
+    """A file that cannot be used as a photo.
+
+    Attributes:
+        reason: Reason code, such as "damaged".
+        detail: Message of the decoder, or the remedy.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -69,39 +73,34 @@ class UnreadablePhotoError(Exception):
 
 
 def is_photo_name(path: str) -> bool:
-    """Whether a file's name ends as one of Pillow's formats does, and is no AppleDouble file."""
+    """Whether the name has the suffix of a decodable format and is not an AppleDouble file."""
     name = path.rsplit("/", 1)[-1]
     return _suffix(name).lower() in _photo_suffixes() and not name.startswith("._")
 
 
-def may_be_photo_name(path: str) -> bool:
-    """Whether a file's name does not speak against it: it ends as a photo's does, or in nothing."""
-    return is_photo_name(path) or not _suffix(path)
-
-
 def missing_decoder(path: str) -> str | None:
-    """What to do with a file whose name ends as a photo's without a decoder; None: any other."""
+    """Return the remedy for a photo suffix without an installed decoder; None: another suffix."""
     suffix = _suffix(path).lower()
     return None if suffix in _photo_suffixes() else _REMEDIES.get(suffix)
 
 
 def refuse_raw(path: str) -> None:
-    """Raise for a camera's raw file, of which Pillow would decode the small preview.
+    """Reject camera raw files, of which Pillow would decode only the small preview.
 
     Raises:
-        UnreadablePhotoError: The name ends as a raw format's.
+        UnreadablePhotoError: The name has the suffix of a raw format.
     """
     if _REMEDIES.get(_suffix(path).lower()) == _RAW:
         raise UnreadablePhotoError(NO_DECODER, _RAW)
 
 
 def decoders() -> tuple[str, ...]:
-    """The installed packages that add decoders to Pillow's."""
+    """Return the installed packages that add decoders to Pillow."""
     return tuple(name for name in _PLUGINS if find_spec(name) is not None)
 
 
 def _suffix(path: str) -> str:
-    """As pathlib's, which takes ten times as long for each of a million files."""
+    """Return the suffix as pathlib does, ten times as fast."""
     stem, dot, suffix = path.rsplit("/", 1)[-1].rpartition(".")
     return dot + suffix if stem else ""
 
@@ -117,9 +116,9 @@ _UNUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 
 @cache
 def photo_formats() -> tuple[str, ...]:
-    """The formats that Pillow and its installed plugins decode.
+    """Return the formats that Pillow and its installed plugins decode.
 
-    Not those that it runs other programs for, as PostScript is code, or only recognises.
+    Excludes formats that run external programs (PostScript is code) or are only identified.
     """
     Image.init()
     for package, register in _PLUGINS.items():
@@ -133,35 +132,35 @@ def photo_formats() -> tuple[str, ...]:
 
 
 def is_named_as_photo(path: str) -> bool:
-    """Whether a file's name ends as a photo's, of a format with or without a decoder."""
+    """Whether the name has the suffix of a photo format, with or without a decoder."""
     return is_photo_name(path) or missing_decoder(path) is not None
 
 
 def may_be_photo(path: str) -> bool:
-    """Whether a file's name ends as a photo's, or in nothing."""
-    return is_named_as_photo(path) or may_be_photo_name(path)
+    """Whether the name has the suffix of a photo format, or no suffix."""
+    return is_named_as_photo(path) or not _suffix(path)
 
 
-def is_named_otherwise(path: str) -> bool:
-    """Whether a file's name ends as that of a known type which is not an image."""
-    kind, _ = mimetypes.guess_type(path.rsplit("/", 1)[-1])
-    return kind is not None and not kind.startswith("image/")
+def has_non_image_suffix(path: str) -> bool:
+    """Whether the name has the suffix of a known file type that is not an image."""
+    mime_type, _ = mimetypes.guess_type(path.rsplit("/", 1)[-1])
+    return mime_type is not None and not mime_type.startswith("image/")
 
 
 def is_plainly_no_photo(path: str, detail: str) -> bool:
-    """Whether name or content of a file that is not an image show that it was not meant to be one.
+    """Whether the name or content of an undecodable file shows that it is not a photo.
 
     Args:
-        path: Of the file.
-        detail: Of the `UnreadablePhotoError` "not_an_image" or "empty".
+        path: Path of the file.
+        detail: Detail of its `UnreadablePhotoError` "not_an_image" or "empty".
     """
     if is_photo_name(path):
         return False
-    return is_named_otherwise(path) or detail not in (_UNKNOWN, NO_BYTES)
+    return has_non_image_suffix(path) or detail not in (_UNKNOWN, NO_BYTES)
 
 
 def describe_file(data: bytes) -> str:
-    """What a file that is no image seems to be, by its first bytes."""
+    """Describe the type of a non-image file by its first bytes."""
     known = {
         b"MATLAB": "a MATLAB file",
         b"\x00\x05\x16\x07": "an AppleDouble file",
@@ -174,7 +173,7 @@ def describe_file(data: bytes) -> str:
         b"MM\0*": _OTHER_TIFF,
         b"\xd0\xcf\x11\xe0": "a thumbnail cache or an Office file",
     }
-    found = next((what for magic, what in known.items() if data.startswith(magic)), None)
+    found = next((name for magic, name in known.items() if data.startswith(magic)), None)
     return found or ("text" if _is_text(data[:1024]) else _UNKNOWN)
 
 
@@ -182,7 +181,7 @@ def _is_text(data: bytes) -> bool:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        # The last character may be cut.
+        # The last character may be incomplete.
         if error.start < len(data) - 3:
             return False
         text = data[: error.start].decode()
@@ -190,7 +189,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def find_remedy(data: bytes) -> str | None:
-    """What to do with bytes of a format that has no decoder here; None: any other bytes."""
+    """Return the remedy for image data without an installed decoder; None: other data."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in photo_formats():
         return _HEIF
     if data.startswith(_JXL_STARTS) and "JXL" not in photo_formats():

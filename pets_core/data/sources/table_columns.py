@@ -1,4 +1,4 @@
-"""The columns of a table of photos: classes, tags, numbers, groups and splits of its rows."""
+"""Parse the columns of a table of photos: targets, groups and splits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pets_core.data.sources.text_table import TextTable
 from pets_core.errors import PetsError
 from pets_core.records.target_spec import target_spec
 
-__all__ = ["TableColumns", "Target", "class_names"]
+__all__ = ["TableColumns", "TargetValue", "class_names", "is_image_type", "is_text_type"]
 
-Target = str | tuple[str, ...] | tuple[float, ...]
+TargetValue = str | tuple[str, ...] | tuple[float, ...]
 """A class, tags or numbers."""
-_OFFICIAL: dict[str, Official] = {
+_SPLITS: dict[str, Official] = {
     "train": "train",
     "training": "train",
     "valid": "valid",
@@ -32,26 +32,26 @@ _OFFICIAL: dict[str, Official] = {
     "trainval": "trainval",
 }
 _MISSING = frozenset({"nan", "<na>", "#n/a"})
-"""What pandas and spreadsheets write, in lower case, where there is no value."""
+"""Missing values as written by pandas and spreadsheets, in lower case."""
 _WHOLE = re.compile(r"-?\d+(\.0+)?")
 _ODD_TAG = re.compile(r"""[\[\]|;,{}"&+/]|^'|'$|^\W+$|:[\d.]+$""")
-"""What a tag holds when its cell was cut at the wrong separator."""
+"""Matches tags that contain another separator, so that `source.tag_separator` may be wrong."""
 _TAG_STATES = {
     **dict.fromkeys(("1", "1.0", "true"), True),
     **dict.fromkeys(("0", "0.0", "false", "-1", "-1.0", "", "none", "nan", "na", "<na>"), False),
 }
-"""Whether a photo has a tag, by the text of its one-hot cell."""
+"""Whether a photo has a tag, by the text of a one-hot cell."""
 
 
 @dataclass(frozen=True)
 class TableColumns:
-    """The rows of a table, without their photos.
+    """Targets, groups and splits of the rows of a table.
 
     Attributes:
-        table: The columns that the settings name.
-        settings: Their names, and what they hold.
+        table: The configured columns, without image bytes.
+        settings: Names and meaning of the columns.
         url: Name of the table in messages.
-        text: The file they were read from as text; None of Parquet.
+        text: The CSV table that the columns were read from; None: Parquet.
     """
 
     table: pa.Table
@@ -59,11 +59,11 @@ class TableColumns:
     url: str
     text: TextTable | None
 
-    def targets(self) -> list[Target]:
-        """The class, tags or numbers of each row; an empty text where a class is missing.
+    def targets(self) -> list[TargetValue]:
+        """Return the class, tags or numbers of each row. A missing class is an empty string.
 
         Raises:
-            PetsError: A cell holds something else.
+            PetsError: A cell or column has an invalid value or type.
         """
         settings, spec = self.settings, target_spec(self.settings.targets)
         if spec.is_label:
@@ -79,12 +79,12 @@ class TableColumns:
         column = self.settings.label_column
         if pa.types.is_nested(self.table[column].type) and not class_names(self.table, column):
             raise PetsError(
-                f"source.label_column = {column}: {self.url} has lists or structs there: set "
-                "source.targets = tags"
+                f"source.label_column = {column}: {self.url} has lists or structs in this column. "
+                "Set source.targets = tags"
             )
         labels = [(label or "").strip() for label in _names(self.table, column)]
         labels = ["" if label.lower() in _MISSING else label for label in labels]
-        # What pandas makes of whole numbers where a row has none.
+        # pandas converts integers to floats if a value is missing: "3.0" is the label "3".
         if all(_WHOLE.fullmatch(label) for label in labels if label):
             labels = [label.partition(".")[0] for label in labels]
         yield from labels
@@ -93,23 +93,23 @@ class TableColumns:
         names = self.settings.tag_columns
         columns = [self.table[name].to_pylist() for name in names]
         for number, values in enumerate(zip(*columns, strict=True), 1):
-            given = []
+            tags = []
             for name, value in zip(names, values, strict=True):
                 state = _TAG_STATES.get(str(value).strip().lower())
                 if state is None:
                     raise PetsError(
                         f"{self.url}: row {number} has {name} = {value!r}, expected 1, 0, -1 or "
-                        "nothing (source.tag_columns)"
+                        "an empty cell (source.tag_columns)"
                     )
                 if state:
-                    given.append(name)
-            yield tuple(sorted(given))
+                    tags.append(name)
+            yield tuple(sorted(tags))
 
     def groups(self) -> list[str]:
-        """The group of each row; empty texts where no column has groups.
+        """Return the group of each row; empty strings without `source.group_column`.
 
         Raises:
-            PetsError: A row has none.
+            PetsError: A row has no group.
         """
         column = self.settings.group_column
         if not column:
@@ -118,8 +118,8 @@ class TableColumns:
         groups = ["" if name.lower() in _MISSING else name for name in names]
         if "" in groups:
             raise PetsError(
-                f"{self.url}: row {groups.index('') + 1} has no {column} (source.group_column): "
-                "fill it in"
+                f"{self.url}: row {groups.index('') + 1} has no {column} (source.group_column). "
+                "Add a value"
             )
         return groups
 
@@ -137,37 +137,36 @@ class TableColumns:
                 text if math.isnan(number) else number
                 for text, number in zip(values, parsed, strict=True)
             ]
-        return [self._number(column, value, number) for number, value in enumerate(values, 1)]
+        return [self._number(column, value, row) for row, value in enumerate(values, 1)]
 
-    def _number(self, column: str, value: Any, number: int) -> float:
-        """A cell as a number.
+    def _number(self, column: str, value: Any, row: int) -> float:
+        """Parse a cell as a number.
 
         Raises:
-            PetsError: It is missing, no finite number, or outside `source.y_range`.
+            PetsError: The cell is empty, not a finite number, or outside `source.y_range`.
         """
-        place = f"{self.url}: row {number} has {column} = {value!r}"
+        prefix = f"{self.url}: row {row} has"
         if value is None or str(value).strip() in ("", "nan"):
-            raise PetsError(
-                f"{self.url}: row {number} has no {column}: fill it in, or leave it out"
-            )
+            raise PetsError(f"{prefix} no {column}. Add a value or remove the row")
+        prefix = f"{prefix} {column} = {value!r}"
         try:
-            found = float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            raise PetsError(f"{place}, which is no number") from None
-        if not math.isfinite(found):
-            raise PetsError(f"{place}, expected a finite number")
+            raise PetsError(f"{prefix}, which is not a number") from None
+        if not math.isfinite(number):
+            raise PetsError(f"{prefix}, expected a finite number")
         low, high = self.settings.y_range or (-math.inf, math.inf)
-        if not low <= found <= high:
+        if not low <= number <= high:
             raise PetsError(
-                f"{place}, outside source.y_range = ({low:g}, {high:g}): correct one of them"
+                f"{prefix}, outside source.y_range = ({low:g}, {high:g}). Correct one of them"
             )
-        return found
+        return number
 
     def splits(self) -> list[Official | None]:
-        """The official split of each row that the column names.
+        """Return the predefined split of each row; None without a split.
 
         Raises:
-            PetsError: It is none.
+            PetsError: A row has an unknown split.
         """
         if not self.settings.split_column:
             return [None] * self.table.num_rows
@@ -177,55 +176,55 @@ class TableColumns:
     def _split(self, value: Any, number: int) -> Official | None:
         if value is None:
             return None
-        official = _OFFICIAL.get(str(value).strip().lower())
-        if official is None:
+        split = _SPLITS.get(str(value).strip().lower())
+        if split is None:
             raise PetsError(
                 f"{self.url}: row {number} has {self.settings.split_column} = {value!r}, expected "
                 "train, valid, test or trainval"
             )
-        return official
+        return split
 
     def warnings(self, names: Collection[str]) -> tuple[str, ...]:
-        """What is odd about the tags, a sentence each.
+        """Return warnings about suspicious tags, one sentence each.
 
         Args:
             names: The vocabulary.
         """
-        odd = sorted(name for name in names if _ODD_TAG.search(name))
+        suspicious = sorted(name for name in names if _ODD_TAG.search(name))
         is_labels = target_spec(self.settings.targets).is_labels
-        if not is_labels or self.settings.tag_columns or not odd:
+        if not is_labels or self.settings.tag_columns or not suspicious:
             return ()
         separator = self.settings.tag_separator
         return (
-            f"{len(odd)} of {len(names)} tags hold a bracket, a quote or a separator, the first "
-            f"{odd[0]!r}: is source.tag_separator = {separator or 'spaces'} right? Set it to what "
-            "stands between the tags, or give lists in a Parquet file.",
+            f"{len(suspicious)} of {len(names)} tags contain a bracket, a quote or a separator, "
+            f"such as {suspicious[0]!r}. Check source.tag_separator = {separator or 'spaces'}, or "
+            "use lists in a Parquet file.",
         )
 
 
 def _names(table: pa.Table, column: str) -> list[str | None]:
-    """Labels as text; where Hugging Face's metadata name the classes, by these names."""
+    """Return labels as text, decoded by the class names of Hugging Face metadata if present."""
     names = class_names(table, column)
     return [_name_of(value, names) for value in table[column].to_pylist()]
 
 
 def _tags(table: pa.Table, column: str, separator: str | None) -> Iterator[tuple[str, ...]]:
-    """The tags of each row, each once, in sorted order: of a list, or of text with separators."""
+    """Yield the unique tags of each row in sorted order, from a list or from separated text."""
     names = class_names(table, column)
     for value in table[column].to_pylist():
-        listed = value
+        values = value
         if value is None or isinstance(value, str):
-            listed = (value or "").split(separator)
+            values = (value or "").split(separator)
         elif not isinstance(value, list):
-            # A column of labels: one tag each.
-            listed = [value]
-        tags = {(_name_of(tag, names) or "").strip() for tag in listed}
+            # A column of labels has one tag per row.
+            values = [value]
+        tags = {(_name_of(tag, names) or "").strip() for tag in values}
         yield tuple(sorted(tag for tag in tags if tag and tag.lower() not in _MISSING))
 
 
 def _name_of(value: Any, names: dict[int, str] | None) -> str | None:
     if names:
-        # -1 is how Hugging Face says that a row has no label.
+        # Hugging Face uses -1 for a missing label.
         return names.get(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -235,7 +234,7 @@ def _name_of(value: Any, names: dict[int, str] | None) -> str | None:
 
 
 def class_names(table: pa.Table, column: str) -> dict[int, str] | None:
-    """Names by index that Hugging Face's metadata give a column of labels, or of lists of them."""
+    """Return class names by index from Hugging Face metadata, for labels or lists of labels."""
     try:
         metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         feature = metadata["info"]["features"][column]
@@ -245,5 +244,21 @@ def class_names(table: pa.Table, column: str) -> dict[int, str] | None:
         names = feature.get("names") or feature["feature"]["names"]
         return dict(enumerate(names))
     except (ValueError, LookupError, TypeError, AttributeError):
-        # Any other metadata name no classes.
+        # Other metadata define no class names.
         return None
+
+
+def is_text_type(data_type: pa.DataType) -> bool:
+    """Whether a column contains text, possibly dictionary-encoded."""
+    if pa.types.is_dictionary(data_type):
+        data_type = data_type.value_type
+    return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
+
+
+def is_image_type(data_type: pa.DataType) -> bool:
+    """Whether a column may contain photos: paths or URLs, binary, or struct<bytes, ...>."""
+    if is_text_type(data_type):
+        return True
+    if pa.types.is_struct(data_type) and data_type.get_field_index("bytes") >= 0:
+        data_type = data_type.field("bytes").type
+    return bool(pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type))

@@ -1,4 +1,4 @@
-"""The format of a text table: encoding, delimiter and quoting, detected or set."""
+"""Format of a text table: encoding, delimiter and quoting, configured or detected."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 DELIMITERS = ("::", "\t", ";", "|", ",")
-"""Delimiters that are detected; of two that fit equally well, the earlier one."""
+"""Delimiters to detect, in order of preference."""
 _UNQUOTED = ("::", "\t", "|")
-"""Delimiters of files whose quotes may be part of the text."""
+"""Delimiters for which double quotes may be part of the text."""
 _UNIT = "\x1f"
-"""ASCII's unit separator: stands for "::", since pandas' C parser takes single characters."""
+"""ASCII unit separator. Replaces "::" because pandas' C parser needs a single character."""
 _ALIASES = {"tab": "\t", "\\t": "\t"}
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
-    # UTF-32's little-endian mark begins with UTF-16's.
+    # Before UTF-16: the UTF-32-LE mark begins with the UTF-16-LE mark.
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -54,13 +54,13 @@ _HEAD_ROWS = 100
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Settings of a text table's format; None: detected.
+    """Configured format of a text table; None: detected.
 
     Attributes:
         delimiter: An ASCII character, "::" or "tab".
         encoding: Name of a Python codec, such as "utf-8" or "cp1252".
-        quoting: Whether cells may stand in double quotes; False: quotes are part of the text.
-        prefix: Precedes these names in messages: with "ratings." they name "ratings.delimiter".
+        quoting: Whether double quotes enclose cells; False: quotes are part of the text.
+        prefix: Prefix of the setting names in messages: "ratings." for "ratings.delimiter".
     """
 
     delimiter: str | None = None
@@ -76,9 +76,9 @@ class TextFormat:
     Attributes:
         delimiter: An ASCII character, or "::".
         encoding: Name of a Python codec.
-        bom_length: Bytes of the byte order mark, 0 to 4.
-        is_quoted: Whether cells may stand in double quotes.
-        skips_blanks: Whether blanks may stand between a delimiter and a quote.
+        bom_length: Length of the byte order mark, 0 to 4 bytes.
+        is_quoted: Whether double quotes may enclose cells.
+        skips_blanks: Whether to ignore spaces between a delimiter and a quote.
     """
 
     delimiter: str
@@ -93,30 +93,30 @@ class TextFormat:
 
     @property
     def character(self) -> str:
-        """The delimiter in the text that `open` yields."""
+        """Delimiter in the text that `open` yields: a single character."""
         return _UNIT if self.delimiter == "::" else self.delimiter
 
     @property
     def quoting(self) -> Literal[0, 3]:
-        """QUOTE_MINIMAL or QUOTE_NONE of Python's csv module."""
+        """csv.QUOTE_MINIMAL or csv.QUOTE_NONE."""
         return csv.QUOTE_MINIMAL if self.is_quoted else csv.QUOTE_NONE
 
     @contextmanager
     def open(self, path: Path) -> Iterator[io.TextIOWrapper | _UnitSeparated]:
-        """Open the text behind the byte order mark; line ends stay as they are."""
+        """Open the text after the byte order mark. Line ends are not translated."""
         with path.open("rb") as binary:
             binary.seek(self.bom_length)
             with io.TextIOWrapper(binary, self.encoding, newline="") as text:
                 yield _UnitSeparated(text) if self.delimiter == "::" else text
 
     def rows(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-        """Split lines that `open` yields into cells.
+        """Split lines of an opened text into cells.
 
         Yields:
-            The number of a row's last line, from 1, and its cells.
+            Number of the last line of each row (from 1), and its cells.
 
         Raises:
-            csv.Error: A quoted cell does not end, or goes on after its closing quote.
+            csv.Error: A quoted cell has no closing quote, or text follows its closing quote.
         """
         reader = csv.reader(
             lines,
@@ -130,7 +130,7 @@ class TextFormat:
 
 
 class _UnitSeparated:
-    """A text with a unit separator in place of every "::"; a single ":" stays."""
+    """Text stream that replaces every "::" by a unit separator. Keeps single colons."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
@@ -143,7 +143,7 @@ class _UnitSeparated:
 
     def read(self, size: int = -1) -> str:
         text = self._text.read(size)
-        # A block must not end between two colons.
+        # Do not end a block between two colons.
         while text.endswith(":") and (more := self._text.read(1)):
             text += more
         return text.replace("::", _UNIT)
@@ -151,7 +151,7 @@ class _UnitSeparated:
 
 @contextmanager
 def large_cells() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB for a cell."""
+    """Raise the cell size limit of the csv module from 128 KiB to 16 MiB."""
     limit = csv.field_size_limit(_MAX_CELL)
     try:
         yield
@@ -160,18 +160,18 @@ def large_cells() -> Iterator[None]:
 
 
 def is_blank(row: Sequence[str]) -> bool:
-    """Whether a row is a line without text, which pandas skips."""
+    """Whether a row is a blank line, which pandas skips."""
     return not row or (len(row) == 1 and not row[0].strip())
 
 
 def count_columns(first_row: Sequence[str], has_header: bool) -> int:
-    """Number of columns; a trailing delimiter of the header makes none."""
+    """Return the number of columns. A trailing delimiter in the header adds none."""
     ends_blank = has_header and len(first_row) > 1 and not first_row[-1].strip()
     return len(first_row) - ends_blank
 
 
 def is_complete(row: Sequence[str], first_row: Sequence[str], num_columns: int) -> bool:
-    """Whether a row has as many cells as there are columns; one trailing delimiter is tolerated."""
+    """Whether a row has one cell per column. One trailing delimiter is allowed."""
     has_more = len(row) == num_columns + 1
     return len(row) == num_columns or (
         has_more and (not row[-1].strip() or len(first_row) > num_columns)
@@ -179,12 +179,12 @@ def is_complete(row: Sequence[str], first_row: Sequence[str], num_columns: int) 
 
 
 def detect_encoding(path: Path, options: TextOptions) -> tuple[str, int]:
-    """Find the encoding of a file by its byte order mark, its NUL bytes, or as UTF-8 or cp1252.
+    """Return the configured encoding, or detect it by byte order mark, NUL bytes and validity.
 
-    A file in which most characters beyond ASCII are UTF-8 is UTF-8, even if it is damaged.
+    A file is UTF-8 if most of its non-ASCII characters are valid UTF-8, otherwise cp1252.
 
     Returns:
-        The name of a Python codec, and the length of the byte order mark in bytes.
+        Name of a Python codec, and length of the byte order mark in bytes.
 
     Raises:
         PetsError: `options.encoding` is not a text encoding.
@@ -194,21 +194,22 @@ def detect_encoding(path: Path, options: TextOptions) -> tuple[str, int]:
     bom, found = next(((bom, name) for bom, name in _BOMS if head.startswith(bom)), (b"", ""))
     if options.encoding is not None:
         try:
-            wanted = codecs.lookup(options.encoding).name
-            "".encode(wanted)
+            configured = codecs.lookup(options.encoding).name
+            "".encode(configured)
         except LookupError:
             raise PetsError(
-                f"{options.prefix}encoding = {options.encoding} is unknown: set the name of a "
-                "Python codec, such as utf-8, utf-16 or cp1252"
+                f"{options.prefix}encoding = {options.encoding}: unknown encoding. Set the name of "
+                "a Python codec, such as utf-8, utf-16 or cp1252"
             ) from None
-        return (found, len(bom)) if bom and wanted.startswith("utf") else (wanted, 0)
+        has_utf_bom = bom and configured.startswith("utf")
+        return (found, len(bom)) if has_utf_bom else (configured, 0)
     if bom:
         return found, len(bom)
-    return _by_nul_bytes(head) or ("utf-8" if _is_mostly_utf8(path) else "cp1252"), 0
+    return _detect_utf16(head) or ("utf-8" if _is_mostly_utf8(path) else "cp1252"), 0
 
 
-def _by_nul_bytes(head: bytes) -> str | None:
-    """UTF-16 where a tenth of its characters or more are below U+0100."""
+def _detect_utf16(head: bytes) -> str | None:
+    """Return the UTF-16 codec if at least a tenth of the characters are below U+0100."""
     even, odd = head[::2].count(0), head[1::2].count(0)
     least = len(head) / 20
     if odd > least and odd > 10 * even:
@@ -219,7 +220,7 @@ def _by_nul_bytes(head: bytes) -> str | None:
 def _is_mostly_utf8(path: Path) -> bool:
     num_valid = 0
     num_invalid = 0
-    # Bytes that are not UTF-8 become lone surrogates, which no valid UTF-8 is.
+    # Invalid bytes become lone surrogates, which valid UTF-8 cannot encode.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         while text := file.read(_BLOCK):
             if not text.isascii():
@@ -230,7 +231,7 @@ def _is_mostly_utf8(path: Path) -> bool:
 
 
 def has_blanks_before_quotes(path: Path, found: TextFormat) -> bool:
-    """Whether all first cells of some column are quoted with blanks before, as in `1, "cat"`."""
+    """Whether the first cells of any column all have spaces before their quotes: `1, "cat"`."""
     if not found.is_quoted:
         return False
     with found.open(path) as text, large_cells():
@@ -242,7 +243,7 @@ def has_blanks_before_quotes(path: Path, found: TextFormat) -> bool:
 
 
 def find_undecodable_line(path: Path, text_format: TextFormat) -> int:
-    """Number of the first line with bytes that its encoding does not have, from 1."""
+    """Return the number of the first line that cannot be decoded, from 1."""
     decoder = codecs.getincrementaldecoder(text_format.encoding)()
     line = 1
     with path.open("rb") as file:
@@ -259,16 +260,19 @@ def find_undecodable_line(path: Path, text_format: TextFormat) -> int:
 def detect_delimiter(
     path: Path, text_format: TextFormat, options: TextOptions, columns: Collection[str]
 ) -> TextFormat:
-    """Find delimiter and quoting by the first lines.
+    """Detect delimiter and quoting from the first lines.
 
-    The delimiter is the one for which the header holds most of `columns`, then one that splits
-    each of the first lines into the same number of cells, two or more.
+    Prefers the delimiter for which the header contains most of `columns`, then one that splits all
+    first lines into the same number of cells, at least two.
 
     Args:
-        path: The file.
-        text_format: With its encoding.
-        options: What is set is not detected.
-        columns: Names that the header may hold.
+        path: Path of the file.
+        text_format: Format with the encoding of the file.
+        options: Configured parts of the format, which are not detected.
+        columns: Expected column names.
+
+    Returns:
+        `text_format` with delimiter and quoting.
 
     Raises:
         PetsError: `options.delimiter` is not an ASCII character, "::" or "tab".
@@ -289,8 +293,8 @@ def _candidates(text_format: TextFormat, options: TextOptions) -> Iterator[TextF
         delimiter = _ALIASES.get(options.delimiter, options.delimiter)
         if delimiter != "::" and not (len(delimiter) == 1 and delimiter.isascii()):
             raise PetsError(
-                f"{options.prefix}delimiter = {options.delimiter}: expected one ASCII character, "
-                ":: or tab"
+                f"{options.prefix}delimiter = {options.delimiter}: unsupported delimiter. Set one "
+                "ASCII character, :: or tab"
             )
         delimiters = (delimiter,)
     for delimiter in delimiters:
@@ -304,7 +308,7 @@ def _candidates(text_format: TextFormat, options: TextOptions) -> Iterator[TextF
 
 
 def _first_rows(head: str, candidate: TextFormat) -> tuple[list[list[str]], bool]:
-    """Rows of the head that are whole, at least one, and whether its quotes fit the candidate."""
+    """Return the complete rows of the head, at least one, and whether its quoting is valid."""
     text = head.replace("::", _UNIT) if candidate.delimiter == "::" else head
     rows: list[list[str]] = []
     fits = True
@@ -315,7 +319,7 @@ def _first_rows(head: str, candidate: TextFormat) -> tuple[list[list[str]], bool
             if len(rows) == _HEAD_ROWS:
                 break
     except csv.Error as error:
-        # The last cell of the head may be cut.
+        # The last cell of the head may be truncated.
         fits = len(head) >= _HEAD and "unexpected end of data" in str(error)
     if not rows:
         first_line = text.strip().split("\n", 1)[0]
@@ -326,14 +330,14 @@ def _first_rows(head: str, candidate: TextFormat) -> tuple[list[list[str]], bool
 def _score(
     rows: list[list[str]], fits: bool, candidate: TextFormat, columns: Collection[str]
 ) -> tuple[float, ...]:
-    """How well a candidate splits the first rows; tuples compare from left to right."""
+    """Score how well a candidate splits the first rows; tuples compare left to right."""
     num_found = len({name.strip() for name in rows[0]} & set(columns))
     num_columns = count_columns(rows[0], has_header=True)
     is_regular = fits and all(is_complete(row, rows[0], num_columns) for row in rows)
     has_several = num_columns > 1
     preference = 0
     if candidate.delimiter in DELIMITERS:
-        # Of several the earlier one; where nothing is delimited, the comma.
-        place = DELIMITERS.index(candidate.delimiter)
-        preference = -place if has_several else place
+        # Prefer the first delimiter; for a single column the last one, the comma.
+        rank = DELIMITERS.index(candidate.delimiter)
+        preference = -rank if has_several else rank
     return num_found, has_several, is_regular, candidate.is_quoted, preference

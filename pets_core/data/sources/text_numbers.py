@@ -1,4 +1,4 @@
-"""Numbers in text: with a decimal point or a decimal comma."""
+"""Parse numbers with a decimal point or a decimal comma."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ __all__ = ["parse_numbers"]
 
 _EXPONENT = "([eE][+-]?[0-9]+)?"
 _PLAIN = rf"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+){_EXPONENT}$"
-_GROUPED = {mark: rf"^[+-]?[0-9]{{1,3}}([{mark}][0-9]{{3}})+$" for mark in ",."}
-"""Whole numbers whose thousands are set apart."""
+_GROUPED = {separator: rf"^[+-]?[0-9]{{1,3}}([{separator}][0-9]{{3}})+$" for separator in ",."}
+"""Integers with thousands separators, by separator."""
 _DECIMAL = {
-    mark: rf"^[+-]?([0-9]+|[0-9]{{1,3}}([{other}][0-9]{{3}})+)?[{mark}][0-9]*{_EXPONENT}$"
-    for mark, other in (",.", ".,")
+    separator: rf"^[+-]?([0-9]+|[0-9]{{1,3}}([{other}][0-9]{{3}})+)?[{separator}][0-9]*{_EXPONENT}$"
+    for separator, other in (",.", ".,")
 }
+"""Numbers with a decimal separator, by separator; the other one may separate thousands."""
 
 
 def parse_numbers(
@@ -31,32 +32,32 @@ def parse_numbers(
 ) -> npt.NDArray[np.float64]:
     """Parse text as numbers with a decimal point or a decimal comma.
 
-    The mark is one for all values, so give a whole column, or its distinct values. Where no value
-    has a comma, it is a point. Otherwise values such as "3,5" or "1.234,5" make it a comma, and
-    "1,234.5" or "4.5" a point.
+    All values have the same decimal separator, so pass a whole column or its distinct values. It is
+    a point if no value contains a comma. Otherwise values such as "3,5" or "1.234,5" have a decimal
+    comma, and "1,234.5" or "4.5" a decimal point.
 
     Args:
         values: Strings (N,).
-        decimal: "." or ","; None: detected.
-        delimiter: Of the file. In one with another delimiter than a comma, "1,234" is 1.234.
-        setting: Name of the setting of `decimal` in messages.
-        where: Names the values in messages, such as "ratings.csv: column rating".
+        decimal: Decimal separator, "." or ","; None: detected.
+        delimiter: Delimiter of the file. If it is not a comma, "1,234" is 1.234.
+        setting: Name of the setting for `decimal` in messages.
+        where: Location of the values in messages, such as "ratings.csv: column rating".
 
     Returns:
-        float64 (N,); NaN where a value is not a number.
+        float64 (N,); NaN for values that are not numbers.
 
     Raises:
-        PetsError: The mark is ambiguous: all commas may separate thousands, or some values have a
-            decimal comma and others a decimal point.
+        PetsError: The decimal separator is ambiguous (all commas may separate thousands) or mixed
+            (some values have a decimal comma and others a decimal point).
     """
     text = pc.utf8_trim_whitespace(values)
-    mark = decimal or _detect_decimal(text, delimiter, setting, where)
-    thousands = "." if mark == "," else ","
+    separator = decimal or _detect_decimal(text, delimiter, setting, where)
+    thousands = "." if separator == "," else ","
     is_grouped = pc.match_substring_regex(text, _GROUPED[thousands])
-    is_decimal = pc.match_substring_regex(text, _DECIMAL[mark])
+    is_decimal = pc.match_substring_regex(text, _DECIMAL[separator])
     without_groups = pc.replace_substring(text, thousands, "")
     text = pc.if_else(pc.or_(is_grouped, is_decimal), without_groups, text)
-    text = pc.replace_substring(text, mark, ".") if mark == "," else text
+    text = pc.replace_substring(text, separator, ".") if separator == "," else text
     is_number = pc.match_substring_regex(text, _PLAIN)
     numbers = pc.if_else(is_number, text, "nan").cast(pa.float64())
     return np.asarray(pc.fill_null(numbers, np.nan).to_numpy())
@@ -66,10 +67,10 @@ def _detect_decimal(text: pa.Array, delimiter: str, setting: str, where: str) ->
     if not pc.any(pc.match_substring(text, ",")).as_py():
         return "."
 
-    def first(mark: str) -> str | None:
-        """The first value in which a mark can only be the decimal one."""
-        is_decimal = pc.match_substring_regex(text, _DECIMAL[mark])
-        is_grouped = pc.match_substring_regex(text, _GROUPED[mark])
+    def first(separator: str) -> str | None:
+        """Return the first value in which `separator` can only be the decimal separator."""
+        is_decimal = pc.match_substring_regex(text, _DECIMAL[separator])
+        is_grouped = pc.match_substring_regex(text, _GROUPED[separator])
         matches = text.filter(pc.and_not(is_decimal, is_grouped))
         return matches[0].as_py() if len(matches) else None
 
@@ -78,8 +79,8 @@ def _detect_decimal(text: pa.Array, delimiter: str, setting: str, where: str) ->
     prefix = f"{where}: " if where else ""
     if comma and point:
         raise PetsError(
-            f"{prefix}{comma!r} has a decimal comma and {point!r} a decimal point: set {setting} "
-            "to the one that is meant, or correct the values"
+            f"{prefix}{comma!r} has a decimal comma and {point!r} a decimal point. Set {setting} "
+            "to the right one, or correct the values"
         )
     if comma or point:
         return "," if comma else "."
@@ -88,6 +89,6 @@ def _detect_decimal(text: pa.Array, delimiter: str, setting: str, where: str) ->
     if len(grouped) and (delimiter == "," or has_points):
         raise PetsError(
             f"{prefix}{grouped[0].as_py()!r} is ambiguous: its comma may be a decimal comma or "
-            f"separate thousands: set {setting} to , or ."
+            f"a thousands separator. Set {setting} to , or ."
         )
     return ","

@@ -1,4 +1,4 @@
-"""Text tables, CSV and the like: their format is detected, every row checked, chunks are read.
+"""Read CSV and similar text tables: format detection, row validation, chunked reading.
 
 Example:
     >>> table = open_text_table(path, columns=["image", "label"])
@@ -50,16 +50,16 @@ _OTHER_FILES = {
 
 @dataclass(frozen=True)
 class TextTable:
-    """A checked text table; see `open_text_table`.
+    """A validated text table; see `open_text_table`.
 
     Attributes:
-        path: The file.
-        url: Its name in messages.
-        format: Its delimiter, encoding and quoting.
-        names: Names of the columns, from left to right, without blanks around them; "column 1",
-            "column 2", ... where there is no header.
-        first_row: Cells of the first row, which is the header or else a row as any other.
-        num_header_lines: Lines before the first row of values.
+        path: Path of the file.
+        url: Name of the file in messages.
+        format: Delimiter, encoding and quoting.
+        names: Column names from left to right, without surrounding whitespace; "column 1",
+            "column 2", ... without a header.
+        first_row: Cells of the first row: the header, or without one the first values.
+        num_header_lines: Number of lines before the first row of values.
     """
 
     path: Path
@@ -75,28 +75,28 @@ class TextTable:
         coded: Collection[str | int] = (),
         num_rows: int = _CHUNK_ROWS,
     ) -> Iterator[pa.Table]:
-        """Read columns, some rows at a time.
+        """Yield the rows of columns in chunks.
 
-        Cells are text as it stands in the file: a blank one is "", and `NA` and `01` stay so.
+        Cells are unconverted text: an empty cell is "", and `NA` and `01` stay unchanged.
 
         Args:
             columns: Names or positions, in any order; None: all.
-            coded: Those of them to read as dictionary<int32, string>, which takes less memory
-                where few values recur. Each chunk has a dictionary of its own.
-            num_rows: Most rows of a chunk.
+            coded: Columns to read as dictionary<int32, string>, which saves memory if values
+                repeat. Each chunk has its own dictionary.
+            num_rows: Maximum number of rows per chunk.
 
         Yields:
-            Tables of strings; none where the file has no rows.
+            Tables of strings; none if the file has no rows.
 
         Raises:
-            PetsError: A column is absent, or its name is there twice.
+            PetsError: A column is missing, or its name is not unique.
         """
-        # The command line starts without pandas, which takes half a second to import.
+        # Imported lazily: pandas takes half a second, and the command line starts without it.
         import pandas as pd
 
-        wanted = self.names if columns is None else columns
-        positions = [self._position(column) for column in wanted]
-        is_coded = [column in coded for column in wanted]
+        selected = self.names if columns is None else columns
+        positions = [self._position(column) for column in selected]
+        is_coded = [column in coded for column in selected]
         with self.format.open(self.path) as text:
             for _ in range(self.num_header_lines):
                 text.readline()
@@ -128,11 +128,12 @@ class TextTable:
     def read(
         self, columns: Sequence[str | int] | None = None, coded: Collection[str | int] = ()
     ) -> pa.Table:
-        """Read all rows of columns at once; arguments and errors as `chunks`."""
+        """Return all rows of columns. Arguments and errors are those of `chunks`."""
         if chunks := list(self.chunks(columns, coded)):
             return pa.concat_tables(chunks)
-        wanted = self.names if columns is None else columns
-        return pa.table({self.names[self._position(c)]: pa.array([], pa.string()) for c in wanted})
+        selected = self.names if columns is None else columns
+        names = (self.names[self._position(column)] for column in selected)
+        return pa.table({name: pa.array([], pa.string()) for name in names})
 
     def _position(self, column: str | int) -> int:
         if isinstance(column, int):
@@ -144,7 +145,7 @@ class TextTable:
         if column in self.names:
             raise PetsError(
                 f"{self.url} has {self.names.count(column)} columns {column!r} "
-                f"({self.format}): rename all but one"
+                f"({self.format}). Rename all but one"
             )
         raise PetsError(
             f"{self.url} has no column {column!r}, only {', '.join(self.names)} "
@@ -162,28 +163,27 @@ def open_text_table(
 ) -> TextTable:
     """Detect the format of a text table and check that every row has all columns.
 
-    The file is read once, in blocks. Blanks around the names of the header, a trailing delimiter
-    and lines without text are tolerated.
+    Reads the file once, in blocks. Ignores whitespace around the names of the header, a trailing
+    delimiter and blank lines.
 
     Args:
-        path: A local file.
-        columns: Names that the header is expected to hold, all or some: the delimiter is the one
-            that finds most of them.
-        has_header: Whether the first row holds the names of the columns, or a function of its
-            cells that decides.
-        options: Parts of the format that are set, and how messages name these settings.
+        path: Local file.
+        columns: Expected column names, all or some. The delimiter with the most matches is used.
+        has_header: Whether the first row contains the column names, or a function that decides
+            this from its cells.
+        options: Configured parts of the format, and the prefix of these settings in messages.
         url: Name of the file in messages; empty: its path.
 
     Raises:
-        PetsError: The file is empty, compressed or holds NUL or undecodable bytes, or a row has
-            too few or too many cells: with the line, the format and the settings.
+        PetsError: The file is empty or compressed, has NUL or undecodable bytes, or a row has too
+            few or too many cells. The message contains the line, the format and the settings.
     """
     opener = _Opener(path, url or str(path), options or TextOptions())
     return opener.open(columns, has_header)
 
 
-class _Fault(Exception):  # noqa: N818 - becomes a PetsError that names the file and settings
-    """A line that is not a row of the table."""
+class _RowError(Exception):
+    """A line is not a valid row. Converted to a `PetsError` with the file and the settings."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(f"line {line} {text}")
@@ -198,7 +198,7 @@ class _Opener:
     def open(
         self, columns: Collection[str], has_header: bool | Callable[[list[str]], bool]
     ) -> TextTable:
-        self._refuse_other_files()
+        self._check_file_type()
         encoding, bom_length = detect_encoding(self.path, self.options)
         found = TextFormat(",", encoding, bom_length)
         try:
@@ -206,23 +206,27 @@ class _Opener:
             with suppress(csv.Error):
                 found = replace(found, skips_blanks=has_blanks_before_quotes(self.path, found))
             return self._check(found, has_header)
-        except _Fault as fault:
+        except _RowError as error:
             unquoted = replace(found, is_quoted=False)
             if self.options.quoting is None and found.is_quoted and found.delimiter in "\t|":
-                with suppress(_Fault):
+                with suppress(_RowError):
                     return self._check(unquoted, has_header)
-            self._refuse(str(fault), found)
+            self._raise_error(str(error), found)
         except UnicodeError as error:
             line = find_undecodable_line(self.path, found)
-            self._refuse(f"line {line} has bytes that are not {encoding} ({error})", found)
+            self._raise_error(f"line {line} is not valid {encoding} ({error})", found)
 
     def _check(
         self, found: TextFormat, has_header: bool | Callable[[list[str]], bool]
     ) -> TextTable:
-        """Read all lines."""
+        """Validate all rows.
+
+        Raises:
+            _RowError: A line is not a valid row.
+        """
         num_lines, first_row = _first_row(self.path, found)
         if not first_row:
-            raise PetsError(f"{self.url} is empty: set another URL")
+            raise PetsError(f"{self.url} is empty. Use another file")
         is_header = has_header(first_row) if callable(has_header) else has_header
         num_columns = count_columns(first_row, is_header)
         _RowCheck(found, first_row, num_columns).check(self.path)
@@ -233,54 +237,54 @@ class _Opener:
             self.path, self.url, found, names, first_row, num_lines if is_header else 0
         )
 
-    def _refuse_other_files(self) -> None:
+    def _check_file_type(self) -> None:
         with self.path.open("rb") as file:
             head = file.read(8)
         for start, kind in _OTHER_FILES.items():
             if head.startswith(start):
-                remedy = "unpack it, or name the file in it, as zip://table.csv::https://.../a.zip"
+                remedy = "Decompress it, or use a URL such as zip://table.csv::https://.../a.zip"
                 if kind != "compressed":
-                    remedy = "give it a name that ends in .parquet"
-                raise PetsError(f"{self.url} is {kind}: {remedy}")
+                    remedy = "Rename it so that its name ends in .parquet"
+                raise PetsError(f"{self.url} is {kind}. {remedy}")
 
-    def _refuse(self, fault: str, found: TextFormat) -> NoReturn:
+    def _raise_error(self, problem: str, found: TextFormat) -> NoReturn:
         prefix = self.options.prefix
         raise PetsError(
-            f"{self.url}: {fault} (read with {found}): correct the file, or set {prefix}delimiter, "
-            f"{prefix}encoding or {prefix}quoting"
+            f"{self.url}: {problem} (read with {found}). Correct the file, or set "
+            f"{prefix}delimiter, {prefix}encoding or {prefix}quoting"
         ) from None
 
 
 def _first_row(path: Path, found: TextFormat) -> tuple[int, list[str]]:
-    """Number of the lines up to the first row's last, and its cells; none of an empty file."""
+    """Return the number of the last line of the first row, and its cells; 0, [] if empty."""
     with found.open(path) as text, large_cells():
         try:
             for line, row in found.rows(text):
                 if not is_blank(row):
                     return line, row
         except csv.Error as error:
-            raise _Fault(1, f"does not end its quotes as CSV does: {error}") from error
+            raise _RowError(1, f"has invalid CSV quoting: {error}") from error
     return 0, []
 
 
 @dataclass(frozen=True)
 class _RowCheck:
-    """Compare the number of cells of each row with that of the columns."""
+    """Check that each row has one cell per column."""
 
     format: TextFormat
     first_row: list[str]
     num_columns: int
 
     def check(self, path: Path) -> None:
-        """Raise a `_Fault` for the first line at fault.
+        """Check all rows. NumPy checks blocks without quotes, 20 times as fast as the csv module.
 
-        Lines without quotes are compared in blocks by NumPy, twenty times as fast as the csv
-        module, which reads the others.
+        Raises:
+            _RowError: The first invalid line.
         """
         line = 1
         with self.format.open(path) as text:
             while block := text.read(_BLOCK) + text.readline():
-                self._refuse_nul(block, line)
+                self._check_no_nul(block, line)
                 has_quotes = self.format.is_quoted and '"' in block
                 if has_quotes or "\r" in block.replace("\r\n", ""):
                     break
@@ -291,23 +295,23 @@ class _RowCheck:
             self._check_rows(text)
 
     def _check_block(self, block: bytes, first_line: int) -> int:
-        """Check whole lines that are a row each; return how many they are."""
+        """Check complete lines without quotes, and return their number."""
         data = block if block.endswith(b"\n") else block + b"\n"
         characters = np.frombuffer(data, np.uint8)
         ends = np.flatnonzero(characters == ord("\n"))
         delimiters = np.flatnonzero(characters == ord(self.format.character))
         num_before = np.searchsorted(delimiters, ends)
         num_cells = np.diff(num_before, prepend=0) + 1
-        for place in np.flatnonzero(num_cells != self.num_columns):
-            start = ends[place - 1] + 1 if place else 0
-            line = data[start : ends[place]].rstrip(b"\r").decode()
-            self._check_row(line.split(self.format.character), first_line + int(place))
+        for index in np.flatnonzero(num_cells != self.num_columns):
+            start = ends[index - 1] + 1 if index else 0
+            line = data[start : ends[index]].rstrip(b"\r").decode()
+            self._check_row(line.split(self.format.character), first_line + int(index))
         return len(ends)
 
     def _check_rows(self, text: Iterable[str]) -> None:
         def lines() -> Iterator[str]:
             for number, line in enumerate(text, 1):
-                self._refuse_nul(line, number)
+                self._check_no_nul(line, number)
                 yield line
 
         last_line = 0
@@ -317,13 +321,13 @@ class _RowCheck:
                     self._check_row(row, last_line + 1)
                 last_line = line
         except csv.Error as error:
-            raise _Fault(last_line + 1, f"does not end its quotes as CSV does: {error}") from error
+            raise _RowError(last_line + 1, f"has invalid CSV quoting: {error}") from error
 
     def _check_row(self, row: list[str], line: int) -> None:
         if not (is_blank(row) or is_complete(row, self.first_row, self.num_columns)):
-            raise _Fault(line, f"has {len(row)} column(s), expected {self.num_columns}")
+            raise _RowError(line, f"has {len(row)} column(s), expected {self.num_columns}")
 
-    def _refuse_nul(self, text: str, first_line: int) -> None:
+    def _check_no_nul(self, text: str, first_line: int) -> None:
         if "\0" in text:
             line = first_line + text[: text.index("\0")].count("\n")
-            raise _Fault(line, "has a NUL character")
+            raise _RowError(line, "has a NUL character")

@@ -20,7 +20,7 @@ from pets_core.data.sources.formats import (
     UnreadablePhotoError,
     is_photo_name,
     is_plainly_no_photo,
-    may_be_photo_name,
+    may_be_photo,
     missing_decoder,
 )
 
@@ -289,7 +289,7 @@ def test_what_is_plainly_no_photo(path, detail, plainly):
     [("x/a.jpg", True), ("x/a", True), ("x.y/a", True), ("a.mat", False), ("x/._a.jpg", False)],
 )
 def test_names_that_do_not_speak_against_a_photo(path, maybe):
-    assert may_be_photo_name(path) == maybe
+    assert may_be_photo(path) == maybe
 
 
 def test_postscript_is_never_run():

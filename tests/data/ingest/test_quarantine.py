@@ -214,14 +214,14 @@ def test_archives_in_an_archive_are_named(tmp_path):
 )
 def test_a_file_of_an_unknown_type_exists(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"{}")
-    with pytest.raises(PetsError, match=f"this type of file is not supported.*{message}"):
+    with pytest.raises(PetsError, match=f"unsupported file type.*{message}"):
         ingest(config(tmp_path, tmp_path / name))
 
 
 def test_an_archive_or_a_table_in_a_folder_is_pointed_at(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/train.zip").write_bytes(b"PK")
-    with pytest.raises(PetsError, match=r"Set source\.url to .*mine/train\.zip"):
+    with pytest.raises(PetsError, match=r"Did you mean source\.url = .*mine/train\.zip"):
         ingest(config(tmp_path, tmp_path / "mine"))
 
 

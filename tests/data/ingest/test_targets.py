@@ -186,7 +186,7 @@ def test_a_number_that_is_none(brought_in, tmp_path, value, message):
 
 
 def test_text_that_is_no_number(brought_in):
-    with pytest.raises(PetsError, match="row 1 has age = 'old', which is no number"):
+    with pytest.raises(PetsError, match="row 1 has age = 'old', which is not a number"):
         brought_in({"age": ["old"] * 24}, {"targets": "numbers", "number_columns": ["age"]})
 
 
@@ -339,7 +339,7 @@ def test_a_folder_of_classes_tells_no_tags(write_folder, tmp_path):
     root = write_folder(tmp_path / "mine", {"cat": 4, "dog": 4})
     given = {"store": str(tmp_path / "s"), "source": {"url": str(root), "targets": "tags"}}
     with pytest.raises(
-        PetsError, match=r"targets = tags: .*mine give each photo a class .* give a table"
+        PetsError, match=r"targets = tags: .*mine give each photo one class.* Use a table"
     ):
         ingest(PipelineConfig.model_validate(given))
 
@@ -348,7 +348,7 @@ def test_pets_have_no_numbers(small_config):
     source = small_config.source.model_copy(
         update={"targets": "numbers", "number_columns": ("age",)}
     )
-    with pytest.raises(PetsError, match=r"targets = numbers: the pets' annotations hold none"):
+    with pytest.raises(PetsError, match=r"targets = numbers: the pet annotations contain none"):
         ingest(small_config.model_copy(update={"source": source}))
 
 

@@ -61,19 +61,22 @@ def test_what_was_written_is_read_again(tmp_path):
 
 def test_another_encoding_is_refused(tmp_path):
     (tmp_path / "f.csv").write_bytes("id,label\nMüller.jpg,pug\n".encode("cp1252"))
-    with pytest.raises(PetsError, match=r"not UTF-8.*save it as CSV UTF-8"):
+    with pytest.raises(PetsError, match=r"not UTF-8.*Save it as CSV UTF-8"):
         read_fixes(str(tmp_path / "f.csv"))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("photo,label\nx,pug\n", r"no column id; expected a CSV"),
-        ("id,breed\nx,pug\n", r"no column label"),
-        ("", r"no column id, label"),
+        ("photo,label\nx,pug\n", r"missing column id\. Use a CSV"),
+        ("id,breed\nx,pug\n", r"missing column label"),
+        ("", r"missing column id, label"),
         ("id,label\nboxer/1.jpg,pug\nboxer/1.jpg,boxer\n", r"boxer/1\.jpg has two labels"),
-        ("id,label\nboxer/77.jpg,pug\n", r"1 ids are not in the source, 'boxer/77\.jpg'.*boxer/"),
-        ("id,label\nboxer/1.jpg,pugg\n", r"is to be 'pugg', .*Did you mean pug"),
+        (
+            "id,label\nboxer/77.jpg,pug\n",
+            r"1 ids are not in the source, such as 'boxer/77\.jpg'.*boxer/",
+        ),
+        ("id,label\nboxer/1.jpg,pugg\n", r"has the label 'pugg', .*Did you mean pug"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings, text, words):

@@ -20,7 +20,7 @@ def read(text: str, class_folder="auto"):
     """Class and split of the first photo of each folder, and what is skipped."""
     layout = read_layout(tree(text), class_folder)
     found = {
-        path.rsplit("/", 1)[0]: (label, layout.official.get(path))
+        path.rsplit("/", 1)[0]: (label, layout.predefined_splits.get(path))
         for path, label in layout.labels.items()
     }
     return found, {path: reason for path, (reason, _) in layout.skipped.items()}
@@ -110,7 +110,7 @@ def test_one_folder_of_a_split_inside_another():
 def test_classes_that_all_hold_the_same_folders_are_ambiguous(text):
     with pytest.raises(PetsError, match=r"source\.class_folder = auto: .*first.*or last") as caught:
         read(text)
-    assert "hold folders of the same names" in str(caught.value)
+    assert "contain folders of the same names" in str(caught.value)
     first, _ = read(text, "first")
     last, _ = read(text, "last")
     assert {label for label, _ in last.values()} == {e.split("/")[-1] for e in text.split()}
@@ -140,7 +140,7 @@ def test_one_stray_file_does_not_undo_the_splits(train, test, stray):
     layout = read_layout([*paths, f"{train}/{stray}"], "auto")
     assert set(layout.labels) == set(paths)
     assert set(layout.labels.values()) == {"cat", "dog"}
-    assert len(set(layout.official.values())) == 2
+    assert len(set(layout.predefined_splits.values())) == 2
 
 
 @pytest.mark.parametrize("stray", ["LICENSE", "preview.png"])
@@ -210,6 +210,6 @@ def test_any_tree_is_read_or_refused(paths):
     except PetsError:
         return
     assert layout.labels.keys().isdisjoint(layout.skipped)
-    assert layout.official.keys() <= layout.labels.keys()
+    assert layout.predefined_splits.keys() <= layout.labels.keys()
     assert layout.labels.keys() | layout.skipped.keys() <= set(paths)
     assert all(label in path.split("/")[:-1] for path, label in layout.labels.items())

@@ -240,7 +240,7 @@ def _faults_of_a_signed_url(site):
     yield {"url": f"{site.url}/none.tar?token=seCret42"}, "does not exist"
     yield {"url": f"{site.url}/none?token=seCret42"}, "no such|cannot be reached"
     yield {"url": f"{site.url}/busy.tar?token=seCret42"}, "cannot be reached.*503"
-    yield {"url": f"{site.url}/bad.tar.gz?token=seCret42"}, "cut short or damaged"
+    yield {"url": f"{site.url}/bad.tar.gz?token=seCret42"}, "truncated or damaged"
     yield {"url": f"{site.url}/bad.csv?token=seCret42"}, "no such column"
     yield {"url": f"{site.url}/photos.csv"}, "cannot be reached.*503"
     sums = {"bad.csv": "md5:00"}

@@ -83,7 +83,9 @@ def test_head_boxes_are_read_where_they_are_boxes(tmp_path, write_oxford):
 
 
 def test_a_photo_in_both_lists_is_refused(oxford):
-    with pytest.raises(PetsError, match=r"1 photos are in trainval\.txt and in test\.txt, pug_2"):
+    with pytest.raises(
+        PetsError, match=r"1 photos .* trainval\.txt and in test\.txt, such as pug_2"
+    ):
         oxford(test=TEST + "pug_2 1 2 1\n").catalogue()
 
 
@@ -113,7 +115,7 @@ def test_list_txt_may_be_absent_but_no_other(tmp_path, write_oxford):
         if left_out == "list.txt":
             assert len(source.catalogue().photos) == 4
         else:
-            with pytest.raises(PetsError, match=f"holds no {left_out}"):
+            with pytest.raises(PetsError, match=f"contains no {left_out}"):
                 source.catalogue()
 
 
@@ -121,7 +123,7 @@ def test_list_txt_may_be_absent_but_no_other(tmp_path, write_oxford):
     "line", ["Birman_5 2 1", "Birman_5 2 1 1 9", "Birman_5 two 1 1", "Birman_5", "Birman_5 2 1 -1"]
 )
 def test_a_bad_line_is_named(oxford, line):
-    with pytest.raises(PetsError, match=r"test\.txt line 4 is '.*expected") as caught:
+    with pytest.raises(PetsError, match=r"test\.txt, line 4: expected .*got '") as caught:
         oxford(test=f"{TEST}{line}\n").catalogue()
     assert repr(line) in str(caught.value)
 
@@ -220,7 +222,7 @@ def test_an_empty_folder_and_one_without_classes(tmp_path, jpeg):
     folder = tmp_path / "mine"
     folder.mkdir()
     for _ in range(2):
-        with pytest.raises(PetsError, match="holds neither images"):
+        with pytest.raises(PetsError, match="contains neither images"):
             open_source(config(tmp_path, url=str(folder)))
         (folder / "a.jpg").write_bytes(jpeg())
 
@@ -257,7 +259,7 @@ def test_a_damaged_archive_is_one_plain_error(tmp_path, drawn_sample, archive, c
     for name in ("images.tar.gz", "annotations.tar.gz"):
         data = (drawn_sample / name).read_bytes()
         (folder / name).write_bytes(CUTS[cut](data) if name == archive else data)
-    with pytest.raises(PetsError, match=rf"{archive} is cut short or damaged.*fetch it again"):
+    with pytest.raises(PetsError, match=rf"{archive}: .* truncated or damaged.*Download it again"):
         ingest(config(tmp_path, url=str(folder)))
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 

@@ -35,9 +35,9 @@ def test_the_mark_is_detected(values, numbers):
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        (["1,234", "5"], "a.csv: column b: '1,234' is ambiguous: .*set r.decimal to , or ."),
+        (["1,234", "5"], "a.csv: column b: '1,234' is ambiguous: .*Set r.decimal to , or ."),
         (["1,234", "1.234"], "'1,234' is ambiguous"),
-        (["3,5", "4.5"], "'3,5' has a decimal comma and '4.5' a decimal point: set r.decimal"),
+        (["3,5", "4.5"], "'3,5' has a decimal comma and '4.5' a decimal point. Set r.decimal"),
     ],
 )
 def test_an_ambiguous_mark_is_refused(values, fault):

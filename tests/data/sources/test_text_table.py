@@ -234,16 +234,16 @@ LONG = "image,label\n" + "a,bc\n" * 300_000
         ('image,label\n"a\nb",c\n"d",e,f\n', r"line 4 has 3 column\(s\)"),
         (LONG + "c\n", r"line 300002 has 1 column\(s\)"),
         (LONG + '"c"\n', r"line 300002 has 1 column\(s\)"),
-        (LONG + '"c,d\n', "line 300002 does not end its quotes as CSV does"),
+        (LONG + '"c,d\n', "line 300002 has invalid CSV quoting"),
         (LONG + "c,\0\n", "line 300002 has a NUL character"),
         (LONG + 'c,"\0"\n', "line 300002 has a NUL character"),
-        (LONG.encode() + "ü,ö\nä,é\n".encode() + b"c,\xff\n", "line 300004 has bytes .* not utf-8"),
-        (LONG.encode() + b"c,\xff\nd,\x81\n", "line 300003 has bytes .* not cp1252"),
-        ('image,label\n"B" side,x\n', "line 2 does not end its quotes .*set t.delimiter"),
-        ("image,label\na,b\n".encode("utf-16")[:-1], "line 2 has bytes .* not utf-16-le"),
-        (b"PK\x03\x04....", "is compressed: unpack it"),
-        (b"\x1f\x8b\x08....", "is compressed: unpack it"),
-        (b"PAR1....", "is a Parquet file: give it a name that ends in .parquet"),
+        (LONG.encode() + "ü,ö\nä,é\n".encode() + b"c,\xff\n", "line 300004 is not valid utf-8"),
+        (LONG.encode() + b"c,\xff\nd,\x81\n", "line 300003 is not valid cp1252"),
+        ('image,label\n"B" side,x\n', "line 2 has invalid CSV quoting .*set t.delimiter"),
+        ("image,label\na,b\n".encode("utf-16")[:-1], "line 2 is not valid utf-16-le"),
+        (b"PK\x03\x04....", "is compressed. Decompress it"),
+        (b"\x1f\x8b\x08....", "is compressed. Decompress it"),
+        (b"PAR1....", "is a Parquet file. Rename it so that its name ends in .parquet"),
     ],
 )
 def test_faults_are_refused(opened, content, fault):
@@ -257,10 +257,13 @@ def test_faults_are_refused(opened, content, fault):
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"delimiter": ":,"}, "t.delimiter = :,: expected one ASCII character, :: or tab"),
+        (
+            {"delimiter": ":,"},
+            "t.delimiter = :,: unsupported delimiter. Set one ASCII character, :: or tab",
+        ),
         ({"delimiter": "§"}, "t.delimiter = §"),
-        ({"encoding": "utf-9"}, "t.encoding = utf-9 is unknown"),
-        ({"encoding": "rot13"}, "t.encoding = rot13 is unknown"),
+        ({"encoding": "utf-9"}, "t.encoding = utf-9: unknown encoding"),
+        ({"encoding": "rot13"}, "t.encoding = rot13: unknown encoding"),
     ],
 )
 def test_settings_that_are_impossible_are_refused(opened, options, fault):
@@ -271,7 +274,7 @@ def test_settings_that_are_impossible_are_refused(opened, options, fault):
 def test_absent_and_repeated_columns_are_refused(opened):
     table = opened("image,label,label\na,b,c\n")
     assert cells(table, ["image"]) == [["a"]]
-    with pytest.raises(PetsError, match=r"has 2 columns 'label' .*rename all but one"):
+    with pytest.raises(PetsError, match=r"has 2 columns 'label' .*Rename all but one"):
         table.read()
     with pytest.raises(PetsError, match=r"no column 'images', only image, label, label .*Did you"):
         table.read(["images"])

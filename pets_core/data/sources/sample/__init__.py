@@ -1,1 +1,1 @@
-"""The built-in sample: drawn pets."""
+"""Built-in sample dataset of drawn pets."""

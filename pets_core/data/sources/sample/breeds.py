@@ -1,13 +1,13 @@
-"""The breeds of the built-in sample: the table of their looks."""
+"""Breeds of the built-in sample, and their appearance."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["BREEDS", "Breed", "Colour", "Ears", "Mark"]
+__all__ = ["BREEDS", "Breed", "Colour", "Ears", "Marking"]
 
 Colour: TypeAlias = tuple[int, int, int]
 Ears: TypeAlias = Literal["pointed", "bat", "button", "rose", "floppy"]
-Mark: TypeAlias = Literal[
+Marking: TypeAlias = Literal[
     "beard",
     "bib",
     "blaze",
@@ -27,23 +27,23 @@ Mark: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Breed:
-    """One breed: its row in the published lists, and its looks.
+    """One breed: its ids in the published lists, and its appearance.
 
-    Lengths are in head units: half the height of the head is 1.
+    Lengths are in head units: 1 is half the height of the head.
 
     Attributes:
-        name: As in the published lists; cats are capitalised, dogs are not.
+        name: Name in the published lists; capitalised for cats, lower case for dogs.
         class_id: 1 to 37, over both species.
         breed_id: 1 to 12 for cats, 1 to 25 for dogs.
-        coats: The colourings seen, as (main, second) pairs; a photo shows one of them.
-        marks: What the second colour (or white) is used for.
-        ears: Their shape.
-        ear_size: Their length.
-        muzzle: How far the muzzle stands out: 0 is a flat face.
+        coats: Possible (main, second) colours; each photo shows one pair.
+        markings: Patterns in the second colour or white.
+        ears: Shape of the ears.
+        ear_size: Length of the ears.
+        muzzle: Length of the muzzle; 0: flat face.
         width: Half the width of the head.
-        jaw: How much narrower the head is at the chin: 0 is round.
-        eye: The colour of the iris.
-        fur: Length of the hair: 0 is hairless or sleek, 1 is the longest.
+        jaw: Narrowing of the head towards the chin; 0: round.
+        eye: Colour of the iris.
+        fur: Relative hair length; 0: hairless or sleek, 1: longest.
         body: Half the width of the shoulders.
     """
 
@@ -51,7 +51,7 @@ class Breed:
     class_id: int
     breed_id: int
     coats: tuple[tuple[Colour, Colour], ...]
-    marks: frozenset[Mark]
+    markings: frozenset[Marking]
     ears: Ears
     ear_size: float
     muzzle: float
@@ -63,12 +63,12 @@ class Breed:
 
     @property
     def is_cat(self) -> bool:
-        """Whether the breed is a cat; it is a dog otherwise."""
+        """Whether the breed is a cat; otherwise it is a dog."""
         return self.name[0].isupper()
 
     @property
     def species(self) -> int:
-        """The published species id: 1 for cats, 2 for dogs."""
+        """Published species id: 1 for cats, 2 for dogs."""
         return 1 if self.is_cat else 2
 
 
@@ -76,15 +76,15 @@ def _breed(
     name: str,
     ids: tuple[int, int],
     coats: tuple[tuple[Colour, Colour], ...],
-    marks: tuple[Mark, ...],
+    markings: tuple[Marking, ...],
     ears: tuple[Ears, float],
     face: tuple[float, float, float],
     eye: Colour,
     fur: float,
     body: float,
 ) -> Breed:
-    """Spell one row of the table: ids are (class, breed), face is (muzzle, width, jaw)."""
-    return Breed(name, *ids, coats, frozenset(marks), *ears, *face, eye, fur, body)
+    """Create a breed; ids are (class, breed), face is (muzzle, width, jaw)."""
+    return Breed(name, *ids, coats, frozenset(markings), *ears, *face, eye, fur, body)
 
 
 _WHITE = (240, 236, 228)

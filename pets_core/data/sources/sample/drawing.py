@@ -1,4 +1,4 @@
-"""How one animal of the built-in sample is drawn."""
+"""Draw the animals of the built-in sample."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pets_core.data.sources.sample.breeds import Breed, Colour, Mark
+from pets_core.data.sources.sample.breeds import Breed, Colour, Marking
 from pets_core.data.sources.sample.shapes import Layer, Points, mix, oval, shaggy, to_colour
 
 __all__ = ["draw_animal", "smooth_noise"]
@@ -15,14 +15,17 @@ __all__ = ["draw_animal", "smooth_noise"]
 _INK = (30, 24, 24)
 _WHITE = (240, 236, 228)
 _PINK = (222, 150, 146)
-# The chance that an animal lacks one of its breed's marks.
-_MARK_MISSING = 0.14
+# Probability that an animal lacks a marking of its breed.
+_MISSING_MARKING = 0.14
 
 
 def smooth_noise(
     rng: np.random.Generator, width: int, height: int, cells: int, amount: float
 ) -> NDArray[np.float32]:
-    """Return noise ``[height, width]`` of the given deviation, with ``cells`` grains a side."""
+    """Return smooth noise ``[height, width]`` of standard deviation ``amount``.
+
+    Interpolates ``cells`` x ``cells`` random values.
+    """
     grains = rng.standard_normal((cells, cells), dtype=np.float32) * amount
     smooth = Image.fromarray(grains).resize((width, height), Image.Resampling.BICUBIC)
     noise: NDArray[np.float32] = np.asarray(smooth)
@@ -32,10 +35,10 @@ def smooth_noise(
 def draw_animal(
     breed: Breed, rng: np.random.Generator, photo: Image.Image
 ) -> tuple[int, int, int, int]:
-    """Draw one animal of the breed onto the photo, in a pose and a coat of its own.
+    """Draw one animal of the breed onto the photo, in a random pose and coat.
 
     Returns:
-        The box around its skull as far as it is on the photo: xmin, ymin, xmax, ymax, pixels.
+        Bounding box of the skull, clipped to the photo: xmin, ymin, xmax, ymax in pixels.
     """
     animal = _Animal(_individual(breed, rng), rng, photo.size)
     animal.draw_body(photo)
@@ -47,12 +50,14 @@ def draw_animal(
 
 
 def _individual(breed: Breed, rng: np.random.Generator) -> Breed:
-    """No two animals are alike: vary the shape and pick a coat."""
+    """Return a random variation of the breed with one coat."""
     main, second = breed.coats[rng.integers(len(breed.coats))]
     tint = rng.normal(1.0, 0.03, size=3) * rng.normal(1.0, 0.12)
     return replace(
         breed,
-        marks=frozenset(mark for mark in sorted(breed.marks) if rng.random() > _MARK_MISSING),
+        markings=frozenset(
+            marking for marking in sorted(breed.markings) if rng.random() > _MISSING_MARKING
+        ),
         coats=((to_colour(np.array(main) * tint), to_colour(np.array(second) * tint)),),
         ear_size=breed.ear_size * rng.normal(1.0, 0.13),
         muzzle=max(0.0, breed.muzzle + rng.normal(0.0, 0.09)),
@@ -62,7 +67,7 @@ def _individual(breed: Breed, rng: np.random.Generator) -> Breed:
 
 
 class _Animal:
-    """One animal in its pose. Shapes are in head units: x to the right, y down, chin at 1."""
+    """One animal in its pose. Shapes are in head units: x right, y down, chin at y = 1."""
 
     def __init__(self, breed: Breed, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self._breed, self._rng, self._size = breed, rng, size
@@ -72,10 +77,10 @@ class _Animal:
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         turn[:, 0] *= rng.choice([-1.0, 1.0])
         middle = np.array([rng.normal(0.5, 0.07), rng.normal(0.4, 0.05)]) * size
-        self._place = np.column_stack([turn * self._scale, middle])
+        self._transform = np.column_stack([turn * self._scale, middle])
         self._yaw, self._pitch = rng.uniform(-0.55, 0.55), rng.uniform(-0.12, 0.12)
         self._streaks = self._fur_streaks()
-        # Each pixel's place in head units: the turn is orthogonal, so its inverse is its transpose.
+        # Pixel coordinates in head units. A rotation matrix is inverted by its transpose.
         columns = (np.arange(size[0], dtype=np.float32) - middle[0]) / self._scale
         rows = (np.arange(size[1], dtype=np.float32)[:, None] - middle[1]) / self._scale
         self._x = (columns * turn[0, 0] + rows * turn[1, 0]).astype(np.float32)
@@ -91,18 +96,18 @@ class _Animal:
         return fur
 
     def _turned(self, points: Points, depth: float) -> Points:
-        """Move what stands ``depth`` out of the head, as the head turns and nods."""
+        """Shift points ``depth`` in front of the head according to yaw and pitch."""
         turned: Points = points + np.array([self._yaw * depth, self._pitch * depth])
         return turned
 
-    def _has(self, *marks: Mark) -> bool:
-        return any(mark in self._breed.marks for mark in marks)
+    def _has(self, *markings: Marking) -> bool:
+        return any(marking in self._breed.markings for marking in markings)
 
     def draw_body(self, photo: Image.Image) -> None:
         """Draw chest, legs and ruff, sitting or lying."""
         breed, rng = self._breed, self._rng
         colour = self._second if self._has("saddle") else self._main
-        layer = Layer(self._size, self._place, colour)
+        layer = Layer(self._size, self._transform, colour)
         hair = 0.03 + 0.3 * breed.fur
         lying = rng.random() < 0.3
         if lying:
@@ -111,7 +116,7 @@ class _Animal:
         else:
             layer.cut(shaggy(oval(0, 2.7, breed.body, 2.0), rng, hair))
             layer.cut(oval(0, 1.1, 0.75 * breed.width, 0.8))
-        self._mark_body(layer)
+        self._draw_body_markings(layer)
         legs = self._second if self._has("points", "tan_points") else colour
         for side in (-1, 1):
             foot, length = (2.5, 0.35) if lying else (4.3, 1.3)
@@ -128,7 +133,7 @@ class _Animal:
         shade = np.clip(1.05 - 0.07 * y - 0.08 * x * x, 0.62, 1.05)
         layer.onto(photo, self._streaks * shade, 0.03 * self._scale)
 
-    def _mark_body(self, layer: Layer) -> None:
+    def _draw_body_markings(self, layer: Layer) -> None:
         rng, wide = self._rng, self._breed.body
         if self._has("tan_points"):
             layer.colour(oval(0, 1.7, 0.45 * wide, 0.45), self._second)
@@ -141,16 +146,16 @@ class _Animal:
                     tilt = side * -0.35 + rng.normal(0, 0.1)
                     layer.colour(oval(side * 0.75 * wide, y, 0.55, 0.08, tilt), self._second)
         if self._has("spots"):
-            self._dot(layer, 55, (-2.0, 1.3), (3.4, 4.4), (0.07, 0.15))
+            self._draw_dots(layer, 55, (-2.0, 1.3), (3.4, 4.4), (0.07, 0.15))
         if self._has("brindle"):
-            self._stripe(layer, 30, (-1.6, 1.2), (1.6, 4.2))
+            self._draw_stripes(layer, 30, (-1.6, 1.2), (1.6, 4.2))
         if self._has("bib"):
             bib = oval(rng.normal(0, 0.1), 1.9, 0.45 * wide, rng.uniform(0.5, 1.1))
             layer.colour(shaggy(bib, rng, 0.2), _WHITE)
         if self._has("ticked"):
-            self._dot(layer, 150, (-1.8, 1.2), (3.0, 4.2), (0.02, 0.06))
+            self._draw_dots(layer, 150, (-1.8, 1.2), (3.0, 4.2), (0.02, 0.06))
 
-    def _dot(
+    def _draw_dots(
         self,
         layer: Layer,
         count: int,
@@ -163,15 +168,15 @@ class _Animal:
         for (x, y), (rx, ry) in zip(middles.tolist(), sizes.tolist(), strict=True):
             layer.colour(oval(x, y, rx, ry, sides=9), self._second)
 
-    def _stripe(
+    def _draw_stripes(
         self, layer: Layer, count: int, low: tuple[float, float], high: tuple[float, float]
     ) -> None:
         for x, y in self._rng.uniform(low, high, size=(count, 2)).tolist():
             layer.colour(oval(x, y, 0.28, 0.04, self._rng.normal(0.3, 0.3), 10), self._second)
 
     def head_box(self) -> tuple[int, int, int, int]:
-        """Around the skull, without ears and hair, as far as it is on the photo."""
-        skull = oval(0, 0, self._breed.width, 1) @ self._place[:, :2].T + self._place[:, 2]
+        """Return the bounding box of the skull without ears and hair, clipped to the photo."""
+        skull = oval(0, 0, self._breed.width, 1) @ self._transform[:, :2].T + self._transform[:, 2]
         (left, top), (right, bottom) = skull.min(0), skull.max(0)
         width, height = self._size
         return (
@@ -180,15 +185,15 @@ class _Animal:
         )  # fmt: skip
 
     def draw_head(self, photo: Image.Image) -> None:
-        """Draw standing ears, skull, the coat's marks and the muzzle."""
+        """Draw upright ears, skull, markings and muzzle."""
         breed, rng = self._breed, self._rng
-        layer = Layer(self._size, self._place, self._main)
+        layer = Layer(self._size, self._transform, self._main)
         if breed.ears in ("pointed", "bat"):
-            self._stand_ears(layer)
+            self._draw_upright_ears(layer)
         skull = oval(0, 0, breed.width, 1.0)
         skull[:, 0] *= 1 - breed.jaw * np.clip(skull[:, 1], 0, 1)
         layer.cut(shaggy(skull, rng, 0.02 + 0.28 * breed.fur), self._main)
-        self._mark_head(layer)
+        self._draw_head_markings(layer)
         self._draw_muzzle(layer)
         x, y = self._x, self._y
         shade = np.clip(1.1 - 0.2 * (x * x + y * y), 0.72, 1.1)
@@ -199,7 +204,7 @@ class _Animal:
             return self._second
         return mix(self._main, _INK, 0.12)
 
-    def _stand_ears(self, layer: Layer) -> None:
+    def _draw_upright_ears(self, layer: Layer) -> None:
         breed, colour = self._breed, self._ear_colour()
         inner = mix(_PINK, self._main, 0.45)
         wide, out = breed.width, 0.42 if breed.ears == "bat" else 0.0
@@ -212,7 +217,7 @@ class _Animal:
             layer.cut(shaggy(ear * mirror, self._rng, 0.12 * breed.fur), colour)
             layer.colour(hollow * mirror, inner)
 
-    def _mark_head(self, layer: Layer) -> None:
+    def _draw_head_markings(self, layer: Layer) -> None:
         rng, wide = self._rng, self._breed.width
         if self._has("points", "mask"):
             share, low = (0.16, 0.2) if self._has("points") else (0.1, 0.45)
@@ -232,11 +237,11 @@ class _Animal:
                 for y in (0.08, 0.34):
                     layer.colour(oval(side * 0.78 * wide, y, 0.26, 0.05, -side), self._second)
         if self._has("spots"):
-            self._dot(layer, 9, (-0.5, -0.9), (0.5, -0.5), (0.04, 0.07))
+            self._draw_dots(layer, 9, (-0.5, -0.9), (0.5, -0.5), (0.04, 0.07))
         if self._has("brindle"):
-            self._stripe(layer, 14, (-wide, -0.9), (wide, 0.4))
+            self._draw_stripes(layer, 14, (-wide, -0.9), (wide, 0.4))
         if self._has("ticked"):
-            self._dot(layer, 60, (-1.0, -1.0), (1.0, 0.9), (0.015, 0.045))
+            self._draw_dots(layer, 60, (-1.0, -1.0), (1.0, 0.9), (0.015, 0.045))
         if self._has("tan_points"):
             for side in (-1, 1):
                 layer.colour(self._turned(oval(side * 0.3, -0.42, 0.1, 0.07), 0.35), self._second)
@@ -277,9 +282,9 @@ class _Animal:
         layer.cut(snout, colour)
 
     def draw_hanging_ears(self, photo: Image.Image) -> None:
-        """Draw floppy, button or rose ears, over the head."""
+        """Draw floppy, button or rose ears over the head."""
         breed, rng, colour = self._breed, self._rng, self._ear_colour()
-        layer = Layer(self._size, self._place, colour)
+        layer = Layer(self._size, self._transform, colour)
         wide, long = breed.width, breed.ear_size
         for side in (-1, 1):
             if breed.ears == "floppy":
@@ -297,7 +302,7 @@ class _Animal:
 
     def draw_face(self, photo: Image.Image) -> None:
         """Draw eyes, nose and mouth."""
-        layer = Layer(self._size, self._place, _INK)
+        layer = Layer(self._size, self._transform, _INK)
         closed = self._rng.random() < 0.06
         for side in (-1, 1):
             self._draw_eye(layer, side, closed)

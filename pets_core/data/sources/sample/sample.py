@@ -1,8 +1,7 @@
-"""The built-in sample: drawn pets in the published form of the Oxford-IIIT Pet data set.
+"""Generate the built-in sample: drawn pets in the published form of the Oxford-IIIT Pet dataset.
 
-It needs no download, and passes through the very same ingest code as the real photos. Every
-photo is drawn from its own generator, seeded by (seed, class, number), so the archives are the
-same bytes on every run.
+It needs no download and uses the same ingest code as the real photos. Each photo has its own random
+generator, seeded by (seed, class, number), so that archives are reproducible byte by byte.
 """
 
 import gzip
@@ -40,26 +39,26 @@ _SCENE_COLOURS: tuple[Colour, ...] = (
 
 
 def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> None:
-    """Write images.tar.gz and annotations.tar.gz, in the published form, into ``folder``.
+    """Write images.tar.gz and annotations.tar.gz in the published form.
 
-    The images archive holds ``images/<breed>_<n>.jpg``; the annotations archive holds
-    ``list.txt``, ``trainval.txt`` (60% of each breed) and ``test.txt`` (the other 40%), with
-    rows ``name class_id species breed_id``, and ``xmls/<breed>_<n>.xml`` with the box around each
-    head, of the test photos, too, other than as published. The same arguments give the same
-    bytes. Each file is written aside and moved into place, the annotations last.
+    The images archive contains ``images/<breed>_<n>.jpg``. The annotations archive contains
+    ``list.txt``, ``trainval.txt`` (60% of each breed) and ``test.txt`` (40%), with rows
+    ``name class_id species breed_id``, and ``xmls/<breed>_<n>.xml`` with the head boxes (unlike the
+    published ones also of the test photos). Equal arguments produce equal bytes. Files are written
+    atomically, annotations.tar.gz last.
 
     Args:
-        folder: Where to write; made if it is missing.
+        folder: Output folder; created if missing.
         photos_per_breed: Photos of each of the 37 breeds, at least 4.
-        seed: Chooses the photos and the split; 0 or more.
+        seed: Seed of the photos and the split, at least 0.
 
     Raises:
-        ValueError: An argument is below its bound.
+        ValueError: An argument is below its minimum.
     """
     if photos_per_breed < _MIN_PHOTOS:
         raise ValueError(
             f"photos_per_breed is {photos_per_breed}, but must be at least {_MIN_PHOTOS}, "
-            "so that both splits hold every breed"
+            "so that both splits contain every breed"
         )
     if seed < 0:
         raise ValueError(f"seed is {seed}, but must be at least 0")
@@ -79,33 +78,33 @@ def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> 
 
 
 def _write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write a tar.gz whose bytes depend on the members alone, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a tar.gz atomically. Its bytes depend on the members only."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with (
-            aside.open("wb") as file,
-            # No name and no time: both would be kept in the gzip header.
+            partial.open("wb") as file,
+            # The gzip header would store a file name and time.
             gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for name, content in members:
-                # A fresh TarInfo has no owner, mode 0644 and time 0.
+                # A new TarInfo has no owner, mode 0644 and time 0.
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-        aside.replace(path)
+        partial.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _annotations(photos_per_breed: int, seed: int) -> list[tuple[str, bytes]]:
-    """The three published lists, in the published order: by class, then by number."""
+    """Return the three published lists, sorted by class, then by number."""
     trainval: list[str] = []
     test: list[str] = []
     listed: list[str] = []
     num_trainval = round(photos_per_breed * _TRAINVAL_SHARE)
     for breed in BREEDS:
-        # Photos count from 1, so 0 is free to seed the split.
+        # Photo numbers start at 1: 0 seeds the split.
         order = _generator(seed, breed, 0).permutation(photos_per_breed) + 1
         chosen = set(order[:num_trainval].tolist())
         for n in range(1, photos_per_breed + 1):
@@ -124,7 +123,7 @@ def _generator(seed: int, breed: Breed, n: int) -> np.random.Generator:
 
 
 def _boxes(boxes: dict[str, tuple[int, ...]]) -> Iterable[tuple[str, bytes]]:
-    """A Pascal VOC file for each photo, as far as it tells where the head is."""
+    """Yield a minimal Pascal VOC file with the head box of each photo."""
     sides = ("xmin", "ymin", "xmax", "ymax")
     for name, box in boxes.items():
         corners = "".join(f"<{s}>{value}</{s}>" for s, value in zip(sides, box, strict=True))
@@ -133,10 +132,10 @@ def _boxes(boxes: dict[str, tuple[int, ...]]) -> Iterable[tuple[str, bytes]]:
 
 
 def _draw_photo(breed: Breed, n: int, seed: int, boxes: dict[str, tuple[int, ...]]) -> bytes:
-    """Draw one photo, note where its head is, and encode it as JPEG."""
+    """Draw one photo, add its head box to ``boxes``, and return it as JPEG."""
     rng = _generator(seed, breed, n)
     width, height = (int(side) for side in rng.integers(*_SIDE_PX, size=2))
-    # Half the size is enough for what is out of focus, and four times as fast.
+    # The background is out of focus: drawing it at half the size is four times as fast.
     scene = _scene(rng, width // 2, height // 2)
     photo = scene.resize((width, height), Image.Resampling.BILINEAR)
     boxes[f"{breed.name}_{n}"] = draw_animal(breed, rng, photo)
@@ -148,7 +147,7 @@ def _draw_photo(breed: Breed, n: int, seed: int, boxes: dict[str, tuple[int, ...
 
 
 def _scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """A room or a garden out of focus: two planes, some texture, some furniture."""
+    """Draw an out-of-focus background: two planes, texture and simple objects."""
     far, near, *things = (
         np.array(_SCENE_COLOURS[i]) * rng.uniform(0.75, 1.15)
         for i in rng.choice(len(_SCENE_COLOURS), size=7)
@@ -179,7 +178,7 @@ def _scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 def _occlude(rng: np.random.Generator, photo: Image.Image) -> None:
-    """Put something in front: a blanket's edge, or blades of grass."""
+    """Draw an occlusion in the foreground: the edge of a blanket, or blades of grass."""
     width, height = photo.size
     pen = ImageDraw.Draw(photo)
     if rng.random() < 0.5:
@@ -194,7 +193,7 @@ def _occlude(rng: np.random.Generator, photo: Image.Image) -> None:
 
 
 def _expose(rng: np.random.Generator, photo: Image.Image) -> Image.Image:
-    """The camera: white balance, exposure, a lit side, grain."""
+    """Simulate a camera: white balance, exposure, side light, grain and blur."""
     width, height = photo.size
     pixels = np.array(photo, dtype=np.float32)
     cast = rng.normal(1.0, 0.05, size=3) * rng.uniform(0.6, 1.2)

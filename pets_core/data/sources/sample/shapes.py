@@ -1,4 +1,4 @@
-"""Outlines, colours and layers of paint, which the sample's animals are made of."""
+"""Outlines, colours and layers to draw the animals of the sample."""
 
 import math
 from functools import cache
@@ -22,7 +22,7 @@ def to_colour(values: NDArray[np.float64]) -> Colour:
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """``share`` of ``other`` in ``one``."""
+    """Return the mixture of two colours with a fraction ``share`` of ``other``."""
     return to_colour(np.array(one) * (1 - share) + np.array(other) * share)
 
 
@@ -33,7 +33,7 @@ def _circle(sides: int) -> Points:
 
 
 def oval(x: float, y: float, rx: float, ry: float, tilt: float = 0.0, sides: int = 30) -> Points:
-    """An ellipse ``[sides, 2]``; the tilt is in radians."""
+    """Return the outline of an ellipse ``[sides, 2]``; the tilt is in radians."""
     cos, sin = math.cos(tilt), math.sin(tilt)
     axes = np.array([[rx * cos, rx * sin], [-ry * sin, ry * cos]])
     outline: Points = _circle(sides) @ axes + (x, y)
@@ -41,7 +41,7 @@ def oval(x: float, y: float, rx: float, ry: float, tilt: float = 0.0, sides: int
 
 
 def shaggy(points: Points, rng: np.random.Generator, length: float) -> Points:
-    """Grow hair of ``length`` out of a closed outline, away from its middle."""
+    """Add hair of ``length`` to a closed outline, pointing away from its centre."""
     dense = np.concatenate([points, (points + np.roll(points, -1, axis=0)) / 2], axis=1)
     dense = dense.reshape(-1, 2)
     away = dense - dense.mean(axis=0)
@@ -52,28 +52,36 @@ def shaggy(points: Points, rng: np.random.Generator, length: float) -> Points:
 
 
 class Layer:
-    """Paint cut out by a mask: fur may be painted over the edge, and is trimmed there."""
+    """Paint layer with a mask that clips paint, such as fur, at the edge of the shapes."""
 
-    def __init__(self, size: tuple[int, int], place: NDArray[np.float64], colour: Colour) -> None:
-        self._place = place
+    def __init__(
+        self, size: tuple[int, int], transform: NDArray[np.float64], colour: Colour
+    ) -> None:
+        self._transform = transform
         self._paint = Image.new("RGB", size, colour)
-        # Twice the size, so that reducing it smooths the edge.
+        # Double size: reducing the mask smooths its edges.
         self._mask = Image.new("L", (size[0] * 2, size[1] * 2))
         self._painter = ImageDraw.Draw(self._paint)
         self._cutter = ImageDraw.Draw(self._mask)
 
     def colour(self, points: Points, colour: Colour) -> None:
-        """Paint a shape, given in head units."""
+        """Paint a shape given in head units."""
         self._painter.polygon(self._pixels(points, 1), colour)
 
     def cut(self, points: Points, colour: Colour | None = None) -> None:
-        """Add a shape to the mask, and paint it too where a colour is given."""
+        """Add a shape to the mask, and paint it if a colour is given."""
         self._cutter.polygon(self._pixels(points, 2), 255)
         if colour is not None:
             self.colour(points, colour)
 
     def onto(self, photo: Image.Image, fur: NDArray[np.float32] | None, soft: float) -> None:
-        """Composite over the photo: fur texture multiplies, ``soft`` blurs the paint (pixels)."""
+        """Composite the layer onto the photo.
+
+        Args:
+            photo: Changed in place.
+            fur: Texture that multiplies the paint; None: none.
+            soft: Blur radius of the paint, pixels.
+        """
         mask = self._mask.reduce(2)
         box = mask.getbbox()
         if box is None:
@@ -89,5 +97,5 @@ class Layer:
         photo.paste(paint, box, mask.crop(box))
 
     def _pixels(self, points: Points, scale: int) -> list[tuple[float, float]]:
-        placed = (points @ self._place[:, :2].T + self._place[:, 2]) * scale
+        placed = (points @ self._transform[:, :2].T + self._transform[:, 2]) * scale
         return [(x, y) for x, y in placed.tolist()]
