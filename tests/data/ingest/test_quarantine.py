@@ -75,7 +75,8 @@ def test_photos_without_a_decoder_count_and_name_their_class(tmp_path, phone):
     assert "Classes that lose most of their photos: dog (11 of 19)" in text
     manifest = ingest(config(tmp_path, phone, bound=0.5))
     assert manifest.lost_of_classes == {"dog": (11, 19)}
-    assert class_warnings(manifest)[0] == "Classes that lost most of their photos: dog (11 of 19)."
+    warning = "Classes that lost at least half of their photos: dog (11 of 19)."
+    assert class_warnings(manifest)[0] == warning
     reasons = left_out(manifest)
     assert reasons.pop("dog/clip.MOV") == reasons.pop("dog/IMG_1.AAE") == "not_a_photo"
     assert set(reasons.values()) == {"no_decoder"}
@@ -256,14 +257,14 @@ def test_photos_in_a_sliver_of_the_range_are_warned_of(tmp_path, factor, is_warn
 def test_classes_that_look_alike_are_named_and_not_merged(tmp_path, write_folder, names, is_warned):
     manifest = ingest(config(tmp_path, write_folder(tmp_path / "mine", dict.fromkeys(names, 6))))
     assert set(manifest.class_names) == set(names)
-    found = [w for w in class_warnings(manifest) if "differ by case" in w]
+    found = [w for w in class_warnings(manifest) if "differ only by case" in w]
     assert len(found) == is_warned
     assert all(repr(name) in warning for warning in found for name in names)
 
 
 def test_classes_that_may_stand_for_no_label_are_named(tmp_path, write_folder):
     manifest = ingest(config(tmp_path, write_folder(tmp_path / "mine", {"None": 6, "cat": 6})))
-    assert any("may stand for no label: 'None'" in w for w in class_warnings(manifest))
+    assert any("may mean a missing label: 'None'" in w for w in class_warnings(manifest))
 
 
 def test_groups_over_the_sources_own_split_are_reported(tmp_path, write_folder):
