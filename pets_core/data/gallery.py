@@ -97,9 +97,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
         if count < _FEW_PHOTOS
     ]
     if few:
-        warnings.append(
-            f"Fewer than {_FEW_PHOTOS} training photos: {listed(few, 5)}."
-        )
+        warnings.append(f"Fewer than {_FEW_PHOTOS} training photos: {listed(few, 5)}.")
     if max(train) > _UNBALANCED * min(train):
         warnings.append(
             f"Imbalanced training set: the largest {noun} has {max(train)} photos, the smallest "

@@ -33,7 +33,7 @@ Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 _COLUMNS = {"label": "label", "labels": "one_hot", "numbers": "numbers"}
 _VERSION = 3
 _DISK_SHARE = 0.5
-_MOST_GIB = 48
+_MAX_AUTO_GIB = 48
 """Bound of auto: a pod may have less than the disk that it sees as free."""
 _BATCH = 128
 
@@ -162,7 +162,7 @@ def open_decoded(
     with explain_full_disk(str(folder), "cache_dir"), lock_of(folder / name):
         if limit_gib == "auto":
             num_decoded = max(
-                _num_there(folder, name, photo_bytes),
+                _num_cached(folder, name, photo_bytes),
                 _num_that_fit(folder, manifest, split, photo_bytes),
             )
         else:
@@ -193,7 +193,7 @@ def open_decoded(
     )
 
 
-def _num_there(folder: Path, name: str, photo_bytes: int) -> int:
+def _num_cached(folder: Path, name: str, photo_bytes: int) -> int:
     """Return how many photos an earlier run has decoded, the most of several."""
     found: list[int] = []
     for path in folder.glob(f"{name}-*.u8"):
@@ -206,7 +206,7 @@ def _num_there(folder: Path, name: str, photo_bytes: int) -> int:
 def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_bytes: int) -> int:
     """Return how many photos the free disk holds decoded, besides the others as they are stored."""
     info = manifest.splits[split]
-    budget = min(shutil.disk_usage(folder).free * _DISK_SHARE, _MOST_GIB * 2**30)
+    budget = min(shutil.disk_usage(folder).free * _DISK_SHARE, _MAX_AUTO_GIB * 2**30)
     if info.num_rows * photo_bytes <= budget:
         return info.num_rows
     stored = sum(shard.num_bytes for shard in info.shards)

@@ -49,7 +49,7 @@ class Batch:
     maps: Tensor | None = None
 
 
-class _Drawn(TypedDict):
+class _TransformArgs(TypedDict):
     seed: int
     rows: slice
     global_size: int
@@ -160,7 +160,7 @@ class PhotoLoader:
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
         self._geometry, self._on_batch = target_spec(targets).geometry, on_batch
-        self._has_refused = False
+        self._gpu_decoding_failed = False
         # A generator that held it could be collected half-way, and would wait for its thread then.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
@@ -204,7 +204,7 @@ class PhotoLoader:
         targets = torch.from_numpy(self._photos.targets[share.rows])
         if self._resident is not None:
             return self._resident[send(rows, self._device)], send(targets, self._device)
-        has_files = self._photos.encoded is not None and not self._has_refused
+        has_files = self._photos.encoded is not None and not self._gpu_decoding_failed
         if has_files and decodes_jpegs(self._device):
             return self._decode(share.rows), send(targets, self._device)
         return self._read_pixels(share.rows), send(targets, self._device)
@@ -225,7 +225,7 @@ class PhotoLoader:
         try:
             squares = decode_squares(list(plain.values()), size, self._device)
         except RuntimeError as error:
-            self._has_refused = True
+            self._gpu_decoding_failed = True
             warnings.warn(f"photos are decoded on the CPU: {error}", stacklevel=1)
             return self._read_pixels(rows)
         others = np.array([place for place in files if place not in plain], np.int64)
@@ -234,14 +234,14 @@ class PhotoLoader:
         return together[send(places.argsort(), self._device)]
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
-        drawn: _Drawn = {
+        args: _TransformArgs = {
             "seed": share.seed, "rows": share.places, "global_size": share.global_size
         }  # fmt: skip
-        inputs = self._transform(pixels, **drawn)
+        inputs = self._transform(pixels, **args)
         ids = [self._photos.ids[row] for row in share.rows]
         batch = Batch(inputs, targets, share.rows, ids, share.global_size)
         if self._geometry is not None:
-            maps = self._transform.maps(pixels.shape[1], **drawn)
+            maps = self._transform.maps(pixels.shape[1], **args)
             # Inverted on the host: on a GPU torch.linalg.inv waits for all work before it.
             inverse = send(torch.linalg.inv(maps), self._device)
             moved = move_coordinates(targets, inverse, self._geometry)

@@ -20,7 +20,7 @@ __all__ = [
     "draw_maps",
     "move_box",
     "move_points",
-    "reflected",
+    "reflect_grid",
     "sampling_grid",
     "send",
 ]
@@ -103,7 +103,7 @@ class Augment:
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         grid = sampling_grid(send(maps, device), self._size)
         if device.type == "mps":
-            inputs = F.grid_sample(pixels, reflected(grid, pixels.shape[2]), align_corners=False)
+            inputs = F.grid_sample(pixels, reflect_grid(grid, pixels.shape[2]), align_corners=False)
         else:
             inputs = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
         inputs = inputs.mul_(scale).add_(shift)
@@ -226,7 +226,7 @@ def sampling_grid(maps: Tensor, size: int) -> Tensor:
     return torch.stack([x / depth, y / depth], -1)
 
 
-def reflected(grid: Tensor, side: int) -> Tensor:
+def reflect_grid(grid: Tensor, side: int) -> Tensor:
     """Reflect a grid at the borders of photos, as grid_sample's padding mode "reflection" does.
 
     Not all versions of torch have that mode on Apple's GPUs.
