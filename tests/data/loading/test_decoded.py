@@ -195,5 +195,5 @@ def test_a_short_file_is_made_anew(open_split, tmp_path):
 
 def test_lengths_must_agree():
     pixels, labels = np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int64)
-    with pytest.raises(ValueError, match="one entry a photo"):
+    with pytest.raises(ValueError, match="one entry per photo"):
         DecodedPhotos(pixels, labels, ["a"])
