@@ -176,7 +176,7 @@ def _now() -> str:
 def _load_stored(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut], float]:
     """Return the plan's shards in order, all quarantined files, and the low-contrast fraction.
 
-    That is the fraction of photos whose grey levels span less than a quarter of the range.
+    That is the fraction of photos read whose grey levels span less than a quarter of the range.
     """
     stored, quarantined = [], load_planned_quarantine(plan)
     records = load_records(plan.root, [shard.key for shard in plan.shards])
