@@ -1,9 +1,9 @@
-"""The stored form of a data set: its folders, its Parquet schema, its manifest.
+"""Storage format of a data set: folders, Parquet schemas, manifest.
 
-<store>/datasets/<name>/<fingerprint>/  manifest.json, photos.parquet, quarantine.parquet,
-                                        duplicates.parquet: one version
+<store>/datasets/<name>/<fingerprint>/  one version: manifest.json, photos.parquet,
+                                        quarantine.parquet, duplicates.parquet
 <store>/datasets/<name>/shards/         Parquet shards, shared by the versions
-<store>/datasets/<name>/journal/        what became of each planned shard, by its key
+<store>/datasets/<name>/journal/        result of each planned shard, one file per key
 <store>/datasets/<name>/plans/          photos of each planned shard
 <store>/datasets/<name>/contracts/      versions of the label contract
 """
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        # Hugging Face `datasets` takes a column for labels only where it may be null.
+        # Hugging Face `datasets` accepts a label column only if it is nullable.
         pa.field("label", pa.int64()),
         pa.field("class_name", pa.string(), nullable=False),
         pa.field("species", pa.string()),
@@ -64,8 +64,8 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
     ]
 )
-"""One row a photo of one class. `width`, `height` and `head_box` are pixels of the upright
-photo, from its upper left."""
+"""Columns of a shard, one row per photo. `width`, `height` and `head_box` are in pixels of the
+upright photo, origin at the upper left."""
 
 _TAGS = [
     pa.field("tags", pa.list_(pa.string()), nullable=False),
@@ -75,22 +75,22 @@ _NUMBERS = [pa.field("numbers", pa.list_(pa.float32()), nullable=False)]
 
 
 def schema_of(targets: str) -> pa.Schema:
-    """Columns of a data set.
+    """Return the shard schema for one kind of target.
 
-    Where tags are learnt, `label` is null, `class_name` lists the tags, and two columns follow:
-    `tags`, their names, and `one_hot`, a 1 for each tag of the vocabulary that the photo has and a
-    0 for each other. Where numbers or places are learnt, `label` is null, `class_name` has them as
-    the source tells them, and `numbers` holds them, places from -1 to 1.
+    Tags: `label` is null, `class_name` lists the tags, `tags` holds their names and `one_hot` is
+    multi-hot over the vocabulary. Numbers and coordinates: `label` is null, `class_name` holds the
+    values as the source gives them, and `numbers` holds the targets; coordinates are scaled to
+    [-1, 1].
     """
-    more = {"label": [], "labels": _TAGS, "numbers": _NUMBERS}[target_spec(targets).storage]
-    return pa.schema([*SCHEMA, *more])
+    extra = {"label": [], "labels": _TAGS, "numbers": _NUMBERS}[target_spec(targets).storage]
+    return pa.schema([*SCHEMA, *extra])
 
 
 def photos_schema(targets: str) -> pa.Schema:
-    """Columns of photos.parquet, the index of a version.
+    """Return the schema of photos.parquet, the index of a version.
 
-    They are what is known of each photo, its shard, and the mark by which the next ingest tells
-    whether its file has changed.
+    It has the columns of the shards except the image and its box, the shard's name, and the version
+    tag (`mark`) of the source file, by which the next ingest detects changed files.
     """
     fields = [field for field in schema_of(targets) if field.name not in ("image", "head_box")]
     return pa.schema([*fields, pa.field("shard", pa.string()), pa.field("mark", pa.string())])
@@ -99,7 +99,7 @@ def photos_schema(targets: str) -> pa.Schema:
 QUARANTINE_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "path", "reason", "detail", "label")]
 )
-"""quarantine.parquet: a row for each file or listed photo that was left out, and why."""
+"""Schema of quarantine.parquet: one row per quarantined file or missing photo, with the reason."""
 
 DUPLICATES_SCHEMA = pa.schema(
     [
@@ -109,12 +109,13 @@ DUPLICATES_SCHEMA = pa.schema(
         ("exact", pa.bool_()),
     ]
 )
-"""duplicates.parquet: a row for each photo that is (nearly) another one, with the other that weighs
-most: one in a later split, else the nearest. `distance` counts differing bits of the hashes."""
+"""Schema of duplicates.parquet: one row per photo that is a (near-)duplicate, with its best match:
+one in a later split if there is one, else the nearest. `distance` is the Hamming distance of the
+perceptual hashes."""
 
 
 def compression_of(schema: pa.Schema) -> dict[str, str]:
-    """By column; photos are compressed already: to do it again costs time and saves nothing."""
+    """Return the Parquet compression by column: ZSTD, except image bytes (already compressed)."""
     chosen: dict[str, str] = {}
     for field in schema:
         if pa.types.is_struct(field.type):
@@ -125,7 +126,7 @@ def compression_of(schema: pa.Schema) -> dict[str, str]:
 
 
 def schema_with_classes(classes: Sequence[ClassInfo], targets: str = "class") -> pa.Schema:
-    """The schema with the metadata by which Hugging Face `datasets` decodes images and labels."""
+    """Return the shard schema with the metadata Hugging Face `datasets` needs for decoding."""
     schema = schema_of(targets)
     features: dict[str, Any] = {field.name: _feature(field.type) for field in schema}
     features["image"] = {"_type": "Image"}
@@ -136,22 +137,24 @@ def schema_with_classes(classes: Sequence[ClassInfo], targets: str = "class") ->
 
 
 def dataset_root(store: str, name: str) -> str:
-    """Folder of a data set with all its versions."""
+    """Return the folder of a data set, which holds all its versions."""
     return storage.join(storage.absolute(store), "datasets", name)
 
 
 def commit_manifest(manifest: DatasetManifest) -> None:
-    """Write manifest.json, the last file of a version; from then on it exists."""
+    """Write manifest.json, the last file of a version; its presence commits the version."""
     storage.write_bytes(
         storage.join(manifest.url, "manifest.json"), manifest.model_dump_json(indent=2).encode()
     )
 
 
 def load_manifest(url: str) -> DatasetManifest:
-    """Read the manifest of the version in folder `url`, wherever that folder now lies.
+    """Read the manifest of the version in folder `url`.
+
+    The returned manifest has this `url`, so that a folder may be moved or copied.
 
     Raises:
-        PetsError: There is no committed version, or its manifest is damaged.
+        PetsError: The folder holds no committed version, or the manifest is damaged.
     """
     data = storage.read_bytes(storage.join(url, "manifest.json"))
     try:
@@ -162,25 +165,25 @@ def load_manifest(url: str) -> DatasetManifest:
 
 
 def read_shard(manifest: DatasetManifest, shard: ShardInfo) -> bytes:
-    """Read a shard whole, and compare it with the manifest's SHA-256.
+    """Read a whole shard and verify its SHA-256 against the manifest.
 
     Raises:
-        PetsError: It is not there, or another.
+        PetsError: The shard is missing, or its checksum differs.
     """
     url = manifest.shard_url(shard)
     data = storage.read_bytes(url)
     if sha256(data).hexdigest() != shard.sha256:
         raise PetsError(
-            f"{url} fails its checksum (its SHA-256 is not the manifest's): restore it, or remove "
-            "it and ingest again"
+            f"{url} fails its checksum (its SHA-256 differs from the manifest's): restore it, or "
+            "remove it and ingest again"
         )
     return data
 
 
 class _ParquetFile(pq.ParquetFile):  # type: ignore[misc]
-    """A Parquet file that is read without Arrow's thread pool.
+    """Parquet file that is read without Arrow's thread pool.
 
-    A thread of the pool may free the Python object it read from when the interpreter has ended,
+    A thread of that pool may free the Python object behind the file during interpreter shutdown,
     which aborts the process (docs/architecture.md, Processes).
     """
 
@@ -197,16 +200,16 @@ class _ParquetFile(pq.ParquetFile):  # type: ignore[misc]
 
 
 def open_parquet(file: Any) -> pq.ParquetFile:
-    """Open a Parquet file whose page checksums are verified as its pages are read."""
-    # Reading ahead has threads as well.
+    """Open a Parquet file; page checksums are verified as pages are read."""
+    # pre_buffer would start threads too.
     return _ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or some of its columns, verifying the checksums of its pages.
+    """Read a Parquet file, or some of its columns, verifying page checksums.
 
     Raises:
-        PetsError: It is not there, or damaged.
+        PetsError: The file is missing or damaged.
     """
     with storage.open_read(url) as file:
         try:
@@ -218,7 +221,7 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
 def write_table(
     url: str, table: pa.Table, row_group_rows: int | None = None, setting: str = "store"
 ) -> None:
-    """Write a Parquet file, whole or not at all; `setting` as of `storage.writing`."""
+    """Write a Parquet file atomically; `setting` as in `storage.writing`."""
     with storage.writing(url, setting) as file:
         pq.write_table(table, file, row_group_rows, compression="zstd", write_page_checksum=True)
 

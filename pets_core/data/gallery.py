@@ -1,4 +1,4 @@
-"""What people look at of a stored data set: photos, leaks, what was left out."""
+"""Read parts of a stored data set for reports: thumbnails, quarantine, leaks, warnings."""
 
 from __future__ import annotations
 
@@ -29,15 +29,12 @@ _MISSING = frozenset({"na", "n/a", "none", "null"})
 
 
 def thumbnails(manifest: DatasetManifest, ids: Iterable[str], side: int) -> dict[str, bytes]:
-    """Read some photos of a version and make them small.
+    """Return JPEG thumbnails of some photos of a version, by id.
 
     Args:
         manifest: The version.
-        ids: Which photos; those it does not hold are passed over.
+        ids: Photo ids; unknown ids are skipped.
         side: Longer side of a thumbnail, pixels.
-
-    Returns:
-        JPEG by photo id.
     """
     wanted = set(ids)
     index = read_table(storage.join(manifest.url, "photos.parquet"), ["id", "shard"])
@@ -50,12 +47,12 @@ def thumbnails(manifest: DatasetManifest, ids: Iterable[str], side: int) -> dict
     for path, own in by_shard.items():
         with storage.open_read(manifest.shard_url(shards[path])) as file:
             for photo_id, data in _photos(open_parquet(file), own):
-                found[photo_id] = _small(data, side)
+                found[photo_id] = _make_thumbnail(data, side)
     return found
 
 
 def _photos(shard: pq.ParquetFile, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Some photos of a shard, from the row groups alone that have them."""
+    """Yield id and bytes of some photos of a shard; reads only row groups that hold them."""
     values = pa.array(sorted(wanted))
     for group in range(shard.num_row_groups):
         ids = shard.read_row_group(group, ["id"])["id"]
@@ -67,55 +64,56 @@ def _photos(shard: pq.ParquetFile, wanted: set[str]) -> Iterator[tuple[str, byte
 
 
 def read_quarantine(manifest: DatasetManifest) -> list[dict[str, str]]:
-    """What a version leaves out: id, path, reason, detail."""
+    """Return the rows of a version's quarantine.parquet."""
     table = read_table(storage.join(manifest.url, "quarantine.parquet"))
     return table.to_pylist()  # type: ignore[no-any-return]
 
 
 def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
-    """Photos of a version whose like is in a later split, by `DUPLICATES_SCHEMA`."""
+    """Return the photos with a duplicate in a later split, as rows of `DUPLICATES_SCHEMA`."""
     table = read_table(storage.join(manifest.url, "duplicates.parquet"))
     return leaking(table).to_pylist()  # type: ignore[no-any-return]
 
 
 def class_warnings(manifest: DatasetManifest) -> list[str]:
-    """What of the data set may harm training, a sentence each."""
+    """Return warnings about properties of the data set that may harm training."""
     train = manifest.splits["train"].class_counts
     lost = [f"{label} ({n} of {total})" for label, (n, total) in manifest.lost_of_classes.items()]
     warnings = [*manifest.warnings, *_odd_names(manifest.class_names)]
     if lost:
-        warnings.append(f"Classes that lost most of their photos: {listed(lost, 5)}.")
+        warnings.append(f"Classes that lost at least half of their photos: {listed(lost, 5)}.")
     if manifest.narrow_fraction > 0.5:
         warnings.append(
-            f"{manifest.narrow_fraction:.0%} of the photos use less than a quarter of the range "
-            "from black to white, as 12 bits in a 16-bit file do, and a model sees little of them: "
-            "rescale the files to their full range."
+            f"{manifest.narrow_fraction:.0%} of the photos have low contrast: they use less than a "
+            "quarter of the range from black to white (for example 12-bit data in 16-bit files). "
+            "Rescale the files to the full range."
         )
     if not train:
         return warnings
-    what = target_spec(manifest.targets).noun
+    noun = target_spec(manifest.targets).noun
     few = [
         f"{info.name} ({count})"
         for info, count in zip(manifest.classes, train, strict=True)
         if count < _FEW_PHOTOS
     ]
     if few:
-        warnings.append(
-            f"Few training photos, below {_FEW_PHOTOS}, to learn from: {listed(few, 5)}."
-        )
+        warnings.append(f"Fewer than {_FEW_PHOTOS} training photos: {listed(few, 5)}.")
     if max(train) > _UNBALANCED * min(train):
         warnings.append(
-            f"The largest {what} has {max(train)} training photos, the smallest {min(train)}: the "
-            "model will lean to the large ones."
+            f"Imbalanced training set: the largest {noun} has {max(train)} photos, the smallest "
+            f"{min(train)}. Predictions will be biased towards the large ones."
         )
     for split, info in manifest.splits.items():
         if split != "train" and (lacking := info.class_counts.count(0)):
-            warnings.append(f"{split} has no photo of {lacking} of the {manifest.contents}.")
+            warnings.append(f"Split {split} has no photos of {lacking} of {manifest.contents}.")
     return warnings
 
 
 def _odd_names(names: Iterable[str]) -> list[str]:
-    """Warnings of names that differ by case, Unicode form or blanks only, or stand for no label."""
+    """Return warnings about near-identical class names and names that mean a missing label.
+
+    Near-identical names differ only by case, Unicode form or whitespace.
+    """
     alike = defaultdict(list)
     for name in names:
         plain = "".join(c for c in normalize("NFKC", name).casefold() if category(c) != "Cf")
@@ -125,19 +123,19 @@ def _odd_names(names: Iterable[str]) -> list[str]:
     warnings = []
     if groups:
         warnings.append(
-            "Classes whose names differ by case, Unicode form or blanks only: "
-            f"{listed(groups, 5)}. If they are the same, correct the source or set "
+            "Class names that differ only by case, Unicode form or whitespace: "
+            f"{listed(groups, 5)}. If they are the same class, correct the source or set "
             "source.label_fixes."
         )
     if missing:
         warnings.append(
-            f"Classes whose names may stand for no label: {', '.join(missing)}. If they do, leave "
-            "their rows empty."
+            f"Class names that may mean a missing label: {', '.join(missing)}. If so, leave these "
+            "labels empty in the source."
         )
     return warnings
 
 
-def _small(data: bytes, side: int) -> bytes:
+def _make_thumbnail(data: bytes, side: int) -> bytes:
     image, _ = open_rgb(data, at_least=side)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

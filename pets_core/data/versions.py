@@ -1,4 +1,4 @@
-"""The versions of data sets in a store: listed, compared and verified."""
+"""List, find, compare and verify the versions of data sets in a store."""
 
 from __future__ import annotations
 
@@ -35,47 +35,47 @@ __all__ = [
     "versions_in",
 ]
 
-_NO_VERSIONS = frozenset({"contracts", "journal", "plans", "shards"})
+_OTHER_FOLDERS = frozenset({"contracts", "journal", "plans", "shards"})
 
 
 class Difference(NamedTuple):
-    """What changed from one version to another, in photo ids."""
+    """Photo ids that differ between two versions."""
 
     added: list[str]
     removed: list[str]
     changed: list[str]
-    """Other content."""
+    """Photos whose content changed."""
     relabelled: list[str]
     moved: list[str]
-    """In another split; never without another seed, fraction or list."""
+    """Photos in another split; only a new seed, fraction or predefined split moves photos."""
 
 
 class Version(Protocol):
-    """A committed version of a data set, of photos or of ratings."""
+    """Committed version of a data set of photos or ratings."""
 
     @property
     def name(self) -> str:
-        """Of the data set."""
+        """Name of the data set."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Hash of its content."""
+        """Hash of the version's content."""
         ...
 
     @property
     def url(self) -> str:
-        """Its folder."""
+        """Folder of the version."""
         ...
 
     @property
     def created_at(self) -> str:
-        """UTC, ISO 8601."""
+        """Time of the commit, UTC, ISO 8601."""
         ...
 
     @property
     def shared_files(self) -> Collection[str]:
-        """Names of its files outside its folder."""
+        """Names of the version's files outside its folder."""
         ...
 
 
@@ -83,35 +83,35 @@ AnyVersion = TypeVar("AnyVersion", bound=Version)
 
 
 def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
-    """All committed versions, oldest first; of one data set where `name` is given."""
+    """Return all committed versions, or those of the data set `name`, oldest first."""
     return list_stored(store, "datasets", load_manifest, name)
 
 
 def list_stored(
-    store: str, room: str, load: Callable[[str], AnyVersion], name: str | None = None
+    store: str, folder: str, load: Callable[[str], AnyVersion], name: str | None = None
 ) -> list[AnyVersion]:
     """Return all committed versions, oldest first.
 
     Args:
         store: Root of data sets and runs.
-        room: Folder of the data sets in the store.
-        load: Reads the manifest in a folder.
-        name: Of one data set; None: all.
+        folder: Folder of the data sets in the store.
+        load: Reads the manifest of a version's folder.
+        name: Name of a data set; None: all data sets.
     """
-    root = storage.join(storage.absolute(store), room)
+    root = storage.join(storage.absolute(store), folder)
     names = [name] if name else sorted(storage.list_folder(root))
     found = [m for own in names for m in versions_in(storage.join(root, own), load)]
     return sorted(found, key=_age)
 
 
 def versions_in(root: str, load: Callable[[str], AnyVersion]) -> list[AnyVersion]:
-    """Return the versions in the folder of a data set, whatever its name is now, oldest first."""
+    """Return the versions in a data set's folder, oldest first; the folder may be renamed."""
 
     def version(name: str) -> AnyVersion | None:
         url = storage.join(root, name)
         return load(url) if storage.exists(storage.join(url, "manifest.json")) else None
 
-    names = [name for name in storage.list_folder(root) if name not in _NO_VERSIONS]
+    names = [name for name in storage.list_folder(root) if name not in _OTHER_FOLDERS]
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(version, names))
     return sorted((m for m in found if m), key=_age)
@@ -122,22 +122,22 @@ def _age(manifest: Version) -> tuple[str, str]:
 
 
 def newest_version(root: str) -> DatasetManifest | None:
-    """The newest version in the data set folder `root` of the form this code writes, if any."""
+    """Return the newest version in folder `root` that has the current schema version, if any."""
     versions = [m for m in versions_in(root, load_manifest) if m.schema_version == SCHEMA_VERSION]
     return versions[-1] if versions else None
 
 
 def find_version(store: str, wanted: str) -> DatasetManifest:
-    """The version whose fingerprint begins with `wanted`, or the newest of the data set so named.
+    """Return a version by the start of its fingerprint, or the newest of a data set by its name.
 
     Raises:
-        PetsError: There is none, or more than one.
+        PetsError: `wanted` matches no version, or more than one.
     """
     return choose_version(list_versions(store), store, wanted)
 
 
 def choose_version(versions: Sequence[AnyVersion], store: str, wanted: str) -> AnyVersion:
-    """As `find_version`, among some versions, oldest first."""
+    """Choose from `versions`, sorted oldest first, as `find_version` does."""
     if named := [m for m in versions if m.name == wanted]:
         return named[-1]
     found = [m for m in versions if wanted and m.fingerprint.startswith(wanted)]
@@ -145,7 +145,7 @@ def choose_version(versions: Sequence[AnyVersion], store: str, wanted: str) -> A
         return found[0]
     if found:
         listed = ", ".join(f"{m.name} {m.fingerprint}" for m in found)
-        raise PetsError(f"{wanted} may be each of {listed}: give more of the fingerprint")
+        raise PetsError(f"{wanted} is ambiguous ({listed}): give more characters")
     known = [*(m.fingerprint for m in versions), *{m.name for m in versions}]
     raise PetsError(
         f"{wanted}: no such data set or version in {store}.{did_you_mean(wanted, known)}"
@@ -153,7 +153,7 @@ def choose_version(versions: Sequence[AnyVersion], store: str, wanted: str) -> A
 
 
 def diff(old: DatasetManifest, new: DatasetManifest) -> Difference:
-    """Compare two versions photo by photo."""
+    """Compare the photos of two versions."""
     before, after = _index(old), _index(new)
     both = before.keys() & after.keys()
 
@@ -170,14 +170,14 @@ def diff(old: DatasetManifest, new: DatasetManifest) -> Difference:
 
 
 def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
-    """Read every shard of a version again.
+    """Verify the checksums of all shards and photos of a version.
 
     Yields:
-        Each shard, and what is wrong with it; empty where nothing is.
+        Each shard with its error message; empty if the shard is intact.
     """
     for split in manifest.splits.values():
         for shard in split.shards:
-            yield shard, _fault(manifest, shard)
+            yield shard, _check_shard(manifest, shard)
 
 
 def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:
@@ -186,7 +186,7 @@ def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:
     return {row[0]: row[1:] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)}
 
 
-def _fault(manifest: DatasetManifest, shard: ShardInfo) -> str:
+def _check_shard(manifest: DatasetManifest, shard: ShardInfo) -> str:
     try:
         data = read_shard(manifest, shard)
     except PetsError as error:
@@ -200,5 +200,5 @@ def _fault(manifest: DatasetManifest, shard: ShardInfo) -> str:
     except (pa.ArrowInvalid, OSError) as error:
         return f"{url}: {error}"
     if counts[False] or counts[True] != shard.num_rows:
-        return f"{url}: {counts[True]} of {shard.num_rows} photos are what their SHA-256 says"
+        return f"{url}: {counts[True]} of {shard.num_rows} photos match their SHA-256"
     return ""

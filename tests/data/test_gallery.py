@@ -41,7 +41,7 @@ def with_train(manifest, *counts):
     [
         ((10, 100), []),
         ((10, 101), ["largest class has 101"]),
-        ((9, 20), ["below 10, to learn from: a (9)."]),
+        ((9, 20), ["Fewer than 10 training photos: a (9)."]),
         ((3, 31), ["a (3)", "smallest 3"]),
     ],
 )
@@ -54,4 +54,4 @@ def test_small_and_unequal_classes_are_warned_of(manifest, counts, said):
 def test_a_class_that_nothing_judges_is_warned_of(manifest):
     valid = manifest.splits["valid"].model_copy(update={"class_counts": (0, 9)})
     judged = manifest.model_copy(update={"splits": manifest.splits | {"valid": valid}})
-    assert "valid has no photo of 1 of the 2 classes" in class_warnings(judged)[-1]
+    assert "Split valid has no photos of 1 of 2 classes" in class_warnings(judged)[-1]

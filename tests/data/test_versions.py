@@ -328,8 +328,8 @@ def test_damaged_and_missing_shards_are_found(tmp_path, photos):
     missing.unlink()
     found = faults(manifest)
     assert list(found) == [path.name for path in paths[:3]]
-    assert "SHA-256 is not the manifest's" in found[flipped.name]
-    assert "SHA-256 is not the manifest's" in found[cut.name]
+    assert "SHA-256 differs from the manifest's" in found[flipped.name]
+    assert "SHA-256 differs from the manifest's" in found[cut.name]
     assert "does not exist" in found[missing.name]
     for shard in (s for info in manifest.splits.values() for s in info.shards):
         if shard.path not in found:
@@ -365,7 +365,7 @@ def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
     (found,) = faults(told).values()
     if fault != "no parquet":
         good = len(table) - (fault != "row more")
-        assert f"{good} of {len(table)} photos are what their SHA-256 says" in found
+        assert f"{good} of {len(table)} photos match their SHA-256" in found
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_a_start_that_two_fingerprints_share_is_an_error_that_lists_them(tmp_pat
     for fingerprint in likes:
         url = storage.join(store, "datasets/photos", fingerprint)
         commit_manifest(manifest.model_copy(update={"fingerprint": fingerprint, "url": url}))
-    with pytest.raises(PetsError, match="ab may be each of") as error:
+    with pytest.raises(PetsError, match="ab is ambiguous") as error:
         find_version(store, "ab")
     assert all(fingerprint in str(error.value) for fingerprint in likes)
 

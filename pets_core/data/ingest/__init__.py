@@ -1,1 +1,1 @@
-"""Photos of a source to a stored data set: plan, shards, commit."""
+"""Ingest photos of a source into a stored data set: plan, shards, commit."""

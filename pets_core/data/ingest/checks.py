@@ -1,4 +1,4 @@
-"""Checks of photos and their split, before any photo is read."""
+"""Checks of the photos and splits of a plan, before any photo is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.label_schema import Contract
-from pets_core.data.ingest.quarantine import lost_of_classes
+from pets_core.data.ingest.quarantine import find_class_losses
 from pets_core.data.ingest.splits import SplitRow, largest_fraction, smallest_fraction
 from pets_core.data.sources.archives import ARCHIVE_SUFFIXES
 from pets_core.data.sources.catalogue import LabelledPhoto
@@ -20,73 +20,73 @@ from pets_core.records.target_spec import target_spec
 
 __all__ = ["check_photos", "check_splits"]
 
-_MAX_FAULTS = 5
-"""Classes that a message names."""
+_MAX_ERRORS = 5
+"""Number of classes that a message names."""
 
 
 def check_photos(
     contract: Contract,
     photos: Mapping[str, LabelledPhoto],
     files: Mapping[str, FileEntry],
-    left_out: Sequence[LeftOut],
+    quarantined: Sequence[LeftOut],
 ) -> None:
-    """Refuse a source without photos, and classes or tags that too few photos have.
+    """Check that the source has labelled photos, and each class or tag at least two.
 
-    Files that are not named like photos are not counted on.
+    Files without a photo's name are not counted.
 
     Args:
         contract: The vocabulary.
-        photos: By id.
-        files: Of each photo.
-        left_out: What the source holds besides.
+        photos: Labelled photos by id.
+        files: File of each photo, by id.
+        quarantined: The other files of the source.
 
     Raises:
-        PetsError: With all faults.
+        PetsError: Lists all errors found.
     """
     counted = [photo for photo_id, photo in photos.items() if may_be_photo(files[photo_id].path)]
     spec = target_spec(contract.targets)
     if not counted:
-        what = {"label": "a label", "labels": "a row of tags", "numbers": "numbers"}[spec.storage]
-        raise PetsError(f"the source holds no photo with {what}{_instead(left_out)}")
+        noun = {"label": "a label", "labels": "a row of tags", "numbers": "numbers"}[spec.storage]
+        raise PetsError(f"the source has no photo with {noun}{_describe_files(quarantined)}")
     if contract.numbers:
         return
     if not contract.classes:
         raise PetsError("no photo of the source has a tag")
-    what = spec.noun
+    noun = spec.noun
     total = Counter(name for photo in counted for name in photo.names(contract.targets))
-    lost = lost_of_classes(left_out, total)
-    faults = [
-        f"{what} {info.name!r} has {total[info.name]} photo{'s' * (total[info.name] != 1)}"
-        + (f" ({lost[info.name][0]} more are left out)" if info.name in lost else "")
-        + f", at least 2 are needed: add photos, remove the {what}, or, where earlier versions of "
-        "the data set have it, set source.name to start another"
+    lost = find_class_losses(quarantined, total)
+    errors = [
+        f"{noun} {info.name!r} has {total[info.name]} photo{'s' * (total[info.name] != 1)}"
+        + (f" ({lost[info.name][0]} more are quarantined)" if info.name in lost else "")
+        + f", at least 2 are required: add photos, remove the {noun}, or, if earlier versions of "
+        "the data set have it, set source.name to start a new data set"
         for info in contract.classes
         if total[info.name] < 2
     ]
-    if len(contract.classes) == 1 and what == "class":
-        faults.append(
-            f"the source has the single class {contract.classes[0].name!r}; a classifier needs at "
-            "least 2. A class is a folder of photos: set source.url to the folder around the class "
+    if len(contract.classes) == 1 and noun == "class":
+        errors.append(
+            f"the source has a single class, {contract.classes[0].name!r}; a classifier needs at "
+            "least 2. Each class is a folder of photos: set source.url to the parent of the class "
             "folders"
         )
-    if faults:
-        more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
-        raise PetsError("\n".join([*faults[:_MAX_FAULTS], *more]))
+    if errors:
+        more = [f"and {len(errors) - _MAX_ERRORS} more"] if len(errors) > _MAX_ERRORS else []
+        raise PetsError("\n".join([*errors[:_MAX_ERRORS], *more]))
 
 
-def _instead(left_out: Sequence[LeftOut]) -> str:
-    """What the source holds in place of labelled photos, for a message."""
-    archives = [row.path for row in left_out if row.path.lower().endswith(ARCHIVE_SUFFIXES)]
+def _describe_files(quarantined: Sequence[LeftOut]) -> str:
+    """Return a hint about archives or photos that the source has instead of labelled photos."""
+    archives = [row.path for row in quarantined if row.path.lower().endswith(ARCHIVE_SUFFIXES)]
     if archives:
         return (
-            f", but {len(archives)} archive{'s' * (len(archives) > 1)}, as {archives[0]}: unpack "
-            "the source, and set source.url to one of them or to the folder with all photos"
+            f", but {len(archives)} archive{'s' * (len(archives) > 1)}, such as {archives[0]}: "
+            "unpack the source, and set source.url to one of them or to the folder of all photos"
         )
-    photos = [row for row in left_out if is_photo_name(row.path)]
+    photos = [row for row in quarantined if is_photo_name(row.path)]
     if photos:
         return (
-            f", but {len(photos)} photos in no class's folder, as {photos[0].path}: put each in a "
-            "folder named after its class, or give a table that names photos and labels"
+            f", but {len(photos)} photos outside class folders, such as {photos[0].path}: put each "
+            "in a folder named after its class, or use a table of photos and labels"
         )
     return ""
 
@@ -98,24 +98,25 @@ def check_splits(
     splits: Mapping[str, Split | None],
     config: PipelineConfig,
 ) -> None:
-    """Refuse a split without photos to train on, of some class or at all, or to judge on.
+    """Check that each class has training photos and that the evaluation split is not empty.
 
     Raises:
-        PetsError: With the fraction that would do, where there is one.
+        PetsError: A class has no training photo, or there is none to evaluate on; the message gives
+            a fraction that works, if there is one.
     """
     source = config.source
     training = [photo for photo_id, photo in photos.items() if splits[photo_id] == "train"]
     trained = {name for photo in training for name in photo.names(contract.targets)}
     lacking = [info.name for info in contract.classes if info.name not in trained]
     if lacking or not training:
-        names = ", ".join(map(repr, lacking[:_MAX_FAULTS])) + ", ..." * (len(lacking) > _MAX_FAULTS)
+        names = ", ".join(map(repr, lacking[:_MAX_ERRORS])) + ", ..." * (len(lacking) > _MAX_ERRORS)
         spec = target_spec(contract.targets)
-        what, whats = spec.noun, spec.plural
         subject = (
-            f"{len(lacking)} of {len(contract.classes)} {whats} ({names}) have no training photos"
+            f"{len(lacking)} of {len(contract.classes)} {spec.plural} ({names}) "
+            "have no training photos"
         )
         if len(lacking) == 1:
-            subject = f"{what} {names} has no training photos"
+            subject = f"{spec.noun} {names} has no training photos"
         elif not lacking:
             subject = "there are no training photos"
         remedy = _lower_fraction(photos, rows, contract.targets, config)
@@ -127,14 +128,14 @@ def check_splits(
         keys = {rows[photo_id].key for photo_id in photos}
         if len(keys) < len(photos) and len(keys) <= 2 * len(contract.classes):
             raise PetsError(
-                f"the {len(photos)} photos are in {len(keys)} groups only, too few to hold some "
-                "out for validation: set source.group_column or group_pattern to smaller groups"
+                f"the {len(photos)} photos form only {len(keys)} groups, too few to hold some out "
+                "for validation: set source.group_column or source.group_pattern to smaller groups"
             )
         fraction = smallest_fraction(keys, source.seed)
         raise PetsError(
-            f"none of the {len(photos)} photos falls into validation with source.valid_fraction = "
-            f"{source.valid_fraction:g}: set it to {fraction:g} or more, or add photos: each class "
-            "of 5 photos has one"
+            f"none of the {len(photos)} photos is in the validation split with "
+            f"source.valid_fraction = {source.valid_fraction:g}: set it to {fraction:g} or more or "
+            "add photos (each class of at least 5 photos gets a validation photo)"
         )
     choose_evaluation_split(config.evaluate.split, present)
 
@@ -145,8 +146,11 @@ def _lower_fraction(
     targets: str,
     config: PipelineConfig,
 ) -> str:
-    """The fractions that leave each class a training photo, for a message; empty with lists."""
-    if any(row.official for row in rows.values()) and config.source.split != "random":
+    """Return advice on the fractions that leave each class a training photo.
+
+    Empty if the source's predefined split is used.
+    """
+    if any(row.predefined_split for row in rows.values()) and config.source.split != "random":
         return ""
     keys: dict[str, set[str]] = {}
     for photo_id, photo in photos.items():

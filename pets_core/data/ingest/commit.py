@@ -1,4 +1,4 @@
-"""Photos of a source to an immutable Parquet data set: plan, write shards, commit."""
+"""Ingest a source into an immutable Parquet data set: plan, write shards, commit."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from pets_core.data.dataset import (
     read_table,
     write_table,
 )
-from pets_core.data.ingest.duplicates import find_duplicates, leaking, without_leaking
+from pets_core.data.ingest.duplicates import drop_leaking, find_duplicates, leaking
 from pets_core.data.ingest.journal import load_records
 from pets_core.data.ingest.label_schema import Contract, save_contract
-from pets_core.data.ingest.plan import plan_dataset, planned_left_out, planned_marks
-from pets_core.data.ingest.quarantine import check_quarantine, lost_of_classes, summarize
-from pets_core.data.ingest.shards import without, write_shard
+from pets_core.data.ingest.plan import load_planned_quarantine, load_version_tags, plan_dataset
+from pets_core.data.ingest.quarantine import check_quarantine, find_class_losses, summarize
+from pets_core.data.ingest.shards import rewrite_without, write_shard
 from pets_core.errors import PetsError, listed
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
@@ -53,12 +53,12 @@ __all__ = ["commit", "ingest", "written"]
 
 
 def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) -> DatasetManifest:
-    """Bring the source into the store, or find that this very version is there already.
+    """Ingest the source into the store; return the existing version if nothing changed.
 
     Raises:
         PetsError: The source or the store is not usable, a class cannot be split, or more than
-            `ingest.max_quarantined_fraction` of the photos cannot be used. No version is then
-            committed, and those which are there stay as they are.
+            `ingest.max_quarantined_fraction` of the photos cannot be used. No version is committed,
+            and existing versions are unchanged.
     """
     plan = plan_dataset(config)
     done, total, started = 0, sum(s.num_photos for s in plan.pending), time.monotonic()
@@ -71,14 +71,14 @@ def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) ->
 
 
 def written(done: int, total: int, seconds: float) -> Progress:
-    """How far the writing of shards has come."""
+    """Return the progress of writing shards, in photos."""
     detail = f"{done / seconds:.0f} photos/s"
     return Progress(stage="ingest", done=done, total=total, unit="photos", detail=detail)
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A shard in the store, and its photos of each class."""
+    """Shard in the store, with its number of photos by class."""
 
     split: Split
     info: ShardInfo
@@ -86,32 +86,32 @@ class _Stored:
 
 
 def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
-    """Check the written shards as a whole, and make them a version of the data set.
+    """Validate the written shards and commit them as a version of the data set.
 
-    The manifest is the last file written; until it is there, readers see the versions before.
+    The manifest is the last file written; until then readers see only earlier versions.
 
     Raises:
-        PetsError: Too much was left out, or a class or split has no readable photo.
+        PetsError: Too many photos are quarantined, or a class or split has no readable photo.
     """
-    stored, left_out, narrow = _written(plan)
-    photos = _photos(plan, stored)
+    stored, quarantined, narrow = _load_stored(plan)
+    photos = _load_photos(plan, stored)
     duplicates = find_duplicates(photos, config.ingest.near_duplicate_bits)
     if config.ingest.duplicates == "drop":
         stored, photos, dropped = _drop_leaking(plan, stored, duplicates, photos, config.ingest)
-        left_out += dropped
-        duplicates = without_leaking(duplicates, photos, config.ingest.near_duplicate_bits)
-    reasons = dict(sorted(Counter(row.reason for row in left_out).items()))
+        quarantined += dropped
+        duplicates = drop_leaking(duplicates, photos, config.ingest.near_duplicate_bits)
+    reasons = dict(sorted(Counter(row.reason for row in quarantined).items()))
     splits = _splits(plan, stored)
-    lost = lost_of_classes(left_out, _class_totals(plan, splits))
-    check_quarantine(left_out, photos.num_rows, config.ingest, lambda: _losses(lost))
-    _check_readable(splits, plan, left_out)
-    fingerprint = _fingerprint(plan, splits, left_out)
+    lost = find_class_losses(quarantined, _class_totals(plan, splits))
+    check_quarantine(quarantined, photos.num_rows, config.ingest, lambda: _describe_losses(lost))
+    _check_readable(splits, plan, quarantined)
+    fingerprint = _fingerprint(plan, splits, quarantined)
     url = storage.join(plan.root, fingerprint)
     if storage.exists(storage.join(url, "manifest.json")):
-        return _again(load_manifest(url), plan)
+        return _recommit(load_manifest(url), plan)
     write_table(storage.join(url, "photos.parquet"), photos)
     write_table(storage.join(url, "duplicates.parquet"), duplicates)
-    rows = [row.model_dump() for row in sorted(left_out, key=_row_order)]
+    rows = [row.model_dump() for row in sorted(quarantined, key=_row_order)]
     quarantine = pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
     write_table(storage.join(url, "quarantine.parquet"), quarantine)
     save_contract(plan.root, _contract(plan))
@@ -123,14 +123,14 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
         source_url=plan.source_url,
         classes=plan.classes,
         targets=plan.targets,
-        numbers=_spread(plan, photos),
+        numbers=_number_statistics(plan, photos),
         splits=splits,
-        num_quarantined=len(left_out),
+        num_quarantined=len(quarantined),
         quarantine_reasons=reasons,
         lost_of_classes=lost,
         narrow_fraction=narrow,
         warnings=plan.warnings,
-        duplicates=_count(duplicates),
+        duplicates=_count_duplicates(duplicates),
         contract_version=plan.contract_version,
         parent=plan.parent,
         created_at=_now(),
@@ -143,8 +143,8 @@ def _contract(plan: DatasetPlan) -> Contract:
     return Contract.of(plan.contract_version, plan.classes, plan.targets, plan.numbers)
 
 
-def _spread(plan: DatasetPlan, photos: pa.Table) -> tuple[NumberInfo, ...]:
-    """The numbers that are learnt, with how they are spread over the training photos."""
+def _number_statistics(plan: DatasetPlan, photos: pa.Table) -> tuple[NumberInfo, ...]:
+    """Return the target numbers with their statistics over the training photos."""
     if not plan.numbers:
         return ()
     training = photos.filter(pc.equal(photos["split"], "train"))["numbers"].to_pylist()
@@ -160,8 +160,8 @@ def _spread(plan: DatasetPlan, photos: pa.Table) -> tuple[NumberInfo, ...]:
     )  # fmt: skip
 
 
-def _again(manifest: DatasetManifest, plan: DatasetPlan) -> DatasetManifest:
-    """A version that is there: where another came after it, it becomes the newest again."""
+def _recommit(manifest: DatasetManifest, plan: DatasetPlan) -> DatasetManifest:
+    """Return an existing version, made the newest again if another was committed after it."""
     if plan.parent in (None, manifest.fingerprint):
         return manifest
     renewed = manifest.model_copy(update={"parent": plan.parent, "created_at": _now()})
@@ -173,24 +173,27 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _written(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut], float]:
-    """The plan's shards, in their order, all that was left out, and the share of narrow photos."""
-    stored, left_out = [], planned_left_out(plan)
+def _load_stored(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut], float]:
+    """Return the plan's shards in order, all quarantined files, and the low-contrast fraction.
+
+    That is the fraction of photos read whose grey levels span less than a quarter of the range.
+    """
+    stored, quarantined = [], load_planned_quarantine(plan)
     records = load_records(plan.root, [shard.key for shard in plan.shards])
     for shard, record in zip(plan.shards, records, strict=True):
         if record is None:
             raise PetsError(f"shard {shard.split}-{shard.prefix} was not written: ingest again")
-        left_out += record.left_out
+        quarantined += record.left_out
         if record.shard is not None:
             stored.append(_Stored(shard.split, record.shard, record.class_counts))
     num_read = sum(record.num_read for record in records if record)
     num_narrow = sum(record.num_narrow for record in records if record)
-    return stored, left_out, num_narrow / num_read if num_read else 0.0
+    return stored, quarantined, num_narrow / num_read if num_read else 0.0
 
 
-def _photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
-    """What the shards say of each photo, the photos' bytes left where they are."""
-    marks = planned_marks(plan)
+def _load_photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
+    """Return the rows of photos.parquet, read from the shards without the image bytes."""
+    version_tags = load_version_tags(plan)
     schema = photos_schema(plan.targets)
     columns = [name for name in schema.names if name not in ("shard", "mark")]
 
@@ -198,8 +201,8 @@ def _photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
         table = read_table(storage.join(plan.root, "shards", shard.info.path), columns)
         table = table.replace_schema_metadata(None)
         names = pa.array([shard.info.path] * table.num_rows, pa.string())
-        own = pa.array([marks[i] for i in table["id"].to_pylist()], pa.string())
-        return table.append_column("shard", names).append_column("mark", own).cast(schema)
+        tags = pa.array([version_tags[i] for i in table["id"].to_pylist()], pa.string())
+        return table.append_column("shard", names).append_column("mark", tags).cast(schema)
 
     with ThreadPoolExecutor(4) as pool:
         return pa.concat_tables([schema.empty_table(), *pool.map(read, stored)])
@@ -212,7 +215,11 @@ def _drop_leaking(
     photos: pa.Table,
     config: IngestConfig,
 ) -> tuple[list[_Stored], pa.Table, list[LeftOut]]:
-    """Write the shards that hold leaking photos again; return what is left, and what is not."""
+    """Rewrite shards without leaking photos.
+
+    Returns:
+        The shards, the rows of photos.parquet, and the dropped photos.
+    """
     leaks = {row["id"]: row for row in leaking(duplicates).to_pylist()}
     rows = photos.select(["id", "source_path", "shard"]).to_pylist()
     rows = [row for row in rows if row["id"] in leaks]
@@ -232,13 +239,13 @@ def _drop_leaking(
         if shard.info.path not in renamed:
             kept.append(shard)
             continue
-        info, counts = without(plan, shard.info, set(leaks), config.row_group_rows)
+        info, counts = rewrite_without(plan, shard.info, set(leaks), config.row_group_rows)
         if info is not None:
             renamed[shard.info.path] = info.path
             kept.append(replace(shard, info=info, class_counts=counts))
-    left = photos.filter(pc.invert(pc.is_in(photos["id"], pa.array(leaks, pa.string()))))
-    shards = pa.array([renamed.get(name, name) for name in left["shard"].to_pylist()], pa.string())
-    return kept, left.set_column(left.schema.get_field_index("shard"), "shard", shards), dropped
+    rest = photos.filter(pc.invert(pc.is_in(photos["id"], pa.array(leaks, pa.string()))))
+    shards = pa.array([renamed.get(name, name) for name in rest["shard"].to_pylist()], pa.string())
+    return kept, rest.set_column(rest.schema.get_field_index("shard"), "shard", shards), dropped
 
 
 def _splits(plan: DatasetPlan, stored: Sequence[_Stored]) -> dict[Split, SplitInfo]:
@@ -255,40 +262,40 @@ def _splits(plan: DatasetPlan, stored: Sequence[_Stored]) -> dict[Split, SplitIn
 
 
 def _class_totals(plan: DatasetPlan, splits: Mapping[Split, SplitInfo]) -> dict[str, int]:
-    """Photos of each class in all splits."""
+    """Return the number of photos of each class over all splits."""
     columns = zip(*(info.class_counts for info in splits.values()), strict=True)
     totals = (sum(counts) for counts in columns)
     return {info.name: total for info, total in zip(plan.classes, totals, strict=True)}
 
 
-def _losses(lost: Mapping[str, tuple[int, int]]) -> str:
-    """The classes that lost most photos, for a message; empty where there is none."""
+def _describe_losses(lost: Mapping[str, tuple[int, int]]) -> str:
+    """Return a hint that names the classes that lost most photos; empty if there is none."""
     named = [f"{label} ({num} of {total})" for label, (num, total) in lost.items()]
-    return f"Classes that lose most of their photos: {listed(named, 5)}" if named else ""
+    return f"Classes that lose at least half of their photos: {listed(named, 5)}" if named else ""
 
 
 def _check_readable(
-    splits: Mapping[Split, SplitInfo], plan: DatasetPlan, left_out: Sequence[LeftOut]
+    splits: Mapping[Split, SplitInfo], plan: DatasetPlan, quarantined: Sequence[LeftOut]
 ) -> None:
     train = splits["train"].class_counts
     if empty := [c.name for c, count in zip(plan.classes, train, strict=True) if not count]:
-        rows = [row for row in left_out if row.label in empty]
-        lines = [f"no readable training photo is left of {', '.join(empty)}: add photos"]
+        rows = [row for row in quarantined if row.label in empty]
+        lines = [f"no readable training photos of {', '.join(empty)}: add photos"]
         raise PetsError("\n".join([*lines, *summarize(rows, len(rows))]))
     if lost := [split for split, info in splits.items() if not info.num_rows]:
-        raise PetsError(f"no readable {' or '.join(lost)} photo is left: mend the source")
+        raise PetsError(f"no readable {' or '.join(lost)} photos: correct the source")
 
 
 def _fingerprint(
-    plan: DatasetPlan, splits: Mapping[Split, SplitInfo], left_out: Iterable[LeftOut]
+    plan: DatasetPlan, splits: Mapping[Split, SplitInfo], quarantined: Iterable[LeftOut]
 ) -> str:
-    """Hash of the shards' content and of what was left out; equal input, equal fingerprint."""
+    """Return a hash of the shards' contents and the quarantine; deterministic for equal input."""
     identity = [
         SCHEMA_VERSION,
         plan.name,
         [_class(info) for info in plan.classes],
         {split: [shard.sha256 for shard in info.shards] for split, info in splits.items()},
-        [list(_row_order(row)) for row in sorted(left_out, key=_row_order)],
+        [list(_row_order(row)) for row in sorted(quarantined, key=_row_order)],
     ]
     if not target_spec(plan.targets).is_label:
         identity += [plan.targets, [[info.name, info.unit] for info in plan.numbers]]
@@ -303,7 +310,7 @@ def _row_order(row: LeftOut) -> tuple[str, ...]:
     return row.id, row.path, row.reason, row.detail
 
 
-def _count(duplicates: pa.Table) -> dict[str, int]:
+def _count_duplicates(duplicates: pa.Table) -> dict[str, int]:
     assert duplicates.schema.equals(DUPLICATES_SCHEMA)
     exact = sum(duplicates["exact"].to_pylist())
     classes = zip(

@@ -1,4 +1,4 @@
-"""Photos that are the same, or nearly: by content, and by perceptual hash."""
+"""Find duplicate photos by content, and near-duplicates by perceptual hash."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from pets_core.data.dataset import DUPLICATES_SCHEMA
 
 __all__ = [
     "SPLIT_ORDER",
+    "drop_leaking",
     "find_duplicates",
     "leaking",
     "near_pairs",
     "perceptual_hashes",
-    "without_leaking",
 ]
 
 _BANDS = 4
 _MAX_PAIRS = 1 << 22
-"""Compared at once."""
-_CROWD = 512
-"""Of more hashes than that with a band in common, each is compared with the first so many."""
-_NOBODY = np.iinfo(np.int64).max
+"""Pairs compared at once; bounds memory."""
+_MAX_CANDIDATES = 512
+"""If more hashes share a band, each is compared only with the first `_MAX_CANDIDATES` of them."""
+_NO_MATCH = np.iinfo(np.int64).max
 SPLIT_ORDER = {"train": 0, "valid": 1, "test": 2}
-"""A photo leaks when its like is in a later split, on which the model will be judged."""
+"""A photo leaks if its duplicate is in a later split, on which the model is evaluated."""
 
 
 def perceptual_hashes(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Hash the 8 x 8 lowest frequencies of each picture: which are above their median?
+    """Return the perceptual hash (pHash, Zauner 2010) of each thumbnail.
 
-    Photos that differ by scaling, compression or little more differ in few bits. The method is
-    pHash (Zauner 2010), bit for bit that of the library ImageHash, but that equal frequencies count
-    as equal: in a flat or mirrored picture, errors of rounding would else choose the bits.
+    Each bit states whether one of the 8 x 8 lowest DCT coefficients is above their median. Photos
+    that differ by scaling or compression differ in few bits. Hashes equal those of the library
+    ImageHash, except that coefficients are rounded first: in a flat or mirrored picture, rounding
+    errors would otherwise determine bits.
 
     Args:
-        thumbnails: Grey, shape (n, 32, 32).
+        thumbnails: Grey, uint8, shape (n, 32, 32).
 
     Returns:
-        64 bits each, shape (n,).
+        64-bit hashes, uint64, shape (n,).
     """
     basis = _cosines()
     low = np.round(basis @ thumbnails.astype(np.float64) @ basis.T, 6)
@@ -56,36 +57,36 @@ def perceptual_hashes(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint6
 def near_pairs(
     hashes: npt.NDArray[np.uint64], bits: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Find the pairs of hashes that differ in at most `bits` bits.
+    """Find pairs of hashes that differ in at most `bits` bits.
 
-    Two such hashes differ in at most a quarter of these bits in one of their four bands of 16, so
-    only hashes that come so near in a band are compared (multi-index hashing: Norouzi, Punjani,
-    Fleet 2012). A pair may come more than once. Of a crowd, hashes of which more than `_CROWD` have
-    a band in common, each is compared with the first of these only: time is linear in its size.
+    Multi-index hashing (Norouzi, Punjani, Fleet 2012): two such hashes differ in at most a quarter
+    of `bits` in one of their four 16-bit bands, so only hashes that match that closely in a band
+    are compared. A pair may be yielded more than once. If more than `_MAX_CANDIDATES` hashes share
+    a band, each is compared only with the first of them, which keeps time linear in their number.
 
     Args:
-        hashes: In the order of their weight, shape (n,).
-        bits: Largest distance.
+        hashes: Sorted by priority, shape (n,).
+        bits: Maximum Hamming distance.
 
     Yields:
-        Places of the first and of the second of some pairs, first below second.
+        Indices of the first and second hashes of some pairs; first < second.
     """
     near = range(bits // _BANDS + 1)
-    masks = [sum(1 << p for p in places) for n in near for places in combinations(range(16), n)]
+    masks = [sum(1 << b for b in flipped) for n in near for flipped in combinations(range(16), n)]
     for number in range(_BANDS):
         band = (hashes >> np.uint64(16 * number)).astype(np.uint16)
         order = np.argsort(band, kind="stable")
         starts = np.searchsorted(band[order], np.arange((1 << 16) + 1))
         for mask in masks:
             wanted = (band ^ np.uint16(mask)).astype(np.int64)
-            low, counts = starts[wanted], np.diff(starts)[wanted].clip(max=_CROWD)
+            low, counts = starts[wanted], np.diff(starts)[wanted].clip(max=_MAX_CANDIDATES)
             for rows in _chunks(counts):
                 second = np.repeat(rows, counts[rows])
                 ends = np.cumsum(counts[rows])
-                place = np.arange(len(second)) + np.repeat(
+                position = np.arange(len(second)) + np.repeat(
                     low[rows] - ends + counts[rows], counts[rows]
                 )
-                first = order[place]
+                first = order[position]
                 alike = first < second
                 alike &= np.bitwise_count(hashes[first] ^ hashes[second]) <= bits
                 if alike.any():
@@ -93,22 +94,22 @@ def near_pairs(
 
 
 def _chunks(counts: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Rows whose counts add up to what fits in memory at once, and one row at least."""
+    """Split rows into chunks of at most about `_MAX_PAIRS` pairs, and at least one row."""
     chunk = np.cumsum(counts) // _MAX_PAIRS
     return iter(np.split(np.arange(len(counts)), np.flatnonzero(np.diff(chunk)) + 1))
 
 
 def find_duplicates(photos: pa.Table, bits: int) -> pa.Table:
-    """List the photos of a data set that are (nearly) another one.
+    """Find the photos of a data set that have a duplicate or near-duplicate.
 
     Args:
         photos: Columns id, split, class_name, sha256, phash.
-        bits: Perceptual hashes that differ in at most so many bits are near.
+        bits: Maximum Hamming distance between perceptual hashes of near-duplicates.
 
     Returns:
-        By `DUPLICATES_SCHEMA`, sorted by id. A photo is listed with its like in a later split, and
-        where there is none, with its like in its own split, of which the first by id is taken for
-        the original and not listed.
+        Table with `DUPLICATES_SCHEMA`, sorted by id. Each photo is listed with its match in a later
+        split if there is one, else with its match in the same split. There, the first photo by id
+        counts as the original and is not listed.
     """
     own = sorted(
         _Photo(*row) for row in zip(*(photos[n].to_pylist() for n in _COLUMNS), strict=True)
@@ -132,7 +133,7 @@ def find_duplicates(photos: pa.Table, bits: int) -> pa.Table:
 
 
 def leaking(duplicates: pa.Table) -> pa.Table:
-    """The rows whose like is in a later split."""
+    """Return the rows whose match is in a later split."""
     splits = zip(
         duplicates["split"].to_pylist(), duplicates["match_split"].to_pylist(), strict=True
     )
@@ -141,15 +142,15 @@ def leaking(duplicates: pa.Table) -> pa.Table:
     )
 
 
-def without_leaking(duplicates: pa.Table, left: pa.Table, bits: int) -> pa.Table:
-    """What `find_duplicates` says of the photos that are left when those that leak are dropped.
+def drop_leaking(duplicates: pa.Table, rest: pa.Table, bits: int) -> pa.Table:
+    """Return the duplicates among the photos that remain after leaking ones are dropped.
 
-    It need not search again, but where a photo was listed with one that is gone.
+    Equals `find_duplicates(rest, bits)`, but searches only if a listed match was dropped.
     """
-    kept = duplicates.filter(pc.is_in(duplicates["id"], left["id"].combine_chunks()))
-    if pc.all(pc.is_in(kept["match_id"], left["id"].combine_chunks()), min_count=0).as_py():
+    kept = duplicates.filter(pc.is_in(duplicates["id"], rest["id"].combine_chunks()))
+    if pc.all(pc.is_in(kept["match_id"], rest["id"].combine_chunks()), min_count=0).as_py():
         return kept
-    return find_duplicates(left, bits)
+    return find_duplicates(rest, bits)
 
 
 class _Photo(NamedTuple):
@@ -164,7 +165,7 @@ _COLUMNS = _Photo._fields
 
 
 def _firsts(photos: Iterable[_Photo], key: str) -> dict[Any, list[_Photo]]:
-    """The first photo of each split, by hash; enough to tell who is alike."""
+    """Return the first photo of each split, by hash; these are enough to find all matches."""
     firsts: dict[Any, dict[str, _Photo]] = defaultdict(dict)
     for photo in photos:
         firsts[getattr(photo, key)].setdefault(photo.split, photo)
@@ -172,29 +173,29 @@ def _firsts(photos: Iterable[_Photo], key: str) -> dict[Any, list[_Photo]]:
 
 
 def _nearest(photos: Iterable[_Photo], bits: int) -> dict[tuple[int, str], tuple[_Photo]]:
-    """The near photo that weighs most, by hash and split.
+    """Return the near photo with the highest priority, by hash and split.
 
     Args:
-        photos: The first of each split and hash. Of any other, the first is the nearest in its own
-            split, and a near one of a later split is the first's too.
-        bits: Largest distance.
+        photos: The first photo of each split and hash. Any other photo has that one as its nearest
+            in the same split, and shares its near photos in later splits.
+        bits: Maximum Hamming distance.
     """
     by_id = sorted(photos)
-    # Likes come first: photos of later splits, and of a split those whose id comes first.
-    order = sorted(range(len(by_id)), key=lambda place: -SPLIT_ORDER[by_id[place].split])
-    places = np.array(order, np.int64)
-    splits = np.array([SPLIT_ORDER[by_id[place].split] for place in order], np.int64)
-    hashes = np.array([by_id[place].phash for place in order], np.uint64)
-    # One number a photo, as all pairs of a crowd would not fit in memory.
-    best = np.full(len(order), _NOBODY)
+    # Matches have priority by split, later ones first, then by id.
+    order = sorted(range(len(by_id)), key=lambda index: -SPLIT_ORDER[by_id[index].split])
+    indices = np.array(order, np.int64)
+    splits = np.array([SPLIT_ORDER[by_id[index].split] for index in order], np.int64)
+    hashes = np.array([by_id[index].phash for index in order], np.uint64)
+    # One integer per photo: all pairs of many equal bands would not fit in memory.
+    best = np.full(len(order), _NO_MATCH)
     for first, second in near_pairs(hashes, bits):
         distance = np.bitwise_count(hashes[first] ^ hashes[second]).astype(np.int64)
         same_split = (splits[first] == splits[second]).astype(np.int64)
-        np.minimum.at(best, second, same_split << 48 | distance << 40 | places[first])
+        np.minimum.at(best, second, same_split << 48 | distance << 40 | indices[first])
     return {
-        (by_id[own].phash, by_id[own].split): (by_id[like & (1 << 40) - 1],)
-        for own, like in zip(order, best.tolist(), strict=True)
-        if like != _NOBODY
+        (by_id[own].phash, by_id[own].split): (by_id[match & (1 << 40) - 1],)
+        for own, match in zip(order, best.tolist(), strict=True)
+        if match != _NO_MATCH
     }
 
 
@@ -208,6 +209,6 @@ def _difference(photo: _Photo, match: _Photo) -> tuple[int, bool]:
 
 @cache
 def _cosines() -> npt.NDArray[np.float64]:
-    """The first 8 rows of the 32-point DCT-II, shape (8, 32)."""
-    place, frequency = np.arange(32), np.arange(8)[:, None]
-    return np.cos(np.pi * frequency * (2 * place + 1) / 64)
+    """Return the first 8 rows of the 32-point DCT-II matrix, shape (8, 32)."""
+    sample, frequency = np.arange(32), np.arange(8)[:, None]
+    return np.cos(np.pi * frequency * (2 * sample + 1) / 64)

@@ -1,4 +1,4 @@
-"""Bytes of one photo to pixels."""
+"""Decode and inspect single photos."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
     "is_plain_jpeg",
     "open_rgb",
     "read_orientation",
-    "upright_places",
+    "upright_points",
 ]
 
 MAX_PIXELS = 100_000_000
@@ -49,21 +49,21 @@ _TRANSPOSE = {
     7: _Orient.TRANSVERSE,
     8: _Orient.ROTATE_90,
 }
-"""What makes a photo upright, by its EXIF orientation (CIPA DC-008, tag 274)."""
+"""Transpose that makes a photo upright, by EXIF orientation (CIPA DC-008, tag 274)."""
 _SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
+"""EXIF orientations that swap width and height."""
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a photo really is: type by content, size in pixels after EXIF rotation.
+    """Properties of a photo, read from its content.
 
     Attributes:
-        format: Pillow's name of the type.
-        width: Pixels.
-        height: Pixels.
-        thumbnail: Grey, uint8, shape (32, 32): what the perceptual hash is made of.
-        orientation: The EXIF orientation of the stored pixels, 1 to 8.
+        format: Pillow's name of the format.
+        width: Width of the upright photo, pixels.
+        height: Height of the upright photo, pixels.
+        thumbnail: Input of the perceptual hash: grey, uint8, shape (32, 32).
+        orientation: EXIF orientation of the stored pixels, 1 to 8.
     """
 
     format: str
@@ -74,24 +74,19 @@ class ImageInfo:
 
 
 def read_orientation(data: bytes) -> int:
-    """The EXIF orientation of a photo's stored pixels, 1 to 8; 1 where there is none.
-
-    Args:
-        data: The file's bytes.
-    """
+    """Return the EXIF orientation, 1 to 8, of a photo's bytes; 1 if there is none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _orientation(Image.open(io.BytesIO(data), formats=photo_formats()))
-    except Exception:  # noqa: BLE001 - on damaged bytes the decoders raise anything
+    except Exception:  # noqa: BLE001 - decoders raise any error on damaged bytes
         return 1
 
 
 def is_plain_jpeg(data: bytes) -> bool:
-    """Return whether a photo is a JPEG that any decoder reads as `decode` does.
+    """Return whether a photo is a JPEG that any decoder decodes as `decode` does.
 
-    That is one which is upright, grey or RGB, and has no colour profile to be converted. Only the
-    header is read.
+    Such a JPEG is upright, grey or RGB, and needs no colour conversion. Only the header is read.
     """
     if not data.startswith(_JPEG):
         return False
@@ -102,21 +97,21 @@ def is_plain_jpeg(data: bytes) -> bool:
             profile = image.info.get("icc_profile")
             needs_conversion = bool(profile) and _to_srgb_transform(profile) is not None
             return image.mode in ("L", "RGB") and _orientation(image) == 1 and not needs_conversion
-    except Exception:  # noqa: BLE001 - on damaged bytes the decoders raise anything
+    except Exception:  # noqa: BLE001 - decoders raise any error on damaged bytes
         return False
 
 
-def upright_places(places: Sequence[float], size: tuple[int, int], orientation: int) -> list[float]:
-    """Places on the stored pixels as places on the upright photo.
+def upright_points(points: Sequence[float], size: tuple[int, int], orientation: int) -> list[float]:
+    """Convert points on the stored pixels to points on the upright photo.
 
     Args:
-        places: x and y in turn, pixels from the upper left.
+        points: x, y, x, y, ... in pixels, origin at the upper left.
         size: Width and height of the stored photo, pixels.
-        orientation: EXIF's, 1 to 8.
+        orientation: EXIF orientation, 1 to 8.
     """
     width, height = size
     turned: list[float] = []
-    for x, y in zip(places[::2], places[1::2], strict=True):
+    for x, y in zip(points[::2], points[1::2], strict=True):
         turned += {
             1: (x, y),
             2: (width - x, y),
@@ -131,39 +126,38 @@ def upright_places(places: Sequence[float], size: tuple[int, int], orientation: 
 
 
 def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, str]:
-    """Decode a photo of any format Pillow reads to upright sRGB.
+    """Decode a photo of any format that Pillow reads to upright sRGB.
 
-    The first frame of an animation is taken and transparency is laid over white. An embedded RGB
-    profile of other colours, as Display P3 or Adobe RGB, is converted to sRGB.
+    Animations yield their first frame, and transparency is composited over white. Embedded RGB
+    profiles of other colour spaces, such as Display P3 or Adobe RGB, are converted to sRGB.
 
-    Grey of more than 8 bits is scaled to 8. Of 16 bits, 65,535 is white. Integers of 32 bits and
-    floats are scaled by the smallest of the ranges 0 to 1 (floats alone), 0 to 255 and 0 to 65,535
-    that holds all of the photo's values.
+    Grey of more than 8 bits is scaled to 8 bits. In 16 bits, 65,535 is white. 32-bit integers and
+    floats are scaled by the smallest of the ranges 0 to 1 (floats only), 0 to 255 and 0 to 65,535
+    that holds all values of the photo.
 
     Args:
         data: The file's bytes.
-        at_least: A JPEG may be decoded at a reduced scale whose sides are no smaller than this,
-            pixels.
+        at_least: A JPEG may be decoded at a reduced scale with sides of at least so many pixels.
 
     Returns:
-        The picture, and the format's name.
+        The image and the name of its format.
 
     Raises:
-        UnreadablePhotoError: Empty, not an image, cut short, more than `MAX_PIXELS`, of a format
-            without a decoder, or with values in none of the ranges.
+        UnreadablePhotoError: The file is empty, not an image, truncated, larger than `MAX_PIXELS`,
+            of a format without a decoder, or has values outside all ranges.
     """
     decoded = _open(data, at_least)
     return decoded.image, decoded.format
 
 
 class _Decoded(NamedTuple):
-    """A decoded photo.
+    """Decoded photo.
 
     Attributes:
-        image: Its pixels, upright.
-        format: Pillow's name of the type.
+        image: Upright pixels.
+        format: Pillow's name of the format.
         size: Width and height of the upright photo, pixels, before any reduction.
-        orientation: The EXIF orientation of the stored pixels, 1 to 8.
+        orientation: EXIF orientation of the stored pixels, 1 to 8.
     """
 
     image: Image.Image
@@ -173,14 +167,14 @@ class _Decoded(NamedTuple):
 
 
 def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
-    """Decode; a JPEG that may be reduced is decoded in mode `draft`, "RGB" or "L"."""
+    """Decode a photo; a JPEG with `at_least` is decoded in mode `draft`, "RGB" or "L"."""
     if not data:
         raise UnreadablePhotoError("empty", NO_BYTES)
     try:
         with warnings.catch_warnings():
-            # Our own bound is below Pillow's, and odd metadata does not spoil the pixels.
+            # MAX_PIXELS is below Pillow's limit, and bad metadata does not affect the pixels.
             warnings.simplefilter("ignore")
-            # Without the hint, formats that cannot tell by the first bytes are tried in vain.
+            # Restricting formats skips decoders that cannot identify a file by its first bytes.
             is_jpeg = data.startswith(_JPEG)
             formats = ("JPEG",) if is_jpeg else photo_formats()
             image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
@@ -195,12 +189,12 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
             orientation = _orientation(image)
             inverted = _is_inverted(image)
             image.load()
-            # Pillow turns a TIFF when it loads it.
+            # Pillow rotates a TIFF while loading it.
             remaining = _orientation(image) if file_format == "TIFF" else orientation
             upright = image
             if remaining in _TRANSPOSE:
                 upright = image.transpose(_TRANSPOSE[remaining])
-            # A JPEG may be reduced.
+            # A JPEG may have been decoded at a reduced scale.
             full = full[::-1] if orientation in _SIDEWAYS else full
             size = full if is_jpeg else upright.size
             if not (is_jpeg and upright.mode == draft):
@@ -217,15 +211,14 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too_many_pixels", str(error)) from error
     except Exception as error:
-        # On damaged bytes the decoders raise anything: RuntimeError, struct.error, TypeError...
+        # Decoders raise any error on damaged bytes: RuntimeError, struct.error, TypeError...
         raise UnreadablePhotoError("damaged", str(error)) from error
 
 
 def inspect(data: bytes) -> ImageInfo:
-    """Decode all of a photo's data and say what it is; errors as `open_rgb`.
+    """Decode all data of a photo and return its properties; errors as in `open_rgb`.
 
-    Of a JPEG every coefficient is decoded, but only as many pixels are made of them as the
-    thumbnail needs.
+    All coefficients of a JPEG are decoded, but only to the scale that the thumbnail needs.
     """
     decoded = _open(data, 2 * _THUMBNAIL, "L")
     grey = decoded.image.convert("L")
@@ -234,7 +227,7 @@ def inspect(data: bytes) -> ImageInfo:
 
 
 def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
-    """Decode a photo and stretch it to a square, so that nothing of it is cut off.
+    """Decode a photo and resize it to a square without cropping.
 
     Args:
         data: The file's bytes.
@@ -244,13 +237,13 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
         uint8 RGB, shape (size, size, 3).
 
     Raises:
-        UnreadablePhotoError: As `open_rgb`.
+        UnreadablePhotoError: As in `open_rgb`.
     """
     return decode_sized(data, size)[0]
 
 
 def decode_sized(data: bytes, size: int) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    """Decode a photo as `decode`, and return the width and height of the upright photo too."""
+    """Decode a photo as `decode` does; also return the width and height of the upright photo."""
     decoded = _open(data, size)
     image = decoded.image
     if image.size != (size, size):
@@ -259,19 +252,19 @@ def decode_sized(data: bytes, size: int) -> tuple[npt.NDArray[np.uint8], tuple[i
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none. The rest of EXIF may be broken."""
+    """Return the EXIF orientation, 1 to 8, or 1 if there is none; other EXIF may be damaged."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - on damaged EXIF Pillow raises anything
+    except Exception:  # noqa: BLE001 - Pillow raises any error on damaged EXIF
         found = None
     if found is None:
-        # Pillow reads no entry after a broken one.
+        # Pillow reads no entries after a damaged one.
         found = _orientation_of(image.info.get("exif") or b"")
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _orientation_of(exif: bytes) -> int | None:
-    """The orientation in the first directory of EXIF bytes, without a look at any other entry."""
+    """Return the orientation in the first directory of EXIF bytes, ignoring other entries."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
     if order is None:
@@ -287,7 +280,7 @@ def _orientation_of(exif: bytes) -> int | None:
 
 
 def _is_inverted(image: Image.Image) -> bool:
-    """Whether 0 is white, in a TIFF of more than 8 bits, of which Pillow takes no notice."""
+    """Return whether 0 is white in a TIFF of more than 8 bits, which Pillow ignores."""
     tags = getattr(image, "tag_v2", {})
     return (
         image.mode.startswith(("I", "F")) and tags.get(ExifTags.Base.PhotometricInterpretation) == 0
@@ -298,7 +291,7 @@ def _to_rgb(image: Image.Image, inverted: bool = False) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         is_16_bit = image.mode.startswith("I;16")
         values = np.asarray(image)
-        levels = (values >> 8).astype(np.uint8) if is_16_bit else _scaled(values)
+        levels = (values >> 8).astype(np.uint8) if is_16_bit else _scale_to_uint8(values)
         return Image.fromarray(255 - levels if inverted else levels).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -307,10 +300,10 @@ def _to_rgb(image: Image.Image, inverted: bool = False) -> Image.Image:
     return image.convert("RGB")
 
 
-def _scaled(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
-    """Grey of 32 bits to 8, by the smallest range that holds all values (H, W).
+def _scale_to_uint8(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
+    """Scale 32-bit grey (H, W) to 8 bits, by the smallest range that holds all values.
 
-    Floats may be up to a tenth of the range beyond its ends, as resampling leaves them.
+    Floats may exceed the range by a tenth at either end, as after resampling.
 
     Raises:
         UnreadablePhotoError: A value is negative, not finite or above 65,535.
@@ -330,14 +323,14 @@ def _scaled(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert from an embedded RGB profile to sRGB; a photo without a usable one stays as it is."""
+    """Convert from an embedded RGB profile to sRGB; without a usable profile return `image`."""
     transform = _to_srgb_transform(profile) if profile else None
     return image if transform is None else ImageCms.applyTransform(image, transform) or image
 
 
 @lru_cache(maxsize=32)
 def _to_srgb_transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
-    """The transform of a profile to sRGB; None where it is sRGB, not of RGB, or damaged."""
+    """Return the transform of a profile to sRGB; None if it is sRGB, not RGB, or damaged."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         about = source.profile

@@ -1,4 +1,4 @@
-"""What became of each planned shard, so that a killed ingest goes on where it stopped."""
+"""Journal of written shards, by which an interrupted ingest resumes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records.dataset import ShardRecord
 
-__all__ = ["is_there", "journal_keys", "load_record", "load_records", "save_record"]
+__all__ = ["is_stored", "journal_keys", "load_record", "load_records", "save_record"]
 
 
 def journal_keys(root: str) -> set[str]:
-    """The keys of all shards the journal knows of the data set in folder `root`."""
+    """Return the keys of all shards in the journal of the data set in folder `root`."""
     names = storage.list_folder(storage.join(root, "journal"))
     return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
 
-def is_there(root: str, record: ShardRecord) -> bool:
-    """Whether the shard that a record tells of is in the store."""
+def is_stored(root: str, record: ShardRecord) -> bool:
+    """Return whether a record's shard is in the store; True for a record without a shard."""
     return record.shard is None or storage.exists(storage.join(root, "shards", record.shard.path))
 
 
 def load_record(root: str, key: str) -> ShardRecord | None:
-    """What became of the shard with this key; None where that is not known.
+    """Return the record of a shard by its key, or None if there is none.
 
     Raises:
         PetsError: The record is damaged.
@@ -42,13 +42,13 @@ def load_record(root: str, key: str) -> ShardRecord | None:
 
 
 def load_records(root: str, keys: Iterable[str]) -> list[ShardRecord | None]:
-    """What became of each of these shards, in their order, several read at once."""
+    """Return the records of several shards in order, read concurrently."""
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(partial(load_record, root), keys))
 
 
 def save_record(root: str, record: ShardRecord) -> None:
-    """Note a shard that is in the store."""
+    """Record a shard that has been written to the store."""
     storage.write_bytes(_url(root, record.key), record.model_dump_json().encode())
 
 

@@ -1,4 +1,4 @@
-"""What the versions of a data set have in common: columns, and labels with their indices."""
+"""Label contract of a data set: columns, and labels with their indices, over all versions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pets_core.data.dataset import SCHEMA_VERSION, schema_of
 from pets_core.errors import PetsError
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
-__all__ = ["Contract", "agree", "load_contract", "save_contract"]
+__all__ = ["Contract", "load_contract", "reconcile", "save_contract"]
 
 
 class Contract(BaseModel):
-    """One version of the contract; a label keeps its index in all later ones."""
+    """One version of the contract; a label keeps its index in all later versions."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,7 +34,7 @@ class Contract(BaseModel):
         targets: str = "class",
         numbers: tuple[NumberInfo, ...] = (),
     ) -> Contract:
-        """The contract that the schema of this code and these labels or numbers make."""
+        """Return a contract with the current schema and these labels or numbers."""
         return cls(
             version=version,
             schema_version=SCHEMA_VERSION,
@@ -49,7 +49,7 @@ def load_contract(root: str) -> Contract | None:
     """Read the newest contract of the data set in folder `root`; None before the first commit.
 
     Raises:
-        PetsError: It is damaged.
+        PetsError: The contract is damaged.
     """
     folder = storage.join(root, "contracts")
     names = [name for name in storage.list_folder(folder) if name.endswith(".json")]
@@ -62,7 +62,7 @@ def load_contract(root: str) -> Contract | None:
         raise PetsError(f"the contract {url} is damaged: {error}") from error
 
 
-def agree(
+def reconcile(
     known: Contract | None,
     classes: Mapping[str, str | None],
     *,
@@ -73,28 +73,28 @@ def agree(
     """Return the contract for these labels or numbers, and the labels outside it.
 
     Args:
-        known: The newest contract; None: these labels become the first.
+        known: The newest contract; None: these labels form the first.
         classes: Species (or None) by label, in the source's order.
-        extend: Whether new labels are appended rather than left outside.
-        targets: What is learnt of a photo.
-        numbers: Those that are learnt, in their order.
+        extend: Whether to append new labels to the contract.
+        targets: Kind of target.
+        numbers: Target numbers, in order.
 
     Raises:
-        PetsError: A label has changed its species, or something else is to be learnt.
+        PetsError: A label has changed its species, or the target differs from earlier versions.
     """
     if known is None:
         infos = tuple(ClassInfo(name=n, species=s) for n, s in classes.items())
         return Contract.of(1, infos, targets, tuple(numbers)), []
     if (known.targets, known.numbers) != (targets, tuple(numbers)):
         raise PetsError(
-            f"{_learnt(targets, numbers)} is to be learnt, earlier versions of the data set have "
-            f"{_learnt(known.targets, known.numbers)}: set source.name to start a new data set"
+            f"{_describe(targets, numbers)}, but earlier versions of the data set have "
+            f"{_describe(known.targets, known.numbers)}: set source.name to start a new data set"
         )
     have = {info.name: info.species for info in known.classes}
     if changed := [n for n, s in classes.items() if n in have and have[n] != s]:
         raise PetsError(
-            f"label {changed[0]!r} was of species {have[changed[0]]} and is now of "
-            f"{classes[changed[0]]}: mend the source, or set source.name to start a new data set"
+            f"label {changed[0]!r} has species {classes[changed[0]]}, in earlier versions "
+            f"{have[changed[0]]}: correct the source, or set source.name to start a new data set"
         )
     new = [name for name in classes if name not in have]
     if extend and new:
@@ -105,23 +105,23 @@ def agree(
     return known, new
 
 
-def _learnt(targets: str, numbers: Sequence[NumberInfo]) -> str:
+def _describe(targets: str, numbers: Sequence[NumberInfo]) -> str:
     names = ", ".join(info.text for info in numbers)
     return f"source.targets = {targets}{f' of {names}' if names else ''}"
 
 
 def save_contract(root: str, contract: Contract) -> None:
-    """Store a contract, unless its version is there.
+    """Store a contract unless its version exists.
 
     Raises:
-        PetsError: Another ingest has made another contract of this version meanwhile.
+        PetsError: A concurrent ingest has stored a different contract of this version.
     """
     url = storage.join(root, "contracts", f"{contract.version:05d}.json")
     if not storage.exists(url):
         storage.write_bytes(url, contract.model_dump_json(indent=2).encode())
-    # Read again, for another may have written at the same moment.
+    # Read back: another process may have written at the same time.
     if Contract.model_validate_json(storage.read_bytes(url)) != contract:
         raise PetsError(
-            f"another ingest has made version {contract.version} of the label contract meanwhile: "
+            f"a concurrent ingest has stored version {contract.version} of the label contract: "
             "ingest again"
         )

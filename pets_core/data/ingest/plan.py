@@ -1,4 +1,4 @@
-"""What is decided before the first shard is written: labels, splits, and who lies where."""
+"""Plan an ingest before any shard is written: labels, splits, and the photos of each shard."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pets_core.data.dataset import (
 )
 from pets_core.data.ingest.checks import check_photos, check_splits
 from pets_core.data.ingest.journal import journal_keys, load_records
-from pets_core.data.ingest.label_schema import Contract, agree, load_contract
+from pets_core.data.ingest.label_schema import Contract, load_contract, reconcile
 from pets_core.data.ingest.quarantine import NO_NUMBERS, check_quarantine
-from pets_core.data.ingest.selection import left_out_row, select_files
+from pets_core.data.ingest.selection import quarantine_row, select_files
 from pets_core.data.ingest.splits import assign_splits, split_rows, straddling_groups
 from pets_core.data.sources.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.sources.files import FileEntry
@@ -43,16 +43,16 @@ from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "PlannedPhoto",
+    "load_planned_photos",
+    "load_planned_quarantine",
+    "load_version_tags",
     "plan_dataset",
-    "planned_left_out",
-    "planned_marks",
-    "planned_photos",
 ]
 
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 _HASH_BITS = 64
-_SHARDS_A_FILE = 256
-"""A task reads the footer of its plan file, about 1 kB a shard."""
+_SHARDS_PER_FILE = 256
+"""Bounds the footer of a plan file, about 1 kB per shard, which each task reads."""
 _PLAN_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -66,23 +66,23 @@ _PLAN_SCHEMA = pa.schema(
         ("prior", pa.string()),
     ]
 )
-_LEFT_OUT_SCHEMA = pa.schema([(name, pa.string()) for name in LeftOut.model_fields])
+_QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in LeftOut.model_fields])
 
 
 class PlannedPhoto(NamedTuple):
-    """A photo that is to be written.
+    """Photo to be written to a shard.
 
     Attributes:
-        id: Its id.
-        path: Its file in the source.
-        mark: The file's version.
-        label: Class index; None where no class is learnt.
-        head_box: Where its source tells.
-        tags: Indices of its tags, where these are learnt.
-        numbers: Where these or places are learnt; places in pixels.
-        annotation_size: Width and height of the photo that places and box refer to; empty: of the
-            upright one.
-        prior: Shard of an earlier version that holds this very photo; empty: none.
+        id: Photo id.
+        path: Path of the file in the source.
+        mark: Version tag of the file; it changes with the file's content.
+        label: Class index; None if the target is not a class.
+        head_box: Bounding box of the head, if the source has one.
+        tags: Tag indices, if the target is tags.
+        numbers: Target numbers or coordinates; coordinates are in pixels.
+        annotation_size: Width and height of the photo that coordinates and box refer to, pixels;
+            empty: the upright photo's.
+        prior: Existing shard of an earlier version that holds the same photo; empty: none.
     """
 
     id: str
@@ -98,7 +98,7 @@ class PlannedPhoto(NamedTuple):
 
 @dataclass(frozen=True)
 class _Leaf:
-    """The photos of one shard, in their order, and the first bits of their hashes."""
+    """Photos of one shard in order, with the common first bits of their hashes."""
 
     split: Split
     prefix: str
@@ -107,79 +107,81 @@ class _Leaf:
 
 
 def plan_dataset(config: PipelineConfig) -> DatasetPlan:
-    """Look at source and store, and decide everything but what a look at the photos tells.
+    """Plan splits and shards without decoding photos.
 
-    A photo's split and its shard follow hashes of its id. So the same photos make the same shards
-    whatever came before, and a few new photos touch few shards.
+    A photo's split and shard depend only on hashes of its id. The same photos therefore yield the
+    same shards regardless of earlier versions, and a few new photos change few shards.
 
     Raises:
-        PetsError: Source or store cannot be used, a class is too small, a label is outside the
-            contract, or a split would be empty. Nothing is then written.
+        PetsError: The source or the store is not usable, a class is too small, a label is outside
+            the contract, or a split would be empty. Nothing is written.
     """
     storage.check_writable(storage.absolute(config.store))
     source = open_source(config)
-    official = _official(source, config.source)
+    use_predefined_split = _uses_predefined_split(source, config.source)
     root = dataset_root(config.store, source.name)
-    catalogue, struck_out = apply_fixes(source.catalogue(), read_fixes(config.source.label_fixes))
-    files, left_out = select_files(source, catalogue, struck_out)
-    contract = _contract(root, source.name, catalogue, config)
-    photos = _usable(catalogue, files, contract, left_out)
+    catalogue, excluded = apply_fixes(source.catalogue(), read_fixes(config.source.label_fixes))
+    files, quarantined = select_files(source, catalogue, excluded)
+    contract = _reconcile_contract(root, source.name, catalogue, config)
+    photos = _select_usable(catalogue, files, contract, quarantined)
     rows = split_rows(photos, contract.targets, config.source.group_pattern)
     splits = assign_splits(
         rows,
-        official=official,
+        use_predefined_split=use_predefined_split,
         valid_fraction=config.source.valid_fraction,
         test_fraction=config.source.test_fraction,
         seed=config.source.seed,
     )
     for photo_id in [i for i in photos if splits[i] is None]:
         photo = photos.pop(photo_id)
-        left_out.append(left_out_row(files[photo_id], photo, "in_no_list", "in no official list"))
-    check_quarantine(left_out, len(photos), config.ingest, partial(_hint, source, left_out))
-    check_photos(contract, photos, files, left_out)
+        row = quarantine_row(files[photo_id], photo, "in_no_list", "in no official list")
+        quarantined.append(row)
+    find_hint = partial(_missing_hint, source, quarantined)
+    check_quarantine(quarantined, len(photos), config.ingest, find_hint)
+    check_photos(contract, photos, files, quarantined)
     check_splits(contract, photos, rows, splits, config)
     labels = {info.name: index for index, info in enumerate(contract.classes)}
     chosen = {
-        photo_id: (_planned(photo, files[photo_id], contract.targets, labels), split)
+        photo_id: (_to_planned(photo, files[photo_id], contract.targets, labels), split)
         for photo_id, photo in photos.items()
         if (split := splits[photo_id])
     }
     sizes = {photo_id: files[photo_id].size for photo_id in chosen}
     leaves = list(_leaves(chosen, sizes, config.ingest.shard_mib << 20))
-    plan = _write_plan(source, root, contract, config.ingest, leaves, left_out)
+    plan = _write_plan(source, root, contract, config.ingest, leaves, quarantined)
     warnings = (*catalogue.warnings, *straddling_groups(rows, splits))
     return plan.model_copy(update={"warnings": warnings})
 
 
-def _hint(source: Source, left_out: Sequence[LeftOut]) -> str:
-    """Where the first missing photo was looked for; empty where none is missing."""
-    missing = next((row.id for row in left_out if row.reason == "missing"), None)
+def _missing_hint(source: Source, quarantined: Sequence[LeftOut]) -> str:
+    """Return the source's hint for the first missing photo; empty if none is missing."""
+    missing = next((row.id for row in quarantined if row.reason == "missing"), None)
     return source.missing_hint(missing) if missing else ""
 
 
-def _usable(
+def _select_usable(
     catalogue: Catalogue,
     files: Mapping[str, FileEntry],
     contract: Contract,
-    left_out: list[LeftOut],
+    quarantined: list[LeftOut],
 ) -> dict[str, LabelledPhoto]:
-    """The photos that have a file and a target of the contract; the others go to `left_out`."""
+    """Return the photos with a file and a valid target; append the others to `quarantined`."""
     known = {info.name for info in contract.classes}
     photos = {}
     for photo_id, entry in files.items():
         photo = catalogue.photos[photo_id]
         outside = [name for name in photo.names(contract.targets) if name not in known]
         if outside:
-            left_out.append(left_out_row(entry, photo, "label_outside_contract", outside[0]))
+            quarantined.append(quarantine_row(entry, photo, "label_outside_contract", outside[0]))
         elif contract.numbers and photo.numbers is None:
             detail = f"the source gives it no {contract.numbers[0].name}"
-            left_out.append(left_out_row(entry, photo, NO_NUMBERS, detail))
+            quarantined.append(quarantine_row(entry, photo, NO_NUMBERS, detail))
         else:
             photos[photo_id] = photo
     return photos
 
 
-def _planned(
+def _to_planned(
     photo: LabelledPhoto, entry: FileEntry, targets: str, labels: Mapping[str, int]
 ) -> PlannedPhoto:
     indices = tuple(sorted(labels[name] for name in photo.names(targets)))
@@ -196,10 +198,10 @@ def _planned(
     )
 
 
-def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
-    """The photos of a planned shard, in their order."""
+def load_planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
+    """Return the photos of a planned shard in order."""
     with storage.open_read(_plan_file(plan.plan_url, shard.index)) as file:
-        table = open_parquet(file).read_row_group(shard.index % _SHARDS_A_FILE)
+        table = open_parquet(file).read_row_group(shard.index % _SHARDS_PER_FILE)
     return [
         PlannedPhoto(
             **row
@@ -210,40 +212,44 @@ def planned_photos(plan: DatasetPlan, shard: ShardPlan) -> list[PlannedPhoto]:
     ]
 
 
-def planned_marks(plan: DatasetPlan) -> dict[str, str]:
-    """The mark of each planned photo, by id."""
-    marks: dict[str, str] = {}
-    for index in range(0, len(plan.shards), _SHARDS_A_FILE):
+def load_version_tags(plan: DatasetPlan) -> dict[str, str]:
+    """Return the version tag of each planned photo's file, by photo id."""
+    tags: dict[str, str] = {}
+    for index in range(0, len(plan.shards), _SHARDS_PER_FILE):
         table = read_table(_plan_file(plan.plan_url, index), ["id", "mark"])
-        marks.update(zip(table["id"].to_pylist(), table["mark"].to_pylist(), strict=True))
-    return marks
+        tags.update(zip(table["id"].to_pylist(), table["mark"].to_pylist(), strict=True))
+    return tags
 
 
-def planned_left_out(plan: DatasetPlan) -> list[LeftOut]:
-    """What the plan leaves out."""
+def load_planned_quarantine(plan: DatasetPlan) -> list[LeftOut]:
+    """Return the files and photos that the plan quarantines."""
     return [LeftOut(**row) for row in read_table(plan.left_out_url).to_pylist()]
 
 
-def _official(source: Source, config: SourceConfig) -> bool:
+def _uses_predefined_split(source: Source, config: SourceConfig) -> bool:
     if config.split == "official" and not source.has_official_split:
-        raise PetsError(f"source.split = official: {source.url} has no lists; set split = random")
-    official = source.has_official_split and config.split != "random"
-    if official and config.test_fraction:
         raise PetsError(
-            f"source.test_fraction = {config.test_fraction:g} has no meaning where official "
-            "lists are used: leave it out, or set source.split = random"
+            f"source.split = official: {source.url} has no predefined split; set split = random"
         )
-    if not official and not config.valid_fraction and not config.test_fraction:
+    uses_predefined = source.has_official_split and config.split != "random"
+    if uses_predefined and config.test_fraction:
         raise PetsError(
-            "source.valid_fraction and source.test_fraction are both 0: a random split would "
-            "leave no photos to judge the model on. Set one of them above 0."
+            f"source.test_fraction = {config.test_fraction:g} has no effect with the source's "
+            "predefined split: remove it, or set source.split = random"
         )
-    return official
+    if not uses_predefined and not config.valid_fraction and not config.test_fraction:
+        raise PetsError(
+            "source.valid_fraction and source.test_fraction are both 0, so a random split has no "
+            "photos to evaluate the model on: set one of them above 0"
+        )
+    return uses_predefined
 
 
-def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig) -> Contract:
+def _reconcile_contract(
+    root: str, name: str, catalogue: Catalogue, config: PipelineConfig
+) -> Contract:
     new_labels, targets = config.ingest.new_labels, config.source.targets
-    contract, new = agree(
+    contract, new = reconcile(
         load_contract(root),
         catalogue.classes,
         extend=new_labels == "extend",
@@ -251,12 +257,12 @@ def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig
         numbers=catalogue.numbers,
     )
     if new and new_labels == "refuse":
-        what = "tag" if target_spec(targets).is_labels else "label"
+        noun = "tag" if target_spec(targets).is_labels else "label"
         raise PetsError(
-            f"{what} {', '.join(map(repr, new))}: outside the contract of data set {name!r} "
-            f"(version {contract.version}, {len(contract.classes)} {what}s). Set "
-            "ingest.new_labels = extend to add to it, or quarantine to leave these photos out, or "
-            "source.name to start another data set"
+            f"{noun} {', '.join(map(repr, new))}: outside the contract of data set {name!r} "
+            f"(version {contract.version}, {len(contract.classes)} {noun}s). Set "
+            "ingest.new_labels = extend to add to it, ingest.new_labels = quarantine to quarantine "
+            "these photos, or source.name to start a new data set"
         )
     return contract
 
@@ -264,10 +270,10 @@ def _contract(root: str, name: str, catalogue: Catalogue, config: PipelineConfig
 def _leaves(
     photos: Mapping[str, tuple[PlannedPhoto, Split]], sizes: Mapping[str, int], bound: int
 ) -> Iterator[_Leaf]:
-    """Cut each split, in the order of its ids' hashes, where the first bits of the hashes change.
+    """Partition each split by the first bits of its photos' hashes.
 
-    A leaf is halved as long as its photos take more than `bound` bytes (extendible hashing: Fagin
-    et al. 1979). The order is random to the eye, so any shard is a fair sample.
+    A leaf is halved while its photos take more than `bound` bytes (extendible hashing: Fagin et
+    al. 1979). Photos are sorted by hash, so each shard is a random sample of its split.
     """
 
     def halve(split: Split, prefix: str, own: list[tuple[int, PlannedPhoto]]) -> Iterator[_Leaf]:
@@ -283,11 +289,11 @@ def _leaves(
         yield from halve(split, prefix + "1", own[middle:])
 
     for split in _SPLITS:
-        own = [(_order(photo.id), photo) for photo, of in photos.values() if of == split]
+        own = [(_hash_bits(photo.id), photo) for photo, of in photos.values() if of == split]
         yield from halve(split, "", sorted(own))
 
 
-def _order(photo_id: str) -> int:
+def _hash_bits(photo_id: str) -> int:
     return int.from_bytes(sha256(f"shard:{photo_id}".encode()).digest()[: _HASH_BITS // 8], "big")
 
 
@@ -297,16 +303,16 @@ def _write_plan(
     contract: Contract,
     config: IngestConfig,
     leaves: Sequence[_Leaf],
-    left_out: Sequence[LeftOut],
+    quarantined: Sequence[LeftOut],
 ) -> DatasetPlan:
-    """Store the photos of each shard, where the tasks that write the shards find them."""
+    """Write the photos of each shard to plan files, which the shard tasks read."""
     same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
-    # What was left out for want of a decoder is read once there is one.
+    # With a new decoder, shards with photos quarantined for lack of it are written again.
     same += "".join(decoders())
     if not target_spec(contract.targets).is_label:
         same += json.dumps([contract.targets, [info.name for info in contract.numbers]])
     keys = [_key(leaf, same) for leaf in leaves]
-    written = _written(root, set(keys))
+    written = _stored_keys(root, set(keys))
     parent = newest_version(root)
     shards = tuple(
         ShardPlan(
@@ -315,19 +321,19 @@ def _write_plan(
         )
         for index, (leaf, key) in enumerate(zip(leaves, keys, strict=True))
     )  # fmt: skip
-    prior = {} if all(shard.done for shard in shards) else _prior(parent)
-    rows = sorted(row.model_dump_json() for row in left_out)
+    existing = {} if all(shard.done for shard in shards) else _existing_shards(parent)
+    rows = sorted(row.model_dump_json() for row in quarantined)
     key = sha256(json.dumps([keys, rows, parent and parent.fingerprint]).encode()).hexdigest()[:20]
     url = storage.join(root, "plans", key)
-    for index in range(0, len(leaves), _SHARDS_A_FILE):
+    for index in range(0, len(leaves), _SHARDS_PER_FILE):
         with (
             storage.writing(_plan_file(url, index)) as file,
             pq.ParquetWriter(file, _PLAN_SCHEMA) as writer,
         ):
-            for leaf in leaves[index : index + _SHARDS_A_FILE]:
-                writer.write_table(_plan_table(leaf, prior), row_group_size=len(leaf.photos))
-    rows_out = [row.model_dump() for row in left_out]
-    write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _LEFT_OUT_SCHEMA))
+            for leaf in leaves[index : index + _SHARDS_PER_FILE]:
+                writer.write_table(_plan_table(leaf, existing), row_group_size=len(leaf.photos))
+    rows_out = [row.model_dump() for row in quarantined]
+    write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _QUARANTINE_SCHEMA))
     return DatasetPlan(
         name=source.name,
         source_url=storage.without_query(source.url),
@@ -344,12 +350,12 @@ def _write_plan(
 
 
 def _plan_file(plan_url: str, index: int) -> str:
-    """The file with the photos of the shard of this index."""
-    return f"{plan_url}-{index // _SHARDS_A_FILE:05}.parquet"
+    """Return the URL of the plan file with the photos of shard `index`."""
+    return f"{plan_url}-{index // _SHARDS_PER_FILE:05}.parquet"
 
 
-def _written(root: str, keys: set[str]) -> set[str]:
-    """Those of the keys whose shards are in the store."""
+def _stored_keys(root: str, keys: set[str]) -> set[str]:
+    """Return the keys whose shards are in the store."""
     shards = storage.list_folder(storage.join(root, "shards"))
     records = load_records(root, sorted(keys & journal_keys(root)))
     return {
@@ -360,29 +366,29 @@ def _written(root: str, keys: set[str]) -> set[str]:
 
 
 def _key(leaf: _Leaf, same: str) -> str:
-    """Hash of all that shapes a shard, but for the photos' bytes, which their marks stand for."""
+    """Return a hash of everything that determines a shard; version tags represent the bytes."""
     digest = sha256(f"{same}{leaf.split}".encode())
     for photo in leaf.photos:
-        learnt = [values for values in (photo.tags, photo.numbers, photo.annotation_size) if values]
-        digest.update(json.dumps([*photo[:5], *learnt]).encode())
+        target = [values for values in (photo.tags, photo.numbers, photo.annotation_size) if values]
+        digest.update(json.dumps([*photo[:5], *target]).encode())
     return digest.hexdigest()[:32]
 
 
-def _prior(parent: DatasetManifest | None) -> dict[tuple[str, str], str]:
-    """The shard that holds a photo already, by path and mark."""
+def _existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str], str]:
+    """Return the existing shard of each photo of `parent`, by path and version tag."""
     if parent is None:
         return {}
     table = read_table(storage.join(parent.url, "photos.parquet"), ["source_path", "mark", "shard"])
     columns = (table[name].to_pylist() for name in ("source_path", "mark", "shard"))
-    return {(path, mark): shard for path, mark, shard in zip(*columns, strict=True)}
+    return {(path, tag): shard for path, tag, shard in zip(*columns, strict=True)}
 
 
-def _plan_table(leaf: _Leaf, prior: Mapping[tuple[str, str], str]) -> pa.Table:
+def _plan_table(leaf: _Leaf, existing: Mapping[tuple[str, str], str]) -> pa.Table:
     rows = [
         {
             **photo._asdict(),
             "head_box": photo.head_box._asdict() if photo.head_box else None,
-            "prior": prior.get((photo.path, photo.mark), ""),
+            "prior": existing.get((photo.path, photo.mark), ""),
         }
         for photo in leaf.photos
     ]

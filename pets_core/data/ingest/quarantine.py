@@ -1,4 +1,4 @@
-"""Files that are not in a data set: which count as damage, and what they cost each class."""
+"""Quarantined files: which ones count as damage, and how many photos each class loses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pets_core.data.sources.formats import NO_DECODER
 from pets_core.errors import PetsError
 from pets_core.records.dataset import LeftOut
 
-__all__ = ["NO_NUMBERS", "check_quarantine", "lost_of_classes", "summarize"]
+__all__ = ["NO_NUMBERS", "check_quarantine", "find_class_losses", "summarize"]
 
 NO_NUMBERS = "no_numbers"
-"""Reason of a photo without numbers, where numbers are the target."""
-_BY_RULE = frozenset(
+"""Reason code of a photo without numbers, if the target is numbers."""
+_EXPECTED_REASONS = frozenset(
     {
         "duplicate",
         "hidden",
@@ -31,7 +31,7 @@ _BY_RULE = frozenset(
         "unlisted",
     }
 )
-"""Reasons that do not count as damage."""
+"""Reason codes that do not count as damage."""
 _PHRASES = {
     "encrypted": "are encrypted",
     "missing": "are missing",
@@ -42,23 +42,23 @@ _PHRASES = {
 
 
 def check_quarantine(
-    left_out: Sequence[LeftOut],
+    quarantined: Sequence[LeftOut],
     num_kept: int,
     config: IngestConfig,
     find_hint: Callable[[], str] = str,
 ) -> None:
-    """Refuse a source too much of which is damaged.
+    """Check that the damaged fraction of a source is within the limit.
 
     Args:
-        left_out: Every file that is not used; those left out by a rule do not count.
-        num_kept: Photos that are used.
-        config: The bound.
-        find_hint: Returns what may be the cause, a sentence for the message; called for it alone.
+        quarantined: All quarantined files; those with a reason in `_EXPECTED_REASONS` do not count.
+        num_kept: Number of usable photos.
+        config: Provides the limit.
+        find_hint: Returns a sentence on the likely cause; called only if the check fails.
 
     Raises:
         PetsError: More than `ingest.max_quarantined_fraction` of the photos cannot be used.
     """
-    bad = [row for row in left_out if row.reason not in _BY_RULE]
+    bad = [row for row in quarantined if row.reason not in _EXPECTED_REASONS]
     total = num_kept + len(bad)
     if len(bad) <= config.max_quarantined_fraction * total:
         return
@@ -70,13 +70,13 @@ def check_quarantine(
         f"than ingest.max_quarantined_fraction = {config.max_quarantined_fraction:g}:",
         *summarize(bad, total),
         *([hint] if hint else []),
-        "Correct the source or raise the bound",
+        "Correct the source or raise ingest.max_quarantined_fraction",
     ]
     raise PetsError("\n".join(lines))
 
 
 def summarize(rows: Sequence[LeftOut], total: int) -> list[str]:
-    """A line for each reason: how many of how many photos, the first of them, and its detail."""
+    """Return a line per reason: the number of photos, the first of them, and its detail."""
     by_reason = defaultdict(list)
     for row in rows:
         by_reason[row.reason].append(row)
@@ -85,22 +85,22 @@ def summarize(rows: Sequence[LeftOut], total: int) -> list[str]:
         first = min(own, key=lambda row: row.path or row.id)
         phrase = _PHRASES.get(reason, f"cannot be used ({reason})")
         lines.append(
-            f"  {len(own)} of {total} photos {phrase}, the first {first.path or first.id}: "
+            f"  {len(own)} of {total} photos {phrase}, the first is {first.path or first.id}: "
             f"{first.detail}"
         )
     return lines
 
 
-def lost_of_classes(
-    left_out: Sequence[LeftOut], kept: Mapping[str, int]
+def find_class_losses(
+    quarantined: Sequence[LeftOut], kept: Mapping[str, int]
 ) -> dict[str, tuple[int, int]]:
-    """Photos lost and photos in all, of each class that loses at least half of its photos.
+    """Return lost and total photos of each class that loses at least half of its photos.
 
     Args:
-        left_out: Every file that is not used.
-        kept: Photos that are used, by class.
+        quarantined: All quarantined files.
+        kept: Number of usable photos by class.
     """
-    losses = Counter(row.label for row in left_out if row.label and row.reason != "not_a_photo")
+    losses = Counter(row.label for row in quarantined if row.label and row.reason != "not_a_photo")
     totals = {label: lost + kept.get(label, 0) for label, lost in losses.items()}
     return {
         label: (lost, totals[label])

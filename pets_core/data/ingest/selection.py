@@ -1,4 +1,4 @@
-"""Which file of a source is which photo, and why each other file is left out."""
+"""Select the file of each photo, and quarantine all other files of a source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pets_core.data.sources.fixes import STRUCK_OUT
 from pets_core.data.sources.formats import is_named_as_photo, is_photo_name
 from pets_core.records.dataset import LeftOut
 
-__all__ = ["left_out_row", "select_files"]
+__all__ = ["quarantine_row", "select_files"]
 
 _DETAILS = {
     "encrypted": "pack the archive without a password",
@@ -23,48 +23,58 @@ _DETAILS = {
     "too_large": "larger than 256 MiB",
     "unsafe_path": "absolute, or with ..",
 }
-"""What to do or what was found, by reason."""
+"""Finding or remedy by reason code; stored, and part of the fingerprint."""
 
 
 def select_files(
-    source: Source, catalogue: Catalogue, struck_out: Collection[str]
+    source: Source, catalogue: Catalogue, excluded: Collection[str]
 ) -> tuple[dict[str, FileEntry], list[LeftOut]]:
-    """Choose a file for each listed photo; say why each other file, and photo, is left out."""
+    """Select a file for each listed photo.
+
+    Args:
+        source: The source.
+        catalogue: Its labelled photos.
+        excluded: Ids of photos that `source.label_fixes` excludes.
+
+    Returns:
+        The selected file by photo id, and the quarantined files and missing photos.
+    """
     files: dict[str, FileEntry] = {}
-    left_out = []
-    # Where two files have one id, the one that is named like a photo comes first.
+    quarantined = []
+    # Of two files with the same id, the one with a photo's name comes first.
     for entry in sorted(source.files.entries(), key=lambda e: not is_photo_name(e.path)):
         photo_id = source.photo_id(entry.path)
         photo = catalogue.photos.get(photo_id) or LabelledPhoto(photo_id, "")
         if entry.refusal:
             detail = _DETAILS.get(entry.refusal, f"{entry.size} bytes")
-            left_out.append(left_out_row(entry, photo, entry.refusal, detail))
+            quarantined.append(quarantine_row(entry, photo, entry.refusal, detail))
         elif photo_id in catalogue.photos and photo_id not in files:
             files[photo_id] = entry
-        elif photo_id in struck_out:
+        elif photo_id in excluded:
             detail = "source.label_fixes gives it no label"
-            left_out.append(left_out_row(entry, photo, STRUCK_OUT, detail))
+            quarantined.append(quarantine_row(entry, photo, STRUCK_OUT, detail))
         elif photo_id in catalogue.skipped:
-            left_out.append(left_out_row(entry, photo, *catalogue.skipped[photo_id]))
+            quarantined.append(quarantine_row(entry, photo, *catalogue.skipped[photo_id]))
         elif not is_named_as_photo(entry.path):
             detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
-            left_out.append(left_out_row(entry, photo, "not_a_photo", detail))
+            quarantined.append(quarantine_row(entry, photo, "not_a_photo", detail))
         elif photo_id in files:
             is_same = files[photo_id].path == entry.path
             detail = f"the id is taken by {files[photo_id].path}"
             detail = "the source holds it twice, and the first counts" if is_same else detail
-            left_out.append(left_out_row(entry, photo, "same_id", detail))
+            quarantined.append(quarantine_row(entry, photo, "same_id", detail))
         else:
             detail = "the annotations do not name this photo"
-            left_out.append(left_out_row(entry, photo, "unlisted", detail))
-    refused = {row.id for row in left_out}
-    left_out += [
-        left_out_row(FileEntry("", 0, ""), photo, "missing", _DETAILS["missing"])
+            quarantined.append(quarantine_row(entry, photo, "unlisted", detail))
+    quarantined_ids = {row.id for row in quarantined}
+    quarantined += [
+        quarantine_row(FileEntry("", 0, ""), photo, "missing", _DETAILS["missing"])
         for photo_id, photo in catalogue.photos.items()
-        if photo_id not in files and photo_id not in refused
+        if photo_id not in files and photo_id not in quarantined_ids
     ]
-    return files, left_out
+    return files, quarantined
 
 
-def left_out_row(entry: FileEntry, photo: LabelledPhoto, reason: str, detail: str) -> LeftOut:
+def quarantine_row(entry: FileEntry, photo: LabelledPhoto, reason: str, detail: str) -> LeftOut:
+    """Return the quarantine row of a file or a missing photo."""
     return LeftOut(id=photo.id, path=entry.path, reason=reason, detail=detail, label=photo.label)

@@ -1,4 +1,4 @@
-"""One shard: its photos read, looked at, and written as one Parquet file."""
+"""Read and validate the photos of a shard and write them to one Parquet file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import compression_of, open_parquet, schema_with_classes
 from pets_core.data.ingest.duplicates import perceptual_hashes
-from pets_core.data.ingest.images import ImageInfo, inspect, read_orientation, upright_places
-from pets_core.data.ingest.journal import is_there, load_record, save_record
-from pets_core.data.ingest.plan import PlannedPhoto, planned_photos
+from pets_core.data.ingest.images import ImageInfo, inspect, read_orientation, upright_points
+from pets_core.data.ingest.journal import is_stored, load_record, save_record
+from pets_core.data.ingest.plan import PlannedPhoto, load_planned_photos
 from pets_core.data.sources.catalogue import UNKNOWN_SIZE, Box
 from pets_core.data.sources.files import BATCH_FILES, Files
 from pets_core.data.sources.formats import (
@@ -36,48 +36,55 @@ from pets_core.errors import PetsError
 from pets_core.records.dataset import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
 from pets_core.records.target_spec import target_spec
 
-__all__ = ["ANNOTATION_SIZE", "NO_BOX", "OUTSIDE", "ShardWriter", "without", "write_shard"]
+__all__ = [
+    "ANNOTATION_SIZE",
+    "NO_BOX",
+    "OUTSIDE_PHOTO",
+    "ShardWriter",
+    "rewrite_without",
+    "write_shard",
+]
 
 Row = dict[str, Any]
 
-OUTSIDE = "place_outside_photo"
-"""Why a photo is left out whose points or box are not all on it."""
+OUTSIDE_PHOTO = "place_outside_photo"
+"""Reason code of a photo with a keypoint or box outside its borders."""
 NO_BOX = "no_box"
-"""Why a photo is left out whose box has no area: its corners may be exchanged."""
+"""Reason code of a photo with an empty box; its corners may be swapped."""
 ANNOTATION_SIZE = "annotation_size"
-"""Reason of a photo whose annotation does not say which pixels it is of."""
-_NARROW = 64
-"""A photo whose grey levels span less than a quarter of 256 looks almost uniform to a model."""
-_OPENING = Lock()
+"""Reason code of a photo whose annotation may refer to the stored or to the upright pixels."""
+_MIN_GREY_SPAN = 64
+"""Photos whose grey levels span less (a quarter of 256) look almost uniform to a model."""
+_OPEN_LOCK = Lock()
 
 
 def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> ShardRecord:
-    """Write a planned shard, unless it is there; photos of an earlier version are taken from it.
+    """Write a planned shard unless it exists; reuse photos of existing shards.
 
-    The file is named by its content and appears whole, its note in the journal after it, so that
-    this may be called again after any failure, and by several processes at once.
+    The file is named by its content and written atomically, and then recorded in the journal. So
+    this is safe to call again after any failure, and from several processes at once.
 
     Raises:
-        PetsError: A photo cannot be fetched, or changed since the plan was made.
+        PetsError: A photo cannot be read, or changed after it was planned.
     """
-    if (record := load_record(plan.root, shard.key)) and is_there(plan.root, record):
+    if (record := load_record(plan.root, shard.key)) and is_stored(plan.root, record):
         return record
-    photos = planned_photos(plan, shard)
-    prior = _prior_rows(plan.root, photos)
-    fresh = [photo.path for photo in photos if photo.id not in prior]
+    photos = load_planned_photos(plan, shard)
+    existing = _load_existing_rows(plan.root, photos)
+    fresh = [photo.path for photo in photos if photo.id not in existing]
     files = _files(plan.plan_url, config.model_dump_json()) if fresh else None
-    left_out = []
+    quarantined = []
     writer = ShardWriter(plan, config.ingest.row_group_rows)
-    # The pool is this function's and not the generator's: one that is left half-way and collected
-    # later, in any thread, must not wait for threads then.
+    # The function owns the pool, not the generator: an unfinished generator may be collected later,
+    # in any thread, and must not wait for threads then.
     with ThreadPoolExecutor(1) as ahead:
-        contents = _contents(files, fresh, ahead) if files else iter(())
+        contents = _read_ahead(files, fresh, ahead) if files else iter(())
         for photo in photos:
             try:
-                if (row := prior.get(photo.id)) is not None:
+                if (row := existing.get(photo.id)) is not None:
                     size = row["width"], row["height"]
                     turn = read_orientation(row["image"]["bytes"]) if photo.annotation_size else 1
-                    writer.add(row | _labels(_upright(photo, size, turn), shard, plan, size))
+                    writer.add(row | _labels(_to_upright(photo, size, turn), shard, plan, size))
                     continue
                 content = next(contents)
                 if isinstance(content, UnreadablePhotoError):
@@ -85,15 +92,15 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
                 refuse_raw(photo.path)
                 info = inspect(content)
                 size = info.width, info.height
-                labels = _labels(_upright(photo, size, info.orientation), shard, plan, size)
-                writer.add(_row(photo, content) | labels, info)
+                labels = _labels(_to_upright(photo, size, info.orientation), shard, plan, size)
+                writer.add(_photo_columns(photo, content) | labels, info)
             except UnreadablePhotoError as error:
-                left_out.append(_refused(photo, error, plan))
+                quarantined.append(_to_quarantine(photo, error, plan))
     record = ShardRecord(
         key=shard.key,
         shard=writer.store(plan.root, f"{shard.split}-{shard.prefix}"),
         class_counts=dict(sorted(writer.labels.items())),
-        left_out=tuple(left_out),
+        left_out=tuple(quarantined),
         num_read=len(fresh),
         num_narrow=writer.num_narrow,
     )
@@ -101,23 +108,28 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
     return record
 
 
-def without(
+def rewrite_without(
     plan: DatasetPlan, shard: ShardInfo, drop: set[str], row_group_rows: int
 ) -> tuple[ShardInfo | None, Counter[int]]:
-    """Write a shard again without some of its photos; return it with its photos of each class."""
+    """Rewrite a shard without the photos in `drop`.
+
+    Returns:
+        The new shard, None if it would be empty, and its number of photos of each class or tag.
+    """
     writer = ShardWriter(plan, row_group_rows)
-    for row in _rows(storage.join(plan.root, "shards", shard.path)):
+    for row in _read_rows(storage.join(plan.root, "shards", shard.path)):
         if row["id"] not in drop:
             writer.add(row)
     return writer.store(plan.root, shard.path.rsplit("-", 1)[0]), writer.labels
 
 
 class ShardWriter:
-    """Builds a shard in memory; a shard's size is bounded by the plan.
+    """Builds a shard in memory; the plan bounds its size.
 
     Attributes:
-        labels: Photos of each class or tag so far.
-        num_narrow: New photos whose grey levels span less than a quarter of the range.
+        labels: Number of photos of each class or tag.
+        num_narrow: Number of new photos with low contrast: grey levels that span less than a
+            quarter of the range.
     """
 
     def __init__(self, plan: DatasetPlan, row_group_rows: int) -> None:
@@ -138,7 +150,7 @@ class ShardWriter:
         )
 
     def add(self, row: Row, info: ImageInfo | None = None) -> None:
-        """Append a photo; where `info` is given, what it tells goes into the row."""
+        """Append a photo; size and hash are computed from `info` if given."""
         if info is not None:
             self._fresh.append(len(self._rows))
             self._infos.append(info)
@@ -151,7 +163,7 @@ class ShardWriter:
             self._flush()
 
     def store(self, root: str, stem: str) -> ShardInfo | None:
-        """Put the shard among those in folder `root`; None when it has no photo."""
+        """Write the shard to the data set in folder `root`; return None if it has no photos."""
         self._flush()
         self._parquet.close()
         if not self._num_rows:
@@ -169,31 +181,31 @@ class ShardWriter:
         if self._infos:
             thumbnails = np.stack([info.thumbnail for info in self._infos])
             spans = np.ptp(thumbnails.reshape(len(thumbnails), -1), axis=1)
-            self.num_narrow += int((spans < _NARROW).sum())
+            self.num_narrow += int((spans < _MIN_GREY_SPAN).sum())
             hashes = perceptual_hashes(thumbnails)
-            for place, info, phash in zip(self._fresh, self._infos, hashes.tolist(), strict=True):
-                self._rows[place].update(width=info.width, height=info.height, phash=phash)
+            for index, info, phash in zip(self._fresh, self._infos, hashes.tolist(), strict=True):
+                self._rows[index].update(width=info.width, height=info.height, phash=phash)
         if self._rows:
             self._parquet.write_table(pa.Table.from_pylist(self._rows, self._schema))
         self._rows, self._infos, self._fresh = [], [], []
 
 
-def _prior_rows(root: str, photos: Iterable[PlannedPhoto]) -> Mapping[str, Row]:
-    """Rows of earlier versions' shards for the photos that are in one, by id."""
+def _load_existing_rows(root: str, photos: Iterable[PlannedPhoto]) -> Mapping[str, Row]:
+    """Return the rows, by photo id, of the photos that existing shards hold."""
     wanted = {photo.id: photo for photo in photos if photo.prior}
     found = {}
     for path in sorted({photo.prior for photo in wanted.values()}):
         url = storage.join(root, "shards", path)
         if not storage.exists(url):
             continue
-        for row in _rows(url):
+        for row in _read_rows(url):
             photo = wanted.get(row["id"])
             if photo and photo.prior == path:
                 found[photo.id] = row
     return found
 
 
-def _rows(url: str) -> Iterator[Row]:
+def _read_rows(url: str) -> Iterator[Row]:
     try:
         with storage.open_read(url) as file:
             for batch in open_parquet(file).iter_batches(64):
@@ -205,8 +217,8 @@ def _rows(url: str) -> Iterator[Row]:
 
 
 def _files(plan_url: str, config: str) -> Files:
-    """The files of a plan's source, opened once for all shards that this process writes."""
-    with _OPENING:
+    """Return the files of a plan's source, opened once per process."""
+    with _OPEN_LOCK:
         return _open_files(plan_url, config)
 
 
@@ -215,26 +227,26 @@ def _open_files(_plan_url: str, config: str) -> Files:
     return open_source(PipelineConfig.model_validate_json(config)).files
 
 
-def _contents(
+def _read_ahead(
     files: Files, paths: Sequence[str], ahead: Executor
 ) -> Iterator[bytes | UnreadablePhotoError]:
-    """Read a batch at a time, the next one while the photos of this one are looked at."""
+    """Yield file contents, reading the next batch in the background."""
     batches = [paths[i : i + BATCH_FILES] for i in range(0, len(paths), BATCH_FILES)]
-    coming = ahead.submit(_read, files, batches[0])
+    reading = ahead.submit(_read_batch, files, batches[0])
     for following in [*batches[1:], []]:
-        batch = coming.result()
-        coming = ahead.submit(_read, files, following)
+        batch = reading.result()
+        reading = ahead.submit(_read_batch, files, following)
         yield from batch
 
 
-def _read(files: Files, paths: Sequence[str]) -> list[bytes | UnreadablePhotoError]:
+def _read_batch(files: Files, paths: Sequence[str]) -> list[bytes | UnreadablePhotoError]:
     return list(files.read(paths))
 
 
-def _row(photo: PlannedPhoto, data: bytes) -> Row:
+def _photo_columns(photo: PlannedPhoto, data: bytes) -> Row:
     digest = sha256(data).hexdigest()
     if photo.mark.startswith("sha256:") and photo.mark != f"sha256:{digest}":
-        raise PetsError(f"{photo.path} changed while the source was read: ingest again")
+        raise PetsError(f"{photo.path} changed during the ingest: ingest again")
     return {
         "id": photo.id,
         "image": {"bytes": data, "path": photo.path.rsplit("/", 1)[-1]},
@@ -244,15 +256,19 @@ def _row(photo: PlannedPhoto, data: bytes) -> Row:
 
 
 def _labels(photo: PlannedPhoto, shard: ShardPlan, plan: DatasetPlan, size: tuple[int, int]) -> Row:
-    """What may be said otherwise of the same photo, of so many pixels, in another version."""
+    """Return target, box and split of an upright photo: columns that differ between versions.
+
+    Raises:
+        UnreadablePhotoError: The target box is empty, or a coordinate is outside the photo.
+    """
     head_box = photo.head_box._asdict() if photo.head_box else None
     row: Row = {"label": photo.label, "head_box": head_box, "split": shard.split}
     if photo.label is not None:
         known = plan.classes[photo.label]
         return row | {"class_name": known.name, "species": known.species}
     tags = [plan.classes[index].name for index in photo.tags]
-    said = tags or [f"{value:g}" for value in photo.numbers]
-    row |= {"class_name": ", ".join(said), "species": None}
+    values = tags or [f"{value:g}" for value in photo.numbers]
+    row |= {"class_name": ", ".join(values), "species": None}
     spec = target_spec(plan.targets)
     if spec.is_labels:
         one_hot = [int(index in photo.tags) for index in range(len(plan.classes))]
@@ -264,42 +280,43 @@ def _labels(photo: PlannedPhoto, shard: ShardPlan, plan: DatasetPlan, size: tupl
         if xmin >= xmax or ymin >= ymax:
             corners = ", ".join(f"{value:g}" for value in photo.numbers)
             raise UnreadablePhotoError(NO_BOX, f"{corners}: expected xmin < xmax and ymin < ymax")
-    return row | {"numbers": _places(photo.numbers, size)}
+    return row | {"numbers": _scale_coordinates(photo.numbers, size)}
 
 
-def _places(pixels: Sequence[float], size: tuple[int, int]) -> list[float]:
-    """Places x, y, x, y, ... in pixels of a photo of that width and height to -1 to 1.
+def _scale_coordinates(pixels: Sequence[float], size: tuple[int, int]) -> list[float]:
+    """Scale coordinates x, y, x, y, ... from pixels of a photo of `size` to [-1, 1].
 
     Raises:
-        UnreadablePhotoError: One is not on the photo.
+        UnreadablePhotoError: A coordinate is outside the photo.
     """
-    sides = [size[number % 2] for number in range(len(pixels))]
+    sides = [size[index % 2] for index in range(len(pixels))]
     if any(not 0 <= value <= side for value, side in zip(pixels, sides, strict=True)):
-        places = ", ".join(f"{value:g}" for value in pixels)
-        raise UnreadablePhotoError(OUTSIDE, f"{places} on a photo of {size[0]} x {size[1]} pixels")
+        listed = ", ".join(f"{value:g}" for value in pixels)
+        detail = f"{listed} on a photo of {size[0]} x {size[1]} pixels"
+        raise UnreadablePhotoError(OUTSIDE_PHOTO, detail)
     return [2 * value / side - 1 for value, side in zip(pixels, sides, strict=True)]
 
 
-def _upright(photo: PlannedPhoto, size: tuple[int, int], orientation: int) -> PlannedPhoto:
-    """The photo with its places and box in pixels of the upright photo.
+def _to_upright(photo: PlannedPhoto, size: tuple[int, int], orientation: int) -> PlannedPhoto:
+    """Return the photo with coordinates and box in pixels of the upright photo.
 
     Args:
-        photo: Its places and box are of pixels of `annotation_size`.
+        photo: Photo with coordinates and box in pixels of `annotation_size`.
         size: Width and height of the upright photo, pixels.
-        orientation: EXIF's, of the stored pixels.
+        orientation: EXIF orientation of the stored pixels.
 
     Raises:
-        UnreadablePhotoError: The annotation's size does not say which pixels are meant.
+        UnreadablePhotoError: The annotation's size does not determine which pixels it refers to.
     """
     annotated = photo.annotation_size
     if not annotated or (orientation == 1 and annotated in (size, UNKNOWN_SIZE)):
         return photo
-    # Only where sides are exchanged does the size say which pixels are meant.
+    # The size determines the pixels only if the orientation swaps unequal sides.
     if orientation > 4 and size[0] != size[1]:
         if annotated == size:
             return photo
         if annotated == size[::-1]:
-            return _turned(photo, orientation)
+            return _rotate(photo, orientation)
     if not photo.numbers:
         return photo._replace(head_box=None)
     raise UnreadablePhotoError(
@@ -310,13 +327,13 @@ def _upright(photo: PlannedPhoto, size: tuple[int, int], orientation: int) -> Pl
     )
 
 
-def _turned(photo: PlannedPhoto, orientation: int) -> PlannedPhoto:
-    """The photo with places and box of the stored pixels turned as these are."""
+def _rotate(photo: PlannedPhoto, orientation: int) -> PlannedPhoto:
+    """Return the photo with coordinates and box converted from stored to upright pixels."""
     stored = photo.annotation_size[0], photo.annotation_size[1]
-    numbers = upright_places(photo.numbers, stored, orientation)
+    numbers = upright_points(photo.numbers, stored, orientation)
     box = None
     if photo.head_box:
-        corners = upright_places(photo.head_box, stored, orientation)
+        corners = upright_points(photo.head_box, stored, orientation)
         x0, y0, x1, y1 = (round(value) for value in corners)
         box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
         if len(numbers) == 4:
@@ -324,7 +341,7 @@ def _turned(photo: PlannedPhoto, orientation: int) -> PlannedPhoto:
     return photo._replace(numbers=tuple(numbers), head_box=box)
 
 
-def _refused(photo: PlannedPhoto, error: UnreadablePhotoError, plan: DatasetPlan) -> LeftOut:
+def _to_quarantine(photo: PlannedPhoto, error: UnreadablePhotoError, plan: DatasetPlan) -> LeftOut:
     reason, detail = error.reason, error.detail
     if reason == "not_an_image" and (remedy := missing_decoder(photo.path)):
         reason, detail = NO_DECODER, remedy

@@ -1,1 +1,1 @@
-"""Stored photos to batches on a device."""
+"""Load stored photos as batches on a device."""

@@ -1,4 +1,4 @@
-"""Decoded photos of one split in a memory-mapped file, so that an epoch pays no JPEG decoding."""
+"""Memory-mapped cache of the decoded photos of a split, which saves JPEG decoding per epoch."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 _COLUMNS = {"label": "label", "labels": "one_hot", "numbers": "numbers"}
 _VERSION = 3
 _DISK_SHARE = 0.5
-_MOST_GIB = 48
-"""Bound of auto: a pod may have less than the disk that it sees as free."""
+_MAX_AUTO_GIB = 48
+"""Limit of auto: a pod's quota may be smaller than the free disk that it sees."""
 _BATCH = 128
 
 
 class EncodedPhotos:
-    """Photos as they were stored, one after the other in a memory-mapped file.
+    """Encoded photos, concatenated in a memory-mapped file.
 
     Args:
-        data: All bytes, uint8.
-        ends: Where each photo ends, int64 (N,).
+        data: Bytes of all photos, uint8.
+        ends: End offset of each photo, int64 (N,).
     """
 
     def __init__(self, data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
@@ -58,15 +58,15 @@ class EncodedPhotos:
 
 
 class DecodedPhotos:
-    """The photos of one split, in the order of its Parquet rows.
+    """Photos of one split, in the order of its Parquet rows.
 
-    Those that the cache has no room for are decoded whenever they are read.
+    The first M are cached decoded; the others are decoded on each read.
 
     Attributes:
-        pixels: The first photos, uint8 RGB, shape (M, size, size, 3), memory-mapped read-only.
-        encoded: The N - M others.
-        targets: What is learnt of each: class indices, int64 (N,); a 1 for each tag it has, float32
-            (N, C); or its D numbers, float32 (N, D).
+        pixels: The first M photos, uint8 RGB, shape (M, size, size, 3), memory-mapped read-only.
+        encoded: The other N - M photos.
+        targets: Class indices, int64 (N,); multi-hot tags, float32 (N, C); or numbers, float32
+            (N, D).
         ids: Photo ids, length N.
     """
 
@@ -78,7 +78,7 @@ class DecodedPhotos:
         encoded: EncodedPhotos | None = None,
     ) -> None:
         if not len(pixels) + len(encoded or ()) == len(targets) == len(ids):
-            raise ValueError("pixels, targets and ids must have one entry a photo")
+            raise ValueError("pixels, targets and ids must have one entry per photo")
         self.pixels, self.targets, self.ids, self.encoded = pixels, targets, ids, encoded
 
     def __len__(self) -> int:
@@ -87,29 +87,29 @@ class DecodedPhotos:
     def read(
         self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8] | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Return the photos of some rows: uint8, shape (len(rows), size, size, 3).
+        """Return the photos of some rows, uint8 (len(rows), size, size, 3).
 
         Args:
-            rows: Which photos, in any order.
-            out: Array of that shape to write them to; None: a new one.
+            rows: Row indices, in any order.
+            out: Output array of that shape; None: allocate one.
         """
         if out is None:
             out = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
-        assert (rows >= 0).all(), "mode clip would take the first photo instead"
+        assert (rows >= 0).all(), "mode clip would read the first photo instead"
         is_cached = rows < len(self.pixels)
         if is_cached.all():
-            # In mode "clip" they are written where they belong, without a buffer between.
+            # Mode "clip" writes to `out` without an intermediate buffer.
             np.take(self.pixels, rows, axis=0, out=out, mode="clip")
             return out
         out[is_cached] = self.pixels[rows[is_cached]]
-        places = np.flatnonzero(~is_cached)
-        decoded = self._decoders.map(self._decode, rows[places])
-        for place, pixels in zip(places, decoded, strict=True):
-            out[place] = pixels
+        missing = np.flatnonzero(~is_cached)
+        decoded = self._decoders.map(self._decode, rows[missing])
+        for index, pixels in zip(missing, decoded, strict=True):
+            out[index] = pixels
         return out
 
     def file(self, row: int) -> bytes | None:
-        """Return a photo as it is stored, where it is not decoded."""
+        """Return the encoded bytes of a photo, or None if it is cached decoded."""
         if row < len(self.pixels):
             return None
         assert self.encoded is not None
@@ -134,21 +134,20 @@ def open_decoded(
     limit_gib: float | Literal["auto"],
     on_progress: OnProgress = ignore_progress,
 ) -> DecodedPhotos:
-    """Open the decoded photos of a split, decoding them first where that has not been done.
+    """Open the decoded photos of a split; decode them first unless they are cached.
 
-    The files are keyed by the data set's fingerprint, the split and the size, and named by how many
-    photos are decoded. One process builds them while others wait; they appear under their names
-    only when they are whole, and go when no run has opened them for long
-    (`pets_core.storage.cache`).
+    Cache files are keyed by fingerprint, split, size and number of decoded photos. One process
+    builds them while others wait. They are renamed to their final names once complete, and are
+    removed when no run has opened them for long (`pets_core.storage.cache`).
 
     Args:
-        manifest: A committed data set.
-        split: Which photos.
+        manifest: Manifest of a committed data set.
+        split: Split to open.
         size: Side of the decoded square, pixels.
         cache_dir: Local folder for the files.
-        limit_gib: Most that decoded photos may take, GiB; those beyond are kept as they are stored.
-            auto: half of the free disk, up to 48 GiB, or what earlier runs have decoded.
-        on_progress: Told how many photos are decoded.
+        limit_gib: Maximum size of the decoded photos, GiB; photos beyond it are cached encoded.
+            auto: half of the free disk, up to 48 GiB, or the size cached by earlier runs if larger.
+        on_progress: Called with the number of photos processed.
 
     Raises:
         PetsError: A shard is missing or fails its checksum.
@@ -162,14 +161,14 @@ def open_decoded(
     with explain_full_disk(str(folder), "cache_dir"), lock_of(folder / name):
         if limit_gib == "auto":
             num_decoded = max(
-                _num_there(folder, name, photo_bytes),
+                _num_cached(folder, name, photo_bytes),
                 _num_that_fit(folder, manifest, split, photo_bytes),
             )
         else:
             num_decoded = min(total, int(limit_gib * 2**30 / photo_bytes))
         files = [folder / f"{name}-{num_decoded}.{kind}" for kind in ("u8", "encoded", "ends")]
         pixels, data, ends = files
-        # The pixels get their name last. After a power failure they may be short.
+        # The pixel file is renamed last. After a power failure it may be truncated.
         if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
             sweep(folder)
             _decode_all(manifest, split, size, num_decoded, files, on_progress)
@@ -193,8 +192,8 @@ def open_decoded(
     )
 
 
-def _num_there(folder: Path, name: str, photo_bytes: int) -> int:
-    """Return how many photos an earlier run has decoded, the most of several."""
+def _num_cached(folder: Path, name: str, photo_bytes: int) -> int:
+    """Return the largest number of photos that an earlier run has decoded."""
     found: list[int] = []
     for path in folder.glob(f"{name}-*.u8"):
         number = int(path.stem.rsplit("-", 1)[-1])
@@ -204,25 +203,25 @@ def _num_there(folder: Path, name: str, photo_bytes: int) -> int:
 
 
 def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_bytes: int) -> int:
-    """Return how many photos the free disk holds decoded, besides the others as they are stored."""
+    """Return how many photos fit decoded on the free disk, with the others encoded."""
     info = manifest.splits[split]
-    budget = min(shutil.disk_usage(folder).free * _DISK_SHARE, _MOST_GIB * 2**30)
+    budget = min(shutil.disk_usage(folder).free * _DISK_SHARE, _MAX_AUTO_GIB * 2**30)
     if info.num_rows * photo_bytes <= budget:
         return info.num_rows
     stored = sum(shard.num_bytes for shard in info.shards)
-    more = max(photo_bytes - stored / info.num_rows, 1)
-    return min(max(int((budget - stored) / more), 0), info.num_rows)
+    extra = max(photo_bytes - stored / info.num_rows, 1)
+    return min(max(int((budget - stored) / extra), 0), info.num_rows)
 
 
 def class_names(manifest: DatasetManifest, split: Split) -> list[str]:
-    """What each photo of a split is of, in words, in the order of its rows."""
+    """Return the target text of each photo of a split, in row order."""
     shards = manifest.splits[split].shards
     tables = [read_table(manifest.shard_url(shard), ["class_name"]) for shard in shards]
     return [name for table in tables for name in table["class_name"].to_pylist()]
 
 
 def _targets(column: pa.ChunkedArray) -> Targets:
-    """Class indices (N,), or of lists the numbers in them, float32 (N, D)."""
+    """Return class indices, int64 (N,), or the values of a list column, float32 (N, D)."""
     if not pa.types.is_list(column.type):
         indices: npt.NDArray[np.int64] = column.to_numpy()
         return indices
@@ -239,7 +238,7 @@ def _decode_all(
     paths: list[Path],
     on_progress: OnProgress,
 ) -> None:
-    """Write decoded pixels, the other photos' bytes and where each of these ends."""
+    """Write the pixels of the first photos, and the bytes and end offsets of the others."""
     total, done, end = manifest.splits[split].num_rows, 0, 0
     partial = [path.with_name(f"{path.name}.partial") for path in paths]
     try:

@@ -1,4 +1,4 @@
-"""JPEGs to squares on a GPU (nvJPEG, through torchvision)."""
+"""JPEG decoding on a GPU (nvJPEG, through torchvision)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["decode_squares"]
 
 
 def decode_squares(photos: Sequence[bytes], size: int, device: torch.device) -> Tensor:
-    """Decode JPEGs on a device and stretch them to squares, as `images.decode` does.
+    """Decode JPEGs on a device and resize them to squares, as `images.decode` does.
 
-    Values differ from it by a few levels of 255, because it decodes large photos at a reduced scale
-    and then resizes them.
+    Values differ from those of `images.decode` by a few levels of 255, because it decodes large
+    photos at a reduced scale before resizing.
 
     Args:
-        photos: Encoded, each of which `images.is_plain_jpeg`.
+        photos: Encoded JPEGs that satisfy `images.is_plain_jpeg`.
         size: Side of the squares, pixels.
-        device: Where to decode.
+        device: CUDA device that decodes.
 
     Returns:
         uint8 RGB on the device, shape (len(photos), size, size, 3).
 
     Raises:
-        RuntimeError: The device's decoder does not take one of them.
+        RuntimeError: The device's decoder rejects a photo.
     """
     encoded = [torch.frombuffer(bytearray(photo), dtype=torch.uint8) for photo in photos]
     decoded = decode_jpeg(encoded, ImageReadMode.RGB, device=device)

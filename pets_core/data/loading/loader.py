@@ -1,4 +1,4 @@
-"""Decoded photos to batches: which photo comes when, on which rank."""
+"""Data loader: shuffled batches of decoded photos, sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ class Batch:
 
     Attributes:
         inputs: Model inputs, first dimension b.
-        targets: Class indices, int64 (b,); shares of classes, float32 (b, C), where photos are
-            mixed; tags or numbers, float32 (b, D).
-        rows: Places of the samples in their split, (b,).
-        ids: The samples' ids, b of them.
-        global_size: Samples of this batch over all ranks.
-        maps: Where places are learnt, what takes those on the inputs to those on the photos,
-            float32 (b, 3, 3).
+        targets: Class indices, int64 (b,); class proportions of mixed photos, float32 (b, C); tags
+            or numbers, float32 (b, D).
+        rows: Row indices of the samples in their split, (b,).
+        ids: Sample ids, length b.
+        global_size: Number of samples of this batch over all ranks.
+        maps: For coordinate targets, maps from input to photo coordinates, float32 (b, 3, 3).
     """
 
     inputs: Tensor
@@ -49,7 +48,7 @@ class Batch:
     maps: Tensor | None = None
 
 
-class _Drawn(TypedDict):
+class _TransformArgs(TypedDict):
     seed: int
     rows: slice
     global_size: int
@@ -60,13 +59,13 @@ class _Share:
     """One rank's share of a global batch, before it is read.
 
     Attributes:
-        rows: Of the split.
-        places: In the global batch of `global_size`.
-        seed: Of the batch's augmentation.
+        rows: Row indices in the split.
+        positions: Positions in the global batch of `global_size`.
+        seed: Seed of the batch's augmentation.
     """
 
     rows: npt.NDArray[np.int64]
-    places: slice
+    positions: slice
     global_size: int
     seed: int
 
@@ -74,16 +73,16 @@ class _Share:
 def global_batches(
     num_rows: int, batch_size: int, *, seed: int | None, epoch: int
 ) -> list[npt.NDArray[np.int64]]:
-    """Deal every row to exactly one batch of an epoch.
+    """Partition the rows of a split into the batches of an epoch.
 
-    Batches differ by at most one row in size, so the last is never a tiny one; none has more than
-    `batch_size`.
+    Batch sizes differ by at most one row and do not exceed `batch_size`, so there is no small last
+    batch.
 
     Args:
-        num_rows: Rows of the split.
-        batch_size: Most rows in a batch, over all ranks.
+        num_rows: Number of rows of the split.
+        batch_size: Maximum rows per batch, over all ranks.
         seed: Seed of the shuffle; None keeps the order.
-        epoch: Another epoch, another shuffle.
+        epoch: Epoch; each is shuffled differently.
 
     Returns:
         The rows of each batch, in order.
@@ -95,20 +94,21 @@ def global_batches(
 
 
 def host_buffer(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return uninitialised uint8 memory on the host, pinned where a GPU is to copy from it.
+    """Return uninitialised uint8 host memory, pinned for copies to a CUDA device.
 
-    Pinned blocks come from a pool of torch's, which reuses one when the copies from it are done.
+    Pinned blocks come from torch's caching allocator, which reuses a block once copies from it are
+    done.
     """
     return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
 def decodes_jpegs(device: torch.device) -> bool:
-    """Return whether a device decodes JPEGs itself: NVIDIA's do (nvJPEG)."""
+    """Return whether a device can decode JPEGs; NVIDIA GPUs can (nvJPEG)."""
     return device.type == "cuda" and torch.version.hip is None
 
 
 def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
-    """Whether all photos are decoded and take at most a quarter of the GPU's free memory."""
+    """Return whether all photos are decoded and fit in a quarter of the GPU's free memory."""
     if device.type != "cuda" or photos.encoded is not None:
         return False
     free, _ = torch.cuda.mem_get_info(device)
@@ -116,23 +116,23 @@ def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
 
 
 class PhotoLoader:
-    """Batches of one split for one rank. Every row is seen once an epoch, by one rank.
+    """Batches of one split for one rank; each row is in one batch per epoch, on one rank.
 
-    The next batch is read while the present one is worked on.
+    The next batch is read while the current one is processed.
 
     Args:
-        photos: Of the split.
-        transform: Makes model inputs of them, on the device.
-        batch_size: Most photos in a batch, over all ranks.
-        seed: Of shuffle and augmentation; None keeps the order.
-        device: Where batches are wanted.
-        rank: Of this process.
+        photos: Photos of the split.
+        transform: Converts photos to model inputs, on the device.
+        batch_size: Maximum photos per batch, over all ranks.
+        seed: Seed of shuffle and augmentation; None keeps the order.
+        device: Device of the batches.
+        rank: Rank of this process.
         world_size: Number of ranks.
         on_device: Keep all photos on the device.
-        mixing: Where its alphas ask for it, photos are mixed.
-        num_classes: Needed for mixing.
-        targets: What is learnt of the photos; places are moved with them.
-        on_batch: Called before each batch is handed out.
+        mixing: Mixup and CutMix settings; photos are mixed if an alpha is above 0.
+        num_classes: Number of classes; required for mixing.
+        targets: Kind of target; coordinates are transformed with the photos.
+        on_batch: Called before each batch is yielded.
     """
 
     def __init__(
@@ -160,22 +160,22 @@ class PhotoLoader:
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
         self._geometry, self._on_batch = target_spec(targets).geometry, on_batch
-        self._has_refused = False
-        # A generator that held it could be collected half-way, and would wait for its thread then.
+        self._gpu_decoding_failed = False
+        # Not owned by the generator `epoch`, which would wait for the thread when collected early.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch, the same on every rank."""
+        """Number of batches per epoch, the same on every rank."""
         return -(-len(self._photos) // self._batch_size)
 
     @property
     def num_rows(self) -> int:
-        """Rows of the split, over all ranks."""
+        """Number of rows of the split, over all ranks."""
         return len(self._photos)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield this rank's share of every batch of one epoch, from batch `first` on.
+        """Yield this rank's share of each batch of an epoch, starting at batch `first`.
 
         A share may be empty.
         """
@@ -199,12 +199,12 @@ class PhotoLoader:
             yield _Share(rows[first:last], slice(first, last), len(rows), seed)
 
     def _read(self, share: _Share) -> tuple[Tensor, Tensor]:
-        """Photos and targets, on their way to the device; runs in a thread of its own."""
+        """Start copying photos and targets to the device; runs in the reader thread."""
         rows = torch.from_numpy(share.rows)
         targets = torch.from_numpy(self._photos.targets[share.rows])
         if self._resident is not None:
             return self._resident[send(rows, self._device)], send(targets, self._device)
-        has_files = self._photos.encoded is not None and not self._has_refused
+        has_files = self._photos.encoded is not None and not self._gpu_decoding_failed
         if has_files and decodes_jpegs(self._device):
             return self._decode(share.rows), send(targets, self._device)
         return self._read_pixels(share.rows), send(targets, self._device)
@@ -216,33 +216,33 @@ class PhotoLoader:
         return pixels.to(self._device, non_blocking=self._device.type == "cuda")
 
     def _decode(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Photos of which some are decoded by the device, where its decoder takes them."""
-        files = {place: self._photos.file(row) for place, row in enumerate(rows)}
-        plain = {place: file for place, file in files.items() if file and is_plain_jpeg(file)}
+        """Return photos, decoding plain JPEGs on the device; fall back to the CPU on an error."""
+        files = {index: self._photos.file(row) for index, row in enumerate(rows)}
+        plain = {index: file for index, file in files.items() if file and is_plain_jpeg(file)}
         if not plain:
             return self._read_pixels(rows)
         size = self._photos.pixels.shape[1]
         try:
             squares = decode_squares(list(plain.values()), size, self._device)
         except RuntimeError as error:
-            self._has_refused = True
-            warnings.warn(f"photos are decoded on the CPU: {error}", stacklevel=1)
+            self._gpu_decoding_failed = True
+            warnings.warn(f"JPEGs are decoded on the CPU: {error}", stacklevel=1)
             return self._read_pixels(rows)
-        others = np.array([place for place in files if place not in plain], np.int64)
-        places = torch.from_numpy(np.concatenate([np.array(list(plain), np.int64), others]))
+        others = np.array([index for index in files if index not in plain], np.int64)
+        positions = torch.from_numpy(np.concatenate([np.array(list(plain), np.int64), others]))
         together = torch.cat([squares, self._read_pixels(rows[others])])
-        return together[send(places.argsort(), self._device)]
+        return together[send(positions.argsort(), self._device)]
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
-        drawn: _Drawn = {
-            "seed": share.seed, "rows": share.places, "global_size": share.global_size
+        args: _TransformArgs = {
+            "seed": share.seed, "rows": share.positions, "global_size": share.global_size
         }  # fmt: skip
-        inputs = self._transform(pixels, **drawn)
+        inputs = self._transform(pixels, **args)
         ids = [self._photos.ids[row] for row in share.rows]
         batch = Batch(inputs, targets, share.rows, ids, share.global_size)
         if self._geometry is not None:
-            maps = self._transform.maps(pixels.shape[1], **drawn)
-            # Inverted on the host: on a GPU torch.linalg.inv waits for all work before it.
+            maps = self._transform.maps(pixels.shape[1], **args)
+            # Inverted on the host: torch.linalg.inv synchronises a GPU.
             inverse = send(torch.linalg.inv(maps), self._device)
             moved = move_coordinates(targets, inverse, self._geometry)
             return replace(batch, targets=moved.clamp(*REACH), maps=send(maps, self._device))
@@ -252,10 +252,10 @@ class PhotoLoader:
         return replace(batch, inputs=inputs, targets=targets)
 
 
-def move_coordinates(places: Tensor, maps: Tensor, geometry: str) -> Tensor:
-    """Move points or boxes, (B, D), by maps (B, 3, 3)."""
-    return (move_box if geometry == "box" else move_points)(places, maps)
+def move_coordinates(coordinates: Tensor, maps: Tensor, geometry: str) -> Tensor:
+    """Transform points or boxes, (B, D), by maps (B, 3, 3)."""
+    return (move_box if geometry == "box" else move_points)(coordinates, maps)
 
 
-def _batch_seed(seed: int, epoch: int, number: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch, number)).generate_state(1, np.uint64)[0] >> 1)
+def _batch_seed(seed: int, epoch: int, index: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)

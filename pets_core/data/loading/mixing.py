@@ -1,4 +1,4 @@
-"""Mixup and CutMix: pairs of photos of a batch, and their targets, blended."""
+"""Mixup and CutMix: blend pairs of photos of a batch, and their targets."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["mix"]
 def mix(
     inputs: Tensor, targets: Tensor, num_classes: int, config: TransformConfig, *, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Blend each photo with its partner, the batch read backwards.
+    """Blend each photo with its partner in the reversed batch.
 
-    Mixup (Zhang and others 2017, arXiv:1710.09412) adds whole photos; CutMix (Yun and others 2019,
-    arXiv:1905.04899) puts a rectangle of one into the other. Partners are of the same rank, so that
-    other than with every other setting, the number of ranks changes the losses.
+    Mixup (Zhang et al. 2017, arXiv:1710.09412) blends whole photos; CutMix (Yun et al. 2019,
+    arXiv:1905.04899) pastes a rectangle of one into the other. Partners are on the same rank, so
+    losses depend on the number of ranks, unlike with all other settings.
 
     Args:
-        inputs: (B, C, S, S); changed in place by CutMix.
-        targets: Class indices, int64 (B,); or a 1 for each tag, float32 (B, K).
-        num_classes: K.
-        config: The Beta distributions' alphas; one must be above 0.
-        seed: Says which share, rectangle and method, the same on every rank.
+        inputs: (B, C, S, S); CutMix modifies it in place.
+        targets: Class indices, int64 (B,), or multi-hot tags, float32 (B, K).
+        num_classes: Number of classes or tags, K.
+        config: Alphas of the Beta distributions; one must be above 0.
+        seed: Seed of method, proportion and rectangle; the same on every rank.
 
     Returns:
-        The blended inputs, and the share of each class or tag in them, float32 (B, K).
+        The blended inputs, and the proportion of each class or tag in them, float32 (B, K).
     """
     random = np.random.default_rng(seed)
     one_hot = targets if targets.ndim > 1 else F.one_hot(targets, num_classes).float()

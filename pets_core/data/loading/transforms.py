@@ -1,4 +1,4 @@
-"""Batches of decoded photos to model inputs, on the device that holds them."""
+"""Batch transforms: crop, augment and normalise decoded photos on their device."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ __all__ = [
     "draw_maps",
     "move_box",
     "move_points",
-    "reflected",
+    "reflect_grid",
     "sampling_grid",
     "send",
 ]
 
 REACH = (-1.2, 1.2)
-"""How far beyond a crop, in halves of its side, places are learnt: it leaves some of a photo out,
-and a sigmoid never comes to its ends."""
+"""Range of coordinate targets, in half sides of the crop. It exceeds [-1, 1], because points may be
+outside the crop and a sigmoid only approaches its bounds."""
 _MAX_ASPECT = 4 / 3
 _HORIZON = 1e-3
 _ERASED_AREA = (0.02, 1 / 3)
 
 
 class Transform(Protocol):
-    """Turns uint8 (B, R, R, 3) into normalised float32 (B, 3, S, S), channels last.
+    """Converts uint8 (B, R, R, 3) to normalised float32 (B, 3, S, S), channels last.
 
-    `seed` says which random numbers to use; `rows` are the batch's places in the global batch of
-    `global_size`, so that a photo is augmented alike whatever rank it lands on.
+    `rows` are the positions of the batch in the global batch of `global_size`. Random numbers
+    depend on `seed` and these positions, so a photo's augmentation does not depend on its rank.
     """
 
     def __call__(self, photos: Tensor, *, seed: int, rows: slice, global_size: int) -> Tensor:
         """Transform one batch."""
 
     def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
-        """The maps by which the same batch, of photos of R = `side` pixels, is transformed.
+        """Return the maps that transform the same batch of photos of R = `side` pixels.
 
         Returns:
-            float32 (B, 3, 3), from output to input coordinates, as of `draw_maps`.
+            float32 (B, 3, 3), from output to input coordinates, as `draw_maps` returns.
         """
 
 
 class CenterCrop:
-    """The middle S of R pixels: what validation, testing and prediction see."""
+    """Centre crop of S of R pixels, for validation, testing and prediction."""
 
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         self._size, self._scale, self._shift = size, *_normalisation(mean, std)
@@ -60,14 +60,14 @@ class CenterCrop:
     def __call__(
         self, photos: Tensor, *, seed: int = 0, rows: slice = slice(0), global_size: int = 0
     ) -> Tensor:
-        """Crop and normalise; nothing is random."""
+        """Crop and normalise; deterministic."""
         start = (photos.shape[1] - self._size) // 2
         middle = slice(start, start + self._size)
         scale, shift = send(self._scale, photos.device), send(self._shift, photos.device)
         return photos[:, middle, middle].float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
 
     def maps(self, side: int, *, seed: int = 0, rows: slice, global_size: int = 0) -> Tensor:
-        """The same for all photos."""
+        """Return the map of the crop, the same for all photos."""
         share = self._size / side
         centre = (2 * ((side - self._size) // 2) + self._size) / side - 1
         one = torch.tensor([[share, 0.0, centre], [0.0, share, centre], [0.0, 0.0, 1.0]])
@@ -75,10 +75,10 @@ class CenterCrop:
 
 
 class Augment:
-    """Flip, rotate, zoom, warp and crop as one map with one interpolation; lighting; erasing.
+    """Random flip, rotation, zoom, warp and crop in one interpolation; lighting; erasing.
 
-    One interpolation of a larger picture keeps it sharp (fastai's "presizing", Howard and Gugger
-    2020, chapter 5). What a map takes from outside the photo is its mirror image.
+    A single interpolation of a larger picture keeps it sharp (fastai's "presizing", Howard and
+    Gugger 2020, chapter 5). Pixels outside the photo are filled by reflection.
     """
 
     def __init__(
@@ -89,21 +89,21 @@ class Augment:
         self._empty = CenterCrop(size, mean, std)
 
     def __call__(self, photos: Tensor, *, seed: int, rows: slice, global_size: int) -> Tensor:
-        """Augment one batch; the same seed gives the same pictures."""
+        """Augment one batch; deterministic for a seed."""
         if len(photos) == 0:
-            # grid_sample refuses the empty share of a rank.
+            # A rank's share may be empty, which grid_sample rejects.
             return self._empty(photos)
         config, device = self._config, photos.device
         maps, generator = self._draw(photos.shape[1], seed, global_size)
         maps = maps[rows]
         contrast, brightness = (v[rows] for v in _draw_lighting(global_size, config, generator))
-        # Lighting and normalisation are both linear, hence one multiplication and one addition.
+        # Lighting and normalisation are linear: one multiplication and one addition.
         scale = send((contrast * self._scale)[:, :, None, None], device)
         shift = send((contrast * self._shift + brightness)[:, :, None, None], device)
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         grid = sampling_grid(send(maps, device), self._size)
         if device.type == "mps":
-            inputs = F.grid_sample(pixels, reflected(grid, pixels.shape[2]), align_corners=False)
+            inputs = F.grid_sample(pixels, reflect_grid(grid, pixels.shape[2]), align_corners=False)
         else:
             inputs = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
         inputs = inputs.mul_(scale).add_(shift)
@@ -113,17 +113,17 @@ class Augment:
         return inputs.contiguous(memory_format=torch.channels_last)
 
     def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
-        """Those that the call with the same seed draws."""
+        """Return the maps that the call with the same seed uses."""
         return self._draw(side, seed, global_size)[0][rows]
 
     def _draw(self, side: int, seed: int, global_size: int) -> tuple[Tensor, torch.Generator]:
-        """The maps of a global batch, and the generator for what is drawn after them."""
+        """Return the maps of a global batch, and the generator for the next random numbers."""
         generator = torch.Generator().manual_seed(seed)
         return draw_maps(global_size, self._size / side, self._config, generator), generator
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device; with CUDA from pinned memory, for which the host need not wait."""
+    """Copy a tensor to a device; with CUDA asynchronously, from pinned memory."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -132,16 +132,16 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def draw_maps(
     count: int, crop: float, config: TransformConfig, generator: torch.Generator
 ) -> Tensor:
-    """Draw one projective map a photo, from output to input coordinates in [-1, 1].
+    """Draw a random projective map per photo, from output to input coordinates in [-1, 1].
 
     Args:
-        count: How many maps.
-        crop: Side of the output as a share of the input's side.
+        count: Number of maps.
+        crop: Side of the output as a fraction of the input's side.
         config: Bounds of each transform.
-        generator: Source of the random numbers.
+        generator: Random number generator.
 
     Returns:
-        float32 (count, 3, 3), of homogeneous coordinates (x, y, 1).
+        float32 (count, 3, 3), for homogeneous coordinates (x, y, 1).
     """
 
     def share() -> Tensor:
@@ -178,15 +178,15 @@ def draw_maps(
 
 
 def move_points(points: Tensor, maps: Tensor) -> Tensor:
-    """Move points as maps say.
+    """Transform points by projective maps.
 
     Args:
-        points: float32 (B, D), x and y in turn.
-        maps: float32 (B, 3, 3), of homogeneous coordinates: those of `draw_maps` take places on the
-            output to places on the input, their inverses the other way.
+        points: float32 (B, D), as x, y, x, y, ...
+        maps: float32 (B, 3, 3), for homogeneous coordinates. Maps of `draw_maps` convert output to
+            input coordinates, their inverses input to output coordinates.
 
     Returns:
-        float32 (B, D); what goes beyond the horizon of a tilted plane lies far out.
+        float32 (B, D); points beyond the horizon of a tilted plane get large coordinates.
     """
     x, y = points.float().view(len(points), points.shape[1] // 2, 2).unbind(2)
     moved_x, moved_y, depth = _apply(maps[..., None], x, y)
@@ -195,16 +195,16 @@ def move_points(points: Tensor, maps: Tensor) -> Tensor:
 
 
 def move_box(boxes: Tensor, maps: Tensor) -> Tensor:
-    """Move boxes as maps say; around corners that come to lie askew goes another upright box.
+    """Transform boxes; return the axis-aligned boxes that enclose the transformed corners.
 
     Args:
         boxes: float32 (B, 4), xmin, ymin, xmax, ymax.
-        maps: As of `move_points`.
+        maps: As in `move_points`.
 
     Returns:
         float32 (B, 4).
     """
-    # Not indexed by a list, which is copied to the device while the host waits.
+    # Not indexed by a list: copying it to the device would synchronise.
     left, top, right, bottom = boxes.unbind(1)
     corners = torch.stack([left, top, right, top, right, bottom, left, bottom], 1)
     moved = move_points(corners, maps).view(len(boxes), 4, 2)
@@ -212,39 +212,39 @@ def move_box(boxes: Tensor, maps: Tensor) -> Tensor:
 
 
 def sampling_grid(maps: Tensor, size: int) -> Tensor:
-    """Where each output pixel is taken from.
+    """Return the grid of input coordinates for each output pixel.
 
     Args:
-        maps: float32 (B, 3, 3), as of `draw_maps`.
-        size: S, side of the output, pixels.
+        maps: float32 (B, 3, 3), as `draw_maps` returns.
+        size: Side of the output, S, pixels.
 
     Returns:
-        float32 (B, S, S, 2), as `torch.nn.functional.grid_sample` takes it, corners not aligned.
+        float32 (B, S, S, 2), for `torch.nn.functional.grid_sample` with `align_corners=False`.
     """
     centres = (torch.arange(size, device=maps.device) * 2 + 1) / size - 1
     x, y, depth = _apply(maps[..., None, None], centres, centres[:, None])
     return torch.stack([x / depth, y / depth], -1)
 
 
-def reflected(grid: Tensor, side: int) -> Tensor:
-    """Reflect a grid at the borders of photos, as grid_sample's padding mode "reflection" does.
+def reflect_grid(grid: Tensor, side: int) -> Tensor:
+    """Reflect a grid at the photo's borders, as grid_sample's padding mode "reflection" does.
 
-    Not all versions of torch have that mode on Apple's GPUs.
+    Not all versions of torch support that mode on Apple GPUs.
 
     Args:
-        grid: float32 (B, S, S, 2), as of `sampling_grid`.
-        side: R, of the photos, pixels.
+        grid: float32 (B, S, S, 2), as `sampling_grid` returns.
+        side: Side of the photos, R, pixels.
     """
-    # Mirrors at -1 and 1 make it periodic, of period 4.
+    # Reflection at -1 and 1 has period 4.
     inside = 1 - ((grid + 1).remainder(4) - 2).abs()
-    # A place beyond the middle of the last pixel has that pixel's value.
+    # Coordinates beyond the centre of a border pixel take its value.
     return inside.clamp(1 / side - 1, 1 - 1 / side)
 
 
 def _apply(maps: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Multiply maps, (B, 3, 3, ...), by homogeneous coordinates (x, y, 1), each (...) or (B, ...).
 
-    Not a matrix product, which GPUs round to TF32: at 1024 pixels that moves places by 0.2 pixels.
+    Not a matrix product, which GPUs round to TF32: an error of 0.2 pixels at 1024 pixels.
     """
     across, down, depth = (row[:, 0] * x + row[:, 1] * y + row[:, 2] for row in maps.unbind(1))
     return across, down, depth
@@ -253,7 +253,7 @@ def _apply(maps: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _draw_lighting(
     count: int, config: TransformConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Contrast factors and brightness shifts in normalised units, each (count, 1)."""
+    """Draw contrast factors and brightness shifts in normalised units, each (count, 1)."""
     applied = (torch.rand(count, 1, generator=generator) < config.probability).float()
     amount = config.max_lighting * applied
     contrast = torch.exp((torch.rand(count, 1, generator=generator) * 2 - 1) * amount)
@@ -264,7 +264,7 @@ def _draw_lighting(
 def _draw_erased(
     count: int, size: int, config: TransformConfig, generator: torch.Generator
 ) -> Tensor:
-    """One rectangle a photo, where there is one: bool (count, S, S)."""
+    """Draw masks of the rectangle to erase, if any, in each photo: bool (count, S, S)."""
     number = torch.rand(count, 5, generator=generator)
     least, most = _ERASED_AREA
     area = least + (most - least) * number[:, 0]
@@ -279,6 +279,6 @@ def _draw_erased(
 
 
 def _normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Factor and shift of each channel that normalise uint8 values, each float32 (3,)."""
+    """Return scale and shift per channel that normalise uint8 values, each float32 (3,)."""
     centre, spread = torch.tensor(mean), torch.tensor(std)
     return 1 / (255 * spread), -centre / spread

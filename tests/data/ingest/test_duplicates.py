@@ -19,11 +19,11 @@ from pets_core.data.ingest import commit as ingest_module
 from pets_core.data.ingest import duplicates as duplicates_module
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.duplicates import (
+    drop_leaking,
     find_duplicates,
     leaking,
     near_pairs,
     perceptual_hashes,
-    without_leaking,
 )
 from pets_core.data.ingest.images import inspect
 from pets_core.data.sources.archives import open_archive
@@ -122,7 +122,7 @@ def crowd(count: int) -> list[int]:
 
 
 def test_a_crowd_is_compared_in_linear_time(monkeypatch):
-    monkeypatch.setattr(duplicates_module, "_CROWD", 16)
+    monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", 16)
     compared = [
         sum(len(first) for first, _ in near_pairs(np.array(crowd(count), np.uint64), SMALL))
         for count in (5_000, 20_000)
@@ -132,7 +132,7 @@ def test_a_crowd_is_compared_in_linear_time(monkeypatch):
 
 
 def test_of_a_crowd_all_are_listed_and_all_leaks_told(monkeypatch):
-    monkeypatch.setattr(duplicates_module, "_CROWD", 16)
+    monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", 16)
     judged = [(f"z{n}", "test", "x", f"z{n}", 1 << n) for n in range(3)]
     trained = [(f"a{n:04}", "train", "x", f"a{n}", h) for n, h in enumerate(crowd(3_000))]
     apart = [("b1", "train", "x", "b1", 2**62 - 1), ("b2", "train", "x", "b2", 2**62 - 2)]
@@ -293,7 +293,7 @@ def test_what_is_left_without_the_leaking_is_what_another_search_finds(rows):
     every = find_duplicates(photos, 2)
     leaks = set(leaking(every)["id"].to_pylist())
     left = photos.filter(pa.array([i not in leaks for i in photos["id"].to_pylist()], pa.bool_()))
-    assert without_leaking(every, left, 2).equals(find_duplicates(left, 2))
+    assert drop_leaking(every, left, 2).equals(find_duplicates(left, 2))
 
 
 @pytest.fixture

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from PIL import Image, ImageCms
 
 from pets_core.data.ingest import images
-from pets_core.data.ingest.images import decode, inspect, open_rgb, read_orientation, upright_places
+from pets_core.data.ingest.images import (
+    decode,
+    inspect,
+    open_rgb,
+    read_orientation,
+    upright_points,
+)
 from pets_core.data.sources import formats
 from pets_core.data.sources.formats import (
     NO_DECODER,
@@ -422,7 +428,7 @@ def test_places_are_turned_as_pixels_are(orientation):
     exif[0x0112] = orientation
     upright, _ = open_rgb(encode(stored, "PNG", exif=exif))
     rows, columns = np.nonzero(np.asarray(upright)[:, :, 0] == 255)
-    x0, y0, x1, y1 = upright_places([8, 16, 12, 20], stored.size, orientation)
+    x0, y0, x1, y1 = upright_points([8, 16, 12, 20], stored.size, orientation)
     assert sorted([x0, x1]) == [columns.min(), columns.max() + 1]
     assert sorted([y0, y1]) == [rows.min(), rows.max() + 1]
 

@@ -279,8 +279,8 @@ def test_a_source_that_changes_under_the_reader_is_refused(tmp_path, write_folde
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ({"a": 1, "b": 5}, r"class 'a' has 1 photo, at least 2 are needed"),
-        ({"a": 5}, r"the single class 'a'.*the folder around the class folders"),
+        ({"a": 1, "b": 5}, r"class 'a' has 1 photo, at least 2 are required"),
+        ({"a": 5}, r"a single class, 'a'.*the parent of the class folders"),
     ],
 )
 def test_classes_too_small_are_refused(tmp_path, write_folder, counts, words):
@@ -352,7 +352,7 @@ def test_a_class_whose_training_photos_are_all_damaged_is_refused(tmp_path, writ
     url = write_folder(tmp_path / "mine", {"a": 2, "b": 20})
     for path in (url / "a").iterdir():
         path.write_bytes(b"text")
-    with pytest.raises(PetsError, match="no readable training photo is left of a"):
+    with pytest.raises(PetsError, match="no readable training photos of a"):
         ingest(config(tmp_path, url, {"max_quarantined_fraction": 0.5}))
     assert versions(tmp_path) == []
 
@@ -365,7 +365,7 @@ def test_official_lists_without_validation(tmp_path, drawn_sample):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"test_fraction": 0.2}, "test_fraction = 0.2 cannot be used"),
+        ({"test_fraction": 0.2}, "test_fraction = 0.2 has no effect"),
         ({"split": "random", "valid_fraction": 0}, "both 0"),
     ],
 )

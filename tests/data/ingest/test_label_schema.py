@@ -8,7 +8,7 @@ import pytest
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import SCHEMA, SCHEMA_VERSION
 from pets_core.data.ingest.commit import ingest
-from pets_core.data.ingest.label_schema import Contract, agree, load_contract, save_contract
+from pets_core.data.ingest.label_schema import Contract, load_contract, reconcile, save_contract
 from pets_core.data.versions import list_versions
 from pets_core.errors import PetsError
 from pets_core.records.dataset import ClassInfo
@@ -141,7 +141,7 @@ def test_a_changed_species_is_refused(tmp_path, jpeg, write_oxford):
         return config(tmp_path, folder)
 
     assert ingest(source(1)).classes[0] == ClassInfo(name="Manx", species="cat")
-    with pytest.raises(PetsError, match=r"'Manx' was of species cat and is now of dog.*name"):
+    with pytest.raises(PetsError, match=r"'Manx' has species dog, in earlier versions cat.*name"):
         ingest(source(2))
 
 
@@ -167,20 +167,20 @@ KNOWN = Contract.of(3, (ClassInfo(name="m", species="cat"), ClassInfo(name="b", 
 
 def test_known_labels_need_no_new_contract():
     for classes in ({"b": "dog", "m": "cat"}, {"b": "dog"}, {}):
-        assert agree(KNOWN, classes, extend=True) == (KNOWN, [])
+        assert reconcile(KNOWN, classes, extend=True) == (KNOWN, [])
 
 
 def test_new_labels_are_told_or_appended_in_the_order_of_the_source():
     classes = {"z": "cat", "b": "dog", "a": None}
-    assert agree(KNOWN, classes, extend=False) == (KNOWN, ["z", "a"])
-    contract, new = agree(KNOWN, classes, extend=True)
+    assert reconcile(KNOWN, classes, extend=False) == (KNOWN, ["z", "a"])
+    contract, new = reconcile(KNOWN, classes, extend=True)
     assert (contract.version, contract.classes[:2], new) == (4, KNOWN.classes, [])
     assert contract.classes[2:] == (ClassInfo(name="z", species="cat"), ClassInfo(name="a"))
 
 
 def test_another_schema_is_another_version_of_the_contract():
     old = KNOWN.model_copy(update={"schema_version": SCHEMA_VERSION - 1})
-    contract, new = agree(old, {"b": "dog"}, extend=False)
+    contract, new = reconcile(old, {"b": "dog"}, extend=False)
     assert (contract, new) == (Contract.of(4, KNOWN.classes), [])
 
 
@@ -189,7 +189,7 @@ def test_the_newest_contract_is_read_and_none_is_overwritten(tmp_path):
     assert load_contract(root) is None
     for version in (9, 10, 2, 10):
         save_contract(root, Contract.of(version, KNOWN.classes))
-    with pytest.raises(PetsError, match="another ingest has made version 10"):
+    with pytest.raises(PetsError, match="a concurrent ingest has stored version 10"):
         save_contract(root, Contract.of(10, ()))
     assert load_contract(root) == Contract.of(10, KNOWN.classes)
 

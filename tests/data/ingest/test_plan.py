@@ -15,12 +15,12 @@ from pets_core.data.ingest import plan as plan_module
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.plan import (
     PlannedPhoto,
+    load_planned_photos,
+    load_planned_quarantine,
+    load_version_tags,
     plan_dataset,
-    planned_left_out,
-    planned_marks,
-    planned_photos,
 )
-from pets_core.data.ingest.splits import draw
+from pets_core.data.ingest.splits import hash_fraction
 from pets_core.data.sources.catalogue import Box
 from pets_core.errors import PetsError
 
@@ -39,11 +39,11 @@ def config(tmp_path, url, ingest=None, **source) -> PipelineConfig:
 
 
 def reasons(plan) -> dict[str, str]:
-    return {row.path or row.id: row.reason for row in planned_left_out(plan)}
+    return {row.path or row.id: row.reason for row in load_planned_quarantine(plan)}
 
 
 def split_of(plan) -> dict[str, str]:
-    return {p.id: shard.split for shard in plan.shards for p in planned_photos(plan, shard)}
+    return {p.id: shard.split for shard in plan.shards for p in load_planned_photos(plan, shard)}
 
 
 # --- leaves -------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def leaves(sizes, bound, split="train"):
 
 
 def bits(photo_id) -> str:
-    return f"{plan_module._order(photo_id):064b}"
+    return f"{plan_module._hash_bits(photo_id):064b}"
 
 
 @given(photo_sizes, st.integers(1, 200))
@@ -105,7 +105,7 @@ def test_each_shard_is_a_fair_sample_of_bounded_size(tmp_path):
     train = [shard for shard in plan.shards if shard.split == "train"]
     assert len(train) >= 16
     for shard in train:
-        photos = planned_photos(plan, shard)
+        photos = load_planned_photos(plan, shard)
         count = len(photos)
         assert shard.num_bytes <= MIB
         assert shard.num_photos == count
@@ -121,7 +121,7 @@ def test_a_photo_above_the_bound_is_a_shard_of_its_own(tmp_path):
     sparse(tmp_path / "photos/a/huge.jpg", 5 * MIB)
     plan = plan_dataset(config(tmp_path, tmp_path / "photos", valid_fraction=0.2))
     (own,) = [shard for shard in plan.shards if shard.num_bytes >= MIB]
-    assert [photo.id for photo in planned_photos(plan, own)] == ["a/huge.jpg"]
+    assert [photo.id for photo in load_planned_photos(plan, own)] == ["a/huge.jpg"]
 
 
 # --- splits -------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_the_draw_decides_and_no_other_photo(tmp_path):
         found[name] = split_of(plan_dataset(source))
     assert found["some"] == {path: found["all"][path] for path in many[::3]}
     for path, split in found["all"].items():
-        number = draw(5, path)
+        number = hash_fraction(5, path)
         assert split == ("test" if number < 0.3 else "valid" if number < 0.5 else "train")
 
 
@@ -162,7 +162,7 @@ def test_official_lists_are_kept(small_config):
     for photo_id, split in found.items():
         assert (split == "test") == (listed[photo_id].official == "test")
         if split != "test":
-            assert (split == "valid") == (draw(0, photo_id) < 0.1)
+            assert (split == "valid") == (hash_fraction(0, photo_id) < 0.1)
 
 
 def test_a_table_brings_its_validation_list(tmp_path, jpeg):
@@ -201,7 +201,9 @@ def test_every_file_and_every_listed_photo_is_accounted_for(tmp_path, jpeg, writ
         "Cat_51": "missing",
         "Dog_40": "missing",
     }
-    details = {row.id: row.detail for row in planned_left_out(plan) if row.reason == "same_id"}
+    details = {
+        row.id: row.detail for row in load_planned_quarantine(plan) if row.reason == "same_id"
+    }
     assert details == {"Cat_1": "the id is taken by images/Cat_1.jpg"}
     assert len(split_of(plan)) + len(reasons(plan)) == len(present) + 2
 
@@ -211,7 +213,7 @@ def test_a_photo_comes_before_another_file_of_its_id(tmp_path, jpeg, write_oxfor
     write_oxford(tmp_path / "pets", photos, LISTS)
     plan = plan_dataset(config(tmp_path, tmp_path / "pets"))
     assert reasons(plan) == {"images/Cat_1.mat": "not_a_photo"}
-    paths = {p.id: p.path for shard in plan.shards for p in planned_photos(plan, shard)}
+    paths = {p.id: p.path for shard in plan.shards for p in load_planned_photos(plan, shard)}
     assert paths["Cat_1"] == "images/Cat_1.jpg"
 
 
@@ -245,9 +247,9 @@ def test_head_boxes_and_marks_go_through_the_plan(tmp_path, jpeg, write_oxford):
         LISTS | {"xmls/Cat_1.xml": box},
     )
     plan = plan_dataset(config(tmp_path, tmp_path / "pets"))
-    photos = [p for shard in plan.shards for p in planned_photos(plan, shard)]
+    photos = [p for shard in plan.shards for p in load_planned_photos(plan, shard)]
     assert {p.id: p.head_box for p in photos if p.head_box} == {"Cat_1": Box(3, 4, 5, 6)}
-    assert planned_marks(plan) == {p.id: p.mark for p in photos}
+    assert load_version_tags(plan) == {p.id: p.mark for p in photos}
     assert all(re.fullmatch("sha256:[0-9a-f]{64}", p.mark) for p in photos)
 
 
@@ -257,12 +259,12 @@ def test_a_task_reads_of_the_plan_what_a_few_shards_need(tmp_path, jpeg, monkeyp
         storage.write_bytes(str(tmp_path / f"photos/{'ab'[number % 2]}/{number}.jpg"), photo)
     settings = config(tmp_path, tmp_path / "photos")
     whole = plan_dataset(settings)
-    expected = [planned_photos(whole, shard) for shard in whole.shards]
-    monkeypatch.setattr(plan_module, "_SHARDS_A_FILE", 2)
+    expected = [load_planned_photos(whole, shard) for shard in whole.shards]
+    monkeypatch.setattr(plan_module, "_SHARDS_PER_FILE", 2)
     settings = settings.model_copy(update={"store": str(tmp_path / "parted")})
     plan = plan_dataset(settings)
-    assert [planned_photos(plan, shard) for shard in plan.shards] == expected
-    assert planned_marks(plan) == {photo.id: photo.mark for own in expected for photo in own}
+    assert [load_planned_photos(plan, shard) for shard in plan.shards] == expected
+    assert load_version_tags(plan) == {photo.id: photo.mark for own in expected for photo in own}
     files = [f for f in (tmp_path / "parted").rglob("*.parquet") if "left-out" not in f.name]
     groups = [pq.ParquetFile(file).num_row_groups for file in sorted(files)]
     assert groups == [2] * (len(plan.shards) // 2) + [1] * (len(plan.shards) % 2)
@@ -286,5 +288,5 @@ def test_a_plan_after_an_ingest_finds_every_shard_done(small_config):
     again = plan_dataset(small_config.model_copy(update={"source": other}))
     assert len(again.pending) > 0
     # What is written anew is taken from the shards that are there.
-    pending = [p for shard in again.pending for p in planned_photos(again, shard)]
+    pending = [p for shard in again.pending for p in load_planned_photos(again, shard)]
     assert all(photo.prior for photo in pending)

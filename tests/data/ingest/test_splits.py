@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pets_core.data.ingest.splits import (
     SplitRow,
     assign_splits,
-    draw,
+    hash_fraction,
     largest_fraction,
     smallest_fraction,
     split_rows,
@@ -20,26 +20,26 @@ seeds = st.integers(0, 2**40)
 
 @given(seeds, st.text())
 def test_a_draw_is_a_share(seed, photo_id):
-    assert 0 <= draw(seed, photo_id) < 1
-    assert draw(seed, photo_id) == draw(seed, photo_id)
+    assert 0 <= hash_fraction(seed, photo_id) < 1
+    assert hash_fraction(seed, photo_id) == hash_fraction(seed, photo_id)
 
 
 def test_draws_stay_what_they_are():
     # Another value moves photos of existing data sets from train to test.
-    assert draw(0, "Abyssinian_1") == 0.2851120781513026
-    assert draw(1, "Abyssinian_1") == 0.11384461153128556
-    assert draw(0, "猫/1.jpg") == 0.6342486179637082
+    assert hash_fraction(0, "Abyssinian_1") == 0.2851120781513026
+    assert hash_fraction(1, "Abyssinian_1") == 0.11384461153128556
+    assert hash_fraction(0, "猫/1.jpg") == 0.6342486179637082
 
 
 def test_draws_are_uniform():
-    numbers = sorted(draw(0, f"photo {n}") for n in range(20_000))
+    numbers = sorted(hash_fraction(0, f"photo {n}") for n in range(20_000))
     # Kolmogorov-Smirnov: 1.63 / sqrt(n) is passed by 99 in 100.
     worst = max(abs(number - place / 20_000) for place, number in enumerate(numbers))
     assert worst < 1.63 / 20_000**0.5
 
 
 def test_another_seed_is_another_choice():
-    held = [{n for n in range(2000) if draw(seed, str(n)) < 0.2} for seed in range(2)]
+    held = [{n for n in range(2000) if hash_fraction(seed, str(n)) < 0.2} for seed in range(2)]
     assert all(320 < len(own) < 480 for own in held)
     # Independent choices of a fifth share a fifth of it.
     assert len(held[0] & held[1]) < 130
@@ -48,7 +48,11 @@ def test_another_seed_is_another_choice():
 @given(seeds, st.text(), st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_share_holds_the_smaller(seed, photo_id, one, other):
     small, large = sorted([one, other])
-    assert draw(seed, photo_id) >= small or draw(seed, photo_id) < large or small == large
+    assert (
+        hash_fraction(seed, photo_id) >= small
+        or hash_fraction(seed, photo_id) < large
+        or small == large
+    )
 
 
 rows = st.dictionaries(
@@ -57,7 +61,7 @@ rows = st.dictionaries(
         SplitRow,
         key=st.sampled_from(["g1", "g2", "g3", "g4", "g5", "g6", "g7"]),
         label=st.sampled_from(["cat", "dog", "owl"]),
-        official=st.sampled_from([None, "train", "trainval", "valid", "test"]),
+        predefined_split=st.sampled_from([None, "train", "trainval", "valid", "test"]),
     ),
     max_size=30,
 )
@@ -71,7 +75,7 @@ def alone(photos: dict[str, str]) -> dict[str, SplitRow]:
 
 def split(photos, *, official=False, valid=0.1, test=0.0, seed=0):
     return assign_splits(
-        photos, official=official, valid_fraction=valid, test_fraction=test, seed=seed
+        photos, use_predefined_split=official, valid_fraction=valid, test_fraction=test, seed=seed
     )
 
 
@@ -79,12 +83,12 @@ def split(photos, *, official=False, valid=0.1, test=0.0, seed=0):
 def test_photos_of_a_group_are_on_one_side(photos, valid, test, seed, official):
     splits = split(photos, official=official, valid=valid, test=test, seed=seed)
     assert splits.keys() == photos.keys()
-    drawn = [i for i, row in photos.items() if not official or row.official == "trainval"]
+    drawn = [i for i, row in photos.items() if not official or row.predefined_split == "trainval"]
     sides = {}
     for photo_id in drawn:
         assert splits[photo_id] == sides.setdefault(photos[photo_id].key, splits[photo_id])
     for photo_id in photos.keys() - set(drawn):
-        assert splits[photo_id] == photos[photo_id].official
+        assert splits[photo_id] == photos[photo_id].predefined_split
 
 
 @given(rows, seeds, st.randoms())
@@ -101,8 +105,8 @@ def test_each_class_of_five_photos_has_one_for_validation(num_photos, seed, vali
     for label in "ab":
         own = [i for i in photos if i.startswith(label)]
         held = {i for i in own if splits[i] == "valid"}
-        drawn = {i for i in own if draw(seed, i) < valid}
-        smallest = min(own, key=lambda i: draw(seed, i))
+        drawn = {i for i in own if hash_fraction(seed, i) < valid}
+        smallest = min(own, key=lambda i: hash_fraction(seed, i))
         extra = {smallest} if valid and num_photos >= 5 and not drawn else set()
         assert held == drawn | extra
 
@@ -131,14 +135,14 @@ def test_groups_come_from_a_pattern_or_the_source():
     assert keys == ["g", "cat/rex_2.jpg"]
     for pattern in (r"/([a-z]+)_", r"rex", r"[a-z]+(?=_)"):
         assert {row.key for row in split_rows(photos, "class", pattern).values()} == {"rex"}
-    with pytest.raises(PetsError, match=r"group_pattern = _1: 1 of 2 ids have no match, .*rex_2"):
+    with pytest.raises(PetsError, match=r"group_pattern = _1: 1 of 2 ids do not match, .*rex_2"):
         split_rows(photos, "class", "_1")
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, unique=True), seeds)
 def test_the_fractions_that_messages_name_would_do(keys, seed):
     smallest = smallest_fraction(keys, seed)
-    assert any(draw(seed, key) < smallest for key in keys)
-    assert not any(draw(seed, key) < smallest - 0.001 for key in keys)
+    assert any(hash_fraction(seed, key) < smallest for key in keys)
+    assert not any(hash_fraction(seed, key) < smallest - 0.001 for key in keys)
     largest = largest_fraction([keys], seed)
-    assert any(draw(seed, key) >= largest for key in keys)
+    assert any(hash_fraction(seed, key) >= largest for key in keys)

@@ -12,7 +12,7 @@ from PIL import Image
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.plan import PlannedPhoto
-from pets_core.data.ingest.shards import NO_BOX, OUTSIDE, _upright
+from pets_core.data.ingest.shards import NO_BOX, OUTSIDE_PHOTO, _to_upright
 from pets_core.data.sources.formats import UnreadablePhotoError
 from pets_core.data.sources.oxford import _head
 from pets_core.data.versions import diff
@@ -206,11 +206,11 @@ def test_places_are_halves_of_the_sides(brought_in):
 def test_places_outside_the_photo_leave_it_out(brought_in):
     places = {"x": [24.5, *[1.0] * 23], "y": [1.0] * 24}
     manifest = brought_in(places, POINTS)
-    assert manifest.quarantine_reasons == {OUTSIDE: 1}
+    assert manifest.quarantine_reasons == {OUTSIDE_PHOTO: 1}
     (row,) = pq.read_table(f"{manifest.url}/quarantine.parquet").to_pylist()
     assert (row["id"], row["detail"]) == ("0.jpg", "24.5, 1 on a photo of 24 x 16 pixels")
     half = {"x": [24.5, 1.0] * 12, "y": [1.0] * 24}
-    with pytest.raises(PetsError, match=rf"12 of 24 photos .* \(12 {OUTSIDE}\)"):
+    with pytest.raises(PetsError, match=rf"12 of 24 photos .* \(12 {OUTSIDE_PHOTO}\)"):
         brought_in(half, POINTS | {"name": "half"})
 
 
@@ -249,12 +249,14 @@ def test_another_version_takes_photos_from_the_first(brought_in):
     moved = brought_in(places | {"x": [2.0, 25.0, *[1.0] * 22]}, POINTS | {"name": "same"})
     rows = rows_of(moved)
     assert rows["0.jpg"]["numbers"] == pytest.approx([2 * 2 / 24 - 1, 2 / 16 - 1])
-    assert moved.quarantine_reasons == {OUTSIDE: 1}, "a photo taken from a shard is looked at, too"
+    assert moved.quarantine_reasons == {OUTSIDE_PHOTO: 1}, (
+        "a photo taken from a shard is looked at, too"
+    )
 
 
 def test_something_else_cannot_be_learnt_under_the_same_name(brought_in):
     brought_in({"age": AGES}, {"targets": "numbers", "number_columns": ["age"], "name": "same"})
-    with pytest.raises(PetsError, match=r"targets = tags is to be learnt.*= numbers of age: set"):
+    with pytest.raises(PetsError, match=r"targets = tags, but earlier.*= numbers of age: set"):
         brought_in({"label": TAGS}, {"targets": "tags", "name": "same"})
 
 
@@ -412,18 +414,18 @@ def test_an_annotation_that_does_not_say_which_pixels_are_meant():
     unclear = [((120, 90), 1), ((40, 50), 1), ((120, 90), 6), ((50, 40), 3), ((50, 40), 2)]
     for size, turn in unclear:
         with pytest.raises(UnreadablePhotoError, match="annotation_size: annotated at 50 x 40"):
-            _upright(photo, size, turn)
+            _to_upright(photo, size, turn)
         of_class = photo._replace(numbers=(), head_box=(1, 2, 3, 4))
-        assert _upright(of_class, size, turn).head_box is None
+        assert _to_upright(of_class, size, turn).head_box is None
     square = photo._replace(annotation_size=(50, 50))
     without = photo._replace(annotation_size=(0, 0))
     for other in (square, without):
         with pytest.raises(UnreadablePhotoError, match="annotation_size"):
-            _upright(other, (50, 50), 6)
-        assert _upright(other, (50, 50), 1).numbers == (1, 2)
-    assert _upright(photo, (50, 40), 6).numbers == (1, 2), "of the upright photo"
-    assert _upright(photo, (40, 50), 6).numbers == (38, 1)
-    assert _upright(photo._replace(annotation_size=()), (9, 9), 6).numbers == (1, 2)
+            _to_upright(other, (50, 50), 6)
+        assert _to_upright(other, (50, 50), 1).numbers == (1, 2)
+    assert _to_upright(photo, (50, 40), 6).numbers == (1, 2), "of the upright photo"
+    assert _to_upright(photo, (40, 50), 6).numbers == (38, 1)
+    assert _to_upright(photo._replace(annotation_size=()), (9, 9), 6).numbers == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_the_disk_says_how_many_are_decoded(open_split, manifest, tmp_path, monk
     assert len(open_split(limit_gib="auto").pixels) == 11, "what is there is taken"
     open_split(limit_gib=1.0)
     assert len(open_split(limit_gib="auto").pixels) == info.num_rows
-    monkeypatch.setattr(decoded, "_MOST_GIB", 0)
+    monkeypatch.setattr(decoded, "_MAX_AUTO_GIB", 0)
     free(2**40)
     assert len(open_split(size=SIZE + 1, limit_gib="auto").pixels) == 0
 
@@ -195,5 +195,5 @@ def test_a_short_file_is_made_anew(open_split, tmp_path):
 
 def test_lengths_must_agree():
     pixels, labels = np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int64)
-    with pytest.raises(ValueError, match="one entry a photo"):
+    with pytest.raises(ValueError, match="one entry per photo"):
         DecodedPhotos(pixels, labels, ["a"])

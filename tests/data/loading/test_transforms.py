@@ -11,7 +11,7 @@ from pets_core.data.loading.transforms import (
     Augment,
     CenterCrop,
     draw_maps,
-    reflected,
+    reflect_grid,
     sampling_grid,
 )
 
@@ -140,7 +140,7 @@ def test_a_reflected_grid_is_reflection_padding():
     photos = torch.rand(8, 3, 20, 20)
     grid = torch.rand(8, 30, 30, 2, generator=torch.Generator().manual_seed(0)) * 14 - 7
     expected = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
-    found = F.grid_sample(photos, reflected(grid, 20), align_corners=False)
+    found = F.grid_sample(photos, reflect_grid(grid, 20), align_corners=False)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -417,7 +417,7 @@ def test_where_all_are_missing_the_nearest_name_is_shown(tmp_path, photos, ids, 
         ingest(config(tmp_path, path))
     text = str(caught.value)
     num = len(set(ids))
-    assert f"{num} of {num} photos are missing, the first {min(ids)}" in text
+    assert f"{num} of {num} photos are missing, the first is {min(ids)}" in text
     assert f"expected at {tmp_path}/mine/{min(ids)}" in text
     assert (f"Did you mean {near}? Set source.image_folder" in text) == (near is not None)
 
