@@ -370,7 +370,7 @@ def _join(parser: _Parser, arguments: list[str]) -> None:
 
     config, parsed = _load_config(PipelineConfig, parser, arguments)
 
-    join(config, parsed.machine, idle_seconds=parsed.idle_seconds, tell=partial(print, flush=True))
+    join(config, parsed.machine, idle_seconds=parsed.idle_seconds, log=partial(print, flush=True))
 
 
 def _open_ui(parser: _Parser, arguments: list[str]) -> None:

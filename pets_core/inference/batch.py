@@ -1,10 +1,10 @@
-"""Predictions of many photos without labels: planned in parts, each part written once.
+"""Batch prediction of photos without labels: planned in parts, each part written once.
 
-<output>/plan.parquet           every photo, a row group a part
+<output>/plan.parquet           all photos, one row group per part
 <output>/predictions/           part-00000.parquet and so on
-<output>/unreadable.parquet     photos that could not be looked at
-<output>/skipped.parquet        files that are not photos by their names, or that a system made
-<output>/summary.json           written last: all parts are there
+<output>/unreadable.parquet     photos that could not be predicted
+<output>/skipped.parquet        files that are not photos by name, hidden files, system files
+<output>/summary.json           written last; its presence means that all parts are complete
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     "DecodedBatch",
     "PredictedPhoto",
     "commit_batch",
-    "decoded_batches",
+    "decode_batches",
     "missing_parts",
     "part_url",
     "plan_batch",
@@ -54,16 +54,16 @@ _SKIPPED = "skipped.parquet"
 _SKIPPED_SCHEMA = pa.schema([("file", pa.string()), ("reason", pa.string())])
 _FINGERPRINT = b"pets.fingerprint"
 _FORMAT = b"2"
-"""Of the parts. Those of the first version had a column breed, for classes alone."""
+"""Version of the parts' format. Version 1 had a column `breed` and supported classes only."""
 
 
 class PredictedPhoto(NamedTuple):
-    """What a model predicts of one photo.
+    """A model's outputs for one photo.
 
     Attributes:
-        photo: Its path.
-        size: Its width and height, pixels, upright.
-        outputs: Decoded, float32 (D,).
+        photo: Path.
+        size: Width and height of the upright photo, pixels.
+        outputs: Decoded outputs, float32 (D,).
     """
 
     photo: str
@@ -72,31 +72,31 @@ class PredictedPhoto(NamedTuple):
 
 
 def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> BatchPlan:
-    """List the photos and divide them into parts; where that was done before, go on with those.
+    """List the photos and divide them into parts, or return the folder's existing plan.
 
     Args:
-        config: Source and size of a part.
-        model_url: The model's folder.
+        config: Source and part size.
+        model_url: Model folder.
         output_url: Folder of the results.
 
     Raises:
-        PetsError: There are no photos, no model, or the folder holds other results.
+        PetsError: There are no photos, no model, or the folder contains other results.
     """
     model_url, output_url = storage.absolute(model_url), storage.absolute(output_url)
     url, size = storage.join(output_url, _PLAN), config.batch.part_photos
     fingerprint = _fingerprint(config, model_url)
     if storage.exists(url):
-        # Photos that came since belong to the next batch.
+        # Photos added since belong to the next batch.
         table = read_table(url)
         if table.schema.metadata[_FINGERPRINT].decode() != fingerprint:
             raise PetsError(
-                f"{output_url}: holds predictions by another model or version, of another source "
-                "or in parts of another size: give another folder"
+                f"{output_url}: contains predictions of another model, model version, source or "
+                "batch.part_photos: use another folder"
             )
     else:
         _, photos, others = open_photos(config)
         if not photos:
-            raise PetsError(f"source.url = {config.source.url}: no photos lie there")
+            raise PetsError(f"source.url = {config.source.url}: no photos found")
         skipped = {
             "file": [other.path for other in others],
             "reason": [other.refusal or "not_a_photo" for other in others],
@@ -116,49 +116,49 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
 
 
 def _fingerprint(config: PipelineConfig, model_url: str) -> str:
-    """Of all that the predictions depend on but the photos themselves."""
+    """Return a hash of everything that the predictions depend on, except the photos."""
     card = read_card(model_url)
-    digest = hashlib.sha256(_told(card).encode())
+    digest = hashlib.sha256(_settings_json(card).encode())
     digest.update(_FORMAT)
     decision = get_target(card.targets).read_decision(card, model_url)
     digest.update(decision.model_dump_json().encode() if decision else b"")
     digest.update(storage.read_bytes(storage.join(model_url, WEIGHTS)))
-    digest.update(_told(config.source).encode())
+    digest.update(_settings_json(config.source).encode())
     digest.update(str(config.batch.part_photos).encode())
     return digest.hexdigest()
 
 
-def _told(settings: BaseModel) -> str:
-    """As JSON, without what is left as it is: a later version has settings that this has not."""
+def _settings_json(settings: BaseModel) -> str:
+    """Return JSON without defaults, so that settings added in a later version do not change it."""
     return settings.model_dump_json(exclude_defaults=True)
 
 
 def part_url(plan: BatchPlan, number: int) -> str:
-    """Where a part's predictions lie."""
+    """Return the URL of a part's predictions."""
     return storage.join(plan.url, PARTS, f"part-{number:05}.parquet")
 
 
 def missing_parts(plan: BatchPlan, parts: Sequence[int]) -> list[int]:
-    """Those of some parts that are still to be predicted."""
-    there = storage.list_folder(storage.join(plan.url, PARTS))
-    return [n for n in parts if part_url(plan, n).rsplit("/", 1)[-1] not in there]
+    """Return the parts that have no predictions yet."""
+    existing = storage.list_folder(storage.join(plan.url, PARTS))
+    return [n for n in parts if part_url(plan, n).rsplit("/", 1)[-1] not in existing]
 
 
 def read_part(plan: BatchPlan, number: int) -> dict[str, str]:
-    """The photos of a part in order, and why one must not be read, where that is so."""
+    """Return the skip reason of each photo of a part, in order; empty for photos to read."""
     with storage.open_read(storage.join(plan.url, _PLAN)) as file:
         table = open_parquet(file).read_row_group(number)
     return dict(zip(table["photo"].to_pylist(), table["refusal"].to_pylist(), strict=True))
 
 
 class DecodedBatch(NamedTuple):
-    """Photos of a part that are predicted together.
+    """A batch of decoded photos.
 
     Attributes:
-        photos: Paths of B photos, fewer than a batch where some are unreadable.
-        sizes: Their widths and heights, pixels, upright.
-        pixels: uint8 (B, R, R, 3).
-        errors: What is wrong with others, by path.
+        photos: Paths of the B readable photos.
+        sizes: Width and height of each upright photo, pixels.
+        pixels: Decoded photos, uint8 (B, R, R, 3).
+        errors: Error message of each unreadable photo, by path.
     """
 
     photos: list[str]
@@ -167,37 +167,37 @@ class DecodedBatch(NamedTuple):
     errors: dict[str, str]
 
 
-def decoded_batches(
+def decode_batches(
     files: Files, photos: dict[str, str], size: int, *, batch_size: int, num_threads: int
 ) -> Iterator[DecodedBatch]:
-    """Read and decode photos, a batch ahead of the one that is predicted.
+    """Read and decode photos in batches, one batch ahead of the caller.
 
     Args:
         files: The source.
-        photos: Each photo's path, and why it must not be read.
-        size: Side R of the square they are decoded to, pixels.
-        batch_size: Photos of a batch.
-        num_threads: That decode.
+        photos: Skip reason of each photo, by path; empty for photos to read.
+        size: Side R of the square to decode to, pixels.
+        batch_size: Photos per batch.
+        num_threads: Number of decoding threads.
     """
-    good = [path for path, refusal in photos.items() if not refusal]
-    batches = [good[i : i + batch_size] for i in range(0, len(good), batch_size)]
-    unread = {path: refusal.replace("_", " ") for path, refusal in photos.items() if refusal}
+    paths = [path for path, reason in photos.items() if not reason]
+    batches = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
+    skipped = {path: reason.replace("_", " ") for path, reason in photos.items() if reason}
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(num_threads) as decoders:
         read = partial(_read_batch, files, size, decoders)
-        coming = [reader.submit(read, batch) for batch in batches[:1]]
+        pending = [reader.submit(read, batch) for batch in batches[:1]]
         for number in range(len(batches)):
             if number + 1 < len(batches):
-                coming.append(reader.submit(read, batches[number + 1]))
-            batch = coming.pop(0).result()
-            yield batch._replace(errors=batch.errors | (unread if number == 0 else {}))
+                pending.append(reader.submit(read, batches[number + 1]))
+            batch = pending.pop(0).result()
+            yield batch._replace(errors=batch.errors | (skipped if number == 0 else {}))
     if not batches:
-        yield DecodedBatch([], [], np.empty((0, size, size, 3), np.uint8), unread)
+        yield DecodedBatch([], [], np.empty((0, size, size, 3), np.uint8), skipped)
 
 
 def _read_batch(
     files: Files, size: int, decoders: ThreadPoolExecutor, paths: list[str]
 ) -> DecodedBatch:
-    def decoded(
+    def decode(
         path: str, data: bytes | UnreadablePhotoError
     ) -> tuple[NDArray[np.uint8], tuple[int, int]] | UnreadablePhotoError:
         if isinstance(data, UnreadablePhotoError):
@@ -209,7 +209,7 @@ def _read_batch(
             return error
 
     photos, sizes, pixels, errors = [], [], [], {}
-    for path, found in zip(paths, decoders.map(decoded, paths, _read(files, paths)), strict=True):
+    for path, found in zip(paths, decoders.map(decode, paths, _read(files, paths)), strict=True):
         if isinstance(found, UnreadablePhotoError):
             errors[path] = f"{found.reason.replace('_', ' ')}: {found.detail}"
             continue
@@ -221,14 +221,14 @@ def _read_batch(
 
 
 def _read(files: Files, paths: list[str]) -> list[bytes | UnreadablePhotoError]:
-    """Bytes of photos; one that has gone since it was listed spoils no other."""
+    """Read photos; a photo deleted since it was listed yields an error, the others their bytes."""
     try:
         return list(files.read(paths))
     except PetsError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         if len(paths) == 1:
-            return [UnreadablePhotoError("missing", "it has gone since the photos were listed")]
+            return [UnreadablePhotoError("missing", "deleted after the photos were listed")]
     return [read for path in paths for read in _read(files, [path])]
 
 
@@ -240,18 +240,18 @@ def write_part(
     predicted: Sequence[PredictedPhoto],
     errors: dict[str, str],
 ) -> None:
-    """Write the predictions of a part, whole or not at all.
+    """Write the predictions of a part atomically.
 
-    Columns: `photo`, those of the kind of target (`Target.batch_columns`), and `error`, which says
-    why a photo could not be predicted; then the others are null.
+    Columns: `photo`, those of the kind of target (`Target.batch_columns`), and `error`, the reason
+    why a photo could not be predicted, in which case the other columns are null.
 
     Args:
         plan: The plan.
-        number: Of the part.
-        card: The model's.
-        photos: All of the part, in order.
-        predicted: Those that were predicted, in any order.
-        errors: Why the others were not.
+        number: Number of the part.
+        card: Card of the model.
+        photos: All photos of the part, in order.
+        predicted: Predicted photos, in any order.
+        errors: Error message of each other photo, by path.
     """
     target = get_target(card.targets)
     rows = {each.photo: row for row, each in enumerate(predicted)}
@@ -270,20 +270,20 @@ def write_part(
         }
     )
     vocabulary = "\n".join(info.name for info in card.numbers or card.classes)
-    about = {"targets": card.targets, "vocabulary": vocabulary, "model": plan.model_url}
-    write_table(part_url(plan, number), table.replace_schema_metadata(about), setting="--to")
+    metadata = {"targets": card.targets, "vocabulary": vocabulary, "model": plan.model_url}
+    write_table(part_url(plan, number), table.replace_schema_metadata(metadata), setting="--to")
 
 
 def commit_batch(plan: BatchPlan, *, num_predicted: int, seconds: float) -> BatchSummary:
-    """See that each photo is there once, list those not looked at, and say that all is done.
+    """Check that each photo is predicted once; write unreadable.parquet and summary.json.
 
     Args:
         plan: The plan.
-        num_predicted: Photos predicted by this attempt.
-        seconds: It took.
+        num_predicted: Number of photos predicted by this attempt.
+        seconds: Duration of this attempt.
 
     Raises:
-        RuntimeError: Photos are missing or there twice.
+        RuntimeError: Photos are missing or duplicated.
     """
     planned = read_table(storage.join(plan.url, _PLAN), ["photo"])["photo"]
     photos: list[str] = []

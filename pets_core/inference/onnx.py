@@ -1,4 +1,4 @@
-"""A trained model as one ONNX file, from stored photos to probabilities."""
+"""Export of a trained model to ONNX, from decoded photos to predictions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pets_core.targets.registry import get_target
 __all__ = ["TOLERANCE", "export_onnx"]
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability between torch and onnxruntime, both in fp32; of a number, in
-its standard deviations where these are above 1."""
+"""Largest difference of a probability between torch and onnxruntime, both in fp32. Differences of
+numbers are divided by their standard deviation if that is above 1."""
 _OPSET = 20
 _BATCH = 4
 
 
-class _Deployed(nn.Module):
-    """Photos as they are stored, uint8 (B, R, R, 3), to predictions, (B, D)."""
+class _ExportedModel(nn.Module):
+    """Model from decoded photos, uint8 (B, R, R, 3), to predictions, (B, D)."""
 
     def __init__(self, built: TrainedModel) -> None:
         super().__init__()
@@ -42,52 +42,52 @@ class _Deployed(nn.Module):
 
 
 def export_onnx(model_url: str, url: str) -> float:
-    """Write a model as ONNX, once onnxruntime has been seen to compute the same.
+    """Export a model to ONNX and write it if onnxruntime's predictions agree with torch's.
 
-    The file takes photos stretched to a square of `resize_to` pixels, uint8 (B, R, R, 3), and holds
-    the model's card, so that it needs nothing beside it.
+    The input is photos stretched to a square of `resize_to` pixels, uint8 (B, R, R, 3). The file
+    contains the model's card and needs no other file.
 
     Args:
-        model_url: A model folder.
+        model_url: Model folder.
         url: File to write.
 
     Returns:
-        The largest difference of a prediction, on photos of noise.
+        Largest difference of a prediction, measured on random noise.
 
     Raises:
         PetsError: There is no such model, the extra `onnx` is not installed, the backbone cannot be
-            exported, or onnxruntime computes something else. Nothing is then written.
+            exported, or onnxruntime's predictions differ. No file is written then.
     """
     if not url.endswith(".onnx"):
-        raise PetsError(f"--to {url}: the name of an ONNX file ends with .onnx")
+        raise PetsError(f"--to {url}: the file name must end with .onnx")
     read_card(model_url)
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch's exporter needs it, and says so in another way
+        import onnxscript  # noqa: F401 - torch's exporter needs it, and its own error is unclear
     except ImportError as error:
         raise PetsError(
-            f"{error.name} is not installed: pip install 'pets-pipeline[onnx]'"
+            f"{error.name} is not installed; run pip install 'pets-pipeline[onnx]'"
         ) from error
     built = load_model(model_url)
-    deployed = _Deployed(built).eval()
+    exported = _ExportedModel(built).eval()
     side = built.card.resize_to
     noise = np.random.default_rng(0).integers(0, 256, (_BATCH, side, side, 3), np.uint8)
-    data = _exported(deployed, built, torch.from_numpy(noise))
+    data = _export(exported, built, torch.from_numpy(noise))
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {"photos": noise})
-    except Exception as error:  # onnxruntime has a class for each fault, with no base of its own
+    except Exception as error:  # onnxruntime's errors have no common base class
         reason = str(error).splitlines()[0]
-        raise PetsError(f"{model_url}: onnxruntime cannot run it as ONNX: {reason}") from error
+        raise PetsError(f"{model_url}: onnxruntime cannot run the ONNX model: {reason}") from error
     with torch.no_grad():
-        # The model as it was judged, not the copy that was exported.
+        # The model that was evaluated, not the folded copy that was exported.
         inputs = built.card.center_crop()(torch.from_numpy(noise))
         expected = (
             get_target(built.card.targets)
             .decode(built.card, built.model.head(built.model.body(inputs)))
             .numpy()
         )
-    # Numbers may be large, probabilities and places are not.
+    # Numbers may be large, unlike probabilities and coordinates.
     scale = np.maximum(1.0, [info.std for info in built.card.numbers] or 1.0)
     difference = float((np.abs(found - expected) / scale).max())
     if not difference <= TOLERANCE:
@@ -99,10 +99,10 @@ def export_onnx(model_url: str, url: str) -> float:
     return difference
 
 
-def _exported(deployed: nn.Module, built: TrainedModel, photos: Tensor) -> bytes:
+def _export(exported: nn.Module, built: TrainedModel, photos: Tensor) -> bytes:
     try:
         program: Any = torch.onnx.export(
-            deployed,
+            exported,
             (photos,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -115,11 +115,11 @@ def _exported(deployed: nn.Module, built: TrainedModel, photos: Tensor) -> bytes
         reason = str(error).splitlines()[0]
         raise PetsError(f"{built.card.backbone} cannot be exported to ONNX: {reason}") from error
     proto = program.model_proto
-    about = {ONNX_KEY: built.card.model_dump_json()}
+    metadata = {ONNX_KEY: built.card.model_dump_json()}
     target = get_target(built.card.targets)
     if decision := target.read_decision(built.card, built.url):
-        about[ONNX_THRESHOLDS] = decision.model_dump_json()
-    for key, value in about.items():
+        metadata[ONNX_THRESHOLDS] = decision.model_dump_json()
+    for key, value in metadata.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
     data: bytes = proto.SerializeToString()

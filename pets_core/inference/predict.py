@@ -1,4 +1,4 @@
-"""What a model tells of single photos, from a model folder or an ONNX file alone."""
+"""Prediction of single photos with a model folder or an ONNX file."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ _BATCH = 32
 
 
 class Prediction(BaseModel):
-    """What a model says of one photo.
+    """Prediction of one photo.
 
     Attributes:
-        photo: As it was asked for.
-        breed: The most probable class, of a model of classes.
-        probability: Of that.
-        top: The most probable classes or tags and their probabilities, most probable first.
-        tags: Those that are given, of a model of tags: none is an answer, too.
-        numbers: By name, of a model of numbers, or of places: these in pixels of the upright photo.
-        error: Why the model could not look at it.
+        photo: Path or URL from the request.
+        breed: Most probable class, for models of classes.
+        probability: Probability of that class.
+        top: Classes or tags with the highest probabilities, highest first.
+        tags: Predicted tags, for models of tags; may be empty.
+        numbers: Predicted numbers by name, for models of numbers. For models of coordinates,
+            pixels of the upright photo.
+        error: Reason why the photo could not be predicted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,23 +50,23 @@ class Prediction(BaseModel):
 
     @property
     def words(self) -> str:
-        """What the model says, in a line."""
+        """The prediction in one line."""
         if self.numbers is not None:
             return ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         if self.tags is not None:
-            probable = dict(self.top)
-            said = (f"{tag} {probable[tag]:.1%}" if tag in probable else tag for tag in self.tags)
-            return ", ".join(said) or "no tag"
+            top = dict(self.top)
+            tags = (f"{tag} {top[tag]:.1%}" if tag in top else tag for tag in self.tags)
+            return ", ".join(tags) or "no tag"
         return f"{self.label}  {self.probability:.1%}" if self.probability is not None else ""
 
 
 class _Model(NamedTuple):
-    """A model of photos.
+    """An opened model.
 
     Attributes:
-        card: Of the model.
-        predict: From photos, uint8 (B, R, R, 3), to decoded outputs, (B, D).
-        decision: What else the kind of target needs, as `Target.read_decision` returns it.
+        card: Card of the model.
+        predict: Maps photos, uint8 (B, R, R, 3), to decoded outputs, float32 (B, D).
+        decision: Decision rule of the kind of target, as `Target.read_decision` returns it.
     """
 
     card: ModelCard
@@ -76,13 +77,13 @@ class _Model(NamedTuple):
 def predict_photos(
     model_url: str, photos: Sequence[str], *, num_top: int = 3
 ) -> Iterator[Prediction]:
-    """Have a model look at photos of any format Pillow reads, in the order given.
+    """Predict photos of any format that Pillow reads, in the given order.
 
     Args:
-        model_url: A model folder, or an ONNX file of `pets export`; path or URL. The latter needs
-            no torch.
+        model_url: Path or URL of a model folder, or of an ONNX file from `pets export`, which
+            needs no torch.
         photos: Paths or URLs.
-        num_top: How many classes or tags to list for each.
+        num_top: Number of classes or tags to list for each photo.
 
     Raises:
         PetsError: There is no usable model at `model_url`.
@@ -120,23 +121,23 @@ def _open_onnx(url: str) -> _Model:
         import onnxruntime
     except ImportError as error:
         raise PetsError(
-            "onnxruntime is not installed: pip install 'pets-pipeline[onnx]'"
+            "onnxruntime is not installed; run pip install 'pets-pipeline[onnx]'"
         ) from error
     data = storage.read_bytes(storage.absolute(url))
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        about = session.get_modelmeta().custom_metadata_map
-        card = ModelCard.model_validate_json(about[ONNX_KEY])
-        decision = get_target(card.targets).decision_of(about.get(ONNX_THRESHOLDS))
+        metadata = session.get_modelmeta().custom_metadata_map
+        card = ModelCard.model_validate_json(metadata[ONNX_KEY])
+        decision = get_target(card.targets).decision_of(metadata.get(ONNX_THRESHOLDS))
     except KeyError as error:
         raise PetsError(
-            f"{url}: an ONNX file, but none of `pets export`: it does not say what its classes are"
+            f"{url}: the ONNX file has no model card: create it with `pets export`"
         ) from error
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url}: its card is of another version; export the model anew") from error
+        raise PetsError(f"{url}: its card has another version: export the model again") from error
     except PetsError:
         raise
-    except Exception as error:  # onnxruntime has a class for each fault, with no base of its own
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise PetsError(f"{url} is damaged: {str(error).splitlines()[0]}") from error
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -168,12 +169,12 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
     outputs, shapes = model.predict(np.stack(pixels)), np.array(sizes, np.int64)
     rows = iter(range(len(pixels)))
 
-    def prediction(row: int) -> dict[str, Any]:
+    def to_fields(row: int) -> dict[str, Any]:
         own = slice(row, row + 1)
         predicted = Predicted(card, outputs[own], shapes[own], model.decision)
         return target.to_prediction(predicted, num_top)
 
     return [
-        result if result.error else result.model_copy(update=prediction(next(rows)))
+        result if result.error else result.model_copy(update=to_fields(next(rows)))
         for result in results
     ]

@@ -1,1 +1,1 @@
-"""How a stage is run: requests, processes, ranks, and the folder of a run."""
+"""Running a stage: requests, processes, ranks and the run folder."""

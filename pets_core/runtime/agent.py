@@ -1,9 +1,9 @@
 """The agent: the process that starts the ranks of each stage on one machine.
 
 `python -m pets_core.runtime.agent` is a fork server (`pets_core.runtime.fork_server`) whose
-children are the launchers of one stage each. A job has the arguments REQUEST.json and MACHINE;
-machine 0 is the one that the others reach. The launcher forks the ranks; where several machines
-work together, torch elastic starts them.
+children are the launchers of one stage each. A job has the arguments REQUEST.json and MACHINE.
+The other machines connect to machine 0. The launcher forks the ranks; with several machines, torch
+elastic starts them as new processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pets_core.config.launch import LaunchConfig
 from pets_core.runtime import worker
 from pets_core.runtime.failures import RankFailure, to_failure, write_failure
 from pets_core.runtime.fork_server import serve
-from pets_core.runtime.request import Request, read_request
+from pets_core.runtime.request import Request, parse_request
 from pets_core.runtime.signals import SHUTDOWN_SECONDS, fork
 from pets_core.runtime.stage_table import STAGES
 from pets_core.runtime.supervisor import supervise_ranks
@@ -36,11 +36,13 @@ __all__ = ["run_stage"]
 
 _FORKS = sys.platform == "linux"
 _LAUNCHER = "launcher"
-"""Name of the failure of the process that starts the ranks."""
+"""Name of the failure file of the process that starts the ranks."""
 
 
 def run_stage(arguments: Sequence[str]) -> int:
-    """Start the ranks of a stage and wait for them; a fault of this process is recorded, too.
+    """Start the ranks of a stage and wait for them.
+
+    An exception in this process is recorded as a failure of the launcher.
 
     Args:
         arguments: Path of the request, number of this machine.
@@ -51,13 +53,13 @@ def run_stage(arguments: Sequence[str]) -> int:
     path = Path(arguments[0])
     try:
         return _run_ranks(path, machine=int(arguments[1]))
-    except Exception as error:  # noqa: BLE001 - the caller raises it
+    except Exception as error:  # noqa: BLE001 - recorded; the caller raises it
         write_failure(to_failure(error, rank=None), path.parent, _LAUNCHER)
         return 1
 
 
 def _run_ranks(path: Path, machine: int) -> int:
-    request = read_request(path.read_text(encoding="utf-8"))
+    request = parse_request(path.read_text(encoding="utf-8"))
     num_ranks = _count_ranks(request)
     has_one_machine = request.config.launch.num_machines == 1 or STAGES[request.stage].is_local
     if has_one_machine and _FORKS:
@@ -77,7 +79,7 @@ def _count_ranks(request: Request) -> int:
 
 
 def _count_gpus() -> int:
-    """Count in a fork: without NVML, counting initialises CUDA, which does not survive a fork."""
+    """Count GPUs in a fork: without NVML, counting initialises CUDA, which cannot be forked."""
     read, write = os.pipe()
 
     def count() -> int:
@@ -90,20 +92,20 @@ def _count_gpus() -> int:
         counted = file.read()
     os.waitpid(pid, 0)
     if not counted:
-        raise RuntimeError("the GPUs could not be counted: set launch.num_processes")
+        raise RuntimeError("cannot count the GPUs: set launch.num_processes")
     return int(counted)
 
 
 def _work(request: Request, path: Path, num_ranks: int) -> int:
     if num_threads := _threads(request.config.launch, num_ranks):
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
-        # OpenMP has read its variable before this process was forked.
+        # OpenMP read the variable before this process was forked.
         torch.set_num_threads(num_threads)
     return worker.work(path)
 
 
 def _threads(config: LaunchConfig, num_ranks: int) -> int:
-    """Threads of each rank, 0 for the default; the ranks share the cores."""
+    """Return the threads of each rank, which share the cores; 0 for the default."""
     if config.num_threads or num_ranks == 1 or "OMP_NUM_THREADS" in os.environ:
         return config.num_threads
     return max((os.cpu_count() or 1) // num_ranks, 1)
@@ -127,7 +129,7 @@ def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) 
         print(error)
         return 1
     except torch.distributed.DistError as error:
-        # The store of one machine alone is its own.
+        # With one machine there is no other machine to wait for.
         if config.num_machines == 1:
             raise
         message = f"{_join_timeout_message(config, machine)} ({error})"
@@ -137,7 +139,7 @@ def _launch_elastic(request: Request, path: Path, machine: int, num_ranks: int) 
 
 
 def _rendezvous(request: Request, machine: int) -> dict[str, Any]:
-    """How the machines of a run find each other; the first has rank 0.
+    """Return the rendezvous settings of torch elastic; machine 0 has rank 0.
 
     The run id is a hash of the request, so machines with different requests cannot join one run.
     """
@@ -167,6 +169,6 @@ def _join_timeout_message(config: LaunchConfig, machine: int) -> str:
 
 
 if __name__ == "__main__":
-    # Children share these pages for as long as nothing writes to them, as a collection would.
+    # A garbage collection in a child would write to these pages and so copy them.
     gc.freeze()
     serve(run_stage)

@@ -1,4 +1,4 @@
-"""What went wrong in a rank, from the rank that wrote it down to whoever asked for the work."""
+"""Failures of ranks: recorded as files by the ranks, raised as exceptions by the caller."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class WorkerError(RuntimeError):
-    """A rank failed for a reason that is no user's fault; holds that rank's own traceback.
+    """A rank failed for another reason than bad input or settings; contains its traceback.
 
     Attributes:
         is_retryable: Whether another attempt may succeed.
@@ -36,16 +36,17 @@ class WorkerError(RuntimeError):
 
 
 class RankFailure(BaseModel):
-    """The error of one rank, as it wrote it down before it ended.
+    """The error that ended one rank.
 
     Attributes:
-        rank: Among those of all machines; None: the launcher, of ranks that wrote nothing.
-        message: What is wrong.
-        traceback: Where.
-        kind: refused: the user can mend it, and the message says how. stalled: it hung. cut off:
-            another rank went away. alone: the other machines did not come. failed: anything else.
+        rank: Global rank over all machines; None for the launcher.
+        message: Description of the error.
+        traceback: Stack trace of the error.
+        kind: refused: bad input or settings; the message names the remedy. stalled: no progress
+            within the timeout. cut off: the connection to another rank was lost. alone: the other
+            machines did not join. failed: any other error.
         is_retryable: Whether another attempt may succeed.
-        at: When, seconds since 1970.
+        at: Time of the failure, seconds since 1970.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,36 +59,38 @@ class RankFailure(BaseModel):
     at: float = Field(default_factory=time.time)
 
     @property
-    def blame(self) -> tuple[bool, bool, float]:
-        """The least is to blame.
+    def root_cause_key(self) -> tuple[bool, bool, float]:
+        """Sort key that puts the most likely root cause first.
 
-        A loss that is not finite makes all ranks fail, and the end of one cuts off the others.
+        A loss that is not finite makes all ranks fail. When one rank ends, the others lose their
+        connection to it.
         """
         return "the loss is" not in self.message, self.kind == "cut off", self.at
 
 
 def write_failure(failure: RankFailure, folder: str | Path, name: str) -> None:
-    """Leave a failure where whoever asked for the work looks for it; each has a name of its own."""
+    """Write a failure to the request's folder, one file per name."""
     url = storage.join(str(folder), f"failure-{name}.json")
     storage.write_bytes(url, failure.model_dump_json().encode(), "TMPDIR")
 
 
 def read_failures(folder: str | Path) -> list[RankFailure]:
-    """What the ranks left in a folder, the one to blame first."""
+    """Return the failures in a folder, the most likely root cause first."""
     names = [name for name in storage.list_folder(str(folder)) if name.startswith("failure-")]
-    read = [storage.read_bytes(storage.join(str(folder), name)) for name in names]
-    return sorted((RankFailure.model_validate_json(data) for data in read), key=lambda f: f.blame)
+    files = [storage.read_bytes(storage.join(str(folder), name)) for name in names]
+    failures = (RankFailure.model_validate_json(data) for data in files)
+    return sorted(failures, key=lambda failure: failure.root_cause_key)
 
 
 def the_error(failures: Sequence[RankFailure]) -> Exception:
-    """What to raise for these, the one to blame first."""
+    """Return the exception to raise for failures, sorted by likely root cause."""
     failure = failures[0]
     if failure.kind == "refused":
         return PetsError(failure.message)
     if failure.kind == "stalled":
-        told = (f"rank {f.rank}:\n{f.traceback}" for f in failures if f.kind == "stalled")
-        stacks = "\n".join(told)
-        return WorkerError(f"{failure.message}; the ranks stood at\n{stacks}")
+        stalled = (f for f in failures if f.kind == "stalled")
+        stacks = "\n".join(f"rank {f.rank}:\n{f.traceback}" for f in stalled)
+        return WorkerError(f"{failure.message}. Stack traces of the ranks:\n{stacks}")
     text = failure.message
     if failure.rank is not None:
         text = f"rank {failure.rank} failed: {text}"
@@ -97,12 +100,12 @@ def the_error(failures: Sequence[RankFailure]) -> Exception:
 
 
 def to_failure(error: Exception, rank: int | None, *, is_cut_off: bool = False) -> RankFailure:
-    """Describe the exception that ended a rank; to be called in its handler.
+    """Describe the exception that ended a rank; call it inside the `except` block.
 
     Args:
         error: The exception.
-        rank: The rank; None: the launcher.
-        is_cut_off: Whether the error only says that another rank went away.
+        rank: Global rank; None for the launcher.
+        is_cut_off: Whether the error only reports a lost connection to another rank.
     """
     is_refused = isinstance(error, PetsError)
     return RankFailure(

@@ -1,14 +1,14 @@
-"""A process that has imported torch once and forks a child for each stage.
+"""Fork server: a process that imports torch once and forks a child for each stage.
 
-Importing torch, timm and accelerate takes seconds of CPU. A fork server pays for them once, while
-the flow is busy elsewhere; each stage then starts in a child within milliseconds, as clean as a new
-process: a crash ends that child alone, and its memory and its GPU context go back to the system
-when it exits. The standard library's `multiprocessing.forkserver` is the same idea, but its
+Importing torch, timm and accelerate takes seconds of CPU. A fork server imports them once, while
+the flow does other work. Each stage then starts in a child within milliseconds. The child is
+isolated like a new process: a crash ends that child alone, and its memory and its GPU context are
+released when it exits. The standard library's `multiprocessing.forkserver` works alike, but its
 children import the caller's main module again, and it accepts neither an environment nor an idle
 timeout.
 
-Only Linux forks. Elsewhere system libraries do not survive a fork, and a server does one job and
-exits.
+Only Linux forks. On other systems the system libraries do not survive a fork, and a server runs
+one job and exits.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from pets_core.runtime.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_ex
 __all__ = ["ForkServer", "Job", "forked", "prestart", "serve"]
 
 _IDLE_SECONDS = 60.0
-"""A server without a job for this long exits; the next stage starts another."""
+"""Idle time after which a server exits; the next stage starts another."""
 _INT = struct.Struct("!i")
 _MAX_MESSAGE = 65_536
 _POLL_SECONDS = 0.5
 
 
 class Job:
-    """A child that works for this process; has the interface of `subprocess.Popen`.
+    """A child of a fork server, with the interface of `subprocess.Popen`.
 
     Attributes:
         pid: Process id of the child.
         stdout: Standard output and error of the child.
         returncode: Its exit code, negative for a signal; None while it runs.
-        is_orphan: Whether the server exited first; the child has SIGTERM then, and may still run.
+        is_orphan: Whether the server exited first; the child received SIGTERM and may still run.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Job:
         return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end of the child and return its exit code.
+        """Wait until the child exits and return its exit code.
 
         Raises:
-            subprocess.TimeoutExpired: It runs for longer than `timeout` seconds.
+            subprocess.TimeoutExpired: The child still runs after `timeout` seconds.
         """
         if self.returncode is None:
             if not _wait_for_message(self._connection, timeout):
@@ -104,7 +104,7 @@ class Job:
 
 
 class ForkServer:
-    """The caller's end of a fork server, which exits when this end is closed.
+    """Client of a fork server; the server exits when the client is closed.
 
     Args:
         module: Module whose `__main__` calls `serve`.
@@ -123,8 +123,8 @@ class ForkServer:
                 stdout=self._log,
                 stderr=self._log,
                 env=environment,
-                # A terminal's Ctrl-C reaches the caller alone, which then ends the child as a
-                # cancelled run does: the ranks write a checkpoint.
+                # Ctrl-C in a terminal then reaches the caller only. The caller stops the child with
+                # SIGTERM, as a cancelled run does, and the ranks write a checkpoint.
                 process_group=0,
             )
 
@@ -139,16 +139,16 @@ class ForkServer:
         return done and self._process.poll() is None
 
     def start(self, arguments: Sequence[str]) -> Job:
-        """Start a child; a start that fails closes the server.
+        """Start a child; if that fails, close the server.
 
         Raises:
-            ConnectionError: The server has exited; the message is what it printed.
+            ConnectionError: The server has exited; the message contains its output.
         """
         read, write = os.pipe()
         stdout = os.fdopen(read, encoding="utf-8", errors="replace")
         try:
             try:
-                # A server that has exited is found out below.
+                # An exited server is detected below.
                 with contextlib.suppress(ConnectionError):
                     socket.send_fds(self._connection, ["\0".join(arguments).encode()], [write])
             finally:
@@ -166,7 +166,7 @@ class ForkServer:
         return self._job
 
     def close(self) -> None:
-        """End the server, which may still import its module; a child that runs gets SIGTERM."""
+        """Stop the server, even during its imports; a running child receives SIGTERM."""
         self._connection.close()
         stop_process(self._process, 2 * SHUTDOWN_SECONDS)
         self._log.close()
@@ -177,9 +177,9 @@ class ForkServer:
 
 
 def _wait_for_message(connection: socket.socket, timeout: float | None) -> bool:
-    """Wait until there is something to receive; return whether there is after `timeout` seconds.
+    """Wait up to `timeout` seconds for a message; return whether there is one.
 
-    Short waits let a cancellation that arrives as an exception in this thread through.
+    Waits in short intervals, so that a cancellation raised in this thread is delivered.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     while True:
@@ -205,18 +205,17 @@ _LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def forked(module: str, environment: dict[str, str], arguments: Sequence[str]) -> Iterator[Job]:
-    """Start a child of the server that was kept, if it has this environment, or of a new one.
+    """Start a child of the idle server, if its environment matches, or of a new server.
 
-    The server is kept for the next caller, until it has been idle for a minute or this process
-    exits.
+    The server is kept for the next call until it has been idle for a minute or this process exits.
 
     Args:
         module: Module whose `__main__` calls `serve`.
         environment: Environment variables of the server and its children.
-        arguments: Of the child.
+        arguments: Arguments of the child.
 
     Raises:
-        ConnectionError: The server does not start; the message is what it printed.
+        ConnectionError: The server did not start; the message contains its output.
     """
     server, job = _start(module, environment, arguments)
     try:
@@ -231,7 +230,7 @@ def _start(
     with _LOCK:
         kept = _idle_servers.pop() if _idle_servers else None
     if kept and kept.is_reusable_for(module, environment):
-        # It may exit just now.
+        # The server may exit at this moment.
         with contextlib.suppress(ConnectionError):
             return kept, kept.start(arguments)
     elif kept:
@@ -264,10 +263,10 @@ os.register_at_fork(after_in_child=_idle_servers.clear)
 
 
 def serve(work: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Be the server on standard input: run `work` in a child for each job; never return.
+    """Serve jobs from standard input: run `work` in a child for each; never return.
 
     Args:
-        work: Given the arguments of a job; returns the exit code of the child.
+        work: Called with the arguments of a job; returns the exit code of the child.
     """
     connection = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     null = os.open(os.devnull, os.O_RDONLY)
@@ -287,7 +286,7 @@ def serve(work: Callable[[Sequence[str]], int]) -> NoReturn:
 
 
 def _fork_job(connection: socket.socket, job: Callable[[], int], output: int) -> None:
-    """Run a job in a child until it ends, or until the caller does, and with it this process."""
+    """Run a job in a child until it ends; exit when the caller exits."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -307,7 +306,8 @@ def _fork_job(connection: socket.socket, job: Callable[[], int], output: int) ->
     while not ended:
         readable, _, _ = select.select([connection.fileno(), read], [], [])
         if connection.fileno() in readable:
-            # The caller sends nothing while a job runs: it has exited. The child follows this one.
+            # The caller sends nothing while a job runs, so it has exited. The child receives
+            # SIGTERM when this process exits.
             hard_exit(1)
         os.read(read, 1)
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -325,7 +325,7 @@ def _run_job(work: Callable[[Sequence[str]], int], arguments: Sequence[str], out
 
 
 def _end_with_caller(connection: socket.socket) -> None:
-    """Where a job runs in the server itself: end it when the caller has exited."""
+    """Stop a job that runs in the server itself when the caller exits."""
     select.select([connection], [], [])
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SHUTDOWN_SECONDS)

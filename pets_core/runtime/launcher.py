@@ -1,4 +1,4 @@
-"""Starts the worker ranks of a stage, streams their progress, and leaves none behind."""
+"""Launch the ranks of a stage, stream their output and stop all of them at the end."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.runtime.failures import RankFailure, read_failures, the_error
 from pets_core.runtime.fork_server import Job, forked, prestart
-from pets_core.runtime.request import PROGRESS_MARK, REQUEST, WARNING_MARK, Request
+from pets_core.runtime.request import PROGRESS_PREFIX, REQUEST_FILE, WARNING_PREFIX, Request
 from pets_core.runtime.signals import stop_process
 from pets_core.runtime.stage_table import STAGES
 
 __all__ = [
-    "Ears",
-    "announced",
-    "announcements",
+    "OutputCallbacks",
     "launch",
     "prestart_ranks",
+    "publish_request",
+    "requests_folder",
     "run_ranks",
     "worker_environment",
 ]
@@ -54,77 +54,80 @@ def launch(
 ) -> Record:
     """Run a stage in worker ranks and return the record that rank 0 wrote.
 
-    Whatever ends this call (a result, an error, a cancelled run, Ctrl-C), every process it
-    started has ended too: the launcher is told to stop, and dies with its parent.
+    When this call ends (with a result, an error, a cancelled run or Ctrl-C), every process it
+    started has ended, too: the launcher receives SIGTERM, and is killed when its parent dies.
 
     Args:
         request: The stage and its input.
         record: Type of the result.
-        on_progress: Told of the ranks' progress, from another thread.
-        on_line: Given every other line the ranks print, from another thread.
-        on_warning: Given the ranks' warnings, from another thread.
+        on_progress: Called with the ranks' progress, from another thread.
+        on_line: Called with every other line the ranks print, from another thread.
+        on_warning: Called with the ranks' warnings, from another thread.
 
     Raises:
         PetsError: A rank refused its input.
-        WorkerError: A rank failed otherwise.
+        WorkerError: A rank failed for another reason.
     """
-    ears = Ears(on_progress, on_line, on_warning)
-    with announced(request) as others, tempfile.TemporaryDirectory(prefix="pets-") as name:
-        failures = run_ranks(request, Path(name), ears)
-        if failures and others:
-            failures = _with_those_of(others, failures)
+    callbacks = OutputCallbacks(on_progress, on_line, on_warning)
+    with publish_request(request) as url, tempfile.TemporaryDirectory(prefix="pets-") as name:
+        failures = run_ranks(request, Path(name), callbacks)
+        if failures and url:
+            failures = _wait_for_root_cause(url, failures)
         if failures:
             raise the_error(failures)
         return record.model_validate_json((Path(name) / "result.json").read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def announced(request: Request) -> Iterator[str | None]:
-    """Let the other machines, if there are any, see a request in the store until it is done.
+def publish_request(request: Request) -> Iterator[str | None]:
+    """Write a request to the store for the other machines, and remove it at the end.
 
     Yields:
-        The folder where they leave their ranks' failures.
+        Folder of the request, to which the other machines write their ranks' failures; None if the
+        stage runs on this machine only.
     """
     launch = request.config.launch
     if launch.num_machines == 1 or STAGES[request.stage].is_local:
         yield None
         return
-    folder = announcements(request.config)
-    # Of a run that was killed before it could take its own back.
+    folder = requests_folder(request.config)
+    # A killed run may have left its request there.
     storage.remove(folder)
     url = storage.join(folder, f"{time.time_ns():020}")
-    # A machine of an earlier version knows no setting that came since.
-    asked = request.model_dump_json(exclude_defaults=True)
-    storage.write_bytes(storage.join(url, REQUEST), asked.encode(), "TMPDIR")
+    # Machines with an earlier version do not know settings added since.
+    text = request.model_dump_json(exclude_defaults=True)
+    storage.write_bytes(storage.join(url, REQUEST_FILE), text.encode(), "TMPDIR")
     try:
         yield url
     finally:
         storage.remove(url)
 
 
-def announcements(config: PipelineConfig | RatingsConfig) -> str:
-    """The folder of the store where the machines that meet at an endpoint look for work."""
+def requests_folder(config: PipelineConfig | RatingsConfig) -> str:
+    """Return the folder of the store with the requests for the machines of one endpoint."""
     endpoint = (config.launch.rdzv_endpoint or "").replace(":", "-")
     return storage.join(storage.absolute(config.store), "machines", endpoint)
 
 
-def run_ranks(request: Request, folder: Path, ears: Ears, machine: int = 0) -> list[RankFailure]:
-    """Run this machine's ranks to their end; those of machine 0 leave result.json in `folder`.
+def run_ranks(
+    request: Request, folder: Path, callbacks: OutputCallbacks, machine: int = 0
+) -> list[RankFailure]:
+    """Run this machine's ranks until they end; rank 0 writes result.json to `folder`.
 
     Returns:
-        What went wrong, the failure to blame first; nothing if all went well.
+        Failures, the most likely root cause first; empty on success.
     """
-    path = folder / REQUEST
+    path = folder / REQUEST_FILE
     path.write_text(request.model_dump_json(), encoding="utf-8")
     try:
         with forked(_AGENT, worker_environment(), [str(path), str(machine)]) as job:
-            tail = _watch(job, ears)
+            tail = _stream_output(job, callbacks)
     except ConnectionError as error:
         return [RankFailure(message=f"the launcher did not start: {error}", kind="failed")]
     if job.returncode == 0:
         return []
     lines = "\n".join(tail)
-    message = f"the worker ended with exit code {job.returncode}:\n{lines}"
+    message = f"the launcher ended with exit code {job.returncode}:\n{lines}"
     return read_failures(folder) or [RankFailure(message=message, kind="failed")]
 
 
@@ -133,28 +136,28 @@ def prestart_ranks() -> None:
     prestart(_AGENT, worker_environment())
 
 
-def _with_those_of(others: str, failures: list[RankFailure]) -> list[RankFailure]:
-    """Wait a while for the cause, where this machine's ranks only know that others went away."""
+def _wait_for_root_cause(url: str, failures: list[RankFailure]) -> list[RankFailure]:
+    """Wait for the failures of other machines if the ranks here only lost their connection."""
     deadline = time.monotonic() + _TERMINATE_SECONDS
     while failures[0].kind == "cut off" and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        failures = sorted([*failures, *read_failures(others)], key=lambda f: f.blame)
+        failures = sorted([*failures, *read_failures(url)], key=lambda f: f.root_cause_key)
     return failures
 
 
 @dataclass(frozen=True)
-class Ears:
-    """Who is told of what the ranks print."""
+class OutputCallbacks:
+    """Callbacks for rank output."""
 
     on_progress: OnProgress
     on_line: Callable[[str], None]
     on_warning: Callable[[str], None]
 
 
-def _watch(job: Job, ears: Ears) -> deque[str]:
-    """Pass on what a launcher prints until it ends, or end it; return its last lines."""
+def _stream_output(job: Job, callbacks: OutputCallbacks) -> deque[str]:
+    """Forward a launcher's output until it ends, or stop it on an error; return its last lines."""
     tail: deque[str] = deque(maxlen=50)
-    reader = threading.Thread(target=_read, args=(job.stdout, ears, tail), daemon=True)
+    reader = threading.Thread(target=_forward, args=(job.stdout, callbacks, tail), daemon=True)
     reader.start()
     try:
         job.wait()
@@ -165,18 +168,18 @@ def _watch(job: Job, ears: Ears) -> deque[str]:
             job.kill()
             reader.join(timeout=_POLL_SECONDS * 4)
         if not reader.is_alive():
-            # Closing a file that another thread still reads would wait for that thread.
+            # Closing a file that another thread still reads waits for that thread.
             job.stdout.close()
     return tail
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of the launcher and its ranks.
+    """Return the environment variables of the launcher and its ranks.
 
-    glibc gives freed blocks of 32 MiB and more back to the system at once, so that each step of
-    CPU training page-faults its activations in anew; told to keep them, in huge pages, training
-    takes half the time (docs/performance.md). A variable the user has set is left alone. Prefect's
-    own, its credentials among them, stay with the flow process.
+    glibc returns freed blocks of 32 MiB and more to the system at once, so each step of CPU
+    training page-faults its activations in again. Keeping them, in huge pages, halves the training
+    time (docs/performance.md). Variables set by the user take precedence. Prefect's variables,
+    which include credentials, are not passed on.
     """
     defaults = {
         "MALLOC_MMAP_MAX_": "0",
@@ -184,7 +187,7 @@ def worker_environment() -> dict[str, str]:
         "MALLOC_TOP_PAD_": str(64 << 20),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "PYTHONUNBUFFERED": "1",
-        # Counting GPUs must not initialise CUDA, which does not survive a fork.
+        # Counting GPUs must not initialise CUDA, which cannot be forked.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         # Operations that Apple's GPUs lack run on the CPU.
         "PYTORCH_ENABLE_MPS_FALLBACK": "1",
@@ -194,26 +197,26 @@ def worker_environment() -> dict[str, str]:
     return defaults | own
 
 
-def _read(stream: IO[str], ears: Ears, tail: deque[str]) -> None:
-    """Drain the pipe to its end, come what may: a full one would block the ranks for ever."""
+def _forward(stream: IO[str], callbacks: OutputCallbacks, tail: deque[str]) -> None:
+    """Read the pipe to its end, even if a callback fails: a full pipe blocks the ranks."""
     for raw in stream:
         line = raw.rstrip()
         try:
             if line:
-                _pass_on(line, ears, tail)
+                _dispatch(line, callbacks, tail)
         except Exception:
-            _LOGGER.exception("a line of the ranks could not be shown")
+            _LOGGER.exception("Cannot show a line of the ranks' output")
 
 
-def _pass_on(line: str, ears: Ears, tail: deque[str]) -> None:
-    if line.startswith(WARNING_MARK):
-        ears.on_warning(line.removeprefix(WARNING_MARK))
+def _dispatch(line: str, callbacks: OutputCallbacks, tail: deque[str]) -> None:
+    if line.startswith(WARNING_PREFIX):
+        callbacks.on_warning(line.removeprefix(WARNING_PREFIX))
         return
-    if line.startswith(PROGRESS_MARK):
-        # Two ranks may have written at once: then it is a line of text.
+    if line.startswith(PROGRESS_PREFIX):
+        # Lines of two ranks may be interleaved; such a line is forwarded as text.
         with contextlib.suppress(ValidationError):
-            progress = Progress.model_validate_json(line.removeprefix(PROGRESS_MARK))
-            ears.on_progress(progress)
+            progress = Progress.model_validate_json(line.removeprefix(PROGRESS_PREFIX))
+            callbacks.on_progress(progress)
             return
     tail.append(line)
-    ears.on_line(line)
+    callbacks.on_line(line)

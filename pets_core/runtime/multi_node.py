@@ -1,4 +1,4 @@
-"""A machine that lends its ranks to the runs of another."""
+"""Join the runs of machine 0 with the ranks of this machine (`pets join`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.progress import ignore_progress
 from pets_core.runtime.failures import the_error, write_failure
-from pets_core.runtime.launcher import Ears, announcements, run_ranks
-from pets_core.runtime.request import REQUEST, read_request
+from pets_core.runtime.launcher import OutputCallbacks, requests_folder, run_ranks
+from pets_core.runtime.request import REQUEST_FILE, parse_request
 
 __all__ = ["join"]
 
@@ -25,66 +25,67 @@ def join(
     machine: int,
     *,
     idle_seconds: float,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
-    """Take part in one stage after the other of the runs that machine 0 starts.
+    """Run this machine's ranks in every stage that machine 0 requests.
 
-    A stage that fails is left to machine 0, which tries it again; this machine waits for that.
+    Machine 0 retries a failed stage; this machine then receives a new request.
 
     Args:
-        config: Store and endpoint; the rest comes with each request.
+        config: Store and endpoint; the other settings come with each request.
         machine: Number of this machine, from 1.
-        idle_seconds: End when nothing is asked for so long.
-        tell: Given what the ranks print, and what becomes of each stage.
+        idle_seconds: Return after this time without a request.
+        log: Called with the ranks' output and the state of each stage.
 
     Raises:
-        PetsError: The settings name no endpoint, or no such machine.
+        PetsError: The endpoint is not set, or the machine number is out of range.
     """
     if config.launch.rdzv_endpoint is None:
-        raise PetsError("pets join needs launch.rdzv_endpoint: host:port of the first machine")
+        raise PetsError("pets join needs launch.rdzv_endpoint: set it to host:port of machine 0")
     if not 0 < machine < config.launch.num_machines:
         raise PetsError(
-            f"--machine = {machine}: with launch.num_machines = {config.launch.num_machines} the "
-            f"others are numbered from 1 to {config.launch.num_machines - 1}"
+            f"--machine = {machine}: must be from 1 to {config.launch.num_machines - 1} with "
+            f"launch.num_machines = {config.launch.num_machines}"
         )
-    folder, seen, last = announcements(config), "", time.monotonic()
+    folder, seen, last = requests_folder(config), "", time.monotonic()
     while time.monotonic() - last < idle_seconds:
-        newest = _newest(folder, tell)
+        newest = _newest_request(folder, log)
         if newest in ("", seen):
             time.sleep(_POLL_SECONDS)
             continue
         seen = newest
-        _take_part(storage.join(folder, newest), machine, config, tell)
+        _run_stage(storage.join(folder, newest), machine, config, log)
         last = time.monotonic()
 
 
-def _newest(folder: str, tell: Callable[[str], None]) -> str:
-    """Name of what was asked for last, empty where nothing is."""
+def _newest_request(folder: str, log: Callable[[str], None]) -> str:
+    """Return the name of the newest request, or an empty string if there is none."""
     try:
-        asked = [
+        names = [
             name
             for name in storage.list_folder(folder)
-            if storage.exists(storage.join(folder, name, REQUEST))
+            if storage.exists(storage.join(folder, name, REQUEST_FILE))
         ]
     except (OSError, PetsError) as error:
-        tell(f"the store cannot be read and is tried again: {error}")
+        log(f"cannot read the store, retrying: {error}")
         return ""
-    return max(asked, default="")
+    return max(names, default="")
 
 
-def _take_part(url: str, machine: int, config: PipelineConfig, tell: Callable[[str], None]) -> None:
-    """Run this machine's ranks of one stage; machine 0 hears of their failures."""
+def _run_stage(url: str, machine: int, config: PipelineConfig, log: Callable[[str], None]) -> None:
+    """Run this machine's ranks of one stage and write their failures for machine 0."""
     try:
-        asked = read_request(storage.read_bytes(storage.join(url, REQUEST)))
-        # Store and cache are where this machine has them.
+        request = parse_request(storage.read_bytes(storage.join(url, REQUEST_FILE)))
+        # This machine has its own paths of store and cache.
         own = {"store": config.store, "cache_dir": config.cache_dir}
-        request = asked.model_copy(update={"config": asked.config.model_copy(update=own)})
-        tell(f"{request.stage} begins")
-        ears = Ears(on_progress=ignore_progress, on_line=tell, on_warning=tell)
+        request = request.model_copy(update={"config": request.config.model_copy(update=own)})
+        log(f"{request.stage} started")
+        callbacks = OutputCallbacks(on_progress=ignore_progress, on_line=log, on_warning=log)
         with tempfile.TemporaryDirectory(prefix="pets-") as name:
-            failures = run_ranks(request, Path(name), ears, machine)
+            failures = run_ranks(request, Path(name), callbacks, machine)
         for number, failure in enumerate(failures):
             write_failure(failure, url, f"machine-{machine}-{number}")
-        tell(f"{request.stage} {'failed: ' + str(the_error(failures)) if failures else 'is done'}")
+        state = f"failed: {the_error(failures)}" if failures else "completed"
+        log(f"{request.stage} {state}")
     except (OSError, PetsError) as error:
-        tell(f"failed: {error}")
+        log(f"failed: {error}")

@@ -1,4 +1,4 @@
-"""A rank that learns to name what is on photos, or names it."""
+"""Ranks that train or apply a model of photos."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ __all__ = ["PhotoRank"]
 
 
 class PhotoRank(Rank[WorkRequest, TrainedModel]):
-    """Photos, decoded and augmented, and a classifier of them."""
+    """A rank with decoded, augmented photos and a model of them."""
 
-    holds_out = "source.valid_fraction"
+    validation_setting = "source.valid_fraction"
 
     @property
     def config(self) -> PipelineConfig:
@@ -36,36 +36,36 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
 
     @property
     def manifest(self) -> DatasetManifest:
-        """The data set of a request that has one."""
+        """Data set of the request, which must have one."""
         assert self.request.manifest is not None
         return self.request.manifest
 
     @property
     def has_validation(self) -> bool:
-        """Whether photos are held out for validation."""
+        """Whether there are validation photos."""
         return "valid" in self.manifest.splits
 
     @property
     def suggestion(self) -> str:
-        """Which suggestion of the LR finder training takes."""
-        asked = self.config.lr_find.suggestion
-        if asked != "auto":
-            return asked
+        """Name of the LR finder's suggestion that training uses."""
+        suggestion = self.config.lr_find.suggestion
+        if suggestion != "auto":
+            return suggestion
         return get_target(self.manifest.targets).suggestion
 
-    def identity(self) -> dict[str, Any]:
-        """Data set, model and augmentation."""
-        identity: dict[str, Any] = {"data set": self.manifest.fingerprint}
+    def resume_key(self) -> dict[str, Any]:
+        """Return data set, model and augmentation."""
+        key: dict[str, Any] = {"data set": self.manifest.fingerprint}
         for group in ("model", "transform"):
             settings = getattr(self.config, group).model_dump(mode="json")
-            identity |= {f"{group}.{name}": value for name, value in settings.items()}
+            key |= {f"{group}.{name}": value for name, value in settings.items()}
         if self.manifest.numbers:
-            identity["train.number_loss"] = self.config.train.number_loss
-            identity["source.y_range"] = self.config.source.y_range
-        return identity
+            key["train.number_loss"] = self.config.train.number_loss
+            key["source.y_range"] = self.config.source.y_range
+        return key
 
     def model(self) -> TrainedModel:
-        """Build the model; rank 0 of a machine first, so that a download happens once."""
+        """Build the model; local rank 0 goes first, so that weights are downloaded once."""
         with self.accelerator.local_main_process_first():
             built = create_model(
                 self.config,
@@ -76,18 +76,18 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             )
         if self.config.train.batch_norm == "sync":
             built.model.body = convert_sync_batchnorm(built.model.body)  # type: ignore[no-untyped-call]
-        self.place(built)
+        self.move_to_device(built)
         return built
 
-    def place(self, built: TrainedModel) -> None:
-        """Move a model to the device, channels last, which convolutions are faster in."""
-        # FSDP takes contiguous weights only.
+    def move_to_device(self, built: TrainedModel) -> None:
+        """Move a model to the device, in the channels-last format, which speeds up convolutions."""
+        # FSDP accepts contiguous weights only.
         sharding = is_sharding(self.accelerator)
         layout = torch.contiguous_format if sharding else torch.channels_last
         built.model.to(self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
 
     def photos(self, split: Split, card: ModelCard) -> DecodedPhotos:
-        """Open the decoded photos of a split; rank 0 of a machine decodes them."""
+        """Open the decoded photos of a split; local rank 0 decodes them."""
         with self.accelerator.local_main_process_first():
             return open_decoded(
                 self.manifest,
@@ -99,7 +99,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             )
 
     def train_loader(self, built: TrainedModel) -> PhotoLoader:
-        """Shuffled, augmented training batches."""
+        """Return the shuffled, augmented training batches."""
         card, config = built.card, self.config
         photos = self.photos("train", card)
         return PhotoLoader(
@@ -119,7 +119,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         )
 
     def valid_loader(self, built: TrainedModel) -> PhotoLoader | None:
-        """The validation photos, cropped, if there are any."""
+        """Return the center-cropped validation batches, or None if there are none."""
         if not self.has_validation:
             return None
         photos = self.photos("valid", built.card)
@@ -128,7 +128,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     def eval_loader(
         self, photos: DecodedPhotos, transform: Transform, targets: str = "class"
     ) -> PhotoLoader:
-        """Batches of a split in its own order."""
+        """Return the batches of a split in stored order."""
         return PhotoLoader(
             photos,
             transform,
@@ -142,7 +142,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         )
 
     def objective(self, built: TrainedModel) -> Objective:
-        """What the settings ask training to minimise."""
+        """Return the objective of the kind of target."""
         counts = self.manifest.splits["train"].class_counts
         target = get_target(built.card.targets)
         return target.objective(built.card, self.config.train, counts, self.accelerator.device)

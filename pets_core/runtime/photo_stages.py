@@ -1,4 +1,4 @@
-"""What ranks do with photos besides finding a rate and training: predict, embed."""
+"""The stages predict, predict-parts and embed with photos."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pets_core.evaluation.predictions import (
 )
 from pets_core.inference.batch import (
     PredictedPhoto,
-    decoded_batches,
+    decode_batches,
     missing_parts,
     read_part,
     write_part,
@@ -57,7 +57,7 @@ _NUM_MAPS, _MAP_PIXELS = 16, 160
 
 
 def predict(rank: PhotoRank) -> PredictResult | None:
-    """Have a stored model, and the champion where there is one to ask, predict a split."""
+    """Predict a split with a stored model and, if requested, with the champion."""
     request, config = rank.request, rank.config
     assert request.model_url is not None
     folder = storage.join(request.run_url, "evaluation")
@@ -65,7 +65,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     url = storage.join(folder, PREDICTIONS)
     built = _load(rank, request.model_url)
     if rank.accelerator.is_main_process:
-        # It promises that the predictions are those of the evaluation.
+        # The candidate file belongs to the earlier predictions, which are overwritten.
         storage.remove(storage.join(folder, CANDIDATE))
     photos = rank.photos(split, built.card)
     outputs, seconds = _predict(rank, built, photos, split, url)
@@ -100,23 +100,23 @@ def predict(rank: PhotoRank) -> PredictResult | None:
 
 
 def predict_parts(rank: PhotoRank) -> PartsResult | None:
-    """Have a stored model look at photos without labels; ranks share the parts among them."""
+    """Predict photos without labels; each rank takes its share of the parts."""
     request, config = rank.request, rank.config
     plan, accelerator = request.batch, rank.accelerator
     assert plan is not None
     assert request.parts is not None
     with accelerator.local_main_process_first():
         built, (files, *_) = load_model(plan.model_url), open_photos(config)
-    rank.place(built)
+    rank.move_to_device(built)
     missing = missing_parts(plan, range(*request.parts))
-    # By number: another rank may have written some before this one looked.
+    # By part number, since the ranks may list different missing parts.
     own = [n for n in missing if n % accelerator.num_processes == accelerator.process_index]
-    began, done = time.monotonic(), 0
+    started, done = time.monotonic(), 0
     with rank.watchdog:
         for number, part in enumerate(own, 1):
             done += _predict_part(rank, built, files, plan, part)
-            # The other ranks have as many parts, or one less.
-            speed = accelerator.num_processes * done / (time.monotonic() - began)
+            # The other ranks have as many parts, or one fewer.
+            speed = accelerator.num_processes * done / (time.monotonic() - started)
             rank.report(
                 Progress(
                     stage="predict", done=number, total=len(own), unit="parts",
@@ -133,14 +133,14 @@ def predict_parts(rank: PhotoRank) -> PartsResult | None:
 def _predict_part(
     rank: PhotoRank, built: TrainedModel, files: Files, plan: BatchPlan, number: int
 ) -> int:
-    """Predict the photos of one part; returns how many there are."""
+    """Predict the photos of one part, write the predictions and return the number of photos."""
     card, crop = built.card, built.card.center_crop()
     decode = get_target(card.targets).decode
     photos = read_part(plan, number)
     forward_fitting = HalvingForward(lambda inputs: (built.model(inputs),), rank.accelerator)
     predicted: list[PredictedPhoto] = []
     errors: dict[str, str] = {}
-    batches = decoded_batches(
+    batches = decode_batches(
         files, photos, card.resize_to,
         batch_size=rank.config.evaluate.batch_size,
         num_threads=torch.get_num_threads(),
@@ -158,11 +158,11 @@ def _predict_part(
 
 
 def embed(rank: PhotoRank) -> EmbedResult | None:
-    """Have a stored model, whatever classes it knows, make embeddings of all photos."""
-    began, request, manifest = time.monotonic(), rank.request, rank.manifest
+    """Compute the embeddings of all photos with a stored model, which may have other classes."""
+    started, request, manifest = time.monotonic(), rank.request, rank.manifest
     assert request.model_url is not None
     built = load_model(request.model_url)
-    rank.place(built)
+    rank.move_to_device(built)
     splits = (_embed_split(rank, built, split) for split in manifest.splits)
     if not rank.accelerator.is_main_process:
         deque(splits, maxlen=0)
@@ -179,12 +179,12 @@ def embed(rank: PhotoRank) -> EmbedResult | None:
         dataset_fingerprint=manifest.fingerprint,
     )
     num_photos = write_embeddings(url, info, (each for each in splits if each is not None))
-    speed = num_photos / (time.monotonic() - began)
+    speed = num_photos / (time.monotonic() - started)
     return EmbedResult(embeddings_url=url, num_photos=num_photos, photos_per_second=speed)
 
 
 def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmbeddings | None:
-    """Make the embeddings of a split; rank 0 has them."""
+    """Compute the embeddings of a split and return them on rank 0."""
     photos = rank.photos(split, built.card)
     with rank.watchdog:
         outputs = predict_split(
@@ -203,36 +203,35 @@ def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmb
 def _load(rank: PhotoRank, url: str) -> TrainedModel:
     built = load_model(url)
     card, manifest = built.card, rank.manifest
-    what = target_spec(card.targets).plural
     if card.targets != manifest.targets:
         raise PetsError(
-            f"the model {url} tells the {card.targets} of photos, the data set is one of "
+            f"the model {url} predicts targets = {card.targets}, but the data set has targets = "
             f"{manifest.targets}: set source.targets = {card.targets}"
         )
     if card.classes != manifest.classes:
         raise PetsError(
-            f"the model {url} knows {len(card.classes)} {what} and the data set "
-            f"{len(manifest.classes)}, not the same ones in the same order: evaluate on a "
-            "data set with the model's vocabulary"
+            f"the model {url} has {len(card.classes)} {target_spec(card.targets).plural} and the "
+            f"data set {len(manifest.classes)}, which differ in names or order: use a data set "
+            "with the model's vocabulary"
         )
-    told, asked = (", ".join(info.text for info in of.numbers) for of in (card, manifest))
-    if told != asked:
+    predicted, stored = (", ".join(info.text for info in of.numbers) for of in (card, manifest))
+    if predicted != stored:
         raise PetsError(
-            f"the model {url} tells {told}, the data set holds {asked}: evaluate "
-            "on a data set of the model's numbers"
+            f"the model {url} predicts {predicted}, but the data set has {stored}: use a data set "
+            "with the model's columns"
         )
-    rank.place(built)
+    rank.move_to_device(built)
     return built
 
 
 def _predict(
     rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, split: Split, url: str
 ) -> tuple[Outputs | None, float]:
-    """Predict photos and write the predictions; returns these, on rank 0, and the seconds."""
+    """Predict photos and write the predictions; return them, on rank 0, and the seconds."""
     config, card = rank.config, built.card
     target = get_target(card.targets)
-    began = time.monotonic()
-    # Not around what opens photos and models, which downloads and decodes for minutes in silence.
+    started = time.monotonic()
+    # The watchdog excludes opening photos and models, which takes minutes without a batch.
     with rank.watchdog:
         outputs = predict_views(
             built.model,
@@ -244,7 +243,7 @@ def _predict(
             decode=lambda logits, batch: target.decode(card, logits, batch.maps),
             on_progress=rank.report,
         )
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     if outputs is not None:
         write_predictions(
             url,
@@ -279,13 +278,14 @@ def _info(rank: PhotoRank, built: TrainedModel, split: Split, speed: float) -> P
 def _write_maps(
     rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, outputs: Outputs, url: str
 ) -> str | None:
-    """Show where the model looked in the photos of greatest loss: a JPEG for each photo id."""
-    own = np.take_along_axis(outputs.values, photos.targets[:, None].astype(np.int64), 1)[:, 0]
-    worst = np.argsort(own, kind="stable")[:_NUM_MAPS]
+    """Write activation maps of the photos with the highest loss: one JPEG per photo id."""
+    targets = photos.targets[:, None].astype(np.int64)
+    probabilities = np.take_along_axis(outputs.values, targets, 1)[:, 0]
+    worst = np.argsort(probabilities, kind="stable")[:_NUM_MAPS]
     pixels, device = photos.read(worst), rank.accelerator.device
     inputs = built.card.center_crop()(torch.from_numpy(pixels).to(device))
-    said = torch.from_numpy(outputs.values[worst].argmax(1)).to(device)
-    maps = activation_maps(built.model, inputs, said)
+    predicted = torch.from_numpy(outputs.values[worst].argmax(1)).to(device)
+    maps = activation_maps(built.model, inputs, predicted)
     if maps is None:
         return None
     size = built.card.image_size

@@ -1,4 +1,4 @@
-"""A rank that learns to rate as users do, or rates."""
+"""Ranks that train or apply a model of ratings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _EVAL_BATCH = 65_536
 
 
 class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
-    """Ratings, held in memory, and a model of them."""
+    """A rank with ratings in memory and a model of them."""
 
-    holds_out = "ratings.valid_fraction"
+    validation_setting = "ratings.valid_fraction"
 
     @property
     def config(self) -> RatingsConfig:
@@ -33,44 +33,44 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
 
     @property
     def manifest(self) -> RatingsManifest:
-        """The data set."""
+        """Data set of the request."""
         return self.request.manifest
 
     @property
     def has_validation(self) -> bool:
-        """Whether ratings are held out for validation."""
+        """Whether there are validation ratings."""
         return "valid" in self.manifest.splits
 
-    def identity(self) -> dict[str, Any]:
-        """Data set and model."""
+    def resume_key(self) -> dict[str, Any]:
+        """Return data set and model."""
         settings = self.config.recommender.model_dump(mode="json", exclude={"weight_decays"})
         model = {f"recommender.{name}": value for name, value in settings.items()}
         return {"data set": self.manifest.fingerprint} | model
 
     def model(self) -> TrainedRecommender:
-        """Build the model, on the device."""
+        """Build the model to train, on the device."""
         torch.manual_seed(self.config.train.seed)
         built = create_recommender(self._card)
         built.model.to(self.accelerator.device)
         return built
 
     def objective(self, built: TrainedRecommender) -> Regression:
-        """Squared error, within the scale."""
+        """Return the squared error, with predictions limited to the rating scale."""
         return Regression(built.card.sigmoid_range)
 
     def train_loader(self, built: TrainedRecommender) -> RatingsLoader:
-        """Shuffled training batches."""
+        """Return the shuffled training batches."""
         ratings, train = open_ratings(self.manifest, "train"), self.config.train
         return self._loader(ratings, train.batch_size, train.seed)
 
     def valid_loader(self, built: TrainedRecommender) -> RatingsLoader | None:
-        """The validation ratings, if there are any."""
+        """Return the validation batches, or None if there are none."""
         if not self.has_validation:
             return None
         return self.eval_loader(open_ratings(self.manifest, "valid"))
 
     def eval_loader(self, ratings: Ratings) -> RatingsLoader:
-        """Ratings in their own order."""
+        """Return batches of ratings in stored order."""
         return self._loader(ratings, _EVAL_BATCH, None)
 
     @property

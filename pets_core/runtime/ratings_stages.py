@@ -1,4 +1,4 @@
-"""Stages of ranks with ratings besides finding a rate and training: predict."""
+"""The predict stage with ratings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["predict_ratings"]
 
 
 def predict_ratings(rank: RatingsRank) -> PredictResult | None:
-    """Predict the held-out ratings by a stored model, and by the champion where it has not yet."""
+    """Predict the held-out ratings with a stored model and, if requested, with the champion."""
     request, manifest = rank.request, rank.manifest
     assert request.model_url is not None
     folder = storage.join(request.run_url, "evaluation")
@@ -65,13 +65,13 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
 def _predict(
     rank: RatingsRank, model_url: str, built: TrainedRecommender, ratings: Ratings, url: str
 ) -> float:
-    """Predict ratings and write the predictions on rank 0; returns ratings a second.
+    """Predict ratings, write the predictions on rank 0 and return ratings per second.
 
     Args:
-        rank: This one.
+        rank: This rank.
         model_url: Folder of the model.
         built: The model.
-        ratings: Of the held-out split, with the indices of the model's users and items.
+        ratings: Held-out ratings, with the indices of the model's users and items.
         url: File to write.
     """
     started = time.monotonic()

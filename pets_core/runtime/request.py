@@ -1,4 +1,4 @@
-"""What the ranks of a stage are asked to do, and how they answer."""
+"""Requests to the ranks of a stage, and the prefixes of their output lines."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pets_core.records.dataset import DatasetManifest
 from pets_core.records.inference import BatchPlan
 
 __all__ = [
-    "PROGRESS_MARK",
-    "REQUEST",
-    "WARNING_MARK",
+    "PROGRESS_PREFIX",
+    "REQUEST_FILE",
+    "WARNING_PREFIX",
     "CheckResult",
     "RatingsRequest",
     "Request",
     "WorkRequest",
-    "read_request",
+    "parse_request",
 ]
 
-PROGRESS_MARK = "@progress "
-"""Rank 0 begins a progress line on its standard output with this."""
-WARNING_MARK = "@warning "
-"""And a warning with this."""
-REQUEST = "request.json"
-"""Name of the file that tells ranks, and other machines, what to do."""
+PROGRESS_PREFIX = "@progress "
+"""Prefix of the progress lines that rank 0 writes to standard output."""
+WARNING_PREFIX = "@warning "
+"""Prefix of the warnings that ranks write to standard output."""
+REQUEST_FILE = "request.json"
+"""Name of the file with the request, for the ranks and for other machines."""
 
 
 class WorkRequest(BaseModel):
-    """What the ranks of one stage are asked to do; travels as a JSON file."""
+    """Request to run one stage with photos; passed as a JSON file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,16 +45,16 @@ class WorkRequest(BaseModel):
     champion_url: str | None = None
     batch: BatchPlan | None = None
     parts: tuple[int, int] | None = None
-    """First part, and the one after the last."""
+    """Number of the first part, and of the last plus 1."""
 
     @property
     def name(self) -> str:
-        """Of the stage, told apart from others of its kind in one run."""
+        """Name of the stage, unique within the run."""
         return f"{self.stage}-{self.parts[0]}-{self.parts[1]}" if self.parts else self.stage
 
 
 class RatingsRequest(BaseModel):
-    """What the ranks of one stage are asked to do with ratings."""
+    """Request to run one stage with ratings; passed as a JSON file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +68,7 @@ class RatingsRequest(BaseModel):
 
     @property
     def name(self) -> str:
-        """Of the stage."""
+        """Name of the stage, unique within the run."""
         return self.stage
 
 
@@ -76,13 +76,13 @@ Request = WorkRequest | RatingsRequest
 _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="stage")])
 
 
-def read_request(data: bytes | str) -> Request:
-    """A request from its JSON."""
+def parse_request(data: bytes | str) -> Request:
+    """Parse a request from its JSON."""
     return _ADAPTER.validate_json(data)
 
 
 class CheckResult(BaseModel):
-    """What a model will be, found out before any work starts."""
+    """Result of the check stage, which builds the model before any other work starts."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""The folder of one run in the store, and which of its stages are done."""
+"""The folder of a run in the store, and the results of its stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsRun
 from pets_core.records.dataset import Run
-from pets_core.runtime.request import Request, read_request
+from pets_core.runtime.request import Request, parse_request
 from pets_core.storage.layout import SETTINGS
 
 __all__ = [
@@ -36,15 +36,15 @@ __all__ = [
 _STAGES = "stages"
 _REQUEST = ".request.json"
 _PREFIXES = {Run.DATASET: "", RatingsRun.DATASET: "ratings-"}
-"""Of the names of a run's stages, by the file of the data set it learns from."""
+"""Prefix of the names of a run's stages, by the file of its data set."""
 
 Record = TypeVar("Record", bound=BaseModel)
 AnyRun = TypeVar("AnyRun", Run, RatingsRun)
 AnyConfig = PipelineConfig | RatingsConfig
 
 
-class _Finished(BaseModel):
-    """What a stage was asked, as a hash, and what it answered, as JSON."""
+class _StageResult(BaseModel):
+    """Result of a stage: hash of its request (`asked`) and record as JSON (`answer`)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,14 +53,14 @@ class _Finished(BaseModel):
 
 
 def run_folder(config: AnyConfig, run_id: str) -> str:
-    """URL of a run's folder."""
+    """Return the URL of a run's folder."""
     return storage.join(storage.absolute(config.store), "runs", run_id)
 
 
 def start_run(config: AnyConfig, run: AnyRun) -> AnyRun:
-    """Keep a run's settings and data set in its folder, once its input has been accepted."""
+    """Write a run's settings and data set to its folder; call it after validating the input."""
     url = storage.absolute(run.url)
-    # Whoever goes on with the run may do so in another working directory.
+    # The run may be resumed from another working directory.
     settings = config.model_copy(update={"store": storage.absolute(config.store)})
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     storage.write_bytes(storage.join(url, SETTINGS), text.encode())
@@ -70,14 +70,14 @@ def start_run(config: AnyConfig, run: AnyRun) -> AnyRun:
 
 
 def find_run(url: str, kind: type[AnyRun]) -> AnyRun | None:
-    """The run that began in a folder, if any, with the data set it began with.
+    """Return the run in a folder with its version of the data set; None if there is no run.
 
     Args:
-        url: The folder.
-        kind: What it learns from: `Run`, photos; `RatingsRun`, ratings.
+        url: Folder of the run.
+        kind: `Run` for photos, `RatingsRun` for ratings.
 
     Raises:
-        PetsError: That version of the data set has been removed.
+        PetsError: That version of the data set was removed.
     """
     url = storage.absolute(url)
     dataset = storage.join(url, kind.DATASET)
@@ -87,23 +87,22 @@ def find_run(url: str, kind: type[AnyRun]) -> AnyRun | None:
     manifest = run.manifest
     if not storage.exists(storage.join(manifest.url, "manifest.json")):
         raise PetsError(
-            f"{url}: the run began with {manifest.name} {manifest.fingerprint}, which is no longer "
-            "in the store: start a new run"
+            f"{url}: the run uses {manifest.name} {manifest.fingerprint}, which was removed from "
+            "the store: start a new run"
         )
     return run
 
 
 def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] = ()) -> set[str]:
-    """Fingerprints of the data sets that runs may still go on with.
+    """Return the fingerprints of the data sets of runs that may still be resumed.
 
-    These are the runs whose training reached a checkpoint and not its end, those of which a stage
-    is asked for and not done, and those of which something was done less than `grace_seconds` ago
-    and that are not evaluated.
+    A run may be resumed if its training has a checkpoint and no result, if a requested stage has
+    no result, or if it has no predictions and its last change is less than `grace_seconds` ago.
 
     Args:
         store: Root of data sets and runs.
-        grace_seconds: How long a run may take from one stage to the next.
-        without: Ids of runs that do not count.
+        grace_seconds: Longest time between two stages of a run.
+        without: Ids of runs to ignore.
     """
     root = storage.join(storage.absolute(store), "runs")
     limit, used = time.time() - grace_seconds, set()
@@ -115,33 +114,33 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
             continue
         prefix = _PREFIXES[dataset]
         done = storage.list_folder(storage.join(url, _STAGES))
-        stopped = "checkpoints" in files and f"{prefix}train.json" not in done
-        asked = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
-        waiting = any(f"{stage}.json" not in done for stage in asked)
+        is_interrupted = "checkpoints" in files and f"{prefix}train.json" not in done
+        requested = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
+        is_waiting = any(f"{stage}.json" not in done for stage in requested)
         last = max(map(storage.last_change, (files[dataset], *done.values())))
-        young = f"{prefix}predict.json" not in done and last >= limit
-        if stopped or waiting or young:
+        is_recent = f"{prefix}predict.json" not in done and last >= limit
+        if is_interrupted or is_waiting or is_recent:
             manifest = json.loads(storage.read_bytes(storage.join(url, dataset)))
             used.add(str(manifest["fingerprint"]))
     return used
 
 
 def run_settings(url: str) -> dict[str, Any]:
-    """The settings a run began with.
+    """Return the settings of a run.
 
     Raises:
-        PetsError: No run began there, or its settings are damaged.
+        PetsError: There is no run in the folder, or its settings are damaged.
     """
     url = storage.absolute(url)
     path = storage.join(url, SETTINGS)
     if not storage.exists(path):
         raise PetsError(
-            f"--resume {url}: no run began there; give the folder of one, <store>/runs/<run id>"
+            f"--resume {url}: no run found; set it to the folder of a run, <store>/runs/<run id>"
         )
     settings = parse_settings(storage.read_bytes(path), path)
     source = settings.get("source", {"targets": ""})
     finder = settings.get("lr_find")
-    # What was the default before there were numbers to learn is called auto now.
+    # Runs without source.targets stored the former default, steepest, which is now auto.
     if (
         isinstance(source, dict)
         and "targets" not in source
@@ -153,37 +152,37 @@ def run_settings(url: str) -> dict[str, Any]:
 
 
 def ask_stage(request: Request) -> str:
-    """Leave in the run's folder what a stage is asked, for another machine; returns its URL."""
+    """Write a stage's request to the run's folder, for another machine, and return its URL."""
     url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
-    # A worker of an earlier version knows no setting that came since.
+    # Workers with an earlier version do not know settings added since.
     storage.write_bytes(url, request.model_dump_json(exclude_defaults=True).encode())
     return url
 
 
 def asked_stage(url: str) -> Request:
-    """What `ask_stage` left."""
-    return read_request(storage.read_bytes(url))
+    """Read a request that `ask_stage` wrote."""
+    return parse_request(storage.read_bytes(url))
 
 
 def finished_stage(request: Request, record: type[Record]) -> Record | None:
-    """What this very stage answered when an earlier attempt of the run came to its end."""
+    """Return the result of an equal request in an earlier attempt of the run, or None."""
     url = _url(request)
     if not storage.exists(url):
         return None
-    finished = _Finished.model_validate_json(storage.read_bytes(url))
-    if finished.asked != _hash(request):
+    result = _StageResult.model_validate_json(storage.read_bytes(url))
+    if result.asked != _hash(request):
         return None
     try:
-        return record.model_validate_json(finished.answer)
+        return record.model_validate_json(result.answer)
     except ValidationError:
-        # An earlier version wrote it; the stage is done again.
+        # Written by an earlier version; the stage is run again.
         return None
 
 
-def finish_stage(request: Request, answer: BaseModel) -> None:
-    """Note that a stage is done, so that another attempt of the run need not repeat it."""
-    finished = _Finished(asked=_hash(request), answer=answer.model_dump_json())
-    storage.write_bytes(_url(request), finished.model_dump_json().encode())
+def finish_stage(request: Request, record: BaseModel) -> None:
+    """Save the result of a stage, so that another attempt of the run does not repeat it."""
+    result = _StageResult(asked=_hash(request), answer=record.model_dump_json())
+    storage.write_bytes(_url(request), result.model_dump_json().encode())
 
 
 def _url(request: Request) -> str:
@@ -191,12 +190,13 @@ def _url(request: Request) -> str:
 
 
 def _hash(request: Request) -> str:
-    """Of what changes the answer: not where it is worked out, nor by how many.
+    """Return a hash of the settings that affect the result.
 
-    Nor settings left as they are: those of a later version are none that this one was asked with.
+    It excludes the machines and the number of ranks. It excludes defaults, too, so that a setting
+    added in a later version does not change it.
     """
-    asked = request.model_dump_json(
+    text = request.model_dump_json(
         exclude={"run_url": True, "config": {"launch": True, "store": True, "cache_dir": True}},
         exclude_defaults=True,
     )
-    return hashlib.sha256(asked.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How processes are stopped: parent-death signal, SIGTERM then SIGKILL, immediate exit."""
+"""Stop processes: parent-death signal, SIGTERM then SIGKILL, immediate exit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = [
 ]
 
 SHUTDOWN_SECONDS = 20
-"""Between SIGTERM, on which ranks write a checkpoint, and SIGKILL; less than the launch waits."""
+"""Time from SIGTERM, when ranks write a checkpoint, to SIGKILL; shorter than the launcher waits."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 class Process(Protocol):
-    """The part of `subprocess.Popen` that stopping a process needs."""
+    """The methods of `subprocess.Popen` that `stop_process` needs."""
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
@@ -43,7 +43,7 @@ class Process(Protocol):
 
 
 def stop_process(process: Process, seconds: float) -> None:
-    """Send SIGTERM to a process that still runs, and SIGKILL after some seconds; wait for it."""
+    """Stop a process with SIGTERM, after `seconds` with SIGKILL, and wait for it."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -54,12 +54,12 @@ def stop_process(process: Process, seconds: float) -> None:
 
 
 def die_with_parent(with_signal: signal.Signals, parent: int | None = None) -> None:
-    """Ask Linux to send this process a signal when its parent ends, even if that is killed.
+    """Have Linux send this process a signal when its parent ends, even if that is killed.
 
     Args:
         with_signal: The signal.
-        parent: Process id of the parent where it is known: if it has ended already, so does this
-            process, with exit code 1.
+        parent: Process id of the parent, if known. If that process has already ended, this one
+            exits with code 1.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, with_signal)
@@ -68,7 +68,7 @@ def die_with_parent(with_signal: signal.Signals, parent: int | None = None) -> N
 
 
 def fork(work: Callable[[], int], on_parent_death: signal.Signals) -> int:
-    """Run `work` in a fork that gets a signal when this process ends; return its process id."""
+    """Run `work` in a fork that receives a signal when this process ends; return its pid."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -78,23 +78,23 @@ def fork(work: Callable[[], int], on_parent_death: signal.Signals) -> int:
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
-    """Run `work` and end this process at once with the exit code that it returns.
+    """Run `work` and exit at once with the code that it returns.
 
     A fork must never return to its caller: an exception is printed, and the exit code is 1.
     """
     code = 1
     try:
         code = work()
-    except BaseException:  # noqa: BLE001 - it ends here, whatever it is
+    except BaseException:  # noqa: BLE001 - the process exits here
         traceback.print_exc()
     finally:
         hard_exit(code)
 
 
 def hard_exit(code: int) -> NoReturn:
-    """End this process at once; an orderly exit takes torch more than a second."""
+    """Exit at once, without the cleanup of an orderly exit, which takes torch over a second."""
     try:
-        # These fail where nobody reads the output any more.
+        # These fail if the reader of the output has exited.
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -1,4 +1,4 @@
-"""The stages that ranks run: the only place that says what a stage's name means."""
+"""Table of the stages that ranks run, by name."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["STAGES", "Stage"]
 
 
 class Stage(NamedTuple):
-    """One stage.
+    """A stage that ranks run.
 
     Attributes:
-        run: What each rank calls, as "module:function" below `pets_core.runtime`; ranks alone
-            import it, for it needs torch.
-        result: What rank 0 returns.
-        trains: Whether it changes weights, so that it needs a training's memory and precision.
-        is_training: Whether it is the training itself, which trackers and progress follow.
-        is_local: Whether one rank of this machine runs it, whatever the settings say of ranks.
+        run: Function that each rank calls, as "module:function" in `pets_core.runtime`. Only ranks
+            import it, because it needs torch.
+        result: Type of the record that rank 0 returns.
+        trains: Whether the stage changes weights and needs the memory and precision of training.
+        is_training: Whether the stage is the training that trackers and live progress show.
+        is_local: Whether a single rank on this machine runs the stage, whatever `launch` is.
     """
 
     run: str

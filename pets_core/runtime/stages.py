@@ -1,4 +1,4 @@
-"""What ranks do to learn, whatever it is: find a rate, train."""
+"""Stages of photos and ratings: find the learning rate, train."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.plots.training import lr_curve, training_curves
 from pets_core.records.training import LRSuggestion, TrainResult
-from pets_core.runtime.rank import Built, Rank
+from pets_core.runtime.rank import BuiltModel, Rank
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.groups import freeze_to, train_mode
 from pets_core.training.history import steps_table
@@ -25,12 +25,12 @@ from pets_core.training.sharding import whole
 __all__ = ["find_lr", "train"]
 
 _MODEL = "model"
-_MIN_SHARE = 32
-"""Samples below which a GPU waits for the host, which starts some 700 kernels a step."""
+_MIN_BATCH = 32
+"""Batch size per GPU below which it waits for the host, which launches some 700 kernels a step."""
 
 
 def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
-    """Run the range test and store its curve and picture."""
+    """Run the learning-rate range test and store its curve and plot."""
     started, config = time.monotonic(), rank.request.config
     _check_validation(rank)
     built = rank.model()
@@ -69,11 +69,11 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
 def _suggestions(rank: Rank[Any, Any], curve: Curve) -> dict[str, float]:
     """Return the suggested rates by name.
 
-    Where there are none and `train.base_lr` is set, warn and return an empty dict: training does
-    not need them.
+    Without a suggestion, warn and return an empty dict if `train.base_lr` is set: training uses
+    that.
 
     Raises:
-        PetsError: There are none, and `train.base_lr` is not set.
+        PetsError: There is no suggestion, and `train.base_lr` is not set.
     """
     config = rank.request.config
     try:
@@ -86,7 +86,7 @@ def _suggestions(rank: Rank[Any, Any], curve: Curve) -> dict[str, float]:
 
 
 def train(rank: Rank[Any, Any]) -> TrainResult | None:
-    """Train by the recipe and store model, history and pictures."""
+    """Train by the recipe and store models, history and plots."""
     started, config = time.monotonic(), rank.request.config
     assert rank.request.base_lr is not None
     _check_validation(rank)
@@ -96,7 +96,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     _check_batch_norm(rank, built, loader)
     valid = rank.valid_loader(built)
     checkpoints = rank.checkpoints()
-    _warn_of_small_shares(rank)
+    _warn_of_small_batches(rank)
     with rank.interruption() as gate, rank.watchdog:
         history = fit(
             built.model,
@@ -136,9 +136,9 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
 
 
 def _save_models(
-    rank: Rank[Any, Any], built: Built, last: dict[str, Tensor], best: dict[str, Tensor]
+    rank: Rank[Any, Any], built: BuiltModel, last: dict[str, Tensor], best: dict[str, Tensor]
 ) -> tuple[str, str | None]:
-    """Store the last weights and the best; those that `train.keep` asks for are the model."""
+    """Store the last and the best weights; `train.keep` selects which of them is the model."""
     keep, run = rank.request.config.train.keep, rank.request.run_url
     if keep == "best" and not best:
         raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
@@ -152,36 +152,36 @@ def _save_models(
 
 
 def _check_validation(rank: Rank[Any, Any]) -> None:
-    """Refuse settings that need validation samples where there are none."""
+    """Refuse settings that need validation samples if there are none."""
     config = rank.request.config.train
-    wanted = {
+    settings = {
         "train.keep = best": config.keep == "best",
         f"train.early_stopping_epochs = {config.early_stopping_epochs}": (
             config.early_stopping_epochs > 0
         ),
     }
-    for setting, needed in wanted.items():
-        if needed and not rank.has_validation:
+    for setting, is_used in settings.items():
+        if is_used and not rank.has_validation:
             raise PetsError(
                 f"{setting} needs validation samples, and the data set has none: "
-                f"raise {rank.holds_out}"
+                f"set {rank.validation_setting} above 0"
             )
 
 
-def _warn_of_small_shares(rank: Rank[Any, Any]) -> None:
-    """Warn where a GPU gets too few samples at a time to be busy."""
+def _warn_of_small_batches(rank: Rank[Any, Any]) -> None:
+    """Warn if the batch size per GPU is too small to keep the GPU busy."""
     accelerator, batch_size = rank.accelerator, rank.request.config.train.batch_size
     num_gpus = accelerator.num_processes
-    if accelerator.device.type == "cuda" and batch_size < _MIN_SHARE * num_gpus:
+    if accelerator.device.type == "cuda" and batch_size < _MIN_BATCH * num_gpus:
         rank.warn(
             f"train.batch_size = {batch_size} gives each GPU {batch_size / num_gpus:.3g} samples a "
-            f"step, too few to keep it busy: set {_MIN_SHARE * num_gpus} or more, and find the "
+            f"step, too few to keep it busy: set {_MIN_BATCH * num_gpus} or more, and find the "
             "learning rate again"
         )
 
 
-def _check_batch_norm(rank: Rank[Any, Any], built: Built, train: Loader) -> None:
-    """Refuse a conflict of batch norm and batch sizes in any phase, before the first begins."""
+def _check_batch_norm(rank: Rank[Any, Any], built: BuiltModel, train: Loader) -> None:
+    """Check batch norm against the batch sizes of all phases, before training starts."""
     config = rank.request.config.train
     # The last phase trains the most layers.
     freeze_to(built.model, 0 if config.epochs else config.freeze_to)

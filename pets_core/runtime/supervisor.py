@@ -1,8 +1,8 @@
-"""Runs the ranks of one machine as forks of this process, and ends them together.
+"""Run the ranks of one machine as forks of this process, and stop all when one fails.
 
-Does on one machine what torch elastic does: starts a store, sets each rank's environment, and stops
-all ranks when one fails. Ranks forked by elastic itself can hang: its agent has threads, and a fork
-inherits every lock that one of them holds in that moment, such as that of glibc's resolver. The
+Does the work of torch elastic on one machine: starts a store, sets each rank's environment, and
+stops all ranks when one fails. Ranks forked by elastic itself can hang: its agent has threads, and
+a fork inherits every lock that a thread holds at that moment, such as that of glibc's resolver. The
 process that calls this has a single thread.
 """
 
@@ -33,15 +33,15 @@ def supervise_ranks(num_ranks: int, work: Callable[[], int]) -> int:
     """Run `work` in a fork for each rank until all have ended.
 
     When a rank fails, or this process receives SIGTERM, the other ranks receive SIGTERM and, after
-    SHUTDOWN_SECONDS, SIGKILL. When this process is killed, so are they.
+    SHUTDOWN_SECONDS, SIGKILL. When this process is killed, the ranks are killed, too.
 
     Args:
         num_ranks: Number of ranks.
-        work: Returns the exit code of its rank. Its environment has RANK, LOCAL_RANK, WORLD_SIZE,
-            LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT if there are several ranks.
+        work: Returns the exit code of its rank. With several ranks, its environment has RANK,
+            LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
     Returns:
-        0 if all ranks ended well, else 1; which rank failed first is printed.
+        0 if all ranks succeeded, else 1. The first rank that failed is printed.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_SIGNALS)
     store, shared = _start_store(num_ranks) if num_ranks > 1 else (None, {})
@@ -63,12 +63,12 @@ def _run_rank(work: Callable[[], int], environment: dict[str, str]) -> int:
 
 @dataclass
 class _Ranks:
-    """The ranks that run, by process id.
+    """The running ranks.
 
     Attributes:
-        running: Number of each.
+        running: Rank by process id.
         has_failed: Whether a rank failed or a stop signal arrived.
-        kill_at: When those that run are killed, on the monotonic clock; None: never.
+        kill_at: Time on the monotonic clock at which running ranks are killed; None for never.
     """
 
     running: dict[int, int] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class _Ranks:
     kill_at: float | None = None
 
     def wait(self) -> None:
-        """Wait for the end of all; end the others when one fails or a signal says so."""
+        """Wait until all have ended; stop the others on a failure or a stop signal."""
         is_ending = False
         while self.running:
             number = _next_signal(self.kill_at)
@@ -108,7 +108,7 @@ class _Ranks:
 
 
 def _next_signal(deadline: float | None) -> int | None:
-    """Wait for the next signal; None: the deadline has come first."""
+    """Wait for the next signal and return it, or None after the deadline."""
     if deadline is None:
         return signal.sigwait(_WAITED_SIGNALS)
     found = signal.sigtimedwait(_WAITED_SIGNALS, max(deadline - time.monotonic(), 0))
@@ -120,10 +120,10 @@ def _describe_exit(code: int) -> str:
 
 
 def _start_store(num_ranks: int) -> tuple[int, dict[str, str]]:
-    """Serve the store in a fork of its own, since it has threads.
+    """Serve the store in its own fork, because it has threads.
 
     Returns:
-        Its process id, and the environment that ranks share.
+        Process id of the fork, and environment variables of all ranks.
     """
     with socket.socket() as listener:
         listener.bind((_HOST, 0))
@@ -135,7 +135,7 @@ def _start_store(num_ranks: int) -> tuple[int, dict[str, str]]:
         "LOCAL_WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": _HOST,
         "MASTER_PORT": str(port),
-        # The first rank serves no store there.
+        # Rank 0 connects to this store instead of serving one.
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
@@ -149,7 +149,7 @@ def _serve_store(listener: int, port: int) -> NoReturn:
 
 
 def _fork(work: Callable[[], int]) -> int:
-    """Run `work`, with signals as they were, in a fork that is killed with this process."""
+    """Run `work` with unblocked signals in a fork that is killed with this process."""
 
     def child() -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_SIGNALS)

@@ -1,4 +1,4 @@
-"""Ends a rank that hangs, and tells where it stood."""
+"""Watchdog that detects a hanging rank and reports its stack traces."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Watchdog"]
 
 
 class Watchdog:
-    """A context in which work must be heard of; when it is not, somebody is told, once.
+    """Context manager that calls `on_stall` once if no heartbeat arrives in time.
 
-    Ranks wait for each other in every step, so that one that hangs would hold all GPUs for hours.
+    Ranks wait for each other in every step, so one that hangs would block all GPUs for hours.
 
     Args:
-        timeout_seconds: The longest silence.
-        on_stall: Given the stack of every thread, from another thread.
+        timeout_seconds: Longest time between two heartbeats.
+        on_stall: Called with the stack of every thread, from another thread.
     """
 
     def __init__(self, timeout_seconds: float, on_stall: Callable[[str], None]) -> None:
@@ -26,33 +26,33 @@ class Watchdog:
         self._last = time.monotonic()
 
     def beat(self) -> None:
-        """Work goes on."""
+        """Send a heartbeat."""
         self._last = time.monotonic()
 
     def __enter__(self) -> Watchdog:
-        # One for each time: the thread of the time before may not have seen its own yet.
-        self._left = threading.Event()
+        # A new event each time: the thread of an earlier context may still read the old one.
+        self._exited = threading.Event()
         self.beat()
         threading.Thread(
-            target=self._watch, args=(self._left,), name="watchdog", daemon=True
+            target=self._watch, args=(self._exited,), name="watchdog", daemon=True
         ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
+        self._exited.set()
 
-    def _watch(self, left: threading.Event) -> None:
+    def _watch(self, exited: threading.Event) -> None:
         while True:
             silence = time.monotonic() - self._last
             if silence > self._timeout_seconds:
                 self._on_stall(_stacks())
                 return
-            if left.wait(self._timeout_seconds - silence + 0.01):
+            if exited.wait(self._timeout_seconds - silence + 0.01):
                 return
 
 
 def _stacks() -> str:
-    """Where every thread but this one stands, the main thread first."""
+    """Return the stack of every thread except this one, the main thread first."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = {
         names.get(ident, str(ident)): frame

@@ -1,6 +1,6 @@
-"""The entry of one rank: reads a request, composes the parts, and rank 0 writes the result.
+"""Entry point of a rank: read the request, run its stage, and write the result on rank 0.
 
-Started by `pets_core.runtime.agent`; runs with no Prefect installed.
+Started by `pets_core.runtime.agent`; does not need Prefect.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pets_core.errors import PetsError
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
 
-# Here, and not when a stage begins: a fork of this process has them then.
+# Imported here, so that forks of this process do not import them again.
 from pets_core.runtime import photo_stages, ratings_stages, stages  # noqa: F401
 from pets_core.runtime.failures import to_failure, write_failure
 from pets_core.runtime.photo_rank import PhotoRank
@@ -35,7 +35,7 @@ from pets_core.runtime.request import (
     RatingsRequest,
     Request,
     WorkRequest,
-    read_request,
+    parse_request,
 )
 from pets_core.runtime.signals import die_with_parent, hard_exit
 from pets_core.runtime.stage_table import STAGES
@@ -44,12 +44,12 @@ from pets_core.training.interruption import Interrupted
 
 __all__ = ["main", "run", "work"]
 
-_CUT_OFF = re.compile(r"(?i)connection (closed|reset|refused)|broken pipe|gloo.*timed out")
-"""What gloo says in a plain RuntimeError when another rank is gone."""
+_CONNECTION_LOST = re.compile(r"(?i)connection (closed|reset|refused)|broken pipe|gloo.*timed out")
+"""Messages of gloo's RuntimeError when another rank has exited."""
 
 
 def check(request: WorkRequest) -> CheckResult:
-    """Build or load the model once, weights and all, so that a fault shows before any work."""
+    """Build or load the model with its weights, to detect errors before other work starts."""
     settings, launch = request.config.model, request.config.launch
     storage.check_writable(storage.absolute(request.config.store), "store")
     storage.check_writable(storage.absolute(request.config.cache_dir), "cache_dir")
@@ -71,10 +71,10 @@ def check(request: WorkRequest) -> CheckResult:
 
 
 def _check_tracker(log_with: str) -> None:
-    """Accelerate leaves out a tracker whose package is missing, and does not say so."""
+    """Refuse a tracker whose package is missing, which Accelerate ignores silently."""
     if log_with != "none" and log_with not in {str(t) for t in get_available_trackers()}:
         raise PetsError(
-            f"train.log_with = {log_with}: its package is not installed: "
+            f"train.log_with = {log_with}: its package is not installed; run "
             f"pip install 'pets-pipeline[{log_with}]'"
         )
 
@@ -82,26 +82,26 @@ def _check_tracker(log_with: str) -> None:
 def _check_groups(freeze_to: int, num_groups: int) -> None:
     if not -num_groups <= freeze_to < num_groups:
         raise PetsError(
-            f"train.freeze_to = {freeze_to}: the model has {num_groups} layer groups, the head the "
-            f"last of them; choose from {-num_groups} to {num_groups - 1}"
+            f"train.freeze_to = {freeze_to}: the model has {num_groups} layer groups, the last of "
+            f"which is the head; set a value from {-num_groups} to {num_groups - 1}"
         )
 
 
 def run(request: Request, failures: Path | None = None) -> BaseModel | None:
-    """Do what a request asks for; only rank 0 has a record to return."""
+    """Run the stage of a request; return its record on rank 0, None on the others."""
     if request.stage == "check":
         return check(request)
     kind = RatingsRank if isinstance(request, RatingsRequest) else PhotoRank
     rank: Rank[Any, Any] = kind(request, failures)  # type: ignore[arg-type]
     stage = resolve_name(f"pets_core.runtime.{STAGES[request.stage].run}")
-    return _done(rank, lambda: stage(rank))
+    return _finish(rank, lambda: stage(rank))
 
 
-def _done(rank: Rank[Any, Any], stage: Callable[[], BaseModel | None]) -> BaseModel | None:
+def _finish(rank: Rank[Any, Any], stage: Callable[[], BaseModel | None]) -> BaseModel | None:
     try:
         result = stage()
     except Interrupted as reason:
-        rank.warn(f"training was {reason}, and goes on from there with the next attempt")
+        rank.warn(f"training was interrupted: {reason}; the next attempt resumes from there")
         raise
     # Without a barrier some gloo runs abort at exit.
     rank.accelerator.wait_for_everyone()
@@ -110,26 +110,26 @@ def _done(rank: Rank[Any, Any], stage: Callable[[], BaseModel | None]) -> BaseMo
 
 
 def main() -> NoReturn:
-    """Run as one rank among others, which the launcher started."""
+    """Run one of several ranks, started by torch elastic."""
     die_with_parent(signal.SIGKILL)
     hard_exit(work(Path(sys.argv[1])))
 
 
 def work(path: Path) -> int:
-    """Do what a request asks for; leave result.json or failure-<rank>.json beside it.
+    """Run a request and write result.json or failure-<rank>.json to its folder.
 
     Returns:
         Exit code of the process.
     """
-    # Here, and not where a rank is made: that may be a process that has more to do than this.
+    # Not in the constructor of `Rank`, which may be called in a process that does other work.
     pass_warnings_on()
     try:
-        result = run(read_request(path.read_text(encoding="utf-8")), path.parent)
+        result = run(parse_request(path.read_text(encoding="utf-8")), path.parent)
     except Interrupted:
         return 1
-    except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
+    except Exception as error:  # noqa: BLE001 - recorded for the launcher
         rank = int(os.environ.get("RANK", "0"))
-        is_cut_off = isinstance(error, DistError) or bool(_CUT_OFF.search(str(error)))
+        is_cut_off = isinstance(error, DistError) or bool(_CONNECTION_LOST.search(str(error)))
         failure = to_failure(error, rank, is_cut_off=is_cut_off)
         write_failure(failure, path.parent, str(rank))
         return 1

@@ -94,7 +94,7 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     anew = review_flow(report.predictions_url, config_of("tags"))
     assert (anew.primary, anew.metrics) == (report.primary, report.metrics)
     assert read_frame(anew.file("tags")).equals(read_frame(report.file("tags")))
-    with pytest.raises(PetsError, match="tells the tags of photos, the data set is one of class"):
+    with pytest.raises(PetsError, match="targets = tags, but the data set has targets = class"):
         evaluate_flow(report.model_url, config_of("class"))
     # The model tells tags without data set or Prefect, and as ONNX the same.
     photos = photos_of(tmp_path, ingest(config))

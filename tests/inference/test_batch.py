@@ -218,7 +218,7 @@ def test_a_folder_of_other_predictions_is_refused(config, model_url, tmp_path, o
         config = config.model_copy(
             update={"batch": config.batch.model_copy(update={"part_photos": 5})}
         )
-    with pytest.raises(PetsError, match="holds predictions by another model"):
+    with pytest.raises(PetsError, match="contains predictions of another model"):
         plan_batch(config, model_url, out)
     assert sorted(Path(out).rglob("*")) == before
 
@@ -231,7 +231,7 @@ def test_a_photo_that_goes_after_it_was_listed_spoils_no_other(
     launch(request(config, plan, str(tmp_path / "run")), PartsResult)
     summary = commit_batch(plan, num_predicted=1, seconds=1.0)
     assert summary.num_unreadable == 3
-    assert dict(summary.unreadable)["2026/0/003.jpg"].startswith("missing: it has gone")
+    assert dict(summary.unreadable)["2026/0/003.jpg"].startswith("missing: deleted after")
 
 
 class OneOfTwo:
@@ -283,7 +283,7 @@ def test_a_photo_that_is_twice_in_an_archive_counts_once(
 def test_without_photos_or_model_nothing_is_begun(config, model_url, tmp_path) -> None:
     (tmp_path / "none/sub").mkdir(parents=True)
     source = config.source.model_copy(update={"url": str(tmp_path / "none")})
-    with pytest.raises(PetsError, match="no photos lie there"):
+    with pytest.raises(PetsError, match="no photos found"):
         plan_batch(config.model_copy(update={"source": source}), model_url, str(tmp_path / "o"))
     with pytest.raises(PetsError, match=r"model\.json"):
         plan_batch(config, str(tmp_path / "none"), str(tmp_path / "o"))

@@ -79,24 +79,24 @@ def test_predicting_needs_no_torch(onnx_file, photos):
 
 
 def test_a_file_that_computes_something_else_is_not_written(model_url, tmp_path, monkeypatch):
-    real = module._exported
+    real = module._export
 
-    def tampered(deployed, built, photos):
+    def tampered(exported, built, photos):
         with torch.no_grad():
-            deployed.head[-1].bias.add_(1.0 * torch.arange(3))
-        data = real(deployed, built, photos)
+            exported.head[-1].bias.add_(1.0 * torch.arange(3))
+        data = real(exported, built, photos)
         with torch.no_grad():
-            deployed.head[-1].bias.zero_()
+            exported.head[-1].bias.zero_()
         return data
 
-    monkeypatch.setattr(module, "_exported", tampered)
+    monkeypatch.setattr(module, "_export", tampered)
     with pytest.raises(PetsError, match=r"predictions differ from torch's by"):
         export_onnx(model_url, str(tmp_path / "m.onnx"))
     assert not (tmp_path / "m.onnx").exists()
 
 
 def test_names_and_files_that_are_none(model_url, tmp_path, onnx_file):
-    with pytest.raises(PetsError, match=r"ends with \.onnx"):
+    with pytest.raises(PetsError, match=r"must end with \.onnx"):
         export_onnx(model_url, str(tmp_path / "m.bin"))
     (tmp_path / "bad.onnx").write_bytes(b"nothing of the kind")
     with pytest.raises(PetsError, match=r"is damaged"):
@@ -105,7 +105,7 @@ def test_names_and_files_that_are_none(model_url, tmp_path, onnx_file):
     proto = onnx.load(onnx_file)
     del proto.metadata_props[:]
     onnx.save(proto, str(tmp_path / "other.onnx"))
-    with pytest.raises(PetsError, match=r"none of `pets export`"):
+    with pytest.raises(PetsError, match=r"no model card: create it with `pets export`"):
         list(predict_photos(str(tmp_path / "other.onnx"), ["x.jpg"]))
 
 

@@ -19,7 +19,7 @@ from pets_core.ratings.recommend import recommend
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
-from pets_core.runtime.request import RatingsRequest, read_request
+from pets_core.runtime.request import RatingsRequest, parse_request
 from pets_core.targets.regression.objective import Regression
 
 
@@ -175,4 +175,4 @@ def test_a_training_that_is_asked_for_again_goes_on(sample_ratings, tmp_path):
 def test_a_request_is_read_as_what_it_is(sample_ratings):
     config, manifest = sample_ratings
     request = ask("ratings-train", config, manifest, "run", base_lr=0.1)
-    assert read_request(request.model_dump_json(exclude_defaults=True)) == request
+    assert parse_request(request.model_dump_json(exclude_defaults=True)) == request

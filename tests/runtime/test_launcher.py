@@ -169,7 +169,7 @@ def test_a_champion_of_other_classes_is_told_of(small_config, tmp_path) -> None:
     }  # fmt: skip
     said = launch(request.model_copy(update=asked), PredictResult)
     assert said.champion_url is None
-    assert "knows 37 classes and the data set 37, not the same ones" in said.champion_refused
+    assert "has 37 classes and the data set 37, which differ in names" in said.champion_refused
 
 
 def test_the_check_refuses_before_any_work(small_config) -> None:
@@ -230,7 +230,7 @@ def test_a_model_of_other_classes_is_refused(small_config, tmp_path) -> None:
     request = train_request(config, str(tmp_path / "run"))
     result = launch(request, TrainResult)
     fewer = request.manifest.model_copy(update={"classes": request.manifest.classes[:-1]})
-    with pytest.raises(PetsError, match=r"knows 37 classes and the data set 36"):
+    with pytest.raises(PetsError, match=r"has 37 classes and the data set 36"):
         launch(
             request.model_copy(
                 update={"stage": "predict", "manifest": fewer, "model_url": result.model_url}

@@ -18,7 +18,7 @@ from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
 from pets_core.records.training import TrainResult
 from pets_core.runtime.failures import WorkerError
-from pets_core.runtime.launcher import announcements, launch
+from pets_core.runtime.launcher import launch, requests_folder
 from pets_core.runtime.multi_node import join
 from pets_core.runtime.request import WorkRequest
 from pets_core.targets.classes.target import CLASSES
@@ -127,7 +127,7 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        heard = lines_until("predict is done", joining)
+        heard = lines_until("predict completed", joining)
     finally:
         joining.kill()
         joining.wait()
@@ -135,8 +135,8 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
     assert trained["num_processes"] == 2
     rows = asked[0].manifest.splits["test"].num_rows
     assert len(set(read_predictions(said["predictions_url"], CLASSES).ids)) == rows
-    assert [line for line in heard if "begins" in line or "is done" in line] == [
-        "train begins", "train is done", "predict begins", "predict is done",
+    assert [line for line in heard if line.endswith((" started", " completed"))] == [
+        "train started", "train completed", "predict started", "predict completed",
     ]  # fmt: skip
     assert list((tmp_path / "cache-of-the-second/decoded").glob("*.u8"))
     alone = launch(requests(small_config, tmp_path / "one", num_processes=1)[0], TrainResult)
@@ -180,21 +180,21 @@ def test_a_rendezvous_nobody_answers_ends_with_the_remedy(small_config, tmp_path
     )  # fmt: skip
     with pytest.raises(WorkerError, match=r"not all machines joined launch\.rdzv_endpoint = 127"):
         launch(train, TrainResult)
-    assert not list(Path(announcements(train.config)).iterdir()), "nothing is asked any more"
+    assert not list(Path(requests_folder(train.config)).iterdir()), "no request is left"
 
 
 @pytest.mark.parametrize(
     ("launch_settings", "machine", "words"),
     [
         ({}, 1, r"needs launch\.rdzv_endpoint"),
-        ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 2, r"numbered from 1 to 1"),
-        ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 0, r"numbered from 1 to 1"),
+        ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 2, r"must be from 1 to 1"),
+        ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 0, r"must be from 1 to 1"),
     ],
 )
 def test_a_machine_that_is_not_expected_is_refused(launch_settings, machine, words) -> None:
     config = PipelineConfig.model_validate({"launch": launch_settings})
     with pytest.raises(PetsError, match=words):
-        join(config, machine, idle_seconds=0, tell=print)
+        join(config, machine, idle_seconds=0, log=print)
 
 
 def test_several_machines_need_an_endpoint() -> None:
@@ -207,4 +207,4 @@ def test_an_idle_machine_ends(tmp_path) -> None:
     config = PipelineConfig.model_validate(
         {"store": str(tmp_path / "store"), "launch": launch_settings}
     )
-    join(config, 1, idle_seconds=0.1, tell=print)
+    join(config, 1, idle_seconds=0.1, log=print)

@@ -67,7 +67,7 @@ def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
     )
     assert find_run(url + "/", Run) == Run(url=url, manifest=manifest)
     Path(manifest.url, "manifest.json").unlink()
-    with pytest.raises(PetsError, match="began with photos a, which is no longer in the store"):
+    with pytest.raises(PetsError, match="uses photos a, which was removed from the store"):
         find_run(url, Run)
 
 
