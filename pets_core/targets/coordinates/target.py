@@ -117,7 +117,7 @@ class PointsEvaluator(_CoordinatesEvaluator):
     def score(self) -> ScoredSamples:
         """Return the mean distance of each photo's points."""
         baseline = float(distances(self.predictions.targets, self.baseline).mean() / 2)
-        return self.scored(POINTS, self.photo_errors, unit="% of a side", baseline=baseline)
+        return self.summarize(POINTS, self.photo_errors, unit="% of a side", baseline=baseline)
 
     def metrics(self) -> list[Metric]:
         """Return distances in pixels of the upright photo, where the photos are in reach."""
@@ -156,7 +156,7 @@ class BoxEvaluator(_CoordinatesEvaluator):
     def score(self) -> ScoredSamples:
         """Return the IoU of each photo's box."""
         baseline = float(box_iou(self.predictions.targets, self.baseline).mean())
-        return self.scored(BOX, self._iou, baseline=baseline)
+        return self.summarize(BOX, self._iou, baseline=baseline)
 
     def metrics(self) -> list[Metric]:
         """Return the share of boxes that are found, by the custom of PASCAL VOC."""

@@ -28,12 +28,12 @@ from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import (
-    NUM_SHOWN,
+    NUM_GALLERY_PHOTOS,
     Evaluation,
     Evaluator,
     Predicted,
     Target,
-    issues_section,
+    label_issues_section,
     valid_notes,
 )
 from pets_core.targets.regression.labels import number_issues
@@ -99,7 +99,7 @@ class NumbersEvaluator(Evaluator):
         """Return the squared error of each photo, the mean over its numbers."""
         squares = np.square(self.errors(self.predictions.outputs)).mean(1)
         baseline = rmse(self.errors(self.baseline))
-        return self.scored(NUMBERS, squares, unit=self.error_unit, baseline=baseline, is_root=True)
+        return self.summarize(NUMBERS, squares, unit=self.error_unit, baseline=baseline, is_root=True)
 
     def evaluate(self) -> Evaluation:
         """Return the errors of each number, residuals, the worst photos and label issues."""
@@ -181,12 +181,12 @@ class NumbersEvaluator(Evaluator):
         return jpeg
 
     def _gallery(self, issues: Any) -> Gallery:
-        worst = np.argsort(-self.photo_errors, kind="stable")[:NUM_SHOWN]
+        worst = np.argsort(-self.photo_errors, kind="stable")[:NUM_GALLERY_PHOTOS]
         details = {row: self.detail(row) for row in worst.tolist()}
         gallery = self._part("worst-errors", self.predictions, details)
         if issues is None or self.validation is None:
             return gallery
-        first = issues.drop_duplicates("id")[:NUM_SHOWN]
+        first = issues.drop_duplicates("id")[:NUM_GALLERY_PHOTOS]
         rows = zip(self.validation_rows(first["id"]), first["quality"], strict=True)
         details = {row: f"quality {quality:.2f}" for row, quality in rows}
         return {**gallery, **self._part("label-issues", self.validation, details)}
@@ -232,7 +232,7 @@ class NumbersEvaluator(Evaluator):
         ]  # fmt: skip
         if issues is not None:
             sections.append(
-                issues_section(
+                label_issues_section(
                     issues["id"].nunique(),
                     found="target is probably wrong, by outliers of the residuals; "
                     "label_issues.csv lists them. Correct those that are wrong in the source, and "

@@ -27,12 +27,12 @@ from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import (
-    NUM_SHOWN,
+    NUM_GALLERY_PHOTOS,
     Evaluation,
     Evaluator,
     Predicted,
     Target,
-    issues_section,
+    label_issues_section,
     top_labels,
     valid_notes,
 )
@@ -113,7 +113,7 @@ class TagsEvaluator(Evaluator):
         scores = photo_f1(predictions.targets, self._given)
         rows, tags = np.nonzero(predictions.targets)
         labels = Labels(self.tags, rows, tags, self._given[rows, tags])
-        return self.scored(TAGS, scores, unit="%", labels=labels)
+        return self.summarize(TAGS, scores, unit="%", labels=labels)
 
     def evaluate(self) -> Evaluation:
         """Return the metrics of each tag, the thresholds, photos and label issues."""
@@ -177,7 +177,7 @@ class TagsEvaluator(Evaluator):
         ]
 
     def _gallery(self, issues: Any) -> Any:
-        worst = np.argsort(-self._losses, kind="stable")[:NUM_SHOWN]
+        worst = np.argsort(-self._losses, kind="stable")[:NUM_GALLERY_PHOTOS]
         parts = {"top-losses": [self._picture(row) for row in worst]}
         if issues is not None:
             parts["label-issues"] = [
@@ -249,7 +249,7 @@ def _sections(thresholds: Thresholds, issues: Any, *, has_curve: bool) -> list[S
     )  # fmt: skip
     if issues is not None:
         sections.append(
-            issues_section(
+            label_issues_section(
                 len(issues),
                 found="tags are probably wrong, by confident learning; label_issues.csv lists "
                 "them. Correct those that are wrong in the source, and ingest again.",
