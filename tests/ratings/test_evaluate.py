@@ -189,7 +189,7 @@ def test_a_champion_that_cannot_be_compared_is_a_reason_against(
 ):
     for predicted, reason in (
         ({"champion_refused": "it is no model of ratings"}, "it is no model of ratings"),
-        ({}, "it has not predicted these samples"),
+        ({}, "it has no predictions of these samples"),
     ):
         report = evaluated(0.5, Champion(model_url="gone"), **predicted)
         assert not report.verdict.passed

@@ -354,14 +354,14 @@ class Classes(Target):
 
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
         """Return class indices, int64 (N,)."""
-        index = {name: place for place, name in enumerate(info.names)}
+        index_of = {name: index for index, name in enumerate(info.names)}
         actual = table["actual"].to_pylist()
-        if unknown := [name for name in actual if name not in index]:
+        if unknown := [name for name in actual if name not in index_of]:
             raise PetsError(
-                f"{url}: actual class {unknown[0]!r} is not among its {len(index)} classes: "
+                f"{url}: actual class {unknown[0]!r} is not among its {len(index_of)} classes: "
                 "predict again"
             )
-        return np.array([index[name] for name in actual], np.int64)
+        return np.array([index_of[name] for name in actual], np.int64)
 
     def check(self, url: str, predictions: Predictions) -> None:
         """Check that outputs are probabilities."""
