@@ -29,7 +29,7 @@ class Prediction(BaseModel):
 
     Attributes:
         photo: Path or URL from the request.
-        breed: Most probable class, for models of classes.
+        label: Most probable class, for models of classes.
         probability: Probability of that class.
         top: Classes or tags with the highest probabilities, highest first.
         tags: Predicted tags, for models of tags; may be empty.

@@ -1,1 +1,1 @@
-"""Kinds of targets, each with how its predictions are stored and evaluated."""
+"""Kinds of targets: how each kind is trained, and how its predictions are stored and evaluated."""

@@ -1,4 +1,4 @@
-"""The interface of a kind of target, and what its evaluation consists of."""
+"""Interface of a kind of target and of its evaluation."""
 
 from __future__ import annotations
 
@@ -33,38 +33,38 @@ if TYPE_CHECKING:
     from pets_core.targets.objective import Objective
 
 __all__ = [
-    "NUM_SHOWN",
+    "NUM_GALLERY_PHOTOS",
     "Evaluation",
     "Evaluator",
     "Predicted",
     "Target",
-    "issues_section",
+    "label_issues_section",
     "top_labels",
     "valid_notes",
 ]
 
-NUM_SHOWN = 16
-"""Photos of a part of the gallery."""
+NUM_GALLERY_PHOTOS = 16
+"""Number of photos in each part of the gallery."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that an evaluation of predictions writes and shows.
+    """Results of an evaluation, to be stored and shown.
 
     Attributes:
         metrics: Secondary metrics.
-        details: Figures behind the metrics, a sentence each.
-        notes: What to know before relying on the model, a sentence each.
-        highlights: Where the model is worst.
+        details: Numbers behind the metrics, one sentence each.
+        notes: Warnings for users of the model, one sentence each.
+        highlights: Short table of the worst results.
         sections: Parts of the report, in order.
-        tables: Tables by name, as sections refer to them.
-        figures: PNGs by name, likewise.
-        gallery: Pictures by part, likewise.
-        files: Other files for people, by name.
-        model_files: Files to keep beside the weights of a model that this run trained, by name.
-        num_label_issues: Samples whose label is probably wrong; None: none were looked for.
-        task: What the model does, for its card: "names one of 37 classes".
-        pipeline_tag: Of model hubs.
+        tables: Tables by name; sections refer to the names.
+        figures: PNG images by name; sections refer to the names.
+        gallery: Pictures by part; sections refer to the parts.
+        files: Other files for users, by file name.
+        model_files: Files to store in the model folder next to the weights, by file name.
+        num_label_issues: Number of samples with a probable label error; None if not checked.
+        task: Verb phrase for the model card, such as "predicts one of 37 classes".
+        pipeline_tag: Task name of model hubs.
     """
 
     metrics: Sequence[Metric] = ()
@@ -83,13 +83,13 @@ class Evaluation:
 
 
 class Predicted(NamedTuple):
-    """What a model predicts of N photos without targets.
+    """Decoded outputs of a model for N unlabelled photos.
 
     Attributes:
-        card: Of the model.
-        outputs: Decoded, float32 (N, D).
-        sizes: Width and height of each photo, pixels, upright, int64 (N, 2).
-        decision: As `Target.read_decision` returns it.
+        card: Model card.
+        outputs: Decoded outputs, float32 (N, D).
+        sizes: Width and height of each upright photo in pixels, int64 (N, 2).
+        decision: Decision rule returned by `Target.read_decision`.
     """
 
     card: ModelCard
@@ -99,14 +99,14 @@ class Predicted(NamedTuple):
 
 
 class Evaluator(ABC):
-    """Evaluates the predictions of one model on one split; no torch.
+    """Evaluates the predictions of one model on one split, without importing torch.
 
     Args:
-        predictions: To be evaluated.
-        validation: Predictions of the validation split by the same model, where there are any.
-        config: Settings of the evaluation.
-        is_own: Whether this run trained the model, so that files may be kept beside it.
-        maps_url: File with activation maps of some photos, if there is one.
+        predictions: Predictions to evaluate.
+        validation: Predictions of the validation split by the same model, if any.
+        config: Evaluation settings.
+        is_own: Whether this run trained the model and may overwrite files in its folder.
+        maps_url: File with activation maps of some photos, if any.
     """
 
     def __init__(
@@ -128,9 +128,9 @@ class Evaluator(ABC):
 
     @abstractmethod
     def score(self) -> ScoredSamples:
-        """Return the primary metric, sample by sample."""
+        """Return the primary metric with the score of each sample."""
 
-    def scored(
+    def summarize(
         self,
         target: Target,
         scores: NDArray[np.float64],
@@ -140,15 +140,15 @@ class Evaluator(ABC):
         is_root: bool = False,
         labels: Labels | None = None,
     ) -> ScoredSamples:
-        """Return scores with the primary metric of a kind: their mean, and its bootstrap interval.
+        """Return the scores with the primary metric: their mean and its bootstrap interval.
 
         Args:
-            target: The kind.
-            scores: Of each sample, (N,).
-            unit: Of the metric.
-            baseline: The metric of always predicting the mean of the training samples.
-            is_root: Whether the metric is the root of the mean.
-            labels: What each sample carries, of kinds that have labels.
+            target: Kind of target.
+            scores: Score of each sample, (N,).
+            unit: Unit of the metric.
+            baseline: Metric of always predicting the mean of the training samples.
+            is_root: Whether the metric is the square root of the mean.
+            labels: Labels of each sample, for kinds with labels.
         """
         interval = bootstrap_interval(partial(reduce_scores, is_root=is_root), scores)
         return ScoredSamples(
@@ -167,33 +167,33 @@ class Evaluator(ABC):
         )
 
     def validation_rows(self, ids: Iterable[str]) -> list[int]:
-        """Return the rows of the first validation samples that are named, to be shown."""
+        """Return the validation rows of the first `NUM_GALLERY_PHOTOS` ids."""
         assert self.validation is not None
-        place = {sample: row for row, sample in enumerate(self.validation.ids)}
-        return [place[sample] for sample in islice(ids, NUM_SHOWN)]
+        row_of = {sample: row for row, sample in enumerate(self.validation.ids)}
+        return [row_of[sample] for sample in islice(ids, NUM_GALLERY_PHOTOS)]
 
     @abstractmethod
     def evaluate(self) -> Evaluation:
-        """Return the tables, figures, photos and sentences."""
+        """Return the secondary metrics, tables, figures, photos and report sections."""
 
 
 class Target(ABC):
-    """A kind of target: what a model predicts of a photo.
+    """A kind of target, such as classes, tags, numbers or coordinates.
 
-    Subclasses describe how predictions are stored (as `PredictionColumns`) and how they are
-    evaluated. One instance of each is registered by its name (`pets_core.targets.registry`).
+    Subclasses define the training objective, the columns of predictions and the evaluation. Each
+    has one instance, which `pets_core.targets.registry` finds by its name.
 
     Attributes:
-        name: As `source.targets` has it: of a kind of your own, "module:object".
-        spec: How a data set stores its targets.
-        suggestion: The suggestion of the learning-rate finder that suits it.
-        has_maps: Whether activation maps show where the model looked for its prediction.
+        name: Value of `source.targets`: a built-in name, or "module:object" for a custom kind.
+        spec: Storage format of the targets in a data set.
+        suggestion: Suggestion of the learning-rate finder to use.
+        has_maps: Whether activation maps can be computed for the predictions.
         metric: Name of the primary metric.
-        higher_is_better: Its direction.
-        metric_range: Its bounds, if it has any.
-        has_labels: Whether samples carry labels, whose recall is compared with the champion's.
-        evaluator: Evaluates predictions.
-        output_column: Column of the predictions with the outputs.
+        higher_is_better: Direction of the primary metric.
+        metric_range: Bounds of the primary metric, if any.
+        has_labels: Whether samples have labels; their recall is compared with the champion's.
+        evaluator: Class that evaluates predictions.
+        output_column: Column of the prediction file that holds the outputs.
     """
 
     name: ClassVar[str]
@@ -215,127 +215,130 @@ class Target(ABC):
         class_counts: Sequence[int],
         device: torch.device,
     ) -> Objective:
-        """Return loss, activation and validation metric.
+        """Return the training objective: loss, activation and validation metric.
 
         Args:
-            card: Of the model.
-            config: Loss, smoothing, class weights.
-            class_counts: Training photos of each label, of kinds that have labels.
-            device: Of the logits.
+            card: Model card.
+            config: Loss, label smoothing and class weights.
+            class_counts: Number of training photos of each label, for kinds with labels.
+            device: Device of the logits.
         """
 
     def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
-        """Return predictions from logits.
+        """Decode logits to predictions.
 
         Args:
-            card: Of the model.
+            card: Model card.
             logits: (B, D).
-            maps: Of kinds with coordinates: from coordinates on the model's view to those on the
-                photo, (B, 3, 3); None: the view is the middle of the photo.
+            maps: For coordinates, homogeneous transforms from the model's view to the photo,
+                (B, 3, 3); None if the view is the centre crop of the photo.
 
         Returns:
-            (B, D): probabilities, numbers, or coordinates on the photo from -1 to 1.
+            Probabilities, numbers, or photo coordinates from -1 to 1, (B, D).
         """
         return self.objective(card, TrainConfig(), (), logits.device).activation(logits)
 
     @abstractmethod
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Return the columns of a file of predictions, besides id and embedding."""
+        """Return the schema of a prediction file, without the columns id and embedding."""
 
     @abstractmethod
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return these columns for some samples.
+        """Return the columns of `schema` for N samples.
 
         Args:
             info: Metadata of the file.
             targets: (N,) or (N, D).
-            outputs: (N, D), as decoded.
+            outputs: Decoded outputs, (N, D).
         """
 
     @abstractmethod
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
-        """Return the targets of a file, (N,) or (N, D), from its columns without the outputs."""
+        """Return the targets of a file, (N,) or (N, D); `table` lacks the output column."""
 
     @abstractmethod
     def check(self, url: str, predictions: Predictions) -> None:
-        """Refuse targets or outputs that cannot be.
+        """Check that all targets and outputs are valid.
 
         Raises:
-            PetsError: Some cannot be, as NaN.
+            PetsError: A value is invalid, such as NaN.
         """
 
     @abstractmethod
     def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
-        """Return the columns of a file of batch predictions, besides photo and error."""
+        """Return the columns of a batch-prediction file, without photo and error."""
 
     @abstractmethod
     def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
         """Return the fields of the `Prediction` of one photo.
 
         Args:
-            predicted: Of this photo alone.
-            num_top: How many labels to list.
+            predicted: Outputs for this photo only, N = 1.
+            num_top: Number of labels to list.
         """
 
     def count_labels(self, part: pa.Table) -> dict[str, int]:
-        """Return how often each label was predicted in a file of batch predictions."""
+        """Return the number of predictions of each label in a batch-prediction file."""
         return {}
 
     def read_decision(self, card: ModelCard, model_url: str) -> BaseModel | None:
-        """Return what else is needed to decide by a model's outputs, as thresholds, if anything."""
+        """Return the decision rule stored with a model, such as thresholds; None if it has none."""
         return None
 
     def decision_of(self, data: str | None) -> BaseModel | None:
-        """Return the same from the metadata of an ONNX file."""
+        """Parse the decision rule from the metadata of an ONNX file."""
         return None
 
     def check_comparable(self, model: PredictionsInfo, champion: PredictionsInfo) -> None:
-        """Refuse to compare models that predict different things.
+        """Check that two models predict the same labels or numbers.
 
         Raises:
-            PetsError: They do.
+            PetsError: Their targets, labels or numbers differ.
         """
         if champion.targets != model.targets:
             raise PetsError(
-                f"it predicts targets = {champion.targets} and this model targets = {model.targets}"
+                f"targets differ (champion: {champion.targets}, model: {model.targets})"
             )
         if champion.names != model.names:
             raise PetsError(
-                f"it knows {len(champion.names)} classes and this model {len(model.names)}, not "
-                "the same ones in the same order"
+                "labels or their order differ "
+                f"(champion: {len(champion.names)} labels, model: {len(model.names)})"
             )
-        theirs, own = ([info.text for info in of.numbers] for of in (champion, model))
+        theirs, own = (", ".join(info.text for info in of.numbers) for of in (champion, model))
         if theirs != own:
-            raise PetsError(f"it predicts {', '.join(theirs)} and this model {', '.join(own)}")
+            raise PetsError(f"numbers differ (champion: {theirs}; model: {own})")
 
 
 def top_labels(predicted: Predicted, count: int) -> tuple[tuple[str, float], ...]:
-    """Return the most probable labels of one photo and their probabilities, in their order."""
+    """Return the `count` most probable labels of one photo with their probabilities."""
     outputs = predicted.outputs[0]
     best = np.argsort(-outputs, kind="stable")[:count]
     return tuple((predicted.card.classes[i].name, float(outputs[i])) for i in best.tolist())
 
 
 def valid_notes(info: PredictionsInfo, samples: str = "photos") -> list[str]:
-    """Return the note on an evaluation of the validation split; none of another split."""
+    """Return a note that validation metrics are optimistic; empty for other splits."""
     if info.split != "valid":
         return []
-    return [f"There are no test {samples}: what is chosen by these looks better than it is."]
+    return [
+        f"There is no test split: metrics of the validation {samples} are optimistic, because "
+        "training choices are made on them."
+    ]
 
 
-def issues_section(count: int, *, found: str, none: str, description: str) -> Section:
-    """Return the section of label issues.
+def label_issues_section(count: int, *, found: str, none: str, description: str) -> Section:
+    """Return the report section of label issues.
 
     Args:
-        count: Validation photos with one.
-        found: What is wrong with them and what to do, after "validation photos whose".
-        none: The sentence where there are none.
-        description: Of the artifact.
+        count: Number of validation photos with an issue.
+        found: Issue and remedy, to follow "N validation photos with".
+        none: Text if `count` is 0.
+        description: Description of the artifact.
     """
     photos = f"{count} validation photo{'s' if count > 1 else ''}"
     return Section(
         key="label-issues", title="Label issues", gallery="label-issues",
-        text=f"{photos} whose {found}" if count else none, description=description,
+        text=f"{photos} with {found}" if count else none, description=description,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Evaluation of any kind of target, from its predictions alone: no torch, no model."""
+"""Evaluation of stored predictions of any kind of target, without torch and without the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pets_core.targets.write import Subject, write_evaluation
 
 __all__ = ["check_gate_settings", "evaluate", "given_predictions"]
 
-_BESIDE = {
+_COMPANION_FILES = {
     "valid_url": VALID_PREDICTIONS,
     "champion_url": CHAMPION_PREDICTIONS,
     "maps_url": MAPS,
@@ -34,14 +34,14 @@ _BESIDE = {
 
 
 def check_gate_settings(config: PipelineConfig, target: str | None = None) -> None:
-    """Refuse gate settings that have no meaning for a kind of target.
+    """Check that the gate settings apply to a kind of target.
 
     Args:
         config: Settings.
-        target: Name of the kind; None: the one of the settings.
+        target: Name of the kind; None for `config.source.targets`.
 
     Raises:
-        PetsError: A setting has no meaning, or there is no such kind.
+        PetsError: A setting does not apply, or the kind does not exist.
     """
     check_gate(config.gate, get_target(target or config.source.targets))
 
@@ -54,24 +54,26 @@ def evaluate(
     champion: Champion | None = None,
     training: TrainResult | None = None,
 ) -> EvalReport:
-    """Evaluate predictions and store everything under `<run>/evaluation`, candidate.json last.
+    """Evaluate predictions and store the results under `<run>/evaluation`.
+
+    candidate.json is written last and commits the evaluation.
 
     Args:
         config: Settings.
         run_url: Folder of the run.
-        predicted: The files of predictions.
-        champion: The model to compare with, if there is one.
-        training: How the model was trained, where that is known.
+        predicted: Files of predictions.
+        champion: Model to compare with, if any.
+        training: Training result of the model, if known.
 
     Raises:
-        PetsError: The predictions are damaged, or a setting has no meaning for their kind.
+        PetsError: The predictions are damaged, or a gate setting does not apply to their kind.
     """
     target = get_target(predicted.targets)
     check_gate_settings(config, target.name)
     predictions = read_predictions(predicted.predictions_url, target)
     evaluator = target.evaluator(
         predictions,
-        _validation(predicted, predictions, target),
+        _read_validation(predicted, predictions, target),
         config.evaluate,
         is_own=predicted.model_url.startswith(f"{run_url.rstrip('/')}/"),
         maps_url=predicted.maps_url,
@@ -86,10 +88,10 @@ def evaluate(
 
 
 def given_predictions(url: str) -> PredictResult:
-    """Return the predictions in a file, with the files that an evaluation left in its folder.
+    """Locate a prediction file and the companion files that an evaluation wrote to its folder.
 
     Raises:
-        PetsError: There is no such file, or it holds no predictions, or of an unknown kind.
+        PetsError: The file is missing, holds no predictions, or its kind of target is unknown.
     """
     url = storage.absolute(url)
     info = read_info(url)
@@ -98,23 +100,23 @@ def given_predictions(url: str) -> PredictResult:
     except PetsError as error:
         raise PetsError(f"{url}: {error}") from error
     folder = url.rpartition("/")[0]
-    beside = {
+    companions = {
         name: storage.join(folder, file)
-        for name, file in _BESIDE.items()
+        for name, file in _COMPANION_FILES.items()
         if storage.exists(storage.join(folder, file))
     }
     if info.split == "valid":
-        beside["valid_url"] = url
+        companions["valid_url"] = url
     return PredictResult(
         targets=info.targets,
         model_url=info.model_url,
         predictions_url=url,
         photos_per_second=info.photos_per_second,
-        **beside,
+        **companions,
     )
 
 
-def _validation(
+def _read_validation(
     predicted: PredictResult, predictions: Predictions, target: Target
 ) -> Predictions | None:
     if predicted.valid_url is None:
@@ -122,19 +124,19 @@ def _validation(
     if predicted.valid_url == predicted.predictions_url:
         return predictions
     validation = read_predictions(predicted.valid_url, target)
-    if validation.info.model_url != predictions.info.model_url or _differs(
-        target, predictions.info, validation.info
-    ):
+    model_url, own_url = validation.info.model_url, predictions.info.model_url
+    if model_url != own_url or not _is_comparable(target, predictions.info, validation.info):
         raise PetsError(
-            f"{predicted.valid_url}: predictions of {validation.info.model_url}, not of "
-            f"{predictions.info.model_url} as those evaluated: remove it, or predict again"
+            f"{predicted.valid_url}: predictions of {model_url}, which differ in model, labels or "
+            f"numbers from the evaluated predictions of {own_url}: remove the file, or predict "
+            "again"
         )
     return validation
 
 
-def _differs(target: Target, one: PredictionsInfo, other: PredictionsInfo) -> bool:
+def _is_comparable(target: Target, one: PredictionsInfo, other: PredictionsInfo) -> bool:
     try:
         target.check_comparable(one, other)
     except PetsError:
-        return True
-    return False
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""The interface of an objective: what the training loop minimises and validates with."""
+"""Interface of a training objective: loss, activation and validation metric."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ __all__ = ["Objective"]
 
 
 class Objective(Protocol):
-    """Loss, activation and validation metric of one kind of task."""
+    """Loss, activation and validation metric of one kind of target."""
 
     @property
     def metric(self) -> MetricInfo:
-        """The validation metric: its name, direction and unit."""
+        """Name, direction and unit of the validation metric."""
         ...
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises, summed over the samples: a scalar; 0 for an empty batch."""
+        """Return the training loss summed over the samples, a scalar; 0 for an empty batch."""
         ...
 
     def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss that runs are compared by, free of regularisation, summed over the samples."""
+        """Return the validation loss, without regularisation, summed over the samples."""
         ...
 
     def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What the metric is worked out from, summed over the samples: a scalar."""
+        """Return the statistic behind the metric summed over the samples, a scalar."""
         ...
 
     def metric_value(self, mean: float) -> float:
-        """The metric of a split, from the mean over its samples."""
+        """Return the metric of a split from the mean of the statistic over its samples."""
         ...
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Logits to predictions."""
+        """Return the predictions for logits."""
         ...

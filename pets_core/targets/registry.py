@@ -1,4 +1,4 @@
-"""Kinds of targets by name."""
+"""Lookup of kinds of targets by name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ _BUILT_IN = {
 
 
 def get_target(name: str) -> Target:
-    """Return a kind of target by its name; its module is imported on first use.
+    """Return the kind of target of a name and import its module on first use.
 
     Args:
-        name: Of a built-in kind, or "module:object" of one that a module defines
-            (docs/new-target.md).
+        name: A built-in name, or "module:object" for a custom kind (docs/new-target.md).
 
     Raises:
-        PetsError: There is no such kind, or the object has another name.
+        PetsError: There is no such kind, or the object's `name` differs.
     """
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
@@ -35,10 +34,10 @@ def get_target(name: str) -> Target:
     else:
         found = load_object(name)
     if not isinstance(found, Target):
-        raise PetsError(f"targets = {name}: the object there is no kind of target")
+        raise PetsError(f"targets = {name}: the object is not a Target; see docs/new-target.md")
     if found.name != name:
         raise PetsError(
-            f"targets = {name}: the kind of target there is named {found.name!r}, by which stored "
-            f"data would be taken for another kind: set its name to {name!r}"
+            f"targets = {name}: the Target is named {found.name!r}, and stored data would refer to "
+            f"that name: set its name to {name!r}"
         )
     return found

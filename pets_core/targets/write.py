@@ -1,4 +1,4 @@
-"""From an evaluation to comparison, verdict and files: the same for every kind of target."""
+"""Comparison, verdict and files of an evaluation, for every kind of target."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ __all__ = ["Subject", "write_evaluation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model's predictions that are evaluated.
+    """Inputs of an evaluation.
 
     Attributes:
         target: Kind of target.
-        evaluator: Evaluates the predictions.
-        predicted: The files of predictions.
-        trained_on: Returns which of the samples a model, by its folder, was trained on, bool (N,);
-            None where that is not known.
-        samples: What the samples are, in the plural.
+        evaluator: Evaluator of the predictions.
+        predicted: Files of predictions.
+        trained_on: Function of a model folder and predictions that returns which samples the model
+            was trained on, bool (N,), or None if unknown.
+        samples: Plural noun for the samples.
     """
 
     target: Target
@@ -63,14 +63,16 @@ def write_evaluation(
     champion: Champion | None = None,
     training: TrainResult | None = None,
 ) -> EvalReport:
-    """Evaluate, compare and judge; store everything under `<run>/evaluation`, candidate.json last.
+    """Evaluate, compare, check the gate and store the results under `<run>/evaluation`.
+
+    candidate.json is written last and commits the evaluation.
 
     Args:
         config: Store and gate.
         run_url: Folder of the run.
-        subject: What is evaluated.
-        champion: The model to compare with, if there is one.
-        training: How the model was trained, where that is known.
+        subject: Inputs of the evaluation.
+        champion: Model to compare with, if any.
+        training: Training result of the model, if known.
 
     Raises:
         PetsError: The predictions cannot be evaluated.
@@ -82,10 +84,11 @@ def write_evaluation(
     _check_finite(scores)
     evaluation = evaluator.evaluate()
     unseen = scores.labels.unseen if scores.labels else ()
-    seen = subject.trained_on(model_url, predictions)
-    num_trained_on = None if seen is None else int(seen.sum())
+    in_training = subject.trained_on(model_url, predictions)
+    num_trained_on = None if in_training is None else int(in_training.sum())
     is_champion = champion is not None and champion.model_url == model_url
-    comparison, not_compared = _compare(subject, None if is_champion else champion, scores, seen)
+    other = None if is_champion else champion
+    comparison, not_compared = _compare(subject, other, scores, in_training)
     report = EvalReport(
         **_fields(evaluation),
         target=subject.target.name,
@@ -114,7 +117,7 @@ def write_evaluation(
 
 
 def _fields(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the fields of the report that the kind of target gives."""
+    """Return the report fields that are copied from the evaluation."""
     names = ("metrics", "details", "notes", "highlights", "sections", "num_label_issues")
     return {name: getattr(evaluation, name) for name in names}
 
@@ -123,15 +126,17 @@ def _compare(
     subject: Subject,
     champion: Champion | None,
     scores: ScoredSamples,
-    seen: NDArray[np.bool_] | None,
+    in_training: NDArray[np.bool_] | None,
 ) -> tuple[Comparison | None, str | None]:
-    """Return the comparison with the champion, or why there is none; neither without a champion.
+    """Return the comparison with the champion, or the reason why it failed.
+
+    Both are None without a champion.
 
     Args:
-        subject: What is evaluated.
-        champion: The model to compare with.
-        scores: Of the samples evaluated.
-        seen: Which of the samples the model was trained on; None: not known.
+        subject: Inputs of the evaluation.
+        champion: Model to compare with.
+        scores: Scores of the evaluated samples.
+        in_training: Which of the samples the model was trained on, bool (N,); None if unknown.
     """
     if champion is None:
         return None, None
@@ -140,10 +145,10 @@ def _compare(
         theirs = _champion_predictions(champion, subject.predicted, target)
         _check_same_samples(theirs.info, predictions.info)
         target.check_comparable(predictions.info, theirs.info)
-        seen_there = subject.trained_on(champion.model_url, predictions)
-        either = None if seen is None or seen_there is None else seen | seen_there
-        # Errors in standard deviations: both models' in those of the same training photos. What
-        # lies beside the champion, as thresholds, is where the alias finds it.
+        other = subject.trained_on(champion.model_url, predictions)
+        either = None if in_training is None or other is None else in_training | other
+        # Standardise both models' errors by the same training photos. Read files of the champion,
+        # such as thresholds, from the folder that the alias names.
         info = theirs.info.model_copy(
             update={"numbers": predictions.info.numbers, "model_url": champion.model_url}
         )
@@ -153,29 +158,29 @@ def _compare(
         return compare(scores, champion_scores, either), None
     except PetsError as error:
         return None, (
-            f"the champion {champion.model_url} cannot be compared: {error}. Look at the report, "
-            "then `pets models promote`"
+            f"the champion {champion.model_url} cannot be compared: {error}. Check the report, "
+            "then promote with `pets models promote`"
         )
 
 
 def _check_finite(scores: ScoredSamples) -> None:
     bad = np.flatnonzero(~np.isfinite(scores.scores))
     if len(bad) or not np.isfinite(scores.metric.value):
-        first = f", {scores.ids[bad[0]]} for one" if len(bad) else ""
+        first = f" (first: {scores.ids[bad[0]]})" if len(bad) else ""
         raise PetsError(
-            f"the {scores.metric.name} of {len(bad)} of {len(scores)} samples is not a finite "
-            f"number{first}: correct Evaluator.score of this kind of target"
+            f"{scores.metric.name} is not finite for {len(bad)} of {len(scores)} samples{first}: "
+            "correct Evaluator.score of this kind of target"
         )
 
 
 def _check_same_samples(champion: PredictionsInfo, model: PredictionsInfo) -> None:
-    """Refuse predictions that were overwritten since the alias was moved."""
+    """Check that the champion's predictions were not overwritten after its promotion."""
     theirs, own = EvaluationKey.of(champion), EvaluationKey.of(model)
     if theirs != own:
         raise PetsError(
-            f"its predictions are of {theirs.split} of {theirs.dataset_name} "
-            f"{theirs.dataset_fingerprint} with {theirs.tta_views} views, not of {own.split} of "
-            f"{own.dataset_name} {own.dataset_fingerprint} with {own.tta_views}"
+            f"its predictions are of split {theirs.split} of {theirs.dataset_name} "
+            f"{theirs.dataset_fingerprint} with {theirs.tta_views} TTA views, the model's of split "
+            f"{own.split} of {own.dataset_name} {own.dataset_fingerprint} with {own.tta_views}"
         )
 
 
@@ -190,7 +195,7 @@ def _champion_predictions(
         theirs = read_predictions(predicted.champion_url, target)
         if theirs.info.model_url == champion.model_url:
             return theirs
-    raise PetsError("it has not predicted these samples; `pets evaluate MODEL` has it do so")
+    raise PetsError("it has no predictions of these samples; run `pets evaluate MODEL`")
 
 
 def _write(
@@ -201,7 +206,7 @@ def _write(
     evaluation: Evaluation,
     training: TrainResult | None,
 ) -> None:
-    """Write tables, figures, photos, report and model card."""
+    """Write tables, figures, gallery, report and model card."""
     for name, frame in evaluation.tables.items():
         write_frame(report.file(name), frame)
     for name, png in evaluation.figures.items():
@@ -209,8 +214,8 @@ def _write(
     for name, data in evaluation.files.items():
         storage.write_bytes(report.file(name), data)
     write_gallery(report.file("gallery.parquet"), evaluation.gallery)
-    # Those of a review are not those that made the predictions.
-    settings = _stored(storage.join(run_url, SETTINGS))
+    # A later evaluation has no such file: its settings did not produce the predictions.
+    settings = _read_if_exists(storage.join(run_url, SETTINGS))
     curves_url = training.plot_url if training else storage.join(run_url, "training.png")
     context = ReportContext(
         run_id=_run_id(run_url),
@@ -220,8 +225,8 @@ def _write(
         figures=evaluation.figures,
         gallery=evaluation.gallery,
         training=training,
-        training_png=_stored(curves_url),
-        lr_png=_stored(storage.join(run_url, "lr_find/curve.png")),
+        training_png=_read_if_exists(curves_url),
+        lr_png=_read_if_exists(storage.join(run_url, "lr_find/curve.png")),
         generated_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         settings_yaml=without_queries(settings.decode()) if settings else None,
     )
@@ -232,7 +237,7 @@ def _write(
         storage.write_bytes(storage.join(report.model_url, "README.md"), card)
     for name, data in evaluation.model_files.items():
         url = storage.join(report.model_url, name)
-        # A model that another run trained gets what it has not: it must predict as it was judged.
+        # Add missing files to a model of another run, so that it predicts as it was evaluated.
         if evaluator.is_own or (is_inside(store, url) and not storage.exists(url)):
             storage.write_bytes(url, data)
 
@@ -241,12 +246,12 @@ def _run_id(run_url: str) -> str:
     return run_url.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _stored(url: str) -> bytes | None:
+def _read_if_exists(url: str) -> bytes | None:
     return storage.read_bytes(url) if storage.exists(url) else None
 
 
 def _write_candidate(store: str, run_url: str, report: EvalReport, info: PredictionsInfo) -> None:
-    """Commit the evaluation: from now on the run's model can be promoted."""
+    """Write candidate.json, which commits the evaluation and allows promotion of the model."""
     candidate = Candidate(
         run_id=_run_id(run_url),
         target=report.target,

@@ -195,7 +195,7 @@ def open_artifact(page, address: str, key: str) -> None:
 def test_what_the_command_prints(finished) -> None:
     printed = finished[1]
     assert re.search(r"Error rate +\d+\.\d%  \(74 test photos; 95% interval .*%\)", printed)
-    assert re.search(r"^  \d+ of 74 photos right\.$", printed, re.M)
+    assert re.search(r"^  \d+ of 74 photos correct\.$", printed, re.M)
     most_confused = printed.split("Most confused\n")[1].splitlines()
     assert most_confused[0].split() == ["actual", "predicted", "photos", "share"]
     assert all(re.search(r" \d+ +\d+%$", line) for line in most_confused[1:4])

@@ -163,7 +163,7 @@ def test_a_class_that_the_file_does_not_list_is_refused(draw_classes, write):
     table = pq.read_table(url)
     actual = pa.array(["class-0", "class-1", "yeti", "class-0", "class-0"])
     pq.write_table(table.set_column(1, table.schema.field("actual"), actual), url)
-    with pytest.raises(PetsError, match=r"'yeti' is actual, but not among its 3 classes"):
+    with pytest.raises(PetsError, match=r"actual class 'yeti' is not among its 3 classes"):
         read_classes(url)
 
 

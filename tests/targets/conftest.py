@@ -1,4 +1,4 @@
-"""Drawn predictions of each kind, files of them, their evaluation, and photos they are of."""
+"""Random predictions of each kind, their files, their evaluation, and stored photos."""
 
 from collections.abc import Callable
 from functools import partial
@@ -67,7 +67,7 @@ def stored(tmp_path, write_folder) -> DatasetManifest:
 
 @pytest.fixture
 def draw_stored(draw_kind, stored) -> Callable[..., Predictions]:
-    """Draw predictions of the photos that are stored."""
+    """Draw predictions of the stored photos."""
     ids = pq.read_table(f"{stored.url}/photos.parquet")["id"].to_pylist()
 
     def drawn(kind: str, **about) -> Predictions:

@@ -1,4 +1,4 @@
-"""Evaluation of a file of predictions: no torch, no model, whatever the predictions."""
+"""Evaluation of a prediction file, without torch and without the model."""
 
 import csv
 import html
@@ -129,7 +129,7 @@ def test_a_class_without_photos_is_named(config, unseen, shown, capsys, gate, pa
     card = Path(report.file("model_card.md")).read_text()
     show_evaluation(report)
     assert f"lasses without an evaluated photo: {EVIL}." in capsys.readouterr().out
-    # Once each: as a reason, or as a warning.
+    # Shown once: as a reason, or as a warning.
     assert page.count(f"lasses without an evaluated photo: {EVIL}.") == 1
     for markdown in (summary, card):
         assert markdown.count(literal(f"lasses without an evaluated photo: {EVIL}")) == 1
@@ -163,10 +163,10 @@ def test_validation_predictions_in_the_folder_serve_calibration_and_labels(
     alone = evaluated(config, url)
     assert alone.num_label_issues is None
     assert "label-issues" not in {section.key for section in alone.sections}
-    assert "divided" not in calibration_text(alone)
+    assert "temperature" not in calibration_text(alone)
     write(draw_classes(300, 4, seed=7, split="valid"), VALID_PREDICTIONS)
     report = evaluated(config, url)
-    assert re.search(r"With logits divided by \d\.\d\d", calibration_text(report))
+    assert re.search(r"temperature scaling \(T = \d\.\d\d, ", calibration_text(report))
     assert report.num_label_issues is not None
     assert Path(report.file("label_fixes.csv")).read_text().startswith("id,label,given")
 
@@ -196,7 +196,7 @@ def test_a_champion_that_cannot_be_compared_is_a_reason_not_a_crash(
 
 
 def write_tags(path: Path, model_url: str = "best") -> str:
-    """Write predictions of tags, of the photos that `draw_classes` makes up."""
+    """Write predictions of tags for the photos of `draw_classes`."""
     info = info_of(["class-0", "class-1", "class-2"], targets="tags", model_url=model_url)
     random = np.random.default_rng(0)
     targets, outputs = random.integers(0, 2, (30, 3)), random.random((30, 3), np.float32)
@@ -267,7 +267,7 @@ def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, dra
     write(draw_classes(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
     assert evaluated(config, url, champion=Champion(model_url="best")).comparison is not None
     other = evaluated(config, url, champion=Champion(model_url="another"))
-    assert "it has not predicted these samples; `pets evaluate MODEL`" in other.not_compared
+    assert "it has no predictions of these samples; run `pets evaluate MODEL`" in other.not_compared
     assert other.verdict.reasons == (other.not_compared,)
 
 
@@ -275,7 +275,7 @@ def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, dra
 def test_validation_of_another_model_is_refused(config, draw_classes, write, about):
     url = write(draw_classes(300, 4))
     write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
-    with pytest.raises(PetsError, match=r"predictions-valid.parquet: predictions of .*remove it"):
+    with pytest.raises(PetsError, match=r"predictions-valid.parquet: predictions of .*remove the file"):
         evaluated(config, url)
 
 

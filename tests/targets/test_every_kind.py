@@ -1,4 +1,4 @@
-"""What holds of the evaluation of every kind of target."""
+"""Evaluation of every kind of target."""
 
 import csv
 import html
@@ -58,26 +58,26 @@ EVIL = "<img src=x onerror=alert(1)>|`*_"
 FORMULA = '=HYPERLINK("http://evil")'
 UNESCAPED = re.compile(r"(?<!\\)<img src=x")
 WRONG = [3, 23, 43]
-"""Rows of the validation photos whose targets are made wrong."""
+"""Rows of the validation photos that get wrong targets."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def expected_scores(predictions: Predictions) -> list[float]:
-    """Score of each sample, computed in another way; of tags at thresholds of 0.5."""
+    """Return the score of each sample, computed independently; tags use a threshold of 0.5."""
     rows = zip(predictions.targets.tolist(), predictions.outputs.tolist(), strict=True)
     return [EXPECTED[predictions.info.targets](actual, output) for actual, output in rows]
 
 
 def f1(actual: list[bool], probabilities: list[float]) -> float:
-    has = {place for place, flag in enumerate(actual) if flag}
-    given = {place for place, probability in enumerate(probabilities) if probability >= 0.5}
+    has = {index for index, flag in enumerate(actual) if flag}
+    given = {index for index, probability in enumerate(probabilities) if probability >= 0.5}
     return 2 * len(has & given) / (len(has) + len(given)) if has or given else 1.0
 
 
 def iou(actual: list[float], predicted: list[float]) -> float:
-    left, top = (max(actual[place], predicted[place]) for place in (0, 1))
-    right, bottom = (min(actual[place], predicted[place]) for place in (2, 3))
+    left, top = (max(actual[index], predicted[index]) for index in (0, 1))
+    right, bottom = (min(actual[index], predicted[index]) for index in (2, 3))
     shared = max(right - left, 0) * max(bottom - top, 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (actual, predicted)]
     return shared / (sum(areas) - shared)
@@ -87,17 +87,17 @@ EXPECTED = {
     "class": lambda actual, values: float(values.index(max(values)) != actual),
     "tags": f1,
     # The training photos' standard deviation is 0.5.
-    "numbers": lambda actual, said: np.mean(
-        [((p - a) / 0.5) ** 2 for a, p in zip(actual, said, strict=True)]
+    "numbers": lambda actual, predicted: np.mean(
+        [((p - a) / 0.5) ** 2 for a, p in zip(actual, predicted, strict=True)]
     ),
-    "points": lambda actual, said: math.dist(actual, said) / 2,
+    "points": lambda actual, predicted: math.dist(actual, predicted) / 2,
     "box": iou,
 }
 
 
 @pytest.fixture
 def blank_figures(monkeypatch) -> None:
-    """Draw no figures, which take longest."""
+    """Replace the figures, which take longest."""
     for name in ("confusion_matrix", "reliability_diagram", "residuals", "threshold_curve"):
         monkeypatch.setattr(plots, name, lambda *_: b"")
 
@@ -136,7 +136,7 @@ def test_the_primary_metric_is_the_mean_of_the_samples_scores(draw_kind, write, 
 @pytest.mark.usefixtures("blank_figures")
 def test_an_interval_of_more_samples_is_narrower(draw_kind, evaluated, kind):
     few, many = (evaluated(draw_kind(kind, count, off=0.2)).primary for count in (40, 640))
-    # Four times as narrow, but for chance.
+    # A quarter of the width, up to random variation.
     assert (many.high - many.low) < 0.5 * (few.high - few.low)
 
 
@@ -163,7 +163,7 @@ def test_a_champion_is_compared_in_the_direction_of_the_metric(compared, kind):
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_models_that_are_as_good_do_not_differ_beyond_chance(compared, kind):
+def test_equally_good_models_do_not_differ_significantly(compared, kind):
     comparison = compared(kind, off=0.2, champion_off=0.2).comparison
     assert comparison.improvement.low < 0 < comparison.improvement.high
     assert comparison.p_value > 0.05
@@ -178,7 +178,8 @@ def test_predictions_of_other_labels_are_no_champion_to_compare_with(
     url = write(draw_kind(kind, names=names, model_url="best"), "champion.parquet")
     report = evaluated(draw_kind(kind), champion=Champion(model_url="best", predictions_url=url))
     assert report.comparison is None
-    assert report.not_compared.startswith("the champion best cannot be compared: it ")
+    assert report.not_compared.startswith("the champion best cannot be compared: ")
+    assert re.search(r"differ \(champion: .*model: ", report.not_compared)
     assert not report.verdict.passed
 
 
@@ -288,12 +289,12 @@ def test_everything_is_stored_and_shown(draw_kind, draw_stored, compared, shown,
 def test_markup_in_names_is_text_everywhere(
     draw_kind, write, evaluated, shown, jpeg, monkeypatch, kind
 ):
-    """In those of labels, numbers, units and photos."""
-    # Photos in reach have a text for those who do not see them.
+    """Names of labels, numbers, units and photos are escaped."""
+    # Available photos have an alternative text.
     monkeypatch.setattr(
         gallery_module, "_photos", lambda url, ids, side: dict.fromkeys(ids, jpeg())
     )
-    names = [EVIL, FORMULA, *(f"{EVIL} {place}" for place in range(2))]
+    names = [EVIL, FORMULA, *(f"{EVIL} {index}" for index in range(2))]
     units = {"units": [f"{EVIL} per second"] * 4} if kind == "numbers" else {}
 
     def drawn(**about) -> Predictions:
@@ -331,13 +332,13 @@ def test_no_kind_needs_torch_to_be_evaluated(draw_kind, tmp_path):
         "from pets_core.records.evaluation import Champion;"
         "from pets_core.targets.evaluate import evaluate, given_predictions;"
         "store, *urls = sys.argv[1:];"
-        "[evaluate(PipelineConfig(store=store), f'{store}/runs/{place}', given_predictions(url),"
-        " champion=Champion(model_url='best')) for place, url in enumerate(urls)];"
+        "[evaluate(PipelineConfig(store=store), f'{store}/runs/{index}', given_predictions(url),"
+        " champion=Champion(model_url='best')) for index, url in enumerate(urls)];"
         "sys.exit('torch is imported' if 'torch' in sys.modules else 0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "store"), *urls], check=True)
-    for place, kind in enumerate(KINDS):
-        stored = tmp_path / f"store/runs/{place}/evaluation/report.json"
+    for index, kind in enumerate(KINDS):
+        stored = tmp_path / f"store/runs/{index}/evaluation/report.json"
         report = EvalReport.model_validate_json(stored.read_text())
         assert (report.target, report.num_label_issues is None) == (kind, False)
         assert report.comparison is not None
@@ -355,7 +356,7 @@ def test_files_next_to_given_predictions_are_found(draw_kind, tmp_path, kind):
 
 
 def well_predicted(draw_kind, kind: str, seed: int) -> Predictions:
-    """Predictions of validation photos by a good model."""
+    """Draw predictions of validation photos by a good model."""
     off = {"class": 0.0, "tags": 0.0, "numbers": 0.1}.get(kind, 0.05)
     numbers = {"names": ["age"]} if kind == "numbers" else {}
     validation = draw_kind(kind, 60, off=off, seed=seed, split="valid", **numbers)
@@ -366,7 +367,7 @@ def well_predicted(draw_kind, kind: str, seed: int) -> Predictions:
 
 
 def make_wrong(kind: str, targets: np.ndarray) -> list[int]:
-    """Make targets wrong; returns the rows."""
+    """Make targets wrong and return their rows."""
     match kind:
         case "class":
             targets[WRONG] = (targets[WRONG] + 1) % 4
@@ -395,11 +396,11 @@ def test_wrong_targets_are_found_among_the_validation_photos(draw_kind, evaluate
     assert {picture.photo_id for picture in pictures} == set(wrong)
     plural = "s" if len(wrong) > 1 else ""
     published = shown(publish_evaluation, PipelineConfig(), report)["label-issues"]
-    assert f"{len(wrong)} validation photo{plural} whose" in published
+    assert f"{len(wrong)} validation photo{plural} with a probable" in published
 
 
 def issues_of(validation: Predictions) -> set[str]:
-    """Photos whose targets are called wrong."""
+    """Return the photos with label issues."""
     if validation.info.targets == "tags":
         return set(tag_issues(validation)["id"])
     evaluator = get_target(validation.info.targets).evaluator(validation, validation)
@@ -407,8 +408,8 @@ def issues_of(validation: Predictions) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_wrong_targets_are_found_whatever_the_photos(draw_kind, kind):
-    """Of right ones few are called wrong."""
+def test_wrong_targets_are_found_for_random_photos(draw_kind, kind):
+    """Few correct targets are reported."""
     num_found = num_wrong = num_false = 0
     for seed in range(8):
         validation = well_predicted(draw_kind, kind, seed)
@@ -421,20 +422,20 @@ def test_wrong_targets_are_found_whatever_the_photos(draw_kind, kind):
     assert num_false <= most * 8 * 60
 
 
-def test_few_right_tags_of_a_model_that_errs_are_called_wrong(draw_kind):
-    """Of 4 tags a photo 5% are predicted wrong, in about 19% of the photos."""
-    num_called = num_contradicted = 0
+def test_few_correct_tags_of_a_wrong_model_are_reported(draw_kind):
+    """5% of 4 tags per photo are predicted wrong, in about 19% of the photos."""
+    num_reported = num_contradicted = 0
     for seed in range(5):
         validation = draw_kind("tags", 100, off=0.05, seed=seed)
         contradicts = (validation.outputs >= 0.5) != validation.targets
         num_contradicted += contradicts.any(1).sum()
-        num_called += len(issues_of(validation))
-    assert 0 < num_called < 0.75 * num_contradicted
+        num_reported += len(issues_of(validation))
+    assert 0 < num_reported < 0.75 * num_contradicted
 
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_nothing_is_found_where_no_photos_were_held_out(draw_kind, evaluated, shown, kind):
+def test_no_label_issues_without_validation_photos(draw_kind, evaluated, shown, kind):
     report = evaluated(draw_kind(kind))
     assert report.num_label_issues is None
     assert "label-issues" not in shown(publish_evaluation, PipelineConfig(), report)
@@ -464,7 +465,7 @@ def test_values_that_are_not_finite_are_refused(draw_kind, write, kind, value):
     predictions.outputs[[3, 5, 7, 9], 1] = value
     text = (
         r"predictions.parquet: 4 of 60 samples have .* not finite.*: photo-3, photo-5, photo-7\. "
-        r"Predict again; of a model that gives NaN, lower its train.base_lr$"
+        r"Predict again; if the model returns NaN, train again with a lower train.base_lr$"
     )
     with pytest.raises(PetsError, match=text), np.errstate(all="ignore"):
         read_predictions(write(predictions), get_target(kind))
@@ -475,11 +476,11 @@ def test_values_that_are_not_finite_are_refused(draw_kind, write, kind, value):
 def test_values_that_are_no_probabilities_are_refused(draw_kind, write, kind, value):
     url = write(draw_kind(kind, 5))
     table = pq.read_table(url)
-    place = table.schema.get_field_index("probabilities")
+    index = table.schema.get_field_index("probabilities")
     rows = table["probabilities"].to_pylist()
     rows[2][1] = value
-    column = pa.array(rows, table.schema.field(place).type)
-    pq.write_table(table.set_column(place, table.schema.field(place), column), url)
+    column = pa.array(rows, table.schema.field(index).type)
+    pq.write_table(table.set_column(index, table.schema.field(index), column), url)
     with pytest.raises(PetsError, match=r"parquet: 1 of 5 samples have probabilities .*: photo-2"):
         read_predictions(url, get_target(kind))
 
@@ -493,7 +494,7 @@ def test_predictions_overwritten_since_the_promotion_are_no_champion(
     champion = Champion(model_url="best", predictions_url=write(theirs, "champion.parquet"))
     report = evaluated(draw_kind(kind), champion=champion)
     assert report.comparison is None
-    assert "with 4 views, not of test" in report.not_compared
+    assert "with 4 TTA views, the model's of split test" in report.not_compared
     assert not report.verdict.passed
 
 
@@ -505,13 +506,15 @@ def test_a_metric_that_is_not_a_number_stores_nothing(
     evaluator = get_target(kind).evaluator
     score = evaluator.score
 
-    def spoilt(self):
+    def score_with_nan(self):
         scores = score(self)
         scores.scores[3] = float("nan")
         return scores
 
-    monkeypatch.setattr(evaluator, "score", spoilt)
+    monkeypatch.setattr(evaluator, "score", score_with_nan)
     predictions = draw_kind(kind)
-    with pytest.raises(PetsError, match=rf"of 1 of 60 .*finite number, {predictions.ids[3]}"):
+    with pytest.raises(
+        PetsError, match=rf"not finite for 1 of 60 samples \(first: {predictions.ids[3]}\)"
+    ):
         evaluated(predictions)
     assert list(candidates(str(tmp_path / "store"))) == []

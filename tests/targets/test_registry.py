@@ -1,4 +1,4 @@
-"""Kinds of targets by name."""
+"""Lookup of kinds of targets by name."""
 
 import sys
 from types import ModuleType
@@ -15,7 +15,7 @@ from pets_core.targets.registry import get_target
 
 
 class Stars(Classes):
-    """A kind that a module outside the product defines."""
+    """A custom kind, defined outside the package."""
 
     name = "stars:KIND"
     metric = "stars off"
@@ -23,7 +23,7 @@ class Stars(Classes):
 
 @pytest.fixture
 def stars(monkeypatch) -> ModuleType:
-    """The module stars, with the kind KIND."""
+    """Install the module stars with the kind KIND."""
     module = ModuleType("stars")
     module.KIND = Stars()
     monkeypatch.setitem(sys.modules, "stars", module)
@@ -60,7 +60,7 @@ def test_a_data_file_imports_no_module_of_python(find, monkeypatch):
         find("os:system('x')")
 
 
-def test_the_faults_of_a_module_are_one_error(tmp_path, monkeypatch):
+def test_errors_of_a_module_are_reported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "faulty.py").write_text("raise SystemExit(3)")
     with pytest.raises(PetsError, match=r"targets = faulty:KIND: 3\. Install"):

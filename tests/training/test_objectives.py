@@ -84,7 +84,7 @@ def test_the_metric_of_numbers_is_the_root_of_the_mean_square():
 
 
 def test_numbers_of_several_units_are_judged_in_standard_deviations():
-    objective = Regression(std=torch.tensor([4.0, 1.0]), alike=False)
+    objective = Regression(std=torch.tensor([4.0, 1.0]), has_one_unit=False)
     logits, targets = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 2.0]])
     assert float(objective.metric_sum(logits, targets)) == pytest.approx((0.5**2 + 2**2) / 2)
     assert objective.metric.unit == "SD"

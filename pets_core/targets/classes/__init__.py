@@ -1,1 +1,1 @@
-"""Classes: one of a vocabulary a photo."""
+"""Single-label classification: one class of a vocabulary per photo."""

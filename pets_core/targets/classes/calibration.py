@@ -1,4 +1,4 @@
-"""How far a model's probabilities can be believed."""
+"""Calibration of predicted probabilities, with temperature scaling."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration of a model's probabilities (Guo and others 2017).
+    """Calibration before and after temperature scaling (Guo et al., 2017).
 
     Attributes:
-        bins: Photos by confidence.
-        temperature: Of temperature scaling, fitted on the validation photos; None where there are
-            none.
-        ece_after: Expected calibration error with that temperature, on the photos evaluated.
+        bins: Evaluated photos in bins of confidence.
+        temperature: Temperature fitted on the validation photos; None if it was not fitted.
+        ece_after: Expected calibration error of the evaluated photos after scaling.
     """
 
     bins: Reliability
@@ -36,12 +35,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Photos in bins of equal width by the model's confidence (Guo and others 2017).
+    """Confidence and accuracy in 15 bins of equal width (Guo et al., 2017).
 
     Attributes:
-        counts: Photos in each bin, (15,).
-        confidence: Their mean confidence, NaN in an empty bin, (15,).
-        accuracy: Share of them that was right, NaN in an empty bin, (15,).
+        counts: Number of photos in each bin, (15,).
+        confidence: Mean confidence in each bin, (15,); NaN if the bin is empty.
+        accuracy: Accuracy in each bin, (15,); NaN if the bin is empty.
     """
 
     counts: NDArray[np.int64]
@@ -50,19 +49,19 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the mean gap between both, weighed by photos."""
+        """Expected calibration error: mean |confidence - accuracy|, weighted by photos."""
         gaps = np.nan_to_num(np.abs(self.confidence - self.accuracy))
         return float((gaps * self.counts).sum() / self.counts.sum())
 
 
-def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> Reliability:
-    """Put photos into bins.
+def reliability(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_]) -> Reliability:
+    """Bin photos by confidence.
 
     Args:
-        confidence: Probability of the most probable class, (N,).
-        right: Whether it is the true one, (N,).
+        confidence: Probability of the predicted class, (N,).
+        correct: Whether the predicted class is the actual one, (N,).
     """
-    # As Guo and others: bin m holds ((m - 1) / M, m / M].
+    # Guo et al.: bin m holds ((m - 1) / M, m / M].
     bins = np.clip(np.ceil(confidence * _NUM_BINS).astype(np.int64) - 1, 0, _NUM_BINS - 1)
     counts = np.bincount(bins, minlength=_NUM_BINS)
 
@@ -72,32 +71,34 @@ def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_])
         np.divide(sums, counts, out=means, where=counts > 0)
         return means
 
-    return Reliability(counts, mean(confidence), mean(right.astype(np.float64)))
+    return Reliability(counts, mean(confidence), mean(correct.astype(np.float64)))
 
 
 def fit_temperature(validation: ClassPredictions) -> float | None:
-    """What to divide logits by so that the validation loss is least (Guo and others 2017).
+    """Return the temperature that minimises the validation loss (Guo et al., 2017).
 
-    None where none between e^-3 and e^3 is least: a single class, or a model that is always right.
+    Returns:
+        Divisor of the logits, or None if no temperature between e^-3 and e^3 is a minimum: there is
+        a single class, or the model is always correct.
     """
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
-        own = (
-            np.take_along_axis(cooled, validation.targets[rows, None], 1).sum()
-            for rows, cooled in _cooled(validation, float(np.exp(log_temperature)))
+        log_likelihoods = (
+            np.take_along_axis(scaled, validation.targets[rows, None], 1).sum()
+            for rows, scaled in _scaled(validation, float(np.exp(log_temperature)))
         )
-        return -float(sum(own)) / len(validation)
+        return -float(sum(log_likelihoods)) / len(validation)
 
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
-    at_an_end = any(abs(found.x - end) < 0.01 for end in _LOG_TEMPERATURES)
-    return None if at_an_end else float(np.exp(found.x))
+    result = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
+    at_bound = any(abs(result.x - bound) < 0.01 for bound in _LOG_TEMPERATURES)
+    return None if at_bound else float(np.exp(result.x))
 
 
-def _cooled(
+def _scaled(
     predictions: ClassPredictions, temperature: float
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Logarithms of the probabilities of cooled logits, some rows at a time: a copy is large."""
+    """Yield log-probabilities of scaled logits in blocks of rows, to bound memory."""
     for start in range(0, len(predictions), _ROWS):
         rows = slice(start, start + _ROWS)
         logs = np.log(np.maximum(predictions.outputs[rows], np.finfo(np.float32).tiny))
@@ -107,10 +108,11 @@ def _cooled(
 def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None) -> Calibration:
     """Measure calibration before and after temperature scaling.
 
+    The temperature is not fitted if the validation split is evaluated: the result would be biased.
+
     Args:
-        predictions: To be evaluated.
-        validation: What the temperature is fitted on; where these are the photos evaluated, it
-            would flatter and is not.
+        predictions: Predictions to evaluate.
+        validation: Predictions to fit the temperature on, if any.
     """
     bins = reliability(predictions.confidence, ~predictions.wrong)
     if validation is None or predictions.info.split == "valid":
@@ -118,13 +120,13 @@ def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None
     temperature = fit_temperature(validation)
     if temperature is None:
         return Calibration(bins)
-    cooled = [np.exp(logs.max(1)) for _, logs in _cooled(predictions, temperature)]
-    after = reliability(np.concatenate(cooled), ~predictions.wrong)
+    confidence = [np.exp(logs.max(1)) for _, logs in _scaled(predictions, temperature)]
+    after = reliability(np.concatenate(confidence), ~predictions.wrong)
     return Calibration(bins, temperature, after.ece)
 
 
 def _log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the logarithms of the probabilities of logits (N, C)."""
+    """Return the log-probabilities of logits (N, C)."""
     shifted = logits - logits.max(1, keepdims=True).astype(np.float64)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return result

@@ -1,4 +1,4 @@
-"""Confusion matrix: counts, their order, the pairs confused most."""
+"""Confusion matrix: counts, order of the classes, most confused pairs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = [
 ]
 
 _MAX_OPTIMAL_ORDER = 200
-"""Ordering the leaves of more classes as well as can be takes longer than it is worth."""
+"""Most classes to use optimal leaf ordering for; it is slow for more."""
 
 
 def confusion_counts(
     targets: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int64]:
-    """Count how often each class was taken for each.
+    """Return the confusion matrix.
 
     Args:
         targets: Class indices, shape (n,).
@@ -41,15 +41,15 @@ def confusion_counts(
     """
     if targets.shape != predictions.shape or targets.ndim != 1:
         raise ValueError(
-            f"targets {targets.shape} and predictions {predictions.shape} must be two "
-            "vectors of one length"
+            f"targets {targets.shape} and predictions {predictions.shape} must be vectors of equal "
+            "length"
         )
     for name, indices in (("targets", targets), ("predictions", predictions)):
         # An index out of range would be counted in another row of the matrix.
         if indices.size and not 0 <= indices.min() <= indices.max() < num_classes:
             raise ValueError(
                 f"{name} range from {indices.min()} to {indices.max()}: "
-                f"class indices must be 0 to {num_classes - 1}"
+                f"class indices must be from 0 to {num_classes - 1}"
             )
     cells = targets.astype(np.int64) * num_classes + predictions
     flat = np.bincount(cells, minlength=num_classes**2)
@@ -57,16 +57,16 @@ def confusion_counts(
 
 
 def cluster_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Order classes so that those that are confused with each other lie side by side.
+    """Order classes so that those often confused with each other are adjacent.
 
-    Average-linkage clustering of the confusions' shares, either way added up; of the orders that a
-    clustering allows, that which has the likest neighbours (Bar-Joseph and others 2001).
+    Average-linkage clustering of the symmetrised confusion rates, with optimal leaf ordering
+    (Bar-Joseph et al., 2001) of up to 200 classes.
 
     Args:
         counts: Shape (C, C): actual class in rows, predicted class in columns.
 
     Returns:
-        A permutation of the class indices, (C,); the identity where nothing was confused.
+        A permutation of the class indices, (C,); the identity if nothing was confused.
     """
     errors = without_diagonal(counts)
     if len(counts) < 3 or not errors.any():
@@ -75,8 +75,8 @@ def cluster_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     from scipy.spatial.distance import squareform
 
     share = errors / np.maximum(counts.sum(1, keepdims=True), 1)
-    alike = share + share.T
-    distance = 1 - alike / alike.max()
+    similarity = share + share.T
+    distance = 1 - similarity / similarity.max()
     np.fill_diagonal(distance, 0)
     tree = linkage(
         squareform(distance, checks=False), "average",
@@ -89,12 +89,12 @@ def cluster_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def most_confused(
     counts: NDArray[np.int64], class_names: Sequence[str], min_count: int = 1
 ) -> pd.DataFrame:
-    """List the mistakes, most frequent first, as fastai's `most_confused(min_val)`.
+    """List the confused pairs, most frequent first, as fastai's `most_confused(min_val)`.
 
     Args:
         counts: Shape (C, C): actual class in rows, predicted class in columns.
         class_names: Names in index order, C of them.
-        min_count: Pairs confused fewer times are left out; at least 1.
+        min_count: Drop pairs confused fewer times; at least 1.
 
     Returns:
         Columns actual, predicted, count, and share of the actual class's photos, without the
@@ -109,16 +109,16 @@ def most_confused(
 def confusion_table(
     counts: NDArray[np.int64], class_names: Sequence[str], support: NDArray[np.int64] | None = None
 ) -> pd.DataFrame:
-    """Return a row for each cell of a confusion matrix that is not 0.
+    """Return one row for each non-zero cell of a confusion matrix.
 
     Args:
         counts: Shape (C, C): actual class in rows, predicted class in columns.
         class_names: Names in index order, C of them.
-        support: Photos of each actual class, (C,); None: the sums of the rows.
+        support: Number of photos of each actual class, (C,); None for the row sums.
 
     Returns:
         Columns actual, predicted, count, and share of the actual class's photos. Errors come
-        before the diagonal, the most frequent first: an artifact holds the first rows alone. Ties
+        before the diagonal, most frequent first, because artifacts show the first rows only. Ties
         are in order of actual, then predicted class index.
     """
     import pandas as pd
@@ -142,7 +142,7 @@ def confusion_table(
 
 
 def without_diagonal(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The errors alone."""
+    """Return a copy of a confusion matrix with the errors only."""
     errors = counts.copy()
     np.fill_diagonal(errors, 0)
     return errors

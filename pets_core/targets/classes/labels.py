@@ -1,4 +1,4 @@
-"""Photos whose label is probably wrong, by confident learning (Northcutt and others 2021)."""
+"""Probable label errors of classes, by confident learning (Northcutt et al., 2021)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["label_issues"]
 
 
 def label_issues(validation: ClassPredictions) -> pd.DataFrame:
-    """Find labels that the model, which was not trained on these photos, contradicts.
+    """Return the photos whose label is probably wrong.
 
     Args:
-        validation: Of photos that were held out. A model has memorised those it was trained on,
-            and labels of test photos that are changed to its predictions flatter it.
+        validation: Predictions of the validation split. A model has memorised its training photos,
+            and changing test labels to its predictions would bias the test metrics.
 
     Returns:
-        A row a photo, the likeliest error first, as `source.label_fixes` takes them: id, label (the
-        proposed one), given (the present one), label_probability, given_probability. No row where
-        fewer than two classes have photos.
+        One row per photo in the format of `source.label_fixes`, most probable error first: id,
+        label (proposed), given (current), label_probability, given_probability. Empty if fewer than
+        two classes have photos.
     """
     import pandas as pd
 
@@ -49,17 +49,17 @@ def _suspicious_rows(validation: ClassPredictions) -> list[int]:
         return []
     from cleanlab.filter import find_label_issues
 
-    # It takes a vocabulary without gaps: every class must have a photo.
-    places = np.searchsorted(present, validation.targets)
+    # cleanlab needs at least one photo of every class: drop the other classes.
+    labels = np.searchsorted(present, validation.targets)
     probabilities = validation.outputs
     if len(present) < probabilities.shape[1]:
         probabilities = probabilities[:, present]
         probabilities /= np.maximum(probabilities.sum(1, keepdims=True), np.finfo(np.float32).tiny)
     with warnings.catch_warnings():
-        # One for each class of few photos, in which it finds less.
+        # cleanlab warns once for each class with few photos.
         warnings.filterwarnings("ignore", "May not flag all label issues")
         found = find_label_issues(
-            places, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+            labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
         )
     return [
         row

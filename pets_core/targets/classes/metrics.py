@@ -23,16 +23,15 @@ _ROWS = 4096
 
 
 def bootstrap_share(count: int, total: int, *, seed: int = 0) -> Interval:
-    """A share with its percentile bootstrap confidence interval (Efron and Tibshirani 1993).
+    """Return a proportion with its 95% percentile bootstrap interval (Efron and Tibshirani, 1993).
 
-    How many of `total` photos drawn with replacement have a property that `count` of them have is
-    binomial, so that each resample is one number. Where all of them have it, or none, every
-    resample is the same, and Wilson's interval (1927) is given.
+    The count in a bootstrap resample is binomial, so each resample is one random number. If `count`
+    is 0 or `total`, all resamples are equal, and the interval is Wilson's (1927).
 
     Args:
-        count: Photos that have it.
-        total: Photos in all, at least 1.
-        seed: Of the resamples.
+        count: Number of photos with the property.
+        total: Number of photos, at least 1.
+        seed: Random seed of the resamples.
     """
     share = count / total
     if count in (0, total):
@@ -46,36 +45,34 @@ def bootstrap_share(count: int, total: int, *, seed: int = 0) -> Interval:
 
 
 def top_k(predictions: ClassPredictions) -> dict[int, float]:
-    """Share of photos whose class is among the k most probable, for each k that makes sense.
+    """Return the top-k accuracy for k = 1 and each larger k of `TOP_K` below the class count.
 
-    Of classes that are equally probable the first comes first, as it does in the prediction.
+    Ties are in order of class index, as in the prediction.
     """
     starts = range(0, len(predictions), _ROWS)
-    places = [_place(predictions, slice(start, start + _ROWS)) for start in starts]
-    place = np.concatenate(places)
-    return {k: float((place < k).mean()) for k in TOP_K if k == 1 or k < len(predictions.names)}
+    rank = np.concatenate([_rank(predictions, slice(start, start + _ROWS)) for start in starts])
+    return {k: float((rank < k).mean()) for k in TOP_K if k == 1 or k < len(predictions.names)}
 
 
-def _place(predictions: ClassPredictions, rows: slice) -> NDArray[np.int64]:
-    """How many classes come before the true one."""
+def _rank(predictions: ClassPredictions, rows: slice) -> NDArray[np.int64]:
+    """Return the rank of the actual class by probability, from 0."""
     values, targets = predictions.outputs[rows], predictions.targets[rows, None]
     own = np.take_along_axis(values, targets, axis=1)
     before = (values > own) | ((values == own) & (np.arange(values.shape[1]) < targets))
-    place: NDArray[np.int64] = before.sum(1)
-    return place
+    rank: NDArray[np.int64] = before.sum(1)
+    return rank
 
 
 def class_table(predictions: ClassPredictions, counts: NDArray[np.int64]) -> pd.DataFrame:
     """Return precision, recall, F1 and support of each class, lowest recall first.
 
     Args:
-        predictions: N photos of C classes.
+        predictions: Predictions of N photos and C classes.
         counts: Confusion matrix, (C, C).
 
     Returns:
-        Columns name, species, support, correct, precision, recall, f1, and taken_for: the class it
-        was most often mistaken for. What cannot be computed without photos is NaN; classes without
-        photos come last.
+        Columns name, species, support, correct, precision, recall, f1, and taken_for, the most
+        frequent wrong prediction. Undefined metrics are NaN; classes without photos come last.
     """
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
@@ -101,15 +98,15 @@ def class_table(predictions: ClassPredictions, counts: NDArray[np.int64]) -> pd.
 
 
 def species_table(counts: NDArray[np.int64], species: Sequence[str | None]) -> pd.DataFrame | None:
-    """Add the classes of each species up: cats taken for dogs, and dogs for cats.
+    """Return the confusion matrix of species, such as cats and dogs.
 
     Args:
         counts: Shape (C, C): actual class in rows, predicted class in columns.
-        species: Of each class; classes without one are left out.
+        species: Species of each class; classes without one are dropped.
 
     Returns:
-        Column actual, and a column for each predicted species, in alphabetical order; None where
-        fewer than two species are known.
+        Column actual, and one column for each predicted species, in alphabetical order; None if
+        there are fewer than two species.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""One class a sample."""
+"""Objective for classes: softmax and cross-entropy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["SingleLabel", "balanced_weights"]
 
 
 class SingleLabel:
-    """One class a sample: softmax and cross-entropy; the metric counts the wrong ones.
+    """Softmax, cross-entropy and error rate for one class per sample.
 
-    Logits are (B, C); targets are class indices, int64 (B,), or in training shares of the classes,
+    Logits are (B, C). Targets are class indices, int64 (B,), or class probabilities in training,
     float32 (B, C).
 
     Args:
@@ -30,7 +30,7 @@ class SingleLabel:
         self._label_smoothing, self._class_weights = label_smoothing, class_weights
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats with smoothed targets and weighted classes, summed."""
+        """Return the summed cross-entropy in nats, with smoothed targets and class weights."""
         return F.cross_entropy(
             logits.float(),
             targets,
@@ -40,30 +40,32 @@ class SingleLabel:
         )
 
     def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats, summed."""
+        """Return the summed cross-entropy in nats."""
         return F.cross_entropy(logits.float(), targets, reduction="sum")
 
     def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Samples whose most probable class is not the target."""
+        """Return the number of misclassified samples."""
         return (logits.argmax(dim=1) != targets).sum()
 
     def metric_value(self, mean: float) -> float:
-        """The share of them."""
+        """Return the error rate."""
         return mean
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Probabilities, each row summing to 1."""
+        """Return probabilities; each row sums to 1."""
         return logits.float().softmax(dim=1)
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:
-    """Weights that give every class the same share of the loss, 1 on average over the samples.
+    """Return class weights that give every class the same share of the loss.
+
+    The mean weight over the training samples is 1.
 
     Args:
-        counts: Training samples of each class; those of a class without any weigh 0.
+        counts: Number of training samples of each class; a class without samples has weight 0.
 
     Returns:
-        float32 (C,): n / (k * count), where k classes have samples (King and Zeng 2001).
+        float32 (C,): n / (k * count), where k classes have samples (King and Zeng, 2001).
     """
     numbers = torch.tensor(counts, dtype=torch.float32)
     present = numbers > 0

@@ -15,11 +15,11 @@ __all__ = ["ClassPredictions"]
 
 @dataclass(frozen=True)
 class ClassPredictions(Predictions):
-    """Predictions of N photos of C classes; outputs are probabilities, (N, C)."""
+    """Predictions of N photos and C classes; outputs are probabilities, (N, C)."""
 
     @classmethod
     def of(cls, predictions: Predictions) -> ClassPredictions:
-        """Return the same predictions."""
+        """Convert predictions to this class."""
         return cls(*(getattr(predictions, each.name) for each in fields(Predictions)))
 
     @property
@@ -35,12 +35,12 @@ class ClassPredictions(Predictions):
 
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
-        """Its probability, (N,)."""
+        """Probability of the most probable class, (N,)."""
         found = np.take_along_axis(self.outputs, self.predicted[:, None], axis=1)
         confidence: NDArray[np.float32] = found[:, 0]
         return confidence
 
     @cached_property
     def wrong(self) -> NDArray[np.bool_]:
-        """Which photos were predicted another class, (N,)."""
+        """Whether each photo is misclassified, (N,)."""
         return np.asarray(self.predicted != self.targets)

@@ -1,4 +1,4 @@
-"""One class a photo: the kind `class`."""
+"""Kind of target `class`: one class per photo."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import (
-    NUM_SHOWN,
+    NUM_GALLERY_PHOTOS,
     Evaluation,
     Evaluator,
     Predicted,
     Target,
-    issues_section,
+    label_issues_section,
     top_labels,
 )
 from pets_core.targets.classes.calibration import Calibration, calibrate
@@ -59,7 +59,7 @@ _SIDE = 160
 
 
 class ClassesEvaluator(Evaluator):
-    """Evaluates predicted classes: the error rate, what is confused with what, calibration."""
+    """Evaluates predicted classes: error rate, confusion, calibration and label errors."""
 
     predictions: ClassPredictions
     validation: ClassPredictions | None
@@ -82,7 +82,7 @@ class ClassesEvaluator(Evaluator):
         return confusion_counts(predictions.targets, predictions.predicted, num_classes)
 
     def score(self) -> ScoredSamples:
-        """Return 1 for each photo that was predicted another class."""
+        """Return the error rate; the score of a photo is 1 if misclassified, else 0."""
         predictions = self.predictions
         wrong = predictions.wrong
         share = bootstrap_share(int(wrong.sum()), len(predictions))
@@ -97,7 +97,7 @@ class ClassesEvaluator(Evaluator):
         )
 
     def evaluate(self) -> Evaluation:
-        """Return confusion matrix, confused pairs, classes, calibration, photos, label issues."""
+        """Return confusion matrix, confused pairs, classes, calibration, gallery, label issues."""
         predictions, counts = self.predictions, self._counts
         calibration = calibrate(predictions, self.validation)
         issues = label_issues(self.validation) if self.validation else None
@@ -117,7 +117,7 @@ class ClassesEvaluator(Evaluator):
             tables["species"] = species
         return Evaluation(
             metrics=self._metrics(calibration),
-            details=(f"{int((~predictions.wrong).sum()):,} of {len(predictions):,} photos right.",),
+            details=(f"{(~predictions.wrong).sum():,} of {len(predictions):,} photos correct.",),
             highlights=_highlights(pairs),
             sections=_sections(predictions, tables, calibration, issues),
             tables=tables,
@@ -132,7 +132,7 @@ class ClassesEvaluator(Evaluator):
             gallery=self._gallery(pairs, issues),
             files={} if issues is None else {"label_fixes.csv": issues_csv(issues)},
             num_label_issues=None if issues is None else len(issues),
-            task=f"names one of {len(predictions.names)} classes",
+            task=f"predicts one of {len(predictions.names)} classes",
         )
 
     def _metrics(self, calibration: Calibration) -> list[Metric]:
@@ -149,15 +149,15 @@ class ClassesEvaluator(Evaluator):
         ]
 
     def _gallery(self, pairs: Any, issues: Any) -> Gallery:
-        """Return the photos of greatest loss, confident errors, confused pairs, label issues."""
+        """Return photos with top losses, confident errors, confused pairs and label issues."""
         predictions, losses = self.predictions, self.predictions.losses
         assert losses is not None
         errors = np.flatnonzero(predictions.wrong)
-        sure = errors[np.argsort(-predictions.confidence[errors], kind="stable")]
+        confident = errors[np.argsort(-predictions.confidence[errors], kind="stable")]
         worst = np.argsort(-losses, kind="stable")
         parts = {
-            "top-losses": [self._picture(row) for row in worst[:NUM_SHOWN]],
-            "confident-errors": [self._picture(row) for row in sure[:NUM_SHOWN]],
+            "top-losses": [self._picture(row) for row in worst[:NUM_GALLERY_PHOTOS]],
+            "confident-errors": [self._picture(row) for row in confident[:NUM_GALLERY_PHOTOS]],
             "confused-pairs": [
                 self._picture(row, group=f"{pair.actual}, predicted {pair.predicted}")
                 for pair in pairs[:_NUM_PAIRS].itertuples()
@@ -171,7 +171,7 @@ class ClassesEvaluator(Evaluator):
         return fetch_photos(parts, self.info.dataset_url, _SIDE, maps_url=self.maps_url)
 
     def _rows_of_pair(self, actual: str, predicted: str) -> NDArray[np.int64]:
-        """Return the rows of photos of a confused pair, the surest first."""
+        """Return the rows of a confused pair, highest confidence first."""
         predictions, names = self.predictions, self.predictions.names
         own = predictions.targets == names.index(actual)
         rows = np.flatnonzero(own & (predictions.predicted == names.index(predicted)))
@@ -212,21 +212,21 @@ def _sections(
         Section(
             key="most-confused", title="Confused pairs", table="most_confused", percent=("share",),
             max_rows=_NUM_PAIRS,
-            text="Classes that were predicted for others, most frequent first.",
-            description="Classes predicted for others, most frequent first",
+            text="Misclassified photos by actual and predicted class, most frequent first.",
+            description="Confused pairs of classes, most frequent first",
         ),
         *_confusion_sections(predictions, "species" in tables),
         *_photo_sections(),
         *([] if issues is None else [_label_section(len(issues))]),
         Section(
             key="classes", title="Classes", table="classes", percent=("precision", "recall", "f1"),
-            text="Every class, lowest recall first.",
-            description="Precision, recall and F1 of every class",
+            text="All classes, lowest recall first.",
+            description="Precision, recall and F1 of each class",
         ),
         Section(
             key="calibration", title="Calibration", figure="reliability",
-            figure_alt="Accuracy against the model's confidence, in 15 bins",
-            text=_calibration_text(calibration), description="Confidence against accuracy",
+            figure_alt="Accuracy against confidence, in 15 bins",
+            text=_calibration_text(calibration), description="Accuracy against confidence",
         ),
     ]  # fmt: skip
 
@@ -235,24 +235,24 @@ def _confusion_sections(predictions: ClassPredictions, has_species: bool) -> lis
     sections = [
         Section(
             key="confusion-matrix", title="Confusion matrix", figure="confusion",
-            figure_alt=f"Confusion matrix of {len(predictions.names)} classes; the tables of pairs "
-            "and of classes hold its figures",
-            text="Rows: actual class. Columns: predicted class. The diagonal is right; classes "
-            "that are confused lie side by side. The deeper the colour, the greater the share of "
-            "the class's photos.",
+            figure_alt=f"Confusion matrix of {len(predictions.names)} classes; the tables of "
+            "confused pairs and of classes hold its numbers",
+            text="Rows: actual class. Columns: predicted class. The diagonal is correct. Classes "
+            "that are often confused are adjacent. Darker cells hold a larger share of the actual "
+            "class's photos.",
             description=f"{len(predictions)} {predictions.info.split} photos",
         ),
         Section(
             key="confusion-table", title="Confusion table", table="confusion", percent=("share",),
-            description="Every pair of actual and predicted class that occurs", in_report=False,
+            description="All non-zero cells of the confusion matrix", in_report=False,
         ),
     ]  # fmt: skip
     if has_species:
         sections.append(
             Section(
                 key="species", title="Species", table="species",
-                text="Actual species in rows, predicted species in columns, photos.",
-                description="Species predicted for others",
+                text="Rows: actual species. Columns: predicted species. Cells: number of photos.",
+                description="Confusion matrix of species",
             )
         )  # fmt: skip
     return sections
@@ -262,30 +262,30 @@ def _photo_sections() -> list[Section]:
     return [
         Section(
             key="top-losses", title="Top losses", gallery="top-losses",
-            text="The photos of greatest loss. Below each, where a map was computed, what spoke "
-            "for the prediction (Grad-CAM): red most, blue least.",
-            description="The photos of greatest loss",
+            text="Photos with the highest loss. The map below a photo, if computed, shows which "
+            "regions support the prediction (Grad-CAM): red most, blue least.",
+            description="Photos with the highest loss",
         ),
         Section(
             key="confident-errors", title="Confident errors", gallery="confident-errors",
-            text="Wrong predictions of the highest probability.",
-            description="Wrong predictions of the highest probability",
+            text="Wrong predictions with the highest probability.",
+            description="Wrong predictions with the highest probability",
         ),
         Section(
             key="confused-pairs", title="Photos of confused pairs", gallery="confused-pairs",
-            description="Photos of the pairs confused most",
+            description="Photos of the most confused pairs",
         ),
     ]  # fmt: skip
 
 
 def _label_section(count: int) -> Section:
-    return issues_section(
+    return label_issues_section(
         count,
-        found="label is probably wrong, by confident learning. Look at them, remove the rows of "
-        "label_fixes.csv whose label is right, and ingest with --source.label_fixes set to the "
-        "file.",
-        none="No label of the validation photos looks wrong.",
-        description="Labels that are probably wrong",
+        found="a probable label error (confident learning). Review them, remove the rows of "
+        "label_fixes.csv whose current label (given) is correct, and ingest with "
+        "--source.label_fixes set to the file.",
+        none="No probable label errors in the validation photos.",
+        description="Probable label errors",
     )
 
 
@@ -293,17 +293,17 @@ def _calibration_text(calibration: Calibration) -> str:
     scaled = ""
     if calibration.temperature is not None:
         scaled = (
-            f" With logits divided by {calibration.temperature:.2f}, fitted on the validation "
-            f"photos, it is {calibration.ece_after:.1%}."
+            f" After temperature scaling (T = {calibration.temperature:.2f}, fitted on the "
+            f"validation photos): {calibration.ece_after:.1%}."
         )
     return (
-        "How often a prediction is right, by its probability. The expected calibration error is "
+        "Accuracy of predictions by their confidence. Expected calibration error: "
         f"{calibration.bins.ece:.1%}.{scaled}"
     )
 
 
 class Classes(Target):
-    """One class of a vocabulary a photo. Outputs are probabilities."""
+    """One class of a vocabulary per photo; outputs are probabilities."""
 
     name = "class"
     spec = BUILT_IN["class"]
@@ -321,7 +321,7 @@ class Classes(Target):
         class_counts: Sequence[int],
         device: torch.device,
     ) -> Objective:
-        """Return softmax and cross-entropy."""
+        """Return the objective with softmax and cross-entropy."""
         from pets_core.targets.classes.objective import SingleLabel, balanced_weights
 
         weights = None
@@ -330,7 +330,7 @@ class Classes(Target):
         return SingleLabel(config.label_smoothing, weights)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Columns actual, predicted, probability (of that), loss, and all probabilities."""
+        """Return columns actual, predicted, its probability, loss, and all probabilities."""
         return pa.schema(
             [("actual", pa.string()), ("predicted", pa.string()), ("probability", pa.float32()),
              ("loss", pa.float32()), ("probabilities", pa.list_(pa.float32(), info.num_outputs))]
@@ -339,7 +339,7 @@ class Classes(Target):
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return the columns."""
+        """Return the columns of `schema`."""
         names = np.array(info.names, dtype=object)
         predicted = outputs.argmax(1)
         own = np.take_along_axis(outputs, targets[:, None].astype(np.int64), 1)[:, 0]
@@ -354,28 +354,29 @@ class Classes(Target):
 
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
         """Return class indices, int64 (N,)."""
-        index = {name: place for place, name in enumerate(info.names)}
+        index_of = {name: index for index, name in enumerate(info.names)}
         actual = table["actual"].to_pylist()
-        if unknown := [name for name in actual if name not in index]:
+        if unknown := [name for name in actual if name not in index_of]:
             raise PetsError(
-                f"{url}: {unknown[0]!r} is actual, but not among its {len(index)} classes"
+                f"{url}: actual class {unknown[0]!r} is not among its {len(index_of)} classes: "
+                "predict again"
             )
-        return np.array([index[name] for name in actual], np.int64)
+        return np.array([index_of[name] for name in actual], np.int64)
 
     def check(self, url: str, predictions: Predictions) -> None:
-        """Refuse outputs that are no probabilities."""
+        """Check that outputs are probabilities."""
         sums = predictions.outputs.sum(1, dtype=np.float64)
-        # A sum that is right says that no value is NaN or infinite.
+        # A sum of 1 implies that all values are finite.
         bad = ~(np.abs(sums - 1) < 1e-3) | (predictions.outputs.min(1) < 0)
         assert predictions.losses is not None
         refuse_rows(
             url, predictions, bad | ~np.isfinite(predictions.losses),
             "probabilities that are not finite, or do not add up to 1",
-            "Predict again; of a model that gives NaN, lower its train.base_lr",
+            "Predict again; if the model returns NaN, train again with a lower train.base_lr",
         )  # fmt: skip
 
     def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
-        """Return predicted, its probability, and all probabilities in the model's order."""
+        """Return predicted, its probability, and all probabilities in class index order."""
         names = np.array([info.name for info in predicted.card.classes], dtype=object)
         outputs = predicted.outputs
         return {
@@ -385,11 +386,11 @@ class Classes(Target):
         }
 
     def count_labels(self, part: pa.Table) -> dict[str, int]:
-        """Return how often each class was predicted."""
+        """Return the number of predictions of each class."""
         return Counter(part["predicted"].drop_null().to_pylist())
 
     def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
-        """Return breed, probability and top."""
+        """Return the fields breed (the predicted class), probability and top."""
         top = top_labels(predicted, max(num_top, 1))
         return {"label": top[0][0], "probability": top[0][1], "top": top[:num_top]}
 

@@ -1,1 +1,1 @@
-"""Coordinates: keypoints, or a bounding box, on a photo."""
+"""Coordinates on a photo: keypoints, or a bounding box."""

@@ -12,14 +12,14 @@ Floats = NDArray[np.float64]
 
 
 def distances(targets: Numbers, predicted: Numbers) -> Floats:
-    """How far each point is from where it is.
+    """Return the distance of each predicted point from its target.
 
     Args:
-        targets: x and y of each point in turn, (N, 2 P).
+        targets: Alternating x and y of P points, (N, 2 P).
         predicted: (N, 2 P).
 
     Returns:
-        (N, P), in the units of both.
+        (N, P), in the unit of the coordinates.
     """
     steps = (predicted.astype(np.float64) - targets).reshape(len(targets), -1, 2)
     found: Floats = np.hypot(steps[..., 0], steps[..., 1])
@@ -27,13 +27,13 @@ def distances(targets: Numbers, predicted: Numbers) -> Floats:
 
 
 def pixel_distances(targets: Numbers, predicted: Numbers, sizes: NDArray[np.int64]) -> Floats:
-    """How far each point is from where it is, in pixels of the upright photo.
+    """Return the distance of each predicted point from its target in pixels of the upright photo.
 
     Args:
-        targets: x and y of each point in turn, from -1 at the left and upper edge to 1 at the
-            others, (N, 2 P).
+        targets: Alternating x and y of P points, from -1 (left, top) to 1 (right, bottom),
+            (N, 2 P).
         predicted: (N, 2 P).
-        sizes: Width and height of each photo, pixels, (N, 2).
+        sizes: Width and height of each photo in pixels, (N, 2).
 
     Returns:
         (N, P).
@@ -43,25 +43,25 @@ def pixel_distances(targets: Numbers, predicted: Numbers, sizes: NDArray[np.int6
 
 
 def box_iou(one: Numbers, other: Numbers) -> Floats:
-    """Intersection over union of boxes: 1 for the same, 0 for those that lie apart.
+    """Return the intersection over union of pairs of boxes, from 0 (disjoint) to 1 (equal).
 
-    A box is found, by custom, where it is 0.5 or more (Everingham and others 2010, PASCAL VOC,
-    section 4.2; there a box has its edges' pixels too, here it ends at a line). One whose corners
-    are exchanged is empty. It does not matter whether width and height are told in the same unit.
+    A box with swapped corners is empty. The units of x and y may differ. PASCAL VOC counts a box as
+    detected at an IoU of 0.5 or more (Everingham et al., 2010, section 4.2); its boxes include the
+    pixels of their edges, these do not.
 
     Args:
         one: xmin, ymin, xmax, ymax, (N, 4).
         other: (N, 4).
 
     Returns:
-        (N,); 0 where both are empty.
+        (N,); 0 if both boxes are empty.
     """
     one, other = one.astype(np.float64), other.astype(np.float64)
     corners = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:])
     shared = _area(np.concatenate(corners, axis=1))
     union = _area(one) + _area(other) - shared
-    found: Floats = np.divide(shared, union, out=np.zeros(len(one)), where=union > 0)
-    return found
+    iou: Floats = np.divide(shared, union, out=np.zeros(len(one)), where=union > 0)
+    return iou
 
 
 def _area(boxes: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Places on a photo: the kinds `points` (keypoints) and `box` (a bounding box)."""
+"""Kinds of targets `points` (keypoints) and `box` (a bounding box)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Interval, Metric
 from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import Predicted
-from pets_core.targets.coordinates.drawing import draw_on_jpeg, photo_sizes
+from pets_core.targets.coordinates.drawing import draw_on_jpeg, read_photo_sizes
 from pets_core.targets.coordinates.metrics import box_iou, distances, pixel_distances
 from pets_core.targets.regression.target import Numbers, NumbersEvaluator
 
@@ -31,50 +31,50 @@ if TYPE_CHECKING:
 
 __all__ = ["BOX", "POINTS", "Box", "BoxEvaluator", "Points", "PointsEvaluator"]
 
-_FOUND = 0.5
+_MIN_IOU = 0.5
 _OUTLIER = 3.5
-_SCALE = " Coordinates go from -1 at the photo's left and upper edge to 1 at the others."
+_SCALE = " Coordinates range from -1 (left, top) to 1 (right, bottom)."
 
 Floats = NDArray[np.float64]
 
 
 class _CoordinatesEvaluator(NumbersEvaluator):
-    """What keypoints and boxes share: they are drawn, and outliers are found by their distance."""
+    """Base class for keypoints and boxes: drawings, and label issues by distance."""
 
     shape: ClassVar[Literal["points", "box"]]
 
     @property
     def has_one_unit(self) -> bool:
-        """Coordinates have one scale."""
+        """Always True: coordinates have one scale."""
         return True
 
     @property
     def unit(self) -> str:
-        """They have no unit."""
+        """Empty: coordinates have no unit."""
         return ""
 
-    def text(self, values: NDArray[Any]) -> str:
-        """Return the first coordinates of a photo; all of them are drawn."""
+    def format_values(self, values: NDArray[Any]) -> str:
+        """Format the first 6 coordinates of a photo."""
         shown = [f"{value:.2f}" for value in values[:6]]
         return "; ".join([*shown, f"and {len(values) - 6} more"] if len(values) > 6 else shown)
 
     def draw(self, predictions: Predictions, row: int, jpeg: bytes) -> bytes:
-        """Draw the actual and the predicted places."""
+        """Draw the actual and predicted coordinates on the photo of a row."""
         actual, predicted = predictions.targets[row], predictions.outputs[row]
         return draw_on_jpeg(jpeg, self.shape, actual, predicted)
 
     def issues(self) -> Any:
-        """Return photos whose distance is an outlier among the validation photos.
+        """Return validation photos with an outlying distance; None without validation photos.
 
-        Of the logarithms of the distances, those more than 3.5 robust standard deviations above the
-        median (Iglewicz and Hoaglin 1993).
+        Outliers are logarithms of distances more than 3.5 robust standard deviations above the
+        median (Iglewicz and Hoaglin, 1993).
         """
         import pandas as pd
 
         if self.validation is None:
             return None
-        off = distances(self.validation.targets, self.validation.outputs).mean(1)
-        logs = np.log(np.maximum(off, np.finfo(np.float32).eps))
+        distance = distances(self.validation.targets, self.validation.outputs).mean(1)
+        logs = np.log(np.maximum(distance, np.finfo(np.float32).eps))
         centre = np.median(logs)
         spread = 1.4826 * np.median(np.abs(logs - centre))
         score = (logs - centre) / spread if spread > 0 else np.zeros(len(logs))
@@ -82,62 +82,62 @@ class _CoordinatesEvaluator(NumbersEvaluator):
         return pd.DataFrame(
             {
                 "id": [self.validation.ids[row] for row in rows],
-                "distance": off[rows] / 2,
+                "distance": distance[rows] / 2,
                 "quality": 1 / (1 + score[rows]),
             }
         )
 
 
 class PointsEvaluator(_CoordinatesEvaluator):
-    """Evaluates predicted keypoints: their distance, as a share of the photo's side."""
+    """Evaluates predicted keypoints by their distance, as a share of the photo's side."""
 
     shape = "points"
     legend = " Green circles: actual. Orange crosses: predicted." + _SCALE
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64] | None:
-        return photo_sizes(self.info.dataset_url, self.predictions.ids)
+        return read_photo_sizes(self.info.dataset_url, self.predictions.ids)
 
     @cached_property
     def photo_errors(self) -> Floats:
-        """Return the mean distance of each photo's points, in shares of its sides."""
+        """Mean distance of each photo's points, as a share of its side, (N,)."""
         predictions = self.predictions
-        found: Floats = distances(predictions.targets, predictions.outputs).mean(1) / 2
-        return found
+        errors: Floats = distances(predictions.targets, predictions.outputs).mean(1) / 2
+        return errors
 
-    def detail(self, row: int) -> str:
-        """Return the mean distance of a photo's points."""
-        predictions = self.predictions
+    def format_error(self, row: int) -> str:
+        """Format the mean distance of a photo's points."""
+        actual, predicted = self.predictions.targets, self.predictions.outputs
         if self._sizes is None:
             return f"{self.photo_errors[row]:.1%} of a side"
         own = slice(row, row + 1)
-        off = pixel_distances(predictions.targets[own], predictions.outputs[own], self._sizes[own])
-        return f"{off.mean():.3g} pixels"
+        pixels = pixel_distances(actual[own], predicted[own], self._sizes[own])
+        return f"{pixels.mean():.3g} pixels"
 
     def score(self) -> ScoredSamples:
-        """Return the mean distance of each photo's points."""
+        """Return the mean distance; the score of a photo is the mean over its points."""
         baseline = float(distances(self.predictions.targets, self.baseline).mean() / 2)
-        return self.scored(POINTS, self.photo_errors, unit="% of a side", baseline=baseline)
+        return self.summarize(POINTS, self.photo_errors, unit="% of a side", baseline=baseline)
 
     def metrics(self) -> list[Metric]:
-        """Return distances in pixels of the upright photo, where the photos are in reach."""
+        """Return distances in pixels of the upright photo; empty if the sizes are unknown."""
         if self._sizes is None:
             return []
         actual = self.predictions.targets
-        off = pixel_distances(actual, self.predictions.outputs, self._sizes)
+        pixels = pixel_distances(actual, self.predictions.outputs, self._sizes)
         baseline = pixel_distances(actual, self.baseline, self._sizes)
         return [
-            Metric(name=name, unit="pixels", value=float(np.quantile(off, share)),
+            Metric(name=name, unit="pixels", value=float(np.quantile(pixels, share)),
                    baseline=float(np.quantile(baseline, share)))
             for name, share in (("median distance", 0.5), ("95th percentile of distances", 0.95))
         ]  # fmt: skip
 
 
 class BoxEvaluator(_CoordinatesEvaluator):
-    """Evaluates predicted boxes: their intersection over union with the actual ones."""
+    """Evaluates predicted boxes by their intersection over union with the actual boxes."""
 
     shape = "box"
-    legend = " Whole green line: actual. Broken orange line: predicted." + _SCALE
+    legend = " Solid green line: actual. Dashed orange line: predicted." + _SCALE
 
     @cached_property
     def _iou(self) -> Floats:
@@ -145,23 +145,23 @@ class BoxEvaluator(_CoordinatesEvaluator):
 
     @cached_property
     def photo_errors(self) -> Floats:
-        """Return 1 - IoU and, so that of boxes apart the farthest is worst, their distance."""
-        off: Floats = distances(self.predictions.targets, self.predictions.outputs).mean(1)
-        return 1 - self._iou + np.where(self._iou == 0, off, 0)
+        """1 - IoU of each photo, plus the distance of disjoint boxes to rank them, (N,)."""
+        distance: Floats = distances(self.predictions.targets, self.predictions.outputs).mean(1)
+        return 1 - self._iou + np.where(self._iou == 0, distance, 0)
 
-    def detail(self, row: int) -> str:
-        """Return the IoU of a photo's box."""
+    def format_error(self, row: int) -> str:
+        """Format the IoU of a photo's box."""
         return f"IoU {self._iou[row]:.2f}"
 
     def score(self) -> ScoredSamples:
-        """Return the IoU of each photo's box."""
+        """Return the mean IoU; the score of a photo is its IoU."""
         baseline = float(box_iou(self.predictions.targets, self.baseline).mean())
-        return self.scored(BOX, self._iou, baseline=baseline)
+        return self.summarize(BOX, self._iou, baseline=baseline)
 
     def metrics(self) -> list[Metric]:
-        """Return the share of boxes that are found, by the custom of PASCAL VOC."""
-        found = (self._iou >= _FOUND).astype(np.float64)
-        interval: Interval = bootstrap_interval(np.mean, found)
+        """Return the share of boxes with an IoU of 0.5 or more, as PASCAL VOC."""
+        detected = (self._iou >= _MIN_IOU).astype(np.float64)
+        interval: Interval = bootstrap_interval(np.mean, detected)
         return [
             Metric(name="IoU of 0.5 or more", higher_is_better=True, unit="%",
                    **interval.model_dump())
@@ -169,7 +169,7 @@ class BoxEvaluator(_CoordinatesEvaluator):
 
 
 class _Coordinates(Numbers):
-    """Coordinates from -1 to 1 on the photo, which people read in its pixels."""
+    """Coordinates on the photo from -1 to 1; predictions are shown in pixels."""
 
     def objective(
         self,
@@ -178,7 +178,7 @@ class _Coordinates(Numbers):
         class_counts: Sequence[int],
         device: torch.device,
     ) -> Objective:
-        """Return regression within the photo and its surroundings."""
+        """Return the regression objective; coordinates are bounded by `REACH`."""
         from pets_core.data.loading.transforms import REACH
         from pets_core.targets.coordinates.objective import Boxes, Keypoints
 
@@ -186,31 +186,31 @@ class _Coordinates(Numbers):
         return kind(REACH, loss=config.number_loss)
 
     def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
-        """Return coordinates on the photo, corners of a box in order."""
+        """Decode logits to coordinates on the photo, with the corners of a box in order."""
         import torch
 
         from pets_core.data.loading.loader import move_coordinates
 
-        found = self.objective(card, TrainConfig(), (), logits.device).activation(logits)
+        coordinates = self.objective(card, TrainConfig(), (), logits.device).activation(logits)
         if maps is not None:
-            return move_coordinates(found, maps, self.spec.geometry or "points").clamp(-1, 1)
+            return move_coordinates(coordinates, maps, self.spec.geometry or "points").clamp(-1, 1)
         if self.spec.geometry == "box":
-            # As `move_box` orders the corners of a box that is moved.
-            one, other = found.chunk(2, 1)
-            found = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
-        # By hand, for onnxruntime does not run the export of `move_box`.
+            # Same order of corners as `move_box`.
+            one, other = coordinates.chunk(2, 1)
+            coordinates = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
+        # Not `move_box`: onnxruntime cannot run its export.
         side, size = card.resize_to, card.image_size
         centre = (2 * ((side - size) // 2) + size) / side - 1
-        return (found * (size / side) + centre).clamp(-1, 1)
+        return (coordinates * (size / side) + centre).clamp(-1, 1)
 
     def values(self, predicted: Predicted) -> NDArray[np.float64]:
-        """Return pixels of the upright photo, from its upper left, (N, D)."""
+        """Return pixels of the upright photo from its top left corner, (N, D)."""
         outputs = predicted.outputs.astype(np.float64)
         return (outputs + 1) / 2 * np.tile(predicted.sizes, outputs.shape[1] // 2)
 
 
 class Points(_Coordinates):
-    """Keypoints, x and y of each in turn. Outputs are coordinates from -1 to 1."""
+    """Keypoints, alternating x and y; outputs are coordinates from -1 to 1."""
 
     name = "points"
     spec = BUILT_IN["points"]
@@ -218,14 +218,14 @@ class Points(_Coordinates):
     evaluator = PointsEvaluator
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Columns as of numbers, of x and y in turn."""
+        """Return the columns of numbers for alternating x and y."""
         if len(info.numbers) % 2:
-            raise PetsError(f"keypoints have an x and a y each, not {len(info.numbers)} numbers")
+            raise PetsError(f"keypoints need an x and a y each, got {len(info.numbers)} numbers")
         return super().schema(info)
 
 
 class Box(_Coordinates):
-    """A bounding box: xmin, ymin, xmax, ymax. Outputs are coordinates from -1 to 1."""
+    """A bounding box xmin, ymin, xmax, ymax; outputs are coordinates from -1 to 1."""
 
     name = "box"
     spec = BUILT_IN["box"]
@@ -235,9 +235,9 @@ class Box(_Coordinates):
     evaluator = BoxEvaluator
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Columns as of numbers, of four coordinates."""
+        """Return the columns of numbers for four coordinates."""
         if len(info.numbers) != 4:
-            raise PetsError(f"a box has 4 numbers, not {len(info.numbers)}")
+            raise PetsError(f"a box needs 4 numbers, got {len(info.numbers)}")
         return super().schema(info)
 
 

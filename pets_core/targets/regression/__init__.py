@@ -1,1 +1,1 @@
-"""Regression: one or several numbers a photo."""
+"""Regression: one or several numbers per photo."""

@@ -1,4 +1,4 @@
-"""Photos whose numbers are probably wrong."""
+"""Probable errors in numeric targets."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 __all__ = ["number_issues"]
 
 _SHARE_OF_MEDIAN = 0.05
-"""As cleanlab's Datalab: an issue has a quality below this share of the median."""
+"""An issue has a quality below this share of the median, as in cleanlab's Datalab."""
 
 
 def number_issues(validation: Predictions) -> pd.DataFrame:
-    """Find photos whose numbers the model, which was not trained on them, contradicts.
+    """Return the numbers that are probably wrong.
 
-    The quality of each number is that of cleanlab's `regression` (Zhou and others 2023,
-    arXiv:2305.16583), from residuals that are outliers.
+    Their quality is the score of outlying residuals by `cleanlab.regression` (Zhou et al., 2023,
+    arXiv:2305.16583).
 
     Args:
-        validation: Predictions of photos that were held out, (N, D).
+        validation: Predictions of the validation split, (N, D).
 
     Returns:
-        A row a number, the likeliest error first: id, number, actual, predicted, and quality, 0 to
-        1.
+        One row per number, most probable error first: id, number, actual, predicted, and quality
+        from 0 to 1.
     """
     import pandas as pd
 
     names = [info.name for info in validation.info.numbers]
-    rows = [row for place, name in enumerate(names) for row in _issues_of(validation, place, name)]
+    rows = [row for index, name in enumerate(names) for row in _issues_of(validation, index, name)]
     columns = ["id", "number", "actual", "predicted", "quality"]
     return pd.DataFrame(rows, columns=columns).sort_values(
         "quality", kind="stable", ignore_index=True
@@ -41,11 +41,11 @@ def number_issues(validation: Predictions) -> pd.DataFrame:
 
 
 def _issues_of(
-    validation: Predictions, place: int, name: str
+    validation: Predictions, index: int, name: str
 ) -> list[tuple[str, str, float, float, float]]:
-    actual = validation.targets[:, place].astype(np.float64)
-    predicted = validation.outputs[:, place].astype(np.float64)
-    # Outliers of residuals need neighbours to be told from.
+    actual = validation.targets[:, index].astype(np.float64)
+    predicted = validation.outputs[:, index].astype(np.float64)
+    # Outlier detection needs enough neighbours, and residuals that differ.
     if len(actual) < 20 or np.ptp(actual - predicted) == 0:
         return []
     from cleanlab.regression.rank import get_label_quality_scores

@@ -13,28 +13,28 @@ from pets_core.records.dataset import NumberInfo
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["baseline_of", "have_one_unit", "number_table", "rmse", "standard_errors"]
+__all__ = ["have_one_unit", "mean_baseline", "number_table", "rmse", "standard_errors"]
 
 Numbers = NDArray[np.float32] | NDArray[np.float64]
 Floats = NDArray[np.float64]
 
 
 def number_table(infos: Sequence[NumberInfo], targets: Numbers, predicted: Numbers) -> pd.DataFrame:
-    """Return the errors of each number, and those of always predicting the training photos' mean.
+    """Return the errors of each number and of the baseline, the mean of the training photos.
 
     Args:
-        infos: D.
-        targets: (N, D), of one photo at least.
+        infos: D numbers.
+        targets: (N, D), N at least 1.
         predicted: (N, D).
 
     Returns:
-        Columns name, unit, mae, baseline_mae, rmse, baseline_rmse, bias (mean of predicted less
-        actual), r2 (NaN where all photos are alike), median and p95 of the absolute errors.
+        Columns name, unit, mae, baseline_mae, rmse, baseline_rmse, bias (mean of predicted -
+        actual), r2 (NaN if all targets are equal), median and p95 of the absolute errors.
     """
     import pandas as pd
 
-    actual, said = targets.astype(np.float64), predicted.astype(np.float64)
-    return pd.DataFrame([_row(info, actual[:, i], said[:, i]) for i, info in enumerate(infos)])
+    y, y_pred = targets.astype(np.float64), predicted.astype(np.float64)
+    return pd.DataFrame([_row(info, y[:, i], y_pred[:, i]) for i, info in enumerate(infos)])
 
 
 def _row(info: NumberInfo, actual: Floats, predicted: Floats) -> dict[str, object]:
@@ -57,17 +57,17 @@ def _row(info: NumberInfo, actual: Floats, predicted: Floats) -> dict[str, objec
 
 
 def rmse(errors: Numbers) -> float:
-    """Return the root of the mean squared error, whatever the shape."""
+    """Return the root mean squared error over all elements."""
     return float(np.sqrt(np.mean(np.square(errors, dtype=np.float64))))
 
 
 def have_one_unit(infos: Sequence[NumberInfo]) -> bool:
-    """Return whether errors of different numbers can be added."""
+    """Return whether all numbers have the same unit, so that their errors can be averaged."""
     return len(infos) == 1 or len({info.unit or info.name for info in infos}) == 1
 
 
-def baseline_of(infos: Sequence[NumberInfo], num_rows: int) -> Floats:
-    """Return what one predicts who always predicts the training photos' mean, (num_rows, D)."""
+def mean_baseline(infos: Sequence[NumberInfo], num_rows: int) -> Floats:
+    """Return baseline predictions: the mean of the training photos, (num_rows, D)."""
     return np.tile(np.array([info.mean for info in infos], np.float64), (num_rows, 1))
 
 

@@ -1,4 +1,4 @@
-"""Numbers: one or several a sample, on a scale that is open or bounded."""
+"""Objective for numbers: regression, optionally within a range."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _MARGIN = 0.1
 _LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
     "l1": F.l1_loss,
-    # Squared below an error of 1, linear above it (Girshick 2015, arXiv:1504.08083).
+    # Squared below an error of 1, linear above (Girshick, 2015, arXiv:1504.08083).
     "smooth_l1": F.smooth_l1_loss,
 }
 
 
 class Regression:
-    """Error of predictions that a sigmoid holds within a range, if there is one.
+    """Regression loss and RMSE, with a sigmoid that bounds the predictions if `y_range` is set.
 
-    Logits and targets are float32 of one shape, (B,) or (B, D), targets in their own units. The
-    metric is the root of the mean squared error over all of them.
+    Logits and targets are float32 of equal shape, (B,) or (B, D); targets are in their own units.
 
     Args:
-        y_range: Least and greatest prediction; None: predictions are mean + std * logits.
-        loss: Of errors told in `std`.
-        mean: Of each number, (D,) or one for all.
-        std: Standard deviation of each number.
-        unit: Of the numbers.
-        alike: Whether all numbers have one unit; else the metric is in `std`, too.
+        y_range: Minimum and maximum prediction; None: predictions are mean + std * logits.
+        loss: Loss of errors in units of `std`.
+        mean: Mean of each number, (D,), or one for all.
+        std: Standard deviation of each number, (D,), or one for all.
+        unit: Unit of the numbers.
+        has_one_unit: Whether all numbers have the same unit; if not, the metric is in units of
+            `std`.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Regression:
         mean: Tensor | float = 0.0,
         std: Tensor | float = 1.0,
         unit: str = "",
-        alike: bool = True,
+        has_one_unit: bool = True,
     ) -> None:
         self._y_range, self._loss = y_range, _LOSSES[loss]
-        self._mean, self._std, self._alike = mean, std, alike
-        self._unit = unit if alike else "SD"
+        self._mean, self._std, self._has_one_unit = mean, std, has_one_unit
+        self._unit = unit if has_one_unit else "SD"
 
     @property
     def metric(self) -> MetricInfo:
@@ -57,26 +57,26 @@ class Regression:
         return MetricInfo(name="RMSE", unit=self._unit)
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Errors, the mean over a sample's numbers, summed over the samples."""
-        assert logits.shape == targets.shape, "they would be broadcast"
+        """Return the loss, averaged over a sample's numbers and summed over the samples."""
+        assert logits.shape == targets.shape, "shapes differ and would be broadcast"
         predicted = self.activation(logits) / self._std
         return _summed(self._loss(predicted, targets.float() / self._std, reduction="none"))
 
     def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The same."""
+        """Return the training loss, which has no regularisation."""
         return self.loss_sum(logits, targets)
 
     def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Squared errors: the root is taken of their mean over a split."""
+        """Return the squared errors, averaged over a sample's numbers and summed."""
         errors = self.activation(logits) - targets.float()
-        return _summed((errors if self._alike else errors / self._std).square())
+        return _summed((errors if self._has_one_unit else errors / self._std).square())
 
     def metric_value(self, mean: float) -> float:
-        """Root mean squared error."""
+        """Return the root mean squared error."""
         return math.sqrt(mean)
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Predictions in the targets' units."""
+        """Return predictions in the targets' units."""
         if self._y_range is None:
             return self._mean + self._std * logits.float()
         low, high = self._y_range
@@ -84,9 +84,9 @@ class Regression:
 
 
 def widened(y_range: tuple[float, float]) -> tuple[float, float]:
-    """A range a tenth wider at either end, for a sigmoid never comes to its ends.
+    """Extend a range by a tenth at either end, since a sigmoid never reaches its bounds.
 
-    As in fastai's lesson on collaborative filtering (Howard and Gugger 2020, chapter 8).
+    As in fastai's lesson on collaborative filtering (Howard and Gugger, 2020, chapter 8).
     """
     low, high = y_range
     return low - _MARGIN * (high - low), high + _MARGIN * (high - low)

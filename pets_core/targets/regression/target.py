@@ -1,4 +1,4 @@
-"""One or several numbers a photo: the kind `numbers`."""
+"""Kind of target `numbers`: one or several numbers per photo."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import (
-    NUM_SHOWN,
+    NUM_GALLERY_PHOTOS,
     Evaluation,
     Evaluator,
     Predicted,
     Target,
-    issues_section,
+    label_issues_section,
     valid_notes,
 )
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
-    baseline_of,
     have_one_unit,
+    mean_baseline,
     number_table,
     rmse,
     standard_errors,
@@ -60,49 +60,49 @@ Floats = NDArray[np.float64]
 
 
 class NumbersEvaluator(Evaluator):
-    """Evaluates predicted numbers: RMSE and MAE, beside those of always predicting the mean."""
+    """Evaluates predicted numbers: RMSE and MAE, compared with predicting the mean."""
 
     @property
     def numbers(self) -> Sequence[NumberInfo]:
-        """What is predicted, D numbers."""
+        """Predicted numbers, D."""
         return self.info.numbers
 
     @cached_property
     def baseline(self) -> Floats:
-        """The mean of the training photos, (N, D)."""
-        return baseline_of(self.numbers, len(self.predictions))
+        """Baseline predictions, the mean of the training photos, (N, D)."""
+        return mean_baseline(self.numbers, len(self.predictions))
 
     @property
     def unit(self) -> str:
-        """The unit of all numbers; empty where they have none, or several."""
+        """Unit of all numbers; empty if they have none, or several."""
         units = {number.unit for number in self.numbers}
         return next(iter(units)) if len(units) == 1 else ""
 
     @property
     def has_one_unit(self) -> bool:
-        """Whether errors of different numbers can be added."""
+        """Whether all numbers have the same unit, so that their errors can be averaged."""
         return have_one_unit(self.numbers)
 
     @property
     def error_unit(self) -> str:
-        """The unit of errors over all numbers: standard deviations where they have several."""
+        """Unit of errors over all numbers: SD (standard deviations) if they have several."""
         return self.unit if self.has_one_unit else "SD"
 
     def errors(self, predicted: NDArray[Any]) -> Floats:
-        """Return errors of predictions in their unit; of several units in standard deviations."""
+        """Return errors in `error_unit`, (N, D)."""
         actual = self.predictions.targets
         if self.has_one_unit:
             return np.asarray(predicted.astype(np.float64) - actual)
         return standard_errors(self.numbers, actual, predicted)
 
     def score(self) -> ScoredSamples:
-        """Return the squared error of each photo, the mean over its numbers."""
-        squares = np.square(self.errors(self.predictions.outputs)).mean(1)
+        """Return the RMSE; the score of a photo is the mean squared error of its numbers."""
+        mse = np.square(self.errors(self.predictions.outputs)).mean(1)
         baseline = rmse(self.errors(self.baseline))
-        return self.scored(NUMBERS, squares, unit=self.error_unit, baseline=baseline, is_root=True)
+        return self.summarize(NUMBERS, mse, unit=self.error_unit, baseline=baseline, is_root=True)
 
     def evaluate(self) -> Evaluation:
-        """Return the errors of each number, residuals, the worst photos and label issues."""
+        """Return the errors of each number, residuals, worst photos and label issues."""
         predictions, numbers = self.predictions, self.numbers
         table = number_table(numbers, predictions.targets, predictions.outputs)
         issues = self.issues()
@@ -126,7 +126,7 @@ class NumbersEvaluator(Evaluator):
         )
 
     def issues(self) -> Any:
-        """Return the probable label errors, a DataFrame; None where no photos were held out."""
+        """Return a DataFrame of probable label errors; None without validation photos."""
         return None if self.validation is None else number_issues(self.validation)
 
     def metrics(self) -> list[Metric]:
@@ -140,7 +140,7 @@ class NumbersEvaluator(Evaluator):
 
     def _notes(self, table: Any) -> list[str]:
         notes = []
-        # Each number beside its own baseline: grams outweigh years.
+        # Compare each number with its own baseline, since their scales differ.
         known = table[table["baseline_rmse"] > 0]
         if ((known["rmse"] / known["baseline_rmse"]) ** 2).sum() >= len(known):
             notes.append(
@@ -148,64 +148,64 @@ class NumbersEvaluator(Evaluator):
             )
         return notes + valid_notes(self.info)
 
-    # What photos show: overridden by coordinates, which are drawn.
+    # Coordinates override the following attributes to draw on photos.
 
     legend = ""
 
     @cached_property
     def photo_errors(self) -> Floats:
-        """Return by how much each photo is off, (N,), to find the worst."""
+        """Error of each photo by which the worst are found, (N,)."""
         errors = standard_errors(self.numbers, self.predictions.targets, self.predictions.outputs)
         return np.sqrt(np.square(errors).mean(1))  # type: ignore[no-any-return]
 
-    def detail(self, row: int) -> str:
-        """Return how far a photo is off, as text."""
+    def format_error(self, row: int) -> str:
+        """Format the error of a photo."""
         if len(self.numbers) > 1:
             return f"{self.photo_errors[row]:.2f} standard deviations"
         predictions = self.predictions
-        off = predictions.outputs[row, 0] - predictions.targets[row, 0]
-        return f"{off:+.4g} {self.numbers[0].unit}".rstrip()
+        error = predictions.outputs[row, 0] - predictions.targets[row, 0]
+        return f"{error:+.4g} {self.numbers[0].unit}".rstrip()
 
-    def text(self, values: NDArray[Any]) -> str:
-        """Return the numbers of a photo as text, the first of many."""
-        alone = len(self.numbers) == 1
+    def format_values(self, values: NDArray[Any]) -> str:
+        """Format the first 6 numbers of a photo."""
+        is_single = len(self.numbers) == 1
         shown = [
-            f"{'' if alone else f'{number.name} '}{value:.4g} {number.unit}".rstrip()
+            f"{'' if is_single else f'{number.name} '}{value:.4g} {number.unit}".rstrip()
             for number, value in zip(self.numbers[:_NUM_NAMED], values, strict=False)
         ]
         more = len(values) - len(shown)
         return "; ".join([*shown, f"and {more} more"] if more > 0 else shown)
 
     def draw(self, predictions: Predictions, row: int, jpeg: bytes) -> bytes:
-        """Return the photo of a row, drawn on where that shows more."""
+        """Draw the targets on the photo of a row; numbers leave it unchanged."""
         return jpeg
 
     def _gallery(self, issues: Any) -> Gallery:
-        worst = np.argsort(-self.photo_errors, kind="stable")[:NUM_SHOWN]
-        details = {row: self.detail(row) for row in worst.tolist()}
+        worst = np.argsort(-self.photo_errors, kind="stable")[:NUM_GALLERY_PHOTOS]
+        details = {row: self.format_error(row) for row in worst.tolist()}
         gallery = self._part("worst-errors", self.predictions, details)
         if issues is None or self.validation is None:
             return gallery
-        first = issues.drop_duplicates("id")[:NUM_SHOWN]
+        first = issues.drop_duplicates("id")[:NUM_GALLERY_PHOTOS]
         rows = zip(self.validation_rows(first["id"]), first["quality"], strict=True)
         details = {row: f"quality {quality:.2f}" for row, quality in rows}
         return {**gallery, **self._part("label-issues", self.validation, details)}
 
     def _part(self, name: str, predictions: Predictions, details: dict[int, str]) -> Gallery:
-        """Return a part of the gallery: some rows, each with its detail."""
+        """Return one part of the gallery, given the rows and their detail text."""
         pictures = [
             Picture(
                 photo_id=predictions.ids[row],
-                actual=self.text(predictions.targets[row]),
-                predicted=self.text(predictions.outputs[row]),
+                actual=self.format_values(predictions.targets[row]),
+                predicted=self.format_values(predictions.outputs[row]),
                 detail=detail,
             )
             for row, detail in details.items()
         ]
-        place = {predictions.ids[row]: row for row in details}
+        row_of = {predictions.ids[row]: row for row in details}
         return fetch_photos(
             {name: pictures}, self.info.dataset_url, _SIDE,
-            draw=lambda photo_id, jpeg: self.draw(predictions, place[photo_id], jpeg),
+            draw=lambda photo_id, jpeg: self.draw(predictions, row_of[photo_id], jpeg),
         )  # fmt: skip
 
     def _sections(self, issues: Any) -> list[Section]:
@@ -213,32 +213,31 @@ class NumbersEvaluator(Evaluator):
         sections = [
             Section(
                 key="numbers", title="Errors", table="numbers",
-                text="Errors of each number, and of always predicting the training photos' mean "
-                "(baseline).",
-                description="Errors of each number, beside the baseline's",
+                text="Errors of each number. Baseline: always predict the mean of the training "
+                "photos.",
+                description="Errors of each number and of the baseline",
             ),
             Section(
                 key="residuals", title="Residuals", figure="residuals",
-                figure_alt="Predicted over actual values, and their difference",
-                text="Predicted over actual values: on the broken line both are the same. To the "
-                f"right, the errors.{f' {more} more numbers are not drawn.' if more > 0 else ''}",
-                description="Predicted over actual values",
+                figure_alt="Predicted against actual values, and residuals",
+                text="Left: predicted against actual values; the dashed line marks equality. "
+                f"Right: residuals.{f' {more} more numbers are not shown.' if more > 0 else ''}",
+                description="Predicted against actual values",
             ),
             Section(
                 key="worst-errors", title="Worst errors", gallery="worst-errors",
-                text=f"The photos of greatest error.{self.legend}",
-                description="The photos of greatest error",
+                text=f"Photos with the largest error.{self.legend}",
+                description="Photos with the largest error",
             ),
         ]  # fmt: skip
         if issues is not None:
             sections.append(
-                issues_section(
+                label_issues_section(
                     issues["id"].nunique(),
-                    found="target is probably wrong, by outliers of the residuals; "
-                    "label_issues.csv lists them. Correct those that are wrong in the source, and "
-                    "ingest again.",
-                    none="No target of the validation photos looks wrong.",
-                    description="Targets that are probably wrong",
+                    found="a probable error in the target (outliers of the residuals), listed in "
+                    "label_issues.csv. Correct wrong targets in the source and ingest again.",
+                    none="No probable errors in the targets of the validation photos.",
+                    description="Probable errors in targets",
                 )
             )
         return sections
@@ -246,7 +245,7 @@ class NumbersEvaluator(Evaluator):
 
 def _highlights(table: Any) -> Highlights:
     return Highlights(
-        title="MAE, and that of always predicting the mean",
+        title="MAE and baseline (always predict the mean)",
         columns=("number", "MAE", "baseline", "unit"),
         rows=tuple(
             (row.name, f"{row.mae:.4g}", f"{row.baseline_mae:.4g}", row.unit)
@@ -256,7 +255,7 @@ def _highlights(table: Any) -> Highlights:
 
 
 class Numbers(Target):
-    """One or several numbers a photo. Outputs are numbers in the targets' units."""
+    """One or several numbers per photo; outputs are numbers in the targets' units."""
 
     name = "numbers"
     spec = BUILT_IN["numbers"]
@@ -272,7 +271,7 @@ class Numbers(Target):
         class_counts: Sequence[int],
         device: torch.device,
     ) -> Objective:
-        """Return regression in standard deviations of the training photos."""
+        """Return the regression objective, scaled by mean and std of the training photos."""
         import torch
 
         from pets_core.targets.regression.objective import Regression, widened
@@ -284,23 +283,23 @@ class Numbers(Target):
             mean=torch.tensor([info.mean for info in numbers], device=device),
             std=torch.tensor([info.std for info in numbers], device=device),
             unit=numbers[0].unit,
-            alike=have_one_unit(numbers),
+            has_one_unit=have_one_unit(numbers),
         )
 
     def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
-        """Return numbers within the range of the card, if it has one."""
+        """Decode logits to numbers, clamped to the range of the card, if any."""
         numbers = super().decode(card, logits)
         return numbers.clamp(*card.y_range) if card.y_range else numbers
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Columns actual and predicted, a list of numbers each."""
+        """Return the columns actual and predicted, lists of D numbers."""
         numbers = pa.list_(pa.float32(), info.num_outputs)
         return pa.schema([("actual", numbers), ("predicted", numbers)])
 
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return the columns."""
+        """Return the columns of `schema`."""
         return {
             "actual": list_column(targets.astype(np.float32)), "predicted": list_column(outputs)
         }  # fmt: skip
@@ -308,7 +307,7 @@ class Numbers(Target):
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
         """Return the numbers of each photo, float32 (N, D)."""
         column = table["actual"].combine_chunks()
-        # Flattening skips them, and the numbers of all later photos would move up.
+        # Flattening skips null lists, which would shift the numbers of all later photos.
         if column.null_count:
             raise PetsError(f"{url}: {column.null_count} samples have no actual: predict again")
         values = column.flatten().to_numpy(zero_copy_only=False)
@@ -316,29 +315,29 @@ class Numbers(Target):
         return targets
 
     def check(self, url: str, predictions: Predictions) -> None:
-        """Refuse numbers that are not finite."""
-        for values, what, remedy in (
+        """Check that targets and outputs are finite."""
+        for values, column, remedy in (
             (predictions.targets, "actual", "Correct the numbers of the source and ingest again"),
             (predictions.outputs, "predicted",
-             "Predict again; of a model that gives NaN, lower its train.base_lr"),
+             "Predict again; if the model returns NaN, train again with a lower train.base_lr"),
         ):  # fmt: skip
             bad = np.asarray(~np.isfinite(values).all(1))
-            refuse_rows(url, predictions, bad, f"{what} numbers that are not finite", remedy)
+            refuse_rows(url, predictions, bad, f"{column} numbers that are not finite", remedy)
 
     def values(self, predicted: Predicted) -> NDArray[np.float64]:
-        """Return outputs as people read them, (N, D)."""
+        """Return outputs in the units shown to users, (N, D)."""
         return predicted.outputs.astype(np.float64)
 
     def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
-        """Return a column `predicted_<name>` for each number; coordinates in pixels."""
+        """Return a column `predicted_<name>` for each number; coordinates are in pixels."""
         values = self.values(predicted)
         return {
-            f"predicted_{info.name}": pa.array(values[:, place])
-            for place, info in enumerate(predicted.card.numbers)
+            f"predicted_{info.name}": pa.array(values[:, index])
+            for index, info in enumerate(predicted.card.numbers)
         }
 
     def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
-        """Return numbers by name; coordinates in pixels."""
+        """Return the field numbers, by name; coordinates are in pixels."""
         names = (info.name for info in predicted.card.numbers)
         return {"numbers": dict(zip(names, self.values(predicted)[0].tolist(), strict=True))}
 

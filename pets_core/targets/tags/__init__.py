@@ -1,1 +1,1 @@
-"""Tags: any number of a vocabulary a photo."""
+"""Multi-label classification: any number of tags of a vocabulary per photo."""

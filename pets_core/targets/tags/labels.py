@@ -1,4 +1,4 @@
-"""Photos whose tags are probably wrong, by confident learning (Northcutt and others 2021)."""
+"""Probable errors in tags, by confident learning (Northcutt et al., 2021)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _HALF = 0.5
 
 
 def tag_issues(validation: Predictions) -> pd.DataFrame:
-    """Find photos whose tags the model, which was not trained on them, contradicts.
+    """Return the photos whose tags are probably wrong.
 
-    Each tag is looked at by itself, as cleanlab's `multilabel_classification` does. Tags that all
-    photos have, or none, are left out: nothing can be learnt of them.
+    Each tag is checked independently, as in cleanlab's `multilabel_classification`. Tags of all
+    photos or of none are skipped, because they carry no information.
 
     Args:
-        validation: Predictions of photos that were held out.
+        validation: Predictions of the validation split.
 
     Returns:
-        A row a photo, the likeliest error first: id, actual, proposed, and quality, 0 to 1.
+        One row per photo, most probable error first: id, actual, proposed, and quality from 0 to 1.
     """
     import pandas as pd
 

@@ -26,95 +26,95 @@ __all__ = [
 Flags = NDArray[np.bool_]
 
 
-def accuracy_multi(targets: Flags, given: Flags) -> float:
-    """Share of the pairs of a photo and a tag that are right, as fastai's function of that name.
+def accuracy_multi(targets: Flags, predicted: Flags) -> float:
+    """Return the share of correct photo-tag pairs, as fastai's `accuracy_multi`.
 
-    Where photos have few of many tags it is high for one who gives none: look at F1, too.
+    If photos have few of many tags, predicting no tags scores high: compare with F1.
     """
-    return float((targets == given).mean())
+    return float((targets == predicted).mean())
 
 
-def exact_match(targets: Flags, given: Flags) -> float:
-    """Share of the photos that are given all of their tags and no other."""
-    return float((targets == given).all(1).mean())
+def exact_match(targets: Flags, predicted: Flags) -> float:
+    """Return the share of photos whose predicted tags all match (subset accuracy)."""
+    return float((targets == predicted).all(1).mean())
 
 
-def f1_scores(targets: Flags, given: Flags) -> tuple[float, float, NDArray[np.float64]]:
-    """F1 over all pairs (micro), its mean over tags that photos have (macro), and of each tag.
+def f1_scores(targets: Flags, predicted: Flags) -> tuple[float, float, NDArray[np.float64]]:
+    """Return micro-averaged, macro-averaged and per-tag F1.
 
     Args:
-        targets: Which tags each photo has, (N, C).
-        given: Which it is given, (N, C).
+        targets: Actual tags of each photo, (N, C).
+        predicted: Predicted tags of each photo, (N, C).
 
     Returns:
-        Micro, macro, and (C,), where a tag that no photo has and none is given is 0. Macro is 0
-        where no photo has a tag.
+        Micro F1; macro F1 over tags of at least one photo, or 0 if there are none; F1 of each tag,
+        (C,), 0 for a tag neither actual nor predicted for any photo.
     """
-    right = (targets & given).sum(0)
-    either = targets.sum(0) + given.sum(0)
-    each = 2 * right / np.maximum(either, 1)
-    micro = 2 * right.sum() / max(int(either.sum()), 1)
+    correct = (targets & predicted).sum(0)
+    total = targets.sum(0) + predicted.sum(0)
+    each = 2 * correct / np.maximum(total, 1)
+    micro = 2 * correct.sum() / max(int(total.sum()), 1)
     has_photos = targets.any(0)
     macro = float(each[has_photos].mean()) if has_photos.any() else 0.0
     return float(micro), macro, each
 
 
-def photo_f1(targets: Flags, given: Flags) -> NDArray[np.float64]:
+def photo_f1(targets: Flags, predicted: Flags) -> NDArray[np.float64]:
     """Return the F1 of each photo's tags, (N,), as scikit-learn's average="samples".
 
-    A photo that has no tag and is given none has 1.
+    A photo without actual and predicted tags scores 1.
     """
-    right = (targets & given).sum(1)
-    either = targets.sum(1) + given.sum(1)
-    scores: NDArray[np.float64] = np.where(either == 0, 1.0, 2 * right / np.maximum(either, 1))
+    correct = (targets & predicted).sum(1)
+    total = targets.sum(1) + predicted.sum(1)
+    scores: NDArray[np.float64] = np.where(total == 0, 1.0, 2 * correct / np.maximum(total, 1))
     return scores
 
 
-def micro_f1_interval(targets: Flags, given: Flags) -> Interval:
-    """Return micro-averaged F1 with its bootstrap interval; photos keep their tags together.
+def micro_f1_interval(targets: Flags, predicted: Flags) -> Interval:
+    """Return micro-averaged F1 with its bootstrap interval over photos.
 
     Args:
         targets: (N, C), N at least 1.
-        given: (N, C).
+        predicted: (N, C).
     """
 
-    def f1(right: NDArray[Any], either: NDArray[Any], axis: int = -1) -> NDArray[Any]:
-        ratio: NDArray[Any] = 2 * right.sum(axis) / np.maximum(either.sum(axis), 1)
+    def f1(correct: NDArray[Any], total: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+        ratio: NDArray[Any] = 2 * correct.sum(axis) / np.maximum(total.sum(axis), 1)
         return ratio
 
-    return bootstrap_interval(f1, (targets & given).sum(1), targets.sum(1) + given.sum(1))
+    return bootstrap_interval(f1, (targets & predicted).sum(1), targets.sum(1) + predicted.sum(1))
 
 
 def tag_table(
     tags: Sequence[str],
     targets: Flags,
     probabilities: NDArray[np.float32],
-    given: Flags,
+    predicted: Flags,
     thresholds: Sequence[float],
 ) -> pd.DataFrame:
     """Return the metrics of each tag, lowest F1 first.
 
-    Average precision is the area below the curve of precision over recall, in steps, whatever the
-    threshold (scikit-learn's `average_precision_score`).
+    Average precision is the area under the precision-recall curve, independent of the threshold
+    (scikit-learn's `average_precision_score`).
 
     Args:
         tags: C names.
-        targets: Which tags each photo has, (N, C).
+        targets: Actual tags of each photo, (N, C).
         probabilities: (N, C).
-        given: Which tags each photo is given, (N, C).
-        thresholds: Of each tag, C.
+        predicted: Predicted tags of each photo, (N, C).
+        thresholds: Threshold of each tag, C.
 
     Returns:
-        Columns name, support, average_precision, precision, recall, f1, threshold. What cannot be
-        computed without photos is NaN; tags without photos come last.
+        Columns name, support, average_precision, precision, recall, f1, threshold. Undefined
+        metrics are NaN; tags without photos come last.
     """
     import pandas as pd
     from sklearn.metrics import average_precision_score
 
-    f1 = f1_scores(targets, given)[2]
-    right, support, num_given = (targets & given).sum(0), targets.sum(0), given.sum(0)
+    f1 = f1_scores(targets, predicted)[2]
+    correct, support = (targets & predicted).sum(0), targets.sum(0)
     has_photos = support > 0
-    precisions = [
+    average_precisions = [
         float(average_precision_score(targets[:, i], probabilities[:, i])) if known else np.nan
         for i, known in enumerate(has_photos)
     ]
@@ -123,9 +123,9 @@ def tag_table(
             {
                 "name": list(tags),
                 "support": support,
-                "average_precision": precisions,
-                "precision": right / num_given,
-                "recall": right / support,
+                "average_precision": average_precisions,
+                "precision": correct / predicted.sum(0),
+                "recall": correct / support,
                 "f1": np.where(has_photos, f1, np.nan),
                 "threshold": thresholds,
             }

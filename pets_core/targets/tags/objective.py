@@ -1,4 +1,4 @@
-"""Any number of tags a sample, none included."""
+"""Objective for tags: sigmoid and binary cross-entropy."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["MultiLabel"]
 
 
 class MultiLabel:
-    """Tags that are there or not, each by itself: sigmoid and binary cross-entropy.
+    """Sigmoid and binary cross-entropy for any number of tags per sample, including none.
 
-    Logits are (B, C); targets are float32 (B, C), 1 for each tag that a sample has and 0 for each
-    other, or shares in between where samples are mixed. The metric is the mean over the
-    samples of the F1 of their tags, those with a probability above one half being given, as
-    scikit-learn's `f1_score(average="samples")`; 1 where a sample has no tag and is given none.
+    Logits are (B, C). Targets are float32 (B, C): 1 for each tag of a sample, 0 for each other tag,
+    and values in between for mixed samples. The metric is the mean F1 over the samples at a
+    threshold of 0.5, as scikit-learn's `f1_score(average="samples")`; a sample without actual and
+    predicted tags scores 1.
 
     Args:
-        label_smoothing: How much of each training target is moved to one half.
+        label_smoothing: Share of each training target that is moved to 0.5.
     """
 
     metric = MetricInfo(name="F1 per photo", higher_is_better=True, unit="%")
@@ -29,26 +29,26 @@ class MultiLabel:
         self._label_smoothing = label_smoothing
 
     def loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Binary cross-entropy in nats, the mean over a sample's tags, summed over the samples."""
+        """Return smoothed cross-entropy in nats, averaged over tags, summed over samples."""
         smooth = self._label_smoothing
         return self.valid_loss_sum(logits, targets * (1 - smooth) + smooth / 2)
 
     def valid_loss_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The same, targets as they are."""
+        """Return cross-entropy in nats, averaged over tags, summed over samples."""
         each = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
         return each.mean(1).sum()
 
     def metric_sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """F1 of each sample's tags, summed over the samples."""
-        given, actual = logits > 0, targets > 0.5
-        right = (given & actual).sum(1)
-        either = given.sum(1) + actual.sum(1)
-        return torch.where(either == 0, 1.0, 2 * right / either.clamp(min=1)).sum()
+        """Return the F1 of each sample's tags, summed over the samples."""
+        predicted, actual = logits > 0, targets > 0.5
+        correct = (predicted & actual).sum(1)
+        total = predicted.sum(1) + actual.sum(1)
+        return torch.where(total == 0, 1.0, 2 * correct / total.clamp(min=1)).sum()
 
     def metric_value(self, mean: float) -> float:
-        """The mean F1."""
+        """Return the mean F1."""
         return mean
 
     def activation(self, logits: Tensor) -> Tensor:
-        """The probability of each tag."""
+        """Return the probability of each tag."""
         return logits.float().sigmoid()

@@ -1,4 +1,4 @@
-"""Any number of tags a photo: the kind `tags`."""
+"""Kind of target `tags`: any number of tags per photo."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import BUILT_IN
 from pets_core.targets.base import (
-    NUM_SHOWN,
+    NUM_GALLERY_PHOTOS,
     Evaluation,
     Evaluator,
     Predicted,
     Target,
-    issues_section,
+    label_issues_section,
     top_labels,
     valid_notes,
 )
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TAGS", "Tags", "TagsEvaluator", "binary_cross_entropy"]
 
-_LEAST = float(np.finfo(np.float32).eps)
+_EPSILON = float(np.finfo(np.float32).eps)
 _NUM_HIGHLIGHTS = 5
 _SIDE = 160
 
@@ -68,58 +68,62 @@ _SIDE = 160
 def binary_cross_entropy(
     targets: NDArray[np.bool_], probabilities: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the mean over each photo's tags, nats: (N, C) twice to (N,).
+    """Return the binary cross-entropy of each photo in nats, averaged over its tags, (N,).
 
-    A probability of 0 or 1 is what rounding made of one near it.
+    Probabilities are clipped to avoid infinite losses of values that were rounded to 0 or 1.
+
+    Args:
+        targets: Actual tags of each photo, (N, C).
+        probabilities: (N, C).
     """
     of_target = np.where(targets, probabilities, 1 - probabilities)
-    losses: NDArray[np.float32] = -np.log(of_target.clip(_LEAST)).mean(1).astype(np.float32)
+    losses: NDArray[np.float32] = -np.log(of_target.clip(_EPSILON)).mean(1).astype(np.float32)
     return losses
 
 
 class TagsEvaluator(Evaluator):
-    """Evaluates predicted tags at thresholds that maximise F1 on the validation photos."""
+    """Evaluates predicted tags at thresholds that maximise F1 of the validation photos."""
 
     @property
     def tags(self) -> list[str]:
-        """The vocabulary."""
+        """Vocabulary of tags."""
         return self.info.names
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        """The model's own thresholds; where it has none, those that validation photos give."""
-        # Those of an earlier attempt of this run may have been chosen by another setting.
-        known = None if self.is_own else read_thresholds(self.info.model_url, self.tags)
-        if known is not None:
-            return known
+        """Thresholds stored with the model, or else chosen on the validation photos."""
+        # An earlier attempt of this run may have chosen thresholds with other settings.
+        stored = None if self.is_own else read_thresholds(self.info.model_url, self.tags)
+        if stored is not None:
+            return stored
         if self.validation is None:
-            return Thresholds.halves(self.tags)
+            return Thresholds.default(self.tags)
         return choose_thresholds(
             self.validation.targets, self.validation.outputs, self.tags, self.config.threshold
         )
 
     @cached_property
-    def _given(self) -> NDArray[np.bool_]:
-        """Which tags each photo is given, (N, C)."""
-        return self.thresholds.given(self.predictions.outputs)
+    def _predicted(self) -> NDArray[np.bool_]:
+        """Predicted tags of each photo, (N, C)."""
+        return self.thresholds.apply(self.predictions.outputs)
 
     @cached_property
     def _losses(self) -> NDArray[np.float32]:
         return binary_cross_entropy(self.predictions.targets, self.predictions.outputs)
 
     def score(self) -> ScoredSamples:
-        """Return the F1 of each photo's tags."""
+        """Return the mean F1; the score of a photo is the F1 of its tags."""
         predictions = self.predictions
-        scores = photo_f1(predictions.targets, self._given)
+        scores = photo_f1(predictions.targets, self._predicted)
         rows, tags = np.nonzero(predictions.targets)
-        labels = Labels(self.tags, rows, tags, self._given[rows, tags])
-        return self.scored(TAGS, scores, unit="%", labels=labels)
+        labels = Labels(self.tags, rows, tags, self._predicted[rows, tags])
+        return self.summarize(TAGS, scores, unit="%", labels=labels)
 
     def evaluate(self) -> Evaluation:
-        """Return the metrics of each tag, the thresholds, photos and label issues."""
+        """Return the metrics of each tag, thresholds, top losses and label issues."""
         predictions, validation, thresholds = self.predictions, self.validation, self.thresholds
         table = tag_table(
-            self.tags, predictions.targets, predictions.outputs, self._given, thresholds.values
+            self.tags, predictions.targets, predictions.outputs, self._predicted, thresholds.values
         )
         tables, figures = {"tags": table}, {}
         if validation is not None:
@@ -150,17 +154,17 @@ class TagsEvaluator(Evaluator):
             files={} if issues is None else {"label_issues.csv": issues_csv(issues)},
             model_files={THRESHOLDS: data} if validation is not None else {},
             num_label_issues=None if issues is None else len(issues),
-            task=f"gives any of {len(self.tags)} tags",
+            task=f"predicts any of {len(self.tags)} tags",
         )
 
     def _metrics(self, table: Any) -> list[Metric]:
-        targets, given = self.predictions.targets, self._given
-        micro = micro_f1_interval(targets, given)
+        targets, predicted = self.predictions.targets, self._predicted
+        micro = micro_f1_interval(targets, predicted)
         shares = {
-            "macro F1": f1_scores(targets, given)[1],
+            "macro F1": f1_scores(targets, predicted)[1],
             "mAP": float(table["average_precision"].mean()),
-            "exact match": exact_match(targets, given),
-            "accuracy_multi": accuracy_multi(targets, given),
+            "exact match": exact_match(targets, predicted),
+            "accuracy_multi": accuracy_multi(targets, predicted),
         }
         return [
             Metric(name="micro F1", higher_is_better=True, unit="%", **micro.model_dump()),
@@ -177,7 +181,7 @@ class TagsEvaluator(Evaluator):
         ]
 
     def _gallery(self, issues: Any) -> Any:
-        worst = np.argsort(-self._losses, kind="stable")[:NUM_SHOWN]
+        worst = np.argsort(-self._losses, kind="stable")[:NUM_GALLERY_PHOTOS]
         parts = {"top-losses": [self._picture(row) for row in worst]}
         if issues is not None:
             parts["label-issues"] = [
@@ -188,21 +192,21 @@ class TagsEvaluator(Evaluator):
     def _picture(self, row: int, predictions: Predictions | None = None) -> Picture:
         predictions = predictions or self.predictions
         values, actual = predictions.outputs[row], predictions.targets[row]
-        given = self.thresholds.given(values)
-        chosen = [i for i in np.argsort(-values, kind="stable") if given[i]]
+        predicted = self.thresholds.apply(values)
+        ranked = [i for i in np.argsort(-values, kind="stable") if predicted[i]]
         loss = binary_cross_entropy(actual[None], values[None])[0]
         return Picture(
             photo_id=predictions.ids[row],
             actual=", ".join(self.tags[i] for i in np.flatnonzero(actual)) or "no tag",
-            predicted=", ".join(f"{self.tags[i]} {values[i]:.0%}" for i in chosen) or "no tag",
+            predicted=", ".join(f"{self.tags[i]} {values[i]:.0%}" for i in ranked) or "no tag",
             detail=f"loss {loss:.3f}",
-            is_correct=bool((given == actual).all()),
+            is_correct=bool((predicted == actual).all()),
         )
 
 
 def _threshold_text(thresholds: Thresholds) -> str:
     if not thresholds.num_photos:
-        return "0.5 for each tag, for there were no validation photos to choose them on"
+        return "0.5 for each tag (no validation photos to choose them on)"
     chosen = f"chosen on {thresholds.num_photos:,} validation photos"
     if thresholds.kind == "per_tag":
         return f"one for each tag, {chosen}"
@@ -225,43 +229,43 @@ def _highlights(table: Any) -> Highlights:
 def _sections(thresholds: Thresholds, issues: Any, *, has_curve: bool) -> list[Section]:
     sections = [
         Section(
-            key="tags", title="Tags", table="tags", text="Every tag, lowest F1 first.",
+            key="tags", title="Tags", table="tags", text="All tags, lowest F1 first.",
             percent=("average_precision", "precision", "recall", "f1"),
-            description="Metrics of every tag",
+            description="Metrics of each tag",
         )
     ]  # fmt: skip
     if has_curve:
         sections.append(
             Section(
                 key="thresholds", title="Thresholds", figure="thresholds",
-                figure_alt="F1 and accuracy over the threshold",
-                text="A tag is given where its probability is at least its threshold: "
-                f"{_threshold_text(thresholds)}, by F1. Below it, photos get tags that they do not "
-                "have; above it, they lack some.",
-                description="Scores over the threshold",
+                figure_alt="F1 and accuracy by threshold",
+                text="A tag is predicted if its probability is at least its threshold: "
+                f"{_threshold_text(thresholds)}, to maximise F1. A lower threshold predicts more "
+                "wrong tags; a higher one misses more.",
+                description="Metrics by threshold",
             )
         )  # fmt: skip
     sections.append(
         Section(
             key="top-losses", title="Top losses", gallery="top-losses",
-            text="The photos of greatest loss.", description="The photos of greatest loss",
+            text="Photos with the highest loss.", description="Photos with the highest loss",
         )
     )  # fmt: skip
     if issues is not None:
         sections.append(
-            issues_section(
+            label_issues_section(
                 len(issues),
-                found="tags are probably wrong, by confident learning; label_issues.csv lists "
-                "them. Correct those that are wrong in the source, and ingest again.",
-                none="No tags of the validation photos look wrong.",
-                description="Tags that are probably wrong",
+                found="a probable error in the tags (confident learning), listed in "
+                "label_issues.csv. Correct wrong tags in the source and ingest again.",
+                none="No probable errors in the tags of the validation photos.",
+                description="Probable errors in tags",
             )
         )
     return sections
 
 
 class Tags(Target):
-    """Any number of tags of a vocabulary a photo. Outputs are probabilities, each by itself."""
+    """Any number of tags of a vocabulary per photo; outputs are independent probabilities."""
 
     name = "tags"
     spec = BUILT_IN["tags"]
@@ -279,13 +283,13 @@ class Tags(Target):
         class_counts: Sequence[int],
         device: torch.device,
     ) -> Objective:
-        """Return sigmoid and binary cross-entropy."""
+        """Return the objective with sigmoid and binary cross-entropy."""
         from pets_core.targets.tags.objective import MultiLabel
 
         return MultiLabel(config.label_smoothing)
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Columns actual (names), loss and probabilities."""
+        """Return the columns actual (names), loss and probabilities."""
         return pa.schema(
             [("actual", pa.list_(pa.string())), ("loss", pa.float32()),
              ("probabilities", pa.list_(pa.float32(), info.num_outputs))]
@@ -294,7 +298,7 @@ class Tags(Target):
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return the columns."""
+        """Return the columns of `schema`."""
         has, names = targets > 0, info.names
         actual = [[names[i] for i in np.flatnonzero(row)] for row in has]
         return {
@@ -304,61 +308,63 @@ class Tags(Target):
         }
 
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
-        """Return which tags each photo has, bool (N, C)."""
-        index = {tag: place for place, tag in enumerate(info.names)}
-        targets = np.zeros((table.num_rows, len(index)), np.bool_)
+        """Return the actual tags of each photo, bool (N, C)."""
+        index_of = {tag: index for index, tag in enumerate(info.names)}
+        targets = np.zeros((table.num_rows, len(index_of)), np.bool_)
         for row, tags in enumerate(table["actual"].to_pylist()):
             for tag in tags or ():
-                if tag not in index:
+                if tag not in index_of:
                     raise PetsError(
-                        f"{url}: {tag!r} is actual, but not among its {len(index)} tags"
+                        f"{url}: actual tag {tag!r} is not among its {len(index_of)} tags: predict "
+                        "again"
                     )
-                targets[row, index[tag]] = True
+                targets[row, index_of[tag]] = True
         return targets
 
     def check(self, url: str, predictions: Predictions) -> None:
-        """Refuse outputs that are no probabilities."""
+        """Check that outputs are probabilities."""
         values = predictions.outputs
-        # Written so that NaN is bad, too.
+        # The negated condition also rejects NaN.
         refuse_rows(
             url, predictions, np.asarray(~((values >= 0) & (values <= 1)).all(1)),
             "probabilities that are not finite, or not from 0 to 1",
-            "Predict again; of a model that gives NaN, lower its train.base_lr",
+            "Predict again; if the model returns NaN, train again with a lower train.base_lr",
         )  # fmt: skip
 
     def read_decision(self, card: ModelCard, model_url: str) -> Thresholds:
-        """Return the model's thresholds; one half where it has none."""
+        """Return the model's thresholds, or 0.5 for each tag if none are stored."""
         tags = [info.name for info in card.classes]
-        return read_thresholds(model_url, tags) or Thresholds.halves(tags)
+        return read_thresholds(model_url, tags) or Thresholds.default(tags)
 
     def decision_of(self, data: str | None) -> Thresholds | None:
-        """Return the thresholds in an ONNX file."""
+        """Parse the thresholds from the metadata of an ONNX file."""
         return Thresholds.model_validate_json(data) if data else None
 
-    def _given(self, predicted: Predicted) -> NDArray[np.bool_]:
+    def _apply_thresholds(self, predicted: Predicted) -> NDArray[np.bool_]:
         tags = [info.name for info in predicted.card.classes]
         decision = predicted.decision
-        thresholds = decision if isinstance(decision, Thresholds) else Thresholds.halves(tags)
-        return thresholds.given(predicted.outputs)
+        thresholds = decision if isinstance(decision, Thresholds) else Thresholds.default(tags)
+        return thresholds.apply(predicted.outputs)
 
     def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
-        """Return predicted, a list of tags, and all probabilities in the model's order."""
+        """Return predicted, a list of tags, and all probabilities in tag index order."""
         names = [info.name for info in predicted.card.classes]
-        given = [[names[i] for i in np.flatnonzero(row)] for row in self._given(predicted)]
+        flags = self._apply_thresholds(predicted)
+        tags = [[names[i] for i in np.flatnonzero(row)] for row in flags]
         return {
-            "predicted": pa.array(given, pa.list_(pa.string())),
+            "predicted": pa.array(tags, pa.list_(pa.string())),
             "probabilities": list_column(predicted.outputs),
         }
 
     def count_labels(self, part: pa.Table) -> dict[str, int]:
-        """Return how often each tag was predicted."""
+        """Return the number of predictions of each tag."""
         return Counter(tag for tags in part["predicted"].drop_null().to_pylist() for tag in tags)
 
     def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
-        """Return top, and tags: those that are given, the most probable first."""
-        given, outputs = self._given(predicted)[0], predicted.outputs[0]
+        """Return the fields top and tags (the predicted tags, most probable first)."""
+        flags, outputs = self._apply_thresholds(predicted)[0], predicted.outputs[0]
         best = np.argsort(-outputs, kind="stable").tolist()
-        tags = tuple(predicted.card.classes[i].name for i in best if given[i])
+        tags = tuple(predicted.card.classes[i].name for i in best if flags[i])
         return {"top": top_labels(predicted, num_top), "tags": tags}
 
 

@@ -1,4 +1,4 @@
-"""How probable a tag must be to be given: chosen by what validation photos have."""
+"""Decision thresholds of tags, chosen on the validation photos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pets_core.targets.tags.metrics import accuracy_multi, f1_scores
 __all__ = [
     "GRID",
     "THRESHOLDS",
-    "Curve",
+    "ThresholdCurve",
     "Thresholds",
     "choose_thresholds",
     "read_thresholds",
@@ -25,20 +25,20 @@ __all__ = [
 ]
 
 THRESHOLDS = "thresholds.json"
-"""Name of the file beside a model's card."""
+"""Name of the file in the model folder."""
 GRID = np.linspace(0.01, 0.99, 99)
-"""Thresholds that are tried."""
-_MIDDLE = 0.5
+"""Candidate thresholds."""
+_DEFAULT = 0.5
 
 
 class Thresholds(Record):
-    """A tag is given where its probability is at least its threshold.
+    """Decision thresholds: a tag is predicted if its probability is at least its threshold.
 
     Attributes:
-        kind: One for all tags, or one for each.
-        tags: The vocabulary.
-        values: Of each tag.
-        num_photos: Validation photos they were chosen on; 0: one half, for want of any.
+        kind: One threshold for all tags, or one for each.
+        tags: Vocabulary, C.
+        values: Threshold of each tag, C.
+        num_photos: Number of validation photos they were chosen on; 0 for the default of 0.5.
     """
 
     kind: Literal["shared", "per_tag"] = "shared"
@@ -47,18 +47,18 @@ class Thresholds(Record):
     num_photos: int = 0
 
     @classmethod
-    def halves(cls, tags: Sequence[str]) -> Thresholds:
-        """Whatever is likelier than not."""
-        return cls(tags=tuple(tags), values=(_MIDDLE,) * len(tags))
+    def default(cls, tags: Sequence[str]) -> Thresholds:
+        """Return a threshold of 0.5 for each tag."""
+        return cls(tags=tuple(tags), values=(_DEFAULT,) * len(tags))
 
-    def given(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which tags are given, (N, C), by their probabilities, (N, C)."""
-        found: NDArray[np.bool_] = probabilities >= np.array(self.values, np.float32)
-        return found
+    def apply(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return the predicted tags, (N, C), for probabilities, (N, C)."""
+        predicted: NDArray[np.bool_] = probabilities >= np.array(self.values, np.float32)
+        return predicted
 
 
-class Curve(Record):
-    """What each shared threshold of `GRID` comes to on the validation photos."""
+class ThresholdCurve(Record):
+    """Metrics of the validation photos at each shared threshold of `GRID`."""
 
     thresholds: tuple[float, ...]
     micro_f1: tuple[float, ...]
@@ -66,20 +66,22 @@ class Curve(Record):
     accuracy_multi: tuple[float, ...]
 
 
-def threshold_curve(targets: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> Curve:
-    """Judge each shared threshold of `GRID`.
+def threshold_curve(
+    targets: NDArray[np.bool_], probabilities: NDArray[np.float32]
+) -> ThresholdCurve:
+    """Compute metrics at each shared threshold of `GRID`.
 
     Args:
-        targets: Which tags each validation photo has, (N, C).
+        targets: Actual tags of each validation photo, (N, C).
         probabilities: (N, C).
     """
     scores = []
     for threshold in GRID:
-        given = probabilities >= np.float32(threshold)
-        micro, macro, _ = f1_scores(targets, given)
-        scores.append((micro, macro, accuracy_multi(targets, given)))
+        predicted = probabilities >= np.float32(threshold)
+        micro, macro, _ = f1_scores(targets, predicted)
+        scores.append((micro, macro, accuracy_multi(targets, predicted)))
     micros, macros, accuracies = zip(*scores, strict=True)
-    return Curve(
+    return ThresholdCurve(
         thresholds=tuple(GRID.tolist()),
         micro_f1=micros,
         macro_f1=macros,
@@ -93,16 +95,16 @@ def choose_thresholds(
     tags: Sequence[str],
     kind: Literal["shared", "per_tag"],
 ) -> Thresholds:
-    """Take the thresholds of greatest F1 (Lipton and others 2014, arXiv:1402.1892).
+    """Choose the thresholds that maximise F1 (Lipton et al., 2014, arXiv:1402.1892).
 
-    The shared one is that of greatest micro-averaged F1. A tag that no validation photo has gets
-    the shared one. Of equals the one nearest to one half is taken.
+    The shared threshold maximises micro-averaged F1; tags without validation photos always use it.
+    Ties are resolved in favour of the threshold nearest to 0.5.
 
     Args:
-        targets: Which tags each validation photo has, (N, C), N at least 1.
+        targets: Actual tags of each validation photo, (N, C), N at least 1.
         probabilities: (N, C).
-        tags: C.
-        kind: One for all tags, or one for each.
+        tags: C names.
+        kind: One threshold for all tags, or one for each.
     """
     curve = threshold_curve(targets, probabilities)
     shared = _best(np.array(curve.micro_f1))
@@ -118,26 +120,26 @@ def choose_thresholds(
 
 def _best(scores: NDArray[np.float64]) -> float:
     equal = GRID[scores >= scores.max() - 1e-12]
-    return float(equal[np.abs(equal - _MIDDLE).argmin()])
+    return float(equal[np.abs(equal - _DEFAULT).argmin()])
 
 
 def read_thresholds(model_url: str, tags: Sequence[str]) -> Thresholds | None:
-    """The thresholds beside a model; None where none were chosen.
+    """Read the thresholds from a model folder; None if it has none.
 
     Args:
-        model_url: The model's folder.
-        tags: Its vocabulary.
+        model_url: Folder of the model.
+        tags: Vocabulary of the model.
 
     Raises:
-        PetsError: The file is damaged, or of another vocabulary.
+        PetsError: The file is damaged, or its vocabulary differs.
     """
     url = storage.join(storage.absolute(model_url), THRESHOLDS)
     if not storage.exists(url):
         return None
     try:
-        found = Thresholds.model_validate_json(storage.read_bytes(url))
+        stored = Thresholds.model_validate_json(storage.read_bytes(url))
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url} is damaged: remove it, and evaluate the model ({error})") from error
-    if found.tags != tuple(tags) or len(found.values) != len(found.tags):
-        raise PetsError(f"{url}: not of the model's tags: remove it, and evaluate the model")
-    return found
+        raise PetsError(f"{url} is damaged: remove it and evaluate the model ({error})") from error
+    if stored.tags != tuple(tags) or len(stored.values) != len(stored.tags):
+        raise PetsError(f"{url}: tags differ from the model's: remove it and evaluate the model")
+    return stored

@@ -1,4 +1,4 @@
-"""Calibration, against values worked by hand and models whose fault is known."""
+"""Calibration, against hand-computed values and models of known miscalibration."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_the_error_by_hand():
     bins = reliability(confidence, right)
     assert bins.counts.sum() == 6
     assert bins.counts[14] == 4
-    # Guo and others: |0.75 - 0.95| weighs 4/6, |0.5 - 0.55| weighs 2/6.
+    # Guo et al.: |0.75 - 0.95| weighs 4/6, |0.5 - 0.55| weighs 2/6.
     assert bins.ece == pytest.approx(4 / 6 * 0.2 + 2 / 6 * 0.05)
 
 
@@ -22,8 +22,8 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     assert reliability(np.array([1.0, 0.2, 0.0]), np.array([True] * 3)).counts[[14, 2, 0]].all()
 
 
-def sure_by(predictions: ClassPredictions, factor: float) -> ClassPredictions:
-    """The same predictions, their logits multiplied."""
+def sharpen(predictions: ClassPredictions, factor: float) -> ClassPredictions:
+    """Multiply the logits of predictions by a factor."""
     powered = predictions.outputs.astype(np.float64) ** factor
     powered /= powered.sum(1, keepdims=True)
     return predictions_of(
@@ -31,31 +31,33 @@ def sure_by(predictions: ClassPredictions, factor: float) -> ClassPredictions:
     )
 
 
-def honest(draw_classes, seed: int, split: str) -> ClassPredictions:
-    """A model that is right as often as it says: targets drawn by its own probabilities."""
+def calibrated(draw_classes, seed: int, split: str) -> ClassPredictions:
+    """Draw a calibrated model: targets are sampled from its own probabilities."""
     predictions = draw_classes(4000, 6, seed=seed, split=split)
     random = np.random.default_rng(seed)
     targets = [random.choice(6, p=p / p.sum()) for p in predictions.outputs.astype(float)]
     return predictions_of(predictions.info, predictions.ids, np.array(targets), predictions.outputs)
 
 
-def test_an_overconfident_model_is_cooled_by_what_it_exaggerates(draw_classes):
-    validation = sure_by(honest(draw_classes, 1, "valid"), 2.5)
+def test_the_temperature_of_an_overconfident_model_is_its_factor(draw_classes):
+    validation = sharpen(calibrated(draw_classes, 1, "valid"), 2.5)
     assert fit_temperature(validation) == pytest.approx(2.5, rel=0.08)
-    judged = sure_by(honest(draw_classes, 2, "test"), 2.5)
-    calibration = calibrate(judged, validation)
+    evaluated = sharpen(calibrated(draw_classes, 2, "test"), 2.5)
+    calibration = calibrate(evaluated, validation)
     assert calibration.bins.ece > 0.1
     assert calibration.ece_after < 0.03
 
 
-def test_an_honest_model_needs_none(draw_classes):
-    calibration = calibrate(honest(draw_classes, 1, "test"), honest(draw_classes, 2, "valid"))
+def test_a_calibrated_model_has_temperature_1(draw_classes):
+    calibration = calibrate(
+        calibrated(draw_classes, 1, "test"), calibrated(draw_classes, 2, "valid")
+    )
     assert calibration.temperature == pytest.approx(1, abs=0.08)
     assert calibration.bins.ece < 0.03
     assert calibration.bins.counts.sum() == 4000
 
 
-def test_no_temperature_is_fitted_on_the_photos_judged(draw_classes):
+def test_no_temperature_is_fitted_on_the_evaluated_photos(draw_classes):
     predictions = draw_classes(split="valid")
     calibration = calibrate(predictions, predictions)
     assert calibration.temperature is calibration.ece_after is None

@@ -1,4 +1,4 @@
-"""Counts, their order and pairs, against values worked by hand and as properties."""
+"""Counts, order and pairs, against hand-computed values and by properties."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from pets_core.targets.classes.confusion import (
 )
 
 NAMES = ["pug", "boxer", "Sphynx"]
-# Two pugs right, one taken for a boxer; a boxer right, two taken for pugs, one for a Sphynx.
+# 3 pugs: 2 correct, 1 predicted boxer. 4 boxers: 1 correct, 2 predicted pug, 1 Sphynx.
 TARGETS = np.array([0, 0, 0, 1, 1, 1, 1])
 PREDICTIONS = np.array([0, 1, 0, 0, 0, 2, 1])
 COUNTS = np.array([[2, 1, 0], [2, 1, 1], [0, 0, 0]])
@@ -44,7 +44,7 @@ def test_no_photos_count_nothing():
     [
         ([0, 3], [0, 0], "targets range"),
         ([0, 0], [0, -1], "predictions range"),
-        ([0], [0, 1], "le"),
+        ([0], [0, 1], "vectors of equal length"),
     ],
 )
 def test_bad_indices_are_refused(targets, predictions, words):
@@ -99,8 +99,8 @@ def test_most_confused_accounts_for_every_error(counts):
     np.testing.assert_array_equal(counts, before)
 
 
-def test_confused_classes_come_to_lie_side_by_side():
-    """Three groups of three, dealt out in turn; within a group everything is confused."""
+def test_confused_classes_are_adjacent():
+    """Nine classes in three interleaved groups; classes of a group are confused."""
     group = np.arange(9) % 3
     counts = np.where(group[:, None] == group[None, :], 4, 0)
     np.fill_diagonal(counts, 30)

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong: planted ones are found, and corrected in the next version."""
+"""Label errors: planted ones are found, and corrected in the next version."""
 
 import csv
 
@@ -16,7 +16,7 @@ from pets_core.targets.classes.predictions import ClassPredictions
 
 @pytest.fixture
 def planted(draw_classes) -> tuple[ClassPredictions, set[str]]:
-    """A good model's predictions of 300 photos, 12 of which carry another label."""
+    """Draw predictions of a good model for 300 photos, 12 of them with a wrong label."""
     drawn = draw_classes(300, 5, skill=7.0, split="valid")
     targets = drawn.targets.copy()
     wrong = np.random.default_rng(3).choice(300, 12, replace=False)
@@ -31,11 +31,11 @@ def test_planted_errors_are_found(planted):
     found = set(issues["id"])
     assert len(found & wrong) >= 9, "three quarters of them"
     assert len(found - wrong) <= 2
-    surest = issues.iloc[0]
-    row = predictions.ids.index(surest.id)
-    assert surest.given == predictions.names[predictions.targets[row]]
-    assert surest.label == predictions.names[predictions.predicted[row]] != surest.given
-    assert surest.given_probability < 0.5 < surest.label_probability
+    first = issues.iloc[0]
+    row = predictions.ids.index(first.id)
+    assert first.given == predictions.names[predictions.targets[row]]
+    assert first.label == predictions.names[predictions.predicted[row]] != first.given
+    assert first.given_probability < 0.5 < first.label_probability
 
 
 def test_classes_without_photos_are_skipped(planted):
@@ -53,7 +53,7 @@ def test_a_single_class_has_no_issues(draw_classes):
 
 
 def test_the_next_version_has_the_corrected_labels(planted, write_folder, tmp_path):
-    """What an evaluation writes is what `source.label_fixes` takes."""
+    """The file written by an evaluation is valid for `source.label_fixes`."""
     photos = write_folder(tmp_path / "photos", {"class-0": 8, "class-1": 8})
     settings = {
         "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),

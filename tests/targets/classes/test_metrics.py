@@ -1,4 +1,4 @@
-"""Metrics of classes, against values worked by hand and against scikit-learn."""
+"""Metrics of classes, against hand-computed values and scikit-learn."""
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,7 @@ def test_each_class_by_hand(draw_classes):
     assert (pug.precision, pug.recall) == (0.5, pytest.approx(2 / 3))
     assert pug.f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
     assert (boxer.support, boxer.correct, boxer.taken_for) == (4, 1, "class-0")
-    # No photo has it, one was predicted it: the precision is 0, the recall is unknown.
+    # No actual photo and one prediction: precision is 0, recall is undefined.
     assert (sphynx.support, sphynx.precision) == (0, 0.0)
     assert pd.isna(sphynx.taken_for)
     assert np.isnan(sphynx.recall)

@@ -45,10 +45,10 @@ def test_the_worst_come_first(draw_classes):
     assert [p.detail for p in shown] == [f"loss {predictions.losses[row]:.2f}" for row in worst]
     assert [p.is_correct for p in shown] == [not predictions.wrong[row] for row in worst]
     rows = [predictions.ids.index(p.photo_id) for p in gallery["confident-errors"]]
-    sure = predictions.confidence[rows].tolist()
-    assert sure == sorted(sure, reverse=True)
+    confidence = predictions.confidence[rows].tolist()
+    assert confidence == sorted(confidence, reverse=True)
     assert predictions.wrong[rows].all()
-    assert sure[0] == predictions.confidence[predictions.wrong].max()
+    assert confidence[0] == predictions.confidence[predictions.wrong].max()
 
 
 def test_a_picture_has_the_names_of_its_classes(draw_classes):

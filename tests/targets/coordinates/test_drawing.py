@@ -1,4 +1,4 @@
-"""Which photos are shown, and that what is drawn on them lies where the numbers say."""
+"""Drawings on photos are at the coordinates, and the worst photos are shown."""
 
 import io
 
@@ -11,83 +11,88 @@ from PIL import Image
 
 from pets_core.data.dataset import write_table
 from pets_core.evaluation.gallery import Picture, read_gallery
-from pets_core.targets.coordinates.drawing import ACTUAL, PREDICTED, draw_places, photo_sizes
+from pets_core.targets.coordinates.drawing import (
+    ACTUAL,
+    PREDICTED,
+    draw_coordinates,
+    read_photo_sizes,
+)
 from pets_core.targets.coordinates.metrics import box_iou, distances, pixel_distances
 
 SIDE = 224
-PLACE = st.floats(-1, 1, width=32)
+COORDINATE = st.floats(-1, 1, width=32)
 ANYWHERE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 GREY = Image.new("RGB", (SIDE, SIDE), (90, 90, 90))
 
 
 def drawn(kind: str, actual, predicted, photo: Image.Image = GREY) -> np.ndarray:
     """Pixels, (height, width, 3)."""
-    image = draw_places(photo, kind, np.array(actual, "f4"), np.array(predicted, "f4"))
+    image = draw_coordinates(photo, kind, np.array(actual, "f4"), np.array(predicted, "f4"))
     return np.asarray(image).astype(int)
 
 
-def places_of(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """x and y of the pixels of a colour, (n, 2)."""
+def positions_of(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Return x and y of the pixels of a colour, (n, 2)."""
     rows, columns = np.nonzero((pixels == colour).all(2))
     return np.stack([columns, rows], axis=1)
 
 
-def pixel(place: float) -> float:
-    return (place + 1) / 2 * (SIDE - 1)
+def pixel(value: float) -> float:
+    return (value + 1) / 2 * (SIDE - 1)
 
 
-@given(PLACE, PLACE, PLACE, PLACE)
-def test_points_are_drawn_where_they_are(x, y, said_x, said_y):
-    pixels = drawn("points", [x, y], [said_x, said_y])
-    cross = places_of(pixels, PREDICTED)
-    off = np.abs(cross - [pixel(said_x), pixel(said_y)]).max(1)
-    assert off.min() <= 2, "a cross has its middle at the place"
-    circle = places_of(pixels, ACTUAL)
+@given(COORDINATE, COORDINATE, COORDINATE, COORDINATE)
+def test_points_are_drawn_where_they_are(x, y, predicted_x, predicted_y):
+    pixels = drawn("points", [x, y], [predicted_x, predicted_y])
+    cross = positions_of(pixels, PREDICTED)
+    off = np.abs(cross - [pixel(predicted_x), pixel(predicted_y)]).max(1)
+    assert off.min() <= 2, "a cross is centred at its point"
+    circle = positions_of(pixels, ACTUAL)
     away = np.linalg.norm(circle - [pixel(x), pixel(y)], axis=1)
-    # The cross may lie upon some of it.
+    # The cross may cover part of the circle.
     assert len(away) > 4
     assert away.min() > 2
     assert away.max() < 8
 
 
-@given(PLACE, PLACE, PLACE, PLACE)
-def test_the_line_between_ends_at_both(x, y, said_x, said_y):
-    line = places_of(drawn("points", [x, y], [said_x, said_y]), PREDICTED)
-    ends = np.array([[pixel(x), pixel(y)], [pixel(said_x), pixel(said_y)]])
+@given(COORDINATE, COORDINATE, COORDINATE, COORDINATE)
+def test_the_line_between_ends_at_both(x, y, predicted_x, predicted_y):
+    line = positions_of(drawn("points", [x, y], [predicted_x, predicted_y]), PREDICTED)
+    ends = np.array([[pixel(x), pixel(y)], [pixel(predicted_x), pixel(predicted_y)]])
     assert (line >= ends.min(0) - 6).all()
     assert (line <= ends.max(0) + 6).all()
 
 
-@given(st.tuples(*[PLACE] * 4), st.tuples(*[PLACE] * 4))
+@given(st.tuples(*[COORDINATE] * 4), st.tuples(*[COORDINATE] * 4))
 def test_boxes_are_drawn_where_they_are(actual, predicted):
-    """Whichever corner is told first."""
+    """Corners may be in any order."""
     pixels = drawn("box", actual, predicted)
     for numbers, colour in ((actual, ACTUAL), (predicted, PREDICTED)):
-        found = places_of(pixels, colour)
+        found = positions_of(pixels, colour)
         if colour == ACTUAL and not len(found):
-            continue  # the other lies upon it
-        corners = np.array([pixel(place) for place in numbers]).reshape(2, 2)
+            continue  # covered by the predicted box
+        corners = np.array([pixel(value) for value in numbers]).reshape(2, 2)
         low, high = corners.min(0), corners.max(0)
         assert (found >= low - 2.5).all()
         assert (found <= high + 2.5).all()
         near = np.minimum(np.abs(found - low), np.abs(found - high)).min(1)
         assert (near <= 2.5).all(), "only the edges are drawn"
-    assert places_of(pixels, PREDICTED).min(0) == pytest.approx(low, abs=2.5)
-    assert places_of(pixels, PREDICTED).max(0) == pytest.approx(high, abs=2.5)
+    assert positions_of(pixels, PREDICTED).min(0) == pytest.approx(low, abs=2.5)
+    assert positions_of(pixels, PREDICTED).max(0) == pytest.approx(high, abs=2.5)
 
 
 @given(st.sampled_from(["points", "box"]), *[st.tuples(*[ANYWHERE] * 4)] * 2)
-def test_what_lies_beyond_the_edge_is_drawn_there(kind, actual, predicted):
+def test_coordinates_outside_the_photo_are_drawn_at_its_edge(kind, actual, predicted):
     pixels = drawn(kind, actual, predicted)
     assert pixels.shape == (SIDE, SIDE, 3)
-    assert len(places_of(pixels, PREDICTED)) > 0
+    assert len(positions_of(pixels, PREDICTED)) > 0
 
 
 def test_beyond_each_edge_is_at_that_edge():
-    for place, axis, at in ((-9, 0, 0), (9, 0, SIDE - 1), (-9, 1, 0), (9, 1, SIDE - 1)):
+    for value, axis, at in ((-9, 0, 0), (9, 0, SIDE - 1), (-9, 1, 0), (9, 1, SIDE - 1)):
         numbers = [0.0, 0.0]
-        numbers[axis] = place
-        found = places_of(drawn("points", numbers, numbers), PREDICTED)
+        numbers[axis] = value
+        found = positions_of(drawn("points", numbers, numbers), PREDICTED)
         assert np.abs(found[:, axis] - at).max() <= 6
 
 
@@ -98,21 +103,21 @@ def test_colours_are_seen_on_any_photo(colour):
         "points": ([0, 0], [0.5, 0.5]),
         "box": ([-0.5, -0.5, 0.5, 0.5], [-0.4, -0.4, 0.6, 0.6]),
     }
-    for kind, (actual, said) in shown.items():
-        pixels = drawn(kind, actual, said, plain)
+    for kind, (actual, predicted) in shown.items():
+        pixels = drawn(kind, actual, predicted, plain)
         for own in (ACTUAL, PREDICTED, (0, 0, 0)):
-            assert len(places_of(pixels, own)) > 20
+            assert len(positions_of(pixels, own)) > 20
 
 
 @pytest.mark.parametrize(("size", "shown"), [((24, 16), (224, 149)), ((300, 900), (75, 224))])
 def test_photos_are_drawn_on_at_one_size(size, shown):
-    image = draw_places(Image.new("L", size), "points", np.zeros(2, "f4"), np.ones(2, "f4"))
+    image = draw_coordinates(Image.new("L", size), "points", np.zeros(2, "f4"), np.ones(2, "f4"))
     assert image.size == shown
 
 
 @pytest.fixture
 def worst_of(evaluated):
-    """The photos of greatest error."""
+    """Return the photos with the largest error."""
 
     def worst(predictions) -> list[Picture]:
         return read_gallery(evaluated(predictions).file("gallery.parquet"))["worst-errors"]
@@ -121,7 +126,7 @@ def worst_of(evaluated):
 
 
 def test_boxes_of_least_iou_come_first(draw_kind, worst_of):
-    """Of those apart, the farthest first."""
+    """Disjoint boxes are in order of distance, farthest first."""
     predictions = draw_kind("box", 40, off=0.3)
     worst = worst_of(predictions)
     iou = box_iou(predictions.targets, predictions.outputs)
@@ -144,23 +149,23 @@ def test_points_that_are_farthest_off_come_first(draw_kind, worst_of):
     assert worst[0].detail == f"{off.max():.1%} of a side"
 
 
-def test_sizes_are_those_of_the_photos_in_their_order(stored, draw_stored, worst_of, caplog):
+def test_sizes_are_in_the_order_of_the_photos(stored, draw_stored, worst_of, caplog):
     predictions = draw_stored("points")
-    sizes = photo_sizes(stored.url, predictions.ids)
+    sizes = read_photo_sizes(stored.url, predictions.ids)
     assert sizes.tolist() == [[24, 16]] * 12
     worst = worst_of(predictions)[0]
     row = predictions.ids.index(worst.photo_id)
     pixels = pixel_distances(predictions.targets, predictions.outputs, sizes)
     assert worst.detail == f"{pixels[row].mean():.3g} pixels"
-    assert photo_sizes(stored.url, ["yeti", *predictions.ids]) is None
-    assert "1 of 13 photos are not in it" in caplog.text
-    assert photo_sizes("nowhere/pets/f", predictions.ids) is None
+    assert read_photo_sizes(stored.url, ["yeti", *predictions.ids]) is None
+    assert "1 of 13 photos are missing in the data set" in caplog.text
+    assert read_photo_sizes("nowhere/pets/f", predictions.ids) is None
 
 
 def test_each_photo_has_its_own_size(tmp_path):
     sizes = {"id": ["b", "a", "c"], "width": [3, 1, 5], "height": [4, 2, 6]}
     write_table(str(tmp_path / "photos.parquet"), pa.table(sizes))
-    assert photo_sizes(str(tmp_path), ["a", "b"]).tolist() == [[1, 2], [3, 4]]
+    assert read_photo_sizes(str(tmp_path), ["a", "b"]).tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,7 @@ def test_photos_are_shown_and_stored(draw_stored, worst_of, kind, is_drawn):
 
 
 def test_the_right_photo_is_drawn_on(draw_stored, worst_of):
-    """JPEG changes colours, and by less than green differs from noise."""
+    """JPEG changes colours by less than green differs from noise."""
     predictions = draw_stored("points", off=0.0)
     predictions.targets[:] = predictions.outputs[:] = 0.0
     predictions.targets[3] = [-0.8, -0.8]
@@ -185,7 +190,7 @@ def test_the_right_photo_is_drawn_on(draw_stored, worst_of):
 
 
 def test_photos_of_label_issues_are_drawn_on_by_their_own_numbers(draw_stored, evaluated):
-    """A photo may be in both splits' parts; each is drawn as its own predictions have it."""
+    """A photo in both parts is drawn with the predictions of each part."""
     predictions, validation = (draw_stored("points", off=0.0) for _ in range(2))
     for drawn in (predictions, validation):
         drawn.targets[:] = drawn.outputs[:] = 0.0
@@ -199,7 +204,7 @@ def test_photos_of_label_issues_are_drawn_on_by_their_own_numbers(draw_stored, e
 
 
 def assert_ring_at(jpeg: bytes, share: float) -> None:
-    """The actual point lies at a share of both sides."""
+    """Check that the actual point is at a share of both sides."""
     pixels = np.asarray(Image.open(io.BytesIO(jpeg))).astype(int)
     height, width = pixels.shape[:2]
     x, y = round(share * (width - 1)), round(share * (height - 1))

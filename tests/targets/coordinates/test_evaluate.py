@@ -1,4 +1,4 @@
-"""The evaluation of predicted keypoints and boxes, and what people see of it."""
+"""Evaluation of keypoints and boxes, and its artifacts."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tasks.artifacts.publisher import MAX_BYTES
 
 @pytest.fixture
 def published(shown):
-    """Artifacts of a report, by key."""
+    """Return the artifacts of a report by key."""
     return lambda report: shown(publish_evaluation, PipelineConfig(), report)
 
 
@@ -39,7 +39,7 @@ def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
     report = evaluated(draw_kind("points", off=0.2))
     assert report.metrics == ()
     assert report.primary.unit == "% of a side"
-    assert "distances are not told in pixels" in caplog.text
+    assert "Distances in pixels are not available" in caplog.text
     worst = published(report)["worst-errors"]
     assert "(photo unavailable)" in worst
     assert r"of a side |" in worst

@@ -1,4 +1,4 @@
-"""Distances and intersection over union: computed by hand, and what holds of all of them."""
+"""Distances and intersection over union, against hand-computed values and by properties."""
 
 import hypothesis.extra.numpy as arrays
 import numpy as np
@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from pets_core.targets.coordinates.metrics import box_iou, distances, pixel_distances
 from pets_core.targets.coordinates.target import BoxEvaluator, PointsEvaluator
 
-PLACE = st.floats(-2, 2, width=32)
+COORDINATE = st.floats(-2, 2, width=32)
 
 
 @st.composite
 def boxes(draw, count: int = 3):
-    """Boxes with a width and a height."""
-    corner = draw(arrays.arrays(np.float32, (count, 2), elements=PLACE))
+    """Draw boxes of positive width and height."""
+    corner = draw(arrays.arrays(np.float32, (count, 2), elements=COORDINATE))
     size = draw(arrays.arrays(np.float32, (count, 2), elements=st.floats(0.125, 2, width=32)))
     return np.concatenate([corner, corner + size], axis=1)
 
 
 def flipped(box: np.ndarray) -> np.ndarray:
-    """As a photo's mirror image shows it."""
+    """Mirror boxes horizontally."""
     return np.stack([-box[:, 2], box[:, 1], -box[:, 0], box[:, 3]], axis=1)
 
 
@@ -29,14 +29,14 @@ def test_distances_computed_by_hand():
     targets = np.array([[0, 0, 1, 1], [0, 0, 0, 0]], np.float32)
     predicted = np.array([[0.3, 0.4, 1, 0], [0, 0, 0, -2]], np.float32)
     assert distances(targets, predicted) == pytest.approx(np.array([[0.5, 1.0], [0.0, 2.0]]))
-    # A step of 1 is half of the photo's width or height.
+    # 1 unit is half of the photo's width or height.
     pixels = pixel_distances(targets, predicted, np.array([[200, 100], [40, 80]]))
     assert pixels == pytest.approx(np.array([[np.hypot(30, 20), 50], [0, 80]]))
 
 
-@given(arrays.arrays(np.float32, (2, 3, 4), elements=PLACE), st.integers(1, 5000))
-def test_distances_are_of_a_plane(places, side):
-    one, other = places
+@given(arrays.arrays(np.float32, (2, 3, 4), elements=COORDINATE), st.integers(1, 5000))
+def test_distances_are_of_a_plane(coordinates, side):
+    one, other = coordinates
     off = distances(one, other)
     assert (off == distances(other, one)).all()
     assert (distances(one, one) == 0).all()
@@ -53,7 +53,7 @@ def test_iou_computed_by_hand():
 
 
 @given(boxes(), boxes())
-def test_iou_is_a_likeness(one, other):
+def test_iou_is_symmetric_and_invariant(one, other):
     found = box_iou(one, other)
     assert ((found >= 0) & (found <= 1)).all()
     assert (box_iou(other, one) == found).all()
@@ -71,7 +71,7 @@ def test_iou_of_boxes_apart_is_0(one):
     assert (box_iou(one, apart) == 0).all()
 
 
-@given(boxes(), arrays.arrays(np.float32, (3, 4), elements=PLACE))
+@given(boxes(), arrays.arrays(np.float32, (3, 4), elements=COORDINATE))
 def test_a_box_whose_corners_are_exchanged_is_empty(one, numbers):
     inside_out = one[:, [2, 1, 0, 3]]
     assert (box_iou(one, inside_out) == 0).all()
@@ -79,7 +79,7 @@ def test_a_box_whose_corners_are_exchanged_is_empty(one, numbers):
     assert np.isfinite(box_iou(one, numbers)).all()
 
 
-def test_the_worst_of_places(draw_kind):
+def test_photo_errors_of_coordinates(draw_kind):
     points = draw_kind("points", 2, names=list("abcd"))
     points.targets[:], points.outputs[:] = 0, [[3.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0]]
     # A side is 2 long.

@@ -1,4 +1,4 @@
-"""The evaluation of predicted numbers, and what people see of it."""
+"""Evaluation of numbers, and its artifacts."""
 
 import csv
 from pathlib import Path
@@ -29,7 +29,7 @@ KG = {"names": ["age", "weight"], "units": ["kg", "kg"]}
 
 @pytest.fixture
 def published(shown):
-    """Artifacts of a report, by key."""
+    """Return the artifacts of a report by key."""
     return lambda report: shown(publish_evaluation, PipelineConfig(), report)
 
 
@@ -55,9 +55,9 @@ def test_every_figure_is_that_of_the_predictions(evaluated, draw_kind):
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
-def test_what_commits_the_evaluation_is_written_last(evaluated, draw_kind, monkeypatch, tmp_path):
+def test_the_commit_file_is_written_last(evaluated, draw_kind, monkeypatch, tmp_path):
     def fail(*_: object) -> None:
-        raise ConnectionError("the store is gone")
+        raise ConnectionError("the store is unreachable")
 
     monkeypatch.setattr(module, "write_gallery", fail)
     with pytest.raises(ConnectionError):
@@ -67,7 +67,7 @@ def test_what_commits_the_evaluation_is_written_last(evaluated, draw_kind, monke
 
 
 def test_errors_in_several_units_are_in_standard_deviations(evaluated, draw_kind):
-    """Grams would outweigh years."""
+    """Errors in grams would outweigh errors in years."""
     predictions = draw_kind("numbers", 50, names=["age", "weight"], units=["years", "grams"])
     report = evaluated(predictions)
     errors = (predictions.outputs.astype("f8") - predictions.targets) / 0.5
@@ -77,7 +77,7 @@ def test_errors_in_several_units_are_in_standard_deviations(evaluated, draw_kind
 
 
 def test_the_champion_is_compared_in_the_same_standard_deviations(evaluated, draw_kind, write):
-    """Its own are of the photos that it was trained on."""
+    """Its own standard deviations are of its own training photos."""
     predictions = draw_kind("numbers", names=["age", "weight"], units=["years", "grams"])
     names = {"age": "years", "weight": "grams"}
     numbers = [NumberInfo(name=name, unit=unit, std=9.0) for name, unit in names.items()]
@@ -102,14 +102,14 @@ def test_a_constant_number_explains_nothing(evaluated, draw_kind, published):
 def test_few_photos_and_any_number_of_numbers(
     evaluated, draw_kind, published, capsys, num_rows, count
 ):
-    names = [f"number {place}" for place in range(count)]
+    names = [f"number {index}" for index in range(count)]
     predictions = draw_kind("numbers", num_rows, names=names)
     report = evaluated(predictions, predictions)
     found = published(report)
     assert list(found) == ["numbers", "residuals", "worst-errors", "label-issues", "run-summary"]
     assert len(found["numbers"]) == count
     assert ("and 94 more" in found["worst-errors"]) == (count == 100)
-    assert ("94 more numbers are not drawn" in found["residuals"]) == (count == 100)
+    assert ("94 more numbers are not shown" in found["residuals"]) == (count == 100)
     assert len(report.highlights.rows) == min(count, 12)
     show_evaluation(report)
     assert ("number 11" in capsys.readouterr().out) == (count == 100)
@@ -127,7 +127,7 @@ def test_few_photos_and_any_number_of_numbers(
     ],
 )
 def test_errors_over_all_numbers_have_a_unit(evaluated, draw_kind, published, units, unit):
-    names = [f"number {place}" for place in range(len(units))]
+    names = [f"number {index}" for index in range(len(units))]
     report = evaluated(draw_kind("numbers", names=names, units=units))
     assert report.primary.format() == f"{report.primary.value:.4g}{unit}"
     assert report.primary.format(report.primary.baseline).endswith(unit)
@@ -150,17 +150,17 @@ def test_warnings_of_a_model(evaluated, draw_kind, draw_stored, published, capsy
 
 
 def test_each_number_is_weighed_against_its_own_baseline(evaluated, draw_kind):
-    """One that is predicted well in small units does not outweigh one that is not in large."""
+    """A good number in small units does not hide a bad number in large units."""
     predictions = draw_kind("numbers", **KG)
     predictions.targets[:, 1] *= 1000
     predictions.outputs[:, 1] = 5000
     assert "no better than" in evaluated(predictions).warnings[0]
 
 
-def test_those_of_the_validation_split_are_called_so(evaluated, draw_kind):
+def test_metrics_of_the_validation_split_have_a_warning(evaluated, draw_kind):
     predictions = draw_kind("numbers", split="valid")
     report = evaluated(predictions, predictions)
-    assert "what is chosen by these looks better than it is" in report.warnings[0]
+    assert "metrics of the validation photos are optimistic" in report.warnings[0]
 
 
 def test_artifacts_show_actual_and_predicted(evaluated, draw_stored, published):

@@ -1,4 +1,4 @@
-"""Errors of numbers: computed by hand, and what holds of all of them."""
+"""Errors of numbers, against hand-computed values and by properties."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Metric
 from pets_core.targets.regression.metrics import (
-    baseline_of,
+    mean_baseline,
     number_table,
     rmse,
     standard_errors,
@@ -30,10 +30,10 @@ def only_row(table: pd.DataFrame) -> object:
 
 @pytest.fixture
 def metrics_of(draw_kind):
-    """RMSE and MAE of predictions."""
+    """Return the RMSE and MAE of predictions."""
 
     def metrics(targets, predicted) -> tuple[Metric, Metric]:
-        names = [f"n{place}" for place in range(targets.shape[1])]
+        names = [f"n{index}" for index in range(targets.shape[1])]
         drawn = draw_kind("numbers", len(targets), names=names, units=["kg"] * len(names))
         drawn.targets[:], drawn.outputs[:] = targets, predicted
         evaluator = NumbersEvaluator(drawn)
@@ -66,8 +66,8 @@ def test_each_number_has_its_own_errors():
     assert (second.name, second.mae, second.bias) == ("b", 2.0, -2.0)
 
 
-def test_nothing_is_explained_of_numbers_that_are_all_alike():
-    """0.1 is not exact in binary: a mean of many is not it to the last bit."""
+def test_r2_of_constant_numbers_is_nan():
+    """0.1 is not exact in binary, so a mean of many is not exactly 0.1."""
     info = NumberInfo(name="a", mean=0.1)
     found = only_row(number_table([info], column(*[0.1] * 37), column(*[0.2] * 37)))
     assert np.isnan(found.r2)
@@ -79,8 +79,8 @@ def test_nothing_is_explained_of_numbers_that_are_all_alike():
 
 def test_the_baseline_is_the_mean_of_the_training_photos():
     infos = [NumberInfo(name="a", mean=3.0), NumberInfo(name="b", mean=-1.0)]
-    assert baseline_of(infos, 2).tolist() == [[3.0, -1.0], [3.0, -1.0]]
-    assert rmse(baseline_of(infos, 2) - np.array([[3.0, 1.0], [3.0, 1.0]])) == pytest.approx(
+    assert mean_baseline(infos, 2).tolist() == [[3.0, -1.0], [3.0, -1.0]]
+    assert rmse(mean_baseline(infos, 2) - np.array([[3.0, 1.0], [3.0, 1.0]])) == pytest.approx(
         np.sqrt(2)
     )
 
@@ -101,7 +101,7 @@ def test_intervals_hold_the_value_and_are_the_same_each_time(metrics_of):
 
 
 def test_intervals_are_as_wide_as_the_spread_of_means(metrics_of):
-    """Of absolute errors 0 or 1 the standard error of the mean is that of a share."""
+    """With absolute errors of 0 or 1, the standard error is that of a proportion."""
     wrong = np.arange(400)[:, None] % 2
     overall, mae = metrics_of(np.zeros((400, 1)), wrong.astype(np.float32))
     assert (mae.high - mae.low) / 2 == pytest.approx(1.96 * np.sqrt(0.25 / 400), rel=0.1)
@@ -109,7 +109,7 @@ def test_intervals_are_as_wide_as_the_spread_of_means(metrics_of):
 
 
 def test_photos_are_drawn_with_all_of_their_numbers(metrics_of):
-    """A number that is there twice adds nothing."""
+    """Duplicating a number does not change the interval."""
     targets, predicted = np.random.default_rng(0).normal(size=(2, 50, 1))
     once = metrics_of(targets, predicted)
     twice = metrics_of(np.tile(targets, 2), np.tile(predicted, 2))

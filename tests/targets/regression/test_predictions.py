@@ -1,4 +1,4 @@
-"""The file of predictions of numbers: what is read is what was written, and nothing else is."""
+"""Prediction files of numbers: round trip and validation."""
 
 import json
 from pathlib import Path
@@ -39,15 +39,15 @@ def test_the_columns_are_lists_of_as_many_as_there_are_numbers(draw_kind, write)
 @pytest.mark.parametrize(
     ("kind", "names", "text"),
     [
-        ("points", ["x", "y", "z"], "an x and a y each, not 3 numbers"),
-        ("box", ["x", "y"], "a box has 4 numbers, not 2"),
+        ("points", ["x", "y", "z"], "an x and a y each, got 3 numbers"),
+        ("box", ["x", "y"], "a box needs 4 numbers, got 2"),
     ],
 )
 def test_coordinates_are_complete(draw_kind, write, kind, names, text):
     drawn = draw_kind(kind, 3, names=names)
     with pytest.raises(PetsError, match=text):
         write(drawn)
-    # Nor is such a file read.
+    # Reading such a file fails, too.
     url = with_metadata(write(draw_kind("numbers", 3, names=names)), targets=kind)
     with pytest.raises(PetsError, match=text):
         read(url, kind)
@@ -81,7 +81,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, draw_kind, write):
 
 
 def with_metadata(url: str, **fields) -> str:
-    """The file with other metadata."""
+    """Replace metadata fields of a file."""
     table = pq.read_table(url)
     metadata = json.loads(table.schema.metadata[b"pets"]) | fields
     pq.write_table(table.replace_schema_metadata({b"pets": json.dumps(metadata)}), url)
@@ -89,11 +89,11 @@ def with_metadata(url: str, **fields) -> str:
 
 
 def changed(url: str, name: str, values, kind=None) -> str:
-    """The file with other values in a column."""
+    """Replace the values of a column."""
     table = pq.read_table(url)
-    place = table.schema.get_field_index(name)
+    index = table.schema.get_field_index(name)
     column = pa.array(values, kind or table.schema.field(name).type)
-    pq.write_table(table.set_column(place, pa.field(name, column.type), column), url)
+    pq.write_table(table.set_column(index, pa.field(name, column.type), column), url)
     return url
 
 
@@ -165,8 +165,8 @@ def test_no_damage_goes_unseen(draw_kind, write):
     url = write(draw_kind("box", 200))
     data, intact = Path(url).read_bytes(), read(url, "box")
     seen = 0
-    for place in range(0, len(data), 61):
-        Path(url).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+    for index in range(0, len(data), 61):
+        Path(url).write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
             found = read(url, "box")
         except PetsError:

@@ -1,4 +1,4 @@
-"""Predictions of tags drawn by chance."""
+"""Random predictions of tags."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from pets_core.targets.tags.target import binary_cross_entropy
 
 @pytest.fixture
 def draw() -> Callable[..., Predictions]:
-    """Draw predictions of `num_rows` photos; the last tag is one that none of them has."""
+    """Draw predictions of `num_rows` photos; no photo has the last tag."""
 
     def drawn(num_rows: int = 60, num_tags: int = 5, *, seed: int = 0, **about) -> Predictions:
         random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The evaluation of predicted tags, and what people see of it."""
+"""Evaluation of tags, and its artifacts."""
 
 import csv
 import json
@@ -29,25 +29,25 @@ OF_VALIDATION = {
 
 
 @pytest.fixture
-def reviewed(evaluated):
-    """Evaluate tags, with a kind of threshold."""
+def evaluate_tags(evaluated):
+    """Evaluate tags with shared or per-tag thresholds."""
 
-    def reviewed_tags(predictions, validation=None, threshold="shared", **keywords) -> EvalReport:
+    def run_evaluation(predictions, validation=None, threshold="shared", **keywords) -> EvalReport:
         settings = {"source": {"targets": "tags"}, "evaluate": {"threshold": threshold}}
         return evaluated(predictions, validation, settings=settings, **keywords)
 
-    return reviewed_tags
+    return run_evaluation
 
 
 def thresholds_of(report: EvalReport) -> dict[str, float]:
-    """Threshold of each tag by its name."""
+    """Return the threshold of each tag by name."""
     table = read_frame(report.file("tags"))
     return dict(zip(table["name"], table["threshold"], strict=True))
 
 
-def test_every_figure_is_that_of_the_predictions(reviewed, draw):
+def test_every_figure_is_that_of_the_predictions(evaluate_tags, draw):
     predictions, validation = draw(200, seed=1), draw(100, seed=2)
-    report = reviewed(predictions, validation)
+    report = evaluate_tags(predictions, validation)
     chosen = choose_thresholds(
         validation.targets, validation.outputs, validation.info.names, "shared"
     )
@@ -75,68 +75,70 @@ def test_every_figure_is_that_of_the_predictions(reviewed, draw):
     assert pq.read_table(report.file("thresholds.parquet")).num_rows == 99
 
 
-def test_a_model_of_the_run_keeps_its_thresholds(reviewed, draw, tmp_path):
+def test_a_model_of_the_run_keeps_its_thresholds(evaluate_tags, draw, tmp_path):
     model = str(tmp_path / "store/runs/run-1/model")
-    first = reviewed(draw(model_url=model), draw(80, seed=5, model_url=model), "per_tag")
+    first = evaluate_tags(draw(model_url=model), draw(80, seed=5, model_url=model), "per_tag")
     names = draw().info.names
     kept = read_thresholds(model, names)
     assert kept.kind == "per_tag"
     assert kept.values == tuple(thresholds_of(first)[name] for name in names)
     assert (Path(model) / "README.md").exists()
     # Evaluated again with another setting, it has others.
-    again = reviewed(draw(model_url=model), draw(80, seed=5, model_url=model), "shared")
+    again = evaluate_tags(draw(model_url=model), draw(80, seed=5, model_url=model), "shared")
     assert len(set(thresholds_of(again).values())) == 1
     assert read_thresholds(model, names).kind == "shared"
 
 
-def test_a_model_without_validation_photos_keeps_none(reviewed, draw, tmp_path):
+def test_a_model_without_validation_photos_keeps_none(evaluate_tags, draw, tmp_path):
     model = tmp_path / "store/runs/run-1/model"
-    reviewed(draw(model_url=str(model)))
+    evaluate_tags(draw(model_url=str(model)))
     assert not (model / THRESHOLDS).exists()
 
 
-def test_another_run_uses_the_thresholds_of_the_model(reviewed, draw, shown, tmp_path):
+def test_another_run_uses_the_thresholds_of_the_model(evaluate_tags, draw, shown, tmp_path):
     model = tmp_path / "elsewhere/model"
     model.mkdir(parents=True)
     validation = draw(80, seed=5, model_url=str(model))
-    reviewed(draw(model_url=str(model)), validation)
-    assert not list(model.iterdir()), "a model that another run trained is left alone"
+    evaluate_tags(draw(model_url=str(model)), validation)
+    assert not list(model.iterdir()), "a model outside the store is not modified"
     own = {"kind": "shared", "tags": draw().info.names, "values": [0.77] * 5, "num_photos": 9}
     (model / THRESHOLDS).write_text(json.dumps(own))
-    report = reviewed(draw(model_url=str(model)), validation)
+    report = evaluate_tags(draw(model_url=str(model)), validation)
     assert set(thresholds_of(report).values()) == {0.77}
     assert "0.77 for all tags, chosen on 9 validation photos" in report.details[1]
     # Without validation photos there is no curve to draw, nor are labels examined.
-    report = reviewed(draw(model_url=str(model)), run="run-2")
+    report = evaluate_tags(draw(model_url=str(model)), run="run-2")
     made = shown(publish_evaluation, PipelineConfig(), report)
     assert set(made) == {"tags", "top-losses", "run-summary"}
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
-def test_a_model_of_another_run_gets_the_thresholds_it_is_judged_at(reviewed, draw, tmp_path):
+def test_a_model_of_another_run_gets_the_thresholds_of_its_evaluation(
+    evaluate_tags, draw, tmp_path
+):
     model = tmp_path / "store/runs/other/model"
     model.mkdir(parents=True)
-    report = reviewed(draw(model_url=str(model)), draw(80, seed=5, model_url=str(model)))
+    report = evaluate_tags(draw(model_url=str(model)), draw(80, seed=5, model_url=str(model)))
     kept = json.loads((model / THRESHOLDS).read_text())["values"]
     assert kept == list(thresholds_of(report).values())
-    reviewed(draw(model_url=str(model)), draw(80, seed=9, model_url=str(model)))
+    evaluate_tags(draw(model_url=str(model)), draw(80, seed=9, model_url=str(model)))
     assert json.loads((model / THRESHOLDS).read_text())["values"] == kept, "then it keeps them"
     assert [path.name for path in model.iterdir()] == [THRESHOLDS]
 
 
-def test_without_validation_photos_thresholds_are_one_half(reviewed, draw, shown):
-    report = reviewed(draw())
+def test_without_validation_photos_thresholds_are_one_half(evaluate_tags, draw, shown):
+    report = evaluate_tags(draw())
     assert set(thresholds_of(report).values()) == {0.5}
-    assert "0.5 for each tag, for there were no validation photos" in report.details[1]
+    assert "0.5 for each tag (no validation photos to choose them on)" in report.details[1]
     made = shown(publish_evaluation, PipelineConfig(), report)
     assert set(made) == {"tags", "top-losses", "run-summary"}
     assert report.num_label_issues is None
 
 
-def test_what_people_see(reviewed, draw, shown, capsys):
+def test_artifacts_and_printed_summary(evaluate_tags, draw, shown, capsys):
     tags = ["dog", "cat", EVIL, "sofa", "never"]
     predictions = draw(tags=tags)
-    report = reviewed(predictions, draw(80, seed=5, tags=tags))
+    report = evaluate_tags(predictions, draw(80, seed=5, tags=tags))
     made = shown(publish_evaluation, PipelineConfig(), report)
     assert list(made) == ["tags", "thresholds", "top-losses", "label-issues", "run-summary"]
     assert all(len(json.dumps(content)) < MAX_BYTES for content in made.values())
@@ -161,9 +163,9 @@ def test_what_people_see(reviewed, draw, shown, capsys):
     assert f"Report       {report.file('report.html')}" in printed
 
 
-def test_the_worst_photo_is_described(reviewed, draw):
+def test_the_worst_photo_is_described(evaluate_tags, draw):
     predictions = draw()
-    report = reviewed(predictions)
+    report = evaluate_tags(predictions)
     worst = read_gallery(report.file("gallery.parquet"))["top-losses"][0]
     row, names = predictions.ids.index(worst.photo_id), predictions.info.names
     actual = ", ".join(names[i] for i in np.flatnonzero(predictions.targets[row]))
@@ -174,22 +176,22 @@ def test_the_worst_photo_is_described(reviewed, draw):
     assert not worst.is_correct
 
 
-def test_one_photo_and_one_tag(reviewed, draw):
-    report = reviewed(draw(1, 1))
+def test_one_photo_and_one_tag(evaluate_tags, draw):
+    report = evaluate_tags(draw(1, 1))
     assert report.num_rows == 1
 
 
-def test_photos_without_any_tag(reviewed, draw):
-    """Nothing of their tags can be computed, and nothing is NaN."""
+def test_photos_without_any_tag(evaluate_tags, draw):
+    """Undefined metrics are empty, not NaN."""
     predictions = draw(20)
     predictions.targets[:] = False
-    report = reviewed(predictions, draw(20, seed=3))
+    report = evaluate_tags(predictions, draw(20, seed=3))
     assert "nan" not in Path(report.file("report.json")).read_text().lower()
     assert ">nan" not in Path(report.file("report.html")).read_text().lower()
     assert set(report.unseen_labels) == set(predictions.info.names)
 
 
-def test_thresholds_are_not_chosen_by_predictions_of_the_validation_split_unnoticed(reviewed, draw):
+def test_metrics_of_the_validation_split_have_a_warning(evaluate_tags, draw):
     predictions = draw(split="valid")
-    report = reviewed(predictions, predictions)
-    assert "what is chosen by these looks better than it is" in report.warnings[0]
+    report = evaluate_tags(predictions, predictions)
+    assert "metrics of the validation photos are optimistic" in report.warnings[0]

@@ -1,4 +1,4 @@
-"""Metrics of tags, against values computed by hand and scikit-learn's."""
+"""Metrics of tags, against hand-computed values and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -17,14 +17,14 @@ from pets_core.targets.tags.metrics import (
 )
 
 TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
-GIVEN = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
+PREDICTED = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
 
 
 def test_by_hand():
-    assert accuracy_multi(TARGETS, GIVEN) == 9 / 12
-    assert exact_match(TARGETS, GIVEN) == 2 / 4
-    micro, macro, each = f1_scores(TARGETS, GIVEN)
-    # Right: 3 of 4 that there are, and of 5 that were given.
+    assert accuracy_multi(TARGETS, PREDICTED) == 9 / 12
+    assert exact_match(TARGETS, PREDICTED) == 2 / 4
+    micro, macro, each = f1_scores(TARGETS, PREDICTED)
+    # 3 correct of 4 actual and 5 predicted tags.
     assert micro == pytest.approx(2 * 3 / (4 + 5))
     assert each.tolist() == pytest.approx([0.5, 1.0, 0.0])
     assert macro == pytest.approx(0.75), "a tag that no photo has is not counted"
@@ -34,39 +34,37 @@ flags = arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 5)))
 
 
 @given(targets=flags, seed=st.integers(0, 99))
-def test_as_scikit_learn_has_it(targets, seed):
-    given_tags = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
-    micro, _, each = f1_scores(targets, given_tags)
-    flat = targets.ravel(), given_tags.ravel()
+def test_f1_is_scikit_learns(targets, seed):
+    predicted = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
+    micro, _, each = f1_scores(targets, predicted)
+    flat = targets.ravel(), predicted.ravel()
     assert micro == pytest.approx(f1_score(*flat, zero_division=0))
-    theirs = [f1_score(t, g, zero_division=0) for t, g in zip(targets.T, given_tags.T, strict=True)]
+    theirs = [f1_score(t, g, zero_division=0) for t, g in zip(targets.T, predicted.T, strict=True)]
     assert each == pytest.approx(np.array(theirs))
-    assert exact_match(targets, given_tags) == pytest.approx(
-        np.mean((targets == given_tags).all(1))
-    )
-    assert accuracy_multi(targets, given_tags) == pytest.approx(accuracy_score(*flat))
+    assert exact_match(targets, predicted) == pytest.approx(np.mean((targets == predicted).all(1)))
+    assert accuracy_multi(targets, predicted) == pytest.approx(accuracy_score(*flat))
 
 
 @given(targets=flags, seed=st.integers(0, 99))
 def test_the_order_of_photos_changes_nothing(targets, seed):
     random = np.random.default_rng(seed)
-    said, order = random.random(targets.shape) < 0.5, random.permutation(len(targets))
-    one, other = f1_scores(targets, said), f1_scores(targets[order], said[order])
+    predicted, order = random.random(targets.shape) < 0.5, random.permutation(len(targets))
+    one, other = f1_scores(targets, predicted), f1_scores(targets[order], predicted[order])
     assert one[:2] == pytest.approx(other[:2])
 
 
 @given(targets=flags, seed=st.integers(0, 99))
-def test_f1_per_photo_as_scikit_learn_has_it(targets, seed):
-    given_tags = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
-    scores = [f1_score(t, g, zero_division=1) for t, g in zip(targets, given_tags, strict=True)]
-    assert photo_f1(targets, given_tags) == pytest.approx(np.array(scores))
+def test_f1_per_photo_is_scikit_learns(targets, seed):
+    predicted = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
+    scores = [f1_score(t, g, zero_division=1) for t, g in zip(targets, predicted, strict=True)]
+    assert photo_f1(targets, predicted) == pytest.approx(np.array(scores))
 
 
 def test_each_tag_is_evaluated(draw):
     drawn = draw()
-    given_tags = drawn.outputs >= 0.5
+    predicted = drawn.outputs >= 0.5
     halves = (0.5,) * 5
-    table = tag_table(drawn.info.names, drawn.targets, drawn.outputs, given_tags, halves)
+    table = tag_table(drawn.info.names, drawn.targets, drawn.outputs, predicted, halves)
     assert sorted(table["name"]) == drawn.info.names
     assert table["f1"][:-1].is_monotonic_increasing, "lowest F1 first"
     first, last = table.set_index("name").loc["tag 0"], table.iloc[-1]
@@ -74,8 +72,8 @@ def test_each_tag_is_evaluated(draw):
     assert first.average_precision == pytest.approx(
         average_precision_score(drawn.targets[:, 0], drawn.outputs[:, 0])
     )
-    right = (drawn.targets & given_tags)[:, 0].sum()
-    assert first.precision == pytest.approx(right / given_tags[:, 0].sum())
+    right = (drawn.targets & predicted)[:, 0].sum()
+    assert first.precision == pytest.approx(right / predicted[:, 0].sum())
     assert first.recall == pytest.approx(right / first.support)
     assert (last["name"], last.support) == ("tag 4", 0)
     assert last[["average_precision", "recall", "f1"]].isna().all()
@@ -84,7 +82,7 @@ def test_each_tag_is_evaluated(draw):
 @settings(max_examples=20)
 @given(targets=flags, seed=st.integers(0, 99))
 def test_the_interval_holds_the_value(targets, seed):
-    said = np.random.default_rng(seed).random(targets.shape) < 0.5
-    share = micro_f1_interval(targets, said)
+    predicted = np.random.default_rng(seed).random(targets.shape) < 0.5
+    share = micro_f1_interval(targets, predicted)
     assert 0 <= share.low <= share.value + 1e-9
     assert share.value - 1e-9 <= share.high <= 1

@@ -1,4 +1,4 @@
-"""The file of predictions of tags: what is read is what was written, and nothing else is."""
+"""Prediction files of tags: round trip and validation."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def test_the_loss_is_worked_out_by_hand():
         np.array([[True, False], [True, True]]), np.array([[0.5, 0.2], [1.0, 0.0]], np.float32)
     )
     assert losses[0] == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2, rel=1e-5)
-    assert 7 < losses[1] < 9, "what was rounded to 0 does not cost without end"
+    assert 7 < losses[1] < 9, "the loss of a probability of 0 is finite"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
@@ -58,9 +58,9 @@ def test_a_tag_outside_the_vocabulary_is_refused(draw, write):
     url = write(draw(5))
     table = pq.read_table(url)
     actual = [["dgo"], *table["actual"].to_pylist()[1:]]
-    place = table.schema.get_field_index("actual")
-    pq.write_table(table.set_column(place, table.schema.field(place), [actual]), url)
-    with pytest.raises(PetsError, match="'dgo' is actual, but not among its 5 tags"):
+    index = table.schema.get_field_index("actual")
+    pq.write_table(table.set_column(index, table.schema.field(index), [actual]), url)
+    with pytest.raises(PetsError, match="actual tag 'dgo' is not among its 5 tags"):
         read_predictions(url, TAGS)
 
 
@@ -97,7 +97,7 @@ def test_an_empty_vocabulary_is_refused(draw, write, tmp_path):
 
 
 def test_a_file_of_version_1_is_read(tmp_path):
-    """Its metadata has the names of the tags alone."""
+    """Its metadata has only the names of the tags."""
     metadata = {
         "format_version": 1, "split": "test", "model_url": "store/runs/r/model",
         "backbone": "resnet34", "image_size": 64, "dataset_url": "store/datasets/pets/f",

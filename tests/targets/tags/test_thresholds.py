@@ -1,4 +1,4 @@
-"""Thresholds are those of greatest F1 on the photos they are chosen on."""
+"""Thresholds maximise F1 on the photos they are chosen on."""
 
 import numpy as np
 import pytest
@@ -31,11 +31,11 @@ def test_no_other_threshold_is_better(seed):
     targets, probabilities = photos(seed)
     shared = choose_thresholds(targets, probabilities, NAMES, "shared")
     assert len(set(shared.values)) == 1
-    best = f1_scores(targets, shared.given(probabilities))[0]
+    best = f1_scores(targets, shared.apply(probabilities))[0]
     assert best >= max(threshold_curve(targets, probabilities).micro_f1) - 1e-9
     each = choose_thresholds(targets, probabilities, NAMES, "per_tag")
-    of_each = f1_scores(targets, each.given(probabilities))[2]
-    assert (of_each >= f1_scores(targets, shared.given(probabilities))[2] - 1e-9).all()
+    of_each = f1_scores(targets, each.apply(probabilities))[2]
+    assert (of_each >= f1_scores(targets, shared.apply(probabilities))[2] - 1e-9).all()
     assert each.num_photos == 30
 
 
@@ -44,7 +44,7 @@ def test_of_equals_the_one_nearest_the_middle_is_taken():
     probabilities = np.array([[0.9], [0.1]], np.float32)
     assert choose_thresholds(targets, probabilities, ["a"], "shared").values == (0.5,)
     low = np.array([[0.3], [0.1]], np.float32)
-    # Whatever lies above 0.1 and not above 0.3 is as good.
+    # All thresholds above 0.1 and up to 0.3 are equally good.
     assert choose_thresholds(targets, low, ["a"], "shared").values == pytest.approx((0.3,))
 
 
@@ -57,7 +57,7 @@ def test_a_tag_without_validation_photos_gets_the_shared_one():
 
 
 def test_a_probability_at_the_threshold_gives_the_tag():
-    assert Thresholds.halves(["a", "b"]).given(np.array([0.5, 0.499], np.float32)).tolist() == [
+    assert Thresholds.default(["a", "b"]).apply(np.array([0.5, 0.499], np.float32)).tolist() == [
         True, False,
     ]  # fmt: skip
 
@@ -68,14 +68,14 @@ def test_no_photo_has_a_tag():
     assert chosen.values == (0.5, 0.5, 0.5)
 
 
-def test_the_curve_is_of_every_threshold():
+def test_the_curve_has_every_threshold():
     targets, probabilities = photos(3)
     curve = threshold_curve(targets, probabilities)
-    place = 40
-    said = probabilities >= np.float32(GRID[place])
-    assert curve.micro_f1[place] == pytest.approx(f1_scores(targets, said)[0])
-    assert curve.macro_f1[place] == pytest.approx(f1_scores(targets, said)[1])
-    assert curve.accuracy_multi[place] == pytest.approx((said == targets).mean())
+    index = 40
+    predicted = probabilities >= np.float32(GRID[index])
+    assert curve.micro_f1[index] == pytest.approx(f1_scores(targets, predicted)[0])
+    assert curve.macro_f1[index] == pytest.approx(f1_scores(targets, predicted)[1])
+    assert curve.accuracy_multi[index] == pytest.approx((predicted == targets).mean())
 
 
 def test_those_stored_with_a_model_are_read(tmp_path):
@@ -83,7 +83,7 @@ def test_those_stored_with_a_model_are_read(tmp_path):
     chosen = Thresholds(kind="per_tag", tags=NAMES, values=(0.1, 0.2, 0.3), num_photos=7)
     (tmp_path / THRESHOLDS).write_text(chosen.model_dump_json())
     assert read_thresholds(str(tmp_path), NAMES) == chosen
-    with pytest.raises(PetsError, match="not of the model's tags"):
+    with pytest.raises(PetsError, match="tags differ from the model's"):
         read_thresholds(str(tmp_path), ("a", "c", "b"))
     (tmp_path / THRESHOLDS).write_text("{")
     with pytest.raises(PetsError, match=r"thresholds.json is damaged.*remove it"):
