@@ -10,11 +10,11 @@ PYTEST := $(BIN)/pytest
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run       run the whole pipeline on the built-in sample"
-	@echo "make test      run ruff, mypy and the tests"
-	@echo "make test-all  run ruff, mypy and all tests"
-	@echo "make quick     run ruff, mypy and the tests of what changed since BASE=main, in a minute"
-	@echo "make check     run ruff and mypy"
+	@echo "make run       the whole pipeline on the built-in sample"
+	@echo "make test      ruff, codespell, mypy and the tests"
+	@echo "make test-all  ruff, codespell, mypy and every test"
+	@echo "make quick     ruff, codespell, mypy and the tests of what has changed since BASE=main, in a minute"
+	@echo "make check     ruff, codespell and mypy"
 
 run: $(VENV)/.installed
 	@$(BIN)/pets run
@@ -32,6 +32,7 @@ quick: check
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
