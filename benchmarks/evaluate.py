@@ -87,13 +87,13 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 def report(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds, peak of memory and size of the page for predictions that are stored already."""
     from pets_core.config.pipeline import PipelineConfig
-    from pets_core.targets.evaluate import evaluate, given_predictions
+    from pets_core.targets.evaluate import evaluate, find_prediction_files
 
     run = Path(arguments["work"])
     config = PipelineConfig(store=str(run / "store"))
     before = _peak_gb()
     began = time.perf_counter()
-    found = evaluate(config, str(run), given_predictions(arguments["predictions"]))
+    found = evaluate(config, str(run), find_prediction_files(arguments["predictions"]))
     return {
         "seconds": time.perf_counter() - began,
         "before_gb": before,

@@ -8,13 +8,13 @@ from pets_core.records.evaluation import EvalReport
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
 from tasks.collab import (
-    begin_ratings_run,
     evaluate_recommender,
     find_ratings_lr,
     load_ratings_champion,
     predict_held_out,
     publish_ratings,
     publish_trials,
+    start_or_resume_ratings_run,
     train_best,
 )
 from tasks.evaluate import final_state, promote_model
@@ -33,7 +33,7 @@ def collab_flow(
         config: Settings, see docs/settings.md.
         resume: Folder of an interrupted run to resume.
     """
-    run = begin_ratings_run(config, resume)
+    run = start_or_resume_ratings_run(config, resume)
     publish_ratings(run.manifest)
     base_lr = config.train.base_lr
     if base_lr is None:

@@ -5,7 +5,12 @@ from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.inference import NearDuplicates
-from tasks.embed import begin_embedding, compare_photos, embed_photos, publish_near_duplicates
+from tasks.embed import (
+    compare_photos,
+    embed_photos,
+    publish_near_duplicates,
+    start_or_resume_embedding,
+)
 from tasks.stages import check_run
 
 __all__ = ["embed_flow"]
@@ -26,7 +31,7 @@ def embed_flow(
             of the source.
     """
     check_run(config, model_url)
-    run = begin_embedding(config, dataset)
+    run = start_or_resume_embedding(config, dataset)
     embedded = embed_photos(config, run, model_url)
     found = compare_photos(config, run, embedded)
     publish_near_duplicates(run.manifest, found)

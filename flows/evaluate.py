@@ -7,7 +7,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.evaluation import EvalReport
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
-from tasks.stages import begin_run, check_run, predict_model
+from tasks.stages import check_run, predict_model, start_or_resume_run
 
 __all__ = ["evaluate_flow"]
 
@@ -24,7 +24,7 @@ def evaluate_flow(
         config: Settings, see docs/settings.md.
     """
     check_run(config, model_url)
-    run = begin_run(config)
+    run = start_or_resume_run(config)
     champion = load_champion(config, run)
     predicted = predict_model(config, run, model_url, champion)
     report = evaluate_model(config, run.url, predicted, champion)

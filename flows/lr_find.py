@@ -6,7 +6,7 @@ from prefect import flow
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import LRSuggestion
 from tasks.artifacts.training import publish_lr
-from tasks.stages import begin_run, check_run, find_lr
+from tasks.stages import check_run, find_lr, start_or_resume_run
 
 __all__ = ["lr_find_flow"]
 
@@ -15,7 +15,7 @@ __all__ = ["lr_find_flow"]
 def lr_find_flow(config: PipelineConfig = PipelineConfig()) -> LRSuggestion:  # noqa: B008 - frozen
     """Suggest a learning rate for the source's photos."""
     check_run(config)
-    run = begin_run(config)
+    run = start_or_resume_run(config)
     suggestion = find_lr(config, run)
     publish_lr(suggestion)
     return suggestion

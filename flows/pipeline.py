@@ -9,7 +9,7 @@ from tasks.artifacts.dataset import publish_dataset
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
-from tasks.stages import begin_run, check_run, find_lr, predict_model, train_model
+from tasks.stages import check_run, find_lr, predict_model, start_or_resume_run, train_model
 
 __all__ = ["pipeline"]
 
@@ -26,7 +26,7 @@ def pipeline(
         resume: Folder of an interrupted run to resume.
     """
     check_run(config)
-    run = begin_run(config, resume)
+    run = start_or_resume_run(config, resume)
     publish_dataset(run.manifest)
     suggestion = find_lr(config, run)
     publish_lr(suggestion)

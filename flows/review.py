@@ -9,11 +9,11 @@ from tasks.artifacts.evaluation import publish_evaluation
 from tasks.evaluate import (
     evaluate_model,
     final_state,
-    load_champion_of,
+    load_champion_for_predictions,
     promote_model,
     use_predictions,
 )
-from tasks.stages import folder_of_run
+from tasks.stages import current_run_folder
 
 __all__ = ["review_flow"]
 
@@ -30,8 +30,8 @@ def review_flow(
         config: Settings, see docs/settings.md.
     """
     predicted = use_predictions(predictions_url)
-    champion = load_champion_of(config, predicted)
-    report = evaluate_model(config, folder_of_run(config), predicted, champion)
+    champion = load_champion_for_predictions(config, predicted)
+    report = evaluate_model(config, current_run_folder(config), predicted, champion)
     report = promote_model(config, report)
     publish_evaluation(config, report)
     return final_state(config, report)

@@ -3,7 +3,7 @@
 # No postponed annotations: workers load this file by path and could not resolve them.
 from prefect import flow
 
-from tasks.stages import do_stage
+from tasks.stages import run_requested_stage
 
 __all__ = ["stage_flow"]
 
@@ -20,4 +20,4 @@ def stage_flow(request_url: str, require_gpu: bool = False) -> None:
         request_url: Request in the store.
         require_gpu: Fail on a machine without a GPU.
     """
-    do_stage(request_url, require_gpu)
+    run_requested_stage(request_url, require_gpu)

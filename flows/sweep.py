@@ -5,7 +5,7 @@ from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import SweepResult
-from tasks.stages import begin_run
+from tasks.stages import start_or_resume_run
 from tasks.sweep import check_sweep, publish_sweep, run_trials
 
 __all__ = ["sweep_flow"]
@@ -23,7 +23,7 @@ def sweep_flow(
         resume: Folder of an interrupted sweep to resume.
     """
     check_sweep(config)
-    run = begin_run(config, resume)
+    run = start_or_resume_run(config, resume)
     result = run_trials(config, run)
     publish_sweep(result)
     return result

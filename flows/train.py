@@ -6,7 +6,7 @@ from prefect import flow
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import TrainResult
 from tasks.artifacts.training import publish_training
-from tasks.stages import begin_run, check_run, find_lr, train_model
+from tasks.stages import check_run, find_lr, start_or_resume_run, train_model
 
 __all__ = ["train_flow"]
 
@@ -23,7 +23,7 @@ def train_flow(
         resume: Folder of an interrupted run to resume.
     """
     check_run(config)
-    run = begin_run(config, resume)
+    run = start_or_resume_run(config, resume)
     base_lr = config.train.base_lr or find_lr(config, run).chosen
     result = train_model(config, run, base_lr)
     publish_training(result)

@@ -13,13 +13,13 @@ from difflib import get_close_matches
 __all__ = [
     "PetsError",
     "did_you_mean",
-    "disk_fault",
+    "disk_error_reason",
     "explain_full_disk",
+    "format_list",
     "is_retryable",
-    "listed",
-    "tellable",
-    "telling",
+    "safe_cause",
     "without_queries",
+    "wrap_errors",
 ]
 
 _QUERY = re.compile(r"""(https?://[^\s?]*)\?\S*?(?=['">)\],:;.]*(?:\s|$))""")
@@ -67,7 +67,7 @@ def is_retryable(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return False
     # After a failed write, torch raises RuntimeError and safetensors its own error class.
-    return disk_fault(error) is None
+    return disk_error_reason(error) is None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -86,7 +86,7 @@ def without_queries(text: str) -> str:
     return _QUERY.sub(r"\1", text)
 
 
-def tellable(error: BaseException) -> BaseException | None:
+def safe_cause(error: BaseException) -> BaseException | None:
     """Return the error to chain a `PetsError` from, or None if its traceback has a URL query."""
     text = "".join(traceback.format_exception(error))
     return error if without_queries(text) == text else None
@@ -105,15 +105,15 @@ def explain_full_disk(place: str, setting: str) -> Iterator[None]:
     except PetsError:
         raise
     except Exception as error:
-        if (reason := disk_fault(error)) is None:
+        if (reason := disk_error_reason(error)) is None:
             raise
         raise PetsError(
             f"{place}: cannot be written: {reason}. Data stored earlier is intact, and a resumed "
             f"run uses it. Free space there, or set {setting} to another disk"
-        ) from tellable(error)
+        ) from safe_cause(error)
 
 
-def disk_fault(error: BaseException) -> str | None:
+def disk_error_reason(error: BaseException) -> str | None:
     """Return the reason of the disk error that caused this error, or None if there is none."""
     for cause in _chain(error):
         for number in _DISK_ERRNOS:
@@ -124,14 +124,14 @@ def disk_fault(error: BaseException) -> str | None:
 
 
 @contextmanager
-def telling(what: str) -> Iterator[None]:
+def wrap_errors(what: str) -> Iterator[None]:
     """Raise any error of the block as a `PetsError` with the message "<what>: <type>: <error>"."""
     try:
         yield
     except PetsError:
         raise
     except Exception as error:  # noqa: BLE001 - store drivers raise any type; it is re-raised
-        raise PetsError(f"{what}: {type(error).__name__}: {error}") from tellable(error)
+        raise PetsError(f"{what}: {type(error).__name__}: {error}") from safe_cause(error)
 
 
 def did_you_mean(word: str, possibilities: Iterable[str], count: int = 3) -> str:
@@ -140,7 +140,7 @@ def did_you_mean(word: str, possibilities: Iterable[str], count: int = 3) -> str
     return f" Did you mean {', '.join(near)}?" if near else ""
 
 
-def listed(names: Sequence[str], most: int) -> str:
+def format_list(names: Sequence[str], most: int) -> str:
     """Return the first `most` names, comma-separated, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -13,18 +13,18 @@ from pets_core.errors import PetsError
 from pets_core.inference.batch import commit_batch, missing_parts, plan_batch
 from pets_core.records.inference import BatchPlan, BatchSummary, PartsResult
 from pets_core.runtime.request import WorkRequest
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import Publisher, table
 from tasks.execution.delegate import map_in_threads
-from tasks.execution.retries import may_pass
-from tasks.stages import GOES_ON, folder_of_run, run_or_delegate
+from tasks.execution.retries import should_retry
+from tasks.stages import RESUMABLE_TASK, current_run_folder, run_or_delegate
 
 __all__ = ["plan_photos", "predict_all", "publish_batch"]
 
 _MAX_LABELS = 100
 
 
-@task(name="plan photos", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
+@task(name="plan photos", cache_policy=NO_CACHE, retries=2, retry_condition_fn=should_retry)
 def plan_photos(config: PipelineConfig, model_url: str, output_url: str | None) -> BatchPlan:
     """List the photos and split them into parts; the default output is in the run folder."""
     if config.batch.num_tasks > 1 and config.launch.deployment is None:
@@ -32,7 +32,7 @@ def plan_photos(config: PipelineConfig, model_url: str, output_url: str | None) 
             f"batch.num_tasks = {config.batch.num_tasks}: several tasks need several machines. "
             "Set launch.deployment, or set batch.num_tasks to 1"
         )
-    folder = output_url or storage.join(folder_of_run(config), "batch")
+    folder = output_url or storage.join(current_run_folder(config), "batch")
     plan = plan_batch(config, model_url, folder)
     get_run_logger().info(
         "Predicting %d photos in %d parts to %s", plan.num_photos, plan.num_parts, plan.url
@@ -40,20 +40,20 @@ def plan_photos(config: PipelineConfig, model_url: str, output_url: str | None) 
     return plan
 
 
-@task(name="predict parts", **GOES_ON)
+@task(name="predict parts", **RESUMABLE_TASK)
 def predict_parts(config: PipelineConfig, plan: BatchPlan, parts: tuple[int, int]) -> PartsResult:
     """Predict a range of parts in worker ranks, without those already written."""
     request = WorkRequest(
         stage="predict-parts",
         config=config,
-        run_url=folder_of_run(config),
+        run_url=current_run_folder(config),
         batch=plan,
         parts=parts,
     )
     return run_or_delegate(request, PartsResult)
 
 
-@task(name="commit predictions", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
+@task(name="commit predictions", cache_policy=NO_CACHE, retries=2, retry_condition_fn=should_retry)
 def commit_photos(plan: BatchPlan, num_predicted: int, seconds: float) -> BatchSummary:
     """Check that the output has every photo exactly once, and commit it."""
     return commit_batch(plan, num_predicted=num_predicted, seconds=seconds)
@@ -107,4 +107,4 @@ def publish_batch(summary: BatchSummary) -> None:
 
 def _counts(summary: BatchSummary) -> list[tuple[str, int]]:
     counts = list(summary.counts.items())[:_MAX_LABELS]
-    return [(literal(name), count) for name, count in counts]
+    return [(escape_markdown(name), count) for name, count in counts]

@@ -21,31 +21,31 @@ from pets_core.registry.aliases import EvaluationKey
 from pets_core.registry.gate import check_gate
 from pets_core.runtime.request import RatingsRequest
 from pets_core.runtime.runs import find_run, start_run
-from pets_core.storage.markdown import literal
-from pets_core.training.schedule import few_steps
+from pets_core.storage.markdown import escape_markdown
+from pets_core.training.schedule import few_steps_warning
 from tasks.artifacts.publisher import Publisher, png, table
 from tasks.evaluate import lookup_champion
 from tasks.execution.delegate import check_deployment
 from tasks.execution.retries import SHORT_TASK
-from tasks.stages import GOES_ON, folder_of_run, run_or_delegate
+from tasks.stages import RESUMABLE_TASK, current_run_folder, run_or_delegate
 
 __all__ = [
-    "begin_ratings_run",
     "evaluate_recommender",
     "find_ratings_lr",
     "load_ratings_champion",
     "predict_held_out",
     "publish_ratings",
     "publish_trials",
+    "start_or_resume_ratings_run",
     "train_best",
 ]
 
 
-@task(name="ingest ratings", **GOES_ON)
-def begin_ratings_run(config: RatingsConfig, resume: str | None = None) -> RatingsRun:
+@task(name="ingest ratings", **RESUMABLE_TASK)
+def start_or_resume_ratings_run(config: RatingsConfig, resume: str | None = None) -> RatingsRun:
     """Resume a run, or ingest the ratings and start a new run."""
     check_gate(config.gate, RATINGS)
-    logger, url = get_run_logger(), resume or folder_of_run(config)
+    logger, url = get_run_logger(), resume or current_run_folder(config)
     storage.check_writable(storage.absolute(config.store), "store")
     if config.launch.deployment:
         check_deployment(config.launch.deployment)
@@ -67,7 +67,7 @@ def begin_ratings_run(config: RatingsConfig, resume: str | None = None) -> Ratin
     return run
 
 
-@task(name="lr-find", **GOES_ON)
+@task(name="lr-find", **RESUMABLE_TASK)
 def find_ratings_lr(config: RatingsConfig, run: RatingsRun) -> LRSuggestion:
     """Run the learning-rate range test in worker ranks."""
     request = RatingsRequest(
@@ -76,7 +76,7 @@ def find_ratings_lr(config: RatingsConfig, run: RatingsRun) -> LRSuggestion:
     return run_or_delegate(request, LRSuggestion)
 
 
-@task(name="train", **GOES_ON)
+@task(name="train", **RESUMABLE_TASK)
 def train_recommender(
     config: RatingsConfig, run: RatingsRun, base_lr: float, weight_decay: float | None = None
 ) -> TrainResult:
@@ -87,7 +87,7 @@ def train_recommender(
         train = config.train.model_copy(update={"weight_decay": weight_decay})
         config = config.model_copy(update={"train": train})
         start_run(_single_run(config), RatingsRun(url=url, manifest=run.manifest))
-    if warning := few_steps(config.train, run.manifest.splits["train"].num_rows):
+    if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = RatingsRequest(
         stage="ratings-train",
@@ -113,7 +113,7 @@ def load_ratings_champion(config: RatingsConfig, run: RatingsRun) -> Champion | 
     return lookup_champion(config, key)
 
 
-@task(name="predict", **GOES_ON)
+@task(name="predict", **RESUMABLE_TASK)
 def predict_held_out(
     config: RatingsConfig, run: RatingsRun, model_url: str, champion: Champion | None = None
 ) -> PredictResult:
@@ -161,7 +161,7 @@ def train_best(
             "new run with ratings.valid_fraction above 0"
         )
     trained = [train_recommender(config, run, base_lr, decay) for decay in decays]
-    kept = [result.kept(config.train.keep) for result in trained]
+    kept = [result.kept_epoch(config.train.keep) for result in trained]
     trials = [
         WeightDecayTrial(
             weight_decay=decay,
@@ -188,8 +188,9 @@ def publish_ratings(manifest: RatingsManifest) -> None:
     of_item = int(np.median(names.num_ratings_by_item[1:]))
     low, high = manifest.y_range
     text = (
-        f"# {literal(manifest.name)}\n\n{manifest.num_users:,} users and {manifest.num_items:,} "
-        f"items with training ratings, version `{manifest.fingerprint}`. Median ratings per user: "
+        f"# {escape_markdown(manifest.name)}\n\n"
+        f"{manifest.num_users:,} users and {manifest.num_items:,} items with "
+        f"training ratings, version `{manifest.fingerprint}`. Median ratings per user: "
         f"{of_user}; per item: {of_item}. Scale: {low:g} to {high:g}, mean {manifest.mean:.3f}."
         f"\n\n{rows}\n\nSource: `{manifest.source_url}`. Stored at: `{manifest.url}`\n"
     )

@@ -17,13 +17,19 @@ from pets_core.records.inference import EmbedResult, NearDuplicates
 from pets_core.runtime.request import WorkRequest
 from tasks.artifacts.dataset import MAX_PAIRS, pair_table
 from tasks.artifacts.publisher import Publisher, table
-from tasks.execution.retries import may_pass
-from tasks.stages import GOES_ON, begin_run, create_run, find_earlier_run, run_or_delegate
+from tasks.execution.retries import should_retry
+from tasks.stages import (
+    RESUMABLE_TASK,
+    create_run,
+    find_earlier_run,
+    run_or_delegate,
+    start_or_resume_run,
+)
 
-__all__ = ["begin_embedding", "compare_photos", "embed_photos", "publish_near_duplicates"]
+__all__ = ["compare_photos", "embed_photos", "publish_near_duplicates", "start_or_resume_embedding"]
 
 
-def begin_embedding(config: PipelineConfig, dataset: str | None) -> Run:
+def start_or_resume_embedding(config: PipelineConfig, dataset: str | None) -> Run:
     """Start or resume a run. Call it in a flow.
 
     Args:
@@ -31,17 +37,17 @@ def begin_embedding(config: PipelineConfig, dataset: str | None) -> Run:
         dataset: Name of a stored data set, or the first digits of a version's fingerprint.
     """
     if dataset is None:
-        return begin_run(config)
+        return start_or_resume_run(config)
     return find_earlier_run(config) or create_run(config, stored_data_set(config, dataset))
 
 
-@task(name="stored data set", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
+@task(name="stored data set", cache_policy=NO_CACHE, retries=2, retry_condition_fn=should_retry)
 def stored_data_set(config: PipelineConfig, dataset: str) -> DatasetManifest:
     """Return the manifest of a data-set version in the store."""
     return find_version(config.store, dataset)
 
 
-@task(name="embed", **GOES_ON)
+@task(name="embed", **RESUMABLE_TASK)
 def embed_photos(config: PipelineConfig, run: Run, model_url: str) -> EmbedResult:
     """Embed the photos with a stored model in worker ranks."""
     request = WorkRequest(
@@ -58,7 +64,7 @@ def embed_photos(config: PipelineConfig, run: Run, model_url: str) -> EmbedResul
     return result
 
 
-@task(name="compare", cache_policy=NO_CACHE, retries=2, retry_condition_fn=may_pass)
+@task(name="compare", cache_policy=NO_CACHE, retries=2, retry_condition_fn=should_retry)
 def compare_photos(config: PipelineConfig, run: Run, embedded: EmbedResult) -> NearDuplicates:
     """Find near-duplicate photos."""
     min_similarity = config.embed.min_similarity

@@ -18,14 +18,14 @@ from pets_core.registry.aliases import (
     find_champion,
     promote_run,
 )
-from pets_core.targets.evaluate import evaluate, given_predictions
+from pets_core.targets.evaluate import evaluate, find_prediction_files
 from tasks.execution.retries import SHORT_TASK
 
 __all__ = [
     "evaluate_model",
     "final_state",
     "load_champion",
-    "load_champion_of",
+    "load_champion_for_predictions",
     "lookup_champion",
     "promote_model",
     "use_predictions",
@@ -41,11 +41,13 @@ def load_champion(config: PipelineConfig, run: Run) -> Champion | None:
 @task(name="predictions", cache_policy=NO_CACHE)
 def use_predictions(predictions_url: str) -> PredictResult:
     """Load the result of an earlier prediction."""
-    return given_predictions(predictions_url)
+    return find_prediction_files(predictions_url)
 
 
 @task(name="champion", **SHORT_TASK)
-def load_champion_of(config: PipelineConfig, predicted: PredictResult) -> Champion | None:
+def load_champion_for_predictions(
+    config: PipelineConfig, predicted: PredictResult
+) -> Champion | None:
     """Return the champion to compare given predictions with, or None if there is none."""
     return lookup_champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
 

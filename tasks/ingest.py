@@ -17,13 +17,13 @@ from prefect.tasks import exponential_backoff
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.source import IngestConfig
 from pets_core.data.gallery import class_warnings
-from pets_core.data.ingest.commit import commit, written
+from pets_core.data.ingest.commit import commit, ingest_progress
 from pets_core.data.ingest.plan import plan_dataset
 from pets_core.data.ingest.shards import write_shard
 from pets_core.errors import PetsError, without_queries
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, ShardPlan
 from tasks.execution.progress import ProgressDisplay
-from tasks.execution.retries import SHORT_TASK, may_pass
+from tasks.execution.retries import SHORT_TASK, should_retry
 
 __all__ = ["commit_data_set", "ingest_dataset", "plan_data_set", "write_one_shard"]
 
@@ -42,7 +42,7 @@ def plan_data_set(config: PipelineConfig) -> DatasetPlan:
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
-    retry_condition_fn=may_pass,
+    retry_condition_fn=should_retry,
 )
 def write_one_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> int:
     """Write one shard. The journal in the store, not Prefect, records finished shards.
@@ -95,7 +95,7 @@ def _write_shards(config: PipelineConfig, plan: DatasetPlan, runner: TaskRunner[
         futures = runner.map(write_one_shard, parameters)  # type: ignore[arg-type]
         for future in as_completed(list(futures)):
             done += future.result()
-            display(written(done, total, time.monotonic() - started))
+            display(ingest_progress(done, total, time.monotonic() - started))
 
 
 def _runner(config: IngestConfig) -> TaskRunner[Any]:

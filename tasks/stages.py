@@ -22,46 +22,46 @@ from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import CheckResult, Request, WorkRequest
 from pets_core.runtime.runs import (
-    ask_stage,
-    asked_stage,
     find_run,
-    finish_stage,
-    finished_stage,
+    load_result,
+    read_request,
     run_folder,
+    save_result,
     start_run,
+    write_request,
 )
 from pets_core.runtime.stage_table import STAGES
 from pets_core.targets.evaluate import check_gate_settings
-from pets_core.training.schedule import few_steps
+from pets_core.training.schedule import few_steps_warning
 from tasks.execution.concurrency import machine_slot
 from tasks.execution.delegate import check_deployment, delegate
 from tasks.execution.metrics import StageMetrics
 from tasks.execution.progress import ProgressArtifact, ProgressDisplay
-from tasks.execution.retries import may_pass
+from tasks.execution.retries import should_retry
 from tasks.execution.run_guard import exit_when_superseded
 from tasks.ingest import ingest_dataset
 
 __all__ = [
-    "GOES_ON",
-    "begin_run",
+    "RESUMABLE_TASK",
     "check_run",
     "create_run",
-    "do_stage",
+    "current_run_folder",
     "find_earlier_run",
     "find_lr",
-    "folder_of_run",
     "predict_model",
     "run_or_delegate",
+    "run_requested_stage",
+    "start_or_resume_run",
     "train_model",
 ]
 
 Record = TypeVar("Record", bound=BaseModel)
 
-GOES_ON: dict[str, Any] = {
+RESUMABLE_TASK: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "retries": 3,
     "retry_delay_seconds": 10,
-    "retry_condition_fn": may_pass,
+    "retry_condition_fn": should_retry,
 }
 """Retry policy of stages; a retried training resumes from its last checkpoint."""
 _LIVE_KEY = "training-progress"
@@ -84,7 +84,7 @@ def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     )  # fmt: skip
 
 
-def begin_run(config: PipelineConfig, resume: str | None = None) -> Run:
+def start_or_resume_run(config: PipelineConfig, resume: str | None = None) -> Run:
     """Resume a run, or ingest the data set and start a new run. Call it in a flow.
 
     Args:
@@ -107,7 +107,7 @@ def begin_run(config: PipelineConfig, resume: str | None = None) -> Run:
 @task(name="earlier run", cache_policy=NO_CACHE)
 def find_earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None:
     """Return the run to resume, with its data set, or None if there is none."""
-    run = find_run(resume or folder_of_run(config), Run)
+    run = find_run(resume or current_run_folder(config), Run)
     if run is None and resume is not None:
         raise PetsError(
             f"resume = {resume}: no run found there. Set it to a run folder, <store>/runs/<run id>"
@@ -120,27 +120,27 @@ def find_earlier_run(config: PipelineConfig, resume: str | None = None) -> Run |
 @task(name="new run", cache_policy=NO_CACHE)
 def create_run(config: PipelineConfig, manifest: DatasetManifest) -> Run:
     """Create the run folder of the current flow run in the store."""
-    run = start_run(config, Run(url=folder_of_run(config), manifest=manifest))
+    run = start_run(config, Run(url=current_run_folder(config), manifest=manifest))
     get_run_logger().info("Run folder: %s", run.url)
     return run
 
 
-def folder_of_run(config: PipelineConfig | RatingsConfig) -> str:
+def current_run_folder(config: PipelineConfig | RatingsConfig) -> str:
     """Return the URL of the current flow run's folder in the store."""
     return run_folder(config, str(flow_run.id))
 
 
-@task(name="lr-find", **GOES_ON)
+@task(name="lr-find", **RESUMABLE_TASK)
 def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
     """Run the learning-rate range test in worker ranks."""
     request = WorkRequest(stage="lr-find", config=config, run_url=run.url, manifest=run.manifest)
     return run_or_delegate(request, LRSuggestion)
 
 
-@task(name="train", **GOES_ON)
+@task(name="train", **RESUMABLE_TASK)
 def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult:
     """Train the model in worker ranks."""
-    if warning := few_steps(config.train, run.manifest.splits["train"].num_rows):
+    if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = WorkRequest(
         stage="train", config=config, run_url=run.url, manifest=run.manifest, base_lr=base_lr
@@ -148,7 +148,7 @@ def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult
     return run_or_delegate(request, TrainResult)
 
 
-@task(name="predict", **GOES_ON)
+@task(name="predict", **RESUMABLE_TASK)
 def predict_model(
     config: PipelineConfig, run: Run, model_url: str, champion: Champion | None = None
 ) -> PredictResult:
@@ -165,26 +165,26 @@ def predict_model(
     return run_or_delegate(request, PredictResult)
 
 
-@task(name="stage", **GOES_ON)
-def do_stage(request_url: str, require_gpu: bool = False) -> None:
+@task(name="stage", **RESUMABLE_TASK)
+def run_requested_stage(request_url: str, require_gpu: bool = False) -> None:
     """Run a stage that another flow run requested; save the result in the folder of that run."""
-    request = asked_stage(request_url)
+    request = read_request(request_url)
     record = STAGES[request.stage].result
     # An earlier attempt may have finished after its caller stopped waiting.
-    if finished_stage(request, record) is None:
+    if load_result(request, record) is None:
         _run_locally(request, record, require_gpu=require_gpu)
 
 
 def run_or_delegate(request: Request, record: type[Record]) -> Record:
     """Return the result of a stage; run it here or by `launch.deployment` if there is none yet."""
     logger, deployment = get_run_logger(), request.config.launch.deployment
-    if (result := finished_stage(request, record)) is not None:
+    if (result := load_result(request, record)) is not None:
         logger.info("Stage %s is already finished", request.stage)
         return result
     if deployment is None:
         return _run_locally(request, record)
-    delegate(deployment, request.name, ask_stage(request), logger)
-    result = finished_stage(request, record)
+    delegate(deployment, request.name, write_request(request), logger)
+    result = load_result(request, record)
     if result is None:
         raise RuntimeError(f"{request.stage} ran with other settings; it will be retried")
     return result
@@ -200,7 +200,7 @@ def _run_locally(request: Request, record: type[Record], *, require_gpu: bool = 
         result = _launch(launched, record, *callbacks)
     if artifact:
         artifact.end()
-    finish_stage(request, result)
+    save_result(request, result)
     return result
 
 

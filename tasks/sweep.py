@@ -14,11 +14,11 @@ from pets_core.records.dataset import Run
 from pets_core.records.training import SweepResult, TrainResult, Trial
 from pets_core.runtime.request import WorkRequest
 from pets_core.runtime.runs import start_run
-from pets_core.storage.markdown import literal
-from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
+from pets_core.storage.markdown import escape_markdown
+from pets_core.training.sweep import Study, complete_trial, trial_config, trial_url, write_result
 from tasks.artifacts.publisher import Publisher, png, table
 from tasks.execution.delegate import map_in_threads
-from tasks.stages import GOES_ON, check_run, run_or_delegate
+from tasks.stages import RESUMABLE_TASK, check_run, run_or_delegate
 
 __all__ = ["check_sweep", "publish_sweep", "run_trials"]
 
@@ -41,7 +41,7 @@ def check_sweep(config: PipelineConfig) -> None:
         check_run(config.model_copy(update={"model": model}))
 
 
-@task(name="train trial", **GOES_ON)
+@task(name="train trial", **RESUMABLE_TASK)
 def train_trial(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> TrainResult:
     """Train one model of a trial in worker ranks, in its own run folder."""
     request = WorkRequest(
@@ -93,7 +93,7 @@ def _finish(config: PipelineConfig, trial: Trial, results: list[TrainResult | Pe
     if errors:
         return trial.model_copy(update={"error": str(errors[0])})
     trained = [result for result in results if isinstance(result, TrainResult)]
-    return concluded(trial, trained, config.train.keep)
+    return complete_trial(trial, trained, config.train.keep)
 
 
 def _result_or_error(state: State[Any]) -> TrainResult | PetsError:
@@ -110,7 +110,7 @@ def publish_sweep(result: SweepResult) -> None:
     best = result.trials[0]
     rows = table(
         ["trial", "backbone", "base_lr", f"valid {best.metric.name}", "per seed", "seconds"],
-        ([t.number, literal(t.backbone), f"{t.base_lr:g}", *_cells(t)]
+        ([t.number, escape_markdown(t.backbone), f"{t.base_lr:g}", *_cells(t)]
          for t in result.trials[:_MAX_ROWS]),
     )  # fmt: skip
     curve = png(
@@ -118,7 +118,7 @@ def publish_sweep(result: SweepResult) -> None:
         "Validation metric over learning rates",
     )
     text = (
-        f"# {best.metric.name} {best.value_text}: {literal(best.backbone)}, base_lr "
+        f"# {best.metric.name} {best.value_text}: {escape_markdown(best.backbone)}, base_lr "
         f"{best.base_lr:g}\n\n{rows}\n\n{curve}\n\nBest settings: "
         f"`--model.backbone {best.backbone} --train.base_lr {best.base_lr:g}`. Model: "
         f"`{best.model_urls[0]}`. The metric of the best trial is optimistically biased: evaluate "
@@ -130,6 +130,6 @@ def publish_sweep(result: SweepResult) -> None:
 
 def _cells(trial: Trial) -> list[str]:
     if trial.error:
-        return ["failed", literal(trial.error), ""]
+        return ["failed", escape_markdown(trial.error), ""]
     each = ", ".join(map(trial.metric.format, trial.values))
     return [trial.value_text, each, f"{trial.seconds:.0f}"]

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from pets.cli.main import _print_error
-from pets_core.errors import PetsError, tellable, without_queries
+from pets_core.errors import PetsError, safe_cause, without_queries
 
 URL = "https://host:8/a/photo.jpg"
 
@@ -48,5 +48,5 @@ def test_an_error_has_no_query_when_pickled_or_printed(capsys):
 def test_a_cause_with_a_query_is_dropped():
     plain, signed, behind = OSError("disk full"), OSError(f"{URL}?secret"), OSError("no")
     behind.__cause__ = signed
-    assert tellable(plain) is plain
-    assert tellable(signed) is tellable(behind) is None
+    assert safe_cause(plain) is plain
+    assert safe_cause(signed) is safe_cause(behind) is None

@@ -17,7 +17,7 @@ from pets_core.records.dataset import Run
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import EvaluationKey, candidates, find_champion, promote
 from pets_core.runtime.runs import find_run
-from pets_core.targets.evaluate import evaluate, given_predictions
+from pets_core.targets.evaluate import evaluate, find_prediction_files
 
 FILE = Path(__file__).parent / "fixtures/store_v1.zip"
 METRICS = {"class": "error rate", "tags": "F1 per photo", "points": "mean distance"}
@@ -44,7 +44,7 @@ def test_each_kind_has_its_run(store):
 @pytest.mark.parametrize("kind", METRICS)
 def test_predictions_are_evaluated(store, kind):
     run = runs(store)[kind]
-    predicted = given_predictions(str(run / "evaluation/predictions.parquet"))
+    predicted = find_prediction_files(str(run / "evaluation/predictions.parquet"))
     assert predicted.targets == kind
     report = evaluate(PipelineConfig(store=str(store)), str(store / "runs/again"), predicted)
     assert (report.primary.name, report.num_rows) == (METRICS[kind], 7)

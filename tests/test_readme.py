@@ -203,7 +203,9 @@ def parse(monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "_start_flow", parsed)
     monkeypatch.setattr("pets_core.runtime.multi_node.join", parsed)
     monkeypatch.setattr("pets_core.ratings.files.check_tables", lambda _: None)
-    monkeypatch.setattr("pets_core.runtime.runs.run_settings", lambda _: {"store": str(tmp_path)})
+    monkeypatch.setattr(
+        "pets_core.runtime.runs.load_run_settings", lambda _: {"store": str(tmp_path)}
+    )
     monkeypatch.chdir(ROOT)
 
     def parse_command(words: list[str]) -> None:

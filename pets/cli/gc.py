@@ -55,7 +55,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     in_use = data_sets_needed(store, without=run_ids)
     found += collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
     if found:
-        rows = ([f"{item.num_bytes / _MIB:.1f}", item.url, item.why] for item in found)
+        rows = ([f"{item.num_bytes / _MIB:.1f}", item.url, item.reason] for item in found)
         print_table(["MiB", "item", "reason"], rows)
     size = sum(item.num_bytes for item in found) / _MIB
     done = "removed" if arguments.delete else "to remove (use --delete)"

@@ -31,7 +31,7 @@ def predict(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
         if prediction.error:
             print(without_queries(f"{prediction.photo}: {prediction.error}"), file=sys.stderr)
         elif not parsed.json:
-            print(f"{prediction.photo}  {prediction.words}")
+            print(f"{prediction.photo}  {prediction.text}")
     if any(prediction.error for prediction in predictions):
         sys.exit(1)
 

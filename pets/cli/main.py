@@ -233,9 +233,9 @@ def _load_config(
                 f"{parsed.config_file}: --resume uses the settings of the run. Remove the file "
                 "from the command"
             )
-        from pets_core.runtime.runs import run_settings
+        from pets_core.runtime.runs import load_run_settings
 
-        stored_settings = run_settings(parsed.resume)
+        stored_settings = load_run_settings(parsed.resume)
         is_ratings_config = "ratings" in kind.model_fields
         if ("ratings" in stored_settings) != is_ratings_config:
             other = "pets run" if is_ratings_config else "pets collab"

@@ -11,7 +11,7 @@ from pets_core.config.train import TrainConfig
 
 __all__ = [
     "LaunchConfig",
-    "refuse_sharding",
+    "check_sharding",
 ]
 
 
@@ -58,7 +58,7 @@ class LaunchConfig(Settings):
         return self
 
 
-def refuse_sharding(launch: LaunchConfig, train: TrainConfig) -> None:
+def check_sharding(launch: LaunchConfig, train: TrainConfig) -> None:
     """Check that the training settings work with a sharded model.
 
     Raises:

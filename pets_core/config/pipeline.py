@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from pets_core.config.base import LocalFolder, Settings
 from pets_core.config.evaluate import BatchConfig, EmbedConfig, EvaluateConfig, GateConfig
-from pets_core.config.launch import LaunchConfig, refuse_sharding
+from pets_core.config.launch import LaunchConfig, check_sharding
 from pets_core.config.model import ModelConfig
 from pets_core.config.source import IngestConfig, SourceConfig
 from pets_core.config.train import LRFindConfig, SweepConfig, TrainConfig, TransformConfig
@@ -74,5 +74,5 @@ class PipelineConfig(Settings):
 
     @model_validator(mode="after")
     def _check_sharding(self) -> PipelineConfig:
-        refuse_sharding(self.launch, self.train)
+        check_sharding(self.launch, self.train)
         return self

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from pets_core.config.base import NAME_PATTERN, Settings
 from pets_core.errors import PetsError
-from pets_core.records.target_spec import BUILT_IN, DEFAULT_TARGET, target_spec
+from pets_core.records.target_spec import BUILT_IN_SPECS, DEFAULT_TARGET, target_spec
 
 __all__ = [
     "ClassFolder",
@@ -32,7 +32,7 @@ TargetName = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "enum": list(BUILT_IN)},
+                {"type": "string", "enum": list(BUILT_IN_SPECS)},
                 {"type": "string", "pattern": r"^[\w.]+:[\w.]+$"},
             ]
         }

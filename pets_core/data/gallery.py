@@ -17,7 +17,7 @@ from pets_core import storage
 from pets_core.data.dataset import open_parquet, read_table
 from pets_core.data.ingest.duplicates import leaking
 from pets_core.data.ingest.images import open_rgb
-from pets_core.errors import listed
+from pets_core.errors import format_list
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
 
@@ -81,7 +81,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
     lost = [f"{label} ({n} of {total})" for label, (n, total) in manifest.lost_of_classes.items()]
     warnings = [*manifest.warnings, *_odd_names(manifest.class_names)]
     if lost:
-        warnings.append(f"Classes that lost at least half of their photos: {listed(lost, 5)}.")
+        warnings.append(f"Classes that lost at least half of their photos: {format_list(lost, 5)}.")
     if manifest.narrow_fraction > 0.5:
         warnings.append(
             f"{manifest.narrow_fraction:.0%} of the photos have low contrast: they use less than a "
@@ -97,7 +97,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
         if count < _FEW_PHOTOS
     ]
     if few:
-        warnings.append(f"Fewer than {_FEW_PHOTOS} training photos: {listed(few, 5)}.")
+        warnings.append(f"Fewer than {_FEW_PHOTOS} training photos: {format_list(few, 5)}.")
     if max(train) > _UNBALANCED * min(train):
         warnings.append(
             f"Imbalanced training set: the largest {noun} has {max(train)} photos, the smallest "
@@ -124,7 +124,7 @@ def _odd_names(names: Iterable[str]) -> list[str]:
     if groups:
         warnings.append(
             "Class names that differ only by case, Unicode form or whitespace: "
-            f"{listed(groups, 5)}. If they are the same class, correct the source or set "
+            f"{format_list(groups, 5)}. If they are the same class, correct the source or set "
             "source.label_fixes."
         )
     if missing:

@@ -28,11 +28,11 @@ __all__ = [
     "choose_version",
     "diff",
     "find_version",
-    "list_stored",
+    "list_all_versions",
     "list_versions",
+    "load_versions",
     "newest_version",
     "verify",
-    "versions_in",
 ]
 
 _OTHER_FOLDERS = frozenset({"contracts", "journal", "plans", "shards"})
@@ -84,10 +84,10 @@ AnyVersion = TypeVar("AnyVersion", bound=Version)
 
 def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
     """Return all committed versions, or those of the data set `name`, oldest first."""
-    return list_stored(store, "datasets", load_manifest, name)
+    return list_all_versions(store, "datasets", load_manifest, name)
 
 
-def list_stored(
+def list_all_versions(
     store: str, folder: str, load: Callable[[str], AnyVersion], name: str | None = None
 ) -> list[AnyVersion]:
     """Return all committed versions, oldest first.
@@ -100,11 +100,11 @@ def list_stored(
     """
     root = storage.join(storage.absolute(store), folder)
     names = [name] if name else sorted(storage.list_folder(root))
-    found = [m for own in names for m in versions_in(storage.join(root, own), load)]
+    found = [m for own in names for m in load_versions(storage.join(root, own), load)]
     return sorted(found, key=_age)
 
 
-def versions_in(root: str, load: Callable[[str], AnyVersion]) -> list[AnyVersion]:
+def load_versions(root: str, load: Callable[[str], AnyVersion]) -> list[AnyVersion]:
     """Return the versions in a data set's folder, oldest first; the folder may be renamed."""
 
     def version(name: str) -> AnyVersion | None:
@@ -123,7 +123,7 @@ def _age(manifest: Version) -> tuple[str, str]:
 
 def newest_version(root: str) -> DatasetManifest | None:
     """Return the newest version in folder `root` that has the current schema version, if any."""
-    versions = [m for m in versions_in(root, load_manifest) if m.schema_version == SCHEMA_VERSION]
+    versions = [m for m in load_versions(root, load_manifest) if m.schema_version == SCHEMA_VERSION]
     return versions[-1] if versions else None
 
 

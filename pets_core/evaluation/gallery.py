@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pets_core.data.dataset import load_manifest, read_table, write_table
 from pets_core.data.gallery import thumbnails
-from pets_core.errors import PetsError, telling
+from pets_core.errors import PetsError, wrap_errors
 
 __all__ = ["Gallery", "Picture", "fetch_photos", "read_gallery", "write_gallery"]
 
@@ -78,7 +78,7 @@ def fetch_photos(
 
 def _photos(dataset_url: str, ids: Iterable[str], side: int) -> dict[str, bytes]:
     try:
-        with telling(f"photos of {dataset_url}"):
+        with wrap_errors(f"photos of {dataset_url}"):
             return thumbnails(load_manifest(dataset_url), ids, side)
     except PetsError as error:
         _log.warning("the galleries go without photos: %s", error)

@@ -9,7 +9,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 
 __all__ = ["template"]
 
@@ -34,7 +34,7 @@ def template(name: str) -> Template:
         decimal=_decimal,
         duration=_duration,
         figure=_figure,
-        markdown=literal,
+        markdown=escape_markdown,
         percent=_percent,
         points=_points,
     )

@@ -32,7 +32,7 @@ from pets_core.data.sources.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
 from pets_core.records.inference import BatchPlan, BatchSummary
-from pets_core.targets.base import Predicted
+from pets_core.targets.base import DecodedOutputs
 from pets_core.targets.registry import get_target
 
 __all__ = [
@@ -99,12 +99,12 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
             raise PetsError(f"source.url = {config.source.url}: no photos found")
         skipped = {
             "file": [other.path for other in others],
-            "reason": [other.refusal or "not_a_photo" for other in others],
+            "reason": [other.skip_reason or "not_a_photo" for other in others],
         }
         write_table(
             storage.join(output_url, _SKIPPED), pa.table(skipped, _SKIPPED_SCHEMA), setting="--to"
         )
-        columns = {"photo": [p.path for p in photos], "refusal": [p.refusal for p in photos]}
+        columns = {"photo": [p.path for p in photos], "refusal": [p.skip_reason for p in photos]}
         table = pa.table(columns).replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
         write_table(url, table, row_group_rows=size, setting="--to")
     return BatchPlan(
@@ -260,7 +260,7 @@ def write_part(
         outputs = np.empty((0, card.num_outputs), np.float32)
     sizes = np.array([each.size for each in predicted], np.int64).reshape(-1, 2)
     decision = target.read_decision(card, plan.model_url)
-    columns = target.batch_columns(Predicted(card, outputs, sizes, decision))
+    columns = target.batch_columns(DecodedOutputs(card, outputs, sizes, decision))
     order = pa.array([rows.get(photo) for photo in photos], pa.int64())
     table = pa.table(
         {

@@ -16,7 +16,7 @@ from pets_core.data.ingest.images import decode_sized
 from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.errors import PetsError
 from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
-from pets_core.targets.base import Predicted
+from pets_core.targets.base import DecodedOutputs
 from pets_core.targets.registry import get_target
 
 __all__ = ["Prediction", "predict_photos"]
@@ -49,7 +49,7 @@ class Prediction(BaseModel):
     error: str | None = None
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The prediction in one line."""
         if self.numbers is not None:
             return ", ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
@@ -128,7 +128,7 @@ def _open_onnx(url: str) -> _Model:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         metadata = session.get_modelmeta().custom_metadata_map
         card = ModelCard.model_validate_json(metadata[ONNX_KEY])
-        decision = get_target(card.targets).decision_of(metadata.get(ONNX_THRESHOLDS))
+        decision = get_target(card.targets).parse_decision(metadata.get(ONNX_THRESHOLDS))
     except KeyError as error:
         raise PetsError(
             f"{url}: the ONNX file has no model card: create it with `pets export`"
@@ -171,7 +171,7 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
 
     def to_fields(row: int) -> dict[str, Any]:
         own = slice(row, row + 1)
-        predicted = Predicted(card, outputs[own], shapes[own], model.decision)
+        predicted = DecodedOutputs(card, outputs[own], shapes[own], model.decision)
         return target.to_prediction(predicted, num_top)
 
     return [

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pets_core import storage
 from pets_core.data.dataset import load_manifest
 from pets_core.data.ingest.journal import load_records
-from pets_core.data.versions import Version, versions_in
+from pets_core.data.versions import Version, load_versions
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD, read_card
 from pets_core.ratings.dataset import load_ratings_manifest
@@ -37,13 +37,13 @@ class Garbage(NamedTuple):
     Attributes:
         url: URL of the file or folder.
         num_bytes: Size in bytes.
-        why: Reason to remove it.
+        reason: Reason to remove it.
         run_id: Id of the run if the folder is a whole run, else None.
     """
 
     url: str
     num_bytes: int
-    why: str
+    reason: str
     run_id: str | None = None
 
 
@@ -132,12 +132,14 @@ def _run_garbage(url: str, run_id: str, kept: Sequence[str], keep_days: float) -
     # A folder that cannot be listed looks empty, and must not be removed.
     if not files:
         return
-    ages = {path: (now - storage.last_change(info)) / _DAY_SECONDS for path, info in files.items()}
+    ages = {
+        path: (now - storage.modified_time(info)) / _DAY_SECONDS for path, info in files.items()
+    }
     sizes = {path: int(info.get("size") or 0) for path, info in files.items()}
     age = min(ages.values())
     if age > keep_days and not _is_kept(url, kept):
-        why = f"run unchanged for {age:.0f} days"
-        yield Garbage(url, sum(sizes.values()), why, run_id)
+        reason = f"run unchanged for {age:.0f} days"
+        yield Garbage(url, sum(sizes.values()), reason, run_id)
         return
     checkpoints = [path for path in files if path.startswith(f"{_CHECKPOINTS}/")]
     # A training that is repeated with other settings writes while the old result exists.
@@ -196,10 +198,10 @@ def _unused(
         for folder in storage.list_folder(root)
         for file, info in storage.list_folder(storage.join(root, folder)).items()
     }
-    young = {path for path, info in files.items() if storage.last_change(info) >= limit}
+    young = {path for path, info in files.items() if storage.modified_time(info) >= limit}
     journal = _journal_shards(root, files)
     # A shard may be older than the journal entry through which an active ingest reuses it.
-    used = _used(versions_in(root, load), keep, young, in_use)
+    used = _used(load_versions(root, load), keep, young, in_use)
     used |= {journal[path] for path in young & journal.keys()}
     found = []
     for path, info in files.items():

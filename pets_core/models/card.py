@@ -108,7 +108,7 @@ def read_card(url: str) -> ModelCard:
     if not storage.exists(storage.join(url, CARD)):
         inner = storage.join(url, "model")
         hint = f". Did you mean {inner}?" if storage.exists(storage.join(inner, CARD)) else ""
-        raise PetsError(f"{url} is no model folder: it holds no {CARD}{hint}")
+        raise PetsError(f"{url} is not a model folder: it holds no {CARD}{hint}")
     try:
         return ModelCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
     except pydantic.ValidationError as error:

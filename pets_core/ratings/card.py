@@ -43,9 +43,9 @@ class RecommenderCard(BaseModel):
     @property
     def sigmoid_range(self) -> tuple[float, float]:
         """The range predictions are held within."""
-        from pets_core.targets.regression.objective import widened
+        from pets_core.targets.regression.objective import widen_range
 
-        return widened(self.y_range)
+        return widen_range(self.y_range)
 
 
 def read_recommender_card(url: str) -> RecommenderCard:
@@ -56,7 +56,7 @@ def read_recommender_card(url: str) -> RecommenderCard:
     """
     url = storage.absolute(url)
     if not storage.exists(storage.join(url, CARD)):
-        raise PetsError(f"{url} is no model folder: it holds no {CARD}")
+        raise PetsError(f"{url} is not a model folder: it holds no {CARD}")
     try:
         return RecommenderCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
     except pydantic.ValidationError as error:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pets_core.config.base import NAME_PATTERN, LocalFolder, Settings
 from pets_core.config.evaluate import GateConfig
-from pets_core.config.launch import LaunchConfig, refuse_sharding
+from pets_core.config.launch import LaunchConfig, check_sharding
 from pets_core.config.train import LRFindConfig, TrainConfig
 
 __all__ = [
@@ -216,5 +216,5 @@ class RatingsConfig(Settings):
 
     @model_validator(mode="after")
     def _sharded_training(self) -> RatingsConfig:
-        refuse_sharding(self.launch, self.train)
+        check_sharding(self.launch, self.train)
         return self

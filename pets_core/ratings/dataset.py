@@ -327,7 +327,7 @@ def _fingerprint(files: Mapping[str, RatingsFile], y_range: tuple[float, float])
 
 
 def _source_url(source: RatingsSourceConfig) -> str:
-    return "the built-in sample" if source.url is None else storage.without_query(source.url)
+    return "the built-in sample" if source.url is None else storage.strip_query(source.url)
 
 
 def _name(source: RatingsSourceConfig) -> str:
@@ -335,6 +335,6 @@ def _name(source: RatingsSourceConfig) -> str:
     if source.url is None:
         return "sample-ratings"
     # Of a file in an archive, zip://ml-100k/u.data::https://..., the file's.
-    place = PurePosixPath(storage.absolute(storage.without_query(source.url.split("::")[0])))
+    place = PurePosixPath(storage.absolute(storage.strip_query(source.url.split("::")[0])))
     last = place.parent.name if place.name == "u.data" else place.stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "ratings"

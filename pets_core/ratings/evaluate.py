@@ -25,7 +25,7 @@ from pets_core.ratings.versions import version_of
 from pets_core.records.base import Split
 from pets_core.records.evaluation import Champion, EvalReport, PredictResult
 from pets_core.records.training import TrainResult
-from pets_core.targets.write import Subject, write_evaluation
+from pets_core.targets.write import EvaluationInputs, write_evaluation
 
 __all__ = ["evaluate_ratings", "ratings_by_ids_of", "trained_on_ratings"]
 
@@ -51,10 +51,10 @@ def evaluate_ratings(
         PetsError: The predictions, the ratings or the model's files are damaged.
     """
     predictions = read_predictions(predicted.predictions_url, RATINGS)
-    subject = Subject(
+    subject = EvaluationInputs(
         target=RATINGS,
         # A trial of a weight decay lies beside the run's folder and is the run's, too.
-        evaluator=RATINGS.evaluator(predictions, is_own=True),
+        evaluator=RATINGS.evaluator(predictions, is_run_model=True),
         predicted=predicted,
         trained_on=partial(trained_on_ratings, config.store),
         samples="ratings",

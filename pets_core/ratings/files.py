@@ -52,7 +52,7 @@ class TableFile:
         options: TextOptions | None = None,
     ) -> None:
         # The query of a signed URL is a secret.
-        self.url = storage.without_query(url)
+        self.url = storage.strip_query(url)
         self._path = local_file(url, cache_dir)
         self._is_parquet = self.url.lower().endswith(".parquet")
         self._positions = positions

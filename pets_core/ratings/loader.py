@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pets_core.data.loading.loader import global_batches
-from pets_core.data.loading.transforms import send
+from pets_core.data.loading.transforms import to_device
 from pets_core.ratings.dataset import Ratings
 
 __all__ = ["RatingsBatch", "RatingsLoader"]
@@ -108,8 +108,8 @@ class RatingsLoader:
     def _batch(self, rows: npt.NDArray[np.int64], global_size: int) -> RatingsBatch:
         pairs = self._pairs[rows]
         return RatingsBatch(
-            inputs=send(torch.from_numpy(pairs).long(), self._device),
-            targets=send(torch.from_numpy(self._ratings[rows]), self._device),
+            inputs=to_device(torch.from_numpy(pairs).long(), self._device),
+            targets=to_device(torch.from_numpy(self._ratings[rows]), self._device),
             rows=rows,
             ids=_Names(pairs[:, 0], pairs[:, 1]),
             global_size=global_size,

@@ -117,7 +117,7 @@ def read_titles(
     if places.null_count == len(places):
         raise PetsError(
             f"{file.url} has none of the items that "
-            f"{storage.without_query(str(source.url))} rates, such as {item_ids[0]}: set "
+            f"{storage.strip_query(str(source.url))} rates, such as {item_ids[0]}: set "
             "ratings.items_url to the table of the same data set, or leave it out"
         )
     found = titles.take(places)

@@ -21,7 +21,7 @@ from pets_core.ratings.dataset import (
 from pets_core.ratings.items import Items
 from pets_core.ratings.records import RatingsManifest
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import Evaluation, Evaluator, valid_notes
+from pets_core.targets.base import Evaluation, Evaluator, validation_notes
 from pets_core.targets.regression.metrics import rmse
 from pets_core.targets.regression.target import Numbers, NumbersEvaluator
 
@@ -97,7 +97,7 @@ class RatingsEvaluator(NumbersEvaluator):
         notes = []
         if model.rmse >= biases.rmse:
             notes.append("The model is no better than user and item biases.")
-        return notes + valid_notes(self.info, "ratings")
+        return notes + validation_notes(self.info, "ratings")
 
 
 class RatingsTarget(Numbers):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pets_core import storage
-from pets_core.data.versions import list_stored
+from pets_core.data.versions import list_all_versions
 from pets_core.errors import PetsError
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.dataset import (
@@ -41,7 +41,7 @@ class RatingsDifference(NamedTuple):
 
 def list_ratings(store: str) -> list[RatingsManifest]:
     """Return all committed versions, oldest first."""
-    return list_stored(store, _ROOM, load_ratings_manifest)
+    return list_all_versions(store, _ROOM, load_ratings_manifest)
 
 
 def version_of(store: str, card: RecommenderCard) -> RatingsManifest:

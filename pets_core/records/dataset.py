@@ -13,8 +13,8 @@ __all__ = [
     "ClassInfo",
     "DatasetManifest",
     "DatasetPlan",
-    "LeftOut",
     "NumberInfo",
+    "QuarantinedFile",
     "Run",
     "ShardInfo",
     "ShardPlan",
@@ -119,7 +119,7 @@ class DatasetPlan(Record):
         return tuple(shard for shard in self.shards if not shard.done)
 
 
-class LeftOut(Record):
+class QuarantinedFile(Record):
     """A row of quarantine.parquet: a file or listed photo that is not in the data set.
 
     Attributes:
@@ -143,7 +143,7 @@ class ShardRecord(Record):
     key: str
     shard: ShardInfo | None
     class_counts: dict[int, int]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[QuarantinedFile, ...]
     num_read: int
     """Photos read from the source; the others are copied from shards of an earlier version."""
     num_narrow: int = 0

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pets_core.errors import PetsError, did_you_mean
 
-__all__ = ["BUILT_IN", "DEFAULT_TARGET", "TargetSpec", "load_object", "target_spec"]
+__all__ = ["BUILT_IN_SPECS", "DEFAULT_TARGET", "TargetSpec", "load_object", "target_spec"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TargetSpec:
 
 
 DEFAULT_TARGET = "class"
-BUILT_IN = {
+BUILT_IN_SPECS = {
     "class": TargetSpec("label"),
     "tags": TargetSpec("labels"),
     "numbers": TargetSpec("numbers"),
@@ -72,8 +72,8 @@ def target_spec(name: str) -> TargetSpec:
     Raises:
         PetsError: The kind does not exist.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    if name in BUILT_IN_SPECS:
+        return BUILT_IN_SPECS[name]
     spec = getattr(load_object(name), "spec", None)
     if not isinstance(spec, TargetSpec):
         raise PetsError(
@@ -90,8 +90,8 @@ def load_object(name: str) -> object:
     """
     if not re.fullmatch(r"[\w.]+:[\w.]+", name):
         raise PetsError(
-            f"targets = {name}: no such kind of target; set {', '.join(BUILT_IN)}, or "
-            f"module:object.{did_you_mean(name, BUILT_IN)}"
+            f"targets = {name}: no such kind of target; set {', '.join(BUILT_IN_SPECS)}, or "
+            f"module:object.{did_you_mean(name, BUILT_IN_SPECS)}"
         )
     if name.split(":")[0].split(".")[0] in sys.stdlib_module_names:
         raise PetsError(f"targets = {name}: is in Python's standard library; set your own module")

@@ -120,7 +120,7 @@ class TrainResult(Record):
     epochs: tuple[EpochMetrics, ...]
     seconds: float
 
-    def kept(self, keep: Literal["last", "best"]) -> EpochMetrics:
+    def kept_epoch(self, keep: Literal["last", "best"]) -> EpochMetrics:
         """Return the epoch whose weights are the model, given `train.keep`."""
         validated = [epoch for epoch in self.epochs if epoch.valid_loss is not None]
         if keep == "best" and validated:

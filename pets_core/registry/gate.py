@@ -10,7 +10,7 @@ from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.records.evaluation import Comparison, Metric, Verdict, unseen_text
 
-__all__ = ["GatedTarget", "check_gate", "judge"]
+__all__ = ["GatedTarget", "check_gate", "evaluate_gate"]
 
 _ROUNDING = 1e-9
 
@@ -78,7 +78,7 @@ def check_gate(config: GateConfig, kind: GatedTarget) -> None:
             )
 
 
-def judge(
+def evaluate_gate(
     config: GateConfig,
     primary: Metric,
     comparison: Comparison | None = None,

@@ -17,7 +17,7 @@ __all__ = [
     "RankFailure",
     "WorkerError",
     "read_failures",
-    "the_error",
+    "to_exception",
     "to_failure",
     "write_failure",
 ]
@@ -82,7 +82,7 @@ def read_failures(folder: str | Path) -> list[RankFailure]:
     return sorted(failures, key=lambda failure: failure.root_cause_key)
 
 
-def the_error(failures: Sequence[RankFailure]) -> Exception:
+def to_exception(failures: Sequence[RankFailure]) -> Exception:
     """Return the exception to raise for failures, sorted by likely root cause."""
     failure = failures[0]
     if failure.kind == "refused":

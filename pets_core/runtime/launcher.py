@@ -20,7 +20,7 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.ratings.config import RatingsConfig
-from pets_core.runtime.failures import RankFailure, read_failures, the_error
+from pets_core.runtime.failures import RankFailure, read_failures, to_exception
 from pets_core.runtime.fork_server import Job, forked, prestart
 from pets_core.runtime.request import PROGRESS_PREFIX, REQUEST_FILE, WARNING_PREFIX, Request
 from pets_core.runtime.signals import stop_process
@@ -74,7 +74,7 @@ def launch(
         if failures and url:
             failures = _wait_for_root_cause(url, failures)
         if failures:
-            raise the_error(failures)
+            raise to_exception(failures)
         return record.model_validate_json((Path(name) / "result.json").read_text(encoding="utf-8"))
 
 

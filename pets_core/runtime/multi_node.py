@@ -11,7 +11,7 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.progress import ignore_progress
-from pets_core.runtime.failures import the_error, write_failure
+from pets_core.runtime.failures import to_exception, write_failure
 from pets_core.runtime.launcher import OutputCallbacks, requests_folder, run_ranks
 from pets_core.runtime.request import REQUEST_FILE, parse_request
 
@@ -85,7 +85,7 @@ def _run_stage(url: str, machine: int, config: PipelineConfig, log: Callable[[st
             failures = run_ranks(request, Path(name), callbacks, machine)
         for number, failure in enumerate(failures):
             write_failure(failure, url, f"machine-{machine}-{number}")
-        state = f"failed: {the_error(failures)}" if failures else "completed"
+        state = f"failed: {to_exception(failures)}" if failures else "completed"
         log(f"{request.stage} {state}")
     except (OSError, PetsError) as error:
         log(f"failed: {error}")

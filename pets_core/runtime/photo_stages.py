@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 
 from pets_core import storage
 from pets_core.data.dataset import write_table
-from pets_core.data.loading.decoded import DecodedPhotos, class_names
+from pets_core.data.loading.decoded import DecodedPhotos, load_target_texts
 from pets_core.data.sources.files import Files
 from pets_core.data.sources.sources import open_photos
 from pets_core.embeddings.file import (
@@ -197,7 +197,9 @@ def _embed_split(rank: PhotoRank, built: TrainedModel, split: Split) -> SplitEmb
     if outputs is None:
         return None
     assert outputs.embeddings is not None
-    return SplitEmbeddings(split, photos.ids, class_names(rank.manifest, split), outputs.embeddings)
+    return SplitEmbeddings(
+        split, photos.ids, load_target_texts(rank.manifest, split), outputs.embeddings
+    )
 
 
 def _load(rank: PhotoRank, url: str) -> TrainedModel:

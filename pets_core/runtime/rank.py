@@ -31,7 +31,7 @@ from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.prepared import Loader
 
-__all__ = ["BuiltModel", "Rank", "pass_warnings_on"]
+__all__ = ["BuiltModel", "Rank", "forward_warnings"]
 
 _OTHERS_SECONDS = 3.0
 _RESUME_IGNORED_FIELDS = {
@@ -77,14 +77,14 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         self._failures = failures
         num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
         stage = STAGES[request.stage]
-        device, self.precision, shards = resolve_device(
+        device, self.precision, is_sharded = resolve_device(
             config.launch, config.train, trains=stage.trains, num_ranks=num_ranks
         )
         tracker = config.train.log_with if stage.is_training else "none"
         self.accelerator = create_accelerator(
             self.precision,
             device,
-            shards=shards,
+            is_sharded=is_sharded,
             log_with=None if tracker == "none" else tracker,
             project_dir=_tracker_folder(request),
         )
@@ -197,7 +197,7 @@ class _WarningHandler(logging.Handler):
         _write_warning(f"{self._prefix}{record.getMessage()}")
 
 
-def pass_warnings_on() -> None:
+def forward_warnings() -> None:
     """Send the warnings of this process to the launcher; the process must run a rank only."""
     logger = logging.getLogger("py.warnings")
     warnings.showwarning = lambda message, *_: logger.warning("%s", message)

@@ -22,15 +22,15 @@ from pets_core.runtime.request import Request, parse_request
 from pets_core.storage.layout import SETTINGS
 
 __all__ = [
-    "ask_stage",
-    "asked_stage",
     "data_sets_in_use",
     "find_run",
-    "finish_stage",
-    "finished_stage",
+    "load_result",
+    "load_run_settings",
+    "read_request",
     "run_folder",
-    "run_settings",
+    "save_result",
     "start_run",
+    "write_request",
 ]
 
 _STAGES = "stages"
@@ -117,7 +117,7 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
         is_interrupted = "checkpoints" in files and f"{prefix}train.json" not in done
         requested = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
         is_waiting = any(f"{stage}.json" not in done for stage in requested)
-        last = max(map(storage.last_change, (files[dataset], *done.values())))
+        last = max(map(storage.modified_time, (files[dataset], *done.values())))
         is_recent = f"{prefix}predict.json" not in done and last >= limit
         if is_interrupted or is_waiting or is_recent:
             manifest = json.loads(storage.read_bytes(storage.join(url, dataset)))
@@ -125,7 +125,7 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
     return used
 
 
-def run_settings(url: str) -> dict[str, Any]:
+def load_run_settings(url: str) -> dict[str, Any]:
     """Return the settings of a run.
 
     Raises:
@@ -151,7 +151,7 @@ def run_settings(url: str) -> dict[str, Any]:
     return settings
 
 
-def ask_stage(request: Request) -> str:
+def write_request(request: Request) -> str:
     """Write a stage's request to the run's folder, for another machine, and return its URL."""
     url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
     # Workers with an earlier version do not know settings added since.
@@ -159,12 +159,12 @@ def ask_stage(request: Request) -> str:
     return url
 
 
-def asked_stage(url: str) -> Request:
-    """Read a request that `ask_stage` wrote."""
+def read_request(url: str) -> Request:
+    """Read a request that `write_request` wrote."""
     return parse_request(storage.read_bytes(url))
 
 
-def finished_stage(request: Request, record: type[Record]) -> Record | None:
+def load_result(request: Request, record: type[Record]) -> Record | None:
     """Return the result of an equal request in an earlier attempt of the run, or None."""
     url = _url(request)
     if not storage.exists(url):
@@ -179,7 +179,7 @@ def finished_stage(request: Request, record: type[Record]) -> Record | None:
         return None
 
 
-def finish_stage(request: Request, record: BaseModel) -> None:
+def save_result(request: Request, record: BaseModel) -> None:
     """Save the result of a stage, so that another attempt of the run does not repeat it."""
     result = _StageResult(asked=_hash(request), answer=record.model_dump_json())
     storage.write_bytes(_url(request), result.model_dump_json().encode())

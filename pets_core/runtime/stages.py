@@ -14,13 +14,13 @@ from pets_core.plots.training import lr_curve, training_curves
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.rank import BuiltModel, Rank
 from pets_core.training.batch_norm import check_batch_norm
-from pets_core.training.groups import freeze_to, train_mode
+from pets_core.training.groups import freeze_to, set_train_mode
 from pets_core.training.history import steps_table
 from pets_core.training.loop import fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
 from pets_core.training.prepared import Loader
 from pets_core.training.schedule import fine_tune_phases
-from pets_core.training.sharding import whole
+from pets_core.training.sharding import full_tensor
 
 __all__ = ["find_lr", "train"]
 
@@ -97,7 +97,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     valid = rank.valid_loader(built)
     checkpoints = rank.checkpoints()
     _warn_of_small_batches(rank)
-    with rank.interruption() as gate, rank.watchdog:
+    with rank.interruption() as stop_signal, rank.watchdog:
         history = fit(
             built.model,
             rank.objective(built),
@@ -107,11 +107,11 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
             config.train,
             accelerator=rank.accelerator,
             checkpoints=checkpoints,
-            gate=gate,
+            stop_signal=stop_signal,
             on_progress=rank.report,
         )
     checkpoints.wait()
-    weights = {name: whole(value) for name, value in built.model.state_dict().items()}
+    weights = {name: full_tensor(value) for name, value in built.model.state_dict().items()}
     if not rank.accelerator.is_main_process:
         return None
     run = rank.request.run_url
@@ -185,7 +185,7 @@ def _check_batch_norm(rank: Rank[Any, Any], built: BuiltModel, train: Loader) ->
     config = rank.request.config.train
     # The last phase trains the most layers.
     freeze_to(built.model, 0 if config.epochs else config.freeze_to)
-    train_mode(built.model, config.batch_norm)
+    set_train_mode(built.model, config.batch_norm)
     check_batch_norm(
         built.model,
         config,

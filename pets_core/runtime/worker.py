@@ -28,7 +28,7 @@ from pets_core.models.package import load_model
 from pets_core.runtime import photo_stages, ratings_stages, stages  # noqa: F401
 from pets_core.runtime.failures import to_failure, write_failure
 from pets_core.runtime.photo_rank import PhotoRank
-from pets_core.runtime.rank import Rank, pass_warnings_on
+from pets_core.runtime.rank import Rank, forward_warnings
 from pets_core.runtime.ratings_rank import RatingsRank
 from pets_core.runtime.request import (
     CheckResult,
@@ -122,7 +122,7 @@ def work(path: Path) -> int:
         Exit code of the process.
     """
     # Not in the constructor of `Rank`, which may be called in a process that does other work.
-    pass_warnings_on()
+    forward_warnings()
     try:
         result = run(parse_request(path.read_text(encoding="utf-8")), path.parent)
     except Interrupted:

@@ -16,12 +16,11 @@ from urllib.parse import quote, unquote
 import fsspec
 from fsspec.core import url_to_fs
 
-from pets_core.errors import PetsError, explain_full_disk, tellable, telling
+from pets_core.errors import PetsError, explain_full_disk, safe_cause, wrap_errors
 
 __all__ = [
     "CountingWriter",
     "absolute",
-    "below",
     "check_writable",
     "exists",
     "filesystem",
@@ -29,14 +28,15 @@ __all__ = [
     "is_local",
     "is_url",
     "join",
-    "last_change",
     "list_folder",
+    "modified_time",
     "open_read",
     "printable",
+    "raw_modified_time",
     "read_bytes",
     "remove",
-    "when_changed",
-    "without_query",
+    "resolve_file",
+    "strip_query",
     "write_bytes",
     "writing",
 ]
@@ -90,7 +90,7 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *(p.strip("/") for p in parts)])
 
 
-def below(url: str, path: str) -> tuple[Any, str]:
+def resolve_file(url: str, path: str) -> tuple[Any, str]:
     """Return the file system of the folder `url`, and the path on it of the file `path` in there.
 
     Unlike a part of a URL, `path` may contain any character.
@@ -105,7 +105,7 @@ def printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def without_query(url: str) -> str:
+def strip_query(url: str) -> str:
     """Remove the query from a web URL, as it may hold a signature; other URLs are unchanged."""
     return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
 
@@ -169,16 +169,16 @@ def find_files(url: str) -> dict[str, dict[str, Any]]:
     return {path.removeprefix(root.rstrip("/") + "/"): info for path, info in found.items()}
 
 
-def when_changed(info: Mapping[str, Any]) -> Any:
+def raw_modified_time(info: Mapping[str, Any]) -> Any:
     """Return the store's modification time of a file: seconds, text, datetime or None."""
     keys = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",
             "created")  # fmt: skip
     return next((info[key] for key in keys if info.get(key)), None)
 
 
-def last_change(info: Mapping[str, Any]) -> float:
+def modified_time(info: Mapping[str, Any]) -> float:
     """Return the modification time of a file, seconds since 1970; infinite if unknown."""
-    value = when_changed(info)
+    value = raw_modified_time(info)
     if isinstance(value, datetime):
         return value.timestamp()
     if isinstance(value, str):
@@ -196,16 +196,16 @@ def open_read(url: str) -> IO[bytes]:
     try:
         return fs.open(path, "rb")  # type: ignore[no-any-return]
     except FileNotFoundError as error:
-        raise PetsError(f"{url} does not exist") from tellable(error)
+        raise PetsError(f"{url} does not exist") from safe_cause(error)
     except IsADirectoryError as error:
-        raise PetsError(f"{url} is a folder, not a file") from tellable(error)
+        raise PetsError(f"{url} is a folder, not a file") from safe_cause(error)
     except OSError as error:
-        raise PetsError(f"{url} cannot be read: {error}") from tellable(error)
+        raise PetsError(f"{url} cannot be read: {error}") from safe_cause(error)
 
 
 def read_bytes(url: str) -> bytes:
     """Read a whole file; errors as `open_read`."""
-    with open_read(url) as file, telling(f"{url} cannot be read"):
+    with open_read(url) as file, wrap_errors(f"{url} cannot be read"):
         return file.read()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["UNUSED_DAYS", "lock_of", "mark_used", "sweep"]
+__all__ = ["UNUSED_DAYS", "get_lock", "mark_used", "remove_unused"]
 
 UNUSED_DAYS = 14
 """Days after which an unused cached file is removed. Longer than an ingest, because a task may read
@@ -17,7 +17,7 @@ a file that was opened when the ingest started."""
 _KEY_CHARS = 24
 
 
-def lock_of(path: Path) -> FileLock:
+def get_lock(path: Path) -> FileLock:
     """Return the lock shared by all cached files of a folder with the same 24-character key."""
     return FileLock(path.with_name(f"{path.name[:_KEY_CHARS]}.lock"))
 
@@ -33,7 +33,7 @@ def mark_used(path: Path) -> None:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
-def sweep(folder: Path) -> None:
+def remove_unused(folder: Path) -> None:
     """Remove files in `folder` that are unused for `UNUSED_DAYS`.
 
     The size is not limited: with a limit below the needs of a run, it would download without end.
@@ -44,7 +44,7 @@ def sweep(folder: Path) -> None:
         if path.suffix == ".lock" or _last_used(path) >= limit:
             continue
         # A process that is opening the file holds its lock, so the file is in use.
-        with contextlib.suppress(Timeout, PermissionError), lock_of(path).acquire(timeout=0):
+        with contextlib.suppress(Timeout, PermissionError), get_lock(path).acquire(timeout=0):
             if _last_used(path) < limit:
                 path.unlink()
 

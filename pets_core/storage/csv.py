@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-__all__ = ["cell_text", "table_csv", "write_csv"]
+__all__ = ["table_csv", "unescape_cell", "write_csv"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _TEXT = "'"
@@ -32,7 +32,7 @@ def table_csv(table: pa.Table) -> bytes:
     return write_csv(table.column_names, rows)
 
 
-def cell_text(cell: str) -> str:
+def unescape_cell(cell: str) -> str:
     """Return the original text of a cell that `write_csv` wrote."""
     return cell[1:] if cell.startswith(_TEXT) and cell[1:].startswith(_FORMULA) else cell
 

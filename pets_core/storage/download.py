@@ -17,10 +17,10 @@ from tenacity import (
 )
 
 from pets_core import storage
-from pets_core.errors import PetsError, explain_full_disk, is_retryable, tellable, telling
-from pets_core.storage.cache import lock_of, mark_used, sweep
+from pets_core.errors import PetsError, explain_full_disk, is_retryable, safe_cause, wrap_errors
+from pets_core.storage.cache import get_lock, mark_used, remove_unused
 
-__all__ = ["forget_download", "local_file", "retrying", "verify_checksum"]
+__all__ = ["call_with_retries", "forget_download", "local_file", "verify_checksum"]
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ _READ_TIMEOUT_SECONDS = 60.0
 _NAME_CHARS = 100
 
 
-def retrying(action: Callable[[], Result]) -> Result:
+def call_with_retries(action: Callable[[], Result]) -> Result:
     """Call `action` with retries and exponential backoff.
 
     Errors that a retry cannot fix are raised immediately: missing files, no permission, a full
@@ -81,9 +81,9 @@ def local_file(url: str, cache_dir: str, checksum: str = "") -> Path:
     name = path.partition("?")[0].rsplit("/", 1)[-1][-_NAME_CHARS:]
     target = Path(cache_dir).expanduser() / "downloads" / f"{version}-{name}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(target):
+    with get_lock(target):
         if not target.exists():
-            sweep(target.parent)
+            remove_unused(target.parent)
             _download(fs, path, info, target, url, checksum)
         mark_used(target)
     return target
@@ -114,11 +114,11 @@ def verify_checksum(path: Path, checksum: str, name: str) -> None:
 
 
 def _info(fs: Any, path: str, url: str) -> dict[str, Any]:
-    with telling(f"{url} cannot be reached"):
+    with wrap_errors(f"{url} cannot be reached"):
         try:
-            return retrying(lambda: dict(fs.info(path)))
+            return call_with_retries(lambda: dict(fs.info(path)))
         except FileNotFoundError as error:
-            raise PetsError(f"{url} does not exist") from tellable(error)
+            raise PetsError(f"{url} does not exist") from safe_cause(error)
 
 
 def _download(
@@ -126,10 +126,10 @@ def _download(
 ) -> None:
     partial = target.with_name(f"{target.name}.partial")
     with (
-        telling(f"{url}: the download failed (the next run resumes it)"),
+        wrap_errors(f"{url}: the download failed (the next run resumes it)"),
         explain_full_disk(str(partial), "cache_dir"),
     ):
-        retrying(lambda: _resume(fs, path, info, partial))
+        call_with_retries(lambda: _resume(fs, path, info, partial))
     try:
         verify_checksum(partial, checksum, url)
     except PetsError:

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NUM_GALLERY_PHOTOS",
+    "DecodedOutputs",
     "Evaluation",
     "Evaluator",
-    "Predicted",
     "Target",
     "label_issues_section",
     "top_labels",
-    "valid_notes",
+    "validation_notes",
 ]
 
 NUM_GALLERY_PHOTOS = 16
@@ -82,7 +82,7 @@ class Evaluation:
     pipeline_tag: str = "image-classification"
 
 
-class Predicted(NamedTuple):
+class DecodedOutputs(NamedTuple):
     """Decoded outputs of a model for N unlabelled photos.
 
     Attributes:
@@ -105,7 +105,7 @@ class Evaluator(ABC):
         predictions: Predictions to evaluate.
         validation: Predictions of the validation split by the same model, if any.
         config: Evaluation settings.
-        is_own: Whether this run trained the model and may overwrite files in its folder.
+        is_run_model: Whether this run trained the model and may overwrite files in its folder.
         maps_url: File with activation maps of some photos, if any.
     """
 
@@ -115,11 +115,11 @@ class Evaluator(ABC):
         validation: Predictions | None = None,
         config: EvaluateConfig = EvaluateConfig(),  # noqa: B008 - frozen
         *,
-        is_own: bool = False,
+        is_run_model: bool = False,
         maps_url: str | None = None,
     ) -> None:
         self.predictions, self.validation, self.config = predictions, validation, config
-        self.is_own, self.maps_url = is_own, maps_url
+        self.is_run_model, self.maps_url = is_run_model, maps_url
 
     @property
     def info(self) -> PredictionsInfo:
@@ -267,11 +267,11 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
+    def batch_columns(self, predicted: DecodedOutputs) -> dict[str, pa.Array]:
         """Return the columns of a batch-prediction file, without photo and error."""
 
     @abstractmethod
-    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
+    def to_prediction(self, predicted: DecodedOutputs, num_top: int) -> dict[str, Any]:
         """Return the fields of the `Prediction` of one photo.
 
         Args:
@@ -287,7 +287,7 @@ class Target(ABC):
         """Return the decision rule stored with a model, such as thresholds; None if it has none."""
         return None
 
-    def decision_of(self, data: str | None) -> BaseModel | None:
+    def parse_decision(self, data: str | None) -> BaseModel | None:
         """Parse the decision rule from the metadata of an ONNX file."""
         return None
 
@@ -311,14 +311,14 @@ class Target(ABC):
             raise PetsError(f"numbers differ (champion: {theirs}; model: {own})")
 
 
-def top_labels(predicted: Predicted, count: int) -> tuple[tuple[str, float], ...]:
+def top_labels(predicted: DecodedOutputs, count: int) -> tuple[tuple[str, float], ...]:
     """Return the `count` most probable labels of one photo with their probabilities."""
     outputs = predicted.outputs[0]
     best = np.argsort(-outputs, kind="stable")[:count]
     return tuple((predicted.card.classes[i].name, float(outputs[i])) for i in best.tolist())
 
 
-def valid_notes(info: PredictionsInfo, samples: str = "photos") -> list[str]:
+def validation_notes(info: PredictionsInfo, samples: str = "photos") -> list[str]:
     """Return a note that validation metrics are optimistic; empty for other splits."""
     if info.split != "valid":
         return []

@@ -22,9 +22,9 @@ from pets_core.records.training import TrainResult
 from pets_core.registry.gate import check_gate
 from pets_core.targets.base import Target
 from pets_core.targets.registry import get_target
-from pets_core.targets.write import Subject, write_evaluation
+from pets_core.targets.write import EvaluationInputs, write_evaluation
 
-__all__ = ["check_gate_settings", "evaluate", "given_predictions"]
+__all__ = ["check_gate_settings", "evaluate", "find_prediction_files"]
 
 _COMPANION_FILES = {
     "valid_url": VALID_PREDICTIONS,
@@ -75,10 +75,10 @@ def evaluate(
         predictions,
         _read_validation(predicted, predictions, target),
         config.evaluate,
-        is_own=predicted.model_url.startswith(f"{run_url.rstrip('/')}/"),
+        is_run_model=predicted.model_url.startswith(f"{run_url.rstrip('/')}/"),
         maps_url=predicted.maps_url,
     )
-    subject = Subject(
+    subject = EvaluationInputs(
         target=target,
         evaluator=evaluator,
         predicted=predicted,
@@ -87,7 +87,7 @@ def evaluate(
     return write_evaluation(config, run_url, subject, champion=champion, training=training)
 
 
-def given_predictions(url: str) -> PredictResult:
+def find_prediction_files(url: str) -> PredictResult:
     """Locate a prediction file and the companion files that an evaluation wrote to its folder.
 
     Raises:

@@ -28,15 +28,15 @@ from pets_core.registry.aliases import (
     is_inside,
     relative,
 )
-from pets_core.registry.gate import judge
+from pets_core.registry.gate import evaluate_gate
 from pets_core.storage.layout import SETTINGS
 from pets_core.targets.base import Evaluation, Evaluator, Target
 
-__all__ = ["Subject", "write_evaluation"]
+__all__ = ["EvaluationInputs", "write_evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class EvaluationInputs:
     """Inputs of an evaluation.
 
     Attributes:
@@ -58,7 +58,7 @@ class Subject:
 def write_evaluation(
     config: GatedConfig,
     run_url: str,
-    subject: Subject,
+    subject: EvaluationInputs,
     *,
     champion: Champion | None = None,
     training: TrainResult | None = None,
@@ -103,7 +103,9 @@ def write_evaluation(
         not_compared=not_compared,
         champion_version=champion.version if champion else None,
         unseen_labels=unseen,
-        verdict=judge(config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen),
+        verdict=evaluate_gate(
+            config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen
+        ),
         predictions_url=predicted.predictions_url,
         url=storage.join(run_url, "evaluation"),
         photos_per_second=predicted.photos_per_second,
@@ -123,7 +125,7 @@ def _fields(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _compare(
-    subject: Subject,
+    subject: EvaluationInputs,
     champion: Champion | None,
     scores: ScoredSamples,
     in_training: NDArray[np.bool_] | None,
@@ -233,12 +235,12 @@ def _write(
     storage.write_bytes(report.file("report.html"), render_report(context).encode())
     card = model_card(context, evaluation.task, evaluation.pipeline_tag).encode()
     storage.write_bytes(report.file("model_card.md"), card)
-    if evaluator.is_own:
+    if evaluator.is_run_model:
         storage.write_bytes(storage.join(report.model_url, "README.md"), card)
     for name, data in evaluation.model_files.items():
         url = storage.join(report.model_url, name)
         # Add missing files to a model of another run, so that it predicts as it was evaluated.
-        if evaluator.is_own or (is_inside(store, url) and not storage.exists(url)):
+        if evaluator.is_run_model or (is_inside(store, url) and not storage.exists(url)):
             storage.write_bytes(url, data)
 
 

@@ -23,7 +23,7 @@ def create_accelerator(
     precision: Literal["no", "bf16", "fp16"],
     device: torch.device,
     *,
-    shards: bool = False,
+    is_sharded: bool = False,
     log_with: str | None = None,
     project_dir: str | None = None,
     timeout: timedelta = _TIMEOUT,
@@ -33,16 +33,16 @@ def create_accelerator(
     Args:
         precision: Mixed precision.
         device: Kind of device to compute on.
-        shards: Shard models over the ranks (FSDP2) instead of replicating them (DDP).
+        is_sharded: Shard models over the ranks (FSDP2) instead of replicating them (DDP).
         log_with: Name of a tracker.
         project_dir: Folder in which the tracker writes files.
         timeout: Longest time that ranks wait for each other.
 
     Raises:
-        RuntimeError: Accelerate does not shard although `shards` is set.
+        RuntimeError: Accelerate does not shard although `is_sharded` is set.
     """
     replicas = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    plugin = sharding_plugin() if shards else None
+    plugin = sharding_plugin() if is_sharded else None
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=device.type == "cpu",

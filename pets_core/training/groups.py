@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pets_core.models.grouped import GroupedModel
 
-__all__ = ["build_optimizer", "freeze_to", "set_rates", "train_mode"]
+__all__ = ["build_optimizer", "freeze_to", "set_rates", "set_train_mode"]
 
 
 def freeze_to(model: GroupedModel, first: int) -> None:
@@ -31,7 +31,7 @@ def freeze_to(model: GroupedModel, first: int) -> None:
             parameter.requires_grad_(number >= first)
 
 
-def train_mode(model: nn.Module, batch_norm: Literal["frozen", "train", "sync"]) -> None:
+def set_train_mode(model: nn.Module, batch_norm: Literal["frozen", "train", "sync"]) -> None:
     """Set trainable modules to training mode and frozen modules to evaluation mode.
 
     In evaluation mode a module applies no dropout and keeps its running statistics, so a frozen
@@ -49,7 +49,7 @@ def train_mode(model: nn.Module, batch_norm: Literal["frozen", "train", "sync"])
         return
     model.training = True
     for child in model.children():
-        train_mode(child, batch_norm)
+        set_train_mode(child, batch_norm)
 
 
 def build_optimizer(

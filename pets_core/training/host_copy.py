@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pets_core.training.sharding import whole
+from pets_core.training.sharding import full_tensor
 
 __all__ = ["HostCopy", "copy_to_host", "safetensors_chunks"]
 
@@ -55,7 +55,7 @@ def copy_to_host(tensors: Mapping[str, Tensor], *, needs_copy: bool = True) -> H
     """
     if not needs_copy:
         for tensor in tensors.values():
-            whole(tensor)
+            full_tensor(tensor)
         return HostCopy({}, None)
     # The largest elements first, so that each tensor is aligned to its element size.
     names = sorted(tensors, key=lambda name: -tensors[name].element_size())
@@ -66,7 +66,7 @@ def copy_to_host(tensors: Mapping[str, Tensor], *, needs_copy: bool = True) -> H
     copies: dict[str, Tensor] = {}
     start = 0
     for name in names:
-        tensor = whole(tensors[name]).detach()
+        tensor = full_tensor(tensors[name]).detach()
         copy = block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         # Channels-last tensors are made contiguous on the device, not on the host.
         copy.copy_(tensor.contiguous() if on_gpu else tensor, non_blocking=on_gpu)

@@ -19,7 +19,7 @@ from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
 from pets_core.targets.objective import Objective
 from pets_core.training.checkpoint import Checkpoints
-from pets_core.training.groups import set_rates, train_mode
+from pets_core.training.groups import set_rates, set_train_mode
 from pets_core.training.history import History
 from pets_core.training.interruption import StopSignal
 from pets_core.training.memory import explain_out_of_memory, num_micro_batches
@@ -27,7 +27,7 @@ from pets_core.training.prepared import LoadedBatch, Loader, PreparedModel, prep
 from pets_core.training.progress import TrainProgress
 from pets_core.training.saving import CheckpointSaver, check_same_checkpoint
 from pets_core.training.schedule import OneCycle, Phase
-from pets_core.training.sharding import is_sharding, whole
+from pets_core.training.sharding import full_tensor, is_sharding
 from pets_core.training.state import TrainState
 from pets_core.training.step_metrics import StepRows
 from pets_core.training.validation import validate_epoch
@@ -57,7 +57,7 @@ def fit(
     *,
     accelerator: Accelerator,
     checkpoints: Checkpoints | None = None,
-    gate: StopSignal | None = None,
+    stop_signal: StopSignal | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> History:
     """Train `model` in place through all phases.
@@ -74,7 +74,7 @@ def fit(
         checkpoints: Checkpoints to resume from and to write: after every epoch, and every
             `config.checkpoint_steps` optimizer steps, at most one per
             `config.checkpoint_seconds`.
-        gate: Called before each training and validation batch; can stop the training.
+        stop_signal: Called before each training and validation batch; can stop the training.
         on_progress: Callback for steps and epochs.
 
     Returns:
@@ -83,7 +83,7 @@ def fit(
     Raises:
         PetsError: A loss is not finite, one sample does not fit in memory, or the checkpoint is of
             another training.
-        Interrupted: `gate` stopped the training; a checkpoint was written.
+        Interrupted: `stop_signal` stopped the training; a checkpoint was written.
     """
     history = History()
     ema = ModelEmaV3(model, config.ema_decay, use_warmup=True) if config.ema_decay else None
@@ -94,7 +94,7 @@ def fit(
     if snapshot:
         state.restore(snapshot)
         _log_finished_epochs(accelerator, history)
-    saver = CheckpointSaver(state, checkpoints, gate)
+    saver = CheckpointSaver(state, checkpoints, stop_signal)
     progress = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for number, phase in list(enumerate(phases))[max(history.phase, 0) :]:
         history.begin_phase(number)
@@ -152,7 +152,7 @@ def train_epoch(
         Interrupted: The training was stopped; a checkpoint was written.
     """
     accelerator, model, config = prepared.accelerator, prepared.model, prepared.config
-    train_mode(model, config.batch_norm)
+    set_train_mode(model, config.batch_norm)
     epoch, first = len(history.epochs), len(history.rows)
     steps = StepRows(
         history.rows, epoch * train.num_batches, train.num_batches, accelerator,
@@ -237,7 +237,7 @@ def _clip(prepared: PreparedModel) -> Tensor:
     """Clip the gradient to `max_grad_norm`; return its norm before clipping."""
     prepared.accelerator.unscale_gradients(prepared.optimizer)
     trainable = [p for group in prepared.optimizer.param_groups for p in group["params"]]
-    norm = whole(get_total_norm([p.grad for p in trainable if p.grad is not None]))
+    norm = full_tensor(get_total_norm([p.grad for p in trainable if p.grad is not None]))
     if prepared.config.max_grad_norm is not None:
         clip_grads_with_norm_(trainable, prepared.config.max_grad_norm, norm)
     return norm

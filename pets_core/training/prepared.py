@@ -16,7 +16,7 @@ from pets_core.config.train import TrainConfig
 from pets_core.models.grouped import GroupedModel
 from pets_core.targets.objective import Objective
 from pets_core.training.batch_norm import check_batch_norm
-from pets_core.training.groups import build_optimizer, freeze_to, train_mode
+from pets_core.training.groups import build_optimizer, freeze_to, set_train_mode
 from pets_core.training.memory import largest_micro_batch
 from pets_core.training.schedule import group_rates
 
@@ -110,7 +110,7 @@ def prepare(
         # DDP broadcasts buffers before each forward pass. Only batch norm in training mode changes
         # buffers, and does not read them in that mode; `share_buffers` runs once per epoch.
         wrapped.broadcast_buffers = False
-    train_mode(wrapped, config.batch_norm)
+    set_train_mode(wrapped, config.batch_norm)
     micro_batch_size = config.micro_batch_size
     if not micro_batch_size and accelerator.device.type == "cuda":
         batch = next(iter(train.epoch(0)))

@@ -9,7 +9,7 @@ from typing import Literal
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 
-__all__ = ["OneCycle", "Phase", "cosine", "few_steps", "fine_tune_phases", "group_rates"]
+__all__ = ["OneCycle", "Phase", "cosine", "few_steps_warning", "fine_tune_phases", "group_rates"]
 
 _FEW_STEPS = 10
 
@@ -113,7 +113,7 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
     return [phase for phase in phases if phase.epochs]
 
 
-def few_steps(config: TrainConfig, num_rows: int) -> str:
+def few_steps_warning(config: TrainConfig, num_rows: int) -> str:
     """Return a warning if the recipe takes too few optimizer steps to train a model, else ""."""
     num_steps = (config.freeze_epochs + config.epochs) * -(-num_rows // config.batch_size)
     if num_steps >= _FEW_STEPS:

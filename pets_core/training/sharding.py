@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["is_sharding", "shard_like", "shard_on_cpu", "sharding_plugin", "whole"]
+__all__ = ["full_tensor", "is_sharding", "shard_like", "shard_on_cpu", "sharding_plugin"]
 
 _MIN_PARAMETERS = 1_000_000
 """Minimum size of a module that is gathered and freed as one unit."""
@@ -43,7 +43,7 @@ def is_sharding(accelerator: Accelerator) -> bool:
     return bool(accelerator.is_fsdp2)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Return the full tensor, gathered from all ranks' shards; all ranks must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pets_core.errors import PetsError, listed
+from pets_core.errors import PetsError, format_list
 
 __all__ = ["AsyncStepMetrics", "StepRows"]
 
@@ -212,7 +212,7 @@ class AsyncStepMetrics:
         raise PetsError(
             f"the {problem} at step {self._first_step + number}; the step changed no weights. "
             f"Lower train.base_lr or train.lr_max (learning rates of the layer groups: {groups}), "
-            f"or check {samples}: {listed(ids, _MAX_LISTED)}"
+            f"or check {samples}: {format_list(ids, _MAX_LISTED)}"
         )
 
     def _check_gradient_not_zero(self) -> None:

@@ -14,7 +14,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.records.training import MetricInfo, SweepResult, TrainResult, Trial
 
-__all__ = ["Study", "concluded", "trial_config", "trial_url", "write_result"]
+__all__ = ["Study", "complete_trial", "trial_config", "trial_url", "write_result"]
 
 _RESULT = "sweep.json"
 
@@ -80,7 +80,9 @@ def trial_url(run_url: str, trial: Trial, seed: int) -> str:
     return f"{run_url.rstrip('/')}-{trial.number:03}-{seed}"
 
 
-def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last", "best"]) -> Trial:
+def complete_trial(
+    trial: Trial, trained: Sequence[TrainResult], keep: Literal["last", "best"]
+) -> Trial:
     """Return a trial with its result: the mean validation metric of the kept weights.
 
     A metric that is not finite makes it a failed trial.
@@ -88,7 +90,7 @@ def concluded(trial: Trial, trained: Sequence[TrainResult], keep: Literal["last"
     Raises:
         PetsError: There are no validation photos, or the trainings have different metrics.
     """
-    kept = [result.kept(keep) for result in trained]
+    kept = [result.kept_epoch(keep) for result in trained]
     values = [epoch.valid_metric for epoch in kept if epoch.valid_metric is not None]
     if len(values) < len(kept):
         raise PetsError(

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from pets_core.data.gallery import class_warnings, read_leaks, read_quarantine, thumbnails
 from pets_core.records.dataset import DatasetManifest
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import Publisher, jpeg, table
 
 __all__ = [
@@ -33,19 +33,24 @@ def publish_dataset(manifest: DatasetManifest) -> None:
     )  # fmt: skip
     numbers = table(
         ["target", "unit", "mean (training split)", "standard deviation", "minimum", "maximum"],
-        ([literal(n.name), literal(n.unit), *(f"{v:.4g}" for v in (n.mean, n.std, n.low, n.high))]
-         for n in manifest.numbers),
-    )  # fmt: skip
+        (
+            [
+                *map(escape_markdown, (n.name, n.unit)),
+                *(f"{value:.4g}" for value in (n.mean, n.std, n.low, n.high)),
+            ]
+            for n in manifest.numbers
+        ),
+    )
     quarantined = table(["quarantine reason", "files"], manifest.quarantine_reasons.items())
     duplicates = table(["(near-)duplicates", "photos"], manifest.duplicates.items())
     parent = f"parent `{manifest.parent}`" if manifest.parent else "the first version"
     text = (
-        f"# {literal(manifest.name)}\n\n{manifest.num_rows} photos of "
-        f"{literal(manifest.contents)}, version `{manifest.fingerprint}` ({parent}), label schema "
-        f"version {manifest.contract_version}\n\n{splits}\n\n"
+        f"# {escape_markdown(manifest.name)}\n\n{manifest.num_rows} photos of "
+        f"{escape_markdown(manifest.contents)}, version `{manifest.fingerprint}` ({parent}), label "
+        f"schema version {manifest.contract_version}\n\n{splits}\n\n"
         + (f"{numbers}\n\n" if manifest.numbers else "")
         + (f"{quarantined}\n\n" if manifest.quarantine_reasons else "No files quarantined.\n\n")
-        + "".join(f"**{literal(warning)}**\n\n" for warning in class_warnings(manifest))
+        + "".join(f"**{escape_markdown(warning)}**\n\n" for warning in class_warnings(manifest))
         + (f"{duplicates}\n\n" if any(manifest.duplicates.values()) else "")
         + f"Source: `{manifest.source_url}`. Stored at: `{manifest.url}`\n"
     )
@@ -96,7 +101,7 @@ def pair_table(
     images = thumbnails(manifest, ids, _THUMBNAIL_PX)
 
     def cell(photo: str, split: str) -> str:
-        return f"{jpeg(images[photo], split)} {literal(photo)}, {split}"
+        return f"{jpeg(images[photo], split)} {escape_markdown(photo)}, {split}"
 
     cells = (
         [cell(row["id"], row["split"]), cell(row["match_id"], row["match_split"]), format_row(row)]

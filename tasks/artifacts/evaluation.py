@@ -13,7 +13,7 @@ from pets_core.evaluation.gallery import Gallery, Picture, read_gallery
 from pets_core.evaluation.tables import read_frame
 from pets_core.records.evaluation import Comparison, EvalReport, Section
 from pets_core.registry.aliases import GatedConfig
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import (
     Publisher,
     jpeg,
@@ -69,8 +69,8 @@ def _cell(value: Any, is_fraction: bool) -> Any:
 
 
 def _page(report: EvalReport, section: Section, gallery: Gallery) -> str:
-    head = f"# {literal(section.title)}\n\n"
-    head += f"{literal(section.text)}\n\n" if section.text else ""
+    head = f"# {escape_markdown(section.title)}\n\n"
+    head += f"{escape_markdown(section.text)}\n\n" if section.text else ""
     if section.figure:
         url = report.file(f"{section.figure}.png")
         head += f"{stored_png(url, section.figure_alt)}\n\nFull size: `{url}`\n\n"
@@ -81,7 +81,7 @@ def _pictures(pictures: Sequence[Picture]) -> Iterator[str]:
     for group, members in groupby(pictures, key=lambda picture: picture.group):
         if group:
             photos = " ".join(photo(picture.jpeg) for picture in members)
-            yield f"**{literal(group)}**\n\n{photos}\n\n"
+            yield f"**{escape_markdown(group)}**\n\n{photos}\n\n"
             continue
         ungrouped = list(members)
         has_maps = any(picture.map_jpeg for picture in ungrouped)
@@ -90,9 +90,9 @@ def _pictures(pictures: Sequence[Picture]) -> Iterator[str]:
         for picture in ungrouped:
             activation = jpeg(picture.map_jpeg, "activation map") if picture.map_jpeg else ""
             cells = [
-                f"{photo(picture.jpeg)} {literal(picture.photo_id)}",
+                f"{photo(picture.jpeg)} {escape_markdown(picture.photo_id)}",
                 *([activation] if has_maps else []),
-                *map(literal, (picture.actual, picture.predicted, picture.detail)),
+                *map(escape_markdown, (picture.actual, picture.predicted, picture.detail)),
             ]
             yield f"| {' | '.join(cells)} |\n"
 
@@ -101,16 +101,16 @@ def _comparison(compared: Comparison, samples: str) -> str:
     own, champion, gained = compared.metric, compared.champion_metric, compared.improvement
     changes = table(
         ["class", "recall", "champion recall", samples],
-        ([literal(c.name), f"{c.recall:.1%}", f"{c.champion_recall:.1%}", c.support]
+        ([escape_markdown(c.name), f"{c.recall:.1%}", f"{c.champion_recall:.1%}", c.support]
          for c in (*compared.worse[:5], *compared.better[:5])),
     )  # fmt: skip
     figures = table(
         ["", ""],
         [
-            [own.name, literal(own.format(digits=2))],
-            ["champion", literal(champion.format(digits=2))],
-            ["improvement", literal(own.format_change(gained.value))],
-            ["95% interval", literal(compared.interval_text)],
+            [own.name, escape_markdown(own.format(digits=2))],
+            ["champion", escape_markdown(champion.format(digits=2))],
+            ["improvement", escape_markdown(own.format_change(gained.value))],
+            ["95% interval", escape_markdown(compared.interval_text)],
             [compared.test, compared.p_text],
             [f"{samples} with a better score than the champion", compared.num_better],
             [f"{samples} with a worse score", compared.num_worse],
@@ -120,7 +120,7 @@ def _comparison(compared: Comparison, samples: str) -> str:
         f"Largest drops and gains:\n\n{changes}\n\n" if compared.worse or compared.better else ""
     )
     return (
-        f"# Against the champion: {literal(compared.delta_text)}\n\nOn the same "
+        f"# Against the champion: {escape_markdown(compared.delta_text)}\n\nOn the same "
         f"{compared.num_rows} {samples}. {compared.excluded_text}\n\n{figures}\n\n{listed}"
         f"Champion: `{compared.champion_url}`\n"
     )
@@ -131,20 +131,20 @@ def _summary(config: GatedConfig, report: EvalReport) -> str:
     metrics = table(
         ["metric", "value", "95% interval", "baseline"],
         (
-            [literal(m.name), literal(m.format()),
-             literal(m.interval_text.removeprefix("95% interval ")),
-             "" if m.baseline is None else literal(m.format(m.baseline))]
+            [escape_markdown(m.name), escape_markdown(m.format()),
+             escape_markdown(m.interval_text.removeprefix("95% interval ")),
+             "" if m.baseline is None else escape_markdown(m.format(m.baseline))]
             for m in (primary, *report.metrics)
         ),
     )  # fmt: skip
     worst = ""
     if report.highlights and report.highlights.rows:
-        rows = ([literal(cell) for cell in row] for row in report.highlights.rows)
+        rows = ([escape_markdown(cell) for cell in row] for row in report.highlights.rows)
         worst = f"{report.highlights.title}:\n\n{table(report.highlights.columns, rows)}\n\n"
     page = ("report (single page)", report.file("report.html"))
-    details = literal(" ".join(report.details))
+    details = escape_markdown(" ".join(report.details))
     return (
-        f"# {literal(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"
+        f"# {escape_markdown(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"
         f"{report.num_rows:,} {report.split} {report.samples}. {details}\n\n{metrics}\n\n"
         f"{worst}{links(report, page)}\n"
     )
@@ -163,13 +163,13 @@ def _verdict(config: GatedConfig, report: EvalReport) -> str:
 
 def _remarks(report: EvalReport) -> str:
     """Return a paragraph for each gate reason and warning, and one for the champion."""
-    lines = [f"**{literal(reason)}**" for reason in report.verdict.reasons]
-    lines += [f"**{literal(warning)}**" for warning in report.warnings]
+    lines = [f"**{escape_markdown(reason)}**" for reason in report.verdict.reasons]
+    lines += [f"**{escape_markdown(warning)}**" for warning in report.warnings]
     if report.comparison:
         compared = report.comparison
         champion = compared.champion_metric.format()
         lines.append(
-            literal(
+            escape_markdown(
                 f"Champion: {champion} on the same {report.samples}; this model is "
                 f"{compared.delta_text} ({compared.p_text}). {compared.excluded_text}".rstrip()
             )

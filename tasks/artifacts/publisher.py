@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pets_core import storage
 from pets_core.records.evaluation import EvalReport
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 
 __all__ = [
     "MAX_BYTES",
@@ -101,7 +101,9 @@ def _truncated_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     size = 0
     for row in rows[:_MAX_ROWS]:
-        cells = {k: literal(cell) if isinstance(cell, str) else cell for k, cell in row.items()}
+        cells = {
+            k: escape_markdown(cell) if isinstance(cell, str) else cell for k, cell in row.items()
+        }
         size += len(json.dumps(cells)) + 2
         if size > MAX_BYTES - 1000:
             break

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pets_core.records.training import LRSuggestion, TrainResult
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import Publisher, stored_png, table
 
 __all__ = [
@@ -61,7 +61,7 @@ def publish_training(result: TrainResult) -> None:
         f"# Training\n\n{stored_png(result.plot_url, 'Losses and learning rates')}\n\n"
         f"{table(header, rows)}\n\nBase learning rate {result.base_lr:.2e}, "
         f"mixed precision {result.mixed_precision}, {result.num_processes} rank(s) on "
-        f"{literal(result.device)}. History of all steps: `{result.history_url}`\n"
+        f"{escape_markdown(result.device)}. History of all steps: `{result.history_url}`\n"
     )
     with Publisher(result.history_url) as publisher:
         publisher.markdown("training-curves", text, "Losses and learning rates")

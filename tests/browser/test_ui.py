@@ -136,14 +136,14 @@ MARKUP = [
 PUBLISH = """
 import json, sys
 from prefect import flow, task
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import Publisher, table
 
 @task
 def publish(names):
     with Publisher("nowhere") as publisher:
         publisher.table("markup-table", [{"name": name, "count": 1} for name in names], "")
-        rows = table(["name"], ([literal(name)] for name in names))
+        rows = table(["name"], ([escape_markdown(name)] for name in names))
         publisher.markdown("markup-text", rows, "")
 
 flow(name="markup")(lambda: publish(json.loads(sys.argv[1])))()

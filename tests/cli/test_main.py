@@ -61,8 +61,8 @@ def test_help_of_evaluate_shows_that_the_model_may_be_left_out(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluate", "nope"], "nope is no model folder"),
-        (["embed", "nope"], "nope is no model folder"),
+        (["evaluate", "nope"], "nope is not a model folder"),
+        (["embed", "nope"], "nope is not a model folder"),
         (["evaluate", "--from", "nope.parquet"], "nope.parquet does not exist"),
         (["run", "--source.url", "nope"], "source.url = nope: no such folder, archive or table"),
         (["train", "--source.url", "nope.zip"], "source.url = nope.zip: no such"),
@@ -342,7 +342,7 @@ def test_predict_tells_of_unreadable_photos_and_exits_1(model_url, photo, tmp_pa
         (["MODEL", "PHOTO", "--top", "x"], "invalid int value"),
         (["MODEL"], "PHOTO"),
         ([], "MODEL"),
-        (["/no/such/model", "PHOTO"], "/no/such/model is no model folder"),
+        (["/no/such/model", "PHOTO"], "/no/such/model is not a model folder"),
         (["MODEL", "PHOTO", "--jsn"], "unrecognized arguments: --jsn"),
     ],
 )

@@ -161,7 +161,7 @@ def test_the_very_model_is_wanted(other, folder):
     with pytest.raises(PetsError, match=r"another model, of \d+ features in place of 1280"):
         similar_photos(photo, url, 5)
     shutil.rmtree(model)
-    with pytest.raises(PetsError, match=r"the model that made it is gone: .*is no model folder"):
+    with pytest.raises(PetsError, match=r"the model that made it is gone: .*is not a model folder"):
         similar_photos(photo, url, 5)
 
 

@@ -16,9 +16,9 @@ from pets_core.evaluation.compare import compare
 from pets_core.evaluation.train_overlap import trained_on
 from pets_core.models.card import CARD, ModelCard
 from pets_core.records.evaluation import Champion, Metric
-from pets_core.registry.gate import judge
+from pets_core.registry.gate import evaluate_gate
 from pets_core.targets.classes.target import ClassesEvaluator
-from pets_core.targets.evaluate import evaluate, given_predictions
+from pets_core.targets.evaluate import evaluate, find_prediction_files
 
 
 @pytest.fixture
@@ -119,12 +119,12 @@ def test_a_comparison_excludes_them(predict):
 
 def test_the_gate_rejects_a_model_evaluated_on_its_training_photos():
     config, perfect = PipelineConfig().gate, Metric(name="error rate", value=0.0, unit="%")
-    verdict = judge(config, perfect, num_trained_on=2)
+    verdict = evaluate_gate(config, perfect, num_trained_on=2)
     assert not verdict.passed
     (reason,) = verdict.reasons
     assert reason.startswith("the model was trained on 2 of the evaluated samples")
-    assert judge(config, perfect, num_trained_on=0).passed
-    assert judge(config, perfect, num_trained_on=None).passed
+    assert evaluate_gate(config, perfect, num_trained_on=0).passed
+    assert evaluate_gate(config, perfect, num_trained_on=None).passed
 
 
 def test_an_evaluation_shows_it(store, model, predict, write):
@@ -135,12 +135,12 @@ def test_an_evaluation_shows_it(store, model, predict, write):
         model_url=champion_url,
         predictions_url=write(predict(champion_url, seed=1), "c.parquet"),
     )
-    report = evaluate(config, f"{store}/runs/r", given_predictions(url), champion=champion)
+    report = evaluate(config, f"{store}/runs/r", find_prediction_files(url), champion=champion)
     assert (report.num_trained_on, report.comparison.num_excluded) == (0, 2)
     assert "2 more are excluded" in Path(report.file("report.html")).read_text()
     # The other way round it is the model that is flattered.
     swapped = Champion(model_url=new_url, predictions_url=url)
-    flattered = given_predictions(champion.predictions_url)
+    flattered = find_prediction_files(champion.predictions_url)
     report = evaluate(config, f"{store}/runs/r", flattered, champion=swapped)
     assert (report.num_trained_on, report.comparison.num_excluded) == (2, 2)
     assert not report.verdict.passed
@@ -148,7 +148,7 @@ def test_an_evaluation_shows_it(store, model, predict, write):
 
 def test_the_champion_is_not_compared_with_itself(store, model, predict, write):
     url = model("new")
-    given = given_predictions(write(predict(url)))
+    given = find_prediction_files(write(predict(url)))
     champion = Champion(model_url=url, predictions_url=given.predictions_url)
     report = evaluate(PipelineConfig(store=store), f"{store}/runs/r", given, champion=champion)
     assert report.is_champion

@@ -24,7 +24,7 @@ from pets_core.ratings.config import RatingsConfig
 from pets_core.records.training import LRSuggestion
 from pets_core.registry.aliases import current, history
 from pets_core.runtime.request import WorkRequest
-from pets_core.runtime.runs import ask_stage, finished_stage
+from pets_core.runtime.runs import load_result, write_request
 from pets_core.targets.classes.target import CLASSES
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -214,12 +214,12 @@ def test_a_stage_of_the_gpu_pool_is_refused_on_a_machine_without_a_gpu(
     request = WorkRequest(
         stage="lr-find", config=config, run_url=str(tmp_path / "run"), manifest=ingest(config)
     )
-    url = ask_stage(request)
+    url = write_request(request)
     with pytest.raises(PetsError, match=r"launch\.require_gpu = true, but torch finds no GPU"):
         stage_flow(url, require_gpu=True)
-    assert finished_stage(request, LRSuggestion) is None
+    assert load_result(request, LRSuggestion) is None
     stage_flow(url)
-    assert finished_stage(request, LRSuggestion) is not None
+    assert load_result(request, LRSuggestion) is not None
 
 
 def test_ratings_are_learnt_evaluated_and_promoted(

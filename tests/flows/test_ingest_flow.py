@@ -17,7 +17,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import shards
 from pets_core.data.versions import list_versions
 from pets_core.errors import PetsError
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks import ingest as tasks
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -139,7 +139,7 @@ def test_planning_and_committing_are_tried_again_alike():
         (t.retries, t.retry_delay_seconds, t.retry_condition_fn, t.cache_policy)
         for t in (tasks.plan_data_set, tasks.commit_data_set)
     )
-    assert plan == commit == (2, 5, tasks.may_pass, NO_CACHE)
+    assert plan == commit == (2, 5, tasks.should_retry, NO_CACHE)
 
 
 def test_what_only_the_user_can_mend_is_not_tried_again(config, monkeypatch):
@@ -164,7 +164,7 @@ def test_leaks_and_quarantine_are_shown(config, tmp_path, read_artifacts):
     state = ingest_flow(config, return_state=True)
     manifest = state.result()
     made = read_artifacts(state.state_details.flow_run_id)
-    assert [row["id"] for row in json.loads(made["quarantine"])] == [literal("a/cut.jpg")]
+    assert [row["id"] for row in json.loads(made["quarantine"])] == [escape_markdown("a/cut.jpg")]
     leaking = manifest.duplicates["leaking"]
     assert leaking > 0
     assert f"# {leaking} photos of an earlier split" in made["duplicates"]

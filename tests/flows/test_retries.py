@@ -7,8 +7,8 @@ import pytest
 from prefect import flow, task
 
 from pets_core.errors import PetsError
-from pets_core.runtime.failures import RankFailure, the_error
-from tasks.stages import GOES_ON
+from pets_core.runtime.failures import RankFailure, to_exception
+from tasks.stages import RESUMABLE_TASK
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -17,15 +17,15 @@ ATTEMPTS = {
     ValueError("x"): 1,
     TypeError("x"): 1,
     OSError(errno.ENOSPC, "No space left on device"): 1,
-    the_error([RankFailure(rank=0, message="x", kind="failed", is_retryable=False)]): 1,
-    the_error([RankFailure(rank=0, message="x", kind="failed")]): 4,
+    to_exception([RankFailure(rank=0, message="x", kind="failed", is_retryable=False)]): 1,
+    to_exception([RankFailure(rank=0, message="x", kind="failed")]): 4,
     ConnectionResetError("the store went away"): 4,
 }
 ERRORS = list(ATTEMPTS)
 attempts: Counter[int] = Counter()
 
 
-@task(**GOES_ON | {"retry_delay_seconds": 0})
+@task(**RESUMABLE_TASK | {"retry_delay_seconds": 0})
 def fail(number: int) -> None:
     attempts[number] += 1
     raise ERRORS[number]

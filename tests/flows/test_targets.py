@@ -113,7 +113,7 @@ def test_tags(config_of, tmp_path, read_artifacts, capsys):
     assert [p.tags for p in as_onnx] == [p.tags for p in told]
     capsys.readouterr()
     cli.main(["predict", report.model_url, photos[0]])
-    assert capsys.readouterr().out.strip() == f"{photos[0]}  {told[0].words}"
+    assert capsys.readouterr().out.strip() == f"{photos[0]}  {told[0].text}"
     # Many photos get the same tags as each alone.
     folder = tmp_path / "unlabelled"
     folder.mkdir()

@@ -30,7 +30,7 @@ from pets_core.training.loop import fit, train_step
 from pets_core.training.memory import largest_micro_batch
 from pets_core.training.prepared import PreparedModel, prepare
 from pets_core.training.schedule import Phase
-from pets_core.training.sharding import whole
+from pets_core.training.sharding import full_tensor
 from pets_core.training.state import TrainState
 from pets_core.training.validation import validate
 
@@ -97,7 +97,7 @@ class Hungry(nn.Module):
 def make_accelerator(
     *, sharded: bool = False, precision: Literal["no", "bf16"] = "no"
 ) -> Accelerator:
-    return create_accelerator(precision, torch.device("cpu"), shards=sharded, timeout=TIMEOUT)
+    return create_accelerator(precision, torch.device("cpu"), is_sharded=sharded, timeout=TIMEOUT)
 
 
 def make_model(*layers: nn.Module) -> Classifier:
@@ -124,7 +124,7 @@ def steps(
     return {
         "losses": [float(accelerator.reduce(each.loss_sum, "sum")) for each in results],
         "norms": [float(each.grad_norm) for each in results],
-        "weights": sum(float(whole(w).double().abs().sum()) for w in model.parameters()),
+        "weights": sum(float(full_tensor(w).double().abs().sum()) for w in model.parameters()),
     }
 
 

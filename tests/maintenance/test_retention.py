@@ -69,7 +69,7 @@ def test_old_runs_and_checkpoints_of_finished_runs_are_removed(store, run):
     found = find_old(str(store), 90)
     assert [item.url for item in found] == [str(finished / "checkpoints"), str(old)]
     assert found[0].num_bytes == 16
-    assert found[1].why == "run unchanged for 91 days"
+    assert found[1].reason == "run unchanged for 91 days"
     remove_old(str(store), find_old(str(store), 90))
     assert not old.exists()
     assert not (finished / "checkpoints").exists()

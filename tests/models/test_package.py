@@ -66,7 +66,7 @@ def test_the_head_is_the_last_layer_group() -> None:
 
 
 def test_no_model_there(tmp_path) -> None:
-    with pytest.raises(PetsError, match=r"is no model folder: it holds no model.json"):
+    with pytest.raises(PetsError, match=r"is not a model folder: it holds no model.json"):
         load_model(str(tmp_path))
 
 

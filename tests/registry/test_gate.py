@@ -7,8 +7,8 @@ import pytest
 from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.records.evaluation import Comparison, Interval, LabelChange, Metric, unseen_text
-from pets_core.records.target_spec import BUILT_IN
-from pets_core.registry.gate import check_gate, judge
+from pets_core.records.target_spec import BUILT_IN_SPECS
+from pets_core.registry.gate import check_gate, evaluate_gate
 from pets_core.targets.registry import get_target
 
 LIMITS = {
@@ -67,7 +67,7 @@ def compared(
 
 
 def test_every_kind_has_a_limit():
-    assert set(LIMITS) == set(BUILT_IN)
+    assert set(LIMITS) == set(BUILT_IN_SPECS)
 
 
 @pytest.mark.parametrize("kind", LIMITS)
@@ -132,33 +132,35 @@ def test_the_bounds_of_a_range_are_within_it():
 
 
 def test_without_a_champion_the_metric_alone_decides():
-    assert judge(GateConfig(), error_rate(0.9)).passed
-    assert judge(GateConfig(max_error_rate=0.1), error_rate(0.1)).passed
-    verdict = judge(GateConfig(max_error_rate=0.1), error_rate(0.101))
+    assert evaluate_gate(GateConfig(), error_rate(0.9)).passed
+    assert evaluate_gate(GateConfig(max_error_rate=0.1), error_rate(0.1)).passed
+    verdict = evaluate_gate(GateConfig(max_error_rate=0.1), error_rate(0.101))
     assert verdict.reasons == ("error rate 10.10% exceeds gate.max_error_rate = 10.00%",)
     assert verdict.text == "does not pass the gate"
 
 
 def test_a_metric_of_which_higher_is_better_has_a_least_value():
-    assert judge(GateConfig(min_score=0.8), f1(0.8)).passed
-    assert judge(GateConfig(min_score=0.8), f1(0.9)).passed
-    verdict = judge(GateConfig(min_score=0.8), f1(0.795))
+    assert evaluate_gate(GateConfig(min_score=0.8), f1(0.8)).passed
+    assert evaluate_gate(GateConfig(min_score=0.8), f1(0.9)).passed
+    verdict = evaluate_gate(GateConfig(min_score=0.8), f1(0.795))
     assert verdict.reasons == ("F1 per photo 79.50% is below gate.min_score = 80.00%",)
 
 
 def test_a_metric_of_which_lower_is_better_has_a_greatest_value():
-    assert judge(GateConfig(max_value=2.5), rmse(2.5)).passed
-    assert judge(GateConfig(max_value=2.5), rmse(1.0)).passed
-    verdict = judge(GateConfig(max_value=2.5), rmse(2.75))
+    assert evaluate_gate(GateConfig(max_value=2.5), rmse(2.5)).passed
+    assert evaluate_gate(GateConfig(max_value=2.5), rmse(1.0)).passed
+    verdict = evaluate_gate(GateConfig(max_value=2.5), rmse(2.75))
     assert verdict.reasons == ("RMSE 2.75 kg exceeds gate.max_value = 2.5 kg",)
 
 
 def test_rounding_is_no_reason():
     """0.1 + 0.2 is a little more than 0.3, and 1 - 0.9 a little less than 0.1."""
-    assert judge(GateConfig(max_error_rate=0.3), error_rate(0.1 + 0.2)).passed
-    assert judge(GateConfig(max_value=0.3), rmse(0.1 + 0.2)).passed
-    assert judge(GateConfig(min_score=0.1), f1(1 - 0.9)).passed
-    assert judge(GateConfig(min_improvement=0.1), error_rate(0.07), compared(1 - 0.9)).passed
+    assert evaluate_gate(GateConfig(max_error_rate=0.3), error_rate(0.1 + 0.2)).passed
+    assert evaluate_gate(GateConfig(max_value=0.3), rmse(0.1 + 0.2)).passed
+    assert evaluate_gate(GateConfig(min_score=0.1), f1(1 - 0.9)).passed
+    assert evaluate_gate(
+        GateConfig(min_improvement=0.1), error_rate(0.07), compared(1 - 0.9)
+    ).passed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -172,7 +174,7 @@ def test_rounding_is_no_reason():
     ],
 )
 def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
-    verdict = judge(GateConfig(**gate), metric(value))
+    verdict = evaluate_gate(GateConfig(**gate), metric(value))
     assert verdict.reasons == (f"{metric(value).name} is not a finite number",)
 
 
@@ -190,7 +192,7 @@ def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
     ],
 )
 def test_against_the_champion(settings, words):
-    verdict = judge(GateConfig(**settings), error_rate(0.07), compared(0.08))
+    verdict = evaluate_gate(GateConfig(**settings), error_rate(0.07), compared(0.08))
     assert verdict.passed == (words is None)
     if words:
         assert re.search(words, " ".join(verdict.reasons))
@@ -198,10 +200,10 @@ def test_against_the_champion(settings, words):
 
 def test_a_worse_model_passes_only_where_that_is_allowed():
     worse = compared(-0.08, drop=0.08, metric=error_rate(0.15), champion=0.07)
-    assert not judge(GateConfig(), error_rate(0.15), worse).passed
-    assert judge(GateConfig(min_improvement=-0.08), error_rate(0.15), worse).passed
+    assert not evaluate_gate(GateConfig(), error_rate(0.15), worse).passed
+    assert evaluate_gate(GateConfig(min_improvement=-0.08), error_rate(0.15), worse).passed
     gate = GateConfig(min_improvement=-1, max_drop_per_class=0.05)
-    (reason,) = judge(gate, error_rate(0.15), worse).reasons
+    (reason,) = evaluate_gate(gate, error_rate(0.15), worse).reasons
     assert reason == (
         "recall of pug 85.0% (champion: 93.0%): drop 8.0% exceeds gate.max_drop_per_class = 5.0%"
     )
@@ -209,7 +211,7 @@ def test_a_worse_model_passes_only_where_that_is_allowed():
 
 def test_improvement_has_the_unit_of_the_metric():
     comparison = compared(0.25, metric=rmse(2.25), champion=2.5)
-    (reason,) = judge(GateConfig(min_improvement=0.5), rmse(2.25), comparison).reasons
+    (reason,) = evaluate_gate(GateConfig(min_improvement=0.5), rmse(2.25), comparison).reasons
     assert reason == (
         "RMSE 2.25 kg (champion: 2.5 kg): improvement +0.25 kg is below "
         "gate.min_improvement = +0.5 kg"
@@ -217,7 +219,9 @@ def test_improvement_has_the_unit_of_the_metric():
 
 
 def test_a_champion_that_cannot_be_compared_is_a_reason():
-    verdict = judge(GateConfig(), error_rate(0.0), not_compared="the champion knows other classes")
+    verdict = evaluate_gate(
+        GateConfig(), error_rate(0.0), not_compared="the champion knows other classes"
+    )
     assert verdict.reasons == ("the champion knows other classes",)
 
 
@@ -233,18 +237,18 @@ def test_a_champion_that_cannot_be_compared_is_a_reason():
     ],
 )
 def test_labels_without_a_sample_do_not_pass_a_gate(settings, passed):
-    verdict = judge(GateConfig(**settings), error_rate(0.1), unseen=("pug", "Sphynx"))
+    verdict = evaluate_gate(GateConfig(**settings), error_rate(0.1), unseen=("pug", "Sphynx"))
     assert verdict.passed == passed
     assert ("without an evaluated photo: pug, Sphynx." in " ".join(verdict.reasons)) == (not passed)
 
 
 def test_labels_without_a_sample_do_not_pass_against_a_champion():
     comparison, unseen = compared(0.08), ("Sphynx",)
-    (reason,) = judge(GateConfig(), error_rate(0.07), comparison, unseen=unseen).reasons
+    (reason,) = evaluate_gate(GateConfig(), error_rate(0.07), comparison, unseen=unseen).reasons
     assert reason.endswith("set gate.allow_unseen_classes")
     allowed = GateConfig(allow_unseen_classes=True)
-    assert judge(allowed, error_rate(0.07), comparison, unseen=unseen).passed
-    refused = judge(
+    assert evaluate_gate(allowed, error_rate(0.07), comparison, unseen=unseen).passed
+    refused = evaluate_gate(
         GateConfig(), error_rate(0.07), not_compared="other classes", unseen=unseen
     )  # fmt: skip
     assert len(refused.reasons) == 2
@@ -262,7 +266,7 @@ def test_labels_without_a_sample_do_not_pass_against_a_champion():
     ],
 )
 def test_a_gate_without_conditions_is_shown_as_such(settings, comparison, has_condition):
-    verdict = judge(GateConfig(**settings), error_rate(0.07), comparison)
+    verdict = evaluate_gate(GateConfig(**settings), error_rate(0.07), comparison)
     assert verdict.has_condition == has_condition
     assert verdict.text == (
         "passes the gate" if has_condition else "gate not configured, no champion"

@@ -30,7 +30,7 @@ from pets_core.runtime.failures import (
     RankFailure,
     WorkerError,
     read_failures,
-    the_error,
+    to_exception,
     write_failure,
 )
 from pets_core.runtime.launcher import launch
@@ -279,7 +279,7 @@ WARN = """
 import logging, os, sys, warnings
 def patch():
     worker = sys.modules["pets_core.runtime.worker"]
-    forward_warnings = worker.pass_warnings_on
+    forward_warnings = worker.forward_warnings
     def forward_and_warn():
         forward_warnings()
         warnings.warn("a batch is odd")
@@ -288,7 +288,7 @@ def patch():
         is_wanted = os.environ.get("RANK", "none") == os.environ["RANK_THAT_WARNS"]
         (forward_and_warn if is_wanted else forward_warnings)()
     if forward_warnings.__name__ != "forward":
-        worker.pass_warnings_on = forward
+        worker.forward_warnings = forward
 os.register_at_fork(after_in_child=patch)
 """
 
@@ -497,4 +497,4 @@ def test_the_rank_that_is_at_fault_is_blamed(tmp_path, failures, blamed) -> None
     for rank, (message, kind) in enumerate(failures):
         failure = RankFailure(rank=rank, message=message, kind=kind, at=rank)
         write_failure(failure, tmp_path, str(rank))
-    assert failures[blamed][0] in str(the_error(read_failures(tmp_path)))
+    assert failures[blamed][0] in str(to_exception(read_failures(tmp_path)))

@@ -13,9 +13,9 @@ from pets_core.runtime.request import WorkRequest
 from pets_core.runtime.runs import (
     data_sets_in_use,
     find_run,
-    finish_stage,
-    finished_stage,
-    run_settings,
+    load_result,
+    load_run_settings,
+    save_result,
     start_run,
 )
 
@@ -35,18 +35,18 @@ def request_of(tmp_path):
 
 
 def test_what_a_stage_answered_is_found_again(request_of):
-    assert finished_stage(request_of(), LRSuggestion) is None
-    finish_stage(request_of(), ANSWER)
-    assert finished_stage(request_of(), LRSuggestion) == ANSWER
+    assert load_result(request_of(), LRSuggestion) is None
+    save_result(request_of(), ANSWER)
+    assert load_result(request_of(), LRSuggestion) == ANSWER
 
 
 def test_another_question_is_asked_anew(request_of):
-    finish_stage(request_of(), ANSWER)
-    assert finished_stage(request_of(train={"seed": 1}), LRSuggestion) is None
+    save_result(request_of(), ANSWER)
+    assert load_result(request_of(train={"seed": 1}), LRSuggestion) is None
     for elsewhere in ({"launch": {"num_processes": 2}}, {"cache_dir": "another"}):
-        assert finished_stage(request_of(**elsewhere), LRSuggestion) == ANSWER
+        assert load_result(request_of(**elsewhere), LRSuggestion) == ANSWER
     evaluate = request_of().model_copy(update={"stage": "predict"})
-    assert finished_stage(evaluate, LRSuggestion) is None
+    assert load_result(evaluate, LRSuggestion) is None
 
 
 def a_data_set(store, fingerprint: str) -> DatasetManifest:
@@ -76,7 +76,7 @@ def test_a_run_finds_its_store_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start_run(PipelineConfig(store="store"), Run(url=url, manifest=a_data_set(tmp_path, "a")))
     monkeypatch.chdir("/")
-    assert run_settings(url)["store"] == str(tmp_path / "store")
+    assert load_run_settings(url)["store"] == str(tmp_path / "store")
 
 
 def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from pets_core import storage
 from pets_core.data.sources.archives import open_archive
-from pets_core.storage.cache import UNUSED_DAYS, lock_of, sweep
+from pets_core.storage.cache import UNUSED_DAYS, get_lock, remove_unused
 from pets_core.storage.download import local_file
 
 
@@ -50,7 +50,7 @@ def test_only_files_unused_for_long_are_removed(tmp_path):
     os.utime(written_recently, (written_recently.stat().st_atime, time.time()))
     age(make(tmp_path / f"{6:024}-photos.tar.partial"))
     age(make(tmp_path / f"{7:024}.lock"))
-    sweep(tmp_path)
+    remove_unused(tmp_path)
     assert [int(name[:24]) for name in names(tmp_path)] == [0, 1, 4, 5]
     assert (tmp_path / f"{7:024}.lock").exists()
 
@@ -58,10 +58,10 @@ def test_only_files_unused_for_long_are_removed(tmp_path):
 def test_a_file_that_is_being_opened_is_kept(tmp_path):
     """The process holds the lock, and has not yet updated the access time."""
     opened = age(make(tmp_path / f"{0:024}.data"))
-    with lock_of(tmp_path / f"{0:024}.index.parquet"):
-        sweep(tmp_path)
+    with get_lock(tmp_path / f"{0:024}.index.parquet"):
+        remove_unused(tmp_path)
         assert opened.exists()
-    sweep(tmp_path)
+    remove_unused(tmp_path)
     assert not opened.exists()
 
 

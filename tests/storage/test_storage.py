@@ -207,7 +207,7 @@ def test_a_location_without_a_scheme_is_a_path(tmp_path, monkeypatch, name):
         assert not storage.is_url(place)
         storage.write_bytes(storage.join(place, "photo 12::30.jpg"), b"x")
         assert (tmp_path / name / "photo 12::30.jpg").read_bytes() == b"x"
-        fs, where = storage.below(place, "photo 12::30.jpg")
+        fs, where = storage.resolve_file(place, "photo 12::30.jpg")
         assert fs.cat_file(where) == b"x"
         storage.remove(place)
     assert neighbour.read_bytes() == b"mine"
@@ -217,7 +217,7 @@ def test_a_location_without_a_scheme_is_a_path(tmp_path, monkeypatch, name):
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1))
 def test_any_name_is_a_path_below_a_folder(name):
     folder = "/somewhere/photos"
-    fs, where = storage.below(folder, f"a/{name}")
+    fs, where = storage.resolve_file(folder, f"a/{name}")
     assert storage.is_local(fs)
     assert where == f"{folder}/a/{name}"
     assert not storage.is_url(f"{folder}/{name}")
@@ -238,7 +238,7 @@ def test_a_file_url_is_a_path(url, path):
 def test_odd_names_in_an_object_store(tmp_path, name):
     root = f"memory://{tmp_path.name}"
     storage.write_bytes(storage.join(root, name), b"x")
-    fs, where = storage.below(root, name)
+    fs, where = storage.resolve_file(root, name)
     assert fs.cat_file(where) == storage.read_bytes(storage.join(root, name)) == b"x"
     assert list(storage.list_folder(root)) == [name]
 

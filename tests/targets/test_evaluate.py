@@ -24,8 +24,8 @@ from pets_core.evaluation.predictions import (
 )
 from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.registry.aliases import promote_run
-from pets_core.storage.markdown import literal
-from pets_core.targets.evaluate import check_gate_settings, evaluate, given_predictions
+from pets_core.storage.markdown import escape_markdown
+from pets_core.targets.evaluate import check_gate_settings, evaluate, find_prediction_files
 from pets_core.targets.tags.target import TAGS
 from tasks.artifacts.evaluation import publish_evaluation
 
@@ -39,7 +39,7 @@ def config(tmp_path) -> PipelineConfig:
 
 def evaluated(config, url: str, **keywords):
     run = f"{config.store}/runs/run-1"
-    return evaluate(config, run, given_predictions(url), **keywords)
+    return evaluate(config, run, find_prediction_files(url), **keywords)
 
 
 def test_every_figure_is_that_of_the_predictions(config, draw_classes, write):
@@ -69,9 +69,9 @@ def test_it_runs_without_torch(config, draw_classes, write):
     url = write(draw_classes(50))
     code = (
         "import sys; from pets_core.config.pipeline import PipelineConfig;"
-        "from pets_core.targets.evaluate import evaluate, given_predictions;"
+        "from pets_core.targets.evaluate import evaluate, find_prediction_files;"
         "config = PipelineConfig(store=sys.argv[1]);"
-        "evaluate(config, sys.argv[1] + '/runs/r', given_predictions(sys.argv[2]));"
+        "evaluate(config, sys.argv[1] + '/runs/r', find_prediction_files(sys.argv[2]));"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, config.store, url], check=True)
@@ -132,7 +132,7 @@ def test_a_class_without_photos_is_named(config, unseen, shown, capsys, gate, pa
     # Shown once: as a reason, or as a warning.
     assert page.count(f"lasses without an evaluated photo: {EVIL}.") == 1
     for markdown in (summary, card):
-        assert markdown.count(literal(f"lasses without an evaluated photo: {EVIL}")) == 1
+        assert markdown.count(escape_markdown(f"lasses without an evaluated photo: {EVIL}")) == 1
 
 
 def test_classes_that_all_have_photos_are_not_named(config, draw_classes, write, shown):
@@ -242,7 +242,7 @@ def test_predictions_of_an_unknown_kind_are_refused(draw_classes, write):
         r"points, box, .*\. Did you mean tags"
     )
     with pytest.raises(PetsError, match=words):
-        given_predictions(url)
+        find_prediction_files(url)
 
 
 def test_a_gate_of_another_kind_is_refused_before_anything_is_stored(config, draw_classes, write):

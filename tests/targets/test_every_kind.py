@@ -40,7 +40,7 @@ from pets_core.registry.aliases import (
     promote_run,
     rollback,
 )
-from pets_core.targets.evaluate import check_gate_settings, given_predictions
+from pets_core.targets.evaluate import check_gate_settings, find_prediction_files
 from pets_core.targets.registry import get_target
 from pets_core.targets.tags.labels import tag_issues
 from tasks.artifacts.evaluation import publish_evaluation
@@ -330,10 +330,11 @@ def test_no_kind_needs_torch_to_be_evaluated(draw_kind, tmp_path):
     code = (
         "import sys; from pets_core.config.pipeline import PipelineConfig;"
         "from pets_core.records.evaluation import Champion;"
-        "from pets_core.targets.evaluate import evaluate, given_predictions;"
+        "from pets_core.targets.evaluate import evaluate, find_prediction_files;"
         "store, *urls = sys.argv[1:];"
-        "[evaluate(PipelineConfig(store=store), f'{store}/runs/{index}', given_predictions(url),"
-        " champion=Champion(model_url='best')) for index, url in enumerate(urls)];"
+        "[evaluate(PipelineConfig(store=store), f'{store}/runs/{index}',"
+        " find_prediction_files(url), champion=Champion(model_url='best'))"
+        " for index, url in enumerate(urls)];"
         "sys.exit('torch is imported' if 'torch' in sys.modules else 0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "store"), *urls], check=True)
@@ -347,11 +348,11 @@ def test_no_kind_needs_torch_to_be_evaluated(draw_kind, tmp_path):
 @every_kind
 def test_files_next_to_given_predictions_are_found(draw_kind, tmp_path, kind):
     url = write_drawn(str(tmp_path / "predictions.parquet"), draw_kind(kind))
-    assert given_predictions(url).valid_url is None
+    assert find_prediction_files(url).valid_url is None
     valid_url = write_drawn(
         str(tmp_path / VALID_PREDICTIONS), draw_kind(kind, seed=1, split="valid")
     )
-    given = given_predictions(url)
+    given = find_prediction_files(url)
     assert (given.targets, given.valid_url, given.champion_url) == (kind, valid_url, None)
 
 

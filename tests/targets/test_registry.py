@@ -8,7 +8,7 @@ import pytest
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.source import SourceConfig
 from pets_core.errors import PetsError
-from pets_core.records.target_spec import BUILT_IN, target_spec
+from pets_core.records.target_spec import BUILT_IN_SPECS, target_spec
 from pets_core.registry.gate import check_gate
 from pets_core.targets.classes.target import Classes
 from pets_core.targets.registry import get_target
@@ -30,7 +30,7 @@ def stars(monkeypatch) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", BUILT_IN_SPECS)
 def test_every_kind_is_found_by_its_own_name(name):
     target = get_target(name)
     assert target.name == name

@@ -13,7 +13,7 @@ from pets_core.data.loading.loader import global_batches
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.batch_norm import check_batch_norm, smallest_micro_batch
-from pets_core.training.groups import freeze_to, train_mode
+from pets_core.training.groups import freeze_to, set_train_mode
 from pets_core.training.memory import num_micro_batches
 from pets_core.training.prepared import prepare
 
@@ -36,7 +36,7 @@ def test_the_smallest_pass_is_the_loaders(num_rows, batch_size, num_ranks, micro
 def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **settings):
     config = TrainConfig.model_validate({"batch_norm": "train"} | settings)
     freeze_to(model, first_group)
-    train_mode(model, config.batch_norm)
+    set_train_mode(model, config.batch_norm)
     check_batch_norm(
         model, config, num_rows=num_rows, num_processes=num_processes,
         micro_batch_size=config.micro_batch_size if micro is None else micro,

@@ -20,7 +20,7 @@ from pets_core.config.train import TrainConfig, TransformConfig
 from pets_core.data.loading import loader
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
-from pets_core.data.loading.transforms import Augment, draw_maps, move_box, sampling_grid
+from pets_core.data.loading.transforms import Augment, draw_maps, sampling_grid, transform_box
 from pets_core.models.classifier import Classifier
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.targets.regression.objective import Regression
@@ -177,8 +177,10 @@ def test_geometry_is_exact_where_matrix_products_are_rounded():
     boxes = torch.tensor([[-0.5, -0.4, 0.6, 0.7]]).expand(16, 4)
     seen = Operations()
     with seen:
-        grid, moved = sampling_grid(maps, 1024), move_box(boxes, maps)
+        grid, moved = sampling_grid(maps, 1024), transform_box(boxes, maps)
     assert not MATRIX_PRODUCTS & set(seen.names)
     exact = sampling_grid(maps.double(), 1024)
     assert ((grid - exact).abs() * 512).max() < 0.01, "pixels"
-    torch.testing.assert_close(moved, move_box(boxes.double(), maps.double()), check_dtype=False)
+    torch.testing.assert_close(
+        moved, transform_box(boxes.double(), maps.double()), check_dtype=False
+    )

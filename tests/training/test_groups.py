@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pets_core.training.groups import build_optimizer, freeze_to, set_rates, train_mode
+from pets_core.training.groups import build_optimizer, freeze_to, set_rates, set_train_mode
 
 
 def learning(model) -> list[list[bool]]:
@@ -39,7 +39,7 @@ def test_more_groups_than_there_are(tiny_model, first: int) -> None:
 
 def test_what_is_frozen_is_in_evaluation_mode(tiny_model) -> None:
     freeze_to(tiny_model, -1)
-    train_mode(tiny_model, "train")
+    set_train_mode(tiny_model, "train")
     assert tiny_model.head.training
     assert not tiny_model.first[1].training, "a frozen batch norm must not move"
     assert not tiny_model.second[1].training, "a frozen body must not drop units"
@@ -47,10 +47,10 @@ def test_what_is_frozen_is_in_evaluation_mode(tiny_model) -> None:
 
 def test_batch_norm_frozen_while_it_learns(tiny_model) -> None:
     freeze_to(tiny_model, 0)
-    train_mode(tiny_model, "frozen")
+    set_train_mode(tiny_model, "frozen")
     assert not tiny_model.first[1].training
     assert tiny_model.second[1].training, "dropout of what learns is on"
-    train_mode(tiny_model, "train")
+    set_train_mode(tiny_model, "train")
     assert tiny_model.first[1].training
 
 

@@ -10,12 +10,12 @@ from pets_core.training.interruption import Interruption
 
 
 def test_a_rank_alone_ends_before_its_next_step() -> None:
-    with Interruption() as gate:
-        assert gate.should_continue(0)
+    with Interruption() as stop_signal:
+        assert stop_signal.should_continue(0)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert gate._agreed.wait(10)
-        assert not gate.should_continue(1)
-        assert not gate.should_continue(2)
+        assert stop_signal._agreed.wait(10)
+        assert not stop_signal.should_continue(1)
+        assert not stop_signal.should_continue(2)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])

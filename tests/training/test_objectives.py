@@ -10,7 +10,7 @@ from pets_core.models.card import ModelCard
 from pets_core.records.dataset import ClassInfo, NumberInfo
 from pets_core.targets.coordinates.objective import Boxes, Keypoints
 from pets_core.targets.registry import get_target
-from pets_core.targets.regression.objective import Regression, widened
+from pets_core.targets.regression.objective import Regression, widen_range
 from pets_core.targets.tags.objective import MultiLabel
 
 LOGITS = torch.tensor([[0.0, 2.0], [-1.0, 3.0]])
@@ -91,8 +91,8 @@ def test_numbers_of_several_units_are_judged_in_standard_deviations():
 
 
 def test_a_range_is_a_tenth_wider_for_the_sigmoid():
-    assert widened((0.0, 10.0)) == (-1.0, 11.0)
-    objective = Regression(widened((0.0, 10.0)))
+    assert widen_range((0.0, 10.0)) == (-1.0, 11.0)
+    objective = Regression(widen_range((0.0, 10.0)))
     assert float(objective.activation(torch.zeros(1, 1))) == 5.0
     assert float(objective.activation(torch.full((1, 1), 50.0))) == pytest.approx(11.0)
 

@@ -50,7 +50,7 @@ class Gate:
         return batch < self._last
 
 
-def train(model, loader, folder=None, gate=None, *, scaled=False, **settings):
+def train(model, loader, folder=None, stop_signal=None, *, scaled=False, **settings):
     """Every attempt has an accelerator of its own and random numbers in another state."""
     torch.seed()
     accelerator = Accelerator(cpu=True, mixed_precision="no")
@@ -61,7 +61,7 @@ def train(model, loader, folder=None, gate=None, *, scaled=False, **settings):
     try:
         return fit(
             model, SingleLabel(), loader, loader, PHASES, TrainConfig(**SETTINGS | settings),
-            accelerator=accelerator, checkpoints=checkpoints, gate=gate,
+            accelerator=accelerator, checkpoints=checkpoints, stop_signal=stop_signal,
         )  # fmt: skip
     finally:
         if checkpoints:

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
-from pets_core.training.schedule import OneCycle, cosine, few_steps, fine_tune_phases, group_rates
+from pets_core.training.schedule import (
+    OneCycle,
+    cosine,
+    few_steps_warning,
+    fine_tune_phases,
+    group_rates,
+)
 
 
 def test_cosine_is_half_a_period() -> None:
@@ -76,6 +82,6 @@ def test_a_phase_without_epochs_is_left_out() -> None:
 
 @pytest.mark.parametrize(("num_rows", "warned"), [(192, True), (193, False)])
 def test_a_recipe_of_few_steps_is_warned_of(num_rows, warned):
-    warning = few_steps(TrainConfig(freeze_epochs=1, epochs=2, batch_size=64), num_rows)
+    warning = few_steps_warning(TrainConfig(freeze_epochs=1, epochs=2, batch_size=64), num_rows)
     assert bool(warning) == warned
     assert not warned or "only 9 optimizer steps" in warning

@@ -11,7 +11,7 @@ from pets_core import plots
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.records.training import EpochMetrics, MetricInfo, TrainResult, Trial
-from pets_core.training.sweep import Study, concluded, trial_config, trial_url, write_result
+from pets_core.training.sweep import Study, complete_trial, trial_config, trial_url, write_result
 
 BACKBONES = ("a", "b")
 
@@ -79,12 +79,12 @@ def trained(error_rate: float | None) -> TrainResult:
 
 def test_a_trial_counts_with_the_mean_of_its_seeds() -> None:
     trial = Trial(number=0, backbone="a", base_lr=0.1)
-    done = concluded(trial, [trained(0.2), trained(0.4)], "last")
+    done = complete_trial(trial, [trained(0.2), trained(0.4)], "last")
     assert done.value == pytest.approx(0.3)
     assert done.values == (0.2, 0.4)
     assert done.seconds == 4.0
     with pytest.raises(PetsError, match=r"source\.valid_fraction"):
-        concluded(trial, [trained(None)], "last")
+        complete_trial(trial, [trained(None)], "last")
 
 
 def test_the_best_trial_is_the_one_of_the_metrics_direction(tmp_path) -> None:
@@ -111,7 +111,7 @@ def test_trials_of_a_version_with_another_metric_are_refused() -> None:
 
 def test_a_trial_whose_metric_is_not_a_number_has_failed() -> None:
     trial = Trial(number=0, backbone="a", base_lr=0.1)
-    done = concluded(trial, [trained(0.2), trained(float("nan"))], "last")
+    done = complete_trial(trial, [trained(0.2), trained(float("nan"))], "last")
     assert done.value is None
     assert "error rate is not a finite number" in done.error
 
@@ -122,8 +122,8 @@ def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
         for number, (error, loss) in enumerate([(0.3, 2.0), (0.2, 1.0), (0.4, 3.0)])
     )
     result = TrainResult.model_construct(epochs=epochs)
-    assert result.kept("best").valid_metric == 0.2
-    assert result.kept("last").valid_metric == 0.4
+    assert result.kept_epoch("best").valid_metric == 0.2
+    assert result.kept_epoch("last").valid_metric == 0.4
 
 
 def test_epochs_stored_before_errors_had_names_are_read() -> None:

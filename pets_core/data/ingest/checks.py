@@ -12,10 +12,10 @@ from pets_core.data.ingest.splits import SplitRow, largest_fraction, smallest_fr
 from pets_core.data.sources.archives import ARCHIVE_SUFFIXES
 from pets_core.data.sources.catalogue import LabelledPhoto
 from pets_core.data.sources.files import FileEntry
-from pets_core.data.sources.formats import is_photo_name, may_be_photo
+from pets_core.data.sources.formats import has_decodable_suffix, may_be_photo
 from pets_core.errors import PetsError
 from pets_core.records.base import Split
-from pets_core.records.dataset import LeftOut, choose_evaluation_split
+from pets_core.records.dataset import QuarantinedFile, choose_evaluation_split
 from pets_core.records.target_spec import target_spec
 
 __all__ = ["check_photos", "check_splits"]
@@ -28,7 +28,7 @@ def check_photos(
     contract: Contract,
     photos: Mapping[str, LabelledPhoto],
     files: Mapping[str, FileEntry],
-    quarantined: Sequence[LeftOut],
+    quarantined: Sequence[QuarantinedFile],
 ) -> None:
     """Check that the source has labelled photos, and each class or tag at least two.
 
@@ -53,7 +53,7 @@ def check_photos(
     if not contract.classes:
         raise PetsError("no photo of the source has a tag")
     noun = spec.noun
-    total = Counter(name for photo in counted for name in photo.names(contract.targets))
+    total = Counter(name for photo in counted for name in photo.label_names(contract.targets))
     lost = find_class_losses(quarantined, total)
     errors = [
         f"{noun} {info.name!r} has {total[info.name]} photo{'s' * (total[info.name] != 1)}"
@@ -74,7 +74,7 @@ def check_photos(
         raise PetsError("\n".join([*errors[:_MAX_ERRORS], *more]))
 
 
-def _describe_files(quarantined: Sequence[LeftOut]) -> str:
+def _describe_files(quarantined: Sequence[QuarantinedFile]) -> str:
     """Return a hint about archives or photos that the source has instead of labelled photos."""
     archives = [row.path for row in quarantined if row.path.lower().endswith(ARCHIVE_SUFFIXES)]
     if archives:
@@ -82,7 +82,7 @@ def _describe_files(quarantined: Sequence[LeftOut]) -> str:
             f", but {len(archives)} archive{'s' * (len(archives) > 1)}, such as {archives[0]}: "
             "unpack the source, and set source.url to one of them or to the folder of all photos"
         )
-    photos = [row for row in quarantined if is_photo_name(row.path)]
+    photos = [row for row in quarantined if has_decodable_suffix(row.path)]
     if photos:
         return (
             f", but {len(photos)} photos outside class folders, such as {photos[0].path}: put each "
@@ -106,7 +106,7 @@ def check_splits(
     """
     source = config.source
     training = [photo for photo_id, photo in photos.items() if splits[photo_id] == "train"]
-    trained = {name for photo in training for name in photo.names(contract.targets)}
+    trained = {name for photo in training for name in photo.label_names(contract.targets)}
     lacking = [info.name for info in contract.classes if info.name not in trained]
     if lacking or not training:
         names = ", ".join(map(repr, lacking[:_MAX_ERRORS])) + ", ..." * (len(lacking) > _MAX_ERRORS)
@@ -154,7 +154,7 @@ def _lower_fraction(
         return ""
     keys: dict[str, set[str]] = {}
     for photo_id, photo in photos.items():
-        for name in photo.names(targets) or ("",):
+        for name in photo.label_names(targets) or ("",):
             keys.setdefault(name, set()).add(rows[photo_id].key)
     fraction = largest_fraction(list(keys.values()), config.source.seed)
     now = config.source.valid_fraction + config.source.test_fraction

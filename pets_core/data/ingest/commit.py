@@ -35,21 +35,21 @@ from pets_core.data.ingest.label_schema import Contract, save_contract
 from pets_core.data.ingest.plan import load_planned_quarantine, load_version_tags, plan_dataset
 from pets_core.data.ingest.quarantine import check_quarantine, find_class_losses, summarize
 from pets_core.data.ingest.shards import rewrite_without, write_shard
-from pets_core.errors import PetsError, listed
+from pets_core.errors import PetsError, format_list
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import (
     ClassInfo,
     DatasetManifest,
     DatasetPlan,
-    LeftOut,
     NumberInfo,
+    QuarantinedFile,
     ShardInfo,
     SplitInfo,
 )
 from pets_core.records.target_spec import target_spec
 
-__all__ = ["commit", "ingest", "written"]
+__all__ = ["commit", "ingest", "ingest_progress"]
 
 
 def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) -> DatasetManifest:
@@ -66,11 +66,11 @@ def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) ->
         writes = pool.map(lambda shard: write_shard(config, plan, shard), plan.pending)
         for shard, _ in zip(plan.pending, writes, strict=True):
             done += shard.num_photos
-            on_progress(written(done, total, time.monotonic() - started))
+            on_progress(ingest_progress(done, total, time.monotonic() - started))
     return commit(config, plan)
 
 
-def written(done: int, total: int, seconds: float) -> Progress:
+def ingest_progress(done: int, total: int, seconds: float) -> Progress:
     """Return the progress of writing shards, in photos."""
     detail = f"{done / seconds:.0f} photos/s"
     return Progress(stage="ingest", done=done, total=total, unit="photos", detail=detail)
@@ -173,7 +173,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _load_stored(plan: DatasetPlan) -> tuple[list[_Stored], list[LeftOut], float]:
+def _load_stored(plan: DatasetPlan) -> tuple[list[_Stored], list[QuarantinedFile], float]:
     """Return the plan's shards in order, all quarantined files, and the low-contrast fraction.
 
     That is the fraction of photos read whose grey levels span less than a quarter of the range.
@@ -214,7 +214,7 @@ def _drop_leaking(
     duplicates: pa.Table,
     photos: pa.Table,
     config: IngestConfig,
-) -> tuple[list[_Stored], pa.Table, list[LeftOut]]:
+) -> tuple[list[_Stored], pa.Table, list[QuarantinedFile]]:
     """Rewrite shards without leaking photos.
 
     Returns:
@@ -224,7 +224,7 @@ def _drop_leaking(
     rows = photos.select(["id", "source_path", "shard"]).to_pylist()
     rows = [row for row in rows if row["id"] in leaks]
     dropped = [
-        LeftOut(
+        QuarantinedFile(
             id=row["id"],
             path=row["source_path"],
             reason="duplicate",
@@ -271,11 +271,13 @@ def _class_totals(plan: DatasetPlan, splits: Mapping[Split, SplitInfo]) -> dict[
 def _describe_losses(lost: Mapping[str, tuple[int, int]]) -> str:
     """Return a hint that names the classes that lost most photos; empty if there is none."""
     named = [f"{label} ({num} of {total})" for label, (num, total) in lost.items()]
-    return f"Classes that lose at least half of their photos: {listed(named, 5)}" if named else ""
+    return (
+        f"Classes that lose at least half of their photos: {format_list(named, 5)}" if named else ""
+    )
 
 
 def _check_readable(
-    splits: Mapping[Split, SplitInfo], plan: DatasetPlan, quarantined: Sequence[LeftOut]
+    splits: Mapping[Split, SplitInfo], plan: DatasetPlan, quarantined: Sequence[QuarantinedFile]
 ) -> None:
     train = splits["train"].class_counts
     if empty := [c.name for c, count in zip(plan.classes, train, strict=True) if not count]:
@@ -287,7 +289,7 @@ def _check_readable(
 
 
 def _fingerprint(
-    plan: DatasetPlan, splits: Mapping[Split, SplitInfo], quarantined: Iterable[LeftOut]
+    plan: DatasetPlan, splits: Mapping[Split, SplitInfo], quarantined: Iterable[QuarantinedFile]
 ) -> str:
     """Return a hash of the shards' contents and the quarantine; deterministic for equal input."""
     identity = [
@@ -306,7 +308,7 @@ def _class(info: ClassInfo) -> list[str | None]:
     return [info.name, info.species]
 
 
-def _row_order(row: LeftOut) -> tuple[str, ...]:
+def _row_order(row: QuarantinedFile) -> tuple[str, ...]:
     return row.id, row.path, row.reason, row.detail
 
 

@@ -18,8 +18,8 @@ from pets_core.data.sources.formats import (
     NO_DECODER,
     UnreadablePhotoError,
     describe_file,
-    find_remedy,
     photo_formats,
+    remedy_by_content,
 )
 
 __all__ = [
@@ -205,7 +205,7 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError as error:
-        if remedy := find_remedy(data):
+        if remedy := remedy_by_content(data):
             raise UnreadablePhotoError(NO_DECODER, remedy) from error
         raise UnreadablePhotoError("not_an_image", describe_file(data)) from error
     except Image.DecompressionBombError as error:

@@ -38,7 +38,7 @@ from pets_core.data.sources.sources import open_source
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 from pets_core.records.base import Split
-from pets_core.records.dataset import DatasetManifest, DatasetPlan, LeftOut, ShardPlan
+from pets_core.records.dataset import DatasetManifest, DatasetPlan, QuarantinedFile, ShardPlan
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
@@ -66,7 +66,7 @@ _PLAN_SCHEMA = pa.schema(
         ("prior", pa.string()),
     ]
 )
-_QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in LeftOut.model_fields])
+_QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in QuarantinedFile.model_fields])
 
 
 class PlannedPhoto(NamedTuple):
@@ -153,7 +153,7 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     return plan.model_copy(update={"warnings": warnings})
 
 
-def _missing_hint(source: Source, quarantined: Sequence[LeftOut]) -> str:
+def _missing_hint(source: Source, quarantined: Sequence[QuarantinedFile]) -> str:
     """Return the source's hint for the first missing photo; empty if none is missing."""
     missing = next((row.id for row in quarantined if row.reason == "missing"), None)
     return source.missing_hint(missing) if missing else ""
@@ -163,14 +163,14 @@ def _select_usable(
     catalogue: Catalogue,
     files: Mapping[str, FileEntry],
     contract: Contract,
-    quarantined: list[LeftOut],
+    quarantined: list[QuarantinedFile],
 ) -> dict[str, LabelledPhoto]:
     """Return the photos with a file and a valid target; append the others to `quarantined`."""
     known = {info.name for info in contract.classes}
     photos = {}
     for photo_id, entry in files.items():
         photo = catalogue.photos[photo_id]
-        outside = [name for name in photo.names(contract.targets) if name not in known]
+        outside = [name for name in photo.label_names(contract.targets) if name not in known]
         if outside:
             quarantined.append(quarantine_row(entry, photo, "label_outside_contract", outside[0]))
         elif contract.numbers and photo.numbers is None:
@@ -184,12 +184,12 @@ def _select_usable(
 def _to_planned(
     photo: LabelledPhoto, entry: FileEntry, targets: str, labels: Mapping[str, int]
 ) -> PlannedPhoto:
-    indices = tuple(sorted(labels[name] for name in photo.names(targets)))
+    indices = tuple(sorted(labels[name] for name in photo.label_names(targets)))
     is_class = target_spec(targets).is_label
     return PlannedPhoto(
         photo.id,
         entry.path,
-        entry.mark,
+        entry.version_tag,
         indices[0] if is_class else None,
         photo.head_box,
         () if is_class else indices,
@@ -221,17 +221,17 @@ def load_version_tags(plan: DatasetPlan) -> dict[str, str]:
     return tags
 
 
-def load_planned_quarantine(plan: DatasetPlan) -> list[LeftOut]:
+def load_planned_quarantine(plan: DatasetPlan) -> list[QuarantinedFile]:
     """Return the files and photos that the plan quarantines."""
-    return [LeftOut(**row) for row in read_table(plan.left_out_url).to_pylist()]
+    return [QuarantinedFile(**row) for row in read_table(plan.left_out_url).to_pylist()]
 
 
 def _uses_predefined_split(source: Source, config: SourceConfig) -> bool:
-    if config.split == "official" and not source.has_official_split:
+    if config.split == "official" and not source.has_predefined_split:
         raise PetsError(
             f"source.split = official: {source.url} has no predefined split; set split = random"
         )
-    uses_predefined = source.has_official_split and config.split != "random"
+    uses_predefined = source.has_predefined_split and config.split != "random"
     if uses_predefined and config.test_fraction:
         raise PetsError(
             f"source.test_fraction = {config.test_fraction:g} has no effect with the source's "
@@ -251,7 +251,7 @@ def _reconcile_contract(
     new_labels, targets = config.ingest.new_labels, config.source.targets
     contract, new = reconcile(
         load_contract(root),
-        catalogue.classes,
+        catalogue.vocabulary,
         extend=new_labels == "extend",
         targets=targets,
         numbers=catalogue.numbers,
@@ -303,7 +303,7 @@ def _write_plan(
     contract: Contract,
     config: IngestConfig,
     leaves: Sequence[_Leaf],
-    quarantined: Sequence[LeftOut],
+    quarantined: Sequence[QuarantinedFile],
 ) -> DatasetPlan:
     """Write the photos of each shard to plan files, which the shard tasks read."""
     same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
@@ -336,7 +336,7 @@ def _write_plan(
     write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _QUARANTINE_SCHEMA))
     return DatasetPlan(
         name=source.name,
-        source_url=storage.without_query(source.url),
+        source_url=storage.strip_query(source.url),
         root=root,
         plan_url=url,
         left_out_url=f"{url}-left-out.parquet",

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from pets_core.config.source import IngestConfig
-from pets_core.data.sources.fixes import STRUCK_OUT
+from pets_core.data.sources.fixes import EXCLUDED
 from pets_core.data.sources.formats import NO_DECODER
 from pets_core.errors import PetsError
-from pets_core.records.dataset import LeftOut
+from pets_core.records.dataset import QuarantinedFile
 
 __all__ = ["NO_NUMBERS", "check_quarantine", "find_class_losses", "summarize"]
 
@@ -25,7 +25,7 @@ _EXPECTED_REASONS = frozenset(
         NO_NUMBERS,
         "not_a_photo",
         "same_id",
-        STRUCK_OUT,
+        EXCLUDED,
         "system_folder",
         "unlabelled",
         "unlisted",
@@ -42,7 +42,7 @@ _PHRASES = {
 
 
 def check_quarantine(
-    quarantined: Sequence[LeftOut],
+    quarantined: Sequence[QuarantinedFile],
     num_kept: int,
     config: IngestConfig,
     find_hint: Callable[[], str] = str,
@@ -75,7 +75,7 @@ def check_quarantine(
     raise PetsError("\n".join(lines))
 
 
-def summarize(rows: Sequence[LeftOut], total: int) -> list[str]:
+def summarize(rows: Sequence[QuarantinedFile], total: int) -> list[str]:
     """Return a line per reason: the number of photos, the first of them, and its detail."""
     by_reason = defaultdict(list)
     for row in rows:
@@ -92,7 +92,7 @@ def summarize(rows: Sequence[LeftOut], total: int) -> list[str]:
 
 
 def find_class_losses(
-    quarantined: Sequence[LeftOut], kept: Mapping[str, int]
+    quarantined: Sequence[QuarantinedFile], kept: Mapping[str, int]
 ) -> dict[str, tuple[int, int]]:
     """Return lost and total photos of each class that loses at least half of its photos.
 

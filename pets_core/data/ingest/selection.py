@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 
 from pets_core.data.sources.catalogue import Catalogue, LabelledPhoto, Source
 from pets_core.data.sources.files import FileEntry
-from pets_core.data.sources.fixes import STRUCK_OUT
-from pets_core.data.sources.formats import is_named_as_photo, is_photo_name
-from pets_core.records.dataset import LeftOut
+from pets_core.data.sources.fixes import EXCLUDED
+from pets_core.data.sources.formats import has_decodable_suffix, has_photo_suffix
+from pets_core.records.dataset import QuarantinedFile
 
 __all__ = ["quarantine_row", "select_files"]
 
@@ -28,7 +28,7 @@ _DETAILS = {
 
 def select_files(
     source: Source, catalogue: Catalogue, excluded: Collection[str]
-) -> tuple[dict[str, FileEntry], list[LeftOut]]:
+) -> tuple[dict[str, FileEntry], list[QuarantinedFile]]:
     """Select a file for each listed photo.
 
     Args:
@@ -42,20 +42,20 @@ def select_files(
     files: dict[str, FileEntry] = {}
     quarantined = []
     # Of two files with the same id, the one with a photo's name comes first.
-    for entry in sorted(source.files.entries(), key=lambda e: not is_photo_name(e.path)):
+    for entry in sorted(source.files.entries(), key=lambda e: not has_decodable_suffix(e.path)):
         photo_id = source.photo_id(entry.path)
         photo = catalogue.photos.get(photo_id) or LabelledPhoto(photo_id, "")
-        if entry.refusal:
-            detail = _DETAILS.get(entry.refusal, f"{entry.size} bytes")
-            quarantined.append(quarantine_row(entry, photo, entry.refusal, detail))
+        if entry.skip_reason:
+            detail = _DETAILS.get(entry.skip_reason, f"{entry.size} bytes")
+            quarantined.append(quarantine_row(entry, photo, entry.skip_reason, detail))
         elif photo_id in catalogue.photos and photo_id not in files:
             files[photo_id] = entry
         elif photo_id in excluded:
             detail = "source.label_fixes gives it no label"
-            quarantined.append(quarantine_row(entry, photo, STRUCK_OUT, detail))
+            quarantined.append(quarantine_row(entry, photo, EXCLUDED, detail))
         elif photo_id in catalogue.skipped:
             quarantined.append(quarantine_row(entry, photo, *catalogue.skipped[photo_id]))
-        elif not is_named_as_photo(entry.path):
+        elif not has_photo_suffix(entry.path):
             detail = f"a {PurePosixPath(entry.path).suffix or 'nameless'} file"
             quarantined.append(quarantine_row(entry, photo, "not_a_photo", detail))
         elif photo_id in files:
@@ -75,6 +75,10 @@ def select_files(
     return files, quarantined
 
 
-def quarantine_row(entry: FileEntry, photo: LabelledPhoto, reason: str, detail: str) -> LeftOut:
+def quarantine_row(
+    entry: FileEntry, photo: LabelledPhoto, reason: str, detail: str
+) -> QuarantinedFile:
     """Return the quarantine row of a file or a missing photo."""
-    return LeftOut(id=photo.id, path=entry.path, reason=reason, detail=detail, label=photo.label)
+    return QuarantinedFile(
+        id=photo.id, path=entry.path, reason=reason, detail=detail, label=photo.label
+    )

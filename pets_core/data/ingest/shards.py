@@ -27,13 +27,19 @@ from pets_core.data.sources.files import BATCH_FILES, Files
 from pets_core.data.sources.formats import (
     NO_DECODER,
     UnreadablePhotoError,
-    is_plainly_no_photo,
-    missing_decoder,
+    is_clearly_not_photo,
     refuse_raw,
+    remedy_by_suffix,
 )
 from pets_core.data.sources.sources import open_source
 from pets_core.errors import PetsError
-from pets_core.records.dataset import DatasetPlan, LeftOut, ShardInfo, ShardPlan, ShardRecord
+from pets_core.records.dataset import (
+    DatasetPlan,
+    QuarantinedFile,
+    ShardInfo,
+    ShardPlan,
+    ShardRecord,
+)
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
@@ -341,11 +347,13 @@ def _rotate(photo: PlannedPhoto, orientation: int) -> PlannedPhoto:
     return photo._replace(numbers=tuple(numbers), head_box=box)
 
 
-def _to_quarantine(photo: PlannedPhoto, error: UnreadablePhotoError, plan: DatasetPlan) -> LeftOut:
+def _to_quarantine(
+    photo: PlannedPhoto, error: UnreadablePhotoError, plan: DatasetPlan
+) -> QuarantinedFile:
     reason, detail = error.reason, error.detail
-    if reason == "not_an_image" and (remedy := missing_decoder(photo.path)):
+    if reason == "not_an_image" and (remedy := remedy_by_suffix(photo.path)):
         reason, detail = NO_DECODER, remedy
-    elif reason in ("not_an_image", "empty") and is_plainly_no_photo(photo.path, detail):
+    elif reason in ("not_an_image", "empty") and is_clearly_not_photo(photo.path, detail):
         reason = "not_a_photo"
     label = "" if photo.label is None else plan.classes[photo.label].name
-    return LeftOut(id=photo.id, path=photo.path, reason=reason, detail=detail, label=label)
+    return QuarantinedFile(id=photo.id, path=photo.path, reason=reason, detail=detail, label=label)

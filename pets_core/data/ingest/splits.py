@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
-from pets_core.data.sources.catalogue import LabelledPhoto, Official
+from pets_core.data.sources.catalogue import LabelledPhoto, PredefinedSplit
 from pets_core.errors import PetsError
 from pets_core.records.base import Split
 from pets_core.records.target_spec import target_spec
@@ -39,7 +39,7 @@ class SplitRow(NamedTuple):
 
     key: str
     label: str = ""
-    predefined_split: Official | None = None
+    predefined_split: PredefinedSplit | None = None
 
 
 def hash_fraction(seed: int, key: str) -> float:
@@ -72,7 +72,7 @@ def split_rows(
             if not group:
                 unmatched.append(photo_id)
         label = photo.label if target_spec(targets).is_label else ""
-        rows[photo_id] = SplitRow(group or photo_id, label, photo.official)
+        rows[photo_id] = SplitRow(group or photo_id, label, photo.predefined_split)
     if unmatched:
         raise PetsError(
             f"source.group_pattern = {group_pattern}: {len(unmatched)} of {len(photos)} ids do not "

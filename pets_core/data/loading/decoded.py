@@ -24,9 +24,9 @@ from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
-from pets_core.storage.cache import lock_of, mark_used, sweep
+from pets_core.storage.cache import get_lock, mark_used, remove_unused
 
-__all__ = ["DecodedPhotos", "EncodedPhotos", "class_names", "open_decoded"]
+__all__ = ["DecodedPhotos", "EncodedPhotos", "load_target_texts", "open_decoded"]
 
 Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
@@ -158,7 +158,7 @@ def open_decoded(
     identity = (_VERSION, manifest.fingerprint, split, size)
     key = sha256(repr(identity).encode()).hexdigest()[:24]
     name = f"{key}-{manifest.fingerprint}-{split}-{size}"
-    with explain_full_disk(str(folder), "cache_dir"), lock_of(folder / name):
+    with explain_full_disk(str(folder), "cache_dir"), get_lock(folder / name):
         if limit_gib == "auto":
             num_decoded = max(
                 _num_cached(folder, name, photo_bytes),
@@ -170,7 +170,7 @@ def open_decoded(
         pixels, data, ends = files
         # The pixel file is renamed last. After a power failure it may be truncated.
         if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
-            sweep(folder)
+            remove_unused(folder)
             _decode_all(manifest, split, size, num_decoded, files, on_progress)
         for file in files:
             mark_used(file)
@@ -213,7 +213,7 @@ def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_b
     return min(max(int((budget - stored) / extra), 0), info.num_rows)
 
 
-def class_names(manifest: DatasetManifest, split: Split) -> list[str]:
+def load_target_texts(manifest: DatasetManifest, split: Split) -> list[str]:
     """Return the target text of each photo of a split, in row order."""
     shards = manifest.splits[split].shards
     tables = [read_table(manifest.shard_url(shard), ["class_name"]) for shard in shards]

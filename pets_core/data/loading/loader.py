@@ -18,10 +18,16 @@ from pets_core.data.ingest.images import is_plain_jpeg
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.mixing import mix
-from pets_core.data.loading.transforms import REACH, Transform, move_box, move_points, send
+from pets_core.data.loading.transforms import (
+    COORDINATE_RANGE,
+    Transform,
+    to_device,
+    transform_box,
+    transform_points,
+)
 from pets_core.records.target_spec import target_spec
 
-__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "move_coordinates"]
+__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "transform_coordinates"]
 
 _GPU_SHARE = 0.25
 
@@ -203,11 +209,11 @@ class PhotoLoader:
         rows = torch.from_numpy(share.rows)
         targets = torch.from_numpy(self._photos.targets[share.rows])
         if self._resident is not None:
-            return self._resident[send(rows, self._device)], send(targets, self._device)
+            return self._resident[to_device(rows, self._device)], to_device(targets, self._device)
         has_files = self._photos.encoded is not None and not self._gpu_decoding_failed
         if has_files and decodes_jpegs(self._device):
-            return self._decode(share.rows), send(targets, self._device)
-        return self._read_pixels(share.rows), send(targets, self._device)
+            return self._decode(share.rows), to_device(targets, self._device)
+        return self._read_pixels(share.rows), to_device(targets, self._device)
 
     def _read_pixels(self, rows: npt.NDArray[np.int64]) -> Tensor:
         shape = (len(rows), *self._photos.pixels.shape[1:])
@@ -231,7 +237,7 @@ class PhotoLoader:
         others = np.array([index for index in files if index not in plain], np.int64)
         positions = torch.from_numpy(np.concatenate([np.array(list(plain), np.int64), others]))
         together = torch.cat([squares, self._read_pixels(rows[others])])
-        return together[send(positions.argsort(), self._device)]
+        return together[to_device(positions.argsort(), self._device)]
 
     def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
         args: _TransformArgs = {
@@ -243,18 +249,20 @@ class PhotoLoader:
         if self._geometry is not None:
             maps = self._transform.maps(pixels.shape[1], **args)
             # Inverted on the host: torch.linalg.inv synchronises a GPU.
-            inverse = send(torch.linalg.inv(maps), self._device)
-            moved = move_coordinates(targets, inverse, self._geometry)
-            return replace(batch, targets=moved.clamp(*REACH), maps=send(maps, self._device))
+            inverse = to_device(torch.linalg.inv(maps), self._device)
+            moved = transform_coordinates(targets, inverse, self._geometry)
+            return replace(
+                batch, targets=moved.clamp(*COORDINATE_RANGE), maps=to_device(maps, self._device)
+            )
         if self._mixing is None:
             return batch
         inputs, targets = mix(inputs, targets, self._num_classes, self._mixing, seed=share.seed)
         return replace(batch, inputs=inputs, targets=targets)
 
 
-def move_coordinates(coordinates: Tensor, maps: Tensor, geometry: str) -> Tensor:
+def transform_coordinates(coordinates: Tensor, maps: Tensor, geometry: str) -> Tensor:
     """Transform points or boxes, (B, D), by maps (B, 3, 3)."""
-    return (move_box if geometry == "box" else move_points)(coordinates, maps)
+    return (transform_box if geometry == "box" else transform_points)(coordinates, maps)
 
 
 def _batch_seed(seed: int, epoch: int, index: int) -> int:

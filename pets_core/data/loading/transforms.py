@@ -13,19 +13,19 @@ from torch import Tensor
 from pets_core.config.train import TransformConfig
 
 __all__ = [
-    "REACH",
+    "COORDINATE_RANGE",
     "Augment",
     "CenterCrop",
     "Transform",
     "draw_maps",
-    "move_box",
-    "move_points",
     "reflect_grid",
     "sampling_grid",
-    "send",
+    "to_device",
+    "transform_box",
+    "transform_points",
 ]
 
-REACH = (-1.2, 1.2)
+COORDINATE_RANGE = (-1.2, 1.2)
 """Range of coordinate targets, in half sides of the crop. It exceeds [-1, 1], because points may be
 outside the crop and a sigmoid only approaches its bounds."""
 _MAX_ASPECT = 4 / 3
@@ -63,7 +63,7 @@ class CenterCrop:
         """Crop and normalise; deterministic."""
         start = (photos.shape[1] - self._size) // 2
         middle = slice(start, start + self._size)
-        scale, shift = send(self._scale, photos.device), send(self._shift, photos.device)
+        scale, shift = to_device(self._scale, photos.device), to_device(self._shift, photos.device)
         return photos[:, middle, middle].float().mul_(scale).add_(shift).permute(0, 3, 1, 2)
 
     def maps(self, side: int, *, seed: int = 0, rows: slice, global_size: int = 0) -> Tensor:
@@ -98,10 +98,10 @@ class Augment:
         maps = maps[rows]
         contrast, brightness = (v[rows] for v in _draw_lighting(global_size, config, generator))
         # Lighting and normalisation are linear: one multiplication and one addition.
-        scale = send((contrast * self._scale)[:, :, None, None], device)
-        shift = send((contrast * self._shift + brightness)[:, :, None, None], device)
+        scale = to_device((contrast * self._scale)[:, :, None, None], device)
+        shift = to_device((contrast * self._shift + brightness)[:, :, None, None], device)
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        grid = sampling_grid(send(maps, device), self._size)
+        grid = sampling_grid(to_device(maps, device), self._size)
         if device.type == "mps":
             inputs = F.grid_sample(pixels, reflect_grid(grid, pixels.shape[2]), align_corners=False)
         else:
@@ -109,7 +109,7 @@ class Augment:
         inputs = inputs.mul_(scale).add_(shift)
         if config.erase_probability:
             kept = ~_draw_erased(global_size, self._size, config, generator)[rows]
-            inputs = inputs.mul_(send(kept[:, None], device))
+            inputs = inputs.mul_(to_device(kept[:, None], device))
         return inputs.contiguous(memory_format=torch.channels_last)
 
     def maps(self, side: int, *, seed: int, rows: slice, global_size: int) -> Tensor:
@@ -122,7 +122,7 @@ class Augment:
         return draw_maps(global_size, self._size / side, self._config, generator), generator
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device; with CUDA asynchronously, from pinned memory."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -177,7 +177,7 @@ def draw_maps(
     return place @ turn @ tilt
 
 
-def move_points(points: Tensor, maps: Tensor) -> Tensor:
+def transform_points(points: Tensor, maps: Tensor) -> Tensor:
     """Transform points by projective maps.
 
     Args:
@@ -194,12 +194,12 @@ def move_points(points: Tensor, maps: Tensor) -> Tensor:
     return torch.stack([moved_x / depth, moved_y / depth], 2).flatten(1)
 
 
-def move_box(boxes: Tensor, maps: Tensor) -> Tensor:
+def transform_box(boxes: Tensor, maps: Tensor) -> Tensor:
     """Transform boxes; return the axis-aligned boxes that enclose the transformed corners.
 
     Args:
         boxes: float32 (B, 4), xmin, ymin, xmax, ymax.
-        maps: As in `move_points`.
+        maps: As in `transform_points`.
 
     Returns:
         float32 (B, 4).
@@ -207,7 +207,7 @@ def move_box(boxes: Tensor, maps: Tensor) -> Tensor:
     # Not indexed by a list: copying it to the device would synchronise.
     left, top, right, bottom = boxes.unbind(1)
     corners = torch.stack([left, top, right, top, right, bottom, left, bottom], 1)
-    moved = move_points(corners, maps).view(len(boxes), 4, 2)
+    moved = transform_points(corners, maps).view(len(boxes), 4, 2)
     return torch.cat([moved.amin(1), moved.amax(1)], 1)
 
 

@@ -26,8 +26,8 @@ from isal import igzip, isal_zlib
 from pets_core import storage
 from pets_core.data.sources.files import FileEntry, Files, path_skip_reason, size_skip_reason
 from pets_core.data.sources.formats import UnreadablePhotoError
-from pets_core.errors import PetsError, disk_fault, explain_full_disk
-from pets_core.storage.cache import lock_of, mark_used, sweep
+from pets_core.errors import PetsError, disk_error_reason, explain_full_disk
+from pets_core.storage.cache import get_lock, mark_used, remove_unused
 from pets_core.storage.download import forget_download, local_file
 
 __all__ = ["ARCHIVE_SUFFIXES", "PackedFiles", "ZipFiles", "open_archive", "open_packed"]
@@ -181,7 +181,7 @@ def open_archive(url: str, cache_dir: str, checksum: str = "") -> Files:
         return _open_tar(path, head, cache_dir)
     except PetsError as error:
         # A full cache disk does not mean that the archive is damaged: keep the download.
-        if disk_fault(error) is None:
+        if disk_error_reason(error) is None:
             forget_download(path, cache_dir)
         raise
     except _DAMAGED as error:
@@ -213,9 +213,9 @@ def open_packed(
     folder = Path(cache_dir).expanduser() / "packed"
     folder.mkdir(parents=True, exist_ok=True)
     index, packed = folder / f"{key}.index.parquet", data or folder / f"{key}.data"
-    with explain_full_disk(str(folder), "cache_dir"), lock_of(index):
+    with explain_full_disk(str(folder), "cache_dir"), get_lock(index):
         if not (index.exists() and packed.exists()):
-            sweep(folder)
+            remove_unused(folder)
             partial = folder / f"{key}.partial"
             try:
                 with partial.open("w+b") as sink:
@@ -256,11 +256,11 @@ def _tar_members(path: Path) -> Iterator[tuple[FileEntry, int]]:
             if member.isdir():
                 continue
             entry = _entry(_member_path(member.name), member.size, "", _tar_skip_reason(member))
-            if not entry.refusal:
+            if not entry.skip_reason:
                 data = os.pread(file.fileno(), member.size, member.offset_data)
                 if len(data) != member.size:
                     raise EOFError(f"{member.name} is truncated")
-                entry = entry._replace(mark=f"sha256:{sha256(data).hexdigest()}")
+                entry = entry._replace(version_tag=f"sha256:{sha256(data).hexdigest()}")
             yield entry, member.offset_data
             # Free the members that tarfile keeps in memory.
             tar.members = []  # type: ignore[attr-defined]

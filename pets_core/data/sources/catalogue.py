@@ -15,14 +15,14 @@ __all__ = [
     "Box",
     "Catalogue",
     "LabelledPhoto",
-    "Official",
+    "PredefinedSplit",
     "Source",
     "describe_numbers",
 ]
 
 UNKNOWN_SIZE = (0, 0)
 """`annotation_size` of an annotation file without an image size."""
-Official = Literal["trainval", "train", "valid", "test"]
+PredefinedSplit = Literal["trainval", "train", "valid", "test"]
 """Predefined split of a photo; "trainval": the validation set is sampled from it."""
 
 
@@ -43,7 +43,7 @@ class LabelledPhoto:
         id: Unique id of the photo.
         label: Class; empty: none.
         species: Species of the class; None: unknown.
-        official: Predefined split; None: the source has none for this photo.
+        predefined_split: Predefined split; None: the source has none for this photo.
         head_box: Bounding box of the animal's head; None: not annotated.
         tags: Tags, in vocabulary order; empty for other targets.
         numbers: Numbers, or coordinates in pixels; None: not annotated.
@@ -55,14 +55,14 @@ class LabelledPhoto:
     id: str
     label: str
     species: str | None = None
-    official: Official | None = None
+    predefined_split: PredefinedSplit | None = None
     head_box: Box | None = None
     tags: tuple[str, ...] = ()
     numbers: tuple[float, ...] | None = None
     annotation_size: tuple[int, int] | None = None
     group: str = ""
 
-    def names(self, targets: str) -> tuple[str, ...]:
+    def label_names(self, targets: str) -> tuple[str, ...]:
         """Return the class or the tags, depending on the kind of target; empty: neither."""
         spec = target_spec(targets)
         if spec.is_label:
@@ -82,14 +82,14 @@ class Catalogue:
 
     Attributes:
         photos: Photos by id.
-        classes: Species (or None) by class or tag, in index order; empty for numeric targets.
+        vocabulary: Species (or None) by class or tag, in index order; empty for numeric targets.
         numbers: Names and units of numeric targets, in order; empty for other targets.
         warnings: Warnings about the source, one sentence each.
         skipped: Reason and detail, by id, of photos that the source leaves unlabelled on purpose.
     """
 
     photos: dict[str, LabelledPhoto]
-    classes: dict[str, str | None]
+    vocabulary: dict[str, str | None]
     numbers: tuple[NumberInfo, ...] = ()
     warnings: tuple[str, ...] = ()
     skipped: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Source(Protocol):
     url: str
 
     @property
-    def has_official_split(self) -> bool:
+    def has_predefined_split(self) -> bool:
         """Whether the source has predefined training and test (or validation) photos."""
 
     @property

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from pets_core import storage
 from pets_core.data.sources.formats import UnreadablePhotoError
-from pets_core.errors import telling
-from pets_core.storage.download import retrying
+from pets_core.errors import wrap_errors
+from pets_core.storage.download import call_with_retries
 
 __all__ = [
     "BATCH_FILES",
@@ -55,14 +55,14 @@ class FileEntry(NamedTuple):
     Attributes:
         path: Path relative to the folder or archive, with single slashes.
         size: Bytes.
-        mark: Version of the content: a hash, checksum, ETag or modification time.
-        refusal: Reason code for not reading the file ("link", "hidden", ...); empty: readable.
+        version_tag: Version of the content: a hash, checksum, ETag or modification time.
+        skip_reason: Reason code for not reading the file ("link", "hidden", ...); empty: readable.
     """
 
     path: str
     size: int
-    mark: str
-    refusal: str = ""
+    version_tag: str
+    skip_reason: str = ""
 
 
 class Files(Protocol):
@@ -111,17 +111,17 @@ class ListedFiles:
 
     def _entry(self, path: str) -> FileEntry:
         fs, location = self._find(path)
-        with telling(f"{location} cannot be reached"):
+        with wrap_errors(f"{location} cannot be reached"):
             try:
-                info = retrying(lambda: fs.info(location))
+                info = call_with_retries(lambda: fs.info(location))
             except (FileNotFoundError, NotADirectoryError):
                 return FileEntry(path, 0, "", "missing")
             return _entry(path, info, "" if info["type"] == "file" else "special_file")
 
     def _read_one(self, path: str) -> bytes:
         fs, location = self._find(path)
-        with telling(f"{location} cannot be read"):
-            return retrying(lambda: bytes(fs.cat_file(location)))
+        with wrap_errors(f"{location} cannot be read"):
+            return call_with_retries(lambda: bytes(fs.cat_file(location)))
 
     def _find(self, path: str) -> tuple[Any, str]:
         """Locate a path; on a local disk, try other spellings of it.
@@ -156,11 +156,11 @@ class FolderFiles:
     @cached_property
     def _entries(self) -> Sequence[FileEntry]:
         fs, root = storage.filesystem(self._url)
-        with telling(f"{self._url} cannot be listed"):
+        with wrap_errors(f"{self._url} cannot be listed"):
             if self._is_http or storage.is_local(fs):
                 found = dict(_walk(fs, root, self._listings))
             else:
-                found = retrying(lambda: fs.find(root, detail=True))
+                found = call_with_retries(lambda: fs.find(root, detail=True))
         entries, incomplete = [], []
         for full, info in found.items():
             if not (path := self._path(full, root)):
@@ -179,7 +179,7 @@ class FolderFiles:
     def contains(self, predicate: Callable[[str], bool]) -> bool:
         """Whether any file's path satisfies a predicate. Stops listing at the first match."""
         fs, root = storage.filesystem(self._url)
-        with telling(f"{self._url} cannot be listed"):
+        with wrap_errors(f"{self._url} cannot be listed"):
             paths = (self._path(full, root) for full, _ in _walk(fs, root, self._listings))
             return any(path and not path_skip_reason(path) and predicate(path) for path in paths)
 
@@ -196,7 +196,7 @@ class FolderFiles:
         return path
 
     def _listed(self, paths: Iterable[str]) -> ListedFiles:
-        return ListedFiles(paths, partial(storage.below, self._url))
+        return ListedFiles(paths, partial(storage.resolve_file, self._url))
 
     @property
     def _is_http(self) -> bool:
@@ -243,7 +243,7 @@ def _walk(
         folder = folders.pop()
         try:
             if folder not in listings:
-                listings[folder] = retrying(partial(fs.ls, folder, detail=True))
+                listings[folder] = call_with_retries(partial(fs.ls, folder, detail=True))
         except PermissionError:
             # System folders, such as recycle bins, are often not readable.
             if not path_skip_reason(f"{folder[len(root) :].lstrip('/')}/"):
@@ -271,7 +271,7 @@ def _links_to_folder(info: dict[str, Any]) -> bool:
 def _entry(path: str, info: dict[str, Any], reason: str = "") -> FileEntry:
     size = int(info.get("size") or 0)
     tag = next((info[k] for k in ("ETag", "etag", "md5Hash", "content_md5") if info.get(k)), None)
-    modified = storage.when_changed(info)
+    modified = storage.raw_modified_time(info)
     # A file of unknown version counts as changed in every listing.
     version_tag = tag or (f"{size}-{modified}" if modified else uuid4().hex)
     return FileEntry(path, size, str(version_tag), reason or size_skip_reason(size))

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pets_core import storage
 from pets_core.data.sources.catalogue import Catalogue
 from pets_core.errors import PetsError, did_you_mean
-from pets_core.storage.csv import cell_text
+from pets_core.storage.csv import unescape_cell
 
-__all__ = ["STRUCK_OUT", "apply_fixes", "read_fixes"]
+__all__ = ["EXCLUDED", "apply_fixes", "read_fixes"]
 
-STRUCK_OUT = "struck_out"
+EXCLUDED = "struck_out"
 """Reason code of photos that an empty label in `source.label_fixes` excludes."""
 
 
@@ -46,7 +46,7 @@ def read_fixes(url: str | None) -> dict[str, str]:
         )
     fixes: dict[str, str] = {}
     for row in rows:
-        photo, label = cell_text(row["id"] or ""), cell_text((row["label"] or "").strip())
+        photo, label = unescape_cell(row["id"] or ""), unescape_cell((row["label"] or "").strip())
         if not photo:
             continue
         if fixes.setdefault(photo, label) != label:
@@ -76,13 +76,13 @@ def apply_fixes(catalogue: Catalogue, fixes: dict[str, str]) -> tuple[Catalogue,
             f"{unknown[0]!r}.{near} Correct or remove their rows"
         )
     for photo, label in fixes.items():
-        if label and label not in catalogue.classes:
+        if label and label not in catalogue.vocabulary:
             raise PetsError(
                 f"source.label_fixes: {photo} has the label {label!r}, which is not a class of the "
-                f"source.{did_you_mean(label, catalogue.classes)} Correct or remove its row"
+                f"source.{did_you_mean(label, catalogue.vocabulary)} Correct or remove its row"
             )
     photos = {
-        photo.id: replace(photo, label=label, species=catalogue.classes[label])
+        photo.id: replace(photo, label=label, species=catalogue.vocabulary[label])
         for photo in catalogue.photos.values()
         if (label := fixes.get(photo.id, photo.label))
     }

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from unicodedata import normalize
 
 from pets_core.config.source import ClassFolder
-from pets_core.data.sources.catalogue import Official
-from pets_core.data.sources.formats import has_non_image_suffix, is_named_as_photo, may_be_photo
-from pets_core.errors import PetsError, listed
+from pets_core.data.sources.catalogue import PredefinedSplit
+from pets_core.data.sources.formats import has_non_image_suffix, has_photo_suffix, may_be_photo
+from pets_core.errors import PetsError, format_list
 
 __all__ = ["FolderLayout", "read_layout", "split_of_path"]
 
-_SPLITS: dict[str, Official] = {
+_SPLITS: dict[str, PredefinedSplit] = {
     "train": "train",
     "training": "train",
     "val": "valid",
@@ -43,18 +43,18 @@ class FolderLayout:
     """
 
     labels: dict[str, str] = field(default_factory=dict)
-    predefined_splits: dict[str, Official] = field(default_factory=dict)
+    predefined_splits: dict[str, PredefinedSplit] = field(default_factory=dict)
     skipped: dict[str, tuple[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
-def split_of_path(path: str) -> Official | None:
+def split_of_path(path: str) -> PredefinedSplit | None:
     """Return the split in the file name, or else in the innermost folder that names one."""
     named = (_split_of_name(part) for part in reversed(path.split("/")))
     return next(filter(None, named), None)
 
 
-def _split_of_name(name: str) -> Official | None:
+def _split_of_name(name: str) -> PredefinedSplit | None:
     """Return the split that a word of a name stands for, such as "train" in "seg_train"."""
     found = {_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}
     return found.pop() if len(found) == 1 else None
@@ -78,7 +78,7 @@ def read_layout(paths: Iterable[str], class_folder: ClassFolder) -> FolderLayout
     files = [tuple(path.split("/")) for path in paths]
     photos = [parts for parts in files if may_be_photo(parts[-1])]
     # Files without a suffix, such as LICENSE, may be photos but do not determine the layout.
-    named = [parts for parts in photos if is_named_as_photo(parts[-1])] or photos
+    named = [parts for parts in photos if has_photo_suffix(parts[-1])] or photos
     depth = _classes_depth(named)
     if splits := _split_folders(named, depth):
         return _with_splits(files, named, depth, splits, class_folder)
@@ -102,7 +102,7 @@ def _is_nested(photos: Sequence[Parts], depth: int) -> bool:
     return num_nested > 2 * num_direct
 
 
-def _split_folders(photos: Sequence[Parts], depth: int) -> dict[str, Official]:
+def _split_folders(photos: Sequence[Parts], depth: int) -> dict[str, PredefinedSplit]:
     """Return the split of each folder at `depth`; empty if the folders are classes."""
     folders = {parts[depth] for parts in photos if len(parts) > depth + 1}
     exact = {name: _SPLITS[name.lower()] for name in folders if name.lower() in _SPLITS}
@@ -161,11 +161,11 @@ def _check_unambiguous(photos: Sequence[Parts], depth: int) -> None:
     counts = Counter(name for names in inside.values() for name in names)
     shared = sorted(name for name, count in counts.items() if count > 1)
     if shared:
-        candidates = listed(sorted(inside), _MAX_LISTED)
+        candidates = format_list(sorted(inside), _MAX_LISTED)
         raise PetsError(
             f"source.class_folder = auto: ambiguous, because {candidates} contain folders of the "
-            f"same names ({listed(shared, _MAX_LISTED)}). Set source.class_folder = first to use "
-            f"{candidates} as classes, or last to use the folders inside them"
+            f"same names ({format_list(shared, _MAX_LISTED)}). Set source.class_folder = first to "
+            f"use {candidates} as classes, or last to use the folders inside them"
         )
 
 
@@ -188,9 +188,8 @@ def _ignored_folder_warnings(
     if not ignored:
         return ()
     named = [f"{name} ({count} files)" for name, count in sorted(ignored.items())]
-    return (
-        f"Folders ignored because they contain no photo file names: {listed(named, _MAX_LISTED)}.",
-    )
+    folders = format_list(named, _MAX_LISTED)
+    return (f"Folders ignored because they contain no photo file names: {folders}.",)
 
 
 def _with_validation(layout: FolderLayout) -> FolderLayout:
@@ -208,7 +207,7 @@ def _with_splits(
     files: Sequence[Parts],
     photos: Sequence[Parts],
     depth: int,
-    splits: Mapping[str, Official],
+    splits: Mapping[str, PredefinedSplit],
     class_folder: ClassFolder,
 ) -> FolderLayout:
     """Return the layout of split folders that contain class folders."""
@@ -240,26 +239,31 @@ def _with_splits(
     return _with_validation(layout)
 
 
-def _split_at(parts: Parts, depth: int, splits: Mapping[str, Official]) -> Official | None:
+def _split_at(
+    parts: Parts, depth: int, splits: Mapping[str, PredefinedSplit]
+) -> PredefinedSplit | None:
     return splits.get(parts[depth]) if len(parts) > depth + 1 else None
 
 
 def _class_depths(
-    photos: Sequence[Parts], depth: int, splits: Mapping[str, Official], class_folder: ClassFolder
-) -> dict[Official, int]:
+    photos: Sequence[Parts],
+    depth: int,
+    splits: Mapping[str, PredefinedSplit],
+    class_folder: ClassFolder,
+) -> dict[PredefinedSplit, int]:
     """Return the depth of the class folders of each split that has any."""
-    by_split: dict[Official, list[Parts]] = {"train": [], "valid": [], "test": []}
+    by_split: dict[PredefinedSplit, list[Parts]] = {"train": [], "valid": [], "test": []}
     for parts in photos:
         if split := _split_at(parts, depth, splits):
             by_split[split].append(parts)
 
-    def classes(split: Official, start: int) -> set[str]:
+    def classes(split: PredefinedSplit, start: int) -> set[str]:
         names = (_class_name(p, start, class_folder) for p in by_split[split] if len(p) > start + 1)
         return set(map(_normalize_name, names))
 
-    depths: dict[Official, int] = {"train": _classes_depth(by_split["train"], depth + 1)}
+    depths: dict[PredefinedSplit, int] = {"train": _classes_depth(by_split["train"], depth + 1)}
     known = classes("train", depths["train"])
-    others: tuple[Official, ...] = ("valid", "test")
+    others: tuple[PredefinedSplit, ...] = ("valid", "test")
     for split in others:
         # Some archives have a wrapper folder around the classes, or around unlabelled photos.
         for start in (depth + 1, _classes_depth(by_split[split], depth + 1)):

@@ -15,15 +15,15 @@ __all__ = [
     "UnreadablePhotoError",
     "decoders",
     "describe_file",
-    "find_remedy",
+    "has_decodable_suffix",
     "has_non_image_suffix",
-    "is_named_as_photo",
-    "is_photo_name",
-    "is_plainly_no_photo",
+    "has_photo_suffix",
+    "is_clearly_not_photo",
     "may_be_photo",
-    "missing_decoder",
     "photo_formats",
     "refuse_raw",
+    "remedy_by_content",
+    "remedy_by_suffix",
 ]
 
 NO_DECODER = "no_decoder"
@@ -72,13 +72,13 @@ class UnreadablePhotoError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def is_photo_name(path: str) -> bool:
+def has_decodable_suffix(path: str) -> bool:
     """Whether the name has the suffix of a decodable format and is not an AppleDouble file."""
     name = path.rsplit("/", 1)[-1]
     return _suffix(name).lower() in _photo_suffixes() and not name.startswith("._")
 
 
-def missing_decoder(path: str) -> str | None:
+def remedy_by_suffix(path: str) -> str | None:
     """Return the remedy for a photo suffix without an installed decoder; None: another suffix."""
     suffix = _suffix(path).lower()
     return None if suffix in _photo_suffixes() else _REMEDIES.get(suffix)
@@ -131,14 +131,14 @@ def photo_formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name not in _UNUSED_FORMATS)
 
 
-def is_named_as_photo(path: str) -> bool:
+def has_photo_suffix(path: str) -> bool:
     """Whether the name has the suffix of a photo format, with or without a decoder."""
-    return is_photo_name(path) or missing_decoder(path) is not None
+    return has_decodable_suffix(path) or remedy_by_suffix(path) is not None
 
 
 def may_be_photo(path: str) -> bool:
     """Whether the name has the suffix of a photo format, or no suffix."""
-    return is_named_as_photo(path) or not _suffix(path)
+    return has_photo_suffix(path) or not _suffix(path)
 
 
 def has_non_image_suffix(path: str) -> bool:
@@ -147,14 +147,14 @@ def has_non_image_suffix(path: str) -> bool:
     return mime_type is not None and not mime_type.startswith("image/")
 
 
-def is_plainly_no_photo(path: str, detail: str) -> bool:
+def is_clearly_not_photo(path: str, detail: str) -> bool:
     """Whether the name or content of an undecodable file shows that it is not a photo.
 
     Args:
         path: Path of the file.
         detail: Detail of its `UnreadablePhotoError` "not_an_image" or "empty".
     """
-    if is_photo_name(path):
+    if has_decodable_suffix(path):
         return False
     return has_non_image_suffix(path) or detail not in (_UNKNOWN, NO_BYTES)
 
@@ -188,7 +188,7 @@ def _is_text(data: bytes) -> bool:
     return all(character.isprintable() or character.isspace() for character in text)
 
 
-def find_remedy(data: bytes) -> str | None:
+def remedy_by_content(data: bytes) -> str | None:
     """Return the remedy for image data without an installed decoder; None: other data."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in photo_formats():
         return _HEIF

@@ -21,7 +21,7 @@ from pets_core.data.sources.catalogue import (
     Box,
     Catalogue,
     LabelledPhoto,
-    Official,
+    PredefinedSplit,
     describe_numbers,
 )
 from pets_core.data.sources.files import Files
@@ -48,7 +48,7 @@ _COORDINATE_NAMES = {
 class OxfordPetSource:
     """Source of `images.tar.gz` and `annotations.tar.gz` as published by the authors."""
 
-    has_official_split = True
+    has_predefined_split = True
 
     def __init__(self, url: str, config: PipelineConfig, name: str = "oxford-iiit-pet") -> None:
         self.name, self.url, self._cache_dir = name, url, config.cache_dir
@@ -84,7 +84,7 @@ class OxfordPetSource:
             for path, data in _read_all(annotations, ".txt")
         }
         rows = {name: _parse_list(lists, name, self.url) for name in ("trainval.txt", "test.txt")}
-        predefined_splits: dict[str, Official] = {
+        predefined_splits: dict[str, PredefinedSplit] = {
             **{row[0]: "trainval" for row in rows["trainval.txt"]},
             **{row[0]: "test" for row in rows["test.txt"]},
         }
@@ -150,7 +150,9 @@ def _with_tags(photos: dict[str, LabelledPhoto], breeds: list[str]) -> Catalogue
 def _read_all(files: Files, suffix: str) -> Iterator[tuple[str, bytes]]:
     """Yield path and bytes of all files with a suffix."""
     paths = [
-        entry.path for entry in files.entries() if entry.path.endswith(suffix) and not entry.refusal
+        entry.path
+        for entry in files.entries()
+        if entry.path.endswith(suffix) and not entry.skip_reason
     ]
     for path, data in zip(paths, files.read(paths), strict=True):
         if isinstance(data, UnreadablePhotoError):

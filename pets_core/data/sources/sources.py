@@ -18,12 +18,12 @@ from pets_core.data.sources.catalogue import (
 )
 from pets_core.data.sources.files import FileEntry, Files, FolderFiles
 from pets_core.data.sources.folders import FolderLayout, read_layout
-from pets_core.data.sources.formats import is_named_as_photo, may_be_photo
+from pets_core.data.sources.formats import has_photo_suffix, may_be_photo
 from pets_core.data.sources.oxford import AUTHORS_URL, OxfordPetSource
 from pets_core.data.sources.table import TABLE_SUFFIXES, TableSource
-from pets_core.errors import PetsError, explain_full_disk, telling
+from pets_core.errors import PetsError, explain_full_disk, wrap_errors
 from pets_core.records.target_spec import DEFAULT_TARGET, target_spec
-from pets_core.storage.download import retrying
+from pets_core.storage.download import call_with_retries
 
 __all__ = ["check_source", "open_photos", "open_source"]
 
@@ -45,7 +45,7 @@ class ClassFolderSource:
         self._class_folder = class_folder
 
     @property
-    def has_official_split(self) -> bool:
+    def has_predefined_split(self) -> bool:
         """Whether the folders define splits."""
         return bool(self._layout.predefined_splits)
 
@@ -65,7 +65,7 @@ class ClassFolderSource:
         """
         layout = self._layout
         photos = {
-            path: LabelledPhoto(path, label, official=layout.predefined_splits.get(path))
+            path: LabelledPhoto(path, label, predefined_split=layout.predefined_splits.get(path))
             for path, label in layout.labels.items()
         }
         classes = sorted(set(layout.labels.values()))
@@ -75,7 +75,7 @@ class ClassFolderSource:
 
     @cached_property
     def _layout(self) -> FolderLayout:
-        paths = [e.path for e in self.files.entries() if e.refusal not in _UNLABELLED_REASONS]
+        paths = [e.path for e in self.files.entries() if e.skip_reason not in _UNLABELLED_REASONS]
         return read_layout(paths, self._class_folder)
 
 
@@ -109,15 +109,15 @@ def open_source(config: PipelineConfig) -> Source:
         return _open_oxford(config, storage.absolute(url or AUTHORS_URL))
     assert url is not None
     url = storage.absolute(url).rstrip("/")
-    name, bare = _dataset_name(config, _name(url)), storage.without_query(url).lower()
-    with telling(f"source.url = {url}: cannot be reached"):
+    name, bare = _dataset_name(config, _name(url)), storage.strip_query(url).lower()
+    with wrap_errors(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
             return TableSource(name, url, config)
         is_archive = bare.endswith(ARCHIVE_SUFFIXES)
         if kind == "auto" and not is_archive and _file_exists(storage.join(url, "images.tar.gz")):
             return _open_oxford(config, url)
         if is_archive:
-            file = PurePosixPath(storage.without_query(url)).name
+            file = PurePosixPath(storage.strip_query(url)).name
             checksum = config.source.checksums.get(file, "")
             files = open_archive(url, config.cache_dir, checksum)
             return _open_class_folders(name, url, files, config)
@@ -178,7 +178,7 @@ def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry], list[Fi
     photos: dict[str, FileEntry] = {}
     others: dict[str, FileEntry] = {}
     for entry in files.entries():
-        is_other = not may_be_photo(entry.path) or entry.refusal in ("hidden", "system_folder")
+        is_other = not may_be_photo(entry.path) or entry.skip_reason in ("hidden", "system_folder")
         group = others if is_other and not is_table else photos
         group.setdefault(entry.path, entry)
     return files, list(photos.values()), list(others.values())
@@ -187,14 +187,16 @@ def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry], list[Fi
 def _open_unlabelled(config: PipelineConfig) -> tuple[Files, bool]:
     """Return the files, and whether they are from a table."""
     kind, url = config.source.kind, storage.absolute(config.source.url or "").rstrip("/")
-    bare = storage.without_query(url).lower()
-    with telling(f"source.url = {url}: cannot be reached"):
+    bare = storage.strip_query(url).lower()
+    with wrap_errors(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
             return TableSource(_name(url), url, config, has_labels=False).files, True
         is_folder = kind in ("auto", "folder") and config.source.url and _is_folder(url)
         if is_folder and not _file_exists(storage.join(url, "images.tar.gz")):
             files = FolderFiles(url)
-            shards = _parquet_shards([entry.path for entry in files.entries() if not entry.refusal])
+            shards = _parquet_shards(
+                [entry.path for entry in files.entries() if not entry.skip_reason]
+            )
             if shards:
                 table = TableSource(_name(url), url, config, has_labels=False, shards=shards)
                 return table.files, True
@@ -204,7 +206,7 @@ def _open_unlabelled(config: PipelineConfig) -> tuple[Files, bool]:
 
 def _is_folder(url: str) -> bool:
     fs, root = storage.filesystem(url)
-    return bool(retrying(lambda: fs.isdir(root)))
+    return bool(call_with_retries(lambda: fs.isdir(root)))
 
 
 def _open_sample(config: PipelineConfig) -> OxfordPetSource:
@@ -223,7 +225,7 @@ def _file_exists(url: str) -> bool:
     """Whether `url` exists. Unlike fsspec's `exists`, raises an error if access fails."""
     fs, path = storage.filesystem(url)
     try:
-        retrying(lambda: fs.info(path))
+        call_with_retries(lambda: fs.info(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -237,10 +239,10 @@ def _open_folder(name: str, url: str, config: PipelineConfig) -> Source:
     # Tasks that write shards open the source too: avoid a complete listing.
     if files.contains(_is_in_class_folder):
         return _open_class_folders(name, url, files, config)
-    usable = [entry.path for entry in files.entries() if not entry.refusal]
+    usable = [entry.path for entry in files.entries() if not entry.skip_reason]
     if shards := _parquet_shards(usable):
         return TableSource(name, url, config, shards=shards)
-    if any(map(is_named_as_photo, usable)) or not any("/" in path for path in usable):
+    if any(map(has_photo_suffix, usable)) or not any("/" in path for path in usable):
         raise PetsError(
             f"source.url = {url}: contains neither images.tar.gz and annotations.tar.gz, nor class "
             f"folders with photos, nor Parquet shards{_suggest_file(url, usable)}"
@@ -249,7 +251,7 @@ def _open_folder(name: str, url: str, config: PipelineConfig) -> Source:
 
 
 def _is_in_class_folder(path: str) -> bool:
-    return "/" in path and is_named_as_photo(path)
+    return "/" in path and has_photo_suffix(path)
 
 
 def _check_no_group_column(url: str, config: PipelineConfig) -> None:
@@ -286,7 +288,7 @@ def _suggest_file(url: str, paths: Sequence[str]) -> str:
 
 def _name(url: str) -> str:
     """Return a dataset name from the last part of a URL, without archive and table suffixes."""
-    last = PurePosixPath(storage.without_query(url)).name
+    last = PurePosixPath(storage.strip_query(url)).name
     for suffix in sorted((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES), key=len, reverse=True):
         if last.lower().endswith(suffix):
             last = last[: -len(suffix)]

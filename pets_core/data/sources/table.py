@@ -18,7 +18,12 @@ import pyarrow.parquet as pq
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.sources.archives import PackedFiles, open_packed
-from pets_core.data.sources.catalogue import Catalogue, LabelledPhoto, Official, describe_numbers
+from pets_core.data.sources.catalogue import (
+    Catalogue,
+    LabelledPhoto,
+    PredefinedSplit,
+    describe_numbers,
+)
 from pets_core.data.sources.files import FileEntry, Files, ListedFiles, size_skip_reason
 from pets_core.data.sources.folders import split_of_path
 from pets_core.data.sources.table_columns import (
@@ -29,7 +34,7 @@ from pets_core.data.sources.table_columns import (
     is_text_type,
 )
 from pets_core.data.sources.text_table import TextOptions, TextTable, open_text_table
-from pets_core.errors import PetsError, did_you_mean, listed
+from pets_core.errors import PetsError, did_you_mean, format_list
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.download import local_file
 
@@ -65,7 +70,7 @@ class TableSource:
     ) -> None:
         self.name, self._config, self._has_labels = name, config.source, has_labels
         # The query of a signed URL is a secret: never show it.
-        self.url = storage.without_query(url)
+        self.url = storage.strip_query(url)
         self._cache_dir = config.cache_dir
         self._is_folder = bool(shards)
         urls = [storage.join(url, shard) for shard in sorted(shards)] or [url]
@@ -79,7 +84,7 @@ class TableSource:
         self._check_columns()
 
     @property
-    def has_official_split(self) -> bool:
+    def has_predefined_split(self) -> bool:
         """Whether a column defines the splits, or the names of the shards define several."""
         named = set(filter(None, self._shard_splits))
         return self._config.split_column is not None or len(named) > 1
@@ -128,7 +133,7 @@ class TableSource:
                 raise PetsError(
                     f"{self.url}: row {number} has {photo.target_text!r} ({split or 'no split'}) "
                     f"for {photo_id}, but an earlier row has {first.target_text!r} "
-                    f"({first.official or 'no split'}). Remove one of the rows"
+                    f"({first.predefined_split or 'no split'}). Remove one of the rows"
                 )
         if not target_spec(settings.targets).is_numbers:
             names = {n for p in photos.values() for n in (p.tags if p.tags else [p.label]) if n}
@@ -162,23 +167,23 @@ class TableSource:
             "source.encoding.",
         )
 
-    def _splits(self, columns: TableColumns) -> list[Official | None]:
+    def _splits(self, columns: TableColumns) -> list[PredefinedSplit | None]:
         """Return the predefined split of each row, from a column or the names of the shards."""
-        if self._config.split_column or not self.has_official_split:
+        if self._config.split_column or not self.has_predefined_split:
             return columns.splits()
         has_valid = "valid" in self._shard_splits
-        splits: list[Official | None] = []
+        splits: list[PredefinedSplit | None] = []
         for path, split in zip(self._paths, self._shard_splits, strict=True):
             is_trainval = split == "train" and not has_valid
             splits += ["trainval" if is_trainval else split] * pq.read_metadata(path).num_rows
         return splits
 
     def _make_photo(
-        self, photo_id: str, target: TargetValue, split: Official | None
+        self, photo_id: str, target: TargetValue, split: PredefinedSplit | None
     ) -> LabelledPhoto:
         if isinstance(target, str):
-            return LabelledPhoto(photo_id, target, official=split)
-        photo = LabelledPhoto(photo_id, "", official=split)
+            return LabelledPhoto(photo_id, target, predefined_split=split)
+        photo = LabelledPhoto(photo_id, "", predefined_split=split)
         if target_spec(self._config.targets).is_labels:
             return replace(photo, tags=cast(tuple[str, ...], target))
         return replace(photo, numbers=cast(tuple[float, ...], target))
@@ -195,7 +200,7 @@ class TableSource:
         """Return file system and location of a photo. Relative paths are in the table's folder."""
         if _is_absolute(path):
             return storage.filesystem(path)
-        return storage.below(self._folder, path)
+        return storage.resolve_file(self._folder, path)
 
     @property
     def _folder(self) -> str:
@@ -342,7 +347,7 @@ class TableSource:
     def _check_columns(self) -> None:
         settings, present = self._config, self._schema.names
         # A file that is not a table may have very long or very many column names.
-        names = listed([name[:40] for name in present], 20)
+        names = format_list([name[:40] for name in present], 20)
         geometry = target_spec(settings.targets).geometry
         if self._has_labels and geometry is not None and not settings.number_columns:
             raise PetsError(
@@ -385,7 +390,7 @@ def _normalize_path(path: str | None) -> str | None:
 
 
 def _file_name(url: str) -> str:
-    return PurePosixPath(storage.without_query(url)).name
+    return PurePosixPath(storage.strip_query(url)).name
 
 
 def _is_absolute(path: str) -> bool:

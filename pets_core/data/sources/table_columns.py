@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pets_core.config.source import SourceConfig
-from pets_core.data.sources.catalogue import Official
+from pets_core.data.sources.catalogue import PredefinedSplit
 from pets_core.data.sources.text_numbers import parse_numbers
 from pets_core.data.sources.text_table import TextTable
 from pets_core.errors import PetsError
@@ -22,7 +22,7 @@ __all__ = ["TableColumns", "TargetValue", "class_names", "is_image_type", "is_te
 
 TargetValue = str | tuple[str, ...] | tuple[float, ...]
 """A class, tags or numbers."""
-_SPLITS: dict[str, Official] = {
+_SPLITS: dict[str, PredefinedSplit] = {
     "train": "train",
     "training": "train",
     "valid": "valid",
@@ -162,7 +162,7 @@ class TableColumns:
             )
         return number
 
-    def splits(self) -> list[Official | None]:
+    def splits(self) -> list[PredefinedSplit | None]:
         """Return the predefined split of each row; None without a split.
 
         Raises:
@@ -173,7 +173,7 @@ class TableColumns:
         values = self.table[self.settings.split_column].to_pylist()
         return [self._split(value, number) for number, value in enumerate(values, 1)]
 
-    def _split(self, value: Any, number: int) -> Official | None:
+    def _split(self, value: Any, number: int) -> PredefinedSplit | None:
         if value is None:
             return None
         split = _SPLITS.get(str(value).strip().lower())

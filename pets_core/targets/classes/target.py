@@ -25,12 +25,12 @@ from pets_core.evaluation.predictions import (
 from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.records.target_spec import BUILT_IN
+from pets_core.records.target_spec import BUILT_IN_SPECS
 from pets_core.targets.base import (
     NUM_GALLERY_PHOTOS,
+    DecodedOutputs,
     Evaluation,
     Evaluator,
-    Predicted,
     Target,
     label_issues_section,
     top_labels,
@@ -306,7 +306,7 @@ class Classes(Target):
     """One class of a vocabulary per photo; outputs are probabilities."""
 
     name = "class"
-    spec = BUILT_IN["class"]
+    spec = BUILT_IN_SPECS["class"]
     has_maps = True
     metric = "error rate"
     metric_range = (0.0, 1.0)
@@ -375,7 +375,7 @@ class Classes(Target):
             "Predict again; if the model returns NaN, train again with a lower train.base_lr",
         )  # fmt: skip
 
-    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
+    def batch_columns(self, predicted: DecodedOutputs) -> dict[str, pa.Array]:
         """Return predicted, its probability, and all probabilities in class index order."""
         names = np.array([info.name for info in predicted.card.classes], dtype=object)
         outputs = predicted.outputs
@@ -389,7 +389,7 @@ class Classes(Target):
         """Return the number of predictions of each class."""
         return Counter(part["predicted"].drop_null().to_pylist())
 
-    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
+    def to_prediction(self, predicted: DecodedOutputs, num_top: int) -> dict[str, Any]:
         """Return the fields breed (the predicted class), probability and top."""
         top = top_labels(predicted, max(num_top, 1))
         return {"label": top[0][0], "probability": top[0][1], "top": top[:num_top]}

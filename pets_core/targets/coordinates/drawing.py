@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from pets_core import storage
 from pets_core.data.dataset import read_table
-from pets_core.errors import PetsError, telling
+from pets_core.errors import PetsError, wrap_errors
 
 __all__ = ["ACTUAL", "PREDICTED", "draw_coordinates", "draw_on_jpeg", "read_photo_sizes"]
 
@@ -40,7 +40,7 @@ def read_photo_sizes(dataset_url: str, ids: list[str]) -> NDArray[np.int64] | No
         Sizes, or None with a warning if they cannot be read.
     """
     try:
-        with telling(f"sizes of the photos of {dataset_url}"):
+        with wrap_errors(f"sizes of the photos of {dataset_url}"):
             index = read_table(
                 storage.join(dataset_url, "photos.parquet"), ["id", "width", "height"]
             )

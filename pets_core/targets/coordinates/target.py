@@ -17,8 +17,8 @@ from pets_core.evaluation.intervals import bootstrap_interval
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Interval, Metric
-from pets_core.records.target_spec import BUILT_IN
-from pets_core.targets.base import Predicted
+from pets_core.records.target_spec import BUILT_IN_SPECS
+from pets_core.targets.base import DecodedOutputs
 from pets_core.targets.coordinates.drawing import draw_on_jpeg, read_photo_sizes
 from pets_core.targets.coordinates.metrics import box_iou, distances, pixel_distances
 from pets_core.targets.regression.target import Numbers, NumbersEvaluator
@@ -178,32 +178,34 @@ class _Coordinates(Numbers):
         class_counts: Sequence[int],
         device: torch.device,
     ) -> Objective:
-        """Return the regression objective; coordinates are bounded by `REACH`."""
-        from pets_core.data.loading.transforms import REACH
+        """Return the regression objective; coordinates are bounded by `COORDINATE_RANGE`."""
+        from pets_core.data.loading.transforms import COORDINATE_RANGE
         from pets_core.targets.coordinates.objective import Boxes, Keypoints
 
         kind = Boxes if self.spec.geometry == "box" else Keypoints
-        return kind(REACH, loss=config.number_loss)
+        return kind(COORDINATE_RANGE, loss=config.number_loss)
 
     def decode(self, card: ModelCard, logits: Tensor, maps: Tensor | None = None) -> Tensor:
         """Decode logits to coordinates on the photo, with the corners of a box in order."""
         import torch
 
-        from pets_core.data.loading.loader import move_coordinates
+        from pets_core.data.loading.loader import transform_coordinates
 
         coordinates = self.objective(card, TrainConfig(), (), logits.device).activation(logits)
         if maps is not None:
-            return move_coordinates(coordinates, maps, self.spec.geometry or "points").clamp(-1, 1)
+            return transform_coordinates(coordinates, maps, self.spec.geometry or "points").clamp(
+                -1, 1
+            )
         if self.spec.geometry == "box":
-            # Same order of corners as `move_box`.
+            # Same order of corners as `transform_box`.
             one, other = coordinates.chunk(2, 1)
             coordinates = torch.cat([torch.minimum(one, other), torch.maximum(one, other)], 1)
-        # Not `move_box`: onnxruntime cannot run its export.
+        # Not `transform_box`: onnxruntime cannot run its export.
         side, size = card.resize_to, card.image_size
         centre = (2 * ((side - size) // 2) + size) / side - 1
         return (coordinates * (size / side) + centre).clamp(-1, 1)
 
-    def values(self, predicted: Predicted) -> NDArray[np.float64]:
+    def values(self, predicted: DecodedOutputs) -> NDArray[np.float64]:
         """Return pixels of the upright photo from its top left corner, (N, D)."""
         outputs = predicted.outputs.astype(np.float64)
         return (outputs + 1) / 2 * np.tile(predicted.sizes, outputs.shape[1] // 2)
@@ -213,7 +215,7 @@ class Points(_Coordinates):
     """Keypoints, alternating x and y; outputs are coordinates from -1 to 1."""
 
     name = "points"
-    spec = BUILT_IN["points"]
+    spec = BUILT_IN_SPECS["points"]
     metric = "mean distance"
     evaluator = PointsEvaluator
 
@@ -228,7 +230,7 @@ class Box(_Coordinates):
     """A bounding box xmin, ymin, xmax, ymax; outputs are coordinates from -1 to 1."""
 
     name = "box"
-    spec = BUILT_IN["box"]
+    spec = BUILT_IN_SPECS["box"]
     metric = "mean IoU"
     metric_range = (0.0, 1.0)
     higher_is_better = True

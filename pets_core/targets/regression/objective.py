@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pets_core.records.training import MetricInfo
 
-__all__ = ["Regression", "widened"]
+__all__ = ["Regression", "widen_range"]
 
 _MARGIN = 0.1
 _LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -83,7 +83,7 @@ class Regression:
         return low + (high - low) * logits.float().sigmoid()
 
 
-def widened(y_range: tuple[float, float]) -> tuple[float, float]:
+def widen_range(y_range: tuple[float, float]) -> tuple[float, float]:
     """Extend a range by a tenth at either end, since a sigmoid never reaches its bounds.
 
     As in fastai's lesson on collaborative filtering (Howard and Gugger, 2020, chapter 8).

@@ -26,15 +26,15 @@ from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.records.target_spec import BUILT_IN
+from pets_core.records.target_spec import BUILT_IN_SPECS
 from pets_core.targets.base import (
     NUM_GALLERY_PHOTOS,
+    DecodedOutputs,
     Evaluation,
     Evaluator,
-    Predicted,
     Target,
     label_issues_section,
-    valid_notes,
+    validation_notes,
 )
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
@@ -146,7 +146,7 @@ class NumbersEvaluator(Evaluator):
             notes.append(
                 "The model is no better than always predicting the mean of the training photos."
             )
-        return notes + valid_notes(self.info)
+        return notes + validation_notes(self.info)
 
     # Coordinates override the following attributes to draw on photos.
 
@@ -258,7 +258,7 @@ class Numbers(Target):
     """One or several numbers per photo; outputs are numbers in the targets' units."""
 
     name = "numbers"
-    spec = BUILT_IN["numbers"]
+    spec = BUILT_IN_SPECS["numbers"]
     suggestion = "valley"
     metric = "RMSE"
     evaluator: ClassVar[type[Evaluator]] = NumbersEvaluator
@@ -274,11 +274,11 @@ class Numbers(Target):
         """Return the regression objective, scaled by mean and std of the training photos."""
         import torch
 
-        from pets_core.targets.regression.objective import Regression, widened
+        from pets_core.targets.regression.objective import Regression, widen_range
 
         numbers = card.numbers
         return Regression(
-            widened(card.y_range) if card.y_range else None,
+            widen_range(card.y_range) if card.y_range else None,
             loss=config.number_loss,
             mean=torch.tensor([info.mean for info in numbers], device=device),
             std=torch.tensor([info.std for info in numbers], device=device),
@@ -324,11 +324,11 @@ class Numbers(Target):
             bad = np.asarray(~np.isfinite(values).all(1))
             refuse_rows(url, predictions, bad, f"{column} numbers that are not finite", remedy)
 
-    def values(self, predicted: Predicted) -> NDArray[np.float64]:
+    def values(self, predicted: DecodedOutputs) -> NDArray[np.float64]:
         """Return outputs in the units shown to users, (N, D)."""
         return predicted.outputs.astype(np.float64)
 
-    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
+    def batch_columns(self, predicted: DecodedOutputs) -> dict[str, pa.Array]:
         """Return a column `predicted_<name>` for each number; coordinates are in pixels."""
         values = self.values(predicted)
         return {
@@ -336,7 +336,7 @@ class Numbers(Target):
             for index, info in enumerate(predicted.card.numbers)
         }
 
-    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
+    def to_prediction(self, predicted: DecodedOutputs, num_top: int) -> dict[str, Any]:
         """Return the field numbers, by name; coordinates are in pixels."""
         names = (info.name for info in predicted.card.numbers)
         return {"numbers": dict(zip(names, self.values(predicted)[0].tolist(), strict=True))}

@@ -25,16 +25,16 @@ from pets_core.evaluation.predictions import (
 from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.records.target_spec import BUILT_IN
+from pets_core.records.target_spec import BUILT_IN_SPECS
 from pets_core.targets.base import (
     NUM_GALLERY_PHOTOS,
+    DecodedOutputs,
     Evaluation,
     Evaluator,
-    Predicted,
     Target,
     label_issues_section,
     top_labels,
-    valid_notes,
+    validation_notes,
 )
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
@@ -93,7 +93,7 @@ class TagsEvaluator(Evaluator):
     def thresholds(self) -> Thresholds:
         """Thresholds stored with the model, or else chosen on the validation photos."""
         # An earlier attempt of this run may have chosen thresholds with other settings.
-        stored = None if self.is_own else read_thresholds(self.info.model_url, self.tags)
+        stored = None if self.is_run_model else read_thresholds(self.info.model_url, self.tags)
         if stored is not None:
             return stored
         if self.validation is None:
@@ -145,7 +145,7 @@ class TagsEvaluator(Evaluator):
                 f"{len(self.tags)} tags; {num_untagged:,} photos have none.",
                 f"Thresholds: {_threshold_text(thresholds)}.",
             ),
-            notes=valid_notes(self.info),
+            notes=validation_notes(self.info),
             highlights=_highlights(table),
             sections=_sections(thresholds, issues, has_curve=validation is not None),
             tables=tables,
@@ -268,7 +268,7 @@ class Tags(Target):
     """Any number of tags of a vocabulary per photo; outputs are independent probabilities."""
 
     name = "tags"
-    spec = BUILT_IN["tags"]
+    spec = BUILT_IN_SPECS["tags"]
     metric = "F1 per photo"
     metric_range = (0.0, 1.0)
     higher_is_better = True
@@ -336,17 +336,17 @@ class Tags(Target):
         tags = [info.name for info in card.classes]
         return read_thresholds(model_url, tags) or Thresholds.default(tags)
 
-    def decision_of(self, data: str | None) -> Thresholds | None:
+    def parse_decision(self, data: str | None) -> Thresholds | None:
         """Parse the thresholds from the metadata of an ONNX file."""
         return Thresholds.model_validate_json(data) if data else None
 
-    def _apply_thresholds(self, predicted: Predicted) -> NDArray[np.bool_]:
+    def _apply_thresholds(self, predicted: DecodedOutputs) -> NDArray[np.bool_]:
         tags = [info.name for info in predicted.card.classes]
         decision = predicted.decision
         thresholds = decision if isinstance(decision, Thresholds) else Thresholds.default(tags)
         return thresholds.apply(predicted.outputs)
 
-    def batch_columns(self, predicted: Predicted) -> dict[str, pa.Array]:
+    def batch_columns(self, predicted: DecodedOutputs) -> dict[str, pa.Array]:
         """Return predicted, a list of tags, and all probabilities in tag index order."""
         names = [info.name for info in predicted.card.classes]
         flags = self._apply_thresholds(predicted)
@@ -360,7 +360,7 @@ class Tags(Target):
         """Return the number of predictions of each tag."""
         return Counter(tag for tags in part["predicted"].drop_null().to_pylist() for tag in tags)
 
-    def to_prediction(self, predicted: Predicted, num_top: int) -> dict[str, Any]:
+    def to_prediction(self, predicted: DecodedOutputs, num_top: int) -> dict[str, Any]:
         """Return the fields top and tags (the predicted tags, most probable first)."""
         flags, outputs = self._apply_thresholds(predicted)[0], predicted.outputs[0]
         best = np.argsort(-outputs, kind="stable").tolist()

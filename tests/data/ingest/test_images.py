@@ -24,10 +24,10 @@ from pets_core.data.sources import formats
 from pets_core.data.sources.formats import (
     NO_DECODER,
     UnreadablePhotoError,
-    is_photo_name,
-    is_plainly_no_photo,
+    has_decodable_suffix,
+    is_clearly_not_photo,
     may_be_photo,
-    missing_decoder,
+    remedy_by_suffix,
 )
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 128, 0), (255, 255, 255)
@@ -276,7 +276,7 @@ def test_decode_keeps_the_pixels_of_a_photo_of_that_size():
      ("a.mat", False), ("a", False), ("a.txt", False), ("._a.jpg", False), (".jpg", False)],
 )  # fmt: skip
 def test_photo_names(name, photo):
-    assert is_photo_name(name) == photo
+    assert has_decodable_suffix(name) == photo
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_photo_names(name, photo):
      ("a.jpg.crdownload", "of no known type", False), ("a", "of no known type", False)],
 )  # fmt: skip
 def test_what_is_plainly_no_photo(path, detail, plainly):
-    assert is_plainly_no_photo(path, detail) == plainly
+    assert is_clearly_not_photo(path, detail) == plainly
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_postscript_is_never_run():
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(UnreadablePhotoError, match="not_an_image"):
         open_rgb(script)
-    assert not is_photo_name("drawing.eps")
+    assert not has_decodable_suffix("drawing.eps")
 
 
 def tiff(values) -> bytes:
@@ -539,7 +539,7 @@ def test_a_format_without_a_decoder_names_the_package(without_plugins, data, ext
      ("a.dng", "rawpy"), ("a.jpg", None), ("a.txt", None), ("a", None)],
 )  # fmt: skip
 def test_names_without_a_decoder(without_plugins, name, remedy):
-    found = missing_decoder(name)
+    found = remedy_by_suffix(name)
     assert found is None if remedy is None else remedy in found
 
 
@@ -548,7 +548,7 @@ def test_names_without_a_decoder(without_plugins, name, remedy):
 )
 def test_an_installed_decoder_reads_its_photos(package, file_format):
     pytest.importorskip(package)
-    assert is_photo_name(f"a.{'heic' if file_format == 'HEIF' else 'jxl'}")
+    assert has_decodable_suffix(f"a.{'heic' if file_format == 'HEIF' else 'jxl'}")
     image, name = open_rgb(encode(half_red_left(64, 32), file_format, quality=95))
     assert (name, image.size) == (file_format, (64, 32))
     assert near(image.getpixel((8, 16)), RED, tolerance=12)

@@ -113,7 +113,7 @@ def test_shards_are_what_the_manifest_says(small_config):
 def test_official_lists_are_kept(small_config):
     manifest = ingest(small_config)
     source = open_source(small_config)
-    official = {i: photo.official for i, photo in source.catalogue().photos.items()}
+    official = {i: photo.predefined_split for i, photo in source.catalogue().photos.items()}
     for row in rows(manifest):
         assert official[row["id"]] == ("test" if row["split"] == "test" else "trainval")
 

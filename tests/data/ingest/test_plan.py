@@ -160,7 +160,7 @@ def test_official_lists_are_kept(small_config):
     found = split_of(plan)
     assert found.keys() == listed.keys()
     for photo_id, split in found.items():
-        assert (split == "test") == (listed[photo_id].official == "test")
+        assert (split == "test") == (listed[photo_id].predefined_split == "test")
         if split != "test":
             assert (split == "valid") == (hash_fraction(0, photo_id) < 0.1)
 

@@ -73,15 +73,19 @@ def alone(photos: dict[str, str]) -> dict[str, SplitRow]:
     return {photo_id: SplitRow(photo_id, label) for photo_id, label in photos.items()}
 
 
-def split(photos, *, official=False, valid=0.1, test=0.0, seed=0):
+def split(photos, *, predefined_split=False, valid=0.1, test=0.0, seed=0):
     return assign_splits(
-        photos, use_predefined_split=official, valid_fraction=valid, test_fraction=test, seed=seed
+        photos,
+        use_predefined_split=predefined_split,
+        valid_fraction=valid,
+        test_fraction=test,
+        seed=seed,
     )
 
 
 @given(rows, fractions, fractions, seeds, st.booleans())
 def test_photos_of_a_group_are_on_one_side(photos, valid, test, seed, official):
-    splits = split(photos, official=official, valid=valid, test=test, seed=seed)
+    splits = split(photos, predefined_split=official, valid=valid, test=test, seed=seed)
     assert splits.keys() == photos.keys()
     drawn = [i for i, row in photos.items() if not official or row.predefined_split == "trainval"]
     sides = {}

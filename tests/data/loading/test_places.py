@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pets_core.config.train import TransformConfig
 from pets_core.data.loading.decoded import DecodedPhotos
-from pets_core.data.loading.loader import PhotoLoader, move_coordinates
-from pets_core.data.loading.transforms import Augment, CenterCrop, move_box, move_points
+from pets_core.data.loading.loader import PhotoLoader, transform_coordinates
+from pets_core.data.loading.transforms import Augment, CenterCrop, transform_box, transform_points
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 SIDE, SIZE = 96, 80
@@ -50,7 +50,7 @@ def test_a_point_moves_with_its_pixels(x, y, chosen, seed):
     drawn = {"seed": seed, "rows": slice(0, 1), "global_size": 1}
     inputs = transform(photo_of_its_places(), **drawn)
     maps = transform.maps(SIDE, **drawn)
-    moved = move_points(torch.tensor([[x, y]]), torch.linalg.inv(maps))
+    moved = transform_points(torch.tensor([[x, y]]), torch.linalg.inv(maps))
     # What was cropped away is nowhere to be seen.
     if moved.abs().max() < 1 - 2 / SIZE:
         # Within a pixel: where the photo is seen from aside, one of the input spans several.
@@ -61,7 +61,7 @@ def test_a_point_moves_with_its_pixels(x, y, chosen, seed):
 def test_a_point_moves_with_a_crop(x, y, size):
     crop = CenterCrop(size, MEAN, STD)
     inputs, maps = crop(photo_of_its_places()), crop.maps(SIDE, rows=slice(0, 1))
-    moved = move_points(torch.tensor([[x, y]]), torch.linalg.inv(maps))
+    moved = transform_points(torch.tensor([[x, y]]), torch.linalg.inv(maps))
     if moved.abs().max() < 1 - 2 / size:
         assert shown_at(inputs, moved) == pytest.approx([x, y], abs=2 / 255)
 
@@ -71,14 +71,14 @@ def test_a_map_and_its_inverse_leave_points_where_they_are(places, chosen, seed)
     transform = Augment(SIZE, MEAN, STD, TransformConfig(**NO_LIGHT | chosen))
     maps = transform.maps(SIDE, seed=seed, rows=slice(0, 1), global_size=1)
     points = torch.tensor([places])
-    there = move_points(points, torch.linalg.inv(maps))
-    assert torch.allclose(move_points(there, maps), points, atol=1e-3)
+    there = transform_points(points, torch.linalg.inv(maps))
+    assert torch.allclose(transform_points(there, maps), points, atol=1e-3)
 
 
 def test_a_mirrored_box_has_its_left_side_left():
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))[None]
     box = torch.tensor([[-0.5, -0.25, 0.75, 0.5]])
-    assert move_box(box, mirror).tolist() == [[-0.75, -0.25, 0.5, 0.5]]
+    assert transform_box(box, mirror).tolist() == [[-0.75, -0.25, 0.5, 0.5]]
 
 
 @given(
@@ -93,8 +93,8 @@ def test_a_box_holds_what_it_held(corners, chosen, seed, shares):
     )
     transform = Augment(SIZE, MEAN, STD, TransformConfig(**NO_LIGHT | chosen))
     maps = torch.linalg.inv(transform.maps(SIDE, seed=seed, rows=slice(0, 1), global_size=1))
-    x0, y0, x1, y1 = move_coordinates(box, maps, "box")[0]
-    x, y = move_coordinates(inside, maps, "points")[0]
+    x0, y0, x1, y1 = transform_coordinates(box, maps, "box")[0]
+    x, y = transform_coordinates(inside, maps, "points")[0]
     near = 1e-3
     assert x0 - near <= x <= x1 + near
     assert y0 - near <= y <= y1 + near
@@ -143,6 +143,6 @@ def test_a_batch_tells_how_places_come_back():
     )  # fmt: skip
     (batch,) = loader.epoch(0)
     assert batch.targets[0].tolist() == pytest.approx([0.5 * 32 / 24] * 2)
-    assert move_coordinates(batch.targets, batch.maps, "points")[0].tolist() == pytest.approx(
+    assert transform_coordinates(batch.targets, batch.maps, "points")[0].tolist() == pytest.approx(
         [0.5] * 2
     )

@@ -106,21 +106,21 @@ def opened(tmp_path):
 
 
 def read(files) -> dict[str, bytes]:
-    paths = [entry.path for entry in files.entries() if not entry.refusal]
+    paths = [entry.path for entry in files.entries() if not entry.skip_reason]
     return dict(zip(paths, files.read(paths), strict=True))
 
 
 def refusals(files) -> dict[str, str]:
-    return {entry.path: entry.refusal for entry in files.entries() if entry.refusal}
+    return {entry.path: entry.skip_reason for entry in files.entries() if entry.skip_reason}
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_kind_of_archive_holds_the_same(tmp_path, suffix):
     (tmp_path / f"mine.{suffix}").write_bytes(archive_of(suffix, CONTENT.items()))
     source = open_source(config(tmp_path, tmp_path / f"mine.{suffix}"))
-    assert (source.name, source.has_official_split) == ("mine", False)
+    assert (source.name, source.has_predefined_split) == ("mine", False)
     catalogue = source.catalogue()
-    assert list(catalogue.classes) == ["Birman", "pug"]
+    assert list(catalogue.vocabulary) == ["Birman", "pug"]
     assert {i: p.label for i, p in catalogue.photos.items()} == {
         path: path.split("/")[1] for path in CONTENT
     }
@@ -153,7 +153,9 @@ def test_nothing_is_unpacked_and_an_archive_is_read_through_once(tmp_path, opene
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_marks_follow_the_content(opened, suffix):
     def marks(content):
-        return {e.path: e.mark for e in opened(suffix, archive_of(suffix, content)).entries()}
+        return {
+            e.path: e.version_tag for e in opened(suffix, archive_of(suffix, content)).entries()
+        }
 
     before = marks([("a", b"1"), ("b", b"2")])
     after = marks([("b", b"2"), ("a", b"3"), ("c", b"2")])
@@ -260,7 +262,7 @@ def test_traps_in_a_tar_are_refused(opened, suffix):
     assert refusals(files) == {
         trap if isinstance(trap, str) else trap.name: reason for trap, reason in TRAPS
     }
-    assert {entry.mark for entry in files.entries() if entry.refusal} == {""}
+    assert {entry.version_tag for entry in files.entries() if entry.skip_reason} == {""}
     assert read(files) == CONTENT
 
 
@@ -398,7 +400,7 @@ def test_a_folder_is_listed_in_order_and_what_a_system_made_is_refused(folder):
                  "a/@eaDir/1.jpg/THUMB.jpg", "#recycle/b/2.jpg"):  # fmt: skip
         storage.write_bytes(storage.join(folder, path), path.encode())
     files = FolderFiles(folder)
-    paths = [entry.path for entry in files.entries() if not entry.refusal]
+    paths = [entry.path for entry in files.entries() if not entry.skip_reason]
     assert paths == ["README", "a/deep/50%.jpg", "a/x y.jpg", "b/2.jpg"]
     assert refusals(files) == {
         "a/.DS_Store": "hidden", ".git/x.jpg": "hidden", "#recycle/b/2.jpg": "system_folder",
@@ -411,10 +413,10 @@ def test_a_folder_is_listed_in_order_and_what_a_system_made_is_refused(folder):
 def test_marks_of_a_folder_change_with_its_files(folder):
     for path in ("a/1", "a/2"):
         storage.write_bytes(storage.join(folder, path), b"old")
-    before = {entry.path: entry.mark for entry in FolderFiles(folder).entries()}
-    assert {entry.path: entry.mark for entry in FolderFiles(folder).entries()} == before
+    before = {entry.path: entry.version_tag for entry in FolderFiles(folder).entries()}
+    assert {entry.path: entry.version_tag for entry in FolderFiles(folder).entries()} == before
     storage.write_bytes(storage.join(folder, "a/2"), b"new")
-    after = {entry.path: entry.mark for entry in FolderFiles(folder).entries()}
+    after = {entry.path: entry.version_tag for entry in FolderFiles(folder).entries()}
     assert (after["a/1"] == before["a/1"], after["a/2"] == before["a/2"]) == (True, False)
 
 
@@ -435,7 +437,7 @@ def test_links_and_special_files_in_a_folder(tmp_path):
 def test_listed_files_that_are_none(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"photo")
     names = ["none.jpg", "photo.jpg", "", "photo.jpg/inside"]
-    files = ListedFiles(names, partial(storage.below, str(tmp_path)))
+    files = ListedFiles(names, partial(storage.resolve_file, str(tmp_path)))
     assert refusals(files) == {
         "none.jpg": "missing", "": "special_file", "photo.jpg/inside": "missing",
     }  # fmt: skip
@@ -458,7 +460,7 @@ def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path):
     (tmp_path / "mine/cat").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "mine/pug/round").symlink_to(tmp_path / "mine")
     files = FolderFiles(str(tmp_path / "mine"))
-    assert [(e.path, e.refusal) for e in files.entries()] == [
+    assert [(e.path, e.skip_reason) for e in files.entries()] == [
         ("cat/1.jpg", ""), ("pug/round", "special_file"),
     ]  # fmt: skip
     assert list(files.read(["cat/1.jpg"])) == [b"one"]
@@ -474,7 +476,7 @@ def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path):
 )  # fmt: skip
 def test_names_in_archives_are_normalised_where_they_are_read(opened, suffix, name, path):
     files = opened(suffix, archive_of(suffix, [(name, b"photo"), ("other", b"2")]))
-    assert [(e.path, e.refusal) for e in files.entries()] == [(path, ""), ("other", "")]
+    assert [(e.path, e.skip_reason) for e in files.entries()] == [(path, ""), ("other", "")]
     assert list(files.read([path])) == [b"photo"]
 
 
@@ -571,7 +573,7 @@ def test_a_listed_file_is_found_as_its_folder_spells_it(tmp_path, name):
     (tmp_path / "sub").mkdir()
     for real in ("sub/1.jpg", "Kätz.jpg", "1.jpg"):
         (tmp_path / real).write_bytes(b"x")
-    files = ListedFiles([name], partial(storage.below, str(tmp_path)))
+    files = ListedFiles([name], partial(storage.resolve_file, str(tmp_path)))
     assert refusals(files) == {}
     assert read(files) == {name: b"x"}
 

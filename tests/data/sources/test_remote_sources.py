@@ -125,7 +125,7 @@ def test_a_folder_over_http(tmp_path, site, write_folder, fails):
     local = ingest(config(tmp_path, folder, str(tmp_path / "other")))
     site.fails = fails
     source = open_source(config(tmp_path, f"{site.url}/mine"))
-    assert list(source.catalogue().classes) == ["50% pug", "b", "maine coon"]
+    assert list(source.catalogue().vocabulary) == ["50% pug", "b", "maine coon"]
     assert [e.path for e in source.files.entries()] == sorted(source.catalogue().photos)
     manifest = ingest(config(tmp_path, f"{site.url}/mine"))
     assert manifest.fingerprint == local.fingerprint
@@ -154,10 +154,10 @@ def test_a_folder_over_http_that_grew(tmp_path, site, write_folder, jpeg):
     """Only what is new is fetched."""
     folder = write_folder(site.folder / "mine", {"a": 6, "b": 6})
     settings = config(tmp_path, f"{site.url}/mine")
-    before = {e.path: e.mark for e in FolderFiles(f"{site.url}/mine").entries()}
+    before = {e.path: e.version_tag for e in FolderFiles(f"{site.url}/mine").entries()}
     first = ingest(settings)
     (folder / "a/new.jpg").write_bytes(jpeg(999))
-    after = {e.path: e.mark for e in FolderFiles(f"{site.url}/mine").entries()}
+    after = {e.path: e.version_tag for e in FolderFiles(f"{site.url}/mine").entries()}
     assert after.keys() - before.keys() == {"a/new.jpg"}
     assert {path: after[path] for path in before} == before
     assert ingest(settings).num_rows == first.num_rows + 1
@@ -260,7 +260,7 @@ def test_no_error_of_a_photo_tells_the_secret_of_its_url(site):
     signed = f"{site.url}/photo.jpg?token=seCret42"
     urls = {"photo": signed, "none": f"{site.url}/none.jpg?token=seCret42"}
     files = ListedFiles(urls, lambda path: storage.filesystem(urls[path]))
-    assert [entry.refusal for entry in files.entries()] == ["", "missing"]
+    assert [entry.skip_reason for entry in files.entries()] == ["", "missing"]
     site.broken = frozenset({"/photo.jpg?token=seCret42"})
     for act in (lambda: list(files.read(["photo"])), lambda: storage.read_bytes(signed),
                 lambda: list(files.read(["none"]))):  # fmt: skip

@@ -44,17 +44,17 @@ def oxford(tmp_path, write_oxford):
 
 def test_the_published_form_is_read(oxford):
     source = oxford()
-    assert (source.name, source.has_official_split) == ("oxford-iiit-pet", True)
+    assert (source.name, source.has_predefined_split) == ("oxford-iiit-pet", True)
     catalogue = source.catalogue()
-    assert list(catalogue.classes.items()) == [("Pug", "dog"), ("Birman", "cat")]
-    assert {p.id: (p.label, p.species, p.official) for p in catalogue.photos.values()} == {
+    assert list(catalogue.vocabulary.items()) == [("Pug", "dog"), ("Birman", "cat")]
+    assert {p.id: (p.label, p.species, p.predefined_split) for p in catalogue.photos.values()} == {
         "Birman_1": ("Birman", "cat", "trainval"),
         "pug_2": ("Pug", "dog", "trainval"),
         "Birman_3": ("Birman", "cat", "test"),
         "pug_4": ("Pug", "dog", "test"),
     }
     paths = [f"images/{name}" for name, _ in PHOTOS]
-    assert [e.path for e in source.files.entries() if not e.refusal] == paths
+    assert [e.path for e in source.files.entries() if not e.skip_reason] == paths
     assert list(source.files.read(paths)) == [data for _, data in PHOTOS]
     assert [source.photo_id(path) for path in paths] == [name[:-4] for name, _ in PHOTOS]
     assert {photo.head_box for photo in catalogue.photos.values()} == {None}
@@ -149,13 +149,13 @@ def test_folders_hold_a_class_each(tmp_path, mine):
     for path in (*paths, "pug/.DS_Store", ".git/x.jpg"):
         storage.write_bytes(f"{mine}/{path}", path.encode())
     source = open_source(config(tmp_path, url=f"{mine}/"))
-    assert (source.name, source.has_official_split) == ("mine", False)
+    assert (source.name, source.has_predefined_split) == ("mine", False)
     catalogue = source.catalogue()
-    assert list(catalogue.classes.items()) == [("Birman", None), ("pug", None)]
+    assert list(catalogue.vocabulary.items()) == [("Birman", None), ("pug", None)]
     assert {i: p.label for i, p in catalogue.photos.items()} == {
         path: path.split("/")[0] for path in paths if path != "README.md"
     }
-    assert [e.path for e in source.files.entries() if not e.refusal] == paths
+    assert [e.path for e in source.files.entries() if not e.skip_reason] == paths
     assert list(source.files.read(paths)) == [path.encode() for path in paths]
 
 
@@ -164,7 +164,7 @@ def test_a_single_folder_around_the_classes_is_passed_over(tmp_path, write_archi
     names = [f"{around}{label}/{n}.jpg" for label in ("a", "b") for n in range(2)]
     write_archive(tmp_path / "mine.tar.gz", [(name, b"x") for name in names])
     source = open_source(config(tmp_path, url=str(tmp_path / "mine.tar.gz")))
-    assert list(source.catalogue().classes) == ["a", "b"]
+    assert list(source.catalogue().vocabulary) == ["a", "b"]
     assert list(source.catalogue().photos) == names
 
 

@@ -52,7 +52,7 @@ def write(path, columns, metadata=None):
 
 
 def classes(source) -> list[tuple[str, str | None]]:
-    return [(photo.label, photo.official) for photo in source.catalogue().photos.values()]
+    return [(photo.label, photo.predefined_split) for photo in source.catalogue().photos.values()]
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def opened(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".TSV", ".parquet"])
 def test_every_form_says_the_same(opened, photos, suffix):
     source = opened(ROWS, suffix, split_column="split")
-    assert (source.name, source.has_official_split) == ("table", True)
+    assert (source.name, source.has_predefined_split) == ("table", True)
     catalogue = source.catalogue()
-    assert list(catalogue.classes.items()) == [("Maine Coon", None), ("pug", None)]
+    assert list(catalogue.vocabulary.items()) == [("Maine Coon", None), ("pug", None)]
     assert list(catalogue.photos) == ROWS["image"]
     assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
     assert dict(zip(ROWS["image"], source.files.read(ROWS["image"]), strict=True)) == photos
@@ -90,7 +90,7 @@ def test_every_form_says_the_same(opened, photos, suffix):
 def test_columns_are_named_by_settings(opened, photos):
     other = {"path": ROWS["image"], "breed": ROWS["label"], "image": ["x"] * 4}
     source = opened(other, ".csv", image_column="path", label_column="breed")
-    assert not source.has_official_split
+    assert not source.has_predefined_split
     assert classes(source) == [(label, None) for label in ROWS["label"]]
 
 
@@ -102,7 +102,7 @@ def test_labels_stay_as_they_are_written(opened):
 
 def test_numbers_and_categories_are_labels(opened):
     source = opened({"image": ROWS["image"], "label": [1, 1, 10, 2]})
-    assert list(source.catalogue().classes) == ["1", "10", "2"]
+    assert list(source.catalogue().vocabulary) == ["1", "10", "2"]
     categories = pa.array(ROWS["label"]).dictionary_encode()
     source = opened({"image": pa.array(ROWS["image"]).dictionary_encode(), "label": categories})
     assert list(source.catalogue().photos) == ROWS["image"]
@@ -130,7 +130,7 @@ def test_table_and_photos_over_http(tmp_path, photos, monkeypatch, serve):
     write(tmp_path / "mine/table.csv", {"image": paths, "label": ["x", "y", "z"]})
     source = open_source(config(tmp_path, f"{site}/table.csv"))
     entries = {entry.path: entry for entry in source.files.entries()}
-    assert [entries[path].refusal for path in paths] == ["", "", "missing"]
+    assert [entries[path].skip_reason for path in paths] == ["", "", "missing"]
     assert [entries[path].size for path in paths[:2]] == [len(photos["a/1.jpg"]),
                                                          len(photos["b/1.jpg"])]  # fmt: skip
     assert list(source.files.read(paths[:2])) == [photos["a/1.jpg"], photos["b/1.jpg"]]
@@ -154,7 +154,7 @@ def test_a_table_may_hold_the_photos(tmp_path, opened, photos, kind):
     assert list(source.catalogue().photos) == ids
     assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
     assert list(source.files.read(ids[::-1])) == data[::-1]
-    assert [(e.path, e.mark, e.size) for e in source.files.entries()] == [
+    assert [(e.path, e.version_tag, e.size) for e in source.files.entries()] == [
         (i, f"sha256:{i}", len(d)) for i, d in zip(ids, data, strict=True)
     ]
     packed = [p.suffix for p in (tmp_path / "cache").rglob("*") if p.suffix != ".lock"]
@@ -427,7 +427,7 @@ def test_one_hot_columns_are_tags(opened, suffix):
     columns = {"image": ROWS["image"], "cat": ["1", "0", "", "-1"], "sofa": ["0", "1", "1.0", "0"]}
     source = opened(columns, suffix, targets="tags", tag_columns=["sofa", "cat"])
     catalogue = source.catalogue()
-    assert list(catalogue.classes) == ["sofa", "cat"]
+    assert list(catalogue.vocabulary) == ["sofa", "cat"]
     assert [photo.tags for photo in catalogue.photos.values()] == [
         ("cat",),
         ("sofa",),
@@ -465,7 +465,7 @@ def test_odd_names_in_a_table_are_names(tmp_path, opened, jpeg):
     for number, name in enumerate(names):
         storage.write_bytes(str(tmp_path / "mine" / name), jpeg(number))
     source = opened({"image": names, "label": list("abcde")}, ".csv")
-    assert [entry.refusal for entry in source.files.entries()] == [""] * 5
+    assert [entry.skip_reason for entry in source.files.entries()] == [""] * 5
     assert list(source.files.read(names)) == [jpeg(number) for number in range(5)]
 
 

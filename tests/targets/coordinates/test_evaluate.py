@@ -7,7 +7,7 @@ from pets.cli.results import show_evaluation
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.evaluation.gallery import read_gallery
 from pets_core.evaluation.tables import read_frame
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from pets_core.targets.coordinates.metrics import box_iou
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.publisher import MAX_BYTES
@@ -72,7 +72,7 @@ def test_artifacts_show_where_they_are_and_were_predicted(
     first, *_ = read_gallery(report.file("gallery.parquet"))["worst-errors"]
     row = worst.splitlines()[-12]
     assert {"points": " pixels", "box": "IoU "}[kind] in row.rsplit("|", 2)[1]
-    assert f"| {literal(first.actual)} | {literal(first.predicted)} |" in row
+    assert f"| {escape_markdown(first.actual)} | {escape_markdown(first.predicted)} |" in row
     assert "orange" in worst.lower()
     assert all(len(str(content)) < MAX_BYTES for content in found.values())
     show_evaluation(report)
@@ -82,7 +82,7 @@ def test_artifacts_show_where_they_are_and_were_predicted(
     figures += [report.primary.format(report.primary.baseline), f"{mae.iloc[-1]:.4g}"]
     for figure in figures:
         assert figure in printed
-        assert literal(figure) in found["run-summary"]
+        assert escape_markdown(figure) in found["run-summary"]
 
 
 def test_boxes_no_better_than_a_mean_box_are_called_so(evaluated, draw_kind):

@@ -14,7 +14,7 @@ from pets_core.evaluation.gallery import read_gallery
 from pets_core.evaluation.tables import read_frame
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Champion, EvalReport
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from pets_core.targets import write as module
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.publisher import MAX_BYTES
@@ -131,7 +131,9 @@ def test_errors_over_all_numbers_have_a_unit(evaluated, draw_kind, published, un
     report = evaluated(draw_kind("numbers", names=names, units=units))
     assert report.primary.format() == f"{report.primary.value:.4g}{unit}"
     assert report.primary.format(report.primary.baseline).endswith(unit)
-    assert published(report)["run-summary"].startswith(f"# RMSE {literal(report.primary.format())}")
+    assert published(report)["run-summary"].startswith(
+        f"# RMSE {escape_markdown(report.primary.format())}"
+    )
 
 
 def test_warnings_of_a_model(evaluated, draw_kind, draw_stored, published, capsys):
@@ -173,12 +175,12 @@ def test_artifacts_show_actual_and_predicted(evaluated, draw_stored, published):
     first, *_ = read_gallery(report.file("gallery.parquet"))["worst-errors"]
     row = worst.splitlines()[-12]
     assert r"m\/s" in row.rsplit("|", 2)[1]
-    assert f"| {literal(first.actual)} | {literal(first.predicted)} |" in row
+    assert f"| {escape_markdown(first.actual)} | {escape_markdown(first.predicted)} |" in row
     assert "orange" not in worst.lower()
     assert all(len(str(content)) < MAX_BYTES for content in found.values())
     for metric in (report.primary, *report.metrics):
         for value in (metric.value, metric.baseline):
-            assert literal(metric.format(value)) in found["run-summary"]
+            assert escape_markdown(metric.format(value)) in found["run-summary"]
     assert report.model_url in found["run-summary"]
 
 

@@ -13,7 +13,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.evaluation.gallery import read_gallery
 from pets_core.evaluation.tables import read_frame
 from pets_core.records.evaluation import EvalReport
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from pets_core.targets.tags.thresholds import THRESHOLDS, choose_thresholds, read_thresholds
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.publisher import MAX_BYTES
@@ -148,7 +148,7 @@ def test_artifacts_and_printed_summary(evaluate_tags, draw, shown, capsys):
     scores = [row["f1"] for row in made["tags"][:-1]]
     assert scores == sorted(scores)
     summary = made["run-summary"]
-    assert summary.startswith(f"# F1 per photo {literal(report.primary.format())}")
+    assert summary.startswith(f"# F1 per photo {escape_markdown(report.primary.format())}")
     num_untagged = (~predictions.targets.any(1)).sum()
     assert rf"5 tags\; {num_untagged} photos have none\." in summary
     assert report.unseen_labels == ("never",)

@@ -21,7 +21,7 @@ from pets_core.records.evaluation import (
     Verdict,
 )
 from pets_core.storage import write_bytes
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.evaluation import publish_evaluation
 
 EVIL = "<b>a|b</b>"
@@ -84,7 +84,7 @@ def test_every_section_is_an_artifact_and_the_summary_is_last(published):
 
 def test_tables_have_rounded_figures_and_gaps(published):
     first, second = published()["classes"]
-    name = literal(EVIL)
+    name = escape_markdown(EVIL)
     assert first == {"name": name, "recall": 0.1235, "mae": 12350.0, "taken_for": "", "support": 3}
     assert second == {"name": "pug", "recall": "", "mae": "", "taken_for": "boxer", "support": 0}
 

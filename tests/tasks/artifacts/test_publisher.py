@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pets_core.evaluation.gallery import Picture
-from pets_core.storage.markdown import literal
+from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts import publisher as publisher_module
 from tasks.artifacts.evaluation import _pictures
 from tasks.artifacts.publisher import MAX_BYTES, Publisher, stored_png, truncated
@@ -110,7 +110,7 @@ def test_galleries_stop_where_an_artifact_is_full():
     "name", ["<script>alert(1)</script>", "a|b", "[x](javascript:alert(1))", "*a*", "`a`", "a\nb"]
 )
 def test_names_are_text(name):
-    shown = literal(name)
+    shown = escape_markdown(name)
     assert "\n" not in shown
     # Every markdown character is escaped by a backslash.
     assert not re.search(r"(?<!\\)[^\w\s\\]", shown)

@@ -21,13 +21,13 @@ from pets_core.runtime.failures import (
     RankFailure,
     WorkerError,
     read_failures,
-    the_error,
+    to_exception,
     to_failure,
 )
 from pets_core.runtime.fork_server import forked
 from pets_core.runtime.launcher import launch, worker_environment
 from pets_core.runtime.request import WorkRequest
-from tasks.execution.retries import may_pass
+from tasks.execution.retries import should_retry
 
 
 def raised_from(error: Exception, cause: Exception) -> Exception:
@@ -110,13 +110,13 @@ def of_name(error: Exception) -> str:
 @pytest.mark.parametrize("error", PERMANENT, ids=of_name)
 def test_permanent_errors_are_not_retried(error):
     assert not is_retryable(error)
-    assert not may_pass(None, None, Failed(data=error))
+    assert not should_retry(None, None, Failed(data=error))
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=of_name)
 def test_transient_errors_are_retried(error):
     assert is_retryable(error)
-    assert may_pass(None, None, Failed(data=error))
+    assert should_retry(None, None, Failed(data=error))
 
 
 @pytest.mark.parametrize("error", [*PERMANENT, *TRANSIENT], ids=of_name)
@@ -124,18 +124,18 @@ def test_a_failure_of_a_rank_is_retried_like_its_error(tmp_path, error):
     failure = to_failure(error, rank=1)
     recorded = RankFailure.model_validate_json(failure.model_dump_json())
     # Dask and Ray return errors by pickle.
-    carried = pickle.loads(pickle.dumps(the_error([recorded])))
-    assert may_pass(None, None, Failed(data=carried)) == is_retryable(error)
+    carried = pickle.loads(pickle.dumps(to_exception([recorded])))
+    assert should_retry(None, None, Failed(data=carried)) == is_retryable(error)
 
 
 def test_a_rank_cut_off_by_another_is_retried():
     failure = to_failure(ValueError("connection closed by peer"), rank=1, is_cut_off=True)
-    assert may_pass(None, None, Failed(data=the_error([failure])))
+    assert should_retry(None, None, Failed(data=to_exception([failure])))
 
 
 def test_a_failure_recorded_by_an_earlier_version_is_retried():
     recorded = RankFailure.model_validate_json('{"rank": 0, "message": "x", "kind": "failed"}')
-    assert may_pass(None, None, Failed(data=the_error([recorded])))
+    assert should_retry(None, None, Failed(data=to_exception([recorded])))
 
 
 def test_a_rank_records_whether_its_error_is_retryable(small_config, tmp_path, monkeypatch):
@@ -143,14 +143,14 @@ def test_a_rank_records_whether_its_error_is_retryable(small_config, tmp_path, m
     request = WorkRequest(stage="train", config=small_config, run_url=str(tmp_path / "run"))
     with pytest.raises(WorkerError, match="rank 0 failed: ") as caught:
         launch(request, TrainResult)
-    assert not may_pass(None, None, Failed(data=caught.value))
+    assert not should_retry(None, None, Failed(data=caught.value))
 
     def reset(*_) -> None:
         raise ConnectionResetError("the store went away")
 
     monkeypatch.setattr(worker, "run", reset)
     # It changes the warnings and the logging of its process permanently.
-    monkeypatch.setattr(worker, "pass_warnings_on", lambda: None)
+    monkeypatch.setattr(worker, "forward_warnings", lambda: None)
     path = tmp_path / "request.json"
     path.write_text(request.model_dump_json())
     assert worker.work(path) == 1
@@ -164,9 +164,9 @@ def test_an_error_of_the_launcher_is_recorded(tmp_path):
     assert agent.run_stage([str(path), "0"]) == 1
     (failure,) = read_failures(tmp_path)
     assert (failure.rank, failure.kind, failure.is_retryable) == (None, "failed", False)
-    error = the_error([failure])
+    error = to_exception([failure])
     assert "ValidationError" in str(error)
-    assert not may_pass(None, None, Failed(data=error))
+    assert not should_retry(None, None, Failed(data=error))
 
 
 @pytest.mark.slow
@@ -193,4 +193,4 @@ def _is_task(value: object) -> bool:
 def test_every_retried_task_checks_its_error():
     retried = [task for task in every_task() if task.retries]
     assert len(retried) > 10
-    assert {task.name for task in retried if task.retry_condition_fn is not may_pass} == set()
+    assert {task.name for task in retried if task.retry_condition_fn is not should_retry} == set()
