@@ -272,7 +272,7 @@ def test_a_run_is_gone_on_with_at_its_own_settings(started, begun):
 
 
 def test_a_run_that_never_began_cannot_be_gone_on_with(refused, begun, tmp_path):
-    assert "no run found there" in refused("run", "--resume", tmp_path)[0]
+    assert "no run began there" in refused("run", "--resume", tmp_path)[0]
     _, url = begun
     assert "leave" in refused("run", f"{url}/config.yaml", "--resume", url)[0]
 
