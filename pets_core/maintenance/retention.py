@@ -68,7 +68,7 @@ def find_old(store: str, keep_days: float) -> list[Garbage]:
 
 
 def remove_old(store: str, found: Sequence[Garbage]) -> list[Garbage]:
-    """Remove the result of `find_old`, except runs that an alias points at by now; return it."""
+    """Remove garbage from `find_old`, except runs promoted since; return the removed items."""
     removed = []
     for old in found:
         if old.run_id and _is_kept(old.url, _kept_paths(store)):
