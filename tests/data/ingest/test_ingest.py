@@ -365,7 +365,7 @@ def test_official_lists_without_validation(tmp_path, drawn_sample):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"test_fraction": 0.2}, "test_fraction = 0.2 cannot be used"),
+        ({"test_fraction": 0.2}, "test_fraction = 0.2 has no meaning"),
         ({"split": "random", "valid_fraction": 0}, "both 0"),
     ],
 )
