@@ -14,7 +14,7 @@ from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.plan import PlannedPhoto
 from pets_core.data.ingest.shards import NO_BOX, OUTSIDE_PHOTO, _to_upright
 from pets_core.data.sources.formats import UnreadablePhotoError
-from pets_core.data.sources.oxford import _head
+from pets_core.data.sources.oxford import _parse_head
 from pets_core.data.versions import diff
 from pets_core.errors import PetsError
 
@@ -442,5 +442,5 @@ def test_sizes_of_annotations(xml, found):
     sides = {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
     box = "".join(f"<{name}>{value}</{name}>" for name, value in sides.items())
     head = f"<annotation>{xml}<object><bndbox>{box}</bndbox></object></annotation>"
-    assert _head(head.encode()) == ((1, 2, 3, 4), found)
-    assert _head(head.replace(">3<", ">1e999<").encode()) == (None, None)
+    assert _parse_head(head.encode()) == ((1, 2, 3, 4), found)
+    assert _parse_head(head.replace(">3<", ">1e999<").encode()) == (None, None)

@@ -239,7 +239,7 @@ LONG = "image,label\n" + "a,bc\n" * 300_000
         (LONG + 'c,"\0"\n', "line 300002 has a NUL character"),
         (LONG.encode() + "ü,ö\nä,é\n".encode() + b"c,\xff\n", "line 300004 is not valid utf-8"),
         (LONG.encode() + b"c,\xff\nd,\x81\n", "line 300003 is not valid cp1252"),
-        ('image,label\n"B" side,x\n', "line 2 has invalid CSV quoting .*set t.delimiter"),
+        ('image,label\n"B" side,x\n', "line 2 has invalid CSV quoting: .*set t.delimiter"),
         ("image,label\na,b\n".encode("utf-16")[:-1], "line 2 is not valid utf-16-le"),
         (b"PK\x03\x04....", "is compressed. Decompress it"),
         (b"\x1f\x8b\x08....", "is compressed. Decompress it"),
