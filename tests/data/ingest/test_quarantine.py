@@ -249,7 +249,7 @@ def test_photos_in_a_sliver_of_the_range_are_warned_of(tmp_path, factor, is_warn
         )
     manifest = ingest(config(tmp_path, tmp_path / "mine"))
     assert manifest.narrow_fraction == is_warned
-    found = [w for w in class_warnings(manifest) if "rescale the files" in w]
+    found = [w for w in class_warnings(manifest) if "Rescale the files" in w]
     assert len(found) == is_warned
 
 
