@@ -7,17 +7,21 @@ import json
 import zipfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.dataset import load_manifest
+from pets_core.data.ingest.plan import _existing_shards
 from pets_core.maintenance.retention import find_old
 from pets_core.models.card import read_card
-from pets_core.records.dataset import Run
+from pets_core.records.dataset import Run, ShardRecord
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import EvaluationKey, candidates, find_champion, promote
-from pets_core.runtime.runs import find_run
+from pets_core.runtime.runs import _StageResult, find_run
 from pets_core.targets.evaluate import evaluate, find_prediction_files
+from pets_core.training.checkpoint import TrainingPosition
 
 FILE = Path(__file__).parent / "fixtures/store_v1.zip"
 METRICS = {"class": "error rate", "tags": "F1 per photo", "points": "mean distance"}
@@ -89,3 +93,41 @@ def test_data_sets_are_listed(store, capsys):
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} == {
         "class", "tags-tags", "points-points"
     }  # fmt: skip
+
+
+STAGE = '{"asked": "5f", "answer": "{}"}'
+JOURNAL = {
+    "key": "k",
+    "shard": None,
+    "class_counts": {},
+    "left_out": [],
+    "num_read": 1,
+    "num_narrow": 1,
+}
+POSITION = {"num_rows": 3, "epochs_since_best": 2}
+
+
+def test_earlier_names_of_record_fields_are_read():
+    stage = _StageResult.model_validate_json(STAGE)
+    assert (stage.request_hash, stage.record_json) == ("5f", "{}")
+    journal = ShardRecord.model_validate_json(json.dumps(JOURNAL))
+    assert (journal.quarantined, journal.num_low_contrast) == ((), 1)
+    position = TrainingPosition.model_validate_json(json.dumps(POSITION))
+    assert (position.num_epoch_steps, position.epochs_without_improvement) == (3, 2)
+
+
+def test_earlier_names_of_manifest_fields_are_read(store):
+    (url,) = (store / "datasets/class").glob("*/manifest.json")
+    data = json.loads(url.read_text())
+    url.write_text(json.dumps(data | {"lost_of_classes": {"cat": [5, 9]}, "narrow_fraction": 0.75}))
+    manifest = load_manifest(str(url.parent))
+    assert manifest.quarantined_by_class == {"cat": (5, 9)}
+    assert manifest.low_contrast_fraction == 0.75
+    assert "low_contrast_fraction" in manifest.model_dump_json()
+
+
+def test_earlier_name_of_the_version_tag_is_read(store):
+    (url,) = (store / "datasets/class").glob("*/manifest.json")
+    found = _existing_shards(load_manifest(str(url.parent)))
+    photos = pq.read_table(url.with_name("photos.parquet"))
+    assert found == {(row["source_path"], row["mark"]): row["shard"] for row in photos.to_pylist()}

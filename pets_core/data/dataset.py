@@ -90,10 +90,12 @@ def photos_schema(targets: str) -> pa.Schema:
     """Return the schema of photos.parquet, the index of a version.
 
     It has the columns of the shards except the image and its box, the shard's name, and the version
-    tag (`mark`) of the source file, by which the next ingest detects changed files.
+    tag of the source file, by which the next ingest detects changed files.
     """
     fields = [field for field in schema_of(targets) if field.name not in ("image", "head_box")]
-    return pa.schema([*fields, pa.field("shard", pa.string()), pa.field("mark", pa.string())])
+    return pa.schema(
+        [*fields, pa.field("shard", pa.string()), pa.field("version_tag", pa.string())]
+    )
 
 
 QUARANTINE_SCHEMA = pa.schema(

@@ -78,15 +78,17 @@ def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
 def class_warnings(manifest: DatasetManifest) -> list[str]:
     """Return warnings about properties of the data set that may harm training."""
     train = manifest.splits["train"].class_counts
-    lost = [f"{label} ({n} of {total})" for label, (n, total) in manifest.lost_of_classes.items()]
+    lost = [
+        f"{label} ({n} of {total})" for label, (n, total) in manifest.quarantined_by_class.items()
+    ]
     warnings = [*manifest.warnings, *_odd_names(manifest.class_names)]
     if lost:
         warnings.append(f"Classes that lost at least half of their photos: {format_list(lost, 5)}.")
-    if manifest.narrow_fraction > 0.5:
+    if manifest.low_contrast_fraction > 0.5:
         warnings.append(
-            f"{manifest.narrow_fraction:.0%} of the photos have low contrast: they use less than a "
-            "quarter of the range from black to white (for example 12-bit data in 16-bit files). "
-            "Rescale the files to the full range."
+            f"{manifest.low_contrast_fraction:.0%} of the photos have low contrast: they use less "
+            "than a quarter of the range from black to white (for example 12-bit data in 16-bit "
+            "files). Rescale the files to the full range."
         )
     if not train:
         return warnings

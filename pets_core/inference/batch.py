@@ -104,7 +104,10 @@ def plan_batch(config: PipelineConfig, model_url: str, output_url: str) -> Batch
         write_table(
             storage.join(output_url, _SKIPPED), pa.table(skipped, _SKIPPED_SCHEMA), setting="--to"
         )
-        columns = {"photo": [p.path for p in photos], "refusal": [p.skip_reason for p in photos]}
+        columns = {
+            "photo": [p.path for p in photos],
+            "skip_reason": [p.skip_reason for p in photos],
+        }
         table = pa.table(columns).replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
         write_table(url, table, row_group_rows=size, setting="--to")
     return BatchPlan(
@@ -147,8 +150,9 @@ def missing_parts(plan: BatchPlan, parts: Sequence[int]) -> list[int]:
 def read_part(plan: BatchPlan, number: int) -> dict[str, str]:
     """Return the skip reason of each photo of a part, in order; empty for photos to read."""
     with storage.open_read(storage.join(plan.url, _PLAN)) as file:
-        table = open_parquet(file).read_row_group(number)
-    return dict(zip(table["photo"].to_pylist(), table["refusal"].to_pylist(), strict=True))
+        # By position: earlier versions called the second column "refusal".
+        photos, skip_reasons = open_parquet(file).read_row_group(number).columns
+    return dict(zip(photos.to_pylist(), skip_reasons.to_pylist(), strict=True))
 
 
 class DecodedBatch(NamedTuple):

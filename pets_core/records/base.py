@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 __all__ = [
     "Record",
     "Split",
+    "renamed",
 ]
 
 Split = Literal["train", "valid", "test"]
@@ -18,3 +19,8 @@ class Record(BaseModel):
     """Frozen pydantic model that rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def renamed(name: str, earlier: str, default: Any = ...) -> Any:
+    """Return the definition of a field that stored records may hold under an earlier name."""
+    return Field(default, validation_alias=AliasChoices(name, earlier))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import ClassVar, Literal
 
 from pets_core.errors import PetsError
-from pets_core.records.base import Record, Split
+from pets_core.records.base import Record, Split, renamed
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
@@ -102,7 +102,7 @@ class DatasetPlan(Record):
     """Folder of all versions of the data set."""
     plan_url: str
     """Prefix of the URLs of the files that list the photos."""
-    left_out_url: str
+    quarantine_url: str
     classes: tuple[ClassInfo, ...]
     targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
@@ -143,10 +143,10 @@ class ShardRecord(Record):
     key: str
     shard: ShardInfo | None
     class_counts: dict[int, int]
-    left_out: tuple[QuarantinedFile, ...]
+    quarantined: tuple[QuarantinedFile, ...] = renamed("quarantined", "left_out")
     num_read: int
     """Photos read from the source; the others are copied from shards of an earlier version."""
-    num_narrow: int = 0
+    num_low_contrast: int = renamed("num_low_contrast", "num_narrow", 0)
     """Photos among `num_read` whose grey levels span less than a quarter of the range."""
 
 
@@ -165,11 +165,13 @@ class DatasetManifest(Record):
     splits: dict[Split, SplitInfo]
     num_quarantined: int
     quarantine_reasons: dict[str, int]
-    lost_of_classes: dict[str, tuple[int, int]] = {}
+    quarantined_by_class: dict[str, tuple[int, int]] = renamed(
+        "quarantined_by_class", "lost_of_classes", {}
+    )
     """Quarantined and total photos of each class with at least half of its photos quarantined."""
     warnings: tuple[str, ...] = ()
     """Warnings about the source, one sentence each."""
-    narrow_fraction: float = 0.0
+    low_contrast_fraction: float = renamed("low_contrast_fraction", "narrow_fraction", 0.0)
     """Share of the photos read whose grey levels span less than a quarter of the range."""
     duplicates: dict[str, int] = {}
     """Number of photos with a duplicate, by type: exact, near, leaking (the duplicate is in a later

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pets_core.records.base import Record, Split
+from pets_core.records.base import Record, Split, renamed
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
@@ -50,7 +50,7 @@ class PredictResult(Record):
         valid_url: Predictions of the validation split; equals `predictions_url` if that is the
             evaluation split.
         champion_url: The champion's predictions of the evaluation split, if this stage made them.
-        champion_refused: Why the champion cannot predict the split.
+        champion_error: Why the champion cannot predict the split.
         maps_url: Activation maps of the photos with the largest loss.
         photos_per_second: Throughput on the evaluation split.
     """
@@ -60,7 +60,7 @@ class PredictResult(Record):
     predictions_url: str
     valid_url: str | None = None
     champion_url: str | None = None
-    champion_refused: str | None = None
+    champion_error: str | None = renamed("champion_error", "champion_refused", None)
     maps_url: str | None = None
     photos_per_second: float
 
@@ -304,7 +304,7 @@ class EvalReport(Record):
         num_trained_on: Number of evaluated samples that the model was trained on; None: unknown.
         is_champion: Whether the model is the champion.
         comparison: Comparison with the champion; None: no other champion, or not comparable.
-        not_compared: Why the champion cannot be compared.
+        comparison_error: Why the champion cannot be compared.
         champion_version: Name of the alias version of the champion.
         unseen_labels: Labels of the model that no evaluated sample has, by index.
         verdict: Result of the gate.
@@ -330,7 +330,7 @@ class EvalReport(Record):
     num_trained_on: int | None = 0
     is_champion: bool = False
     comparison: Comparison | None = None
-    not_compared: str | None = None
+    comparison_error: str | None = renamed("comparison_error", "not_compared", None)
     champion_version: str | None = None
     unseen_labels: tuple[str, ...] = ()
     verdict: Verdict

@@ -82,7 +82,7 @@ def evaluate_gate(
     config: GateConfig,
     primary: Metric,
     comparison: Comparison | None = None,
-    not_compared: str | None = None,
+    comparison_error: str | None = None,
     num_trained_on: int | None = 0,
     unseen: Sequence[str] = (),
 ) -> Verdict:
@@ -92,7 +92,7 @@ def evaluate_gate(
         config: Settings of the gate.
         primary: Primary metric of the model on all samples.
         comparison: Comparison with the champion, if there is one and it is comparable.
-        not_compared: Why the champion cannot be compared; this fails the gate.
+        comparison_error: Why the champion cannot be compared; this fails the gate.
         num_trained_on: Number of evaluated samples that the model was trained on; a number above 0
             fails the gate.
         unseen: Labels without an evaluated sample. They fail the gate if there is a champion or any
@@ -105,11 +105,11 @@ def evaluate_gate(
             f"{primary.name} too optimistic: evaluate it on the version of the data set it was "
             "trained on"
         )
-    if not_compared:
-        reasons.append(not_compared)
+    if comparison_error:
+        reasons.append(comparison_error)
     if comparison:
         reasons += _reasons_of_comparison(config, comparison)
-    has_gate = config.is_configured or comparison is not None or not_compared is not None
+    has_gate = config.is_configured or comparison is not None or comparison_error is not None
     if unseen and has_gate and not config.allow_unseen_classes:
         reasons.append(
             f"classes {unseen_text(unseen)}. Evaluate on photos of every class, or set "

@@ -93,7 +93,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
         predictions_url=url,
         valid_url=valid_url,
         champion_url=champion_url,
-        champion_refused=refused,
+        champion_error=refused,
         maps_url=maps_url,
         photos_per_second=len(photos) / seconds,
     )

@@ -56,7 +56,7 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
         model_url=model_url,
         predictions_url=url,
         champion_url=champion_url,
-        champion_refused=refused,
+        champion_error=refused,
         photos_per_second=speed,
     )
 

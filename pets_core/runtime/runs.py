@@ -17,6 +17,7 @@ from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsRun
+from pets_core.records.base import renamed
 from pets_core.records.dataset import Run
 from pets_core.runtime.request import Request, parse_request
 from pets_core.storage.layout import SETTINGS
@@ -44,12 +45,12 @@ AnyConfig = PipelineConfig | RatingsConfig
 
 
 class _StageResult(BaseModel):
-    """Result of a stage: hash of its request (`asked`) and record as JSON (`answer`)."""
+    """Result of a stage: hash of its request, and record as JSON."""
 
     model_config = ConfigDict(frozen=True)
 
-    asked: str
-    answer: str
+    request_hash: str = renamed("request_hash", "asked")
+    record_json: str = renamed("record_json", "answer")
 
 
 def run_folder(config: AnyConfig, run_id: str) -> str:
@@ -170,10 +171,10 @@ def load_result(request: Request, record: type[Record]) -> Record | None:
     if not storage.exists(url):
         return None
     result = _StageResult.model_validate_json(storage.read_bytes(url))
-    if result.asked != _hash(request):
+    if result.request_hash != _hash(request):
         return None
     try:
-        return record.model_validate_json(result.answer)
+        return record.model_validate_json(result.record_json)
     except ValidationError:
         # Written by an earlier version; the stage is run again.
         return None
@@ -181,7 +182,7 @@ def load_result(request: Request, record: type[Record]) -> Record | None:
 
 def save_result(request: Request, record: BaseModel) -> None:
     """Save the result of a stage, so that another attempt of the run does not repeat it."""
-    result = _StageResult(asked=_hash(request), answer=record.model_dump_json())
+    result = _StageResult(request_hash=_hash(request), record_json=record.model_dump_json())
     storage.write_bytes(_url(request), result.model_dump_json().encode())
 
 

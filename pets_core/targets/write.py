@@ -88,7 +88,7 @@ def write_evaluation(
     num_trained_on = None if in_training is None else int(in_training.sum())
     is_champion = champion is not None and champion.model_url == model_url
     other = None if is_champion else champion
-    comparison, not_compared = _compare(subject, other, scores, in_training)
+    comparison, comparison_error = _compare(subject, other, scores, in_training)
     report = EvalReport(
         **_fields(evaluation),
         target=subject.target.name,
@@ -100,11 +100,11 @@ def write_evaluation(
         num_trained_on=num_trained_on,
         is_champion=is_champion,
         comparison=comparison,
-        not_compared=not_compared,
+        comparison_error=comparison_error,
         champion_version=champion.version if champion else None,
         unseen_labels=unseen,
         verdict=evaluate_gate(
-            config.gate, scores.metric, comparison, not_compared, num_trained_on, unseen
+            config.gate, scores.metric, comparison, comparison_error, num_trained_on, unseen
         ),
         predictions_url=predicted.predictions_url,
         url=storage.join(run_url, "evaluation"),
@@ -189,8 +189,8 @@ def _check_same_samples(champion: PredictionsInfo, model: PredictionsInfo) -> No
 def _champion_predictions(
     champion: Champion, predicted: PredictResult, target: Target
 ) -> Predictions:
-    if predicted.champion_refused:
-        raise PetsError(predicted.champion_refused)
+    if predicted.champion_error:
+        raise PetsError(predicted.champion_error)
     if champion.predictions_url:
         return read_predictions(champion.predictions_url, target)
     if predicted.champion_url:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records.base import Record
+from pets_core.records.base import Record, renamed
 from pets_core.records.training import EpochMetrics
 from pets_core.training.history import read_steps, steps_table
 from pets_core.training.host_copy import safetensors_chunks
@@ -32,22 +32,22 @@ class TrainingPosition(Record):
 
     Attributes:
         epochs: Metrics of the finished epochs.
-        num_rows: Steps taken in the current epoch.
+        num_epoch_steps: Steps taken in the current epoch.
         seconds: Duration of these steps, over all attempts.
         phase: Number of the current phase.
         first_epoch: Number of that phase's first epoch, counted over all phases.
         best_loss: Validation loss of the best weights, if there are any.
-        epochs_since_best: Epochs without a lower validation loss.
+        epochs_without_improvement: Epochs without a lower validation loss.
         scaler: State of the gradient scaler, if there is one.
     """
 
     epochs: tuple[EpochMetrics, ...] = ()
-    num_rows: int = 0
+    num_epoch_steps: int = renamed("num_epoch_steps", "num_rows", 0)
     seconds: float = 0.0
     phase: int = 0
     first_epoch: int = 0
     best_loss: float | None = None
-    epochs_since_best: int = 0
+    epochs_without_improvement: int = renamed("epochs_without_improvement", "epochs_since_best", 0)
     scaler: dict[str, float] | None = None
 
 
@@ -76,15 +76,15 @@ class _Commit(Record):
     Attributes:
         format_version: Version of this file's format.
         step: Number of optimizer steps taken.
-        identity: Settings and data that a resumed training must share.
-        place: Progress of the training.
+        resume_key: Settings and data that a resumed training must share.
+        position: Progress of the training.
         files: SHA-256 checksums by file name.
     """
 
     format_version: Literal[1] = 1
     step: int
-    identity: dict[str, Any]
-    place: TrainingPosition
+    resume_key: dict[str, Any] = renamed("resume_key", "identity")
+    position: TrainingPosition = renamed("position", "place")
     files: dict[str, str]
 
 
@@ -161,9 +161,9 @@ class Checkpoints:
                 self._warn(f"Skipping the checkpoint {url}, which is damaged: {reason}")
                 self._damaged.add(folder)
                 continue
-            self._check_resume_key(url, commit.identity)
+            self._check_resume_key(url, commit.resume_key)
             self._warn(f"Resuming training from {url}")
-            return Snapshot(commit.step, tensors, read_steps(files[_STEPS]), commit.place)
+            return Snapshot(commit.step, tensors, read_steps(files[_STEPS]), commit.position)
         return None
 
     def _check_resume_key(self, url: str, stored: dict[str, Any]) -> None:
@@ -213,8 +213,8 @@ class Checkpoints:
         }
         commit = _Commit(
             step=snapshot.step,
-            identity=self._resume_key,
-            place=snapshot.position,
+            resume_key=self._resume_key,
+            position=snapshot.position,
             files={name: _write(storage.join(url, name), data) for name, data in files.items()},
         )
         storage.write_bytes(storage.join(url, _COMMIT), commit.model_dump_json().encode())

@@ -64,12 +64,12 @@ class TrainState:
         scaler = self.accelerator.scaler
         position = TrainingPosition(
             epochs=tuple(history.epochs),
-            num_rows=len(history.rows),
+            num_epoch_steps=len(history.rows),
             seconds=history.seconds + seconds,
             phase=history.phase,
             first_epoch=history.first_epoch,
             best_loss=best.loss if best.weights else None,
-            epochs_since_best=best.epochs_without_improvement,
+            epochs_without_improvement=best.epochs_without_improvement,
             scaler=scaler.state_dict() if scaler else None,
         )
         rows = [*history.steps, *history.rows]
@@ -83,14 +83,14 @@ class TrainState:
             self.ema.module.load_state_dict(_strip_prefix("ema.", snapshot.tensors))
         if self.accelerator.scaler and position.scaler:
             self.accelerator.scaler.load_state_dict(_with_integers(position.scaler))
-        num_steps = len(snapshot.steps) - position.num_rows
+        num_steps = len(snapshot.steps) - position.num_epoch_steps
         history.steps, history.rows = snapshot.steps[:num_steps], snapshot.steps[num_steps:]
         history.epochs, history.seconds = list(position.epochs), position.seconds
         history.phase, history.first_epoch = position.phase, position.first_epoch
         history.best.weights = _strip_prefix("best.", snapshot.tensors)
         if position.best_loss is not None:
             history.best.loss = position.best_loss
-        history.best.epochs_without_improvement = position.epochs_since_best
+        history.best.epochs_without_improvement = position.epochs_without_improvement
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
         """Restore the moments of a new optimizer, in the memory layout of their parameters."""

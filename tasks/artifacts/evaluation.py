@@ -176,6 +176,6 @@ def _remarks(report: EvalReport) -> str:
         )
     elif report.is_champion:
         lines.append("It is the champion.")
-    elif not report.not_compared:
+    elif not report.comparison_error:
         lines.append("There is no champion to compare with.")
     return "".join(f"{line}\n\n" for line in lines)

@@ -114,7 +114,7 @@ def files(store, *without) -> dict[str, tuple[int, int]]:
 
 def same_content(one, other) -> bool:
     indices = [
-        pq.read_table(f"{m.url}/photos.parquet").drop_columns(["mark"]) for m in (one, other)
+        pq.read_table(f"{m.url}/photos.parquet").drop_columns(["version_tag"]) for m in (one, other)
     ]
     return (
         one.fingerprint == other.fingerprint

@@ -121,7 +121,7 @@ def test_a_champion_of_another_version_predicts_by_ids(evaluated, sample_ratings
     found = np.array(table["predicted"].to_pylist())[:, 0]
     assert found == pytest.approx(outputs.clip(*manifest.y_range), abs=1e-5)
     refused = asked.model_copy(update={"champion_url": str(tmp_path / "nowhere")})
-    assert "is not a model folder" in launch(refused, PredictResult).champion_refused
+    assert "is not a model folder" in launch(refused, PredictResult).champion_error
 
 
 def test_recommended_is_what_the_user_has_not_rated(evaluated, sample_ratings):

@@ -188,7 +188,7 @@ def test_a_champion_that_cannot_be_compared_is_a_reason_against(
     evaluated, versions, config, tmp_path
 ):
     for predicted, reason in (
-        ({"champion_refused": "it is no model of ratings"}, "it is no model of ratings"),
+        ({"champion_error": "it is no model of ratings"}, "it is no model of ratings"),
         ({}, "it has no predictions of these samples"),
     ):
         report = evaluated(0.5, Champion(model_url="gone"), **predicted)

@@ -220,7 +220,7 @@ def test_improvement_has_the_unit_of_the_metric():
 
 def test_a_champion_that_cannot_be_compared_is_a_reason():
     verdict = evaluate_gate(
-        GateConfig(), error_rate(0.0), not_compared="the champion knows other classes"
+        GateConfig(), error_rate(0.0), comparison_error="the champion knows other classes"
     )
     assert verdict.reasons == ("the champion knows other classes",)
 
@@ -249,7 +249,7 @@ def test_labels_without_a_sample_do_not_pass_against_a_champion():
     allowed = GateConfig(allow_unseen_classes=True)
     assert evaluate_gate(allowed, error_rate(0.07), comparison, unseen=unseen).passed
     refused = evaluate_gate(
-        GateConfig(), error_rate(0.07), not_compared="other classes", unseen=unseen
+        GateConfig(), error_rate(0.07), comparison_error="other classes", unseen=unseen
     )  # fmt: skip
     assert len(refused.reasons) == 2
 

@@ -169,7 +169,7 @@ def test_a_champion_of_other_classes_is_told_of(small_config, tmp_path) -> None:
     }  # fmt: skip
     said = launch(request.model_copy(update=asked), PredictResult)
     assert said.champion_url is None
-    assert "has 37 classes and the data set 37, which differ in names" in said.champion_refused
+    assert "has 37 classes and the data set 37, which differ in names" in said.champion_error
 
 
 def test_the_check_refuses_before_any_work(small_config) -> None:

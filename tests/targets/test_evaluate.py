@@ -213,7 +213,7 @@ def test_a_champion_of_another_kind_is_a_reason_not_a_crash(config, draw_classes
         champion=Champion(model_url="best", predictions_url=tags),
     )
     (reason,) = report.verdict.reasons
-    assert reason == report.not_compared
+    assert reason == report.comparison_error
     assert "predictions of targets = tags, not of targets = class" in reason
     assert "pets models promote" in reason
     assert report.comparison is None
@@ -267,8 +267,11 @@ def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, dra
     write(draw_classes(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
     assert evaluated(config, url, champion=Champion(model_url="best")).comparison is not None
     other = evaluated(config, url, champion=Champion(model_url="another"))
-    assert "it has no predictions of these samples; run `pets evaluate MODEL`" in other.not_compared
-    assert other.verdict.reasons == (other.not_compared,)
+    assert (
+        "it has no predictions of these samples; run `pets evaluate MODEL`"
+        in other.comparison_error
+    )
+    assert other.verdict.reasons == (other.comparison_error,)
 
 
 @pytest.mark.parametrize("about", [{"num_classes": 3}, {"model_url": "another"}])

@@ -178,8 +178,8 @@ def test_predictions_of_other_labels_are_no_champion_to_compare_with(
     url = write(draw_kind(kind, names=names, model_url="best"), "champion.parquet")
     report = evaluated(draw_kind(kind), champion=Champion(model_url="best", predictions_url=url))
     assert report.comparison is None
-    assert report.not_compared.startswith("the champion best cannot be compared: ")
-    assert re.search(r"differ \(champion: .*model: ", report.not_compared)
+    assert report.comparison_error.startswith("the champion best cannot be compared: ")
+    assert re.search(r"differ \(champion: .*model: ", report.comparison_error)
     assert not report.verdict.passed
 
 
@@ -495,7 +495,7 @@ def test_predictions_overwritten_since_the_promotion_are_no_champion(
     champion = Champion(model_url="best", predictions_url=write(theirs, "champion.parquet"))
     report = evaluated(draw_kind(kind), champion=champion)
     assert report.comparison is None
-    assert "with 4 TTA views, the model's of split test" in report.not_compared
+    assert "with 4 TTA views, the model's of split test" in report.comparison_error
     assert not report.verdict.passed
 
 

@@ -127,8 +127,8 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
         splits=splits,
         num_quarantined=len(quarantined),
         quarantine_reasons=reasons,
-        lost_of_classes=lost,
-        narrow_fraction=narrow,
+        quarantined_by_class=lost,
+        low_contrast_fraction=narrow,
         warnings=plan.warnings,
         duplicates=_count_duplicates(duplicates),
         contract_version=plan.contract_version,
@@ -183,26 +183,26 @@ def _load_stored(plan: DatasetPlan) -> tuple[list[_Stored], list[QuarantinedFile
     for shard, record in zip(plan.shards, records, strict=True):
         if record is None:
             raise PetsError(f"shard {shard.split}-{shard.prefix} was not written: ingest again")
-        quarantined += record.left_out
+        quarantined += record.quarantined
         if record.shard is not None:
             stored.append(_Stored(shard.split, record.shard, record.class_counts))
     num_read = sum(record.num_read for record in records if record)
-    num_narrow = sum(record.num_narrow for record in records if record)
-    return stored, quarantined, num_narrow / num_read if num_read else 0.0
+    num_low_contrast = sum(record.num_low_contrast for record in records if record)
+    return stored, quarantined, num_low_contrast / num_read if num_read else 0.0
 
 
 def _load_photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
     """Return the rows of photos.parquet, read from the shards without the image bytes."""
     version_tags = load_version_tags(plan)
     schema = photos_schema(plan.targets)
-    columns = [name for name in schema.names if name not in ("shard", "mark")]
+    columns = [name for name in schema.names if name not in ("shard", "version_tag")]
 
     def read(shard: _Stored) -> pa.Table:
         table = read_table(storage.join(plan.root, "shards", shard.info.path), columns)
         table = table.replace_schema_metadata(None)
         names = pa.array([shard.info.path] * table.num_rows, pa.string())
         tags = pa.array([version_tags[i] for i in table["id"].to_pylist()], pa.string())
-        return table.append_column("shard", names).append_column("mark", tags).cast(schema)
+        return table.append_column("shard", names).append_column("version_tag", tags).cast(schema)
 
     with ThreadPoolExecutor(4) as pool:
         return pa.concat_tables([schema.empty_table(), *pool.map(read, stored)])

@@ -57,13 +57,13 @@ _PLAN_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("path", pa.string()),
-        ("mark", pa.string()),
+        ("version_tag", pa.string()),
         ("label", pa.int64()),
         ("head_box", SCHEMA.field("head_box").type),
         ("tags", pa.list_(pa.int64())),
         ("numbers", pa.list_(pa.float64())),
         ("annotation_size", pa.list_(pa.int64())),
-        ("prior", pa.string()),
+        ("existing_shard", pa.string()),
     ]
 )
 _QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in QuarantinedFile.model_fields])
@@ -75,25 +75,25 @@ class PlannedPhoto(NamedTuple):
     Attributes:
         id: Photo id.
         path: Path of the file in the source.
-        mark: Version tag of the file; it changes with the file's content.
+        version_tag: Version tag of the file; it changes with the file's content.
         label: Class index; None if the target is not a class.
         head_box: Bounding box of the head, if the source has one.
         tags: Tag indices, if the target is tags.
         numbers: Target numbers or coordinates; coordinates are in pixels.
         annotation_size: Width and height of the photo that coordinates and box refer to, pixels;
             empty: the upright photo's.
-        prior: Existing shard of an earlier version that holds the same photo; empty: none.
+        existing_shard: Existing shard of an earlier version that holds the same photo; empty: none.
     """
 
     id: str
     path: str
-    mark: str
+    version_tag: str
     label: int | None
     head_box: Box | None
     tags: tuple[int, ...] = ()
     numbers: tuple[float, ...] = ()
     annotation_size: tuple[int, ...] = ()
-    prior: str = ""
+    existing_shard: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     )
     for photo_id in [i for i in photos if splits[i] is None]:
         photo = photos.pop(photo_id)
-        row = quarantine_row(files[photo_id], photo, "in_no_list", "in no official list")
+        row = quarantine_row(files[photo_id], photo, "not_in_split_lists", "in no official list")
         quarantined.append(row)
     find_hint = partial(_missing_hint, source, quarantined)
     check_quarantine(quarantined, len(photos), config.ingest, find_hint)
@@ -216,14 +216,14 @@ def load_version_tags(plan: DatasetPlan) -> dict[str, str]:
     """Return the version tag of each planned photo's file, by photo id."""
     tags: dict[str, str] = {}
     for index in range(0, len(plan.shards), _SHARDS_PER_FILE):
-        table = read_table(_plan_file(plan.plan_url, index), ["id", "mark"])
-        tags.update(zip(table["id"].to_pylist(), table["mark"].to_pylist(), strict=True))
+        table = read_table(_plan_file(plan.plan_url, index), ["id", "version_tag"])
+        tags.update(zip(table["id"].to_pylist(), table["version_tag"].to_pylist(), strict=True))
     return tags
 
 
 def load_planned_quarantine(plan: DatasetPlan) -> list[QuarantinedFile]:
     """Return the files and photos that the plan quarantines."""
-    return [QuarantinedFile(**row) for row in read_table(plan.left_out_url).to_pylist()]
+    return [QuarantinedFile(**row) for row in read_table(plan.quarantine_url).to_pylist()]
 
 
 def _uses_predefined_split(source: Source, config: SourceConfig) -> bool:
@@ -339,7 +339,7 @@ def _write_plan(
         source_url=storage.strip_query(source.url),
         root=root,
         plan_url=url,
-        left_out_url=f"{url}-left-out.parquet",
+        quarantine_url=f"{url}-left-out.parquet",
         classes=contract.classes,
         targets=contract.targets,
         numbers=contract.numbers,
@@ -378,9 +378,12 @@ def _existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str], st
     """Return the existing shard of each photo of `parent`, by path and version tag."""
     if parent is None:
         return {}
-    table = read_table(storage.join(parent.url, "photos.parquet"), ["source_path", "mark", "shard"])
-    columns = (table[name].to_pylist() for name in ("source_path", "mark", "shard"))
-    return {(path, tag): shard for path, tag, shard in zip(*columns, strict=True)}
+    # "mark" is the earlier name of "version_tag"; a file has one of them.
+    names = ["source_path", "shard", "version_tag", "mark"]
+    table = read_table(storage.join(parent.url, "photos.parquet"), names)
+    tags = table["version_tag" if "version_tag" in table.column_names else "mark"]
+    keys = zip(table["source_path"].to_pylist(), tags.to_pylist(), strict=True)
+    return dict(zip(keys, table["shard"].to_pylist(), strict=True))
 
 
 def _plan_table(leaf: _Leaf, existing: Mapping[tuple[str, str], str]) -> pa.Table:
@@ -388,7 +391,7 @@ def _plan_table(leaf: _Leaf, existing: Mapping[tuple[str, str], str]) -> pa.Tabl
         {
             **photo._asdict(),
             "head_box": photo.head_box._asdict() if photo.head_box else None,
-            "prior": existing.get((photo.path, photo.mark), ""),
+            "existing_shard": existing.get((photo.path, photo.version_tag), ""),
         }
         for photo in leaf.photos
     ]

@@ -19,7 +19,7 @@ _EXPECTED_REASONS = frozenset(
     {
         "duplicate",
         "hidden",
-        "in_no_list",
+        "not_in_split_lists",
         "in_no_split",
         "label_outside_contract",
         NO_NUMBERS,

@@ -53,7 +53,7 @@ __all__ = [
 
 Row = dict[str, Any]
 
-OUTSIDE_PHOTO = "place_outside_photo"
+OUTSIDE_PHOTO = "point_outside_photo"
 """Reason code of a photo with a keypoint or box outside its borders."""
 NO_BOX = "no_box"
 """Reason code of a photo with an empty box; its corners may be swapped."""
@@ -106,9 +106,9 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
         key=shard.key,
         shard=writer.store(plan.root, f"{shard.split}-{shard.prefix}"),
         class_counts=dict(sorted(writer.labels.items())),
-        left_out=tuple(quarantined),
+        quarantined=tuple(quarantined),
         num_read=len(fresh),
-        num_narrow=writer.num_narrow,
+        num_low_contrast=writer.num_low_contrast,
     )
     save_record(plan.root, record)
     return record
@@ -134,13 +134,13 @@ class ShardWriter:
 
     Attributes:
         labels: Number of photos of each class or tag.
-        num_narrow: Number of new photos with low contrast: grey levels that span less than a
+        num_low_contrast: Number of new photos with low contrast: grey levels that span less than a
             quarter of the range.
     """
 
     def __init__(self, plan: DatasetPlan, row_group_rows: int) -> None:
         self.labels: Counter[int] = Counter()
-        self.num_narrow = 0
+        self.num_low_contrast = 0
         self._num_rows = 0
         self._schema = schema_with_classes(plan.classes, plan.targets)
         self._row_group_rows = row_group_rows
@@ -187,7 +187,7 @@ class ShardWriter:
         if self._infos:
             thumbnails = np.stack([info.thumbnail for info in self._infos])
             spans = np.ptp(thumbnails.reshape(len(thumbnails), -1), axis=1)
-            self.num_narrow += int((spans < _MIN_GREY_SPAN).sum())
+            self.num_low_contrast += int((spans < _MIN_GREY_SPAN).sum())
             hashes = perceptual_hashes(thumbnails)
             for index, info, phash in zip(self._fresh, self._infos, hashes.tolist(), strict=True):
                 self._rows[index].update(width=info.width, height=info.height, phash=phash)
@@ -198,15 +198,15 @@ class ShardWriter:
 
 def _load_existing_rows(root: str, photos: Iterable[PlannedPhoto]) -> Mapping[str, Row]:
     """Return the rows, by photo id, of the photos that existing shards hold."""
-    wanted = {photo.id: photo for photo in photos if photo.prior}
+    wanted = {photo.id: photo for photo in photos if photo.existing_shard}
     found = {}
-    for path in sorted({photo.prior for photo in wanted.values()}):
+    for path in sorted({photo.existing_shard for photo in wanted.values()}):
         url = storage.join(root, "shards", path)
         if not storage.exists(url):
             continue
         for row in _read_rows(url):
             photo = wanted.get(row["id"])
-            if photo and photo.prior == path:
+            if photo and photo.existing_shard == path:
                 found[photo.id] = row
     return found
 
@@ -251,7 +251,7 @@ def _read_batch(files: Files, paths: Sequence[str]) -> list[bytes | UnreadablePh
 
 def _photo_columns(photo: PlannedPhoto, data: bytes) -> Row:
     digest = sha256(data).hexdigest()
-    if photo.mark.startswith("sha256:") and photo.mark != f"sha256:{digest}":
+    if photo.version_tag.startswith("sha256:") and photo.version_tag != f"sha256:{digest}":
         raise PetsError(f"{photo.path} changed during the ingest: ingest again")
     return {
         "id": photo.id,

@@ -13,7 +13,7 @@ from pets_core.storage.csv import unescape_cell
 
 __all__ = ["EXCLUDED", "apply_fixes", "read_fixes"]
 
-EXCLUDED = "struck_out"
+EXCLUDED = "excluded"
 """Reason code of photos that an empty label in `source.label_fixes` excludes."""
 
 

@@ -189,7 +189,7 @@ def test_every_file_and_listed_photo_is_accounted_for(tmp_path, untidy):
         ("pug_5", "damaged"),
         ("pug_6", "not_an_image"),
         ("pug_7", "empty"),
-        ("pug_8", "in_no_list"),
+        ("pug_8", "not_in_split_lists"),
         ("pug_9", "missing"),
         ("pug_3", "same_id"),
         ("pug_1", "not_a_photo"),

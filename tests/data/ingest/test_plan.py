@@ -197,7 +197,7 @@ def test_every_file_and_every_listed_photo_is_accounted_for(tmp_path, jpeg, writ
         "images/._Cat_3.jpg": "hidden",
         "images/Cat_900.jpg": "unlisted",
         "images/README": "not_a_photo",
-        "images/Cat_50.jpg": "in_no_list",
+        "images/Cat_50.jpg": "not_in_split_lists",
         "Cat_51": "missing",
         "Dog_40": "missing",
     }
@@ -249,8 +249,8 @@ def test_head_boxes_and_marks_go_through_the_plan(tmp_path, jpeg, write_oxford):
     plan = plan_dataset(config(tmp_path, tmp_path / "pets"))
     photos = [p for shard in plan.shards for p in load_planned_photos(plan, shard)]
     assert {p.id: p.head_box for p in photos if p.head_box} == {"Cat_1": Box(3, 4, 5, 6)}
-    assert load_version_tags(plan) == {p.id: p.mark for p in photos}
-    assert all(re.fullmatch("sha256:[0-9a-f]{64}", p.mark) for p in photos)
+    assert load_version_tags(plan) == {p.id: p.version_tag for p in photos}
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", p.version_tag) for p in photos)
 
 
 def test_a_task_reads_of_the_plan_what_a_few_shards_need(tmp_path, jpeg, monkeypatch):
@@ -264,7 +264,9 @@ def test_a_task_reads_of_the_plan_what_a_few_shards_need(tmp_path, jpeg, monkeyp
     settings = settings.model_copy(update={"store": str(tmp_path / "parted")})
     plan = plan_dataset(settings)
     assert [load_planned_photos(plan, shard) for shard in plan.shards] == expected
-    assert load_version_tags(plan) == {photo.id: photo.mark for own in expected for photo in own}
+    assert load_version_tags(plan) == {
+        photo.id: photo.version_tag for own in expected for photo in own
+    }
     files = [f for f in (tmp_path / "parted").rglob("*.parquet") if "left-out" not in f.name]
     groups = [pq.ParquetFile(file).num_row_groups for file in sorted(files)]
     assert groups == [2] * (len(plan.shards) // 2) + [1] * (len(plan.shards) % 2)
@@ -289,4 +291,4 @@ def test_a_plan_after_an_ingest_finds_every_shard_done(small_config):
     assert len(again.pending) > 0
     # What is written anew is taken from the shards that are there.
     pending = [p for shard in again.pending for p in load_planned_photos(again, shard)]
-    assert all(photo.prior for photo in pending)
+    assert all(photo.existing_shard for photo in pending)

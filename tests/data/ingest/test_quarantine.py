@@ -74,7 +74,7 @@ def test_photos_without_a_decoder_count_and_name_their_class(tmp_path, phone):
     assert "pets-pipeline[heif]" in text
     assert "Classes that lose at least half of their photos: dog (11 of 19)" in text
     manifest = ingest(config(tmp_path, phone, bound=0.5))
-    assert manifest.lost_of_classes == {"dog": (11, 19)}
+    assert manifest.quarantined_by_class == {"dog": (11, 19)}
     warning = "Classes that lost at least half of their photos: dog (11 of 19)."
     assert class_warnings(manifest)[0] == warning
     reasons = left_out(manifest)
@@ -248,7 +248,7 @@ def test_photos_in_a_sliver_of_the_range_are_warned_of(tmp_path, factor, is_warn
             str(tmp_path / f"mine/{'ab'[number % 2]}/{number}.png"), buffer.getvalue()
         )
     manifest = ingest(config(tmp_path, tmp_path / "mine"))
-    assert manifest.narrow_fraction == is_warned
+    assert manifest.low_contrast_fraction == is_warned
     found = [w for w in class_warnings(manifest) if "Rescale the files" in w]
     assert len(found) == is_warned
 

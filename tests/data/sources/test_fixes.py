@@ -37,7 +37,7 @@ def test_labels_are_mended_and_photos_struck_out(settings):
     assert index.label["boxer/1.jpg"] == manifest.class_names.index("pug")
     assert "boxer/2.jpg" not in index.index
     (row,) = read_quarantine(manifest)
-    assert (row["id"], row["reason"]) == ("boxer/2.jpg", "struck_out")
+    assert (row["id"], row["reason"]) == ("boxer/2.jpg", "excluded")
     assert len(index) == 11
 
 

@@ -587,4 +587,4 @@ def test_a_shard_that_names_no_split_is_left_out_of_a_split(tmp_path, jpeg):
     folder = shards(tmp_path, jpeg, dict.fromkeys(("train-0", "test-0", "extra"), [0, 1] * 5))
     manifest = ingest(config(tmp_path, folder))
     assert manifest.splits["test"].num_rows == 10
-    assert manifest.quarantine_reasons == {"in_no_list": 10}
+    assert manifest.quarantine_reasons == {"not_in_split_lists": 10}

@@ -124,7 +124,7 @@ def test_the_summary_shows_the_champion_or_why_there_is_no_comparison(published)
     assert "It is the champion." in published(is_champion=True)["run-summary"]
     reasons = ("the champion knows other classes",)
     refused = published(
-        not_compared=reasons[0], verdict=Verdict(passed=False, reasons=reasons)
+        comparison_error=reasons[0], verdict=Verdict(passed=False, reasons=reasons)
     )["run-summary"]  # fmt: skip
     assert "**the champion knows other classes**" in refused
     assert "no champion" not in refused
