@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pets_core.data.dataset import DUPLICATES_SCHEMA, write_table
 from pets_core.embeddings.file import unit
-from pets_core.embeddings.near import find_near_duplicates, likes
+from pets_core.embeddings.near import find_matches, find_near_duplicates
 from pets_core.records.dataset import ClassInfo, DatasetManifest
 
 
@@ -38,7 +38,7 @@ def test_each_photo_is_listed_with_the_like_that_weighs_most(drawn, cut):
             if near:
                 expected[own] = min(near, key=lambda m: (-cosines[own, m], ids[m]))
                 break
-    found = likes(np.split(vectors, [min(cut, len(ids))]), ids, splits, least)
+    found = find_matches(np.split(vectors, [min(cut, len(ids))]), ids, splits, least)
     # Equal vectors give equal cosines but for rounding, which may choose among them.
     assert found.first.tolist() == sorted(expected)
     for own, like, value in zip(*(column.tolist() for column in found), strict=True):

@@ -155,13 +155,15 @@ def test_the_very_model_is_wanted(other, folder):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(PetsError, match=r"now lies another model, of other weights: run `pets em"):
+    with pytest.raises(PetsError, match=r"is now another model, with other weights: run `pets em"):
         similar_photos(photo, url, 5)
     write_tiny_model(model, ("cat", "dog"))
-    with pytest.raises(PetsError, match=r"another model, of \d+ features in place of 1280"):
+    with pytest.raises(PetsError, match=r"another model, with \d+ features instead of 1280"):
         similar_photos(photo, url, 5)
     shutil.rmtree(model)
-    with pytest.raises(PetsError, match=r"the model that made it is gone: .*is no model folder"):
+    with pytest.raises(
+        PetsError, match=r"the model that computed it cannot be read: .*is no model folder"
+    ):
         similar_photos(photo, url, 5)
 
 
