@@ -22,8 +22,8 @@ __all__ = [
     "Embeddings",
     "EmbeddingsInfo",
     "SplitEmbeddings",
+    "normalize",
     "open_embeddings",
-    "unit",
     "write_embeddings",
 ]
 
@@ -145,10 +145,10 @@ class Embeddings:
                 f"{self._url}: embeddings are not finite: run `pets embed` again; if the error "
                 "persists, train the model with a lower train.base_lr"
             )
-        return unit(values.reshape(-1, self.info.num_features))
+        return normalize(values.reshape(-1, self.info.num_features))
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale vectors (N, D) to unit length; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, np.where(lengths == 0, 1, lengths), dtype=np.float32)

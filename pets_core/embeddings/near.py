@@ -14,7 +14,7 @@ from pets_core.embeddings.search import Blocks, Pairs, close_pairs
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.inference import NearDuplicates
 
-__all__ = ["NEAR_DUPLICATES", "find_near_duplicates", "find_matches"]
+__all__ = ["NEAR_DUPLICATES", "find_matches", "find_near_duplicates"]
 
 NEAR_DUPLICATES = "embeddings/near_duplicates.parquet"
 """Path of the near-duplicates in a run's folder."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pets_core import storage
 from pets_core.data.ingest.images import decode
 from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
-from pets_core.embeddings.file import EmbeddingsInfo, open_embeddings, unit
+from pets_core.embeddings.file import EmbeddingsInfo, normalize, open_embeddings
 from pets_core.embeddings.search import nearest
 from pets_core.errors import PetsError
 from pets_core.models.card import ModelCard, read_card, weights_sha256
@@ -92,5 +92,5 @@ def _embed(model_url: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     built = load_model(model_url)
     with torch.inference_mode():
         features = built.model.embed(built.card.center_crop()(torch.from_numpy(pixels)))
-    vector: NDArray[np.float32] = unit(features.numpy())[0]
+    vector: NDArray[np.float32] = normalize(features.numpy())[0]
     return vector

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pets_core.evaluation.gallery import Gallery, Picture
 from pets_core.evaluation.predictions import PredictionsInfo
-from pets_core.evaluation.template import template
+from pets_core.evaluation.template import load_template
 from pets_core.records.evaluation import EvalReport, Section, unseen_text
 from pets_core.records.training import TrainResult
 
@@ -73,7 +73,7 @@ class _Part:
 
 def render_report(context: ReportContext) -> str:
     """Render the HTML page; text is escaped, images are embedded."""
-    return template("report.html").render(
+    return load_template("report.html").render(
         context=context,
         report=context.report,
         info=context.info,
@@ -122,7 +122,7 @@ def model_card(context: ReportContext, task: str, pipeline_tag: str) -> str:
         task: Task of the model, a phrase after "that".
         pipeline_tag: Pipeline tag of model hubs.
     """
-    return template("model_card.md").render(
+    return load_template("model_card.md").render(
         info=context.info,
         report=context.report,
         training=context.training,

@@ -11,14 +11,14 @@ from markupsafe import Markup, escape
 
 from pets_core.storage.markdown import literal
 
-__all__ = ["template"]
+__all__ = ["load_template"]
 
 
 _ABBREVIATIONS = {"f1", "mae", "rmse", "r2", "p95"}
 
 
 @cache
-def template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """Return a template of `pets_core/evaluation`; HTML templates escape their values."""
     environment = Environment(
         loader=PackageLoader("pets_core", "evaluation"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pets_core.data.dataset import DUPLICATES_SCHEMA, write_table
-from pets_core.embeddings.file import unit
+from pets_core.embeddings.file import normalize
 from pets_core.embeddings.near import find_matches, find_near_duplicates
 from pets_core.records.dataset import ClassInfo, DatasetManifest
 
@@ -22,7 +22,7 @@ def photos(draw):
     angles = rng.integers(0, 60, count) / 20
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     ids = np.array([f"{number:02}" for number in rng.permutation(count)], object)
-    return unit(vectors), ids, rng.integers(0, 3, count)
+    return normalize(vectors), ids, rng.integers(0, 3, count)
 
 
 @given(photos(), st.integers(0, 30))

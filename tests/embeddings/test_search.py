@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pets_core.embeddings.file import unit
+from pets_core.embeddings.file import normalize
 from pets_core.embeddings.search import close_pairs, nearest
 
 ROUNDING = 1e-5
@@ -21,7 +21,7 @@ def vectors_in_blocks(draw) -> tuple[np.ndarray, list[np.ndarray]]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     centres = rng.normal(size=(draw(st.integers(1, 8)), size))
     noise = draw(st.sampled_from([0.0, 0.01, 0.3])) * rng.normal(size=(count, size))
-    vectors = unit((centres[rng.integers(0, len(centres), count)] + noise).astype(np.float32))
+    vectors = normalize((centres[rng.integers(0, len(centres), count)] + noise).astype(np.float32))
     cuts = sorted(draw(st.lists(st.integers(0, count), max_size=6)))
     return vectors, np.split(vectors, cuts)
 
@@ -48,7 +48,9 @@ def test_every_close_pair_is_found_once(drawn, least):
 @given(vectors_in_blocks(), st.integers(1, 50), st.integers(0, 2**32 - 1))
 def test_the_nearest_are_those_of_the_whole_matrix(drawn, count, seed):
     vectors, blocks = drawn
-    asked = unit(np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32))[0]
+    asked = normalize(
+        np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32)
+    )[0]
     places, similarity = nearest(blocks, asked, count)
     cosines = vectors @ asked
     assert len(places) == len(set(places.tolist())) == min(count, len(vectors))
@@ -67,7 +69,7 @@ class Drawn:
 
     def __init__(self) -> None:
         drawn = np.random.default_rng(0).normal(size=(256, 64))
-        self._first = unit(drawn.astype(np.float32))
+        self._first = normalize(drawn.astype(np.float32))
 
     def __len__(self) -> int:
         return 40
@@ -94,6 +96,6 @@ def test_memory_does_not_grow_with_the_number_of_vectors(search):
 
 
 def test_a_vector_of_no_length_is_like_nothing():
-    vectors = unit(np.array([[0, 0], [0, 0], [3, 4]], np.float32))
+    vectors = normalize(np.array([[0, 0], [0, 0], [3, 4]], np.float32))
     np.testing.assert_allclose(vectors, [[0, 0], [0, 0], [0.6, 0.8]], rtol=1e-6)
     assert list(close_pairs([vectors], 0.1)) == []

@@ -90,7 +90,7 @@ def test_every_rating_lies_in_one_split_and_tells_its_ids(users, items, source, 
         try:
             manifest = ingest(Path(folder), url=url, **source)
         except PetsError as error:
-            if not re.search("none is left for|at least 2 of each", str(error)):
+            if not re.search("none of the|at least 2 of each", str(error)):
                 raise
             assume(False)
         splits = {split: open_ratings(manifest, split) for split in manifest.splits}
@@ -255,12 +255,12 @@ def test_a_split_that_is_not_there_is_told(tmp_path, table):
 @pytest.mark.parametrize(
     ("rows", "source", "fault"),
     [
-        (some_rows(3, 1), {}, "of 3 ratings none is left for test with"),
-        (some_rows(1, 40), {}, r"of 1 user\(s\) and \d+ item\(s\), at least 2 of each"),
-        (some_rows(40, 1), {}, r"of \d+ user\(s\) and 1 item\(s\), at least 2 of each"),
-        (some_rows(2, 2), {"test_fraction": 0.001}, "of 4 ratings none is left for .*test with "),
+        (some_rows(3, 1), {}, "none of the 3 ratings is in split test with"),
+        (some_rows(1, 40), {}, r"have 1 user\(s\) and \d+ item\(s\), but need at least 2 of each"),
+        (some_rows(40, 1), {}, r"have \d+ user\(s\) and 1 item\(s\), but need at least 2 of each"),
+        (some_rows(2, 2), {"test_fraction": 0.001}, "none of the 4 ratings is in .*test with "),
         (some_rows(2, 2), {"split": "time", "valid_fraction": 0.5, "test_fraction": 0.4},
-         "none is left for train with"),
+         "ratings is in split train with"),
         (some_rows(9, 9), {"y_range": (1, 4)}, "outside ratings.y_range"),
         ([], {}, "has no rows"),
     ],

@@ -127,7 +127,7 @@ def test_the_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
     assert scored.scores == pytest.approx(errors**2)
     assert report.notes == ()
     notes = evaluated(2.0, split="valid").notes
-    assert "The model is no better than user and item biases." in notes
+    assert "The model is not better than the baseline of user and item biases." in notes
     assert any("no test ratings" in note for note in notes)
 
 
