@@ -60,11 +60,11 @@ class RatingsSourceConfig(Settings):
     decimal: Literal[".", ","] | None = None
     """Decimal mark of the ratings in a text table. Empty: detected."""
     items_delimiter: Delimiter | None = None
-    """Delimiter of the table at items_url, as delimiter."""
+    """As delimiter, for the table at items_url."""
     items_encoding: str | None = None
-    """Encoding of the table at items_url, as encoding."""
+    """As encoding, for the table at items_url."""
     items_quoting: bool | None = None
-    """Quoting of the table at items_url, as quoting."""
+    """As quoting, for the table at items_url."""
     duplicates: Literal["refuse", "last"] = "refuse"
     """How to handle several ratings of one item by one user. refuse: an error. last: keep the
     newest; of equal or missing times, the one in the last row."""

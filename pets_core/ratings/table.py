@@ -391,5 +391,5 @@ def _raise_for_rows(url: str, bad: npt.NDArray[np.bool_], problem: str, remedy: 
         remedy: How to correct it.
     """
     others = int(bad.sum()) - 1
-    more = f" (and {others} more rows)" if others else ""
+    more = f" (and {others} more)" if others else ""
     raise PetsError(f"{url}: row {int(bad.argmax()) + 1} {problem}{more}: {remedy}")

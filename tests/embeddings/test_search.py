@@ -48,11 +48,11 @@ def test_every_close_pair_is_found_once(drawn, least):
 @given(vectors_in_blocks(), st.integers(1, 50), st.integers(0, 2**32 - 1))
 def test_the_nearest_are_those_of_the_whole_matrix(drawn, count, seed):
     vectors, blocks = drawn
-    asked = normalize(
+    query = normalize(
         np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32)
     )[0]
-    places, similarity = nearest(blocks, asked, count)
-    cosines = vectors @ asked
+    places, similarity = nearest(blocks, query, count)
+    cosines = vectors @ query
     assert len(places) == len(set(places.tolist())) == min(count, len(vectors))
     np.testing.assert_allclose(similarity, cosines[places], atol=ROUNDING)
     np.testing.assert_allclose(similarity, np.sort(cosines)[::-1][:count], atol=ROUNDING)
@@ -65,7 +65,7 @@ def test_of_equally_near_ones_the_first_are_taken():
 
 
 class Drawn:
-    """Forty blocks of 256 vectors each, made when they are asked for."""
+    """Forty blocks of 256 vectors each, made when they are query for."""
 
     def __init__(self) -> None:
         drawn = np.random.default_rng(0).normal(size=(256, 64))
@@ -81,13 +81,13 @@ class Drawn:
 @pytest.mark.parametrize("search", ["pairs", "nearest"])
 def test_memory_does_not_grow_with_the_number_of_vectors(search):
     blocks = Drawn()
-    asked = blocks[3][7]
+    query = blocks[3][7]
     tracemalloc.start()
     try:
         if search == "pairs":
             assert sum(len(pairs.first) for pairs in close_pairs(blocks, 0.5)) > 0
         else:
-            assert nearest(blocks, asked, 5)[0][0] == 3 * 256 + 7
+            assert nearest(blocks, query, 5)[0][0] == 3 * 256 + 7
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
