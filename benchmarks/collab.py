@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import ingest_ratings, open_ratings
+from pets_core.ratings.dataset import ingest_ratings, load_ratings
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.records import RatingsManifest
 from pets_core.ratings.target import rating_errors
@@ -58,7 +58,7 @@ def errors(options: argparse.Namespace, work: Path) -> None:
     }  # fmt: skip
     config = RatingsConfig.model_validate(base)
     manifest = ingest_ratings(config.store, config.cache_dir, config.ratings)
-    test = open_ratings(manifest, "test")
+    test = load_ratings(manifest, "test")
     print(f"{manifest.splits['train'].num_rows} training and {len(test.ratings)} test ratings")
     for name, settings in _ours(options.weight_decay):
         own = RatingsConfig.model_validate(base | settings)
@@ -93,7 +93,7 @@ def _surprise(manifest: RatingsManifest, parameters: dict[str, Any]) -> tuple[np
     from pandas import DataFrame
     from surprise import SVD, Dataset, Reader
 
-    train, test = open_ratings(manifest, "train"), open_ratings(manifest, "test")
+    train, test = load_ratings(manifest, "train"), load_ratings(manifest, "test")
     frame = DataFrame({"user": train.users, "item": train.items, "rating": train.ratings})
     data = Dataset.load_from_df(frame, Reader(rating_scale=manifest.y_range)).build_full_trainset()
     model, began = SVD(random_state=0, **parameters), time.monotonic()

@@ -25,7 +25,7 @@ from pets_core.embeddings.file import (
     open_embeddings,
     write_embeddings,
 )
-from pets_core.embeddings.search import close_pairs, nearest
+from pets_core.embeddings.search import find_close_pairs, nearest
 
 ROWS = 5_000
 MIN_SIMILARITY = 0.94
@@ -66,7 +66,7 @@ def main() -> None:
         print(f"file       {Path(url).stat().st_size / 2**20:.0f} MiB")
         with open_embeddings(url) as file:
             tell("nearest", lambda: nearest(file, np.ones(num_features, np.float32), 5))
-            tell("all pairs", lambda: deque(close_pairs(file, MIN_SIMILARITY), maxlen=0))
+            tell("all pairs", lambda: deque(find_close_pairs(file, MIN_SIMILARITY), maxlen=0))
 
 
 def tell(name: str, search: Callable[[], object]) -> None:

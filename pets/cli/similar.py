@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pets.cli.tables import print_table
-from pets_core.embeddings.similar import similar_photos
+from pets_core.embeddings.similar import find_similar_photos
 from pets_core.errors import PetsError
 
 __all__ = ["add_arguments", "run_command"]
@@ -31,6 +31,6 @@ def run_command(arguments: argparse.Namespace) -> None:
     """
     if arguments.top < 1:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")
-    found = similar_photos(arguments.photo, arguments.embeddings, arguments.top)
+    found = find_similar_photos(arguments.photo, arguments.embeddings, arguments.top)
     rows = [(f"{n.similarity:.3f}", n.class_name, n.split, n.id) for n in found]
     print_table(["cosine", "class", "split", "id"], rows)

@@ -1,1 +1,1 @@
-"""Photos as vectors of features: stored, searched, and compared."""
+"""Embeddings of photos: storage, nearest-neighbour search and near-duplicates."""

@@ -1,4 +1,4 @@
-"""The file of a data set's embeddings: written split by split, read a block at a time."""
+"""Embeddings file of a data set: written split by split, read block by block."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ __all__ = [
     "Embeddings",
     "EmbeddingsInfo",
     "SplitEmbeddings",
+    "normalize",
     "open_embeddings",
-    "unit",
     "write_embeddings",
 ]
 
 EMBEDDINGS = "embeddings/embeddings.parquet"
-"""Where the file lies in a run's folder."""
+"""Path of the file in a run's folder."""
 _KEY = b"pets.embeddings"
 _ROWS = 4096
-"""In a row group, which is read at once: of a thousand features, 16 MB."""
+"""Rows per row group, which is read as one block: 16 MB for a thousand features."""
 _NAMES = ("id", "split", "class_name")
 
 
 class EmbeddingsInfo(Record):
-    """What the file says of itself, in the metadata of its schema.
+    """Metadata of an embeddings file, stored in its schema.
 
     Attributes:
-        model_url: The model.
-        model_sha256: Of its weights: another model may come to lie there.
-        backbone: Its backbone.
-        image_size: Side of the square it sees, pixels.
+        model_url: Folder of the model.
+        model_sha256: SHA-256 of the weights, to detect that `model_url` has another model.
+        backbone: Backbone of the model.
+        image_size: Side of the model's input, pixels.
         num_features: Length of an embedding.
-        dataset_url: Folder of the data set's version, which holds the photos.
-        dataset_name: Its name.
-        dataset_fingerprint: Its fingerprint.
+        dataset_url: Folder of the data set version.
+        dataset_name: Name of the data set.
+        dataset_fingerprint: Fingerprint of the data set version.
     """
 
     format_version: Literal[1] = 1
@@ -61,7 +61,7 @@ class EmbeddingsInfo(Record):
 
 
 class SplitEmbeddings(NamedTuple):
-    """The N photos of a split: their ids, names of their classes, and features, (N, D)."""
+    """Ids, class names and features (N, D) of the N photos of a split."""
 
     split: Split
     ids: Sequence[str]
@@ -70,21 +70,21 @@ class SplitEmbeddings(NamedTuple):
 
 
 def write_embeddings(url: str, info: EmbeddingsInfo, splits: Iterable[SplitEmbeddings]) -> int:
-    """Write a row a photo: id, split, class_name, embedding.
+    """Write one row per photo, atomically: id, split, class_name, embedding.
 
     Args:
-        url: File to write, whole or not at all.
-        info: What it is to say of itself.
-        splits: Taken one at a time, so that no more need be in memory.
+        url: File to write.
+        info: Metadata of the file.
+        splits: Consumed one by one, so that only one split is in memory.
 
     Returns:
-        Photos written.
+        Number of photos.
     """
     schema = _schema(info.num_features).with_metadata({_KEY: info.model_dump_json().encode()})
     count = 0
     with (
         storage.writing(url) as file,
-        # Features hardly ever repeat.
+        # No dictionary for the features, which rarely repeat.
         pq.ParquetWriter(
             file, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
         ) as writer,
@@ -110,10 +110,10 @@ def _schema(num_features: int) -> pa.Schema:
 
 
 class Embeddings:
-    """A file that is open: its blocks are read when they are asked for.
+    """An open embeddings file; blocks are read on access.
 
-    A block has the embeddings of consecutive photos, each divided by its length, so that the
-    product of two is the cosine of their angle: float32 (b, D).
+    A block has the unit-length embeddings of consecutive photos, float32 (b, D). The dot product of
+    two is their cosine similarity.
     """
 
     def __init__(self, url: str, parquet: pq.ParquetFile, info: EmbeddingsInfo) -> None:
@@ -121,7 +121,7 @@ class Embeddings:
 
     @property
     def num_photos(self) -> int:
-        """Of all blocks."""
+        """Number of photos in all blocks."""
         return int(self._parquet.metadata.num_rows)
 
     def photos(self) -> pa.Table:
@@ -133,7 +133,7 @@ class Embeddings:
         return int(self._parquet.num_row_groups)
 
     def __getitem__(self, number: int, /) -> NDArray[np.float32]:
-        """One block.
+        """Read a block.
 
         Raises:
             PetsError: A value is not finite.
@@ -142,54 +142,54 @@ class Embeddings:
         values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         if not np.isfinite(values).all():
             raise PetsError(
-                f"{self._url}: holds embeddings that are not finite: run `pets embed` again, and "
-                "if they come again, train the model with a lower train.base_lr"
+                f"{self._url}: embeddings are not finite: run `pets embed` again; if the error "
+                "persists, train the model with a lower train.base_lr"
             )
-        return unit(values.reshape(-1, self.info.num_features))
+        return normalize(values.reshape(-1, self.info.num_features))
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors (N, D) divided by their lengths; one of length 0, which is like no other, stays."""
+def normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale vectors (N, D) to unit length; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, np.where(lengths == 0, 1, lengths), dtype=np.float32)
 
 
 @contextmanager
 def open_embeddings(url: str) -> Iterator[Embeddings]:
-    """Open a file of `write_embeddings`, whose pages are verified as they are read.
+    """Open a file of `write_embeddings`; page checksums are verified on read.
 
     Args:
-        url: Of the file, or of the folder of the run that wrote it.
+        url: The file, or the folder of the run that wrote it.
 
     Raises:
-        PetsError: It is not there, not such a file, damaged, or of another version.
+        PetsError: The file is missing, damaged, not an embeddings file or of another version.
     """
     url = storage.absolute(url)
     url = url if url.endswith(".parquet") else storage.join(url, EMBEDDINGS)
     with storage.open_read(url) as file:
         try:
             parquet = open_parquet(file)
-            yield Embeddings(url, parquet, _info(url, parquet.schema_arrow))
+            yield Embeddings(url, parquet, _read_info(url, parquet.schema_arrow))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise PetsError(f"{url}: no file of embeddings, or damaged: {error}") from error
+            raise PetsError(f"{url}: not an embeddings file, or damaged: {error}") from error
 
 
-def _info(url: str, schema: pa.Schema) -> EmbeddingsInfo:
+def _read_info(url: str, schema: pa.Schema) -> EmbeddingsInfo:
     metadata = schema.metadata or {}
     if _KEY not in metadata:
         raise PetsError(
-            f"{url}: no file of embeddings: its schema has no metadata {_KEY.decode()!r} with the "
-            "model; give the embeddings.parquet of a run of `pets embed`"
+            f"{url}: not an embeddings file: its schema has no metadata {_KEY.decode()!r}; use the "
+            "embeddings.parquet of a `pets embed` run"
         )
     try:
         info = EmbeddingsInfo.model_validate_json(metadata[_KEY])
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url}: its metadata is damaged or of another version: {error}") from error
+        raise PetsError(f"{url}: the metadata is damaged or of another version: {error}") from error
     for field in _schema(info.num_features):
-        place = schema.get_field_index(field.name)
-        if place < 0 or schema.field(place).type != field.type:
-            found = "no such column" if place < 0 else f"not {schema.field(place).type}"
+        index = schema.get_field_index(field.name)
+        if index < 0 or schema.field(index).type != field.type:
+            found = "no such column" if index < 0 else f"not {schema.field(index).type}"
             raise PetsError(
-                f"{url}: no file of embeddings: {field.name} is to be {field.type}, {found}"
+                f"{url}: not an embeddings file: {field.name} must be {field.type}, {found}"
             )
     return info

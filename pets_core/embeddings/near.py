@@ -1,4 +1,4 @@
-"""Near-duplicates by embedding, beside those that the perceptual hash found at ingest."""
+"""Near-duplicates by embedding, compared with those of the perceptual hash at ingest."""
 
 from __future__ import annotations
 
@@ -10,75 +10,77 @@ from pets_core import storage
 from pets_core.data.dataset import read_table, write_table
 from pets_core.data.ingest.duplicates import SPLIT_ORDER, leaking
 from pets_core.embeddings.file import open_embeddings
-from pets_core.embeddings.search import Blocks, Pairs, close_pairs
+from pets_core.embeddings.search import Blocks, Pairs, find_close_pairs
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.inference import NearDuplicates
 
-__all__ = ["NEAR_DUPLICATES", "find_near_duplicates", "likes"]
+__all__ = ["NEAR_DUPLICATES", "find_matches", "find_near_duplicates"]
 
 NEAR_DUPLICATES = "embeddings/near_duplicates.parquet"
-"""Where they lie in a run's folder."""
-_NOBODY = np.iinfo(np.int64).max
+"""Path of the near-duplicates in a run's folder."""
+_NO_MATCH = np.iinfo(np.int64).max
 _STEPS = 1 << 24
-"""Of a similarity: float32 tells no finer ones apart near 1."""
+"""Steps of a quantised similarity: the resolution of float32 near 1."""
 
 
-def likes(
+def find_matches(
     blocks: Blocks, ids: NDArray[np.object_], splits: NDArray[np.int64], min_similarity: float
 ) -> Pairs:
-    """Find each photo's like, by the rule of `find_duplicates`, so that both can be compared.
+    """Find the match of each photo, by the rule of `find_duplicates`.
 
-    A photo is listed with its like in a later split, and where there is none, with its like in its
-    own split, of which the first by id is taken for the original and not listed. Of several likes
-    the most similar counts, then the first by id.
+    A photo is listed with its match in a later split, or else with its match in its own split. In a
+    split, the first photo by id is the original and is not listed. Of several matches, the most
+    similar is used, then the first by id.
 
     Args:
         blocks: Unit vectors of N photos.
-        ids: (N,).
-        splits: A number for each photo's split, larger for a later one, (N,).
-        min_similarity: Least cosine of photos that are alike.
+        ids: Photo ids, (N,).
+        splits: Number of each photo's split, larger for a later one, (N,).
+        min_similarity: Minimum cosine similarity of a match.
 
     Returns:
-        Places of the photos that are listed, in rising order, and of their likes.
+        Row indices of the listed photos, ascending, and of their matches.
     """
     order = np.argsort(ids, kind="stable")
     rank = np.empty(len(ids), np.int64)
     rank[order] = np.arange(len(ids))
-    # One number a photo, as all pairs of a crowd would not fit in memory.
-    best = np.full(len(ids), _NOBODY)
-    for first, second, similarity in close_pairs(blocks, min_similarity):
+    # Store one integer key per photo, since all pairs of a large cluster may not fit in memory.
+    best = np.full(len(ids), _NO_MATCH)
+    for first, second, similarity in find_close_pairs(blocks, min_similarity):
         same = splits[first] == splits[second]
         swap = np.where(same, rank[first] < rank[second], splits[first] > splits[second])
-        photo, like = np.where(swap, (second, first), (first, second))
-        apart = np.rint((1 - similarity.astype(np.float64).clip(max=1)) * _STEPS).astype(np.int64)
-        np.minimum.at(best, photo, same.astype(np.int64) << 60 | apart << 32 | rank[like])
-    listed = np.flatnonzero(best != _NOBODY)
+        photo, match = np.where(swap, (second, first), (first, second))
+        distance = np.rint((1 - similarity.astype(np.float64).clip(max=1)) * _STEPS).astype(
+            np.int64
+        )
+        np.minimum.at(best, photo, same.astype(np.int64) << 60 | distance << 32 | rank[match])
+    listed = np.flatnonzero(best != _NO_MATCH)
     found = best[listed]
-    apart = found >> 32 & (1 << 28) - 1
-    similarity = (1 - apart / _STEPS).astype(np.float32)
+    distance = found >> 32 & (1 << 28) - 1
+    similarity = (1 - distance / _STEPS).astype(np.float32)
     return Pairs(listed, order[found & (1 << 32) - 1], similarity)
 
 
 def find_near_duplicates(
     manifest: DatasetManifest, run_url: str, embeddings_url: str, min_similarity: float
 ) -> NearDuplicates:
-    """List the photos whose embedding is near another's, and write them into the run's folder.
+    """Find near-duplicates by embedding, and write them to the run's folder.
 
     Columns: those of `DUPLICATES_SCHEMA` that name two photos; `similarity`, the cosine; `by_hash`,
-    whether the perceptual hash found a like of the same kind, in a later split or in the photo's
-    own. Those with a like in a later split come first, then the most similar.
+    whether the perceptual hash also found a match of the same kind (in a later split, or in the
+    photo's own split). Photos with a match in a later split come first, then the most similar.
 
     Args:
-        manifest: The data set's version.
+        manifest: The data set version.
         run_url: Folder of the run.
         embeddings_url: File of `write_embeddings`.
-        min_similarity: Least cosine of near-duplicates.
+        min_similarity: Minimum cosine similarity of near-duplicates.
     """
     with open_embeddings(embeddings_url) as file:
         photos = file.photos()
         ids = np.array(photos["id"].to_pylist(), object)
         splits = np.array([SPLIT_ORDER[name] for name in photos["split"].to_pylist()], np.int64)
-        found = likes(file, ids, splits, min_similarity)
+        found = find_matches(file, ids, splits, min_similarity)
     table = _table(photos, found)
     kinds = _kinds(table)
     by_hash = set(_kinds(read_table(storage.join(manifest.url, "duplicates.parquet"))))
@@ -102,7 +104,7 @@ def find_near_duplicates(
 
 
 def _table(photos: pa.Table, found: Pairs) -> pa.Table:
-    """Who is like whom, a row each."""
+    """Return a row for each photo and its match."""
     own, other = photos.take(found.first), photos.take(found.second)
     names = [*photos.column_names, *(f"match_{name}" for name in photos.column_names)]
     table = pa.Table.from_arrays([*own.columns, *other.columns], names)
@@ -110,6 +112,6 @@ def _table(photos: pa.Table, found: Pairs) -> pa.Table:
 
 
 def _kinds(table: pa.Table) -> list[tuple[str, bool]]:
-    """Each photo that is listed, and whether its like is in a later split."""
+    """Return each listed photo, and whether its match is in a later split."""
     leaks = set(leaking(table)["id"].to_pylist())
     return [(photo, photo in leaks) for photo in table["id"].to_pylist()]

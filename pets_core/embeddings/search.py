@@ -1,7 +1,7 @@
-"""Exact search among unit vectors, a block of them in memory at a time.
+"""Exact nearest-neighbour search of unit vectors, block by block.
 
-No index is built: a hundred thousand photos are looked through in two seconds of one core's work,
-and compared with each other in minutes (docs/embeddings.md).
+There is no index: on one core, a search of 100,000 photos takes two seconds, and all pairs of them
+take minutes (docs/embeddings.md).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Pairs", "close_pairs", "nearest"]
+__all__ = ["Blocks", "Pairs", "find_close_pairs", "nearest"]
 
 
 class Blocks(Protocol):
-    """Unit vectors in order, in blocks of any sizes: float32 (b, D)."""
+    """Sequence of blocks of unit vectors, float32 (b, D), of any sizes."""
 
     def __len__(self) -> int:
         """Number of blocks."""
 
     def __getitem__(self, number: int, /) -> NDArray[np.float32]:
-        """One block, read when it is asked for."""
+        """Read a block."""
 
 
 class Pairs(NamedTuple):
-    """Places of the first and the second vector of P pairs, int64 (P,), and their cosines."""
+    """Row indices of the two vectors of P pairs, int64 (P,), and their cosine similarity."""
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
@@ -36,42 +36,41 @@ class Pairs(NamedTuple):
 def nearest(
     blocks: Blocks, vector: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find the vectors of greatest cosine with one.
+    """Find the vectors with the highest cosine similarity to a query.
 
     Args:
         blocks: N vectors.
-        vector: (D,), of length 1.
-        count: How many to find.
+        vector: The query, of unit length, (D,).
+        count: Number of vectors to find.
 
     Returns:
-        Their places and cosines, the nearest first, of equal ones the first; `count`, or N if that
-        is less.
+        Row indices and similarities of min(count, N) vectors, most similar first; ties by row.
     """
-    places, similarity = np.empty(0, np.int64), np.empty(0, np.float32)
+    rows, similarity = np.empty(0, np.int64), np.empty(0, np.float32)
     start = 0
     for number in range(len(blocks)):
         block = blocks[number]
-        places = np.concatenate([places, np.arange(start, start + len(block))])
+        rows = np.concatenate([rows, np.arange(start, start + len(block))])
         similarity = np.concatenate([similarity, block @ vector])
-        # Stable, and the places rise among equals.
+        # Stable, and rows ascend among ties.
         best = np.argsort(-similarity, kind="stable")[:count]
-        places, similarity = places[best], similarity[best]
+        rows, similarity = rows[best], similarity[best]
         start += len(block)
-    return places, similarity
+    return rows, similarity
 
 
-def close_pairs(blocks: Blocks, min_similarity: float) -> Iterator[Pairs]:
-    """Find every pair of vectors whose cosine is at least `min_similarity`.
+def find_close_pairs(blocks: Blocks, min_similarity: float) -> Iterator[Pairs]:
+    """Find all pairs of vectors with a cosine similarity of at least `min_similarity`.
 
-    Each block is multiplied by itself and by those after it: two blocks and their product are in
-    memory at once, whatever N is; time grows with its square.
+    Each block is multiplied by itself and by all later blocks. Memory is two blocks and their
+    product, independent of N. Time grows with the square of N.
 
     Args:
         blocks: N vectors.
-        min_similarity: Least cosine.
+        min_similarity: Minimum cosine similarity.
 
     Yields:
-        The pairs of two blocks, each pair once, first below second.
+        The pairs of two blocks, each pair once, with first < second.
     """
     start = 0
     for number in range(len(blocks)):

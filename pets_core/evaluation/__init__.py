@@ -1,1 +1,1 @@
-"""How a trained model did: counts, plots and the report."""
+"""Evaluation of a trained model: predictions, comparison with the champion, and the report."""

@@ -1,4 +1,4 @@
-"""Where a model looked: class-activation maps by Grad-CAM (Selvaraju and others 2017)."""
+"""Class activation maps: Grad-CAM (Selvaraju et al., 2017)."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ _OPACITY = 0.45
 
 
 def activation_maps(model: Classifier, inputs: Tensor, classes: Tensor) -> Tensor | None:
-    """How much each place of a photo speaks for a class.
+    """Return how much each region of a photo contributes to the score of a class.
 
     Args:
-        model: In evaluation mode; its gradients are left alone.
+        model: In evaluation mode. The `grad` of its parameters does not change.
         inputs: (B, 3, S, S).
         classes: Class index for each photo, int64 (B,).
 
     Returns:
-        float32 (B, h, w) from 0 to 1, as coarse as the body's last features; None where these have
-        no places, or nothing depends on them.
+        float32 (B, h, w) from 0 to 1, in the resolution of the body's last features. None if the
+        features have no spatial dimensions, or the logits do not depend on them.
     """
     with torch.enable_grad():
-        for watch in (_last_features, _before_last_block):
-            if (found := watch(model, inputs)) is None:
+        for capture in (_last_features, _last_block_input):
+            if (captured := capture(model, inputs)) is None:
                 continue
-            features, logits = found
-            (slopes,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
-            values, weights = (_placed(each.detach(), model.body) for each in (features, slopes))
-            # Nothing depends on the places of the last features in a head that reads the class
-            # token alone; there the last block is what reads them.
+            features, logits = captured
+            (gradients,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
+            values, weights = (_to_spatial(t.detach(), model.body) for t in (features, gradients))
+            # A head that reads only the class token has zero gradients at all other tokens. The
+            # input of the last block is used instead.
             if values is not None and weights is not None and weights.any():
-                return _maps(values.float(), weights.float())
+                return _grad_cam(values.float(), weights.float())
     return None
 
 
 def _last_features(model: Classifier, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The body's features before they are pooled, and the logits that come of them."""
+    """Return the body's features before pooling, and the logits computed from them."""
     features = model.body.forward_features(inputs)  # type: ignore[operator]
     if not isinstance(features, Tensor):
         return None
@@ -56,35 +56,35 @@ def _last_features(model: Classifier, inputs: Tensor) -> tuple[Tensor, Tensor] |
     return features, model.head(model.body.forward_head(features))  # type: ignore[operator]
 
 
-def _before_last_block(model: Classifier, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What a transformer's last block is given, and the logits that come of it."""
+def _last_block_input(model: Classifier, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the input of a transformer's last block, and the logits computed from it."""
     blocks = getattr(model.body, "blocks", None)
     if not isinstance(blocks, (nn.Sequential, nn.ModuleList)):
         return None
-    given: list[Tensor] = []
+    block_inputs: list[Tensor] = []
 
-    def take(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         if not isinstance(arguments[0], Tensor):
             return arguments
-        given.append(arguments[0].detach().requires_grad_())
-        return (given[0], *arguments[1:])
+        block_inputs.append(arguments[0].detach().requires_grad_())
+        return (block_inputs[0], *arguments[1:])
 
-    handle = blocks[-1].register_forward_pre_hook(take)
+    handle = blocks[-1].register_forward_pre_hook(hook)
     try:
         logits = model.head(model.body(inputs))
     finally:
         handle.remove()
-    return (given[0], logits) if given else None
+    return (block_inputs[0], logits) if block_inputs else None
 
 
-def _maps(values: Tensor, slopes: Tensor) -> Tensor:
-    maps = F.relu((values * slopes.mean((2, 3), keepdim=True)).sum(1))
+def _grad_cam(values: Tensor, gradients: Tensor) -> Tensor:
+    maps = F.relu((values * gradients.mean((2, 3), keepdim=True)).sum(1))
     largest: Tensor = maps.amax((1, 2), keepdim=True)
     return maps / largest.clamp(min=torch.finfo(maps.dtype).tiny)
 
 
-def _placed(features: Tensor, body: nn.Module) -> Tensor | None:
-    """Features as (B, D, h, w): timm's are that already, channels last, or tokens of a grid."""
+def _to_spatial(features: Tensor, body: nn.Module) -> Tensor | None:
+    """Return features as (B, D, h, w), from channels first, channels last or tokens of a grid."""
     depth = int(body.num_features)  # type: ignore[arg-type]
     if features.ndim == 4 and features.shape[1] == depth:
         return features
@@ -101,16 +101,16 @@ def _placed(features: Tensor, body: nn.Module) -> Tensor | None:
 def overlay(
     pixels: NDArray[np.uint8], activation: NDArray[np.float32], crop: int, side: int
 ) -> bytes:
-    """Lay a map over its photo.
+    """Draw an activation map over its photo.
 
     Args:
-        pixels: The photo as it is stored, uint8 (R, R, 3).
-        activation: (h, w) from 0 to 1, of the middle `crop` of R pixels.
-        crop: S.
-        side: Of the picture, pixels.
+        pixels: The stored photo, uint8 (R, R, 3).
+        activation: (h, w) from 0 to 1, of the center crop.
+        crop: Side S of the center crop, pixels.
+        side: Side of the returned image, pixels.
 
     Returns:
-        A JPEG of the part that the model sees.
+        A JPEG of the center crop, which is the input of the model.
     """
     start = (len(pixels) - crop) // 2
     photo = Image.fromarray(pixels[start : start + crop, start : start + crop])

@@ -1,4 +1,4 @@
-"""A model and the champion on the same samples."""
+"""Comparison of a model with the champion on the same samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Labels", "ScoredSamples", "compare", "reduce_scores"]
 _MAX_LISTED = 20
 _RESAMPLES = 1999
 _MOST_PERMUTED = 5_000
-"""Samples that scipy exchanges one by one, which takes time that grows with their square."""
+"""Maximum samples for scipy's permutation test, whose time grows quadratically."""
 _BLOCK = 10_000_000
 
 Floats = NDArray[np.float64]
@@ -26,13 +26,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Labels:
-    """Which samples carry which label, and whether the model found it there.
+    """Labels of the samples, and whether the model predicted them.
 
     Attributes:
         names: L labels.
-        rows: Sample of each of M pairs of a sample and a label that it carries, int64 (M,).
-        labels: Label of each pair, int64 (M,).
-        found: Whether the model predicted the label for the sample, bool (M,).
+        rows: Sample index of each of M pairs of a sample and one of its labels, int64 (M,).
+        labels: Label index of each pair, int64 (M,).
+        found: Whether the model predicted the label of each pair, bool (M,).
     """
 
     names: Sequence[str]
@@ -41,7 +41,7 @@ class Labels:
     found: NDArray[np.bool_]
 
     def supports(self, rows: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
-        """Return how often each label occurs and is found, both (L,), in all or some samples."""
+        """Return occurrences and true positives per label, (L,) each, of all or some samples."""
         chosen = slice(None) if rows is None else np.isin(self.rows, rows)
         labels, found = self.labels[chosen], self.found[chosen]
         size = len(self.names)
@@ -50,22 +50,22 @@ class Labels:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Labels that no sample carries, in index order."""
+        """Labels that no sample has, in index order."""
         support = self.supports()[0]
         return tuple(name for name, count in zip(self.names, support, strict=True) if not count)
 
 
 @dataclass(frozen=True)
 class ScoredSamples:
-    """The primary metric of one model, sample by sample.
+    """Score of each sample in the primary metric of one model.
 
     Attributes:
         metric: The primary metric. Its value is the mean of `scores`, or the root of that mean.
-        ids: N.
-        scores: float64 (N,).
+        ids: N sample ids.
+        scores: Score of each sample, float64 (N,).
         is_root: Whether the metric is the root of the mean, as RMSE is of squared errors.
-        labels: What each sample carries, of kinds that have labels.
-        model_url: The model.
+        labels: Labels of the samples; None for targets without labels.
+        model_url: Folder of the model.
     """
 
     metric: Metric
@@ -79,7 +79,7 @@ class ScoredSamples:
         return len(self.ids)
 
     def value(self, rows: NDArray[np.int64]) -> Metric:
-        """Return the metric of some samples, without its interval."""
+        """Return the metric of some samples, without interval and baseline."""
         value = float(reduce_scores(self.scores[rows], self.is_root))
         return self.metric.model_copy(
             update={"value": value, "low": None, "high": None, "baseline": None}
@@ -91,21 +91,24 @@ def compare(
 ) -> Comparison:
     """Compare two models sample by sample.
 
-    Scores that are 0 or 1 are compared with McNemar's exact test (1947) and the interval of Agresti
-    and Min (2005); others with a paired permutation test and a paired percentile bootstrap
-    interval (Efron and Tibshirani 1993), of which the first two are the special case.
+    Scores of 0 and 1 are compared with McNemar's exact test (1947) and the interval of Agresti and
+    Min (2005). Other scores are compared with a paired permutation test and a paired percentile
+    bootstrap interval (Efron and Tibshirani, 1993).
 
     Args:
-        model: The model.
-        champion: The champion. Samples that only one of both has do not count.
-        trained_on: Samples of `model` that one of both was trained on, (N,), which do not count.
-            None where that is not known.
+        model: Scores of the model.
+        champion: Scores of the champion. Samples that only one model has are ignored.
+        trained_on: Whether one of the models was trained on each sample of `model`, bool (N,).
+            These samples are excluded. None if unknown.
 
     Raises:
-        PetsError: They have no sample in common, or all were trained on, or a score is NaN.
+        PetsError: The models have no sample in common, all common samples are excluded, or a score
+            is not finite.
     """
-    place = {sample: row for row, sample in enumerate(champion.ids)}
-    own = np.array([row for row, sample in enumerate(model.ids) if sample in place], np.int64)
+    champion_rows = {sample: row for row, sample in enumerate(champion.ids)}
+    own = np.array(
+        [row for row, sample in enumerate(model.ids) if sample in champion_rows], np.int64
+    )
     if not len(own):
         raise PetsError("it was evaluated on none of these samples")
     num_excluded = None
@@ -113,15 +116,15 @@ def compare(
         num_excluded = int(trained_on[own].sum())
         own = own[~trained_on[own]]
     if not len(own):
-        raise PetsError(f"it, or this model, was trained on all of the {num_excluded} samples")
-    theirs = np.array([place[model.ids[row]] for row in own], np.int64)
+        raise PetsError(f"it or this model was trained on all of the {num_excluded} samples")
+    theirs = np.array([champion_rows[model.ids[row]] for row in own], np.int64)
     ours, others = model.scores[own], champion.scores[theirs]
     if not (np.isfinite(ours).all() and np.isfinite(others).all()):
         raise PetsError(f"a sample's {model.metric.name} is not finite")
     sign = 1 if model.metric.higher_is_better else -1
     gains = sign * (ours - others)
     improvement, p_value, test = _test(ours, others, sign, model.is_root)
-    changes = _changes(model.labels, own, champion.labels, theirs)
+    changes = _label_changes(model.labels, own, champion.labels, theirs)
     return Comparison(
         champion_url=champion.model_url,
         num_rows=len(own),
@@ -140,7 +143,7 @@ def compare(
 
 
 def reduce_scores(scores: Floats, is_root: bool, axis: int = -1) -> Floats:
-    """Return the metric of scores: their mean, or its root."""
+    """Return the metric of scores: the mean, or its square root."""
     mean: Floats = scores.mean(axis)
     return np.sqrt(mean) if is_root else mean
 
@@ -159,17 +162,18 @@ def _test(ours: Floats, others: Floats, sign: int, is_root: bool) -> tuple[Inter
     value = float(improvement(ours, others))
     if len(ours) < 2 or np.array_equal(ours, others):
         return Interval(value=value, low=value, high=value), 1.0, "paired permutation test"
-    found = bootstrap_interval(improvement, ours, others)
-    return found, _permuted(ours, others, improvement, is_root), "paired permutation test"
+    interval = bootstrap_interval(improvement, ours, others)
+    p_value = _permutation_p_value(ours, others, improvement, is_root)
+    return interval, p_value, "paired permutation test"
 
 
-def _permuted(
+def _permutation_p_value(
     ours: Floats, others: Floats, improvement: Callable[..., Any], is_root: bool
 ) -> float:
-    """Return the two-sided p-value of a difference whose pairs are exchanged at random.
+    """Return the two-sided p-value of a paired permutation test.
 
-    Of many samples the mean of the exchanged differences is normal (Fisher 1935; central limit),
-    and is drawn as one number.
+    Of many samples, the mean of the permuted differences is drawn from its normal approximation
+    (Fisher, 1935; central limit theorem).
     """
     if len(ours) <= _MOST_PERMUTED:
         from scipy.stats import permutation_test
@@ -181,8 +185,8 @@ def _permuted(
         return float(tested.pvalue)
     half, middle = (ours - others) / 2, (ours + others) / 2
     spread = np.sqrt(np.square(half).sum()) / len(half)
-    moved = np.random.default_rng(0).normal(0, spread, _RESAMPLES)
-    means = np.stack([middle.mean() + moved, middle.mean() - moved])
+    permuted = np.random.default_rng(0).normal(0, spread, _RESAMPLES)
+    means = np.stack([middle.mean() + permuted, middle.mean() - permuted])
     one, other = np.sqrt(np.maximum(means, 0)) if is_root else means
     observed = abs(float(improvement(ours, others)))
     return float((1 + (np.abs(one - other) >= observed).sum()) / (1 + _RESAMPLES))
@@ -197,11 +201,11 @@ def _mcnemar(better: int, worse: int) -> float:
 
 
 def _agresti_min(better: int, worse: int, total: int) -> Interval:
-    """Difference of two paired shares with the adjusted Wald interval."""
+    """Return the difference of two paired proportions with its adjusted Wald interval."""
     from scipy.stats import norm
 
     value = (better - worse) / total
-    # Half a sample more in each of the four cells.
+    # Add half a sample to each of the four cells.
     first, second, size = better + 0.5, worse + 0.5, total + 2
     centre = (first - second) / size
     spread = norm.ppf(0.975) * np.sqrt((first + second) / size - centre**2) / np.sqrt(size)
@@ -209,13 +213,13 @@ def _agresti_min(better: int, worse: int, total: int) -> Interval:
     return Interval(value=value, low=low, high=high)
 
 
-def _changes(
+def _label_changes(
     model: Labels | None,
     own: NDArray[np.int64],
     champion: Labels | None,
     theirs: NDArray[np.int64],
 ) -> list[LabelChange]:
-    """Return the recall of each label that occurs, the largest drop first."""
+    """Return the recall of each label in both models, the largest drop first."""
     if model is None or champion is None:
         return []
     support, found = model.supports(own)

@@ -1,4 +1,4 @@
-"""The photos worth looking at, small, from the data set that was evaluated."""
+"""Galleries of the report: thumbnails of evaluated photos with their predictions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Picture:
 
     Attributes:
         photo_id: Its id in the data set.
-        actual: Its target as text.
+        actual: The target as text.
         predicted: The prediction as text.
-        detail: How far it is off, as "loss 2.31".
-        is_correct: Whether the prediction is right; None where it is more or less so.
-        group: Heading of the pictures that belong together; empty: none.
-        jpeg: The photo, small; None where the data set is out of reach.
-        map_jpeg: Where the model looked; None where that was not computed.
+        detail: Loss or error as text, such as "loss 2.31".
+        is_correct: Whether the prediction is correct; None if that does not apply.
+        group: Heading shared by pictures; empty: none.
+        jpeg: Thumbnail of the photo; None if the data set is unavailable.
+        map_jpeg: Activation map over the photo; None if not computed.
     """
 
     photo_id: str
@@ -43,7 +43,7 @@ class Picture:
 
 
 Gallery = Mapping[str, Sequence[Picture]]
-"""Pictures by the part of the gallery they are in, the worst first."""
+"""Pictures by part of the gallery, the worst prediction first."""
 
 
 def fetch_photos(
@@ -54,15 +54,15 @@ def fetch_photos(
     maps_url: str | None = None,
     draw: Callable[[str, bytes], bytes] | None = None,
 ) -> Gallery:
-    """Return the gallery with its photos.
+    """Return the gallery with thumbnails.
 
     Args:
-        gallery: Pictures without photos.
-        dataset_url: Folder of the version of the data set. Where it is out of reach, they go
-            without photos, with a warning in the log.
-        side: Longer side of a photo, pixels.
-        maps_url: Parquet file with a map for each of some photo ids, if there is one.
-        draw: Draws on a photo, from its id and JPEG.
+        gallery: Pictures without thumbnails.
+        dataset_url: Folder of the data set version. If it cannot be read, a warning is logged and
+            the pictures stay without thumbnails.
+        side: Longer side of a thumbnail, pixels.
+        maps_url: Parquet file with activation maps by photo id.
+        draw: Returns the annotated JPEG of a photo, from its id and JPEG.
     """
     ids = {picture.photo_id for pictures in gallery.values() for picture in pictures}
     photos, maps = _photos(dataset_url, ids, side), _maps(maps_url)
@@ -81,7 +81,7 @@ def _photos(dataset_url: str, ids: Iterable[str], side: int) -> dict[str, bytes]
         with wrap_errors(f"photos of {dataset_url}"):
             return thumbnails(load_manifest(dataset_url), ids, side)
     except PetsError as error:
-        _log.warning("the galleries go without photos: %s", error)
+        _log.warning("Galleries are written without photos: %s", error)
         return {}
 
 
@@ -93,7 +93,7 @@ def _maps(url: str | None) -> dict[str, bytes]:
 
 
 def write_gallery(url: str, gallery: Gallery) -> None:
-    """Write a row a picture, its part of the gallery in the first column."""
+    """Write one row per picture, with its part of the gallery in the first column."""
     rows = [
         {"part": part, **vars(picture)}
         for part, pictures in gallery.items()
@@ -103,7 +103,7 @@ def write_gallery(url: str, gallery: Gallery) -> None:
 
 
 def read_gallery(url: str) -> Gallery:
-    """Read what `write_gallery` wrote; a part without pictures is absent."""
+    """Read a file of `write_gallery`; parts without pictures are absent."""
     gallery: dict[str, list[Picture]] = {}
     for row in read_table(url).to_pylist():
         gallery.setdefault(row.pop("part"), []).append(Picture(**row))

@@ -14,7 +14,7 @@ __all__ = ["bootstrap_interval"]
 
 _RESAMPLES, _FEW_RESAMPLES = 2000, 200
 _MANY = 100_000
-"""Samples of which fewer resamples do: a resample of a million takes 20 ms."""
+"""Above this number of samples, fewer resamples are drawn: one of a million samples takes 20 ms."""
 _BLOCK = 10_000_000
 
 Floats = NDArray[np.float64]
@@ -23,14 +23,14 @@ Floats = NDArray[np.float64]
 def bootstrap_interval(
     statistic: Callable[..., Any], *samples: NDArray[Any], seed: int = 0
 ) -> Interval:
-    """Return a statistic with its 95% percentile bootstrap interval (Efron and Tibshirani 1993).
+    """Return a statistic with its 95% percentile bootstrap interval (Efron and Tibshirani, 1993).
 
-    Of one sample alone every resample is the same, and the interval is empty.
+    The interval of a single sample has zero width.
 
     Args:
-        statistic: Of arrays like `samples`, along `axis`.
-        samples: Arrays (N,), whose rows are drawn together.
-        seed: Of the resamples.
+        statistic: Function of arrays like `samples` that reduces `axis`.
+        samples: Paired arrays, (N,) each.
+        seed: Seed of the resamples.
     """
     value = float(statistic(*samples, axis=-1))
     if len(samples[0]) < 2:

@@ -1,4 +1,4 @@
-"""Logits of a whole split, each row once, whatever the number of ranks."""
+"""Distributed prediction of a split: every row exactly once, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ __all__ = [
     "Decode",
     "Outputs",
     "average_predictions",
-    "in_row_order",
+    "gather_in_row_order",
     "predict_split",
     "predict_views",
 ]
 
-_PLAIN_SHARE = 0.25
+_PLAIN_WEIGHT = 0.25
 _BLOCK_BYTES = 16 * 2**20
-"""Most that a GPU keeps of a split's outputs, and that a rank sends at a time."""
+"""Maximum size of outputs that a GPU keeps, and that a rank sends at once."""
 
 
 Decode = Callable[[Tensor, Batch], Tensor]
-"""Returns predictions, (b, D), from a batch's logits, float32 (b, D)."""
+"""Returns the predictions of a batch, (b, D), from its logits, float32 (b, D)."""
 
 
 class Outputs(NamedTuple):
-    """What a model gives for N photos: (N, C), and pooled features (N, D) if asked for.
+    """Outputs of a model for N photos.
 
     Attributes:
-        values: Decoded predictions.
-        embeddings: Pooled features.
+        values: Predictions, or logits without a decoder, (N, C).
+        embeddings: Pooled features, (N, D), if requested.
     """
 
     values: npt.NDArray[np.float32]
@@ -60,17 +60,17 @@ def predict_split(
     decode: Decode | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Outputs | None:
-    """Run the model over every row of the loader's split.
+    """Predict every row of the loader's split.
 
-    Each rank predicts its own share; nothing is padded, so nothing is counted twice. Where the
-    loader augments, another `epoch` is another view of each photo.
+    Each rank predicts its own share, without padding. With an augmenting loader, each `epoch` is
+    another view of the photos.
 
     Returns:
-        In row order, on rank 0; None on the others.
+        Outputs in row order on rank 0, None on other ranks.
     """
     model.eval()
     rows: list[npt.NDArray[np.int64]] = []
-    given: list[tuple[Tensor, ...]] = []
+    pending: list[tuple[Tensor, ...]] = []
     host: list[list[npt.NDArray[np.float32]]] = []
     reported = time.monotonic()
 
@@ -84,19 +84,19 @@ def predict_split(
         rows.append(batch.rows)
         logits, *features = forward_fitting(batch.inputs)
         values = decode(logits, batch) if decode else logits
-        # Before the batch is added, so that some are left for the end.
-        if given and sum(each.nbytes for part in given for each in part) > _BLOCK_BYTES:
-            host.append(_to_host(given))
-            given = []
-        given.append((values, *features))
+        # Flush before appending, so that the last block is not empty.
+        if pending and sum(each.nbytes for part in pending for each in part) > _BLOCK_BYTES:
+            host.append(_to_host(pending))
+            pending = []
+        pending.append((values, *features))
         if time.monotonic() - reported > 1.0 or number == loader.num_batches:
             reported = time.monotonic()
             on_progress(
                 Progress(stage="predict", done=number, total=loader.num_batches, unit="batches")
             )
-    host.append(_to_host(given))
+    host.append(_to_host(pending))
     own = [np.concatenate(parts) for parts in zip(*host, strict=True)]
-    results = in_row_order(np.concatenate(rows), own, loader.num_rows)
+    results = gather_in_row_order(np.concatenate(rows), own, loader.num_rows)
     return None if results is None else Outputs(*results)
 
 
@@ -104,20 +104,20 @@ def _to_host(batches: list[tuple[Tensor, ...]]) -> list[npt.NDArray[np.float32]]
     return [torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True)]
 
 
-def in_row_order(
+def gather_in_row_order(
     rows: npt.NDArray[np.int64], own: list[npt.NDArray[np.float32]], num_rows: int
 ) -> list[npt.NDArray[np.float32]] | None:
-    """Put the ranks' shares of a split together, on rank 0.
+    """Gather the outputs of all ranks on rank 0, in row order.
 
-    They travel in blocks: a GPU holds one, and that of rank 0 one of every rank.
+    Outputs are sent in blocks: a GPU holds one block, and the GPU of rank 0 one of each rank.
 
     Args:
-        rows: This rank's places in the split, (n,).
-        own: What it has for them, each (n, D).
-        num_rows: Of the split, N.
+        rows: Row indices of this rank, (n,).
+        own: Outputs of this rank, (n, D) each.
+        num_rows: Rows of the split, N.
 
     Returns:
-        Each (N, D), on rank 0; None on the others.
+        Arrays (N, D) on rank 0, None on other ranks.
     """
     num_ranks = dist.get_world_size() if dist.is_initialized() else 1
     is_main = num_ranks == 1 or dist.get_rank() == 0
@@ -154,24 +154,24 @@ def predict_views(
     decode: Decode | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Outputs | None:
-    """Outputs for a split, averaged with those of augmented views if there are any.
+    """Predict a split, averaged over augmented views if there are any.
 
     Args:
         model: On the device.
-        plain: The photos, cropped.
-        augmented: The same photos, augmented.
-        num_views: Passes over these.
+        plain: Loads center crops of the photos.
+        augmented: Loads augmented views of the same photos.
+        num_views: Passes over `augmented`.
         accelerator: Mixed precision, devices, ranks.
-        embeddings: Whether the features of the plain photos are wanted.
+        embeddings: Whether to return the features of the center crops.
         decode: Returns predictions from logits.
-        on_progress: Told of the batches of all passes.
+        on_progress: Called with the progress over the batches of all passes.
 
     Returns:
-        In row order, on rank 0; None on the others.
+        Outputs in row order on rank 0, None on other ranks.
     """
 
-    def passed(number: int) -> Outputs | None:
-        def tell(progress: Progress) -> None:
+    def predict_pass(number: int) -> Outputs | None:
+        def report(progress: Progress) -> None:
             done = number * progress.total + progress.done
             total = (num_views + 1) * progress.total
             on_progress(progress.model_copy(update={"done": done, "total": total}))
@@ -183,11 +183,11 @@ def predict_views(
             epoch=max(number - 1, 0),
             embeddings=embeddings and number == 0,
             decode=decode,
-            on_progress=tell,
+            on_progress=report,
         )
 
-    outputs = passed(0)
-    views = [passed(number) for number in range(1, num_views + 1)]
+    outputs = predict_pass(0)
+    views = [predict_pass(number) for number in range(1, num_views + 1)]
     if outputs is None or not views:
         return outputs
     values = [view.values for view in views if view is not None]
@@ -197,12 +197,12 @@ def predict_views(
 def average_predictions(
     plain: npt.NDArray[np.float32], views: Sequence[npt.NDArray[np.float32]]
 ) -> npt.NDArray[np.float32]:
-    """Average predictions over augmented views, as fastai's `tta` does: a quarter for the plain.
+    """Average predictions over views as fastai's `tta`: weight 0.25 for the center crop.
 
     Args:
-        plain: Predictions of the plain photos, (N, D).
-        views: Of each augmented view, (N, D); at least one.
+        plain: Predictions of the center crops, (N, D).
+        views: Predictions of each augmented view, (N, D); at least one.
     """
     mean = np.mean(views, axis=0, dtype=np.float64)
-    averaged: npt.NDArray[np.float64] = _PLAIN_SHARE * plain + (1 - _PLAIN_SHARE) * mean
+    averaged: npt.NDArray[np.float64] = _PLAIN_WEIGHT * plain + (1 - _PLAIN_WEIGHT) * mean
     return averaged.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The file of predictions of one split: all that an evaluation is computed from."""
+"""Predictions file of one split: the only input of an evaluation."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ __all__ = [
     "Predictions",
     "PredictionsInfo",
     "list_column",
+    "raise_for_rows",
     "read_info",
     "read_predictions",
-    "refuse_rows",
     "write_predictions",
 ]
 
@@ -39,30 +39,30 @@ PREDICTIONS = "predictions.parquet"
 VALID_PREDICTIONS = "predictions-valid.parquet"
 CHAMPION_PREDICTIONS = "predictions-champion.parquet"
 MAPS = "maps.parquet"
-"""Names of the files that ranks write into the folder of an evaluation."""
+"""Names of the files that ranks write to the evaluation folder."""
 _KEY = b"pets"
 _ID = pa.field("id", pa.string())
 _ROWS = 8192
-"""Rows of a row group, and of a batch in memory: 8,192 rows of 1,000 classes take 32 MB."""
+"""Rows per row group and per batch in memory: 8,192 rows of 1,000 classes take 32 MB."""
 
 
 class PredictionsInfo(BaseModel):
-    """Metadata of a file of predictions.
+    """Metadata of a predictions file.
 
     Attributes:
-        format_version: Files of version 1 had other fields for each kind, and are read too.
+        format_version: 2. Version 1, with other fields per kind of target, can be read.
         targets: Kind of target.
-        split: The samples predicted.
+        split: The predicted split.
         model_url: Folder of the model.
-        backbone: Its backbone; of ratings the model.
-        image_size: Side of its input, pixels; None of models that see no photos.
-        dataset_url: Folder of the data set's version, which holds the photos.
-        dataset_name: Its name.
-        dataset_fingerprint: Its fingerprint.
-        tta_views: Augmented views that were averaged.
-        photos_per_second: Of the prediction.
-        classes: The model's vocabulary in index order, of kinds that have one.
-        numbers: The model's numbers in order, of kinds that have them.
+        backbone: Backbone of the model; for ratings, the type of model.
+        image_size: Side of the model's input, pixels; None for models without photos.
+        dataset_url: Folder of the data set version.
+        dataset_name: Name of the data set.
+        dataset_fingerprint: Fingerprint of the data set version.
+        tta_views: Number of averaged augmented views.
+        photos_per_second: Prediction throughput.
+        classes: Vocabulary of the model in index order; empty for targets without labels.
+        numbers: Regression outputs of the model in order; empty for other targets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,7 +84,7 @@ class PredictionsInfo(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_version_1(cls, data: Any) -> Any:
-        """Files of tags of version 1 had the names of their vocabulary alone."""
+        """Read version 1 files of tags, which store only the names of the vocabulary."""
         if isinstance(data, dict) and "tags" in data:
             data = dict(data)
             data["classes"] = [{"name": tag} for tag in data.pop("tags")]
@@ -97,7 +97,7 @@ class PredictionsInfo(BaseModel):
 
     @property
     def num_outputs(self) -> int:
-        """Values that the model predicts of a sample."""
+        """Number of values that the model predicts per sample."""
         return len(self.numbers or self.classes)
 
 
@@ -107,11 +107,10 @@ class Predictions:
 
     Attributes:
         info: Metadata of the file.
-        ids: Of the samples, N.
-        targets: What is right, in the form of the kind: class indices (N,), flags or numbers
-            (N, D).
-        outputs: The model's, float32 (N, D): probabilities or numbers.
-        losses: Loss of each sample, float32 (N,), of kinds that store it.
+        ids: N sample ids.
+        targets: Ground truth: class indices (N,), or flags or numbers (N, D).
+        outputs: Predicted probabilities or numbers, float32 (N, D).
+        losses: Loss of each sample, float32 (N,); None if the kind of target does not store it.
     """
 
     info: PredictionsInfo
@@ -125,7 +124,7 @@ class Predictions:
 
 
 class PredictionColumns(Protocol):
-    """How a kind of target stores its predictions, besides the column `id`."""
+    """Columns in which a kind of target stores its predictions, in addition to `id`."""
 
     @property
     def name(self) -> str:
@@ -139,20 +138,20 @@ class PredictionColumns(Protocol):
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return the columns of some samples, from their targets and decoded outputs."""
+        """Return the columns of samples from their targets and decoded outputs."""
         ...
 
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
-        """Return the targets of a file."""
+        """Return the targets from the columns of a file."""
         ...
 
     @property
     def output_column(self) -> str:
-        """Name of the column with the outputs, a list of D values a sample."""
+        """Name of the column with the outputs, a list of D values per sample."""
         ...
 
     def check(self, url: str, predictions: Predictions) -> None:
-        """Refuse targets or outputs that cannot be."""
+        """Raise a PetsError for invalid targets or outputs."""
         ...
 
 
@@ -166,19 +165,19 @@ def write_predictions(
     embeddings: NDArray[np.float32] | None = None,
     more: pa.Table | None = None,
 ) -> None:
-    """Write a row a sample, whole or not at all: id, the columns of the kind, embedding.
+    """Write one row per sample, atomically: id, the columns of the kind, embedding.
 
     Args:
         url: File to write.
         kind: The kind of target.
         info: Metadata of the file.
-        ids: N.
+        ids: N sample ids.
         targets: (N,) or (N, D).
-        outputs: (N, D), as `Target.decode` returns them.
-        embeddings: Pooled features, (N, F), if they are to be stored.
-        more: Further columns, N rows.
+        outputs: (N, D), as returned by `Target.decode`.
+        embeddings: Pooled features to store, (N, F).
+        more: Additional columns, N rows.
     """
-    assert outputs.shape == (len(ids), info.num_outputs), "a row a sample, a column an output"
+    assert outputs.shape == (len(ids), info.num_outputs), "outputs must be (samples, outputs)"
     assert len(targets) == len(ids)
     fields = [_ID, *kind.schema(info)]
     if embeddings is not None:
@@ -202,29 +201,29 @@ def write_predictions(
 
 
 def list_column(values: NDArray[np.float32]) -> pa.Array:
-    """Return a column of lists of one length, from an array (N, D)."""
+    """Return a fixed-size list column from an array (N, D)."""
     flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def read_predictions(url: str, kind: PredictionColumns) -> Predictions:
-    """Read a file of `write_predictions`, verifying the checksums of its pages.
+    """Read a file of `write_predictions` and verify its page checksums.
 
     Raises:
-        PetsError: There is no such file, it is of another kind, damaged, has no sample or one
-            twice, or values that cannot be.
+        PetsError: The file is missing, damaged or of another kind of target, has no samples,
+            duplicate samples or invalid values.
     """
     with _open(url) as parquet:
-        info = _metadata(url, parquet)
+        info = _read_metadata(url, parquet)
         if info.targets != kind.name:
             raise PetsError(
                 f"{url}: predictions of targets = {info.targets}, not of targets = {kind.name}"
             )
         if not info.num_outputs:
-            raise PetsError(f"{url}: its metadata names nothing that is predicted: predict again")
-        wanted = pa.schema([_ID, *kind.schema(info)])
-        _check_schema(url, parquet, wanted, f"{info.num_outputs} outputs")
-        names = wanted.names
+            raise PetsError(f"{url}: its metadata has no outputs: predict again")
+        expected = pa.schema([_ID, *kind.schema(info)])
+        _check_schema(url, parquet, expected, f"{info.num_outputs} outputs")
+        names = expected.names
         table = parquet.read(columns=[name for name in names if name != kind.output_column])
         outputs = _read_lists(url, parquet, kind.output_column, info.num_outputs)
     ids = table["id"].to_pylist()
@@ -237,22 +236,22 @@ def read_predictions(url: str, kind: PredictionColumns) -> Predictions:
 
 
 def read_info(url: str) -> PredictionsInfo:
-    """Read the metadata of a file of predictions; errors as `read_predictions`."""
+    """Read the metadata of a predictions file; errors as `read_predictions`."""
     with _open(url) as parquet:
-        return _metadata(url, parquet)
+        return _read_metadata(url, parquet)
 
 
-def refuse_rows(
+def raise_for_rows(
     url: str, predictions: Predictions, is_bad: NDArray[np.bool_], what: str, remedy: str
 ) -> None:
-    """Raise an error that names the samples whose `what` cannot be; nothing where there are none.
+    """Raise a PetsError that names the invalid samples, if there are any.
 
     Args:
-        url: File of the predictions.
-        predictions: Its content.
-        is_bad: (N,).
-        what: What is wrong, after "of N samples".
-        remedy: What to do.
+        url: The predictions file.
+        predictions: Content of the file.
+        is_bad: Whether each sample is invalid, (N,).
+        what: The problem, a phrase after "of N samples have".
+        remedy: How to correct it.
     """
     bad = np.flatnonzero(is_bad)
     if len(bad):
@@ -264,64 +263,62 @@ def refuse_rows(
 
 @contextmanager
 def _open(url: str) -> Iterator[pq.ParquetFile]:
-    """Open a file of predictions; what cannot be read of it in the block is a `PetsError`."""
+    """Open a predictions file; read errors in the block are raised as `PetsError`."""
     with storage.open_read(storage.absolute(url)) as file:
         try:
             yield open_parquet(file)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise PetsError(f"{url}: no file of predictions, or damaged: {error}") from error
+            raise PetsError(f"{url}: not a predictions file, or damaged: {error}") from error
 
 
-def _metadata(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
+def _read_metadata(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
     metadata = parquet.schema_arrow.metadata or {}
     if _KEY not in metadata:
         raise PetsError(
-            f"{url}: no file of predictions: its schema has no metadata {_KEY.decode()!r}; give "
+            f"{url}: not a predictions file: its schema has no metadata {_KEY.decode()!r}; use "
             "the predictions.parquet of an evaluation"
         )
     try:
         return PredictionsInfo.model_validate_json(metadata[_KEY])
     except pydantic.ValidationError as error:
-        raise PetsError(
-            f"{url}: its metadata is damaged, or of a newer version: {error}"
-        ) from error
+        raise PetsError(f"{url}: the metadata is damaged or of a newer version: {error}") from error
 
 
-def _check_schema(url: str, parquet: pq.ParquetFile, wanted: pa.Schema, what: str) -> None:
-    """Refuse a file that lacks a column, or has one of another type."""
+def _check_schema(url: str, parquet: pq.ParquetFile, expected: pa.Schema, what: str) -> None:
+    """Raise a PetsError if a column is missing or has another type."""
     schema = parquet.schema_arrow
-    for field in wanted:
-        place = schema.get_field_index(field.name)
-        if place < 0 or schema.field(place).type != field.type:
-            found = "no such column" if place < 0 else f"not {schema.field(place).type}"
+    for field in expected:
+        index = schema.get_field_index(field.name)
+        if index < 0 or schema.field(index).type != field.type:
+            found = "no such column" if index < 0 else f"not {schema.field(index).type}"
             raise PetsError(
-                f"{url}: no file of predictions of {what}: {field.name} must be {field.type}, "
+                f"{url}: not a predictions file of {what}: {field.name} must be {field.type}, "
                 f"{found}"
             )
 
 
 def _check_ids(url: str, ids: Sequence[str]) -> None:
-    """Refuse a file without samples, or with one that is there twice."""
+    """Raise a PetsError if there are no samples, or duplicates."""
     if not ids:
-        raise PetsError(f"{url}: holds no sample; evaluate a split that has some")
+        raise PetsError(f"{url}: no samples: evaluate a split that has samples")
     if len(set(ids)) < len(ids):
-        raise PetsError(f"{url}: {len(ids) - len(set(ids))} samples are in it twice: predict again")
+        raise PetsError(f"{url}: {len(ids) - len(set(ids))} duplicate samples: predict again")
 
 
 def _read_lists(url: str, parquet: pq.ParquetFile, column: str, length: int) -> NDArray[np.float32]:
-    """Read a column of lists batch by batch: whole, they take as much memory again.
+    """Read a column of lists in batches, to halve the peak memory.
 
     Returns:
-        (N, length); what is null in a list is NaN.
+        (N, length); null values in a list are NaN.
 
     Raises:
-        PetsError: A whole list is null.
+        PetsError: A list is null.
     """
     result = np.empty((parquet.metadata.num_rows, length), np.float32)
     done = 0
     for batch in parquet.iter_batches(_ROWS, columns=[column]):
-        if lacking := batch.column(column).null_count:
-            raise PetsError(f"{url}: {lacking} samples have no {column}: predict again")
+        if num_missing := batch.column(column).null_count:
+            raise PetsError(f"{url}: {num_missing} samples have no {column}: predict again")
         values = batch.column(column).flatten().to_numpy(zero_copy_only=False)
         result[done : done + batch.num_rows] = values.reshape(-1, length)
         done += batch.num_rows

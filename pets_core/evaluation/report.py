@@ -1,4 +1,4 @@
-"""The report of one evaluation as an HTML page that loads nothing, and the model card."""
+"""HTML report of an evaluation, self-contained, and the model card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pets_core.evaluation.gallery import Gallery, Picture
 from pets_core.evaluation.predictions import PredictionsInfo
-from pets_core.evaluation.template import template
+from pets_core.evaluation.template import load_template
 from pets_core.records.evaluation import EvalReport, Section, unseen_text
 from pets_core.records.training import TrainResult
 
@@ -21,19 +21,19 @@ __all__ = ["ReportContext", "model_card", "render_report"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """What the report shows.
+    """Content of the report.
 
     Attributes:
-        run_id: The run that was evaluated.
-        info: The model and the samples.
-        report: The metrics and sections.
-        tables: Tables by name, as sections refer to them.
-        figures: PNGs by name, likewise.
-        gallery: Pictures by part, likewise.
-        generated_at: When, as it is to be read.
-        training: The training of the model, where it is known.
-        training_png: Its curves.
-        lr_png: Curve of the range test.
+        run_id: The evaluated run.
+        info: The model and the evaluated samples.
+        report: Metrics and sections.
+        tables: Tables by name, as referenced by sections.
+        figures: PNGs by name, as referenced by sections.
+        gallery: Pictures by part, as referenced by sections.
+        generated_at: Time of the report, as text.
+        training: Training result of the model, if available.
+        training_png: Training curves.
+        lr_png: Curve of the learning-rate range test.
         settings_yaml: Settings of the run that made the predictions.
     """
 
@@ -52,7 +52,7 @@ class ReportContext:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of a table, and how its cells are shown."""
+    """A column of a table and its number format."""
 
     name: str
     is_number: bool
@@ -72,8 +72,8 @@ class _Part:
 
 
 def render_report(context: ReportContext) -> str:
-    """Render the page; every text is escaped, every picture is inside it."""
-    return template("report.html").render(
+    """Render the HTML page; text is escaped, images are embedded."""
+    return load_template("report.html").render(
         context=context,
         report=context.report,
         info=context.info,
@@ -103,26 +103,26 @@ def _columns(frame: pd.DataFrame, percent: Sequence[str]) -> list[_Column]:
 
 
 def _rows(frame: pd.DataFrame) -> list[list[Any]]:
-    """Return the cells; None where a value is missing."""
+    """Return the cells; missing values are None."""
     cells = frame.astype(object)
     rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
     return rows
 
 
 def _by_group(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
-    """Return the pictures below each heading."""
+    """Return the pictures of each group."""
     return [(group, list(own)) for group, own in groupby(pictures, key=lambda p: p.group)]
 
 
 def model_card(context: ReportContext, task: str, pipeline_tag: str) -> str:
-    """Return the model card (Mitchell and others 2019): Markdown with the YAML head of model hubs.
+    """Return the model card (Mitchell et al., 2019): Markdown with YAML metadata for model hubs.
 
     Args:
-        context: What the report shows.
-        task: What the model does, after "that".
-        pipeline_tag: Of model hubs.
+        context: Content of the report.
+        task: Task of the model, a phrase after "that".
+        pipeline_tag: Pipeline tag of model hubs.
     """
-    return template("model_card.md").render(
+    return load_template("model_card.md").render(
         info=context.info,
         report=context.report,
         training=context.training,

@@ -1,4 +1,4 @@
-"""Tables of an evaluation, as Parquet for programs and CSV for people."""
+"""Tables of an evaluation, as Parquet and CSV."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def read_frame(url: str) -> pd.DataFrame:
 
 
 def issues_csv(issues: pd.DataFrame) -> bytes:
-    """Return label issues as CSV, numbers rounded."""
+    """Return label issues as CSV, with numbers rounded to 4 decimals."""
     return table_csv(pa.Table.from_pandas(issues.round(4), preserve_index=False))

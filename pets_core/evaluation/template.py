@@ -1,4 +1,4 @@
-"""Jinja templates of this package, and how they write numbers."""
+"""Jinja templates of this package, and their number filters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from markupsafe import Markup, escape
 
 from pets_core.storage.markdown import escape_markdown
 
-__all__ = ["template"]
+__all__ = ["load_template"]
 
 
 _ABBREVIATIONS = {"f1", "mae", "rmse", "r2", "p95"}
 
 
 @cache
-def template(name: str) -> Template:
-    """A template of `pets_core/evaluation`; what goes into HTML is escaped."""
+def load_template(name: str) -> Template:
+    """Return a template of `pets_core/evaluation`; HTML templates escape their values."""
     environment = Environment(
         loader=PackageLoader("pets_core", "evaluation"),
         autoescape=name.endswith(".html"),
@@ -33,8 +33,8 @@ def template(name: str) -> Template:
         data_uri=_data_uri,
         decimal=_decimal,
         duration=_duration,
-        figure=_figure,
         markdown=escape_markdown,
+        number=_number,
         percent=_percent,
         points=_points,
     )
@@ -42,19 +42,19 @@ def template(name: str) -> Template:
 
 
 def _breakable(name: str) -> Markup:
-    """The escaped name; a line may break after its underscores."""
+    """Return the escaped name with a line break opportunity after each underscore."""
     return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _capitalize_first(text: str) -> str:
-    """The text with its first letter as a capital: abbreviations are capitals, mAP stays mAP."""
+    """Capitalize the first letter; abbreviations become upper case, mAP stays mAP."""
     if text in _ABBREVIATIONS:
         return text.upper()
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
-def _figure(value: float | None) -> str:
-    """A number with four figures, or all of a whole one."""
+def _number(value: float | None) -> str:
+    """Format a float with four significant digits, and an int with all."""
     if value is None or math.isnan(value):
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
@@ -65,7 +65,7 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 
 def _points(difference: float, digits: int = 1) -> str:
-    """A difference of two shares, with its sign."""
+    """Format a difference of two shares in percentage points, with its sign."""
     return f"{100 * difference:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 

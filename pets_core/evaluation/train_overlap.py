@@ -1,4 +1,4 @@
-"""Which of the photos that a model is judged on it was trained on."""
+"""Overlap of evaluated photos with the training photos of a model."""
 
 from __future__ import annotations
 
@@ -15,44 +15,47 @@ from pets_core.models.card import read_card
 __all__ = ["trained_on"]
 
 
-def trained_on(store: str, model_url: str, judged: Predictions) -> NDArray[np.bool_] | None:
-    """Tell the photos judged that are among a model's training photos, by their content.
+def trained_on(store: str, model_url: str, predictions: Predictions) -> NDArray[np.bool_] | None:
+    """Find evaluated photos that are among a model's training photos, by content.
 
-    Another version of a data set, with other fractions, another seed or other ids, may have moved a
-    photo to the other side. A photo that has an exact copy on the other side of the version it was
-    trained on is a leak of that version, which the ingest tells of, and does not count here.
+    Versions of a data set with other fractions, another seed or other ids may have the same photo
+    in different splits. A photo that is in a training and a held-out split of the model's own
+    version is a leak of that version. Ingest reports such leaks, so they are ignored here.
 
     Args:
-        store: Root of data sets and runs, where the versions are looked for.
-        model_url: The model.
-        judged: Predictions of it or of another model.
+        store: Root of data sets and runs, searched for the versions.
+        model_url: Folder of the model.
+        predictions: Predictions of this or another model.
 
     Returns:
-        (N,), or None where it cannot be told: the model, or one of both versions, is gone.
+        Whether the model was trained on each photo, bool (N,). None if unknown: the model or one
+        of the two versions is missing.
     """
     try:
         fingerprint = read_card(model_url).dataset_fingerprint
     except PetsError:
         return None
-    if fingerprint == judged.info.dataset_fingerprint:
-        return np.zeros(len(judged), np.bool_)
-    learnt = _find_index(store, fingerprint)
-    # The store may have moved since, or be another one.
-    own = _find_index(store, judged.info.dataset_fingerprint) or _index_in(judged.info.dataset_url)
-    if learnt is None or own is None:
+    if fingerprint == predictions.info.dataset_fingerprint:
+        return np.zeros(len(predictions), np.bool_)
+    training_index = _find_index(store, fingerprint)
+    # The store may have moved, or be another one.
+    info = predictions.info
+    evaluated_index = _find_index(store, info.dataset_fingerprint) or _index_in(info.dataset_url)
+    if training_index is None or evaluated_index is None:
         return None
-    version, photos = read_table(learnt, ["sha256", "split"]), read_table(own, ["id", "sha256"])
+    version = read_table(training_index, ["sha256", "split"])
+    photos = read_table(evaluated_index, ["id", "sha256"])
     for_training = pc.equal(version["split"], "train")
     trained, held_out = (
         pc.is_in(photos["sha256"], value_set=version["sha256"].filter(mask).combine_chunks())
         for mask in (for_training, pc.invert(for_training))
     )
     seen = set(photos["id"].filter(pc.and_not(trained, held_out)).to_pylist())
-    return np.array([photo in seen for photo in judged.ids], np.bool_)
+    return np.array([photo in seen for photo in predictions.ids], np.bool_)
 
 
 def _find_index(store: str, fingerprint: str) -> str | None:
-    """The index of the version with a fingerprint, whatever data set it is of."""
+    """Return the URL of the photo index of a version, searched in all data sets."""
     root = storage.join(storage.absolute(store), "datasets")
     found = (_index_in(storage.join(root, n, fingerprint)) for n in storage.list_folder(root))
     return next((url for url in found if url), None)

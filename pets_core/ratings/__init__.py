@@ -1,1 +1,1 @@
-"""Ratings of items by users: where they come from, how they are split and stored."""
+"""Ratings of items by users: sources, splits, storage, models and evaluation."""

@@ -1,4 +1,4 @@
-"""What a model of ratings has to beat."""
+"""Baselines of a rating model: the mean rating, and user and item biases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pets_core.ratings.dataset import Ratings
 
-__all__ = ["Biases", "damped_biases"]
+__all__ = ["Biases", "fit_biases"]
 
 _TINY = 1e-12
 
@@ -17,12 +17,12 @@ Floats = npt.NDArray[np.float64]
 
 
 class Biases(NamedTuple):
-    """The mean rating, and how far users and items are from it.
+    """The mean rating, and the biases of users and items.
 
     Attributes:
-        mean: Of all ratings.
-        users: By index, (num_users + 1,); 0 for who is not known.
-        items: By index, (num_items + 1,).
+        mean: Mean of all ratings.
+        users: Bias by user index, (num_users + 1,); 0 at index 0 (unknown).
+        items: Bias by item index, (num_items + 1,); 0 at index 0 (unknown).
     """
 
     mean: float
@@ -30,12 +30,12 @@ class Biases(NamedTuple):
     items: Floats
 
     def predict(self, ratings: Ratings) -> Floats:
-        """Ratings as they would be by biases alone, (N,)."""
+        """Predict ratings from the biases alone, (N,)."""
         predicted: Floats = self.mean + self.users[ratings.users] + self.items[ratings.items]
         return predicted
 
 
-def damped_biases(
+def fit_biases(
     ratings: Ratings,
     num_users: int,
     num_items: int,
@@ -44,23 +44,24 @@ def damped_biases(
     user_damping: float = 15.0,
     rounds: int = 10,
 ) -> Biases:
-    """Fit the biases by turns, each a mean that is drawn to 0 where it rests on few ratings.
+    """Fit damped biases by alternating least squares.
 
-    Koren 2010, "Factor in the neighbors", with the defaults of the library Surprise.
+    Koren (2010), "Factor in the neighbors", with the defaults of the Surprise library. Damping
+    shrinks the biases of users and items with few ratings towards 0.
 
     Args:
-        ratings: To fit.
-        num_users: Known users, whose indices begin at 1.
-        num_items: Known items, likewise.
-        item_damping: Ratings of 0 that are added to those of each item.
-        user_damping: Likewise of each user.
-        rounds: Turns.
+        ratings: Ratings to fit.
+        num_users: Known users; their indices start at 1.
+        num_items: Known items; their indices start at 1.
+        item_damping: Number of ratings of 0 added to each item.
+        user_damping: Number of ratings of 0 added to each user.
+        rounds: Iterations.
     """
     values = ratings.ratings.astype(np.float64)
     mean = float(values.mean())
     values -= mean
     items, users = np.zeros(num_items + 1), np.zeros(num_users + 1)
-    # Nobody has rated index 0, and without damping 0 would be divided by 0.
+    # Index 0 has no ratings; avoids 0 / 0 without damping.
     of_items = np.bincount(ratings.items, minlength=num_items + 1).clip(_TINY)
     of_users = np.bincount(ratings.users, minlength=num_users + 1).clip(_TINY)
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Metadata of a model of ratings; read without torch."""
+"""Card of a rating model; read without torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["RecommenderCard", "read_recommender_card"]
 
 
 class RecommenderCard(BaseModel):
-    """All that is needed to rebuild a model of ratings, besides its weights.
+    """Everything that rebuilds a rating model, except its weights.
 
     Attributes:
-        config: Model, factors, hidden units.
-        num_users: Known users, whose indices are 1 to `num_users`; 0 is any other.
-        num_items: Known items, likewise.
-        y_range: Least and greatest rating of the scale.
-        mean: Of the training ratings.
-        dataset_url: Folder of the data set's version it was trained on.
-        dataset_fingerprint: Its fingerprint.
+        config: Type of model, factors, hidden units.
+        num_users: Known users, with indices 1 to `num_users`; 0 is an unknown user.
+        num_items: Known items, with indices 1 to `num_items`; 0 is an unknown item.
+        y_range: Lowest and highest rating of the scale.
+        mean: Mean of the training ratings.
+        dataset_url: Folder of the data set version that the model was trained on.
+        dataset_fingerprint: Fingerprint of that version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,17 +42,17 @@ class RecommenderCard(BaseModel):
 
     @property
     def sigmoid_range(self) -> tuple[float, float]:
-        """The range predictions are held within."""
+        """Range of the sigmoid over predictions, slightly wider than the scale."""
         from pets_core.targets.regression.objective import widen_range
 
         return widen_range(self.y_range)
 
 
 def read_recommender_card(url: str) -> RecommenderCard:
-    """Read the card of the model of ratings in folder `url`.
+    """Read the card of the rating model in folder `url`.
 
     Raises:
-        PetsError: There is no model, its card is damaged, or it is no model of ratings.
+        PetsError: There is no model, its card is damaged, or it is not a rating model.
     """
     url = storage.absolute(url)
     if not storage.exists(storage.join(url, CARD)):
@@ -60,4 +60,4 @@ def read_recommender_card(url: str) -> RecommenderCard:
     try:
         return RecommenderCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url}/{CARD} is damaged, or no model of ratings: {error}") from error
+        raise PetsError(f"{url}/{CARD} is damaged or not of a rating model: {error}") from error

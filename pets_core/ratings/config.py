@@ -1,4 +1,4 @@
-"""Every setting of a run that learns from ratings; those of photos are in `pets_core.config`."""
+"""Settings of runs on ratings; those of runs on photos are in `pets_core.config`."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ Delimiter = Annotated[str, Field(pattern=r"^([!-~\t ]|::|tab)$")]
 
 
 class RatingsSourceConfig(Settings):
-    """Where the ratings come from and how they are split."""
+    """Source of the ratings, and how they are split."""
 
     url: str | None = None
-    """Path or fsspec URL of a table with a row a rating: CSV, TSV or Parquet, or MovieLens' u.data
-    or ratings.dat (no header: user, item, rating, time). Empty: the built-in sample."""
+    """Path or fsspec URL of a table with one rating per row: CSV, TSV or Parquet, or MovieLens'
+    u.data or ratings.dat (no header: user, item, rating, time). Empty: the built-in sample."""
     name: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
-    """Name of the data set; empty: the last part of the URL, of u.data its folder's."""
+    """Name of the data set; empty: the last part of the URL, for u.data the name of its folder."""
     items_url: str | None = None
-    """Path or URL of a table with the items' titles: columns for the item and title, as MovieLens'
-    movies.csv, or its u.item or movies.dat. Empty: an item's title is its id."""
+    """Path or URL of a table with item titles, with columns for item and title, such as MovieLens'
+    movies.csv, u.item or movies.dat. Empty: the title of an item is its id."""
     user_column: str = "auto"
-    """Column with the users' ids, numbers or text. auto: userId, user_id or user."""
+    """Column of user ids, numbers or text. auto: userId, user_id or user."""
     item_column: str = "auto"
-    """Column with the items' ids. auto: movieId, movie_id, itemId, item_id, item, asin or
+    """Column of item ids. auto: movieId, movie_id, itemId, item_id, item, asin or
     parent_asin."""
     rating_column: str = "auto"
-    """Column with the ratings, numbers. auto: rating."""
+    """Column of ratings, which must be numbers. auto: rating."""
     time_column: str | None = "auto"
-    """Column with the times of the ratings: whole numbers as they are, such as seconds since 1970,
-    or dates. auto: timestamp or time, where there is one; empty: times are left out."""
+    """Column of rating times: whole numbers, such as seconds since 1970, or dates. auto: timestamp
+    or time, if present. Empty: times are not read."""
     column_order: Literal["auto", "user-item", "item-user"] = "auto"
     """Order of the first two columns of a file without a header; rating and time follow. auto: item
-    first where the ids are Amazon's (items B0..., users A...), else user first."""
+    first if the ids are Amazon's (items B0..., users A...), else user first."""
     not_rated: float | None = None
-    """Value in the rating column that means "not rated", such as Jester's 99; its rows are dropped.
-    Empty: every row is a rating."""
+    """Value in the rating column that means "not rated", such as Jester's 99; such rows are
+    dropped. Empty: every row is a rating."""
     delimiter: Delimiter | None = None
-    """Delimiter of the text table: an ASCII character, :: or tab. Empty: detected among comma,
-    semicolon, tab, | and ::."""
+    """Delimiter of the text table: an ASCII character, :: or tab. Empty: detected (comma,
+    semicolon, tab, | or ::)."""
     encoding: str | None = None
     """Encoding of the text table, a Python codec such as utf-8 or cp1252. Empty: detected."""
     quoting: bool | None = None
-    """Whether cells of the text table may stand in double quotes; false: quotes are part of the
-    text. Empty: detected."""
+    """Whether cells of the text table may be enclosed in double quotes; false: quotes are part of
+    the text. Empty: detected."""
     decimal: Literal[".", ","] | None = None
     """Decimal mark of the ratings in a text table. Empty: detected."""
     items_delimiter: Delimiter | None = None
-    """As delimiter, of the table at items_url."""
+    """As delimiter, for the table at items_url."""
     items_encoding: str | None = None
-    """As encoding, of the table at items_url."""
+    """As encoding, for the table at items_url."""
     items_quoting: bool | None = None
-    """As quoting, of the table at items_url."""
+    """As quoting, for the table at items_url."""
     duplicates: Literal["refuse", "last"] = "refuse"
-    """What becomes of several ratings of one item by one user. last: the newest is kept, and where
-    times do not tell, the one in the latest row."""
+    """How to handle several ratings of one item by one user. refuse: an error. last: keep the
+    newest; of equal or missing times, the one in the last row."""
     y_range: tuple[float, float] | None = None
-    """Lowest and highest rating of the scale; empty: as found among the ratings."""
+    """Lowest and highest rating of the scale; empty: the minimum and maximum of the ratings."""
     split: Literal["random", "time"] = "random"
-    """random: by a hash of user and item. time: the newest ratings are for testing, those before
-    them for validation."""
+    """random: by a hash of user and item. time: the newest ratings are the test split, those before
+    them the validation split."""
     valid_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of all ratings held out for validation."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -89,102 +89,102 @@ class RatingsSourceConfig(Settings):
             )
         if not self.valid_fraction + self.test_fraction:
             raise ValueError(
-                "valid_fraction and test_fraction are both 0, so that nothing could be judged: "
-                "raise one"
+                "valid_fraction and test_fraction are both 0: raise one, since evaluation needs "
+                "held-out ratings"
             )
         if self.y_range and self.y_range[0] >= self.y_range[1]:
             low, high = self.y_range
-            raise ValueError(f"y_range ({low:g}, {high:g}) must have its lower end first")
+            raise ValueError(f"y_range = ({low:g}, {high:g}): the first must be below the second")
         if self.split == "time" and self.time_column is None:
-            raise ValueError("split = time needs time_column: the column with the ratings' times")
+            raise ValueError("split = time needs the times of the ratings: set time_column")
         if self.items_url is not None and self.url is None:
-            raise ValueError("items_url has no meaning for the built-in sample: set url too")
+            raise ValueError("items_url cannot be used with the built-in sample: set url too")
         return self
 
 
 class RecommenderConfig(Settings):
-    """What is trained on ratings."""
+    """The rating model."""
 
     model: Literal["dot", "neural"] = "dot"
-    """dot: the product of a user's and an item's factors, plus a bias of each (Koren and others
-    2009). neural: both factors through a hidden layer (He and others 2017)."""
+    """dot: dot product of user and item factors, plus their biases (Koren et al., 2009). neural:
+    both factors through a hidden layer (He et al., 2017)."""
     num_factors: Annotated[int, Field(ge=1, le=4096)] = 50
-    """Numbers that a user or an item is told by."""
+    """Length of the factor vector (embedding) of a user or an item."""
     hidden: Annotated[int, Field(ge=1, le=65_536)] = 100
     """Units of the hidden layer of the neural model."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the hidden units of the neural model dropped in training."""
+    """Dropout probability of the hidden layer of the neural model."""
     weight_decays: tuple[Annotated[float, Field(ge=0, lt=10)], ...] = ()
-    """Weight decays to try beside each other, a training each; the one of least validation error is
-    taken. Empty: train.weight_decay."""
+    """Weight decays to try, one training run each; the one with the lowest validation error is
+    used. Empty: train.weight_decay."""
 
     @model_validator(mode="after")
-    def _told_apart(self) -> RecommenderConfig:
+    def _check_combinations(self) -> RecommenderConfig:
         decays = [f"{decay:g}" for decay in self.weight_decays]
         if len(set(decays)) < len(decays):
-            raise ValueError(f"weight_decays = {', '.join(decays)}: one is there twice")
+            raise ValueError(f"weight_decays = {', '.join(decays)}: has duplicates: remove them")
         if self.model == "dot" and self.dropout:
             raise ValueError(
-                f"dropout = {self.dropout:g} has no meaning with model = dot, which has no hidden "
-                "units: leave it out, or set model = neural"
+                f"dropout = {self.dropout:g} cannot be used with model = dot, which has no hidden "
+                "layer: remove it, or set model = neural"
             )
         return self
 
 
 class RatingsLRFindConfig(LRFindConfig):
-    """The learning-rate range test (Smith 2015)."""
+    """The learning-rate range test (Smith, 2015)."""
 
     suggestion: Literal["minimum", "steepest", "valley", "slide"] = "valley"
-    """Which suggestion training takes when train.base_lr is not set. Factors begin near 0, so that
-    the loss falls late and the steepest place is often noise before it."""
+    """Suggestion that training uses if train.base_lr is not set. Factors start near 0, so the loss
+    falls late, and the steepest point is often noise before that."""
 
 
 class RatingsTrainConfig(TrainConfig):
-    """The recipe: one cycle over everything, for nothing is pretrained."""
+    """The training recipe: one cycle over all parameters, since none is pretrained."""
 
     freeze_epochs: Literal[0] = 0
-    """No layer is pretrained, so that none is frozen."""
+    """Fixed: no layer is pretrained, so none is frozen."""
     freeze_to: Literal[-1] = -1
-    """The same."""
+    """Fixed, as freeze_epochs."""
     batch_norm: Literal["frozen"] = "frozen"
-    """There is none."""
+    """Fixed: the model has no batch norm."""
     number_loss: Literal["mse"] = "mse"
-    """Ratings are judged by it."""
+    """Fixed: the loss of ratings is the mean squared error."""
     micro_batch_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Most ratings in one forward pass of a process; gradients are accumulated to batch_size. 0: as
-    many as fit."""
+    """Maximum ratings in one forward pass of a process; gradients are accumulated to batch_size.
+    0: as many as fit in memory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the weights and the shuffle."""
+    """Seed of the initial weights and of shuffling."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
-    """Passes over the training ratings."""
+    """Number of passes over the training ratings."""
     base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
-    """Peak rate; empty: the LR finder's suggestion."""
+    """Peak learning rate; empty: the suggestion of the LR finder."""
     unfrozen_lr_div: Annotated[float, Field(ge=1)] = 1.0
-    """How many times smaller than base_lr the peak rate is."""
+    """Divisor of base_lr that gives the peak learning rate."""
     lr_mult: Annotated[float, Field(ge=1)] = 1.0
-    """How many times smaller the rate of the factors is than that of what follows them."""
+    """Divisor of the learning rate of the factors, relative to the following layers."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """Ratings in one optimizer step, over all processes."""
+    """Ratings per optimizer step, over all processes."""
     weight_decay: Annotated[float, Field(ge=0, lt=10)] = 0.1
-    """Decoupled weight decay of factors, biases and hidden layers: the regulariser."""
+    """Decoupled weight decay of factors, biases and hidden layers."""
     checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
-    """A checkpoint is written after every epoch, and within one every so many optimizer steps, if
-    the one before is checkpoint_seconds old."""
+    """Optimizer steps between checkpoints within an epoch, if the last one is at least
+    checkpoint_seconds old. A checkpoint is also written after every epoch."""
 
     @model_validator(mode="after")
-    def _nothing_of_classes(self) -> RatingsTrainConfig:
-        faults = {
+    def _check_class_settings(self) -> RatingsTrainConfig:
+        is_set = {
             f"label_smoothing = {self.label_smoothing:g}": self.label_smoothing > 0,
             f"class_weights = {self.class_weights}": self.class_weights != "none",
         }
-        if any(faults.values()):
-            named = ", ".join(setting for setting, found in faults.items() if found)
-            raise ValueError(f"{named} has no meaning for ratings, which are no classes: leave out")
+        if any(is_set.values()):
+            names = ", ".join(setting for setting, found in is_set.items() if found)
+            raise ValueError(f"{names}: only for class targets, not for ratings: remove it")
         return self
 
 
 class RatingsConfig(Settings):
-    """All settings of a run that learns from ratings."""
+    """All settings of a run on ratings."""
 
     store: str = "pets-store"
     """Root of data sets and runs: a path or any fsspec URL (s3://bucket/prefix, gs://...)."""
@@ -198,23 +198,22 @@ class RatingsConfig(Settings):
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
-    def _chosen_by_validation(self) -> RatingsConfig:
-        faults = {
+    def _check_validation_split(self) -> RatingsConfig:
+        needs_validation = {
             "recommender.weight_decays": bool(self.recommender.weight_decays),
             "train.keep = best": self.train.keep == "best",
             f"train.early_stopping_epochs = {self.train.early_stopping_epochs}": (
                 self.train.early_stopping_epochs > 0
             ),
         }
-        if any(faults.values()) and not self.ratings.valid_fraction:
-            named = ", ".join(setting for setting, found in faults.items() if found)
+        if any(needs_validation.values()) and not self.ratings.valid_fraction:
+            names = ", ".join(setting for setting, found in needs_validation.items() if found)
             raise ValueError(
-                f"{named}: chosen by validation ratings, of which there are none: raise "
-                "ratings.valid_fraction above 0"
+                f"{names}: needs validation ratings, but ratings.valid_fraction is 0: raise it"
             )
         return self
 
     @model_validator(mode="after")
-    def _sharded_training(self) -> RatingsConfig:
+    def _check_sharding(self) -> RatingsConfig:
         check_sharding(self.launch, self.train)
         return self

@@ -1,4 +1,4 @@
-"""The stored form of ratings: their folder, its Parquet files, its manifest.
+"""Storage of ratings: folder, Parquet files and manifest of a version.
 
 <store>/ratings/<name>/<fingerprint>/   train.parquet, valid.parquet, test.parquet, users.parquet,
                                         items.parquet, manifest.json: one version
@@ -26,7 +26,7 @@ from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
-from pets_core.ratings.known import Known, count_known
+from pets_core.ratings.known import KnownIds, index_known
 from pets_core.ratings.records import (
     RATINGS_SCHEMA_VERSION,
     RatingsFile,
@@ -34,7 +34,7 @@ from pets_core.ratings.records import (
     RatingsSplit,
 )
 from pets_core.ratings.sample import write_ratings_sample
-from pets_core.ratings.split import SPLITS, newest_held_out, randomly_held_out
+from pets_core.ratings.split import SPLITS, split_by_hash, split_by_time
 from pets_core.ratings.table import RatingsTable, read_ratings, read_titles
 from pets_core.records.base import Split
 
@@ -43,11 +43,11 @@ __all__ = [
     "Ratings",
     "Vocabulary",
     "ingest_ratings",
+    "load_ratings",
     "load_ratings_manifest",
-    "open_part",
-    "open_ratings",
     "parquet_bytes",
     "read_pair_ids",
+    "read_verified",
     "read_vocabulary",
 ]
 
@@ -62,8 +62,8 @@ SCHEMA = pa.schema(
         pa.field("cold_item", pa.string()),
     ]
 )
-"""One row a rating, by user and then by item. `user` and `item` are indices, and `time` is there
-for all ratings or for none. `cold_user` and `cold_item` are ids, null where the index is not 0."""
+"""One row per rating, sorted by user and item. `user` and `item` are indices. `time` is set for all
+ratings or for none. `cold_user` and `cold_item` are ids, set only if the index is 0."""
 _NUMBERS = ("user", "item", "rating", "time")
 
 _ROW_GROUP_ROWS = 1 << 20
@@ -73,11 +73,11 @@ class Ratings(NamedTuple):
     """The ratings of one split.
 
     Attributes:
-        users: Indices, int32 (N,); 0 where the user has no training ratings.
-        items: Indices, int32 (N,), likewise.
+        users: User indices, int32 (N,); 0 for a user without training ratings.
+        items: Item indices, int32 (N,); 0 for an item without training ratings.
         ratings: float32 (N,).
-        times: int64 (N,), in the source's own unit, of dates seconds since 1970; None where the
-            source has no times.
+        times: int64 (N,), in the unit of the source (dates: seconds since 1970); None if the source
+            has no times.
     """
 
     users: npt.NDArray[np.int32]
@@ -87,12 +87,12 @@ class Ratings(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """What indices stand for; all by index, that of 0 (unknown) an empty text, its count 0.
+    """Ids, titles and counts by index. Index 0 (unknown) has an empty id and count 0.
 
     Attributes:
-        users: Ids, num_users + 1 of them.
-        items: Ids, num_items + 1 of them.
-        titles: Of the items; the id where none is known.
+        users: User ids, num_users + 1.
+        items: Item ids, num_items + 1.
+        titles: Item titles, or ids of items without a title, num_items + 1.
         num_ratings_by_user: Training ratings of each user, int64 (num_users + 1,).
         num_ratings_by_item: Training ratings of each item, int64 (num_items + 1,).
     """
@@ -104,31 +104,31 @@ class Vocabulary(NamedTuple):
     num_ratings_by_item: npt.NDArray[np.int64]
 
     def id_arrays(self) -> tuple[pa.StringArray, pa.StringArray]:
-        """Return the ids of users and of items, by index."""
+        """Return the ids of users and items, by index."""
         return pa.array(self.users, pa.string()), pa.array(self.items, pa.string())
 
 
 def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> RatingsManifest:
-    """Bring ratings into the store, or find that this very version is there already.
+    """Write ratings to the store as a version, unless this version exists.
 
     Args:
         store: Root of the store, a path or any fsspec URL.
         cache_dir: Local folder for downloads.
-        source: Where the ratings come from and how they are split.
+        source: Source of the ratings, and how they are split.
 
     Raises:
-        PetsError: The source cannot be read, or its ratings are not usable. Nothing is then
-            written.
+        PetsError: The source cannot be read, or its ratings are not valid. Nothing is written.
     """
-    table, titles = _read(source, cache_dir)
-    rows = _rows(table, source)
+    table, titles = _read_source(source, cache_dir)
+    rows = _split_rows(table, source)
     trained = rows["train"]
-    users = count_known(table.users[trained], len(table.user_ids))
-    items = count_known(table.items[trained], len(table.item_ids))
+    users = index_known(table.users[trained], len(table.user_ids))
+    items = index_known(table.items[trained], len(table.item_ids))
     if min(users.num, items.num) < 2:
         raise PetsError(
-            f"{_source_url(source)}: the training ratings are of {users.num} user(s) and "
-            f"{items.num} item(s), at least 2 of each are needed: add ratings, or hold fewer out"
+            f"{_source_url(source)}: the training ratings have {users.num} user(s) and "
+            f"{items.num} item(s), but need at least 2 of each: add ratings, or lower "
+            "ratings.valid_fraction or ratings.test_fraction"
         )
     parts: dict[str, pa.Table] = {
         split: _split_table(table, rows[split], users, items) for split in rows
@@ -136,9 +136,9 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
     parts["users"] = users.vocabulary(id=table.user_ids)
     parts["items"] = items.vocabulary(id=table.item_ids, title=titles)
     data = {part: parquet_bytes(content) for part, content in parts.items()}
-    files = {part: _file(part, parts[part].num_rows, data[part]) for part in parts}
+    files = {part: _file_record(part, parts[part].num_rows, data[part]) for part in parts}
     fingerprint = _fingerprint(files, table.y_range)
-    name = source.name or _name(source)
+    name = source.name or _default_name(source)
     manifest = RatingsManifest(
         name=name,
         fingerprint=fingerprint,
@@ -164,7 +164,7 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
 
 
 def _commit(manifest: RatingsManifest, files: Mapping[str, bytes]) -> RatingsManifest:
-    """Write the version, its manifest last, unless it is there."""
+    """Write a version unless it exists. The manifest is written last and commits it."""
     url = storage.join(manifest.url, "manifest.json")
     if storage.exists(url):
         return load_ratings_manifest(manifest.url)
@@ -175,7 +175,7 @@ def _commit(manifest: RatingsManifest, files: Mapping[str, bytes]) -> RatingsMan
 
 
 def load_ratings_manifest(url: str) -> RatingsManifest:
-    """Read the manifest of the version in folder `url`, wherever that folder now lies.
+    """Read the manifest of the version in folder `url`, which may have been moved.
 
     Raises:
         PetsError: There is no committed version, or its manifest is damaged.
@@ -188,19 +188,19 @@ def load_ratings_manifest(url: str) -> RatingsManifest:
     return manifest.model_copy(update={"url": url})
 
 
-def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
-    """Read the ratings of a split, and compare their file with the manifest's SHA-256.
+def load_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
+    """Read the ratings of a split, and verify the SHA-256 of the file.
 
     Raises:
-        PetsError: There is no such split, or its file is absent or another.
+        PetsError: There is no such split, or its file is missing or has another checksum.
     """
     if split not in manifest.splits:
         raise PetsError(
             f"{manifest.url} has no {split} split, only {', '.join(manifest.splits)}: raise "
             f"ratings.{split}_fraction and ingest again"
         )
-    table = open_part(manifest, manifest.splits[split])
-    # Arrow's own memory may not be written to, of which torch warns.
+    table = read_verified(manifest, manifest.splits[split])
+    # Arrow's memory is read-only, which torch warns about.
     arrays = {
         column: np.require(table[column].to_numpy(), requirements="W")
         for column in _NUMBERS
@@ -210,8 +210,8 @@ def open_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
 
 
 def read_vocabulary(manifest: RatingsManifest) -> Vocabulary:
-    """Read what the indices of users and items stand for; errors as `open_ratings`."""
-    users, items = open_part(manifest, manifest.users), open_part(manifest, manifest.items)
+    """Read ids and titles of users and items by index; errors as `load_ratings`."""
+    users, items = read_verified(manifest, manifest.users), read_verified(manifest, manifest.items)
     return Vocabulary(
         users=users["id"].to_pylist(),
         items=items["id"].to_pylist(),
@@ -222,11 +222,11 @@ def read_vocabulary(manifest: RatingsManifest) -> Vocabulary:
 
 
 def read_pair_ids(manifest: RatingsManifest, split: Split) -> tuple[pa.Array, pa.Array]:
-    """Return the ids of user and item of each rating of a split, (N,) each.
+    """Return the user and item ids of each rating of a split, (N,) each.
 
-    Those without training ratings are null in a version of schema 1, which does not hold them.
+    In a version of schema 1, ids without training ratings are not stored, and null here.
     """
-    table = open_part(manifest, manifest.splits[split])
+    table = read_verified(manifest, manifest.splits[split])
     users, items = read_vocabulary(manifest).id_arrays()
     return _pair_ids(table, "user", users), _pair_ids(table, "item", items)
 
@@ -240,54 +240,58 @@ def _pair_ids(table: pa.Table, column: str, known: pa.StringArray) -> pa.Array:
     return pc.coalesce(ids, table[cold].combine_chunks())
 
 
-def open_part(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
-    """Read a file of a version; errors as `open_ratings`."""
+def read_verified(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
+    """Read a file of a version; errors as `load_ratings`."""
     url = storage.join(manifest.url, file.path)
     data = storage.read_bytes(url)
     if sha256(data).hexdigest() != file.sha256:
         raise PetsError(
-            f"{url} fails its checksum (its SHA-256 is not the manifest's): restore it, or remove "
-            "the folder and ingest again"
+            f"{url} fails its checksum (its SHA-256 differs from the manifest): restore it, or "
+            "remove the folder and ingest again"
         )
-    # A thread of Arrow's that frees Python's bytes while the interpreter ends aborts the process.
+    # Arrow threads that free Python bytes during interpreter shutdown abort the process.
     return open_parquet(pa.BufferReader(data)).read()
 
 
-def _read(source: RatingsSourceConfig, cache_dir: str) -> tuple[RatingsTable, pa.StringArray]:
-    """The ratings, and the titles of their items."""
+def _read_source(
+    source: RatingsSourceConfig, cache_dir: str
+) -> tuple[RatingsTable, pa.StringArray]:
+    """Return the ratings and the item titles."""
     if source.url is None:
         with TemporaryDirectory() as folder:
             write_ratings_sample(Path(folder), seed=source.seed)
             urls = {"url": f"{folder}/ratings.csv", "items_url": f"{folder}/movies.csv"}
-            return _read(source.model_copy(update=urls), cache_dir)
+            return _read_source(source.model_copy(update=urls), cache_dir)
     table = read_ratings(source, cache_dir)
     return table, read_titles(source, cache_dir, table.item_ids)
 
 
-def _rows(table: RatingsTable, source: RatingsSourceConfig) -> dict[Split, npt.NDArray[np.int64]]:
-    """The rows of each split that the settings ask for.
+def _split_rows(
+    table: RatingsTable, source: RatingsSourceConfig
+) -> dict[Split, npt.NDArray[np.int64]]:
+    """Return the row indices of each requested split.
 
     Raises:
-        PetsError: A split has none.
+        PetsError: A split has no rows.
     """
     fractions = source.valid_fraction, source.test_fraction
     if source.split == "time":
-        splits = newest_held_out(table, *fractions)
+        splits = split_by_time(table, *fractions)
     else:
-        splits = randomly_held_out(table, *fractions, source.seed)
-    asked = {"train": True, "valid": fractions[0] > 0, "test": fractions[1] > 0}
-    rows = {s: np.flatnonzero(splits == n) for n, s in enumerate(SPLITS) if asked[s]}
+        splits = split_by_hash(table, *fractions, source.seed)
+    is_requested = {"train": True, "valid": fractions[0] > 0, "test": fractions[1] > 0}
+    rows = {s: np.flatnonzero(splits == n) for n, s in enumerate(SPLITS) if is_requested[s]}
     if empty := [split for split, own in rows.items() if not len(own)]:
         raise PetsError(
-            f"{_source_url(source)}: of {len(splits)} ratings none is left for "
+            f"{_source_url(source)}: none of the {len(splits)} ratings is in split "
             f"{' and '.join(empty)} with ratings.valid_fraction = {fractions[0]:g} and "
-            f"ratings.test_fraction = {fractions[1]:g}: add ratings, or set other fractions"
+            f"ratings.test_fraction = {fractions[1]:g}: add ratings, or change the fractions"
         )
     return rows
 
 
 def _split_table(
-    table: RatingsTable, rows: npt.NDArray[np.int64], users: Known, items: Known
+    table: RatingsTable, rows: npt.NDArray[np.int64], users: KnownIds, items: KnownIds
 ) -> pa.Table:
     times = pa.nulls(len(rows)) if table.times is None else table.times[rows]
     columns = [
@@ -301,27 +305,27 @@ def _split_table(
     return pa.table(columns, schema=SCHEMA)
 
 
-def _cold_ids(ids: pa.StringArray, places: npt.NDArray[np.int32], known: Known) -> pa.Array:
-    """Return the ids at places (N,), null where they are known."""
-    is_known = known.indices[places] > 0
+def _cold_ids(ids: pa.StringArray, positions: npt.NDArray[np.int32], known: KnownIds) -> pa.Array:
+    """Return the ids at positions (N,); null for known ids."""
+    is_known = known.indices[positions] > 0
     if is_known.all():
-        return pa.nulls(len(places), pa.string())
-    return ids.take(pa.array(places, mask=is_known))
+        return pa.nulls(len(positions), pa.string())
+    return ids.take(pa.array(positions, mask=is_known))
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """Return a Parquet file."""
+    """Return the table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, _ROW_GROUP_ROWS, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def _file(part: str, num_rows: int, data: bytes) -> RatingsFile:
+def _file_record(part: str, num_rows: int, data: bytes) -> RatingsFile:
     return RatingsFile(path=f"{part}.parquet", num_rows=num_rows, sha256=sha256(data).hexdigest())
 
 
 def _fingerprint(files: Mapping[str, RatingsFile], y_range: tuple[float, float]) -> str:
-    """Hash of the files' content and of the scale; equal ratings, equal fingerprint."""
+    """Return a hash of the files' content and the scale; equal ratings have equal fingerprints."""
     hashes = {part: file.sha256 for part, file in sorted(files.items())}
     return sha256(json.dumps([RATINGS_SCHEMA_VERSION, y_range, hashes]).encode()).hexdigest()[:20]
 
@@ -330,11 +334,11 @@ def _source_url(source: RatingsSourceConfig) -> str:
     return "the built-in sample" if source.url is None else storage.strip_query(source.url)
 
 
-def _name(source: RatingsSourceConfig) -> str:
-    """A data set's name from its URL: the last part without its suffix, of u.data its folder's."""
+def _default_name(source: RatingsSourceConfig) -> str:
+    """Return the URL's last part without suffix; for u.data, the name of its folder."""
     if source.url is None:
         return "sample-ratings"
-    # Of a file in an archive, zip://ml-100k/u.data::https://..., the file's.
-    place = PurePosixPath(storage.absolute(storage.strip_query(source.url.split("::")[0])))
-    last = place.parent.name if place.name == "u.data" else place.stem
+    # For a file in an archive (zip://ml-100k/u.data::https://...), use the path of the file.
+    path = PurePosixPath(storage.absolute(storage.strip_query(source.url.split("::")[0])))
+    last = path.parent.name if path.name == "u.data" else path.stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "ratings"

@@ -1,4 +1,4 @@
-"""Evaluation of a model of ratings, from its predictions and weights: no torch."""
+"""Evaluation of a rating model from its predictions and weights, without torch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pets_core.ratings.card import read_recommender_card
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import (
     Ratings,
+    load_ratings,
     load_ratings_manifest,
-    open_ratings,
     read_pair_ids,
     read_vocabulary,
 )
 from pets_core.ratings.records import RatingsManifest
 from pets_core.ratings.target import RATINGS
-from pets_core.ratings.versions import version_of
+from pets_core.ratings.versions import find_model_version
 from pets_core.records.base import Split
 from pets_core.records.evaluation import Champion, EvalReport, PredictResult
 from pets_core.records.training import TrainResult
 from pets_core.targets.write import EvaluationInputs, write_evaluation
 
-__all__ = ["evaluate_ratings", "ratings_by_ids_of", "trained_on_ratings"]
+__all__ = ["evaluate_ratings", "reindex_ratings", "trained_on_ratings"]
 
 
 def evaluate_ratings(
@@ -38,14 +38,14 @@ def evaluate_ratings(
     champion: Champion | None = None,
     training: TrainResult | None = None,
 ) -> EvalReport:
-    """Evaluate predictions and store everything under `<run>/evaluation`, candidate.json last.
+    """Evaluate predictions and write all results to `<run>/evaluation`, candidate.json last.
 
     Args:
         config: Settings.
         run_url: Folder of the run.
-        predicted: The files of predictions.
-        champion: The model to compare with, if there is one.
-        training: How the model was trained, where that is known.
+        predicted: The predictions files.
+        champion: Model to compare with, if any.
+        training: Training result of the model, if available.
 
     Raises:
         PetsError: The predictions, the ratings or the model's files are damaged.
@@ -53,7 +53,7 @@ def evaluate_ratings(
     predictions = read_predictions(predicted.predictions_url, RATINGS)
     subject = EvaluationInputs(
         target=RATINGS,
-        # A trial of a weight decay lies beside the run's folder and is the run's, too.
+        # The model of a weight decay trial is outside the run's folder, but belongs to the run.
         evaluator=RATINGS.evaluator(predictions, is_run_model=True),
         predicted=predicted,
         trained_on=partial(trained_on_ratings, config.store),
@@ -62,24 +62,24 @@ def evaluate_ratings(
     return write_evaluation(config, run_url, subject, champion=champion, training=training)
 
 
-def ratings_by_ids_of(version: RatingsManifest, other: RatingsManifest, split: Split) -> Ratings:
-    """Return the ratings of a split with the indices that another version gives users and items.
+def reindex_ratings(version: RatingsManifest, other: RatingsManifest, split: Split) -> Ratings:
+    """Return the ratings of a split, with user and item indices of another version.
 
     Args:
-        version: Gives the indices; ids without training ratings in it are 0.
-        other: Gives the ratings.
-        split: Of `other`.
+        version: Version of the indices; an id without training ratings in it has index 0.
+        other: Version of the ratings.
+        split: Split of `other`.
 
     Raises:
-        PetsError: `other` lacks the ids of cold users and items.
+        PetsError: `other` does not store the ids of cold users and items.
     """
-    ratings = open_ratings(other, split)
+    ratings = load_ratings(other, split)
     if version.fingerprint == other.fingerprint:
         return ratings
     if other.schema_version < 2:
         raise PetsError(
-            f"{other.name} {other.fingerprint} was stored without the ids of users and items that "
-            "have no training ratings: start a new run, which stores the ratings again"
+            f"{other.name} {other.fingerprint} was stored without the ids of users and items "
+            "that have no training ratings: start a new run to store the ratings again"
         )
     names = read_vocabulary(version)
     users, items = (
@@ -90,28 +90,29 @@ def ratings_by_ids_of(version: RatingsManifest, other: RatingsManifest, split: S
 
 
 def trained_on_ratings(
-    store: str, model_url: str, judged: Predictions
+    store: str, model_url: str, predictions: Predictions
 ) -> npt.NDArray[np.bool_] | None:
-    """Find the ratings evaluated whose user and item are those of a model's training ratings.
+    """Find evaluated ratings whose pair of user and item is among a model's training ratings.
 
     Args:
         store: Root of data sets and runs.
-        model_url: The model.
-        judged: Predictions of it or of another model, in the order of their split.
+        model_url: Folder of the model.
+        predictions: Predictions of this or another model, in the order of their split.
 
     Returns:
-        (N,), or None where it is not known: the model, or the version it was trained on, is gone.
+        Whether the model was trained on each pair, bool (N,). None if unknown: the model or its
+        data set version is missing.
     """
     try:
         card = read_recommender_card(model_url)
-        if card.dataset_fingerprint == judged.info.dataset_fingerprint:
-            return np.zeros(len(judged), np.bool_)
-        version = version_of(store, card)
-        other = load_ratings_manifest(judged.info.dataset_url)
-        held_out = ratings_by_ids_of(version, other, judged.info.split)
+        if card.dataset_fingerprint == predictions.info.dataset_fingerprint:
+            return np.zeros(len(predictions), np.bool_)
+        version = find_model_version(store, card)
+        other = load_ratings_manifest(predictions.info.dataset_url)
+        held_out = reindex_ratings(version, other, predictions.info.split)
     except PetsError:
         return None
-    trained = open_ratings(version, "train")
+    trained = load_ratings(version, "train")
     is_known = (held_out.users > 0) & (held_out.items > 0)
     seen: npt.NDArray[np.bool_] = is_known & np.isin(
         _pair_numbers(version, held_out), _pair_numbers(version, trained)
@@ -120,5 +121,5 @@ def trained_on_ratings(
 
 
 def _pair_numbers(version: RatingsManifest, ratings: Ratings) -> npt.NDArray[np.int64]:
-    """Return a number for each pair of user and item, int64 (N,)."""
+    """Return a unique number for each pair of user and item, int64 (N,)."""
     return ratings.users.astype(np.int64) * (version.num_items + 1) + ratings.items

@@ -23,24 +23,24 @@ KNOWN_COLUMNS = {
     "rating": ("rating",),
     "time": ("timestamp", "time"),
 }
-"""Names that "auto" looks for."""
+"""Column names that "auto" matches."""
 WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""A whole number in text, in the one way it is usually written."""
+"""A whole number in text, without leading zeros or plus sign."""
 _MAX_COLUMNS_WITHOUT_HEADER = 30
 
 
 class TableFile:
     """A text table (see `pets_core.data.sources.text_table`) or a Parquet file.
 
-    The first row of a text table is a header, unless its first or third cell is a number and none
-    is an expected name.
+    The first row of a text table is a header, unless its first or third cell is a number and no
+    cell is an expected name.
 
     Args:
-        url: Path or fsspec URL; a name that ends in .parquet is taken for Parquet.
+        url: Path or fsspec URL; a name with suffix .parquet is read as Parquet.
         cache_dir: Local folder for downloads.
         positions: Names of the columns of a file without a header.
-        expected: Names that a header may hold.
-        options: Settings of the text's format.
+        expected: Column names that mark a row as header.
+        options: Settings of the text format.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TableFile:
         expected: Sequence[str] = (),
         options: TextOptions | None = None,
     ) -> None:
-        # The query of a signed URL is a secret.
+        # The query of a signed URL may hold a signature.
         self.url = storage.strip_query(url)
         self._path = local_file(url, cache_dir)
         self._is_parquet = self.url.lower().endswith(".parquet")
@@ -66,7 +66,7 @@ class TableFile:
             try:
                 return list(pq.read_schema(self._path).names)
             except (pa.ArrowInvalid, OSError) as error:
-                raise PetsError(f"{self.url} is no Parquet file: {error}") from error
+                raise PetsError(f"{self.url} is not a Parquet file: {error}") from error
         if self.has_header:
             return self._text.names
         num_named = min(len(self._positions), len(self._text.names))
@@ -79,15 +79,15 @@ class TableFile:
 
     @property
     def delimiter(self) -> str:
-        """Of a text table; empty for Parquet."""
+        """Delimiter of a text table; empty for Parquet."""
         return "" if self._is_parquet else self._text.format.delimiter
 
     def read(self, columns: Mapping[str, pa.DataType | None]) -> pa.Table:
-        """Read columns by their names.
+        """Read columns by name.
 
         Args:
-            columns: In text, the type to read each as: string, dictionary<int32, string>, or None:
-                int64 where all values are whole numbers, else string. Parquet has types.
+            columns: Type to read each text column as: string, dictionary<int32, string>, or None
+                for int64 if all values are whole numbers, else string. Ignored for Parquet.
 
         Raises:
             PetsError: The file is damaged, or has no rows.
@@ -105,7 +105,7 @@ class TableFile:
         return pa.table({name: _decoded(table[name]) for name in columns})
 
     def _read_text(self, columns: Mapping[str, pa.DataType | None]) -> pa.Table:
-        # Repeated names are refused by `choose_columns`.
+        # `choose_columns` has rejected duplicate names.
         positions = [self.names.index(name) for name in columns]
         kinds = list(columns.values())
         coded = [
@@ -132,9 +132,9 @@ class TableFile:
         num_columns = len(table.names)
         if not self._is_header(table.first_row) and num_columns > _MAX_COLUMNS_WITHOUT_HEADER:
             raise PetsError(
-                f"{self.url} has {num_columns} columns and no header ({table.format}): write a row "
-                "for each rating, with user, item and rating; a matrix of users and items is not "
-                "read"
+                f"{self.url} has {num_columns} columns and no header ({table.format}): use a table "
+                "with one rating per row (user, item, rating); a matrix of users and items is not "
+                "supported"
             )
         return table
 
@@ -145,59 +145,59 @@ class TableFile:
 
 
 def choose_columns(
-    file: TableFile, wanted: Mapping[str, str], known: Mapping[str, Sequence[str]]
+    file: TableFile, settings: Mapping[str, str], known: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """The column of each kind.
+    """Return the column name of each kind ("user").
 
     Args:
-        file: Whose columns.
-        wanted: By kind ("user"), what the setting user_column says: a name, or auto.
-        known: By kind, the names that auto looks for.
+        file: The table.
+        settings: By kind, the value of its setting (user_column): a name, or auto.
+        known: By kind, the names that auto matches.
 
     Raises:
-        PetsError: Columns are absent or there twice, or one is wanted for two kinds; all faults at
-            once.
+        PetsError: Columns are missing or ambiguous, or one is used for two kinds. The message lists
+            all problems.
     """
-    found, faults = {}, []
-    for kind, name in wanted.items():
+    found, problems = {}, []
+    for kind, name in settings.items():
         candidates = known[kind] if name == "auto" else (name,)
         present = [column for column in file.names if column in candidates]
         if len(present) == 1:
             found[kind] = present[0]
         elif present:
-            faults.append(
+            problems.append(
                 f"ratings.{kind}_column = {name}: {file.url} has {len(present)} such columns "
-                f"({', '.join(present)}): name one, or rename all but one"
+                f"({', '.join(present)}): set ratings.{kind}_column to one, or rename the others"
             )
         else:
-            faults.append(
+            problems.append(
                 f"ratings.{kind}_column = {name}: {file.url} has no column "
                 f"{' or '.join(candidates)}, only {', '.join(file.names)}."
                 f"{did_you_mean(candidates[0], file.names)}"
             )
     if len(set(found.values())) < len(found):
         named = ", ".join(f"{kind}_column = {name}" for kind, name in found.items())
-        faults.append(f"{file.url}: a column cannot be two things: {named}")
-    if faults:
-        raise PetsError("\n".join(faults))
+        problems.append(f"{file.url}: a column is used twice: {named}: set different columns")
+    if problems:
+        raise PetsError("\n".join(problems))
     return found
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without a dictionary, which may have entries that no row has."""
+    """Return the column without dictionary encoding, which may have unused entries."""
     is_dictionary = pa.types.is_dictionary(column.type)
     return column.cast(column.type.value_type) if is_dictionary else column
 
 
 def _whole_numbers(text: pa.Array) -> pa.Array:
-    """Text as int64 where every value is a whole number; else as it is."""
+    """Return text as int64 if every value is a whole number, else unchanged."""
     trimmed = pc.utf8_trim_whitespace(text)
     is_whole = pc.all(pc.match_substring_regex(trimmed, WHOLE_NUMBER)).as_py()
     return trimmed.cast(pa.int64()) if is_whole else text
 
 
 def _one_type(arrays: list[pa.Array]) -> pa.ChunkedArray:
-    """The arrays as one column; as text where some are text and others numbers."""
+    """Concatenate arrays into one column; mixed text and numbers become text."""
     if len({array.type for array in arrays}) > 1:
         arrays = [array.cast(pa.string()) for array in arrays]
     return pa.chunked_array(arrays, None if arrays else pa.string())
@@ -212,10 +212,10 @@ def _is_number(text: str) -> bool:
 
 
 def check_tables(source: RatingsSourceConfig) -> None:
-    """Refuse a path of this machine where nothing lies; nothing else is looked at.
+    """Check that tables with a local path exist. URLs are not checked.
 
     Raises:
-        PetsError: Nothing lies there.
+        PetsError: A file does not exist.
     """
     for name in ("url", "items_url"):
         url = getattr(source, name)

@@ -1,4 +1,4 @@
-"""Items as a model of ratings sees them: biases, nearest items, and a map."""
+"""Items of a rating model: biases, nearest items, and a map of their factors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _NUM_LISTED = 10
 _NUM_NEAREST = 5
 _NUM_MAPPED = 50
 _MIN_RATINGS = 5
-"""Biases that rest on fewer are not listed."""
+"""Items with fewer training ratings are not listed by bias."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """Items of a model of ratings; arrays by index, that of 0 any unknown one.
+    """Items of a rating model, in arrays by index; index 0 is an unknown item.
 
     Attributes:
-        names: Of the version it was trained on.
-        biases: (num_items + 1,), before the sigmoid; None where the model has none.
+        names: Vocabulary of the version the model was trained on.
+        biases: (num_items + 1,), before the sigmoid; None if the model has no biases.
         factors: (num_items + 1, F).
     """
 
@@ -42,13 +42,13 @@ class Items:
 
     @cached_property
     def popular(self) -> npt.NDArray[np.int64]:
-        """Indices of the items with training ratings, the most first."""
+        """Indices of items with training ratings, sorted by number of ratings, descending."""
         counts = self.names.num_ratings_by_item
         order = np.argsort(-counts, kind="stable")
         return order[counts[order] > 0]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the items rated highest and lowest, where there are biases, and the most rated."""
+        """Return tables of the most rated items and, with biases, of the best and worst rated."""
         found = {}
         if self.biases is not None:
             listed = np.flatnonzero(self.names.num_ratings_by_item >= _MIN_RATINGS)
@@ -64,12 +64,12 @@ class Items:
         return {**found, "popular": rows}
 
     def map(self) -> bytes:
-        """Return a PNG of the most rated items in the main plane of their factors."""
+        """Return a PNG of the most rated items in the principal plane of their factors."""
         mapped = self.popular[:_NUM_MAPPED]
         return plots.embedding_map(principal_plane(self.factors[mapped]), self._titles(mapped))
 
     def table(self) -> pa.Table:
-        """Return a row for each known item: id, title, ratings, bias, factors."""
+        """Return one row per known item: id, title, number of ratings, bias, factors."""
         size = len(self.factors) - 1
         columns = {
             "item": pa.array(self.names.items[1:], pa.string()),
@@ -100,34 +100,34 @@ class Items:
 def nearest(
     factors: npt.NDArray[np.float32], indices: npt.NDArray[np.int64], count: int
 ) -> npt.NDArray[np.int64]:
-    """The items whose factors point the most alike, by cosine similarity.
+    """Find the items with the most similar factors, by cosine similarity.
 
     Args:
-        factors: Of all items by index, (num_items + 1, F); row 0 is nobody's.
-        indices: Items whose nearest are wanted, (n,).
-        count: How many of each; fewer where there are not as many.
+        factors: Factors of all items by index, (num_items + 1, F); row 0 is not an item.
+        indices: Items to find neighbours of, (n,).
+        count: Neighbours per item; at most num_items - 1.
 
     Returns:
-        Indices, nearest first, itself left out, (n, count).
+        Indices of the neighbours without the item itself, nearest first, (n, count).
     """
     length = np.linalg.norm(factors, axis=1, keepdims=True)
     directions = factors / np.maximum(length, np.finfo(np.float32).tiny)
-    alike = directions[indices] @ directions.T
-    alike[:, 0] = -np.inf
-    alike[np.arange(len(indices)), indices] = -np.inf
+    similarity = directions[indices] @ directions.T
+    similarity[:, 0] = -np.inf
+    similarity[np.arange(len(indices)), indices] = -np.inf
     count = max(min(count, len(factors) - 2), 0)
-    order: npt.NDArray[np.int64] = np.argsort(-alike, axis=1, kind="stable")[:, :count]
+    order: npt.NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
     return order
 
 
 def principal_plane(factors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The two directions in which factors differ most (principal components; Pearson 1901).
+    """Project factors to their first two principal components (Pearson, 1901).
 
     Args:
-        factors: (n, F), of one item at least.
+        factors: (n, F) with n >= 1.
 
     Returns:
-        Coordinates, (n, 2); the second is 0 where there is but one factor.
+        Coordinates, (n, 2); the second is 0 if F is 1.
     """
     centred = factors.astype(np.float64) - factors.mean(0, dtype=np.float64)
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)

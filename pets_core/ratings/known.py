@@ -1,4 +1,4 @@
-"""Users and items that have training ratings, and the indices these give them."""
+"""Indices of users and items with training ratings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["Known", "count_known"]
+__all__ = ["KnownIds", "index_known"]
 
 
-class Known(NamedTuple):
-    """Which users, or items, of a table have training ratings.
+class KnownIds(NamedTuple):
+    """Training ratings and indices of the M users, or items, of a table.
 
     Attributes:
-        num_ratings: Training ratings of each, known or not, int64 (M,).
-        indices: Of each, int32 (M,): from 1 on in the order of the ids, 0 where it is unknown.
+        num_ratings: Number of training ratings, int64 (M,).
+        indices: Index, int32 (M,): from 1 in the order of the ids; 0 (unknown) without training
+            ratings.
     """
 
     num_ratings: npt.NDArray[np.int64]
@@ -24,35 +25,35 @@ class Known(NamedTuple):
 
     @property
     def num(self) -> int:
-        """How many are known."""
+        """Number of known users, or items."""
         return int(np.count_nonzero(self.indices))
 
-    def num_cold(self, places: npt.NDArray[np.int32]) -> int:
-        """How many of the users, or items, at these places in the table, (N,), are unknown."""
-        return len(np.unique(places[self.indices[places] == 0]))
+    def num_cold(self, positions: npt.NDArray[np.int32]) -> int:
+        """Return how many distinct users, or items, at positions (N,) of the table are unknown."""
+        return len(np.unique(positions[self.indices[positions] == 0]))
 
     def vocabulary(self, **columns: pa.StringArray) -> pa.Table:
-        """What the indices stand for: a row each, the first for 0, with its training ratings.
+        """Return one row per index, the first for index 0, with the number of training ratings.
 
         Args:
-            columns: What else there is to tell of each user or item, known or not, (M,).
+            columns: Further columns, with a value for each user or item, known or not, (M,).
         """
         known = self.indices > 0
-        nothing = pa.array([""], pa.string())
-        told = {
-            name: pa.concat_arrays([nothing, column.filter(pa.array(known))])
+        unknown = pa.array([""], pa.string())
+        known_columns = {
+            name: pa.concat_arrays([unknown, column.filter(pa.array(known))])
             for name, column in columns.items()
         }
-        return pa.table(told | {"num_ratings": np.append(0, self.num_ratings[known])})
+        return pa.table(known_columns | {"num_ratings": np.append(0, self.num_ratings[known])})
 
 
-def count_known(places: npt.NDArray[np.int32], num: int) -> Known:
-    """Count the training ratings of each user, or item, and index those that have some.
+def index_known(positions: npt.NDArray[np.int32], num: int) -> KnownIds:
+    """Count the training ratings of each user, or item, and index those with ratings.
 
     Args:
-        places: Of the training ratings' users, or items, in the table, (N,).
-        num: How many users, or items, the table has.
+        positions: Position in the table of each training rating's user, or item, (N,).
+        num: Number of users, or items, in the table.
     """
-    num_ratings = np.bincount(places, minlength=num)
+    num_ratings = np.bincount(positions, minlength=num)
     known = num_ratings > 0
-    return Known(num_ratings, np.where(known, np.cumsum(known), 0).astype(np.int32))
+    return KnownIds(num_ratings, np.where(known, np.cumsum(known), 0).astype(np.int32))

@@ -1,4 +1,4 @@
-"""Ratings to batches: which rating comes when, on which rank."""
+"""Data loader of ratings: batches of each rank."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pets_core.ratings.dataset import Ratings
 __all__ = ["RatingsBatch", "RatingsLoader"]
 
 
-class _Names(Sequence[str]):
-    """What ratings are called; worked out when somebody asks, for nobody does of most batches."""
+class _RatingNames(Sequence[str]):
+    """Names of ratings, formatted lazily, since they are used only in error messages."""
 
     def __init__(self, users: npt.NDArray[np.int32], items: npt.NDArray[np.int32]) -> None:
         self._users, self._items = users, items
@@ -28,13 +28,13 @@ class _Names(Sequence[str]):
         return len(self._users)
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, position: int) -> str: ...
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        return f"user index {self._users[place]} item index {self._items[place]}"
+    def __getitem__(self, position: slice) -> list[str]: ...
+    def __getitem__(self, position: int | slice) -> str | list[str]:
+        if isinstance(position, slice):
+            return [self[index] for index in range(*position.indices(len(self)))]
+        return f"user index {self._users[position]} item index {self._items[position]}"
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class RatingsBatch:
     Attributes:
         inputs: Indices of user and item, int64 (b, 2).
         targets: Ratings, float32 (b,).
-        rows: Places of the ratings in their split, (b,).
-        ids: What the ratings are called, b of them.
-        global_size: Ratings of this batch over all ranks.
+        rows: Row indices of the ratings in their split, (b,).
+        ids: Names of the ratings, b.
+        global_size: Number of ratings in the batch over all ranks.
     """
 
     inputs: Tensor
@@ -57,16 +57,16 @@ class RatingsBatch:
 
 
 class RatingsLoader:
-    """Batches of one split for one rank. Every rating is seen once an epoch, by one rank.
+    """Batches of one split for one rank. Each rating is in one batch of one rank per epoch.
 
     Args:
-        ratings: Of the split.
-        batch_size: Most ratings in a batch, over all ranks.
-        seed: Of the shuffle; None keeps the order.
-        device: Where batches are wanted.
-        rank: Of this process.
+        ratings: Ratings of the split.
+        batch_size: Maximum ratings in a batch, over all ranks.
+        seed: Seed for shuffling; None keeps the order.
+        device: Device of the batches.
+        rank: Rank of this process.
         world_size: Number of ranks.
-        on_batch: Called before each batch is handed out.
+        on_batch: Called before each batch.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RatingsLoader:
         world_size: int = 1,
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:
-        # Side by side, a row is fetched from one place in memory.
+        # Interleaved, so that a row is contiguous in memory.
         self._pairs = np.stack([ratings.users, ratings.items], 1)
         self._ratings = ratings.ratings
         self._batch_size, self._seed, self._device = batch_size, seed, device
@@ -88,16 +88,16 @@ class RatingsLoader:
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch, the same on every rank."""
+        """Batches per epoch, the same on all ranks."""
         return -(-self.num_rows // self._batch_size)
 
     @property
     def num_rows(self) -> int:
-        """Ratings of the split, over all ranks."""
+        """Number of ratings in the split, over all ranks."""
         return len(self._ratings)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[RatingsBatch]:
-        """Yield this rank's share of every batch of one epoch, from batch `first` on."""
+        """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
         batches = global_batches(self.num_rows, self._batch_size, seed=self._seed, epoch=epoch)
         for batch in batches[first:]:
             start = len(batch) * self._rank // self._world_size
@@ -111,6 +111,6 @@ class RatingsLoader:
             inputs=to_device(torch.from_numpy(pairs).long(), self._device),
             targets=to_device(torch.from_numpy(self._ratings[rows]), self._device),
             rows=rows,
-            ids=_Names(pairs[:, 0], pairs[:, 1]),
+            ids=_RatingNames(pairs[:, 0], pairs[:, 1]),
             global_size=global_size,
         )

@@ -1,4 +1,4 @@
-"""Users and items as factors, and what a user's rating of an item is worked out from."""
+"""Rating models: embeddings of users and items, and a dot product or hidden layer."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ __all__ = [
     "load_recommender",
 ]
 
-_SPREAD = 0.01
+_INIT_STD = 0.01
 
 
 class Recommender(GroupedModel):
-    """Pairs of indices (B, 2), of a user and an item, to logits (B,).
+    """Base of models from pairs of user and item indices (B, 2) to logits (B,).
 
-    An embedding is a look-up: row i of the matrix, which is what the product of the one-hot vector
-    of i with the matrix comes to (docs/recommender.md). Index 0, whoever is not known, has factors
-    and a bias of 0 and never learns.
+    An embedding is a look-up of row i of a matrix, equal to the product of a one-hot vector with
+    the matrix (docs/recommender.md). Index 0, an unknown user or item, has factors and a bias of 0,
+    which are not trained.
 
     Args:
-        card: Sizes and the scale.
+        card: Sizes and the rating scale.
     """
 
     def __init__(self, card: RecommenderCard) -> None:
         super().__init__()
         size = card.config.num_factors
-        self.user_factors = _embedding(card.num_users, size, _SPREAD)
-        self.item_factors = _embedding(card.num_items, size, _SPREAD)
+        self.user_factors = _embedding(card.num_users, size, _INIT_STD)
+        self.item_factors = _embedding(card.num_items, size, _INIT_STD)
 
     def factors(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Of users and items, each (B, num_factors)."""
+        """Return the factors of users and of items, (B, num_factors) each."""
         return self.user_factors(pairs[:, 0]), self.item_factors(pairs[:, 1])
 
 
 class DotProduct(Recommender):
-    """Mean rating, bias of the user, bias of the item, and the product of their factors."""
+    """Mean rating plus user bias, item bias and the dot product of their factors."""
 
     def __init__(self, card: RecommenderCard) -> None:
         super().__init__(card)
@@ -58,7 +58,7 @@ class DotProduct(Recommender):
         self.item_bias = _embedding(card.num_items, 1, 0.0)
         low, high = card.sigmoid_range
         share = (card.mean - low) / (high - low)
-        # Training starts from the mean, and whoever is not known is told to be average.
+        # Training starts at the mean, which is also the prediction of an unknown pair.
         self.bias = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
 
     def forward(self, pairs: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class DotProduct(Recommender):
 
 
 class Neural(Recommender):
-    """Both factors side by side, through one hidden layer."""
+    """Concatenated factors through one hidden layer."""
 
     def __init__(self, card: RecommenderCard) -> None:
         super().__init__(card)
@@ -98,23 +98,23 @@ class Neural(Recommender):
 
 @dataclass(frozen=True)
 class TrainedRecommender:
-    """A model of ratings and its card."""
+    """A rating model and its card."""
 
     model: DotProduct | Neural
     card: RecommenderCard
 
 
 def create_recommender(card: RecommenderCard) -> TrainedRecommender:
-    """Build the model that a card tells of, untrained."""
+    """Build the untrained model of a card."""
     model = DotProduct(card) if card.config.model == "dot" else Neural(card)
     return TrainedRecommender(model, card)
 
 
 def load_recommender(url: str) -> TrainedRecommender:
-    """Load the folder of a model of ratings.
+    """Load a rating model from its folder.
 
     Raises:
-        PetsError: There is none, or its files are damaged or do not fit each other.
+        PetsError: There is no model, or its files are damaged or inconsistent.
     """
     url = storage.absolute(url)
     built = create_recommender(read_recommender_card(url))
@@ -128,11 +128,11 @@ def load_recommender(url: str) -> TrainedRecommender:
     return built
 
 
-def _embedding(count: int, size: int, spread: float) -> nn.Embedding:
-    """A table of a row for each index, 0 among them, whose row stays 0."""
+def _embedding(count: int, size: int, std: float) -> nn.Embedding:
+    """Return an embedding of `count` + 1 rows; row 0 is 0 and is not trained."""
     table = nn.Embedding(count + 1, size, padding_idx=0)
     with torch.no_grad():
         nn.init.trunc_normal_(table.weight, a=-2, b=2)
-        table.weight *= spread
+        table.weight *= std
         table.weight[0] = 0
     return table

@@ -1,4 +1,4 @@
-"""Frozen records of what becomes of ratings."""
+"""Frozen records of ratings: versions, runs and weight decay trials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RATINGS_SCHEMA_VERSION = 2
 
 
 class RatingsFile(Record):
-    """One Parquet file, by its name in the folder of the version."""
+    """A Parquet file of a version."""
 
     path: str
     num_rows: int
@@ -30,28 +30,27 @@ class RatingsFile(Record):
 
 
 class RatingsSplit(RatingsFile):
-    """The ratings of one split, and how many of its users and items have no training ratings."""
+    """The file of a split, and its numbers of users and items without training ratings."""
 
     num_cold_users: int = 0
     num_cold_items: int = 0
 
 
 class RatingsManifest(Record):
-    """A committed, immutable version of ratings. Its presence in the folder is the commit.
+    """A committed, immutable version of ratings; its file in the folder commits the version.
 
     Attributes:
-        name: Of the data set.
-        fingerprint: Hash of the files' content.
+        name: Name of the data set.
+        fingerprint: Hash of the files' content and the scale.
         url: Folder of the version.
-        source_url: The table that the ratings came from.
-        num_users: Users with training ratings; their indices are 1 to `num_users`, and 0 is any
-            other user.
-        num_items: Items with training ratings, their indices likewise.
-        splits: train, and valid and test where ratings are held out for them.
-        users: The file of the users' ids.
-        items: The file of the items' ids and titles.
+        source_url: URL of the source table.
+        num_users: Users with training ratings, with indices 1 to `num_users`; 0 is any other user.
+        num_items: Items with training ratings, with indices 1 to `num_items`; 0 is any other item.
+        splits: train and, if held out, valid and test.
+        users: File of user ids.
+        items: File of item ids and titles.
         y_range: Lowest and highest rating of the scale.
-        mean: Of the training ratings.
+        mean: Mean of the training ratings.
         created_at: UTC, ISO 8601.
     """
 
@@ -71,17 +70,17 @@ class RatingsManifest(Record):
 
     @property
     def held_out(self) -> Split:
-        """The split to evaluate on: test where there is one, else valid."""
+        """The split to evaluate on: test if there is one, else valid."""
         return "test" if "test" in self.splits else "valid"
 
     @property
     def shared_files(self) -> Collection[str]:
-        """Names of files outside its folder; none."""
+        """Files outside the version's folder; none."""
         return ()
 
 
 class RatingsRun(Record):
-    """The folder of a run, and the ratings that it began with."""
+    """The folder of a run, and its version of ratings."""
 
     DATASET: ClassVar[str] = "ratings.json"
 
@@ -90,13 +89,13 @@ class RatingsRun(Record):
 
 
 class WeightDecayTrial(Record):
-    """A training with one weight decay, and the errors of the epoch whose weights were kept.
+    """A training run with one weight decay, and its errors in the epoch of the kept weights.
 
     Attributes:
-        weight_decay: Of factors and biases.
-        model_url: The model.
-        train_rmse: Of the training ratings, as they were learnt from in that epoch.
-        valid_rmse: Of the validation ratings.
+        weight_decay: Weight decay of factors and biases.
+        model_url: Folder of the model.
+        train_rmse: RMSE of the training ratings, accumulated during that epoch.
+        valid_rmse: RMSE of the validation ratings.
     """
 
     weight_decay: float

@@ -1,4 +1,4 @@
-"""The built-in sample: drawn ratings of films that do not exist, in MovieLens' published form."""
+"""Built-in sample: synthetic ratings of fictional films, in the format of MovieLens."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ __all__ = ["write_ratings_sample"]
 _NUM_USERS, _NUM_ITEMS, _NUM_FACTORS = 600, 400, 3
 _MEAN_RATINGS_PER_USER, _MIN_RATINGS_PER_USER = 50, 20
 _MEAN, _BIAS, _FACTOR, _NOISE = 3.4, 0.4, 0.65, 0.5
-"""In stars: the middle, and standard deviations of biases, of a factor, and of what is chance."""
+"""In stars: the mean, and standard deviations of biases, of a factor, and of noise."""
 _FIRST_SECOND, _DAY_SECONDS = 1_577_836_800, 86_400
 _NUM_DAYS, _MEAN_DAYS_OF_USER = 1461, 60
 
 
 def write_ratings_sample(folder: Path, *, seed: int = 0) -> None:
-    """Write ratings.csv and movies.csv as MovieLens has them; the same seed, the same bytes.
+    """Write ratings.csv and movies.csv in the format of MovieLens, deterministic by seed.
 
-    Ratings are half stars from 0.5 to 5, of a model that can be learned: biases of users and films,
-    and a product of three factors of each. Some films are rated far more often than others, and
-    users come at their own times.
+    Ratings are half stars from 0.5 to 5, from a learnable model: biases of users and films, and a
+    dot product of three factors. Some films have far more ratings than others, and each user has an
+    active period.
 
     Args:
-        folder: Where to write; made if it is missing.
-        seed: Chooses all; 0 or more.
+        folder: Output folder, created if missing.
+        seed: Random seed, 0 or more.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    users, items = np.nonzero(_rated(rng))
+    users, items = np.nonzero(_sample_pairs(rng))
     ids = rng.permutation(np.arange(1, _NUM_ITEMS + 1))
     ratings = pa.table(
         {
             "userId": users + 1,
             "movieId": ids[items],
-            "rating": _stars(rng, users, items),
-            "timestamp": _times(rng, users),
+            "rating": _sample_stars(rng, users, items),
+            "timestamp": _sample_times(rng, users),
         }
     )
     pa.csv.write_csv(ratings.sort_by([("userId", "ascending"), ("movieId", "ascending")]),
@@ -49,10 +49,10 @@ def write_ratings_sample(folder: Path, *, seed: int = 0) -> None:
     pa.csv.write_csv(pa.table(films), folder / "movies.csv")
 
 
-def _rated(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Who rated what, (users, items): as many as each user does, popular films more often."""
+def _sample_pairs(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Sample which user rated which film, (users, items); popular films more often."""
     popularity = rng.normal(0, 1, _NUM_ITEMS)
-    # The largest of log-weights and Gumbel noise are a sample by weight, without replacement.
+    # Gumbel top-k: sampling by weight without replacement.
     order = np.argsort(-(popularity + rng.gumbel(size=(_NUM_USERS, _NUM_ITEMS))), axis=1)
     spread = _MEAN_RATINGS_PER_USER - _MIN_RATINGS_PER_USER
     counts = _MIN_RATINGS_PER_USER + rng.exponential(spread, _NUM_USERS).astype(int)
@@ -61,10 +61,10 @@ def _rated(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     return rated
 
 
-def _stars(
+def _sample_stars(
     rng: np.random.Generator, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """A rating for each pair, (N,)."""
+    """Sample a rating for each pair, (N,)."""
     of_users = rng.normal(0, _FACTOR, (_NUM_USERS, _NUM_FACTORS))
     of_items = rng.normal(0, _FACTOR, (_NUM_ITEMS, _NUM_FACTORS))
     stars = _MEAN + rng.normal(0, _NOISE, len(users))
@@ -73,8 +73,8 @@ def _stars(
     return np.clip(np.round(stars * 2) / 2, 0.5, 5)
 
 
-def _times(rng: np.random.Generator, users: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """A time for each rating, (N,), seconds since 1970: some weeks from when its user came."""
+def _sample_times(rng: np.random.Generator, users: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Sample a time for each rating, (N,), seconds since 1970, within weeks of the user's start."""
     days = rng.uniform(0, _NUM_DAYS, _NUM_USERS)[users]
     days += rng.exponential(_MEAN_DAYS_OF_USER, len(users))
     return _FIRST_SECOND + (days * _DAY_SECONDS).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Which rating goes to which split: a pure function of its ids and a seed, or of its time."""
+"""Assignment of ratings to splits, by a hash of ids and seed, or by time."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import pyarrow as pa
 from pets_core.ratings.table import RatingsTable
 from pets_core.records.base import Split
 
-__all__ = ["SPLITS", "newest_held_out", "randomly_held_out"]
+__all__ = ["SPLITS", "split_by_hash", "split_by_time"]
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-"""What the numbers of the splits mean."""
+"""Splits by number."""
 
 
-def randomly_held_out(
+def split_by_hash(
     table: RatingsTable, valid_fraction: float, test_fraction: float, seed: int
 ) -> npt.NDArray[np.int8]:
-    """Hold a rating out when a hash of seed, user and item is below the share to hold out.
+    """Hold out ratings whose hash of seed, user and item is below the fraction.
 
-    So its split depends on no other rating, and never changes when ratings are added; the share
-    held out is exact only on average.
+    The split of a rating does not depend on other ratings, so it does not change when ratings are
+    added. Fractions are exact only on average.
 
     Returns:
-        Places in `SPLITS`, int8 (N,).
+        Positions in `SPLITS`, int8 (N,).
     """
     hashes = _hashes(table.user_ids, f"{seed}:user")[table.users]
     hashes += _hashes(table.item_ids, f"{seed}:item")[table.items]
-    _mix(hashes)
+    _mix_in_place(hashes)
     splits = np.zeros(len(hashes), np.int8)
-    # Powers of two multiply exactly.
+    # Multiplying by a power of two is exact.
     splits[hashes < np.uint64((valid_fraction + test_fraction) * 2**64)] = SPLITS.index("valid")
     splits[hashes < np.uint64(test_fraction * 2**64)] = SPLITS.index("test")
     return splits
 
 
-def newest_held_out(
+def split_by_time(
     table: RatingsTable, valid_fraction: float, test_fraction: float
 ) -> npt.NDArray[np.int8]:
-    """Hold the newest ratings out for testing and those before them for validation.
+    """Hold out the newest ratings for testing, and those before them for validation.
 
-    Ratings of one time are in the order of their users and items.
+    Ratings with equal times are ordered by user and item.
 
     Returns:
-        Places in `SPLITS`, int8 (N,).
+        Positions in `SPLITS`, int8 (N,).
     """
     assert table.times is not None
     num_rows = len(table.times)
@@ -59,13 +59,13 @@ def newest_held_out(
 
 
 def _hashes(ids: pa.StringArray, key: str) -> npt.NDArray[np.uint64]:
-    """A hash of each id, uint64 (N,)."""
+    """Return a hash of each id, uint64 (N,)."""
     digests = b"".join(sha256(f"{key}:{i}".encode()).digest()[:8] for i in ids.to_pylist())
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
-def _mix(values: npt.NDArray[np.uint64]) -> None:
-    """The finalizer of SplitMix64 (Steele and others 2014), in place."""
+def _mix_in_place(values: npt.NDArray[np.uint64]) -> None:
+    """Apply the finalizer of SplitMix64 (Steele et al., 2014) in place."""
     values ^= values >> np.uint64(30)
     values *= np.uint64(0xBF58476D1CE4E5B9)
     values ^= values >> np.uint64(27)

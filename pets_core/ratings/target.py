@@ -1,4 +1,4 @@
-"""Ratings as a kind of target: their predictions and the evaluation of these, without torch."""
+"""Ratings as a kind of target: predictions file and evaluation, without torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import safetensors.numpy
 
 from pets_core import plots, storage
 from pets_core.models.card import WEIGHTS
-from pets_core.ratings.baselines import damped_biases
+from pets_core.ratings.baselines import fit_biases
 from pets_core.ratings.dataset import (
     Ratings,
+    load_ratings,
     load_ratings_manifest,
-    open_ratings,
     parquet_bytes,
     read_vocabulary,
 )
@@ -37,11 +37,11 @@ class RatingErrors(NamedTuple):
     """Errors of predicted ratings.
 
     Attributes:
-        name: Of the predictions.
-        rmse: Root mean squared error, in ratings' units.
-        mae: Mean absolute error.
-        rmse_known: Of ratings whose user and item both have training ratings; None: no such ones.
-        rmse_cold: Of the others; None: no such ones.
+        name: Name of the predictor.
+        rmse: Root mean squared error, in the unit of ratings.
+        mae: Mean absolute error, in the unit of ratings.
+        rmse_known: RMSE of pairs whose user and item have training ratings; None if there are none.
+        rmse_cold: RMSE of the other pairs; None if there are none.
     """
 
     name: str
@@ -52,7 +52,7 @@ class RatingErrors(NamedTuple):
 
 
 def rating_errors(name: str, ratings: Ratings, predicted: Floats) -> RatingErrors:
-    """Return the errors of predictions (N,), of known and of cold pairs too."""
+    """Return the errors of predictions (N,), in total and for known and cold pairs."""
     errors = predicted.astype(np.float64) - ratings.ratings
     known = (ratings.users > 0) & (ratings.items > 0)
     return RatingErrors(
@@ -65,12 +65,12 @@ def rating_errors(name: str, ratings: Ratings, predicted: Floats) -> RatingError
 
 
 class RatingsEvaluator(NumbersEvaluator):
-    """Evaluates predicted ratings beside the mean rating and beside biases."""
+    """Evaluates predicted ratings, with the mean rating and biases as baselines."""
 
     def evaluate(self) -> Evaluation:
-        """Return the errors beside the baselines', the items, and a map of them."""
+        """Return the errors of the model and the baselines, the items and a map of them."""
         manifest = load_ratings_manifest(self.info.dataset_url)
-        ratings = open_ratings(manifest, self.info.split)
+        ratings = load_ratings(manifest, self.info.split)
         predicted = self.predictions.outputs[:, 0]
         errors = _errors(manifest, ratings, predicted)
         items = Items(read_vocabulary(manifest), *_read_items(self.info.model_url))
@@ -79,10 +79,10 @@ class RatingsEvaluator(NumbersEvaluator):
         return Evaluation(
             metrics=_metrics(errors),
             details=[
-                f"{num_cold:,} of the ratings are of a user or an item without training ratings "
+                f"{num_cold:,} of the ratings have a user or an item without training ratings "
                 "(cold), whose factors are 0."
             ],
-            notes=self._notes_of(errors),
+            notes=self._error_notes(errors),
             highlights=_highlights(errors),
             sections=[*_SECTIONS, *(_ITEM_SECTIONS[name] for name in tables), _MAP],
             tables={"errors": _table(errors), **tables},
@@ -92,16 +92,16 @@ class RatingsEvaluator(NumbersEvaluator):
             pipeline_tag="tabular-regression",
         )
 
-    def _notes_of(self, errors: tuple[RatingErrors, ...]) -> list[str]:
+    def _error_notes(self, errors: tuple[RatingErrors, ...]) -> list[str]:
         model, biases, _ = errors
         notes = []
         if model.rmse >= biases.rmse:
-            notes.append("The model is no better than user and item biases.")
+            notes.append("The model is not better than the baseline of user and item biases.")
         return notes + validation_notes(self.info, "ratings")
 
 
 class RatingsTarget(Numbers):
-    """Ratings of items by users; not a target of photos, so not in the registry of these."""
+    """Ratings of items by users. Not a photo target, so not in the registry of targets."""
 
     name = "ratings"
     evaluator: ClassVar[type[Evaluator]] = RatingsEvaluator
@@ -112,40 +112,40 @@ RATINGS = RatingsTarget()
 _SECTIONS = (
     Section(
         key="ratings-errors", title="Errors", table="errors",
-        text="RMSE and MAE beside those of user and item biases alone and of the mean rating. "
-        "Cold: user or item has no training ratings.",
-        description="Errors beside the baselines'",
+        text="RMSE and MAE of the model and of two baselines: user and item biases, and the mean "
+        "rating. Cold: user or item has no training ratings.",
+        description="Errors of the model and the baselines",
     ),
     Section(
-        key="ratings-predicted", title="Predicted and given", figure="errors",
-        figure_alt="Predicted over given ratings, and their difference",
-        text="Predictions of each rating given: on the broken line both are the same. To the "
-        "right, the errors.",
-        description="Predicted over given ratings",
+        key="ratings-predicted", title="Predicted and actual ratings", figure="errors",
+        figure_alt="Predicted against actual ratings, and their difference",
+        text="Left: predicted against actual ratings; the dashed line marks equal values. Right: "
+        "errors.",
+        description="Predicted against actual ratings",
     ),
 )  # fmt: skip
 _ITEM_SECTIONS = {
     name: Section(key=f"items-{name}", title=title, table=name, text=text, description=title)
     for name, title, text in (
-        ("best", "Rated highest", "Items by their bias: how far all users rate them above others."),
-        ("worst", "Rated lowest", "The same, the lowest first."),
-        ("popular", "Most rated", "Items with the most training ratings, and the nearest by "
-         "cosine similarity of their factors."),
+        ("best", "Rated highest", "Items with the highest bias, the highest first."),
+        ("worst", "Rated lowest", "Items with the lowest bias, the lowest first."),
+        ("popular", "Most rated", "Items with the most training ratings, and their nearest "
+         "items by cosine similarity of factors."),
     )
 }  # fmt: skip
 _MAP = Section(
     key="items-map", title="Map of items", figure="map",
-    figure_alt="Items by the main directions of their factors",
-    text="The two directions in which the factors of the most rated items differ most. All items: "
+    figure_alt="Items by the first two principal components of their factors",
+    text="First two principal components of the factors of the most rated items. All items: "
     "items.parquet.",
-    description="Items by their factors",
+    description="Items by the principal components of their factors",
 )  # fmt: skip
 
 
 def _read_items(
     model_url: str,
 ) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
-    """Return biases (num_items + 1,), where the model has them, and factors of items by index."""
+    """Return item biases (num_items + 1,), None without biases, and item factors, by index."""
     weights = safetensors.numpy.load(storage.read_bytes(storage.join(model_url, WEIGHTS)))
     biases = weights["item_bias.weight"][:, 0] if "item_bias.weight" in weights else None
     return biases, weights["item_factors.weight"]
@@ -154,8 +154,8 @@ def _read_items(
 def _errors(
     manifest: RatingsManifest, ratings: Ratings, predicted: Floats
 ) -> tuple[RatingErrors, ...]:
-    """Return the errors of the model, of biases and of the mean rating."""
-    biases = damped_biases(open_ratings(manifest, "train"), manifest.num_users, manifest.num_items)
+    """Return the errors of the model, of biases and of the mean rating, in this order."""
+    biases = fit_biases(load_ratings(manifest, "train"), manifest.num_users, manifest.num_items)
     low, high = manifest.y_range
     by_biases = biases.predict(ratings).clip(low, high)
     return (
@@ -186,7 +186,7 @@ def _table(errors: tuple[RatingErrors, ...]) -> pd.DataFrame:
 
 def _highlights(errors: tuple[RatingErrors, ...]) -> Highlights:
     return Highlights(
-        title="RMSE beside the baselines",
+        title="RMSE of the model and the baselines",
         columns=("predictions", "RMSE"),
         rows=tuple((row.name, f"{row.rmse:.4f}") for row in errors),
     )

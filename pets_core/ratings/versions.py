@@ -1,4 +1,4 @@
-"""The versions of ratings in a store: listed, found, compared, verified and removed."""
+"""Versions of ratings in a store: list, find, compare and verify."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from pets_core.data.versions import list_all_versions
 from pets_core.errors import PetsError
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.dataset import (
+    load_ratings,
     load_ratings_manifest,
-    open_part,
-    open_ratings,
     read_pair_ids,
+    read_verified,
 )
 from pets_core.ratings.records import RatingsFile, RatingsManifest
 
 __all__ = [
     "RatingsDifference",
     "diff_ratings",
+    "find_model_version",
     "list_ratings",
     "verify_ratings",
-    "version_of",
 ]
 
-_ROOM = "ratings"
+_FOLDER = "ratings"
 
 
 class RatingsDifference(NamedTuple):
-    """Changes from one version to another, as pairs of user and item."""
+    """Changes between two versions, as pairs of user and item."""
 
     added: list[str]
     removed: list[str]
     changed: list[str]
-    """With another rating."""
+    """Pairs with another rating."""
     moved: list[str]
-    """In another split."""
+    """Pairs in another split."""
 
 
 def list_ratings(store: str) -> list[RatingsManifest]:
     """Return all committed versions, oldest first."""
-    return list_all_versions(store, _ROOM, load_ratings_manifest)
+    return list_all_versions(store, _FOLDER, load_ratings_manifest)
 
 
-def version_of(store: str, card: RecommenderCard) -> RatingsManifest:
-    """Return the version that a model was trained on; the store may have moved since.
+def find_model_version(store: str, card: RecommenderCard) -> RatingsManifest:
+    """Return the version that a model was trained on, also if the store was moved.
 
     Raises:
-        PetsError: It is gone.
+        PetsError: The version is missing.
     """
-    root = storage.join(storage.absolute(store), _ROOM)
-    places = [
+    root = storage.join(storage.absolute(store), _FOLDER)
+    candidates = [
         storage.join(root, name, card.dataset_fingerprint) for name in storage.list_folder(root)
     ]
-    for url in (*places, card.dataset_url):
+    for url in (*candidates, card.dataset_url):
         if storage.exists(storage.join(url, "manifest.json")):
             return load_ratings_manifest(url)
     raise PetsError(
-        f"the version of the ratings it was trained on, {card.dataset_fingerprint}, is neither in "
-        f"{store} nor at {card.dataset_url}"
+        f"version {card.dataset_fingerprint} of the ratings that the model was trained on is "
+        f"neither in {store} nor at {card.dataset_url}"
     )
 
 
@@ -76,14 +76,14 @@ def diff_ratings(old: RatingsManifest, new: RatingsManifest) -> RatingsDifferenc
 
 
 def verify_ratings(manifest: RatingsManifest) -> Iterator[tuple[RatingsFile, str]]:
-    """Read every file of a version again.
+    """Read all files of a version, and verify their checksums.
 
     Yields:
-        Each file, and what is wrong with it; empty where nothing is.
+        Each file and its error message, empty if the file is valid.
     """
     for file in (*manifest.splits.values(), manifest.users, manifest.items):
         try:
-            open_part(manifest, file)
+            read_verified(manifest, file)
         except PetsError as error:
             yield file, str(error)
         else:
@@ -91,11 +91,11 @@ def verify_ratings(manifest: RatingsManifest) -> Iterator[tuple[RatingsFile, str
 
 
 def _index(manifest: RatingsManifest) -> dict[str, tuple[float, str]]:
-    """Return rating and split of each pair of user and item."""
+    """Return the rating and split of each pair of user and item."""
     index: dict[str, tuple[float, str]] = {}
     for split in manifest.splits:
         users, items = (ids.to_pylist() for ids in read_pair_ids(manifest, split))
-        ratings = open_ratings(manifest, split).ratings.tolist()
+        ratings = load_ratings(manifest, split).ratings.tolist()
         for user, item, rating in zip(users, items, ratings, strict=True):
             index[f"{user} {item}"] = (rating, split)
     return index

@@ -8,7 +8,7 @@ import torch
 
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.dataset import Ratings, open_ratings
+from pets_core.ratings.dataset import Ratings, load_ratings
 from pets_core.ratings.loader import RatingsLoader
 from pets_core.ratings.model import TrainedRecommender, create_recommender
 from pets_core.ratings.records import RatingsManifest
@@ -60,14 +60,14 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
 
     def train_loader(self, built: TrainedRecommender) -> RatingsLoader:
         """Return the shuffled training batches."""
-        ratings, train = open_ratings(self.manifest, "train"), self.config.train
+        ratings, train = load_ratings(self.manifest, "train"), self.config.train
         return self._loader(ratings, train.batch_size, train.seed)
 
     def valid_loader(self, built: TrainedRecommender) -> RatingsLoader | None:
         """Return the validation batches, or None if there are none."""
         if not self.has_validation:
             return None
-        return self.eval_loader(open_ratings(self.manifest, "valid"))
+        return self.eval_loader(load_ratings(self.manifest, "valid"))
 
     def eval_loader(self, ratings: Ratings) -> RatingsLoader:
         """Return batches of ratings in stored order."""

@@ -10,18 +10,18 @@ import torch
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.evaluation.predict import in_row_order
+from pets_core.evaluation.predict import gather_in_row_order
 from pets_core.evaluation.predictions import (
     CHAMPION_PREDICTIONS,
     PREDICTIONS,
     PredictionsInfo,
     write_predictions,
 )
-from pets_core.ratings.dataset import Ratings, open_ratings, read_pair_ids
-from pets_core.ratings.evaluate import ratings_by_ids_of
+from pets_core.ratings.dataset import Ratings, load_ratings, read_pair_ids
+from pets_core.ratings.evaluate import reindex_ratings
 from pets_core.ratings.model import TrainedRecommender, load_recommender
 from pets_core.ratings.target import RATINGS
-from pets_core.ratings.versions import version_of
+from pets_core.ratings.versions import find_model_version
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import PredictResult
 from pets_core.runtime.ratings_rank import RatingsRank
@@ -36,14 +36,14 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
     folder = storage.join(request.run_url, "evaluation")
     url = storage.join(folder, PREDICTIONS)
     model_url = storage.absolute(request.model_url)
-    ratings = open_ratings(manifest, manifest.held_out)
+    ratings = load_ratings(manifest, manifest.held_out)
     speed = _predict(rank, model_url, load_recommender(model_url), ratings, url)
     champion, champion_url, refused = None, None, None
     if request.champion_url:
         try:
             champion = load_recommender(request.champion_url)
-            version = version_of(rank.config.store, champion.card)
-            ratings = ratings_by_ids_of(version, manifest, manifest.held_out)
+            version = find_model_version(rank.config.store, champion.card)
+            ratings = reindex_ratings(version, manifest, manifest.held_out)
         except PetsError as error:
             refused = str(error)
     if request.champion_url and champion and refused is None:
@@ -83,7 +83,7 @@ def _predict(
             rows.append(batch.rows)
             outputs.append(objective.activation(built.model(batch.inputs)).cpu().numpy())
     own = np.concatenate(outputs)[:, None]
-    together = in_row_order(np.concatenate(rows), [own], loader.num_rows)
+    together = gather_in_row_order(np.concatenate(rows), [own], loader.num_rows)
     speed = loader.num_rows / (time.monotonic() - started)
     if together is not None:
         predicted = together[0].clip(*built.card.y_range).astype(np.float32)

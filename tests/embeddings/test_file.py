@@ -87,10 +87,10 @@ def test_what_fails_half_way_leaves_nothing(drawn, tmp_path):
 def test_a_file_of_something_else_is_refused(tmp_path, written):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
-    with pytest.raises(PetsError, match=r"no metadata 'pets.embeddings' with the model; give the"):
+    with pytest.raises(PetsError, match=r"no metadata 'pets.embeddings'; use the embeddings.parq"):
         opened(other)
     (tmp_path / "text.parquet").write_text("a,b")
-    with pytest.raises(PetsError, match=r"text.parquet: no file of embeddings, or damaged"):
+    with pytest.raises(PetsError, match=r"text.parquet: not an embeddings file, or damaged"):
         opened(tmp_path / "text.parquet")
     with pytest.raises(PetsError, match=r"no/embeddings/embeddings.parquet does not exist"):
         opened(tmp_path / "no")
@@ -99,7 +99,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, written):
 @pytest.mark.parametrize("column", ["id", "split", "class_name", "embedding"])
 def test_a_file_without_a_column_is_refused(written, column):
     pq.write_table(pq.read_table(written).drop_columns([column]), written)
-    with pytest.raises(PetsError, match=f"{column} is to be .*no such column"):
+    with pytest.raises(PetsError, match=f"{column} must be .*no such column"):
         opened(written)
 
 
@@ -107,7 +107,7 @@ def test_embeddings_of_another_length_are_refused(written):
     table = pq.read_table(written)
     short = pa.array([[1.0]] * 16, pa.list_(pa.float32(), 1))
     pq.write_table(table.set_column(3, pa.field("embedding", short.type), short), written)
-    with pytest.raises(PetsError, match=r"embedding is to be fixed_size_list.*\[5\], not fixed"):
+    with pytest.raises(PetsError, match=r"embedding must be fixed_size_list.*\[5\], not fixed"):
         opened(written)
 
 
@@ -115,7 +115,7 @@ def test_metadata_of_another_version_is_refused(written):
     table = pq.read_table(written)
     changed = table.schema.metadata[b"pets.embeddings"].replace(b'"format_version":1', b'"v":2')
     pq.write_table(table.replace_schema_metadata({"pets.embeddings": changed}), written)
-    with pytest.raises(PetsError, match=r"its metadata is damaged or of another version"):
+    with pytest.raises(PetsError, match=r"the metadata is damaged or of another version"):
         opened(written)
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pets_core.data.dataset import DUPLICATES_SCHEMA, write_table
-from pets_core.embeddings.file import unit
-from pets_core.embeddings.near import find_near_duplicates, likes
+from pets_core.embeddings.file import normalize
+from pets_core.embeddings.near import find_matches, find_near_duplicates
 from pets_core.records.dataset import ClassInfo, DatasetManifest
 
 
@@ -22,7 +22,7 @@ def photos(draw):
     angles = rng.integers(0, 60, count) / 20
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     ids = np.array([f"{number:02}" for number in rng.permutation(count)], object)
-    return unit(vectors), ids, rng.integers(0, 3, count)
+    return normalize(vectors), ids, rng.integers(0, 3, count)
 
 
 @given(photos(), st.integers(0, 30))
@@ -38,7 +38,7 @@ def test_each_photo_is_listed_with_the_like_that_weighs_most(drawn, cut):
             if near:
                 expected[own] = min(near, key=lambda m: (-cosines[own, m], ids[m]))
                 break
-    found = likes(np.split(vectors, [min(cut, len(ids))]), ids, splits, least)
+    found = find_matches(np.split(vectors, [min(cut, len(ids))]), ids, splits, least)
     # Equal vectors give equal cosines but for rounding, which may choose among them.
     assert found.first.tolist() == sorted(expected)
     for own, like, value in zip(*(column.tolist() for column in found), strict=True):

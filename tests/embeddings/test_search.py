@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pets_core.embeddings.file import unit
-from pets_core.embeddings.search import close_pairs, nearest
+from pets_core.embeddings.file import normalize
+from pets_core.embeddings.search import find_close_pairs, nearest
 
 ROUNDING = 1e-5
 """Blocks of other sizes are multiplied in another order."""
@@ -21,7 +21,7 @@ def vectors_in_blocks(draw) -> tuple[np.ndarray, list[np.ndarray]]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     centres = rng.normal(size=(draw(st.integers(1, 8)), size))
     noise = draw(st.sampled_from([0.0, 0.01, 0.3])) * rng.normal(size=(count, size))
-    vectors = unit((centres[rng.integers(0, len(centres), count)] + noise).astype(np.float32))
+    vectors = normalize((centres[rng.integers(0, len(centres), count)] + noise).astype(np.float32))
     cuts = sorted(draw(st.lists(st.integers(0, count), max_size=6)))
     return vectors, np.split(vectors, cuts)
 
@@ -31,7 +31,7 @@ def test_every_close_pair_is_found_once(drawn, least):
     vectors, blocks = drawn
     found = [
         (*pair, value)
-        for pairs in close_pairs(blocks, least)
+        for pairs in find_close_pairs(blocks, least)
         for *pair, value in zip(*(column.tolist() for column in pairs), strict=True)
     ]
     places = [pair[:2] for pair in found]
@@ -48,9 +48,11 @@ def test_every_close_pair_is_found_once(drawn, least):
 @given(vectors_in_blocks(), st.integers(1, 50), st.integers(0, 2**32 - 1))
 def test_the_nearest_are_those_of_the_whole_matrix(drawn, count, seed):
     vectors, blocks = drawn
-    asked = unit(np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32))[0]
-    places, similarity = nearest(blocks, asked, count)
-    cosines = vectors @ asked
+    query = normalize(
+        np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32)
+    )[0]
+    places, similarity = nearest(blocks, query, count)
+    cosines = vectors @ query
     assert len(places) == len(set(places.tolist())) == min(count, len(vectors))
     np.testing.assert_allclose(similarity, cosines[places], atol=ROUNDING)
     np.testing.assert_allclose(similarity, np.sort(cosines)[::-1][:count], atol=ROUNDING)
@@ -63,11 +65,11 @@ def test_of_equally_near_ones_the_first_are_taken():
 
 
 class Drawn:
-    """Forty blocks of 256 vectors each, made when they are asked for."""
+    """Forty blocks of 256 vectors each, made when they are query for."""
 
     def __init__(self) -> None:
         drawn = np.random.default_rng(0).normal(size=(256, 64))
-        self._first = unit(drawn.astype(np.float32))
+        self._first = normalize(drawn.astype(np.float32))
 
     def __len__(self) -> int:
         return 40
@@ -79,13 +81,13 @@ class Drawn:
 @pytest.mark.parametrize("search", ["pairs", "nearest"])
 def test_memory_does_not_grow_with_the_number_of_vectors(search):
     blocks = Drawn()
-    asked = blocks[3][7]
+    query = blocks[3][7]
     tracemalloc.start()
     try:
         if search == "pairs":
-            assert sum(len(pairs.first) for pairs in close_pairs(blocks, 0.5)) > 0
+            assert sum(len(pairs.first) for pairs in find_close_pairs(blocks, 0.5)) > 0
         else:
-            assert nearest(blocks, asked, 5)[0][0] == 3 * 256 + 7
+            assert nearest(blocks, query, 5)[0][0] == 3 * 256 + 7
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -94,6 +96,6 @@ def test_memory_does_not_grow_with_the_number_of_vectors(search):
 
 
 def test_a_vector_of_no_length_is_like_nothing():
-    vectors = unit(np.array([[0, 0], [0, 0], [3, 4]], np.float32))
+    vectors = normalize(np.array([[0, 0], [0, 0], [3, 4]], np.float32))
     np.testing.assert_allclose(vectors, [[0, 0], [0, 0], [0.6, 0.8]], rtol=1e-6)
-    assert list(close_pairs([vectors], 0.1)) == []
+    assert list(find_close_pairs([vectors], 0.1)) == []

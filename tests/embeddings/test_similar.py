@@ -15,7 +15,7 @@ from tiny_model import write_tiny_model
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.embeddings.near import find_near_duplicates
-from pets_core.embeddings.similar import similar_photos
+from pets_core.embeddings.similar import find_similar_photos
 from pets_core.errors import PetsError
 from pets_core.models.package import create_model, save_model
 from pets_core.records.dataset import ClassInfo, DatasetManifest
@@ -128,7 +128,9 @@ def test_planted_near_duplicates_are_found(manifest, run, tmp_path):
 
 def test_a_photo_of_the_data_set_is_nearest_to_itself(run, folder):
     for number in PLANTED:
-        first, second, *_ = found = similar_photos(str(folder / f"{number:02}.jpg"), str(run), 4)
+        first, second, *_ = found = find_similar_photos(
+            str(folder / f"{number:02}.jpg"), str(run), 4
+        )
         assert first.id == f"{number:02}.jpg"
         assert first.similarity == pytest.approx(1, abs=1e-4)
         assert (second.id, second.split) == (f"again-{number:02}.jpg", "test")
@@ -137,7 +139,7 @@ def test_a_photo_of_the_data_set_is_nearest_to_itself(run, folder):
 
 
 def test_no_more_are_found_than_there_are(run, folder):
-    assert len(similar_photos(str(folder / "00.jpg"), str(run), 1000)) == NUM_PHOTOS + 3
+    assert len(find_similar_photos(str(folder / "00.jpg"), str(run), 1000)) == NUM_PHOTOS + 3
 
 
 @pytest.fixture
@@ -155,21 +157,23 @@ def test_the_very_model_is_wanted(other, folder):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(PetsError, match=r"now lies another model, of other weights: run `pets em"):
-        similar_photos(photo, url, 5)
+    with pytest.raises(PetsError, match=r"is now another model, with other weights: run `pets em"):
+        find_similar_photos(photo, url, 5)
     write_tiny_model(model, ("cat", "dog"))
-    with pytest.raises(PetsError, match=r"another model, of \d+ features in place of 1280"):
-        similar_photos(photo, url, 5)
+    with pytest.raises(PetsError, match=r"another model, with \d+ features instead of 1280"):
+        find_similar_photos(photo, url, 5)
     shutil.rmtree(model)
-    with pytest.raises(PetsError, match=r"the model that made it is gone: .*is not a model folder"):
-        similar_photos(photo, url, 5)
+    with pytest.raises(
+        PetsError, match=r"the model that computed it cannot be read: .*is not a model folder"
+    ):
+        find_similar_photos(photo, url, 5)
 
 
 def test_what_cannot_be_read_is_told(run, folder, tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     with pytest.raises(PetsError, match=r"text.jpg: not an image: text"):
-        similar_photos(str(tmp_path / "text.jpg"), str(run), 5)
+        find_similar_photos(str(tmp_path / "text.jpg"), str(run), 5)
     with pytest.raises(PetsError, match=r"no.jpg does not exist"):
-        similar_photos(str(tmp_path / "no.jpg"), str(run), 5)
+        find_similar_photos(str(tmp_path / "no.jpg"), str(run), 5)
     with pytest.raises(PetsError, match=r"embeddings.parquet does not exist"):
-        similar_photos(str(folder / "00.jpg"), str(tmp_path), 5)
+        find_similar_photos(str(folder / "00.jpg"), str(tmp_path), 5)

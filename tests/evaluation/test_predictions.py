@@ -92,11 +92,11 @@ def test_a_file_of_something_else_is_refused(tmp_path, draw_classes, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(
-        PetsError, match=r"no metadata 'pets'; give the predictions.parquet of an evaluation"
+        PetsError, match=r"no metadata 'pets'; use the predictions.parquet of an evaluation"
     ):
         read_classes(str(other))
     (tmp_path / "text.parquet").write_text("a,b")
-    with pytest.raises(PetsError, match=r"no file of predictions"):
+    with pytest.raises(PetsError, match=r"not a predictions file"):
         read_classes(str(tmp_path / "text.parquet"))
     with pytest.raises(PetsError, match=r"does not exist"):
         read_classes(str(tmp_path / "nothing.parquet"))
@@ -138,9 +138,9 @@ def test_photos_without_probabilities_are_refused(draw_classes, write):
 
 
 def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_classes, write):
-    with pytest.raises(PetsError, match=r"1 samples are in it twice"):
+    with pytest.raises(PetsError, match=r"1 duplicate samples"):
         read_classes(changed(write(draw_classes(3, 3)), "id", ["a", "b", "a"]))
-    with pytest.raises(PetsError, match=r"holds no sample"):
+    with pytest.raises(PetsError, match=r"no samples: evaluate"):
         read_classes(write(draw_classes(0, 3)))
 
 
@@ -185,7 +185,7 @@ def test_metadata_of_a_newer_version_is_refused(draw_classes, write):
     drawn = draw_classes(5, 3)
     info = drawn.info.model_dump() | {"format_version": 3}
     url = with_info(write(drawn), json.dumps(info))
-    with pytest.raises(PetsError, match=r"its metadata is damaged, or of a newer version"):
+    with pytest.raises(PetsError, match=r"the metadata is damaged or of a newer version"):
         read_info(url)
 
 
@@ -193,7 +193,7 @@ def test_metadata_without_outputs_is_refused(draw_classes, write):
     drawn = draw_classes(5, 3)
     info = drawn.info.model_copy(update={"classes": ()})
     url = with_info(write(drawn), info.model_dump_json())
-    with pytest.raises(PetsError, match=r"names nothing that is predicted: predict again"):
+    with pytest.raises(PetsError, match=r"its metadata has no outputs: predict again"):
         read_classes(url)
 
 

@@ -274,7 +274,7 @@ def test_empty_parts_say_so():
 def test_photos_out_of_reach_leave_their_place():
     gone = replace(SHOWN, jpeg=None, map_jpeg=None)
     page = Page(render_report(replace(CONTEXT, gallery={"top-losses": [gone]})))
-    assert "photo out of reach" in page.text
+    assert "photo unavailable" in page.text
     assert len(page.all("img")) == 1, "the confusion matrix"
 
 
@@ -346,10 +346,10 @@ def test_hubs_can_read_the_model_card(training):
     assert (card.data.base_model, card.data.pipeline_tag) == ("resnet34", "image-classification")
     text = card.text.replace("\\", "")
     assert "| error rate | 6.25% (95% interval 5.2% to 7.3%) |" in text
-    assert "| mAP | 50.00%; 25.00% by always predicting the mean |" in text
+    assert "| mAP | 50.00%; baseline 25.00% (always predicts the mean) |" in text
     assert "| against the champion | 1.75 percentage points better, on 2000 photos" in text
     assert "Classes without an evaluated photo" in text
     assert name in text
     assert name not in card.text
     assert ("1234 optimizer steps" in text) == (training is not None)
-    assert ("Not known to the evaluation" in text) == (training is None)
+    assert ("No training result was available" in text) == (training is None)

@@ -88,7 +88,7 @@ def test_faults_are_told_in_a_line(capsys, tmp_path, photos) -> None:
     (tmp_path / "text.parquet").write_text("a,b")
     for url, words in (
         (tmp_path / "no.parquet", "no.parquet does not exist"),
-        (tmp_path / "text.parquet", "no file of embeddings, or damaged"),
+        (tmp_path / "text.parquet", "not an embeddings file, or damaged"),
     ):
         assert words in said(capsys, "similar", photo, "--embeddings", url)
     assert "--top = 0: must be" in said(capsys, "similar", photo, "--embeddings", "x", "--top", 0)

@@ -230,7 +230,7 @@ def rows(_: str) -> dict[str, object]:
     owners = np.random.default_rng(0).integers(0, accelerator.num_processes, 1000)
     mine = np.flatnonzero(owners == accelerator.process_index)
     values = np.stack([mine, mine * 2], 1).astype(np.float32)
-    together = predict.in_row_order(mine, [values], 1000)
+    together = predict.gather_in_row_order(mine, [values], 1000)
     if together is None:
         return {}
     expected = np.stack([np.arange(1000), np.arange(1000) * 2], 1)

@@ -14,12 +14,18 @@ def test_the_defaults_are_the_built_in_sample():
     ("settings", "fault"),
     [
         ({"valid_fraction": 0.5, "test_fraction": 0.5}, "must stay below 1: lower one"),
-        ({"valid_fraction": 0, "test_fraction": 0}, "both 0, so that nothing could be judged"),
+        (
+            {"valid_fraction": 0, "test_fraction": 0},
+            "are both 0: raise one",
+        ),
         ({"valid_fraction": 1}, "less than 1"),
-        ({"y_range": (5, 1)}, r"y_range \(5, 1\) must have its lower end first"),
-        ({"y_range": (1, 1)}, "lower end first"),
-        ({"split": "time", "time_column": None}, "split = time needs time_column"),
-        ({"items_url": "movies.csv"}, "no meaning for the built-in sample"),
+        ({"y_range": (5, 1)}, r"y_range = \(5, 1\): the first must be below the second"),
+        ({"y_range": (1, 1)}, "the first must be below"),
+        (
+            {"split": "time", "time_column": None},
+            "split = time needs .*: set time_column",
+        ),
+        ({"items_url": "movies.csv"}, "cannot be used with the built-in sample"),
         ({"name": "../x"}, "should match pattern"),
         ({"seed": True}, "expected a number, not true or false"),
         ({"users_column": "x"}, "Extra inputs are not permitted"),
@@ -38,18 +44,21 @@ def test_one_split_may_be_held_out_alone(held_out):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"recommender": {"weight_decays": [0.1, 0.1000000001]}}, "one is there twice"),
-        ({"recommender": {"dropout": 0.5}}, "no meaning with model = dot"),
-        ({"train": {"label_smoothing": 0.1}}, "no meaning for ratings"),
+        ({"recommender": {"weight_decays": [0.1, 0.1000000001]}}, "has duplicates: remove"),
+        ({"recommender": {"dropout": 0.5}}, "cannot be used with model = dot"),
+        (
+            {"train": {"label_smoothing": 0.1}},
+            "smoothing = 0.1: only for class targets, not for ratings",
+        ),
         ({"train": {"freeze_epochs": 1}}, "Input should be 0"),
         ({"train": {"batch_norm": "sync"}}, "Input should be 'frozen'"),
         (
             {"ratings": {"valid_fraction": 0}, "train": {"keep": "best"}},
-            "train.keep = best: chosen by validation ratings, of which there are none",
+            "train.keep = best: needs validation ratings, but ratings.valid_fraction is 0",
         ),
         (
             {"ratings": {"valid_fraction": 0}, "recommender": {"weight_decays": [1.0]}},
-            "recommender.weight_decays: chosen by validation ratings",
+            "recommender.weight_decays: needs validation ratings",
         ),
         (
             {"launch": {"shard_model": True}, "train": {"ema_decay": 0.9}},

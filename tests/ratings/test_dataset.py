@@ -21,8 +21,8 @@ from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsSourceConfig
 from pets_core.ratings.dataset import (
     ingest_ratings,
+    load_ratings,
     load_ratings_manifest,
-    open_ratings,
     read_vocabulary,
 )
 from pets_core.ratings.records import RatingsManifest
@@ -90,10 +90,10 @@ def test_every_rating_lies_in_one_split_and_tells_its_ids(users, items, source, 
         try:
             manifest = ingest(Path(folder), url=url, **source)
         except PetsError as error:
-            if not re.search("none is left for|at least 2 of each", str(error)):
+            if not re.search("none of the|at least 2 of each", str(error)):
                 raise
             assume(False)
-        splits = {split: open_ratings(manifest, split) for split in manifest.splits}
+        splits = {split: load_ratings(manifest, split) for split in manifest.splits}
         vocabulary = read_vocabulary(manifest)
     found = [int(rating * 2) for ratings in splits.values() for rating in ratings.ratings]
     assert sorted(found) == list(range(len(rows)))
@@ -143,7 +143,7 @@ def test_what_is_stored(tmp_path, table):
     assert (manifest.num_users, manifest.num_items, manifest.y_range) == (8, 9, (0.5, 5.0))
     assert manifest.source_url == str(table)
     assert load_ratings_manifest(manifest.url) == manifest
-    train = open_ratings(manifest, "train")
+    train = load_ratings(manifest, "train")
     assert manifest.mean == pytest.approx(train.ratings.mean())
     assert [a.dtype for a in train] == [np.int32, np.int32, np.float32, np.int64]
     assert all(array.flags.writeable for array in train)
@@ -161,7 +161,7 @@ def test_what_is_stored(tmp_path, table):
 def test_a_table_without_times(tmp_path):
     rows = [row[:3] for row in some_rows()]
     url = str(write(tmp_path / "t.csv", rows, "user,item,rating"))
-    assert open_ratings(ingest(tmp_path, url=url), "test").times is None
+    assert load_ratings(ingest(tmp_path, url=url), "test").times is None
 
 
 def test_an_ingest_again_writes_nothing(tmp_path, table, monkeypatch):
@@ -222,7 +222,7 @@ def test_killed_at_every_event_of_writing(tmp_path, table, monkeypatch):
         again = ingest(folder, url=str(table))
         assert again.splits == expected.splits
         for split in again.splits:
-            open_ratings(again, split)
+            load_ratings(again, split)
         assert not [path for path in folder.rglob("*") if ".partial-" in path.name]
     assert committed == 1  # killed after the manifest had its name
 
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_refused(tmp_path, table, part):
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
     with pytest.raises(PetsError, match=rf"{part}\.parquet fails its checksum"):
-        read_vocabulary(manifest) if part == "items" else open_ratings(manifest, part)
+        read_vocabulary(manifest) if part == "items" else load_ratings(manifest, part)
 
 
 def test_a_damaged_manifest_is_refused(tmp_path, table):
@@ -249,18 +249,18 @@ def test_a_split_that_is_not_there_is_told(tmp_path, table):
     manifest = ingest(tmp_path, url=str(table), valid_fraction=0)
     assert list(manifest.splits) == ["train", "test"]
     with pytest.raises(PetsError, match=r"no valid split, only train, test: raise ratings\.valid"):
-        open_ratings(manifest, "valid")
+        load_ratings(manifest, "valid")
 
 
 @pytest.mark.parametrize(
     ("rows", "source", "fault"),
     [
-        (some_rows(3, 1), {}, "of 3 ratings none is left for test with"),
-        (some_rows(1, 40), {}, r"of 1 user\(s\) and \d+ item\(s\), at least 2 of each"),
-        (some_rows(40, 1), {}, r"of \d+ user\(s\) and 1 item\(s\), at least 2 of each"),
-        (some_rows(2, 2), {"test_fraction": 0.001}, "of 4 ratings none is left for .*test with "),
+        (some_rows(3, 1), {}, "none of the 3 ratings is in split test with"),
+        (some_rows(1, 40), {}, r"have 1 user\(s\) and \d+ item\(s\), but need at least 2 of each"),
+        (some_rows(40, 1), {}, r"have \d+ user\(s\) and 1 item\(s\), but need at least 2 of each"),
+        (some_rows(2, 2), {"test_fraction": 0.001}, "none of the 4 ratings is in .*test with "),
         (some_rows(2, 2), {"split": "time", "valid_fraction": 0.5, "test_fraction": 0.4},
-         "none is left for train with"),
+         "ratings is in split train with"),
         (some_rows(9, 9), {"y_range": (1, 4)}, "outside ratings.y_range"),
         ([], {}, "has no rows"),
     ],
@@ -303,7 +303,7 @@ def test_a_remote_store_and_source(tmp_path):
     manifest = ingest_ratings(f"{root}/store", str(tmp_path), source)
     assert manifest.url == f"{root}/store/ratings/ml/{manifest.fingerprint}"
     loaded = load_ratings_manifest(manifest.url)
-    assert sum(len(open_ratings(loaded, split).users) for split in loaded.splits) == 72
+    assert sum(len(load_ratings(loaded, split).users) for split in loaded.splits) == 72
 
 
 def test_a_file_in_an_archive(tmp_path):
@@ -323,7 +323,7 @@ def test_a_file_in_an_archive(tmp_path):
 COUNT_THREADS = """
 import sys
 from pathlib import Path
-from pets_core.ratings.dataset import load_ratings_manifest, open_ratings, read_vocabulary
+from pets_core.ratings.dataset import load_ratings_manifest, load_ratings, read_vocabulary
 
 def threads():
     names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
@@ -331,7 +331,7 @@ def threads():
 
 manifest = load_ratings_manifest(sys.argv[1])
 before = threads()
-open_ratings(manifest, "train")
+load_ratings(manifest, "train")
 read_vocabulary(manifest)
 print(threads() - before)
 """

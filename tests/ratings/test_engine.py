@@ -12,7 +12,7 @@ from pets.cli.results import show_evaluation
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.evaluation.tables import read_frame
-from pets_core.ratings.dataset import ingest_ratings, open_ratings, read_vocabulary
+from pets_core.ratings.dataset import ingest_ratings, load_ratings, read_vocabulary
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.model import load_recommender
 from pets_core.ratings.recommend import recommend
@@ -57,7 +57,7 @@ def test_the_model_beats_the_baselines(evaluated, sample_ratings):
     assert errors["RMSE"].tolist() == pytest.approx([own, biases, report.primary.baseline])
     assert report.metric("MAE") == pytest.approx(np.abs(predicted - actual).mean())
     manifest = sample_ratings[1]
-    names, ratings = read_vocabulary(manifest), open_ratings(manifest, "test")
+    names, ratings = read_vocabulary(manifest), load_ratings(manifest, "test")
     known = [(names.users[u], names.items[i]) for u, i in zip(*ratings[:2], strict=True)]
     pairs = list(zip(*(predictions[name].to_pylist() for name in ("user", "item")), strict=True))
     assert [pair for pair, at in zip(pairs, known, strict=True) if all(at)] == [
@@ -132,7 +132,7 @@ def test_recommended_is_what_the_user_has_not_rated(evaluated, sample_ratings):
     user = names.users.index("17")
     rated = set()
     for split in manifest.splits:
-        ratings = open_ratings(manifest, split)
+        ratings = load_ratings(manifest, split)
         rated |= {names.items[i] for i in ratings.items[ratings.users == user]}
     assert len(rated) > 20
     assert sorted(row.item for row in found) == sorted(set(names.items[1:]) - rated)

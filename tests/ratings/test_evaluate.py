@@ -15,8 +15,8 @@ from pets_core.evaluation.predictions import PredictionsInfo, read_predictions, 
 from pets_core.maintenance.retention import data_sets_needed, find_old
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.config import RatingsConfig, RecommenderConfig
-from pets_core.ratings.dataset import ingest_ratings, open_ratings, read_pair_ids
-from pets_core.ratings.evaluate import evaluate_ratings, ratings_by_ids_of, trained_on_ratings
+from pets_core.ratings.dataset import ingest_ratings, load_ratings, read_pair_ids
+from pets_core.ratings.evaluate import evaluate_ratings, reindex_ratings, trained_on_ratings
 from pets_core.ratings.records import RatingsManifest, RatingsRun
 from pets_core.ratings.target import RATINGS
 from pets_core.ratings.versions import diff_ratings, list_ratings
@@ -70,7 +70,7 @@ def write_ratings(
     url: str, manifest: RatingsManifest, model_url: str, off: float, split: str = "test"
 ) -> PredictResult:
     """Write predictions that are off by about `off`."""
-    actual = open_ratings(manifest, split).ratings[:, None]
+    actual = load_ratings(manifest, split).ratings[:, None]
     noise = np.random.default_rng(round(off * 100)).normal(scale=off, size=actual.shape)
     info = PredictionsInfo(
         targets="ratings", split=split, model_url=model_url, backbone="dot",
@@ -113,7 +113,7 @@ def champion_of(report: EvalReport) -> Champion:
 
 def test_the_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
     report = evaluated(0.5)
-    ratings = open_ratings(versions["few"], "test").ratings.astype(np.float64)
+    ratings = load_ratings(versions["few"], "test").ratings.astype(np.float64)
     predictions = read_predictions(report.predictions_url, RATINGS)
     errors = predictions.outputs[:, 0].astype(np.float64) - ratings
     primary = report.primary
@@ -127,8 +127,8 @@ def test_the_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
     assert scored.scores == pytest.approx(errors**2)
     assert report.notes == ()
     notes = evaluated(2.0, split="valid").notes
-    assert "The model is no better than user and item biases." in notes
-    assert any("metrics of the validation ratings are optimistic" in note for note in notes)
+    assert "The model is not better than the baseline of user and item biases." in notes
+    assert any("no test ratings" in note for note in notes)
 
 
 def test_better_and_worse_than_the_champion_and_the_limit(evaluated):
@@ -171,17 +171,17 @@ def test_ratings_that_the_champion_was_trained_on_do_not_count(evaluated, versio
 
 def test_ratings_are_read_with_the_indices_of_another_version(versions):
     old, new = versions["few"], versions["many"]
-    cold = open_ratings(new, "test")
-    found = ratings_by_ids_of(old, new, "test")
+    cold = load_ratings(new, "test")
+    found = reindex_ratings(old, new, "test")
     users, items = (ids.to_pylist() for ids in read_pair_ids(new, "test"))
     assert None not in {*users, *items}
-    names = read_pair_ids(old, "train"), open_ratings(old, "train")
+    names = read_pair_ids(old, "train"), load_ratings(old, "train")
     known = dict(zip(names[0][1].to_pylist(), names[1].items.tolist(), strict=True))
     assert found.items.tolist() == [known.get(item, 0) for item in items]
     assert (cold.items == 0).any(), "an item without training ratings here, known there"
     assert (found.items[cold.items == 0] > 0).any()
     with pytest.raises(PetsError, match="without the ids of users and items"):
-        ratings_by_ids_of(old, new.model_copy(update={"schema_version": 1}), "test")
+        reindex_ratings(old, new.model_copy(update={"schema_version": 1}), "test")
 
 
 def test_a_champion_that_cannot_be_compared_is_a_reason_against(

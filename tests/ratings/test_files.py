@@ -107,9 +107,9 @@ def test_titles_with_commas_are_quoted(opened):
         (b"user,item,rating\n1,2,3\n4,5\n", "a.csv", ": line 3 has 2 column"),
         (b"user,item,rating\n1,\x81,3\n", "a.csv", ": line 2 is not valid cp1252"),
         (b"1,2,3" + b",4" * 98 + b"\n", "a.csv", "has 101 columns and no header .*a matrix of"),
-        (b"PK\x03\x04....", "ml-100k.zip", "is compressed. Decompress it, or use a URL such as"),
-        (b"user,item,rating\n", "a.parquet", "is no Parquet file"),
-        (b"", "a.parquet", "is no Parquet file"),
+        (b"PK\x03\x04....", "ml-100k.zip", "is compressed: unpack it, or name the file in it"),
+        (b"user,item,rating\n", "a.parquet", "is not a Parquet file"),
+        (b"", "a.parquet", "is not a Parquet file"),
     ],
 )
 def test_what_is_no_table_is_refused(opened, content, name, fault):
@@ -149,9 +149,10 @@ def test_columns_are_found_or_named(opened, header, wanted, columns):
              "Did you mean users?", "ratings.item_column = auto: ", "no column item"],
         ),
         (b"item,user\n", "usr", ["ratings.user_column = usr: ", "Did you mean user?"]),
-        (b"item,user,userId\n", "auto", ["has 2 such columns (user, userId): name one"]),
+        (b"item,user,userId\n", "auto",
+         ["has 2 such columns (user, userId): set ratings.user_column to one"]),
         (b"item,user,user\n", "user", ["has 2 such columns (user, user)"]),
-        (b"item,user\n", "item", ["cannot be two things: user_column = item, item_column = item"]),
+        (b"item,user\n", "item", ["used twice: user_column = item, item_column = item"]),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_told_are_refused(opened, header, user, faults):

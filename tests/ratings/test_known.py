@@ -3,11 +3,11 @@
 import numpy as np
 import pyarrow as pa
 
-from pets_core.ratings.known import count_known
+from pets_core.ratings.known import index_known
 
 
 def test_indices_are_of_those_with_training_ratings():
-    known = count_known(np.array([3, 1, 3], np.int32), num=5)
+    known = index_known(np.array([3, 1, 3], np.int32), num=5)
     assert known.num == 2
     assert known.indices.tolist() == [0, 1, 0, 2, 0]
     assert known.num_cold(np.array([0, 0, 1, 3, 4], np.int32)) == 2

@@ -87,7 +87,7 @@ def test_a_stored_model_says_the_same(tmp_path, kind):
 
 
 def test_what_is_no_model_of_ratings_is_refused(tmp_path):
-    with pytest.raises(PetsError, match="no model folder"):
+    with pytest.raises(PetsError, match="not a model folder"):
         load_recommender(str(tmp_path))
     built = create_recommender(card())
     save_model(str(tmp_path), built.card, built.model.state_dict())
@@ -96,5 +96,5 @@ def test_what_is_no_model_of_ratings_is_refused(tmp_path):
     with pytest.raises(PetsError, match="damaged or of another model"):
         load_recommender(str(tmp_path / "other"))
     Path(tmp_path, "model.json").write_text('{"backbone": "resnet34"}')
-    with pytest.raises(PetsError, match="damaged, or no model of ratings"):
+    with pytest.raises(PetsError, match="damaged or not of a rating model"):
         load_recommender(str(tmp_path))

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pets_core.ratings.split import SPLITS, newest_held_out, randomly_held_out
+from pets_core.ratings.split import SPLITS, split_by_hash, split_by_time
 from pets_core.ratings.table import RatingsTable
 
 
@@ -18,12 +18,12 @@ def table(num_users: int, num_items: int, times=None) -> RatingsTable:
 
 def test_the_random_split_stays_what_it_is():
     """Whatever the release: else a model would be judged on what it was trained on."""
-    splits = randomly_held_out(table(4, 5), 0.25, 0.25, seed=7).reshape(4, 5).tolist()
+    splits = split_by_hash(table(4, 5), 0.25, 0.25, seed=7).reshape(4, 5).tolist()
     assert splits == [[2, 0, 1, 0, 0], [0, 0, 0, 1, 0], [2, 1, 0, 0, 0], [0, 2, 0, 0, 0]]
 
 
 def test_shares_are_as_asked_for_all_users_and_items():
-    splits = randomly_held_out(table(400, 500), 0.1, 0.2, seed=0).reshape(400, 500)
+    splits = split_by_hash(table(400, 500), 0.1, 0.2, seed=0).reshape(400, 500)
     for number, share in enumerate((0.7, 0.1, 0.2)):
         held = splits == number
         assert held.mean() == pytest.approx(share, abs=0.005)
@@ -34,29 +34,29 @@ def test_shares_are_as_asked_for_all_users_and_items():
 
 
 def test_a_rating_stays_in_its_split_whatever_else_there_is():
-    few, many = (randomly_held_out(table(n, n), 0.2, 0.2, seed=1) for n in (10, 30))
+    few, many = (split_by_hash(table(n, n), 0.2, 0.2, seed=1) for n in (10, 30))
     assert (few.reshape(10, 10) == many.reshape(30, 30)[:10, :10]).all()
 
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"users": "items"}])
 def test_seed_and_roles_matter(other):
-    first = randomly_held_out(table(20, 20), 0.3, 0.3, seed=1).reshape(20, 20)
+    first = split_by_hash(table(20, 20), 0.3, 0.3, seed=1).reshape(20, 20)
     second = first.T if "users" in other else (
-        randomly_held_out(table(20, 20), 0.3, 0.3, **other).reshape(20, 20)
+        split_by_hash(table(20, 20), 0.3, 0.3, **other).reshape(20, 20)
     )  # fmt: skip
     assert 0.2 < (first == second).mean() < 0.6
 
 
 def test_the_newest_are_for_testing():
     times = np.array([5, 3, 9, 1, 9, 9, 2, 4, 0, 6])
-    splits = [SPLITS[n] for n in newest_held_out(table(2, 5, times), 0.2, 0.3)]
+    splits = [SPLITS[n] for n in split_by_time(table(2, 5, times), 0.2, 0.3)]
     train, valid, test = ([t for t, s in zip(times, splits, strict=True) if s == split]
                           for split in SPLITS)  # fmt: skip
     assert (sorted(train), sorted(valid), sorted(test)) == ([0, 1, 2, 3, 4], [5, 6], [9, 9, 9])
 
 
 def test_of_one_time_the_last_users_and_items_are_newest():
-    assert newest_held_out(table(2, 5, np.zeros(10)), 0.2, 0.3).tolist() == [0] * 5 + [
+    assert split_by_time(table(2, 5, np.zeros(10)), 0.2, 0.3).tolist() == [0] * 5 + [
         1,
         1,
         2,

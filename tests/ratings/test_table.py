@@ -255,26 +255,26 @@ def changed(**values) -> dict[str, list]:
 @pytest.mark.parametrize(
     ("columns", "source", "fault"),
     [
-        (changed(rating=""), {}, "row 3 has no rating: mend or remove"),
-        (changed(rating="x"), {}, "row 3 has rating = x, expected a finite number: mend"),
+        (changed(rating=""), {}, "row 3 has no rating: correct or remove"),
+        (changed(rating="x"), {}, "row 3 has rating = x, expected a finite number: correct"),
         (changed(rating="nan"), {}, "row 3 has rating = nan, expected a finite number"),
         (changed(rating="inf"), {}, "row 3 has rating = inf, expected a finite number"),
         (changed(rating="1e39"), {}, "row 3 has rating = 1e39, expected a finite number"),
         (changed(rating=6), {"y_range": (1, 5)},
-         r"row 3 has rating = 6, outside ratings\.y_range = \(1, 5\): mend them, or widen"),
+         r"row 3 has rating = 6, outside ratings\.y_range = \(1, 5\): correct them, or widen"),
         (COLUMNS | {"rating": [1, 0, 7, 2]}, {"y_range": (1, 5)},
-         r"row 2 has rating = 0, outside .* \(and so have 1 more\): mend"),
+         r"row 2 has rating = 0, outside .* \(and 1 more\): correct"),
         (changed(userId=""), {}, "row 3 has no userId: remove such rows"),
         (changed(userId="nan"), {}, "row 3 has no userId"),
         (changed(movieId=" "), {}, "row 3 has no movieId"),
-        (changed(timestamp=""), {}, "row 3 has no timestamp: mend .*time_column = null"),
+        (changed(timestamp=""), {}, "row 3 has no timestamp: correct .*time_column = null"),
         (changed(timestamp="soon"), {}, "row 3 has timestamp = 'soon', expected whole numbers"),
         (changed(timestamp="1.5"), {}, "row 3 has timestamp = '1.5', expected whole numbers"),
         (changed(timestamp="2024-01-01"), {}, "row 3 has timestamp = '2024-01-01', expected"),
-        (COLUMNS | {"timestamp": ["2024-13-01"] * 4}, {}, "as timestamp: expected whole numbers"),
-        (COLUMNS | {"rating": [3] * 4}, {}, "every rating is 3, from which nothing can be learned"),
-        (changed(movieId=1), {}, r"1 row\(s\) rate an item again; the first is row 3, where user 9 "
-         "rates item 1 as in row 2: remove such rows, or set ratings.duplicates = last"),
+        (COLUMNS | {"timestamp": ["2024-13-01"] * 4}, {}, "timestamp is .*: expected whole num"),
+        (COLUMNS | {"rating": [3] * 4}, {}, r"all values of rating are equal \(3\): set"),
+        (changed(movieId=1), {}, r"1 row\(s\) repeat a pair of user and item: the first is row 3 "
+         r"\(user 9, item 1, as row 2\): remove such rows, or set ratings.duplicates = last"),
         ({"userId": USERS, "movieId": ITEMS, "rating": STARS}, {"split": "time"},
          "split = time: .* has no column timestamp or time, only userId, movieId, rating"),
         ({"userId": USERS, "movieId": ITEMS}, {}, "rating_column = auto: .* no column rating"),
@@ -294,11 +294,11 @@ def test_each_fault_is_told(read, columns, source, fault):
         (changed(rating=float("nan")), "row 3 has rating = nan"),
         (changed(userId=None), "row 3 has no userId"),
         (changed(timestamp=None), "row 3 has no timestamp"),
-        (COLUMNS | {"rating": [True, False] * 2}, "has bool as rating: expected numbers"),
-        (COLUMNS | {"userId": [1.5] * 4}, "has double as userId: expected whole numbers or text"),
-        (COLUMNS | {"userId": [[1]] * 4}, "as userId: expected numbers"),
-        (COLUMNS | {"timestamp": [[1]] * 4}, "as timestamp: expected whole numbers, or dates"),
-        (COLUMNS | {"rating": pa.nulls(4)}, "has no rating|has null as rating"),
+        (COLUMNS | {"rating": [True, False] * 2}, "column rating is bool: expected numbers"),
+        (COLUMNS | {"userId": [1.5] * 4}, "userId is double: expected whole numbers or text"),
+        (COLUMNS | {"userId": [[1]] * 4}, "column userId is list.*: expected numbers"),
+        (COLUMNS | {"timestamp": [[1]] * 4}, "timestamp is list.*: expected whole .*, or dates"),
+        (COLUMNS | {"rating": pa.nulls(4)}, "has no rating|column rating is null"),
     ],
 )
 def test_each_fault_of_parquet_is_told(read, columns, fault):
@@ -314,7 +314,7 @@ def test_all_missing_columns_are_told_at_once(read):
 
 def test_of_several_duplicates_the_first_in_the_file_is_told(read):
     columns = {"user": [2, 1, 2, 1], "item": [1, 1, 1, 1], "rating": [1, 2, 3, 4]}
-    with pytest.raises(PetsError, match=r"2 row\(s\) rate .* row 3, where user 2 .* as in row 1:"):
+    with pytest.raises(PetsError, match=r"2 row\(s\) repeat .* row 3 \(user 2, .* as row 1\):"):
         read(csv(columns))
 
 
@@ -390,8 +390,8 @@ def test_titles_of_movielens_u_item(tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("movieId,title\n1,A\n1,B\n2,C\n", r"1 item\(s\) are there twice, first 1"),
-        ("movieId,title\n7,A\n", r"has none of the items that ratings\.csv rates, such as 1"),
+        ("movieId,title\n1,A\n1,B\n2,C\n", r"1 item\(s\) have several rows, such as 1"),
+        ("movieId,title\n7,A\n", r"has none of the items in .*ratings\.csv, such as 1"),
         ("movieId,titel\n7,A\n", r"title_column = auto: .*no column title or name"),
     ],
 )

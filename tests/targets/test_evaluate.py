@@ -287,8 +287,8 @@ def test_galleries_go_without_photos_that_are_out_of_reach(
     config, draw_classes, write, url, caplog
 ):
     report = evaluated(config, write(draw_classes(30, 3, dataset_url=url)))
-    assert "photo out of reach" in Path(report.file("report.html")).read_text()
-    assert "the galleries go without photos" in caplog.text
+    assert "photo unavailable" in Path(report.file("report.html")).read_text()
+    assert "Galleries are written without photos" in caplog.text
 
 
 def test_the_settings_shown_are_those_of_the_run_that_predicted(config, draw_classes, write):
@@ -314,7 +314,7 @@ def test_a_spreadsheet_runs_nothing(config, draw_classes, write):
 def test_damaged_predictions_leave_nothing(config, draw_classes, write):
     url = write(draw_classes(30, 3))
     Path(url).write_bytes(Path(url).read_bytes()[:-40])
-    with pytest.raises(PetsError, match=r"no file of predictions"):
+    with pytest.raises(PetsError, match=r"not a predictions file"):
         evaluated(config, url)
     assert not Path(config.store).exists()
 

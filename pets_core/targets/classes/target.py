@@ -20,7 +20,7 @@ from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
     list_column,
-    refuse_rows,
+    raise_for_rows,
 )
 from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
@@ -369,7 +369,7 @@ class Classes(Target):
         # A sum of 1 implies that all values are finite.
         bad = ~(np.abs(sums - 1) < 1e-3) | (predictions.outputs.min(1) < 0)
         assert predictions.losses is not None
-        refuse_rows(
+        raise_for_rows(
             url, predictions, bad | ~np.isfinite(predictions.losses),
             "probabilities that are not finite, or do not add up to 1",
             "Predict again; if the model returns NaN, train again with a lower train.base_lr",

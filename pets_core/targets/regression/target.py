@@ -20,7 +20,7 @@ from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
     list_column,
-    refuse_rows,
+    raise_for_rows,
 )
 from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
@@ -322,7 +322,7 @@ class Numbers(Target):
              "Predict again; if the model returns NaN, train again with a lower train.base_lr"),
         ):  # fmt: skip
             bad = np.asarray(~np.isfinite(values).all(1))
-            refuse_rows(url, predictions, bad, f"{column} numbers that are not finite", remedy)
+            raise_for_rows(url, predictions, bad, f"{column} numbers that are not finite", remedy)
 
     def values(self, predicted: DecodedOutputs) -> NDArray[np.float64]:
         """Return outputs in the units shown to users, (N, D)."""

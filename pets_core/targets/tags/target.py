@@ -20,7 +20,7 @@ from pets_core.evaluation.predictions import (
     Predictions,
     PredictionsInfo,
     list_column,
-    refuse_rows,
+    raise_for_rows,
 )
 from pets_core.evaluation.tables import issues_csv
 from pets_core.models.card import ModelCard
@@ -325,7 +325,7 @@ class Tags(Target):
         """Check that outputs are probabilities."""
         values = predictions.outputs
         # The negated condition also rejects NaN.
-        refuse_rows(
+        raise_for_rows(
             url, predictions, np.asarray(~((values >= 0) & (values <= 1)).all(1)),
             "probabilities that are not finite, or not from 0 to 1",
             "Predict again; if the model returns NaN, train again with a lower train.base_lr",

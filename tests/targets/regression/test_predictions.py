@@ -55,7 +55,7 @@ def test_coordinates_are_complete(draw_kind, write, kind, names, text):
 
 def test_a_file_without_numbers_is_refused(draw_kind, write):
     url = with_metadata(write(draw_kind("numbers", 3)), numbers=[])
-    with pytest.raises(PetsError, match="names nothing that is predicted: predict again"):
+    with pytest.raises(PetsError, match="its metadata has no outputs: predict again"):
         read(url)
 
 
@@ -72,7 +72,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, draw_kind, write):
     with pytest.raises(PetsError, match=r"other.parquet: .*no metadata 'pets'.*give the"):
         read(str(other))
     (tmp_path / "text.parquet").write_text("a,b")
-    with pytest.raises(PetsError, match=r"text.parquet: no file of predictions"):
+    with pytest.raises(PetsError, match=r"text.parquet: not a predictions file"):
         read(str(tmp_path / "text.parquet"))
     with pytest.raises(PetsError, match=r"does not exist"):
         read(str(tmp_path / "nothing.parquet"))
@@ -107,9 +107,9 @@ def test_columns_that_lack_or_are_of_another_kind_are_refused(draw_kind, write):
 
 
 def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_kind, write):
-    with pytest.raises(PetsError, match=r"1 samples are in it twice: predict again"):
+    with pytest.raises(PetsError, match=r"1 duplicate samples: predict again"):
         read(changed(write(draw_kind("numbers", 3)), "id", ["a", "b", "a"]))
-    with pytest.raises(PetsError, match=r"holds no sample; evaluate a split that has some"):
+    with pytest.raises(PetsError, match=r"no samples: evaluate a split that has samples"):
         read(write(draw_kind("numbers", 0)))
 
 
