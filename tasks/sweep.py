@@ -60,9 +60,9 @@ def run_trials(config: PipelineConfig, run: Run) -> SweepResult:
     study, trials = Study(config), list[Trial]()
     while len(trials) < config.sweep.num_trials:
         remaining = config.sweep.num_trials - len(trials)
-        suggested = study.ask(min(config.sweep.num_concurrent, remaining))
+        suggested = study.suggest(min(config.sweep.num_concurrent, remaining))
         for trial in _train_trials(config, run, suggested):
-            study.tell(trial)
+            study.record(trial)
             trials.append(trial)
             get_run_logger().info(
                 "Trial %d/%d: backbone %s, base_lr %g, %s", len(trials), config.sweep.num_trials,

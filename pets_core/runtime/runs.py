@@ -49,7 +49,7 @@ class _StageResult(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    request_hash: str = renamed("request_hash", "asked")
+    request_hash: str = renamed("request_hash", "asked")  # codespell:ignore asked
     record_json: str = renamed("record_json", "answer")
 
 

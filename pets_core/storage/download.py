@@ -158,7 +158,7 @@ def _resume(fs: Any, path: str, info: dict[str, Any], partial: Path) -> None:
 
 
 def _open_at(fs: Any, path: str, info: dict[str, Any], start: int) -> Any:
-    """Open a file at byte `start`, or at 0 if the store cannot; see the file's `tell()`."""
+    """Open a file at byte `start`, or at 0 if the store cannot; see the file's position."""
     from aiohttp import ClientTimeout
     from fsspec.implementations.http import HTTPFileSystem
 

@@ -46,7 +46,7 @@ class Study:
             "base_lr": optuna.distributions.FloatDistribution(sweep.min_lr, sweep.max_lr, log=True),
         }
 
-    def ask(self, count: int) -> list[Trial]:
+    def suggest(self, count: int) -> list[Trial]:
         """Return the next trials to train."""
         proposed = [self._study.ask(self._space) for _ in range(count)]
         return [
@@ -55,7 +55,7 @@ class Study:
             for p in [trial.params]
         ]
 
-    def tell(self, trial: Trial) -> None:
+    def record(self, trial: Trial) -> None:
         """Record the result of a trial; one without a value counts as failed.
 
         Raises:

@@ -28,9 +28,9 @@ def error_of(trial: Trial) -> float:
 def told(config: PipelineConfig, count: int, together: int = 1) -> list[Trial]:
     study, trials = Study(config), []
     while len(trials) < count:
-        for trial in study.ask(together):
+        for trial in study.suggest(together):
             done = trial.model_copy(update={"value": error_of(trial)})
-            study.tell(done)
+            study.record(done)
             trials.append(done)
     return trials
 
@@ -50,16 +50,16 @@ def test_later_trials_are_better_than_those_at_random() -> None:
 
 
 def test_without_backbones_the_models_own_is_tried() -> None:
-    (trial,) = Study(PipelineConfig()).ask(1)
+    (trial,) = Study(PipelineConfig()).suggest(1)
     assert trial.backbone == PipelineConfig().model.backbone
 
 
 def test_a_trial_that_failed_is_told_and_not_chosen(tmp_path) -> None:
     study = Study(settings())
-    first, second = study.ask(2)
-    study.tell(first.model_copy(update={"error": "the loss is not finite"}))
+    first, second = study.suggest(2)
+    study.record(first.model_copy(update={"error": "the loss is not finite"}))
     good = second.model_copy(update={"value": 0.5})
-    study.tell(good)
+    study.record(good)
     bad = first.model_copy(update={"error": "the loss is not finite"})
     result = write_result(str(tmp_path), [bad, good])
     assert [trial.number for trial in result.trials] == [1, 0]
@@ -95,18 +95,18 @@ def test_the_best_trial_is_the_one_of_the_metrics_direction(tmp_path) -> None:
     ]
     assert [t.number for t in write_result(str(tmp_path), trials).trials] == [1, 2, 0]
     study = Study(settings(num_random=1))
-    for trial, value in zip(study.ask(3), [0.3, 0.9, 0.5], strict=True):
-        study.tell(trial.model_copy(update={"metric": iou, "value": value}))
+    for trial, value in zip(study.suggest(3), [0.3, 0.9, 0.5], strict=True):
+        study.record(trial.model_copy(update={"metric": iou, "value": value}))
     assert study._study.best_trial.number == 1
 
 
 def test_trials_of_a_version_with_another_metric_are_refused() -> None:
     study = Study(settings())
-    first, second = study.ask(2)
-    study.tell(first.model_copy(update={"value": 0.1}))
+    first, second = study.suggest(2)
+    study.record(first.model_copy(update={"value": 0.1}))
     other = MetricInfo(name="F1 per photo", higher_is_better=True)
     with pytest.raises(PetsError, match="earlier version with the metric error rate, which cannot"):
-        study.tell(second.model_copy(update={"value": 0.9, "metric": other}))
+        study.record(second.model_copy(update={"value": 0.9, "metric": other}))
 
 
 def test_a_trial_whose_metric_is_not_a_number_has_failed() -> None:
