@@ -19,8 +19,8 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin:
     """Return the FSDP2 plugin, which shards model, gradients and optimizer state.
 
     Weights and gradients stay fp32, and autocast provides mixed precision, as for a model that is
-    not sharded. Without this policy, Accelerate on GPUs would cast all weights to bf16, norms included, and
-    reduce gradients in bf16.
+    not sharded. Without this policy, Accelerate on GPUs would cast all weights to bf16, norms
+    included, and reduce gradients in bf16.
     """
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
