@@ -11,7 +11,7 @@ __all__ = ["store_actions"]
 def store_actions(
     parser: argparse.ArgumentParser, store: str
 ) -> Callable[[str, str], argparse.ArgumentParser]:
-    """Return a function of name and summary that adds a subcommand with --store.
+    """Return `add(name, summary)`, which adds a subcommand with --store and returns its parser.
 
     Args:
         parser: Parser of the command.

@@ -103,7 +103,7 @@ def _columns(frame: pd.DataFrame, percent: Sequence[str]) -> list[_Column]:
 
 
 def _rows(frame: pd.DataFrame) -> list[list[Any]]:
-    """Return the cells; missing values are None."""
+    """Return the cells, row by row; missing values are None."""
     cells = frame.astype(object)
     rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
     return rows

@@ -168,7 +168,7 @@ class Comparison(Record):
 
     @property
     def delta_text(self) -> str:
-        """Text of the improvement, such as "1.20 percentage points better"."""
+        """Improvement as text: "1.20 percentage points better", "... worse", or "equal"."""
         gain = self.improvement.value
         size = self.metric.format_change(abs(gain)).removeprefix("+")
         if size in ("0.00 percentage points", f"0 {self.metric.unit}".rstrip()):

@@ -74,7 +74,7 @@ class MetricInfo(Record):
 
 
 def _parse_old_metric(value: object) -> object:
-    """Convert the metric of runs of earlier versions, which store only its name."""
+    """Expand a metric stored by an earlier version, a name, to name and unit."""
     if isinstance(value, str):
         return {"name": value, "unit": "%" if value.endswith("error rate") else ""}
     return value

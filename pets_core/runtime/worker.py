@@ -49,7 +49,7 @@ _CONNECTION_LOST = re.compile(r"(?i)connection (closed|reset|refused)|broken pip
 
 
 def check(request: WorkRequest) -> CheckResult:
-    """Build or load the model with its weights, to detect errors before other work starts."""
+    """Check folders, device, tracker and model; raise the first error before other work starts."""
     settings, launch = request.config.model, request.config.launch
     storage.check_writable(storage.absolute(request.config.store), "store")
     storage.check_writable(storage.absolute(request.config.cache_dir), "cache_dir")

@@ -54,7 +54,7 @@ class _CoordinatesEvaluator(NumbersEvaluator):
         return ""
 
     def format_values(self, values: NDArray[Any]) -> str:
-        """Format the first 6 coordinates of a photo."""
+        """Format up to 6 coordinates of a photo, then "and N more"."""
         shown = [f"{value:.2f}" for value in values[:6]]
         return "; ".join([*shown, f"and {len(values) - 6} more"] if len(values) > 6 else shown)
 
@@ -220,7 +220,7 @@ class Points(_Coordinates):
     evaluator = PointsEvaluator
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Return the columns of numbers for alternating x and y."""
+        """Return the columns, after checking that the numbers are pairs of x and y."""
         if len(info.numbers) % 2:
             raise PetsError(f"keypoints need an x and a y each, got {len(info.numbers)} numbers")
         return super().schema(info)
@@ -237,7 +237,7 @@ class Box(_Coordinates):
     evaluator = BoxEvaluator
 
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Return the columns of numbers for four coordinates."""
+        """Return the columns, after checking that there are four numbers."""
         if len(info.numbers) != 4:
             raise PetsError(f"a box needs 4 numbers, got {len(info.numbers)}")
         return super().schema(info)

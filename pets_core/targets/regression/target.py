@@ -167,7 +167,7 @@ class NumbersEvaluator(Evaluator):
         return f"{error:+.4g} {self.numbers[0].unit}".rstrip()
 
     def format_values(self, values: NDArray[Any]) -> str:
-        """Format the first 6 numbers of a photo."""
+        """Format up to 6 numbers of a photo, then the number of others."""
         is_single = len(self.numbers) == 1
         shown = [
             f"{'' if is_single else f'{number.name} '}{value:.4g} {number.unit}".rstrip()

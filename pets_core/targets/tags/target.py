@@ -332,7 +332,11 @@ class Tags(Target):
         )  # fmt: skip
 
     def read_decision(self, card: ModelCard, model_url: str) -> Thresholds:
-        """Return the model's thresholds, or 0.5 for each tag if none are stored."""
+        """Return the thresholds in the model's folder; 0.5 for each tag if it has none.
+
+        Raises:
+            PetsError: The file is damaged, or its tags differ from the model's.
+        """
         tags = [info.name for info in card.classes]
         return read_thresholds(model_url, tags) or Thresholds.default(tags)
 
