@@ -119,13 +119,11 @@ def large(options: argparse.Namespace, work: Path) -> None:
     }  # fmt: skip
     config = RatingsConfig.model_validate(settings)
     start = time.monotonic()
-    manifest, memory = _run_in_process(
-        ingest_ratings, config.store, config.cache_dir, config.ratings
-    )
+    inputs = (config.store, config.cache_dir, config.ratings)
+    manifest, memory = _run_in_process(ingest_ratings, *inputs)
+    seconds = time.monotonic() - start
     rows = manifest.splits["train"].num_rows
-    print(
-        f"ingest of {options.ratings:,} ratings: {time.monotonic() - start:.0f} s, {memory:.0f} MiB"
-    )
+    print(f"ingest of {options.ratings:,} ratings: {seconds:.0f} s, {memory:.0f} MiB")
     result, memory = _run_in_process(train, config, manifest, str(work / "run"))
     for epoch in result.epochs:
         print(
