@@ -11,7 +11,7 @@ from pets_core.config.launch import LaunchConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
-from pets_core.runtime.stages import _warn_of_small_shares
+from pets_core.runtime.stages import _warn_of_small_batches
 from pets_core.training import devices
 from pets_core.training.devices import (
     check_devices,
@@ -162,7 +162,7 @@ def test_small_batch_per_gpu_is_a_warning(device, num_gpus, warns):
         accelerator=SimpleNamespace(device=device, num_processes=num_gpus),
         request=SimpleNamespace(config=PipelineConfig()), warn=warnings.append,
     )  # fmt: skip
-    _warn_of_small_shares(rank)
+    _warn_of_small_batches(rank)
     expected = "train.batch_size = 64 gives each GPU 8 samples a step, .* set 256 or more"
     assert len(warnings) == warns
     assert all(re.search(expected, message) for message in warnings)
