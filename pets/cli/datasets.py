@@ -157,7 +157,7 @@ def _show_ratings(manifest: RatingsManifest) -> None:
 
 
 def show_manifest(manifest: DatasetManifest) -> None:
-    """Print the summary of a version of photos."""
+    """Print a data set version: origin, splits, quarantined photos and duplicates."""
     _print_origin(manifest)
     print(f"parent       {manifest.parent or 'none'}\ncontract     {manifest.contract_version}\n")
     print_table(

@@ -27,7 +27,7 @@ _SETTINGS = {
 
 
 def main() -> None:
-    """Serve until SIGTERM."""
+    """Run Prefect's server on the socket inherited from the parent, until SIGTERM or its death."""
     descriptor, parent = map(int, sys.argv[1:])
     die_with_parent(signal.SIGTERM, parent)
     os.environ |= _SETTINGS

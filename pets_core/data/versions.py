@@ -90,12 +90,12 @@ def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
 def list_all_versions(
     store: str, folder: str, load: Callable[[str], AnyVersion], name: str | None = None
 ) -> list[AnyVersion]:
-    """Return all committed versions, oldest first.
+    """Return the manifests of committed versions, oldest first.
 
     Args:
         store: Root of data sets and runs.
         folder: Folder of the data sets in the store.
-        load: Reads the manifest of a version's folder.
+        load: Reads the manifest in a version's folder.
         name: Name of a data set; None: all data sets.
     """
     root = storage.join(storage.absolute(store), folder)

@@ -142,7 +142,7 @@ class PredictionColumns(Protocol):
         ...
 
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
-        """Return the targets from the columns of a file."""
+        """Return the actual targets, (N,) or (N, D), from the table read from `url`."""
         ...
 
     @property

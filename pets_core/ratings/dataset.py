@@ -241,7 +241,11 @@ def _pair_ids(table: pa.Table, column: str, known: pa.StringArray) -> pa.Array:
 
 
 def read_verified(manifest: RatingsManifest, file: RatingsFile) -> pa.Table:
-    """Read a file of a version; errors as `load_ratings`."""
+    """Read a file of a version.
+
+    Raises:
+        PetsError: The file is missing, or its SHA-256 differs from the manifest's.
+    """
     url = storage.join(manifest.url, file.path)
     data = storage.read_bytes(url)
     if sha256(data).hexdigest() != file.sha256:

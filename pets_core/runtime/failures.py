@@ -83,7 +83,11 @@ def read_failures(folder: str | Path) -> list[RankFailure]:
 
 
 def to_exception(failures: Sequence[RankFailure]) -> Exception:
-    """Return the exception to raise for failures, sorted by likely root cause."""
+    """Return the exception for the first failure.
+
+    Args:
+        failures: At least one, the most likely root cause first, as `read_failures` returns them.
+    """
     failure = failures[0]
     if failure.kind == "refused":
         return PetsError(failure.message)

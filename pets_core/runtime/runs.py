@@ -181,7 +181,7 @@ def load_result(request: Request, record: type[Record]) -> Record | None:
 
 
 def save_result(request: Request, record: BaseModel) -> None:
-    """Save the result of a stage, so that another attempt of the run does not repeat it."""
+    """Save a stage's record with its request's hash, so that a retry need not repeat the stage."""
     result = _StageResult(request_hash=_hash(request), record_json=record.model_dump_json())
     storage.write_bytes(_url(request), result.model_dump_json().encode())
 

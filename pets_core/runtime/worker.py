@@ -71,7 +71,7 @@ def check(request: WorkRequest) -> CheckResult:
 
 
 def _check_tracker(log_with: str) -> None:
-    """Refuse a tracker whose package is missing, which Accelerate ignores silently."""
+    """Raise an error if the tracker is not installed: Accelerate would silently log nothing."""
     if log_with != "none" and log_with not in {str(t) for t in get_available_trackers()}:
         raise PetsError(
             f"train.log_with = {log_with}: its package is not installed; run "

@@ -256,7 +256,13 @@ class Target(ABC):
 
     @abstractmethod
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
-        """Return the targets of a file, (N,) or (N, D); `table` lacks the output column."""
+        """Return the actual targets, (N,) or (N, D).
+
+        Args:
+            info: Metadata of the file.
+            url: The file, for error messages.
+            table: Its columns, without the output column.
+        """
 
     @abstractmethod
     def check(self, url: str, predictions: Predictions) -> None:

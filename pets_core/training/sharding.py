@@ -16,11 +16,11 @@ _MIN_PARAMETERS = 1_000_000
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin:
-    """Return the plugin with which an `Accelerator` shards model, gradients and optimizer state.
+    """Return the FSDP2 plugin, which shards model, gradients and optimizer state.
 
     Weights and gradients stay fp32, and autocast provides mixed precision, as for a model that is
-    not sharded. By default Accelerate on GPUs would cast all weights to bf16, norms included, and
-    reduce gradients in bf16.
+    not sharded. Without this policy, Accelerate on GPUs would cast all weights to bf16, norms
+    included, and reduce gradients in bf16.
     """
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,

@@ -65,7 +65,7 @@ def test_of_equally_near_ones_the_first_are_taken():
 
 
 class Drawn:
-    """Forty blocks of 256 vectors each, made when they are query for."""
+    """Forty blocks of 256 vectors each, generated on access."""
 
     def __init__(self) -> None:
         drawn = np.random.default_rng(0).normal(size=(256, 64))

@@ -62,14 +62,14 @@ def test_a_file_without_numbers_is_refused(draw_kind, write):
 def test_a_row_for_each_photo_is_written(draw_kind, write):
     drawn = draw_kind("numbers", 3)
     drawn.ids.append("one more")
-    with pytest.raises(AssertionError, match="a row a sample"):
+    with pytest.raises(AssertionError, match="outputs must be"):
         write(drawn)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path, draw_kind, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
-    with pytest.raises(PetsError, match=r"other.parquet: .*no metadata 'pets'.*give the"):
+    with pytest.raises(PetsError, match=r"other.parquet: .*no metadata 'pets'.*use the"):
         read(str(other))
     (tmp_path / "text.parquet").write_text("a,b")
     with pytest.raises(PetsError, match=r"text.parquet: not a predictions file"):
