@@ -1,14 +1,14 @@
-"""Error rate and seconds of a fine-tuning, ours against fastai's, on the listed test photos.
+"""Compare error rate and duration of fine-tuning with fastai, on the listed test photos.
 
     python benchmarks/accuracy.py [FOLDER] [--size 160] [--epochs 2] [--seeds 3]
     python benchmarks/accuracy.py --no-fastai --size 224 --freeze-epochs 3 --epochs 12
                                   --set "train.lr_max=slice(1e-5, 1e-3)" --seeds 1 [--held-out]
 
-`fine_tune(2, 3e-3)` means one frozen and two unfrozen epochs; both sides train on the same photos,
-each in its own default way. Seconds are those of training, validation after each epoch included;
-ours includes decoding the photos with the first seed. --held-out judges on photos held out of
-trainval, for choosing settings: the last 30% of each breed's numbers, since neighbouring numbers
-are often one animal.
+`fine_tune(2, 3e-3)` means one frozen and two unfrozen epochs. Both sides train on the same photos
+with their own defaults. Seconds are those of training, with validation after each epoch; ours
+include decoding the photos for the first seed. --held-out evaluates on photos held out of trainval,
+to choose settings: the last 30% of each breed's numbers, since neighbouring numbers are often one
+animal.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import yaml
 
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Train and judge as `pets train` and `pets evaluate` do."""
+    """Train and evaluate as `pets train` and `pets evaluate` do."""
     from pets_core.records.evaluation import PredictResult
     from pets_core.records.training import TrainResult
     from pets_core.runtime import worker
     from pets_core.targets.evaluate import evaluate
 
     request = peer.request("train", arguments)
-    began = time.perf_counter()
+    start = time.perf_counter()
     trained = worker.run(request)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     assert isinstance(trained, TrainResult)
-    asked = peer.request("predict", arguments).model_copy(update={"model_url": trained.model_url})
-    predicted = worker.run(asked)
+    prediction = peer.request("predict", arguments)
+    predicted = worker.run(prediction.model_copy(update={"model_url": trained.model_url}))
     assert isinstance(predicted, PredictResult)
     report = evaluate(request.config, request.run_url, predicted)
     curve = [(epoch.train_loss, epoch.valid_loss, epoch.valid_metric) for epoch in trained.epochs]
@@ -45,31 +45,31 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
-    """`fine_tune`, judged on the same photos."""
+    """Train with `fine_tune` and evaluate on the same photos."""
     from fastai.torch_core import set_seed
 
     train = arguments["config"]["train"]
     set_seed(train["seed"])
     learner = peer.fastai_learner(
-        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", judge_on="test"
+        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", evaluate_on="test"
     )
-    began = time.perf_counter()
+    start = time.perf_counter()
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(train["epochs"], train["base_lr"], freeze_epochs=train["freeze_epochs"])
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     return {"error": float(learner.recorder.values[-1][-1]), "seconds": seconds, "curve": []}
 
 
 def main() -> None:
-    """Train with every seed on both sides and print a table."""
+    """Train with each seed on both sides and print the errors."""
     parser = peer.command_line(__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="how many trainings")
-    parser.add_argument("--freeze-epochs", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=2, help="unfrozen")
+    parser.add_argument("--seeds", type=int, default=3, help="number of trainings")
+    parser.add_argument("--freeze-epochs", type=int, default=1, help="frozen epochs")
+    parser.add_argument("--epochs", type=int, default=2, help="unfrozen epochs")
     parser.add_argument("--base-lr", type=float, default=3e-3)
-    parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.NAME=VALUE", help="of ours")
-    parser.add_argument("--backbone", default=peer.BACKBONE, help="of ours")
-    parser.add_argument("--held-out", action="store_true", help="judge on photos of trainval")
+    parser.add_argument("--set", nargs="*", default=[], metavar="GROUP.NAME=VALUE", help="for ours")
+    parser.add_argument("--backbone", default=peer.BACKBONE, help="for ours")
+    parser.add_argument("--held-out", action="store_true", help="evaluate on photos of trainval")
     parser.add_argument("--no-fastai", action="store_true")
     options = peer.parse(parser, ours=ours, fastai=fastai)
     if options is None:
@@ -90,8 +90,8 @@ def _compare(options: argparse.Namespace, work: Path) -> None:
         values["model"] |= {"image_size": options.size, "backbone": options.backbone}
         values["train"]["seed"] = seed
         for setting in options.set:
-            place, value = setting.split("=", 1)
-            group, field = place.split(".")
+            name, value = setting.split("=", 1)
+            group, field = name.split(".")
             values[group][field] = yaml.safe_load(value)
         arguments = {"work": str(work), "config": values, "size": options.size}
         arguments["batch"] = options.batch
@@ -103,8 +103,8 @@ def _compare(options: argparse.Namespace, work: Path) -> None:
                 flush=True,
             )
             for number, (train_loss, valid_loss, error) in enumerate(result["curve"]):
-                judged = f"valid {valid_loss:.4f}, {error:.2%}" if valid_loss is not None else ""
-                print(f"    epoch {number}: train {train_loss:.4f} {judged}", flush=True)
+                valid = f"valid {valid_loss:.4f}, {error:.2%}" if valid_loss is not None else ""
+                print(f"    epoch {number}: train {train_loss:.4f} {valid}", flush=True)
     for side, found in results.items():
         errors = [result["error"] for result in found]
         spread = f" +- {statistics.stdev(errors):.2%}" if len(errors) > 1 else ""

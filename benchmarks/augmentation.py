@@ -1,9 +1,9 @@
-"""Draw docs/augmentation.jpg: photos of the built-in sample as training sees them.
+"""Draw docs/augmentation.jpg: augmented photos of the built-in sample.
 
     python benchmarks/augmentation.py [OUT.jpg]
 
-Each row is one photo: as it is stored, cropped as for validation, then six times augmented by the
-defaults; the last two rows show random resized crops with erasing, and CutMix.
+Each row is one photo: as stored, cropped as for validation, then augmented six times with the
+defaults. The last two rows show random resized crops with erasing, and CutMix.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
 
 def main() -> None:
-    """Draw the sample and the grid."""
+    """Generate the sample and draw the grid."""
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/augmentation.jpg")
     with tempfile.TemporaryDirectory() as name:
         write_sample(Path(name) / "sample", photos_per_breed=4)
-        photos = _some_photos(Path(name) / "sample")
+        photos = _decode_photos(Path(name) / "sample")
     rows = [_row(photo, TransformConfig(), seed) for seed, photo in enumerate(photos[:4])]
     crops = TransformConfig(min_crop_area=0.35, erase_probability=0.5)
     rows.append(_row(photos[4], crops, 4))
@@ -45,7 +45,7 @@ def main() -> None:
     Image.fromarray(sheet).save(out, quality=85)
 
 
-def _some_photos(folder: Path) -> list[np.ndarray]:
+def _decode_photos(folder: Path) -> list[np.ndarray]:
     import io
     import tarfile
 

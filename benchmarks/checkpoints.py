@@ -1,12 +1,13 @@
-"""Checkpoints: how long training stands still for one, and the longest pause of another thread.
+"""Measure how long a checkpoint blocks training, and the longest pause of another thread.
 
     python benchmarks/checkpoints.py [FOLDER] [--backbone resnet50] [--steps 40] [--interval 4]
 
-**pause**: a thread that only counts stands for the one that queues a GPU's kernels. Its longest
-wait while a checkpoint of the model and its optimizer is written: ours, with a history of 20,000
-steps, and `safetensors.torch.save` of blocking copies. The thread that trains takes our copy.
+**pause**: a counting thread simulates the one that queues a GPU's kernels. Measures its longest
+wait while a checkpoint of the model and its optimizer is written: by this project, with a history
+of 20,000 steps, and by `safetensors.torch.save` of blocking copies. Our copy is made by the
+training thread.
 
-**steps**: seconds of a training step with a checkpoint every so many steps, and with none.
+**steps**: seconds per training step with a checkpoint every --interval steps, and without.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ from pets_core.training.state import TrainState
 
 SIZE, BATCH, CLASSES, ROUNDS = 64, 8, 37, 5
 NUM_STEPS = 20_000
-"""In the history that is written with each checkpoint."""
+"""Steps in the history that is written with each checkpoint."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of drawn photos."""
+    """Batch of random photos."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -55,7 +56,7 @@ class Batch:
 
 
 class Loader:
-    """The same batch again and again."""
+    """Loader that repeats one batch."""
 
     def __init__(self, num_batches: int) -> None:
         self.num_batches, self.num_rows = num_batches, num_batches * BATCH
@@ -69,7 +70,7 @@ class Loader:
 
 
 def longest_pause(work: Callable[[], object]) -> tuple[float, float]:
-    """Return the seconds that `work` takes, and the longest wait of a thread that counts."""
+    """Return the seconds that `work` takes, and the longest wait of a counting thread."""
     ended, longest = threading.Event(), 0.0
 
     def count() -> None:
@@ -82,16 +83,16 @@ def longest_pause(work: Callable[[], object]) -> tuple[float, float]:
 
     counter = threading.Thread(target=count)
     counter.start()
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     ended.set()
     counter.join()
     return seconds, longest
 
 
 def make_model(backbone: str) -> Classifier:
-    """A backbone without trained weights, channels last."""
+    """Create a model with random weights, channels last."""
     torch.manual_seed(0)
     body = timm.create_model(backbone, pretrained=False, num_classes=0)
     model = Classifier(body, body.num_features, CLASSES, 0.0)
@@ -99,7 +100,7 @@ def make_model(backbone: str) -> Classifier:
 
 
 def pauses(backbone: str, folder: Path) -> None:
-    """Print ours beside the usual way of writing a checkpoint."""
+    """Print the pauses of our checkpoint and of a blocking one."""
     accelerator, model = Accelerator(cpu=True, mixed_precision="no"), make_model(backbone)
     optimizer = build_optimizer(model, [1e-4] * len(model.layer_groups()), 0.01)
     model(torch.randn(2, 3, SIZE, SIZE)).sum().backward()
@@ -108,61 +109,62 @@ def pauses(backbone: str, folder: Path) -> None:
     history = History(steps=[row | {"step": number} for number in range(NUM_STEPS)])
     state = TrainState(model, None, history, accelerator)
     checkpoints = Checkpoints(f"{folder}/ours", {})
-    taken = state.snapshot(optimizer, 0.0)
-    num_bytes = sum(tensor.nbytes for tensor in taken.tensors.values())
-    moving = [*model.state_dict().values()]
-    moving += [v for of in optimizer.state.values() for v in of.values()]
+    snapshot = state.snapshot(optimizer, 0.0)
+    num_bytes = sum(tensor.nbytes for tensor in snapshot.tensors.values())
+    tensors = [*model.state_dict().values()]
+    tensors += [v for moments in optimizer.state.values() for v in moments.values()]
 
-    def usual() -> None:
+    def blocking() -> None:
         copies = {
-            str(n): v.detach().to("cpu", copy=True).contiguous() for n, v in enumerate(moving)
+            str(n): v.detach().to("cpu", copy=True).contiguous() for n, v in enumerate(tensors)
         }
-        (folder / "usual.safetensors").write_bytes(safetensors.torch.save(copies))
+        (folder / "blocking.safetensors").write_bytes(safetensors.torch.save(copies))
 
     def ours() -> None:
-        checkpoints.save(taken, wait=True)
+        checkpoints.save(snapshot, wait=True)
 
-    print(f"a checkpoint of {backbone} and its optimizer, {num_bytes / 1e6:.0f} MB")
-    for name, work in (("nothing", lambda: time.sleep(0.5)), ("usual", usual), ("ours", ours)):
+    print(f"checkpoint of {backbone} and its optimizer, {num_bytes / 1e6:.0f} MB")
+    ways = {"nothing": lambda: time.sleep(0.5), "blocking": blocking, "ours": ours}
+    for name, work in ways.items():
         found = [longest_pause(work) for _ in range(ROUNDS)]
         seconds, pause = (statistics.median(column) for column in zip(*found, strict=True))
         print(
             f"  {name:8} {seconds:.3f} s, longest pause of a counting thread {pause * 1e3:.1f} ms"
         )
-    copied = []
+    copy_seconds = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         state.snapshot(optimizer, 0.0)
-        copied.append(time.perf_counter() - began)
-    print(f"  of ours training waits for the copy alone: {statistics.median(copied):.3f} s")
+        copy_seconds.append(time.perf_counter() - start)
+    print(f"  ours: training waits only for the copy, {statistics.median(copy_seconds):.3f} s")
 
 
 def steps(backbone: str, folder: Path, num_steps: int, interval: int) -> None:
-    """Print seconds a step with checkpoints and without, in turns."""
+    """Print the seconds per step without and with checkpoints, measured alternately."""
     found: dict[str, list[float]] = {"without": [], "with": []}
     phase = Phase("unfrozen", 1, 0, RateSlice(1e-4, uniform=True), 0.3, 25.0)
-    for turn in range(2 * ROUNDS):
-        name = ("without", "with")[turn % 2]
+    for number in range(2 * ROUNDS):
+        name = ("without", "with")[number % 2]
         config = TrainConfig(
             checkpoint_steps=interval if name == "with" else 10**6, checkpoint_seconds=0
         )
-        checkpoints = Checkpoints(f"{folder}/steps-{turn}", {})
+        checkpoints = Checkpoints(f"{folder}/steps-{number}", {})
         history = fit(
             make_model(backbone), SingleLabel(), Loader(num_steps), None, [phase], config,
             accelerator=Accelerator(cpu=True, mixed_precision="no"), checkpoints=checkpoints,
         )  # fmt: skip
         checkpoints.wait()
         found[name].append(history.epochs[0].seconds / num_steps)
-    without, with_them = (statistics.median(found[name]) for name in ("without", "with"))
+    without, with_checkpoints = (statistics.median(found[name]) for name in ("without", "with"))
     print(
-        f"a step of {backbone}, {BATCH} photos of {SIZE} px: {without:.3f} s without checkpoints, "
-        f"{with_them:.3f} s with one every {interval} steps "
-        f"({interval * without:.1f} s): {with_them / without:.2f}"
+        f"step of {backbone}, {BATCH} photos of {SIZE} px: {without:.3f} s without checkpoints, "
+        f"{with_checkpoints:.3f} s with one every {interval} steps "
+        f"({interval * without:.1f} s), ratio {with_checkpoints / without:.2f}"
     )
 
 
 def main() -> None:
-    """Run both."""
+    """Run both measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--backbone", default="resnet50")
@@ -170,7 +172,7 @@ def main() -> None:
     parser.add_argument("--interval", type=int, default=4)
     options = parser.parse_args()
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        # Memory is kept as in a rank: pages that are new take as long as the copies.
+        # Keep freed memory as in a rank: new pages would take as long as the copies.
         os.execve(sys.executable, [sys.executable, *sys.argv], worker_environment())
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         pauses(options.backbone, Path(name))

@@ -1,13 +1,13 @@
-"""Collaborative filtering: errors beside baselines and Surprise; seconds of ten million ratings.
+"""Collaborative filtering: errors compared with baselines and Surprise; ten million ratings.
 
     python benchmarks/collab.py errors [RATINGS.csv]
     python benchmarks/collab.py large [--ratings 10000000]
 
-errors: both models, the mean rating, damped user and item biases, and the SVD of the library
-Surprise (pip install scikit-surprise) in its defaults and with as many factors and epochs as ours,
-all on the same splits of a table (default: the built-in sample), judged on the test ratings.
-large: ratings drawn in the shape of MovieLens 25M, 70,000 users and 10,000 items; seconds and peak
-memory of the ingest, and of the ranks that train an epoch.
+errors: RMSE on the test ratings of both models, the mean rating, damped user and item biases, and
+the SVD of the library Surprise (pip install scikit-surprise), with its defaults and with the number
+of factors and epochs of ours, all on the same splits of a table (default: the built-in sample).
+large: seconds and peak memory of the ingest and of training, on ratings generated in the shape of
+MovieLens 25M, 70,000 users and 10,000 items.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from pets_core.runtime.request import RatingsRequest
 MIB = 1 << 20
 
 
-def trained(config: RatingsConfig, manifest: RatingsManifest, url: str) -> TrainResult:
-    """Find a rate where none is set, and train."""
-    given: dict[str, Any] = {"config": config, "manifest": manifest, "run_url": url}
+def train(config: RatingsConfig, manifest: RatingsManifest, url: str) -> TrainResult:
+    """Train, with the LR finder if no rate is set."""
+    arguments: dict[str, Any] = {"config": config, "manifest": manifest, "run_url": url}
     base_lr = config.train.base_lr
     if base_lr is None:
-        found = launch(RatingsRequest(stage="ratings-lr-find", **given), LRSuggestion)
+        found = launch(RatingsRequest(stage="ratings-lr-find", **arguments), LRSuggestion)
         base_lr = found.chosen
-    request = RatingsRequest(stage="ratings-train", base_lr=base_lr, **given)
+    request = RatingsRequest(stage="ratings-train", base_lr=base_lr, **arguments)
     return launch(request, TrainResult)
 
 
 def errors(options: argparse.Namespace, work: Path) -> None:
-    """Every model on the same ratings."""
+    """Print the errors of all models on the same ratings."""
     base = {
         "store": str(work / "store"), "cache_dir": str(work / "cache"),
         "ratings": {"url": options.table},
@@ -60,57 +60,57 @@ def errors(options: argparse.Namespace, work: Path) -> None:
     manifest = ingest_ratings(config.store, config.cache_dir, config.ratings)
     test = load_ratings(manifest, "test")
     print(f"{manifest.splits['train'].num_rows} training and {len(test.ratings)} test ratings")
-    for name, settings in _ours(options.weight_decay):
+    for name, settings in _our_models(options.weight_decay):
         own = RatingsConfig.model_validate(base | settings)
         url = str(work / name)
-        began = time.monotonic()
-        model = trained(own, manifest, url)
-        seconds = time.monotonic() - began
+        start = time.monotonic()
+        model = train(own, manifest, url)
+        seconds = time.monotonic() - start
         request = RatingsRequest(
             stage="ratings-predict", config=own, manifest=manifest, run_url=url,
             model_url=model.model_url,
         )  # fmt: skip
         report = evaluate_ratings(own, url, launch(request, PredictResult))
-        _say(name, report.primary.value, seconds)
+        _print_row(name, report.primary.value, seconds)
     for name, parameters in (
         ("Surprise SVD", {}),
-        ("  as many epochs, factors", {"n_factors": 50, "n_epochs": 5}),
+        ("  factors, epochs of ours", {"n_factors": 50, "n_epochs": 5}),
     ):
         predicted, seconds = _surprise(manifest, parameters)
-        _say(name, rating_errors(name, test, predicted).rmse, seconds)
-    _say("user and item biases", report.metric("RMSE of user and item biases"))
-    _say("mean rating", report.primary.baseline or 0.0)
+        _print_row(name, rating_errors(name, test, predicted).rmse, seconds)
+    _print_row("user and item biases", report.metric("RMSE of user and item biases"))
+    _print_row("mean rating", report.primary.baseline or 0.0)
 
 
-def _ours(weight_decay: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def _our_models(weight_decay: float) -> Iterator[tuple[str, dict[str, Any]]]:
     train = {"weight_decay": weight_decay}
     yield "ours, dot product", {"train": train}
     yield "ours, neural", {"train": train, "recommender": {"model": "neural"}}
 
 
 def _surprise(manifest: RatingsManifest, parameters: dict[str, Any]) -> tuple[np.ndarray, float]:
-    """What its SVD predicts for the test ratings, and the seconds its fit took."""
+    """Return Surprise's SVD predictions of the test ratings, and the seconds of its fit."""
     from pandas import DataFrame
     from surprise import SVD, Dataset, Reader
 
     train, test = load_ratings(manifest, "train"), load_ratings(manifest, "test")
     frame = DataFrame({"user": train.users, "item": train.items, "rating": train.ratings})
     data = Dataset.load_from_df(frame, Reader(rating_scale=manifest.y_range)).build_full_trainset()
-    model, began = SVD(random_state=0, **parameters), time.monotonic()
+    model, start = SVD(random_state=0, **parameters), time.monotonic()
     model.fit(data)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     pairs = zip(test.users.tolist(), test.items.tolist(), strict=True)
     return np.array([model.predict(*pair).est for pair in pairs]), seconds
 
 
-def _say(name: str, rmse: float, seconds: float | None = None) -> None:
+def _print_row(name: str, rmse: float, seconds: float | None = None) -> None:
     print(f"  {name:26} RMSE {rmse:.4f}" + (f"  {seconds:6.1f} s" if seconds else ""), flush=True)
 
 
 def large(options: argparse.Namespace, work: Path) -> None:
-    """Ten million ratings on this machine."""
+    """Print seconds and memory of ingest and training on many ratings."""
     table = work / "ratings.parquet"
-    _draw(table, options.ratings)
+    _generate(table, options.ratings)
     settings = {
         "store": str(work / "store"), "cache_dir": str(work / "cache"),
         "ratings": {"url": str(table)},
@@ -118,28 +118,30 @@ def large(options: argparse.Namespace, work: Path) -> None:
                   "weight_decay": options.weight_decay},
     }  # fmt: skip
     config = RatingsConfig.model_validate(settings)
-    began = time.monotonic()
-    manifest, memory = _apart(ingest_ratings, config.store, config.cache_dir, config.ratings)
+    start = time.monotonic()
+    inputs = (config.store, config.cache_dir, config.ratings)
+    manifest, memory = _run_in_process(ingest_ratings, *inputs)
+    seconds = time.monotonic() - start
     rows = manifest.splits["train"].num_rows
-    print(f"ingest of {options.ratings:,}: {time.monotonic() - began:.0f} s, {memory:.0f} MiB")
-    result, memory = _apart(trained, config, manifest, str(work / "run"))
+    print(f"ingest of {options.ratings:,} ratings: {seconds:.0f} s, {memory:.0f} MiB")
+    result, memory = _run_in_process(train, config, manifest, str(work / "run"))
     for epoch in result.epochs:
         print(
-            f"epoch {epoch.epoch + 1} of {rows:,}: {epoch.seconds:.0f} s, "
+            f"epoch {epoch.epoch + 1}, {rows:,} ratings: {epoch.seconds:.0f} s, "
             f"{epoch.photos_per_second:,.0f} ratings/s, RMSE {epoch.valid_metric:.4f}"
         )
-    print(f"training from start to stored model: {result.seconds:.0f} s, {memory:.0f} MiB")
+    print(f"training, start to stored model: {result.seconds:.0f} s, {memory:.0f} MiB")
 
 
-def _draw(path: Path, count: int, num_users: int = 70_000, num_items: int = 10_000) -> None:
-    """Ratings of biases and four factors; some items and users have far more than others."""
+def _generate(path: Path, count: int, num_users: int = 70_000, num_items: int = 10_000) -> None:
+    """Generate ratings from biases and four factors, unevenly over users and items."""
     rng = np.random.default_rng(0)
-    drawn = int(count * 1.25)
-    users = (num_users * rng.beta(1, 1.6, drawn)).astype(np.int64)
-    items = (num_items * rng.beta(0.6, 2.5, drawn)).astype(np.int64)
-    # One user, one item, once; which of those drawn stay must not depend on their numbers.
+    num_drawn = int(count * 1.25)
+    users = (num_users * rng.beta(1, 1.6, num_drawn)).astype(np.int64)
+    items = (num_items * rng.beta(0.6, 2.5, num_drawn)).astype(np.int64)
+    # Each pair occurs once; which pairs are kept must not depend on their numbers.
     pairs = rng.permutation(np.unique(users * num_items + items))[:count]
-    assert len(pairs) == count, "fewer pairs than ratings: draw more users or items"
+    assert len(pairs) == count, "fewer pairs than ratings: set more users or items"
     users, items = pairs // num_items, pairs % num_items
     stars = 3.4 + rng.normal(0, 0.7, count)
     stars += rng.normal(0, 0.4, num_users)[users] + rng.normal(0, 0.4, num_items)[items]
@@ -150,34 +152,34 @@ def _draw(path: Path, count: int, num_users: int = 70_000, num_items: int = 10_0
     pq.write_table(table, path)
 
 
-def _apart(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """Call a function in a process of its own; returns its result and the peak memory, MiB.
+def _run_in_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """Call a function in a new process; return its result and the peak memory, MiB.
 
-    Of the process and of the largest it started, which may be its ranks.
+    The peak is the maximum of the process and of the processes it started, such as ranks.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measured, function, *arguments).result()
+        return pool.submit(_call_and_measure, function, *arguments).result()
 
 
-def _measured(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+def _call_and_measure(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     result = function(*arguments)
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return result, max(resource.getrusage(who).ru_maxrss for who in whose) * 1024 / MIB
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return result, max(resource.getrusage(p).ru_maxrss for p in processes) * 1024 / MIB
 
 
 def main() -> None:
-    """Measure one thing."""
+    """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("errors", "large"))
-    parser.add_argument("table", nargs="?", help="of errors: a table of ratings")
-    parser.add_argument("--ratings", type=int, default=10_000_000, help="of large")
-    parser.add_argument("--epochs", type=int, default=2, help="of large")
-    parser.add_argument("--batch-size", type=int, default=8192, help="of large")
+    parser.add_argument("benchmark", choices=("errors", "large"))
+    parser.add_argument("table", nargs="?", help="errors: table of ratings")
+    parser.add_argument("--ratings", type=int, default=10_000_000, help="large: ratings")
+    parser.add_argument("--epochs", type=int, default=2, help="large: epochs")
+    parser.add_argument("--batch-size", type=int, default=8192, help="large: batch size")
     parser.add_argument("--weight-decay", type=float, default=0.1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
-        {"errors": errors, "large": large}[options.what](options, Path(name))
+        {"errors": errors, "large": large}[options.benchmark](options, Path(name))
 
 
 if __name__ == "__main__":

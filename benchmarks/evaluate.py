@@ -1,17 +1,16 @@
-"""Evaluation: photos a second beside fastai and the limit, and what a large report costs.
+"""Evaluation: throughput compared with fastai and the limit, and the cost of a large report.
 
     python benchmarks/evaluate.py [FOLDER] [--only photos report] [--size 160] [--precision no bf16]
                                   [--rows 100000] [--classes 1000]
 
-**photos**: our prediction of the test list (the stage's own loader and `predict_split`) against
-fastai's `get_preds` of the same photos with the same backbone, better of two passes each, and
-against the limit: our model on a batch that is in memory. Ours is told once with decoding the
-JPEGs, as the first evaluation of a data set pays it, and once without, as every later one.
+**photos**: photos per second of our prediction of the test list (the stage's loader and
+`predict_split`, median of three passes), of fastai's `get_preds` for the same photos and backbone
+(better of two passes), and of the limit: our model on a batch in memory. Ours is printed with
+decoding of the JPEGs, as in the first evaluation of a data set, and without, as in later ones.
 
-**report**: `review` of drawn predictions, in a process of its own: seconds, the process's peak of
-memory, and the size of `report.html`. Once of test photos, with a tenth as many validation photos
-besides, for temperature and label errors; once of validation photos, in all of which label errors
-are looked for.
+**report**: evaluation of generated predictions, in a separate process: seconds, peak memory and
+size of `report.html`. Once for test photos, with a tenth as many validation photos for temperature
+and label errors; once for validation photos, which are all searched for label errors.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ROUNDS = 3
 
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Photos a second of our prediction, with and without decoding, and of the limit."""
+    """Return photos per second of our prediction, with and without decoding, and of the limit."""
     import torch
 
     from pets_core.evaluation.predict import predict_split
@@ -43,9 +42,9 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     rank = PhotoRank(peer.request("predict", arguments))
     built = rank.model()
     built.model.eval().requires_grad_(False)
-    began = time.perf_counter()
+    start = time.perf_counter()
     photos = rank.photos("test", built.card)
-    decoding = time.perf_counter() - began
+    decoding = time.perf_counter() - start
     loader = rank.eval_loader(photos, built.card.center_crop())
     batch = next(iter(loader.epoch(0)))
 
@@ -70,10 +69,10 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Photos a second of the better of two calls of `get_preds`."""
+    """Return photos per second of the better of two calls of `get_preds`."""
     learner = peer.fastai_learner(
         Path(arguments["work"]), arguments["size"], arguments["batch"], arguments["precision"],
-        judge_on="test",
+        evaluate_on="test",
     )  # fmt: skip
 
     def predict() -> None:
@@ -85,17 +84,17 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Seconds, peak of memory and size of the page for predictions that are stored already."""
+    """Return seconds, peak memory and page size of an evaluation of stored predictions."""
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.targets.evaluate import evaluate, find_prediction_files
 
     run = Path(arguments["work"])
     config = PipelineConfig(store=str(run / "store"))
     before = _peak_gb()
-    began = time.perf_counter()
+    start = time.perf_counter()
     found = evaluate(config, str(run), find_prediction_files(arguments["predictions"]))
     return {
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - start,
         "before_gb": before,
         "peak_gb": _peak_gb(),
         "page_mb": Path(found.file("report.html")).stat().st_size / 1e6,
@@ -105,21 +104,21 @@ def report(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _peak_gb() -> float:
-    """Of this process alone: `getrusage` counts what it was forked from, too."""
+    """Return the peak GB of this process; `getrusage` would include the parent before a fork."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
     return int(peak) * 1024 / 1e9
 
 
 def main() -> None:
-    """Measure what is asked for and print it."""
+    """Run the selected benchmarks and print the results."""
     parser = peer.command_line(__doc__)
     parser.add_argument("--only", nargs="+", choices=("photos", "report"),
                         default=["photos", "report"])  # fmt: skip
     parser.add_argument("--precision", nargs="+", default=["no", "bf16"], help="no, bf16, fp16")
-    parser.add_argument("--no-fastai", action="store_true", help="ours and the limit alone")
-    parser.add_argument("--rows", type=int, default=100_000, help="predictions of the report")
-    parser.add_argument("--classes", type=int, default=1_000, help="their classes")
+    parser.add_argument("--no-fastai", action="store_true", help="only ours and the limit")
+    parser.add_argument("--rows", type=int, default=100_000, help="predictions in the report")
+    parser.add_argument("--classes", type=int, default=1_000, help="classes in the report")
     options = peer.parse(parser, ours=ours, fastai=fastai, report=report)
     if options is None:
         return
@@ -156,23 +155,23 @@ def _compare(options: argparse.Namespace, work: Path, precision: str) -> None:
 def _report(options: argparse.Namespace, work: Path) -> None:
     for split in ("test", "valid"):
         predictions = work / split / "predictions.parquet"
-        draw(predictions, split, options.rows, options.classes)
+        generate(predictions, split, options.rows, options.classes)
         if split == "test":
-            draw(predictions.with_name(VALID_PREDICTIONS), "valid", options.rows // 10,
+            generate(predictions.with_name(VALID_PREDICTIONS), "valid", options.rows // 10,
                  options.classes)  # fmt: skip
         arguments = {"work": str(work / f"run-{split}"), "predictions": str(predictions)}
         done = peer.run_side(__file__, "report", arguments)
         print(
-            f"report of {options.rows:,} {split} predictions of {options.classes:,} classes: "
-            f"{done['seconds']:.1f} s, {done['peak_gb']:.2f} GB at the peak "
-            f"({done['before_gb']:.2f} GB after the imports), page of {done['page_mb']:.2f} MB; "
+            f"report of {options.rows:,} {split} predictions, {options.classes:,} classes: "
+            f"{done['seconds']:.1f} s, {done['peak_gb']:.2f} GB peak memory "
+            f"({done['before_gb']:.2f} GB after the imports), page {done['page_mb']:.2f} MB; "
             f"error rate {done['error_rate']:.3f}, {done['num_label_issues']} label issues",
             flush=True,
         )
 
 
-def draw(path: Path, split: Split, rows: int, classes: int) -> None:
-    """Store predictions as of a model that is right nine times of ten."""
+def generate(path: Path, split: Split, rows: int, classes: int) -> None:
+    """Store predictions of a simulated model that is correct in 90% of cases."""
     random = np.random.default_rng(0)
     names = tuple(
         ClassInfo(name=f"class {index:04d}", species=("cat", "dog")[index % 2])
@@ -180,16 +179,16 @@ def draw(path: Path, split: Split, rows: int, classes: int) -> None:
     )
     targets = random.integers(0, classes, rows)
     logits = random.standard_normal((rows, classes), dtype=np.float32)
-    # A class is confused with its neighbour, as breeds are.
-    said = np.where(random.random(rows) < 0.9, targets, (targets + 1) % classes)
-    logits[np.arange(rows), said] += 9
+    # A class is confused with its neighbour, as similar breeds are.
+    predicted = np.where(random.random(rows) < 0.9, targets, (targets + 1) % classes)
+    logits[np.arange(rows), predicted] += 9
     info = PredictionsInfo(
-        classes=names, split=split, model_url="no-model", backbone="drawn", image_size=224,
-        dataset_url="no-data", dataset_name="drawn", dataset_fingerprint="0" * 64,
+        classes=names, split=split, model_url="no-model", backbone="generated", image_size=224,
+        dataset_url="no-data", dataset_name="generated", dataset_fingerprint="0" * 64,
     )  # fmt: skip
     ids = [f"photo-{split}-{index}" for index in range(rows)]
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = odds / odds.sum(1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
     write_predictions(str(path), CLASSES, info, ids, targets, probabilities)
 
 

@@ -1,15 +1,15 @@
-"""Training on one GPU: photos a second of ours, of the limit and of peers, side by side.
+"""Training on one GPU: photos per second of this project, of the limit and of peers.
 
     python benchmarks/gpu.py [--backbone resnet50] [--photos 4096] [--workers 14] [--only limit]
     python benchmarks/gpu.py --dry-run          # toy sizes on the CPU, to check the script
 
-**limit**: the model trains on one batch that is in the GPU's memory. Ours trains on decoded photos
-that are resident, and on photos streamed from the host's memory, with a checkpoint every 64 steps
-and without. Goals, for resnet50 at 224 pixels in bf16 with checkpoints: resident at least 0.95 of
-the limit, streamed at least 0.90.
+**limit**: the model trains on one batch in GPU memory. Ours trains on decoded photos in GPU memory
+(resident) and on photos streamed from host memory, with a checkpoint every 64 steps and without.
+Goals, for resnet50 at 224 pixels in bf16 with checkpoints: resident at least 0.95 of the limit,
+streamed at least 0.90.
 
-**peers**: from JPEGs to trained steps: torch's DataLoader, timm's loader with its prefetcher, and
-ours where every photo is decoded in each epoch (by nvJPEG, too); nvJPEG alone.
+**peers**: training from JPEGs with torch's DataLoader, with timm's loader and its prefetcher, and
+with ours decoding every photo in each epoch (by nvJPEG, too); nvJPEG alone.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Bench:
         device: CUDA, or the CPU in a dry run.
         backbone: timm model name.
         size: S, pixels.
-        photo_size: R, of decoded photos, pixels.
-        num_photos: Of an epoch.
+        photo_size: R, side of decoded photos, pixels.
+        num_photos: Photos per epoch.
         num_workers: Processes of the peers' loaders.
     """
 
@@ -71,43 +71,43 @@ class Bench:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether this is no dry run."""
+        """Whether this is not a dry run."""
         return self.device.type == "cuda"
 
     def model(self) -> Classifier:
-        """A model without trained weights, channels last."""
+        """Create a model with random weights, channels last."""
         torch.manual_seed(0)
         body = timm.create_model(self.backbone, pretrained=False, num_classes=0)
         model = Classifier(body, body.num_features, NUM_CLASSES, 0.0)
         return model.to(self.device, memory_format=torch.channels_last)
 
     def photos(self) -> DecodedPhotos:
-        """Coarse random pictures, decoded."""
+        """Create decoded, coarse random photos."""
         side, count = self.photo_size, self.num_photos
         coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
         fine = coarse.repeat(-(-side // 8), 1).repeat(-(-side // 8), 2)[:, :side, :side]
         return DecodedPhotos(np.ascontiguousarray(fine), self.labels(), [""] * count)
 
     def labels(self) -> np.ndarray:
-        """A class for each photo."""
+        """Return a class index for each photo."""
         return (np.arange(self.num_photos) % NUM_CLASSES).astype(np.int64)
 
     def loader(self, photos: DecodedPhotos, batch_size: int, *, resident: bool) -> PhotoLoader:
-        """Our augmented batches."""
+        """Create our loader of augmented batches."""
         return PhotoLoader(
             photos, Augment(self.size, MEAN, STD, TransformConfig()), batch_size=batch_size, seed=0,
             device=self.device, on_device=resident and self.on_gpu, num_classes=NUM_CLASSES,
         )  # fmt: skip
 
     def seconds(self, work: Callable[[], object], rounds: int = ROUNDS) -> float:
-        """The median of some rounds, after one that is not counted."""
+        """Return the median seconds over rounds, after a warm-up round."""
         found = []
         for _ in range(rounds + 1):
             self.synchronize()
-            began = time.perf_counter()
+            start = time.perf_counter()
             work()
             self.synchronize()
-            found.append(time.perf_counter() - began)
+            found.append(time.perf_counter() - start)
         return statistics.median(found[1:])
 
     def synchronize(self) -> None:
@@ -117,7 +117,7 @@ class Bench:
 
 
 def limit(bench: Bench, batch_size: int, *, frozen: bool, compile: bool) -> float:
-    """Photos a second of a model that trains on one batch again and again."""
+    """Return photos per second of a model that trains on one batch repeatedly."""
     accelerator = create_accelerator("bf16" if bench.on_gpu else "no", bench.device)
     loader = bench.loader(bench.photos(), batch_size, resident=True)
     model = bench.model()
@@ -134,7 +134,7 @@ def limit(bench: Bench, batch_size: int, *, frozen: bool, compile: bool) -> floa
                 if compile:
                     logits = prepared.model(batch.inputs)
                 else:
-                    # Not ours, which uses a frozen body's folded twin.
+                    # Not `model`, which uses the folded copy of a frozen body.
                     logits = model.head(model.body(batch.inputs))
             F.cross_entropy(logits.float(), batch.targets).backward()
             prepared.optimizer.step()
@@ -148,7 +148,7 @@ def limit(bench: Bench, batch_size: int, *, frozen: bool, compile: bool) -> floa
 def ours(
     bench: Bench, loader: PhotoLoader, *, frozen: bool, compile: bool, checkpoints: bool
 ) -> float:
-    """Photos a second of our training, the median epoch after the first."""
+    """Return photos per second of our training, the median over epochs after the first."""
     phase = Phase(
         "frozen" if frozen else "unfrozen", ROUNDS + 1, -1 if frozen else 0,
         RateSlice(1e-4, uniform=True), 0.3, 25.0,
@@ -169,8 +169,8 @@ def ours(
     return statistics.median(epoch.photos_per_second for epoch in history.epochs[1:])
 
 
-def beside_the_limit(bench: Bench) -> None:
-    """Print ours beside the limit, for several batches, frozen and compiled."""
+def compare_with_limit(bench: Bench) -> None:
+    """Print ours compared with the limit, by batch size, frozen and compiled."""
     print(f"{bench.backbone}, {bench.size} px, photos/s (share of the limit)")
     photos = bench.photos()
     kinds: list[tuple[str, int, dict[str, bool]]] = [
@@ -183,24 +183,24 @@ def beside_the_limit(bench: Bench) -> None:
     ]
     for name, batch_size, how in kinds if bench.on_gpu else kinds[:1]:
         batch_size = batch_size if bench.on_gpu else 16
-        most = limit(bench, batch_size, **how)
-        words = [f"limit {most:.0f}"]
-        for way, resident in (("resident", True), ("streamed", False)):
+        limit_speed = limit(bench, batch_size, **how)
+        cells = [f"limit {limit_speed:.0f}"]
+        for storage, resident in (("resident", True), ("streamed", False)):
             loader = bench.loader(photos, batch_size, resident=resident)
             for checkpoints in (False, True):
                 speed = ours(bench, loader, checkpoints=checkpoints, **how)
-                saved = " with checkpoints" if checkpoints else ""
-                words.append(f"{way}{saved} {speed:.0f} ({speed / most:.3f})")
-        print(f"  {name}, batch {batch_size}: {', '.join(words)}", flush=True)
+                suffix = " with checkpoints" if checkpoints else ""
+                cells.append(f"{storage}{suffix} {speed:.0f} ({speed / limit_speed:.3f})")
+        print(f"  {name}, batch {batch_size}: {', '.join(cells)}", flush=True)
 
 
 class Jpegs(Dataset[tuple[Any, int]]):
     """JPEGs in memory, decoded by Pillow as most training scripts do.
 
     Args:
-        files: Encoded photos, used in turns.
-        count: Photos of an epoch.
-        transform: Of a Pillow image; None: it is left as it is.
+        files: Encoded photos, repeated in order.
+        count: Photos per epoch.
+        transform: Applied to the Pillow image; None returns the image.
     """
 
     def __init__(self, files: list[bytes], count: int, transform: Any = None) -> None:
@@ -216,7 +216,7 @@ class Jpegs(Dataset[tuple[Any, int]]):
 
 
 def train_on(bench: Bench, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """Photos a second of a plain loop over batches."""
+    """Return photos per second of a plain training loop over batches."""
     model = timm.create_model(bench.backbone, pretrained=False, num_classes=NUM_CLASSES)
     model = model.to(bench.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -234,8 +234,8 @@ def train_on(bench: Bench, batches: Iterable[tuple[torch.Tensor, torch.Tensor]])
     return bench.num_photos / bench.seconds(epoch, rounds=1)
 
 
-def beside_peers(bench: Bench, batch_size: int) -> None:
-    """Print photos a second from JPEGs to trained steps, ours and the peers'."""
+def compare_with_peers(bench: Bench, batch_size: int) -> None:
+    """Print photos per second of training from JPEGs, for ours and the peers."""
     coarse = np.random.default_rng(0).integers(0, 256, (NUM_JPEGS, 24, 32, 3), np.uint8)
     files = []
     for pixels in coarse:
@@ -243,7 +243,7 @@ def beside_peers(bench: Bench, batch_size: int) -> None:
         picture = Image.fromarray(pixels).resize(JPEG_SIDES, Image.Resampling.BICUBIC)
         picture.save(file, "JPEG", quality=90)
         files.append(file.getvalue())
-    usual = v2.Compose(
+    transform = v2.Compose(
         [
             v2.PILToTensor(),
             v2.RandomResizedCrop(bench.size, antialias=True),
@@ -257,17 +257,17 @@ def beside_peers(bench: Bench, batch_size: int) -> None:
         "torch DataLoader": train_on(
             bench,
             DataLoader(
-                Jpegs(files, bench.num_photos, usual), batch_size, shuffle=True,
+                Jpegs(files, bench.num_photos, transform), batch_size, shuffle=True,
                 pin_memory=bench.on_gpu, **workers,
             ),
         )
     }  # fmt: skip
     if bench.on_gpu:
-        prefetching = timm.data.create_loader(
+        timm_loader = timm.data.create_loader(
             Jpegs(files, bench.num_photos), (3, bench.size, bench.size), batch_size,
             is_training=True, use_prefetcher=True, auto_augment=None, **workers,
         )  # fmt: skip
-        speeds["timm create_loader, prefetcher"] = train_on(bench, prefetching)
+        speeds["timm create_loader, prefetcher"] = train_on(bench, timm_loader)
     encoded = [files[number % NUM_JPEGS] for number in range(bench.num_photos)]
     photos = DecodedPhotos(
         np.empty((0, bench.photo_size, bench.photo_size, 3), np.uint8), bench.labels(),
@@ -278,10 +278,11 @@ def beside_peers(bench: Bench, batch_size: int) -> None:
     )  # fmt: skip
     how = {"frozen": False, "compile": False, "checkpoints": False}
     own = ours(bench, bench.loader(photos, batch_size, resident=False), **how)
-    print(f"from JPEGs of {JPEG_SIDES[0]} x {JPEG_SIDES[1]}, {bench.num_workers} workers, photos/s")
+    width, height = JPEG_SIDES
+    print(f"training from JPEGs of {width} x {height}, {bench.num_workers} workers, photos/s")
     print(f"  ours, decoded each epoch: {own:.0f}")
     for name, speed in speeds.items():
-        print(f"  {name}: {speed:.0f} (ours {own / speed:.2f} times as many)")
+        print(f"  {name}: {speed:.0f} (ours {own / speed:.2f} x)")
     if bench.on_gpu:
         tensors = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
         seconds = bench.seconds(lambda: torchvision.io.decode_jpeg(tensors, device="cuda"))
@@ -289,7 +290,7 @@ def beside_peers(bench: Bench, batch_size: int) -> None:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the selected tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--photos", type=int, default=4096)
@@ -307,9 +308,9 @@ def main() -> None:
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     if "limit" in options.only:
-        beside_the_limit(bench)
+        compare_with_limit(bench)
     if "peers" in options.only:
-        beside_peers(bench, 64 if bench.on_gpu else 16)
+        compare_with_peers(bench, 64 if bench.on_gpu else 16)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Photos a second of ingest: ours with every check, Hugging Face `datasets`, and the floor.
+"""Photos per second of ingest: ours with all checks, Hugging Face `datasets`, and the limit.
 
     python benchmarks/ingest.py [FOLDER with images.tar.gz and annotations.tar.gz]
     python benchmarks/ingest.py --scale [PHOTOS]
 
-The floor reads the archive and writes the photos' bytes, and looks at nothing. `datasets` is given
-the photos unpacked, a folder a class (its `imagefolder`), and writes them to Parquet; unpacking is
-not counted. "no look" is ours with every photo taken on trust: what is left when the checks are not
-paid for. Each runs in a process of its own, in turns, with fresh folders; the best of three
-counts.
+The limit reads the archive and writes the bytes of the photos, without any check. `datasets` reads
+unpacked photos, one folder per class (`imagefolder`), and writes them to Parquet; unpacking is not
+measured. "no decoding" is ours without decoding and checking the photos. All run alternately, each
+in a new process with empty folders; the best of three rounds is printed.
 
 --scale ingests 1/16, 1/8, 1/4, 1/2 and all of PHOTOS generated photos (100,000 by default) and
-prints seconds, peak memory and the steps of each (of the rest the shards are written).
+prints seconds, peak memory and the seconds of each step (the rest is the writing of shards).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ NUM_CLASSES = 20
 
 
 def ours(source: str, work: Path) -> int:
-    """Every check on, by threads, as `pets ingest` does."""
+    """Ingest with all checks and with threads, as `pets ingest` does."""
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.data.ingest.commit import ingest
 
@@ -50,8 +49,8 @@ def ours(source: str, work: Path) -> int:
     return ingest(PipelineConfig.model_validate(values)).num_rows
 
 
-def stages(source: str, work: Path) -> int:
-    """Ours, the seconds of each step told on standard error."""
+def ours_by_steps(source: str, work: Path) -> int:
+    """Run `ours` and print the seconds of each step to standard error."""
     from pets_core.data.ingest import commit as ingest
 
     for name in ("plan_dataset", "commit", "find_duplicates"):
@@ -60,7 +59,7 @@ def stages(source: str, work: Path) -> int:
 
 
 def timed(step: Callable[..., object]) -> Callable[..., object]:
-    """The same step, telling how long it took."""
+    """Wrap a step to print its duration to standard error."""
 
     def run(*arguments: object) -> object:
         started = time.perf_counter()
@@ -71,18 +70,18 @@ def timed(step: Callable[..., object]) -> Callable[..., object]:
     return run
 
 
-def no_look(source: str, work: Path) -> int:
-    """Ours, every photo taken for a good one of 256 x 256 without a look at it."""
+def ours_without_decoding(source: str, work: Path) -> int:
+    """Run `ours` without decoding: every photo is assumed to be a valid one of 256 x 256."""
     from pets_core.data.ingest import shards
     from pets_core.data.ingest.images import ImageInfo
 
-    trusted = ImageInfo("JPEG", 256, 256, np.zeros((32, 32), np.uint8))
-    shards.inspect = lambda _: trusted
+    assumed = ImageInfo("JPEG", 256, 256, np.zeros((32, 32), np.uint8))
+    shards.inspect = lambda _: assumed
     return ours(source, work)
 
 
 def hugging_face(source: str, work: Path, num_proc: int | None) -> int:
-    """`imagefolder`, then Parquet."""
+    """Load the photos with `imagefolder` and write them to Parquet."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     import datasets
 
@@ -93,8 +92,8 @@ def hugging_face(source: str, work: Path, num_proc: int | None) -> int:
     return len(loaded)
 
 
-def floor(source: str, work: Path) -> int:
-    """Read the archive, write the bytes."""
+def limit(source: str, work: Path) -> int:
+    """Read the archive and write the bytes."""
     count = 0
     with (
         tarfile.open(f"{source}/images.tar.gz", "r|gz") as tar,
@@ -113,23 +112,23 @@ def floor(source: str, work: Path) -> int:
 
 WAYS: dict[str, Callable[[str, Path], int]] = {
     "ours": ours,
-    "ours, by steps": stages,
-    "ours, no look": no_look,
+    "ours, by steps": ours_by_steps,
+    "ours, no decoding": ours_without_decoding,
     "datasets": lambda source, work: hugging_face(source, work, None),
     "datasets, num_proc=2": lambda source, work: hugging_face(source, work, 2),
-    "floor": floor,
+    "limit": limit,
 }
 
 
 def run_alone(way: str, source: str) -> dict[str, Any]:
-    """One way in a process of its own, without the time to start Python."""
+    """Run one way in a new process and return its measurements, without the start of Python."""
     command = [sys.executable, __file__, "--way", way, source]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {**json.loads(done.stdout.splitlines()[-1]), "steps": done.stderr.split("\n")}
 
 
 def measure(way: str, source: str) -> None:
-    """The process that `run_alone` starts."""
+    """Measure one way and print the result; the main function of `run_alone`'s process."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         # Arrow imports pandas at its first array.
         import pandas  # noqa: F401 - importing is not ingesting
@@ -141,13 +140,13 @@ def measure(way: str, source: str) -> None:
         started = time.perf_counter()
         photos = WAYS[way](source, Path(folder))
         seconds = time.perf_counter() - started
-    used = resource.getrusage
-    peak = used(resource.RUSAGE_SELF).ru_maxrss + used(resource.RUSAGE_CHILDREN).ru_maxrss
+    usage = resource.getrusage
+    peak = usage(resource.RUSAGE_SELF).ru_maxrss + usage(resource.RUSAGE_CHILDREN).ru_maxrss
     print(json.dumps({"photos": photos, "seconds": seconds, "peak_mb": peak / 1024}))
 
 
 def unpack(source: Path, folder: Path) -> None:
-    """A folder a class, as `imagefolder` wants it."""
+    """Unpack the archive to one folder per class, as `imagefolder` requires."""
     with tarfile.open(source / "images.tar.gz") as tar:
         for member in tar:
             name = Path(member.name).name
@@ -160,7 +159,7 @@ def unpack(source: Path, folder: Path) -> None:
 
 
 def compare(source: Path) -> None:
-    """Print all ways side by side."""
+    """Print a table of all ways."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         unpack(source, Path(folder))
         best: dict[str, dict[str, Any]] = {}
@@ -178,13 +177,13 @@ def compare(source: Path) -> None:
             f"{found['peak_mb']:9.0f}"
         )
     fastest = max(speed[way] for way in speed if way.startswith("datasets"))
-    print(f"ours / datasets {speed['ours'] / fastest:.2f}   ours / floor ", end="")
-    print(f"{speed['ours'] / speed['floor']:.2f}   no look / floor ", end="")
-    print(f"{speed['ours, no look'] / speed['floor']:.2f}")
+    print(f"ours / datasets {speed['ours'] / fastest:.2f}   ours / limit ", end="")
+    print(f"{speed['ours'] / speed['limit']:.2f}   no decoding / limit ", end="")
+    print(f"{speed['ours, no decoding'] / speed['limit']:.2f}")
 
 
 def draw(number: int) -> bytes:
-    """A photo-like picture of about 15 kB: soft colours and some noise; each number another."""
+    """Generate a different JPEG of about 15 kB for each number: soft colours with some noise."""
     random = np.random.default_rng(number)
     soft = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
     pixels = np.asarray(soft.resize((256, 256), Image.Resampling.BICUBIC), np.int16)
@@ -195,7 +194,7 @@ def draw(number: int) -> bytes:
 
 
 def generate(path: Path, count: int) -> None:
-    """Write an archive of class folders."""
+    """Write an archive of class folders with generated photos."""
 
     def members() -> Iterator[tuple[int, bytes]]:
         with ProcessPoolExecutor() as pool:
@@ -209,7 +208,7 @@ def generate(path: Path, count: int) -> None:
 
 
 def scale(count: int) -> None:
-    """Print seconds and memory at growing sizes."""
+    """Print seconds and memory for growing numbers of photos."""
     print(f"{'photos':>8}{'MiB':>7}{'seconds':>9}{'photos/s':>10}{'peak MB':>9}")
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         for part in (16, 8, 4, 2, 1):
@@ -226,7 +225,7 @@ def scale(count: int) -> None:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the benchmark selected by the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", default=str(REAL))
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

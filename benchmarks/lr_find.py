@@ -1,9 +1,9 @@
-"""Seconds of a learning-rate sweep of 100 steps, ours against fastai's, frozen body.
+"""Seconds of a learning-rate range test of 100 steps with a frozen body, ours and fastai's.
 
     python benchmarks/lr_find.py [FOLDER] [--size 160] [--batch 64] [--steps 100]
 
-Both sweep from 1e-7 to 10 over the same photos, and are not stopped where the loss diverges; ours
-decodes its photos first, which is counted. Each runs in a process of its own.
+Both raise the rate from 1e-7 to 10 on the same photos and do not stop when the loss diverges. The
+seconds of ours include decoding the photos. Each runs in a separate process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import peer
 
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the finder with model and decoded photos at hand, and of decoding them."""
+    """Return the seconds of the LR finder with decoding, and of decoding alone."""
     from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training import lr_finder
 
@@ -25,31 +25,31 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     rank = PhotoRank(peer.request("lr-find", arguments))
     config = rank.config
     built = rank.model()
-    began = time.perf_counter()
+    start = time.perf_counter()
     loader = rank.train_loader(built)
     decoded = time.perf_counter()
     curve = lr_finder.lr_find(
         built.model, rank.objective(built), loader, config.lr_find, config.train,
         accelerator=rank.accelerator,
     )  # fmt: skip
-    ended = time.perf_counter()
-    return {"steps": len(curve.losses), "seconds": ended - began, "decoding": decoded - began}
+    end = time.perf_counter()
+    return {"steps": len(curve.losses), "seconds": end - start, "decoding": decoded - start}
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of `learn.lr_find()`."""
+    """Return the seconds of `learn.lr_find()`."""
     learner = peer.fastai_learner(
-        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", judge_on="valid"
+        Path(arguments["work"]), arguments["size"], arguments["batch"], "no", evaluate_on="valid"
     )
-    began = time.perf_counter()
+    start = time.perf_counter()
     with learner.no_bar(), learner.no_logging():
         learner.lr_find(num_it=arguments["steps"], stop_div=False, show_plot=False)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     return {"steps": len(learner.recorder.losses), "seconds": seconds}
 
 
 def main() -> None:
-    """Measure both and print them."""
+    """Measure both sides and print the seconds."""
     parser = peer.command_line(__doc__)
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps")
     options = peer.parse(parser, ours=ours, fastai=fastai)

@@ -1,8 +1,8 @@
-"""Photos per second of a training step with glibc's memory settings and with ours, side by side.
+"""Photos per second of a training step with glibc's memory settings and with ours.
 
     python benchmarks/memory.py [--size 160] [--batch 64] [--steps 4]
 
-Runs each in a process of its own, one after the other, and prints the ratio.
+Runs both one after the other, in separate processes, and prints the ratio.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def main() -> None:
     """Measure both and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
-    parser.add_argument("--batch", type=int, default=64, help="photos a step")
-    parser.add_argument("--steps", type=int, default=4, help="steps measured")
+    parser.add_argument("--batch", type=int, default=64, help="photos per step")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps")
     options = parser.parse_args()
     arguments = [str(options.size), str(options.batch), str(options.steps)]
     ours = worker_environment()
@@ -58,7 +58,7 @@ def main() -> None:
         glibc, own = rows["glibc"][mode], rows["ours"][mode]
         faults = rows["glibc"][f"{mode} faults"], rows["ours"][f"{mode} faults"]
         print(
-            f"{mode:9s} glibc {glibc:6.1f} photos/s ({faults[0]:8.0f} faults a step)   "
+            f"{mode:9s} glibc {glibc:6.1f} photos/s ({faults[0]:8.0f} faults per step)   "
             f"ours {own:6.1f} photos/s ({faults[1]:8.0f})   ratio {own / glibc:.2f}"
         )
 

@@ -1,11 +1,11 @@
-"""What Prefect costs: the whole pipeline as a flow, beside the same stages as plain functions.
+"""Overhead of Prefect: the pipeline as a flow, compared with the same stages as functions.
 
     python benchmarks/overhead.py [--rounds 3]
 
-A small sample and a tiny model, so that the stages are short; what is told is seconds, not shares.
-Both run in turns, each time in a process of its own with an empty store, the flow against a server
-that is up. In the flow's process a clock runs around what it calls of the core, so that the rest is
-known without the noise of the ranks' start.
+Uses a small sample and a tiny model, so that the stages are short: compare seconds, not ratios.
+Both run alternately, each time in a new process with an empty store; the Prefect server is already
+running. In the flow's process, calls of the core are timed, so that the remaining time does not
+include the varying start of the ranks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pets_core.runtime.request import CheckResult, WorkRequest
 from pets_core.targets.evaluate import evaluate
 
 
-def _small(arguments: dict[str, Any]) -> PipelineConfig:
+def _small_config(arguments: dict[str, Any]) -> PipelineConfig:
     work = arguments["work"]
     return PipelineConfig.model_validate({
         "store": f"{work}/store", "cache_dir": f"{work}/cache",
@@ -46,22 +46,22 @@ def _small(arguments: dict[str, Any]) -> PipelineConfig:
 
 
 def run_plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Every stage by its function."""
-    config = _small(arguments)
-    began = time.perf_counter()
+    """Run every stage as a function."""
+    config = _small_config(arguments)
+    start = time.perf_counter()
     launch(WorkRequest(stage="check", config=config), CheckResult)
-    given: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "config": config, "run_url": f"{arguments['work']}/run", "manifest": ingest(config)
     }  # fmt: skip
-    rate = launch(WorkRequest(stage="lr-find", **given), LRSuggestion).chosen
-    trained = launch(WorkRequest(stage="train", base_lr=rate, **given), TrainResult)
-    judging = WorkRequest(stage="predict", model_url=trained.model_url, **given)
-    evaluate(config, given["run_url"], launch(judging, PredictResult), training=trained)
-    return {"seconds": time.perf_counter() - began}
+    rate = launch(WorkRequest(stage="lr-find", **inputs), LRSuggestion).chosen
+    trained = launch(WorkRequest(stage="train", base_lr=rate, **inputs), TrainResult)
+    prediction = WorkRequest(stage="predict", model_url=trained.model_url, **inputs)
+    evaluate(config, inputs["run_url"], launch(prediction, PredictResult), training=trained)
+    return {"seconds": time.perf_counter() - start}
 
 
 def run_flow(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The flow, with a clock around what it calls of the core."""
+    """Run the flow and measure the time in functions of the core."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
@@ -70,35 +70,35 @@ def run_flow(arguments: dict[str, Any]) -> dict[str, Any]:
     import tasks.stages
     from flows.pipeline import pipeline
 
-    spent: list[float] = []
+    core_seconds: list[float] = []
     for module, name in (
         (tasks.stages, "launch"), (tasks.ingest, "plan_dataset"),
         (tasks.ingest, "write_shard"), (tasks.ingest, "commit"), (tasks.evaluate, "evaluate"),
     ):  # fmt: skip
-        setattr(module, name, _clocked(getattr(module, name), spent))
-    began = time.perf_counter()
-    state = pipeline(_small(arguments), return_state=True)
-    seconds = time.perf_counter() - began
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        setattr(module, name, _timed(getattr(module, name), core_seconds))
+    start = time.perf_counter()
+    state = pipeline(_small_config(arguments), return_state=True)
+    seconds = time.perf_counter() - start
+    flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
     with get_client(sync_client=True) as client:
-        num_tasks = len(client.read_task_runs(flow_run_filter=wanted))
-    return {"seconds": seconds, "core": sum(spent), "tasks": num_tasks}
+        num_tasks = len(client.read_task_runs(flow_run_filter=flow_run))
+    return {"seconds": seconds, "core": sum(core_seconds), "tasks": num_tasks}
 
 
-def _clocked(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+def _timed(function: Callable[..., Any], core_seconds: list[float]) -> Callable[..., Any]:
     def call(*arguments: Any, **keywords: Any) -> Any:
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             return function(*arguments, **keywords)
         finally:
-            spent.append(time.perf_counter() - began)
+            core_seconds.append(time.perf_counter() - start)
 
     return call
 
 
 @contextmanager
 def _server(work: Path) -> Iterator[None]:
-    """A Prefect server on a new database, which processes started meanwhile talk to."""
+    """Run a Prefect server with a new database; child processes use it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -127,9 +127,9 @@ def _server(work: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run both sides in turns and print what lies between them."""
+    """Run both sides alternately and print the difference."""
     parser = peer.command_line(__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of each side")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each side")
     options = peer.parse(parser, plain=run_plain, flow=run_flow)
     if options is None:
         return
@@ -150,8 +150,8 @@ def _compare(rounds: int, work: Path) -> None:
     num_tasks = found["flow"][0]["tasks"]
     print(
         f"plain functions {plain:.1f} s   flow {flow:.1f} s   difference {flow - plain:+.1f} s, "
-        f"with the noise of the ranks' start\nflow: {core:.1f} s in functions of the core, "
-        f"{rest:.2f} s beside them: {1e3 * rest / num_tasks:.0f} ms for each of {num_tasks} tasks"
+        f"including variation of the ranks' start\nflow: {core:.1f} s in functions of the core, "
+        f"{rest:.2f} s outside: {1e3 * rest / num_tasks:.0f} ms for each of {num_tasks} tasks"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the training benchmarks share: the photos, fastai's learner over them, a process a side."""
+"""Shared parts of the training benchmarks: photos, a fastai learner, one process per side."""
 
 from __future__ import annotations
 
@@ -36,22 +36,25 @@ __all__ = [
 
 REAL = Path(__file__).parents[2] / "shared/data/oxford-iiit-pet-256px"
 BACKBONE = "tf_efficientnet_lite0"
-_OF_RANKS = ("ours", "checkpoints")
+_RANK_SIDES = ("ours", "checkpoints")
 
 
 def prepare_photos(
     source: str, work: Path, *, held_out: bool = False, limit: int | None = None, **train: Any
 ) -> PipelineConfig:
-    """Ingest a source for us and write its photos as files for fastai; neither is timed.
+    """Ingest a source for ours and write its photos as files for fastai; neither is timed.
 
     Args:
         source: URL of the photos.
-        work: Empty folder for all of it.
-        held_out: Take as test photos the last 30% of each breed's numbers in trainval, and leave
-            the real ones alone.
-        limit: Train on so many photos of trainval, as many of each breed, and judge on a batch of
-            others, or on those held out.
-        train: Settings of training.
+        work: Empty folder for store, cache and files.
+        held_out: Use the last 30% of each breed's numbers in trainval as test photos instead of the
+            test list.
+        limit: Number of photos of trainval to train on, the same number of each breed. Validation
+            uses 74 others, or the held-out photos.
+        train: Settings of `train`.
+
+    Returns:
+        Configuration of ours.
     """
     values = {
         "store": str(work / "store"), "cache_dir": str(work / "cache"),
@@ -60,7 +63,7 @@ def prepare_photos(
     config = PipelineConfig.model_validate(values)
     if held_out or limit:
         photos = _trainval(ingest(config))
-        splits = _blocks(photos, limit) if held_out else _some(photos, limit or 0)
+        splits = _split_by_number(photos, limit) if held_out else _split_by_rank(photos, limit or 0)
         table = work / "photos.parquet"
         columns = ["image", "label", "split"]
         photos.assign(split=splits).dropna(subset="split")[columns].to_parquet(table)
@@ -83,7 +86,7 @@ def prepare_photos(
 
 
 def _trainval(manifest: DatasetManifest) -> pd.DataFrame:
-    """The photos that are not for testing, in the order of their breeds and numbers."""
+    """Return the photos of trainval, sorted by breed and number."""
     columns = ["id", "image", "class_name"]
     shards = [s for split in ("train", "valid") for s in manifest.splits[split].shards]
     photos = pd.concat(
@@ -94,30 +97,30 @@ def _trainval(manifest: DatasetManifest) -> pd.DataFrame:
     return photos.sort_values(["label", "number"], ignore_index=True)
 
 
-def _blocks(photos: pd.DataFrame, limit: int | None) -> pd.Series[str]:
-    """The last 30% of each breed's numbers are for testing; so many of the others to train on."""
+def _split_by_number(photos: pd.DataFrame, limit: int | None) -> pd.Series[str]:
+    """Return splits: the last 30% of each breed's numbers for test, `limit` others to train on."""
     breeds = photos.groupby("label")
-    place = breeds.cumcount() / breeds.number.transform("size")
-    splits = place.lt(0.7).map({True: "train", False: "test"})
-    return splits.where(splits.eq("test") | _turns(photos).le(limit or len(photos)))
+    quantile = breeds.cumcount() / breeds.number.transform("size")
+    splits = quantile.lt(0.7).map({True: "train", False: "test"})
+    return splits.where(splits.eq("test") | _alternate_breeds(photos).le(limit or len(photos)))
 
 
-def _some(photos: pd.DataFrame, limit: int) -> pd.Series[str]:
-    """So many to train on, of all breeds, and 74 to judge on."""
-    order = _turns(photos)
-    split = pd.Series("train", index=photos.index).where(order <= limit)
-    return split.mask(order > len(photos) - 74, "valid")
+def _split_by_rank(photos: pd.DataFrame, limit: int) -> pd.Series[str]:
+    """Return splits: `limit` photos of all breeds to train on, and 74 to validate on."""
+    rank = _alternate_breeds(photos)
+    split = pd.Series("train", index=photos.index).where(rank <= limit)
+    return split.mask(rank > len(photos) - 74, "valid")
 
 
-def _turns(photos: pd.DataFrame) -> pd.Series[float]:
-    """Places from 1 on when the breeds take turns, each with its lowest numbers first."""
+def _alternate_breeds(photos: pd.DataFrame) -> pd.Series[float]:
+    """Rank the photos from 1, alternating between breeds, lowest numbers first."""
     return photos.groupby("label").cumcount().rank(method="first")
 
 
 def request(
     stage: Literal["lr-find", "predict", "train"], arguments: dict[str, Any]
 ) -> WorkRequest:
-    """Ask a rank for a stage on the photos of `prepare_photos`; a run of its own for each seed."""
+    """Create the request of a stage on the photos of `prepare_photos`; each seed has its run."""
     work = Path(arguments["work"])
     config = PipelineConfig.model_validate(arguments["config"])
     return WorkRequest(
@@ -130,11 +133,11 @@ def request(
 
 
 def command_line(doc: str) -> argparse.ArgumentParser:
-    """What every script takes: the photos, their size, the batch."""
+    """Create a parser with the common arguments: photos, their size and the batch size."""
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     parser.add_argument("source", nargs="?", default=str(REAL))
     parser.add_argument("--size", type=int, default=160, help="side of the photos, pixels")
-    parser.add_argument("--batch", type=int, default=64, help="photos a step")
+    parser.add_argument("--batch", type=int, default=64, help="photos per step")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
     return parser
@@ -143,7 +146,7 @@ def command_line(doc: str) -> argparse.ArgumentParser:
 def parse(
     parser: argparse.ArgumentParser, **sides: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> argparse.Namespace | None:
-    """Parse the command line; where `run_side` started this process, run that side: None."""
+    """Parse the command line; in a process of `run_side`, run that side and return None."""
     options = parser.parse_args()
     if not options.side:
         return options
@@ -152,12 +155,12 @@ def parse(
 
 
 def fastai_learner(
-    work: Path, size: int, batch: int, precision: str, *, judge_on: str, limit: int | None = None
+    work: Path, size: int, batch: int, precision: str, *, evaluate_on: str, limit: int | None = None
 ) -> Any:
-    """What a fastai user writes, with our backbone's weights.
+    """Create a typical fastai learner with our backbone's weights.
 
-    Resize, then fastai's default augmentation on the batch (flip, rotate, zoom, warp, lighting),
-    its default head, optimizer and two worker processes.
+    Resizes, then applies fastai's default augmentation to the batch (flip, rotate, zoom, warp,
+    lighting), with its default head, optimizer and two worker processes.
     """
     import torch
     from fastai.vision import all as fastai
@@ -166,7 +169,7 @@ def fastai_learner(
 
     fastai.default_device(torch.cuda.is_available())
     frame = pd.read_csv(work / "photos.csv")
-    frame = frame[frame.split.isin(("train", judge_on))]
+    frame = frame[frame.split.isin(("train", evaluate_on))]
     vocabulary = sorted(frame.label.unique())
     if limit:
         training = frame[frame.split == "train"].sample(limit, random_state=0)
@@ -188,12 +191,12 @@ def fastai_learner(
 
 
 def run_side(script: str, side: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Run one side in a process of its own; it prints its result as the last line, in JSON.
+    """Run one side in a new process, which prints its result in JSON as the last line.
 
-    What ranks do runs in the environment that `pets` gives them, all else in that of its users.
+    Sides that run as ranks get the environment of ranks, the others that of the user.
     """
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    environment = worker_environment() if side in _OF_RANKS else plain
+    user = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    environment = worker_environment() if side in _RANK_SIDES else user
     command = [sys.executable, script, "--side", side, "--arguments", json.dumps(arguments)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -201,11 +204,11 @@ def run_side(script: str, side: str, arguments: dict[str, Any]) -> dict[str, Any
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that something takes, its work on a GPU included."""
+    """Return the seconds that a call takes, including its work on a GPU."""
     import torch
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start

@@ -1,13 +1,13 @@
-"""What each regulariser does to training and validation error, on few of the real photos.
+"""Effect of each regulariser on training and validation error, on a subset of the Oxford photos.
 
     python benchmarks/regularisation.py [FOLDER] [--photos-per-class 15] [--size 96] [--seeds 2]
                                         [--results FILE.parquet] [--picture FILE.png]
 
-One regulariser at a time, at several strengths, every other at its default. Trains on
+Varies one regulariser at a time over several strengths; the others have their defaults. Trains on
 the lowest numbers of each breed in trainval and validates on the last 30% of them, since
-neighbouring numbers are often one animal; the test list is not looked at. Both errors are of photos
-that are not augmented. Every training is written down when it ends, so that the same command goes
-on where it was stopped. OMP_NUM_THREADS says how many cores each of --jobs trainings takes.
+neighbouring numbers are often one animal; the test list is not used. Both errors are of photos
+without augmentation. The results of each training are stored when it ends, so that the same command
+resumes after a stop. Set OMP_NUM_THREADS to the number of cores of each of --jobs trainings.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "label_smoothing": (0.0, 0.1, 0.2, 0.4),
     "mixup_alpha": (0.0, 0.2, 0.5, 1.0),
 }
-_PLAIN = PipelineConfig()
+_DEFAULT = PipelineConfig()
 DEFAULTS = {
-    "weight_decay": _PLAIN.train.weight_decay,
-    "dropout": _PLAIN.model.dropout,
+    "weight_decay": _DEFAULT.train.weight_decay,
+    "dropout": _DEFAULT.model.dropout,
     "augmentation": 1.0,
-    "label_smoothing": _PLAIN.train.label_smoothing,
-    "mixup_alpha": _PLAIN.transform.mixup_alpha,
+    "label_smoothing": _DEFAULT.train.label_smoothing,
+    "mixup_alpha": _DEFAULT.transform.mixup_alpha,
 }
 NUM_BREEDS = 37
 MEASURED = ["train_error", "train_loss", "valid_error", "valid_loss"]
 
 
 def settings(strengths: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """What the strengths of all regularisers mean, by group of settings."""
+    """Return the settings of the strengths of all regularisers, by group."""
     return {
         "train": {name: strengths[name] for name in ("weight_decay", "label_smoothing")},
         "model": {"dropout": strengths["dropout"]},
@@ -58,8 +58,8 @@ def settings(strengths: dict[str, float]) -> dict[str, dict[str, Any]]:
 
 
 def augmentation(strength: float) -> dict[str, Any]:
-    """Bounds of all transforms: none at 0, the defaults at 1; above 1 photos are erased too."""
-    plain = _PLAIN.transform
+    """Scale the bounds of all transforms: 0 disables, 1 is the default, above 1 also erases."""
+    plain = _DEFAULT.transform
     return {
         "flip": strength > 0,
         "max_rotate_degrees": plain.max_rotate_degrees * strength,
@@ -71,14 +71,14 @@ def augmentation(strength: float) -> dict[str, Any]:
 
 
 def trainings(num_seeds: int) -> list[dict[str, float]]:
-    """Strengths and seed of each training: the defaults first, then one of them changed."""
+    """Return strengths and seed of each training: first the defaults, then one change each."""
     changed = [DEFAULTS | {name: value} for name, values in STRENGTHS.items() for value in values]
     distinct = [DEFAULTS, *(strengths for strengths in changed if strengths != DEFAULTS)]
     return [strengths | {"seed": seed} for seed in range(num_seeds) for strengths in distinct]
 
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Train, and judge the photos trained on and those held out, without augmentation."""
+    """Train, and evaluate on training and held-out photos without augmentation."""
     from pets_core.progress import Progress
     from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training.loop import fit
@@ -88,26 +88,26 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     rank = PhotoRank(peer.request("train", arguments))
     recipe, built = rank.config.train, rank.model()
     objective = rank.objective(built)
-    judged = {
+    loaders = {
         name: rank.eval_loader(rank.photos(split, built.card), built.card.center_crop())
         for name, split in (("train", "train"), ("valid", "test"))
     }
     epochs: list[dict[str, float]] = []
 
-    def judge(progress: Progress) -> None:
-        ends = progress.done == progress.total
-        if progress.unit != "epochs" or not (ends or arguments["each_epoch"]):
+    def evaluate(progress: Progress) -> None:
+        is_last = progress.done == progress.total
+        if progress.unit != "epochs" or not (is_last or arguments["each_epoch"]):
             return
         row: dict[str, float] = {"epoch": progress.done}
-        for name, loader in judged.items():
+        for name, loader in loaders.items():
             loss, error = validate(built.model, objective, loader, rank.accelerator)
             row |= {f"{name}_loss": loss, f"{name}_error": error}
         epochs.append(row)
 
     fit(
-        built.model, objective, rank.train_loader(built.card), None,
+        built.model, objective, rank.train_loader(built), None,
         fine_tune_phases(recipe, arguments["config"]["train"]["base_lr"]), recipe,
-        accelerator=rank.accelerator, on_progress=judge,
+        accelerator=rank.accelerator, on_progress=evaluate,
     )  # fmt: skip
     return {"epochs": epochs}
 
@@ -115,50 +115,50 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
 def run_missing(
     recipe: dict[str, Any], options: argparse.Namespace, arguments: dict[str, Any]
 ) -> Iterator[pd.DataFrame]:
-    """Do the trainings that `options.results` does not hold yet; yields all of the recipe's."""
+    """Run the trainings missing in `options.results`; yield all rows of the recipe after each."""
     results = options.results
     rows = pd.read_parquet(results).to_dict("records") if results.exists() else []
-    wanted = [recipe | training for training in trainings(options.seeds)]
-    missing = [asked for asked in wanted if not any(asked.items() <= row.items() for row in rows)]
+    planned = [recipe | training for training in trainings(options.seeds)]
+    missing = [run for run in planned if not any(run.items() <= row.items() for row in rows)]
 
-    def train(asked: dict[str, Any]) -> dict[str, Any]:
-        return peer.run_side(__file__, "ours", _arguments(arguments, asked))
+    def train(run: dict[str, Any]) -> dict[str, Any]:
+        return peer.run_side(__file__, "ours", _arguments(arguments, run))
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        for asked, done in zip(missing, pool.map(train, missing), strict=True):
-            rows += [asked | epoch for epoch in done["epochs"]]
+        for run, result in zip(missing, pool.map(train, missing), strict=True):
+            rows += [run | epoch for epoch in result["epochs"]]
             storage.write_bytes(str(results), pd.DataFrame(rows).to_parquet())
-            _tell(asked, rows[-1])
-            yield _of_recipe(rows, recipe)
-    yield _of_recipe(rows, recipe)
+            _print_row(run, rows[-1])
+            yield _select_recipe(rows, recipe)
+    yield _select_recipe(rows, recipe)
 
 
-def _of_recipe(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> pd.DataFrame:
+def _select_recipe(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([row for row in rows if recipe.items() <= row.items()])
 
 
-def _arguments(arguments: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """What a training is asked for; the defaults are judged after every epoch."""
+def _arguments(arguments: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a training; the defaults are evaluated after every epoch."""
     config = arguments["config"].copy()
-    for group, values in settings(asked).items():
+    for group, values in settings(training).items():
         config[group] = config[group] | values
-    config["train"] = config["train"] | {"seed": asked["seed"]}
-    return arguments | {"config": config, "each_epoch": DEFAULTS.items() <= asked.items()}
+    config["train"] = config["train"] | {"seed": training["seed"]}
+    return arguments | {"config": config, "each_epoch": DEFAULTS.items() <= training.items()}
 
 
-def _tell(training: dict[str, Any], row: dict[str, Any]) -> None:
+def _print_row(training: dict[str, Any], row: dict[str, Any]) -> None:
     changed = [name for name, value in DEFAULTS.items() if training[name] != value]
-    named = f"{changed[0]} {training[changed[0]]:g}" if changed else "defaults"
+    name = f"{changed[0]} {training[changed[0]]:g}" if changed else "defaults"
     print(
-        f"seed {training['seed']}  {named:20s} training {row['train_error']:6.2%}, loss "
+        f"seed {training['seed']}  {name:20s} training {row['train_error']:6.2%}, loss "
         f"{row['train_loss']:.4f}   validation {row['valid_error']:6.2%}, loss "
         f"{row['valid_loss']:.4f}",
         flush=True,
     )
 
 
-def of_one(found: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Ends of the trainings in which nothing but one regulariser differs from the defaults."""
+def select_regulariser(found: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the last epochs of the trainings in which only one regulariser differs."""
     ends = found[found.epoch == found.epoch.max()]
     others = [other for other in DEFAULTS if other != name]
     same = (ends[others] == pd.Series(DEFAULTS)[others]).all(axis=1)
@@ -166,16 +166,16 @@ def of_one(found: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def table(found: pd.DataFrame) -> str:
-    """The means over seeds, in Markdown."""
+    """Return the means over seeds as a Markdown table."""
     lines = [
         "| | strength | seeds | training error | training loss | validation error | loss |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in DEFAULTS:
-        for strength, rows in of_one(found, name).groupby(name):
-            mark, mean = " (default)" if strength == DEFAULTS[name] else "", rows[MEASURED].mean()
+        for strength, rows in select_regulariser(found, name).groupby(name):
+            suffix, mean = " (default)" if strength == DEFAULTS[name] else "", rows[MEASURED].mean()
             lines.append(
-                f"| {name.replace('_', ' ')} | {strength:g}{mark} | {len(rows)} "
+                f"| {name.replace('_', ' ')} | {strength:g}{suffix} | {len(rows)} "
                 f"| {mean.train_error:.1%} | {mean.train_loss:.3f} "
                 f"| {mean.valid_error:.1%} | {mean.valid_loss:.3f} |"
             )
@@ -183,35 +183,35 @@ def table(found: pd.DataFrame) -> str:
 
 
 def picture(found: pd.DataFrame) -> bytes:
-    """A panel a regulariser, errors over its strengths, and one of the default's epochs."""
+    """Plot the errors by strength, one panel per regulariser, and by epoch for the defaults."""
     figure = new_figure(9.6, 5.6, dpi=100)
     panels = figure.subplots(2, 3, sharey=True).flat
     for axes, name in zip(panels, DEFAULTS, strict=False):
-        ends = of_one(found, name)
+        ends = select_regulariser(found, name)
         strengths = sorted(ends[name].unique())
-        _draw_errors(axes, ends.assign(place=ends[name].map(strengths.index)))
+        _draw_errors(axes, ends.assign(x=ends[name].map(strengths.index)))
         labels = [f"{s:g}" + ("\ndefault" if s == DEFAULTS[name] else "") for s in strengths]
         axes.set_xticks(range(len(strengths)), labels)
         axes.set_title(name.replace("_", " "), fontsize=11)
     same = (found[list(DEFAULTS)] == pd.Series(DEFAULTS)).all(axis=1)
     axes = figure.axes[-1]
-    _draw_errors(axes, found[same].assign(place=found.epoch))
+    _draw_errors(axes, found[same].assign(x=found.epoch))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title("the defaults, epoch by epoch", fontsize=11, color=GREY)
+    axes.set_title("defaults, by epoch", fontsize=11, color=GREY)
     axes.set_ylim(0, found[["train_error", "valid_error"]].to_numpy().max() * 1.05)
     figure.axes[0].legend(frameon=False, fontsize=9, loc="center left")
     return png(figure)
 
 
 def _draw_errors(axes: Axes, rows: pd.DataFrame) -> None:
-    """Each seed a dot, their mean a line."""
+    """Plot a dot per seed and a line through the means."""
     for column, label, colour in (
         ("valid_error", "validation", ORANGE), ("train_error", "training", BLUE),
     ):  # fmt: skip
         axes.plot(
-            rows.place, rows[column], ".", color=colour, alpha=0.45, markersize=5, clip_on=False
+            rows.x, rows[column], ".", color=colour, alpha=0.45, markersize=5, clip_on=False
         )  # fmt: skip
-        mean = rows.groupby("place")[column].mean()
+        mean = rows.groupby("x")[column].mean()
         axes.plot(mean.index, mean, color=colour, linewidth=1.8, label=label, clip_on=False)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
@@ -220,16 +220,16 @@ def _draw_errors(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """Train with every strength of every regulariser, and write table and picture."""
+    """Train with every strength of every regulariser; print the table and write the plot."""
     parser = peer.command_line(__doc__)
     parser.set_defaults(size=96, batch=16)
-    parser.add_argument("--photos-per-class", type=int, default=15, help="to train on")
-    parser.add_argument("--freeze-epochs", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=5, help="unfrozen")
+    parser.add_argument("--photos-per-class", type=int, default=15, help="training photos")
+    parser.add_argument("--freeze-epochs", type=int, default=1, help="frozen epochs")
+    parser.add_argument("--epochs", type=int, default=5, help="unfrozen epochs")
     parser.add_argument("--base-lr", type=float, default=3e-3)
-    parser.add_argument("--lr-mult", type=float, default=10.0, help="head's rate over the stem's")
-    parser.add_argument("--seeds", type=int, default=2, help="how many trainings of each")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--lr-mult", type=float, default=10.0, help="rate of head / stem")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings of each setting")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel trainings")
     parser.add_argument("--results", type=Path, default=Path("regularisation.parquet"))
     parser.add_argument("--picture", type=Path, default=Path("regularisation.png"))
     options = peer.parse(parser, ours=ours)
@@ -240,8 +240,8 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, work: Path) -> None:
-    named = ("size", "batch", "photos_per_class", "freeze_epochs", "epochs", "base_lr", "lr_mult")
-    recipe = {name: getattr(options, name) for name in named}
+    names = ("size", "batch", "photos_per_class", "freeze_epochs", "epochs", "base_lr", "lr_mult")
+    recipe = {name: getattr(options, name) for name in names}
     config = peer.prepare_photos(
         options.source, work, held_out=True, limit=NUM_BREEDS * options.photos_per_class,
         batch_size=options.batch, freeze_epochs=options.freeze_epochs, epochs=options.epochs,

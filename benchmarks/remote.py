@@ -1,11 +1,11 @@
-"""Photos a second from a web server that takes its time, fetched ahead of the checks or not.
+"""Photos per second of ingest from a slow web server, with read-ahead and without.
 
-    python benchmarks/remote.py [MILLISECONDS a request, 30 by default]
+    python benchmarks/remote.py [MILLISECONDS per request, 30 by default]
 
 One worker writes the shards of 2,000 generated photos of 500 x 375; the server is another process.
-"not ahead" fetches a batch of 32, looks at its photos, and only then fetches the next. In turns,
-with fresh folders; the best of three counts. Planning, which asks for each photo's size, is not
-counted.
+Without read-ahead, a batch of 32 is fetched and checked before the next is fetched. Both run
+alternately with empty folders; the best of three rounds is printed. Planning, which requests the
+size of each photo, is not measured.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ NUM_PHOTOS = 2000
 ROUNDS = 3
 
 
-class Slow(SimpleHTTPRequestHandler):
-    """Waits before it answers for a photo."""
+class SlowHandler(SimpleHTTPRequestHandler):
+    """Handler that delays each response with a photo."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     seconds = 0.0
 
     def do_GET(self) -> None:
-        """Answer late."""
+        """Send the file after the delay."""
         if self.path.endswith(".jpg"):
             time.sleep(self.seconds)
         super().do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Disable the log."""
 
 
 def serve(folder: str, seconds: float, port: Connection) -> None:
-    """The process of the server; sends its port."""
-    Slow.seconds = seconds
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Slow, directory=folder))
+    """Run the server in this process and send its port."""
+    SlowHandler.seconds = seconds
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SlowHandler, directory=folder))
     port.send(server.server_port)
     server.serve_forever()
 
 
 def generate(folder: Path) -> None:
-    """Two class folders of soft pictures with some noise, about 50 kB each."""
+    """Write two class folders of soft pictures with some noise, about 25 kB each."""
     random = np.random.default_rng(0)
     for number in range(NUM_PHOTOS):
         soft = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
@@ -71,7 +71,7 @@ def generate(folder: Path) -> None:
 
 
 def measure(url: str) -> float:
-    """Photos a second of one worker."""
+    """Return the photos per second of one worker."""
     with tempfile.TemporaryDirectory() as work:
         values = {"store": f"{work}/store", "cache_dir": f"{work}/cache", "source": {"url": url}}
         config = PipelineConfig.model_validate(values)
@@ -83,22 +83,25 @@ def measure(url: str) -> float:
 
 
 def main() -> None:
-    """Print both ways, without and with the delay."""
-    asked = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
-    ways = {"ahead": shards._contents, "not ahead": lambda files, paths, _: files.read(paths)}
+    """Print both ways, without delay and with it."""
+    delay = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    ways = {
+        "with read-ahead": shards._read_ahead,
+        "without": lambda files, paths, _: files.read(paths),
+    }
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         sizes = [path.stat().st_size for path in Path(folder).rglob("*.jpg")]
         print(f"{NUM_PHOTOS} photos of {sum(sizes) / len(sizes) / 1000:.0f} kB, photos/s")
-        for milliseconds in (0.0, asked):
-            ours, theirs = multiprocessing.Pipe()
-            arguments = (folder, milliseconds / 1000, theirs)
+        for milliseconds in (0.0, delay):
+            receiver, sender = multiprocessing.Pipe()
+            arguments = (folder, milliseconds / 1000, sender)
             server = multiprocessing.Process(target=serve, args=arguments, daemon=True)
             server.start()
-            url = f"http://127.0.0.1:{ours.recv()}/photos"
+            url = f"http://127.0.0.1:{receiver.recv()}/photos"
             best = dict.fromkeys(ways, 0.0)
             for way in [*ways] * ROUNDS:
-                shards._contents = ways[way]
+                shards._read_ahead = ways[way]
                 best[way] = max(best[way], measure(url))
             print(f"{milliseconds:g} ms: {', '.join(f'{w} {s:.0f}' for w, s in best.items())}")
             server.terminate()

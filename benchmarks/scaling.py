@@ -1,14 +1,14 @@
-"""What ranks, checkpoints and kills cost, each beside what it is compared with.
+"""Cost of ranks, checkpoints and kills, each with a reference for comparison.
 
     python benchmarks/scaling.py [FOLDER] [--size 160] [--batch 64] [--photos 960]
                                  [--only ranks reduce checkpoints kill model]
 
-ranks: photos a second of one rank, of two, and of two trainings that know nothing of each other and
-take half the batch each (what the machine can do without communication), one thread each. reduce:
-bytes that a step sends, and seconds of an all-reduce alone. checkpoints: what training waits for,
-beside Accelerate's save_state. kill: a rank is killed while it trains; seconds until training is as
-far as it was. model: nothing measured; what the volume that `ranks` measures means on GPUs.
-benchmarks/overhead.py tells what Prefect costs.
+ranks: photos per second of one rank, of two, and of two independent trainings with half the batch
+each (the limit of the machine without communication), one thread each; bytes sent per step. reduce:
+seconds of an all-reduce alone. checkpoints: seconds that training waits, compared with Accelerate's
+save_state. kill: a rank is killed during training; seconds until training reaches the same step.
+model: not measured; speed on GPUs computed from the volume of the gradients. The overhead of
+Prefect is measured by benchmarks/overhead.py.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SECTIONS = ("ranks", "reduce", "checkpoints", "kill", "model")
 GPUS_A_MACHINE = 8
 PHOTOS_A_GPU, NVLINK_GB_PER_SECOND = 64, 200
 ASSUMED_SPEEDS = {"resnet50": (0.102, 2500), "vit_base": (0.346, 1000)}
-"""GB of gradients in fp32, and photos a second that one GPU is assumed to train on in bf16."""
+"""GB of fp32 gradients, and assumed photos per second of one GPU that trains in bf16."""
 
 
 def ranks(options: argparse.Namespace, work: Path) -> None:
-    """Throughput of one rank, two ranks, and two trainings apart."""
+    """Print the throughput of one rank, two ranks and two independent trainings."""
     arguments = _arguments(options, work, freeze_epochs=2, epochs=2)
     one = _speeds([_request(arguments, "one", num_processes=1, num_threads=1)])
     sent = _loopback_bytes()
@@ -49,27 +49,27 @@ def ranks(options: argparse.Namespace, work: Path) -> None:
     sent = _loopback_bytes() - sent
     wide = _speeds([_request(arguments, "wide", num_processes=1, num_threads=2)])
     arguments["config"]["train"]["batch_size"] = options.batch // 2
-    both = ("left", "right")
-    apart = _speeds([_request(arguments, n, num_processes=1, num_threads=1) for n in both])
+    names = ("left", "right")
+    independent = _speeds([_request(arguments, n, num_processes=1, num_threads=1) for n in names])
     for phase in ("frozen", "unfrozen"):
         print(
             f"ranks {phase:9s} 1 rank {one[phase]:6.1f} photos/s   2 ranks {two[phase]:6.1f} "
-            f"({two[phase] / one[phase] / 2:.2f} of twice)   2 trainings apart {apart[phase]:6.1f} "
-            f"(2 ranks: {two[phase] / apart[phase]:.2f} of it)   1 rank of 2 threads "
-            f"{wide[phase]:6.1f}",
+            f"({two[phase] / one[phase] / 2:.2f} of twice)   2 independent trainings "
+            f"{independent[phase]:6.1f} (2 ranks: {two[phase] / independent[phase]:.2f} of it)   "
+            f"1 rank of 2 threads {wide[phase]:6.1f}",
             flush=True,
         )
     num_bytes = _gradient_bytes(options)
     steps = 2 * -(-options.photos // options.batch)
     print(
-        f"ranks sent {sent / steps / 1e6:.1f} MB in an unfrozen step of two, the gradients are "
-        f"{num_bytes / 1e6:.1f} MB: {sent / steps / num_bytes:.2f} times that",
+        f"ranks: two sent {sent / steps / 1e6:.1f} MB per unfrozen step, "
+        f"{sent / steps / num_bytes:.2f} times the {num_bytes / 1e6:.1f} MB of gradients",
         flush=True,
     )
 
 
 def _speeds(requests: list[WorkRequest]) -> dict[str, float]:
-    """Photos a second of trainings that run at once, in each phase's second epoch, added up."""
+    """Return the total photos per second of concurrent trainings, in each phase's second epoch."""
     with ThreadPoolExecutor(len(requests)) as pool:
         results = list(pool.map(lambda request: launch(request, TrainResult), requests))
     return {
@@ -79,10 +79,10 @@ def _speeds(requests: list[WorkRequest]) -> dict[str, float]:
 
 
 def _loopback_bytes() -> int:
-    """Sent over this machine's loopback interface so far, in all."""
+    """Return the total bytes sent over the loopback interface so far."""
     lines = Path("/proc/net/dev").read_text().splitlines()
-    (numbers,) = [line.split(":")[1] for line in lines if line.split(":")[0].strip() == "lo"]
-    return int(numbers.split()[8])
+    (counters,) = [line.split(":")[1] for line in lines if line.split(":")[0].strip() == "lo"]
+    return int(counters.split()[8])
 
 
 def _gradient_bytes(options: argparse.Namespace) -> int:
@@ -93,7 +93,7 @@ def _gradient_bytes(options: argparse.Namespace) -> int:
 
 
 def reduce(options: argparse.Namespace, work: Path) -> None:
-    """Seconds of an all-reduce of all gradients, over gloo on loopback."""
+    """Print the seconds of an all-reduce of all gradients, with gloo on loopback."""
     from torch import multiprocessing
 
     num_bytes = _gradient_bytes(options)
@@ -123,9 +123,9 @@ def _reduce(rank: int, world_size: int, num_bytes: int, port: int, file: str) ->
     seconds = []
     for _ in range(20):
         distributed.barrier()
-        began = time.perf_counter()
+        start = time.perf_counter()
         distributed.all_reduce(gradients)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     if rank == 0:
         Path(file).write_text(str(statistics.median(seconds)))
     distributed.barrier()
@@ -133,21 +133,21 @@ def _reduce(rank: int, world_size: int, num_bytes: int, port: int, file: str) ->
 
 
 def checkpoints(options: argparse.Namespace, work: Path) -> None:
-    """What training waits for, and how long a checkpoint takes to write."""
+    """Print how long training waits for a checkpoint, and how long writing takes."""
     arguments = _arguments(options, work, freeze_epochs=0, epochs=2)
     found = peer.run_side(__file__, "checkpoints", arguments | {"run": str(work / "checkpoints")})
     print(
         f"checkpoints {found['bytes'] / 1e6:.0f} MB: training waits {1e3 * found['copy']:.1f} ms, "
         f"written in {1e3 * found['write']:.0f} ms   Accelerate's save_state: training waits "
         f"{1e3 * found['save_state']:.0f} ms ({found['save_state'] / found['copy']:.0f} x)\n"
-        f"checkpoints whenever the writer is idle: {1e3 * found['often']:.0f} ms a step, without "
+        f"checkpoints whenever the writer is idle: {1e3 * found['often']:.0f} ms per step, without "
         f"{1e3 * found['never']:.0f} ms (ratio {found['often'] / found['never']:.3f})",
         flush=True,
     )
 
 
 def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each part, in one rank."""
+    """Return the seconds of each part, in one rank."""
     from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training.checkpoint import Checkpoints, Snapshot
     from pets_core.training.loop import fit
@@ -158,21 +158,21 @@ def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
     built = rank.model()
     loader = rank.train_loader(built)
     times: dict[str, list[float]] = {"copy": [], "write": []}
-    kept: list[tuple[TrainState, Any, Snapshot]] = []
+    last: list[tuple[TrainState, Any, Snapshot]] = []
     steps = {}
     snapshot, write = TrainState.snapshot, Checkpoints._write
 
     def timed_snapshot(state: TrainState, optimizer: Any, seconds: float) -> Snapshot:
-        began = time.perf_counter()
-        taken = snapshot(state, optimizer, seconds)
-        times["copy"].append(time.perf_counter() - began)
-        kept[:] = [(state, optimizer, taken)]
-        return taken
+        start = time.perf_counter()
+        result = snapshot(state, optimizer, seconds)
+        times["copy"].append(time.perf_counter() - start)
+        last[:] = [(state, optimizer, result)]
+        return result
 
-    def timed_write(self: Checkpoints, taken: Snapshot) -> None:
-        began = time.perf_counter()
-        write(self, taken)
-        times["write"].append(time.perf_counter() - began)
+    def timed_write(self: Checkpoints, snapshot: Snapshot) -> None:
+        start = time.perf_counter()
+        write(self, snapshot)
+        times["write"].append(time.perf_counter() - start)
 
     TrainState.snapshot, Checkpoints._write = timed_snapshot, timed_write  # type: ignore[method-assign]
     for name, interval in (("never", 10**6), ("often", 1)):
@@ -187,19 +187,19 @@ def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
         store.wait()
         steps[name] = history.epochs[1].seconds / loader.num_batches
-    state, optimizer, taken = kept[0]
+    state, optimizer, last_snapshot = last[0]
     prepared = rank.accelerator.prepare(state.model, optimizer)
-    began = time.perf_counter()
+    start = time.perf_counter()
     rank.accelerator.save_state(f"{arguments['run']}/accelerate")
-    save_state = time.perf_counter() - began
+    save_state = time.perf_counter() - start
     del prepared
     medians = {name: statistics.median(found) for name, found in times.items()}
-    num_bytes = sum(tensor.nbytes for tensor in taken.tensors.values())
+    num_bytes = sum(tensor.nbytes for tensor in last_snapshot.tensors.values())
     return {**medians, **steps, "save_state": save_state, "bytes": num_bytes}
 
 
 def kill(options: argparse.Namespace, work: Path) -> None:
-    """A rank killed in the middle of training: seconds until training is as far as it was."""
+    """Kill a rank during training and print the seconds until training reaches the same step."""
     for interval in (5, 20):
         folder = work / f"every-{interval}"
         folder.mkdir()
@@ -215,74 +215,74 @@ def kill(options: argparse.Namespace, work: Path) -> None:
         watch = _Watch(2 * interval + interval // 2, rank=True)
         with suppress(WorkerError):
             launch(request, TrainResult, on_progress=watch)
-        ended = time.monotonic()
+        end = time.monotonic()
         step, killed_at = max(watch.times.items())
-        again = _Watch(step, rank=False)
+        next_watch = _Watch(step, rank=False)
         with suppress(WorkerError):
-            launch(request, TrainResult, on_progress=again)
-        first, first_at = min(again.times.items())
-        begun, begun_at = min(watch.times.items())
-        pace = (killed_at - begun_at) / (step - begun)
+            launch(request, TrainResult, on_progress=next_watch)
+        first, first_at = min(next_watch.times.items())
+        first_seen, first_seen_at = min(watch.times.items())
+        pace = (killed_at - first_seen_at) / (step - first_seen)
         print(
             f"kill of a rank after step {step}, checkpoints every {interval} "
-            f"({interval * pace:.0f} s): all ranks gone {ended - killed_at:.1f} s later; next "
-            f"attempt at step {first} {first_at - killed_at:.1f} s later, as far as before "
-            f"{max(again.times.values()) - killed_at:.1f} s later",
+            f"({interval * pace:.0f} s): all ranks ended {end - killed_at:.1f} s later; next "
+            f"attempt at step {first} {first_at - killed_at:.1f} s later, same step reached "
+            f"{max(next_watch.times.values()) - killed_at:.1f} s later",
             flush=True,
         )
 
 
 def model(options: argparse.Namespace, work: Path) -> None:
-    """Share of the ideal speed that N GPUs reach: with reduction after, or during, the backward."""
+    """Print the share of the ideal speed of N GPUs, without and with overlap of the reduction."""
     del options, work
     for name, (gigabytes, speed) in ASSUMED_SPEEDS.items():
         computing = PHOTOS_A_GPU / speed
-        print(f"model: {name}, {gigabytes} GB of gradients, {speed} photos/s of a GPU assumed")
+        print(f"model: {name}, {gigabytes} GB of gradients, assumed {speed} photos/s per GPU")
         for gigabits in (25, 100, 400):
             row = []
             for num_gpus in (8, 16, 32, 64):
                 seconds = _reduction_seconds(gigabytes, num_gpus, gigabits / 8)
                 # The backward pass takes two thirds of a step.
                 exposed = max(seconds - computing * 2 / 3, 0)
-                shares = (computing / (computing + waited) for waited in (seconds, exposed))
+                shares = (computing / (computing + wait) for wait in (seconds, exposed))
                 row.append(f"{num_gpus} GPUs {' to '.join(f'{share:.2f}' for share in shares)}")
             print(f"model: {gigabits:3d} Gbit/s between machines: {', '.join(row)}")
 
 
 def _reduction_seconds(gigabytes: float, num_gpus: int, between: float) -> float:
-    """Ring all-reduce in a machine, then between machines (Patarasu and Yuan 2009)."""
+    """Return seconds of a ring all-reduce in, then between machines (Patarasu and Yuan 2009)."""
     inside, machines = min(num_gpus, GPUS_A_MACHINE), max(num_gpus // GPUS_A_MACHINE, 1)
     seconds = 2 * (inside - 1) / inside * gigabytes / NVLINK_GB_PER_SECOND
     return seconds + 2 * (machines - 1) / machines * gigabytes / between
 
 
 class _Watch:
-    """Notes when each step was told of, and ends the training after one.
+    """Progress callback that records the time of each step and kills a process after one.
 
     Args:
-        last_step: The one.
-        rank: Kill one rank; else the launcher, and with it all.
+        last_step: Step after which to kill.
+        rank: Kill one rank; otherwise the launcher, which ends all ranks.
     """
 
     def __init__(self, last_step: int, *, rank: bool) -> None:
         self.times: dict[int, float] = {}
-        self._last_step, self._rank, self._over = last_step, rank, False
+        self._last_step, self._rank, self._has_killed = last_step, rank, False
 
     def __call__(self, progress: Progress) -> None:
-        if (progress.stage, progress.unit) != ("train", "steps") or self._over:
+        if (progress.stage, progress.unit) != ("train", "steps") or self._has_killed:
             return
         self.times[progress.done] = time.monotonic()
         if progress.done >= self._last_step:
-            self._over = True
-            _, launcher, *ranks = _below(os.getpid())
+            self._has_killed = True
+            _, launcher, *ranks = _descendants(os.getpid())
             os.kill(ranks[-1] if self._rank else launcher, signal.SIGKILL)
 
 
-def _below(pid: int) -> list[int]:
-    """The processes below one: its fork server, the launcher, the ranks."""
+def _descendants(pid: int) -> list[int]:
+    """Return the descendants of a process: its fork server, the launcher, the ranks."""
     lists = sorted(Path("/proc").glob(f"{pid}/task/*/children"))
     children = [int(child) for file in lists for child in file.read_text().split()]
-    return [found for child in children for found in (child, *_below(child))]
+    return [found for child in children for found in (child, *_descendants(child))]
 
 
 def _free_port() -> int:
@@ -293,7 +293,7 @@ def _free_port() -> int:
 
 
 def _arguments(options: argparse.Namespace, work: Path, **train: Any) -> dict[str, Any]:
-    """What `peer.request` asks for: a training on a part of the photos."""
+    """Return the arguments of `peer.request` for a training on a part of the photos."""
     settings = {"batch_size": options.batch, "mixed_precision": "no"} | train
     config = peer.prepare_photos(options.source, work, limit=options.photos, **settings)
     values = config.model_dump(mode="json")
@@ -302,21 +302,21 @@ def _arguments(options: argparse.Namespace, work: Path, **train: Any) -> dict[st
     return {"work": str(work), "config": values}
 
 
-def _request(arguments: dict[str, Any], name: str, **launching: Any) -> WorkRequest:
+def _request(arguments: dict[str, Any], name: str, **launch_settings: Any) -> WorkRequest:
     request = peer.request("train", arguments)
-    launching = request.config.launch.model_copy(update=launching)
+    launch_config = request.config.launch.model_copy(update=launch_settings)
     return request.model_copy(
         update={
-            "config": request.config.model_copy(update={"launch": launching}),
+            "config": request.config.model_copy(update={"launch": launch_config}),
             "run_url": f"{arguments['work']}/run-{name}",
         }
     )
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Run the selected sections."""
     parser = peer.command_line(__doc__)
-    parser.add_argument("--photos", type=int, default=960, help="to train on")
+    parser.add_argument("--photos", type=int, default=960, help="photos to train on")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     options = peer.parse(parser, checkpoints=measure_checkpoints)
     if options is None:

@@ -1,13 +1,13 @@
-"""Training images a second: our whole loop, fastai's, and the limit, side by side.
+"""Training photos per second of our training loop, of fastai and of the limit.
 
     python benchmarks/throughput.py [FOLDER] [--size 160] [--batch 64] [--photos 1280]
                                     [--precision no bf16] [--no-fastai] [--compile]
 
-The limit is the same model, precision and optimizer on tensors that are in memory already. Ours
-and the limit run in one process, in turns, three times; medians count. The first epoch of ours is
-told with the time to decode its photos. A frozen body's batch norms are folded into its
-convolutions in our loop and not in the limit, which is the model as it is. fastai runs two epochs
-in a process of its own, and the better one counts. Unfrozen epochs have a quarter of the photos.
+The limit is the same model, precision and optimizer on tensors in memory. Ours and the limit run
+alternately in one process, three times; medians are printed. The first epoch of ours includes the
+time to decode its photos. In our loop, batch norms of a frozen body are folded into its
+convolutions; in the limit, they are not. fastai runs two epochs in a separate process; the better
+one is printed. Unfrozen epochs have a quarter of the photos.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROUNDS = 3
 
 
 def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Photos a second of our loop's first two epochs and of the limit, frozen and unfrozen."""
+    """Return photos per second of our first and later epochs and of the limit, by phase."""
     import torch
 
     from pets_core.config.rates import RateSlice
@@ -39,9 +39,9 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
     rank = PhotoRank(peer.request("train", arguments))
     config = rank.config
     built = rank.model()
-    began = time.perf_counter()
+    start = time.perf_counter()
     photos = rank.photos("train", built.card)
-    decoding = (time.perf_counter() - began) / len(photos)
+    decoding = (time.perf_counter() - start) / len(photos)
     results: dict[str, Any] = {"decoded_per_second": 1 / decoding}
     for phase, first_group, count in (
         ("frozen", -1, arguments["photos"]),
@@ -86,7 +86,7 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
         limit()
         seconds = [(peer.timed(limit), peer.timed(epoch)) for _ in range(ROUNDS)]
         in_memory = (
-            loader.num_batches * len(batch.inputs) / float(np.median([of for of, _ in seconds]))
+            loader.num_batches * len(batch.inputs) / float(np.median([s for s, _ in seconds]))
         )
         first = seconds[0][1] + decoding * len(some)
         results[phase] = {
@@ -99,44 +99,44 @@ def ours_and_limit(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Photos a second of fastai's better epoch of two, validation not counted."""
+    """Return photos per second of fastai's better epoch of two, without validation."""
     from fastai.callback.core import Callback
 
-    class Watch(Callback):
+    class TimeEpochs(Callback):
         def before_train(self) -> None:
-            self.began = time.perf_counter()
+            self.epoch_start = time.perf_counter()
 
         def after_train(self) -> None:
-            self.epochs.append(time.perf_counter() - self.began)
+            self.epochs.append(time.perf_counter() - self.epoch_start)
 
     results = {}
     for phase, count in (("frozen", arguments["photos"]), ("unfrozen", arguments["photos"] // 4)):
         learner = peer.fastai_learner(
             Path(arguments["work"]), arguments["size"], arguments["batch"],
-            arguments["precision"], judge_on="valid", limit=count,
+            arguments["precision"], evaluate_on="valid", limit=count,
         )  # fmt: skip
         if phase == "unfrozen":
             learner.unfreeze()
-        watch = Watch()
-        watch.epochs = []
-        learner.add_cb(watch)
+        timer = TimeEpochs()
+        timer.epochs = []
+        learner.add_cb(timer)
         # fastai drops the last, smaller batch.
-        seen = count // arguments["batch"] * arguments["batch"]
+        num_photos = count // arguments["batch"] * arguments["batch"]
         with learner.no_bar(), learner.no_logging():
             learner.fit_one_cycle(2, 1e-4)
-        results[phase] = seen / min(watch.epochs)
+        results[phase] = num_photos / min(timer.epochs)
     return results
 
 
 def main() -> None:
-    """Measure all and print a table."""
+    """Measure all sides and print a table per precision."""
     parser = peer.command_line(__doc__)
-    parser.add_argument("--photos", type=int, default=1280, help="photos of a frozen epoch")
+    parser.add_argument("--photos", type=int, default=1280, help="photos per frozen epoch")
     parser.add_argument("--precision", nargs="+", default=["no", "bf16"], help="no, bf16, fp16")
-    parser.add_argument("--backbone", default=peer.BACKBONE, help="with --no-fastai: any of timm's")
-    parser.add_argument("--weights", default="auto", help="none where the hub is out of reach")
-    parser.add_argument("--no-fastai", action="store_true", help="ours and the limit alone")
-    parser.add_argument("--compile", action="store_true", help="ours and the limit compiled")
+    parser.add_argument("--backbone", default=peer.BACKBONE, help="any timm model with --no-fastai")
+    parser.add_argument("--weights", default="auto", help="use none without access to the hub")
+    parser.add_argument("--no-fastai", action="store_true", help="only ours and the limit")
+    parser.add_argument("--compile", action="store_true", help="compile ours and the limit")
     options = peer.parse(parser, ours=ours_and_limit, fastai=fastai)
     if options is None:
         return
@@ -161,7 +161,7 @@ def _compare(options: argparse.Namespace, work: Path, precision: str) -> None:
     }  # fmt: skip
     theirs = None if options.no_fastai else peer.run_side(__file__, "fastai", arguments)
     own = peer.run_side(__file__, "ours", arguments)
-    print(f"{precision}: {own['decoded_per_second']:.0f} photos/s decoded, once")
+    print(f"{precision}: {own['decoded_per_second']:.0f} photos/s decoding, once")
     for phase in ("frozen", "unfrozen"):
         limit, first, later = (own[phase][key] for key in ("limit", "first", "later"))
         line = f"  {phase:9s} limit {limit:6.1f}   ours {first:6.1f} ({first / limit:.2f}), "

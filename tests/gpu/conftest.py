@@ -1,4 +1,4 @@
-"""Parts of a training on one GPU, or with --gpu-dry-run on the CPU at toy sizes."""
+"""Parts of a training on one GPU, or on the CPU at toy sizes with --gpu-dry-run."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Parts:
-    """What a step needs, on a device.
+    """Factory for the parts of a training step on one device.
 
     Attributes:
         device: CUDA, or the CPU in a dry run.
@@ -46,13 +46,13 @@ class Parts:
     def accelerator(
         self, precision: str, device: torch.device | None = None, **more
     ) -> Accelerator:
-        """A new accelerator: mixed precision belongs to the process."""
+        """Create an accelerator; resets the state of the process, which holds the precision."""
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
         return create_accelerator(precision, device or self.device, **more)
 
     def photos(self, count: int) -> DecodedPhotos:
-        """Coarse random pictures."""
+        """Create coarse random photos."""
         side = self.photo_size
         coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
         fine = coarse.repeat(-(-side // 8), 1).repeat(-(-side // 8), 2)
@@ -64,7 +64,7 @@ class Parts:
         self, photos: DecodedPhotos, *, batch_size: int | None = None,
         device: torch.device | None = None, targets: str = "class", resident: bool = False,
     ) -> PhotoLoader:  # fmt: skip
-        """Augmented batches."""
+        """Create a loader of augmented batches."""
         return PhotoLoader(
             photos, Augment(self.size, MEAN, STD, TransformConfig()),
             batch_size=batch_size or self.batch_size, seed=0, device=device or self.device,
@@ -75,7 +75,7 @@ class Parts:
         self, backbone: str | None = None, num_outputs: int = NUM_CLASSES,
         device: torch.device | None = None,
     ) -> Classifier:  # fmt: skip
-        """The same weights each time, with a head that is not zero."""
+        """Create a model with the same weights each time and a head that is not zero."""
         torch.manual_seed(0)
         body = timm.create_model(backbone or self.backbone, pretrained=False, num_classes=0)
         with torch.no_grad():
@@ -88,7 +88,7 @@ class Parts:
         self, model: Classifier, train: PhotoLoader, accelerator: Accelerator,
         objective: Objective | None = None, rate: float = 1e-4, **settings,
     ) -> PreparedModel:  # fmt: skip
-        """All layers learn, in one pass a batch unless the settings say otherwise."""
+        """Prepare all layers for training, by default with one pass per batch."""
         config = TrainConfig.model_validate({"micro_batch_size": 65_536} | settings)
         return prepare(
             model, objective or SingleLabel(), train, config, accelerator, 0,
@@ -115,16 +115,16 @@ def parts(request) -> Iterator[Parts]:
 @pytest.fixture
 def gpu_only(parts) -> None:
     if not parts.on_gpu:
-        pytest.skip("nothing of it runs on a CPU")
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture
 def tf32() -> Iterator[Callable[[bool], None]]:
-    """Sets whether matrices are multiplied in TF32, as a rank does."""
+    """Function that enables or disables TF32 matrix products, as a rank does."""
 
-    def set_tf32(wanted: bool) -> None:
-        torch.set_float32_matmul_precision("high" if wanted else "highest")
-        torch.backends.cudnn.allow_tf32 = wanted
+    def set_tf32(enabled: bool) -> None:
+        torch.set_float32_matmul_precision("high" if enabled else "highest")
+        torch.backends.cudnn.allow_tf32 = enabled
 
     yield set_tf32
     set_tf32(False)

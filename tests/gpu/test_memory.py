@@ -1,4 +1,4 @@
-"""Memory that runs out on a GPU, and what communicates between ranks there."""
+"""Out-of-memory handling, sharding and communication on a GPU."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ LIMITS_GIB = (6.0, 7.3, 8.9, 10.9, 13.0)
 
 
 @pytest.mark.parametrize("limit", LIMITS_GIB)
-def test_a_batch_that_does_not_fit_is_halved_and_what_follows_fits(parts, limit, record_property):
+def test_batch_that_does_not_fit_is_halved_and_later_steps_fit(parts, limit, record_property):
     total = torch.cuda.get_device_properties(0).total_memory
     if limit * 2**30 > total:
         pytest.skip(f"the GPU has {total / 2**30:.1f} GiB")
@@ -35,8 +35,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_what_follows_fits(parts, limit,
 
 
 @pytest.fixture
-def world_of_one(monkeypatch) -> Iterator[None]:
-    """The environment of the only rank, which communicates with NCCL."""
+def single_rank(monkeypatch) -> Iterator[None]:
+    """Set the environment of a single rank, which communicates with NCCL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -48,13 +48,13 @@ def world_of_one(monkeypatch) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def test_a_sharded_model_takes_the_steps_of_a_whole_one(parts, world_of_one):
+def test_sharded_model_takes_the_same_steps(parts, single_rank):
     found = []
-    for shards in (False, True):
-        accelerator = parts.accelerator("bf16", shards=shards)
+    for is_sharded in (False, True):
+        accelerator = parts.accelerator("bf16", is_sharded=is_sharded)
         train = parts.loader(parts.photos(parts.batch_size))
         model = parts.model()
-        if shards:
+        if is_sharded:
             model.to(memory_format=torch.contiguous_format)
         prepared = parts.prepared(model, train, accelerator, micro_batch_size=16)
         results = [train_step(prepared, next(train.epoch(0))) for _ in range(3)]
@@ -65,12 +65,12 @@ def test_a_sharded_model_takes_the_steps_of_a_whole_one(parts, world_of_one):
         assert min(sharded) > 0
 
 
-def test_a_step_of_ranks_adds_up_gradients_and_sends_nothing_else(parts, world_of_one):
+def test_step_communicates_only_gradients(parts, single_rank):
     train, accelerator = parts.loader(parts.photos(parts.batch_size)), parts.accelerator("bf16")
     prepared = parts.prepared(parts.model(), train, accelerator)
     batch = next(train.epoch(0))
     for _ in range(3):
         train_step(prepared, batch)
-    with torch.profiler.profile() as seen:
+    with torch.profiler.profile() as profile:
         train_step(prepared, batch)
-    assert {event.name for event in seen.events() if "c10d::" in event.name} == {"c10d::allreduce_"}
+    assert {e.name for e in profile.events() if "c10d::" in e.name} == {"c10d::allreduce_"}

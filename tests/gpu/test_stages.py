@@ -1,4 +1,4 @@
-"""Stages in ranks of one GPU, through the launcher; what ends it gives the memory back."""
+"""Stages on one GPU, run by the launcher; GPU memory is freed when the caller ends."""
 
 import json
 import signal
@@ -56,19 +56,19 @@ def used_mib() -> int:
 
 
 def test_every_stage_runs_on_the_gpu(parts, config, tmp_path):
-    common = {"config": config, "run_url": str(tmp_path / "run"), "manifest": ingest(config)}
-    launch(WorkRequest(stage="lr-find", **common), LRSuggestion)
-    trained = launch(WorkRequest(stage="train", base_lr=1e-3, **common), TrainResult)
+    arguments = {"config": config, "run_url": str(tmp_path / "run"), "manifest": ingest(config)}
+    launch(WorkRequest(stage="lr-find", **arguments), LRSuggestion)
+    trained = launch(WorkRequest(stage="train", base_lr=1e-3, **arguments), TrainResult)
     assert (trained.device != "cpu") == parts.on_gpu
     predicted = launch(
-        WorkRequest(stage="predict", model_url=trained.model_url, **common), PredictResult
+        WorkRequest(stage="predict", model_url=trained.model_url, **arguments), PredictResult
     )
     assert predicted.photos_per_second > 0
 
 
 @pytest.mark.usefixtures("gpu_only")
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_what_ends_the_caller_gives_the_memory_back(config, tmp_path, how):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_gpu_memory_is_freed_when_the_caller_ends(config, tmp_path, signum):
     train = config.train.model_copy(update={"epochs": 500})
     request = WorkRequest(
         stage="train", config=config.model_copy(update={"train": train}),
@@ -83,11 +83,11 @@ def test_what_ends_the_caller_gives_the_memory_back(config, tmp_path, how):
         for line in caller.stdout:
             if int(line) > 20:
                 break
-        caller.send_signal(how)
+        caller.send_signal(signum)
         deadline = time.monotonic() + SECONDS
         while used_mib() > before + SLACK_MIB and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert used_mib() <= before + SLACK_MIB, "a process left behind holds the GPU"
+        assert used_mib() <= before + SLACK_MIB, "a process that still runs uses the GPU"
     finally:
         caller.kill()
         caller.wait()

@@ -1,4 +1,4 @@
-"""Steps on a GPU: the numbers of a CPU, no wait for the host, and what is not finite."""
+"""Training steps on a GPU: results of a CPU, no synchronisation, non-finite values."""
 
 import io
 
@@ -43,7 +43,7 @@ def test_device_precision_and_flags(parts, tf32):
         assert parts.accelerator("no").device.type == "cuda"
 
 
-def test_augmentation_is_that_of_a_cpu(parts, tf32):
+def test_augmentation_matches_the_cpu(parts, tf32):
     tf32(True)
     maps = draw_maps(64, 0.8, TransformConfig(), torch.Generator().manual_seed(0))
     found = sampling_grid(maps.to(parts.device), parts.size).cpu()
@@ -58,7 +58,7 @@ def test_augmentation_is_that_of_a_cpu(parts, tf32):
 
 
 @pytest.mark.parametrize("targets", ["class", "box"])
-def test_no_step_waits_for_the_host(parts, targets):
+def test_step_does_not_synchronise_with_the_host(parts, targets):
     photos, objective, num_outputs = parts.photos(parts.batch_size * 6), None, 37
     if targets == "box":
         photos.targets = np.tile(np.array([-0.5, -0.5, 0.5, 0.5], np.float32), (len(photos), 1))
@@ -78,14 +78,14 @@ def test_no_step_waits_for_the_host(parts, targets):
 
 
 @pytest.mark.parametrize(("precision", "close"), [("no", 1e-3), ("bf16", 3e-2), ("fp16", 3e-2)])
-def test_losses_are_those_of_a_cpu(parts, tf32, precision, close):
+def test_losses_match_the_cpu(parts, tf32, precision, close):
     if precision == "fp16" and not parts.on_gpu:
         pytest.skip("CPUs do not train in fp16")
     tf32(False)
     losses = []
-    for device, how in ((torch.device("cpu"), "no"), (parts.device, precision)):
+    for device, used in ((torch.device("cpu"), "no"), (parts.device, precision)):
         train = parts.loader(parts.photos(96), batch_size=16, device=device)
-        accelerator = parts.accelerator(how, device)
+        accelerator = parts.accelerator(used, device)
         model = parts.model("test_resnet", device=device)
         history = History()
         prepared = parts.prepared(model, train, accelerator, rate=1e-3)
@@ -94,7 +94,7 @@ def test_losses_are_those_of_a_cpu(parts, tf32, precision, close):
     assert losses[1] == pytest.approx(losses[0], rel=close)
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_is_named(parts):
+def test_non_finite_step_changes_nothing_and_is_named(parts):
     train, accelerator = (
         parts.loader(parts.photos(parts.batch_size)),
         parts.accelerator(parts.precision),
@@ -108,12 +108,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(parts):
         assert torch.equal(before[name], value), name
     metrics = AsyncStepMetrics(1, 41, accelerator.device, has_scaler=False)
 
-    def look() -> None:
+    def add_step() -> None:
         metrics.add(loss, norm, {0: 1e-3}, batch.ids)
         metrics.check(wait=True)
 
     with pytest.raises(PetsError, match="step 41"):
-        look()
+        add_step()
 
 
 def test_steps_after_a_snapshot_do_not_change_it(parts):
@@ -123,21 +123,21 @@ def test_steps_after_a_snapshot_do_not_change_it(parts):
     batches = train.epoch(0)
     train_step(prepared, next(batches))
     expected = {f"model.{k}": v.cpu().clone() for k, v in model.state_dict().items()}
-    taken = TrainState(model, None, History(), accelerator).snapshot(
+    snapshot = TrainState(model, None, History(), accelerator).snapshot(
         prepared.optimizer.optimizer, 0.0
     )
     for batch in batches:
         train_step(prepared, batch)
-    if taken.ready:
-        taken.ready.synchronize()
+    if snapshot.ready:
+        snapshot.ready.synchronize()
     for name, value in expected.items():
-        assert torch.equal(taken.tensors[name], value), name
+        assert torch.equal(snapshot.tensors[name], value), name
     changed = model.state_dict()["head.2.weight"].cpu()
     assert not torch.equal(changed, expected["model.head.2.weight"])
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
-def test_the_device_decodes_jpegs_as_pillow_does(parts):
+def test_device_decodes_jpegs_like_pillow(parts):
     files = []
     for number in range(8):
         coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
@@ -148,11 +148,11 @@ def test_the_device_decodes_jpegs_as_pillow_does(parts):
     squares = decode_squares(files, parts.photo_size, parts.device)
     assert squares.device.type == parts.device.type
     for file, square in zip(files, squares.cpu().numpy(), strict=True):
-        apart = square.astype(int) - decode(file, parts.photo_size).astype(int)
-        assert np.abs(apart).mean() < 4
+        difference = square.astype(int) - decode(file, parts.photo_size).astype(int)
+        assert np.abs(difference).mean() < 4
 
 
-def test_fp16_resumes(parts):
+def test_gradient_scaler_state_is_restored(parts):
     scaler = torch.amp.GradScaler(parts.device.type)
     weight = nn.Parameter(torch.ones(3, device=parts.device))
     optimizer = torch.optim.AdamW([weight], fused=True)
@@ -174,7 +174,7 @@ def test_fp16_resumes(parts):
 
 
 @pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", *TRANSFORMERS])
-def test_a_rank_without_a_sample_takes_part(parts, name):
+def test_rank_without_samples_has_zero_gradients(parts, name):
     body = create_model(name, pretrained=False, num_classes=0)
     side = body.default_cfg["input_size"][1]
     model = Classifier(body, body.num_features, 37, 0.0).to(parts.device)
@@ -189,7 +189,7 @@ def test_a_rank_without_a_sample_takes_part(parts, name):
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("name", ["resnet50", "tf_efficientnet_lite0"])
-def test_a_folded_body_computes_the_same(parts, name, dtype):
+def test_folded_body_gives_the_same_outputs(parts, name, dtype):
     model = parts.model(name).eval().requires_grad_(False)
     for module in model.body.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Backbones by name, and weights from a package, a file or a loopback hub."""
+"""Backbones by name, and weights from a package or a file."""
 
 import pytest
 import safetensors.torch
@@ -19,18 +19,18 @@ SIZE = 64
 SMALL = "test_efficientnet"
 
 
-def test_the_lessons_names_mean_torchvisions_weights() -> None:
+def test_resnet_names_select_torchvisions_weights() -> None:
     for name in ("resnet34", "resnet50"):
         assert timm_name(name) == f"{name}.tv_in1k"
         assert timm.get_pretrained_cfg(timm_name(name)).tag == "tv_in1k"
 
 
-def test_an_unknown_name_gets_the_nearest() -> None:
+def test_error_for_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(PetsError, match=r"'resnet33' is not a timm model. Did you mean .*resnet34"):
         check_backbone("resnet33")
 
 
-def test_the_packaged_weights_are_the_default_and_see_cats_as_cats(tmp_path) -> None:
+def test_packaged_weights_are_the_default(tmp_path) -> None:
     """The first and last tensors come from the package's file, in order."""
     body = create_body("tf_efficientnet_lite0", "auto", 224)
     plain = create_body("tf_efficientnet_lite0", "none", 224)
@@ -41,7 +41,7 @@ def test_the_packaged_weights_are_the_default_and_see_cats_as_cats(tmp_path) -> 
     assert not torch.allclose(body.bn2.running_mean, torch.zeros(1280))
 
 
-def test_without_the_hub_a_package_is_named_where_there_is_one(monkeypatch) -> None:
+def test_error_for_an_unreachable_hub_names_a_package_if_there_is_one(monkeypatch) -> None:
     def unreachable(name: str, **_: object) -> None:
         raise OSError("no route to the hub")
 
@@ -63,37 +63,37 @@ def test_every_parameter_is_in_exactly_one_group(name: str) -> None:
     assert len(groups) > 2
 
 
-def test_groups_go_from_the_stem_to_the_last_stage() -> None:
+def test_groups_are_ordered_from_stem_to_last_stage() -> None:
     groups = body_groups(create_body("resnet34", "none", SIZE))
     assert groups[0][0].startswith("conv1")
     assert all(name.startswith("layer4") for name in groups[-1])
 
 
-def test_features_are_what_a_photo_gives() -> None:
+def test_num_features_matches_the_output() -> None:
     body = create_body("mobilenetv3_small_050", "none", SIZE)
     with torch.no_grad():
         assert num_features(body, SIZE) == body(torch.zeros(2, 3, SIZE, SIZE)).shape[1]
 
 
-def test_a_transformer_is_built_for_the_size() -> None:
+def test_transformer_is_built_for_the_image_size() -> None:
     body = create_body("vit_tiny_patch16_224", "none", 160)
     assert num_features(body, 160) == 192
 
 
-def test_a_size_no_model_can_take() -> None:
+def test_unsupported_image_size_is_an_error() -> None:
     body = create_body("vit_tiny_patch16_224", "none", 160)
     with pytest.raises(PetsError, match=r"model.image_size = 100 does not fit"):
         num_features(body, 100)
 
 
-def test_preprocessing_is_the_backbones_own() -> None:
+def test_preprocessing_comes_from_the_backbone() -> None:
     prepared = preprocessing(create_body("resnet34", "none", SIZE))
     assert prepared.mean == (0.485, 0.456, 0.406)
     assert prepared.resize_to(224) == 256
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_weights_from_a_file(tmp_path, suffix: str) -> None:
+def test_weights_are_loaded_from_a_file(tmp_path, suffix: str) -> None:
     source = timm.create_model(SMALL, num_classes=10)
     path = tmp_path / f"weights.{suffix}"
     if suffix == "pth":
@@ -105,7 +105,7 @@ def test_weights_from_a_file(tmp_path, suffix: str) -> None:
     assert all(torch.equal(p, expected[name]) for name, p in body.named_parameters())
 
 
-def test_weights_under_other_names_are_taken_in_order(tmp_path) -> None:
+def test_weights_with_other_names_are_loaded_in_order(tmp_path) -> None:
     source = timm.create_model(SMALL, num_classes=0)
     renamed = {f"other.{i}": t for i, t in enumerate(source.state_dict().values()) if t.ndim}
     path = tmp_path / "weights.pth"
@@ -114,7 +114,7 @@ def test_weights_under_other_names_are_taken_in_order(tmp_path) -> None:
     assert torch.equal(body.conv_stem.weight, source.conv_stem.weight)
 
 
-def test_weights_of_another_model_name_the_first_mismatch(tmp_path) -> None:
+def test_error_for_weights_of_another_model_names_the_first_mismatch(tmp_path) -> None:
     source = timm.create_model(SMALL, num_classes=0)
     state = source.state_dict()
     state["conv_stem.weight"] = torch.zeros(7, 3, 3, 3)
@@ -124,7 +124,7 @@ def test_weights_of_another_model_name_the_first_mismatch(tmp_path) -> None:
         create_body(SMALL, str(path), SIZE)
 
 
-def test_weights_that_lack_a_tensor_name_it(tmp_path) -> None:
+def test_error_for_incomplete_weights_names_the_missing_tensor(tmp_path) -> None:
     state = timm.create_model(SMALL, num_classes=0).state_dict()
     del state["blocks.0.0.bn1.weight"]
     path = tmp_path / "weights.safetensors"
@@ -133,14 +133,14 @@ def test_weights_that_lack_a_tensor_name_it(tmp_path) -> None:
         create_body(SMALL, str(path), SIZE)
 
 
-def test_a_file_that_is_no_state_dict(tmp_path) -> None:
+def test_file_that_is_not_a_state_dict_is_an_error(tmp_path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"not a zip")
     with pytest.raises(PetsError, match=r"not a state dict"):
         create_body(SMALL, str(path), SIZE)
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path) -> None:
+def test_pickle_that_would_run_code_is_refused(tmp_path) -> None:
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "pwned"), "w"))
@@ -152,13 +152,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
-def test_weights_that_are_not_there(tmp_path) -> None:
+def test_missing_weights_file_is_an_error(tmp_path) -> None:
     with pytest.raises(PetsError, match=r"does not exist"):
         create_body(SMALL, str(tmp_path / "nowhere.pth"), SIZE)
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3, "net": {}}, [1, 2], {}])
-def test_a_checkpoint_that_is_no_state_dict(tmp_path, content) -> None:
+def test_checkpoint_that_is_not_a_state_dict_is_an_error(tmp_path, content) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     with pytest.raises(PetsError, match=r"not a tensor|not a state dict"):

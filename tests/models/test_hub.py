@@ -1,4 +1,4 @@
-"""Weights from the hub, against a loopback server that speaks as the hub does."""
+"""Weights from the hub, tested with a local server that follows the hub's protocol."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from pets_core.models.backbones import create_body
 try:
     body = create_body("{BACKBONE}", "hub", 64)
 except PetsError as error:
-    print("refused:", error)
+    print("error:", error)
 else:
     print("sum", float(sum(p.detach().double().abs().sum() for p in body.parameters())))
 """
@@ -26,18 +26,18 @@ else:
 
 @pytest.fixture
 def hub(serve) -> tuple[str, float, list[str]]:
-    """Address of a hub that holds one model, the sum of its weights, and what was asked for."""
+    """Address of a hub with one model, the sum of its weights, and a log of the requests."""
     model = timm.create_model(BACKBONE, num_classes=1000)
     data = safetensors.torch.save(model.state_dict())
     body = timm.create_model(BACKBONE, num_classes=0)
-    wanted = {name for name, _ in body.named_parameters()}
+    parameters = {name for name, _ in body.named_parameters()}
     total = sum(
         float(p.detach().double().abs().sum())
         for name, p in model.named_parameters()
-        if name in wanted
+        if name in parameters
     )
     config = timm.get_pretrained_cfg(BACKBONE)
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -47,7 +47,7 @@ def hub(serve) -> tuple[str, float, list[str]]:
             self.answer(send_body=True)
 
         def answer(self, send_body: bool) -> None:
-            asked.append(f"{self.command} {self.path}")
+            requests.append(f"{self.command} {self.path}")
             found = self.path == f"/{config.hf_hub_id}/resolve/main/model.safetensors"
             content = data if found else b""
             self.send_response(200 if found else 404)
@@ -61,7 +61,7 @@ def hub(serve) -> tuple[str, float, list[str]]:
             if send_body:
                 self.wfile.write(content)
 
-    return serve(Handler), total, asked
+    return serve(Handler), total, requests
 
 
 def fetch(endpoint: str, home: object) -> str:
@@ -83,18 +83,18 @@ def fetch(endpoint: str, home: object) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_weights_come_from_the_hub_once(hub, tmp_path) -> None:
-    endpoint, total, asked = hub
+def test_hub_weights_are_downloaded_once(hub, tmp_path) -> None:
+    endpoint, total, requests = hub
     assert float(fetch(endpoint, tmp_path).removeprefix("sum ")) == pytest.approx(total)
-    downloads = [line for line in asked if line.startswith("GET") and "safetensors" in line]
+    downloads = [line for line in requests if line.startswith("GET") and "safetensors" in line]
     assert len(downloads) == 1
     fetch(endpoint, tmp_path)
-    again = [line for line in asked if line.startswith("GET") and "safetensors" in line]
-    assert again == downloads, "the second time they are in the cache"
+    later = [line for line in requests if line.startswith("GET") and "safetensors" in line]
+    assert later == downloads, "the second call reads the cache"
 
 
-def test_a_hub_without_the_model_is_one_clear_error(hub, tmp_path) -> None:
+def test_hub_without_the_model_is_a_clear_error(hub, tmp_path) -> None:
     endpoint, _, _ = hub
-    said = fetch(f"{endpoint}/elsewhere", tmp_path)
-    assert said.startswith("refused: model.weights = hub: the weights of test_efficientnet")
-    assert "set model.weights to a file's path or URL" in said
+    output = fetch(f"{endpoint}/elsewhere", tmp_path)
+    assert output.startswith("error: model.weights = hub: the weights of test_efficientnet")
+    assert "set model.weights to a file's path or URL" in output

@@ -1,4 +1,4 @@
-"""A model folder holds all that is needed, and nothing pickled."""
+"""Model folders: complete, and without pickles."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ def stored(tmp_path):
     return tmp_path / "model", built
 
 
-def test_a_round_trip_gives_the_same_logits(stored) -> None:
+def test_round_trip_gives_the_same_logits(stored) -> None:
     folder, built = stored
     loaded = load_model(str(folder))
     photos = torch.randn(2, 3, 64, 64)
@@ -36,7 +36,7 @@ def test_a_round_trip_gives_the_same_logits(stored) -> None:
     assert not loaded.model.training
 
 
-def test_the_card_says_it_all(stored) -> None:
+def test_card_holds_backbone_classes_and_preprocessing(stored) -> None:
     card = json.loads((stored[0] / "model.json").read_text())
     assert card["backbone"] == "test_efficientnet"
     assert [c["name"] for c in card["classes"]] == ["Abyssinian", "Bengal", "Birman"]
@@ -51,7 +51,7 @@ def test_nothing_is_pickled(stored) -> None:
             pickle.loads(path.read_bytes())
 
 
-def test_a_new_head_starts_from_equal_odds() -> None:
+def test_new_head_gives_all_classes_the_same_logit() -> None:
     built = create_model(CONFIG, CLASSES, "abc")
     built.model.eval()
     with torch.no_grad():
@@ -65,25 +65,25 @@ def test_the_head_is_the_last_layer_group() -> None:
     assert sum(map(len, groups)) == len(list(built.model.parameters()))
 
 
-def test_no_model_there(tmp_path) -> None:
+def test_folder_without_a_model_is_an_error(tmp_path) -> None:
     with pytest.raises(PetsError, match=r"is not a model folder: it holds no model.json"):
         load_model(str(tmp_path))
 
 
-def test_a_damaged_card(stored) -> None:
+def test_damaged_card_is_an_error(stored) -> None:
     (stored[0] / "model.json").write_text("{")
     with pytest.raises(PetsError, match=r"model.json is damaged"):
         load_model(str(stored[0]))
 
 
-def test_damaged_weights(stored) -> None:
+def test_damaged_weights_are_an_error(stored) -> None:
     path = stored[0] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(PetsError, match=r"damaged or of another model"):
         load_model(str(stored[0]))
 
 
-def test_weights_of_another_model(stored) -> None:
+def test_weights_of_another_model_are_an_error(stored) -> None:
     card = json.loads((stored[0] / "model.json").read_text())
     card["classes"].append({"name": "Bombay", "species": "cat"})
     (stored[0] / "model.json").write_text(json.dumps(card))

@@ -55,7 +55,7 @@ def test_only_files_unused_for_long_are_removed(tmp_path):
     assert (tmp_path / f"{7:024}.lock").exists()
 
 
-def test_a_file_that_is_being_opened_is_kept(tmp_path):
+def test_file_that_is_being_opened_is_kept(tmp_path):
     """The process holds the lock, and has not yet updated the access time."""
     opened = age(make(tmp_path / f"{0:024}.data"))
     with get_lock(tmp_path / f"{0:024}.index.parquet"):

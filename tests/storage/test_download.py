@@ -116,7 +116,7 @@ def digest(algorithm: str, data: bytes = BODY) -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
-def test_a_download_is_cached(site, tmp_path):
+def test_download_is_cached(site, tmp_path):
     first = local_file(site.url, str(tmp_path))
     assert first.read_bytes() == BODY
     assert first.is_relative_to(tmp_path)
@@ -126,14 +126,14 @@ def test_a_download_is_cached(site, tmp_path):
     assert kept(tmp_path) == [first.name]
 
 
-def test_several_callers_fetch_once(site, tmp_path):
+def test_concurrent_calls_download_once(site, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: local_file(site.url, str(tmp_path)), range(4)))
     assert len(set(paths)) == len(gets(site)) == 1
 
 
 @pytest.mark.parametrize("change", [{"etag": "2"}, {"modified": "Tue, 02 Jan 2024 00:00:00 GMT"}])
-def test_a_changed_file_of_the_same_size_is_fetched_again(site, tmp_path, change):
+def test_changed_file_of_the_same_size_is_downloaded_again(site, tmp_path, change):
     site.etag, site.modified = None, "Mon, 01 Jan 2024 00:00:00 GMT"
     first = local_file(site.url, str(tmp_path))
     site.body = BODY[::-1]
@@ -145,7 +145,7 @@ def test_a_changed_file_of_the_same_size_is_fetched_again(site, tmp_path, change
 
 
 @pytest.mark.parametrize("resets", [False, True])
-def test_a_cut_download_requests_only_the_missing_bytes(site, tmp_path, resets):
+def test_cut_download_requests_only_the_missing_bytes(site, tmp_path, resets):
     site.cuts, site.resets = [400_000, 300_000], resets
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY
     assert len(gets(site)) == 3
@@ -154,7 +154,7 @@ def test_a_cut_download_requests_only_the_missing_bytes(site, tmp_path, resets):
     assert gets(site)[2][0] >= 700_000 - 2 * BUFFERED
 
 
-def test_a_later_call_resumes_a_failed_download(site, tmp_path):
+def test_later_call_resumes_a_failed_download(site, tmp_path):
     site.cuts = [100_000] * download._ATTEMPTS
     with pytest.raises(PetsError, match="the next run resumes it"):
         local_file(site.url, str(tmp_path))
@@ -167,7 +167,7 @@ def test_a_later_call_resumes_a_failed_download(site, tmp_path):
 
 
 @pytest.mark.parametrize("cuts", [[], [400_000]])
-def test_a_server_without_ranges_is_read_from_the_start(site, tmp_path, cuts):
+def test_server_without_ranges_is_read_from_the_start(site, tmp_path, cuts):
     """A large file needs no ranges if nothing fails."""
     site.ranges, site.cuts, site.body = False, [*cuts], BODY * 3
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY * 3
@@ -186,20 +186,20 @@ def test_two_versions_are_not_mixed(site, tmp_path):
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY[::-1]
 
 
-@pytest.mark.parametrize("left", [BODY, BODY + b"x"])
-def test_a_partial_file_of_a_killed_call_is_complete_or_restarted(site, tmp_path, left):
+@pytest.mark.parametrize("content", [BODY, BODY + b"x"])
+def test_partial_file_of_a_killed_call_is_completed_or_downloaded_again(site, tmp_path, content):
     site.cuts = [100_000] * download._ATTEMPTS
     with pytest.raises(PetsError):
         local_file(site.url, str(tmp_path))
     (partial,) = tmp_path.rglob("*.partial")
-    partial.write_bytes(left)
+    partial.write_bytes(content)
     site.log.clear()
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY
-    assert len(gets(site)) == (left != BODY)
+    assert len(gets(site)) == (content != BODY)
 
 
 @pytest.mark.parametrize("promised", [1, 50_000])
-def test_a_body_shorter_than_promised_is_refused(site, tmp_path, promised):
+def test_body_shorter_than_content_length_is_an_error(site, tmp_path, promised):
     site.promised = len(BODY) + promised
     with pytest.raises(PetsError, match=r"photo\.jpg: the download failed"):
         local_file(site.url, str(tmp_path))
@@ -209,13 +209,13 @@ def test_a_body_shorter_than_promised_is_refused(site, tmp_path, promised):
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 @pytest.mark.parametrize("faults", [{"HEAD": 3, "GET": 3}, {"GET": 3}, {"HEAD": 3}])
-def test_a_busy_server_is_retried(site, tmp_path, status, faults):
+def test_busy_server_is_retried(site, tmp_path, status, faults):
     for method, count in faults.items():
         site.faults[method] = [status] * count
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY
 
 
-def test_retries_of_a_busy_server_end(site, tmp_path):
+def test_retries_of_a_busy_server_are_limited(site, tmp_path):
     site.faults = {"HEAD": [503] * 100, "GET": [503] * 100}
     with pytest.raises(PetsError, match=r"cannot be reached: .*503"):
         local_file(site.url, str(tmp_path))
@@ -223,16 +223,16 @@ def test_retries_of_a_busy_server_end(site, tmp_path):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refused_request_is_not_retried(site, tmp_path, status):
+def test_refused_request_is_not_retried(site, tmp_path, status):
     site.faults = {"HEAD": [status] * 9, "GET": [status] * 9}
-    words = "does not exist" if status in (404, 410) else f"cannot be reached.*{status}"
-    with pytest.raises(PetsError, match=words):
+    message = "does not exist" if status in (404, 410) else f"cannot be reached.*{status}"
+    with pytest.raises(PetsError, match=message):
         local_file(site.url, str(tmp_path))
     assert [method for method, *_ in site.log] == ["HEAD", "GET"]
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_refused_download_is_not_retried(site, tmp_path, status):
+def test_refused_download_is_not_retried(site, tmp_path, status):
     site.faults["GET"] = [status] * 9
     with pytest.raises(PetsError, match="the download failed"):
         local_file(site.url, str(tmp_path))
@@ -270,23 +270,23 @@ def test_a_local_file_is_verified_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_very_small_files(site, tmp_path, size):
+def test_very_small_files_are_downloaded(site, tmp_path, size):
     site.body = BODY[:size]
     assert local_file(site.url, str(tmp_path)).read_bytes() == BODY[:size]
 
 
-def test_a_signed_url_gives_a_short_name(site, tmp_path):
+def test_signed_url_gives_a_short_file_name(site, tmp_path):
     path = local_file(f"{site.url}?signature={'x' * 400}", str(tmp_path))
     assert path.name.endswith("-photo.jpg")
     assert path.read_bytes() == BODY
 
 
-def test_no_server_is_a_plain_error(tmp_path):
+def test_missing_server_is_a_clear_error(tmp_path):
     with pytest.raises(PetsError, match=r":9/photo\.jpg cannot be reached"):
         local_file("http://127.0.0.1:9/photo.jpg", str(tmp_path))
 
 
-def test_an_interrupted_read_of_a_store_is_resumed(tmp_path, monkeypatch):
+def test_interrupted_read_of_a_store_is_resumed(tmp_path, monkeypatch):
     """Stores other than HTTP are resumed by seeking."""
     url, reads = f"memory://{tmp_path.name}/photo.jpg", []
     storage.write_bytes(url, BODY)
@@ -305,15 +305,15 @@ def test_an_interrupted_read_of_a_store_is_resumed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("num_short", [1, 100])
-def test_a_store_that_ends_too_early_is_detected(tmp_path, monkeypatch, num_short):
-    url, opened = f"memory://{tmp_path.name}/photo.jpg", []
+def test_truncated_read_of_a_store_is_detected(tmp_path, monkeypatch, num_short):
+    url, opens = f"memory://{tmp_path.name}/photo.jpg", []
     storage.write_bytes(url, BODY)
 
-    def open_it(*_, **__):
-        opened.append(len(opened))
-        return io.BytesIO(BODY[:-1] if len(opened) <= num_short else BODY)
+    def open_truncated(*_, **__):
+        opens.append(len(opens))
+        return io.BytesIO(BODY[:-1] if len(opens) <= num_short else BODY)
 
-    monkeypatch.setattr(MemoryFileSystem, "_open", open_it)
+    monkeypatch.setattr(MemoryFileSystem, "_open", open_truncated)
     if num_short == 1:
         assert local_file(url, str(tmp_path)).read_bytes() == BODY
     else:
@@ -327,14 +327,14 @@ def test_a_local_file_is_not_copied(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_folder_or_unknown_store_is_a_plain_error(tmp_path):
+def test_folder_or_unknown_store_is_a_clear_error(tmp_path):
     with pytest.raises(PetsError, match="does not exist"):
         local_file(str(tmp_path), str(tmp_path))
     with pytest.raises(PetsError, match="nostore"):
         local_file("nostore://bucket/file", str(tmp_path))
 
 
-def test_only_a_download_is_removed(site, tmp_path):
+def test_forget_download_removes_only_downloads(site, tmp_path):
     own = tmp_path / "own.jpg"
     own.write_bytes(BODY)
     forget_download(own, str(tmp_path))

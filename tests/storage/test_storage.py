@@ -19,10 +19,10 @@ from pets_core.errors import PetsError
 
 
 class ObjectStore(AbstractFileSystem):
-    """Object store that, like S3, shows an object when its upload is complete."""
+    """Object store that, like S3, shows an object only when its upload is complete."""
 
     protocol = "objects"
-    cachable = False
+    cachable = False  # codespell:ignore cachable
     held: dict[str, bytes] = {}  # noqa: RUF012 - one store for all
 
     def makedirs(self, path, exist_ok=False):
@@ -68,14 +68,14 @@ def root(request, tmp_path) -> str:
     return f"{request.param}://{uuid.uuid4().hex}"
 
 
-def names(root: str) -> list[str]:
+def stored_names(root: str) -> list[str]:
     fs, path = storage.filesystem(root)
     if isinstance(fs, ObjectStore):
         return [name for name in fs.held if name.startswith(path)]
     return fs.find(path)
 
 
-def fail_half_way(url: str, data: bytes, error: BaseException) -> None:
+def fail_during_write(url: str, data: bytes, error: BaseException) -> None:
     with storage.writing(url) as file:
         file.write(data)
         raise error
@@ -89,7 +89,7 @@ def test_a_written_file_is_read_back(root):
     assert storage.exists(url)
     assert storage.read_bytes(url) == b"one and another"
     assert file.tell() == 15
-    assert len(names(root)) == 1
+    assert len(stored_names(root)) == 1
     storage.write_bytes(url, b"short")
     assert storage.read_bytes(url) == b"short"
     storage.remove(url)
@@ -99,23 +99,23 @@ def test_a_written_file_is_read_back(root):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("num_bytes", [0, 3, 100])
-def test_a_failure_inside_the_block_leaves_nothing(root, error, num_bytes):
+def test_failed_write_leaves_no_file(root, error, num_bytes):
     url = storage.join(root, "file.bin")
     with pytest.raises(error, match="half way"):
-        fail_half_way(url, b"x" * num_bytes, error("half way"))
-    assert names(root) == []
+        fail_during_write(url, b"x" * num_bytes, error("half way"))
+    assert stored_names(root) == []
 
 
 @pytest.mark.parametrize("num_bytes", [0, 3, 60 << 20])
-def test_a_failed_upload_leaves_nothing_in_a_bucket(bucket, num_bytes):
+def test_failed_upload_leaves_nothing_in_a_bucket(bucket, num_bytes):
     """The largest size exceeds the buffer of any driver, so that parts are uploaded."""
     url = storage.join(bucket.url, "file.bin")
     with pytest.raises(KeyboardInterrupt):
-        fail_half_way(url, b"x" * num_bytes, KeyboardInterrupt())
+        fail_during_write(url, b"x" * num_bytes, KeyboardInterrupt())
     assert storage.list_folder(bucket.url) == {}
 
 
-def test_an_upload_that_cannot_be_aborted_is_not_completed(monkeypatch):
+def test_upload_that_cannot_be_aborted_is_not_completed(monkeypatch):
     """The first error is raised, not the error of the abort."""
 
     def unreachable(_file):
@@ -124,9 +124,9 @@ def test_an_upload_that_cannot_be_aborted_is_not_completed(monkeypatch):
     monkeypatch.setattr(ObjectFile, "discard", unreachable)
     fsspec.register_implementation("objects", ObjectStore, clobber=True)
     with pytest.raises(KeyboardInterrupt):
-        fail_half_way("objects://aborted/file.bin", b"x" * 100, KeyboardInterrupt())
+        fail_during_write("objects://aborted/file.bin", b"x" * 100, KeyboardInterrupt())
     gc.collect()
-    assert names("objects://aborted") == []
+    assert stored_names("objects://aborted") == []
 
 
 @pytest.mark.parametrize("name", ["photo[1].jpg", "a*.jpg", "a?.jpg", "50%25.jpg", "# å b.jpg"])
@@ -142,16 +142,16 @@ def test_names_are_taken_literally_in_a_bucket(bucket, name):
     assert not storage.exists(folder)
 
 
-def test_a_failure_leaves_the_earlier_file_as_it_was(root):
+def test_failed_write_keeps_the_earlier_file(root):
     url = storage.join(root, "file.bin")
     storage.write_bytes(url, b"before")
     with pytest.raises(RuntimeError):
-        fail_half_way(url, b"x" * 100, RuntimeError())
+        fail_during_write(url, b"x" * 100, RuntimeError())
     assert storage.read_bytes(url) == b"before"
-    assert len(names(root)) == 1
+    assert len(stored_names(root)) == 1
 
 
-def test_a_half_written_file_has_another_name(tmp_path):
+def test_partly_written_file_has_another_name(tmp_path):
     """After a kill, the file's own name never refers to a part of it."""
     url = tmp_path / "file.bin"
     with storage.writing(str(url)) as file:
@@ -163,7 +163,7 @@ def test_a_half_written_file_has_another_name(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
-def test_a_file_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
+def test_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     """Otherwise a power failure may keep the name and lose the content."""
     url, synced = tmp_path / "file.bin", []
     sync = os.fsync
@@ -178,7 +178,7 @@ def test_a_file_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
     assert url.exists()
 
 
-def test_two_writers_do_not_mix(tmp_path):
+def test_concurrent_writers_do_not_mix(tmp_path):
     url = str(tmp_path / "file.bin")
     with storage.writing(url) as one, storage.writing(url) as other:
         one.write(b"1111")
@@ -202,14 +202,14 @@ def test_a_location_without_a_scheme_is_a_path(tmp_path, monkeypatch, name):
     """Regression test: a store named notes::old overwrote the file notes."""
     neighbour = tmp_path / (name.split(":")[0] if ":" in name else "neighbour")
     neighbour.write_bytes(b"mine")
-    for place in (str(tmp_path / name), name):
+    for location in (str(tmp_path / name), name):
         monkeypatch.chdir(tmp_path)
-        assert not storage.is_url(place)
-        storage.write_bytes(storage.join(place, "photo 12::30.jpg"), b"x")
+        assert not storage.is_url(location)
+        storage.write_bytes(storage.join(location, "photo 12::30.jpg"), b"x")
         assert (tmp_path / name / "photo 12::30.jpg").read_bytes() == b"x"
-        fs, where = storage.resolve_file(place, "photo 12::30.jpg")
+        fs, where = storage.resolve_file(location, "photo 12::30.jpg")
         assert fs.cat_file(where) == b"x"
-        storage.remove(place)
+        storage.remove(location)
     assert neighbour.read_bytes() == b"mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [neighbour.name]
 
@@ -235,7 +235,7 @@ def test_a_file_url_is_a_path(url, path):
 
 
 @pytest.mark.parametrize("name", ["12::30.jpg", "a#b.jpg", "a?b.jpg", "50%41.jpg"])
-def test_odd_names_in_an_object_store(tmp_path, name):
+def test_special_characters_in_names_of_an_object_store(tmp_path, name):
     root = f"memory://{tmp_path.name}"
     storage.write_bytes(storage.join(root, name), b"x")
     fs, where = storage.resolve_file(root, name)
@@ -246,9 +246,9 @@ def test_odd_names_in_an_object_store(tmp_path, name):
 def test_file_systems_may_be_chained(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("in/a.txt", b"x")
-    for place in (f"zip://in/a.txt::{tmp_path}/a.zip", f"zip://in/a.txt::file://{tmp_path}/a.zip"):
-        assert storage.is_url(place)
-        fs, where = storage.filesystem(place)
+    for url in (f"zip://in/a.txt::{tmp_path}/a.zip", f"zip://in/a.txt::file://{tmp_path}/a.zip"):
+        assert storage.is_url(url)
+        fs, where = storage.filesystem(url)
         assert fs.cat_file(where) == b"x"
     storage.write_bytes(f"memory://{tmp_path.name}/b.txt", b"y")
     cached = f"simplecache::memory://{tmp_path.name}/b.txt"
@@ -262,7 +262,7 @@ def test_names_that_are_not_utf8_are_printable():
     assert storage.printable("Kätzchen") == "Kätzchen"
 
 
-def test_absolute_paths(tmp_path, monkeypatch):
+def test_absolute_expands_relative_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
     assert storage.absolute("a/b") == str(tmp_path / "a/b")
@@ -270,28 +270,28 @@ def test_absolute_paths(tmp_path, monkeypatch):
     assert storage.absolute("s3://bucket/a") == "s3://bucket/a"
 
 
-def test_a_missing_file_is_a_plain_error(root):
+def test_missing_file_is_a_clear_error(root):
     with pytest.raises(PetsError, match="does not exist"):
         storage.read_bytes(storage.join(root, "none.bin"))
 
 
-def test_a_folder_is_not_a_file(tmp_path):
+def test_reading_a_folder_is_an_error(tmp_path):
     with pytest.raises(PetsError, match="is a folder"):
         storage.read_bytes(str(tmp_path))
 
 
-def test_an_unknown_kind_of_store_is_a_plain_error():
+def test_unknown_kind_of_store_is_a_clear_error():
     for act in (storage.exists, storage.read_bytes, storage.check_writable, storage.remove):
         with pytest.raises(PetsError, match="nostore"):
             act("nostore://bucket/file")
 
 
-def test_the_write_check_leaves_a_store_empty(root):
+def test_write_check_leaves_a_store_empty(root):
     storage.check_writable(root)
-    assert names(root) == []
+    assert stored_names(root) == []
 
 
-def test_a_store_that_is_not_writable_is_a_plain_error(tmp_path):
+def test_store_that_is_not_writable_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for bad in (tmp_path / "file" / "store", Path("/proc/store")):
         with pytest.raises(PetsError, match=r"cannot be written.*Set store to"):
@@ -328,24 +328,26 @@ def site(serve):
     return Own
 
 
-def test_a_short_answer_is_a_plain_error(site):
+def test_truncated_response_is_a_clear_error(site):
     site.sent = 50_000
     with pytest.raises(PetsError, match="photo"):
         storage.read_bytes(f"{site.url}/photo.jpg")
 
 
-def test_404_is_a_plain_error(site):
+def test_404_is_a_clear_error(site):
     with pytest.raises(PetsError, match="does not exist"):
         storage.read_bytes(f"{site.url}/none.jpg")
 
 
-def test_no_server_is_a_plain_error():
+def test_missing_server_is_a_clear_error():
     with pytest.raises(PetsError, match=":9"):
         storage.read_bytes("http://127.0.0.1:9/photo.jpg")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_disk_names_path_and_setting_and_keeps_the_old_file(tmp_path, monkeypatch, number):
+def test_error_on_a_full_disk_names_path_and_setting_and_keeps_the_old_file(
+    tmp_path, monkeypatch, number
+):
     url = str(tmp_path / "a.bin")
     storage.write_bytes(url, b"before")
 
@@ -362,6 +364,6 @@ def test_a_full_disk_names_path_and_setting_and_keeps_the_old_file(tmp_path, mon
     assert Path(url).read_bytes() == b"before"
 
 
-def test_other_errors_of_a_write_are_unchanged(tmp_path):
+def test_other_errors_of_a_write_are_raised_unchanged(tmp_path):
     with pytest.raises(KeyError), storage.writing(str(tmp_path / "a.bin")):
         raise KeyError("mine")

@@ -1,4 +1,4 @@
-"""A tiny model and loader, so that the loop is tested without images."""
+"""A tiny model and loader to test the training loop without images."""
 
 import gc
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class TinyBatch:
 
 
 class TinyLoader:
-    """A learnable problem of `num_rows` rows in batches."""
+    """Batches of a learnable problem with `num_rows` rows."""
 
     def __init__(self, num_rows: int = 96, batch_size: int = 16) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -52,8 +52,8 @@ class TinyLoader:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> None:
-    """Leave out what is there from collections of garbage: every training begins with one."""
+def _freeze_existing_objects() -> None:
+    """Exclude existing objects from garbage collection, which every training starts with."""
     gc.freeze()
 
 

@@ -1,4 +1,4 @@
-"""Batch norm that would be trained on one sample at a time is refused."""
+"""Training batch norm on single samples is refused."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from pets_core.training.prepared import prepare
 
 
 @given(st.integers(1, 200), st.integers(1, 70), st.integers(1, 9), st.integers(0, 9))
-def test_the_smallest_pass_is_the_loaders(num_rows, batch_size, num_ranks, micro):
+def test_smallest_micro_batch_matches_the_loader(num_rows, batch_size, num_ranks, micro):
     passes = [
         len(part)
         for rows in global_batches(num_rows, batch_size, seed=None, epoch=0)
@@ -44,7 +44,7 @@ def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **s
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"batch_size": 1}, r"train.batch_size = 1, 96 .* 1 process .*raise train.batch_size"),
         ({"batch_size": 2, "num_rows": 97}, r"train.batch_size = 2, 97 training samples"),
@@ -65,8 +65,8 @@ def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **s
         ),
     ],
 )
-def test_a_pass_of_one_sample_is_refused(tiny_model, settings, words):
-    with pytest.raises(PetsError, match=words):
+def test_micro_batch_of_one_sample_is_refused(tiny_model, settings, message):
+    with pytest.raises(PetsError, match=message):
         check(tiny_model, **settings)
     check(tiny_model, **settings | {"batch_norm": "frozen"})
 
@@ -80,28 +80,28 @@ def test_a_pass_of_one_sample_is_refused(tiny_model, settings, words):
         {"batch_size": 4, "num_processes": 4, "batch_norm": "sync"},
     ],
 )
-def test_two_samples_are_enough(tiny_model, settings):
+def test_micro_batch_of_two_samples_is_accepted(tiny_model, settings):
     check(tiny_model, **settings)
 
 
-def test_frozen_layers_see_any_number(tiny_model):
+def test_frozen_batch_norm_accepts_any_batch_size(tiny_model):
     check(tiny_model, first_group=-1, batch_size=1)
 
 
-def test_batch_norm_in_the_head_learns_in_frozen_epochs(tiny_model):
+def test_batch_norm_in_the_head_needs_two_samples_in_frozen_epochs(tiny_model):
     tiny_model.head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3))
     with pytest.raises(PetsError, match=r"needs 2 samples"):
         check(tiny_model, first_group=-1, batch_size=1)
 
 
-def test_a_model_without_batch_norm_sees_any_number():
+def test_model_without_batch_norm_accepts_any_batch_size():
     check_batch_norm(
         nn.LayerNorm(4), TrainConfig(batch_norm="train", batch_size=1),
         num_rows=9, num_processes=1, micro_batch_size=0,
     )  # fmt: skip
 
 
-def test_a_phase_is_refused_before_its_first_step(tiny_model, tiny_loader):
+def test_phase_is_refused_before_its_first_step(tiny_model, tiny_loader):
     with pytest.raises(PetsError, match=r"train.micro_batch_size = 1, "):
         prepare(
             tiny_model, SingleLabel(), tiny_loader,

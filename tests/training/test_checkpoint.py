@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, checked when read, and never in the way of training."""
+"""Checkpoints: atomic, verified when read, and written without blocking training."""
 
 import threading
 from pathlib import Path
@@ -36,12 +36,12 @@ def checkpoints(url, warnings) -> Checkpoints:
 
 
 def names(url: str) -> list[str]:
-    """Folders that hold something; a memory file system keeps empty ones."""
+    """Return the folders that are not empty; a memory file system keeps empty ones."""
     folders = sorted(storage.list_folder(url))
     return [name for name in folders if storage.list_folder(storage.join(url, name))]
 
 
-def test_what_is_read_is_what_was_saved(checkpoints, url):
+def test_saved_checkpoint_is_loaded_unchanged(checkpoints, url):
     assert checkpoints.load() is None
     checkpoints.save(snapshot(7), wait=True)
     read = Checkpoints(url, RESUME_KEY).load()
@@ -51,7 +51,7 @@ def test_what_is_read_is_what_was_saved(checkpoints, url):
         assert torch.equal(read.tensors[name], tensor)
 
 
-def test_the_newest_are_kept(checkpoints, url):
+def test_newest_checkpoints_are_kept(checkpoints, url):
     for step in (5, 10, 100, 1000):
         checkpoints.save(snapshot(step), wait=True)
     assert names(url) == ["step-000000100", "step-000001000"]
@@ -59,54 +59,54 @@ def test_the_newest_are_kept(checkpoints, url):
 
 
 @pytest.mark.parametrize("file", ["tensors.safetensors", "steps.parquet", "checkpoint.json"])
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
-def test_a_damaged_newest_one_is_named_and_passed_over(checkpoints, url, warnings, file, damage):
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_damaged_newest_checkpoint_is_named_and_skipped(checkpoints, url, warnings, file, damage):
     for step in (5, 10):
         checkpoints.save(snapshot(step), wait=True)
     path = storage.join(url, "step-000000010", file)
     data = bytearray(storage.read_bytes(path))
     data[len(data) // 2] ^= 0xFF
-    if damage == "gone":
+    if damage == "missing":
         storage.remove(path)
     else:
-        storage.write_bytes(path, bytes(data[: len(data) // 2]) if damage == "cut" else data)
+        storage.write_bytes(path, bytes(data[: len(data) // 2]) if damage == "truncated" else data)
     assert checkpoints.load().step == 5
     assert warnings.pop().endswith("Resuming training from " + storage.join(url, "step-000000005"))
-    if (file, damage) == ("checkpoint.json", "gone"):
-        assert warnings == [], "without its commit it never was one"
+    if (file, damage) == ("checkpoint.json", "missing"):
+        assert warnings == [], "a folder without checkpoint.json is not a checkpoint"
     else:
         assert len(warnings) == 1
         assert "step-000000010, which is damaged" in warnings[0]
 
 
-def test_a_damaged_one_is_replaced_and_never_kept_for_a_good_one(checkpoints, url, warnings):
+def test_damaged_checkpoint_does_not_displace_a_good_one(checkpoints, url, warnings):
     for step in (5, 10):
         checkpoints.save(snapshot(step), wait=True)
     storage.write_bytes(storage.join(url, "step-000000010", "tensors.safetensors"), b"")
-    one = Checkpoints(url, RESUME_KEY, keep=1, warn=warnings.append)
-    assert one.load().step == 5
-    one.save(snapshot(6), wait=True)
+    single = Checkpoints(url, RESUME_KEY, keep=1, warn=warnings.append)
+    assert single.load().step == 5
+    single.save(snapshot(6), wait=True)
     assert names(url) == ["step-000000006"]
-    assert one.load().step == 6
+    assert single.load().step == 6
 
 
-def test_a_store_that_cannot_be_read_now_is_no_damage(checkpoints, url, warnings, monkeypatch):
-    """Else the training would start over, and remove what it could not read."""
+def test_unreadable_store_is_not_treated_as_damage(checkpoints, url, warnings, monkeypatch):
+    """Otherwise training would restart and remove the checkpoints that it could not read."""
     for step in (5, 10):
         checkpoints.save(snapshot(step), wait=True)
 
-    def away(url):
+    def unavailable(url):
         raise PetsError(f"{url} cannot be read: 503")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "read_bytes", away)
+        patch.setattr(storage, "read_bytes", unavailable)
         with pytest.raises(OSError, match="503"):
             checkpoints.load()
     assert warnings == []
     assert checkpoints.load().step == 10
 
 
-def test_another_training_is_refused(checkpoints, url):
+def test_checkpoint_of_another_training_is_refused(checkpoints, url):
     checkpoints.save(snapshot(5), wait=True)
     other = Checkpoints(url, RESUME_KEY | {"train.seed": 2})
     differing = r"another training: train\.seed \(checkpoint: 1, this run: 2\)"
@@ -114,11 +114,11 @@ def test_another_training_is_refused(checkpoints, url):
         other.load()
 
 
-def test_a_store_that_fails_stops_nothing(tmp_path, warnings):
+def test_failed_write_does_not_stop_training(tmp_path, warnings):
     url = tmp_path / "checkpoints"
     checkpoints = Checkpoints(str(url), RESUME_KEY, warn=warnings.append)
     checkpoints.save(snapshot(5), wait=True)
-    (url / "step-000000010").write_text("a file where a folder is wanted")
+    (url / "step-000000010").write_text("a file in place of a folder")
     checkpoints.save(snapshot(10), wait=True)
     assert "Could not write the checkpoint of step 10" in warnings[0]
     assert checkpoints.load().step == 5
@@ -127,25 +127,25 @@ def test_a_store_that_fails_stops_nothing(tmp_path, warnings):
 
 
 def test_training_does_not_wait_for_the_store(tmp_path, monkeypatch):
-    """What still waits gives way to what is newer; the first is being written already."""
-    go_on, writing = threading.Event(), storage.writing
+    """A newer checkpoint replaces one that is not being written yet."""
+    released, writing = threading.Event(), storage.writing
 
-    def slow(*arguments):
-        assert go_on.wait(30)
+    def write_when_released(*arguments):
+        assert released.wait(30)
         return writing(*arguments)
 
-    monkeypatch.setattr(storage, "writing", slow)
+    monkeypatch.setattr(storage, "writing", write_when_released)
     checkpoints = Checkpoints(str(tmp_path), RESUME_KEY)
     for step in (1, 2, 3):
         checkpoints.save(snapshot(step))
     assert list(Path(tmp_path).iterdir()) == []
-    go_on.set()
+    released.set()
     checkpoints.wait()
     assert names(str(tmp_path)) == ["step-000000001", "step-000000003"]
 
 
-def test_what_was_begun_and_left_is_removed(checkpoints, url):
-    """A process killed in the middle of writing leaves a folder without its commit."""
+def test_incomplete_checkpoint_is_removed_or_overwritten(checkpoints, url):
+    """A process killed while writing leaves a folder without checkpoint.json."""
     storage.write_bytes(storage.join(url, "step-000000003", "tensors.safetensors"), b"half")
     storage.write_bytes(storage.join(url, "step-000000009", "tensors.safetensors"), b"half")
     checkpoints.save(snapshot(6), wait=True)
@@ -154,13 +154,13 @@ def test_what_was_begun_and_left_is_removed(checkpoints, url):
     assert names(url) == ["step-000000006", "step-000000009"]
 
 
-def test_old_ones_that_cannot_be_removed_are_no_failed_write(
+def test_failed_removal_of_old_checkpoints_is_only_a_warning(
     checkpoints, url, warnings, monkeypatch
 ):
-    def refused(url):
+    def refuse(url):
         raise PermissionError(url)
 
-    monkeypatch.setattr(storage, "remove", refused)
+    monkeypatch.setattr(storage, "remove", refuse)
     for step in (1, 2, 3):
         checkpoints.save(snapshot(step), wait=True)
     assert [warning.split(" checkpoints")[0] for warning in warnings] == ["Could not remove old"]

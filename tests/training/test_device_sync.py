@@ -1,6 +1,6 @@
-"""No training step makes the host wait for the GPU, and geometry keeps its precision there.
+"""Training steps do not synchronise with the GPU, and geometry keeps its precision there.
 
-Steps run on fake CUDA tensors, which have shapes and devices and no values; a dispatch mode sees
+Steps run on fake CUDA tensors, which have shapes and devices but no values; a dispatch mode records
 every operation.
 """
 
@@ -40,7 +40,7 @@ SYNCHRONISING = {
 
 
 class Operations(TorchDispatchMode):
-    """Records what waits for a GPU: operations that do, and copies from pageable memory or back."""
+    """Records operations that wait for a GPU, and copies from pageable memory or back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Operations(TorchDispatchMode):
 
 
 class SameThread:
-    """An executor without a thread: modes of dispatch are those of the calling thread."""
+    """Executor that runs in the calling thread, because dispatch modes are per thread."""
 
     def __init__(self, *args, **kwargs) -> None:
         pass
@@ -81,25 +81,25 @@ class SameThread:
 
 @pytest.fixture
 def operations(monkeypatch) -> Iterator[Operations]:
-    seen = Operations()
-    kept = []
+    recorded = Operations()
+    pinned = []
 
     def pin(tensor):
-        kept.append(tensor)
-        seen.pinned.add(id(tensor))
+        pinned.append(tensor)
+        recorded.pinned.add(id(tensor))
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(loader, "ThreadPoolExecutor", SameThread)
 
     def real_buffer(shape, device):
-        # Photos are written to it.
+        # Photos are written to real memory.
         with unset_fake_temporarily():
             return pin(torch.empty(shape, dtype=torch.uint8))
 
     monkeypatch.setattr(loader, "host_buffer", real_buffer)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        yield seen
+        yield recorded
 
 
 OBJECTIVES = {
@@ -112,7 +112,7 @@ OBJECTIVES = {
 
 
 def loss(targets: str, config: TransformConfig, operations: Operations) -> torch.Tensor:
-    """The loss of a batch of photos, all on the GPU; `operations` sees what it takes."""
+    """Return the loss of a batch of photos on the GPU; `operations` records its operations."""
     device = torch.device("cuda")
     objective, num_outputs = OBJECTIVES[targets]
     values = np.zeros((NUM_PHOTOS, num_outputs), np.float32)
@@ -136,32 +136,32 @@ def loss(targets: str, config: TransformConfig, operations: Operations) -> torch
 
 
 @pytest.mark.parametrize("targets", OBJECTIVES)
-def test_no_batch_waits_for_the_gpu(targets, operations):
+def test_batch_does_not_wait_for_the_gpu(targets, operations):
     assert loss(targets, TransformConfig(), operations).device.type == "cuda"
     assert "convolution" in operations.names
     assert operations.waits == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"micro_batch_size": 4, "max_grad_norm": 1.0}])
-def test_no_optimizer_step_reads_a_value(settings, tiny_model, tiny_loader):
-    """Backward passes need a GPU's driver: this one is on the CPU, where all operations count."""
+def test_optimizer_step_does_not_read_values(settings, tiny_model, tiny_loader):
+    """Backward passes need a GPU driver; this step runs on the CPU, and every operation counts."""
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     config, rates = TrainConfig.model_validate(settings), RateSlice(1e-3, uniform=True)
     prepared = prepare(tiny_model, SingleLabel(), tiny_loader, config, accelerator, 0, rates)
-    seen, batch = Operations(), next(tiny_loader.epoch(0))
-    with seen:
+    recorded, batch = Operations(), next(tiny_loader.epoch(0))
+    with recorded:
         train_step(prepared, batch)
-    assert "_fused_adamw_" in seen.names
-    assert not SYNCHRONISING & set(seen.names)
+    assert "_fused_adamw_" in recorded.names
+    assert not SYNCHRONISING & set(recorded.names)
 
 
 @pytest.mark.parametrize("alpha", ["mixup_alpha", "cutmix_alpha"])
-def test_no_step_with_mixed_photos_waits_for_the_gpu(alpha, operations):
+def test_mixup_and_cutmix_do_not_wait_for_the_gpu(alpha, operations):
     loss("class", TransformConfig.model_validate({alpha: 0.4}), operations)
     assert operations.waits == []
 
 
-def test_what_waits_is_seen(operations):
+def test_synchronising_operations_are_recorded(operations):
     with operations:
         values = torch.ones(3, device="cuda")
         torch.zeros(3).to("cuda", non_blocking=True)
@@ -171,14 +171,14 @@ def test_what_waits_is_seen(operations):
     assert operations.waits == ["_to_copy from the host", "_linalg_check_errors"]
 
 
-def test_geometry_is_exact_where_matrix_products_are_rounded():
-    """GPUs multiply matrices in TF32, of ten bits; geometry takes none."""
+def test_geometry_is_exact_and_uses_no_matrix_products():
+    """GPUs multiply matrices in TF32, with ten bits of mantissa; geometry multiplies none."""
     maps = draw_maps(16, 0.8, TransformConfig(), torch.Generator().manual_seed(0))
     boxes = torch.tensor([[-0.5, -0.4, 0.6, 0.7]]).expand(16, 4)
-    seen = Operations()
-    with seen:
+    recorded = Operations()
+    with recorded:
         grid, moved = sampling_grid(maps, 1024), transform_box(boxes, maps)
-    assert not MATRIX_PRODUCTS & set(seen.names)
+    assert not MATRIX_PRODUCTS & set(recorded.names)
     exact = sampling_grid(maps.double(), 1024)
     assert ((grid - exact).abs() * 512).max() < 0.01, "pixels"
     torch.testing.assert_close(

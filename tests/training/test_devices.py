@@ -1,4 +1,4 @@
-"""Which device and precision a rank takes, and what is refused on it; GPUs are pretended here."""
+"""Device and precision of a rank, and settings refused on it; GPUs are mocked."""
 
 import re
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from pets_core.config.launch import LaunchConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
-from pets_core.runtime.stages import _warn_of_small_shares
+from pets_core.runtime.stages import _warn_of_small_batches
 from pets_core.training import devices
 from pets_core.training.devices import (
     check_devices,
@@ -26,11 +26,13 @@ CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Pretend a machine: how many GPUs torch sees, and whether there is an NVIDIA GPU at all."""
+    """Mock a machine: the number of GPUs that torch sees, and whether an NVIDIA GPU exists."""
 
-    def pretend(*, num_gpus=0, nvidia=False, mps=False, cuda="13.2", capability=(9, 0)) -> None:
+    def mock_machine(
+        *, num_gpus=0, nvidia=False, mps=False, cuda="13.2", capability=(9, 0)
+    ) -> None:
         if nvidia:
-            # A container may have another than the first.
+            # A container may have a GPU other than the first.
             (tmp_path / "nvidia3").touch()
         (tmp_path / "nvidiactl").touch()
         monkeypatch.setattr(devices, "_DEVICES", tmp_path)
@@ -44,47 +46,47 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.version, "cuda", cuda)
 
-    return pretend
+    return mock_machine
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [({"num_gpus": 2, "nvidia": True}, CUDA), ({"mps": True}, MPS), ({}, CPU)],
 )
-def test_a_gpu_is_taken_where_there_is_one(machine, settings, expected):
+def test_gpu_is_chosen_if_there_is_one(machine, settings, expected):
     machine(**settings)
     assert choose_device(LaunchConfig()) == expected
 
 
-def test_several_ranks_of_an_apple_machine_share_its_cpu(machine):
+def test_several_ranks_on_an_apple_machine_use_the_cpu(machine):
     machine(mps=True)
     assert choose_device(LaunchConfig(num_processes=1)) == MPS
     assert choose_device(LaunchConfig(num_processes=2)) == CPU
 
 
 @pytest.mark.parametrize(
-    ("cuda", "words"),
+    ("cuda", "message"),
     [
         ("13.2", r"install driver 580 or newer for CUDA 13\.2"),
         ("12.8", r"install driver 525 or newer for CUDA 12\.8"),
         (None, r"this is a CPU-only build; install a CUDA build"),
     ],
 )
-def test_a_gpu_that_torch_cannot_use_is_refused(machine, cuda, words):
-    """An old driver would have a training run on the CPU for days."""
+def test_gpu_that_torch_cannot_use_is_an_error(machine, cuda, message):
+    """With an old driver, a training would run on the CPU for days."""
     machine(nvidia=True, cuda=cuda)
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         choose_device(LaunchConfig())
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
-def test_hidden_gpus_are_not_missed(machine, monkeypatch, hidden):
+def test_hidden_gpus_are_not_an_error(machine, monkeypatch, hidden):
     machine(nvidia=True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert choose_device(LaunchConfig()) == CPU
 
 
-def test_a_required_gpu_may_not_be_missing(machine):
+def test_missing_required_gpu_is_an_error(machine):
     machine()
     with pytest.raises(PetsError, match=r"launch\.require_gpu = true, but torch finds no GPU"):
         choose_device(LaunchConfig(require_gpu=True))
@@ -100,13 +102,13 @@ def test_a_required_gpu_may_not_be_missing(machine):
         (MPS, (0, 0), False, "no"),
     ],
 )
-def test_auto_takes_what_the_hardware_multiplies(machine, device, capability, is_sharded, expected):
+def test_auto_precision_follows_the_hardware(machine, device, capability, is_sharded, expected):
     machine(num_gpus=1, capability=capability)
     assert resolve_precision("auto", device, is_sharded=is_sharded) == expected
 
 
 @pytest.mark.parametrize("device", [CPU, MPS])
-def test_fp16_needs_a_gpu_that_trains_in_it(device):
+def test_fp16_needs_an_nvidia_or_amd_gpu(device):
     with pytest.raises(PetsError, match=r"fp16 needs an NVIDIA or AMD GPU"):
         resolve_precision("fp16", device)
 
@@ -154,20 +156,20 @@ def test_a_sharded_model_needs_a_micro_batch_size_on_gpus(machine):
 @pytest.mark.parametrize(
     ("device", "num_gpus", "warns"), [(CUDA, 8, True), (CUDA, 2, False), (CPU, 8, False)]
 )
-def test_shares_too_small_for_a_gpu_are_warned_of(device, num_gpus, warns):
-    warned = []
+def test_small_batch_per_gpu_is_a_warning(device, num_gpus, warns):
+    warnings = []
     rank = SimpleNamespace(
         accelerator=SimpleNamespace(device=device, num_processes=num_gpus),
-        request=SimpleNamespace(config=PipelineConfig()), warn=warned.append,
+        request=SimpleNamespace(config=PipelineConfig()), warn=warnings.append,
     )  # fmt: skip
-    _warn_of_small_shares(rank)
+    _warn_of_small_batches(rank)
     expected = "train.batch_size = 64 gives each GPU 8 samples a step, .* set 256 or more"
-    assert len(warned) == warns
-    assert all(re.search(expected, message) for message in warned)
+    assert len(warnings) == warns
+    assert all(re.search(expected, message) for message in warnings)
 
 
 def test_weights_of_a_sharded_model_stay_fp32():
-    """Accelerate calls this on GPUs alone, so that CPU ranks do not show it."""
+    """Accelerate calls this on GPUs only, so tests with CPU ranks do not cover it."""
     plugin = sharding_plugin()
     plugin.set_mixed_precision("bf16")
     assert plugin.mixed_precision_policy == MixedPrecisionPolicy()
@@ -181,6 +183,6 @@ def test_weights_of_a_sharded_model_stay_fp32():
         ({"num_processes": 2, "num_machines": 3, "rdzv_endpoint": "host:1"}, CPU, 6),
     ],
 )
-def test_ranks_are_one_a_gpu_and_machine(machine, launch, device, expected):
+def test_number_of_ranks_follows_gpus_and_machines(machine, launch, device, expected):
     machine(num_gpus=4)
     assert count_ranks(LaunchConfig.model_validate(launch), device) == expected

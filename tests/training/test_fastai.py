@@ -1,4 +1,4 @@
-"""Schedules, group rates and suggestions against fastai itself; needs the extra `bench`."""
+"""Schedules, group rates and suggestions compared with fastai; needs the extra `bench`."""
 
 import numpy as np
 import pytest
@@ -17,12 +17,12 @@ from fastai.learner import Learner  # noqa: E402
 
 
 @pytest.mark.parametrize(("pct_start", "div"), [(0.25, 25.0), (0.3, 5.0), (0.99, 25.0)])
-def test_one_cycle_is_fastais(pct_start, div):
+def test_one_cycle_matches_fastai(pct_start, div):
     peak, steps = 3e-3, 200
     ours = OneCycle(steps, pct_start, div)
     rates = fastai_schedule.combined_cos(pct_start, peak / div, peak, peak / 1e5)
     momenta = fastai_schedule.combined_cos(pct_start, 0.95, 0.85, 0.95)
-    # fastai reckons the place in the cycle in fp32.
+    # fastai computes the position in the cycle in fp32.
     for step in range(steps):
         assert peak * ours.lr_factor(step) == pytest.approx(rates(step / steps), rel=1e-5)
         assert ours.momentum(step) == pytest.approx(momenta(step / steps), rel=1e-6)
@@ -58,7 +58,7 @@ def learner(num_groups, num_rows=32):
         (2e-3, 2e-3),
     ],
 )
-def test_slices_spread_as_fastais(num_groups, ours, theirs):
+def test_rate_slices_match_fastai(num_groups, ours, theirs):
     learn = learner(num_groups)
     learn.create_opt()
     learn.opt.set_hyper("lr", theirs)
@@ -66,17 +66,17 @@ def test_slices_spread_as_fastais(num_groups, ours, theirs):
     assert group_rates(RateSlice.parse(ours), num_groups) == pytest.approx(expected)
 
 
-def test_fine_tune_takes_fastais_steps():
-    """The very rates of every step and group, frozen and unfrozen, as fastai applies them."""
-    learn, taken = learner(3), []
+def test_fine_tune_matches_fastai():
+    """Compare the rates and momenta that fastai applies in every step and group."""
+    learn, recorded = learner(3), []
 
-    class Spy(fastai_schedule.Callback):
+    class RecordRates(fastai_schedule.Callback):
         order = 61
 
         def before_step(self):
-            taken.append([(h["lr"], h["mom"]) for h in self.opt.hypers])
+            recorded.append([(h["lr"], h["mom"]) for h in self.opt.hypers])
 
-    learn.add_cb(Spy())
+    learn.add_cb(RecordRates())
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(2, base_lr=2e-3, freeze_epochs=1)
     config = TrainConfig(
@@ -84,19 +84,21 @@ def test_fine_tune_takes_fastais_steps():
     )
     expected = []
     for phase in fine_tune_phases(config, 2e-3):
-        # fastai warms the frozen phase up over 99% of its steps.
+        # In fastai, the warm-up of the frozen phase takes 99% of its steps.
         pct_start = 0.99 if phase.name == "frozen" else phase.pct_start
         peaks = group_rates(phase.lr_max, 3)
         cycle = OneCycle(phase.epochs * 4, pct_start, phase.div)
         for _ in range(phase.epochs * 4):
             factor, momentum = cycle.advance()
             expected.append([(peak * factor, momentum) for peak in peaks])
-    assert len(taken) == len(expected) == 12
+    assert len(recorded) == len(expected) == 12
     frozen, unfrozen = slice(0, 4), slice(4, 12)
-    np.testing.assert_allclose(np.array(taken)[unfrozen], np.array(expected)[unfrozen], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.array(recorded)[unfrozen], np.array(expected)[unfrozen], rtol=1e-6
+    )
     head = (slice(None), -1)
     np.testing.assert_allclose(
-        np.array(taken)[frozen][head], np.array(expected)[frozen][head], rtol=1e-6
+        np.array(recorded)[frozen][head], np.array(expected)[frozen][head], rtol=1e-6
     )
 
 
@@ -109,7 +111,7 @@ def curve(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_suggestions_are_fastais(seed):
+def test_suggestions_match_fastai(seed):
     rates, losses = curve(seed)
     ours = suggest(rates, losses)
     as_tensors = torch.tensor(rates), torch.tensor(losses)
@@ -124,7 +126,7 @@ def test_suggestions_are_fastais(seed):
     assert ours.slide == pytest.approx(found["slide"], rel=1e-5)
 
 
-def test_smoothing_is_fastais():
+def test_smoothing_matches_fastai():
     from fastai.learner import AvgSmoothLoss
 
     losses, theirs, expected = np.random.default_rng(0).random(50), AvgSmoothLoss(), []

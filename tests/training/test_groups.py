@@ -6,7 +6,7 @@ import torch
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, set_train_mode
 
 
-def learning(model) -> list[list[bool]]:
+def trainable(model) -> list[list[bool]]:
     return [[p.requires_grad for p in group] for group in model.layer_groups()]
 
 
@@ -21,8 +21,8 @@ def learning(model) -> list[list[bool]]:
 )
 def test_freeze_to(tiny_model, first: int, expected: list[bool]) -> None:
     freeze_to(tiny_model, first)
-    assert [all(group) for group in learning(tiny_model)] == expected
-    assert [any(group) for group in learning(tiny_model)] == expected
+    assert [all(group) for group in trainable(tiny_model)] == expected
+    assert [any(group) for group in trainable(tiny_model)] == expected
 
 
 def test_freeze_then_unfreeze(tiny_model) -> None:
@@ -32,12 +32,12 @@ def test_freeze_then_unfreeze(tiny_model) -> None:
 
 
 @pytest.mark.parametrize("first", [3, -4])
-def test_more_groups_than_there_are(tiny_model, first: int) -> None:
+def test_unknown_group_is_an_error(tiny_model, first: int) -> None:
     with pytest.raises(ValueError, match=r"3 layer groups"):
         freeze_to(tiny_model, first)
 
 
-def test_what_is_frozen_is_in_evaluation_mode(tiny_model) -> None:
+def test_frozen_layers_are_in_evaluation_mode(tiny_model) -> None:
     freeze_to(tiny_model, -1)
     set_train_mode(tiny_model, "train")
     assert tiny_model.head.training
@@ -45,25 +45,25 @@ def test_what_is_frozen_is_in_evaluation_mode(tiny_model) -> None:
     assert not tiny_model.second[1].training, "a frozen body must not drop units"
 
 
-def test_batch_norm_frozen_while_it_learns(tiny_model) -> None:
+def test_frozen_batch_norm_in_an_unfrozen_body(tiny_model) -> None:
     freeze_to(tiny_model, 0)
     set_train_mode(tiny_model, "frozen")
     assert not tiny_model.first[1].training
-    assert tiny_model.second[1].training, "dropout of what learns is on"
+    assert tiny_model.second[1].training, "dropout of trainable layers is on"
     set_train_mode(tiny_model, "train")
     assert tiny_model.first[1].training
 
 
-def test_weights_decay_and_biases_and_norms_do_not(tiny_model) -> None:
+def test_weight_decay_excludes_biases_and_norms(tiny_model) -> None:
     freeze_to(tiny_model, 0)
     optimizer = build_optimizer(tiny_model, [1e-5, 1e-4, 1e-3], weight_decay=0.01)
-    seen = 0
+    num_parameters = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             assert group["weight_decay"] == (0.01 if parameter.ndim > 1 else 0.0)
-            seen += 1
+            num_parameters += 1
         assert group["lr"] == pytest.approx(10.0 ** (group["layer_group"] - 5))
-    assert seen == len(list(tiny_model.parameters()))
+    assert num_parameters == len(list(tiny_model.parameters()))
 
 
 def test_frozen_parameters_are_not_in_the_optimizer(tiny_model) -> None:
@@ -73,7 +73,7 @@ def test_frozen_parameters_are_not_in_the_optimizer(tiny_model) -> None:
 
 
 def test_weight_decay_is_decoupled(tiny_model) -> None:
-    """With no gradient, a step shrinks a weight by lr * weight_decay of itself."""
+    """With a zero gradient, a step multiplies weights by 1 - lr * weight_decay."""
     freeze_to(tiny_model, 0)
     before = tiny_model.head.weight.detach().clone()
     optimizer = build_optimizer(tiny_model, [0.1, 0.1, 0.1], weight_decay=0.5)

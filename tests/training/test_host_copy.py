@@ -1,4 +1,4 @@
-"""Copies of tensors on the host, and the file they are written to."""
+"""Host copies of tensors, and the safetensors file written from them."""
 
 import hypothesis.strategies as st
 import pytest
@@ -17,7 +17,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=4)
 
 
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), SHAPES), max_size=6))
-def test_a_file_of_copies_is_read_as_what_was_copied(drawn):
+def test_written_copies_are_read_back_unchanged(drawn):
     tensors = {
         f"tensor-{number} ü": (torch.randn(shape) * 9).to(dtype)
         for number, (dtype, shape) in enumerate(drawn)
@@ -31,7 +31,7 @@ def test_a_file_of_copies_is_read_as_what_was_copied(drawn):
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, equal_nan=True)
 
 
-def test_copies_are_contiguous_and_their_own(monkeypatch):
+def test_copies_are_contiguous_and_independent(monkeypatch):
     monkeypatch.setattr(host_copy, "_CHUNK_BYTES", 100)
     weight = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     before = weight.clone()
@@ -44,6 +44,6 @@ def test_copies_are_contiguous_and_their_own(monkeypatch):
     assert torch.equal(safetensors.torch.load(b"".join(chunks))["weight"], before)
 
 
-def test_a_type_that_safetensors_does_not_have_is_an_error():
+def test_dtype_unknown_to_safetensors_is_an_error():
     with pytest.raises(KeyError):
         list(safetensors_chunks({"complex": torch.ones(2, dtype=torch.complex64)}))

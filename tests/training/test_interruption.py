@@ -1,4 +1,4 @@
-"""SIGTERM: heard by one rank, heeded by all before the same step."""
+"""SIGTERM to one rank stops all ranks before the same step."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from torch.distributed import HashStore
 from pets_core.training.interruption import Interruption
 
 
-def test_a_rank_alone_ends_before_its_next_step() -> None:
+def test_single_rank_stops_before_its_next_step() -> None:
     with Interruption() as stop_signal:
         assert stop_signal.should_continue(0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -19,10 +19,10 @@ def test_a_rank_alone_ends_before_its_next_step() -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
-def test_ranks_in_different_steps_end_before_the_same(ahead: int) -> None:
-    """The one that is behind still takes the step whose gradients the other waits for."""
+def test_ranks_in_different_steps_stop_before_the_same_step(ahead: int) -> None:
+    """The slower rank still takes the step whose gradients the other waits for."""
     store = HashStore()
-    # Only the second hears the signal; the first learns of it through the store.
+    # Only the second handler receives the signal; the first rank reads it from the store.
     with Interruption(0, 2, store) as first, Interruption(1, 2, store) as second:
         ranks = [first, second]
         assert all(rank.should_continue(7) for rank in ranks)
@@ -33,7 +33,7 @@ def test_ranks_in_different_steps_end_before_the_same(ahead: int) -> None:
         assert not any(rank.should_continue(9) for rank in ranks)
 
 
-def test_afterwards_the_signal_means_what_it_meant() -> None:
+def test_signal_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Interruption():
         assert signal.getsignal(signal.SIGTERM) != before

@@ -1,4 +1,4 @@
-"""The loop learns, records and reports; it knows nothing of images."""
+"""Training loop: learning, history, progress and errors, without images."""
 
 import copy
 
@@ -45,7 +45,7 @@ def run(model, loader, accelerator, phases=PHASES, valid=True, seed=1, **setting
     )
 
 
-def test_training_learns(tiny_model, tiny_loader, accelerator) -> None:
+def test_training_lowers_loss_and_metric(tiny_model, tiny_loader, accelerator) -> None:
     longer = [PHASES[0], Phase("unfrozen", 30, 0, RateSlice(2e-2, 2e-3), 0.3, 5.0)]
     history = run(tiny_model, tiny_loader, accelerator, longer)
     first, last = history.epochs[0], history.epochs[-1]
@@ -53,7 +53,7 @@ def test_training_learns(tiny_model, tiny_loader, accelerator) -> None:
     assert last.valid_metric < 0.35 < first.valid_metric
 
 
-def test_history_has_a_row_a_step_with_each_groups_rate(
+def test_history_has_a_row_per_step_with_the_rate_of_each_group(
     tiny_model, tiny_loader, accelerator
 ) -> None:
     history = run(tiny_model, tiny_loader, accelerator)
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_losses(tiny_model, tiny_loader, accelerato
     assert [r["loss"] for r in first.steps] == [r["loss"] for r in second.steps]
 
 
-def test_no_validation_split(tiny_model, tiny_loader, accelerator) -> None:
+def test_history_without_a_validation_split(tiny_model, tiny_loader, accelerator) -> None:
     history = run(tiny_model, tiny_loader, accelerator, valid=False)
     assert all(epoch.valid_loss is None for epoch in history.epochs)
 
@@ -97,22 +97,22 @@ def test_validation_counts_each_sample_once(tiny_model, tiny_loader, accelerator
     assert error == pytest.approx(wrong.item(), abs=1e-6)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, tiny_loader, accelerator) -> None:
+def test_non_finite_loss_stops_the_run(tiny_model, tiny_loader, accelerator) -> None:
     tiny_loader.inputs[0, 0] = float("nan")
     with pytest.raises(PetsError, match=r"loss is nan at step"):
         run(tiny_model, tiny_loader, accelerator)
 
 
-def test_progress_is_told_of_every_epoch(tiny_model, tiny_loader, accelerator) -> None:
-    told = []
-    run(tiny_model, tiny_loader, accelerator, on_progress=told.append)
-    epochs = [p for p in told if p.unit == "epochs"]
+def test_progress_reports_every_epoch(tiny_model, tiny_loader, accelerator) -> None:
+    reports = []
+    run(tiny_model, tiny_loader, accelerator, on_progress=reports.append)
+    epochs = [p for p in reports if p.unit == "epochs"]
     assert [p.done for p in epochs] == [1, 2, 3, 4]
     assert "valid error" in epochs[0].detail
 
 
-def test_accumulated_training_is_the_same_training(tiny_model, tiny_loader, accelerator) -> None:
-    """With batch norm and dropout at rest, 16 x 1, 4 x 4 and 1 x 16 give the same losses."""
+def test_accumulation_does_not_change_the_losses(tiny_model, tiny_loader, accelerator) -> None:
+    """Without dropout and with frozen batch norm, 16 x 1, 4 x 4 and 1 x 16 give the same losses."""
     tiny_model.second[1].p = 0.0
     losses = [
         [
@@ -128,7 +128,9 @@ def test_accumulated_training_is_the_same_training(tiny_model, tiny_loader, acce
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_history_tells_speed_waiting_and_gradients(tiny_model, tiny_loader, accelerator) -> None:
+def test_history_holds_throughput_data_time_and_gradient_norms(
+    tiny_model, tiny_loader, accelerator
+) -> None:
     history = run(tiny_model, tiny_loader, accelerator)
     for row in history.steps:
         assert row["samples_per_second"] > 0
@@ -137,23 +139,21 @@ def test_history_tells_speed_waiting_and_gradients(tiny_model, tiny_loader, acce
         assert 0.85 <= row["momentum"] <= 0.95
 
 
-def test_a_model_whose_first_gradient_is_zero_is_refused(
-    tiny_model, tiny_loader, accelerator
-) -> None:
+def test_zero_first_gradient_is_an_error(tiny_model, tiny_loader, accelerator) -> None:
     for weight in tiny_model.parameters():
         weight.register_hook(torch.zeros_like)
     with pytest.raises(RuntimeError, match="the first of its phase, is zero"):
         run(tiny_model, tiny_loader, accelerator)
 
 
-def test_the_error_of_a_bad_batch_names_it(tiny_model, tiny_loader, accelerator) -> None:
+def test_error_of_a_bad_batch_names_its_samples(tiny_model, tiny_loader, accelerator) -> None:
     tiny_loader.inputs[0, 0] = float("nan")
     with pytest.raises(PetsError, match=r"row-0\b"):
         run(tiny_model, tiny_loader, accelerator)
 
 
-def test_gradients_that_never_fit_fp16_stop_the_run(tiny_model, tiny_loader) -> None:
-    """Their steps are skipped one after the other, which is no training."""
+def test_fp16_gradients_that_always_overflow_stop_the_run(tiny_model, tiny_loader) -> None:
+    """The scaler would skip every step, so nothing would be trained."""
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     accelerator.scaler = torch.amp.GradScaler("cpu")
     handle = tiny_model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -165,29 +165,27 @@ def test_gradients_that_never_fit_fp16_stop_the_run(tiny_model, tiny_loader) -> 
     run(tiny_model, tiny_loader, accelerator, phases)
 
 
-def judged(model, loader, accelerator):
+def valid_loss(model, loader, accelerator):
     return validate(model, SingleLabel(), loader, accelerator)[0]
 
 
-def test_the_best_weights_are_those_of_least_validation_loss(
-    tiny_model, tiny_loader, accelerator
-) -> None:
-    wild = [Phase("unfrozen", 12, 0, RateSlice(2.0, uniform=True), 0.3, 25.0)]
-    history = run(tiny_model, tiny_loader, accelerator, wild)
+def test_best_weights_have_the_lowest_validation_loss(tiny_model, tiny_loader, accelerator) -> None:
+    unstable = [Phase("unfrozen", 12, 0, RateSlice(2.0, uniform=True), 0.3, 25.0)]
+    history = run(tiny_model, tiny_loader, accelerator, unstable)
     losses = [epoch.valid_loss for epoch in history.epochs]
-    assert losses.index(min(losses)) < len(losses) - 1, "else the test shows nothing"
-    assert judged(tiny_model, tiny_loader, accelerator) == pytest.approx(losses[-1], rel=1e-5)
+    assert losses.index(min(losses)) < len(losses) - 1, "otherwise the test proves nothing"
+    assert valid_loss(tiny_model, tiny_loader, accelerator) == pytest.approx(losses[-1], rel=1e-5)
     tiny_model.load_state_dict(history.best.weights)
-    assert judged(tiny_model, tiny_loader, accelerator) == pytest.approx(min(losses), rel=1e-5)
+    assert valid_loss(tiny_model, tiny_loader, accelerator) == pytest.approx(min(losses), rel=1e-5)
 
 
-def test_early_stopping_ends_a_phase_and_the_next_begins(
+def test_early_stopping_ends_a_phase_and_starts_the_next(
     tiny_model, tiny_loader, accelerator
 ) -> None:
-    hopeless = RateSlice(1e-12, uniform=True)
+    tiny_rate = RateSlice(1e-12, uniform=True)
     phases = [
-        Phase("frozen", 10, -1, hopeless, 0.3, 25.0),
-        Phase("unfrozen", 10, 0, hopeless, 0.3, 25.0),
+        Phase("frozen", 10, -1, tiny_rate, 0.3, 25.0),
+        Phase("unfrozen", 10, 0, tiny_rate, 0.3, 25.0),
     ]
 
     class NeverBetter(SingleLabel):
@@ -202,10 +200,10 @@ def test_early_stopping_ends_a_phase_and_the_next_begins(
 
 
 def test_ema_is_the_running_mean_of_the_weights(tiny_model, tiny_loader, accelerator) -> None:
-    """Worked out by hand from the weights after each step, with timm's warm-up of the decay."""
+    """Compare with the mean over the weights of each step, with timm's warm-up of the decay."""
     mean, step = copy.deepcopy(tiny_model.state_dict()), 0
 
-    def follow(model, *_):
+    def update_mean(model, *_):
         nonlocal step
         step += 1
         decay = 0.0 if step == 1 else min(0.9, 1 - (1 + (step - 1)) ** (-2 / 3))
@@ -215,13 +213,13 @@ def test_ema_is_the_running_mean_of_the_weights(tiny_model, tiny_loader, acceler
 
     original = torch.optim.AdamW.step
 
-    def stepping(self, *args, **keywords):
+    def step_and_update(self, *args, **keywords):
         result = original(self, *args, **keywords)
-        follow(tiny_model)
+        update_mean(tiny_model)
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stepping)
+        patch.setattr(torch.optim.AdamW, "step", step_and_update)
         run(tiny_model, tiny_loader, accelerator, ema_decay=0.9)
     assert step == 4 * tiny_loader.num_batches
     for name, weight in tiny_model.state_dict().items():
@@ -238,11 +236,11 @@ def test_compiled_training_gives_the_same_losses(tiny_model, tiny_loader, accele
     assert [r["loss"] for r in compiled.steps] == pytest.approx(
         [r["loss"] for r in plain.steps], rel=1e-3
     )
-    assert twin._compiled_call_impl is None, "the model is handed back as it was"
+    assert twin._compiled_call_impl is None, "the returned model is not compiled"
 
 
-def test_the_lr_finder_leaves_no_trace(tiny_model, tiny_loader, accelerator) -> None:
-    """Not even in the random numbers, which the dropout of the training that follows draws."""
+def test_lr_finder_restores_weights_and_random_state(tiny_model, tiny_loader, accelerator) -> None:
+    """The dropout of the training that follows draws the same random numbers."""
     twin = copy.deepcopy(tiny_model)
     torch.manual_seed(1)
     plain = run(twin, tiny_loader, accelerator, seed=None)

@@ -1,4 +1,4 @@
-"""Suggestions on curves whose answers are known, and the sweep itself."""
+"""Learning-rate range test, and its suggestions for curves with known answers."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ RATES = np.geomspace(1e-6, 1.0, 100)
 
 
 def falling_then_rising() -> np.ndarray:
-    """Flat at 3 until 1e-4, steepest at 1e-3, least at about 3e-2, then up."""
+    """Return losses: flat at 3 until 1e-4, steepest at 1e-3, minimum near 3e-2, then rising."""
     logs = np.log10(RATES)
     return 1 + 2 / (1 + np.exp(4 * (logs + 3))) + 20 * np.clip(logs + 1.5, 0, None) ** 2
 
@@ -27,7 +27,7 @@ def test_steepest_is_where_the_loss_falls_fastest() -> None:
     assert suggest(RATES, falling_then_rising()).steepest == pytest.approx(1e-3, rel=0.2)
 
 
-def test_valley_lies_in_the_descent() -> None:
+def test_valley_is_in_the_descent() -> None:
     valley = suggest(RATES, falling_then_rising()).valley
     # The longest descent runs from the first rate to the least loss, near 10^-1.5.
     end = int(falling_then_rising().argmin())
@@ -43,7 +43,7 @@ def test_a_short_curve_still_has_suggestions() -> None:
     suggest(RATES[:5], np.array([3.0, 2.5, 2.0, 2.5, 3.0]))
 
 
-def sweep(model, loader, **settings):
+def run_lr_find(model, loader, **settings):
     return lr_find(
         model,
         SingleLabel(),
@@ -54,33 +54,33 @@ def sweep(model, loader, **settings):
     )
 
 
-def test_rates_rise_geometrically_over_several_passes(tiny_model, tiny_loader) -> None:
-    curve = sweep(tiny_model, tiny_loader, num_steps=20, start_lr=1e-5, end_lr=1e-2)
+def test_rates_rise_geometrically_over_several_epochs(tiny_model, tiny_loader) -> None:
+    curve = run_lr_find(tiny_model, tiny_loader, num_steps=20, start_lr=1e-5, end_lr=1e-2)
     assert tiny_loader.num_batches < 20
     assert curve.rates == pytest.approx(np.geomspace(1e-5, 1e-2, 20))
     assert len(curve.losses) == len(curve.smoothed) == 20
 
 
-def test_it_stops_when_the_loss_diverges(tiny_model, tiny_loader) -> None:
+def test_range_test_stops_when_the_loss_diverges(tiny_model, tiny_loader) -> None:
     tiny_loader.inputs *= 50
-    curve = sweep(tiny_model, tiny_loader, num_steps=200, start_lr=1e-4, end_lr=1e4)
+    curve = run_lr_find(tiny_model, tiny_loader, num_steps=200, start_lr=1e-4, end_lr=1e4)
     assert 10 <= len(curve.rates) < 200
 
 
-def test_a_loss_that_is_not_finite_ends_in_one_clear_error(tiny_model, tiny_loader) -> None:
+def test_non_finite_loss_is_a_clear_error(tiny_model, tiny_loader) -> None:
     tiny_loader.inputs[:] = float("nan")
-    curve = sweep(tiny_model, tiny_loader, start_lr=1e-5)
+    curve = run_lr_find(tiny_model, tiny_loader, start_lr=1e-5)
     with pytest.raises(PetsError, match=r"after 0 steps: lower lr_find.start_lr \(now 1e-05\)"):
         read_suggestions(curve, LRFindConfig(start_lr=1e-5))
 
 
-def test_a_loss_that_only_rises_suggests_nothing() -> None:
+def test_rising_loss_is_an_error() -> None:
     losses = np.linspace(1, 3, 100)
     with pytest.raises(PetsError, match=r"the loss never fell"):
         read_suggestions(Curve(RATES, losses, losses), LRFindConfig())
 
 
 def test_trimming_keeps_at_least_two_points(tiny_model, tiny_loader) -> None:
-    curve = sweep(tiny_model, tiny_loader, num_steps=10, start_lr=1e-5, end_lr=1e-2)
+    curve = run_lr_find(tiny_model, tiny_loader, num_steps=10, start_lr=1e-5, end_lr=1e-2)
     rates, losses = trim_curve(curve)
     assert len(rates) == len(losses) >= 2

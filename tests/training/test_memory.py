@@ -1,4 +1,4 @@
-"""The search for the largest micro-batch, and what becomes of memory that runs out elsewhere."""
+"""Search for the largest micro-batch, and out-of-memory errors elsewhere."""
 
 import copy
 
@@ -32,30 +32,34 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=True, mixed_precision="no")
 
 
-class Hungry(SingleLabel):
-    """Runs out of memory above so many samples; notes what gradients there were before."""
+class LimitedMemory(SingleLabel):
+    """Runs out of memory above `capacity` samples; records the gradients present in each pass."""
 
-    def __init__(self, room, model=None):
+    def __init__(self, capacity, model=None):
         super().__init__()
-        self.room, self.model, self.seen = room, model, []
+        self.capacity, self.model, self.passes = capacity, model, []
 
     def loss_sum(self, logits, targets):
-        held = sum(p.grad is not None for p in self.model.parameters()) if self.model else 0
-        self.seen.append((len(targets), held))
-        if len(targets) > self.room:
+        num_gradients = (
+            sum(p.grad is not None for p in self.model.parameters()) if self.model else 0
+        )
+        self.passes.append((len(targets), num_gradients))
+        if len(targets) > self.capacity:
             raise OUT_OF_MEMORY
         return super().loss_sum(logits, targets)
 
 
-@pytest.mark.parametrize(("room", "expected"), [(100, 0), (16, 0), (15, 8), (3, 2), (2, 2), (1, 1)])
-def test_the_batch_is_halved_until_it_fits(
-    tiny_model, tiny_loader, accelerator, room, expected, recwarn
+@pytest.mark.parametrize(
+    ("capacity", "expected"), [(100, 0), (16, 0), (15, 8), (3, 2), (2, 2), (1, 1)]
+)
+def test_batch_is_halved_until_it_fits(
+    tiny_model, tiny_loader, accelerator, capacity, expected, recwarn
 ):
     batch = next(tiny_loader.epoch(0))
     tiny_model.train()
     before, random = copy.deepcopy(tiny_model.state_dict()), torch.get_rng_state()
     size = largest_micro_batch(
-        tiny_model, Hungry(room), batch.inputs, batch.targets, accelerator=accelerator
+        tiny_model, LimitedMemory(capacity), batch.inputs, batch.targets, accelerator=accelerator
     )
     assert size == expected
     assert bool(recwarn) == (expected > 0)
@@ -65,23 +69,23 @@ def test_the_batch_is_halved_until_it_fits(
     assert all(module.training for module in tiny_model.modules())
 
 
-def test_a_half_must_fit_beside_the_gradients_it_is_added_to(tiny_model, tiny_loader, accelerator):
-    batch, hungry = next(tiny_loader.epoch(0)), Hungry(4, tiny_model)
+def test_half_batch_must_fit_together_with_the_gradients(tiny_model, tiny_loader, accelerator):
+    batch, limited = next(tiny_loader.epoch(0)), LimitedMemory(4, tiny_model)
     with pytest.warns(UserWarning, match="micro-batches of 4"):
         largest_micro_batch(
-            tiny_model, hungry, batch.inputs, batch.targets, accelerator=accelerator
+            tiny_model, limited, batch.inputs, batch.targets, accelerator=accelerator
         )
-    every = len(list(tiny_model.parameters()))
-    # The first pass, of one sample, has CUDA's libraries allocate what they need.
-    assert hungry.seen == [(1, every), (16, 0), (8, every), (4, every)]
+    total = len(list(tiny_model.parameters()))
+    # The first pass, of one sample, makes CUDA's libraries allocate their workspaces.
+    assert limited.passes == [(1, total), (16, 0), (8, total), (4, total)]
 
 
-def test_one_sample_that_does_not_fit_is_a_clear_error(tiny_model, tiny_loader, accelerator):
+def test_single_sample_that_does_not_fit_is_a_clear_error(tiny_model, tiny_loader, accelerator):
     batch = next(tiny_loader.epoch(0))
     tiny_model.eval()
     with pytest.raises(PetsError, match=r"lower model\.image_size"):
         largest_micro_batch(
-            tiny_model, Hungry(0), batch.inputs, batch.targets, accelerator=accelerator
+            tiny_model, LimitedMemory(0), batch.inputs, batch.targets, accelerator=accelerator
         )
 
 
@@ -96,47 +100,47 @@ def test_one_sample_that_does_not_fit_is_a_clear_error(tiny_model, tiny_loader, 
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
     ],
 )
-def test_memory_runs_out_in_many_words(error):
+def test_out_of_memory_errors_are_recognised(error):
     assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("out of memory")])
-def test_other_errors_are_not_of_memory(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert not is_out_of_memory(error)
 
 
-def test_a_micro_batch_that_was_set_and_does_not_fit_is_explained():
-    words = r"train\.micro_batch_size = 8 does not fit in memory: set a smaller one, .*2\.00 GiB"
-    with pytest.raises(PetsError, match=words), explain_out_of_memory(8):
+def test_configured_micro_batch_that_does_not_fit_is_explained():
+    message = r"train\.micro_batch_size = 8 does not fit in memory: set a smaller one, .*2\.00 GiB"
+    with pytest.raises(PetsError, match=message), explain_out_of_memory(8):
         raise OUT_OF_MEMORY
 
 
-def test_a_step_explains_it(tiny_model, tiny_loader, accelerator):
+def test_training_step_explains_out_of_memory(tiny_model, tiny_loader, accelerator):
     config = TrainConfig(micro_batch_size=8)
     rates = RateSlice(1e-3, uniform=True)
-    hungry = Hungry(4)
-    prepared = prepare(tiny_model, hungry, tiny_loader, config, accelerator, 0, rates)
+    limited = LimitedMemory(4)
+    prepared = prepare(tiny_model, limited, tiny_loader, config, accelerator, 0, rates)
     with pytest.raises(PetsError, match=r"train\.micro_batch_size = 8 does not fit"):
         train_step(prepared, next(tiny_loader.epoch(0)))
 
 
-def test_validation_takes_in_parts_what_does_not_fit(tiny_model, tiny_loader, accelerator):
+def test_validation_splits_batches_that_do_not_fit(tiny_model, tiny_loader, accelerator):
     expected = validate(tiny_model, SingleLabel(), tiny_loader, accelerator)
     forward, sizes = tiny_model.forward, []
 
-    def small(inputs):
+    def limited_forward(inputs):
         if len(inputs) > 5:
             raise OUT_OF_MEMORY
         sizes.append(len(inputs))
         return forward(inputs)
 
-    tiny_model.forward = small
+    tiny_model.forward = limited_forward
     found = validate(tiny_model, SingleLabel(), tiny_loader, accelerator)
     assert found == pytest.approx(expected)
     assert sum(sizes) == tiny_loader.num_rows
 
 
-class Small(nn.Module):
+class SmallBody(nn.Module):
     """A body that runs out of memory above five photos."""
 
     def forward(self, inputs):
@@ -146,21 +150,21 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize("block_bytes", [0, 1 << 20])
-def test_prediction_takes_in_parts_what_does_not_fit(accelerator, monkeypatch, block_bytes):
-    """Also where each batch goes to the host by itself, the last among them."""
+def test_prediction_splits_batches_that_do_not_fit(accelerator, monkeypatch, block_bytes):
+    """With blocks of 0 bytes, each batch is copied to the host separately, the last one too."""
     monkeypatch.setattr(predict, "_BLOCK_BYTES", block_bytes)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
     photos = DecodedPhotos(pixels, np.zeros(12, np.int64), [""] * 12)
     crop = CenterCrop(8, (0.5,) * 3, (0.5,) * 3)
     loader = PhotoLoader(photos, crop, batch_size=12, seed=None, device=torch.device("cpu"))
-    model = Classifier(Small(), 3, 2, 0.0)
+    model = Classifier(SmallBody(), 3, 2, 0.0)
     outputs = predict_split(model, loader, accelerator=accelerator, embeddings=True)
     assert outputs.values.shape == (12, 2)
     expected = pixels.mean((1, 2)) / 127.5 - 1
     np.testing.assert_allclose(outputs.embeddings, expected, atol=1e-5)
 
 
-def test_one_that_was_searched_for_is_left_to_another_attempt():
+def test_out_of_memory_after_a_search_is_raised_unchanged():
     with pytest.raises(torch.OutOfMemoryError), explain_out_of_memory(0):
         raise OUT_OF_MEMORY
     with pytest.raises(RuntimeError, match="shape mismatch"), explain_out_of_memory(8):
@@ -168,12 +172,12 @@ def test_one_that_was_searched_for_is_left_to_another_attempt():
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 7, 20])
-@pytest.mark.parametrize("room", [1, 3, 20])
-def test_evaluation_takes_in_parts_what_does_not_fit(accelerator, num_rows, room):
+@pytest.mark.parametrize("capacity", [1, 3, 20])
+def test_halving_forward_splits_batches_that_do_not_fit(accelerator, num_rows, capacity):
     inputs, sizes = torch.arange(num_rows * 2.0).view(num_rows, 2), []
 
     def forward(part):
-        if len(part) > room:
+        if len(part) > capacity:
             raise OUT_OF_MEMORY
         sizes.append(len(part))
         return part * 2, part.sum(1)
@@ -183,11 +187,11 @@ def test_evaluation_takes_in_parts_what_does_not_fit(accelerator, num_rows, room
         doubled, summed = fitting(inputs)
         assert torch.equal(doubled, inputs * 2)
         assert torch.equal(summed, inputs.sum(1))
-    # The second batch begins at the size that fits.
+    # The second batch starts with the size that fits.
     assert sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
 
 
-def test_evaluation_of_one_sample_that_does_not_fit_is_a_clear_error(accelerator):
+def test_halving_forward_with_a_sample_that_does_not_fit_is_a_clear_error(accelerator):
     def forward(part):
         raise OUT_OF_MEMORY
 
@@ -195,6 +199,6 @@ def test_evaluation_of_one_sample_that_does_not_fit_is_a_clear_error(accelerator
         HalvingForward(forward, accelerator)(torch.ones(3, 2))
 
 
-def test_ranks_take_as_many_passes_as_the_largest_share_needs():
+def test_number_of_micro_batches_follows_the_largest_share():
     assert [num_micro_batches(size, 3, 2) for size in (1, 6, 7, 8, 12, 13)] == [1, 1, 2, 2, 2, 3]
     assert num_micro_batches(1000, 3, 0) == 1

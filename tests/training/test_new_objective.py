@@ -1,4 +1,4 @@
-"""The page that shows how an objective is added: what it shows runs, and learns."""
+"""docs/new-objective.md: its example runs and learns."""
 
 import re
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ class Batch(NamedTuple):
 
 
 class Samples:
-    """Points whose grade, 0 to 4, is how far along a line they lie."""
+    """Points graded 0 to 4 by their position along a line."""
 
     def __init__(self, rows: range) -> None:
         inputs = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))[list(rows)]
-        along = inputs @ torch.tensor([1.0, -1.0, 0.5, 0.0])
-        grades = torch.bucketize(along, torch.tensor([-1.5, -0.5, 0.5, 1.5]))
+        positions = inputs @ torch.tensor([1.0, -1.0, 0.5, 0.0])
+        grades = torch.bucketize(positions, torch.tensor([-1.5, -0.5, 0.5, 1.5]))
         parts = zip(inputs.split(32), grades.split(32), strict=True)
         self._batches = [Batch(*part, ["?"] * len(part[0]), len(part[0])) for part in parts]
         self.num_rows, self.num_batches = len(rows), len(self._batches)
@@ -33,7 +33,7 @@ class Samples:
         yield from self._batches[first:]
 
 
-def test_the_objective_of_the_page_learns(capsys) -> None:
+def test_documented_objective_learns(capsys) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     assert len(code.splitlines()) < MAX_LINES
     names: dict[str, object] = {"Samples": Samples}
@@ -43,7 +43,7 @@ def test_the_objective_of_the_page_learns(capsys) -> None:
     assert epochs[-1].metric.name == "mean grades off"
     assert epochs[-1].valid_metric < 0.3 < epochs[0].valid_metric
     assert capsys.readouterr().out.split()[-3:] == ["mean", "grades", "off"]
-    # By hand: grades 2 and 0 of 4, told as 3 and 0.
+    # By hand: grades 2 and 0 of 4, predicted as 3 and 0.
     objective = names["Ordinal"]()
     logits = torch.tensor([[1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]])
     assert objective.activation(logits).tolist() == [3, 0]

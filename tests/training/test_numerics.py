@@ -1,4 +1,4 @@
-"""Losses that must not change by accident, in fp32 and in bf16."""
+"""Golden losses, which must not change by accident, in fp32 and bf16."""
 
 import pytest
 import torch
@@ -54,20 +54,20 @@ def train_in(tiny_model, tiny_loader):
 
 
 def test_golden_losses(train_in) -> None:
-    """Of torch 2.15 on an Intel CPU; another processor may round the last digits otherwise."""
+    """Measured with torch 2.15 on an Intel CPU; others may round the last digits differently."""
     assert train_in("no") == pytest.approx(GOLDEN, rel=1e-4)
 
 
 def test_every_phase_computes_in_bf16(train_in, tiny_model) -> None:
-    kinds = []
-    tiny_model.head.register_forward_hook(lambda _, __, logits: kinds.append(logits.dtype))
+    dtypes = []
+    tiny_model.head.register_forward_hook(lambda _, __, logits: dtypes.append(logits.dtype))
     train_in("bf16")
-    assert set(kinds) == {torch.bfloat16}
+    assert set(dtypes) == {torch.bfloat16}
 
 
 def test_bf16_losses_stay_near_the_golden_ones(train_in) -> None:
-    """bf16 keeps 8 bits of each number, and its roundings add up over the steps."""
+    """bf16 keeps 8 bits of each number, and rounding errors add up over the steps."""
     losses = train_in("bf16")
     assert losses == pytest.approx(GOLDEN, rel=2**-5)
-    assert losses != pytest.approx(GOLDEN, rel=1e-4), "was it bf16 at all?"
+    assert losses != pytest.approx(GOLDEN, rel=1e-4), "losses of fp32, not of bf16"
     assert torch.get_default_dtype() == torch.float32

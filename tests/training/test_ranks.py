@@ -1,4 +1,4 @@
-"""Several CPU ranks take the steps that one process takes, whatever their shares."""
+"""Several CPU ranks take the same steps as one process, for any shares of the batch."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def server() -> Iterator[ForkServer]:
 
 @pytest.fixture
 def run(server) -> Run:
-    """Run a scenario of `helpers/training_ranks.py`; returns the result of rank 0."""
+    """Run a scenario of `helpers/training_ranks.py` and return the result of rank 0."""
 
     def run_ranks(num_ranks: int, scenario: str, kind: str = "") -> dict[str, Any]:
         job = server.start([str(num_ranks), scenario, kind])
@@ -45,41 +45,41 @@ def run(server) -> Run:
     return run_ranks
 
 
-def close(one: dict[str, Any], other: dict[str, Any], rel: float = 1e-4) -> None:
+def assert_close(one: dict[str, Any], other: dict[str, Any], rel: float = 1e-4) -> None:
     for name in ("losses", "norms", "weights"):
         assert one[name] == pytest.approx(other[name], rel=rel), name
 
 
 @pytest.mark.parametrize("kind", ["whole", "sharded"])
-def test_shares_of_unequal_parts_take_the_same_steps(run, kind):
-    """Ranks that took different numbers of passes would wait for each other."""
-    close(run(3, "unequal_parts", kind), run(1, "unequal_parts", "whole"))
+def test_unequal_shares_take_the_same_steps(run, kind):
+    """Ranks with different numbers of passes would wait for each other."""
+    assert_close(run(3, "unequal_parts", kind), run(1, "unequal_parts", "whole"))
 
 
-def test_layers_that_communicate_meet_in_every_pass(run):
+def test_layers_with_collectives_run_on_all_ranks_in_every_pass(run):
     assert run(3, "unequal_parts", "meeting")["norms"][0] > 0
 
 
 @pytest.mark.parametrize("kind", ["whole", "sharded"])
-def test_a_rank_without_a_sample_takes_part(run, kind):
+def test_rank_without_samples_takes_the_same_steps(run, kind):
     """As in Swin transformers, the body of this model refuses an empty batch."""
-    close(run(3, "empty_share", kind), run(1, "empty_share", "whole"))
+    assert_close(run(3, "empty_share", kind), run(1, "empty_share", "whole"))
 
 
-def test_mixed_precision_of_a_sharded_model_is_that_of_a_whole_one(run):
+def test_mixed_precision_matches_with_and_without_sharding(run):
     whole, sharded = run(2, "precision", "whole"), run(2, "precision", "sharded")
-    close(sharded, whole, rel=1e-3)
+    assert_close(sharded, whole, rel=1e-3)
     fp32 = run(1, "unequal_parts", "whole")
     assert whole["losses"][:2] != pytest.approx(fp32["losses"], rel=1e-6), "nothing is bf16"
 
 
-def test_a_rank_that_runs_out_of_memory_in_the_search_leaves_none_waiting(run):
+def test_out_of_memory_on_one_rank_halves_the_micro_batch_on_all(run):
     found = run(2, "search", "whole")
     assert found["micro_batch_size"] == 2
     assert min(found["norms"]) > 0
 
 
-def test_a_sharded_model_is_not_searched_with(run):
+def test_sharded_model_has_no_micro_batch_search(run):
     assert (
         "launch.shard_model = true needs train.micro_batch_size"
         in run(2, "search", "sharded")["error"]
@@ -87,22 +87,22 @@ def test_a_sharded_model_is_not_searched_with(run):
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
-def test_ranks_validate_with_the_same_statistics_of_batch_norm(run, ema_decay):
+def test_ranks_validate_with_the_same_batch_norm_statistics(run, ema_decay):
     found = run(2, "statistics", str(ema_decay))
     assert found["statistics_differ"] == 0
     assert found["valid_loss"] == pytest.approx(found["by_each"], rel=1e-5)
 
 
-def test_a_step_adds_up_gradients_and_sends_nothing_else(run):
+def test_step_communicates_only_gradients(run):
     assert run(2, "communication") == {"collectives": ["c10d::allreduce_"]}
 
 
-def test_a_checkpoint_of_a_sharded_model_is_whole_and_of_rank_0(run):
+def test_rank_0_writes_the_full_checkpoint_of_a_sharded_model(run):
     whole, sharded = run(1, "checkpoint", "whole"), run(2, "checkpoint", "sharded")
     assert sharded["sums"] == pytest.approx(whole["sums"], rel=1e-3)
     assert sharded["counts"] == [len(whole["sums"]), 0]
     assert sharded["best"] == whole["best"] > 0
 
 
-def test_rank_0_gets_all_rows_in_their_order(run):
+def test_rank_0_gets_all_rows_in_order(run):
     assert run(3, "rows") == {"equal": True, "main": True}

@@ -1,4 +1,4 @@
-"""A training that was stopped anywhere goes on to the very weights of one that never was."""
+"""A training resumed after any batch ends with the weights of an uninterrupted one."""
 
 import copy
 
@@ -20,7 +20,7 @@ PHASES = [
 ]
 SETTINGS = {"batch_norm": "train", "checkpoint_steps": 3, "checkpoint_seconds": 0}
 NUM_BATCHES = 3 * (4 + 4)
-"""Of training and validation."""
+"""Batches of training and validation."""
 VARIANTS = [
     {},
     pytest.param({"ema_decay": 0.9, "max_grad_norm": 0.1}, marks=pytest.mark.slow),
@@ -34,28 +34,33 @@ def tiny_loader(tiny_loader):
     return type(tiny_loader)(64, 16)
 
 
-class Killed(Exception):  # noqa: N818 - stands for SIGKILL: nothing is tidied up
+class Killed(Exception):  # noqa: N818 - simulates SIGKILL: no clean-up
     pass
 
 
-class Gate:
-    """Ends training before a batch, of training or validation, tidily or not."""
+class StopBefore:
+    """Stop signal that ends training before a batch, of training or validation.
 
-    def __init__(self, last: int, *, tidily: bool) -> None:
-        self._last, self._tidily = last, tidily
+    Args:
+        last: Index of the batch.
+        graceful: Stop as after SIGTERM; otherwise raise `Killed`.
+    """
+
+    def __init__(self, last: int, *, graceful: bool) -> None:
+        self._last, self._graceful = last, graceful
 
     def should_continue(self, batch: int) -> bool:
-        if batch >= self._last and not self._tidily:
+        if batch >= self._last and not self._graceful:
             raise Killed
         return batch < self._last
 
 
 def train(model, loader, folder=None, stop_signal=None, *, scaled=False, **settings):
-    """Every attempt has an accelerator of its own and random numbers in another state."""
+    """Train with a new accelerator and another random state in each attempt."""
     torch.seed()
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     if scaled:
-        # As fp16 has it, which CPUs do not train in.
+        # As in fp16, which CPUs do not train in.
         accelerator.scaler = torch.amp.GradScaler("cpu", growth_interval=3)
     checkpoints = Checkpoints(str(folder), {}) if folder else None
     try:
@@ -68,10 +73,10 @@ def train(model, loader, folder=None, stop_signal=None, *, scaled=False, **setti
             checkpoints.wait()
 
 
-def told(history):
-    """All of a history that does not depend on the clock."""
-    clock = {"samples_per_second", "data_seconds"}
-    rows = [{k: v for k, v in row.items() if k not in clock} for row in history.steps]
+def without_times(history):
+    """Return the steps and epochs of a history without measured times."""
+    measured = {"samples_per_second", "data_seconds"}
+    rows = [{k: v for k, v in row.items() if k not in measured} for row in history.steps]
     epochs = [e.model_dump(exclude={"seconds", "photos_per_second"}) for e in history.epochs]
     return rows, epochs
 
@@ -81,54 +86,58 @@ def assert_same(model, history, other, other_history) -> None:
         assert torch.equal(model.state_dict()[name], weight), name
     for name, weight in other_history.best.weights.items():
         assert torch.equal(history.best.weights[name], weight), name
-    assert told(history) == told(other_history)
+    assert without_times(history) == without_times(other_history)
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
-@pytest.mark.parametrize("tidily", [True, False], ids=["told", "killed"])
-def test_stopped_before_any_batch(tiny_model, tiny_loader, tmp_path, settings, tidily):
+@pytest.mark.parametrize("graceful", [True, False], ids=["interrupted", "killed"])
+def test_training_resumes_after_a_stop_before_any_batch(
+    tiny_model, tiny_loader, tmp_path, settings, graceful
+):
     whole = copy.deepcopy(tiny_model)
     expected = train(whole, tiny_loader, **settings)
-    for batch in range(2 * len(expected.steps)):  # as many of validation
+    for batch in range(2 * len(expected.steps)):  # as many batches of validation
         folder = tmp_path / str(batch)
-        with pytest.raises(Interrupted if tidily else Killed):
+        with pytest.raises(Interrupted if graceful else Killed):
             train(
                 copy.deepcopy(tiny_model), tiny_loader, folder,
-                Gate(batch, tidily=tidily), **settings,
+                StopBefore(batch, graceful=graceful), **settings,
             )  # fmt: skip
         resumed = copy.deepcopy(tiny_model)
         assert_same(resumed, train(resumed, tiny_loader, folder, **settings), whole, expected)
 
 
-def test_an_interrupted_fp16_training_resumes(tiny_model, tiny_loader, tmp_path):
+def test_interrupted_fp16_training_resumes(tiny_model, tiny_loader, tmp_path):
     twin = copy.deepcopy(tiny_model)
     history = train(tiny_model, tiny_loader, scaled=True)
     with pytest.raises(Interrupted):
-        train(copy.deepcopy(twin), tiny_loader, tmp_path, Gate(10, tidily=True), scaled=True)
+        train(
+            copy.deepcopy(twin), tiny_loader, tmp_path, StopBefore(10, graceful=True), scaled=True
+        )
     assert_same(twin, train(twin, tiny_loader, tmp_path, scaled=True), tiny_model, history)
 
 
-def test_stopped_again_and_again(tiny_model, tiny_loader, tmp_path):
+def test_training_resumes_after_repeated_stops(tiny_model, tiny_loader, tmp_path):
     whole = copy.deepcopy(tiny_model)
     expected = train(whole, tiny_loader)
     for _ in range(NUM_BATCHES // 5):
-        # One more than a validation, which begins anew.
+        # One more batch than a validation, which starts from its first batch.
         with pytest.raises(Interrupted):
-            train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(5, tidily=True))
+            train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, StopBefore(5, graceful=True))
     resumed = copy.deepcopy(tiny_model)
     assert_same(resumed, train(resumed, tiny_loader, tmp_path), whole, expected)
 
 
-def test_a_training_that_is_over_is_not_repeated(tiny_model, tiny_loader, tmp_path):
+def test_completed_training_is_not_repeated(tiny_model, tiny_loader, tmp_path):
     whole = copy.deepcopy(tiny_model)
     expected = train(whole, tiny_loader, tmp_path)
     again = copy.deepcopy(tiny_model)
-    history = train(again, tiny_loader, tmp_path, Gate(0, tidily=False))
+    history = train(again, tiny_loader, tmp_path, StopBefore(0, graceful=False))
     assert_same(again, history, whole, expected)
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
-def test_checkpoints_change_nothing(tiny_model, tiny_loader, tmp_path, settings):
+def test_checkpoints_do_not_change_the_weights(tiny_model, tiny_loader, tmp_path, settings):
     twin = copy.deepcopy(tiny_model)
     expected = train(tiny_model, tiny_loader, **settings)
     assert_same(twin, train(twin, tiny_loader, tmp_path, **settings), tiny_model, expected)
@@ -137,10 +146,10 @@ def test_checkpoints_change_nothing(tiny_model, tiny_loader, tmp_path, settings)
 @pytest.mark.parametrize(
     ("seconds", "steps"), [(0, {3, 6, 9, 12}), (3600, {4, 8, 12})], ids=["always", "once an hour"]
 )
-def test_checkpoints_within_an_epoch_are_some_time_apart(
+def test_checkpoint_seconds_limits_checkpoints_within_an_epoch(
     tiny_model, tiny_loader, tmp_path, monkeypatch, seconds, steps
 ):
-    """Those after an epoch come in any case."""
+    """A checkpoint after each epoch is always written."""
     saved = []
     monkeypatch.setattr(Checkpoints, "save", lambda self, taken, wait=False: saved.append(taken))
     train(tiny_model, tiny_loader, tmp_path, checkpoint_seconds=seconds)
@@ -148,19 +157,21 @@ def test_checkpoints_within_an_epoch_are_some_time_apart(
     assert seconds == 0 or steps == {taken.step for taken in saved}
 
 
-def test_only_what_was_left_is_trained_on(tiny_model, tiny_loader, tmp_path):
-    """Of the epoch under way, the samples that had their step are not read again."""
+def test_resumed_epoch_reads_only_the_remaining_batches(tiny_model, tiny_loader, tmp_path):
+    """Batches of the current epoch that already had their step are not read again."""
     seen = []
     read = tiny_loader.epoch
 
-    def watched(epoch, first=0):
+    def record_batches(epoch, first=0):
         for batch in read(epoch, first):
             seen.append((epoch, batch.ids))
             yield batch
 
     with pytest.raises(Interrupted):
-        train(copy.deepcopy(tiny_model), tiny_loader, tmp_path, Gate(4 + 4 + 2, tidily=True))
-    tiny_loader.epoch = watched
+        train(
+            copy.deepcopy(tiny_model), tiny_loader, tmp_path, StopBefore(4 + 4 + 2, graceful=True)
+        )
+    tiny_loader.epoch = record_batches
     fit(
         tiny_model, SingleLabel(), tiny_loader, None, PHASES, TrainConfig(**SETTINGS),
         accelerator=Accelerator(cpu=True, mixed_precision="no"),

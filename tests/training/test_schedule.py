@@ -1,4 +1,4 @@
-"""Schedules and rates against values worked out from the published formulas."""
+"""Schedules and rates against values computed from the published formulas."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_cosine_is_half_a_period() -> None:
     assert cosine(1.0, 0.0, 1 / 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
 
 
-def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing() -> None:
+def test_one_cycle_rises_to_its_peak_and_falls_to_almost_zero() -> None:
     schedule = OneCycle(num_steps=100, pct_start=0.3, div=25.0, div_final=1e5)
     assert schedule.lr_factor(0) == pytest.approx(1 / 25)
     assert schedule.lr_factor(15) == pytest.approx((1 / 25 + 1) / 2)
@@ -33,7 +33,7 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing() -> None:
     assert schedule.lr_factor(99) == pytest.approx(cosine(1, 1e-5, 69 / 70))
 
 
-def test_momentum_goes_the_other_way() -> None:
+def test_momentum_falls_while_the_rate_rises() -> None:
     schedule = OneCycle(num_steps=100, pct_start=0.3)
     assert schedule.momentum(0) == pytest.approx(0.95)
     assert schedule.momentum(30) == pytest.approx(0.85)
@@ -48,7 +48,7 @@ def test_one_cycle_stays_within_its_bounds(steps: int, pct: float, div: float) -
     assert all(0.85 <= schedule.momentum(step) <= 0.95 for step in range(steps))
 
 
-def test_spread_of_each_form() -> None:
+def test_group_rates_of_each_form_of_slice() -> None:
     assert group_rates(RateSlice.parse("slice(1e-6, 1e-4)"), 3) == pytest.approx([1e-6, 1e-5, 1e-4])
     assert group_rates(RateSlice.parse("slice(1e-3)"), 3) == pytest.approx([1e-4, 1e-4, 1e-3])
     assert group_rates(RateSlice.parse(2e-3), 3) == [2e-3] * 3
@@ -60,7 +60,7 @@ def test_fine_tune_lowers_the_rate_and_spreads_it() -> None:
     assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == pytest.approx((4e-6, 4e-4))
 
 
-def test_fastais_own_fine_tune() -> None:
+def test_fine_tune_with_fastais_defaults() -> None:
     config = TrainConfig(epochs=4, unfrozen_lr_div=2)
     frozen, unfrozen = fine_tune_phases(config, base_lr=2e-3)
     assert (frozen.name, frozen.epochs, frozen.freeze_to) == ("frozen", 1, -1)
@@ -69,19 +69,19 @@ def test_fastais_own_fine_tune() -> None:
     assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == pytest.approx((1e-5, 1e-3))
 
 
-def test_the_lessons_recipe() -> None:
+def test_fine_tune_with_the_lessons_rates() -> None:
     config = TrainConfig(freeze_epochs=1, epochs=12, lr_max="slice(1e-6, 1e-4)")
     _, unfrozen = fine_tune_phases(config, base_lr=3e-3)
     assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == (1e-6, 1e-4)
 
 
-def test_a_phase_without_epochs_is_left_out() -> None:
+def test_phase_without_epochs_is_omitted() -> None:
     assert [p.name for p in fine_tune_phases(TrainConfig(epochs=0), 1e-3)] == ["frozen"]
     assert [p.name for p in fine_tune_phases(TrainConfig(freeze_epochs=0), 1e-3)] == ["unfrozen"]
 
 
-@pytest.mark.parametrize(("num_rows", "warned"), [(192, True), (193, False)])
-def test_a_recipe_of_few_steps_is_warned_of(num_rows, warned):
+@pytest.mark.parametrize(("num_rows", "warns"), [(192, True), (193, False)])
+def test_few_optimizer_steps_are_a_warning(num_rows, warns):
     warning = few_steps_warning(TrainConfig(freeze_epochs=1, epochs=2, batch_size=64), num_rows)
-    assert bool(warning) == warned
-    assert not warned or "only 9 optimizer steps" in warning
+    assert bool(warning) == warns
+    assert not warns or "only 9 optimizer steps" in warning

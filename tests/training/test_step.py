@@ -1,4 +1,4 @@
-"""One optimizer step: accumulation, clipping, what is not finite, and the figures it leaves."""
+"""One optimizer step: accumulation, clipping, non-finite values and step metrics."""
 
 import copy
 
@@ -21,8 +21,8 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=True, mixed_precision="no")
 
 
-def ready(model, loader, accelerator, objective=None, **settings):
-    """All learns; dropout and batch norm are at rest, so that nothing couples the samples."""
+def prepare_all(model, loader, accelerator, objective=None, **settings):
+    """Prepare all layers for training; evaluation mode keeps the samples independent."""
     config = TrainConfig(weight_decay=0.0, **settings)
     rates = RateSlice(1e-2, uniform=True)
     prepared = prepare(model, objective or SingleLabel(), loader, config, accelerator, 0, rates)
@@ -31,12 +31,14 @@ def ready(model, loader, accelerator, objective=None, **settings):
 
 
 def one_step(model, loader, accelerator, **settings):
-    prepared = ready(model, loader, accelerator, **settings)
+    prepared = prepare_all(model, loader, accelerator, **settings)
     return train_step(prepared, next(loader.epoch(0)))
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 5, 8, 16, 99])
-def test_accumulation_is_the_same_step(tiny_model, tiny_loader, accelerator, micro_batch_size):
+def test_accumulation_does_not_change_the_step(
+    tiny_model, tiny_loader, accelerator, micro_batch_size
+):
     twin = copy.deepcopy(tiny_model)
     whole = one_step(tiny_model, tiny_loader, accelerator)
     parts = one_step(twin, tiny_loader, accelerator, micro_batch_size=micro_batch_size)
@@ -46,25 +48,27 @@ def test_accumulation_is_the_same_step(tiny_model, tiny_loader, accelerator, mic
         torch.testing.assert_close(twin.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
 
 
-def test_a_long_gradient_is_scaled_down_and_its_norm_told(tiny_model, tiny_loader, accelerator):
-    taken = []
+def test_large_gradient_is_clipped_and_its_norm_returned(tiny_model, tiny_loader, accelerator):
+    clipped = []
 
-    class Spy(SingleLabel):
+    class LargeLoss(SingleLabel):
         def loss_sum(self, logits, targets):
             return 1e3 * super().loss_sum(logits, targets)
 
-    prepared = ready(tiny_model, tiny_loader, accelerator, Spy(), max_grad_norm=0.5)
+    prepared = prepare_all(tiny_model, tiny_loader, accelerator, LargeLoss(), max_grad_norm=0.5)
     prepared.optimizer.optimizer.register_step_pre_hook(
-        lambda *_: taken.extend(p.grad.clone() for p in tiny_model.parameters())
+        lambda *_: clipped.extend(p.grad.clone() for p in tiny_model.parameters())
     )
     result = train_step(prepared, next(tiny_loader.epoch(0)))
-    norm = torch.cat([g.flatten() for g in taken]).norm()
+    norm = torch.cat([g.flatten() for g in clipped]).norm()
     assert result.grad_norm > 100
     assert norm.item() == pytest.approx(0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_changes_nothing(tiny_model, tiny_loader, accelerator, value):
+def test_non_finite_gradient_does_not_change_the_weights(
+    tiny_model, tiny_loader, accelerator, value
+):
     before = copy.deepcopy(tiny_model.state_dict())
     tiny_loader.inputs[:] = value
     result = one_step(tiny_model, tiny_loader, accelerator)
@@ -78,16 +82,16 @@ def add_step(loss, norm, scaled=False):
     metrics.add(torch.tensor(loss), torch.tensor(norm), {0: 1e-5, 1: 1e-3}, ["a.jpg", "b.jpg"])
 
 
-def test_the_error_names_step_rates_and_photos():
+def test_error_names_step_rates_and_photos():
     with pytest.raises(PetsError) as caught:
         add_step(float("nan"), 1.0)
-    for words in ("loss is nan at step 41", "1.00e-05, 1.00e-03", "a.jpg, b.jpg", "train.base_lr"):
-        assert words in str(caught.value)
+    for text in ("loss is nan at step 41", "1.00e-05, 1.00e-03", "a.jpg, b.jpg", "train.base_lr"):
+        assert text in str(caught.value)
     with pytest.raises(PetsError, match="gradient norm is inf at step 41"):
         add_step(1.0, float("inf"))
 
 
-def test_a_gradient_scaler_handles_infinite_gradients_itself_but_no_loss():
+def test_gradient_scaler_handles_infinite_gradients_but_not_infinite_losses():
     add_step(1.0, float("inf"), scaled=True)
     with pytest.raises(PetsError, match="loss is inf"):
         add_step(float("inf"), 1.0, scaled=True)
@@ -101,8 +105,8 @@ def add_first_step(loss, norm, *, starts_phase=True):
     return metrics
 
 
-def test_a_first_gradient_of_zero_is_refused():
-    """It would train nothing, and no later step would show it."""
+def test_zero_first_gradient_is_an_error():
+    """Nothing would be trained, and no later step would show it."""
     with pytest.raises(RuntimeError, match="gradient at step 7, the first of its phase, is zero"):
         add_first_step(1.0, 0.0)
     add_first_step(0.0, 0.0)
@@ -111,7 +115,7 @@ def test_a_first_gradient_of_zero_is_refused():
     later.add(torch.tensor(1.0), torch.tensor(0.0), {0: 1e-5}, ["b.jpg"])
 
 
-def test_smoothing_and_weights_by_hand():
+def test_label_smoothing_and_class_weights():
     logits, targets = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), torch.tensor([0, 2])
     log = logits.log_softmax(1)
     smoothed = -(0.9 * log[[0, 1], targets] + 0.1 * log.mean(1)).sum()
@@ -126,7 +130,7 @@ def test_smoothing_and_weights_by_hand():
     torch.testing.assert_close(SingleLabel(0.1, weights).valid_loss_sum(logits, targets), plain)
 
 
-def test_balanced_weights_are_those_of_scikit_learn_and_average_to_one():
+def test_balanced_weights_match_scikit_learn_and_average_to_one():
     counts = [10, 40, 0, 50]
     weights = balanced_weights(counts)
     assert weights.tolist() == pytest.approx([100 / 30, 100 / 120, 0, 100 / 150])

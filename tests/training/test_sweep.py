@@ -1,4 +1,4 @@
-"""Which trials a sweep asks for, and what it makes of what came of them."""
+"""Trials that a sweep suggests, and the results it stores."""
 
 import io
 import json
@@ -20,41 +20,41 @@ def settings(**sweep) -> PipelineConfig:
     return PipelineConfig.model_validate({"sweep": {"backbones": BACKBONES, **sweep}})
 
 
-def error_of(trial: Trial) -> float:
-    """Backbone b is better, and so are rates near 0.003."""
+def error_rate_of(trial: Trial) -> float:
+    """Return an error that is lower for backbone b and for rates near 0.003."""
     return 0.1 + 0.2 * (trial.backbone == "a") + abs(trial.base_lr - 0.003) * 20
 
 
-def told(config: PipelineConfig, count: int, together: int = 1) -> list[Trial]:
+def run_trials(config: PipelineConfig, count: int, num_parallel: int = 1) -> list[Trial]:
     study, trials = Study(config), []
     while len(trials) < count:
-        for trial in study.suggest(together):
-            done = trial.model_copy(update={"value": error_of(trial)})
+        for trial in study.suggest(num_parallel):
+            done = trial.model_copy(update={"value": error_rate_of(trial)})
             study.record(done)
             trials.append(done)
     return trials
 
 
-def test_the_same_answers_lead_to_the_same_trials() -> None:
-    assert told(settings(), 12, 3) == told(settings(), 12, 3)
+def test_same_results_lead_to_the_same_trials() -> None:
+    assert run_trials(settings(), 12, 3) == run_trials(settings(), 12, 3)
     other = PipelineConfig.model_validate({"train": {"seed": 1}, "sweep": {"backbones": BACKBONES}})
-    assert told(settings(), 4) != told(other, 4)
+    assert run_trials(settings(), 4) != run_trials(other, 4)
 
 
-def test_later_trials_are_better_than_those_at_random() -> None:
-    trials = told(settings(num_random=10), 40)
+def test_later_trials_are_better_than_random_trials() -> None:
+    trials = run_trials(settings(num_random=10), 40)
     early, late = trials[:10], trials[-10:]
-    assert sum(map(error_of, late)) < 0.7 * sum(map(error_of, early))
+    assert sum(map(error_rate_of, late)) < 0.7 * sum(map(error_rate_of, early))
     assert sum(trial.backbone == "b" for trial in late) > 5
     assert all(3e-4 <= trial.base_lr <= 3e-2 for trial in trials)
 
 
-def test_without_backbones_the_models_own_is_tried() -> None:
+def test_sweep_without_backbones_uses_the_models_backbone() -> None:
     (trial,) = Study(PipelineConfig()).suggest(1)
     assert trial.backbone == PipelineConfig().model.backbone
 
 
-def test_a_trial_that_failed_is_told_and_not_chosen(tmp_path) -> None:
+def test_failed_trial_is_recorded_and_not_chosen(tmp_path) -> None:
     study = Study(settings())
     first, second = study.suggest(2)
     study.record(first.model_copy(update={"error": "the loss is not finite"}))
@@ -77,7 +77,7 @@ def trained(error_rate: float | None) -> TrainResult:
     return TrainResult.model_construct(epochs=(epoch,), seconds=2.0, model_url="m")
 
 
-def test_a_trial_counts_with_the_mean_of_its_seeds() -> None:
+def test_trial_value_is_the_mean_over_its_seeds() -> None:
     trial = Trial(number=0, backbone="a", base_lr=0.1)
     done = complete_trial(trial, [trained(0.2), trained(0.4)], "last")
     assert done.value == pytest.approx(0.3)
@@ -87,7 +87,7 @@ def test_a_trial_counts_with_the_mean_of_its_seeds() -> None:
         complete_trial(trial, [trained(None)], "last")
 
 
-def test_the_best_trial_is_the_one_of_the_metrics_direction(tmp_path) -> None:
+def test_best_trial_follows_the_direction_of_the_metric(tmp_path) -> None:
     iou = MetricInfo(name="mean IoU", higher_is_better=True)
     trials = [
         Trial(number=n, backbone="a", base_lr=0.1, metric=iou, value=value)
@@ -100,7 +100,7 @@ def test_the_best_trial_is_the_one_of_the_metrics_direction(tmp_path) -> None:
     assert study._study.best_trial.number == 1
 
 
-def test_trials_of_a_version_with_another_metric_are_refused() -> None:
+def test_trials_with_another_metric_are_refused() -> None:
     study = Study(settings())
     first, second = study.suggest(2)
     study.record(first.model_copy(update={"value": 0.1}))
@@ -109,14 +109,14 @@ def test_trials_of_a_version_with_another_metric_are_refused() -> None:
         study.record(second.model_copy(update={"value": 0.9, "metric": other}))
 
 
-def test_a_trial_whose_metric_is_not_a_number_has_failed() -> None:
+def test_trial_with_a_nan_metric_fails() -> None:
     trial = Trial(number=0, backbone="a", base_lr=0.1)
     done = complete_trial(trial, [trained(0.2), trained(float("nan"))], "last")
     assert done.value is None
     assert "error rate is not a finite number" in done.error
 
 
-def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
+def test_kept_epoch_is_the_one_with_the_kept_weights() -> None:
     epochs = tuple(
         trained(error).epochs[0].model_copy(update={"epoch": number, "valid_loss": loss})
         for number, (error, loss) in enumerate([(0.3, 2.0), (0.2, 1.0), (0.4, 3.0)])
@@ -126,7 +126,7 @@ def test_the_epoch_that_counts_is_the_one_whose_weights_are_kept() -> None:
     assert result.kept_epoch("last").valid_metric == 0.4
 
 
-def test_epochs_stored_before_errors_had_names_are_read() -> None:
+def test_epochs_of_earlier_versions_are_read() -> None:
     old = {"epoch": 0, "phase": "frozen", "train_loss": 1.0, "seconds": 1, "photos_per_second": 1}
     epoch = EpochMetrics.model_validate(old | {"valid_loss": 1.0, "valid_error_rate": 0.25})
     assert epoch.metric_text == "25.0%"
@@ -135,7 +135,7 @@ def test_epochs_stored_before_errors_had_names_are_read() -> None:
     assert (named.metric.name, named.metric_text) == ("RMSE", "2.5")
 
 
-def test_each_training_is_a_run_of_its_own() -> None:
+def test_each_training_is_a_separate_run() -> None:
     trial = Trial(number=7, backbone="b", base_lr=0.02)
     config = trial_config(settings(), trial, 5)
     assert (config.model.backbone, config.train.base_lr, config.train.seed) == ("b", 0.02, 5)
@@ -143,12 +143,12 @@ def test_each_training_is_a_run_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_the_picture_shows_any_number_of_trials(count) -> None:
+def test_plot_shows_any_number_of_trials(count) -> None:
     trials = [
         Trial(number=n, backbone=f"b${n}", base_lr=10.0**-n, value=n / 10) for n in range(count)
     ]
-    picture = Image.open(io.BytesIO(plots.sweep_trials(trials)))
-    assert picture.width > 900
+    plot = Image.open(io.BytesIO(plots.sweep_trials(trials)))
+    assert plot.width > 900
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_the_picture_shows_any_number_of_trials(count) -> None:
         ({"num_trials": 0}, "greater than or equal to 1"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused(sweep, message) -> None:
+def test_invalid_sweep_settings_are_refused(sweep, message) -> None:
     with pytest.raises(ValueError, match=message):
         settings(**sweep)
 
 
-def test_the_store_keeps_what_was_tried(tmp_path) -> None:
-    trials = told(settings(), 3)
+def test_sweep_result_is_stored(tmp_path) -> None:
+    trials = run_trials(settings(), 3)
     result = write_result(str(tmp_path), trials)
     assert result.trials[0].value == min(trial.value for trial in trials)
     assert Path(result.url).exists()
