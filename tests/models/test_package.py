@@ -79,7 +79,7 @@ def test_damaged_card_is_an_error(stored) -> None:
 def test_damaged_weights_are_an_error(stored) -> None:
     path = stored[0] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(PetsError, match=r"damaged or of another model"):
+    with pytest.raises(PetsError, match=r"damaged or belongs to another model"):
         load_model(str(stored[0]))
 
 
@@ -87,5 +87,5 @@ def test_weights_of_another_model_are_an_error(stored) -> None:
     card = json.loads((stored[0] / "model.json").read_text())
     card["classes"].append({"name": "Bombay", "species": "cat"})
     (stored[0] / "model.json").write_text(json.dumps(card))
-    with pytest.raises(PetsError, match=r"damaged or of another model"):
+    with pytest.raises(PetsError, match=r"damaged or belongs to another model"):
         load_model(str(stored[0]))

@@ -93,7 +93,7 @@ def test_what_is_no_model_of_ratings_is_refused(tmp_path):
     save_model(str(tmp_path), built.card, built.model.state_dict())
     other = create_recommender(card(model="neural"))
     save_model(str(tmp_path / "other"), other.card, built.model.state_dict())
-    with pytest.raises(PetsError, match="damaged or of another model"):
+    with pytest.raises(PetsError, match="damaged or belongs to another model"):
         load_recommender(str(tmp_path / "other"))
     Path(tmp_path, "model.json").write_text('{"backbone": "resnet34"}')
     with pytest.raises(PetsError, match="damaged or not of a rating model"):

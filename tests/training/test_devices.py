@@ -163,7 +163,7 @@ def test_small_batch_per_gpu_is_a_warning(device, num_gpus, warns):
         request=SimpleNamespace(config=PipelineConfig()), warn=warnings.append,
     )  # fmt: skip
     _warn_of_small_batches(rank)
-    expected = "train.batch_size = 64 gives each GPU 8 samples a step, .* set 256 or more"
+    expected = "train.batch_size = 64 gives each GPU 8 samples per step, .* set 256 or more"
     assert len(warnings) == warns
     assert all(re.search(expected, message) for message in warnings)
 
