@@ -117,7 +117,7 @@ def run(
     if server:
         environment["PREFECT_API_URL"] = server.url
     if command[1] == "collab" or "--source.targets" in command:
-        # Factors start near 0 and coordinates at the centre: 12 steps give no suggestion.
+        # Factors start near 0 and coordinates at the centre: 12 steps are too few.
         del environment["PETS_LR_FIND__NUM_STEPS"]
     if "--source.url" not in command:
         # Targets other than the class need a data set with another name.

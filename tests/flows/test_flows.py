@@ -207,7 +207,7 @@ def test_unknown_deployment_is_rejected_before_any_work(config, tmp_path) -> Non
 
 
 def test_gpu_pool_stage_fails_on_a_machine_without_a_gpu(config, tmp_path, monkeypatch) -> None:
-    """The settings of the requesting run, whose machine needs no GPU, do not matter."""
+    """Even if the settings of the requesting run do not require a GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     request = WorkRequest(
         stage="lr-find", config=config, run_url=str(tmp_path / "run"), manifest=ingest(config)
@@ -272,7 +272,7 @@ def test_collab_flow_trains_evaluates_and_promotes(
     again = collab_flow(config, resume=str(tmp_path / "store/runs" / run_id))
     assert again.primary == report.primary
     assert again.is_champion
-    with pytest.raises(PetsError, match="no run of ratings began there"):
+    with pytest.raises(PetsError, match="no ratings run found there"):
         collab_flow(config, resume=str(tmp_path / "nowhere"))
 
 

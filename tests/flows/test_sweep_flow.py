@@ -1,4 +1,4 @@
-"""A sweep whose process is killed goes on: the trials it began with, none trained twice."""
+"""Resuming a sweep whose process was killed, with the same trials and none trained twice."""
 
 import json
 import logging

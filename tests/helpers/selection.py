@@ -99,7 +99,7 @@ def write_durations(seconds: Mapping[str, float]) -> None:
 
 
 def changed_files(base: str) -> set[str]:
-    """Files changed since the merge base with `base`, including uncommitted ones."""
+    """Return files changed since the merge base with `base`, including uncommitted ones."""
 
     def git(*words: str) -> list[str]:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
@@ -112,7 +112,10 @@ def changed_files(base: str) -> set[str]:
 
 
 def affected_tests(changed: Collection[str]) -> dict[str, int]:
-    """Test files that import a changed file, or name one that is no Python, and how directly."""
+    """Return test files that import a changed file, or name a non-Python one, by distance.
+
+    The distance is the number of imports between a test file and the changed file.
+    """
     paths = [path for folder in _FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
     names = {_module(path): str(path.relative_to(ROOT)) for path in paths}
     users = defaultdict(set)
@@ -141,7 +144,7 @@ def affected_tests(changed: Collection[str]) -> dict[str, int]:
 
 
 def choose(distances: Mapping[str, int], durations: Mapping[str, float], budget: float) -> set[str]:
-    """Changed test files, and the nearest others that fit a budget of seconds."""
+    """Return changed test files and the nearest others within a budget in seconds."""
     chosen, total = set(), 0.0
     by_distance = sorted(
         (distance, durations.get(path, _UNKNOWN_SECONDS), path)
