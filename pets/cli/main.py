@@ -72,10 +72,7 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command.
-
-    Exits with 2 on a `PetsError` (invalid input or settings) and with 1 on other errors.
-    """
+    """Run one command. Exits with 2 on invalid input or settings and with 1 on other errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # As on Ctrl-C, exit handlers stop the processes that were started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -278,7 +278,7 @@ def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, dra
 def test_validation_of_another_model_is_refused(config, draw_classes, write, about):
     url = write(draw_classes(300, 4))
     write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
-    with pytest.raises(PetsError, match=r"predictions-valid.parquet: .*remove the file"):
+    with pytest.raises(PetsError, match=r"predictions-valid.parquet: .* differ in model, .*remove"):
         evaluated(config, url)
 
 

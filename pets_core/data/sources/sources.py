@@ -265,7 +265,7 @@ def _check_no_group_column(url: str, config: PipelineConfig) -> None:
 def _unsupported_type_error(url: str) -> PetsError:
     remedy = ""
     if url.lower().endswith((".json", ".jsonl", ".xml")):
-        remedy = ". Convert COCO, Labelme or similar annotations to a table with one row per photo"
+        remedy = ". Convert annotations such as COCO or Labelme to a table with one row per photo"
     return PetsError(
         f"source.url = {url}: unsupported file type. Use a folder, an archive "
         f"({', '.join(ARCHIVE_SUFFIXES)}) or a table ({', '.join(TABLE_SUFFIXES)}){remedy}"
