@@ -107,7 +107,7 @@ def test_quoted_titles_may_have_commas(opened):
         (b"user,item,rating\n1,2,3\n4,5\n", "a.csv", ": line 3 has 2 column"),
         (b"user,item,rating\n1,\x81,3\n", "a.csv", ": line 2 is not valid cp1252"),
         (b"1,2,3" + b",4" * 98 + b"\n", "a.csv", "has 101 columns and no header .*a matrix of"),
-        (b"PK\x03\x04....", "ml-100k.zip", "is compressed: unpack it, or name the file in it"),
+        (b"PK\x03\x04....", "ml-100k.zip", r"is compressed\. Decompress it"),
         (b"user,item,rating\n", "a.parquet", "is not a Parquet file"),
         (b"", "a.parquet", "is not a Parquet file"),
     ],
