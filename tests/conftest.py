@@ -1,4 +1,4 @@
-"""What the tests share: opt-in marks, the drawn sample, settings that fit a temporary folder."""
+"""Shared fixtures: opt-in marks, the built-in sample, settings for a temporary folder, servers."""
 
 import gc
 import io
@@ -42,12 +42,12 @@ AZURITE_ACCOUNT = (
     "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeks"
     "oGMGw=="
 )
-"""Azurite's one account; its key is the same everywhere."""
-# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start, too.
+"""Connection string of Azurite's default account, whose key is public."""
+# A shell ignores SIGINT for background jobs, and child processes inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says nothing on a machine that does other things too.
+# Example durations vary with the load of the machine.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
@@ -61,7 +61,7 @@ OPT_IN = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", metavar="FOLDER", help="keep what the browser tests see")
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep browser screenshots")
     parser.addoption(
         "--gpu-dry-run", action="store_true",
         help="run tests marked gpu on the CPU at toy sizes, which checks the tests",
@@ -72,14 +72,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed torch: a model of a test is the same whichever tests its process ran before."""
+    """Seed torch, so that models do not depend on the tests that ran before."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
-def warnings_stay_here() -> Iterator[None]:
-    """A rank's handler of warnings prints to standard output: no test may leave it behind."""
+def check_logging_handlers() -> Iterator[None]:
+    """Fail if a test leaves a rank's warning handler, which prints to standard output."""
     yield
     root = logging.getLogger()
     left = [each for each in root.handlers if type(each).__module__ == "pets_core.runtime.rank"]
@@ -89,9 +89,9 @@ def warnings_stay_here() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Divide the cores among the processes of pytest-xdist, before they start.
+    """Divide the cores among the pytest-xdist processes before they start.
 
-    Two that each compute on all cores take ten times as long.
+    Two processes that each use all cores take ten times as long.
     """
     num_processes = config.getoption("numprocesses", None)
     if num_processes:
@@ -102,7 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = {m: why for m, why in OPT_IN.items() if not config.getoption(f"--run-{m}")}
     if not REAL_DATA.is_dir():
-        reasons["real_data"] = f"{REAL_DATA} is not here"
+        reasons["real_data"] = f"{REAL_DATA} does not exist"
     is_dry = config.getoption("--gpu-dry-run")
     if any(item.get_closest_marker("gpu") for item in items) and not (is_dry or _has_gpu()):
         reasons["gpu"] = "there is no CUDA device"
@@ -113,7 +113,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Leave what imports have made out of every later collection of garbage, of 0.3 s each."""
+    """Exclude imported objects from garbage collection, which takes 0.3 s each time."""
     gc.collect()
     gc.freeze()
 
@@ -133,7 +133,7 @@ def pytest_pyfunc_call() -> object:
 
 
 def _share_environment() -> None:
-    """Give all tests one environment, so that their stages share a fork server."""
+    """Remove the test's name from the environment, so that all stages share a fork server."""
     os.environ.pop("PYTEST_CURRENT_TEST", None)
 
 
@@ -145,13 +145,13 @@ def _has_gpu() -> bool:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real photos; for tests marked real_data."""
+    """Folder of real photos, for tests marked real_data."""
     return REAL_DATA
 
 
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeOnce:
-    """Make a folder once for all processes of a test run; read-only by agreement."""
+    """Create a folder once for all processes of a test run. Tests must not write to it."""
     root = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         root = root.parent
@@ -171,13 +171,13 @@ def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeO
 
 @pytest.fixture(scope="session")
 def drawn_sample(make_once: MakeOnce) -> Path:
-    """The built-in sample, 4 photos a breed."""
+    """Folder of the built-in sample with 4 photos per breed."""
     return make_once("sample", partial(write_sample, photos_per_breed=4))
 
 
 @pytest.fixture(scope="session")
 def prefect_home(make_once: MakeOnce) -> Path:
-    """The home of a Prefect server whose database is set up, to be copied."""
+    """Prefect home with an initialised database, to be copied."""
 
     def set_up(folder: Path) -> None:
         with Server(folder).started():
@@ -201,7 +201,7 @@ def small_config(tmp_path: Path, drawn_sample: Path) -> PipelineConfig:
 
 @pytest.fixture(scope="session")
 def jpeg() -> Callable[..., bytes]:
-    """Draw a small JPEG of noise; another number, another photo."""
+    """Function that draws a small JPEG of noise, seeded by its number."""
 
     def draw(number: int = 0, width: int = 24, height: int = 16) -> bytes:
         pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
@@ -214,7 +214,7 @@ def jpeg() -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def write_archive() -> Callable[[Path, list[tuple[str, bytes]]], None]:
-    """Write a tar.gz of (name, content) in the order given."""
+    """Function that writes a tar.gz of (name, content) pairs in the given order."""
 
     def write(path: Path, members: list[tuple[str, bytes]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +229,7 @@ def write_archive() -> Callable[[Path, list[tuple[str, bytes]]], None]:
 
 @pytest.fixture(scope="session")
 def write_oxford(write_archive) -> Callable[..., None]:
-    """Write both archives from photos by file name and lists by name."""
+    """Function that writes both Oxford archives from (file name, photo) pairs and list files."""
 
     def write(folder: Path, photos: list[tuple[str, bytes]], lists: Mapping[str, str]) -> None:
         write_archive(folder / "images.tar.gz", [(f"images/{n}", data) for n, data in photos])
@@ -243,13 +243,13 @@ def write_oxford(write_archive) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def write_folder(jpeg) -> Callable[..., Path]:
-    """Write a folder a class, `counts[class]` photos in each."""
+    """Function that writes one folder per class with `counts[class]` photos each."""
 
     def write(root: Path, counts: Mapping[str, int]) -> Path:
-        for place, (label, count) in enumerate(counts.items()):
+        for index, (label, count) in enumerate(counts.items()):
             (root / label).mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                (root / label / f"{number}.jpg").write_bytes(jpeg(100 * place + number))
+                (root / label / f"{number}.jpg").write_bytes(jpeg(100 * index + number))
         return root
 
     return write
@@ -257,7 +257,7 @@ def write_folder(jpeg) -> Callable[..., Path]:
 
 @pytest.fixture
 def rank_in_this_process() -> Iterator[None]:
-    """Accelerate remembers the first rank of a process; here it forgets it afterwards."""
+    """Reset the process-wide state of Accelerate before and after the test."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -267,10 +267,10 @@ def rank_in_this_process() -> Iterator[None]:
 
 @pytest.fixture
 def shown(monkeypatch) -> Callable[..., dict[str, object]]:
-    """What a task that publishes makes of its arguments: artifacts by key, in their order."""
+    """Function that runs a publishing task and returns its artifacts by key, in order."""
     from tasks.artifacts import publisher as publisher_module
 
-    def made(task, *arguments: object) -> dict[str, object]:
+    def publish(task, *arguments: object) -> dict[str, object]:
         found: dict[str, object] = {}
         for kind in ("markdown", "table"):
             monkeypatch.setattr(
@@ -281,40 +281,41 @@ def shown(monkeypatch) -> Callable[..., dict[str, object]]:
         task.fn(*arguments)
         return found
 
-    return made
+    return publish
 
 
-Asked = Callable[[], list[tuple[str, str]]]
+TakeRequests = Callable[[], list[tuple[str, str]]]
 
 
 class StoreServer(NamedTuple):
     """An object store on this machine.
 
     Attributes:
-        options: What fsspec needs to know to reach it.
-        asked: Method and path ("/bucket/folder/file") of what was asked of it since the last call.
+        options: fsspec options for the connection.
+        asked: Returns method and path ("/bucket/folder/file") of each request since the
+            last call.
     """
 
     options: dict[str, str]
-    asked: Asked
+    asked: TakeRequests
 
 
 class Bucket(NamedTuple):
-    """An empty bucket (Azure's container), and what is asked of its server; see StoreServer."""
+    """An empty bucket (on Azure a container); for `asked` see StoreServer."""
 
     url: str
-    asked: Asked
+    asked: TakeRequests
 
 
-def _taken(log: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    taken = log[:]
-    del log[: len(taken)]
-    return taken
+def _take_all(log: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    entries = log[:]
+    del log[: len(entries)]
+    return entries
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
-    """Start a web server of a handler's class and keywords; returns its address."""
+    """Function that starts a web server of a handler class and keywords, and returns its URL."""
     with ExitStack() as running:
 
         def start(handler: type, **keywords: object) -> str:
@@ -327,7 +328,7 @@ def serve() -> Iterator[Callable[..., str]]:
             return f"http://127.0.0.1:{server.server_port}"
 
         yield start
-    # fsspec keeps the connections, one instance for all.
+    # fsspec caches one instance with its connections.
     fsspec.filesystem("http").clear_instance_cache()
 
 
@@ -338,16 +339,16 @@ def s3_server() -> Iterator[StoreServer]:
     server.start()
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     log: list[tuple[str, str]] = []
-    answer = server._server.app
+    app = server._server.app
 
     def logged(environment, start_response):
         log.append((environment["REQUEST_METHOD"], environment["PATH_INFO"]))
-        return answer(environment, start_response)
+        return app(environment, start_response)
 
     server._server.app = logged
     host, port = server.get_host_and_port()
     options = {"endpoint_url": f"http://{host}:{port}", "key": "testing", "secret": "testing"}
-    yield StoreServer(options, partial(_taken, log))
+    yield StoreServer(options, partial(_take_all, log))
     server.stop()
 
 
@@ -367,11 +368,11 @@ def gs_server() -> Iterator[StoreServer]:
             super().create_file(bucket_name, file_name, *arguments, **keywords)
 
     class Handler(emulator.RequestHandler):
-        # One that closes the connection on an error's first bytes would break the pipe.
+        # Unbuffered error responses break the pipe if the client closes the connection early.
         wbufsize = -1
 
         def do_DELETE(self):  # noqa: N802 - http.server's name for it
-            # The emulator does not know how an upload is given up.
+            # The emulator does not support cancelling an upload.
             if self.path.startswith("/upload/"):
                 self.send_response(499)
                 self.send_header("Content-Length", "0")
@@ -380,7 +381,7 @@ def gs_server() -> Iterator[StoreServer]:
                 super().do_DELETE()
 
     class Server(HTTPServer):
-        # Connections past the emulator's own 5 that come at once wait a second and more.
+        # The default of 5 makes further simultaneous connections wait over a second.
         request_queue_size = 128
 
     storage = LoggedStorage(use_memory_fs=True)
@@ -388,7 +389,7 @@ def gs_server() -> Iterator[StoreServer]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     options = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "token": "anon"}
-    yield StoreServer(options, partial(_taken, log))
+    yield StoreServer(options, partial(_take_all, log))
     server.shutdown()
     thread.join()
     server.server_close()
@@ -408,9 +409,9 @@ def abfs_server() -> Iterator[StoreServer]:
     try:
         endpoint = _azurite_endpoint(process.stdout)
         options = {"connection_string": AZURITE_ACCOUNT.format(endpoint)}
-        yield StoreServer(options, partial(_asked_of_azurite, process.stdout, endpoint))
+        yield StoreServer(options, partial(_read_azurite_requests, process.stdout, endpoint))
     finally:
-        # Told to end, it waits for its clients' connections, and one is this process.
+        # On SIGTERM it would wait for the open connections of this process.
         process.kill()
         process.wait()
         process.stdout.close()
@@ -423,14 +424,14 @@ def _azurite_endpoint(output: Iterable[str]) -> str:
     raise RuntimeError("azurite-blob ended")
 
 
-def _asked_of_azurite(output: Iterable[str], endpoint: str) -> list[tuple[str, str]]:
-    """Read its log up to a request of our own."""
+def _read_azurite_requests(output: Iterable[str], endpoint: str) -> list[tuple[str, str]]:
+    """Read the log up to a marker request sent here."""
     last = f"/{uuid4().hex}"
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(endpoint + last)
     found = (re.search(r'"(\w+) (/[^ ?]*)', line) for line in output)
-    asked = ((match[1], unquote(match[2])) for match in found if match)
-    until = itertools.takewhile(lambda entry: entry[1] != last, asked)
+    requests = ((match[1], unquote(match[2])) for match in found if match)
+    until = itertools.takewhile(lambda entry: entry[1] != last, requests)
     return [(method, path.removeprefix("/devstoreaccount1")) for method, path in until]
 
 
@@ -442,16 +443,16 @@ def _asked_of_azurite(output: Iterable[str], endpoint: str) -> list[tuple[str, s
     ]
 )
 def bucket(request, monkeypatch) -> Iterator[Bucket]:
-    """An empty bucket of each kind of store."""
+    """An empty bucket, once per kind of object store."""
     kind = request.param
-    # Read when gcsfs is imported: else it asks Google, not the emulator, what kind a bucket is of.
+    # Read at the import of gcsfs, which otherwise queries Google for the type of a bucket.
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     server: StoreServer = request.getfixturevalue(f"{kind}_server")
     monkeypatch.setitem(fsspec.config.conf, kind, server.options)
-    for name, value in server.options.items():  # the same for processes it starts
+    for name, value in server.options.items():  # for child processes
         monkeypatch.setenv(f"FSSPEC_{kind.upper()}_{name.upper()}", value)
     fs = fsspec.filesystem(kind)
     name = uuid4().hex

@@ -28,7 +28,7 @@ _IGNORED = shutil.ignore_patterns(".git", ".venv", ".*_cache", "*.egg-info", "pe
 
 
 class Mutation(NamedTuple):
-    """One change of one file: `find`, which stands there once, becomes `replace`."""
+    """A change of one file: `find`, which must occur exactly once, is replaced by `replace`."""
 
     file: str
     find: str
@@ -37,12 +37,12 @@ class Mutation(NamedTuple):
 
 
 def read_mutations() -> list[Mutation]:
-    """Those of mutations.yaml."""
+    """Return the mutations of mutations.yaml."""
     return [Mutation(**entry) for entry in yaml.safe_load((ROOT / "tests/mutations.yaml").open())]
 
 
 def find_tier(tree: Path, tests: list[str], tiers: list[str], *, must_pass: bool = False) -> str:
-    """The first tier of the tests in which one fails; "none" where all pass."""
+    """Return the first tier in which a test fails, "none" if all pass."""
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
     present = [test for test in tests if (tree / test).exists()]
@@ -52,21 +52,21 @@ def find_tier(tree: Path, tests: list[str], tiers: list[str], *, must_pass: bool
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            printed, _ = process.communicate(timeout=None if must_pass else _MAX_SECONDS)
+            output, _ = process.communicate(timeout=None if must_pass else _MAX_SECONDS)
         except subprocess.TimeoutExpired:
-            # As a hang of CI: the mutation is noticed.
+            # A hanging test also detects the mutation.
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             return tier
         if process.returncode > 1 or (process.returncode and must_pass):
-            sys.exit(f"{present}: pytest ended with {process.returncode}:\n{printed}")
+            sys.exit(f"{present}: pytest ended with {process.returncode}:\n{output}")
         if process.returncode:
             return tier
     return "none"
 
 
 def main() -> None:
-    """Print a line for each mutation, and how many were found in which tier."""
+    """Print a line per mutation and the number of detected mutations per tier."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tree", type=Path, default=ROOT, help="another version of the project")
     parser.add_argument("--tier", default="nightly", choices=TIERS, help="last tier to try")
@@ -80,23 +80,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(arguments.tree, tree, ignore=_IGNORED)
-        # A test asks git which files it ignores.
+        # A test reads the ignored files from git.
         subprocess.run(["git", "init", "--quiet", tree], check=True)
         tests = sorted({test for _, mutation in mutations for test in mutation.tests})
         find_tier(tree, tests, ["bare"], must_pass=True)
         for number, mutation in mutations:
             path = tree / mutation.file
             text = path.read_text() if path.exists() else ""
-            began = time.monotonic()
+            start = time.monotonic()
             has_tests = any((tree / test).exists() for test in mutation.tests)
             if text.count(mutation.find) != 1 or not has_tests:
-                tier = "not there"
+                tier = "missing"
             else:
                 path.write_text(text.replace(mutation.find, mutation.replace))
                 tier = find_tier(tree, mutation.tests, tiers)
                 path.write_text(text)
             found[tier] = found.get(tier, 0) + 1
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - start
             change = mutation.replace.strip().splitlines()[0]
             print(f"{number:3} {tier:9} {seconds:4.0f} s  {mutation.file}: {change}", flush=True)
     print(found)

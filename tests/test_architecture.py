@@ -1,4 +1,4 @@
-"""The layers and what they may import, and the small rules that keep the code tidy."""
+"""Layers and allowed imports, and limits on files and functions."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("pets", "flows", "tasks", "pets_core")
+PACKAGES = ("pets", "flows", "tasks", "pets_core")
 LAYERS = (
     "pets",
     "flows",
@@ -31,16 +31,18 @@ LAYERS = (
     "storage",
     "errors progress",
 )
-"""Folders and loose modules, the outermost first: each imports its own layer and those below it."""
+"""Folders and top-level modules, outermost first. Each imports its own and lower layers only."""
 KNOWN_UPWARD: set[tuple[str, str]] = set()
-"""Imports of a higher layer that are still to go; none may be added."""
-MAX_LOOSE_MODULES = 3
+"""Imports of a higher layer that remain to be removed. None may be added."""
+MAX_TOP_LEVEL_MODULES = 3
 KINDS = {"class", "tags", "numbers", "points", "box"}
-MAX_PLACES_THAT_NAME_A_KIND = 10
+MAX_EXPRESSIONS_WITH_A_KIND = 10
 MAX_FUNCTION_LINES = 50
 MAX_FILE_LINES = 400
 HEAVY = ("torch", "timm", "torchvision", "accelerate")
-SOURCES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(
+    str(p.relative_to(ROOT)) for folder in PACKAGES for p in (ROOT / folder).rglob("*.py")
+)
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer.split()}
 
 
@@ -56,12 +58,12 @@ MODULES = {module_name(path): path for path in SOURCES}
 
 
 def imports(module: ast.Module) -> Iterator[str]:
-    """Every module imported anywhere in a source; `from a import b` is both a and a.b."""
+    """Yield every module imported in a source. `from a import b` yields a and a.b."""
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: import by the full name"
+            assert node.level == 0, f"line {node.lineno}: use an absolute import"
             yield str(node.module)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
@@ -70,31 +72,31 @@ def is_within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def room(name: str) -> str | None:
-    """The folder of the table of layers in which a module is; None where it is not ours."""
+def layer_folder(name: str) -> str | None:
+    """Return the entry of LAYERS that a module belongs to, None for other libraries."""
     first, _, rest = name.partition(".")
     if first == "pets_core":
         return rest.partition(".")[0] or None
-    return first if first in ROOMS else None
+    return first if first in PACKAGES else None
 
 
-def arrows(path: str) -> set[tuple[str, str]]:
-    """A source, and each of our modules that it imports."""
+def import_edges(path: str) -> set[tuple[str, str]]:
+    """Return (module, imported module) pairs of a source within this project."""
     name = module_name(path)
-    named = {found for found in imports(tree(path)) if room(found)}
+    named = {found for found in imports(tree(path)) if layer_folder(found)}
     used = {found if found in MODULES else found.rpartition(".")[0] for found in named}
-    return {(name, found) for found in used - {name} if room(found)}
+    return {(name, found) for found in used - {name} if layer_folder(found)}
 
 
-ARROWS = sorted(arrow for path in SOURCES for arrow in arrows(path))
+IMPORT_EDGES = sorted(edge for path in SOURCES for edge in import_edges(path))
 
 
 def is_upward(name: str, imported: str) -> bool:
-    return RANKS[room(imported)] < RANKS[room(name)]
+    return RANKS[layer_folder(imported)] < RANKS[layer_folder(name)]
 
 
-def breaches(path: str, module: ast.Module) -> list[str]:
-    """Imports that the room of `path` may not have, whatever its layer is."""
+def forbidden_imports(path: str, module: ast.Module) -> list[str]:
+    """Return imports that are forbidden in the package of `path`, regardless of layers."""
     found = list(imports(module))
     if path.startswith("pets_core/"):
         return [name for name in found if is_within(name, "prefect", "tasks", "flows", "pets")]
@@ -107,13 +109,13 @@ def breaches(path: str, module: ast.Module) -> list[str]:
 
 
 def is_for_flows(name: str) -> bool:
-    """Of `pets_core`, flows know settings, records and errors; all else is a task's."""
+    """Flows may import settings, records and errors of `pets_core`; tasks import the rest."""
     parts = name.split(".")
     return parts[0] != "pets_core" or len(parts) == 1 or {"config", "records", "errors"} & {*parts}
 
 
 def cycle(edges: Iterable[tuple[str, str]]) -> list[str]:
-    """A circle of imports; empty where there is none."""
+    """Return an import cycle, empty if there is none."""
     graph = defaultdict(set)
     for importer, imported in edges:
         graph[importer].add(imported)
@@ -131,40 +133,41 @@ def functions(path: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def num_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function, signature and all, less its docstring."""
+    """Return the number of lines of a function with its signature, without its docstring."""
     lines = node.end_lineno - node.lineno + 1
     if ast.get_docstring(node) is not None:
         lines -= node.body[0].end_lineno - node.body[0].lineno + 1
     return lines
 
 
-def test_there_are_sources_in_each_room():
-    assert {path.split("/")[0] for path in SOURCES} == set(ROOMS)
+def test_each_package_has_sources():
+    assert {path.split("/")[0] for path in SOURCES} == set(PACKAGES)
     assert len(SOURCES) > 30
 
 
 def test_each_folder_has_a_layer():
-    assert {room(name) for name in MODULES} - {None} <= RANKS.keys()
+    assert {layer_folder(name) for name in MODULES} - {None} <= RANKS.keys()
 
 
 def test_no_module_imports_a_higher_layer():
-    """An entry of `KNOWN_UPWARD` that is no longer needed fails, too: take it out."""
-    assert {arrow for arrow in ARROWS if is_upward(*arrow)} == KNOWN_UPWARD
+    """Entries of `KNOWN_UPWARD` that are no longer needed also fail: remove them."""
+    assert {edge for edge in IMPORT_EDGES if is_upward(*edge)} == KNOWN_UPWARD
 
 
-def test_no_files_import_each_other_in_a_circle():
-    assert cycle(ARROWS) == []
+def test_modules_have_no_import_cycle():
+    assert cycle(IMPORT_EDGES) == []
 
 
-def test_no_folders_import_each_other_in_a_circle():
-    rooms = {(room(a), room(b)) for a, b in ARROWS if (a, b) not in KNOWN_UPWARD}
-    assert cycle((a, b) for a, b in rooms if a != b) == []
+def test_folders_have_no_import_cycle():
+    allowed = set(IMPORT_EDGES) - KNOWN_UPWARD
+    edges = {(layer_folder(a), layer_folder(b)) for a, b in allowed}
+    assert cycle((a, b) for a, b in edges if a != b) == []
 
 
-def test_the_arrows_and_the_circles_are_seen():
-    assert ("pets_core.data.versions", "pets_core.storage") in ARROWS
-    assert ("flows.pipeline", "tasks.stages") in ARROWS
-    assert len(ARROWS) > 500
+def test_import_edges_and_cycles_are_detected():
+    assert ("pets_core.data.versions", "pets_core.storage") in IMPORT_EDGES
+    assert ("flows.pipeline", "tasks.stages") in IMPORT_EDGES
+    assert len(IMPORT_EDGES) > 500
     assert is_upward("pets_core.models.card", "pets_core.training.loop")
     assert is_upward("pets_core.errors", "pets_core.storage")
     assert is_upward("tasks.stages", "flows.pipeline")
@@ -173,13 +176,13 @@ def test_the_arrows_and_the_circles_are_seen():
     assert set(cycle([("a", "b"), ("b", "c"), ("c", "a"), ("d", "a")])) == {"a", "b", "c"}
 
 
-def test_few_modules_lie_loose():
-    loose = [path for path in SOURCES if path.startswith("pets_core/") and path.count("/") == 1]
-    assert len(loose) - 1 <= MAX_LOOSE_MODULES
+def test_few_modules_are_outside_a_folder():
+    top_level = [path for path in SOURCES if path.startswith("pets_core/") and path.count("/") == 1]
+    assert len(top_level) - 1 <= MAX_TOP_LEVEL_MODULES
 
 
-def test_imports_follow_the_arrows():
-    found = {path: breaches(path, tree(path)) for path in SOURCES}
+def test_packages_have_no_forbidden_imports():
+    found = {path: forbidden_imports(path, tree(path)) for path in SOURCES}
     assert {path: names for path, names in found.items() if names} == {}
 
 
@@ -201,8 +204,8 @@ def test_imports_follow_the_arrows():
         ("pets/cli/main.py", "import torch.nn"),
     ],
 )
-def test_a_breach_is_seen(path, source):
-    assert breaches(path, ast.parse(source)) != []
+def test_forbidden_import_is_detected(path, source):
+    assert forbidden_imports(path, ast.parse(source)) != []
 
 
 @pytest.mark.parametrize(
@@ -215,22 +218,22 @@ def test_a_breach_is_seen(path, source):
         ("pets/cli/main.py", "from pets_core.inference.predict import predict_photos"),
     ],
 )
-def test_what_is_allowed_is_no_breach(path, source):
-    assert breaches(path, ast.parse(source)) == []
+def test_allowed_import_is_not_reported(path, source):
+    assert forbidden_imports(path, ast.parse(source)) == []
 
 
-def test_modules_say_what_they_offer():
-    """One `__all__`, of public names; ruff sees to it that they are defined."""
+def test_modules_define_one_all():
+    """Each has one `__all__` with public names; ruff checks that they are defined."""
     for path in SOURCES:
         if path.endswith("__init__.py"):
             continue
-        offered = [
+        exported = [
             ast.literal_eval(node.value)
             for node in tree(path).body
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         ]
-        assert len(offered) == 1, path
-        assert not [name for name in offered[0] if name.startswith("_")], path
+        assert len(exported) == 1, path
+        assert not [name for name in exported[0] if name.startswith("_")], path
 
 
 def test_files_are_short():
@@ -239,7 +242,7 @@ def test_files_are_short():
 
 
 def names_of_kinds(node: ast.AST) -> set[str]:
-    """The kinds of targets that a comparison, or the keys of a dictionary, name."""
+    """Return the kinds of targets named in a comparison or in the keys of a dictionary."""
     if isinstance(node, ast.Compare):
         parts = [node.left, *node.comparators]
     elif isinstance(node, ast.Dict):
@@ -252,20 +255,20 @@ def names_of_kinds(node: ast.AST) -> set[str]:
         each for part in parts for each in ast.walk(part) if isinstance(each, ast.Constant)
     ]
     named = {each.value for each in constants if isinstance(each.value, str)} & KINDS
-    # A dictionary with one of these keys is about something else.
+    # A dictionary with only one of these keys does not distinguish kinds.
     return named if not isinstance(node, ast.Dict) or len(named) > 1 else set()
 
 
-def test_few_places_outside_targets_name_a_kind():
-    """Everything else asks the object of the kind (`pets_core.targets`)."""
-    places = [
+def test_few_expressions_outside_targets_name_a_kind():
+    """Other code calls methods of the kind's object (`pets_core.targets`)."""
+    expressions = [
         f"{path}:{node.lineno}"
         for path in SOURCES
         if not path.startswith("pets_core/targets/")
         for node in ast.walk(tree(path))
         if names_of_kinds(node)
     ]
-    assert len(places) <= MAX_PLACES_THAT_NAME_A_KIND, places
+    assert len(expressions) <= MAX_EXPRESSIONS_WITH_A_KIND, expressions
 
 
 @pytest.mark.parametrize(
@@ -278,7 +281,7 @@ def test_few_places_outside_targets_name_a_kind():
         ("spec.is_labels", set()),
     ],
 )
-def test_a_place_that_names_a_kind_is_seen(source, named):
+def test_expression_that_names_a_kind_is_detected(source, named):
     (node,) = [
         n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.Compare, ast.Dict))
     ] or [ast.parse(source)]
@@ -290,7 +293,7 @@ def test_functions_are_short():
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
 
 
-def test_the_docstring_of_a_function_does_not_count():
+def test_docstring_does_not_count_as_function_lines():
     documented = ast.parse('def f():\n    """One.\n\n    Two.\n    """\n    return 1').body[0]
     plain = ast.parse("def f():\n" + "    x = 1\n" * 60).body[0]
     assert (num_lines(documented), num_lines(plain)) == (2, 61)
@@ -311,8 +314,8 @@ IMPORTS = {
     COMMANDS: {"torch", "timm", "torchvision", "accelerate"},
     "pets.cli.main": {"torch", "prefect", "numpy", "pyarrow", "pydantic", "fsspec"},
 }  # fmt: skip
-"""Modules, and what their import must not bring with it."""
-# A fork of a process that has imported nothing yet is as good as a new process.
+"""Modules, and the packages that their import must not load."""
+# A fork of a process without imports replaces a slower new process.
 IMPORT_EACH = """
 import importlib, json, os, sys
 for modules in sys.argv[1:]:
@@ -325,7 +328,7 @@ for modules in sys.argv[1:]:
 """
 
 
-def test_an_import_brings_no_more_than_it_may():
+def test_imports_do_not_load_forbidden_packages():
     command = [sys.executable, "-c", IMPORT_EACH, *IMPORTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {modules: {*names} for modules, names in map(json.loads, done.stdout.splitlines())}
@@ -335,8 +338,8 @@ def test_an_import_brings_no_more_than_it_may():
     }
 
 
-def test_parquet_of_python_files_is_read_without_arrows_threads():
-    """One of them may abort the process at its end; a file that is opened by path has none."""
+def test_pyarrow_readers_are_called_only_for_files_opened_by_path():
+    """For a Python file Arrow starts threads, which may abort the process at exit."""
     opening = re.compile(r"pq\.(ParquetFile\(|read_table\()")
     found = {
         str(path.relative_to(ROOT))
@@ -368,6 +371,6 @@ print(num_threads() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux names a process's threads")
-def test_an_open_parquet_file_is_read_in_its_own_thread():
+def test_open_parquet_starts_no_threads():
     done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"

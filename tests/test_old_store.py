@@ -1,6 +1,7 @@
-"""A store that was written before kinds of targets were objects (version 318664f) is read.
+"""Reading a store of an earlier version (318664f).
 
-It has a run of classes, whose model is champion, one of tags and one of points, without weights.
+It has a run with classes, whose model is the champion, one with tags and one with points, all
+without weights.
 """
 
 import json
@@ -37,11 +38,11 @@ def store(tmp_path) -> Path:
 
 
 def runs(store: Path) -> dict[str, Path]:
-    """Each kind's run."""
+    """Return the run of each kind of target."""
     return {read_card(str(run / "model")).targets: run for run in (store / "runs").iterdir()}
 
 
-def test_each_kind_has_its_run(store):
+def test_store_has_a_run_of_each_kind(store):
     assert set(runs(store)) == set(METRICS)
 
 
@@ -61,7 +62,7 @@ def test_predictions_are_evaluated(store, kind):
 
 
 @pytest.mark.parametrize("kind", METRICS)
-def test_a_run_is_resumed_with_its_training(store, kind):
+def test_run_and_training_result_are_read(store, kind):
     run = runs(store)[kind]
     assert find_run(str(run), Run).manifest.targets == kind
     answer = json.loads((run / "stages/train.json").read_text())["answer"]
@@ -70,7 +71,7 @@ def test_a_run_is_resumed_with_its_training(store, kind):
     assert epoch.metric_text
 
 
-def test_the_champion_is_found_and_can_be_promoted_again(store, capsys):
+def test_champion_is_found_and_can_be_promoted_again(store, capsys):
     (candidate,) = candidates(str(store))
     assert candidate.metric.format() == "28.6%"
     champion = find_champion(PipelineConfig(store=str(store)), EvaluationKey.of(candidate))
@@ -83,7 +84,7 @@ def test_the_champion_is_found_and_can_be_promoted_again(store, capsys):
     assert listed["metric"]["name"] == "error rate"
 
 
-def test_nothing_that_the_champion_needs_is_collected(store):
+def test_garbage_collection_keeps_the_run_of_the_champion(store):
     kept = {old.run_id for old in find_old(str(store), keep_days=-1)}
     assert kept == {run.name for kind, run in runs(store).items() if kind != "class"}
 
@@ -95,7 +96,7 @@ def test_data_sets_are_listed(store, capsys):
     }  # fmt: skip
 
 
-STAGE = '{"asked": "5f", "answer": "{}"}'
+STAGE = '{"asked": "5f", "answer": "{}"}'  # codespell:ignore asked
 JOURNAL = {
     "key": "k",
     "shard": None,

@@ -1,4 +1,4 @@
-"""Plots: small enough for an artifact, not blank, and drawn for any size of input."""
+"""Plots: size limit of artifacts, not blank, and any size of input."""
 
 import io
 
@@ -27,14 +27,14 @@ def num_colours(png):
     return len(opened(png).getcolors(1 << 24))
 
 
-def some_counts(num_classes, seed=0):
+def make_counts(num_classes, seed=0):
     rng = np.random.default_rng(seed)
     counts = rng.poisson(0.1, (num_classes, num_classes)).astype(np.int64)
     np.fill_diagonal(counts, rng.integers(60, 100, num_classes))
     return counts
 
 
-def a_training(num_steps=10, num_epochs=3, frozen=1, valid=True):
+def make_history(num_steps=10, num_epochs=3, frozen=1, valid=True):
     steps, epochs = [], []
     for epoch in range(num_epochs):
         phase = "frozen" if epoch < frozen else "unfrozen"
@@ -49,13 +49,13 @@ def a_training(num_steps=10, num_epochs=3, frozen=1, valid=True):
     return steps, epochs
 
 
-def a_sweep(num_steps=100):
+def make_lr_sweep(num_steps=100):
     rates = np.geomspace(1e-6, 1, num_steps)
     losses = 3 - np.log10(rates / 1e-6) / 3
     return rates, losses + np.random.default_rng(0).normal(0, 0.1, num_steps), losses
 
 
-@pytest.mark.parametrize("counts", [some_counts(37), np.full((37, 37), 12)], ids=["good", "bad"])
+@pytest.mark.parametrize("counts", [make_counts(37), np.full((37, 37), 12)], ids=["good", "bad"])
 def test_37_classes_fit_an_artifact(counts):
     png = confusion_matrix(counts, NAMES)
     assert len(png) < MAX_BYTES
@@ -83,8 +83,8 @@ def test_actual_is_drawn_in_rows():
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 60, 61, 1000])
-def test_any_number_of_classes(num_classes):
-    png = confusion_matrix(some_counts(num_classes), [f"class_{i}" for i in range(num_classes)])
+def test_confusion_matrix_accepts_any_number_of_classes(num_classes):
+    png = confusion_matrix(make_counts(num_classes), [f"class_{i}" for i in range(num_classes)])
     assert num_colours(png) > 10
     assert len(png) < MAX_BYTES or num_classes > 60
 
@@ -93,53 +93,59 @@ def test_one_error_among_a_thousand_classes_is_visible():
     counts = np.diag(np.full(1000, 50))
     clean = np.asarray(opened(confusion_matrix(counts, ["x"] * 1000))).astype(int)
     counts[100, 801] = 30
-    spotted = np.asarray(opened(confusion_matrix(counts, ["x"] * 1000))).astype(int)
-    assert ((spotted[..., 0] - spotted[..., 2] > 90).sum()) > (
+    with_error = np.asarray(opened(confusion_matrix(counts, ["x"] * 1000))).astype(int)
+    assert ((with_error[..., 0] - with_error[..., 2] > 90).sum()) > (
         (clean[..., 0] - clean[..., 2] > 90).sum()
     )
 
 
-def test_no_photos_and_odd_names():
+def test_confusion_matrix_accepts_no_photos_and_odd_names():
     opened(confusion_matrix(np.zeros((37, 37), np.int64), NAMES))
     opened(confusion_matrix(np.eye(3, dtype=np.int64), ["$x^$", "a\nb", "long " * 30]))
 
 
 @pytest.mark.parametrize("chosen", SUGGESTIONS)
 def test_lr_curve_emphasises_the_chosen_rate(chosen):
-    png = lr_curve(*a_sweep(), SUGGESTIONS, chosen)
+    png = lr_curve(*make_lr_sweep(), SUGGESTIONS, chosen)
     assert len(png) < MAX_BYTES
     assert num_colours(png) > 50
-    assert png != lr_curve(*a_sweep(), SUGGESTIONS, "none of them")
+    assert png != lr_curve(*make_lr_sweep(), SUGGESTIONS, "none of them")
 
 
-def test_lr_curve_of_few_or_no_steps():
-    assert num_colours(lr_curve(*a_sweep(2), SUGGESTIONS, "valley")) > 20
+def test_lr_curve_accepts_few_or_no_steps():
+    assert num_colours(lr_curve(*make_lr_sweep(2), SUGGESTIONS, "valley")) > 20
     none = np.zeros(0)
     assert num_colours(lr_curve(none, none, none, {}, "valley")) > 5
 
 
 def test_training_curves_fit_an_artifact():
-    png = training_curves(*a_training(num_steps=500, num_epochs=20))
+    png = training_curves(*make_history(num_steps=500, num_epochs=20))
     assert len(png) < MAX_BYTES
     assert num_colours(png) > 100
 
 
 @pytest.mark.parametrize(
     "training",
-    [a_training(frozen=0), a_training(frozen=3), a_training(1, 1), a_training(2, 60), ([], [])],
+    [
+        make_history(frozen=0),
+        make_history(frozen=3),
+        make_history(1, 1),
+        make_history(2, 60),
+        ([], []),
+    ],
     ids=["unfrozen only", "frozen only", "one step", "many epochs", "nothing"],
 )
-def test_any_shape_of_training(training):
+def test_training_curves_accept_any_history(training):
     assert num_colours(training_curves(*training)) > 10
 
 
-def test_without_validation_there_is_one_panel_less():
-    with_panel = opened(training_curves(*a_training()))
-    assert opened(training_curves(*a_training(valid=False))).height < with_panel.height - 100
+def test_training_curves_without_validation_have_one_panel_less():
+    with_panel = opened(training_curves(*make_history()))
+    assert opened(training_curves(*make_history(valid=False))).height < with_panel.height - 100
 
 
-def test_a_missing_rate_may_be_none():
-    steps, epochs = a_training()
+def test_training_curves_accept_none_for_a_missing_rate():
+    steps, epochs = make_history()
     filled = [{"lr_group_0": None, "lr_group_1": None} | row for row in steps]
     assert training_curves(filled, epochs) == training_curves(steps, epochs)
 
@@ -147,18 +153,18 @@ def test_a_missing_rate_may_be_none():
 @pytest.mark.parametrize("num_rows", [1, 2, 900, 20_000])
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_residuals_of_any_size_are_drawn(num_rows, count):
-    targets, off = np.random.default_rng(0).normal(size=(2, num_rows, count)).astype(np.float32)
+    targets, errors = np.random.default_rng(0).normal(size=(2, num_rows, count)).astype(np.float32)
     labels = ["$a_$" * 20] * count
-    png = residuals(labels, ["kg"] * count, targets, targets + off / 10)
+    png = residuals(labels, ["kg"] * count, targets, targets + errors / 10)
     assert len(png) < MAX_BYTES
     assert opened(png).width > 900
     assert opened(png).height == pytest.approx(380 * min(count, 6), rel=0.1)
 
 
 def test_equal_residuals_are_drawn():
-    same = np.full((30, 1), 4.0, np.float32)
+    constant = np.full((30, 1), 4.0, np.float32)
     for off in (0, 1):
-        assert num_colours(residuals(["legs"], [""], same, same + off)) > 10
+        assert num_colours(residuals(["legs"], [""], constant, constant + off)) > 10
 
 
 def test_predictions_that_are_too_high_are_above_the_diagonal():

@@ -1,6 +1,6 @@
-"""The commands of README and docs: all parsed and validated, and run as they stand.
+"""Commands of README and docs: all are parsed and validated, those of two pages also run.
 
-A few run on every push, on settings that make them quick; the others run nightly.
+A few run on every push with quick settings; the others run nightly.
 """
 
 import os
@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 PLACEHOLDERS = {"make run", "make test", "source .venv/bin/activate", "pets ui FLOW_RUN_ID"}
 TRAINING = {"run", "train", "lr-find", "sweep", "collab", "evaluate", "recommend", "similar"}
-"""Subcommands that take ten seconds and more, or need others that do: nightly but for these two."""
+"""Subcommands that take over ten seconds, alone or with their inputs: nightly, except two."""
 ON_EVERY_PUSH = {
     "pets run --source.url path/to/photos",
     "pets evaluate --from path/to/predictions.parquet",
@@ -64,7 +64,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, drawn_sample) -> Path:
-    """A working directory with what the README's paths stand for."""
+    """Working directory with files at the paths used in the README."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "examples").symlink_to(ROOT / "examples")
     for breed in ("pug", "boxer"):
@@ -93,7 +93,7 @@ def folder(tmp_path_factory, drawn_sample) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, prefect_home) -> Iterator[Server]:
-    """Commands start a server of their own where none is up, for ten seconds each."""
+    """Shared Prefect server. Without it each command starts its own, which takes ten seconds."""
     running = Server(tmp_path_factory.mktemp("server"), prefect_home)
     with running.started():
         yield running
@@ -117,10 +117,10 @@ def run(
     if server:
         environment["PREFECT_API_URL"] = server.url
     if command[1] == "collab" or "--source.targets" in command:
-        # Factors begin near 0, places in the middle: a dozen steps tell nothing of them.
+        # Factors start near 0 and coordinates at the centre: 12 steps are too few.
         del environment["PETS_LR_FIND__NUM_STEPS"]
     if "--source.url" not in command:
-        # What is learnt besides the class is another data set.
+        # Targets other than the class need a data set with another name.
         name = f"sample-{command[3]}" if command[2:3] == ["--source.targets"] else "sample"
         environment |= {"PETS_SOURCE__URL": str(drawn_sample), "PETS_SOURCE__NAME": name}
     done = subprocess.run(
@@ -132,14 +132,14 @@ def run(
 
 @pytest.fixture(scope="module")
 def trained(folder, drawn_sample, server) -> Path:
-    """The model that path/to/model stands for."""
+    """Model at path/to/model."""
     printed = run(["pets", "train", "--train.base_lr", "3e-3"], folder, drawn_sample, server)
     return Path(re.search(r'"model_url": "(.+)"', printed).group(1))
 
 
 @pytest.fixture(scope="module")
 def evaluated(trained, folder, drawn_sample, server) -> Path:
-    """The evaluation of that model, which became champion after another one."""
+    """Evaluation of the trained model, which is promoted after another model."""
     other = shutil.copytree(trained, trained.with_name("another"))
     for model in (other, trained):
         printed = run(["pets", "evaluate", str(model)], folder, drawn_sample, server)
@@ -174,25 +174,25 @@ def exported(trained, folder, drawn_sample) -> Path:
     return folder / "exported.onnx"
 
 
-def test_the_readme_has_commands() -> None:
+def test_readme_has_commands() -> None:
     assert len(COMMANDS) > 10
     assert all(line.startswith("pets ") for line in COMMANDS)
     assert set(COMMANDS) >= ON_EVERY_PUSH
 
 
-class Parsed(Exception):  # noqa: N818 - no error: the command would begin its work now
+class Parsed(Exception):  # noqa: N818 - not an error: the command's work would start now
     pass
 
 
 @pytest.fixture
 def parse(monkeypatch, tmp_path):
-    """Parse and validate a command, up to where its work would begin."""
+    """Function that parses and validates a command without running it."""
 
     def parsed(*_: object, **__: object) -> None:
         raise Parsed
 
     class Parser(cli._Parser):
-        """Stops a command that has no settings of its own once its arguments are parsed."""
+        """Parser that stops commands without settings after parsing."""
 
         def parse_args(self, arguments):
             result = super().parse_args(arguments)
@@ -208,16 +208,16 @@ def parse(monkeypatch, tmp_path):
     )
     monkeypatch.chdir(ROOT)
 
-    def parse_command(words: list[str]) -> None:
-        cli.main(words)
+    def parse_command(arguments: list[str]) -> None:
+        cli.main(arguments)
 
     return parse_command
 
 
 @pytest.mark.parametrize("command", WRITTEN)
-def test_a_written_command_is_valid(command: str, parse, monkeypatch) -> None:
+def test_documented_command_is_valid(command: str, parse, monkeypatch) -> None:
     if "coat:COAT" in command:
-        # The file of the page that has the command.
+        # The page with the command has the module's source.
         coat = ModuleType("coat")
         exec(re.search(r"```python\n(.*?)```", PAGES["new-target.md"], re.S)[1], vars(coat))
         monkeypatch.setitem(sys.modules, "coat", coat)
@@ -226,9 +226,9 @@ def test_a_written_command_is_valid(command: str, parse, monkeypatch) -> None:
 
 
 def test_invalid_commands_fail(parse, capsys) -> None:
-    for words in (["run", "--train.epoch", "3"], ["predict"], ["models", "promot", "RUN"]):
+    for arguments in (["run", "--train.epoch", "3"], ["predict"], ["models", "promot", "RUN"]):
         with pytest.raises(SystemExit):
-            parse(words)
+            parse(arguments)
     assert "no such setting" in capsys.readouterr().err
 
 
@@ -241,8 +241,8 @@ def test_invalid_commands_fail(parse, capsys) -> None:
         for command in COMMANDS
     ],
 )
-def test_command(command: str, folder, drawn_sample, server, request) -> None:
-    stands_for = {
+def test_readme_command_succeeds(command: str, folder, drawn_sample, server, request) -> None:
+    placeholders = {
         "path/to/model": lambda: request.getfixturevalue("trained"),
         "path/to/run": lambda: request.getfixturevalue("trained").parent,
         "path/to/predictions.parquet": lambda: (
@@ -256,21 +256,21 @@ def test_command(command: str, folder, drawn_sample, server, request) -> None:
         "OLD": lambda: "sample",
         "NEW": lambda: "sample",
     }
-    words = shlex.split(command)
-    if words[1:3] == ["predict", "model.onnx"]:
-        words[2] = str(request.getfixturevalue("exported"))
-    if words[1] == "datasets":
+    arguments = shlex.split(command)
+    if arguments[1:3] == ["predict", "model.onnx"]:
+        arguments[2] = str(request.getfixturevalue("exported"))
+    if arguments[1] == "datasets":
         request.getfixturevalue("trained")
-    words = [str(stands_for[word]()) if word in stands_for else word for word in words]
-    rejected = "--gate.promote" in words
-    printed = run(words, folder, drawn_sample, server, expected=1 if rejected else 0)
-    if "--source.targets" in words:
+    arguments = [str(placeholders[word]()) if word in placeholders else word for word in arguments]
+    rejected = "--gate.promote" in arguments
+    printed = run(arguments, folder, drawn_sample, server, expected=1 if rejected else 0)
+    if "--source.targets" in arguments:
         assert Path(re.search(r"Review +(\S+)", printed).group(1), "report.json").is_file()
-    elif words[1] in ("run", "evaluate"):
+    elif arguments[1] in ("run", "evaluate"):
         assert "Error rate" in printed
         assert "Most confused" in printed
         assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
-    if words[1] == "collab":
+    if arguments[1] == "collab":
         own, biases, mean = map(float, re.findall(r"^  (\d\.\d+)  ", printed, re.M))
         assert own < biases < mean
     if rejected:
@@ -278,7 +278,7 @@ def test_command(command: str, folder, drawn_sample, server, request) -> None:
 
 
 @pytest.mark.slow
-def test_make_run_installs_nothing_again(folder, drawn_sample) -> None:
+def test_make_run_does_not_reinstall(folder, drawn_sample) -> None:
     if not (ROOT / ".venv/.installed").exists():
         pytest.skip("make has not set up .venv here")
     printed = run(["make", "-C", str(ROOT), "run"], folder, drawn_sample)
@@ -287,7 +287,7 @@ def test_make_run_installs_nothing_again(folder, drawn_sample) -> None:
 
 
 @pytest.mark.slow
-def test_the_python_example(folder, drawn_sample) -> None:
+def test_python_example_runs(folder, drawn_sample) -> None:
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     tiny = "model={'backbone': 'test_efficientnet', 'weights': 'none', 'image_size': 64}"
     small = code.replace('"sample_photos_per_breed": 8', f'"url": {str(drawn_sample)!r}')
@@ -297,13 +297,13 @@ def test_the_python_example(folder, drawn_sample) -> None:
 
 
 @pytest.mark.slow
-def test_the_example_of_reading_a_data_set(folder, drawn_sample, trained) -> None:
+def test_data_set_example_runs(folder, drawn_sample, trained) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.S).group(1)
     printed = run([sys.executable, "-c", code], folder, drawn_sample)
     assert re.search(r"^[A-Z][A-Za-z ]+ \(\d+, \d+\)$", printed, re.M), printed
 
 
-def test_every_path_the_readme_links_to_is_there() -> None:
+def test_linked_paths_exist() -> None:
     for page, folder in ((README, ROOT), (EVALUATION, ROOT / "docs")):
         links = re.findall(r"\]\(([^)#]+)\)", page)
         local = [link for link in links if "://" not in link]

@@ -1,4 +1,4 @@
-"""The benchmark of regularisers: what each training changes, and that it goes on after a stop."""
+"""Regularisation benchmark: its trainings, resume after a stop, and its table and plot."""
 
 import re
 import sys
@@ -19,38 +19,38 @@ RECIPE = {"size": 64, "epochs": 2}
 SCORES = {"train_error": 0.01, "train_loss": 0.1, "valid_error": 0.2, "valid_loss": 0.7}
 
 
-def configured(strengths):
+def config_with(strengths):
     values = PipelineConfig().model_dump(mode="json")
     for group, changed in bench.settings(strengths).items():
         values[group] |= changed
     return PipelineConfig.model_validate(values)
 
 
-def test_the_defaults_are_trained_first_and_once_a_seed():
-    asked = bench.trainings(num_seeds=2)
-    plain = [n for n, training in enumerate(asked) if bench.DEFAULTS.items() <= training.items()]
-    assert plain == [0, len(asked) // 2]
-    assert [asked[n]["seed"] for n in plain] == [0, 1]
-    assert configured(asked[0]) == PipelineConfig()
+def test_defaults_are_trained_first_and_once_per_seed():
+    trainings = bench.trainings(num_seeds=2)
+    default = [n for n, each in enumerate(trainings) if bench.DEFAULTS.items() <= each.items()]
+    assert default == [0, len(trainings) // 2]
+    assert [trainings[n]["seed"] for n in default] == [0, 1]
+    assert config_with(trainings[0]) == PipelineConfig()
 
 
-def test_every_training_changes_one_regulariser_and_its_settings_are_allowed():
-    asked = bench.trainings(num_seeds=1)
-    assert len(asked) == 1 + sum(len(values) - 1 for values in bench.STRENGTHS.values())
-    for training in asked[1:]:
-        assert configured(training) != PipelineConfig()
+def test_every_training_changes_one_regulariser_to_a_valid_value():
+    trainings = bench.trainings(num_seeds=1)
+    assert len(trainings) == 1 + sum(len(values) - 1 for values in bench.STRENGTHS.values())
+    for training in trainings[1:]:
+        assert config_with(training) != PipelineConfig()
         assert len([n for n, value in bench.DEFAULTS.items() if training[n] != value]) == 1
 
 
 @pytest.mark.parametrize("name", bench.STRENGTHS)
-def test_strengths_begin_with_off_and_hold_the_default(name):
+def test_strengths_start_at_zero_and_include_the_default(name):
     values = bench.STRENGTHS[name]
     assert values[0] == 0
     assert list(values) == sorted(set(values))
     assert bench.DEFAULTS[name] in values
 
 
-def test_no_strength_means_no_augmentation():
+def test_strength_zero_disables_augmentation():
     assert bench.augmentation(0) == {
         "flip": False, "max_rotate_degrees": 0, "max_zoom": 1, "max_warp": 0, "max_lighting": 0,
         "erase_probability": 0,
@@ -58,7 +58,7 @@ def test_no_strength_means_no_augmentation():
 
 
 class Trainer:
-    """Stands for the processes that train: takes no time, gives the same scores, may be killed."""
+    """Replaces the training processes: returns constant scores, and may be killed."""
 
     def __init__(self):
         self.configs, self.killed_after = [], None
@@ -84,7 +84,7 @@ def measure(folder, recipe=RECIPE):
     return found
 
 
-def test_a_stopped_benchmark_goes_on(trainer, tmp_path):
+def test_stopped_benchmark_resumes(trainer, tmp_path):
     trainer.killed_after = 3
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path)
@@ -95,7 +95,7 @@ def test_a_stopped_benchmark_goes_on(trainer, tmp_path):
     assert len(measure(tmp_path)) == len(trainer.configs)
 
 
-def test_what_another_recipe_measured_is_kept_and_does_not_count(trainer, tmp_path):
+def test_results_of_another_recipe_are_kept_but_not_used(trainer, tmp_path):
     total = len(bench.trainings(1))
     measure(tmp_path, RECIPE | {"size": 32})
     found = measure(tmp_path)
@@ -105,7 +105,7 @@ def test_what_another_recipe_measured_is_kept_and_does_not_count(trainer, tmp_pa
 
 
 @pytest.mark.parametrize("num_done", [1, 16])
-def test_table_and_picture_show_what_is_there(trainer, tmp_path, num_done):
+def test_table_and_plot_accept_partial_results(trainer, tmp_path, num_done):
     found = measure(tmp_path)[:num_done]
     rows = bench.table(found).splitlines()[2:]
     assert len(rows) == {1: 5, 16: 20}[num_done]
@@ -113,7 +113,7 @@ def test_table_and_picture_show_what_is_there(trainer, tmp_path, num_done):
     assert len(bench.picture(found)) > 5_000
 
 
-def test_the_settings_that_the_page_names_exist():
+def test_settings_named_in_the_docs_exist():
     page = (ROOT / "docs/regularisation.md").read_text()
     named = set(re.findall(r"`(train|model|transform)\.(\w+)", page))
     assert len(named) > 5

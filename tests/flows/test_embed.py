@@ -1,4 +1,4 @@
-"""Embeddings as a flow, and `pets similar` on what it leaves."""
+"""The embed flow, and `pets similar` on its embeddings."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ def model_url(tmp_path) -> str:
 
 @pytest.fixture
 def photos(write_folder, tmp_path, jpeg) -> Path:
-    """Two classes, and a photo that is in both of them."""
+    """Folders of two classes with one photo in both."""
     root = write_folder(tmp_path / "photos", {"birman": 30, "pug": 30})
     for label in ("birman", "pug"):
         (root / label / "twin.jpg").write_bytes(jpeg(999, 90, 70))
@@ -43,7 +43,7 @@ def config(tmp_path, photos) -> PipelineConfig:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_embeddings_and_near_duplicates_of_a_data_set(
+def test_embed_flow_writes_embeddings_and_near_duplicates(
     config, model_url, photos, read_artifacts, capsys
 ) -> None:
     state = embed_flow(model_url, config, return_state=True)
@@ -54,11 +54,11 @@ def test_embeddings_and_near_duplicates_of_a_data_set(
     assert "twin" in twin["match_id"]
     assert twin["by_hash"]
     assert found.num_both >= 1
-    made = read_artifacts(state.state_details.flow_run_id)
-    assert made["near-duplicates"].count("data:image/jpeg") == 2 * min(len(rows), 20)
-    assert "embedding and hash, different label" in made["near-duplicates"]
-    assert len(made["near-duplicates"]) < 300_000
-    # Of a version that is in the store already, no source is read.
+    artifacts = read_artifacts(state.state_details.flow_run_id)
+    assert artifacts["near-duplicates"].count("data:image/jpeg") == 2 * min(len(rows), 20)
+    assert "embedding and hash, different label" in artifacts["near-duplicates"]
+    assert len(artifacts["near-duplicates"]) < 300_000
+    # The source is not read if the version is in the store.
     nowhere = config.source.model_copy(update={"url": "/nowhere"})
     stored = config.model_copy(update={"source": nowhere})
     again = embed_flow(model_url, stored, "mine")
@@ -73,7 +73,7 @@ def test_embeddings_and_near_duplicates_of_a_data_set(
     assert float(second.split()[0]) <= 1
 
 
-def said(capsys, *argv: object) -> str:
+def error_line(capsys, *argv: object) -> str:
     with pytest.raises(SystemExit) as caught:
         cli.main([str(arg) for arg in argv])
     assert caught.value.code == 2
@@ -83,25 +83,27 @@ def said(capsys, *argv: object) -> str:
     return output.err
 
 
-def test_faults_are_told_in_a_line(capsys, tmp_path, photos) -> None:
+def test_similar_reports_errors_in_one_line(capsys, tmp_path, photos) -> None:
     photo = photos / "pug/0.jpg"
     (tmp_path / "text.parquet").write_text("a,b")
-    for url, words in (
+    for url, message in (
         (tmp_path / "no.parquet", "no.parquet does not exist"),
         (tmp_path / "text.parquet", "not an embeddings file, or damaged"),
     ):
-        assert words in said(capsys, "similar", photo, "--embeddings", url)
-    assert "--top = 0: must be" in said(capsys, "similar", photo, "--embeddings", "x", "--top", 0)
+        assert message in error_line(capsys, "similar", photo, "--embeddings", url)
+    assert "--top = 0: must be" in error_line(
+        capsys, "similar", photo, "--embeddings", "x", "--top", 0
+    )
 
 
-def test_a_search_loads_no_prefect(tmp_path, photos) -> None:
+def test_similar_imports_neither_prefect_nor_torch(tmp_path, photos) -> None:
     code = (
         "import sys\nfrom pets.cli import main as cli\n"
         "try:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
-    words = ["similar", str(photos / "pug/0.jpg"), "--embeddings", str(tmp_path)]
+    arguments = ["similar", str(photos / "pug/0.jpg"), "--embeddings", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
-    assert not set(done.stdout.split()) & {"prefect", "torch"}, "nor torch for a fault"
+    assert not set(done.stdout.split()) & {"prefect", "torch"}

@@ -41,11 +41,11 @@ def config(small_config) -> PipelineConfig:
     return PipelineConfig.model_validate(small_config.model_dump(exclude_defaults=True) | settings)
 
 
-def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_artifacts) -> None:
+def test_pipeline_creates_a_model_and_every_artifact(config, tmp_path, read_artifacts) -> None:
     state = pipeline(config, return_state=True)
     report = state.result()
-    made = read_artifacts(state.state_details.flow_run_id)
-    assert set(made) == {
+    artifacts = read_artifacts(state.state_details.flow_run_id)
+    assert set(artifacts) == {
         "dataset-summary",
         "quarantine",
         "duplicates",
@@ -64,21 +64,21 @@ def test_the_pipeline_leaves_a_model_and_every_artifact(config, tmp_path, read_a
         "label-issues",
         "run-summary",
     }
-    assert made.pop("training-progress") == 100
-    summary = made["run-summary"].replace("\\", "")
+    assert artifacts.pop("training-progress") == 100
+    summary = artifacts["run-summary"].replace("\\", "")
     assert f"# Error rate {report.primary.value:.1%}: gate not configured" in summary
-    table = json.loads(made["confusion-table"])
+    table = json.loads(artifacts["confusion-table"])
     assert sum(row["count"] for row in table) == report.num_rows
-    first = json.loads(made["most-confused"])[0]
+    first = json.loads(artifacts["most-confused"])[0]
     worst = report.highlights.rows[0]
     assert (first["actual"], first["predicted"], str(first["count"])) == worst[:3]
-    recalls = [row["recall"] for row in json.loads(made["classes"])]
+    recalls = [row["recall"] for row in json.loads(artifacts["classes"])]
     assert len(recalls) == 37
-    assert recalls == sorted(recalls), "the lowest first"
-    assert made["top-losses"].count("data:image/jpeg") == 32, "photos, and where the model looked"
+    assert recalls == sorted(recalls), "ascending order"
+    assert artifacts["top-losses"].count("data:image/jpeg") == 32, "photos and attention maps"
     for key in ("lr-finder", "training-curves", "confusion-matrix", "calibration"):
-        assert "data:image/png;base64,iVBOR" in made[key]
-    assert all(len(data) < 300_000 for data in made.values())
+        assert "data:image/png;base64,iVBOR" in artifacts[key]
+    assert all(len(data) < 300_000 for data in artifacts.values())
     assert len(load_model(report.model_url).card.classes) == 37
     assert (tmp_path / "store" / "runs").is_dir()
 
@@ -87,7 +87,7 @@ def photos_of(manifest):
     return pq.read_table(f"{manifest.url}/photos.parquet").to_pandas().set_index("id").sort_index()
 
 
-def test_each_stage_is_a_flow(config) -> None:
+def test_each_stage_runs_as_a_flow(config) -> None:
     manifest = ingest_flow(config)
     assert manifest.num_rows == 37 * 4
     assert lr_find_flow(config).num_steps == 12
@@ -100,23 +100,23 @@ def test_each_stage_is_a_flow(config) -> None:
     figures = {"url", "seconds"}
     assert again.model_dump(exclude=figures) == report.model_dump(exclude=figures)
     assert report.num_trained_on == 0
-    # Another seed makes validation photos of what the model was trained on.
+    # Another seed moves training photos of the model into the validation split.
     moved = config.model_copy(update={
         "source": config.source.model_copy(update={"seed": 3}),
         "evaluate": config.evaluate.model_copy(update={"split": "valid"}),
     })  # fmt: skip
-    flattered = evaluate_flow(result.model_url, moved)
+    overlapping = evaluate_flow(result.model_url, moved)
     before, now = photos_of(manifest), photos_of(ingest_flow(moved))
-    assert flattered.num_rows == (now.split == "valid").sum()
-    assert flattered.num_trained_on == ((before.split == "train") & (now.split == "valid")).sum()
-    assert flattered.num_trained_on > 0
-    assert not flattered.verdict.passed
+    assert overlapping.num_rows == (now.split == "valid").sum()
+    assert overlapping.num_trained_on == ((before.split == "train") & (now.split == "valid")).sum()
+    assert overlapping.num_trained_on > 0
+    assert not overlapping.verdict.passed
 
 
-def test_the_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
-    """The first model is promoted, the same again passes, and one that the gate bars does not."""
+def test_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
+    """The first model is promoted, an equal one passes, and one above the limit is rejected."""
 
-    def judged(**gate):
+    def review_with(**gate):
         settings = config.gate.model_copy(update={"promote": True, **gate})
         changed = config.model_copy(update={"gate": settings})
         return review_flow(predictions, changed, return_state=True)
@@ -125,14 +125,14 @@ def test_the_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
         update={"train": config.train.model_copy(update={"base_lr": 1e-2})}
     )).model_url  # fmt: skip
     predictions = evaluate_flow(model, config).predictions_url
-    first, second = judged(), judged()
+    first, second = review_with(), review_with()
     assert first.name == second.name == "Completed"
     name = read_info(predictions).dataset_name
     assert current(config.store, name, "champion").why == "promoted"
     assert second.result().is_champion
     promoted = history(config.store, name, "champion")
     assert len(promoted) == 2
-    # Another model with the same predictions is compared with it.
+    # Another model with the same predictions is compared with the champion.
     info = read_info(predictions).model_copy(update={"model_url": str(tmp_path / "twin")})
     own = read_predictions(predictions, CLASSES)
     twin = str(tmp_path / "twin.parquet")
@@ -140,17 +140,17 @@ def test_the_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
     compared = review_flow(twin, config, return_state=True)
     assert compared.result().comparison.improvement.value == 0
     assert "McNemar" in read_artifacts(compared.state_details.flow_run_id)["champion"]
-    state = judged(max_error_rate=0.0)
+    state = review_with(max_error_rate=0.0)
     assert (state.name, state.type.value) == ("Rejected", "FAILED")
     assert "gate.max_error_rate = 0.00%" in state.message
     assert history(config.store, name, "champion") == promoted
-    made = read_artifacts(state.state_details.flow_run_id)
-    assert "does not pass the gate" in made["run-summary"]
-    assert "max\\_error\\_rate" in made["run-summary"]
-    assert "champion" not in made, "it is not compared with itself"
+    artifacts = read_artifacts(state.state_details.flow_run_id)
+    assert "does not pass the gate" in artifacts["run-summary"]
+    assert "max\\_error\\_rate" in artifacts["run-summary"]
+    assert "champion" not in artifacts, "a model is not compared with itself"
 
 
-def test_a_fault_in_the_settings_fails_the_run_before_any_work(config, read_artifacts) -> None:
+def test_invalid_setting_fails_the_run_before_any_work(config, read_artifacts) -> None:
     broken = config.model_copy(
         update={"model": config.model.model_copy(update={"backbone": "resnet33"})}
     )
@@ -159,11 +159,11 @@ def test_a_fault_in_the_settings_fails_the_run_before_any_work(config, read_arti
     with pytest.raises(PetsError, match="Did you mean"):
         state.result()
     assert not read_artifacts(state.state_details.flow_run_id)
-    assert not list(Path(config.store).rglob("*")), "nothing is left in the store"
+    assert not list(Path(config.store).rglob("*")), "the store is empty"
 
 
 @pytest.mark.parametrize(
-    ("group", "faulty", "said"),
+    ("group", "value", "message"),
     [
         ("source", {"url": "/nowhere/at/all"}, "no such folder"),
         ("evaluate", {"split": "valid"}, "evaluate.split = valid"),
@@ -171,20 +171,20 @@ def test_a_fault_in_the_settings_fails_the_run_before_any_work(config, read_arti
         ("cache_dir", "/dev/null/cache", "cache_dir = /dev/null/cache: cannot be written"),
     ],
 )
-def test_bad_input_leaves_nothing_in_the_store(config, group: str, faulty, said: str) -> None:
+def test_invalid_input_writes_nothing_to_the_store(config, group: str, value, message: str) -> None:
     settings = config.model_dump(exclude_defaults=True)
     settings["source"]["valid_fraction"] = 0.0
-    if isinstance(faulty, dict):
-        settings.setdefault(group, {}).update(faulty)
+    if isinstance(value, dict):
+        settings.setdefault(group, {}).update(value)
     else:
-        settings[group] = faulty
+        settings[group] = value
     state = pipeline(PipelineConfig.model_validate(settings), return_state=True)
-    with pytest.raises(PetsError, match=said):
+    with pytest.raises(PetsError, match=message):
         state.result()
     assert not list(Path(config.store).rglob("*"))
 
 
-def test_parameters_of_the_form_are_the_settings() -> None:
+def test_flow_parameters_have_the_settings_schema() -> None:
     """The Prefect UI builds its form from this schema."""
     schema = pipeline.parameters.model_dump()
     train = schema["definitions"]["TrainConfig"]["properties"]
@@ -192,24 +192,22 @@ def test_parameters_of_the_form_are_the_settings() -> None:
     assert "unfreezing" in train["epochs"]["description"]
 
 
-def test_a_parameter_no_setting_knows_is_refused() -> None:
+def test_unknown_parameter_is_rejected() -> None:
     from prefect.exceptions import ParameterTypeError
 
     with pytest.raises(ParameterTypeError, match="epoch"):
         pipeline(config={"train": {"epoch": 3}})
 
 
-def test_a_deployment_that_is_not_there_is_refused_before_any_work(config, tmp_path) -> None:
+def test_unknown_deployment_is_rejected_before_any_work(config, tmp_path) -> None:
     launch = config.launch.model_copy(update={"deployment": "rank-stage/gpuu"})
     with pytest.raises(PetsError, match=r"launch.deployment = rank-stage/gpuu: no such deployment"):
         pipeline(config.model_copy(update={"launch": launch}))
     assert not (tmp_path / "store").exists()
 
 
-def test_a_stage_of_the_gpu_pool_is_refused_on_a_machine_without_a_gpu(
-    config, tmp_path, monkeypatch
-) -> None:
-    """Whatever the run that asks for it says: its own machine needs none."""
+def test_gpu_pool_stage_fails_on_a_machine_without_a_gpu(config, tmp_path, monkeypatch) -> None:
+    """Even if the settings of the requesting run do not require a GPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     request = WorkRequest(
         stage="lr-find", config=config, run_url=str(tmp_path / "run"), manifest=ingest(config)
@@ -222,7 +220,7 @@ def test_a_stage_of_the_gpu_pool_is_refused_on_a_machine_without_a_gpu(
     assert load_result(request, LRSuggestion) is not None
 
 
-def test_ratings_are_learnt_evaluated_and_promoted(
+def test_collab_flow_trains_evaluates_and_promotes(
     tmp_path, read_artifacts, monkeypatch, capsys
 ) -> None:
     settings = {
@@ -236,16 +234,16 @@ def test_ratings_are_learnt_evaluated_and_promoted(
     config = RatingsConfig.model_validate(settings)
     state = collab_flow(config, return_state=True)
     report = state.result()
-    made = read_artifacts(state.state_details.flow_run_id)
-    assert set(made) == {
+    artifacts = read_artifacts(state.state_details.flow_run_id)
+    assert set(artifacts) == {
         "dataset-summary", "lr-finder", "training-progress", "training-curves", "weight-decay",
         "run-summary", *(section.key for section in report.sections),
     }  # fmt: skip
     own, biases = report.primary.value, report.metric("RMSE of user and item biases")
     assert own < biases < report.primary.baseline
-    assert f"{report.num_rows:,} test ratings" in made["run-summary"]
-    assert "600 users and 400 items with training ratings" in made["dataset-summary"]
-    assert made["weight-decay"].startswith("# Best weight decay: 0.1")
+    assert f"{report.num_rows:,} test ratings" in artifacts["run-summary"]
+    assert "600 users and 400 items with training ratings" in artifacts["dataset-summary"]
+    assert artifacts["weight-decay"].startswith("# Best weight decay: 0.1")
     assert report.model_url.endswith("-wd-0.1/model")
     run_id = str(state.state_details.flow_run_id)
     champion = current(config.store, "sample-ratings", "champion")
@@ -255,7 +253,7 @@ def test_ratings_are_learnt_evaluated_and_promoted(
     for text in (run_id, "sample-ratings", "dot", f"RMSE {own:.4g}", "ratings", "champion"):
         assert text in listed
 
-    # Other fractions: another version, some of whose held-out ratings the champion was trained on.
+    # Another version, in which some held-out ratings are training ratings of the champion.
     worse = settings | {"ratings": {"test_fraction": 0.3}, "train": {"epochs": 1, "base_lr": 1e-5}}
     worse["recommender"] = {"num_factors": 8}
     rejected = collab_flow(RatingsConfig.model_validate(worse), return_state=True)
@@ -267,18 +265,18 @@ def test_ratings_are_learnt_evaluated_and_promoted(
     assert "same" in read_artifacts(rejected.state_details.flow_run_id)["champion"]
     assert current(config.store, "sample-ratings", "champion") == champion
 
-    def launched(*_: object, **__: object) -> None:
-        raise AssertionError("a stage that was done is done again")
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a completed stage runs again")
 
-    monkeypatch.setattr("tasks.stages.launch", launched)
+    monkeypatch.setattr("tasks.stages.launch", fail)
     again = collab_flow(config, resume=str(tmp_path / "store/runs" / run_id))
     assert again.primary == report.primary
     assert again.is_champion
-    with pytest.raises(PetsError, match="no run of ratings began there"):
+    with pytest.raises(PetsError, match="no ratings run found there"):
         collab_flow(config, resume=str(tmp_path / "nowhere"))
 
 
-def test_a_gate_without_meaning_for_ratings_is_refused_before_any_work(tmp_path) -> None:
+def test_gate_setting_invalid_for_ratings_is_rejected_before_any_work(tmp_path) -> None:
     gate = {"max_error_rate": 0.1}
     config = RatingsConfig.model_validate({"store": str(tmp_path / "store"), "gate": gate})
     with pytest.raises(PetsError, match=r"gate\.max_error_rate = 0\.1 .*set gate\.max_value"):

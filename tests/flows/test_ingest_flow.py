@@ -1,4 +1,4 @@
-"""Ingest as Prefect tasks: runners, retries, and what is shown of a data set that is not clean."""
+"""Ingest as Prefect tasks: task runners, retries, and artifacts of a data set with bad photos."""
 
 import json
 import re
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.fixture
 def config(tmp_path, write_folder) -> PipelineConfig:
-    """Settings that make several shards of noise."""
+    """Settings for a data set of noise with several shards."""
     return PipelineConfig.model_validate(
         {
             "store": str(tmp_path / "store"),
@@ -37,13 +37,13 @@ def config(tmp_path, write_folder) -> PipelineConfig:
 
 @pytest.fixture(scope="module")
 def ray_home() -> Iterator[Path]:
-    """Where Ray puts its files, its token with them and not in the home folder."""
+    """Folder of Ray's files and of its token, instead of the home folder."""
     settings = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": 2 * uuid4().hex,
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    # The paths of its sockets must be short; its processes may outlive their cluster for a moment.
+    # Ray's socket paths must be short, and its processes may briefly outlive the cluster.
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
@@ -55,7 +55,7 @@ def ray_home() -> Iterator[Path]:
 
 @pytest.fixture
 def ray_cluster(ray_home) -> Iterator[str]:
-    """The address of a running cluster."""
+    """Address of a running Ray cluster."""
     pytest.importorskip("ray")
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
@@ -84,10 +84,10 @@ def with_ingest(config: PipelineConfig, **values) -> PipelineConfig:
     ],
 )
 def test_every_runner_makes_the_same_data_set(config, runner, tmp_path, ray_home):
-    by_plain_python = tasks.commit(config, _written(config, tmp_path / "plain"))
+    expected = tasks.commit(config, _written(config, tmp_path / "plain"))
     manifest = ingest_flow(with_ingest(config, runner=runner, num_workers=2))
-    assert manifest.fingerprint == by_plain_python.fingerprint
-    assert manifest.splits == by_plain_python.splits
+    assert manifest.fingerprint == expected.fingerprint
+    assert manifest.splits == expected.splits
 
 
 def _written(config, store):
@@ -98,7 +98,7 @@ def _written(config, store):
 
 
 @pytest.mark.nightly
-def test_a_running_ray_cluster_is_joined_where_it_is_named(config, ray_home, ray_cluster, tmp_path):
+def test_runner_address_selects_the_running_ray_cluster(config, ray_home, ray_cluster, tmp_path):
     def sessions() -> int:
         return len([path for path in ray_home.glob("session_*") if not path.is_symlink()])
 
@@ -113,14 +113,14 @@ def test_a_running_ray_cluster_is_joined_where_it_is_named(config, ray_home, ray
     assert own.fingerprint == joined.fingerprint
 
 
-def test_a_runner_that_is_not_installed_is_told_before_any_work(config, monkeypatch):
+def test_missing_runner_package_fails_before_any_work(config, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "prefect_ray", None)
     with pytest.raises(PetsError, match=r"ingest\.runner = ray.*pip install"):
         ingest_flow(with_ingest(config, runner="ray"))
     assert not list_versions(config.store)
 
 
-def test_a_shard_that_failed_is_tried_again(config, monkeypatch):
+def test_failed_shard_is_retried(config, monkeypatch):
     calls = []
 
     def fail_once(*arguments):
@@ -131,10 +131,10 @@ def test_a_shard_that_failed_is_tried_again(config, monkeypatch):
 
     monkeypatch.setattr(tasks, "write_shard", fail_once)
     assert ingest_flow(config).num_rows == 60
-    assert len(calls) == 3  # train, valid, and the one that failed
+    assert len(calls) == 3  # train, valid and the retry
 
 
-def test_planning_and_committing_are_tried_again_alike():
+def test_plan_and_commit_tasks_have_the_same_retry_settings():
     plan, commit = (
         (t.retries, t.retry_delay_seconds, t.retry_condition_fn, t.cache_policy)
         for t in (tasks.plan_data_set, tasks.commit_data_set)
@@ -142,32 +142,34 @@ def test_planning_and_committing_are_tried_again_alike():
     assert plan == commit == (2, 5, tasks.should_retry, NO_CACHE)
 
 
-def test_what_only_the_user_can_mend_is_not_tried_again(config, monkeypatch):
+def test_user_error_is_not_retried(config, monkeypatch):
     calls = []
 
     def refuse(*_):
         calls.append(1)
-        raise PetsError("mend the source")
+        raise PetsError("the source is invalid")
 
     monkeypatch.setattr(tasks, "write_shard", refuse)
-    with pytest.raises(PetsError, match="mend the source"):
+    with pytest.raises(PetsError, match="the source is invalid"):
         ingest_flow(config)
     assert len(calls) <= 2
 
 
-def test_leaks_and_quarantine_are_shown(config, tmp_path, read_artifacts):
+def test_artifacts_show_leaks_and_quarantine(config, tmp_path, read_artifacts):
     folder = tmp_path / "mine/a"
     (folder / "cut.jpg").write_bytes((folder / "0.jpg").read_bytes()[:40])
-    for number in range(20):  # in other folders by other names, so that some fall into valid
+    for number in range(20):  # other names, so that some are in the validation split
         copy = folder / f"copy-{number}.jpg"
         copy.write_bytes((folder / f"{number}.jpg").read_bytes())
     state = ingest_flow(config, return_state=True)
     manifest = state.result()
-    made = read_artifacts(state.state_details.flow_run_id)
-    assert [row["id"] for row in json.loads(made["quarantine"])] == [escape_markdown("a/cut.jpg")]
+    artifacts = read_artifacts(state.state_details.flow_run_id)
+    assert [row["id"] for row in json.loads(artifacts["quarantine"])] == [
+        escape_markdown("a/cut.jpg")
+    ]
     leaking = manifest.duplicates["leaking"]
     assert leaking > 0
-    assert f"# {leaking} photos of an earlier split" in made["duplicates"]
-    assert made["duplicates"].count("data:image/jpeg;base64,") == 2 * min(leaking, 20)
-    assert f"| leaking | {leaking} |" in made["dataset-summary"]
-    assert all(len(data) < 300_000 for data in made.values())
+    assert f"# {leaking} photos of an earlier split" in artifacts["duplicates"]
+    assert artifacts["duplicates"].count("data:image/jpeg;base64,") == 2 * min(leaking, 20)
+    assert f"| leaking | {leaking} |" in artifacts["dataset-summary"]
+    assert all(len(data) < 300_000 for data in artifacts.values())

@@ -1,4 +1,4 @@
-"""The whole pipeline with nothing on this machine: the photos in a store, everything else too."""
+"""The pipeline with its source and store in a bucket."""
 
 import json
 import tarfile
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
     ],
     indirect=True,
 )
-def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifacts, capsys):
+def test_pipeline_reads_and_writes_a_bucket(bucket, drawn_sample, tmp_path, read_artifacts, capsys):
     url = bucket.url
     for name in ("images.tar.gz", "annotations.tar.gz"):
         storage.write_bytes(f"{url}/pets/{name}", (drawn_sample / name).read_bytes())
@@ -43,14 +43,14 @@ def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifa
     report = state.result()
     assert report.num_rows == 74
     assert report.model_url.startswith(f"{url}/store/runs/")
-    made = read_artifacts(state.state_details.flow_run_id)
-    table = json.loads(made["confusion-table"])
+    artifacts = read_artifacts(state.state_details.flow_run_id)
+    table = json.loads(artifacts["confusion-table"])
     assert sum(row["count"] for row in table) == 74
     assert report.url.startswith(url)
     assert b"<html" in storage.read_bytes(report.file("report.html"))
     champion = current(config.store, "oxford-iiit-pet", "champion")
     assert absolute(config.store, champion.model.model_url) == report.model_url
-    storage.write_bytes(f"{url}/photo.jpg", _a_photo(drawn_sample))
+    storage.write_bytes(f"{url}/photo.jpg", _first_photo(drawn_sample))
     (prediction,) = predict_photos(report.model_url, [f"{url}/photo.jpg"])
     assert prediction.error is None
     assert prediction.label
@@ -60,6 +60,6 @@ def test_from_a_bucket_into_a_bucket(bucket, drawn_sample, tmp_path, read_artifa
     assert "0 files" in capsys.readouterr().out
 
 
-def _a_photo(sample) -> bytes:
+def _first_photo(sample) -> bytes:
     with tarfile.open(sample / "images.tar.gz") as tar:
         return tar.extractfile(next(member for member in tar if member.isfile())).read()

@@ -1,4 +1,4 @@
-"""How often Prefect runs a task whose error another attempt may, or cannot, change."""
+"""Prefect's task retries for errors that are and are not retryable."""
 
 import errno
 from collections import Counter
@@ -37,6 +37,6 @@ def fail_each() -> None:
         assert fail(number, return_state=True).is_failed()
 
 
-def test_attempts_by_error():
+def test_number_of_attempts_depends_on_the_error():
     fail_each()
     assert [attempts[number] for number in range(len(ERRORS))] == list(ATTEMPTS.values())

@@ -1,4 +1,4 @@
-"""A sweep whose process is killed goes on: the trials it began with, none trained twice."""
+"""Resuming a sweep whose process was killed, with the same trials and none trained twice."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ BACKBONES = ["test_efficientnet", "test_byobnet"]
 
 @pytest.fixture
 def config(small_config) -> PipelineConfig:
-    """Three trials of seconds; the second and the third are chosen by what came of those before."""
+    """Settings of three short trials; the second and third depend on earlier results."""
     settings = {
         "model": {"weights": "none", "image_size": 32},
         "train": {
@@ -40,44 +40,44 @@ def config(small_config) -> PipelineConfig:
 
 
 def settings_of(folder: Path) -> tuple[str, float]:
-    """Backbone and rate with which a trial's training began."""
-    began = yaml.safe_load((folder / "config.yaml").read_text())
-    return began["model"]["backbone"], began["train"]["base_lr"]
+    """Return the backbone and the base learning rate of a trial's training."""
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    return settings["model"]["backbone"], settings["train"]["base_lr"]
 
 
-def written(folder: Path) -> dict[str, int]:
-    """When each file was written that a training leaves."""
-    kept = [folder / "history.parquet", *folder.glob("model/*"), *folder.glob("checkpoints/*/*")]
-    return {str(file): file.stat().st_mtime_ns for file in kept}
+def modification_times(folder: Path) -> dict[str, int]:
+    """Return the modification time of each output file of a training."""
+    files = [folder / "history.parquet", *folder.glob("model/*"), *folder.glob("checkpoints/*/*")]
+    return {str(file): file.stat().st_mtime_ns for file in files}
 
 
-def test_a_killed_sweep_goes_on_with_the_same_trials(server, config, tmp_path) -> None:
+def test_killed_sweep_resumes_with_the_same_trials(server, config, tmp_path) -> None:
     file, runs = tmp_path / "settings.yaml", tmp_path / "store/runs"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
     with server.running("-m", "pets", "sweep", str(file)) as sweep:
         (found,) = server.wait_for(lambda: [*runs.glob("*-001-0/checkpoints/*/*.json")][:1], 300)
         below = processes.below(sweep.pid)
-        assert processes.launchers(sweep.pid), "the second trial is under way"
+        assert processes.launchers(sweep.pid), "the second trial is running"
         sweep.kill()
     second = found.parents[2]
     folder = runs / second.name.removesuffix("-001-0")
     first = runs / f"{folder.name}-000-0"
     assert processes.gone(below)
-    assert not (second / "model/model.json").exists(), "else it was over"
-    began, done = [settings_of(first), settings_of(second)], written(first)
+    assert not (second / "model/model.json").exists(), "the second trial is unfinished"
+    started, times = [settings_of(first), settings_of(second)], modification_times(first)
     server.run("-m", "pets", "sweep", "--resume", folder)
     kept = json.loads((folder / "sweep.json").read_text())["trials"]
     trials = sorted(map(Trial.model_validate, kept), key=lambda trial: trial.number)
     assert [trial.number for trial in trials] == [0, 1, 2]
-    assert [(trial.backbone, trial.base_lr) for trial in trials[:2]] == began
+    assert [(trial.backbone, trial.base_lr) for trial in trials[:2]] == started
     assert not any(trial.error for trial in trials)
-    assert written(first) == done, "it is not trained again"
+    assert modification_times(first) == times, "the first trial is not trained again"
     warnings = server.ask("logs/filter", {"logs": {"level": {"ge_": logging.WARNING}}})
-    (gone_on,) = [w["message"] for w in warnings if "Resuming training from" in w["message"]]
-    assert second.name in gone_on
-    # The third is what would have been asked for had nothing happened.
+    (resumed,) = [w["message"] for w in warnings if "Resuming training from" in w["message"]]
+    assert second.name in resumed
+    # The third trial is the one that an uninterrupted sweep suggests.
     study = Study(config)
     for trial in trials:
-        (asked,) = study.ask(1)
-        assert (asked.backbone, asked.base_lr) == (trial.backbone, trial.base_lr)
-        study.tell(trial)
+        (suggested,) = study.suggest(1)
+        assert (suggested.backbone, suggested.base_lr) == (trial.backbone, trial.base_lr)
+        study.record(trial)

@@ -1,4 +1,4 @@
-"""Fixtures: random predictions of classes, and files of them."""
+"""Fixtures for random class predictions and predictions files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from pets_core.targets.classes.predictions import ClassPredictions
 
 
 def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int) -> np.ndarray:
-    """Random logits, those of the true class raised by `skill`."""
+    """Return random logits, with those of the true class raised by `skill`."""
     logits = np.random.default_rng(seed).normal(size=(len(targets), num_classes))
     logits[np.arange(len(targets)), targets] += skill
     return logits.astype(np.float32)
@@ -21,7 +21,7 @@ def logits_of(targets: np.ndarray, num_classes: int, *, skill: float, seed: int)
 
 @pytest.fixture
 def draw_classes() -> Callable[..., ClassPredictions]:
-    """Draw predictions: `num_rows` photos of `num_classes` classes."""
+    """Function that draws predictions of `num_rows` photos of `num_classes` classes."""
 
     def drawn(
         num_rows: int = 200, num_classes: int = 5, *, skill: float = 2.0, seed: int = 0, **about
@@ -39,7 +39,7 @@ def draw_classes() -> Callable[..., ClassPredictions]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
-    """Write predictions of any kind as an evaluation does; returns the file's path."""
+    """Function that writes predictions of any kind to a file and returns its path."""
 
     def written(predictions: Predictions, name: str = "predictions.parquet") -> str:
         return write_drawn(str(tmp_path / name), predictions)

@@ -1,4 +1,4 @@
-"""A fork server without torch, for tests: each job does what its arguments say."""
+"""Fork server without torch, whose jobs perform the action in their arguments."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ __all__: list[str] = []
 
 def work(arguments) -> int:
     match arguments:
-        case ["say", *words]:
+        case ["print", *words]:
             print(*words)
             return 0
         case ["ids"]:

@@ -1,4 +1,4 @@
-"""Predictions of each kind of target, drawn by chance, and files of them."""
+"""Random predictions of each kind of target, and files of them."""
 
 import numpy as np
 
@@ -14,16 +14,16 @@ _COORDINATES = {"points": ["eye x", "eye y"], "box": ["xmin", "ymin", "xmax", "y
 def draw_classes(
     num_rows: int = 60, *, off: float = 0.1, seed: int = 0, predicted_by: int = 0, **about
 ) -> Predictions:
-    """Draw predicted classes; they are wrong in a share of `off`.
+    """Draw predicted classes, of which a fraction `off` is wrong.
 
     Args:
-        num_rows: Photos.
-        off: How far predictions are off.
-        seed: Of the targets.
-        predicted_by: Of the predictions: two models of the same photos differ by it.
+        num_rows: Number of photos.
+        off: Fraction of wrong predictions.
+        seed: Seed of the targets.
+        predicted_by: Seed of the predictions, which differs between models of the same photos.
         about: Fields of the metadata, or `names`.
     """
-    names = about.pop("names", [f"class {place}" for place in range(4)])
+    names = about.pop("names", [f"class {number}" for number in range(4)])
     targets = np.arange(num_rows) % len(names)
     random = np.random.default_rng((seed, predicted_by))
     wrong = random.random(num_rows) < off
@@ -39,12 +39,12 @@ def draw_classes(
 def draw_tags(
     num_rows: int = 60, *, off: float = 0.1, seed: int = 0, predicted_by: int = 0, **about
 ) -> Predictions:
-    """Draw predicted tags; a share of `off` of them is wrong. Arguments as `draw_classes`."""
-    names = about.pop("names", [f"tag {place}" for place in range(4)])
+    """Draw predicted tags, of which a fraction `off` is wrong. Arguments: see `draw_classes`."""
+    names = about.pop("names", [f"tag {number}" for number in range(4)])
     targets = np.random.default_rng(seed).random((num_rows, len(names))) < 0.4
     random = np.random.default_rng((seed, predicted_by))
-    said = targets ^ (random.random(targets.shape) < off)
-    probabilities = np.where(said, 0.85, 0.15) + random.uniform(-0.1, 0.1, targets.shape)
+    predicted = targets ^ (random.random(targets.shape) < off)
+    probabilities = np.where(predicted, 0.85, 0.15) + random.uniform(-0.1, 0.1, targets.shape)
     probabilities = probabilities.astype(np.float32)
     info = _info("tags", classes=[{"name": name} for name in names], **about)
     losses = binary_cross_entropy(targets, probabilities)
@@ -55,14 +55,14 @@ def draw_numbers(
     targets: str = "numbers", num_rows: int = 60, *, off: float = 0.1, seed: int = 0,
     predicted_by: int = 0, **about,
 ) -> Predictions:  # fmt: skip
-    """Draw predicted numbers, keypoints or boxes, off by about `off`.
+    """Draw predicted numbers, keypoints or boxes with errors of about `off`.
 
     Args:
         targets: numbers, points or box.
-        num_rows: Photos.
+        num_rows: Number of photos.
         off: Standard deviation of the errors.
-        seed: Of the targets.
-        predicted_by: Of the predictions: two models of the same photos differ by it.
+        seed: Seed of the targets.
+        predicted_by: Seed of the predictions, which differs between models of the same photos.
         about: Fields of the metadata, or `names` and `units`.
     """
     names = about.pop("names", _COORDINATES.get(targets, ["age", "weight"]))
@@ -81,7 +81,7 @@ def draw_numbers(
 
 
 def write_drawn(url: str, predictions: Predictions, embeddings: np.ndarray | None = None) -> str:
-    """Write predictions as a rank does; returns the URL."""
+    """Write predictions as a rank does and return the URL."""
     kind, outputs = get_target(predictions.info.targets), predictions.outputs
     write_predictions(
         url, kind, predictions.info, predictions.ids, predictions.targets, outputs, embeddings
@@ -90,12 +90,12 @@ def write_drawn(url: str, predictions: Predictions, embeddings: np.ndarray | Non
 
 
 def _info(targets: str, **about) -> PredictionsInfo:
-    made_up = {
+    fields = {
         "targets": targets, "split": "test", "model_url": "a/model", "backbone": "resnet34",
         "image_size": 64, "dataset_url": "nowhere/pets/f", "dataset_name": "pets",
         "dataset_fingerprint": "f",
     }  # fmt: skip
-    return PredictionsInfo.model_validate(made_up | about)
+    return PredictionsInfo.model_validate(fields | about)
 
 
 def _ids(num_rows: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""This project's deployments on a server, with the workers of their pools."""
+"""Workers of the work pools, and access to their runs and processes."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ ENDLESS = {"batch_size": 32, "epochs": 5000, "base_lr": 1e-2, "mixed_precision":
 
 @contextmanager
 def worker(server: Server, pool: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of a pool; flow runs that it would leave behind end with it."""
+    """Run a worker of a pool; its remaining flow runs are killed at the end."""
     with server.running("-m", "prefect", "worker", "start", "--pool", pool) as process:
         try:
             yield process
         finally:
-            left = processes.below(process.pid)
+            descendants = processes.below(process.pid)
             processes.end(process)
-            processes.kill(left)
+            processes.kill(descendants)
 
 
 class Pools:
-    """A server with this project's deployments, and a worker for each pool."""
+    """Server with this project's deployments and one worker per pool."""
 
     def __init__(self, server, workers) -> None:
         self._server, self._workers = server, workers
 
     def trigger(self, name: str, config: dict, **others: str) -> str:
-        """Start a run of a deployment with other settings, and more parameters; returns its id."""
+        """Start a run of a deployment with settings and further parameters, and return its id."""
         deployment = self._server.ask(f"deployments/name/{name}")
         path = f"deployments/{deployment['id']}/create_flow_run"
         return self._server.ask(path, {"parameters": {"config": config, **others}})["id"]
@@ -48,16 +48,16 @@ class Pools:
         return run if done else None
 
     def stages(self, run_id: str) -> list[dict]:
-        """The flow runs that did stages of a run, in the order in which they were asked for."""
+        """Return the flow runs of the stages of a run, in the order of their requests."""
         wanted = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
         return self._server.ask("flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_ASC"})
 
     def launchers(self, pool: str, run_id: str = "") -> list[int]:
-        """The launchers of ranks below the worker of a pool.
+        """Return the rank launchers below the worker of a pool.
 
         Args:
             pool: Name of the pool.
-            run_id: Of a flow run that starts ranks; those of others do not count.
+            run_id: Only count launchers of this flow run.
         """
         agents = processes.agents(self._workers[pool].pid)
         if run_id:
@@ -65,13 +65,13 @@ class Pools:
         return [child for agent in agents for child in processes.children(agent)]
 
     def engine(self, pool: str) -> int:
-        """The flow process that the worker of a pool has started."""
+        """Return the flow process that the worker of a pool started."""
         (agent,) = processes.agents(self._workers[pool].pid)
         return processes.parent(agent)
 
 
 def small(config: PipelineConfig, **settings) -> dict:
-    """Settings of a training of seconds, done by the pool `gpu`."""
+    """Return settings of a training that takes seconds, in the pool `gpu`."""
     own = {
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
         "lr_find": {"num_steps": 12},

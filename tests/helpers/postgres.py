@@ -1,4 +1,4 @@
-"""A real PostgreSQL server with databases for Prefect, of the machine's own package."""
+"""PostgreSQL server of the installed system package, with databases for Prefect."""
 
 import itertools
 import os
@@ -18,12 +18,12 @@ __all__ = ["PASSWORD", "Postgres", "dump"]
 
 PASSWORD = "pets-secret-of-the-database"
 _USER = "prefect"
-_PATIENCE_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 _TEMPLATE = "migrated"
 
 
 class Postgres:
-    """A server on loopback; a context."""
+    """Context manager that runs a PostgreSQL server on the loopback interface."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -35,8 +35,8 @@ class Postgres:
     def __enter__(self) -> "Postgres":
         initdb, postgres = _program("initdb"), _program("postgres")
         with ExitStack() as stack:
-            # Not below pytest's folders, whose permissions each run of pytest resets: the server
-            # refuses to be root, and would no longer reach its files.
+            # Not in pytest's folders: each pytest run resets their permissions, and the server,
+            # which does not run as root, could no longer access its files.
             folder = Path(tempfile.mkdtemp(prefix="pets-postgres-"))
             stack.callback(shutil.rmtree, folder)
             data, password = folder / "data", folder / "password"
@@ -48,7 +48,7 @@ class Postgres:
             settings = ["-U", _USER, "--pwfile", password, "-A", "scram-sha-256", "-E", "UTF8"]
             command = [initdb, "--no-sync", "-D", data, *settings]
             subprocess.run(command, check=True, user=user, capture_output=True)
-            # A machine that fails loses a test, not data.
+            # Durability is not needed in a test.
             options = ["-c", "fsync=off", "-c", "max_connections=300", "-k", ""]
             command = [postgres, "-D", data, "-h", "127.0.0.1", "-p", str(self._port), *options]
             with (folder / "log").open("w") as log:
@@ -62,7 +62,7 @@ class Postgres:
         self._running.close()
 
     def database(self) -> str:
-        """Make a database with Prefect's tables; returns its address, as Prefect takes it."""
+        """Create a database with Prefect's tables and return its URL in Prefect's format."""
         if not self._is_migrated:
             self._query(f"CREATE DATABASE {_TEMPLATE}")
             command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
@@ -75,7 +75,7 @@ class Postgres:
         return self._address(name)
 
     def restored(self, url: str, file: Path) -> str:
-        """Back a database up into a file, and restore it into another; returns its address."""
+        """Back up a database to a file, restore it to another and return that one's URL."""
         backup = [_program("pg_dump"), "--format=custom", "--dbname", _plain(url), "--file", file]
         subprocess.run(backup, check=True)
         self._query("CREATE DATABASE restored")
@@ -96,30 +96,30 @@ class Postgres:
         return subprocess.run([*command, "--command", text], capture_output=True, text=True)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while (done := self._try("SELECT 1")).returncode != 0:
             assert time.monotonic() < deadline, done.stderr
             time.sleep(0.05)
 
 
 def dump(url: str) -> str:
-    """All that a database holds, as text."""
+    """Return the contents of a database as text."""
     command = [_program("pg_dump"), "--dbname", _plain(url)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    # At once, connections or none.
+    # Fast shutdown, which does not wait for open connections.
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(_PATIENCE_SECONDS)
+        process.wait(_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def _plain(url: str) -> str:
-    """The address as PostgreSQL's own programs take it."""
+    """Return the URL in the format of PostgreSQL's own programs."""
     return url.replace("postgresql+asyncpg", "postgresql")
 
 

@@ -1,4 +1,4 @@
-"""Predictions of classes that a test makes up."""
+"""Class predictions from given probabilities."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ __all__ = ["info_of", "predictions_of"]
 
 
 def info_of(names: list[str], **about: object) -> PredictionsInfo:
-    """Metadata of a file of predictions; `about` overrides fields."""
+    """Return the metadata of a predictions file; `about` overrides fields."""
     fields = {
         "classes": tuple(ClassInfo(name=name) for name in names), "split": "test",
         "model_url": "a/model", "backbone": "resnet34", "image_size": 64,
@@ -22,7 +22,7 @@ def info_of(names: list[str], **about: object) -> PredictionsInfo:
 def predictions_of(
     info: PredictionsInfo, ids: list[str], targets: np.ndarray, probabilities: np.ndarray
 ) -> ClassPredictions:
-    """Predictions with the losses of these probabilities."""
+    """Return class predictions with the losses of the given probabilities."""
     own = np.take_along_axis(probabilities, targets[:, None], 1)[:, 0]
     losses = -np.log(np.maximum(own, np.finfo(np.float32).tiny))
     return ClassPredictions(info, ids, targets, probabilities, losses)

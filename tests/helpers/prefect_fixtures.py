@@ -1,4 +1,4 @@
-"""A Prefect server with its own database, deployments on it, and commands without one."""
+"""Fixtures for commands, Prefect servers, deployments and workers."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ FILES = Path(__file__).parents[2] / "deployments"
 
 @pytest.fixture
 def own_environment(monkeypatch):
-    """No settings in the environment, and the width of help pages fixed."""
+    """Environment without PETS_ variables and with a fixed width of help pages."""
     for name in [name for name in os.environ if name.startswith("PETS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "100")
@@ -29,7 +29,10 @@ def own_environment(monkeypatch):
 
 @pytest.fixture
 def started(own_environment, monkeypatch):
-    """What a command would start: (command, settings, arguments), were its input there."""
+    """Function that runs a command without its flow and returns the settings.
+
+    `calls` has (command, settings, arguments) of each flow that would start.
+    """
     calls = []
     monkeypatch.setattr(cli, "_check_input", lambda *_: None)
     monkeypatch.setattr(cli, "_start_flow", lambda *call: calls.append(call))
@@ -44,10 +47,10 @@ def started(own_environment, monkeypatch):
 
 @pytest.fixture
 def refused(own_environment, monkeypatch, capsys):
-    """The lines of the error with which a command ends before its flow starts."""
+    """Function that runs an invalid command and returns the lines of its error."""
 
     def start(*argv) -> list[str]:
-        monkeypatch.setattr(cli, "_start_flow", lambda *_: pytest.fail("started all the same"))
+        monkeypatch.setattr(cli, "_start_flow", lambda *_: pytest.fail("the flow was started"))
         with pytest.raises(SystemExit) as caught:
             cli.main([str(arg) for arg in argv])
         assert caught.value.code == 2
@@ -61,11 +64,11 @@ def refused(own_environment, monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory, prefect_home) -> Iterator[None]:
-    """The server that flows of this process talk to."""
+    """Prefect server for flows in this process."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing import utilities
 
-    # Where the harness keeps its database: one that is set up saves it eight seconds.
+    # An initialised database in the harness's folder saves eight seconds.
     folder = tmp_path_factory.mktemp("harness")
     for file in prefect_home.glob("prefect.db*"):
         shutil.copy(file, folder / file.name.replace("prefect", "prefect-test"))
@@ -79,7 +82,7 @@ def prefect_server(tmp_path_factory, prefect_home) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def read_artifacts() -> Callable[[UUID], dict[str, str]]:
-    """Reads every artifact of a flow run: its data by key."""
+    """Function that returns the data of all artifacts of a flow run by key."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
@@ -87,7 +90,7 @@ def read_artifacts() -> Callable[[UUID], dict[str, str]]:
         async with get_client() as client:
             wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
             found = await client.read_artifacts(artifact_filter=wanted)
-            # Prefect keeps results as artifacts without a key.
+            # Prefect stores results as artifacts without a key.
             return {a.key: a.data for a in found if a.key}
 
     return lambda flow_run_id: asyncio.run(read(flow_run_id))
@@ -106,7 +109,7 @@ def server(stopped_server) -> Iterator[Server]:
 
 @pytest.fixture
 def deploying(stopped_server, tmp_path, drawn_sample) -> Server:
-    """A server that is not started yet, with all that `pets deploy` of this very file wants."""
+    """Server that is not started yet, with the environment for `pets deploy`."""
     stopped_server.environment |= {
         "PETS_STORE": str(tmp_path / "store"),
         "PETS_SOURCE__URL": str(drawn_sample),
@@ -123,14 +126,14 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def deployed(deploying, postgres) -> Iterator[Server]:
-    """This very file, deployed on a new server before any worker is there.
+    """New server with the deployments of prefect.yaml and without workers.
 
-    On PostgreSQL, as in production: flow runs beside each other lock an SQLite file for minutes.
+    On PostgreSQL, as in production: concurrent flow runs lock an SQLite file for minutes.
     """
     deploying.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = postgres.database()
     with deploying.started():
-        words = ("deploy", str(FILES / "prefect.yaml"), "--without-gpus")
-        deploying.run("-m", "pets", *words)
+        arguments = ("deploy", str(FILES / "prefect.yaml"), "--without-gpus")
+        deploying.run("-m", "pets", *arguments)
         yield deploying
 
 

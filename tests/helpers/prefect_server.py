@@ -1,4 +1,4 @@
-"""A real Prefect server, with a database of its own."""
+"""Prefect server process with its own database."""
 
 import base64
 import json
@@ -20,17 +20,17 @@ import pytest
 
 __all__ = ["Server"]
 
-_MAX_BUSY = 20
-_TIMEOUT = 60  # seconds, as Prefect's client has it: a busy SQLite file was seen to take over ten
+_MAX_ATTEMPTS = 20
+_TIMEOUT = 60  # seconds, as in Prefect's client; a locked SQLite file can take more than ten
 
 
 class Server:
-    """A Prefect server in a process of its own, with a database of its own.
+    """Prefect server in a subprocess, with its own database.
 
     Args:
-        folder: Of its files.
-        home: Prefect home to begin with a copy of: a server without one sets its database up
-            first, which takes eight seconds.
+        folder: Folder for its files.
+        home: Prefect home to copy. Without it the server initialises its database, which takes
+            eight seconds.
     """
 
     def __init__(self, folder: Path, home: Path | None = None) -> None:
@@ -55,7 +55,7 @@ class Server:
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A Python process that talks to the server, ended tidily; its output goes to a file."""
+        """Run a Python process that uses the server. Its output is written to output.log."""
         command = [sys.executable, *arguments]
         with (self._folder / "output.log").open("a") as log:
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
@@ -65,7 +65,7 @@ class Server:
             processes.end(process)
 
     def run(self, *arguments: object) -> tuple[str, str]:
-        """Run Python to its good end; returns what it wrote to standard output and error."""
+        """Run Python, which must succeed, and return its standard output and error."""
         command = [sys.executable, *map(str, arguments)]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -74,42 +74,42 @@ class Server:
     def ask(
         self, path: str, payload: dict | list | None = None, *, method: str | None = None
     ) -> object:
-        """Ask until the server, whose SQLite file may be locked, is there, as Prefect's client."""
-        for _ in range(_MAX_BUSY):
+        """Send a request, with retries while the server is busy, as Prefect's client does."""
+        for _ in range(_MAX_ATTEMPTS):
             try:
-                return self._ask_once(path, payload, method)
+                return self._request_once(path, payload, method)
             except urllib.error.HTTPError as error:
                 if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
                 time.sleep(1)
-        pytest.fail(f"{path}: the server was busy {_MAX_BUSY} times")
+        pytest.fail(f"{path}: the server was busy {_MAX_ATTEMPTS} times")
 
-    def _ask_once(self, path: str, payload: object, method: str | None) -> object:
+    def _request_once(self, path: str, payload: object, method: str | None) -> object:
         data = None if payload is None else json.dumps(payload).encode()
         headers = {"Content-Type": "application/json", **self._credentials()}
         request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as reply:
-            return json.loads(reply.read() or "null")
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            return json.loads(response.read() or "null")
 
     def _credentials(self) -> dict[str, str]:
-        """What a server with basic auth and CSRF protection wants to see."""
+        """Return the headers for basic auth and CSRF protection, if the server uses them."""
         given = self.environment.get("PREFECT_API_AUTH_STRING")
         if not given:
             return {}
         headers = {"Authorization": "Basic " + base64.b64encode(given.encode()).decode()}
         address = f"{self.url}/csrf-token?client=tests"
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as reply:
-            token = json.load(reply)["token"]
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as response:
+            token = json.load(response)["token"]
         return headers | {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
 
-    def wait_for(self, what: Callable[[], object], seconds: float) -> object:
+    def wait_for(self, condition: Callable[[], object], seconds: float) -> object:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if found := what():
+                if found := condition():
                     return found
             except OSError:
                 pass
             time.sleep(0.5)
         log = (self._folder / "output.log").read_text()[-5000:]
-        pytest.fail(f"{what} did not come true in {seconds} s:\n{log}")
+        pytest.fail(f"{condition} was not true within {seconds} s:\n{log}")

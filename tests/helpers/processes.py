@@ -1,4 +1,4 @@
-"""Processes as Linux tells of them: who was started by whom, and whether they are gone."""
+"""Process trees under /proc on Linux: parents, children, ranks, and waiting for their exit."""
 
 import contextlib
 import os
@@ -23,104 +23,106 @@ __all__ = [
     "ranks",
 ]
 
-_PATIENCE_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 
 
 def below(pid: int) -> list[int]:
-    """Every process that one has started, and those that these have."""
+    """Return all descendants of a process."""
     return [found for child in children(pid) for found in (child, *below(child))]
 
 
 def children(pid: int) -> list[int]:
-    """The processes that one has started, in the order in which they were."""
+    """Return the children of a process in the order of their start."""
     lists = sorted(Path("/proc").glob(f"{pid}/task/*/children"))
     return [int(child) for file in lists for child in file.read_text().split()]
 
 
 def other_threads(pid: int) -> list[str]:
-    """Names of the threads of a process other than its first."""
+    """Return the names of the threads of a process other than its main thread."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [(task / "comm").read_text().strip() for task in tasks if task.name != str(pid)]
 
 
 def parent(pid: int) -> int:
-    """The process that has started one."""
+    """Return the parent of a process."""
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def agents(pid: int) -> list[int]:
-    """The fork servers below a process; their children have their command line, too."""
+    """Return the fork servers below a process."""
     module = "pets_core.runtime.agent"
     found = [child for child in below(pid) if module in arguments(child)]
+    # Forked children have the same command line.
     return [child for child in found if parent(child) not in found]
 
 
 def launcher(pid: int) -> int:
-    """The one launcher of ranks below a process."""
+    """Return the only rank launcher below a process."""
     (found,) = launchers(pid)
     return found
 
 
 def launchers(pid: int) -> list[int]:
-    """Every launcher of ranks below a process."""
+    """Return all rank launchers below a process."""
     return [child for agent in agents(pid) for child in children(agent)]
 
 
 def ranks(pid: int) -> list[int]:
-    """The ranks below a process, in order; the store at which several meet is started first."""
+    """Return the ranks below a process in order, without the store that several ranks share."""
     started = [children(found) for found in launchers(pid)]
+    # The store is started before the ranks.
     return [rank for forks in started for rank in (forks[1:] if len(forks) > 1 else forks)]
 
 
 def arguments(pid: int) -> list[str]:
-    """Its command line; nothing where it has ended."""
+    """Return the command line of a process, empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return []
 
 
-def gone(pids: list[int], seconds: float = _PATIENCE_SECONDS) -> bool:
-    """Whether all of these end in time; one that nobody has waited for yet is gone."""
+def gone(pids: list[int], seconds: float = _TIMEOUT_SECONDS) -> bool:
+    """Wait and return whether all processes end in time. Zombies count as ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not any(_lives(pid) for pid in pids):
+        if not any(_is_alive(pid) for pid in pids):
             return True
         time.sleep(0.05)
     return False
 
 
 def flow_run(pid: int) -> str:
-    """Id of the flow run that a process works on, as its environment has it; empty for none."""
+    """Return the flow run id in the environment of a process, empty if there is none."""
     try:
         variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
     except OSError:
         return ""
-    named = (v.partition("=") for v in variables)
-    return next((value for name, _, value in named if name == "PREFECT__FLOW_RUN_ID"), "")
+    pairs = (v.partition("=") for v in variables)
+    return next((value for name, _, value in pairs if name == "PREFECT__FLOW_RUN_ID"), "")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, and see to it that it does and that nothing below it goes on."""
+    """Terminate a process, or kill it and its descendants after a timeout."""
     process.terminate()
     try:
-        process.wait(timeout=_PATIENCE_SECONDS)
+        process.wait(timeout=_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        # What it leaves behind is found only while it is there.
-        left = below(process.pid)
+        # Descendants can only be listed while the process exists.
+        descendants = below(process.pid)
         process.kill()
         process.wait()
-        kill(left)
+        kill(descendants)
 
 
 def kill(pids: list[int]) -> None:
-    """SIGKILL those that are still there."""
+    """Send SIGKILL to the processes that still exist."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""A fork server whose jobs run ranks that do what their arguments say."""
+"""Fork server whose jobs run ranks that perform the action in their arguments."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ supervisor.SHUTDOWN_SECONDS = 1.0
 
 
 def write_line(*words: object) -> None:
-    # One write, for the ranks share a pipe.
+    # A single write, because the ranks share a pipe.
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
@@ -32,10 +32,10 @@ def handle_sigterm(*_: object) -> None:
     write_line("rank", os.environ["RANK"], "received SIGTERM")
 
 
-def rank(what: str) -> int:
+def rank(action: str) -> int:
     number = int(os.environ.get("RANK", "-1"))
     ranks = list(range(int(os.environ.get("WORLD_SIZE", "0"))))
-    if what == "meet":
+    if action == "meet":
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
         write_line(*(os.environ.get(name) for name in names))
         if ranks:
@@ -46,13 +46,13 @@ def rank(what: str) -> int:
         handle_sigterm()
         os._exit(1)
 
-    signal.signal(signal.SIGTERM, handle_sigterm if what == "stubborn" else end)
-    if what in ("fail", "raise", "die"):
+    signal.signal(signal.SIGTERM, handle_sigterm if action == "stubborn" else end)
+    if action in ("fail", "raise", "die"):
         meet(number, ranks)
         if number == 1:
-            if what == "raise":
+            if action == "raise":
                 raise ValueError("a rank failed")
-            if what == "die":
+            if action == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             return 3
     else:

@@ -1,7 +1,7 @@
-"""Which test files run, and in which order: by what they import, and by how long they took.
+"""Selection and order of test files by their imports and durations.
 
-A plugin of pytest. As a script, prints the test files for `make quick`: those that a change
-affects, the nearest first, as many as take 20 seconds.
+A pytest plugin. As a script, prints the test files for `make quick`: those that a change affects,
+nearest first, up to 20 seconds.
 """
 
 import ast
@@ -26,13 +26,13 @@ __all__ = [
 
 ROOT = Path(__file__).parents[2]
 GPU_TESTS = ROOT / "tests/gpu"
-"""All tests marked gpu."""
+"""Folder of all tests marked gpu."""
 DURATIONS = ROOT / "tests/durations.json"
-"""Seconds of each test file, as measured when a whole run was told to store them."""
+"""Seconds per test file, written by a full run with `--store-durations`."""
 _UNKNOWN_SECONDS = 5.0
 _BUDGET_SECONDS = 20.0
 _MAX_PROCESSES = 4  # each takes 2 GB
-_ROOMS = ("pets", "flows", "tasks", "pets_core", "tests", "docs", "benchmarks")
+_FOLDERS = ("pets", "flows", "tasks", "pets_core", "tests", "docs", "benchmarks")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,9 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """No processes of `-n auto` for single files: starting them takes longer than the tests.
+    """Return the number of processes for `-n auto`.
 
-    Nor for `-m gpu`: tests that fill a GPU's memory do not share it.
+    None for single files, whose tests are faster than starting processes, and none for `-m gpu`,
+    because each test may use all memory of the GPU.
     """
     if _is_for_gpus(config):
         return 0
@@ -55,7 +56,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m gpu` import the tests of GPUs alone, which need no Prefect."""
+    """With `-m gpu` import only the GPU tests, which do not need Prefect."""
     is_other = collection_path.name.startswith("test_") and GPU_TESTS not in collection_path.parents
     return True if is_other and _is_for_gpus(config) else None
 
@@ -65,7 +66,7 @@ def _is_for_gpus(config: pytest.Config) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # A process of pytest-xdist is given one file after the other: the longest come first.
+    # Each pytest-xdist process gets one file at a time: start with the longest.
     if hasattr(config, "workerinput"):
         durations = read_durations()
         items.sort(key=lambda item: -durations.get(_file(item.nodeid), 0.0))
@@ -98,7 +99,7 @@ def write_durations(seconds: Mapping[str, float]) -> None:
 
 
 def changed_files(base: str) -> set[str]:
-    """Files changed since the merge base with `base`, including uncommitted ones."""
+    """Return files changed since the merge base with `base`, including uncommitted ones."""
 
     def git(*words: str) -> list[str]:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
@@ -111,8 +112,11 @@ def changed_files(base: str) -> set[str]:
 
 
 def affected_tests(changed: Collection[str]) -> dict[str, int]:
-    """Test files that import a changed file, or name one that is no Python, and how directly."""
-    paths = [path for room in _ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    """Return test files that import a changed file, or name a non-Python one, by distance.
+
+    The distance is the number of imports between a test file and the changed file.
+    """
+    paths = [path for folder in _FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
     names = {_module(path): str(path.relative_to(ROOT)) for path in paths}
     users = defaultdict(set)
     for file in changed:
@@ -140,7 +144,7 @@ def affected_tests(changed: Collection[str]) -> dict[str, int]:
 
 
 def choose(distances: Mapping[str, int], durations: Mapping[str, float], budget: float) -> set[str]:
-    """Changed test files, and the nearest others that fit a budget of seconds."""
+    """Return changed test files and the nearest others within a budget in seconds."""
     chosen, total = set(), 0.0
     by_distance = sorted(
         (distance, durations.get(path, _UNKNOWN_SECONDS), path)
@@ -154,7 +158,7 @@ def choose(distances: Mapping[str, int], durations: Mapping[str, float], budget:
 
 
 def _module(path: Path) -> str:
-    """The name by which a file is imported; helpers lie on the path themselves."""
+    """Return the module name of a file; the folder of helpers is on the import path."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts[:2] == ("tests", "helpers"):
         return parts[2]

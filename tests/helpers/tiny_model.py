@@ -1,4 +1,4 @@
-"""A model of a hundred thousand parameters that tells photos apart, as a drawn one does not."""
+"""Model of 0.1 million parameters whose random head gives different outputs per photo."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["write_tiny_model"]
 
 
 def write_tiny_model(folder: Path, classes: Sequence[str]) -> str:
-    """Write the same model each time, but for its classes; returns its URL."""
+    """Write a model that is the same in each call except for its classes, and return its URL."""
     config = PipelineConfig.model_validate(
         {"model": {"backbone": "test_byobnet", "weights": "none", "image_size": 64}}
     )

@@ -1,4 +1,4 @@
-"""A fork server whose jobs run a training scenario on CPU ranks; rank 0 prints the result."""
+"""Fork server whose jobs run a training scenario on CPU ranks; rank 0 prints the result."""
 
 import json
 import os
@@ -38,7 +38,7 @@ __all__: list[str] = []
 
 supervisor.SHUTDOWN_SECONDS = 1.0
 NUM_CLASSES, SIDE, WIDTH = 4, 8, 1200
-"""Wide enough for linear layers of a million weights, which are sharded by themselves."""
+"""WIDTH gives linear layers of a million weights, which are sharded individually."""
 TIMEOUT = timedelta(seconds=20)
 
 
@@ -51,7 +51,7 @@ class Batch:
 
 
 class Loader:
-    """Batches of random photos; each rank has its share."""
+    """Batches of random photos, divided among the ranks."""
 
     def __init__(self, num_rows: int, batch_size: int, accelerator: Accelerator) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -68,14 +68,14 @@ class Loader:
 
 
 class Reshape(nn.Module):
-    """As in Swin transformers, whose windows torch cannot count in an empty batch."""
+    """Reshape as in Swin transformers: torch cannot infer -1 for an empty batch."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs.reshape(len(inputs), -1).view(inputs.shape)
 
 
-class MeetingNorm(nn.BatchNorm1d):
-    """Communicates in training as synchronised batch norm does, which works on GPUs only."""
+class CommunicatingNorm(nn.BatchNorm1d):
+    """Batch norm that communicates in training, as synchronised batch norm does on GPUs only."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -83,13 +83,13 @@ class MeetingNorm(nn.BatchNorm1d):
         return super().forward(inputs)
 
 
-class Hungry(nn.Module):
-    """Runs out of memory above `room` samples."""
+class MemoryLimit(nn.Module):
+    """Raises an out-of-memory error above `max_rows` samples."""
 
-    room = 99
+    max_rows = 99
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if len(inputs) > self.room:
+        if len(inputs) > self.max_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         return inputs
 
@@ -114,7 +114,7 @@ def make_model(*layers: nn.Module) -> Classifier:
 def steps(
     num_rows: int, accelerator: Accelerator, model: Classifier, count: int = 2, **settings
 ) -> dict[str, object]:
-    """Take the same step a few times: losses over all ranks, gradient norms, a sum of weights."""
+    """Repeat one step; return losses over all ranks, gradient norms and a sum of weights."""
     loader = Loader(num_rows, num_rows, accelerator)
     config = TrainConfig(weight_decay=0.0, **settings)
     prepared: PreparedModel = prepare(
@@ -129,14 +129,14 @@ def steps(
 
 
 def unequal_parts(kind: str) -> dict[str, object]:
-    """Shares of 2, 3 and 3 samples in micro-batches of 2 at most."""
+    """Shares of 2, 3 and 3 samples in micro-batches of at most 2."""
     accelerator = make_accelerator(sharded=kind == "sharded")
-    layers = [MeetingNorm(WIDTH)] if kind == "meeting" else []
+    layers = [CommunicatingNorm(WIDTH)] if kind == "meeting" else []
     return steps(8, accelerator, make_model(*layers), micro_batch_size=2)
 
 
 def empty_share(kind: str) -> dict[str, object]:
-    """A batch of two samples."""
+    """A batch of two samples, fewer than ranks."""
     accelerator = make_accelerator(sharded=kind == "sharded")
     model = make_model()
     model.body = nn.Sequential(Reshape(), *model.body)
@@ -150,11 +150,11 @@ def precision(kind: str) -> dict[str, object]:
 
 
 def search(kind: str) -> dict[str, object]:
-    """Only rank 1 runs out of memory while the largest micro-batch is searched for."""
+    """Search of the largest micro-batch in which only rank 1 runs out of memory."""
     accelerator = make_accelerator(sharded=kind == "sharded")
-    hungry = Hungry()
-    hungry.room = 2 if accelerator.process_index == 1 else 99
-    model, loader = make_model(MeetingNorm(WIDTH), hungry), Loader(12, 12, accelerator)
+    limit = MemoryLimit()
+    limit.max_rows = 2 if accelerator.process_index == 1 else 99
+    model, loader = make_model(CommunicatingNorm(WIDTH), limit), Loader(12, 12, accelerator)
     model.train()
     batch = next(loader.epoch(0))
     optimizer = build_optimizer(model, [1e-3] * len(model.layer_groups()), 0.0)
@@ -173,7 +173,7 @@ def search(kind: str) -> dict[str, object]:
 
 
 def statistics(ema_decay: str) -> dict[str, object]:
-    """Ranks train batch norm on different samples, and validate with the same statistics."""
+    """Batch norm trained on different samples per rank and validated with equal statistics."""
     accelerator = make_accelerator()
     model, loader = make_model(nn.BatchNorm1d(WIDTH)), Loader(24, 12, accelerator)
     config = TrainConfig(batch_norm="train", ema_decay=float(ema_decay))
@@ -181,7 +181,7 @@ def statistics(ema_decay: str) -> dict[str, object]:
     history = fit(model, SingleLabel(), loader, loader, [phase], config, accelerator=accelerator)
     alone = Loader(24, 12, accelerator)
     alone._rank, alone._num_ranks = 0, 1
-    # Each rank by itself, over all samples; the sum over ranks is divided by their number.
+    # Every rank validates all samples, so the sum over ranks is divided by their number.
     loss, _ = validate(model, SingleLabel(), alone, accelerator)
     own = next(value for name, value in model.named_buffers() if name.endswith("running_mean"))
     means = accelerator.gather(own[None])
@@ -193,48 +193,48 @@ def statistics(ema_decay: str) -> dict[str, object]:
 
 
 def communication(_: str) -> dict[str, object]:
-    """The collectives of a step of a model with buffers, by name."""
+    """Names of the collectives in a step of a model with buffers."""
     accelerator = make_accelerator()
     model, loader = make_model(nn.BatchNorm1d(WIDTH)), Loader(8, 8, accelerator)
     rates = RateSlice(1e-3, uniform=True)
     prepared = prepare(model, SingleLabel(), loader, TrainConfig(), accelerator, 0, rates)
     batch = next(loader.epoch(0))
-    # DDP rearranges its buckets after the first, and sends their order.
+    # DDP rearranges its buckets after the first step and broadcasts their order.
     train_step(prepared, batch)
     train_step(prepared, batch)
-    with torch.profiler.profile() as seen:
+    with torch.profiler.profile() as profile:
         train_step(prepared, batch)
-    return {"collectives": sorted({e.name for e in seen.events() if "c10d::" in e.name})}
+    return {"collectives": sorted({e.name for e in profile.events() if "c10d::" in e.name})}
 
 
 def checkpoint(kind: str) -> dict[str, object]:
-    """The state of a training, put together on rank 0."""
+    """Training state, gathered on rank 0."""
     accelerator = make_accelerator(sharded=kind == "sharded")
     model, loader = make_model(), Loader(8, 8, accelerator)
     rates = RateSlice(1e-3, uniform=True)
     prepared = prepare(model, SingleLabel(), loader, TrainConfig(), accelerator, 0, rates)
     train_step(prepared, next(loader.epoch(0)))
     state = TrainState(model, None, History(), accelerator)
-    taken = state.snapshot(prepared.optimizer.optimizer, 0.0)
+    snapshot = state.snapshot(prepared.optimizer.optimizer, 0.0)
     state.history.best.update(model, 1.0, needs_copy=accelerator.is_main_process)
-    sums = {name: float(value.double().abs().sum()) for name, value in taken.tensors.items()}
-    counts = accelerator.gather(torch.tensor([len(taken.tensors)])).tolist()
+    sums = {name: float(value.double().abs().sum()) for name, value in snapshot.tensors.items()}
+    counts = accelerator.gather(torch.tensor([len(snapshot.tensors)])).tolist()
     best = len(state.history.best.weights)
     return {"sums": sums, "counts": counts, "best": best}
 
 
 def rows(_: str) -> dict[str, object]:
-    """Every rank has some of 1,000 rows; rank 0 gets them all, in their order, block by block."""
+    """1,000 rows distributed over the ranks, gathered on rank 0 in order and in blocks."""
     accelerator = make_accelerator()
     predict._BLOCK_BYTES = 1000
     owners = np.random.default_rng(0).integers(0, accelerator.num_processes, 1000)
     mine = np.flatnonzero(owners == accelerator.process_index)
     values = np.stack([mine, mine * 2], 1).astype(np.float32)
-    together = predict.gather_in_row_order(mine, [values], 1000)
-    if together is None:
+    gathered = predict.gather_in_row_order(mine, [values], 1000)
+    if gathered is None:
         return {}
     expected = np.stack([np.arange(1000), np.arange(1000) * 2], 1)
-    return {"equal": bool((together[0] == expected).all()), "main": accelerator.is_main_process}
+    return {"equal": bool((gathered[0] == expected).all()), "main": accelerator.is_main_process}
 
 
 SCENARIOS: dict[str, Callable[[str], dict[str, object]]] = {
@@ -268,4 +268,4 @@ def work(scenario: str, kind: str) -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
-    serve(lambda words: supervisor.supervise_ranks(int(words[0]), lambda: work(*words[1:])))
+    serve(lambda args: supervisor.supervise_ranks(int(args[0]), lambda: work(*args[1:])))

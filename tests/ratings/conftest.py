@@ -1,4 +1,4 @@
-"""Ratings for models to learn from."""
+"""Fixture with ingested ratings."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pets_core.ratings.records import RatingsManifest
 
 @pytest.fixture(scope="session")
 def sample_ratings(tmp_path_factory) -> tuple[RatingsConfig, RatingsManifest]:
-    """Settings of a training of seconds, and the built-in sample in a store."""
+    """Settings of a short training, and the built-in sample in a store."""
     folder: Path = tmp_path_factory.mktemp("ratings")
     config = RatingsConfig.model_validate(
         {

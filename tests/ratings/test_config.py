@@ -1,4 +1,4 @@
-"""Settings of ratings: what cannot be is refused before anything is read."""
+"""Validation of the settings for ratings."""
 
 import pytest
 from pydantic import ValidationError
@@ -6,12 +6,12 @@ from pydantic import ValidationError
 from pets_core.ratings.config import RatingsConfig, RatingsSourceConfig
 
 
-def test_the_defaults_are_the_built_in_sample():
+def test_default_source_is_the_built_in_sample():
     assert RatingsSourceConfig().url is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "fault"),
+    ("settings", "message"),
     [
         ({"valid_fraction": 0.5, "test_fraction": 0.5}, "must stay below 1: lower one"),
         (
@@ -31,13 +31,13 @@ def test_the_defaults_are_the_built_in_sample():
         ({"users_column": "x"}, "Extra inputs are not permitted"),
     ],
 )
-def test_what_cannot_be_is_refused(settings, fault):
-    with pytest.raises(ValidationError, match=fault):
+def test_invalid_settings_are_rejected(settings, message):
+    with pytest.raises(ValidationError, match=message):
         RatingsSourceConfig.model_validate(settings)
 
 
 @pytest.mark.parametrize("held_out", ["valid_fraction", "test_fraction"])
-def test_one_split_may_be_held_out_alone(held_out):
+def test_one_held_out_split_is_enough(held_out):
     RatingsSourceConfig.model_validate({"valid_fraction": 0, "test_fraction": 0, held_out: 0.1})
 
 
@@ -66,6 +66,6 @@ def test_one_split_may_be_held_out_alone(held_out):
         ),
     ],
 )
-def test_settings_that_mean_nothing_for_ratings_are_refused(settings, message):
+def test_settings_invalid_for_ratings_are_rejected(settings, message):
     with pytest.raises(ValidationError, match=message):
         RatingsConfig.model_validate(settings)

@@ -1,4 +1,4 @@
-"""Ratings in the store: none lost, none twice, the same bytes for the same table, whole or not."""
+"""Ratings in the store: complete splits, reproducible bytes, atomic and verified versions."""
 
 import io
 import random
@@ -29,7 +29,7 @@ from pets_core.ratings.records import RatingsManifest
 
 
 def ingest(folder: Path, **source) -> RatingsManifest:
-    """Into the store in `folder`."""
+    """Ingest into the store in `folder`."""
     config = RatingsSourceConfig(**source)
     return ingest_ratings(str(folder / "store"), str(folder / "cache"), config)
 
@@ -80,8 +80,8 @@ SOURCES = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(users=IDS, items=IDS, source=SOURCES, data=st.data())
-def test_every_rating_lies_in_one_split_and_tells_its_ids(users, items, source, data):
-    """Each has a rating of its own, by which it is known again."""
+def test_every_rating_is_in_one_split_with_its_ids(users, items, source, data):
+    """All ratings differ, which identifies the rows."""
     pairs = st.sampled_from([(u, i) for u in users for i in items])
     chosen = data.draw(st.lists(pairs, min_size=6, unique=True))
     rows = [(u, i, n / 2, data.draw(st.integers(0, 5))) for n, (u, i) in enumerate(chosen)]
@@ -119,7 +119,7 @@ def test_every_rating_lies_in_one_split_and_tells_its_ids(users, items, source, 
 
 @settings(max_examples=25, deadline=None)
 @given(order=st.permutations(some_rows(5, 5)), split=st.sampled_from(["random", "time"]))
-def test_the_order_of_rows_does_not_matter(order, split):
+def test_row_order_does_not_matter(order, split):
     source = {"split": split, "valid_fraction": 0.2, "test_fraction": 0.2, "name": "x"}
     with tempfile.TemporaryDirectory() as folder:
         one = ingest(
@@ -133,7 +133,7 @@ def test_the_order_of_rows_does_not_matter(order, split):
         assert again == written
 
 
-def test_what_is_stored(tmp_path, table):
+def test_ingest_stores_splits_vocabulary_and_manifest(tmp_path, table):
     items = write(tmp_path / "mine/movies.csv", [(3, "Three")], "movieId,title")
     manifest = ingest(tmp_path, url=str(table), items_url=str(items))
     assert manifest.url == str(tmp_path / f"store/ratings/stars/{manifest.fingerprint}")
@@ -158,26 +158,26 @@ def test_what_is_stored(tmp_path, table):
     assert stored.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
-def test_a_table_without_times(tmp_path):
+def test_times_are_optional(tmp_path):
     rows = [row[:3] for row in some_rows()]
     url = str(write(tmp_path / "t.csv", rows, "user,item,rating"))
     assert load_ratings(ingest(tmp_path, url=url), "test").times is None
 
 
-def test_an_ingest_again_writes_nothing(tmp_path, table, monkeypatch):
+def test_second_ingest_writes_nothing(tmp_path, table, monkeypatch):
     first = ingest(tmp_path, url=str(table))
 
-    def refuse(url):
+    def fail(url):
         raise AssertionError(url)
 
-    monkeypatch.setattr(storage, "writing", refuse)
+    monkeypatch.setattr(storage, "writing", fail)
     assert ingest(tmp_path, url=str(table)) == first
 
 
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"split": "time"}, {"y_range": (0, 6)}, {"time_column": None}]
 )
-def test_other_settings_are_another_version(tmp_path, table, change):
+def test_other_settings_create_another_version(tmp_path, table, change):
     first, second = (ingest(tmp_path, url=str(table), **source) for source in ({}, change))
     assert first.fingerprint != second.fingerprint
     assert len(storage.list_folder(str(tmp_path / "store/ratings/stars"))) == 2
@@ -187,15 +187,15 @@ class KilledError(BaseException):
     pass
 
 
-def test_killed_at_every_event_of_writing(tmp_path, table, monkeypatch):
-    """No version is there before its manifest is, and the next ingest ends well."""
+def test_ingest_killed_at_any_write_can_be_repeated(tmp_path, table, monkeypatch):
+    """A version does not exist without its manifest, and the next ingest succeeds."""
     expected = ingest(tmp_path / "expected", url=str(table))
-    real, left = storage.writing, 0
+    real, events_left = storage.writing, 0
 
     def event():
-        nonlocal left
-        left -= 1
-        if left == 0:
+        nonlocal events_left
+        events_left -= 1
+        if events_left == 0:
             raise KilledError
 
     @contextmanager
@@ -208,7 +208,7 @@ def test_killed_at_every_event_of_writing(tmp_path, table, monkeypatch):
 
     committed = 0
     for number in range(1, 3 * 6 + 1):
-        folder, left = tmp_path / str(number), number
+        folder, events_left = tmp_path / str(number), number
         monkeypatch.setattr(storage, "writing", writing)
         with pytest.raises(KilledError):
             ingest(folder, url=str(table))
@@ -224,11 +224,11 @@ def test_killed_at_every_event_of_writing(tmp_path, table, monkeypatch):
         for split in again.splits:
             load_ratings(again, split)
         assert not [path for path in folder.rglob("*") if ".partial-" in path.name]
-    assert committed == 1  # killed after the manifest had its name
+    assert committed == 1  # killed after the rename of the manifest
 
 
 @pytest.mark.parametrize("part", ["train", "test", "items"])
-def test_a_damaged_file_is_refused(tmp_path, table, part):
+def test_damaged_file_is_rejected(tmp_path, table, part):
     manifest = ingest(tmp_path, url=str(table))
     path = Path(manifest.url) / f"{part}.parquet"
     data = bytearray(path.read_bytes())
@@ -238,14 +238,14 @@ def test_a_damaged_file_is_refused(tmp_path, table, part):
         read_vocabulary(manifest) if part == "items" else load_ratings(manifest, part)
 
 
-def test_a_damaged_manifest_is_refused(tmp_path, table):
+def test_damaged_manifest_is_rejected(tmp_path, table):
     manifest = ingest(tmp_path, url=str(table))
     storage.write_bytes(f"{manifest.url}/manifest.json", b"{}")
     with pytest.raises(PetsError, match=r"manifest\.json is damaged"):
         load_ratings_manifest(manifest.url)
 
 
-def test_a_split_that_is_not_there_is_told(tmp_path, table):
+def test_missing_split_is_an_error(tmp_path, table):
     manifest = ingest(tmp_path, url=str(table), valid_fraction=0)
     assert list(manifest.splits) == ["train", "test"]
     with pytest.raises(PetsError, match=r"no valid split, only train, test: raise ratings\.valid"):
@@ -253,7 +253,7 @@ def test_a_split_that_is_not_there_is_told(tmp_path, table):
 
 
 @pytest.mark.parametrize(
-    ("rows", "source", "fault"),
+    ("rows", "source", "message"),
     [
         (some_rows(3, 1), {}, "none of the 3 ratings is in split test with"),
         (some_rows(1, 40), {}, r"have 1 user\(s\) and \d+ item\(s\), but need at least 2 of each"),
@@ -265,15 +265,15 @@ def test_a_split_that_is_not_there_is_told(tmp_path, table):
         ([], {}, "has no rows"),
     ],
 )  # fmt: skip
-def test_too_few_ratings_are_refused_before_anything_is_written(tmp_path, rows, source, fault):
+def test_too_few_ratings_are_rejected_before_any_write(tmp_path, rows, source, message):
     url = str(write(tmp_path / "t.csv", rows))
-    with pytest.raises(PetsError, match=fault):
+    with pytest.raises(PetsError, match=message):
         ingest(tmp_path, url=url, **source)
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
-    ("place", "name"),
+    ("path", "name"),
     [
         ("ml-100k/u.data", "ml-100k"),
         ("ml-20m.csv", "ml-20m"),
@@ -281,13 +281,13 @@ def test_too_few_ratings_are_refused_before_anything_is_written(tmp_path, rows, 
         ("__.csv", "ratings"),
     ],
 )
-def test_a_data_set_has_the_name_of_its_source(tmp_path, place, name):
-    url = str(write(tmp_path / place, some_rows()))
+def test_data_set_is_named_after_its_source(tmp_path, path, name):
+    url = str(write(tmp_path / path, some_rows()))
     assert ingest(tmp_path, url=url).name == name
     assert ingest(tmp_path, url=url, name="other").name == "other"
 
 
-def test_the_built_in_sample(tmp_path):
+def test_built_in_sample_is_ingested(tmp_path):
     manifest = ingest(tmp_path)
     assert (manifest.name, manifest.num_users, manifest.num_items) == ("sample-ratings", 600, 400)
     assert read_vocabulary(manifest).titles[17] == "Film 017"
@@ -295,7 +295,7 @@ def test_the_built_in_sample(tmp_path):
     assert ingest(tmp_path, seed=1).url != manifest.url
 
 
-def test_a_remote_store_and_source(tmp_path):
+def test_remote_store_and_source_are_supported(tmp_path):
     root = f"memory://{tmp_path.name}"
     rows = "".join(f"{u}\t{i}\t{r}\t{t}\n" for u, i, r, t in some_rows())
     storage.write_bytes(f"{root}/ml/u.data", rows.encode())
@@ -306,16 +306,16 @@ def test_a_remote_store_and_source(tmp_path):
     assert sum(len(load_ratings(loaded, split).users) for split in loaded.splits) == 72
 
 
-def test_a_file_in_an_archive(tmp_path):
+def test_files_in_an_archive_are_read(tmp_path):
     rows = "".join(f"{u}\t{i}\t{r}\t{t}\n" for u, i, r, t in some_rows())
     with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
         archive.writestr("ml-100k/u.data", rows)
         archive.writestr("ml-100k/u.item", "3|Zoë|01-Jan-1995\n".encode("latin-1"))
-    places = {
+    urls = {
         key: f"zip://ml-100k/{name}::{tmp_path}/ml.zip"
         for key, name in {"url": "u.data", "items_url": "u.item"}.items()
     }
-    manifest = ingest(tmp_path, **places)
+    manifest = ingest(tmp_path, **urls)
     assert manifest.name == "ml-100k"
     assert read_vocabulary(manifest).titles[4] == "Zoë"
 
@@ -338,8 +338,8 @@ print(threads() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads under /proc")
-def test_reading_starts_no_thread_that_could_outlive_the_interpreter(tmp_path, table):
-    """Arrow's threads free Python's bytes: while the interpreter ends, that aborts the process."""
+def test_reading_starts_no_threads(tmp_path, table):
+    """An Arrow thread that frees Python objects at interpreter exit aborts the process."""
     manifest = ingest(tmp_path, url=str(table))
     command = [sys.executable, "-c", COUNT_THREADS, manifest.url]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Ratings through the engine of photos: the same finder, loop, ranks and checkpoints."""
+"""Ratings with the training engine: LR finder, training, ranks, checkpoints and evaluation."""
 
 import re
 from pathlib import Path
@@ -23,12 +23,12 @@ from pets_core.runtime.request import RatingsRequest, parse_request
 from pets_core.targets.regression.objective import Regression
 
 
-def ask(stage: str, config, manifest, url: str, **more) -> RatingsRequest:
+def make_request(stage: str, config, manifest, url: str, **more) -> RatingsRequest:
     return RatingsRequest(stage=stage, config=config, manifest=manifest, run_url=url, **more)
 
 
 def train(config, manifest, url: str) -> TrainResult:
-    return launch(ask("ratings-train", config, manifest, url, base_lr=0.03), TrainResult)
+    return launch(make_request("ratings-train", config, manifest, url, base_lr=0.03), TrainResult)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def evaluated(sample_ratings, tmp_path_factory):
     config, manifest = sample_ratings
     url = str(tmp_path_factory.mktemp("run"))
     trained = train(config, manifest, url)
-    asked = ask("ratings-predict", config, manifest, url, model_url=trained.model_url)
-    predicted = launch(asked, PredictResult)
+    request = make_request("ratings-predict", config, manifest, url, model_url=trained.model_url)
+    predicted = launch(request, PredictResult)
     return trained, evaluate_ratings(config, url, predicted, training=trained)
 
 
-def test_the_model_beats_the_baselines(evaluated, sample_ratings):
+def test_model_beats_the_baselines(evaluated, sample_ratings):
     trained, report = evaluated
     own, biases = report.primary.value, report.metric("RMSE of user and item biases")
     assert own < 0.95 * biases < 0.95 * report.primary.baseline
@@ -58,14 +58,14 @@ def test_the_model_beats_the_baselines(evaluated, sample_ratings):
     assert report.metric("MAE") == pytest.approx(np.abs(predicted - actual).mean())
     manifest = sample_ratings[1]
     names, ratings = read_vocabulary(manifest), load_ratings(manifest, "test")
-    known = [(names.users[u], names.items[i]) for u, i in zip(*ratings[:2], strict=True)]
+    named = [(names.users[u], names.items[i]) for u, i in zip(*ratings[:2], strict=True)]
     pairs = list(zip(*(predictions[name].to_pylist() for name in ("user", "item")), strict=True))
-    assert [pair for pair, at in zip(pairs, known, strict=True) if all(at)] == [
-        at for at in known if all(at)
+    assert [pair for pair, at in zip(pairs, named, strict=True) if all(at)] == [
+        at for at in named if all(at)
     ]
 
 
-def test_each_section_has_its_files(evaluated):
+def test_each_report_section_has_its_files(evaluated):
     _, report = evaluated
     for section in report.sections:
         if section.figure:
@@ -84,7 +84,7 @@ def test_each_section_has_its_files(evaluated):
     assert popular["ratings"][0] == max(items["num_ratings"].to_pylist())
 
 
-def test_the_report_and_the_card_speak_of_ratings(evaluated, capsys):
+def test_report_and_model_card_mention_ratings_not_photos(evaluated, capsys):
     _, report = evaluated
     show_evaluation(report)
     shown = [capsys.readouterr().out]
@@ -97,18 +97,18 @@ def test_the_report_and_the_card_speak_of_ratings(evaluated, capsys):
     assert Path(report.model_url, "README.md").read_text() == shown[2]
 
 
-def test_a_champion_of_another_version_predicts_by_ids(evaluated, sample_ratings, tmp_path):
+def test_champion_of_another_version_predicts_by_ids(evaluated, sample_ratings, tmp_path):
     """The same ids have other indices in a version without some of the items."""
     config, manifest = sample_ratings
     champion, _ = evaluated
     source = config.ratings.model_copy(update={"test_fraction": 0.5, "split": "time"})
     other = ingest_ratings(config.store, config.cache_dir, source)
     trained = train(config, other, str(tmp_path))
-    asked = ask(
+    request = make_request(
         "ratings-predict", config, other, str(tmp_path), model_url=trained.model_url,
         champion_url=champion.model_url,
     )  # fmt: skip
-    predicted = launch(asked, PredictResult)
+    predicted = launch(request, PredictResult)
     table = pq.read_table(predicted.champion_url)
     names, built = read_vocabulary(manifest), load_recommender(champion.model_url)
     pairs = torch.tensor(
@@ -120,11 +120,11 @@ def test_a_champion_of_another_version_predicts_by_ids(evaluated, sample_ratings
     outputs = Regression(built.card.sigmoid_range).activation(built.model(pairs)).numpy()
     found = np.array(table["predicted"].to_pylist())[:, 0]
     assert found == pytest.approx(outputs.clip(*manifest.y_range), abs=1e-5)
-    refused = asked.model_copy(update={"champion_url": str(tmp_path / "nowhere")})
-    assert "is not a model folder" in launch(refused, PredictResult).champion_error
+    invalid = request.model_copy(update={"champion_url": str(tmp_path / "nowhere")})
+    assert "is not a model folder" in launch(invalid, PredictResult).champion_error
 
 
-def test_recommended_is_what_the_user_has_not_rated(evaluated, sample_ratings):
+def test_recommended_items_are_those_the_user_has_not_rated(evaluated, sample_ratings):
     trained, _ = evaluated
     manifest = sample_ratings[1]
     found = recommend(trained.model_url, "17", 400, min_ratings=1)
@@ -138,41 +138,41 @@ def test_recommended_is_what_the_user_has_not_rated(evaluated, sample_ratings):
     assert sorted(row.item for row in found) == sorted(set(names.items[1:]) - rated)
     assert [row.rating for row in found] == sorted((row.rating for row in found), reverse=True)
     assert all(0.5 <= row.rating <= 5 for row in found)
-    anybody = recommend(trained.model_url, None, 3)
-    assert all(row.num_ratings >= 5 for row in anybody)
+    for_new_user = recommend(trained.model_url, None, 3)
+    assert all(row.num_ratings >= 5 for row in for_new_user)
     with pytest.raises(PetsError, match="--min-ratings 999: no item"):
         recommend(trained.model_url, "17", 3, min_ratings=999)
-    with pytest.raises(PetsError, match=r"--user nobody: no user of this id .*600 have"):
-        recommend(trained.model_url, "nobody", 3)
+    with pytest.raises(PetsError, match=r"--user unknown: no user of this id .*600 have"):
+        recommend(trained.model_url, "unknown", 3)
 
 
-def test_the_finder_takes_its_steps(sample_ratings, tmp_path):
+def test_lr_finder_takes_the_configured_steps(sample_ratings, tmp_path):
     config, manifest = sample_ratings
-    found = launch(ask("ratings-lr-find", config, manifest, str(tmp_path)), LRSuggestion)
+    found = launch(make_request("ratings-lr-find", config, manifest, str(tmp_path)), LRSuggestion)
     assert found.num_steps == 12
     assert storage.exists(found.curve_url)
 
 
-def test_two_ranks_are_the_same_training(sample_ratings, evaluated, tmp_path):
+def test_two_ranks_train_like_one(sample_ratings, evaluated, tmp_path):
     config, manifest = sample_ratings
-    launching = config.launch.model_copy(update={"num_processes": 2})
-    two = train(config.model_copy(update={"launch": launching}), manifest, str(tmp_path))
+    launch_settings = config.launch.model_copy(update={"num_processes": 2})
+    two = train(config.model_copy(update={"launch": launch_settings}), manifest, str(tmp_path))
     one, _ = evaluated
     losses = [[epoch.valid_loss for epoch in result.epochs] for result in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_training_that_is_asked_for_again_goes_on(sample_ratings, tmp_path):
+def test_repeated_training_resumes_from_its_checkpoint(sample_ratings, tmp_path):
     config, manifest = sample_ratings
     first = train(config, manifest, str(tmp_path))
     again = train(config, manifest, str(tmp_path))
-    assert again.epochs == first.epochs, "from the last checkpoint, with nothing left to do"
+    assert again.epochs == first.epochs, "the last checkpoint is complete"
     other = config.train.model_copy(update={"weight_decay": 0.1})
     with pytest.raises(PetsError, match=r"train\.weight_decay"):
         train(config.model_copy(update={"train": other}), manifest, str(tmp_path))
 
 
-def test_a_request_is_read_as_what_it_is(sample_ratings):
+def test_ratings_request_is_parsed_as_a_ratings_request(sample_ratings):
     config, manifest = sample_ratings
-    request = ask("ratings-train", config, manifest, "run", base_lr=0.1)
+    request = make_request("ratings-train", config, manifest, "run", base_lr=0.1)
     assert parse_request(request.model_dump_json(exclude_defaults=True)) == request

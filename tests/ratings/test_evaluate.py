@@ -1,4 +1,4 @@
-"""Evaluation of predicted ratings: gate, champion, promotion, and what retention keeps."""
+"""Evaluation of predicted ratings: gate, champion, promotion and retention."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ DAY = 86_400
 
 @pytest.fixture(autouse=True)
 def blank_figures(monkeypatch) -> None:
-    """Draw no figures, which take longest."""
+    """Replace the figures, which take most of the time."""
     for name in ("rating_errors", "embedding_map"):
         monkeypatch.setattr(plots, name, lambda *_: b"")
 
@@ -43,7 +43,7 @@ def config(tmp_path) -> RatingsConfig:
 
 @pytest.fixture
 def versions(config) -> dict[str, RatingsManifest]:
-    """Versions of the built-in sample with a tenth and with three tenths for testing."""
+    """Versions of the built-in sample with test fractions of 0.1 and 0.3."""
     found = {}
     for name, fraction in (("few", 0.1), ("many", 0.3)):
         source = config.ratings.model_copy(update={"test_fraction": fraction})
@@ -52,7 +52,7 @@ def versions(config) -> dict[str, RatingsManifest]:
 
 
 def write_model(folder: Path, manifest: RatingsManifest) -> str:
-    """Write a model of random factors."""
+    """Write a model of random factors and return its URL."""
     card = RecommenderCard(
         config=RecommenderConfig(), num_users=manifest.num_users, num_items=manifest.num_items,
         y_range=manifest.y_range, mean=manifest.mean, dataset_url=manifest.url,
@@ -69,7 +69,7 @@ def write_model(folder: Path, manifest: RatingsManifest) -> str:
 def write_ratings(
     url: str, manifest: RatingsManifest, model_url: str, off: float, split: str = "test"
 ) -> PredictResult:
-    """Write predictions that are off by about `off`."""
+    """Write predictions with errors of standard deviation `off`."""
     actual = load_ratings(manifest, split).ratings[:, None]
     noise = np.random.default_rng(round(off * 100)).normal(scale=off, size=actual.shape)
     info = PredictionsInfo(
@@ -87,7 +87,7 @@ def write_ratings(
 
 @pytest.fixture
 def evaluated(config, versions):
-    """Evaluate a model whose predictions are off by `off`, as a run of its own does."""
+    """Function that evaluates a model with errors of `off` in a new run."""
     number = 0
 
     def evaluate_model(
@@ -111,7 +111,7 @@ def champion_of(report: EvalReport) -> Champion:
     return Champion(model_url=report.model_url, predictions_url=report.predictions_url)
 
 
-def test_the_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
+def test_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
     report = evaluated(0.5)
     ratings = load_ratings(versions["few"], "test").ratings.astype(np.float64)
     predictions = read_predictions(report.predictions_url, RATINGS)
@@ -131,7 +131,7 @@ def test_the_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
     assert any("no test ratings" in note for note in notes)
 
 
-def test_better_and_worse_than_the_champion_and_the_limit(evaluated):
+def test_gate_compares_with_the_champion_and_the_limit(evaluated):
     champion = champion_of(evaluated(0.5, gate=GateConfig(max_value=0.6)))
     better, worse = evaluated(0.4, champion), evaluated(0.6, champion)
     assert better.verdict.passed
@@ -144,7 +144,7 @@ def test_better_and_worse_than_the_champion_and_the_limit(evaluated):
 
 
 @pytest.mark.parametrize("name", ["max_error_rate", "min_score", "max_drop_per_class"])
-def test_gate_settings_without_meaning_are_refused(name, tmp_path, capsys, monkeypatch):
+def test_gate_settings_invalid_for_ratings_are_rejected(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "_start_flow", lambda *_: None)
     with pytest.raises(PetsError, match="targets = ratings"):
         check_gate(GateConfig.model_validate({name: 0.1}), RATINGS)
@@ -155,21 +155,22 @@ def test_gate_settings_without_meaning_are_refused(name, tmp_path, capsys, monke
     assert not (tmp_path / "store").exists()
 
 
-def test_ratings_that_the_champion_was_trained_on_do_not_count(evaluated, versions, tmp_path):
-    theirs = write_model(tmp_path / "theirs", versions["few"])
-    predicted = write_ratings(str(tmp_path / "theirs.parquet"), versions["many"], theirs, 0.01)
-    champion = Champion(model_url=theirs)
+def test_training_ratings_of_the_champion_are_excluded(evaluated, versions, tmp_path):
+    model_url = write_model(tmp_path / "champion", versions["few"])
+    url = str(tmp_path / "champion.parquet")
+    predicted = write_ratings(url, versions["many"], model_url, 0.01)
+    champion = Champion(model_url=model_url)
     report = evaluated(0.5, champion, "many", champion_url=predicted.predictions_url)
-    trained, judged = (
+    train_pairs, test_pairs = (
         set(zip(*(ids.to_pylist() for ids in read_pair_ids(versions[name], split)), strict=True))
         for name, split in (("few", "train"), ("many", "test"))
     )
-    assert report.comparison.num_excluded == len(trained & judged) > 1000
-    assert report.comparison.num_rows == report.num_rows - len(trained & judged)
+    assert report.comparison.num_excluded == len(train_pairs & test_pairs) > 1000
+    assert report.comparison.num_rows == report.num_rows - len(train_pairs & test_pairs)
     assert report.num_trained_on == 0
 
 
-def test_ratings_are_read_with_the_indices_of_another_version(versions):
+def test_ratings_are_reindexed_for_another_version(versions):
     old, new = versions["few"], versions["many"]
     cold = load_ratings(new, "test")
     found = reindex_ratings(old, new, "test")
@@ -178,25 +179,24 @@ def test_ratings_are_read_with_the_indices_of_another_version(versions):
     names = read_pair_ids(old, "train"), load_ratings(old, "train")
     known = dict(zip(names[0][1].to_pylist(), names[1].items.tolist(), strict=True))
     assert found.items.tolist() == [known.get(item, 0) for item in items]
-    assert (cold.items == 0).any(), "an item without training ratings here, known there"
+    assert (cold.items == 0).any(), "an item has training ratings only in the old version"
     assert (found.items[cold.items == 0] > 0).any()
     with pytest.raises(PetsError, match="without the ids of users and items"):
         reindex_ratings(old, new.model_copy(update={"schema_version": 1}), "test")
 
 
-def test_a_champion_that_cannot_be_compared_is_a_reason_against(
-    evaluated, versions, config, tmp_path
-):
+def test_incomparable_champion_fails_the_gate(evaluated, versions, config, tmp_path):
     for predicted, reason in (
-        ({"champion_error": "it is no model of ratings"}, "it is no model of ratings"),
+        ({"champion_error": "it is not a rating model"}, "it is not a rating model"),
         ({}, "it has no predictions of these samples"),
     ):
-        report = evaluated(0.5, Champion(model_url="gone"), **predicted)
+        report = evaluated(0.5, Champion(model_url="missing"), **predicted)
         assert not report.verdict.passed
         assert reason in report.verdict.reasons[0]
-    gone = versions["few"].model_copy(update={"url": "nowhere", "fingerprint": "gone"})
-    judged = read_predictions(report.predictions_url, RATINGS)
-    assert trained_on_ratings(config.store, write_model(tmp_path / "m", gone), judged) is None
+    missing = versions["few"].model_copy(update={"url": "nowhere", "fingerprint": "missing"})
+    predictions = read_predictions(report.predictions_url, RATINGS)
+    model_url = write_model(tmp_path / "m", missing)
+    assert trained_on_ratings(config.store, model_url, predictions) is None
 
 
 def test_promotion_registry_rollback_and_retention(evaluated, versions, config, capsys):
@@ -221,7 +221,7 @@ def test_promotion_registry_rollback_and_retention(evaluated, versions, config, 
     assert "champion" in shown.splitlines()[-1]
 
 
-def test_the_ratings_of_an_unfinished_run_stay(config, versions):
+def test_ratings_of_an_unfinished_run_are_kept(config, versions):
     run = RatingsRun(url=f"{config.store}/runs/one", manifest=versions["few"])
     start_run(config, run)
     assert data_sets_needed(config.store) == {versions["few"].fingerprint}
@@ -235,8 +235,8 @@ def test_versions_are_listed_shown_verified_compared_and_removed(config, version
     few, many = versions.values()
     store = ["--store", config.store]
 
-    def printed(*words: str) -> str:
-        cli.main(["datasets", *words, *store])
+    def printed(*arguments: str) -> str:
+        cli.main(["datasets", *arguments, *store])
         return capsys.readouterr().out
 
     assert [line.split()[1] for line in printed("list").splitlines()[1:] if line] == [
@@ -254,7 +254,9 @@ def test_versions_are_listed_shown_verified_compared_and_removed(config, version
     with pytest.raises(SystemExit):
         cli.main(["datasets", "verify", many.fingerprint, *store])
     assert "damaged  items.parquet" in capsys.readouterr().out
-    assert printed("gc", "--keep", "1", "--delete").startswith("0 files"), "may be in use"
+    assert printed("gc", "--keep", "1", "--delete").startswith("0 files"), (
+        "recent versions are kept"
+    )
     for path in Path(config.store).rglob("*"):
         os.utime(path, (DAY, DAY))
     printed("gc", "--keep", "1", "--delete")

@@ -1,4 +1,4 @@
-"""Errors of known and cold pairs, and who is near whom."""
+"""Errors of known and cold pairs, nearest items, and plots."""
 
 import io
 
@@ -12,7 +12,7 @@ from pets_core.ratings.items import nearest, principal_plane
 from pets_core.ratings.target import rating_errors
 
 
-def test_errors_are_told_of_known_and_of_cold_pairs():
+def test_errors_are_separate_for_known_and_cold_pairs():
     ratings = Ratings(
         np.array([1, 2, 0], np.int32), np.array([1, 2, 1], np.int32),
         np.array([4, 3, 2], np.float32), None,
@@ -26,18 +26,18 @@ def test_errors_are_told_of_known_and_of_cold_pairs():
     assert known.rmse_cold is None
 
 
-def test_the_nearest_point_the_same_way():
+def test_nearest_items_have_the_most_similar_direction():
     factors = np.array([[9, 9], [1, 0], [10, 1], [0, 1], [-1, 0]], np.float32)
     assert nearest(factors, np.array([1, 3]), 2).tolist() == [[2, 3], [2, 1]]
     assert nearest(factors, np.array([1]), 99).shape == (1, 3)
     assert nearest(factors[:2], np.array([1]), 5).shape == (1, 0)
 
 
-def test_the_plane_keeps_the_distances_of_what_lies_in_one():
+def test_principal_plane_keeps_the_distances_of_planar_points():
     random = np.random.default_rng(0)
     flat = random.normal(size=(12, 2))
-    turned = (flat @ np.linalg.qr(random.normal(size=(5, 2)))[0].T).astype(np.float32)
-    plane = principal_plane(turned)
+    rotated = (flat @ np.linalg.qr(random.normal(size=(5, 2)))[0].T).astype(np.float32)
+    plane = principal_plane(rotated)
 
     def distances(points):
         return np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -47,13 +47,13 @@ def test_the_plane_keeps_the_distances_of_what_lies_in_one():
 
 
 @pytest.mark.parametrize("count", [1, 2, 300])
-def test_the_pictures_show_any_number(count):
+def test_plots_accept_any_number_of_points(count):
     random = np.random.default_rng(0)
     ratings = random.integers(1, 6, count).astype(np.float32)
     ratings[count // 2 :] += random.random(count - count // 2).astype(np.float32)
-    for picture in (
+    for plot in (
         plots.rating_errors(ratings, ratings + 0.1),
         plots.embedding_map(random.normal(size=(count, 2)), ["$a_$" * 20] * count),
         plots.weight_decays([0.1] * count, [1.0] * count, [2.0] * count),
     ):
-        assert Image.open(io.BytesIO(picture)).width > 500
+        assert Image.open(io.BytesIO(plot)).width > 500

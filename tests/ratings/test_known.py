@@ -1,4 +1,4 @@
-"""Indices of users and items: only of those that have training ratings."""
+"""Indices of users and items with training ratings."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +6,7 @@ import pyarrow as pa
 from pets_core.ratings.known import index_known
 
 
-def test_indices_are_of_those_with_training_ratings():
+def test_only_ids_with_training_ratings_have_an_index():
     known = index_known(np.array([3, 1, 3], np.int32), num=5)
     assert known.num == 2
     assert known.indices.tolist() == [0, 1, 0, 2, 0]

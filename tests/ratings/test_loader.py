@@ -1,4 +1,4 @@
-"""Every rating once an epoch, whatever the number of ranks."""
+"""Rating batches: every rating once per epoch for any number of ranks."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def loader(count: int, rank: int = 0, world_size: int = 1, **settings) -> Rating
 
 
 @given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 40), st.integers(0, 3))
-def test_ranks_share_every_rating(count, world_size, batch_size, epoch):
+def test_ranks_divide_all_ratings(count, world_size, batch_size, epoch):
     shares = [
         list(loader(count, rank, world_size, batch_size=batch_size).epoch(epoch))
         for rank in range(world_size)
@@ -41,7 +41,7 @@ def test_inputs_and_targets_belong_together():
         assert len(batch.ids[:2]) == 2
 
 
-def test_an_epoch_can_begin_anywhere_and_is_another_each_time():
+def test_epoch_can_start_at_any_batch_and_is_reshuffled():
     whole = [batch.rows.tolist() for batch in loader(64).epoch(1)]
     assert [batch.rows.tolist() for batch in loader(64).epoch(1, first=2)] == whole[2:]
     assert whole != [batch.rows.tolist() for batch in loader(64).epoch(2)]

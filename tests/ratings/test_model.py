@@ -1,4 +1,4 @@
-"""A model of ratings: look-ups, whoever is not known, what is stored."""
+"""Rating models: embeddings, unknown users and items, and storage."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def card(**settings) -> RecommenderCard:
     )  # fmt: skip
 
 
-def test_an_embedding_is_a_product_with_one_hot_vectors():
+def test_embedding_equals_a_product_with_one_hot_vectors():
     model = create_recommender(card()).model
     users = torch.tensor([1, 3, 3, 6])
     one_hot = nn.functional.one_hot(users, 7).float()
     product = one_hot @ model.user_factors.weight
     assert torch.equal(model.user_factors(users), product)
-    # And so are their gradients: each row's is the sum over the samples that looked it up.
+    # The gradients are equal, too: a row's gradient is the sum over the samples that use it.
     of_look_up, of_product = (
         torch.autograd.grad(found.square().sum(), model.user_factors.weight)[0]
         for found in (model.user_factors(users), one_hot @ model.user_factors.weight)
@@ -38,15 +38,15 @@ def test_an_embedding_is_a_product_with_one_hot_vectors():
     assert torch.allclose(of_look_up[3], 2 * 2 * weight[3])
 
 
-def test_the_dot_product_is_worked_out_as_by_hand():
+def test_dot_product_matches_a_manual_calculation():
     model = create_recommender(card()).model
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-    got = model(torch.tensor([[2, 4]]))
+    output = model(torch.tensor([[2, 4]]))
     users, items = model.user_factors.weight[2], model.item_factors.weight[4]
     expected = (users * items).sum() + model.user_bias.weight[2] + model.item_bias.weight[4]
-    assert got.item() == pytest.approx((expected + model.bias).item(), abs=1e-6)
+    assert output.item() == pytest.approx((expected + model.bias).item(), abs=1e-6)
 
 
 def test_training_starts_from_the_mean():
@@ -57,7 +57,7 @@ def test_training_starts_from_the_mean():
 
 
 @pytest.mark.parametrize("kind", ["dot", "neural"])
-def test_whoever_is_not_known_learns_nothing(kind):
+def test_unknown_index_is_not_trained(kind):
     model = create_recommender(card(model=kind)).model
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     pairs = torch.tensor([[0, 0], [0, 2], [3, 0], [3, 2]])
@@ -77,7 +77,7 @@ def test_predictions_can_reach_the_ends_of_the_scale():
 
 
 @pytest.mark.parametrize("kind", ["dot", "neural"])
-def test_a_stored_model_says_the_same(tmp_path, kind):
+def test_stored_model_predicts_the_same(tmp_path, kind):
     built = create_recommender(card(model=kind))
     save_model(str(tmp_path), built.card, built.model.state_dict())
     loaded = load_recommender(str(tmp_path))
@@ -86,7 +86,7 @@ def test_a_stored_model_says_the_same(tmp_path, kind):
     assert torch.equal(loaded.model(pairs), built.model.eval()(pairs))
 
 
-def test_what_is_no_model_of_ratings_is_refused(tmp_path):
+def test_invalid_rating_model_is_rejected(tmp_path):
     with pytest.raises(PetsError, match="not a model folder"):
         load_recommender(str(tmp_path))
     built = create_recommender(card())

@@ -1,4 +1,4 @@
-"""The built-in sample: the same for a seed, in MovieLens' form, and there is something to learn."""
+"""Built-in sample: reproducible, in MovieLens format, with biases and factors to learn."""
 
 import numpy as np
 import pyarrow.csv
@@ -14,14 +14,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
+def test_same_seed_gives_the_same_bytes(folder, tmp_path):
     for seed, same in ((0, True), (1, False)):
         write_ratings_sample(tmp_path, seed=seed)
         again, first = ((f / "ratings.csv").read_bytes() for f in (tmp_path, folder))
         assert (again == first) is same
 
 
-def test_it_has_movielens_form(folder):
+def test_sample_has_the_movielens_format(folder):
     ratings = pyarrow.csv.read_csv(folder / "ratings.csv")
     assert ratings.column_names == ["userId", "movieId", "rating", "timestamp"]
     assert 25_000 < ratings.num_rows < 35_000
@@ -42,8 +42,8 @@ def test_some_users_and_films_have_many_ratings(folder):
         assert many > 3 * few
 
 
-def test_biases_and_factors_explain_a_part_of_it(folder):
-    """The standard deviation left after the mean, the biases, and three factors, stars."""
+def test_biases_and_factors_explain_part_of_the_variance(folder):
+    """Standard deviation in stars after the mean, the biases and three factors."""
     ratings = pyarrow.csv.read_csv(folder / "ratings.csv")
     users, items, stars = (
         ratings[name].to_numpy() for name in ("userId", "movieId", "rating")
@@ -57,7 +57,7 @@ def test_biases_and_factors_explain_a_part_of_it(folder):
     table = np.zeros((users.max() + 1, items.max() + 1))
     factors = np.random.default_rng(0).normal(size=(table.shape[1], 3))
     for _ in range(100):
-        # What is not rated is taken to be what three factors make of it (Mazumder and others 2010).
+        # Missing ratings are imputed by the three factors (Mazumder and others, 2010).
         table[users, items] = rest
         basis = np.linalg.qr(table @ factors).Q
         factors = table.T @ basis

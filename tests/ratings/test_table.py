@@ -1,4 +1,4 @@
-"""Ratings read and checked: every form says the same, and each fault is told in one sentence."""
+"""Reading and validation of ratings and titles in all formats, with error messages."""
 
 import datetime
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ COLUMNS = {"userId": USERS, "movieId": ITEMS, "rating": STARS, "timestamp": TIME
 
 @pytest.fixture
 def read(tmp_path):
-    """Write a table, as text, bytes or Parquet, and read it."""
+    """Function that writes a table as text, bytes or Parquet and reads it."""
 
     def read_it(content, name: str = "ratings.csv", **source) -> RatingsTable:
         path = tmp_path / name
@@ -34,18 +34,18 @@ def read(tmp_path):
     return read_it
 
 
-def csv(columns: Mapping[str, list], mark: str = ",", header: bool = True) -> str:
+def csv(columns: Mapping[str, list], delimiter: str = ",", header: bool = True) -> str:
     rows = [list(columns)] * header + list(zip(*columns.values(), strict=True))
-    return "".join(mark.join(map(str, row)) + "\n" for row in rows)
+    return "".join(delimiter.join(map(str, row)) + "\n" for row in rows)
 
 
 def named_ratings(table: RatingsTable) -> list[tuple[str, str, float]]:
-    """Each rating with the ids of its user and item."""
+    """Return each rating with the ids of its user and item."""
     users, items = table.user_ids.take(table.users), table.item_ids.take(table.items)
     return list(zip(users.to_pylist(), items.to_pylist(), table.ratings.tolist(), strict=True))
 
 
-WANTED = [("9", "1", 3.5), ("9", "3", 5.0), ("10", "1", 4.0), ("10", "20", 1.0)]
+EXPECTED = [("9", "1", 3.5), ("9", "3", 5.0), ("10", "1", 4.0), ("10", "20", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ WANTED = [("9", "1", 3.5), ("9", "3", 5.0), ("10", "1", 4.0), ("10", "20", 1.0)]
     ],
     ids=lambda value: value if isinstance(value, str) and "\n" not in value else "",
 )
-def test_every_form_says_the_same(read, content, name):
+def test_every_format_gives_the_same_ratings(read, content, name):
     table = read(content, name)
-    assert named_ratings(table) == WANTED
+    assert named_ratings(table) == EXPECTED
     assert table.times.tolist() == [30, 20, 40, 10]
     assert [table.user_ids.to_pylist(), table.item_ids.to_pylist()] == [
         ["9", "10"],
@@ -90,13 +90,13 @@ def test_every_form_says_the_same(read, content, name):
         (["é", "z", "NA"], ["NA", "z", "é"]),
     ],
 )
-def test_ids_are_sorted_as_numbers_where_all_are(read, ids, order):
+def test_ids_are_sorted_as_numbers_if_all_are_whole_numbers(read, ids, order):
     table = read(csv({"user": ids, "item": ids, "rating": [1, 2, 3]}))
     assert table.user_ids.to_pylist() == order
     assert table.times is None
 
 
-def test_categories_that_no_row_has_are_not_there(read):
+def test_unused_categories_are_dropped(read):
     categories = pa.DictionaryArray.from_arrays(pa.array([0, 1, 1, 0]), ["10", "9", "unused"])
     assert read(COLUMNS | {"userId": categories}).user_ids.to_pylist() == ["9", "10"]
 
@@ -111,7 +111,7 @@ def test_categories_that_no_row_has_are_not_there(read):
         (["-5"] * 4, -5),
     ],
 )
-def test_dates_are_seconds(read, times, seconds):
+def test_dates_are_converted_to_seconds(read, times, seconds):
     assert read(csv(COLUMNS | {"timestamp": times})).times.tolist() == [seconds] * 4
 
 
@@ -125,17 +125,17 @@ def test_dates_are_seconds(read, times, seconds):
         ["86400"] * 4,
     ],
 )
-def test_times_in_parquet(read, times):
+def test_parquet_times_are_converted_to_seconds(read, times):
     assert read(COLUMNS | {"timestamp": times}).times.tolist() == [86_400] * 4
 
 
-def test_whole_floats_are_times(read):
-    """What pandas makes of times where it has read them with gaps."""
+def test_whole_floats_are_valid_times(read):
+    """pandas writes times with missing values as floats."""
     assert read(csv(COLUMNS | {"timestamp": ["978300001.0"] * 4})).times.tolist() == [978300001] * 4
 
 
 @pytest.mark.parametrize("ids", [["1.0", "b", "2"], ["1.5", "1.0", "2"]])
-def test_ids_that_are_not_all_whole_numbers_stay(read, ids):
+def test_ids_that_are_not_all_whole_numbers_are_unchanged(read, ids):
     table = read(csv({"user": ids, "item": ids, "rating": [1, 2, 3]}))
     assert sorted(table.user_ids.to_pylist()) == sorted(ids)
 
@@ -148,14 +148,14 @@ def amazon(first: list[str], second: list[str]) -> str:
     return csv({"a": first, "b": second, "c": [1, 2, 3], "d": [7, 8, 9]}, header=False)
 
 
-def test_amazons_order_is_detected(read):
-    wanted = sorted(zip(AMAZON_USERS, AMAZON_ITEMS, [1.0, 2.0, 3.0], strict=True))
-    assert sorted(named_ratings(read(amazon(AMAZON_ITEMS, AMAZON_USERS)))) == wanted
-    assert sorted(named_ratings(read(amazon(AMAZON_USERS, AMAZON_ITEMS)))) == wanted
+def test_amazon_column_order_is_detected(read):
+    expected = sorted(zip(AMAZON_USERS, AMAZON_ITEMS, [1.0, 2.0, 3.0], strict=True))
+    assert sorted(named_ratings(read(amazon(AMAZON_ITEMS, AMAZON_USERS)))) == expected
+    assert sorted(named_ratings(read(amazon(AMAZON_USERS, AMAZON_ITEMS)))) == expected
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "order", "fault"),
+    ("first", "second", "order", "message"),
     [
         (AMAZON_ITEMS, ["7", "8", "9"], "item-user", r"its first column has ids as Amazon's items"),
         (["x", "y", "z"], AMAZON_USERS, "item-user", r"its second column has .* Amazon's users"),
@@ -163,10 +163,10 @@ def test_amazons_order_is_detected(read):
         (["0321732944", "0321732945", "0321732946"], ["x", "y", "z"], "user-item", None),
     ],
 )
-def test_another_order_is_set(read, first, second, order, fault):
+def test_column_order_can_be_set(read, first, second, order, message):
     content = amazon(first, second)
-    if fault:
-        with pytest.raises(PetsError, match=fault + ".*set ratings.column_order to user-item or"):
+    if message:
+        with pytest.raises(PetsError, match=message + ".*set ratings.column_order to user-item or"):
             read(content)
     else:
         assert named_ratings(read(content)) == named_ratings(
@@ -177,20 +177,20 @@ def test_another_order_is_set(read, first, second, order, fault):
     assert sorted(named_ratings(found)) == sorted(zip(users, items, [1.0, 2.0, 3.0], strict=True))
 
 
-def test_a_header_or_a_setting_outweighs_the_form_of_ids(read):
-    wanted = sorted(zip(AMAZON_ITEMS, AMAZON_USERS, [1.0, 2.0, 3.0], strict=True))
+def test_header_or_setting_overrides_the_detected_column_order(read):
+    expected = sorted(zip(AMAZON_ITEMS, AMAZON_USERS, [1.0, 2.0, 3.0], strict=True))
     content = amazon(AMAZON_ITEMS, AMAZON_USERS)
-    assert sorted(named_ratings(read(content, column_order="user-item"))) == wanted
-    assert sorted(named_ratings(read("userId,movieId,rating,time\n" + content))) == wanted
+    assert sorted(named_ratings(read(content, column_order="user-item"))) == expected
+    assert sorted(named_ratings(read("userId,movieId,rating,time\n" + content))) == expected
 
 
-def test_expected_names_decide_on_header_and_delimiter(read, tmp_path):
+def test_expected_names_determine_header_and_delimiter(read, tmp_path):
     columns = {"userId": USERS, "movieId": ITEMS, "5": STARS, "note;x": ["a;b"] * 4}
-    assert named_ratings(read(csv(columns), rating_column="5")) == WANTED
+    assert named_ratings(read(csv(columns), rating_column="5")) == EXPECTED
     assert titles(tmp_path, "1,name\n1,A\n", item_column="1")[0] == "A"
 
 
-def test_a_value_may_mean_not_rated(read):
+def test_not_rated_value_is_dropped(read):
     columns = COLUMNS | {"rating": [99, -7.82, 8.79, 99.0]}
     table = read(csv(columns), not_rated=99)
     assert named_ratings(table) == [
@@ -213,11 +213,11 @@ def test_a_value_may_mean_not_rated(read):
         (csv(COLUMNS, ";").replace(".", ","), {"decimal": ","}),
     ],
 )
-def test_the_format_may_be_set(read, content, source):
-    assert named_ratings(read(content, **source)) == WANTED
+def test_format_can_be_set(read, content, source):
+    assert named_ratings(read(content, **source)) == EXPECTED
 
 
-def test_an_ambiguous_decimal_mark_is_refused(read):
+def test_ambiguous_decimal_mark_is_rejected(read):
     columns = COLUMNS | {"rating": ['"1,000"', '"2,000"', '"3,000"', '"4,000"']}
     with pytest.raises(PetsError, match=r"column rating: '1,000' is ambiguous.*ratings\.decimal"):
         read(csv(columns))
@@ -226,34 +226,34 @@ def test_an_ambiguous_decimal_mark_is_refused(read):
     assert read(csv(columns), decimal=".").y_range == (1000, 4000)
 
 
-def test_times_may_be_left_out(read):
+def test_time_column_can_be_disabled(read):
     assert read(csv(COLUMNS), time_column=None).times is None
     broken = COLUMNS | {"timestamp": ["x"] * 4}
     assert read(csv(broken), time_column=None).times is None
 
 
-def test_a_scale_may_be_wider_than_the_ratings(read):
+def test_y_range_may_be_wider_than_the_ratings(read):
     assert read(csv(COLUMNS), y_range=(0, 5.5)).y_range == (0, 5.5)
 
 
-@pytest.mark.parametrize("scale", [None, (0.1, 0.3)])
-def test_a_scale_is_not_rounded_as_ratings_are(read, scale):
-    """0.1 and 0.3 are no float32."""
-    assert read(csv(COLUMNS | {"rating": [0.3, 0.1, 0.2, 0.3]}), y_range=scale).y_range == (
+@pytest.mark.parametrize("y_range", [None, (0.1, 0.3)])
+def test_y_range_is_not_rounded_to_float32(read, y_range):
+    """0.1 and 0.3 are not exact in float32."""
+    assert read(csv(COLUMNS | {"rating": [0.3, 0.1, 0.2, 0.3]}), y_range=y_range).y_range == (
         0.1,
         0.3,
     )
 
 
 def changed(**values) -> dict[str, list]:
-    """The columns, some with another value in the third row: "timestamp=5"."""
+    """Return the columns with other values in the third row, such as `timestamp=5`."""
     return COLUMNS | {
         name: [*COLUMNS[name][:2], value, *COLUMNS[name][3:]] for name, value in values.items()
     }
 
 
 @pytest.mark.parametrize(
-    ("columns", "source", "fault"),
+    ("columns", "source", "message"),
     [
         (changed(rating=""), {}, "row 3 has no rating: correct or remove"),
         (changed(rating="x"), {}, "row 3 has rating = x, expected a finite number: correct"),
@@ -281,14 +281,14 @@ def changed(**values) -> dict[str, list]:
         (COLUMNS, {"time_column": "when"}, "time_column = when: .* no column when"),
     ],
 )  # fmt: skip
-def test_each_fault_is_told(read, columns, source, fault):
-    with pytest.raises(PetsError, match=fault) as caught:
+def test_each_error_in_a_table_is_reported(read, columns, source, message):
+    with pytest.raises(PetsError, match=message) as caught:
         read(csv(columns), **source)
     assert "ratings.csv" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("columns", "fault"),
+    ("columns", "message"),
     [
         (changed(rating=None), "row 3 has no rating"),
         (changed(rating=float("nan")), "row 3 has rating = nan"),
@@ -301,24 +301,24 @@ def test_each_fault_is_told(read, columns, source, fault):
         (COLUMNS | {"rating": pa.nulls(4)}, "has no rating|column rating is null"),
     ],
 )
-def test_each_fault_of_parquet_is_told(read, columns, fault):
-    with pytest.raises(PetsError, match=fault):
+def test_each_error_in_parquet_is_reported(read, columns, message):
+    with pytest.raises(PetsError, match=message):
         read(columns)
 
 
-def test_all_missing_columns_are_told_at_once(read):
+def test_all_missing_columns_are_reported_at_once(read):
     with pytest.raises(PetsError) as caught:
         read("usr,itm,stars\n1,2,3\n".replace("3", "three"))
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_of_several_duplicates_the_first_in_the_file_is_told(read):
+def test_first_duplicate_in_the_file_is_reported(read):
     columns = {"user": [2, 1, 2, 1], "item": [1, 1, 1, 1], "rating": [1, 2, 3, 4]}
     with pytest.raises(PetsError, match=r"2 row\(s\) repeat .* row 3 \(user 2, .* as row 1\):"):
         read(csv(columns))
 
 
-TWICE = {
+DUPLICATES = {
     "user": [1, 2, 1, 1, 2],
     "item": [1, 1, 2, 1, 2],
     "rating": [5, 4, 3, 2, 1],
@@ -329,10 +329,10 @@ TWICE = {
 @pytest.mark.parametrize(
     ("source", "kept"),
     [({}, 5.0), ({"time_column": None}, 2.0)],
-    ids=["the newest", "without times the latest row"],
+    ids=["newest", "last row without times"],
 )
-def test_of_several_ratings_the_last_is_kept(read, source, kept):
-    table = read(csv(TWICE), duplicates="last", **source)
+def test_last_of_several_ratings_is_kept(read, source, kept):
+    table = read(csv(DUPLICATES), duplicates="last", **source)
     assert named_ratings(table) == [
         ("1", "1", kept),
         ("1", "2", 3.0),
@@ -341,8 +341,8 @@ def test_of_several_ratings_the_last_is_kept(read, source, kept):
     ]
 
 
-def test_of_ratings_at_one_time_the_latest_row_is_kept(read):
-    table = read(csv(TWICE | {"time": [7] * 5}), duplicates="last")
+def test_last_row_is_kept_of_ratings_at_the_same_time(read):
+    table = read(csv(DUPLICATES | {"time": [7] * 5}), duplicates="last")
     assert named_ratings(table)[0] == ("1", "1", 2.0)
 
 
@@ -361,17 +361,17 @@ def titles(tmp_path, content: str, name: str = "movies.csv", encoding: str = "ut
         ("names.csv", 'id,name\n1,Zoë\n3,"Bœuf, Le"\n'),
     ],
 )
-def test_titles_in_every_form(tmp_path, name, content):
+def test_titles_are_read_in_every_format(tmp_path, name, content):
     assert titles(tmp_path, content, name) == ["Zoë", "2", "Bœuf, Le", "4"]
 
 
-def test_titles_of_movielens_1m(tmp_path):
+def test_movielens_1m_titles_are_read(tmp_path):
     content = "1.0::Zoë: Part 2 (1995)::Comedy|Drama\n3.0::A::B\n"
     found = titles(tmp_path, content, "movies.dat", "latin-1")
     assert found == ["Zoë: Part 2 (1995)", "2", "A", "4"]
 
 
-def test_the_format_of_titles_may_be_set(tmp_path):
+def test_title_format_can_be_set(tmp_path):
     found = titles(
         tmp_path, "item^title\n1^Dvořák\n", "a.csv", "cp1250",
         items_delimiter="^", items_encoding="cp1250",
@@ -379,7 +379,7 @@ def test_the_format_of_titles_may_be_set(tmp_path):
     assert found[0] == "Dvořák"
 
 
-def test_titles_of_movielens_u_item(tmp_path):
+def test_movielens_u_item_titles_are_read(tmp_path):
     content = '3|The "B" (1995)|01-Jan-1995||http://x/?a,b|0|1\n1|Zoë (1996)|||\n'
     # As published, every line has the same columns.
     content = content.replace("|||\n", "|01-Jan-1996||http://x|0|1\n")
@@ -388,13 +388,16 @@ def test_titles_of_movielens_u_item(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "message"),
     [
         ("movieId,title\n1,A\n1,B\n2,C\n", r"1 item\(s\) have several rows, such as 1"),
         ("movieId,title\n7,A\n", r"has none of the items in .*ratings\.csv, such as 1"),
-        ("movieId,titel\n7,A\n", r"title_column = auto: .*no column title or name"),
+        (
+            "movieId,titel\n7,A\n",  # codespell:ignore titel
+            r"title_column = auto: .*no column title or name",
+        ),
     ],
 )
-def test_titles_of_something_else_are_refused(tmp_path, content, fault):
-    with pytest.raises(PetsError, match=fault):
+def test_titles_of_other_items_are_rejected(tmp_path, content, message):
+    with pytest.raises(PetsError, match=message):
         titles(tmp_path, content)

@@ -1,4 +1,4 @@
-"""The process that forks a child for each stage: what is shared, and what is not left behind."""
+"""Fork server: one child process per job, shared servers, and clean-up of processes."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux fork
 
 @pytest.fixture
 def environment(monkeypatch) -> dict[str, str]:
-    """What a server of helpers/echo_server.py needs; none is kept from another test, or after."""
+    """Environment of helpers/echo_server.py, without idle servers before and after the test."""
     monkeypatch.setattr(fork_server, "_idle_servers", [])
     yield os.environ | {"PYTHONPATH": str(HELPERS)}
     fork_server._close_all()
@@ -27,14 +27,14 @@ def environment(monkeypatch) -> dict[str, str]:
 
 @pytest.fixture
 def run(environment):
-    """Run a job to its end; returns its exit code and what it printed."""
+    """Function that runs a job to its end and returns its exit code and output."""
 
     def run_job(*arguments: str, **variables: str) -> tuple[int, str]:
         with forked("echo_server", environment | variables, arguments) as job:
-            printed = job.stdout.read()
+            output = job.stdout.read()
             code = job.wait(30)
             job.stdout.close()
-        return code, printed
+        return code, output
 
     return run_job
 
@@ -43,27 +43,27 @@ def server_and_child(run, **variables: str) -> list[str]:
     return run("ids", **variables)[1].split()[:2]
 
 
-def test_jobs_share_a_server_and_have_a_process_each(run) -> None:
-    (server, child), (again, other) = server_and_child(run), server_and_child(run)
-    assert server == again
+def test_jobs_share_a_server_but_not_a_process(run) -> None:
+    (server, child), (same_server, other) = server_and_child(run), server_and_child(run)
+    assert server == same_server
     assert len({server, child, other}) == 3
 
 
-def test_a_job_has_its_arguments_exit_code_and_output(run) -> None:
-    assert run("say", "ü", "two words") == (0, "ü two words\n")
+def test_job_has_arguments_exit_code_and_output(run) -> None:
+    assert run("print", "ü", "two words") == (0, "ü two words\n")
     assert run("exit", "7") == (7, "")
 
 
 @pytest.mark.parametrize(("job", "code"), [("fail", 1), ("die", -signal.SIGKILL)])
-def test_a_job_that_crashes_takes_no_other_with_it(run, job, code) -> None:
+def test_crashed_job_does_not_end_its_server(run, job, code) -> None:
     server, _ = server_and_child(run)
-    found, printed = run(job)
-    assert found == code
-    assert ("ValueError: the job failed" in printed) == (job == "fail")
+    exit_code, output = run(job)
+    assert exit_code == code
+    assert ("ValueError: the job failed" in output) == (job == "fail")
     assert server_and_child(run)[0] == server
 
 
-def test_another_environment_or_folder_has_another_server(run, tmp_path, monkeypatch) -> None:
+def test_other_environment_or_folder_starts_another_server(run, tmp_path, monkeypatch) -> None:
     first, _ = server_and_child(run)
     second, _ = server_and_child(run, OMP_NUM_THREADS="3")
     assert second != first
@@ -73,7 +73,7 @@ def test_another_environment_or_folder_has_another_server(run, tmp_path, monkeyp
     assert processes.gone([int(second)])
 
 
-def test_jobs_at_the_same_time_have_a_server_each(run, environment) -> None:
+def test_concurrent_jobs_use_separate_servers(run, environment) -> None:
     with forked("echo_server", environment, ["wait"]) as job:
         assert job.stdout.readline() == "waiting\n"
         assert server_and_child(run)[0] != str(processes.parent(job.pid))
@@ -82,14 +82,14 @@ def test_jobs_at_the_same_time_have_a_server_each(run, environment) -> None:
         job.stdout.close()
 
 
-def test_a_server_started_ahead_serves_the_first_job(run, environment) -> None:
+def test_prestarted_server_runs_the_first_job(run, environment) -> None:
     before = processes.children(os.getpid())
     prestart("echo_server", environment)
-    (kept,) = {*processes.children(os.getpid())} - {*before}
-    assert server_and_child(run)[0] == str(kept)
+    (idle,) = {*processes.children(os.getpid())} - {*before}
+    assert server_and_child(run)[0] == str(idle)
 
 
-def test_an_idle_server_exits_and_the_next_job_starts_another(run) -> None:
+def test_idle_server_exits_and_the_next_job_starts_another(run) -> None:
     idle = {"ECHO_IDLE_SECONDS": "0.1"}
     first, _ = server_and_child(run, **idle)
     assert processes.gone([int(first)])
@@ -97,14 +97,14 @@ def test_an_idle_server_exits_and_the_next_job_starts_another(run) -> None:
     assert second != first
 
 
-def test_a_server_that_does_not_start_says_why(run) -> None:
+def test_server_startup_failure_reports_the_reason(run) -> None:
     before = processes.below(os.getpid())
     with pytest.raises(ConnectionError, match="exit code 1: no module named torch"):
-        run("say", "x", ECHO_BROKEN="1")
+        run("print", "x", ECHO_BROKEN="1")
     assert processes.below(os.getpid()) == before
 
 
-def test_leaving_a_job_ends_it(environment) -> None:
+def test_leaving_the_context_ends_the_job(environment) -> None:
     with forked("echo_server", environment, ["wait"]) as job:
         job.stdout.readline()
         server = processes.parent(job.pid)
@@ -112,7 +112,7 @@ def test_leaving_a_job_ends_it(environment) -> None:
     assert processes.gone([server, job.pid])
 
 
-def test_a_job_ends_with_its_server(environment) -> None:
+def test_job_ends_when_its_server_is_killed(environment) -> None:
     server = ForkServer("echo_server", environment)
     job = server.start(["wait"])
     job.stdout.readline()
@@ -134,7 +134,7 @@ with forked("echo_server", dict(os.environ), ["wait"]) as job:
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_no_process_outlives_a_caller_that_is_killed(environment, platform) -> None:
+def test_killed_caller_leaves_no_processes(environment, platform) -> None:
     command = [sys.executable, "-c", CALLER]
     caller = subprocess.Popen(
         command, env=environment | {"ECHO_PLATFORM": platform}, stdout=subprocess.PIPE, text=True
@@ -157,7 +157,7 @@ time.sleep(600)
 """
 
 
-def test_an_idle_server_does_not_outlive_a_caller_that_is_killed(environment) -> None:
+def test_killed_caller_leaves_no_idle_server(environment) -> None:
     command = [sys.executable, "-c", IDLE_CALLER]
     caller = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     with caller:
@@ -167,17 +167,17 @@ def test_an_idle_server_does_not_outlive_a_caller_that_is_killed(environment) ->
     try:
         assert processes.gone([int(server)])
     finally:
-        # One that reads the closed connection again and again would take a core from other tests.
+        # A server that polls the closed connection would occupy a core.
         processes.kill([int(server)])
 
 
-def test_a_server_that_still_imports_is_ended_at_once(environment) -> None:
+def test_close_ends_a_server_that_is_still_importing(environment) -> None:
     slow = ForkServer("echo_server", environment | {"ECHO_IMPORT_SECONDS": "600"})
     slow.close()
     assert not slow.is_idle
 
 
-def test_without_fork_each_job_has_a_server_of_its_own(run) -> None:
+def test_without_fork_each_job_starts_its_own_server(run) -> None:
     mac = {"ECHO_PLATFORM": "darwin"}
     assert run("exit", "3", **mac) == (3, "")
     _, first = server_and_child(run, **mac)

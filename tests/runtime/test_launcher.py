@@ -1,4 +1,4 @@
-"""Real ranks: they agree with each other, fail loudly, and leave no process behind."""
+"""Real ranks: equal results, errors that reach the caller, and clean-up of processes."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ from tasks.artifacts.training import publish_lr
 
 
 def tiny(config: PipelineConfig, **groups) -> PipelineConfig:
-    """Small enough for a test: an untrained backbone of 0.1 million parameters at 64 pixels."""
+    """Return settings with an untrained backbone of 0.1 million parameters at 64 pixels."""
     settings = {
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
         "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
@@ -59,19 +59,19 @@ def train_request(config: PipelineConfig, run_url: str) -> WorkRequest:
     )
 
 
-def test_every_stage_in_ranks(small_config, tmp_path) -> None:
-    config, run_url, told = tiny(small_config), str(tmp_path / "run"), []
+def test_every_stage_runs_in_ranks(small_config, tmp_path) -> None:
+    config, run_url, reported = tiny(small_config), str(tmp_path / "run"), []
     manifest = ingest(config)
     suggestion = launch(
         WorkRequest(stage="lr-find", config=config, run_url=run_url, manifest=manifest),
         LRSuggestion,
-        on_progress=told.append,
+        on_progress=reported.append,
     )
     assert suggestion.num_steps == 12
     assert suggestion.chosen == suggestion.steepest
-    result = launch(train_request(config, run_url), TrainResult, on_progress=told.append)
+    result = launch(train_request(config, run_url), TrainResult, on_progress=reported.append)
     assert [epoch.phase for epoch in result.epochs] == ["frozen", "unfrozen"]
-    said = launch(
+    predicted = launch(
         WorkRequest(
             stage="predict",
             config=config,
@@ -82,19 +82,19 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
         ),
         PredictResult,
     )
-    for url, split in ((said.predictions_url, "test"), (said.champion_url, "test"),
-                       (said.valid_url, "valid")):  # fmt: skip
+    for url, split in ((predicted.predictions_url, "test"), (predicted.champion_url, "test"),
+                       (predicted.valid_url, "valid")):  # fmt: skip
         predictions = read_predictions(url, CLASSES)
         assert predictions.info.split == split
         assert len(set(predictions.ids)) == len(predictions) == manifest.splits[split].num_rows
-    assert read_predictions(said.predictions_url, CLASSES).info.model_url == result.model_url
-    assert read_predictions(said.champion_url, CLASSES).info.model_url == result.best_model_url
-    assert pq.read_table(said.maps_url).num_rows == 16
-    report = evaluate(config, run_url, said, training=result)
+    assert read_predictions(predicted.predictions_url, CLASSES).info.model_url == result.model_url
+    assert read_predictions(predicted.champion_url, CLASSES).info.model_url == result.best_model_url
+    assert pq.read_table(predicted.maps_url).num_rows == 16
+    report = evaluate(config, run_url, predicted, training=result)
     history = pq.read_table(result.history_url).to_pandas()
     assert len(history) == result.num_steps
     assert {"step", "phase", "epoch", "loss", "momentum", "lr_group_0"} <= set(history.columns)
-    assert {p.stage for p in told} >= {"lr-find", "train"}
+    assert {p.stage for p in reported} >= {"lr-find", "train"}
     assert result.last_model_url == result.model_url == f"{run_url}/model"
     assert result.best_model_url == f"{run_url}/best"
     assert load_model(result.best_model_url).card == load_model(result.model_url).card
@@ -103,12 +103,12 @@ def test_every_stage_in_ranks(small_config, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("base_lr", [None, 2e-3])
-def test_a_suggestion_is_needed_only_where_no_rate_is_set(
+def test_missing_suggestion_is_an_error_only_without_base_lr(
     small_config, tmp_path, shown, base_lr
 ) -> None:
     rates = {"start_lr": 1e6, "end_lr": 1e9, "num_steps": 12}
     train = {"batch_size": 32, "mixed_precision": "no", "base_lr": base_lr}
-    config, warned = tiny(small_config, lr_find=rates, train=train), []
+    config, reported = tiny(small_config, lr_find=rates, train=train), []
     request = WorkRequest(
         stage="lr-find", config=config, run_url=str(tmp_path / "run"), manifest=ingest(config)
     )
@@ -116,18 +116,18 @@ def test_a_suggestion_is_needed_only_where_no_rate_is_set(
         with pytest.raises(PetsError, match=r"lower lr_find.start_lr .*, or set train.base_lr"):
             launch(request, LRSuggestion)
         return
-    found = launch(request, LRSuggestion, on_warning=warned.append)
+    found = launch(request, LRSuggestion, on_warning=reported.append)
     assert (found.chosen, found.steepest) == (2e-3, None)
-    (warning,) = [line for line in warned if "lr_find.start_lr" in line]
+    (warning,) = [line for line in reported if "lr_find.start_lr" in line]
     assert warning.endswith("Training uses train.base_lr = 0.002")
     assert pq.read_table(found.curve_url).num_rows == found.num_steps
     assert "No suggestion" in shown(publish_lr, found)["lr-finder"]
 
 
-def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> None:
-    """The same losses and rates at the same global batch; fp32, so up to summation order.
+def test_number_of_ranks_does_not_change_the_training(small_config, tmp_path) -> None:
+    """Losses and rates agree up to the summation order of fp32 at the same global batch size.
 
-    So few steps, of so small a model, that rounding has no room to change what is predicted.
+    A small model and few steps, so that rounding does not change a predicted class.
     """
     histories, counts = [], []
     for ranks in (1, 2, 4):
@@ -155,7 +155,7 @@ def test_any_number_of_ranks_is_the_same_training(small_config, tmp_path) -> Non
     assert counts[0].sum() == ingest(config).splits["test"].num_rows
 
 
-def test_a_champion_of_other_classes_is_told_of(small_config, tmp_path) -> None:
+def test_champion_with_other_classes_is_reported(small_config, tmp_path) -> None:
     config = tiny(small_config, train={"epochs": 0, "mixed_precision": "no"})
     request = train_request(config, str(tmp_path / "run"))
     result = launch(request, TrainResult)
@@ -164,27 +164,27 @@ def test_a_champion_of_other_classes_is_told_of(small_config, tmp_path) -> None:
     card = json.loads((champion / "model.json").read_text())
     card["classes"][0]["name"] = "Yeti"
     (champion / "model.json").write_text(json.dumps(card))
-    asked = {
+    update = {
         "stage": "predict", "model_url": result.model_url, "champion_url": str(champion)
     }  # fmt: skip
-    said = launch(request.model_copy(update=asked), PredictResult)
-    assert said.champion_url is None
-    assert "has 37 classes and the data set 37, which differ in names" in said.champion_error
+    predicted = launch(request.model_copy(update=update), PredictResult)
+    assert predicted.champion_url is None
+    assert "has 37 classes and the data set 37, which differ in names" in predicted.champion_error
 
 
-def test_the_check_refuses_before_any_work(small_config) -> None:
+def test_check_stage_rejects_an_unknown_backbone(small_config) -> None:
     config = tiny(small_config, model={"backbone": "resnet33"})
     with pytest.raises(PetsError, match=r"Did you mean .*resnet34"):
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
-def test_a_gpu_that_is_wanted_and_not_there_is_told_of(small_config, monkeypatch) -> None:
+def test_require_gpu_fails_without_a_gpu(small_config, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     config = tiny(small_config, launch={"require_gpu": True})
     for stage in ("check", "lr-find"):
-        asked = WorkRequest(stage=stage, config=config, run_url=config.store)
+        request = WorkRequest(stage=stage, config=config, run_url=config.store)
         with pytest.raises(PetsError, match=r"launch\.require_gpu = true, but torch finds no GPU"):
-            launch(asked, CheckResult)
+            launch(request, CheckResult)
 
 
 def test_bf16_trains_on_any_cpu(small_config, tmp_path) -> None:
@@ -194,20 +194,20 @@ def test_bf16_trains_on_any_cpu(small_config, tmp_path) -> None:
     assert result.epochs[0].train_loss < 5
 
 
-def test_what_a_machine_cannot_do_is_refused_in_each_stage(small_config) -> None:
-    """A stage on another pool has no check before it."""
+def test_each_stage_checks_the_hardware(small_config) -> None:
+    """A stage in another pool runs without a check stage before it."""
     config = tiny(small_config, train={"batch_norm": "sync"})
-    asked = {"config": config, "run_url": config.store, "manifest": ingest(config)}
+    fields = {"config": config, "run_url": config.store, "manifest": ingest(config)}
     for stage in ("check", "lr-find", "train"):
         with pytest.raises(PetsError, match=r"batch_norm = sync works on NVIDIA and AMD GPUs"):
-            launch(WorkRequest(stage=stage, **asked), CheckResult)
+            launch(WorkRequest(stage=stage, **fields), CheckResult)
 
 
 @pytest.mark.parametrize("stage", ["lr-find", "train"])
-def test_batch_norm_on_single_photos_is_refused_before_any_step(
+def test_batch_norm_with_batch_size_1_is_rejected_before_any_step(
     small_config, tmp_path, stage
 ) -> None:
-    """Also where frozen epochs, which leave batch norm alone, come first."""
+    """Even if frozen epochs, which do not train batch norm, come first."""
     train = {"batch_norm": "train", "batch_size": 1, "freeze_epochs": 1, "epochs": 1}
     config, reported = tiny(small_config, train=train), []
     request = train_request(config, str(tmp_path / "run")).model_copy(update={"stage": stage})
@@ -216,7 +216,7 @@ def test_batch_norm_on_single_photos_is_refused_before_any_step(
     assert not [progress for progress in reported if progress.stage == stage]
 
 
-def test_a_ranks_own_error_reaches_the_caller(small_config, tmp_path) -> None:
+def test_rank_error_reaches_the_caller(small_config, tmp_path) -> None:
     request = train_request(tiny(small_config), str(tmp_path / "run"))
     shard = request.manifest.splits["train"].shards[0]
     path = Path(request.manifest.shard_url(shard))
@@ -225,7 +225,7 @@ def test_a_ranks_own_error_reaches_the_caller(small_config, tmp_path) -> None:
         launch(request, TrainResult)
 
 
-def test_a_model_of_other_classes_is_refused(small_config, tmp_path) -> None:
+def test_model_with_other_classes_is_rejected(small_config, tmp_path) -> None:
     config = tiny(small_config)
     request = train_request(config, str(tmp_path / "run"))
     result = launch(request, TrainResult)
@@ -255,10 +255,10 @@ launch(
 
 
 @pytest.mark.slow
-def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> None:
-    """A terminal sends it to every process of its foreground group."""
-    never = {"epochs": 5000, "batch_size": 8, "checkpoint_steps": 1_000_000}
-    config = tiny(small_config, train=never, launch={"num_processes": 2})
+def test_ctrl_c_writes_a_checkpoint(small_config, tmp_path) -> None:
+    """A terminal sends SIGINT to every process of its foreground group."""
+    train = {"epochs": 5000, "batch_size": 8, "checkpoint_steps": 1_000_000}
+    config = tiny(small_config, train=train, launch={"num_processes": 2})
     path = tmp_path / "request.json"
     path.write_text(train_request(config, str(tmp_path / "run")).model_dump_json())
     caller = subprocess.Popen(
@@ -266,12 +266,12 @@ def test_ctrl_c_at_a_terminal_leaves_a_checkpoint(small_config, tmp_path) -> Non
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        assert any(line.startswith("train") for line in caller.stdout), "training has begun"
+        assert any(line.startswith("train") for line in caller.stdout), "training has started"
         os.killpg(caller.pid, signal.SIGINT)
-        said, _ = caller.communicate(timeout=60)
+        output, _ = caller.communicate(timeout=60)
     finally:
         caller.kill()
-    (step,) = set(re.findall(r"stopped after step (\d+)", said))
+    (step,) = set(re.findall(r"stopped after step (\d+)", output))
     assert (tmp_path / f"run/checkpoints/step-{int(step):09}/checkpoint.json").exists()
 
 
@@ -293,23 +293,23 @@ os.register_at_fork(after_in_child=patch)
 """
 
 
-@pytest.mark.parametrize(("num_processes", "rank", "mark"), [(2, "1", "rank 1: "), (1, "none", "")])
-def test_warnings_of_ranks_are_told_and_of_other_ranks_with_their_number(
-    small_config, tmp_path, monkeypatch, num_processes, rank, mark
+@pytest.mark.parametrize(
+    ("num_processes", "rank", "prefix"), [(2, "1", "rank 1: "), (1, "none", "")]
+)
+def test_rank_warnings_reach_the_caller_with_the_rank(
+    small_config, tmp_path, monkeypatch, num_processes, rank, prefix
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(WARN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("RANK_THAT_WARNS", rank)
     config = tiny(small_config, launch={"num_processes": num_processes})
-    heard: list[str] = []
-    launch(train_request(config, str(tmp_path / "run")), TrainResult, on_warning=heard.append)
-    assert sorted(heard) == [f"{mark}a batch is odd", f"{mark}the disk is slow very slow"]
+    received: list[str] = []
+    launch(train_request(config, str(tmp_path / "run")), TrainResult, on_warning=received.append)
+    assert sorted(received) == [f"{prefix}a batch is odd", f"{prefix}the disk is slow very slow"]
 
 
 @pytest.mark.usefixtures("rank_in_this_process")
-def test_a_rank_leaves_the_warnings_of_the_process_that_makes_it_alone(
-    small_config, tmp_path
-) -> None:
+def test_creating_a_rank_does_not_change_the_warning_handlers(small_config, tmp_path) -> None:
     handlers, show = [*logging.getLogger().handlers], warnings.showwarning
     PhotoRank(train_request(tiny(small_config), str(tmp_path / "run")))
     assert logging.getLogger().handlers == handlers
@@ -320,7 +320,7 @@ def test_a_rank_leaves_the_warnings_of_the_process_that_makes_it_alone(
 @pytest.mark.parametrize(
     "ending", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_no_process_outlives_its_caller(small_config, tmp_path, ending: signal.Signals) -> None:
+def test_ended_caller_leaves_no_processes(small_config, tmp_path, ending: signal.Signals) -> None:
     config = tiny(
         small_config,
         train={"epochs": 5000, "batch_size": 8},
@@ -332,21 +332,19 @@ def test_no_process_outlives_its_caller(small_config, tmp_path, ending: signal.S
         [sys.executable, "-c", LAUNCH_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True
     )
     try:
-        assert any(line.startswith("train") for line in caller.stdout), "training has begun"
+        assert any(line.startswith("train") for line in caller.stdout), "training has started"
         started = processes.below(caller.pid)
         assert len(started) == 5, "a fork server, a launcher, a store and two ranks"
         caller.send_signal(ending)
         caller.wait(timeout=60)
     finally:
-        # A failed test must not leave a training behind; this ends all of it.
+        # A failed test must not leave a training; this ends all of its processes.
         caller.kill()
     assert processes.gone(started)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
-def test_a_stage_or_agent_that_is_killed_takes_no_later_stage_with_it(
-    small_config, tmp_path
-) -> None:
+def test_killed_stage_or_agent_does_not_affect_later_stages(small_config, tmp_path) -> None:
     endless = tiny(small_config, train={"epochs": 5000, "batch_size": 8})
     request = train_request(endless, str(tmp_path / "run"))
     check = WorkRequest(stage="check", config=tiny(small_config))
@@ -388,27 +386,27 @@ import pets_core.runtime.agent
 """
 
 
-def test_the_agent_has_a_single_thread(small_config) -> None:
-    """Else a fork of it may inherit a lock that another thread holds, and hang."""
+def test_agent_has_a_single_thread(small_config) -> None:
+    """With further threads, a fork may inherit a locked lock and hang."""
     launch(WorkRequest(stage="check", config=tiny(small_config)), CheckResult)
     (agent,) = processes.agents(os.getpid())
-    # Arrow's allocator has one, too, which it stops for a fork.
+    # Arrow's allocator has a thread, which it stops before a fork.
     assert set(processes.other_threads(agent)) <= {"jemalloc_bg_thd"}
 
 
-def test_the_agent_leaves_the_gpu_to_its_children() -> None:
+def test_agent_does_not_initialise_cuda() -> None:
     """CUDA does not survive a fork."""
     subprocess.run([sys.executable, "-c", UNTOUCHED], check=True)
 
 
 @pytest.mark.parametrize("freeze_to", [-99, 99])
-def test_more_layer_groups_than_the_model_has_are_refused(small_config, freeze_to) -> None:
+def test_freeze_to_beyond_the_layer_groups_is_rejected(small_config, freeze_to) -> None:
     config = tiny(small_config, train={"freeze_to": freeze_to})
     with pytest.raises(PetsError, match=rf"train\.freeze_to = {freeze_to}: the model has 7 layer"):
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
-def test_a_tracker_that_is_not_installed_is_refused(small_config) -> None:
+def test_missing_tracker_package_is_rejected(small_config) -> None:
     if find_spec("mlflow"):
         pytest.skip("MLflow is installed")
     config = tiny(small_config, train={"log_with": "mlflow"})
@@ -417,7 +415,9 @@ def test_a_tracker_that_is_not_installed_is_refused(small_config) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"keep": "best"}, {"early_stopping_epochs": 2}])
-def test_settings_that_need_validation_photos_say_so(small_config, tmp_path, setting) -> None:
+def test_settings_that_need_validation_photos_fail_without_them(
+    small_config, tmp_path, setting
+) -> None:
     source = small_config.source.model_dump(exclude_defaults=True) | {"valid_fraction": 0}
     config = tiny(small_config, train=setting, source=source)
     with pytest.raises(
@@ -427,8 +427,8 @@ def test_settings_that_need_validation_photos_say_so(small_config, tmp_path, set
 
 
 @pytest.mark.slow
-def test_a_sharded_training_is_the_same(small_config, tmp_path) -> None:
-    """Through freezing and unfreezing; what it leaves is whole, as is the checkpoint between."""
+def test_sharded_training_matches_unsharded_training(small_config, tmp_path) -> None:
+    """In frozen and unfrozen phases; the model and the checkpoints are not sharded."""
     results = {}
     for name, sharded in (("whole", False), ("sharded", True)):
         config = tiny(
@@ -447,7 +447,7 @@ def test_a_sharded_training_is_the_same(small_config, tmp_path) -> None:
     ]
     for key, value in states[0].items():
         assert torch.allclose(value, states[1][key], rtol=1e-2, atol=1e-3), key
-    # Its checkpoint of the epoch before is one that any number of ranks goes on from.
+    # Its checkpoint of the previous epoch can be resumed with any number of ranks.
     run = Path(results["sharded"].history_url).parent
     shutil.rmtree(max((run / "checkpoints").iterdir()))
     alone = config.launch.model_copy(update={"num_processes": 1, "shard_model": False})
@@ -457,8 +457,8 @@ def test_a_sharded_training_is_the_same(small_config, tmp_path) -> None:
     assert resumed == pytest.approx(tables["whole"]["loss"].to_pylist(), rel=1e-3)
 
 
-def test_a_training_with_everything_on(small_config, tmp_path) -> None:
-    """Every option of the trainer at once, on two ranks; views at the end."""
+def test_training_supports_all_options_at_once(small_config, tmp_path) -> None:
+    """On two ranks, with test-time augmentation in the prediction."""
     config = tiny(
         small_config,
         launch={"num_processes": 2},
@@ -478,23 +478,23 @@ def test_a_training_with_everything_on(small_config, tmp_path) -> None:
     )
     assert (result.best_model_url, result.last_model_url) == (result.model_url, f"{run_url}/last")
     assert load_model(result.last_model_url)
-    said = launch(request, PredictResult)
-    assert read_predictions(said.predictions_url, CLASSES).info.tta_views == 2
-    stored = pq.read_table(said.predictions_url, columns=["embedding"])["embedding"]
+    predicted = launch(request, PredictResult)
+    assert read_predictions(predicted.predictions_url, CLASSES).info.tta_views == 2
+    stored = pq.read_table(predicted.predictions_url, columns=["embedding"])["embedding"]
     assert len(stored[0].as_py()) == load_model(result.model_url).card.num_features
 
 
 @pytest.mark.parametrize(
-    ("failures", "blamed"),
+    ("failures", "root_cause"),
     [
-        # Its gradient makes every rank fail, and another may write its failure down first.
+        # A nan gradient makes every rank fail, and another rank may write its failure first.
         ([("the gradient norm is nan at step 3", "refused"), ("the loss is nan", "refused")], 1),
         ([("Connection closed by peer", "cut off"), ("out of memory", "failed")], 1),
         ([("out of memory", "failed"), ("out of memory too", "failed")], 0),
     ],
 )
-def test_the_rank_that_is_at_fault_is_blamed(tmp_path, failures, blamed) -> None:
+def test_exception_reports_the_root_cause(tmp_path, failures, root_cause) -> None:
     for rank, (message, kind) in enumerate(failures):
         failure = RankFailure(rank=rank, message=message, kind=kind, at=rank)
         write_failure(failure, tmp_path, str(rank))
-    assert failures[blamed][0] in str(to_exception(read_failures(tmp_path)))
+    assert failures[root_cause][0] in str(to_exception(read_failures(tmp_path)))

@@ -1,4 +1,4 @@
-"""Two machines train one model: two launchers that meet over the network."""
+"""Training on two machines: two launchers with one rendezvous."""
 
 import json
 import os
@@ -46,9 +46,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[list[str], list[str], str]]:
-    """How to start something on either machine, and the address of the first.
+    """Command prefixes for the two machines, and the address of the first.
 
-    Two network namespaces, joined by a cable; where the system does not allow that, loopback.
+    Two connected network namespaces, or loopback if the system does not allow them.
     """
     names = [f"pets-{os.getpid()}-{number}" for number in (0, 1)]
     script = """
@@ -63,19 +63,19 @@ def hosts() -> Iterator[tuple[list[str], list[str], str]]:
     ip -n $0 link set lo up
     ip -n $1 link set lo up
     """
-    made = shutil.which("ip") and subprocess.run(
+    created = shutil.which("ip") and subprocess.run(
         ["bash", "-c", script, *names], capture_output=True, check=False
     )
     try:
-        if made and made.returncode == 0:
-            # Gloo would take the address of the host's name, which both share here.
-            told = ["env", "GLOO_SOCKET_IFNAME=cable"]
-            first, second = (["ip", "netns", "exec", name, *told] for name in names)
+        if created and created.returncode == 0:
+            # By default Gloo uses the address of the host name, which both namespaces share.
+            environment = ["env", "GLOO_SOCKET_IFNAME=cable"]
+            first, second = (["ip", "netns", "exec", name, *environment] for name in names)
             yield first, second, "10.77.0.1"
         else:
             yield [], [], "127.0.0.1"
     finally:
-        for name in names if made else ():
+        for name in names if created else ():
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
@@ -94,7 +94,7 @@ def requests(config: PipelineConfig, run_url: Path, **launch_settings) -> list[W
 
 
 def lines_until(last: str, process: subprocess.Popen[str]) -> list[str]:
-    """What a process prints, to a line that begins so, or to its end."""
+    """Return the output lines of a process up to one that starts with `last`, or to its end."""
     lines = []
     for line in process.stdout:
         lines.append(line.rstrip())
@@ -104,14 +104,14 @@ def lines_until(last: str, process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> None:
+def test_two_machines_train_and_predict_like_one(small_config, tmp_path, hosts) -> None:
     first, second, address = hosts
     endpoint = f"{address}:{free_port()}"
-    asked = requests(
+    stages = requests(
         small_config, tmp_path / "two", num_machines=2, num_processes=1, rdzv_endpoint=endpoint
     )
-    paths = [tmp_path / f"{request.stage}.json" for request in asked]
-    for path, request in zip(paths, asked, strict=True):
+    paths = [tmp_path / f"{request.stage}.json" for request in stages]
+    for path, request in zip(paths, stages, strict=True):
         path.write_text(request.model_dump_json())
     joining = subprocess.Popen(
         [
@@ -127,15 +127,15 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        heard = lines_until("predict completed", joining)
+        output = lines_until("predict completed", joining)
     finally:
         joining.kill()
         joining.wait()
-    trained, said = map(json.loads, done.stdout.splitlines())
+    trained, predicted = map(json.loads, done.stdout.splitlines())
     assert trained["num_processes"] == 2
-    rows = asked[0].manifest.splits["test"].num_rows
-    assert len(set(read_predictions(said["predictions_url"], CLASSES).ids)) == rows
-    assert [line for line in heard if line.endswith((" started", " completed"))] == [
+    rows = stages[0].manifest.splits["test"].num_rows
+    assert len(set(read_predictions(predicted["predictions_url"], CLASSES).ids)) == rows
+    assert [line for line in output if line.endswith((" started", " completed"))] == [
         "train started", "train completed", "predict started", "predict completed",
     ]  # fmt: skip
     assert list((tmp_path / "cache-of-the-second/decoded").glob("*.u8"))
@@ -145,15 +145,15 @@ def test_two_machines_train_and_judge_as_one(small_config, tmp_path, hosts) -> N
 
 
 @pytest.mark.nightly
-def test_the_failure_of_another_machines_rank_is_told(small_config, tmp_path, hosts) -> None:
-    """The ranks here only know that they were cut off."""
+def test_failure_on_the_second_machine_is_reported(small_config, tmp_path, hosts) -> None:
+    """The ranks on the first machine only notice a closed connection."""
     first, second, address = hosts
     endpoint = f"{address}:{free_port()}"
     train, _ = requests(
         small_config, tmp_path / "run", num_machines=2, num_processes=1, rdzv_endpoint=endpoint
     )
     (tmp_path / "request.json").write_text(train.model_dump_json())
-    (tmp_path / "full").write_text("a file where the second machine's cache is to be")
+    (tmp_path / "full").write_text("a file at the path of the second machine's cache")
     joining = subprocess.Popen(
         [
             *second, sys.executable, "-m", "pets", "join", "--store", small_config.store,
@@ -173,27 +173,27 @@ def test_the_failure_of_another_machines_rank_is_told(small_config, tmp_path, ho
     assert str(tmp_path / "full") in done.stderr.strip().splitlines()[-1]
 
 
-def test_a_rendezvous_nobody_answers_ends_with_the_remedy(small_config, tmp_path) -> None:
+def test_rendezvous_timeout_names_the_setting(small_config, tmp_path) -> None:
     (train, _) = requests(
         small_config, tmp_path / "run", num_machines=2, num_processes=1,
         rdzv_endpoint=f"127.0.0.1:{free_port()}", join_timeout_seconds=3,
     )  # fmt: skip
     with pytest.raises(WorkerError, match=r"not all machines joined launch\.rdzv_endpoint = 127"):
         launch(train, TrainResult)
-    assert not list(Path(requests_folder(train.config)).iterdir()), "no request is left"
+    assert not list(Path(requests_folder(train.config)).iterdir()), "the requests folder is empty"
 
 
 @pytest.mark.parametrize(
-    ("launch_settings", "machine", "words"),
+    ("launch_settings", "machine", "message"),
     [
         ({}, 1, r"needs launch\.rdzv_endpoint"),
         ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 2, r"must be from 1 to 1"),
         ({"num_machines": 2, "rdzv_endpoint": "a:1"}, 0, r"must be from 1 to 1"),
     ],
 )
-def test_a_machine_that_is_not_expected_is_refused(launch_settings, machine, words) -> None:
+def test_unexpected_machine_number_is_rejected(launch_settings, machine, message) -> None:
     config = PipelineConfig.model_validate({"launch": launch_settings})
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         join(config, machine, idle_seconds=0, log=print)
 
 
@@ -202,7 +202,7 @@ def test_several_machines_need_an_endpoint() -> None:
         PipelineConfig.model_validate({"launch": {"num_machines": 2}})
 
 
-def test_an_idle_machine_ends(tmp_path) -> None:
+def test_idle_machine_stops_waiting(tmp_path) -> None:
     launch_settings = {"num_machines": 2, "rdzv_endpoint": "127.0.0.1:1"}
     config = PipelineConfig.model_validate(
         {"store": str(tmp_path / "store"), "launch": launch_settings}

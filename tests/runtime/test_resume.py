@@ -1,4 +1,4 @@
-"""Real processes killed at any moment: the next attempt ends with the very same weights."""
+"""Processes killed at any moment: the resumed training ends with identical weights."""
 
 import os
 import random
@@ -37,7 +37,7 @@ print("done", launch(request, TrainResult, on_progress=lambda p: print(p.stage, 
 def training(
     config: PipelineConfig, run_url: Path, *, ranks: int = 2, dropout: float = 0.5, **train
 ) -> WorkRequest:
-    """A few hundred quick steps."""
+    """Return a request for a training of a few hundred quick steps."""
     settings = {
         "model": {
             "backbone": "test_efficientnet", "weights": "none", "image_size": 32,
@@ -56,10 +56,10 @@ def training(
 
 
 def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool:
-    """Train in a process of its own and kill something a while after training has begun.
+    """Train in a subprocess and kill `victim` `delay` seconds after the start of the training.
 
     Returns:
-        Whether training came to its end before.
+        Whether the training completed before.
     """
     path.write_text(request.model_dump_json())
     caller = subprocess.Popen(
@@ -67,18 +67,18 @@ def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        begun = next((line for line in caller.stdout if line.startswith(("train", "done"))), "")
-        assert begun, "training has begun, or was over"
+        first = next((line for line in caller.stdout if line.startswith(("train", "done"))), "")
+        assert first, "training has started or is complete"
         threading.Thread(target=caller.stdout.read, daemon=True).start()
         time.sleep(delay)
         everyone = processes.below(caller.pid)
         if len(everyone) == 5:
             launcher = processes.launcher(caller.pid)
-            target = {"caller": caller.pid, "launcher": launcher, "told": launcher}
+            target = {"caller": caller.pid, "launcher": launcher, "terminated": launcher}
             pid = target.get(victim) or processes.ranks(caller.pid)[-1]
-            os.kill(pid, signal.SIGTERM if victim == "told" else signal.SIGKILL)
+            os.kill(pid, signal.SIGTERM if victim == "terminated" else signal.SIGKILL)
         caller.wait(timeout=60)
-        assert processes.gone(everyone), "nothing is left running"
+        assert processes.gone(everyone), "no process is left"
         return caller.returncode == 0
     finally:
         caller.kill()
@@ -86,7 +86,7 @@ def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool
 
 @pytest.fixture(scope="module")
 def seed() -> int:
-    """Another one each time; printed where the test fails."""
+    """A new seed for each run, printed if the test fails."""
     return random.SystemRandom().randrange(10_000)
 
 
@@ -96,38 +96,38 @@ def seed() -> int:
         pytest.param("rank", marks=pytest.mark.slow),
         pytest.param("launcher", marks=pytest.mark.nightly),
         pytest.param("caller", marks=pytest.mark.slow),
-        pytest.param("told", marks=pytest.mark.nightly),
+        pytest.param("terminated", marks=pytest.mark.nightly),
     ],
 )
-def test_killed_at_any_moment(small_config, tmp_path, victim, seed) -> None:
+def test_training_killed_at_any_moment_resumes_exactly(
+    small_config, tmp_path, victim, seed
+) -> None:
     request = training(small_config, tmp_path / "whole")
     expected = launch(request, TrainResult)
-    chance = random.Random(seed)
-    again = training(small_config, tmp_path / "killed")
+    generator = random.Random(seed)
+    interrupted = training(small_config, tmp_path / "killed")
     kills = 0
-    while not attempt(again, tmp_path / "request.json", victim, chance.uniform(0, 3)):
+    while not attempt(interrupted, tmp_path / "request.json", victim, generator.uniform(0, 3)):
         kills += 1
-        assert kills < 20, f"it never ends (seed {seed})"
+        assert kills < 20, f"training does not complete (seed {seed})"
     assert kills, f"nothing was killed (seed {seed})"
     for name in ("model", "best"):
         file = f"{name}/model.safetensors"
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    clock = ["samples_per_second", "data_seconds"]
+    timings = ["samples_per_second", "data_seconds"]
     history = pq.read_table(tmp_path / "killed/history.parquet").to_pandas()
-    assert history.drop(columns=clock).equals(
-        pq.read_table(expected.history_url).to_pandas().drop(columns=clock)
+    assert history.drop(columns=timings).equals(
+        pq.read_table(expected.history_url).to_pandas().drop(columns=timings)
     )
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_is_ended_and_every_rank_tells_where_it_stood(
-    small_config, tmp_path
-) -> None:
-    """Stopped by a signal it cannot even tell itself; the one that waits for it does."""
+def test_hanging_rank_is_ended_and_the_stacks_are_reported(small_config, tmp_path) -> None:
+    """SIGSTOP also stops the watchdog of the rank itself; the waiting rank reports its stack."""
     request = training(small_config, tmp_path / "run", epochs=5000)
-    hurried = request.config.launch.model_copy(update={"stall_timeout_seconds": 3.0})
+    launch_settings = request.config.launch.model_copy(update={"stall_timeout_seconds": 3.0})
     request = request.model_copy(
-        update={"config": request.config.model_copy(update={"launch": hurried})}
+        update={"config": request.config.model_copy(update={"launch": launch_settings})}
     )
     stopped: list[int] = []
 
@@ -143,20 +143,20 @@ def test_a_rank_that_hangs_is_ended_and_every_rank_tells_where_it_stood(
     assert processes.gone(stopped)
 
 
-def test_another_number_of_ranks_goes_on(small_config, tmp_path) -> None:
-    """From the middle of an epoch; up to summation order it is the training of one rank."""
+def test_training_resumes_with_another_number_of_ranks(small_config, tmp_path) -> None:
+    """From the middle of an epoch; equal to training on one rank up to summation order."""
     request = training(small_config, tmp_path / "whole", ranks=1, dropout=0)
     expected = pq.read_table(launch(request, TrainResult).history_url).to_pandas()
     first = training(small_config, tmp_path / "changed", ranks=2, dropout=0)
-    ended = []
+    terminated = []
 
-    def end_at_once(progress: Progress) -> None:
-        if progress.stage == "train" and not ended:
-            ended.append(processes.launcher(os.getpid()))
-            os.kill(ended[0], signal.SIGTERM)
+    def terminate_launcher(progress: Progress) -> None:
+        if progress.stage == "train" and not terminated:
+            terminated.append(processes.launcher(os.getpid()))
+            os.kill(terminated[0], signal.SIGTERM)
 
     with pytest.raises(WorkerError):
-        launch(first, TrainResult, on_progress=end_at_once)
+        launch(first, TrainResult, on_progress=terminate_launcher)
     checkpoint = max((tmp_path / "changed/checkpoints").iterdir()).name
     step = int(checkpoint.removeprefix("step-"))
     assert 0 < step < len(expected)

@@ -1,4 +1,4 @@
-"""A run's folder: a stage that is done is not done again, unless it is asked something else."""
+"""Run folders: settings, stored stage results, and data sets in use."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from pets_core.runtime.runs import (
     start_run,
 )
 
-ANSWER = LRSuggestion(
+RESULT = LRSuggestion(
     minimum=1e-2, steepest=3.1e-3, valley=1e-4, slide=1e-3, chosen=3.1e-3, suggestion="steepest",
     num_steps=100, seconds=1.5, curve_url="curve.parquet", plot_url="curve.png",
 )  # fmt: skip
@@ -34,22 +34,22 @@ def request_of(tmp_path):
     return make
 
 
-def test_what_a_stage_answered_is_found_again(request_of):
+def test_saved_result_is_loaded(request_of):
     assert load_result(request_of(), LRSuggestion) is None
-    save_result(request_of(), ANSWER)
-    assert load_result(request_of(), LRSuggestion) == ANSWER
+    save_result(request_of(), RESULT)
+    assert load_result(request_of(), LRSuggestion) == RESULT
 
 
-def test_another_question_is_asked_anew(request_of):
-    save_result(request_of(), ANSWER)
+def test_changed_request_has_no_saved_result(request_of):
+    save_result(request_of(), RESULT)
     assert load_result(request_of(train={"seed": 1}), LRSuggestion) is None
-    for elsewhere in ({"launch": {"num_processes": 2}}, {"cache_dir": "another"}):
-        assert load_result(request_of(**elsewhere), LRSuggestion) == ANSWER
+    for launch_only in ({"launch": {"num_processes": 2}}, {"cache_dir": "another"}):
+        assert load_result(request_of(**launch_only), LRSuggestion) == RESULT
     evaluate = request_of().model_copy(update={"stage": "predict"})
     assert load_result(evaluate, LRSuggestion) is None
 
 
-def a_data_set(store, fingerprint: str) -> DatasetManifest:
+def make_data_set(store, fingerprint: str) -> DatasetManifest:
     url = store / "datasets/photos" / fingerprint
     url.mkdir(parents=True)
     (url / "manifest.json").write_text("{}")
@@ -59,8 +59,8 @@ def a_data_set(store, fingerprint: str) -> DatasetManifest:
     )  # fmt: skip
 
 
-def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
-    manifest, url = a_data_set(tmp_path, "a"), str(tmp_path / "runs/1")
+def test_resumed_run_uses_its_original_data_set(tmp_path):
+    manifest, url = make_data_set(tmp_path, "a"), str(tmp_path / "runs/1")
     assert find_run(url, Run) is None
     assert start_run(PipelineConfig(), Run(url=url + "/", manifest=manifest)) == Run(
         url=url, manifest=manifest
@@ -71,31 +71,31 @@ def test_a_run_goes_on_with_the_data_set_it_began_with(tmp_path):
         find_run(url, Run)
 
 
-def test_a_run_finds_its_store_from_anywhere(tmp_path, monkeypatch):
+def test_run_settings_hold_an_absolute_store_path(tmp_path, monkeypatch):
     url = str(tmp_path / "runs/1")
     monkeypatch.chdir(tmp_path)
-    start_run(PipelineConfig(store="store"), Run(url=url, manifest=a_data_set(tmp_path, "a")))
+    start_run(PipelineConfig(store="store"), Run(url=url, manifest=make_data_set(tmp_path, "a")))
     monkeypatch.chdir("/")
     assert load_run_settings(url)["store"] == str(tmp_path / "store")
 
 
-def test_the_data_sets_of_unfinished_runs_are_in_use(tmp_path):
-    """Those with a checkpoint however old they are, the others while they are young."""
-    for name, leaves, old in [
-        ("begun", (), False),
-        ("given up", (), True),
+def test_data_sets_of_unfinished_runs_are_in_use(tmp_path):
+    """Runs with a checkpoint count at any age, other runs only while they are recent."""
+    for name, files, is_old in [
+        ("started", (), False),
+        ("abandoned", (), True),
         ("killed", ("checkpoints/step-000000004/checkpoint.json",), True),
         ("trained", ("checkpoints/step-000000004/checkpoint.json", "stages/train.json"), True),
         ("waiting", ("stages/train.request.json",), True),
-        ("answered", ("stages/train.request.json", "stages/train.json"), True),
+        ("completed", ("stages/train.request.json", "stages/train.json"), True),
         ("evaluated", ("stages/train.json", "stages/predict.json"), False),
     ]:
         run = tmp_path / "runs" / name
-        start_run(PipelineConfig(), Run(url=str(run), manifest=a_data_set(tmp_path, name)))
-        for leaf in leaves:
-            (run / leaf).parent.mkdir(parents=True, exist_ok=True)
-            (run / leaf).write_text("{}")
-        for file in [run / "dataset.json", *run.glob("stages/*")] if old else []:
-            os.utime(file, (1, 1))
-    assert data_sets_in_use(str(tmp_path), 3600.0) == {"begun", "killed", "waiting"}
+        start_run(PipelineConfig(), Run(url=str(run), manifest=make_data_set(tmp_path, name)))
+        for file in files:
+            (run / file).parent.mkdir(parents=True, exist_ok=True)
+            (run / file).write_text("{}")
+        for path in [run / "dataset.json", *run.glob("stages/*")] if is_old else []:
+            os.utime(path, (1, 1))
+    assert data_sets_in_use(str(tmp_path), 3600.0) == {"started", "killed", "waiting"}
     assert data_sets_in_use(str(tmp_path / "nothing"), 3600.0) == set()

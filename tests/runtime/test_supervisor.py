@@ -1,4 +1,4 @@
-"""The ranks of one machine: they meet, and end together whatever ends one of them."""
+"""Ranks of one machine: rendezvous, and the end of all ranks if one ends."""
 
 import os
 import signal
@@ -25,14 +25,14 @@ def server() -> Iterator[ForkServer]:
 
 @pytest.fixture
 def start(server) -> Iterator:
-    """Start ranks that do something, and read of each its number and process id."""
+    """Function that starts ranks and returns the job and the process id of each rank."""
     jobs: list[Job] = []
 
-    def start_ranks(num_ranks: int, what: str) -> tuple[Job, dict[int, int]]:
-        job = server.start([str(num_ranks), what])
+    def start_ranks(num_ranks: int, action: str) -> tuple[Job, dict[int, int]]:
+        job = server.start([str(num_ranks), action])
         jobs.append(job)
-        words = (job.stdout.readline().split() for _ in range(num_ranks))
-        return job, {int(number): int(pid) for _, number, pid in words}
+        lines = (job.stdout.readline().split() for _ in range(num_ranks))
+        return job, {int(number): int(pid) for _, number, pid in lines}
 
     yield start_ranks
     for job in jobs:
@@ -43,10 +43,10 @@ def start(server) -> Iterator:
 
 @pytest.fixture
 def run(server):
-    """Run ranks to their end; returns the exit code and the lines they printed."""
+    """Function that runs ranks to their end and returns the exit code and output lines."""
 
-    def run_ranks(num_ranks: int, what: str) -> tuple[int, list[str]]:
-        job = server.start([str(num_ranks), what])
+    def run_ranks(num_ranks: int, action: str) -> tuple[int, list[str]]:
+        job = server.start([str(num_ranks), action])
         code = job.wait(30)
         with job.stdout as output:
             return code, output.read().splitlines()
@@ -54,29 +54,29 @@ def run(server):
     return run_ranks
 
 
-def test_ranks_have_numbers_and_meet_at_a_store(run) -> None:
+def test_ranks_have_numbers_and_share_a_store(run) -> None:
     code, lines = run(3, "meet")
     assert code == 0
     assert sorted(lines) == ["0 0 3 3", "1 1 3 3", "2 2 3 3"]
 
 
-def test_a_single_rank_needs_none(run) -> None:
+def test_single_rank_has_no_store(run) -> None:
     assert run(1, "meet") == (0, ["None None None None"])
 
 
 @pytest.mark.parametrize(
-    ("what", "reason"), [("fail", "exit code 3"), ("raise", "exit code 1"), ("die", "SIGKILL")]
+    ("action", "reason"), [("fail", "exit code 3"), ("raise", "exit code 1"), ("die", "SIGKILL")]
 )
-def test_a_rank_that_fails_ends_the_others(run, what, reason) -> None:
-    code, lines = run(3, what)
+def test_failed_rank_ends_the_others(run, action, reason) -> None:
+    code, lines = run(3, action)
     assert code == 1
     assert f"rank 1 ended with {reason}" in lines
     stopped = sorted(line for line in lines if line.endswith("received SIGTERM"))
     assert stopped == ["rank 0 received SIGTERM", "rank 2 received SIGTERM"]
-    assert ("ValueError: a rank failed" in lines) == (what == "raise")
+    assert ("ValueError: a rank failed" in lines) == (action == "raise")
 
 
-def test_a_signal_ends_all_ranks(start) -> None:
+def test_sigterm_ends_all_ranks(start) -> None:
     job, pids = start(2, "wait")
     job.terminate()
     assert job.wait(30) == 1
@@ -84,7 +84,7 @@ def test_a_signal_ends_all_ranks(start) -> None:
     assert processes.gone([*pids.values()])
 
 
-def test_a_rank_that_does_not_end_is_killed(start) -> None:
+def test_rank_that_ignores_sigterm_is_killed(start) -> None:
     job, pids = start(2, "stubborn")
     os.kill(pids[0], signal.SIGSTOP)
     job.terminate()
@@ -95,14 +95,14 @@ def test_a_rank_that_does_not_end_is_killed(start) -> None:
 
 def test_ranks_are_killed_with_their_launcher(start) -> None:
     job, pids = start(2, "stubborn")
-    everyone = processes.below(job.pid)
-    assert len(everyone) == 3, "a store and two ranks"
+    started = processes.below(job.pid)
+    assert len(started) == 3, "a store and two ranks"
     job.kill()
     assert job.wait(30) == -signal.SIGKILL
-    assert processes.gone([*everyone, *pids.values()])
+    assert processes.gone([*started, *pids.values()])
 
 
-def test_the_launcher_has_a_single_thread(start) -> None:
-    """Else a fork of it may inherit a lock that another thread holds, and hang."""
+def test_launcher_has_a_single_thread(start) -> None:
+    """With further threads, a fork may inherit a locked lock and hang."""
     job, _ = start(2, "wait")
     assert processes.other_threads(job.pid) == []

@@ -1,4 +1,4 @@
-"""The watchdog: silent while work goes on, once it does not it tells where that stands."""
+"""Watchdog: reports all stacks once if work stalls, and nothing otherwise."""
 
 import threading
 import time
@@ -14,28 +14,28 @@ from pets_core.runtime.watchdog import Watchdog
 from pets_core.runtime.worker import run
 
 
-def hang(go_on: threading.Event) -> None:
-    go_on.wait(30)
+def hang(resume: threading.Event) -> None:
+    resume.wait(30)
 
 
-def test_silence_is_told_once_with_every_threads_stack() -> None:
-    told, go_on = [], threading.Event()
-    other = threading.Thread(target=hang, args=(go_on,), name="other")
+def test_stall_is_reported_once_with_all_stacks() -> None:
+    reports, resume = [], threading.Event()
+    other = threading.Thread(target=hang, args=(resume,), name="other")
     other.start()
-    with Watchdog(0.1, told.append):
+    with Watchdog(0.1, reports.append):
         time.sleep(0.5)
-    go_on.set()
+    resume.set()
     other.join()
-    assert len(told) == 1
-    assert told[0].startswith("thread MainThread:")
-    assert "test_silence_is_told_once" in told[0]
-    assert "thread other:" in told[0]
-    assert "hang" in told[0]
+    assert len(reports) == 1
+    assert reports[0].startswith("thread MainThread:")
+    assert "test_stall_is_reported_once" in reports[0]
+    assert "thread other:" in reports[0]
+    assert "hang" in reports[0]
 
 
-def test_work_that_goes_on_or_is_over_is_left_alone() -> None:
-    told: list[str] = []
-    watchdog = Watchdog(0.5, told.append)
+def test_active_or_finished_work_is_not_reported() -> None:
+    reports: list[str] = []
+    watchdog = Watchdog(0.5, reports.append)
     with watchdog:
         for _ in range(20):
             time.sleep(0.05)
@@ -43,34 +43,34 @@ def test_work_that_goes_on_or_is_over_is_left_alone() -> None:
     time.sleep(1)
     with watchdog:
         pass
-    assert told == []
+    assert reports == []
 
 
 @pytest.mark.parametrize("stage", ["predict", "embed"])
 def test_opening_photos_and_models_is_not_watched(small_config, tmp_path, monkeypatch, stage):
-    """It downloads and decodes for minutes without a batch."""
+    """Download and decoding take minutes without a batch."""
     manifest, model_url = ingest(small_config), str(tmp_path / "model")
     update = {"backbone": "test_byobnet", "weights": "none", "image_size": 64}
     config = small_config.model_copy(update={"model": ModelConfig.model_validate(update)})
     built = create_model(config, manifest.classes, manifest.fingerprint)
     save_model(model_url, built.card, built.model.state_dict())
-    watched, seen = [], []
+    watched, calls = [], []
     monkeypatch.setattr(Watchdog, "__enter__", lambda self: watched.append(self))
     monkeypatch.setattr(Watchdog, "__exit__", lambda *_: watched.clear())
 
-    def noting(module, name) -> None:
+    def record_calls(module, name) -> None:
         function = getattr(module, name)
 
-        def noted(*arguments, **settings):
-            seen.append((name, bool(watched)))
+        def recorded(*arguments, **settings):
+            calls.append((name, bool(watched)))
             return function(*arguments, **settings)
 
-        monkeypatch.setattr(module, name, noted)
+        monkeypatch.setattr(module, name, recorded)
 
-    noting(photo_rank, "open_decoded")
-    noting(photo_stages, "load_model")
-    noting(photo_stages, "predict_views")
-    noting(photo_stages, "predict_split")
+    record_calls(photo_rank, "open_decoded")
+    record_calls(photo_stages, "load_model")
+    record_calls(photo_stages, "predict_views")
+    record_calls(photo_stages, "predict_split")
     run(
         WorkRequest(
             stage=stage, config=config, run_url=str(tmp_path / "run"), manifest=manifest,
@@ -78,4 +78,4 @@ def test_opening_photos_and_models_is_not_watched(small_config, tmp_path, monkey
         )
     )  # fmt: skip
     predicts = {"predict": "predict_views", "embed": "predict_split"}[stage]
-    assert set(seen) == {("load_model", False), ("open_decoded", False), (predicts, True)}
+    assert set(calls) == {("load_model", False), ("open_decoded", False), (predicts, True)}
