@@ -335,7 +335,7 @@ def _load_flow(command: str) -> tuple[Callable[..., Any], Callable[[Any], None]]
 
 
 def _command_name() -> str:
-    """Return the shell command that starts this program: `pets` if it is on PATH, else its path."""
+    """Return the shell command of this program: `pets`, its quoted path, or `python -m pets`."""
     started = Path(sys.argv[0])
     found = shutil.which("pets")
     if started.name != "pets":

@@ -90,5 +90,7 @@ def load_model(url: str) -> TrainedModel:
         model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise PetsError(f"{url}/{WEIGHTS} is damaged or belongs to another model: {reason}") from error
+        raise PetsError(
+            f"{url}/{WEIGHTS} is damaged or belongs to another model: {reason}"
+        ) from error
     return TrainedModel(model.eval().requires_grad_(False), card, url)

@@ -123,7 +123,9 @@ def load_recommender(url: str) -> TrainedRecommender:
         built.model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise PetsError(f"{url}/{WEIGHTS} is damaged or belongs to another model: {reason}") from error
+        raise PetsError(
+            f"{url}/{WEIGHTS} is damaged or belongs to another model: {reason}"
+        ) from error
     built.model.eval().requires_grad_(False)
     return built
 

@@ -83,7 +83,9 @@ def read_failures(folder: str | Path) -> list[RankFailure]:
 
 
 def to_exception(failures: Sequence[RankFailure]) -> Exception:
-    """Return the exception for the first failure.
+    """Return a PetsError if the input was refused, else a WorkerError for the first failure.
+
+    The error of a stall has the stack traces of all stalled ranks.
 
     Args:
         failures: At least one, the most likely root cause first, as `read_failures` returns them.

@@ -174,8 +174,8 @@ def _warn_of_small_batches(rank: Rank[Any, Any]) -> None:
     num_gpus = accelerator.num_processes
     if accelerator.device.type == "cuda" and batch_size < _MIN_BATCH * num_gpus:
         rank.warn(
-            f"train.batch_size = {batch_size} gives each GPU {batch_size / num_gpus:.3g} samples per "
-            f"step, too few to keep it busy: set {_MIN_BATCH * num_gpus} or more, and find the "
+            f"train.batch_size = {batch_size} gives each GPU {batch_size / num_gpus:.3g} samples "
+            f"per step, too few to keep it busy: set {_MIN_BATCH * num_gpus} or more, and find the "
             "learning rate again"
         )
 

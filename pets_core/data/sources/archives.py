@@ -276,9 +276,9 @@ def _tar_skip_reason(member: tarfile.TarInfo) -> str:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Return a member's name.
+    """Return a member's name, decoded as UTF-8 if possible.
 
-    Many tools write UTF-8 without its flag. zipfile then decodes the name as CP437.
+    zipfile decodes names without the UTF-8 flag as CP437, but many tools write UTF-8 without it.
     """
     try:
         return (
@@ -309,13 +309,13 @@ def _member_path(name: str) -> str:
 
 
 def _entry(path: str, size: int, version_tag: str, header_reason: str) -> FileEntry:
-    """Return the entry of an archive member.
+    """Return the entry of an archive member; its skip reason is the first of path, header and size.
 
     Args:
         path: Normalized path.
         size: Uncompressed bytes.
         version_tag: See `FileEntry`.
-        header_reason: Skip reason that the member's header gives; empty: none.
+        header_reason: Skip reason from the member's header, or an empty string.
     """
     is_unsafe = path.startswith("/") or ".." in path.split("/") or "\0" in path
     reason = path_skip_reason(path) or header_reason or size_skip_reason(size)

@@ -106,9 +106,10 @@ def _scaled(
 
 
 def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None) -> Calibration:
-    """Measure calibration before and after temperature scaling.
+    """Measure calibration, and again after temperature scaling if a temperature can be fitted.
 
-    The temperature is not fitted if the validation split is evaluated: the result would be biased.
+    It cannot without validation photos, if the fit fails, or if the validation split is evaluated:
+    the result would be biased.
 
     Args:
         predictions: Predictions to evaluate.

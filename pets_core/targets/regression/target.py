@@ -85,7 +85,7 @@ class NumbersEvaluator(Evaluator):
 
     @property
     def error_unit(self) -> str:
-        """Unit of errors over all numbers: SD (standard deviations) if they have several."""
+        """Unit of errors over all numbers: their common one, or SD (standard deviations)."""
         return self.unit if self.has_one_unit else "SD"
 
     def errors(self, predicted: NDArray[Any]) -> Floats:

@@ -112,7 +112,7 @@ class TagsEvaluator(Evaluator):
         return binary_cross_entropy(self.predictions.targets, self.predictions.outputs)
 
     def score(self) -> ScoredSamples:
-        """Return the mean F1; the score of a photo is the F1 of its tags."""
+        """Return the F1 of each photo's tags, with their mean as the primary metric."""
         predictions = self.predictions
         scores = photo_f1(predictions.targets, self._predicted)
         rows, tags = np.nonzero(predictions.targets)
