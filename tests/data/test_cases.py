@@ -80,7 +80,7 @@ def ingest_case(cases, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_case_that_is_read(ingest_case, name):
+def test_supported_cases_are_ingested(ingest_case, name):
     file, settings, photos, left_out = GOOD[name]
     manifest = ingest_case(name, file, settings)
     counts = {split: info.num_rows for split, info in manifest.splits.items()}
@@ -96,11 +96,11 @@ def test_a_case_that_is_read(ingest_case, name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_case_that_is_refused(ingest_case, name):
+def test_unsupported_cases_raise_pets_error(ingest_case, name):
     file, settings, message = REFUSED[name]
     with pytest.raises(PetsError, match=f"(?s){message}"):
         ingest_case(name, file, settings)
 
 
-def test_every_case_is_tried(cases):
+def test_every_case_is_covered(cases):
     assert set(cases) == {*GOOD, *REFUSED, "movielens_1m"}, "ratings have tests of their own"

@@ -104,7 +104,7 @@ def test_pyarrow_reads_shards_as_one_data_set(manifest, paths):
     assert len(one) == sum(info.class_counts[3] for info in manifest.splits.values())
 
 
-def test_rows_say_what_the_photos_are(manifest, paths):
+def test_row_metadata_matches_the_photos(manifest, paths):
     for path in paths:
         for row in pq.read_table(path).to_pylist():
             data = row["image"]["bytes"]
@@ -134,7 +134,7 @@ def test_shards_and_row_groups_are_bounded(tmp_path, jpeg):
         assert sum(len(image["bytes"]) for image in images) <= MIB
 
 
-def test_photos_are_stored_as_they_are_and_the_rest_compressed(paths):
+def test_photo_bytes_are_uncompressed_and_other_columns_compressed(paths):
     group = pq.read_metadata(paths[0]).row_group(0)
     codecs = {c.path_in_schema: c.compression for c in map(group.column, range(group.num_columns))}
     assert codecs.pop("image.bytes") == "UNCOMPRESSED"
@@ -151,7 +151,7 @@ def damaged(path, tmp_path, place, bit=1) -> str:
     return str(copy)
 
 
-def test_a_flipped_bit_of_a_photo_is_seen_on_reading(paths, tmp_path):
+def test_flipped_photo_bit_fails_on_read(paths, tmp_path):
     photo = pq.read_table(paths[0])["image"][3]["bytes"].as_py()
     start = Path(paths[0]).read_bytes().index(photo)
     for place in (start, start + len(photo) // 2, start + len(photo) - 1):
@@ -164,7 +164,7 @@ def test_a_flipped_bit_of_a_photo_is_seen_on_reading(paths, tmp_path):
             read_table(copy, ["image"])
 
 
-def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(paths, tmp_path):
+def test_damaged_shard_raises_pets_error_or_reads_all_rows(paths, tmp_path):
     chance = random.Random(0)
     path = min(paths, key=lambda p: pq.read_metadata(p).num_rows)
     whole = pq.read_table(path)
@@ -184,7 +184,7 @@ def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(paths, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all, but long enough to try"])
-def test_what_is_no_parquet_is_an_error_of_ours(tmp_path, content):
+def test_non_parquet_file_raises_pets_error(tmp_path, content):
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(PetsError, match="damaged"):
         read_table(str(tmp_path / "x.parquet"))
@@ -193,7 +193,7 @@ def test_what_is_no_parquet_is_an_error_of_ours(tmp_path, content):
 
 
 @pytest.mark.real_data
-def test_published_photos_have_their_head_boxes(real_data, tmp_path):
+def test_published_head_boxes_are_within_their_photos(real_data, tmp_path):
     manifest = ingest(config(tmp_path, real_data / "oxford-iiit-pet-3breeds-original"))
     rows = [
         row

@@ -130,7 +130,7 @@ def same_content(one, other) -> bool:
 # --- equal input, equal bytes -------------------------------------------------------------------
 
 
-def test_the_same_source_again_is_the_same_version(tmp_path, photos, inspected):
+def test_unchanged_source_gives_the_same_version(tmp_path, photos, inspected):
     store = tmp_path / "store"
     first = ingest(config(store, photos))
     assert len(shards(first)) > 4
@@ -143,13 +143,13 @@ def test_the_same_source_again_is_the_same_version(tmp_path, photos, inspected):
 
 
 @pytest.mark.parametrize("num_workers", [1, 5])
-def test_the_number_of_workers_is_nothing(tmp_path, photos, num_workers):
+def test_number_of_workers_does_not_change_the_version(tmp_path, photos, num_workers):
     first = ingest(config(tmp_path / "one", photos))
     other = ingest(config(tmp_path / "other", photos, {"num_workers": num_workers}))
     assert same_content(first, other)
 
 
-def test_the_order_in_which_shards_finish_is_nothing(tmp_path, photos):
+def test_shard_order_does_not_change_the_version(tmp_path, photos):
     first = ingest(config(tmp_path / "one", photos))
     other = config(tmp_path / "other", photos)
     for shard in reversed(plan_dataset(other).shards):
@@ -157,13 +157,13 @@ def test_the_order_in_which_shards_finish_is_nothing(tmp_path, photos):
     assert same_content(first, ingest(other))
 
 
-def test_the_order_in_which_photos_came_is_nothing(tmp_path, photos, add):
+def test_photo_order_does_not_change_the_version(tmp_path, photos, add):
     add(tmp_path / "elsewhere/photos", reversed(range(60)))
     first = ingest(config(tmp_path / "one", photos))
     assert same_content(first, ingest(config(tmp_path / "other", tmp_path / "elsewhere/photos")))
 
 
-def test_times_are_nothing(tmp_path, photos):
+def test_modification_times_do_not_change_the_version(tmp_path, photos):
     store = tmp_path / "store"
     first = ingest(config(store, photos))
     before = files(store, "plans", "journal")
@@ -183,7 +183,7 @@ def test_times_are_nothing(tmp_path, photos):
         ({}, {"name": "other"}),
     ],
 )
-def test_what_shapes_the_shards_shapes_the_fingerprint(tmp_path, photos, settings, source):
+def test_settings_that_affect_shards_change_the_fingerprint(tmp_path, photos, settings, source):
     first = ingest(config(tmp_path / "store", photos))
     other = ingest(config(tmp_path / "store", photos, settings, **source))
     assert other.fingerprint != first.fingerprint
@@ -192,7 +192,7 @@ def test_what_shapes_the_shards_shapes_the_fingerprint(tmp_path, photos, setting
 # --- growth -------------------------------------------------------------------------------------
 
 
-def test_growth_reads_what_is_new_and_keeps_the_rest(tmp_path, photos, add, inspected):
+def test_added_photos_are_read_and_existing_shards_kept(tmp_path, photos, add, inspected):
     store = tmp_path / "store"
     add(photos, range(200, 320))
     first = ingest(config(store, photos))
@@ -230,7 +230,7 @@ def change(chance, photos, add, numbers, version) -> set[int]:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("duplicates", ["keep", "drop"])
-def test_growing_and_starting_anew_end_in_the_same_bytes(tmp_path, add, seed, duplicates, jpeg):
+def test_incremental_and_full_ingest_give_the_same_bytes(tmp_path, add, seed, duplicates, jpeg):
     chance, photos, numbers = random.Random(seed), tmp_path / "photos", set(range(40))
     add(photos, numbers)
     for number in range(6):  # likes of one another, some of which are in other splits
@@ -249,7 +249,7 @@ def test_growing_and_starting_anew_end_in_the_same_bytes(tmp_path, add, seed, du
     assert (grown.num_quarantined > 0) == (duplicates == "drop")
 
 
-def test_removed_and_altered_photos_are_told(tmp_path, photos, add, inspected):
+def test_diff_reports_removed_and_changed_photos(tmp_path, photos, add, inspected):
     store = tmp_path / "store"
     first = ingest(config(store, photos))
     inspected.clear()
@@ -264,7 +264,7 @@ def test_removed_and_altered_photos_are_told(tmp_path, photos, add, inspected):
     assert (back.added, back.removed, back.changed) == (["b/7.jpg"], [], altered)
 
 
-def test_a_removed_photo_is_nothing_new_to_read(tmp_path, photos, inspected):
+def test_removed_photo_causes_no_reads(tmp_path, photos, inspected):
     ingest(config(tmp_path / "store", photos))
     inspected.clear()
     (photos / "b/7.jpg").unlink()
@@ -272,7 +272,7 @@ def test_a_removed_photo_is_nothing_new_to_read(tmp_path, photos, inspected):
     assert inspected == []
 
 
-def test_a_source_that_is_as_it_was_is_its_old_version(tmp_path, photos, add, inspected):
+def test_reverted_source_gives_its_earlier_version(tmp_path, photos, add, inspected):
     first = ingest(config(tmp_path / "store", photos))
     (new,) = add(photos, [100])
     second = ingest(config(tmp_path / "store", photos))
@@ -284,7 +284,7 @@ def test_a_source_that_is_as_it_was_is_its_old_version(tmp_path, photos, add, in
     assert inspected == []
 
 
-def test_moved_and_relabelled_photos_are_told(tmp_path, add):
+def test_diff_reports_moved_and_relabelled_photos(tmp_path, add):
     folder = tmp_path / "pets"
     paths = add(folder, range(40))
 
@@ -310,7 +310,7 @@ def faults(manifest) -> dict[str, str]:
     return {shard.path: fault for shard, fault in verify(manifest) if fault}
 
 
-def test_a_version_in_order_has_no_faults(tmp_path, photos):
+def test_intact_version_has_no_errors(tmp_path, photos):
     manifest = ingest(config(tmp_path / "store", photos))
     assert faults(manifest) == {}
     assert [shard.path for shard, _ in verify(manifest)] == list(shards(manifest))
@@ -341,7 +341,7 @@ def test_damaged_and_missing_shards_are_found(tmp_path, photos):
 
 
 @pytest.mark.parametrize("fault", ["other photo", "row fewer", "row more", "no parquet"])
-def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
+def test_shard_with_wrong_photos_and_matching_hash_is_found(tmp_path, photos, fault):
     """The file's hash is the manifest's, and yet its photos are not what they should be."""
     manifest = ingest(config(tmp_path / "store", photos))
     train = manifest.splits["train"]
@@ -371,7 +371,7 @@ def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
 # --- finding ------------------------------------------------------------------------------------
 
 
-def test_versions_are_found_by_name_and_by_the_start_of_a_fingerprint(tmp_path, photos, add):
+def test_versions_are_found_by_name_and_fingerprint_prefix(tmp_path, photos, add):
     store = str(tmp_path / "store")
     first = ingest(config(store, photos))
     add(photos, [100])
@@ -389,7 +389,7 @@ def test_versions_are_found_by_name_and_by_the_start_of_a_fingerprint(tmp_path, 
     assert newest_version(f"{store}/datasets/photos") == second
 
 
-def test_what_is_not_found_is_an_error_with_a_suggestion(tmp_path, photos):
+def test_unknown_version_raises_an_error_with_a_suggestion(tmp_path, photos):
     store = str(tmp_path / "store")
     with pytest.raises(PetsError, match="photos: no such data set or version in"):
         find_version(store, "photos")
@@ -404,7 +404,7 @@ def test_what_is_not_found_is_an_error_with_a_suggestion(tmp_path, photos):
         find_version(store, manifest.fingerprint)
 
 
-def test_a_start_that_two_fingerprints_share_is_an_error_that_lists_them(tmp_path, photos):
+def test_ambiguous_fingerprint_prefix_lists_the_matches(tmp_path, photos):
     store = str(tmp_path / "store")
     manifest = ingest(config(store, photos))
     likes = [f"ab{end * 18}" for end in "01"]
@@ -416,7 +416,7 @@ def test_a_start_that_two_fingerprints_share_is_an_error_that_lists_them(tmp_pat
     assert all(fingerprint in str(error.value) for fingerprint in likes)
 
 
-def test_a_store_that_was_moved_is_read_where_it_is(tmp_path, photos):
+def test_moved_store_is_readable(tmp_path, photos):
     manifest = ingest(config(tmp_path / "store", photos))
     (tmp_path / "store").rename(tmp_path / "moved")
     (found,) = list_versions(str(tmp_path / "moved"))
@@ -460,7 +460,7 @@ def kinds(store, garbage) -> set[str]:
     return {Path(item.url).relative_to(root).parts[0] for item in garbage}
 
 
-def test_garbage_is_told_and_left_where_it_is(grown):
+def test_dry_run_lists_garbage_and_deletes_nothing(grown):
     store, first, second = grown
     before = files(store)
     found = collect_garbage(str(store))
@@ -475,7 +475,7 @@ def test_garbage_is_told_and_left_where_it_is(grown):
     assert {i.num_bytes for i in found if i.url.endswith("dead.parquet")} == {4}
 
 
-def test_garbage_is_removed_and_what_versions_use_is_not(grown, photos, inspected):
+def test_garbage_is_deleted_and_files_in_use_are_kept(grown, photos, inspected):
     store, first, second = grown
     before = files(store)
     removed = collect_garbage(str(store), delete=True)
@@ -492,7 +492,7 @@ def test_garbage_is_removed_and_what_versions_use_is_not(grown, photos, inspecte
     assert inspected == []
 
 
-def test_the_young_is_left(grown):
+def test_recent_garbage_is_kept(grown):
     store, _, _ = grown
     for path in store.rglob("*dead*"):
         os.utime(path)
@@ -524,7 +524,7 @@ def test_keeping_one_version_removes_the_files_of_the_others(grown, photos, insp
     assert faults(again) == {}
 
 
-def test_a_version_that_a_run_goes_on_with_is_left(grown):
+def test_version_in_use_by_a_run_is_kept(grown):
     store, first, second = grown
     collect_garbage(str(store), keep=1, delete=True, in_use={first.fingerprint})
     assert list_versions(str(store)) == [first, second]
@@ -532,14 +532,14 @@ def test_a_version_that_a_run_goes_on_with_is_left(grown):
 
 
 @pytest.mark.parametrize("keep", [2, 5])
-def test_keeping_more_versions_than_there_are_keeps_them(grown, keep):
+def test_keeping_more_versions_than_exist_keeps_all(grown, keep):
     store, first, second = grown
     collect_garbage(str(store), keep=keep, delete=True)
     assert list_versions(str(store)) == [first, second]
     assert faults(first) == faults(second) == {}
 
 
-def test_each_data_set_keeps_its_own(tmp_path, grown, photos):
+def test_keep_applies_to_each_data_set(tmp_path, grown, photos):
     store, _, second = grown
     other = ingest(config(store, photos, name="other"))
     age(store)
@@ -548,7 +548,7 @@ def test_each_data_set_keeps_its_own(tmp_path, grown, photos):
     assert faults(second) == faults(other) == {}
 
 
-def test_a_young_version_keeps_its_old_shards(grown):
+def test_recent_version_keeps_its_old_shards(grown):
     store, first, second = grown
     for path in Path(first.url).iterdir():
         os.utime(path)
@@ -557,7 +557,7 @@ def test_a_young_version_keeps_its_old_shards(grown):
     assert faults(first) == {}
 
 
-def test_a_young_note_keeps_its_old_shard(grown, photos):
+def test_recent_journal_record_keeps_its_old_shard(grown, photos):
     """As of an ingest under way that found its shards in the store."""
     store, first, _ = grown
     for path in (store / "datasets/photos/journal").iterdir():
@@ -568,7 +568,7 @@ def test_a_young_note_keeps_its_old_shard(grown, photos):
     assert faults(ingest(config(store, photos))) == {}
 
 
-def test_a_sweep_that_is_killed_leaves_no_version_in_part(grown, monkeypatch):
+def test_killed_garbage_collection_leaves_no_partial_version(grown, monkeypatch):
     store, _, second = grown
     fs, _ = storage.filesystem(str(store))
     removed = []
@@ -597,7 +597,7 @@ def test_a_sweep_that_is_killed_leaves_no_version_in_part(grown, monkeypatch):
     assert list_versions(str(store)) == [second]
 
 
-def test_sweeping_a_store_that_is_no_local_folder(tmp_path, photos, inspected, add):
+def test_garbage_is_collected_in_a_remote_store(tmp_path, photos, inspected, add):
     store = f"memory://sweep-{tmp_path.name}"
     ingest(config(store, photos))
     add(photos, [100])
@@ -640,7 +640,7 @@ def old_form(tmp_path, photos) -> Path:
     return tmp_path / "store"
 
 
-def test_an_old_data_set_is_listed_and_a_new_version_goes_beside_it(old_form, photos):
+def test_schema_1_data_set_is_listed_next_to_a_new_version(old_form, photos):
     store = str(old_form)
     (old,) = list_versions(store)
     assert (old.schema_version, old.num_rows) == (1, 60)
@@ -654,7 +654,7 @@ def test_an_old_data_set_is_listed_and_a_new_version_goes_beside_it(old_form, ph
     assert [m.fingerprint for m in list_versions(store)] == [old.fingerprint, new.fingerprint]
 
 
-def test_an_old_data_set_is_no_garbage_until_it_is_out_of_date(old_form, photos):
+def test_schema_1_data_set_is_garbage_only_once_superseded(old_form, photos):
     age(old_form)
     assert collect_garbage(str(old_form), delete=True) == []
     new = ingest(config(old_form, photos))
@@ -662,14 +662,14 @@ def test_an_old_data_set_is_no_garbage_until_it_is_out_of_date(old_form, photos)
     assert list_versions(str(old_form)) == [new]
 
 
-def test_versions_tell_when_they_were_made(tmp_path, photos):
+def test_manifest_has_a_utc_creation_time(tmp_path, photos):
     manifest = ingest(config(tmp_path / "store", photos))
     made = datetime.fromisoformat(manifest.created_at)
     assert made.utcoffset().total_seconds() == 0
     assert abs(made.timestamp() - time.time()) < 60
 
 
-def test_sweeping_spares_a_data_set_that_was_renamed(grown):
+def test_garbage_collection_keeps_a_renamed_data_set(grown):
     store, _, second = grown
     folder = Path(second.url).parent
     folder.rename(folder.with_name("backup"))
@@ -680,7 +680,7 @@ def test_sweeping_spares_a_data_set_that_was_renamed(grown):
     assert faults(manifest) == {}
 
 
-def test_sweeping_a_folder_that_cannot_be_listed_removes_nothing(grown, monkeypatch):
+def test_garbage_collection_of_an_unlistable_folder_deletes_nothing(grown, monkeypatch):
     store, _, second = grown
     fs, _ = storage.filesystem(str(store))
 

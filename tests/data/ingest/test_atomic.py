@@ -104,7 +104,7 @@ def assert_whole(store: str, expected) -> None:
         assert [fault for _, fault in verify(manifest) if fault] == []
 
 
-def test_killed_at_every_event_of_writing(settings, tmp_path):
+def test_ingest_killed_at_any_write_leaves_a_consistent_store(settings, tmp_path):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     done = subprocess.run(
         [sys.executable, "-c", KILLER, settings.model_dump_json()],
@@ -124,7 +124,7 @@ def test_killed_at_every_event_of_writing(settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(settings, tmp_path, write_folder):
+def test_ingest_killed_at_random_times_leaves_a_consistent_store(settings, tmp_path, write_folder):
     write_folder(tmp_path / "mine", {"a": 300, "b": 300})
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     draw, ended = random.Random(0), []
@@ -141,7 +141,7 @@ def test_killed_at_random_moments(settings, tmp_path, write_folder):
     assert_whole(settings.store, expected)
 
 
-def test_two_ingests_of_one_source_at_once(settings, tmp_path):
+def test_concurrent_ingests_store_one_version(settings, tmp_path):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     processes = [start(settings) for _ in range(3)]
     for process in processes:
@@ -153,7 +153,7 @@ def test_two_ingests_of_one_source_at_once(settings, tmp_path):
     assert len(list_versions(settings.store)) == 1
 
 
-def test_a_file_that_may_not_grow(settings, tmp_path):
+def test_file_size_limit_keeps_the_previous_version(settings, tmp_path):
     """As a full disk: the write itself fails, half-way through a shard."""
     first = ingest(settings)
     for number in range(200):
@@ -173,7 +173,7 @@ def test_a_file_that_may_not_grow(settings, tmp_path):
     assert [fault for _, fault in verify(grown) if fault] == []
 
 
-def test_a_full_disk(settings, tmp_path):
+def test_full_disk_raises_pets_error_and_a_retry_succeeds(settings, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)]
@@ -234,7 +234,7 @@ def attempt(settings: PipelineConfig) -> Exception | None:
     return None
 
 
-def test_a_store_that_fails_at_every_write(settings, tmp_path, flaky):
+def test_store_that_fails_at_any_write_stays_consistent(settings, tmp_path, flaky):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     unlucky = settings.model_copy(update={"store": "flaky://bucket/store"})
     failures = 0

@@ -45,12 +45,12 @@ def distance(one: bytes, other: bytes) -> int:
 
 @settings(deadline=None)  # the library's first hash imports SciPy
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9))
-def test_random_pictures_hash_as_imagehash_does(seed, count):
+def test_hashes_of_random_pictures_match_imagehash(seed, count):
     pictures = np.random.default_rng(seed).integers(0, 256, (count, 32, 32)).astype(np.uint8)
     assert perceptual_hashes(pictures).tolist() == [library_hash(p) for p in pictures]
 
 
-def test_drawn_pictures_hash_as_imagehash_does(drawn_sample, tmp_path):
+def test_hashes_of_sample_photos_match_imagehash(drawn_sample, tmp_path):
     files = open_archive(str(drawn_sample / "images.tar.gz"), str(tmp_path))
     paths = [entry.path for entry in files.entries()]
     pictures = np.stack([inspect(data).thumbnail for data in files.read(paths)])
@@ -60,13 +60,13 @@ def test_drawn_pictures_hash_as_imagehash_does(drawn_sample, tmp_path):
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 6), st.just(32), st.just(32))))
-def test_a_hash_does_not_depend_on_its_company(pictures):
+def test_hash_is_independent_of_the_batch(pictures):
     alone = [int(perceptual_hashes(p[None])[0]) for p in pictures]
     assert perceptual_hashes(pictures).tolist() == alone
 
 
 @pytest.mark.parametrize("kind", ["flat", "mirrored"])
-def test_equal_frequencies_are_no_matter_of_rounding(kind):
+def test_hash_of_equal_frequencies_is_independent_of_rounding(kind):
     # In exact arithmetic, brightness moves the first frequency alone.
     half = np.random.default_rng(1).integers(50, 150, (40, 32, 16))
     dark = np.concatenate([half, half[:, :, ::-1]], axis=2) if kind == "mirrored" else None
@@ -103,7 +103,7 @@ def clustered(draw):
 
 @settings(deadline=None, max_examples=60)  # 16 bits: thousands of small steps
 @given(clustered(), st.sampled_from([0, 1, 2, 6, 9, 16]))
-def test_near_pairs_are_those_of_brute_force(hashes, bits):
+def test_near_pairs_match_brute_force(hashes, bits):
     assert found(hashes, bits) == brute_force(hashes, bits)
 
 
@@ -121,7 +121,7 @@ def crowd(count: int) -> list[int]:
     return list(islice(near, count))
 
 
-def test_a_crowd_is_compared_in_linear_time(monkeypatch):
+def test_cluster_of_near_hashes_is_compared_in_linear_time(monkeypatch):
     monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", 16)
     compared = [
         sum(len(first) for first, _ in near_pairs(np.array(crowd(count), np.uint64), SMALL))
@@ -131,7 +131,7 @@ def test_a_crowd_is_compared_in_linear_time(monkeypatch):
     assert compared[1] < 20_000 * 16 * 4 * 17  # bands, and how they may differ
 
 
-def test_of_a_crowd_all_are_listed_and_all_leaks_told(monkeypatch):
+def test_all_photos_and_leaks_of_a_cluster_are_listed(monkeypatch):
     monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", 16)
     judged = [(f"z{n}", "test", "x", f"z{n}", 1 << n) for n in range(3)]
     trained = [(f"a{n:04}", "train", "x", f"a{n}", h) for n, h in enumerate(crowd(3_000))]
@@ -143,7 +143,7 @@ def test_of_a_crowd_all_are_listed_and_all_leaks_told(monkeypatch):
     assert set(leaking(duplicates)["distance"].to_pylist()) == {2}
 
 
-def test_nothing_has_no_pairs():
+def test_fewer_than_two_hashes_have_no_pairs():
     assert found([], SMALL) == found([7], SMALL) == set()
 
 
@@ -173,7 +173,7 @@ def test_an_altered_photo_is_near(photos, how):
     assert max(distances) <= SMALL
 
 
-def test_another_photo_is_not_near(photos):
+def test_different_photos_are_not_near(photos):
     assert not found([phash(photo) for photo in photos], SMALL)
 
 
@@ -202,14 +202,14 @@ def test_equal_bytes_are_exact_and_close_hashes_near():
     ) == {"b": ("a", 0, True), "c": ("a", 3, False), "d": ("a", 0, False)}
 
 
-def test_no_bits_are_equal_hashes():
+def test_zero_bits_match_only_equal_hashes():
     rows = (
         ("a", "train", "x", "1", 5), ("b", "train", "x", "2", 5), ("c", "train", "x", "3", 4),
     )  # fmt: skip
     assert listed(*rows, bits=0) == {"b": ("a", 0, False)}
 
 
-def test_the_earlier_split_leaks_and_the_later_is_not_listed():
+def test_only_the_copy_in_the_earlier_split_is_leaking():
     rows = (
         ("a", "test", "x", "1", 0),
         ("b", "train", "x", "2", 1),
@@ -222,7 +222,7 @@ def test_the_earlier_split_leaks_and_the_later_is_not_listed():
     assert leaks["id"].to_pylist() == ["b", "c", "d"]
 
 
-def test_a_like_in_a_later_split_weighs_more_than_a_nearer_one():
+def test_match_in_a_later_split_outranks_a_nearer_one():
     rows = (
         ("a", "train", "x", "same", 0),
         ("b", "train", "x", "same", 0),
@@ -231,7 +231,7 @@ def test_a_like_in_a_later_split_weighs_more_than_a_nearer_one():
     assert listed(*rows) == {"a": ("c", 5, False), "b": ("c", 5, False)}
 
 
-def test_of_likes_in_later_splits_the_nearest_is_named_then_the_first():
+def test_nearest_then_first_match_in_later_splits_is_listed():
     rows = (
         ("a", "train", "x", "1", 0),
         ("b", "test", "x", "2", 0b11),
@@ -241,13 +241,13 @@ def test_of_likes_in_later_splits_the_nearest_is_named_then_the_first():
     assert listed(*rows)["a"] == ("c", 1, False)
 
 
-def test_originals_are_not_listed():
+def test_first_copy_is_not_listed():
     rows = [(f"p{n}", "train", "x", "same", 9) for n in range(5)]
     assert listed(*rows) == {f"p{n}": ("p0", 0, True) for n in range(1, 5)}
     assert not leaking(find_duplicates(table(*rows), SMALL)).num_rows
 
 
-def test_the_other_label_is_told():
+def test_label_of_the_match_is_listed():
     rows = (("a", "train", "cat", "1", 0), ("b", "train", "dog", "1", 0))
     (row,) = find_duplicates(table(*rows), SMALL).to_pylist()
     assert (row["class_name"], row["match_class_name"]) == ("dog", "cat")
@@ -266,7 +266,7 @@ photo_rows = st.lists(
 
 
 @given(photo_rows, st.randoms())
-def test_a_photo_is_listed_when_it_has_a_like_in_a_later_split_or_before_it(rows, random):
+def test_photo_is_listed_if_it_leaks_or_repeats_an_earlier_photo(rows, random):
     order = {"train": 0, "valid": 1, "test": 2}
     photos = [(f"{n:02}", s, c, f"{h}-{v}", h) for n, (s, c, h, v) in enumerate(rows)]
 
@@ -288,7 +288,7 @@ def test_a_photo_is_listed_when_it_has_a_like_in_a_later_split_or_before_it(rows
 # The second is like the first, and only the first is like the third.
 @example([("train", "x", 0b11, 0), ("train", "x", 0, 0), ("test", "x", 0b1111, 0)])
 @given(photo_rows)
-def test_what_is_left_without_the_leaking_is_what_another_search_finds(rows):
+def test_drop_leaking_equals_a_new_search(rows):
     photos = table(*((f"{n:02}", s, c, f"{h}-{v}", h) for n, (s, c, h, v) in enumerate(rows)))
     every = find_duplicates(photos, 2)
     leaks = set(leaking(every)["id"].to_pylist())
@@ -338,7 +338,7 @@ def test_leaks_are_counted_and_kept_by_default(leaky):
     assert manifest.num_rows == 120
 
 
-def test_dropping_leaves_out_the_training_photo_alone(leaky):
+def test_drop_quarantines_only_the_training_photo(leaky):
     kept, dropped = ingest(leaky), ingest(dropping(leaky))
     (row,) = pq.read_table(f"{dropped.url}/quarantine.parquet").to_pylist()
     assert (row["id"], row["path"], row["reason"]) == ("Cat_1", "images/Cat_1.jpg", "duplicate")
@@ -353,7 +353,7 @@ def test_dropping_leaves_out_the_training_photo_alone(leaky):
     assert dropped.fingerprint != kept.fingerprint
 
 
-def test_dropping_reads_the_shards_and_searches_once(leaky, monkeypatch):
+def test_drop_reads_each_shard_and_searches_once(leaky, monkeypatch):
     read, searched = [], []
 
     def read_table(url, columns=None, inner=ingest_module.read_table):
@@ -379,7 +379,7 @@ def test_dropping_reads_the_shards_and_searches_once(leaky, monkeypatch):
     assert list(zip(*(c.to_pylist() for c in index.columns), strict=True)) == held
 
 
-def test_shards_without_a_leak_are_the_same_bytes_when_dropping(leaky):
+def test_drop_keeps_shards_without_leaks_unchanged(leaky):
     kept, dropped = ingest(leaky), ingest(dropping(leaky))
     before, after = (
         {s.path: s.sha256 for info in m.splits.values() for s in info.shards}
@@ -389,7 +389,7 @@ def test_shards_without_a_leak_are_the_same_bytes_when_dropping(leaky):
     assert len(before.items() - after.items()) == len(after.items() - before.items()) == 1
 
 
-def test_dropping_after_keeping_gives_what_dropping_at_once_gives(leaky):
+def test_keep_followed_by_drop_equals_drop(leaky):
     at_once = dropping(leaky)
     ingest(leaky)
     later = at_once.model_copy(update={"store": leaky.store})

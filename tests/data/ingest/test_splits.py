@@ -19,26 +19,26 @@ seeds = st.integers(0, 2**40)
 
 
 @given(seeds, st.text())
-def test_a_draw_is_a_share(seed, photo_id):
+def test_hash_fraction_is_deterministic_and_below_one(seed, photo_id):
     assert 0 <= hash_fraction(seed, photo_id) < 1
     assert hash_fraction(seed, photo_id) == hash_fraction(seed, photo_id)
 
 
-def test_draws_stay_what_they_are():
+def test_hash_fractions_are_stable():
     # Another value moves photos of existing data sets from train to test.
     assert hash_fraction(0, "Abyssinian_1") == 0.2851120781513026
     assert hash_fraction(1, "Abyssinian_1") == 0.11384461153128556
     assert hash_fraction(0, "猫/1.jpg") == 0.6342486179637082
 
 
-def test_draws_are_uniform():
+def test_hash_fractions_are_uniform():
     numbers = sorted(hash_fraction(0, f"photo {n}") for n in range(20_000))
     # Kolmogorov-Smirnov: 1.63 / sqrt(n) is passed by 99 in 100.
     worst = max(abs(number - place / 20_000) for place, number in enumerate(numbers))
     assert worst < 1.63 / 20_000**0.5
 
 
-def test_another_seed_is_another_choice():
+def test_seeds_give_independent_splits():
     held = [{n for n in range(2000) if hash_fraction(seed, str(n)) < 0.2} for seed in range(2)]
     assert all(320 < len(own) < 480 for own in held)
     # Independent choices of a fifth share a fifth of it.
@@ -46,7 +46,7 @@ def test_another_seed_is_another_choice():
 
 
 @given(seeds, st.text(), st.floats(0, 1), st.floats(0, 1))
-def test_a_larger_share_holds_the_smaller(seed, photo_id, one, other):
+def test_larger_fraction_contains_the_smaller(seed, photo_id, one, other):
     small, large = sorted([one, other])
     assert (
         hash_fraction(seed, photo_id) >= small
@@ -84,7 +84,7 @@ def split(photos, *, predefined_split=False, valid=0.1, test=0.0, seed=0):
 
 
 @given(rows, fractions, fractions, seeds, st.booleans())
-def test_photos_of_a_group_are_on_one_side(photos, valid, test, seed, official):
+def test_photos_of_a_group_share_a_split(photos, valid, test, seed, official):
     splits = split(photos, predefined_split=official, valid=valid, test=test, seed=seed)
     assert splits.keys() == photos.keys()
     drawn = [i for i, row in photos.items() if not official or row.predefined_split == "trainval"]
@@ -96,14 +96,14 @@ def test_photos_of_a_group_are_on_one_side(photos, valid, test, seed, official):
 
 
 @given(rows, seeds, st.randoms())
-def test_the_split_is_a_function_of_the_set_of_photos(photos, seed, random):
+def test_split_is_independent_of_photo_order(photos, seed, random):
     order = list(photos)
     random.shuffle(order)
     assert split({i: photos[i] for i in order}, seed=seed) == split(photos, seed=seed)
 
 
 @given(st.integers(1, 40), seeds, fractions)
-def test_each_class_of_five_photos_has_one_for_validation(num_photos, seed, valid):
+def test_each_class_of_at_least_five_photos_has_a_validation_photo(num_photos, seed, valid):
     photos = alone({f"{label}{n}": label for label in "ab" for n in range(num_photos)})
     splits = split(photos, valid=valid, seed=seed)
     for label in "ab":
@@ -144,7 +144,7 @@ def test_groups_come_from_a_pattern_or_the_source():
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, unique=True), seeds)
-def test_the_fractions_that_messages_name_would_do(keys, seed):
+def test_suggested_fractions_give_non_empty_splits(keys, seed):
     smallest = smallest_fraction(keys, seed)
     assert any(hash_fraction(seed, key) < smallest for key in keys)
     assert not any(hash_fraction(seed, key) < smallest - 0.001 for key in keys)

@@ -81,7 +81,7 @@ def test_tags_are_stored_by_name_and_one_hot(brought_in):
         assert info.num_rows == len(own)
 
 
-def test_tags_of_text_are_the_same_data_set(brought_in):
+def test_tags_as_text_and_as_lists_give_the_same_data_set(brought_in):
     of_lists = brought_in({"label": TAGS}, {"targets": "tags", "name": "same"})
     text = [" ".join(tags) for tags in TAGS]
     of_text = brought_in({"label": text}, {"targets": "tags", "name": "same"}, ".csv")
@@ -91,7 +91,7 @@ def test_tags_of_text_are_the_same_data_set(brought_in):
     assert brought_in({"label": other}, settings, ".csv").fingerprint == of_lists.fingerprint
 
 
-def test_tags_that_hugging_face_names(brought_in, photos):
+def test_hugging_face_class_names_become_tags(brought_in, photos):
     names = ["cat", "dog", "sofa"]
     column = pa.array([[names.index(tag) for tag in tags] for tags in TAGS], pa.list_(pa.int64()))
     feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}
@@ -105,7 +105,7 @@ def test_tags_that_hugging_face_names(brought_in, photos):
     assert rows_of(named)["3.jpg"]["tags"] == ["dog", "sofa"]
 
 
-def test_a_tag_outside_the_vocabulary(brought_in):
+def test_tag_outside_the_vocabulary_is_refused_quarantined_or_added(brought_in):
     settings = {"targets": "tags", "name": "same"}
     first = brought_in({"label": TAGS}, settings)
     strange = [*TAGS[:-1], ["dgo"]]
@@ -119,7 +119,7 @@ def test_a_tag_outside_the_vocabulary(brought_in):
     assert wider.class_names == (*first.class_names, "dgo")
 
 
-def test_a_tag_that_too_few_photos_have(brought_in):
+def test_tags_with_too_few_photos_are_refused(brought_in):
     with pytest.raises(PetsError, match=r"tag 'cat' has 1 photo, at least 2"):
         brought_in({"label": [["cat"], *[["dog"]] * 23]}, {"targets": "tags"})
     with pytest.raises(PetsError, match="no photo of the source has a tag"):
@@ -131,7 +131,7 @@ AGES = [float(number) for number in range(NUM_PHOTOS)]
 NUMBERS = {"targets": "numbers", "number_columns": ["age", "weight"], "units": ["years", "kg"]}
 
 
-def test_numbers_are_stored_with_how_they_are_spread(brought_in):
+def test_numbers_are_stored_with_their_statistics(brought_in):
     manifest = brought_in({"age": AGES, "weight": [age * 2 for age in AGES]}, NUMBERS)
     rows = rows_of(manifest)
     assert rows["7.jpg"]["numbers"] == [7, 14]
@@ -146,14 +146,14 @@ def test_numbers_are_stored_with_how_they_are_spread(brought_in):
     assert manifest.contents == "age, weight"
 
 
-def test_the_same_numbers_as_text_are_the_same_data_set(brought_in):
+def test_numbers_as_text_give_the_same_data_set(brought_in):
     columns = {"age": AGES, "weight": AGES}
     settings = NUMBERS | {"name": "same"}
     first = brought_in(columns, settings)
     assert brought_in(columns, settings, ".csv").fingerprint == first.fingerprint
 
 
-def test_numbers_with_decimal_commas_are_the_same_data_set(brought_in, photos):
+def test_numbers_with_decimal_commas_give_the_same_data_set(brought_in, photos):
     settings = {"targets": "numbers", "number_columns": ["age"], "name": "same"}
     ages = [age + 0.5 for age in AGES]
     first = brought_in({"age": ages}, settings)
@@ -177,7 +177,7 @@ def test_numbers_with_decimal_commas_are_the_same_data_set(brought_in, photos):
         (101.0, r"row 3 has age = 101.0, outside source.y_range = \(0, 100\)"),
     ],
 )
-def test_a_number_that_is_none(brought_in, tmp_path, value, message):
+def test_missing_or_out_of_range_number_is_refused(brought_in, tmp_path, value, message):
     ages = [*AGES[:2], value, *AGES[3:]]
     settings = {"targets": "numbers", "number_columns": ["age"], "y_range": [0, 100]}
     with pytest.raises(PetsError, match=message):
@@ -185,7 +185,7 @@ def test_a_number_that_is_none(brought_in, tmp_path, value, message):
     assert not list((tmp_path / "store").rglob("manifest.json")), "nothing half-written"
 
 
-def test_text_that_is_no_number(brought_in):
+def test_text_that_is_not_a_number_is_refused(brought_in):
     with pytest.raises(PetsError, match="row 1 has age = 'old', which is not a number"):
         brought_in({"age": ["old"] * 24}, {"targets": "numbers", "number_columns": ["age"]})
 
@@ -193,7 +193,7 @@ def test_text_that_is_no_number(brought_in):
 POINTS = {"targets": "points", "number_columns": ["x", "y"]}
 
 
-def test_places_are_halves_of_the_sides(brought_in):
+def test_coordinates_are_stored_in_half_side_lengths(brought_in):
     places = {"x": [0.0, 24.0, 12.0, 6.0] * 6, "y": [0.0, 16.0, 8.0, 4.0] * 6}
     manifest = brought_in(places, POINTS)
     rows = rows_of(manifest)
@@ -203,7 +203,7 @@ def test_places_are_halves_of_the_sides(brought_in):
     assert [n.unit for n in manifest.numbers] == ["half widths", "half heights"]
 
 
-def test_places_outside_the_photo_leave_it_out(brought_in):
+def test_photos_with_points_outside_are_quarantined(brought_in):
     places = {"x": [24.5, *[1.0] * 23], "y": [1.0] * 24}
     manifest = brought_in(places, POINTS)
     assert manifest.quarantine_reasons == {OUTSIDE_PHOTO: 1}
@@ -214,7 +214,7 @@ def test_places_outside_the_photo_leave_it_out(brought_in):
         brought_in(half, POINTS | {"name": "half"})
 
 
-def test_a_box_whose_corners_are_exchanged_leaves_its_photo_out(brought_in):
+def test_photo_with_swapped_box_corners_is_quarantined(brought_in):
     names = ["xmin", "ymin", "xmax", "ymax"]
     settings = {"targets": "box", "number_columns": names}
     columns = {"xmin": [9.0, *[1.0] * 23], "ymin": [1.0] * 24, "xmax": [5.0] * 24,
@@ -224,18 +224,18 @@ def test_a_box_whose_corners_are_exchanged_leaves_its_photo_out(brought_in):
         brought_in(columns | {"xmin": [9.0] * 24}, settings | {"name": "all"})
 
 
-def test_a_table_must_say_where_places_are(brought_in):
+def test_box_targets_of_a_table_need_number_columns(brought_in):
     with pytest.raises(PetsError, match=r"targets = box: .* is a table.*source.number_columns"):
         brought_in({"x": [1.0] * 24}, {"targets": "box"})
 
 
-def test_one_label_a_row_is_one_tag(brought_in):
+def test_single_label_becomes_one_tag(brought_in):
     manifest = brought_in({"label": [0, 1, 2] * 8}, {"targets": "tags"})
     assert manifest.class_names == ("0", "1", "2")
     assert rows_of(manifest)["0.jpg"]["tags"] == ["0"]
 
 
-def test_other_numbers_are_another_version(brought_in):
+def test_changed_numbers_give_a_new_version(brought_in):
     settings = {"targets": "numbers", "number_columns": ["age"], "name": "same"}
     first = brought_in({"age": AGES}, settings)
     second = brought_in({"age": [77.0, *AGES[1:]]}, settings)
@@ -243,7 +243,7 @@ def test_other_numbers_are_another_version(brought_in):
     assert diff(first, second).relabelled == ["0.jpg"]
 
 
-def test_another_version_takes_photos_from_the_first(brought_in):
+def test_new_version_reuses_photos_of_the_first(brought_in):
     places = {"x": [1.0] * 24, "y": [1.0] * 24}
     brought_in(places, POINTS | {"name": "same"})
     moved = brought_in(places | {"x": [2.0, 25.0, *[1.0] * 22]}, POINTS | {"name": "same"})
@@ -254,7 +254,7 @@ def test_another_version_takes_photos_from_the_first(brought_in):
     )
 
 
-def test_something_else_cannot_be_learnt_under_the_same_name(brought_in):
+def test_changed_target_type_under_the_same_name_is_refused(brought_in):
     brought_in({"age": AGES}, {"targets": "numbers", "number_columns": ["age"], "name": "same"})
     with pytest.raises(PetsError, match=r"targets = tags, but earlier.*= numbers of age: set"):
         brought_in({"label": TAGS}, {"targets": "tags", "name": "same"})
@@ -270,7 +270,7 @@ def test_pets_have_species_and_breed_as_tags(small_config):
 
 
 @pytest.mark.parametrize("targets", ["points", "box"])
-def test_heads_of_the_sample_are_on_their_photos(small_config, targets):
+def test_sample_heads_match_their_annotations(small_config, targets):
     source = small_config.source.model_copy(update={"targets": targets})
     manifest = ingest(small_config.model_copy(update={"source": source}))
     assert manifest.num_rows == 37 * 4
@@ -292,7 +292,7 @@ def test_heads_of_the_sample_are_on_their_photos(small_config, targets):
 
 
 @pytest.mark.real_data
-def test_published_heads_are_found_where_they_are_marked(real_data, tmp_path):
+def test_published_head_boxes_match_their_annotations(real_data, tmp_path):
     source = {"url": str(real_data / "oxford-iiit-pet-3breeds-original"), "targets": "box"}
     given = {"store": str(tmp_path / "s"), "cache_dir": str(tmp_path / "c"), "source": source}
     config = PipelineConfig.model_validate(given | {"ingest": {"max_quarantined_fraction": 0.1}})
@@ -306,7 +306,7 @@ def test_published_heads_are_found_where_they_are_marked(real_data, tmp_path):
     assert pixels == pytest.approx([333, 72, 425, 158], abs=1e-3)
 
 
-def test_settings_that_make_no_sense(tmp_path):
+def test_invalid_target_settings_are_refused(tmp_path):
     def refused(words, **source):
         with pytest.raises(ValueError, match=words):
             PipelineConfig.model_validate({"source": source})
@@ -332,14 +332,14 @@ def test_settings_that_make_no_sense(tmp_path):
         ("class", {"evaluate": {"threshold": "per_tag"}}, "evaluate.threshold = per_tag"),
     ],
 )
-def test_settings_of_another_kind_of_target(targets, settings, named):
+def test_settings_of_another_target_type_are_refused(targets, settings, named):
     with pytest.raises(
         ValueError, match=rf"{named} cannot be used with source.targets = {targets}"
     ):
         PipelineConfig.model_validate({"source": {"targets": targets}} | settings)
 
 
-def test_a_folder_of_classes_tells_no_tags(write_folder, tmp_path):
+def test_class_folders_have_no_tags(write_folder, tmp_path):
     root = write_folder(tmp_path / "mine", {"cat": 4, "dog": 4})
     given = {"store": str(tmp_path / "s"), "source": {"url": str(root), "targets": "tags"}}
     with pytest.raises(
@@ -392,7 +392,7 @@ def pets_turned(folder, write_oxford, annotated) -> None:
 
 @pytest.mark.parametrize("annotated", ["stored", "upright"])
 @pytest.mark.parametrize("targets", ["box", "points", "class"])
-def test_annotations_are_turned_with_their_photos(tmp_path, write_oxford, annotated, targets):
+def test_annotations_are_rotated_with_their_photos(tmp_path, write_oxford, annotated, targets):
     """An xml's <size> says which pixels its box is of."""
     pets_turned(tmp_path / "pets", write_oxford, annotated)
     given = {
@@ -410,7 +410,7 @@ def test_annotations_are_turned_with_their_photos(tmp_path, write_oxford, annota
         np.testing.assert_allclose((found + 1) / 2 * sides, [expected] * 24, atol=1e-4)
 
 
-def test_an_annotation_that_does_not_say_which_pixels_are_meant():
+def test_annotation_of_ambiguous_size_quarantines_its_photo_or_drops_its_box():
     """It leaves its photo out where the places are the target, and else its box."""
     photo = PlannedPhoto("a", "a.jpg", "", None, None, numbers=(1, 2), annotation_size=(50, 40))
     unclear = [((120, 90), 1), ((40, 50), 1), ((120, 90), 6), ((50, 40), 3), ((50, 40), 2)]
@@ -438,7 +438,7 @@ def test_an_annotation_that_does_not_say_which_pixels_are_meant():
         ("", (0, 0)),
     ],
 )
-def test_sizes_of_annotations(xml, found):
+def test_annotation_sizes_are_parsed(xml, found):
     sides = {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
     box = "".join(f"<{name}>{value}</{name}>" for name, value in sides.items())
     head = f"<annotation>{xml}<object><bndbox>{box}</bndbox></object></annotation>"

@@ -44,7 +44,7 @@ def built(tmp_path) -> list[Path]:
     return [p for p in (tmp_path / "cache/decoded").iterdir() if p.suffix != ".lock"]
 
 
-def test_the_pixels_are_those_of_decode(open_split, manifest, tmp_path):
+def test_cached_pixels_equal_decode(open_split, manifest, tmp_path):
     for split, info in manifest.splits.items():
         photos = open_split(split)
         assert len(photos) == info.num_rows == len(set(photos.ids))
@@ -55,12 +55,12 @@ def test_the_pixels_are_those_of_decode(open_split, manifest, tmp_path):
             assert manifest.classes[label].name == photo_id.split("/")[0]
 
 
-def test_the_pixels_cannot_be_changed(open_split):
+def test_cached_pixels_are_read_only(open_split):
     with pytest.raises(ValueError, match="read-only"):
         open_split().pixels[0] = 0
 
 
-def test_the_cache_is_used_again(open_split, monkeypatch):
+def test_cache_is_reused(open_split, monkeypatch):
     first = open_split()
     monkeypatch.setattr(decoded, "decode", None)
     again = open_split()
@@ -68,7 +68,7 @@ def test_the_cache_is_used_again(open_split, monkeypatch):
     assert first.ids == again.ids
 
 
-def test_what_no_run_opens_any_more_makes_room(open_split, tmp_path):
+def test_unused_cache_files_are_removed(open_split, tmp_path):
     then = time.time() - 86_400 * (UNUSED_DAYS + 1)
     for size in (8, 9):
         open_split(size=size)
@@ -81,12 +81,12 @@ def test_what_no_run_opens_any_more_makes_room(open_split, tmp_path):
     assert len(built(tmp_path)) == 6
 
 
-def test_another_size_is_another_file(open_split):
+def test_each_size_has_its_own_file(open_split):
     assert open_split(size=8).pixels.shape[1:] == (8, 8, 3)
     assert open_split(size=9).pixels.shape[1:] == (9, 9, 3)
 
 
-def test_progress_is_told(open_split, manifest):
+def test_progress_is_reported(open_split, manifest):
     told = []
     open_split(on_progress=told.append)
     total = manifest.splits["train"].num_rows
@@ -94,7 +94,7 @@ def test_progress_is_told(open_split, manifest):
     assert {(p.stage, p.total, p.unit) for p in told} == {("decode train", total, "photos")}
 
 
-def test_reading_gives_the_rows_asked_for_in_their_order(open_split):
+def test_read_returns_the_requested_rows_in_order(open_split):
     photos = open_split()
     rows = np.array([7, 0, 200, 3, 7])
     np.testing.assert_array_equal(photos.read(rows), photos.pixels[rows])
@@ -102,7 +102,7 @@ def test_reading_gives_the_rows_asked_for_in_their_order(open_split):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
-def test_photos_beyond_the_limit_are_decoded_when_they_are_read(open_split, tmp_path, share):
+def test_photos_beyond_the_limit_are_decoded_on_read(open_split, tmp_path, share):
     whole = open_split()
     limit = whole.pixels.nbytes * share / 2**30
     part = open_split(limit_gib=limit)
@@ -116,7 +116,7 @@ def test_photos_beyond_the_limit_are_decoded_when_they_are_read(open_split, tmp_
     np.testing.assert_array_equal(again.read(rows), whole.pixels[rows])
 
 
-def test_the_disk_says_how_many_are_decoded(open_split, manifest, tmp_path, monkeypatch):
+def test_auto_limit_depends_on_free_disk_space(open_split, manifest, tmp_path, monkeypatch):
     info, photo = manifest.splits["train"], SIZE * SIZE * 3
     stored = sum(shard.num_bytes for shard in info.shards)
 
@@ -149,13 +149,13 @@ def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
     assert built(tmp_path) == []
 
 
-def test_a_missing_shard_is_a_plain_error(open_split, manifest):
+def test_missing_shard_raises_pets_error(open_split, manifest):
     (Path(manifest.shard_url(manifest.splits["train"].shards[0]))).unlink()
     with pytest.raises(PetsError, match="does not exist"):
         open_split()
 
 
-def test_a_failure_half_way_leaves_nothing(open_split, tmp_path):
+def test_interrupted_decoding_leaves_no_files(open_split, tmp_path):
     def stop(_):
         raise KeyboardInterrupt
 
@@ -165,7 +165,7 @@ def test_a_failure_half_way_leaves_nothing(open_split, tmp_path):
     assert len(open_split()) > 0
 
 
-def test_of_two_at_once_one_builds_and_the_other_waits_for_it(open_split, tmp_path):
+def test_concurrent_openers_build_the_cache_once(open_split, tmp_path):
     started, told, results = threading.Event(), [], []
 
     def tell(progress):
@@ -186,14 +186,14 @@ def test_of_two_at_once_one_builds_and_the_other_waits_for_it(open_split, tmp_pa
     assert len(built(tmp_path)) == 3
 
 
-def test_a_short_file_is_made_anew(open_split, tmp_path):
+def test_truncated_cache_file_is_rebuilt(open_split, tmp_path):
     whole = np.array(open_split().pixels)
     path = next((tmp_path / "cache/decoded").glob("*.u8"))
     path.write_bytes(path.read_bytes()[:1000])
     np.testing.assert_array_equal(open_split().pixels, whole)
 
 
-def test_lengths_must_agree():
+def test_unequal_lengths_raise_value_error():
     pixels, labels = np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="one entry per photo"):
         DecodedPhotos(pixels, labels, ["a"])

@@ -62,7 +62,7 @@ def test_plain_jpegs_are_upright_and_need_no_profile(data, expected):
 
 @pytest.mark.parametrize("size", [(100, 75), (40, 300), (32, 32), (20, 20)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_squares_are_those_of_pillow(size, mode):
+def test_squares_match_pillow(size, mode):
     photos = [encoded(picture(number, *size).convert(mode), quality=95) for number in range(3)]
     squares = decode_squares(photos, SIDE, CPU)
     assert squares.shape == (3, SIDE, SIDE, 3)
@@ -96,7 +96,7 @@ def batches(photos: DecodedPhotos) -> torch.Tensor:
     return torch.cat([batch.inputs for batch in found])[torch.from_numpy(order.argsort())]
 
 
-def test_each_photo_keeps_its_place_whoever_decodes_it(photos, monkeypatch):
+def test_photo_order_is_independent_of_the_decoder(photos, monkeypatch):
     expected, decoded = batches(photos), []
     monkeypatch.setattr(loader_module, "decodes_jpegs", lambda device: True)
 
@@ -112,7 +112,7 @@ def test_each_photo_keeps_its_place_whoever_decodes_it(photos, monkeypatch):
         assert torch.equal(found[row], expected[row])
 
 
-def test_a_decoder_that_refuses_is_warned_of_once_and_replaced(photos, monkeypatch):
+def test_failing_gpu_decoder_warns_once_and_falls_back_to_the_cpu(photos, monkeypatch):
     expected = batches(photos)
     monkeypatch.setattr(loader_module, "decodes_jpegs", lambda device: True)
 

@@ -44,7 +44,7 @@ def loader(num_rows, batch_size, *, seed=0, transform=None, side=1, **settings):
 
 
 @given(rows, batch_sizes, seeds, epochs)
-def test_batches_deal_every_row_once(num_rows, batch_size, seed, epoch):
+def test_batches_contain_every_row_once(num_rows, batch_size, seed, epoch):
     batches = global_batches(num_rows, batch_size, seed=seed, epoch=epoch)
     assert sorted(np.concatenate(batches).tolist()) == list(range(num_rows))
     sizes = [len(batch) for batch in batches]
@@ -74,7 +74,7 @@ def test_ranks_see_every_row_once(num_rows, batch_size, seed, epoch, world_size)
 
 
 @given(rows, batch_sizes, seeds)
-def test_inputs_and_targets_are_those_of_the_rows(num_rows, batch_size, seed):
+def test_inputs_and_targets_match_their_rows(num_rows, batch_size, seed):
     for batch in loader(num_rows, batch_size, seed=seed).epoch(0):
         np.testing.assert_array_equal(batch.targets.numpy(), batch.rows)
         assert batch.ids == [str(row) for row in batch.rows]
@@ -86,13 +86,13 @@ def order(seed, epoch):
     return np.concatenate(global_batches(100, 10, seed=seed, epoch=epoch)).tolist()
 
 
-def test_the_order_is_of_seed_and_epoch_alone():
+def test_order_depends_on_seed_and_epoch_only():
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     assert order(None, 0) == order(None, 5) == list(range(100))
 
 
-def test_each_batch_has_a_seed_of_its_own():
+def test_each_batch_has_its_own_seed():
     seen = set()
     for seed in (0, 1):
         transform = Untouched()
@@ -104,7 +104,7 @@ def test_each_batch_has_a_seed_of_its_own():
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_a_photo_is_augmented_alike_whatever_the_world_size(world_size):
+def test_augmentation_is_independent_of_world_size(world_size):
     augment = Augment(6, (0.5,) * 3, (0.2,) * 3, TransformConfig(max_rotate_degrees=30))
 
     def by_row(world_size):
@@ -123,7 +123,7 @@ def test_a_photo_is_augmented_alike_whatever_the_world_size(world_size):
         torch.testing.assert_close(shared[row], pixels, rtol=0, atol=1e-6)
 
 
-def test_more_ranks_than_rows_leaves_some_empty():
+def test_more_ranks_than_rows_gives_empty_batches():
     augment = Augment(6, (0.5,) * 3, (0.2,) * 3, TransformConfig())
     shapes = [
         batch.inputs.shape
@@ -134,7 +134,7 @@ def test_more_ranks_than_rows_leaves_some_empty():
     assert {tuple(shape[1:]) for shape in shapes} == {(3, 6, 6)}
 
 
-def test_an_empty_split_is_refused():
+def test_empty_split_raises_value_error():
     with pytest.raises(ValueError, match="empty"):
         loader(0, 4)
 
@@ -145,14 +145,14 @@ def batches(**settings):
     ]
 
 
-def test_photos_kept_on_the_device_are_the_same_batches():
+def test_on_device_photos_give_the_same_batches():
     for own, kept in zip(batches(), batches(on_device=True), strict=True):
         assert torch.equal(own[0], kept[0])
         assert torch.equal(own[1], kept[1])
         assert own[2] == kept[2]
 
 
-def test_an_epoch_may_be_left_half_way_and_begun_again():
+def test_epoch_can_be_restarted_midway():
     ours = loader(50, 16)
     first = next(ours.epoch(0)).rows.tolist()
     assert next(ours.epoch(0)).rows.tolist() == first
@@ -173,12 +173,12 @@ def test_mixing_blends_inputs_and_targets():
     assert batches(mixing=TransformConfig(mixup_alpha=1.0), **settings)[0][0].equal(mixed[0][0])
 
 
-def test_on_a_cpu_nothing_is_said_to_fit_a_gpu():
+def test_fits_on_gpu_is_false_on_a_cpu():
     assert not fits_on_gpu(numbered(3), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("free", "fits"), [(4 * 300, True), (4 * 300 - 1, False)])
-def test_photos_fit_a_gpu_that_has_four_times_their_room(monkeypatch, free, fits):
+def test_photos_fit_a_gpu_with_four_times_their_size_free(monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**9))
     photos = numbered(100)
     assert photos.pixels.nbytes == 300

@@ -45,7 +45,7 @@ inner = st.floats(-0.8, 0.8)
 
 @settings(max_examples=200)
 @given(x=inner, y=inner, chosen=transforms, seed=st.integers(0, 2**32))
-def test_a_point_moves_with_its_pixels(x, y, chosen, seed):
+def test_point_follows_its_pixel_under_augmentation(x, y, chosen, seed):
     transform = Augment(SIZE, MEAN, STD, TransformConfig(**NO_LIGHT | chosen))
     drawn = {"seed": seed, "rows": slice(0, 1), "global_size": 1}
     inputs = transform(photo_of_its_places(), **drawn)
@@ -58,7 +58,7 @@ def test_a_point_moves_with_its_pixels(x, y, chosen, seed):
 
 
 @given(x=inner, y=inner, size=st.sampled_from([96, 95, 80, 71]))
-def test_a_point_moves_with_a_crop(x, y, size):
+def test_point_follows_its_pixel_under_a_crop(x, y, size):
     crop = CenterCrop(size, MEAN, STD)
     inputs, maps = crop(photo_of_its_places()), crop.maps(SIDE, rows=slice(0, 1))
     moved = transform_points(torch.tensor([[x, y]]), torch.linalg.inv(maps))
@@ -67,7 +67,7 @@ def test_a_point_moves_with_a_crop(x, y, size):
 
 
 @given(places=st.lists(inner, min_size=4, max_size=4), chosen=transforms, seed=st.integers(0, 99))
-def test_a_map_and_its_inverse_leave_points_where_they_are(places, chosen, seed):
+def test_transform_and_inverse_cancel(places, chosen, seed):
     transform = Augment(SIZE, MEAN, STD, TransformConfig(**NO_LIGHT | chosen))
     maps = transform.maps(SIDE, seed=seed, rows=slice(0, 1), global_size=1)
     points = torch.tensor([places])
@@ -75,7 +75,7 @@ def test_a_map_and_its_inverse_leave_points_where_they_are(places, chosen, seed)
     assert torch.allclose(transform_points(there, maps), points, atol=1e-3)
 
 
-def test_a_mirrored_box_has_its_left_side_left():
+def test_mirrored_box_has_ordered_corners():
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))[None]
     box = torch.tensor([[-0.5, -0.25, 0.75, 0.5]])
     assert transform_box(box, mirror).tolist() == [[-0.75, -0.25, 0.5, 0.5]]
@@ -85,7 +85,7 @@ def test_a_mirrored_box_has_its_left_side_left():
     corners=st.lists(inner, min_size=4, max_size=4), chosen=transforms, seed=st.integers(0, 99),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )  # fmt: skip
-def test_a_box_holds_what_it_held(corners, chosen, seed, shares):
+def test_transformed_box_contains_its_points(corners, chosen, seed, shares):
     xs, ys = sorted(corners[:2]), sorted(corners[2:])
     box = torch.tensor([[xs[0], ys[0], xs[1], ys[1]]])
     inside = torch.tensor(
@@ -101,7 +101,7 @@ def test_a_box_holds_what_it_held(corners, chosen, seed, shares):
 
 
 @pytest.mark.parametrize("targets", ["points", "box"])
-def test_the_loader_moves_places_alike_on_any_number_of_ranks(targets):
+def test_transformed_coordinates_are_independent_of_world_size(targets):
     count, width = 11, 2 if targets == "points" else 4
     random = np.random.default_rng(0)
     places = np.sort(random.uniform(-0.5, 0.5, (count, width)), axis=1).astype(np.float32)
@@ -133,7 +133,7 @@ def test_the_loader_moves_places_alike_on_any_number_of_ranks(targets):
     assert not np.allclose([alone[str(n)] for n in range(count)], places), "they did move"
 
 
-def test_a_batch_tells_how_places_come_back():
+def test_batch_maps_invert_the_coordinates():
     photos = DecodedPhotos(
         np.zeros((3, 32, 32, 3), np.uint8), np.full((3, 2), 0.5, np.float32), ["a", "b", "c"]
     )

@@ -115,7 +115,7 @@ def refusals(files) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_kind_of_archive_holds_the_same(tmp_path, suffix):
+def test_every_archive_type_gives_the_same_files(tmp_path, suffix):
     (tmp_path / f"mine.{suffix}").write_bytes(archive_of(suffix, CONTENT.items()))
     source = open_source(config(tmp_path, tmp_path / f"mine.{suffix}"))
     assert (source.name, source.has_predefined_split) == ("mine", False)
@@ -136,7 +136,7 @@ def test_every_kind_of_archive_holds_the_same(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_nothing_is_unpacked_and_an_archive_is_read_through_once(tmp_path, opened, suffix):
+def test_archive_is_not_unpacked_and_is_scanned_only_once(tmp_path, opened, suffix):
     data = archive_of(suffix, CONTENT.items())
     read(opened(suffix, data))
     found = below(tmp_path / "cache")
@@ -151,7 +151,7 @@ def test_nothing_is_unpacked_and_an_archive_is_read_through_once(tmp_path, opene
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_marks_follow_the_content(opened, suffix):
+def test_version_tags_depend_on_content(opened, suffix):
     def marks(content):
         return {
             e.path: e.version_tag for e in opened(suffix, archive_of(suffix, content)).entries()
@@ -164,7 +164,7 @@ def test_marks_follow_the_content(opened, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "zip"])
-def test_of_a_path_that_is_there_twice_the_first_is_read(opened, suffix):
+def test_first_entry_of_a_duplicate_path_is_read(opened, suffix):
     with pytest.warns(match="Duplicate name") if suffix == "zip" else nullcontext():
         data = archive_of(suffix, [("a", b"first"), ("b", b"b"), ("a", b"second")])
     files = opened(suffix, data)
@@ -195,7 +195,7 @@ TAR_CUTS = {
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
 @pytest.mark.parametrize("place", TAR_CUTS)
-def test_a_tar_cut_short_is_refused(tmp_path, opened, suffix, place):
+def test_truncated_tar_is_refused(tmp_path, opened, suffix, place):
     """Well compressed after the cut, so that only the tar itself can tell."""
     data = PACKERS[suffix.rsplit(".", 1)[-1]](TAR[: TAR_CUTS[place]])
     with pytest.raises(PetsError, match=rf"photos\.{suffix}: .* truncated or damaged.*Download it"):
@@ -205,7 +205,7 @@ def test_a_tar_cut_short_is_refused(tmp_path, opened, suffix, place):
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz", "zip"])
 @pytest.mark.parametrize("left", [0, 1, 3, 10, 200, 0.3, 0.6, 0.99, -20, -1])
-def test_a_compressed_archive_cut_short_is_refused(tmp_path, opened, suffix, left):
+def test_truncated_compressed_archive_is_refused(tmp_path, opened, suffix, left):
     data = archive_of(suffix, CONTENT.items())
     cut = data[: int(len(data) * left) if isinstance(left, float) else left]
     with pytest.raises(PetsError, match=rf"photos\.{suffix}: .* truncated or damaged.*Download it"):
@@ -214,12 +214,12 @@ def test_a_compressed_archive_cut_short_is_refused(tmp_path, opened, suffix, lef
 
 
 @pytest.mark.parametrize("data", [b"<html>404</html>" * 100, b"PK and no more", b"\1" * 700])
-def test_what_is_no_archive_is_refused(opened, data):
+def test_non_archive_is_refused(opened, data):
     with pytest.raises(PetsError, match="truncated or damaged"):
         opened("tar.gz", data)
 
 
-def test_a_damaged_remote_archive_is_fetched_again(tmp_path):
+def test_damaged_remote_archive_is_downloaded_again(tmp_path):
     url, cache = f"memory://{tmp_path.name}/photos.tar.gz", str(tmp_path / "cache")
     storage.write_bytes(url, gzip.compress(TAR)[:5_000])
     with pytest.raises(PetsError, match="truncated or damaged"):
@@ -229,7 +229,7 @@ def test_a_damaged_remote_archive_is_fetched_again(tmp_path):
     assert read(open_archive(url, cache)) == CONTENT
 
 
-def test_a_full_disk_is_not_the_archives_fault(tmp_path):
+def test_full_disk_is_not_reported_as_a_damaged_archive(tmp_path):
     url, cache = f"memory://{tmp_path.name}/photos.tar.xz", tmp_path / "cache"
     packed = lzma.compress(tar_of([("a", bytes(10_000_000))]))
     storage.write_bytes(url, packed)
@@ -256,7 +256,7 @@ TRAPS = [
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.xz"])
-def test_traps_in_a_tar_are_refused(opened, suffix):
+def test_unsafe_tar_members_are_skipped(opened, suffix):
     members = [(trap, b"") for trap, _ in TRAPS]
     files = opened(suffix, archive_of(suffix, [*CONTENT.items(), *members]))
     assert refusals(files) == {
@@ -272,7 +272,7 @@ def zip_entry(path: str, mode: int = 0, flags: int = 0) -> zipfile.ZipInfo:
     return info
 
 
-def test_traps_in_a_zip_are_refused(opened):
+def test_unsafe_zip_members_are_skipped(opened):
     traps = {
         "photos/pug/soft.jpg": (0o120777, "link"),
         "photos/pug/fifo.jpg": (0o010644, "special_file"),
@@ -291,7 +291,7 @@ def test_traps_in_a_zip_are_refused(opened):
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "zip"])
-def test_a_file_too_large_is_refused_unread(opened, monkeypatch, suffix):
+def test_too_large_file_is_skipped_without_reading(opened, monkeypatch, suffix):
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 3_000)
     sizes = []
 
@@ -308,7 +308,7 @@ def test_a_file_too_large_is_refused_unread(opened, monkeypatch, suffix):
 
 
 @pytest.mark.parametrize("claimed", [1 << 33, 1 << 40])
-def test_a_tar_that_claims_more_than_it_has_is_refused(opened, claimed):
+def test_tar_member_larger_than_the_archive_is_refused(opened, claimed):
     info = tarfile.TarInfo("photos/pug/huge.jpg")
     info.size = claimed
     with pytest.raises(PetsError, match="truncated"):
@@ -316,7 +316,7 @@ def test_a_tar_that_claims_more_than_it_has_is_refused(opened, claimed):
 
 
 @pytest.mark.parametrize(("claimed", "refused"), [(10, False), (1 << 29, True)])
-def test_a_zip_that_lies_about_a_size(opened, claimed, refused):
+def test_zip_member_with_a_false_size_is_unreadable(opened, claimed, refused):
     """One that claims too little yields no more than it claims, and fails its CRC."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -331,7 +331,7 @@ def test_a_zip_that_lies_about_a_size(opened, claimed, refused):
         assert "CRC" in said.detail
 
 
-def test_one_damaged_file_of_a_zip_does_not_spoil_the_others(opened):
+def test_damaged_zip_member_does_not_affect_others(opened):
     data = bytearray(zip_of(CONTENT.items()))
     place = data.index(NOISE[:100])
     data[place + 50] ^= 1
@@ -345,7 +345,7 @@ def test_one_damaged_file_of_a_zip_does_not_spoil_the_others(opened):
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"])
-def test_any_damage_is_a_plain_error_at_most(opened, suffix):
+def test_damaged_archive_raises_only_pets_error(opened, suffix):
     rng, refused = random.Random(0), 0
     content = {path: data[:700] for path, data in CONTENT.items()}
     whole = archive_of(suffix, content.items())
@@ -361,7 +361,7 @@ def test_any_damage_is_a_plain_error_at_most(opened, suffix):
     assert refused > 20
 
 
-def test_traps_end_in_quarantine(tmp_path, jpeg):
+def test_unsafe_members_are_quarantined(tmp_path, jpeg):
     photos = [
         (f"{label}/{n}.jpg", jpeg(n + 50 * (label == "b"))) for label in "ab" for n in range(4)
     ]
@@ -375,7 +375,7 @@ def test_traps_end_in_quarantine(tmp_path, jpeg):
     }  # fmt: skip
 
 
-def test_a_packed_file_that_failed_leaves_nothing(tmp_path):
+def test_failed_packed_file_leaves_no_files(tmp_path):
     def members(sink):
         sink.write(b"half")
         yield FileEntry("a", 4, "1"), 0
@@ -386,7 +386,7 @@ def test_a_packed_file_that_failed_leaves_nothing(tmp_path):
     assert below(tmp_path) == []
 
 
-def test_a_packed_file_may_be_empty(opened):
+def test_packed_file_can_be_empty(opened):
     assert list(opened("tar.gz", gzip.compress(tar_of([]))).entries()) == []
 
 
@@ -395,7 +395,7 @@ def folder(request, tmp_path) -> str:
     return str(tmp_path / "mine") if request.param == "file" else f"memory://{tmp_path.name}"
 
 
-def test_a_folder_is_listed_in_order_and_what_a_system_made_is_refused(folder):
+def test_folder_is_listed_in_order_and_system_files_are_skipped(folder):
     for path in ("b/2.jpg", "a/x y.jpg", "a/deep/50%.jpg", "a/.DS_Store", ".git/x.jpg", "README",
                  "a/@eaDir/1.jpg/THUMB.jpg", "#recycle/b/2.jpg"):  # fmt: skip
         storage.write_bytes(storage.join(folder, path), path.encode())
@@ -410,7 +410,7 @@ def test_a_folder_is_listed_in_order_and_what_a_system_made_is_refused(folder):
     assert list(files.read(paths[::-1])) == [path.encode() for path in paths[::-1]]
 
 
-def test_marks_of_a_folder_change_with_its_files(folder):
+def test_version_tags_of_a_folder_change_with_its_files(folder):
     for path in ("a/1", "a/2"):
         storage.write_bytes(storage.join(folder, path), b"old")
     before = {entry.path: entry.version_tag for entry in FolderFiles(folder).entries()}
@@ -420,7 +420,7 @@ def test_marks_of_a_folder_change_with_its_files(folder):
     assert (after["a/1"] == before["a/1"], after["a/2"] == before["a/2"]) == (True, False)
 
 
-def test_links_and_special_files_in_a_folder(tmp_path):
+def test_links_are_followed_and_special_files_skipped(tmp_path):
     """A link to a photo is followed; what would hang or fail the reader is refused."""
     (tmp_path / "mine/a").mkdir(parents=True)
     (tmp_path / "real.jpg").write_bytes(b"photo")
@@ -434,7 +434,7 @@ def test_links_and_special_files_in_a_folder(tmp_path):
     assert read(files) == {"a/good.jpg": b"photo"}
 
 
-def test_listed_files_that_are_none(tmp_path):
+def test_missing_listed_files_are_skipped(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"photo")
     names = ["none.jpg", "photo.jpg", "", "photo.jpg/inside"]
     files = ListedFiles(names, partial(storage.resolve_file, str(tmp_path)))
@@ -445,7 +445,7 @@ def test_listed_files_that_are_none(tmp_path):
         list(files.read(["none.jpg"]))
 
 
-def test_many_files_are_read_in_the_order_asked(folder):
+def test_many_files_are_read_in_the_requested_order(folder):
     paths = [f"{n % 7}/{n}" for n in range(150)]
     for path in paths:
         storage.write_bytes(storage.join(folder, path), path.encode())
@@ -453,7 +453,7 @@ def test_many_files_are_read_in_the_order_asked(folder):
     assert list(FolderFiles(folder).read(paths)) == [path.encode() for path in paths]
 
 
-def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path):
+def test_folder_links_are_followed_without_cycles(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/1.jpg").write_bytes(b"one")
     (tmp_path / "mine/pug").mkdir(parents=True)
@@ -474,21 +474,21 @@ def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path):
      ("Ka\u0308tzchen/1.jpg", "Kätzchen/1.jpg"), ("a::b/50%#1?.jpg", "a::b/50%#1?.jpg"),
      ("C:\\photos\\1.jpg", "C:/photos/1.jpg")],
 )  # fmt: skip
-def test_names_in_archives_are_normalised_where_they_are_read(opened, suffix, name, path):
+def test_archive_member_names_are_normalised(opened, suffix, name, path):
     files = opened(suffix, archive_of(suffix, [(name, b"photo"), ("other", b"2")]))
     assert [(e.path, e.skip_reason) for e in files.entries()] == [(path, ""), ("other", "")]
     assert list(files.read([path])) == [b"photo"]
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
-def test_a_normalised_name_is_normal(name):
+def test_name_normalisation_is_idempotent(name):
     path = archives._member_path(name)
     assert archives._member_path(path) == path
     assert "\\" not in path
     assert not {"", "."} & set(path.lstrip("/").split("/")) or path in ("", "/")
 
 
-def test_a_zip_of_names_in_utf8_without_the_flag(opened):
+def test_utf8_names_without_the_zip_flag_are_decoded(opened):
     """As many tools write them; Python reads such names as CP437."""
     data = zip_of([("Katze/1.jpg", b"photo")])
     name = "Kätz/1.jpg".encode()
@@ -499,7 +499,7 @@ def test_a_zip_of_names_in_utf8_without_the_flag(opened):
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
-def test_a_name_in_a_tar_that_is_not_utf8_is_left_out_alone(opened, suffix):
+def test_non_utf8_name_in_a_tar_skips_only_that_file(opened, suffix):
     members = [(b"cat/K\xe4tz.jpg".decode(errors="surrogateescape"), b"1"), ("cat/2.jpg", b"2")]
     files = opened(suffix, archive_of(suffix, members))
     assert refusals(files) == {"cat/K\\xe4tz.jpg": "name_not_utf8"}
@@ -510,7 +510,7 @@ ODD_NAMES = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%.jpg", "50%41.jpg", "a b.
 
 
 @pytest.mark.parametrize("kind", ["folder", "http"])
-def test_odd_names_in_folders_are_names(tmp_path, kind, serve):
+def test_special_characters_in_file_names_are_kept(tmp_path, kind, serve):
     (tmp_path / "mine/cat").mkdir(parents=True)
     content = {f"cat/{name}": name.encode() for name in ODD_NAMES}
     for path, data in content.items():
@@ -524,7 +524,7 @@ def test_odd_names_in_folders_are_names(tmp_path, kind, serve):
 
 
 @pytest.mark.parametrize("kind", ["folder", "http"])
-def test_a_name_that_is_not_utf8_is_left_out_alone(tmp_path, kind, serve):
+def test_non_utf8_name_skips_only_that_file(tmp_path, kind, serve):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "1.jpg").write_bytes(b"1")
@@ -547,11 +547,11 @@ def test_a_name_that_is_not_utf8_is_left_out_alone(tmp_path, kind, serve):
      ("$RECYCLE.BIN/1.jpg", "system_folder"), ("cat/.hidden/1.jpg", "hidden"),
      ("cat/._1.jpg", "hidden"), ("@eaDir", ""), ("cat/#1.jpg", ""), ("recycler.jpg", "")],
 )  # fmt: skip
-def test_what_systems_make_is_skipped(path, reason):
+def test_system_and_hidden_paths_are_skipped(path, reason):
     assert path_skip_reason(path) == reason
 
 
-def test_a_recycle_bin_that_may_not_be_listed_is_skipped(tmp_path, monkeypatch):
+def test_unlistable_recycle_bin_is_skipped(tmp_path, monkeypatch):
     for path in ("cat/1.jpg", "lost+found/2.jpg"):
         storage.write_bytes(str(tmp_path / path), b"x")
     fs = storage.filesystem(str(tmp_path))[0]
@@ -569,7 +569,7 @@ def test_a_recycle_bin_that_may_not_be_listed_is_skipped(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["sub\\1.jpg", "Ka\u0308tz.jpg", " 1.jpg"])
-def test_a_listed_file_is_found_as_its_folder_spells_it(tmp_path, name):
+def test_listed_name_matches_an_equivalent_name_on_disk(tmp_path, name):
     (tmp_path / "sub").mkdir()
     for real in ("sub/1.jpg", "Kätz.jpg", "1.jpg"):
         (tmp_path / real).write_bytes(b"x")
@@ -578,7 +578,7 @@ def test_a_listed_file_is_found_as_its_folder_spells_it(tmp_path, name):
     assert read(files) == {name: b"x"}
 
 
-def test_a_full_cache_names_its_setting_and_keeps_the_download(tmp_path, monkeypatch, serve):
+def test_full_cache_error_names_cache_dir_and_keeps_the_download(tmp_path, monkeypatch, serve):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/photos.tar.gz").write_bytes(archive_of("tar.gz", CONTENT.items()))
     url = serve(SimpleHTTPRequestHandler, directory=tmp_path / "site") + "/photos.tar.gz"

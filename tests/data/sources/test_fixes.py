@@ -30,7 +30,7 @@ def ingested(settings: dict, text: str):
     return ingest(PipelineConfig.model_validate(settings))
 
 
-def test_labels_are_mended_and_photos_struck_out(settings):
+def test_labels_are_corrected_and_photos_excluded(settings):
     manifest = ingested(settings, "id,label,why\nboxer/1.jpg,pug,look\nboxer/2.jpg,,blank\n")
     index = read_table(f"{manifest.url}/photos.parquet").to_pandas().set_index("id")
     assert index.class_name["boxer/1.jpg"] == "pug"
@@ -41,13 +41,13 @@ def test_labels_are_mended_and_photos_struck_out(settings):
     assert len(index) == 11
 
 
-def test_without_fixes_the_version_is_the_one_before(settings):
+def test_empty_fixes_keep_the_version(settings):
     with_none = ingested(settings, "id,label\n")
     settings["source"].pop("label_fixes")
     assert ingest(PipelineConfig.model_validate(settings)).fingerprint == with_none.fingerprint
 
 
-def test_what_was_written_is_read_again(tmp_path):
+def test_issues_csv_is_read_as_fixes(tmp_path):
     """Ids with spaces or formulas in them, too; a spreadsheet's empty rows are none."""
     url = str(tmp_path / "f.csv")
     issues = pd.DataFrame(
@@ -79,12 +79,12 @@ def test_another_encoding_is_refused(tmp_path):
         ("id,label\nboxer/1.jpg,pugg\n", r"has the label 'pugg', .*Did you mean pug"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(settings, text, words):
+def test_invalid_fixes_are_refused(settings, text, words):
     with pytest.raises(PetsError, match=rf"source\.label_fixes.*{words}"):
         ingested(settings, text)
     assert not (Path(settings["store"]) / "datasets").exists()
 
 
-def test_a_file_that_is_not_there_is_refused(settings):
+def test_missing_file_is_refused(settings):
     with pytest.raises(PetsError, match=r"f\.csv does not exist"):
         ingest(PipelineConfig.model_validate(settings))

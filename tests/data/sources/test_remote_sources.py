@@ -98,7 +98,7 @@ def write_tar(path: Path, folder: Path, mode: str = "w:gz") -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_archives_over_http(tmp_path, site, write_folder, fails):
+def test_archive_is_ingested_over_http(tmp_path, site, write_folder, fails):
     write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 5, "b": 5}))
     local = ingest(config(tmp_path, tmp_path / "mine", str(tmp_path / "other")))
     site.fails = fails
@@ -108,7 +108,7 @@ def test_archives_over_http(tmp_path, site, write_folder, fails):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_published_form_over_http(tmp_path, site, drawn_sample, fails):
+def test_published_archives_are_ingested_over_http(tmp_path, site, drawn_sample, fails):
     for name in ("images.tar.gz", "annotations.tar.gz"):
         (site.folder / name).write_bytes((drawn_sample / name).read_bytes())
     site.fails = fails
@@ -118,7 +118,7 @@ def test_the_published_form_over_http(tmp_path, site, drawn_sample, fails):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_folder_over_http(tmp_path, site, write_folder, fails):
+def test_folder_is_ingested_over_http(tmp_path, site, write_folder, fails):
     """A failing server costs attempts, and no photo."""
     folder = write_folder(site.folder / "mine", {"maine coon": 4, "50% pug": 4, "b": 4})
     (folder / "b/# 1 & 2?.jpg").write_bytes((folder / "b/0.jpg").read_bytes())
@@ -150,7 +150,7 @@ def test_planning_lists_every_folder_once(tmp_path, site, write_folder, monkeypa
     assert (listed["/mine/a/"], listed["/mine/b/"]) == (1, 1)
 
 
-def test_a_folder_over_http_that_grew(tmp_path, site, write_folder, jpeg):
+def test_new_photo_in_a_folder_over_http_is_ingested(tmp_path, site, write_folder, jpeg):
     """Only what is new is fetched."""
     folder = write_folder(site.folder / "mine", {"a": 6, "b": 6})
     settings = config(tmp_path, f"{site.url}/mine")
@@ -164,7 +164,7 @@ def test_a_folder_over_http_that_grew(tmp_path, site, write_folder, jpeg):
     assert ingest(settings).num_rows == first.num_rows + 1
 
 
-def test_no_photo_is_lost_where_a_server_is_broken(tmp_path, site, write_folder):
+def test_broken_server_raises_an_error_and_loses_no_photo(tmp_path, site, write_folder):
     """A folder or a photo that cannot be asked for is an error, and not one that is not there."""
     write_folder(site.folder / "mine", {"a": 4, "b": 4})
     for path in ("/mine/b", "/mine/b/2.jpg", "/mine/images.tar.gz", "/mine"):
@@ -174,7 +174,7 @@ def test_no_photo_is_lost_where_a_server_is_broken(tmp_path, site, write_folder)
     assert list_versions(str(tmp_path / "store")) == []
 
 
-def test_a_batch_is_fetched_while_the_one_before_is_looked_at(
+def test_next_batch_is_fetched_during_inspection(
     tmp_path, site, write_folder, monkeypatch
 ):
     """The first look waits until a photo of the next batch is asked for."""
@@ -202,7 +202,7 @@ def test_a_batch_is_fetched_while_the_one_before_is_looked_at(
     assert fetched_ahead[0]
 
 
-def test_an_apache_listing_links_to_itself(tmp_path, site, write_folder):
+def test_self_links_in_an_apache_listing_are_ignored(tmp_path, site, write_folder):
     folder = write_folder(site.folder / "mine", {"a": 4, "b": 4})
     for listed in (folder, folder / "a", folder / "b"):
         links = [p.name + "/" * p.is_dir() for p in sorted(listed.iterdir())]
@@ -212,7 +212,7 @@ def test_an_apache_listing_links_to_itself(tmp_path, site, write_folder):
     assert paths == [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
 
 
-def test_a_checksum_of_a_remote_archive_is_compared(tmp_path, site, write_folder):
+def test_remote_archive_checksum_is_verified(tmp_path, site, write_folder):
     write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 5, "b": 5}))
     sums = {"mine.tar.gz": "sha256:00"}
     with pytest.raises(PetsError, match=r"mine\.tar\.gz: its sha256 is .* expected 00"):
@@ -220,7 +220,7 @@ def test_a_checksum_of_a_remote_archive_is_compared(tmp_path, site, write_folder
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
-def test_a_signed_url_leaves_no_secret_in_the_store(tmp_path, site, write_folder):
+def test_store_contains_no_secret_of_a_signed_url(tmp_path, site, write_folder):
     write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 20, "b": 20}))
     manifest = ingest(config(tmp_path, f"{site.url}/mine.tar.gz?token=seCret42"))
     assert (manifest.name, manifest.num_rows) == ("mine", 40)
@@ -247,7 +247,7 @@ def _faults_of_a_signed_url(site):
     yield {"url": f"{site.url}/bad.csv?token=seCret42", "checksums": sums}, "expected 00"
 
 
-def test_no_error_tells_the_secret_of_a_signed_url(tmp_path, site):
+def test_errors_contain_no_secret_of_a_signed_url(tmp_path, site):
     """Neither in its message nor in the traceback that Prefect logs."""
     for source, said in _faults_of_a_signed_url(site):
         with pytest.raises(PetsError, match=said) as caught:
@@ -255,7 +255,7 @@ def test_no_error_tells_the_secret_of_a_signed_url(tmp_path, site):
         assert "seCret42" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_no_error_of_a_photo_tells_the_secret_of_its_url(site):
+def test_photo_errors_contain_no_secret_of_a_signed_url(site):
     (site.folder / "photo.jpg").write_bytes(b"photo")
     signed = f"{site.url}/photo.jpg?token=seCret42"
     urls = {"photo": signed, "none": f"{site.url}/none.jpg?token=seCret42"}
@@ -269,7 +269,7 @@ def test_no_error_of_a_photo_tells_the_secret_of_its_url(site):
         assert "seCret42" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_nothing_there_is_a_plain_error(tmp_path, site):
+def test_missing_source_over_http_raises_pets_error(tmp_path, site):
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):
             ingest(config(tmp_path, f"{site.url}/{name}"))
@@ -287,7 +287,7 @@ def below(folder: str, asked, method="GET") -> list[str]:
     return sorted(p.removeprefix(prefix) for m, p in asked if m == method and p.startswith(prefix))
 
 
-def test_a_bucket_of_photos_into_a_bucket(tmp_path, bucket, write_folder, jpeg):
+def test_photos_in_a_bucket_are_ingested_into_a_bucket(tmp_path, bucket, write_folder, jpeg):
     photos, store = f"{bucket.url}/photos", f"{bucket.url}/store"
     local = write_folder(tmp_path / "photos", {"a": 6, "maine coon": 6})
     upload(local, photos)
@@ -323,7 +323,7 @@ def test_a_bucket_of_photos_into_a_bucket(tmp_path, bucket, write_folder, jpeg):
     assert [m.num_rows for m in list_versions(store)] == [12, 13, 13]
 
 
-def test_a_bucket_is_swept(tmp_path, bucket, write_folder, jpeg):
+def test_garbage_in_a_bucket_is_collected(tmp_path, bucket, write_folder, jpeg):
     photos, store = f"{bucket.url}/photos", f"{bucket.url}/store"
     upload(write_folder(tmp_path / "photos", {"a": 6, "b": 6}), photos)
     settings = config(tmp_path, photos, store)
@@ -345,7 +345,7 @@ def test_a_bucket_is_swept(tmp_path, bucket, write_folder, jpeg):
     assert collect_garbage(store, keep=1, grace_seconds=everything_is_old) == []
 
 
-def test_archives_in_a_bucket(tmp_path, bucket, drawn_sample, small_config):
+def test_archives_in_a_bucket_are_ingested(tmp_path, bucket, drawn_sample, small_config):
     pets = f"{bucket.url}/pets"
     upload(drawn_sample, pets)
     settings = config(tmp_path, pets, f"{bucket.url}/store", sample_photos_per_breed=4)
@@ -356,7 +356,7 @@ def test_archives_in_a_bucket(tmp_path, bucket, drawn_sample, small_config):
     assert below(pets, bucket.asked()) == []
 
 
-def test_a_table_in_a_bucket(tmp_path, bucket, write_folder):
+def test_table_in_a_bucket_is_ingested(tmp_path, bucket, write_folder):
     url = bucket.url
     local = write_folder(tmp_path / "photos", {"a": 4, "b": 4})
     upload(local, f"{url}/photos")
@@ -374,7 +374,7 @@ def test_a_table_in_a_bucket(tmp_path, bucket, write_folder):
     assert (manifest.num_rows, manifest.quarantine_reasons) == (8, {"missing": 1})
 
 
-def test_nothing_in_a_bucket_is_a_plain_error(tmp_path, bucket):
+def test_missing_source_in_a_bucket_raises_pets_error(tmp_path, bucket):
     url = bucket.url
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):

@@ -82,7 +82,7 @@ def test_another_seed_gives_other_photos_and_another_split(photos, lists, tmp_pa
     )
 
 
-def test_more_photos_leave_the_earlier_ones_as_they_are(photos, tmp_path):
+def test_more_photos_keep_the_earlier_ones_unchanged(photos, tmp_path):
     write_sample(tmp_path, photos_per_breed=4)
     fewer = read_archive(tmp_path / "images.tar.gz")
     assert fewer == {name: photos[name] for name in fewer}
@@ -95,7 +95,7 @@ def test_photos_have_the_published_names(photos):
     }
 
 
-def test_lists_have_the_published_form(lists):
+def test_lists_have_the_published_format(lists):
     texts = [name for name in lists if name.endswith(".txt")]
     assert texts == [f"annotations/{name}.txt" for name in ("list", "trainval", "test")]
     header, rows = lists["annotations/list.txt"][:4], lists["annotations/list.txt"][4:]
@@ -110,7 +110,7 @@ def test_lists_have_the_published_form(lists):
     assert Counter(ids[1] for ids in seen.values()) == {1: 12, 2: 25}
 
 
-def test_every_photo_has_its_head_marked(folder, lists):
+def test_every_photo_has_a_head_box(folder, lists):
     with tarfile.open(folder / "images.tar.gz") as tar:
         photos = {Path(info.name).stem: tar.extractfile(info).read() for info in tar}
     marked = {Path(name).stem: rows for name, rows in lists.items() if name.endswith(".xml")}
@@ -136,7 +136,7 @@ def test_splits_are_disjoint_complete_and_hold_every_breed(lists):
 
 @pytest.mark.real_data
 @pytest.mark.skipif(not REAL.exists(), reason="the real annotations are not here")
-def test_ids_are_those_of_the_real_list():
+def test_ids_match_the_published_list():
     def ids(archive: dict[str, bytes]) -> set[tuple[str, ...]]:
         rows = archive["annotations/list.txt"].decode().splitlines()
         fields = [row.split() for row in rows if not row.startswith("#")]
@@ -159,7 +159,7 @@ def test_photos_are_colour_jpegs_of_varying_sizes(photos):
     assert 245 < max(sides) <= 260
 
 
-def test_look_alikes_are_nearer_than_others(photos):
+def test_similar_breeds_are_nearer_than_others(photos):
     means = {}
     for breed in BREEDS:
         shrunk = [
@@ -191,7 +191,7 @@ def test_a_negative_seed_is_refused(tmp_path):
         write_sample(tmp_path, seed=-1)
 
 
-def test_a_failure_half_way_leaves_the_old_archive(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_archives(tmp_path, monkeypatch):
     write_sample(tmp_path, photos_per_breed=4)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     drawn = []

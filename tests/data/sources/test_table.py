@@ -76,7 +76,7 @@ def opened(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".TSV", ".parquet"])
-def test_every_form_says_the_same(opened, photos, suffix):
+def test_every_table_format_gives_the_same_catalogue(opened, photos, suffix):
     source = opened(ROWS, suffix, split_column="split")
     assert (source.name, source.has_predefined_split) == ("table", True)
     catalogue = source.catalogue()
@@ -94,7 +94,7 @@ def test_columns_are_named_by_settings(opened, photos):
     assert classes(source) == [(label, None) for label in ROWS["label"]]
 
 
-def test_labels_stay_as_they_are_written(opened):
+def test_text_labels_are_not_converted(opened):
     labels = ["01", "NA", "true", "1e3"]
     source = opened({"image": ROWS["image"], "label": labels}, ".csv")
     assert [label for label, _ in classes(source)] == labels
@@ -109,7 +109,7 @@ def test_numbers_and_categories_are_labels(opened):
     assert [label for label, _ in classes(source)] == ROWS["label"]
 
 
-def test_paths_may_be_absolute_urls_and_long_strings(tmp_path, opened, photos):
+def test_paths_can_be_absolute_urls_or_large_strings(tmp_path, opened, photos):
     storage.write_bytes(f"memory://{tmp_path.name}/c.jpg", b"in memory")
     paths = ["a/1.jpg", str(tmp_path / "mine/b/1.jpg"), f"memory://{tmp_path.name}/c.jpg"]
     for kind in (pa.string(), pa.large_string()):
@@ -144,7 +144,7 @@ IMAGE_TYPES = {
 
 
 @pytest.mark.parametrize("kind", IMAGE_TYPES)
-def test_a_table_may_hold_the_photos(tmp_path, opened, photos, kind):
+def test_table_can_contain_photo_bytes(tmp_path, opened, photos, kind):
     data = list(photos.values())
     values = [{"bytes": d, "path": "x.jpg"} if kind == "hugging face" else d for d in data]
     image = pa.array(values, IMAGE_TYPES[kind])
@@ -162,7 +162,7 @@ def test_a_table_may_hold_the_photos(tmp_path, opened, photos, kind):
 
 
 @pytest.mark.parametrize("label", ["label", "breed"])
-def test_hugging_face_names_its_classes(opened, label):
+def test_hugging_face_class_names_are_used(opened, label):
     names = ["Birman", "Maine Coon", "pug"]
     features = {label: {"_type": "ClassLabel", "names": names}, "image": {"_type": "Image"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -172,7 +172,7 @@ def test_hugging_face_names_its_classes(opened, label):
 
 
 @pytest.mark.parametrize("value", [-1, 3, None])
-def test_a_label_that_hugging_face_does_not_name_is_none(opened, value):
+def test_hugging_face_label_without_a_name_is_missing(opened, value):
     features = {"label": {"_type": "ClassLabel", "names": ["a", "b", "c"]}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     source = opened({"image": ["1", "2"], "label": [0, value]}, metadata=metadata)
@@ -181,7 +181,7 @@ def test_a_label_that_hugging_face_does_not_name_is_none(opened, value):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_missing_columns_are_named_all_at_once(opened, suffix):
+def test_all_missing_columns_are_reported_at_once(opened, suffix):
     with pytest.raises(PetsError) as caught:
         opened({"imge": ["1"], "breed": ["x"]}, suffix, split_column="fold")
     first, second, third = str(caught.value).splitlines()
@@ -192,7 +192,7 @@ def test_missing_columns_are_named_all_at_once(opened, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_column_that_is_there_twice_is_refused(opened, suffix):
+def test_duplicate_column_is_refused(opened, suffix):
     twice = pa.table([["1"], ["x"], ["y"]], ["image", "label", "label"])
     with pytest.raises(PetsError, match=r"source\.label_column = label: .* has 2 such columns"):
         opened(twice, suffix)
@@ -224,7 +224,7 @@ def test_an_unknown_split_is_named(opened, suffix):
 
 
 @pytest.mark.parametrize("column", ["label", "split"])
-def test_rows_that_contradict_each_other_are_refused(opened, column):
+def test_contradicting_rows_are_refused(opened, column):
     columns = {name: values[:3] + values[:1] for name, values in ROWS.items()}
     assert len(opened(columns, split_column="split").catalogue().photos) == 3
     columns[column][3] = {"label": "Birman", "split": "test"}[column]
@@ -237,21 +237,21 @@ def test_rows_that_contradict_each_other_are_refused(opened, column):
     [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n\0\xff" * 50, "has no such column"),
      (b"image,label\na.jpg,x\nb.jpg\n", "line 3 has 1 column")],
 )  # fmt: skip
-def test_what_is_no_csv_is_refused(tmp_path, content, fault):
+def test_invalid_csv_is_refused(tmp_path, content, fault):
     (tmp_path / "mine.csv").write_bytes(content)
     with pytest.raises(PetsError, match=rf"mine\.csv.* {fault}"):
         open_source(config(tmp_path, tmp_path / "mine.csv"))
 
 
 @pytest.mark.parametrize("content", [b"", b"image,label\n", b"PAR1" * 100])
-def test_what_is_no_parquet_is_refused(tmp_path, content):
+def test_non_parquet_file_is_refused(tmp_path, content):
     (tmp_path / "mine.parquet").write_bytes(content)
     with pytest.raises(PetsError, match=r"mine\.parquet is not a Parquet file"):
         open_source(config(tmp_path, tmp_path / "mine.parquet"))
 
 
 @pytest.mark.parametrize("holds", ["paths", "photos"])
-def test_a_parquet_damaged_inside_is_refused(tmp_path, photos, holds):
+def test_damaged_parquet_is_refused(tmp_path, photos, holds):
     image = ROWS["image"] if holds == "paths" else list(photos.values())
     path = write(tmp_path / "mine/table.parquet", {"image": image, "label": ROWS["label"]})
     data = bytearray(path.read_bytes())
@@ -262,7 +262,7 @@ def test_a_parquet_damaged_inside_is_refused(tmp_path, photos, holds):
         open_source(config(tmp_path, path)).catalogue()
 
 
-def test_a_checksum_of_the_table_is_compared(tmp_path, opened, photos):
+def test_table_checksum_is_verified(tmp_path, opened, photos):
     with pytest.raises(PetsError, match=r"table\.csv: its md5 is"):
         opened(ROWS, ".csv", checksums={"table.csv": "md5:00"})
 
@@ -271,7 +271,7 @@ def labelled(paths) -> dict[str, list[str]]:
     return {"image": list(paths), "label": [path.split("/")[0] for path in paths]}
 
 
-def test_a_listed_file_that_is_missing_is_quarantined(tmp_path, write_folder):
+def test_missing_listed_file_is_quarantined(tmp_path, write_folder):
     write_folder(tmp_path / "mine", {"a": 4, "b": 4})
     paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
     (tmp_path / "mine/b/folder.jpg").mkdir()
@@ -284,7 +284,7 @@ def test_a_listed_file_that_is_missing_is_quarantined(tmp_path, write_folder):
     ]  # fmt: skip
 
 
-def test_bytes_that_are_no_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
+def test_bytes_that_are_not_a_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
     """Rows without bytes are not one photo with several labels."""
     good = [jpeg(n) for n in range(8)]
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", max(map(len, good)))
@@ -297,7 +297,7 @@ def test_bytes_that_are_no_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
     assert manifest.quarantine_reasons == {"empty": 2, "not_a_photo": 1, "too_large": 1}
 
 
-def test_our_own_shards_are_a_source(tmp_path, write_folder):
+def test_shards_can_be_ingested_as_a_table(tmp_path, write_folder):
     """What this project writes it can read, as others can."""
     url = write_folder(tmp_path / "photos", {"a": 5, "b": 5})
     first = ingest(config(tmp_path, url))
@@ -312,7 +312,7 @@ def test_our_own_shards_are_a_source(tmp_path, write_folder):
     }
 
 
-def test_the_same_photo_in_two_rows_is_a_duplicate_and_no_fault(tmp_path, jpeg):
+def test_photo_in_two_rows_is_a_duplicate(tmp_path, jpeg):
     photos = [jpeg(n) for n in range(8)]
     columns = {
         "image": pa.array([*photos, photos[0]], pa.binary()),
@@ -326,7 +326,7 @@ def test_the_same_photo_in_two_rows_is_a_duplicate_and_no_fault(tmp_path, jpeg):
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "../a.jpg", "file:///etc/hostname"])
-def test_a_table_from_elsewhere_reaches_no_local_file(tmp_path, path):
+def test_remote_table_cannot_read_local_files(tmp_path, path):
     url = f"memory://{tmp_path.name}/mine/t.csv"
     storage.write_bytes(url, f"image,label\n{path},a\n".encode())
     with pytest.raises(PetsError, match="a remote table may only list URLs"):
@@ -338,7 +338,7 @@ LABELS = {"image": ROWS["image"], "label": ["Kätzchen", "Kätzchen", "pug", "pu
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_delimiter_and_encoding_are_found(tmp_path, encoding, delimiter):
+def test_delimiter_and_encoding_are_detected(tmp_path, encoding, delimiter):
     """As spreadsheets write them: a cell that holds the delimiter is quoted."""
     text = io.StringIO()
     rows = zip(*LABELS.values(), strict=True)
@@ -349,7 +349,7 @@ def test_delimiter_and_encoding_are_found(tmp_path, encoding, delimiter):
     assert [label for label, _ in classes(source)] == LABELS["label"]
 
 
-def test_delimiter_and_encoding_may_be_set(tmp_path):
+def test_delimiter_and_encoding_can_be_set(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("image:label\n1.jpg:pug\n2.jpg:k\xe4tz\n".encode("latin-1"))
     source = open_source(config(tmp_path, path, delimiter=":", encoding="latin-1"))
@@ -367,7 +367,7 @@ def test_blanks_around_labels_and_splits_are_trimmed(opened, suffix):
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), "", "  ", "NaN"])
-def test_rows_without_a_label_are_listed_whatever_stands_there(opened, nothing):
+def test_rows_with_any_missing_label_value_are_listed(opened, nothing):
     labels = [nothing, 1.0, nothing, 2.0] if nothing != nothing else [nothing, "a", nothing, "b"]
     source = opened({"image": ROWS["image"], "label": labels})
     with pytest.raises(PetsError, match=r"2 rows \(1, 3\) have no label\. Add a value or remove"):
@@ -375,7 +375,7 @@ def test_rows_without_a_label_are_listed_whatever_stands_there(opened, nothing):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_whole_floats_are_whole_numbers(opened, suffix):
+def test_whole_float_labels_become_integers(opened, suffix):
     labels = [0.0, 1.0, 10.0, 1.0]
     columns = {"image": ROWS["image"], "label": map(str, labels) if suffix == ".csv" else labels}
     columns["label"] = list(columns["label"])
@@ -385,17 +385,17 @@ def test_whole_floats_are_whole_numbers(opened, suffix):
     assert [label for label, _ in classes(opened(columns))] == columns["label"]
 
 
-def test_whole_floats_among_others_are_whole_numbers_too(opened):
+def test_whole_float_among_fractions_becomes_an_integer(opened):
     source = opened({"image": ["1", "2"], "label": [1.0, 1.5]})
     assert [label for label, _ in classes(source)] == ["1", "1.5"]
 
 
-def test_lists_are_no_classes(opened):
+def test_lists_are_refused_as_classes(opened):
     with pytest.raises(PetsError, match=r"label_column = label: .*lists .*source\.targets = tags"):
         opened({"image": ["1"], "label": [["a"]]}).catalogue()
 
 
-def test_bytes_are_text(opened):
+def test_bytes_labels_are_decoded_as_text(opened):
     assert classes(opened({"image": ["1"], "label": [b"pug"]})) == [("pug", None)]
 
 
@@ -410,7 +410,7 @@ def test_ids_become_paths_by_folder_and_suffix(tmp_path, photos, opened):
     ("ids", "near"), [(["1", "2"] * 3, "a/1.jpg"), (["wrong/1.jpg"] * 6, "a/1.jpg"),
                       (["none"] * 6, None)]
 )  # fmt: skip
-def test_where_all_are_missing_the_nearest_name_is_shown(tmp_path, photos, ids, near):
+def test_error_about_missing_photos_suggests_the_nearest_path(tmp_path, photos, ids, near):
     columns = {"image": [f"{i}" for i in ids], "label": [f"label {i}" for i in ids]}
     path = write(tmp_path / "mine/table.csv", columns)
     with pytest.raises(PetsError) as caught:
@@ -437,7 +437,7 @@ def test_one_hot_columns_are_tags(opened, suffix):
     assert catalogue.warnings == ()
 
 
-def test_one_hot_cells_of_numbers_and_truth(opened):
+def test_one_hot_cells_can_be_numbers_or_booleans(opened):
     columns = {"image": ROWS["image"], "a": [1, 0, None, -1], "b": [True, False, None, True],
                "c": [1.0, 0.0, float("nan"), -1.0]}  # fmt: skip
     source = opened(columns, targets="tags", tag_columns=["a", "b", "c"])
@@ -453,14 +453,14 @@ def test_one_hot_cells_of_numbers_and_truth(opened):
      (["cat,sofa", "dog"], True), (["cat + sofa"], True), (["cat/sofa"], True),
      (["cat:0.9"], True), (["cat sofa", "dog"], False), (["maine-coon"], False)],
 )  # fmt: skip
-def test_tags_that_hold_a_separator_are_reported(opened, labels, warned):
+def test_tags_that_contain_a_separator_are_reported(opened, labels, warned):
     columns = {"image": ROWS["image"][: len(labels)], "label": labels}
     warnings = opened(columns, ".parquet", targets="tags").catalogue().warnings
     assert len(warnings) == warned
     assert all("source.tag_separator = spaces" in warning for warning in warnings)
 
 
-def test_odd_names_in_a_table_are_names(tmp_path, opened, jpeg):
+def test_special_characters_in_table_paths_are_kept(tmp_path, opened, jpeg):
     names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
     for number, name in enumerate(names):
         storage.write_bytes(str(tmp_path / "mine" / name), jpeg(number))
@@ -480,7 +480,7 @@ def test_file_urls_are_unquoted(tmp_path, opened, jpeg):
     )
 
 
-def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
+def test_photos_of_a_table_group_share_a_split(tmp_path, write_folder):
     write_folder(tmp_path / "mine", {"a": 20, "b": 20})
     paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(20)]
     columns = labelled(paths) | {"animal": [path.split(".")[0][:-1] for path in paths]}
@@ -507,7 +507,7 @@ def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
     ],
 )
 @pytest.mark.parametrize("folder", ["mine", "mine/data"])
-def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, folder):
+def test_folder_of_parquet_shards_is_ingested(tmp_path, jpeg, names, splits, folder):
     for place, name in enumerate(names):
         image = pa.array([jpeg(20 * place + n) for n in range(20)], pa.binary())
         (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -523,7 +523,7 @@ def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, f
 
 
 @pytest.mark.parametrize("missing", ["<NA>", "#N/A", "nan"])
-def test_what_programs_write_for_no_label_is_none(opened, missing):
+def test_missing_value_markers_are_missing_labels(opened, missing):
     source = opened({"image": ["1", "2"], "label": ["a", missing]}, ".csv")
     with pytest.raises(PetsError, match="row 2 has no label"):
         source.catalogue()
@@ -532,18 +532,18 @@ def test_what_programs_write_for_no_label_is_none(opened, missing):
 @pytest.mark.parametrize(
     "label", [pa.array([["cat"]], pa.large_list(pa.string())), pa.array([{"name": "cat"}])]
 )
-def test_no_nested_value_is_a_class(opened, label):
+def test_nested_labels_are_refused(opened, label):
     with pytest.raises(PetsError, match=r"lists or structs in .*Set source\.targets = tags"):
         opened({"image": ["1"], "label": label}).catalogue()
 
 
-def test_a_path_written_in_two_ways_is_one_photo(opened):
+def test_equivalent_paths_are_one_photo(opened):
     source = opened({"image": ["a/1.jpg", "./a//1.jpg"], "label": ["x", "y"]}, ".csv")
     with pytest.raises(PetsError, match=r"row 2 has 'y' .* for a/1\.jpg, but .* row has 'x'"):
         source.catalogue()
 
 
-def test_a_table_read_as_cp1252_says_so(tmp_path):
+def test_detected_cp1252_causes_a_warning(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("image,label\n1.jpg,k\xe4tz\n".encode("cp1252"))
     (warning,) = open_source(config(tmp_path, path)).catalogue().warnings
@@ -552,7 +552,7 @@ def test_a_table_read_as_cp1252_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("about", [b"null", b"[]", b"no JSON", b'{"info": {"features": null}}'])
-def test_other_metadata_than_hugging_faces_are_passed_over(opened, about):
+def test_invalid_hugging_face_metadata_is_ignored(opened, about):
     source = opened({"image": ["1"], "label": ["a"]}, metadata={"huggingface": about})
     assert classes(source) == [("a", None)]
 
@@ -567,7 +567,7 @@ def shards(tmp_path, jpeg, labels, metadata=None):
     return tmp_path / "mine"
 
 
-def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path, jpeg):
+def test_shards_with_different_class_names_are_refused(tmp_path, jpeg):
     metadata = {
         name: {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
         for name, names in {"train": ["cat", "dog"], "test": ["dog", "cat"]}.items()
@@ -577,13 +577,13 @@ def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path, jpeg):
         open_source(config(tmp_path, folder)).catalogue()
 
 
-def test_shards_of_other_types_are_refused(tmp_path, jpeg):
+def test_shards_with_different_column_types_are_refused(tmp_path, jpeg):
     folder = shards(tmp_path, jpeg, {"train": ["a", "b"] * 5, "test": [0, 1] * 5})
     with pytest.raises(PetsError, match="column types differ between shards"):
         open_source(config(tmp_path, folder)).catalogue()
 
 
-def test_a_shard_that_names_no_split_is_left_out_of_a_split(tmp_path, jpeg):
+def test_shard_without_a_split_name_is_quarantined(tmp_path, jpeg):
     folder = shards(tmp_path, jpeg, dict.fromkeys(("train-0", "test-0", "extra"), [0, 1] * 5))
     manifest = ingest(config(tmp_path, folder))
     assert manifest.splits["test"].num_rows == 10

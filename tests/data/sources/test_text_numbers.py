@@ -26,7 +26,7 @@ NAN = float("nan")
         ([], []),
     ],
 )
-def test_the_mark_is_detected(values, numbers):
+def test_decimal_separator_is_detected(values, numbers):
     text = pa.array(values, pa.string())
     np.testing.assert_array_equal(parse_numbers(text), numbers)
     np.testing.assert_array_equal(parse_numbers(pa.chunked_array([text])), numbers)
@@ -40,7 +40,7 @@ def test_the_mark_is_detected(values, numbers):
         (["3,5", "4.5"], "'3,5' has a decimal comma and '4.5' a decimal point. Set r.decimal"),
     ],
 )
-def test_an_ambiguous_mark_is_refused(values, fault):
+def test_ambiguous_decimal_separator_is_refused(values, fault):
     with pytest.raises(PetsError, match=fault):
         parse_numbers(pa.array(values), setting="r.decimal", where="a.csv: column b")
 
@@ -48,7 +48,7 @@ def test_an_ambiguous_mark_is_refused(values, fault):
 @pytest.mark.parametrize(
     ("decimal", "delimiter", "number"), [(",", ",", 1.234), (".", ",", 1234), (None, ";", 1.234)]
 )
-def test_a_set_mark_or_another_delimiter_decides(decimal, delimiter, number):
+def test_set_separator_or_other_delimiter_resolves_the_ambiguity(decimal, delimiter, number):
     assert parse_numbers(pa.array(["1,234"]), decimal, delimiter=delimiter).tolist() == [number]
 
 

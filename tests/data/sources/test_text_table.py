@@ -76,7 +76,7 @@ many = settings(
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-def test_what_csv_writes_is_read_back(opened, rows, delimiter, encoding, quoting):
+def test_csv_writer_output_is_read_back(opened, rows, delimiter, encoding, quoting):
     text = written(rows, delimiter, quoting=quoting)
     table = assert_read_back(opened, rows, text, encoding)
     assert table.format.delimiter == delimiter
@@ -90,7 +90,7 @@ def test_what_csv_writes_is_read_back(opened, rows, delimiter, encoding, quoting
     delimiter=st.sampled_from(DELIMITERS),
     encoding=st.sampled_from(["cp1252", "utf-16-le", "utf-16-be"]),
 )
-def test_encodings_without_a_mark_are_detected(opened, rows, delimiter, encoding):
+def test_encodings_without_a_byte_order_mark_are_detected(opened, rows, delimiter, encoding):
     text = written(rows, delimiter, quoting=csv.QUOTE_ALL)
     table = assert_read_back(opened, rows, text, encoding)
     assert table.format.encoding == (
@@ -122,7 +122,7 @@ def test_chunks_have_all_rows(opened, num_rows):
     ] * 3  # fmt: skip
 
 
-def test_a_column_of_few_values_is_read_as_codes(opened):
+def test_coded_column_is_dictionary_encoded(opened):
     table = opened(written(ROWS[:1] + ROWS[1:] * 3))
     read = table.read(["label", "image"], coded=["label"])
     assert str(read["label"].type).startswith("dictionary<values=string, indices=int32")
@@ -168,7 +168,7 @@ def test_blocks_do_not_cut_a_long_delimiter(tmp_path, size):
         assert "".join(blocks) == "1\x1fa:b\x1f2\n3\x1f :c\x1f4\n"
 
 
-def test_a_table_without_a_header_has_positions(opened):
+def test_table_without_a_header_has_numbered_columns(opened):
     table = opened("1::A: B::5\n2::C::4\n", has_header=lambda cells: not cells[0].isdigit())
     assert table.names == ["column 1", "column 2", "column 3"]
     assert table.first_row == ["1", "A: B", "5"]
@@ -182,7 +182,7 @@ def test_a_replacement_character_is_valid_utf8(opened):
     assert (table.format.encoding, cells(table)) == ("utf-8", [["a", "\ufffd"]])
 
 
-def test_quotes_may_be_text(opened):
+def test_quotes_can_be_literal_text(opened):
     content = '1|"B" Side|x\n2|5" disk|"\n'
     assert cells(opened(content, has_header=False)) == [
         ["1", '"B" Side', "x"],
@@ -190,14 +190,14 @@ def test_quotes_may_be_text(opened):
     ]
 
 
-def test_quotes_far_from_the_head_may_be_text(opened):
+def test_quotes_far_from_the_header_can_be_literal_text(opened):
     content = "id|title\n" + "1|A\n" * 200 + '2|"B" Side\n'
     table = opened(content)
     assert not table.format.is_quoted
     assert cells(table)[-1] == ["2", '"B" Side']
 
 
-def test_what_is_set_is_not_detected(opened):
+def test_set_options_override_detection(opened):
     options = TextOptions(delimiter="tab", encoding="latin-1", quoting=False)
     table = opened('a;b\t"c"\n1;2\t\xe9\n'.encode("latin-1"), options=options)
     assert table.names == ["a;b", '"c"']
@@ -205,18 +205,18 @@ def test_what_is_set_is_not_detected(opened):
     assert str(table.format) == "delimiter tab, encoding iso8859-1"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(opened):
+def test_byte_order_mark_is_not_part_of_the_first_column_name(opened):
     content = "image,label\na,b\n".encode("utf-16")
     assert opened(content, options=TextOptions(encoding="utf-16-le")).names == ["image", "label"]
 
 
-def test_a_table_without_rows(opened):
+def test_table_without_rows_is_empty(opened):
     table = opened("image,label\n")
     assert table.read(["label"]).to_pydict() == {"label": []}
     assert list(table.chunks()) == []
 
 
-def test_a_cell_may_be_large(opened):
+def test_large_cell_is_read(opened):
     assert cells(opened(written([["a", "b"], ["x" * 200_000, "y,z"]])))[0][1] == "y,z"
 
 
@@ -246,7 +246,7 @@ LONG = "image,label\n" + "a,bc\n" * 300_000
         (b"PAR1....", "is a Parquet file. Rename it so that its name ends in .parquet"),
     ],
 )
-def test_faults_are_refused(opened, content, fault):
+def test_invalid_tables_are_refused(opened, content, fault):
     with pytest.raises(PetsError, match=rf"table\.csv:? {fault}") as caught:
         opened(content, options=TextOptions(prefix="t."))
     if "line" in fault:
@@ -266,7 +266,7 @@ def test_faults_are_refused(opened, content, fault):
         ({"encoding": "rot13"}, "t.encoding = rot13: unknown encoding"),
     ],
 )
-def test_settings_that_are_impossible_are_refused(opened, options, fault):
+def test_invalid_options_are_refused(opened, options, fault):
     with pytest.raises(PetsError, match=fault):
         opened("a,b\n1,2\n", options=TextOptions(prefix="t.", **options))
 
@@ -281,7 +281,7 @@ def test_absent_and_repeated_columns_are_refused(opened):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_blanks_before_quotes_are_no_part_of_a_cell(tmp_path, delimiter):
+def test_blanks_before_quotes_are_not_part_of_a_cell(tmp_path, delimiter):
     path = tmp_path / "t.csv"
     path.write_text(f'image{delimiter} label\na.jpg{delimiter} "cat"\nb.jpg{delimiter}  "dog"\n')
     assert open_text_table(path).read().to_pydict() == {
