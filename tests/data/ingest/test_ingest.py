@@ -1,4 +1,4 @@
-"""Ingest: every photo accounted for, the same input the same bytes, and all or nothing."""
+"""Ingest: every photo accounted for, reproducible bytes, atomic versions."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from pets_core.data.sources.sources import open_source
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 
-TRUNCATED = 40  # bytes: a JPEG's header and no picture
+TRUNCATED = 40  # bytes: a JPEG header without image data
 
 
 def config(tmp_path, url, ingest=None, **source) -> PipelineConfig:
@@ -64,8 +64,8 @@ def versions(tmp_path) -> list[Path]:
 
 
 def test_sample_is_stored_as_parquet(small_config, drawn_sample):
-    told = []
-    manifest = ingest(small_config, told.append)
+    reports = []
+    manifest = ingest(small_config, reports.append)
     assert manifest == load_manifest(manifest.url)
     assert manifest.url == f"{small_config.store}/datasets/oxford-iiit-pet/{manifest.fingerprint}"
     assert manifest.source_url == str(drawn_sample)
@@ -77,7 +77,7 @@ def test_sample_is_stored_as_parquet(small_config, drawn_sample):
         0,
         {},
     )
-    assert (told[-1].stage, told[-1].done, told[-1].total) == ("ingest", 148, 148)
+    assert (reports[-1].stage, reports[-1].done, reports[-1].total) == ("ingest", 148, 148)
     for split, info in manifest.splits.items():
         own = rows(manifest, split)
         assert info.class_counts == tuple(Counter(r["label"] for r in own)[i] for i in range(37))
@@ -88,9 +88,9 @@ def test_sample_is_stored_as_parquet(small_config, drawn_sample):
             assert (row["width"], row["height"]) == image.size
         assert row["sha256"] == sha256(data).hexdigest()
         assert row["source_path"] == f"images/{row['image']['path']}" == f"images/{row['id']}.jpg"
-        about = manifest.classes[row["label"]]
-        assert (row["class_name"], row["species"]) == (about.name, about.species)
-        assert row["id"].rsplit("_", 1)[0].replace("_", " ").title() == about.name
+        class_info = manifest.classes[row["label"]]
+        assert (row["class_name"], row["species"]) == (class_info.name, class_info.species)
+        assert row["id"].rsplit("_", 1)[0].replace("_", " ").title() == class_info.name
 
 
 def test_shards_match_the_manifest(small_config):
@@ -113,9 +113,9 @@ def test_shards_match_the_manifest(small_config):
 def test_predefined_split_is_kept(small_config):
     manifest = ingest(small_config)
     source = open_source(small_config)
-    official = {i: photo.predefined_split for i, photo in source.catalogue().photos.items()}
+    predefined = {i: photo.predefined_split for i, photo in source.catalogue().photos.items()}
     for row in rows(manifest):
-        assert official[row["id"]] == ("test" if row["split"] == "test" else "trainval")
+        assert predefined[row["id"]] == ("test" if row["split"] == "test" else "trainval")
 
 
 def test_a_second_ingest_writes_nothing(small_config, monkeypatch, tmp_path):
@@ -154,7 +154,7 @@ def test_changed_photo_changes_the_fingerprint(tmp_path, write_folder, jpeg):
 
 @pytest.fixture
 def untidy(tmp_path, write_oxford, jpeg):
-    """Ten good photos of two breeds, and one of every way to be left out."""
+    """Ten good photos of two breeds, and one file for each quarantine reason."""
     good = [f"{breed}_{n}" for breed in ("Birman", "pug") for n in range(5)]
     photos = [(f"{name}.jpg", jpeg(n)) for n, name in enumerate(good)]
     photos += [
@@ -184,8 +184,8 @@ def untidy(tmp_path, write_oxford, jpeg):
 def test_every_file_and_listed_photo_is_accounted_for(tmp_path, untidy):
     url, photos = untidy
     manifest = ingest(config(tmp_path, url, {"max_quarantined_fraction": 1}, valid_fraction=0.3))
-    left_out = quarantine(manifest)
-    assert {(row["id"], row["reason"]) for row in left_out} == {
+    rejected = quarantine(manifest)
+    assert {(row["id"], row["reason"]) for row in rejected} == {
         ("pug_5", "damaged"),
         ("pug_6", "not_an_image"),
         ("pug_7", "empty"),
@@ -196,10 +196,10 @@ def test_every_file_and_listed_photo_is_accounted_for(tmp_path, untidy):
         ("._pug_1", "hidden"),
         ("stray_1", "unlisted"),
     }
-    assert len(left_out) == manifest.num_quarantined == sum(manifest.quarantine_reasons.values())
+    assert len(rejected) == manifest.num_quarantined == sum(manifest.quarantine_reasons.values())
     missing = manifest.quarantine_reasons["missing"]
-    assert manifest.num_rows + len(left_out) == len(photos) + missing
-    assert {row["path"] for row in left_out} | {row["source_path"] for row in rows(manifest)} == {
+    assert manifest.num_rows + len(rejected) == len(photos) + missing
+    assert {row["path"] for row in rejected} | {row["source_path"] for row in rows(manifest)} == {
         "", *(f"images/{name}" for name, _ in photos),
     }  # fmt: skip
     assert len({row["id"] for row in rows(manifest)}) == len(rows(manifest)) == 10
@@ -228,7 +228,7 @@ def test_duplicate_path_in_an_archive_gives_one_row(tmp_path, write_oxford, jpeg
 def test_too_many_quarantined_photos_abort_the_ingest(tmp_path, untidy):
     with pytest.raises(PetsError, match=r"photos \(.*max_quarantined_fraction = 0\.05") as caught:
         ingest(config(tmp_path, untidy[0]))
-    assert "(1 missing)" in str(caught.value), "before a photo is read"
+    assert "(1 missing)" in str(caught.value), "raised before a photo is read"
     settings = config(tmp_path, untidy[0], {"max_quarantined_fraction": 0.1})
     with pytest.raises(PetsError, match=r"photos \(.*1 damaged.*0\.1") as caught:
         ingest(settings)
@@ -258,10 +258,10 @@ def test_interrupted_ingest_stores_no_version_and_can_resume(
     with pytest.raises(error, match="stop"):
         ingest(small_config, stop)
     assert versions(tmp_path) == []
-    looked_at = []
-    monkeypatch.setattr(shards, "inspect", lambda data: looked_at.append(data) or inspect(data))
+    inspected = []
+    monkeypatch.setattr(shards, "inspect", lambda data: inspected.append(data) or inspect(data))
     assert ingest(small_config).num_rows == 148
-    assert len(looked_at) < 148
+    assert len(inspected) < 148
 
 
 def test_source_that_changes_during_ingest_is_refused(tmp_path, write_folder):
@@ -277,15 +277,15 @@ def test_source_that_changes_during_ingest_is_refused(tmp_path, write_folder):
 
 
 @pytest.mark.parametrize(
-    ("counts", "words"),
+    ("counts", "message"),
     [
         ({"a": 1, "b": 5}, r"class 'a' has 1 photo, at least 2 are required"),
         ({"a": 5}, r"a single class, 'a'.*the parent of the class folders"),
     ],
 )
-def test_too_small_classes_are_refused(tmp_path, write_folder, counts, words):
+def test_too_small_classes_are_refused(tmp_path, write_folder, counts, message):
     url = write_folder(tmp_path / "mine", counts)
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         ingest(config(tmp_path, url))
     assert store_files(tmp_path) == {}
 
@@ -363,14 +363,14 @@ def test_predefined_split_can_have_no_validation_photos(tmp_path, drawn_sample):
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "message"),
     [
         ({"test_fraction": 0.2}, "test_fraction = 0.2 has no effect"),
         ({"split": "random", "valid_fraction": 0}, "both 0"),
     ],
 )
-def test_invalid_split_settings_are_refused(tmp_path, drawn_sample, source, words):
-    with pytest.raises(PetsError, match=words):
+def test_invalid_split_settings_are_refused(tmp_path, drawn_sample, source, message):
+    with pytest.raises(PetsError, match=message):
         ingest(config(tmp_path, drawn_sample, **source))
 
 

@@ -1,4 +1,4 @@
-"""The label contract: versioned, enforced on the next ingest, an index never given away."""
+"""The label contract: versioned, enforced on the next ingest, indices never reassigned."""
 
 import json
 
@@ -27,7 +27,7 @@ def config(tmp_path, url, new_labels="refuse") -> PipelineConfig:
 
 @pytest.fixture
 def photos(tmp_path, write_folder):
-    """A folder that was ingested once, and has a class more since."""
+    """A folder with a class that was added after its first ingest."""
     root = write_folder(tmp_path / "photos", {"beagle": 20, "siamese": 20})
     ingest(config(tmp_path, root))
     for path in (write_folder(tmp_path / "new", {"x": 1, "akita": 20}) / "akita").rglob("*"):
@@ -47,9 +47,9 @@ def labels(manifest) -> dict[str, int]:
         for info in manifest.splits.values()
         for s in info.shards
     ]
-    found = {(r["class_name"], r["label"]) for table in tables for r in table.to_pylist()}
-    assert len(found) == len(dict(found))
-    return dict(found)
+    pairs = {(r["class_name"], r["label"]) for table in tables for r in table.to_pylist()}
+    assert len(pairs) == len(dict(pairs))
+    return dict(pairs)
 
 
 def test_first_ingest_writes_contract_version_1(tmp_path, write_folder):
@@ -71,7 +71,7 @@ def test_a_new_label_is_refused_with_the_remedies(tmp_path, photos):
     before = contracts(tmp_path)
     with pytest.raises(PetsError) as error:
         ingest(config(tmp_path, photos))
-    for part in (
+    for fragment in (
         "'akita'",
         "'photos'",
         "version 1",
@@ -79,7 +79,7 @@ def test_a_new_label_is_refused_with_the_remedies(tmp_path, photos):
         "quarantine",
         "source.name",
     ):
-        assert part in str(error.value)
+        assert fragment in str(error.value)
     assert contracts(tmp_path) == before
     assert len(list_versions(str(tmp_path / "store"))) == 1
 
@@ -96,14 +96,14 @@ def test_new_labels_can_be_quarantined(tmp_path, photos):
 
 def test_new_labels_can_be_appended(tmp_path, photos):
     manifest = ingest(config(tmp_path, photos, "extend"))
-    # In the alphabet the new label is the first; its index is the last.
+    # The new label is alphabetically first, but its index is the last.
     assert labels(manifest) == {"beagle": 0, "siamese": 1, "akita": 2}
     assert manifest.class_names == ("beagle", "siamese", "akita")
     assert manifest.contract_version == 2
     assert list(contracts(tmp_path)) == ["00001.json", "00002.json"]
     classes = contracts(tmp_path)["00002.json"]["classes"]
     assert [info["name"] for info in classes] == ["beagle", "siamese", "akita"]
-    # From now on the label is known.
+    # The label is part of the contract now.
     assert ingest(config(tmp_path, photos)) == manifest
 
 
@@ -137,7 +137,7 @@ def test_a_changed_species_is_refused(tmp_path, jpeg, write_oxford):
         lists = {"trainval.txt": lines, "test.txt": f"Manx_90 1 {species} 1\nPug_90 2 2 1\n"}
         names = [f"{c}_{n}.jpg" for c in ("Manx", "Pug") for n in (*range(20), 90)]
         folder = tmp_path / f"version {species}" / "pets"
-        write_oxford(folder, [(n, jpeg(place)) for place, n in enumerate(names)], lists)
+        write_oxford(folder, [(n, jpeg(number)) for number, n in enumerate(names)], lists)
         return config(tmp_path, folder)
 
     assert ingest(source(1)).classes[0] == ClassInfo(name="Manx", species="cat")
@@ -160,7 +160,7 @@ def test_contract_applies_to_names_with_glob_characters(tmp_path, write_folder, 
     ]  # fmt: skip
 
 
-# --- the functions alone ------------------------------------------------------------------------
+# --- unit tests -----------------------------------------------------------------------------------
 
 KNOWN = Contract.of(3, (ClassInfo(name="m", species="cat"), ClassInfo(name="b", species="dog")))
 

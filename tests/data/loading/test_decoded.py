@@ -1,4 +1,4 @@
-"""The cache of decoded photos: the very pixels, made once, whole or not at all."""
+"""Cache of decoded photos: exact pixels, built once, written atomically."""
 
 import os
 import threading
@@ -39,8 +39,8 @@ def open_split(manifest, tmp_path):
     return open_it
 
 
-def built(tmp_path) -> list[Path]:
-    """What lies in the cache, besides locks."""
+def cache_files(tmp_path) -> list[Path]:
+    """Cache files except locks."""
     return [p for p in (tmp_path / "cache/decoded").iterdir() if p.suffix != ".lock"]
 
 
@@ -69,16 +69,16 @@ def test_cache_is_reused(open_split, monkeypatch):
 
 
 def test_unused_cache_files_are_removed(open_split, tmp_path):
-    then = time.time() - 86_400 * (UNUSED_DAYS + 1)
+    unused_since = time.time() - 86_400 * (UNUSED_DAYS + 1)
     for size in (8, 9):
         open_split(size=size)
-    for path in built(tmp_path):
-        os.utime(path, (then, then))
+    for path in cache_files(tmp_path):
+        os.utime(path, (unused_since, unused_since))
     open_split(size=8)
     open_split(size=10)
-    sizes = {path.stem.split("-")[-2] for path in built(tmp_path)}
+    sizes = {path.stem.split("-")[-2] for path in cache_files(tmp_path)}
     assert sizes == {"8", "10"}
-    assert len(built(tmp_path)) == 6
+    assert len(cache_files(tmp_path)) == 6
 
 
 def test_each_size_has_its_own_file(open_split):
@@ -87,11 +87,11 @@ def test_each_size_has_its_own_file(open_split):
 
 
 def test_progress_is_reported(open_split, manifest):
-    told = []
-    open_split(on_progress=told.append)
+    reports = []
+    open_split(on_progress=reports.append)
     total = manifest.splits["train"].num_rows
-    assert [progress.done for progress in told] == [128, total]
-    assert {(p.stage, p.total, p.unit) for p in told} == {("decode train", total, "photos")}
+    assert [progress.done for progress in reports] == [128, total]
+    assert {(p.stage, p.total, p.unit) for p in reports} == {("decode train", total, "photos")}
 
 
 def test_read_returns_the_requested_rows_in_order(open_split):
@@ -101,17 +101,17 @@ def test_read_returns_the_requested_rows_in_order(open_split):
     assert photos.read(rows[:0]).shape == (0, SIZE, SIZE, 3)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
-def test_photos_beyond_the_limit_are_decoded_on_read(open_split, tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999, 1.0])
+def test_photos_beyond_the_limit_are_decoded_on_read(open_split, tmp_path, fraction):
     whole = open_split()
-    limit = whole.pixels.nbytes * share / 2**30
-    part = open_split(limit_gib=limit)
-    assert len(part) == len(whole)
-    assert part.pixels.nbytes <= limit * 2**30
-    assert len(part.pixels) == int(len(whole) * share)
+    limit = whole.pixels.nbytes * fraction / 2**30
+    partial = open_split(limit_gib=limit)
+    assert len(partial) == len(whole)
+    assert partial.pixels.nbytes <= limit * 2**30
+    assert len(partial.pixels) == int(len(whole) * fraction)
     rows = np.random.default_rng(0).permutation(len(whole))
-    np.testing.assert_array_equal(part.read(rows), whole.pixels[rows])
-    assert (part.ids, part.targets.tolist()) == (whole.ids, whole.targets.tolist())
+    np.testing.assert_array_equal(partial.read(rows), whole.pixels[rows])
+    assert (partial.ids, partial.targets.tolist()) == (whole.ids, whole.targets.tolist())
     again = open_split(limit_gib=limit)
     np.testing.assert_array_equal(again.read(rows), whole.pixels[rows])
 
@@ -126,12 +126,12 @@ def test_auto_limit_depends_on_free_disk_space(open_split, manifest, tmp_path, m
     free(2 * info.num_rows * photo)
     whole = open_split("valid", limit_gib="auto")
     assert len(whole.pixels) == len(whole)
-    # Half of the free disk is for all photos as they are stored, and eleven decoded.
+    # Half of the free space holds all encoded photos and eleven decoded ones.
     free(2 * (stored + 11 * (photo - stored / info.num_rows)) + 2)
-    part = open_split(limit_gib="auto")
-    assert (len(part.pixels), len(part)) == (11, info.num_rows)
+    partial = open_split(limit_gib="auto")
+    assert (len(partial.pixels), len(partial)) == (11, info.num_rows)
     free(1)
-    assert len(open_split(limit_gib="auto").pixels) == 11, "what is there is taken"
+    assert len(open_split(limit_gib="auto").pixels) == 11, "an existing cache file is reused"
     open_split(limit_gib=1.0)
     assert len(open_split(limit_gib="auto").pixels) == info.num_rows
     monkeypatch.setattr(decoded, "_MAX_AUTO_GIB", 0)
@@ -146,7 +146,7 @@ def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
     path.write_bytes(data)
     with pytest.raises(PetsError, match=rf"{path.name} fails its checksum"):
         open_split()
-    assert built(tmp_path) == []
+    assert cache_files(tmp_path) == []
 
 
 def test_missing_shard_raises_pets_error(open_split, manifest):
@@ -161,19 +161,19 @@ def test_interrupted_decoding_leaves_no_files(open_split, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         open_split(on_progress=stop)
-    assert built(tmp_path) == []
+    assert cache_files(tmp_path) == []
     assert len(open_split()) > 0
 
 
 def test_concurrent_openers_build_the_cache_once(open_split, tmp_path):
-    started, told, results = threading.Event(), [], []
+    started, reports, results = threading.Event(), [], []
 
-    def tell(progress):
-        told.append(progress.done)
+    def report(progress):
+        reports.append(progress.done)
         started.set()
 
     def build():
-        results.append(open_split(on_progress=tell))
+        results.append(open_split(on_progress=report))
 
     threads = [threading.Thread(target=build) for _ in range(2)]
     threads[0].start()
@@ -182,8 +182,8 @@ def test_concurrent_openers_build_the_cache_once(open_split, tmp_path):
     for thread in threads:
         thread.join()
     np.testing.assert_array_equal(results[0].pixels, results[1].pixels)
-    assert told == sorted(set(told)), "the photos were decoded once"
-    assert len(built(tmp_path)) == 3
+    assert reports == sorted(set(reports)), "the photos were decoded once"
+    assert len(cache_files(tmp_path)) == 3
 
 
 def test_truncated_cache_file_is_rebuilt(open_split, tmp_path):

@@ -1,4 +1,4 @@
-"""Mixup and CutMix blend photos and targets by the same share."""
+"""Mixup and CutMix blend photos and targets by the same weight."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ CLASSES = 5
 
 
 def batch(count=4, size=32):
-    """Photo i is i + 1 everywhere, of class i."""
+    """Photos of constant value i + 1 and class i."""
     values = torch.arange(1, count + 1).float()
     return values.view(-1, 1, 1, 1).expand(count, 3, size, size).clone(), torch.arange(count)
 
@@ -58,14 +58,14 @@ def test_mixing_is_reproducible_by_seed():
 
 
 def test_mixing_weights_follow_the_beta_distribution():
-    """With alpha 0.4 most shares are near 0 or 1; with alpha 50 all are near a half."""
+    """With alpha 0.4 most weights are near 0 or 1; with alpha 50 all are near 0.5."""
 
-    def shares(alpha):
+    def weights(alpha):
         config = TransformConfig(mixup_alpha=alpha)
         return np.array([mix(*batch(2), 2, config, seed=s)[1][0, 0].item() for s in range(300)])
 
-    assert (np.abs(shares(0.4) - 0.5) > 0.4).mean() > 0.4
-    assert np.abs(shares(50.0) - 0.5).max() < 0.25
+    assert (np.abs(weights(0.4) - 0.5) > 0.4).mean() > 0.4
+    assert np.abs(weights(50.0) - 0.5).max() < 0.25
 
 
 def test_empty_batch_stays_empty():
@@ -80,10 +80,10 @@ def test_empty_batch_stays_empty():
 def test_tags_are_blended_like_their_photos(method):
     inputs = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
     tags = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
-    mixed, shares = mix(inputs, tags, 3, TransformConfig(**{method: 1.0}), seed=3)
-    own = float(shares[0, 0])
-    assert 0 < own < 1
-    # What both have stays whole, what neither has is in neither.
-    assert shares[0].tolist() == pytest.approx([own, 1.0, 0.0])
-    assert shares[1].tolist() == pytest.approx([1 - own, 1.0, 0.0])
-    assert float(mixed[0].mean()) == pytest.approx(1 - own, abs=1e-5)
+    mixed, targets = mix(inputs, tags, 3, TransformConfig(**{method: 1.0}), seed=3)
+    weight = float(targets[0, 0])
+    assert 0 < weight < 1
+    # A tag of both photos stays 1, a tag of neither stays 0.
+    assert targets[0].tolist() == pytest.approx([weight, 1.0, 0.0])
+    assert targets[1].tolist() == pytest.approx([1 - weight, 1.0, 0.0])
+    assert float(mixed[0].mean()) == pytest.approx(1 - weight, abs=1e-5)

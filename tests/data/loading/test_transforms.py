@@ -1,4 +1,4 @@
-"""Augmentation does what its settings say, the same for the same seed."""
+"""Augmentation stays within its settings and is reproducible by seed."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_disabled_augmentation_only_normalises():
 
 
 def test_random_crop_stays_within_the_photo():
-    """On a ramp every pixel tells where it was: a crop keeps the scale and stays inside."""
+    """On a ramp, values encode the column: a crop keeps the scale and stays inside."""
     ramp = torch.arange(16, dtype=torch.uint8).view(1, 1, 16, 1).expand(64, 16, 16, 3).contiguous()
     columns = augment(ramp, 12)[:, 0].mul(STD[0]).add(MEAN[0]).mul(255)
     steps = columns[:, :, 1:] - columns[:, :, :-1]
@@ -76,7 +76,7 @@ def test_random_crop_stays_within_the_photo():
     first = columns[:, 0, 0]
     assert first.min() >= -1e-3
     assert first.max() <= 4 + 1e-3
-    assert first.max() - first.min() > 2, "the crop's place should vary"
+    assert first.max() - first.min() > 2, "the crop's position should vary"
 
 
 def test_flip_mirrors_about_half_of_the_photos():
@@ -105,7 +105,7 @@ def test_zoom_magnifies_within_its_bound_and_inside_the_photo():
 
 
 def corners(maps: torch.Tensor) -> torch.Tensor:
-    """Where the output's corners come from, (count, 4, 2)."""
+    """Source coordinates of the output's corners, (count, 4, 2)."""
     points = torch.tensor([[-1.0, -1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, 1]]).T
     x, y, depth = (maps @ points).unbind(1)
     return torch.stack([x / depth, y / depth], -1)
@@ -118,11 +118,11 @@ def test_warp_stays_within_its_bound_and_keeps_the_center():
     assert 0.18 < depth.abs().max() <= 0.2
     assert torch.equal(maps[:, :2, 2], torch.zeros(500, 2))
     sides = (corners(maps)[:, 1] - corners(maps)[:, 0]).norm(dim=1)
-    assert sides.std() > 0.05, "opposite sides should no longer be equally long"
+    assert sides.std() > 0.05, "opposite sides should differ in length"
 
 
 def test_a_warp_keeps_straight_lines_straight():
-    """On a photo whose value is linear in x, a projective map of it obeys the published formula."""
+    """The sampling grid follows the formula of a projective map."""
     config = TransformConfig(**OFF | {"max_warp": 0.3})
     maps = draw_maps(8, 0.5, config, torch.Generator().manual_seed(1))
     grid = sampling_grid(maps, 5)
@@ -136,7 +136,7 @@ def test_a_warp_keeps_straight_lines_straight():
 
 
 def test_reflect_grid_equals_reflection_padding():
-    """For Apple's GPUs, which lack the padding mode."""
+    """Apple GPUs lack this padding mode."""
     photos = torch.rand(8, 3, 20, 20)
     grid = torch.rand(8, 30, 30, 2, generator=torch.Generator().manual_seed(0)) * 14 - 7
     expected = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
@@ -146,8 +146,8 @@ def test_reflect_grid_equals_reflection_padding():
 
 def test_affine_sampling_grid_equals_torch():
     maps = draw_maps(8, 0.7, TransformConfig(max_warp=0), torch.Generator().manual_seed(1))
-    theirs = torch.nn.functional.affine_grid(maps[:, :2], [8, 3, 9, 9], align_corners=False)
-    assert torch.allclose(sampling_grid(maps, 9), theirs, atol=1e-6)
+    expected = torch.nn.functional.affine_grid(maps[:, :2], [8, 3, 9, 9], align_corners=False)
+    assert torch.allclose(sampling_grid(maps, 9), expected, atol=1e-6)
 
 
 def test_random_resized_crops_stay_within_the_photo_and_their_bounds():
@@ -166,10 +166,10 @@ def test_erasing_blanks_one_rectangle_of_bounded_size():
     pixels = photos(200, 32)
     plain, out = augment(pixels, 32), augment(pixels, 32, erase_probability=0.5)
     blank = (out == 0).all(1)
-    touched = blank.flatten(1).any(1)
-    assert 70 < touched.sum() < 130
-    assert close(out[~touched], plain[~touched])
-    for erased in blank[touched]:
+    changed = blank.flatten(1).any(1)
+    assert 70 < changed.sum() < 130
+    assert close(out[~changed], plain[~changed])
+    for erased in blank[changed]:
         rows, columns = erased.any(1).sum(), erased.any(0).sum()
         assert erased.sum() == rows * columns, "a full rectangle"
         assert 0.01 < erased.float().mean() < 0.37
@@ -179,8 +179,8 @@ def test_erasing_blanks_one_rectangle_of_bounded_size():
 def test_probability_sets_the_share_of_augmented_photos():
     config = TransformConfig(**OFF | {"max_rotate_degrees": 30, "probability": 0.25})
     maps = draw_maps(2000, 1.0, config, torch.Generator().manual_seed(0))
-    turned = (maps[:, 1, 0].abs() > 1e-6).float().mean()
-    assert math.isclose(turned, 0.25, abs_tol=0.04)
+    rotated = (maps[:, 1, 0].abs() > 1e-6).float().mean()
+    assert math.isclose(rotated, 0.25, abs_tol=0.04)
     never = draw_maps(
         50, 1.0, TransformConfig(flip=False, probability=0), torch.Generator().manual_seed(0)
     )

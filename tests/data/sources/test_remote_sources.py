@@ -174,9 +174,7 @@ def test_broken_server_raises_an_error_and_loses_no_photo(tmp_path, site, write_
     assert list_versions(str(tmp_path / "store")) == []
 
 
-def test_next_batch_is_fetched_during_inspection(
-    tmp_path, site, write_folder, monkeypatch
-):
+def test_next_batch_is_fetched_during_inspection(tmp_path, site, write_folder, monkeypatch):
     """The first look waits until a photo of the next batch is asked for."""
     write_folder(site.folder / "mine", {"a": 60, "b": 60})
     settings = config(tmp_path, f"{site.url}/mine")
