@@ -1,4 +1,4 @@
-"""Nothing disappears: each file that is not used has a reason, and a class that loses is named."""
+"""Each unused file has a reason; classes that lose many photos are reported."""
 
 import io
 import os
@@ -32,14 +32,14 @@ def config(tmp_path, url, bound=0.05, **source) -> PipelineConfig:
     )
 
 
-def left_out(manifest) -> dict[str, str]:
+def quarantined(manifest) -> dict[str, str]:
     rows = read_table(storage.join(manifest.url, "quarantine.parquet")).to_pylist()
     return {row["path"] or row["id"]: row["reason"] for row in rows}
 
 
 @pytest.fixture
 def without_plugins(monkeypatch):
-    """As where no package adds a decoder to Pillow."""
+    """Simulate an installation without Pillow plugins."""
     monkeypatch.setattr(formats, "_PLUGINS", {})
     formats.photo_formats.cache_clear()
     formats._photo_suffixes.cache_clear()
@@ -54,7 +54,7 @@ def without_plugins(monkeypatch):
 
 @pytest.fixture
 def phone(tmp_path, write_folder):
-    """Photos of a phone: of dogs most are HEIC, whatever their names say."""
+    """Photos of a phone: most dogs are HEIC, some of them named .jpg."""
     folder = write_folder(tmp_path / "phone", {"cat": 8, "dog": 8})
     for number in range(10):
         (folder / f"dog/IMG_{number}.{'HEIC' if number % 2 else 'jpg'}").write_bytes(
@@ -77,7 +77,7 @@ def test_photos_without_a_decoder_are_counted_by_class(tmp_path, phone):
     assert manifest.lost_of_classes == {"dog": (11, 19)}
     warning = "Classes that lost at least half of their photos: dog (11 of 19)."
     assert class_warnings(manifest)[0] == warning
-    reasons = left_out(manifest)
+    reasons = quarantined(manifest)
     assert reasons.pop("dog/clip.MOV") == reasons.pop("dog/IMG_1.AAE") == "not_a_photo"
     assert set(reasons.values()) == {"no_decoder"}
     assert len(reasons) == 11
@@ -104,16 +104,16 @@ def test_error_about_a_lost_class_names_the_reason(tmp_path, write_folder):
 
 def test_folder_with_a_non_utf8_name_does_not_affect_others(tmp_path, write_folder, jpeg):
     folder = write_folder(tmp_path / "mine", {"cat": 30, "dog": 30})
-    odd = folder / os.fsdecode(b"K\xe4tz")
-    odd.mkdir()
-    (odd / "1.jpg").write_bytes(jpeg(99))
+    folder_not_utf8 = folder / os.fsdecode(b"K\xe4tz")
+    folder_not_utf8.mkdir()
+    (folder_not_utf8 / "1.jpg").write_bytes(jpeg(99))
     manifest = ingest(config(tmp_path, folder))
     assert manifest.class_names == ("cat", "dog")
-    assert left_out(manifest) == {"K\\xe4tz/1.jpg": "name_not_utf8"}
+    assert quarantined(manifest) == {"K\\xe4tz/1.jpg": "name_not_utf8"}
 
 
 def test_photos_are_read_once_their_decoder_is_installed(tmp_path, phone, monkeypatch, jpeg):
-    """A shard's record that it left photos out does not outlive the want of a decoder."""
+    """Shards written without a decoder are not reused once it is installed."""
     monkeypatch.setattr("pets_core.data.ingest.plan.decoders", tuple)
 
     def inspect(data, inner=images.inspect):
@@ -129,7 +129,7 @@ def test_photos_are_read_once_their_decoder_is_installed(tmp_path, phone, monkey
     monkeypatch.setattr("pets_core.data.ingest.shards.inspect", lambda _: photo)
     second = ingest(config(tmp_path, phone, bound=0.5))
     assert second.quarantine_reasons["no_decoder"] == 1, "the raw file"
-    assert second.num_rows == first.num_rows + 12, "with the files that are no photos"
+    assert second.num_rows == first.num_rows + 12, "including files that are not photos"
 
 
 def test_thumbnails_of_a_network_drive_are_skipped(tmp_path, write_folder, jpeg):
@@ -153,7 +153,7 @@ def test_file_that_may_be_a_photo_counts_as_quarantined(tmp_path, write_folder):
 
 
 def test_split_folders_of_an_archive_define_the_split(tmp_path, jpeg):
-    """As a competition gives them: with test photos that have no label."""
+    """Competition archives include test photos without labels."""
     with zipfile.ZipFile(tmp_path / "kaggle.zip", "w") as archive:
         for number in range(40):
             label, split = ("cat", "dog")[number % 2], ("train", "val")[number > 29]
@@ -189,16 +189,16 @@ def test_encrypted_photos_are_counted(tmp_path, jpeg, num_encrypted):
         for number in range(12):
             archive.writestr(f"{'ab'[number % 2]}/{number}.jpg", jpeg(number))
     data = bytearray(path.read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        at = -1
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        position = -1
         for _ in range(num_encrypted):
-            at = data.find(mark, at + 1)
-            data[at + offset] |= 1
+            position = data.find(signature, position + 1)
+            data[position + offset] |= 1
     path.write_bytes(data)
     with pytest.raises(PetsError, match=rf"{num_encrypted} of 12 photos are encrypted, the first"):
         ingest(config(tmp_path, path))
     if num_encrypted == 1:
-        assert left_out(ingest(config(tmp_path, path, bound=0.5))) == {"a/0.jpg": "encrypted"}
+        assert quarantined(ingest(config(tmp_path, path, bound=0.5))) == {"a/0.jpg": "encrypted"}
 
 
 def test_nested_archives_are_reported(tmp_path):
@@ -273,12 +273,12 @@ def test_class_names_that_may_mean_a_missing_label_are_reported(tmp_path, write_
 
 def test_groups_across_predefined_splits_are_reported(tmp_path, write_folder):
     folder = write_folder(tmp_path / "mine", {"train/a": 6, "train/b": 6, "val/a": 6, "val/b": 6})
-    given = {"group_pattern": r"(\d)\.jpg"}
-    manifest = ingest(config(tmp_path, folder, **given))
+    options = {"group_pattern": r"(\d)\.jpg"}
+    manifest = ingest(config(tmp_path, folder, **options))
     assert manifest.warnings[0].startswith(
         "6 of 6 groups have photos in several splits, for example '0'"
     )
-    drawn = ingest(config(tmp_path, folder, split="random", **given, valid_fraction=0.4))
+    drawn = ingest(config(tmp_path, folder, split="random", **options, valid_fraction=0.4))
     assert drawn.warnings == ()
     with pytest.raises(PetsError, match="24 photos form only 2 groups, too few"):
         ingest(
@@ -290,17 +290,19 @@ def test_error_about_an_empty_validation_split_suggests_a_fraction(tmp_path, wri
     folder = write_folder(tmp_path / "mine", {"a": 4, "b": 4})
     with pytest.raises(
         PetsError, match=r"none of the 8 photos is in the validation .*0\.001: set it to ([\d.]+)"
-    ) as e:
+    ) as caught:
         ingest(config(tmp_path, folder, valid_fraction=0.001))
-    fraction = float(str(e.value).split("set it to ")[1].split()[0])
+    fraction = float(str(caught.value).split("set it to ")[1].split()[0])
     assert ingest(config(tmp_path, folder, valid_fraction=fraction)).splits["valid"].num_rows > 0
 
 
 def test_error_about_many_small_classes_suggests_a_fraction(tmp_path, write_folder):
     folder = write_folder(tmp_path / "mine", {f"class {n}": 2 for n in range(40)})
-    with pytest.raises(PetsError, match=r"of 40 classes \('class \d+', .*\) have no training") as e:
+    with pytest.raises(
+        PetsError, match=r"of 40 classes \('class \d+', .*\) have no training"
+    ) as caught:
         ingest(config(tmp_path, folder, valid_fraction=0.3))
-    assert len(str(e.value)) < 400
-    fraction = float(str(e.value).split("from 0.3 to ")[1].split(",")[0])
+    assert len(str(caught.value)) < 400
+    fraction = float(str(caught.value).split("from 0.3 to ")[1].split(",")[0])
     manifest = ingest(config(tmp_path, folder, valid_fraction=fraction))
     assert min(manifest.splits["train"].class_counts) > 0

@@ -66,7 +66,9 @@ def test_point_follows_its_pixel_under_a_crop(x, y, size):
         assert sample_coordinates(inputs, moved) == pytest.approx([x, y], abs=2 / 255)
 
 
-@given(coordinates=st.lists(inner, min_size=4, max_size=4), options=transforms, seed=st.integers(0, 99))
+@given(
+    coordinates=st.lists(inner, min_size=4, max_size=4), options=transforms, seed=st.integers(0, 99)
+)
 def test_transform_and_inverse_cancel(coordinates, options, seed):
     transform = Augment(SIZE, MEAN, STD, TransformConfig(**NO_LIGHTING | options))
     maps = transform.maps(SIDE, seed=seed, rows=slice(0, 1), global_size=1)

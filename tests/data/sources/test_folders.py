@@ -1,4 +1,4 @@
-"""Folders as people have them: what their names say of classes and splits."""
+"""Class folders and split folders, detected by their names."""
 
 import pytest
 from hypothesis import given
@@ -8,8 +8,8 @@ from pets_core.data.sources.folders import read_layout, split_of_path
 from pets_core.errors import PetsError
 
 
-def tree(text: str) -> list[str]:
-    """Two photos in each of the folders listed; a path with a suffix is a file of its own."""
+def make_paths(text: str) -> list[str]:
+    """Paths of two photos per listed folder; an entry with a suffix is a single file."""
     paths = []
     for entry in text.split():
         paths += [entry] if "." in entry else [f"{entry}/{n}.jpg" for n in range(2)]
@@ -17,8 +17,8 @@ def tree(text: str) -> list[str]:
 
 
 def read(text: str, class_folder="auto"):
-    """Class and split of the first photo of each folder, and what is skipped."""
-    layout = read_layout(tree(text), class_folder)
+    """Class and split of each folder, and the reason for each skipped path."""
+    layout = read_layout(make_paths(text), class_folder)
     found = {
         path.rsplit("/", 1)[0]: (label, layout.predefined_splits.get(path))
         for path, label in layout.labels.items()
@@ -62,7 +62,7 @@ def test_test_photos_without_labels_are_skipped(test):
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_class_folders_that_differ_from_training_are_kept(split):
-    """A class that is written otherwise in another split must not vanish."""
+    """Classes with other spellings in another split are kept."""
     found, skipped = read(f"train/Cat train/Dog {split}/cat {split}/dog")
     assert skipped == {}
     assert {label for label, _ in found.values()} == {"Cat", "Dog", "cat", "dog"}
@@ -179,8 +179,8 @@ def test_folders_of_unknown_files_are_reported(name, is_warned, top):
 
 @pytest.mark.parametrize("name", ["cat", "cats", "Cafe\u0301"])
 def test_the_only_class_of_a_validation_folder_is_kept(name):
-    """It may be written otherwise than in train; an error later is better than no photo."""
-    found, skipped = read(f"train/Cat train/Café val/{name}")
+    """Its spelling may differ from train; a later error is better than losing its photos."""
+    found, skipped = read(f"train/Cat train/Café val/{name}")  # codespell:ignore caf
     assert skipped == {}
     assert found[f"val/{name}"] == (name, "valid")
 
@@ -204,7 +204,7 @@ names = st.sampled_from(["cat", "dog", "train", "val", "test", "2023", "a.jpg", 
 
 @given(st.lists(st.lists(names, min_size=1, max_size=4).map("/".join), max_size=12))
 def test_any_tree_is_read_or_refused(paths):
-    """A photo has one label or one reason; nothing has both."""
+    """Each photo has either a label or a reason to be skipped."""
     try:
         layout = read_layout(sorted(set(paths)), "auto")
     except PetsError:

@@ -1,4 +1,4 @@
-"""Sources: what they hold, how one is chosen, and one plain error for each fault."""
+"""Sources: content, type detection, and one clear error per problem."""
 
 import gzip
 import hashlib
@@ -60,7 +60,7 @@ def test_published_oxford_archives_are_read(oxford):
     assert {photo.head_box for photo in catalogue.photos.values()} == {None}
 
 
-def head_box(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
+def head_box_xml(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
     return (
         "<annotation><object><bndbox>"
         f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
@@ -71,8 +71,8 @@ def head_box(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
 def test_only_valid_head_boxes_are_read(tmp_path, write_oxford):
     bomb = '<!DOCTYPE a [<!ENTITY b "x">]><annotation>&b;</annotation>'
     xmls = {
-        "Birman_1": head_box(), "pug_2": head_box(xmin="50"), "Birman_3": head_box(ymax="none"),
-        "pug_4": bomb, "stray_5": "<annotation>",
+        "Birman_1": head_box_xml(), "pug_2": head_box_xml(xmin="50"),
+        "Birman_3": head_box_xml(ymax="none"), "pug_4": bomb, "stray_5": "<annotation>",
     }  # fmt: skip
     lists = LISTS | {f"xmls/{name}.xml": text for name, text in xmls.items()}
     write_oxford(tmp_path / "pets", PHOTOS, lists | {"xmls/._pug_2.xml": "AppleDouble"})
@@ -97,25 +97,25 @@ def test_archive_checksum_is_verified(tmp_path, oxford):
         with pytest.raises(PetsError, match=rf"{name}: its md5 is .* expected 00"):
             (source.catalogue(), source.files)
     digest = hashlib.sha256((tmp_path / "pets/images.tar.gz").read_bytes()).hexdigest()
-    sums = {"images.tar.gz": f"sha256:{digest}"}
-    assert open_source(config(tmp_path, url=url, checksums=sums)).files.entries()
+    checksums = {"images.tar.gz": f"sha256:{digest}"}
+    assert open_source(config(tmp_path, url=url, checksums=checksums)).files.entries()
 
 
 def test_breed_of_several_words_is_parsed_from_the_photo_id(oxford):
-    row = "american_pit_bull_terrier_7 3 2 2\n"
-    catalogue = oxford(trainval=TRAINVAL + row).catalogue()
+    line = "american_pit_bull_terrier_7 3 2 2\n"
+    catalogue = oxford(trainval=TRAINVAL + line).catalogue()
     assert catalogue.photos["american_pit_bull_terrier_7"].label == "American Pit Bull Terrier"
 
 
 def test_only_list_txt_is_optional(tmp_path, write_oxford):
-    for left_out in LISTS:
-        folder = tmp_path / left_out
-        write_oxford(folder, PHOTOS, {n: text for n, text in LISTS.items() if n != left_out})
+    for missing in LISTS:
+        folder = tmp_path / missing
+        write_oxford(folder, PHOTOS, {n: text for n, text in LISTS.items() if n != missing})
         source = open_source(config(tmp_path, url=str(folder)))
-        if left_out == "list.txt":
+        if missing == "list.txt":
             assert len(source.catalogue().photos) == 4
         else:
-            with pytest.raises(PetsError, match=f"contains no {left_out}"):
+            with pytest.raises(PetsError, match=f"contains no {missing}"):
                 source.catalogue()
 
 
@@ -139,16 +139,16 @@ def test_hidden_annotation_file_in_another_encoding_is_ignored(tmp_path, write_a
 
 
 @pytest.fixture(params=["file", "memory"])
-def mine(request, tmp_path) -> str:
-    """A folder called mine, on disk or in another store."""
+def folder_url(request, tmp_path) -> str:
+    """URL of a folder named mine, on disk or in memory."""
     return str(tmp_path / "mine") if request.param == "file" else f"memory://{tmp_path.name}/mine"
 
 
-def test_each_folder_is_a_class(tmp_path, mine):
+def test_each_folder_is_a_class(tmp_path, folder_url):
     paths = ["Birman/a.jpg", "README.md", "pug/b.jpg", "pug/deep/a.jpg", "pug/notes.txt"]
     for path in (*paths, "pug/.DS_Store", ".git/x.jpg"):
-        storage.write_bytes(f"{mine}/{path}", path.encode())
-    source = open_source(config(tmp_path, url=f"{mine}/"))
+        storage.write_bytes(f"{folder_url}/{path}", path.encode())
+    source = open_source(config(tmp_path, url=f"{folder_url}/"))
     assert (source.name, source.has_predefined_split) == ("mine", False)
     catalogue = source.catalogue()
     assert list(catalogue.vocabulary.items()) == [("Birman", None), ("pug", None)]
@@ -159,9 +159,9 @@ def test_each_folder_is_a_class(tmp_path, mine):
     assert list(source.files.read(paths)) == [path.encode() for path in paths]
 
 
-@pytest.mark.parametrize("around", ["", "photos/", "data/photos/"])
-def test_single_parent_folder_of_the_classes_is_ignored(tmp_path, write_archive, around):
-    names = [f"{around}{label}/{n}.jpg" for label in ("a", "b") for n in range(2)]
+@pytest.mark.parametrize("parent", ["", "photos/", "data/photos/"])
+def test_single_parent_folder_of_the_classes_is_ignored(tmp_path, write_archive, parent):
+    names = [f"{parent}{label}/{n}.jpg" for label in ("a", "b") for n in range(2)]
     write_archive(tmp_path / "mine.tar.gz", [(name, b"x") for name in names])
     source = open_source(config(tmp_path, url=str(tmp_path / "mine.tar.gz")))
     assert list(source.catalogue().vocabulary) == ["a", "b"]
@@ -228,12 +228,12 @@ def test_folder_without_classes_raises_pets_error(tmp_path, jpeg):
 
 
 def cut_at_a_header(archive: bytes) -> bytes:
-    """The archive compressed up to the middle of its last header: tarfile alone sees no fault."""
+    """Truncate an archive within its last header, which tarfile alone does not detect."""
     tar = gzip.decompress(archive)
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         offset = opened.getmembers()[-1].offset
-    whole = gzip.compress(tar[: offset + 100])
-    return whole[:-8]
+    compressed = gzip.compress(tar[: offset + 100])
+    return compressed[:-8]
 
 
 CUTS = {
@@ -247,7 +247,7 @@ CUTS = {
     "padding": lambda data: data[:-20],
     "at a header": cut_at_a_header,
     "flipped bits": lambda data: data[: len(data) // 2] + bytes(8) + data[len(data) // 2 + 8 :],
-    "no gzip": lambda data: b"<html>404</html>" * 100,
+    "not gzip": lambda data: b"<html>404</html>" * 100,
 }
 
 

@@ -33,15 +33,15 @@ def test_decimal_separator_is_detected(values, numbers):
 
 
 @pytest.mark.parametrize(
-    ("values", "fault"),
+    ("values", "message"),
     [
         (["1,234", "5"], "a.csv: column b: '1,234' is ambiguous: .*Set r.decimal to , or ."),
         (["1,234", "1.234"], "'1,234' is ambiguous"),
         (["3,5", "4.5"], "'3,5' has a decimal comma and '4.5' a decimal point. Set r.decimal"),
     ],
 )
-def test_ambiguous_decimal_separator_is_refused(values, fault):
-    with pytest.raises(PetsError, match=fault):
+def test_ambiguous_decimal_separator_is_refused(values, message):
+    with pytest.raises(PetsError, match=message):
         parse_numbers(pa.array(values), setting="r.decimal", where="a.csv: column b")
 
 
@@ -53,6 +53,6 @@ def test_set_separator_or_other_delimiter_resolves_the_ambiguity(decimal, delimi
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)), st.sampled_from(".,"))
-def test_written_numbers_are_read_back(numbers, mark):
-    values = pa.array([str(number).replace(".", mark) for number in numbers], pa.string())
-    assert parse_numbers(values, mark).tolist() == numbers
+def test_written_numbers_are_read_back(numbers, separator):
+    values = pa.array([str(number).replace(".", separator) for number in numbers], pa.string())
+    assert parse_numbers(values, separator).tolist() == numbers
