@@ -1,4 +1,4 @@
-"""Shards that others read: Hugging Face datasets, pandas, DuckDB, pyarrow; and damage seen."""
+"""Shards are readable by datasets, pandas, DuckDB and pyarrow; damage is detected."""
 
 import io
 import random
@@ -21,7 +21,7 @@ from pets_core.data.ingest.duplicates import perceptual_hashes
 from pets_core.data.ingest.images import inspect
 from pets_core.errors import PetsError
 
-ROWS = 7  # a row group
+ROWS = 7  # per row group
 MIB = 1 << 20
 
 
@@ -38,7 +38,7 @@ def config(tmp_path, url, **source) -> PipelineConfig:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory, drawn_sample):
-    """The drawn sample."""
+    """Manifest of the ingested sample."""
     return ingest(config(tmp_path_factory.mktemp("sample"), drawn_sample))
 
 
@@ -52,7 +52,7 @@ def shards(manifest) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def paths(shards) -> list[str]:
-    return [path for own in shards.values() for path in own]
+    return [path for urls in shards.values() for path in urls]
 
 
 def test_datasets_decodes_images_and_names_classes(manifest, shards, tmp_path, monkeypatch):
@@ -61,7 +61,7 @@ def test_datasets_decodes_images_and_names_classes(manifest, shards, tmp_path, m
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     datasets = pytest.importorskip("datasets")
     loaded = datasets.load_dataset("parquet", data_files=shards, cache_dir=str(tmp_path / "cache"))
-    assert {split: len(own) for split, own in loaded.items()} == {
+    assert {split: len(rows) for split, rows in loaded.items()} == {
         split: info.num_rows for split, info in manifest.splits.items()
     }
     features = loaded["train"].features
@@ -84,11 +84,11 @@ def test_pandas_reads_shards(manifest, paths):
 
 
 def test_duckdb_reads_shards(manifest, paths):
-    found = duckdb.sql(f"SELECT class_name, count(*) FROM read_parquet({paths}) GROUP BY ALL")
+    result = duckdb.sql(f"SELECT class_name, count(*) FROM read_parquet({paths}) GROUP BY ALL")
     counts = Counter()
     for info in manifest.splits.values():
         counts.update(dict(zip(manifest.class_names, info.class_counts, strict=True)))
-    assert dict(found.fetchall()) == counts
+    assert dict(result.fetchall()) == counts
     biggest = duckdb.sql(
         f"SELECT id, octet_length(image.bytes) AS size FROM read_parquet({paths}) "
         "ORDER BY size DESC, id LIMIT 1"
@@ -98,13 +98,13 @@ def test_duckdb_reads_shards(manifest, paths):
 
 
 def test_pyarrow_reads_shards_as_one_data_set(manifest, paths):
-    found = pyarrow.dataset.dataset(paths, format="parquet")
-    assert found.schema.equals(SCHEMA)
-    one = found.to_table(columns=["id"], filter=pyarrow.dataset.field("label") == 3)
+    result = pyarrow.dataset.dataset(paths, format="parquet")
+    assert result.schema.equals(SCHEMA)
+    one = result.to_table(columns=["id"], filter=pyarrow.dataset.field("label") == 3)
     assert len(one) == sum(info.class_counts[3] for info in manifest.splits.values())
 
 
-def test_rows_say_what_the_photos_are(manifest, paths):
+def test_row_metadata_matches_the_photos(manifest, paths):
     for path in paths:
         for row in pq.read_table(path).to_pylist():
             data = row["image"]["bytes"]
@@ -112,8 +112,8 @@ def test_rows_say_what_the_photos_are(manifest, paths):
                 assert (row["width"], row["height"]) == image.size
             assert row["sha256"] == sha256(data).hexdigest()
             assert row["phash"] == int(perceptual_hashes(inspect(data).thumbnail[None])[0])
-            about = manifest.classes[row["label"]]
-            assert (row["class_name"], row["species"]) == (about.name, about.species)
+            class_info = manifest.classes[row["label"]]
+            assert (row["class_name"], row["species"]) == (class_info.name, class_info.species)
             assert path.rsplit("/", 1)[1].startswith(f"{row['split']}-")
 
 
@@ -134,7 +134,7 @@ def test_shards_and_row_groups_are_bounded(tmp_path, jpeg):
         assert sum(len(image["bytes"]) for image in images) <= MIB
 
 
-def test_photos_are_stored_as_they_are_and_the_rest_compressed(paths):
+def test_photo_bytes_are_uncompressed_and_other_columns_compressed(paths):
     group = pq.read_metadata(paths[0]).row_group(0)
     codecs = {c.path_in_schema: c.compression for c in map(group.column, range(group.num_columns))}
     assert codecs.pop("image.bytes") == "UNCOMPRESSED"
@@ -143,20 +143,20 @@ def test_photos_are_stored_as_they_are_and_the_rest_compressed(paths):
     assert data in Path(paths[0]).read_bytes()
 
 
-def damaged(path, tmp_path, place, bit=1) -> str:
+def damaged(path, tmp_path, offset, bit=1) -> str:
     data = bytearray(Path(path).read_bytes())
-    data[place] ^= bit
+    data[offset] ^= bit
     copy = tmp_path / "damaged.parquet"
     copy.write_bytes(data)
     return str(copy)
 
 
-def test_a_flipped_bit_of_a_photo_is_seen_on_reading(paths, tmp_path):
+def test_flipped_photo_bit_fails_on_read(paths, tmp_path):
     photo = pq.read_table(paths[0])["image"][3]["bytes"].as_py()
     start = Path(paths[0]).read_bytes().index(photo)
-    for place in (start, start + len(photo) // 2, start + len(photo) - 1):
-        copy = damaged(paths[0], tmp_path, place)
-        # Who does not ask for the checksums gets another photo.
+    for offset in (start, start + len(photo) // 2, start + len(photo) - 1):
+        copy = damaged(paths[0], tmp_path, offset)
+        # Without checksum verification, pyarrow returns the wrong bytes.
         assert pq.read_table(copy)["image"][3]["bytes"].as_py() != photo
         with pytest.raises(PetsError, match=r"damaged\.parquet is damaged"):
             read_table(copy)
@@ -164,27 +164,27 @@ def test_a_flipped_bit_of_a_photo_is_seen_on_reading(paths, tmp_path):
             read_table(copy, ["image"])
 
 
-def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(paths, tmp_path):
-    chance = random.Random(0)
+def test_damaged_shard_raises_pets_error_or_reads_all_rows(paths, tmp_path):
+    rng = random.Random(0)
     path = min(paths, key=lambda p: pq.read_metadata(p).num_rows)
     whole = pq.read_table(path)
     size = Path(path).stat().st_size
-    seen = 0
-    # Half the flips in the last 4 KiB, where the footer is.
-    for place in [chance.randrange(size) for _ in range(60)] + [
-        chance.randrange(size - 4096, size) for _ in range(60)
+    num_errors = 0
+    # Half of the flips hit the last 4 KiB, which contain the footer.
+    for offset in [rng.randrange(size) for _ in range(60)] + [
+        rng.randrange(size - 4096, size) for _ in range(60)
     ]:
         try:
-            table = read_table(damaged(path, tmp_path, place, 1 << chance.randrange(8)))
+            table = read_table(damaged(path, tmp_path, offset, 1 << rng.randrange(8)))
         except PetsError:
-            seen += 1
+            num_errors += 1
         else:
             assert table.num_rows == whole.num_rows
-    assert seen > 60
+    assert num_errors > 60
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all, but long enough to try"])
-def test_what_is_no_parquet_is_an_error_of_ours(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet, but long enough to be parsed"])
+def test_non_parquet_file_raises_pets_error(tmp_path, content):
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(PetsError, match="damaged"):
         read_table(str(tmp_path / "x.parquet"))
@@ -193,7 +193,7 @@ def test_what_is_no_parquet_is_an_error_of_ours(tmp_path, content):
 
 
 @pytest.mark.real_data
-def test_published_photos_have_their_head_boxes(real_data, tmp_path):
+def test_published_head_boxes_are_within_their_photos(real_data, tmp_path):
     manifest = ingest(config(tmp_path, real_data / "oxford-iiit-pet-3breeds-original"))
     rows = [
         row

@@ -1,4 +1,4 @@
-"""What people are shown of a data set."""
+"""Thumbnails and warnings of a data set."""
 
 import io
 
@@ -23,10 +23,10 @@ def manifest(tmp_path, write_folder):
     )
 
 
-def test_thumbnails_are_small_and_of_the_photos_asked_for(manifest):
-    found = thumbnails(manifest, ["a/0.jpg", "b/7.jpg", "c/1.jpg"], 12)
-    assert set(found) == {"a/0.jpg", "b/7.jpg"}
-    for data in found.values():
+def test_thumbnails_are_small_and_only_of_requested_photos(manifest):
+    images = thumbnails(manifest, ["a/0.jpg", "b/7.jpg", "c/1.jpg"], 12)
+    assert set(images) == {"a/0.jpg", "b/7.jpg"}
+    for data in images.values():
         with Image.open(io.BytesIO(data)) as image:
             assert image.size == (12, 8)
 
@@ -37,7 +37,7 @@ def with_train(manifest, *counts):
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"),
+    ("counts", "expected"),
     [
         ((10, 100), []),
         ((10, 101), ["largest class has 101"]),
@@ -45,13 +45,13 @@ def with_train(manifest, *counts):
         ((3, 31), ["a (3)", "smallest 3"]),
     ],
 )
-def test_small_and_unequal_classes_are_warned_of(manifest, counts, said):
+def test_small_and_imbalanced_classes_cause_warnings(manifest, counts, expected):
     warnings = class_warnings(with_train(manifest, *counts))
-    assert len(warnings) == len(said)
-    assert all(words in warning for words, warning in zip(said, warnings, strict=True))
+    assert len(warnings) == len(expected)
+    assert all(part in warning for part, warning in zip(expected, warnings, strict=True))
 
 
-def test_a_class_that_nothing_judges_is_warned_of(manifest):
+def test_class_without_validation_photos_causes_a_warning(manifest):
     valid = manifest.splits["valid"].model_copy(update={"class_counts": (0, 9)})
-    judged = manifest.model_copy(update={"splits": manifest.splits | {"valid": valid}})
-    assert "Split valid has no photos of 1 of 2 classes" in class_warnings(judged)[-1]
+    changed = manifest.model_copy(update={"splits": manifest.splits | {"valid": valid}})
+    assert "Split valid has no photos of 1 of 2 classes" in class_warnings(changed)[-1]

@@ -1,4 +1,4 @@
-"""Versions: equal input, equal bytes; growth reads what is new; nothing in use is swept away."""
+"""Versions: reproducible bytes, incremental ingest, diff, verify and garbage collection."""
 
 import io
 import json
@@ -32,7 +32,7 @@ from pets_core.data.versions import (
 from pets_core.errors import PetsError
 from pets_core.maintenance.retention import collect_garbage
 
-OLD = 3 * 24 * 3600  # seconds: well past the grace of a day
+OLD = 3 * 24 * 3600  # seconds: longer than the grace period of one day
 
 
 def config(store, url, ingest=None, **source) -> PipelineConfig:
@@ -48,8 +48,8 @@ def config(store, url, ingest=None, **source) -> PipelineConfig:
 
 @pytest.fixture(scope="module")
 def add(jpeg):
-    """Add the photos of these numbers to a source; photos of noise, some 75 kB each."""
-    drawn = {}
+    """Write noise photos of about 75 kB, named by number, to a source."""
+    cache = {}
 
     def write(root, numbers, version=0) -> list[str]:
         paths = []
@@ -57,8 +57,8 @@ def add(jpeg):
             path = root / "ab"[number % 2] / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             key = number, version
-            drawn[key] = drawn.get(key) or jpeg(number + 10_000 * version, 300, 300)
-            path.write_bytes(drawn[key])
+            cache[key] = cache.get(key) or jpeg(number + 10_000 * version, 300, 300)
+            path.write_bytes(cache[key])
             paths.append(f"{path.parent.name}/{path.name}")
         return paths
 
@@ -73,7 +73,7 @@ def photos(tmp_path, add) -> Path:
 
 @pytest.fixture
 def inspected(monkeypatch) -> list[str]:
-    """Hashes of the photos that were decoded."""
+    """SHA-256 of each decoded photo."""
     seen, inspect = [], shards_module.inspect
 
     def spy(data):
@@ -89,7 +89,7 @@ def hashes(root, paths) -> list[str]:
 
 
 def shards(manifest) -> dict[str, str]:
-    """Hash of each shard's file, by its name; bytes would make failures slow to tell."""
+    """SHA-256 of each shard file by name; comparing bytes would make failures slow to print."""
     return {
         shard.path: sha256(Path(manifest.shard_url(shard)).read_bytes()).hexdigest()
         for info in manifest.splits.values()
@@ -103,7 +103,7 @@ def splits(manifest) -> dict[str, str]:
 
 
 def files(store, *without) -> dict[str, tuple[int, int]]:
-    """Each file with inode and time: what is written again is another file."""
+    """Inode and modification time of each file; both change on a rewrite."""
     found = {p.relative_to(store): p.stat() for p in Path(store).rglob("*") if p.is_file()}
     return {
         str(path): (stat.st_ino, stat.st_mtime_ns)
@@ -127,10 +127,10 @@ def same_content(one, other) -> bool:
     )
 
 
-# --- equal input, equal bytes -------------------------------------------------------------------
+# --- reproducible bytes ---------------------------------------------------------------------------
 
 
-def test_the_same_source_again_is_the_same_version(tmp_path, photos, inspected):
+def test_unchanged_source_gives_the_same_version(tmp_path, photos, inspected):
     store = tmp_path / "store"
     first = ingest(config(store, photos))
     assert len(shards(first)) > 4
@@ -143,13 +143,13 @@ def test_the_same_source_again_is_the_same_version(tmp_path, photos, inspected):
 
 
 @pytest.mark.parametrize("num_workers", [1, 5])
-def test_the_number_of_workers_is_nothing(tmp_path, photos, num_workers):
+def test_number_of_workers_does_not_change_the_version(tmp_path, photos, num_workers):
     first = ingest(config(tmp_path / "one", photos))
     other = ingest(config(tmp_path / "other", photos, {"num_workers": num_workers}))
     assert same_content(first, other)
 
 
-def test_the_order_in_which_shards_finish_is_nothing(tmp_path, photos):
+def test_shard_order_does_not_change_the_version(tmp_path, photos):
     first = ingest(config(tmp_path / "one", photos))
     other = config(tmp_path / "other", photos)
     for shard in reversed(plan_dataset(other).shards):
@@ -157,13 +157,13 @@ def test_the_order_in_which_shards_finish_is_nothing(tmp_path, photos):
     assert same_content(first, ingest(other))
 
 
-def test_the_order_in_which_photos_came_is_nothing(tmp_path, photos, add):
+def test_photo_order_does_not_change_the_version(tmp_path, photos, add):
     add(tmp_path / "elsewhere/photos", reversed(range(60)))
     first = ingest(config(tmp_path / "one", photos))
     assert same_content(first, ingest(config(tmp_path / "other", tmp_path / "elsewhere/photos")))
 
 
-def test_times_are_nothing(tmp_path, photos):
+def test_modification_times_do_not_change_the_version(tmp_path, photos):
     store = tmp_path / "store"
     first = ingest(config(store, photos))
     before = files(store, "plans", "journal")
@@ -183,16 +183,16 @@ def test_times_are_nothing(tmp_path, photos):
         ({}, {"name": "other"}),
     ],
 )
-def test_what_shapes_the_shards_shapes_the_fingerprint(tmp_path, photos, settings, source):
+def test_settings_that_affect_shards_change_the_fingerprint(tmp_path, photos, settings, source):
     first = ingest(config(tmp_path / "store", photos))
     other = ingest(config(tmp_path / "store", photos, settings, **source))
     assert other.fingerprint != first.fingerprint
 
 
-# --- growth -------------------------------------------------------------------------------------
+# --- incremental ingest ---------------------------------------------------------------------------
 
 
-def test_growth_reads_what_is_new_and_keeps_the_rest(tmp_path, photos, add, inspected):
+def test_added_photos_are_read_and_existing_shards_kept(tmp_path, photos, add, inspected):
     store = tmp_path / "store"
     add(photos, range(200, 320))
     first = ingest(config(store, photos))
@@ -205,7 +205,7 @@ def test_growth_reads_what_is_new_and_keeps_the_rest(tmp_path, photos, add, insp
     assert first.parent is None
     assert sorted(inspected) == hashes(photos, new)
     assert files(store).items() >= before.items()
-    # Each new photo touches one shard, which may become two.
+    # Each new photo changes one shard, which may be split in two.
     assert len(shards(first)) > 10
     assert len(shards(first).keys() - shards(second).keys()) <= 2
     assert len(shards(second).keys() - shards(first).keys()) <= 4
@@ -216,55 +216,55 @@ def test_growth_reads_what_is_new_and_keeps_the_rest(tmp_path, photos, add, insp
     assert load_manifest(first.url) == first
 
 
-def change(chance, photos, add, numbers, version) -> set[int]:
-    """Add, remove and alter some photos; return the numbers there are now."""
-    new = {chance.randrange(1000, 2000) for _ in range(chance.randrange(8))}
-    gone = set(chance.sample(sorted(numbers), chance.randrange(4)))
-    for number in gone:
+def change(rng, photos, add, numbers, version) -> set[int]:
+    """Add, remove and change some photos; return the numbers of the current photos."""
+    new = {rng.randrange(1000, 2000) for _ in range(rng.randrange(8))}
+    removed = set(rng.sample(sorted(numbers), rng.randrange(4)))
+    for number in removed:
         (photos / "ab"[number % 2] / f"{number}.jpg").unlink()
-    altered = chance.sample(sorted(numbers - gone), chance.randrange(3))
+    changed = rng.sample(sorted(numbers - removed), rng.randrange(3))
     add(photos, new)
-    add(photos, altered, version)
-    return numbers - gone | new
+    add(photos, changed, version)
+    return numbers - removed | new
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("duplicates", ["keep", "drop"])
-def test_growing_and_starting_anew_end_in_the_same_bytes(tmp_path, add, seed, duplicates, jpeg):
-    chance, photos, numbers = random.Random(seed), tmp_path / "photos", set(range(40))
+def test_incremental_and_full_ingest_give_the_same_bytes(tmp_path, add, seed, duplicates, jpeg):
+    rng, photos, numbers = random.Random(seed), tmp_path / "photos", set(range(40))
     add(photos, numbers)
-    for number in range(6):  # likes of one another, some of which are in other splits
+    for number in range(6):  # duplicates, some of them in different splits
         (photos / "a" / f"like{number}.jpg").write_bytes(jpeg(5000, 300, 300))
     settings = {"duplicates": duplicates}
     grown = ingest(config(tmp_path / "grown", photos, settings))
     for step in range(1, 4):
         before = splits(grown)
-        numbers = change(chance, photos, add, numbers, step)
+        numbers = change(rng, photos, add, numbers, step)
         grown = ingest(config(tmp_path / "grown", photos, settings))
-        anew = ingest(config(tmp_path / f"anew{step}", photos, settings))
-        assert same_content(grown, anew)
+        fresh = ingest(config(tmp_path / f"fresh{step}", photos, settings))
+        assert same_content(grown, fresh)
         after = splits(grown)
         assert all(after[photo] == before[photo] for photo in after.keys() & before.keys())
         assert len(after) + grown.num_quarantined == len(numbers) + 6
     assert (grown.num_quarantined > 0) == (duplicates == "drop")
 
 
-def test_removed_and_altered_photos_are_told(tmp_path, photos, add, inspected):
+def test_diff_reports_removed_and_changed_photos(tmp_path, photos, add, inspected):
     store = tmp_path / "store"
     first = ingest(config(store, photos))
     inspected.clear()
     (photos / "b/7.jpg").unlink()
-    altered = add(photos, [4, 5], version=1)
+    changed = add(photos, [4, 5], version=1)
     second = ingest(config(store, photos))
-    assert sorted(inspected) == hashes(photos, altered)
+    assert sorted(inspected) == hashes(photos, changed)
     assert diff(first, second)._asdict() == {
-        "added": [], "removed": ["b/7.jpg"], "changed": altered, "relabelled": [], "moved": [],
+        "added": [], "removed": ["b/7.jpg"], "changed": changed, "relabelled": [], "moved": [],
     }  # fmt: skip
     back = diff(second, first)
-    assert (back.added, back.removed, back.changed) == (["b/7.jpg"], [], altered)
+    assert (back.added, back.removed, back.changed) == (["b/7.jpg"], [], changed)
 
 
-def test_a_removed_photo_is_nothing_new_to_read(tmp_path, photos, inspected):
+def test_removed_photo_causes_no_reads(tmp_path, photos, inspected):
     ingest(config(tmp_path / "store", photos))
     inspected.clear()
     (photos / "b/7.jpg").unlink()
@@ -272,7 +272,7 @@ def test_a_removed_photo_is_nothing_new_to_read(tmp_path, photos, inspected):
     assert inspected == []
 
 
-def test_a_source_that_is_as_it_was_is_its_old_version(tmp_path, photos, add, inspected):
+def test_reverted_source_gives_its_earlier_version(tmp_path, photos, add, inspected):
     first = ingest(config(tmp_path / "store", photos))
     (new,) = add(photos, [100])
     second = ingest(config(tmp_path / "store", photos))
@@ -284,7 +284,7 @@ def test_a_source_that_is_as_it_was_is_its_old_version(tmp_path, photos, add, in
     assert inspected == []
 
 
-def test_moved_and_relabelled_photos_are_told(tmp_path, add):
+def test_diff_reports_moved_and_relabelled_photos(tmp_path, add):
     folder = tmp_path / "pets"
     paths = add(folder, range(40))
 
@@ -303,16 +303,16 @@ def test_moved_and_relabelled_photos_are_told(tmp_path, add):
     assert moved
 
 
-# --- verify -------------------------------------------------------------------------------------
+# --- verify ---------------------------------------------------------------------------------------
 
 
-def faults(manifest) -> dict[str, str]:
-    return {shard.path: fault for shard, fault in verify(manifest) if fault}
+def shard_errors(manifest) -> dict[str, str]:
+    return {shard.path: error for shard, error in verify(manifest) if error}
 
 
-def test_a_version_in_order_has_no_faults(tmp_path, photos):
+def test_intact_version_has_no_errors(tmp_path, photos):
     manifest = ingest(config(tmp_path / "store", photos))
-    assert faults(manifest) == {}
+    assert shard_errors(manifest) == {}
     assert [shard.path for shard, _ in verify(manifest)] == list(shards(manifest))
 
 
@@ -326,7 +326,7 @@ def test_damaged_and_missing_shards_are_found(tmp_path, photos):
     flipped.write_bytes(data)
     cut.write_bytes(cut.read_bytes()[:-1])
     missing.unlink()
-    found = faults(manifest)
+    found = shard_errors(manifest)
     assert list(found) == [path.name for path in paths[:3]]
     assert "SHA-256 differs from the manifest's" in found[flipped.name]
     assert "SHA-256 differs from the manifest's" in found[cut.name]
@@ -337,41 +337,41 @@ def test_damaged_and_missing_shards_are_found(tmp_path, photos):
             continue
         with pytest.raises(PetsError) as caught:
             read_shard(manifest, shard)
-        assert str(caught.value) == found[shard.path], "readers are told the same"
+        assert str(caught.value) == found[shard.path], "read_shard and verify give the same message"
 
 
-@pytest.mark.parametrize("fault", ["other photo", "row fewer", "row more", "no parquet"])
-def test_a_shard_that_is_wrong_from_the_start_is_found(tmp_path, photos, fault):
-    """The file's hash is the manifest's, and yet its photos are not what they should be."""
+@pytest.mark.parametrize("damage", ["other photo", "row fewer", "row more", "no parquet"])
+def test_shard_with_wrong_photos_and_matching_hash_is_found(tmp_path, photos, damage):
+    """The file matches the hash in the manifest, but its photos are wrong."""
     manifest = ingest(config(tmp_path / "store", photos))
     train = manifest.splits["train"]
     shard = train.shards[0]
     path = Path(manifest.shard_url(shard))
     table = pq.read_table(path)
     rows = table.to_pylist()
-    if fault == "other photo":
+    if damage == "other photo":
         rows[1]["image"]["bytes"] = rows[0]["image"]["bytes"]
-    elif fault == "row fewer":
+    elif damage == "row fewer":
         rows.pop()
-    elif fault == "row more":
+    elif damage == "row more":
         rows.append({**rows[0], "sha256": "of another photo"})
     buffer = io.BytesIO()
     pq.write_table(table.from_pylist(rows, table.schema), buffer)
-    data = b"nothing of the kind" if fault == "no parquet" else buffer.getvalue()
+    data = b"not a Parquet file" if damage == "no parquet" else buffer.getvalue()
     path.write_bytes(data)
-    wrong = shard.model_copy(update={"sha256": sha256(data).hexdigest()})
-    wrong_train = train.model_copy(update={"shards": (wrong, *train.shards[1:])})
-    told = manifest.model_copy(update={"splits": {**manifest.splits, "train": wrong_train}})
-    (found,) = faults(told).values()
-    if fault != "no parquet":
-        good = len(table) - (fault != "row more")
+    damaged_shard = shard.model_copy(update={"sha256": sha256(data).hexdigest()})
+    damaged_train = train.model_copy(update={"shards": (damaged_shard, *train.shards[1:])})
+    damaged = manifest.model_copy(update={"splits": {**manifest.splits, "train": damaged_train}})
+    (found,) = shard_errors(damaged).values()
+    if damage != "no parquet":
+        good = len(table) - (damage != "row more")
         assert f"{good} of {len(table)} photos match their SHA-256" in found
 
 
-# --- finding ------------------------------------------------------------------------------------
+# --- find and list --------------------------------------------------------------------------------
 
 
-def test_versions_are_found_by_name_and_by_the_start_of_a_fingerprint(tmp_path, photos, add):
+def test_versions_are_found_by_name_and_fingerprint_prefix(tmp_path, photos, add):
     store = str(tmp_path / "store")
     first = ingest(config(store, photos))
     add(photos, [100])
@@ -389,7 +389,7 @@ def test_versions_are_found_by_name_and_by_the_start_of_a_fingerprint(tmp_path, 
     assert newest_version(f"{store}/datasets/photos") == second
 
 
-def test_what_is_not_found_is_an_error_with_a_suggestion(tmp_path, photos):
+def test_unknown_version_raises_an_error_with_a_suggestion(tmp_path, photos):
     store = str(tmp_path / "store")
     with pytest.raises(PetsError, match="photos: no such data set or version in"):
         find_version(store, "photos")
@@ -404,31 +404,31 @@ def test_what_is_not_found_is_an_error_with_a_suggestion(tmp_path, photos):
         find_version(store, manifest.fingerprint)
 
 
-def test_a_start_that_two_fingerprints_share_is_an_error_that_lists_them(tmp_path, photos):
+def test_ambiguous_fingerprint_prefix_lists_the_matches(tmp_path, photos):
     store = str(tmp_path / "store")
     manifest = ingest(config(store, photos))
-    likes = [f"ab{end * 18}" for end in "01"]
-    for fingerprint in likes:
+    fingerprints = [f"ab{end * 18}" for end in "01"]
+    for fingerprint in fingerprints:
         url = storage.join(store, "datasets/photos", fingerprint)
         commit_manifest(manifest.model_copy(update={"fingerprint": fingerprint, "url": url}))
     with pytest.raises(PetsError, match="ab is ambiguous") as error:
         find_version(store, "ab")
-    assert all(fingerprint in str(error.value) for fingerprint in likes)
+    assert all(fingerprint in str(error.value) for fingerprint in fingerprints)
 
 
-def test_a_store_that_was_moved_is_read_where_it_is(tmp_path, photos):
+def test_moved_store_is_readable(tmp_path, photos):
     manifest = ingest(config(tmp_path / "store", photos))
     (tmp_path / "store").rename(tmp_path / "moved")
     (found,) = list_versions(str(tmp_path / "moved"))
     assert found.fingerprint == manifest.fingerprint
-    assert faults(found) == {}
+    assert shard_errors(found) == {}
 
 
-# --- sweeping -----------------------------------------------------------------------------------
+# --- garbage collection ---------------------------------------------------------------------------
 
 
 def age(store, *under) -> None:
-    """Make files look old."""
+    """Set the modification time of files to three days ago."""
     for path in Path(store).rglob("*"):
         if path.is_file() and (not under or set(under) & set(path.parts)):
             os.utime(path, (time.time() - OLD, time.time() - OLD))
@@ -436,7 +436,7 @@ def age(store, *under) -> None:
 
 @pytest.fixture
 def grown(tmp_path, photos, add):
-    """A store with two versions and what an ingest that was killed left; all of it old."""
+    """An old store with two versions and the files of a killed ingest."""
     store = tmp_path / "store"
     first = ingest(config(store, photos))
     add(photos, [100, 101])
@@ -446,7 +446,7 @@ def grown(tmp_path, photos, add):
     (root / f"shards/.{next(iter(shards(second)))}.partial-1234abcd").write_bytes(b"half")
     (root / "contracts/.00002.json.partial-1234abcd").write_bytes(b"half")
     (root / "0123456789abcdef0123").mkdir()
-    (root / "0123456789abcdef0123/photos.parquet").write_bytes(b"no manifest beside")
+    (root / "0123456789abcdef0123/photos.parquet").write_bytes(b"no manifest")
     age(store)
     return store, first, second
 
@@ -460,7 +460,7 @@ def kinds(store, garbage) -> set[str]:
     return {Path(item.url).relative_to(root).parts[0] for item in garbage}
 
 
-def test_garbage_is_told_and_left_where_it_is(grown):
+def test_dry_run_lists_garbage_and_deletes_nothing(grown):
     store, first, second = grown
     before = files(store)
     found = collect_garbage(str(store))
@@ -475,7 +475,7 @@ def test_garbage_is_told_and_left_where_it_is(grown):
     assert {i.num_bytes for i in found if i.url.endswith("dead.parquet")} == {4}
 
 
-def test_garbage_is_removed_and_what_versions_use_is_not(grown, photos, inspected):
+def test_garbage_is_deleted_and_files_in_use_are_kept(grown, photos, inspected):
     store, first, second = grown
     before = files(store)
     removed = collect_garbage(str(store), delete=True)
@@ -483,8 +483,8 @@ def test_garbage_is_removed_and_what_versions_use_is_not(grown, photos, inspecte
         str(Path(item.url).relative_to(store)) for item in removed
     }
     assert collect_garbage(str(store), delete=True) == []
-    assert faults(first) == faults(second) == {}
-    # The journal is there still: nothing is written or read again.
+    assert shard_errors(first) == shard_errors(second) == {}
+    # The journal is kept, so nothing is written or read again.
     kept = files(store, "plans")
     inspected.clear()
     assert ingest(config(store, photos)) == second
@@ -492,7 +492,7 @@ def test_garbage_is_removed_and_what_versions_use_is_not(grown, photos, inspecte
     assert inspected == []
 
 
-def test_the_young_is_left(grown):
+def test_recent_garbage_is_kept(grown):
     store, _, _ = grown
     for path in store.rglob("*dead*"):
         os.utime(path)
@@ -511,64 +511,64 @@ def test_keeping_one_version_removes_the_files_of_the_others(grown, photos, insp
     assert only_first
     assert only_first <= names(removed)
     assert list_versions(str(store)) == [second]
-    assert (faults(second), shards(second)) == ({}, kept)
+    assert (shard_errors(second), shards(second)) == ({}, kept)
     assert not Path(first.url, "photos.parquet").exists()
     inspected.clear()
     assert ingest(config(store, photos)) == second
     assert inspected == []
-    # The removed version can be made again.
+    # The removed version can be created again.
     for number in (100, 101):
         (photos / "ab"[number % 2] / f"{number}.jpg").unlink()
     again = ingest(config(store, photos))
     assert (again.fingerprint, again.parent) == (first.fingerprint, second.fingerprint)
-    assert faults(again) == {}
+    assert shard_errors(again) == {}
 
 
-def test_a_version_that_a_run_goes_on_with_is_left(grown):
+def test_version_in_use_by_a_run_is_kept(grown):
     store, first, second = grown
     collect_garbage(str(store), keep=1, delete=True, in_use={first.fingerprint})
     assert list_versions(str(store)) == [first, second]
-    assert faults(first) == {}
+    assert shard_errors(first) == {}
 
 
 @pytest.mark.parametrize("keep", [2, 5])
-def test_keeping_more_versions_than_there_are_keeps_them(grown, keep):
+def test_keeping_more_versions_than_exist_keeps_all(grown, keep):
     store, first, second = grown
     collect_garbage(str(store), keep=keep, delete=True)
     assert list_versions(str(store)) == [first, second]
-    assert faults(first) == faults(second) == {}
+    assert shard_errors(first) == shard_errors(second) == {}
 
 
-def test_each_data_set_keeps_its_own(tmp_path, grown, photos):
+def test_keep_applies_to_each_data_set(tmp_path, grown, photos):
     store, _, second = grown
     other = ingest(config(store, photos, name="other"))
     age(store)
     collect_garbage(str(store), keep=1, delete=True)
     assert list_versions(str(store)) == [second, other]
-    assert faults(second) == faults(other) == {}
+    assert shard_errors(second) == shard_errors(other) == {}
 
 
-def test_a_young_version_keeps_its_old_shards(grown):
+def test_recent_version_keeps_its_old_shards(grown):
     store, first, second = grown
     for path in Path(first.url).iterdir():
         os.utime(path)
     collect_garbage(str(store), keep=1, delete=True)
     assert list_versions(str(store)) == [first, second]
-    assert faults(first) == {}
+    assert shard_errors(first) == {}
 
 
-def test_a_young_note_keeps_its_old_shard(grown, photos):
-    """As of an ingest under way that found its shards in the store."""
+def test_recent_journal_record_keeps_its_old_shard(grown, photos):
+    """A running ingest may reuse shards that it found in the store."""
     store, first, _ = grown
     for path in (store / "datasets/photos/journal").iterdir():
         os.utime(path)
     assert not names(collect_garbage(str(store), keep=1, delete=True)) & shards(first).keys()
     for number in (100, 101):
         (photos / "ab"[number % 2] / f"{number}.jpg").unlink()
-    assert faults(ingest(config(store, photos))) == {}
+    assert shard_errors(ingest(config(store, photos))) == {}
 
 
-def test_a_sweep_that_is_killed_leaves_no_version_in_part(grown, monkeypatch):
+def test_killed_garbage_collection_leaves_no_partial_version(grown, monkeypatch):
     store, _, second = grown
     fs, _ = storage.filesystem(str(store))
     removed = []
@@ -582,13 +582,13 @@ def test_a_sweep_that_is_killed_leaves_no_version_in_part(grown, monkeypatch):
     monkeypatch.setattr(type(fs), "rm", partial(rm, real=fs.rm))
     num_files = len(collect_garbage(str(store), keep=1))
     assert num_files > 10
-    # Each sweep removes one file more.
+    # Each collection deletes one more file.
     for _ in range(num_files):
         removed.clear()
         with suppress(KeyboardInterrupt):
             collect_garbage(str(store), keep=1, delete=True)
         for manifest in list_versions(str(store)):
-            assert faults(manifest) == {}
+            assert shard_errors(manifest) == {}
             assert Path(manifest.url, "photos.parquet").exists()
         shard_files = {path.name for path in store.rglob("shards/*.parquet")}
         for note in store.rglob("journal/*.json"):
@@ -597,19 +597,19 @@ def test_a_sweep_that_is_killed_leaves_no_version_in_part(grown, monkeypatch):
     assert list_versions(str(store)) == [second]
 
 
-def test_sweeping_a_store_that_is_no_local_folder(tmp_path, photos, inspected, add):
-    store = f"memory://sweep-{tmp_path.name}"
+def test_garbage_is_collected_in_a_remote_store(tmp_path, photos, inspected, add):
+    store = f"memory://collect-{tmp_path.name}"
     ingest(config(store, photos))
     add(photos, [100])
     second = ingest(config(store, photos))
     memory = fsspec.filesystem("memory")
-    memory.pipe(f"/sweep-{tmp_path.name}/datasets/photos/shards/train-dead.parquet", b"dead")
+    memory.pipe(f"/collect-{tmp_path.name}/datasets/photos/shards/train-dead.parquet", b"dead")
     inspected.clear()
     collect_garbage(store, keep=1, delete=True, grace_seconds=-1.0)
     assert list_versions(store) == [second]
-    assert [fault for _, fault in verify(second) if fault] == []
-    left = {path.rsplit("/", 2)[1] for path in memory.find(f"/sweep-{tmp_path.name}")}
-    assert left == {"shards", "journal", "contracts", second.fingerprint}
+    assert [error for _, error in verify(second) if error] == []
+    folders = {path.rsplit("/", 2)[1] for path in memory.find(f"/collect-{tmp_path.name}")}
+    assert folders == {"shards", "journal", "contracts", second.fingerprint}
     assert ingest(config(store, photos)) == second
     assert inspected == []
 
@@ -618,12 +618,12 @@ def test_an_empty_store_has_no_garbage(tmp_path):
     assert collect_garbage(str(tmp_path / "store"), delete=True) == []
 
 
-# --- data sets of the form before ---------------------------------------------------------------
+# --- data sets of schema version 1 ----------------------------------------------------------------
 
 
 @pytest.fixture
-def old_form(tmp_path, photos) -> Path:
-    """A store with a data set as the code before this wrote it: shards beside the manifest."""
+def old_store(tmp_path, photos) -> Path:
+    """A store with a data set of schema version 1: shards in the folder of the manifest."""
     made = ingest(config(tmp_path / "made", photos))
     folder = tmp_path / "store/datasets/photos" / ("0d" * 10)
     folder.mkdir(parents=True)
@@ -640,8 +640,8 @@ def old_form(tmp_path, photos) -> Path:
     return tmp_path / "store"
 
 
-def test_an_old_data_set_is_listed_and_a_new_version_goes_beside_it(old_form, photos):
-    store = str(old_form)
+def test_schema_1_data_set_is_listed_next_to_a_new_version(old_store, photos):
+    store = str(old_store)
     (old,) = list_versions(store)
     assert (old.schema_version, old.num_rows) == (1, 60)
     assert newest_version(f"{store}/datasets/photos") is None
@@ -654,22 +654,22 @@ def test_an_old_data_set_is_listed_and_a_new_version_goes_beside_it(old_form, ph
     assert [m.fingerprint for m in list_versions(store)] == [old.fingerprint, new.fingerprint]
 
 
-def test_an_old_data_set_is_no_garbage_until_it_is_out_of_date(old_form, photos):
-    age(old_form)
-    assert collect_garbage(str(old_form), delete=True) == []
-    new = ingest(config(old_form, photos))
-    collect_garbage(str(old_form), keep=1, delete=True)
-    assert list_versions(str(old_form)) == [new]
+def test_schema_1_data_set_is_garbage_only_once_superseded(old_store, photos):
+    age(old_store)
+    assert collect_garbage(str(old_store), delete=True) == []
+    new = ingest(config(old_store, photos))
+    collect_garbage(str(old_store), keep=1, delete=True)
+    assert list_versions(str(old_store)) == [new]
 
 
-def test_versions_tell_when_they_were_made(tmp_path, photos):
+def test_manifest_has_a_utc_creation_time(tmp_path, photos):
     manifest = ingest(config(tmp_path / "store", photos))
     made = datetime.fromisoformat(manifest.created_at)
     assert made.utcoffset().total_seconds() == 0
     assert abs(made.timestamp() - time.time()) < 60
 
 
-def test_sweeping_spares_a_data_set_that_was_renamed(grown):
+def test_garbage_collection_keeps_a_renamed_data_set(grown):
     store, _, second = grown
     folder = Path(second.url).parent
     folder.rename(folder.with_name("backup"))
@@ -677,10 +677,10 @@ def test_sweeping_spares_a_data_set_that_was_renamed(grown):
         assert "/datasets/backup/" in item.url
     (manifest,) = list_versions(str(store))
     assert manifest.fingerprint == second.fingerprint
-    assert faults(manifest) == {}
+    assert shard_errors(manifest) == {}
 
 
-def test_sweeping_a_folder_that_cannot_be_listed_removes_nothing(grown, monkeypatch):
+def test_garbage_collection_of_an_unlistable_folder_deletes_nothing(grown, monkeypatch):
     store, _, second = grown
     fs, _ = storage.filesystem(str(store))
 

@@ -1,4 +1,4 @@
-"""Whatever ends an ingest, readers see the old version or the new one, and a retry ends well."""
+"""Interrupted ingests: readers see the old or the new version, and a retry succeeds."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from pets_core.data.ingest.commit import ingest
 from pets_core.data.versions import list_versions, verify
 from pets_core.errors import PetsError
 
-# Forks a process for each n, which ends itself by SIGKILL at the n-th event of writing files.
+# Forks one process per n; it kills itself with SIGKILL at the n-th file-writing event.
 KILLER = """
 import os, signal, sys
 from contextlib import contextmanager
@@ -39,11 +39,11 @@ def event():
 
 @contextmanager
 def writing(url, *setting):
-    event()                      # before the file is there
+    event()                      # before the file exists
     with real(url, *setting) as file:
         yield file
-        event()                  # written, not yet under its name
-    event()                      # under its name
+        event()                  # written, not yet renamed
+    event()                      # renamed
 
 storage.writing = writing
 while True:
@@ -56,7 +56,7 @@ while True:
         break
 print(last)
 """
-WHOLE = """
+INGEST = """
 import sys
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
@@ -81,80 +81,80 @@ def settings(tmp_path, write_folder) -> PipelineConfig:
 
 
 def start(settings: PipelineConfig) -> subprocess.Popen:
-    """A process that is ready to ingest when it is told to."""
+    """Start a process that ingests once a line arrives on its standard input."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WHOLE, settings.model_dump_json()],
+        [sys.executable, "-c", INGEST, settings.model_dump_json()],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process
 
 
-def go(process: subprocess.Popen) -> None:
-    process.stdin.write("go\n")
+def signal_start(process: subprocess.Popen) -> None:
+    process.stdin.write("start\n")
     process.stdin.flush()
 
 
-def assert_whole(store: str, expected) -> None:
-    """No version, or the one expected, every photo of it readable."""
+def assert_consistent(store: str, expected) -> None:
+    """Assert that the store has no version, or the expected one with every photo readable."""
     found = list_versions(store)
     assert [m.fingerprint for m in found] in ([], [expected.fingerprint])
     for manifest in found:
         assert manifest.splits == expected.splits
-        assert [fault for _, fault in verify(manifest) if fault] == []
+        assert [error for _, error in verify(manifest) if error] == []
 
 
-def test_killed_at_every_event_of_writing(settings, tmp_path):
+def test_ingest_killed_at_any_write_leaves_a_consistent_store(settings, tmp_path):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     done = subprocess.run(
         [sys.executable, "-c", KILLER, settings.model_dump_json()],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     num_events = int(done.stdout) - 1
-    assert num_events >= 3 * 9  # two shards and their notes, plan, contract, the version's files
+    assert num_events >= 3 * 9  # two shards, their journal records, plan, contract, version files
     committed = 0
     for number in range(1, num_events + 1):
         store = f"{settings.store}/{number}"
-        assert_whole(store, expected)
+        assert_consistent(store, expected)
         committed += len(list_versions(store))
         again = ingest(settings.model_copy(update={"store": store}))
         assert again.fingerprint == expected.fingerprint
-        assert_whole(store, expected)
-    assert committed == 1  # killed after the manifest had its name
+        assert_consistent(store, expected)
+    assert committed == 1  # killed after the manifest was renamed
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(settings, tmp_path, write_folder):
+def test_ingest_killed_at_random_times_leaves_a_consistent_store(settings, tmp_path, write_folder):
     write_folder(tmp_path / "mine", {"a": 300, "b": 300})
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
-    draw, ended = random.Random(0), []
+    rng, exit_codes = random.Random(0), []
     for _ in range(6):
         process = start(settings)
-        go(process)
-        time.sleep(draw.uniform(0.02, 0.8))
+        signal_start(process)
+        time.sleep(rng.uniform(0.02, 0.8))
         process.kill()
-        ended.append(process.wait())
+        exit_codes.append(process.wait())
         process.communicate()
-        assert_whole(settings.store, expected)
-    assert -signal.SIGKILL in ended
+        assert_consistent(settings.store, expected)
+    assert -signal.SIGKILL in exit_codes
     assert ingest(settings).fingerprint == expected.fingerprint
-    assert_whole(settings.store, expected)
+    assert_consistent(settings.store, expected)
 
 
-def test_two_ingests_of_one_source_at_once(settings, tmp_path):
+def test_concurrent_ingests_store_one_version(settings, tmp_path):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
     processes = [start(settings) for _ in range(3)]
     for process in processes:
-        go(process)
+        signal_start(process)
     for process in processes:
         out, error = process.communicate(timeout=60)
         assert out.strip() == expected.fingerprint, error
-    assert_whole(settings.store, expected)
+    assert_consistent(settings.store, expected)
     assert len(list_versions(settings.store)) == 1
 
 
-def test_a_file_that_may_not_grow(settings, tmp_path):
-    """As a full disk: the write itself fails, half-way through a shard."""
+def test_file_size_limit_keeps_the_previous_version(settings, tmp_path):
+    """As on a full disk, a write fails midway through a shard."""
     first = ingest(settings)
     for number in range(200):
         (tmp_path / "mine/a" / f"new-{number}.jpg").write_bytes(
@@ -162,18 +162,18 @@ def test_a_file_that_may_not_grow(settings, tmp_path):
         )
     process = start(settings)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
-    go(process)
-    _, said = process.communicate(timeout=60)
+    signal_start(process)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert os.strerror(errno.EFBIG) in said
-    assert_whole(settings.store, first)
+    assert os.strerror(errno.EFBIG) in stderr
+    assert_consistent(settings.store, first)
     assert not [p for p in Path(settings.store).rglob("*") if ".partial-" in p.name]
     grown = ingest(settings)
     assert (grown.parent, grown.num_rows) == (first.fingerprint, 240)
-    assert [fault for _, fault in verify(grown) if fault] == []
+    assert [error for _, error in verify(grown) if error] == []
 
 
-def test_a_full_disk(settings, tmp_path):
+def test_full_disk_raises_pets_error_and_a_retry_succeeds(settings, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)]
@@ -186,7 +186,7 @@ def test_a_full_disk(settings, tmp_path):
         assert list_versions(full.store) == []
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         manifest = ingest(full)
-        assert [fault for _, fault in verify(manifest) if fault] == []
+        assert [error for _, error in verify(manifest) if error] == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -200,7 +200,7 @@ class FlakyFile(MemoryFile):
 
 
 class FlakyStore(MemoryFileSystem):
-    """A store in memory that fails for good after some writes."""
+    """In-memory store that fails permanently after `writes_left` writes."""
 
     protocol = ("flaky", "memory")
     store: ClassVar[dict] = {}
@@ -229,25 +229,25 @@ def flaky():
 def attempt(settings: PipelineConfig) -> Exception | None:
     try:
         ingest(settings)
-    except Exception as error:  # noqa: BLE001 - a PetsError where the store was probed
+    except Exception as error:  # noqa: BLE001 - a PetsError if the store check failed
         return error
     return None
 
 
-def test_a_store_that_fails_at_every_write(settings, tmp_path, flaky):
+def test_store_that_fails_at_any_write_stays_consistent(settings, tmp_path, flaky):
     expected = ingest(settings.model_copy(update={"store": str(tmp_path / "expected")}))
-    unlucky = settings.model_copy(update={"store": "flaky://bucket/store"})
+    flaky_settings = settings.model_copy(update={"store": "flaky://bucket/store"})
     failures = 0
     for number in range(1000):
         FlakyStore.store.clear()
         FlakyStore.writes_left = number
-        failure = attempt(unlucky)
+        failure = attempt(flaky_settings)
         if failure is None:
             break
         assert "the store went away" in str(failure)
         FlakyStore.writes_left = -1
-        assert_whole(unlucky.store, expected)
-        assert ingest(unlucky).fingerprint == expected.fingerprint
+        assert_consistent(flaky_settings.store, expected)
+        assert ingest(flaky_settings).fingerprint == expected.fingerprint
         failures += 1
     assert failures > 10
-    assert_whole(unlucky.store, expected)
+    assert_consistent(flaky_settings.store, expected)

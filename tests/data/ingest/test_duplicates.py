@@ -1,4 +1,4 @@
-"""Duplicates: hashes as ImageHash makes them, every near pair found, leaks told by direction."""
+"""Duplicates: hashes match ImageHash, all near pairs are found, leaks have a direction."""
 
 import io
 from itertools import combinations, islice
@@ -43,14 +43,14 @@ def distance(one: bytes, other: bytes) -> int:
     return (phash(one) ^ phash(other)).bit_count()
 
 
-@settings(deadline=None)  # the library's first hash imports SciPy
+@settings(deadline=None)  # the first hash of imagehash imports SciPy
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9))
-def test_random_pictures_hash_as_imagehash_does(seed, count):
+def test_hashes_of_random_pictures_match_imagehash(seed, count):
     pictures = np.random.default_rng(seed).integers(0, 256, (count, 32, 32)).astype(np.uint8)
     assert perceptual_hashes(pictures).tolist() == [library_hash(p) for p in pictures]
 
 
-def test_drawn_pictures_hash_as_imagehash_does(drawn_sample, tmp_path):
+def test_hashes_of_sample_photos_match_imagehash(drawn_sample, tmp_path):
     files = open_archive(str(drawn_sample / "images.tar.gz"), str(tmp_path))
     paths = [entry.path for entry in files.entries()]
     pictures = np.stack([inspect(data).thumbnail for data in files.read(paths)])
@@ -60,14 +60,14 @@ def test_drawn_pictures_hash_as_imagehash_does(drawn_sample, tmp_path):
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 6), st.just(32), st.just(32))))
-def test_a_hash_does_not_depend_on_its_company(pictures):
-    alone = [int(perceptual_hashes(p[None])[0]) for p in pictures]
-    assert perceptual_hashes(pictures).tolist() == alone
+def test_hash_is_independent_of_the_batch(pictures):
+    single = [int(perceptual_hashes(p[None])[0]) for p in pictures]
+    assert perceptual_hashes(pictures).tolist() == single
 
 
 @pytest.mark.parametrize("kind", ["flat", "mirrored"])
-def test_equal_frequencies_are_no_matter_of_rounding(kind):
-    # In exact arithmetic, brightness moves the first frequency alone.
+def test_hash_of_equal_frequencies_is_independent_of_rounding(kind):
+    # In exact arithmetic, brightness changes only the first frequency.
     half = np.random.default_rng(1).integers(50, 150, (40, 32, 16))
     dark = np.concatenate([half, half[:, :, ::-1]], axis=2) if kind == "mirrored" else None
     dark = np.full((1, 32, 32), 60) if dark is None else dark
@@ -84,7 +84,7 @@ def brute_force(hashes, bits) -> set[tuple[int, int]]:
     }
 
 
-def found(hashes, bits) -> set[tuple[int, int]]:
+def find_pairs(hashes, bits) -> set[tuple[int, int]]:
     pairs = set()
     for first, second in near_pairs(np.array(hashes, np.uint64), bits):
         pairs |= set(zip(first.tolist(), second.tolist(), strict=True))
@@ -93,7 +93,7 @@ def found(hashes, bits) -> set[tuple[int, int]]:
 
 @st.composite
 def clustered(draw):
-    """Hashes some of which differ from another in a few bits, as random ones hardly ever do."""
+    """Hashes of which some are near; random hashes almost never are."""
     hashes = draw(st.lists(st.integers(0, 2**64 - 1), max_size=12))
     for _ in range(draw(st.integers(0, 40)) if hashes else 0):
         flipped = draw(st.sets(st.integers(0, 63), max_size=18))
@@ -101,10 +101,10 @@ def clustered(draw):
     return draw(st.permutations(sorted(set(hashes))))
 
 
-@settings(deadline=None, max_examples=60)  # 16 bits: thousands of small steps
+@settings(deadline=None, max_examples=60)  # 16 bits take thousands of small steps
 @given(clustered(), st.sampled_from([0, 1, 2, 6, 9, 16]))
-def test_near_pairs_are_those_of_brute_force(hashes, bits):
-    assert found(hashes, bits) == brute_force(hashes, bits)
+def test_near_pairs_match_brute_force(hashes, bits):
+    assert find_pairs(hashes, bits) == brute_force(hashes, bits)
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3, 6, 16])
@@ -112,79 +112,81 @@ def test_near_pairs_are_those_of_brute_force(hashes, bits):
 def test_hashes_that_share_most_bands_are_all_compared(bits, shared):
     low = np.random.default_rng(3).permutation(1 << 12)[:300]
     hashes = [shared ^ int(number) for number in low]
-    assert found(hashes, bits) == brute_force(hashes, bits)
+    assert find_pairs(hashes, bits) == brute_force(hashes, bits)
 
 
-def crowd(count: int) -> list[int]:
-    """Hashes each two of which differ in at most 6 bits, as those of white backgrounds may."""
+def near_hashes(count: int) -> list[int]:
+    """Hashes that differ pairwise in at most 6 bits, as those of white backgrounds may."""
     near = (sum(1 << bit for bit in flipped) for flipped in combinations(range(60), 3))
     return list(islice(near, count))
 
 
-def test_a_crowd_is_compared_in_linear_time(monkeypatch):
+def test_cluster_of_near_hashes_is_compared_in_linear_time(monkeypatch):
     monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", 16)
-    compared = [
-        sum(len(first) for first, _ in near_pairs(np.array(crowd(count), np.uint64), SMALL))
+    num_compared = [
+        sum(len(first) for first, _ in near_pairs(np.array(near_hashes(count), np.uint64), SMALL))
         for count in (5_000, 20_000)
     ]
-    assert compared[1] < 5 * compared[0], "all pairs would be 16 times as many"
-    assert compared[1] < 20_000 * 16 * 4 * 17  # bands, and how they may differ
+    assert num_compared[1] < 5 * num_compared[0], "all pairs would be 16 times as many"
+    assert num_compared[1] < 20_000 * 16 * 4 * 17  # number of bands, variants per band
 
 
-def test_of_a_crowd_all_are_listed_and_all_leaks_told(monkeypatch):
+def test_all_photos_and_leaks_of_a_cluster_are_listed(monkeypatch):
     monkeypatch.setattr(duplicates_module, "_MAX_CANDIDATES", 16)
-    judged = [(f"z{n}", "test", "x", f"z{n}", 1 << n) for n in range(3)]
-    trained = [(f"a{n:04}", "train", "x", f"a{n}", h) for n, h in enumerate(crowd(3_000))]
-    apart = [("b1", "train", "x", "b1", 2**62 - 1), ("b2", "train", "x", "b2", 2**62 - 2)]
-    duplicates = find_duplicates(table(*judged, *trained, *apart), SMALL)
-    assert leaking(duplicates)["id"].to_pylist() == [photo[0] for photo in trained]
-    others = set(duplicates["id"].to_pylist()) - {photo[0] for photo in trained}
-    assert others == {"b2", "z1", "z2"}
+    test_photos = [(f"z{n}", "test", "x", f"z{n}", 1 << n) for n in range(3)]
+    train_photos = [
+        (f"a{n:04}", "train", "x", f"a{n}", h) for n, h in enumerate(near_hashes(3_000))
+    ]
+    other_photos = [("b1", "train", "x", "b1", 2**62 - 1), ("b2", "train", "x", "b2", 2**62 - 2)]
+    duplicates = find_duplicates(table(*test_photos, *train_photos, *other_photos), SMALL)
+    assert leaking(duplicates)["id"].to_pylist() == [photo[0] for photo in train_photos]
+    other_ids = set(duplicates["id"].to_pylist()) - {photo[0] for photo in train_photos}
+    assert other_ids == {"b2", "z1", "z2"}
     assert set(leaking(duplicates)["distance"].to_pylist()) == {2}
 
 
-def test_nothing_has_no_pairs():
-    assert found([], SMALL) == found([7], SMALL) == set()
+def test_fewer_than_two_hashes_have_no_pairs():
+    assert find_pairs([], SMALL) == find_pairs([7], SMALL) == set()
 
 
 @pytest.fixture(scope="module")
 def photos(drawn_sample, tmp_path_factory) -> list[bytes]:
-    """A few drawn photos of several breeds."""
+    """Sample photos of several breeds."""
     files = open_archive(
         str(drawn_sample / "images.tar.gz"), str(tmp_path_factory.mktemp("packed"))
     )
     return list(files.read([e.path for e in files.entries()][:40:2]))
 
 
-def altered(data: bytes, how: str) -> bytes:
+def changed(data: bytes, change: str) -> bytes:
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    if how == "resized":
+    if change == "resized":
         image = image.resize((image.width * 2 // 3, image.height * 2 // 3))
-    elif how == "brightened":
+    elif change == "brightened":
         image = ImageEnhance.Brightness(image).enhance(1.05)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=40 if how == "compressed" else 90)
+    image.save(buffer, "JPEG", quality=40 if change == "compressed" else 90)
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("how", ["compressed", "resized", "brightened"])
-def test_an_altered_photo_is_near(photos, how):
-    distances = [distance(photo, altered(photo, how)) for photo in photos]
+@pytest.mark.parametrize("change", ["compressed", "resized", "brightened"])
+def test_an_altered_photo_is_near(photos, change):
+    distances = [distance(photo, changed(photo, change)) for photo in photos]
     assert max(distances) <= SMALL
 
 
-def test_another_photo_is_not_near(photos):
-    assert not found([phash(photo) for photo in photos], SMALL)
+def test_different_photos_are_not_near(photos):
+    assert not find_pairs([phash(photo) for photo in photos], SMALL)
 
 
 def table(*rows) -> pa.Table:
     names = ("id", "split", "class_name", "sha256", "phash")
     columns = zip(*rows, strict=True)
-    made = pa.table(dict(zip(names, map(list, columns), strict=True)))
-    return made.set_column(4, "phash", made["phash"].cast(pa.uint64()))
+    result = pa.table(dict(zip(names, map(list, columns), strict=True)))
+    return result.set_column(4, "phash", result["phash"].cast(pa.uint64()))
 
 
-def listed(*rows, bits=SMALL) -> dict[str, tuple]:
+def list_matches(*rows, bits=SMALL) -> dict[str, tuple]:
     duplicates = find_duplicates(table(*rows), bits)
     assert duplicates.schema.equals(DUPLICATES_SCHEMA)
     ids = duplicates["id"].to_pylist()
@@ -193,7 +195,7 @@ def listed(*rows, bits=SMALL) -> dict[str, tuple]:
 
 
 def test_equal_bytes_are_exact_and_close_hashes_near():
-    assert listed(
+    assert list_matches(
         ("a", "train", "x", "s1", 0b0),
         ("b", "train", "x", "s1", 0b0),
         ("c", "train", "x", "s2", 0b111),
@@ -202,14 +204,14 @@ def test_equal_bytes_are_exact_and_close_hashes_near():
     ) == {"b": ("a", 0, True), "c": ("a", 3, False), "d": ("a", 0, False)}
 
 
-def test_no_bits_are_equal_hashes():
+def test_zero_bits_match_only_equal_hashes():
     rows = (
         ("a", "train", "x", "1", 5), ("b", "train", "x", "2", 5), ("c", "train", "x", "3", 4),
     )  # fmt: skip
-    assert listed(*rows, bits=0) == {"b": ("a", 0, False)}
+    assert list_matches(*rows, bits=0) == {"b": ("a", 0, False)}
 
 
-def test_the_earlier_split_leaks_and_the_later_is_not_listed():
+def test_only_the_copy_in_the_earlier_split_is_leaking():
     rows = (
         ("a", "test", "x", "1", 0),
         ("b", "train", "x", "2", 1),
@@ -217,37 +219,37 @@ def test_the_earlier_split_leaks_and_the_later_is_not_listed():
         ("d", "train", "x", "4", 0xFF << 50),
         ("e", "test", "x", "3", 0xFF << 50),
     )
-    assert listed(*rows) == {"b": ("a", 1, False), "c": ("e", 0, True), "d": ("c", 0, False)}
+    assert list_matches(*rows) == {"b": ("a", 1, False), "c": ("e", 0, True), "d": ("c", 0, False)}
     leaks = leaking(find_duplicates(table(*rows), SMALL))
     assert leaks["id"].to_pylist() == ["b", "c", "d"]
 
 
-def test_a_like_in_a_later_split_weighs_more_than_a_nearer_one():
+def test_match_in_a_later_split_outranks_a_nearer_one():
     rows = (
         ("a", "train", "x", "same", 0),
         ("b", "train", "x", "same", 0),
         ("c", "test", "x", "other", 0b11111),
     )
-    assert listed(*rows) == {"a": ("c", 5, False), "b": ("c", 5, False)}
+    assert list_matches(*rows) == {"a": ("c", 5, False), "b": ("c", 5, False)}
 
 
-def test_of_likes_in_later_splits_the_nearest_is_named_then_the_first():
+def test_nearest_then_first_match_in_later_splits_is_listed():
     rows = (
         ("a", "train", "x", "1", 0),
         ("b", "test", "x", "2", 0b11),
         ("c", "valid", "x", "3", 0b1),
         ("d", "valid", "x", "4", 0b10),
     )
-    assert listed(*rows)["a"] == ("c", 1, False)
+    assert list_matches(*rows)["a"] == ("c", 1, False)
 
 
-def test_originals_are_not_listed():
+def test_first_copy_is_not_listed():
     rows = [(f"p{n}", "train", "x", "same", 9) for n in range(5)]
-    assert listed(*rows) == {f"p{n}": ("p0", 0, True) for n in range(1, 5)}
+    assert list_matches(*rows) == {f"p{n}": ("p0", 0, True) for n in range(1, 5)}
     assert not leaking(find_duplicates(table(*rows), SMALL)).num_rows
 
 
-def test_the_other_label_is_told():
+def test_label_of_the_match_is_listed():
     rows = (("a", "train", "cat", "1", 0), ("b", "train", "dog", "1", 0))
     (row,) = find_duplicates(table(*rows), SMALL).to_pylist()
     assert (row["class_name"], row["match_class_name"]) == ("dog", "cat")
@@ -266,49 +268,49 @@ photo_rows = st.lists(
 
 
 @given(photo_rows, st.randoms())
-def test_a_photo_is_listed_when_it_has_a_like_in_a_later_split_or_before_it(rows, random):
+def test_photo_is_listed_if_it_leaks_or_repeats_an_earlier_photo(rows, random):
     order = {"train": 0, "valid": 1, "test": 2}
     photos = [(f"{n:02}", s, c, f"{h}-{v}", h) for n, (s, c, h, v) in enumerate(rows)]
 
-    def has(photo, wanted):
+    def has_match(photo, is_match):
         return any(
-            (p[4] ^ photo[4]).bit_count() <= 2 and wanted(p) for p in photos if p is not photo
+            (p[4] ^ photo[4]).bit_count() <= 2 and is_match(p) for p in photos if p is not photo
         )
 
-    leaks = {p[0] for p in photos if has(p, lambda o, p=p: order[p[1]] < order[o[1]])}
-    doubles = {p[0] for p in photos if has(p, lambda o, p=p: p[1] == o[1] and o[0] < p[0])}
+    leaks = {p[0] for p in photos if has_match(p, lambda o, p=p: order[p[1]] < order[o[1]])}
+    repeats = {p[0] for p in photos if has_match(p, lambda o, p=p: p[1] == o[1] and o[0] < p[0])}
     expected = find_duplicates(table(*photos), 2)
-    assert set(expected["id"].to_pylist()) == leaks | doubles
+    assert set(expected["id"].to_pylist()) == leaks | repeats
     assert set(leaking(expected)["id"].to_pylist()) == leaks
     random.shuffle(photos)
     assert find_duplicates(table(*photos), 2).equals(expected)
 
 
 @settings(deadline=None)
-# The second is like the first, and only the first is like the third.
+# The second matches the first; only the first matches the third.
 @example([("train", "x", 0b11, 0), ("train", "x", 0, 0), ("test", "x", 0b1111, 0)])
 @given(photo_rows)
-def test_what_is_left_without_the_leaking_is_what_another_search_finds(rows):
+def test_drop_leaking_equals_a_new_search(rows):
     photos = table(*((f"{n:02}", s, c, f"{h}-{v}", h) for n, (s, c, h, v) in enumerate(rows)))
-    every = find_duplicates(photos, 2)
-    leaks = set(leaking(every)["id"].to_pylist())
+    duplicates = find_duplicates(photos, 2)
+    leaks = set(leaking(duplicates)["id"].to_pylist())
     left = photos.filter(pa.array([i not in leaks for i in photos["id"].to_pylist()], pa.bool_()))
-    assert drop_leaking(every, left, 2).equals(find_duplicates(left, 2))
+    assert drop_leaking(duplicates, left, 2).equals(find_duplicates(left, 2))
 
 
 @pytest.fixture
 def leaky(tmp_path, jpeg, write_oxford) -> PipelineConfig:
-    """An Oxford source of many shards; photo Cat_1 of train is, re-compressed, Cat_901 of test."""
+    """Oxford source of many shards; test photo Cat_901 is training photo Cat_1, recompressed."""
     names = {split: [f"{c}_{start + n}" for c in ("Cat", "dog") for n in range(30)]
              for split, start in (("trainval", 1), ("test", 900))}  # fmt: skip
     lists = {
         f"{split}.txt": "".join(f"{n} {1 + (n[0] == 'd')} {1 + (n[0] == 'd')} 1\n" for n in own)
         for split, own in names.items()
     }
-    every = [name for own in names.values() for name in own]
-    data = {name: jpeg(place, 300, 300) for place, name in enumerate(every)}
-    data["Cat_901"] = altered(data["Cat_1"], "compressed")
-    write_oxford(tmp_path / "pets", [(f"{n}.jpg", data[n]) for n in every], lists)
+    all_names = [name for own in names.values() for name in own]
+    data = {name: jpeg(place, 300, 300) for place, name in enumerate(all_names)}
+    data["Cat_901"] = changed(data["Cat_1"], "compressed")
+    write_oxford(tmp_path / "pets", [(f"{n}.jpg", data[n]) for n in all_names], lists)
     return PipelineConfig.model_validate(
         {
             "store": str(tmp_path / "store"),
@@ -319,7 +321,7 @@ def leaky(tmp_path, jpeg, write_oxford) -> PipelineConfig:
     )
 
 
-def dropping(config: PipelineConfig) -> PipelineConfig:
+def with_drop(config: PipelineConfig) -> PipelineConfig:
     ingest_config = config.ingest.model_copy(update={"duplicates": "drop"})
     return config.model_copy(update={"ingest": ingest_config, "store": f"{config.store}-drop"})
 
@@ -338,14 +340,14 @@ def test_leaks_are_counted_and_kept_by_default(leaky):
     assert manifest.num_rows == 120
 
 
-def test_dropping_leaves_out_the_training_photo_alone(leaky):
-    kept, dropped = ingest(leaky), ingest(dropping(leaky))
+def test_drop_quarantines_only_the_training_photo(leaky):
+    kept, dropped = ingest(leaky), ingest(with_drop(leaky))
     (row,) = pq.read_table(f"{dropped.url}/quarantine.parquet").to_pylist()
     assert (row["id"], row["path"], row["reason"]) == ("Cat_1", "images/Cat_1.jpg", "duplicate")
     assert "Cat_901" in row["detail"]
     assert ids(dropped, "test") == ids(kept, "test")
-    ours = ids(kept, "train") | ids(kept, "valid")
-    assert ids(dropped, "train") | ids(dropped, "valid") == ours - {"Cat_1"}
+    kept_ids = ids(kept, "train") | ids(kept, "valid")
+    assert ids(dropped, "train") | ids(dropped, "valid") == kept_ids - {"Cat_1"}
     assert dropped.quarantine_reasons == {"duplicate": 1}
     assert dropped.duplicates == {"exact": 0, "near": 0, "leaking": 0, "conflicting": 0}
     assert dropped.num_rows == 119
@@ -353,34 +355,34 @@ def test_dropping_leaves_out_the_training_photo_alone(leaky):
     assert dropped.fingerprint != kept.fingerprint
 
 
-def test_dropping_reads_the_shards_and_searches_once(leaky, monkeypatch):
-    read, searched = [], []
+def test_drop_reads_each_shard_and_searches_once(leaky, monkeypatch):
+    read, sizes = [], []
 
     def read_table(url, columns=None, inner=ingest_module.read_table):
         read.append(url)
         return inner(url, columns)
 
     def pairs(hashes, bits, inner=near_pairs):
-        searched.append(len(hashes))
+        sizes.append(len(hashes))
         return inner(hashes, bits)
 
     monkeypatch.setattr(ingest_module, "read_table", read_table)
     monkeypatch.setattr(duplicates_module, "near_pairs", pairs)
-    manifest = ingest(dropping(leaky))
-    assert searched == [120]
+    manifest = ingest(with_drop(leaky))
+    assert sizes == [120]
     assert len(read) == len(set(read)) > 4
-    held = [
+    expected = [
         (photo, shard.path)
         for info in manifest.splits.values()
         for shard in info.shards
         for photo in pq.read_table(manifest.shard_url(shard), columns=["id"])["id"].to_pylist()
     ]
     index = pq.read_table(f"{manifest.url}/photos.parquet", columns=["id", "shard"])
-    assert list(zip(*(c.to_pylist() for c in index.columns), strict=True)) == held
+    assert list(zip(*(c.to_pylist() for c in index.columns), strict=True)) == expected
 
 
-def test_shards_without_a_leak_are_the_same_bytes_when_dropping(leaky):
-    kept, dropped = ingest(leaky), ingest(dropping(leaky))
+def test_drop_keeps_shards_without_leaks_unchanged(leaky):
+    kept, dropped = ingest(leaky), ingest(with_drop(leaky))
     before, after = (
         {s.path: s.sha256 for info in m.splits.values() for s in info.shards}
         for m in (kept, dropped)
@@ -389,8 +391,8 @@ def test_shards_without_a_leak_are_the_same_bytes_when_dropping(leaky):
     assert len(before.items() - after.items()) == len(after.items() - before.items()) == 1
 
 
-def test_dropping_after_keeping_gives_what_dropping_at_once_gives(leaky):
-    at_once = dropping(leaky)
+def test_keep_followed_by_drop_equals_drop(leaky):
+    at_once = with_drop(leaky)
     ingest(leaky)
     later = at_once.model_copy(update={"store": leaky.store})
     assert ingest(later).fingerprint == ingest(at_once).fingerprint

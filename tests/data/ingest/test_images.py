@@ -1,4 +1,4 @@
-"""Bytes to pixels: every odd photo is either upright RGB or one plain refusal."""
+"""Bytes to pixels: any file gives upright RGB or an UnreadablePhotoError."""
 
 import io
 import random
@@ -43,14 +43,14 @@ def near(pixel, colour, tolerance=4) -> bool:
     return max(abs(int(a) - b) for a, b in zip(pixel, colour, strict=True)) <= tolerance
 
 
-def refusal(data: bytes) -> UnreadablePhotoError:
+def read_error(data: bytes) -> UnreadablePhotoError:
     with pytest.raises(UnreadablePhotoError) as caught:
         open_rgb(data)
     assert str(caught.value) == f"{caught.value.reason}: {caught.value.detail}"
     return caught.value
 
 
-def half_red_left(width=40, height=20) -> Image.Image:
+def left_half_red(width=40, height=20) -> Image.Image:
     image = Image.new("RGB", (width, height), GREEN)
     image.paste(RED, (0, 0, width // 2, height))
     return image
@@ -64,7 +64,7 @@ def half_red_left(width=40, height=20) -> Image.Image:
 def test_exif_rotation_is_undone(orientation, red_side):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(half_red_left(), "JPEG", exif=exif, quality=95)
+    data = encode(left_half_red(), "JPEG", exif=exif, quality=95)
     image, _ = open_rgb(data)
     upright = (40, 20) if orientation < 5 else (20, 40)
     assert image.size == upright
@@ -107,7 +107,7 @@ def test_16_bit_grey_is_scaled(file_format):
     assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 0x7F, 0xFF]
 
 
-def test_transparency_is_laid_over_white():
+def test_transparency_is_composited_over_white():
     rgba = Image.new("RGBA", (4, 1), (*RED, 255))
     rgba.putpixel((1, 0), (0, 0, 0, 0))
     rgba.putpixel((2, 0), (0, 0, 0, 128))
@@ -125,13 +125,13 @@ def test_a_transparent_palette_colour_is_white():
     assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, GREEN]
 
 
-def test_grey_with_transparency():
+def test_transparent_grey_is_white():
     image, _ = open_rgb(encode(Image.new("LA", (2, 2), (0, 0)), "PNG"))
     assert image.getpixel((0, 0)) == WHITE
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_frame_of_an_animation_is_taken(file_format):
+def test_first_frame_of_an_animation_is_used(file_format):
     frames = [Image.new("RGB", (8, 6), colour) for colour in (RED, GREEN)]
     keywords = {"lossless": True} if file_format == "WEBP" else {}
     data = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **keywords)
@@ -142,36 +142,36 @@ def test_the_first_frame_of_an_animation_is_taken(file_format):
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_photo_cut_short_is_damaged(file_format, share):
+def test_truncated_photo_is_damaged(file_format, share):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = encode(Image.fromarray(pixels), file_format)
-    assert refusal(data[: int(len(data) * share)]).reason in ("damaged", "not_an_image")
+    assert read_error(data[: int(len(data) * share)]).reason in ("damaged", "not_an_image")
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "JPEG"])
-def test_the_type_is_told_by_content(file_format):
-    """No name is asked for: the published photos hold a GIF and PNGs named .jpg."""
+def test_format_is_detected_from_content(file_format):
+    """The published photos include a GIF and PNGs named .jpg."""
     data = encode(Image.new("P" if file_format == "GIF" else "RGB", (8, 6)), file_format)
     assert inspect(data).format == file_format
 
 
 @pytest.mark.parametrize(
-    ("head", "what"),
+    ("head", "expected"),
     [(b"MATLAB 5.0", "a MATLAB file"), (b"\x00\x05\x16\x07", "an AppleDouble file"),
      (b"PK\x03\x04", "a zip archive"), (b"<!DOCTYPE html>", "markup"), (b"?", "of no known type"),
      ("Ein Kätzchen\n".encode() * 300, "text"),
      (b"\xd0\xcf\x11\xe0", "a thumbnail cache or an Office file")],
 )  # fmt: skip
-def test_what_is_no_image_is_named(head, what):
-    error = refusal(head if what == "text" else head + bytes(300))
-    assert (error.reason, error.detail) == ("not_an_image", what)
+def test_type_of_a_non_image_file_is_named(head, expected):
+    error = read_error(head if expected == "text" else head + bytes(300))
+    assert (error.reason, error.detail) == ("not_an_image", expected)
 
 
 @pytest.mark.parametrize("size", [(8, 6), (500, 300), (64, 2000)])
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
-def test_a_photo_is_inspected(size, file_format):
-    """The size is the stored photo's, though a large JPEG is decoded at a smaller scale."""
-    info = inspect(encode(half_red_left(*size), file_format))
+def test_inspect_returns_size_and_thumbnail(size, file_format):
+    """The size is that of the stored photo, even if a large JPEG is decoded at a reduced scale."""
+    info = inspect(encode(left_half_red(*size), file_format))
     assert (info.width, info.height) == size
     assert (info.thumbnail.shape, info.thumbnail.dtype) == ((32, 32), np.uint8)
     assert abs(int(info.thumbnail[16, 4]) - 76) < 8
@@ -179,7 +179,7 @@ def test_a_photo_is_inspected(size, file_format):
 
 
 def test_a_thumbnail_is_upright():
-    """White left of the stored photo; orientation 6 turns it to the top."""
+    """The left half is white; orientation 6 rotates it to the top."""
     image = Image.new("L", (400, 200))
     image.paste(255, (0, 0, 200, 200))
     exif = Image.Exif()
@@ -190,37 +190,37 @@ def test_a_thumbnail_is_upright():
 
 
 def test_inspection_decodes_all_of_a_jpeg():
-    """A cut far below what the small scale would need is seen."""
+    """A truncation near the end of the file is detected at a reduced scale too."""
     pixels = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
     data = encode(Image.fromarray(pixels), "JPEG")
     with pytest.raises(UnreadablePhotoError, match="damaged"):
         inspect(data[: int(len(data) * 0.98)])
 
 
-def test_no_bytes_is_empty():
-    assert refusal(b"").reason == "empty"
+def test_zero_bytes_are_empty():
+    assert read_error(b"").reason == "empty"
 
 
 @pytest.mark.parametrize("data", [b"x", b"a text file named .jpg\n" * 50, b"<html>", b"\0" * 4096])
-def test_other_files_are_no_image(data):
-    assert refusal(data).reason == "not_an_image"
+def test_other_files_are_not_images(data):
+    assert read_error(data).reason == "not_an_image"
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 6_000), (20_000, 20_000)])
-def test_a_bomb_is_refused_before_it_is_decoded(width, height, monkeypatch):
-    """The first is above our bound only, the second above Pillow's too."""
+def test_decompression_bomb_is_refused_before_decoding(width, height, monkeypatch):
+    """The first exceeds only our limit, the second Pillow's limit too."""
     data = encode(Image.new("1", (width, height)), "PNG")
     monkeypatch.setattr(images, "_orientation", None)
-    error = refusal(data)
+    error = read_error(data)
     assert error.reason == "too_many_pixels"
 
 
-def test_any_damage_gives_pixels_or_one_plain_refusal(capfd):
-    """Decoders raise anything on damaged bytes; only our own error may come out."""
+def test_damaged_photo_gives_pixels_or_unreadable_photo_error(capfd):
+    """Decoders raise arbitrary exceptions; only UnreadablePhotoError may propagate."""
     source = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
-    rng, refused = random.Random(0), 0
+    rng, num_refused = random.Random(0), 0
     for file_format in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DDS", "AVIF"):
         keywords = {"exif": exif} if file_format in ("JPEG", "PNG", "WEBP", "TIFF") else {}
         data = encode(source, file_format, **keywords)
@@ -231,41 +231,41 @@ def test_any_damage_gives_pixels_or_one_plain_refusal(capfd):
             try:
                 assert decode(bytes(damaged), 16).shape == (16, 16, 3)
             except UnreadablePhotoError:
-                refused += 1
-    assert refused > 100
+                num_refused += 1
+    assert num_refused > 100
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, KeyError])
-def test_whatever_a_decoder_raises_is_damage(monkeypatch, jpeg, error):
+def test_any_decoder_exception_is_reported_as_damage(monkeypatch, jpeg, error):
     def fail(_):
         raise error("odd")
 
     monkeypatch.setattr(images, "_orientation", fail)
-    assert refusal(jpeg()).reason == "damaged"
+    assert read_error(jpeg()).reason == "damaged"
 
 
 @pytest.mark.parametrize("at_least", [16, 50, 64, 100, 127, 300, 1000])
 @pytest.mark.parametrize("size", [(500, 300), (300, 500), (400, 101)])
-def test_a_reduced_jpeg_is_at_least_as_large_as_asked(at_least, size):
+def test_reduced_jpeg_has_at_least_the_requested_size(at_least, size):
     data = encode(Image.new("RGB", size, RED), "JPEG")
     image, _ = open_rgb(data, at_least=at_least)
     assert min(image.size) >= min(at_least, *size)
     assert image.width / image.height == pytest.approx(size[0] / size[1], rel=0.05)
 
 
-def test_a_large_jpeg_is_really_reduced():
+def test_large_jpeg_is_reduced():
     data = encode(Image.new("RGB", (800, 800), RED), "JPEG")
     assert open_rgb(data, at_least=100)[0].size == (100, 100)
 
 
 def test_decode_stretches_to_a_square():
-    pixels = decode(encode(half_red_left(80, 20), "PNG"), 32)
+    pixels = decode(encode(left_half_red(80, 20), "PNG"), 32)
     assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
     assert near(pixels[16, 8], RED)
     assert near(pixels[16, 24], GREEN)
 
 
-def test_decode_keeps_the_pixels_of_a_photo_of_that_size():
+def test_decode_keeps_the_pixels_of_a_photo_of_the_target_size():
     source = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     np.testing.assert_array_equal(decode(encode(Image.fromarray(source), "PNG"), 32), source)
 
@@ -275,30 +275,30 @@ def test_decode_keeps_the_pixels_of_a_photo_of_that_size():
     [("a.jpg", True), ("A.JPEG", True), ("a.png", True), ("a.webp", True), ("a.tif", True),
      ("a.mat", False), ("a", False), ("a.txt", False), ("._a.jpg", False), (".jpg", False)],
 )  # fmt: skip
-def test_photo_names(name, photo):
+def test_decodable_suffixes(name, photo):
     assert has_decodable_suffix(name) == photo
 
 
 @pytest.mark.parametrize(
-    ("path", "detail", "plainly"),
+    ("path", "detail", "expected"),
     [("a.txt", "of no known type", True), ("README", "text", True),
      ("a.mp4", "of no known type", True),
      ("Thumbs.db", "a thumbnail cache or an Office file", True), ("a.jpg", "text", False),
      ("a.jpg.crdownload", "of no known type", False), ("a", "of no known type", False)],
 )  # fmt: skip
-def test_what_is_plainly_no_photo(path, detail, plainly):
-    assert is_clearly_not_photo(path, detail) == plainly
+def test_clearly_not_photo_depends_on_name_and_type(path, detail, expected):
+    assert is_clearly_not_photo(path, detail) == expected
 
 
 @pytest.mark.parametrize(
-    ("path", "maybe"),
+    ("path", "expected"),
     [("x/a.jpg", True), ("x/a", True), ("x.y/a", True), ("a.mat", False), ("x/._a.jpg", False)],
 )
-def test_names_that_do_not_speak_against_a_photo(path, maybe):
-    assert may_be_photo(path) == maybe
+def test_names_that_may_be_photos(path, expected):
+    assert may_be_photo(path) == expected
 
 
-def test_postscript_is_never_run():
+def test_postscript_is_never_executed():
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(UnreadablePhotoError, match="not_an_image"):
         open_rgb(script)
@@ -320,26 +320,26 @@ def tiff(values) -> bytes:
         (np.int32, [0, 2_570, 65_535], [0, 10, 255]),
     ],
 )
-def test_grey_of_32_bits_is_scaled_by_the_smallest_range_that_holds_it(kind, values, levels):
+def test_32_bit_grey_is_scaled_by_the_smallest_fitting_range(kind, values, levels):
     image, _ = open_rgb(tiff(np.array([values], kind)))
     assert np.asarray(image)[0, :, 1].tolist() == levels
 
 
-def test_levels_of_more_than_8_bits_where_0_is_white():
+def test_tiff_levels_with_white_as_zero_are_inverted():
     for values in (np.uint16([[0, 65_535]]), np.float32([[0, 1]])):
         data = encode(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
         assert np.asarray(open_rgb(data)[0])[0, :, 0].tolist() == [255, 0]
 
 
-def test_a_tiff_that_pillow_does_not_read_is_explained():
-    assert "64-bit floats" in refusal(b"II*\0" + bytes(200)).detail
+def test_error_of_an_unsupported_tiff_names_the_cause():
+    assert "64-bit floats" in read_error(b"II*\0" + bytes(200)).detail
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_orientation_and_size_are_told_of_every_format(file_format):
+def test_orientation_and_size_are_read_from_every_format(file_format):
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encode(half_red_left(40, 20), file_format, exif=exif)
+    data = encode(left_half_red(40, 20), file_format, exif=exif)
     info = inspect(data)
     assert (info.orientation, info.width, info.height) == (6, 20, 40)
     assert read_orientation(data) == 6
@@ -352,8 +352,8 @@ def test_orientation_and_size_are_told_of_every_format(file_format):
      np.float32([0, 80_000]), np.float32([-0.2, 1]), np.int32([-1, 5]), np.int32([0, 65_536])],
     ids=str,
 )  # fmt: skip
-def test_values_in_no_range_are_refused(values):
-    error = refusal(tiff(values[None]))
+def test_values_outside_every_range_are_refused(values):
+    error = read_error(tiff(values[None]))
     assert error.reason == "values_out_of_range"
     assert "65,535" in error.detail
 
@@ -375,12 +375,12 @@ def test_scaling_keeps_order_and_never_wraps(values, kind):
 
 
 def exif_with(entries: list[tuple[int, int, int, bytes]], order: str = "<", count=None) -> bytes:
-    """EXIF with these (tag, type, count, 4 bytes), whose first directory may lie about its size."""
-    mark = b"II*\0" if order == "<" else b"MM\0*"
+    """EXIF of (tag, type, count, 4 bytes) entries; `count` falsifies the size of the directory."""
+    byte_order = b"II*\0" if order == "<" else b"MM\0*"
     directory = struct.pack(f"{order}IH", 8, len(entries) if count is None else count)
     for tag, kind, number, value in entries:
         directory += struct.pack(f"{order}HHI", tag, kind, number) + value
-    return b"Exif\0\0" + mark + directory + bytes(4)
+    return b"Exif\0\0" + byte_order + directory + bytes(4)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -388,18 +388,18 @@ def exif_with(entries: list[tuple[int, int, int, bytes]], order: str = "<", coun
     "broken",
     [
         (0x011A, 10, 1, b"\xff\xff\xff\x7f"),  # a rational beyond the end
-        (0x011A, 5, 1, bytes(4)),  # a rational over the header
+        (0x011A, 5, 1, bytes(4)),  # a rational that overlaps the header
         (0x8769, 4, 1, b"\xff\xff\xff\x7f"),  # a directory beyond the end
-        (0x8825, 99, 7, bytes(4)),  # a type that is none
+        (0x8825, 99, 7, bytes(4)),  # an unknown type
         (0x010F, 2, 2**31, bytes(4)),  # a text of 2 GiB
         (0x927C, 7, 3, b"\x01\x02\x03\x04"),
     ],
 )
-def test_the_orientation_holds_whatever_else_of_exif_is_broken(order, broken):
+def test_orientation_is_read_from_broken_exif(order, broken):
     orientation = (0x0112, 3, 1, struct.pack(f"{order}HH", 6, 0))
     for entries in ([orientation, broken], [broken, orientation]):
         body = exif_with(entries, order)
-        data = encode(half_red_left(40, 20), "JPEG", quality=95)
+        data = encode(left_half_red(40, 20), "JPEG", quality=95)
         segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
         data = data[:2] + segment + data[2:]
         image, _ = open_rgb(data)
@@ -408,20 +408,20 @@ def test_the_orientation_holds_whatever_else_of_exif_is_broken(order, broken):
         assert (inspect(data).orientation, read_orientation(data)) == (6, 6)
 
 
-def test_the_orientation_is_found_where_pillow_reads_no_exif(monkeypatch):
+def test_orientation_is_read_when_pillow_cannot_parse_exif(monkeypatch):
     def fail(_):
         raise SyntaxError("broken")
 
     exif = Image.Exif()
     exif[0x0112] = 8
-    data = encode(half_red_left(40, 20), "JPEG", exif=exif, quality=95)
+    data = encode(left_half_red(40, 20), "JPEG", exif=exif, quality=95)
     monkeypatch.setattr(Image.Image, "getexif", fail)
     assert open_rgb(data)[0].size == (20, 40)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_places_are_turned_as_pixels_are(orientation):
-    """The corner of a red square, found on the upright photo by its colour."""
+def test_coordinates_are_rotated_like_pixels(orientation):
+    """The corners of a red rectangle, located by colour in the upright photo."""
     stored = Image.new("RGB", (40, 24), GREEN)
     stored.paste(RED, (8, 16, 12, 20))
     exif = Image.Exif()
@@ -434,10 +434,10 @@ def test_places_are_turned_as_pixels_are(orientation):
 
 
 @pytest.mark.parametrize("value", [0, 9, 77, 65_535])
-def test_an_orientation_that_is_none_turns_nothing(value):
+def test_invalid_orientation_is_ignored(value):
     exif = Image.Exif()
     exif[0x0112] = value
-    assert open_rgb(encode(half_red_left(40, 20), "PNG", exif=exif))[0].size == (40, 20)
+    assert open_rgb(encode(left_half_red(40, 20), "PNG", exif=exif))[0].size == (40, 20)
 
 
 P3 = np.array(
@@ -446,7 +446,7 @@ P3 = np.array(
 SRGB = np.array(
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
 )
-"""Primaries to XYZ of D50, columns red, green, blue."""
+"""Primaries in XYZ (D50); columns are red, green, blue."""
 
 
 def display_p3() -> bytes:
@@ -458,14 +458,14 @@ def display_p3() -> bytes:
     for entry in range(int.from_bytes(data[128:132], "big")):
         tag, start = data[132 + 12 * entry : 136 + 12 * entry], 136 + 12 * entry
         if tag in (b"rXYZ", b"gXYZ", b"bXYZ"):
-            place = int.from_bytes(data[start : start + 4], "big") + 8
+            offset = int.from_bytes(data[start : start + 4], "big") + 8
             column = P3[:, "rgb".index(chr(tag[0]))]
-            data[place : place + 12] = struct.pack(">3i", *(column * 65_536).round().astype(int))
+            data[offset : offset + 12] = struct.pack(">3i", *(column * 65_536).round().astype(int))
     return bytes(data)
 
 
 def p3_to_srgb(colour) -> tuple[int, ...]:
-    """By the matrices, not by the library."""
+    """Convert with the matrices, independently of the library."""
     encoded = np.array(colour) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     linear = (np.linalg.inv(SRGB) @ P3 @ linear).clip(0, 1)
@@ -496,7 +496,7 @@ def test_a_wide_gamut_profile_is_converted_to_srgb(file_format, mode):
     ],
     ids=["sRGB", "LAB", "none", "cut short"],
 )
-def test_any_other_profile_changes_nothing(profile):
+def test_other_profiles_are_ignored(profile):
     colour = (200, 100, 60)
     data = encode(Image.new("RGB", (32, 32), colour), "PNG", icc_profile=profile)
     assert open_rgb(data)[0].getpixel((5, 5)) == colour
@@ -507,7 +507,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)
 
 @pytest.fixture
 def without_plugins(monkeypatch):
-    """As where neither pillow-heif nor pillow-jxl-plugin is installed."""
+    """Simulate an installation without pillow-heif and pillow-jxl-plugin."""
     for package in formats._PLUGINS:
         monkeypatch.setitem(sys.modules, package, None)
     for name in ("HEIF", "JXL"):
@@ -526,9 +526,9 @@ def without_plugins(monkeypatch):
     ("data", "extra"),
     [(HEIC, "heif"), (b"\xff\x0a" + bytes(99), "jxl"), (b"FUJIFILMCCD-RAW", "rawpy")],
 )
-def test_a_format_without_a_decoder_names_the_package(without_plugins, data, extra):
-    """Whatever its name is: phones write HEIC into files named .jpg."""
-    error = refusal(data)
+def test_error_of_a_format_without_decoder_names_the_package(without_plugins, data, extra):
+    """The file name is ignored, as phones write HEIC into files named .jpg."""
+    error = read_error(data)
     assert error.reason == NO_DECODER
     assert extra in error.detail
 
@@ -538,7 +538,7 @@ def test_a_format_without_a_decoder_names_the_package(without_plugins, data, ext
     [("IMG_1.HEIC", "heif"), ("a.heif", "heif"), ("a.jxl", "jxl"), ("a.NEF", "rawpy"),
      ("a.dng", "rawpy"), ("a.jpg", None), ("a.txt", None), ("a", None)],
 )  # fmt: skip
-def test_names_without_a_decoder(without_plugins, name, remedy):
+def test_suffixes_without_a_decoder_have_a_remedy(without_plugins, name, remedy):
     found = remedy_by_suffix(name)
     assert found is None if remedy is None else remedy in found
 
@@ -549,6 +549,6 @@ def test_names_without_a_decoder(without_plugins, name, remedy):
 def test_an_installed_decoder_reads_its_photos(package, file_format):
     pytest.importorskip(package)
     assert has_decodable_suffix(f"a.{'heic' if file_format == 'HEIF' else 'jxl'}")
-    image, name = open_rgb(encode(half_red_left(64, 32), file_format, quality=95))
+    image, name = open_rgb(encode(left_half_red(64, 32), file_format, quality=95))
     assert (name, image.size) == (file_format, (64, 32))
     assert near(image.getpixel((8, 16)), RED, tolerance=12)

@@ -1,4 +1,4 @@
-"""Ingest: every photo accounted for, the same input the same bytes, and all or nothing."""
+"""Ingest: every photo accounted for, reproducible bytes, atomic versions."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from pets_core.data.sources.sources import open_source
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 
-TRUNCATED = 40  # bytes: a JPEG's header and no picture
+TRUNCATED = 40  # bytes: a JPEG header without image data
 
 
 def config(tmp_path, url, ingest=None, **source) -> PipelineConfig:
@@ -63,9 +63,9 @@ def versions(tmp_path) -> list[Path]:
     return list((tmp_path / "store").rglob("manifest.json"))
 
 
-def test_the_sample_becomes_parquet(small_config, drawn_sample):
-    told = []
-    manifest = ingest(small_config, told.append)
+def test_sample_is_stored_as_parquet(small_config, drawn_sample):
+    reports = []
+    manifest = ingest(small_config, reports.append)
     assert manifest == load_manifest(manifest.url)
     assert manifest.url == f"{small_config.store}/datasets/oxford-iiit-pet/{manifest.fingerprint}"
     assert manifest.source_url == str(drawn_sample)
@@ -77,7 +77,7 @@ def test_the_sample_becomes_parquet(small_config, drawn_sample):
         0,
         {},
     )
-    assert (told[-1].stage, told[-1].done, told[-1].total) == ("ingest", 148, 148)
+    assert (reports[-1].stage, reports[-1].done, reports[-1].total) == ("ingest", 148, 148)
     for split, info in manifest.splits.items():
         own = rows(manifest, split)
         assert info.class_counts == tuple(Counter(r["label"] for r in own)[i] for i in range(37))
@@ -88,12 +88,12 @@ def test_the_sample_becomes_parquet(small_config, drawn_sample):
             assert (row["width"], row["height"]) == image.size
         assert row["sha256"] == sha256(data).hexdigest()
         assert row["source_path"] == f"images/{row['image']['path']}" == f"images/{row['id']}.jpg"
-        about = manifest.classes[row["label"]]
-        assert (row["class_name"], row["species"]) == (about.name, about.species)
-        assert row["id"].rsplit("_", 1)[0].replace("_", " ").title() == about.name
+        class_info = manifest.classes[row["label"]]
+        assert (row["class_name"], row["species"]) == (class_info.name, class_info.species)
+        assert row["id"].rsplit("_", 1)[0].replace("_", " ").title() == class_info.name
 
 
-def test_shards_are_what_the_manifest_says(small_config):
+def test_shards_match_the_manifest(small_config):
     manifest = ingest(small_config)
     for info in manifest.splits.values():
         for shard in info.shards:
@@ -110,12 +110,12 @@ def test_shards_are_what_the_manifest_says(small_config):
     }  # fmt: skip
 
 
-def test_official_lists_are_kept(small_config):
+def test_predefined_split_is_kept(small_config):
     manifest = ingest(small_config)
     source = open_source(small_config)
-    official = {i: photo.predefined_split for i, photo in source.catalogue().photos.items()}
+    predefined = {i: photo.predefined_split for i, photo in source.catalogue().photos.items()}
     for row in rows(manifest):
-        assert official[row["id"]] == ("test" if row["split"] == "test" else "trainval")
+        assert predefined[row["id"]] == ("test" if row["split"] == "test" else "trainval")
 
 
 def test_a_second_ingest_writes_nothing(small_config, monkeypatch, tmp_path):
@@ -137,7 +137,7 @@ def test_a_second_ingest_writes_nothing(small_config, monkeypatch, tmp_path):
         {"ingest": {"row_group_rows": 10}},
     ],
 )
-def test_what_shapes_the_output_shapes_the_fingerprint(small_config, change):
+def test_settings_that_affect_the_output_change_the_fingerprint(small_config, change):
     values = small_config.model_dump()
     for group, settings in change.items():
         values[group] |= settings
@@ -145,7 +145,7 @@ def test_what_shapes_the_output_shapes_the_fingerprint(small_config, change):
     assert ingest(PipelineConfig.model_validate(values)).fingerprint != one
 
 
-def test_another_photo_is_another_fingerprint(tmp_path, write_folder, jpeg):
+def test_changed_photo_changes_the_fingerprint(tmp_path, write_folder, jpeg):
     url = write_folder(tmp_path / "mine", {"a": 9, "b": 9})
     before = ingest(config(tmp_path, url)).fingerprint
     (url / "a/0.jpg").write_bytes(jpeg(999))
@@ -154,7 +154,7 @@ def test_another_photo_is_another_fingerprint(tmp_path, write_folder, jpeg):
 
 @pytest.fixture
 def untidy(tmp_path, write_oxford, jpeg):
-    """Ten good photos of two breeds, and one of every way to be left out."""
+    """Ten good photos of two breeds, and one file for each quarantine reason."""
     good = [f"{breed}_{n}" for breed in ("Birman", "pug") for n in range(5)]
     photos = [(f"{name}.jpg", jpeg(n)) for n, name in enumerate(good)]
     photos += [
@@ -184,8 +184,8 @@ def untidy(tmp_path, write_oxford, jpeg):
 def test_every_file_and_listed_photo_is_accounted_for(tmp_path, untidy):
     url, photos = untidy
     manifest = ingest(config(tmp_path, url, {"max_quarantined_fraction": 1}, valid_fraction=0.3))
-    left_out = quarantine(manifest)
-    assert {(row["id"], row["reason"]) for row in left_out} == {
+    rejected = quarantine(manifest)
+    assert {(row["id"], row["reason"]) for row in rejected} == {
         ("pug_5", "damaged"),
         ("pug_6", "not_an_image"),
         ("pug_7", "empty"),
@@ -196,16 +196,16 @@ def test_every_file_and_listed_photo_is_accounted_for(tmp_path, untidy):
         ("._pug_1", "hidden"),
         ("stray_1", "unlisted"),
     }
-    assert len(left_out) == manifest.num_quarantined == sum(manifest.quarantine_reasons.values())
+    assert len(rejected) == manifest.num_quarantined == sum(manifest.quarantine_reasons.values())
     missing = manifest.quarantine_reasons["missing"]
-    assert manifest.num_rows + len(left_out) == len(photos) + missing
-    assert {row["path"] for row in left_out} | {row["source_path"] for row in rows(manifest)} == {
+    assert manifest.num_rows + len(rejected) == len(photos) + missing
+    assert {row["path"] for row in rejected} | {row["source_path"] for row in rows(manifest)} == {
         "", *(f"images/{name}" for name, _ in photos),
     }  # fmt: skip
     assert len({row["id"] for row in rows(manifest)}) == len(rows(manifest)) == 10
 
 
-def test_a_folder_accounts_for_each_file_once(tmp_path, write_folder, jpeg):
+def test_each_file_of_a_folder_is_counted_once(tmp_path, write_folder, jpeg):
     url = write_folder(tmp_path / "mine", {"a": 4, "b": 4})
     (url / "a/notes.txt").write_text("no photo")
     (url / "a/cut.jpg").write_bytes(jpeg()[:TRUNCATED])
@@ -214,7 +214,7 @@ def test_a_folder_accounts_for_each_file_once(tmp_path, write_folder, jpeg):
     assert manifest.num_rows == 8
 
 
-def test_a_path_that_an_archive_holds_twice_is_one_row(tmp_path, write_oxford, jpeg):
+def test_duplicate_path_in_an_archive_gives_one_row(tmp_path, write_oxford, jpeg):
     names = [f"{breed}_{n}" for breed in ("Birman", "pug") for n in range(4)]
     photos = [(f"{name}.jpg", jpeg(n)) for n, name in enumerate(names)]
     lists = {"trainval.txt": "".join(f"{n} {1 + n.startswith('p')} 1 1\n" for n in names)}
@@ -225,10 +225,10 @@ def test_a_path_that_an_archive_holds_twice_is_one_row(tmp_path, write_oxford, j
         assert manifest.quarantine_reasons == {"same_id": 1}
 
 
-def test_too_much_damage_stops_and_leaves_nothing(tmp_path, untidy):
+def test_too_many_quarantined_photos_abort_the_ingest(tmp_path, untidy):
     with pytest.raises(PetsError, match=r"photos \(.*max_quarantined_fraction = 0\.05") as caught:
         ingest(config(tmp_path, untidy[0]))
-    assert "(1 missing)" in str(caught.value), "before a photo is read"
+    assert "(1 missing)" in str(caught.value), "raised before a photo is read"
     settings = config(tmp_path, untidy[0], {"max_quarantined_fraction": 0.1})
     with pytest.raises(PetsError, match=r"photos \(.*1 damaged.*0\.1") as caught:
         ingest(settings)
@@ -237,7 +237,7 @@ def test_too_much_damage_stops_and_leaves_nothing(tmp_path, untidy):
 
 
 @pytest.mark.parametrize("bound", [0.1, 0.09])
-def test_the_bound_itself_is_allowed(tmp_path, write_folder, jpeg, bound):
+def test_quarantined_fraction_may_equal_its_limit(tmp_path, write_folder, jpeg, bound):
     url = write_folder(tmp_path / "mine", {"a": 5, "b": 5})
     (url / "a/0.jpg").write_bytes(b"text")
     settings = config(tmp_path, url, {"max_quarantined_fraction": bound})
@@ -249,7 +249,7 @@ def test_the_bound_itself_is_allowed(tmp_path, write_folder, jpeg, bound):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_run_stopped_half_way_is_no_version_and_goes_on_later(
+def test_interrupted_ingest_stores_no_version_and_can_resume(
     small_config, tmp_path, error, monkeypatch
 ):
     def stop(progress):
@@ -258,13 +258,13 @@ def test_a_run_stopped_half_way_is_no_version_and_goes_on_later(
     with pytest.raises(error, match="stop"):
         ingest(small_config, stop)
     assert versions(tmp_path) == []
-    looked_at = []
-    monkeypatch.setattr(shards, "inspect", lambda data: looked_at.append(data) or inspect(data))
+    inspected = []
+    monkeypatch.setattr(shards, "inspect", lambda data: inspected.append(data) or inspect(data))
     assert ingest(small_config).num_rows == 148
-    assert len(looked_at) < 148
+    assert len(inspected) < 148
 
 
-def test_a_source_that_changes_under_the_reader_is_refused(tmp_path, write_folder):
+def test_source_that_changes_during_ingest_is_refused(tmp_path, write_folder):
     url = write_folder(tmp_path / "mine", {"a": 20, "b": 20})
     settings = config(tmp_path, url)
     plan = plan_dataset(settings)
@@ -277,25 +277,25 @@ def test_a_source_that_changes_under_the_reader_is_refused(tmp_path, write_folde
 
 
 @pytest.mark.parametrize(
-    ("counts", "words"),
+    ("counts", "message"),
     [
         ({"a": 1, "b": 5}, r"class 'a' has 1 photo, at least 2 are required"),
         ({"a": 5}, r"a single class, 'a'.*the parent of the class folders"),
     ],
 )
-def test_classes_too_small_are_refused(tmp_path, write_folder, counts, words):
+def test_too_small_classes_are_refused(tmp_path, write_folder, counts, message):
     url = write_folder(tmp_path / "mine", counts)
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         ingest(config(tmp_path, url))
     assert store_files(tmp_path) == {}
 
 
-def test_a_class_of_two_is_enough(tmp_path, write_folder):
+def test_class_of_two_photos_is_accepted(tmp_path, write_folder):
     url = write_folder(tmp_path / "mine", {"a": 2, "b": 40})
     assert ingest(config(tmp_path, url)).num_rows == 42
 
 
-def test_a_folder_without_photos_is_no_class(tmp_path, write_folder):
+def test_folder_without_photos_is_not_a_class(tmp_path, write_folder):
     url = write_folder(tmp_path / "mine", {"a": 20, "b": 20, "c": 0})
     (url / "c/notes.txt").write_text("no photo")
     manifest = ingest(config(tmp_path, url))
@@ -303,7 +303,7 @@ def test_a_folder_without_photos_is_no_class(tmp_path, write_folder):
     assert quarantine(manifest)[0]["path"] == "c/notes.txt"
 
 
-def test_what_macos_puts_into_an_archive_is_no_class(tmp_path, jpeg):
+def test_macos_metadata_in_an_archive_is_not_a_class(tmp_path, jpeg):
     with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
         for number in range(40):
             name = f"{'ab'[number % 2]}/{number}.jpg"
@@ -315,7 +315,7 @@ def test_what_macos_puts_into_an_archive_is_no_class(tmp_path, jpeg):
     assert (manifest.class_names, manifest.num_rows) == (("a", "b"), 40)
 
 
-def test_a_source_that_went_back_is_the_newest_again(tmp_path, write_folder, jpeg):
+def test_reverted_source_is_the_newest_version(tmp_path, write_folder, jpeg):
     url = write_folder(tmp_path / "mine", {"a": 20, "b": 20})
     first = ingest(config(tmp_path, url))
     (url / "a/new.jpg").write_bytes(jpeg(999))
@@ -326,7 +326,7 @@ def test_a_source_that_went_back_is_the_newest_again(tmp_path, write_folder, jpe
     assert newest_version(str(Path(first.url).parent)) == third
 
 
-def test_a_shard_that_was_removed_is_written_again(tmp_path, write_folder):
+def test_removed_shard_is_rewritten(tmp_path, write_folder):
     settings = config(tmp_path, write_folder(tmp_path / "mine", {"a": 20, "b": 20}))
     manifest = ingest(settings)
     shard = Path(manifest.shard_url(manifest.splits["train"].shards[0]))
@@ -336,7 +336,7 @@ def test_a_shard_that_was_removed_is_written_again(tmp_path, write_folder):
     assert shard.read_bytes() == before
 
 
-def test_a_class_that_is_in_the_test_list_only_is_refused(tmp_path, write_oxford, jpeg):
+def test_class_that_is_only_in_the_test_list_is_refused(tmp_path, write_oxford, jpeg):
     names = [f"{breed}_{n}" for breed in ("Birman", "pug") for n in range(3)]
     line = {n: f"{n} {1 + n.startswith('p')} 1 1\n" for n in names}
     lists = {
@@ -357,36 +357,36 @@ def test_a_class_whose_training_photos_are_all_damaged_is_refused(tmp_path, writ
     assert versions(tmp_path) == []
 
 
-def test_official_lists_without_validation(tmp_path, drawn_sample):
+def test_predefined_split_can_have_no_validation_photos(tmp_path, drawn_sample):
     manifest = ingest(config(tmp_path, drawn_sample, valid_fraction=0))
     assert {s: i.num_rows for s, i in manifest.splits.items()} == {"train": 74, "test": 74}
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "message"),
     [
         ({"test_fraction": 0.2}, "test_fraction = 0.2 has no effect"),
         ({"split": "random", "valid_fraction": 0}, "both 0"),
     ],
 )
-def test_splits_that_make_no_sense_are_refused(tmp_path, drawn_sample, source, words):
-    with pytest.raises(PetsError, match=words):
+def test_invalid_split_settings_are_refused(tmp_path, drawn_sample, source, message):
+    with pytest.raises(PetsError, match=message):
         ingest(config(tmp_path, drawn_sample, **source))
 
 
-def test_a_folder_has_no_official_lists(tmp_path, write_folder):
+def test_split_official_is_refused_for_class_folders(tmp_path, write_folder):
     url = write_folder(tmp_path / "mine", {"a": 5, "b": 5})
     with pytest.raises(PetsError, match=r"source\.split = official.*set split = random"):
         ingest(config(tmp_path, url, split="official"))
 
 
-def test_a_store_that_is_not_writable_is_told_first(tmp_path, drawn_sample):
+def test_unwritable_store_is_reported_first(tmp_path, drawn_sample):
     (tmp_path / "store").write_text("a file")
     with pytest.raises(PetsError, match="cannot be written"):
         ingest(config(tmp_path, drawn_sample))
 
 
-def test_the_store_may_be_in_memory(small_config, tmp_path):
+def test_store_can_be_in_memory(small_config, tmp_path):
     settings = small_config.model_copy(update={"store": f"memory://{tmp_path.name}/store"})
     manifest = ingest(settings)
     assert ingest(settings) == manifest
@@ -394,7 +394,7 @@ def test_the_store_may_be_in_memory(small_config, tmp_path):
     storage.remove(settings.store)
 
 
-def test_a_store_may_be_moved(small_config, tmp_path):
+def test_store_can_be_moved(small_config, tmp_path):
     manifest = ingest(small_config)
     Path(small_config.store).rename(tmp_path / "moved")
     moved = manifest.url.replace("/store/", "/moved/")
@@ -403,7 +403,7 @@ def test_a_store_may_be_moved(small_config, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["not json", "unknown key", "half"])
-def test_a_damaged_manifest_is_a_plain_error(small_config, damage):
+def test_damaged_manifest_raises_pets_error(small_config, damage):
     path = Path(ingest(small_config).url) / "manifest.json"
     text = path.read_text()
     changed = json.dumps({**json.loads(text), "surprise": 1})
@@ -413,7 +413,7 @@ def test_a_damaged_manifest_is_a_plain_error(small_config, damage):
 
 
 @pytest.mark.real_data
-def test_three_breeds_as_published(tmp_path, real_data):
+def test_published_three_breed_subset_is_ingested(tmp_path, real_data):
     manifest = ingest(config(tmp_path, real_data / "oxford-iiit-pet-3breeds-original"))
     assert manifest.num_rows == 598
     assert manifest.quarantine_reasons == {"not_a_photo": 3, "unlisted": 2}

@@ -1,4 +1,4 @@
-"""The label contract: versioned, enforced on the next ingest, an index never given away."""
+"""The label contract: versioned, enforced on the next ingest, indices never reassigned."""
 
 import json
 
@@ -27,7 +27,7 @@ def config(tmp_path, url, new_labels="refuse") -> PipelineConfig:
 
 @pytest.fixture
 def photos(tmp_path, write_folder):
-    """A folder that was ingested once, and has a class more since."""
+    """A folder with a class that was added after its first ingest."""
     root = write_folder(tmp_path / "photos", {"beagle": 20, "siamese": 20})
     ingest(config(tmp_path, root))
     for path in (write_folder(tmp_path / "new", {"x": 1, "akita": 20}) / "akita").rglob("*"):
@@ -47,12 +47,12 @@ def labels(manifest) -> dict[str, int]:
         for info in manifest.splits.values()
         for s in info.shards
     ]
-    found = {(r["class_name"], r["label"]) for table in tables for r in table.to_pylist()}
-    assert len(found) == len(dict(found))
-    return dict(found)
+    pairs = {(r["class_name"], r["label"]) for table in tables for r in table.to_pylist()}
+    assert len(pairs) == len(dict(pairs))
+    return dict(pairs)
 
 
-def test_the_first_ingest_writes_the_first_contract(tmp_path, write_folder):
+def test_first_ingest_writes_contract_version_1(tmp_path, write_folder):
     manifest = ingest(config(tmp_path, write_folder(tmp_path / "photos", {"b": 20, "a": 20})))
     assert contracts(tmp_path) == {
         "00001.json": {
@@ -71,7 +71,7 @@ def test_a_new_label_is_refused_with_the_remedies(tmp_path, photos):
     before = contracts(tmp_path)
     with pytest.raises(PetsError) as error:
         ingest(config(tmp_path, photos))
-    for part in (
+    for fragment in (
         "'akita'",
         "'photos'",
         "version 1",
@@ -79,12 +79,12 @@ def test_a_new_label_is_refused_with_the_remedies(tmp_path, photos):
         "quarantine",
         "source.name",
     ):
-        assert part in str(error.value)
+        assert fragment in str(error.value)
     assert contracts(tmp_path) == before
     assert len(list_versions(str(tmp_path / "store"))) == 1
 
 
-def test_new_labels_can_be_left_out(tmp_path, photos):
+def test_new_labels_can_be_quarantined(tmp_path, photos):
     manifest = ingest(config(tmp_path, photos, "quarantine"))
     rows = pq.read_table(f"{manifest.url}/quarantine.parquet").to_pylist()
     assert [row["id"] for row in rows] == sorted(f"akita/{n}.jpg" for n in range(20))
@@ -94,27 +94,27 @@ def test_new_labels_can_be_left_out(tmp_path, photos):
     assert (manifest.contract_version, list(contracts(tmp_path))) == (1, ["00001.json"])
 
 
-def test_new_labels_can_be_added_after_the_old(tmp_path, photos):
+def test_new_labels_can_be_appended(tmp_path, photos):
     manifest = ingest(config(tmp_path, photos, "extend"))
-    # In the alphabet the new label is the first; its index is the last.
+    # The new label is alphabetically first, but its index is the last.
     assert labels(manifest) == {"beagle": 0, "siamese": 1, "akita": 2}
     assert manifest.class_names == ("beagle", "siamese", "akita")
     assert manifest.contract_version == 2
     assert list(contracts(tmp_path)) == ["00001.json", "00002.json"]
     classes = contracts(tmp_path)["00002.json"]["classes"]
     assert [info["name"] for info in classes] == ["beagle", "siamese", "akita"]
-    # From now on the label is known.
+    # The label is part of the contract now.
     assert ingest(config(tmp_path, photos)) == manifest
 
 
-def test_extending_by_nothing_is_no_new_contract(tmp_path, write_folder):
+def test_extend_without_new_labels_keeps_the_contract(tmp_path, write_folder):
     root = write_folder(tmp_path / "photos", {"a": 20, "b": 20})
     first = ingest(config(tmp_path, root))
     assert ingest(config(tmp_path, root, "extend")) == first
     assert list(contracts(tmp_path)) == ["00001.json"]
 
 
-def test_a_class_that_went_away_is_refused(tmp_path, write_folder):
+def test_removed_class_is_refused(tmp_path, write_folder):
     root = write_folder(tmp_path / "photos", {"a": 20, "b": 20, "c": 20})
     ingest(config(tmp_path, root))
     for path in (root / "b").iterdir():
@@ -123,7 +123,7 @@ def test_a_class_that_went_away_is_refused(tmp_path, write_folder):
         ingest(config(tmp_path, root))
 
 
-def test_another_data_set_has_a_contract_of_its_own(tmp_path, photos):
+def test_each_data_set_has_its_own_contract(tmp_path, photos):
     source = config(tmp_path, photos)
     named = source.source.model_copy(update={"name": "three"})
     manifest = ingest(source.model_copy(update={"source": named}))
@@ -137,7 +137,7 @@ def test_a_changed_species_is_refused(tmp_path, jpeg, write_oxford):
         lists = {"trainval.txt": lines, "test.txt": f"Manx_90 1 {species} 1\nPug_90 2 2 1\n"}
         names = [f"{c}_{n}.jpg" for c in ("Manx", "Pug") for n in (*range(20), 90)]
         folder = tmp_path / f"version {species}" / "pets"
-        write_oxford(folder, [(n, jpeg(place)) for place, n in enumerate(names)], lists)
+        write_oxford(folder, [(n, jpeg(number)) for number, n in enumerate(names)], lists)
         return config(tmp_path, folder)
 
     assert ingest(source(1)).classes[0] == ClassInfo(name="Manx", species="cat")
@@ -146,7 +146,7 @@ def test_a_changed_species_is_refused(tmp_path, jpeg, write_oxford):
 
 
 @pytest.mark.parametrize("name", ["photos [2024]", "a?b*c", "photos{1}"])
-def test_the_contract_holds_for_names_that_look_like_patterns(tmp_path, write_folder, name):
+def test_contract_applies_to_names_with_glob_characters(tmp_path, write_folder, name):
     root = write_folder(tmp_path / name, {"a": 20, "b": 20})
     first = ingest(config(tmp_path, root))
     assert ingest(config(tmp_path, root)) == first
@@ -160,7 +160,7 @@ def test_the_contract_holds_for_names_that_look_like_patterns(tmp_path, write_fo
     ]  # fmt: skip
 
 
-# --- the functions alone ------------------------------------------------------------------------
+# --- unit tests -----------------------------------------------------------------------------------
 
 KNOWN = Contract.of(3, (ClassInfo(name="m", species="cat"), ClassInfo(name="b", species="dog")))
 
@@ -170,7 +170,7 @@ def test_known_labels_need_no_new_contract():
         assert reconcile(KNOWN, classes, extend=True) == (KNOWN, [])
 
 
-def test_new_labels_are_told_or_appended_in_the_order_of_the_source():
+def test_new_labels_are_returned_or_appended_in_source_order():
     classes = {"z": "cat", "b": "dog", "a": None}
     assert reconcile(KNOWN, classes, extend=False) == (KNOWN, ["z", "a"])
     contract, new = reconcile(KNOWN, classes, extend=True)
@@ -178,13 +178,13 @@ def test_new_labels_are_told_or_appended_in_the_order_of_the_source():
     assert contract.classes[2:] == (ClassInfo(name="z", species="cat"), ClassInfo(name="a"))
 
 
-def test_another_schema_is_another_version_of_the_contract():
+def test_new_schema_version_creates_a_new_contract_version():
     old = KNOWN.model_copy(update={"schema_version": SCHEMA_VERSION - 1})
     contract, new = reconcile(old, {"b": "dog"}, extend=False)
     assert (contract, new) == (Contract.of(4, KNOWN.classes), [])
 
 
-def test_the_newest_contract_is_read_and_none_is_overwritten(tmp_path):
+def test_newest_contract_is_loaded_and_none_is_overwritten(tmp_path):
     root = str(tmp_path)
     assert load_contract(root) is None
     for version in (9, 10, 2, 10):
@@ -194,7 +194,7 @@ def test_the_newest_contract_is_read_and_none_is_overwritten(tmp_path):
     assert load_contract(root) == Contract.of(10, KNOWN.classes)
 
 
-def test_a_damaged_contract_is_an_error_that_names_it(tmp_path):
+def test_damaged_contract_raises_an_error_with_its_path(tmp_path):
     (tmp_path / "contracts").mkdir()
     (tmp_path / "contracts/00001.json").write_text('{"version": 1')
     with pytest.raises(PetsError, match=r"contracts/00001\.json is damaged"):

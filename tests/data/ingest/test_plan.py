@@ -1,4 +1,4 @@
-"""The plan: every file accounted for, shards that are bounded, fair, and stay as they are."""
+"""The plan: every file accounted for; shards are bounded, random samples and stable."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def split_of(plan) -> dict[str, str]:
     return {p.id: shard.split for shard in plan.shards for p in load_planned_photos(plan, shard)}
 
 
-# --- leaves -------------------------------------------------------------------------------------
+# --- leaves ---------------------------------------------------------------------------------------
 
 photo_sizes = st.dictionaries(st.text(max_size=4), st.integers(0, 60), max_size=80)
 
@@ -61,18 +61,18 @@ def bits(photo_id) -> str:
 
 
 @given(photo_sizes, st.integers(1, 200))
-def test_leaves_are_a_partition_by_first_bits(sizes, bound):
-    found = leaves(sizes, bound)
-    ids = [photo.id for leaf in found for photo in leaf.photos]
+def test_leaves_partition_ids_by_hash_prefix(sizes, bound):
+    result = leaves(sizes, bound)
+    ids = [photo.id for leaf in result for photo in leaf.photos]
     assert sorted(ids) == sorted(sizes)
-    # The order of the hashes, and each leaf is what begins with its bits.
+    # Ids are in hash order, and each leaf holds the hashes with its prefix.
     assert [bits(i) for i in ids] == sorted(bits(i) for i in ids)
-    for leaf in found:
+    for leaf in result:
         assert {p.id for p in leaf.photos} == {i for i in sizes if bits(i).startswith(leaf.prefix)}
 
 
 @given(photo_sizes, st.integers(1, 200))
-def test_leaves_are_bounded_and_no_smaller_than_need_be(sizes, bound):
+def test_leaves_are_bounded_and_split_only_when_necessary(sizes, bound):
     for leaf in leaves(sizes, bound):
         assert leaf.num_bytes == sum(sizes[photo.id] for photo in leaf.photos)
         assert leaf.photos
@@ -82,22 +82,22 @@ def test_leaves_are_bounded_and_no_smaller_than_need_be(sizes, bound):
 
 
 @given(photo_sizes, st.integers(1, 200), photo_sizes)
-def test_new_photos_touch_only_the_leaves_they_fall_into(sizes, bound, more):
-    new = more.keys() - sizes.keys()
-    after = {leaf.prefix: leaf.photos for leaf in leaves(more | sizes, bound)}
+def test_new_photos_change_only_their_own_leaves(sizes, bound, added):
+    new = added.keys() - sizes.keys()
+    after = {leaf.prefix: leaf.photos for leaf in leaves(added | sizes, bound)}
     for leaf in leaves(sizes, bound):
         if not any(bits(i).startswith(leaf.prefix) for i in new):
             assert after[leaf.prefix] == leaf.photos
 
 
 def sparse(path, size) -> None:
-    """A file that takes no disk; the plan does not read it."""
+    """Write a sparse file, as planning does not read photos."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     os.truncate(path, size)
 
 
-def test_each_shard_is_a_fair_sample_of_bounded_size(tmp_path):
+def test_each_shard_is_a_random_sample_of_bounded_size(tmp_path):
     for label, count in {"common": 3200, "rare": 800}.items():
         for number in range(count):
             sparse(tmp_path / "photos" / label / f"{number}.jpg", 4000 + 3 * number)
@@ -109,25 +109,25 @@ def test_each_shard_is_a_fair_sample_of_bounded_size(tmp_path):
         count = len(photos)
         assert shard.num_bytes <= MIB
         assert shard.num_photos == count
-        # A share of a random sample is within 4 standard deviations of the whole's.
+        # The share in a random sample is within 4 standard deviations of the overall share.
         share = sum(photo.label == 1 for photo in photos) / count
         assert abs(share - 0.2) < 4 * (0.2 * 0.8 / count) ** 0.5
 
 
-def test_a_photo_above_the_bound_is_a_shard_of_its_own(tmp_path):
+def test_oversized_photo_gets_its_own_shard(tmp_path):
     for label in "ab":
         for number in range(4):
             sparse(tmp_path / "photos" / label / f"{number}.jpg", 1000)
     sparse(tmp_path / "photos/a/huge.jpg", 5 * MIB)
     plan = plan_dataset(config(tmp_path, tmp_path / "photos", valid_fraction=0.2))
-    (own,) = [shard for shard in plan.shards if shard.num_bytes >= MIB]
-    assert [photo.id for photo in load_planned_photos(plan, own)] == ["a/huge.jpg"]
+    (oversized,) = [shard for shard in plan.shards if shard.num_bytes >= MIB]
+    assert [photo.id for photo in load_planned_photos(plan, oversized)] == ["a/huge.jpg"]
 
 
-# --- splits -------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------------------
 
 
-def test_random_splits_are_the_fractions_on_average(tmp_path):
+def test_random_splits_match_the_fractions_on_average(tmp_path):
     for label in "ab":
         for number in range(1000):
             sparse(tmp_path / "photos" / label / f"{number}.jpg", 10)
@@ -138,34 +138,34 @@ def test_random_splits_are_the_fractions_on_average(tmp_path):
     assert abs(counts["valid"] - 200) < 4 * (2000 * 0.1 * 0.9) ** 0.5
 
 
-def test_the_draw_decides_and_no_other_photo(tmp_path):
+def test_random_split_of_a_photo_depends_only_on_its_hash(tmp_path):
     many = [f"{label}/{number}.jpg" for label in "ab" for number in range(60)]
-    found = {}
-    for name, own in {"all": many, "some": many[::3]}.items():
-        for path in own:
+    result = {}
+    for name, paths in {"all": many, "some": many[::3]}.items():
+        for path in paths:
             sparse(tmp_path / name / "photos" / path, 10)
         source = config(
             tmp_path, tmp_path / name / "photos", valid_fraction=0.2, test_fraction=0.3, seed=5
         )
-        found[name] = split_of(plan_dataset(source))
-    assert found["some"] == {path: found["all"][path] for path in many[::3]}
-    for path, split in found["all"].items():
+        result[name] = split_of(plan_dataset(source))
+    assert result["some"] == {path: result["all"][path] for path in many[::3]}
+    for path, split in result["all"].items():
         number = hash_fraction(5, path)
         assert split == ("test" if number < 0.3 else "valid" if number < 0.5 else "train")
 
 
-def test_official_lists_are_kept(small_config):
+def test_predefined_split_is_kept(small_config):
     plan = plan_dataset(small_config)
     listed = plan_module.open_source(small_config).catalogue().photos
-    found = split_of(plan)
-    assert found.keys() == listed.keys()
-    for photo_id, split in found.items():
+    result = split_of(plan)
+    assert result.keys() == listed.keys()
+    for photo_id, split in result.items():
         assert (split == "test") == (listed[photo_id].predefined_split == "test")
         if split != "test":
             assert (split == "valid") == (hash_fraction(0, photo_id) < 0.1)
 
 
-def test_a_table_brings_its_validation_list(tmp_path, jpeg):
+def test_split_column_defines_the_splits(tmp_path, jpeg):
     rows = []
     for number in range(24):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
@@ -176,7 +176,7 @@ def test_a_table_brings_its_validation_list(tmp_path, jpeg):
     assert split_of(plan) == {f"{n}.jpg": names[n // 2 % 3] for n in range(24)}
 
 
-# --- what is left out ---------------------------------------------------------------------------
+# --- quarantined files ----------------------------------------------------------------------------
 
 LISTS = {
     "trainval.txt": "".join(f"Cat_{n} 1 1 1\nDog_{n} 2 2 1\n" for n in range(1, 30)),
@@ -208,7 +208,7 @@ def test_every_file_and_every_listed_photo_is_accounted_for(tmp_path, jpeg, writ
     assert len(split_of(plan)) + len(reasons(plan)) == len(present) + 2
 
 
-def test_a_photo_comes_before_another_file_of_its_id(tmp_path, jpeg, write_oxford):
+def test_photo_is_preferred_over_another_file_with_its_id(tmp_path, jpeg, write_oxford):
     photos = [("Cat_1.mat", b"MATLAB"), *((n, jpeg(p)) for p, n in enumerate(LISTED))]
     write_oxford(tmp_path / "pets", photos, LISTS)
     plan = plan_dataset(config(tmp_path, tmp_path / "pets"))
@@ -217,15 +217,15 @@ def test_a_photo_comes_before_another_file_of_its_id(tmp_path, jpeg, write_oxfor
     assert paths["Cat_1"] == "images/Cat_1.jpg"
 
 
-def test_a_file_beside_the_class_folders_is_left_out(tmp_path, write_folder, jpeg):
+def test_file_outside_class_folders_is_quarantined(tmp_path, write_folder, jpeg):
     root = write_folder(tmp_path / "photos", {"a": 20, "b": 20})
     (root / "stray.jpg").write_bytes(jpeg(7))
-    (root / "notes.txt").write_text("of no class")
+    (root / "notes.txt").write_text("no class")
     plan = plan_dataset(config(tmp_path, root))
     assert reasons(plan) == {"stray.jpg": "unlisted", "notes.txt": "not_a_photo"}
 
 
-def test_what_cannot_be_learnt_is_refused_with_all_faults(tmp_path, write_folder):
+def test_all_too_small_classes_are_reported_in_one_error(tmp_path, write_folder):
     root = write_folder(tmp_path / "photos", {"a": 20, "b": 1, "c": 1})
     with pytest.raises(PetsError) as error:
         plan_dataset(config(tmp_path, root))
@@ -234,10 +234,10 @@ def test_what_cannot_be_learnt_is_refused_with_all_faults(tmp_path, write_folder
     assert not list((tmp_path / "store").rglob("*.parquet"))
 
 
-# --- the plan's own file ------------------------------------------------------------------------
+# --- the plan file --------------------------------------------------------------------------------
 
 
-def test_head_boxes_and_marks_go_through_the_plan(tmp_path, jpeg, write_oxford):
+def test_plan_keeps_head_boxes_and_version_tags(tmp_path, jpeg, write_oxford):
     box = "<a><object><bndbox>{}</bndbox></object></a>".format(
         "".join(f"<{s}>{n}</{s}>" for n, s in enumerate(("xmin", "ymin", "xmax", "ymax"), 3))
     )
@@ -253,7 +253,7 @@ def test_head_boxes_and_marks_go_through_the_plan(tmp_path, jpeg, write_oxford):
     assert all(re.fullmatch("sha256:[0-9a-f]{64}", p.version_tag) for p in photos)
 
 
-def test_a_task_reads_of_the_plan_what_a_few_shards_need(tmp_path, jpeg, monkeypatch):
+def test_plan_is_stored_in_row_groups_of_a_few_shards(tmp_path, jpeg, monkeypatch):
     for number in range(60):
         photo = jpeg(number, 300, 300)
         storage.write_bytes(str(tmp_path / f"photos/{'ab'[number % 2]}/{number}.jpg"), photo)
@@ -261,27 +261,25 @@ def test_a_task_reads_of_the_plan_what_a_few_shards_need(tmp_path, jpeg, monkeyp
     whole = plan_dataset(settings)
     expected = [load_planned_photos(whole, shard) for shard in whole.shards]
     monkeypatch.setattr(plan_module, "_SHARDS_PER_FILE", 2)
-    settings = settings.model_copy(update={"store": str(tmp_path / "parted")})
+    settings = settings.model_copy(update={"store": str(tmp_path / "grouped")})
     plan = plan_dataset(settings)
     assert [load_planned_photos(plan, shard) for shard in plan.shards] == expected
-    assert load_version_tags(plan) == {
-        photo.id: photo.version_tag for own in expected for photo in own
-    }
-    files = [f for f in (tmp_path / "parted").rglob("*.parquet") if "left-out" not in f.name]
+    assert load_version_tags(plan) == {p.id: p.version_tag for photos in expected for p in photos}
+    files = [f for f in (tmp_path / "grouped").rglob("*.parquet") if "left-out" not in f.name]
     groups = [pq.ParquetFile(file).num_row_groups for file in sorted(files)]
     assert groups == [2] * (len(plan.shards) // 2) + [1] * (len(plan.shards) % 2)
     assert len(groups) > 2
     ingest(settings)
 
 
-def test_a_plan_writes_no_shard_and_no_version(small_config, tmp_path):
+def test_planning_writes_only_the_plan(small_config, tmp_path):
     plan = plan_dataset(small_config)
     assert plan.pending == plan.shards
     written = {p.parent.name for p in (tmp_path / "store").rglob("*") if p.is_file()}
     assert written == {"plans"}
 
 
-def test_a_plan_after_an_ingest_finds_every_shard_done(small_config):
+def test_plan_after_an_ingest_reuses_every_shard(small_config):
     manifest = ingest(small_config)
     plan = plan_dataset(small_config)
     assert plan.pending == ()
@@ -289,6 +287,6 @@ def test_a_plan_after_an_ingest_finds_every_shard_done(small_config):
     other = small_config.source.model_copy(update={"seed": 9})
     again = plan_dataset(small_config.model_copy(update={"source": other}))
     assert len(again.pending) > 0
-    # What is written anew is taken from the shards that are there.
+    # Rewritten shards take their photos from existing shards.
     pending = [p for shard in again.pending for p in load_planned_photos(again, shard)]
     assert all(photo.existing_shard for photo in pending)

@@ -1,4 +1,4 @@
-"""Nothing disappears: each file that is not used has a reason, and a class that loses is named."""
+"""Each unused file has a reason; classes that lose many photos are reported."""
 
 import io
 import os
@@ -32,14 +32,14 @@ def config(tmp_path, url, bound=0.05, **source) -> PipelineConfig:
     )
 
 
-def left_out(manifest) -> dict[str, str]:
+def quarantined(manifest) -> dict[str, str]:
     rows = read_table(storage.join(manifest.url, "quarantine.parquet")).to_pylist()
     return {row["path"] or row["id"]: row["reason"] for row in rows}
 
 
 @pytest.fixture
 def without_plugins(monkeypatch):
-    """As where no package adds a decoder to Pillow."""
+    """Simulate an installation without Pillow plugins."""
     monkeypatch.setattr(formats, "_PLUGINS", {})
     formats.photo_formats.cache_clear()
     formats._photo_suffixes.cache_clear()
@@ -54,7 +54,7 @@ def without_plugins(monkeypatch):
 
 @pytest.fixture
 def phone(tmp_path, write_folder):
-    """Photos of a phone: of dogs most are HEIC, whatever their names say."""
+    """Photos of a phone: most dogs are HEIC, some of them named .jpg."""
     folder = write_folder(tmp_path / "phone", {"cat": 8, "dog": 8})
     for number in range(10):
         (folder / f"dog/IMG_{number}.{'HEIC' if number % 2 else 'jpg'}").write_bytes(
@@ -67,7 +67,7 @@ def phone(tmp_path, write_folder):
 
 
 @pytest.mark.usefixtures("without_plugins")
-def test_photos_without_a_decoder_count_and_name_their_class(tmp_path, phone):
+def test_photos_without_a_decoder_are_counted_by_class(tmp_path, phone):
     with pytest.raises(PetsError, match=r"11 of 27 photos .*\(11 no_decoder\)") as caught:
         ingest(config(tmp_path, phone))
     text = str(caught.value)
@@ -77,7 +77,7 @@ def test_photos_without_a_decoder_count_and_name_their_class(tmp_path, phone):
     assert manifest.quarantined_by_class == {"dog": (11, 19)}
     warning = "Classes that lost at least half of their photos: dog (11 of 19)."
     assert class_warnings(manifest)[0] == warning
-    reasons = left_out(manifest)
+    reasons = quarantined(manifest)
     assert reasons.pop("dog/clip.MOV") == reasons.pop("dog/IMG_1.AAE") == "not_a_photo"
     assert set(reasons.values()) == {"no_decoder"}
     assert len(reasons) == 11
@@ -92,7 +92,7 @@ def test_a_class_without_any_readable_photo_is_named(tmp_path, write_folder):
         ingest(config(tmp_path, folder))
 
 
-def test_a_small_class_that_is_lost_says_why(tmp_path, write_folder):
+def test_error_about_a_lost_class_names_the_reason(tmp_path, write_folder):
     folder = write_folder(tmp_path / "mine", {"cat": 30, "dog": 30})
     for number in range(3):
         storage.write_bytes(str(folder / f"bird/{number}.CR3"), b"raw" + bytes([number]))
@@ -102,18 +102,18 @@ def test_a_small_class_that_is_lost_says_why(tmp_path, write_folder):
         ingest(config(tmp_path, folder))
 
 
-def test_a_folder_whose_name_is_not_utf8_harms_no_other(tmp_path, write_folder, jpeg):
+def test_folder_with_a_non_utf8_name_does_not_affect_others(tmp_path, write_folder, jpeg):
     folder = write_folder(tmp_path / "mine", {"cat": 30, "dog": 30})
-    odd = folder / os.fsdecode(b"K\xe4tz")
-    odd.mkdir()
-    (odd / "1.jpg").write_bytes(jpeg(99))
+    folder_not_utf8 = folder / os.fsdecode(b"K\xe4tz")
+    folder_not_utf8.mkdir()
+    (folder_not_utf8 / "1.jpg").write_bytes(jpeg(99))
     manifest = ingest(config(tmp_path, folder))
     assert manifest.class_names == ("cat", "dog")
-    assert left_out(manifest) == {"K\\xe4tz/1.jpg": "name_not_utf8"}
+    assert quarantined(manifest) == {"K\\xe4tz/1.jpg": "name_not_utf8"}
 
 
 def test_photos_are_read_once_their_decoder_is_installed(tmp_path, phone, monkeypatch, jpeg):
-    """A shard's record that it left photos out does not outlive the want of a decoder."""
+    """Shards written without a decoder are not reused once it is installed."""
     monkeypatch.setattr("pets_core.data.ingest.plan.decoders", tuple)
 
     def inspect(data, inner=images.inspect):
@@ -129,10 +129,10 @@ def test_photos_are_read_once_their_decoder_is_installed(tmp_path, phone, monkey
     monkeypatch.setattr("pets_core.data.ingest.shards.inspect", lambda _: photo)
     second = ingest(config(tmp_path, phone, bound=0.5))
     assert second.quarantine_reasons["no_decoder"] == 1, "the raw file"
-    assert second.num_rows == first.num_rows + 12, "with the files that are no photos"
+    assert second.num_rows == first.num_rows + 12, "including files that are not photos"
 
 
-def test_thumbnails_of_a_network_drive_are_no_photos(tmp_path, write_folder, jpeg):
+def test_thumbnails_of_a_network_drive_are_skipped(tmp_path, write_folder, jpeg):
     folder = write_folder(tmp_path / "nas", {"cat": 6, "dog": 6})
     for path in ("cat/@eaDir/0.jpg/T.jpg", "@eaDir/T.jpg", "#recycle/cat/0.jpg", "dog/._0.jpg"):
         storage.write_bytes(str(folder / path), jpeg(77))
@@ -143,7 +143,7 @@ def test_thumbnails_of_a_network_drive_are_no_photos(tmp_path, write_folder, jpe
     assert manifest.num_rows == 12
 
 
-def test_a_file_that_may_have_been_a_photo_counts(tmp_path, write_folder):
+def test_file_that_may_be_a_photo_counts_as_quarantined(tmp_path, write_folder):
     folder = write_folder(tmp_path / "mine", {"cat": 6, "dog": 6})
     (folder / "cat/6.jpg.crdownload").write_bytes(b"\xff\xd8\xff" + bytes(99))
     (folder / "cat/7.oddity").write_bytes(bytes(range(256)))
@@ -152,8 +152,8 @@ def test_a_file_that_may_have_been_a_photo_counts(tmp_path, write_folder):
         ingest(config(tmp_path, folder))
 
 
-def test_split_folders_of_an_archive_are_the_split(tmp_path, jpeg):
-    """As a competition gives them: with test photos that have no label."""
+def test_split_folders_of_an_archive_define_the_split(tmp_path, jpeg):
+    """Competition archives include test photos without labels."""
     with zipfile.ZipFile(tmp_path / "kaggle.zip", "w") as archive:
         for number in range(40):
             label, split = ("cat", "dog")[number % 2], ("train", "val")[number > 29]
@@ -171,7 +171,7 @@ def test_split_folders_of_an_archive_are_the_split(tmp_path, jpeg):
 
 
 @pytest.mark.parametrize("prefix", ["./", "top//", "./top/./", "top\\"])
-def test_a_packed_folder_is_read_whatever_its_names_begin_with(tmp_path, jpeg, prefix):
+def test_archive_is_read_with_any_path_prefix(tmp_path, jpeg, prefix):
     slash = "\\" if "\\" in prefix else "/"
     with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as tar:
         for number in range(12):
@@ -189,19 +189,19 @@ def test_encrypted_photos_are_counted(tmp_path, jpeg, num_encrypted):
         for number in range(12):
             archive.writestr(f"{'ab'[number % 2]}/{number}.jpg", jpeg(number))
     data = bytearray(path.read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        at = -1
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        position = -1
         for _ in range(num_encrypted):
-            at = data.find(mark, at + 1)
-            data[at + offset] |= 1
+            position = data.find(signature, position + 1)
+            data[position + offset] |= 1
     path.write_bytes(data)
     with pytest.raises(PetsError, match=rf"{num_encrypted} of 12 photos are encrypted, the first"):
         ingest(config(tmp_path, path))
     if num_encrypted == 1:
-        assert left_out(ingest(config(tmp_path, path, bound=0.5))) == {"a/0.jpg": "encrypted"}
+        assert quarantined(ingest(config(tmp_path, path, bound=0.5))) == {"a/0.jpg": "encrypted"}
 
 
-def test_archives_in_an_archive_are_named(tmp_path):
+def test_nested_archives_are_reported(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("train.zip", b"PK\x03\x04")
         archive.writestr("test.zip", b"PK\x03\x04")
@@ -215,20 +215,20 @@ def test_archives_in_an_archive_are_named(tmp_path):
     ("name", "message"),
     [("instances.json", "COCO or Labelme"), ("photos.7z", r"\.tar\.gz.*\.csv")],
 )
-def test_a_file_of_an_unknown_type_exists(tmp_path, name, message):
+def test_unsupported_file_type_is_reported(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"{}")
     with pytest.raises(PetsError, match=f"unsupported file type.*{message}"):
         ingest(config(tmp_path, tmp_path / name))
 
 
-def test_an_archive_or_a_table_in_a_folder_is_pointed_at(tmp_path):
+def test_archive_in_a_folder_is_suggested(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/train.zip").write_bytes(b"PK")
     with pytest.raises(PetsError, match=r"Did you mean source\.url = .*mine/train\.zip"):
         ingest(config(tmp_path, tmp_path / "mine"))
 
 
-def test_photos_in_no_class_folder_are_counted(tmp_path, jpeg):
+def test_photos_outside_class_folders_are_counted(tmp_path, jpeg):
     for number in range(4):
         storage.write_bytes(str(tmp_path / f"mine/train/cat.{number}.jpg"), jpeg(number))
         storage.write_bytes(str(tmp_path / f"mine/test/{number}.jpg"), jpeg(9 + number))
@@ -239,7 +239,7 @@ def test_photos_in_no_class_folder_are_counted(tmp_path, jpeg):
 
 
 @pytest.mark.parametrize(("factor", "is_warned"), [(16, True), (257, False)])
-def test_photos_in_a_sliver_of_the_range_are_warned_of(tmp_path, factor, is_warned):
+def test_low_contrast_photos_cause_a_warning(tmp_path, factor, is_warned):
     for number in range(12):
         grey = np.random.default_rng(number).integers(0, 256, (20, 30)).astype(np.uint16)
         buffer = io.BytesIO()
@@ -258,7 +258,7 @@ def test_photos_in_a_sliver_of_the_range_are_warned_of(tmp_path, factor, is_warn
     [(("Cat", "cat"), True), (("cat", "cat\u200b"), True), (("Ka\u0308tz", "Kätz"), True),
      (("Maine Coon", "MaineCoon"), True), (("cat", "cats"), False)],
 )  # fmt: skip
-def test_classes_that_look_alike_are_named_and_not_merged(tmp_path, write_folder, names, is_warned):
+def test_similar_class_names_are_reported_and_not_merged(tmp_path, write_folder, names, is_warned):
     manifest = ingest(config(tmp_path, write_folder(tmp_path / "mine", dict.fromkeys(names, 6))))
     assert set(manifest.class_names) == set(names)
     found = [w for w in class_warnings(manifest) if "differ only by case" in w]
@@ -266,19 +266,19 @@ def test_classes_that_look_alike_are_named_and_not_merged(tmp_path, write_folder
     assert all(repr(name) in warning for warning in found for name in names)
 
 
-def test_classes_that_may_stand_for_no_label_are_named(tmp_path, write_folder):
+def test_class_names_that_may_mean_a_missing_label_are_reported(tmp_path, write_folder):
     manifest = ingest(config(tmp_path, write_folder(tmp_path / "mine", {"None": 6, "cat": 6})))
     assert any("may mean a missing label: 'None'" in w for w in class_warnings(manifest))
 
 
-def test_groups_over_the_sources_own_split_are_reported(tmp_path, write_folder):
+def test_groups_across_predefined_splits_are_reported(tmp_path, write_folder):
     folder = write_folder(tmp_path / "mine", {"train/a": 6, "train/b": 6, "val/a": 6, "val/b": 6})
-    given = {"group_pattern": r"(\d)\.jpg"}
-    manifest = ingest(config(tmp_path, folder, **given))
+    options = {"group_pattern": r"(\d)\.jpg"}
+    manifest = ingest(config(tmp_path, folder, **options))
     assert manifest.warnings[0].startswith(
         "6 of 6 groups have photos in several splits, for example '0'"
     )
-    drawn = ingest(config(tmp_path, folder, split="random", **given, valid_fraction=0.4))
+    drawn = ingest(config(tmp_path, folder, split="random", **options, valid_fraction=0.4))
     assert drawn.warnings == ()
     with pytest.raises(PetsError, match="24 photos form only 2 groups, too few"):
         ingest(
@@ -286,21 +286,23 @@ def test_groups_over_the_sources_own_split_are_reported(tmp_path, write_folder):
         )
 
 
-def test_a_split_that_leaves_nothing_to_judge_on_names_the_fraction(tmp_path, write_folder):
+def test_error_about_an_empty_validation_split_suggests_a_fraction(tmp_path, write_folder):
     folder = write_folder(tmp_path / "mine", {"a": 4, "b": 4})
     with pytest.raises(
         PetsError, match=r"none of the 8 photos is in the validation .*0\.001: set it to ([\d.]+)"
-    ) as e:
+    ) as caught:
         ingest(config(tmp_path, folder, valid_fraction=0.001))
-    fraction = float(str(e.value).split("set it to ")[1].split()[0])
+    fraction = float(str(caught.value).split("set it to ")[1].split()[0])
     assert ingest(config(tmp_path, folder, valid_fraction=fraction)).splits["valid"].num_rows > 0
 
 
-def test_many_small_classes_name_the_fraction_that_trains_each(tmp_path, write_folder):
+def test_error_about_many_small_classes_suggests_a_fraction(tmp_path, write_folder):
     folder = write_folder(tmp_path / "mine", {f"class {n}": 2 for n in range(40)})
-    with pytest.raises(PetsError, match=r"of 40 classes \('class \d+', .*\) have no training") as e:
+    with pytest.raises(
+        PetsError, match=r"of 40 classes \('class \d+', .*\) have no training"
+    ) as caught:
         ingest(config(tmp_path, folder, valid_fraction=0.3))
-    assert len(str(e.value)) < 400
-    fraction = float(str(e.value).split("from 0.3 to ")[1].split(",")[0])
+    assert len(str(caught.value)) < 400
+    fraction = float(str(caught.value).split("from 0.3 to ")[1].split(",")[0])
     manifest = ingest(config(tmp_path, folder, valid_fraction=fraction))
     assert min(manifest.splits["train"].class_counts) > 0

@@ -1,4 +1,4 @@
-"""The split: uniform, reproducible, by group, and with each class on both sides."""
+"""The split: uniform, reproducible, by group, with each class in training and validation."""
 
 import pytest
 from hypothesis import given
@@ -19,34 +19,34 @@ seeds = st.integers(0, 2**40)
 
 
 @given(seeds, st.text())
-def test_a_draw_is_a_share(seed, photo_id):
+def test_hash_fraction_is_deterministic_and_below_one(seed, photo_id):
     assert 0 <= hash_fraction(seed, photo_id) < 1
     assert hash_fraction(seed, photo_id) == hash_fraction(seed, photo_id)
 
 
-def test_draws_stay_what_they_are():
-    # Another value moves photos of existing data sets from train to test.
+def test_hash_fractions_are_stable():
+    # Other values would move photos of existing data sets between splits.
     assert hash_fraction(0, "Abyssinian_1") == 0.2851120781513026
     assert hash_fraction(1, "Abyssinian_1") == 0.11384461153128556
     assert hash_fraction(0, "猫/1.jpg") == 0.6342486179637082
 
 
-def test_draws_are_uniform():
+def test_hash_fractions_are_uniform():
     numbers = sorted(hash_fraction(0, f"photo {n}") for n in range(20_000))
-    # Kolmogorov-Smirnov: 1.63 / sqrt(n) is passed by 99 in 100.
-    worst = max(abs(number - place / 20_000) for place, number in enumerate(numbers))
+    # Kolmogorov-Smirnov test: the critical value at 1% is 1.63 / sqrt(n).
+    worst = max(abs(number - rank / 20_000) for rank, number in enumerate(numbers))
     assert worst < 1.63 / 20_000**0.5
 
 
-def test_another_seed_is_another_choice():
-    held = [{n for n in range(2000) if hash_fraction(seed, str(n)) < 0.2} for seed in range(2)]
-    assert all(320 < len(own) < 480 for own in held)
-    # Independent choices of a fifth share a fifth of it.
-    assert len(held[0] & held[1]) < 130
+def test_seeds_give_independent_splits():
+    selected = [{n for n in range(2000) if hash_fraction(seed, str(n)) < 0.2} for seed in range(2)]
+    assert all(320 < len(members) < 480 for members in selected)
+    # Independent selections of a fifth share about a fifth of their ids.
+    assert len(selected[0] & selected[1]) < 130
 
 
 @given(seeds, st.text(), st.floats(0, 1), st.floats(0, 1))
-def test_a_larger_share_holds_the_smaller(seed, photo_id, one, other):
+def test_larger_fraction_contains_the_smaller(seed, photo_id, one, other):
     small, large = sorted([one, other])
     assert (
         hash_fraction(seed, photo_id) >= small
@@ -68,8 +68,8 @@ rows = st.dictionaries(
 fractions = st.sampled_from([0.0, 0.05, 0.3])
 
 
-def alone(photos: dict[str, str]) -> dict[str, SplitRow]:
-    """Photos that are each their own group, by class."""
+def ungrouped(photos: dict[str, str]) -> dict[str, SplitRow]:
+    """Rows in which each photo is its own group."""
     return {photo_id: SplitRow(photo_id, label) for photo_id, label in photos.items()}
 
 
@@ -84,40 +84,42 @@ def split(photos, *, predefined_split=False, valid=0.1, test=0.0, seed=0):
 
 
 @given(rows, fractions, fractions, seeds, st.booleans())
-def test_photos_of_a_group_are_on_one_side(photos, valid, test, seed, official):
-    splits = split(photos, predefined_split=official, valid=valid, test=test, seed=seed)
+def test_photos_of_a_group_share_a_split(photos, valid, test, seed, use_predefined):
+    splits = split(photos, predefined_split=use_predefined, valid=valid, test=test, seed=seed)
     assert splits.keys() == photos.keys()
-    drawn = [i for i, row in photos.items() if not official or row.predefined_split == "trainval"]
-    sides = {}
-    for photo_id in drawn:
-        assert splits[photo_id] == sides.setdefault(photos[photo_id].key, splits[photo_id])
-    for photo_id in photos.keys() - set(drawn):
+    random_ids = [
+        i for i, row in photos.items() if not use_predefined or row.predefined_split == "trainval"
+    ]
+    split_of_key = {}
+    for photo_id in random_ids:
+        assert splits[photo_id] == split_of_key.setdefault(photos[photo_id].key, splits[photo_id])
+    for photo_id in photos.keys() - set(random_ids):
         assert splits[photo_id] == photos[photo_id].predefined_split
 
 
 @given(rows, seeds, st.randoms())
-def test_the_split_is_a_function_of_the_set_of_photos(photos, seed, random):
+def test_split_is_independent_of_photo_order(photos, seed, random):
     order = list(photos)
     random.shuffle(order)
     assert split({i: photos[i] for i in order}, seed=seed) == split(photos, seed=seed)
 
 
 @given(st.integers(1, 40), seeds, fractions)
-def test_each_class_of_five_photos_has_one_for_validation(num_photos, seed, valid):
-    photos = alone({f"{label}{n}": label for label in "ab" for n in range(num_photos)})
+def test_each_class_of_at_least_five_photos_has_a_validation_photo(num_photos, seed, valid):
+    photos = ungrouped({f"{label}{n}": label for label in "ab" for n in range(num_photos)})
     splits = split(photos, valid=valid, seed=seed)
     for label in "ab":
-        own = [i for i in photos if i.startswith(label)]
-        held = {i for i in own if splits[i] == "valid"}
-        drawn = {i for i in own if hash_fraction(seed, i) < valid}
-        smallest = min(own, key=lambda i: hash_fraction(seed, i))
-        extra = {smallest} if valid and num_photos >= 5 and not drawn else set()
-        assert held == drawn | extra
+        members = [i for i in photos if i.startswith(label)]
+        valid_ids = {i for i in members if splits[i] == "valid"}
+        below = {i for i in members if hash_fraction(seed, i) < valid}
+        smallest = min(members, key=lambda i: hash_fraction(seed, i))
+        extra = {smallest} if valid and num_photos >= 5 and not below else set()
+        assert valid_ids == below | extra
 
 
 @given(st.integers(0, 30), st.integers(0, 2**20), st.sampled_from("ab"))
 def test_a_new_photo_moves_at_most_one_other_of_its_class(num_photos, seed, label):
-    before = alone({f"{side}{n}": side for side in "ab" for n in range(num_photos)})
+    before = ungrouped({f"{name}{n}": name for name in "ab" for n in range(num_photos)})
     after = before | {"new": SplitRow("new", label)}
     old, new = split(before, seed=seed), split(after, seed=seed)
     moved = {photo_id for photo_id in before if old[photo_id] != new[photo_id]}
@@ -144,7 +146,7 @@ def test_groups_come_from_a_pattern_or_the_source():
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, unique=True), seeds)
-def test_the_fractions_that_messages_name_would_do(keys, seed):
+def test_suggested_fractions_give_non_empty_splits(keys, seed):
     smallest = smallest_fraction(keys, seed)
     assert any(hash_fraction(seed, key) < smallest for key in keys)
     assert not any(hash_fraction(seed, key) < smallest - 0.001 for key in keys)

@@ -1,4 +1,4 @@
-"""What else than a class is learnt of photos: tags, numbers, places; from source to shard."""
+"""Tags, numbers and coordinates as targets, from source to shard."""
 
 import io
 import json
@@ -32,10 +32,10 @@ def photos(tmp_path, jpeg):
 
 
 @pytest.fixture
-def brought_in(tmp_path, photos):
-    """Ingest a table of columns beside the photos."""
+def ingest_table(tmp_path, photos):
+    """Write a table to the photos' folder and ingest it."""
 
-    def bring(columns, settings, suffix=".parquet", **others):
+    def run(columns, settings, suffix=".parquet", **others):
         names = [f"{number}.jpg" for number in range(len(next(iter(columns.values()))))]
         table = pa.table({"image": names} | columns)
         path = photos / f"table{suffix}"
@@ -46,13 +46,13 @@ def brought_in(tmp_path, photos):
             lines = ["" if None in row else ",".join(map(str, row)) for row in rows]
             path.write_text("\n".join(lines) + "\n")
         source = {"url": str(path), "test_fraction": 0.2, "valid_fraction": 0.2} | settings
-        given = {
+        values = {
             "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
             "source": source, "ingest": {"num_workers": 1},
         }  # fmt: skip
-        return ingest(PipelineConfig.model_validate(given | others))
+        return ingest(PipelineConfig.model_validate(values | others))
 
-    return bring
+    return run
 
 
 def rows_of(manifest):
@@ -64,8 +64,8 @@ def rows_of(manifest):
 TAGS = [["cat", "sofa"], ["dog"], [], ["dog", "sofa", "dog"]] * 6
 
 
-def test_tags_are_stored_by_name_and_one_hot(brought_in):
-    manifest = brought_in({"label": TAGS}, {"targets": "tags"})
+def test_tags_are_stored_by_name_and_one_hot(ingest_table):
+    manifest = ingest_table({"label": TAGS}, {"targets": "tags"})
     assert (manifest.targets, manifest.name) == ("tags", "table-tags")
     assert manifest.class_names == ("cat", "dog", "sofa")
     rows = rows_of(manifest)
@@ -81,91 +81,91 @@ def test_tags_are_stored_by_name_and_one_hot(brought_in):
         assert info.num_rows == len(own)
 
 
-def test_tags_of_text_are_the_same_data_set(brought_in):
-    of_lists = brought_in({"label": TAGS}, {"targets": "tags", "name": "same"})
+def test_tags_as_text_and_as_lists_give_the_same_data_set(ingest_table):
+    from_lists = ingest_table({"label": TAGS}, {"targets": "tags", "name": "same"})
     text = [" ".join(tags) for tags in TAGS]
-    of_text = brought_in({"label": text}, {"targets": "tags", "name": "same"}, ".csv")
-    assert of_text.fingerprint == of_lists.fingerprint
+    from_text = ingest_table({"label": text}, {"targets": "tags", "name": "same"}, ".csv")
+    assert from_text.fingerprint == from_lists.fingerprint
     other = [";".join(f" {tag}" for tag in tags) for tags in TAGS]
     settings = {"targets": "tags", "name": "same", "tag_separator": ";"}
-    assert brought_in({"label": other}, settings, ".csv").fingerprint == of_lists.fingerprint
+    assert ingest_table({"label": other}, settings, ".csv").fingerprint == from_lists.fingerprint
 
 
-def test_tags_that_hugging_face_names(brought_in, photos):
+def test_hugging_face_class_names_become_tags(ingest_table, photos):
     names = ["cat", "dog", "sofa"]
     column = pa.array([[names.index(tag) for tag in tags] for tags in TAGS], pa.list_(pa.int64()))
     feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}
-    about = {"info": {"features": {"label": feature}}}
+    metadata = {"info": {"features": {"label": feature}}}
     images = [f"{n}.jpg" for n in range(NUM_PHOTOS)]
     table = pa.table({"image": images, "label": column})
-    table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
     pq.write_table(table, photos / "hf.parquet")
     settings = {"targets": "tags", "url": str(photos / "hf.parquet")}
-    named = brought_in({"label": TAGS}, settings)
+    named = ingest_table({"label": TAGS}, settings)
     assert rows_of(named)["3.jpg"]["tags"] == ["dog", "sofa"]
 
 
-def test_a_tag_outside_the_vocabulary(brought_in):
+def test_tag_outside_the_vocabulary_is_refused_quarantined_or_added(ingest_table):
     settings = {"targets": "tags", "name": "same"}
-    first = brought_in({"label": TAGS}, settings)
-    strange = [*TAGS[:-1], ["dgo"]]
+    first = ingest_table({"label": TAGS}, settings)
+    unknown = [*TAGS[:-1], ["dgo"]]
     with pytest.raises(PetsError, match=r"tag 'dgo': outside the contract .* 3 tags.* extend"):
-        brought_in({"label": strange}, settings)
-    left = brought_in({"label": strange}, settings, ingest={"new_labels": "quarantine"})
-    assert left.quarantine_reasons == {"label_outside_contract": 1}
-    assert left.class_names == first.class_names
+        ingest_table({"label": unknown}, settings)
+    reduced = ingest_table({"label": unknown}, settings, ingest={"new_labels": "quarantine"})
+    assert reduced.quarantine_reasons == {"label_outside_contract": 1}
+    assert reduced.class_names == first.class_names
     more = [[*tags, "dgo"] for tags in TAGS]
-    wider = brought_in({"label": more}, settings, ingest={"new_labels": "extend"})
-    assert wider.class_names == (*first.class_names, "dgo")
+    extended = ingest_table({"label": more}, settings, ingest={"new_labels": "extend"})
+    assert extended.class_names == (*first.class_names, "dgo")
 
 
-def test_a_tag_that_too_few_photos_have(brought_in):
+def test_tags_with_too_few_photos_are_refused(ingest_table):
     with pytest.raises(PetsError, match=r"tag 'cat' has 1 photo, at least 2"):
-        brought_in({"label": [["cat"], *[["dog"]] * 23]}, {"targets": "tags"})
+        ingest_table({"label": [["cat"], *[["dog"]] * 23]}, {"targets": "tags"})
     with pytest.raises(PetsError, match="no photo of the source has a tag"):
-        brought_in({"label": [[]] * 24}, {"targets": "tags"})
-    assert brought_in({"label": [["dog"], []] * 12}, {"targets": "tags"}).class_names == ("dog",)
+        ingest_table({"label": [[]] * 24}, {"targets": "tags"})
+    assert ingest_table({"label": [["dog"], []] * 12}, {"targets": "tags"}).class_names == ("dog",)
 
 
 AGES = [float(number) for number in range(NUM_PHOTOS)]
 NUMBERS = {"targets": "numbers", "number_columns": ["age", "weight"], "units": ["years", "kg"]}
 
 
-def test_numbers_are_stored_with_how_they_are_spread(brought_in):
-    manifest = brought_in({"age": AGES, "weight": [age * 2 for age in AGES]}, NUMBERS)
+def test_numbers_are_stored_with_their_statistics(ingest_table):
+    manifest = ingest_table({"age": AGES, "weight": [age * 2 for age in AGES]}, NUMBERS)
     rows = rows_of(manifest)
     assert rows["7.jpg"]["numbers"] == [7, 14]
     assert (rows["7.jpg"]["label"], rows["7.jpg"]["class_name"]) == (None, "7, 14")
     train = np.array([row["numbers"] for row in rows.values() if row["split"] == "train"])
     assert [(n.name, n.unit) for n in manifest.numbers] == [("age", "years"), ("weight", "kg")]
-    for place, info in enumerate(manifest.numbers):
-        column = train[:, place]
+    for number, info in enumerate(manifest.numbers):
+        column = train[:, number]
         assert (info.mean, info.std) == pytest.approx((column.mean(), column.std()))
         assert (info.low, info.high) == (column.min(), column.max())
     assert manifest.classes == ()
     assert manifest.contents == "age, weight"
 
 
-def test_the_same_numbers_as_text_are_the_same_data_set(brought_in):
+def test_numbers_as_text_give_the_same_data_set(ingest_table):
     columns = {"age": AGES, "weight": AGES}
     settings = NUMBERS | {"name": "same"}
-    first = brought_in(columns, settings)
-    assert brought_in(columns, settings, ".csv").fingerprint == first.fingerprint
+    first = ingest_table(columns, settings)
+    assert ingest_table(columns, settings, ".csv").fingerprint == first.fingerprint
 
 
-def test_numbers_with_decimal_commas_are_the_same_data_set(brought_in, photos):
+def test_numbers_with_decimal_commas_give_the_same_data_set(ingest_table, photos):
     settings = {"targets": "numbers", "number_columns": ["age"], "name": "same"}
     ages = [age + 0.5 for age in AGES]
-    first = brought_in({"age": ages}, settings)
+    first = ingest_table({"age": ages}, settings)
     rows = "".join(f"{n}.jpg;{age:.1f}\n".replace(".5", ",5") for n, age in enumerate(ages))
     (photos / "german.csv").write_text(f"image;age\n{rows}")
     german = settings | {"url": str(photos / "german.csv")}
-    assert brought_in({"age": ages}, german).fingerprint == first.fingerprint
+    assert ingest_table({"age": ages}, german).fingerprint == first.fingerprint
     (photos / "german.csv").write_text(
         "image,age\n" + "".join(f'{n}.jpg,"1,5{n:02}"\n' for n in range(24))
     )
     with pytest.raises(PetsError, match=r"source\.decimal"):
-        brought_in({"age": ages}, german | {"name": "other"})
+        ingest_table({"age": ages}, german | {"name": "other"})
 
 
 @pytest.mark.parametrize(
@@ -177,25 +177,25 @@ def test_numbers_with_decimal_commas_are_the_same_data_set(brought_in, photos):
         (101.0, r"row 3 has age = 101.0, outside source.y_range = \(0, 100\)"),
     ],
 )
-def test_a_number_that_is_none(brought_in, tmp_path, value, message):
+def test_missing_or_out_of_range_number_is_refused(ingest_table, tmp_path, value, message):
     ages = [*AGES[:2], value, *AGES[3:]]
     settings = {"targets": "numbers", "number_columns": ["age"], "y_range": [0, 100]}
     with pytest.raises(PetsError, match=message):
-        brought_in({"age": ages}, settings)
-    assert not list((tmp_path / "store").rglob("manifest.json")), "nothing half-written"
+        ingest_table({"age": ages}, settings)
+    assert not list((tmp_path / "store").rglob("manifest.json")), "no version is written"
 
 
-def test_text_that_is_no_number(brought_in):
+def test_text_that_is_not_a_number_is_refused(ingest_table):
     with pytest.raises(PetsError, match="row 1 has age = 'old', which is not a number"):
-        brought_in({"age": ["old"] * 24}, {"targets": "numbers", "number_columns": ["age"]})
+        ingest_table({"age": ["old"] * 24}, {"targets": "numbers", "number_columns": ["age"]})
 
 
 POINTS = {"targets": "points", "number_columns": ["x", "y"]}
 
 
-def test_places_are_halves_of_the_sides(brought_in):
-    places = {"x": [0.0, 24.0, 12.0, 6.0] * 6, "y": [0.0, 16.0, 8.0, 4.0] * 6}
-    manifest = brought_in(places, POINTS)
+def test_coordinates_are_stored_in_half_side_lengths(ingest_table):
+    coordinates = {"x": [0.0, 24.0, 12.0, 6.0] * 6, "y": [0.0, 16.0, 8.0, 4.0] * 6}
+    manifest = ingest_table(coordinates, POINTS)
     rows = rows_of(manifest)
     assert [rows[f"{n}.jpg"]["numbers"] for n in range(4)] == [
         [-1, -1], [1, 1], [0, 0], [-0.5, -0.5],
@@ -203,61 +203,59 @@ def test_places_are_halves_of_the_sides(brought_in):
     assert [n.unit for n in manifest.numbers] == ["half widths", "half heights"]
 
 
-def test_places_outside_the_photo_leave_it_out(brought_in):
-    places = {"x": [24.5, *[1.0] * 23], "y": [1.0] * 24}
-    manifest = brought_in(places, POINTS)
+def test_photos_with_points_outside_are_quarantined(ingest_table):
+    coordinates = {"x": [24.5, *[1.0] * 23], "y": [1.0] * 24}
+    manifest = ingest_table(coordinates, POINTS)
     assert manifest.quarantine_reasons == {OUTSIDE_PHOTO: 1}
     (row,) = pq.read_table(f"{manifest.url}/quarantine.parquet").to_pylist()
     assert (row["id"], row["detail"]) == ("0.jpg", "24.5, 1 on a photo of 24 x 16 pixels")
     half = {"x": [24.5, 1.0] * 12, "y": [1.0] * 24}
     with pytest.raises(PetsError, match=rf"12 of 24 photos .* \(12 {OUTSIDE_PHOTO}\)"):
-        brought_in(half, POINTS | {"name": "half"})
+        ingest_table(half, POINTS | {"name": "half"})
 
 
-def test_a_box_whose_corners_are_exchanged_leaves_its_photo_out(brought_in):
+def test_photo_with_swapped_box_corners_is_quarantined(ingest_table):
     names = ["xmin", "ymin", "xmax", "ymax"]
     settings = {"targets": "box", "number_columns": names}
     columns = {"xmin": [9.0, *[1.0] * 23], "ymin": [1.0] * 24, "xmax": [5.0] * 24,
                "ymax": [5.0] * 24}  # fmt: skip
-    assert brought_in(columns, settings).quarantine_reasons == {NO_BOX: 1}
+    assert ingest_table(columns, settings).quarantine_reasons == {NO_BOX: 1}
     with pytest.raises(PetsError, match=r"24 of 24 photos .*24 no_box"):
-        brought_in(columns | {"xmin": [9.0] * 24}, settings | {"name": "all"})
+        ingest_table(columns | {"xmin": [9.0] * 24}, settings | {"name": "all"})
 
 
-def test_a_table_must_say_where_places_are(brought_in):
+def test_box_targets_of_a_table_need_number_columns(ingest_table):
     with pytest.raises(PetsError, match=r"targets = box: .* is a table.*source.number_columns"):
-        brought_in({"x": [1.0] * 24}, {"targets": "box"})
+        ingest_table({"x": [1.0] * 24}, {"targets": "box"})
 
 
-def test_one_label_a_row_is_one_tag(brought_in):
-    manifest = brought_in({"label": [0, 1, 2] * 8}, {"targets": "tags"})
+def test_single_label_becomes_one_tag(ingest_table):
+    manifest = ingest_table({"label": [0, 1, 2] * 8}, {"targets": "tags"})
     assert manifest.class_names == ("0", "1", "2")
     assert rows_of(manifest)["0.jpg"]["tags"] == ["0"]
 
 
-def test_other_numbers_are_another_version(brought_in):
+def test_changed_numbers_give_a_new_version(ingest_table):
     settings = {"targets": "numbers", "number_columns": ["age"], "name": "same"}
-    first = brought_in({"age": AGES}, settings)
-    second = brought_in({"age": [77.0, *AGES[1:]]}, settings)
+    first = ingest_table({"age": AGES}, settings)
+    second = ingest_table({"age": [77.0, *AGES[1:]]}, settings)
     assert second.fingerprint != first.fingerprint
     assert diff(first, second).relabelled == ["0.jpg"]
 
 
-def test_another_version_takes_photos_from_the_first(brought_in):
-    places = {"x": [1.0] * 24, "y": [1.0] * 24}
-    brought_in(places, POINTS | {"name": "same"})
-    moved = brought_in(places | {"x": [2.0, 25.0, *[1.0] * 22]}, POINTS | {"name": "same"})
+def test_new_version_reuses_photos_of_the_first(ingest_table):
+    coordinates = {"x": [1.0] * 24, "y": [1.0] * 24}
+    ingest_table(coordinates, POINTS | {"name": "same"})
+    moved = ingest_table(coordinates | {"x": [2.0, 25.0, *[1.0] * 22]}, POINTS | {"name": "same"})
     rows = rows_of(moved)
     assert rows["0.jpg"]["numbers"] == pytest.approx([2 * 2 / 24 - 1, 2 / 16 - 1])
-    assert moved.quarantine_reasons == {OUTSIDE_PHOTO: 1}, (
-        "a photo taken from a shard is looked at, too"
-    )
+    assert moved.quarantine_reasons == {OUTSIDE_PHOTO: 1}, "points of reused photos are checked too"
 
 
-def test_something_else_cannot_be_learnt_under_the_same_name(brought_in):
-    brought_in({"age": AGES}, {"targets": "numbers", "number_columns": ["age"], "name": "same"})
+def test_changed_target_type_under_the_same_name_is_refused(ingest_table):
+    ingest_table({"age": AGES}, {"targets": "numbers", "number_columns": ["age"], "name": "same"})
     with pytest.raises(PetsError, match=r"targets = tags, but earlier.*= numbers of age: set"):
-        brought_in({"label": TAGS}, {"targets": "tags", "name": "same"})
+        ingest_table({"label": TAGS}, {"targets": "tags", "name": "same"})
 
 
 def test_pets_have_species_and_breed_as_tags(small_config):
@@ -270,35 +268,35 @@ def test_pets_have_species_and_breed_as_tags(small_config):
 
 
 @pytest.mark.parametrize("targets", ["points", "box"])
-def test_heads_of_the_sample_are_on_their_photos(small_config, targets):
+def test_sample_heads_match_their_annotations(small_config, targets):
     source = small_config.source.model_copy(update={"targets": targets})
     manifest = ingest(small_config.model_copy(update={"source": source}))
     assert manifest.num_rows == 37 * 4
     rows = rows_of(manifest)
-    places = np.array([row["numbers"] for row in rows.values()])
-    # Which are those of the annotations, told another way.
-    for row, place in zip(rows.values(), places, strict=True):
+    coordinates = np.array([row["numbers"] for row in rows.values()])
+    # Targets are the annotations in other units.
+    for row, target in zip(rows.values(), coordinates, strict=True):
         xmin, ymin, xmax, ymax = (row["head_box"][s] for s in ("xmin", "ymin", "xmax", "ymax"))
-        marked = [xmin, ymin, xmax, ymax]
+        annotation = [xmin, ymin, xmax, ymax]
         if targets == "points":
-            marked = [(xmin + xmax) / 2, (ymin + ymax) / 2]
-        sides = np.resize([row["width"], row["height"]], len(place))
-        assert (place + 1) / 2 * sides == pytest.approx(np.array(marked), abs=1e-3)
+            annotation = [(xmin + xmax) / 2, (ymin + ymax) / 2]
+        sides = np.resize([row["width"], row["height"]], len(target))
+        assert (target + 1) / 2 * sides == pytest.approx(np.array(annotation), abs=1e-3)
     if targets == "box":
-        assert (places[:, :2] < places[:, 2:]).all()
+        assert (coordinates[:, :2] < coordinates[:, 2:]).all()
     else:
-        # Heads are drawn about the middle, and above it.
-        assert np.abs(places.mean(0)).max() < 0.4
+        # The sample draws heads near the centre of the photo.
+        assert np.abs(coordinates.mean(0)).max() < 0.4
 
 
 @pytest.mark.real_data
-def test_published_heads_are_found_where_they_are_marked(real_data, tmp_path):
+def test_published_head_boxes_match_their_annotations(real_data, tmp_path):
     source = {"url": str(real_data / "oxford-iiit-pet-3breeds-original"), "targets": "box"}
-    given = {"store": str(tmp_path / "s"), "cache_dir": str(tmp_path / "c"), "source": source}
-    config = PipelineConfig.model_validate(given | {"ingest": {"max_quarantined_fraction": 0.1}})
+    values = {"store": str(tmp_path / "s"), "cache_dir": str(tmp_path / "c"), "source": source}
+    config = PipelineConfig.model_validate(values | {"ingest": {"max_quarantined_fraction": 0.1}})
     manifest = ingest(config)
     assert manifest.num_rows >= 290
-    assert manifest.quarantine_reasons["no_numbers"] >= 290, "by rule, which is no fault"
+    assert manifest.quarantine_reasons["no_numbers"] >= 290, "photos without a published box"
     rows = rows_of(manifest)
     box, width, height = (rows["Abyssinian_1"][k] for k in ("numbers", "width", "height"))
     assert (width, height) == (600, 400)
@@ -306,23 +304,25 @@ def test_published_heads_are_found_where_they_are_marked(real_data, tmp_path):
     assert pixels == pytest.approx([333, 72, 425, 158], abs=1e-3)
 
 
-def test_settings_that_make_no_sense(tmp_path):
-    def refused(words, **source):
-        with pytest.raises(ValueError, match=words):
+def test_invalid_target_settings_are_refused(tmp_path):
+    def assert_refused(message, **source):
+        with pytest.raises(ValueError, match=message):
             PipelineConfig.model_validate({"source": source})
 
-    refused("number_columns = age cannot be used", number_columns=["age"])
-    refused("needs number_columns", targets="numbers")
-    refused("x and y of every point", targets="points", number_columns=["x", "y", "z"])
-    refused("set xmin, ymin, xmax", targets="box", number_columns=["x", "y"])
-    refused("remove the duplicate column", targets="numbers", number_columns=["x", "x"])
-    refused("units has 2 entries", targets="numbers", number_columns=["x"], units=["m", "kg"])
-    refused("first value must be", targets="numbers", number_columns=["x"], y_range=[1, 0])
-    refused("y_range cannot be used", targets="tags", y_range=[0, 1])
+    assert_refused("number_columns = age cannot be used", number_columns=["age"])
+    assert_refused("needs number_columns", targets="numbers")
+    assert_refused("x and y of every point", targets="points", number_columns=["x", "y", "z"])
+    assert_refused("set xmin, ymin, xmax", targets="box", number_columns=["x", "y"])
+    assert_refused("remove the duplicate column", targets="numbers", number_columns=["x", "x"])
+    assert_refused(
+        "units has 2 entries", targets="numbers", number_columns=["x"], units=["m", "kg"]
+    )
+    assert_refused("first value must be", targets="numbers", number_columns=["x"], y_range=[1, 0])
+    assert_refused("y_range cannot be used", targets="tags", y_range=[0, 1])
 
 
 @pytest.mark.parametrize(
-    ("targets", "settings", "named"),
+    ("targets", "settings", "message"),
     [
         ("tags", {"train": {"class_weights": "balanced"}}, "train.class_weights"),
         ("box", {"train": {"label_smoothing": 0.1}}, "train.label_smoothing = 0.1"),
@@ -332,20 +332,20 @@ def test_settings_that_make_no_sense(tmp_path):
         ("class", {"evaluate": {"threshold": "per_tag"}}, "evaluate.threshold = per_tag"),
     ],
 )
-def test_settings_of_another_kind_of_target(targets, settings, named):
+def test_settings_of_another_target_type_are_refused(targets, settings, message):
     with pytest.raises(
-        ValueError, match=rf"{named} cannot be used with source.targets = {targets}"
+        ValueError, match=rf"{message} cannot be used with source.targets = {targets}"
     ):
         PipelineConfig.model_validate({"source": {"targets": targets}} | settings)
 
 
-def test_a_folder_of_classes_tells_no_tags(write_folder, tmp_path):
+def test_class_folders_have_no_tags(write_folder, tmp_path):
     root = write_folder(tmp_path / "mine", {"cat": 4, "dog": 4})
-    given = {"store": str(tmp_path / "s"), "source": {"url": str(root), "targets": "tags"}}
+    values = {"store": str(tmp_path / "s"), "source": {"url": str(root), "targets": "tags"}}
     with pytest.raises(
         PetsError, match=r"targets = tags: .*mine give each photo one class.* Use a table"
     ):
-        ingest(PipelineConfig.model_validate(given))
+        ingest(PipelineConfig.model_validate(values))
 
 
 def test_pets_have_no_numbers(small_config):
@@ -356,30 +356,33 @@ def test_pets_have_no_numbers(small_config):
         ingest(small_config.model_copy(update={"source": source}))
 
 
-def pets_turned(folder, write_oxford, annotated) -> None:
-    """Oxford's form; half of the photos are stored turned, the box annotated in `annotated` pixels.
+def write_rotated_pets(folder, write_oxford, annotated) -> None:
+    """Write Oxford archives of rotated photos with boxes in `annotated` pixels.
 
-    On each upright photo of 120 x 90 the head is at 40, 30, 70, 60.
+    Two thirds of the photos are stored rotated. In each upright photo of 120 x 90 pixels the head
+    is at 40, 30, 70, 60.
     """
     photos, lists, lines = [], {}, []
-    places = {
+    coordinates = {
         "stored": {1: (40, 30, 70, 60), 6: (30, 50, 60, 80), 8: (30, 40, 60, 70)},
         "upright": dict.fromkeys((1, 6, 8), (40, 30, 70, 60)),
     }
-    turns = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    transposes = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     for number in range(24):
-        breed, turn = ("Abyssinian", "beagle")[number % 2], (1, 6, 8)[number % 3]
+        breed, orientation = ("Abyssinian", "beagle")[number % 2], (1, 6, 8)[number % 3]
         name = f"{breed}_{number}"
         pixels = np.random.default_rng(number).integers(0, 256, (90, 120, 3), np.uint8)
         exif = Image.Exif()
-        exif[0x0112] = turn
+        exif[0x0112] = orientation
         image = Image.fromarray(pixels)
-        image = image.transpose(turns[turn]) if turn in turns else image
+        image = image.transpose(transposes[orientation]) if orientation in transposes else image
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", exif=exif)
         photos.append((f"{name}.jpg", buffer.getvalue()))
         size = image.size if annotated == "stored" else (120, 90)
-        fields = zip(("xmin", "ymin", "xmax", "ymax"), places[annotated][turn], strict=True)
+        fields = zip(
+            ("xmin", "ymin", "xmax", "ymax"), coordinates[annotated][orientation], strict=True
+        )
         box = "".join(f"<{field}>{value}</{field}>" for field, value in fields)
         lists[f"xmls/{name}.xml"] = (
             f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size><object>"
@@ -392,14 +395,14 @@ def pets_turned(folder, write_oxford, annotated) -> None:
 
 @pytest.mark.parametrize("annotated", ["stored", "upright"])
 @pytest.mark.parametrize("targets", ["box", "points", "class"])
-def test_annotations_are_turned_with_their_photos(tmp_path, write_oxford, annotated, targets):
-    """An xml's <size> says which pixels its box is of."""
-    pets_turned(tmp_path / "pets", write_oxford, annotated)
-    given = {
+def test_annotations_are_rotated_with_their_photos(tmp_path, write_oxford, annotated, targets):
+    """The <size> of an annotation determines the pixels of its box."""
+    write_rotated_pets(tmp_path / "pets", write_oxford, annotated)
+    values = {
         "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
         "source": {"url": str(tmp_path / "pets"), "targets": targets}, "ingest": {"num_workers": 1},
     }  # fmt: skip
-    manifest = ingest(PipelineConfig.model_validate(given))
+    manifest = ingest(PipelineConfig.model_validate(values))
     rows = rows_of(manifest).values()
     assert len(rows) == 24
     assert all(row["head_box"] == {"xmin": 40, "ymin": 30, "xmax": 70, "ymax": 60} for row in rows)
@@ -410,37 +413,39 @@ def test_annotations_are_turned_with_their_photos(tmp_path, write_oxford, annota
         np.testing.assert_allclose((found + 1) / 2 * sides, [expected] * 24, atol=1e-4)
 
 
-def test_an_annotation_that_does_not_say_which_pixels_are_meant():
-    """It leaves its photo out where the places are the target, and else its box."""
+def test_annotation_of_ambiguous_size_quarantines_its_photo_or_drops_its_box():
+    """The photo is quarantined if the box is the target; otherwise only the box is dropped."""
     photo = PlannedPhoto("a", "a.jpg", "", None, None, numbers=(1, 2), annotation_size=(50, 40))
-    unclear = [((120, 90), 1), ((40, 50), 1), ((120, 90), 6), ((50, 40), 3), ((50, 40), 2)]
-    for size, turn in unclear:
+    ambiguous = [((120, 90), 1), ((40, 50), 1), ((120, 90), 6), ((50, 40), 3), ((50, 40), 2)]
+    for size, orientation in ambiguous:
         with pytest.raises(UnreadablePhotoError, match="annotation_size: annotated at 50 x 40"):
-            _to_upright(photo, size, turn)
-        of_class = photo._replace(numbers=(), head_box=(1, 2, 3, 4))
-        assert _to_upright(of_class, size, turn).head_box is None
+            _to_upright(photo, size, orientation)
+        class_photo = photo._replace(numbers=(), head_box=(1, 2, 3, 4))
+        assert _to_upright(class_photo, size, orientation).head_box is None
     square = photo._replace(annotation_size=(50, 50))
-    without = photo._replace(annotation_size=(0, 0))
-    for other in (square, without):
+    unsized = photo._replace(annotation_size=(0, 0))
+    for other in (square, unsized):
         with pytest.raises(UnreadablePhotoError, match="annotation_size"):
             _to_upright(other, (50, 50), 6)
         assert _to_upright(other, (50, 50), 1).numbers == (1, 2)
-    assert _to_upright(photo, (50, 40), 6).numbers == (1, 2), "of the upright photo"
+    assert _to_upright(photo, (50, 40), 6).numbers == (1, 2), (
+        "already relative to the upright photo"
+    )
     assert _to_upright(photo, (40, 50), 6).numbers == (38, 1)
     assert _to_upright(photo._replace(annotation_size=()), (9, 9), 6).numbers == (1, 2)
 
 
 @pytest.mark.parametrize(
-    ("xml", "found"),
+    ("xml", "expected"),
     [
         ("<size><width>90.0</width><height>120</height></size>", (90, 120)),
         ("<size><width>0</width><height>0</height></size>", (0, 0)),
         ("", (0, 0)),
     ],
 )
-def test_sizes_of_annotations(xml, found):
+def test_annotation_sizes_are_parsed(xml, expected):
     sides = {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
     box = "".join(f"<{name}>{value}</{name}>" for name, value in sides.items())
     head = f"<annotation>{xml}<object><bndbox>{box}</bndbox></object></annotation>"
-    assert _parse_head(head.encode()) == ((1, 2, 3, 4), found)
+    assert _parse_head(head.encode()) == ((1, 2, 3, 4), expected)
     assert _parse_head(head.replace(">3<", ">1e999<").encode()) == (None, None)

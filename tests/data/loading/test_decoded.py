@@ -1,4 +1,4 @@
-"""The cache of decoded photos: the very pixels, made once, whole or not at all."""
+"""Cache of decoded photos: exact pixels, built once, written atomically."""
 
 import os
 import threading
@@ -39,12 +39,12 @@ def open_split(manifest, tmp_path):
     return open_it
 
 
-def built(tmp_path) -> list[Path]:
-    """What lies in the cache, besides locks."""
+def cache_files(tmp_path) -> list[Path]:
+    """Cache files except locks."""
     return [p for p in (tmp_path / "cache/decoded").iterdir() if p.suffix != ".lock"]
 
 
-def test_the_pixels_are_those_of_decode(open_split, manifest, tmp_path):
+def test_cached_pixels_equal_decode(open_split, manifest, tmp_path):
     for split, info in manifest.splits.items():
         photos = open_split(split)
         assert len(photos) == info.num_rows == len(set(photos.ids))
@@ -55,12 +55,12 @@ def test_the_pixels_are_those_of_decode(open_split, manifest, tmp_path):
             assert manifest.classes[label].name == photo_id.split("/")[0]
 
 
-def test_the_pixels_cannot_be_changed(open_split):
+def test_cached_pixels_are_read_only(open_split):
     with pytest.raises(ValueError, match="read-only"):
         open_split().pixels[0] = 0
 
 
-def test_the_cache_is_used_again(open_split, monkeypatch):
+def test_cache_is_reused(open_split, monkeypatch):
     first = open_split()
     monkeypatch.setattr(decoded, "decode", None)
     again = open_split()
@@ -68,55 +68,55 @@ def test_the_cache_is_used_again(open_split, monkeypatch):
     assert first.ids == again.ids
 
 
-def test_what_no_run_opens_any_more_makes_room(open_split, tmp_path):
-    then = time.time() - 86_400 * (UNUSED_DAYS + 1)
+def test_unused_cache_files_are_removed(open_split, tmp_path):
+    unused_since = time.time() - 86_400 * (UNUSED_DAYS + 1)
     for size in (8, 9):
         open_split(size=size)
-    for path in built(tmp_path):
-        os.utime(path, (then, then))
+    for path in cache_files(tmp_path):
+        os.utime(path, (unused_since, unused_since))
     open_split(size=8)
     open_split(size=10)
-    sizes = {path.stem.split("-")[-2] for path in built(tmp_path)}
+    sizes = {path.stem.split("-")[-2] for path in cache_files(tmp_path)}
     assert sizes == {"8", "10"}
-    assert len(built(tmp_path)) == 6
+    assert len(cache_files(tmp_path)) == 6
 
 
-def test_another_size_is_another_file(open_split):
+def test_each_size_has_its_own_file(open_split):
     assert open_split(size=8).pixels.shape[1:] == (8, 8, 3)
     assert open_split(size=9).pixels.shape[1:] == (9, 9, 3)
 
 
-def test_progress_is_told(open_split, manifest):
-    told = []
-    open_split(on_progress=told.append)
+def test_progress_is_reported(open_split, manifest):
+    reports = []
+    open_split(on_progress=reports.append)
     total = manifest.splits["train"].num_rows
-    assert [progress.done for progress in told] == [128, total]
-    assert {(p.stage, p.total, p.unit) for p in told} == {("decode train", total, "photos")}
+    assert [progress.done for progress in reports] == [128, total]
+    assert {(p.stage, p.total, p.unit) for p in reports} == {("decode train", total, "photos")}
 
 
-def test_reading_gives_the_rows_asked_for_in_their_order(open_split):
+def test_read_returns_the_requested_rows_in_order(open_split):
     photos = open_split()
     rows = np.array([7, 0, 200, 3, 7])
     np.testing.assert_array_equal(photos.read(rows), photos.pixels[rows])
     assert photos.read(rows[:0]).shape == (0, SIZE, SIZE, 3)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
-def test_photos_beyond_the_limit_are_decoded_when_they_are_read(open_split, tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999, 1.0])
+def test_photos_beyond_the_limit_are_decoded_on_read(open_split, tmp_path, fraction):
     whole = open_split()
-    limit = whole.pixels.nbytes * share / 2**30
-    part = open_split(limit_gib=limit)
-    assert len(part) == len(whole)
-    assert part.pixels.nbytes <= limit * 2**30
-    assert len(part.pixels) == int(len(whole) * share)
+    limit = whole.pixels.nbytes * fraction / 2**30
+    partial = open_split(limit_gib=limit)
+    assert len(partial) == len(whole)
+    assert partial.pixels.nbytes <= limit * 2**30
+    assert len(partial.pixels) == int(len(whole) * fraction)
     rows = np.random.default_rng(0).permutation(len(whole))
-    np.testing.assert_array_equal(part.read(rows), whole.pixels[rows])
-    assert (part.ids, part.targets.tolist()) == (whole.ids, whole.targets.tolist())
+    np.testing.assert_array_equal(partial.read(rows), whole.pixels[rows])
+    assert (partial.ids, partial.targets.tolist()) == (whole.ids, whole.targets.tolist())
     again = open_split(limit_gib=limit)
     np.testing.assert_array_equal(again.read(rows), whole.pixels[rows])
 
 
-def test_the_disk_says_how_many_are_decoded(open_split, manifest, tmp_path, monkeypatch):
+def test_auto_limit_depends_on_free_disk_space(open_split, manifest, tmp_path, monkeypatch):
     info, photo = manifest.splits["train"], SIZE * SIZE * 3
     stored = sum(shard.num_bytes for shard in info.shards)
 
@@ -126,12 +126,12 @@ def test_the_disk_says_how_many_are_decoded(open_split, manifest, tmp_path, monk
     free(2 * info.num_rows * photo)
     whole = open_split("valid", limit_gib="auto")
     assert len(whole.pixels) == len(whole)
-    # Half of the free disk is for all photos as they are stored, and eleven decoded.
+    # Half of the free space holds all encoded photos and eleven decoded ones.
     free(2 * (stored + 11 * (photo - stored / info.num_rows)) + 2)
-    part = open_split(limit_gib="auto")
-    assert (len(part.pixels), len(part)) == (11, info.num_rows)
+    partial = open_split(limit_gib="auto")
+    assert (len(partial.pixels), len(partial)) == (11, info.num_rows)
     free(1)
-    assert len(open_split(limit_gib="auto").pixels) == 11, "what is there is taken"
+    assert len(open_split(limit_gib="auto").pixels) == 11, "an existing cache file is reused"
     open_split(limit_gib=1.0)
     assert len(open_split(limit_gib="auto").pixels) == info.num_rows
     monkeypatch.setattr(decoded, "_MAX_AUTO_GIB", 0)
@@ -146,34 +146,34 @@ def test_a_damaged_shard_fails_its_checksum(open_split, manifest, tmp_path):
     path.write_bytes(data)
     with pytest.raises(PetsError, match=rf"{path.name} fails its checksum"):
         open_split()
-    assert built(tmp_path) == []
+    assert cache_files(tmp_path) == []
 
 
-def test_a_missing_shard_is_a_plain_error(open_split, manifest):
+def test_missing_shard_raises_pets_error(open_split, manifest):
     (Path(manifest.shard_url(manifest.splits["train"].shards[0]))).unlink()
     with pytest.raises(PetsError, match="does not exist"):
         open_split()
 
 
-def test_a_failure_half_way_leaves_nothing(open_split, tmp_path):
+def test_interrupted_decoding_leaves_no_files(open_split, tmp_path):
     def stop(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         open_split(on_progress=stop)
-    assert built(tmp_path) == []
+    assert cache_files(tmp_path) == []
     assert len(open_split()) > 0
 
 
-def test_of_two_at_once_one_builds_and_the_other_waits_for_it(open_split, tmp_path):
-    started, told, results = threading.Event(), [], []
+def test_concurrent_openers_build_the_cache_once(open_split, tmp_path):
+    started, reports, results = threading.Event(), [], []
 
-    def tell(progress):
-        told.append(progress.done)
+    def report(progress):
+        reports.append(progress.done)
         started.set()
 
     def build():
-        results.append(open_split(on_progress=tell))
+        results.append(open_split(on_progress=report))
 
     threads = [threading.Thread(target=build) for _ in range(2)]
     threads[0].start()
@@ -182,18 +182,18 @@ def test_of_two_at_once_one_builds_and_the_other_waits_for_it(open_split, tmp_pa
     for thread in threads:
         thread.join()
     np.testing.assert_array_equal(results[0].pixels, results[1].pixels)
-    assert told == sorted(set(told)), "the photos were decoded once"
-    assert len(built(tmp_path)) == 3
+    assert reports == sorted(set(reports)), "the photos were decoded once"
+    assert len(cache_files(tmp_path)) == 3
 
 
-def test_a_short_file_is_made_anew(open_split, tmp_path):
+def test_truncated_cache_file_is_rebuilt(open_split, tmp_path):
     whole = np.array(open_split().pixels)
     path = next((tmp_path / "cache/decoded").glob("*.u8"))
     path.write_bytes(path.read_bytes()[:1000])
     np.testing.assert_array_equal(open_split().pixels, whole)
 
 
-def test_lengths_must_agree():
+def test_unequal_lengths_raise_value_error():
     pixels, labels = np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="one entry per photo"):
         DecodedPhotos(pixels, labels, ["a"])

@@ -1,4 +1,4 @@
-"""JPEGs that the device decodes: torchvision's decoder on the CPU stands for a GPU's."""
+"""JPEG decoding on the device; torchvision's CPU decoder replaces nvJPEG."""
 
 import io
 
@@ -31,13 +31,13 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
     return file.getvalue()
 
 
-def turned() -> bytes:
+def rotated() -> bytes:
     exif = Image.Exif()
     exif[274] = 6
     return encoded(picture(1), exif=exif)
 
 
-def of_profile(name: str) -> bytes:
+def with_profile(name: str) -> bytes:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
     return encoded(picture(1), icc_profile=profile)
 
@@ -48,9 +48,9 @@ def of_profile(name: str) -> bytes:
         (encoded(picture(1)), True),
         (encoded(picture(1).convert("L")), True),
         (encoded(picture(1), progressive=True), True),
-        (of_profile("sRGB"), True),
+        (with_profile("sRGB"), True),
         (encoded(picture(1).convert("CMYK")), False),
-        (turned(), False),
+        (rotated(), False),
         (encoded(picture(1), "PNG"), False),
         (encoded(picture(1))[:20], False),
         (b"", False),
@@ -62,7 +62,7 @@ def test_plain_jpegs_are_upright_and_need_no_profile(data, expected):
 
 @pytest.mark.parametrize("size", [(100, 75), (40, 300), (32, 32), (20, 20)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_squares_are_those_of_pillow(size, mode):
+def test_squares_match_pillow(size, mode):
     photos = [encoded(picture(number, *size).convert(mode), quality=95) for number in range(3)]
     squares = decode_squares(photos, SIDE, CPU)
     assert squares.shape == (3, SIDE, SIDE, 3)
@@ -71,15 +71,15 @@ def test_squares_are_those_of_pillow(size, mode):
         full, _ = open_rgb(photo)
         stretched = np.asarray(full.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
         assert np.abs(square.astype(int) - stretched.astype(int)).mean() < 1
-        # Which decodes large ones at a reduced scale.
+        # decode() reads large JPEGs at a reduced scale.
         assert np.abs(square.astype(int) - decode(photo, SIDE).astype(int)).mean() < 4
 
 
 @pytest.fixture
 def photos() -> DecodedPhotos:
-    """Two decoded, and then JPEGs, one of them turned, and a PNG."""
+    """Two decoded photos, then encoded ones: JPEGs, one of them rotated, and a PNG."""
     files = [encoded(picture(number)) for number in range(4)]
-    files += [turned(), encoded(picture(5), "PNG"), encoded(picture(6))]
+    files += [rotated(), encoded(picture(5), "PNG"), encoded(picture(6))]
     pixels = np.stack([decode(file, SIDE) for file in files[:2]])
     rest = files[2:]
     stored = EncodedPhotos(
@@ -96,7 +96,7 @@ def batches(photos: DecodedPhotos) -> torch.Tensor:
     return torch.cat([batch.inputs for batch in found])[torch.from_numpy(order.argsort())]
 
 
-def test_each_photo_keeps_its_place_whoever_decodes_it(photos, monkeypatch):
+def test_photo_order_is_independent_of_the_decoder(photos, monkeypatch):
     expected, decoded = batches(photos), []
     monkeypatch.setattr(loader_module, "decodes_jpegs", lambda device: True)
 
@@ -106,13 +106,13 @@ def test_each_photo_keeps_its_place_whoever_decodes_it(photos, monkeypatch):
 
     monkeypatch.setattr(loader_module, "decode_squares", counting)
     found = batches(photos)
-    assert len(decoded) == 3, "neither the turned one nor the PNG"
+    assert len(decoded) == 3, "neither the rotated JPEG nor the PNG"
     assert (found - expected).abs().mean((1, 2, 3)).max() < 4 / 255
     for row in (0, 1, 4, 5):
         assert torch.equal(found[row], expected[row])
 
 
-def test_a_decoder_that_refuses_is_warned_of_once_and_replaced(photos, monkeypatch):
+def test_failing_gpu_decoder_warns_once_and_falls_back_to_the_cpu(photos, monkeypatch):
     expected = batches(photos)
     monkeypatch.setattr(loader_module, "decodes_jpegs", lambda device: True)
 

@@ -1,4 +1,4 @@
-"""Order is data: every row once an epoch, and the same pixels whatever the world size."""
+"""Loader: every row once per epoch, pixels independent of the world size."""
 
 import numpy as np
 import pytest
@@ -17,19 +17,19 @@ seeds = st.none() | st.integers(0, 2**32)
 epochs = st.integers(0, 50)
 
 
-class Untouched:
-    """Gives back what it gets, and keeps what it was told."""
+class Recorder:
+    """Identity transform that records its arguments."""
 
     def __init__(self):
-        self.told = []
+        self.arguments = []
 
     def __call__(self, photos, *, seed, rows, global_size):
-        self.told.append((seed, rows, global_size))
+        self.arguments.append((seed, rows, global_size))
         return photos
 
 
 def numbered(num_rows: int, side: int = 1) -> DecodedPhotos:
-    """Photos whose pixels, label and id say which row they are."""
+    """Photos whose pixels, label and id encode their row."""
     numbers = np.arange(num_rows)
     pixels = np.zeros((num_rows, side, side, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = (n[:, None, None] for n in (numbers % 256, numbers // 256))
@@ -38,13 +38,13 @@ def numbered(num_rows: int, side: int = 1) -> DecodedPhotos:
 
 def loader(num_rows, batch_size, *, seed=0, transform=None, side=1, **settings):
     return PhotoLoader(
-        numbered(num_rows, side), transform or Untouched(), batch_size=batch_size, seed=seed,
+        numbered(num_rows, side), transform or Recorder(), batch_size=batch_size, seed=seed,
         device=torch.device("cpu"), **settings,
     )  # fmt: skip
 
 
 @given(rows, batch_sizes, seeds, epochs)
-def test_batches_deal_every_row_once(num_rows, batch_size, seed, epoch):
+def test_batches_contain_every_row_once(num_rows, batch_size, seed, epoch):
     batches = global_batches(num_rows, batch_size, seed=seed, epoch=epoch)
     assert sorted(np.concatenate(batches).tolist()) == list(range(num_rows))
     sizes = [len(batch) for batch in batches]
@@ -61,20 +61,20 @@ def test_ranks_see_every_row_once(num_rows, batch_size, seed, epoch, world_size)
         for rank in range(world_size)
     ]
     assert {rank.num_batches for rank in ranks} == {len(expected)}
-    shares = [list(rank.epoch(epoch)) for rank in ranks]
-    assert {len(share) for share in shares} == {len(expected)}
+    rank_batches = [list(rank.epoch(epoch)) for rank in ranks]
+    assert {len(own_batches) for own_batches in rank_batches} == {len(expected)}
     for number, batch in enumerate(expected):
-        of_ranks = [share[number] for share in shares]
+        of_ranks = [own_batches[number] for own_batches in rank_batches]
         np.testing.assert_array_equal(np.concatenate([b.rows for b in of_ranks]), batch)
         assert {b.global_size for b in of_ranks} == {len(batch)}
         sizes = [len(b.rows) for b in of_ranks]
         assert max(sizes) - min(sizes) <= 1
-        for own in of_ranks:
-            assert len(own.inputs) == len(own.targets) == len(own.rows)
+        for part in of_ranks:
+            assert len(part.inputs) == len(part.targets) == len(part.rows)
 
 
 @given(rows, batch_sizes, seeds)
-def test_inputs_and_targets_are_those_of_the_rows(num_rows, batch_size, seed):
+def test_inputs_and_targets_match_their_rows(num_rows, batch_size, seed):
     for batch in loader(num_rows, batch_size, seed=seed).epoch(0):
         np.testing.assert_array_equal(batch.targets.numpy(), batch.rows)
         assert batch.ids == [str(row) for row in batch.rows]
@@ -86,44 +86,44 @@ def order(seed, epoch):
     return np.concatenate(global_batches(100, 10, seed=seed, epoch=epoch)).tolist()
 
 
-def test_the_order_is_of_seed_and_epoch_alone():
+def test_order_depends_on_seed_and_epoch_only():
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     assert order(None, 0) == order(None, 5) == list(range(100))
 
 
-def test_each_batch_has_a_seed_of_its_own():
+def test_each_batch_has_its_own_seed():
     seen = set()
     for seed in (0, 1):
-        transform = Untouched()
+        transform = Recorder()
         for epoch in (0, 1):
             list(loader(100, 10, seed=seed, transform=transform).epoch(epoch))
-        seen |= {told[0] for told in transform.told}
+        seen |= {seed for seed, _, _ in transform.arguments}
     assert len(seen) == 40
-    assert all(0 <= told < 2**63 for told in seen)
+    assert all(0 <= seed < 2**63 for seed in seen)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_a_photo_is_augmented_alike_whatever_the_world_size(world_size):
+def test_augmentation_is_independent_of_world_size(world_size):
     augment = Augment(6, (0.5,) * 3, (0.2,) * 3, TransformConfig(max_rotate_degrees=30))
 
     def by_row(world_size):
         seen = {}
         for rank in range(world_size):
-            own = loader(
+            rank_loader = loader(
                 50, 16, seed=3, rank=rank, world_size=world_size, transform=augment, side=8
             )
-            for batch in own.epoch(1):
+            for batch in rank_loader.epoch(1):
                 seen |= dict(zip(batch.rows.tolist(), batch.inputs, strict=True))
         return seen
 
-    alone, shared = by_row(1), by_row(world_size)
-    assert alone.keys() == shared.keys() == set(range(50))
-    for row, pixels in alone.items():
+    single, shared = by_row(1), by_row(world_size)
+    assert single.keys() == shared.keys() == set(range(50))
+    for row, pixels in single.items():
         torch.testing.assert_close(shared[row], pixels, rtol=0, atol=1e-6)
 
 
-def test_more_ranks_than_rows_leaves_some_empty():
+def test_more_ranks_than_rows_gives_empty_batches():
     augment = Augment(6, (0.5,) * 3, (0.2,) * 3, TransformConfig())
     shapes = [
         batch.inputs.shape
@@ -134,7 +134,7 @@ def test_more_ranks_than_rows_leaves_some_empty():
     assert {tuple(shape[1:]) for shape in shapes} == {(3, 6, 6)}
 
 
-def test_an_empty_split_is_refused():
+def test_empty_split_raises_value_error():
     with pytest.raises(ValueError, match="empty"):
         loader(0, 4)
 
@@ -145,18 +145,18 @@ def batches(**settings):
     ]
 
 
-def test_photos_kept_on_the_device_are_the_same_batches():
-    for own, kept in zip(batches(), batches(on_device=True), strict=True):
-        assert torch.equal(own[0], kept[0])
-        assert torch.equal(own[1], kept[1])
-        assert own[2] == kept[2]
+def test_on_device_photos_give_the_same_batches():
+    for plain, kept in zip(batches(), batches(on_device=True), strict=True):
+        assert torch.equal(plain[0], kept[0])
+        assert torch.equal(plain[1], kept[1])
+        assert plain[2] == kept[2]
 
 
-def test_an_epoch_may_be_left_half_way_and_begun_again():
-    ours = loader(50, 16)
-    first = next(ours.epoch(0)).rows.tolist()
-    assert next(ours.epoch(0)).rows.tolist() == first
-    assert len(list(ours.epoch(0))) == ours.num_batches
+def test_epoch_can_be_restarted_midway():
+    photos = loader(50, 16)
+    first = next(photos.epoch(0)).rows.tolist()
+    assert next(photos.epoch(0)).rows.tolist() == first
+    assert len(list(photos.epoch(0))) == photos.num_batches
 
 
 def test_mixing_blends_inputs_and_targets():
@@ -168,17 +168,17 @@ def test_mixing_blends_inputs_and_targets():
         assert rows == same_rows
         assert targets.shape == (len(rows), 50)
         assert torch.equal(labels, torch.tensor(rows))
-        own = targets[torch.arange(len(rows)), labels].view(-1, 1, 1, 1)
-        torch.testing.assert_close(inputs, own * unmixed + (1 - own) * unmixed.flip(0))
+        weight = targets[torch.arange(len(rows)), labels].view(-1, 1, 1, 1)
+        torch.testing.assert_close(inputs, weight * unmixed + (1 - weight) * unmixed.flip(0))
     assert batches(mixing=TransformConfig(mixup_alpha=1.0), **settings)[0][0].equal(mixed[0][0])
 
 
-def test_on_a_cpu_nothing_is_said_to_fit_a_gpu():
+def test_fits_on_gpu_is_false_on_a_cpu():
     assert not fits_on_gpu(numbered(3), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("free", "fits"), [(4 * 300, True), (4 * 300 - 1, False)])
-def test_photos_fit_a_gpu_that_has_four_times_their_room(monkeypatch, free, fits):
+def test_photos_fit_a_gpu_with_four_times_their_size_free(monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**9))
     photos = numbered(100)
     assert photos.pixels.nbytes == 300

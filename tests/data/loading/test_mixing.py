@@ -1,4 +1,4 @@
-"""Mixup and CutMix blend photos and targets by the same share."""
+"""Mixup and CutMix blend photos and targets by the same weight."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ CLASSES = 5
 
 
 def batch(count=4, size=32):
-    """Photo i is i + 1 everywhere, of class i."""
+    """Photos of constant value i + 1 and class i."""
     values = torch.arange(1, count + 1).float()
     return values.view(-1, 1, 1, 1).expand(count, 3, size, size).clone(), torch.arange(count)
 
 
-def test_mixup_blends_whole_photos_as_the_targets_say():
+def test_mixup_blends_photos_by_their_target_weights():
     for seed in range(20):
         inputs, targets = mix(*batch(), CLASSES, TransformConfig(mixup_alpha=0.4), seed=seed)
         values = torch.arange(1, CLASSES + 1).float()
@@ -25,7 +25,7 @@ def test_mixup_blends_whole_photos_as_the_targets_say():
         torch.testing.assert_close(targets.sum(1), torch.ones(4))
 
 
-def test_cutmix_takes_the_share_of_a_rectangle():
+def test_cutmix_target_weight_is_the_rectangle_area():
     sizes = set()
     for seed in range(20):
         inputs, targets = mix(*batch(), CLASSES, TransformConfig(cutmix_alpha=1.0), seed=seed)
@@ -42,7 +42,7 @@ def test_cutmix_takes_the_share_of_a_rectangle():
     assert len(sizes) > 10, "the rectangle should vary"
 
 
-def test_with_both_a_batch_gets_one_of_them():
+def test_each_batch_uses_either_mixup_or_cutmix():
     both = TransformConfig(mixup_alpha=1.0, cutmix_alpha=1.0)
     blended = [
         len(mix(*batch(), CLASSES, both, seed=seed)[0][0].unique()) == 1 for seed in range(40)
@@ -50,25 +50,25 @@ def test_with_both_a_batch_gets_one_of_them():
     assert 10 < sum(blended) < 30
 
 
-def test_the_same_seed_mixes_alike():
+def test_mixing_is_reproducible_by_seed():
     settings = TransformConfig(mixup_alpha=0.4, cutmix_alpha=1.0)
     first, second = (mix(*batch(), CLASSES, settings, seed=7) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
 
 
-def test_a_share_follows_the_beta_distribution():
-    """With alpha 0.4 most shares are near 0 or 1; with alpha 50 all are near a half."""
+def test_mixing_weights_follow_the_beta_distribution():
+    """With alpha 0.4 most weights are near 0 or 1; with alpha 50 all are near 0.5."""
 
-    def shares(alpha):
+    def weights(alpha):
         config = TransformConfig(mixup_alpha=alpha)
         return np.array([mix(*batch(2), 2, config, seed=s)[1][0, 0].item() for s in range(300)])
 
-    assert (np.abs(shares(0.4) - 0.5) > 0.4).mean() > 0.4
-    assert np.abs(shares(50.0) - 0.5).max() < 0.25
+    assert (np.abs(weights(0.4) - 0.5) > 0.4).mean() > 0.4
+    assert np.abs(weights(50.0) - 0.5).max() < 0.25
 
 
-def test_an_empty_share_stays_empty():
+def test_empty_batch_stays_empty():
     inputs, targets = mix(
         torch.empty(0, 3, 8, 8), torch.empty(0, dtype=torch.int64), CLASSES,
         TransformConfig(mixup_alpha=1.0, cutmix_alpha=1.0), seed=0,
@@ -77,13 +77,13 @@ def test_an_empty_share_stays_empty():
 
 
 @pytest.mark.parametrize("method", ["mixup_alpha", "cutmix_alpha"])
-def test_tags_are_blended_as_their_photos(method):
+def test_tags_are_blended_like_their_photos(method):
     inputs = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
     tags = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
-    mixed, shares = mix(inputs, tags, 3, TransformConfig(**{method: 1.0}), seed=3)
-    own = float(shares[0, 0])
-    assert 0 < own < 1
-    # What both have stays whole, what neither has is in neither.
-    assert shares[0].tolist() == pytest.approx([own, 1.0, 0.0])
-    assert shares[1].tolist() == pytest.approx([1 - own, 1.0, 0.0])
-    assert float(mixed[0].mean()) == pytest.approx(1 - own, abs=1e-5)
+    mixed, targets = mix(inputs, tags, 3, TransformConfig(**{method: 1.0}), seed=3)
+    weight = float(targets[0, 0])
+    assert 0 < weight < 1
+    # A tag of both photos stays 1, a tag of neither stays 0.
+    assert targets[0].tolist() == pytest.approx([weight, 1.0, 0.0])
+    assert targets[1].tolist() == pytest.approx([1 - weight, 1.0, 0.0])
+    assert float(mixed[0].mean()) == pytest.approx(1 - weight, abs=1e-5)

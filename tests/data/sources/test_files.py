@@ -1,4 +1,4 @@
-"""Files of any holder: the same listing and bytes from every archive, and no trap is stepped in."""
+"""Files of folders and archives: equal listings and bytes, unsafe members skipped."""
 
 import bz2
 import errno
@@ -48,7 +48,7 @@ CONTENT = {
 
 
 def tar_of(content) -> bytes:
-    """A tar of (path, bytes) or ready headers."""
+    """Tar of (path or TarInfo, bytes)."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, data in content:
@@ -72,7 +72,7 @@ def archive_of(suffix: str, content) -> bytes:
     return PACKERS[suffix.rsplit(".", 1)[-1]](tar_of(content))
 
 
-def special(path: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+def special_member(path: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(path)
     info.type, info.linkname = kind, target
     return info
@@ -89,20 +89,20 @@ def config(tmp_path, url, **source) -> PipelineConfig:
     )
 
 
-def below(folder: Path) -> list[Path]:
+def list_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 @pytest.fixture
-def opened(tmp_path):
+def open_bytes(tmp_path):
     """Write an archive and open it."""
 
-    def open_it(suffix: str, data: bytes):
+    def run(suffix: str, data: bytes):
         path = tmp_path / f"photos.{suffix}"
         path.write_bytes(data)
         return open_archive(str(path), str(tmp_path / "cache"))
 
-    return open_it
+    return run
 
 
 def read(files) -> dict[str, bytes]:
@@ -110,12 +110,12 @@ def read(files) -> dict[str, bytes]:
     return dict(zip(paths, files.read(paths), strict=True))
 
 
-def refusals(files) -> dict[str, str]:
+def skip_reasons(files) -> dict[str, str]:
     return {entry.path: entry.skip_reason for entry in files.entries() if entry.skip_reason}
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_kind_of_archive_holds_the_same(tmp_path, suffix):
+def test_every_archive_type_gives_the_same_files(tmp_path, suffix):
     (tmp_path / f"mine.{suffix}").write_bytes(archive_of(suffix, CONTENT.items()))
     source = open_source(config(tmp_path, tmp_path / f"mine.{suffix}"))
     assert (source.name, source.has_predefined_split) == ("mine", False)
@@ -128,18 +128,18 @@ def test_every_kind_of_archive_holds_the_same(tmp_path, suffix):
     assert {e.path: e.size for e in source.files.entries()} == {
         p: len(d) for p, d in CONTENT.items()
     }
-    backwards = list(CONTENT)[::-1]
-    assert list(source.files.read(backwards)) == [CONTENT[path] for path in backwards]
+    reversed_paths = list(CONTENT)[::-1]
+    assert list(source.files.read(reversed_paths)) == [CONTENT[path] for path in reversed_paths]
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda _: list(source.files.read(backwards)), range(20)):
-            assert found == [CONTENT[path] for path in backwards]
+        for found in pool.map(lambda _: list(source.files.read(reversed_paths)), range(20)):
+            assert found == [CONTENT[path] for path in reversed_paths]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_nothing_is_unpacked_and_an_archive_is_read_through_once(tmp_path, opened, suffix):
+def test_archive_is_not_unpacked_and_is_scanned_only_once(tmp_path, open_bytes, suffix):
     data = archive_of(suffix, CONTENT.items())
-    read(opened(suffix, data))
-    found = below(tmp_path / "cache")
+    read(open_bytes(suffix, data))
+    found = list_files(tmp_path / "cache")
     kinds = {"tar": [".parquet"], "zip": []}.get(suffix, [".data", ".parquet"])
     assert [path.suffix for path in found] == kinds
     if ".data" in kinds:
@@ -147,120 +147,117 @@ def test_nothing_is_unpacked_and_an_archive_is_read_through_once(tmp_path, opene
     written = [path.stat().st_mtime_ns for path in found]
     again = open_archive(str(tmp_path / f"photos.{suffix}"), str(tmp_path / "cache"))
     assert read(again) == CONTENT
-    assert [path.stat().st_mtime_ns for path in below(tmp_path / "cache")] == written
+    assert [path.stat().st_mtime_ns for path in list_files(tmp_path / "cache")] == written
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_marks_follow_the_content(opened, suffix):
-    def marks(content):
+def test_version_tags_depend_on_content(open_bytes, suffix):
+    def version_tags(content):
         return {
-            e.path: e.version_tag for e in opened(suffix, archive_of(suffix, content)).entries()
+            e.path: e.version_tag for e in open_bytes(suffix, archive_of(suffix, content)).entries()
         }
 
-    before = marks([("a", b"1"), ("b", b"2")])
-    after = marks([("b", b"2"), ("a", b"3"), ("c", b"2")])
+    before = version_tags([("a", b"1"), ("b", b"2")])
+    after = version_tags([("b", b"2"), ("a", b"3"), ("c", b"2")])
     assert before["b"] == after["b"] == after["c"]
     assert before["a"] != after["a"]
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "zip"])
-def test_of_a_path_that_is_there_twice_the_first_is_read(opened, suffix):
+def test_first_entry_of_a_duplicate_path_is_read(open_bytes, suffix):
     with pytest.warns(match="Duplicate name") if suffix == "zip" else nullcontext():
         data = archive_of(suffix, [("a", b"first"), ("b", b"b"), ("a", b"second")])
-    files = opened(suffix, data)
+    files = open_bytes(suffix, data)
     assert list(files.read(["a", "b", "a"])) == [b"first", b"b", b"first"]
     assert [e.path for e in files.entries()] == ["a", "b", "a"]
 
 
-def _nothing():
-    return io.BytesIO()
-
-
-def offsets(tar: bytes) -> list[tarfile.TarInfo]:
-    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-        return opened.getmembers()
+def tar_members(tar: bytes) -> list[tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        return archive.getmembers()
 
 
 TAR = tar_of(CONTENT.items())
 TAR_CUTS = {
     "first header": 100,
-    "long name": offsets(TAR)[-1].offset_data - 1500,
-    "header": offsets(TAR)[1].offset + 100,
-    "before a header": offsets(TAR)[1].offset,
-    "data": offsets(TAR)[1].offset_data + 5_000,
+    "long name": tar_members(TAR)[-1].offset_data - 1500,
+    "header": tar_members(TAR)[1].offset + 100,
+    "before a header": tar_members(TAR)[1].offset,
+    "data": tar_members(TAR)[1].offset_data + 5_000,
     "last data": len(TAR.rstrip(b"\0")) - 1,
     "end": len(TAR.rstrip(b"\0")) // 512 * 512 + 512,
 }
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
-@pytest.mark.parametrize("place", TAR_CUTS)
-def test_a_tar_cut_short_is_refused(tmp_path, opened, suffix, place):
-    """Well compressed after the cut, so that only the tar itself can tell."""
-    data = PACKERS[suffix.rsplit(".", 1)[-1]](TAR[: TAR_CUTS[place]])
+@pytest.mark.parametrize("cut", TAR_CUTS)
+def test_truncated_tar_is_refused(tmp_path, open_bytes, suffix, cut):
+    """The truncated tar is compressed intact, so only the tar parser can detect it."""
+    data = PACKERS[suffix.rsplit(".", 1)[-1]](TAR[: TAR_CUTS[cut]])
     with pytest.raises(PetsError, match=rf"photos\.{suffix}: .* truncated or damaged.*Download it"):
-        opened(suffix, data)
-    assert below(tmp_path / "cache") == []
+        open_bytes(suffix, data)
+    assert list_files(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz", "zip"])
-@pytest.mark.parametrize("left", [0, 1, 3, 10, 200, 0.3, 0.6, 0.99, -20, -1])
-def test_a_compressed_archive_cut_short_is_refused(tmp_path, opened, suffix, left):
+@pytest.mark.parametrize("kept", [0, 1, 3, 10, 200, 0.3, 0.6, 0.99, -20, -1])
+def test_truncated_compressed_archive_is_refused(tmp_path, open_bytes, suffix, kept):
     data = archive_of(suffix, CONTENT.items())
-    cut = data[: int(len(data) * left) if isinstance(left, float) else left]
+    cut = data[: int(len(data) * kept) if isinstance(kept, float) else kept]
     with pytest.raises(PetsError, match=rf"photos\.{suffix}: .* truncated or damaged.*Download it"):
-        opened(suffix, cut)
-    assert below(tmp_path / "cache") == []
+        open_bytes(suffix, cut)
+    assert list_files(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("data", [b"<html>404</html>" * 100, b"PK and no more", b"\1" * 700])
-def test_what_is_no_archive_is_refused(opened, data):
+def test_non_archive_is_refused(open_bytes, data):
     with pytest.raises(PetsError, match="truncated or damaged"):
-        opened("tar.gz", data)
+        open_bytes("tar.gz", data)
 
 
-def test_a_damaged_remote_archive_is_fetched_again(tmp_path):
+def test_damaged_remote_archive_is_downloaded_again(tmp_path):
     url, cache = f"memory://{tmp_path.name}/photos.tar.gz", str(tmp_path / "cache")
     storage.write_bytes(url, gzip.compress(TAR)[:5_000])
     with pytest.raises(PetsError, match="truncated or damaged"):
         open_archive(url, cache)
-    assert below(tmp_path / "cache") == []
+    assert list_files(tmp_path / "cache") == []
     storage.write_bytes(url, gzip.compress(TAR))
     assert read(open_archive(url, cache)) == CONTENT
 
 
-def test_a_full_disk_is_not_the_archives_fault(tmp_path):
+def test_full_disk_is_not_reported_as_a_damaged_archive(tmp_path):
     url, cache = f"memory://{tmp_path.name}/photos.tar.xz", tmp_path / "cache"
     packed = lzma.compress(tar_of([("a", bytes(10_000_000))]))
     storage.write_bytes(url, packed)
-    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, most))
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, hard_limit))
     try:
         with pytest.raises(PetsError, match=r"photos\.tar\.xz: cannot read or cache.*cache_dir"):
             open_archive(url, str(cache))
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
-    (download,) = below(cache)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft_limit, hard_limit))
+    (download,) = list_files(cache)
     assert download.read_bytes() == packed
 
 
-TRAPS = [
-    (special("photos/pug/soft.jpg", tarfile.SYMTYPE, "/etc/passwd"), "link"),
-    (special("photos/pug/hard.jpg", tarfile.LNKTYPE, "photos/pug/b.jpg"), "link"),
-    (special("photos/pug/fifo.jpg", tarfile.FIFOTYPE), "special_file"),
-    (special("photos/pug/disk.jpg", tarfile.BLKTYPE), "special_file"),
-    (special("photos/pug/null.jpg", tarfile.CHRTYPE), "special_file"),
+UNSAFE_MEMBERS = [
+    (special_member("photos/pug/soft.jpg", tarfile.SYMTYPE, "/etc/passwd"), "link"),
+    (special_member("photos/pug/hard.jpg", tarfile.LNKTYPE, "photos/pug/b.jpg"), "link"),
+    (special_member("photos/pug/fifo.jpg", tarfile.FIFOTYPE), "special_file"),
+    (special_member("photos/pug/disk.jpg", tarfile.BLKTYPE), "special_file"),
+    (special_member("photos/pug/null.jpg", tarfile.CHRTYPE), "special_file"),
     ("/photos/pug/absolute.jpg", "unsafe_path"),
     ("photos/../../pug/up.jpg", "unsafe_path"),
 ]
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.xz"])
-def test_traps_in_a_tar_are_refused(opened, suffix):
-    members = [(trap, b"") for trap, _ in TRAPS]
-    files = opened(suffix, archive_of(suffix, [*CONTENT.items(), *members]))
-    assert refusals(files) == {
-        trap if isinstance(trap, str) else trap.name: reason for trap, reason in TRAPS
+def test_unsafe_tar_members_are_skipped(open_bytes, suffix):
+    members = [(member, b"") for member, _ in UNSAFE_MEMBERS]
+    files = open_bytes(suffix, archive_of(suffix, [*CONTENT.items(), *members]))
+    assert skip_reasons(files) == {
+        member if isinstance(member, str) else member.name: reason
+        for member, reason in UNSAFE_MEMBERS
     }
     assert {entry.version_tag for entry in files.entries() if entry.skip_reason} == {""}
     assert read(files) == CONTENT
@@ -272,8 +269,8 @@ def zip_entry(path: str, mode: int = 0, flags: int = 0) -> zipfile.ZipInfo:
     return info
 
 
-def test_traps_in_a_zip_are_refused(opened):
-    traps = {
+def test_unsafe_zip_members_are_skipped(open_bytes):
+    unsafe = {
         "photos/pug/soft.jpg": (0o120777, "link"),
         "photos/pug/fifo.jpg": (0o010644, "special_file"),
         "photos/pug/disk.jpg": (0o060644, "special_file"),
@@ -281,17 +278,17 @@ def test_traps_in_a_zip_are_refused(opened):
         "../pug/up.jpg": (0o100644, "unsafe_path"),
         "photos/pug/secret.jpg": (0o100644, "encrypted"),
     }
-    members = [(zip_entry(path, mode), b"x") for path, (mode, _) in traps.items()]
+    members = [(zip_entry(path, mode), b"x") for path, (mode, _) in unsafe.items()]
     data = bytearray(zip_of([*CONTENT.items(), *members, ("photos/empty/", b"")]))
-    # The flags of the central directory's entry lie 38 bytes before its name.
+    # The flags of a central directory entry are stored 38 bytes before its name.
     struct.pack_into("<H", data, data.rindex(b"photos/pug/secret.jpg") - 38, 1)
-    files = opened("zip", bytes(data))
-    assert refusals(files) == {path: reason for path, (_, reason) in traps.items()}
+    files = open_bytes("zip", bytes(data))
+    assert skip_reasons(files) == {path: reason for path, (_, reason) in unsafe.items()}
     assert read(files) == CONTENT
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "zip"])
-def test_a_file_too_large_is_refused_unread(opened, monkeypatch, suffix):
+def test_too_large_file_is_skipped_without_reading(open_bytes, monkeypatch, suffix):
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 3_000)
     sizes = []
 
@@ -300,82 +297,84 @@ def test_a_file_too_large_is_refused_unread(opened, monkeypatch, suffix):
         return inner(descriptor, size, offset)
 
     monkeypatch.setattr(archives.os, "pread", pread)
-    files = opened(suffix, archive_of(suffix, CONTENT.items()))
-    assert set(refusals(files).values()) == {"too_large"}
-    assert {p for p, d in CONTENT.items() if len(d) > 3_000} == set(refusals(files))
+    files = open_bytes(suffix, archive_of(suffix, CONTENT.items()))
+    assert set(skip_reasons(files).values()) == {"too_large"}
+    assert {p for p, d in CONTENT.items() if len(d) > 3_000} == set(skip_reasons(files))
     read(files)
     assert max(sizes, default=0) <= 3_000
 
 
-@pytest.mark.parametrize("claimed", [1 << 33, 1 << 40])
-def test_a_tar_that_claims_more_than_it_has_is_refused(opened, claimed):
+@pytest.mark.parametrize("stated_size", [1 << 33, 1 << 40])
+def test_tar_member_larger_than_the_archive_is_refused(open_bytes, stated_size):
     info = tarfile.TarInfo("photos/pug/huge.jpg")
-    info.size = claimed
+    info.size = stated_size
     with pytest.raises(PetsError, match="truncated"):
-        opened("tar", info.tobuf() + NOISE)
+        open_bytes("tar", info.tobuf() + NOISE)
 
 
-@pytest.mark.parametrize(("claimed", "refused"), [(10, False), (1 << 29, True)])
-def test_a_zip_that_lies_about_a_size(opened, claimed, refused):
-    """One that claims too little yields no more than it claims, and fails its CRC."""
+@pytest.mark.parametrize(("stated_size", "is_skipped"), [(10, False), (1 << 29, True)])
+def test_zip_member_with_a_false_size_is_unreadable(open_bytes, stated_size, is_skipped):
+    """A member with a too small size yields at most that size, and its CRC check fails."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("pug/bomb.jpg", bytes(5_000_000))
     data = bytearray(buffer.getvalue())
-    struct.pack_into("<I", data, data.rindex(b"pug/bomb.jpg") - 46 + 24, claimed)
-    files = opened("zip", bytes(data))
-    assert refusals(files) == ({"pug/bomb.jpg": "too_large"} if refused else {})
-    if not refused:
-        (said,) = files.read(["pug/bomb.jpg"])
-        assert isinstance(said, UnreadablePhotoError)
-        assert "CRC" in said.detail
+    struct.pack_into("<I", data, data.rindex(b"pug/bomb.jpg") - 46 + 24, stated_size)
+    files = open_bytes("zip", bytes(data))
+    assert skip_reasons(files) == ({"pug/bomb.jpg": "too_large"} if is_skipped else {})
+    if not is_skipped:
+        (result,) = files.read(["pug/bomb.jpg"])
+        assert isinstance(result, UnreadablePhotoError)
+        assert "CRC" in result.detail
 
 
-def test_one_damaged_file_of_a_zip_does_not_spoil_the_others(opened):
+def test_damaged_zip_member_does_not_affect_others(open_bytes):
     data = bytearray(zip_of(CONTENT.items()))
-    place = data.index(NOISE[:100])
-    data[place + 50] ^= 1
-    files = opened("zip", bytes(data))
+    offset = data.index(NOISE[:100])
+    data[offset + 50] ^= 1
+    files = open_bytes("zip", bytes(data))
     paths = [entry.path for entry in files.entries()]
     found = dict(zip(paths, files.read(paths), strict=True))
-    bad = found.pop("photos/pug/b.jpg")
-    assert isinstance(bad, UnreadablePhotoError)
-    assert (bad.reason, "CRC" in bad.detail) == ("damaged", True)
+    damaged = found.pop("photos/pug/b.jpg")
+    assert isinstance(damaged, UnreadablePhotoError)
+    assert (damaged.reason, "CRC" in damaged.detail) == ("damaged", True)
     assert found == {path: data for path, data in CONTENT.items() if path in found}
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"])
-def test_any_damage_is_a_plain_error_at_most(opened, suffix):
-    rng, refused = random.Random(0), 0
+def test_damaged_archive_raises_only_pets_error(open_bytes, suffix):
+    rng, num_refused = random.Random(0), 0
     content = {path: data[:700] for path, data in CONTENT.items()}
-    whole = archive_of(suffix, content.items())
+    intact = archive_of(suffix, content.items())
     for _ in range(80):
-        damaged = bytearray(whole)
+        damaged = bytearray(intact)
         for _ in range(rng.choice([1, 3, 30])):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         try:
-            found = read(opened(suffix, bytes(damaged)))
-            refused += any(isinstance(data, UnreadablePhotoError) for data in found.values())
+            found = read(open_bytes(suffix, bytes(damaged)))
+            num_refused += any(isinstance(data, UnreadablePhotoError) for data in found.values())
         except PetsError:
-            refused += 1
-    assert refused > 20
+            num_refused += 1
+    assert num_refused > 20
 
 
-def test_traps_end_in_quarantine(tmp_path, jpeg):
+def test_unsafe_members_are_quarantined(tmp_path, jpeg):
     photos = [
         (f"{label}/{n}.jpg", jpeg(n + 50 * (label == "b"))) for label in "ab" for n in range(4)
     ]
     (tmp_path / "photos.tar").write_bytes(
-        tar_of([*photos, *((trap, b"") for trap, _ in TRAPS), ("README", b"x"), photos[0]])
+        tar_of(
+            [*photos, *((member, b"") for member, _ in UNSAFE_MEMBERS), ("README", b"x"), photos[0]]
+        )
     )
     manifest = ingest(config(tmp_path, tmp_path / "photos.tar"))
     assert manifest.num_rows == 8
     assert manifest.quarantine_reasons == {
-        **Counter(reason for _, reason in TRAPS), "not_a_photo": 1, "same_id": 1,
+        **Counter(reason for _, reason in UNSAFE_MEMBERS), "not_a_photo": 1, "same_id": 1,
     }  # fmt: skip
 
 
-def test_a_packed_file_that_failed_leaves_nothing(tmp_path):
+def test_failed_packed_file_leaves_no_files(tmp_path):
     def members(sink):
         sink.write(b"half")
         yield FileEntry("a", 4, "1"), 0
@@ -383,11 +382,11 @@ def test_a_packed_file_that_failed_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         open_packed(("a",), str(tmp_path), members)
-    assert below(tmp_path) == []
+    assert list_files(tmp_path) == []
 
 
-def test_a_packed_file_may_be_empty(opened):
-    assert list(opened("tar.gz", gzip.compress(tar_of([]))).entries()) == []
+def test_packed_file_can_be_empty(open_bytes):
+    assert list(open_bytes("tar.gz", gzip.compress(tar_of([]))).entries()) == []
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -395,14 +394,14 @@ def folder(request, tmp_path) -> str:
     return str(tmp_path / "mine") if request.param == "file" else f"memory://{tmp_path.name}"
 
 
-def test_a_folder_is_listed_in_order_and_what_a_system_made_is_refused(folder):
+def test_folder_is_listed_in_order_and_system_files_are_skipped(folder):
     for path in ("b/2.jpg", "a/x y.jpg", "a/deep/50%.jpg", "a/.DS_Store", ".git/x.jpg", "README",
                  "a/@eaDir/1.jpg/THUMB.jpg", "#recycle/b/2.jpg"):  # fmt: skip
         storage.write_bytes(storage.join(folder, path), path.encode())
     files = FolderFiles(folder)
     paths = [entry.path for entry in files.entries() if not entry.skip_reason]
     assert paths == ["README", "a/deep/50%.jpg", "a/x y.jpg", "b/2.jpg"]
-    assert refusals(files) == {
+    assert skip_reasons(files) == {
         "a/.DS_Store": "hidden", ".git/x.jpg": "hidden", "#recycle/b/2.jpg": "system_folder",
         "a/@eaDir/1.jpg/THUMB.jpg": "system_folder",
     }  # fmt: skip
@@ -410,7 +409,7 @@ def test_a_folder_is_listed_in_order_and_what_a_system_made_is_refused(folder):
     assert list(files.read(paths[::-1])) == [path.encode() for path in paths[::-1]]
 
 
-def test_marks_of_a_folder_change_with_its_files(folder):
+def test_version_tags_of_a_folder_change_with_its_files(folder):
     for path in ("a/1", "a/2"):
         storage.write_bytes(storage.join(folder, path), b"old")
     before = {entry.path: entry.version_tag for entry in FolderFiles(folder).entries()}
@@ -420,32 +419,32 @@ def test_marks_of_a_folder_change_with_its_files(folder):
     assert (after["a/1"] == before["a/1"], after["a/2"] == before["a/2"]) == (True, False)
 
 
-def test_links_and_special_files_in_a_folder(tmp_path):
-    """A link to a photo is followed; what would hang or fail the reader is refused."""
+def test_links_are_followed_and_special_files_skipped(tmp_path):
+    """Links to photos are followed; files that would block or fail a reader are skipped."""
     (tmp_path / "mine/a").mkdir(parents=True)
     (tmp_path / "real.jpg").write_bytes(b"photo")
     for name, target in {"good.jpg": "real.jpg", "broken.jpg": "none", "folder": "mine"}.items():
         (tmp_path / "mine/a" / name).symlink_to(tmp_path / target)
     os.mkfifo(tmp_path / "mine/a/fifo.jpg")
     files = FolderFiles(str(tmp_path / "mine"))
-    assert refusals(files) == {
+    assert skip_reasons(files) == {
         "a/broken.jpg": "missing", "a/folder": "special_file", "a/fifo.jpg": "special_file",
     }  # fmt: skip
     assert read(files) == {"a/good.jpg": b"photo"}
 
 
-def test_listed_files_that_are_none(tmp_path):
+def test_missing_listed_files_are_skipped(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"photo")
     names = ["none.jpg", "photo.jpg", "", "photo.jpg/inside"]
     files = ListedFiles(names, partial(storage.resolve_file, str(tmp_path)))
-    assert refusals(files) == {
+    assert skip_reasons(files) == {
         "none.jpg": "missing", "": "special_file", "photo.jpg/inside": "missing",
     }  # fmt: skip
     with pytest.raises(PetsError, match=r"none\.jpg cannot be read"):
         list(files.read(["none.jpg"]))
 
 
-def test_many_files_are_read_in_the_order_asked(folder):
+def test_many_files_are_read_in_the_requested_order(folder):
     paths = [f"{n % 7}/{n}" for n in range(150)]
     for path in paths:
         storage.write_bytes(storage.join(folder, path), path.encode())
@@ -453,7 +452,7 @@ def test_many_files_are_read_in_the_order_asked(folder):
     assert list(FolderFiles(folder).read(paths)) == [path.encode() for path in paths]
 
 
-def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path):
+def test_folder_links_are_followed_without_cycles(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/1.jpg").write_bytes(b"one")
     (tmp_path / "mine/pug").mkdir(parents=True)
@@ -474,35 +473,35 @@ def test_a_link_to_a_folder_is_followed_but_not_in_circles(tmp_path):
      ("Ka\u0308tzchen/1.jpg", "Kätzchen/1.jpg"), ("a::b/50%#1?.jpg", "a::b/50%#1?.jpg"),
      ("C:\\photos\\1.jpg", "C:/photos/1.jpg")],
 )  # fmt: skip
-def test_names_in_archives_are_normalised_where_they_are_read(opened, suffix, name, path):
-    files = opened(suffix, archive_of(suffix, [(name, b"photo"), ("other", b"2")]))
+def test_archive_member_names_are_normalised(open_bytes, suffix, name, path):
+    files = open_bytes(suffix, archive_of(suffix, [(name, b"photo"), ("other", b"2")]))
     assert [(e.path, e.skip_reason) for e in files.entries()] == [(path, ""), ("other", "")]
     assert list(files.read([path])) == [b"photo"]
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
-def test_a_normalised_name_is_normal(name):
+def test_name_normalisation_is_idempotent(name):
     path = archives._member_path(name)
     assert archives._member_path(path) == path
     assert "\\" not in path
     assert not {"", "."} & set(path.lstrip("/").split("/")) or path in ("", "/")
 
 
-def test_a_zip_of_names_in_utf8_without_the_flag(opened):
-    """As many tools write them; Python reads such names as CP437."""
+def test_utf8_names_without_the_zip_flag_are_decoded(open_bytes):
+    """Many tools write such archives; Python decodes the names as CP437."""
     data = zip_of([("Katze/1.jpg", b"photo")])
     name = "Kätz/1.jpg".encode()
     assert len(name) == len(b"Katze/1.jpg")
-    files = opened("zip", data.replace(b"Katze/1.jpg", name))
+    files = open_bytes("zip", data.replace(b"Katze/1.jpg", name))
     assert [entry.path for entry in files.entries()] == ["Kätz/1.jpg"]
     assert read(files) == {"Kätz/1.jpg": b"photo"}
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
-def test_a_name_in_a_tar_that_is_not_utf8_is_left_out_alone(opened, suffix):
+def test_non_utf8_name_in_a_tar_skips_only_that_file(open_bytes, suffix):
     members = [(b"cat/K\xe4tz.jpg".decode(errors="surrogateescape"), b"1"), ("cat/2.jpg", b"2")]
-    files = opened(suffix, archive_of(suffix, members))
-    assert refusals(files) == {"cat/K\\xe4tz.jpg": "name_not_utf8"}
+    files = open_bytes(suffix, archive_of(suffix, members))
+    assert skip_reasons(files) == {"cat/K\\xe4tz.jpg": "name_not_utf8"}
     assert read(files) == {"cat/2.jpg": b"2"}
 
 
@@ -510,7 +509,7 @@ ODD_NAMES = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%.jpg", "50%41.jpg", "a b.
 
 
 @pytest.mark.parametrize("kind", ["folder", "http"])
-def test_odd_names_in_folders_are_names(tmp_path, kind, serve):
+def test_special_characters_in_file_names_are_kept(tmp_path, kind, serve):
     (tmp_path / "mine/cat").mkdir(parents=True)
     content = {f"cat/{name}": name.encode() for name in ODD_NAMES}
     for path, data in content.items():
@@ -519,12 +518,12 @@ def test_odd_names_in_folders_are_names(tmp_path, kind, serve):
     if kind == "http":
         url = serve(SimpleHTTPRequestHandler, directory=tmp_path / "mine")
     files = FolderFiles(url)
-    assert refusals(files) == {}
+    assert skip_reasons(files) == {}
     assert read(files) == content
 
 
 @pytest.mark.parametrize("kind", ["folder", "http"])
-def test_a_name_that_is_not_utf8_is_left_out_alone(tmp_path, kind, serve):
+def test_non_utf8_name_skips_only_that_file(tmp_path, kind, serve):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "1.jpg").write_bytes(b"1")
@@ -533,9 +532,9 @@ def test_a_name_that_is_not_utf8_is_left_out_alone(tmp_path, kind, serve):
     if kind == "http":
         url = serve(SimpleHTTPRequestHandler, directory=folder)
     files = FolderFiles(url)
-    # Python's web server writes the byte in a way of its own.
+    # Python's web server encodes this byte differently.
     name = "K\\xe4tz.jpg" if kind == "folder" else "K\\xed\\xb3\\xa4tz.jpg"
-    assert refusals(files) == {name: "name_not_utf8"}
+    assert skip_reasons(files) == {name: "name_not_utf8"}
     assert read(files) == {"1.jpg": b"1"}
 
 
@@ -547,11 +546,11 @@ def test_a_name_that_is_not_utf8_is_left_out_alone(tmp_path, kind, serve):
      ("$RECYCLE.BIN/1.jpg", "system_folder"), ("cat/.hidden/1.jpg", "hidden"),
      ("cat/._1.jpg", "hidden"), ("@eaDir", ""), ("cat/#1.jpg", ""), ("recycler.jpg", "")],
 )  # fmt: skip
-def test_what_systems_make_is_skipped(path, reason):
+def test_system_and_hidden_paths_are_skipped(path, reason):
     assert path_skip_reason(path) == reason
 
 
-def test_a_recycle_bin_that_may_not_be_listed_is_skipped(tmp_path, monkeypatch):
+def test_unlistable_recycle_bin_is_skipped(tmp_path, monkeypatch):
     for path in ("cat/1.jpg", "lost+found/2.jpg"):
         storage.write_bytes(str(tmp_path / path), b"x")
     fs = storage.filesystem(str(tmp_path))[0]
@@ -562,23 +561,23 @@ def test_a_recycle_bin_that_may_not_be_listed_is_skipped(tmp_path, monkeypatch):
         return inner(folder, **keywords)
 
     monkeypatch.setattr(type(fs), "ls", lambda _, folder, **keywords: ls(folder, **keywords))
-    assert refusals(FolderFiles(str(tmp_path))) == {"lost+found/": "system_folder"}
+    assert skip_reasons(FolderFiles(str(tmp_path))) == {"lost+found/": "system_folder"}
     (tmp_path / "secret").mkdir()
     with pytest.raises(PetsError, match="cannot be listed"):
         FolderFiles(str(tmp_path)).entries()
 
 
 @pytest.mark.parametrize("name", ["sub\\1.jpg", "Ka\u0308tz.jpg", " 1.jpg"])
-def test_a_listed_file_is_found_as_its_folder_spells_it(tmp_path, name):
+def test_listed_name_matches_an_equivalent_name_on_disk(tmp_path, name):
     (tmp_path / "sub").mkdir()
-    for real in ("sub/1.jpg", "Kätz.jpg", "1.jpg"):
-        (tmp_path / real).write_bytes(b"x")
+    for existing in ("sub/1.jpg", "Kätz.jpg", "1.jpg"):
+        (tmp_path / existing).write_bytes(b"x")
     files = ListedFiles([name], partial(storage.resolve_file, str(tmp_path)))
-    assert refusals(files) == {}
+    assert skip_reasons(files) == {}
     assert read(files) == {name: b"x"}
 
 
-def test_a_full_cache_names_its_setting_and_keeps_the_download(tmp_path, monkeypatch, serve):
+def test_full_cache_error_names_cache_dir_and_keeps_the_download(tmp_path, monkeypatch, serve):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/photos.tar.gz").write_bytes(archive_of("tar.gz", CONTENT.items()))
     url = serve(SimpleHTTPRequestHandler, directory=tmp_path / "site") + "/photos.tar.gz"
@@ -593,5 +592,5 @@ def test_a_full_cache_names_its_setting_and_keeps_the_download(tmp_path, monkeyp
             PetsError, match=r"packed: cannot be written: .*set cache_dir to another"
         ):
             open_archive(url, str(cache))
-    assert [p.name for p in below(cache) if "downloads" in str(p)]
+    assert [p.name for p in list_files(cache) if "downloads" in str(p)]
     assert read(open_archive(url, str(cache))) == CONTENT

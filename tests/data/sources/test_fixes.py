@@ -1,4 +1,4 @@
-"""Mended labels, and files of them that cannot be meant."""
+"""Label corrections from a file, and errors for invalid files."""
 
 from pathlib import Path
 
@@ -25,13 +25,15 @@ def settings(tmp_path, write_folder) -> dict:
     }  # fmt: skip
 
 
-def ingested(settings: dict, text: str):
+def ingest_with_fixes(settings: dict, text: str):
     Path(settings["source"]["label_fixes"]).write_text(text)
     return ingest(PipelineConfig.model_validate(settings))
 
 
-def test_labels_are_mended_and_photos_struck_out(settings):
-    manifest = ingested(settings, "id,label,why\nboxer/1.jpg,pug,look\nboxer/2.jpg,,blank\n")
+def test_labels_are_corrected_and_photos_excluded(settings):
+    manifest = ingest_with_fixes(
+        settings, "id,label,reason\nboxer/1.jpg,pug,look\nboxer/2.jpg,,blank\n"
+    )
     index = read_table(f"{manifest.url}/photos.parquet").to_pandas().set_index("id")
     assert index.class_name["boxer/1.jpg"] == "pug"
     assert index.label["boxer/1.jpg"] == manifest.class_names.index("pug")
@@ -41,14 +43,14 @@ def test_labels_are_mended_and_photos_struck_out(settings):
     assert len(index) == 11
 
 
-def test_without_fixes_the_version_is_the_one_before(settings):
-    with_none = ingested(settings, "id,label\n")
+def test_empty_fixes_keep_the_version(settings):
+    empty = ingest_with_fixes(settings, "id,label\n")
     settings["source"].pop("label_fixes")
-    assert ingest(PipelineConfig.model_validate(settings)).fingerprint == with_none.fingerprint
+    assert ingest(PipelineConfig.model_validate(settings)).fingerprint == empty.fingerprint
 
 
-def test_what_was_written_is_read_again(tmp_path):
-    """Ids with spaces or formulas in them, too; a spreadsheet's empty rows are none."""
+def test_issues_csv_is_read_as_fixes(tmp_path):
+    """Ids with spaces or formulas are kept; empty rows of a spreadsheet are ignored."""
     url = str(tmp_path / "f.csv")
     issues = pd.DataFrame(
         {"id": [" =a.jpg ", "@b"], "label": "-boxer", "given": "pug",
@@ -66,7 +68,7 @@ def test_another_encoding_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("photo,label\nx,pug\n", r"missing column id\. Use a CSV"),
         ("id,breed\nx,pug\n", r"missing column label"),
@@ -79,12 +81,12 @@ def test_another_encoding_is_refused(tmp_path):
         ("id,label\nboxer/1.jpg,pugg\n", r"has the label 'pugg', .*Did you mean pug"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(settings, text, words):
-    with pytest.raises(PetsError, match=rf"source\.label_fixes.*{words}"):
-        ingested(settings, text)
+def test_invalid_fixes_are_refused(settings, text, message):
+    with pytest.raises(PetsError, match=rf"source\.label_fixes.*{message}"):
+        ingest_with_fixes(settings, text)
     assert not (Path(settings["store"]) / "datasets").exists()
 
 
-def test_a_file_that_is_not_there_is_refused(settings):
+def test_missing_file_is_refused(settings):
     with pytest.raises(PetsError, match=r"f\.csv does not exist"):
         ingest(PipelineConfig.model_validate(settings))

@@ -1,4 +1,4 @@
-"""Folders as people have them: what their names say of classes and splits."""
+"""Class folders and split folders, detected by their names."""
 
 import pytest
 from hypothesis import given
@@ -8,8 +8,8 @@ from pets_core.data.sources.folders import read_layout, split_of_path
 from pets_core.errors import PetsError
 
 
-def tree(text: str) -> list[str]:
-    """Two photos in each of the folders listed; a path with a suffix is a file of its own."""
+def make_paths(text: str) -> list[str]:
+    """Paths of two photos per listed folder; an entry with a suffix is a single file."""
     paths = []
     for entry in text.split():
         paths += [entry] if "." in entry else [f"{entry}/{n}.jpg" for n in range(2)]
@@ -17,8 +17,8 @@ def tree(text: str) -> list[str]:
 
 
 def read(text: str, class_folder="auto"):
-    """Class and split of the first photo of each folder, and what is skipped."""
-    layout = read_layout(tree(text), class_folder)
+    """Class and split of each folder, and the reason for each skipped path."""
+    layout = read_layout(make_paths(text), class_folder)
     found = {
         path.rsplit("/", 1)[0]: (label, layout.predefined_splits.get(path))
         for path, label in layout.labels.items()
@@ -40,7 +40,7 @@ def read(text: str, class_folder="auto"):
     ],
 )
 @pytest.mark.parametrize("top", ["", "photos/", "data/photos/"])
-def test_split_folders_are_the_split(folders, splits, top):
+def test_split_folders_define_the_split(folders, splits, top):
     text = " ".join(f"{top}{folder}/{label}" for folder in folders for label in ("cat", "dog"))
     found, skipped = read(f"{text} {top}README.md")
     assert skipped == {}
@@ -61,8 +61,8 @@ def test_test_photos_without_labels_are_skipped(test):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_other_classes_than_those_of_the_training_photos_are_no_unlabelled_photos(split):
-    """A class that is written otherwise in another split must not vanish."""
+def test_class_folders_that_differ_from_training_are_kept(split):
+    """Classes with other spellings in another split are kept."""
     found, skipped = read(f"train/Cat train/Dog {split}/cat {split}/dog")
     assert skipped == {}
     assert {label for label, _ in found.values()} == {"Cat", "Dog", "cat", "dog"}
@@ -96,7 +96,7 @@ def test_other_folders_are_classes(text, classes):
     assert {split for _, split in found.values()} == {None}
 
 
-def test_one_folder_of_a_split_inside_another():
+def test_nested_split_folders_are_one_split():
     found, _ = read("seg_train/seg_train/sea seg_train/seg_train/ice seg_test/seg_test/sea "
                     "seg_test/seg_test/ice seg_pred/seg_pred")  # fmt: skip
     assert found["seg_train/seg_train/sea"] == ("sea", "trainval")
@@ -107,7 +107,7 @@ def test_one_folder_of_a_split_inside_another():
                                   "x/1/cat x/1/dog x/2/cat x/2/dog x/2/owl",
                                   "2023/cat 2023/dog 2024/cat", "ann/cat ann/dog bob/cat bob/fox",
                                   "2021/cat 2022/cat 2022/dog 2023/Cat"])  # fmt: skip
-def test_classes_that_all_hold_the_same_folders_are_ambiguous(text):
+def test_class_folders_with_equal_subfolders_are_ambiguous(text):
     with pytest.raises(PetsError, match=r"source\.class_folder = auto: .*first.*or last") as caught:
         read(text)
     assert "contain folders of the same names" in str(caught.value)
@@ -119,7 +119,7 @@ def test_classes_that_all_hold_the_same_folders_are_ambiguous(text):
     assert {label for label, _ in first.values()}.isdisjoint({label for label, _ in last.values()})
 
 
-def test_the_folder_a_photo_lies_in_may_name_its_class_in_splits_too():
+def test_class_folder_last_applies_within_splits():
     found, _ = read("train/2023/cat train/2024/dog val/2023/cat val/2023/dog", "last")
     assert found["train/2024/dog"] == ("dog", "train")
     assert found["val/2023/cat"] == ("cat", "valid")
@@ -135,7 +135,7 @@ def test_the_folder_a_photo_lies_in_may_name_its_class_in_splits_too():
         ("train", "test"),
     ],
 )
-def test_one_stray_file_does_not_undo_the_splits(train, test, stray):
+def test_stray_file_does_not_disable_the_splits(train, test, stray):
     paths = [f"{s}/{c}/{n}.jpg" for s in (train, test) for c in ("cat", "dog") for n in range(4)]
     layout = read_layout([*paths, f"{train}/{stray}"], "auto")
     assert set(layout.labels) == set(paths)
@@ -144,13 +144,13 @@ def test_one_stray_file_does_not_undo_the_splits(train, test, stray):
 
 
 @pytest.mark.parametrize("stray", ["LICENSE", "preview.png"])
-def test_one_stray_file_does_not_make_a_class_of_the_folder_around(stray):
+def test_stray_file_does_not_make_its_folder_a_class(stray):
     paths = [f"top/{c}/{n}.jpg" for c in ("cat", "dog") for n in range(4)]
     layout = read_layout([*paths, f"top/{stray}"], "auto")
     assert set(layout.labels.values()) == {"cat", "dog"}
 
 
-def test_splits_may_lie_in_the_classes():
+def test_split_folders_can_be_inside_class_folders():
     found, _ = read("cat/train cat/test dog/train dog/test")
     assert found["cat/train"] == ("cat", "trainval")
     assert found["dog/test"] == ("dog", "test")
@@ -158,7 +158,7 @@ def test_splits_may_lie_in_the_classes():
     assert found["cat/val"] == ("cat", "valid")
 
 
-def test_folders_without_a_photo_are_no_classes_in_splits_either():
+def test_folders_without_photos_in_splits_are_not_classes():
     found, _ = read("train/cat train/dog train/labels/1.txt val/cat val/labels/1.txt")
     assert {label for label, _ in found.values()} == {"cat", "dog"}
 
@@ -179,8 +179,8 @@ def test_folders_of_unknown_files_are_reported(name, is_warned, top):
 
 @pytest.mark.parametrize("name", ["cat", "cats", "Cafe\u0301"])
 def test_the_only_class_of_a_validation_folder_is_kept(name):
-    """It may be written otherwise than in train; an error later is better than no photo."""
-    found, skipped = read(f"train/Cat train/Café val/{name}")
+    """Its spelling may differ from train; a later error is better than losing its photos."""
+    found, skipped = read(f"train/Cat train/Café val/{name}")  # codespell:ignore caf
     assert skipped == {}
     assert found[f"val/{name}"] == (name, "valid")
 
@@ -195,7 +195,7 @@ def test_blanks_around_a_class_are_trimmed():
     [("train-00000-of-00002.parquet", "train"), ("validation.parquet", "valid"), ("0000", None),
      ("train_test", None), ("contest", None), ("Test_A", "test"), ("straining", None)],
 )  # fmt: skip
-def test_a_split_is_one_word_of_a_name(name, split):
+def test_split_is_detected_from_a_word_of_the_name(name, split):
     assert split_of_path(name) == split
 
 
@@ -204,7 +204,7 @@ names = st.sampled_from(["cat", "dog", "train", "val", "test", "2023", "a.jpg", 
 
 @given(st.lists(st.lists(names, min_size=1, max_size=4).map("/".join), max_size=12))
 def test_any_tree_is_read_or_refused(paths):
-    """A photo has one label or one reason; nothing has both."""
+    """Each photo has either a label or a reason to be skipped."""
     try:
         layout = read_layout(sorted(set(paths)), "auto")
     except PetsError:

@@ -1,4 +1,4 @@
-"""Whole ingests from remote sources: a web server that fails on purpose, and object stores."""
+"""Ingests from remote sources: a web server with injected failures, and object stores."""
 
 import tarfile
 import traceback
@@ -41,15 +41,15 @@ def config(tmp_path, url, store=None, **source) -> PipelineConfig:
 
 
 class FailingSite(SimpleHTTPRequestHandler):
-    """Python's own web server, which lists folders and knows no Range; fails on purpose.
+    """Python's web server with injected failures; it lists folders and ignores Range.
 
-    Of every path, the first answer is 503, and the second breaks off half way.
+    For each path, the first response is 503 and the second is truncated halfway.
     """
 
     fails = False
-    """Whether it fails."""
+    """Whether failures are injected."""
     broken: frozenset[str] = frozenset()
-    """Paths that are always answered with 503."""
+    """Paths whose response is always 503."""
     seen: Counter
     failed: list[str]
 
@@ -71,24 +71,24 @@ class FailingSite(SimpleHTTPRequestHandler):
 
     def _fails(self) -> bool:
         self.seen[self.path] += 1
-        failing = (self.fails and self.seen[self.path] == 1) or self.path in self.broken
-        if failing:
+        is_failing = (self.fails and self.seen[self.path] == 1) or self.path in self.broken
+        if is_failing:
             self.failed.append(self.path)
             self.send_error(503)
-        return failing
+        return is_failing
 
 
 @pytest.fixture
 def site(tmp_path, serve):
-    """A server of tmp_path/www."""
+    """A server of the folder tmp_path/www."""
 
-    class Own(FailingSite):
+    class Site(FailingSite):
         seen, failed = Counter(), []
 
     folder = tmp_path / "www"
     folder.mkdir()
-    Own.url, Own.folder = serve(Own, directory=folder), folder
-    return Own
+    Site.url, Site.folder = serve(Site, directory=folder), folder
+    return Site
 
 
 def write_tar(path: Path, folder: Path, mode: str = "w:gz") -> None:
@@ -98,7 +98,7 @@ def write_tar(path: Path, folder: Path, mode: str = "w:gz") -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_archives_over_http(tmp_path, site, write_folder, fails):
+def test_archive_is_ingested_over_http(tmp_path, site, write_folder, fails):
     write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 5, "b": 5}))
     local = ingest(config(tmp_path, tmp_path / "mine", str(tmp_path / "other")))
     site.fails = fails
@@ -108,7 +108,7 @@ def test_archives_over_http(tmp_path, site, write_folder, fails):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_published_form_over_http(tmp_path, site, drawn_sample, fails):
+def test_published_archives_are_ingested_over_http(tmp_path, site, drawn_sample, fails):
     for name in ("images.tar.gz", "annotations.tar.gz"):
         (site.folder / name).write_bytes((drawn_sample / name).read_bytes())
     site.fails = fails
@@ -118,8 +118,8 @@ def test_the_published_form_over_http(tmp_path, site, drawn_sample, fails):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_folder_over_http(tmp_path, site, write_folder, fails):
-    """A failing server costs attempts, and no photo."""
+def test_folder_is_ingested_over_http(tmp_path, site, write_folder, fails):
+    """Failures of the server cause retries and lose no photo."""
     folder = write_folder(site.folder / "mine", {"maine coon": 4, "50% pug": 4, "b": 4})
     (folder / "b/# 1 & 2?.jpg").write_bytes((folder / "b/0.jpg").read_bytes())
     local = ingest(config(tmp_path, folder, str(tmp_path / "other")))
@@ -133,25 +133,25 @@ def test_a_folder_over_http(tmp_path, site, write_folder, fails):
 
 
 def test_planning_lists_every_folder_once(tmp_path, site, write_folder, monkeypatch):
-    """The outermost is looked at once more, to tell what kind of source it is."""
+    """The root folder is listed once more to detect the type of the source."""
     write_folder(site.folder / "mine", {"a": 5, "b": 5})
-    listed = Counter()
+    requests = Counter()
 
     def get(handler, inner=site.do_GET):
-        listed[handler.path] += 1
+        requests[handler.path] += 1
         inner(handler)
 
     monkeypatch.setattr(site, "do_GET", get)
-    # The tasks that write shards open the source too.
+    # Tasks that write shards open the source as well.
     open_source(config(tmp_path, f"{site.url}/mine"))
-    assert listed["/mine/a/"] + listed["/mine/b/"] == 1
-    listed.clear()
+    assert requests["/mine/a/"] + requests["/mine/b/"] == 1
+    requests.clear()
     plan_dataset(config(tmp_path, f"{site.url}/mine"))
-    assert (listed["/mine/a/"], listed["/mine/b/"]) == (1, 1)
+    assert (requests["/mine/a/"], requests["/mine/b/"]) == (1, 1)
 
 
-def test_a_folder_over_http_that_grew(tmp_path, site, write_folder, jpeg):
-    """Only what is new is fetched."""
+def test_new_photo_in_a_folder_over_http_is_ingested(tmp_path, site, write_folder, jpeg):
+    """Version tags of existing photos do not change."""
     folder = write_folder(site.folder / "mine", {"a": 6, "b": 6})
     settings = config(tmp_path, f"{site.url}/mine")
     before = {e.path: e.version_tag for e in FolderFiles(f"{site.url}/mine").entries()}
@@ -164,8 +164,8 @@ def test_a_folder_over_http_that_grew(tmp_path, site, write_folder, jpeg):
     assert ingest(settings).num_rows == first.num_rows + 1
 
 
-def test_no_photo_is_lost_where_a_server_is_broken(tmp_path, site, write_folder):
-    """A folder or a photo that cannot be asked for is an error, and not one that is not there."""
+def test_broken_server_raises_an_error_and_loses_no_photo(tmp_path, site, write_folder):
+    """A failed request raises an error; it is not treated as a missing folder or photo."""
     write_folder(site.folder / "mine", {"a": 4, "b": 4})
     for path in ("/mine/b", "/mine/b/2.jpg", "/mine/images.tar.gz", "/mine"):
         site.broken = frozenset({path})
@@ -174,53 +174,53 @@ def test_no_photo_is_lost_where_a_server_is_broken(tmp_path, site, write_folder)
     assert list_versions(str(tmp_path / "store")) == []
 
 
-def test_a_batch_is_fetched_while_the_one_before_is_looked_at(
-    tmp_path, site, write_folder, monkeypatch
-):
-    """The first look waits until a photo of the next batch is asked for."""
+def test_next_batch_is_fetched_during_inspection(tmp_path, site, write_folder, monkeypatch):
+    """The first inspection waits for a request of the next batch."""
     write_folder(site.folder / "mine", {"a": 60, "b": 60})
     settings = config(tmp_path, f"{site.url}/mine")
     plan = plan_dataset(settings)
     shard = max(plan.pending, key=lambda shard: shard.num_photos)
     assert shard.num_photos > 2 * BATCH_FILES
-    asked, next_batch, fetched_ahead = [], Event(), []
+    requested, next_batch, fetched_ahead = [], Event(), []
 
     def get(handler, inner=site.do_GET):
-        asked.extend([handler.path] if handler.path.endswith(".jpg") else [])
-        if len(asked) > BATCH_FILES:
+        requested.extend([handler.path] if handler.path.endswith(".jpg") else [])
+        if len(requested) > BATCH_FILES:
             next_batch.set()
         inner(handler)
 
-    def look(data, inner=shards.inspect):
+    def record_inspection(data, inner=shards.inspect):
         fetched_ahead.append(next_batch.wait(timeout=0 if fetched_ahead else 5))
-        assert len(asked) <= len(fetched_ahead) + 2 * BATCH_FILES, "two batches in memory at most"
+        assert len(requested) <= len(fetched_ahead) + 2 * BATCH_FILES, (
+            "two batches in memory at most"
+        )
         return inner(data)
 
     monkeypatch.setattr(site, "do_GET", get)
-    monkeypatch.setattr(shards, "inspect", look)
-    assert write_shard(settings, plan, shard).num_read == shard.num_photos == len(asked)
+    monkeypatch.setattr(shards, "inspect", record_inspection)
+    assert write_shard(settings, plan, shard).num_read == shard.num_photos == len(requested)
     assert fetched_ahead[0]
 
 
-def test_an_apache_listing_links_to_itself(tmp_path, site, write_folder):
+def test_self_links_in_an_apache_listing_are_ignored(tmp_path, site, write_folder):
     folder = write_folder(site.folder / "mine", {"a": 4, "b": 4})
-    for listed in (folder, folder / "a", folder / "b"):
-        links = [p.name + "/" * p.is_dir() for p in sorted(listed.iterdir())]
+    for directory in (folder, folder / "a", folder / "b"):
+        links = [p.name + "/" * p.is_dir() for p in sorted(directory.iterdir())]
         html = "".join(f'<a href="{link}">x</a>' for link in ["?C=N;O=D", "/mine/", *links])
-        (listed / "index.html").write_text(html)
+        (directory / "index.html").write_text(html)
     paths = [e.path for e in FolderFiles(f"{site.url}/mine").entries()]
     assert paths == [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
 
 
-def test_a_checksum_of_a_remote_archive_is_compared(tmp_path, site, write_folder):
+def test_remote_archive_checksum_is_verified(tmp_path, site, write_folder):
     write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 5, "b": 5}))
-    sums = {"mine.tar.gz": "sha256:00"}
+    checksums = {"mine.tar.gz": "sha256:00"}
     with pytest.raises(PetsError, match=r"mine\.tar\.gz: its sha256 is .* expected 00"):
-        ingest(config(tmp_path, f"{site.url}/mine.tar.gz", checksums=sums))
+        ingest(config(tmp_path, f"{site.url}/mine.tar.gz", checksums=checksums))
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
-def test_a_signed_url_leaves_no_secret_in_the_store(tmp_path, site, write_folder):
+def test_store_contains_no_secret_of_a_signed_url(tmp_path, site, write_folder):
     write_tar(site.folder / "mine.tar.gz", write_folder(tmp_path / "mine", {"a": 20, "b": 20}))
     manifest = ingest(config(tmp_path, f"{site.url}/mine.tar.gz?token=seCret42"))
     assert (manifest.name, manifest.num_rows) == ("mine", 40)
@@ -229,8 +229,8 @@ def test_a_signed_url_leaves_no_secret_in_the_store(tmp_path, site, write_folder
     assert [p for p in files if "seCret42" in str(p) or b"seCret42" in p.read_bytes()] == []
 
 
-def _faults_of_a_signed_url(site):
-    """Settings of the source, and what is wrong there."""
+def failing_signed_sources(site):
+    """Yield settings of a failing source and a pattern of its error."""
     (site.folder / "bad.tar.gz").write_bytes(b"\x1f\x8b and no more")
     (site.folder / "bad.csv").write_bytes(b"a,b\n1,2\n")
     (site.folder / "busy.tar").write_bytes(b"")
@@ -243,33 +243,33 @@ def _faults_of_a_signed_url(site):
     yield {"url": f"{site.url}/bad.tar.gz?token=seCret42"}, "truncated or damaged"
     yield {"url": f"{site.url}/bad.csv?token=seCret42"}, "no such column"
     yield {"url": f"{site.url}/photos.csv"}, "cannot be reached.*503"
-    sums = {"bad.csv": "md5:00"}
-    yield {"url": f"{site.url}/bad.csv?token=seCret42", "checksums": sums}, "expected 00"
+    checksums = {"bad.csv": "md5:00"}
+    yield {"url": f"{site.url}/bad.csv?token=seCret42", "checksums": checksums}, "expected 00"
 
 
-def test_no_error_tells_the_secret_of_a_signed_url(tmp_path, site):
-    """Neither in its message nor in the traceback that Prefect logs."""
-    for source, said in _faults_of_a_signed_url(site):
-        with pytest.raises(PetsError, match=said) as caught:
+def test_errors_contain_no_secret_of_a_signed_url(tmp_path, site):
+    """Neither the message nor the traceback, which Prefect logs, contains the secret."""
+    for source, message in failing_signed_sources(site):
+        with pytest.raises(PetsError, match=message) as caught:
             ingest(config(tmp_path, **source))
         assert "seCret42" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_no_error_of_a_photo_tells_the_secret_of_its_url(site):
+def test_photo_errors_contain_no_secret_of_a_signed_url(site):
     (site.folder / "photo.jpg").write_bytes(b"photo")
     signed = f"{site.url}/photo.jpg?token=seCret42"
     urls = {"photo": signed, "none": f"{site.url}/none.jpg?token=seCret42"}
     files = ListedFiles(urls, lambda path: storage.filesystem(urls[path]))
     assert [entry.skip_reason for entry in files.entries()] == ["", "missing"]
     site.broken = frozenset({"/photo.jpg?token=seCret42"})
-    for act in (lambda: list(files.read(["photo"])), lambda: storage.read_bytes(signed),
+    for operation in (lambda: list(files.read(["photo"])), lambda: storage.read_bytes(signed),
                 lambda: list(files.read(["none"]))):  # fmt: skip
         with pytest.raises(PetsError, match=r"cannot be read|does not exist") as caught:
-            act()
+            operation()
         assert "seCret42" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_nothing_there_is_a_plain_error(tmp_path, site):
+def test_missing_source_over_http_raises_pets_error(tmp_path, site):
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):
             ingest(config(tmp_path, f"{site.url}/{name}"))
@@ -281,49 +281,51 @@ def upload(folder: Path, url: str) -> None:
             storage.write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
 
 
-def below(folder: str, asked, method="GET") -> list[str]:
-    """The objects below a folder that were asked for by this method."""
+def requests_below(folder: str, requested, method="GET") -> list[str]:
+    """Objects in a folder that were requested with this method."""
     prefix = f"/{folder.split('://')[1]}/"
-    return sorted(p.removeprefix(prefix) for m, p in asked if m == method and p.startswith(prefix))
+    return sorted(
+        p.removeprefix(prefix) for m, p in requested if m == method and p.startswith(prefix)
+    )
 
 
-def test_a_bucket_of_photos_into_a_bucket(tmp_path, bucket, write_folder, jpeg):
+def test_photos_in_a_bucket_are_ingested_into_a_bucket(tmp_path, bucket, write_folder, jpeg):
     photos, store = f"{bucket.url}/photos", f"{bucket.url}/store"
     local = write_folder(tmp_path / "photos", {"a": 6, "maine coon": 6})
     upload(local, photos)
     settings = config(tmp_path, photos, store)
     bucket.asked()
     first = ingest(settings)
-    asked = bucket.asked()
+    requested = bucket.asked()
     assert first.fingerprint == ingest(config(tmp_path, local)).fingerprint
     assert first.url.startswith(f"{store}/datasets/photos/")
-    assert [fault for _, fault in verify(first)] == [""] * sum(
+    assert [error for _, error in verify(first)] == [""] * sum(
         len(info.shards) for info in first.splits.values()
     )
-    assert len(below(photos, asked)) == 12
+    assert len(requests_below(photos, requested)) == 12
     shards = {shard.path for info in first.splits.values() for shard in info.shards}
-    assert set(below(f"{store}/datasets/photos/shards", asked, "PUT")) == shards
+    assert set(requests_below(f"{store}/datasets/photos/shards", requested, "PUT")) == shards
 
     bucket.asked()
     assert ingest(settings) == first
-    asked = bucket.asked()
-    assert below(photos, asked) == []
-    assert below(f"{store}/datasets/photos/shards", asked, "PUT") == []
+    requested = bucket.asked()
+    assert requests_below(photos, requested) == []
+    assert requests_below(f"{store}/datasets/photos/shards", requested, "PUT") == []
 
     storage.write_bytes(f"{photos}/a/new.jpg", jpeg(999))
     bucket.asked()
     grown = ingest(settings)
-    assert below(photos, bucket.asked()) == ["a/new.jpg"]
+    assert requests_below(photos, bucket.asked()) == ["a/new.jpg"]
     assert (grown.num_rows, grown.parent) == (13, first.fingerprint)
 
     storage.write_bytes(f"{photos}/a/new.jpg", jpeg(998))
     bucket.asked()
     assert ingest(settings).fingerprint != grown.fingerprint
-    assert below(photos, bucket.asked()) == ["a/new.jpg"]
+    assert requests_below(photos, bucket.asked()) == ["a/new.jpg"]
     assert [m.num_rows for m in list_versions(store)] == [12, 13, 13]
 
 
-def test_a_bucket_is_swept(tmp_path, bucket, write_folder, jpeg):
+def test_garbage_in_a_bucket_is_collected(tmp_path, bucket, write_folder, jpeg):
     photos, store = f"{bucket.url}/photos", f"{bucket.url}/store"
     upload(write_folder(tmp_path / "photos", {"a": 6, "b": 6}), photos)
     settings = config(tmp_path, photos, store)
@@ -332,7 +334,7 @@ def test_a_bucket_is_swept(tmp_path, bucket, write_folder, jpeg):
     new = ingest(settings)
     stray = f"{store}/datasets/photos/shards/stray.parquet"
     storage.write_bytes(stray, b"stray")
-    # The store tells how old its files are.
+    # Object stores report the age of their files.
     assert collect_garbage(store, grace_seconds=600, delete=True) == []
     everything_is_old = -600
     assert stray in [g.url for g in collect_garbage(store, grace_seconds=everything_is_old)]
@@ -341,29 +343,29 @@ def test_a_bucket_is_swept(tmp_path, bucket, write_folder, jpeg):
     assert {stray, f"{old.url}/manifest.json"} <= {item.url for item in removed}
     assert not any(storage.exists(item.url) for item in removed)
     assert list_versions(store) == [new]
-    assert {fault for _, fault in verify(new)} == {""}
+    assert {error for _, error in verify(new)} == {""}
     assert collect_garbage(store, keep=1, grace_seconds=everything_is_old) == []
 
 
-def test_archives_in_a_bucket(tmp_path, bucket, drawn_sample, small_config):
+def test_archives_in_a_bucket_are_ingested(tmp_path, bucket, drawn_sample, small_config):
     pets = f"{bucket.url}/pets"
     upload(drawn_sample, pets)
     settings = config(tmp_path, pets, f"{bucket.url}/store", sample_photos_per_breed=4)
     manifest = ingest(settings)
     assert manifest.fingerprint == ingest(small_config).fingerprint
-    assert set(below(pets, bucket.asked())) == {"annotations.tar.gz", "images.tar.gz"}
+    assert set(requests_below(pets, bucket.asked())) == {"annotations.tar.gz", "images.tar.gz"}
     assert ingest(settings) == manifest
-    assert below(pets, bucket.asked()) == []
+    assert requests_below(pets, bucket.asked()) == []
 
 
-def test_a_table_in_a_bucket(tmp_path, bucket, write_folder):
+def test_table_in_a_bucket_is_ingested(tmp_path, bucket, write_folder):
     url = bucket.url
     local = write_folder(tmp_path / "photos", {"a": 4, "b": 4})
     upload(local, f"{url}/photos")
     paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
-    places = [f"{url}/photos/{paths[0]}", *paths[1:], "a/none.jpg"]
+    table_paths = [f"{url}/photos/{paths[0]}", *paths[1:], "a/none.jpg"]
     rows = "".join(
-        f"{place},{path[0]}\n" for place, path in zip(places, [*paths, "a"], strict=True)
+        f"{entry},{path[0]}\n" for entry, path in zip(table_paths, [*paths, "a"], strict=True)
     )
     storage.write_bytes(f"{url}/photos/table.csv", f"image,label\n{rows}".encode())
     settings = config(tmp_path, f"{url}/photos/table.csv", f"{url}/store")
@@ -374,7 +376,7 @@ def test_a_table_in_a_bucket(tmp_path, bucket, write_folder):
     assert (manifest.num_rows, manifest.quarantine_reasons) == (8, {"missing": 1})
 
 
-def test_nothing_in_a_bucket_is_a_plain_error(tmp_path, bucket):
+def test_missing_source_in_a_bucket_raises_pets_error(tmp_path, bucket):
     url = bucket.url
     for name in ("none", "none.zip", "none.csv"):
         with pytest.raises(PetsError, match=rf"/{name}.*(no such|does not exist)"):

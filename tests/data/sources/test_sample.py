@@ -1,4 +1,4 @@
-"""The built-in sample: same bytes, published form, breeds that can be told apart."""
+"""The built-in sample: reproducible bytes, published format, distinguishable breeds."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ from pets_core.data.sources.sample.sample import BREEDS, write_sample
 
 PHOTOS = 5
 REAL = Path(__file__).parents[4] / "shared/data/oxford-iiit-pet-256px/annotations.tar.gz"
-# The published (class id, species, breed id) of some, written out by hand.
+# Published (class id, species, breed id) of some breeds, copied by hand.
 PUBLISHED = {
     "Abyssinian": (1, 1, 1),
     "american_bulldog": (2, 2, 1),
@@ -64,25 +64,25 @@ def test_same_arguments_give_the_same_bytes(folder, tmp_path):
 def test_archives_carry_no_time_owner_or_name(folder):
     for name in ("images.tar.gz", "annotations.tar.gz"):
         packed = (folder / name).read_bytes()
-        assert packed[3] == 0, "the gzip header has a flag set, so it holds a file name"
-        assert packed[4:8] == b"\0\0\0\0", "the gzip header holds a time"
+        assert packed[3] == 0, "the gzip header contains a file name"
+        assert packed[4:8] == b"\0\0\0\0", "the gzip header contains a time"
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as tar:
-            about = {(i.mtime, i.uid, i.gid, i.uname, i.gname, i.mode) for i in tar}
-        assert about == {(0, 0, 0, "", "", 0o644)}
+            metadata = {(i.mtime, i.uid, i.gid, i.uname, i.gname, i.mode) for i in tar}
+        assert metadata == {(0, 0, 0, "", "", 0o644)}
 
 
 def test_another_seed_gives_other_photos_and_another_split(photos, lists, tmp_path):
     write_sample(tmp_path, photos_per_breed=PHOTOS, seed=1)
-    others = read_archive(tmp_path / "images.tar.gz")
-    assert others.keys() == photos.keys()
-    assert all(others[name] != photos[name] for name in others)
+    other_photos = read_archive(tmp_path / "images.tar.gz")
+    assert other_photos.keys() == photos.keys()
+    assert all(other_photos[name] != photos[name] for name in other_photos)
     other_lists = read_archive(tmp_path / "annotations.tar.gz")
     assert (
         other_lists["annotations/test.txt"].decode().splitlines() != (lists["annotations/test.txt"])
     )
 
 
-def test_more_photos_leave_the_earlier_ones_as_they_are(photos, tmp_path):
+def test_more_photos_keep_the_earlier_ones_unchanged(photos, tmp_path):
     write_sample(tmp_path, photos_per_breed=4)
     fewer = read_archive(tmp_path / "images.tar.gz")
     assert fewer == {name: photos[name] for name in fewer}
@@ -95,32 +95,32 @@ def test_photos_have_the_published_names(photos):
     }
 
 
-def test_lists_have_the_published_form(lists):
+def test_lists_have_the_published_format(lists):
     texts = [name for name in lists if name.endswith(".txt")]
     assert texts == [f"annotations/{name}.txt" for name in ("list", "trainval", "test")]
     header, rows = lists["annotations/list.txt"][:4], lists["annotations/list.txt"][4:]
     assert header[0] == "#Image CLASS-ID SPECIES BREED ID"
     assert all(line.startswith("#") for line in header)
-    seen = {}
+    ids_of_breed = {}
     for row in rows:
         name, *ids = row.split(" ")
-        assert seen.setdefault(breed_of(name), tuple(map(int, ids))) == tuple(map(int, ids))
-    assert PUBLISHED.items() <= seen.items()
-    assert sorted(ids[0] for ids in seen.values()) == list(range(1, 38))
-    assert Counter(ids[1] for ids in seen.values()) == {1: 12, 2: 25}
+        assert ids_of_breed.setdefault(breed_of(name), tuple(map(int, ids))) == tuple(map(int, ids))
+    assert PUBLISHED.items() <= ids_of_breed.items()
+    assert sorted(ids[0] for ids in ids_of_breed.values()) == list(range(1, 38))
+    assert Counter(ids[1] for ids in ids_of_breed.values()) == {1: 12, 2: 25}
 
 
-def test_every_photo_has_its_head_marked(folder, lists):
+def test_every_photo_has_a_head_box(folder, lists):
     with tarfile.open(folder / "images.tar.gz") as tar:
         photos = {Path(info.name).stem: tar.extractfile(info).read() for info in tar}
-    marked = {Path(name).stem: rows for name, rows in lists.items() if name.endswith(".xml")}
-    assert marked.keys() == photos.keys()
-    for name, (text,) in marked.items():
+    annotations = {Path(name).stem: rows for name, rows in lists.items() if name.endswith(".xml")}
+    assert annotations.keys() == photos.keys()
+    for name, (text,) in annotations.items():
         corners = {side.tag: int(side.text) for side in fromstring(text).find(".//bndbox")}
         width, height = Image.open(io.BytesIO(photos[name])).size
         assert 0 <= corners["xmin"] < corners["xmax"] <= width
         assert 0 <= corners["ymin"] < corners["ymax"] <= height
-        # A head that is drawn takes a good part of the photo.
+        # A drawn head covers more than a tenth of the width.
         assert corners["xmax"] - corners["xmin"] > 0.1 * width
 
 
@@ -130,20 +130,20 @@ def test_splits_are_disjoint_complete_and_hold_every_breed(lists):
     assert sorted(trainval + test) == sorted(lists["annotations/list.txt"][4:])
     names = {breed.name for breed in BREEDS}
     for rows, count in ((trainval, 3), (test, 2)):
-        held = Counter(breed_of(row.split(" ")[0]) for row in rows)
-        assert held == dict.fromkeys(names, count)
+        counts = Counter(breed_of(row.split(" ")[0]) for row in rows)
+        assert counts == dict.fromkeys(names, count)
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not REAL.exists(), reason="the real annotations are not here")
-def test_ids_are_those_of_the_real_list():
+@pytest.mark.skipif(not REAL.exists(), reason="the published annotations are missing")
+def test_ids_match_the_published_list():
     def ids(archive: dict[str, bytes]) -> set[tuple[str, ...]]:
         rows = archive["annotations/list.txt"].decode().splitlines()
         fields = [row.split() for row in rows if not row.startswith("#")]
         return {(breed_of(name), *rest) for name, *rest in fields}
 
-    ours = {(b.name, str(b.class_id), str(b.species), str(b.breed_id)) for b in BREEDS}
-    assert ours == ids(read_archive(REAL))
+    sample_ids = {(b.name, str(b.class_id), str(b.species), str(b.breed_id)) for b in BREEDS}
+    assert sample_ids == ids(read_archive(REAL))
 
 
 def test_photos_are_colour_jpegs_of_varying_sizes(photos):
@@ -159,14 +159,14 @@ def test_photos_are_colour_jpegs_of_varying_sizes(photos):
     assert 245 < max(sides) <= 260
 
 
-def test_look_alikes_are_nearer_than_others(photos):
+def test_similar_breeds_are_nearer_than_others(photos):
     means = {}
     for breed in BREEDS:
         shrunk = [
             Image.open(io.BytesIO(photos[f"images/{breed.name}_{n}.jpg"])).resize((32, 32))
             for n in range(1, PHOTOS + 1)
         ]
-        # The middle, where the animal is: the scene behind says nothing of the breed.
+        # Only the middle shows the animal; the background is independent of the breed.
         middles = [np.asarray(photo, dtype=float)[6:20, 10:22] for photo in shrunk]
         means[breed.name] = np.mean([middle.mean(axis=(0, 1)) for middle in middles], axis=0)
 
@@ -191,7 +191,7 @@ def test_a_negative_seed_is_refused(tmp_path):
         write_sample(tmp_path, seed=-1)
 
 
-def test_a_failure_half_way_leaves_the_old_archive(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_archives(tmp_path, monkeypatch):
     write_sample(tmp_path, photos_per_breed=4)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     drawn = []

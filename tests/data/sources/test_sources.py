@@ -1,4 +1,4 @@
-"""Sources: what they hold, how one is chosen, and one plain error for each fault."""
+"""Sources: content, type detection, and one clear error per problem."""
 
 import gzip
 import hashlib
@@ -42,7 +42,7 @@ def oxford(tmp_path, write_oxford):
     return write
 
 
-def test_the_published_form_is_read(oxford):
+def test_published_oxford_archives_are_read(oxford):
     source = oxford()
     assert (source.name, source.has_predefined_split) == ("oxford-iiit-pet", True)
     catalogue = source.catalogue()
@@ -60,7 +60,7 @@ def test_the_published_form_is_read(oxford):
     assert {photo.head_box for photo in catalogue.photos.values()} == {None}
 
 
-def head_box(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
+def head_box_xml(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
     return (
         "<annotation><object><bndbox>"
         f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
@@ -68,11 +68,11 @@ def head_box(xmin="10", ymin="20", xmax="30.4", ymax="40") -> str:
     )
 
 
-def test_head_boxes_are_read_where_they_are_boxes(tmp_path, write_oxford):
+def test_only_valid_head_boxes_are_read(tmp_path, write_oxford):
     bomb = '<!DOCTYPE a [<!ENTITY b "x">]><annotation>&b;</annotation>'
     xmls = {
-        "Birman_1": head_box(), "pug_2": head_box(xmin="50"), "Birman_3": head_box(ymax="none"),
-        "pug_4": bomb, "stray_5": "<annotation>",
+        "Birman_1": head_box_xml(), "pug_2": head_box_xml(xmin="50"),
+        "Birman_3": head_box_xml(ymax="none"), "pug_4": bomb, "stray_5": "<annotation>",
     }  # fmt: skip
     lists = LISTS | {f"xmls/{name}.xml": text for name, text in xmls.items()}
     write_oxford(tmp_path / "pets", PHOTOS, lists | {"xmls/._pug_2.xml": "AppleDouble"})
@@ -89,7 +89,7 @@ def test_a_photo_in_both_lists_is_refused(oxford):
         oxford(test=TEST + "pug_2 1 2 1\n").catalogue()
 
 
-def test_a_checksum_of_an_archive_is_compared(tmp_path, oxford):
+def test_archive_checksum_is_verified(tmp_path, oxford):
     oxford()
     url = str(tmp_path / "pets")
     for name in ("images.tar.gz", "annotations.tar.gz"):
@@ -97,38 +97,38 @@ def test_a_checksum_of_an_archive_is_compared(tmp_path, oxford):
         with pytest.raises(PetsError, match=rf"{name}: its md5 is .* expected 00"):
             (source.catalogue(), source.files)
     digest = hashlib.sha256((tmp_path / "pets/images.tar.gz").read_bytes()).hexdigest()
-    sums = {"images.tar.gz": f"sha256:{digest}"}
-    assert open_source(config(tmp_path, url=url, checksums=sums)).files.entries()
+    checksums = {"images.tar.gz": f"sha256:{digest}"}
+    assert open_source(config(tmp_path, url=url, checksums=checksums)).files.entries()
 
 
-def test_breeds_of_two_words_and_ids_are_told_apart(oxford):
-    row = "american_pit_bull_terrier_7 3 2 2\n"
-    catalogue = oxford(trainval=TRAINVAL + row).catalogue()
+def test_breed_of_several_words_is_parsed_from_the_photo_id(oxford):
+    line = "american_pit_bull_terrier_7 3 2 2\n"
+    catalogue = oxford(trainval=TRAINVAL + line).catalogue()
     assert catalogue.photos["american_pit_bull_terrier_7"].label == "American Pit Bull Terrier"
 
 
-def test_list_txt_may_be_absent_but_no_other(tmp_path, write_oxford):
-    for left_out in LISTS:
-        folder = tmp_path / left_out
-        write_oxford(folder, PHOTOS, {n: text for n, text in LISTS.items() if n != left_out})
+def test_only_list_txt_is_optional(tmp_path, write_oxford):
+    for missing in LISTS:
+        folder = tmp_path / missing
+        write_oxford(folder, PHOTOS, {n: text for n, text in LISTS.items() if n != missing})
         source = open_source(config(tmp_path, url=str(folder)))
-        if left_out == "list.txt":
+        if missing == "list.txt":
             assert len(source.catalogue().photos) == 4
         else:
-            with pytest.raises(PetsError, match=f"contains no {left_out}"):
+            with pytest.raises(PetsError, match=f"contains no {missing}"):
                 source.catalogue()
 
 
 @pytest.mark.parametrize(
     "line", ["Birman_5 2 1", "Birman_5 2 1 1 9", "Birman_5 two 1 1", "Birman_5", "Birman_5 2 1 -1"]
 )
-def test_a_bad_line_is_named(oxford, line):
+def test_invalid_line_is_reported(oxford, line):
     with pytest.raises(PetsError, match=r"test\.txt, line 4: expected .*got '") as caught:
         oxford(test=f"{TEST}{line}\n").catalogue()
     assert repr(line) in str(caught.value)
 
 
-def test_a_text_file_in_another_encoding_is_a_bad_line_at_most(tmp_path, write_archive):
+def test_hidden_annotation_file_in_another_encoding_is_ignored(tmp_path, write_archive):
     members = [(f"annotations/{name}", text.encode()) for name, text in LISTS.items()]
     write_archive(tmp_path / "pets/images.tar.gz", [])
     write_archive(
@@ -139,16 +139,16 @@ def test_a_text_file_in_another_encoding_is_a_bad_line_at_most(tmp_path, write_a
 
 
 @pytest.fixture(params=["file", "memory"])
-def mine(request, tmp_path) -> str:
-    """A folder called mine, on disk or in another store."""
+def folder_url(request, tmp_path) -> str:
+    """URL of a folder named mine, on disk or in memory."""
     return str(tmp_path / "mine") if request.param == "file" else f"memory://{tmp_path.name}/mine"
 
 
-def test_folders_hold_a_class_each(tmp_path, mine):
+def test_each_folder_is_a_class(tmp_path, folder_url):
     paths = ["Birman/a.jpg", "README.md", "pug/b.jpg", "pug/deep/a.jpg", "pug/notes.txt"]
     for path in (*paths, "pug/.DS_Store", ".git/x.jpg"):
-        storage.write_bytes(f"{mine}/{path}", path.encode())
-    source = open_source(config(tmp_path, url=f"{mine}/"))
+        storage.write_bytes(f"{folder_url}/{path}", path.encode())
+    source = open_source(config(tmp_path, url=f"{folder_url}/"))
     assert (source.name, source.has_predefined_split) == ("mine", False)
     catalogue = source.catalogue()
     assert list(catalogue.vocabulary.items()) == [("Birman", None), ("pug", None)]
@@ -159,16 +159,16 @@ def test_folders_hold_a_class_each(tmp_path, mine):
     assert list(source.files.read(paths)) == [path.encode() for path in paths]
 
 
-@pytest.mark.parametrize("around", ["", "photos/", "data/photos/"])
-def test_a_single_folder_around_the_classes_is_passed_over(tmp_path, write_archive, around):
-    names = [f"{around}{label}/{n}.jpg" for label in ("a", "b") for n in range(2)]
+@pytest.mark.parametrize("parent", ["", "photos/", "data/photos/"])
+def test_single_parent_folder_of_the_classes_is_ignored(tmp_path, write_archive, parent):
+    names = [f"{parent}{label}/{n}.jpg" for label in ("a", "b") for n in range(2)]
     write_archive(tmp_path / "mine.tar.gz", [(name, b"x") for name in names])
     source = open_source(config(tmp_path, url=str(tmp_path / "mine.tar.gz")))
     assert list(source.catalogue().vocabulary) == ["a", "b"]
     assert list(source.catalogue().photos) == names
 
 
-def test_the_source_is_chosen_by_what_lies_there(tmp_path, oxford, write_folder, drawn_sample):
+def test_source_type_is_detected_from_the_url(tmp_path, oxford, write_folder, drawn_sample):
     assert type(oxford()).__name__ == "OxfordPetSource"
     url = str(write_folder(tmp_path / "mine", {"a": 1, "b": 1}))
     assert type(open_source(config(tmp_path, url=url))).__name__ == "ClassFolderSource"
@@ -187,12 +187,12 @@ def test_the_source_is_chosen_by_what_lies_there(tmp_path, oxford, write_folder,
     assert open_source(config(tmp_path, kind="oxford-iiit-pet")).url == AUTHORS_URL
 
 
-def test_a_name_may_be_given(tmp_path, drawn_sample):
+def test_name_can_be_set(tmp_path, drawn_sample):
     assert open_source(config(tmp_path, url=str(drawn_sample), name="mine")).name == "mine"
 
 
 @pytest.mark.parametrize("kind", ["auto", "sample"])
-def test_no_url_means_the_sample_drawn_once(tmp_path, drawn_sample, kind):
+def test_missing_url_selects_the_cached_sample(tmp_path, drawn_sample, kind):
     settings = config(tmp_path, kind=kind, sample_photos_per_breed=4)
     source = open_source(settings)
     assert source.name == "sample"
@@ -204,7 +204,7 @@ def test_no_url_means_the_sample_drawn_once(tmp_path, drawn_sample, kind):
 
 
 @pytest.mark.parametrize("kind", ["auto", "folder"])
-def test_no_such_url(tmp_path, kind, monkeypatch):
+def test_unreachable_url_raises_pets_error(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(download, "_MAX_BACKOFF_SECONDS", 0.01)
     for url in (str(tmp_path / "none"), "nostore://bucket", "http://127.0.0.1:9/pets"):
@@ -212,13 +212,13 @@ def test_no_such_url(tmp_path, kind, monkeypatch):
             open_source(config(tmp_path, url=url, kind=kind))
 
 
-def test_no_such_archive(tmp_path):
+def test_missing_archive_raises_pets_error(tmp_path):
     source = open_source(config(tmp_path, url=str(tmp_path / "none"), kind="oxford-iiit-pet"))
     with pytest.raises(PetsError, match=r"annotations\.tar\.gz does not exist"):
         source.catalogue()
 
 
-def test_an_empty_folder_and_one_without_classes(tmp_path, jpeg):
+def test_folder_without_classes_raises_pets_error(tmp_path, jpeg):
     folder = tmp_path / "mine"
     folder.mkdir()
     for _ in range(2):
@@ -228,12 +228,12 @@ def test_an_empty_folder_and_one_without_classes(tmp_path, jpeg):
 
 
 def cut_at_a_header(archive: bytes) -> bytes:
-    """The archive compressed up to the middle of its last header: tarfile alone sees no fault."""
+    """Truncate an archive within its last header, which tarfile alone does not detect."""
     tar = gzip.decompress(archive)
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         offset = opened.getmembers()[-1].offset
-    whole = gzip.compress(tar[: offset + 100])
-    return whole[:-8]
+    compressed = gzip.compress(tar[: offset + 100])
+    return compressed[:-8]
 
 
 CUTS = {
@@ -247,13 +247,13 @@ CUTS = {
     "padding": lambda data: data[:-20],
     "at a header": cut_at_a_header,
     "flipped bits": lambda data: data[: len(data) // 2] + bytes(8) + data[len(data) // 2 + 8 :],
-    "no gzip": lambda data: b"<html>404</html>" * 100,
+    "not gzip": lambda data: b"<html>404</html>" * 100,
 }
 
 
 @pytest.mark.parametrize("archive", ["images.tar.gz", "annotations.tar.gz"])
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_damaged_archive_is_one_plain_error(tmp_path, drawn_sample, archive, cut):
+def test_damaged_archive_raises_pets_error(tmp_path, drawn_sample, archive, cut):
     folder = tmp_path / "pets"
     folder.mkdir()
     for name in ("images.tar.gz", "annotations.tar.gz"):
@@ -273,5 +273,5 @@ def test_a_damaged_archive_is_one_plain_error(tmp_path, drawn_sample, archive, c
         ("/data/breeds.v2.csv", "breeds.v2"),
     ],
 )
-def test_a_data_set_is_named_by_its_url_but_not_by_its_secret(url, name):
+def test_data_set_name_from_a_url_excludes_its_secret(url, name):
     assert sources._name(url) == name

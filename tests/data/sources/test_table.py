@@ -1,4 +1,4 @@
-"""Tables as the source: paths, URLs or bytes with labels, and one plain error for each fault."""
+"""Tables as the source: paths, URLs or bytes with labels; one clear error per problem."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ ROWS = {
     "label": ["pug", "pug", "Maine Coon", "Maine Coon"],
     "split": ["train", "Validation", "test", "TRAINING"],
 }
-OFFICIAL = ["train", "valid", "test", "train"]
+SPLITS = ["train", "valid", "test", "train"]
 
 
 def config(tmp_path, url, **source) -> PipelineConfig:
@@ -39,15 +39,15 @@ def config(tmp_path, url, **source) -> PipelineConfig:
 
 
 def write(path, columns, metadata=None):
-    """Write a table in the form its suffix names."""
+    """Write a table in the format of the path's suffix."""
     path.parent.mkdir(exist_ok=True)
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     if path.suffix.lower() == ".parquet":
         pq.write_table(table.replace_schema_metadata(metadata), path)
         return path
-    mark = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     lines = [table.column_names, *zip(*(c.to_pylist() for c in table.columns), strict=True)]
-    path.write_text("".join(f"{mark.join(line)}\n" for line in lines))
+    path.write_text("".join(f"{delimiter.join(line)}\n" for line in lines))
     return path
 
 
@@ -57,7 +57,7 @@ def classes(source) -> list[tuple[str, str | None]]:
 
 @pytest.fixture
 def photos(tmp_path, jpeg) -> dict[str, bytes]:
-    """Four photos below tmp_path/mine, by path."""
+    """Four photos in tmp_path/mine, by path."""
     found = {path: jpeg(number) for number, path in enumerate(ROWS["image"])}
     for path, data in found.items():
         storage.write_bytes(str(tmp_path / "mine" / path), data)
@@ -65,55 +65,55 @@ def photos(tmp_path, jpeg) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def opened(tmp_path):
-    """Write a table and open it."""
+def open_table(tmp_path):
+    """Write a table and open it as a source."""
 
-    def open_it(columns, suffix=".parquet", metadata=None, **source):
+    def run(columns, suffix=".parquet", metadata=None, **source):
         path = write(tmp_path / f"mine/table{suffix}", columns, metadata)
         return open_source(config(tmp_path, path, **source))
 
-    return open_it
+    return run
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".TSV", ".parquet"])
-def test_every_form_says_the_same(opened, photos, suffix):
-    source = opened(ROWS, suffix, split_column="split")
+def test_every_table_format_gives_the_same_catalogue(open_table, photos, suffix):
+    source = open_table(ROWS, suffix, split_column="split")
     assert (source.name, source.has_predefined_split) == ("table", True)
     catalogue = source.catalogue()
     assert list(catalogue.vocabulary.items()) == [("Maine Coon", None), ("pug", None)]
     assert list(catalogue.photos) == ROWS["image"]
-    assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
+    assert classes(source) == list(zip(ROWS["label"], SPLITS, strict=True))
     assert dict(zip(ROWS["image"], source.files.read(ROWS["image"]), strict=True)) == photos
     assert [entry.path for entry in source.files.entries()] == ROWS["image"]
 
 
-def test_columns_are_named_by_settings(opened, photos):
-    other = {"path": ROWS["image"], "breed": ROWS["label"], "image": ["x"] * 4}
-    source = opened(other, ".csv", image_column="path", label_column="breed")
+def test_columns_are_named_by_settings(open_table, photos):
+    columns = {"path": ROWS["image"], "breed": ROWS["label"], "image": ["x"] * 4}
+    source = open_table(columns, ".csv", image_column="path", label_column="breed")
     assert not source.has_predefined_split
     assert classes(source) == [(label, None) for label in ROWS["label"]]
 
 
-def test_labels_stay_as_they_are_written(opened):
+def test_text_labels_are_not_converted(open_table):
     labels = ["01", "NA", "true", "1e3"]
-    source = opened({"image": ROWS["image"], "label": labels}, ".csv")
+    source = open_table({"image": ROWS["image"], "label": labels}, ".csv")
     assert [label for label, _ in classes(source)] == labels
 
 
-def test_numbers_and_categories_are_labels(opened):
-    source = opened({"image": ROWS["image"], "label": [1, 1, 10, 2]})
+def test_numbers_and_categories_are_labels(open_table):
+    source = open_table({"image": ROWS["image"], "label": [1, 1, 10, 2]})
     assert list(source.catalogue().vocabulary) == ["1", "10", "2"]
     categories = pa.array(ROWS["label"]).dictionary_encode()
-    source = opened({"image": pa.array(ROWS["image"]).dictionary_encode(), "label": categories})
+    source = open_table({"image": pa.array(ROWS["image"]).dictionary_encode(), "label": categories})
     assert list(source.catalogue().photos) == ROWS["image"]
     assert [label for label, _ in classes(source)] == ROWS["label"]
 
 
-def test_paths_may_be_absolute_urls_and_long_strings(tmp_path, opened, photos):
+def test_paths_can_be_absolute_urls_or_large_strings(tmp_path, open_table, photos):
     storage.write_bytes(f"memory://{tmp_path.name}/c.jpg", b"in memory")
     paths = ["a/1.jpg", str(tmp_path / "mine/b/1.jpg"), f"memory://{tmp_path.name}/c.jpg"]
-    for kind in (pa.string(), pa.large_string()):
-        source = opened({"image": pa.array(paths, kind), "label": ["x", "y", "z"]})
+    for text_type in (pa.string(), pa.large_string()):
+        source = open_table({"image": pa.array(paths, text_type), "label": ["x", "y", "z"]})
         assert list(source.catalogue().photos) == paths
         assert list(source.files.read(paths)) == [
             photos["a/1.jpg"],
@@ -123,7 +123,7 @@ def test_paths_may_be_absolute_urls_and_long_strings(tmp_path, opened, photos):
 
 
 def test_table_and_photos_over_http(tmp_path, photos, monkeypatch, serve):
-    """Relative to the table's own URL, or at URLs of their own."""
+    """Paths are relative to the URL of the table, or are URLs."""
     monkeypatch.setattr(download, "_BACKOFF_SECONDS", 0.01)
     site = serve(SimpleHTTPRequestHandler, directory=tmp_path / "mine")
     paths = ["a/1.jpg", f"{site}/b/1.jpg", "a/none.jpg"]
@@ -143,47 +143,47 @@ IMAGE_TYPES = {
 }
 
 
-@pytest.mark.parametrize("kind", IMAGE_TYPES)
-def test_a_table_may_hold_the_photos(tmp_path, opened, photos, kind):
+@pytest.mark.parametrize("image_type", IMAGE_TYPES)
+def test_table_can_contain_photo_bytes(tmp_path, open_table, photos, image_type):
     data = list(photos.values())
-    values = [{"bytes": d, "path": "x.jpg"} if kind == "hugging face" else d for d in data]
-    image = pa.array(values, IMAGE_TYPES[kind])
-    source = opened({"pixels": image, "label": ROWS["label"], "split": ROWS["split"]},
+    values = [{"bytes": d, "path": "x.jpg"} if image_type == "hugging face" else d for d in data]
+    image = pa.array(values, IMAGE_TYPES[image_type])
+    source = open_table({"pixels": image, "label": ROWS["label"], "split": ROWS["split"]},
                     image_column="pixels", split_column="split")  # fmt: skip
     ids = [sha256(d).hexdigest() for d in data]
     assert list(source.catalogue().photos) == ids
-    assert classes(source) == list(zip(ROWS["label"], OFFICIAL, strict=True))
+    assert classes(source) == list(zip(ROWS["label"], SPLITS, strict=True))
     assert list(source.files.read(ids[::-1])) == data[::-1]
     assert [(e.path, e.version_tag, e.size) for e in source.files.entries()] == [
-        (i, f"sha256:{i}", len(d)) for i, d in zip(ids, data, strict=True)
+        (photo_id, f"sha256:{photo_id}", len(d)) for photo_id, d in zip(ids, data, strict=True)
     ]
-    packed = [p.suffix for p in (tmp_path / "cache").rglob("*") if p.suffix != ".lock"]
-    assert sorted(packed) == ["", ".data", ".parquet"]
+    suffixes = [p.suffix for p in (tmp_path / "cache").rglob("*") if p.suffix != ".lock"]
+    assert sorted(suffixes) == ["", ".data", ".parquet"]
 
 
 @pytest.mark.parametrize("label", ["label", "breed"])
-def test_hugging_face_names_its_classes(opened, label):
+def test_hugging_face_class_names_are_used(open_table, label):
     names = ["Birman", "Maine Coon", "pug"]
     features = {label: {"_type": "ClassLabel", "names": names}, "image": {"_type": "Image"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     columns = {"image": ROWS["image"], label: [2, 2, 0, 1]}
-    source = opened(columns, metadata=metadata, label_column=label)
+    source = open_table(columns, metadata=metadata, label_column=label)
     assert [name for name, _ in classes(source)] == ["pug", "pug", "Birman", "Maine Coon"]
 
 
 @pytest.mark.parametrize("value", [-1, 3, None])
-def test_a_label_that_hugging_face_does_not_name_is_none(opened, value):
+def test_hugging_face_label_without_a_name_is_missing(open_table, value):
     features = {"label": {"_type": "ClassLabel", "names": ["a", "b", "c"]}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    source = opened({"image": ["1", "2"], "label": [0, value]}, metadata=metadata)
+    source = open_table({"image": ["1", "2"], "label": [0, value]}, metadata=metadata)
     with pytest.raises(PetsError, match="row 2 has no label"):
         source.catalogue()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_missing_columns_are_named_all_at_once(opened, suffix):
+def test_all_missing_columns_are_reported_at_once(open_table, suffix):
     with pytest.raises(PetsError) as caught:
-        opened({"imge": ["1"], "breed": ["x"]}, suffix, split_column="fold")
+        open_table({"imge": ["1"], "breed": ["x"]}, suffix, split_column="fold")
     first, second, third = str(caught.value).splitlines()
     assert "source.image_column = image: " in first
     assert first.endswith("no such column, only imge, breed. Did you mean imge?")
@@ -192,67 +192,67 @@ def test_missing_columns_are_named_all_at_once(opened, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_column_that_is_there_twice_is_refused(opened, suffix):
-    twice = pa.table([["1"], ["x"], ["y"]], ["image", "label", "label"])
+def test_duplicate_column_is_refused(open_table, suffix):
+    table = pa.table([["1"], ["x"], ["y"]], ["image", "label", "label"])
     with pytest.raises(PetsError, match=r"source\.label_column = label: .* has 2 such columns"):
-        opened(twice, suffix)
+        open_table(table, suffix)
 
 
 @pytest.mark.parametrize(
     "image", [pa.array([1]), pa.array([["x"]]), pa.array([{"path": "x"}]), pa.array([None])]
 )
-def test_an_image_column_of_another_type_is_refused(opened, image):
+def test_an_image_column_of_another_type_is_refused(open_table, image):
     with pytest.raises(PetsError, match=r"image_column = image.*expected text \(paths"):
-        opened({"image": image, "label": ["x"]})
+        open_table({"image": image, "label": ["x"]})
 
 
-@pytest.mark.parametrize(("suffix", "nothing"), [(".csv", ""), (".parquet", None)])
+@pytest.mark.parametrize(("suffix", "missing"), [(".csv", ""), (".parquet", None)])
 @pytest.mark.parametrize("column", ["image", "label"])
-def test_a_row_without_image_or_label_is_named(opened, suffix, nothing, column):
+def test_a_row_without_image_or_label_is_named(open_table, suffix, missing, column):
     columns = {"image": ["1", "2", "3"], "label": ["x", "y", "z"]}
-    columns[column] = [columns[column][0], nothing, columns[column][2]]
+    columns[column] = [columns[column][0], missing, columns[column][2]]
     with pytest.raises(PetsError, match=f"row 2 has no {column}"):
-        opened(columns, suffix).catalogue()
+        open_table(columns, suffix).catalogue()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_an_unknown_split_is_named(opened, suffix):
+def test_an_unknown_split_is_named(open_table, suffix):
     columns = ROWS | {"split": ["train", "test", "held out", "train"]}
-    source = opened(columns, suffix, split_column="split")
+    source = open_table(columns, suffix, split_column="split")
     with pytest.raises(PetsError, match="row 3 has split = 'held out', expected train, valid"):
         source.catalogue()
 
 
 @pytest.mark.parametrize("column", ["label", "split"])
-def test_rows_that_contradict_each_other_are_refused(opened, column):
+def test_contradicting_rows_are_refused(open_table, column):
     columns = {name: values[:3] + values[:1] for name, values in ROWS.items()}
-    assert len(opened(columns, split_column="split").catalogue().photos) == 3
+    assert len(open_table(columns, split_column="split").catalogue().photos) == 3
     columns[column][3] = {"label": "Birman", "split": "test"}[column]
     with pytest.raises(PetsError, match=r"row 4 has .* for a/1\.jpg, but an earlier row has 'pug'"):
-        opened(columns, split_column="split").catalogue()
+        open_table(columns, split_column="split").catalogue()
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "message"),
     [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n\0\xff" * 50, "has no such column"),
      (b"image,label\na.jpg,x\nb.jpg\n", "line 3 has 1 column")],
 )  # fmt: skip
-def test_what_is_no_csv_is_refused(tmp_path, content, fault):
+def test_invalid_csv_is_refused(tmp_path, content, message):
     (tmp_path / "mine.csv").write_bytes(content)
-    with pytest.raises(PetsError, match=rf"mine\.csv.* {fault}"):
+    with pytest.raises(PetsError, match=rf"mine\.csv.* {message}"):
         open_source(config(tmp_path, tmp_path / "mine.csv"))
 
 
 @pytest.mark.parametrize("content", [b"", b"image,label\n", b"PAR1" * 100])
-def test_what_is_no_parquet_is_refused(tmp_path, content):
+def test_non_parquet_file_is_refused(tmp_path, content):
     (tmp_path / "mine.parquet").write_bytes(content)
     with pytest.raises(PetsError, match=r"mine\.parquet is not a Parquet file"):
         open_source(config(tmp_path, tmp_path / "mine.parquet"))
 
 
-@pytest.mark.parametrize("holds", ["paths", "photos"])
-def test_a_parquet_damaged_inside_is_refused(tmp_path, photos, holds):
-    image = ROWS["image"] if holds == "paths" else list(photos.values())
+@pytest.mark.parametrize("content", ["paths", "photos"])
+def test_damaged_parquet_is_refused(tmp_path, photos, content):
+    image = ROWS["image"] if content == "paths" else list(photos.values())
     path = write(tmp_path / "mine/table.parquet", {"image": image, "label": ROWS["label"]})
     data = bytearray(path.read_bytes())
     footer = int.from_bytes(data[-8:-4], "little") + 8
@@ -262,33 +262,33 @@ def test_a_parquet_damaged_inside_is_refused(tmp_path, photos, holds):
         open_source(config(tmp_path, path)).catalogue()
 
 
-def test_a_checksum_of_the_table_is_compared(tmp_path, opened, photos):
+def test_table_checksum_is_verified(tmp_path, open_table, photos):
     with pytest.raises(PetsError, match=r"table\.csv: its md5 is"):
-        opened(ROWS, ".csv", checksums={"table.csv": "md5:00"})
+        open_table(ROWS, ".csv", checksums={"table.csv": "md5:00"})
 
 
-def labelled(paths) -> dict[str, list[str]]:
+def label_by_folder(paths) -> dict[str, list[str]]:
     return {"image": list(paths), "label": [path.split("/")[0] for path in paths]}
 
 
-def test_a_listed_file_that_is_missing_is_quarantined(tmp_path, write_folder):
+def test_missing_listed_file_is_quarantined(tmp_path, write_folder):
     write_folder(tmp_path / "mine", {"a": 4, "b": 4})
     paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(4)]
     (tmp_path / "mine/b/folder.jpg").mkdir()
-    path = write(tmp_path / "mine/t.csv", labelled([*paths, "a/none.jpg", "b/folder.jpg"]))
+    path = write(tmp_path / "mine/t.csv", label_by_folder([*paths, "a/none.jpg", "b/folder.jpg"]))
     manifest = ingest(config(tmp_path, path))
     assert manifest.num_rows == 8
-    left_out = read_table(storage.join(manifest.url, "quarantine.parquet")).to_pylist()
-    assert [(row["id"], row["reason"]) for row in left_out] == [
+    quarantined = read_table(storage.join(manifest.url, "quarantine.parquet")).to_pylist()
+    assert [(row["id"], row["reason"]) for row in quarantined] == [
         ("a/none.jpg", "missing"), ("b/folder.jpg", "special_file"),
     ]  # fmt: skip
 
 
-def test_bytes_that_are_no_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
-    """Rows without bytes are not one photo with several labels."""
-    good = [jpeg(n) for n in range(8)]
-    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", max(map(len, good)))
-    image = [*good, b"a text", None, b"", b"x" * (1 + max(map(len, good)))]
+def test_bytes_that_are_not_a_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
+    """Rows without bytes are not treated as one photo with several labels."""
+    valid = [jpeg(n) for n in range(8)]
+    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", max(map(len, valid)))
+    image = [*valid, b"a text", None, b"", b"x" * (1 + max(map(len, valid)))]
     columns = {"image": pa.array(image, pa.binary()), "label": [*"aaaabbbb", *"abab"]}
     columns["split"] = ["train", "valid"] * 6
     path = write(tmp_path / "mine/t.parquet", columns)
@@ -297,8 +297,8 @@ def test_bytes_that_are_no_photo_are_quarantined(tmp_path, jpeg, monkeypatch):
     assert manifest.quarantine_reasons == {"empty": 2, "not_a_photo": 1, "too_large": 1}
 
 
-def test_our_own_shards_are_a_source(tmp_path, write_folder):
-    """What this project writes it can read, as others can."""
+def test_shards_can_be_ingested_as_a_table(tmp_path, write_folder):
+    """Shards written by an ingest can be read as a table."""
     url = write_folder(tmp_path / "photos", {"a": 5, "b": 5})
     first = ingest(config(tmp_path, url))
     shards = [shard for info in first.splits.values() for shard in info.shards]
@@ -307,12 +307,12 @@ def test_our_own_shards_are_a_source(tmp_path, write_folder):
     path = write(tmp_path / "mine/t.parquet", joined, joined.schema.metadata)
     second = ingest(config(tmp_path, path, split_column="split"))
     assert [info.name for info in second.classes] == ["a", "b"]
-    assert {s: i.class_counts for s, i in second.splits.items()} == {
-        s: i.class_counts for s, i in first.splits.items()
+    assert {s: info.class_counts for s, info in second.splits.items()} == {
+        s: info.class_counts for s, info in first.splits.items()
     }
 
 
-def test_the_same_photo_in_two_rows_is_a_duplicate_and_no_fault(tmp_path, jpeg):
+def test_photo_in_two_rows_is_a_duplicate(tmp_path, jpeg):
     photos = [jpeg(n) for n in range(8)]
     columns = {
         "image": pa.array([*photos, photos[0]], pa.binary()),
@@ -326,7 +326,7 @@ def test_the_same_photo_in_two_rows_is_a_duplicate_and_no_fault(tmp_path, jpeg):
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "../a.jpg", "file:///etc/hostname"])
-def test_a_table_from_elsewhere_reaches_no_local_file(tmp_path, path):
+def test_remote_table_cannot_read_local_files(tmp_path, path):
     url = f"memory://{tmp_path.name}/mine/t.csv"
     storage.write_bytes(url, f"image,label\n{path},a\n".encode())
     with pytest.raises(PetsError, match="a remote table may only list URLs"):
@@ -338,8 +338,8 @@ LABELS = {"image": ROWS["image"], "label": ["Kätzchen", "Kätzchen", "pug", "pu
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_delimiter_and_encoding_are_found(tmp_path, encoding, delimiter):
-    """As spreadsheets write them: a cell that holds the delimiter is quoted."""
+def test_delimiter_and_encoding_are_detected(tmp_path, encoding, delimiter):
+    """Spreadsheets quote cells that contain the delimiter."""
     text = io.StringIO()
     rows = zip(*LABELS.values(), strict=True)
     csv.writer(text, delimiter=delimiter).writerows([LABELS, *rows])
@@ -349,7 +349,7 @@ def test_delimiter_and_encoding_are_found(tmp_path, encoding, delimiter):
     assert [label for label, _ in classes(source)] == LABELS["label"]
 
 
-def test_delimiter_and_encoding_may_be_set(tmp_path):
+def test_delimiter_and_encoding_can_be_set(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("image:label\n1.jpg:pug\n2.jpg:k\xe4tz\n".encode("latin-1"))
     source = open_source(config(tmp_path, path, delimiter=":", encoding="latin-1"))
@@ -359,73 +359,75 @@ def test_delimiter_and_encoding_may_be_set(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_blanks_around_labels_and_splits_are_trimmed(opened, suffix):
+def test_blanks_around_labels_and_splits_are_trimmed(open_table, suffix):
     columns = {"image": ROWS["image"], "label": [" pug", "pug ", "\tcat\t", "cat"],
                "split": [" train", "Test ", "train", "test"]}  # fmt: skip
-    source = opened(columns, suffix, split_column="split")
+    source = open_table(columns, suffix, split_column="split")
     assert classes(source) == [("pug", "train"), ("pug", "test"), ("cat", "train"), ("cat", "test")]
 
 
-@pytest.mark.parametrize("nothing", [None, float("nan"), "", "  ", "NaN"])
-def test_rows_without_a_label_are_listed_whatever_stands_there(opened, nothing):
-    labels = [nothing, 1.0, nothing, 2.0] if nothing != nothing else [nothing, "a", nothing, "b"]
-    source = opened({"image": ROWS["image"], "label": labels})
+@pytest.mark.parametrize("missing", [None, float("nan"), "", "  ", "NaN"])
+def test_rows_with_any_missing_label_value_are_listed(open_table, missing):
+    labels = [missing, 1.0, missing, 2.0] if missing != missing else [missing, "a", missing, "b"]
+    source = open_table({"image": ROWS["image"], "label": labels})
     with pytest.raises(PetsError, match=r"2 rows \(1, 3\) have no label\. Add a value or remove"):
         source.catalogue()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_whole_floats_are_whole_numbers(opened, suffix):
+def test_whole_float_labels_become_integers(open_table, suffix):
     labels = [0.0, 1.0, 10.0, 1.0]
     columns = {"image": ROWS["image"], "label": map(str, labels) if suffix == ".csv" else labels}
     columns["label"] = list(columns["label"])
-    source = opened(columns, suffix)
+    source = open_table(columns, suffix)
     assert [label for label, _ in classes(source)] == ["0", "1", "10", "1"]
     columns["label"] = ["1.0", "1.5", "01", "v1.0"]
-    assert [label for label, _ in classes(opened(columns))] == columns["label"]
+    assert [label for label, _ in classes(open_table(columns))] == columns["label"]
 
 
-def test_whole_floats_among_others_are_whole_numbers_too(opened):
-    source = opened({"image": ["1", "2"], "label": [1.0, 1.5]})
+def test_whole_float_among_fractions_becomes_an_integer(open_table):
+    source = open_table({"image": ["1", "2"], "label": [1.0, 1.5]})
     assert [label for label, _ in classes(source)] == ["1", "1.5"]
 
 
-def test_lists_are_no_classes(opened):
+def test_lists_are_refused_as_classes(open_table):
     with pytest.raises(PetsError, match=r"label_column = label: .*lists .*source\.targets = tags"):
-        opened({"image": ["1"], "label": [["a"]]}).catalogue()
+        open_table({"image": ["1"], "label": [["a"]]}).catalogue()
 
 
-def test_bytes_are_text(opened):
-    assert classes(opened({"image": ["1"], "label": [b"pug"]})) == [("pug", None)]
+def test_bytes_labels_are_decoded_as_text(open_table):
+    assert classes(open_table({"image": ["1"], "label": [b"pug"]})) == [("pug", None)]
 
 
-def test_ids_become_paths_by_folder_and_suffix(tmp_path, photos, opened):
+def test_ids_become_paths_by_folder_and_suffix(tmp_path, photos, open_table):
     columns = {"image": ["1", "2"], "label": ["x", "y"]}
-    source = opened(columns, ".csv", image_folder="a", image_suffix=".jpg")
+    source = open_table(columns, ".csv", image_folder="a", image_suffix=".jpg")
     assert list(source.catalogue().photos) == ["a/1.jpg", "a/2.jpg"]
     assert list(source.files.read(["a/2.jpg"])) == [photos["a/2.jpg"]]
 
 
 @pytest.mark.parametrize(
-    ("ids", "near"), [(["1", "2"] * 3, "a/1.jpg"), (["wrong/1.jpg"] * 6, "a/1.jpg"),
+    ("ids", "suggestion"), [(["1", "2"] * 3, "a/1.jpg"), (["wrong/1.jpg"] * 6, "a/1.jpg"),
                       (["none"] * 6, None)]
 )  # fmt: skip
-def test_where_all_are_missing_the_nearest_name_is_shown(tmp_path, photos, ids, near):
-    columns = {"image": [f"{i}" for i in ids], "label": [f"label {i}" for i in ids]}
+def test_error_about_missing_photos_suggests_the_nearest_path(tmp_path, photos, ids, suggestion):
+    columns = {"image": ids, "label": [f"label {photo_id}" for photo_id in ids]}
     path = write(tmp_path / "mine/table.csv", columns)
     with pytest.raises(PetsError) as caught:
         ingest(config(tmp_path, path))
     text = str(caught.value)
-    num = len(set(ids))
-    assert f"{num} of {num} photos are missing, the first is {min(ids)}" in text
+    count = len(set(ids))
+    assert f"{count} of {count} photos are missing, the first is {min(ids)}" in text
     assert f"expected at {tmp_path}/mine/{min(ids)}" in text
-    assert (f"Did you mean {near}? Set source.image_folder" in text) == (near is not None)
+    assert (f"Did you mean {suggestion}? Set source.image_folder" in text) == (
+        suggestion is not None
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_one_hot_columns_are_tags(opened, suffix):
+def test_one_hot_columns_are_tags(open_table, suffix):
     columns = {"image": ROWS["image"], "cat": ["1", "0", "", "-1"], "sofa": ["0", "1", "1.0", "0"]}
-    source = opened(columns, suffix, targets="tags", tag_columns=["sofa", "cat"])
+    source = open_table(columns, suffix, targets="tags", tag_columns=["sofa", "cat"])
     catalogue = source.catalogue()
     assert list(catalogue.vocabulary) == ["sofa", "cat"]
     assert [photo.tags for photo in catalogue.photos.values()] == [
@@ -437,42 +439,42 @@ def test_one_hot_columns_are_tags(opened, suffix):
     assert catalogue.warnings == ()
 
 
-def test_one_hot_cells_of_numbers_and_truth(opened):
+def test_one_hot_cells_can_be_numbers_or_booleans(open_table):
     columns = {"image": ROWS["image"], "a": [1, 0, None, -1], "b": [True, False, None, True],
                "c": [1.0, 0.0, float("nan"), -1.0]}  # fmt: skip
-    source = opened(columns, targets="tags", tag_columns=["a", "b", "c"])
+    source = open_table(columns, targets="tags", tag_columns=["a", "b", "c"])
     tags = [photo.tags for photo in source.catalogue().photos.values()]
     assert tags == [("a", "b", "c"), (), (), ("b",)]
     with pytest.raises(PetsError, match=r"row 2 has a = 2, expected 1, 0, -1 or an empty cell"):
-        opened({**columns, "a": [1, 2, 0, 0]}, targets="tags", tag_columns=["a"]).catalogue()
+        open_table({**columns, "a": [1, 2, 0, 0]}, targets="tags", tag_columns=["a"]).catalogue()
 
 
 @pytest.mark.parametrize(
-    ("labels", "warned"),
+    ("labels", "is_warned"),
     [(["['cat', 'sofa']", "['cat']"], True), (["cat;sofa", "cat"], True), (["cat|dog", "x"], True),
      (["cat,sofa", "dog"], True), (["cat + sofa"], True), (["cat/sofa"], True),
      (["cat:0.9"], True), (["cat sofa", "dog"], False), (["maine-coon"], False)],
 )  # fmt: skip
-def test_tags_that_hold_a_separator_are_reported(opened, labels, warned):
+def test_tags_that_contain_a_separator_are_reported(open_table, labels, is_warned):
     columns = {"image": ROWS["image"][: len(labels)], "label": labels}
-    warnings = opened(columns, ".parquet", targets="tags").catalogue().warnings
-    assert len(warnings) == warned
+    warnings = open_table(columns, ".parquet", targets="tags").catalogue().warnings
+    assert len(warnings) == is_warned
     assert all("source.tag_separator = spaces" in warning for warning in warnings)
 
 
-def test_odd_names_in_a_table_are_names(tmp_path, opened, jpeg):
+def test_special_characters_in_table_paths_are_kept(tmp_path, open_table, jpeg):
     names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
     for number, name in enumerate(names):
         storage.write_bytes(str(tmp_path / "mine" / name), jpeg(number))
-    source = opened({"image": names, "label": list("abcde")}, ".csv")
+    source = open_table({"image": names, "label": list("abcde")}, ".csv")
     assert [entry.skip_reason for entry in source.files.entries()] == [""] * 5
     assert list(source.files.read(names)) == [jpeg(number) for number in range(5)]
 
 
-def test_file_urls_are_unquoted(tmp_path, opened, jpeg):
+def test_file_urls_are_unquoted(tmp_path, open_table, jpeg):
     storage.write_bytes(str(tmp_path / "my photos/50%.jpg"), jpeg(1))
     url = f"file://{tmp_path}/my%20photos/50%25.jpg"
-    source = opened({"image": [url], "label": ["a"]})
+    source = open_table({"image": [url], "label": ["a"]})
     assert list(source.files.read([url])) == [jpeg(1)]
     table = write(tmp_path / "my tables/t.csv", {"image": ["x.jpg"], "label": ["a"]})
     assert (
@@ -480,16 +482,16 @@ def test_file_urls_are_unquoted(tmp_path, opened, jpeg):
     )
 
 
-def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
+def test_photos_of_a_table_group_share_a_split(tmp_path, write_folder):
     write_folder(tmp_path / "mine", {"a": 20, "b": 20})
     paths = [f"{label}/{n}.jpg" for label in "ab" for n in range(20)]
-    columns = labelled(paths) | {"animal": [path.split(".")[0][:-1] for path in paths]}
+    columns = label_by_folder(paths) | {"animal": [path.split(".")[0][:-1] for path in paths]}
     path = write(tmp_path / "mine/t.csv", columns)
     manifest = ingest(config(tmp_path, path, group_column="animal", valid_fraction=0.3))
     rows = read_table(storage.join(manifest.url, "photos.parquet"), ["id", "split"]).to_pylist()
-    sides = {(row["id"].split(".")[0][:-1], row["split"]) for row in rows}
-    assert len(sides) == len({group for group, _ in sides})
-    assert {split for _, split in sides} == {"train", "valid"}
+    group_splits = {(row["id"].split(".")[0][:-1], row["split"]) for row in rows}
+    assert len(group_splits) == len({group for group, _ in group_splits})
+    assert {split for _, split in group_splits} == {"train", "valid"}
     columns["animal"][2] = " "
     source = open_source(config(tmp_path, write(path, columns), group_column="animal"))
     with pytest.raises(PetsError, match=r"row 3 has no animal \(source\.group_column\)"):
@@ -507,9 +509,9 @@ def test_groups_of_a_table_stay_on_one_side(tmp_path, write_folder):
     ],
 )
 @pytest.mark.parametrize("folder", ["mine", "mine/data"])
-def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, folder):
-    for place, name in enumerate(names):
-        image = pa.array([jpeg(20 * place + n) for n in range(20)], pa.binary())
+def test_folder_of_parquet_shards_is_ingested(tmp_path, jpeg, names, splits, folder):
+    for number, name in enumerate(names):
+        image = pa.array([jpeg(20 * number + n) for n in range(20)], pa.binary())
         (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
         labels = [n % 2 for n in range(20)]
         write(tmp_path / folder / f"{name}.parquet", {"image": image, "label": labels})
@@ -518,13 +520,13 @@ def test_a_folder_of_parquet_shards_is_a_source(tmp_path, jpeg, names, splits, f
     assert set(manifest.splits) == splits
     assert (manifest.num_rows, manifest.class_names) == (40, ("0", "1"))
     if "test" in splits or names[1] == "validation":
-        held = {"test", "valid"} & {"test" if "test" in splits else "valid"}
-        assert sum(manifest.splits[split].num_rows for split in held) == 20
+        predefined = {"test", "valid"} & {"test" if "test" in splits else "valid"}
+        assert sum(manifest.splits[split].num_rows for split in predefined) == 20
 
 
 @pytest.mark.parametrize("missing", ["<NA>", "#N/A", "nan"])
-def test_what_programs_write_for_no_label_is_none(opened, missing):
-    source = opened({"image": ["1", "2"], "label": ["a", missing]}, ".csv")
+def test_missing_value_markers_are_missing_labels(open_table, missing):
+    source = open_table({"image": ["1", "2"], "label": ["a", missing]}, ".csv")
     with pytest.raises(PetsError, match="row 2 has no label"):
         source.catalogue()
 
@@ -532,18 +534,18 @@ def test_what_programs_write_for_no_label_is_none(opened, missing):
 @pytest.mark.parametrize(
     "label", [pa.array([["cat"]], pa.large_list(pa.string())), pa.array([{"name": "cat"}])]
 )
-def test_no_nested_value_is_a_class(opened, label):
+def test_nested_labels_are_refused(open_table, label):
     with pytest.raises(PetsError, match=r"lists or structs in .*Set source\.targets = tags"):
-        opened({"image": ["1"], "label": label}).catalogue()
+        open_table({"image": ["1"], "label": label}).catalogue()
 
 
-def test_a_path_written_in_two_ways_is_one_photo(opened):
-    source = opened({"image": ["a/1.jpg", "./a//1.jpg"], "label": ["x", "y"]}, ".csv")
+def test_equivalent_paths_are_one_photo(open_table):
+    source = open_table({"image": ["a/1.jpg", "./a//1.jpg"], "label": ["x", "y"]}, ".csv")
     with pytest.raises(PetsError, match=r"row 2 has 'y' .* for a/1\.jpg, but .* row has 'x'"):
         source.catalogue()
 
 
-def test_a_table_read_as_cp1252_says_so(tmp_path):
+def test_detected_cp1252_causes_a_warning(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes("image,label\n1.jpg,k\xe4tz\n".encode("cp1252"))
     (warning,) = open_source(config(tmp_path, path)).catalogue().warnings
@@ -551,23 +553,23 @@ def test_a_table_read_as_cp1252_says_so(tmp_path):
     assert open_source(config(tmp_path, path, encoding="cp1252")).catalogue().warnings == ()
 
 
-@pytest.mark.parametrize("about", [b"null", b"[]", b"no JSON", b'{"info": {"features": null}}'])
-def test_other_metadata_than_hugging_faces_are_passed_over(opened, about):
-    source = opened({"image": ["1"], "label": ["a"]}, metadata={"huggingface": about})
+@pytest.mark.parametrize("metadata", [b"null", b"[]", b"not JSON", b'{"info": {"features": null}}'])
+def test_invalid_hugging_face_metadata_is_ignored(open_table, metadata):
+    source = open_table({"image": ["1"], "label": ["a"]}, metadata={"huggingface": metadata})
     assert classes(source) == [("a", None)]
 
 
 def shards(tmp_path, jpeg, labels, metadata=None):
-    """A folder of one shard for each name."""
-    for place, (name, values) in enumerate(labels.items()):
-        image = pa.array([jpeg(20 * place + n) for n in range(len(values))], pa.binary())
+    """Write a folder with one shard per name."""
+    for number, (name, values) in enumerate(labels.items()):
+        image = pa.array([jpeg(20 * number + n) for n in range(len(values))], pa.binary())
         columns = pa.table({"image": image, "label": values})
-        about = {"huggingface": json.dumps(metadata[name])} if metadata else None
-        write(tmp_path / f"mine/{name}.parquet", columns, about)
+        schema_metadata = {"huggingface": json.dumps(metadata[name])} if metadata else None
+        write(tmp_path / f"mine/{name}.parquet", columns, schema_metadata)
     return tmp_path / "mine"
 
 
-def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path, jpeg):
+def test_shards_with_different_class_names_are_refused(tmp_path, jpeg):
     metadata = {
         name: {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
         for name, names in {"train": ["cat", "dog"], "test": ["dog", "cat"]}.items()
@@ -577,13 +579,13 @@ def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path, jpeg):
         open_source(config(tmp_path, folder)).catalogue()
 
 
-def test_shards_of_other_types_are_refused(tmp_path, jpeg):
+def test_shards_with_different_column_types_are_refused(tmp_path, jpeg):
     folder = shards(tmp_path, jpeg, {"train": ["a", "b"] * 5, "test": [0, 1] * 5})
     with pytest.raises(PetsError, match="column types differ between shards"):
         open_source(config(tmp_path, folder)).catalogue()
 
 
-def test_a_shard_that_names_no_split_is_left_out_of_a_split(tmp_path, jpeg):
+def test_shard_without_a_split_name_is_quarantined(tmp_path, jpeg):
     folder = shards(tmp_path, jpeg, dict.fromkeys(("train-0", "test-0", "extra"), [0, 1] * 5))
     manifest = ingest(config(tmp_path, folder))
     assert manifest.splits["test"].num_rows == 10

@@ -26,33 +26,33 @@ NAN = float("nan")
         ([], []),
     ],
 )
-def test_the_mark_is_detected(values, numbers):
+def test_decimal_separator_is_detected(values, numbers):
     text = pa.array(values, pa.string())
     np.testing.assert_array_equal(parse_numbers(text), numbers)
     np.testing.assert_array_equal(parse_numbers(pa.chunked_array([text])), numbers)
 
 
 @pytest.mark.parametrize(
-    ("values", "fault"),
+    ("values", "message"),
     [
         (["1,234", "5"], "a.csv: column b: '1,234' is ambiguous: .*Set r.decimal to , or ."),
         (["1,234", "1.234"], "'1,234' is ambiguous"),
         (["3,5", "4.5"], "'3,5' has a decimal comma and '4.5' a decimal point. Set r.decimal"),
     ],
 )
-def test_an_ambiguous_mark_is_refused(values, fault):
-    with pytest.raises(PetsError, match=fault):
+def test_ambiguous_decimal_separator_is_refused(values, message):
+    with pytest.raises(PetsError, match=message):
         parse_numbers(pa.array(values), setting="r.decimal", where="a.csv: column b")
 
 
 @pytest.mark.parametrize(
     ("decimal", "delimiter", "number"), [(",", ",", 1.234), (".", ",", 1234), (None, ";", 1.234)]
 )
-def test_a_set_mark_or_another_delimiter_decides(decimal, delimiter, number):
+def test_set_separator_or_other_delimiter_resolves_the_ambiguity(decimal, delimiter, number):
     assert parse_numbers(pa.array(["1,234"]), decimal, delimiter=delimiter).tolist() == [number]
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)), st.sampled_from(".,"))
-def test_written_numbers_are_read_back(numbers, mark):
-    values = pa.array([str(number).replace(".", mark) for number in numbers], pa.string())
-    assert parse_numbers(values, mark).tolist() == numbers
+def test_written_numbers_are_read_back(numbers, separator):
+    values = pa.array([str(number).replace(".", separator) for number in numbers], pa.string())
+    assert parse_numbers(values, separator).tolist() == numbers

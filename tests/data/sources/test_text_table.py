@@ -1,4 +1,4 @@
-"""Text tables: the format is detected, cells stay as they are, faults are refused with a remedy."""
+"""Text tables: format detection, unchanged cells, errors with a remedy."""
 
 import csv
 import io
@@ -15,18 +15,18 @@ ROWS = [["image", "label", "note"], ["a.jpg", "cat", "x; y|z, w"], ["b.jpg", "01
 
 
 @pytest.fixture
-def opened(tmp_path):
-    """Write a file and open it."""
+def open_table(tmp_path):
+    """Write a file and open it as a table."""
 
-    def open_it(content: str | bytes, columns=(), **options):
+    def run(content: str | bytes, columns=(), **options):
         path = tmp_path / "table.csv"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return open_text_table(path, columns, **options)
 
-    return open_it
+    return run
 
 
-def written(rows, delimiter=",", **options) -> str:
+def to_csv(rows, delimiter=",", **options) -> str:
     sink = io.StringIO(newline="")
     csv.writer(sink, delimiter=delimiter, **options).writerows(rows)
     return sink.getvalue()
@@ -37,14 +37,14 @@ def cells(table, columns=None) -> list[list[str]]:
     return [list(row) for row in zip(*(c.to_pylist() for c in read.columns), strict=True)]
 
 
-# Where the file says it by a byte order mark or NUL bytes, any character may stand in a cell.
-anything = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6)
-western = st.text("abcXYZ019 .,;:|\t\"'\n\r-_/éÀÿßñ", max_size=8)
-"""No two of its letters in cp1252 are one in UTF-8."""
+# A byte order mark or NUL bytes identify the encoding, so cells can contain any character.
+any_text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6)
+western_text = st.text("abcXYZ019 .,;:|\t\"'\n\r-_/éÀÿßñ", max_size=8)
+"""No two of its letters in cp1252 form one character in UTF-8."""
 
 
 def tables(cell: st.SearchStrategy[str]) -> st.SearchStrategy[list[list[str]]]:
-    """Rows of two to five columns, under a header that is recognisable."""
+    """Rows of two to five columns with a recognisable header."""
 
     def of_width(width: int) -> st.SearchStrategy[list[list[str]]]:
         header = [f"column {n}" for n in range(width)]
@@ -54,66 +54,66 @@ def tables(cell: st.SearchStrategy[str]) -> st.SearchStrategy[list[list[str]]]:
     return st.integers(2, 5).flatmap(of_width)
 
 
-def assert_read_back(opened, rows, text, encoding, **options):
-    table = opened(text.encode(encoding), rows[0], **options)
+def assert_read_back(open_table, rows, text, encoding, **options):
+    table = open_table(text.encode(encoding), rows[0], **options)
     assert table.names == rows[0]
     assert cells(table) == rows[1:]
-    wanted = rows[0][::-2]
-    expected = [[row[rows[0].index(name)] for name in wanted] for row in rows[1:]]
-    assert cells(table, wanted) == expected
+    columns = rows[0][::-2]
+    expected = [[row[rows[0].index(name)] for name in columns] for row in rows[1:]]
+    assert cells(table, columns) == expected
     return table
 
 
-many = settings(
+many_examples = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-@many
+@many_examples
 @given(
-    rows=tables(anything),
+    rows=tables(any_text),
     delimiter=st.sampled_from(DELIMITERS),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-def test_what_csv_writes_is_read_back(opened, rows, delimiter, encoding, quoting):
-    text = written(rows, delimiter, quoting=quoting)
-    table = assert_read_back(opened, rows, text, encoding)
+def test_csv_writer_output_is_read_back(open_table, rows, delimiter, encoding, quoting):
+    text = to_csv(rows, delimiter, quoting=quoting)
+    table = assert_read_back(open_table, rows, text, encoding)
     assert table.format.delimiter == delimiter
     family = encoding.removesuffix("-sig")
     assert table.format.encoding in (family, f"{family}-le")
 
 
-@many
+@many_examples
 @given(
-    rows=tables(western),
+    rows=tables(western_text),
     delimiter=st.sampled_from(DELIMITERS),
     encoding=st.sampled_from(["cp1252", "utf-16-le", "utf-16-be"]),
 )
-def test_encodings_without_a_mark_are_detected(opened, rows, delimiter, encoding):
-    text = written(rows, delimiter, quoting=csv.QUOTE_ALL)
-    table = assert_read_back(opened, rows, text, encoding)
+def test_encodings_without_a_byte_order_mark_are_detected(open_table, rows, delimiter, encoding):
+    text = to_csv(rows, delimiter, quoting=csv.QUOTE_ALL)
+    table = assert_read_back(open_table, rows, text, encoding)
     assert table.format.encoding == (
         "utf-8" if encoding == "cp1252" and text.isascii() else encoding
     )
 
 
-@many
+@many_examples
 @given(
     rows=tables(st.text(st.characters(exclude_characters="\0\r\n\x1f", exclude_categories=["Cs"]))),
     delimiter=st.sampled_from(["\t", "|", "::"]),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
 )
-def test_text_without_quoting_is_read_back(opened, rows, delimiter, end):
-    # ":" at the edge of a cell would be part of a delimiter.
+def test_text_without_quoting_is_read_back(open_table, rows, delimiter, end):
+    # A ":" at the edge of a cell would become part of a "::" delimiter.
     assume(not any(mark in cell for row in rows for cell in row for mark in (delimiter, ":")))
     text = "".join(delimiter.join(row) + end for row in rows)
-    assert_read_back(opened, rows, text, "utf-8", options=TextOptions(quoting=False))
+    assert_read_back(open_table, rows, text, "utf-8", options=TextOptions(quoting=False))
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 100])
-def test_chunks_have_all_rows(opened, num_rows):
-    table = opened(written(ROWS[:1] + ROWS[1:] * 3))
+def test_chunks_have_all_rows(open_table, num_rows):
+    table = open_table(to_csv(ROWS[:1] + ROWS[1:] * 3))
     chunks = list(table.chunks(["note", "image"], num_rows=num_rows))
     assert [chunk.column_names for chunk in chunks] == [["note", "image"]] * len(chunks)
     assert max(chunk.num_rows for chunk in chunks) <= num_rows
@@ -122,8 +122,8 @@ def test_chunks_have_all_rows(opened, num_rows):
     ] * 3  # fmt: skip
 
 
-def test_a_column_of_few_values_is_read_as_codes(opened):
-    table = opened(written(ROWS[:1] + ROWS[1:] * 3))
+def test_coded_column_is_dictionary_encoded(open_table):
+    table = open_table(to_csv(ROWS[:1] + ROWS[1:] * 3))
     read = table.read(["label", "image"], coded=["label"])
     assert str(read["label"].type).startswith("dictionary<values=string, indices=int32")
     assert read["label"].to_pylist() == ["cat", "01"] * 3
@@ -135,10 +135,10 @@ def test_a_column_of_few_values_is_read_as_codes(opened):
     [
         ("image;label\na,b;c\nd,e;f\n", [], ";", ["image", "label"]),
         ("image,label\na;b,c\nd;e,f\n", [], ",", ["image", "label"]),
-        # Both split each line into two: the header decides.
+        # Both delimiters split each line into two columns: the header decides.
         ("a;b,c\n1;2,3\n", ["c"], ",", ["a;b", "c"]),
         ("a;b,c\n1;2,3\n", ["a"], ";", ["a", "b,c"]),
-        # Only a comma splits each line alike.
+        # Only a comma gives each line the same number of columns.
         ("a,b;c\n1,2;3\n4,5;6;7\n", [], ",", ["a", "b;c"]),
         ("image\na b\n", ["image"], ",", ["image"]),
         ("image\n", [], ",", ["image"]),
@@ -151,9 +151,9 @@ def test_a_column_of_few_values_is_read_as_codes(opened):
         ("image^label\na^b\n", [], "^", ["image", "label"]),
     ],
 )  # fmt: skip
-def test_the_delimiter_is_detected(opened, content, columns, delimiter, names):
+def test_the_delimiter_is_detected(open_table, content, columns, delimiter, names):
     options = TextOptions(delimiter="^") if delimiter == "^" else None
-    table = opened(content, columns, options=options)
+    table = open_table(content, columns, options=options)
     assert (table.format.delimiter, table.names) == (delimiter, names)
     assert all(len(row) == len(names) for row in cells(table))
 
@@ -168,8 +168,8 @@ def test_blocks_do_not_cut_a_long_delimiter(tmp_path, size):
         assert "".join(blocks) == "1\x1fa:b\x1f2\n3\x1f :c\x1f4\n"
 
 
-def test_a_table_without_a_header_has_positions(opened):
-    table = opened("1::A: B::5\n2::C::4\n", has_header=lambda cells: not cells[0].isdigit())
+def test_table_without_a_header_has_numbered_columns(open_table):
+    table = open_table("1::A: B::5\n2::C::4\n", has_header=lambda cells: not cells[0].isdigit())
     assert table.names == ["column 1", "column 2", "column 3"]
     assert table.first_row == ["1", "A: B", "5"]
     assert cells(table, [2, 0]) == [["5", "1"], ["4", "2"]]
@@ -177,54 +177,57 @@ def test_a_table_without_a_header_has_positions(opened):
         table.read([3])
 
 
-def test_a_replacement_character_is_valid_utf8(opened):
-    table = opened("image,label\na,\ufffd\n")
+def test_a_replacement_character_is_valid_utf8(open_table):
+    table = open_table("image,label\na,\ufffd\n")
     assert (table.format.encoding, cells(table)) == ("utf-8", [["a", "\ufffd"]])
 
 
-def test_quotes_may_be_text(opened):
+def test_quotes_can_be_literal_text(open_table):
     content = '1|"B" Side|x\n2|5" disk|"\n'
-    assert cells(opened(content, has_header=False)) == [
+    assert cells(open_table(content, has_header=False)) == [
         ["1", '"B" Side', "x"],
         ["2", '5" disk', '"'],
     ]
 
 
-def test_quotes_far_from_the_head_may_be_text(opened):
+def test_quotes_far_from_the_header_can_be_literal_text(open_table):
     content = "id|title\n" + "1|A\n" * 200 + '2|"B" Side\n'
-    table = opened(content)
+    table = open_table(content)
     assert not table.format.is_quoted
     assert cells(table)[-1] == ["2", '"B" Side']
 
 
-def test_what_is_set_is_not_detected(opened):
+def test_set_options_override_detection(open_table):
     options = TextOptions(delimiter="tab", encoding="latin-1", quoting=False)
-    table = opened('a;b\t"c"\n1;2\t\xe9\n'.encode("latin-1"), options=options)
+    table = open_table('a;b\t"c"\n1;2\t\xe9\n'.encode("latin-1"), options=options)
     assert table.names == ["a;b", '"c"']
     assert cells(table) == [["1;2", "é"]]
     assert str(table.format) == "delimiter tab, encoding iso8859-1"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(opened):
+def test_byte_order_mark_is_not_part_of_the_first_column_name(open_table):
     content = "image,label\na,b\n".encode("utf-16")
-    assert opened(content, options=TextOptions(encoding="utf-16-le")).names == ["image", "label"]
+    assert open_table(content, options=TextOptions(encoding="utf-16-le")).names == [
+        "image",
+        "label",
+    ]
 
 
-def test_a_table_without_rows(opened):
-    table = opened("image,label\n")
+def test_table_without_rows_is_empty(open_table):
+    table = open_table("image,label\n")
     assert table.read(["label"]).to_pydict() == {"label": []}
     assert list(table.chunks()) == []
 
 
-def test_a_cell_may_be_large(opened):
-    assert cells(opened(written([["a", "b"], ["x" * 200_000, "y,z"]])))[0][1] == "y,z"
+def test_large_cell_is_read(open_table):
+    assert cells(open_table(to_csv([["a", "b"], ["x" * 200_000, "y,z"]])))[0][1] == "y,z"
 
 
 LONG = "image,label\n" + "a,bc\n" * 300_000
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"\xef\xbb\xbf\r\n \n", "is empty"),
@@ -246,16 +249,16 @@ LONG = "image,label\n" + "a,bc\n" * 300_000
         (b"PAR1....", "is a Parquet file. Rename it so that its name ends in .parquet"),
     ],
 )
-def test_faults_are_refused(opened, content, fault):
-    with pytest.raises(PetsError, match=rf"table\.csv:? {fault}") as caught:
-        opened(content, options=TextOptions(prefix="t."))
-    if "line" in fault:
+def test_invalid_tables_are_refused(open_table, content, message):
+    with pytest.raises(PetsError, match=rf"table\.csv:? {message}") as caught:
+        open_table(content, options=TextOptions(prefix="t."))
+    if "line" in message:
         assert "(read with delimiter ','" in str(caught.value)
         assert "set t.delimiter, t.encoding or t.quoting" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "fault"),
+    ("options", "message"),
     [
         (
             {"delimiter": ":,"},
@@ -266,13 +269,13 @@ def test_faults_are_refused(opened, content, fault):
         ({"encoding": "rot13"}, "t.encoding = rot13: unknown encoding"),
     ],
 )
-def test_settings_that_are_impossible_are_refused(opened, options, fault):
-    with pytest.raises(PetsError, match=fault):
-        opened("a,b\n1,2\n", options=TextOptions(prefix="t.", **options))
+def test_invalid_options_are_refused(open_table, options, message):
+    with pytest.raises(PetsError, match=message):
+        open_table("a,b\n1,2\n", options=TextOptions(prefix="t.", **options))
 
 
-def test_absent_and_repeated_columns_are_refused(opened):
-    table = opened("image,label,label\na,b,c\n")
+def test_absent_and_repeated_columns_are_refused(open_table):
+    table = open_table("image,label,label\na,b,c\n")
     assert cells(table, ["image"]) == [["a"]]
     with pytest.raises(PetsError, match=r"has 2 columns 'label' .*Rename all but one"):
         table.read()
@@ -281,7 +284,7 @@ def test_absent_and_repeated_columns_are_refused(opened):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_blanks_before_quotes_are_no_part_of_a_cell(tmp_path, delimiter):
+def test_blanks_before_quotes_are_not_part_of_a_cell(tmp_path, delimiter):
     path = tmp_path / "t.csv"
     path.write_text(f'image{delimiter} label\na.jpg{delimiter} "cat"\nb.jpg{delimiter}  "dog"\n')
     assert open_text_table(path).read().to_pydict() == {
