@@ -1,4 +1,4 @@
-"""What a user sees: `pets run`, then `pets ui`, then a real browser finds the run's numbers."""
+"""Results of `pets run` in a real browser: `pets ui`, artifacts and the HTML report."""
 
 import json
 import os
@@ -37,7 +37,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
-    """A pipeline run on a database of its own: its environment and what it printed."""
+    """Run the pipeline with its own database; return its environment and output."""
     home = tmp_path_factory.mktemp("home")
     environment = os.environ | SETTINGS
     environment |= {
@@ -60,7 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], 
 
 @pytest.fixture(scope="module")
 def page_and_root(finished) -> Iterator[tuple]:
-    """A browser page, and the address that `pets ui` printed."""
+    """Yield a browser page and the address that `pets ui` printed."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed")
@@ -77,7 +77,7 @@ def page_and_root(finished) -> Iterator[tuple]:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
             page = browser.new_page(viewport={"width": 1300, "height": 1100})
-            # The page asks hosts outside this machine for fonts and analytics.
+            # The page requests fonts and analytics from other hosts.
             page.route(
                 lambda url: not url.startswith(("http://127.0.0.1", "data:", "file:")),
                 lambda route: route.abort(),
@@ -88,14 +88,14 @@ def page_and_root(finished) -> Iterator[tuple]:
         server.terminate()
         server.wait(timeout=60)
         with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0, "its server has ended with it"
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server exits with `pets ui`"
 
 
 @pytest.fixture(scope="module")
 def rejected(finished, page_and_root) -> str:
-    """Id of a run whose model the gate bars, beside the first run's, which is the champion."""
+    """Id of a run whose model the gate rejects; the first run's model is the champion."""
     environment, printed = finished
-    # The database is that server's.
+    # The running server owns the database.
     server = "/".join(page_and_root[1].split("/")[:3])
     environment = environment | {"PREFECT_API_URL": f"{server}/api"}
     run_id = re.search(r" ui (\S+)", printed).group(1)
@@ -103,13 +103,13 @@ def rejected(finished, page_and_root) -> str:
         "predictions.parquet"
     )
     promote = ["models", "promote", run_id]
-    judge = [
+    evaluate = [
         "evaluate", "--from", str(predictions), "--gate.promote", "--gate.max_error_rate", "0"
     ]  # fmt: skip
     command = [sys.executable, "-m", "pets"]
     subprocess.run([*command, *promote], env=environment, check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(
-        [*command, *judge], env=environment, capture_output=True, text=True, timeout=120
+        [*command, *evaluate], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1
     assert "error: not promoted: error rate" in done.stderr
@@ -118,7 +118,7 @@ def rejected(finished, page_and_root) -> str:
 
 @pytest.fixture
 def keep(request, tmp_path) -> Callable[[object, str], None]:
-    """Keep a screenshot, in the folder that --screenshots names."""
+    """Save screenshots of a page to the folder of --screenshots."""
     folder = Path(request.config.getoption("--screenshots") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return lambda page, name: page.screenshot(path=folder / f"{name}.png")
@@ -151,7 +151,7 @@ flow(name="markup")(lambda: publish(json.loads(sys.argv[1])))()
 
 
 @pytest.mark.parametrize("key", ["markup-table", "markup-text"])
-def test_names_are_shown_and_never_run(page_and_root, finished, key, keep) -> None:
+def test_markup_in_names_is_shown_as_text(page_and_root, finished, key, keep) -> None:
     page, address = page_and_root
     root = "/".join(address.split("/")[:3])
     environment = finished[0] | {"PREFECT_API_URL": f"{root}/api"}
@@ -170,10 +170,10 @@ def test_names_are_shown_and_never_run(page_and_root, finished, key, keep) -> No
 
 
 def all_of(page, selector: str):
-    """The elements there are, at least one, and all pictures among them loaded.
+    """Wait for at least one match and all matched images to load; return a handle of the matches.
 
-    The page draws its content anew when more of what it asked for is there: between waiting for an
-    element and asking for all of them there may be none. These stay what they are.
+    Prefect's page replaces its content when more data arrives, so a query after a wait may match
+    nothing. The elements of the handle do not change.
     """
     return page.wait_for_function(
         """selector => {
@@ -192,7 +192,7 @@ def open_artifact(page, address: str, key: str) -> None:
     page.wait_for_url(re.compile(r"/artifacts/artifact/"))
 
 
-def test_what_the_command_prints(finished) -> None:
+def test_run_prints_metrics_and_the_report_path(finished) -> None:
     printed = finished[1]
     assert re.search(r"Error rate +\d+\.\d%  \(74 test photos; 95% interval .*%\)", printed)
     assert re.search(r"^  \d+ of 74 photos correct\.$", printed, re.M)
@@ -202,7 +202,7 @@ def test_what_the_command_prints(finished) -> None:
     assert Path(re.search(r"Report +(\S+)", printed).group(1)).is_file()
 
 
-def test_the_summary_shows_the_predictions_error_rate(page_and_root, finished, keep) -> None:
+def test_summary_shows_the_error_rate_of_the_predictions(page_and_root, finished, keep) -> None:
     page, address = page_and_root
     report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
     predictions = pq.read_table(report.with_name("predictions.parquet")).to_pandas()
@@ -216,7 +216,7 @@ def test_the_summary_shows_the_predictions_error_rate(page_and_root, finished, k
     keep(page, "run-summary")
 
 
-def test_a_rejected_run_says_why(page_and_root, rejected, finished, keep) -> None:
+def test_rejected_run_shows_the_reason(page_and_root, rejected, finished, keep) -> None:
     page, address = page_and_root
     run_id = re.search(r" ui (\S+)", finished[1]).group(1)
     page.goto(address.replace(run_id, rejected))
@@ -230,7 +230,7 @@ def test_a_rejected_run_says_why(page_and_root, rejected, finished, keep) -> Non
 
 
 @pytest.mark.parametrize("key", ["confusion-matrix", "lr-finder", "training-curves", "calibration"])
-def test_pictures_are_really_painted(page_and_root, key: str, keep) -> None:
+def test_figures_are_rendered(page_and_root, key: str, keep) -> None:
     page, address = page_and_root
     open_artifact(page, address, key)
     pictures = all_of(page, "img[src^='data:image/png']")
@@ -268,7 +268,7 @@ def test_galleries_show_photos(page_and_root, key: str, most: int, keep) -> None
     assert min(widths) > 40
 
 
-def test_every_class_has_its_figures(page_and_root, finished, keep) -> None:
+def test_class_table_shows_the_recall(page_and_root, finished, keep) -> None:
     page, address = page_and_root
     report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
     predictions = pq.read_table(report.with_name("predictions.parquet")).to_pandas()
@@ -281,7 +281,7 @@ def test_every_class_has_its_figures(page_and_root, finished, keep) -> None:
 
 
 @pytest.mark.parametrize("key", ["most-confused", "confusion-table"])
-def test_what_was_taken_for_what_is_what_the_file_says(page_and_root, finished, key, keep) -> None:
+def test_confusion_tables_match_the_predictions(page_and_root, finished, key, keep) -> None:
     page, address = page_and_root
     report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
     predictions = pq.read_table(report.with_name("predictions.parquet")).to_pandas()
@@ -302,18 +302,18 @@ def test_what_was_taken_for_what_is_what_the_file_says(page_and_root, finished, 
     assert shown[0][2] == str(most)
 
 
-def test_the_report_needs_nothing_but_itself(page_and_root, finished, keep) -> None:
-    # A page of its own: on the one before, Prefect's scripts may still be asking for something.
+def test_report_is_self_contained(page_and_root, finished, keep) -> None:
+    # A new page: Prefect's scripts may still send requests on the shared one.
     page = page_and_root[0].context.browser.new_page()
     report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
-    asked, faults = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: faults.append(message.text))
+    requests, console = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: console.append(message.text))
     page.goto(report.as_uri())
     page.wait_for_load_state("networkidle")
     keep(page, "report")
-    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
-    assert not faults
+    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    assert not console
     error_rate = re.search(r"Error rate +(\S+)", finished[1]).group(1)
     assert error_rate in page.inner_text("main")
     widths = page.eval_on_selector_all("img", "images => images.map(i => i.naturalWidth)")
@@ -322,7 +322,7 @@ def test_the_report_needs_nothing_but_itself(page_and_root, finished, keep) -> N
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_report_on_a_phone_and_by_keyboard(page_and_root, finished, scheme, keep) -> None:
+def test_report_works_on_a_phone_and_with_a_keyboard(page_and_root, finished, scheme, keep) -> None:
     report = Path(re.search(r"Report +(\S+)", finished[1]).group(1))
     context = page_and_root[0].context.browser.new_context(
         viewport={"width": 390, "height": 844}, color_scheme=scheme
@@ -330,13 +330,13 @@ def test_the_report_on_a_phone_and_by_keyboard(page_and_root, finished, scheme, 
     page = context.new_page()
     page.goto(report.as_uri())
     keep(page, f"report-phone-{scheme}")
-    sideways = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.evaluate(sideways) <= 0, "nothing but its tables and plots scrolls sideways"
-    ink, paper = page.evaluate(
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) <= 0, "only tables and plots scroll horizontally"
+    text, background = page.evaluate(
         """[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]
            .map(text => text.match(/\\d+/g).slice(0, 3).reduce((sum, c) => sum + Number(c), 0))"""
     )
-    assert (ink < paper) == (scheme == "light")
+    assert (text < background) == (scheme == "light")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.innerText") == "Skip to the results"
     page.keyboard.press("Enter")

@@ -1,4 +1,4 @@
-"""The deployments of this project: checked without a server, then with one and with workers."""
+"""Deployments of this project: checks without a server, then runs with a server and workers."""
 
 import json
 import os
@@ -24,14 +24,14 @@ FILES = ROOT / "deployments"
 
 @pytest.fixture
 def environment(monkeypatch, tmp_path):
-    """What `pets deploy` takes from its environment."""
+    """Set the environment variables that the deployments need."""
     monkeypatch.setenv("PETS_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("PETS_SOURCE__URL", str(tmp_path / "photos"))
 
 
 @pytest.fixture
 def changed(tmp_path, environment):
-    """A copy of the files, the first deployment changed."""
+    """Copy the deployment files and update fields of the first deployment."""
 
     def change(**entry) -> Path:
         folder = tmp_path / "deployments"
@@ -57,12 +57,12 @@ def refused(capsys):
     return check
 
 
-def test_the_files_are_good(environment, capsys):
+def test_deployment_files_pass_the_check(environment, capsys):
     cli.main(["deploy", str(FILES / "prefect.yaml"), "--check"])
     assert capsys.readouterr().out == "12 deployments, 2 pools, 3 automations: ok\n"
 
 
-def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
+def test_missing_environment_variables_are_rejected(refused, monkeypatch):
     monkeypatch.delenv("PETS_STORE", raising=False)
     assert "environment variable PETS_STORE is not set" in refused(FILES / "prefect.yaml")
 
@@ -73,8 +73,8 @@ def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
         ({"parameters": {"config": {"train": {"epoch": 3}}}}, "train.epoch: no such setting. Did"),
         ({"parameters": {"config": {"train": {"epochs": -1}}}}, "train.epochs = -1: "),
         (
-            {"parameters": {"confg": {}}},
-            "parameters.confg: unknown key. Did you mean",
+            {"parameters": {"confg": {}}},  # codespell:ignore confg
+            "parameters.confg: unknown key. Did you mean",  # codespell:ignore confg
         ),
         ({"parameters": {"config": {"store": "here"}}}, "store = here: a relative path"),
         ({"parameters": {"config": {"store": "a::b"}}}, "store = a::b: a relative path"),
@@ -88,7 +88,7 @@ def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
         ({"schedules": [{"cron": "0 1 * * *"}]}, "set timezone, too"),
         ({"schedules": [{"corn": "0 1 * * *"}]}, "schedules.corn: unknown key. Did"),
         (
-            {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUE"}},
+            {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUED"}},
             "use one of ENQUEUE, CANC",
         ),
         ({"triggers": [{"expects": ["x"]}]}, "triggers.expects: unknown key. Did"),
@@ -98,22 +98,26 @@ def test_without_their_variables_nothing_is_deployed(refused, monkeypatch):
             "= 'urgnt': not a queue",
         ),
         ({"entrypoint": "flows.ingest.nothing"}, "no such flow"),
-        ({"paramters": {}}, "paramters: unknown key. Did you mean parameters"),
+        (
+            {"paramters": {}},  # codespell:ignore paramters
+            "paramters: unknown key. Did you mean parameters",  # codespell:ignore paramters
+        ),
     ],
 )
-def test_what_would_fail_at_night_is_refused_by_day(changed, refused, entry, message):
+def test_invalid_deployments_are_rejected_by_the_check(changed, refused, entry, message):
     assert message in refused(changed(**entry))
 
 
-def test_all_faults_are_told_at_once(changed, refused):
-    file = changed(paramters={}, work_pool={"name": "cpus"})
+def test_all_errors_are_reported_at_once(changed, refused):
+    file = changed(paramters={}, work_pool={"name": "cpus"})  # codespell:ignore paramters
     file.with_name("pools.yaml").write_text("cpu: {typ: process}\ngpu: {queues: {urgent: 1}}")
-    said = refused(file)
-    for words in ("pools.yaml: cpu: typ", "paramters: unknown key", "work_pool.name = 'cpus'"):
-        assert words in said
+    output = refused(file)
+    assert "pools.yaml: cpu: typ" in output
+    assert "paramters: unknown key" in output  # codespell:ignore paramters
+    assert "work_pool.name = 'cpus'" in output
 
 
-def test_a_server_that_stays_is_wanted(environment, capsys):
+def test_deploy_requires_a_permanent_server(environment, capsys):
     # Another test of this process may have set it.
     with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(SystemExit):
         cli.main(["deploy", str(FILES / "prefect.yaml")])
@@ -121,8 +125,8 @@ def test_a_server_that_stays_is_wanted(environment, capsys):
 
 
 @pytest.mark.slow
-def test_a_command_deploys_it_all_and_says_what_is_missing(deploying) -> None:
-    """On SQLite, which is what a server has that nobody gave another database."""
+def test_deploy_registers_everything_and_warns_of_missing_workers(deploying) -> None:
+    """On SQLite, the default database of a Prefect server."""
     command = ("-m", "pets", "deploy", str(FILES / "prefect.yaml"))
     with deploying.started():
         printed, warned = deploying.run(*command)
@@ -149,14 +153,14 @@ def test_a_command_deploys_it_all_and_says_what_is_missing(deploying) -> None:
             "pets-go-on-after-a-crash",
             "pets-retrain-on-new-data",
         ]
-        assert names == [*own, "pets-take-again"], "none of them twice"
+        assert names == [*own, "pets-take-again"], "the second deploy creates no duplicates"
 
 
 @pytest.mark.nightly
-def test_new_photos_start_a_training(deployed, pools, small_config) -> None:
+def test_new_photos_trigger_a_training(deployed, pools, small_config) -> None:
     settings = small_config.model_dump(mode="json", exclude_defaults=True)
-    night = pools.trigger("pets-ingest/nightly", settings)
-    assert deployed.wait_for(partial(pools.ended, night), 120)["state_type"] == "COMPLETED"
+    ingest_id = pools.trigger("pets-ingest/nightly", settings)
+    assert deployed.wait_for(partial(pools.ended, ingest_id), 120)["state_type"] == "COMPLETED"
     wanted = {"deployments": {"name": {"any_": ["retrain"]}}}
     by_event = {"flow_runs": {"tags": {"all_": ["pets"]}}} | wanted
 
@@ -165,14 +169,14 @@ def test_new_photos_start_a_training(deployed, pools, small_config) -> None:
         return [run["id"] for run in runs if not run["auto_scheduled"]]
 
     (run_id,) = deployed.wait_for(started, 60)
-    # One that is cancelled while it starts can stay in Cancelling, as Prefect has it.
+    # Prefect can leave a run that is cancelled during its start in Cancelling.
     deployed.wait_for(lambda: pools.run(run_id)["state_type"] == "RUNNING", 90)
     deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     deployed.wait_for(partial(pools.ended, run_id), 90)
-    # The same photos again are no new version.
+    # Ingesting the same photos again creates no new version.
     again = pools.trigger("pets-ingest/nightly", settings)
     assert deployed.wait_for(partial(pools.ended, again), 120)["state_type"] == "COMPLETED"
-    # Events come in order: what it had to tell of is there with its end.
+    # Events arrive in order: after the completion, all events of the run are stored.
     end = {"event": {"name": ["prefect.flow-run.Completed"]},
            "resource": {"id": [f"prefect.flow-run.{again}"]}}  # fmt: skip
     deployed.wait_for(lambda: deployed.ask("events/filter", {"filter": end})["events"], 60)
@@ -181,7 +185,7 @@ def test_new_photos_start_a_training(deployed, pools, small_config) -> None:
 
 
 @pytest.mark.slow
-def test_one_run_uses_the_gpu_pool_for_training_only(deployed, pools, small_config) -> None:
+def test_pipeline_runs_its_stages_in_the_gpu_pool(deployed, pools, small_config) -> None:
     run_id = pools.trigger("pets-pipeline/retrain", small(small_config))
     run = deployed.wait_for(partial(pools.ended, run_id), 300)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
@@ -195,7 +199,7 @@ def test_one_run_uses_the_gpu_pool_for_training_only(deployed, pools, small_conf
 
 
 @pytest.mark.nightly
-def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
+def test_killed_stage_is_requested_again_and_can_be_cancelled(
     deployed, pools, small_config, tmp_path
 ) -> None:
     run_id = pools.trigger("pets-train/by-hand", small(small_config, train=ENDLESS))
@@ -213,7 +217,7 @@ def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
     deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     assert deployed.wait_for(partial(pools.ended, run_id), 90)["state_type"] == "CANCELLED"
     assert processes.gone([again])
-    # Picked up again, it asks for the stage anew.
+    # A retry of the run requests the stage again.
     waiting = {"type": "SCHEDULED", "name": "AwaitingRetry"}
     deployed.ask(f"flow_runs/{run_id}/set_state", {"state": waiting, "force": True})
     deployed.wait_for(partial(pools.launchers, "gpu"), 120)
@@ -223,7 +227,7 @@ def test_a_stage_whose_process_is_killed_goes_on_and_a_cancel_ends_it(
 
 
 @pytest.mark.nightly
-def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
+def test_run_stopped_in_a_terminal_cancels_its_stage(
     deployed, pools, small_config, tmp_path
 ) -> None:
     settings = small(small_config, train=ENDLESS)
@@ -243,7 +247,7 @@ def test_a_run_that_is_stopped_at_a_terminal_cancels_its_stage(
 
 
 @pytest.mark.nightly
-def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
+def test_sweep_trials_and_batch_predictions_run_in_the_gpu_pool(
     deployed, pools, small_config, tmp_path
 ) -> None:
     settings = small(
@@ -251,7 +255,7 @@ def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
         batch={"part_photos": 16, "num_tasks": 2},
         sweep={"num_trials": 2, "num_concurrent": 2, "min_lr": 1e-3, "max_lr": 1e-2},
     )
-    # The sample again, as photos without labels.
+    # The photos of the sample, without labels.
     photos = tmp_path / "photos"
     with tarfile.open(small_config.source.url + "/images.tar.gz") as archive:
         archive.extractall(photos, filter="data")
@@ -261,14 +265,14 @@ def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
     trials = pools.stages(sweep)
     assert [trial["name"].split()[0] for trial in trials] == ["train", "train"]
     assert {trial["work_pool_name"] for trial in trials} == {"gpu"}
-    asked = [datetime.fromisoformat(trial["created"]) for trial in trials]
+    created = [datetime.fromisoformat(trial["created"]) for trial in trials]
     ended = [datetime.fromisoformat(trial["end_time"]) for trial in trials]
-    assert max(asked) < min(ended), "neither waits for the other; when they begin, workers decide"
+    assert max(created) < min(ended), "both requested before one ends"
     result = json.loads((tmp_path / "store/runs" / sweep / "sweep.json").read_text())
     (model, _) = (trial["model_urls"][0] for trial in result["trials"])
     settings["source"] = {"url": str(photos)}
-    where = {"model_url": model, "output_url": str(tmp_path / "out")}
-    batch = pools.trigger("pets-batch-predict/by-hand", settings, **where)
+    parameters = {"model_url": model, "output_url": str(tmp_path / "out")}
+    batch = pools.trigger("pets-batch-predict/by-hand", settings, **parameters)
     run = deployed.wait_for(partial(pools.ended, batch), 300)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     names = [stage["name"].split()[0] for stage in pools.stages(batch)]
@@ -280,7 +284,7 @@ def test_photos_and_trials_are_shared_by_the_workers_of_the_pool(
 
 
 @pytest.mark.nightly
-def test_embeddings_are_made_by_the_gpu_pool(deployed, pools, small_config, tmp_path) -> None:
+def test_embeddings_are_computed_in_the_gpu_pool(deployed, pools, small_config, tmp_path) -> None:
     model = write_tiny_model(tmp_path / "model", ("Birman", "Pug"))
     run_id = pools.trigger("pets-embed/by-hand", small(small_config), model_url=model)
     run = deployed.wait_for(partial(pools.ended, run_id), 300)

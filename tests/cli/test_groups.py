@@ -1,4 +1,4 @@
-"""Values where a group of settings is expected: by flag, by variable and in a YAML file."""
+"""Values for a whole group of settings, by flag, environment variable and YAML file."""
 
 import pytest
 
@@ -16,23 +16,23 @@ COMMANDS = {
 }  # fmt: skip
 PHOTO_GROUPS = sorted(settings_groups.groups(PipelineConfig))
 EVERY_GROUP = [
-    (words, group)
+    (arguments, group)
     for kind, commands in COMMANDS.items()
-    for words in commands
+    for arguments in commands
     for group in settings_groups.groups(kind)
 ]
 
 
-@pytest.mark.parametrize(("words", "group"), EVERY_GROUP)
-def test_no_command_takes_a_scalar_for_a_group(refused, words, group):
+@pytest.mark.parametrize(("arguments", "group"), EVERY_GROUP)
+def test_group_flag_rejects_a_scalar_in_every_command(refused, arguments, group):
     for flags in ([f"--{group}", "some/value"], [f"--{group}=some/value"]):
-        (line,) = refused(*words, *flags)
+        (line,) = refused(*arguments, *flags)
         assert line.startswith(f"--{group} some/value: {group} is a group of settings. ")
         assert f"--{group}." in line
 
 
 @pytest.mark.parametrize(
-    ("command", "group", "value", "meant"),
+    ("command", "group", "value", "hint"),
     [
         ("run", "model", "resnet18", "--model.backbone resnet18"),
         ("run", "model", "3", "--model.backbone 3"),
@@ -51,36 +51,36 @@ def test_no_command_takes_a_scalar_for_a_group(refused, words, group):
         ("collab", "recommender", "neural", "--recommender.model neural"),
     ],
 )
-def test_the_flag_that_was_probably_meant(refused, command, group, value, meant):
+def test_scalar_for_a_group_flag_suggests_the_likely_flag(refused, command, group, value, hint):
     (line,) = refused(command, f"--{group}", value)
-    assert line.endswith(f"Did you mean {meant}?")
+    assert line.endswith(f"Did you mean {hint}?")
 
 
 @pytest.mark.parametrize("value", ["fast", "", "null", "[1, 2]", "epochs.yaml"])
-def test_examples_where_no_field_fits(refused, value):
+def test_scalar_for_a_group_flag_lists_examples_if_no_field_fits(refused, value):
     (line,) = refused("train", f"--train={value}")
     assert line.endswith("such as --train.freeze_epochs, --train.epochs, --train.base_lr")
 
 
-def test_a_group_without_a_value_is_refused(refused):
+def test_group_flag_without_a_value_is_rejected(refused):
     (line,) = refused("run", "--gate")
     assert line.startswith("--gate: gate is a group of settings.")
 
 
-def test_the_main_fields_exist():
+def test_main_fields_exist():
     known = settings_groups.groups(PipelineConfig) | settings_groups.groups(RatingsConfig)
     for group, field in settings_groups._MAIN_FIELDS.items():
         assert field in known[group].model_fields
 
 
-def test_all_faults_of_groups_are_listed(refused, monkeypatch):
+def test_all_group_errors_are_reported(refused, monkeypatch):
     monkeypatch.setenv("PETS_TRAIN", "3")
-    monkeypatch.setenv("PETS_TRIAN__EPOCHS", "3")
+    monkeypatch.setenv("PETS_TRIAN__EPOCHS", "3")  # codespell:ignore trian
     lines = refused("run", "--model", "resnet18", "--source", "photos")
     assert len(lines) == 4
 
 
-def test_groups_as_json_objects(started, monkeypatch):
+def test_groups_accept_json_objects(started, monkeypatch):
     config = started("run", "--model", '{"backbone": "resnet18"}', "--model.dropout", 0.2)
     assert (config.model.backbone, config.model.dropout) == ("resnet18", 0.2)
     monkeypatch.setenv("PETS_TRAIN", '{"epochs": 7}')
@@ -90,7 +90,7 @@ def test_groups_as_json_objects(started, monkeypatch):
 
 
 @pytest.mark.parametrize("group", PHOTO_GROUPS)
-def test_a_json_object_that_is_broken_or_has_unknown_fields(refused, monkeypatch, group):
+def test_malformed_json_and_unknown_fields_of_a_group_are_rejected(refused, monkeypatch, group):
     (line,) = refused("run", f"--{group}", '{"a": 1')
     assert line.startswith(f'--{group} {{"a": 1: not a JSON object: ')
     assert refused("run", f"--{group}", '{"a": 1}')[0].startswith(f"{group}.a: no such setting.")
@@ -102,16 +102,16 @@ def test_a_json_object_that_is_broken_or_has_unknown_fields(refused, monkeypatch
 
 @pytest.mark.parametrize("group", PHOTO_GROUPS)
 @pytest.mark.parametrize("value", ["some/value", "", "3", "null", "[1]"])
-def test_no_variable_of_a_group_takes_a_scalar(refused, monkeypatch, group, value):
+def test_group_variable_rejects_a_scalar(refused, monkeypatch, group, value):
     variable = f"PETS_{group}".upper()
     monkeypatch.setenv(variable, value)
     (line,) = refused("run")
-    about = f"{variable} = {value}" if value else variable
-    assert line.startswith(f"{about}: {group} is a group of settings. ")
+    prefix = f"{variable} = {value}" if value else variable
+    assert line.startswith(f"{prefix}: {group} is a group of settings. ")
     assert f"{variable}__" in line
 
 
-def test_the_variable_that_was_probably_meant(refused, monkeypatch):
+def test_scalar_for_a_group_variable_suggests_the_likely_variable(refused, monkeypatch):
     monkeypatch.setenv("pets_model", "resnet18")
     (line,) = refused("run")
     assert line.endswith("Did you mean PETS_MODEL__BACKBONE=resnet18?")
@@ -122,7 +122,7 @@ def test_the_variable_that_was_probably_meant(refused, monkeypatch):
     ("content", "shown"),
     [("some/value", "'some/value'"), ("", "null"), ("[a, b]", "['a', 'b']"), ("-3", "-3")],
 )
-def test_no_group_in_a_file_is_a_scalar(refused, tmp_path, group, content, shown):
+def test_group_in_a_yaml_file_must_be_a_mapping(refused, tmp_path, group, content, shown):
     (tmp_path / "a.yaml").write_text(f"{group}: {content}\n")
     (line,) = refused("run", tmp_path / "a.yaml")
     assert line.startswith(f"{group} = {shown}: {group} is a group of settings. ")
@@ -138,7 +138,7 @@ def test_no_group_in_a_file_is_a_scalar(refused, tmp_path, group, content, shown
         ("sweep.backbones", '["resnet18"', "comma-separated values or a JSON list"),
     ],
 )
-def test_a_list_or_mapping_that_cannot_be_read(refused, monkeypatch, flag, value, expected):
+def test_malformed_lists_and_mappings_are_rejected(refused, monkeypatch, flag, value, expected):
     assert refused("run", f"--{flag}", value) == [f"--{flag} {value}: expected {expected}"]
     variable = f"PETS_{flag.replace('.', '__')}".upper()
     monkeypatch.setenv(variable, value)

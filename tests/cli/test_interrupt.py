@@ -1,4 +1,4 @@
-"""Ctrl-C at a real terminal: the run ends as Crashed, one plain word is said, nothing is left."""
+"""Ctrl-C in a real terminal: the run ends as Crashed, prints "stopped", leaves no process."""
 
 import os
 import pty
@@ -19,15 +19,15 @@ import pytest
     [
         pytest.param(signal.SIGINT, 130, "Crashed", id="Ctrl-C", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "Crashed", id="SIGTERM", marks=pytest.mark.nightly),
-        # Nobody is left to write down how it ended.
+        # No process remains that could set the final state.
         pytest.param(signal.SIGKILL, -9, "Running", id="SIGKILL", marks=pytest.mark.nightly),
     ],
 )
-def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
+def test_stopped_run_leaves_no_process_and_the_expected_state(
     tmp_path, drawn_sample, number, code, state
 ):
-    terminal, side = pty.openpty()
-    termios.tcsetwinsize(side, (40, 120))
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (40, 120))
     command = [
         sys.executable, "-m", "pets", "run", "--source.url", str(drawn_sample),
         "--store", str(tmp_path / "store"), "--cache_dir", str(tmp_path / "cache"),
@@ -35,42 +35,42 @@ def test_a_stopped_run_leaves_nothing_and_is_seen_to_have_ended(
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     process = subprocess.Popen(
-        command, stdin=side, stdout=side, stderr=side, start_new_session=True,
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
         env=environment | {"PREFECT_HOME": str(tmp_path / "prefect"), "DO_NOT_TRACK": "1"},
     )  # fmt: skip
-    os.close(side)
-    said = bytearray()
-    reader = threading.Thread(target=_read, args=(terminal, said), daemon=True)
+    os.close(terminal)
+    output = bytearray()
+    reader = threading.Thread(target=_read, args=(controller, output), daemon=True)
     reader.start()
     deadline = time.monotonic() + 240
     agents = []
-    while b"lr-find:" not in said:
+    while b"lr-find:" not in output:
         agents = agents or processes.agents(process.pid)
-        assert process.poll() is None, said.decode()
-        assert time.monotonic() < deadline, said.decode()
+        assert process.poll() is None, output.decode()
+        assert time.monotonic() < deadline, output.decode()
         time.sleep(0.2)
     started = processes.below(process.pid)
     assert started
-    assert agents == processes.agents(process.pid), "started ahead, it has done the check as well"
+    assert agents == processes.agents(process.pid), "one fork server, started early"
     if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # what a terminal does: to the whole foreground group
+        os.killpg(process.pid, number)  # a terminal signals the whole foreground group
     else:
         process.send_signal(number)
     assert process.wait(timeout=60) == code
     reader.join(timeout=10)
-    assert ("\nstopped\r\n" in said.decode()) == (number == signal.SIGINT)
-    assert "Unable to connect" not in said.decode()
+    assert ("\nstopped\r\n" in output.decode()) == (number == signal.SIGINT)
+    assert "Unable to connect" not in output.decode()
     assert processes.gone(started)
     with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:
         assert database.execute("select state_name from flow_run").fetchall() == [(state,)]
 
 
-def _read(terminal: int, said: bytearray) -> None:
+def _read(controller: int, output: bytearray) -> None:
     while True:
         try:
-            chunk = os.read(terminal, 4096)
-        except OSError:  # every process at the other end is gone
+            chunk = os.read(controller, 4096)
+        except OSError:  # every process on the other end has exited
             return
         if not chunk:
             return
-        said += chunk
+        output += chunk

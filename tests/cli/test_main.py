@@ -1,4 +1,4 @@
-"""The command line without a server: settings and their faults, predict, help, quick starts."""
+"""Command line without a server: settings and their errors, `pets predict`, help, imports."""
 
 import json
 import re
@@ -20,18 +20,18 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("own_environment")
 
 
-def test_no_arguments_means_the_defaults(started):
+def test_no_arguments_use_the_defaults(started):
     assert started("run") == PipelineConfig()
     assert type(started.calls[-1][1]) is PipelineConfig
 
 
-def test_each_command_takes_the_settings(started):
+def test_each_command_accepts_settings(started):
     for command in ("run", "ingest", "lr-find", "train"):
         assert started(command, "--train.epochs", 7).train.epochs == 7
         assert started.calls[-1][0] == command
 
 
-def test_evaluate_takes_a_model_and_the_settings(started, tmp_path):
+def test_evaluate_accepts_a_model_and_settings(started, tmp_path):
     (tmp_path / "a.yaml").write_text("evaluate: {split: valid}")
     config = started("evaluate", "some/model", tmp_path / "a.yaml", "--model.image_size=64")
     assert started.calls[-1][2].model_url == "some/model"
@@ -39,27 +39,27 @@ def test_evaluate_takes_a_model_and_the_settings(started, tmp_path):
     assert config.model.backbone == PipelineConfig().model.backbone
 
 
-def test_embed_takes_a_model_a_data_set_and_the_settings(started):
+def test_embed_accepts_a_model_a_dataset_and_settings(started):
     config = started("embed", "some/model", "--dataset", "3fa9", "--embed.min_similarity", 0.9)
     command, _, parsed = started.calls[-1]
     assert (command, parsed.model_url, parsed.dataset) == ("embed", "some/model", "3fa9")
     assert config.embed.min_similarity == 0.9
 
 
-def test_evaluate_wants_a_model_or_predictions(refused):
+def test_evaluate_requires_a_model_or_predictions(refused):
     (line,) = refused("evaluate")
     assert "MODEL" in line
     assert "--from" in line
 
 
-def test_help_of_evaluate_shows_that_the_model_may_be_left_out(capsys):
+def test_evaluate_help_shows_the_model_as_optional(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     assert re.search(r"\[MODEL\]", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["evaluate", "nope"], "nope is not a model folder"),
         (["embed", "nope"], "nope is not a model folder"),
@@ -68,15 +68,15 @@ def test_help_of_evaluate_shows_that_the_model_may_be_left_out(capsys):
         (["train", "--source.url", "nope.zip"], "source.url = nope.zip: no such"),
     ],
 )
-def test_what_is_not_there_is_refused_before_prefect_starts(refused, words, message):
-    assert message in refused(*words)[0]
+def test_missing_inputs_are_rejected_before_prefect_starts(refused, arguments, message):
+    assert message in refused(*arguments)[0]
 
 
-def test_ui_takes_ids_of_flow_runs_only(refused):
+def test_ui_accepts_only_flow_run_ids(refused):
     assert refused("ui", "nonsense")[0].startswith("nonsense: not a flow run id")
 
 
-def test_evaluate_takes_predictions_in_place_of_a_model(started, tmp_path):
+def test_evaluate_accepts_predictions_instead_of_a_model(started, tmp_path):
     (tmp_path / "a.yaml").write_text("gate: {max_error_rate: 0.1}")
     for flags in (["--from", "p.parquet"], ["--from=p.parquet"]):
         config = started("evaluate", *flags, tmp_path / "a.yaml")
@@ -85,7 +85,7 @@ def test_evaluate_takes_predictions_in_place_of_a_model(started, tmp_path):
         assert config.gate.max_error_rate == 0.1
 
 
-def test_a_value_for_a_setting_that_is_on_or_off(refused):
+def test_boolean_flags_reject_a_value(refused):
     (line,) = refused("run", "--gate.promote", "true")
     assert line == "true: boolean settings take no value. Use --NAME or --no-NAME"
 
@@ -110,8 +110,8 @@ def evaluated(tmp_path) -> str:
 
 
 def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
-    def models(*words: str) -> str:
-        cli.main(["models", *words, "--store", evaluated])
+    def models(*arguments: str) -> str:
+        cli.main(["models", *arguments, "--store", evaluated])
         return capsys.readouterr().out
 
     listed = [line.split()[0] for line in models("list").splitlines()[1:3]]
@@ -124,7 +124,7 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
     assert "run is ambiguous (run-1, run-2)" in capsys.readouterr().err
     assert models("promote", "run-1") == "champion of pets points at run-1\n"
     models("promote", "run-1")
-    assert models("show", "pets").count("run-1") == 1, "nothing moved"
+    assert models("show", "pets").count("run-1") == 1, "a repeated promotion adds no entry"
     shown = models("show", "run-1")
     assert re.search(r"^metric +error rate 20.00%$", shown, re.M)
     assert re.search(r"^aliases +champion$", shown, re.M)
@@ -140,7 +140,7 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "pattern"),
     [
         (["promote", "run-3"], r"run-3: no run with .* Did you mean run-"),
         (["show", "nothing"], r"nothing: no run with .*pets models list"),
@@ -148,8 +148,9 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
         (["rollback"], r"required: DATASET"),
     ],
 )
-def test_models_refuses(refused, evaluated, words, said):
-    assert re.search(said, " ".join(refused("models", *words, "--store", evaluated)))
+def test_models_rejects_invalid_arguments(refused, evaluated, arguments, pattern):
+    output = " ".join(refused("models", *arguments, "--store", evaluated))
+    assert re.search(pattern, output)
 
 
 @pytest.mark.parametrize(
@@ -166,22 +167,23 @@ def test_models_refuses(refused, evaluated, words, said):
         (["--source.url", "s3://bucket/pets"], "source", "url", "s3://bucket/pets"),
     ],
 )
-def test_flags_fill_the_settings(started, flags, group, name, value):
+def test_flags_set_the_settings(started, flags, group, name, value):
     assert started("run", *flags).model_dump(mode="json")[group][name] == value
 
 
-def test_an_unknown_flag_has_suggestions(refused):
+def test_unknown_flags_are_rejected_with_a_suggestion(refused):
     (line,) = refused("run", "--train.epoch", "3")
     assert line.startswith("train.epoch: no such setting. Did you mean train.epochs")
-    assert refused("run", "--stroe=x") == ["stroe: no such setting. Did you mean store?"]
+    (line,) = refused("run", "--stroe=x")  # codespell:ignore stroe
+    assert line == "stroe: no such setting. Did you mean store?"  # codespell:ignore stroe
 
 
-def test_abbreviations_are_not_guessed(refused):
+def test_abbreviated_flags_are_rejected(refused):
     assert "no such setting" in refused("run", "--train.freeze", "3")[0]
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "words"),
+    ("flag", "value", "message"),
     [
         ("train.epochs", "-1", "train.epochs = '-1': input should be greater than or equal to 0"),
         ("train.epochs", "many", "train.epochs = 'many': input should be a valid integer"),
@@ -192,17 +194,17 @@ def test_abbreviations_are_not_guessed(refused):
         ("source.kind", "folder", "source: kind = folder needs url"),
     ],
 )
-def test_a_refused_value_names_setting_value_and_bound(refused, flag, value, words):
+def test_invalid_values_are_reported_with_setting_and_bound(refused, flag, value, message):
     (line,) = refused("run", f"--{flag}", value)
-    assert words in line
+    assert message in line
 
 
-def test_settings_of_two_groups_that_do_not_go_together(refused):
+def test_incompatible_settings_of_two_groups_are_rejected(refused):
     (line,) = refused("run", "--launch.shard_model", "--train.compile")
     assert line.startswith("launch.shard_model cannot be combined with train.compile = true. ")
 
 
-def test_several_faults_are_told_at_once(refused, tmp_path, monkeypatch):
+def test_all_errors_are_reported_at_once(refused, tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text("train: {epochs: -1, epcohs: 2}\nnonsense: 1")
     monkeypatch.setenv("PETS_MODEL__IMAGE_SIZE", "1")
     lines = refused("run", tmp_path / "a.yaml", "--train.batch_size", "x", "--source.kind=zip")
@@ -213,7 +215,7 @@ def test_several_faults_are_told_at_once(refused, tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_flags_outweigh_the_environment_which_outweighs_yaml(started, tmp_path, monkeypatch):
+def test_flags_override_the_environment_which_overrides_yaml(started, tmp_path, monkeypatch):
     path = tmp_path / "a.yaml"
     path.write_text("train: {epochs: 11, freeze_epochs: 12, batch_size: 13}\nstore: from-yaml")
     monkeypatch.setenv("PETS_TRAIN__EPOCHS", "21")
@@ -231,23 +233,23 @@ def test_flags_outweigh_the_environment_which_outweighs_yaml(started, tmp_path, 
     assert started("run", "--store", "from-flag", path).store == "from-flag"
 
 
-def test_an_unknown_variable_of_a_group_is_refused(refused, monkeypatch):
+def test_unknown_environment_variables_of_a_group_are_rejected(refused, monkeypatch):
     monkeypatch.setenv("PETS_TRAIN__EPOCH", "3")
     assert refused("run")[0].startswith(
         "PETS_TRAIN__EPOCH: no such setting. Did you mean train.epochs"
     )
 
 
-def test_an_unknown_group_of_variables_is_refused(refused, monkeypatch):
-    monkeypatch.setenv("PETS_TRIAN__EPOCHS", "3")
+def test_environment_variables_of_unknown_groups_are_rejected(refused, monkeypatch):
+    monkeypatch.setenv("PETS_TRIAN__EPOCHS", "3")  # codespell:ignore trian
     assert refused("run")[0].startswith(
-        "PETS_TRIAN__EPOCHS: no such setting. Did you mean train.epochs"
+        "PETS_TRIAN__EPOCHS: no such setting. Did you mean train.epochs"  # codespell:ignore trian
     )
 
 
 @pytest.fixture
-def begun(started, tmp_path):
-    """Settings and folder of a run that began."""
+def started_run(started, tmp_path):
+    """Settings and folder of a started run."""
     from pets_core.runtime.runs import start_run
 
     config = started(
@@ -257,13 +259,13 @@ def begun(started, tmp_path):
     return config, start_run(config, Run(url=str(tmp_path / "runs/id"), manifest=manifest)).url
 
 
-def test_what_a_run_keeps_can_be_given_back(started, begun):
-    config, url = begun
+def test_config_yaml_of_a_run_can_be_loaded(started, started_run):
+    config, url = started_run
     assert started("run", f"{url}/config.yaml") == config
 
 
-def test_a_run_is_gone_on_with_at_its_own_settings(started, begun):
-    config, url = begun
+def test_resume_uses_the_settings_of_the_run(started, started_run):
+    config, url = started_run
     assert started("run", "--resume", url) == config
     assert started.calls[-1][2].resume == url
     resumed = started("train", "--resume", url, "--launch.num_processes", 2)
@@ -271,13 +273,13 @@ def test_a_run_is_gone_on_with_at_its_own_settings(started, begun):
     assert resumed.train == config.train
 
 
-def test_a_run_that_never_began_cannot_be_gone_on_with(refused, begun, tmp_path):
+def test_resume_rejects_missing_runs_and_config_files(refused, started_run, tmp_path):
     assert "no run found" in refused("run", "--resume", tmp_path)[0]
-    _, url = begun
+    _, url = started_run
     assert "Remove" in refused("run", f"{url}/config.yaml", "--resume", url)[0]
 
 
-def test_an_unknown_command(refused):
+def test_unknown_commands_are_rejected(refused):
     assert "invalid choice: 'rnu'" in refused("rnu")[0]
     assert "COMMAND" in refused()[0]
 
@@ -308,7 +310,7 @@ def photo(tmp_path, jpeg) -> str:
     return str(tmp_path / "a.jpg")
 
 
-def test_predict_prints_a_line_a_photo(model_url, photo, capsys):
+def test_predict_prints_one_line_per_photo(model_url, photo, capsys):
     cli.main(["predict", model_url, photo, photo])
     first, second = capsys.readouterr().out.splitlines()
     assert first == second
@@ -317,13 +319,13 @@ def test_predict_prints_a_line_a_photo(model_url, photo, capsys):
 
 def test_predict_prints_json(model_url, photo, capsys):
     cli.main(["predict", model_url, photo, "--json", "--top", "1"])
-    (found,) = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"photo", "label", "probability", "top"}
-    assert found["top"] == [[found["label"], found["probability"]]]
+    (prediction,) = json.loads(capsys.readouterr().out)
+    assert prediction.keys() == {"photo", "label", "probability", "top"}
+    assert prediction["top"] == [[prediction["label"], prediction["probability"]]]
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_predict_tells_of_unreadable_photos_and_exits_1(model_url, photo, tmp_path, capsys, form):
+def test_predict_reports_unreadable_photos_and_exits_1(model_url, photo, tmp_path, capsys, form):
     (tmp_path / "b.jpg").write_text("no photo")
     with pytest.raises(SystemExit) as caught:
         cli.main(["predict", model_url, str(tmp_path / "b.jpg"), photo, *form])
@@ -336,7 +338,7 @@ def test_predict_tells_of_unreadable_photos_and_exits_1(model_url, photo, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "message"),
     [
         (["MODEL", "PHOTO", "--top", "0"], "--top = 0: must be at least 1"),
         (["MODEL", "PHOTO", "--top", "x"], "invalid int value"),
@@ -346,13 +348,13 @@ def test_predict_tells_of_unreadable_photos_and_exits_1(model_url, photo, tmp_pa
         (["MODEL", "PHOTO", "--jsn"], "unrecognized arguments: --jsn"),
     ],
 )
-def test_predict_refuses(refused, model_url, photo, argv, words):
+def test_predict_rejects_invalid_arguments(refused, model_url, photo, argv, message):
     swap = {"MODEL": model_url, "PHOTO": photo}
-    assert words in refused("predict", *(swap.get(arg, arg) for arg in argv))[0]
+    assert message in refused("predict", *(swap.get(arg, arg) for arg in argv))[0]
 
 
-def modules_after(argv: list[str]) -> tuple[str, set[str]]:
-    """Standard output of a command and the top modules it brought in, in a fresh process."""
+def output_and_modules(argv: list[str]) -> tuple[str, set[str]]:
+    """Run a command in a new process; return its output and the top-level modules it imports."""
     code = (
         "import sys\nfrom pets.cli import main as cli\n"
         "try:\n    cli.main(sys.argv[1:])\n"
@@ -375,16 +377,16 @@ def modules_after(argv: list[str]) -> tuple[str, set[str]]:
         ["run", "--train.epoch=3"],
     ],
 )
-def test_help_and_faults_load_neither_torch_nor_prefect(argv):
-    output, modules = modules_after(argv)
+def test_help_and_argument_errors_import_neither_torch_nor_prefect(argv):
+    output, modules = output_and_modules(argv)
     if "--help" in argv:
         assert output.startswith("usage: pets")
     assert "pets" in modules
     assert not modules & {"torch", "prefect", "timm", "pandas"}
 
 
-def test_predict_does_not_load_prefect(model_url, photo):
-    output, modules = modules_after(["predict", model_url, photo])
+def test_predict_does_not_import_prefect(model_url, photo):
+    output, modules = output_and_modules(["predict", model_url, photo])
     assert photo in output
     assert "torch" in modules
     assert "prefect" not in modules

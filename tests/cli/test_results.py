@@ -1,4 +1,4 @@
-"""What the command line prints of an evaluation of any kind."""
+"""Evaluation results as the command line prints them."""
 
 from pets.cli.results import show_evaluation
 from pets_core.records.evaluation import (
@@ -26,12 +26,12 @@ COMPARISON = Comparison(
 )  # fmt: skip
 
 
-def printed(capsys, **about) -> list[str]:
-    show_evaluation(REPORT.model_copy(update=about))
+def printed(capsys, **fields) -> list[str]:
+    show_evaluation(REPORT.model_copy(update=fields))
     return capsys.readouterr().out.splitlines()
 
 
-def test_metrics_limits_and_files(capsys):
+def test_output_has_metrics_intervals_and_paths(capsys):
     assert printed(capsys) == [
         "",
         "RMSE         2.25 kg  (1,234 test photos; 95% interval 2 to 2.5 kg; baseline 4.5 kg)",
@@ -47,7 +47,7 @@ def test_metrics_limits_and_files(capsys):
     ]
 
 
-def test_the_champion(capsys):
+def test_output_compares_the_model_with_the_champion(capsys):
     lines = printed(capsys, comparison=COMPARISON)
     assert (
         "Champion     2.5 kg on the same photos: this model is 0.25 kg better, p = 0.310" in lines
@@ -58,12 +58,12 @@ def test_the_champion(capsys):
     assert "Champion     this model" in printed(capsys, is_champion=True)
 
 
-def test_reasons_against_the_model(capsys):
+def test_output_lists_the_reasons_of_a_failed_gate(capsys):
     verdict = Verdict(passed=False, reasons=("too bad", "too old"))
     assert "Gate         not passed: too bad; too old" in printed(capsys, verdict=verdict)
 
 
-def test_a_metric_without_interval_or_highlights(capsys):
+def test_output_omits_missing_intervals_and_highlights(capsys):
     metric = Metric(name="mean IoU", value=0.5)
     lines = printed(capsys, primary=metric, highlights=None, metrics=(), details=(), notes=())
     assert lines[1] == "Mean IoU     0.5  (1,234 test photos)"

@@ -19,7 +19,7 @@ sys.stdin.read()
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_the_server_ends_with_its_command(tmp_path, is_killed) -> None:
+def test_temporary_server_exits_with_its_command(tmp_path, is_killed) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment["PREFECT_HOME"] = str(tmp_path / "home")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -1,4 +1,4 @@
-"""A Prefect server that is gone in the middle of a run: what was done stays, and is told."""
+"""Unreachable and failing Prefect servers: results stay stored, the error is one line."""
 
 import os
 import re
@@ -28,8 +28,8 @@ COMMAND = [sys.executable, "-m", "pets"]
 
 
 @pytest.fixture
-def nowhere(tmp_path) -> dict[str, str]:
-    """The environment of a command whose server does not answer."""
+def no_server(tmp_path) -> dict[str, str]:
+    """Environment of a command whose Prefect server is unreachable."""
     return os.environ | {
         "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "home"),
         "PETS_STORE": str(tmp_path / "store"),
@@ -37,14 +37,14 @@ def nowhere(tmp_path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_review_goes_on_where_no_server_answers(nowhere, tmp_path):
+def test_evaluation_of_predictions_needs_no_server(no_server, tmp_path):
     predictions = str(tmp_path / "predictions.parquet")
     outputs = np.eye(4, dtype=np.float32)
     info = info_of(list("abcd"))
     write_predictions(predictions, CLASSES, info, list("wxyz"), np.arange(4), outputs)
     done = subprocess.run(
         [*COMMAND, "evaluate", "--from", predictions],
-        env=nowhere, capture_output=True, text=True, timeout=180,
+        env=no_server, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "warning: Failed to reach API at http://127.0.0.1:9/api" in done.stderr
@@ -52,9 +52,9 @@ def test_a_review_goes_on_where_no_server_answers(nowhere, tmp_path):
     assert Path(re.search(r"Report +(\S+)", done.stdout).group(1)).is_file()
 
 
-def test_longer_work_is_not_begun_where_nobody_would_see_it(nowhere, tmp_path):
+def test_run_requires_a_reachable_server(no_server, tmp_path):
     done = subprocess.run(
-        [*COMMAND, "run"], env=nowhere, capture_output=True, text=True, timeout=180
+        [*COMMAND, "run"], env=no_server, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 2
     assert re.match(
@@ -64,11 +64,11 @@ def test_longer_work_is_not_begun_where_nobody_would_see_it(nowhere, tmp_path):
 
 
 @pytest.mark.nightly
-def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sample, tmp_path):
+def test_evaluation_is_stored_if_the_server_dies(stopped_server, drawn_sample, tmp_path):
     environment = stopped_server.environment | TINY | {
         "PETS_SOURCE__URL": str(drawn_sample), "PETS_STORE": str(tmp_path / "store"),
         "PETS_CACHE_DIR": str(tmp_path / "cache"),
-        # By default it tries for a minute, again and again.
+        # By default, Prefect's client retries each request for a minute.
         "PREFECT_CLIENT_MAX_RETRIES": "0",
     }  # fmt: skip
     with stopped_server.started():
@@ -78,37 +78,37 @@ def test_an_evaluation_is_stored_though_the_server_dies(stopped_server, drawn_sa
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
         model = re.search(r'"model_url": "(.+)"', trained.stdout).group(1)
-        judged = subprocess.Popen(
+        evaluation = subprocess.Popen(
             [*COMMAND, "evaluate", model], env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        told = []
-        for line in judged.stdout:
-            told.append(line)
+        lines = []
+        for line in evaluation.stdout:
+            lines.append(line)
             if "points at no model yet" in line:
                 break
-    rest, _ = judged.communicate(timeout=300)
-    printed = "".join(told) + rest
+    rest, _ = evaluation.communicate(timeout=300)
+    printed = "".join(lines) + rest
     reports = list(Path(tmp_path / "store/runs").glob("*/evaluation/report.html"))
     assert len(reports) == 1, printed[-5000:]
     assert "not published in the Prefect UI: confusion-matrix" in printed
     assert str(reports[0].parent) in printed
-    assert judged.returncode == 1
+    assert evaluation.returncode == 1
     assert "error: the Prefect server is unreachable" in printed
     assert f"Completed work is stored in {tmp_path / 'store'}/runs" in printed
 
 
-def test_a_server_that_fails_is_told_of_in_one_line(nowhere, drawn_sample, tmp_path):
+def test_server_error_is_reported_in_one_line(no_server, drawn_sample, tmp_path):
     class Failing(BaseHTTPRequestHandler):
-        """Knows its version, and can do nothing, as with a database that is full."""
+        """Return the version and fail all else, as a server with a full database does."""
 
         def answer(self) -> None:
-            good = self.path == "/api/admin/version"
-            self.send_response(200 if good else 500)
+            is_version = self.path == "/api/admin/version"
+            self.send_response(200 if is_version else 500)
             self.end_headers()
-            self.wfile.write(f'"{prefect.__version__}"'.encode() if good else b"{}")
+            self.wfile.write(f'"{prefect.__version__}"'.encode() if is_version else b"{}")
 
-        do_GET = do_POST = answer  # noqa: N815 - as http.server calls them
+        do_GET = do_POST = answer  # noqa: N815 - names of http.server
 
         def log_message(self, *_) -> None:
             pass
@@ -116,7 +116,7 @@ def test_a_server_that_fails_is_told_of_in_one_line(nowhere, drawn_sample, tmp_p
     with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/api"
-        environment = nowhere | {"PREFECT_API_URL": url, "PETS_SOURCE__URL": str(drawn_sample)}
+        environment = no_server | {"PREFECT_API_URL": url, "PETS_SOURCE__URL": str(drawn_sample)}
         done = subprocess.run(
             [*COMMAND, "ingest"], env=environment, capture_output=True, text=True, timeout=180
         )

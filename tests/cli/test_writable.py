@@ -1,4 +1,4 @@
-"""Commands whose home folder cannot be written: each folder is named with what to set."""
+"""Commands without a writable home: the error names each folder and the setting to change."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from pets_core.errors import PetsError
 
 @pytest.fixture
 def mount(tmp_path):
-    """Mounts a tmpfs with these options; skips where that takes more rights."""
+    """Mount a tmpfs with the given options; skip the test without root rights."""
     mounted: list[str] = []
 
     def mount_one(options: str) -> Path:
@@ -22,7 +22,7 @@ def mount(tmp_path):
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("mounting takes root")
+            pytest.skip("mounting requires root")
         mounted.append(str(folder))
         return folder
 
@@ -48,19 +48,19 @@ def home(request, no_home) -> Path:
     return no_home
 
 
-def start(words, home, **variables) -> tuple[int, list[str]]:
-    """Exit code and error lines of a command without a Prefect server."""
+def run_pets(arguments, home, **variables) -> tuple[int, list[str]]:
+    """Run a command without a Prefect server; return its exit code and error lines."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("PETS_", "PREFECT_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "pets", *words],
+        [sys.executable, "-m", "pets", *arguments],
         env=own | {"HOME": str(home), **variables}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stdout == ""
     return done.returncode, done.stderr.splitlines()
 
 
-def test_a_home_that_cannot_be_written_is_two_lines(home, tmp_path):
-    code, lines = start(("ingest",), home, PETS_STORE=str(tmp_path / "store"))
+def test_unwritable_home_is_reported_in_one_line_per_folder(home, tmp_path):
+    code, lines = run_pets(("ingest",), home, PETS_STORE=str(tmp_path / "store"))
     assert code == 2
     server, cache = lines
     assert server.startswith(f"error: PREFECT_HOME = {home}/.prefect: cannot be written (")
@@ -71,30 +71,30 @@ def test_a_home_that_cannot_be_written_is_two_lines(home, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["run", "train", "collab", "ui"])
-def test_only_the_home_of_prefect(no_home, command, tmp_path):
-    code, (line,) = start((command,), no_home, PETS_CACHE_DIR=str(tmp_path / "cache"))
+def test_only_the_prefect_home_is_reported_if_the_cache_is_writable(no_home, command, tmp_path):
+    code, (line,) = run_pets((command,), no_home, PETS_CACHE_DIR=str(tmp_path / "cache"))
     assert code == 2
     assert line.startswith(f"error: PREFECT_HOME = {no_home}/.prefect: cannot be written (")
 
 
 @pytest.mark.parametrize(
-    "words", [("ingest",), ("collab", "--ratings.url", "https://host.invalid/ratings.csv")]
+    "arguments", [("ingest",), ("collab", "--ratings.url", "https://host.invalid/ratings.csv")]
 )
-def test_only_the_cache(no_home, words, tmp_path):
-    code, (line,) = start(words, no_home, PREFECT_HOME=str(tmp_path / "a/b/prefect"))
+def test_only_the_cache_is_reported_if_the_prefect_home_is_writable(no_home, arguments, tmp_path):
+    code, (line,) = run_pets(arguments, no_home, PREFECT_HOME=str(tmp_path / "a/b/prefect"))
     assert code == 2
     assert line.startswith(f"error: cache_dir = {no_home}/.cache/pets: cannot be written (")
 
 
-def test_a_configured_server_needs_no_home(no_home):
-    code, (line,) = start(("run",), no_home, PREFECT_API_URL="http://127.0.0.1:9/api")
+def test_configured_server_needs_no_writable_home(no_home):
+    code, (line,) = run_pets(("run",), no_home, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert code == 2
     assert line.startswith("error: PREFECT_API_URL = http://127.0.0.1:9/api: Failed to reach")
 
 
 @pytest.mark.parametrize("option", ["size=1m", "nr_inodes=1"])
-def test_a_home_without_room_for_a_database(mount, option, tmp_path):
-    code, (line,) = start(
+def test_full_prefect_home_is_reported(mount, option, tmp_path):
+    code, (line,) = run_pets(
         ("ingest",), tmp_path, PREFECT_HOME=str(mount(option)), PETS_CACHE_DIR=str(tmp_path)
     )
     assert code == 2
@@ -107,7 +107,7 @@ def database_at(path: object):
     )
 
 
-def test_a_database_in_another_place(tmp_path):
+def test_unwritable_database_path_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with database_at(f"{tmp_path}/file/a.db"), pytest.raises(PetsError) as caught:
         check_database()
@@ -117,7 +117,7 @@ def test_a_database_in_another_place(tmp_path):
         check_database()
 
 
-def test_databases_that_may_be_written_are_left_as_they_are(tmp_path):
+def test_check_of_a_writable_database_changes_no_files(tmp_path):
     (tmp_path / "a.db").write_bytes(b"content")
     with database_at(tmp_path / "a.db"):
         check_database()

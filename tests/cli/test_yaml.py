@@ -1,4 +1,4 @@
-"""YAML files of settings that are damaged, empty or no settings."""
+"""Settings files that are empty, malformed or contain no settings."""
 
 import pytest
 
@@ -6,16 +6,16 @@ from pets_core.config.pipeline import PipelineConfig
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "---\n"])
-def test_an_empty_file_holds_no_settings(started, tmp_path, content):
+def test_empty_file_uses_the_defaults(started, tmp_path, content):
     (tmp_path / "a.yaml").write_text(content)
     assert started("run", tmp_path / "a.yaml") == PipelineConfig()
 
 
-NOT_YAML = [
+MALFORMED_YAML = [
     (b"train: {epochs: 1", "line 1, column 18: expected ',' or '}'"),
     (b"train:\n\tepochs: 1", "line 2, column 1: found character '\\t'"),
     (b"train:\n  epochs: 3\n seed: 2", "line 3, column 2: expected <block end>"),
-    (b"source:\n  url: caf\xe9", "line 2 is not UTF-8. Save the file as UTF-8"),
+    (b"source:\n  url: bl\xe5", "line 2 is not UTF-8. Save the file as UTF-8"),
     (b"\xff\xfe\x00", "line 1 is not UTF-16-LE. Save the file as UTF-8"),
     (b"\xff\xd8\xff\xe0 a photo", "line 1 is not UTF-8."),
     (b"train: \x07", "it contains the control character #x07"),
@@ -32,18 +32,18 @@ NOT_YAML = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "fault"), NOT_YAML)
+@pytest.mark.parametrize(("content", "message"), MALFORMED_YAML)
 @pytest.mark.parametrize("command", ["run", "collab"])
-def test_what_is_not_yaml_is_one_line(refused, tmp_path, command, content, fault):
+def test_malformed_yaml_is_reported_in_one_line(refused, tmp_path, command, content, message):
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
     (line,) = refused(command, path)
     assert line.startswith(f"{path}: is not YAML: ")
-    assert fault in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (None, "cannot be read (No such file"),
         (b"- train", "expected a mapping of settings, found list"),
@@ -52,15 +52,15 @@ def test_what_is_not_yaml_is_one_line(refused, tmp_path, command, content, fault
         (b"train: {1: 2}", "train.1"),
     ],
 )
-def test_what_holds_no_settings_is_one_line(refused, tmp_path, content, words):
+def test_yaml_without_settings_is_reported_in_one_line(refused, tmp_path, content, message):
     path = tmp_path / "a.yaml"
     if content is not None:
         path.write_bytes(content)
     (line,) = refused("run", path)
-    assert words in line
+    assert message in line
 
 
-def test_merged_mappings_may_be_overridden(started, tmp_path):
+def test_yaml_merge_keys_can_be_overridden(started, tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("evaluate: {<<: {batch_size: 5, tta_views: 1}, batch_size: 6}")
     evaluate = started("run", path).evaluate
@@ -68,7 +68,7 @@ def test_merged_mappings_may_be_overridden(started, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"train: {epochs: 1", "is not YAML: line 1"),
         (b"- train", "expected a mapping of settings, found list"),
@@ -77,7 +77,7 @@ def test_merged_mappings_may_be_overridden(started, tmp_path):
     ],
 )
 @pytest.mark.parametrize("command", ["run", "train", "sweep"])
-def test_a_damaged_run_is_not_resumed(refused, tmp_path, command, content, words):
+def test_run_with_an_invalid_config_is_not_resumed(refused, tmp_path, command, content, message):
     (tmp_path / "config.yaml").write_bytes(content)
     (line,) = refused(command, "--resume", tmp_path)
-    assert words in line
+    assert message in line

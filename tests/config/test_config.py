@@ -42,14 +42,14 @@ def test_settings_page_is_up_to_date():
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_no_number_may_be_infinite_or_nan(value):
+def test_infinite_and_nan_numbers_are_rejected(value):
     assert len(NUMBERS) > 20
     for group, name in NUMBERS:
         assert {error["loc"][:2] for error in errors({group: {name: value}})} == {(group, name)}
 
 
 @pytest.mark.parametrize(
-    ("values", "group", "words"),
+    ("values", "group", "message"),
     [
         ({"source": {"valid_fraction": 0.5, "test_fraction": 0.5}}, "source", "must stay below 1"),
         ({"source": {"split": "official", "test_fraction": 0.2}}, "source", "test_fraction = 0.2"),
@@ -66,14 +66,14 @@ def test_no_number_may_be_infinite_or_nan(value):
         ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "set one of them to 1"),
     ],
 )
-def test_impossible_combinations_are_refused(values, group, words):
+def test_invalid_combinations_are_rejected(values, group, message):
     (error,) = errors(values)
     assert error["loc"] == (group,)
-    assert words in error["msg"]
+    assert message in error["msg"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("setting", "message"),
     [
         ({"ema_decay": 0.9}, "train.ema_decay = 0.9"),
         ({"batch_norm": "train"}, "train.batch_norm = train"),
@@ -82,14 +82,14 @@ def test_impossible_combinations_are_refused(values, group, words):
     ],
     ids=str,
 )
-def test_settings_that_a_sharded_model_does_not_support_are_refused(setting, words):
+def test_settings_that_a_sharded_model_does_not_support_are_rejected(setting, message):
     (error,) = errors({"launch": {"shard_model": True}, "train": setting})
-    assert words in error["msg"]
+    assert message in error["msg"]
     PipelineConfig.model_validate({"train": setting})
 
 
-def test_unknown_keys_are_refused_at_every_level():
-    values = {"stroe": "x"} | {group: {"nonsense": 1} for group in GROUPS}
+def test_unknown_keys_are_rejected_at_every_level():
+    values = {"nonsense": "x"} | {group: {"nonsense": 1} for group in GROUPS}
     found = errors(values)
     assert {error["type"] for error in found} == {"extra_forbidden"}
     assert {error["loc"][0] for error in found} == set(values)
@@ -135,7 +135,7 @@ def test_rate_slices_are_parsed(text, lo, hi, uniform):
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         ("slice()", "expected a number"),
         ("slice(1e-6, 1e-4, 3)", "expected a number"),
@@ -154,8 +154,8 @@ def test_rate_slices_are_parsed(text, lo, hi, uniform):
         ("slice(nan, 1)", "finite"),
     ],
 )
-def test_other_rate_slices_are_refused(value, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_rate_slices_are_rejected(value, message):
+    with pytest.raises(ValueError, match=message):
         RateSlice.parse(value)
 
 
@@ -173,9 +173,9 @@ def test_rate_slices_survive_json_and_yaml(rates):
     config = PipelineConfig.model_validate({"train": {"lr_max": rates}})
     assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
     text = yaml.safe_dump(config.model_dump(mode="json"))
-    again = PipelineConfig.model_validate(yaml.safe_load(text)).train.lr_max
-    assert (again.lo, again.hi, again.uniform) == (rates.lo, rates.hi, rates.uniform)
-    assert hash(again) == hash(rates)
+    loaded = PipelineConfig.model_validate(yaml.safe_load(text)).train.lr_max
+    assert (loaded.lo, loaded.hi, loaded.uniform) == (rates.lo, rates.hi, rates.uniform)
+    assert hash(loaded) == hash(rates)
 
 
 def test_yaml_no_is_read_as_text() -> None:

@@ -1,4 +1,4 @@
-"""Dockerfile, compose file and workflows: linted, and what they name checked against the code."""
+"""Dockerfile, compose file and workflows: linters, and consistency with the code."""
 
 import json
 import re
@@ -26,18 +26,18 @@ COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 BIN = Path(sys.executable).parent
-# Of other programs, and of the templates of their containers.
-OTHERS = ("AWS_", "POSTGRES_", "PYTHON", "NVIDIA_", "DO_NOT_TRACK", "PATH", "PIP_")
+# Prefixes of variables that other programs and their images read.
+FOREIGN_PREFIXES = ("AWS_", "POSTGRES_", "PYTHON", "NVIDIA_", "DO_NOT_TRACK", "PATH", "PIP_")
 
 
 def environment(service: dict) -> dict[str, str]:
-    """Variables of a service; YAML's merge of several is a list of them."""
+    """Return the variables of a service; a list of mappings is merged."""
     given = service.get("environment", {})
     return given if isinstance(given, dict) else {k: v for part in given for k, v in part.items()}
 
 
-def instruction(name: str) -> list[str]:
-    """All of one kind in the Dockerfile, with their continuation lines."""
+def instructions(name: str) -> list[str]:
+    """Return the arguments of all instructions of a kind, continuation lines joined."""
     joined = DOCKERFILE.replace("\\\n", " ")
     return [line.partition(" ")[2] for line in joined.splitlines() if line.startswith(f"{name} ")]
 
@@ -51,65 +51,65 @@ def instruction(name: str) -> list[str]:
     ],
     ids=["hadolint", "compose-spec", "workflows"],
 )
-def test_linters_find_nothing(command) -> None:
+def test_linters_report_no_problems(command) -> None:
     done = subprocess.run([BIN / command[0], *command[1:]], capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr
 
 
-def test_the_image_holds_what_is_copied_and_git_knows_no_secret() -> None:
+def test_copied_files_are_in_the_build_context_and_secrets_are_ignored() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    copied = [words.split()[:-1] for words in instruction("COPY") if "--from" not in words]
+    copied = [line.split()[:-1] for line in instructions("COPY") if "--from" not in line]
     for path in chain.from_iterable(copied):
         assert (ROOT / path).exists(), path
-        assert f"!{path}" in ignored, f"the build is not given {path}"
-    known = subprocess.run(
+        assert f"!{path}" in ignored, f"{path} is not in the build context"
+    ignored_by_git = subprocess.run(
         ["git", "check-ignore", DOCKER / ".env"], cwd=ROOT, capture_output=True, text=True
     )
-    assert known.stdout.strip().endswith(".env")
+    assert ignored_by_git.stdout.strip().endswith(".env")
     assert "**/.env" in ignored
 
 
-def test_extras_of_the_image_are_those_of_the_package() -> None:
+def test_image_extras_exist_in_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (wanted,) = re.findall(r'"\.\[([a-z0-9,]+)\]"', DOCKERFILE)
-    assert set(wanted.split(",")) <= project["optional-dependencies"].keys()
+    (extras,) = re.findall(r'"\.\[([a-z0-9,]+)\]"', DOCKERFILE)
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
 
 
-def test_one_user_in_the_image_the_templates_and_the_volumes() -> None:
-    *_, root, user = instruction("USER")
-    assert (root, user) == ("0:0", "10001:10001"), "each image ends as the user"
+def test_image_has_one_user_and_volumes_match_its_home() -> None:
+    *_, root, user = instructions("USER")
+    assert (root, user) == ("0:0", "10001:10001"), "each image ends with the unprivileged user"
     assert "useradd --uid 10001 --create-home pets" in DOCKERFILE
-    (home,) = [words for words in instruction("WORKDIR") if words.startswith("/home")]
+    (home,) = [path for path in instructions("WORKDIR") if path.startswith("/home")]
     cache = PipelineConfig().cache_dir.replace("~", home)
     for name in ("cpu", "gpu", "gpuless"):
         (mount,) = [v.split(":")[1] for v in SERVICES[name]["volumes"] if v.startswith("cache:")]
         assert cache.startswith(mount)
     (mount,) = SERVICES["server"]["volumes"]
-    assert mount == f"server:{home}/.prefect", "where Prefect keeps leases and its own"
+    assert mount == f"server:{home}/.prefect", "Prefect stores leases and its files there"
 
 
-def test_the_gpu_image_has_what_torch_compile_needs() -> None:
+def test_gpu_image_has_a_c_compiler_for_torch_compile() -> None:
     """Triton raises "Failed to find C compiler" in a slim image (triton/runtime/build.py)."""
     (gpu,) = re.findall(r"^FROM cpu AS gpu\n(.*)", DOCKERFILE, re.DOTALL | re.MULTILINE)
     assert re.search(r"apt-get install [^&]* gcc libc6-dev ", gpu)
 
 
-def test_every_variable_is_one_that_something_reads() -> None:
-    prefects = _get_valid_setting_names(Settings) | {"PREFECT_SERVER_ENCRYPTION_KEY"}
-    ours = {"PETS_" + name.upper().replace(".", "__") for name in setting_names()}
+def test_every_environment_variable_is_known() -> None:
+    prefect_names = _get_valid_setting_names(Settings) | {"PREFECT_SERVER_ENCRYPTION_KEY"}
+    own_names = {"PETS_" + name.upper().replace(".", "__") for name in setting_names()}
     given = [name for service in SERVICES.values() for name in environment(service)]
-    given += re.findall(r"([A-Z_]+)=", " ".join(instruction("ENV")))
+    given += re.findall(r"([A-Z_]+)=", " ".join(instructions("ENV")))
     for name in given:
-        assert name in prefects | ours or name.startswith(OTHERS), name
+        assert name in prefect_names | own_names or name.startswith(FOREIGN_PREFIXES), name
 
 
-def test_secrets_come_from_the_environment_and_the_example_names_all_of_them() -> None:
+def test_secrets_are_variables_that_the_example_lists() -> None:
     text = (DOCKER / "compose.yaml").read_text()
-    asked = set(re.findall(r"\$\{([A-Z_]+)", text))
+    referenced = set(re.findall(r"\$\{([A-Z_]+)", text))
     required = set(re.findall(r"\$\{([A-Z_]+):\?", text))
-    assert asked == required, "each is refused where it is missing"
+    assert referenced == required, "compose rejects every missing variable"
     example = (DOCKER / ".env.example").read_text()
-    assert set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)) == asked
+    assert set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)) == referenced
     for service in SERVICES.values():
         for name, value in environment(service).items():
             if re.search("PASSWORD|SECRET|AUTH|_KEY$|KEY_ID", name):
@@ -118,7 +118,7 @@ def test_secrets_come_from_the_environment_and_the_example_names_all_of_them() -
     assert json.loads(filled)["identities"]
 
 
-def test_ports_are_those_that_the_programs_open() -> None:
+def test_ports_match_those_of_the_programs() -> None:
     settings = get_current_settings()
     port = settings.server.api.port
     assert SERVICES["server"]["ports"] == [f"127.0.0.1:{port}:{port}"]
@@ -133,7 +133,7 @@ def test_ports_are_those_that_the_programs_open() -> None:
     assert f"//{database['POSTGRES_USER']}:" in url
 
 
-def test_there_is_a_worker_for_each_pool_and_the_deployments_are_good(monkeypatch) -> None:
+def test_every_pool_has_a_worker_and_the_deployments_pass_the_check(monkeypatch) -> None:
     for name, value in environment(SERVICES["deploy"]).items():
         if name.startswith("PETS_"):
             monkeypatch.setenv(name, value)
@@ -141,15 +141,15 @@ def test_there_is_a_worker_for_each_pool_and_the_deployments_are_good(monkeypatc
     monkeypatch.chdir(ROOT)
     cli.main([*SERVICES["deploy"]["command"][1:], "--check"])
     workers = [s["command"] for s in SERVICES.values() if "worker" in s.get("command", [])]
-    workers += [json.loads(words) for words in instruction("CMD")]
+    workers += [json.loads(line) for line in instructions("CMD")]
     pools = read_files(ROOT / "deployments/prefect.yaml").pools
-    assert {words[words.index("--pool") + 1] for words in workers} == pools.keys()
-    for words in workers:
-        assert words[:3] == ["prefect", "worker", "start"]
-        assert "--with-healthcheck" in words, "the image's health check asks for it"
+    assert {command[command.index("--pool") + 1] for command in workers} == pools.keys()
+    for command in workers:
+        assert command[:3] == ["prefect", "worker", "start"]
+        assert "--with-healthcheck" in command, "the image's health check needs it"
 
 
-def test_one_training_has_the_gpus_and_docker_pools_reach_the_others() -> None:
+def test_gpu_workers_run_one_training_and_docker_pools_share_the_network() -> None:
     for service in ("gpu", "gpuless"):
         command = SERVICES[service]["command"]
         assert command[command.index("--limit") + 1] == "1"

@@ -1,4 +1,4 @@
-"""The work pools of deployments/: what workers make of their templates, without a cluster."""
+"""Work pools of deployments/: jobs that workers build from the templates, without a cluster."""
 
 import os
 import subprocess
@@ -51,30 +51,30 @@ def refused(capsys):
 
 
 def configuration(kind: str, pool: str, **variables):
-    """What the worker of a pool makes of its template for a flow run."""
+    """Return the job that the worker of a pool builds from its template for a flow run."""
     pools = read_files(FILES / "prefect.yaml", POOLS[kind]).pools
     template = pools[pool].template
-    made = run_coro_as_sync(
+    job = run_coro_as_sync(
         CONFIGURATIONS[kind][1].from_template_and_values(
             base_job_template=template, values=variables
         )
     )
     run = FlowRun.model_construct(id="5" * 32, name="brisk-otter", flow_id=None, labels={})
-    made.prepare_for_flow_run(
+    job.prepare_for_flow_run(
         run, work_pool=WorkPool(name=pool, type=kind, base_job_template=template)
     )
-    return made
+    return job
 
 
 @pytest.mark.parametrize("kind", POOLS)
-def test_every_pool_serves_the_deployments(kind, capsys) -> None:
+def test_every_pool_type_supports_the_deployments(kind, capsys) -> None:
     cli.main(["deploy", str(FILES / "prefect.yaml"), "--check", "--pools", str(POOLS[kind])])
     assert "2 pools" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", POOLS)
 @pytest.mark.parametrize("pool", ["cpu", "gpu"])
-def test_a_template_gives_all_that_its_type_of_worker_reads(kind, pool) -> None:
+def test_templates_match_their_worker_type(kind, pool) -> None:
     worker, record = CONFIGURATIONS[kind]
     assert worker.type == kind
     template = read_files(FILES / "prefect.yaml", POOLS[kind]).pools[pool].template
@@ -83,9 +83,9 @@ def test_a_template_gives_all_that_its_type_of_worker_reads(kind, pool) -> None:
     for name, variable in template["variables"]["properties"].items():
         if name in standard and "type" in standard[name]:
             assert variable["type"] == standard[name]["type"], name
-    made = configuration(kind, pool, env={"PETS_X": "1"})
-    assert made.stream_output is False, "a killed worker would take its runs"
-    variables = made.env
+    job = configuration(kind, pool, env={"PETS_X": "1"})
+    assert job.stream_output is False, "runs would end with a killed worker"
+    variables = job.env
     if isinstance(variables, list):
         variables = {entry["name"]: entry["value"] for entry in variables}
     assert variables["PETS_X"] == "1"
@@ -94,9 +94,9 @@ def test_a_template_gives_all_that_its_type_of_worker_reads(kind, pool) -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 @pytest.mark.parametrize("pool", ["cpu", "gpu"])
-def test_pods_are_what_kubernetes_takes(pool, version) -> None:
+def test_job_manifests_are_valid_in_kubernetes(pool, version) -> None:
     manifest = configuration("kubernetes", pool, env={"PETS_X": "1"}).job_manifest
-    # Prefect's worker wants them in the wrong place, where the API server passes over them.
+    # Prefect's worker requires them in the pod's spec, where the API server ignores them.
     for key in ("completions", "parallelism"):
         assert manifest["spec"]["template"]["spec"].pop(key) == 1
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -106,7 +106,7 @@ def pod(pool: str, **variables) -> dict:
     return configuration("kubernetes", pool, **variables).job_manifest["spec"]["template"]["spec"]
 
 
-def test_gpus_are_asked_for_where_there_are_any() -> None:
+def test_only_gpu_pods_request_gpus() -> None:
     (container,) = pod("gpu")["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert pod("gpu")["tolerations"][0]["key"] == "nvidia.com/gpu"
@@ -117,7 +117,7 @@ def test_gpus_are_asked_for_where_there_are_any() -> None:
     assert not pod("cpu")["nodeSelector"]
 
 
-def test_a_pod_has_shared_memory_and_a_place_for_the_cache() -> None:
+def test_pods_mount_shared_memory_and_the_cache() -> None:
     spec = pod("gpu")
     mounted = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
     volumes = {volume["name"]: volume["emptyDir"] for volume in spec["volumes"]}
@@ -126,20 +126,20 @@ def test_a_pod_has_shared_memory_and_a_place_for_the_cache() -> None:
     assert PipelineConfig().cache_dir.replace("~", "/home/pets").startswith(mounted["cache"])
 
 
-def test_a_pod_is_given_the_time_that_a_last_checkpoint_takes() -> None:
+def test_grace_period_of_a_pod_covers_the_last_checkpoint() -> None:
     seconds = signals.SHUTDOWN_SECONDS + launcher._TERMINATE_SECONDS
     assert pod("gpu")["terminationGracePeriodSeconds"] > seconds
 
 
-def test_an_evicted_run_is_scheduled_again_by_prefect_not_kubernetes() -> None:
-    made = configuration("kubernetes", "gpu")
-    environment = made.job_manifest["spec"]["template"]["spec"]["containers"][0]["env"]
+def test_evicted_run_is_rescheduled_by_prefect() -> None:
+    job = configuration("kubernetes", "gpu")
+    environment = job.job_manifest["spec"]["template"]["spec"]["containers"][0]["env"]
     behaviour = {entry["name"]: entry["value"] for entry in environment}
     assert behaviour["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
 
 
 def run_container(tmp_path: Path, index: str, **variables) -> str:
-    """Run the command of a pod's container with stand-ins for `prefect` and `pets`."""
+    """Run the command of a pod's container with stubs of `prefect` and `pets`."""
     (container,) = pod("gpu", **variables)["containers"]
     for name in ("prefect", "pets"):
         file = tmp_path / name
@@ -153,19 +153,19 @@ def run_container(tmp_path: Path, index: str, **variables) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
 
 
-def test_of_several_machines_the_first_does_the_run_and_the_others_join(tmp_path) -> None:
+def test_first_machine_executes_the_run_and_the_others_join(tmp_path) -> None:
     assert run_container(tmp_path, "0").startswith("prefect flow-run execute")
     spec = configuration("kubernetes", "gpu", machines=3).job_manifest["spec"]
     assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
     assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
     joins = run_container(tmp_path, "2", machines=3, service="gpu-0").split()
     assert joins[:4] == ["pets", "join", "--machine", "2"]
-    # The real command takes these very words: it goes on until nothing is asked of it.
+    # The real command accepts these arguments and exits after the idle time.
     assert joins[joins.index("--store") + 1] == str(tmp_path / "store")
     cli.main([*joins[1:], "--idle-seconds", "0"])
 
 
-def test_machines_meet_at_the_service(tmp_path) -> None:
+def test_machines_rendezvous_at_the_service(tmp_path) -> None:
     documents = list(yaml.safe_load_all((FILES / "kubernetes/cluster.yaml").read_text()))
     (service,) = (d for d in documents if d["kind"] == "Service")
     several = {"machines": 2, "service": service["metadata"]["name"]}
@@ -177,10 +177,10 @@ def test_machines_meet_at_the_service(tmp_path) -> None:
     selector = dict(service["spec"]["selector"])
     assert selector.pop("batch.kubernetes.io/job-completion-index") == "0"
     assert selector.items() <= pods["metadata"]["labels"].items()
-    assert not selector.items() <= alone["metadata"]["labels"].items(), "others are not meant"
+    assert not selector.items() <= alone["metadata"]["labels"].items(), "matches a single machine"
 
 
-def test_what_is_applied_to_the_cluster_is_what_it_takes() -> None:
+def test_cluster_manifests_are_valid_and_have_a_worker_per_pool() -> None:
     documents = list(yaml.safe_load_all((FILES / "kubernetes/cluster.yaml").read_text()))
     for document in documents:
         for version in KUBERNETES_VERSIONS:
@@ -198,21 +198,21 @@ def worker_pool(deployment: dict) -> str:
     return arguments[arguments.index("--pool") + 1]
 
 
-def test_a_manifest_survives_the_client_that_sends_it() -> None:
+def test_kubernetes_client_sends_the_manifest_unchanged() -> None:
     manifest = configuration("kubernetes", "gpu").job_manifest
     sent = ApiClient.sanitize_for_serialization(ApiClient.__new__(ApiClient), manifest)
     assert sent == manifest
 
 
 def container(pool: str) -> dict:
-    """What the Docker worker asks of the engine, as docker-py sends it."""
-    made = configuration("docker", pool, env={"PREFECT_API_URL": "http://server:4200/api"})
-    settings = DockerWorker(work_pool_name=pool)._build_container_settings(None, made)
+    """Return the request for a container that docker-py sends for the Docker worker."""
+    job = configuration("docker", pool, env={"PREFECT_API_URL": "http://server:4200/api"})
+    settings = DockerWorker(work_pool_name=pool)._build_container_settings(None, job)
     settings = {k: v for k, v in settings.items() if k not in ("network", "auto_remove")}
     return _create_container_args(settings | {"version": "1.47"})
 
 
-def test_a_container_has_gpus_shared_memory_and_no_privileges() -> None:
+def test_gpu_container_has_gpus_shared_memory_and_no_privileges() -> None:
     created = container("gpu")
     host = created["host_config"]
     assert host["DeviceRequests"][0]["Driver"] == "nvidia"
@@ -221,22 +221,22 @@ def test_a_container_has_gpus_shared_memory_and_no_privileges() -> None:
     assert host["CapDrop"] == ["ALL"]
     assert host["Init"] is True
     assert created["user"] == "10001:10001"
-    assert created["healthcheck"] == {"test": ["NONE"]}, "the image's is of a worker"
+    assert created["healthcheck"] == {"test": ["NONE"]}, "the image's health check is for a worker"
     assert not container("cpu")["host_config"].get("DeviceRequests")
 
 
 @pytest.mark.parametrize(
     ("pool", "message"),
     [
-        ({"variables": {"shm_siz": "1g"}}, "variables.shm_siz: the pool's template has no such"),
+        ({"variables": {"shmsize": "1g"}}, "variables.shmsize: the pool's template has no such"),
         ({"variables": {"shm_size": 5}}, "variables.shm_size = 5: 5 is not of type 'string'"),
         ({"variables": {"image_pull_policy": "Now"}}, "'Now' is not one of"),
-        ({"templat": "x"}, "templat"),
+        ({"templat": "x"}, "templat"),  # codespell:ignore templat
         ({"template": "none.yaml"}, "none.yaml: cannot be read"),
         ({"template": "pools.yaml"}, "template = pools.yaml: not a base job template"),
     ],
 )  # fmt: skip
-def test_a_pool_that_would_not_work_is_refused(tmp_path, refused, pool, message) -> None:
+def test_invalid_pools_are_rejected(tmp_path, refused, pool, message) -> None:
     (tmp_path / "template.yaml").write_text((FILES / "docker/template.yaml").read_text())
     pools = yaml.safe_load(POOLS["docker"].read_text())
     pools["gpu"].update(pool)
@@ -244,7 +244,7 @@ def test_a_pool_that_would_not_work_is_refused(tmp_path, refused, pool, message)
     assert message in refused("--pools", tmp_path / "pools.yaml")
 
 
-def test_a_template_without_a_variable_it_uses_is_refused(tmp_path, refused) -> None:
+def test_templates_with_missing_variables_are_rejected(tmp_path, refused) -> None:
     template = yaml.safe_load((FILES / "docker/template.yaml").read_text())
     del template["variables"]["properties"]["image"]
     (tmp_path / "template.yaml").write_text(yaml.safe_dump(template))
@@ -256,8 +256,10 @@ def test_job_variables_of_a_deployment_are_checked(tmp_path, refused) -> None:
     for file in FILES.glob("*.yaml"):
         (tmp_path / file.name).write_text(file.read_text())
     content = yaml.safe_load((FILES / "prefect.yaml").read_text())
-    content["deployments"][0]["work_pool"] = {"name": "cpu", "job_variables": {"streem_output": 1}}
+    variables = {"streem_output": 1}  # codespell:ignore streem
+    content["deployments"][0]["work_pool"] = {"name": "cpu", "job_variables": variables}
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(content))
-    said = refused(file=tmp_path / "prefect.yaml")
-    assert "work_pool.job_variables.streem_output: the pool's template has no such variable" in said
-    assert "Did you mean stream_output" in said
+    output = refused(file=tmp_path / "prefect.yaml")
+    name = "work_pool.job_variables.streem_output"  # codespell:ignore streem
+    assert f"{name}: the pool's template has no such variable" in output
+    assert "Did you mean stream_output" in output

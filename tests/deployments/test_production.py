@@ -1,4 +1,4 @@
-"""Deployments on PostgreSQL behind a password, with workers, machines and a server that die."""
+"""Deployments on PostgreSQL with a password, and crashes of workers, machines and server."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ SILENCE_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory, drawn_sample, postgres) -> Iterator[SimpleNamespace]:
-    """The server of compose.yaml, on this machine: PostgreSQL, a password, CSRF protection."""
+    """Server of compose.yaml on this machine: PostgreSQL, a password, CSRF protection."""
     folder = tmp_path_factory.mktemp("production")
     service = yaml.safe_load((FILES / "docker/compose.yaml").read_text())["services"]["server"]
     settings = {k: v for k, v in service["environment"].items() if "${" not in v}
@@ -54,7 +54,7 @@ def production(tmp_path_factory, drawn_sample, postgres) -> Iterator[SimpleNames
 
 
 def _deploy(server: Server, folder: Path) -> None:
-    """This very project's files; only that a dead machine is found sooner."""
+    """Deploy this project's files, with a shorter heartbeat timeout."""
     (folder / "deployments").mkdir()
     for file in FILES.glob("*.yaml"):
         text = file.read_text()
@@ -62,13 +62,13 @@ def _deploy(server: Server, folder: Path) -> None:
             text, found = re.subn(r"within: 300\b", f"within: {SILENCE_SECONDS}", text)
             assert found == 1
         (folder / "deployments" / file.name).write_text(text)
-    words = ("deploy", str(folder / "deployments/prefect.yaml"), "--without-gpus")
-    server.run("-m", "pets", *words)
+    arguments = ("deploy", str(folder / "deployments/prefect.yaml"), "--without-gpus")
+    server.run("-m", "pets", *arguments)
 
 
 @pytest.fixture
 def settings(small_config) -> dict:
-    """Of a run that trains until it is ended."""
+    """Settings of a run that trains until it is cancelled."""
     return small(small_config, train=ENDLESS)
 
 
@@ -86,7 +86,7 @@ def cancel(server: Server, run_id: str) -> None:
 
 
 def kill_all(process: subprocess.Popen) -> list[int]:
-    """SIGKILL a process and everything below it at once, as a machine that loses its power."""
+    """SIGKILL a process and all below it at once, like a power failure; return their pids."""
     pids = [process.pid, *processes.below(process.pid)]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -95,7 +95,7 @@ def kill_all(process: subprocess.Popen) -> list[int]:
 
 
 @pytest.mark.nightly
-def test_a_scheduled_run_trains_and_another_of_its_deployment_waits(
+def test_scheduled_runs_of_a_deployment_run_one_at_a_time(
     production, small_config, settings, store
 ) -> None:
     server = production.server
@@ -111,24 +111,24 @@ def test_a_scheduled_run_trains_and_another_of_its_deployment_waits(
         (schedule,) = server.ask(f"deployments/{retrain['id']}/schedules", [every_minute])
         wanted = {"deployments": {"id": {"any_": [retrain["id"]]}}}
 
-        def of_deployment(*names: str) -> list[dict]:
+        def runs_in_state(*names: str) -> list[dict]:
             state = {"flow_runs": {"state": {"name": {"any_": list(names)}}}}
             return server.ask("flow_runs/filter", wanted | state)
 
-        (first,) = server.wait_for(partial(of_deployment, "Running"), 120)
+        (first,) = server.wait_for(partial(runs_in_state, "Running"), 120)
         assert first["auto_scheduled"]
         server.wait_for(lambda: checkpoints(store, first["id"]), 300)
-        waiting = server.wait_for(partial(of_deployment, "AwaitingConcurrencySlot"), 120)
-        assert [run["id"] for run in of_deployment("Running")] == [first["id"]]
+        waiting = server.wait_for(partial(runs_in_state, "AwaitingConcurrencySlot"), 120)
+        assert [run["id"] for run in runs_in_state("Running")] == [first["id"]]
         assert len(pools.launchers("gpu")) == 1
         path = f"deployments/{retrain['id']}/schedules/{schedule['id']}"
         server.ask(path, {"active": False}, method="PATCH")
         cancel(server, first["id"])
         assert server.wait_for(partial(pools.ended, first["id"]), 90)["state_type"] == "CANCELLED"
-        for run in (*waiting, *of_deployment("AwaitingConcurrencySlot", "Running", "Scheduled")):
+        for run in (*waiting, *runs_in_state("AwaitingConcurrencySlot", "Running", "Scheduled")):
             cancel(server, run["id"])
-        server.wait_for(lambda: not of_deployment("Running", "Pending", "Cancelling"), 120)
-        # By hand, to its good end.
+        server.wait_for(lambda: not runs_in_state("Running", "Pending", "Cancelling"), 120)
+        # A run started by hand completes.
         run_id = pools.trigger("pets-pipeline/retrain", small(small_config))
         run = server.wait_for(partial(pools.ended, run_id), 300)
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
@@ -137,9 +137,7 @@ def test_a_scheduled_run_trains_and_another_of_its_deployment_waits(
 
 
 @pytest.mark.slow
-def test_a_machine_that_dies_in_training_is_replaced_by_another(
-    production, small_config, store
-) -> None:
+def test_training_resumes_on_another_machine_after_a_crash(production, small_config, store) -> None:
     server = production.server
     train = {"batch_size": 8, "epochs": 40, "base_lr": 1e-2, "mixed_precision": "no",
              "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
@@ -148,11 +146,11 @@ def test_a_machine_that_dies_in_training_is_replaced_by_another(
         run_id = pools.trigger("pets-train/by-hand", small(small_config, train=train))
         server.wait_for(lambda: len(checkpoints(store, run_id)) > 1, 180)
         killed = [*kill_all(gpu), *kill_all(cpu)]
-        assert not (store / "runs" / run_id / "model/model.json").exists(), "else it was over"
+        assert not (store / "runs" / run_id / "model/model.json").exists(), "ended too early"
         (stage,) = pools.stages(run_id)
-        assert stage["state_type"] == pools.run(run_id)["state_type"] == "RUNNING", "nobody told"
+        assert stage["state_type"] == pools.run(run_id)["state_type"] == "RUNNING", "undetected"
         with worker(server, "cpu"), worker(server, "gpu"):
-            # On the way it is Crashed for a moment.
+            # The run is Crashed for a moment in between.
             server.wait_for(lambda: pools.run(run_id)["state_type"] == "COMPLETED", 420)
     run = pools.run(run_id)
     assert run["run_count"] == 2
@@ -164,7 +162,7 @@ def test_a_machine_that_dies_in_training_is_replaced_by_another(
 
 
 @pytest.mark.nightly
-def test_a_late_heartbeat_crashes_no_run_that_is_over(production, small_config) -> None:
+def test_late_heartbeat_does_not_crash_a_completed_run(production, small_config) -> None:
     server = production.server
     with worker(server, "cpu") as cpu:
         pools = Pools(server, {"cpu": cpu})
@@ -172,25 +170,25 @@ def test_a_late_heartbeat_crashes_no_run_that_is_over(production, small_config) 
         run_id = pools.trigger("pets-ingest/nightly", config)
         run = server.wait_for(partial(pools.ended, run_id), 120)
         assert run["state_type"] == "COMPLETED"
-        beat = {"event": "prefect.flow-run.heartbeat"}
-        found = server.wait_for(partial(events, server, run_id, beat["event"]), 30)[0]
-        late = {key: found[key] for key in ("event", "resource", "related", "payload")}
+        name = "prefect.flow-run.heartbeat"
+        heartbeat = server.wait_for(partial(events, server, run_id, name), 30)[0]
+        late = {key: heartbeat[key] for key in ("event", "resource", "related", "payload")}
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         server.ask(
             "events", [late | {"occurred": now, "id": "00000000-0000-4000-8000-000000000001"}]
         )
 
-        def tried() -> list[dict]:
-            acted = events(server, None, "prefect.automation.action.*")
-            return [e for e in acted if run_id in json.dumps(e)]
+        def actions_on_run() -> list[dict]:
+            actions = events(server, None, "prefect.automation.action.*")
+            return [e for e in actions if run_id in json.dumps(e)]
 
-        server.wait_for(tried, SILENCE_SECONDS + 90)
+        server.wait_for(actions_on_run, SILENCE_SECONDS + 90)
         assert pools.run(run_id)["state_type"] == "COMPLETED"
         assert pools.run(run_id)["run_count"] == 1
 
 
 def events(server: Server, run_id: str | None, name: str) -> list[dict]:
-    """The newest events of a name."""
+    """Return the newest events of a name; a trailing * matches by prefix."""
     prefix = {"prefix": [name[:-1]]} if name.endswith("*") else {"name": [name]}
     wanted = {"event": prefix}
     if run_id:
@@ -199,7 +197,7 @@ def events(server: Server, run_id: str | None, name: str) -> list[dict]:
 
 
 @pytest.mark.nightly
-def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
+def test_run_survives_dead_workers_and_can_be_cancelled_without_them(
     production, settings, store
 ) -> None:
     server = production.server
@@ -208,7 +206,7 @@ def test_a_run_survives_its_worker_and_a_cancel_without_one_ends_it(
         run_id = pools.trigger("pets-train/by-hand", settings)
         server.wait_for(lambda: checkpoints(store, run_id), 180)
         (stage,) = pools.stages(run_id)
-        # An ingest of an earlier test has started a training of its own, by its event.
+        # The event of an earlier test's ingest has triggered another training.
         below = [*processes.below(cpu.pid), *processes.below(gpu.pid)]
         engines = [pid for pid in below if processes.flow_run(pid) in (run_id, stage["id"])]
         orphans = {pid for engine in engines for pid in (engine, *processes.below(engine))}
@@ -233,7 +231,7 @@ def two_stages(pools: Pools, run_id: str) -> list[dict]:
 
 
 @pytest.mark.nightly
-def test_a_process_that_was_taken_for_dead_leaves_the_run_to_its_successor(
+def test_process_of_a_crashed_run_exits_and_its_successor_continues(
     production, settings, store
 ) -> None:
     server = production.server
@@ -241,24 +239,22 @@ def test_a_process_that_was_taken_for_dead_leaves_the_run_to_its_successor(
         pools = Pools(server, {"cpu": cpu, "gpu": gpu})
         run_id = pools.trigger("pets-train/by-hand", settings)
         server.wait_for(lambda: checkpoints(store, run_id), 180)
-        # An ingest of an earlier test may have started a training of its own, by its event.
+        # The event of an earlier test's ingest may have triggered another training.
         (stage,) = pools.stages(run_id)
         (launcher,) = pools.launchers("gpu", stage["id"])
-        state = {"type": "CRASHED", "message": "so it seemed"}
+        state = {"type": "CRASHED", "message": "set by the test"}
         server.ask(f"flow_runs/{stage['id']}/set_state", {"state": state, "force": True})
         assert processes.gone([launcher], 60)
         _, again = server.wait_for(partial(two_stages, pools, run_id), 120)
         (successor,) = server.wait_for(partial(pools.launchers, "gpu", again["id"]), 120)
-        assert pools.run(stage["id"])["state_type"] == "CRASHED", "its last word changed nothing"
+        assert pools.run(stage["id"])["state_type"] == "CRASHED", "its exit changes no state"
         cancel(server, run_id)
         server.wait_for(partial(pools.ended, run_id), 90)
         assert processes.gone([successor])
 
 
 @pytest.mark.nightly
-def test_a_server_that_is_killed_and_comes_back_loses_no_run(
-    production, small_config, store
-) -> None:
+def test_runs_survive_a_restart_of_the_server(production, small_config, store) -> None:
     server = production.server
     train = {"batch_size": 32, "epochs": 150, "base_lr": 1e-2, "mixed_precision": "no"}
     with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
@@ -268,7 +264,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_run(
         production.process.kill()
         production.process.wait()
         done = checkpoints(store, run_id)[-1]
-        # Training goes on without the server, which is away for a while, whether or not it is over.
+        # Training continues without the server, and may end before the server restarts.
         server.wait_for(lambda: checkpoints(store, run_id)[-1] != done, 60)
         time.sleep(10)
         production.process = production.running.enter_context(server.started())
@@ -276,8 +272,8 @@ def test_a_server_that_is_killed_and_comes_back_loses_no_run(
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
         assert run["run_count"] == 1
         names = [stage["name"].split()[0] for stage in pools.stages(run_id)]
-        assert names == ["lr-find", "train", "predict"], "none asked for twice"
-        # The slot of the deployment's one run is free again.
+        assert names == ["lr-find", "train", "predict"], "no stage is requested twice"
+        # The concurrency slot of the deployment is free again.
         again = pools.trigger("pets-pipeline/retrain", small(small_config))
         server.wait_for(lambda: pools.run(again)["state_type"] == "RUNNING", 420)
         cancel(server, again)
@@ -293,13 +289,13 @@ CustomWebhookNotificationBlock(
 
 
 @pytest.mark.slow
-def test_people_are_told_of_a_run_that_failed(production, small_config, tmp_path) -> None:
+def test_failed_run_sends_a_notification(production, small_config, tmp_path) -> None:
     server = production.server
-    told: list[str] = []
+    notifications: list[str] = []
 
     class Hook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            notifications.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
             self.send_response(200)
             self.end_headers()
 
@@ -314,11 +310,11 @@ def test_people_are_told_of_a_run_that_failed(production, small_config, tmp_path
             run_id = pools.trigger("pets-ingest/nightly", config)
             run = server.wait_for(partial(pools.ended, run_id), 120)
             assert run["state_type"] == "FAILED"
-            (text,) = server.wait_for(lambda: told, 60)
+            (text,) = server.wait_for(lambda: notifications, 60)
     assert f"pets-ingest {run['name']}: Failed" in text
     assert "no such folder, archive or table" in text
     assert "Runbook" in text
-    assert run_id in text, "a link to its page"
+    assert run_id in text, "a link to the run's page"
 
 
 @contextlib.contextmanager
@@ -332,7 +328,7 @@ def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_nothing_secret_is_told_or_kept(production, small_config, store) -> None:
+def test_secrets_are_neither_logged_nor_stored(production, small_config, store) -> None:
     server = production.server
     with worker(server, "cpu") as cpu:
         pools = Pools(server, {"cpu": cpu})
@@ -342,7 +338,7 @@ def test_nothing_secret_is_told_or_kept(production, small_config, store) -> None
         logs = server.wait_for(
             lambda: server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}}), 30
         )
-    said = {
+    contents = {
         "logs": json.dumps(logs),
         "runs": json.dumps(server.ask("flow_runs/filter", {"limit": 200})),
         "artifacts": json.dumps(server.ask("artifacts/filter", {"limit": 200})),
@@ -353,18 +349,18 @@ def test_nothing_secret_is_told_or_kept(production, small_config, store) -> None
     for folder in (store, production.folder / "prefect"):
         for file in folder.rglob("*"):
             if file.is_file():
-                said[str(file)] = file.read_bytes().decode("latin-1")
-    assert run_id in said["database"], "the dump is of this server"
+                contents[str(file)] = file.read_bytes().decode("latin-1")
+    assert run_id in contents["database"], "the dump is of this server"
     for secret in (AUTH.split(":")[1], STORE_SECRET, PASSWORD):
-        assert [place for place, text in said.items() if secret in text] == []
+        assert [name for name, text in contents.items() if secret in text] == []
 
 
 @pytest.mark.slow
-def test_wrong_credentials_are_told_in_one_line(production) -> None:
+def test_wrong_credentials_are_reported_in_one_line(production) -> None:
     server = production.server
     wrong = server.environment | {"PREFECT_API_AUTH_STRING": "admin:wrong"}
-    for words in (["deploy", str(FILES / "prefect.yaml")], ["ingest"]):
-        command = [sys.executable, "-m", "pets", *words]
+    for arguments in (["deploy", str(FILES / "prefect.yaml")], ["ingest"]):
+        command = [sys.executable, "-m", "pets", *arguments]
         done = subprocess.run(command, env=wrong, capture_output=True, text=True)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
@@ -373,7 +369,7 @@ def test_wrong_credentials_are_told_in_one_line(production) -> None:
 
 
 @pytest.mark.slow
-def test_a_backup_brings_runs_and_schedules_back(production, postgres, tmp_path) -> None:
+def test_backup_restores_runs_and_deployments(production, postgres, tmp_path) -> None:
     server = production.server
     url = server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     before = {d["name"] for d in server.ask("deployments/filter", {})}
@@ -385,5 +381,5 @@ def test_a_backup_brings_runs_and_schedules_back(production, postgres, tmp_path)
     another.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
     with another.started():
         assert {d["name"] for d in another.ask("deployments/filter", {})} == before
-        # Schedules go on, and have made more by then.
+        # The schedules may have added runs.
         assert another.ask("flow_runs/count", {}) >= num_runs > 0

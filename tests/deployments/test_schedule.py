@@ -1,4 +1,4 @@
-"""A schedule really starts runs: with fastapi or SQLAlchemy unpinned it silently does not."""
+"""Schedules start runs; with fastapi or SQLAlchemy unpinned, they silently do not."""
 
 import pytest
 
@@ -9,12 +9,12 @@ import sys
 from flows.ingest import ingest_flow
 from pets_core.config.pipeline import PipelineConfig
 config = PipelineConfig.model_validate_json(sys.argv[1])
-# More often than a run takes, and one at a time: enough to show that they start.
+# An interval shorter than a run, and one run at a time, suffice to show that runs start.
 ingest_flow.serve("often", interval=15, limit=1, parameters={"config": config})
 """
 
 
-def test_a_short_interval_starts_runs(server, small_config, tmp_path) -> None:
+def test_interval_schedule_starts_runs(server, small_config, tmp_path) -> None:
     def completed() -> object:
         wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
         return server.ask("flow_runs/filter", wanted)

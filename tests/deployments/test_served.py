@@ -1,4 +1,4 @@
-"""Trainings of a real deployment: killed, cancelled, and queueing for their machine."""
+"""Trainings of a served deployment: killed, cancelled and queued for their machine."""
 
 import os
 import platform
@@ -44,7 +44,7 @@ def config(small_config) -> PipelineConfig:
 
 
 class Served:
-    """The train flow, served by a process of its own."""
+    """Train flow that a separate process serves."""
 
     def __init__(self, server, process: subprocess.Popen[bytes]) -> None:
         self._server, self._process = server, process
@@ -55,13 +55,13 @@ class Served:
         self._deployment = server.wait_for(deployed, 60)[0]["id"]
 
     def trigger(self, config: PipelineConfig) -> str:
-        """Start a flow run; returns its id."""
+        """Start a flow run and return its id."""
         parameters = {"config": config.model_dump(mode="json", exclude_defaults=True)}
         path = f"deployments/{self._deployment}/create_flow_run"
         return self._server.ask(path, {"parameters": parameters})["id"]
 
     def processes(self) -> list[int]:
-        """The flow process of the one training that is under way, and all below it."""
+        """Return the flow process of the only running training, and all processes below it."""
         agent = processes.parent(processes.launcher(self._process.pid))
         engine = processes.parent(agent)
         return [engine, *processes.below(engine)]
@@ -83,7 +83,7 @@ def run_in_state(server, run_id: str, wanted: str) -> object:
 
 
 def messages(server, run_id: str) -> list[str]:
-    """What the run's page shows of its logs."""
+    """Return the log messages of a run."""
     logs = server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})
     return [log["message"] for log in logs]
 
@@ -94,7 +94,7 @@ def endless(config: PipelineConfig) -> PipelineConfig:
 
 
 @pytest.mark.nightly
-def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_path) -> None:
+def test_killed_flow_run_resumes_under_its_own_id(server, served, config, tmp_path) -> None:
     manifest = ingest(config)
     automations = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())
     own = [a for a in automations["automations"] if a["name"] == "pets-go-on-after-a-crash"]
@@ -106,7 +106,7 @@ def test_a_killed_flow_run_goes_on_under_its_own_id(server, served, config, tmp_
     server.wait_for(partial(checkpoints, folder), 180)
     engine, *below = served.processes()
     os.kill(engine, signal.SIGKILL)
-    assert not (folder / "model/model.json").exists(), "else it was over"
+    assert not (folder / "model/model.json").exists(), "training ended too early"
     ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
     assert ended["run_count"] == 2
     assert processes.gone(below)
@@ -136,7 +136,7 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
 
 
 @pytest.mark.nightly
-def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
+def test_trainings_queue_for_their_machine_and_a_killed_one_frees_its_slot(
     server, served, config, tmp_path
 ) -> None:
     server.run("-m", "prefect", "gcl", "create", f"pets-ranks@{platform.node()}", "--limit", "1")
@@ -145,12 +145,12 @@ def test_trainings_of_a_machine_queue_and_a_killed_one_makes_room(
     server.wait_for(partial(checkpoints, tmp_path / "store/runs" / holder), 180)
     waiting = served.trigger(config)
 
-    def waits() -> bool:
+    def is_waiting() -> bool:
         return any("waiting for a slot" in message for message in messages(server, waiting))
 
-    server.wait_for(waits, 120)
+    server.wait_for(is_waiting, 120)
     time.sleep(10)
-    assert not checkpoints(tmp_path / "store/runs" / waiting), "it waits for the other"
+    assert not checkpoints(tmp_path / "store/runs" / waiting), "it waits for the slot"
     assert run_in_state(server, waiting, "RUNNING")
     engine, *below = served.processes()
     os.kill(engine, signal.SIGKILL)

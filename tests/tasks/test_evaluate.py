@@ -35,17 +35,17 @@ def candidate(store: str, run_id: str) -> Candidate:
     return model
 
 
-def report_of(store: str, run_id: str, **about) -> EvalReport:
+def report_of(store: str, run_id: str, **changes) -> EvalReport:
     fields = {
         "target": "class", "model_url": f"{store}/runs/{run_id}/model", "split": "test",
         "num_rows": 100, "primary": ERROR_RATE, "verdict": Verdict(passed=True),
         "predictions_url": "p", "url": f"{store}/runs/{run_id}/evaluation",
         "photos_per_second": 1.0, "seconds": 1.0,
     }  # fmt: skip
-    return EvalReport.model_validate(fields | about)
+    return EvalReport.model_validate(fields | changes)
 
 
-def test_a_model_that_passes_is_promoted(config, monkeypatch):
+def test_passing_model_is_promoted(config, monkeypatch):
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("run"))
     candidate(config.store, "a")
     report = report_of(config.store, "a")
@@ -53,7 +53,7 @@ def test_a_model_that_passes_is_promoted(config, monkeypatch):
     assert current(config.store, "pets", "champion").model.run_id == "a"
 
 
-def test_an_alias_that_moved_meanwhile_is_a_reason_not_a_crash(config):
+def test_alias_moved_during_evaluation_rejects_the_model(config):
     promote(config.store, "champion", candidate(config.store, "other"))
     candidate(config.store, "a")
     verdict = point_alias.fn(config, report_of(config.store, "a", champion_version=None)).verdict
@@ -63,13 +63,13 @@ def test_an_alias_that_moved_meanwhile_is_a_reason_not_a_crash(config):
 
 
 @pytest.mark.parametrize(("is_on", "passed"), [(False, True), (True, False), (False, False)])
-def test_nothing_is_promoted_without_a_gate_that_was_passed(config, is_on, passed):
+def test_model_is_not_promoted_if_promotion_is_off_or_the_gate_fails(config, is_on, passed):
     config = config.model_copy(update={"gate": GateConfig(promote=is_on)})
     report = report_of(config.store, "a", verdict=Verdict(passed=passed))
     assert promote_model(config, report) is report
 
 
-def test_a_rejected_model_ends_its_run_as_rejected(config):
+def test_run_of_a_rejected_model_ends_as_rejected(config):
     report = report_of(
         config.store, "a", verdict=Verdict(passed=False, reasons=("too bad", "too old"))
     )
@@ -78,5 +78,5 @@ def test_a_rejected_model_ends_its_run_as_rejected(config):
     assert state.message == "not promoted: too bad; too old"
     passed = report_of(config.store, "a")
     assert final_state(config, passed) is passed
-    without = config.model_copy(update={"gate": GateConfig()})
-    assert final_state(without, report) is report, "promotion is off"
+    promotion_off = config.model_copy(update={"gate": GateConfig()})
+    assert final_state(promotion_off, report) is report

@@ -70,10 +70,10 @@ def report(tmp_path) -> EvalReport:
 def published(report, shown) -> Callable[..., dict[str, object]]:
     """Publish the report with the given fields; return the artifacts by key."""
 
-    def made(config: PipelineConfig = PipelineConfig(), **about) -> dict[str, object]:  # noqa: B008
-        return shown(publish_evaluation, config, report.model_copy(update=about))
+    def publish(config: PipelineConfig = PipelineConfig(), **changes) -> dict[str, object]:  # noqa: B008
+        return shown(publish_evaluation, config, report.model_copy(update=changes))
 
-    return made
+    return publish
 
 
 def test_every_section_is_an_artifact_and_the_summary_is_last(published):
@@ -82,32 +82,32 @@ def test_every_section_is_an_artifact_and_the_summary_is_last(published):
     assert list(with_champion)[-2:] == ["champion", "run-summary"]
 
 
-def test_tables_have_rounded_figures_and_gaps(published):
+def test_tables_have_rounded_numbers_and_empty_cells(published):
     first, second = published()["classes"]
     name = escape_markdown(EVIL)
     assert first == {"name": name, "recall": 0.1235, "mae": 12350.0, "taken_for": "", "support": 3}
     assert second == {"name": "pug", "recall": "", "mae": "", "taken_for": "boxer", "support": 0}
 
 
-def test_pictures_have_their_target_prediction_and_map(published):
-    made = published()
-    assert made["worst"].count("data:image/jpeg") == 2
-    assert "| photo | activation map | actual | predicted |  |" in made["worst"]
-    assert "loss 5\\.50" in made["worst"]
-    assert made["pairs"].count("data:image/jpeg") == 3
-    assert made["pairs"].count("predicted pug") == 1, "one heading for all of a group"
-    assert "activation map" not in made["pairs"]
-    assert "data:image/png" in made["residuals"]
+def test_galleries_show_target_prediction_and_activation_map(published):
+    artifacts = published()
+    assert artifacts["worst"].count("data:image/jpeg") == 2
+    assert "| photo | activation map | actual | predicted |  |" in artifacts["worst"]
+    assert "loss 5\\.50" in artifacts["worst"]
+    assert artifacts["pairs"].count("data:image/jpeg") == 3
+    assert artifacts["pairs"].count("predicted pug") == 1, "one heading per group"
+    assert "activation map" not in artifacts["pairs"]
+    assert "data:image/png" in artifacts["residuals"]
 
 
-def test_names_with_markup_are_text(published):
-    made = published(comparison=COMPARISON)
+def test_markup_in_names_is_escaped(published):
+    artifacts = published(comparison=COMPARISON)
     for key in ("residuals", "worst", "pairs", "champion", "run-summary"):
-        assert EVIL not in made[key], key
-        assert "a\\|b" in made[key], key
+        assert EVIL not in artifacts[key], key
+        assert "a\\|b" in artifacts[key], key
 
 
-def test_the_summary_has_every_metric_in_its_unit(published):
+def test_summary_has_every_metric_in_its_unit(published):
     summary = published()["run-summary"].replace("\\", "")
     assert summary.startswith("# RMSE 2.25 kg: passes the gate\n")
     assert "1,234 test photos. Two details." in summary
@@ -143,7 +143,7 @@ def test_the_comparison_has_the_units_of_the_metric(published):
     assert "Largest drops" not in without
 
 
-def test_the_alias_of_a_promoted_model_is_named(published):
+def test_summary_names_the_alias_of_a_promoted_model(published):
     config = PipelineConfig(gate=GateConfig(promote=True, alias="canary"))
     assert ": passes the gate, promoted to canary\n" in published(config)["run-summary"]
     rejected = published(config, verdict=Verdict(passed=False, reasons=("too bad",)))

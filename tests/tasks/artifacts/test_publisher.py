@@ -18,7 +18,7 @@ from tasks.artifacts.publisher import MAX_BYTES, Publisher, stored_png, truncate
 
 
 @pytest.fixture
-def made(monkeypatch, caplog):
+def artifacts(monkeypatch, caplog):
     """Record the created artifacts as (kind, content)."""
     calls = []
 
@@ -31,18 +31,18 @@ def made(monkeypatch, caplog):
     return calls
 
 
-def test_long_tables_state_their_number_of_rows(made):
+def test_long_tables_state_their_number_of_rows(artifacts):
     with Publisher("s3://b") as publisher:
         publisher.table("t", [{"n": n} for n in range(700)], "numbers")
-    ((_, content),) = made
+    ((_, content),) = artifacts
     assert len(content["table"]) == 500
     assert content["description"] == "numbers; first 500 of 700 rows"
 
 
-def test_tables_stop_where_an_artifact_is_full(made):
+def test_tables_are_cut_at_the_size_limit_of_artifacts(artifacts):
     with Publisher("s3://b") as publisher:
         publisher.table("t", [{"name": "ü" * 200, "n": n} for n in range(400)], "names", "s3://b/t")
-    ((_, content),) = made
+    ((_, content),) = artifacts
     assert 250_000 < len(json.dumps(content["table"])) < MAX_BYTES
     assert re.fullmatch(r"names; first \d+ of 400 rows, all rows: s3://b/t",
                         content["description"])  # fmt: skip
@@ -58,47 +58,47 @@ def test_large_pngs_are_shrunk(tmp_path):
     assert Image.open(io.BytesIO(data)).width > 300
 
 
-def test_a_server_that_refuses_one_artifact_gets_the_others(made, monkeypatch, caplog):
+def test_other_artifacts_are_published_if_the_server_rejects_one(artifacts, monkeypatch, caplog):
     def refuse(**content):
         if content["key"] == "large":
             request = httpx.Request("POST", "http://server/artifacts")
             raise httpx.HTTPStatusError(
                 "413 Too Large", request=request, response=httpx.Response(413, request=request)
             )
-        made.append(("markdown", content))
+        artifacts.append(("markdown", content))
 
     monkeypatch.setattr(publisher_module, "create_markdown_artifact", refuse)
     with Publisher("s3://bucket/run") as publisher:
         publisher.markdown("large", "text", "")
         publisher.markdown("run-summary", "text", "")
-    assert [content["key"] for _, content in made] == ["run-summary"]
+    assert [content["key"] for _, content in artifacts] == ["run-summary"]
     (record,) = caplog.records
     assert "not published in the Prefect UI: large (HTTPStatusError: 413" in record.getMessage()
 
 
-def test_a_failing_server_is_logged_once_and_does_not_fail_the_run(made, monkeypatch, caplog):
-    tried = []
+def test_server_failure_is_logged_once_and_does_not_fail_the_run(artifacts, monkeypatch, caplog):
+    attempts = []
 
     def fail(**content):
-        tried.append(content["key"])
-        raise ConnectionError("all is lost")
+        attempts.append(content["key"])
+        raise ConnectionError("no server")
 
     with Publisher("s3://bucket/run") as publisher:
         publisher.markdown("first", "text", "")
         monkeypatch.setattr(publisher_module, "create_markdown_artifact", fail)
         publisher.markdown("second", "text", "")
         publisher.markdown("third", "text", "")
-    assert tried == ["second"], "each would wait for the server to answer"
-    assert [content["key"] for _, content in made] == ["first"]
+    assert attempts == ["second"], "each attempt would wait for the server"
+    assert [content["key"] for _, content in artifacts] == ["first"]
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == (
-        "Artifacts not published in the Prefect UI: second, third (ConnectionError: all is lost); "
+        "Artifacts not published in the Prefect UI: second, third (ConnectionError: no server); "
         "see s3://bucket/run"
     )
 
 
-def test_galleries_stop_where_an_artifact_is_full():
+def test_galleries_are_cut_at_the_size_limit_of_artifacts():
     shown = Picture("id", "pug", "boxer, 90%", "loss 2.00", jpeg=b"x" * 30_000)
     content = truncated("# Head\n", _pictures([shown] * 16))
     assert MAX_BYTES / 2 < len(content) < MAX_BYTES
@@ -109,7 +109,7 @@ def test_galleries_stop_where_an_artifact_is_full():
 @pytest.mark.parametrize(
     "name", ["<script>alert(1)</script>", "a|b", "[x](javascript:alert(1))", "*a*", "`a`", "a\nb"]
 )
-def test_names_are_text(name):
+def test_markup_in_names_is_escaped(name):
     shown = escape_markdown(name)
     assert "\n" not in shown
     # Every markdown character is escaped by a backslash.

@@ -55,13 +55,13 @@ def test_metrics_are_pushed_during_a_stage_and_at_its_end(gateway, monkeypatch) 
     assert working["pets_photos_per_second"] == 31.0
     assert working["pets_gpu_memory_bytes"] == 5 << 30
     assert working["pets_stage_progress_ratio"] == 0.25
-    assert last["pets_photos_per_second"] == 31.0, "of the last report with a speed"
+    assert last["pets_photos_per_second"] == 31.0, "the last reported throughput"
     assert (last["pets_stage_running"], last["pets_stage_progress_ratio"]) == (0, 1)
     assert last["pets_stage_seconds"] > 0
     assert last["pets_stage_success_timestamp_seconds"] > 1e9
 
 
-def test_a_stage_that_fails_has_no_success(gateway) -> None:
+def test_failed_stage_pushes_no_success_timestamp(gateway) -> None:
     address, pushes = gateway
     with pytest.raises(ZeroDivisionError), StageMetrics(address, "train", Logger()):
         raise ZeroDivisionError
@@ -78,7 +78,7 @@ def test_an_unreachable_gateway_is_logged_once(monkeypatch) -> None:
     assert message.startswith("launch.push_gateway = 127.0.0.1:9: cannot push metrics")
 
 
-def test_without_a_gateway_nothing_is_pushed(gateway) -> None:
+def test_metrics_are_not_pushed_without_a_gateway(gateway) -> None:
     with StageMetrics(None, "train", Logger()) as stage:
         stage.update(Progress(stage="train", done=1, total=4, unit="steps"))
     assert gateway[1] == []

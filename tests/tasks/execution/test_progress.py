@@ -57,7 +57,7 @@ def test_epoch_lines_do_not_change_the_time_left(clock):
     ]
 
 
-def test_an_artifact_is_updated_every_few_seconds_in_a_thread(clock, monkeypatch):
+def test_artifact_is_updated_every_few_seconds_in_a_thread(clock, monkeypatch):
     sent, logger = [], Lines()
     logger.warning = logger.info
     monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: "id")

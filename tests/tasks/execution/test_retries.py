@@ -103,37 +103,37 @@ TRANSIENT = [
 ]
 
 
-def of_name(error: Exception) -> str:
+def error_id(error: Exception) -> str:
     return repr(error)[:60]
 
 
-@pytest.mark.parametrize("error", PERMANENT, ids=of_name)
+@pytest.mark.parametrize("error", PERMANENT, ids=error_id)
 def test_permanent_errors_are_not_retried(error):
     assert not is_retryable(error)
     assert not should_retry(None, None, Failed(data=error))
 
 
-@pytest.mark.parametrize("error", TRANSIENT, ids=of_name)
+@pytest.mark.parametrize("error", TRANSIENT, ids=error_id)
 def test_transient_errors_are_retried(error):
     assert is_retryable(error)
     assert should_retry(None, None, Failed(data=error))
 
 
-@pytest.mark.parametrize("error", [*PERMANENT, *TRANSIENT], ids=of_name)
-def test_a_failure_of_a_rank_is_retried_like_its_error(tmp_path, error):
+@pytest.mark.parametrize("error", [*PERMANENT, *TRANSIENT], ids=error_id)
+def test_rank_failure_is_retried_like_its_error(tmp_path, error):
     failure = to_failure(error, rank=1)
     recorded = RankFailure.model_validate_json(failure.model_dump_json())
     # Dask and Ray return errors by pickle.
-    carried = pickle.loads(pickle.dumps(to_exception([recorded])))
-    assert should_retry(None, None, Failed(data=carried)) == is_retryable(error)
+    unpickled = pickle.loads(pickle.dumps(to_exception([recorded])))
+    assert should_retry(None, None, Failed(data=unpickled)) == is_retryable(error)
 
 
-def test_a_rank_cut_off_by_another_is_retried():
+def test_failure_caused_by_another_rank_is_retried():
     failure = to_failure(ValueError("connection closed by peer"), rank=1, is_cut_off=True)
     assert should_retry(None, None, Failed(data=to_exception([failure])))
 
 
-def test_a_failure_recorded_by_an_earlier_version_is_retried():
+def test_failure_recorded_by_an_earlier_version_is_retried():
     recorded = RankFailure.model_validate_json('{"rank": 0, "message": "x", "kind": "failed"}')
     assert should_retry(None, None, Failed(data=to_exception([recorded])))
 
@@ -149,7 +149,7 @@ def test_a_rank_records_whether_its_error_is_retryable(small_config, tmp_path, m
         raise ConnectionResetError("the store went away")
 
     monkeypatch.setattr(worker, "run", reset)
-    # It changes the warnings and the logging of its process permanently.
+    # The real function changes warnings and logging of this process permanently.
     monkeypatch.setattr(worker, "forward_warnings", lambda: None)
     path = tmp_path / "request.json"
     path.write_text(request.model_dump_json())

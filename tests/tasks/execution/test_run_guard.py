@@ -10,7 +10,7 @@ from tasks.execution import run_guard
 from tasks.execution.run_guard import _Watch
 
 
-class Ended(BaseException):
+class ProcessExit(BaseException):
     """Raised in place of the exit of this process."""
 
 
@@ -45,16 +45,16 @@ def watched(monkeypatch):
         monkeypatch.setattr(run_guard, "_send_logs", lambda: None)
 
         def end(code: int) -> None:
-            raise Ended(code)
+            raise ProcessExit(code)
 
         monkeypatch.setattr(run_guard.os, "_exit", end)
         monkeypatch.setattr(run_guard.signal, "alarm", lambda _: None)
-        left = [3]
+        remaining = [3]
 
         def wait(_: float) -> None:
-            left[0] -= 1
+            remaining[0] -= 1
 
-        over = SimpleNamespace(is_set=lambda: left[0] == 0, wait=wait)
+        over = SimpleNamespace(is_set=lambda: remaining[0] == 0, wait=wait)
         logger = SimpleNamespace(warning=lambda *_: None)
         cancelled = [] if calls is None else calls
         _Watch(uuid4(), 1, logger, lambda: cancelled.append(1), over)()
@@ -80,22 +80,22 @@ def test_an_unreachable_server_is_ignored(watched) -> None:
         (states.Failed(), True),
     ],
 )
-def test_a_run_that_is_over_or_elsewhere_ends_the_process(watched, state, cancelled) -> None:
+def test_process_exits_if_its_run_has_ended_or_moved(watched, state, cancelled) -> None:
     calls: list[int] = []
-    with pytest.raises(Ended):
+    with pytest.raises(ProcessExit):
         watched(Server(states.Running(), state), calls)
-    assert bool(calls) is cancelled, "a successor waits for the same stages"
+    assert bool(calls) is cancelled, "a retried run still needs its stages"
 
 
-def test_another_attempt_ends_the_one_before(watched) -> None:
-    with pytest.raises(Ended):
+def test_newer_attempt_ends_the_process(watched) -> None:
+    with pytest.raises(ProcessExit):
         watched(Server(states.Running(), run_count=2))
 
 
-def test_the_worker_has_time_to_cancel_a_run(watched, monkeypatch) -> None:
+def test_worker_has_time_to_cancel_a_run(watched, monkeypatch) -> None:
     watched(Server(states.Cancelling()))
     monkeypatch.setattr(run_guard, "_CANCEL_SECONDS", -1.0)
     server = Server(states.Cancelling())
-    with pytest.raises(Ended):
+    with pytest.raises(ProcessExit):
         watched(server)
     assert [state.type.value for state in server.set] == ["CANCELLED"]
