@@ -26,7 +26,7 @@ def photos(draw):
 
 
 @given(photos(), st.integers(0, 30))
-def test_each_photo_is_listed_with_the_like_that_weighs_most(drawn, cut):
+def test_each_photo_is_listed_with_its_best_match(drawn, cut):
     vectors, ids, splits = drawn
     least, cosines = float(np.cos(0.12)), (vectors @ vectors.T).round(4)
     expected = {}
@@ -75,7 +75,7 @@ def manifest(tmp_path) -> DatasetManifest:
     )  # fmt: skip
 
 
-def test_both_ways_are_put_side_by_side(manifest, tmp_path, write_some):
+def test_matches_by_embedding_and_by_hash_are_compared(manifest, tmp_path, write_some):
     url = write_some(
         {photo: (split, name, [np.cos(angle), np.sin(angle)])
          for photo, (split, name, angle) in PHOTOS.items()}
@@ -99,7 +99,7 @@ def test_both_ways_are_put_side_by_side(manifest, tmp_path, write_some):
     assert (wider.num_both, wider.num_only_hash) == (1, 1)
 
 
-def test_none_is_a_file_of_no_rows(manifest, tmp_path, write_some):
+def test_no_matches_write_an_empty_table(manifest, tmp_path, write_some):
     url = write_some({"a": ("train", "pug", [1, 0]), "b": ("test", "pug", [0, 1])})
     found = find_near_duplicates(manifest, str(tmp_path), url, 0.5)
     assert pq.read_table(found.url).num_rows == 0

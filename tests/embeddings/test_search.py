@@ -46,7 +46,7 @@ def test_every_close_pair_is_found_once(drawn, least):
 
 
 @given(vectors_in_blocks(), st.integers(1, 50), st.integers(0, 2**32 - 1))
-def test_the_nearest_are_those_of_the_whole_matrix(drawn, count, seed):
+def test_nearest_matches_the_whole_matrix(drawn, count, seed):
     vectors, blocks = drawn
     query = normalize(
         np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32)
@@ -58,7 +58,7 @@ def test_the_nearest_are_those_of_the_whole_matrix(drawn, count, seed):
     np.testing.assert_allclose(similarity, np.sort(cosines)[::-1][:count], atol=ROUNDING)
 
 
-def test_of_equally_near_ones_the_first_are_taken():
+def test_nearest_returns_the_first_of_equal_vectors():
     vectors = np.tile(np.eye(2, dtype=np.float32), (5, 1))
     places, _ = nearest([vectors[:3], vectors[3:]], vectors[1], 3)
     assert places.tolist() == [1, 3, 5]
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_the_number_of_vectors(search):
     assert peak < whole / 2, "all vectors; the matrix of all cosines is 160 times as much"
 
 
-def test_a_vector_of_no_length_is_like_nothing():
+def test_zero_vector_has_no_close_pairs():
     vectors = normalize(np.array([[0, 0], [0, 0], [3, 4]], np.float32))
     np.testing.assert_allclose(vectors, [[0, 0], [0, 0], [0.6, 0.8]], rtol=1e-6)
     assert list(find_close_pairs([vectors], 0.1)) == []

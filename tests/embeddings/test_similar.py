@@ -98,7 +98,9 @@ def run(config, manifest, model_url, tmp_path_factory) -> Path:
     return run
 
 
-def test_any_number_of_ranks_gives_the_same_file(config, manifest, model_url, run, tmp_path):
+def test_embeddings_are_independent_of_the_number_of_ranks(
+    config, manifest, model_url, run, tmp_path
+):
     result = embedded(config, manifest, model_url, tmp_path, num_ranks=2)
     assert result.num_photos == NUM_PHOTOS + len(PLANTED)
     one = pq.read_table(run / "embeddings/embeddings.parquet")
@@ -126,7 +128,7 @@ def test_planted_near_duplicates_are_found(manifest, run, tmp_path):
     assert manifest.duplicates["leaking"] == 0
 
 
-def test_a_photo_of_the_data_set_is_nearest_to_itself(run, folder):
+def test_photo_of_the_data_set_is_nearest_to_itself(run, folder):
     for number in PLANTED:
         first, second, *_ = found = find_similar_photos(
             str(folder / f"{number:02}.jpg"), str(run), 4
@@ -138,7 +140,7 @@ def test_a_photo_of_the_data_set_is_nearest_to_itself(run, folder):
         assert [n.similarity for n in found] == sorted((n.similarity for n in found), reverse=True)
 
 
-def test_no_more_are_found_than_there_are(run, folder):
+def test_search_returns_at_most_all_photos(run, folder):
     assert len(find_similar_photos(str(folder / "00.jpg"), str(run), 1000)) == NUM_PHOTOS + 3
 
 
@@ -150,7 +152,7 @@ def other(run, model_url, tmp_path, config, manifest) -> tuple[str, Path]:
     return str(tmp_path / "run"), model
 
 
-def test_the_very_model_is_wanted(other, folder):
+def test_search_requires_the_model_of_the_embeddings(other, folder):
     url, model = other
     photo = str(folder / "00.jpg")
     weights = model / "model.safetensors"
@@ -169,7 +171,7 @@ def test_the_very_model_is_wanted(other, folder):
         find_similar_photos(photo, url, 5)
 
 
-def test_what_cannot_be_read_is_told(run, folder, tmp_path):
+def test_unreadable_files_are_reported(run, folder, tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     with pytest.raises(PetsError, match=r"text.jpg: not an image: text"):
         find_similar_photos(str(tmp_path / "text.jpg"), str(run), 5)

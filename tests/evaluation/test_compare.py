@@ -54,7 +54,7 @@ def both(draw_classes):
     )
 
 
-def test_figures_by_hand(both):
+def test_comparison_computed_by_hand(both):
     comparison = compare(*both)
     assert comparison.champion_url == "best"
     assert (comparison.metric.value, comparison.champion_metric.value) == (0.07, 0.15)
@@ -69,7 +69,7 @@ def test_figures_by_hand(both):
     assert compare(*reversed(both)).delta_text == "8.00 percentage points worse"
 
 
-def test_metrics_of_a_comparison_have_no_interval_of_other_samples(both):
+def test_metrics_of_a_comparison_have_no_interval_or_baseline(both):
     comparison = compare(*both)
     for metric in (comparison.metric, comparison.champion_metric):
         assert (metric.name, metric.low, metric.high, metric.baseline) == (
@@ -77,7 +77,7 @@ def test_metrics_of_a_comparison_have_no_interval_of_other_samples(both):
         )  # fmt: skip
 
 
-def test_the_interval_of_a_published_example():
+def test_interval_matches_a_published_example():
     """Approval ratings, 794 + 150 + 86 + 570 people (Agresti, Categorical Data Analysis, 10.1)."""
     found = _agresti_min(150, 86, 1600)
     assert found.value == pytest.approx(0.04)
@@ -86,13 +86,13 @@ def test_the_interval_of_a_published_example():
     assert found.high == pytest.approx(0.0587, abs=3e-4)
 
 
-def test_no_interval_is_wider_than_all():
+def test_interval_ends_at_1():
     found = _agresti_min(1, 0, 1)
     assert (found.value, found.high) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
-def test_scores_of_0_and_1_have_mcnemars_p_and_agresti_mins_interval(higher_is_better):
+def test_binary_scores_use_mcnemars_test_and_the_agresti_min_interval(higher_is_better):
     """Whatever the kind: of tags, IoUs or errors that happen to be 0 or 1."""
     random = np.random.default_rng(5)
     ours, theirs = (random.integers(0, 2, 60).astype(float) for _ in range(2))
@@ -112,7 +112,7 @@ def test_scores_of_0_and_1_have_mcnemars_p_and_agresti_mins_interval(higher_is_b
     assert found.test == "McNemar's test"
 
 
-def test_mcnemars_test_is_the_permutation_test_of_scores_of_0_and_1():
+def test_mcnemars_test_equals_the_exact_permutation_test():
     """All 2^N exchanges of the two models' scores, counted."""
     ours, theirs = np.array([0.0] * 8 + [1] * 4), np.array([1.0] * 6 + [0] * 2 + [1] * 3 + [0])
     exact = permutation_test(
@@ -139,7 +139,7 @@ def by_scipy(
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
 @pytest.mark.parametrize("is_root", [False, True])
-def test_continuous_scores_against_scipy(is_root, higher_is_better):
+def test_continuous_scores_match_scipy(is_root, higher_is_better):
     """Squared errors of 150 samples, of which the model's are somewhat smaller."""
     random = np.random.default_rng(3)
     ours = random.gamma(2.0, 1.0, 150)
@@ -165,7 +165,7 @@ def test_continuous_scores_against_scipy(is_root, higher_is_better):
     assert found.num_worse == 150 - found.num_better
 
 
-def test_samples_are_compared_pair_by_pair():
+def test_comparison_is_paired():
     """Their spread is large and their difference small: unpaired, nothing could be seen."""
     ours = np.random.default_rng(0).gamma(1.0, 50.0, 80)
     found = compare(scored(ours), scored(ours + np.linspace(0.5, 1.5, 80)))
@@ -174,7 +174,7 @@ def test_samples_are_compared_pair_by_pair():
     assert found.improvement.high < 1.2
 
 
-def test_a_root_metric_is_the_root_of_the_mean_of_the_samples_compared():
+def test_root_metric_is_computed_on_shared_samples():
     model = scored([1.0, 4.0, 100.0], is_root=True)
     champion = scored([4.0, 9.0], is_root=True, ids=["photo-0", "photo-1"])
     found = compare(model, champion)
@@ -184,7 +184,7 @@ def test_a_root_metric_is_the_root_of_the_mean_of_the_samples_compared():
     assert found.delta_text == f"{np.sqrt(6.5) - np.sqrt(2.5):.4g} kg better"
 
 
-def test_root_metrics_of_0_and_1_are_not_shares():
+def test_binary_root_scores_use_the_permutation_test():
     """McNemar's test is of the mean; a root has another improvement."""
     found = compare(
         scored([0.0, 1, 1, 0, 1, 0], is_root=True), scored([1.0, 1, 1, 1, 1, 0], is_root=True)
@@ -193,20 +193,20 @@ def test_root_metrics_of_0_and_1_are_not_shares():
     assert found.test == "paired permutation test"
 
 
-def test_the_same_scores_give_the_same_comparison():
+def test_comparison_is_reproducible():
     ours, theirs = np.random.default_rng(1).gamma(1.0, 1.0, (2, 40))
     assert compare(scored(ours), scored(theirs)) == compare(scored(ours), scored(theirs))
 
 
 @pytest.mark.parametrize("scores", [[0.5], [0.5, 0.25, 0.125]])
-def test_equal_continuous_scores_differ_by_nothing(scores):
+def test_equal_continuous_scores_have_no_improvement(scores):
     found = compare(scored(scores), scored(scores))
     assert (found.improvement.value, found.improvement.low, found.improvement.high) == (0, 0, 0)
     assert found.p_value == 1
     assert found.delta_text == "equal"
 
 
-def test_one_sample_has_no_interval():
+def test_interval_of_one_sample_has_zero_width():
     found = compare(scored([0.25]), scored([0.5]))
     assert (found.improvement.low, found.improvement.high) == (0.25, 0.25)
     assert found.p_value == 1
@@ -219,7 +219,7 @@ def test_scores_that_are_not_finite_cannot_be_compared(bad):
             compare(scored(one), scored(other))
 
 
-def test_equal_models_differ_by_nothing(both):
+def test_equal_models_have_no_improvement(both):
     comparison = compare(both[0], both[0])
     assert comparison.improvement.value == 0
     assert comparison.improvement.low < 0 < comparison.improvement.high
@@ -237,7 +237,7 @@ def test_photos_are_matched_by_their_ids(draw_classes):
     assert (comparison.num_better, comparison.num_worse) == (1, 0)
 
 
-def test_labels_that_changed_are_listed(draw_classes):
+def test_labels_with_a_changed_recall_are_listed(draw_classes):
     targets = [0] * 10 + [1] * 10 + [2] * 10
     model = [0] * 10 + [1] * 6 + [0] * 4 + [2] * 9 + [0]
     champion = [0] * 5 + [1] * 5 + [1] * 10 + [2] * 9 + [0]
@@ -252,7 +252,7 @@ def test_labels_that_changed_are_listed(draw_classes):
     assert comparison.largest_drop == pytest.approx(0.4)
 
 
-def test_recall_is_that_of_the_samples_compared(draw_classes):
+def test_recall_is_computed_on_shared_samples(draw_classes):
     """Of a label in samples that only the model has, the champion's recall says nothing."""
     model = answering(draw_classes, [0, 0, 1, 1], [0, 1, 1, 0], ids=["a", "b", "c", "d"])
     champion = answering(draw_classes, [0, 1], [1, 1], ids=["a", "c"])
@@ -262,14 +262,16 @@ def test_recall_is_that_of_the_samples_compared(draw_classes):
     )  # fmt: skip
 
 
-def test_other_samples_cannot_be_compared():
+def test_models_without_shared_samples_cannot_be_compared():
     with pytest.raises(PetsError, match=r"evaluated on none of these samples"):
         compare(scored([0.5, 0.5]), scored([0.5, 0.5], ids=["x", "y"]))
 
 
 @pytest.mark.parametrize("is_root", [False, True])
 @pytest.mark.parametrize("shift", [0.0, 0.01, 0.03])
-def test_many_samples_are_permuted_as_few_are(is_root, shift, monkeypatch):
+def test_normal_approximation_for_many_samples_matches_the_permutation_test(
+    is_root, shift, monkeypatch
+):
     random = np.random.default_rng(1)
     base = np.square(random.normal(1, 0.5, 3000))
     other = base * random.uniform(0.5, 1.5, 3000) + shift

@@ -26,7 +26,7 @@ def read_classes(url: str) -> ClassPredictions:
 
 
 @pytest.mark.parametrize("num_rows", [1, 10, 11])
-def test_what_is_read_is_what_was_written(draw_classes, write, num_rows, monkeypatch):
+def test_round_trip_preserves_predictions(draw_classes, write, num_rows, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
     drawn = draw_classes(num_rows, 4)
     found = read_classes(write(drawn))
@@ -48,7 +48,7 @@ def test_losses_are_finite_where_probabilities_are_0(draw_classes, tmp_path):
     assert [found.names[i] for i in found.predicted] == table.predicted.tolist()
 
 
-def test_the_columns_of_classes(draw_classes, write):
+def test_columns_of_class_predictions(draw_classes, write):
     drawn = draw_classes(50, 4)
     table = pq.read_table(write(drawn)).to_pandas()
     assert list(table.columns) == [
@@ -73,7 +73,7 @@ def test_embeddings_are_stored_with_the_predictions(draw_classes, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 2.0])
-def test_what_is_no_probability_is_refused(draw_classes, write, value):
+def test_invalid_probabilities_are_refused(draw_classes, write, value):
     drawn = draw_classes(20, 3)
     url = write(drawn)
     table = pq.read_table(url)
@@ -88,7 +88,7 @@ def test_what_is_no_probability_is_refused(draw_classes, write, value):
         read_classes(url)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path, draw_classes, write):
+def test_other_files_are_refused(tmp_path, draw_classes, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(
@@ -112,14 +112,14 @@ def changed(url: str, name: str, values, kind=None) -> str:
 
 
 @pytest.mark.parametrize("column", ["id", "actual", "loss", "probabilities"])
-def test_a_file_without_a_column_is_refused(draw_classes, write, column):
+def test_file_without_a_column_is_refused(draw_classes, write, column):
     url = write(draw_classes(5, 3))
     pq.write_table(pq.read_table(url).drop_columns([column]), url)
     with pytest.raises(PetsError, match=f"{column} must be .*no such column"):
         read_classes(url)
 
 
-def test_columns_of_another_kind_are_refused(draw_classes, write):
+def test_mistyped_or_nonfinite_columns_are_refused(draw_classes, write):
     url = changed(write(draw_classes(3, 3)), "probabilities", ["a", "b", "c"], pa.string())
     with pytest.raises(PetsError, match=r"probabilities must be fixed_size_list.*not string"):
         read_classes(url)
@@ -137,14 +137,14 @@ def test_photos_without_probabilities_are_refused(draw_classes, write):
         read_classes(changed(url, "probabilities", [third, None, third]))
 
 
-def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_classes, write):
+def test_duplicate_ids_and_empty_files_are_refused(draw_classes, write):
     with pytest.raises(PetsError, match=r"1 duplicate samples"):
         read_classes(changed(write(draw_classes(3, 3)), "id", ["a", "b", "a"]))
     with pytest.raises(PetsError, match=r"no samples: evaluate"):
         read_classes(write(draw_classes(0, 3)))
 
 
-def test_no_damage_goes_unseen(draw_classes, write):
+def test_damaged_bytes_never_change_the_predictions(draw_classes, write):
     url = write(draw_classes(400, 5))
     data, intact = Path(url).read_bytes(), read_classes(url)
     for place in range(0, len(data), 97):
@@ -158,7 +158,7 @@ def test_no_damage_goes_unseen(draw_classes, write):
         assert (found.ids, found.targets.tolist()) == (intact.ids, intact.targets.tolist())
 
 
-def test_a_class_that_the_file_does_not_list_is_refused(draw_classes, write):
+def test_class_outside_the_vocabulary_is_refused(draw_classes, write):
     url = write(draw_classes(5, 3))
     table = pq.read_table(url)
     actual = pa.array(["class-0", "class-1", "yeti", "class-0", "class-0"])
@@ -220,7 +220,7 @@ def write_version_1(path: Path) -> str:
     return str(path)
 
 
-def test_a_file_of_version_1_is_read(tmp_path):
+def test_file_of_version_1_is_read(tmp_path):
     url = write_version_1(tmp_path / "old.parquet")
     info = read_info(url)
     assert (info.targets, info.split, info.photos_per_second) == ("class", "test", 12.5)

@@ -143,7 +143,7 @@ def full():
     )  # fmt: skip
 
 
-def test_it_shows_the_figures(full):
+def test_report_shows_all_values(full):
     text = Page(render_report(full)).text
     for words in (
         "6.2% error rate", "2,000 test photos; 95% interval 5.2% to 7.3%",
@@ -159,7 +159,7 @@ def test_it_shows_the_figures(full):
         assert words in text, words
 
 
-def test_metrics_have_their_units_and_baselines():
+def test_report_shows_units_and_baselines():
     gained = Interval(value=0.25, low=-0.5, high=1.0)
     comparison = of(
         COMPARISON, metric=RMSE, champion_metric=of(RMSE, value=2.5), improvement=gained,
@@ -172,7 +172,7 @@ def test_metrics_have_their_units_and_baselines():
     assert "Classes with the largest drops" not in text
 
 
-def test_the_meter_is_the_share_that_is_right():
+def test_meter_width_is_the_share_of_correct_predictions():
     for metric, width in (
         (ERROR_RATE, "93.750"),
         (of(ERROR_RATE, higher_is_better=True), "6.250"),
@@ -183,7 +183,7 @@ def test_the_meter_is_the_share_that_is_right():
     assert 'class="meter"' not in html
 
 
-def test_nothing_is_fetched(full):
+def test_report_is_self_contained(full):
     html = render_report(full)
     page = Page(html)
     addresses = [a[k] for _, a in page.tags for k in ("src", "href", "srcset", "action") if k in a]
@@ -195,14 +195,14 @@ def test_nothing_is_fetched(full):
     assert all(a["href"][1:] in anchors for a in page.all("a"))
 
 
-def test_names_are_text(full):
+def test_markup_in_names_is_escaped(full):
     page = Page(render_report(full))
     assert len(page.all("script")) == 1
     assert page.text.count(EVIL) == 11
     assert EVIL not in render_report(full)
 
 
-def test_it_can_be_read_without_seeing(full):
+def test_report_is_accessible(full):
     page = Page(render_report(full))
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("main")) == len(page.all("h1")) == 1
@@ -218,7 +218,7 @@ def test_it_can_be_read_without_seeing(full):
     assert set(labels) <= set(ids)
 
 
-def test_parts_come_in_order_and_only_when_known(full):
+def test_sections_are_in_order_and_omitted_without_data(full):
     def headings(context):
         return re.findall(r'<h2 id="([\w-]+)-heading"', render_report(context))
 
@@ -237,7 +237,7 @@ def cells(html: str) -> list[list[str]]:
     return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.S) for row in rows]
 
 
-def test_tables_keep_their_order_and_show_what_is_missing():
+def test_tables_keep_row_order_and_mark_missing_values():
     found = cells(render_report(CONTEXT))
     assert [row[0][:4] for row in found] == ["&lt;", "pug", "Sphy"]
     assert [row[1:] for row in found] == [
@@ -245,7 +245,7 @@ def test_tables_keep_their_order_and_show_what_is_missing():
     ]  # fmt: skip
 
 
-def test_a_column_is_aligned_by_its_type_not_by_its_first_value():
+def test_columns_are_aligned_by_type_not_by_first_value():
     """A column of text or of numbers may begin with a missing value, which is NaN in both."""
     table = pd.DataFrame({"name": ["a", "b"], "value": [np.nan, 1.5], "label": [np.nan, "pug"]})
     html = render_report(replace(CONTEXT, tables={"classes": table}))
@@ -256,7 +256,7 @@ def test_a_column_is_aligned_by_its_type_not_by_its_first_value():
     assert "nan" not in body.lower(), "a sort by NaN has no order"
 
 
-def test_long_tables_are_cut():
+def test_long_tables_are_truncated():
     table = pd.DataFrame({"name": [f"class-{i}" for i in range(1234)], "support": range(1234)})
     text = Page(render_report(replace(CONTEXT, tables={"classes": table}))).text
     assert "1,234 rows, the first 1,000 shown; all are in classes.csv" in text
@@ -264,14 +264,14 @@ def test_long_tables_are_cut():
     assert "class-1000" not in text
 
 
-def test_empty_parts_say_so():
+def test_empty_sections_have_a_placeholder():
     context = replace(CONTEXT, tables={"classes": CLASSES[:0]}, gallery={})
     text = Page(render_report(context)).text
     assert "None." in text
     assert text.count("No photos.") == 2
 
 
-def test_photos_out_of_reach_leave_their_place():
+def test_unavailable_photos_have_a_placeholder():
     gone = replace(SHOWN, jpeg=None, map_jpeg=None)
     page = Page(render_report(replace(CONTEXT, gallery={"top-losses": [gone]})))
     assert "photo unavailable" in page.text
@@ -287,7 +287,7 @@ def test_pictures_of_a_group_are_below_its_heading():
     assert [strip.split("</ul>")[0].count("<img") for strip in strips] == [2, 1]
 
 
-def test_a_perfect_model():
+def test_report_of_a_perfect_model_passes_the_gate():
     metric = of(ERROR_RATE, value=0.0, low=0.0, high=0.0)
     text = text_of(REPORT, primary=metric, verdict=Verdict(passed=True))
     assert "0.0% error rate" in text
@@ -295,7 +295,7 @@ def test_a_perfect_model():
     assert "Champion" not in text
 
 
-def test_a_gate_that_is_not_configured_is_not_passed():
+def test_unconfigured_gate_is_not_shown_as_passed():
     text = text_of(REPORT, verdict=Verdict(passed=True, has_condition=False))
     assert "Gate not configured, no champion" in text
     assert "Passes" not in text
@@ -307,7 +307,7 @@ def test_warnings_are_shown():
     assert "It is the champion." in text_of(REPORT, is_champion=True)
 
 
-def test_every_rule_of_the_style_sheet_is_used_and_every_class_has_one(full):
+def test_style_rules_and_html_classes_match(full):
     """An end of a deleted rule would make browsers skip the rule after it."""
     html = render_report(full)
     style = html.split("<style>")[1].split("</style>")[0]
@@ -330,7 +330,7 @@ def test_every_rule_of_the_style_sheet_is_used_and_every_class_has_one(full):
 
 
 @pytest.mark.parametrize("training", [None, TRAINING])
-def test_hubs_can_read_the_model_card(training):
+def test_hugging_face_hub_parses_the_model_card(training):
     name = "<b>*pug*</b> | [x](y)"
     info = INFO.model_copy(update={"dataset_name": "my: pets"})
     highlights = of(REPORT.highlights, rows=((name, "boxer: a dog", "75", "8%"),))

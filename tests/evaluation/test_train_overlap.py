@@ -74,7 +74,7 @@ def test_photos_are_matched_by_content(store, model, predict):
     assert not trained_on(store, model("new"), predict("m")).any()
 
 
-def test_a_leak_of_its_own_version_does_not_count(store, model, predict):
+def test_leak_within_the_training_version_is_not_overlap(store, model, predict):
     """A copy of a training photo that was held out from the beginning, as ingest allows."""
     url = f"{store}/datasets/pets/old/photos.parquet"
     table = pq.read_table(url)
@@ -84,7 +84,7 @@ def test_a_leak_of_its_own_version_does_not_count(store, model, predict):
     assert seen.tolist() == [True, False, False, False, False, False]
 
 
-def test_a_store_may_have_moved(store, model, predict):
+def test_overlap_is_found_in_a_moved_store(store, model, predict):
     model("old")
     moved = Path(store).rename(Path(store).with_name("moved"))
     seen = trained_on(str(moved), f"{moved}/runs/old/model", predict("m"))
@@ -104,7 +104,7 @@ def score(predictions):
     return ClassesEvaluator(predictions).score()
 
 
-def test_a_comparison_excludes_them(predict):
+def test_comparison_excludes_training_photos(predict):
     model, champion = score(predict("m")), score(predict("c", seed=1))
     seen = np.array([True, True, False, False, False, False])
     comparison = compare(model, champion, seen)
@@ -127,7 +127,7 @@ def test_the_gate_rejects_a_model_evaluated_on_its_training_photos():
     assert evaluate_gate(config, perfect, num_trained_on=None).passed
 
 
-def test_an_evaluation_shows_it(store, model, predict, write):
+def test_evaluation_reports_the_overlap(store, model, predict, write):
     champion_url, new_url = model("old"), model("new")
     config = PipelineConfig(store=store)
     url = write(predict(new_url))

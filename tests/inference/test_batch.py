@@ -109,7 +109,7 @@ def test_photos_in_parquet_shards_are_planned(config, model_url, tmp_path, jpeg)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_each_photo_is_predicted_once_and_as_alone(
+def test_each_photo_is_predicted_once_as_by_predict_photos(
     config, model_url, folder, tmp_path, num_ranks
 ) -> None:
     launches = config.launch.model_copy(update={"num_processes": num_ranks})
@@ -136,7 +136,7 @@ def test_each_photo_is_predicted_once_and_as_alone(
     assert (Path(plan.url) / "summary.json").exists()
 
 
-def test_what_is_there_is_not_predicted_again(config, model_url, tmp_path) -> None:
+def test_existing_parts_are_not_predicted_again(config, model_url, tmp_path) -> None:
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
     launch(request(config, plan, str(tmp_path / "run")), PartsResult)
     gone = [part_url(plan, number) for number in (2, 5)]
@@ -158,7 +158,7 @@ def test_what_is_there_is_not_predicted_again(config, model_url, tmp_path) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks die with their parent on Linux")
-def test_killed_at_any_moment_it_goes_on(config, model_url, folder, jpeg, tmp_path) -> None:
+def test_killed_batch_resumes(config, model_url, folder, jpeg, tmp_path) -> None:
     for number in range(200):
         (folder / f"more-{number:03}.jpg").write_bytes(jpeg(number, 300, 200))
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
@@ -191,7 +191,9 @@ def test_killed_at_any_moment_it_goes_on(config, model_url, folder, jpeg, tmp_pa
     assert len(predictions(plan)) == NUM_PHOTOS + 202
 
 
-def test_photos_that_came_since_belong_to_the_next_batch(config, model_url, folder, jpeg, tmp_path):
+def test_photos_added_after_planning_belong_to_the_next_batch(
+    config, model_url, folder, jpeg, tmp_path
+):
     out = str(tmp_path / "out")
     plan = plan_batch(config, model_url, out)
     (folder / "2026/0/000-new.jpg").write_bytes(jpeg(99))
@@ -200,7 +202,9 @@ def test_photos_that_came_since_belong_to_the_next_batch(config, model_url, fold
 
 
 @pytest.mark.parametrize("other", ["weights", "source", "size"])
-def test_a_folder_of_other_predictions_is_refused(config, model_url, tmp_path, other) -> None:
+def test_output_folder_with_other_predictions_is_refused(
+    config, model_url, tmp_path, other
+) -> None:
     out = str(tmp_path / "out")
     plan_batch(config, model_url, out)
     before = sorted(Path(out).rglob("*"))
@@ -223,7 +227,7 @@ def test_a_folder_of_other_predictions_is_refused(config, model_url, tmp_path, o
     assert sorted(Path(out).rglob("*")) == before
 
 
-def test_a_photo_that_goes_after_it_was_listed_spoils_no_other(
+def test_photo_deleted_after_planning_is_reported_as_unreadable(
     config, model_url, folder, tmp_path
 ) -> None:
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
@@ -245,7 +249,7 @@ class OneOfTwo:
 
 
 @pytest.mark.usefixtures("rank_in_this_process")
-def test_a_rank_that_looks_late_leaves_no_part_out(config, model_url, tmp_path) -> None:
+def test_late_rank_skips_no_parts(config, model_url, tmp_path) -> None:
     """Parts that another rank has written by then change nobody's share."""
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
     for index in (0, 1):
@@ -255,7 +259,7 @@ def test_a_rank_that_looks_late_leaves_no_part_out(config, model_url, tmp_path) 
     assert missing_parts(plan, range(plan.num_parts)) == []
 
 
-def test_every_row_of_a_table_is_a_photo(config, model_url, folder, tmp_path) -> None:
+def test_table_rows_are_planned_as_distinct_photos(config, model_url, folder, tmp_path) -> None:
     rows = ["../photos/2026/0/000.jpg", "./photos/2026/1/001.jpg", str(folder / ".hidden.jpg")]
     table = tmp_path / "tables/photos.csv"
     table.parent.mkdir()
@@ -267,7 +271,7 @@ def test_every_row_of_a_table_is_a_photo(config, model_url, folder, tmp_path) ->
     assert plan.num_photos == 3, "the same photo twice is one"
 
 
-def test_a_photo_that_is_twice_in_an_archive_counts_once(
+def test_duplicate_archive_member_is_predicted_once(
     config, model_url, write_archive, jpeg, tmp_path
 ) -> None:
     archive = tmp_path / "photos.tar"
@@ -280,7 +284,7 @@ def test_a_photo_that_is_twice_in_an_archive_counts_once(
     assert commit_batch(plan, num_predicted=2, seconds=1.0).num_photos == 2
 
 
-def test_without_photos_or_model_nothing_is_begun(config, model_url, tmp_path) -> None:
+def test_missing_photos_or_model_write_nothing(config, model_url, tmp_path) -> None:
     (tmp_path / "none/sub").mkdir(parents=True)
     source = config.source.model_copy(update={"url": str(tmp_path / "none")})
     with pytest.raises(PetsError, match="no photos found"):
@@ -291,7 +295,7 @@ def test_without_photos_or_model_nothing_is_begun(config, model_url, tmp_path) -
 
 
 @pytest.mark.parametrize("form", ["csv", "bytes"])
-def test_a_table_needs_no_labels(config, model_url, folder, tmp_path, form) -> None:
+def test_table_needs_no_labels(config, model_url, folder, tmp_path, form) -> None:
     photos = sorted(str(p) for p in folder.rglob("*.jpg") if not p.name.startswith("."))[:5]
     table = tmp_path / ("photos.csv" if form == "csv" else "photos.parquet")
     if form == "csv":
@@ -310,7 +314,9 @@ def test_a_table_needs_no_labels(config, model_url, folder, tmp_path, form) -> N
     assert summary.num_photos == len(found) == (6 if form == "csv" else 5)
 
 
-def test_photos_of_a_bucket(config, model_url, folder, bucket, tmp_path) -> None:
+def test_photos_and_predictions_can_be_in_a_bucket(
+    config, model_url, folder, bucket, tmp_path
+) -> None:
     for path in sorted(folder.rglob("*.jpg"))[:6]:
         storage.write_bytes(f"{bucket.url}/in/{path.name}", path.read_bytes())
     source = config.source.model_copy(update={"url": f"{bucket.url}/in"})

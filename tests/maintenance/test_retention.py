@@ -79,7 +79,7 @@ def test_old_runs_and_checkpoints_of_finished_runs_are_removed(store, run):
     assert find_old(str(store), 90) == []
 
 
-def test_one_change_keeps_a_run(store, run):
+def test_recently_changed_run_is_kept(store, run):
     write(run("old", 91, trained=False) / "evaluation/report.html", 1)
     assert find_old(str(store), 90) == []
 
@@ -101,7 +101,7 @@ def test_models_of_an_alias_and_of_its_rollback_are_kept(store, run):
     assert rollback(str(store), "pets", "champion").model.run_id == "second"
 
 
-def test_another_spelling_of_the_store_is_the_same_store(store, run, tmp_path):
+def test_alias_protects_its_run_under_every_spelling_of_the_store(store, run, tmp_path):
     run("first", 400)
     (tmp_path / "link").symlink_to(tmp_path)
     elsewhere = candidate("first").model_copy(
@@ -121,7 +121,7 @@ def test_a_run_promoted_in_the_meantime_is_kept(store, run):
     assert (folder / "model" / CARD).exists()
 
 
-def test_checkpoints_of_a_training_on_ratings_go_too(store, run):
+def test_checkpoints_of_a_finished_ratings_training_are_removed(store, run):
     folder = run("ratings", 3, trained=False)
     write(folder / "stages/ratings-train.json", 3)
     assert [item.url for item in find_old(str(store), 90)] == [str(folder / "checkpoints")]
@@ -132,7 +132,7 @@ def test_checkpoints_of_a_repeated_training_are_kept(store, run):
     assert find_old(str(store), 90) == []
 
 
-def test_the_data_of_the_champion_stays(store, run):
+def test_data_sets_of_the_champion_are_needed(store, run):
     run("first", 400, fingerprint="trained-on")
     promote(str(store), "champion", candidate("first", fingerprint="evaluated-on"))
     assert data_sets_needed(str(store)) == {"trained-on", "evaluated-on"}
@@ -140,7 +140,7 @@ def test_the_data_of_the_champion_stays(store, run):
     assert data_sets_needed(str(store)) == {"evaluated-on"}
 
 
-def test_the_command_removes_only_with_delete(small_config, run, store, capsys):
+def test_command_removes_only_with_delete(small_config, run, store, capsys):
     manifest = ingest(small_config)
     grown = small_config.source.model_copy(update={"seed": 3})
     ingest(small_config.model_copy(update={"source": grown}))
@@ -170,7 +170,7 @@ def test_the_command_removes_only_with_delete(small_config, run, store, capsys):
 
 
 @pytest.mark.parametrize("flag", ["--keep-days", "--keep-versions"])
-def test_keeping_nothing_is_refused(store, flag, capsys):
+def test_keep_limits_below_1_are_refused(store, flag, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["gc", "--store", str(store), flag, "0"])
     assert caught.value.code == 2

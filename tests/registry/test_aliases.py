@@ -51,14 +51,14 @@ def points_at(store: str) -> str:
     return current(store, "pets", "champion").model.run_id
 
 
-def test_an_alias_without_versions(store):
+def test_alias_without_versions_has_no_current_model(store):
     assert current(store, "pets", "champion") is None
     assert history(store, "pets", "champion") == {}
     with pytest.raises(PetsError, match=r"pets has no alias 'champion'"):
         rollback(store, "pets", "champion")
 
 
-def test_rolling_back_goes_from_one_to_the_one_before(store):
+def test_rollback_returns_to_the_previous_model(store):
     for run in ("a", "b", "c"):
         promote(store, "champion", model(run))
     assert points_at(store) == "c"
@@ -75,7 +75,7 @@ def test_rolling_back_goes_from_one_to_the_one_before(store):
     ]  # fmt: skip
 
 
-def test_a_move_counts_after_those_of_a_clock_that_is_ahead(store, monkeypatch):
+def test_newest_version_is_current_if_an_earlier_clock_was_ahead(store, monkeypatch):
     hour = 3_600_000_000_000
     ahead = time.time_ns() + hour
     monkeypatch.setattr("pets_core.registry.aliases.time.time_ns", lambda: ahead)
@@ -87,27 +87,27 @@ def test_a_move_counts_after_those_of_a_clock_that_is_ahead(store, monkeypatch):
     assert points_at(store) == "a"
 
 
-def test_a_rollback_after_promoting_twice_returns_to_the_model_before(store):
+def test_rollback_skips_repeated_promotions_of_one_model(store):
     for run in ("a", "b", "b"):
         promote(store, "champion", model(run))
     assert rollback(store, "pets", "champion").model.run_id == "a"
 
 
-def test_a_missing_model_is_not_promoted(store):
+def test_missing_model_is_not_promoted(store):
     with pytest.raises(PetsError, match=r"runs/gone/model: the model no longer exists"):
         promote(store, "champion", model("gone"))
     assert history(store, "pets", "champion") == {}
 
 
 @pytest.mark.parametrize("name", ["../../outside", "team/a", "..", ""])
-def test_names_do_not_leave_their_folder(store, name):
+def test_names_with_path_components_are_refused(store, name):
     with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         promote(store, name, model("a"))
     with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         current(store, name, "champion")
 
 
-def test_of_two_models_compared_with_one_champion_the_second_is_not_promoted(store):
+def test_second_promotion_against_the_same_champion_is_a_conflict(store):
     promote(store, "champion", model("a"))
     config = PipelineConfig(store=store)
     version = find_champion(config, EvaluationKey("pets", "f", "test", 0)).version
@@ -162,7 +162,7 @@ def test_the_store_can_be_moved(store):
     assert absolute("/mnt/other", relative(store, "s3://b/model")) == "s3://b/model"
 
 
-def test_candidates_are_the_runs_that_were_evaluated(store):
+def test_candidates_are_the_evaluated_runs(store):
     for run in ("b", "a"):
         url = f"{store}/runs/{run}/evaluation/candidate.json"
         write_bytes(url, model(run).model_dump_json().encode())

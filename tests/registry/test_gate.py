@@ -95,7 +95,7 @@ def test_a_limit_of_other_kinds_is_refused(kind, name):
 
 @pytest.mark.parametrize("kind", LIMITS)
 @pytest.mark.parametrize("settings", [{"max_drop_per_class": 0.1}, {"allow_unseen_classes": True}])
-def test_settings_of_labels_are_refused_where_a_kind_has_none(kind, settings):
+def test_label_settings_are_refused_for_kinds_without_labels(kind, settings):
     target = get_target(kind)
     if target.has_labels:
         check_gate(GateConfig(**settings), target)
@@ -106,7 +106,7 @@ def test_settings_of_labels_are_refused_where_a_kind_has_none(kind, settings):
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), OUT_OF_RANGE)
-def test_values_out_of_the_metrics_range_are_refused(kind, name, value):
+def test_values_outside_the_metric_range_are_refused(kind, name, value):
     target = get_target(kind)
     least = "-1" if name == "min_improvement" else "0"
     words = (
@@ -119,19 +119,19 @@ def test_values_out_of_the_metrics_range_are_refused(kind, name, value):
 
 @pytest.mark.parametrize("kind", ["numbers", "points"])
 @pytest.mark.parametrize("value", [-25.0, 25.0])
-def test_a_metric_without_a_range_takes_any_improvement(kind, value):
+def test_metric_without_a_range_accepts_any_improvement(kind, value):
     assert get_target(kind).metric_range is None
     check_gate(GateConfig(min_improvement=value), get_target(kind))
 
 
-def test_the_bounds_of_a_range_are_within_it():
+def test_bounds_of_the_metric_range_are_accepted():
     for value in (0.0, 1.0):
         check_gate(GateConfig(min_score=value), get_target("tags"))
     check_gate(GateConfig(min_improvement=-1.0), get_target("box"))
     check_gate(GateConfig(max_value=250.0), get_target("numbers"))
 
 
-def test_without_a_champion_the_metric_alone_decides():
+def test_verdict_without_a_champion_depends_on_the_metric_only():
     assert evaluate_gate(GateConfig(), error_rate(0.9)).passed
     assert evaluate_gate(GateConfig(max_error_rate=0.1), error_rate(0.1)).passed
     verdict = evaluate_gate(GateConfig(max_error_rate=0.1), error_rate(0.101))
@@ -139,21 +139,21 @@ def test_without_a_champion_the_metric_alone_decides():
     assert verdict.text == "does not pass the gate"
 
 
-def test_a_metric_of_which_higher_is_better_has_a_least_value():
+def test_min_score_limits_a_metric_where_higher_is_better():
     assert evaluate_gate(GateConfig(min_score=0.8), f1(0.8)).passed
     assert evaluate_gate(GateConfig(min_score=0.8), f1(0.9)).passed
     verdict = evaluate_gate(GateConfig(min_score=0.8), f1(0.795))
     assert verdict.reasons == ("F1 per photo 79.50% is below gate.min_score = 80.00%",)
 
 
-def test_a_metric_of_which_lower_is_better_has_a_greatest_value():
+def test_max_value_limits_a_metric_where_lower_is_better():
     assert evaluate_gate(GateConfig(max_value=2.5), rmse(2.5)).passed
     assert evaluate_gate(GateConfig(max_value=2.5), rmse(1.0)).passed
     verdict = evaluate_gate(GateConfig(max_value=2.5), rmse(2.75))
     assert verdict.reasons == ("RMSE 2.75 kg exceeds gate.max_value = 2.5 kg",)
 
 
-def test_rounding_is_no_reason():
+def test_rounding_errors_do_not_fail_the_gate():
     """0.1 + 0.2 is a little more than 0.3, and 1 - 0.9 a little less than 0.1."""
     assert evaluate_gate(GateConfig(max_error_rate=0.3), error_rate(0.1 + 0.2)).passed
     assert evaluate_gate(GateConfig(max_value=0.3), rmse(0.1 + 0.2)).passed
@@ -191,14 +191,14 @@ def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
         ({"max_error_rate": 0.05, "min_improvement": 0.2}, r"max_error_rate.*min_improvement"),
     ],
 )
-def test_against_the_champion(settings, words):
+def test_improvement_over_the_champion_is_checked(settings, words):
     verdict = evaluate_gate(GateConfig(**settings), error_rate(0.07), compared(0.08))
     assert verdict.passed == (words is None)
     if words:
         assert re.search(words, " ".join(verdict.reasons))
 
 
-def test_a_worse_model_passes_only_where_that_is_allowed():
+def test_worse_model_passes_only_if_settings_allow_it():
     worse = compared(-0.08, drop=0.08, metric=error_rate(0.15), champion=0.07)
     assert not evaluate_gate(GateConfig(), error_rate(0.15), worse).passed
     assert evaluate_gate(GateConfig(min_improvement=-0.08), error_rate(0.15), worse).passed
@@ -218,7 +218,7 @@ def test_improvement_has_the_unit_of_the_metric():
     )
 
 
-def test_a_champion_that_cannot_be_compared_is_a_reason():
+def test_incomparable_champion_fails_the_gate():
     verdict = evaluate_gate(
         GateConfig(), error_rate(0.0), comparison_error="the champion knows other classes"
     )
@@ -265,7 +265,7 @@ def test_labels_without_a_sample_do_not_pass_against_a_champion():
         ({}, compared(0.08), True),
     ],
 )
-def test_a_gate_without_conditions_is_shown_as_such(settings, comparison, has_condition):
+def test_gate_without_conditions_is_reported_as_not_configured(settings, comparison, has_condition):
     verdict = evaluate_gate(GateConfig(**settings), error_rate(0.07), comparison)
     assert verdict.has_condition == has_condition
     assert verdict.text == (
@@ -273,7 +273,7 @@ def test_a_gate_without_conditions_is_shown_as_such(settings, comparison, has_co
     )
 
 
-def test_the_first_of_many_labels_without_a_sample_are_named():
+def test_message_names_the_first_20_unseen_labels():
     names = [f"class-{i}" for i in range(500)]
     assert unseen_text(names).endswith(" class-18, class-19 and 480 more")
     assert unseen_text(names[:20]).endswith(" class-18, class-19")

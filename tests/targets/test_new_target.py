@@ -62,7 +62,7 @@ def run(coat_folder: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_the_kind_of_the_page_runs_through_the_product(coat_folder) -> None:
+def test_documented_custom_target_runs_end_to_end(coat_folder) -> None:
     first = run(coat_folder, "--gate.max_value", "4")
     assert first.returncode == 0, first.stdout + first.stderr
     assert re.search(r"Grades off +\d\.", first.stdout)
@@ -98,7 +98,7 @@ def test_the_kind_of_the_page_runs_through_the_product(coat_folder) -> None:
     assert set(found.predicted) <= set("12345")
 
 
-def test_a_setting_without_meaning_for_the_kind_is_refused_before_any_work(coat_folder) -> None:
+def test_gate_setting_of_another_kind_is_refused_before_the_run_starts(coat_folder) -> None:
     done = run(coat_folder, "--gate.max_error_rate", "0.1", "--store", "unused")
     assert done.returncode == 2
     words = "gate.max_error_rate = 0.1 has no meaning for targets = coat:COAT, whose metric is the "

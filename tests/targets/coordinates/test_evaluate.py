@@ -19,7 +19,7 @@ def published(shown):
     return lambda report: shown(publish_evaluation, PipelineConfig(), report)
 
 
-def test_points_have_distances_in_shares_and_in_pixels_of_their_photos(evaluated, draw_stored):
+def test_point_distances_are_in_shares_of_a_side_and_in_pixels(evaluated, draw_stored):
     predictions = draw_stored("points", off=0.2)
     report = evaluated(predictions)
     steps = predictions.outputs.astype("f8") - predictions.targets
@@ -35,7 +35,9 @@ def test_points_have_distances_in_shares_and_in_pixels_of_their_photos(evaluated
     )
 
 
-def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
+def test_pixel_distances_are_omitted_if_photos_are_unavailable(
+    evaluated, draw_kind, published, caplog
+):
     report = evaluated(draw_kind("points", off=0.2))
     assert report.metrics == ()
     assert report.primary.unit == "% of a side"
@@ -45,7 +47,7 @@ def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
     assert r"of a side |" in worst
 
 
-def test_a_box_has_an_iou(evaluated, draw_kind):
+def test_box_metrics_match_the_ious(evaluated, draw_kind):
     report = evaluated(draw_kind("box", 30, off=0.0))
     assert report.primary.value == pytest.approx(1.0)
     assert report.metric("IoU of 0.5 or more") == 1.0
@@ -61,7 +63,7 @@ def test_a_box_has_an_iou(evaluated, draw_kind):
 
 
 @pytest.mark.parametrize("kind", ["points", "box"])
-def test_artifacts_show_where_they_are_and_were_predicted(
+def test_artifacts_show_actual_and_predicted_coordinates(
     evaluated, draw_stored, published, kind, capsys
 ):
     report = evaluated(draw_stored(kind, off=0.3))
@@ -85,6 +87,6 @@ def test_artifacts_show_where_they_are_and_were_predicted(
         assert escape_markdown(figure) in found["run-summary"]
 
 
-def test_boxes_no_better_than_a_mean_box_are_called_so(evaluated, draw_kind):
+def test_boxes_no_better_than_the_mean_box_have_a_warning(evaluated, draw_kind):
     assert "no better than" in evaluated(draw_kind("box", off=3.0)).warnings[0]
     assert "no better than" not in evaluated(draw_kind("box", off=0.1)).warnings[0]

@@ -45,7 +45,7 @@ def thresholds_of(report: EvalReport) -> dict[str, float]:
     return dict(zip(table["name"], table["threshold"], strict=True))
 
 
-def test_every_figure_is_that_of_the_predictions(evaluate_tags, draw):
+def test_report_values_match_the_predictions(evaluate_tags, draw):
     predictions, validation = draw(200, seed=1), draw(100, seed=2)
     report = evaluate_tags(predictions, validation)
     chosen = choose_thresholds(
@@ -75,7 +75,7 @@ def test_every_figure_is_that_of_the_predictions(evaluate_tags, draw):
     assert pq.read_table(report.file("thresholds.parquet")).num_rows == 99
 
 
-def test_a_model_of_the_run_keeps_its_thresholds(evaluate_tags, draw, tmp_path):
+def test_thresholds_are_stored_with_the_model_of_the_run(evaluate_tags, draw, tmp_path):
     model = str(tmp_path / "store/runs/run-1/model")
     first = evaluate_tags(draw(model_url=model), draw(80, seed=5, model_url=model), "per_tag")
     names = draw().info.names
@@ -89,13 +89,13 @@ def test_a_model_of_the_run_keeps_its_thresholds(evaluate_tags, draw, tmp_path):
     assert read_thresholds(model, names).kind == "shared"
 
 
-def test_a_model_without_validation_photos_keeps_none(evaluate_tags, draw, tmp_path):
+def test_no_thresholds_are_stored_without_validation_photos(evaluate_tags, draw, tmp_path):
     model = tmp_path / "store/runs/run-1/model"
     evaluate_tags(draw(model_url=str(model)))
     assert not (model / THRESHOLDS).exists()
 
 
-def test_another_run_uses_the_thresholds_of_the_model(evaluate_tags, draw, shown, tmp_path):
+def test_thresholds_stored_with_the_model_are_used(evaluate_tags, draw, shown, tmp_path):
     model = tmp_path / "elsewhere/model"
     model.mkdir(parents=True)
     validation = draw(80, seed=5, model_url=str(model))
@@ -113,9 +113,7 @@ def test_another_run_uses_the_thresholds_of_the_model(evaluate_tags, draw, shown
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
-def test_a_model_of_another_run_gets_the_thresholds_of_its_evaluation(
-    evaluate_tags, draw, tmp_path
-):
+def test_thresholds_of_a_model_of_another_run_are_stored_once(evaluate_tags, draw, tmp_path):
     model = tmp_path / "store/runs/other/model"
     model.mkdir(parents=True)
     report = evaluate_tags(draw(model_url=str(model)), draw(80, seed=5, model_url=str(model)))
@@ -126,7 +124,7 @@ def test_a_model_of_another_run_gets_the_thresholds_of_its_evaluation(
     assert [path.name for path in model.iterdir()] == [THRESHOLDS]
 
 
-def test_without_validation_photos_thresholds_are_one_half(evaluate_tags, draw, shown):
+def test_thresholds_without_validation_photos_are_one_half(evaluate_tags, draw, shown):
     report = evaluate_tags(draw())
     assert set(thresholds_of(report).values()) == {0.5}
     assert "0.5 for each tag (no validation photos to choose them on)" in report.details[1]
@@ -135,7 +133,7 @@ def test_without_validation_photos_thresholds_are_one_half(evaluate_tags, draw, 
     assert report.num_label_issues is None
 
 
-def test_artifacts_and_printed_summary(evaluate_tags, draw, shown, capsys):
+def test_artifacts_and_printed_summary_match_the_report(evaluate_tags, draw, shown, capsys):
     tags = ["dog", "cat", EVIL, "sofa", "never"]
     predictions = draw(tags=tags)
     report = evaluate_tags(predictions, draw(80, seed=5, tags=tags))
@@ -163,7 +161,7 @@ def test_artifacts_and_printed_summary(evaluate_tags, draw, shown, capsys):
     assert f"Report       {report.file('report.html')}" in printed
 
 
-def test_the_worst_photo_is_described(evaluate_tags, draw):
+def test_worst_photo_has_actual_and_predicted_tags(evaluate_tags, draw):
     predictions = draw()
     report = evaluate_tags(predictions)
     worst = read_gallery(report.file("gallery.parquet"))["top-losses"][0]
@@ -176,12 +174,12 @@ def test_the_worst_photo_is_described(evaluate_tags, draw):
     assert not worst.is_correct
 
 
-def test_one_photo_and_one_tag(evaluate_tags, draw):
+def test_evaluation_works_with_one_photo_and_one_tag(evaluate_tags, draw):
     report = evaluate_tags(draw(1, 1))
     assert report.num_rows == 1
 
 
-def test_photos_without_any_tag(evaluate_tags, draw):
+def test_undefined_metrics_are_empty_not_nan(evaluate_tags, draw):
     """Undefined metrics are empty, not NaN."""
     predictions = draw(20)
     predictions.targets[:] = False
