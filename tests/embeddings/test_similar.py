@@ -1,4 +1,4 @@
-"""Photos of a data set, embedded by ranks; near-duplicates that were planted; and a search."""
+"""Embedding of a data set by ranks, its near-duplicates, and a search for similar photos."""
 
 import io
 import shutil
@@ -28,7 +28,7 @@ NUM_PHOTOS, PLANTED = 40, (3, 8, 20)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, drawn_sample) -> Path:
-    """Drawn photos with splits in a table; some are in another split too, cropped and worse."""
+    """Photos and a table of splits; cropped, recompressed copies of some are in the test split."""
     folder = tmp_path_factory.mktemp("photos")
     with tarfile.open(drawn_sample / "images.tar.gz") as archive:
         members = [m for m in archive.getmembers() if m.name.endswith(".jpg")][:NUM_PHOTOS]
@@ -72,7 +72,7 @@ def manifest(config) -> DatasetManifest:
 
 @pytest.fixture(scope="module")
 def model_url(config, tmp_path_factory) -> str:
-    """The built-in backbone as it was pretrained; its classes are not the data set's."""
+    """Model with the built-in pretrained backbone; its classes differ from the data set's."""
     built = create_model(config, (ClassInfo(name="cat"), ClassInfo(name="dog")), "f")
     url = str(tmp_path_factory.mktemp("models") / "model")
     save_model(url, built.card, built.model.state_dict())
@@ -92,7 +92,7 @@ def embedded(
 
 @pytest.fixture(scope="module")
 def run(config, manifest, model_url, tmp_path_factory) -> Path:
-    """A run's folder with the embeddings of one rank."""
+    """Folder of a run with the embeddings of one rank."""
     run = tmp_path_factory.mktemp("run")
     embedded(config, manifest, model_url, run)
     return run
@@ -123,7 +123,7 @@ def test_planted_near_duplicates_are_found(manifest, run, tmp_path):
     rows = pq.read_table(found.url).to_pylist()
     pairs = [(row["id"], row["match_id"], row["match_split"]) for row in rows]
     assert sorted(pairs[:3]) == [(f"{n:02}.jpg", f"again-{n:02}.jpg", "test") for n in PLANTED]
-    # A hash of low frequencies does not know a photo again that was cropped.
+    # A hash of low frequencies does not match cropped copies.
     assert (found.num_leaking, found.num_leaking_only_embedding) == (3, 3)
     assert manifest.duplicates["leaking"] == 0
 
@@ -146,7 +146,7 @@ def test_search_returns_at_most_all_photos(run, folder):
 
 @pytest.fixture
 def other(run, model_url, tmp_path, config, manifest) -> tuple[str, Path]:
-    """Embeddings by a model that may be changed, and its folder."""
+    """Folders of a run with embeddings, and of a model that the test may change."""
     model = Path(shutil.copytree(model_url, tmp_path / "model"))
     embedded(config, manifest, str(model), tmp_path / "run")
     return str(tmp_path / "run"), model

@@ -1,4 +1,4 @@
-"""Class-activation maps: of every kind of features, and where they belong."""
+"""Class-activation maps of every feature shape, and their overlay."""
 
 import io
 
@@ -39,13 +39,13 @@ def test_backbones_of_every_feature_shape_have_maps(backbone, size, side):
     assert maps.shape == (2, side, side)
     assert maps.isfinite().all()
     assert maps.amin() >= 0
-    assert maps.amax((1, 2)).tolist() == [1.0, 1.0], "a place speaks for the class"
+    assert maps.amax((1, 2)).tolist() == [1.0, 1.0], "maps are normalised to a maximum of 1"
     assert all(value.grad is None for value in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 class Bright(nn.Module):
-    """A body whose one feature is how red each quarter of the photo is."""
+    """Body whose features are the redness of each quarter of the photo, and its negative."""
 
     num_features = 2
 
@@ -95,4 +95,4 @@ def test_overlay_is_aligned_with_the_crop():
     red, _, blue = picture.getpixel((85, 10))
     assert red > 2 * blue, "the hot corner is red"
     red, _, blue = picture.getpixel((10, 85))
-    assert blue >= red, "a cold one is not"
+    assert blue >= red, "the cold corner is not"

@@ -1,4 +1,4 @@
-"""Pictures get their photos and maps from files, and are stored."""
+"""Photos and activation maps of gallery pictures, and the gallery file."""
 
 import io
 from dataclasses import replace
@@ -17,7 +17,7 @@ PICTURE = Picture("a", "pug", "boxer, 97%", "loss 5.50", group="pug, predicted b
 
 @pytest.fixture
 def dataset(drawn_sample, tmp_path) -> tuple[str, list[str]]:
-    """A data set: its folder, and the ids of its photos."""
+    """Folder of a data set, and the ids of its photos."""
     settings = {
         "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
         "source": {"url": str(drawn_sample)},

@@ -1,4 +1,4 @@
-"""The file of predictions: what is read is what was written, and nothing else is read."""
+"""Prediction files of classes: round trip and validation."""
 
 import json
 from pathlib import Path
@@ -80,8 +80,8 @@ def test_invalid_probabilities_are_refused(draw_classes, write, value):
     values = table["probabilities"].to_pylist()
     values[7][1] = values[9][0] = value
     column = pa.array(values, table.schema.field("probabilities").type)
-    place = table.schema.get_field_index("probabilities")
-    pq.write_table(table.set_column(place, table.schema.field(place), column), url)
+    index = table.schema.get_field_index("probabilities")
+    pq.write_table(table.set_column(index, table.schema.field(index), column), url)
     with pytest.raises(
         PetsError, match=r"2 of 20 samples have probabilities that are not finite.*photo-7, photo-9"
     ):
@@ -103,11 +103,11 @@ def test_other_files_are_refused(tmp_path, draw_classes, write):
 
 
 def changed(url: str, name: str, values, kind=None) -> str:
-    """The file with other values in a column."""
+    """Replace the values of a column."""
     table = pq.read_table(url)
-    place = table.schema.get_field_index(name)
+    index = table.schema.get_field_index(name)
     column = pa.array(values, kind or table.schema.field(name).type)
-    pq.write_table(table.set_column(place, pa.field(name, column.type), column), url)
+    pq.write_table(table.set_column(index, pa.field(name, column.type), column), url)
     return url
 
 
@@ -147,8 +147,8 @@ def test_duplicate_ids_and_empty_files_are_refused(draw_classes, write):
 def test_damaged_bytes_never_change_the_predictions(draw_classes, write):
     url = write(draw_classes(400, 5))
     data, intact = Path(url).read_bytes(), read_classes(url)
-    for place in range(0, len(data), 97):
-        Path(url).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+    for index in range(0, len(data), 97):
+        Path(url).write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
             found = read_classes(url)
         except PetsError:
@@ -168,7 +168,7 @@ def test_class_outside_the_vocabulary_is_refused(draw_classes, write):
 
 
 def with_info(url: str, info: str) -> str:
-    """The file with other metadata."""
+    """Replace the metadata of a file."""
     table = pq.read_table(url)
     pq.write_table(table.replace_schema_metadata({b"pets": info.encode()}), url)
     return url
@@ -176,8 +176,8 @@ def with_info(url: str, info: str) -> str:
 
 def test_predictions_of_another_kind_are_refused(draw_classes, write):
     url = write(draw_classes(5, 3))
-    words = r"predictions.parquet: predictions of targets = class, not of targets = tags"
-    with pytest.raises(PetsError, match=words):
+    message = r"predictions.parquet: predictions of targets = class, not of targets = tags"
+    with pytest.raises(PetsError, match=message):
         read_predictions(url, get_target("tags"))
 
 
@@ -198,7 +198,7 @@ def test_metadata_without_outputs_is_refused(draw_classes, write):
 
 
 def write_version_1(path: Path) -> str:
-    """Write a file by hand, in the form of before all kinds had one format."""
+    """Write a file of version 1, before all kinds shared one format."""
     info = {
         "format_version": 1, "split": "test", "model_url": "a/model", "backbone": "resnet34",
         "image_size": 224, "dataset_url": "nowhere/pets/f", "dataset_name": "pets",

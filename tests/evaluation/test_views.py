@@ -1,4 +1,4 @@
-"""Predictions averaged over views, as fastai's `tta` weighs them."""
+"""Averages of predictions over views, weighted as in fastai's `tta`."""
 
 import numpy as np
 import pytest

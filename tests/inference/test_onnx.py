@@ -1,4 +1,4 @@
-"""A model as an ONNX file: onnxruntime says what torch says, and needs no torch for it."""
+"""ONNX export: onnxruntime predicts the same as torch, without importing torch."""
 
 import json
 import subprocess
@@ -73,9 +73,9 @@ def test_onnx_prediction_runs_without_torch(onnx_file, photos):
     )
     command = [sys.executable, "-c", code, onnx_file, *photos]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found, torch_was_there = json.loads(done.stdout)
+    found, is_torch_imported = json.loads(done.stdout)
     assert len(found) == 5
-    assert not torch_was_there
+    assert not is_torch_imported
 
 
 def test_export_with_different_predictions_is_not_written(model_url, tmp_path, monkeypatch):

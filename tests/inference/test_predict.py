@@ -1,4 +1,4 @@
-"""Prediction from a model folder alone: order, probabilities, and photos that cannot be read."""
+"""Prediction with a model folder: order, probabilities, and unreadable photos."""
 
 import io
 import os
@@ -23,7 +23,7 @@ CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
 
 @pytest.fixture(scope="module")
 def model_url(tmp_path_factory) -> str:
-    """A tiny model whose head tells photos apart, as a drawn one does not."""
+    """Tiny model whose predictions differ between photos; a randomly initialised head does not."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "model", CLASSES)
 
 
@@ -109,7 +109,7 @@ def test_missing_model_is_an_error(tmp_path, photos, url, monkeypatch):
 
 
 def test_special_characters_in_file_names_are_supported(model_url, tmp_path, jpeg):
-    """None is a URL, a chain or a pattern; one that is not UTF-8 can be written down."""
+    """No name is parsed as a URL, a chain or a pattern; names that are not UTF-8 are escaped."""
     names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
     names.append(os.fsdecode(b"K\xe4tz.jpg"))
     paths = [str(tmp_path / name) for name in names]

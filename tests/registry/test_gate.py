@@ -1,4 +1,4 @@
-"""Conditions a model must meet to be promoted, of every kind of target."""
+"""Conditions a model must meet to be promoted, for every kind of target."""
 
 import re
 
@@ -20,7 +20,7 @@ LIMITS = {
 }
 """The gate's limit of each kind."""
 SHARES = ("class", "tags", "box")
-"""Kinds whose metric goes from 0 to 1."""
+"""Kinds whose metric ranges from 0 to 1."""
 OUT_OF_RANGE = [
     (kind, name, value)
     for kind in SHARES
@@ -53,16 +53,16 @@ def rmse(value: float) -> Metric:
 
 
 def compared(
-    gained: float, drop: float = 0.0, metric: Metric | None = None, champion: float = 0.15
+    improvement: float, drop: float = 0.0, metric: Metric | None = None, champion: float = 0.15
 ) -> Comparison:
-    """A comparison with a champion, which the model is better than by `gained`."""
+    """Return a comparison in which the model is better than the champion by `improvement`."""
     metric = metric or error_rate(0.07)
     change = LabelChange(name="pug", support=10, champion_recall=0.93, recall=0.93 - drop)
     return Comparison(
         champion_url="best", num_rows=100, metric=metric,
         champion_metric=metric.model_copy(update={"value": champion}), num_better=10, num_worse=2,
-        improvement=Interval(value=gained, low=gained - 0.05, high=gained + 0.05), p_value=0.04,
-        test="McNemar's test", worse=(change,) if drop else (), largest_drop=drop,
+        improvement=Interval(value=improvement, low=improvement - 0.05, high=improvement + 0.05),
+        p_value=0.04, test="McNemar's test", worse=(change,) if drop else (), largest_drop=drop,
     )  # fmt: skip
 
 
@@ -71,25 +71,25 @@ def test_every_kind_has_a_limit():
 
 
 @pytest.mark.parametrize("kind", LIMITS)
-def test_a_gate_without_settings_fits_every_kind(kind):
+def test_gate_without_settings_fits_every_kind(kind):
     check_gate(GateConfig(), get_target(kind))
     check_gate(GateConfig(promote=True, alias="canary", min_improvement=0.01), get_target(kind))
 
 
 @pytest.mark.parametrize(("kind", "limit"), LIMITS.items())
-def test_the_limit_of_a_kind_is_accepted(kind, limit):
+def test_limit_of_a_kind_is_accepted(kind, limit):
     check_gate(GateConfig(**{limit: 0.5}), get_target(kind))
 
 
 @pytest.mark.parametrize(("kind", "name"), FOREIGN)
-def test_a_limit_of_other_kinds_is_refused(kind, name):
+def test_limit_of_other_kinds_is_refused(kind, name):
     target = get_target(kind)
     direction = "higher" if target.higher_is_better else "lower"
-    words = (
+    message = (
         rf"gate\.{name} = 0\.5 has no meaning for targets = {kind}, whose metric is the "
         rf"{target.metric} \({direction} is better\): set gate\.{LIMITS[kind]}$"
     )
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         check_gate(GateConfig(**{name: 0.5}), target)
 
 
@@ -109,11 +109,11 @@ def test_label_settings_are_refused_for_kinds_without_labels(kind, settings):
 def test_values_outside_the_metric_range_are_refused(kind, name, value):
     target = get_target(kind)
     least = "-1" if name == "min_improvement" else "0"
-    words = (
+    message = (
         rf"gate\.{name} = {value:g}: the {target.metric} goes from 0 to 1; set gate\.{name} "
         rf"from {least} to 1$"
     )
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         check_gate(GateConfig(**{name: value}), target)
 
 
@@ -173,13 +173,13 @@ def test_rounding_errors_do_not_fail_the_gate():
         (rmse, {}),
     ],
 )
-def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
+def test_metric_that_is_not_finite_does_not_pass(metric, gate, value):
     verdict = evaluate_gate(GateConfig(**gate), metric(value))
     assert verdict.reasons == (f"{metric(value).name} is not a finite number",)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({}, None),
         ({"min_improvement": 0.08}, None),
@@ -191,11 +191,11 @@ def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
         ({"max_error_rate": 0.05, "min_improvement": 0.2}, r"max_error_rate.*min_improvement"),
     ],
 )
-def test_improvement_over_the_champion_is_checked(settings, words):
+def test_improvement_over_the_champion_is_checked(settings, message):
     verdict = evaluate_gate(GateConfig(**settings), error_rate(0.07), compared(0.08))
-    assert verdict.passed == (words is None)
-    if words:
-        assert re.search(words, " ".join(verdict.reasons))
+    assert verdict.passed == (message is None)
+    if message:
+        assert re.search(message, " ".join(verdict.reasons))
 
 
 def test_worse_model_passes_only_if_settings_allow_it():
@@ -220,9 +220,9 @@ def test_improvement_has_the_unit_of_the_metric():
 
 def test_incomparable_champion_fails_the_gate():
     verdict = evaluate_gate(
-        GateConfig(), error_rate(0.0), comparison_error="the champion knows other classes"
+        GateConfig(), error_rate(0.0), comparison_error="the champion has other classes"
     )
-    assert verdict.reasons == ("the champion knows other classes",)
+    assert verdict.reasons == ("the champion has other classes",)
 
 
 @pytest.mark.parametrize(

@@ -178,11 +178,15 @@ def test_model_is_compared_with_the_champion(config, draw_classes, write):
     assert " percentage points better" in Path(report.file("report.html")).read_text()
 
 
-@pytest.mark.parametrize("other", ["gone", "classes"])
-def test_incomparable_champion_fails_the_gate_with_a_reason(config, draw_classes, write, other):
+@pytest.mark.parametrize("difference", ["missing", "classes"])
+def test_incomparable_champion_fails_the_gate_with_a_reason(
+    config, draw_classes, write, difference
+):
     url = write(draw_classes(30, 3))
-    of_champion = None if other == "gone" else write(draw_classes(30, 4), "champion.parquet")
-    champion = Champion(model_url="best", predictions_url=of_champion)
+    champion_url = (
+        None if difference == "missing" else write(draw_classes(30, 4), "champion.parquet")
+    )
+    champion = Champion(model_url="best", predictions_url=champion_url)
     report = evaluated(config, url, champion=champion)
     assert report.comparison is None
     assert not report.verdict.passed
@@ -233,11 +237,11 @@ def test_predictions_of_an_unknown_kind_are_refused(draw_classes, write):
     info = drawn.info.model_copy(update={"targets": "tag"}).model_dump_json()
     table = pq.read_table(url).replace_schema_metadata({b"pets": info.encode()})
     pq.write_table(table, url)
-    words = (
+    message = (
         r"predictions.parquet: targets = tag: no such kind of target; set class, tags, numbers, "
         r"points, box, .*\. Did you mean tags"
     )
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         find_prediction_files(url)
 
 
@@ -245,8 +249,10 @@ def test_gate_setting_of_another_kind_is_refused_before_anything_is_stored(
     config, draw_classes, write
 ):
     config = config.model_copy(update={"gate": GateConfig(min_score=0.5)})
-    words = r"gate.min_score = 0.5 has no meaning for targets = class, .*: set gate.max_error_rate"
-    with pytest.raises(PetsError, match=words):
+    message = (
+        r"gate.min_score = 0.5 has no meaning for targets = class, .*: set gate.max_error_rate"
+    )
+    with pytest.raises(PetsError, match=message):
         evaluated(config, write(draw_classes(30, 3)))
     assert not Path(config.store).exists()
 
@@ -272,10 +278,10 @@ def test_champion_predictions_in_the_folder_are_reused(config, draw_classes, wri
     assert other.verdict.reasons == (other.comparison_error,)
 
 
-@pytest.mark.parametrize("about", [{"num_classes": 3}, {"model_url": "another"}])
-def test_validation_predictions_of_another_model_are_refused(config, draw_classes, write, about):
+@pytest.mark.parametrize("fields", [{"num_classes": 3}, {"model_url": "another"}])
+def test_validation_predictions_of_another_model_are_refused(config, draw_classes, write, fields):
     url = write(draw_classes(300, 4))
-    write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
+    write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | fields)), VALID_PREDICTIONS)
     with pytest.raises(PetsError, match=r"predictions-valid.parquet: .* differ in model, .*remove"):
         evaluated(config, url)
 

@@ -97,14 +97,17 @@ EXPECTED = {
 
 @pytest.fixture
 def blank_figures(monkeypatch) -> None:
-    """Replace the figures, which take longest."""
+    """Replace the figures, which are slow to draw."""
     for name in ("confusion_matrix", "reliability_diagram", "residuals", "threshold_curve"):
         monkeypatch.setattr(plots, name, lambda *_: b"")
 
 
 @pytest.fixture
 def compared(draw_kind, write, evaluated):
-    """Evaluate a model that is off by `off` against a champion that is off by `champion_off`."""
+    """Return a function that evaluates a model against a champion.
+
+    Predictions are off by `off`, those of the champion by `champion_off`.
+    """
 
     def compare_with(kind: str, off: float, champion_off: float, **keywords) -> EvalReport:
         theirs = draw_kind(kind, 120, off=champion_off, predicted_by=1, model_url="best")
@@ -235,7 +238,7 @@ def test_models_are_promoted_and_rolled_back(draw_kind, evaluated, tmp_path, kin
         promote_run(config.store, "champion", third)
     held = current(config.store, "pets", "champion").model
     assert (held.run_id, held.target, held.metric) == ("b", kind, second.primary)
-    # Evaluated again, it is the champion itself.
+    # A second evaluation of the champion recognises it.
     again = evaluated(
         draw_kind(kind, 120, off=0.1, model_url=second.model_url), run="again",
         champion=find_champion(config, key),
@@ -288,15 +291,15 @@ def test_sections_are_stored_published_and_printed(
 @every_kind
 def test_markup_in_names_is_escaped(draw_kind, write, evaluated, shown, jpeg, monkeypatch, kind):
     """Names of labels, numbers, units and photos are escaped."""
-    # Available photos have an alternative text.
+    # Only available photos have an alternative text.
     monkeypatch.setattr(
         gallery_module, "_photos", lambda url, ids, side: dict.fromkeys(ids, jpeg())
     )
     names = [EVIL, FORMULA, *(f"{EVIL} {index}" for index in range(2))]
     units = {"units": [f"{EVIL} per second"] * 4} if kind == "numbers" else {}
 
-    def drawn(**about) -> Predictions:
-        predictions = draw_kind(kind, names=names, off=0.3, **units, **about)
+    def drawn(**fields) -> Predictions:
+        predictions = draw_kind(kind, names=names, off=0.3, **units, **fields)
         ids = [f"{EVIL} {photo}" for photo in predictions.ids]
         return replace(predictions, ids=ids)
 
@@ -422,7 +425,7 @@ def test_label_issues_find_wrong_targets_with_few_false_positives(draw_kind, kin
 
 
 def test_label_issues_of_tags_exclude_most_model_errors(draw_kind):
-    """5% of 4 tags per photo are predicted wrong, in about 19% of the photos."""
+    """5% of the tags are predicted wrong; with 4 tags that is about 19% of the photos."""
     num_reported = num_contradicted = 0
     for seed in range(5):
         validation = draw_kind("tags", 100, off=0.05, seed=seed)

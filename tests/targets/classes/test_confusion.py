@@ -1,4 +1,4 @@
-"""Counts, order and pairs, against hand-computed values and by properties."""
+"""Confusion counts, class order and pairs: hand-computed values and properties."""
 
 import numpy as np
 import pytest
@@ -40,15 +40,15 @@ def test_counts_without_photos_are_zero():
 
 
 @pytest.mark.parametrize(
-    ("targets", "predictions", "words"),
+    ("targets", "predictions", "message"),
     [
         ([0, 3], [0, 0], "targets range"),
         ([0, 0], [0, -1], "predictions range"),
         ([0], [0, 1], "vectors of equal length"),
     ],
 )
-def test_bad_indices_are_refused(targets, predictions, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_indices_are_refused(targets, predictions, message):
+    with pytest.raises(ValueError, match=message):
         confusion_counts(np.array(targets), np.array(predictions), 3)
 
 

@@ -1,4 +1,4 @@
-"""Label errors: planted ones are found, and corrected in the next version."""
+"""Label errors are found, and corrected in the next version."""
 
 import csv
 
@@ -29,7 +29,7 @@ def test_planted_label_errors_are_found(planted):
     predictions, wrong = planted
     issues = label_issues(predictions)
     found = set(issues["id"])
-    assert len(found & wrong) >= 9, "three quarters of them"
+    assert len(found & wrong) >= 9, "at least three quarters are found"
     assert len(found - wrong) <= 2
     first = issues.iloc[0]
     row = predictions.ids.index(first.id)

@@ -95,7 +95,7 @@ def test_species_table_counts_confused_species():
     assert list(table.columns) == ["actual", "cat", "dog"]
     assert table.to_numpy().tolist() == [["cat", 7, 1], ["dog", 1, 19]]
     assert species_table(counts, [None, None, None]) is None
-    assert species_table(counts, ["dog", None, "dog"]) is None, "one species is no table"
+    assert species_table(counts, ["dog", None, "dog"]) is None, "a single species has no table"
 
 
 def test_classes_keep_their_species(draw_classes):

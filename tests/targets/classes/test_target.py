@@ -105,7 +105,7 @@ def test_galleries_have_photos_and_activation_maps(draw_classes, drawn_sample, t
         draw_classes(60, 3, split="valid", skill=7.0),
     )
     predictions.ids[:], validation.ids[:] = ids[:30], ids[30:90]
-    # A label that the model contradicts.
+    # Plant a label that the model contradicts.
     validation.targets[7] = (validation.targets[7] + 1) % 3
     worst = ids[int(np.argmax(predictions.losses))]
     maps = str(tmp_path / "maps.parquet")

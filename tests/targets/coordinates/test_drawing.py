@@ -1,4 +1,4 @@
-"""Drawings on photos are at the coordinates, and the worst photos are shown."""
+"""Drawing of coordinates on photos, and the gallery of the worst photos."""
 
 import io
 
@@ -26,7 +26,7 @@ GREY = Image.new("RGB", (SIDE, SIDE), (90, 90, 90))
 
 
 def drawn(kind: str, actual, predicted, photo: Image.Image = GREY) -> np.ndarray:
-    """Pixels, (height, width, 3)."""
+    """Return the pixels of a photo with drawn coordinates, (height, width, 3)."""
     image = draw_coordinates(photo, kind, np.array(actual, "f4"), np.array(predicted, "f4"))
     return np.asarray(image).astype(int)
 
@@ -46,7 +46,7 @@ def test_points_are_drawn_at_their_coordinates(x, y, predicted_x, predicted_y):
     pixels = drawn("points", [x, y], [predicted_x, predicted_y])
     cross = positions_of(pixels, PREDICTED)
     off = np.abs(cross - [pixel(predicted_x), pixel(predicted_y)]).max(1)
-    assert off.min() <= 2, "a cross is centred at its point"
+    assert off.min() <= 2, "the cross is centred at its point"
     circle = positions_of(pixels, ACTUAL)
     away = np.linalg.norm(circle - [pixel(x), pixel(y)], axis=1)
     # The cross may cover part of the circle.
@@ -117,7 +117,7 @@ def test_drawn_photos_have_a_fixed_longest_side(size, shown):
 
 @pytest.fixture
 def worst_of(evaluated):
-    """Return the photos with the largest error."""
+    """Return a function that returns the gallery of the largest errors."""
 
     def worst(predictions) -> list[Picture]:
         return read_gallery(evaluated(predictions).file("gallery.parquet"))["worst-errors"]
@@ -126,7 +126,7 @@ def worst_of(evaluated):
 
 
 def test_worst_boxes_are_sorted_by_iou(draw_kind, worst_of):
-    """Disjoint boxes are in order of distance, farthest first."""
+    """Disjoint boxes are sorted by distance, farthest first."""
     predictions = draw_kind("box", 40, off=0.3)
     worst = worst_of(predictions)
     iou = box_iou(predictions.targets, predictions.outputs)
@@ -137,7 +137,7 @@ def test_worst_boxes_are_sorted_by_iou(draw_kind, worst_of):
     assert [picture.detail for picture in worst] == [f"IoU {iou[row]:.2f}" for row in order]
     numbers = predictions.targets[order[0]]
     assert worst[0].actual == "; ".join(f"{number:.2f}" for number in numbers)
-    assert {picture.jpeg for picture in worst} == {None}, "the data set is out of reach"
+    assert {picture.jpeg for picture in worst} == {None}, "the data set is unavailable"
 
 
 def test_worst_points_are_sorted_by_distance(draw_kind, worst_of):
@@ -180,7 +180,7 @@ def test_worst_photos_are_stored_in_the_gallery(draw_stored, worst_of, kind, is_
 
 
 def test_actual_point_is_drawn_on_the_matching_photo(draw_stored, worst_of):
-    """JPEG changes colours by less than green differs from noise."""
+    """JPEG changes colours less than the green of the ring differs from the photo."""
     predictions = draw_stored("points", off=0.0)
     predictions.targets[:] = predictions.outputs[:] = 0.0
     predictions.targets[3] = [-0.8, -0.8]
@@ -190,7 +190,7 @@ def test_actual_point_is_drawn_on_the_matching_photo(draw_stored, worst_of):
 
 
 def test_label_issue_photos_show_validation_coordinates(draw_stored, evaluated):
-    """A photo in both parts is drawn with the predictions of each part."""
+    """A photo in both files is drawn with the predictions of each file."""
     predictions, validation = (draw_stored("points", off=0.0) for _ in range(2))
     for drawn in (predictions, validation):
         drawn.targets[:] = drawn.outputs[:] = 0.0

@@ -15,7 +15,7 @@ from tasks.artifacts.publisher import MAX_BYTES
 
 @pytest.fixture
 def published(shown):
-    """Return the artifacts of a report by key."""
+    """Return a function that publishes a report and returns its artifacts by key."""
     return lambda report: shown(publish_evaluation, PipelineConfig(), report)
 
 

@@ -1,4 +1,4 @@
-"""Distances and intersection over union, against hand-computed values and by properties."""
+"""Distances and intersection over union: hand-computed values and properties."""
 
 import hypothesis.extra.numpy as arrays
 import numpy as np

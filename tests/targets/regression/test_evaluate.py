@@ -29,7 +29,7 @@ KG = {"names": ["age", "weight"], "units": ["kg", "kg"]}
 
 @pytest.fixture
 def published(shown):
-    """Return the artifacts of a report by key."""
+    """Return a function that publishes a report and returns its artifacts by key."""
     return lambda report: shown(publish_evaluation, PipelineConfig(), report)
 
 
@@ -77,7 +77,7 @@ def test_errors_in_several_units_are_in_standard_deviations(evaluated, draw_kind
 
 
 def test_champion_is_scored_with_the_models_standard_deviations(evaluated, draw_kind, write):
-    """Its own standard deviations are of its own training photos."""
+    """The champion's file has the standard deviations of its own training photos."""
     predictions = draw_kind("numbers", names=["age", "weight"], units=["years", "grams"])
     names = {"age": "years", "weight": "grams"}
     numbers = [NumberInfo(name=name, unit=unit, std=9.0) for name, unit in names.items()]
@@ -208,7 +208,7 @@ def test_worst_errors_are_sorted_by_absolute_error(evaluated, draw_kind):
     assert worst[0].detail == f"{off[order[0]]:+.4g} years"
     assert worst[0].actual == f"{predictions.targets[order[0], 0]:.4g} years"
     assert worst[0].predicted == f"{predictions.outputs[order[0], 0]:.4g} years"
-    assert {picture.jpeg for picture in worst} == {None}, "the data set is out of reach"
+    assert {picture.jpeg for picture in worst} == {None}, "the data set is unavailable"
 
 
 def test_damaged_predictions_are_refused(evaluated, draw_kind, tmp_path):

@@ -1,4 +1,4 @@
-"""Errors of numbers, against hand-computed values and by properties."""
+"""Errors of numbers: hand-computed values and properties."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def only_row(table: pd.DataFrame) -> object:
 
 @pytest.fixture
 def metrics_of(draw_kind):
-    """Return the RMSE and MAE of predictions."""
+    """Return a function that computes the RMSE and MAE of predictions."""
 
     def metrics(targets, predicted) -> tuple[Metric, Metric]:
         names = [f"n{index}" for index in range(targets.shape[1])]
@@ -46,7 +46,7 @@ def metrics_of(draw_kind):
 def test_errors_of_one_number_computed_by_hand():
     info = NumberInfo(name="age", unit="years", mean=2.0)
     found = only_row(number_table([info], column(1, 2, 3, 6), column(1, 3, 3, 3)))
-    # Errors 0, 1, 0, -3; of the mean 1, 0, -1, -4; squares about the photos' own mean 3 add to 14.
+    # Errors: 0, 1, 0, -3. Errors of the mean: 1, 0, -1, -4. The squares about the mean 3 sum to 14.
     assert (found.name, found.unit) == ("age", "years")
     assert found.mae == pytest.approx(1.0)
     assert found.rmse == pytest.approx(np.sqrt(10 / 4))

@@ -47,7 +47,7 @@ def test_incomplete_coordinates_are_refused(draw_kind, write, kind, names, text)
     drawn = draw_kind(kind, 3, names=names)
     with pytest.raises(PetsError, match=text):
         write(drawn)
-    # Reading such a file fails, too.
+    # Reading such a file fails as well.
     url = with_metadata(write(draw_kind("numbers", 3, names=names)), targets=kind)
     with pytest.raises(PetsError, match=text):
         read(url, kind)
@@ -126,11 +126,11 @@ def test_nonfinite_numbers_are_refused(draw_kind, write, column, remedy, value):
 
 
 @pytest.mark.parametrize("column", ["actual", "predicted"])
-@pytest.mark.parametrize("lacking", [[1], [0, 2]])
-def test_photos_without_numbers_are_refused(draw_kind, write, column, lacking):
-    values = [None if row in lacking else [1.0, 2.0] for row in range(3)]
+@pytest.mark.parametrize("missing", [[1], [0, 2]])
+def test_photos_without_numbers_are_refused(draw_kind, write, column, missing):
+    values = [None if row in missing else [1.0, 2.0] for row in range(3)]
     url = changed(write(draw_kind("numbers", 3)), column, values)
-    with pytest.raises(PetsError, match=rf"{len(lacking)} samples have no {column}: predict again"):
+    with pytest.raises(PetsError, match=rf"{len(missing)} samples have no {column}: predict again"):
         read(url)
 
 
@@ -164,15 +164,15 @@ def test_file_of_version_1_is_read(tmp_path, kind):
 def test_damaged_bytes_never_change_the_predictions(draw_kind, write):
     url = write(draw_kind("box", 200))
     data, intact = Path(url).read_bytes(), read(url, "box")
-    seen = 0
+    num_detected = 0
     for index in range(0, len(data), 61):
         Path(url).write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
             found = read(url, "box")
         except PetsError:
-            seen += 1
+            num_detected += 1
             continue
         np.testing.assert_array_equal(found.targets, intact.targets)
         np.testing.assert_array_equal(found.outputs, intact.outputs)
         assert found.ids == intact.ids
-    assert seen > 20
+    assert num_detected > 20

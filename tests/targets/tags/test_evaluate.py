@@ -23,14 +23,14 @@ FILES = {
     "tags.parquet", "tags.csv", "gallery.parquet", "report.json", "report.html", "model_card.md",
     "candidate.json",
 }  # fmt: skip
-OF_VALIDATION = {
+VALIDATION_FILES = {
     "thresholds.parquet", "thresholds.csv", "thresholds.png", "label_issues.csv"
 }  # fmt: skip
 
 
 @pytest.fixture
 def evaluate_tags(evaluated):
-    """Evaluate tags with shared or per-tag thresholds."""
+    """Return a function that evaluates tags with shared or per-tag thresholds."""
 
     def run_evaluation(predictions, validation=None, threshold="shared", **keywords) -> EvalReport:
         settings = {"source": {"targets": "tags"}, "evaluate": {"threshold": threshold}}
@@ -65,7 +65,7 @@ def test_report_values_match_the_predictions(evaluate_tags, draw):
     assert f"{chosen.values[0]:.2f} for all tags, chosen on 100 validation" in report.details[1]
     assert report.num_rows == 200
     assert set(thresholds_of(report).values()) == set(chosen.values)
-    assert {path.name for path in Path(report.url).iterdir()} == FILES | OF_VALIDATION
+    assert {path.name for path in Path(report.url).iterdir()} == FILES | VALIDATION_FILES
     table = read_frame(report.file("tags"))
     known = table[table["support"] > 0]
     assert report.metric("mAP") == pytest.approx(known["average_precision"].mean())
@@ -83,7 +83,7 @@ def test_thresholds_are_stored_with_the_model_of_the_run(evaluate_tags, draw, tm
     assert kept.kind == "per_tag"
     assert kept.values == tuple(thresholds_of(first)[name] for name in names)
     assert (Path(model) / "README.md").exists()
-    # Evaluated again with another setting, it has others.
+    # A second evaluation with another setting replaces the thresholds.
     again = evaluate_tags(draw(model_url=model), draw(80, seed=5, model_url=model), "shared")
     assert len(set(thresholds_of(again).values())) == 1
     assert read_thresholds(model, names).kind == "shared"
@@ -106,7 +106,7 @@ def test_thresholds_stored_with_the_model_are_used(evaluate_tags, draw, shown, t
     report = evaluate_tags(draw(model_url=str(model)), validation)
     assert set(thresholds_of(report).values()) == {0.77}
     assert "0.77 for all tags, chosen on 9 validation photos" in report.details[1]
-    # Without validation photos there is no curve to draw, nor are labels examined.
+    # The threshold curve and label issues need validation photos.
     report = evaluate_tags(draw(model_url=str(model)), run="run-2")
     made = shown(publish_evaluation, PipelineConfig(), report)
     assert set(made) == {"tags", "top-losses", "run-summary"}
@@ -120,7 +120,9 @@ def test_thresholds_of_a_model_of_another_run_are_stored_once(evaluate_tags, dra
     kept = json.loads((model / THRESHOLDS).read_text())["values"]
     assert kept == list(thresholds_of(report).values())
     evaluate_tags(draw(model_url=str(model)), draw(80, seed=9, model_url=str(model)))
-    assert json.loads((model / THRESHOLDS).read_text())["values"] == kept, "then it keeps them"
+    assert json.loads((model / THRESHOLDS).read_text())["values"] == kept, (
+        "stored thresholds are kept"
+    )
     assert [path.name for path in model.iterdir()] == [THRESHOLDS]
 
 

@@ -34,7 +34,7 @@ def test_actual_tags_are_stored_by_name(draw, write):
     rows = pq.read_table(write(drawn)).to_pylist()
     for row, flags in zip(rows, drawn.targets, strict=True):
         assert row["actual"] == [drawn.info.names[i] for i in np.flatnonzero(flags)]
-    assert any(row["actual"] == [] for row in rows), "photos without a tag are among them"
+    assert any(row["actual"] == [] for row in rows), "some photos have no tag"
 
 
 def test_loss_computed_by_hand():
@@ -54,7 +54,7 @@ def test_invalid_probabilities_are_refused(draw, write, bad):
         read_predictions(write(drawn), TAGS)
 
 
-def test_a_tag_outside_the_vocabulary_is_refused(draw, write):
+def test_tag_outside_the_vocabulary_is_refused(draw, write):
     url = write(draw(5))
     table = pq.read_table(url)
     actual = [["dgo"], *table["actual"].to_pylist()[1:]]
@@ -87,7 +87,7 @@ def test_predictions_of_tags_are_refused_as_classes(draw, write):
         read_predictions(url, TAGS)
 
 
-def test_an_empty_vocabulary_is_refused(draw, write, tmp_path):
+def test_empty_vocabulary_is_refused(draw, write, tmp_path):
     url = write(draw(3))
     metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"classes": []}
     table = pq.read_table(url).replace_schema_metadata({b"pets": json.dumps(metadata)})
@@ -97,7 +97,7 @@ def test_an_empty_vocabulary_is_refused(draw, write, tmp_path):
 
 
 def test_file_of_version_1_is_read(tmp_path):
-    """Its metadata has only the names of the tags."""
+    """Metadata of version 1 has only the names of the tags."""
     metadata = {
         "format_version": 1, "split": "test", "model_url": "store/runs/r/model",
         "backbone": "resnet34", "image_size": 64, "dataset_url": "store/datasets/pets/f",
@@ -125,7 +125,7 @@ def test_file_of_version_1_is_read(tmp_path):
     assert found.outputs.tolist() == [[0.75, 0.25, 0.5], [0.125, 0.25, 1]]
 
 
-def test_a_newer_version_is_refused(draw, write):
+def test_newer_version_is_refused(draw, write):
     url = write(draw(3))
     metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"format_version": 3}
     table = pq.read_table(url).replace_schema_metadata({b"pets": json.dumps(metadata)})

@@ -1,4 +1,4 @@
-"""Thresholds maximise F1 on the photos they are chosen on."""
+"""Choice of thresholds that maximise F1, and their file."""
 
 import numpy as np
 import pytest
