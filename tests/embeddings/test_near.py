@@ -28,17 +28,17 @@ def photos(draw):
 @given(photos(), st.integers(0, 30))
 def test_each_photo_is_listed_with_its_best_match(drawn, cut):
     vectors, ids, splits = drawn
-    least, cosines = float(np.cos(0.12)), (vectors @ vectors.T).round(4)
+    min_similarity, cosines = float(np.cos(0.12)), (vectors @ vectors.T).round(4)
     expected = {}
     for own in range(len(ids)):
         later = [m for m in range(len(ids)) if splits[m] > splits[own]]
         before = [m for m in range(len(ids)) if splits[m] == splits[own] and ids[m] < ids[own]]
         for candidates in (later, before):
-            near = [m for m in candidates if cosines[own, m] >= least]
+            near = [m for m in candidates if cosines[own, m] >= min_similarity]
             if near:
                 expected[own] = min(near, key=lambda m: (-cosines[own, m], ids[m]))
                 break
-    found = find_matches(np.split(vectors, [min(cut, len(ids))]), ids, splits, least)
+    found = find_matches(np.split(vectors, [min(cut, len(ids))]), ids, splits, min_similarity)
     # Cosines of equal vectors differ by rounding, so any of these vectors may be the match.
     assert found.first.tolist() == sorted(expected)
     for own, match, value in zip(*(column.tolist() for column in found), strict=True):

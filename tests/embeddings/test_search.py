@@ -27,11 +27,11 @@ def vectors_in_blocks(draw) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 @given(vectors_in_blocks(), st.floats(0.1, 0.999))
-def test_every_close_pair_is_found_once(drawn, least):
+def test_every_close_pair_is_found_once(drawn, min_similarity):
     vectors, blocks = drawn
     found = [
         (*pair, value)
-        for pairs in find_close_pairs(blocks, least)
+        for pairs in find_close_pairs(blocks, min_similarity)
         for *pair, value in zip(*(column.tolist() for column in pairs), strict=True)
     ]
     indices = [pair[:2] for pair in found]
@@ -40,9 +40,9 @@ def test_every_close_pair_is_found_once(drawn, least):
     for first, second, value in found:
         assert first < second
         assert value == pytest.approx(cosines[first, second], abs=ROUNDING)
-        assert value >= np.float32(least)
-    surely = np.argwhere(np.triu(cosines >= least + ROUNDING, 1))
-    assert set(map(tuple, surely.tolist())) <= set(indices)
+        assert value >= np.float32(min_similarity)
+    certain = np.argwhere(np.triu(cosines >= min_similarity + ROUNDING, 1))
+    assert set(map(tuple, certain.tolist())) <= set(indices)
 
 
 @given(vectors_in_blocks(), st.integers(1, 50), st.integers(0, 2**32 - 1))

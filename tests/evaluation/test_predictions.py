@@ -43,8 +43,8 @@ def test_losses_are_finite_where_probabilities_are_0(draw_classes, tmp_path):
     outputs = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
     write_predictions(url, CLASSES, drawn.info, drawn.ids, np.array([1, 1]), outputs)
     found, table = read_classes(url), pq.read_table(url).to_pandas()
-    least = -np.log(np.finfo(np.float32).tiny)
-    assert found.losses.tolist() == table.loss.tolist() == pytest.approx([least, np.log(2)])
+    max_loss = -np.log(np.finfo(np.float32).tiny)
+    assert found.losses.tolist() == table.loss.tolist() == pytest.approx([max_loss, np.log(2)])
     assert [found.names[i] for i in found.predicted] == table.predicted.tolist()
 
 

@@ -108,10 +108,10 @@ def test_label_settings_are_refused_for_kinds_without_labels(kind, settings):
 @pytest.mark.parametrize(("kind", "name", "value"), OUT_OF_RANGE)
 def test_values_outside_the_metric_range_are_refused(kind, name, value):
     target = get_target(kind)
-    least = "-1" if name == "min_improvement" else "0"
+    lower_bound = "-1" if name == "min_improvement" else "0"
     message = (
         rf"gate\.{name} = {value:g}: the {target.metric} goes from 0 to 1; set gate\.{name} "
-        rf"from {least} to 1$"
+        rf"from {lower_bound} to 1$"
     )
     with pytest.raises(PetsError, match=message):
         check_gate(GateConfig(**{name: value}), target)

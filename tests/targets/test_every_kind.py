@@ -256,19 +256,23 @@ def test_sections_are_stored_published_and_printed(
     report = compared(kind, off=0.1, champion_off=0.3, validation=validation)
     page = Path(report.file("report.html")).read_text()
     gallery = read_gallery(report.file("gallery.parquet"))
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert list(made) == [*(section.key for section in report.sections), "champion", "run-summary"]
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert list(artifacts) == [
+        *(section.key for section in report.sections),
+        "champion",
+        "run-summary",
+    ]
     for section in report.sections:
         assert (f'id="{section.key}"' in page) == section.in_report
         if section.table:
             table = read_frame(report.file(section.table))
             assert set(section.percent) <= set(table.columns)
-            assert len(made[section.key]) == len(table)
+            assert len(artifacts[section.key]) == len(table)
             assert Path(report.file(f"{section.table}.csv")).exists()
         if section.figure:
             png = Path(report.file(f"{section.figure}.png")).read_bytes()
             assert png.startswith(b"\x89PNG")
-            assert "data:image/png" in made[section.key]
+            assert "data:image/png" in artifacts[section.key]
         for picture in gallery.get(section.gallery, ()):
             assert html.escape(picture.predicted) in page.replace("<wbr>", "")
     assert any(gallery.values())
@@ -311,8 +315,8 @@ def test_markup_in_names_is_escaped(draw_kind, write, evaluated, shown, jpeg, mo
     assert not UNESCAPED.search(page)
     assert html.escape(EVIL) in page.replace("<wbr>", "")
     assert not UNESCAPED.search(Path(report.file("model_card.md")).read_text())
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    found = [key for key, content in made.items() if UNESCAPED.search(str(content))]
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    found = [key for key, content in artifacts.items() if UNESCAPED.search(str(content))]
     assert found == []
     for path in Path(report.url).glob("*.csv"):
         cells = [cell for row in csv.reader(path.read_text().splitlines()) for cell in row]
@@ -420,8 +424,8 @@ def test_label_issues_find_wrong_targets_with_few_false_positives(draw_kind, kin
         num_found += len(wrong & issues_of(validation))
         num_wrong += len(wrong)
     assert num_found >= 0.95 * num_wrong
-    most = {"numbers": 0.02}.get(kind, 0)
-    assert num_false <= most * 8 * 60
+    max_false_rate = {"numbers": 0.02}.get(kind, 0)
+    assert num_false <= max_false_rate * 8 * 60
 
 
 def test_label_issues_of_tags_exclude_most_model_errors(draw_kind):

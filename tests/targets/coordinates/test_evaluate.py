@@ -28,8 +28,8 @@ def test_point_distances_are_in_shares_of_a_side_and_in_pixels(evaluated, draw_s
     pixels = np.hypot(*(steps * [12, 8]).T)
     assert report.metric("median distance") == pytest.approx(np.median(pixels))
     assert report.metric("95th percentile of distances") == pytest.approx(np.quantile(pixels, 0.95))
-    of_mean = np.hypot(*((0.1 - predictions.targets.astype("f8")) * [12, 8]).T)
-    assert report.metrics[0].baseline == pytest.approx(np.median(of_mean))
+    baseline_distances = np.hypot(*((0.1 - predictions.targets.astype("f8")) * [12, 8]).T)
+    assert report.metrics[0].baseline == pytest.approx(np.median(baseline_distances))
     assert report.primary.baseline == pytest.approx(
         np.hypot(*(0.1 - predictions.targets.astype("f8")).T).mean() / 2
     )

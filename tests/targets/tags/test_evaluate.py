@@ -108,8 +108,8 @@ def test_thresholds_stored_with_the_model_are_used(evaluate_tags, draw, shown, t
     assert "0.77 for all tags, chosen on 9 validation photos" in report.details[1]
     # The threshold curve and label issues need validation photos.
     report = evaluate_tags(draw(model_url=str(model)), run="run-2")
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert set(made) == {"tags", "top-losses", "run-summary"}
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert set(artifacts) == {"tags", "top-losses", "run-summary"}
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
@@ -130,8 +130,8 @@ def test_thresholds_without_validation_photos_are_one_half(evaluate_tags, draw, 
     report = evaluate_tags(draw())
     assert set(thresholds_of(report).values()) == {0.5}
     assert "0.5 for each tag (no validation photos to choose them on)" in report.details[1]
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert set(made) == {"tags", "top-losses", "run-summary"}
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert set(artifacts) == {"tags", "top-losses", "run-summary"}
     assert report.num_label_issues is None
 
 
@@ -139,24 +139,26 @@ def test_artifacts_and_printed_summary_match_the_report(evaluate_tags, draw, sho
     tags = ["dog", "cat", EVIL, "sofa", "never"]
     predictions = draw(tags=tags)
     report = evaluate_tags(predictions, draw(80, seed=5, tags=tags))
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert list(made) == ["tags", "thresholds", "top-losses", "label-issues", "run-summary"]
-    assert all(len(json.dumps(content)) < MAX_BYTES for content in made.values())
-    assert all("<img src=x" not in str(content) for content in made.values())
-    assert [row["name"] for row in made["tags"]][-1] == "never", "a tag without photos comes last"
-    assert made["tags"][-1]["f1"] == ""
-    scores = [row["f1"] for row in made["tags"][:-1]]
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert list(artifacts) == ["tags", "thresholds", "top-losses", "label-issues", "run-summary"]
+    assert all(len(json.dumps(content)) < MAX_BYTES for content in artifacts.values())
+    assert all("<img src=x" not in str(content) for content in artifacts.values())
+    assert [row["name"] for row in artifacts["tags"]][-1] == "never", (
+        "a tag without photos comes last"
+    )
+    assert artifacts["tags"][-1]["f1"] == ""
+    scores = [row["f1"] for row in artifacts["tags"][:-1]]
     assert scores == sorted(scores)
-    summary = made["run-summary"]
+    summary = artifacts["run-summary"]
     assert summary.startswith(f"# F1 per photo {escape_markdown(report.primary.format())}")
     num_untagged = (~predictions.targets.any(1)).sum()
     assert rf"5 tags\; {num_untagged} photos have none\." in summary
     assert report.unseen_labels == ("never",)
     assert r"without an evaluated photo\: never\." in summary
-    assert "data:image/png;base64,iVBOR" in made["thresholds"]
+    assert "data:image/png;base64,iVBOR" in artifacts["thresholds"]
     worst = read_gallery(report.file("gallery.parquet"))["top-losses"]
     assert worst[0].photo_id == predictions.ids[int(predictions.losses.argmax())]
-    assert made["top-losses"].count("(photo unavailable)") == 16
+    assert artifacts["top-losses"].count("(photo unavailable)") == 16
     show_evaluation(report)
     printed = capsys.readouterr().out
     assert f"F1 per photo {report.primary.value:.1%}" in printed

@@ -39,8 +39,10 @@ def test_f1_matches_scikit_learn(targets, seed):
     micro, _, each = f1_scores(targets, predicted)
     flat = targets.ravel(), predicted.ravel()
     assert micro == pytest.approx(f1_score(*flat, zero_division=0))
-    theirs = [f1_score(t, g, zero_division=0) for t, g in zip(targets.T, predicted.T, strict=True)]
-    assert each == pytest.approx(np.array(theirs))
+    expected = [
+        f1_score(t, g, zero_division=0) for t, g in zip(targets.T, predicted.T, strict=True)
+    ]
+    assert each == pytest.approx(np.array(expected))
     assert exact_match(targets, predicted) == pytest.approx(np.mean((targets == predicted).all(1)))
     assert accuracy_multi(targets, predicted) == pytest.approx(accuracy_score(*flat))
 
