@@ -1,4 +1,4 @@
-"""Files of embeddings that are made up."""
+"""Embeddings files with given features."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -12,23 +12,23 @@ from pets_core.embeddings.file import EmbeddingsInfo, SplitEmbeddings, write_emb
 
 @pytest.fixture
 def write_some(tmp_path: Path) -> Callable[..., str]:
-    """Write a file of split, class and features by photo id; returns its path."""
+    """Return a function that writes splits, classes and features by photo id to a file."""
 
-    def write(photos: Mapping[str, tuple[str, str, Sequence[float]]], **about: object) -> str:
+    def write(photos: Mapping[str, tuple[str, str, Sequence[float]]], **fields: object) -> str:
         features = np.array([values for _, _, values in photos.values()], np.float32)
         info = {
             "model_url": str(tmp_path / "model"), "model_sha256": "0", "backbone": "b",
             "image_size": 64, "num_features": features.shape[1], "dataset_url": str(tmp_path),
             "dataset_name": "d", "dataset_fingerprint": "f",
         }  # fmt: skip
-        splits, place = [], 0
+        splits, start = [], 0
         for split, own in groupby(photos.items(), key=lambda item: item[1][0]):
             ids, rows = zip(*own, strict=True)
             names = [name for _, name, _ in rows]
-            splits.append(SplitEmbeddings(split, ids, names, features[place : place + len(ids)]))
-            place += len(ids)
+            splits.append(SplitEmbeddings(split, ids, names, features[start : start + len(ids)]))
+            start += len(ids)
         url = str(tmp_path / "embeddings.parquet")
-        write_embeddings(url, EmbeddingsInfo(**info | about), splits)
+        write_embeddings(url, EmbeddingsInfo(**info | fields), splits)
         return url
 
     return write

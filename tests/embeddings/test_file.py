@@ -1,4 +1,4 @@
-"""The file of embeddings: what is read is what was written, and nothing else is read."""
+"""Embeddings file: round trip and validation."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def written(drawn, tmp_path, monkeypatch) -> str:
     return url
 
 
-def test_what_is_read_is_what_was_written(drawn, written):
+def test_round_trip_preserves_embeddings(drawn, written):
     table = pq.read_table(written)
     assert table.column_names == ["id", "split", "class_name", "embedding"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 5)
@@ -62,19 +62,19 @@ def test_what_is_read_is_what_was_written(drawn, written):
     assert ids == [photo for split in drawn for photo in split.ids]
 
 
-def test_the_folder_of_the_run_stands_for_the_file(written, tmp_path):
+def test_run_folder_is_accepted_in_place_of_the_file(written, tmp_path):
     with open_embeddings(str(tmp_path)) as file:
         assert file.num_photos == 16
 
 
-def opened(url: object) -> None:
+def read_all(url: object) -> None:
     with open_embeddings(str(url)) as file:
         file.photos()
         for number in range(len(file)):
             file[number]
 
 
-def test_what_fails_half_way_leaves_nothing(drawn, tmp_path):
+def test_failed_write_leaves_no_file(drawn, tmp_path):
     def failing():
         yield drawn[0]
         raise RuntimeError("the second split")
@@ -84,23 +84,23 @@ def test_what_fails_half_way_leaves_nothing(drawn, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_something_else_is_refused(tmp_path, written):
+def test_other_files_are_refused(tmp_path, written):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(PetsError, match=r"no metadata 'pets.embeddings'; use the embeddings.parq"):
-        opened(other)
+        read_all(other)
     (tmp_path / "text.parquet").write_text("a,b")
     with pytest.raises(PetsError, match=r"text.parquet: not an embeddings file, or damaged"):
-        opened(tmp_path / "text.parquet")
+        read_all(tmp_path / "text.parquet")
     with pytest.raises(PetsError, match=r"no/embeddings/embeddings.parquet does not exist"):
-        opened(tmp_path / "no")
+        read_all(tmp_path / "no")
 
 
 @pytest.mark.parametrize("column", ["id", "split", "class_name", "embedding"])
-def test_a_file_without_a_column_is_refused(written, column):
+def test_file_without_a_column_is_refused(written, column):
     pq.write_table(pq.read_table(written).drop_columns([column]), written)
     with pytest.raises(PetsError, match=f"{column} must be .*no such column"):
-        opened(written)
+        read_all(written)
 
 
 def test_embeddings_of_another_length_are_refused(written):
@@ -108,7 +108,7 @@ def test_embeddings_of_another_length_are_refused(written):
     short = pa.array([[1.0]] * 16, pa.list_(pa.float32(), 1))
     pq.write_table(table.set_column(3, pa.field("embedding", short.type), short), written)
     with pytest.raises(PetsError, match=r"embedding must be fixed_size_list.*\[5\], not fixed"):
-        opened(written)
+        read_all(written)
 
 
 def test_metadata_of_another_version_is_refused(written):
@@ -116,24 +116,24 @@ def test_metadata_of_another_version_is_refused(written):
     changed = table.schema.metadata[b"pets.embeddings"].replace(b'"format_version":1', b'"v":2')
     pq.write_table(table.replace_schema_metadata({"pets.embeddings": changed}), written)
     with pytest.raises(PetsError, match=r"the metadata is damaged or of another version"):
-        opened(written)
+        read_all(written)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_embeddings_that_are_not_finite_are_refused(drawn, tmp_path, value):
+def test_nonfinite_embeddings_are_refused(drawn, tmp_path, value):
     drawn[2].features[1, 2] = value
     url = str(tmp_path / "e.parquet")
     write_embeddings(url, info(5), drawn)
     with pytest.raises(PetsError, match=r"not finite: run `pets embed` again"):
-        opened(url)
+        read_all(url)
 
 
-def test_no_damage_goes_unseen(written):
+def test_damaged_bytes_never_change_the_embeddings(written):
     data, intact = Path(written).read_bytes(), pq.read_table(written)
-    for place in range(0, len(data), 23):
-        Path(written).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+    for index in range(0, len(data), 23):
+        Path(written).write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
-            opened(written)
+            read_all(written)
         except PetsError:
             continue
         assert pq.read_table(written).equals(intact)

@@ -1,4 +1,4 @@
-"""Near-duplicates by embedding, and the same rule as the hash's for who is listed."""
+"""Near-duplicates by embedding, listed by the same rule as those by hash."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,10 @@ from pets_core.records.dataset import ClassInfo, DatasetManifest
 
 @st.composite
 def photos(draw):
-    """Ids in no order, splits, and unit vectors of which many are equal or near."""
+    """Draw unit vectors, many of them equal or near; shuffled ids; and splits."""
     count = draw(st.integers(1, 25))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    # A step apart: no cosine is within rounding of another, or of the bound.
+    # Angles are multiples of a step, so no cosine is within rounding of another or the threshold.
     angles = rng.integers(0, 60, count) / 20
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     ids = np.array([f"{number:02}" for number in rng.permutation(count)], object)
@@ -26,26 +26,26 @@ def photos(draw):
 
 
 @given(photos(), st.integers(0, 30))
-def test_each_photo_is_listed_with_the_like_that_weighs_most(drawn, cut):
+def test_each_photo_is_listed_with_its_best_match(drawn, cut):
     vectors, ids, splits = drawn
-    least, cosines = float(np.cos(0.12)), (vectors @ vectors.T).round(4)
+    min_similarity, cosines = float(np.cos(0.12)), (vectors @ vectors.T).round(4)
     expected = {}
     for own in range(len(ids)):
         later = [m for m in range(len(ids)) if splits[m] > splits[own]]
         before = [m for m in range(len(ids)) if splits[m] == splits[own] and ids[m] < ids[own]]
         for candidates in (later, before):
-            near = [m for m in candidates if cosines[own, m] >= least]
+            near = [m for m in candidates if cosines[own, m] >= min_similarity]
             if near:
                 expected[own] = min(near, key=lambda m: (-cosines[own, m], ids[m]))
                 break
-    found = find_matches(np.split(vectors, [min(cut, len(ids))]), ids, splits, least)
-    # Equal vectors give equal cosines but for rounding, which may choose among them.
+    found = find_matches(np.split(vectors, [min(cut, len(ids))]), ids, splits, min_similarity)
+    # Cosines of equal vectors differ by rounding, so any of these vectors may be the match.
     assert found.first.tolist() == sorted(expected)
-    for own, like, value in zip(*(column.tolist() for column in found), strict=True):
-        wanted = expected[own]
-        assert (splits[like] > splits[own]) == (splits[wanted] > splits[own])
-        assert cosines[own, like] == cosines[own, wanted]
-        assert value == pytest.approx(cosines[own, like], abs=1e-4)
+    for own, match, value in zip(*(column.tolist() for column in found), strict=True):
+        best = expected[own]
+        assert (splits[match] > splits[own]) == (splits[best] > splits[own])
+        assert cosines[own, match] == cosines[own, best]
+        assert value == pytest.approx(cosines[own, match], abs=1e-4)
 
 
 PHOTOS = {
@@ -59,7 +59,7 @@ PHOTOS = {
 
 @pytest.fixture
 def manifest(tmp_path) -> DatasetManifest:
-    """A version whose hash has found another like of train-b, and one of a photo of its own."""
+    """Version with two matches by hash: train-b in its own split, and train-c."""
     rows = [
         ("train-b", "train", "pug", "train-a", "train", "pug", 2, False),
         ("train-c", "train", "pug", "test-c", "test", "pug", 6, False),
@@ -75,7 +75,7 @@ def manifest(tmp_path) -> DatasetManifest:
     )  # fmt: skip
 
 
-def test_both_ways_are_put_side_by_side(manifest, tmp_path, write_some):
+def test_matches_by_embedding_and_by_hash_are_compared(manifest, tmp_path, write_some):
     url = write_some(
         {photo: (split, name, [np.cos(angle), np.sin(angle)])
          for photo, (split, name, angle) in PHOTOS.items()}
@@ -86,7 +86,7 @@ def test_both_ways_are_put_side_by_side(manifest, tmp_path, write_some):
         ("train-b", "test-a", False),
         ("train-a", "test-a", False),
         ("train-e", "train-d", False),
-    ], "train-b leaks, which the hash did not see; what leaks comes before what is more alike"
+    ], "leaking photos come first, also train-b, whose leak the hash missed"
     assert rows[0]["match_class_name"] == "boxer"
     assert rows[0]["similarity"] == pytest.approx(np.cos(0.003), abs=1e-6)
     assert (found.num_photos, found.min_similarity) == (7, 0.99)
@@ -99,7 +99,7 @@ def test_both_ways_are_put_side_by_side(manifest, tmp_path, write_some):
     assert (wider.num_both, wider.num_only_hash) == (1, 1)
 
 
-def test_none_is_a_file_of_no_rows(manifest, tmp_path, write_some):
+def test_no_matches_write_an_empty_table(manifest, tmp_path, write_some):
     url = write_some({"a": ("train", "pug", [1, 0]), "b": ("test", "pug", [0, 1])})
     found = find_near_duplicates(manifest, str(tmp_path), url, 0.5)
     assert pq.read_table(found.url).num_rows == 0

@@ -1,4 +1,4 @@
-"""Search block by block finds what the whole matrix of cosines says."""
+"""Search by blocks finds the same pairs as the whole matrix of cosines."""
 
 import tracemalloc
 
@@ -11,12 +11,12 @@ from pets_core.embeddings.file import normalize
 from pets_core.embeddings.search import find_close_pairs, nearest
 
 ROUNDING = 1e-5
-"""Blocks of other sizes are multiplied in another order."""
+"""Rounding differs with the block size, since products are summed in another order."""
 
 
 @st.composite
 def vectors_in_blocks(draw) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Unit vectors, many of them near another, cut into blocks of any sizes, empty ones too."""
+    """Draw unit vectors, many near another, split into blocks of any size, including 0."""
     count, size = draw(st.integers(1, 40)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     centres = rng.normal(size=(draw(st.integers(1, 8)), size))
@@ -27,41 +27,41 @@ def vectors_in_blocks(draw) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 @given(vectors_in_blocks(), st.floats(0.1, 0.999))
-def test_every_close_pair_is_found_once(drawn, least):
+def test_every_close_pair_is_found_once(drawn, min_similarity):
     vectors, blocks = drawn
     found = [
         (*pair, value)
-        for pairs in find_close_pairs(blocks, least)
+        for pairs in find_close_pairs(blocks, min_similarity)
         for *pair, value in zip(*(column.tolist() for column in pairs), strict=True)
     ]
-    places = [pair[:2] for pair in found]
-    assert len(places) == len(set(places))
+    indices = [pair[:2] for pair in found]
+    assert len(indices) == len(set(indices))
     cosines = vectors.astype(np.float64) @ vectors.T
     for first, second, value in found:
         assert first < second
         assert value == pytest.approx(cosines[first, second], abs=ROUNDING)
-        assert value >= np.float32(least)
-    surely = np.argwhere(np.triu(cosines >= least + ROUNDING, 1))
-    assert set(map(tuple, surely.tolist())) <= set(places)
+        assert value >= np.float32(min_similarity)
+    certain = np.argwhere(np.triu(cosines >= min_similarity + ROUNDING, 1))
+    assert set(map(tuple, certain.tolist())) <= set(indices)
 
 
 @given(vectors_in_blocks(), st.integers(1, 50), st.integers(0, 2**32 - 1))
-def test_the_nearest_are_those_of_the_whole_matrix(drawn, count, seed):
+def test_nearest_matches_the_whole_matrix(drawn, count, seed):
     vectors, blocks = drawn
     query = normalize(
         np.random.default_rng(seed).normal(size=vectors[:1].shape).astype(np.float32)
     )[0]
-    places, similarity = nearest(blocks, query, count)
+    indices, similarity = nearest(blocks, query, count)
     cosines = vectors @ query
-    assert len(places) == len(set(places.tolist())) == min(count, len(vectors))
-    np.testing.assert_allclose(similarity, cosines[places], atol=ROUNDING)
+    assert len(indices) == len(set(indices.tolist())) == min(count, len(vectors))
+    np.testing.assert_allclose(similarity, cosines[indices], atol=ROUNDING)
     np.testing.assert_allclose(similarity, np.sort(cosines)[::-1][:count], atol=ROUNDING)
 
 
-def test_of_equally_near_ones_the_first_are_taken():
+def test_nearest_returns_the_first_of_equal_vectors():
     vectors = np.tile(np.eye(2, dtype=np.float32), (5, 1))
-    places, _ = nearest([vectors[:3], vectors[3:]], vectors[1], 3)
-    assert places.tolist() == [1, 3, 5]
+    indices, _ = nearest([vectors[:3], vectors[3:]], vectors[1], 3)
+    assert indices.tolist() == [1, 3, 5]
 
 
 class Drawn:
@@ -92,10 +92,10 @@ def test_memory_does_not_grow_with_the_number_of_vectors(search):
     finally:
         tracemalloc.stop()
     whole = 40 * 256 * 64 * 4
-    assert peak < whole / 2, "all vectors; the matrix of all cosines is 160 times as much"
+    assert peak < whole / 2, "the matrix of all cosines is 160 times as large as all vectors"
 
 
-def test_a_vector_of_no_length_is_like_nothing():
+def test_zero_vector_has_no_close_pairs():
     vectors = normalize(np.array([[0, 0], [0, 0], [3, 4]], np.float32))
     np.testing.assert_allclose(vectors, [[0, 0], [0, 0], [0.6, 0.8]], rtol=1e-6)
     assert list(find_close_pairs([vectors], 0.1)) == []

@@ -1,4 +1,4 @@
-"""Photos of a data set, embedded by ranks; near-duplicates that were planted; and a search."""
+"""Embedding of a data set by ranks, its near-duplicates, and a search for similar photos."""
 
 import io
 import shutil
@@ -28,7 +28,7 @@ NUM_PHOTOS, PLANTED = 40, (3, 8, 20)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, drawn_sample) -> Path:
-    """Drawn photos with splits in a table; some are in another split too, cropped and worse."""
+    """Photos and a table of splits; cropped, recompressed copies of some are in the test split."""
     folder = tmp_path_factory.mktemp("photos")
     with tarfile.open(drawn_sample / "images.tar.gz") as archive:
         members = [m for m in archive.getmembers() if m.name.endswith(".jpg")][:NUM_PHOTOS]
@@ -72,7 +72,7 @@ def manifest(config) -> DatasetManifest:
 
 @pytest.fixture(scope="module")
 def model_url(config, tmp_path_factory) -> str:
-    """The built-in backbone as it was pretrained; its classes are not the data set's."""
+    """Model with the built-in pretrained backbone; its classes differ from the data set's."""
     built = create_model(config, (ClassInfo(name="cat"), ClassInfo(name="dog")), "f")
     url = str(tmp_path_factory.mktemp("models") / "model")
     save_model(url, built.card, built.model.state_dict())
@@ -92,13 +92,15 @@ def embedded(
 
 @pytest.fixture(scope="module")
 def run(config, manifest, model_url, tmp_path_factory) -> Path:
-    """A run's folder with the embeddings of one rank."""
+    """Folder of a run with the embeddings of one rank."""
     run = tmp_path_factory.mktemp("run")
     embedded(config, manifest, model_url, run)
     return run
 
 
-def test_any_number_of_ranks_gives_the_same_file(config, manifest, model_url, run, tmp_path):
+def test_embeddings_are_independent_of_the_number_of_ranks(
+    config, manifest, model_url, run, tmp_path
+):
     result = embedded(config, manifest, model_url, tmp_path, num_ranks=2)
     assert result.num_photos == NUM_PHOTOS + len(PLANTED)
     one = pq.read_table(run / "embeddings/embeddings.parquet")
@@ -121,12 +123,12 @@ def test_planted_near_duplicates_are_found(manifest, run, tmp_path):
     rows = pq.read_table(found.url).to_pylist()
     pairs = [(row["id"], row["match_id"], row["match_split"]) for row in rows]
     assert sorted(pairs[:3]) == [(f"{n:02}.jpg", f"again-{n:02}.jpg", "test") for n in PLANTED]
-    # A hash of low frequencies does not know a photo again that was cropped.
+    # A hash of low frequencies does not match cropped copies.
     assert (found.num_leaking, found.num_leaking_only_embedding) == (3, 3)
     assert manifest.duplicates["leaking"] == 0
 
 
-def test_a_photo_of_the_data_set_is_nearest_to_itself(run, folder):
+def test_photo_of_the_data_set_is_nearest_to_itself(run, folder):
     for number in PLANTED:
         first, second, *_ = found = find_similar_photos(
             str(folder / f"{number:02}.jpg"), str(run), 4
@@ -138,19 +140,19 @@ def test_a_photo_of_the_data_set_is_nearest_to_itself(run, folder):
         assert [n.similarity for n in found] == sorted((n.similarity for n in found), reverse=True)
 
 
-def test_no_more_are_found_than_there_are(run, folder):
+def test_search_returns_at_most_all_photos(run, folder):
     assert len(find_similar_photos(str(folder / "00.jpg"), str(run), 1000)) == NUM_PHOTOS + 3
 
 
 @pytest.fixture
 def other(run, model_url, tmp_path, config, manifest) -> tuple[str, Path]:
-    """Embeddings by a model that may be changed, and its folder."""
+    """Folders of a run with embeddings, and of a model that the test may change."""
     model = Path(shutil.copytree(model_url, tmp_path / "model"))
     embedded(config, manifest, str(model), tmp_path / "run")
     return str(tmp_path / "run"), model
 
 
-def test_the_very_model_is_wanted(other, folder):
+def test_search_requires_the_model_of_the_embeddings(other, folder):
     url, model = other
     photo = str(folder / "00.jpg")
     weights = model / "model.safetensors"
@@ -169,7 +171,7 @@ def test_the_very_model_is_wanted(other, folder):
         find_similar_photos(photo, url, 5)
 
 
-def test_what_cannot_be_read_is_told(run, folder, tmp_path):
+def test_unreadable_files_are_reported(run, folder, tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     with pytest.raises(PetsError, match=r"text.jpg: not an image: text"):
         find_similar_photos(str(tmp_path / "text.jpg"), str(run), 5)

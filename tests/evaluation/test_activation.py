@@ -1,4 +1,4 @@
-"""Class-activation maps: of every kind of features, and where they belong."""
+"""Class-activation maps of every feature shape, and their overlay."""
 
 import io
 
@@ -32,20 +32,20 @@ def classifier(backbone: str, size: int) -> Classifier:
         ("swin_tiny_patch4_window7_224", 224, 7),
     ],
 )
-def test_every_kind_of_features_has_maps(backbone, size, side):
+def test_backbones_of_every_feature_shape_have_maps(backbone, size, side):
     model = classifier(backbone, size)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     maps = activation_maps(model, torch.randn(2, 3, size, size), torch.tensor([0, 2]))
     assert maps.shape == (2, side, side)
     assert maps.isfinite().all()
     assert maps.amin() >= 0
-    assert maps.amax((1, 2)).tolist() == [1.0, 1.0], "a place speaks for the class"
+    assert maps.amax((1, 2)).tolist() == [1.0, 1.0], "maps are normalised to a maximum of 1"
     assert all(value.grad is None for value in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 class Bright(nn.Module):
-    """A body whose one feature is how red each quarter of the photo is."""
+    """Body whose features are the redness of each quarter of the photo, and its negative."""
 
     num_features = 2
 
@@ -57,7 +57,7 @@ class Bright(nn.Module):
         return features.mean((2, 3))
 
 
-def test_the_map_is_where_the_class_is():
+def test_map_is_highest_at_the_evidence_for_the_class():
     model = Classifier(Bright(), 2, 2, 0.0).eval()
     model.head = nn.Linear(2, 2, bias=False)
     nn.init.eye_(model.head.weight)
@@ -67,7 +67,7 @@ def test_the_map_is_where_the_class_is():
     assert found.tolist() == [[0, 0], [1, 0]]
 
 
-def test_features_without_places_have_none():
+def test_pooled_features_have_no_maps():
     class Pooled(Bright):
         def forward_features(self, inputs):
             return inputs.mean((2, 3))[:, :2]
@@ -80,13 +80,13 @@ def test_features_without_places_have_none():
 
 
 @pytest.mark.parametrize("backbone", ["crossvit_tiny_240", "cait_xxs24_224"])
-def test_what_has_no_maps_says_so(backbone):
+def test_unsupported_backbones_have_no_maps(backbone):
     size = int(backbone.rsplit("_", 1)[1])
     inputs = torch.randn(1, 3, size, size)
     assert activation_maps(classifier(backbone, size), inputs, torch.tensor([0])) is None
 
 
-def test_a_map_is_laid_over_what_the_model_sees():
+def test_overlay_is_aligned_with_the_crop():
     pixels = np.zeros((80, 80, 3), np.uint8)
     activation = np.zeros((2, 2), np.float32)
     activation[0, 1] = 1.0
@@ -95,4 +95,4 @@ def test_a_map_is_laid_over_what_the_model_sees():
     red, _, blue = picture.getpixel((85, 10))
     assert red > 2 * blue, "the hot corner is red"
     red, _, blue = picture.getpixel((10, 85))
-    assert blue >= red, "a cold one is not"
+    assert blue >= red, "the cold corner is not"

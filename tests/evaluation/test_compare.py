@@ -1,4 +1,4 @@
-"""Two models on the same samples: 0/1 scores, continuous scores, and roots of means."""
+"""Comparison of two models: binary scores, continuous scores, and roots of means."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,10 +14,10 @@ from pets_core.records.evaluation import Metric
 from pets_core.targets.classes.target import ClassesEvaluator
 
 
-def answering(draw_classes, targets, predicted, ids=None, **about) -> ScoredSamples:
-    """Scores of a model that predicts the classes `predicted`."""
-    num_classes = about.pop("num_classes", 3)
-    drawn = draw_classes(len(targets), num_classes, **about)
+def score_classes(draw_classes, targets, predicted, ids=None, **fields) -> ScoredSamples:
+    """Return scores of a model that predicts the classes `predicted`."""
+    num_classes = fields.pop("num_classes", 3)
+    drawn = draw_classes(len(targets), num_classes, **fields)
     probabilities = np.eye(num_classes, dtype=np.float32)[predicted]
     predictions = predictions_of(drawn.info, ids or drawn.ids, np.array(targets), probabilities)
     return ClassesEvaluator(predictions).score()
@@ -30,7 +30,7 @@ def scored(
     is_root: bool = False,
     ids: Sequence[str] | None = None,
 ) -> ScoredSamples:
-    """Scores of a metric in kilograms."""
+    """Return scores of a metric in kilograms."""
     values = np.asarray(scores, np.float64)
     mean = float(values.mean())
     metric = Metric(
@@ -43,18 +43,18 @@ def scored(
 
 @pytest.fixture
 def both(draw_classes):
-    """100 photos: 10 that only the champion got wrong, 2 only the model, 5 both."""
+    """Scores of 100 photos: 10 are wrong only by the champion, 2 only by the model, 5 by both."""
     targets = np.zeros(100, int)
     model, champion = np.zeros(100, int), np.zeros(100, int)
     champion[:10] = 1
     model[10:12] = 1
     model[12:17] = champion[12:17] = 2
-    return answering(draw_classes, targets, model), answering(
+    return score_classes(draw_classes, targets, model), score_classes(
         draw_classes, targets, champion, model_url="best"
     )
 
 
-def test_figures_by_hand(both):
+def test_comparison_computed_by_hand(both):
     comparison = compare(*both)
     assert comparison.champion_url == "best"
     assert (comparison.metric.value, comparison.champion_metric.value) == (0.07, 0.15)
@@ -69,7 +69,7 @@ def test_figures_by_hand(both):
     assert compare(*reversed(both)).delta_text == "8.00 percentage points worse"
 
 
-def test_metrics_of_a_comparison_have_no_interval_of_other_samples(both):
+def test_metrics_of_a_comparison_have_no_interval_or_baseline(both):
     comparison = compare(*both)
     for metric in (comparison.metric, comparison.champion_metric):
         assert (metric.name, metric.low, metric.high, metric.baseline) == (
@@ -77,30 +77,30 @@ def test_metrics_of_a_comparison_have_no_interval_of_other_samples(both):
         )  # fmt: skip
 
 
-def test_the_interval_of_a_published_example():
+def test_interval_matches_a_published_example():
     """Approval ratings, 794 + 150 + 86 + 570 people (Agresti, Categorical Data Analysis, 10.1)."""
     found = _agresti_min(150, 86, 1600)
     assert found.value == pytest.approx(0.04)
-    # Wald's interval there is 0.0213 to 0.0587; half a person more a cell moves it by little.
+    # Wald's interval is 0.0213 to 0.0587; adding half a person to each cell changes it little.
     assert found.low == pytest.approx(0.0213, abs=3e-4)
     assert found.high == pytest.approx(0.0587, abs=3e-4)
 
 
-def test_no_interval_is_wider_than_all():
+def test_interval_is_clipped_to_1():
     found = _agresti_min(1, 0, 1)
     assert (found.value, found.high) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
-def test_scores_of_0_and_1_have_mcnemars_p_and_agresti_mins_interval(higher_is_better):
-    """Whatever the kind: of tags, IoUs or errors that happen to be 0 or 1."""
+def test_binary_scores_use_mcnemars_test_and_the_agresti_min_interval(higher_is_better):
+    """Scores of any kind (tags, IoU, errors) are binary if all are 0 or 1."""
     random = np.random.default_rng(5)
-    ours, theirs = (random.integers(0, 2, 60).astype(float) for _ in range(2))
+    model, champion = (random.integers(0, 2, 60).astype(float) for _ in range(2))
     found = compare(
-        scored(ours, higher_is_better=higher_is_better),
-        scored(theirs, higher_is_better=higher_is_better),
+        scored(model, higher_is_better=higher_is_better),
+        scored(champion, higher_is_better=higher_is_better),
     )
-    gains = (ours - theirs) * (1 if higher_is_better else -1)
+    gains = (model - champion) * (1 if higher_is_better else -1)
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())
     assert better
     assert worse
@@ -112,26 +112,26 @@ def test_scores_of_0_and_1_have_mcnemars_p_and_agresti_mins_interval(higher_is_b
     assert found.test == "McNemar's test"
 
 
-def test_mcnemars_test_is_the_permutation_test_of_scores_of_0_and_1():
-    """All 2^N exchanges of the two models' scores, counted."""
-    ours, theirs = np.array([0.0] * 8 + [1] * 4), np.array([1.0] * 6 + [0] * 2 + [1] * 3 + [0])
+def test_mcnemars_test_equals_the_exact_permutation_test():
+    """SciPy enumerates all 2^N exchanges of the two models' scores."""
+    model, champion = np.array([0.0] * 8 + [1] * 4), np.array([1.0] * 6 + [0] * 2 + [1] * 3 + [0])
     exact = permutation_test(
-        (ours, theirs), lambda a, b, axis=-1: (a - b).mean(axis), permutation_type="samples",
+        (model, champion), lambda a, b, axis=-1: (a - b).mean(axis), permutation_type="samples",
         n_resamples=np.inf, vectorized=True,
     )  # fmt: skip
-    assert compare(scored(ours), scored(theirs)).p_value == pytest.approx(exact.pvalue)
+    assert compare(scored(model), scored(champion)).p_value == pytest.approx(exact.pvalue)
 
 
 def by_scipy(
-    ours: np.ndarray, theirs: np.ndarray, improvement: Callable[..., np.ndarray]
+    model: np.ndarray, champion: np.ndarray, improvement: Callable[..., np.ndarray]
 ) -> tuple[float, float, float]:
-    """The ends of the paired bootstrap interval, and the p-value; with a seed of its own."""
+    """Return both ends of the paired bootstrap interval, and the p-value, with another seed."""
     interval = bootstrap(
-        (ours, theirs), improvement, paired=True, vectorized=True, n_resamples=20_000,
+        (model, champion), improvement, paired=True, vectorized=True, n_resamples=20_000,
         method="percentile", rng=np.random.default_rng(77), batch=2000,
     ).confidence_interval  # fmt: skip
     tested = permutation_test(
-        (ours, theirs), improvement, permutation_type="samples", vectorized=True,
+        (model, champion), improvement, permutation_type="samples", vectorized=True,
         n_resamples=20_000, rng=np.random.default_rng(78), batch=2000,
     )  # fmt: skip
     return interval.low, interval.high, tested.pvalue
@@ -139,11 +139,11 @@ def by_scipy(
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
 @pytest.mark.parametrize("is_root", [False, True])
-def test_continuous_scores_against_scipy(is_root, higher_is_better):
-    """Squared errors of 150 samples, of which the model's are somewhat smaller."""
+def test_continuous_scores_match_scipy(is_root, higher_is_better):
+    """The model's squared errors of 150 samples are somewhat smaller."""
     random = np.random.default_rng(3)
-    ours = random.gamma(2.0, 1.0, 150)
-    theirs = ours * random.uniform(0.6, 1.55, 150)
+    model = random.gamma(2.0, 1.0, 150)
+    champion = model * random.uniform(0.6, 1.55, 150)
     sign = 1 if higher_is_better else -1
 
     def improvement(a, b, axis=-1):
@@ -151,30 +151,30 @@ def test_continuous_scores_against_scipy(is_root, higher_is_better):
         return sign * (np.sqrt(a) - np.sqrt(b) if is_root else a - b)
 
     kind = {"higher_is_better": higher_is_better, "is_root": is_root}
-    found = compare(scored(ours, **kind), scored(theirs, **kind))
-    low, high, p_value = by_scipy(ours, theirs, improvement)
+    found = compare(scored(model, **kind), scored(champion, **kind))
+    low, high, p_value = by_scipy(model, champion, improvement)
     width = high - low
-    assert found.improvement.value == pytest.approx(float(improvement(ours, theirs)))
+    assert found.improvement.value == pytest.approx(float(improvement(model, champion)))
     assert found.improvement.low == pytest.approx(low, abs=0.1 * width)
     assert found.improvement.high == pytest.approx(high, abs=0.1 * width)
     assert found.improvement.low < found.improvement.value < found.improvement.high
-    assert 0.005 < p_value < 0.5, "a p-value that chance or none would not give"
+    assert 0.005 < p_value < 0.5, "the expected p-value is not extreme"
     assert found.p_value == pytest.approx(p_value, abs=0.03)
     assert found.test == "paired permutation test"
-    assert found.num_better == int((sign * (ours - theirs) > 0).sum())
+    assert found.num_better == int((sign * (model - champion) > 0).sum())
     assert found.num_worse == 150 - found.num_better
 
 
-def test_samples_are_compared_pair_by_pair():
-    """Their spread is large and their difference small: unpaired, nothing could be seen."""
-    ours = np.random.default_rng(0).gamma(1.0, 50.0, 80)
-    found = compare(scored(ours), scored(ours + np.linspace(0.5, 1.5, 80)))
+def test_comparison_is_paired():
+    """The spread is large and the difference small: an unpaired test would not detect it."""
+    model = np.random.default_rng(0).gamma(1.0, 50.0, 80)
+    found = compare(scored(model), scored(model + np.linspace(0.5, 1.5, 80)))
     assert found.p_value < 0.01
     assert found.improvement.low > 0.8
     assert found.improvement.high < 1.2
 
 
-def test_a_root_metric_is_the_root_of_the_mean_of_the_samples_compared():
+def test_root_metric_is_computed_on_shared_samples():
     model = scored([1.0, 4.0, 100.0], is_root=True)
     champion = scored([4.0, 9.0], is_root=True, ids=["photo-0", "photo-1"])
     found = compare(model, champion)
@@ -184,8 +184,8 @@ def test_a_root_metric_is_the_root_of_the_mean_of_the_samples_compared():
     assert found.delta_text == f"{np.sqrt(6.5) - np.sqrt(2.5):.4g} kg better"
 
 
-def test_root_metrics_of_0_and_1_are_not_shares():
-    """McNemar's test is of the mean; a root has another improvement."""
+def test_binary_root_scores_use_the_permutation_test():
+    """McNemar's test applies to the mean; a root has another improvement."""
     found = compare(
         scored([0.0, 1, 1, 0, 1, 0], is_root=True), scored([1.0, 1, 1, 1, 1, 0], is_root=True)
     )
@@ -193,20 +193,20 @@ def test_root_metrics_of_0_and_1_are_not_shares():
     assert found.test == "paired permutation test"
 
 
-def test_the_same_scores_give_the_same_comparison():
-    ours, theirs = np.random.default_rng(1).gamma(1.0, 1.0, (2, 40))
-    assert compare(scored(ours), scored(theirs)) == compare(scored(ours), scored(theirs))
+def test_comparison_is_reproducible():
+    model, champion = np.random.default_rng(1).gamma(1.0, 1.0, (2, 40))
+    assert compare(scored(model), scored(champion)) == compare(scored(model), scored(champion))
 
 
 @pytest.mark.parametrize("scores", [[0.5], [0.5, 0.25, 0.125]])
-def test_equal_continuous_scores_differ_by_nothing(scores):
+def test_equal_continuous_scores_have_no_improvement(scores):
     found = compare(scored(scores), scored(scores))
     assert (found.improvement.value, found.improvement.low, found.improvement.high) == (0, 0, 0)
     assert found.p_value == 1
     assert found.delta_text == "equal"
 
 
-def test_one_sample_has_no_interval():
+def test_interval_of_one_sample_has_zero_width():
     found = compare(scored([0.25]), scored([0.5]))
     assert (found.improvement.low, found.improvement.high) == (0.25, 0.25)
     assert found.p_value == 1
@@ -219,7 +219,7 @@ def test_scores_that_are_not_finite_cannot_be_compared(bad):
             compare(scored(one), scored(other))
 
 
-def test_equal_models_differ_by_nothing(both):
+def test_equal_models_have_no_improvement(both):
     comparison = compare(both[0], both[0])
     assert comparison.improvement.value == 0
     assert comparison.improvement.low < 0 < comparison.improvement.high
@@ -230,20 +230,20 @@ def test_equal_models_differ_by_nothing(both):
 
 
 def test_photos_are_matched_by_their_ids(draw_classes):
-    model = answering(draw_classes, [0, 1, 2, 0], [0, 1, 2, 1], ids=["a", "b", "c", "d"])
-    champion = answering(draw_classes, [2, 0, 1], [2, 0, 2], ids=["c", "a", "b"])
+    model = score_classes(draw_classes, [0, 1, 2, 0], [0, 1, 2, 1], ids=["a", "b", "c", "d"])
+    champion = score_classes(draw_classes, [2, 0, 1], [2, 0, 2], ids=["c", "a", "b"])
     comparison = compare(model, champion)
     assert comparison.num_rows == 3
     assert (comparison.num_better, comparison.num_worse) == (1, 0)
 
 
-def test_labels_that_changed_are_listed(draw_classes):
+def test_labels_with_a_changed_recall_are_listed(draw_classes):
     targets = [0] * 10 + [1] * 10 + [2] * 10
     model = [0] * 10 + [1] * 6 + [0] * 4 + [2] * 9 + [0]
     champion = [0] * 5 + [1] * 5 + [1] * 10 + [2] * 9 + [0]
     comparison = compare(
-        answering(draw_classes, targets, model, num_classes=4),
-        answering(draw_classes, targets, champion, num_classes=4),
+        score_classes(draw_classes, targets, model, num_classes=4),
+        score_classes(draw_classes, targets, champion, num_classes=4),
     )
     (better,), (worse,) = comparison.better, comparison.worse
     assert (better.name, better.champion_recall, better.recall) == ("class-0", 0.5, 1.0)
@@ -252,24 +252,26 @@ def test_labels_that_changed_are_listed(draw_classes):
     assert comparison.largest_drop == pytest.approx(0.4)
 
 
-def test_recall_is_that_of_the_samples_compared(draw_classes):
-    """Of a label in samples that only the model has, the champion's recall says nothing."""
-    model = answering(draw_classes, [0, 0, 1, 1], [0, 1, 1, 0], ids=["a", "b", "c", "d"])
-    champion = answering(draw_classes, [0, 1], [1, 1], ids=["a", "c"])
+def test_recall_is_computed_on_shared_samples(draw_classes):
+    """Samples that only the model has are excluded from the recall."""
+    model = score_classes(draw_classes, [0, 0, 1, 1], [0, 1, 1, 0], ids=["a", "b", "c", "d"])
+    champion = score_classes(draw_classes, [0, 1], [1, 1], ids=["a", "c"])
     (better,) = compare(model, champion).better
     assert (better.name, better.support, better.recall, better.champion_recall) == (
         "class-0", 1, 1.0, 0.0,
     )  # fmt: skip
 
 
-def test_other_samples_cannot_be_compared():
+def test_models_without_shared_samples_cannot_be_compared():
     with pytest.raises(PetsError, match=r"evaluated on none of these samples"):
         compare(scored([0.5, 0.5]), scored([0.5, 0.5], ids=["x", "y"]))
 
 
 @pytest.mark.parametrize("is_root", [False, True])
 @pytest.mark.parametrize("shift", [0.0, 0.01, 0.03])
-def test_many_samples_are_permuted_as_few_are(is_root, shift, monkeypatch):
+def test_normal_approximation_for_many_samples_matches_the_permutation_test(
+    is_root, shift, monkeypatch
+):
     random = np.random.default_rng(1)
     base = np.square(random.normal(1, 0.5, 3000))
     other = base * random.uniform(0.5, 1.5, 3000) + shift

@@ -1,4 +1,4 @@
-"""Pictures get their photos and maps from files, and are stored."""
+"""Photos and activation maps of gallery pictures, and the gallery file."""
 
 import io
 from dataclasses import replace
@@ -17,7 +17,7 @@ PICTURE = Picture("a", "pug", "boxer, 97%", "loss 5.50", group="pug, predicted b
 
 @pytest.fixture
 def dataset(drawn_sample, tmp_path) -> tuple[str, list[str]]:
-    """A data set: its folder, and the ids of its photos."""
+    """Folder of a data set, and the ids of its photos."""
     settings = {
         "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
         "source": {"url": str(drawn_sample)},
@@ -26,7 +26,7 @@ def dataset(drawn_sample, tmp_path) -> tuple[str, list[str]]:
     return url, pa.parquet.read_table(f"{url}/photos.parquet")["id"].to_pylist()
 
 
-def test_a_data_set_out_of_reach_leaves_no_photos(caplog):
+def test_gallery_of_an_unavailable_data_set_has_no_photos(caplog):
     gallery = fetch_photos({"top-losses": [PICTURE]}, "nowhere/pets/f", 160)
     assert gallery == {"top-losses": [PICTURE]}
     assert "Galleries are written without photos" in caplog.text
@@ -50,7 +50,7 @@ def test_photos_and_maps_are_fetched_and_stored(dataset, tmp_path):
     assert read_gallery(stored) == {}
 
 
-def test_photos_may_be_drawn_on(dataset):
+def test_draw_callback_replaces_the_photo(dataset):
     url, ids = dataset
 
     def draw(photo_id: str, jpeg: bytes) -> bytes:

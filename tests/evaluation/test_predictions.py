@@ -1,4 +1,4 @@
-"""The file of predictions: what is read is what was written, and nothing else is read."""
+"""Prediction files of classes: round trip and validation."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def read_classes(url: str) -> ClassPredictions:
 
 
 @pytest.mark.parametrize("num_rows", [1, 10, 11])
-def test_what_is_read_is_what_was_written(draw_classes, write, num_rows, monkeypatch):
+def test_round_trip_preserves_predictions(draw_classes, write, num_rows, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
     drawn = draw_classes(num_rows, 4)
     found = read_classes(write(drawn))
@@ -43,12 +43,12 @@ def test_losses_are_finite_where_probabilities_are_0(draw_classes, tmp_path):
     outputs = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
     write_predictions(url, CLASSES, drawn.info, drawn.ids, np.array([1, 1]), outputs)
     found, table = read_classes(url), pq.read_table(url).to_pandas()
-    least = -np.log(np.finfo(np.float32).tiny)
-    assert found.losses.tolist() == table.loss.tolist() == pytest.approx([least, np.log(2)])
+    max_loss = -np.log(np.finfo(np.float32).tiny)
+    assert found.losses.tolist() == table.loss.tolist() == pytest.approx([max_loss, np.log(2)])
     assert [found.names[i] for i in found.predicted] == table.predicted.tolist()
 
 
-def test_the_columns_of_classes(draw_classes, write):
+def test_columns_of_class_predictions(draw_classes, write):
     drawn = draw_classes(50, 4)
     table = pq.read_table(write(drawn)).to_pandas()
     assert list(table.columns) == [
@@ -73,22 +73,22 @@ def test_embeddings_are_stored_with_the_predictions(draw_classes, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 2.0])
-def test_what_is_no_probability_is_refused(draw_classes, write, value):
+def test_invalid_probabilities_are_refused(draw_classes, write, value):
     drawn = draw_classes(20, 3)
     url = write(drawn)
     table = pq.read_table(url)
     values = table["probabilities"].to_pylist()
     values[7][1] = values[9][0] = value
     column = pa.array(values, table.schema.field("probabilities").type)
-    place = table.schema.get_field_index("probabilities")
-    pq.write_table(table.set_column(place, table.schema.field(place), column), url)
+    index = table.schema.get_field_index("probabilities")
+    pq.write_table(table.set_column(index, table.schema.field(index), column), url)
     with pytest.raises(
         PetsError, match=r"2 of 20 samples have probabilities that are not finite.*photo-7, photo-9"
     ):
         read_classes(url)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path, draw_classes, write):
+def test_other_files_are_refused(tmp_path, draw_classes, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(
@@ -103,23 +103,23 @@ def test_a_file_of_something_else_is_refused(tmp_path, draw_classes, write):
 
 
 def changed(url: str, name: str, values, kind=None) -> str:
-    """The file with other values in a column."""
+    """Replace the values of a column."""
     table = pq.read_table(url)
-    place = table.schema.get_field_index(name)
+    index = table.schema.get_field_index(name)
     column = pa.array(values, kind or table.schema.field(name).type)
-    pq.write_table(table.set_column(place, pa.field(name, column.type), column), url)
+    pq.write_table(table.set_column(index, pa.field(name, column.type), column), url)
     return url
 
 
 @pytest.mark.parametrize("column", ["id", "actual", "loss", "probabilities"])
-def test_a_file_without_a_column_is_refused(draw_classes, write, column):
+def test_file_without_a_column_is_refused(draw_classes, write, column):
     url = write(draw_classes(5, 3))
     pq.write_table(pq.read_table(url).drop_columns([column]), url)
     with pytest.raises(PetsError, match=f"{column} must be .*no such column"):
         read_classes(url)
 
 
-def test_columns_of_another_kind_are_refused(draw_classes, write):
+def test_mistyped_or_nonfinite_columns_are_refused(draw_classes, write):
     url = changed(write(draw_classes(3, 3)), "probabilities", ["a", "b", "c"], pa.string())
     with pytest.raises(PetsError, match=r"probabilities must be fixed_size_list.*not string"):
         read_classes(url)
@@ -137,18 +137,18 @@ def test_photos_without_probabilities_are_refused(draw_classes, write):
         read_classes(changed(url, "probabilities", [third, None, third]))
 
 
-def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_classes, write):
+def test_duplicate_ids_and_empty_files_are_refused(draw_classes, write):
     with pytest.raises(PetsError, match=r"1 duplicate samples"):
         read_classes(changed(write(draw_classes(3, 3)), "id", ["a", "b", "a"]))
     with pytest.raises(PetsError, match=r"no samples: evaluate"):
         read_classes(write(draw_classes(0, 3)))
 
 
-def test_no_damage_goes_unseen(draw_classes, write):
+def test_damaged_bytes_never_change_the_predictions(draw_classes, write):
     url = write(draw_classes(400, 5))
     data, intact = Path(url).read_bytes(), read_classes(url)
-    for place in range(0, len(data), 97):
-        Path(url).write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+    for index in range(0, len(data), 97):
+        Path(url).write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
             found = read_classes(url)
         except PetsError:
@@ -158,7 +158,7 @@ def test_no_damage_goes_unseen(draw_classes, write):
         assert (found.ids, found.targets.tolist()) == (intact.ids, intact.targets.tolist())
 
 
-def test_a_class_that_the_file_does_not_list_is_refused(draw_classes, write):
+def test_class_outside_the_vocabulary_is_refused(draw_classes, write):
     url = write(draw_classes(5, 3))
     table = pq.read_table(url)
     actual = pa.array(["class-0", "class-1", "yeti", "class-0", "class-0"])
@@ -168,7 +168,7 @@ def test_a_class_that_the_file_does_not_list_is_refused(draw_classes, write):
 
 
 def with_info(url: str, info: str) -> str:
-    """The file with other metadata."""
+    """Replace the metadata of a file."""
     table = pq.read_table(url)
     pq.write_table(table.replace_schema_metadata({b"pets": info.encode()}), url)
     return url
@@ -176,8 +176,8 @@ def with_info(url: str, info: str) -> str:
 
 def test_predictions_of_another_kind_are_refused(draw_classes, write):
     url = write(draw_classes(5, 3))
-    words = r"predictions.parquet: predictions of targets = class, not of targets = tags"
-    with pytest.raises(PetsError, match=words):
+    message = r"predictions.parquet: predictions of targets = class, not of targets = tags"
+    with pytest.raises(PetsError, match=message):
         read_predictions(url, get_target("tags"))
 
 
@@ -198,7 +198,7 @@ def test_metadata_without_outputs_is_refused(draw_classes, write):
 
 
 def write_version_1(path: Path) -> str:
-    """Write a file by hand, in the form of before all kinds had one format."""
+    """Write a file of version 1, before all kinds shared one format."""
     info = {
         "format_version": 1, "split": "test", "model_url": "a/model", "backbone": "resnet34",
         "image_size": 224, "dataset_url": "nowhere/pets/f", "dataset_name": "pets",
@@ -220,7 +220,7 @@ def write_version_1(path: Path) -> str:
     return str(path)
 
 
-def test_a_file_of_version_1_is_read(tmp_path):
+def test_file_of_version_1_is_read(tmp_path):
     url = write_version_1(tmp_path / "old.parquet")
     info = read_info(url)
     assert (info.targets, info.split, info.photos_per_second) == ("class", "test", 12.5)

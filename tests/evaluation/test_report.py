@@ -1,4 +1,4 @@
-"""The report and the model card: complete, escaped, and with every figure."""
+"""The report and the model card: complete and escaped."""
 
 import re
 from dataclasses import replace
@@ -98,11 +98,11 @@ RMSE = Metric(name="RMSE", value=2.25, low=2.0, high=2.5, unit="kg", baseline=4.
 
 
 class Page(HTMLParser):
-    """Collects the tags, their attributes and the text, and checks that tags are closed."""
+    """Parser of tags, attributes and text that checks that all tags are closed."""
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.words, self.open = [], [], []
+        self.tags, self.texts, self.open = [], [], []
         self.feed(html)
         self.close()
         assert not self.open
@@ -117,22 +117,22 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("style", "script"):
-            self.words.append(data)
+            self.texts.append(data)
 
     @property
     def text(self):
-        return re.sub(r"\s+", " ", "".join(self.words))
+        return re.sub(r"\s+", " ", "".join(self.texts))
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def of(report: EvalReport, **about) -> EvalReport:
-    return report.model_copy(update=about)
+def of(report: EvalReport, **fields) -> EvalReport:
+    return report.model_copy(update=fields)
 
 
-def text_of(report: EvalReport, **about) -> str:
-    return Page(render_report(replace(CONTEXT, report=of(report, **about)))).text
+def text_of(report: EvalReport, **fields) -> str:
+    return Page(render_report(replace(CONTEXT, report=of(report, **fields)))).text
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +143,9 @@ def full():
     )  # fmt: skip
 
 
-def test_it_shows_the_figures(full):
+def test_report_shows_all_values(full):
     text = Page(render_report(full)).text
-    for words in (
+    for fragment in (
         "6.2% error rate", "2,000 test photos; 95% interval 5.2% to 7.3%",
         "1,875 of 2,000 photos right", "The photos are few.", "Top-2 accuracy98.0%",
         "Cross-entropy0.2134 nats", "mAP50.0% (baseline 25.0%)", "resnet34", "224 px",
@@ -156,13 +156,13 @@ def test_it_shows_the_figures(full):
         "McNemar's testp < 0.001", "60 photos", "25 photos", "8.00%",
         "\N{MINUS SIGN}10.0", "+25.0", "1.50e-03", "1.234", "bf16", "source: url:",
     ):  # fmt: skip
-        assert words in text, words
+        assert fragment in text, fragment
 
 
-def test_metrics_have_their_units_and_baselines():
-    gained = Interval(value=0.25, low=-0.5, high=1.0)
+def test_report_shows_units_and_baselines():
+    improvement = Interval(value=0.25, low=-0.5, high=1.0)
     comparison = of(
-        COMPARISON, metric=RMSE, champion_metric=of(RMSE, value=2.5), improvement=gained,
+        COMPARISON, metric=RMSE, champion_metric=of(RMSE, value=2.5), improvement=improvement,
         better=(), worse=(),
     )  # fmt: skip
     text = text_of(REPORT, primary=RMSE, comparison=comparison)
@@ -172,7 +172,7 @@ def test_metrics_have_their_units_and_baselines():
     assert "Classes with the largest drops" not in text
 
 
-def test_the_meter_is_the_share_that_is_right():
+def test_meter_width_is_the_share_of_correct_predictions():
     for metric, width in (
         (ERROR_RATE, "93.750"),
         (of(ERROR_RATE, higher_is_better=True), "6.250"),
@@ -183,7 +183,7 @@ def test_the_meter_is_the_share_that_is_right():
     assert 'class="meter"' not in html
 
 
-def test_nothing_is_fetched(full):
+def test_report_is_self_contained(full):
     html = render_report(full)
     page = Page(html)
     addresses = [a[k] for _, a in page.tags for k in ("src", "href", "srcset", "action") if k in a]
@@ -195,14 +195,14 @@ def test_nothing_is_fetched(full):
     assert all(a["href"][1:] in anchors for a in page.all("a"))
 
 
-def test_names_are_text(full):
+def test_markup_in_names_is_escaped(full):
     page = Page(render_report(full))
     assert len(page.all("script")) == 1
     assert page.text.count(EVIL) == 11
     assert EVIL not in render_report(full)
 
 
-def test_it_can_be_read_without_seeing(full):
+def test_report_is_accessible(full):
     page = Page(render_report(full))
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("main")) == len(page.all("h1")) == 1
@@ -218,12 +218,12 @@ def test_it_can_be_read_without_seeing(full):
     assert set(labels) <= set(ids)
 
 
-def test_parts_come_in_order_and_only_when_known(full):
+def test_sections_are_in_order_and_omitted_without_data(full):
     def headings(context):
         return re.findall(r'<h2 id="([\w-]+)-heading"', render_report(context))
 
     always = ["result", "classes", "confusion-matrix", "top-losses", "confused-pairs", "settings"]
-    assert headings(CONTEXT) == always, "in the order of the sections, those of the report"
+    assert headings(CONTEXT) == always, "sections of the report, in their order"
     assert headings(full) == [
         "result", "champion", *always[1:-1], "training", "rates", "settings"
     ]  # fmt: skip
@@ -231,13 +231,13 @@ def test_parts_come_in_order_and_only_when_known(full):
 
 
 def cells(html: str) -> list[list[str]]:
-    """Cells of the first table of a section."""
+    """Return the cells of the first table of a report."""
     body = html.split("<tbody>")[1].split("</tbody>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)
     return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.S) for row in rows]
 
 
-def test_tables_keep_their_order_and_show_what_is_missing():
+def test_tables_keep_row_order_and_mark_missing_values():
     found = cells(render_report(CONTEXT))
     assert [row[0][:4] for row in found] == ["&lt;", "pug", "Sphy"]
     assert [row[1:] for row in found] == [
@@ -245,18 +245,18 @@ def test_tables_keep_their_order_and_show_what_is_missing():
     ]  # fmt: skip
 
 
-def test_a_column_is_aligned_by_its_type_not_by_its_first_value():
-    """A column of text or of numbers may begin with a missing value, which is NaN in both."""
+def test_columns_are_aligned_by_type_not_by_first_value():
+    """A column of text or of numbers may start with a missing value, which is NaN in both."""
     table = pd.DataFrame({"name": ["a", "b"], "value": [np.nan, 1.5], "label": [np.nan, "pug"]})
     html = render_report(replace(CONTEXT, tables={"classes": table}))
     head = html.split("<thead>")[1].split("</thead>")[0]
     assert re.findall(r'<th scope="col"( class="num")?>', head) == ["", ' class="num"', ""]
     body = html.split("<tbody>")[1].split("</tbody>")[0]
     assert re.findall(r"<td( class=\"num\")?", body) == [' class="num"', ""] * 2
-    assert "nan" not in body.lower(), "a sort by NaN has no order"
+    assert "nan" not in body.lower(), "NaN has no sort order"
 
 
-def test_long_tables_are_cut():
+def test_long_tables_are_truncated():
     table = pd.DataFrame({"name": [f"class-{i}" for i in range(1234)], "support": range(1234)})
     text = Page(render_report(replace(CONTEXT, tables={"classes": table}))).text
     assert "1,234 rows, the first 1,000 shown; all are in classes.csv" in text
@@ -264,16 +264,16 @@ def test_long_tables_are_cut():
     assert "class-1000" not in text
 
 
-def test_empty_parts_say_so():
+def test_empty_sections_have_a_placeholder():
     context = replace(CONTEXT, tables={"classes": CLASSES[:0]}, gallery={})
     text = Page(render_report(context)).text
     assert "None." in text
     assert text.count("No photos.") == 2
 
 
-def test_photos_out_of_reach_leave_their_place():
-    gone = replace(SHOWN, jpeg=None, map_jpeg=None)
-    page = Page(render_report(replace(CONTEXT, gallery={"top-losses": [gone]})))
+def test_unavailable_photos_have_a_placeholder():
+    missing = replace(SHOWN, jpeg=None, map_jpeg=None)
+    page = Page(render_report(replace(CONTEXT, gallery={"top-losses": [missing]})))
     assert "photo unavailable" in page.text
     assert len(page.all("img")) == 1, "the confusion matrix"
 
@@ -287,7 +287,7 @@ def test_pictures_of_a_group_are_below_its_heading():
     assert [strip.split("</ul>")[0].count("<img") for strip in strips] == [2, 1]
 
 
-def test_a_perfect_model():
+def test_report_of_a_perfect_model_passes_the_gate():
     metric = of(ERROR_RATE, value=0.0, low=0.0, high=0.0)
     text = text_of(REPORT, primary=metric, verdict=Verdict(passed=True))
     assert "0.0% error rate" in text
@@ -295,7 +295,7 @@ def test_a_perfect_model():
     assert "Champion" not in text
 
 
-def test_a_gate_that_is_not_configured_is_not_passed():
+def test_unconfigured_gate_is_not_shown_as_passed():
     text = text_of(REPORT, verdict=Verdict(passed=True, has_condition=False))
     assert "Gate not configured, no champion" in text
     assert "Passes" not in text
@@ -307,19 +307,19 @@ def test_warnings_are_shown():
     assert "It is the champion." in text_of(REPORT, is_champion=True)
 
 
-def test_every_rule_of_the_style_sheet_is_used_and_every_class_has_one(full):
-    """An end of a deleted rule would make browsers skip the rule after it."""
+def test_style_rules_and_html_classes_match(full):
+    """A leftover closing brace of a deleted rule makes browsers skip the next rule."""
     html = render_report(full)
     style = html.split("<style>")[1].split("</style>")[0]
     depth = 0
-    for place, brace in enumerate(style):
+    for index, brace in enumerate(style):
         depth += {"{": 1, "}": -1}.get(brace, 0)
-        assert depth >= 0, style[:place][-80:]
+        assert depth >= 0, style[:index][-80:]
     assert depth == 0
     selectors = re.findall(r"([^{};]+)\{", style)
     assert all(re.fullmatch(r"[\w\s.,:>\-\[\]=\"*@()#]+", each) for each in selectors)
     ruled = set(re.findall(r"\.([a-z][\w-]*)", " ".join(selectors)))
-    # A perfect model, photos that are gone, a right and a wrong prediction show the rest.
+    # A missing photo, a correct and a wrong prediction use the remaining classes.
     right = replace(SHOWN, is_correct=True, jpeg=None)
     wrong = replace(SHOWN, is_correct=False)
     others = render_report(replace(full, gallery={"top-losses": [right, wrong]}))
@@ -330,7 +330,7 @@ def test_every_rule_of_the_style_sheet_is_used_and_every_class_has_one(full):
 
 
 @pytest.mark.parametrize("training", [None, TRAINING])
-def test_hubs_can_read_the_model_card(training):
+def test_hugging_face_hub_parses_the_model_card(training):
     name = "<b>*pug*</b> | [x](y)"
     info = INFO.model_copy(update={"dataset_name": "my: pets"})
     highlights = of(REPORT.highlights, rows=((name, "boxer: a dog", "75", "8%"),))

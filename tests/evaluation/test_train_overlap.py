@@ -1,4 +1,4 @@
-"""Evaluation on photos that a model was trained on, in a store of two versions."""
+"""Evaluation on photos that a model was trained on, in a store with two versions."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pets_core.targets.evaluate import evaluate, find_prediction_files
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    """Version `old` has photos 0 to 5 for training; in `new` 4 to 9 are tested, 4 with other id."""
+    """Version `old` trains on photos 0 to 5; `new` tests 4 to 9, and 4 has another id."""
     root = str(tmp_path / "store")
     old = {f"photo-{i}": "train" if i < 6 else "test" for i in range(10)}
     new = {f"photo-{i}": "train" if i < 4 else "test" for i in range(10)}
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> str:
 
 @pytest.fixture
 def model(store, draw_classes):
-    """Store a model that was trained on a version; returns its folder."""
+    """Return a function that stores a model trained on a version and returns its folder."""
 
     def stored(version: str) -> str:
         url = f"{store}/runs/{version}/model"
@@ -54,9 +54,9 @@ def model(store, draw_classes):
 
 @pytest.fixture
 def predict(store, draw_classes):
-    """Predictions of the new version's test photos."""
+    """Return a function that draws predictions of the new version's test photos."""
 
-    def of(model_url: str, seed: int = 0):
+    def predicted(model_url: str, seed: int = 0):
         drawn = draw_classes(
             6, 3, seed=seed, model_url=model_url, dataset_fingerprint="new",
             dataset_url=f"{store}/datasets/pets/new",
@@ -65,38 +65,38 @@ def predict(store, draw_classes):
         targets = np.array([0, 1, 2, 0, 1, 2])
         return predictions_of(drawn.info, ids, targets, drawn.outputs)
 
-    return of
+    return predicted
 
 
 def test_photos_are_matched_by_content(store, model, predict):
-    seen = trained_on(store, model("old"), predict("m"))
-    assert seen.tolist() == [True, True, False, False, False, False]
+    overlap = trained_on(store, model("old"), predict("m"))
+    assert overlap.tolist() == [True, True, False, False, False, False]
     assert not trained_on(store, model("new"), predict("m")).any()
 
 
-def test_a_leak_of_its_own_version_does_not_count(store, model, predict):
-    """A copy of a training photo that was held out from the beginning, as ingest allows."""
+def test_leak_within_the_training_version_is_not_overlap(store, model, predict):
+    """Ingest allows a copy of a training photo in another split of the same version."""
     url = f"{store}/datasets/pets/old/photos.parquet"
     table = pq.read_table(url)
     leak = pa.table({"id": ["copy"], "sha256": ["sha-5"], "split": ["test"]})
     write_table(url, pa.concat_tables([table, leak]))
-    seen = trained_on(store, model("old"), predict("m"))
-    assert seen.tolist() == [True, False, False, False, False, False]
+    overlap = trained_on(store, model("old"), predict("m"))
+    assert overlap.tolist() == [True, False, False, False, False, False]
 
 
-def test_a_store_may_have_moved(store, model, predict):
+def test_overlap_is_found_in_a_moved_store(store, model, predict):
     model("old")
     moved = Path(store).rename(Path(store).with_name("moved"))
-    seen = trained_on(str(moved), f"{moved}/runs/old/model", predict("m"))
-    assert seen.sum() == 2
+    overlap = trained_on(str(moved), f"{moved}/runs/old/model", predict("m"))
+    assert overlap.sum() == 2
 
 
-@pytest.mark.parametrize("gone", ["model", "old version", "new version"])
-def test_missing_versions_leave_the_overlap_unknown(store, model, predict, gone):
+@pytest.mark.parametrize("missing", ["model", "old version", "new version"])
+def test_missing_versions_leave_the_overlap_unknown(store, model, predict, missing):
     url = model("old")
-    lost = {"model": f"{url}/{CARD}", "old version": f"{store}/datasets/pets/old/photos.parquet",
-            "new version": f"{store}/datasets/pets/new/photos.parquet"}  # fmt: skip
-    Path(lost[gone]).unlink()
+    paths = {"model": f"{url}/{CARD}", "old version": f"{store}/datasets/pets/old/photos.parquet",
+             "new version": f"{store}/datasets/pets/new/photos.parquet"}  # fmt: skip
+    Path(paths[missing]).unlink()
     assert trained_on(store, url, predict("m")) is None
 
 
@@ -104,10 +104,10 @@ def score(predictions):
     return ClassesEvaluator(predictions).score()
 
 
-def test_a_comparison_excludes_them(predict):
+def test_comparison_excludes_training_photos(predict):
     model, champion = score(predict("m")), score(predict("c", seed=1))
-    seen = np.array([True, True, False, False, False, False])
-    comparison = compare(model, champion, seen)
+    overlap = np.array([True, True, False, False, False, False])
+    comparison = compare(model, champion, overlap)
     assert (comparison.num_rows, comparison.num_excluded) == (4, 2)
     assert "2 more are excluded" in comparison.excluded_text
     unknown = compare(model, champion, None)
@@ -117,7 +117,7 @@ def test_a_comparison_excludes_them(predict):
         compare(model, champion, np.ones(6, np.bool_))
 
 
-def test_the_gate_rejects_a_model_evaluated_on_its_training_photos():
+def test_gate_rejects_a_model_evaluated_on_its_training_photos():
     config, perfect = PipelineConfig().gate, Metric(name="error rate", value=0.0, unit="%")
     verdict = evaluate_gate(config, perfect, num_trained_on=2)
     assert not verdict.passed
@@ -127,7 +127,7 @@ def test_the_gate_rejects_a_model_evaluated_on_its_training_photos():
     assert evaluate_gate(config, perfect, num_trained_on=None).passed
 
 
-def test_an_evaluation_shows_it(store, model, predict, write):
+def test_evaluation_reports_the_overlap(store, model, predict, write):
     champion_url, new_url = model("old"), model("new")
     config = PipelineConfig(store=store)
     url = write(predict(new_url))
@@ -138,15 +138,15 @@ def test_an_evaluation_shows_it(store, model, predict, write):
     report = evaluate(config, f"{store}/runs/r", find_prediction_files(url), champion=champion)
     assert (report.num_trained_on, report.comparison.num_excluded) == (0, 2)
     assert "2 more are excluded" in Path(report.file("report.html")).read_text()
-    # The other way round it is the model that is flattered.
+    # With the models swapped, the evaluated model was trained on test photos.
     swapped = Champion(model_url=new_url, predictions_url=url)
-    flattered = find_prediction_files(champion.predictions_url)
-    report = evaluate(config, f"{store}/runs/r", flattered, champion=swapped)
+    predicted = find_prediction_files(champion.predictions_url)
+    report = evaluate(config, f"{store}/runs/r", predicted, champion=swapped)
     assert (report.num_trained_on, report.comparison.num_excluded) == (2, 2)
     assert not report.verdict.passed
 
 
-def test_the_champion_is_not_compared_with_itself(store, model, predict, write):
+def test_champion_is_not_compared_with_itself(store, model, predict, write):
     url = model("new")
     given = find_prediction_files(write(predict(url)))
     champion = Champion(model_url=url, predictions_url=given.predictions_url)

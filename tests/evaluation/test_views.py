@@ -1,4 +1,4 @@
-"""Predictions averaged over views, as fastai's `tta` weighs them."""
+"""Averages of predictions over views, weighted as in fastai's `tta`."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from pets_core.evaluation.predict import average_predictions
 
 
-def test_the_plain_photo_counts_a_quarter():
+def test_plain_photo_has_a_weight_of_one_quarter():
     random = np.random.default_rng(0)
     plain, *views = (random.dirichlet(np.ones(5), 6).astype(np.float32) for _ in range(4))
     averaged = average_predictions(plain, views)

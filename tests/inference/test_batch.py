@@ -1,4 +1,4 @@
-"""Photos without labels: every one predicted once, whatever ends on the way."""
+"""Batch prediction: each photo is predicted once, also if the run is killed."""
 
 import os
 import shutil
@@ -33,13 +33,13 @@ NUM_PHOTOS = 23
 
 @pytest.fixture(scope="module")
 def model_url(tmp_path_factory) -> str:
-    """A tiny model whose head tells photos apart."""
+    """Tiny model whose predictions differ between photos."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "model", CLASSES)
 
 
 @pytest.fixture
 def folder(tmp_path, jpeg) -> Path:
-    """Photos in folders that mean nothing, two that are none, and a text file."""
+    """Photos in arbitrary folders, two broken ones, a text file and a hidden file."""
     root = tmp_path / "photos"
     for number in range(NUM_PHOTOS):
         path = root / f"2026/{number % 3}/{number:03}.jpg"
@@ -78,7 +78,7 @@ def predictions(plan: BatchPlan) -> pd.DataFrame:
 
 
 def test_every_file_is_planned_or_listed(config, model_url, folder, tmp_path) -> None:
-    """A photo that cannot be decoded has a row of its own; other files are listed with a reason."""
+    """Undecodable photos are planned; other files are listed with a reason."""
     others = {
         "notes.txt": "not_a_photo", ".hidden.jpg": "hidden",
         "2026/@eaDir/1.jpg": "system_folder", "#recycle/1.jpg": "system_folder",
@@ -109,7 +109,7 @@ def test_photos_in_parquet_shards_are_planned(config, model_url, tmp_path, jpeg)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_each_photo_is_predicted_once_and_as_alone(
+def test_each_photo_is_predicted_once_as_by_predict_photos(
     config, model_url, folder, tmp_path, num_ranks
 ) -> None:
     launches = config.launch.model_copy(update={"num_processes": num_ranks})
@@ -125,8 +125,8 @@ def test_each_photo_is_predicted_once_and_as_alone(
     good = found[found["error"].isna()]
     assert len(good) == NUM_PHOTOS
     alone = list(predict_photos(model_url, [str(folder / p) for p in good["photo"]]))
-    assert good["predicted"].tolist() == [said.label for said in alone]
-    np.testing.assert_allclose(good["probability"], [said.probability for said in alone], 1e-4)
+    assert good["predicted"].tolist() == [p.label for p in alone]
+    np.testing.assert_allclose(good["probability"], [p.probability for p in alone], 1e-4)
     assert all(np.isclose(sum(p), 1, atol=1e-5) and len(p) == 4 for p in good["probabilities"])
     assert summary.num_unreadable == 2
     assert sum(summary.counts.values()) == NUM_PHOTOS
@@ -136,12 +136,12 @@ def test_each_photo_is_predicted_once_and_as_alone(
     assert (Path(plan.url) / "summary.json").exists()
 
 
-def test_what_is_there_is_not_predicted_again(config, model_url, tmp_path) -> None:
+def test_existing_parts_are_not_predicted_again(config, model_url, tmp_path) -> None:
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
     launch(request(config, plan, str(tmp_path / "run")), PartsResult)
-    gone = [part_url(plan, number) for number in (2, 5)]
+    removed = [part_url(plan, number) for number in (2, 5)]
     kept = {path: path.stat().st_mtime_ns for path in Path(plan.url).glob("predictions/*")}
-    for url in gone:
+    for url in removed:
         Path(url).unlink()
     again = plan_batch(config, model_url, str(tmp_path / "out"))
     assert missing_parts(again, range(again.num_parts)) == [2, 5]
@@ -151,47 +151,49 @@ def test_what_is_there_is_not_predicted_again(config, model_url, tmp_path) -> No
     assert (done.num_photos, done.num_parts) == (8, 2)
     commit_batch(again, num_predicted=done.num_photos, seconds=1.0)
     for path, written in kept.items():
-        assert path.stat().st_mtime_ns == written or str(path) in gone
+        assert path.stat().st_mtime_ns == written or str(path) in removed
     shutil.copy(part_url(again, 1), part_url(again, 0))
     with pytest.raises(RuntimeError, match="exactly once"):
         commit_batch(again, num_predicted=0, seconds=1.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks die with their parent on Linux")
-def test_killed_at_any_moment_it_goes_on(config, model_url, folder, jpeg, tmp_path) -> None:
+def test_killed_batch_resumes(config, model_url, folder, jpeg, tmp_path) -> None:
     for number in range(200):
         (folder / f"more-{number:03}.jpg").write_bytes(jpeg(number, 300, 200))
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
-    asked = request(config, plan, str(tmp_path / "run"))
+    work_request = request(config, plan, str(tmp_path / "run"))
     code = (
         "import sys; from pets_core.runtime.request import WorkRequest; "
         "from pets_core.runtime.launcher import launch; "
         "from pets_core.records.inference import PartsResult; "
         "launch(WorkRequest.model_validate_json(sys.argv[1]), PartsResult)"
     )
-    for wanted in (2, 9):
-        process = subprocess.Popen([sys.executable, "-c", code, asked.model_dump_json()])
+    for num_parts in (2, 9):
+        process = subprocess.Popen([sys.executable, "-c", code, work_request.model_dump_json()])
         deadline = time.monotonic() + 60
-        while len(missing_parts(plan, range(plan.num_parts))) > plan.num_parts - wanted:
+        while len(missing_parts(plan, range(plan.num_parts))) > plan.num_parts - num_parts:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    there = len(missing_parts(plan, range(plan.num_parts)))
-    assert 0 < there < plan.num_parts
+    num_missing = len(missing_parts(plan, range(plan.num_parts)))
+    assert 0 < num_missing < plan.num_parts
     # A kill between the write and the rename leaves a whole file under its temporary name.
     with storage.writing(part_url(plan, 0)) as file:
         file.write(Path(part_url(plan, 0)).read_bytes())
         file.flush()
-        (left,) = Path(plan.url, "predictions").glob(".part-00000*")
-        shutil.copy(left, f"{left}-killed")
-    done = launch(asked, PartsResult)
-    assert done.num_parts <= there
+        (temporary,) = Path(plan.url, "predictions").glob(".part-00000*")
+        shutil.copy(temporary, f"{temporary}-killed")
+    done = launch(work_request, PartsResult)
+    assert done.num_parts <= num_missing
     commit_batch(plan, num_predicted=done.num_photos, seconds=1.0)
     assert len(predictions(plan)) == NUM_PHOTOS + 202
 
 
-def test_photos_that_came_since_belong_to_the_next_batch(config, model_url, folder, jpeg, tmp_path):
+def test_photos_added_after_planning_belong_to_the_next_batch(
+    config, model_url, folder, jpeg, tmp_path
+):
     out = str(tmp_path / "out")
     plan = plan_batch(config, model_url, out)
     (folder / "2026/0/000-new.jpg").write_bytes(jpeg(99))
@@ -200,12 +202,14 @@ def test_photos_that_came_since_belong_to_the_next_batch(config, model_url, fold
 
 
 @pytest.mark.parametrize("other", ["weights", "source", "size"])
-def test_a_folder_of_other_predictions_is_refused(config, model_url, tmp_path, other) -> None:
+def test_output_folder_with_other_predictions_is_refused(
+    config, model_url, tmp_path, other
+) -> None:
     out = str(tmp_path / "out")
     plan_batch(config, model_url, out)
     before = sorted(Path(out).rglob("*"))
     if other == "weights":
-        # The same card, as that of another seed.
+        # The card is the same, as after training with another seed.
         copy = shutil.copytree(model_url, tmp_path / "another")
         weights = safetensors.torch.load_file(copy / "model.safetensors")
         safetensors.torch.save_file({k: v + 0 if v.ndim < 2 else v * 2 for k, v in weights.items()},
@@ -223,7 +227,7 @@ def test_a_folder_of_other_predictions_is_refused(config, model_url, tmp_path, o
     assert sorted(Path(out).rglob("*")) == before
 
 
-def test_a_photo_that_goes_after_it_was_listed_spoils_no_other(
+def test_photo_deleted_after_planning_is_reported_as_unreadable(
     config, model_url, folder, tmp_path
 ) -> None:
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
@@ -235,7 +239,7 @@ def test_a_photo_that_goes_after_it_was_listed_spoils_no_other(
 
 
 class OneOfTwo:
-    """An accelerator that takes itself for one of two ranks."""
+    """Accelerator wrapper that reports rank `index` of two."""
 
     def __init__(self, accelerator, index: int) -> None:
         self._accelerator, self.process_index, self.num_processes = accelerator, index, 2
@@ -245,8 +249,8 @@ class OneOfTwo:
 
 
 @pytest.mark.usefixtures("rank_in_this_process")
-def test_a_rank_that_looks_late_leaves_no_part_out(config, model_url, tmp_path) -> None:
-    """Parts that another rank has written by then change nobody's share."""
+def test_late_rank_skips_no_parts(config, model_url, tmp_path) -> None:
+    """Parts that another rank has already written do not change the assignment of parts."""
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
     for index in (0, 1):
         rank = PhotoRank(request(config, plan, str(tmp_path / "run")))
@@ -255,7 +259,7 @@ def test_a_rank_that_looks_late_leaves_no_part_out(config, model_url, tmp_path) 
     assert missing_parts(plan, range(plan.num_parts)) == []
 
 
-def test_every_row_of_a_table_is_a_photo(config, model_url, folder, tmp_path) -> None:
+def test_table_rows_are_planned_as_distinct_photos(config, model_url, folder, tmp_path) -> None:
     rows = ["../photos/2026/0/000.jpg", "./photos/2026/1/001.jpg", str(folder / ".hidden.jpg")]
     table = tmp_path / "tables/photos.csv"
     table.parent.mkdir()
@@ -264,10 +268,10 @@ def test_every_row_of_a_table_is_a_photo(config, model_url, folder, tmp_path) ->
         update={"source": config.source.model_copy(update={"url": str(table)})}
     )
     plan = plan_batch(config, model_url, str(tmp_path / "out"))
-    assert plan.num_photos == 3, "the same photo twice is one"
+    assert plan.num_photos == 3, "duplicate rows are one photo"
 
 
-def test_a_photo_that_is_twice_in_an_archive_counts_once(
+def test_duplicate_archive_member_is_predicted_once(
     config, model_url, write_archive, jpeg, tmp_path
 ) -> None:
     archive = tmp_path / "photos.tar"
@@ -280,7 +284,7 @@ def test_a_photo_that_is_twice_in_an_archive_counts_once(
     assert commit_batch(plan, num_predicted=2, seconds=1.0).num_photos == 2
 
 
-def test_without_photos_or_model_nothing_is_begun(config, model_url, tmp_path) -> None:
+def test_missing_photos_or_model_write_nothing(config, model_url, tmp_path) -> None:
     (tmp_path / "none/sub").mkdir(parents=True)
     source = config.source.model_copy(update={"url": str(tmp_path / "none")})
     with pytest.raises(PetsError, match="no photos found"):
@@ -291,7 +295,7 @@ def test_without_photos_or_model_nothing_is_begun(config, model_url, tmp_path) -
 
 
 @pytest.mark.parametrize("form", ["csv", "bytes"])
-def test_a_table_needs_no_labels(config, model_url, folder, tmp_path, form) -> None:
+def test_table_needs_no_labels(config, model_url, folder, tmp_path, form) -> None:
     photos = sorted(str(p) for p in folder.rglob("*.jpg") if not p.name.startswith("."))[:5]
     table = tmp_path / ("photos.csv" if form == "csv" else "photos.parquet")
     if form == "csv":
@@ -310,7 +314,9 @@ def test_a_table_needs_no_labels(config, model_url, folder, tmp_path, form) -> N
     assert summary.num_photos == len(found) == (6 if form == "csv" else 5)
 
 
-def test_photos_of_a_bucket(config, model_url, folder, bucket, tmp_path) -> None:
+def test_photos_and_predictions_can_be_in_a_bucket(
+    config, model_url, folder, bucket, tmp_path
+) -> None:
     for path in sorted(folder.rglob("*.jpg"))[:6]:
         storage.write_bytes(f"{bucket.url}/in/{path.name}", path.read_bytes())
     source = config.source.model_copy(update={"url": f"{bucket.url}/in"})

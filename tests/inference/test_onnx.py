@@ -1,4 +1,4 @@
-"""A model as an ONNX file: onnxruntime says what torch says, and needs no torch for it."""
+"""ONNX export: onnxruntime predicts the same as torch, without importing torch."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ def photos(tmp_path, jpeg) -> list[str]:
     return sorted(map(str, tmp_path.glob("*.jpg")))
 
 
-def test_both_say_the_same_of_photos(model_url, onnx_file, photos):
+def test_onnx_and_torch_predictions_match(model_url, onnx_file, photos):
     by_torch, by_onnx = (list(predict_photos(url, photos)) for url in (model_url, onnx_file))
     assert [p.label for p in by_onnx] == [p.label for p in by_torch]
     for one, other in zip(by_torch, by_onnx, strict=True):
@@ -60,12 +60,12 @@ def test_both_say_the_same_of_photos(model_url, onnx_file, photos):
 
 
 @pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224"])
-def test_other_kinds_of_backbones(backbone, tmp_path):
+def test_other_backbones_can_be_exported(backbone, tmp_path):
     url = saved(tmp_path, backbone, 224 if "vit" in backbone else 64)
     assert export_onnx(url, str(tmp_path / "m.onnx")) <= TOLERANCE
 
 
-def test_predicting_needs_no_torch(onnx_file, photos):
+def test_onnx_prediction_runs_without_torch(onnx_file, photos):
     code = (
         "import sys, json; from pets_core.inference.predict import predict_photos;"
         "found = [p.label for p in predict_photos(sys.argv[1], sys.argv[2:])];"
@@ -73,12 +73,12 @@ def test_predicting_needs_no_torch(onnx_file, photos):
     )
     command = [sys.executable, "-c", code, onnx_file, *photos]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found, torch_was_there = json.loads(done.stdout)
+    found, is_torch_imported = json.loads(done.stdout)
     assert len(found) == 5
-    assert not torch_was_there
+    assert not is_torch_imported
 
 
-def test_a_file_that_computes_something_else_is_not_written(model_url, tmp_path, monkeypatch):
+def test_export_with_different_predictions_is_not_written(model_url, tmp_path, monkeypatch):
     real = module._export
 
     def tampered(exported, built, photos):
@@ -95,7 +95,7 @@ def test_a_file_that_computes_something_else_is_not_written(model_url, tmp_path,
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_names_and_files_that_are_none(model_url, tmp_path, onnx_file):
+def test_invalid_names_and_files_are_refused(model_url, tmp_path, onnx_file):
     with pytest.raises(PetsError, match=r"must end with \.onnx"):
         export_onnx(model_url, str(tmp_path / "m.bin"))
     (tmp_path / "bad.onnx").write_bytes(b"nothing of the kind")
@@ -109,7 +109,7 @@ def test_names_and_files_that_are_none(model_url, tmp_path, onnx_file):
         list(predict_photos(str(tmp_path / "other.onnx"), ["x.jpg"]))
 
 
-def test_the_file_takes_any_number_of_photos(onnx_file):
+def test_onnx_file_accepts_any_batch_size(onnx_file):
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(onnx_file)
     side = session.get_inputs()[0].shape[1]

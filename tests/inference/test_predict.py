@@ -1,4 +1,4 @@
-"""Prediction from a model folder alone: order, probabilities, and photos that cannot be read."""
+"""Prediction with a model folder: order, probabilities, and unreadable photos."""
 
 import io
 import os
@@ -23,7 +23,7 @@ CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
 
 @pytest.fixture(scope="module")
 def model_url(tmp_path_factory) -> str:
-    """A tiny model whose head tells photos apart, as a drawn one does not."""
+    """Tiny model whose predictions differ between photos; a randomly initialised head does not."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "model", CLASSES)
 
 
@@ -37,7 +37,7 @@ def photos(tmp_path, jpeg) -> list[str]:
     return paths
 
 
-def test_photos_are_named_in_the_order_given(model_url, photos):
+def test_predictions_are_in_the_order_of_the_photos(model_url, photos):
     found = list(predict_photos(model_url, photos))
     assert [p.photo for p in found] == photos
     for prediction in found:
@@ -49,7 +49,7 @@ def test_photos_are_named_in_the_order_given(model_url, photos):
         assert 1 / 4 <= prediction.probability <= 1
 
 
-def test_probabilities_are_the_models_own(model_url, photos):
+def test_probabilities_match_the_model(model_url, photos):
     built = load_model(model_url)
     card = built.card
     pixels = decode(storage.read_bytes(photos[2]), card.resize_to)
@@ -62,7 +62,7 @@ def test_probabilities_are_the_models_own(model_url, photos):
         assert share == pytest.approx(float(expected[CLASSES.index(name)]), abs=1e-5)
 
 
-def test_unreadable_photos_are_told_beside_the_others(model_url, photos, tmp_path):
+def test_unreadable_photos_have_an_error_and_others_a_prediction(model_url, photos, tmp_path):
     (tmp_path / "text.jpg").write_bytes(b"no photo")
     (tmp_path / "empty.jpg").write_bytes(b"")
     bad = {
@@ -83,7 +83,7 @@ def test_unreadable_photos_are_told_beside_the_others(model_url, photos, tmp_pat
     assert all(p.error for p in predict_photos(model_url, list(bad)))
 
 
-def test_batches_make_no_difference(model_url, photos, monkeypatch):
+def test_predictions_are_independent_of_the_batch_size(model_url, photos, monkeypatch):
     one = list(predict_photos(model_url, photos))
     monkeypatch.setattr(predict, "_BATCH", 2)
     for a, b in zip(one, predict_photos(model_url, photos), strict=True):
@@ -92,24 +92,24 @@ def test_batches_make_no_difference(model_url, photos, monkeypatch):
 
 
 @pytest.mark.parametrize(("num_top", "listed"), [(1, 1), (4, 4), (100, 4)])
-def test_as_many_breeds_as_asked_for(model_url, photos, num_top, listed):
+def test_num_top_limits_the_listed_labels(model_url, photos, num_top, listed):
     (prediction,) = predict_photos(model_url, photos[:1], num_top=num_top)
     assert len(prediction.top) == listed
 
 
-def test_no_photos_is_no_predictions(model_url):
+def test_no_photos_give_no_predictions(model_url):
     assert list(predict_photos(model_url, [])) == []
 
 
 @pytest.mark.parametrize("url", ["none", "nostore://bucket/model"])
-def test_no_model_is_a_plain_error(tmp_path, photos, url, monkeypatch):
+def test_missing_model_is_an_error(tmp_path, photos, url, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PetsError, match=url):
         list(predict_photos(url, photos))
 
 
-def test_odd_names_are_names(model_url, tmp_path, jpeg):
-    """None is a URL, a chain or a pattern; one that is not UTF-8 can be written down."""
+def test_special_characters_in_file_names_are_supported(model_url, tmp_path, jpeg):
+    """No name is parsed as a URL, a chain or a pattern; names that are not UTF-8 are escaped."""
     names = ["12::30.jpg", "a#b.jpg", "what?.jpg", "50%41.jpg", "*[1].jpg"]
     names.append(os.fsdecode(b"K\xe4tz.jpg"))
     paths = [str(tmp_path / name) for name in names]
@@ -122,7 +122,7 @@ def test_odd_names_are_names(model_url, tmp_path, jpeg):
     assert all(prediction.model_dump_json() for prediction in found)
 
 
-def test_a_raw_photo_is_not_taken_for_its_preview(model_url, tmp_path):
+def test_raw_photo_is_not_decoded_as_its_preview(model_url, tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (160, 120)).save(buffer, "TIFF")
     (tmp_path / "shot.NEF").write_bytes(buffer.getvalue())

@@ -19,11 +19,11 @@ DAY = 86_400
 
 
 def write(path: Path, days: float, content: str = "12345678") -> None:
-    """Write a file that was last changed so many days ago."""
+    """Write a file that was last modified `days` ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
-    then = time.time() - days * DAY
-    os.utime(path, (then, then))
+    modified_at = time.time() - days * DAY
+    os.utime(path, (modified_at, modified_at))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def store(tmp_path) -> Path:
 
 @pytest.fixture
 def run(store):
-    """Write a run with files of the given age, with a finished training or not."""
+    """Return a function that writes a run with files of a given age."""
 
     def written(name: str, days: float, *, trained: bool = True, fingerprint: str = "f") -> Path:
         folder = store / "runs" / name
@@ -79,7 +79,7 @@ def test_old_runs_and_checkpoints_of_finished_runs_are_removed(store, run):
     assert find_old(str(store), 90) == []
 
 
-def test_one_change_keeps_a_run(store, run):
+def test_recently_changed_run_is_kept(store, run):
     write(run("old", 91, trained=False) / "evaluation/report.html", 1)
     assert find_old(str(store), 90) == []
 
@@ -101,19 +101,19 @@ def test_models_of_an_alias_and_of_its_rollback_are_kept(store, run):
     assert rollback(str(store), "pets", "champion").model.run_id == "second"
 
 
-def test_another_spelling_of_the_store_is_the_same_store(store, run, tmp_path):
+def test_alias_protects_its_run_under_every_spelling_of_the_store(store, run, tmp_path):
     run("first", 400)
     (tmp_path / "link").symlink_to(tmp_path)
-    elsewhere = candidate("first").model_copy(
+    linked = candidate("first").model_copy(
         update={"model_url": f"{tmp_path}/link/store/runs/first/model", "predictions_url": "gone"}
     )
-    promote(str(store), "champion", elsewhere)
+    promote(str(store), "champion", linked)
     for spelling in (str(store), f"file://{store}", f"{tmp_path}/link/store/"):
         whole = [old.run_id for old in find_old(spelling, 90) if old.run_id]
         assert whole == [], spelling
 
 
-def test_a_run_promoted_in_the_meantime_is_kept(store, run):
+def test_run_promoted_after_the_search_is_kept(store, run):
     folder = run("first", 400)
     found = find_old(str(store), 90)
     promote(str(store), "champion", candidate("first"))
@@ -121,7 +121,7 @@ def test_a_run_promoted_in_the_meantime_is_kept(store, run):
     assert (folder / "model" / CARD).exists()
 
 
-def test_checkpoints_of_a_training_on_ratings_go_too(store, run):
+def test_checkpoints_of_a_finished_ratings_training_are_removed(store, run):
     folder = run("ratings", 3, trained=False)
     write(folder / "stages/ratings-train.json", 3)
     assert [item.url for item in find_old(str(store), 90)] == [str(folder / "checkpoints")]
@@ -132,7 +132,7 @@ def test_checkpoints_of_a_repeated_training_are_kept(store, run):
     assert find_old(str(store), 90) == []
 
 
-def test_the_data_of_the_champion_stays(store, run):
+def test_data_sets_of_the_champion_are_needed(store, run):
     run("first", 400, fingerprint="trained-on")
     promote(str(store), "champion", candidate("first", fingerprint="evaluated-on"))
     assert data_sets_needed(str(store)) == {"trained-on", "evaluated-on"}
@@ -140,7 +140,7 @@ def test_the_data_of_the_champion_stays(store, run):
     assert data_sets_needed(str(store)) == {"evaluated-on"}
 
 
-def test_the_command_removes_only_with_delete(small_config, run, store, capsys):
+def test_command_removes_only_with_delete(small_config, run, store, capsys):
     manifest = ingest(small_config)
     grown = small_config.source.model_copy(update={"seed": 3})
     ingest(small_config.model_copy(update={"source": grown}))
@@ -164,13 +164,13 @@ def test_the_command_removes_only_with_delete(small_config, run, store, capsys):
     assert Path(manifest.url, "manifest.json").exists()
     copy = str(store.with_name("copy"))
     cli.main(["gc", "--store", copy, *command[3:], "--delete"])
-    # Columns are as wide as the longest path, and manifests go first.
+    # Columns are as wide as the longest path, and manifests are removed first.
     removed = capsys.readouterr().out.replace(copy, str(store))
     assert sorted(removed.split()) == sorted(dry_run.split())
 
 
 @pytest.mark.parametrize("flag", ["--keep-days", "--keep-versions"])
-def test_keeping_nothing_is_refused(store, flag, capsys):
+def test_keep_limits_below_1_are_refused(store, flag, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["gc", "--store", str(store), flag, "0"])
     assert caught.value.code == 2

@@ -26,7 +26,7 @@ from pets_core.registry.aliases import (
 from pets_core.storage import write_bytes
 
 
-def model(run_id: str, **about) -> Candidate:
+def model(run_id: str, **overrides) -> Candidate:
     fields = {
         "run_id": run_id, "model_url": f"store:runs/{run_id}/model",
         "predictions_url": f"store:runs/{run_id}/evaluation/predictions.parquet",
@@ -35,7 +35,7 @@ def model(run_id: str, **about) -> Candidate:
         "metric": {"name": "error rate", "value": 0.1, "unit": "%"},
         "evaluated_at": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    return Candidate.model_validate(fields | about)
+    return Candidate.model_validate(fields | overrides)
 
 
 @pytest.fixture
@@ -47,21 +47,21 @@ def store(tmp_path) -> str:
     return str(tmp_path / "store")
 
 
-def points_at(store: str) -> str:
+def current_run_id(store: str) -> str:
     return current(store, "pets", "champion").model.run_id
 
 
-def test_an_alias_without_versions(store):
+def test_alias_without_versions_has_no_current_model(store):
     assert current(store, "pets", "champion") is None
     assert history(store, "pets", "champion") == {}
     with pytest.raises(PetsError, match=r"pets has no alias 'champion'"):
         rollback(store, "pets", "champion")
 
 
-def test_rolling_back_goes_from_one_to_the_one_before(store):
+def test_rollback_returns_to_the_previous_model(store):
     for run in ("a", "b", "c"):
         promote(store, "champion", model(run))
-    assert points_at(store) == "c"
+    assert current_run_id(store) == "c"
     assert rollback(store, "pets", "champion").model.run_id == "b"
     assert rollback(store, "pets", "champion").model.run_id == "a"
     with pytest.raises(PetsError, match=r"has no previous model to roll back to"):
@@ -75,39 +75,39 @@ def test_rolling_back_goes_from_one_to_the_one_before(store):
     ]  # fmt: skip
 
 
-def test_a_move_counts_after_those_of_a_clock_that_is_ahead(store, monkeypatch):
+def test_newest_version_is_current_if_an_earlier_clock_was_ahead(store, monkeypatch):
     hour = 3_600_000_000_000
     ahead = time.time_ns() + hour
     monkeypatch.setattr("pets_core.registry.aliases.time.time_ns", lambda: ahead)
     promote(store, "champion", model("a"))
     monkeypatch.setattr("pets_core.registry.aliases.time.time_ns", lambda: ahead - hour)
     promote(store, "champion", model("b"))
-    assert points_at(store) == "b"
+    assert current_run_id(store) == "b"
     assert rollback(store, "pets", "champion").model.run_id == "a"
-    assert points_at(store) == "a"
+    assert current_run_id(store) == "a"
 
 
-def test_a_rollback_after_promoting_twice_returns_to_the_model_before(store):
+def test_rollback_skips_repeated_promotions_of_one_model(store):
     for run in ("a", "b", "b"):
         promote(store, "champion", model(run))
     assert rollback(store, "pets", "champion").model.run_id == "a"
 
 
-def test_a_missing_model_is_not_promoted(store):
+def test_missing_model_is_not_promoted(store):
     with pytest.raises(PetsError, match=r"runs/gone/model: the model no longer exists"):
         promote(store, "champion", model("gone"))
     assert history(store, "pets", "champion") == {}
 
 
 @pytest.mark.parametrize("name", ["../../outside", "team/a", "..", ""])
-def test_names_do_not_leave_their_folder(store, name):
+def test_names_with_path_components_are_refused(store, name):
     with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         promote(store, name, model("a"))
     with pytest.raises(PetsError, match=r"is not a valid data set or alias name"):
         current(store, name, "champion")
 
 
-def test_of_two_models_compared_with_one_champion_the_second_is_not_promoted(store):
+def test_second_promotion_against_the_same_champion_is_a_conflict(store):
     promote(store, "champion", model("a"))
     config = PipelineConfig(store=store)
     version = find_champion(config, EvaluationKey("pets", "f", "test", 0)).version
@@ -120,11 +120,11 @@ def test_of_two_models_compared_with_one_champion_the_second_is_not_promoted(sto
     with pytest.raises(AliasConflict, match=r"champion moved to run b during this evaluation"):
         promote_run(store, "champion", reports[1])
     promote_run(store, "champion", reports[0])
-    assert points_at(store) == "b"
+    assert current_run_id(store) == "b"
     assert rollback(store, "pets", "champion").model.run_id == "a"
 
 
-def test_a_damaged_candidate_is_refused(store):
+def test_damaged_candidate_is_refused(store):
     write_bytes(f"{store}/runs/a/evaluation/candidate.json", b"{}")
     with pytest.raises(PetsError, match=r"runs/a/evaluation/candidate.json is damaged"):
         list(candidates(store))
@@ -134,7 +134,7 @@ def test_aliases_and_data_sets_are_independent(store):
     promote(store, "champion", model("a"))
     promote(store, "canary", model("b"))
     promote(store, "champion", model("c", dataset_name="birds"))
-    assert points_at(store) == "a"
+    assert current_run_id(store) == "a"
     with pytest.raises(PetsError, match=r"no alias 'champoin'. Did you mean champion"):
         rollback(store, "pets", "champoin")
 
@@ -144,10 +144,10 @@ def test_concurrent_promotions_are_all_kept(store):
         list(pool.map(lambda run: promote(store, "champion", model(run)), map(str, range(24))))
     moves = history(store, "pets", "champion")
     assert {m.model.run_id for m in moves.values()} == set(map(str, range(24)))
-    assert points_at(store) == moves[max(moves)].model.run_id
+    assert current_run_id(store) == moves[max(moves)].model.run_id
 
 
-def test_a_damaged_version_is_refused(store, tmp_path):
+def test_damaged_version_is_refused(store, tmp_path):
     promote(store, "champion", model("a"))
     (path,) = (tmp_path / "store/models/pets/champion").iterdir()
     path.write_text("{")
@@ -155,14 +155,14 @@ def test_a_damaged_version_is_refused(store, tmp_path):
         current(store, "pets", "champion")
 
 
-def test_the_store_can_be_moved(store):
+def test_store_can_be_moved(store):
     kept = relative(store, f"{store}/runs/a/model")
     assert absolute("/mnt/other", kept) == "/mnt/other/runs/a/model"
     assert absolute("s3://bucket/pets", kept) == "s3://bucket/pets/runs/a/model"
     assert absolute("/mnt/other", relative(store, "s3://b/model")) == "s3://b/model"
 
 
-def test_candidates_are_the_runs_that_were_evaluated(store):
+def test_candidates_are_the_evaluated_runs(store):
     for run in ("b", "a"):
         url = f"{store}/runs/{run}/evaluation/candidate.json"
         write_bytes(url, model(run).model_dump_json().encode())
@@ -172,7 +172,7 @@ def test_candidates_are_the_runs_that_were_evaluated(store):
 
 
 @pytest.mark.parametrize(
-    ("about", "again"),
+    ("overrides", "is_reused"),
     [
         ({}, True),
         ({"dataset_fingerprint": "g"}, False),
@@ -180,13 +180,13 @@ def test_candidates_are_the_runs_that_were_evaluated(store):
         ({"tta_views": 4}, False),
     ],
 )
-def test_predictions_of_the_champion_are_reused_for_the_same_photos(store, about, again):
-    promote(store, "champion", model("a", **about))
+def test_predictions_of_the_champion_are_reused_for_the_same_photos(store, overrides, is_reused):
+    promote(store, "champion", model("a", **overrides))
     write_bytes(f"{store}/runs/a/evaluation/predictions.parquet", b"")
     config = PipelineConfig(store=store)
     champion = find_champion(config, EvaluationKey("pets", "f", "test", 0))
     assert champion.model_url == f"{store}/runs/a/model"
-    assert (champion.predictions_url is not None) == again
+    assert (champion.predictions_url is not None) == is_reused
     assert find_champion(config, EvaluationKey("birds", "f", "test", 0)) is None
 
 
@@ -196,10 +196,10 @@ VERSION_1 = {
     "dataset_fingerprint": "f", "split": "test", "tta_views": 0, "backbone": "resnet34",
     "error_rate": 0.125, "num_rows": 100, "evaluated_at": "2026-01-01T00:00:00+00:00",
 }  # fmt: skip
-"""A candidate.json of version 1, before other metrics than the error rate."""
+"""A candidate.json of version 1, whose only metric is the error rate."""
 
 
-def test_a_candidate_of_version_1_is_read_and_promoted(store, tmp_path):
+def test_candidate_of_version_1_is_read_and_promoted(store, tmp_path):
     url = f"{store}/runs/a/evaluation/candidate.json"
     write_bytes(url, json.dumps(VERSION_1).encode())
     (found,) = candidates(store)
@@ -216,7 +216,7 @@ def test_a_candidate_of_version_1_is_read_and_promoted(store, tmp_path):
     assert "error_rate" not in stored
 
 
-def test_an_alias_of_version_1_still_points_at_its_model(store):
+def test_alias_of_version_1_still_points_at_its_model(store):
     move = {"format_version": 1, "model": VERSION_1, "previous": None, "why": "promoted",
             "moved_at": "2026-01-01T00:00:00+00:00"}  # fmt: skip
     write_bytes(f"{store}/models/pets/champion/{1:020}-0.json", json.dumps(move).encode())

@@ -1,4 +1,4 @@
-"""Conditions a model must meet to be promoted, of every kind of target."""
+"""Conditions a model must meet to be promoted, for every kind of target."""
 
 import re
 
@@ -20,7 +20,7 @@ LIMITS = {
 }
 """The gate's limit of each kind."""
 SHARES = ("class", "tags", "box")
-"""Kinds whose metric goes from 0 to 1."""
+"""Kinds whose metric ranges from 0 to 1."""
 OUT_OF_RANGE = [
     (kind, name, value)
     for kind in SHARES
@@ -53,16 +53,16 @@ def rmse(value: float) -> Metric:
 
 
 def compared(
-    gained: float, drop: float = 0.0, metric: Metric | None = None, champion: float = 0.15
+    improvement: float, drop: float = 0.0, metric: Metric | None = None, champion: float = 0.15
 ) -> Comparison:
-    """A comparison with a champion, which the model is better than by `gained`."""
+    """Return a comparison in which the model is better than the champion by `improvement`."""
     metric = metric or error_rate(0.07)
     change = LabelChange(name="pug", support=10, champion_recall=0.93, recall=0.93 - drop)
     return Comparison(
         champion_url="best", num_rows=100, metric=metric,
         champion_metric=metric.model_copy(update={"value": champion}), num_better=10, num_worse=2,
-        improvement=Interval(value=gained, low=gained - 0.05, high=gained + 0.05), p_value=0.04,
-        test="McNemar's test", worse=(change,) if drop else (), largest_drop=drop,
+        improvement=Interval(value=improvement, low=improvement - 0.05, high=improvement + 0.05),
+        p_value=0.04, test="McNemar's test", worse=(change,) if drop else (), largest_drop=drop,
     )  # fmt: skip
 
 
@@ -71,31 +71,31 @@ def test_every_kind_has_a_limit():
 
 
 @pytest.mark.parametrize("kind", LIMITS)
-def test_a_gate_without_settings_fits_every_kind(kind):
+def test_gate_without_settings_fits_every_kind(kind):
     check_gate(GateConfig(), get_target(kind))
     check_gate(GateConfig(promote=True, alias="canary", min_improvement=0.01), get_target(kind))
 
 
 @pytest.mark.parametrize(("kind", "limit"), LIMITS.items())
-def test_the_limit_of_a_kind_is_accepted(kind, limit):
+def test_limit_of_a_kind_is_accepted(kind, limit):
     check_gate(GateConfig(**{limit: 0.5}), get_target(kind))
 
 
 @pytest.mark.parametrize(("kind", "name"), FOREIGN)
-def test_a_limit_of_other_kinds_is_refused(kind, name):
+def test_limit_of_other_kinds_is_refused(kind, name):
     target = get_target(kind)
     direction = "higher" if target.higher_is_better else "lower"
-    words = (
+    message = (
         rf"gate\.{name} = 0\.5 has no meaning for targets = {kind}, whose metric is the "
         rf"{target.metric} \({direction} is better\): set gate\.{LIMITS[kind]}$"
     )
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         check_gate(GateConfig(**{name: 0.5}), target)
 
 
 @pytest.mark.parametrize("kind", LIMITS)
 @pytest.mark.parametrize("settings", [{"max_drop_per_class": 0.1}, {"allow_unseen_classes": True}])
-def test_settings_of_labels_are_refused_where_a_kind_has_none(kind, settings):
+def test_label_settings_are_refused_for_kinds_without_labels(kind, settings):
     target = get_target(kind)
     if target.has_labels:
         check_gate(GateConfig(**settings), target)
@@ -106,32 +106,32 @@ def test_settings_of_labels_are_refused_where_a_kind_has_none(kind, settings):
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), OUT_OF_RANGE)
-def test_values_out_of_the_metrics_range_are_refused(kind, name, value):
+def test_values_outside_the_metric_range_are_refused(kind, name, value):
     target = get_target(kind)
-    least = "-1" if name == "min_improvement" else "0"
-    words = (
+    lower_bound = "-1" if name == "min_improvement" else "0"
+    message = (
         rf"gate\.{name} = {value:g}: the {target.metric} goes from 0 to 1; set gate\.{name} "
-        rf"from {least} to 1$"
+        rf"from {lower_bound} to 1$"
     )
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         check_gate(GateConfig(**{name: value}), target)
 
 
 @pytest.mark.parametrize("kind", ["numbers", "points"])
 @pytest.mark.parametrize("value", [-25.0, 25.0])
-def test_a_metric_without_a_range_takes_any_improvement(kind, value):
+def test_metric_without_a_range_accepts_any_improvement(kind, value):
     assert get_target(kind).metric_range is None
     check_gate(GateConfig(min_improvement=value), get_target(kind))
 
 
-def test_the_bounds_of_a_range_are_within_it():
+def test_bounds_of_the_metric_range_are_accepted():
     for value in (0.0, 1.0):
         check_gate(GateConfig(min_score=value), get_target("tags"))
     check_gate(GateConfig(min_improvement=-1.0), get_target("box"))
     check_gate(GateConfig(max_value=250.0), get_target("numbers"))
 
 
-def test_without_a_champion_the_metric_alone_decides():
+def test_verdict_without_a_champion_depends_on_the_metric_only():
     assert evaluate_gate(GateConfig(), error_rate(0.9)).passed
     assert evaluate_gate(GateConfig(max_error_rate=0.1), error_rate(0.1)).passed
     verdict = evaluate_gate(GateConfig(max_error_rate=0.1), error_rate(0.101))
@@ -139,21 +139,21 @@ def test_without_a_champion_the_metric_alone_decides():
     assert verdict.text == "does not pass the gate"
 
 
-def test_a_metric_of_which_higher_is_better_has_a_least_value():
+def test_min_score_limits_a_metric_where_higher_is_better():
     assert evaluate_gate(GateConfig(min_score=0.8), f1(0.8)).passed
     assert evaluate_gate(GateConfig(min_score=0.8), f1(0.9)).passed
     verdict = evaluate_gate(GateConfig(min_score=0.8), f1(0.795))
     assert verdict.reasons == ("F1 per photo 79.50% is below gate.min_score = 80.00%",)
 
 
-def test_a_metric_of_which_lower_is_better_has_a_greatest_value():
+def test_max_value_limits_a_metric_where_lower_is_better():
     assert evaluate_gate(GateConfig(max_value=2.5), rmse(2.5)).passed
     assert evaluate_gate(GateConfig(max_value=2.5), rmse(1.0)).passed
     verdict = evaluate_gate(GateConfig(max_value=2.5), rmse(2.75))
     assert verdict.reasons == ("RMSE 2.75 kg exceeds gate.max_value = 2.5 kg",)
 
 
-def test_rounding_is_no_reason():
+def test_rounding_errors_do_not_fail_the_gate():
     """0.1 + 0.2 is a little more than 0.3, and 1 - 0.9 a little less than 0.1."""
     assert evaluate_gate(GateConfig(max_error_rate=0.3), error_rate(0.1 + 0.2)).passed
     assert evaluate_gate(GateConfig(max_value=0.3), rmse(0.1 + 0.2)).passed
@@ -173,13 +173,13 @@ def test_rounding_is_no_reason():
         (rmse, {}),
     ],
 )
-def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
+def test_metric_that_is_not_finite_does_not_pass(metric, gate, value):
     verdict = evaluate_gate(GateConfig(**gate), metric(value))
     assert verdict.reasons == (f"{metric(value).name} is not a finite number",)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({}, None),
         ({"min_improvement": 0.08}, None),
@@ -191,14 +191,14 @@ def test_a_metric_that_is_not_finite_does_not_pass(metric, gate, value):
         ({"max_error_rate": 0.05, "min_improvement": 0.2}, r"max_error_rate.*min_improvement"),
     ],
 )
-def test_against_the_champion(settings, words):
+def test_improvement_over_the_champion_is_checked(settings, message):
     verdict = evaluate_gate(GateConfig(**settings), error_rate(0.07), compared(0.08))
-    assert verdict.passed == (words is None)
-    if words:
-        assert re.search(words, " ".join(verdict.reasons))
+    assert verdict.passed == (message is None)
+    if message:
+        assert re.search(message, " ".join(verdict.reasons))
 
 
-def test_a_worse_model_passes_only_where_that_is_allowed():
+def test_worse_model_passes_only_if_settings_allow_it():
     worse = compared(-0.08, drop=0.08, metric=error_rate(0.15), champion=0.07)
     assert not evaluate_gate(GateConfig(), error_rate(0.15), worse).passed
     assert evaluate_gate(GateConfig(min_improvement=-0.08), error_rate(0.15), worse).passed
@@ -218,11 +218,11 @@ def test_improvement_has_the_unit_of_the_metric():
     )
 
 
-def test_a_champion_that_cannot_be_compared_is_a_reason():
+def test_incomparable_champion_fails_the_gate():
     verdict = evaluate_gate(
-        GateConfig(), error_rate(0.0), comparison_error="the champion knows other classes"
+        GateConfig(), error_rate(0.0), comparison_error="the champion has other classes"
     )
-    assert verdict.reasons == ("the champion knows other classes",)
+    assert verdict.reasons == ("the champion has other classes",)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_labels_without_a_sample_do_not_pass_against_a_champion():
         ({}, compared(0.08), True),
     ],
 )
-def test_a_gate_without_conditions_is_shown_as_such(settings, comparison, has_condition):
+def test_gate_without_conditions_is_reported_as_not_configured(settings, comparison, has_condition):
     verdict = evaluate_gate(GateConfig(**settings), error_rate(0.07), comparison)
     assert verdict.has_condition == has_condition
     assert verdict.text == (
@@ -273,7 +273,7 @@ def test_a_gate_without_conditions_is_shown_as_such(settings, comparison, has_co
     )
 
 
-def test_the_first_of_many_labels_without_a_sample_are_named():
+def test_message_names_the_first_20_unseen_labels():
     names = [f"class-{i}" for i in range(500)]
     assert unseen_text(names).endswith(" class-18, class-19 and 480 more")
     assert unseen_text(names[:20]).endswith(" class-18, class-19")

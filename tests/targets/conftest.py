@@ -1,4 +1,4 @@
-"""Random predictions of each kind, their files, their evaluation, and stored photos."""
+"""Random predictions of each kind, their evaluation, and stored photos."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,17 +19,17 @@ DRAW = {"class": draw_classes, "tags": draw_tags}
 
 @pytest.fixture
 def draw_kind() -> Callable[..., Predictions]:
-    """Draw predictions of a kind; see `made_predictions`."""
+    """Return a function that draws predictions of a kind; see `made_predictions`."""
 
-    def drawn(kind: str = "numbers", num_rows: int = 60, **about) -> Predictions:
-        return DRAW.get(kind, partial(draw_numbers, kind))(num_rows, **about)
+    def drawn(kind: str = "numbers", num_rows: int = 60, **fields) -> Predictions:
+        return DRAW.get(kind, partial(draw_numbers, kind))(num_rows, **fields)
 
     return drawn
 
 
 @pytest.fixture
 def evaluated(tmp_path, write) -> Callable[..., EvalReport]:
-    """Evaluate predictions as the run `run-1` does."""
+    """Return a function that evaluates predictions for a run, by default `run-1`."""
 
     def evaluated_predictions(
         predictions: Predictions,
@@ -67,13 +67,13 @@ def stored(tmp_path, write_folder) -> DatasetManifest:
 
 @pytest.fixture
 def draw_stored(draw_kind, stored) -> Callable[..., Predictions]:
-    """Draw predictions of the stored photos."""
+    """Return a function that draws predictions of the stored photos."""
     ids = pq.read_table(f"{stored.url}/photos.parquet")["id"].to_pylist()
 
-    def drawn(kind: str, **about) -> Predictions:
+    def drawn(kind: str, **fields) -> Predictions:
         predictions = draw_kind(
             kind, len(ids), dataset_url=stored.url, dataset_fingerprint=stored.fingerprint,
-            **about,
+            **fields,
         )  # fmt: skip
         predictions.ids[:] = ids
         return predictions

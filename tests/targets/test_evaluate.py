@@ -42,7 +42,7 @@ def evaluated(config, url: str, **keywords):
     return evaluate(config, run, find_prediction_files(url), **keywords)
 
 
-def test_every_figure_is_that_of_the_predictions(config, draw_classes, write):
+def test_report_values_match_the_predictions(config, draw_classes, write):
     predictions = draw_classes(400, 6, names=["a", "b", "c", "d", "e", EVIL])
     report = evaluated(config, write(predictions))
     table = pq.read_table(report.predictions_url).to_pandas()
@@ -65,7 +65,7 @@ def test_every_figure_is_that_of_the_predictions(config, draw_classes, write):
     assert stored == report.model_copy(update={"seconds": stored.seconds})
 
 
-def test_it_runs_without_torch(config, draw_classes, write):
+def test_evaluation_runs_without_torch(config, draw_classes, write):
     url = write(draw_classes(50))
     code = (
         "import sys; from pets_core.config.pipeline import PipelineConfig;"
@@ -78,7 +78,7 @@ def test_it_runs_without_torch(config, draw_classes, write):
     assert (Path(config.store) / "runs/r/evaluation/report.html").exists()
 
 
-def test_names_with_markup_are_text_everywhere(config, draw_classes, write):
+def test_markup_in_names_is_escaped(config, draw_classes, write):
     report = evaluated(config, write(draw_classes(200, names=["a", EVIL], skill=0.1)))
     assert EVIL not in Path(report.file("report.html")).read_text()
     assert EVIL not in Path(report.file("model_card.md")).read_text()
@@ -86,13 +86,13 @@ def test_names_with_markup_are_text_everywhere(config, draw_classes, write):
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])
-def test_very_few_classes(config, draw_classes, write, num_classes):
+def test_evaluation_works_with_one_or_two_classes(config, draw_classes, write, num_classes):
     report = evaluated(config, write(draw_classes(20, num_classes, skill=9.0)))
     assert report.primary.value < 0.1
     assert Path(report.file("confusion.png")).stat().st_size > 500
 
 
-def test_a_class_without_photos(config, draw_classes, write):
+def test_class_without_photos_has_undefined_recall(config, draw_classes, write):
     drawn = draw_classes(60, 3)
     targets = np.minimum(drawn.targets, 1)
     predictions = predictions_of(drawn.info, drawn.ids, targets, drawn.outputs)
@@ -119,7 +119,7 @@ def unseen(draw_classes, write) -> str:
         ({"max_error_rate": 1.0, "allow_unseen_classes": True}, True),
     ],
 )
-def test_a_class_without_photos_is_named(config, unseen, shown, capsys, gate, passed):
+def test_class_without_photos_is_reported(config, unseen, shown, capsys, gate, passed):
     config = config.model_copy(update={"gate": GateConfig(**gate)})
     report = evaluated(config, unseen)
     assert report.unseen_labels == (EVIL,)
@@ -135,7 +135,7 @@ def test_a_class_without_photos_is_named(config, unseen, shown, capsys, gate, pa
         assert markdown.count(escape_markdown(f"lasses without an evaluated photo: {EVIL}")) == 1
 
 
-def test_classes_that_all_have_photos_are_not_named(config, draw_classes, write, shown):
+def test_classes_with_photos_are_not_reported_as_unseen(config, draw_classes, write, shown):
     report = evaluated(config, write(draw_classes(60, 3)))
     assert report.unseen_labels == ()
     summary = shown(publish_evaluation, config, report)["run-summary"]
@@ -144,7 +144,7 @@ def test_classes_that_all_have_photos_are_not_named(config, draw_classes, write,
     assert all("without an evaluated" not in text for text in (summary, card, page))
 
 
-def test_a_report_without_unseen_labels_is_read(config, unseen):
+def test_report_json_without_unseen_labels_is_read(config, unseen):
     report = evaluated(config, unseen)
     stored = json.loads(Path(report.file("report.json")).read_text())
     del stored["unseen_labels"]
@@ -156,9 +156,7 @@ def calibration_text(report) -> str:
     return section.text
 
 
-def test_validation_predictions_in_the_folder_serve_calibration_and_labels(
-    config, draw_classes, write
-):
+def test_validation_predictions_enable_calibration_and_label_issues(config, draw_classes, write):
     url = write(draw_classes(300, 4))
     alone = evaluated(config, url)
     assert alone.num_label_issues is None
@@ -171,7 +169,7 @@ def test_validation_predictions_in_the_folder_serve_calibration_and_labels(
     assert Path(report.file("label_fixes.csv")).read_text().startswith("id,label,given")
 
 
-def test_the_champion_is_compared(config, draw_classes, write):
+def test_model_is_compared_with_the_champion(config, draw_classes, write):
     champion = write(draw_classes(300, 4, skill=1.0), "champion.parquet")
     url = write(draw_classes(300, 4, skill=3.0))
     report = evaluated(config, url, champion=Champion(model_url="best", predictions_url=champion))
@@ -180,13 +178,15 @@ def test_the_champion_is_compared(config, draw_classes, write):
     assert " percentage points better" in Path(report.file("report.html")).read_text()
 
 
-@pytest.mark.parametrize("other", ["gone", "classes"])
-def test_a_champion_that_cannot_be_compared_is_a_reason_not_a_crash(
-    config, draw_classes, write, other
+@pytest.mark.parametrize("difference", ["missing", "classes"])
+def test_incomparable_champion_fails_the_gate_with_a_reason(
+    config, draw_classes, write, difference
 ):
     url = write(draw_classes(30, 3))
-    of_champion = None if other == "gone" else write(draw_classes(30, 4), "champion.parquet")
-    champion = Champion(model_url="best", predictions_url=of_champion)
+    champion_url = (
+        None if difference == "missing" else write(draw_classes(30, 4), "champion.parquet")
+    )
+    champion = Champion(model_url="best", predictions_url=champion_url)
     report = evaluated(config, url, champion=champion)
     assert report.comparison is None
     assert not report.verdict.passed
@@ -205,7 +205,9 @@ def write_tags(path: Path, model_url: str = "best") -> str:
     return str(path)
 
 
-def test_a_champion_of_another_kind_is_a_reason_not_a_crash(config, draw_classes, write, tmp_path):
+def test_champion_of_another_kind_fails_the_gate_with_a_reason(
+    config, draw_classes, write, tmp_path
+):
     tags = write_tags(tmp_path / "tags.parquet")
     report = evaluated(
         config,
@@ -220,9 +222,7 @@ def test_a_champion_of_another_kind_is_a_reason_not_a_crash(config, draw_classes
     assert Path(report.file("report.html")).exists()
 
 
-def test_a_champion_of_classes_is_a_reason_against_a_model_of_tags(
-    config, draw_classes, write, tmp_path
-):
+def test_class_champion_fails_the_gate_of_a_tags_model(config, draw_classes, write, tmp_path):
     champion = Champion(model_url="a/model", predictions_url=write(draw_classes(30, 3)))
     (folder := tmp_path / "tags").mkdir()
     report = evaluated(config, write_tags(folder / "predictions.parquet"), champion=champion)
@@ -237,23 +237,27 @@ def test_predictions_of_an_unknown_kind_are_refused(draw_classes, write):
     info = drawn.info.model_copy(update={"targets": "tag"}).model_dump_json()
     table = pq.read_table(url).replace_schema_metadata({b"pets": info.encode()})
     pq.write_table(table, url)
-    words = (
+    message = (
         r"predictions.parquet: targets = tag: no such kind of target; set class, tags, numbers, "
         r"points, box, .*\. Did you mean tags"
     )
-    with pytest.raises(PetsError, match=words):
+    with pytest.raises(PetsError, match=message):
         find_prediction_files(url)
 
 
-def test_a_gate_of_another_kind_is_refused_before_anything_is_stored(config, draw_classes, write):
+def test_gate_setting_of_another_kind_is_refused_before_anything_is_stored(
+    config, draw_classes, write
+):
     config = config.model_copy(update={"gate": GateConfig(min_score=0.5)})
-    words = r"gate.min_score = 0.5 has no meaning for targets = class, .*: set gate.max_error_rate"
-    with pytest.raises(PetsError, match=words):
+    message = (
+        r"gate.min_score = 0.5 has no meaning for targets = class, .*: set gate.max_error_rate"
+    )
+    with pytest.raises(PetsError, match=message):
         evaluated(config, write(draw_classes(30, 3)))
     assert not Path(config.store).exists()
 
 
-def test_gate_settings_are_checked_for_the_kind_of_the_settings():
+def test_gate_settings_are_checked_against_the_target_kind():
     config = PipelineConfig(gate=GateConfig(min_score=0.5))
     with pytest.raises(PetsError, match=r"no meaning for targets = class"):
         check_gate_settings(config)
@@ -262,7 +266,7 @@ def test_gate_settings_are_checked_for_the_kind_of_the_settings():
         check_gate_settings(config, "boxes")
 
 
-def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, draw_classes, write):
+def test_champion_predictions_in_the_folder_are_reused(config, draw_classes, write):
     url = write(draw_classes(300, 4, skill=3.0))
     write(draw_classes(300, 4, skill=1.0, model_url="best"), CHAMPION_PREDICTIONS)
     assert evaluated(config, url, champion=Champion(model_url="best")).comparison is not None
@@ -274,24 +278,22 @@ def test_champion_predictions_in_the_folder_serve_a_later_evaluation(config, dra
     assert other.verdict.reasons == (other.comparison_error,)
 
 
-@pytest.mark.parametrize("about", [{"num_classes": 3}, {"model_url": "another"}])
-def test_validation_of_another_model_is_refused(config, draw_classes, write, about):
+@pytest.mark.parametrize("fields", [{"num_classes": 3}, {"model_url": "another"}])
+def test_validation_predictions_of_another_model_are_refused(config, draw_classes, write, fields):
     url = write(draw_classes(300, 4))
-    write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | about)), VALID_PREDICTIONS)
+    write(draw_classes(300, **({"num_classes": 4, "split": "valid"} | fields)), VALID_PREDICTIONS)
     with pytest.raises(PetsError, match=r"predictions-valid.parquet: .* differ in model, .*remove"):
         evaluated(config, url)
 
 
 @pytest.mark.parametrize("url", ["nowhere/at/all", "memory://nowhere", "strange://x"])
-def test_galleries_go_without_photos_that_are_out_of_reach(
-    config, draw_classes, write, url, caplog
-):
+def test_galleries_omit_unavailable_photos(config, draw_classes, write, url, caplog):
     report = evaluated(config, write(draw_classes(30, 3, dataset_url=url)))
     assert "photo unavailable" in Path(report.file("report.html")).read_text()
     assert "Galleries are written without photos" in caplog.text
 
 
-def test_the_settings_shown_are_those_of_the_run_that_predicted(config, draw_classes, write):
+def test_report_shows_the_settings_of_the_prediction_run(config, draw_classes, write):
     report = evaluated(config, write(draw_classes(30, 3)))
     assert "Settings" not in Path(report.file("report.html")).read_text()
     run = Path(report.url).parent
@@ -301,7 +303,7 @@ def test_the_settings_shown_are_those_of_the_run_that_predicted(config, draw_cla
     assert "SECRET" not in page
 
 
-def test_a_spreadsheet_runs_nothing(config, draw_classes, write):
+def test_csv_cells_are_not_formulas(config, draw_classes, write):
     name = '=HYPERLINK("http://evil")'
     report = evaluated(config, write(draw_classes(60, names=["-1+1", name], skill=0.1)))
     for table in ("classes", "confusion", "most_confused"):
@@ -311,7 +313,7 @@ def test_a_spreadsheet_runs_nothing(config, draw_classes, write):
         assert not [cell for cell in cells if cell.startswith(("=", "-", "+", "@"))]
 
 
-def test_damaged_predictions_leave_nothing(config, draw_classes, write):
+def test_damaged_predictions_write_no_files(config, draw_classes, write):
     url = write(draw_classes(30, 3))
     Path(url).write_bytes(Path(url).read_bytes()[:-40])
     with pytest.raises(PetsError, match=r"not a predictions file"):
@@ -319,7 +321,7 @@ def test_damaged_predictions_leave_nothing(config, draw_classes, write):
     assert not Path(config.store).exists()
 
 
-def test_an_evaluated_model_may_be_promoted(config, draw_classes, write, tmp_path):
+def test_evaluated_model_can_be_promoted(config, draw_classes, write, tmp_path):
     model = str(tmp_path / "model")
     Path(model).mkdir()
     (Path(model) / "model.json").touch()

@@ -97,14 +97,17 @@ EXPECTED = {
 
 @pytest.fixture
 def blank_figures(monkeypatch) -> None:
-    """Replace the figures, which take longest."""
+    """Replace the figures, which are slow to draw."""
     for name in ("confusion_matrix", "reliability_diagram", "residuals", "threshold_curve"):
         monkeypatch.setattr(plots, name, lambda *_: b"")
 
 
 @pytest.fixture
 def compared(draw_kind, write, evaluated):
-    """Evaluate a model that is off by `off` against a champion that is off by `champion_off`."""
+    """Return a function that evaluates a model against a champion.
+
+    Predictions are off by `off`, those of the champion by `champion_off`.
+    """
 
     def compare_with(kind: str, off: float, champion_off: float, **keywords) -> EvalReport:
         theirs = draw_kind(kind, 120, off=champion_off, predicted_by=1, model_url="best")
@@ -116,7 +119,7 @@ def compared(draw_kind, write, evaluated):
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_the_primary_metric_is_the_mean_of_the_samples_scores(draw_kind, write, evaluated, kind):
+def test_primary_metric_is_the_mean_of_the_sample_scores(draw_kind, write, evaluated, kind):
     predictions = draw_kind(kind, off=0.2)
     report, name = evaluated(predictions), METRICS[kind][0]
     scores = expected_scores(predictions)
@@ -134,7 +137,7 @@ def test_the_primary_metric_is_the_mean_of_the_samples_scores(draw_kind, write, 
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_an_interval_of_more_samples_is_narrower(draw_kind, evaluated, kind):
+def test_interval_narrows_with_more_samples(draw_kind, evaluated, kind):
     few, many = (evaluated(draw_kind(kind, count, off=0.2)).primary for count in (40, 640))
     # A quarter of the width, up to random variation.
     assert (many.high - many.low) < 0.5 * (few.high - few.low)
@@ -142,7 +145,7 @@ def test_an_interval_of_more_samples_is_narrower(draw_kind, evaluated, kind):
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_a_champion_is_compared_in_the_direction_of_the_metric(compared, kind):
+def test_comparison_follows_the_direction_of_the_metric(compared, kind):
     better = compared(kind, off=0.05, champion_off=0.4).comparison
     own, champion = better.metric.value, better.champion_metric.value
     assert (own > champion) == METRICS[kind][1]
@@ -171,9 +174,7 @@ def test_equally_good_models_do_not_differ_significantly(compared, kind):
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_predictions_of_other_labels_are_no_champion_to_compare_with(
-    draw_kind, write, evaluated, kind
-):
+def test_champion_with_other_labels_is_not_compared(draw_kind, write, evaluated, kind):
     names = ["one", "two", "three", "four"]
     url = write(draw_kind(kind, names=names, model_url="best"), "champion.parquet")
     report = evaluated(draw_kind(kind), champion=Champion(model_url="best", predictions_url=url))
@@ -185,7 +186,7 @@ def test_predictions_of_other_labels_are_no_champion_to_compare_with(
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_the_limit_of_the_gate_refuses_and_passes(draw_kind, evaluated, kind):
+def test_gate_limit_decides_the_verdict(draw_kind, evaluated, kind):
     predictions = draw_kind(kind, off=0.2)
     name, higher_is_better, setting = METRICS[kind]
     without_gate = evaluated(predictions)
@@ -202,7 +203,7 @@ def test_the_limit_of_the_gate_refuses_and_passes(draw_kind, evaluated, kind):
 
 
 @every_kind
-def test_a_limit_of_another_kind_is_refused(kind):
+def test_gate_limit_of_another_kind_is_refused(kind):
     own = METRICS[kind][2]
     for setting in ("max_error_rate", "min_score", "max_value"):
         config = PipelineConfig(gate=GateConfig(**{setting: 0.5}))
@@ -237,7 +238,7 @@ def test_models_are_promoted_and_rolled_back(draw_kind, evaluated, tmp_path, kin
         promote_run(config.store, "champion", third)
     held = current(config.store, "pets", "champion").model
     assert (held.run_id, held.target, held.metric) == ("b", kind, second.primary)
-    # Evaluated again, it is the champion itself.
+    # A second evaluation of the champion recognises it.
     again = evaluated(
         draw_kind(kind, 120, off=0.1, model_url=second.model_url), run="again",
         champion=find_champion(config, key),
@@ -248,24 +249,30 @@ def test_models_are_promoted_and_rolled_back(draw_kind, evaluated, tmp_path, kin
 
 
 @every_kind
-def test_everything_is_stored_and_shown(draw_kind, draw_stored, compared, shown, capsys, kind):
+def test_sections_are_stored_published_and_printed(
+    draw_kind, draw_stored, compared, shown, capsys, kind
+):
     validation = draw_kind(kind, seed=1, split="valid")
     report = compared(kind, off=0.1, champion_off=0.3, validation=validation)
     page = Path(report.file("report.html")).read_text()
     gallery = read_gallery(report.file("gallery.parquet"))
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert list(made) == [*(section.key for section in report.sections), "champion", "run-summary"]
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert list(artifacts) == [
+        *(section.key for section in report.sections),
+        "champion",
+        "run-summary",
+    ]
     for section in report.sections:
         assert (f'id="{section.key}"' in page) == section.in_report
         if section.table:
             table = read_frame(report.file(section.table))
             assert set(section.percent) <= set(table.columns)
-            assert len(made[section.key]) == len(table)
+            assert len(artifacts[section.key]) == len(table)
             assert Path(report.file(f"{section.table}.csv")).exists()
         if section.figure:
             png = Path(report.file(f"{section.figure}.png")).read_bytes()
             assert png.startswith(b"\x89PNG")
-            assert "data:image/png" in made[section.key]
+            assert "data:image/png" in artifacts[section.key]
         for picture in gallery.get(section.gallery, ()):
             assert html.escape(picture.predicted) in page.replace("<wbr>", "")
     assert any(gallery.values())
@@ -286,19 +293,17 @@ def test_everything_is_stored_and_shown(draw_kind, draw_stored, compared, shown,
 
 
 @every_kind
-def test_markup_in_names_is_text_everywhere(
-    draw_kind, write, evaluated, shown, jpeg, monkeypatch, kind
-):
+def test_markup_in_names_is_escaped(draw_kind, write, evaluated, shown, jpeg, monkeypatch, kind):
     """Names of labels, numbers, units and photos are escaped."""
-    # Available photos have an alternative text.
+    # Only available photos have an alternative text.
     monkeypatch.setattr(
         gallery_module, "_photos", lambda url, ids, side: dict.fromkeys(ids, jpeg())
     )
     names = [EVIL, FORMULA, *(f"{EVIL} {index}" for index in range(2))]
     units = {"units": [f"{EVIL} per second"] * 4} if kind == "numbers" else {}
 
-    def drawn(**about) -> Predictions:
-        predictions = draw_kind(kind, names=names, off=0.3, **units, **about)
+    def drawn(**fields) -> Predictions:
+        predictions = draw_kind(kind, names=names, off=0.3, **units, **fields)
         ids = [f"{EVIL} {photo}" for photo in predictions.ids]
         return replace(predictions, ids=ids)
 
@@ -310,15 +315,15 @@ def test_markup_in_names_is_text_everywhere(
     assert not UNESCAPED.search(page)
     assert html.escape(EVIL) in page.replace("<wbr>", "")
     assert not UNESCAPED.search(Path(report.file("model_card.md")).read_text())
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    found = [key for key, content in made.items() if UNESCAPED.search(str(content))]
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    found = [key for key, content in artifacts.items() if UNESCAPED.search(str(content))]
     assert found == []
     for path in Path(report.url).glob("*.csv"):
         cells = [cell for row in csv.reader(path.read_text().splitlines()) for cell in row]
         assert not [cell for cell in cells if cell.startswith("=")], path.name
 
 
-def test_no_kind_needs_torch_to_be_evaluated(draw_kind, tmp_path):
+def test_evaluation_of_every_kind_runs_without_torch(draw_kind, tmp_path):
     urls = []
     for kind in KINDS:
         folder = tmp_path / kind
@@ -346,7 +351,7 @@ def test_no_kind_needs_torch_to_be_evaluated(draw_kind, tmp_path):
 
 
 @every_kind
-def test_files_next_to_given_predictions_are_found(draw_kind, tmp_path, kind):
+def test_validation_file_next_to_predictions_is_found(draw_kind, tmp_path, kind):
     url = write_drawn(str(tmp_path / "predictions.parquet"), draw_kind(kind))
     assert find_prediction_files(url).valid_url is None
     valid_url = write_drawn(
@@ -384,7 +389,7 @@ def make_wrong(kind: str, targets: np.ndarray) -> list[int]:
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_wrong_targets_are_found_among_the_validation_photos(draw_kind, evaluated, shown, kind):
+def test_wrong_validation_targets_are_reported_as_label_issues(draw_kind, evaluated, shown, kind):
     validation = well_predicted(draw_kind, kind, seed=3)
     wrong = [validation.ids[row] for row in make_wrong(kind, validation.targets)]
     numbers = {"names": ["age"]} if kind == "numbers" else {}
@@ -409,7 +414,7 @@ def issues_of(validation: Predictions) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_wrong_targets_are_found_for_random_photos(draw_kind, kind):
+def test_label_issues_find_wrong_targets_with_few_false_positives(draw_kind, kind):
     """Few correct targets are reported."""
     num_found = num_wrong = num_false = 0
     for seed in range(8):
@@ -419,12 +424,12 @@ def test_wrong_targets_are_found_for_random_photos(draw_kind, kind):
         num_found += len(wrong & issues_of(validation))
         num_wrong += len(wrong)
     assert num_found >= 0.95 * num_wrong
-    most = {"numbers": 0.02}.get(kind, 0)
-    assert num_false <= most * 8 * 60
+    max_false_rate = {"numbers": 0.02}.get(kind, 0)
+    assert num_false <= max_false_rate * 8 * 60
 
 
-def test_few_correct_tags_of_a_wrong_model_are_reported(draw_kind):
-    """5% of 4 tags per photo are predicted wrong, in about 19% of the photos."""
+def test_label_issues_of_tags_exclude_most_model_errors(draw_kind):
+    """5% of the tags are predicted wrong; with 4 tags that is about 19% of the photos."""
     num_reported = num_contradicted = 0
     for seed in range(5):
         validation = draw_kind("tags", 100, off=0.05, seed=seed)
@@ -461,7 +466,7 @@ def test_embeddings_are_stored_with_predictions(draw_kind, write, tmp_path, monk
 
 @every_kind
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_values_that_are_not_finite_are_refused(draw_kind, write, kind, value):
+def test_nonfinite_values_are_refused(draw_kind, write, kind, value):
     predictions = draw_kind(kind)
     predictions.outputs[[3, 5, 7, 9], 1] = value
     text = (
@@ -474,7 +479,7 @@ def test_values_that_are_not_finite_are_refused(draw_kind, write, kind, value):
 
 @pytest.mark.parametrize("kind", ["class", "tags"])
 @pytest.mark.parametrize("value", [-0.5, 1.5, math.nan])
-def test_values_that_are_no_probabilities_are_refused(draw_kind, write, kind, value):
+def test_invalid_probabilities_are_refused(draw_kind, write, kind, value):
     url = write(draw_kind(kind, 5))
     table = pq.read_table(url)
     index = table.schema.get_field_index("probabilities")
@@ -488,7 +493,7 @@ def test_values_that_are_no_probabilities_are_refused(draw_kind, write, kind, va
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_predictions_overwritten_since_the_promotion_are_no_champion(
+def test_champion_predictions_overwritten_after_promotion_are_not_compared(
     draw_kind, write, evaluated, kind
 ):
     theirs = draw_kind(kind, predicted_by=1, model_url="best", tta_views=4)
@@ -501,7 +506,7 @@ def test_predictions_overwritten_since_the_promotion_are_no_champion(
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
-def test_a_metric_that_is_not_a_number_stores_nothing(
+def test_nan_score_is_an_error_and_stores_nothing(
     draw_kind, evaluated, kind, monkeypatch, tmp_path
 ):
     evaluator = get_target(kind).evaluator

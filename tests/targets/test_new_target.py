@@ -23,7 +23,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def coat_folder(tmp_path_factory, jpeg) -> Path:
-    """Write the file of the page, 60 photos, and a table of their grades."""
+    """Write the example's module, 60 photos, and a table of their grades."""
     folder = tmp_path_factory.mktemp("coat")
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     assert len(code.splitlines()) < MAX_LINES
@@ -37,15 +37,15 @@ def coat_folder(tmp_path_factory, jpeg) -> Path:
     return folder
 
 
-def pets(coat_folder: Path, *words: str) -> subprocess.CompletedProcess:
+def pets(coat_folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [
         sys.executable,
         "-m",
         "pets",
-        *words[0].split(),
+        *arguments[0].split(),
         "--store",
         str(coat_folder / "store"),
-        *words[1:],
+        *arguments[1:],
     ]
     environment = os.environ | {"PYTHONPATH": f"{coat_folder}:{ROOT}"}
     return subprocess.run(
@@ -53,16 +53,16 @@ def pets(coat_folder: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
-def run(coat_folder: Path, *words: str) -> subprocess.CompletedProcess:
+def run(coat_folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return pets(
         coat_folder, "run", "--source.url", "coats.csv", "--source.label_column", "condition",
         "--source.targets", "coat:COAT", "--cache_dir", str(coat_folder / "cache"),
-        "--gate.promote", *SMALL, *words,
+        "--gate.promote", *SMALL, *arguments,
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_the_kind_of_the_page_runs_through_the_product(coat_folder) -> None:
+def test_documented_custom_target_runs_end_to_end(coat_folder) -> None:
     first = run(coat_folder, "--gate.max_value", "4")
     assert first.returncode == 0, first.stdout + first.stderr
     assert re.search(r"Grades off +\d\.", first.stdout)
@@ -79,7 +79,7 @@ def test_the_kind_of_the_page_runs_through_the_product(coat_folder) -> None:
     assert 'id="grades"' in (evaluation / "report.html").read_text()
     listed = json.loads(pets(coat_folder, "models list", "--json").stdout)
     assert [row["aliases"] for row in listed] == [["champion"]]
-    # The gate compares the next model by the metric of this kind.
+    # The gate compares the next model by the metric of this target.
     second = run(coat_folder, "--train.seed", "1", "--gate.min_improvement", "4")
     assert second.returncode == 1
     assert re.search(r"grades off \S+ \(champion: .* is below gate.min_improv", second.stdout)
@@ -98,9 +98,11 @@ def test_the_kind_of_the_page_runs_through_the_product(coat_folder) -> None:
     assert set(found.predicted) <= set("12345")
 
 
-def test_a_setting_without_meaning_for_the_kind_is_refused_before_any_work(coat_folder) -> None:
+def test_gate_setting_of_another_kind_is_refused_before_the_run_starts(coat_folder) -> None:
     done = run(coat_folder, "--gate.max_error_rate", "0.1", "--store", "unused")
     assert done.returncode == 2
-    words = "gate.max_error_rate = 0.1 has no meaning for targets = coat:COAT, whose metric is the "
-    assert words + "grades off (lower is better): set gate.max_value" in done.stderr + done.stdout
+    message = (
+        "gate.max_error_rate = 0.1 has no meaning for targets = coat:COAT, whose metric is the "
+    )
+    assert message + "grades off (lower is better): set gate.max_value" in done.stderr + done.stdout
     assert not (coat_folder / "unused").exists()

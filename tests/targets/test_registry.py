@@ -31,7 +31,7 @@ def stars(monkeypatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", BUILT_IN_SPECS)
-def test_every_kind_is_found_by_its_own_name(name):
+def test_every_kind_is_found_by_its_name(name):
     target = get_target(name)
     assert target.name == name
     assert target.spec == target_spec(name)
@@ -41,7 +41,7 @@ def test_every_kind_is_found_by_its_own_name(name):
 
 
 @pytest.mark.parametrize("find", [get_target, target_spec])
-def test_an_unknown_kind_is_refused(find):
+def test_unknown_kind_is_refused(find):
     with pytest.raises(PetsError, match=r"targets = tag: no such kind.*set class.*mean tags"):
         find("tag")
     with pytest.raises(PetsError, match=r"No module named 'no'.*PYTHONPATH"):
@@ -51,7 +51,7 @@ def test_an_unknown_kind_is_refused(find):
 
 
 @pytest.mark.parametrize("find", [get_target, target_spec])
-def test_a_data_file_imports_no_module_of_python(find, monkeypatch):
+def test_standard_library_modules_are_not_imported(find, monkeypatch):
     monkeypatch.delitem(sys.modules, "antigravity", raising=False)
     with pytest.raises(PetsError, match=r"targets = antigravity:x: is in Python's standard"):
         find("antigravity:x")
@@ -60,21 +60,21 @@ def test_a_data_file_imports_no_module_of_python(find, monkeypatch):
         find("os:system('x')")
 
 
-def test_errors_of_a_module_are_reported(tmp_path, monkeypatch):
+def test_import_errors_of_a_custom_module_are_reported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "faulty.py").write_text("raise SystemExit(3)")
     with pytest.raises(PetsError, match=r"targets = faulty:KIND: 3\. Install"):
         get_target("faulty:KIND")
 
 
-def test_a_kind_of_a_module_is_found(stars):
+def test_custom_kind_is_found_by_module_and_name(stars):
     assert get_target("stars:KIND") is stars.KIND
     assert target_spec("stars:KIND").is_label
     assert SourceConfig(targets="stars:KIND").targets == "stars:KIND"
     check_gate(GateConfig(max_value=0.1), get_target("stars:KIND"))
 
 
-def test_a_kind_with_the_name_of_another_is_refused(stars):
+def test_kind_with_a_mismatched_name_is_refused(stars):
     stars.OTHER = stars.KIND
     with pytest.raises(PetsError, match=r"named 'stars:KIND'.*set its name to 'stars:OTHER'"):
         get_target("stars:OTHER")
@@ -82,6 +82,6 @@ def test_a_kind_with_the_name_of_another_is_refused(stars):
         get_target("pets_core.targets.classes.target:CLASSES")
 
 
-def test_the_settings_name_the_kinds():
+def test_unknown_kind_in_settings_lists_the_valid_kinds():
     with pytest.raises(ValueError, match=r"targets\n.*tag: no such kind of target; set class"):
         SourceConfig(targets="tag")

@@ -8,7 +8,7 @@ from pets_core.targets.classes.calibration import calibrate, fit_temperature, re
 from pets_core.targets.classes.predictions import ClassPredictions
 
 
-def test_the_error_by_hand():
+def test_calibration_error_computed_by_hand():
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False, True, False])
     bins = reliability(confidence, right)
@@ -18,7 +18,7 @@ def test_the_error_by_hand():
     assert bins.ece == pytest.approx(4 / 6 * 0.2 + 2 / 6 * 0.05)
 
 
-def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+def test_confidence_on_a_bin_edge_belongs_to_the_lower_bin():
     assert reliability(np.array([1.0, 0.2, 0.0]), np.array([True] * 3)).counts[[14, 2, 0]].all()
 
 
@@ -39,7 +39,7 @@ def calibrated(draw_classes, seed: int, split: str) -> ClassPredictions:
     return predictions_of(predictions.info, predictions.ids, np.array(targets), predictions.outputs)
 
 
-def test_the_temperature_of_an_overconfident_model_is_its_factor(draw_classes):
+def test_temperature_recovers_the_factor_of_an_overconfident_model(draw_classes):
     validation = sharpen(calibrated(draw_classes, 1, "valid"), 2.5)
     assert fit_temperature(validation) == pytest.approx(2.5, rel=0.08)
     evaluated = sharpen(calibrated(draw_classes, 2, "test"), 2.5)
@@ -48,7 +48,7 @@ def test_the_temperature_of_an_overconfident_model_is_its_factor(draw_classes):
     assert calibration.ece_after < 0.03
 
 
-def test_a_calibrated_model_has_temperature_1(draw_classes):
+def test_calibrated_model_has_temperature_1(draw_classes):
     calibration = calibrate(
         calibrated(draw_classes, 1, "test"), calibrated(draw_classes, 2, "valid")
     )

@@ -1,4 +1,4 @@
-"""Counts, order and pairs, against hand-computed values and by properties."""
+"""Confusion counts, class order and pairs: hand-computed values and properties."""
 
 import numpy as np
 import pytest
@@ -34,21 +34,21 @@ def test_counts_have_the_actual_class_in_rows():
     assert counts.dtype == np.int64
 
 
-def test_no_photos_count_nothing():
+def test_counts_without_photos_are_zero():
     none = np.zeros(0, np.int64)
     np.testing.assert_array_equal(confusion_counts(none, none, 3), np.zeros((3, 3)))
 
 
 @pytest.mark.parametrize(
-    ("targets", "predictions", "words"),
+    ("targets", "predictions", "message"),
     [
         ([0, 3], [0, 0], "targets range"),
         ([0, 0], [0, -1], "predictions range"),
         ([0], [0, 1], "vectors of equal length"),
     ],
 )
-def test_bad_indices_are_refused(targets, predictions, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_indices_are_refused(targets, predictions, message):
+    with pytest.raises(ValueError, match=message):
         confusion_counts(np.array(targets), np.array(predictions), 3)
 
 
@@ -74,7 +74,7 @@ def test_most_confused_orders_by_count_then_index():
     assert most_confused(COUNTS, NAMES, min_count=2)["count"].tolist() == [2]
 
 
-def test_the_table_has_every_cell_that_occurs_and_errors_first():
+def test_confusion_table_lists_nonzero_cells_errors_first():
     table = confusion_table(COUNTS, NAMES)
     assert table.to_numpy().tolist() == [
         ["boxer", "pug", 2, 0.5],
@@ -109,9 +109,9 @@ def test_confused_classes_are_adjacent():
 
 
 @given(arrays(np.int64, st.integers(1, 8).map(lambda n: (n, n)), elements=st.integers(0, 5)))
-def test_the_order_names_every_class_once(counts):
+def test_cluster_order_is_a_permutation_of_the_classes(counts):
     assert sorted(cluster_order(counts).tolist()) == list(range(len(counts)))
 
 
-def test_without_errors_the_order_is_that_of_the_classes():
+def test_cluster_order_without_errors_is_the_class_order():
     assert cluster_order(np.diag([3, 1, 2])).tolist() == [0, 1, 2]

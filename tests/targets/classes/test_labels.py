@@ -1,4 +1,4 @@
-"""Label errors: planted ones are found, and corrected in the next version."""
+"""Label errors are found, and corrected in the next version."""
 
 import csv
 
@@ -25,11 +25,11 @@ def planted(draw_classes) -> tuple[ClassPredictions, set[str]]:
     return mislabelled, {drawn.ids[row] for row in wrong}
 
 
-def test_planted_errors_are_found(planted):
+def test_planted_label_errors_are_found(planted):
     predictions, wrong = planted
     issues = label_issues(predictions)
     found = set(issues["id"])
-    assert len(found & wrong) >= 9, "three quarters of them"
+    assert len(found & wrong) >= 9, "at least three quarters are found"
     assert len(found - wrong) <= 2
     first = issues.iloc[0]
     row = predictions.ids.index(first.id)
@@ -48,11 +48,11 @@ def test_classes_without_photos_are_skipped(planted):
     assert set(label_issues(fewer)["id"]) & wrong
 
 
-def test_a_single_class_has_no_issues(draw_classes):
+def test_single_class_has_no_label_issues(draw_classes):
     assert label_issues(draw_classes(10, 1)).empty
 
 
-def test_the_next_version_has_the_corrected_labels(planted, write_folder, tmp_path):
+def test_label_fixes_correct_the_next_version(planted, write_folder, tmp_path):
     """The file written by an evaluation is valid for `source.label_fixes`."""
     photos = write_folder(tmp_path / "photos", {"class-0": 8, "class-1": 8})
     settings = {

@@ -19,12 +19,12 @@ from pets_core.targets.classes.metrics import (
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))
-def test_the_interval_holds_the_share(total, part):
+def test_interval_contains_the_share(total, part):
     share = bootstrap_share(round(part * total), total)
     assert 0 <= share.low <= share.value <= share.high <= 1
 
 
-def test_the_interval_is_that_of_resampled_photos():
+def test_interval_matches_the_bootstrap_of_scipy():
     wrong = np.zeros(400)
     wrong[:60] = 1
     by_photos = bootstrap((wrong,), np.mean, n_resamples=5000, method="percentile", rng=0)
@@ -35,13 +35,13 @@ def test_the_interval_is_that_of_resampled_photos():
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(0, 0.0, 0.2775), (10, 0.7225, 1.0)])
-def test_none_or_all_of_few_photos_are_not_certain(count, low, high):
+def test_interval_of_none_or_all_photos_is_wilsons(count, low, high):
     """Wilson's interval of 0 of 10: z^2 / (10 + z^2) with z = 1.96."""
     share = bootstrap_share(count, 10)
     assert (share.low, share.high) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_top_k_is_scikit_learns(draw_classes):
+def test_top_k_matches_scikit_learn(draw_classes):
     predictions = draw_classes(500, 7)
     found = top_k(predictions)
     assert list(found) == [1, 2, 3, 5]
@@ -53,7 +53,7 @@ def test_top_k_is_scikit_learns(draw_classes):
     assert found[1] == pytest.approx(1 - predictions.wrong.mean())
 
 
-def test_of_equal_probabilities_the_first_class_comes_first(draw_classes):
+def test_top_k_ranks_equal_probabilities_by_class_order(draw_classes):
     predictions = draw_classes(30, 3)
     predictions.outputs[:] = np.float32(1 / 3)
     found = top_k(predictions)
@@ -61,7 +61,7 @@ def test_of_equal_probabilities_the_first_class_comes_first(draw_classes):
     assert found[1] == pytest.approx(1 - predictions.wrong.mean())
 
 
-def test_a_single_class_has_a_top_1_alone(draw_classes):
+def test_single_class_has_only_top_1(draw_classes):
     assert top_k(draw_classes(10, 1)) == {1: 1.0}
 
 
@@ -70,7 +70,7 @@ def table_of(predictions):
     return class_table(predictions, counts)
 
 
-def test_each_class_by_hand(draw_classes):
+def test_class_table_computed_by_hand(draw_classes):
     predictions = draw_classes(7, 4)
     predictions.targets[:] = [0, 0, 0, 1, 1, 1, 1]
     predictions.outputs[:] = np.eye(4, dtype=np.float32)[[0, 1, 0, 0, 0, 2, 1]]
@@ -89,13 +89,13 @@ def test_each_class_by_hand(draw_classes):
     assert np.isnan([beagle.precision, beagle.recall, beagle.f1]).all()
 
 
-def test_cats_taken_for_dogs():
+def test_species_table_counts_confused_species():
     counts = np.array([[5, 1, 2], [0, 7, 1], [3, 0, 9]])
     table = species_table(counts, ["dog", "cat", "dog"])
     assert list(table.columns) == ["actual", "cat", "dog"]
     assert table.to_numpy().tolist() == [["cat", 7, 1], ["dog", 1, 19]]
     assert species_table(counts, [None, None, None]) is None
-    assert species_table(counts, ["dog", None, "dog"]) is None, "one species is no table"
+    assert species_table(counts, ["dog", None, "dog"]) is None, "a single species has no table"
 
 
 def test_classes_keep_their_species(draw_classes):

@@ -17,7 +17,7 @@ def gallery_of(predictions: ClassPredictions) -> Gallery:
     return ClassesEvaluator(predictions).evaluate().gallery
 
 
-def test_the_score_is_1_for_each_wrong_photo(draw_classes):
+def test_score_is_1_for_each_wrong_photo(draw_classes):
     predictions = draw_classes(300, 4, skill=1.0)
     scores = ClassesEvaluator(predictions).score()
     assert scores.scores.tolist() == predictions.wrong.astype(float).tolist()
@@ -27,7 +27,7 @@ def test_the_score_is_1_for_each_wrong_photo(draw_classes):
     assert (scores.model_url, scores.ids) == (predictions.info.model_url, predictions.ids)
 
 
-def test_every_photo_carries_its_class(draw_classes):
+def test_score_labels_are_the_actual_classes(draw_classes):
     predictions = draw_classes(300, 4, skill=1.0)
     labels = ClassesEvaluator(predictions).score().labels
     support, found = labels.supports()
@@ -36,7 +36,7 @@ def test_every_photo_carries_its_class(draw_classes):
     assert found.tolist() == np.bincount(correct, minlength=4).tolist()
 
 
-def test_the_worst_come_first(draw_classes):
+def test_galleries_are_sorted_by_loss_and_confidence(draw_classes):
     predictions = draw_classes(300, 4, skill=1.0)
     gallery = gallery_of(predictions)
     worst = np.argsort(-predictions.losses, kind="stable")[:16]
@@ -51,7 +51,7 @@ def test_the_worst_come_first(draw_classes):
     assert confidence[0] == predictions.confidence[predictions.wrong].max()
 
 
-def test_a_picture_has_the_names_of_its_classes(draw_classes):
+def test_picture_has_actual_and_predicted_class_names(draw_classes):
     predictions = draw_classes(300, 4, skill=1.0)
     for picture in gallery_of(predictions)["top-losses"]:
         row = predictions.ids.index(picture.photo_id)
@@ -60,7 +60,7 @@ def test_a_picture_has_the_names_of_its_classes(draw_classes):
         assert picture.predicted == f"{name}, {predictions.confidence[row]:.0%}"
 
 
-def test_each_pair_has_at_most_eight_photos_of_its_own(draw_classes):
+def test_each_confused_pair_has_at_most_eight_photos(draw_classes):
     predictions = draw_classes(300, 4, skill=0.5)
     evaluation = ClassesEvaluator(predictions).evaluate()
     pairs = evaluation.tables["most_confused"][:10].to_dict("records")
@@ -83,7 +83,7 @@ def test_pairs_confused_too_few_times_are_dropped(draw_classes):
     assert tables["confusion"]["count"].min() < 8, "the confusion table is complete"
 
 
-def test_highlights_are_the_pairs_confused_most(draw_classes):
+def test_highlights_are_the_most_confused_pairs(draw_classes):
     evaluation = ClassesEvaluator(draw_classes(300, 4, skill=0.5)).evaluate()
     assert evaluation.highlights.columns == ("actual", "predicted", "photos", "share")
     expected = [
@@ -93,7 +93,7 @@ def test_highlights_are_the_pairs_confused_most(draw_classes):
     assert list(evaluation.highlights.rows) == expected
 
 
-def test_maps_and_label_issues_get_their_photos(draw_classes, drawn_sample, tmp_path):
+def test_galleries_have_photos_and_activation_maps(draw_classes, drawn_sample, tmp_path):
     settings = {
         "store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"),
         "source": {"url": str(drawn_sample)},
@@ -105,7 +105,7 @@ def test_maps_and_label_issues_get_their_photos(draw_classes, drawn_sample, tmp_
         draw_classes(60, 3, split="valid", skill=7.0),
     )
     predictions.ids[:], validation.ids[:] = ids[:30], ids[30:90]
-    # A label that the model contradicts.
+    # Plant a label that the model contradicts.
     validation.targets[7] = (validation.targets[7] + 1) % 3
     worst = ids[int(np.argmax(predictions.losses))]
     maps = str(tmp_path / "maps.parquet")

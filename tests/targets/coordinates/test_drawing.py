@@ -1,4 +1,4 @@
-"""Drawings on photos are at the coordinates, and the worst photos are shown."""
+"""Drawing of coordinates on photos, and the gallery of the worst photos."""
 
 import io
 
@@ -26,7 +26,7 @@ GREY = Image.new("RGB", (SIDE, SIDE), (90, 90, 90))
 
 
 def drawn(kind: str, actual, predicted, photo: Image.Image = GREY) -> np.ndarray:
-    """Pixels, (height, width, 3)."""
+    """Return the pixels of a photo with drawn coordinates, (height, width, 3)."""
     image = draw_coordinates(photo, kind, np.array(actual, "f4"), np.array(predicted, "f4"))
     return np.asarray(image).astype(int)
 
@@ -42,11 +42,11 @@ def pixel(value: float) -> float:
 
 
 @given(COORDINATE, COORDINATE, COORDINATE, COORDINATE)
-def test_points_are_drawn_where_they_are(x, y, predicted_x, predicted_y):
+def test_points_are_drawn_at_their_coordinates(x, y, predicted_x, predicted_y):
     pixels = drawn("points", [x, y], [predicted_x, predicted_y])
     cross = positions_of(pixels, PREDICTED)
     off = np.abs(cross - [pixel(predicted_x), pixel(predicted_y)]).max(1)
-    assert off.min() <= 2, "a cross is centred at its point"
+    assert off.min() <= 2, "the cross is centred at its point"
     circle = positions_of(pixels, ACTUAL)
     away = np.linalg.norm(circle - [pixel(x), pixel(y)], axis=1)
     # The cross may cover part of the circle.
@@ -56,7 +56,7 @@ def test_points_are_drawn_where_they_are(x, y, predicted_x, predicted_y):
 
 
 @given(COORDINATE, COORDINATE, COORDINATE, COORDINATE)
-def test_the_line_between_ends_at_both(x, y, predicted_x, predicted_y):
+def test_line_connects_the_actual_and_the_predicted_point(x, y, predicted_x, predicted_y):
     line = positions_of(drawn("points", [x, y], [predicted_x, predicted_y]), PREDICTED)
     ends = np.array([[pixel(x), pixel(y)], [pixel(predicted_x), pixel(predicted_y)]])
     assert (line >= ends.min(0) - 6).all()
@@ -64,7 +64,7 @@ def test_the_line_between_ends_at_both(x, y, predicted_x, predicted_y):
 
 
 @given(st.tuples(*[COORDINATE] * 4), st.tuples(*[COORDINATE] * 4))
-def test_boxes_are_drawn_where_they_are(actual, predicted):
+def test_boxes_are_drawn_at_their_coordinates(actual, predicted):
     """Corners may be in any order."""
     pixels = drawn("box", actual, predicted)
     for numbers, colour in ((actual, ACTUAL), (predicted, PREDICTED)):
@@ -88,7 +88,7 @@ def test_coordinates_outside_the_photo_are_drawn_at_its_edge(kind, actual, predi
     assert len(positions_of(pixels, PREDICTED)) > 0
 
 
-def test_beyond_each_edge_is_at_that_edge():
+def test_points_beyond_an_edge_are_drawn_at_that_edge():
     for value, axis, at in ((-9, 0, 0), (9, 0, SIDE - 1), (-9, 1, 0), (9, 1, SIDE - 1)):
         numbers = [0.0, 0.0]
         numbers[axis] = value
@@ -97,7 +97,7 @@ def test_beyond_each_edge_is_at_that_edge():
 
 
 @pytest.mark.parametrize("colour", ["white", "black", ACTUAL, PREDICTED])
-def test_colours_are_seen_on_any_photo(colour):
+def test_colours_are_visible_on_any_photo(colour):
     plain = Image.new("RGB", (SIDE, SIDE), colour)
     shown = {
         "points": ([0, 0], [0.5, 0.5]),
@@ -110,14 +110,14 @@ def test_colours_are_seen_on_any_photo(colour):
 
 
 @pytest.mark.parametrize(("size", "shown"), [((24, 16), (224, 149)), ((300, 900), (75, 224))])
-def test_photos_are_drawn_on_at_one_size(size, shown):
+def test_drawn_photos_have_a_fixed_longest_side(size, shown):
     image = draw_coordinates(Image.new("L", size), "points", np.zeros(2, "f4"), np.ones(2, "f4"))
     assert image.size == shown
 
 
 @pytest.fixture
 def worst_of(evaluated):
-    """Return the photos with the largest error."""
+    """Return a function that returns the gallery of the largest errors."""
 
     def worst(predictions) -> list[Picture]:
         return read_gallery(evaluated(predictions).file("gallery.parquet"))["worst-errors"]
@@ -125,8 +125,8 @@ def worst_of(evaluated):
     return worst
 
 
-def test_boxes_of_least_iou_come_first(draw_kind, worst_of):
-    """Disjoint boxes are in order of distance, farthest first."""
+def test_worst_boxes_are_sorted_by_iou(draw_kind, worst_of):
+    """Disjoint boxes are sorted by distance, farthest first."""
     predictions = draw_kind("box", 40, off=0.3)
     worst = worst_of(predictions)
     iou = box_iou(predictions.targets, predictions.outputs)
@@ -137,10 +137,10 @@ def test_boxes_of_least_iou_come_first(draw_kind, worst_of):
     assert [picture.detail for picture in worst] == [f"IoU {iou[row]:.2f}" for row in order]
     numbers = predictions.targets[order[0]]
     assert worst[0].actual == "; ".join(f"{number:.2f}" for number in numbers)
-    assert {picture.jpeg for picture in worst} == {None}, "the data set is out of reach"
+    assert {picture.jpeg for picture in worst} == {None}, "the data set is unavailable"
 
 
-def test_points_that_are_farthest_off_come_first(draw_kind, worst_of):
+def test_worst_points_are_sorted_by_distance(draw_kind, worst_of):
     predictions = draw_kind("points", 40, off=0.3)
     worst = worst_of(predictions)
     off = np.hypot(*(predictions.outputs.astype("f8") - predictions.targets).T) / 2
@@ -149,7 +149,7 @@ def test_points_that_are_farthest_off_come_first(draw_kind, worst_of):
     assert worst[0].detail == f"{off.max():.1%} of a side"
 
 
-def test_sizes_are_in_the_order_of_the_photos(stored, draw_stored, worst_of, caplog):
+def test_photo_sizes_are_in_the_order_of_the_ids(stored, draw_stored, worst_of, caplog):
     predictions = draw_stored("points")
     sizes = read_photo_sizes(stored.url, predictions.ids)
     assert sizes.tolist() == [[24, 16]] * 12
@@ -171,7 +171,7 @@ def test_each_photo_has_its_own_size(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "is_drawn"), [("numbers", False), ("points", True), ("box", True)]
 )
-def test_photos_are_shown_and_stored(draw_stored, worst_of, kind, is_drawn):
+def test_worst_photos_are_stored_in_the_gallery(draw_stored, worst_of, kind, is_drawn):
     worst = worst_of(draw_stored(kind, off=0.3))
     assert len(worst) == 12
     for picture in worst:
@@ -179,8 +179,8 @@ def test_photos_are_shown_and_stored(draw_stored, worst_of, kind, is_drawn):
         assert max(image.size) == (SIDE if is_drawn else 24)
 
 
-def test_the_right_photo_is_drawn_on(draw_stored, worst_of):
-    """JPEG changes colours by less than green differs from noise."""
+def test_actual_point_is_drawn_on_the_matching_photo(draw_stored, worst_of):
+    """JPEG changes colours less than the green of the ring differs from the photo."""
     predictions = draw_stored("points", off=0.0)
     predictions.targets[:] = predictions.outputs[:] = 0.0
     predictions.targets[3] = [-0.8, -0.8]
@@ -189,8 +189,8 @@ def test_the_right_photo_is_drawn_on(draw_stored, worst_of):
     assert_ring_at(shown.jpeg, 0.1)
 
 
-def test_photos_of_label_issues_are_drawn_on_by_their_own_numbers(draw_stored, evaluated):
-    """A photo in both parts is drawn with the predictions of each part."""
+def test_label_issue_photos_show_validation_coordinates(draw_stored, evaluated):
+    """A photo in both files is drawn with the predictions of each file."""
     predictions, validation = (draw_stored("points", off=0.0) for _ in range(2))
     for drawn in (predictions, validation):
         drawn.targets[:] = drawn.outputs[:] = 0.0

@@ -15,11 +15,11 @@ from tasks.artifacts.publisher import MAX_BYTES
 
 @pytest.fixture
 def published(shown):
-    """Return the artifacts of a report by key."""
+    """Return a function that publishes a report and returns its artifacts by key."""
     return lambda report: shown(publish_evaluation, PipelineConfig(), report)
 
 
-def test_points_have_distances_in_shares_and_in_pixels_of_their_photos(evaluated, draw_stored):
+def test_point_distances_are_in_shares_of_a_side_and_in_pixels(evaluated, draw_stored):
     predictions = draw_stored("points", off=0.2)
     report = evaluated(predictions)
     steps = predictions.outputs.astype("f8") - predictions.targets
@@ -28,14 +28,16 @@ def test_points_have_distances_in_shares_and_in_pixels_of_their_photos(evaluated
     pixels = np.hypot(*(steps * [12, 8]).T)
     assert report.metric("median distance") == pytest.approx(np.median(pixels))
     assert report.metric("95th percentile of distances") == pytest.approx(np.quantile(pixels, 0.95))
-    of_mean = np.hypot(*((0.1 - predictions.targets.astype("f8")) * [12, 8]).T)
-    assert report.metrics[0].baseline == pytest.approx(np.median(of_mean))
+    baseline_distances = np.hypot(*((0.1 - predictions.targets.astype("f8")) * [12, 8]).T)
+    assert report.metrics[0].baseline == pytest.approx(np.median(baseline_distances))
     assert report.primary.baseline == pytest.approx(
         np.hypot(*(0.1 - predictions.targets.astype("f8")).T).mean() / 2
     )
 
 
-def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
+def test_pixel_distances_are_omitted_if_photos_are_unavailable(
+    evaluated, draw_kind, published, caplog
+):
     report = evaluated(draw_kind("points", off=0.2))
     assert report.metrics == ()
     assert report.primary.unit == "% of a side"
@@ -45,7 +47,7 @@ def test_points_of_photos_out_of_reach(evaluated, draw_kind, published, caplog):
     assert r"of a side |" in worst
 
 
-def test_a_box_has_an_iou(evaluated, draw_kind):
+def test_box_metrics_match_the_ious(evaluated, draw_kind):
     report = evaluated(draw_kind("box", 30, off=0.0))
     assert report.primary.value == pytest.approx(1.0)
     assert report.metric("IoU of 0.5 or more") == 1.0
@@ -61,7 +63,7 @@ def test_a_box_has_an_iou(evaluated, draw_kind):
 
 
 @pytest.mark.parametrize("kind", ["points", "box"])
-def test_artifacts_show_where_they_are_and_were_predicted(
+def test_artifacts_show_actual_and_predicted_coordinates(
     evaluated, draw_stored, published, kind, capsys
 ):
     report = evaluated(draw_stored(kind, off=0.3))
@@ -85,6 +87,6 @@ def test_artifacts_show_where_they_are_and_were_predicted(
         assert escape_markdown(figure) in found["run-summary"]
 
 
-def test_boxes_no_better_than_a_mean_box_are_called_so(evaluated, draw_kind):
+def test_boxes_no_better_than_the_mean_box_have_a_warning(evaluated, draw_kind):
     assert "no better than" in evaluated(draw_kind("box", off=3.0)).warnings[0]
     assert "no better than" not in evaluated(draw_kind("box", off=0.1)).warnings[0]

@@ -1,4 +1,4 @@
-"""Distances and intersection over union, against hand-computed values and by properties."""
+"""Distances and intersection over union: hand-computed values and properties."""
 
 import hypothesis.extra.numpy as arrays
 import numpy as np
@@ -35,7 +35,7 @@ def test_distances_computed_by_hand():
 
 
 @given(arrays.arrays(np.float32, (2, 3, 4), elements=COORDINATE), st.integers(1, 5000))
-def test_distances_are_of_a_plane(coordinates, side):
+def test_distances_are_symmetric_and_invariant_to_mirroring(coordinates, side):
     one, other = coordinates
     off = distances(one, other)
     assert (off == distances(other, one)).all()
@@ -66,20 +66,20 @@ def test_iou_is_symmetric_and_invariant(one, other):
 
 
 @given(boxes())
-def test_iou_of_boxes_apart_is_0(one):
+def test_iou_of_disjoint_boxes_is_0(one):
     apart = one + np.array([5, 0, 5, 0], np.float32)
     assert (box_iou(one, apart) == 0).all()
 
 
 @given(boxes(), arrays.arrays(np.float32, (3, 4), elements=COORDINATE))
-def test_a_box_whose_corners_are_exchanged_is_empty(one, numbers):
+def test_inverted_box_is_empty(one, numbers):
     inside_out = one[:, [2, 1, 0, 3]]
     assert (box_iou(one, inside_out) == 0).all()
     assert (box_iou(np.zeros_like(one), np.zeros_like(one)) == 0).all()
     assert np.isfinite(box_iou(one, numbers)).all()
 
 
-def test_photo_errors_of_coordinates(draw_kind):
+def test_photo_errors_are_mean_distances_or_one_minus_iou(draw_kind):
     points = draw_kind("points", 2, names=list("abcd"))
     points.targets[:], points.outputs[:] = 0, [[3.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0]]
     # A side is 2 long.

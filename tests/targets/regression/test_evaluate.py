@@ -29,7 +29,7 @@ KG = {"names": ["age", "weight"], "units": ["kg", "kg"]}
 
 @pytest.fixture
 def published(shown):
-    """Return the artifacts of a report by key."""
+    """Return a function that publishes a report and returns its artifacts by key."""
     return lambda report: shown(publish_evaluation, PipelineConfig(), report)
 
 
@@ -37,16 +37,16 @@ def mae_of(report: EvalReport):
     return next(metric for metric in report.metrics if metric.name == "MAE")
 
 
-def test_every_figure_is_that_of_the_predictions(evaluated, draw_kind):
+def test_report_values_match_the_predictions(evaluated, draw_kind):
     predictions = draw_kind("numbers", 200, names=["age", EVIL], units=["kg", "kg"])
     report = evaluated(predictions)
     errors = predictions.outputs.astype("f8") - predictions.targets
     assert (report.num_rows, report.split, report.target) == (200, "test", "numbers")
     assert report.primary.value == pytest.approx(np.sqrt((errors**2).mean()))
     assert report.metric("MAE") == pytest.approx(np.abs(errors).mean())
-    of_mean = 0.1 - predictions.targets.astype("f8")
-    assert report.primary.baseline == pytest.approx(np.sqrt((of_mean**2).mean()))
-    assert mae_of(report).baseline == pytest.approx(np.abs(of_mean).mean())
+    baseline_errors = 0.1 - predictions.targets.astype("f8")
+    assert report.primary.baseline == pytest.approx(np.sqrt((baseline_errors**2).mean()))
+    assert mae_of(report).baseline == pytest.approx(np.abs(baseline_errors).mean())
     table = read_frame(report.file("numbers"))
     assert table["mae"].tolist() == pytest.approx(np.abs(errors).mean(0))
     assert table["rmse"].tolist() == pytest.approx(np.sqrt((errors**2).mean(0)))
@@ -55,7 +55,7 @@ def test_every_figure_is_that_of_the_predictions(evaluated, draw_kind):
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
-def test_the_commit_file_is_written_last(evaluated, draw_kind, monkeypatch, tmp_path):
+def test_commit_file_is_written_last(evaluated, draw_kind, monkeypatch, tmp_path):
     def fail(*_: object) -> None:
         raise ConnectionError("the store is unreachable")
 
@@ -76,8 +76,8 @@ def test_errors_in_several_units_are_in_standard_deviations(evaluated, draw_kind
     assert report.metric("MAE") == pytest.approx(np.abs(errors).mean())
 
 
-def test_the_champion_is_compared_in_the_same_standard_deviations(evaluated, draw_kind, write):
-    """Its own standard deviations are of its own training photos."""
+def test_champion_is_scored_with_the_models_standard_deviations(evaluated, draw_kind, write):
+    """The champion's file has the standard deviations of its own training photos."""
     predictions = draw_kind("numbers", names=["age", "weight"], units=["years", "grams"])
     names = {"age": "years", "weight": "grams"}
     numbers = [NumberInfo(name=name, unit=unit, std=9.0) for name, unit in names.items()]
@@ -88,7 +88,7 @@ def test_the_champion_is_compared_in_the_same_standard_deviations(evaluated, dra
     assert report.comparison.champion_metric.value == pytest.approx(np.sqrt((errors**2).mean()))
 
 
-def test_a_constant_number_explains_nothing(evaluated, draw_kind, published):
+def test_r2_of_a_constant_number_is_empty(evaluated, draw_kind, published):
     predictions = draw_kind("numbers", 20, names=["legs"], units=["legs"])
     predictions.targets[:] = 4.0
     report = evaluated(predictions)
@@ -99,7 +99,7 @@ def test_a_constant_number_explains_nothing(evaluated, draw_kind, published):
 
 @pytest.mark.parametrize("num_rows", [1, 2])
 @pytest.mark.parametrize("count", [1, 3, 100])
-def test_few_photos_and_any_number_of_numbers(
+def test_evaluation_works_with_few_photos_and_many_numbers(
     evaluated, draw_kind, published, capsys, num_rows, count
 ):
     names = [f"number {index}" for index in range(count)]
@@ -126,7 +126,7 @@ def test_few_photos_and_any_number_of_numbers(
         ([""], ""),
     ],
 )
-def test_errors_over_all_numbers_have_a_unit(evaluated, draw_kind, published, units, unit):
+def test_unit_of_the_metrics_over_all_numbers(evaluated, draw_kind, published, units, unit):
     names = [f"number {index}" for index in range(len(units))]
     report = evaluated(draw_kind("numbers", names=names, units=units))
     assert report.primary.format() == f"{report.primary.value:.4g}{unit}"
@@ -136,7 +136,9 @@ def test_errors_over_all_numbers_have_a_unit(evaluated, draw_kind, published, un
     )
 
 
-def test_warnings_of_a_model(evaluated, draw_kind, draw_stored, published, capsys):
+def test_report_warns_of_bad_metrics_and_training_overlap(
+    evaluated, draw_kind, draw_stored, published, capsys
+):
     report = evaluated(draw_kind("numbers", off=5.0, **KG))
     assert report.num_trained_on is None
     worse, unknown = report.warnings
@@ -151,7 +153,7 @@ def test_warnings_of_a_model(evaluated, draw_kind, draw_stored, published, capsy
     assert seen.warnings == ("The model was trained on 3 of these samples.",)
 
 
-def test_each_number_is_weighed_against_its_own_baseline(evaluated, draw_kind):
+def test_each_number_is_compared_with_its_own_baseline(evaluated, draw_kind):
     """A good number in small units does not hide a bad number in large units."""
     predictions = draw_kind("numbers", **KG)
     predictions.targets[:, 1] *= 1000
@@ -165,7 +167,7 @@ def test_metrics_of_the_validation_split_have_a_warning(evaluated, draw_kind):
     assert "metrics of the validation photos are optimistic" in report.warnings[0]
 
 
-def test_artifacts_show_actual_and_predicted(evaluated, draw_stored, published):
+def test_artifacts_show_actual_and_predicted_numbers(evaluated, draw_stored, published):
     report = evaluated(draw_stored("numbers", off=0.3, names=[EVIL], units=["m/s"]))
     found = published(report)
     assert list(found) == ["numbers", "residuals", "worst-errors", "run-summary"]
@@ -184,7 +186,7 @@ def test_artifacts_show_actual_and_predicted(evaluated, draw_stored, published):
     assert report.model_url in found["run-summary"]
 
 
-def test_names_of_several_numbers_are_text(evaluated, draw_kind, published):
+def test_names_and_units_of_numbers_are_escaped(evaluated, draw_kind, published):
     report = evaluated(draw_kind("numbers", names=[EVIL, "age"], units=[EVIL, "a|b"]))
     found = published(report)
     assert EVIL not in str(found)
@@ -196,7 +198,7 @@ def test_names_of_several_numbers_are_text(evaluated, draw_kind, published):
     assert first.actual.endswith(" a|b")
 
 
-def test_the_worst_come_first(evaluated, draw_kind):
+def test_worst_errors_are_sorted_by_absolute_error(evaluated, draw_kind):
     predictions = draw_kind("numbers", 40, off=0.3, names=["age"], units=["years"])
     report = evaluated(predictions)
     worst = read_gallery(report.file("gallery.parquet"))["worst-errors"]
@@ -206,7 +208,7 @@ def test_the_worst_come_first(evaluated, draw_kind):
     assert worst[0].detail == f"{off[order[0]]:+.4g} years"
     assert worst[0].actual == f"{predictions.targets[order[0], 0]:.4g} years"
     assert worst[0].predicted == f"{predictions.outputs[order[0], 0]:.4g} years"
-    assert {picture.jpeg for picture in worst} == {None}, "the data set is out of reach"
+    assert {picture.jpeg for picture in worst} == {None}, "the data set is unavailable"
 
 
 def test_damaged_predictions_are_refused(evaluated, draw_kind, tmp_path):

@@ -1,4 +1,4 @@
-"""Errors of numbers, against hand-computed values and by properties."""
+"""Errors of numbers: hand-computed values and properties."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def only_row(table: pd.DataFrame) -> object:
 
 @pytest.fixture
 def metrics_of(draw_kind):
-    """Return the RMSE and MAE of predictions."""
+    """Return a function that computes the RMSE and MAE of predictions."""
 
     def metrics(targets, predicted) -> tuple[Metric, Metric]:
         names = [f"n{index}" for index in range(targets.shape[1])]
@@ -46,7 +46,7 @@ def metrics_of(draw_kind):
 def test_errors_of_one_number_computed_by_hand():
     info = NumberInfo(name="age", unit="years", mean=2.0)
     found = only_row(number_table([info], column(1, 2, 3, 6), column(1, 3, 3, 3)))
-    # Errors 0, 1, 0, -3; of the mean 1, 0, -1, -4; squares about the photos' own mean 3 add to 14.
+    # Errors: 0, 1, 0, -3. Errors of the mean: 1, 0, -1, -4. The squares about the mean 3 sum to 14.
     assert (found.name, found.unit) == ("age", "years")
     assert found.mae == pytest.approx(1.0)
     assert found.rmse == pytest.approx(np.sqrt(10 / 4))
@@ -77,7 +77,7 @@ def test_r2_of_constant_numbers_is_nan():
     assert (alone.mae, alone.p95) == (1.0, 1.0)
 
 
-def test_the_baseline_is_the_mean_of_the_training_photos():
+def test_baseline_is_the_mean_of_the_training_photos():
     infos = [NumberInfo(name="a", mean=3.0), NumberInfo(name="b", mean=-1.0)]
     assert mean_baseline(infos, 2).tolist() == [[3.0, -1.0], [3.0, -1.0]]
     assert rmse(mean_baseline(infos, 2) - np.array([[3.0, 1.0], [3.0, 1.0]])) == pytest.approx(
@@ -85,7 +85,7 @@ def test_the_baseline_is_the_mean_of_the_training_photos():
     )
 
 
-def test_intervals_hold_the_value_and_are_the_same_each_time(metrics_of):
+def test_intervals_contain_the_value_and_are_reproducible(metrics_of):
     random = np.random.default_rng(0)
     targets, predicted = random.normal(size=(2, 300, 2)).astype(np.float32)
     overall, mae = metrics_of(targets, predicted)
@@ -100,7 +100,7 @@ def test_intervals_hold_the_value_and_are_the_same_each_time(metrics_of):
     assert bootstrap_interval(root_mean, squares, seed=1).low != overall.low
 
 
-def test_intervals_are_as_wide_as_the_spread_of_means(metrics_of):
+def test_interval_width_matches_the_standard_error(metrics_of):
     """With absolute errors of 0 or 1, the standard error is that of a proportion."""
     wrong = np.arange(400)[:, None] % 2
     overall, mae = metrics_of(np.zeros((400, 1)), wrong.astype(np.float32))
@@ -108,7 +108,7 @@ def test_intervals_are_as_wide_as_the_spread_of_means(metrics_of):
     assert overall.low == pytest.approx(np.sqrt(mae.low), rel=0.02)
 
 
-def test_photos_are_drawn_with_all_of_their_numbers(metrics_of):
+def test_bootstrap_resamples_photos_not_numbers(metrics_of):
     """Duplicating a number does not change the interval."""
     targets, predicted = np.random.default_rng(0).normal(size=(2, 50, 1))
     once = metrics_of(targets, predicted)
@@ -117,12 +117,12 @@ def test_photos_are_drawn_with_all_of_their_numbers(metrics_of):
         assert (one.value, one.low, one.high) == pytest.approx((two.value, two.low, two.high))
 
 
-def test_of_one_photo_the_interval_is_its_error(metrics_of):
+def test_interval_of_one_photo_is_its_error(metrics_of):
     for metric in metrics_of(column(1), column(3)):
         assert {metric.value, metric.low, metric.high} == {2.0}
 
 
-def test_the_worst_of_numbers_is_found_in_standard_deviations(draw_kind):
+def test_photo_errors_are_in_standard_deviations(draw_kind):
     infos = [NumberInfo(name="a", std=10.0), NumberInfo(name="b", std=0.1)]
     off = np.array([[10.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     drawn = draw_kind("numbers", 3, numbers=infos)

@@ -20,7 +20,7 @@ def read(url: str, kind: str = "numbers") -> Predictions:
 
 @pytest.mark.parametrize("num_rows", [1, 10, 11])
 @pytest.mark.parametrize("names", [["age"], [f"n{i}" for i in range(70)]], ids=["one", "many"])
-def test_what_is_read_is_what_was_written(draw_kind, write, num_rows, names, monkeypatch):
+def test_round_trip_preserves_predictions(draw_kind, write, num_rows, names, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
     drawn = draw_kind("numbers", num_rows, names=names)
     found = read(write(drawn))
@@ -29,7 +29,7 @@ def test_what_is_read_is_what_was_written(draw_kind, write, num_rows, names, mon
     np.testing.assert_array_equal(found.outputs, drawn.outputs)
 
 
-def test_the_columns_are_lists_of_as_many_as_there_are_numbers(draw_kind, write):
+def test_columns_are_fixed_size_lists(draw_kind, write):
     schema = pq.read_schema(write(draw_kind("box", 3)))
     assert schema.names == ["id", "actual", "predicted"]
     assert schema.field("actual").type == schema.field("predicted").type
@@ -43,30 +43,30 @@ def test_the_columns_are_lists_of_as_many_as_there_are_numbers(draw_kind, write)
         ("box", ["x", "y"], "a box needs 4 numbers, got 2"),
     ],
 )
-def test_coordinates_are_complete(draw_kind, write, kind, names, text):
+def test_incomplete_coordinates_are_refused(draw_kind, write, kind, names, text):
     drawn = draw_kind(kind, 3, names=names)
     with pytest.raises(PetsError, match=text):
         write(drawn)
-    # Reading such a file fails, too.
+    # Reading such a file fails as well.
     url = with_metadata(write(draw_kind("numbers", 3, names=names)), targets=kind)
     with pytest.raises(PetsError, match=text):
         read(url, kind)
 
 
-def test_a_file_without_numbers_is_refused(draw_kind, write):
+def test_metadata_without_numbers_is_refused(draw_kind, write):
     url = with_metadata(write(draw_kind("numbers", 3)), numbers=[])
     with pytest.raises(PetsError, match="its metadata has no outputs: predict again"):
         read(url)
 
 
-def test_a_row_for_each_photo_is_written(draw_kind, write):
+def test_ids_and_rows_must_have_equal_length(draw_kind, write):
     drawn = draw_kind("numbers", 3)
     drawn.ids.append("one more")
     with pytest.raises(AssertionError, match="outputs must be"):
         write(drawn)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path, draw_kind, write):
+def test_other_files_are_refused(tmp_path, draw_kind, write):
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(PetsError, match=r"other.parquet: .*no metadata 'pets'.*use the"):
@@ -97,7 +97,7 @@ def changed(url: str, name: str, values, kind=None) -> str:
     return url
 
 
-def test_columns_that_lack_or_are_of_another_kind_are_refused(draw_kind, write):
+def test_missing_or_mistyped_columns_are_refused(draw_kind, write):
     url = write(draw_kind("numbers", 3))
     with pytest.raises(PetsError, match=r"of 2 outputs: predicted must be .*not string"):
         read(changed(url, "predicted", ["a", "b", "c"], pa.string()))
@@ -106,7 +106,7 @@ def test_columns_that_lack_or_are_of_another_kind_are_refused(draw_kind, write):
         read(url)
 
 
-def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_kind, write):
+def test_duplicate_ids_and_empty_files_are_refused(draw_kind, write):
     with pytest.raises(PetsError, match=r"1 duplicate samples: predict again"):
         read(changed(write(draw_kind("numbers", 3)), "id", ["a", "b", "a"]))
     with pytest.raises(PetsError, match=r"no samples: evaluate a split that has samples"):
@@ -117,7 +117,7 @@ def test_photos_that_are_there_twice_or_not_at_all_are_refused(draw_kind, write)
 @pytest.mark.parametrize(
     ("column", "remedy"), [("actual", "ingest again"), ("predicted", r"train\.base_lr")]
 )
-def test_what_is_not_finite_is_refused(draw_kind, write, column, remedy, value):
+def test_nonfinite_numbers_are_refused(draw_kind, write, column, remedy, value):
     values = [[1.0, 2.0], [3.0, value], [4.0, 5.0]]
     url = changed(write(draw_kind("numbers", 3)), column, values)
     text = rf"1 of 3 samples have {column} numbers that are not finite: photo-1\. .*{remedy}"
@@ -126,16 +126,16 @@ def test_what_is_not_finite_is_refused(draw_kind, write, column, remedy, value):
 
 
 @pytest.mark.parametrize("column", ["actual", "predicted"])
-@pytest.mark.parametrize("lacking", [[1], [0, 2]])
-def test_photos_without_numbers_are_refused(draw_kind, write, column, lacking):
-    values = [None if row in lacking else [1.0, 2.0] for row in range(3)]
+@pytest.mark.parametrize("missing", [[1], [0, 2]])
+def test_photos_without_numbers_are_refused(draw_kind, write, column, missing):
+    values = [None if row in missing else [1.0, 2.0] for row in range(3)]
     url = changed(write(draw_kind("numbers", 3)), column, values)
-    with pytest.raises(PetsError, match=rf"{len(lacking)} samples have no {column}: predict again"):
+    with pytest.raises(PetsError, match=rf"{len(missing)} samples have no {column}: predict again"):
         read(url)
 
 
 @pytest.mark.parametrize("kind", ["numbers", "points", "box"])
-def test_a_file_of_version_1_is_read(tmp_path, kind):
+def test_file_of_version_1_is_read(tmp_path, kind):
     names = {"box": ["xmin", "ymin", "xmax", "ymax"]}.get(kind, ["a", "b"])
     metadata = {
         "format_version": 1, "split": "valid", "model_url": "store/runs/r/model",
@@ -161,18 +161,18 @@ def test_a_file_of_version_1_is_read(tmp_path, kind):
     np.testing.assert_array_equal(found.outputs, actual + 0.5)
 
 
-def test_no_damage_goes_unseen(draw_kind, write):
+def test_damaged_bytes_never_change_the_predictions(draw_kind, write):
     url = write(draw_kind("box", 200))
     data, intact = Path(url).read_bytes(), read(url, "box")
-    seen = 0
+    num_detected = 0
     for index in range(0, len(data), 61):
         Path(url).write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
             found = read(url, "box")
         except PetsError:
-            seen += 1
+            num_detected += 1
             continue
         np.testing.assert_array_equal(found.targets, intact.targets)
         np.testing.assert_array_equal(found.outputs, intact.outputs)
         assert found.ids == intact.ids
-    assert seen > 20
+    assert num_detected > 20

@@ -23,14 +23,14 @@ FILES = {
     "tags.parquet", "tags.csv", "gallery.parquet", "report.json", "report.html", "model_card.md",
     "candidate.json",
 }  # fmt: skip
-OF_VALIDATION = {
+VALIDATION_FILES = {
     "thresholds.parquet", "thresholds.csv", "thresholds.png", "label_issues.csv"
 }  # fmt: skip
 
 
 @pytest.fixture
 def evaluate_tags(evaluated):
-    """Evaluate tags with shared or per-tag thresholds."""
+    """Return a function that evaluates tags with shared or per-tag thresholds."""
 
     def run_evaluation(predictions, validation=None, threshold="shared", **keywords) -> EvalReport:
         settings = {"source": {"targets": "tags"}, "evaluate": {"threshold": threshold}}
@@ -45,7 +45,7 @@ def thresholds_of(report: EvalReport) -> dict[str, float]:
     return dict(zip(table["name"], table["threshold"], strict=True))
 
 
-def test_every_figure_is_that_of_the_predictions(evaluate_tags, draw):
+def test_report_values_match_the_predictions(evaluate_tags, draw):
     predictions, validation = draw(200, seed=1), draw(100, seed=2)
     report = evaluate_tags(predictions, validation)
     chosen = choose_thresholds(
@@ -65,7 +65,7 @@ def test_every_figure_is_that_of_the_predictions(evaluate_tags, draw):
     assert f"{chosen.values[0]:.2f} for all tags, chosen on 100 validation" in report.details[1]
     assert report.num_rows == 200
     assert set(thresholds_of(report).values()) == set(chosen.values)
-    assert {path.name for path in Path(report.url).iterdir()} == FILES | OF_VALIDATION
+    assert {path.name for path in Path(report.url).iterdir()} == FILES | VALIDATION_FILES
     table = read_frame(report.file("tags"))
     known = table[table["support"] > 0]
     assert report.metric("mAP") == pytest.approx(known["average_precision"].mean())
@@ -75,7 +75,7 @@ def test_every_figure_is_that_of_the_predictions(evaluate_tags, draw):
     assert pq.read_table(report.file("thresholds.parquet")).num_rows == 99
 
 
-def test_a_model_of_the_run_keeps_its_thresholds(evaluate_tags, draw, tmp_path):
+def test_thresholds_are_stored_with_the_model_of_the_run(evaluate_tags, draw, tmp_path):
     model = str(tmp_path / "store/runs/run-1/model")
     first = evaluate_tags(draw(model_url=model), draw(80, seed=5, model_url=model), "per_tag")
     names = draw().info.names
@@ -83,19 +83,19 @@ def test_a_model_of_the_run_keeps_its_thresholds(evaluate_tags, draw, tmp_path):
     assert kept.kind == "per_tag"
     assert kept.values == tuple(thresholds_of(first)[name] for name in names)
     assert (Path(model) / "README.md").exists()
-    # Evaluated again with another setting, it has others.
+    # A second evaluation with another setting replaces the thresholds.
     again = evaluate_tags(draw(model_url=model), draw(80, seed=5, model_url=model), "shared")
     assert len(set(thresholds_of(again).values())) == 1
     assert read_thresholds(model, names).kind == "shared"
 
 
-def test_a_model_without_validation_photos_keeps_none(evaluate_tags, draw, tmp_path):
+def test_no_thresholds_are_stored_without_validation_photos(evaluate_tags, draw, tmp_path):
     model = tmp_path / "store/runs/run-1/model"
     evaluate_tags(draw(model_url=str(model)))
     assert not (model / THRESHOLDS).exists()
 
 
-def test_another_run_uses_the_thresholds_of_the_model(evaluate_tags, draw, shown, tmp_path):
+def test_thresholds_stored_with_the_model_are_used(evaluate_tags, draw, shown, tmp_path):
     model = tmp_path / "elsewhere/model"
     model.mkdir(parents=True)
     validation = draw(80, seed=5, model_url=str(model))
@@ -106,64 +106,66 @@ def test_another_run_uses_the_thresholds_of_the_model(evaluate_tags, draw, shown
     report = evaluate_tags(draw(model_url=str(model)), validation)
     assert set(thresholds_of(report).values()) == {0.77}
     assert "0.77 for all tags, chosen on 9 validation photos" in report.details[1]
-    # Without validation photos there is no curve to draw, nor are labels examined.
+    # The threshold curve and label issues need validation photos.
     report = evaluate_tags(draw(model_url=str(model)), run="run-2")
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert set(made) == {"tags", "top-losses", "run-summary"}
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert set(artifacts) == {"tags", "top-losses", "run-summary"}
     assert {path.name for path in Path(report.url).iterdir()} == FILES
 
 
-def test_a_model_of_another_run_gets_the_thresholds_of_its_evaluation(
-    evaluate_tags, draw, tmp_path
-):
+def test_thresholds_of_a_model_of_another_run_are_stored_once(evaluate_tags, draw, tmp_path):
     model = tmp_path / "store/runs/other/model"
     model.mkdir(parents=True)
     report = evaluate_tags(draw(model_url=str(model)), draw(80, seed=5, model_url=str(model)))
     kept = json.loads((model / THRESHOLDS).read_text())["values"]
     assert kept == list(thresholds_of(report).values())
     evaluate_tags(draw(model_url=str(model)), draw(80, seed=9, model_url=str(model)))
-    assert json.loads((model / THRESHOLDS).read_text())["values"] == kept, "then it keeps them"
+    assert json.loads((model / THRESHOLDS).read_text())["values"] == kept, (
+        "stored thresholds are kept"
+    )
     assert [path.name for path in model.iterdir()] == [THRESHOLDS]
 
 
-def test_without_validation_photos_thresholds_are_one_half(evaluate_tags, draw, shown):
+def test_thresholds_without_validation_photos_are_one_half(evaluate_tags, draw, shown):
     report = evaluate_tags(draw())
     assert set(thresholds_of(report).values()) == {0.5}
     assert "0.5 for each tag (no validation photos to choose them on)" in report.details[1]
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert set(made) == {"tags", "top-losses", "run-summary"}
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert set(artifacts) == {"tags", "top-losses", "run-summary"}
     assert report.num_label_issues is None
 
 
-def test_artifacts_and_printed_summary(evaluate_tags, draw, shown, capsys):
+def test_artifacts_and_printed_summary_match_the_report(evaluate_tags, draw, shown, capsys):
     tags = ["dog", "cat", EVIL, "sofa", "never"]
     predictions = draw(tags=tags)
     report = evaluate_tags(predictions, draw(80, seed=5, tags=tags))
-    made = shown(publish_evaluation, PipelineConfig(), report)
-    assert list(made) == ["tags", "thresholds", "top-losses", "label-issues", "run-summary"]
-    assert all(len(json.dumps(content)) < MAX_BYTES for content in made.values())
-    assert all("<img src=x" not in str(content) for content in made.values())
-    assert [row["name"] for row in made["tags"]][-1] == "never", "a tag without photos comes last"
-    assert made["tags"][-1]["f1"] == ""
-    scores = [row["f1"] for row in made["tags"][:-1]]
+    artifacts = shown(publish_evaluation, PipelineConfig(), report)
+    assert list(artifacts) == ["tags", "thresholds", "top-losses", "label-issues", "run-summary"]
+    assert all(len(json.dumps(content)) < MAX_BYTES for content in artifacts.values())
+    assert all("<img src=x" not in str(content) for content in artifacts.values())
+    assert [row["name"] for row in artifacts["tags"]][-1] == "never", (
+        "a tag without photos comes last"
+    )
+    assert artifacts["tags"][-1]["f1"] == ""
+    scores = [row["f1"] for row in artifacts["tags"][:-1]]
     assert scores == sorted(scores)
-    summary = made["run-summary"]
+    summary = artifacts["run-summary"]
     assert summary.startswith(f"# F1 per photo {escape_markdown(report.primary.format())}")
     num_untagged = (~predictions.targets.any(1)).sum()
     assert rf"5 tags\; {num_untagged} photos have none\." in summary
     assert report.unseen_labels == ("never",)
     assert r"without an evaluated photo\: never\." in summary
-    assert "data:image/png;base64,iVBOR" in made["thresholds"]
+    assert "data:image/png;base64,iVBOR" in artifacts["thresholds"]
     worst = read_gallery(report.file("gallery.parquet"))["top-losses"]
     assert worst[0].photo_id == predictions.ids[int(predictions.losses.argmax())]
-    assert made["top-losses"].count("(photo unavailable)") == 16
+    assert artifacts["top-losses"].count("(photo unavailable)") == 16
     show_evaluation(report)
     printed = capsys.readouterr().out
     assert f"F1 per photo {report.primary.value:.1%}" in printed
     assert f"Report       {report.file('report.html')}" in printed
 
 
-def test_the_worst_photo_is_described(evaluate_tags, draw):
+def test_worst_photo_has_actual_and_predicted_tags(evaluate_tags, draw):
     predictions = draw()
     report = evaluate_tags(predictions)
     worst = read_gallery(report.file("gallery.parquet"))["top-losses"][0]
@@ -176,12 +178,12 @@ def test_the_worst_photo_is_described(evaluate_tags, draw):
     assert not worst.is_correct
 
 
-def test_one_photo_and_one_tag(evaluate_tags, draw):
+def test_evaluation_works_with_one_photo_and_one_tag(evaluate_tags, draw):
     report = evaluate_tags(draw(1, 1))
     assert report.num_rows == 1
 
 
-def test_photos_without_any_tag(evaluate_tags, draw):
+def test_undefined_metrics_are_empty_not_nan(evaluate_tags, draw):
     """Undefined metrics are empty, not NaN."""
     predictions = draw(20)
     predictions.targets[:] = False

@@ -20,7 +20,7 @@ TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
 PREDICTED = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
 
 
-def test_by_hand():
+def test_metrics_computed_by_hand():
     assert accuracy_multi(TARGETS, PREDICTED) == 9 / 12
     assert exact_match(TARGETS, PREDICTED) == 2 / 4
     micro, macro, each = f1_scores(TARGETS, PREDICTED)
@@ -34,19 +34,21 @@ flags = arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 5)))
 
 
 @given(targets=flags, seed=st.integers(0, 99))
-def test_f1_is_scikit_learns(targets, seed):
+def test_f1_matches_scikit_learn(targets, seed):
     predicted = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
     micro, _, each = f1_scores(targets, predicted)
     flat = targets.ravel(), predicted.ravel()
     assert micro == pytest.approx(f1_score(*flat, zero_division=0))
-    theirs = [f1_score(t, g, zero_division=0) for t, g in zip(targets.T, predicted.T, strict=True)]
-    assert each == pytest.approx(np.array(theirs))
+    expected = [
+        f1_score(t, g, zero_division=0) for t, g in zip(targets.T, predicted.T, strict=True)
+    ]
+    assert each == pytest.approx(np.array(expected))
     assert exact_match(targets, predicted) == pytest.approx(np.mean((targets == predicted).all(1)))
     assert accuracy_multi(targets, predicted) == pytest.approx(accuracy_score(*flat))
 
 
 @given(targets=flags, seed=st.integers(0, 99))
-def test_the_order_of_photos_changes_nothing(targets, seed):
+def test_f1_is_independent_of_photo_order(targets, seed):
     random = np.random.default_rng(seed)
     predicted, order = random.random(targets.shape) < 0.5, random.permutation(len(targets))
     one, other = f1_scores(targets, predicted), f1_scores(targets[order], predicted[order])
@@ -54,13 +56,13 @@ def test_the_order_of_photos_changes_nothing(targets, seed):
 
 
 @given(targets=flags, seed=st.integers(0, 99))
-def test_f1_per_photo_is_scikit_learns(targets, seed):
+def test_f1_per_photo_matches_scikit_learn(targets, seed):
     predicted = targets ^ (np.random.default_rng(seed).random(targets.shape) < 0.3)
     scores = [f1_score(t, g, zero_division=1) for t, g in zip(targets, predicted, strict=True)]
     assert photo_f1(targets, predicted) == pytest.approx(np.array(scores))
 
 
-def test_each_tag_is_evaluated(draw):
+def test_tag_table_has_the_metrics_of_each_tag(draw):
     drawn = draw()
     predicted = drawn.outputs >= 0.5
     halves = (0.5,) * 5
@@ -81,7 +83,7 @@ def test_each_tag_is_evaluated(draw):
 
 @settings(max_examples=20)
 @given(targets=flags, seed=st.integers(0, 99))
-def test_the_interval_holds_the_value(targets, seed):
+def test_interval_contains_the_value(targets, seed):
     predicted = np.random.default_rng(seed).random(targets.shape) < 0.5
     share = micro_f1_interval(targets, predicted)
     assert 0 <= share.low <= share.value + 1e-9

@@ -19,7 +19,7 @@ from pets_core.targets.tags.target import TAGS, binary_cross_entropy
 
 @pytest.mark.parametrize("num_rows", [1, 10, 11])
 @pytest.mark.parametrize("num_tags", [1, 4])
-def test_what_is_read_is_what_was_written(draw, write, num_rows, num_tags, monkeypatch):
+def test_round_trip_preserves_predictions(draw, write, num_rows, num_tags, monkeypatch):
     monkeypatch.setattr(module, "_ROWS", 5)
     drawn = draw(num_rows, num_tags)
     found = read_predictions(write(drawn), TAGS)
@@ -29,15 +29,15 @@ def test_what_is_read_is_what_was_written(draw, write, num_rows, num_tags, monke
     np.testing.assert_allclose(found.losses, drawn.losses)
 
 
-def test_tags_are_there_by_name(draw, write):
+def test_actual_tags_are_stored_by_name(draw, write):
     drawn = draw(6)
     rows = pq.read_table(write(drawn)).to_pylist()
     for row, flags in zip(rows, drawn.targets, strict=True):
         assert row["actual"] == [drawn.info.names[i] for i in np.flatnonzero(flags)]
-    assert any(row["actual"] == [] for row in rows), "photos without a tag are among them"
+    assert any(row["actual"] == [] for row in rows), "some photos have no tag"
 
 
-def test_the_loss_is_worked_out_by_hand():
+def test_loss_computed_by_hand():
     losses = binary_cross_entropy(
         np.array([[True, False], [True, True]]), np.array([[0.5, 0.2], [1.0, 0.0]], np.float32)
     )
@@ -46,7 +46,7 @@ def test_the_loss_is_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
-def test_what_is_no_probability_is_refused(draw, write, bad):
+def test_invalid_probabilities_are_refused(draw, write, bad):
     drawn = draw(5)
     drawn.outputs[2, 1] = bad
     text = r"parquet: 1 of 5 samples have probabilities .* not from 0 to 1: photo-2\. Predict again"
@@ -54,7 +54,7 @@ def test_what_is_no_probability_is_refused(draw, write, bad):
         read_predictions(write(drawn), TAGS)
 
 
-def test_a_tag_outside_the_vocabulary_is_refused(draw, write):
+def test_tag_outside_the_vocabulary_is_refused(draw, write):
     url = write(draw(5))
     table = pq.read_table(url)
     actual = [["dgo"], *table["actual"].to_pylist()[1:]]
@@ -64,20 +64,20 @@ def test_a_tag_outside_the_vocabulary_is_refused(draw, write):
         read_predictions(url, TAGS)
 
 
-def test_a_photo_twice_is_refused(draw, write):
+def test_duplicate_ids_are_refused(draw, write):
     drawn = draw(4)
     with pytest.raises(PetsError, match="1 duplicate samples"):
         read_predictions(write(replace(drawn, ids=["a", "b", "a", "c"])), TAGS)
 
 
-def test_the_first_of_many_samples_are_named(draw, write):
+def test_error_names_the_first_three_samples(draw, write):
     drawn = draw(12)
     drawn.outputs[2:9, 1] = float("nan")
     with pytest.raises(PetsError, match=r"7 of 12 samples .*: photo-2, photo-3, photo-4\. Predict"):
         read_predictions(write(drawn), TAGS)
 
 
-def test_predictions_of_tags_are_no_classes(draw, write):
+def test_predictions_of_tags_are_refused_as_classes(draw, write):
     url = write(draw(3))
     assert read_info(url).targets == "tags"
     with pytest.raises(PetsError, match="predictions of targets = tags, not of targets = class"):
@@ -87,7 +87,7 @@ def test_predictions_of_tags_are_no_classes(draw, write):
         read_predictions(url, TAGS)
 
 
-def test_an_empty_vocabulary_is_refused(draw, write, tmp_path):
+def test_empty_vocabulary_is_refused(draw, write, tmp_path):
     url = write(draw(3))
     metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"classes": []}
     table = pq.read_table(url).replace_schema_metadata({b"pets": json.dumps(metadata)})
@@ -96,8 +96,8 @@ def test_an_empty_vocabulary_is_refused(draw, write, tmp_path):
         read_predictions(url, TAGS)
 
 
-def test_a_file_of_version_1_is_read(tmp_path):
-    """Its metadata has only the names of the tags."""
+def test_file_of_version_1_is_read(tmp_path):
+    """Metadata of version 1 has only the names of the tags."""
     metadata = {
         "format_version": 1, "split": "test", "model_url": "store/runs/r/model",
         "backbone": "resnet34", "image_size": 64, "dataset_url": "store/datasets/pets/f",
@@ -125,7 +125,7 @@ def test_a_file_of_version_1_is_read(tmp_path):
     assert found.outputs.tolist() == [[0.75, 0.25, 0.5], [0.125, 0.25, 1]]
 
 
-def test_a_newer_version_is_refused(draw, write):
+def test_newer_version_is_refused(draw, write):
     url = write(draw(3))
     metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"format_version": 3}
     table = pq.read_table(url).replace_schema_metadata({b"pets": json.dumps(metadata)})

@@ -1,4 +1,4 @@
-"""Thresholds maximise F1 on the photos they are chosen on."""
+"""Choice of thresholds that maximise F1, and their file."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def photos(seed, count=30):
 
 
 @given(seed=st.integers(0, 500))
-def test_no_other_threshold_is_better(seed):
+def test_chosen_thresholds_maximise_f1(seed):
     targets, probabilities = photos(seed)
     shared = choose_thresholds(targets, probabilities, NAMES, "shared")
     assert len(set(shared.values)) == 1
@@ -39,7 +39,7 @@ def test_no_other_threshold_is_better(seed):
     assert each.num_photos == 30
 
 
-def test_of_equals_the_one_nearest_the_middle_is_taken():
+def test_ties_are_resolved_towards_one_half():
     targets = np.array([[True], [False]])
     probabilities = np.array([[0.9], [0.1]], np.float32)
     assert choose_thresholds(targets, probabilities, ["a"], "shared").values == (0.5,)
@@ -48,7 +48,7 @@ def test_of_equals_the_one_nearest_the_middle_is_taken():
     assert choose_thresholds(targets, low, ["a"], "shared").values == pytest.approx((0.3,))
 
 
-def test_a_tag_without_validation_photos_gets_the_shared_one():
+def test_tag_without_validation_photos_has_the_shared_threshold():
     targets, probabilities = photos(1)
     targets[:, 2] = False
     shared = choose_thresholds(targets, probabilities, NAMES, "shared").values[0]
@@ -56,19 +56,19 @@ def test_a_tag_without_validation_photos_gets_the_shared_one():
     assert each[2] == shared
 
 
-def test_a_probability_at_the_threshold_gives_the_tag():
+def test_probability_equal_to_the_threshold_predicts_the_tag():
     assert Thresholds.default(["a", "b"]).apply(np.array([0.5, 0.499], np.float32)).tolist() == [
         True, False,
     ]  # fmt: skip
 
 
-def test_no_photo_has_a_tag():
+def test_thresholds_without_any_tag_are_one_half():
     targets = np.zeros((4, 3), bool)
     chosen = choose_thresholds(targets, np.full((4, 3), 0.2, np.float32), NAMES, "per_tag")
     assert chosen.values == (0.5, 0.5, 0.5)
 
 
-def test_the_curve_has_every_threshold():
+def test_threshold_curve_matches_the_metrics():
     targets, probabilities = photos(3)
     curve = threshold_curve(targets, probabilities)
     index = 40
@@ -78,7 +78,7 @@ def test_the_curve_has_every_threshold():
     assert curve.accuracy_multi[index] == pytest.approx((predicted == targets).mean())
 
 
-def test_those_stored_with_a_model_are_read(tmp_path):
+def test_stored_thresholds_are_read_and_validated(tmp_path):
     assert read_thresholds(str(tmp_path), NAMES) is None
     chosen = Thresholds(kind="per_tag", tags=NAMES, values=(0.1, 0.2, 0.3), num_photos=7)
     (tmp_path / THRESHOLDS).write_text(chosen.model_dump_json())
