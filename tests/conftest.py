@@ -292,19 +292,19 @@ class StoreServer(NamedTuple):
 
     Attributes:
         options: fsspec options for the connection.
-        asked: Returns method and path ("/bucket/folder/file") of each request since the
+        take_requests: Returns method and path ("/bucket/folder/file") of each request since the
             last call.
     """
 
     options: dict[str, str]
-    asked: TakeRequests
+    take_requests: TakeRequests
 
 
 class Bucket(NamedTuple):
-    """An empty bucket (on Azure a container); for `asked` see StoreServer."""
+    """An empty bucket (on Azure a container); for `take_requests` see StoreServer."""
 
     url: str
-    asked: TakeRequests
+    take_requests: TakeRequests
 
 
 def _take_all(log: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -457,6 +457,6 @@ def bucket(request, monkeypatch) -> Iterator[Bucket]:
     fs = fsspec.filesystem(kind)
     name = uuid4().hex
     fs.mkdir(name)
-    server.asked()
-    yield Bucket(f"{kind}://{name}", server.asked)
+    server.take_requests()
+    yield Bucket(f"{kind}://{name}", server.take_requests)
     fs.clear_instance_cache()

@@ -132,22 +132,22 @@ def test_deploy_registers_everything_and_warns_of_missing_workers(deploying) -> 
         printed, warned = deploying.run(*command)
         assert "pets-pipeline/retrain" in printed.splitlines()
         assert "pool gpu has no worker, so its runs wait: prefect worker start --pool gpu" in warned
-        retrain = deploying.ask("deployments/name/pets-pipeline/retrain")
+        retrain = deploying.request("deployments/name/pets-pipeline/retrain")
         assert retrain["schedules"][0]["schedule"] == {
             "cron": "0 3 * * 6", "timezone": "Etc/UTC", "day_or": True
         }  # fmt: skip
         assert retrain["global_concurrency_limit"]["limit"] == 1
-        queues = deploying.ask("work_pools/gpu/queues/filter", {})
+        queues = deploying.request("work_pools/gpu/queues/filter", {})
         assert {queue["name"]: queue["priority"] for queue in queues} == {"urgent": 1, "default": 2}
         stages = ("deployments/name/rank-stage/gpu", "deployments/name/rank-stage/urgent")
-        assert [deploying.ask(stage)["parameters"] for stage in stages] == [
+        assert [deploying.request(stage)["parameters"] for stage in stages] == [
             {"require_gpu": True}
         ] * 2
         deploying.run(*command, "--without-gpus")
-        assert [deploying.ask(stage)["parameters"] for stage in stages] == [
+        assert [deploying.request(stage)["parameters"] for stage in stages] == [
             {"require_gpu": False}
         ] * 2
-        names = sorted(a["name"] for a in deploying.ask("automations/filter", {}))
+        names = sorted(a["name"] for a in deploying.request("automations/filter", {}))
         own = [
             "pets-crash-of-a-dead-machine",
             "pets-go-on-after-a-crash",
@@ -165,13 +165,13 @@ def test_new_photos_trigger_a_training(deployed, pools, small_config) -> None:
     by_event = {"flow_runs": {"tags": {"all_": ["pets"]}}} | wanted
 
     def started() -> list[str]:
-        runs = deployed.ask("flow_runs/filter", by_event)
+        runs = deployed.request("flow_runs/filter", by_event)
         return [run["id"] for run in runs if not run["auto_scheduled"]]
 
     (run_id,) = deployed.wait_for(started, 60)
     # Prefect can leave a run that is cancelled during its start in Cancelling.
     deployed.wait_for(lambda: pools.run(run_id)["state_type"] == "RUNNING", 90)
-    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    deployed.request(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     deployed.wait_for(partial(pools.ended, run_id), 90)
     # Ingesting the same photos again creates no new version.
     again = pools.trigger("pets-ingest/nightly", settings)
@@ -179,9 +179,9 @@ def test_new_photos_trigger_a_training(deployed, pools, small_config) -> None:
     # Events arrive in order: after the completion, all events of the run are stored.
     end = {"event": {"name": ["prefect.flow-run.Completed"]},
            "resource": {"id": [f"prefect.flow-run.{again}"]}}  # fmt: skip
-    deployed.wait_for(lambda: deployed.ask("events/filter", {"filter": end})["events"], 60)
+    deployed.wait_for(lambda: deployed.request("events/filter", {"filter": end})["events"], 60)
     committed = {"event": {"name": ["pets.dataset.committed"]}}
-    assert len(deployed.ask("events/filter", {"filter": committed})["events"]) == 1
+    assert len(deployed.request("events/filter", {"filter": committed})["events"]) == 1
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_pipeline_runs_its_stages_in_the_gpu_pool(deployed, pools, small_config)
     assert [stage["name"].split()[0] for stage in stages] == ["lr-find", "train", "predict"]
     assert {stage["work_pool_name"] for stage in stages} == {"gpu"}
     assert {stage["state_type"] for stage in stages} == {"COMPLETED"}
-    keys = {a["key"] for a in deployed.ask("artifacts/filter", {}) if a["key"]}
+    keys = {a["key"] for a in deployed.request("artifacts/filter", {}) if a["key"]}
     assert {"run-summary", "confusion-matrix", "training-curves", "training-progress"} <= keys
 
 
@@ -208,21 +208,21 @@ def test_killed_stage_is_requested_again_and_can_be_cancelled(
     (launcher,) = pools.launchers("gpu")
     assert not pools.launchers("cpu")
     os.kill(pools.engine("gpu"), signal.SIGKILL)
-    assert processes.gone([launcher])
+    assert processes.wait_for_exit([launcher])
     (again,) = deployed.wait_for(partial(pools.launchers, "gpu"), 120)
     assert again != launcher
     first, second = pools.stages(run_id)
     assert first["state_type"] == "CRASHED"
     assert second["state_type"] == "RUNNING"
-    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    deployed.request(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     assert deployed.wait_for(partial(pools.ended, run_id), 90)["state_type"] == "CANCELLED"
-    assert processes.gone([again])
+    assert processes.wait_for_exit([again])
     # A retry of the run requests the stage again.
     waiting = {"type": "SCHEDULED", "name": "AwaitingRetry"}
-    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": waiting, "force": True})
+    deployed.request(f"flow_runs/{run_id}/set_state", {"state": waiting, "force": True})
     deployed.wait_for(partial(pools.launchers, "gpu"), 120)
     assert len(pools.stages(run_id)) == 3
-    deployed.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    deployed.request(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     deployed.wait_for(partial(pools.ended, run_id), 90)
 
 
@@ -240,8 +240,8 @@ def test_run_stopped_in_a_terminal_cancels_its_stage(
         (launcher,) = pools.launchers("gpu")
         command.send_signal(signal.SIGTERM)
         assert command.wait(60) == 143
-    assert processes.gone([launcher])
-    (stage,) = deployed.ask("flow_runs/filter", {"flows": {"name": {"any_": ["rank-stage"]}}})
+    assert processes.wait_for_exit([launcher])
+    (stage,) = deployed.request("flow_runs/filter", {"flows": {"name": {"any_": ["rank-stage"]}}})
     assert deployed.wait_for(partial(pools.ended, stage["id"]), 60)["state_type"] == "CANCELLED"
     assert stage["work_queue_name"] == "urgent"
 
@@ -279,7 +279,7 @@ def test_sweep_trials_and_batch_predictions_run_in_the_gpu_pool(
     assert sorted(names) == ["predict-parts-0-5", "predict-parts-5-10"]
     found = pq.read_table(tmp_path / "out/predictions")
     assert found.num_rows == len(set(found["photo"].to_pylist())) == 37 * 4
-    keys = {a["key"] for a in deployed.ask("artifacts/filter", {}) if a["key"]}
+    keys = {a["key"] for a in deployed.request("artifacts/filter", {}) if a["key"]}
     assert {"sweep", "batch-summary", "unreadable-photos"} <= keys
 
 
@@ -293,4 +293,4 @@ def test_embeddings_are_computed_in_the_gpu_pool(deployed, pools, small_config, 
     assert (stage["name"].split()[0], stage["work_pool_name"]) == ("embed", "gpu")
     folder = tmp_path / "store/runs" / run_id / "embeddings"
     assert pq.read_table(folder / "embeddings.parquet").num_rows == 37 * 4
-    assert "near-duplicates" in {a["key"] for a in deployed.ask("artifacts/filter", {})}
+    assert "near-duplicates" in {a["key"] for a in deployed.request("artifacts/filter", {})}

@@ -49,7 +49,7 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
         assert process.poll() is None, output.decode()
         assert time.monotonic() < deadline, output.decode()
         time.sleep(0.2)
-    started = processes.below(process.pid)
+    started = processes.descendants(process.pid)
     assert started
     assert agents == processes.agents(process.pid), "one fork server, started early"
     if number == signal.SIGINT:
@@ -60,7 +60,7 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
     reader.join(timeout=10)
     assert ("\nstopped\r\n" in output.decode()) == (number == signal.SIGINT)
     assert "Unable to connect" not in output.decode()
-    assert processes.gone(started)
+    assert processes.wait_for_exit(started)
     with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:
         assert database.execute("select state_name from flow_run").fetchall() == [(state,)]
 

@@ -25,8 +25,8 @@ def test_temporary_server_exits_with_its_command(tmp_path, is_killed) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", SERVE], env=environment, **pipes) as command:
         assert command.stdout.readline() == b"ready\n"
-        started = processes.below(command.pid)
+        started = processes.descendants(command.pid)
         assert started
         if is_killed:
             command.kill()
-    assert processes.gone(started)
+    assert processes.wait_for_exit(started)

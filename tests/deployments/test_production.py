@@ -82,12 +82,12 @@ def checkpoints(store: Path, run_id: str) -> list[Path]:
 
 
 def cancel(server: Server, run_id: str) -> None:
-    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    server.request(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
 
 
 def kill_all(process: subprocess.Popen) -> list[int]:
     """SIGKILL a process and all below it at once, like a power failure; return their pids."""
-    pids = [process.pid, *processes.below(process.pid)]
+    pids = [process.pid, *processes.descendants(process.pid)]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     process.wait()
@@ -99,7 +99,7 @@ def test_scheduled_runs_of_a_deployment_run_one_at_a_time(
     production, small_config, settings, store
 ) -> None:
     server = production.server
-    retrain = server.ask("deployments/name/pets-pipeline/retrain")
+    retrain = server.request("deployments/name/pets-pipeline/retrain")
     every_minute = {
         "schedule": {"cron": "* * * * *", "timezone": "Etc/UTC"},
         "active": True,
@@ -108,12 +108,12 @@ def test_scheduled_runs_of_a_deployment_run_one_at_a_time(
     }
     with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
         pools = Pools(server, {"cpu": cpu, "gpu": gpu})
-        (schedule,) = server.ask(f"deployments/{retrain['id']}/schedules", [every_minute])
+        (schedule,) = server.request(f"deployments/{retrain['id']}/schedules", [every_minute])
         wanted = {"deployments": {"id": {"any_": [retrain["id"]]}}}
 
         def runs_in_state(*names: str) -> list[dict]:
             state = {"flow_runs": {"state": {"name": {"any_": list(names)}}}}
-            return server.ask("flow_runs/filter", wanted | state)
+            return server.request("flow_runs/filter", wanted | state)
 
         (first,) = server.wait_for(partial(runs_in_state, "Running"), 120)
         assert first["auto_scheduled"]
@@ -122,7 +122,7 @@ def test_scheduled_runs_of_a_deployment_run_one_at_a_time(
         assert [run["id"] for run in runs_in_state("Running")] == [first["id"]]
         assert len(pools.launchers("gpu")) == 1
         path = f"deployments/{retrain['id']}/schedules/{schedule['id']}"
-        server.ask(path, {"active": False}, method="PATCH")
+        server.request(path, {"active": False}, method="PATCH")
         cancel(server, first["id"])
         assert server.wait_for(partial(pools.ended, first["id"]), 90)["state_type"] == "CANCELLED"
         for run in (*waiting, *runs_in_state("AwaitingConcurrencySlot", "Running", "Scheduled")):
@@ -132,7 +132,7 @@ def test_scheduled_runs_of_a_deployment_run_one_at_a_time(
         run_id = pools.trigger("pets-pipeline/retrain", small(small_config))
         run = server.wait_for(partial(pools.ended, run_id), 300)
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
-        keys = {a["key"] for a in server.ask("artifacts/filter", {}) if a["key"]}
+        keys = {a["key"] for a in server.request("artifacts/filter", {}) if a["key"]}
         assert {"run-summary", "confusion-matrix", "training-curves"} <= keys
 
 
@@ -156,9 +156,9 @@ def test_training_resumes_on_another_machine_after_a_crash(production, small_con
     assert run["run_count"] == 2
     first, second = pools.stages(run_id)
     assert (first["state_type"], second["state_type"]) == ("CRASHED", "COMPLETED")
-    logs = server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [second["id"]]}}})
+    logs = server.request("logs/filter", {"logs": {"flow_run_id": {"any_": [second["id"]]}}})
     assert any("Resuming training from" in log["message"] for log in logs)
-    assert processes.gone(killed)
+    assert processes.wait_for_exit(killed)
 
 
 @pytest.mark.nightly
@@ -174,7 +174,7 @@ def test_late_heartbeat_does_not_crash_a_completed_run(production, small_config)
         heartbeat = server.wait_for(partial(events, server, run_id, name), 30)[0]
         late = {key: heartbeat[key] for key in ("event", "resource", "related", "payload")}
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        server.ask(
+        server.request(
             "events", [late | {"occurred": now, "id": "00000000-0000-4000-8000-000000000001"}]
         )
 
@@ -193,7 +193,7 @@ def events(server: Server, run_id: str | None, name: str) -> list[dict]:
     wanted = {"event": prefix}
     if run_id:
         wanted["resource"] = {"id": [f"prefect.flow-run.{run_id}"]}
-    return server.ask("events/filter", {"filter": wanted, "limit": 50})["events"]
+    return server.request("events/filter", {"filter": wanted, "limit": 50})["events"]
 
 
 @pytest.mark.nightly
@@ -207,9 +207,9 @@ def test_run_survives_dead_workers_and_can_be_cancelled_without_them(
         server.wait_for(lambda: checkpoints(store, run_id), 180)
         (stage,) = pools.stages(run_id)
         # The event of an earlier test's ingest has triggered another training.
-        below = [*processes.below(cpu.pid), *processes.below(gpu.pid)]
+        below = [*processes.descendants(cpu.pid), *processes.descendants(gpu.pid)]
         engines = [pid for pid in below if processes.flow_run(pid) in (run_id, stage["id"])]
-        orphans = {pid for engine in engines for pid in (engine, *processes.below(engine))}
+        orphans = {pid for engine in engines for pid in (engine, *processes.descendants(engine))}
         assert len(orphans) >= 4, "two flow processes, a fork server and a rank"
         for process in (cpu, gpu):
             process.kill()
@@ -221,7 +221,7 @@ def test_run_survives_dead_workers_and_can_be_cancelled_without_them(
     ended = server.wait_for(partial(pools.ended, run_id), 150)
     assert ended["state_type"] == "CANCELLED"
     assert server.wait_for(partial(pools.ended, stage["id"]), 150)["state_type"] == "CANCELLED"
-    gone = processes.gone([*orphans], 60)
+    gone = processes.wait_for_exit([*orphans], 60)
     assert gone, [processes.arguments(pid) for pid in orphans]
 
 
@@ -243,14 +243,14 @@ def test_process_of_a_crashed_run_exits_and_its_successor_continues(
         (stage,) = pools.stages(run_id)
         (launcher,) = pools.launchers("gpu", stage["id"])
         state = {"type": "CRASHED", "message": "set by the test"}
-        server.ask(f"flow_runs/{stage['id']}/set_state", {"state": state, "force": True})
-        assert processes.gone([launcher], 60)
+        server.request(f"flow_runs/{stage['id']}/set_state", {"state": state, "force": True})
+        assert processes.wait_for_exit([launcher], 60)
         _, again = server.wait_for(partial(two_stages, pools, run_id), 120)
         (successor,) = server.wait_for(partial(pools.launchers, "gpu", again["id"]), 120)
         assert pools.run(stage["id"])["state_type"] == "CRASHED", "its exit changes no state"
         cancel(server, run_id)
         server.wait_for(partial(pools.ended, run_id), 90)
-        assert processes.gone([successor])
+        assert processes.wait_for_exit([successor])
 
 
 @pytest.mark.nightly
@@ -336,13 +336,13 @@ def test_secrets_are_neither_logged_nor_stored(production, small_config, store) 
         run_id = pools.trigger("pets-ingest/nightly", config)
         assert server.wait_for(partial(pools.ended, run_id), 120)["state_type"] == "COMPLETED"
         logs = server.wait_for(
-            lambda: server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}}), 30
+            lambda: server.request("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}}), 30
         )
     contents = {
         "logs": json.dumps(logs),
-        "runs": json.dumps(server.ask("flow_runs/filter", {"limit": 200})),
-        "artifacts": json.dumps(server.ask("artifacts/filter", {"limit": 200})),
-        "deployments": json.dumps(server.ask("deployments/filter", {})),
+        "runs": json.dumps(server.request("flow_runs/filter", {"limit": 200})),
+        "artifacts": json.dumps(server.request("artifacts/filter", {"limit": 200})),
+        "deployments": json.dumps(server.request("deployments/filter", {})),
         "database": dump(server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]),
         "output": (production.folder / "output.log").read_text(),
     }
@@ -372,14 +372,14 @@ def test_wrong_credentials_are_reported_in_one_line(production) -> None:
 def test_backup_restores_runs_and_deployments(production, postgres, tmp_path) -> None:
     server = production.server
     url = server.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
-    before = {d["name"] for d in server.ask("deployments/filter", {})}
-    num_runs = server.ask("flow_runs/count", {})
+    before = {d["name"] for d in server.request("deployments/filter", {})}
+    num_runs = server.request("flow_runs/count", {})
     another = Server(tmp_path)
     kept = {key: another.environment[key] for key in ("PREFECT_HOME", "PREFECT_API_URL")}
     address = postgres.restored(url, tmp_path / "backup")
     another.environment = server.environment | kept
     another.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
     with another.started():
-        assert {d["name"] for d in another.ask("deployments/filter", {})} == before
+        assert {d["name"] for d in another.request("deployments/filter", {})} == before
         # The schedules may have added runs.
-        assert another.ask("flow_runs/count", {}) >= num_runs > 0
+        assert another.request("flow_runs/count", {}) >= num_runs > 0

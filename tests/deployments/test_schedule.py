@@ -17,7 +17,7 @@ ingest_flow.serve("often", interval=15, limit=1, parameters={"config": config})
 def test_interval_schedule_starts_runs(server, small_config, tmp_path) -> None:
     def completed() -> object:
         wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        return server.ask("flow_runs/filter", wanted)
+        return server.request("flow_runs/filter", wanted)
 
     settings = small_config.model_dump_json(exclude_defaults=True)
     with server.running("-c", SERVE, settings):

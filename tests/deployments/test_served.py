@@ -50,7 +50,7 @@ class Served:
         self._server, self._process = server, process
 
         def deployed() -> object:
-            return server.ask("deployments/filter", {})
+            return server.request("deployments/filter", {})
 
         self._deployment = server.wait_for(deployed, 60)[0]["id"]
 
@@ -58,13 +58,13 @@ class Served:
         """Start a flow run and return its id."""
         parameters = {"config": config.model_dump(mode="json", exclude_defaults=True)}
         path = f"deployments/{self._deployment}/create_flow_run"
-        return self._server.ask(path, {"parameters": parameters})["id"]
+        return self._server.request(path, {"parameters": parameters})["id"]
 
     def processes(self) -> list[int]:
         """Return the flow process of the only running training, and all processes below it."""
         agent = processes.parent(processes.launcher(self._process.pid))
         engine = processes.parent(agent)
-        return [engine, *processes.below(engine)]
+        return [engine, *processes.descendants(engine)]
 
 
 @pytest.fixture
@@ -78,13 +78,13 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def run_in_state(server, run_id: str, wanted: str) -> object:
-    run = server.ask(f"flow_runs/{run_id}")
+    run = server.request(f"flow_runs/{run_id}")
     return run["state_type"] == wanted and run
 
 
 def messages(server, run_id: str) -> list[str]:
     """Return the log messages of a run."""
-    logs = server.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})
+    logs = server.request("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})
     return [log["message"] for log in logs]
 
 
@@ -109,7 +109,7 @@ def test_killed_flow_run_resumes_under_its_own_id(server, served, config, tmp_pa
     assert not (folder / "model/model.json").exists(), "training ended too early"
     ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
     assert ended["run_count"] == 2
-    assert processes.gone(below)
+    assert processes.wait_for_exit(below)
     assert any("Resuming training from" in message for message in messages(server, run_id))
     request = WorkRequest(
         stage="train", config=config, run_url=str(tmp_path / "whole"), manifest=manifest,
@@ -128,9 +128,9 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
     server.wait_for(partial(checkpoints, folder), 180)
     started = served.processes()
     assert len(started) >= 3, "a flow process, a fork server and a rank"
-    server.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    server.request(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
-    assert processes.gone(started)
+    assert processes.wait_for_exit(started)
     (step,) = re.findall(r"stopped after step (\d+)", "\n".join(messages(server, run_id)))
     assert checkpoints(folder)[-1].parent.name == f"step-{int(step):09}"
 
@@ -155,4 +155,4 @@ def test_trainings_queue_for_their_machine_and_a_killed_one_frees_its_slot(
     engine, *below = served.processes()
     os.kill(engine, signal.SIGKILL)
     server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"), 240)
-    assert processes.gone(below)
+    assert processes.wait_for_exit(below)

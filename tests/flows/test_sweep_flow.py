@@ -56,13 +56,13 @@ def test_killed_sweep_resumes_with_the_same_trials(server, config, tmp_path) -> 
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
     with server.running("-m", "pets", "sweep", str(file)) as sweep:
         (found,) = server.wait_for(lambda: [*runs.glob("*-001-0/checkpoints/*/*.json")][:1], 300)
-        below = processes.below(sweep.pid)
+        below = processes.descendants(sweep.pid)
         assert processes.launchers(sweep.pid), "the second trial is running"
         sweep.kill()
     second = found.parents[2]
     folder = runs / second.name.removesuffix("-001-0")
     first = runs / f"{folder.name}-000-0"
-    assert processes.gone(below)
+    assert processes.wait_for_exit(below)
     assert not (second / "model/model.json").exists(), "the second trial is unfinished"
     started, times = [settings_of(first), settings_of(second)], modification_times(first)
     server.run("-m", "pets", "sweep", "--resume", folder)
@@ -72,7 +72,7 @@ def test_killed_sweep_resumes_with_the_same_trials(server, config, tmp_path) -> 
     assert [(trial.backbone, trial.base_lr) for trial in trials[:2]] == started
     assert not any(trial.error for trial in trials)
     assert modification_times(first) == times, "the first trial is not trained again"
-    warnings = server.ask("logs/filter", {"logs": {"level": {"ge_": logging.WARNING}}})
+    warnings = server.request("logs/filter", {"logs": {"level": {"ge_": logging.WARNING}}})
     (resumed,) = [w["message"] for w in warnings if "Resuming training from" in w["message"]]
     assert second.name in resumed
     # The third trial is the one that an uninterrupted sweep suggests.

@@ -22,7 +22,7 @@ def worker(server: Server, pool: str) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield process
         finally:
-            descendants = processes.below(process.pid)
+            descendants = processes.descendants(process.pid)
             processes.end(process)
             processes.kill(descendants)
 
@@ -35,12 +35,12 @@ class Pools:
 
     def trigger(self, name: str, config: dict, **others: str) -> str:
         """Start a run of a deployment with settings and further parameters, and return its id."""
-        deployment = self._server.ask(f"deployments/name/{name}")
+        deployment = self._server.request(f"deployments/name/{name}")
         path = f"deployments/{deployment['id']}/create_flow_run"
-        return self._server.ask(path, {"parameters": {"config": config, **others}})["id"]
+        return self._server.request(path, {"parameters": {"config": config, **others}})["id"]
 
     def run(self, run_id: str) -> dict:
-        return self._server.ask(f"flow_runs/{run_id}")
+        return self._server.request(f"flow_runs/{run_id}")
 
     def ended(self, run_id: str) -> dict | None:
         run = self.run(run_id)
@@ -50,7 +50,9 @@ class Pools:
     def stages(self, run_id: str) -> list[dict]:
         """Return the flow runs of the stages of a run, in the order of their requests."""
         wanted = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
-        return self._server.ask("flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_ASC"})
+        return self._server.request(
+            "flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_ASC"}
+        )
 
     def launchers(self, pool: str, run_id: str = "") -> list[int]:
         """Return the rank launchers below the worker of a pool.

@@ -50,7 +50,7 @@ class Server:
     def started(self) -> Iterator[subprocess.Popen[bytes]]:
         command = ("-m", "prefect", "server", "start", "--port", str(self._port))
         with self.running(*command) as process:
-            self.wait_for(lambda: self.ask("health"), 120)
+            self.wait_for(lambda: self.request("health"), 120)
             yield process
 
     @contextmanager
@@ -71,7 +71,7 @@ class Server:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout, done.stderr
 
-    def ask(
+    def request(
         self, path: str, payload: dict | list | None = None, *, method: str | None = None
     ) -> object:
         """Send a request, with retries while the server is busy, as Prefect's client does."""
@@ -87,8 +87,8 @@ class Server:
     def _request_once(self, path: str, payload: object, method: str | None) -> object:
         data = None if payload is None else json.dumps(payload).encode()
         headers = {"Content-Type": "application/json", **self._credentials()}
-        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        message = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
+        with urllib.request.urlopen(message, timeout=_TIMEOUT) as response:
             return json.loads(response.read() or "null")
 
     def _credentials(self) -> dict[str, str]:

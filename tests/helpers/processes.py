@@ -10,25 +10,25 @@ from pathlib import Path
 __all__ = [
     "agents",
     "arguments",
-    "below",
     "children",
+    "descendants",
     "end",
     "flow_run",
-    "gone",
     "kill",
     "launcher",
     "launchers",
     "other_threads",
     "parent",
     "ranks",
+    "wait_for_exit",
 ]
 
 _TIMEOUT_SECONDS = 30
 
 
-def below(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Return all descendants of a process."""
-    return [found for child in children(pid) for found in (child, *below(child))]
+    return [found for child in children(pid) for found in (child, *descendants(child))]
 
 
 def children(pid: int) -> list[int]:
@@ -51,7 +51,7 @@ def parent(pid: int) -> int:
 def agents(pid: int) -> list[int]:
     """Return the fork servers below a process."""
     module = "pets_core.runtime.agent"
-    found = [child for child in below(pid) if module in arguments(child)]
+    found = [child for child in descendants(pid) if module in arguments(child)]
     # Forked children have the same command line.
     return [child for child in found if parent(child) not in found]
 
@@ -82,7 +82,7 @@ def arguments(pid: int) -> list[str]:
         return []
 
 
-def gone(pids: list[int], seconds: float = _TIMEOUT_SECONDS) -> bool:
+def wait_for_exit(pids: list[int], seconds: float = _TIMEOUT_SECONDS) -> bool:
     """Wait and return whether all processes end in time. Zombies count as ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -109,10 +109,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait(timeout=_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         # Descendants can only be listed while the process exists.
-        descendants = below(process.pid)
+        remaining = descendants(process.pid)
         process.kill()
         process.wait()
-        kill(descendants)
+        kill(remaining)
 
 
 def kill(pids: list[int]) -> None:

@@ -131,7 +131,7 @@ def steps(
 def unequal_parts(kind: str) -> dict[str, object]:
     """Shares of 2, 3 and 3 samples in micro-batches of at most 2."""
     accelerator = make_accelerator(sharded=kind == "sharded")
-    layers = [CommunicatingNorm(WIDTH)] if kind == "meeting" else []
+    layers = [CommunicatingNorm(WIDTH)] if kind == "communicating" else []
     return steps(8, accelerator, make_model(*layers), micro_batch_size=2)
 
 

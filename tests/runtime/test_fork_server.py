@@ -67,10 +67,10 @@ def test_other_environment_or_folder_starts_another_server(run, tmp_path, monkey
     first, _ = server_and_child(run)
     second, _ = server_and_child(run, OMP_NUM_THREADS="3")
     assert second != first
-    assert processes.gone([int(first)])
+    assert processes.wait_for_exit([int(first)])
     monkeypatch.chdir(tmp_path)
     assert run("ids", OMP_NUM_THREADS="3")[1].split()[2] == str(tmp_path)
-    assert processes.gone([int(second)])
+    assert processes.wait_for_exit([int(second)])
 
 
 def test_concurrent_jobs_use_separate_servers(run, environment) -> None:
@@ -92,16 +92,16 @@ def test_prestarted_server_runs_the_first_job(run, environment) -> None:
 def test_idle_server_exits_and_the_next_job_starts_another(run) -> None:
     idle = {"ECHO_IDLE_SECONDS": "0.1"}
     first, _ = server_and_child(run, **idle)
-    assert processes.gone([int(first)])
+    assert processes.wait_for_exit([int(first)])
     second, _ = server_and_child(run, **idle)
     assert second != first
 
 
 def test_server_startup_failure_reports_the_reason(run) -> None:
-    before = processes.below(os.getpid())
+    before = processes.descendants(os.getpid())
     with pytest.raises(ConnectionError, match="exit code 1: no module named torch"):
         run("print", "x", ECHO_BROKEN="1")
-    assert processes.below(os.getpid()) == before
+    assert processes.descendants(os.getpid()) == before
 
 
 def test_leaving_the_context_ends_the_job(environment) -> None:
@@ -109,7 +109,7 @@ def test_leaving_the_context_ends_the_job(environment) -> None:
         job.stdout.readline()
         server = processes.parent(job.pid)
     job.stdout.close()
-    assert processes.gone([server, job.pid])
+    assert processes.wait_for_exit([server, job.pid])
 
 
 def test_job_ends_when_its_server_is_killed(environment) -> None:
@@ -119,7 +119,7 @@ def test_job_ends_when_its_server_is_killed(environment) -> None:
     os.kill(processes.parent(job.pid), signal.SIGKILL)
     assert job.wait(30) == -signal.SIGKILL
     assert job.is_orphan
-    assert processes.gone([job.pid])
+    assert processes.wait_for_exit([job.pid])
     job.stdout.close()
     server.close()
 
@@ -141,10 +141,10 @@ def test_killed_caller_leaves_no_processes(environment, platform) -> None:
     )
     with caller:
         child = int(caller.stdout.readline().split()[0])
-        started = processes.below(caller.pid)
+        started = processes.descendants(caller.pid)
         assert child in started
         caller.kill()
-    assert processes.gone([*started])
+    assert processes.wait_for_exit([*started])
 
 
 IDLE_CALLER = """
@@ -162,10 +162,10 @@ def test_killed_caller_leaves_no_idle_server(environment) -> None:
     caller = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     with caller:
         server, child, _ = caller.stdout.readline().split()
-        assert processes.gone([int(child)])
+        assert processes.wait_for_exit([int(child)])
         caller.kill()
     try:
-        assert processes.gone([int(server)])
+        assert processes.wait_for_exit([int(server)])
     finally:
         # A server that polls the closed connection would occupy a core.
         processes.kill([int(server)])
@@ -183,4 +183,4 @@ def test_without_fork_each_job_starts_its_own_server(run) -> None:
     _, first = server_and_child(run, **mac)
     _, second = server_and_child(run, **mac)
     assert first != second
-    assert processes.gone([int(first), int(second)])
+    assert processes.wait_for_exit([int(first), int(second)])

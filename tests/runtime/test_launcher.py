@@ -333,14 +333,14 @@ def test_ended_caller_leaves_no_processes(small_config, tmp_path, ending: signal
     )
     try:
         assert any(line.startswith("train") for line in caller.stdout), "training has started"
-        started = processes.below(caller.pid)
+        started = processes.descendants(caller.pid)
         assert len(started) == 5, "a fork server, a launcher, a store and two ranks"
         caller.send_signal(ending)
         caller.wait(timeout=60)
     finally:
         # A failed test must not leave a training; this ends all of its processes.
         caller.kill()
-    assert processes.gone(started)
+    assert processes.wait_for_exit(started)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
@@ -357,10 +357,12 @@ def test_killed_stage_or_agent_does_not_affect_later_stages(small_config, tmp_pa
                 killed.append(find_victim(os.getpid()))
                 os.kill(killed[0], signal.SIGKILL)
 
-        before = processes.below(os.getpid())
+        before = processes.descendants(os.getpid())
         with pytest.raises(WorkerError, match="exit code -9"):
             launch(request, TrainResult, on_progress=kill)
-        assert processes.gone([*set(processes.below(os.getpid())) - {*before}, *killed])
+        assert processes.wait_for_exit(
+            [*set(processes.descendants(os.getpid())) - {*before}, *killed]
+        )
 
     launch(check, CheckResult)
     (agent,) = processes.agents(os.getpid())

@@ -71,14 +71,14 @@ def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool
         assert first, "training has started or is complete"
         threading.Thread(target=caller.stdout.read, daemon=True).start()
         time.sleep(delay)
-        everyone = processes.below(caller.pid)
+        everyone = processes.descendants(caller.pid)
         if len(everyone) == 5:
             launcher = processes.launcher(caller.pid)
             target = {"caller": caller.pid, "launcher": launcher, "terminated": launcher}
             pid = target.get(victim) or processes.ranks(caller.pid)[-1]
             os.kill(pid, signal.SIGTERM if victim == "terminated" else signal.SIGKILL)
         caller.wait(timeout=60)
-        assert processes.gone(everyone), "no process is left"
+        assert processes.wait_for_exit(everyone), "no process is left"
         return caller.returncode == 0
     finally:
         caller.kill()
@@ -140,7 +140,7 @@ def test_hanging_rank_is_ended_and_the_stacks_are_reported(small_config, tmp_pat
         launch(request, TrainResult, on_progress=stop_rank_1)
     assert "rank 0:\nthread MainThread" in str(error.value)
     assert "in fit\n" in str(error.value)
-    assert processes.gone(stopped)
+    assert processes.wait_for_exit(stopped)
 
 
 def test_training_resumes_with_another_number_of_ranks(small_config, tmp_path) -> None:

@@ -81,7 +81,7 @@ def test_sigterm_ends_all_ranks(start) -> None:
     job.terminate()
     assert job.wait(30) == 1
     assert sorted(job.stdout) == ["rank 0 received SIGTERM\n", "rank 1 received SIGTERM\n"]
-    assert processes.gone([*pids.values()])
+    assert processes.wait_for_exit([*pids.values()])
 
 
 def test_rank_that_ignores_sigterm_is_killed(start) -> None:
@@ -90,16 +90,16 @@ def test_rank_that_ignores_sigterm_is_killed(start) -> None:
     job.terminate()
     assert job.wait(30) == 1
     assert "rank 1 received SIGTERM\n" in job.stdout
-    assert processes.gone([*pids.values()])
+    assert processes.wait_for_exit([*pids.values()])
 
 
 def test_ranks_are_killed_with_their_launcher(start) -> None:
     job, pids = start(2, "stubborn")
-    started = processes.below(job.pid)
+    started = processes.descendants(job.pid)
     assert len(started) == 3, "a store and two ranks"
     job.kill()
     assert job.wait(30) == -signal.SIGKILL
-    assert processes.gone([*started, *pids.values()])
+    assert processes.wait_for_exit([*started, *pids.values()])
 
 
 def test_launcher_has_a_single_thread(start) -> None:

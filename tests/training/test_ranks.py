@@ -57,7 +57,7 @@ def test_unequal_shares_take_the_same_steps(run, kind):
 
 
 def test_layers_with_collectives_run_on_all_ranks_in_every_pass(run):
-    assert run(3, "unequal_parts", "meeting")["norms"][0] > 0
+    assert run(3, "unequal_parts", "communicating")["norms"][0] > 0
 
 
 @pytest.mark.parametrize("kind", ["whole", "sharded"])

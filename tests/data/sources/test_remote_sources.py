@@ -294,9 +294,9 @@ def test_photos_in_a_bucket_are_ingested_into_a_bucket(tmp_path, bucket, write_f
     local = write_folder(tmp_path / "photos", {"a": 6, "maine coon": 6})
     upload(local, photos)
     settings = config(tmp_path, photos, store)
-    bucket.asked()
+    bucket.take_requests()
     first = ingest(settings)
-    requested = bucket.asked()
+    requested = bucket.take_requests()
     assert first.fingerprint == ingest(config(tmp_path, local)).fingerprint
     assert first.url.startswith(f"{store}/datasets/photos/")
     assert [error for _, error in verify(first)] == [""] * sum(
@@ -306,22 +306,22 @@ def test_photos_in_a_bucket_are_ingested_into_a_bucket(tmp_path, bucket, write_f
     shards = {shard.path for info in first.splits.values() for shard in info.shards}
     assert set(requests_below(f"{store}/datasets/photos/shards", requested, "PUT")) == shards
 
-    bucket.asked()
+    bucket.take_requests()
     assert ingest(settings) == first
-    requested = bucket.asked()
+    requested = bucket.take_requests()
     assert requests_below(photos, requested) == []
     assert requests_below(f"{store}/datasets/photos/shards", requested, "PUT") == []
 
     storage.write_bytes(f"{photos}/a/new.jpg", jpeg(999))
-    bucket.asked()
+    bucket.take_requests()
     grown = ingest(settings)
-    assert requests_below(photos, bucket.asked()) == ["a/new.jpg"]
+    assert requests_below(photos, bucket.take_requests()) == ["a/new.jpg"]
     assert (grown.num_rows, grown.parent) == (13, first.fingerprint)
 
     storage.write_bytes(f"{photos}/a/new.jpg", jpeg(998))
-    bucket.asked()
+    bucket.take_requests()
     assert ingest(settings).fingerprint != grown.fingerprint
-    assert requests_below(photos, bucket.asked()) == ["a/new.jpg"]
+    assert requests_below(photos, bucket.take_requests()) == ["a/new.jpg"]
     assert [m.num_rows for m in list_versions(store)] == [12, 13, 13]
 
 
@@ -353,9 +353,12 @@ def test_archives_in_a_bucket_are_ingested(tmp_path, bucket, drawn_sample, small
     settings = config(tmp_path, pets, f"{bucket.url}/store", sample_photos_per_breed=4)
     manifest = ingest(settings)
     assert manifest.fingerprint == ingest(small_config).fingerprint
-    assert set(requests_below(pets, bucket.asked())) == {"annotations.tar.gz", "images.tar.gz"}
+    assert set(requests_below(pets, bucket.take_requests())) == {
+        "annotations.tar.gz",
+        "images.tar.gz",
+    }
     assert ingest(settings) == manifest
-    assert requests_below(pets, bucket.asked()) == []
+    assert requests_below(pets, bucket.take_requests()) == []
 
 
 def test_table_in_a_bucket_is_ingested(tmp_path, bucket, write_folder):
