@@ -8,6 +8,7 @@ from pets.cli.tables import print_table
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.inference import BatchSummary, NearDuplicates
 from pets_core.records.training import SweepResult
+from pets_core.storage.layout import REPORT
 
 __all__ = [
     "show_batch",
@@ -49,7 +50,7 @@ def show_evaluation(report: EvalReport) -> None:
         print(report.highlights.title)
         print_table(list(report.highlights.columns), report.highlights.rows, indent=2)
     print(f"Model        {report.model_url}")
-    print(f"Report       {report.file('report.html')}")
+    print(f"Report       {report.file(REPORT)}")
 
 
 def show_batch(summary: BatchSummary) -> None:

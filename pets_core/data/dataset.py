@@ -23,6 +23,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records.dataset import ClassInfo, DatasetManifest, ShardInfo
 from pets_core.records.target_spec import target_spec
+from pets_core.storage.layout import DATASETS, MANIFEST
 
 __all__ = [
     "DUPLICATES_SCHEMA",
@@ -140,13 +141,13 @@ def schema_with_classes(classes: Sequence[ClassInfo], targets: str = "class") ->
 
 def dataset_root(store: str, name: str) -> str:
     """Return the folder of a data set, which holds all its versions."""
-    return storage.join(storage.absolute(store), "datasets", name)
+    return storage.join(storage.absolute(store), DATASETS, name)
 
 
 def commit_manifest(manifest: DatasetManifest) -> None:
     """Write manifest.json, the last file of a version; its presence commits the version."""
     storage.write_bytes(
-        storage.join(manifest.url, "manifest.json"), manifest.model_dump_json(indent=2).encode()
+        storage.join(manifest.url, MANIFEST), manifest.model_dump_json(indent=2).encode()
     )
 
 
@@ -158,11 +159,11 @@ def load_manifest(url: str) -> DatasetManifest:
     Raises:
         PetsError: The folder holds no committed version, or the manifest is damaged.
     """
-    data = storage.read_bytes(storage.join(url, "manifest.json"))
+    data = storage.read_bytes(storage.join(url, MANIFEST))
     try:
         manifest = DatasetManifest.model_validate_json(data)
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url}/manifest.json is damaged: {error}") from error
+        raise PetsError(f"{url}/{MANIFEST} is damaged: {error}") from error
     return manifest.model_copy(update={"url": url})
 
 

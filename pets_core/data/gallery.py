@@ -20,6 +20,7 @@ from pets_core.data.ingest.images import open_rgb
 from pets_core.errors import format_list
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
+from pets_core.storage.layout import DUPLICATES, PHOTOS, QUARANTINE
 
 __all__ = ["class_warnings", "read_leaks", "read_quarantine", "thumbnails"]
 
@@ -37,7 +38,7 @@ def thumbnails(manifest: DatasetManifest, ids: Iterable[str], side: int) -> dict
         side: Longer side of a thumbnail, pixels.
     """
     wanted = set(ids)
-    index = read_table(storage.join(manifest.url, "photos.parquet"), ["id", "shard"])
+    index = read_table(storage.join(manifest.url, PHOTOS), ["id", "shard"])
     by_shard: dict[str, set[str]] = defaultdict(set)
     for photo_id, shard in zip(*(c.to_pylist() for c in index.columns), strict=True):
         if photo_id in wanted:
@@ -65,13 +66,13 @@ def _photos(shard: pq.ParquetFile, wanted: set[str]) -> Iterator[tuple[str, byte
 
 def read_quarantine(manifest: DatasetManifest) -> list[dict[str, str]]:
     """Return the rows of a version's quarantine.parquet."""
-    table = read_table(storage.join(manifest.url, "quarantine.parquet"))
+    table = read_table(storage.join(manifest.url, QUARANTINE))
     return table.to_pylist()  # type: ignore[no-any-return]
 
 
 def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
     """Return the photos with a duplicate in a later split, as rows of `DUPLICATES_SCHEMA`."""
-    table = read_table(storage.join(manifest.url, "duplicates.parquet"))
+    table = read_table(storage.join(manifest.url, DUPLICATES))
     return leaking(table).to_pylist()  # type: ignore[no-any-return]
 
 

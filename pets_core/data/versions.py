@@ -21,6 +21,7 @@ from pets_core.data.dataset import (
 )
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.records.dataset import DatasetManifest, ShardInfo
+from pets_core.storage.layout import CONTRACTS, DATASETS, JOURNAL, MANIFEST, PHOTOS, PLANS, SHARDS
 
 __all__ = [
     "Difference",
@@ -35,7 +36,7 @@ __all__ = [
     "verify",
 ]
 
-_OTHER_FOLDERS = frozenset({"contracts", "journal", "plans", "shards"})
+_OTHER_FOLDERS = frozenset({CONTRACTS, JOURNAL, PLANS, SHARDS})
 
 
 class Difference(NamedTuple):
@@ -84,7 +85,7 @@ AnyVersion = TypeVar("AnyVersion", bound=Version)
 
 def list_versions(store: str, name: str | None = None) -> list[DatasetManifest]:
     """Return all committed versions, or those of the data set `name`, oldest first."""
-    return list_all_versions(store, "datasets", load_manifest, name)
+    return list_all_versions(store, DATASETS, load_manifest, name)
 
 
 def list_all_versions(
@@ -109,7 +110,7 @@ def load_versions(root: str, load: Callable[[str], AnyVersion]) -> list[AnyVersi
 
     def version(name: str) -> AnyVersion | None:
         url = storage.join(root, name)
-        return load(url) if storage.exists(storage.join(url, "manifest.json")) else None
+        return load(url) if storage.exists(storage.join(url, MANIFEST)) else None
 
     names = [name for name in storage.list_folder(root) if name not in _OTHER_FOLDERS]
     with ThreadPoolExecutor(16) as pool:
@@ -181,7 +182,7 @@ def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
 
 
 def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:
-    url = storage.join(manifest.url, "photos.parquet")
+    url = storage.join(manifest.url, PHOTOS)
     table = read_table(url, ["id", "sha256", "class_name", "split"])
     return {row[0]: row[1:] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)}
 

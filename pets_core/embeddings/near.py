@@ -13,6 +13,7 @@ from pets_core.embeddings.file import open_embeddings
 from pets_core.embeddings.search import Blocks, Pairs, find_close_pairs
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.inference import NearDuplicates
+from pets_core.storage.layout import DUPLICATES
 
 __all__ = ["NEAR_DUPLICATES", "find_matches", "find_near_duplicates"]
 
@@ -83,7 +84,7 @@ def find_near_duplicates(
         found = find_matches(file, ids, splits, min_similarity)
     table = _table(photos, found)
     kinds = _kinds(table)
-    by_hash = set(_kinds(read_table(storage.join(manifest.url, "duplicates.parquet"))))
+    by_hash = set(_kinds(read_table(storage.join(manifest.url, DUPLICATES))))
     both = [kind in by_hash for kind in kinds]
     table = table.append_column("by_hash", pa.array(both, pa.bool_()))
     leaks = np.array([leaks for _, leaks in kinds], bool)

@@ -11,6 +11,7 @@ from pets_core.data.dataset import read_table
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import Predictions
 from pets_core.models.card import read_card
+from pets_core.storage.layout import DATASETS, PHOTOS
 
 __all__ = ["trained_on"]
 
@@ -56,11 +57,11 @@ def trained_on(store: str, model_url: str, predictions: Predictions) -> NDArray[
 
 def _find_index(store: str, fingerprint: str) -> str | None:
     """Return the URL of the photo index of a version, searched in all data sets."""
-    root = storage.join(storage.absolute(store), "datasets")
+    root = storage.join(storage.absolute(store), DATASETS)
     found = (_index_in(storage.join(root, n, fingerprint)) for n in storage.list_folder(root))
     return next((url for url in found if url), None)
 
 
 def _index_in(version_url: str) -> str | None:
-    url = storage.join(version_url, "photos.parquet")
+    url = storage.join(version_url, PHOTOS)
     return url if storage.exists(url) else None

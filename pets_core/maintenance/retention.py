@@ -17,16 +17,24 @@ from pets_core.models.card import CARD, read_card
 from pets_core.ratings.dataset import load_ratings_manifest
 from pets_core.registry.aliases import CANDIDATE, absolute, kept_models
 from pets_core.runtime.runs import data_sets_in_use
+from pets_core.storage.layout import (
+    CHECKPOINTS,
+    CONTRACTS,
+    DATASETS,
+    JOURNAL,
+    MANIFEST,
+    RATINGS,
+    RUNS,
+)
 
 __all__ = ["Garbage", "collect_garbage", "data_sets_needed", "find_old", "remove_old"]
 
 _DAY_SECONDS = 86_400
 _MANIFEST_LOADERS: dict[str, Callable[[str], Version]] = {
-    "datasets": load_manifest,
-    "ratings": load_ratings_manifest,
+    DATASETS: load_manifest,
+    RATINGS: load_ratings_manifest,
 }
 """Functions that load the manifest of a version, by folder of the store."""
-_CHECKPOINTS = "checkpoints"
 _UNREFERENCED = "not referenced by a kept version"
 _TRAINING_RESULTS = ("stages/train.json", "stages/ratings-train.json")
 
@@ -58,7 +66,7 @@ def find_old(store: str, keep_days: float) -> list[Garbage]:
         store: URL of the store.
         keep_days: Days to keep a run after its last change.
     """
-    root = storage.join(storage.absolute(store), "runs")
+    root = storage.join(storage.absolute(store), RUNS)
     kept = _kept_paths(store)
     return [
         old
@@ -141,12 +149,12 @@ def _run_garbage(url: str, run_id: str, kept: Sequence[str], keep_days: float) -
         reason = f"run unchanged for {age:.0f} days"
         yield Garbage(url, sum(sizes.values()), reason, run_id)
         return
-    checkpoints = [path for path in files if path.startswith(f"{_CHECKPOINTS}/")]
+    checkpoints = [path for path in files if path.startswith(f"{CHECKPOINTS}/")]
     # A training that is repeated with other settings writes while the old result exists.
     results = [path for path in _TRAINING_RESULTS if path in files]
     if checkpoints and results and min(ages[path] for path in (*checkpoints, *results)) > 1:
         size = sum(sizes[path] for path in checkpoints)
-        yield Garbage(storage.join(url, _CHECKPOINTS), size, "training finished")
+        yield Garbage(storage.join(url, CHECKPOINTS), size, "training finished")
 
 
 def collect_garbage(
@@ -207,7 +215,7 @@ def _unused(
     for path, info in files.items():
         kind, _, file = path.partition("/")
         names = (kind, file, journal.get(path, "-"))
-        is_used = kind == "contracts" or not used.isdisjoint(names)
+        is_used = kind == CONTRACTS or not used.isdisjoint(names)
         if path not in young and (not is_used or ".partial-" in file):
             size = int(info.get("size") or 0)
             found.append(Garbage(storage.join(root, path), size, _UNREFERENCED))
@@ -221,7 +229,7 @@ def _used(
     names = set()
     for index, manifest in enumerate(reversed(versions)):
         folder = manifest.url.rsplit("/", 1)[1]
-        is_needed = manifest.fingerprint in in_use or f"{folder}/manifest.json" in young
+        is_needed = manifest.fingerprint in in_use or f"{folder}/{MANIFEST}" in young
         if not keep or index < keep or is_needed:
             names.add(folder)
             names.update(manifest.shared_files)
@@ -244,4 +252,4 @@ def _journal_shards(root: str, files: Iterable[str]) -> dict[str, str]:
 
 
 def _removal_order(item: Garbage) -> int:
-    return 0 if item.url.endswith("/manifest.json") else 1 if "/journal/" in item.url else 2
+    return 0 if item.url.endswith(f"/{MANIFEST}") else 1 if f"/{JOURNAL}/" in item.url else 2

@@ -37,6 +37,7 @@ from pets_core.ratings.sample import write_ratings_sample
 from pets_core.ratings.split import SPLITS, split_by_hash, split_by_time
 from pets_core.ratings.table import RatingsTable, read_ratings, read_titles
 from pets_core.records.base import Split
+from pets_core.storage.layout import MANIFEST, RATINGS
 
 __all__ = [
     "SCHEMA",
@@ -142,7 +143,7 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
     manifest = RatingsManifest(
         name=name,
         fingerprint=fingerprint,
-        url=storage.join(storage.absolute(store), "ratings", name, fingerprint),
+        url=storage.join(storage.absolute(store), RATINGS, name, fingerprint),
         source_url=_source_url(source),
         num_users=users.num,
         num_items=items.num,
@@ -165,7 +166,7 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
 
 def _commit(manifest: RatingsManifest, files: Mapping[str, bytes]) -> RatingsManifest:
     """Write a version unless it exists. The manifest is written last and commits it."""
-    url = storage.join(manifest.url, "manifest.json")
+    url = storage.join(manifest.url, MANIFEST)
     if storage.exists(url):
         return load_ratings_manifest(manifest.url)
     for path, data in files.items():
@@ -180,11 +181,11 @@ def load_ratings_manifest(url: str) -> RatingsManifest:
     Raises:
         PetsError: There is no committed version, or its manifest is damaged.
     """
-    data = storage.read_bytes(storage.join(url, "manifest.json"))
+    data = storage.read_bytes(storage.join(url, MANIFEST))
     try:
         manifest = RatingsManifest.model_validate_json(data)
     except pydantic.ValidationError as error:
-        raise PetsError(f"{url}/manifest.json is damaged: {error}") from error
+        raise PetsError(f"{url}/{MANIFEST} is damaged: {error}") from error
     return manifest.model_copy(update={"url": url})
 
 

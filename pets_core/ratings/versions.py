@@ -16,6 +16,7 @@ from pets_core.ratings.dataset import (
     read_verified,
 )
 from pets_core.ratings.records import RatingsFile, RatingsManifest
+from pets_core.storage.layout import MANIFEST, RATINGS
 
 __all__ = [
     "RatingsDifference",
@@ -24,8 +25,6 @@ __all__ = [
     "list_ratings",
     "verify_ratings",
 ]
-
-_FOLDER = "ratings"
 
 
 class RatingsDifference(NamedTuple):
@@ -41,7 +40,7 @@ class RatingsDifference(NamedTuple):
 
 def list_ratings(store: str) -> list[RatingsManifest]:
     """Return all committed versions, oldest first."""
-    return list_all_versions(store, _FOLDER, load_ratings_manifest)
+    return list_all_versions(store, RATINGS, load_ratings_manifest)
 
 
 def find_model_version(store: str, card: RecommenderCard) -> RatingsManifest:
@@ -50,12 +49,12 @@ def find_model_version(store: str, card: RecommenderCard) -> RatingsManifest:
     Raises:
         PetsError: The version is missing.
     """
-    root = storage.join(storage.absolute(store), _FOLDER)
+    root = storage.join(storage.absolute(store), RATINGS)
     candidates = [
         storage.join(root, name, card.dataset_fingerprint) for name in storage.list_folder(root)
     ]
     for url in (*candidates, card.dataset_url):
-        if storage.exists(storage.join(url, "manifest.json")):
+        if storage.exists(storage.join(url, MANIFEST)):
             return load_ratings_manifest(url)
     raise PetsError(
         f"version {card.dataset_fingerprint} of the ratings that the model was trained on is "

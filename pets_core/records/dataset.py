@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pets_core.errors import PetsError
 from pets_core.records.base import Record, Split, renamed
 from pets_core.records.target_spec import target_spec
+from pets_core.storage.layout import SHARDS
 
 __all__ = [
     "ClassInfo",
@@ -195,7 +196,7 @@ class DatasetManifest(Record):
 
     def shard_url(self, shard: ShardInfo) -> str:
         """Return the URL of a shard in the folder that all versions share."""
-        return f"{self.url.rstrip('/').rsplit('/', 1)[0]}/shards/{shard.path}"
+        return f"{self.url.rstrip('/').rsplit('/', 1)[0]}/{SHARDS}/{shard.path}"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from pets_core.models.card import CARD
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.evaluation import Champion, EvalReport, Metric
+from pets_core.storage.layout import EVALUATION, MODELS, RUNS
 
 __all__ = [
     "CANDIDATE",
@@ -197,9 +198,9 @@ def absolute(store: str, url: str) -> str:
 
 def candidates(store: str) -> Iterator[Candidate]:
     """Yield the evaluated models of a store, sorted by run id."""
-    root = storage.join(storage.absolute(store), "runs")
+    root = storage.join(storage.absolute(store), RUNS)
     for run_id in sorted(storage.list_folder(root)):
-        url = storage.join(root, run_id, "evaluation", CANDIDATE)
+        url = storage.join(root, run_id, EVALUATION, CANDIDATE)
         if storage.exists(url):
             yield _read(url, Candidate)
 
@@ -227,7 +228,7 @@ def current(store: str, dataset: str, alias: str) -> AliasVersion | None:
 
 def kept_models(store: str) -> list[Candidate]:
     """Return the models of all aliases of a store, and the models a rollback would return to."""
-    root, kept = storage.join(storage.absolute(store), "models"), []
+    root, kept = storage.join(storage.absolute(store), MODELS), []
     for dataset in sorted(storage.list_folder(root)):
         for alias in aliases(store, dataset):
             versions = history(store, dataset, alias)
@@ -339,4 +340,4 @@ def _folder(store: str, *parts: str) -> str:
             raise PetsError(
                 f"{part!r} is not a valid data set or alias name: use letters, digits and . _ -"
             )
-    return storage.join(storage.absolute(store), "models", *parts)
+    return storage.join(storage.absolute(store), MODELS, *parts)

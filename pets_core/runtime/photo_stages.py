@@ -49,6 +49,7 @@ from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
 from pets_core.records.target_spec import target_spec
 from pets_core.registry.aliases import CANDIDATE
 from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.storage.layout import EVALUATION
 from pets_core.targets.registry import get_target
 
 __all__ = ["embed", "predict", "predict_parts"]
@@ -60,7 +61,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     """Predict a split with a stored model and, if requested, with the champion."""
     request, config = rank.request, rank.config
     assert request.model_url is not None
-    folder = storage.join(request.run_url, "evaluation")
+    folder = storage.join(request.run_url, EVALUATION)
     split = rank.manifest.evaluation_split(config.evaluate.split)
     url = storage.join(folder, PREDICTIONS)
     built = _load(rank, request.model_url)

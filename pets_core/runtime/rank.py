@@ -24,6 +24,7 @@ from pets_core.runtime.failures import RankFailure, write_failure
 from pets_core.runtime.request import PROGRESS_PREFIX, WARNING_PREFIX, Request
 from pets_core.runtime.stage_table import STAGES
 from pets_core.runtime.watchdog import Watchdog
+from pets_core.storage.layout import CHECKPOINTS
 from pets_core.targets.objective import Objective
 from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
@@ -133,7 +134,7 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         recipe = config.model_dump(mode="json", exclude=_RESUME_IGNORED_FIELDS)
         key = {f"train.{name}": value for name, value in recipe.items()} | self.resume_key()
         return Checkpoints(
-            storage.join(self.request.run_url, "checkpoints"),
+            storage.join(self.request.run_url, CHECKPOINTS),
             key | {"base_lr": self.request.base_lr},
             keep=config.keep_checkpoints,
             warn=self.warn,

@@ -25,6 +25,7 @@ from pets_core.ratings.versions import find_model_version
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import PredictResult
 from pets_core.runtime.ratings_rank import RatingsRank
+from pets_core.storage.layout import EVALUATION
 
 __all__ = ["predict_ratings"]
 
@@ -33,7 +34,7 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
     """Predict the held-out ratings with a stored model and, if requested, with the champion."""
     request, manifest = rank.request, rank.manifest
     assert request.model_url is not None
-    folder = storage.join(request.run_url, "evaluation")
+    folder = storage.join(request.run_url, EVALUATION)
     url = storage.join(folder, PREDICTIONS)
     model_url = storage.absolute(request.model_url)
     ratings = load_ratings(manifest, manifest.held_out)

@@ -20,7 +20,7 @@ from pets_core.ratings.records import RatingsRun
 from pets_core.records.base import renamed
 from pets_core.records.dataset import Run
 from pets_core.runtime.request import Request, parse_request
-from pets_core.storage.layout import SETTINGS
+from pets_core.storage.layout import CHECKPOINTS, MANIFEST, RUNS, SETTINGS
 
 __all__ = [
     "data_sets_in_use",
@@ -55,7 +55,7 @@ class _StageResult(BaseModel):
 
 def run_folder(config: AnyConfig, run_id: str) -> str:
     """Return the URL of a run's folder."""
-    return storage.join(storage.absolute(config.store), "runs", run_id)
+    return storage.join(storage.absolute(config.store), RUNS, run_id)
 
 
 def start_run(config: AnyConfig, run: AnyRun) -> AnyRun:
@@ -86,7 +86,7 @@ def find_run(url: str, kind: type[AnyRun]) -> AnyRun | None:
         return None
     run = kind.model_validate({"url": url, "manifest": json.loads(storage.read_bytes(dataset))})
     manifest = run.manifest
-    if not storage.exists(storage.join(manifest.url, "manifest.json")):
+    if not storage.exists(storage.join(manifest.url, MANIFEST)):
         raise PetsError(
             f"{url}: the run uses {manifest.name} {manifest.fingerprint}, which was removed from "
             "the store: start a new run"
@@ -105,7 +105,7 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
         grace_seconds: Longest time between two stages of a run.
         without: Ids of runs to ignore.
     """
-    root = storage.join(storage.absolute(store), "runs")
+    root = storage.join(storage.absolute(store), RUNS)
     limit, used = time.time() - grace_seconds, set()
     for name in storage.list_folder(root):
         url = storage.join(root, name)
@@ -115,7 +115,7 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
             continue
         prefix = _PREFIXES[dataset]
         done = storage.list_folder(storage.join(url, _STAGES))
-        is_interrupted = "checkpoints" in files and f"{prefix}train.json" not in done
+        is_interrupted = CHECKPOINTS in files and f"{prefix}train.json" not in done
         requested = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
         is_waiting = any(f"{stage}.json" not in done for stage in requested)
         last = max(map(storage.modified_time, (files[dataset], *done.values())))

@@ -13,6 +13,7 @@ from pets_core.errors import PetsError
 from pets_core.plots.training import lr_curve, training_curves
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.rank import BuiltModel, Rank
+from pets_core.storage.layout import TRAINING_PLOT
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.groups import freeze_to, set_train_mode
 from pets_core.training.history import steps_table
@@ -115,7 +116,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     if not rank.accelerator.is_main_process:
         return None
     run = rank.request.run_url
-    history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, "training.png")
+    history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, TRAINING_PLOT)
     last_url, best_url = _save_models(rank, built, weights, history.best.weights)
     storage.write_bytes(history_url, steps_table(history.steps))
     storage.write_bytes(plot_url, training_curves(history.steps, history.epochs))

@@ -1,8 +1,56 @@
-"""Names of files in the store that several packages use."""
+"""Names of the folders and files in the store that several modules use.
+
+docs/architecture.md shows where they are.
+"""
 
 from __future__ import annotations
 
-__all__ = ["SETTINGS"]
+__all__ = [
+    "CHECKPOINTS",
+    "CONTRACTS",
+    "DATASETS",
+    "DUPLICATES",
+    "EVALUATION",
+    "GALLERY",
+    "JOURNAL",
+    "MANIFEST",
+    "MODELS",
+    "PHOTOS",
+    "PLANS",
+    "QUARANTINE",
+    "RATINGS",
+    "REPORT",
+    "RUNS",
+    "SETTINGS",
+    "SHARDS",
+    "TRAINING_PLOT",
+]
 
+# Folders of the store.
+DATASETS = "datasets"
+RATINGS = "ratings"
+MODELS = "models"
+RUNS = "runs"
+
+# Folders of a data set, shared by its versions.
+CONTRACTS = "contracts"
+JOURNAL = "journal"
+PLANS = "plans"
+SHARDS = "shards"
+
+# Files of a version.
+DUPLICATES = "duplicates.parquet"
+MANIFEST = "manifest.json"
+"""Written last; its presence commits the version."""
+PHOTOS = "photos.parquet"
+QUARANTINE = "quarantine.parquet"
+
+# Folders and files of a run.
+CHECKPOINTS = "checkpoints"
+EVALUATION = "evaluation"
 SETTINGS = "config.yaml"
-"""Settings of a run, in its folder."""
+TRAINING_PLOT = "training.png"
+
+# Files of an evaluation.
+GALLERY = "gallery.parquet"
+REPORT = "report.html"

@@ -29,7 +29,7 @@ from pets_core.registry.aliases import (
     relative,
 )
 from pets_core.registry.gate import evaluate_gate
-from pets_core.storage.layout import SETTINGS
+from pets_core.storage.layout import EVALUATION, GALLERY, REPORT, SETTINGS, TRAINING_PLOT
 from pets_core.targets.base import Evaluation, Evaluator, Target
 
 __all__ = ["EvaluationInputs", "write_evaluation"]
@@ -107,7 +107,7 @@ def write_evaluation(
             config.gate, scores.metric, comparison, comparison_error, num_trained_on, unseen
         ),
         predictions_url=predicted.predictions_url,
-        url=storage.join(run_url, "evaluation"),
+        url=storage.join(run_url, EVALUATION),
         photos_per_second=predicted.photos_per_second,
         seconds=0.0,
     )
@@ -215,10 +215,10 @@ def _write(
         storage.write_bytes(report.file(f"{name}.png"), png)
     for name, data in evaluation.files.items():
         storage.write_bytes(report.file(name), data)
-    write_gallery(report.file("gallery.parquet"), evaluation.gallery)
+    write_gallery(report.file(GALLERY), evaluation.gallery)
     # A later evaluation has no such file: its settings did not produce the predictions.
     settings = _read_if_exists(storage.join(run_url, SETTINGS))
-    curves_url = training.plot_url if training else storage.join(run_url, "training.png")
+    curves_url = training.plot_url if training else storage.join(run_url, TRAINING_PLOT)
     context = ReportContext(
         run_id=_run_id(run_url),
         info=evaluator.info,
@@ -232,7 +232,7 @@ def _write(
         generated_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         settings_yaml=without_queries(settings.decode()) if settings else None,
     )
-    storage.write_bytes(report.file("report.html"), render_report(context).encode())
+    storage.write_bytes(report.file(REPORT), render_report(context).encode())
     card = model_card(context, evaluation.task, evaluation.pipeline_tag).encode()
     storage.write_bytes(report.file("model_card.md"), card)
     if evaluator.is_run_model:

@@ -13,6 +13,7 @@ from pets_core.evaluation.gallery import Gallery, Picture, read_gallery
 from pets_core.evaluation.tables import read_frame
 from pets_core.records.evaluation import Comparison, EvalReport, Section
 from pets_core.registry.aliases import GatedConfig
+from pets_core.storage.layout import GALLERY, REPORT
 from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import (
     Publisher,
@@ -33,7 +34,7 @@ def publish_evaluation(config: GatedConfig, report: EvalReport) -> None:
 
     `run-summary` is created last, so that the UI lists it first.
     """
-    gallery = read_gallery(report.file("gallery.parquet"))
+    gallery = read_gallery(report.file(GALLERY))
     with Publisher(report.url) as publisher:
         for section in report.sections:
             if section.table:
@@ -141,7 +142,7 @@ def _summary(config: GatedConfig, report: EvalReport) -> str:
     if report.highlights and report.highlights.rows:
         rows = ([escape_markdown(cell) for cell in row] for row in report.highlights.rows)
         worst = f"{report.highlights.title}:\n\n{table(report.highlights.columns, rows)}\n\n"
-    page = ("report (single page)", report.file("report.html"))
+    page = ("report (single page)", report.file(REPORT))
     details = escape_markdown(" ".join(report.details))
     return (
         f"# {escape_markdown(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"

@@ -48,6 +48,7 @@ from pets_core.records.dataset import (
     SplitInfo,
 )
 from pets_core.records.target_spec import target_spec
+from pets_core.storage.layout import DUPLICATES, MANIFEST, PHOTOS, QUARANTINE, SHARDS
 
 __all__ = ["commit", "ingest", "ingest_progress"]
 
@@ -107,13 +108,13 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     _check_readable(splits, plan, quarantined)
     fingerprint = _fingerprint(plan, splits, quarantined)
     url = storage.join(plan.root, fingerprint)
-    if storage.exists(storage.join(url, "manifest.json")):
+    if storage.exists(storage.join(url, MANIFEST)):
         return _recommit(load_manifest(url), plan)
-    write_table(storage.join(url, "photos.parquet"), photos)
-    write_table(storage.join(url, "duplicates.parquet"), duplicates)
+    write_table(storage.join(url, PHOTOS), photos)
+    write_table(storage.join(url, DUPLICATES), duplicates)
     rows = [row.model_dump() for row in sorted(quarantined, key=_row_order)]
     quarantine = pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
-    write_table(storage.join(url, "quarantine.parquet"), quarantine)
+    write_table(storage.join(url, QUARANTINE), quarantine)
     save_contract(plan.root, _contract(plan))
     manifest = DatasetManifest(
         schema_version=SCHEMA_VERSION,
@@ -198,7 +199,7 @@ def _load_photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
     columns = [name for name in schema.names if name not in ("shard", "version_tag")]
 
     def read(shard: _Stored) -> pa.Table:
-        table = read_table(storage.join(plan.root, "shards", shard.info.path), columns)
+        table = read_table(storage.join(plan.root, SHARDS, shard.info.path), columns)
         table = table.replace_schema_metadata(None)
         names = pa.array([shard.info.path] * table.num_rows, pa.string())
         tags = pa.array([version_tags[i] for i in table["id"].to_pylist()], pa.string())

@@ -11,19 +11,20 @@ from pydantic import ValidationError
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records.dataset import ShardRecord
+from pets_core.storage.layout import JOURNAL, SHARDS
 
 __all__ = ["is_stored", "journal_keys", "load_record", "load_records", "save_record"]
 
 
 def journal_keys(root: str) -> set[str]:
     """Return the keys of all shards in the journal of the data set in folder `root`."""
-    names = storage.list_folder(storage.join(root, "journal"))
+    names = storage.list_folder(storage.join(root, JOURNAL))
     return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
 
 def is_stored(root: str, record: ShardRecord) -> bool:
     """Return whether a record's shard is in the store; True for a record without a shard."""
-    return record.shard is None or storage.exists(storage.join(root, "shards", record.shard.path))
+    return record.shard is None or storage.exists(storage.join(root, SHARDS, record.shard.path))
 
 
 def load_record(root: str, key: str) -> ShardRecord | None:
@@ -53,4 +54,4 @@ def save_record(root: str, record: ShardRecord) -> None:
 
 
 def _url(root: str, key: str) -> str:
-    return storage.join(root, "journal", f"{key}.json")
+    return storage.join(root, JOURNAL, f"{key}.json")

@@ -10,6 +10,7 @@ from pets_core import storage
 from pets_core.data.dataset import SCHEMA_VERSION, schema_of
 from pets_core.errors import PetsError
 from pets_core.records.dataset import ClassInfo, NumberInfo
+from pets_core.storage.layout import CONTRACTS
 
 __all__ = ["Contract", "load_contract", "reconcile", "save_contract"]
 
@@ -51,7 +52,7 @@ def load_contract(root: str) -> Contract | None:
     Raises:
         PetsError: The contract is damaged.
     """
-    folder = storage.join(root, "contracts")
+    folder = storage.join(root, CONTRACTS)
     names = [name for name in storage.list_folder(folder) if name.endswith(".json")]
     if not names:
         return None
@@ -116,7 +117,7 @@ def save_contract(root: str, contract: Contract) -> None:
     Raises:
         PetsError: A concurrent ingest has stored a different contract of this version.
     """
-    url = storage.join(root, "contracts", f"{contract.version:05d}.json")
+    url = storage.join(root, CONTRACTS, f"{contract.version:05d}.json")
     if not storage.exists(url):
         storage.write_bytes(url, contract.model_dump_json(indent=2).encode())
     # Read back: another process may have written at the same time.

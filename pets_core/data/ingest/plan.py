@@ -40,6 +40,7 @@ from pets_core.errors import PetsError
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, QuarantinedFile, ShardPlan
 from pets_core.records.target_spec import target_spec
+from pets_core.storage.layout import PHOTOS, PLANS, SHARDS
 
 __all__ = [
     "PlannedPhoto",
@@ -324,7 +325,7 @@ def _write_plan(
     existing = {} if all(shard.done for shard in shards) else _existing_shards(parent)
     rows = sorted(row.model_dump_json() for row in quarantined)
     key = sha256(json.dumps([keys, rows, parent and parent.fingerprint]).encode()).hexdigest()[:20]
-    url = storage.join(root, "plans", key)
+    url = storage.join(root, PLANS, key)
     for index in range(0, len(leaves), _SHARDS_PER_FILE):
         with (
             storage.writing(_plan_file(url, index)) as file,
@@ -356,7 +357,7 @@ def _plan_file(plan_url: str, index: int) -> str:
 
 def _stored_keys(root: str, keys: set[str]) -> set[str]:
     """Return the keys whose shards are in the store."""
-    shards = storage.list_folder(storage.join(root, "shards"))
+    shards = storage.list_folder(storage.join(root, SHARDS))
     records = load_records(root, sorted(keys & journal_keys(root)))
     return {
         record.key
@@ -380,7 +381,7 @@ def _existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str], st
         return {}
     # "mark" is the earlier name of "version_tag"; a file has one of them.
     names = ["source_path", "shard", "version_tag", "mark"]
-    table = read_table(storage.join(parent.url, "photos.parquet"), names)
+    table = read_table(storage.join(parent.url, PHOTOS), names)
     tags = table["version_tag" if "version_tag" in table.column_names else "mark"]
     keys = zip(table["source_path"].to_pylist(), tags.to_pylist(), strict=True)
     return dict(zip(keys, table["shard"].to_pylist(), strict=True))

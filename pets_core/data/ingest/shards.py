@@ -41,6 +41,7 @@ from pets_core.records.dataset import (
     ShardRecord,
 )
 from pets_core.records.target_spec import target_spec
+from pets_core.storage.layout import SHARDS
 
 __all__ = [
     "ANNOTATION_SIZE",
@@ -123,7 +124,7 @@ def rewrite_without(
         The new shard, None if it would be empty, and its number of photos of each class or tag.
     """
     writer = ShardWriter(plan, row_group_rows)
-    for row in _read_rows(storage.join(plan.root, "shards", shard.path)):
+    for row in _read_rows(storage.join(plan.root, SHARDS, shard.path)):
         if row["id"] not in drop:
             writer.add(row)
     return writer.store(plan.root, shard.path.rsplit("-", 1)[0]), writer.labels
@@ -177,7 +178,7 @@ class ShardWriter:
         data = self._file.getbuffer()
         digest = sha256(data).hexdigest()
         path = f"{stem}-{digest[:16]}.parquet".replace("--", "-")
-        url = storage.join(root, "shards", path)
+        url = storage.join(root, SHARDS, path)
         if not storage.exists(url):
             with storage.writing(url) as file:
                 file.write(data)
@@ -201,7 +202,7 @@ def _load_existing_rows(root: str, photos: Iterable[PlannedPhoto]) -> Mapping[st
     wanted = {photo.id: photo for photo in photos if photo.existing_shard}
     found = {}
     for path in sorted({photo.existing_shard for photo in wanted.values()}):
-        url = storage.join(root, "shards", path)
+        url = storage.join(root, SHARDS, path)
         if not storage.exists(url):
             continue
         for row in _read_rows(url):

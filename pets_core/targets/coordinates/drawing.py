@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageOps
 from pets_core import storage
 from pets_core.data.dataset import read_table
 from pets_core.errors import PetsError, wrap_errors
+from pets_core.storage.layout import PHOTOS
 
 __all__ = ["ACTUAL", "PREDICTED", "draw_coordinates", "draw_on_jpeg", "read_photo_sizes"]
 
@@ -41,9 +42,7 @@ def read_photo_sizes(dataset_url: str, ids: list[str]) -> NDArray[np.int64] | No
     """
     try:
         with wrap_errors(f"sizes of the photos of {dataset_url}"):
-            index = read_table(
-                storage.join(dataset_url, "photos.parquet"), ["id", "width", "height"]
-            )
+            index = read_table(storage.join(dataset_url, PHOTOS), ["id", "width", "height"])
             size_of = {
                 photo: size for photo, *size in zip(*index.to_pydict().values(), strict=True)
             }
