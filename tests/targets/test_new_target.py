@@ -16,8 +16,9 @@ PAGE = (ROOT / "docs/new-target.md").read_text()
 MAX_LINES = 150
 SMALL = (
     "--model.image_size", "32", "--model.weights", "none", "--model.backbone", "resnet18",
-    "--lr_find.num_steps", "12", "--train.epochs", "1", "--train.freeze_epochs", "1", "--train.base_lr", "1e-3",
-    "--train.batch_size", "8", "--source.test_fraction", "0.3", "--source.valid_fraction", "0.2",
+    "--lr_find.num_steps", "12", "--train.base_lr", "1e-3", "--train.batch_size", "8",
+    "--train.epochs", "1", "--train.freeze_epochs", "1",
+    "--source.test_fraction", "0.3", "--source.valid_fraction", "0.2",
 )  # fmt: skip
 
 
