@@ -32,6 +32,7 @@ class FoldedBackbone:
     def __init__(self) -> None:
         self._body: nn.Module | None = None
         self._weights: tuple[nn.Parameter, ...] = ()
+        self._norms: tuple[nn.BatchNorm2d, ...] = ()
         self._folded: nn.Module | None = None
         self._key: tuple[torch.dtype | None, list[tuple[int, int]]] | None = None
         self._trainable: TrainableFold | None = None
@@ -41,6 +42,7 @@ class FoldedBackbone:
         if self._body is not body:
             self._body = body
             self._weights = tuple(body.parameters())
+            self._norms = tuple(m for m in body.modules() if isinstance(m, nn.BatchNorm2d))
             self._trainable = None
         return self._weights
 
@@ -61,7 +63,7 @@ class FoldedBackbone:
         return self._folded
 
     def get_trainable(self, body: nn.Module, inputs: Tensor) -> nn.Module:
-        """Return the folded form of a trainable `body`.
+        """Return the folded form of a trainable `body`, or `body` if batch norms are trained.
 
         Args:
             body: Backbone with trainable parameters.
@@ -69,6 +71,8 @@ class FoldedBackbone:
         """
         self.clear()
         self.parameters_of(body)
+        if not self._norms or any(norm.training for norm in self._norms):
+            return body
         if self._trainable is None or self._trainable.device != inputs.device:
             self._trainable = TrainableFold(body, inputs[:1])
         return self._trainable.module
@@ -150,8 +154,7 @@ class TrainableFold:
             sample: Inputs, (B, 3, S, S), B at least 1, to verify which batch norms can be folded.
         """
         self.device = sample.device
-        self._body = self._folded = body
-        self._norms: list[nn.BatchNorm2d] = []
+        self._folded = body
         self._modes: list[tuple[nn.Module, nn.Module]] = []
         frozen = copy.deepcopy(body).eval()
         if fold(frozen, sample) is frozen:
@@ -162,7 +165,6 @@ class TrainableFold:
         own = dict(self._folded.named_modules())
         for pair in _find_pairs(body):
             if type(pair.conv) in (nn.Conv2d, Conv2dSame) and pair.conv.padding_mode == "zeros":
-                self._norms.append(pair.norm)
                 self._folded.set_submodule(pair.conv_name, _FoldedConv(pair.conv, pair.norm))
                 self._folded.set_submodule(pair.norm_name, _without_norm(own[pair.norm_name]))
         originals = dict(body.named_modules())
@@ -172,9 +174,7 @@ class TrainableFold:
 
     @property
     def module(self) -> nn.Module:
-        """The form, or the backbone if a batch norm is in training mode."""
-        if any(norm.training for norm in self._norms):
-            return self._body
+        """The form, with each module in the mode of the backbone's; or the backbone itself."""
         for original, own in self._modes:
             own.training = original.training
         return self._folded
