@@ -52,7 +52,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if _is_for_gpus(config):
         return 0
     is_whole = not any("::" in argument or argument.endswith(".py") for argument in config.args)
-    return min(os.cpu_count() or 1, _MAX_PROCESSES) if is_whole else 0
+    # One more than cores: some tests wait for servers and processes.
+    return min((os.cpu_count() or 1) + 1, _MAX_PROCESSES) if is_whole else 0
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
