@@ -125,10 +125,15 @@ def test_deploy_requires_a_permanent_server(environment, capsys):
 
 
 @pytest.mark.slow
-def test_deploy_registers_everything_and_warns_of_missing_workers(deploying) -> None:
+def test_deploy_registers_everything_and_warns_of_missing_workers(deploying, tmp_path) -> None:
     """On SQLite, the default database of a Prefect server."""
     command = ("-m", "pets", "deploy", str(FILES / "prefect.yaml"))
+    automations = yaml.safe_load((FILES / "automations.yaml").read_text())["automations"]
+    (retry,) = [each for each in automations if each["name"] == "pets-retry-crashed"]
+    file = tmp_path / "earlier.yaml"
+    file.write_text(yaml.safe_dump({"automations": [retry | {"name": "pets-go-on-after-a-crash"}]}))
     with deploying.started():
+        deploying.run("-m", "prefect", "automation", "create", "--from-file", file)
         printed, warned = deploying.run(*command)
         assert "pets-pipeline/retrain" in printed.splitlines()
         assert "pool gpu has no worker, so its runs wait: prefect worker start --pool gpu" in warned
@@ -148,12 +153,12 @@ def test_deploy_registers_everything_and_warns_of_missing_workers(deploying) -> 
             {"require_gpu": False}
         ] * 2
         names = sorted(a["name"] for a in deploying.request("automations/filter", {}))
-        own = [
-            "pets-crash-of-a-dead-machine",
-            "pets-go-on-after-a-crash",
+        assert names == [
+            "pets-mark-crashed",
+            "pets-reschedule-pending",
             "pets-retrain-on-new-data",
-        ]
-        assert names == [*own, "pets-take-again"], "the second deploy creates no duplicates"
+            "pets-retry-crashed",
+        ], "neither an earlier name nor the second deploy creates duplicates"
 
 
 @pytest.mark.nightly

@@ -97,7 +97,7 @@ def endless(config: PipelineConfig) -> PipelineConfig:
 def test_killed_flow_run_resumes_under_its_own_id(server, served, config, tmp_path) -> None:
     manifest = ingest(config)
     automations = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())
-    own = [a for a in automations["automations"] if a["name"] == "pets-go-on-after-a-crash"]
+    own = [a for a in automations["automations"] if a["name"] == "pets-retry-crashed"]
     file = tmp_path / "automations.yaml"
     file.write_text(yaml.safe_dump({"automations": own}))
     server.run("-m", "prefect", "automation", "create", "--from-file", file)
