@@ -6,18 +6,21 @@ without weights.
 
 import json
 import zipfile
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.dataset import load_manifest
+from pets_core.data.dataset import SCHEMA_VERSION, load_manifest
+from pets_core.data.ingest.commit import _fingerprint
 from pets_core.data.ingest.plan import _existing_shards
 from pets_core.maintenance.retention import find_old
 from pets_core.models.card import read_card
-from pets_core.records.dataset import Run, ShardRecord
+from pets_core.records.dataset import QuarantinedFile, Run, ShardRecord
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import EvaluationKey, candidates, find_champion, promote
 from pets_core.runtime.runs import _StageResult, find_run
@@ -101,7 +104,7 @@ JOURNAL = {
     "key": "k",
     "shard": None,
     "class_counts": {},
-    "left_out": [],
+    "left_out": [{"id": "1", "path": "1.jpg", "reason": "in_no_list", "detail": ""}],
     "num_read": 1,
     "num_narrow": 1,
 }
@@ -112,7 +115,8 @@ def test_earlier_names_of_record_fields_are_read():
     stage = _StageResult.model_validate_json(STAGE)
     assert (stage.request_hash, stage.record_json) == ("5f", "{}")
     journal = ShardRecord.model_validate_json(json.dumps(JOURNAL))
-    assert (journal.quarantined, journal.num_low_contrast) == ((), 1)
+    (file,) = journal.quarantined
+    assert (file.reason, journal.num_low_contrast) == ("not_in_split_lists", 1)
     position = TrainingPosition.model_validate_json(json.dumps(POSITION))
     assert (position.num_epoch_steps, position.epochs_without_improvement) == (3, 2)
 
@@ -132,3 +136,10 @@ def test_earlier_name_of_the_version_tag_is_read(store):
     found = _existing_shards(load_manifest(str(url.parent)))
     photos = pq.read_table(url.with_name("photos.parquet"))
     assert found == {(row["source_path"], row["mark"]): row["shard"] for row in photos.to_pylist()}
+
+
+def test_renamed_reason_codes_keep_the_fingerprint():
+    plan = SimpleNamespace(name="pets", classes=(), targets="class")
+    row = QuarantinedFile(id="1", path="1.jpg", reason="not_in_split_lists", detail="")
+    hashed = [SCHEMA_VERSION, "pets", [], {}, [["1", "1.jpg", "in_no_list", ""]]]
+    assert _fingerprint(plan, {}, [row]) == sha256(json.dumps(hashed).encode()).hexdigest()[:20]

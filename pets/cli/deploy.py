@@ -173,6 +173,8 @@ async def _apply_automations(automations: list[AutomationCore]) -> None:
             existing = [each for own in found for each in own]
             if existing:
                 await client.update_automation(existing[0].id, automation)
+                for duplicate in existing[1:]:
+                    await client.delete_automation(duplicate.id)
             else:
                 await client.create_automation(automation)
 

@@ -50,15 +50,15 @@ class Classifier(GroupedModel):
         return self._body_for(inputs)(inputs)  # type: ignore[no-any-return]
 
     def _body_for(self, inputs: Tensor) -> nn.Module:
-        """Return the body, or its faster folded form."""
-        # A copy of a sharded body would use the memory that sharding saves, and its trainable form
-        # would use weights that are not gathered.
-        if isinstance(self, FSDPModule) or torch.compiler.is_compiling():
+        """Return the body, or its faster folded copy while it is frozen."""
+        # A copy of a sharded body would use the memory that sharding saves.
+        sharded = isinstance(self, FSDPModule)
+        if self.body.training or sharded or torch.compiler.is_compiling():
             self._folded.clear()
             return self.body
-        parameters = self._folded.parameters_of(self.body)
-        if self.body.training or any(weight.requires_grad for weight in parameters):
-            return self._folded.get_trainable(self.body, inputs)
+        if any(weight.requires_grad for weight in self._folded.parameters_of(self.body)):
+            self._folded.clear()
+            return self.body
         return self._folded.get(self.body, inputs)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
 
 from pets_core.errors import PetsError
 from pets_core.records.base import Record, Split, renamed
@@ -11,6 +13,7 @@ from pets_core.records.target_spec import target_spec
 from pets_core.storage.layout import SHARDS
 
 __all__ = [
+    "EARLIER_REASONS",
     "ClassInfo",
     "DatasetManifest",
     "DatasetPlan",
@@ -120,6 +123,20 @@ class DatasetPlan(Record):
         return tuple(shard for shard in self.shards if not shard.done)
 
 
+EARLIER_REASONS = {
+    "excluded": "struck_out",  # codespell:ignore struck
+    "not_in_split_lists": "in_no_list",
+    "point_outside_photo": "place_outside_photo",
+}
+"""Reason codes whose names have changed, with their earlier names."""
+
+
+def _current_reason(reason: str) -> str:
+    """Return the current name of a reason code."""
+    current = {earlier: name for name, earlier in EARLIER_REASONS.items()}
+    return current.get(reason, reason)
+
+
 class QuarantinedFile(Record):
     """A row of quarantine.parquet: a file or listed photo that is not in the data set.
 
@@ -133,7 +150,7 @@ class QuarantinedFile(Record):
 
     id: str
     path: str
-    reason: str
+    reason: Annotated[str, AfterValidator(_current_reason)]
     detail: str
     label: str = ""
 

@@ -44,6 +44,10 @@ AnyRun = TypeVar("AnyRun", Run, RatingsRun)
 AnyConfig = PipelineConfig | RatingsConfig
 
 
+_RENAMED_FIELDS = {"low_contrast_fraction", "quarantined_by_class"}
+"""Fields of a manifest that no stage needs and that earlier versions know by other names."""
+
+
 class _StageResult(BaseModel):
     """Result of a stage: hash of its request, and record as JSON."""
 
@@ -156,7 +160,8 @@ def write_request(request: Request) -> str:
     """Write a stage's request to the run's folder, for another machine, and return its URL."""
     url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
     # Workers with an earlier version do not know settings added since.
-    storage.write_bytes(url, request.model_dump_json(exclude_defaults=True).encode())
+    text = request.model_dump_json(exclude={"manifest": _RENAMED_FIELDS}, exclude_defaults=True)
+    storage.write_bytes(url, text.encode())
     return url
 
 
@@ -197,7 +202,11 @@ def _hash(request: Request) -> str:
     added in a later version does not change it.
     """
     text = request.model_dump_json(
-        exclude={"run_url": True, "config": {"launch": True, "store": True, "cache_dir": True}},
+        exclude={
+            "run_url": True,
+            "manifest": _RENAMED_FIELDS,
+            "config": {"launch": True, "store": True, "cache_dir": True},
+        },
         exclude_defaults=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()

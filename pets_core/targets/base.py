@@ -312,9 +312,11 @@ class Target(ABC):
                 "labels or their order differ "
                 f"(champion: {len(champion.names)} labels, model: {len(model.names)})"
             )
-        theirs, own = (", ".join(info.text for info in of.numbers) for of in (champion, model))
+        theirs, own = ([info.text for info in of.numbers] for of in (champion, model))
         if theirs != own:
-            raise PetsError(f"numbers differ (champion: {theirs}; model: {own})")
+            raise PetsError(
+                f"numbers differ (champion: {', '.join(theirs)}; model: {', '.join(own)})"
+            )
 
 
 def top_labels(predicted: DecodedOutputs, count: int) -> tuple[tuple[str, float], ...]:

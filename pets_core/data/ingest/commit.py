@@ -39,6 +39,7 @@ from pets_core.errors import PetsError, format_list
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import (
+    EARLIER_REASONS,
     ClassInfo,
     DatasetManifest,
     DatasetPlan,
@@ -298,7 +299,11 @@ def _fingerprint(
         plan.name,
         [_class(info) for info in plan.classes],
         {split: [shard.sha256 for shard in info.shards] for split, info in splits.items()},
-        [list(_row_order(row)) for row in sorted(quarantined, key=_row_order)],
+        [
+            # The earlier codes: a new name of a reason is not a new version of a data set.
+            [row.id, row.path, EARLIER_REASONS.get(row.reason, row.reason), row.detail]
+            for row in sorted(quarantined, key=_row_order)
+        ],
     ]
     if not target_spec(plan.targets).is_label:
         identity += [plan.targets, [[info.name, info.unit] for info in plan.numbers]]

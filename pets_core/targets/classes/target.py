@@ -390,7 +390,7 @@ class Classes(Target):
         return Counter(part["predicted"].drop_null().to_pylist())
 
     def to_prediction(self, predicted: DecodedOutputs, num_top: int) -> dict[str, Any]:
-        """Return the fields breed (the predicted class), probability and top."""
+        """Return the fields label (the predicted class), probability and top."""
         top = top_labels(predicted, max(num_top, 1))
         return {"label": top[0][0], "probability": top[0][1], "top": top[:num_top]}
 
