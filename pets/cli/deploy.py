@@ -23,10 +23,10 @@ from pets_core.errors import PetsError
 __all__ = ["add_arguments", "run_command"]
 
 _EARLIER_NAMES = {
-    "pets-mark-crashed": ["pets-crash-of-a-dead-machine"],
-    "pets-retry-crashed": ["pets-go-on-after-a-crash"],
-    "pets-reschedule-pending": ["pets-take-again"],
-    "pets-notify": ["pets-report"],
+    "pets-mark-crashed": "pets-crash-of-a-dead-machine",
+    "pets-retry-crashed": "pets-go-on-after-a-crash",
+    "pets-reschedule-pending": "pets-take-again",
+    "pets-notify": "pets-report",
 }
 """Names of automations in earlier versions. Two copies of an automation would act twice."""
 
@@ -168,9 +168,9 @@ async def _apply_automations(automations: list[AutomationCore]) -> None:
     """Create automations, or update those of the same or an earlier name."""
     async with get_client() as client:
         for automation in automations:
-            names = [automation.name, *_EARLIER_NAMES.get(automation.name, ())]
-            found = [await client.read_automations_by_name(name) for name in names]
-            existing = [each for own in found for each in own]
+            existing = await client.read_automations_by_name(automation.name)
+            if earlier := _EARLIER_NAMES.get(automation.name):
+                existing += await client.read_automations_by_name(earlier)
             if existing:
                 await client.update_automation(existing[0].id, automation)
                 for duplicate in existing[1:]:

@@ -129,12 +129,12 @@ EARLIER_REASONS = {
     "point_outside_photo": "place_outside_photo",
 }
 """Reason codes whose names have changed, with their earlier names."""
+_CURRENT_REASONS = {earlier: name for name, earlier in EARLIER_REASONS.items()}
 
 
 def _current_reason(reason: str) -> str:
     """Return the current name of a reason code."""
-    current = {earlier: name for name, earlier in EARLIER_REASONS.items()}
-    return current.get(reason, reason)
+    return _CURRENT_REASONS.get(reason, reason)
 
 
 class QuarantinedFile(Record):

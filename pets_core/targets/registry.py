@@ -34,7 +34,9 @@ def get_target(name: str) -> Target:
     else:
         found = load_object(name)
     if not isinstance(found, Target):
-        raise PetsError(f"targets = {name}: the object is not a Target; see docs/new-target.md")
+        raise PetsError(
+            f"targets = {name}: the object there is not a kind of target. See docs/new-target.md"
+        )
     if found.name != name:
         raise PetsError(
             f"targets = {name}: the Target is named {found.name!r}, and stored data would refer to "

@@ -46,7 +46,9 @@ def test_unknown_kind_is_refused(find):
         find("tag")
     with pytest.raises(PetsError, match=r"No module named 'no'.*PYTHONPATH"):
         find("no.such.module:STARS")
-    with pytest.raises(PetsError, match=r"targets = numpy:array: the object (there )?is not a"):
+    with pytest.raises(
+        PetsError, match=r"targets = numpy:array: the object there is not a kind of target\."
+    ):
         find("numpy:array")
 
 
