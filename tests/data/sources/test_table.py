@@ -535,7 +535,8 @@ def test_missing_value_markers_are_missing_labels(open_table, missing):
     "label", [pa.array([["cat"]], pa.large_list(pa.string())), pa.array([{"name": "cat"}])]
 )
 def test_nested_labels_are_refused(open_table, label):
-    with pytest.raises(PetsError, match=r"lists or structs in .*Set source\.targets = tags"):
+    expected = r"lists or structs in this column\. Set source\.targets = tags"
+    with pytest.raises(PetsError, match=expected):
         open_table({"image": ["1"], "label": label}).catalogue()
 
 
