@@ -26,7 +26,7 @@ import yaml
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     """Train and evaluate as `pets train` and `pets evaluate` do."""
-    from pets_core.records.evaluation import PredictResult
+    from pets_core.records.inference import PredictResult
     from pets_core.records.training import TrainResult
     from pets_core.runtime import worker
     from pets_core.targets.evaluate import evaluate

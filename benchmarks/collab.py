@@ -31,7 +31,7 @@ from pets_core.ratings.dataset import ingest_ratings, load_ratings
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.records import RatingsManifest
 from pets_core.ratings.target import rating_errors
-from pets_core.records.evaluation import PredictResult
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import RatingsRequest

@@ -28,13 +28,15 @@ def pipeline(
     check_run(config)
     run = start_or_resume_run(config, resume)
     publish_dataset(run.manifest)
-    suggestion = find_lr(config, run)
-    publish_lr(suggestion)
-    base_lr = config.train.base_lr or suggestion.chosen
+    base_lr = config.train.base_lr
+    if config.train.num_epochs:
+        suggestion = find_lr(config, run)
+        publish_lr(suggestion)
+        base_lr = base_lr or suggestion.chosen
     result = train_model(config, run, base_lr)
     publish_training(result)
     champion = load_champion(config, run)
-    predicted = predict_model(config, run, result.model_url, champion)
+    predicted = predict_model(config, run, result.model_url, champion, result.probe_url)
     report = evaluate_model(config, run.url, predicted, champion, result)
     report = promote_model(config, report)
     publish_evaluation(config, report)

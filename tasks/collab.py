@@ -15,7 +15,8 @@ from pets_core.ratings.dataset import ingest_ratings, read_vocabulary
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.records import RatingsManifest, RatingsRun, WeightDecayTrial
 from pets_core.ratings.target import RATINGS
-from pets_core.records.evaluation import Champion, EvalReport, PredictResult
+from pets_core.records.evaluation import Champion, EvalReport
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.registry.aliases import EvaluationKey
 from pets_core.registry.gate import check_gate

@@ -9,7 +9,8 @@ from prefect.states import Failed
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.evaluation.predictions import read_info
 from pets_core.records.dataset import Run
-from pets_core.records.evaluation import Champion, EvalReport, PredictResult, Verdict
+from pets_core.records.evaluation import Champion, EvalReport, Verdict
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import (
     AliasConflict,

@@ -17,7 +17,8 @@ from pets_core.errors import PetsError
 from pets_core.progress import Progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.dataset import DatasetManifest, Run
-from pets_core.records.evaluation import Champion, PredictResult
+from pets_core.records.evaluation import Champion
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import CheckResult, Request, WorkRequest
@@ -138,8 +139,8 @@ def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
 
 
 @task(name="train", **RESUMABLE_TASK)
-def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult:
-    """Train the model in worker ranks."""
+def train_model(config: PipelineConfig, run: Run, base_lr: float | None) -> TrainResult:
+    """Train the model in worker ranks; a probe needs no learning rate."""
     if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = WorkRequest(
@@ -150,9 +151,21 @@ def train_model(config: PipelineConfig, run: Run, base_lr: float) -> TrainResult
 
 @task(name="predict", **RESUMABLE_TASK)
 def predict_model(
-    config: PipelineConfig, run: Run, model_url: str, champion: Champion | None = None
+    config: PipelineConfig,
+    run: Run,
+    model_url: str,
+    champion: Champion | None = None,
+    probe_url: str | None = None,
 ) -> PredictResult:
-    """Predict with a stored model in worker ranks, and with the champion if not yet done."""
+    """Predict with a stored model in worker ranks, and with the champion if not yet done.
+
+    Args:
+        config: Settings.
+        run: The run.
+        model_url: Folder of the model.
+        champion: Model to compare with, if any.
+        probe_url: Linear probe of the same training, for the baselines.
+    """
     model_url = storage.absolute(model_url)
     request = WorkRequest(
         stage="predict",
@@ -161,6 +174,7 @@ def predict_model(
         manifest=run.manifest,
         model_url=model_url,
         champion_url=champion.url_to_predict(model_url) if champion else None,
+        probe_url=probe_url,
     )
     return run_or_delegate(request, PredictResult)
 

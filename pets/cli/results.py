@@ -32,6 +32,8 @@ def show_evaluation(report: EvalReport) -> None:
         print(f"  {metric.name:28} {metric.format()}")
     for detail in report.details:
         print(f"  {detail}")
+    if report.baselines:
+        print(f"Baselines    {report.baselines_text}")
     if report.comparison:
         compared = report.comparison
         print(

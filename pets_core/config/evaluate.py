@@ -32,6 +32,9 @@ class EvaluateConfig(Settings):
     """Probability from which a tag is predicted. The training run chooses it by F1 on the
     validation photos and stores it with the model. shared: one threshold for all tags. per_tag: one
     threshold per tag, which is unreliable for tags with few photos."""
+    baselines: bool = True
+    """Compare the trained model with a linear probe and the nearest neighbours, both on features of
+    the untrained backbone. Costs one forward pass over the training and the evaluated photos."""
     embeddings: bool = False
     """Store the pooled features of each photo with its prediction."""
 

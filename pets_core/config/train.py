@@ -57,6 +57,10 @@ class LRFindConfig(Settings):
     """Learning rate of the last step."""
     num_steps: Annotated[int, Field(ge=10, le=10_000)] = 100
     """Optimizer steps of the range test."""
+    on_features: bool = True
+    """Take the steps with the head alone, on features of the plain photos, computed once: much
+    faster, with a similar curve. false: with the whole model, on augmented photos. Only if training
+    starts with the head; not with Mixup, CutMix or a sharded model."""
     suggestion: Literal["auto", "minimum", "steepest", "valley", "slide"] = "auto"
     """Suggestion that training uses if train.base_lr is empty. auto: steepest, but valley for
     numbers and coordinates, because their loss falls late and little, and noise before that is
@@ -72,10 +76,18 @@ class LRFindConfig(Settings):
 class TrainConfig(Settings):
     """Training: frozen epochs for the new head, then one-cycle over the whole model."""
 
-    freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """Epochs that train only the new head, with a frozen backbone."""
-    epochs: Annotated[int, Field(ge=0, le=10_000)] = 2
-    """Epochs after unfreezing."""
+    recipe: Literal["fine_tune", "probe"] = "fine_tune"
+    """fine_tune: train the head, then the whole model. probe: only solve the head, which takes
+    seconds after one pass over the photos."""
+    head: Literal["auto", "new", "probe"] = "auto"
+    """Head at the start of training. new: predicts the same for all photos. probe: a linear probe,
+    solved by L-BFGS on features of the untrained backbone (LP-FT, Kumar and others 2022). auto:
+    probe if that is the recipe, otherwise new."""
+    freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Epochs that train only the head, with a frozen backbone. Empty: 1, or 0 if the head is a
+    probe."""
+    epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Epochs after unfreezing. Empty: 2, or 0 if the recipe is probe."""
     base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
     """Peak learning rate of the head in the frozen epochs. Empty: the LR finder's suggestion."""
     lr_max: RateSlice | None = None
@@ -146,9 +158,43 @@ class TrainConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the head's weights, shuffling and augmentation."""
 
+    @property
+    def starts_from_probe(self) -> bool:
+        """Whether training starts from a linear probe."""
+        return self.head == "probe" or (self.head == "auto" and self.recipe == "probe")
+
+    @property
+    def num_frozen_epochs(self) -> int:
+        """Number of epochs with a frozen backbone."""
+        default = 0 if self.starts_from_probe else 1
+        return default if self.freeze_epochs is None else self.freeze_epochs
+
+    @property
+    def num_unfrozen_epochs(self) -> int:
+        """Number of epochs after unfreezing."""
+        default = 0 if self.recipe == "probe" else 2
+        return default if self.epochs is None else self.epochs
+
+    @property
+    def num_epochs(self) -> int:
+        """Number of epochs."""
+        return self.num_frozen_epochs + self.num_unfrozen_epochs
+
     @model_validator(mode="after")
-    def _check_epochs(self) -> TrainConfig:
-        if self.freeze_epochs + self.epochs == 0:
+    def _check_recipe(self) -> TrainConfig:
+        if self.recipe == "probe":
+            conflicts = {
+                f"head = {self.head}": self.head == "new",
+                f"freeze_epochs = {self.freeze_epochs}": self.num_frozen_epochs > 0,
+                f"epochs = {self.epochs}": self.num_unfrozen_epochs > 0,
+            }
+            if any(conflicts.values()):
+                names = ", ".join(setting for setting, is_set in conflicts.items() if is_set)
+                raise ValueError(
+                    f"{names}: recipe = probe only solves the head, without epochs. Remove it, or "
+                    "set recipe = fine_tune"
+                )
+        elif self.num_epochs == 0:
             raise ValueError("freeze_epochs and epochs are both 0: set one of them to 1 or more")
         return self
 

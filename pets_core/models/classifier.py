@@ -10,7 +10,7 @@ from pets_core.models.backbones import body_groups
 from pets_core.models.folding import FoldedBackbone
 from pets_core.models.grouped import GroupedModel
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "HeadModel"]
 
 
 class Classifier(GroupedModel):
@@ -66,3 +66,23 @@ class Classifier(GroupedModel):
         parameters = dict(self.body.named_parameters())
         groups = [[parameters[name] for name in group] for group in body_groups(self.body)]
         return [*groups, list(self.head.parameters())]
+
+
+class HeadModel(GroupedModel):
+    """Head of a classifier as a model of its own, which maps features (B, D) to logits.
+
+    Args:
+        head: The head; its parameters are shared.
+    """
+
+    def __init__(self, head: nn.Sequential) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, D) to logits (B, num_outputs)."""
+        return self.head(features)  # type: ignore[no-any-return]
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Return all parameters as one group."""
+        return [list(self.parameters())]

@@ -134,6 +134,8 @@ class RecommenderConfig(Settings):
 class RatingsLRFindConfig(LRFindConfig):
     """The learning-rate range test (Smith, 2015)."""
 
+    on_features: Literal[False] = False
+    """Fixed: ratings have no features."""
     suggestion: Literal["minimum", "steepest", "valley", "slide"] = "valley"
     """Suggestion that training uses if train.base_lr is not set. Factors start near 0, so the loss
     falls late, and the steepest point is often noise before that."""
@@ -142,6 +144,10 @@ class RatingsLRFindConfig(LRFindConfig):
 class RatingsTrainConfig(TrainConfig):
     """The training recipe: one cycle over all parameters, since none is pretrained."""
 
+    recipe: Literal["fine_tune"] = "fine_tune"
+    """Fixed: no layer is pretrained, so there is no probe."""
+    head: Literal["auto"] = "auto"
+    """Fixed, as recipe."""
     freeze_epochs: Literal[0] = 0
     """Fixed: no layer is pretrained, so none is frozen."""
     freeze_to: Literal[-1] = -1

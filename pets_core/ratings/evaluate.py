@@ -23,7 +23,8 @@ from pets_core.ratings.records import RatingsManifest
 from pets_core.ratings.target import RATINGS
 from pets_core.ratings.versions import find_model_version
 from pets_core.records.base import Split
-from pets_core.records.evaluation import Champion, EvalReport, PredictResult
+from pets_core.records.evaluation import Champion, EvalReport
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import TrainResult
 from pets_core.targets.write import EvaluationInputs, write_evaluation
 

@@ -1,4 +1,4 @@
-"""Records of predictions and of their evaluation."""
+"""Records of evaluations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pets_core.records.target_spec import target_spec
 
 __all__ = [
     "UNKNOWN_TRAINING",
+    "Baseline",
     "Champion",
     "Comparison",
     "EvalReport",
@@ -17,7 +18,6 @@ __all__ = [
     "Interval",
     "LabelChange",
     "Metric",
-    "PredictResult",
     "Section",
     "Verdict",
     "unseen_text",
@@ -38,31 +38,6 @@ def unseen_text(names: Sequence[str]) -> str:
     num_more = len(names) - _MAX_UNSEEN_NAMED
     more = f" and {num_more} more" if num_more > 0 else ""
     return f"without an evaluated photo: {', '.join(names[:_MAX_UNSEEN_NAMED])}{more}"
-
-
-class PredictResult(Record):
-    """Result of the predict stage.
-
-    Attributes:
-        targets: Kind of target.
-        model_url: Folder of the model.
-        predictions_url: Predictions of the evaluation split.
-        valid_url: Predictions of the validation split; equals `predictions_url` if that is the
-            evaluation split.
-        champion_url: The champion's predictions of the evaluation split, if this stage made them.
-        champion_error: Why the champion cannot predict the split.
-        maps_url: Activation maps of the photos with the largest loss.
-        photos_per_second: Throughput on the evaluation split.
-    """
-
-    targets: str = "class"
-    model_url: str
-    predictions_url: str
-    valid_url: str | None = None
-    champion_url: str | None = None
-    champion_error: str | None = renamed("champion_error", "champion_refused", None)
-    maps_url: str | None = None
-    photos_per_second: float
 
 
 class Interval(Record):
@@ -199,6 +174,39 @@ class Comparison(Record):
         return f"p = {self.p_value:.3f}" if self.p_value >= 0.001 else "p < 0.001"
 
 
+class Baseline(Record):
+    """Comparison of a model with a baseline on the same samples.
+
+    Attributes:
+        name: Name of the baseline, such as "linear probe".
+        metric: Primary metric of the baseline, without interval.
+        improvement: Improvement of the model over the baseline; below 0: worse.
+        p_value: Two-sided p-value of the improvement.
+    """
+
+    name: str
+    metric: Metric
+    improvement: Interval
+    p_value: float
+
+    @property
+    def text(self) -> str:
+        """Text such as "linear probe 8.8%"."""
+        return f"{self.name} {self.metric.format()}"
+
+    @property
+    def warning(self) -> str:
+        """Sentence if the model is not better by more than the noise, otherwise empty."""
+        if self.improvement.low > 0:
+            return ""
+        values = self.improvement.model_dump().values()
+        value, low, high = map(self.metric.format_change, values)
+        return (
+            f"The model is not better than the {self.name} ({self.metric.format()}) by more than "
+            f"the noise: improvement {value}, 95% interval {low.split(' ')[0]} to {high}."
+        )
+
+
 class Verdict(Record):
     """Result of the gate: whether a model may be promoted.
 
@@ -306,6 +314,7 @@ class EvalReport(Record):
         comparison: Comparison with the champion; None: no other champion, or not comparable.
         comparison_error: Why the champion cannot be compared.
         champion_version: Name of the alias version of the champion.
+        baselines: Comparisons with the baselines, weakest first.
         unseen_labels: Labels of the model that no evaluated sample has, by index.
         verdict: Result of the gate.
         predictions_url: Predictions that are evaluated.
@@ -332,6 +341,7 @@ class EvalReport(Record):
     comparison: Comparison | None = None
     comparison_error: str | None = renamed("comparison_error", "not_compared", None)
     champion_version: str | None = None
+    baselines: tuple[Baseline, ...] = ()
     unseen_labels: tuple[str, ...] = ()
     verdict: Verdict
     predictions_url: str
@@ -342,7 +352,7 @@ class EvalReport(Record):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the evaluation that are not among the verdict's reasons."""
-        warnings = list(self.notes)
+        warnings = [*self.notes, *filter(None, (each.warning for each in self.baselines))]
         if self.num_trained_on is None:
             warnings.append(UNKNOWN_TRAINING)
         elif self.num_trained_on and self.verdict.passed:
@@ -351,6 +361,14 @@ class EvalReport(Record):
         if unseen and not any(unseen in reason for reason in self.verdict.reasons):
             warnings.append(f"{target_spec(self.target).plural.capitalize()} {unseen}.")
         return tuple(warnings)
+
+    @property
+    def baselines_text(self) -> str:
+        """The baselines and the model, such as "linear probe 8.8%, this model 8.0%"; or empty."""
+        if not self.baselines:
+            return ""
+        texts = [baseline.text for baseline in self.baselines]
+        return ", ".join([*texts, f"this model {self.primary.format()}"])
 
     def metric(self, name: str) -> float:
         """Return the value of a metric by name.

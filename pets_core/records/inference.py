@@ -1,16 +1,59 @@
-"""Records of batch prediction and of embeddings."""
+"""Records of predictions and of embeddings."""
 
 from __future__ import annotations
 
-from pets_core.records.base import Record
+from pets_core.records.base import Record, renamed
 
 __all__ = [
+    "BaselinePredictions",
     "BatchPlan",
     "BatchSummary",
     "EmbedResult",
     "NearDuplicates",
     "PartsResult",
+    "PredictResult",
 ]
+
+
+class BaselinePredictions(Record):
+    """Predictions of a baseline, such as the linear probe.
+
+    Attributes:
+        name: Name to show.
+        predictions_url: Predictions of the evaluation split.
+        valid_url: Predictions of the validation split, if that is another one.
+    """
+
+    name: str
+    predictions_url: str
+    valid_url: str | None = None
+
+
+class PredictResult(Record):
+    """Result of the predict stage.
+
+    Attributes:
+        targets: Kind of target.
+        model_url: Folder of the model.
+        predictions_url: Predictions of the evaluation split.
+        valid_url: Predictions of the validation split; equals `predictions_url` if that is the
+            evaluation split.
+        champion_url: The champion's predictions of the evaluation split, if this stage made them.
+        champion_error: Why the champion cannot predict the split.
+        maps_url: Activation maps of the photos with the largest loss.
+        baselines: Predictions of baselines, weakest first.
+        photos_per_second: Throughput on the evaluation split.
+    """
+
+    targets: str = "class"
+    model_url: str
+    predictions_url: str
+    valid_url: str | None = None
+    champion_url: str | None = None
+    champion_error: str | None = renamed("champion_error", "champion_refused", None)
+    maps_url: str | None = None
+    baselines: tuple[BaselinePredictions, ...] = ()
+    photos_per_second: float
 
 
 class EmbedResult(Record):

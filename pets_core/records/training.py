@@ -83,8 +83,9 @@ def _parse_old_metric(value: object) -> object:
 class EpochMetrics(Record):
     """Losses and validation metric of one epoch; None without a validation split."""
 
-    phase: Literal["frozen", "unfrozen"]
+    phase: Literal["probe", "frozen", "unfrozen"]
     epoch: int
+    """From 0; -1 for a probe, which has no epoch."""
     train_loss: float
     valid_loss: float | None = None
     valid_metric: Annotated[
@@ -105,14 +106,19 @@ class EpochMetrics(Record):
 
 
 class TrainResult(Record):
-    """Result of a training; `model_url` has the best or the last weights, by `train.keep`."""
+    """Result of a training; `model_url` has the best or the last weights, by `train.keep`.
+
+    `probe_url` is the linear probe, to compare with or to start from; None if it was not solved.
+    `epochs` starts with the probe if training started from it. `base_lr` is None without epochs.
+    """
 
     model_url: str
     last_model_url: str
     best_model_url: str | None = None
+    probe_url: str | None = None
     history_url: str
     plot_url: str
-    base_lr: float
+    base_lr: float | None
     mixed_precision: str
     device: str
     num_processes: int

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from timm.layers.norm_act import convert_sync_batchnorm
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
-from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
+from pets_core.data.loading.loader import (
+    FeatureLoader,
+    PhotoLoader,
+    fits_on_gpu,
+    view_targets,
+)
 from pets_core.data.loading.transforms import Transform
+from pets_core.errors import PetsError
 from pets_core.models.card import ModelCard
+from pets_core.models.classifier import HeadModel
+from pets_core.models.grouped import GroupedModel
 from pets_core.models.package import TrainedModel, create_model
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest
@@ -19,9 +29,15 @@ from pets_core.runtime.rank import Rank
 from pets_core.runtime.request import WorkRequest
 from pets_core.targets.objective import Objective
 from pets_core.targets.registry import get_target
+from pets_core.training.features import FeatureKey, Features, checksum, open_features
+from pets_core.training.prepared import Loader
+from pets_core.training.probe import SolvedHead, solve_head
 from pets_core.training.sharding import is_sharding
 
 __all__ = ["PhotoRank"]
+
+_MAX_FEATURES_GIB = 8.0
+"""Features of a split that may be cached; a solved probe holds them in memory."""
 
 
 class PhotoRank(Rank[WorkRequest, TrainedModel]):
@@ -146,3 +162,115 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         counts = self.manifest.splits["train"].class_counts
         target = get_target(built.card.targets)
         return target.objective(built.card, self.config.train, counts, self.accelerator.device)
+
+    def finder_inputs(self, built: TrainedModel) -> tuple[GroupedModel, Loader]:
+        """Return the head and cached features if training starts with the head, else the model."""
+        config, accelerator = self.config, self.accelerator
+        trains_head = config.train.freeze_to == -1 and (
+            config.train.num_frozen_epochs > 0 or config.train.starts_from_probe
+        )
+        mixes = config.transform.mixup_alpha > 0 or config.transform.cutmix_alpha > 0
+        if (
+            not (config.lr_find.on_features and trains_head)
+            or mixes
+            or is_sharding(accelerator)
+            or not self._can_cache(built)
+        ):
+            return super().finder_inputs(built)
+        features = self.features("train", built)
+        loader = FeatureLoader(
+            features.values,
+            features.targets,
+            features.ids,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            device=accelerator.device,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        return HeadModel(built.model.head), loader
+
+    def features(self, split: Split, built: TrainedModel) -> Features:
+        """Open the features of the plain photos of a split; the ranks of a machine share them."""
+        accelerator, crop = self.accelerator, built.card.center_crop()
+        photos = self.photos(split, built.card)
+        num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        loader = PhotoLoader(
+            photos,
+            crop,
+            batch_size=self.config.evaluate.batch_size * num_local,
+            seed=None,
+            device=accelerator.device,
+            rank=accelerator.local_process_index,
+            world_size=num_local,
+            on_batch=self.watchdog.beat,
+        )
+        key = FeatureKey(
+            dataset=self.manifest.fingerprint,
+            split=split,
+            view=repr((built.card.backbone, built.card.image_size, built.card.resize_to)),
+            precision=self.precision,
+            device=accelerator.device.type,
+            weights=checksum(built.model.body),
+        )
+        with self.watchdog:
+            return open_features(
+                built.model,
+                built.card.num_features,
+                loader,
+                view_targets(photos, crop, built.card.targets),
+                photos.ids,
+                key,
+                accelerator=accelerator,
+                cache_dir=self.config.cache_dir,
+                on_progress=self.report,
+            )
+
+    def solve_probe(self, built: TrainedModel) -> SolvedHead | None:
+        """Solve the head on the features, if training starts from it or for comparison."""
+        starts_there = self.config.train.starts_from_probe
+        if not (starts_there or self.config.evaluate.baselines):
+            return None
+        try:
+            return self._solve(built)
+        except PetsError as error:
+            if starts_there:
+                raise PetsError(f"train.head = probe: {error}") from error
+            self.warn(f"No linear probe to compare with: {error}")
+            return None
+
+    def _solve(self, built: TrainedModel) -> SolvedHead:
+        """Solve the head on rank 0 and return it on all ranks.
+
+        Raises:
+            PetsError: There are too many features, or they are equal for all photos.
+        """
+        if not self._can_cache(built):
+            raise PetsError(
+                f"the features of the photos take more than {self._feature_gib:g} GiB, the limit "
+                f"of launch.decode_cache_gib (at most {_MAX_FEATURES_GIB:g} GiB)"
+            )
+        train = self.features("train", built)
+        valid = self.features("valid", built) if self.has_validation else None
+        # An error is sent to the other ranks, which would wait for the head.
+        solved: list[SolvedHead | PetsError | None] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                solved = [solve_head(built.model.head, self.objective(built), train, valid)]
+            except PetsError as error:
+                solved = [error]
+        (result,) = broadcast_object_list(solved)
+        if isinstance(result, PetsError):
+            raise result
+        assert isinstance(result, SolvedHead)
+        return result
+
+    def _can_cache(self, built: TrainedModel) -> bool:
+        rows = max(info.num_rows for info in self.manifest.splits.values())
+        return 4 * rows * built.card.num_features <= self._feature_gib * 2**30
+
+    @property
+    def _feature_gib(self) -> float:
+        """Most features of a split to cache, GiB."""
+        limit = self.config.launch.decode_cache_gib
+        return _MAX_FEATURES_GIB if limit == "auto" else min(limit, _MAX_FEATURES_GIB)

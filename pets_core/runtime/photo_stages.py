@@ -44,10 +44,16 @@ from pets_core.models.memory import HalvingForward
 from pets_core.models.package import TrainedModel, load_model
 from pets_core.progress import Progress
 from pets_core.records.base import Split
-from pets_core.records.evaluation import PredictResult
-from pets_core.records.inference import BatchPlan, EmbedResult, PartsResult
+from pets_core.records.inference import (
+    BaselinePredictions,
+    BatchPlan,
+    EmbedResult,
+    PartsResult,
+    PredictResult,
+)
 from pets_core.records.target_spec import target_spec
 from pets_core.registry.aliases import CANDIDATE
+from pets_core.runtime.baselines import predict_baselines
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.storage.layout import EVALUATION
 from pets_core.targets.registry import get_target
@@ -69,11 +75,15 @@ def predict(rank: PhotoRank) -> PredictResult | None:
         # The candidate file belongs to the earlier predictions, which are overwritten.
         storage.remove(storage.join(folder, CANDIDATE))
     photos = rank.photos(split, built.card)
-    outputs, seconds = _predict(rank, built, photos, split, url)
-    valid_url = url if split == "valid" else None
-    if valid_url is None and "valid" in rank.manifest.splits:
+    is_probe = request.probe_url == request.model_url and config.evaluate.baselines
+    outputs, seconds = _predict(rank, built, photos, split, url, embeddings=is_probe)
+    predicted, valid_url = {split: outputs}, url if split == "valid" else None
+    if valid_url is None and rank.has_validation:
         valid_url = storage.join(folder, VALID_PREDICTIONS)
-        _predict(rank, built, rank.photos("valid", built.card), "valid", valid_url)
+        valid = rank.photos("valid", built.card)
+        predicted["valid"], _ = _predict(
+            rank, built, valid, "valid", valid_url, embeddings=is_probe
+        )
     champion, champion_url, refused = None, None, None
     if request.champion_url:
         try:
@@ -83,6 +93,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     if champion:
         champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
         _predict(rank, champion, rank.photos(split, champion.card), split, champion_url)
+    baselines = _predict_baselines(rank, split, predicted if is_probe else None)
     if outputs is None:
         return None
     maps_url = None
@@ -96,8 +107,35 @@ def predict(rank: PhotoRank) -> PredictResult | None:
         champion_url=champion_url,
         champion_error=refused,
         maps_url=maps_url,
+        baselines=baselines,
         photos_per_second=len(photos) / seconds,
     )
+
+
+def _predict_baselines(
+    rank: PhotoRank, split: Split, predicted: dict[Split, Outputs | None] | None
+) -> tuple[BaselinePredictions, ...]:
+    """Predict the evaluated split and the validation split by the baselines of the training.
+
+    Args:
+        rank: The rank.
+        split: The evaluated split.
+        predicted: Outputs with features, on rank 0, if the evaluated model is the probe itself.
+    """
+    url = rank.request.probe_url
+    if url is None or split == "train" or not rank.config.evaluate.baselines:
+        return ()
+    probe, features = _load(rank, url), None
+    if predicted is not None:
+        features = {
+            key: outputs.embeddings
+            for key, outputs in predicted.items()
+            if outputs and outputs.embeddings is not None
+        }
+    infos: dict[Split, PredictionsInfo] = {split: _info(rank, probe, split, 0.0)}
+    if rank.has_validation:
+        infos.setdefault("valid", _info(rank, probe, "valid", 0.0))
+    return predict_baselines(rank, probe, infos, features)
 
 
 def predict_parts(rank: PhotoRank) -> PartsResult | None:
@@ -228,9 +266,24 @@ def _load(rank: PhotoRank, url: str) -> TrainedModel:
 
 
 def _predict(
-    rank: PhotoRank, built: TrainedModel, photos: DecodedPhotos, split: Split, url: str
+    rank: PhotoRank,
+    built: TrainedModel,
+    photos: DecodedPhotos,
+    split: Split,
+    url: str,
+    *,
+    embeddings: bool = False,
 ) -> tuple[Outputs | None, float]:
-    """Predict photos and write the predictions; return them, on rank 0, and the seconds."""
+    """Predict photos and write the predictions; return them, on rank 0, and the seconds.
+
+    Args:
+        rank: The rank.
+        built: Model, on the device.
+        photos: Photos of the split.
+        split: Name of the split.
+        url: File to write.
+        embeddings: Whether to return the features, even if the file does not contain them.
+    """
     config, card = rank.config, built.card
     target = get_target(card.targets)
     started = time.monotonic()
@@ -242,7 +295,7 @@ def _predict(
             rank.eval_loader(photos, card.view(config.transform), card.targets),
             config.evaluate.tta_views,
             accelerator=rank.accelerator,
-            embeddings=config.evaluate.embeddings,
+            embeddings=embeddings or config.evaluate.embeddings,
             decode=lambda logits, batch: target.decode(card, logits, batch.maps),
             on_progress=rank.report,
         )
@@ -255,7 +308,7 @@ def _predict(
             photos.ids,
             photos.targets,
             outputs.values,
-            outputs.embeddings,
+            outputs.embeddings if config.evaluate.embeddings else None,
         )
     return outputs, seconds
 

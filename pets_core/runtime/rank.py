@@ -31,13 +31,15 @@ from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.prepared import Loader
+from pets_core.training.probe import SolvedHead
 
 __all__ = ["BuiltModel", "Rank", "forward_warnings"]
 
 _OTHERS_SECONDS = 3.0
 _RESUME_IGNORED_FIELDS = {
-    "base_lr", "checkpoint_seconds", "checkpoint_steps", "compile", "keep", "keep_checkpoints",
-    "log_with", "micro_batch_size", "mixed_precision", "number_loss", "tf32",
+    "base_lr", "checkpoint_seconds", "checkpoint_steps", "compile", "epochs", "freeze_epochs",
+    "head", "keep", "keep_checkpoints", "log_with", "micro_batch_size", "mixed_precision",
+    "number_loss", "recipe", "tf32",
 }  # fmt: skip
 """Fields of `train` that may differ when a training resumes, or are added separately."""
 
@@ -133,6 +135,10 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         config = self.request.config.train
         recipe = config.model_dump(mode="json", exclude=_RESUME_IGNORED_FIELDS)
         key = {f"train.{name}": value for name, value in recipe.items()} | self.resume_key()
+        key["train.freeze_epochs"] = config.num_frozen_epochs
+        key["train.epochs"] = config.num_unfrozen_epochs
+        if config.starts_from_probe:
+            key["train.head"] = "probe"
         return Checkpoints(
             storage.join(self.request.run_url, CHECKPOINTS),
             key | {"base_lr": self.request.base_lr},
@@ -177,6 +183,14 @@ class Rank(ABC, Generic[RequestT, ModelT]):
     @abstractmethod
     def valid_loader(self, built: ModelT) -> Loader | None:
         """Return the validation batches in stored order, or None if there are none."""
+
+    def finder_inputs(self, built: ModelT) -> tuple[GroupedModel, Loader]:
+        """Return the model and the batches of the learning-rate range test."""
+        return built.model, self.train_loader(built)
+
+    def solve_probe(self, built: ModelT) -> SolvedHead | None:
+        """Solve the head on features of the untrained body; None if the settings need no probe."""
+        return None
 
     def save(self, url: str, built: ModelT, weights: dict[str, Tensor]) -> None:
         """Write a model with these weights; called by rank 0."""

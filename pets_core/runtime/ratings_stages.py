@@ -23,7 +23,7 @@ from pets_core.ratings.model import TrainedRecommender, load_recommender
 from pets_core.ratings.target import RATINGS
 from pets_core.ratings.versions import find_model_version
 from pets_core.records.dataset import NumberInfo
-from pets_core.records.evaluation import PredictResult
+from pets_core.records.inference import PredictResult
 from pets_core.runtime.ratings_rank import RatingsRank
 from pets_core.storage.layout import EVALUATION
 

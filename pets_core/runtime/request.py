@@ -43,6 +43,7 @@ class WorkRequest(BaseModel):
     base_lr: float | None = None
     model_url: str | None = None
     champion_url: str | None = None
+    probe_url: str | None = None
     batch: BatchPlan | None = None
     parts: tuple[int, int] | None = None
     """Number of the first part, and of the last plus 1."""

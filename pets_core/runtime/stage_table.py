@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from pets_core.records.evaluation import PredictResult
-from pets_core.records.inference import EmbedResult, PartsResult
+from pets_core.records.inference import EmbedResult, PartsResult, PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.request import CheckResult
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.plots.training import lr_curve, training_curves
-from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.records.training import EpochMetrics, LRSuggestion, TrainResult
 from pets_core.runtime.rank import BuiltModel, Rank
-from pets_core.storage.layout import TRAINING_PLOT
+from pets_core.storage.layout import PROBE, TRAINING_PLOT
 from pets_core.training.batch_norm import check_batch_norm
 from pets_core.training.groups import freeze_to, set_train_mode
-from pets_core.training.history import steps_table
+from pets_core.training.history import History, steps_table
 from pets_core.training.loop import fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
 from pets_core.training.prepared import Loader
@@ -35,11 +35,11 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     started, config = time.monotonic(), rank.request.config
     _check_validation(rank)
     built = rank.model()
-    loader = rank.train_loader(built)
+    model, loader = rank.finder_inputs(built)
     _check_batch_norm(rank, built, loader)
     with rank.watchdog:
         curve = lr_find(
-            built.model,
+            model,
             rank.objective(built),
             loader,
             config.lr_find,
@@ -89,29 +89,11 @@ def _suggestions(rank: Rank[Any, Any], curve: Curve) -> dict[str, float]:
 def train(rank: Rank[Any, Any]) -> TrainResult | None:
     """Train by the recipe and store models, history and plots."""
     started, config = time.monotonic(), rank.request.config
-    assert rank.request.base_lr is not None
     _check_validation(rank)
     rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
     built = rank.model()
-    loader = rank.train_loader(built)
-    _check_batch_norm(rank, built, loader)
-    valid = rank.valid_loader(built)
-    checkpoints = rank.checkpoints()
-    _warn_of_small_batches(rank)
-    with rank.interruption() as stop_signal, rank.watchdog:
-        history = fit(
-            built.model,
-            rank.objective(built),
-            loader,
-            valid,
-            fine_tune_phases(config.train, rank.request.base_lr),
-            config.train,
-            accelerator=rank.accelerator,
-            checkpoints=checkpoints,
-            stop_signal=stop_signal,
-            on_progress=rank.report,
-        )
-    checkpoints.wait()
+    probe_url, start = _start(rank, built)
+    history = _fit(rank, built, start)
     weights = {name: full_tensor(value) for name, value in built.model.state_dict().items()}
     if not rank.accelerator.is_main_process:
         return None
@@ -124,6 +106,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
         model_url=storage.join(run, _MODEL),
         last_model_url=last_url,
         best_model_url=best_url,
+        probe_url=probe_url,
         history_url=history_url,
         plot_url=plot_url,
         base_lr=rank.request.base_lr,
@@ -131,16 +114,86 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
         device=_device_name(rank.accelerator.device),
         num_processes=rank.accelerator.num_processes,
         num_steps=len(history.steps),
-        epochs=tuple(history.epochs),
+        epochs=(*([start] if start else []), *history.epochs),
         seconds=time.monotonic() - started,
     )
+
+
+def _start(rank: Rank[Any, Any], built: BuiltModel) -> tuple[str | None, EpochMetrics | None]:
+    """Solve the linear probe, if the settings need one, and store it as a model.
+
+    Returns:
+        URL of the probe, and its metrics if training starts from it.
+    """
+    began, config = time.monotonic(), rank.request.config
+    probe = rank.solve_probe(built)
+    if probe is None:
+        return None, None
+    run, state = rank.request.run_url, built.model.state_dict()
+    is_model = config.train.recipe == "probe"
+    url = storage.join(run, _MODEL if is_model else PROBE)
+    head = {f"head.{name}": value for name, value in probe.state.items()}
+    if rank.accelerator.is_main_process and not is_model:
+        rank.save(url, built, state | head)
+    if not config.train.starts_from_probe:
+        return url, None
+    built.model.load_state_dict(state | head)
+    seconds = time.monotonic() - began
+    return url, EpochMetrics(
+        phase="probe",
+        epoch=-1,
+        train_loss=probe.train_loss,
+        valid_loss=probe.valid_loss,
+        valid_metric=probe.valid_metric,
+        metric=rank.objective(built).metric,
+        seconds=seconds,
+        photos_per_second=probe.num_samples / seconds,
+    )
+
+
+def _fit(rank: Rank[Any, Any], built: BuiltModel, start: EpochMetrics | None) -> History:
+    """Train through the phases of the recipe; without a phase, the model is not changed.
+
+    Args:
+        rank: The rank.
+        built: Model to train.
+        start: Metrics of the model before training, if it is a probe.
+    """
+    train_config = rank.request.config.train
+    if train_config.recipe == "probe":
+        return History()
+    assert rank.request.base_lr is not None
+    phases = fine_tune_phases(train_config, rank.request.base_lr)
+    loader = rank.train_loader(built)
+    _check_batch_norm(rank, built, loader)
+    valid = rank.valid_loader(built)
+    checkpoints = rank.checkpoints()
+    _warn_of_small_batches(rank)
+    with rank.interruption() as stop_signal, rank.watchdog:
+        history = fit(
+            built.model,
+            rank.objective(built),
+            loader,
+            valid,
+            phases,
+            train_config,
+            accelerator=rank.accelerator,
+            checkpoints=checkpoints,
+            stop_signal=stop_signal,
+            on_progress=rank.report,
+            start=start,
+        )
+    checkpoints.wait()
+    return history
 
 
 def _save_models(
     rank: Rank[Any, Any], built: BuiltModel, last: dict[str, Tensor], best: dict[str, Tensor]
 ) -> tuple[str, str | None]:
     """Store the last and the best weights; `train.keep` selects which of them is the model."""
-    keep, run = rank.request.config.train.keep, rank.request.run_url
+    train_config, run = rank.request.config.train, rank.request.run_url
+    # A probe is the only model of its run.
+    keep = "last" if train_config.recipe == "probe" else train_config.keep
     if keep == "best" and not best:
         raise PetsError("no epoch had a finite validation loss: lower train.base_lr")
     last_url = storage.join(run, _MODEL if keep == "last" else "last")
@@ -185,7 +238,7 @@ def _check_batch_norm(rank: Rank[Any, Any], built: BuiltModel, train: Loader) ->
     """Check batch norm against the batch sizes of all phases, before training starts."""
     config = rank.request.config.train
     # The last phase trains the most layers.
-    freeze_to(built.model, 0 if config.epochs else config.freeze_to)
+    freeze_to(built.model, 0 if config.num_unfrozen_epochs else config.freeze_to)
     set_train_mode(built.model, config.batch_norm)
     check_batch_norm(
         built.model,

@@ -6,6 +6,7 @@ docs/architecture.md shows where they are.
 from __future__ import annotations
 
 __all__ = [
+    "BASELINES",
     "CHECKPOINTS",
     "CONTRACTS",
     "DATASETS",
@@ -17,6 +18,7 @@ __all__ = [
     "MODELS",
     "PHOTOS",
     "PLANS",
+    "PROBE",
     "QUARANTINE",
     "RATINGS",
     "REPORT",
@@ -48,9 +50,11 @@ QUARANTINE = "quarantine.parquet"
 # Folders and files of a run.
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation"
+PROBE = "probe"
 SETTINGS = "config.yaml"
 TRAINING_PLOT = "training.png"
 
-# Files of an evaluation.
+# Folders and files of an evaluation.
+BASELINES = "baselines"
 GALLERY = "gallery.parquet"
 REPORT = "report.html"

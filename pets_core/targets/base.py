@@ -238,6 +238,20 @@ class Target(ABC):
         """
         return self.objective(card, TrainConfig(), (), logits.device).activation(logits)
 
+    def perfect_outputs(self, card: ModelCard, targets: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the outputs of a model that makes no error; neighbours average them.
+
+        Args:
+            card: Model card.
+            targets: Targets as stored, (N,) or (N, D).
+
+        Returns:
+            For one label the probability 1 of its class, otherwise the targets; (N, D).
+        """
+        values = np.eye(card.num_outputs)[targets] if self.spec.is_label else targets
+        outputs: NDArray[np.float32] = values.astype(np.float32)
+        return outputs
+
     @abstractmethod
     def schema(self, info: PredictionsInfo) -> pa.Schema:
         """Return the schema of a prediction file, without the columns id and embedding."""

@@ -17,10 +17,11 @@ from pets_core.evaluation.predictions import (
     read_predictions,
 )
 from pets_core.evaluation.train_overlap import trained_on
-from pets_core.records.evaluation import Champion, EvalReport, PredictResult
+from pets_core.records.evaluation import Champion, EvalReport
+from pets_core.records.inference import BaselinePredictions, PredictResult
 from pets_core.records.training import TrainResult
 from pets_core.registry.gate import check_gate
-from pets_core.targets.base import Target
+from pets_core.targets.base import Evaluator, Target
 from pets_core.targets.registry import get_target
 from pets_core.targets.write import EvaluationInputs, write_evaluation
 
@@ -83,6 +84,7 @@ def evaluate(
         evaluator=evaluator,
         predicted=predicted,
         trained_on=partial(trained_on, config.store),
+        baselines={each.name: _baseline(each, target, config) for each in predicted.baselines},
     )
     return write_evaluation(config, run_url, subject, champion=champion, training=training)
 
@@ -132,6 +134,15 @@ def _read_validation(
             "again"
         )
     return validation
+
+
+def _baseline(baseline: BaselinePredictions, target: Target, config: PipelineConfig) -> Evaluator:
+    validation = None
+    if baseline.valid_url:
+        validation = read_predictions(baseline.valid_url, target)
+    predictions = read_predictions(baseline.predictions_url, target)
+    # As a model of this run: a threshold stored with the probe is not that of the neighbours.
+    return target.evaluator(predictions, validation, config.evaluate, is_run_model=True)
 
 
 def _is_comparable(target: Target, one: PredictionsInfo, other: PredictionsInfo) -> bool:

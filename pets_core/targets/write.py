@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,8 @@ from pets_core.evaluation.gallery import write_gallery
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo, read_predictions
 from pets_core.evaluation.report import ReportContext, model_card, render_report
 from pets_core.evaluation.tables import write_frame
-from pets_core.records.evaluation import Champion, Comparison, EvalReport, PredictResult
+from pets_core.records.evaluation import Baseline, Champion, Comparison, EvalReport
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import (
     CANDIDATE,
@@ -46,6 +47,7 @@ class EvaluationInputs:
         trained_on: Function of a model folder and predictions that returns which samples the model
             was trained on, bool (N,), or None if unknown.
         samples: Plural noun for the samples.
+        baselines: Evaluators of baselines by name, weakest first.
     """
 
     target: Target
@@ -53,6 +55,7 @@ class EvaluationInputs:
     predicted: PredictResult
     trained_on: Callable[[str, Predictions], NDArray[np.bool_] | None]
     samples: str = "photos"
+    baselines: Mapping[str, Evaluator] = field(default_factory=dict)
 
 
 def write_evaluation(
@@ -102,6 +105,7 @@ def write_evaluation(
         comparison=comparison,
         comparison_error=comparison_error,
         champion_version=champion.version if champion else None,
+        baselines=_compare_baselines(subject, scores),
         unseen_labels=unseen,
         verdict=evaluate_gate(
             config.gate, scores.metric, comparison, comparison_error, num_trained_on, unseen
@@ -163,6 +167,22 @@ def _compare(
             f"the champion {champion.model_url} cannot be compared: {error}. Check the report, "
             "then promote with `pets models promote`"
         )
+
+
+def _compare_baselines(subject: EvaluationInputs, scores: ScoredSamples) -> tuple[Baseline, ...]:
+    """Compare the model with its baselines on the same samples."""
+    compared = {
+        name: compare(scores, evaluator.score()) for name, evaluator in subject.baselines.items()
+    }
+    return tuple(
+        Baseline(
+            name=name,
+            metric=each.champion_metric,
+            improvement=each.improvement,
+            p_value=each.p_value,
+        )
+        for name, each in compared.items()
+    )
 
 
 def _check_finite(scores: ScoredSamples) -> None:

@@ -18,7 +18,7 @@ from pets_core.models.grouped import GroupedModel
 from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
 from pets_core.targets.objective import Objective
-from pets_core.training.checkpoint import Checkpoints
+from pets_core.training.checkpoint import Checkpoints, Snapshot
 from pets_core.training.groups import set_rates, set_train_mode
 from pets_core.training.history import History
 from pets_core.training.interruption import StopSignal
@@ -59,6 +59,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     stop_signal: StopSignal | None = None,
     on_progress: OnProgress = ignore_progress,
+    start: EpochMetrics | None = None,
 ) -> History:
     """Train `model` in place through all phases.
 
@@ -76,6 +77,7 @@ def fit(
             `config.checkpoint_seconds`.
         stop_signal: Called before each training and validation batch; can stop the training.
         on_progress: Callback for steps and epochs.
+        start: Metrics of the model before training, if it may be the best one.
 
     Returns:
         Metrics of all steps and epochs, and the best weights.
@@ -91,9 +93,7 @@ def fit(
     state = TrainState(model, ema, history, accelerator)
     snapshot = checkpoints.load() if checkpoints else None
     check_same_checkpoint(snapshot, accelerator)
-    if snapshot:
-        state.restore(snapshot)
-        _log_finished_epochs(accelerator, history)
+    _begin(state, snapshot, start)
     saver = CheckpointSaver(state, checkpoints, stop_signal)
     progress = TrainProgress(on_progress, sum(phase.epochs for phase in phases), train.num_batches)
     for number, phase in list(enumerate(phases))[max(history.phase, 0) :]:
@@ -122,6 +122,16 @@ def fit(
     if ema:
         model.load_state_dict(ema.module.state_dict())
     return history
+
+
+def _begin(state: TrainState, snapshot: Snapshot | None, start: EpochMetrics | None) -> None:
+    """Restore a checkpoint, or let the model before training count for the best weights."""
+    if snapshot:
+        state.restore(snapshot)
+        _log_finished_epochs(state.accelerator, state.history)
+    elif start and start.valid_loss is not None:
+        is_main = state.accelerator.is_main_process
+        state.history.best.update(state.model, start.valid_loss, needs_copy=is_main)
 
 
 def _is_over(phase: Phase, history: History, config: TrainConfig) -> bool:

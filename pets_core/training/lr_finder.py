@@ -118,7 +118,7 @@ def _steps(
     """Take one step at each rate with a copy of the model; yield the loss before the step."""
     prepared = prepare(
         copy.deepcopy(model), objective, train, training, accelerator,
-        training.freeze_to if training.freeze_epochs else 0, RateSlice(1.0, uniform=True),
+        training.freeze_to if training.num_frozen_epochs else 0, RateSlice(1.0, uniform=True),
     )  # fmt: skip
     for rate, batch in zip(rates.tolist(), _cycle(train), strict=False):
         for group in prepared.optimizer.param_groups:

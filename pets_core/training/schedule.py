@@ -102,24 +102,26 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
     phases = [
         Phase(
             "frozen",
-            config.freeze_epochs,
+            config.num_frozen_epochs,
             config.freeze_to,
             RateSlice(base_lr),
             config.pct_start,
             25.0,
         ),
-        Phase("unfrozen", config.epochs, 0, unfrozen, config.pct_start, 5.0),
+        Phase("unfrozen", config.num_unfrozen_epochs, 0, unfrozen, config.pct_start, 5.0),
     ]
     return [phase for phase in phases if phase.epochs]
 
 
 def few_steps_warning(config: TrainConfig, num_rows: int) -> str:
     """Return a warning if the recipe takes too few optimizer steps to train a model, else ""."""
-    num_steps = (config.freeze_epochs + config.epochs) * -(-num_rows // config.batch_size)
+    if config.recipe == "probe":
+        return ""
+    num_steps = config.num_epochs * -(-num_rows // config.batch_size)
     if num_steps >= _FEW_STEPS:
         return ""
     return (
         f"Training takes only {num_steps} optimizer steps: with {num_rows} training samples, set a "
         f"smaller train.batch_size (now {config.batch_size}) or more train.epochs "
-        f"(now {config.epochs})."
+        f"(now {config.num_unfrozen_epochs})."
     )

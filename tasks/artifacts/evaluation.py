@@ -164,7 +164,8 @@ def _verdict(config: GatedConfig, report: EvalReport) -> str:
 
 def _remarks(report: EvalReport) -> str:
     """Return a paragraph for each gate reason and warning, and one for the champion."""
-    lines = [f"**{escape_markdown(reason)}**" for reason in report.verdict.reasons]
+    lines = [escape_markdown(f"Baselines: {report.baselines_text}.")] if report.baselines else []
+    lines += [f"**{escape_markdown(reason)}**" for reason in report.verdict.reasons]
     lines += [f"**{escape_markdown(warning)}**" for warning in report.warnings]
     if report.comparison:
         compared = report.comparison

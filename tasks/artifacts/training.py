@@ -45,7 +45,7 @@ def publish_training(result: TrainResult) -> None:
     """Publish the artifact `training-curves`: losses and learning rates, one row per epoch."""
     rows = [
         [
-            epoch.epoch + 1,
+            "" if epoch.epoch < 0 else epoch.epoch + 1,
             epoch.phase,
             f"{epoch.train_loss:.3f}",
             "" if epoch.valid_loss is None else f"{epoch.valid_loss:.3f}",
@@ -55,11 +55,12 @@ def publish_training(result: TrainResult) -> None:
         ]
         for epoch in result.epochs
     ]
+    rate = "" if result.base_lr is None else f"Base learning rate {result.base_lr:.2e}, "
     metric = f"valid {result.epochs[0].metric.name}"
     header = ["epoch", "phase", "train loss", "valid loss", metric, "seconds", "samples/s"]
     text = (
         f"# Training\n\n{stored_png(result.plot_url, 'Losses and learning rates')}\n\n"
-        f"{table(header, rows)}\n\nBase learning rate {result.base_lr:.2e}, "
+        f"{table(header, rows)}\n\n{rate}"
         f"mixed precision {result.mixed_precision}, {result.num_processes} rank(s) on "
         f"{escape_markdown(result.device)}. History of all steps: `{result.history_url}`\n"
     )

@@ -16,7 +16,7 @@ from pets_core.ratings.dataset import ingest_ratings, load_ratings, read_vocabul
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.model import load_recommender
 from pets_core.ratings.recommend import recommend
-from pets_core.records.evaluation import PredictResult
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.request import RatingsRequest, parse_request

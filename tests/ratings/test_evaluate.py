@@ -21,7 +21,8 @@ from pets_core.ratings.records import RatingsManifest, RatingsRun
 from pets_core.ratings.target import RATINGS
 from pets_core.ratings.versions import diff_ratings, list_ratings
 from pets_core.records.dataset import NumberInfo
-from pets_core.records.evaluation import Champion, EvalReport, PredictResult
+from pets_core.records.evaluation import Champion, EvalReport
+from pets_core.records.inference import PredictResult
 from pets_core.registry.aliases import EvaluationKey, current, find_champion, promote_run
 from pets_core.registry.gate import check_gate
 from pets_core.runtime.runs import start_run

@@ -24,7 +24,7 @@ from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
 from pets_core.models.package import load_model
 from pets_core.progress import Progress
-from pets_core.records.evaluation import PredictResult
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.failures import (
     RankFailure,

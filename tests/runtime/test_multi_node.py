@@ -29,7 +29,7 @@ from pathlib import Path
 from pets_core.runtime.failures import WorkerError
 from pets_core.runtime.request import WorkRequest
 from pets_core.runtime.launcher import launch
-from pets_core.records.evaluation import PredictResult
+from pets_core.records.inference import PredictResult
 from pets_core.records.training import TrainResult
 record = {"train": TrainResult, "predict": PredictResult}
 for path in sys.argv[1:]:

@@ -11,7 +11,8 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.evaluation.predictions import Predictions
 from pets_core.records.dataset import DatasetManifest
-from pets_core.records.evaluation import EvalReport, PredictResult
+from pets_core.records.evaluation import EvalReport
+from pets_core.records.inference import PredictResult
 from pets_core.targets.evaluate import evaluate
 
 DRAW = {"class": draw_classes, "tags": draw_tags}

@@ -20,6 +20,7 @@ from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.mixing import mix
 from pets_core.data.loading.transforms import (
     COORDINATE_RANGE,
+    CenterCrop,
     Transform,
     to_device,
     transform_box,
@@ -27,7 +28,15 @@ from pets_core.data.loading.transforms import (
 )
 from pets_core.records.target_spec import target_spec
 
-__all__ = ["Batch", "PhotoLoader", "fits_on_gpu", "global_batches", "transform_coordinates"]
+__all__ = [
+    "Batch",
+    "FeatureLoader",
+    "PhotoLoader",
+    "fits_on_gpu",
+    "global_batches",
+    "transform_coordinates",
+    "view_targets",
+]
 
 _GPU_SHARE = 0.25
 
@@ -185,7 +194,9 @@ class PhotoLoader:
 
         A share may be empty.
         """
-        shares = list(self._shares(epoch))[first:]
+        shares = _shares(
+            len(self._photos), self._batch_size, self._seed, epoch, self._rank, self._world_size
+        )[first:]
         if not shares:
             return
         reading = self._reader.submit(self._read, shares[0])
@@ -195,14 +206,6 @@ class PhotoLoader:
                 reading = self._reader.submit(self._read, shares[number + 1])
             self._on_batch()
             yield self._batch(share, pixels, targets)
-
-    def _shares(self, epoch: int) -> Iterator[_Share]:
-        batches = global_batches(len(self._photos), self._batch_size, seed=self._seed, epoch=epoch)
-        for number, rows in enumerate(batches):
-            first = len(rows) * self._rank // self._world_size
-            last = len(rows) * (self._rank + 1) // self._world_size
-            seed = _batch_seed(self._seed or 0, epoch, number)
-            yield _Share(rows[first:last], slice(first, last), len(rows), seed)
 
     def _read(self, share: _Share) -> tuple[Tensor, Tensor]:
         """Start copying photos and targets to the device; runs in the reader thread."""
@@ -248,16 +251,104 @@ class PhotoLoader:
         batch = Batch(inputs, targets, share.rows, ids, share.global_size)
         if self._geometry is not None:
             maps = self._transform.maps(pixels.shape[1], **args)
-            # Inverted on the host: torch.linalg.inv synchronises a GPU.
-            inverse = to_device(torch.linalg.inv(maps), self._device)
-            moved = transform_coordinates(targets, inverse, self._geometry)
-            return replace(
-                batch, targets=moved.clamp(*COORDINATE_RANGE), maps=to_device(maps, self._device)
-            )
+            moved = _to_view(targets, maps, self._geometry)
+            return replace(batch, targets=moved, maps=to_device(maps, self._device))
         if self._mixing is None:
             return batch
         inputs, targets = mix(inputs, targets, self._num_classes, self._mixing, seed=share.seed)
         return replace(batch, inputs=inputs, targets=targets)
+
+
+def view_targets(photos: DecodedPhotos, transform: CenterCrop, targets: str) -> Tensor:
+    """Return the targets of the center crops of all photos, as `PhotoLoader` has.
+
+    Args:
+        photos: Photos of the split.
+        transform: The crop.
+        targets: Kind of target.
+
+    Returns:
+        Targets, (N,) or (N, k); coordinates are those on the crop.
+    """
+    values, geometry = torch.tensor(photos.targets), target_spec(targets).geometry
+    if geometry is None:
+        return values
+    maps = transform.maps(photos.pixels.shape[1], rows=slice(0, len(photos)))
+    return _to_view(values, maps, geometry)
+
+
+def _to_view(targets: Tensor, maps: Tensor, geometry: str) -> Tensor:
+    """Transform coordinates, (B, D), of photos to those of views with maps (B, 3, 3)."""
+    # Inverted on the host: torch.linalg.inv synchronises a GPU.
+    inverse = to_device(torch.linalg.inv(maps), targets.device)
+    return transform_coordinates(targets, inverse, geometry).clamp(*COORDINATE_RANGE)
+
+
+class FeatureLoader:
+    """Batches of the cached features of one split for one rank, as `PhotoLoader` has of photos.
+
+    Args:
+        features: Features of the photos, float32 (N, D).
+        targets: Targets of the photos, (N,) or (N, k).
+        ids: Photo ids, length N.
+        batch_size: Maximum photos per batch, over all ranks.
+        seed: Seed of the shuffle; None keeps the order.
+        device: Device of the batches.
+        rank: Rank of this process.
+        world_size: Number of ranks.
+    """
+
+    def __init__(
+        self,
+        features: npt.NDArray[np.float32],
+        targets: Tensor,
+        ids: list[str],
+        *,
+        batch_size: int,
+        seed: int | None,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._features, self._targets, self._ids = features, targets, ids
+        self._batch_size, self._seed, self._device = batch_size, seed, device
+        self._rank, self._world_size = rank, world_size
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches per epoch, the same on every rank."""
+        return -(-len(self._ids) // self._batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the split, over all ranks."""
+        return len(self._ids)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
+        shares = _shares(
+            len(self._ids), self._batch_size, self._seed, epoch, self._rank, self._world_size
+        )
+        for share in shares[first:]:
+            yield Batch(
+                to_device(torch.from_numpy(self._features[share.rows]), self._device),
+                to_device(self._targets[torch.from_numpy(share.rows)], self._device),
+                share.rows,
+                [self._ids[row] for row in share.rows],
+                share.global_size,
+            )
+
+
+def _shares(
+    num_rows: int, batch_size: int, seed: int | None, epoch: int, rank: int, world_size: int
+) -> list[_Share]:
+    """Return a rank's share of each batch of an epoch."""
+    shares: list[_Share] = []
+    for number, rows in enumerate(global_batches(num_rows, batch_size, seed=seed, epoch=epoch)):
+        first, last = (len(rows) * each // world_size for each in (rank, rank + 1))
+        batch_seed = _batch_seed(seed or 0, epoch, number)
+        shares.append(_Share(rows[first:last], slice(first, last), len(rows), batch_seed))
+    return shares
 
 
 def transform_coordinates(coordinates: Tensor, maps: Tensor, geometry: str) -> Tensor:

@@ -1,0 +1,226 @@
+"""Training and prediction with cached features: probe, fine-tuning from it, baselines, LR finder."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.ingest.commit import ingest
+from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import read_predictions
+from pets_core.inference.predict import predict_photos
+from pets_core.models.classifier import Classifier
+from pets_core.models.package import load_model
+from pets_core.records.dataset import DatasetManifest
+from pets_core.runtime import photo_rank, worker
+from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.runtime.request import WorkRequest
+from pets_core.targets.evaluate import evaluate
+from pets_core.targets.registry import get_target
+
+BASE_LR = 1e-3
+
+
+@pytest.fixture
+def config_of(small_config):
+    """Return a function of kind of target and settings of `train` that returns all settings."""
+
+    def config(targets: str = "class", **train) -> PipelineConfig:
+        values = small_config.model_dump(exclude_defaults=True)
+        values["source"] |= {"targets": targets}
+        values["model"] = {"backbone": "test_efficientnet", "weights": "none", "image_size": 64}
+        values["train"] = {"batch_size": 32, "mixed_precision": "no"} | train
+        values["lr_find"] = {"num_steps": 24}
+        return PipelineConfig.model_validate(values)
+
+    return config
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs a stage in this process."""
+
+    def run_stage(stage: str, config: PipelineConfig, manifest: DatasetManifest, **fields):
+        fields = {"base_lr": BASE_LR, "run_url": str(tmp_path / "run")} | fields
+        return worker.run(WorkRequest(stage=stage, config=config, manifest=manifest, **fields))
+
+    return run_stage
+
+
+def feature_files(config: PipelineConfig) -> list[Path]:
+    return sorted((Path(config.cache_dir) / "features").glob("*.f32"))
+
+
+@pytest.mark.parametrize("targets", ["class", "tags", "points", "box"])
+def test_probe_of_every_kind_is_trained_evaluated_and_compared(config_of, run, targets, tmp_path):
+    config = config_of(targets, recipe="probe")
+    manifest = ingest(config)
+    trained = run("train", config, manifest, base_lr=None)
+    (probe,) = trained.epochs
+    assert (probe.phase, trained.num_steps, trained.base_lr) == ("probe", 0, None)
+    assert trained.probe_url == trained.model_url
+    assert not (tmp_path / "run/probe").exists()
+    predicted = run(
+        "predict", config, manifest, model_url=trained.model_url, probe_url=trained.probe_url
+    )
+    assert [each.name for each in predicted.baselines] == ["nearest neighbours"]
+    report = evaluate(config, str(tmp_path / "run"), predicted, training=trained)
+    assert [each.name for each in report.baselines] == ["nearest neighbours"]
+    assert report.baselines_text.endswith(f", this model {report.primary.format()}")
+    valid = read_predictions(predicted.valid_url, get_target(targets))
+    if targets == "class":
+        wrong = (valid.outputs.argmax(1) != valid.targets).mean()
+        assert probe.valid_metric == pytest.approx(wrong)
+
+
+def test_fine_tuned_model_is_compared_with_probe_and_neighbours(config_of, run, tmp_path):
+    config = config_of(epochs=1)
+    manifest = ingest(config)
+    trained = run("train", config, manifest)
+    assert [epoch.phase for epoch in trained.epochs] == ["frozen", "unfrozen"]
+    probe = load_model(trained.probe_url)
+    assert probe.model.head[-1].weight.any()
+    predicted = run(
+        "predict", config, manifest, model_url=trained.model_url, probe_url=trained.probe_url
+    )
+    target = get_target("class")
+    own = {each.name: each for each in predicted.baselines}
+    assert list(own) == ["nearest neighbours", "linear probe"]
+    stored = read_predictions(own["linear probe"].predictions_url, target)
+    again = run("predict", config, manifest, model_url=trained.probe_url, run_url=str(tmp_path))
+    direct = read_predictions(again.predictions_url, target)
+    np.testing.assert_allclose(stored.outputs, direct.outputs, atol=1e-5)
+    report = evaluate(config, str(tmp_path / "run"), predicted, training=trained)
+    wrong = (direct.outputs.argmax(1) != direct.targets).mean()
+    assert report.baselines[1].metric.value == pytest.approx(wrong)
+    is_better = report.baselines[1].improvement.low > 0
+    assert is_better == (not any("linear probe" in text for text in report.warnings))
+
+
+def test_probe_can_be_used_for_prediction(config_of, run, jpeg, tmp_path):
+    config = config_of(recipe="probe")
+    trained = run("train", config, ingest(config), base_lr=None)
+    (tmp_path / "a.jpg").write_bytes(jpeg(1, 64, 64))
+    (prediction,) = predict_photos(trained.model_url, [str(tmp_path / "a.jpg")])
+    assert prediction.label
+
+
+def test_training_starts_from_the_probe(config_of, run):
+    config = config_of(head="probe", epochs=1, base_lr=1e-9, keep="best")
+    manifest = ingest(config)
+    trained = run("train", config, manifest, base_lr=1e-9)
+    assert [epoch.phase for epoch in trained.epochs] == ["probe", "unfrozen"]
+    assert trained.epochs[1].valid_loss == pytest.approx(trained.epochs[0].valid_loss, rel=1e-4)
+    probe, model = load_model(trained.probe_url).model, load_model(trained.model_url).model
+    torch.testing.assert_close(model.head[-1].weight, probe.head[-1].weight, atol=1e-6, rtol=0)
+
+
+def test_best_weights_are_those_of_the_probe_if_epochs_do_harm(config_of, run):
+    config = config_of(head="probe", epochs=1, keep="best")
+    manifest = ingest(config)
+    trained = run("train", config, manifest, base_lr=0.5)
+    assert trained.epochs[1].valid_loss > trained.epochs[0].valid_loss
+    probe, model = load_model(trained.probe_url).model, load_model(trained.model_url).model
+    assert all(map(torch.equal, probe.state_dict().values(), model.state_dict().values()))
+    assert trained.kept_epoch("best").phase == "probe"
+
+
+def test_features_are_computed_once(config_of, run, monkeypatch):
+    config = config_of(epochs=1)
+    manifest = ingest(config)
+    run("lr-find", config, manifest)
+    (file,) = feature_files(config)
+    written = file.stat().st_mtime_ns
+    trained = run("train", config, manifest)
+    assert len(feature_files(config)) == 2, "training and validation photos"
+    assert file.stat().st_mtime_ns == written
+    run("predict", config, manifest, model_url=trained.model_url, probe_url=trained.probe_url)
+    assert len(feature_files(config)) == 3
+    values = np.fromfile(file, np.float32).reshape(manifest.splits["train"].num_rows, -1)
+    rank = PhotoRank(WorkRequest(stage="embed", config=config, manifest=manifest))
+    built = rank.model()
+    loader = rank.eval_loader(rank.photos("train", built.card), built.card.center_crop())
+    with torch.no_grad():
+        direct = torch.cat([built.model.eval().embed(batch.inputs) for batch in loader.epoch(0)])
+    np.testing.assert_allclose(values, direct, atol=1e-5)
+
+
+def test_truncated_features_are_computed_again(config_of, run):
+    config = config_of()
+    manifest = ingest(config)
+    first = run("lr-find", config, manifest)
+    (file,) = feature_files(config)
+    content = file.read_bytes()
+    file.write_bytes(content[:-4])
+    assert run("lr-find", config, manifest).steepest == first.steepest
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr_find": {"on_features": False}},
+        {"transform": {"mixup_alpha": 0.4}},
+        {"train": {"freeze_to": 0}},
+        {"train": {"freeze_epochs": 0}},
+        {"launch": {"decode_cache_gib": 1e-6}},
+    ],
+)
+def test_lr_finder_uses_the_whole_model_if_training_does_not_start_with_the_head(
+    config_of, run, settings
+):
+    values = config_of().model_dump(exclude_defaults=True)
+    for group, changed in settings.items():
+        values[group] = values.get(group, {}) | changed
+    config = PipelineConfig.model_validate(values)
+    assert run("lr-find", config, ingest(config)).num_steps > 0
+    assert not feature_files(config)
+
+
+def test_baselines_can_be_turned_off(config_of, run, tmp_path):
+    values = config_of(epochs=0).model_dump(exclude_defaults=True)
+    config = PipelineConfig.model_validate(values | {"evaluate": {"baselines": False}})
+    manifest = ingest(config)
+    trained = run("train", config, manifest)
+    assert trained.probe_url is None
+    assert not feature_files(config)
+    assert run("predict", config, manifest, model_url=trained.model_url).baselines == ()
+
+
+def test_features_beyond_the_limit_of_the_cache(config_of, run, capsys):
+    values = config_of(recipe="probe").model_dump(exclude_defaults=True)
+    values["launch"] = {"decode_cache_gib": 1e-6}
+    config = PipelineConfig.model_validate(values)
+    manifest = ingest(config)
+    with pytest.raises(PetsError, match=r"train.head = probe: .* launch.decode_cache_gib"):
+        run("train", config, manifest, base_lr=None)
+    values["train"] |= {"recipe": "fine_tune", "epochs": 0}
+    trained = run("train", PipelineConfig.model_validate(values), manifest)
+    assert trained.probe_url is None
+    assert "No linear probe to compare with" in capsys.readouterr().out
+
+
+def test_constant_features_do_not_stop_fine_tuning(config_of, run, monkeypatch, capsys):
+    def fail(*_):
+        raise PetsError("the backbone returns the same features for all training photos")
+
+    monkeypatch.setattr(photo_rank, "solve_head", fail)
+    config = config_of(epochs=0)
+    manifest = ingest(config)
+    assert run("train", config, manifest).probe_url is None
+    assert "No linear probe to compare with: the backbone" in capsys.readouterr().out
+    with pytest.raises(PetsError, match="train.head = probe: the backbone"):
+        run("train", config_of(recipe="probe"), manifest, base_lr=None)
+
+
+def test_features_that_are_not_finite_are_an_error(config_of, run, monkeypatch):
+    config = config_of(recipe="probe")
+    manifest = ingest(config)
+    monkeypatch.setattr(
+        Classifier, "embed", lambda _, inputs: inputs.new_full((len(inputs), 256), math.nan)
+    )
+    with pytest.raises(PetsError, match="features that are not finite: check model.weights"):
+        run("train", config, manifest, base_lr=None)
