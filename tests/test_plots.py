@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pets_core.data.sources.sample.breeds import BREEDS
-from pets_core.plots import confusion_matrix, lr_curve, residuals, training_curves
+from pets_core.plots import confusion_matrix, lr_curve, residuals, ridge_curve, training_curves
 from pets_core.records.training import EpochMetrics
 
 NAMES = [breed.name for breed in BREEDS]
@@ -116,6 +116,13 @@ def test_lr_curve_accepts_few_or_no_steps():
     assert num_colours(lr_curve(*make_lr_sweep(2), SUGGESTIONS, "valley")) > 20
     none = np.zeros(0)
     assert num_colours(lr_curve(none, none, none, {}, "valley")) > 5
+
+
+def test_ridge_curve_emphasises_the_chosen_strength():
+    tried = [(10.0, 2.0), (1.0, 0.5), (0.1, 0.8)]
+    for chosen in (1.0, 0.1):
+        assert len(ridge_curve(tried, chosen)) < MAX_BYTES
+    assert ridge_curve(tried, 1.0) != ridge_curve(tried, 0.1)
 
 
 def test_training_curves_fit_an_artifact():

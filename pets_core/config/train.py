@@ -185,8 +185,8 @@ class TrainConfig(Settings):
         if self.recipe == "probe":
             conflicts = {
                 f"head = {self.head}": self.head == "new",
-                f"freeze_epochs = {self.freeze_epochs}": self.num_frozen_epochs > 0,
-                f"epochs = {self.epochs}": self.num_unfrozen_epochs > 0,
+                f"freeze_epochs = {self.freeze_epochs}": bool(self.freeze_epochs),
+                f"epochs = {self.epochs}": bool(self.epochs),
             }
             if any(conflicts.values()):
                 names = ", ".join(setting for setting, is_set in conflicts.items() if is_set)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pets_core.plots.regression import MAX_RESIDUALS, residuals
     from pets_core.plots.sweep import sweep_trials
     from pets_core.plots.tags import threshold_curve
-    from pets_core.plots.training import lr_curve, training_curves
+    from pets_core.plots.training import lr_curve, ridge_curve, training_curves
 
 __all__ = [
     "MAX_RESIDUALS",
@@ -23,6 +23,7 @@ __all__ = [
     "rating_errors",
     "reliability_diagram",
     "residuals",
+    "ridge_curve",
     "sweep_trials",
     "threshold_curve",
     "training_curves",
@@ -37,6 +38,7 @@ _MODULES = {
     "rating_errors": "ratings",
     "reliability_diagram": "calibration",
     "residuals": "regression",
+    "ridge_curve": "training",
     "sweep_trials": "sweep",
     "threshold_curve": "tags",
     "training_curves": "training",

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pets_core.plots.style import BLUE, GREY, INK, ORANGE, RED, Floats, new_figure, note, png, tidy
 from pets_core.records.training import EpochMetrics
 
-__all__ = ["lr_curve", "training_curves"]
+__all__ = ["lr_curve", "ridge_curve", "training_curves"]
 
 _PHASE_SHADES = {"frozen": "#e4edf7", "unfrozen": "#fdf3e3"}
 _MAX_WINDOW = 101
@@ -89,6 +89,29 @@ def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMe
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[-1].set_xlim(0, positions.max(initial=1.0) * 1.05)
     figure.align_ylabels()
+    return png(figure)
+
+
+def ridge_curve(tried: Sequence[tuple[float, float]], chosen: float) -> bytes:
+    """Plot the loss of a linear probe over the strength of its L2 penalty.
+
+    Args:
+        tried: Strengths with their losses.
+        chosen: Strength of the probe.
+
+    Returns:
+        A PNG of about 1000 x 450 pixels.
+    """
+    figure = new_figure(9.0, 4.0, dpi=112)
+    axes = figure.subplots()
+    ridges, losses = zip(*sorted(tried), strict=True)
+    axes.plot(ridges, losses, color=BLUE, marker="o", linewidth=2)
+    axes.plot(chosen, dict(tried)[chosen], color=RED, marker="*", markersize=17, linestyle="",
+              label=f"Chosen: {chosen:.2g}", zorder=5)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set(xlabel="Ridge strength of the linear probe", ylabel="Validation loss")
+    axes.legend(loc="upper center", frameon=False)
+    tidy(axes)
     return png(figure)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.plots.training import lr_curve, training_curves
+from pets_core.plots.training import lr_curve, ridge_curve, training_curves
 from pets_core.records.training import EpochMetrics, LRSuggestion, TrainResult
 from pets_core.runtime.rank import BuiltModel, Rank
 from pets_core.storage.layout import PROBE, TRAINING_PLOT
@@ -20,6 +20,7 @@ from pets_core.training.history import History, steps_table
 from pets_core.training.loop import fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
 from pets_core.training.prepared import Loader
+from pets_core.training.probe import SolvedHead
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import full_tensor
 
@@ -92,7 +93,7 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     _check_validation(rank)
     rank.accelerator.init_trackers("pets", config.model_dump(mode="json")["train"])
     built = rank.model()
-    probe_url, start = _start(rank, built)
+    probe, probe_url, start = _start(rank, built)
     history = _fit(rank, built, start)
     weights = {name: full_tensor(value) for name, value in built.model.state_dict().items()}
     if not rank.accelerator.is_main_process:
@@ -101,7 +102,10 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     history_url, plot_url = storage.join(run, "history.parquet"), storage.join(run, TRAINING_PLOT)
     last_url, best_url = _save_models(rank, built, weights, history.best.weights)
     storage.write_bytes(history_url, steps_table(history.steps))
-    storage.write_bytes(plot_url, training_curves(history.steps, history.epochs))
+    curves = training_curves(history.steps, history.epochs)
+    if probe and not history.epochs:
+        curves = ridge_curve(probe.tried, probe.ridge)
+    storage.write_bytes(plot_url, curves)
     return TrainResult(
         model_url=storage.join(run, _MODEL),
         last_model_url=last_url,
@@ -119,16 +123,18 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
     )
 
 
-def _start(rank: Rank[Any, Any], built: BuiltModel) -> tuple[str | None, EpochMetrics | None]:
+def _start(
+    rank: Rank[Any, Any], built: BuiltModel
+) -> tuple[SolvedHead | None, str | None, EpochMetrics | None]:
     """Solve the linear probe, if the settings need one, and store it as a model.
 
     Returns:
-        URL of the probe, and its metrics if training starts from it.
+        The probe, its URL, and its metrics if training starts from it.
     """
     began, config = time.monotonic(), rank.request.config
     probe = rank.solve_probe(built)
     if probe is None:
-        return None, None
+        return None, None, None
     run, state = rank.request.run_url, built.model.state_dict()
     is_model = config.train.recipe == "probe"
     url = storage.join(run, _MODEL if is_model else PROBE)
@@ -136,18 +142,22 @@ def _start(rank: Rank[Any, Any], built: BuiltModel) -> tuple[str | None, EpochMe
     if rank.accelerator.is_main_process and not is_model:
         rank.save(url, built, state | head)
     if not config.train.starts_from_probe:
-        return url, None
+        return probe, url, None
     built.model.load_state_dict(state | head)
     seconds = time.monotonic() - began
-    return url, EpochMetrics(
-        phase="probe",
-        epoch=-1,
-        train_loss=probe.train_loss,
-        valid_loss=probe.valid_loss,
-        valid_metric=probe.valid_metric,
-        metric=rank.objective(built).metric,
-        seconds=seconds,
-        photos_per_second=probe.num_samples / seconds,
+    return (
+        probe,
+        url,
+        EpochMetrics(
+            phase="probe",
+            epoch=-1,
+            train_loss=probe.train_loss,
+            valid_loss=probe.valid_loss,
+            valid_metric=probe.valid_metric,
+            metric=rank.objective(built).metric,
+            seconds=seconds,
+            photos_per_second=probe.num_samples / seconds,
+        ),
     )
 
 

@@ -36,6 +36,7 @@ class SolvedHead:
         state: State dict of the head, on the host.
         num_samples: Number of training samples.
         ridge: Strength of the L2 penalty.
+        tried: Strengths that were tried, each with the loss on validation or held-out photos.
         train_loss: Mean training loss, without the penalty.
         valid_loss: Mean validation loss; None without validation photos.
         valid_metric: Validation metric; None without validation photos.
@@ -44,6 +45,7 @@ class SolvedHead:
     state: dict[str, Tensor]
     num_samples: int
     ridge: float
+    tried: tuple[tuple[float, float], ...]
     train_loss: float
     valid_loss: float | None
     valid_metric: float | None
@@ -86,7 +88,7 @@ def solve_head(
     samples = _normalise(head, train)
     _check_variation(samples.inputs)
     fitted, judged = _split(samples) if valid is None else (samples, _normalise(head, valid))
-    ridge, best = _choose_ridge(linear, objective, fitted, judged)
+    ridge, best, tried = _choose_ridge(linear, objective, fitted, judged)
     linear.load_state_dict(best)
     if valid is None:
         _minimise(linear, objective, samples, ridge)
@@ -97,7 +99,7 @@ def solve_head(
             metric = objective.metric_value(_mean(objective.metric_sum, linear, judged))
             scores = _mean(objective.valid_loss_sum, linear, judged), metric
     state = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
-    return SolvedHead(state, len(train), ridge, train_loss, *(scores or (None, None)))
+    return SolvedHead(state, len(train), ridge, tried, train_loss, *(scores or (None, None)))
 
 
 @torch.no_grad()
@@ -129,14 +131,15 @@ def _check_variation(inputs: Tensor) -> None:
 
 def _choose_ridge(
     linear: nn.Linear, objective: Objective, fitted: _Samples, judged: _Samples
-) -> tuple[float, dict[str, Tensor]]:
-    """Return the ridge strength with the lowest loss on `judged`, and its weights."""
+) -> tuple[float, dict[str, Tensor], tuple[tuple[float, float], ...]]:
+    """Return the ridge strength with the lowest loss on `judged`, its weights, and all losses."""
     best_loss, best_ridge, best = math.inf, _RIDGES[0], copy.deepcopy(linear.state_dict())
-    worse = 0
+    worse, tried = 0, list[tuple[float, float]]()
     for ridge in _RIDGES:
         _minimise(linear, objective, fitted, ridge)
         with torch.no_grad():
             loss = _mean(objective.valid_loss_sum, linear, judged)
+        tried.append((ridge, loss))
         if loss < best_loss:
             best_loss, best_ridge, best = loss, ridge, copy.deepcopy(linear.state_dict())
             worse = 0
@@ -144,7 +147,7 @@ def _choose_ridge(
             worse += 1
             if worse == _PATIENCE:
                 break
-    return best_ridge, best
+    return best_ridge, best, tuple(tried)
 
 
 def _minimise(linear: nn.Linear, objective: Objective, samples: _Samples, ridge: float) -> None:

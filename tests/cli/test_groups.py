@@ -59,7 +59,7 @@ def test_scalar_for_a_group_flag_suggests_the_likely_flag(refused, command, grou
 @pytest.mark.parametrize("value", ["fast", "", "null", "[1, 2]", "epochs.yaml"])
 def test_scalar_for_a_group_flag_lists_examples_if_no_field_fits(refused, value):
     (line,) = refused("train", f"--train={value}")
-    assert line.endswith("such as --train.freeze_epochs, --train.epochs, --train.base_lr")
+    assert line.endswith("such as --train.recipe, --train.head, --train.freeze_epochs")
 
 
 def test_group_flag_without_a_value_is_rejected(refused):

@@ -2,6 +2,7 @@
 
 from pets.cli.results import show_evaluation
 from pets_core.records.evaluation import (
+    Baseline,
     Comparison,
     EvalReport,
     Highlights,
@@ -45,6 +46,24 @@ def test_output_has_metrics_intervals_and_paths(capsys):
         "Model        a/model",
         "Report       e/report.html",
     ]
+
+
+def test_output_compares_the_model_with_its_baselines(capsys):
+    probe = Baseline(
+        name="linear probe", metric=RMSE.model_copy(update={"value": 2.5}),
+        improvement=Interval(value=0.25, low=-0.5, high=1.0), p_value=0.31,
+    )  # fmt: skip
+    improvement = Interval(value=1.5, low=0.5, high=2.5)
+    worse = probe.model_copy(update={"name": "nearest neighbours", "improvement": improvement})
+    lines = printed(capsys, baselines=(worse, probe))
+    assert (
+        "Baselines    nearest neighbours 2.5 kg, linear probe 2.5 kg, this model 2.25 kg" in lines
+    )
+    (warning,) = [line for line in lines if "linear probe" in line and line.startswith("Warning")]
+    assert warning == (
+        "Warning      The model is not better than the linear probe (2.5 kg) by more than the "
+        "noise: improvement +0.25 kg, 95% interval -0.5 to +1 kg."
+    )
 
 
 def test_output_compares_the_model_with_the_champion(capsys):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.rates import RateSlice
+from pets_core.config.train import TrainConfig
 
 
 def errors(values: dict) -> list[dict]:
@@ -64,6 +65,10 @@ def test_infinite_and_nan_numbers_are_rejected(value):
         ({"source": {"kind": "sample", "url": "x"}}, "source", "takes no url"),
         ({"lr_find": {"start_lr": 0.1, "end_lr": 0.1}}, "lr_find", "must be above start_lr"),
         ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "set one of them to 1"),
+        ({"train": {"recipe": "probe", "epochs": 1}}, "train", "epochs = 1: recipe = probe only"),
+        ({"train": {"recipe": "probe", "freeze_epochs": 2}}, "train", "freeze_epochs = 2: recipe"),
+        ({"train": {"recipe": "probe", "head": "new"}}, "train", "head = new: recipe = probe only"),
+        ({"train": {"head": "probe", "epochs": 0}}, "train", "set one of them to 1"),
     ],
 )
 def test_invalid_combinations_are_rejected(values, group, message):
@@ -86,6 +91,25 @@ def test_settings_that_a_sharded_model_does_not_support_are_rejected(setting, me
     (error,) = errors({"launch": {"shard_model": True}, "train": setting})
     assert message in error["msg"]
     PipelineConfig.model_validate({"train": setting})
+
+
+@pytest.mark.parametrize(
+    ("train", "starts_from_probe", "num_frozen", "num_unfrozen"),
+    [
+        ({}, False, 1, 2),
+        ({"recipe": "probe"}, True, 0, 0),
+        ({"head": "probe"}, True, 0, 2),
+        ({"head": "probe", "freeze_epochs": 3, "epochs": 4}, True, 3, 4),
+        ({"epochs": 5}, False, 1, 5),
+    ],
+)
+def test_empty_epochs_follow_from_recipe_and_head(
+    train, starts_from_probe, num_frozen, num_unfrozen
+):
+    config = TrainConfig(**train)
+    assert config.starts_from_probe == starts_from_probe
+    assert (config.num_frozen_epochs, config.num_unfrozen_epochs) == (num_frozen, num_unfrozen)
+    assert TrainConfig.model_validate(config.model_dump()) == config
 
 
 def test_unknown_keys_are_rejected_at_every_level():

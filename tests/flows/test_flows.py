@@ -188,7 +188,7 @@ def test_flow_parameters_have_the_settings_schema() -> None:
     """The Prefect UI builds its form from this schema."""
     schema = pipeline.parameters.model_dump()
     train = schema["definitions"]["TrainConfig"]["properties"]
-    assert train["epochs"]["minimum"] == 0
+    assert train["epochs"]["anyOf"][0]["minimum"] == 0
     assert "unfreezing" in train["epochs"]["description"]
 
 

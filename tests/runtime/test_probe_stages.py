@@ -1,4 +1,4 @@
-"""Training and prediction with cached features: probe, fine-tuning from it, baselines, LR finder."""
+"""Stages with cached features: probe, fine-tuning from it, baselines, LR finder."""
 
 import math
 from pathlib import Path
@@ -212,7 +212,7 @@ def test_constant_features_do_not_stop_fine_tuning(config_of, run, monkeypatch, 
     manifest = ingest(config)
     assert run("train", config, manifest).probe_url is None
     assert "No linear probe to compare with: the backbone" in capsys.readouterr().out
-    with pytest.raises(PetsError, match="train.head = probe: the backbone"):
+    with pytest.raises(PetsError, match=r"train.head = probe: the backbone"):
         run("train", config_of(recipe="probe"), manifest, base_lr=None)
 
 
@@ -222,5 +222,13 @@ def test_features_that_are_not_finite_are_an_error(config_of, run, monkeypatch):
     monkeypatch.setattr(
         Classifier, "embed", lambda _, inputs: inputs.new_full((len(inputs), 256), math.nan)
     )
-    with pytest.raises(PetsError, match="features that are not finite: check model.weights"):
+    with pytest.raises(PetsError, match=r"features that are not finite: check model.weights"):
         run("train", config, manifest, base_lr=None)
+
+
+def test_features_of_other_weights_are_not_used(config_of, run):
+    """The backbone has no pretrained weights: each seed draws others."""
+    manifest = ingest(config_of())
+    for seed in range(2):
+        run("lr-find", config_of(seed=seed), manifest)
+    assert len(feature_files(config_of())) == 2

@@ -88,6 +88,9 @@ def test_ridge_with_the_lowest_validation_loss_is_used(classes):
         probabilities = model.predict_proba(normalised(valid))
         losses[ridge] = -np.log(probabilities[range(60), valid.targets]).mean()
     assert min(losses, key=losses.get) == solved.ridge
+    for ridge, loss in losses.items():
+        (tried,) = [found for each, found in solved.tried if each == pytest.approx(ridge)]
+        assert tried == pytest.approx(loss, rel=1e-2)
     assert solved.valid_loss == pytest.approx(losses[solved.ridge], rel=1e-3)
 
 
