@@ -23,6 +23,7 @@ from pets_core.data.gallery import read_leaks
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.journal import journal_keys, load_records
 from pets_core.data.ingest.label_schema import load_contract
+from pets_core.data.ingest.plan import plan_dataset
 from pets_core.data.loading.decoded import load_target_texts
 from pets_core.data.versions import diff, list_versions
 from pets_core.embeddings.file import open_embeddings
@@ -34,6 +35,7 @@ from pets_core.models.card import read_card, weights_sha256
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import PredictResult
 from pets_core.records.inference import EmbedResult
+from pets_core.registry.aliases import EvaluationKey, find_champion
 from pets_core.runtime.runs import find_run, load_result, read_request, write_request
 from pets_core.targets.evaluate import evaluate, find_prediction_files
 
@@ -168,7 +170,23 @@ def test_requests_and_their_hashes_are_the_same(store, tmp_path, stage):
         assert text == archive.read(f"runs/run-pets/stages/{stage}.request.json").decode()
 
 
+def test_champion_of_the_version_is_found(store):
+    manifest = ingest(config(store))
+    key = EvaluationKey("pets", manifest.fingerprint, "test", 0)
+    champion = find_champion(config(store), key)
+    assert champion.model_url == str(store / "runs/run-pets/model")
+    assert champion.predictions_url is not None
+
+
 # --- the next ingest ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unchanged_source_keeps_its_version(store, kind):
+    before, manifest = files(store), stored(store, kind)
+    assert not plan_dataset(config(store, kind)).pending
+    assert ingest(config(store, kind)) == manifest
+    assert files(store) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

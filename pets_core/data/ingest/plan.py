@@ -18,6 +18,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.source import IngestConfig, SourceConfig
 from pets_core.data.dataset import (
     SCHEMA,
+    SCHEMA_VERSION,
     dataset_root,
     open_parquet,
     read_table,
@@ -28,7 +29,7 @@ from pets_core.data.ingest.label_schema import Contract, load_contract, reconcil
 from pets_core.data.ingest.quarantine import NO_NUMBERS, check_quarantine
 from pets_core.data.ingest.selection import quarantine_row, select_files
 from pets_core.data.ingest.splits import assign_splits, split_rows, straddling_groups
-from pets_core.data.ingest.stored import existing_shards, stored_records
+from pets_core.data.ingest.stored import existing_shards, is_unchanged, stored_records
 from pets_core.data.sources.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.sources.files import FileEntry
 from pets_core.data.sources.fixes import apply_fixes, read_fixes
@@ -37,7 +38,7 @@ from pets_core.data.sources.sources import open_source
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
 from pets_core.records.base import Split
-from pets_core.records.dataset import DatasetPlan, QuarantinedFile, ShardPlan
+from pets_core.records.dataset import DatasetManifest, DatasetPlan, QuarantinedFile, ShardPlan
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.layout import PLANS
 
@@ -307,6 +308,7 @@ def _write_plan(
 ) -> DatasetPlan:
     """Write the photos of each shard to plan files, which the shard tasks read."""
     parent = newest_version(root)
+    contract = _schema_contract(contract, parent, config, leaves, quarantined)
     keys = _keys(leaves, contract, config)
     written = stored_records(root, keys)
     shards = tuple(
@@ -343,6 +345,23 @@ def _write_plan(
         parent=parent.fingerprint if parent else None,
         shards=shards,
     )
+
+
+def _schema_contract(
+    contract: Contract,
+    parent: DatasetManifest | None,
+    config: IngestConfig,
+    leaves: Sequence[_Leaf],
+    quarantined: Sequence[QuarantinedFile],
+) -> Contract:
+    """Return the contract, with the parent's schema version if the plan yields the parent again."""
+    # To drop duplicates, a commit writes shards, which have the current schema.
+    if parent is None or parent.schema_version == SCHEMA_VERSION or config.duplicates == "drop":
+        return contract
+    earlier = contract.model_copy(update={"schema_version": parent.schema_version})
+    keys = _keys(leaves, earlier, config)
+    planned = [(leaf.split, key) for leaf, key in zip(leaves, keys, strict=True)]
+    return earlier if is_unchanged(parent, earlier, planned, quarantined) else contract
 
 
 def _plan_file(plan_url: str, index: int) -> str:

@@ -20,7 +20,7 @@ from pets_core.records.dataset import (
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.layout import PHOTOS, SHARDS
 
-__all__ = ["existing_shards", "fingerprint", "row_order", "stored_records"]
+__all__ = ["existing_shards", "fingerprint", "is_unchanged", "row_order", "stored_records"]
 
 
 def stored_records(root: str, keys: Collection[str]) -> dict[str, ShardRecord]:
@@ -42,6 +42,32 @@ def existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str], str
     table = read_photo_table(storage.join(parent.url, PHOTOS), columns)
     paths, tags, shards = (column.to_pylist() for column in table.columns)
     return dict(zip(zip(paths, tags, strict=True), shards, strict=True))
+
+
+def is_unchanged(
+    parent: DatasetManifest,
+    contract: Contract,
+    planned: Sequence[tuple[Split, str]],
+    quarantined: Sequence[QuarantinedFile],
+) -> bool:
+    """Return whether a plan without dropped duplicates yields its parent again.
+
+    Args:
+        parent: The newest version.
+        contract: Contract of the plan, with the parent's schema version.
+        planned: Split and key of each planned shard.
+        quarantined: Files that the plan quarantines.
+    """
+    records = stored_records(parent.url.rsplit("/", 1)[0], [key for _, key in planned])
+    if any(key not in records for _, key in planned):
+        return False
+    hashes: dict[Split, list[str]] = {}
+    all_quarantined = list(quarantined)
+    for split, key in planned:
+        own, record = hashes.setdefault(split, []), records[key]
+        own += [record.shard.sha256] if record.shard else []
+        all_quarantined += record.quarantined
+    return fingerprint(parent.name, contract, hashes, all_quarantined) == parent.fingerprint
 
 
 def fingerprint(
