@@ -183,7 +183,7 @@ def generate(path: Path, split: Split, rows: int, classes: int) -> None:
     predicted = np.where(random.random(rows) < 0.9, targets, (targets + 1) % classes)
     logits[np.arange(rows), predicted] += 9
     info = PredictionsInfo(
-        classes=names, split=split, model_url="no-model", backbone="generated", image_size=224,
+        vocabulary=names, split=split, model_url="no-model", backbone="generated", image_size=224,
         dataset_url="no-data", dataset_name="generated", dataset_fingerprint="0" * 64,
     )  # fmt: skip
     ids = [f"photo-{split}-{index}" for index in range(rows)]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.dataset import read_table
+from pets_core.data.dataset import read_photo_table
 from pets_core.data.ingest.commit import ingest
 from pets_core.records.dataset import DatasetManifest
 from pets_core.runtime.launcher import worker_environment
@@ -77,23 +77,23 @@ def prepare_photos(
         writer.writerow(("name", "label", "split"))
         for split, info in manifest.splits.items():
             for shard in info.shards:
-                table = read_table(manifest.shard_url(shard), ["id", "image", "class_name"])
+                table = read_photo_table(manifest.shard_url(shard), ["id", "image", "target_text"])
                 for row in table.to_pylist():
                     name = row["id"].replace("/", "-")
                     (work / "photos" / name).write_bytes(row["image"]["bytes"])
-                    writer.writerow((name, row["class_name"], split))
+                    writer.writerow((name, row["target_text"], split))
     return config
 
 
 def _trainval(manifest: DatasetManifest) -> pd.DataFrame:
     """Return the photos of trainval, sorted by breed and number."""
-    columns = ["id", "image", "class_name"]
+    columns = ["id", "image", "target_text"]
     shards = [s for split in ("train", "valid") for s in manifest.splits[split].shards]
     photos = pd.concat(
-        read_table(manifest.shard_url(shard), columns).to_pandas() for shard in shards
+        read_photo_table(manifest.shard_url(shard), columns).to_pandas() for shard in shards
     )
     photos["number"] = photos.id.str.extract(r"(\d+)$", expand=False).astype(int)
-    photos = photos.rename(columns={"class_name": "label"})
+    photos = photos.rename(columns={"target_text": "label"})
     return photos.sort_values(["label", "number"], ignore_index=True)
 
 

@@ -100,5 +100,5 @@ def publish_near_duplicates(manifest: DatasetManifest, found: NearDuplicates) ->
 
 def _format_match(row: dict[str, Any]) -> str:
     by_hash = "embedding and hash" if row["by_hash"] else "embedding only"
-    labels = "" if row["class_name"] == row["match_class_name"] else ", different label"
+    labels = "" if row["target_text"] == row["match_target_text"] else ", different label"
     return f"{row['similarity']:.3f}, {by_hash}{labels}"

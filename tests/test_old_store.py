@@ -1,14 +1,13 @@
-"""Reading a store of an earlier version (318664f).
+"""Reading a store of an earlier version (318664f, with schema version 2).
 
 It has a run with classes, whose model is the champion, one with tags and one with points, all
-without weights.
+without weights. tests/test_schema_2.py reads and extends a later one.
 """
 
 import json
 import zipfile
 from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +15,9 @@ import pytest
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import SCHEMA_VERSION, load_manifest
-from pets_core.data.ingest.commit import _fingerprint
-from pets_core.data.ingest.plan import _existing_shards
+from pets_core.data.ingest.label_schema import Contract
+from pets_core.data.ingest.stored import existing_shards, fingerprint
+from pets_core.data.loading.decoded import load_target_texts
 from pets_core.maintenance.retention import find_old
 from pets_core.models.card import read_card
 from pets_core.records.dataset import QuarantinedFile, Run, ShardRecord
@@ -133,13 +133,21 @@ def test_earlier_names_of_manifest_fields_are_read(store):
 
 def test_earlier_name_of_the_version_tag_is_read(store):
     (url,) = (store / "datasets/class").glob("*/manifest.json")
-    found = _existing_shards(load_manifest(str(url.parent)))
+    found = existing_shards(load_manifest(str(url.parent)))
     photos = pq.read_table(url.with_name("photos.parquet"))
     assert found == {(row["source_path"], row["mark"]): row["shard"] for row in photos.to_pylist()}
 
 
+def test_earlier_column_of_target_texts_is_read(store):
+    (url,) = (store / "datasets/points-points").glob("*/manifest.json")
+    texts = load_target_texts(load_manifest(str(url.parent)), "valid")
+    photos = pq.read_table(url.with_name("photos.parquet")).to_pylist()
+    assert texts == [row["class_name"] for row in photos if row["split"] == "valid"]
+    assert all(text.count(", ") for text in texts)
+
+
 def test_renamed_reason_codes_keep_the_fingerprint():
-    plan = SimpleNamespace(name="pets", classes=(), targets="class")
     row = QuarantinedFile(id="1", path="1.jpg", reason="not_in_split_lists", detail="")
     hashed = [SCHEMA_VERSION, "pets", [], {}, [["1", "1.jpg", "in_no_list", ""]]]
-    assert _fingerprint(plan, {}, [row]) == sha256(json.dumps(hashed).encode()).hexdigest()[:20]
+    found = fingerprint("pets", Contract.of(1, ()), {}, [row])
+    assert found == sha256(json.dumps(hashed).encode()).hexdigest()[:20]

@@ -237,7 +237,12 @@ def _contents(manifest: AnyManifest) -> list[object]:
         sizes = (int(info.get("size") or 0) for info in storage.list_folder(manifest.url).values())
         return [_num_rows(manifest), "", sum(sizes) // _MIB, ""]
     num_bytes = sum(s.num_bytes for info in manifest.splits.values() for s in info.shards)
-    return [manifest.num_rows, len(manifest.classes), num_bytes // _MIB, manifest.num_quarantined]
+    return [
+        manifest.num_rows,
+        len(manifest.vocabulary),
+        num_bytes // _MIB,
+        manifest.num_quarantined,
+    ]
 
 
 def _num_rows(manifest: AnyManifest) -> int:

@@ -28,6 +28,7 @@ from pets_core.storage.layout import DATASETS, MANIFEST
 __all__ = [
     "DUPLICATES_SCHEMA",
     "QUARANTINE_SCHEMA",
+    "REUSABLE_SCHEMA_VERSIONS",
     "SCHEMA",
     "SCHEMA_VERSION",
     "commit_manifest",
@@ -36,14 +37,24 @@ __all__ = [
     "load_manifest",
     "open_parquet",
     "photos_schema",
+    "read_photo_table",
     "read_shard",
     "read_table",
     "schema_of",
-    "schema_with_classes",
+    "schema_with_vocabulary",
+    "select_columns",
     "write_table",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+REUSABLE_SCHEMA_VERSIONS = (2, SCHEMA_VERSION)
+"""Schema versions whose photos a new version of a data set copies from the store."""
+_EARLIER_COLUMNS = {
+    "target_text": "class_name",
+    "match_target_text": "match_class_name",
+    "version_tag": "mark",
+}
+"""Columns whose names have changed, with their names in files of earlier versions."""
 
 SCHEMA = pa.schema(
     [
@@ -51,7 +62,7 @@ SCHEMA = pa.schema(
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         # Hugging Face `datasets` accepts a label column only if it is nullable.
         pa.field("label", pa.int64()),
-        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("target_text", pa.string(), nullable=False),
         pa.field("species", pa.string()),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
@@ -78,8 +89,8 @@ _NUMBERS = [pa.field("numbers", pa.list_(pa.float32()), nullable=False)]
 def schema_of(targets: str) -> pa.Schema:
     """Return the shard schema for one kind of target.
 
-    Tags: `label` is null, `class_name` lists the tags, `tags` holds their names and `one_hot` is
-    multi-hot over the vocabulary. Numbers and coordinates: `label` is null, `class_name` holds the
+    Tags: `label` is null, `target_text` lists the tags, `tags` holds their names and `one_hot` is
+    multi-hot over the vocabulary. Numbers and coordinates: `label` is null, `target_text` holds the
     values as the source gives them, and `numbers` holds the targets; coordinates are scaled to
     [-1, 1].
     """
@@ -106,8 +117,8 @@ QUARANTINE_SCHEMA = pa.schema(
 
 DUPLICATES_SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("id", "split", "class_name")),
-        *((name, pa.string()) for name in ("match_id", "match_split", "match_class_name")),
+        *((name, pa.string()) for name in ("id", "split", "target_text")),
+        *((name, pa.string()) for name in ("match_id", "match_split", "match_target_text")),
         ("distance", pa.int32()),
         ("exact", pa.bool_()),
     ]
@@ -128,13 +139,13 @@ def compression_of(schema: pa.Schema) -> dict[str, str]:
     return chosen | {"image.bytes": "NONE"}
 
 
-def schema_with_classes(classes: Sequence[ClassInfo], targets: str = "class") -> pa.Schema:
+def schema_with_vocabulary(vocabulary: Sequence[ClassInfo], targets: str = "class") -> pa.Schema:
     """Return the shard schema with the metadata Hugging Face `datasets` needs for decoding."""
     schema = schema_of(targets)
     features: dict[str, Any] = {field.name: _feature(field.type) for field in schema}
     features["image"] = {"_type": "Image"}
     if target_spec(targets).is_label:
-        features["label"] = {"_type": "ClassLabel", "names": [c.name for c in classes]}
+        features["label"] = {"_type": "ClassLabel", "names": [c.name for c in vocabulary]}
     metadata = json.dumps({"info": {"features": features}})
     return schema.with_metadata({"huggingface": metadata})
 
@@ -145,10 +156,13 @@ def dataset_root(store: str, name: str) -> str:
 
 
 def commit_manifest(manifest: DatasetManifest) -> None:
-    """Write manifest.json, the last file of a version; its presence commits the version."""
-    storage.write_bytes(
-        storage.join(manifest.url, MANIFEST), manifest.model_dump_json(indent=2).encode()
-    )
+    """Write manifest.json, the last file of a version; its presence commits the version.
+
+    The manifest of an earlier schema version keeps the field names of that version.
+    """
+    is_earlier = manifest.schema_version < SCHEMA_VERSION
+    text = manifest.model_dump_json(indent=2, by_alias=is_earlier)
+    storage.write_bytes(storage.join(manifest.url, MANIFEST), text.encode())
 
 
 def load_manifest(url: str) -> DatasetManifest:
@@ -219,6 +233,23 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
             return open_parquet(file).read(columns=None if columns is None else list(columns))
         except (pa.ArrowInvalid, OSError) as error:
             raise PetsError(f"{url} is damaged: {error}") from error
+
+
+def read_photo_table(url: str, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a shard or index; see `select_columns` for the names and `read_table`."""
+    earlier = [_EARLIER_COLUMNS[name] for name in columns if name in _EARLIER_COLUMNS]
+    # Parquet files are read without the columns that they lack.
+    return select_columns(read_table(url, [*columns, *earlier]), columns)
+
+
+def select_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return columns in this order, also if the table has their names of earlier versions.
+
+    Raises:
+        KeyError: The table lacks a column under both names.
+    """
+    current = {earlier: name for name, earlier in _EARLIER_COLUMNS.items()}
+    return table.rename_columns([current.get(n, n) for n in table.column_names]).select(columns)
 
 
 def write_table(

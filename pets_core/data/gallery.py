@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pets_core import storage
-from pets_core.data.dataset import open_parquet, read_table
+from pets_core.data.dataset import DUPLICATES_SCHEMA, open_parquet, read_photo_table, read_table
 from pets_core.data.ingest.duplicates import leaking
 from pets_core.data.ingest.images import open_rgb
 from pets_core.errors import format_list
@@ -72,7 +72,7 @@ def read_quarantine(manifest: DatasetManifest) -> list[dict[str, str]]:
 
 def read_leaks(manifest: DatasetManifest) -> list[dict[str, Any]]:
     """Return the photos with a duplicate in a later split, as rows of `DUPLICATES_SCHEMA`."""
-    table = read_table(storage.join(manifest.url, DUPLICATES))
+    table = read_photo_table(storage.join(manifest.url, DUPLICATES), DUPLICATES_SCHEMA.names)
     return leaking(table).to_pylist()  # type: ignore[no-any-return]
 
 
@@ -96,7 +96,7 @@ def class_warnings(manifest: DatasetManifest) -> list[str]:
     noun = target_spec(manifest.targets).noun
     few = [
         f"{info.name} ({count})"
-        for info, count in zip(manifest.classes, train, strict=True)
+        for info, count in zip(manifest.vocabulary, train, strict=True)
         if count < _FEW_PHOTOS
     ]
     if few:

@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from pets_core import storage
 from pets_core.data.dataset import (
-    SCHEMA_VERSION,
+    REUSABLE_SCHEMA_VERSIONS,
     load_manifest,
     open_parquet,
+    read_photo_table,
     read_shard,
-    read_table,
 )
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.records.dataset import DatasetManifest, ShardInfo
@@ -123,9 +123,10 @@ def _age(manifest: Version) -> tuple[str, str]:
 
 
 def newest_version(root: str) -> DatasetManifest | None:
-    """Return the newest version in folder `root` that has the current schema version, if any."""
-    versions = [m for m in load_versions(root, load_manifest) if m.schema_version == SCHEMA_VERSION]
-    return versions[-1] if versions else None
+    """Return the newest version in folder `root` that a new version can build on, if any."""
+    versions = load_versions(root, load_manifest)
+    reusable = [m for m in versions if m.schema_version in REUSABLE_SCHEMA_VERSIONS]
+    return reusable[-1] if reusable else None
 
 
 def find_version(store: str, wanted: str) -> DatasetManifest:
@@ -183,7 +184,7 @@ def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
 
 def _index(manifest: DatasetManifest) -> dict[str, tuple[str, str, str]]:
     url = storage.join(manifest.url, PHOTOS)
-    table = read_table(url, ["id", "sha256", "class_name", "split"])
+    table = read_photo_table(url, ["id", "sha256", "target_text", "split"])
     return {row[0]: row[1:] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)}
 
 

@@ -13,7 +13,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from pets_core import storage
-from pets_core.data.dataset import open_parquet
+from pets_core.data.dataset import open_parquet, select_columns
 from pets_core.errors import PetsError
 from pets_core.records.base import Record, Split
 
@@ -32,13 +32,15 @@ EMBEDDINGS = "embeddings/embeddings.parquet"
 _KEY = b"pets.embeddings"
 _ROWS = 4096
 """Rows per row group, which is read as one block: 16 MB for a thousand features."""
-_NAMES = ("id", "split", "class_name")
+_NAMES = ("id", "split", "target_text")
+_VERSION_1_NAMES = ("id", "split", "class_name")
 
 
 class EmbeddingsInfo(Record):
     """Metadata of an embeddings file, stored in its schema.
 
     Attributes:
+        format_version: 2. Version 1, with a column `class_name`, can be read.
         model_url: Folder of the model.
         model_sha256: SHA-256 of the weights, to detect that `model_url` has another model.
         backbone: Backbone of the model.
@@ -49,7 +51,7 @@ class EmbeddingsInfo(Record):
         dataset_fingerprint: Fingerprint of the data set version.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     model_url: str
     model_sha256: str
     backbone: str
@@ -61,16 +63,16 @@ class EmbeddingsInfo(Record):
 
 
 class SplitEmbeddings(NamedTuple):
-    """Ids, class names and features (N, D) of the N photos of a split."""
+    """Ids, target texts and features (N, D) of the N photos of a split."""
 
     split: Split
     ids: Sequence[str]
-    class_names: Sequence[str]
+    target_texts: Sequence[str]
     features: NDArray[np.float32]
 
 
 def write_embeddings(url: str, info: EmbeddingsInfo, splits: Iterable[SplitEmbeddings]) -> int:
-    """Write one row per photo, atomically: id, split, class_name, embedding.
+    """Write one row per photo, atomically: id, split, target_text, embedding.
 
     Args:
         url: File to write.
@@ -80,23 +82,23 @@ def write_embeddings(url: str, info: EmbeddingsInfo, splits: Iterable[SplitEmbed
     Returns:
         Number of photos.
     """
-    schema = _schema(info.num_features).with_metadata({_KEY: info.model_dump_json().encode()})
+    schema = _schema(info).with_metadata({_KEY: info.model_dump_json().encode()})
     count = 0
     with (
         storage.writing(url) as file,
         # No dictionary for the features, which rarely repeat.
         pq.ParquetWriter(
-            file, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
+            file, schema, use_dictionary=["split", "target_text"], write_page_checksum=True
         ) as writer,
     ):
-        for split, ids, class_names, features in splits:
+        for split, ids, target_texts, features in splits:
             for start in range(0, len(ids), _ROWS):
                 own = slice(start, start + _ROWS)
                 values = pa.array(features[own].reshape(-1))
                 columns = [
                     pa.array(ids[own], pa.string()),
                     pa.array([split] * len(ids[own]), pa.string()),
-                    pa.array(class_names[own], pa.string()),
+                    pa.array(target_texts[own], pa.string()),
                     pa.FixedSizeListArray.from_arrays(values, info.num_features),
                 ]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
@@ -104,9 +106,10 @@ def write_embeddings(url: str, info: EmbeddingsInfo, splits: Iterable[SplitEmbed
     return count
 
 
-def _schema(num_features: int) -> pa.Schema:
-    embedding = pa.field("embedding", pa.list_(pa.float32(), num_features))
-    return pa.schema([*(pa.field(name, pa.string()) for name in _NAMES), embedding])
+def _schema(info: EmbeddingsInfo) -> pa.Schema:
+    names = _NAMES if info.format_version > 1 else _VERSION_1_NAMES
+    embedding = pa.field("embedding", pa.list_(pa.float32(), info.num_features))
+    return pa.schema([*(pa.field(name, pa.string()) for name in names), embedding])
 
 
 class Embeddings:
@@ -125,8 +128,9 @@ class Embeddings:
         return int(self._parquet.metadata.num_rows)
 
     def photos(self) -> pa.Table:
-        """Columns id, split and class_name, in the order of the embeddings."""
-        return self._parquet.read(columns=list(_NAMES))
+        """Columns id, split and target_text, in the order of the embeddings."""
+        columns = [field.name for field in _schema(self.info) if field.name != "embedding"]
+        return select_columns(self._parquet.read(columns=columns), _NAMES)
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -185,7 +189,7 @@ def _read_info(url: str, schema: pa.Schema) -> EmbeddingsInfo:
         info = EmbeddingsInfo.model_validate_json(metadata[_KEY])
     except pydantic.ValidationError as error:
         raise PetsError(f"{url}: the metadata is damaged or of another version: {error}") from error
-    for field in _schema(info.num_features):
+    for field in _schema(info):
         index = schema.get_field_index(field.name)
         if index < 0 or schema.field(index).type != field.type:
             found = "no such column" if index < 0 else f"not {schema.field(index).type}"

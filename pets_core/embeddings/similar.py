@@ -23,7 +23,7 @@ class Neighbour(NamedTuple):
 
     id: str
     split: str
-    class_name: str
+    target_text: str
     similarity: float
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
-from pets_core.records.base import Split
+from pets_core.records.base import Split, renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = [
@@ -50,7 +50,8 @@ class PredictionsInfo(BaseModel):
     """Metadata of a predictions file.
 
     Attributes:
-        format_version: 2. Version 1, with other fields per kind of target, can be read.
+        format_version: 3. Version 1, with other fields per kind of target, and version 2, with
+            `classes` for `vocabulary`, can be read.
         targets: Kind of target.
         split: The predicted split.
         model_url: Folder of the model.
@@ -61,13 +62,13 @@ class PredictionsInfo(BaseModel):
         dataset_fingerprint: Fingerprint of the data set version.
         tta_views: Number of averaged augmented views.
         photos_per_second: Prediction throughput.
-        classes: Vocabulary of the model in index order; empty for targets without labels.
+        vocabulary: Vocabulary of the model in index order; empty for targets without labels.
         numbers: Regression outputs of the model in order; empty for other targets.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1, 2] = 2
+    format_version: Literal[1, 2, 3] = 3
     targets: str = "class"
     split: Split
     model_url: str
@@ -78,7 +79,7 @@ class PredictionsInfo(BaseModel):
     dataset_fingerprint: str
     tta_views: int = 0
     photos_per_second: float = 0.0
-    classes: tuple[ClassInfo, ...] = ()
+    vocabulary: tuple[ClassInfo, ...] = renamed("vocabulary", "classes", ())
     numbers: tuple[NumberInfo, ...] = ()
 
     @model_validator(mode="before")
@@ -87,18 +88,18 @@ class PredictionsInfo(BaseModel):
         """Read version 1 files of tags, which store only the names of the vocabulary."""
         if isinstance(data, dict) and "tags" in data:
             data = dict(data)
-            data["classes"] = [{"name": tag} for tag in data.pop("tags")]
+            data["vocabulary"] = [{"name": tag} for tag in data.pop("tags")]
         return data
 
     @property
     def names(self) -> list[str]:
         """Labels of the vocabulary in index order."""
-        return [info.name for info in self.classes]
+        return [info.name for info in self.vocabulary]
 
     @property
     def num_outputs(self) -> int:
         """Number of values that the model predicts per sample."""
-        return len(self.numbers or self.classes)
+        return len(self.numbers or self.vocabulary)
 
 
 @dataclass(frozen=True)

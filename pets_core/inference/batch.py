@@ -273,7 +273,7 @@ def write_part(
             "error": pa.array([errors.get(photo) for photo in photos], pa.string()),
         }
     )
-    vocabulary = "\n".join(info.name for info in card.numbers or card.classes)
+    vocabulary = "\n".join(info.name for info in card.numbers or card.vocabulary)
     metadata = {"targets": card.targets, "vocabulary": vocabulary, "model": plan.model_url}
     write_table(part_url(plan, number), table.replace_schema_metadata(metadata), setting="--to")
 

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from pets_core import storage
 from pets_core.config.train import TransformConfig
 from pets_core.errors import PetsError
-from pets_core.records.base import Record
+from pets_core.records.base import Record, renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ class ModelCard(Record):
     """Metadata to rebuild a model and preprocess its inputs.
 
     Attributes:
-        format_version: Version of this record's format.
+        format_version: Version of this record's format. Version 1, with `classes` for
+            `vocabulary`, is read as version 2.
         targets: Name of the kind of target.
         backbone: Backbone setting.
         num_features: Number of pooled features.
-        classes: Classes or tags in index order; empty for numbers and coordinates.
+        vocabulary: Classes or tags in index order; empty for numbers and coordinates.
         numbers: Predicted numbers or coordinates; empty for classes and tags.
         y_range: Lower and upper bound of predicted numbers, if set.
         image_size: Side of the centre crop that the model gets, pixels.
@@ -57,7 +58,9 @@ class ModelCard(Record):
         timm_version: Version of timm that built the backbone.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Annotated[
+        Literal[2], BeforeValidator(lambda value: 2 if value == 1 else value)
+    ] = 2
     # Older cards store the kind under `objective`, and classes as "single_label".
     targets: Annotated[
         str,
@@ -66,7 +69,7 @@ class ModelCard(Record):
     ] = "class"
     backbone: str
     num_features: int
-    classes: tuple[ClassInfo, ...]
+    vocabulary: tuple[ClassInfo, ...] = renamed("vocabulary", "classes")
     numbers: tuple[NumberInfo, ...] = ()
     y_range: tuple[float, float] | None = None
     image_size: int
@@ -79,7 +82,7 @@ class ModelCard(Record):
     @property
     def num_outputs(self) -> int:
         """Number of logits per photo."""
-        return len(self.numbers or self.classes)
+        return len(self.numbers or self.vocabulary)
 
     def center_crop(self) -> CenterCrop:
         """Return the transform of photos to predict."""

@@ -30,7 +30,7 @@ class TrainedModel:
 
 def create_model(
     config: PipelineConfig,
-    classes: tuple[ClassInfo, ...],
+    vocabulary: tuple[ClassInfo, ...],
     fingerprint: str,
     *,
     targets: str = "class",
@@ -40,7 +40,7 @@ def create_model(
 
     Args:
         config: Settings.
-        classes: Classes or tags in index order.
+        vocabulary: Classes or tags in index order.
         fingerprint: Fingerprint of the data set.
         targets: Name of the kind of target.
         numbers: Numbers or coordinates to predict, if any.
@@ -56,7 +56,7 @@ def create_model(
         backbone=settings.backbone,
         num_features=features,
         targets=targets,
-        classes=classes,
+        vocabulary=vocabulary,
         numbers=numbers,
         y_range=config.source.y_range,
         image_size=settings.image_size,

@@ -22,5 +22,8 @@ class Record(BaseModel):
 
 
 def renamed(name: str, earlier: str, default: Any = ...) -> Any:
-    """Return the definition of a field that stored records may hold under an earlier name."""
-    return Field(default, validation_alias=AliasChoices(name, earlier))
+    """Return the definition of a field that stored records may hold under an earlier name.
+
+    `model_dump_json(by_alias=True)` writes the earlier name.
+    """
+    return Field(default, validation_alias=AliasChoices(name, earlier), serialization_alias=earlier)

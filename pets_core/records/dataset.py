@@ -29,7 +29,7 @@ __all__ = [
 
 
 class ClassInfo(Record):
-    """One class or tag; its position in `DatasetManifest.classes` is its index."""
+    """One class or tag; its position in `DatasetManifest.vocabulary` is its index."""
 
     name: str
     species: str | None = None
@@ -107,7 +107,8 @@ class DatasetPlan(Record):
     plan_url: str
     """Prefix of the URLs of the files that list the photos."""
     quarantine_url: str
-    classes: tuple[ClassInfo, ...]
+    schema_version: int
+    vocabulary: tuple[ClassInfo, ...]
     targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
     contract_version: int
@@ -172,11 +173,12 @@ class DatasetManifest(Record):
     """An immutable version of a data set, which is committed once its manifest file exists."""
 
     schema_version: int = 2
+    """Version 2 is the default, so that requests with a manifest of it stay the same."""
     name: str
     fingerprint: str
     url: str
     source_url: str
-    classes: tuple[ClassInfo, ...]
+    vocabulary: tuple[ClassInfo, ...] = renamed("vocabulary", "classes")
     """Classes or tags; empty if the targets are numbers."""
     targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
@@ -204,7 +206,7 @@ class DatasetManifest(Record):
         """Names of the numbers, or the number of classes or tags, as text."""
         if self.numbers:
             return ", ".join(info.name for info in self.numbers)
-        return f"{len(self.classes)} {target_spec(self.targets).plural}"
+        return f"{len(self.vocabulary)} {target_spec(self.targets).plural}"
 
     @property
     def shared_files(self) -> set[str]:
@@ -218,7 +220,7 @@ class DatasetManifest(Record):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of classes or tags by index."""
-        return tuple(c.name for c in self.classes)
+        return tuple(c.name for c in self.vocabulary)
 
     @property
     def num_rows(self) -> int:

@@ -85,7 +85,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         with self.accelerator.local_main_process_first():
             built = create_model(
                 self.config,
-                self.manifest.classes,
+                self.manifest.vocabulary,
                 self.manifest.fingerprint,
                 targets=self.manifest.targets,
                 numbers=self.manifest.numbers,
@@ -129,7 +129,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             on_device=config.launch.photos_on_gpu == "auto"
             and fits_on_gpu(photos, self.accelerator.device),
             mixing=config.transform,
-            num_classes=len(card.classes),
+            num_classes=len(card.vocabulary),
             targets=card.targets,
             on_batch=self.watchdog.beat,
         )

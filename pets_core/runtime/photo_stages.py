@@ -249,11 +249,11 @@ def _load(rank: PhotoRank, url: str) -> TrainedModel:
             f"the model {url} predicts targets = {card.targets}, but the data set has targets = "
             f"{manifest.targets}: set source.targets = {card.targets}"
         )
-    if card.classes != manifest.classes:
+    if card.vocabulary != manifest.vocabulary:
         raise PetsError(
-            f"the model {url} has {len(card.classes)} {target_spec(card.targets).plural} and the "
-            f"data set {len(manifest.classes)}, which differ in names or order: use a data set "
-            "with the model's vocabulary"
+            f"the model {url} has {len(card.vocabulary)} {target_spec(card.targets).plural} and "
+            f"the data set {len(manifest.vocabulary)}, which differ in names or order: use a data "
+            "set with the model's vocabulary"
         )
     predicted, stored = (", ".join(info.text for info in of.numbers) for of in (card, manifest))
     if predicted != stored:
@@ -326,7 +326,7 @@ def _info(rank: PhotoRank, built: TrainedModel, split: Split, speed: float) -> P
         dataset_fingerprint=manifest.fingerprint,
         tta_views=rank.config.evaluate.tta_views,
         photos_per_second=speed,
-        classes=card.classes,
+        vocabulary=card.vocabulary,
         numbers=card.numbers,
     )
 

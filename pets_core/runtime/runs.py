@@ -159,8 +159,10 @@ def load_run_settings(url: str) -> dict[str, Any]:
 def write_request(request: Request) -> str:
     """Write a stage's request to the run's folder, for another machine, and return its URL."""
     url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
-    # Workers with an earlier version do not know settings added since.
-    text = request.model_dump_json(exclude={"manifest": _RENAMED_FIELDS}, exclude_defaults=True)
+    # Workers with an earlier version do not know settings added and names changed since.
+    text = request.model_dump_json(
+        exclude={"manifest": _RENAMED_FIELDS}, exclude_defaults=True, by_alias=True
+    )
     storage.write_bytes(url, text.encode())
     return url
 
@@ -199,7 +201,7 @@ def _hash(request: Request) -> str:
     """Return a hash of the settings that affect the result.
 
     It excludes the machines and the number of ranks. It excludes defaults, too, so that a setting
-    added in a later version does not change it.
+    added in a later version does not change it, and has the earlier names of renamed fields.
     """
     text = request.model_dump_json(
         exclude={
@@ -208,5 +210,6 @@ def _hash(request: Request) -> str:
             "config": {"launch": True, "store": True, "cache_dir": True},
         },
         exclude_defaults=True,
+        by_alias=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()

@@ -337,7 +337,7 @@ def top_labels(predicted: DecodedOutputs, count: int) -> tuple[tuple[str, float]
     """Return the `count` most probable labels of one photo with their probabilities."""
     outputs = predicted.outputs[0]
     best = np.argsort(-outputs, kind="stable")[:count]
-    return tuple((predicted.card.classes[i].name, float(outputs[i])) for i in best.tolist())
+    return tuple((predicted.card.vocabulary[i].name, float(outputs[i])) for i in best.tolist())
 
 
 def validation_notes(info: PredictionsInfo, samples: str = "photos") -> list[str]:

@@ -70,7 +70,7 @@ def test_datasets_decodes_images_and_names_classes(manifest, shards, tmp_path, m
     for row in loaded["valid"]:
         assert isinstance(row["image"], Image.Image)
         assert row["image"].size == (row["width"], row["height"])
-        assert features["label"].int2str(row["label"]) == row["class_name"]
+        assert features["label"].int2str(row["label"]) == row["target_text"]
 
 
 def test_pandas_reads_shards(manifest, paths):
@@ -84,7 +84,7 @@ def test_pandas_reads_shards(manifest, paths):
 
 
 def test_duckdb_reads_shards(manifest, paths):
-    result = duckdb.sql(f"SELECT class_name, count(*) FROM read_parquet({paths}) GROUP BY ALL")
+    result = duckdb.sql(f"SELECT target_text, count(*) FROM read_parquet({paths}) GROUP BY ALL")
     counts = Counter()
     for info in manifest.splits.values():
         counts.update(dict(zip(manifest.class_names, info.class_counts, strict=True)))
@@ -112,8 +112,8 @@ def test_row_metadata_matches_the_photos(manifest, paths):
                 assert (row["width"], row["height"]) == image.size
             assert row["sha256"] == sha256(data).hexdigest()
             assert row["phash"] == int(perceptual_hashes(inspect(data).thumbnail[None])[0])
-            class_info = manifest.classes[row["label"]]
-            assert (row["class_name"], row["species"]) == (class_info.name, class_info.species)
+            class_info = manifest.vocabulary[row["label"]]
+            assert (row["target_text"], row["species"]) == (class_info.name, class_info.species)
             assert path.rsplit("/", 1)[1].startswith(f"{row['split']}-")
 
 

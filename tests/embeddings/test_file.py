@@ -47,7 +47,7 @@ def written(drawn, tmp_path, monkeypatch) -> str:
 
 def test_round_trip_preserves_embeddings(drawn, written):
     table = pq.read_table(written)
-    assert table.column_names == ["id", "split", "class_name", "embedding"]
+    assert table.column_names == ["id", "split", "target_text", "embedding"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 5)
     features = np.concatenate([split.features for split in drawn])
     np.testing.assert_array_equal(np.stack(table["embedding"].to_pylist()), features)
@@ -96,7 +96,7 @@ def test_other_files_are_refused(tmp_path, written):
         read_all(tmp_path / "no")
 
 
-@pytest.mark.parametrize("column", ["id", "split", "class_name", "embedding"])
+@pytest.mark.parametrize("column", ["id", "split", "target_text", "embedding"])
 def test_file_without_a_column_is_refused(written, column):
     pq.write_table(pq.read_table(written).drop_columns([column]), written)
     with pytest.raises(PetsError, match=f"{column} must be .*no such column"):
@@ -113,7 +113,7 @@ def test_embeddings_of_another_length_are_refused(written):
 
 def test_metadata_of_another_version_is_refused(written):
     table = pq.read_table(written)
-    changed = table.schema.metadata[b"pets.embeddings"].replace(b'"format_version":1', b'"v":2')
+    changed = table.schema.metadata[b"pets.embeddings"].replace(b'"format_version":2', b'"v":3')
     pq.write_table(table.replace_schema_metadata({"pets.embeddings": changed}), written)
     with pytest.raises(PetsError, match=r"the metadata is damaged or of another version"):
         read_all(written)

@@ -70,7 +70,7 @@ def manifest(tmp_path) -> DatasetManifest:
     write_table(f"{tmp_path}/duplicates.parquet", table)
     return DatasetManifest(
         name="d", fingerprint="f", url=str(tmp_path), source_url="s", splits={},
-        classes=(ClassInfo(name="boxer"), ClassInfo(name="pug")), num_quarantined=0,
+        vocabulary=(ClassInfo(name="boxer"), ClassInfo(name="pug")), num_quarantined=0,
         quarantine_reasons={},
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_matches_by_embedding_and_by_hash_are_compared(manifest, tmp_path, write
         ("train-a", "test-a", False),
         ("train-e", "train-d", False),
     ], "leaking photos come first, also train-b, whose leak the hash missed"
-    assert rows[0]["match_class_name"] == "boxer"
+    assert rows[0]["match_target_text"] == "boxer"
     assert rows[0]["similarity"] == pytest.approx(np.cos(0.003), abs=1e-6)
     assert (found.num_photos, found.min_similarity) == (7, 0.99)
     assert (found.num_both, found.num_only_embedding, found.num_only_hash) == (0, 3, 2)

@@ -111,9 +111,9 @@ def test_embeddings_are_independent_of_the_number_of_ranks(
     assert features.shape == (result.num_photos, 1280)
     np.testing.assert_allclose(np.stack(two["embedding"].to_pylist()), features, atol=1e-4)
     photos = pq.read_table(f"{manifest.url}/photos.parquet").to_pylist()
-    stored = {row["id"]: (row["split"], row["class_name"]) for row in photos}
+    stored = {row["id"]: (row["split"], row["target_text"]) for row in photos}
     found = one.drop_columns("embedding").to_pylist()
-    assert {row["id"]: (row["split"], row["class_name"]) for row in found} == stored
+    assert {row["id"]: (row["split"], row["target_text"]) for row in found} == stored
     assert len(found) == len(stored)
 
 
@@ -136,7 +136,7 @@ def test_photo_of_the_data_set_is_nearest_to_itself(run, folder):
         assert first.id == f"{number:02}.jpg"
         assert first.similarity == pytest.approx(1, abs=1e-4)
         assert (second.id, second.split) == (f"again-{number:02}.jpg", "test")
-        assert second.class_name == first.class_name
+        assert second.target_text == first.target_text
         assert [n.similarity for n in found] == sorted((n.similarity for n in found), reverse=True)
 
 

@@ -183,7 +183,7 @@ def test_predictions_of_another_kind_are_refused(draw_classes, write):
 
 def test_metadata_of_a_newer_version_is_refused(draw_classes, write):
     drawn = draw_classes(5, 3)
-    info = drawn.info.model_dump() | {"format_version": 3}
+    info = drawn.info.model_dump() | {"format_version": 4}
     url = with_info(write(drawn), json.dumps(info))
     with pytest.raises(PetsError, match=r"the metadata is damaged or of a newer version"):
         read_info(url)
@@ -191,7 +191,7 @@ def test_metadata_of_a_newer_version_is_refused(draw_classes, write):
 
 def test_metadata_without_outputs_is_refused(draw_classes, write):
     drawn = draw_classes(5, 3)
-    info = drawn.info.model_copy(update={"classes": ()})
+    info = drawn.info.model_copy(update={"vocabulary": ()})
     url = with_info(write(drawn), info.model_dump_json())
     with pytest.raises(PetsError, match=r"its metadata has no outputs: predict again"):
         read_classes(url)
@@ -224,7 +224,7 @@ def test_file_of_version_1_is_read(tmp_path):
     url = write_version_1(tmp_path / "old.parquet")
     info = read_info(url)
     assert (info.targets, info.split, info.photos_per_second) == ("class", "test", 12.5)
-    assert info.classes == (
+    assert info.vocabulary == (
         ClassInfo(name="pug", species="dog"), ClassInfo(name="Sphynx", species="cat")
     )  # fmt: skip
     found = read_classes(url)

@@ -30,7 +30,7 @@ from pets_core.records.training import EpochMetrics, TrainResult
 EVIL = "<script>alert('pug')</script>"
 VOID = {"meta", "img", "wbr"}
 INFO = PredictionsInfo(
-    classes=tuple(ClassInfo(name=name) for name in ("pug", EVIL, "Sphynx")), split="test",
+    vocabulary=tuple(ClassInfo(name=name) for name in ("pug", EVIL, "Sphynx")), split="test",
     model_url="m", backbone="resnet34", image_size=224, dataset_url="d",
     dataset_name="oxford-iiit-pet", dataset_fingerprint="0123456789abcdef0123456789abcdef",
 )  # fmt: skip

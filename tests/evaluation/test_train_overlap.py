@@ -43,7 +43,7 @@ def model(store, draw_classes):
         url = f"{store}/runs/{version}/model"
         card = ModelCard(
             backbone="resnet18", num_features=8, image_size=64,
-            classes=draw_classes(3, 3).info.classes,
+            vocabulary=draw_classes(3, 3).info.vocabulary,
             resize_to=64, mean=(0, 0, 0), std=(1, 1, 1), dataset_fingerprint=version,
         )  # fmt: skip
         storage.write_bytes(f"{url}/{CARD}", card.model_dump_json().encode())

@@ -79,7 +79,7 @@ def test_pipeline_creates_a_model_and_every_artifact(config, tmp_path, read_arti
     for key in ("lr-finder", "training-curves", "confusion-matrix", "calibration"):
         assert "data:image/png;base64,iVBOR" in artifacts[key]
     assert all(len(data) < 300_000 for data in artifacts.values())
-    assert len(load_model(report.model_url).card.classes) == 37
+    assert len(load_model(report.model_url).card.vocabulary) == 37
     assert (tmp_path / "store" / "runs").is_dir()
 
 

@@ -218,8 +218,8 @@ def test_embeddings_of_tagged_photos_have_tag_names(config_of):
     train = config.train.model_copy(update={"base_lr": 1e-3})
     result = train_flow(config.model_copy(update={"train": train}))
     found = embed_flow(result.model_url, config)
-    labels = pq.read_table(found.embeddings_url, columns=["id", "class_name"]).to_pydict()
-    named = dict(zip(labels["id"], labels["class_name"], strict=True))
+    labels = pq.read_table(found.embeddings_url, columns=["id", "target_text"]).to_pydict()
+    named = dict(zip(labels["id"], labels["target_text"], strict=True))
     assert named["great_pyrenees_1"] == "dog, Great Pyrenees"
 
 

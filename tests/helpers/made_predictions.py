@@ -32,7 +32,7 @@ def draw_classes(
     odds[np.arange(num_rows), predicted] = random.uniform(0.8, 1, num_rows)
     probabilities = (odds / odds.sum(1, keepdims=True)).astype(np.float32)
     losses = -np.log(probabilities[np.arange(num_rows), targets])
-    info = _info("class", classes=[{"name": name} for name in names], **about)
+    info = _info("class", vocabulary=[{"name": name} for name in names], **about)
     return Predictions(info, _ids(num_rows), targets, probabilities, losses)
 
 
@@ -46,7 +46,7 @@ def draw_tags(
     predicted = targets ^ (random.random(targets.shape) < off)
     probabilities = np.where(predicted, 0.85, 0.15) + random.uniform(-0.1, 0.1, targets.shape)
     probabilities = probabilities.astype(np.float32)
-    info = _info("tags", classes=[{"name": name} for name in names], **about)
+    info = _info("tags", vocabulary=[{"name": name} for name in names], **about)
     losses = binary_cross_entropy(targets, probabilities)
     return Predictions(info, _ids(num_rows), targets, probabilities, losses)
 

@@ -12,7 +12,7 @@ __all__ = ["info_of", "predictions_of"]
 def info_of(names: list[str], **about: object) -> PredictionsInfo:
     """Return the metadata of a predictions file; `about` overrides fields."""
     fields = {
-        "classes": tuple(ClassInfo(name=name) for name in names), "split": "test",
+        "vocabulary": tuple(ClassInfo(name=name) for name in names), "split": "test",
         "model_url": "a/model", "backbone": "resnet34", "image_size": 64,
         "dataset_url": "nowhere/pets/f", "dataset_name": "pets", "dataset_fingerprint": "f",
     } | about  # fmt: skip

@@ -38,7 +38,7 @@ def run(store):
     def written(name: str, days: float, *, trained: bool = True, fingerprint: str = "f") -> Path:
         folder = store / "runs" / name
         card = ModelCard(
-            backbone="resnet18", num_features=8, classes=(ClassInfo(name="a"),), image_size=64,
+            backbone="resnet18", num_features=8, vocabulary=(ClassInfo(name="a"),), image_size=64,
             resize_to=64, mean=(0, 0, 0), std=(1, 1, 1), dataset_fingerprint=fingerprint,
         )  # fmt: skip
         write(folder / "model" / CARD, days, card.model_dump_json())

@@ -39,7 +39,7 @@ def test_round_trip_gives_the_same_logits(stored) -> None:
 def test_card_holds_backbone_classes_and_preprocessing(stored) -> None:
     card = json.loads((stored[0] / "model.json").read_text())
     assert card["backbone"] == "test_efficientnet"
-    assert [c["name"] for c in card["classes"]] == ["Abyssinian", "Bengal", "Birman"]
+    assert [c["name"] for c in card["vocabulary"]] == ["Abyssinian", "Bengal", "Birman"]
     assert (card["image_size"], card["dataset_fingerprint"]) == (64, "abc")
     assert len(card["mean"]) == len(card["std"]) == 3
 
@@ -85,7 +85,7 @@ def test_damaged_weights_are_an_error(stored) -> None:
 
 def test_weights_of_another_model_are_an_error(stored) -> None:
     card = json.loads((stored[0] / "model.json").read_text())
-    card["classes"].append({"name": "Bombay", "species": "cat"})
+    card["vocabulary"].append({"name": "Bombay", "species": "cat"})
     (stored[0] / "model.json").write_text(json.dumps(card))
     with pytest.raises(PetsError, match=r"damaged or belongs to another model"):
         load_model(str(stored[0]))

@@ -162,7 +162,7 @@ def test_champion_with_other_classes_is_reported(small_config, tmp_path) -> None
     champion = tmp_path / "champion"
     shutil.copytree(result.model_url, champion)
     card = json.loads((champion / "model.json").read_text())
-    card["classes"][0]["name"] = "Yeti"
+    card["vocabulary"][0]["name"] = "Yeti"
     (champion / "model.json").write_text(json.dumps(card))
     update = {
         "stage": "predict", "model_url": result.model_url, "champion_url": str(champion)
@@ -229,7 +229,7 @@ def test_model_with_other_classes_is_rejected(small_config, tmp_path) -> None:
     config = tiny(small_config)
     request = train_request(config, str(tmp_path / "run"))
     result = launch(request, TrainResult)
-    fewer = request.manifest.model_copy(update={"classes": request.manifest.classes[:-1]})
+    fewer = request.manifest.model_copy(update={"vocabulary": request.manifest.vocabulary[:-1]})
     with pytest.raises(PetsError, match=r"has 37 classes and the data set 36"):
         launch(
             request.model_copy(

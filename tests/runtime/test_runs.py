@@ -54,7 +54,7 @@ def make_data_set(store, fingerprint: str) -> DatasetManifest:
     url.mkdir(parents=True)
     (url / "manifest.json").write_text("{}")
     return DatasetManifest(
-        name="photos", fingerprint=fingerprint, url=str(url), source_url="photos", classes=(),
+        name="photos", fingerprint=fingerprint, url=str(url), source_url="photos", vocabulary=(),
         splits={}, num_quarantined=0, quarantine_reasons={},
     )  # fmt: skip
 

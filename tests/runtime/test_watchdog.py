@@ -52,7 +52,7 @@ def test_opening_photos_and_models_is_not_watched(small_config, tmp_path, monkey
     manifest, model_url = ingest(small_config), str(tmp_path / "model")
     update = {"backbone": "test_byobnet", "weights": "none", "image_size": 64}
     config = small_config.model_copy(update={"model": ModelConfig.model_validate(update)})
-    built = create_model(config, manifest.classes, manifest.fingerprint)
+    built = create_model(config, manifest.vocabulary, manifest.fingerprint)
     save_model(model_url, built.card, built.model.state_dict())
     watched, calls = [], []
     monkeypatch.setattr(Watchdog, "__enter__", lambda self: watched.append(self))

@@ -99,7 +99,7 @@ def test_sigmoid_range_is_widened_by_a_tenth():
 
 def card(**changes) -> ModelCard:
     defaults = {
-        "backbone": "x", "num_features": 8, "classes": (), "image_size": 24, "resize_to": 32,
+        "backbone": "x", "num_features": 8, "vocabulary": (), "image_size": 24, "resize_to": 32,
         "mean": (0, 0, 0), "std": (1, 1, 1), "dataset_fingerprint": "f",
     }  # fmt: skip
     return ModelCard(**defaults | changes)
@@ -119,9 +119,9 @@ COORDINATE = NumberInfo(name="x", unit="half widths")
 def test_each_kind_of_target_has_its_objective():
     cpu, train = torch.device("cpu"), TrainConfig()
     classes = (ClassInfo(name="a"), ClassInfo(name="b"))
-    of_class = create_objective(card(classes=classes), train, (1, 2), cpu)
+    of_class = create_objective(card(vocabulary=classes), train, (1, 2), cpu)
     assert of_class.metric.name == "error rate"
-    of_tags = create_objective(card(targets="tags", classes=classes), train, (), cpu)
+    of_tags = create_objective(card(targets="tags", vocabulary=classes), train, (), cpu)
     assert of_tags.metric.name == "F1 per photo"
     keypoints = card(targets="points", numbers=(COORDINATE, COORDINATE))
     large = torch.full((1, 2), 50.0)
@@ -146,12 +146,12 @@ def test_decoded_outputs_refer_to_the_whole_photo():
     xmin, ymin, xmax, ymax = decode(box, torch.tensor([[1.0, 0.0, -1.0, 0.5]]))[0].tolist()
     assert (xmin, ymin) < (xmax, ymax)
     assert xmin == pytest.approx(-xmax), "corners are sorted, as those of a transformed box"
-    classes = card(classes=(ClassInfo(name="a"), ClassInfo(name="b")))
+    classes = card(vocabulary=(ClassInfo(name="a"), ClassInfo(name="b")))
     assert decode(classes, torch.zeros(1, 2)).tolist() == [[0.5, 0.5]]
 
 
 def test_model_card_of_an_earlier_version_is_read():
-    old = card(classes=(ClassInfo(name="a"),)).model_dump(mode="json")
+    old = card(vocabulary=(ClassInfo(name="a"),)).model_dump(mode="json")
     old["objective"] = "single_label"
     del old["targets"], old["numbers"], old["y_range"]
     assert ModelCard.model_validate(old).targets == "class"

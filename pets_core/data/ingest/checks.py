@@ -50,7 +50,7 @@ def check_photos(
         raise PetsError(f"the source has no photo with {noun}{_describe_files(quarantined)}")
     if contract.numbers:
         return
-    if not contract.classes:
+    if not contract.vocabulary:
         raise PetsError("no photo of the source has a tag")
     noun = spec.noun
     total = Counter(name for photo in counted for name in photo.label_names(contract.targets))
@@ -60,14 +60,14 @@ def check_photos(
         + (f" ({lost[info.name][0]} more are quarantined)" if info.name in lost else "")
         + f", at least 2 are required: add photos, remove the {noun}, or, if earlier versions of "
         "the data set have it, set source.name to start a new data set"
-        for info in contract.classes
+        for info in contract.vocabulary
         if total[info.name] < 2
     ]
-    if len(contract.classes) == 1 and noun == "class":
+    if len(contract.vocabulary) == 1 and noun == "class":
         errors.append(
-            f"the source has a single class, {contract.classes[0].name!r}; a classifier needs at "
-            "least 2. Each class is a folder of photos: set source.url to the parent of the class "
-            "folders"
+            f"the source has a single class, {contract.vocabulary[0].name!r}; a classifier needs "
+            "at least 2. Each class is a folder of photos: set source.url to the parent of the "
+            "class folders"
         )
     if errors:
         more = [f"and {len(errors) - _MAX_ERRORS} more"] if len(errors) > _MAX_ERRORS else []
@@ -107,12 +107,12 @@ def check_splits(
     source = config.source
     training = [photo for photo_id, photo in photos.items() if splits[photo_id] == "train"]
     trained = {name for photo in training for name in photo.label_names(contract.targets)}
-    lacking = [info.name for info in contract.classes if info.name not in trained]
+    lacking = [info.name for info in contract.vocabulary if info.name not in trained]
     if lacking or not training:
         names = ", ".join(map(repr, lacking[:_MAX_ERRORS])) + ", ..." * (len(lacking) > _MAX_ERRORS)
         spec = target_spec(contract.targets)
         subject = (
-            f"{len(lacking)} of {len(contract.classes)} {spec.plural} ({names}) "
+            f"{len(lacking)} of {len(contract.vocabulary)} {spec.plural} ({names}) "
             "have no training photos"
         )
         if len(lacking) == 1:
@@ -126,7 +126,7 @@ def check_splits(
     present = sorted({split for photo_id in photos if (split := splits[photo_id])})
     if present == ["train"] and source.valid_fraction + source.test_fraction:
         keys = {rows[photo_id].key for photo_id in photos}
-        if len(keys) < len(photos) and len(keys) <= 2 * len(contract.classes):
+        if len(keys) < len(photos) and len(keys) <= 2 * len(contract.vocabulary):
             raise PetsError(
                 f"the {len(photos)} photos form only {len(keys)} groups, too few to hold some out "
                 "for validation: set source.group_column or source.group_pattern to smaller groups"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +20,10 @@ from pets_core.config.source import IngestConfig
 from pets_core.data.dataset import (
     DUPLICATES_SCHEMA,
     QUARANTINE_SCHEMA,
-    SCHEMA_VERSION,
     commit_manifest,
     load_manifest,
     photos_schema,
-    read_table,
+    read_photo_table,
     write_table,
 )
 from pets_core.data.ingest.duplicates import drop_leaking, find_duplicates, leaking
@@ -35,12 +32,11 @@ from pets_core.data.ingest.label_schema import Contract, save_contract
 from pets_core.data.ingest.plan import load_planned_quarantine, load_version_tags, plan_dataset
 from pets_core.data.ingest.quarantine import check_quarantine, find_class_losses, summarize
 from pets_core.data.ingest.shards import rewrite_without, write_shard
+from pets_core.data.ingest.stored import fingerprint, row_order
 from pets_core.errors import PetsError, format_list
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.records.base import Split
 from pets_core.records.dataset import (
-    EARLIER_REASONS,
-    ClassInfo,
     DatasetManifest,
     DatasetPlan,
     NumberInfo,
@@ -107,23 +103,25 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
     lost = find_class_losses(quarantined, _class_totals(plan, splits))
     check_quarantine(quarantined, photos.num_rows, config.ingest, lambda: _describe_losses(lost))
     _check_readable(splits, plan, quarantined)
-    fingerprint = _fingerprint(plan, splits, quarantined)
-    url = storage.join(plan.root, fingerprint)
+    contract = _contract(plan)
+    hashes = {split: [shard.sha256 for shard in info.shards] for split, info in splits.items()}
+    version = fingerprint(plan.name, contract, hashes, quarantined)
+    url = storage.join(plan.root, version)
     if storage.exists(storage.join(url, MANIFEST)):
         return _recommit(load_manifest(url), plan)
     write_table(storage.join(url, PHOTOS), photos)
     write_table(storage.join(url, DUPLICATES), duplicates)
-    rows = [row.model_dump() for row in sorted(quarantined, key=_row_order)]
+    rows = [row.model_dump() for row in sorted(quarantined, key=row_order)]
     quarantine = pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)
     write_table(storage.join(url, QUARANTINE), quarantine)
-    save_contract(plan.root, _contract(plan))
+    save_contract(plan.root, contract)
     manifest = DatasetManifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=plan.schema_version,
         name=plan.name,
-        fingerprint=fingerprint,
+        fingerprint=version,
         url=url,
         source_url=plan.source_url,
-        classes=plan.classes,
+        vocabulary=plan.vocabulary,
         targets=plan.targets,
         numbers=_number_statistics(plan, photos),
         splits=splits,
@@ -142,7 +140,8 @@ def commit(config: PipelineConfig, plan: DatasetPlan) -> DatasetManifest:
 
 
 def _contract(plan: DatasetPlan) -> Contract:
-    return Contract.of(plan.contract_version, plan.classes, plan.targets, plan.numbers)
+    contract = Contract.of(plan.contract_version, plan.vocabulary, plan.targets, plan.numbers)
+    return contract.model_copy(update={"schema_version": plan.schema_version})
 
 
 def _number_statistics(plan: DatasetPlan, photos: pa.Table) -> tuple[NumberInfo, ...]:
@@ -200,7 +199,7 @@ def _load_photos(plan: DatasetPlan, stored: Sequence[_Stored]) -> pa.Table:
     columns = [name for name in schema.names if name not in ("shard", "version_tag")]
 
     def read(shard: _Stored) -> pa.Table:
-        table = read_table(storage.join(plan.root, SHARDS, shard.info.path), columns)
+        table = read_photo_table(storage.join(plan.root, SHARDS, shard.info.path), columns)
         table = table.replace_schema_metadata(None)
         names = pa.array([shard.info.path] * table.num_rows, pa.string())
         tags = pa.array([version_tags[i] for i in table["id"].to_pylist()], pa.string())
@@ -231,7 +230,7 @@ def _drop_leaking(
             path=row["source_path"],
             reason="duplicate",
             detail=f"like {leaks[row['id']]['match_id']} in {leaks[row['id']]['match_split']}",
-            label=leaks[row["id"]]["class_name"] if target_spec(plan.targets).is_label else "",
+            label=leaks[row["id"]]["target_text"] if target_spec(plan.targets).is_label else "",
         )
         for row in rows
     ]
@@ -257,7 +256,7 @@ def _splits(plan: DatasetPlan, stored: Sequence[_Stored]) -> dict[Split, SplitIn
         counts = sum((Counter(shard.class_counts) for shard in own), Counter[int]())
         splits[split] = SplitInfo(
             num_rows=sum(shard.info.num_rows for shard in own),
-            class_counts=tuple(counts[label] for label in range(len(plan.classes))),
+            class_counts=tuple(counts[label] for label in range(len(plan.vocabulary))),
             shards=tuple(shard.info for shard in own),
         )
     return splits
@@ -267,7 +266,7 @@ def _class_totals(plan: DatasetPlan, splits: Mapping[Split, SplitInfo]) -> dict[
     """Return the number of photos of each class over all splits."""
     columns = zip(*(info.class_counts for info in splits.values()), strict=True)
     totals = (sum(counts) for counts in columns)
-    return {info.name: total for info, total in zip(plan.classes, totals, strict=True)}
+    return {info.name: total for info, total in zip(plan.vocabulary, totals, strict=True)}
 
 
 def _describe_losses(lost: Mapping[str, tuple[int, int]]) -> str:
@@ -282,7 +281,7 @@ def _check_readable(
     splits: Mapping[Split, SplitInfo], plan: DatasetPlan, quarantined: Sequence[QuarantinedFile]
 ) -> None:
     train = splits["train"].class_counts
-    if empty := [c.name for c, count in zip(plan.classes, train, strict=True) if not count]:
+    if empty := [c.name for c, count in zip(plan.vocabulary, train, strict=True) if not count]:
         rows = [row for row in quarantined if row.label in empty]
         lines = [f"no readable training photos of {', '.join(empty)}: add photos"]
         raise PetsError("\n".join([*lines, *summarize(rows, len(rows))]))
@@ -290,39 +289,11 @@ def _check_readable(
         raise PetsError(f"no readable {' or '.join(lost)} photos: correct the source")
 
 
-def _fingerprint(
-    plan: DatasetPlan, splits: Mapping[Split, SplitInfo], quarantined: Iterable[QuarantinedFile]
-) -> str:
-    """Return a hash of the shards' contents and the quarantine; deterministic for equal input."""
-    identity = [
-        SCHEMA_VERSION,
-        plan.name,
-        [_class(info) for info in plan.classes],
-        {split: [shard.sha256 for shard in info.shards] for split, info in splits.items()},
-        [
-            # The earlier codes: a new name of a reason is not a new version of a data set.
-            [row.id, row.path, EARLIER_REASONS.get(row.reason, row.reason), row.detail]
-            for row in sorted(quarantined, key=_row_order)
-        ],
-    ]
-    if not target_spec(plan.targets).is_label:
-        identity += [plan.targets, [[info.name, info.unit] for info in plan.numbers]]
-    return sha256(json.dumps(identity).encode()).hexdigest()[:20]
-
-
-def _class(info: ClassInfo) -> list[str | None]:
-    return [info.name, info.species]
-
-
-def _row_order(row: QuarantinedFile) -> tuple[str, ...]:
-    return row.id, row.path, row.reason, row.detail
-
-
 def _count_duplicates(duplicates: pa.Table) -> dict[str, int]:
     assert duplicates.schema.equals(DUPLICATES_SCHEMA)
     exact = sum(duplicates["exact"].to_pylist())
     classes = zip(
-        *(duplicates[n].to_pylist() for n in ("class_name", "match_class_name")), strict=True
+        *(duplicates[n].to_pylist() for n in ("target_text", "match_target_text")), strict=True
     )
     return {
         "exact": exact,

@@ -103,7 +103,7 @@ def find_duplicates(photos: pa.Table, bits: int) -> pa.Table:
     """Find the photos of a data set that have a duplicate or near-duplicate.
 
     Args:
-        photos: Columns id, split, class_name, sha256, phash.
+        photos: Columns id, split, target_text, sha256, phash.
         bits: Maximum Hamming distance between perceptual hashes of near-duplicates.
 
     Returns:
@@ -156,7 +156,7 @@ def drop_leaking(duplicates: pa.Table, rest: pa.Table, bits: int) -> pa.Table:
 class _Photo(NamedTuple):
     id: str
     split: str
-    class_name: str
+    target_text: str
     sha256: str
     phash: int
 

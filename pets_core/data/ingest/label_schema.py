@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pets_core import storage
 from pets_core.data.dataset import SCHEMA_VERSION, schema_of
 from pets_core.errors import PetsError
+from pets_core.records.base import renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
 from pets_core.storage.layout import CONTRACTS
 
@@ -23,7 +24,7 @@ class Contract(BaseModel):
     version: int
     schema_version: int
     columns: dict[str, str]
-    classes: tuple[ClassInfo, ...]
+    vocabulary: tuple[ClassInfo, ...] = renamed("vocabulary", "classes")
     targets: str = "class"
     numbers: tuple[NumberInfo, ...] = ()
 
@@ -31,7 +32,7 @@ class Contract(BaseModel):
     def of(
         cls,
         version: int,
-        classes: tuple[ClassInfo, ...],
+        vocabulary: tuple[ClassInfo, ...],
         targets: str = "class",
         numbers: tuple[NumberInfo, ...] = (),
     ) -> Contract:
@@ -40,7 +41,7 @@ class Contract(BaseModel):
             version=version,
             schema_version=SCHEMA_VERSION,
             columns={field.name: str(field.type) for field in schema_of(targets)},
-            classes=classes,
+            vocabulary=vocabulary,
             targets=targets,
             numbers=numbers,
         )
@@ -65,7 +66,7 @@ def load_contract(root: str) -> Contract | None:
 
 def reconcile(
     known: Contract | None,
-    classes: Mapping[str, str | None],
+    vocabulary: Mapping[str, str | None],
     *,
     extend: bool,
     targets: str = "class",
@@ -75,7 +76,7 @@ def reconcile(
 
     Args:
         known: The newest contract; None: these labels form the first.
-        classes: Species (or None) by label, in the source's order.
+        vocabulary: Species (or None) by label, in the source's order.
         extend: Whether to append new labels to the contract.
         targets: Kind of target.
         numbers: Target numbers, in order.
@@ -84,25 +85,25 @@ def reconcile(
         PetsError: A label has changed its species, or the target differs from earlier versions.
     """
     if known is None:
-        infos = tuple(ClassInfo(name=n, species=s) for n, s in classes.items())
+        infos = tuple(ClassInfo(name=n, species=s) for n, s in vocabulary.items())
         return Contract.of(1, infos, targets, tuple(numbers)), []
     if (known.targets, known.numbers) != (targets, tuple(numbers)):
         raise PetsError(
             f"{_describe(targets, numbers)}, but earlier versions of the data set have "
             f"{_describe(known.targets, known.numbers)}: set source.name to start a new data set"
         )
-    have = {info.name: info.species for info in known.classes}
-    if changed := [n for n, s in classes.items() if n in have and have[n] != s]:
+    have = {info.name: info.species for info in known.vocabulary}
+    if changed := [n for n, s in vocabulary.items() if n in have and have[n] != s]:
         raise PetsError(
-            f"label {changed[0]!r} has species {classes[changed[0]]}, in earlier versions "
+            f"label {changed[0]!r} has species {vocabulary[changed[0]]}, in earlier versions "
             f"{have[changed[0]]}: correct the source, or set source.name to start a new data set"
         )
-    new = [name for name in classes if name not in have]
+    new = [name for name in vocabulary if name not in have]
     if extend and new:
-        added = tuple(ClassInfo(name=n, species=classes[n]) for n in new)
-        return Contract.of(known.version + 1, known.classes + added, targets, known.numbers), []
+        added = tuple(ClassInfo(name=n, species=vocabulary[n]) for n in new)
+        return Contract.of(known.version + 1, known.vocabulary + added, targets, known.numbers), []
     if known.schema_version != SCHEMA_VERSION:
-        return Contract.of(known.version + 1, known.classes, targets, known.numbers), new
+        return Contract.of(known.version + 1, known.vocabulary, targets, known.numbers), new
     return known, new
 
 

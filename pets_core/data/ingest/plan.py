@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -25,11 +25,11 @@ from pets_core.data.dataset import (
     write_table,
 )
 from pets_core.data.ingest.checks import check_photos, check_splits
-from pets_core.data.ingest.journal import journal_keys, load_records
 from pets_core.data.ingest.label_schema import Contract, load_contract, reconcile
 from pets_core.data.ingest.quarantine import NO_NUMBERS, check_quarantine
 from pets_core.data.ingest.selection import quarantine_row, select_files
 from pets_core.data.ingest.splits import assign_splits, split_rows, straddling_groups
+from pets_core.data.ingest.stored import existing_shards, is_unchanged, stored_records
 from pets_core.data.sources.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.sources.files import FileEntry
 from pets_core.data.sources.fixes import apply_fixes, read_fixes
@@ -40,7 +40,7 @@ from pets_core.errors import PetsError
 from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, QuarantinedFile, ShardPlan
 from pets_core.records.target_spec import target_spec
-from pets_core.storage.layout import PHOTOS, PLANS, SHARDS
+from pets_core.storage.layout import PLANS
 
 __all__ = [
     "PlannedPhoto",
@@ -141,7 +141,7 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
     check_quarantine(quarantined, len(photos), config.ingest, find_hint)
     check_photos(contract, photos, files, quarantined)
     check_splits(contract, photos, rows, splits, config)
-    labels = {info.name: index for index, info in enumerate(contract.classes)}
+    labels = {info.name: index for index, info in enumerate(contract.vocabulary)}
     chosen = {
         photo_id: (_to_planned(photo, files[photo_id], contract.targets, labels), split)
         for photo_id, photo in photos.items()
@@ -167,7 +167,7 @@ def _select_usable(
     quarantined: list[QuarantinedFile],
 ) -> dict[str, LabelledPhoto]:
     """Return the photos with a file and a valid target; append the others to `quarantined`."""
-    known = {info.name for info in contract.classes}
+    known = {info.name for info in contract.vocabulary}
     photos = {}
     for photo_id, entry in files.items():
         photo = catalogue.photos[photo_id]
@@ -261,7 +261,7 @@ def _reconcile_contract(
         noun = "tag" if target_spec(targets).is_labels else "label"
         raise PetsError(
             f"{noun} {', '.join(map(repr, new))}: outside the contract of data set {name!r} "
-            f"(version {contract.version}, {len(contract.classes)} {noun}s). Set "
+            f"(version {contract.version}, {len(contract.vocabulary)} {noun}s). Set "
             "ingest.new_labels = extend to add to it, ingest.new_labels = quarantine to quarantine "
             "these photos, or source.name to start a new data set"
         )
@@ -307,14 +307,10 @@ def _write_plan(
     quarantined: Sequence[QuarantinedFile],
 ) -> DatasetPlan:
     """Write the photos of each shard to plan files, which the shard tasks read."""
-    same = json.dumps([SCHEMA_VERSION, config.row_group_rows, contract.model_dump()["classes"]])
-    # With a new decoder, shards with photos quarantined for lack of it are written again.
-    same += "".join(decoders())
-    if not target_spec(contract.targets).is_label:
-        same += json.dumps([contract.targets, [info.name for info in contract.numbers]])
-    keys = [_key(leaf, same) for leaf in leaves]
-    written = _stored_keys(root, set(keys))
     parent = newest_version(root)
+    contract = _schema_contract(contract, parent, config, leaves, quarantined)
+    keys = _keys(leaves, contract, config)
+    written = stored_records(root, keys)
     shards = tuple(
         ShardPlan(
             index=index, split=leaf.split, prefix=leaf.prefix, key=key, done=key in written,
@@ -322,7 +318,7 @@ def _write_plan(
         )
         for index, (leaf, key) in enumerate(zip(leaves, keys, strict=True))
     )  # fmt: skip
-    existing = {} if all(shard.done for shard in shards) else _existing_shards(parent)
+    existing = {} if all(shard.done for shard in shards) else existing_shards(parent)
     rows = sorted(row.model_dump_json() for row in quarantined)
     key = sha256(json.dumps([keys, rows, parent and parent.fingerprint]).encode()).hexdigest()[:20]
     url = storage.join(root, PLANS, key)
@@ -341,7 +337,8 @@ def _write_plan(
         root=root,
         plan_url=url,
         quarantine_url=f"{url}-left-out.parquet",
-        classes=contract.classes,
+        schema_version=contract.schema_version,
+        vocabulary=contract.vocabulary,
         targets=contract.targets,
         numbers=contract.numbers,
         contract_version=contract.version,
@@ -350,20 +347,36 @@ def _write_plan(
     )
 
 
+def _schema_contract(
+    contract: Contract,
+    parent: DatasetManifest | None,
+    config: IngestConfig,
+    leaves: Sequence[_Leaf],
+    quarantined: Sequence[QuarantinedFile],
+) -> Contract:
+    """Return the contract, with the parent's schema version if the plan yields the parent again."""
+    # To drop duplicates, a commit writes shards, which have the current schema.
+    if parent is None or parent.schema_version == SCHEMA_VERSION or config.duplicates == "drop":
+        return contract
+    earlier = contract.model_copy(update={"schema_version": parent.schema_version})
+    keys = _keys(leaves, earlier, config)
+    planned = [(leaf.split, key) for leaf, key in zip(leaves, keys, strict=True)]
+    return earlier if is_unchanged(parent, earlier, planned, quarantined) else contract
+
+
 def _plan_file(plan_url: str, index: int) -> str:
     """Return the URL of the plan file with the photos of shard `index`."""
     return f"{plan_url}-{index // _SHARDS_PER_FILE:05}.parquet"
 
 
-def _stored_keys(root: str, keys: set[str]) -> set[str]:
-    """Return the keys whose shards are in the store."""
-    shards = storage.list_folder(storage.join(root, SHARDS))
-    records = load_records(root, sorted(keys & journal_keys(root)))
-    return {
-        record.key
-        for record in records
-        if record and (record.shard is None or record.shard.path in shards)
-    }
+def _keys(leaves: Iterable[_Leaf], contract: Contract, config: IngestConfig) -> list[str]:
+    """Return the key of each leaf's shard, in the contract's schema version."""
+    common = [contract.schema_version, config.row_group_rows, contract.model_dump()["vocabulary"]]
+    # With a new decoder, shards with photos quarantined for lack of it are written again.
+    same = json.dumps(common) + "".join(decoders())
+    if not target_spec(contract.targets).is_label:
+        same += json.dumps([contract.targets, [info.name for info in contract.numbers]])
+    return [_key(leaf, same) for leaf in leaves]
 
 
 def _key(leaf: _Leaf, same: str) -> str:
@@ -373,18 +386,6 @@ def _key(leaf: _Leaf, same: str) -> str:
         target = [values for values in (photo.tags, photo.numbers, photo.annotation_size) if values]
         digest.update(json.dumps([*photo[:5], *target]).encode())
     return digest.hexdigest()[:32]
-
-
-def _existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str], str]:
-    """Return the existing shard of each photo of `parent`, by path and version tag."""
-    if parent is None:
-        return {}
-    # "mark" is the earlier name of "version_tag"; a file has one of them.
-    names = ["source_path", "shard", "version_tag", "mark"]
-    table = read_table(storage.join(parent.url, PHOTOS), names)
-    tags = table["version_tag" if "version_tag" in table.column_names else "mark"]
-    keys = zip(table["source_path"].to_pylist(), tags.to_pylist(), strict=True)
-    return dict(zip(keys, table["shard"].to_pylist(), strict=True))
 
 
 def _plan_table(leaf: _Leaf, existing: Mapping[tuple[str, str], str]) -> pa.Table:

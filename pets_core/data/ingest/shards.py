@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.data.dataset import compression_of, open_parquet, schema_with_classes
+from pets_core.data.dataset import compression_of, open_parquet, schema_with_vocabulary
 from pets_core.data.ingest.duplicates import perceptual_hashes
 from pets_core.data.ingest.images import ImageInfo, inspect, read_orientation, upright_points
 from pets_core.data.ingest.journal import is_stored, load_record, save_record
@@ -143,7 +143,7 @@ class ShardWriter:
         self.labels: Counter[int] = Counter()
         self.num_low_contrast = 0
         self._num_rows = 0
-        self._schema = schema_with_classes(plan.classes, plan.targets)
+        self._schema = schema_with_vocabulary(plan.vocabulary, plan.targets)
         self._row_group_rows = row_group_rows
         self._rows: list[Row] = []
         self._infos: list[ImageInfo] = []
@@ -271,14 +271,14 @@ def _labels(photo: PlannedPhoto, shard: ShardPlan, plan: DatasetPlan, size: tupl
     head_box = photo.head_box._asdict() if photo.head_box else None
     row: Row = {"label": photo.label, "head_box": head_box, "split": shard.split}
     if photo.label is not None:
-        known = plan.classes[photo.label]
-        return row | {"class_name": known.name, "species": known.species}
-    tags = [plan.classes[index].name for index in photo.tags]
+        known = plan.vocabulary[photo.label]
+        return row | {"target_text": known.name, "species": known.species}
+    tags = [plan.vocabulary[index].name for index in photo.tags]
     values = tags or [f"{value:g}" for value in photo.numbers]
-    row |= {"class_name": ", ".join(values), "species": None}
+    row |= {"target_text": ", ".join(values), "species": None}
     spec = target_spec(plan.targets)
     if spec.is_labels:
-        one_hot = [int(index in photo.tags) for index in range(len(plan.classes))]
+        one_hot = [int(index in photo.tags) for index in range(len(plan.vocabulary))]
         return row | {"tags": tags, "one_hot": one_hot}
     if spec.geometry is None:
         return row | {"numbers": photo.numbers}
@@ -356,5 +356,5 @@ def _to_quarantine(
         reason, detail = NO_DECODER, remedy
     elif reason in ("not_an_image", "empty") and is_clearly_not_photo(photo.path, detail):
         reason = "not_a_photo"
-    label = "" if photo.label is None else plan.classes[photo.label].name
+    label = "" if photo.label is None else plan.vocabulary[photo.label].name
     return QuarantinedFile(id=photo.id, path=photo.path, reason=reason, detail=detail, label=label)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pets_core.data.dataset import open_parquet, read_shard, read_table
+from pets_core.data.dataset import open_parquet, read_photo_table, read_shard, read_table
 from pets_core.data.ingest.images import decode
 from pets_core.errors import explain_full_disk
 from pets_core.progress import OnProgress, Progress, ignore_progress
@@ -216,8 +216,8 @@ def _num_that_fit(folder: Path, manifest: DatasetManifest, split: Split, photo_b
 def load_target_texts(manifest: DatasetManifest, split: Split) -> list[str]:
     """Return the target text of each photo of a split, in row order."""
     shards = manifest.splits[split].shards
-    tables = [read_table(manifest.shard_url(shard), ["class_name"]) for shard in shards]
-    return [name for table in tables for name in table["class_name"].to_pylist()]
+    tables = [read_photo_table(manifest.shard_url(shard), ["target_text"]) for shard in shards]
+    return [text for table in tables for text in table["target_text"].to_pylist()]
 
 
 def _targets(column: pa.ChunkedArray) -> Targets:

@@ -85,7 +85,7 @@ def class_table(predictions: ClassPredictions, counts: NDArray[np.int64]) -> pd.
     table = pd.DataFrame(
         {
             "name": names,
-            "species": [info.species for info in predictions.info.classes],
+            "species": [info.species for info in predictions.info.vocabulary],
             "support": support.astype(np.int64),
             "correct": counts.diagonal(),
             "precision": precision,

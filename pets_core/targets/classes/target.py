@@ -112,7 +112,7 @@ class ClassesEvaluator(Evaluator):
             "most_confused": pairs,
             "classes": classes,
         }
-        species = species_table(counts, [info.species for info in self.info.classes])
+        species = species_table(counts, [info.species for info in self.info.vocabulary])
         if species is not None:
             tables["species"] = species
         return Evaluation(
@@ -377,7 +377,7 @@ class Classes(Target):
 
     def batch_columns(self, predicted: DecodedOutputs) -> dict[str, pa.Array]:
         """Return predicted, its probability, and all probabilities in class index order."""
-        names = np.array([info.name for info in predicted.card.classes], dtype=object)
+        names = np.array([info.name for info in predicted.card.vocabulary], dtype=object)
         outputs = predicted.outputs
         return {
             "predicted": pa.array(names[outputs.argmax(1)], pa.string()),

@@ -337,7 +337,7 @@ class Tags(Target):
         Raises:
             PetsError: The file is damaged, or its tags differ from the model's.
         """
-        tags = [info.name for info in card.classes]
+        tags = [info.name for info in card.vocabulary]
         return read_thresholds(model_url, tags) or Thresholds.default(tags)
 
     def parse_decision(self, data: str | None) -> Thresholds | None:
@@ -345,14 +345,14 @@ class Tags(Target):
         return Thresholds.model_validate_json(data) if data else None
 
     def _apply_thresholds(self, predicted: DecodedOutputs) -> NDArray[np.bool_]:
-        tags = [info.name for info in predicted.card.classes]
+        tags = [info.name for info in predicted.card.vocabulary]
         decision = predicted.decision
         thresholds = decision if isinstance(decision, Thresholds) else Thresholds.default(tags)
         return thresholds.apply(predicted.outputs)
 
     def batch_columns(self, predicted: DecodedOutputs) -> dict[str, pa.Array]:
         """Return predicted, a list of tags, and all probabilities in tag index order."""
-        names = [info.name for info in predicted.card.classes]
+        names = [info.name for info in predicted.card.vocabulary]
         flags = self._apply_thresholds(predicted)
         tags = [[names[i] for i in np.flatnonzero(row)] for row in flags]
         return {
@@ -368,7 +368,7 @@ class Tags(Target):
         """Return the fields top and tags (the predicted tags, most probable first)."""
         flags, outputs = self._apply_thresholds(predicted)[0], predicted.outputs[0]
         best = np.argsort(-outputs, kind="stable").tolist()
-        tags = tuple(predicted.card.classes[i].name for i in best if flags[i])
+        tags = tuple(predicted.card.vocabulary[i].name for i in best if flags[i])
         return {"top": top_labels(predicted, num_top), "tags": tags}
 
 

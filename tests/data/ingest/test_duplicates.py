@@ -180,7 +180,7 @@ def test_different_photos_are_not_near(photos):
 
 
 def table(*rows) -> pa.Table:
-    names = ("id", "split", "class_name", "sha256", "phash")
+    names = ("id", "split", "target_text", "sha256", "phash")
     columns = zip(*rows, strict=True)
     result = pa.table(dict(zip(names, map(list, columns), strict=True)))
     return result.set_column(4, "phash", result["phash"].cast(pa.uint64()))
@@ -252,7 +252,7 @@ def test_first_copy_is_not_listed():
 def test_label_of_the_match_is_listed():
     rows = (("a", "train", "cat", "1", 0), ("b", "train", "dog", "1", 0))
     (row,) = find_duplicates(table(*rows), SMALL).to_pylist()
-    assert (row["class_name"], row["match_class_name"]) == ("dog", "cat")
+    assert (row["target_text"], row["match_target_text"]) == ("dog", "cat")
 
 
 photo_rows = st.lists(
@@ -358,7 +358,7 @@ def test_drop_quarantines_only_the_training_photo(leaky):
 def test_drop_reads_each_shard_and_searches_once(leaky, monkeypatch):
     read, sizes = [], []
 
-    def read_table(url, columns=None, inner=ingest_module.read_table):
+    def read_photo_table(url, columns=None, inner=ingest_module.read_photo_table):
         read.append(url)
         return inner(url, columns)
 
@@ -366,7 +366,7 @@ def test_drop_reads_each_shard_and_searches_once(leaky, monkeypatch):
         sizes.append(len(hashes))
         return inner(hashes, bits)
 
-    monkeypatch.setattr(ingest_module, "read_table", read_table)
+    monkeypatch.setattr(ingest_module, "read_photo_table", read_photo_table)
     monkeypatch.setattr(duplicates_module, "near_pairs", pairs)
     manifest = ingest(with_drop(leaky))
     assert sizes == [120]

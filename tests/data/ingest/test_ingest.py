@@ -69,7 +69,7 @@ def test_sample_is_stored_as_parquet(small_config, drawn_sample):
     assert manifest == load_manifest(manifest.url)
     assert manifest.url == f"{small_config.store}/datasets/oxford-iiit-pet/{manifest.fingerprint}"
     assert manifest.source_url == str(drawn_sample)
-    assert len(manifest.classes) == 37
+    assert len(manifest.vocabulary) == 37
     assert manifest.splits["test"].num_rows == 74
     assert manifest.splits["train"].num_rows + manifest.splits["valid"].num_rows == 74
     assert (manifest.num_rows, manifest.num_quarantined, manifest.quarantine_reasons) == (
@@ -88,8 +88,8 @@ def test_sample_is_stored_as_parquet(small_config, drawn_sample):
             assert (row["width"], row["height"]) == image.size
         assert row["sha256"] == sha256(data).hexdigest()
         assert row["source_path"] == f"images/{row['image']['path']}" == f"images/{row['id']}.jpg"
-        class_info = manifest.classes[row["label"]]
-        assert (row["class_name"], row["species"]) == (class_info.name, class_info.species)
+        class_info = manifest.vocabulary[row["label"]]
+        assert (row["target_text"], row["species"]) == (class_info.name, class_info.species)
         assert row["id"].rsplit("_", 1)[0].replace("_", " ").title() == class_info.name
 
 
@@ -417,6 +417,6 @@ def test_published_three_breed_subset_is_ingested(tmp_path, real_data):
     manifest = ingest(config(tmp_path, real_data / "oxford-iiit-pet-3breeds-original"))
     assert manifest.num_rows == 598
     assert manifest.quarantine_reasons == {"not_a_photo": 3, "unlisted": 2}
-    assert len(manifest.classes) == 3
+    assert len(manifest.vocabulary) == 3
     assert len({row["id"] for row in rows(manifest)}) == 598
     assert len(quarantine(manifest)) == 5

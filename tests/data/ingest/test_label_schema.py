@@ -43,11 +43,11 @@ def contracts(tmp_path, name="photos") -> dict[str, dict]:
 
 def labels(manifest) -> dict[str, int]:
     tables = [
-        pq.read_table(manifest.shard_url(s), columns=["class_name", "label"])
+        pq.read_table(manifest.shard_url(s), columns=["target_text", "label"])
         for info in manifest.splits.values()
         for s in info.shards
     ]
-    pairs = {(r["class_name"], r["label"]) for table in tables for r in table.to_pylist()}
+    pairs = {(r["target_text"], r["label"]) for table in tables for r in table.to_pylist()}
     assert len(pairs) == len(dict(pairs))
     return dict(pairs)
 
@@ -59,7 +59,7 @@ def test_first_ingest_writes_contract_version_1(tmp_path, write_folder):
             "version": 1,
             "schema_version": SCHEMA_VERSION,
             "columns": {field.name: str(field.type) for field in SCHEMA},
-            "classes": [{"name": "a", "species": None}, {"name": "b", "species": None}],
+            "vocabulary": [{"name": "a", "species": None}, {"name": "b", "species": None}],
             "targets": "class",
             "numbers": [],
         }
@@ -101,8 +101,8 @@ def test_new_labels_can_be_appended(tmp_path, photos):
     assert manifest.class_names == ("beagle", "siamese", "akita")
     assert manifest.contract_version == 2
     assert list(contracts(tmp_path)) == ["00001.json", "00002.json"]
-    classes = contracts(tmp_path)["00002.json"]["classes"]
-    assert [info["name"] for info in classes] == ["beagle", "siamese", "akita"]
+    vocabulary = contracts(tmp_path)["00002.json"]["vocabulary"]
+    assert [info["name"] for info in vocabulary] == ["beagle", "siamese", "akita"]
     # The label is part of the contract now.
     assert ingest(config(tmp_path, photos)) == manifest
 
@@ -140,7 +140,7 @@ def test_a_changed_species_is_refused(tmp_path, jpeg, write_oxford):
         write_oxford(folder, [(n, jpeg(number)) for number, n in enumerate(names)], lists)
         return config(tmp_path, folder)
 
-    assert ingest(source(1)).classes[0] == ClassInfo(name="Manx", species="cat")
+    assert ingest(source(1)).vocabulary[0] == ClassInfo(name="Manx", species="cat")
     with pytest.raises(PetsError, match=r"'Manx' has species dog, in earlier versions cat.*name"):
         ingest(source(2))
 
@@ -174,24 +174,24 @@ def test_new_labels_are_returned_or_appended_in_source_order():
     classes = {"z": "cat", "b": "dog", "a": None}
     assert reconcile(KNOWN, classes, extend=False) == (KNOWN, ["z", "a"])
     contract, new = reconcile(KNOWN, classes, extend=True)
-    assert (contract.version, contract.classes[:2], new) == (4, KNOWN.classes, [])
-    assert contract.classes[2:] == (ClassInfo(name="z", species="cat"), ClassInfo(name="a"))
+    assert (contract.version, contract.vocabulary[:2], new) == (4, KNOWN.vocabulary, [])
+    assert contract.vocabulary[2:] == (ClassInfo(name="z", species="cat"), ClassInfo(name="a"))
 
 
 def test_new_schema_version_creates_a_new_contract_version():
     old = KNOWN.model_copy(update={"schema_version": SCHEMA_VERSION - 1})
     contract, new = reconcile(old, {"b": "dog"}, extend=False)
-    assert (contract, new) == (Contract.of(4, KNOWN.classes), [])
+    assert (contract, new) == (Contract.of(4, KNOWN.vocabulary), [])
 
 
 def test_newest_contract_is_loaded_and_none_is_overwritten(tmp_path):
     root = str(tmp_path)
     assert load_contract(root) is None
     for version in (9, 10, 2, 10):
-        save_contract(root, Contract.of(version, KNOWN.classes))
+        save_contract(root, Contract.of(version, KNOWN.vocabulary))
     with pytest.raises(PetsError, match="a concurrent ingest has stored version 10"):
         save_contract(root, Contract.of(10, ()))
-    assert load_contract(root) == Contract.of(10, KNOWN.classes)
+    assert load_contract(root) == Contract.of(10, KNOWN.vocabulary)
 
 
 def test_damaged_contract_raises_an_error_with_its_path(tmp_path):

@@ -74,7 +74,7 @@ def test_tags_are_stored_by_name_and_one_hot(ingest_table):
         (["dog", "sofa"], [0, 1, 1]),
     ]  # fmt: skip
     assert {row["label"] for row in rows.values()} == {None}
-    assert rows["0.jpg"]["class_name"] == "cat, sofa"
+    assert rows["0.jpg"]["target_text"] == "cat, sofa"
     for split, info in manifest.splits.items():
         own = [row["one_hot"] for row in rows.values() if row["split"] == split]
         assert info.class_counts == tuple(np.sum(own, axis=0))
@@ -135,14 +135,14 @@ def test_numbers_are_stored_with_their_statistics(ingest_table):
     manifest = ingest_table({"age": AGES, "weight": [age * 2 for age in AGES]}, NUMBERS)
     rows = rows_of(manifest)
     assert rows["7.jpg"]["numbers"] == [7, 14]
-    assert (rows["7.jpg"]["label"], rows["7.jpg"]["class_name"]) == (None, "7, 14")
+    assert (rows["7.jpg"]["label"], rows["7.jpg"]["target_text"]) == (None, "7, 14")
     train = np.array([row["numbers"] for row in rows.values() if row["split"] == "train"])
     assert [(n.name, n.unit) for n in manifest.numbers] == [("age", "years"), ("weight", "kg")]
     for number, info in enumerate(manifest.numbers):
         column = train[:, number]
         assert (info.mean, info.std) == pytest.approx((column.mean(), column.std()))
         assert (info.low, info.high) == (column.min(), column.max())
-    assert manifest.classes == ()
+    assert manifest.vocabulary == ()
     assert manifest.contents == "age, weight"
 
 
@@ -262,7 +262,7 @@ def test_pets_have_species_and_breed_as_tags(small_config):
     source = small_config.source.model_copy(update={"targets": "tags"})
     manifest = ingest(small_config.model_copy(update={"source": source}))
     assert manifest.class_names[:3] == ("cat", "dog", "Abyssinian")
-    assert len(manifest.classes) == 39
+    assert len(manifest.vocabulary) == 39
     row = rows_of(manifest)["great_pyrenees_1"]
     assert (row["tags"], sum(row["one_hot"])) == (["dog", "Great Pyrenees"], 2)
 

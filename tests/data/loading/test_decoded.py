@@ -52,7 +52,7 @@ def test_cached_pixels_equal_decode(open_split, manifest, tmp_path):
         for pixels, label, photo_id in zip(photos.pixels, photos.targets, photos.ids, strict=True):
             data = (tmp_path / "mine" / photo_id).read_bytes()
             np.testing.assert_array_equal(pixels, decode(data, SIZE))
-            assert manifest.classes[label].name == photo_id.split("/")[0]
+            assert manifest.vocabulary[label].name == photo_id.split("/")[0]
 
 
 def test_cached_pixels_are_read_only(open_split):

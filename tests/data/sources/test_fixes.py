@@ -35,7 +35,7 @@ def test_labels_are_corrected_and_photos_excluded(settings):
         settings, "id,label,reason\nboxer/1.jpg,pug,look\nboxer/2.jpg,,blank\n"
     )
     index = read_table(f"{manifest.url}/photos.parquet").to_pandas().set_index("id")
-    assert index.class_name["boxer/1.jpg"] == "pug"
+    assert index.target_text["boxer/1.jpg"] == "pug"
     assert index.label["boxer/1.jpg"] == manifest.class_names.index("pug")
     assert "boxer/2.jpg" not in index.index
     (row,) = read_quarantine(manifest)

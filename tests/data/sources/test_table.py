@@ -306,7 +306,7 @@ def test_shards_can_be_ingested_as_a_table(tmp_path, write_folder):
     joined = pa.concat_tables(tables)
     path = write(tmp_path / "mine/t.parquet", joined, joined.schema.metadata)
     second = ingest(config(tmp_path, path, split_column="split"))
-    assert [info.name for info in second.classes] == ["a", "b"]
+    assert [info.name for info in second.vocabulary] == ["a", "b"]
     assert {s: info.class_counts for s, info in second.splits.items()} == {
         s: info.class_counts for s, info in first.splits.items()
     }

@@ -70,5 +70,5 @@ def test_label_fixes_correct_the_next_version(planted, write_folder, tmp_path):
     after = ingest(PipelineConfig.model_validate(settings))
     assert after.fingerprint != before.fingerprint
     index = read_table(f"{after.url}/photos.parquet").to_pandas().set_index("id")
-    assert index.class_name["class-0/3.jpg"] == "class-1"
-    assert index.class_name.value_counts().to_dict() == {"class-1": 9, "class-0": 7}
+    assert index.target_text["class-0/3.jpg"] == "class-1"
+    assert index.target_text.value_counts().to_dict() == {"class-1": 9, "class-0": 7}

@@ -101,7 +101,7 @@ def test_species_table_counts_confused_species():
 def test_classes_keep_their_species(draw_classes):
     classes = (ClassInfo(name="pug", species="dog"), ClassInfo(name="Sphynx", species="cat"))
     predictions = draw_classes(10, names=["pug", "Sphynx"])
-    info = predictions.info.model_copy(update={"classes": classes})
+    info = predictions.info.model_copy(update={"vocabulary": classes})
     object.__setattr__(predictions, "info", info)
     species = table_of(predictions).set_index("name")["species"]
     assert species.to_dict() == {"pug": "dog", "Sphynx": "cat"}

@@ -24,7 +24,7 @@ def draw() -> Callable[..., Predictions]:
         info_fields = {
             "targets": "tags", "split": "test", "model_url": "a/model", "backbone": "resnet34",
             "image_size": 64, "dataset_url": "nowhere/pets/f", "dataset_name": "pets",
-            "dataset_fingerprint": "f", "classes": [{"name": name} for name in names],
+            "dataset_fingerprint": "f", "vocabulary": [{"name": name} for name in names],
         } | fields  # fmt: skip
         info = PredictionsInfo.model_validate(info_fields)
         ids = [f"photo-{row}" for row in range(num_rows)]

@@ -89,7 +89,7 @@ def test_predictions_of_tags_are_refused_as_classes(draw, write):
 
 def test_empty_vocabulary_is_refused(draw, write, tmp_path):
     url = write(draw(3))
-    metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"classes": []}
+    metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"vocabulary": []}
     table = pq.read_table(url).replace_schema_metadata({b"pets": json.dumps(metadata)})
     pq.write_table(table, url)
     with pytest.raises(PetsError, match="its metadata has no outputs: predict again"):
@@ -127,7 +127,7 @@ def test_file_of_version_1_is_read(tmp_path):
 
 def test_newer_version_is_refused(draw, write):
     url = write(draw(3))
-    metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"format_version": 3}
+    metadata = json.loads(pq.read_schema(url).metadata[b"pets"]) | {"format_version": 4}
     table = pq.read_table(url).replace_schema_metadata({b"pets": json.dumps(metadata)})
     pq.write_table(table, url)
     with pytest.raises(PetsError, match="metadata is damaged or of a newer version"):
