@@ -33,8 +33,7 @@ from pets_core.evaluation.predictions import Predictions, read_info
 from pets_core.evaluation.train_overlap import trained_on
 from pets_core.models.card import read_card, weights_sha256
 from pets_core.records.dataset import DatasetManifest, Run
-from pets_core.records.evaluation import PredictResult
-from pets_core.records.inference import EmbedResult
+from pets_core.records.inference import EmbedResult, PredictResult
 from pets_core.registry.aliases import EvaluationKey, find_champion
 from pets_core.runtime.runs import find_run, load_result, read_request, write_request
 from pets_core.targets.evaluate import evaluate, find_prediction_files
