@@ -303,6 +303,7 @@ def test_state_dict_and_parameters_do_not_change(model):
 def test_copies_share_no_tensors(model, make_copy):
     model(PHOTOS)
     copied = make_copy(model)
+    assert not copied._view._views, "copies of a view would take memory"
     set_train_mode(copied, "frozen")
     before = copied(PHOTOS)
     assert copied._body_for(PHOTOS) is not model._body_for(PHOTOS)
@@ -378,16 +379,15 @@ def relative_errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> Te
 
 @pytest.mark.parametrize("name", ["test_efficientnet", *LARGE])
 def test_rounding_under_autocast_is_that_of_the_body(name):
-    """In bf16, gradients of either form differ from those in fp32 by the same order."""
+    """In bf16, the gradients of both forms differ from those in fp32 by rounding."""
     model = make_model(name)
     exact = gradients(model, lambda: as_it_is(model, PHOTOS))
     with torch.autocast("cpu", torch.bfloat16):
         plain = gradients(model, lambda: as_it_is(model, PHOTOS))
         folded = gradients(model, lambda: model(PHOTOS))
     errors, plain_errors = relative_errors(folded, exact), relative_errors(plain, exact)
-    print(name, errors.median(), errors.max(), plain_errors.median(), plain_errors.max())
-    assert errors.median() < 2 * plain_errors.median()
-    assert errors.max() < 2 * plain_errors.max()
+    assert errors.median() < 1.5 * plain_errors.median()
+    assert errors.max() < 1.5 * plain_errors.max()
 
 
 def convolutions(forward: Callable[[], Tensor]) -> set[tuple[str, bool, torch.dtype]]:
@@ -414,12 +414,14 @@ def test_trained_depthwise_convolutions_are_fp32_under_autocast(name):
     }  # fmt: skip
 
 
-def test_depthwise_convolutions_without_weight_gradients_are_bf16_under_autocast(model):
+@pytest.mark.parametrize("name", ["test_efficientnet", "convnext_atto"])
+def test_depthwise_convolutions_without_weight_gradients_are_bf16_under_autocast(name):
+    model = make_model(name)
     bf16 = {("forward", False, torch.bfloat16), ("forward", True, torch.bfloat16)}
     with torch.no_grad():
         assert convolutions(lambda: model(PHOTOS)) == bf16
     for name, weight in model.body.named_parameters():
-        weight.requires_grad_(name.startswith("conv_head"))
+        weight.requires_grad_(name.startswith(("conv_head", "norm_pre", "head")))
     assert ("forward", True, torch.float32) not in convolutions(lambda: model(PHOTOS))
     model.body.requires_grad_(False).eval()
     assert convolutions(lambda: model(PHOTOS)) == bf16
