@@ -46,7 +46,7 @@ def randomise(module: nn.Module) -> nn.Module:
     """Set statistics and weights of batch norms that fresh ones do not have."""
     torch.manual_seed(0)
     for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.running_mean.normal_(0, 0.2)
             norm.running_var.uniform_(0.5, 2)
             nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -113,7 +113,7 @@ def test_ten_steps_give_the_same_weights(name):
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, eps=1e-5)
         for _ in range(10):
             optimizer.zero_grad()
-            loss(forward(model, PHOTOS.double())).backward()
+            loss(forward(model, PHOTOS[:2].double())).backward()
             optimizer.step()
         trained.append(model.state_dict())
     for key, expected in trained[0].items():
@@ -243,9 +243,10 @@ def test_gradients_with_cached_attention_biases(name):
         expected = gradients(model, lambda: as_it_is(model, photos))
         torch.manual_seed(0)
         found = gradients(model, lambda: model(photos))
+        # Attention biases are ill-conditioned: their gradients are 1e-7 of the others.
+        rounding = 1e-14 * torch.stack([each.norm() for each in expected.values()]).norm()
         for key, gradient in expected.items():
-            if gradient is not None:
-                assert (found[key] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-16, key
+            assert (found[key] - gradient).norm() <= 1e-10 * gradient.norm() + rounding, key
         torch.optim.SGD(model.parameters(), lr=1e-3).step()
         model.eval()
         with torch.no_grad():
