@@ -147,7 +147,8 @@ class TrainConfig(Settings):
         Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
     ] = "auto"
     """Precision of training. auto: bf16 on GPUs since Ampere and CPUs with AMX, fp16 on GPUs since
-    Volta if the model is not sharded, otherwise no."""
+    Volta if the model is not sharded, otherwise no. On CPUs, bf16 leaves depthwise convolutions
+    in fp32 while their weights are trained."""
     compile: bool = False
     """Compile the model (torch.compile). Worthwhile if training takes much longer than a minute."""
     tf32: bool = True

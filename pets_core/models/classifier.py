@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from pets_core.models.backbones import body_groups
+from pets_core.models.body_view import BodyView, is_folding_disabled
 from pets_core.models.folding import FoldedBackbone
 from pets_core.models.grouped import GroupedModel
 
@@ -33,6 +34,7 @@ class Classifier(GroupedModel):
         super().__init__()
         self.body = body
         self._folded = FoldedBackbone()
+        self._view = BodyView()
         linear = nn.Linear(num_features, num_outputs)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -50,13 +52,18 @@ class Classifier(GroupedModel):
         return self._body_for(inputs)(inputs)  # type: ignore[no-any-return]
 
     def _body_for(self, inputs: Tensor) -> nn.Module:
-        """Return the body, or its faster folded copy while it is frozen."""
+        """Return the body, its faster folded copy while it is frozen, or its view while trained."""
         # A copy of a sharded body would use the memory that sharding saves.
-        sharded = isinstance(self, FSDPModule)
-        if self.body.training or sharded or torch.compiler.is_compiling():
+        is_sharded = isinstance(self, FSDPModule)
+        if is_sharded or torch.compiler.is_compiling() or is_folding_disabled():
             self._folded.clear()
+            self._view.clear()
             return self.body
         if any(weight.requires_grad for weight in self._folded.parameters_of(self.body)):
+            self._folded.clear()
+            return self._view.get(self.body, inputs)
+        self._view.clear()
+        if self.body.training:
             self._folded.clear()
             return self.body
         return self._folded.get(self.body, inputs)

@@ -23,21 +23,25 @@ class FoldedBackbone:
 
     Under autocast the copy's convolutions and linear layers store their weights in autocast's
     dtype, which saves a cast in each pass. This class is not an `nn.Module`, so that it adds no
-    parameters or buffers to a model.
+    parameters or buffers to a model. Its copies and pickles are empty.
     """
 
     def __init__(self) -> None:
         self._body: nn.Module | None = None
-        self._weights: tuple[nn.Parameter, ...] = ()
+        self._weights: list[dict[str, nn.Parameter | None]] = []
         self._folded: nn.Module | None = None
         self._key: tuple[torch.dtype | None, list[tuple[int, int]]] | None = None
 
-    def parameters_of(self, body: nn.Module) -> tuple[nn.Parameter, ...]:
-        """Return the parameters of a body; its modules are traversed only once."""
+    def __reduce__(self) -> tuple[type[FoldedBackbone], tuple[()]]:
+        return type(self), ()
+
+    def parameters_of(self, body: nn.Module) -> list[nn.Parameter]:
+        """Return the present parameters of a body; its modules are traversed only once."""
         if self._body is not body:
             self._body = body
-            self._weights = tuple(body.parameters())
-        return self._weights
+            # The modules' own dicts, because `load_state_dict(assign=True)` replaces parameters.
+            self._weights = [module._parameters for module in body.modules()]
+        return [weight for own in self._weights for weight in own.values() if weight is not None]
 
     def get(self, body: nn.Module, inputs: Tensor) -> nn.Module:
         """Return the folded copy of a frozen `body`.

@@ -155,8 +155,10 @@ def resolve_precision(
 ) -> Literal["no", "bf16", "fp16"]:
     """Return the precision to use; auto selects bf16 or fp16 only where hardware accelerates it.
 
-    On GPUs that is bf16 since Ampere and fp16 since Volta. On CPUs it is bf16 with AMX; with
-    AVX-512 BF16 alone fp32 is twice as fast (docs/performance.md).
+    On GPUs that is bf16 since Ampere and fp16 since Volta. On CPUs it is bf16 with AMX, otherwise
+    fp32. The choice depends on the hardware only, never on timing, so that a machine always
+    trains the same weights. Under bf16 on CPUs, trained depthwise convolutions compute in fp32
+    (`pets_core/models/body_view.py`; figures in docs/performance.md).
 
     Args:
         wanted: Value of the setting.

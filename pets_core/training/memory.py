@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pets_core.errors import PetsError
+from pets_core.models.body_view import without_folding
 from pets_core.models.memory import SMALLER_REMEDY, empty_cache, is_out_of_memory
 from pets_core.targets.objective import Objective
 from pets_core.training.sharding import is_sharding
@@ -79,6 +80,7 @@ def largest_micro_batch(
     targets: Tensor,
     *,
     accelerator: Accelerator,
+    compiles: bool = False,
 ) -> int:
     """Halve a batch until its forward and backward pass fits in memory.
 
@@ -93,6 +95,7 @@ def largest_micro_batch(
         inputs: First dimension B.
         targets: First dimension B.
         accelerator: Mixed precision, device, ranks.
+        compiles: Whether the model is compiled after the search.
 
     Returns:
         Largest number of samples that fits on every rank, at least 1; 0 if all B samples fit.
@@ -114,7 +117,7 @@ def largest_micro_batch(
         part = inputs[:size], targets[:size]
         return _fits(model, objective, *part, accelerator, accumulates=accumulates)
 
-    with _batch_norm_in_eval_mode(model):
+    with _same_memory_as_training(model, compiles=compiles):
         # The backward thread creates its cuBLAS handle in the first pass: run a small one first,
         # before memory use peaks.
         if not fits(1):
@@ -137,17 +140,19 @@ def largest_micro_batch(
 
 
 @contextlib.contextmanager
-def _batch_norm_in_eval_mode(model: nn.Module) -> Iterator[None]:
+def _same_memory_as_training(model: nn.Module, *, compiles: bool) -> Iterator[None]:
     """Context manager that sets batch norm to evaluation mode.
 
     There batch norm needs nearly the same memory, accepts a single sample, keeps its statistics,
-    and does not communicate with other ranks.
+    and does not communicate with other ranks. Norms that are trained, and those of a compiled
+    model, are not folded, because a folded one stores no input.
     """
     training = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for module in training:
         module.training = False
     try:
-        yield
+        with without_folding() if training or compiles else contextlib.nullcontext():
+            yield
     finally:
         for module in training:
             module.training = True

@@ -115,8 +115,9 @@ def prepare(
     if not micro_batch_size and accelerator.device.type == "cuda":
         batch = next(iter(train.epoch(0)))
         micro_batch_size = largest_micro_batch(
-            wrapped, objective, batch.inputs, batch.targets, accelerator=accelerator
-        )
+            wrapped, objective, batch.inputs, batch.targets, accelerator=accelerator,
+            compiles=config.compile,
+        )  # fmt: skip
     check_batch_norm(
         wrapped,
         config,

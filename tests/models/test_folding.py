@@ -109,25 +109,29 @@ def test_frozen_model_uses_the_folded_body_and_trains_its_head(model):
 
 
 def test_trainable_body_is_not_folded(model):
-    model(PHOTOS)
+    folded = model._body_for(PHOTOS)
     model.body.requires_grad_(True)
-    assert model._body_for(PHOTOS) is model.body
+    view = model._body_for(PHOTOS)
+    assert view is not folded
+    assert [id(p) for p in view.parameters()] == [id(p) for p in model.body.parameters()]
     model.body.requires_grad_(False)
     model.body.train()
     assert model._body_for(PHOTOS) is model.body
 
 
-@pytest.mark.parametrize("change", ["in place", "load_state_dict", "data"])
+@pytest.mark.parametrize("change", ["in place", "load_state_dict", "data", "assign"])
 def test_changed_weights_are_folded_again(model, change):
     first = model(PHOTOS)
     with torch.no_grad():
         weight = next(model.body.parameters())
         if change == "in place":
             torch._foreach_mul_(list(model.body.parameters()), 1.5)
-        elif change == "load_state_dict":
-            model.load_state_dict(
-                {k: v * 2 if v.is_floating_point() else v for k, v in model.state_dict().items()}
-            )
+        elif change in ("load_state_dict", "assign"):
+            state = {
+                k: v * 2 if v.is_floating_point() else v for k, v in model.state_dict().items()
+            }
+            model.load_state_dict(state, assign=change == "assign")
+            model.requires_grad_(False)
         else:
             weight.data = weight.data * 3
     second = model(PHOTOS)

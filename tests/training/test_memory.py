@@ -1,6 +1,7 @@
 """Search for the largest micro-batch, and out-of-memory errors elsewhere."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from pets_core.evaluation.predict import predict_split
 from pets_core.models.classifier import Classifier
 from pets_core.models.memory import HalvingForward, is_out_of_memory
 from pets_core.targets.classes.objective import SingleLabel
+from pets_core.training import prepared
+from pets_core.training.groups import set_train_mode
 from pets_core.training.loop import train_step
 from pets_core.training.memory import explain_out_of_memory, largest_micro_batch, num_micro_batches
 from pets_core.training.prepared import prepare
@@ -90,6 +93,49 @@ def test_single_sample_that_does_not_fit_is_a_clear_error(tiny_model, tiny_loade
 
 
 @pytest.mark.parametrize(
+    ("batch_norm", "compiles", "folds"),
+    [("frozen", False, True), ("train", False, False), ("frozen", True, False)],
+)
+def test_search_measures_the_passes_of_training(accelerator, batch_norm, compiles, folds):
+    """A folded batch norm stores no input; the search must fold exactly if training does."""
+    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1))
+    model = Classifier(nn.Sequential(body, nn.Flatten()), 4, 2, 0.0)
+    set_train_mode(model, batch_norm)
+    calls = []
+    # A folded norm calls the hooks, too, but is of another class.
+    body[1].register_forward_pre_hook(lambda norm, _: calls.append(type(norm) is nn.BatchNorm2d))
+    inputs, targets = torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    largest_micro_batch(
+        model, SingleLabel(), inputs, targets, accelerator=accelerator, compiles=compiles
+    )
+    # To verify its folded form, the body runs once. The search runs it twice.
+    assert calls.count(True) == (1 if folds else 2)
+    model(inputs)
+    calls.clear()
+    model(inputs)
+    assert calls == [batch_norm == "train"], "the search restores modes and folding"
+
+
+def test_search_knows_whether_the_model_is_compiled(tiny_model, tiny_loader, monkeypatch):
+    found = []
+
+    def search(*args, **settings):
+        found.append(settings["compiles"])
+        return 0
+
+    monkeypatch.setattr(prepared, "largest_micro_batch", search)
+    monkeypatch.setattr(nn.Module, "compile", lambda self: None)
+    fake = SimpleNamespace(
+        device=torch.device("cuda"), num_processes=1, prepare=lambda *parts: parts
+    )  # fmt: skip
+    for compiles in (False, True):
+        config = TrainConfig(compile=compiles)
+        rates = RateSlice(1e-3, uniform=True)
+        prepare(tiny_model, SingleLabel(), tiny_loader, config, fake, 0, rates)
+    assert found == [False, True]
+
+
+@pytest.mark.parametrize(
     "error",
     [
         OUT_OF_MEMORY,
@@ -119,9 +165,9 @@ def test_training_step_explains_out_of_memory(tiny_model, tiny_loader, accelerat
     config = TrainConfig(micro_batch_size=8)
     rates = RateSlice(1e-3, uniform=True)
     limited = LimitedMemory(4)
-    prepared = prepare(tiny_model, limited, tiny_loader, config, accelerator, 0, rates)
+    ready = prepare(tiny_model, limited, tiny_loader, config, accelerator, 0, rates)
     with pytest.raises(PetsError, match=r"train\.micro_batch_size = 8 does not fit"):
-        train_step(prepared, next(tiny_loader.epoch(0)))
+        train_step(ready, next(tiny_loader.epoch(0)))
 
 
 def test_validation_splits_batches_that_do_not_fit(tiny_model, tiny_loader, accelerator):

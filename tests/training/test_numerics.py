@@ -4,9 +4,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from convolutions import Convolutions
+from torch import nn
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
+from pets_core.models.classifier import Classifier
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.loop import fit
 from pets_core.training.schedule import Phase
@@ -71,3 +74,37 @@ def test_bf16_losses_stay_near_the_golden_ones(train_in) -> None:
     assert losses == pytest.approx(GOLDEN, rel=2**-5)
     assert losses != pytest.approx(GOLDEN, rel=1e-4), "losses of fp32, not of bf16"
     assert torch.get_default_dtype() == torch.float32
+
+
+def make_photo_model() -> Classifier:
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    return Classifier(body, 8, 3, 0.0)
+
+
+def test_photos_train_in_bf16_with_depthwise_convolutions_in_fp32(tiny_loader) -> None:
+    noise = torch.randn(tiny_loader.num_rows, 3, 12, 12)
+    tiny_loader.inputs = tiny_loader.inputs[:, :3, None, None] + 0.1 * noise
+    found = {}
+    for precision in ("no", "bf16"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        model, config = make_photo_model(), TrainConfig()
+        with Convolutions() as recorded:
+            history = fit(
+                model, SingleLabel(), tiny_loader, None, PHASES, config, accelerator=accelerator
+            )
+        found[precision] = [row["loss"] for row in history.steps], recorded.seen
+    AcceleratorState._reset_state(reset_partial_state=True)
+    losses, seen = found["bf16"]
+    assert losses == pytest.approx(found["no"][0], abs=2**-5)
+    assert losses != pytest.approx(found["no"][0], rel=1e-5), "losses of fp32, not of bf16"
+    depthwise = [dtype for direction, grouped, dtype in seen if grouped and direction == "forward"]
+    assert torch.bfloat16 in depthwise, "frozen epochs"
+    assert depthwise[-1] == torch.float32, "unfrozen epochs"
+    backward = {each[1:] for each in seen if each[0] == "backward"}
+    assert backward == {(True, torch.float32), (False, torch.bfloat16)}
