@@ -18,7 +18,13 @@ from pets_core.evaluation.gallery import write_gallery
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo, read_predictions
 from pets_core.evaluation.report import ReportContext, model_card, render_report
 from pets_core.evaluation.tables import write_frame
-from pets_core.records.evaluation import Champion, Comparison, EvalReport, PredictResult
+from pets_core.records.evaluation import (
+    Champion,
+    Comparison,
+    EvalReport,
+    Metric,
+    PredictResult,
+)
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import (
     CANDIDATE,
@@ -30,7 +36,7 @@ from pets_core.registry.aliases import (
 )
 from pets_core.registry.gate import evaluate_gate
 from pets_core.storage.layout import EVALUATION, GALLERY, REPORT, SETTINGS, TRAINING_PLOT
-from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.targets.base import Evaluation, Evaluator, Target, baseline_notes
 
 __all__ = ["EvaluationInputs", "write_evaluation"]
 
@@ -90,7 +96,7 @@ def write_evaluation(
     other = None if is_champion else champion
     comparison, comparison_error = _compare(subject, other, scores, in_training)
     report = EvalReport(
-        **_fields(evaluation),
+        **_fields(evaluation, scores.metric),
         target=subject.target.name,
         samples=subject.samples,
         model_url=model_url,
@@ -118,10 +124,11 @@ def write_evaluation(
     return report
 
 
-def _fields(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the report fields that are copied from the evaluation."""
-    names = ("metrics", "details", "notes", "highlights", "sections", "num_label_issues")
-    return {name: getattr(evaluation, name) for name in names}
+def _fields(evaluation: Evaluation, primary: Metric) -> dict[str, Any]:
+    """Return the report fields that are copied from the evaluation, with warnings of baselines."""
+    names = ("metrics", "details", "highlights", "sections", "num_label_issues")
+    notes = [*baseline_notes(primary, evaluation.baselines), *evaluation.notes]
+    return {name: getattr(evaluation, name) for name in names} | {"notes": notes}
 
 
 def _compare(
