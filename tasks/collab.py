@@ -72,7 +72,10 @@ def start_or_resume_ratings_run(config: RatingsConfig, resume: str | None = None
 def find_ratings_lr(config: RatingsConfig, run: RatingsRun) -> LRSuggestion:
     """Run the learning-rate range test in worker ranks."""
     request = RatingsRequest(
-        stage="ratings-lr-find", config=_single_run(config, run), run_url=run.url, manifest=run.manifest
+        stage="ratings-lr-find",
+        config=_single_run(config, run),
+        run_url=run.url,
+        manifest=run.manifest,
     )
     return run_or_delegate(request, LRSuggestion)
 

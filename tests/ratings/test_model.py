@@ -61,7 +61,9 @@ def test_neural_model_adds_a_hidden_layer_to_the_dot_product():
     hidden = model.head[0](torch.cat([users, items])).relu() @ model.head[3].weight[0]
     biases = model.user_bias.weight[2] + model.item_bias.weight[4] + model.bias
     output = model(torch.tensor([[2, 4]]))
-    assert output.item() == pytest.approx(((users * items).sum() + hidden + biases).item(), abs=1e-4)
+    assert output.item() == pytest.approx(
+        ((users * items).sum() + hidden + biases).item(), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["dot", "neural"])
