@@ -109,9 +109,9 @@ def _errors_of_table(table: str | None, peers: str | None, work: Path) -> None:
 def _peers(python: str, manifest: RatingsManifest, path: Path) -> list[dict[str, Any]]:
     """Return name, test RMSE and seconds of the other libraries, run by another Python."""
     splits = {
-        f"{split}_{name}": values
+        f"{split}_{name}": getattr(load_ratings(manifest, split), name)
         for split in ("train", "test")
-        for name, values in load_ratings(manifest, split)._asdict().items()
+        for name in ("users", "items", "ratings")
     }
     np.savez(path, **splits, y_range=manifest.y_range)
     script = Path(__file__).with_name("collab_peers.py")

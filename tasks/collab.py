@@ -190,7 +190,7 @@ def train_best(
 
 def _trial(config: RatingsConfig, decay: float, result: TrainResult) -> WeightDecayTrial:
     """Return the errors of a training in the epoch of its kept weights."""
-    epoch = result.kept_epoch(config.for_training(has_validation=True).train.keep)
+    epoch = result.kept_epoch("last" if config.train.keep == "last" else "best")
     return WeightDecayTrial(
         weight_decay=decay,
         model_url=result.model_url,

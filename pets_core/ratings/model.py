@@ -104,14 +104,15 @@ class Neural(Recommender):
     def __init__(self, card: RecommenderCard) -> None:
         super().__init__(card)
         config = card.config
+        output = nn.Linear(config.hidden, 1, bias=False)
+        # Training starts from the biases, as that of the dot product.
+        nn.init.zeros_(output.weight)
         self.head = nn.Sequential(
             nn.Linear(2 * config.num_factors, config.hidden),
             nn.ReLU(),
             nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, 1, bias=False),
+            output,
         )
-        # Training starts from the biases, as that of the dot product.
-        nn.init.zeros_(self.head[-1].weight)
 
     def interaction(self, users: Tensor, items: Tensor) -> Tensor:
         """Dot products plus outputs of the hidden layer, (B,)."""
