@@ -1,11 +1,13 @@
-"""Collaborative filtering: errors compared with baselines and Surprise; ten million ratings.
+"""Collaborative filtering: errors compared with baselines and other libraries; ten million ratings.
 
-    python benchmarks/collab.py errors [RATINGS.csv]
+    python benchmarks/collab.py errors [TABLE ...] [--peers PYTHON]
     python benchmarks/collab.py large [--ratings 10000000]
 
-errors: RMSE on the test ratings of both models, the mean rating, damped user and item biases, and
-the SVD of the library Surprise (pip install scikit-surprise), with its defaults and with the number
-of factors and epochs of ours, all on the same splits of a table (default: the built-in sample).
+errors: RMSE on the test ratings of both models with their default settings, of the mean rating, of
+damped user and item biases, and of the libraries Surprise and LensKit, all on the same splits of
+each table (default: the built-in sample). --peers is the Python of a virtual environment with
+`pip install scikit-surprise lenskit`. The table can be MovieLens' u.data; its terms forbid to
+redistribute it, so it is not part of this repository.
 large: seconds and peak memory of the ingest and of training, on ratings generated in the shape of
 MovieLens 25M, 70,000 users and 10,000 items.
 """
@@ -13,11 +15,13 @@ MovieLens 25M, 70,000 users and 10,000 items.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, load_ratings
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.records import RatingsManifest
-from pets_core.ratings.target import rating_errors
+from pets_core.ratings.search import next_weight_decay
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
@@ -50,57 +54,71 @@ def train(config: RatingsConfig, manifest: RatingsManifest, url: str) -> TrainRe
     return launch(request, TrainResult)
 
 
+def train_default(config: RatingsConfig, manifest: RatingsManifest, url: str) -> TrainResult:
+    """Train as `pets collab` does, with the weight decay of the lowest validation error."""
+    errors: dict[float, float] = {}
+    trained: dict[float, TrainResult] = {}
+    while (decay := next_weight_decay(errors)) is not None:
+        own = config.for_training(has_validation=True, weight_decay=decay)
+        trained[decay] = train(own, manifest, f"{url}-wd-{decay:g}")
+        errors[decay] = trained[decay].kept_epoch("best").valid_metric or 0.0
+    best = min(errors, key=lambda decay: errors[decay])
+    print(f"  weight decay {best:g} of {len(errors)}; validation RMSE {errors[best]:.4f}")
+    return trained[best]
+
+
 def errors(options: argparse.Namespace, work: Path) -> None:
-    """Print the errors of all models on the same ratings."""
+    """Print the errors of all models on the same ratings, for each table."""
+    for number, table in enumerate(options.tables or [None]):
+        _errors_of_table(table, options.peers, work / str(number))
+
+
+def _errors_of_table(table: str | None, peers: str | None, work: Path) -> None:
     base = {
         "store": str(work / "store"), "cache_dir": str(work / "cache"),
-        "ratings": {"url": options.table},
+        "ratings": {"url": table, "duplicates": "last"},
     }  # fmt: skip
     config = RatingsConfig.model_validate(base)
     manifest = ingest_ratings(config.store, config.cache_dir, config.ratings)
-    test = load_ratings(manifest, "test")
-    print(f"{manifest.splits['train'].num_rows} training and {len(test.ratings)} test ratings")
-    for name, settings in _our_models(options.weight_decay):
-        own = RatingsConfig.model_validate(base | settings)
-        url = str(work / name)
+    num_train = manifest.splits["train"].num_rows
+    density = num_train / manifest.num_users / manifest.num_items
+    print(
+        f"{table or 'sample'}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
+        f"{num_train:,} training ratings (density {density:.2%}), "
+        f"{manifest.splits['test'].num_rows:,} test ratings",
+        flush=True,
+    )
+    for kind in ("dot", "neural"):
+        own = RatingsConfig.model_validate(base | {"recommender": {"model": kind}})
+        url = str(work / kind)
         start = time.monotonic()
-        model = train(own, manifest, url)
+        model = train_default(own, manifest, url)
         seconds = time.monotonic() - start
         request = RatingsRequest(
             stage="ratings-predict", config=own, manifest=manifest, run_url=url,
             model_url=model.model_url,
         )  # fmt: skip
         report = evaluate_ratings(own, url, launch(request, PredictResult))
-        _print_row(name, report.primary.value, seconds)
-    for name, parameters in (
-        ("Surprise SVD", {}),
-        ("  factors, epochs of ours", {"n_factors": 50, "n_epochs": 5}),
-    ):
-        predicted, seconds = _surprise(manifest, parameters)
-        _print_row(name, rating_errors(name, test, predicted).rmse, seconds)
+        _print_row(f"ours, {kind}", report.primary.value, seconds)
+    for row in _peers(peers, manifest, work / "splits.npz") if peers else ():
+        _print_row(row["name"], row["rmse"], row["seconds"])
     _print_row("user and item biases", report.metric("RMSE of user and item biases"))
     _print_row("mean rating", report.primary.baseline or 0.0)
 
 
-def _our_models(weight_decay: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    train = {"weight_decay": weight_decay}
-    yield "ours, dot product", {"train": train}
-    yield "ours, neural", {"train": train, "recommender": {"model": "neural"}}
-
-
-def _surprise(manifest: RatingsManifest, parameters: dict[str, Any]) -> tuple[np.ndarray, float]:
-    """Return Surprise's SVD predictions of the test ratings, and the seconds of its fit."""
-    from pandas import DataFrame
-    from surprise import SVD, Dataset, Reader
-
-    train, test = load_ratings(manifest, "train"), load_ratings(manifest, "test")
-    frame = DataFrame({"user": train.users, "item": train.items, "rating": train.ratings})
-    data = Dataset.load_from_df(frame, Reader(rating_scale=manifest.y_range)).build_full_trainset()
-    model, start = SVD(random_state=0, **parameters), time.monotonic()
-    model.fit(data)
-    seconds = time.monotonic() - start
-    pairs = zip(test.users.tolist(), test.items.tolist(), strict=True)
-    return np.array([model.predict(*pair).est for pair in pairs]), seconds
+def _peers(python: str, manifest: RatingsManifest, path: Path) -> list[dict[str, Any]]:
+    """Return name, test RMSE and seconds of the other libraries, run by another Python."""
+    splits = {
+        f"{split}_{name}": getattr(load_ratings(manifest, split), name)
+        for split in ("train", "test")
+        for name in ("users", "items", "ratings")
+    }
+    np.savez(path, **splits, y_range=manifest.y_range)
+    script = Path(__file__).with_name("collab_peers.py")
+    command = [python, str(script), str(path)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: list[dict[str, Any]] = json.loads(result.stdout.splitlines()[-1])
+    return found
 
 
 def _print_row(name: str, rmse: float, seconds: float | None = None) -> None:
@@ -172,11 +190,12 @@ def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("benchmark", choices=("errors", "large"))
-    parser.add_argument("table", nargs="?", help="errors: table of ratings")
+    parser.add_argument("tables", nargs="*", help="errors: tables of ratings")
+    parser.add_argument("--peers", help="errors: Python with scikit-surprise and lenskit")
     parser.add_argument("--ratings", type=int, default=10_000_000, help="large: ratings")
     parser.add_argument("--epochs", type=int, default=2, help="large: epochs")
     parser.add_argument("--batch-size", type=int, default=8192, help="large: batch size")
-    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--weight-decay", type=float, default=0.1, help="large: weight decay")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pets-bench-") as name:
         {"errors": errors, "large": large}[options.benchmark](options, Path(name))

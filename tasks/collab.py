@@ -10,10 +10,11 @@ from prefect.cache_policies import NO_CACHE
 
 from pets_core import plots, storage
 from pets_core.errors import PetsError
-from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.config import DEFAULT_WEIGHT_DECAY, RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, read_vocabulary
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.records import RatingsManifest, RatingsRun, WeightDecayTrial
+from pets_core.ratings.search import next_weight_decay
 from pets_core.ratings.target import RATINGS
 from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.records.inference import PredictResult
@@ -72,7 +73,10 @@ def start_or_resume_ratings_run(config: RatingsConfig, resume: str | None = None
 def find_ratings_lr(config: RatingsConfig, run: RatingsRun) -> LRSuggestion:
     """Run the learning-rate range test in worker ranks."""
     request = RatingsRequest(
-        stage="ratings-lr-find", config=_single_run(config), run_url=run.url, manifest=run.manifest
+        stage="ratings-lr-find",
+        config=_single_run(config, run),
+        run_url=run.url,
+        manifest=run.manifest,
     )
     return run_or_delegate(request, LRSuggestion)
 
@@ -85,14 +89,13 @@ def train_recommender(
     url = run.url
     if weight_decay is not None:
         url = f"{run.url.rstrip('/')}-wd-{weight_decay:g}"
-        train = config.train.model_copy(update={"weight_decay": weight_decay})
-        config = config.model_copy(update={"train": train})
-        start_run(_single_run(config), RatingsRun(url=url, manifest=run.manifest))
+        config = _single_run(config, run, weight_decay)
+        start_run(config, RatingsRun(url=url, manifest=run.manifest))
     if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = RatingsRequest(
         stage="ratings-train",
-        config=_single_run(config),
+        config=_single_run(config, run),
         run_url=url,
         manifest=run.manifest,
         base_lr=base_lr,
@@ -100,10 +103,12 @@ def train_recommender(
     return run_or_delegate(request, TrainResult)
 
 
-def _single_run(config: RatingsConfig) -> RatingsConfig:
-    """Return the settings of one training, which do not depend on the other weight decays."""
-    recommender = config.recommender.model_copy(update={"weight_decays": ()})
-    return config.model_copy(update={"recommender": recommender})
+def _single_run(
+    config: RatingsConfig, run: RatingsRun, weight_decay: float | None = None
+) -> RatingsConfig:
+    """Return the settings of one training, without automatic values."""
+    has_validation = "valid" in run.manifest.splits
+    return config.for_training(has_validation=has_validation, weight_decay=weight_decay)
 
 
 @task(name="champion", **SHORT_TASK)
@@ -121,7 +126,7 @@ def predict_held_out(
     """Predict the held-out ratings in worker ranks, also with the champion if not yet done."""
     request = RatingsRequest(
         stage="ratings-predict",
-        config=_single_run(config),
+        config=_single_run(config, run),
         run_url=run.url,
         manifest=run.manifest,
         model_url=model_url,
@@ -145,35 +150,58 @@ def evaluate_recommender(
 def train_best(
     config: RatingsConfig, run: RatingsRun, base_lr: float
 ) -> tuple[TrainResult, list[WeightDecayTrial]]:
-    """Train once per `recommender.weight_decays`, or once if it is empty. Call it in a flow.
+    """Train with the weight decay of the lowest validation error. Call it in a flow.
+
+    The values tried are those of `recommender.weight_decays`. If it is empty, the only value is
+    `train.weight_decay`, and if that is empty too, a search chooses them.
 
     Returns:
-        The result with the lowest validation RMSE, and all trials.
+        The best result, and all trials; no trials if there is only one value.
 
     Raises:
         PetsError: Weight decays are set, but the run has no validation ratings.
     """
     decays = config.recommender.weight_decays
-    if not decays:
-        return train_recommender(config, run, base_lr), []
-    if "valid" not in run.manifest.splits:
+    has_validation = "valid" in run.manifest.splits
+    if decays and not has_validation:
         raise PetsError(
             "recommender.weight_decays needs validation ratings, and this run has none. Start a "
             "new run with ratings.valid_fraction above 0"
         )
-    trained = [train_recommender(config, run, base_lr, decay) for decay in decays]
-    kept = [result.kept_epoch(config.train.keep) for result in trained]
-    trials = [
-        WeightDecayTrial(
-            weight_decay=decay,
-            model_url=result.model_url,
-            train_rmse=math.sqrt(epoch.train_loss),
-            valid_rmse=epoch.valid_metric or 0.0,
-        )
-        for decay, result, epoch in zip(decays, trained, kept, strict=True)
-    ]
-    best = min(range(len(trials)), key=lambda number: trials[number].valid_rmse)
-    return trained[best], trials
+    is_search = not decays and config.train.weight_decay is None
+    if is_search and not has_validation:
+        get_run_logger().warning(
+            "train.weight_decay is empty, and there are no validation ratings to choose it by: "
+            "using %g. Set it, or raise ratings.valid_fraction", DEFAULT_WEIGHT_DECAY,
+        )  # fmt: skip
+    if not decays and not (is_search and has_validation):
+        return train_recommender(config, run, base_lr), []
+    trained: dict[float, TrainResult] = {}
+    trials: list[WeightDecayTrial] = []
+    left = iter(decays)
+    while True:
+        errors = {trial.weight_decay: trial.valid_rmse for trial in trials}
+        decay = next_weight_decay(errors) if is_search else next(left, None)
+        if decay is None:
+            break
+        trained[decay] = train_recommender(config, run, base_lr, decay)
+        trials.append(_trial(config, decay, trained[decay]))
+    return trained[_best(trials).weight_decay], trials
+
+
+def _trial(config: RatingsConfig, decay: float, result: TrainResult) -> WeightDecayTrial:
+    """Return the errors of a training in the epoch of its kept weights."""
+    epoch = result.kept_epoch("last" if config.train.keep == "last" else "best")
+    return WeightDecayTrial(
+        weight_decay=decay,
+        model_url=result.model_url,
+        train_rmse=math.sqrt(epoch.train_loss),
+        valid_rmse=epoch.valid_metric or 0.0,
+    )
+
+
+def _best(trials: list[WeightDecayTrial]) -> WeightDecayTrial:
+    return min(trials, key=lambda trial: trial.valid_rmse)
 
 
 @task(name="publish data set", cache_policy=NO_CACHE)
@@ -208,7 +236,8 @@ def publish_trials(report: EvalReport, trials: list[WeightDecayTrial]) -> None:
 
 
 def _trials(trials: list[WeightDecayTrial]) -> str:
-    best = min(trials, key=lambda trial: trial.valid_rmse)
+    best = _best(trials)
+    trials = sorted(trials, key=lambda trial: trial.weight_decay)
     rows = table(
         ["weight decay", "train RMSE", "valid RMSE", "model"],
         ([f"{t.weight_decay:g}", f"{t.train_rmse:.4f}", f"{t.valid_rmse:.4f}", f"`{t.model_url}`"]

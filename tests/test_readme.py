@@ -150,7 +150,7 @@ def evaluated(trained, folder, drawn_sample, server) -> Path:
 
 @pytest.fixture(scope="module")
 def recommender(folder, drawn_sample, server) -> Path:
-    printed = run(["pets", "collab", "--train.base_lr", "0.03"], folder, drawn_sample, server)
+    printed = run(["pets", "collab", "--train.weight_decay", "0.03"], folder, drawn_sample, server)
     return Path(re.search(r"Model +(\S+)", printed).group(1))
 
 

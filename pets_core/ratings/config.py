@@ -12,12 +12,19 @@ from pets_core.config.launch import LaunchConfig, check_sharding
 from pets_core.config.train import LRFindConfig, TrainConfig
 
 __all__ = [
+    "DEFAULT_WEIGHT_DECAY",
+    "WEIGHT_DECAYS",
     "RatingsConfig",
     "RatingsLRFindConfig",
     "RatingsSourceConfig",
     "RatingsTrainConfig",
     "RecommenderConfig",
 ]
+
+WEIGHT_DECAYS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Weight decays that a search can try."""
+DEFAULT_WEIGHT_DECAY = 0.3
+"""Weight decay that a search tries first, and the one used without validation ratings."""
 
 Delimiter = Annotated[str, Field(pattern=r"^([!-~\t ]|::|tab)$")]
 
@@ -106,8 +113,8 @@ class RecommenderConfig(Settings):
     """The rating model."""
 
     model: Literal["dot", "neural"] = "dot"
-    """dot: dot product of user and item factors, plus their biases (Koren et al., 2009). neural:
-    both factors through a hidden layer (He et al., 2017)."""
+    """dot: biases of user and item, plus the dot product of their factors (Koren et al., 2009).
+    neural: the same plus a hidden layer over both factors (He et al., 2017)."""
     num_factors: Annotated[int, Field(ge=1, le=4096)] = 50
     """Length of the factor vector (embedding) of a user or an item."""
     hidden: Annotated[int, Field(ge=1, le=65_536)] = 100
@@ -116,7 +123,7 @@ class RecommenderConfig(Settings):
     """Dropout probability of the hidden layer of the neural model."""
     weight_decays: tuple[Annotated[float, Field(ge=0, lt=10)], ...] = ()
     """Weight decays to try, one training run each; the one with the lowest validation error is
-    used. Empty: train.weight_decay."""
+    used. Empty: train.weight_decay, or if that is empty too, a search."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> RecommenderConfig:
@@ -163,16 +170,22 @@ class RatingsTrainConfig(TrainConfig):
     """Seed of the initial weights and of shuffling."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Number of passes over the training ratings."""
-    base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
-    """Peak learning rate; empty: the suggestion of the LR finder."""
+    base_lr: Annotated[float, Field(gt=0, lt=10)] | None = 5e-3
+    """Peak learning rate. Empty (null): the suggestion of the LR finder, which reads the training
+    loss only, and so suggests rates at which factors overfit."""
     unfrozen_lr_div: Annotated[float, Field(ge=1)] = 1.0
     """Divisor of base_lr that gives the peak learning rate."""
     lr_mult: Annotated[float, Field(ge=1)] = 1.0
     """Divisor of the learning rate of the factors, relative to the following layers."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Ratings per optimizer step, over all processes."""
-    weight_decay: Annotated[float, Field(ge=0, lt=10)] = 0.1
-    """Decoupled weight decay of factors, biases and hidden layers."""
+    weight_decay: Annotated[float, Field(ge=0, lt=10)] | None = None  # type: ignore[assignment]
+    """Decoupled weight decay of factors and hidden layers. Empty: the one of 0.01, 0.03, 0.1, 0.3,
+    1 and 3 with the lowest validation error, found by a search from 0.3 with one training for each
+    value tried; without validation ratings, 0.3."""
+    keep: Literal["auto", "last", "best"] = "auto"  # type: ignore[assignment]
+    """Weights of the model. last: those of the last epoch. best: those with the lowest validation
+    loss. auto: best if there are validation ratings, otherwise last."""
     checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Optimizer steps between checkpoints within an epoch, if the last one is at least
     checkpoint_seconds old. A checkpoint is also written after every epoch."""
@@ -202,6 +215,34 @@ class RatingsConfig(Settings):
     train: RatingsTrainConfig = RatingsTrainConfig()
     gate: GateConfig = GateConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    def for_training(
+        self, *, has_validation: bool, weight_decay: float | None = None
+    ) -> RatingsConfig:
+        """Return the settings of one training, without automatic values.
+
+        Args:
+            has_validation: Whether there are validation ratings.
+            weight_decay: Weight decay of this training. None: that of the settings, or the default
+                without validation ratings.
+        """
+        train = self.train
+        if weight_decay is None:
+            weight_decay = train.weight_decay
+        keep = train.keep
+        if keep == "auto":
+            keep = "best" if has_validation else "last"
+        update = {
+            "weight_decay": DEFAULT_WEIGHT_DECAY if weight_decay is None else weight_decay,
+            "keep": keep,
+        }
+        return self.model_copy(
+            update={
+                "train": train.model_copy(update=update),
+                # One training does not depend on the other weight decays.
+                "recommender": self.recommender.model_copy(update={"weight_decays": ()}),
+            }
+        )
 
     @model_validator(mode="after")
     def _check_validation_split(self) -> RatingsConfig:

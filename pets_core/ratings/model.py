@@ -13,6 +13,7 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS
 from pets_core.models.grouped import GroupedModel
+from pets_core.ratings.baselines import Biases
 from pets_core.ratings.card import RecommenderCard, read_recommender_card
 
 __all__ = [
@@ -30,6 +31,9 @@ _INIT_STD = 0.01
 class Recommender(GroupedModel):
     """Base of models from pairs of user and item indices (B, 2) to logits (B,).
 
+    The logit is that of the mean rating, plus a bias of the user and one of the item, plus the
+    interaction that a subclass computes from the factors of both.
+
     An embedding is a look-up of row i of a matrix, equal to the product of a one-hot vector with
     the matrix (docs/recommender.md). Index 0, an unknown user or item, has factors and a bias of 0,
     which are not trained.
@@ -43,57 +47,83 @@ class Recommender(GroupedModel):
         size = card.config.num_factors
         self.user_factors = _embedding(card.num_users, size, _INIT_STD)
         self.item_factors = _embedding(card.num_items, size, _INIT_STD)
-
-    def factors(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors of users and of items, (B, num_factors) each."""
-        return self.user_factors(pairs[:, 0]), self.item_factors(pairs[:, 1])
-
-
-class DotProduct(Recommender):
-    """Mean rating plus user bias, item bias and the dot product of their factors."""
-
-    def __init__(self, card: RecommenderCard) -> None:
-        super().__init__(card)
         self.user_bias = _embedding(card.num_users, 1, 0.0)
         self.item_bias = _embedding(card.num_items, 1, 0.0)
         low, high = card.sigmoid_range
         share = (card.mean - low) / (high - low)
         # Training starts at the mean, which is also the prediction of an unknown pair.
         self.bias = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
+        self._slope = (high - low) * share * (1 - share)
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Pairs (B, 2) to logits (B,)."""
-        users, items = self.factors(pairs)
-        biases = self.user_bias(pairs[:, 0]) + self.item_bias(pairs[:, 1])
-        logits: Tensor = (users * items).sum(1) + biases[:, 0] + self.bias
+        users, items = pairs[:, 0], pairs[:, 1]
+        biases = self.user_bias(users) + self.item_bias(items)
+        interaction = self.interaction(self.user_factors(users), self.item_factors(items))
+        logits: Tensor = interaction + biases[:, 0] + self.bias
         return logits
+
+    def interaction(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the part of the logits that depends on the pair, (B,).
+
+        Args:
+            users: Factors of the users, (B, num_factors).
+            items: Factors of the items, (B, num_factors).
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def set_biases(self, biases: Biases) -> None:
+        """Set the biases of users and items to fitted ones, in place.
+
+        Biases of ratings become logits by the slope of the sigmoid at the mean rating.
+        """
+        for table, values in ((self.user_bias, biases.users), (self.item_bias, biases.items)):
+            table.weight.copy_(torch.from_numpy(values / self._slope)[:, None])
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """All parameters, in one group."""
         return [list(self.parameters())]
 
 
+class DotProduct(Recommender):
+    """Biases plus the dot product of the factors (Koren, Bell and Volinsky, 2009)."""
+
+    def interaction(self, users: Tensor, items: Tensor) -> Tensor:
+        """Dot products, (B,)."""
+        return (users * items).sum(1)
+
+
 class Neural(Recommender):
-    """Concatenated factors through one hidden layer."""
+    """Biases, the dot product, and the factors of both through a hidden layer.
+
+    Neural matrix factorisation (He et al., 2017, arXiv:1708.05031), with the same factors in both
+    parts. A hidden layer alone does not learn dot products (Rendle et al., 2020, arXiv:2005.09683).
+    """
 
     def __init__(self, card: RecommenderCard) -> None:
         super().__init__(card)
         config = card.config
+        output = nn.Linear(config.hidden, 1, bias=False)
+        # Training starts from the biases, as that of the dot product.
+        nn.init.zeros_(output.weight)
         self.head = nn.Sequential(
             nn.Linear(2 * config.num_factors, config.hidden),
             nn.ReLU(),
             nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, 1),
+            output,
         )
 
-    def forward(self, pairs: Tensor) -> Tensor:
-        """Pairs (B, 2) to logits (B,)."""
-        return self.head(torch.cat(self.factors(pairs), 1))[:, 0]  # type: ignore[no-any-return]
+    def interaction(self, users: Tensor, items: Tensor) -> Tensor:
+        """Dot products plus outputs of the hidden layer, (B,)."""
+        hidden: Tensor = self.head(torch.cat([users, items], 1))[:, 0]
+        return (users * items).sum(1) + hidden
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """The factors, then the layers."""
-        factors = [*self.user_factors.parameters(), *self.item_factors.parameters()]
-        return [factors, list(self.head.parameters())]
+        """Factors and biases, then the layers."""
+        head = list(self.head.parameters())
+        in_head = {id(parameter) for parameter in head}
+        return [[p for p in self.parameters() if id(p) not in in_head], head]
 
 
 @dataclass(frozen=True)
@@ -120,6 +150,11 @@ def load_recommender(url: str) -> TrainedRecommender:
     built = create_recommender(read_recommender_card(url))
     try:
         state = safetensors.torch.load(storage.read_bytes(storage.join(url, WEIGHTS)))
+        if "head.0.weight" in state and "item_bias.weight" not in state:
+            raise PetsError(
+                f"{url} was trained by an earlier version, whose neural model had no biases: "
+                "train it again"
+            )
         built.model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()

@@ -78,11 +78,12 @@ class RatingsEvaluator(NumbersEvaluator):
         tables, figures = items.tables(), {"map": items.map()}
         return Evaluation(
             metrics=_metrics(errors),
+            baselines={f"the {other.name}": other.rmse for other in errors[1:]},
             details=[
                 f"{num_cold:,} of the ratings have a user or an item without training ratings "
                 "(cold), whose factors are 0."
             ],
-            notes=self._error_notes(errors),
+            notes=validation_notes(self.info, "ratings"),
             highlights=_highlights(errors),
             sections=[*_SECTIONS, *(_ITEM_SECTIONS[name] for name in tables), _MAP],
             tables={"errors": _table(errors), **tables},
@@ -91,13 +92,6 @@ class RatingsEvaluator(NumbersEvaluator):
             task="predicts how users rate items",
             pipeline_tag="tabular-regression",
         )
-
-    def _error_notes(self, errors: tuple[RatingErrors, ...]) -> list[str]:
-        model, biases, _ = errors
-        notes = []
-        if model.rmse >= biases.rmse:
-            notes.append("The model is not better than the baseline of user and item biases.")
-        return notes + validation_notes(self.info, "ratings")
 
 
 class RatingsTarget(Numbers):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pets_core.ratings.baselines import fit_biases
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import Ratings, load_ratings
@@ -19,12 +21,20 @@ from pets_core.targets.regression.objective import Regression
 __all__ = ["RatingsRank"]
 
 _EVAL_BATCH = 65_536
+_ITEM_DAMPING, _USER_DAMPING = 30.0, 45.0
+"""Damping of the biases that training starts from: three times that of the baseline, because
+factors learn a part of them (chosen by the validation error on three data sets)."""
 
 
 class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
     """A rank with ratings in memory and a model of them."""
 
     validation_setting = "ratings.valid_fraction"
+
+    def __init__(self, request: RatingsRequest, failures: Path | None = None) -> None:
+        has_validation = "valid" in request.manifest.splits
+        config = request.config.for_training(has_validation=has_validation)
+        super().__init__(request.model_copy(update={"config": config}), failures)
 
     @property
     def config(self) -> RatingsConfig:
@@ -48,9 +58,20 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
         return {"data set": self.manifest.fingerprint} | model
 
     def model(self) -> TrainedRecommender:
-        """Build the model to train, on the device."""
+        """Build the model to train, on the device. Its biases start from damped ones."""
         torch.manual_seed(self.config.train.seed)
         built = create_recommender(self._card)
+        manifest = self.manifest
+        ratings = load_ratings(manifest, "train")
+        built.model.set_biases(
+            fit_biases(
+                ratings,
+                manifest.num_users,
+                manifest.num_items,
+                item_damping=_ITEM_DAMPING,
+                user_damping=_USER_DAMPING,
+            )
+        )
         built.model.to(self.accelerator.device)
         return built
 

@@ -38,6 +38,7 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "Target",
+    "baseline_notes",
     "label_issues_section",
     "top_labels",
     "validation_notes",
@@ -53,6 +54,8 @@ class Evaluation:
 
     Attributes:
         metrics: Secondary metrics.
+        baselines: Primary metric of simple predictors by their name. The report warns of those that
+            the model does not beat.
         details: Numbers behind the metrics, one sentence each.
         notes: Warnings for users of the model, one sentence each.
         highlights: Short table of the worst results.
@@ -68,6 +71,7 @@ class Evaluation:
     """
 
     metrics: Sequence[Metric] = ()
+    baselines: Mapping[str, float] = field(default_factory=dict)
     details: Sequence[str] = ()
     notes: Sequence[str] = ()
     highlights: Highlights | None = None
@@ -348,6 +352,25 @@ def validation_notes(info: PredictionsInfo, samples: str = "photos") -> list[str
         f"There is no test split: metrics of the validation {samples} are optimistic, because "
         "training choices are made on them."
     ]
+
+
+def baseline_notes(metric: Metric, baselines: Mapping[str, float]) -> list[str]:
+    """Return a warning for each baseline that a model does not beat.
+
+    Args:
+        metric: Primary metric of the model.
+        baselines: Value of the same metric for each baseline, by name.
+    """
+    sign = 1 if metric.higher_is_better else -1
+    notes = []
+    for name, value in baselines.items():
+        if metric.value == value:
+            notes.append(f"{metric.name} {metric.format()} is no better than {name}.")
+        elif sign * metric.value < sign * value:
+            notes.append(
+                f"{metric.name} {metric.format()} is worse than {name} ({metric.format(value)})."
+            )
+    return notes
 
 
 def label_issues_section(count: int, *, found: str, none: str, description: str) -> Section:

@@ -18,7 +18,7 @@ from pets_core.evaluation.gallery import write_gallery
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo, read_predictions
 from pets_core.evaluation.report import ReportContext, model_card, render_report
 from pets_core.evaluation.tables import write_frame
-from pets_core.records.evaluation import Baseline, Champion, Comparison, EvalReport
+from pets_core.records.evaluation import Baseline, Champion, Comparison, EvalReport, Metric
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import (
@@ -31,7 +31,7 @@ from pets_core.registry.aliases import (
 )
 from pets_core.registry.gate import evaluate_gate
 from pets_core.storage.layout import EVALUATION, GALLERY, REPORT, SETTINGS, TRAINING_PLOT
-from pets_core.targets.base import Evaluation, Evaluator, Target
+from pets_core.targets.base import Evaluation, Evaluator, Target, baseline_notes
 
 __all__ = ["EvaluationInputs", "write_evaluation"]
 
@@ -93,7 +93,7 @@ def write_evaluation(
     other = None if is_champion else champion
     comparison, comparison_error = _compare(subject, other, scores, in_training)
     report = EvalReport(
-        **_fields(evaluation),
+        **_fields(evaluation, scores.metric),
         target=subject.target.name,
         samples=subject.samples,
         model_url=model_url,
@@ -122,10 +122,14 @@ def write_evaluation(
     return report
 
 
-def _fields(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the report fields that are copied from the evaluation."""
-    names = ("metrics", "details", "notes", "highlights", "sections", "num_label_issues")
-    return {name: getattr(evaluation, name) for name in names}
+def _fields(evaluation: Evaluation, primary: Metric) -> dict[str, Any]:
+    """Return the report fields that are copied from the evaluation, with warnings of baselines."""
+    names = ("metrics", "details", "highlights", "sections", "num_label_issues")
+    baselines = evaluation.baselines
+    if not baselines and primary.baseline is not None:
+        baselines = {"always predicting the mean": primary.baseline}
+    notes = [*baseline_notes(primary, baselines), *evaluation.notes]
+    return {name: getattr(evaluation, name) for name in names} | {"notes": notes}
 
 
 def _compare(

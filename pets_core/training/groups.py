@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -57,9 +58,9 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over the trainable parameters.
 
-    One-dimensional parameters (biases and normalisation weights) get no weight decay. Each
-    parameter group stores the number of its layer group as `layer_group` and its peak rate as
-    `peak_lr`.
+    Parameters with one value per row (biases, normalisation weights, embeddings of biases) get no
+    weight decay. Each parameter group stores the number of its layer group as `layer_group` and its
+    peak rate as `peak_lr`.
 
     Args:
         model: Model with layer groups; frozen parameters are excluded.
@@ -73,7 +74,7 @@ def build_optimizer(
     for number, (group, rate) in enumerate(zip(model.layer_groups(), rates, strict=True)):
         trainable = [parameter for parameter in group if parameter.requires_grad]
         for decays in (True, False):
-            parameters = [p for p in trainable if (p.ndim > 1) == decays]
+            parameters = [p for p in trainable if (math.prod(p.shape[1:]) > 1) == decays]
             if parameters:
                 param_groups.append(
                     {

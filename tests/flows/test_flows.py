@@ -228,7 +228,7 @@ def test_collab_flow_trains_evaluates_and_promotes(
         "cache_dir": str(tmp_path / "cache"),
         "recommender": {"num_factors": 8, "weight_decays": (8.0, 0.1)},
         "lr_find": {"num_steps": 60},
-        "train": {"epochs": 3},
+        "train": {"epochs": 3, "base_lr": None},
         "gate": {"promote": True},
     }
     config = RatingsConfig.model_validate(settings)
@@ -254,8 +254,8 @@ def test_collab_flow_trains_evaluates_and_promotes(
         assert text in listed
 
     # Another version, in which some held-out ratings are training ratings of the champion.
-    worse = settings | {"ratings": {"test_fraction": 0.3}, "train": {"epochs": 1, "base_lr": 1e-5}}
-    worse["recommender"] = {"num_factors": 8}
+    worse = settings | {"ratings": {"test_fraction": 0.3}, "recommender": {"num_factors": 8}}
+    worse["train"] = {"epochs": 1, "base_lr": 1e-5, "weight_decay": 0.1}
     rejected = collab_flow(RatingsConfig.model_validate(worse), return_state=True)
     assert rejected.name == "Rejected"
     compared = rejected.result(raise_on_failure=False).comparison
@@ -274,6 +274,39 @@ def test_collab_flow_trains_evaluates_and_promotes(
     assert again.is_champion
     with pytest.raises(PetsError, match="no ratings run found there"):
         collab_flow(config, resume=str(tmp_path / "nowhere"))
+
+
+def test_collab_flow_searches_the_weight_decay(tmp_path, read_artifacts, monkeypatch) -> None:
+    settings = {
+        "store": str(tmp_path / "store"),
+        "cache_dir": str(tmp_path / "cache"),
+        "recommender": {"num_factors": 8},
+        "train": {"epochs": 2, "batch_size": 1024},
+    }
+    config = RatingsConfig.model_validate(settings)
+    state = collab_flow(config, return_state=True)
+    report, artifacts = state.result(), read_artifacts(state.state_details.flow_run_id)
+    rows = [line.split("|") for line in artifacts["weight-decay"].splitlines() if "`" in line]
+    errors = {float(row[1]): float(row[3]) for row in rows}
+    best = min(errors, key=errors.get)
+    assert 0.3 in errors
+    assert len(errors) >= 2
+    assert report.model_url.endswith(f"-wd-{best:g}/model")
+    assert "lr-finder" not in artifacts, "train.base_lr has a default"
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a completed stage runs again")
+
+    run_url = str(tmp_path / "store/runs" / str(state.state_details.flow_run_id))
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.stages.launch", fail)
+        assert collab_flow(config, resume=run_url).model_url == report.model_url
+
+    alone = RatingsConfig.model_validate(settings | {"ratings": {"valid_fraction": 0}})
+    state = collab_flow(alone, return_state=True)
+    run_url = str(tmp_path / "store/runs" / str(state.state_details.flow_run_id))
+    assert state.result().model_url == f"{run_url}/model"
+    assert "weight-decay" not in read_artifacts(state.state_details.flow_run_id)
 
 
 def test_gate_setting_invalid_for_ratings_is_rejected_before_any_work(tmp_path) -> None:

@@ -69,3 +69,15 @@ def test_one_held_out_split_is_enough(held_out):
 def test_settings_invalid_for_ratings_are_rejected(settings, message):
     with pytest.raises(ValidationError, match=message):
         RatingsConfig.model_validate(settings)
+
+
+def test_automatic_settings_of_a_training_are_resolved():
+    config = RatingsConfig.model_validate({"recommender": {"weight_decays": [0.1, 1]}})
+    train = config.for_training(has_validation=True, weight_decay=0.1).train
+    assert (train.keep, train.weight_decay) == ("best", 0.1)
+    alone = config.for_training(has_validation=False)
+    assert (alone.train.keep, alone.train.weight_decay) == ("last", 0.3)
+    assert alone.recommender.weight_decays == ()
+    chosen = {"train": {"keep": "last", "weight_decay": 0}}
+    train = RatingsConfig.model_validate(chosen).for_training(has_validation=True).train
+    assert (train.keep, train.weight_decay) == ("last", 0)

@@ -12,10 +12,12 @@ from pets.cli.results import show_evaluation
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.evaluation.tables import read_frame
+from pets_core.ratings.baselines import fit_biases
 from pets_core.ratings.dataset import ingest_ratings, load_ratings, read_vocabulary
 from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.model import load_recommender
 from pets_core.ratings.recommend import recommend
+from pets_core.ratings.target import rating_errors
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
@@ -170,6 +172,26 @@ def test_repeated_training_resumes_from_its_checkpoint(sample_ratings, tmp_path)
     other = config.train.model_copy(update={"weight_decay": 0.1})
     with pytest.raises(PetsError, match=r"train\.weight_decay"):
         train(config.model_copy(update={"train": other}), manifest, str(tmp_path))
+
+
+def test_training_starts_from_damped_biases(sample_ratings, tmp_path):
+    """Without training, the model is close to the baseline, and far better than the mean."""
+    config, manifest = sample_ratings
+    train_config = config.train.model_copy(update={"base_lr": 1e-9, "epochs": 1})
+    config = config.model_copy(update={"train": train_config})
+    request = make_request("ratings-train", config, manifest, str(tmp_path), base_lr=1e-9)
+    start = launch(request, TrainResult).epochs[0].valid_metric
+    valid = load_ratings(manifest, "valid")
+    biases = fit_biases(load_ratings(manifest, "train"), manifest.num_users, manifest.num_items)
+    baseline = rating_errors("biases", valid, biases.predict(valid)).rmse
+    assert baseline == pytest.approx(start, rel=0.05)
+    assert start < 0.95 * rating_errors("mean", valid, np.full(len(valid.ratings), 3.34)).rmse
+
+
+def test_weights_of_the_best_epoch_are_the_model(evaluated):
+    trained, _ = evaluated
+    assert trained.model_url == trained.best_model_url
+    assert trained.model_url != trained.last_model_url
 
 
 def test_ratings_request_is_parsed_as_a_ratings_request(sample_ratings):

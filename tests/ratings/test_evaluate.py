@@ -1,5 +1,6 @@
 """Evaluation of predicted ratings: gate, champion, promotion and retention."""
 
+import html
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from pets.cli import main as cli
+from pets.cli.results import show_evaluation
 from pets_core import plots
 from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
@@ -26,6 +28,7 @@ from pets_core.records.inference import PredictResult
 from pets_core.registry.aliases import EvaluationKey, current, find_champion, promote_run
 from pets_core.registry.gate import check_gate
 from pets_core.runtime.runs import start_run
+from tasks.artifacts.evaluation import publish_evaluation
 
 DAY = 86_400
 
@@ -128,8 +131,20 @@ def test_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
     assert scored.scores == pytest.approx(errors**2)
     assert report.notes == ()
     notes = evaluated(2.0, split="valid").notes
-    assert "The model is not better than the baseline of user and item biases." in notes
+    assert "RMSE 1.979 is worse than the user and item biases (0.8436)." in notes
+    assert "RMSE 1.979 is worse than the mean rating (0.9763)." in notes
     assert any("metrics of the validation ratings are optimistic" in note for note in notes)
+
+
+def test_model_worse_than_a_baseline_is_a_warning(config, evaluated, shown, capsys):
+    report = evaluated(2.0)
+    warning = f"RMSE {report.primary.format()} is worse than the user and item biases ("
+    show_evaluation(report)
+    assert f"Warning      {warning}" in capsys.readouterr().out
+    summary = shown(publish_evaluation, config, report)["run-summary"]
+    page = html.unescape(Path(report.file("report.html")).read_text())
+    for text in (page, summary, Path(report.file("model_card.md")).read_text()):
+        assert warning in text.replace("\\", "")
 
 
 def test_gate_compares_with_the_champion_and_the_limit(evaluated):

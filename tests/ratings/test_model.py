@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pets_core.errors import PetsError
 from pets_core.models.package import save_model
+from pets_core.ratings.baselines import Biases
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.config import RecommenderConfig
 from pets_core.ratings.model import create_recommender, load_recommender
@@ -49,6 +51,34 @@ def test_dot_product_matches_a_manual_calculation():
     assert output.item() == pytest.approx((expected + model.bias).item(), abs=1e-6)
 
 
+def test_neural_model_adds_a_hidden_layer_to_the_dot_product():
+    torch.manual_seed(0)
+    model = create_recommender(card(model="neural")).model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    users, items = model.user_factors.weight[2], model.item_factors.weight[4]
+    hidden = model.head[0](torch.cat([users, items])).relu() @ model.head[3].weight[0]
+    biases = model.user_bias.weight[2] + model.item_bias.weight[4] + model.bias
+    output = model(torch.tensor([[2, 4]]))
+    assert output.item() == pytest.approx(
+        ((users * items).sum() + hidden + biases).item(), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", ["dot", "neural"])
+def test_fitted_biases_are_predicted(kind):
+    """Near the mean, where the sigmoid is close to its tangent."""
+    built = create_recommender(card(model=kind))
+    torch.manual_seed(0)
+    users, items = np.full(7, 0.02), np.full(6, -0.05)
+    users[0] = items[0] = 0
+    built.model.set_biases(Biases(3.6, users, items))
+    logits = built.model.eval()(torch.tensor([[0, 0], [2, 0], [0, 3], [2, 3]]))
+    predicted = Regression(built.card.sigmoid_range).activation(logits)
+    assert predicted.tolist() == pytest.approx([3.6, 3.62, 3.55, 3.57], abs=1e-3)
+
+
 def test_training_starts_from_the_mean():
     built = create_recommender(card())
     logits = built.model(torch.tensor([[0, 0], [0, 3]]))
@@ -84,6 +114,14 @@ def test_stored_model_predicts_the_same(tmp_path, kind):
     pairs = torch.tensor([[1, 2], [0, 5]])
     assert loaded.card == built.card
     assert torch.equal(loaded.model(pairs), built.model.eval()(pairs))
+
+
+def test_neural_model_of_an_earlier_version_is_rejected(tmp_path):
+    built = create_recommender(card(model="neural"))
+    state = {k: v for k, v in built.model.state_dict().items() if "bias.weight" not in k}
+    save_model(str(tmp_path), built.card, state)
+    with pytest.raises(PetsError, match="neural model had no biases: train it again"):
+        load_recommender(str(tmp_path))
 
 
 def test_invalid_rating_model_is_rejected(tmp_path):

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from pets_core.models.grouped import GroupedModel
 from pets_core.training.groups import build_optimizer, freeze_to, set_rates, set_train_mode
 
 
@@ -64,6 +66,27 @@ def test_weight_decay_excludes_biases_and_norms(tiny_model) -> None:
             num_parameters += 1
         assert group["lr"] == pytest.approx(10.0 ** (group["layer_group"] - 5))
     assert num_parameters == len(list(tiny_model.parameters()))
+
+
+def test_weight_decay_excludes_embeddings_of_biases() -> None:
+    class Model(GroupedModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Embedding(5, 1)
+            self.factors = nn.Embedding(5, 3)
+            self.layer = nn.Linear(3, 1)
+
+        def layer_groups(self) -> list[list[nn.Parameter]]:
+            return [list(self.parameters())]
+
+    model = Model()
+    optimizer = build_optimizer(model, [0.1], weight_decay=0.5)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups
+              for p in group["params"]}  # fmt: skip
+    found = {name: decays[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found == {
+        "bias.weight": 0.0, "factors.weight": 0.5, "layer.weight": 0.5, "layer.bias": 0.0
+    }  # fmt: skip
 
 
 def test_frozen_parameters_are_not_in_the_optimizer(tiny_model) -> None:
