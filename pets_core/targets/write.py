@@ -125,10 +125,7 @@ def write_evaluation(
 def _fields(evaluation: Evaluation, primary: Metric) -> dict[str, Any]:
     """Return the report fields that are copied from the evaluation, with warnings of baselines."""
     names = ("metrics", "details", "highlights", "sections", "num_label_issues")
-    baselines = evaluation.baselines
-    if not baselines and primary.baseline is not None:
-        baselines = {"always predicting the mean": primary.baseline}
-    notes = [*baseline_notes(primary, baselines), *evaluation.notes]
+    notes = [*baseline_notes(primary, evaluation.baselines), *evaluation.notes]
     return {name: getattr(evaluation, name) for name in names} | {"notes": notes}
 
 
