@@ -64,7 +64,7 @@ class BodyView:
     the folded weights, so they agree within the rounding of autocast's dtype only.
 
     Under autocast on CPUs the view also computes depthwise convolutions in fp32 if their weights
-    are trained, because oneDNN's gradient of these weights is up to 2.6 times as slow in bf16
+    are trained, because oneDNN's gradient of these weights is up to three times as slow in bf16
     (docs/performance.md).
 
     This class is not an `nn.Module`, so that it adds no parameters or buffers to a model. Its
