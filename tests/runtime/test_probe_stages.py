@@ -15,7 +15,10 @@ from pets_core.inference.predict import predict_photos
 from pets_core.models.classifier import Classifier
 from pets_core.models.package import load_model
 from pets_core.records.dataset import DatasetManifest
+from pets_core.records.inference import PredictResult
+from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime import photo_rank, worker
+from pets_core.runtime.launcher import launch
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.runtime.request import WorkRequest
 from pets_core.targets.evaluate import evaluate
@@ -224,6 +227,37 @@ def test_features_that_are_not_finite_are_an_error(config_of, run, monkeypatch):
     )
     with pytest.raises(PetsError, match=r"features that are not finite: check model.weights"):
         run("train", config, manifest, base_lr=None)
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_features_and_solve_the_same_probe(config_of, tmp_path):
+    values = config_of(recipe="probe", batch_size=64).model_dump(exclude_defaults=True)
+    manifest = ingest(PipelineConfig.model_validate(values))
+    trained = {}
+    for num_ranks in (1, 2):
+        values |= {"launch": {"num_processes": num_ranks}, "cache_dir": str(tmp_path / "own")}
+        values["cache_dir"] += str(num_ranks)
+        config = PipelineConfig.model_validate(values)
+        arguments = {"config": config, "manifest": manifest}
+        arguments["run_url"] = str(tmp_path / f"run-{num_ranks}")
+        launch(WorkRequest(stage="lr-find", **fine_tuning(arguments)), LRSuggestion)
+        trained[num_ranks] = launch(WorkRequest(stage="train", **arguments), TrainResult)
+        urls = {
+            "model_url": trained[num_ranks].model_url,
+            "probe_url": trained[num_ranks].probe_url,
+        }
+        predicted = launch(WorkRequest(stage="predict", **arguments, **urls), PredictResult)
+        assert [each.name for each in predicted.baselines] == ["nearest neighbours"]
+        assert not list((Path(config.cache_dir) / "features").glob("*.partial"))
+    assert trained[2].num_processes == 2
+    one, two = (load_model(trained[number].model_url).model for number in (1, 2))
+    torch.testing.assert_close(two.head.state_dict(), one.head.state_dict(), atol=1e-3, rtol=0)
+
+
+def fine_tuning(arguments: dict) -> dict:
+    """Return the arguments with the recipe that needs a learning rate."""
+    train = arguments["config"].train.model_copy(update={"recipe": "fine_tune"})
+    return arguments | {"config": arguments["config"].model_copy(update={"train": train})}
 
 
 def test_features_of_other_weights_are_not_used(config_of, run):
