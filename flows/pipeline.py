@@ -28,11 +28,11 @@ def pipeline(
     check_run(config)
     run = start_or_resume_run(config, resume)
     publish_dataset(run.manifest)
-    base_lr = config.train.base_lr
+    base_lr = None
     if config.train.num_epochs:
         suggestion = find_lr(config, run)
         publish_lr(suggestion)
-        base_lr = base_lr or suggestion.chosen
+        base_lr = config.train.base_lr or suggestion.chosen
     result = train_model(config, run, base_lr)
     publish_training(result)
     champion = load_champion(config, run)

@@ -24,9 +24,9 @@ def train_flow(
     """
     check_run(config)
     run = start_or_resume_run(config, resume)
-    base_lr = config.train.base_lr
-    if config.train.num_epochs and base_lr is None:
-        base_lr = find_lr(config, run).chosen
-    result = train_model(config, run, base_lr)
+    base_lr = None
+    if config.train.num_epochs:
+        base_lr = config.train.base_lr or find_lr(config, run).chosen
+    result = train_model(config.without_baselines(), run, base_lr)
     publish_training(result)
     return result

@@ -29,8 +29,14 @@ def check_sweep(config: PipelineConfig) -> None:
     """Check the settings of a sweep, and each backbone if this machine trains.
 
     Raises:
-        PetsError: Concurrent trials need a deployment, or a backbone cannot be trained.
+        PetsError: Concurrent trials need a deployment, no trial has a learning rate, or a backbone
+            cannot be trained.
     """
+    if not config.train.num_epochs:
+        raise PetsError(
+            "train.recipe = probe: a sweep chooses a learning rate, which a probe does not have. "
+            "Set train.recipe = fine_tune, or compare backbones by one run each"
+        )
     if config.sweep.num_concurrent > 1 and config.launch.deployment is None:
         raise PetsError(
             f"sweep.num_concurrent = {config.sweep.num_concurrent}: one machine trains one trial "

@@ -59,8 +59,8 @@ class LRFindConfig(Settings):
     """Optimizer steps of the range test."""
     on_features: bool = True
     """Take the steps with the head alone, on features of the plain photos, computed once: much
-    faster, with a similar curve. false: with the whole model, on augmented photos. Only if training
-    starts with the head; not with Mixup, CutMix or a sharded model."""
+    faster, with a similar curve. false: with the whole model, on augmented photos, as always if
+    training does not start with the head, with Mixup or CutMix, and with a sharded model."""
     suggestion: Literal["auto", "minimum", "steepest", "valley", "slide"] = "auto"
     """Suggestion that training uses if train.base_lr is empty. auto: steepest, but valley for
     numbers and coordinates, because their loss falls late and little, and noise before that is
@@ -192,11 +192,13 @@ class TrainConfig(Settings):
             if any(conflicts.values()):
                 names = ", ".join(setting for setting, is_set in conflicts.items() if is_set)
                 raise ValueError(
-                    f"{names}: recipe = probe only solves the head, without epochs. Remove it, or "
-                    "set recipe = fine_tune"
+                    f"{names}: recipe = probe only solves the head, without epochs. Remove "
+                    "the settings, or set recipe = fine_tune"
                 )
         elif self.num_epochs == 0:
-            raise ValueError("freeze_epochs and epochs are both 0: set one of them to 1 or more")
+            raise ValueError(
+                "there are no epochs: set freeze_epochs or epochs to 1 or more, or recipe = probe"
+            )
         return self
 
 

@@ -201,10 +201,11 @@ class Baseline(Record):
             return ""
         values = self.improvement.model_dump().values()
         value, low, high = map(self.metric.format_change, values)
-        return (
-            f"The model is not better than the {self.name} ({self.metric.format()}) by more than "
-            f"the noise: improvement {value}, 95% interval {low.split(' ')[0]} to {high}."
-        )
+        interval = f"improvement {value}, 95% interval {low.split(' ')[0]} to {high}"
+        baseline = f"the {self.name} ({self.metric.format()})"
+        if self.improvement.high < 0:
+            return f"The model is worse than {baseline}: {interval}."
+        return f"The model is not better than {baseline} by more than the noise: {interval}."
 
 
 class Verdict(Record):

@@ -36,8 +36,12 @@ from pets_core.training.sharding import is_sharding
 
 __all__ = ["PhotoRank"]
 
-_MAX_FEATURES_GIB = 8.0
-"""Features of a split that may be cached; a solved probe holds them in memory."""
+_MAX_FEATURES_GIB = 1.0
+"""Features of a split that may be cached; the neighbours hold up to three copies in memory."""
+
+
+class _NoProbeError(PetsError):
+    """The linear probe of this data set cannot be solved."""
 
 
 class PhotoRank(Rank[WorkRequest, TrainedModel]):
@@ -213,61 +217,74 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             device=accelerator.device.type,
             weights=checksum(built.model.body),
         )
-        with self.watchdog:
-            return open_features(
-                built.model,
-                built.card.num_features,
-                loader,
-                view_targets(photos, crop, built.card.targets),
-                photos.ids,
-                key,
-                accelerator=accelerator,
-                cache_dir=self.config.cache_dir,
-                on_progress=self.report,
-            )
+        return open_features(
+            built.model,
+            built.card.num_features,
+            loader,
+            view_targets(photos, crop, built.card.targets),
+            photos.ids,
+            key,
+            accelerator=accelerator,
+            cache_dir=self.config.cache_dir,
+            watchdog=self.watchdog,
+            on_progress=self.report,
+        )
 
     def solve_probe(self, built: TrainedModel) -> SolvedHead | None:
         """Solve the head on the features, if training starts from it or for comparison."""
-        starts_there = self.config.train.starts_from_probe
-        if not (starts_there or self.config.evaluate.baselines):
+        is_required = self.config.train.starts_from_probe
+        if not (is_required or self.config.evaluate.baselines):
             return None
         try:
             return self._solve(built)
-        except PetsError as error:
-            if starts_there:
-                raise PetsError(f"train.head = probe: {error}") from error
-            self.warn(f"No linear probe to compare with: {error}")
+        except _NoProbeError as error:
+            if is_required:
+                raise PetsError(
+                    f"train.recipe = {self.config.train.recipe}, train.head = "
+                    f"{self.config.train.head}: {error}, or start from a new head (train.recipe = "
+                    "fine_tune, train.head = new)"
+                ) from error
+            self.warn(
+                f"There is no linear probe to compare with: {error}, or set evaluate.baselines = "
+                "false"
+            )
             return None
 
     def _solve(self, built: TrainedModel) -> SolvedHead:
         """Solve the head on rank 0 and return it on all ranks.
 
         Raises:
-            PetsError: There are too many features, or they are equal for all photos.
+            _NoProbeError: There are too many features, or they are equal for all photos; on all
+                ranks.
         """
         if not self._can_cache(built):
-            raise PetsError(
-                f"the features of the photos take more than {self._feature_gib:g} GiB, the limit "
-                f"of launch.decode_cache_gib (at most {_MAX_FEATURES_GIB:g} GiB)"
+            raise _NoProbeError(
+                f"the features of the largest split take {self._num_bytes(built) / 2**30:.2g} GiB, "
+                f"more than {self._feature_gib:g} GiB: set launch.decode_cache_gib = auto (the "
+                f"limit is then {_MAX_FEATURES_GIB:g} GiB)"
             )
         train = self.features("train", built)
         valid = self.features("valid", built) if self.has_validation else None
         # An error is sent to the other ranks, which would wait for the head.
-        solved: list[SolvedHead | PetsError | None] = [None]
+        solved: list[SolvedHead | str] = [""]
         if self.accelerator.is_main_process:
             try:
                 solved = [solve_head(built.model.head, self.objective(built), train, valid)]
             except PetsError as error:
-                solved = [error]
+                solved = [str(error)]
         (result,) = broadcast_object_list(solved)
-        if isinstance(result, PetsError):
-            raise result
+        if isinstance(result, str):
+            raise _NoProbeError(result)
         assert isinstance(result, SolvedHead)
         return result
 
     def _can_cache(self, built: TrainedModel) -> bool:
+        return self._num_bytes(built) <= self._feature_gib * 2**30
+
+    def _num_bytes(self, built: TrainedModel) -> int:
+        """Size of the features of the largest split."""
         rows = max(info.num_rows for info in self.manifest.splits.values())
-        return 4 * rows * built.card.num_features <= self._feature_gib * 2**30
+        return 4 * rows * built.card.num_features
 
     @property
     def _feature_gib(self) -> float:

@@ -132,9 +132,13 @@ def _predict_baselines(
             for key, outputs in predicted.items()
             if outputs and outputs.embeddings is not None
         }
-    infos: dict[Split, PredictionsInfo] = {split: _info(rank, probe, split, 0.0)}
-    if rank.has_validation:
-        infos.setdefault("valid", _info(rank, probe, "valid", 0.0))
+    splits: list[Split] = [split]
+    if rank.has_validation and split != "valid":
+        splits.append("valid")
+    # Features are of the plain photos.
+    infos = {
+        each: _info(rank, probe, each, 0.0).model_copy(update={"tta_views": 0}) for each in splits
+    }
     return predict_baselines(rank, probe, infos, features)
 
 

@@ -55,7 +55,8 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
         """Return data set and model."""
         settings = self.config.recommender.model_dump(mode="json", exclude={"weight_decays"})
         model = {f"recommender.{name}": value for name, value in settings.items()}
-        return {"data set": self.manifest.fingerprint} | model
+        # Version 1 had other biases: its checkpoints hold other weights and moments.
+        return {"data set": self.manifest.fingerprint, "recommender version": 2} | model
 
     def model(self) -> TrainedRecommender:
         """Build the model to train, on the device. Its biases start from damped ones."""

@@ -203,7 +203,7 @@ def _hash(request: Request) -> str:
     It excludes the machines and the number of ranks. It excludes defaults, too, so that a setting
     added in a later version does not change it, and has the earlier names of renamed fields.
     """
-    text = request.model_dump_json(
+    text = _normalise(request).model_dump_json(
         exclude={
             "run_url": True,
             "manifest": _RENAMED_FIELDS,
@@ -213,3 +213,21 @@ def _hash(request: Request) -> str:
         by_alias=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _normalise(request: Request) -> Request:
+    """Return the request with the present form of settings of earlier versions.
+
+    They stored the former defaults of the epochs, which are empty now; that means the same unless
+    training starts from a probe. They had no baselines, which change no other result.
+    """
+    config = request.config
+    if isinstance(config, RatingsConfig):
+        return request
+    train, former = config.train, {"freeze_epochs": 1, "epochs": 2}
+    if not train.starts_from_probe:
+        empty = {name: None for name, value in former.items() if getattr(train, name) == value}
+        train = train.model_copy(update=empty)
+    evaluate = config.evaluate.model_copy(update={"baselines": True})
+    config = config.model_copy(update={"train": train, "evaluate": evaluate})
+    return request.model_copy(update={"config": config})

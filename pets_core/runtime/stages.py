@@ -6,10 +6,12 @@ import time
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from pets_core import storage
 from pets_core.errors import PetsError
+from pets_core.models.card import CARD
 from pets_core.plots.training import lr_curve, ridge_curve, training_curves
 from pets_core.records.training import EpochMetrics, LRSuggestion, TrainResult
 from pets_core.runtime.rank import BuiltModel, Rank
@@ -132,12 +134,15 @@ def _start(
         The probe, its URL, and its metrics if training starts from it.
     """
     began, config = time.monotonic(), rank.request.config
+    run, is_model = rank.request.run_url, config.train.recipe == "probe"
+    url = storage.join(run, _MODEL if is_model else PROBE)
+    if not config.train.starts_from_probe and _is_stored(url):
+        # By an earlier attempt, and only needed for comparison.
+        return None, url, None
     probe = rank.solve_probe(built)
     if probe is None:
         return None, None, None
-    run, state = rank.request.run_url, built.model.state_dict()
-    is_model = config.train.recipe == "probe"
-    url = storage.join(run, _MODEL if is_model else PROBE)
+    state = built.model.state_dict()
     head = {f"head.{name}": value for name, value in probe.state.items()}
     if rank.accelerator.is_main_process and not is_model:
         rank.save(url, built, state | head)
@@ -159,6 +164,12 @@ def _start(
             photos_per_second=probe.num_samples / seconds,
         ),
     )
+
+
+def _is_stored(url: str) -> bool:
+    """Return whether rank 0 finds a model in a folder."""
+    (is_stored,) = broadcast_object_list([storage.exists(storage.join(url, CARD))])
+    return bool(is_stored)
 
 
 def _fit(rank: Rank[Any, Any], built: BuiltModel, start: EpochMetrics | None) -> History:

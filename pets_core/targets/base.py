@@ -252,8 +252,10 @@ class Target(ABC):
         Returns:
             For one label the probability 1 of its class, otherwise the targets; (N, D).
         """
-        values = np.eye(card.num_outputs)[targets] if self.spec.is_label else targets
-        outputs: NDArray[np.float32] = values.astype(np.float32)
+        values = (
+            np.eye(card.num_outputs, dtype=np.float32)[targets] if self.spec.is_label else targets
+        )
+        outputs: NDArray[np.float32] = values.astype(np.float32, copy=False)
         return outputs
 
     @abstractmethod

@@ -84,7 +84,9 @@ def evaluate(
         evaluator=evaluator,
         predicted=predicted,
         trained_on=partial(trained_on, config.store),
-        baselines={each.name: _baseline(each, target, config) for each in predicted.baselines},
+        baselines={
+            each.name: partial(_baseline, each, target, config) for each in predicted.baselines
+        },
     )
     return write_evaluation(config, run_url, subject, champion=champion, training=training)
 
@@ -137,10 +139,10 @@ def _read_validation(
 
 
 def _baseline(baseline: BaselinePredictions, target: Target, config: PipelineConfig) -> Evaluator:
-    validation = None
+    predictions = read_predictions(baseline.predictions_url, target)
+    validation = predictions if predictions.info.split == "valid" else None
     if baseline.valid_url:
         validation = read_predictions(baseline.valid_url, target)
-    predictions = read_predictions(baseline.predictions_url, target)
     # As a model of this run: a threshold stored with the probe is not that of the neighbours.
     return target.evaluator(predictions, validation, config.evaluate, is_run_model=True)
 

@@ -47,7 +47,7 @@ class EvaluationInputs:
         trained_on: Function of a model folder and predictions that returns which samples the model
             was trained on, bool (N,), or None if unknown.
         samples: Plural noun for the samples.
-        baselines: Evaluators of baselines by name, weakest first.
+        baselines: Functions that return the evaluators of baselines, by name, weakest first.
     """
 
     target: Target
@@ -55,7 +55,7 @@ class EvaluationInputs:
     predicted: PredictResult
     trained_on: Callable[[str, Predictions], NDArray[np.bool_] | None]
     samples: str = "photos"
-    baselines: Mapping[str, Evaluator] = field(default_factory=dict)
+    baselines: Mapping[str, Callable[[], Evaluator]] = field(default_factory=dict)
 
 
 def write_evaluation(
@@ -92,8 +92,9 @@ def write_evaluation(
     is_champion = champion is not None and champion.model_url == model_url
     other = None if is_champion else champion
     comparison, comparison_error = _compare(subject, other, scores, in_training)
+    baselines, problems = _compare_baselines(subject, scores)
     report = EvalReport(
-        **_fields(evaluation, scores.metric),
+        **_fields(evaluation, scores.metric, problems),
         target=subject.target.name,
         samples=subject.samples,
         model_url=model_url,
@@ -105,7 +106,7 @@ def write_evaluation(
         comparison=comparison,
         comparison_error=comparison_error,
         champion_version=champion.version if champion else None,
-        baselines=_compare_baselines(subject, scores),
+        baselines=tuple(baselines),
         unseen_labels=unseen,
         verdict=evaluate_gate(
             config.gate, scores.metric, comparison, comparison_error, num_trained_on, unseen
@@ -122,10 +123,16 @@ def write_evaluation(
     return report
 
 
-def _fields(evaluation: Evaluation, primary: Metric) -> dict[str, Any]:
-    """Return the report fields that are copied from the evaluation, with warnings of baselines."""
+def _fields(evaluation: Evaluation, primary: Metric, problems: list[str]) -> dict[str, Any]:
+    """Return the report fields that are copied from the evaluation.
+
+    Args:
+        evaluation: The evaluation; its notes follow the warnings of baselines.
+        primary: Primary metric.
+        problems: Notes of baselines that cannot be compared.
+    """
     names = ("metrics", "details", "highlights", "sections", "num_label_issues")
-    notes = [*baseline_notes(primary, evaluation.baselines), *evaluation.notes]
+    notes = [*baseline_notes(primary, evaluation.baselines), *evaluation.notes, *problems]
     return {name: getattr(evaluation, name) for name in names} | {"notes": notes}
 
 
@@ -170,20 +177,30 @@ def _compare(
         )
 
 
-def _compare_baselines(subject: EvaluationInputs, scores: ScoredSamples) -> tuple[Baseline, ...]:
-    """Compare the model with its baselines on the same samples."""
-    compared = {
-        name: compare(scores, evaluator.score()) for name, evaluator in subject.baselines.items()
-    }
-    return tuple(
-        Baseline(
-            name=name,
-            metric=each.champion_metric,
-            improvement=each.improvement,
-            p_value=each.p_value,
+def _compare_baselines(
+    subject: EvaluationInputs, scores: ScoredSamples
+) -> tuple[list[Baseline], list[str]]:
+    """Compare the model with its baselines on the same samples.
+
+    Returns:
+        The comparisons, and a note for each baseline that cannot be compared.
+    """
+    baselines, notes = [], []
+    for name, load in subject.baselines.items():
+        try:
+            compared = compare(scores, load().score())
+        except PetsError as error:
+            notes.append(f"The model is not compared with the {name}: {error}")
+            continue
+        baselines.append(
+            Baseline(
+                name=name,
+                metric=compared.champion_metric,
+                improvement=compared.improvement,
+                p_value=compared.p_value,
+            )
         )
-        for name, each in compared.items()
-    )
+    return baselines, notes
 
 
 def _check_finite(scores: ScoredSamples) -> None:

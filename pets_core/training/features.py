@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -93,6 +95,7 @@ def open_features(
     *,
     accelerator: Accelerator,
     cache_dir: str,
+    watchdog: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 - has no state
     on_progress: OnProgress = ignore_progress,
 ) -> Features:
     """Open the features of a split; compute them first unless they are cached on this machine.
@@ -108,6 +111,7 @@ def open_features(
         key: Names the cache file.
         accelerator: Mixed precision, device, ranks.
         cache_dir: Local folder for the file.
+        watchdog: Entered while this rank computes.
         on_progress: Called with the number of photos processed.
 
     Raises:
@@ -117,13 +121,16 @@ def open_features(
     folder.mkdir(parents=True, exist_ok=True)
     path, shape = folder / key.file_name, (len(ids), num_features)
     with explain_full_disk(str(folder), "cache_dir"):
-        is_missing = _is_missing(path, shape)
-        # All ranks take part if any machine lacks the file, so that they wait for each other.
-        if any(gather_object([is_missing])):
+        missing = gather_object([_is_missing(path, shape)])
+        # All ranks take part if any machine lacks the file, so that they wait for each other. Local
+        # rank 0 decides for its machine: another run may complete the file between two looks.
+        is_missing = missing[accelerator.process_index - accelerator.local_process_index]
+        if any(missing):
             (token,) = broadcast_object_list([uuid4().hex])
             partial = path.with_name(f"{path.name}.{token}.partial")
             if is_missing:
-                _compute(model, loader, partial, shape, accelerator, on_progress)
+                with watchdog:
+                    _compute(model, loader, partial, shape, accelerator, on_progress)
             accelerator.wait_for_everyone()
             if is_missing and accelerator.is_local_main_process:
                 # Machines may share a folder: both files have the same content.
@@ -162,14 +169,28 @@ def _compute(
     model.eval()
     # Opening for update does not truncate what another rank has written.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    os.truncate(descriptor, 4 * shape[0] * shape[1])
-    os.close(descriptor)
+    try:
+        _allocate(descriptor, 4 * shape[0] * shape[1])
+    finally:
+        os.close(descriptor)
     values = np.memmap(path, np.float32, "r+", shape=shape)
     forward = HalvingForward(lambda inputs: (model.embed(inputs).float(),), accelerator)
     done = 0
-    for batch in loader.epoch(0):
-        (features,) = forward(batch.inputs)
-        values[batch.rows] = features.cpu().numpy()
-        done += batch.global_size
-        on_progress(Progress(stage="features", done=done, total=shape[0], unit="photos"))
-    values.flush()
+    try:
+        for batch in loader.epoch(0):
+            (features,) = forward(batch.inputs)
+            values[batch.rows] = features.cpu().numpy()
+            done += batch.global_size
+            on_progress(Progress(stage="features", done=done, total=shape[0], unit="photos"))
+        values.flush()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Reserve disk space: a write to a sparse memory map on a full disk ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -48,7 +47,9 @@ def set_train_mode(model: nn.Module, batch_norm: Literal["frozen", "train", "syn
     if not is_trainable or frozen_norm:
         model.eval()
         return
-    model.training = True
+    # Some modules drop cached tensors in `train`, such as LeViT's attention biases. It also sets
+    # the modules below, which follow.
+    model.train()
     for child in model.children():
         set_train_mode(child, batch_norm)
 
@@ -58,7 +59,7 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over the trainable parameters.
 
-    Parameters with one value per row (biases, normalisation weights, embeddings of biases) get no
+    One-dimensional parameters (biases, normalisation weights) and tables of biases, (N, 1), get no
     weight decay. Each parameter group stores the number of its layer group as `layer_group` and its
     peak rate as `peak_lr`.
 
@@ -74,7 +75,7 @@ def build_optimizer(
     for number, (group, rate) in enumerate(zip(model.layer_groups(), rates, strict=True)):
         trainable = [parameter for parameter in group if parameter.requires_grad]
         for decays in (True, False):
-            parameters = [p for p in trainable if (math.prod(p.shape[1:]) > 1) == decays]
+            parameters = [p for p in trainable if _decays(p) == decays]
             if parameters:
                 param_groups.append(
                     {
@@ -86,6 +87,11 @@ def build_optimizer(
                     }
                 )
     return torch.optim.AdamW(param_groups, betas=(0.9, 0.99), eps=1e-5, fused=True)
+
+
+def _decays(parameter: nn.Parameter) -> bool:
+    is_bias_table = parameter.ndim == 2 and parameter.shape[1] == 1
+    return parameter.ndim > 1 and not is_bias_table
 
 
 def set_rates(

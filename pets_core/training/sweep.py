@@ -72,9 +72,7 @@ def trial_config(config: PipelineConfig, trial: Trial, seed: int) -> PipelineCon
     """Return the settings of one training of a trial."""
     model = config.model.model_copy(update={"backbone": trial.backbone})
     train = config.train.model_copy(update={"base_lr": trial.base_lr, "seed": seed})
-    # No trial is evaluated.
-    evaluate = config.evaluate.model_copy(update={"baselines": False})
-    return config.model_copy(update={"model": model, "train": train, "evaluate": evaluate})
+    return config.model_copy(update={"model": model, "train": train}).without_baselines()
 
 
 def trial_url(run_url: str, trial: Trial, seed: int) -> str:

@@ -53,6 +53,11 @@ def test_output_compares_the_model_with_its_baselines(capsys):
         name="linear probe", metric=RMSE.model_copy(update={"value": 2.5}),
         improvement=Interval(value=0.25, low=-0.5, high=1.0), p_value=0.31,
     )  # fmt: skip
+    much_worse = probe.model_copy(update={"improvement": Interval(value=-2, low=-3, high=-1)})
+    assert much_worse.warning == (
+        "The model is worse than the linear probe (2.5 kg): improvement -2 kg, 95% interval -3 to "
+        "-1 kg."
+    )
     improvement = Interval(value=1.5, low=0.5, high=2.5)
     worse = probe.model_copy(update={"name": "nearest neighbours", "improvement": improvement})
     lines = printed(capsys, baselines=(worse, probe))

@@ -64,11 +64,11 @@ def test_infinite_and_nan_numbers_are_rejected(value):
         ({"source": {"group_pattern": "("}}, "source", "not a regular expression"),
         ({"source": {"kind": "sample", "url": "x"}}, "source", "takes no url"),
         ({"lr_find": {"start_lr": 0.1, "end_lr": 0.1}}, "lr_find", "must be above start_lr"),
-        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "set one of them to 1"),
+        ({"train": {"freeze_epochs": 0, "epochs": 0}}, "train", "set freeze_epochs or epochs"),
         ({"train": {"recipe": "probe", "epochs": 1}}, "train", "epochs = 1: recipe = probe only"),
         ({"train": {"recipe": "probe", "freeze_epochs": 2}}, "train", "freeze_epochs = 2: recipe"),
         ({"train": {"recipe": "probe", "head": "new"}}, "train", "head = new: recipe = probe only"),
-        ({"train": {"head": "probe", "epochs": 0}}, "train", "set one of them to 1"),
+        ({"train": {"head": "probe", "epochs": 0}}, "train", "set freeze_epochs or epochs"),
     ],
 )
 def test_invalid_combinations_are_rejected(values, group, message):

@@ -151,6 +151,57 @@ def test_features_are_computed_once(config_of, run, monkeypatch):
     np.testing.assert_allclose(values, direct, atol=1e-5)
 
 
+def test_retried_training_does_not_solve_the_probe_again(config_of, run, monkeypatch):
+    config = config_of(epochs=0)
+    manifest = ingest(config)
+    first = run("train", config, manifest)
+    monkeypatch.setattr(photo_rank, "solve_head", None)
+    assert run("train", config, manifest).probe_url == first.probe_url
+
+
+def test_interrupted_features_leave_no_file(config_of, run, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("stop")
+
+    config = config_of()
+    manifest = ingest(config)
+    monkeypatch.setattr(Classifier, "embed", fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        run("lr-find", config, manifest)
+    assert not [*(Path(config.cache_dir) / "features").glob("*.partial"), *feature_files(config)]
+
+
+def test_model_is_compared_with_the_remaining_baselines(config_of, run, tmp_path):
+    config = config_of(epochs=0)
+    manifest = ingest(config)
+    trained = run("train", config, manifest)
+    predicted = run(
+        "predict", config, manifest, model_url=trained.model_url, probe_url=trained.probe_url
+    )
+    Path(predicted.baselines[0].predictions_url).unlink()
+    report = evaluate(config, str(tmp_path / "run"), predicted, training=trained)
+    assert [each.name for each in report.baselines] == ["linear probe"]
+    assert any("not compared with the nearest neighbours" in text for text in report.warnings)
+
+
+def test_thresholds_of_baselines_are_chosen_on_the_evaluated_photos_as_the_model_does(
+    config_of, run, tmp_path
+):
+    values = config_of("tags", recipe="probe").model_dump(exclude_defaults=True)
+    config = PipelineConfig.model_validate(values | {"evaluate": {"split": "valid"}})
+    manifest = ingest(config)
+    trained = run("train", config, manifest, base_lr=None)
+    urls = {"model_url": trained.model_url, "probe_url": trained.probe_url}
+    predicted = run("predict", config, manifest, **urls)
+    report = evaluate(config, str(tmp_path / "run"), predicted, training=trained)
+    target = get_target("tags")
+    stored = read_predictions(predicted.baselines[0].predictions_url, target)
+    chosen = target.evaluator(stored, stored, config.evaluate, is_run_model=True).score()
+    fixed = target.evaluator(stored, None, config.evaluate, is_run_model=True).score()
+    assert report.baselines[0].metric.value == pytest.approx(chosen.metric.value)
+    assert chosen.metric.value != pytest.approx(fixed.metric.value)
+
+
 def test_truncated_features_are_computed_again(config_of, run):
     config = config_of()
     manifest = ingest(config)
@@ -198,12 +249,14 @@ def test_features_beyond_the_limit_of_the_cache(config_of, run, capsys):
     values["launch"] = {"decode_cache_gib": 1e-6}
     config = PipelineConfig.model_validate(values)
     manifest = ingest(config)
-    with pytest.raises(PetsError, match=r"train.head = probe: .* launch.decode_cache_gib"):
+    with pytest.raises(
+        PetsError, match=r"train.recipe = probe, .* set launch.decode_cache_gib = auto"
+    ):
         run("train", config, manifest, base_lr=None)
     values["train"] |= {"recipe": "fine_tune", "epochs": 0}
     trained = run("train", PipelineConfig.model_validate(values), manifest)
     assert trained.probe_url is None
-    assert "No linear probe to compare with" in capsys.readouterr().out
+    assert "There is no linear probe to compare with: the features" in capsys.readouterr().out
 
 
 def test_constant_features_do_not_stop_fine_tuning(config_of, run, monkeypatch, capsys):
@@ -214,8 +267,8 @@ def test_constant_features_do_not_stop_fine_tuning(config_of, run, monkeypatch, 
     config = config_of(epochs=0)
     manifest = ingest(config)
     assert run("train", config, manifest).probe_url is None
-    assert "No linear probe to compare with: the backbone" in capsys.readouterr().out
-    with pytest.raises(PetsError, match=r"train.head = probe: the backbone"):
+    assert "There is no linear probe to compare with: the backbone" in capsys.readouterr().out
+    with pytest.raises(PetsError, match=r"train.recipe = probe, train.head = auto: the backbone"):
         run("train", config_of(recipe="probe"), manifest, base_lr=None)
 
 

@@ -49,6 +49,15 @@ def test_changed_request_has_no_saved_result(request_of):
     assert load_result(evaluate, LRSuggestion) is None
 
 
+def test_result_of_an_earlier_version_is_found(request_of):
+    """It stored the epochs that are empty by default now, and had no baselines."""
+    save_result(request_of(train={"freeze_epochs": 1, "epochs": 2}), RESULT)
+    assert load_result(request_of(), LRSuggestion) == RESULT
+    assert load_result(request_of(evaluate={"baselines": False}), LRSuggestion) == RESULT
+    for train in ({"freeze_epochs": 2}, {"epochs": 3}, {"head": "probe", "freeze_epochs": 1}):
+        assert load_result(request_of(train=train), LRSuggestion) is None
+
+
 def make_data_set(store, fingerprint: str) -> DatasetManifest:
     url = store / "datasets/photos" / fingerprint
     url.mkdir(parents=True)

@@ -56,6 +56,26 @@ def test_frozen_batch_norm_in_an_unfrozen_body(tiny_model) -> None:
     assert tiny_model.first[1].training
 
 
+def test_tensors_that_train_drops_are_dropped():
+    """As LeViT, which caches attention biases in evaluation mode."""
+
+    class Caching(nn.Linear):
+        cache = None
+
+        def train(self, mode: bool = True) -> nn.Module:
+            super().train(mode)
+            self.cache = None if mode else "biases"
+            return self
+
+    body = nn.Sequential(Caching(2, 2))
+    body.eval()
+    set_train_mode(body, "frozen")
+    assert body[0].cache is None
+    body.requires_grad_(False)
+    set_train_mode(body, "frozen")
+    assert body[0].cache == "biases"
+
+
 def test_weight_decay_excludes_biases_and_norms(tiny_model) -> None:
     freeze_to(tiny_model, 0)
     optimizer = build_optimizer(tiny_model, [1e-5, 1e-4, 1e-3], weight_decay=0.01)
