@@ -11,7 +11,7 @@ from pets_core.config.train import TrainConfig
 
 __all__ = ["OneCycle", "Phase", "cosine", "few_steps_warning", "fine_tune_phases", "group_rates"]
 
-_FEW_STEPS = 10
+_FEW_STEPS, _STEPS_PER_EPOCH, _MIN_BATCH, _SAMPLES = 30, 10, 8, 2000
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -114,14 +114,18 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
 
 
 def few_steps_warning(config: TrainConfig, num_rows: int) -> str:
-    """Return a warning if the recipe takes too few optimizer steps to train a model, else ""."""
-    if config.recipe == "probe":
-        return ""
+    """Return a warning if the recipe takes too few optimizer steps to train a model, else "".
+
+    It names a batch size with 10 steps per epoch, and epochs with 2,000 samples in all
+    (docs/targets.md).
+    """
     num_steps = config.num_epochs * -(-num_rows // config.batch_size)
-    if num_steps >= _FEW_STEPS:
+    if config.recipe == "probe" or num_steps >= _FEW_STEPS:
         return ""
+    batch_size = min(max(num_rows // _STEPS_PER_EPOCH, _MIN_BATCH), config.batch_size)
+    epochs = max(-(-_SAMPLES // num_rows), config.num_unfrozen_epochs)
     return (
-        f"Training takes only {num_steps} optimizer steps: with {num_rows} training samples, set a "
-        f"smaller train.batch_size (now {config.batch_size}) or more train.epochs "
+        f"Training takes only {num_steps} optimizer steps. With {num_rows} training samples, set "
+        f"train.batch_size = {batch_size} (now {config.batch_size}) and train.epochs = {epochs} "
         f"(now {config.num_unfrozen_epochs})."
     )

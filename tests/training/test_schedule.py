@@ -80,8 +80,18 @@ def test_phase_without_epochs_is_omitted() -> None:
     assert [p.name for p in fine_tune_phases(TrainConfig(freeze_epochs=0), 1e-3)] == ["unfrozen"]
 
 
-@pytest.mark.parametrize(("num_rows", "warns"), [(192, True), (193, False)])
+@pytest.mark.parametrize(("num_rows", "warns"), [(576, True), (577, False)])
 def test_few_optimizer_steps_are_a_warning(num_rows, warns):
     warning = few_steps_warning(TrainConfig(freeze_epochs=1, epochs=2, batch_size=64), num_rows)
     assert bool(warning) == warns
-    assert not warns or "only 9 optimizer steps" in warning
+    assert not warns or "only 27 optimizer steps" in warning
+
+
+@pytest.mark.parametrize(("num_rows", "batch_size", "epochs"), [(3, 8, 667), (176, 17, 12)])
+def test_warning_names_a_recipe_with_enough_steps(num_rows, batch_size, epochs):
+    warning = few_steps_warning(TrainConfig(), num_rows)
+    assert (
+        f"train.batch_size = {batch_size} (now 64) and train.epochs = {epochs} (now 2)" in warning
+    )
+    assert few_steps_warning(TrainConfig(batch_size=batch_size, epochs=epochs), num_rows) == ""
+    assert few_steps_warning(TrainConfig(recipe="probe"), num_rows) == ""
