@@ -87,8 +87,8 @@ def solve_head(
     assert isinstance(linear, nn.Linear)
     samples = _normalise(head, train)
     _check_variation(samples.inputs)
-    fitted, judged = _split(samples) if valid is None else (samples, _normalise(head, valid))
-    ridge, best, tried = _choose_ridge(linear, objective, fitted, judged)
+    fitted, evaluated = _split(samples) if valid is None else (samples, _normalise(head, valid))
+    ridge, best, tried = _choose_ridge(linear, objective, fitted, evaluated)
     linear.load_state_dict(best)
     if valid is None:
         _minimise(linear, objective, samples, ridge)
@@ -96,8 +96,8 @@ def solve_head(
         train_loss = _mean(objective.loss_sum, linear, samples)
         scores = None
         if valid is not None:
-            metric = objective.metric_value(_mean(objective.metric_sum, linear, judged))
-            scores = _mean(objective.valid_loss_sum, linear, judged), metric
+            metric = objective.metric_value(_mean(objective.metric_sum, linear, evaluated))
+            scores = _mean(objective.valid_loss_sum, linear, evaluated), metric
     state = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
     return SolvedHead(state, len(train), ridge, tried, train_loss, *(scores or (None, None)))
 
@@ -113,7 +113,7 @@ def _normalise(head: nn.Sequential, features: Features) -> _Samples:
 
 
 def _split(samples: _Samples) -> tuple[_Samples, _Samples]:
-    """Hold out every fifth sample; with fewer than five, judge on the fitted ones."""
+    """Hold out every fifth sample; with fewer than five, evaluate on the fitted ones."""
     rows = torch.arange(len(samples.inputs), device=samples.inputs.device)
     is_held_out = rows % _HELD_OUT == _HELD_OUT - 1
     if not is_held_out.any():
@@ -130,15 +130,15 @@ def _check_variation(inputs: Tensor) -> None:
 
 
 def _choose_ridge(
-    linear: nn.Linear, objective: Objective, fitted: _Samples, judged: _Samples
+    linear: nn.Linear, objective: Objective, fitted: _Samples, evaluated: _Samples
 ) -> tuple[float, dict[str, Tensor], tuple[tuple[float, float], ...]]:
-    """Return the ridge strength with the lowest loss on `judged`, its weights, and all losses."""
+    """Return the ridge strength with the lowest loss on `evaluated`, its weights, and all losses."""
     best_loss, best_ridge, best = math.inf, _RIDGES[0], copy.deepcopy(linear.state_dict())
     worse, tried = 0, list[tuple[float, float]]()
     for ridge in _RIDGES:
         _minimise(linear, objective, fitted, ridge)
         with torch.no_grad():
-            loss = _mean(objective.valid_loss_sum, linear, judged)
+            loss = _mean(objective.valid_loss_sum, linear, evaluated)
         tried.append((ridge, loss))
         if loss < best_loss:
             best_loss, best_ridge, best = loss, ridge, copy.deepcopy(linear.state_dict())
