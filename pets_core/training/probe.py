@@ -132,7 +132,7 @@ def _check_variation(inputs: Tensor) -> None:
 def _choose_ridge(
     linear: nn.Linear, objective: Objective, fitted: _Samples, evaluated: _Samples
 ) -> tuple[float, dict[str, Tensor], tuple[tuple[float, float], ...]]:
-    """Return the ridge strength with the lowest loss on `evaluated`, its weights, and all losses."""
+    """Return the ridge strength of the lowest loss on `evaluated`, its weights, and all losses."""
     best_loss, best_ridge, best = math.inf, _RIDGES[0], copy.deepcopy(linear.state_dict())
     worse, tried = 0, list[tuple[float, float]]()
     for ridge in _RIDGES:
