@@ -1,9 +1,11 @@
-"""Seconds of a learning-rate range test of 100 steps with a frozen body, ours and fastai's.
+"""Seconds and suggestions of a learning-rate range test of 100 steps, ours and fastai's.
 
     python benchmarks/lr_find.py [FOLDER] [--size 160] [--batch 64] [--steps 100]
 
-Both raise the rate from 1e-7 to 10 on the same photos and do not stop when the loss diverges. The
-seconds of ours include decoding the photos. Each runs in a separate process.
+All raise the rate from 1e-7 to 10 on the same photos and do not stop when the loss diverges. Ours
+runs on features, which are computed first; again on the cached features; and with the whole model
+on augmented photos, as fastai does. The seconds of ours include decoding the photos the first time.
+Each side runs in a separate process.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import peer
 
 
 def ours(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the seconds of the LR finder with decoding, and of decoding alone."""
+    """Return the seconds of the LR finder with its input, and its suggestion `steepest`."""
     from pets_core.runtime.photo_rank import PhotoRank
     from pets_core.training import lr_finder
 
@@ -26,14 +28,14 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
     config = rank.config
     built = rank.model()
     start = time.perf_counter()
-    loader = rank.train_loader(built)
-    decoded = time.perf_counter()
+    model, loader = rank.finder_inputs(built)
     curve = lr_finder.lr_find(
-        built.model, rank.objective(built), loader, config.lr_find, config.train,
+        model, rank.objective(built), loader, config.lr_find, config.train,
         accelerator=rank.accelerator,
     )  # fmt: skip
-    end = time.perf_counter()
-    return {"steps": len(curve.losses), "seconds": end - start, "decoding": decoded - start}
+    seconds = time.perf_counter() - start
+    steepest = lr_finder.read_suggestions(curve, config.lr_find).steepest
+    return {"steps": len(curve.losses), "seconds": seconds, "steepest": steepest}
 
 
 def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def fastai(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure both sides and print the seconds."""
+    """Measure all sides and print their seconds."""
     parser = peer.command_line(__doc__)
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps")
     options = peer.parse(parser, ours=ours, fastai=fastai)
@@ -66,12 +68,15 @@ def main() -> None:
             "steps": options.steps,
         }  # fmt: skip
         theirs = peer.run_side(__file__, "fastai", arguments)
-        own = peer.run_side(__file__, "ours", arguments)
-    assert own["steps"] == theirs["steps"], (own, theirs)
-    print(
-        f"{own['steps']} steps: ours {own['seconds']:.1f} s (decoding {own['decoding']:.1f} s), "
-        f"fastai {theirs['seconds']:.1f} s, {theirs['seconds'] / own['seconds']:.1f} times as long"
-    )
+        for name in ("on features", "on cached features", "with the whole model"):
+            values["lr_find"]["on_features"] = name != "with the whole model"
+            own = peer.run_side(__file__, "ours", arguments)
+            assert own["steps"] == theirs["steps"], (own, theirs)
+            print(
+                f"{name}: {own['steps']} steps in {own['seconds']:.1f} s, steepest "
+                f"{own['steepest']:.2e}; fastai {theirs['seconds']:.1f} s, "
+                f"{theirs['seconds'] / own['seconds']:.1f} times as long"
+            )
 
 
 if __name__ == "__main__":
