@@ -6,8 +6,8 @@
 The limit is the same model, precision and optimizer on tensors in memory. Ours and the limit run
 alternately in one process, three times; medians are printed. The first epoch of ours includes the
 time to decode its photos. In our loop, batch norms are folded into the convolutions, also while
-both are trained; in the limit, they are not. fastai runs two epochs in a separate process; the better
-one is printed. Unfrozen epochs have a quarter of the photos.
+both are trained; in the limit, they are not. fastai runs two epochs in a separate process; the
+better one is printed. Unfrozen epochs have a quarter of the photos.
 """
 
 from __future__ import annotations
