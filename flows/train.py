@@ -27,6 +27,6 @@ def train_flow(
     base_lr = None
     if config.train.num_epochs:
         base_lr = config.train.base_lr or find_lr(config, run).chosen
-    result = train_model(config.without_baselines(), run, base_lr)
+    result = train_model(config, run, base_lr, is_evaluated=False)
     publish_training(result)
     return result

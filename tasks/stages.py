@@ -139,12 +139,26 @@ def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
 
 
 @task(name="train", **RESUMABLE_TASK)
-def train_model(config: PipelineConfig, run: Run, base_lr: float | None) -> TrainResult:
-    """Train the model in worker ranks; a probe needs no learning rate."""
+def train_model(
+    config: PipelineConfig, run: Run, base_lr: float | None, *, is_evaluated: bool = True
+) -> TrainResult:
+    """Train the model in worker ranks; a probe needs no learning rate.
+
+    Args:
+        config: Settings.
+        run: The run.
+        base_lr: Peak learning rate of the head.
+        is_evaluated: Whether the run evaluates the model, and so needs its baselines.
+    """
     if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
         get_run_logger().warning(warning)
     request = WorkRequest(
-        stage="train", config=config, run_url=run.url, manifest=run.manifest, base_lr=base_lr
+        stage="train",
+        config=config,
+        run_url=run.url,
+        manifest=run.manifest,
+        base_lr=base_lr,
+        is_evaluated=is_evaluated,
     )
     return run_or_delegate(request, TrainResult)
 

@@ -56,6 +56,7 @@ def train_trial(config: PipelineConfig, run: Run, trial: Trial, seed: int) -> Tr
         run_url=trial_url(run.url, trial, seed),
         manifest=run.manifest,
         base_lr=trial.base_lr,
+        is_evaluated=False,
     )
     start_run(request.config, Run(url=request.run_url, manifest=run.manifest))
     return run_or_delegate(request, TrainResult)

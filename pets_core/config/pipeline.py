@@ -41,11 +41,6 @@ class PipelineConfig(Settings):
     sweep: SweepConfig = SweepConfig()
     launch: LaunchConfig = LaunchConfig()
 
-    def without_baselines(self) -> PipelineConfig:
-        """Return the settings of a training that is not evaluated."""
-        evaluate = self.evaluate.model_copy(update={"baselines": False})
-        return self.model_copy(update={"evaluate": evaluate})
-
     @model_validator(mode="after")
     def _check_targets(self) -> PipelineConfig:
         targets, spec = self.source.targets, target_spec(self.source.targets)

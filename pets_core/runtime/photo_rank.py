@@ -233,7 +233,8 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     def solve_probe(self, built: TrainedModel) -> SolvedHead | None:
         """Solve the head on the features, if training starts from it or for comparison."""
         is_required = self.config.train.starts_from_probe
-        if not (is_required or self.config.evaluate.baselines):
+        has_baselines = self.request.is_evaluated and self.config.evaluate.baselines
+        if not (is_required or has_baselines):
             return None
         try:
             return self._solve(built)

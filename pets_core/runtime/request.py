@@ -44,6 +44,8 @@ class WorkRequest(BaseModel):
     model_url: str | None = None
     champion_url: str | None = None
     probe_url: str | None = None
+    is_evaluated: bool = True
+    """Whether the run evaluates the trained model, and so needs its baselines."""
     batch: BatchPlan | None = None
     parts: tuple[int, int] | None = None
     """Number of the first part, and of the last plus 1."""

@@ -206,6 +206,7 @@ def _hash(request: Request) -> str:
     text = _normalise(request).model_dump_json(
         exclude={
             "run_url": True,
+            "is_evaluated": True,
             "manifest": _RENAMED_FIELDS,
             "config": {"launch": True, "store": True, "cache_dir": True},
         },

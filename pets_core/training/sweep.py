@@ -72,7 +72,7 @@ def trial_config(config: PipelineConfig, trial: Trial, seed: int) -> PipelineCon
     """Return the settings of one training of a trial."""
     model = config.model.model_copy(update={"backbone": trial.backbone})
     train = config.train.model_copy(update={"base_lr": trial.base_lr, "seed": seed})
-    return config.model_copy(update={"model": model, "train": train}).without_baselines()
+    return config.model_copy(update={"model": model, "train": train})
 
 
 def trial_url(run_url: str, trial: Trial, seed: int) -> str:

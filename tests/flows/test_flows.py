@@ -94,6 +94,7 @@ def test_each_stage_runs_as_a_flow(config) -> None:
     fixed = config.model_copy(update={"train": config.train.model_copy(update={"base_lr": 2e-3})})
     result = train_flow(fixed)
     assert result.base_lr == 2e-3
+    assert result.probe_url is None, "nothing is evaluated"
     report = evaluate_flow(result.model_url, config)
     assert report.model_url == result.model_url
     again = review_flow(report.predictions_url, config)

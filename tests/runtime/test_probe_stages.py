@@ -242,6 +242,8 @@ def test_baselines_can_be_turned_off(config_of, run, tmp_path):
     assert trained.probe_url is None
     assert not feature_files(config)
     assert run("predict", config, manifest, model_url=trained.model_url).baselines == ()
+    config = config_of(epochs=0)
+    assert run("train", config, manifest, is_evaluated=False).probe_url is None
 
 
 def test_features_beyond_the_limit_of_the_cache(config_of, run, capsys):

@@ -54,6 +54,8 @@ def test_result_of_an_earlier_version_is_found(request_of):
     save_result(request_of(train={"freeze_epochs": 1, "epochs": 2}), RESULT)
     assert load_result(request_of(), LRSuggestion) == RESULT
     assert load_result(request_of(evaluate={"baselines": False}), LRSuggestion) == RESULT
+    not_evaluated = request_of().model_copy(update={"is_evaluated": False})
+    assert load_result(not_evaluated, LRSuggestion) == RESULT
     for train in ({"freeze_epochs": 2}, {"epochs": 3}, {"head": "probe", "freeze_epochs": 1}):
         assert load_result(request_of(train=train), LRSuggestion) is None
 
