@@ -201,7 +201,8 @@ class Baseline(Record):
             return ""
         values = self.improvement.model_dump().values()
         value, low, high = map(self.metric.format_change, values)
-        interval = f"improvement {value}, 95% interval {low.split(' ')[0]} to {high}"
+        value, low = (text.split(" ")[0] for text in (value, low))
+        interval = f"improvement {value}, 95% interval {low} to {high}"
         baseline = f"the {self.name} ({self.metric.format()})"
         if self.improvement.high < 0:
             return f"The model is worse than {baseline}: {interval}."

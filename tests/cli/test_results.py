@@ -55,7 +55,7 @@ def test_output_compares_the_model_with_its_baselines(capsys):
     )  # fmt: skip
     much_worse = probe.model_copy(update={"improvement": Interval(value=-2, low=-3, high=-1)})
     assert much_worse.warning == (
-        "The model is worse than the linear probe (2.5 kg): improvement -2 kg, 95% interval -3 to "
+        "The model is worse than the linear probe (2.5 kg): improvement -2, 95% interval -3 to "
         "-1 kg."
     )
     improvement = Interval(value=1.5, low=0.5, high=2.5)
@@ -67,7 +67,7 @@ def test_output_compares_the_model_with_its_baselines(capsys):
     (warning,) = [line for line in lines if "linear probe" in line and line.startswith("Warning")]
     assert warning == (
         "Warning      The model is not better than the linear probe (2.5 kg) by more than the "
-        "noise: improvement +0.25 kg, 95% interval -0.5 to +1 kg."
+        "noise: improvement +0.25, 95% interval -0.5 to +1 kg."
     )
 
 
