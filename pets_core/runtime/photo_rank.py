@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +49,10 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     """A rank with decoded, augmented photos and a model of them."""
 
     validation_setting = "source.valid_fraction"
+
+    def __init__(self, request: WorkRequest, failures: Path | None = None) -> None:
+        super().__init__(request, failures)
+        self._photos: dict[tuple[Split, int], DecodedPhotos] = {}
 
     @property
     def config(self) -> PipelineConfig:
@@ -107,16 +112,19 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         built.model.to(self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
 
     def photos(self, split: Split, card: ModelCard) -> DecodedPhotos:
-        """Open the decoded photos of a split; local rank 0 decodes them."""
-        with self.accelerator.local_main_process_first():
-            return open_decoded(
-                self.manifest,
-                split,
-                card.resize_to,
-                cache_dir=self.config.cache_dir,
-                limit_gib=self.config.launch.decode_cache_gib,
-                on_progress=self.report,
-            )
+        """Open the decoded photos of a split once; local rank 0 decodes them."""
+        key = split, card.resize_to
+        if key not in self._photos:
+            with self.accelerator.local_main_process_first():
+                self._photos[key] = open_decoded(
+                    self.manifest,
+                    split,
+                    card.resize_to,
+                    cache_dir=self.config.cache_dir,
+                    limit_gib=self.config.launch.decode_cache_gib,
+                    on_progress=self.report,
+                )
+        return self._photos[key]
 
     def train_loader(self, built: TrainedModel) -> PhotoLoader:
         """Return the shuffled, augmented training batches."""

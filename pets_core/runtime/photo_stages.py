@@ -93,7 +93,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
     if champion:
         champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
         _predict(rank, champion, rank.photos(split, champion.card), split, champion_url)
-    baselines = _predict_baselines(rank, split, predicted if is_probe else None)
+    baselines = _predict_baselines(rank, built, split, predicted if is_probe else None)
     if outputs is None:
         return None
     maps_url = None
@@ -113,20 +113,26 @@ def predict(rank: PhotoRank) -> PredictResult | None:
 
 
 def _predict_baselines(
-    rank: PhotoRank, split: Split, predicted: dict[Split, Outputs | None] | None
+    rank: PhotoRank,
+    built: TrainedModel,
+    split: Split,
+    predicted: dict[Split, Outputs | None] | None,
 ) -> tuple[BaselinePredictions, ...]:
     """Predict the evaluated split and the validation split by the baselines of the training.
 
     Args:
         rank: The rank.
+        built: The evaluated model.
         split: The evaluated split.
         predicted: Outputs with features, on rank 0, if the evaluated model is the probe itself.
     """
     url = rank.request.probe_url
     if url is None or split == "train" or not rank.config.evaluate.baselines:
         return ()
-    probe, features = _load(rank, url), None
-    if predicted is not None:
+    if predicted is None:
+        probe, features = _load(rank, url), None
+    else:
+        probe = built
         features = {
             key: outputs.embeddings
             for key, outputs in predicted.items()
