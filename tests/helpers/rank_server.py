@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from datetime import timedelta
 
 from torch.distributed import TCPStore
@@ -11,8 +10,6 @@ from pets_core.runtime import supervisor
 from pets_core.runtime.fork_server import serve
 
 __all__: list[str] = []
-
-supervisor.SHUTDOWN_SECONDS = 1.0
 
 
 def write_line(*words: object) -> None:
@@ -46,6 +43,11 @@ def rank(action: str) -> int:
         handle_sigterm()
         os._exit(1)
 
+    # Python runs a handler between bytecodes: a signal that arrives just before `time.sleep` is
+    # handled after it. The byte that it writes ends a read.
+    signals, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
     signal.signal(signal.SIGTERM, handle_sigterm if action == "stubborn" else end)
     if action in ("fail", "raise", "die"):
         meet(number, ranks)
@@ -58,10 +60,14 @@ def rank(action: str) -> int:
     else:
         write_line("rank", number, os.getpid())
     while True:
-        time.sleep(60)
+        os.read(signals, 1)
+
+
+def launch(num_ranks: str, action: str) -> int:
+    if action == "stubborn":
+        supervisor.SHUTDOWN_SECONDS = 3
+    return supervisor.supervise_ranks(int(num_ranks), lambda: rank(action))
 
 
 if __name__ == "__main__":
-    serve(
-        lambda arguments: supervisor.supervise_ranks(int(arguments[0]), lambda: rank(arguments[1]))
-    )
+    serve(lambda arguments: launch(*arguments))
