@@ -59,7 +59,7 @@ def train_default(config: RatingsConfig, manifest: RatingsManifest, url: str) ->
     errors: dict[float, float] = {}
     trained: dict[float, TrainResult] = {}
     while (decay := next_weight_decay(errors)) is not None:
-        own = config.for_training(has_validation=True, weight_decay=decay)
+        own = config.resolve_auto(has_validation=True, weight_decay=decay)
         trained[decay] = train(own, manifest, f"{url}-wd-{decay:g}")
         errors[decay] = trained[decay].kept_epoch("best").valid_metric or 0.0
     best = min(errors, key=lambda decay: errors[decay])

@@ -62,7 +62,7 @@ def compare_operations(num_rounds: int) -> None:
 def operation_seconds(
     dtype: torch.dtype, channels: int, groups: int, side: int, kernel: int, num_rounds: int
 ) -> list[float]:
-    """Return the least seconds of a convolution, of its inputs' gradient and of its weights'."""
+    """Return the minimum seconds of a convolution, of its inputs' gradient and of its weights'."""
     photos = torch.randn(16, channels, side, side).to(dtype)
     photos = photos.contiguous(memory_format=torch.channels_last)
     weight = torch.randn(channels, channels // groups, kernel, kernel).to(dtype)
@@ -155,7 +155,14 @@ def unfrozen_cases(body: nn.Module, photos: Tensor) -> list[Case]:
 def measure(
     cases: list[Case], photos: Tensor, num_steps: int, num_rounds: int
 ) -> dict[Case, float]:
-    """Return the median photos per second of each case; rounds alternate between the cases."""
+    """Return the photos per second of each case, the median over alternating rounds.
+
+    Args:
+        cases: Cases to measure.
+        photos: Batch of each step.
+        num_steps: Steps of a round.
+        num_rounds: Measured rounds; a step of each case before them warms up.
+    """
     seconds: dict[Case, list[float]] = {case: [] for case in cases}
     for number in range(num_rounds + 1):
         for case in cases:
@@ -173,7 +180,7 @@ def _timed(step: Callable[[], object], num_steps: int) -> float:
 
 
 def main() -> None:
-    """Print what is selected."""
+    """Print the selected measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm model")
     parser.add_argument("--weights", default="auto", help="use none without access to the hub")
@@ -182,7 +189,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps per round")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds")
     kinds = ("operations", "steps")
-    parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="what to measure")
+    parser.add_argument(
+        "--only", nargs="+", choices=kinds, default=kinds, help="measurements to run"
+    )
     options = parser.parse_args()
     # Read by glibc when a process starts.
     settings = worker_environment()

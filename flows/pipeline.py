@@ -19,11 +19,15 @@ def pipeline(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
 ) -> EvalReport | State[EvalReport]:
-    """Ingest photos, then train, evaluate and, if it passes the gate, promote a model.
+    """Ingest photos, find a learning rate, train, evaluate and, with `gate.promote`, promote.
 
     Args:
         config: Settings, see docs/settings.md.
         resume: Folder of an interrupted run to resume.
+
+    Returns:
+        The report, or a failed state Rejected with the report if the model should be promoted and
+        does not pass the gate.
     """
     check_run(config)
     run = start_or_resume_run(config, resume)

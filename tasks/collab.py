@@ -108,7 +108,7 @@ def _single_run(
 ) -> RatingsConfig:
     """Return the settings of one training, without automatic values."""
     has_validation = "valid" in run.manifest.splits
-    return config.for_training(has_validation=has_validation, weight_decay=weight_decay)
+    return config.resolve_auto(has_validation=has_validation, weight_decay=weight_decay)
 
 
 @task(name="champion", **SHORT_TASK)
@@ -178,10 +178,10 @@ def train_best(
         return train_recommender(config, run, base_lr), []
     trained: dict[float, TrainResult] = {}
     trials: list[WeightDecayTrial] = []
-    left = iter(decays)
+    remaining = iter(decays)
     while True:
         errors = {trial.weight_decay: trial.valid_rmse for trial in trials}
-        decay = next_weight_decay(errors) if is_search else next(left, None)
+        decay = next_weight_decay(errors) if is_search else next(remaining, None)
         if decay is None:
             break
         trained[decay] = train_recommender(config, run, base_lr, decay)

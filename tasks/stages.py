@@ -142,12 +142,12 @@ def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
 def train_model(
     config: PipelineConfig, run: Run, base_lr: float | None, *, is_evaluated: bool = True
 ) -> TrainResult:
-    """Train the model in worker ranks; a probe needs no learning rate.
+    """Train the model in worker ranks.
 
     Args:
         config: Settings.
         run: The run.
-        base_lr: Peak learning rate of the head.
+        base_lr: Peak learning rate of the head; None if `train.recipe` is probe.
         is_evaluated: Whether the run evaluates the model, and so needs its baselines.
     """
     if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):

@@ -29,7 +29,7 @@ def check_sweep(config: PipelineConfig) -> None:
     """Check the settings of a sweep, and each backbone if this machine trains.
 
     Raises:
-        PetsError: Concurrent trials need a deployment, no trial has a learning rate, or a backbone
+        PetsError: Concurrent trials need a deployment, the recipe is a probe, or a backbone
             cannot be trained.
     """
     if not config.train.num_epochs:

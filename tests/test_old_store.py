@@ -16,7 +16,7 @@ from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import SCHEMA_VERSION, load_manifest
 from pets_core.data.ingest.label_schema import Contract
-from pets_core.data.ingest.stored import existing_shards, fingerprint
+from pets_core.data.ingest.stored import find_existing_shards, fingerprint
 from pets_core.data.loading.decoded import load_target_texts
 from pets_core.maintenance.retention import find_old
 from pets_core.models.card import read_card
@@ -133,7 +133,7 @@ def test_earlier_names_of_manifest_fields_are_read(store):
 
 def test_earlier_name_of_the_version_tag_is_read(store):
     (url,) = (store / "datasets/class").glob("*/manifest.json")
-    found = existing_shards(load_manifest(str(url.parent)))
+    found = find_existing_shards(load_manifest(str(url.parent)))
     photos = pq.read_table(url.with_name("photos.parquet"))
     assert found == {(row["source_path"], row["mark"]): row["shard"] for row in photos.to_pylist()}
 

@@ -33,4 +33,4 @@ def run_command(arguments: argparse.Namespace) -> None:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")
     found = find_similar_photos(arguments.photo, arguments.embeddings, arguments.top)
     rows = [(f"{n.similarity:.3f}", n.target_text, n.split, n.id) for n in found]
-    print_table(["cosine", "class", "split", "id"], rows)
+    print_table(["cosine", "target", "split", "id"], rows)

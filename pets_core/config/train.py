@@ -58,9 +58,10 @@ class LRFindConfig(Settings):
     num_steps: Annotated[int, Field(ge=10, le=10_000)] = 100
     """Optimizer steps of the range test."""
     on_features: bool = True
-    """Take the steps with the head alone, on features of the plain photos, computed once: much
-    faster, with a similar curve. false: with the whole model, on augmented photos, as always if
-    training does not start with the head, with Mixup or CutMix, and with a sharded model."""
+    """true: train only the head, on cached features of the photos without augmentation: much
+    faster, with a similar curve. false: train the whole model on augmented photos. The whole model
+    is also used if training does not start with the head, with Mixup or CutMix, with a sharded
+    model, and if the features take more than 1 GiB."""
     suggestion: Literal["auto", "minimum", "steepest", "valley", "slide"] = "auto"
     """Suggestion that training uses if train.base_lr is empty. auto: steepest, but valley for
     numbers and coordinates, because their loss falls late and little, and noise before that is
@@ -74,14 +75,14 @@ class LRFindConfig(Settings):
 
 
 class TrainConfig(Settings):
-    """Training: frozen epochs for the new head, then one-cycle over the whole model."""
+    """Settings of training: fine-tuning, or only a linear probe."""
 
     recipe: Literal["fine_tune", "probe"] = "fine_tune"
-    """fine_tune: train the head, then the whole model. probe: only solve the head, which takes
+    """fine_tune: train the head, then the whole model. probe: only fit the head, which takes
     seconds after one pass over the photos."""
     head: Literal["auto", "new", "probe"] = "auto"
-    """Head at the start of training. new: predicts the same for all photos. probe: a linear probe,
-    solved by L-BFGS on features of the untrained backbone (LP-FT, Kumar and others 2022). auto:
+    """Head at the start of training. new: weights of zero. probe: a linear probe,
+    fitted by L-BFGS on features of the pretrained backbone (LP-FT, Kumar and others 2022). auto:
     probe if that is the recipe, otherwise new."""
     freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs that train only the head, with a frozen backbone. Empty: 1, or 0 if the head is a
@@ -192,7 +193,7 @@ class TrainConfig(Settings):
             if any(conflicts.values()):
                 names = ", ".join(setting for setting, is_set in conflicts.items() if is_set)
                 raise ValueError(
-                    f"{names}: recipe = probe only solves the head, without epochs. Remove "
+                    f"{names}: recipe = probe only fits the head, without epochs. Remove "
                     "the settings, or set recipe = fine_tune"
                 )
         elif self.num_epochs == 0:

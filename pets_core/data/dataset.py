@@ -236,14 +236,14 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_photo_table(url: str, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a shard or index; see `select_columns` for the names and `read_table`."""
+    """Read columns of a shard or of photos.parquet by their current names."""
     earlier = [_EARLIER_COLUMNS[name] for name in columns if name in _EARLIER_COLUMNS]
     # Parquet files are read without the columns that they lack.
     return select_columns(read_table(url, [*columns, *earlier]), columns)
 
 
 def select_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return columns in this order, also if the table has their names of earlier versions.
+    """Select columns by their current names; earlier names are accepted, too.
 
     Raises:
         KeyError: The table lacks a column under both names.

@@ -1,4 +1,4 @@
-"""Predictions of the nearest neighbours among the training photos, a baseline without training."""
+"""Predictions of the nearest neighbours among the training photos."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _BLOCK = 1024
 def predict_by_neighbours(
     queries: Tensor, features: Tensor, outputs: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Average the outputs of the 20 training photos with the most similar features.
+    """Average the targets of the 20 training photos with the most similar features.
 
-    The weights are exp(cosine similarity / 0.07), normalised (Wu and others 2018, "Unsupervised
+    Similarity is the cosine of the features, centred by row. The weights are softmax(similarity /
+    0.07) (Wu and others 2018, "Unsupervised
     feature learning via non-parametric instance discrimination").
 
     Args:
         queries: Features of the photos to predict, float32 (M, D).
         features: Features of the training photos, float32 (N, D), on the same device.
-        outputs: Outputs of a perfect model for the training photos, (N, C).
+        outputs: Targets of the training photos in the form of outputs, (N, C).
 
     Returns:
         Outputs, (M, C).

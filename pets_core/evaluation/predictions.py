@@ -62,7 +62,7 @@ class PredictionsInfo(BaseModel):
         dataset_fingerprint: Fingerprint of the data set version.
         tta_views: Number of averaged augmented views.
         photos_per_second: Prediction throughput.
-        vocabulary: Vocabulary of the model in index order; empty for targets without labels.
+        vocabulary: Classes or tags in index order; empty for numbers and coordinates.
         numbers: Regression outputs of the model in order; empty for other targets.
     """
 

@@ -1,4 +1,4 @@
-"""View of a trainable body: other modules over the same tensors, which train faster."""
+"""Differentiable folding of frozen batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _is_disabled: ContextVar[bool] = ContextVar("_is_disabled", default=False)
 
 @contextlib.contextmanager
 def without_folding() -> Iterator[None]:
-    """Context manager in which classifiers compute with their bodies as they are."""
+    """Disable batch-norm folding inside the context."""
     token = _is_disabled.set(True)
     try:
         yield
@@ -192,7 +192,10 @@ def _clone_containers(
     replaced: dict[nn.Module, nn.Module],
     clones: list[tuple[nn.Module, nn.Module]],
 ) -> nn.Module:
-    """Return `module`, or a copy if modules below it are replaced; the copy is added to both."""
+    """Return `module`, or a copy if modules below it are replaced.
+
+    Copies are added to `replaced` and `clones`.
+    """
     if module in replaced:
         return replaced[module]
     children: dict[str, nn.Module | None] = {

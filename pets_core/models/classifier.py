@@ -76,10 +76,10 @@ class Classifier(GroupedModel):
 
 
 class HeadModel(GroupedModel):
-    """Head of a classifier as a model of its own, which maps features (B, D) to logits.
+    """Head of a classifier, used as a model of features (B, D).
 
     Args:
-        head: The head; its parameters are shared.
+        head: Head to wrap, not copied: training it changes the classifier.
     """
 
     def __init__(self, head: nn.Sequential) -> None:

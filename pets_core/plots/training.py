@@ -93,11 +93,11 @@ def training_curves(steps: Sequence[Mapping[str, Any]], epochs: Sequence[EpochMe
 
 
 def ridge_curve(tried: Sequence[tuple[float, float]], chosen: float) -> bytes:
-    """Plot the loss of a linear probe over the strength of its L2 penalty.
+    """Plot the loss of a linear probe over its L2 penalty.
 
     Args:
-        tried: Strengths with their losses.
-        chosen: Strength of the probe.
+        tried: Penalties with their losses.
+        chosen: Penalty of the probe.
 
     Returns:
         A PNG of about 1000 x 450 pixels.
@@ -109,7 +109,7 @@ def ridge_curve(tried: Sequence[tuple[float, float]], chosen: float) -> bytes:
     axes.plot(chosen, dict(tried)[chosen], color=RED, marker="*", markersize=17, linestyle="",
               label=f"Chosen: {chosen:.2g}", zorder=5)  # fmt: skip
     axes.set_xscale("log")
-    axes.set(xlabel="Ridge strength of the linear probe", ylabel="Validation loss")
+    axes.set(xlabel="L2 penalty of the linear probe", ylabel="Loss on photos held out")
     axes.legend(loc="upper center", frameon=False)
     tidy(axes)
     return png(figure)

@@ -154,7 +154,7 @@ class RatingsTrainConfig(TrainConfig):
     recipe: Literal["fine_tune"] = "fine_tune"
     """Fixed: no layer is pretrained, so there is no probe."""
     head: Literal["auto"] = "auto"
-    """Fixed, as recipe."""
+    """Fixed: a model of ratings has no pretrained head."""
     freeze_epochs: Literal[0] = 0
     """Fixed: no layer is pretrained, so none is frozen."""
     freeze_to: Literal[-1] = -1
@@ -180,9 +180,9 @@ class RatingsTrainConfig(TrainConfig):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Ratings per optimizer step, over all processes."""
     weight_decay: Annotated[float, Field(ge=0, lt=10)] | None = None  # type: ignore[assignment]
-    """Decoupled weight decay of factors and hidden layers. Empty: the one of 0.01, 0.03, 0.1, 0.3,
-    1 and 3 with the lowest validation error, found by a search from 0.3 with one training for each
-    value tried; without validation ratings, 0.3."""
+    """Decoupled weight decay of factors and hidden layers. Empty: a search of 0.01, 0.03, 0.1, 0.3,
+    1 and 3, starting at 0.3, for the lowest validation error; each value costs a training. Without
+    validation ratings: 0.3."""
     keep: Literal["auto", "last", "best"] = "auto"  # type: ignore[assignment]
     """Weights of the model. last: those of the last epoch. best: those with the lowest validation
     loss. auto: best if there are validation ratings, otherwise last."""
@@ -216,10 +216,10 @@ class RatingsConfig(Settings):
     gate: GateConfig = GateConfig()
     launch: LaunchConfig = LaunchConfig()
 
-    def for_training(
+    def resolve_auto(
         self, *, has_validation: bool, weight_decay: float | None = None
     ) -> RatingsConfig:
-        """Return the settings of one training, without automatic values.
+        """Return a copy with the automatic values resolved for one training.
 
         Args:
             has_validation: Whether there are validation ratings.

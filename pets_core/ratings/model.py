@@ -29,10 +29,10 @@ _INIT_STD = 0.01
 
 
 class Recommender(GroupedModel):
-    """Base of models from pairs of user and item indices (B, 2) to logits (B,).
+    """Base class of models of ratings: maps user and item indices (B, 2) to logits (B,).
 
-    The logit is that of the mean rating, plus a bias of the user and one of the item, plus the
-    interaction that a subclass computes from the factors of both.
+    logit = global bias + user bias + item bias + `interaction(user factors, item factors)`. The
+    global bias starts at the logit of the mean rating and is trained.
 
     An embedding is a look-up of row i of a matrix, equal to the product of a one-hot vector with
     the matrix (docs/recommender.md). Index 0, an unknown user or item, has factors and a bias of 0,
@@ -95,10 +95,11 @@ class DotProduct(Recommender):
 
 
 class Neural(Recommender):
-    """Biases, the dot product, and the factors of both through a hidden layer.
+    """`DotProduct` plus a hidden layer over the factors of user and item.
 
-    Neural matrix factorisation (He et al., 2017, arXiv:1708.05031), with the same factors in both
-    parts. A hidden layer alone does not learn dot products (Rendle et al., 2020, arXiv:2005.09683).
+    Neural matrix factorisation (He et al., 2017, arXiv:1708.05031), but the dot product and the
+    layer share the factors, and the output layer starts at zero. A hidden layer alone does not
+    learn dot products (Rendle et al., 2020, arXiv:2005.09683).
     """
 
     def __init__(self, card: RecommenderCard) -> None:

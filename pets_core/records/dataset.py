@@ -173,7 +173,7 @@ class DatasetManifest(Record):
     """An immutable version of a data set, which is committed once its manifest file exists."""
 
     schema_version: int = 2
-    """Version 2 is the default, so that requests with a manifest of it stay the same."""
+    """The default 2 keeps the hash of requests with a manifest of version 2."""
     name: str
     fingerprint: str
     url: str

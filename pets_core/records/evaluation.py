@@ -196,7 +196,7 @@ class Baseline(Record):
 
     @property
     def warning(self) -> str:
-        """Sentence if the model is not better by more than the noise, otherwise empty."""
+        """Sentence if the model is not significantly better, otherwise empty."""
         if self.improvement.low > 0:
             return ""
         values = self.improvement.model_dump().values()
@@ -206,7 +206,7 @@ class Baseline(Record):
         baseline = f"the {self.name} ({self.metric.format()})"
         if self.improvement.high < 0:
             return f"The model is worse than {baseline}: {interval}."
-        return f"The model is not better than {baseline} by more than the noise: {interval}."
+        return f"The model is not significantly better than {baseline}: {interval}."
 
 
 class Verdict(Record):
@@ -316,7 +316,7 @@ class EvalReport(Record):
         comparison: Comparison with the champion; None: no other champion, or not comparable.
         comparison_error: Why the champion cannot be compared.
         champion_version: Name of the alias version of the champion.
-        baselines: Comparisons with the baselines, weakest first.
+        baselines: Comparisons with the nearest neighbours, then with the linear probe.
         unseen_labels: Labels of the model that no evaluated sample has, by index.
         verdict: Result of the gate.
         predictions_url: Predictions that are evaluated.

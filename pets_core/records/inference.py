@@ -41,7 +41,7 @@ class PredictResult(Record):
         champion_url: The champion's predictions of the evaluation split, if this stage made them.
         champion_error: Why the champion cannot predict the split.
         maps_url: Activation maps of the photos with the largest loss.
-        baselines: Predictions of baselines, weakest first.
+        baselines: Predictions of the nearest neighbours, then of the linear probe.
         photos_per_second: Throughput on the evaluation split.
     """
 

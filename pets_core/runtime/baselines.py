@@ -28,14 +28,14 @@ def predict_baselines(
     infos: dict[Split, PredictionsInfo],
     embeddings: dict[Split, NDArray[np.float32]] | None,
 ) -> tuple[BaselinePredictions, ...]:
-    """Predict splits by the linear probe and by the nearest training photos.
+    """Predict splits with the linear probe and the nearest training photos.
 
     Args:
         rank: The rank; all ranks call this.
-        probe: Model with the untrained body.
+        probe: Model with the pretrained body and the fitted head.
         infos: Metadata of the predictions by split: the evaluated one first, then validation.
-        embeddings: Features of the splits if the probe is the evaluated model, so that only the
-            neighbours are left to predict; empty on ranks other than 0. None: another model.
+        embeddings: Features of the splits if the evaluated model is the probe itself; then only the
+            neighbours are predicted. Empty on ranks other than 0. None: another model is evaluated.
 
     Returns:
         The files written, on rank 0; nothing on other ranks.
@@ -49,11 +49,11 @@ def predict_baselines(
         return ()
     target, device = get_target(probe.card.targets), rank.accelerator.device
     trained = torch.from_numpy(np.array(train.values)).to(device)
-    perfect = target.perfect_outputs(probe.card, trained_photos.targets)
+    encoded = target.encode_targets(probe.card, trained_photos.targets)
     urls: dict[str, list[str]] = {}
     for split, info in infos.items():
         queries = torch.from_numpy(np.array(features[split])).to(device)
-        outputs = {_NEIGHBOURS: predict_by_neighbours(queries, trained, perfect)}
+        outputs = {_NEIGHBOURS: predict_by_neighbours(queries, trained, encoded)}
         if embeddings is None:
             outputs[_PROBE] = _apply_head(probe, queries)
         for name, values in outputs.items():

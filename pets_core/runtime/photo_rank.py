@@ -32,7 +32,7 @@ from pets_core.targets.objective import Objective
 from pets_core.targets.registry import get_target
 from pets_core.training.features import FeatureKey, Features, checksum, open_features
 from pets_core.training.prepared import Loader
-from pets_core.training.probe import SolvedHead, solve_head
+from pets_core.training.probe import LinearProbe, fit_linear_probe
 from pets_core.training.sharding import is_sharding
 
 __all__ = ["PhotoRank"]
@@ -42,11 +42,14 @@ _MAX_FEATURES_GIB = 1.0
 
 
 class _NoProbeError(PetsError):
-    """The linear probe of this data set cannot be solved."""
+    """The linear probe of this data set cannot be fitted."""
 
 
 class PhotoRank(Rank[WorkRequest, TrainedModel]):
-    """A rank with decoded, augmented photos and a model of them."""
+    """Rank that trains or applies a model of photos.
+
+    Builds the model and its loaders, opens decoded photos, and computes and caches features.
+    """
 
     validation_setting = "source.valid_fraction"
 
@@ -176,7 +179,11 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         return target.objective(built.card, self.config.train, counts, self.accelerator.device)
 
     def finder_inputs(self, built: TrainedModel) -> tuple[GroupedModel, Loader]:
-        """Return the head and cached features if training starts with the head, else the model."""
+        """Return the head and cached features if training starts with the head.
+
+        The whole model is used otherwise, with Mixup or CutMix, with a sharded model, and if the
+        features are too large to cache.
+        """
         config, accelerator = self.config, self.accelerator
         trains_head = config.train.freeze_to == -1 and (
             config.train.num_frozen_epochs > 0 or config.train.starts_from_probe
@@ -203,7 +210,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         return HeadModel(built.model.head), loader
 
     def features(self, split: Split, built: TrainedModel) -> Features:
-        """Open the features of the plain photos of a split; the ranks of a machine share them."""
+        """Open the features of a split's photos without augmentation, shared by local ranks."""
         accelerator, crop = self.accelerator, built.card.center_crop()
         photos = self.photos(split, built.card)
         num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -238,8 +245,8 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             on_progress=self.report,
         )
 
-    def solve_probe(self, built: TrainedModel) -> SolvedHead | None:
-        """Solve the head on the features, if training starts from it or for comparison."""
+    def fit_probe(self, built: TrainedModel) -> LinearProbe | None:
+        """Fit the head on the features, if training starts from it or for comparison."""
         is_required = self.config.train.starts_from_probe
         has_baselines = self.request.is_evaluated and self.config.evaluate.baselines
         if not (is_required or has_baselines):
@@ -259,8 +266,8 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             )
             return None
 
-    def _solve(self, built: TrainedModel) -> SolvedHead:
-        """Solve the head on rank 0 and return it on all ranks.
+    def _solve(self, built: TrainedModel) -> LinearProbe:
+        """Fit the head on rank 0 and return it on all ranks.
 
         Raises:
             _NoProbeError: There are too many features, or they are equal for all photos; on all
@@ -269,22 +276,22 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         if not self._can_cache(built):
             raise _NoProbeError(
                 f"the features of the largest split take {self._num_bytes(built) / 2**30:.2g} GiB, "
-                f"more than {self._feature_gib:g} GiB: set launch.decode_cache_gib = auto (the "
-                f"limit is then {_MAX_FEATURES_GIB:g} GiB)"
+                f"more than {self._feature_gib:g} GiB: {self._feature_remedy}choose a backbone "
+                "with fewer features"
             )
         train = self.features("train", built)
         valid = self.features("valid", built) if self.has_validation else None
         # An error is sent to the other ranks, which would wait for the head.
-        solved: list[SolvedHead | str] = [""]
+        solved: list[LinearProbe | str] = [""]
         if self.accelerator.is_main_process:
             try:
-                solved = [solve_head(built.model.head, self.objective(built), train, valid)]
+                solved = [fit_linear_probe(built.model.head, self.objective(built), train, valid)]
             except PetsError as error:
                 solved = [str(error)]
         (result,) = broadcast_object_list(solved)
         if isinstance(result, str):
             raise _NoProbeError(result)
-        assert isinstance(result, SolvedHead)
+        assert isinstance(result, LinearProbe)
         return result
 
     def _can_cache(self, built: TrainedModel) -> bool:
@@ -294,6 +301,12 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         """Size of the features of the largest split."""
         rows = max(info.num_rows for info in self.manifest.splits.values())
         return 4 * rows * built.card.num_features
+
+    @property
+    def _feature_remedy(self) -> str:
+        if self._feature_gib == _MAX_FEATURES_GIB:
+            return ""
+        return f"raise launch.decode_cache_gib (up to {_MAX_FEATURES_GIB:g} GiB counts), or "
 
     @property
     def _feature_gib(self) -> float:

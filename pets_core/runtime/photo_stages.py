@@ -118,7 +118,7 @@ def _predict_baselines(
     split: Split,
     predicted: dict[Split, Outputs | None] | None,
 ) -> tuple[BaselinePredictions, ...]:
-    """Predict the evaluated split and the validation split by the baselines of the training.
+    """Predict the evaluated split and the validation split with the baselines of the training.
 
     Args:
         rank: The rank.
@@ -141,7 +141,7 @@ def _predict_baselines(
     splits: list[Split] = [split]
     if rank.has_validation and split != "valid":
         splits.append("valid")
-    # Features are of the plain photos.
+    # Features are those of the photos without augmentation.
     infos = {
         each: _info(rank, probe, each, 0.0).model_copy(update={"tta_views": 0}) for each in splits
     }

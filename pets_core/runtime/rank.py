@@ -31,7 +31,7 @@ from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
 from pets_core.training.prepared import Loader
-from pets_core.training.probe import SolvedHead
+from pets_core.training.probe import LinearProbe
 
 __all__ = ["BuiltModel", "Rank", "forward_warnings"]
 
@@ -185,11 +185,14 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         """Return the validation batches in stored order, or None if there are none."""
 
     def finder_inputs(self, built: ModelT) -> tuple[GroupedModel, Loader]:
-        """Return the model and the batches of the learning-rate range test."""
+        """Return the model to train in the LR range test, and its batches.
+
+        By default the whole model and the training batches.
+        """
         return built.model, self.train_loader(built)
 
-    def solve_probe(self, built: ModelT) -> SolvedHead | None:
-        """Solve the head on features of the untrained body; None if the settings need no probe."""
+    def fit_probe(self, built: ModelT) -> LinearProbe | None:
+        """Fit the head on features of the pretrained body; None if no probe is needed."""
         return None
 
     def save(self, url: str, built: ModelT, weights: dict[str, Tensor]) -> None:

@@ -33,7 +33,7 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
 
     def __init__(self, request: RatingsRequest, failures: Path | None = None) -> None:
         has_validation = "valid" in request.manifest.splits
-        config = request.config.for_training(has_validation=has_validation)
+        config = request.config.resolve_auto(has_validation=has_validation)
         super().__init__(request.model_copy(update={"config": config}), failures)
 
     @property

@@ -159,7 +159,7 @@ def load_run_settings(url: str) -> dict[str, Any]:
 def write_request(request: Request) -> str:
     """Write a stage's request to the run's folder, for another machine, and return its URL."""
     url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
-    # Workers with an earlier version do not know settings added and names changed since.
+    # Workers of earlier versions reject newer settings and field names.
     text = request.model_dump_json(
         exclude={"manifest": _RENAMED_FIELDS}, exclude_defaults=True, by_alias=True
     )
@@ -217,10 +217,10 @@ def _hash(request: Request) -> str:
 
 
 def _normalise(request: Request) -> Request:
-    """Return the request with the present form of settings of earlier versions.
+    """Map settings of earlier versions to today's defaults, so that their hashes stay equal.
 
-    They stored the former defaults of the epochs, which are empty now; that means the same unless
-    training starts from a probe. They had no baselines, which change no other result.
+    The former defaults of the epochs, 1 and 2, become empty, unless training starts from a probe.
+    Baselines, which change no other result, become true.
     """
     config = request.config
     if isinstance(config, RatingsConfig):

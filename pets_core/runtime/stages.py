@@ -22,7 +22,7 @@ from pets_core.training.history import History, steps_table
 from pets_core.training.loop import fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
 from pets_core.training.prepared import Loader
-from pets_core.training.probe import SolvedHead
+from pets_core.training.probe import LinearProbe
 from pets_core.training.schedule import fine_tune_phases
 from pets_core.training.sharding import full_tensor
 
@@ -127,8 +127,8 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
 
 def _start(
     rank: Rank[Any, Any], built: BuiltModel
-) -> tuple[SolvedHead | None, str | None, EpochMetrics | None]:
-    """Solve the linear probe, if the settings need one, and store it as a model.
+) -> tuple[LinearProbe | None, str | None, EpochMetrics | None]:
+    """Fit the linear probe, if the settings need one, and store it as a model.
 
     Returns:
         The probe, its URL, and its metrics if training starts from it.
@@ -139,7 +139,7 @@ def _start(
     if not config.train.starts_from_probe and _is_stored(url):
         # By an earlier attempt, and only needed for comparison.
         return None, url, None
-    probe = rank.solve_probe(built)
+    probe = rank.fit_probe(built)
     if probe is None:
         return None, None, None
     state = built.model.state_dict()

@@ -38,7 +38,7 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "Target",
-    "baseline_notes",
+    "baseline_warnings",
     "label_issues_section",
     "top_labels",
     "validation_notes",
@@ -242,8 +242,8 @@ class Target(ABC):
         """
         return self.objective(card, TrainConfig(), (), logits.device).activation(logits)
 
-    def perfect_outputs(self, card: ModelCard, targets: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the outputs of a model that makes no error; neighbours average them.
+    def encode_targets(self, card: ModelCard, targets: NDArray[Any]) -> NDArray[np.float32]:
+        """Return targets in the form of model outputs, which the nearest neighbours average.
 
         Args:
             card: Model card.
@@ -356,8 +356,8 @@ def validation_notes(info: PredictionsInfo, samples: str = "photos") -> list[str
     ]
 
 
-def baseline_notes(metric: Metric, baselines: Mapping[str, float]) -> list[str]:
-    """Return a warning for each baseline that a model does not beat.
+def baseline_warnings(metric: Metric, baselines: Mapping[str, float]) -> list[str]:
+    """Return a sentence for each baseline that is as good as the model or better.
 
     Args:
         metric: Primary metric of the model.

@@ -31,7 +31,7 @@ from pets_core.registry.aliases import (
 )
 from pets_core.registry.gate import evaluate_gate
 from pets_core.storage.layout import EVALUATION, GALLERY, REPORT, SETTINGS, TRAINING_PLOT
-from pets_core.targets.base import Evaluation, Evaluator, Target, baseline_notes
+from pets_core.targets.base import Evaluation, Evaluator, Target, baseline_warnings
 
 __all__ = ["EvaluationInputs", "write_evaluation"]
 
@@ -47,7 +47,7 @@ class EvaluationInputs:
         trained_on: Function of a model folder and predictions that returns which samples the model
             was trained on, bool (N,), or None if unknown.
         samples: Plural noun for the samples.
-        baselines: Functions that return the evaluators of baselines, by name, weakest first.
+        baselines: Functions that return the evaluators of baselines, by name.
     """
 
     target: Target
@@ -132,7 +132,7 @@ def _fields(evaluation: Evaluation, primary: Metric, problems: list[str]) -> dic
         problems: Notes of baselines that cannot be compared.
     """
     names = ("metrics", "details", "highlights", "sections", "num_label_issues")
-    notes = [*baseline_notes(primary, evaluation.baselines), *evaluation.notes, *problems]
+    notes = [*baseline_warnings(primary, evaluation.baselines), *evaluation.notes, *problems]
     return {name: getattr(evaluation, name) for name in names} | {"notes": notes}
 
 

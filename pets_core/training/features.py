@@ -35,7 +35,7 @@ class Features:
     """Features of the photos of a split, in the order of its rows.
 
     Attributes:
-        values: Pooled features of the plain photos, float32 (N, D), memory-mapped.
+        values: Pooled features of the photos without augmentation, float32 (N, D), memory-mapped.
         targets: Targets of the same view of the photos, (N,) or (N, k).
         ids: Photo ids, length N.
     """
@@ -123,7 +123,7 @@ def open_features(
     with explain_full_disk(str(folder), "cache_dir"):
         missing = gather_object([_is_missing(path, shape)])
         # All ranks take part if any machine lacks the file, so that they wait for each other. Local
-        # rank 0 decides for its machine: another run may complete the file between two looks.
+        # rank 0 decides for its machine: another run may complete the file between two checks.
         is_missing = missing[accelerator.process_index - accelerator.local_process_index]
         if any(missing):
             (token,) = broadcast_object_list([uuid4().hex])

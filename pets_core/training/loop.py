@@ -125,7 +125,7 @@ def fit(
 
 
 def _begin(state: TrainState, snapshot: Snapshot | None, start: EpochMetrics | None) -> None:
-    """Restore a checkpoint, or let the model before training count for the best weights."""
+    """Restore a checkpoint, or record the initial weights as the best so far."""
     if snapshot:
         state.restore(snapshot)
         _log_finished_epochs(state.accelerator, state.history)

@@ -141,11 +141,11 @@ def largest_micro_batch(
 
 @contextlib.contextmanager
 def _same_memory_as_training(model: nn.Module, *, compiles: bool) -> Iterator[None]:
-    """Context manager that sets batch norm to evaluation mode.
+    """Make a pass use the memory of a training step, without updating batch-norm statistics.
 
-    There batch norm needs nearly the same memory, accepts a single sample, keeps its statistics,
-    and does not communicate with other ranks. Norms that are trained, and those of a compiled
-    model, are not folded, because a folded one stores no input.
+    In evaluation mode batch norm needs nearly the same memory, accepts a single sample, keeps its
+    statistics, and does not communicate with other ranks. Norms that are trained, and those of a
+    compiled model, are not folded, because a folded one stores no input.
     """
     training = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for module in training:

@@ -1,4 +1,4 @@
-"""Linear probe: the head of a model solved on the features of its frozen body."""
+"""Linear probe: the head of a model fitted on the features of its frozen body."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pets_core.errors import PetsError
 from pets_core.targets.objective import Objective
 from pets_core.training.features import Features
 
-__all__ = ["SolvedHead", "solve_head"]
+__all__ = ["LinearProbe", "fit_linear_probe"]
 
 _RIDGES = tuple(10.0**exponent for exponent in np.arange(1.0, -4.5, -0.5).tolist())
 """Ridge strengths to try, strongest first."""
@@ -29,8 +29,8 @@ _BLOCK = 65_536
 
 
 @dataclass(frozen=True)
-class SolvedHead:
-    """A solved head.
+class LinearProbe:
+    """A fitted head.
 
     Attributes:
         state: State dict of the head, on the host.
@@ -62,16 +62,16 @@ class _Samples:
         return _Samples(self.inputs[rows], self.targets[rows])
 
 
-def solve_head(
+def fit_linear_probe(
     head: nn.Sequential, objective: Objective, train: Features, valid: Features | None
-) -> SolvedHead:
-    """Minimise the training loss of a new head exactly, with an L2 penalty.
+) -> LinearProbe:
+    """Fit a new head with L-BFGS and choose its L2 penalty.
 
     The objective is that of the kind of target: for classes this is multinomial logistic
     regression, for tags one logistic regression each, for numbers ridge regression. L-BFGS (Liu and
     Nocedal 1989) minimises mean loss + ridge / 2 * sum of squared weights, from the strongest ridge
     to the weakest; the one with the lowest validation loss is used. Without validation photos, it
-    is chosen on every fifth training photo, and the head is solved again on all.
+    is chosen on every fifth training photo, and the head is fitted again on all.
 
     Args:
         head: Layer normalisation, dropout and a linear layer, as created; not changed.
@@ -99,7 +99,7 @@ def solve_head(
             metric = objective.metric_value(_mean(objective.metric_sum, linear, evaluated))
             scores = _mean(objective.valid_loss_sum, linear, evaluated), metric
     state = {name: tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
-    return SolvedHead(state, len(train), ridge, tried, train_loss, *(scores or (None, None)))
+    return LinearProbe(state, len(train), ridge, tried, train_loss, *(scores or (None, None)))
 
 
 @torch.no_grad()
@@ -125,7 +125,7 @@ def _check_variation(inputs: Tensor) -> None:
     if torch.equal(inputs, inputs[:1].expand_as(inputs)) and len(inputs) > 1:
         raise PetsError(
             "the backbone returns the same features for all training photos, so no head can be "
-            "solved: check model.weights and the photos"
+            "fitted: check model.weights and the photos"
         )
 
 

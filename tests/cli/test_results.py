@@ -66,8 +66,8 @@ def test_output_compares_the_model_with_its_baselines(capsys):
     )
     (warning,) = [line for line in lines if "linear probe" in line and line.startswith("Warning")]
     assert warning == (
-        "Warning      The model is not better than the linear probe (2.5 kg) by more than the "
-        "noise: improvement +0.25, 95% interval -0.5 to +1 kg."
+        "Warning      The model is not significantly better than the linear probe (2.5 kg): "
+        "improvement +0.25, 95% interval -0.5 to +1 kg."
     )
 
 

@@ -68,7 +68,7 @@ def test_embed_flow_writes_embeddings_and_near_duplicates(
     run = str(Path(again.embeddings_url).parents[1])
     cli.main(["similar", str(photos / "pug/7.jpg"), "--embeddings", run, "--top", "2"])
     header, first, second, *_ = capsys.readouterr().out.splitlines()
-    assert header.split() == ["cosine", "class", "split", "id"]
+    assert header.split() == ["cosine", "target", "split", "id"]
     assert re.fullmatch(r"1\.000 +pug +(train|valid|test) +pug/7\.jpg", first)
     assert float(second.split()[0]) <= 1
 

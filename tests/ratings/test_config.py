@@ -73,11 +73,11 @@ def test_settings_invalid_for_ratings_are_rejected(settings, message):
 
 def test_automatic_settings_of_a_training_are_resolved():
     config = RatingsConfig.model_validate({"recommender": {"weight_decays": [0.1, 1]}})
-    train = config.for_training(has_validation=True, weight_decay=0.1).train
+    train = config.resolve_auto(has_validation=True, weight_decay=0.1).train
     assert (train.keep, train.weight_decay) == ("best", 0.1)
-    alone = config.for_training(has_validation=False)
+    alone = config.resolve_auto(has_validation=False)
     assert (alone.train.keep, alone.train.weight_decay) == ("last", 0.3)
     assert alone.recommender.weight_decays == ()
     chosen = {"train": {"keep": "last", "weight_decay": 0}}
-    train = RatingsConfig.model_validate(chosen).for_training(has_validation=True).train
+    train = RatingsConfig.model_validate(chosen).resolve_auto(has_validation=True).train
     assert (train.keep, train.weight_decay) == ("last", 0)

@@ -155,7 +155,7 @@ def test_retried_training_does_not_solve_the_probe_again(config_of, run, monkeyp
     config = config_of(epochs=0)
     manifest = ingest(config)
     first = run("train", config, manifest)
-    monkeypatch.setattr(photo_rank, "solve_head", None)
+    monkeypatch.setattr(photo_rank, "fit_linear_probe", None)
     assert run("train", config, manifest).probe_url == first.probe_url
 
 
@@ -252,7 +252,7 @@ def test_features_beyond_the_limit_of_the_cache(config_of, run, capsys):
     config = PipelineConfig.model_validate(values)
     manifest = ingest(config)
     with pytest.raises(
-        PetsError, match=r"train.recipe = probe, .* set launch.decode_cache_gib = auto"
+        PetsError, match=r"train.recipe = probe, .*: raise launch.decode_cache_gib \(up to 1 GiB"
     ):
         run("train", config, manifest, base_lr=None)
     values["train"] |= {"recipe": "fine_tune", "epochs": 0}
@@ -265,7 +265,7 @@ def test_constant_features_do_not_stop_fine_tuning(config_of, run, monkeypatch, 
     def fail(*_):
         raise PetsError("the backbone returns the same features for all training photos")
 
-    monkeypatch.setattr(photo_rank, "solve_head", fail)
+    monkeypatch.setattr(photo_rank, "fit_linear_probe", fail)
     config = config_of(epochs=0)
     manifest = ingest(config)
     assert run("train", config, manifest).probe_url is None

@@ -3,7 +3,7 @@
 import pytest
 
 from pets_core.records.evaluation import Metric
-from pets_core.targets.base import baseline_notes
+from pets_core.targets.base import baseline_warnings
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ from pets_core.targets.base import baseline_notes
     ],
 )
 def test_baselines_that_the_model_does_not_beat_are_reported(metric, baselines, notes):
-    assert baseline_notes(metric, baselines) == notes
+    assert baseline_warnings(metric, baselines) == notes

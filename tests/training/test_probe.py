@@ -11,7 +11,7 @@ from pets_core.targets.classes.objective import SingleLabel
 from pets_core.targets.regression.objective import Regression
 from pets_core.targets.tags.objective import MultiLabel
 from pets_core.training.features import Features
-from pets_core.training.probe import solve_head
+from pets_core.training.probe import fit_linear_probe
 
 D = 16
 
@@ -42,7 +42,7 @@ def classes() -> tuple[Features, Features]:
 
 def test_head_of_classes_is_logistic_regression(classes):
     train, valid = classes
-    solved = solve_head(new_head(3), SingleLabel(), train, valid)
+    solved = fit_linear_probe(new_head(3), SingleLabel(), train, valid)
     # scikit-learn's penalty is that of the summed loss.
     reference = LogisticRegression(C=1 / (solved.ridge * 120), tol=1e-8, max_iter=1000)
     reference.fit(normalised(train), train.targets)
@@ -58,7 +58,7 @@ def test_head_of_numbers_is_ridge_regression():
     targets = (normalised(features_of(values, values)) @ random.normal(size=(D, 2))).astype("f4")
     targets += random.normal(size=targets.shape).astype("f4")
     train, valid = (features_of(values[s], targets[s]) for s in (slice(100), slice(100, 150)))
-    solved = solve_head(new_head(2), Regression(), train, valid)
+    solved = fit_linear_probe(new_head(2), Regression(), train, valid)
     # The loss is averaged over the two numbers: half of scikit-learn's, as is the penalty.
     reference = Ridge(alpha=solved.ridge * 100).fit(normalised(train), train.targets)
     np.testing.assert_allclose(solved.state["2.weight"], reference.coef_, atol=2e-3)
@@ -71,7 +71,7 @@ def test_head_of_tags_is_one_logistic_regression_per_tag():
     values = random.normal(size=(200, D))
     tags = (values[:, :2] + random.normal(size=(200, 2)) > 0).astype("f4")
     train, valid = (features_of(values[s], tags[s]) for s in (slice(150), slice(150, 200)))
-    solved = solve_head(new_head(2), MultiLabel(), train, valid)
+    solved = fit_linear_probe(new_head(2), MultiLabel(), train, valid)
     for tag in range(2):
         reference = LogisticRegression(C=1 / (2 * solved.ridge * 150), tol=1e-8, max_iter=1000)
         reference.fit(normalised(train), train.targets[:, tag])
@@ -80,7 +80,7 @@ def test_head_of_tags_is_one_logistic_regression_per_tag():
 
 def test_ridge_with_the_lowest_validation_loss_is_used(classes):
     train, valid = classes
-    solved = solve_head(new_head(3), SingleLabel(), train, valid)
+    solved = fit_linear_probe(new_head(3), SingleLabel(), train, valid)
     losses = {}
     for ridge in (solved.ridge * 10**0.5, solved.ridge, solved.ridge / 10**0.5):
         model = LogisticRegression(C=1 / (ridge * 120), tol=1e-8, max_iter=1000)
@@ -96,7 +96,7 @@ def test_ridge_with_the_lowest_validation_loss_is_used(classes):
 
 def test_without_validation_photos_the_head_is_solved_on_all_training_photos(classes):
     train, _ = classes
-    solved = solve_head(new_head(3), SingleLabel(), train, None)
+    solved = fit_linear_probe(new_head(3), SingleLabel(), train, None)
     assert solved.valid_loss is None
     assert solved.valid_metric is None
     reference = LogisticRegression(C=1 / (solved.ridge * 120), tol=1e-8, max_iter=1000)
@@ -108,13 +108,13 @@ def test_solution_does_not_depend_on_the_seed(classes):
     heads = []
     for seed in range(2):
         torch.manual_seed(seed)
-        heads.append(solve_head(new_head(3), SingleLabel(), *classes).state["2.weight"])
+        heads.append(fit_linear_probe(new_head(3), SingleLabel(), *classes).state["2.weight"])
     assert torch.equal(*heads)
 
 
 def test_head_is_not_changed(classes):
     head = new_head(3)
-    solve_head(head, SingleLabel(), *classes)
+    fit_linear_probe(head, SingleLabel(), *classes)
     assert not head[-1].weight.any()
     assert head.training
 
@@ -123,11 +123,13 @@ def test_head_is_not_changed(classes):
 def test_few_photos_without_validation(num_rows):
     """A class with one photo, and more classes than photos."""
     values = np.random.default_rng(0).normal(size=(num_rows, D))
-    solved = solve_head(new_head(9), SingleLabel(), features_of(values, np.arange(num_rows)), None)
+    solved = fit_linear_probe(
+        new_head(9), SingleLabel(), features_of(values, np.arange(num_rows)), None
+    )
     assert all(tensor.isfinite().all() for tensor in solved.state.values())
 
 
 def test_equal_features_are_an_error():
     train = features_of(np.ones((20, D)), np.arange(20) % 3)
     with pytest.raises(PetsError, match="same features for all training photos"):
-        solve_head(new_head(3), SingleLabel(), train, None)
+        fit_linear_probe(new_head(3), SingleLabel(), train, None)

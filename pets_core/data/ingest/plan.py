@@ -29,7 +29,7 @@ from pets_core.data.ingest.label_schema import Contract, load_contract, reconcil
 from pets_core.data.ingest.quarantine import NO_NUMBERS, check_quarantine
 from pets_core.data.ingest.selection import quarantine_row, select_files
 from pets_core.data.ingest.splits import assign_splits, split_rows, straddling_groups
-from pets_core.data.ingest.stored import existing_shards, is_unchanged, stored_records
+from pets_core.data.ingest.stored import find_existing_shards, is_unchanged, load_stored_records
 from pets_core.data.sources.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.sources.files import FileEntry
 from pets_core.data.sources.fixes import apply_fixes, read_fixes
@@ -310,7 +310,7 @@ def _write_plan(
     parent = newest_version(root)
     contract = _schema_contract(contract, parent, config, leaves, quarantined)
     keys = _keys(leaves, contract, config)
-    written = stored_records(root, keys)
+    written = load_stored_records(root, keys)
     shards = tuple(
         ShardPlan(
             index=index, split=leaf.split, prefix=leaf.prefix, key=key, done=key in written,
@@ -318,7 +318,7 @@ def _write_plan(
         )
         for index, (leaf, key) in enumerate(zip(leaves, keys, strict=True))
     )  # fmt: skip
-    existing = {} if all(shard.done for shard in shards) else existing_shards(parent)
+    existing = {} if all(shard.done for shard in shards) else find_existing_shards(parent)
     rows = sorted(row.model_dump_json() for row in quarantined)
     key = sha256(json.dumps([keys, rows, parent and parent.fingerprint]).encode()).hexdigest()[:20]
     url = storage.join(root, PLANS, key)
@@ -354,7 +354,7 @@ def _schema_contract(
     leaves: Sequence[_Leaf],
     quarantined: Sequence[QuarantinedFile],
 ) -> Contract:
-    """Return the contract, with the parent's schema version if the plan yields the parent again."""
+    """Return the contract; with the parent's schema version if the plan equals the parent."""
     # To drop duplicates, a commit writes shards, which have the current schema.
     if parent is None or parent.schema_version == SCHEMA_VERSION or config.duplicates == "drop":
         return contract

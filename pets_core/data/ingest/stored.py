@@ -20,10 +20,16 @@ from pets_core.records.dataset import (
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.layout import PHOTOS, SHARDS
 
-__all__ = ["existing_shards", "fingerprint", "is_unchanged", "row_order", "stored_records"]
+__all__ = [
+    "find_existing_shards",
+    "fingerprint",
+    "is_unchanged",
+    "load_stored_records",
+    "row_order",
+]
 
 
-def stored_records(root: str, keys: Collection[str]) -> dict[str, ShardRecord]:
+def load_stored_records(root: str, keys: Collection[str]) -> dict[str, ShardRecord]:
     """Return the journal's records, by key, of the shards that are in the store."""
     shards = storage.list_folder(storage.join(root, SHARDS))
     records = load_records(root, sorted(journal_keys(root).intersection(keys)))
@@ -34,7 +40,7 @@ def stored_records(root: str, keys: Collection[str]) -> dict[str, ShardRecord]:
     }
 
 
-def existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str], str]:
+def find_existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str], str]:
     """Return the existing shard of each photo of `parent`, by path and version tag."""
     if parent is None:
         return {}
@@ -50,7 +56,7 @@ def is_unchanged(
     planned: Sequence[tuple[Split, str]],
     quarantined: Sequence[QuarantinedFile],
 ) -> bool:
-    """Return whether a plan without dropped duplicates yields its parent again.
+    """Return whether a plan equals its parent version; the plan drops no duplicates.
 
     Args:
         parent: The newest version.
@@ -58,7 +64,7 @@ def is_unchanged(
         planned: Split and key of each planned shard.
         quarantined: Files that the plan quarantines.
     """
-    records = stored_records(parent.url.rsplit("/", 1)[0], [key for _, key in planned])
+    records = load_stored_records(parent.url.rsplit("/", 1)[0], [key for _, key in planned])
     if any(key not in records for _, key in planned):
         return False
     hashes: dict[Split, list[str]] = {}

@@ -59,7 +59,10 @@ _SIDE = 160
 
 
 class ClassesEvaluator(Evaluator):
-    """Evaluates predicted classes: error rate, confusion, calibration and label errors."""
+    """Evaluates predicted classes: error rate, confusion, calibration and label errors.
+
+    Label errors and temperature scaling need `validation`. For the arguments see `Evaluator`.
+    """
 
     predictions: ClassPredictions
     validation: ClassPredictions | None
