@@ -34,9 +34,9 @@ from pets_core.models.classifier import Classifier
 from pets_core.runtime.launcher import worker_environment
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.checkpoint import Checkpoints
-from pets_core.training.groups import build_optimizer
 from pets_core.training.history import History
 from pets_core.training.loop import fit
+from pets_core.training.optimizer import build_optimizer
 from pets_core.training.schedule import Phase
 from pets_core.training.state import TrainState
 

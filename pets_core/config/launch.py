@@ -71,10 +71,11 @@ def check_sharding(launch: LaunchConfig, train: TrainConfig) -> None:
         "train.batch_norm = train": train.batch_norm == "train",
         "train.mixed_precision = fp16": train.mixed_precision == "fp16",
         "train.compile = true": train.compile,
+        f"train.optimizer = {train.optimizer}": train.optimizer != "adamw",
     }
     if launch.shard_model and any(conflicts.values()):
         names = ", ".join(setting for setting, is_set in conflicts.items() if is_set)
         raise ValueError(
             f"launch.shard_model cannot be combined with {names}. Train a sharded model without "
-            "EMA and torch.compile, in fp32 or bf16, with batch norm frozen or sync"
+            "EMA and torch.compile, with adamw, in fp32 or bf16, with batch norm frozen or sync"
         )

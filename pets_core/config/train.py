@@ -99,6 +99,9 @@ class TrainConfig(Settings):
     (fastai: 2)."""
     lr_mult: Annotated[float, Field(ge=1)] = 100.0
     """Ratio of the head's learning rate to that of the first layer group, if lr_max is empty."""
+    optimizer: str = "adamw"
+    """Optimizer. adamw, or any other name of timm.optim, such as sgd, lamb, lion or nadamw, with
+    timm's settings. The learning rate that suits it may differ: use the LR finder."""
     freeze_to: int = -1
     """First layer group that is trained in the frozen epochs. Negative: counted from the end; -1 is
     only the head."""

@@ -42,6 +42,8 @@ _RESUME_IGNORED_FIELDS = {
     "number_loss", "recipe", "tf32",
 }  # fmt: skip
 """Fields of `train` that may differ when a training resumes, or are added separately."""
+_LATER_SETTINGS = {"train.optimizer": "adamw"}
+"""Settings that checkpoints of earlier versions do not name, with the value that these had."""
 
 
 class BuiltModel(Protocol):
@@ -139,6 +141,7 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         key["train.epochs"] = config.num_unfrozen_epochs
         if config.starts_from_probe:
             key["train.head"] = "probe"
+        key = {k: v for k, v in key.items() if k not in _LATER_SETTINGS or v != _LATER_SETTINGS[k]}
         return Checkpoints(
             storage.join(self.request.run_url, CHECKPOINTS),
             key | {"base_lr": self.request.base_lr},

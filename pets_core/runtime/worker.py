@@ -41,6 +41,7 @@ from pets_core.runtime.signals import die_with_parent, hard_exit
 from pets_core.runtime.stage_table import STAGES
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interrupted
+from pets_core.training.optimizer import check_optimizer
 
 __all__ = ["main", "run", "work"]
 
@@ -63,6 +64,7 @@ def check(request: WorkRequest) -> CheckResult:
         model = create_body(settings.backbone, settings.weights, settings.image_size)
         num_features(model, settings.image_size)
         _check_groups(train.freeze_to, len(body_groups(model)) + 1)
+        check_optimizer(train.optimizer, device)
     return CheckResult(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=device.type,

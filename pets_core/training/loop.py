@@ -19,10 +19,11 @@ from pets_core.progress import OnProgress, ignore_progress
 from pets_core.records.training import EpochMetrics
 from pets_core.targets.objective import Objective
 from pets_core.training.checkpoint import Checkpoints, Snapshot
-from pets_core.training.groups import set_rates, set_train_mode
+from pets_core.training.groups import set_train_mode
 from pets_core.training.history import History
 from pets_core.training.interruption import StopSignal
 from pets_core.training.memory import explain_out_of_memory, num_micro_batches
+from pets_core.training.optimizer import set_rates, skips_overflow
 from pets_core.training.prepared import LoadedBatch, Loader, PreparedModel, prepare, release
 from pets_core.training.progress import TrainProgress
 from pets_core.training.saving import CheckpointSaver, check_same_checkpoint
@@ -233,11 +234,13 @@ def _train_step(prepared: PreparedModel, batch: LoadedBatch) -> StepResult:
             accelerator.backward(loss_sum * mean)
         losses.append(loss_sum.detach())
     grad_norm = _clip(prepared)
-    if accelerator.scaler is None:
+    # The MPS kernel ignores found_inf (FusedAdamWKernelImpl.mm).
+    on_device = skips_overflow(prepared.optimizer.optimizer) and accelerator.device.type != "mps"
+    if on_device and accelerator.scaler is None:
         # As a gradient scaler does: if 1, the fused optimizer skips the step without a host sync.
         prepared.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
-    # The MPS kernel ignores it (FusedAdamWKernelImpl.mm), so the host checks the norm.
-    if accelerator.device.type != "mps" or grad_norm.isfinite():
+    # A scaler skips the step of an optimizer that is not fused itself.
+    if on_device or accelerator.scaler or grad_norm.isfinite():
         prepared.optimizer.step()
     prepared.optimizer.zero_grad()
     return StepResult(torch.stack(losses).sum(), grad_norm)

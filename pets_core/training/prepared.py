@@ -16,8 +16,9 @@ from pets_core.config.train import TrainConfig
 from pets_core.models.grouped import GroupedModel
 from pets_core.targets.objective import Objective
 from pets_core.training.batch_norm import check_batch_norm
-from pets_core.training.groups import build_optimizer, freeze_to, set_train_mode
+from pets_core.training.groups import freeze_to, set_train_mode
 from pets_core.training.memory import largest_micro_batch
+from pets_core.training.optimizer import build_optimizer
 from pets_core.training.schedule import group_rates
 
 __all__ = ["LoadedBatch", "Loader", "PreparedModel", "prepare", "release"]
@@ -104,7 +105,7 @@ def prepare(
     """
     freeze_to(model, first_group)
     rates = group_rates(lr_max, len(model.layer_groups()))
-    optimizer = build_optimizer(model, rates, config.weight_decay)
+    optimizer = build_optimizer(model, rates, config.weight_decay, config.optimizer)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     if isinstance(wrapped, DistributedDataParallel):
         # DDP broadcasts buffers before each forward pass. Only batch norm in training mode changes

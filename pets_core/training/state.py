@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from pets_core.training.checkpoint import Snapshot, TrainingPosition
 from pets_core.training.history import History
 from pets_core.training.host_copy import copy_to_host
+from pets_core.training.optimizer import (
+    group_state,
+    parameter_state,
+    restore_group_state,
+    with_numbers,
+)
 from pets_core.training.sharding import shard_like
 
 __all__ = ["TrainState"]
@@ -54,8 +60,9 @@ class TrainState:
         on_device |= {
             f"optimizer.{name}.{key}": value
             for name, parameter in self.model.named_parameters()
-            for key, value in optimizer.state.get(parameter, {}).items()
+            for key, value in parameter_state(optimizer, parameter).items()
         }
+        on_device |= {f"group.{name}": value for name, value in group_state(optimizer).items()}
         if self.ema:
             on_device |= {f"ema.{name}": v for name, v in self.ema.module.state_dict().items()}
         copied = copy_to_host(on_device, needs_copy=self.accelerator.is_main_process)
@@ -93,13 +100,15 @@ class TrainState:
         history.best.epochs_without_improvement = position.epochs_without_improvement
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
-        """Restore the moments of a new optimizer, in the memory layout of their parameters."""
+        """Restore the state of a new optimizer, in the memory layout of the parameters."""
         for name, parameter in self.model.named_parameters():
             saved = _strip_prefix(f"optimizer.{name}.", snapshot.tensors)
             if saved:
                 optimizer.state[parameter] = {
-                    key: _like(value, parameter) for key, value in saved.items()
+                    key: _like(value, parameter) if isinstance(value, Tensor) else value
+                    for key, value in with_numbers(saved).items()
                 }
+        restore_group_state(optimizer, _strip_prefix("group.", snapshot.tensors))
 
 
 def _with_integers(scaler: Mapping[str, float]) -> dict[str, float]:
@@ -121,4 +130,5 @@ def _strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(shard_like(value, parameter))
+    empty = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    return empty.copy_(shard_like(value, parameter))

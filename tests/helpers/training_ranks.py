@@ -24,10 +24,10 @@ from pets_core.runtime import supervisor
 from pets_core.runtime.fork_server import serve
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.accelerator import create_accelerator
-from pets_core.training.groups import build_optimizer
 from pets_core.training.history import History
 from pets_core.training.loop import fit, train_step
 from pets_core.training.memory import largest_micro_batch
+from pets_core.training.optimizer import build_optimizer
 from pets_core.training.prepared import PreparedModel, prepare
 from pets_core.training.schedule import Phase
 from pets_core.training.sharding import full_tensor

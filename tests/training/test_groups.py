@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from pets_core.models.grouped import GroupedModel
-from pets_core.training.groups import build_optimizer, freeze_to, set_rates, set_train_mode
+from pets_core.training.groups import freeze_to, set_train_mode
+from pets_core.training.optimizer import build_optimizer, set_rates
 
 
 def trainable(model) -> list[list[bool]]:

@@ -25,6 +25,7 @@ VARIANTS = [
     {},
     pytest.param({"ema_decay": 0.9, "max_grad_norm": 0.1}, marks=pytest.mark.slow),
     pytest.param({"early_stopping_epochs": 1}, marks=pytest.mark.slow),
+    pytest.param({"optimizer": "adan"}, marks=pytest.mark.slow),
 ]
 
 
