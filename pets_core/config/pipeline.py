@@ -48,6 +48,7 @@ class PipelineConfig(Settings):
         conflicts = {
             "source.label_fixes": self.source.label_fixes is not None and not spec.is_label,
             "train.class_weights": train.class_weights != "none" and not spec.is_label,
+            "train.sampling = balanced": train.sampling != "uniform" and not spec.is_label,
             f"train.label_smoothing = {train.label_smoothing:g}": (
                 train.label_smoothing > 0 and spec.is_numbers
             ),

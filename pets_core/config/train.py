@@ -33,6 +33,10 @@ class TransformConfig(Settings):
     """Maximum change of brightness and contrast, share."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.75
     """Probability of each of rotation, zoom, warp and lighting."""
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """Augmentation policy in place of rotation, zoom, warp and lighting. trivial: TrivialAugment,
+    one colour or geometric operation of any strength per photo (Müller and Hutter 2021). rand:
+    RandAugment, two operations of moderate strength (Cubuk and others 2019)."""
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Below 1: random resized crops with at least this share of the photo's area (before the zoom)
     and an aspect ratio from 3/4 to 4/3 (Szegedy and others 2015)."""
@@ -122,6 +126,9 @@ class TrainConfig(Settings):
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: the fewer photos a class has, the larger its weight in the loss. none: all classes
     have the same weight."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """Photos of an epoch. uniform: each once. balanced: as many, drawn with replacement so that all
+    classes are equally frequent."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Above 0: the model is an exponential moving average of the weights with this decay per step;
     the decay is smaller in the first steps."""

@@ -13,6 +13,7 @@ import safetensors.torch
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.layers.drop import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -77,26 +78,33 @@ def check_backbone(backbone: str) -> None:
         )
 
 
-def create_body(backbone: str, weights: str, image_size: int) -> nn.Module:
+def create_body(
+    backbone: str, weights: str, image_size: int, *, drop_path: float = 0.0
+) -> nn.Module:
     """Build a headless backbone: (B, 3, S, S) to pooled features (B, D).
 
     Args:
         backbone: timm name, or resnet34/resnet50 for torchvision's weights.
         weights: auto, hub, none, or a file's path or URL (see `ModelConfig.weights`).
         image_size: S, pixels; some transformers are built for a fixed size.
+        drop_path: Probability of drop path in the last block.
 
     Raises:
-        PetsError: The name is unknown, or the weights cannot be loaded or do not fit.
+        PetsError: The name is unknown, the weights cannot be loaded or do not fit, or the backbone
+            has no drop path.
     """
     check_backbone(backbone)
     name = timm_name(backbone)
     if weights == "auto":
         weights = _packaged_weights(name) or "hub"
+    arguments = _size_arguments(name, image_size)
+    if drop_path:
+        arguments["drop_path_rate"] = drop_path
     try:
-        body = timm.create_model(
-            name, pretrained=weights == "hub", num_classes=0, **_size_arguments(name, image_size)
-        )
+        body = timm.create_model(name, pretrained=weights == "hub", num_classes=0, **arguments)
     except Exception as error:
+        if "drop_path_rate" in str(error):
+            raise _no_drop_path(backbone, drop_path) from error
         if weights != "hub":
             raise
         raise PetsError(
@@ -104,9 +112,17 @@ def create_body(backbone: str, weights: str, image_size: int) -> nn.Module:
             f"({type(error).__name__}: {str(error).splitlines()[0]}). Without internet access, "
             f"set model.weights to a file's path or URL{_remedy(name)}."
         ) from error
+    if drop_path and not any(isinstance(module, DropPath) for module in body.modules()):
+        raise _no_drop_path(backbone, drop_path)
     if weights not in ("hub", "none"):
         load_weights(body, read_weights(weights), weights)
     return body
+
+
+def _no_drop_path(backbone: str, drop_path: float) -> PetsError:
+    return PetsError(
+        f"model.drop_path = {drop_path:g}: {backbone} has no drop path; set 0, or use model.dropout"
+    )
 
 
 def num_features(body: nn.Module, image_size: int) -> int:

@@ -49,7 +49,9 @@ def create_model(
         PetsError: The backbone, its weights or the image size are not valid.
     """
     settings = config.model
-    body = create_body(settings.backbone, settings.weights, settings.image_size)
+    body = create_body(
+        settings.backbone, settings.weights, settings.image_size, drop_path=settings.drop_path
+    )
     prepared: Preprocessing = preprocessing(body)
     features = num_features(body, settings.image_size)
     card = ModelCard(

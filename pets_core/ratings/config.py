@@ -195,6 +195,7 @@ class RatingsTrainConfig(TrainConfig):
         is_set = {
             f"label_smoothing = {self.label_smoothing:g}": self.label_smoothing > 0,
             f"class_weights = {self.class_weights}": self.class_weights != "none",
+            f"sampling = {self.sampling}": self.sampling != "uniform",
         }
         if any(is_set.values()):
             names = ", ".join(setting for setting, found in is_set.items() if found)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pets_core.data.loading.loader import global_batches
+from pets_core.data.loading.batches import BatchPlan, PlannedLoader
 from pets_core.data.loading.transforms import to_device
 from pets_core.ratings.dataset import Ratings
 
@@ -56,8 +56,8 @@ class RatingsBatch:
     global_size: int
 
 
-class RatingsLoader:
-    """Batches of one split for one rank. Each rating is in one batch of one rank per epoch.
+class RatingsLoader(PlannedLoader):
+    """Batches of one split for one rank; each rating is in one batch per epoch, on one rank.
 
     Args:
         ratings: Ratings of the split.
@@ -83,27 +83,14 @@ class RatingsLoader:
         # Interleaved, so that a row is contiguous in memory.
         self._pairs = np.stack([ratings.users, ratings.items], 1)
         self._ratings = ratings.ratings
-        self._batch_size, self._seed, self._device = batch_size, seed, device
-        self._rank, self._world_size, self._on_batch = rank, world_size, on_batch
-
-    @property
-    def num_batches(self) -> int:
-        """Batches per epoch, the same on all ranks."""
-        return -(-self.num_rows // self._batch_size)
-
-    @property
-    def num_rows(self) -> int:
-        """Number of ratings in the split, over all ranks."""
-        return len(self._ratings)
+        self._device, self._on_batch = device, on_batch
+        self.plan = BatchPlan(len(self._ratings), batch_size, seed, rank, world_size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[RatingsBatch]:
         """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
-        batches = global_batches(self.num_rows, self._batch_size, seed=self._seed, epoch=epoch)
-        for batch in batches[first:]:
-            start = len(batch) * self._rank // self._world_size
-            end = len(batch) * (self._rank + 1) // self._world_size
+        for share in self.plan.shares(epoch)[first:]:
             self._on_batch()
-            yield self._batch(batch[start:end], len(batch))
+            yield self._batch(share.rows, share.global_size)
 
     def _batch(self, rows: npt.NDArray[np.int64], global_size: int) -> RatingsBatch:
         pairs = self._pairs[rows]

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
 from timm.layers.norm_act import convert_sync_batchnorm
 
 from pets_core.config.pipeline import PipelineConfig
@@ -141,6 +143,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             device=self.accelerator.device,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            weights=self._row_weights(photos.targets),
             on_device=config.launch.photos_on_gpu == "auto"
             and fits_on_gpu(photos, self.accelerator.device),
             mixing=config.transform,
@@ -148,6 +151,13 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             targets=card.targets,
             on_batch=self.watchdog.beat,
         )
+
+    def _row_weights(self, targets: NDArray[Any]) -> NDArray[np.float64] | None:
+        """Return the weights that make all classes equally frequent, if the settings ask for it."""
+        if self.config.train.sampling == "uniform":
+            return None
+        weights: NDArray[np.float64] = 1 / np.bincount(targets)[targets]
+        return weights
 
     def valid_loader(self, built: TrainedModel) -> PhotoLoader | None:
         """Return the center-cropped validation batches, or None if there are none."""
@@ -206,6 +216,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             device=accelerator.device,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            weights=self._row_weights(features.targets.numpy(force=True)),
         )
         return HeadModel(built.model.head), loader
 

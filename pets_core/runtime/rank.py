@@ -42,7 +42,12 @@ _RESUME_IGNORED_FIELDS = {
     "number_loss", "recipe", "tf32",
 }  # fmt: skip
 """Fields of `train` that may differ when a training resumes, or are added separately."""
-_LATER_SETTINGS = {"train.optimizer": "adamw"}
+_LATER_SETTINGS: dict[str, Any] = {
+    "model.drop_path": 0.0,
+    "train.optimizer": "adamw",
+    "train.sampling": "uniform",
+    "transform.policy": "none",
+}
 """Settings that checkpoints of earlier versions do not name, with the value that these had."""
 
 

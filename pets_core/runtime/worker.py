@@ -61,7 +61,9 @@ def check(request: WorkRequest) -> CheckResult:
     if request.model_url:
         model = load_model(request.model_url).model
     else:
-        model = create_body(settings.backbone, settings.weights, settings.image_size)
+        model = create_body(
+            settings.backbone, settings.weights, settings.image_size, drop_path=settings.drop_path
+        )
         num_features(model, settings.image_size)
         _check_groups(train.freeze_to, len(body_groups(model)) + 1)
         check_optimizer(train.optimizer, device)

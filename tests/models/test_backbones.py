@@ -14,6 +14,7 @@ from pets_core.models.backbones import (
     preprocessing,
     timm_name,
 )
+from pets_core.training.groups import set_train_mode
 
 SIZE = 64
 SMALL = "test_efficientnet"
@@ -163,3 +164,21 @@ def test_checkpoint_that_is_not_a_state_dict_is_an_error(tmp_path, content) -> N
     torch.save(content, path)
     with pytest.raises(PetsError, match=r"not a tensor|not a state dict"):
         create_body(SMALL, str(path), SIZE)
+
+
+def test_drop_path_skips_blocks_only_while_the_body_is_trained():
+    body = create_body("tf_efficientnet_lite0", "none", SIZE, drop_path=0.9)
+    plain = create_body("tf_efficientnet_lite0", "none", SIZE)
+    plain.load_state_dict(body.state_dict())
+    inputs = torch.randn(4, 3, SIZE, SIZE)
+    with torch.no_grad():
+        assert torch.equal(body.eval()(inputs), plain.eval()(inputs))
+        # Batch norm stays in evaluation mode.
+        set_train_mode(body, "frozen")
+        assert not torch.equal(body(inputs), body(inputs))
+
+
+@pytest.mark.parametrize("name", ["vgg11", "densenet121"])
+def test_backbone_without_drop_path_is_refused(name):
+    with pytest.raises(PetsError, match=rf"model.drop_path = 0.1: {name} has no drop path"):
+        create_body(name, "none", SIZE, drop_path=0.1)

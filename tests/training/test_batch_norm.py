@@ -9,7 +9,7 @@ from torch import nn
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
-from pets_core.data.loading.loader import global_batches
+from pets_core.data.loading.batches import global_batches
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel
 from pets_core.training.batch_norm import check_batch_norm, smallest_micro_batch

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pets_core.config.train import TransformConfig
 from pets_core.data.ingest.images import is_plain_jpeg
+from pets_core.data.loading.batches import BatchPlan, PlannedLoader, Share
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.mixing import mix
@@ -33,7 +34,6 @@ __all__ = [
     "FeatureLoader",
     "PhotoLoader",
     "fits_on_gpu",
-    "global_batches",
     "transform_coordinates",
     "view_targets",
 ]
@@ -69,45 +69,6 @@ class _TransformArgs(TypedDict):
     global_size: int
 
 
-@dataclass(frozen=True)
-class _Share:
-    """One rank's share of a global batch, before it is read.
-
-    Attributes:
-        rows: Row indices in the split.
-        positions: Positions in the global batch of `global_size`.
-        seed: Seed of the batch's augmentation.
-    """
-
-    rows: npt.NDArray[np.int64]
-    positions: slice
-    global_size: int
-    seed: int
-
-
-def global_batches(
-    num_rows: int, batch_size: int, *, seed: int | None, epoch: int
-) -> list[npt.NDArray[np.int64]]:
-    """Partition the rows of a split into the batches of an epoch.
-
-    Batch sizes differ by at most one row and do not exceed `batch_size`, so there is no small last
-    batch.
-
-    Args:
-        num_rows: Number of rows of the split.
-        batch_size: Maximum rows per batch, over all ranks.
-        seed: Seed of the shuffle; None keeps the order.
-        epoch: Epoch; each is shuffled differently.
-
-    Returns:
-        The rows of each batch, in order.
-    """
-    order = np.arange(num_rows)
-    if seed is not None:
-        np.random.default_rng((seed, epoch)).shuffle(order)
-    return np.array_split(order, -(-num_rows // batch_size))
-
-
 def host_buffer(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Return uninitialised uint8 host memory, pinned for copies to a CUDA device.
 
@@ -130,10 +91,8 @@ def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
     return photos.pixels.nbytes <= free * _GPU_SHARE
 
 
-class PhotoLoader:
-    """Batches of one split for one rank; each row is in one batch per epoch, on one rank.
-
-    The next batch is read while the current one is processed.
+class PhotoLoader(PlannedLoader):
+    """Batches of one split for one rank; the next batch is read while the current one is processed.
 
     Args:
         photos: Photos of the split.
@@ -143,6 +102,7 @@ class PhotoLoader:
         device: Device of the batches.
         rank: Rank of this process.
         world_size: Number of ranks.
+        weights: As in `BatchPlan`.
         on_device: Keep all photos on the device.
         mixing: Mixup and CutMix settings; photos are mixed if an alpha is above 0.
         num_classes: Number of classes; required for mixing.
@@ -160,6 +120,7 @@ class PhotoLoader:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        weights: npt.NDArray[np.float64] | None = None,
         on_device: bool = False,
         mixing: TransformConfig | None = None,
         num_classes: int = 0,
@@ -168,9 +129,8 @@ class PhotoLoader:
     ) -> None:
         if len(photos) == 0:
             raise ValueError("the split is empty")
-        self._photos, self._transform = photos, transform
-        self._batch_size, self._seed, self._device = batch_size, seed, device
-        self._rank, self._world_size = rank, world_size
+        self._photos, self._transform, self._device = photos, transform, device
+        self.plan = BatchPlan(len(photos), batch_size, seed, rank, world_size, weights)
         self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
@@ -179,24 +139,12 @@ class PhotoLoader:
         # Not owned by the generator `epoch`, which would wait for the thread when collected early.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
-    @property
-    def num_batches(self) -> int:
-        """Number of batches per epoch, the same on every rank."""
-        return -(-len(self._photos) // self._batch_size)
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows of the split, over all ranks."""
-        return len(self._photos)
-
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of each batch of an epoch, starting at batch `first`.
 
         A share may be empty.
         """
-        shares = _shares(
-            len(self._photos), self._batch_size, self._seed, epoch, self._rank, self._world_size
-        )[first:]
+        shares = self.plan.shares(epoch)[first:]
         if not shares:
             return
         reading = self._reader.submit(self._read, shares[0])
@@ -207,7 +155,7 @@ class PhotoLoader:
             self._on_batch()
             yield self._batch(share, pixels, targets)
 
-    def _read(self, share: _Share) -> tuple[Tensor, Tensor]:
+    def _read(self, share: Share) -> tuple[Tensor, Tensor]:
         """Start copying photos and targets to the device; runs in the reader thread."""
         rows = torch.from_numpy(share.rows)
         targets = torch.from_numpy(self._photos.targets[share.rows])
@@ -242,7 +190,7 @@ class PhotoLoader:
         together = torch.cat([squares, self._read_pixels(rows[others])])
         return together[to_device(positions.argsort(), self._device)]
 
-    def _batch(self, share: _Share, pixels: Tensor, targets: Tensor) -> Batch:
+    def _batch(self, share: Share, pixels: Tensor, targets: Tensor) -> Batch:
         args: _TransformArgs = {
             "seed": share.seed, "rows": share.positions, "global_size": share.global_size
         }  # fmt: skip
@@ -284,7 +232,7 @@ def _to_view(targets: Tensor, maps: Tensor, geometry: str) -> Tensor:
     return transform_coordinates(targets, inverse, geometry).clamp(*COORDINATE_RANGE)
 
 
-class FeatureLoader:
+class FeatureLoader(PlannedLoader):
     """Batches of the cached features of one split for one rank, as `PhotoLoader` has of photos.
 
     Args:
@@ -296,6 +244,7 @@ class FeatureLoader:
         device: Device of the batches.
         rank: Rank of this process.
         world_size: Number of ranks.
+        weights: As in `BatchPlan`.
     """
 
     def __init__(
@@ -309,27 +258,15 @@ class FeatureLoader:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self._features, self._targets, self._ids = features, targets, ids
-        self._batch_size, self._seed, self._device = batch_size, seed, device
-        self._rank, self._world_size = rank, world_size
-
-    @property
-    def num_batches(self) -> int:
-        """Number of batches per epoch, the same on every rank."""
-        return -(-len(self._ids) // self._batch_size)
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows of the split, over all ranks."""
-        return len(self._ids)
+        self._device = device
+        self.plan = BatchPlan(len(ids), batch_size, seed, rank, world_size, weights)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
-        shares = _shares(
-            len(self._ids), self._batch_size, self._seed, epoch, self._rank, self._world_size
-        )
-        for share in shares[first:]:
+        for share in self.plan.shares(epoch)[first:]:
             yield Batch(
                 to_device(torch.from_numpy(self._features[share.rows]), self._device),
                 to_device(self._targets[torch.from_numpy(share.rows)], self._device),
@@ -339,22 +276,6 @@ class FeatureLoader:
             )
 
 
-def _shares(
-    num_rows: int, batch_size: int, seed: int | None, epoch: int, rank: int, world_size: int
-) -> list[_Share]:
-    """Return a rank's share of each batch of an epoch."""
-    shares: list[_Share] = []
-    for number, rows in enumerate(global_batches(num_rows, batch_size, seed=seed, epoch=epoch)):
-        first, last = (len(rows) * each // world_size for each in (rank, rank + 1))
-        batch_seed = _batch_seed(seed or 0, epoch, number)
-        shares.append(_Share(rows[first:last], slice(first, last), len(rows), batch_seed))
-    return shares
-
-
 def transform_coordinates(coordinates: Tensor, maps: Tensor, geometry: str) -> Tensor:
     """Transform points or boxes, (B, D), by maps (B, 3, 3)."""
     return (transform_box if geometry == "box" else transform_points)(coordinates, maps)
-
-
-def _batch_seed(seed: int, epoch: int, index: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)

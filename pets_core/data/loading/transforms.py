@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pets_core.config.train import TransformConfig
+from pets_core.data.loading.policies import ColourOperation, apply_colours, draw_policy
 
 __all__ = [
     "COORDINATE_RANGE",
@@ -78,13 +79,16 @@ class Augment:
     """Random flip, rotation, zoom, warp and crop in one interpolation; lighting; erasing.
 
     A single interpolation of a larger picture keeps it sharp (fastai's "presizing", Howard and
-    Gugger 2020, chapter 5). Pixels outside the photo are filled by reflection.
+    Gugger 2020, chapter 5). Pixels outside the photo are filled by reflection. A policy replaces
+    rotation, zoom, warp and lighting.
     """
 
     def __init__(
         self, size: int, mean: Sequence[float], std: Sequence[float], config: TransformConfig
     ) -> None:
-        self._size, self._config = size, config
+        self._size = size
+        has_policy = config.policy != "none"
+        self._config = config.model_copy(update={"probability": 0.0}) if has_policy else config
         self._scale, self._shift = _normalisation(mean, std)
         self._empty = CenterCrop(size, mean, std)
 
@@ -94,13 +98,16 @@ class Augment:
             # A rank's share may be empty, which grid_sample rejects.
             return self._empty(photos)
         config, device = self._config, photos.device
-        maps, generator = self._draw(photos.shape[1], seed, global_size)
+        maps, colours, generator = self._draw(photos.shape[1], seed, global_size)
         maps = maps[rows]
         contrast, brightness = (v[rows] for v in _draw_lighting(global_size, config, generator))
         # Lighting and normalisation are linear: one multiplication and one addition.
         scale = to_device((contrast * self._scale)[:, :, None, None], device)
         shift = to_device((contrast * self._shift + brightness)[:, :, None, None], device)
-        pixels = photos.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        photos = photos.permute(0, 3, 1, 2)
+        if colours:
+            photos = apply_colours(photos, colours[rows])
+        pixels = photos.to(torch.float32, memory_format=torch.contiguous_format)
         grid = sampling_grid(to_device(maps, device), self._size)
         if device.type == "mps":
             inputs = F.grid_sample(pixels, reflect_grid(grid, pixels.shape[2]), align_corners=False)
@@ -116,10 +123,16 @@ class Augment:
         """Return the maps that the call with the same seed uses."""
         return self._draw(side, seed, global_size)[0][rows]
 
-    def _draw(self, side: int, seed: int, global_size: int) -> tuple[Tensor, torch.Generator]:
-        """Return the maps of a global batch, and the generator for the next random numbers."""
-        generator = torch.Generator().manual_seed(seed)
-        return draw_maps(global_size, self._size / side, self._config, generator), generator
+    def _draw(
+        self, side: int, seed: int, global_size: int
+    ) -> tuple[Tensor, list[list[ColourOperation]], torch.Generator]:
+        """Return maps and colour operations of a global batch, and the generator after them."""
+        config, generator = self._config, torch.Generator().manual_seed(seed)
+        maps = draw_maps(global_size, self._size / side, config, generator)
+        if config.policy == "none":
+            return maps, [], generator
+        drawn = draw_policy(global_size, config.policy, generator)
+        return maps @ drawn.maps, drawn.colours, generator
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pets_core.config.train import TransformConfig
+from pets_core.data.loading.batches import global_batches
 from pets_core.data.loading.decoded import DecodedPhotos
-from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu, global_batches
+from pets_core.data.loading.loader import FeatureLoader, PhotoLoader, fits_on_gpu
 from pets_core.data.loading.transforms import Augment
 
 rows = st.integers(1, 200)
@@ -51,6 +52,40 @@ def test_batches_contain_every_row_once(num_rows, batch_size, seed, epoch):
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
     assert len(batches) == -(-num_rows // batch_size)
+
+
+def test_weighted_rows_are_drawn_by_frequency():
+    """A row of weight 3 occurs three times as often as one of weight 1, a row of weight 0 never."""
+    weights = np.repeat([0.0, 1.0, 3.0], 100)
+    drawn = np.concatenate(
+        [
+            np.concatenate(global_batches(300, 32, seed=1, epoch=e, weights=weights))
+            for e in range(9)
+        ]
+    )
+    counts = np.bincount(drawn // 100, minlength=3)
+    assert counts.sum() == 9 * 300
+    assert counts[0] == 0
+    assert counts[2] / counts[1] == pytest.approx(3, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["photos", "features"])
+def test_ranks_share_weighted_batches(kind):
+    weights = np.linspace(0, 1, 50)
+
+    def rows(rank, world_size):
+        settings = {"batch_size": 8, "seed": 3, "device": torch.device("cpu"), "weights": weights,
+                    "rank": rank, "world_size": world_size}  # fmt: skip
+        if kind == "photos":
+            made = PhotoLoader(numbered(50), Recorder(), **settings)
+        else:
+            ids = [str(n) for n in range(50)]
+            made = FeatureLoader(np.zeros((50, 2), np.float32), torch.arange(50), ids, **settings)
+        return [batch.rows.tolist() for batch in made.epoch(1)]
+
+    together = [first + second for first, second in zip(rows(0, 2), rows(1, 2), strict=True)]
+    assert together == rows(0, 1)
+    assert together[0] != sorted(together[0])
 
 
 @given(rows, batch_sizes, seeds, epochs, st.integers(1, 9))

@@ -1,0 +1,122 @@
+"""Which rows of a split form the batches of an epoch, on each rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BatchPlan", "PlannedLoader", "Share", "global_batches"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's share of a global batch, before it is read.
+
+    Attributes:
+        rows: Row indices in the split.
+        positions: Positions in the global batch of `global_size`.
+        seed: Seed of the batch's augmentation.
+    """
+
+    rows: npt.NDArray[np.int64]
+    positions: slice
+    global_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which rows of a split form each batch, and which of them are this rank's.
+
+    Attributes:
+        num_rows: Number of rows of the split, over all ranks.
+        batch_size: Maximum rows per batch, over all ranks.
+        seed: Seed of shuffle and augmentation; None keeps the order.
+        rank: Rank of this process.
+        world_size: Number of ranks.
+        weights: Relative frequency of each row, if rows are drawn with replacement.
+    """
+
+    num_rows: int
+    batch_size: int
+    seed: int | None
+    rank: int = 0
+    world_size: int = 1
+    weights: npt.NDArray[np.float64] | None = None
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches per epoch, the same on every rank."""
+        return -(-self.num_rows // self.batch_size)
+
+    def shares(self, epoch: int) -> list[Share]:
+        """Return this rank's share of each batch of an epoch."""
+        shares: list[Share] = []
+        batches = global_batches(
+            self.num_rows, self.batch_size, seed=self.seed, epoch=epoch, weights=self.weights
+        )
+        for number, rows in enumerate(batches):
+            first = len(rows) * self.rank // self.world_size
+            last = len(rows) * (self.rank + 1) // self.world_size
+            seed = _batch_seed(self.seed or 0, epoch, number)
+            shares.append(Share(rows[first:last], slice(first, last), len(rows), seed))
+        return shares
+
+
+class PlannedLoader:
+    """Base class of loaders with a plan.
+
+    Attributes:
+        plan: Rows of the batches.
+    """
+
+    plan: BatchPlan
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches per epoch, the same on every rank."""
+        return self.plan.num_batches
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the split, over all ranks."""
+        return self.plan.num_rows
+
+
+def global_batches(
+    num_rows: int,
+    batch_size: int,
+    *,
+    seed: int | None,
+    epoch: int,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> list[npt.NDArray[np.int64]]:
+    """Partition the rows of a split into the batches of an epoch.
+
+    Batch sizes differ by at most one row and do not exceed `batch_size`, so there is no small last
+    batch.
+
+    Args:
+        num_rows: Number of rows of the split.
+        batch_size: Maximum rows per batch, over all ranks.
+        seed: Seed of the shuffle; None keeps the order.
+        epoch: Epoch; each is shuffled differently.
+        weights: Relative frequency of each row; rows are then drawn with replacement. None: each
+            row once.
+
+    Returns:
+        The rows of each batch, in order.
+    """
+    order = np.arange(num_rows)
+    if weights is not None:
+        random = np.random.default_rng((seed or 0, epoch))
+        order = random.choice(num_rows, num_rows, p=weights / weights.sum())
+    elif seed is not None:
+        np.random.default_rng((seed, epoch)).shuffle(order)
+    return np.array_split(order, -(-num_rows // batch_size))
+
+
+def _batch_seed(seed: int, epoch: int, index: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
