@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from pets_core import storage
+from pets_core.config.automatic import resolve_automatic
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.progress import Progress
@@ -150,8 +151,7 @@ def train_model(
         base_lr: Peak learning rate of the head; None if `train.recipe` is probe.
         is_evaluated: Whether the run evaluates the model, and so needs its baselines.
     """
-    if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
-        get_run_logger().warning(warning)
+    _log_recipe(config, run.manifest)
     request = WorkRequest(
         stage="train",
         config=config,
@@ -161,6 +161,22 @@ def train_model(
         is_evaluated=is_evaluated,
     )
     return run_or_delegate(request, TrainResult)
+
+
+def _log_recipe(config: PipelineConfig, manifest: DatasetManifest) -> None:
+    """Log the automatic values of the recipe, and warn if it takes too few steps."""
+    recipe, num_rows = (
+        resolve_automatic(config, manifest).train,
+        manifest.splits["train"].num_rows,
+    )
+    chosen = [
+        f"train.{name} = {value}" for name, value in recipe if value != getattr(config.train, name)
+    ]
+    logger = get_run_logger()
+    if chosen:
+        logger.info("Chosen for %d training photos: %s", num_rows, ", ".join(chosen))
+    if warning := few_steps_warning(recipe, num_rows):
+        logger.warning(warning)
 
 
 @task(name="predict", **RESUMABLE_TASK)

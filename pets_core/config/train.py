@@ -67,9 +67,8 @@ class LRFindConfig(Settings):
     is also used if training does not start with the head, with Mixup or CutMix, with a sharded
     model, and if the features take more than 1 GiB."""
     suggestion: Literal["auto", "minimum", "steepest", "valley", "slide"] = "auto"
-    """Suggestion that training uses if train.base_lr is empty. auto: steepest, but valley for
-    numbers and coordinates, because their loss falls late and little, and noise before that is
-    steeper."""
+    """Suggestion that training uses if train.base_lr is empty. auto: steepest, but minimum
+    for numbers and coordinates, whose loss falls late and little, so that noise is steeper."""
 
     @model_validator(mode="after")
     def _check_range(self) -> LRFindConfig:
@@ -87,30 +86,35 @@ class TrainConfig(Settings):
     head: Literal["auto", "new", "probe"] = "auto"
     """Head at the start of training. new: weights of zero. probe: a linear probe,
     fitted by L-BFGS on features of the pretrained backbone (LP-FT, Kumar and others 2022). auto:
-    probe if that is the recipe, otherwise new."""
+    probe if that is the recipe, or with fewer than 1,000 training photos if freeze_epochs is empty;
+    otherwise new."""
     freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs that train only the head, with a frozen backbone. Empty: 1, or 0 if the head is a
     probe."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
-    """Epochs after unfreezing. Empty: 2, or 0 if the recipe is probe."""
+    """Epochs after unfreezing. Empty: 2; for numbers and coordinates as many as 2,000 photos take,
+    at least 2; 0 if the recipe is probe."""
     base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
     """Peak learning rate of the head in the frozen epochs. Empty: the LR finder's suggestion."""
     lr_max: RateSlice | None = None
     """Peak learning rates after unfreezing, such as "slice(1e-6, 1e-4)". Empty: slice(top /
     lr_mult, top), where top is base_lr / unfrozen_lr_div."""
-    unfrozen_lr_div: Annotated[float, Field(ge=1)] = 5.0
-    """Divisor of base_lr for the head's peak learning rate after unfreezing, if lr_max is empty
-    (fastai: 2)."""
-    lr_mult: Annotated[float, Field(ge=1)] = 100.0
-    """Ratio of the head's learning rate to that of the first layer group, if lr_max is empty."""
+    unfrozen_lr_div: Annotated[float, Field(ge=1)] | None = None
+    """Divisor of base_lr for the head's peak learning rate after unfreezing, if lr_max is empty.
+    Empty: 5; 25 from a probe, which larger rates make worse; 2 (as fastai) for numbers and
+    coordinates."""
+    lr_mult: Annotated[float, Field(ge=1)] | None = None
+    """Ratio of the head's learning rate to that of the first layer group, if lr_max is empty.
+    Empty: 100, but 10 for numbers and coordinates, for which the backbone must change more."""
     optimizer: str = "adamw"
     """Optimizer. adamw, or any other name of timm.optim, such as sgd, lamb, lion or nadamw, with
     timm's settings. The learning rate that suits it may differ: use the LR finder."""
     freeze_to: int = -1
     """First layer group that is trained in the frozen epochs. Negative: counted from the end; -1 is
     only the head."""
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    """Photos per optimizer step, over all processes."""
+    batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Photos per optimizer step, over all processes. 0: 64, or about a tenth of a smaller data set,
+    at least 8."""
     micro_batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Maximum photos per forward pass of a process; gradients are accumulated up to batch_size. 0:
     as many as fit, found by halving when GPU memory runs out."""

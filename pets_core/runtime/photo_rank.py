@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from timm.layers.norm_act import convert_sync_batchnorm
 
+from pets_core.config.automatic import resolve_automatic
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
 from pets_core.data.loading.loader import (
@@ -56,6 +57,10 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     validation_setting = "source.valid_fraction"
 
     def __init__(self, request: WorkRequest, failures: Path | None = None) -> None:
+        if request.manifest:
+            request = request.model_copy(
+                update={"config": resolve_automatic(request.config, request.manifest)}
+            )
         super().__init__(request, failures)
         self._photos: dict[tuple[Split, int], DecodedPhotos] = {}
 

@@ -202,7 +202,7 @@ class Target(ABC):
 
     name: ClassVar[str]
     spec: ClassVar[TargetSpec]
-    suggestion: ClassVar[Literal["steepest", "valley"]] = "steepest"
+    suggestion: ClassVar[Literal["steepest", "minimum"]] = "steepest"
     has_maps: ClassVar[bool] = False
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = False

@@ -136,7 +136,8 @@ def check_devices(
         )
     if not trains:
         return
-    if train.batch_size < num_ranks:
+    # 0: chosen when the number of training photos is known.
+    if 0 < train.batch_size < num_ranks:
         raise PetsError(
             f"train.batch_size = {train.batch_size} is less than the {num_ranks} processes that "
             "share a batch: raise it, or lower launch.num_processes"

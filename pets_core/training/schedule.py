@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pets_core.config.automatic import automatic_batch_size
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 
 __all__ = ["OneCycle", "Phase", "cosine", "few_steps_warning", "fine_tune_phases", "group_rates"]
 
-_FEW_STEPS, _STEPS_PER_EPOCH, _MIN_BATCH, _SAMPLES = 30, 10, 8, 2000
+_FEW_STEPS = 30
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -96,7 +97,13 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
     `slice(top / lr_mult, top)` with top = `base_lr / unfrozen_lr_div`. fastai divides by 2 and
     warms up over nearly all steps of the frozen phase; the defaults here gave better results
     (docs/recipe.md).
+
+    Args:
+        config: Settings without automatic values.
+        base_lr: Peak learning rate of the head.
     """
+    assert config.unfrozen_lr_div is not None, "automatic values are resolved"
+    assert config.lr_mult is not None, "automatic values are resolved"
     top = base_lr / config.unfrozen_lr_div
     unfrozen = config.lr_max or RateSlice(top, top / config.lr_mult)
     phases = [
@@ -116,16 +123,18 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
 def few_steps_warning(config: TrainConfig, num_rows: int) -> str:
     """Return a warning if the recipe takes too few optimizer steps to train a model, else "".
 
-    It names a batch size with 10 steps per epoch, and epochs with 2,000 samples in all
-    (docs/targets.md).
+    Args:
+        config: Settings without automatic values.
+        num_rows: Number of training samples.
     """
     num_steps = config.num_epochs * -(-num_rows // config.batch_size)
-    if config.recipe == "probe" or num_steps >= _FEW_STEPS:
+    # A probe is trained before any step.
+    if config.starts_from_probe or num_steps >= _FEW_STEPS:
         return ""
-    batch_size = min(max(num_rows // _STEPS_PER_EPOCH, _MIN_BATCH), config.batch_size)
-    epochs = max(-(-_SAMPLES // num_rows), config.num_unfrozen_epochs)
+    batch_size = min(automatic_batch_size(num_rows), config.batch_size)
+    epochs = max(-(-_FEW_STEPS // -(-num_rows // batch_size)), config.num_unfrozen_epochs)
     return (
         f"Training takes only {num_steps} optimizer steps. With {num_rows} training samples, set "
-        f"train.batch_size = {batch_size} (now {config.batch_size}) and train.epochs = {epochs} "
-        f"(now {config.num_unfrozen_epochs})."
+        f"train.batch_size = {batch_size} (now {config.batch_size}) and train.epochs = {epochs} or "
+        f"more (now {config.num_unfrozen_epochs})."
     )

@@ -56,6 +56,8 @@ def publish_training(result: TrainResult) -> None:
         for epoch in result.epochs
     ]
     rate = "" if result.base_lr is None else f"Base learning rate {result.base_lr:.2e}, "
+    if result.batch_size:
+        rate += f"batches of {result.batch_size}, "
     metric = f"valid {result.epochs[0].metric.name}"
     header = ["epoch", "phase", "train loss", "valid loss", metric, "seconds", "samples/s"]
     text = (

@@ -120,7 +120,7 @@ def test_unknown_keys_are_rejected_at_every_level():
 
 
 def test_all_errors_are_reported_at_once():
-    found = errors({"train": {"epochs": -1, "batch_size": 0}, "ingest": {"shard_mib": 0}})
+    found = errors({"train": {"epochs": -1, "batch_size": -1}, "ingest": {"shard_mib": 0}})
     assert len(found) == 3
 
 

@@ -144,7 +144,7 @@ def test_pipeline_for_coordinates(config_of, tmp_path, read_artifacts, targets):
     artifacts = read_artifacts(state.state_details.flow_run_id)
     assert set(artifacts) == SHARED | {"numbers", "residuals", "worst-errors", "label-issues"}
     assert f"valid {report.primary.name}" in artifacts["training-curves"]
-    assert "**valley** (used)" in artifacts["lr-finder"], "the steepest point is noise here"
+    assert "**minimum** (used)" in artifacts["lr-finder"], "the steepest point is noise here"
     assert artifacts["worst-errors"].count("data:image/jpeg") == 16
     assert all(len(str(data)) < 300_000 for data in artifacts.values())
     predictions = predictions_of(report)

@@ -154,15 +154,18 @@ def test_a_sharded_model_needs_a_micro_batch_size_on_gpus(machine):
 
 
 @pytest.mark.parametrize(
-    ("device", "num_gpus", "warns"), [(CUDA, 8, True), (CUDA, 2, False), (CPU, 8, False)]
+    ("device", "num_gpus", "num_rows", "warns"),
+    [(CUDA, 8, 3000, True), (CUDA, 8, 600, False), (CUDA, 2, 3000, False), (CPU, 8, 3000, False)],
 )
-def test_small_batch_per_gpu_is_a_warning(device, num_gpus, warns):
+def test_small_batch_per_gpu_is_a_warning(device, num_gpus, num_rows, warns):
+    """But not with few photos, which need small batches."""
     warnings = []
     rank = SimpleNamespace(
         accelerator=SimpleNamespace(device=device, num_processes=num_gpus),
-        request=SimpleNamespace(config=PipelineConfig()), warn=warnings.append,
+        request=SimpleNamespace(config=PipelineConfig(train={"batch_size": 64})),
+        warn=warnings.append,
     )  # fmt: skip
-    _warn_of_small_batches(rank)
+    _warn_of_small_batches(rank, num_rows)
     expected = "train.batch_size = 64 gives each GPU 8 samples per step, .* set 256 or more"
     assert len(warnings) == warns
     assert all(re.search(expected, message) for message in warnings)

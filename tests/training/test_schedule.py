@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pets_core.config.automatic import resolve_recipe
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
+from pets_core.records.target_spec import BUILT_IN_SPECS
 from pets_core.training.schedule import (
     OneCycle,
     cosine,
@@ -55,13 +57,18 @@ def test_group_rates_of_each_form_of_slice() -> None:
     assert group_rates(RateSlice.parse("slice(1e-6, 1e-4)"), 1) == [1e-4]
 
 
+def recipe(**settings) -> TrainConfig:
+    """Return settings with the automatic values of a large data set."""
+    return resolve_recipe(TrainConfig.model_validate(settings), BUILT_IN_SPECS["class"], 10_000)
+
+
 def test_fine_tune_lowers_the_rate_and_spreads_it() -> None:
-    _, unfrozen = fine_tune_phases(TrainConfig(), base_lr=2e-3)
+    _, unfrozen = fine_tune_phases(recipe(), base_lr=2e-3)
     assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == pytest.approx((4e-6, 4e-4))
 
 
 def test_fine_tune_with_fastais_defaults() -> None:
-    config = TrainConfig(epochs=4, unfrozen_lr_div=2)
+    config = recipe(epochs=4, unfrozen_lr_div=2)
     frozen, unfrozen = fine_tune_phases(config, base_lr=2e-3)
     assert (frozen.name, frozen.epochs, frozen.freeze_to) == ("frozen", 1, -1)
     assert frozen.lr_max == RateSlice(2e-3)
@@ -70,14 +77,14 @@ def test_fine_tune_with_fastais_defaults() -> None:
 
 
 def test_fine_tune_with_the_lessons_rates() -> None:
-    config = TrainConfig(freeze_epochs=1, epochs=12, lr_max="slice(1e-6, 1e-4)")
+    config = recipe(freeze_epochs=1, epochs=12, lr_max="slice(1e-6, 1e-4)")
     _, unfrozen = fine_tune_phases(config, base_lr=3e-3)
     assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == (1e-6, 1e-4)
 
 
 def test_phase_without_epochs_is_omitted() -> None:
-    assert [p.name for p in fine_tune_phases(TrainConfig(epochs=0), 1e-3)] == ["frozen"]
-    assert [p.name for p in fine_tune_phases(TrainConfig(freeze_epochs=0), 1e-3)] == ["unfrozen"]
+    assert [p.name for p in fine_tune_phases(recipe(epochs=0), 1e-3)] == ["frozen"]
+    assert [p.name for p in fine_tune_phases(recipe(freeze_epochs=0), 1e-3)] == ["unfrozen"]
 
 
 @pytest.mark.parametrize(("num_rows", "warns"), [(576, True), (577, False)])
@@ -87,11 +94,21 @@ def test_few_optimizer_steps_are_a_warning(num_rows, warns):
     assert not warns or "only 27 optimizer steps" in warning
 
 
-@pytest.mark.parametrize(("num_rows", "batch_size", "epochs"), [(3, 8, 667), (176, 17, 12)])
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size", "epochs"), [(3, 8, 30), (176, 16, 3), (400, 32, 3), (900, 64, 2)]
+)
 def test_warning_names_a_recipe_with_enough_steps(num_rows, batch_size, epochs):
-    warning = few_steps_warning(TrainConfig(), num_rows)
+    warning = few_steps_warning(TrainConfig(epochs=1, batch_size=128), num_rows)
     assert (
-        f"train.batch_size = {batch_size} (now 64) and train.epochs = {epochs} (now 2)" in warning
+        f"train.batch_size = {batch_size} (now 128) and train.epochs = {epochs} or more (now 1)"
+        in warning
     )
-    assert few_steps_warning(TrainConfig(batch_size=batch_size, epochs=epochs), num_rows) == ""
-    assert few_steps_warning(TrainConfig(recipe="probe"), num_rows) == ""
+    enough = TrainConfig(freeze_epochs=0, epochs=epochs, batch_size=batch_size)
+    assert few_steps_warning(enough, num_rows) == ""
+    assert few_steps_warning(TrainConfig(recipe="probe", batch_size=8), num_rows) == ""
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 60, 176, 400, 999, 1000])
+def test_automatic_recipe_takes_enough_steps(num_rows):
+    for spec in BUILT_IN_SPECS.values():
+        assert few_steps_warning(resolve_recipe(TrainConfig(), spec, num_rows), num_rows) == ""

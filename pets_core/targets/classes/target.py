@@ -59,10 +59,7 @@ _SIDE = 160
 
 
 class ClassesEvaluator(Evaluator):
-    """Evaluates predicted classes: error rate, confusion, calibration and label errors.
-
-    Label errors and temperature scaling need `validation`. For the arguments see `Evaluator`.
-    """
+    """Evaluates predicted classes; label errors and temperature scaling need `validation`."""
 
     predictions: ClassPredictions
     validation: ClassPredictions | None

@@ -259,7 +259,7 @@ class Numbers(Target):
 
     name = "numbers"
     spec = BUILT_IN_SPECS["numbers"]
-    suggestion = "valley"
+    suggestion = "minimum"
     metric = "RMSE"
     evaluator: ClassVar[type[Evaluator]] = NumbersEvaluator
     output_column = "predicted"

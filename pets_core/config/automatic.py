@@ -1,0 +1,60 @@
+"""Automatic values of the training recipe, by number of samples and kind of target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.train import TrainConfig
+from pets_core.records.dataset import DatasetManifest
+from pets_core.records.target_spec import TargetSpec, target_spec
+
+__all__ = ["automatic_batch_size", "resolve_automatic", "resolve_recipe"]
+
+_SMALL = 1000
+"""Training photos below which training starts from a linear probe."""
+_SAMPLES = 2000
+"""Training photos seen after unfreezing, at least."""
+_BATCH_SIZE, _MIN_BATCH_SIZE = 64, 8
+_STEPS_PER_EPOCH = 10
+
+
+def automatic_batch_size(num_rows: int) -> int:
+    """Return the largest power of two from 8 to 64 with ten steps per epoch."""
+    most = max(num_rows // _STEPS_PER_EPOCH, _MIN_BATCH_SIZE)
+    return min(1 << (most.bit_length() - 1), _BATCH_SIZE)
+
+
+def resolve_automatic(config: PipelineConfig, manifest: DatasetManifest) -> PipelineConfig:
+    """Return the settings with a value for each automatic one of `train`."""
+    spec, num_rows = target_spec(manifest.targets), manifest.splits["train"].num_rows
+    return config.model_copy(update={"train": resolve_recipe(config.train, spec, num_rows)})
+
+
+def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> TrainConfig:
+    """Return the settings with a value for each automatic one (docs/recipe.md).
+
+    Args:
+        train: Settings.
+        spec: Kind of target.
+        num_rows: Number of training photos.
+    """
+    update: dict[str, Any] = {}
+    is_default_start = train.freeze_epochs is None and train.freeze_to == -1
+    if train.head == "auto":
+        is_probe = train.recipe == "probe" or (num_rows < _SMALL and is_default_start)
+        update["head"] = "probe" if is_probe else "new"
+    if not train.batch_size:
+        update["batch_size"] = automatic_batch_size(num_rows)
+    if train.lr_mult is None:
+        update["lr_mult"] = 10.0 if spec.is_numbers else 100.0
+    resolved = train.model_copy(update=update)
+    if train.unfrozen_lr_div is None:
+        update["unfrozen_lr_div"] = 25.0 if resolved.starts_from_probe else 5.0
+        if spec.is_numbers:
+            update["unfrozen_lr_div"] = 2.0
+    num_epochs = resolved.num_unfrozen_epochs
+    if spec.is_numbers and train.epochs is None and train.recipe == "fine_tune":
+        num_epochs = max(num_epochs, -(-_SAMPLES // num_rows))
+    update |= {"freeze_epochs": resolved.num_frozen_epochs, "epochs": num_epochs}
+    return train.model_copy(update=update)
