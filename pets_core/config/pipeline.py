@@ -58,6 +58,9 @@ class PipelineConfig(Settings):
             f"transform.cutmix_alpha = {transform.cutmix_alpha:g}": (
                 transform.cutmix_alpha > 0 and spec.is_numbers
             ),
+            f"transform.resize = {transform.resize}": (
+                transform.resize != "squish" and spec.geometry is not None
+            ),
             f"source.tag_separator = {self.source.tag_separator!r}": (
                 self.source.tag_separator is not None and not spec.is_labels
             ),

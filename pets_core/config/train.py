@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pets_core.config.base import Settings
 from pets_core.config.rates import RateSlice
+from pets_core.records.base import Resize
 
 __all__ = [
     "LRFindConfig",
@@ -20,6 +21,9 @@ __all__ = [
 class TransformConfig(Settings):
     """Augmentation of training photos, combined into one interpolation per batch."""
 
+    resize: Resize = "squish"
+    """How a photo becomes a square, for training and prediction. squish: stretched. crop: its
+    largest centred square. pad: the whole photo, with grey borders."""
     flip: bool = True
     """Mirror photos left-right with probability 0.5."""
     max_rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0

@@ -78,7 +78,8 @@ def _read_photo(photo: str, card: ModelCard) -> NDArray[np.uint8]:
     """Read a photo, uint8 (1, R, R, 3)."""
     try:
         refuse_raw(photo)
-        return np.stack([decode(storage.read_bytes(storage.absolute(photo)), card.resize_to)])
+        data = storage.read_bytes(storage.absolute(photo))
+        return np.stack([decode(data, card.resize_to, card.resize)])
     except UnreadablePhotoError as error:
         raise PetsError(f"{photo}: {error.reason.replace('_', ' ')}: {error.detail}") from error
 

@@ -31,6 +31,7 @@ from pets_core.data.sources.formats import UnreadablePhotoError, refuse_raw
 from pets_core.data.sources.sources import open_photos
 from pets_core.errors import PetsError
 from pets_core.models.card import WEIGHTS, ModelCard, read_card
+from pets_core.records.base import Resize
 from pets_core.records.inference import BatchPlan, BatchSummary
 from pets_core.targets.base import DecodedOutputs
 from pets_core.targets.registry import get_target
@@ -172,7 +173,13 @@ class DecodedBatch(NamedTuple):
 
 
 def decode_batches(
-    files: Files, photos: dict[str, str], size: int, *, batch_size: int, num_threads: int
+    files: Files,
+    photos: dict[str, str],
+    size: int,
+    *,
+    resize: Resize = "squish",
+    batch_size: int,
+    num_threads: int,
 ) -> Iterator[DecodedBatch]:
     """Read and decode photos in batches, one batch ahead of the caller.
 
@@ -180,6 +187,7 @@ def decode_batches(
         files: The source.
         photos: Skip reason of each photo, by path; empty for photos to read.
         size: Side R of the square to decode to, pixels.
+        resize: How to make photos squares.
         batch_size: Photos per batch.
         num_threads: Number of decoding threads.
     """
@@ -187,7 +195,7 @@ def decode_batches(
     batches = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
     skipped = {path: reason.replace("_", " ") for path, reason in photos.items() if reason}
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(num_threads) as decoders:
-        read = partial(_read_batch, files, size, decoders)
+        read = partial(_read_batch, files, size, resize, decoders)
         pending = [reader.submit(read, batch) for batch in batches[:1]]
         for number in range(len(batches)):
             if number + 1 < len(batches):
@@ -199,7 +207,7 @@ def decode_batches(
 
 
 def _read_batch(
-    files: Files, size: int, decoders: ThreadPoolExecutor, paths: list[str]
+    files: Files, size: int, resize: Resize, decoders: ThreadPoolExecutor, paths: list[str]
 ) -> DecodedBatch:
     def decode(
         path: str, data: bytes | UnreadablePhotoError
@@ -208,7 +216,7 @@ def _read_batch(
             return data
         try:
             refuse_raw(path)
-            return decode_sized(data, size)
+            return decode_sized(data, size, resize)
         except UnreadablePhotoError as error:
             return error
 

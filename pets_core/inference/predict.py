@@ -155,7 +155,7 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
         try:
             data = storage.read_bytes(storage.absolute(photo))
             refuse_raw(photo)
-            decoded, size = decode_sized(data, card.resize_to)
+            decoded, size = decode_sized(data, card.resize_to, card.resize)
             pixels.append(decoded)
             sizes.append(size)
             results.append(Prediction(photo=name))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from hashlib import sha256
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from pets_core import storage
 from pets_core.config.train import TransformConfig
 from pets_core.errors import PetsError
-from pets_core.records.base import Record, renamed
+from pets_core.records.base import Record, Resize, renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 if TYPE_CHECKING:
@@ -52,6 +58,7 @@ class ModelCard(Record):
         y_range: Lower and upper bound of predicted numbers, if set.
         image_size: Side of the centre crop that the model gets, pixels.
         resize_to: Side of the square to which photos are resized first, pixels.
+        resize: How photos are made squares.
         mean: Mean of each RGB channel, 0 to 1.
         std: Standard deviation of each RGB channel, 0 to 1.
         dataset_fingerprint: Fingerprint of the data set that the model was trained on.
@@ -74,10 +81,19 @@ class ModelCard(Record):
     y_range: tuple[float, float] | None = None
     image_size: int
     resize_to: int
+    resize: Resize = "squish"
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset_fingerprint: str
     timm_version: str = Field(default_factory=lambda: version("timm"))
+
+    @model_serializer(mode="wrap")
+    def _omit_default_resize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit `resize` where versions without it do the same; they reject unknown fields."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("resize") == "squish":
+            del fields["resize"]
+        return fields
 
     @property
     def num_outputs(self) -> int:

@@ -63,6 +63,7 @@ def create_model(
         y_range=config.source.y_range,
         image_size=settings.image_size,
         resize_to=prepared.resize_to(settings.image_size),
+        resize=config.transform.resize,
         mean=prepared.mean,
         std=prepared.std,
         dataset_fingerprint=fingerprint,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pets_core.data.loading.batches import BatchPlan, PlannedLoader
+from pets_core.data.loading.batches import BatchSampler, SampledLoader
 from pets_core.data.loading.transforms import to_device
 from pets_core.ratings.dataset import Ratings
 
@@ -56,7 +56,7 @@ class RatingsBatch:
     global_size: int
 
 
-class RatingsLoader(PlannedLoader):
+class RatingsLoader(SampledLoader):
     """Batches of one split for one rank; each rating is in one batch per epoch, on one rank.
 
     Args:
@@ -84,11 +84,11 @@ class RatingsLoader(PlannedLoader):
         self._pairs = np.stack([ratings.users, ratings.items], 1)
         self._ratings = ratings.ratings
         self._device, self._on_batch = device, on_batch
-        self.plan = BatchPlan(len(self._ratings), batch_size, seed, rank, world_size)
+        self.sampler = BatchSampler(len(self._ratings), batch_size, seed, rank, world_size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[RatingsBatch]:
         """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
-        for share in self.plan.shares(epoch)[first:]:
+        for share in self.sampler.shares(epoch)[first:]:
             self._on_batch()
             yield self._batch(share.rows, share.global_size)
 

@@ -8,11 +8,14 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 __all__ = [
     "Record",
+    "Resize",
     "Split",
     "renamed",
 ]
 
 Split = Literal["train", "valid", "test"]
+Resize = Literal["squish", "crop", "pad"]
+"""How a photo becomes a square: stretched, its largest centred square, or with grey borders."""
 
 
 class Record(BaseModel):

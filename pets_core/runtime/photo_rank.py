@@ -27,7 +27,7 @@ from pets_core.models.card import ModelCard
 from pets_core.models.classifier import HeadModel
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.package import TrainedModel, create_model
-from pets_core.records.base import Split
+from pets_core.records.base import Resize, Split
 from pets_core.records.dataset import DatasetManifest
 from pets_core.runtime.rank import Rank
 from pets_core.runtime.request import WorkRequest
@@ -62,7 +62,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
                 update={"config": resolve_automatic(request.config, request.manifest)}
             )
         super().__init__(request, failures)
-        self._photos: dict[tuple[Split, int], DecodedPhotos] = {}
+        self._photos: dict[tuple[Split, int, Resize], DecodedPhotos] = {}
 
     @property
     def config(self) -> PipelineConfig:
@@ -123,13 +123,14 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
 
     def photos(self, split: Split, card: ModelCard) -> DecodedPhotos:
         """Open the decoded photos of a split once; local rank 0 decodes them."""
-        key = split, card.resize_to
+        key = split, card.resize_to, card.resize
         if key not in self._photos:
             with self.accelerator.local_main_process_first():
                 self._photos[key] = open_decoded(
                     self.manifest,
                     split,
                     card.resize_to,
+                    resize=card.resize,
                     cache_dir=self.config.cache_dir,
                     limit_gib=self.config.launch.decode_cache_gib,
                     on_progress=self.report,
@@ -227,8 +228,8 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
 
     def features(self, split: Split, built: TrainedModel) -> Features:
         """Open the features of a split's photos without augmentation, shared by local ranks."""
-        accelerator, crop = self.accelerator, built.card.center_crop()
-        photos = self.photos(split, built.card)
+        accelerator, card, crop = self.accelerator, built.card, built.card.center_crop()
+        photos = self.photos(split, card)
         num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         loader = PhotoLoader(
             photos,
@@ -243,7 +244,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         key = FeatureKey(
             dataset=self.manifest.fingerprint,
             split=split,
-            view=repr((built.card.backbone, built.card.image_size, built.card.resize_to)),
+            view=repr((card.backbone, card.image_size, card.resize_to, card.resize)),
             precision=self.precision,
             device=accelerator.device.type,
             weights=checksum(built.model.body),

@@ -190,7 +190,7 @@ def _predict_part(
     predicted: list[PredictedPhoto] = []
     errors: dict[str, str] = {}
     batches = decode_batches(
-        files, photos, card.resize_to,
+        files, photos, card.resize_to, resize=card.resize,
         batch_size=rank.config.evaluate.batch_size,
         num_threads=torch.get_num_threads(),
     )  # fmt: skip

@@ -47,6 +47,7 @@ _LATER_SETTINGS: dict[str, Any] = {
     "train.optimizer": "adamw",
     "train.sampling": "uniform",
     "transform.policy": "none",
+    "transform.resize": "squish",
 }
 """Settings that checkpoints of earlier versions do not name, with the value that these had."""
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.train import TransformConfig
 from pets_core.errors import PetsError
 from pets_core.models.package import create_model, load_model, save_model
 from pets_core.records.dataset import ClassInfo
@@ -42,6 +43,16 @@ def test_card_holds_backbone_classes_and_preprocessing(stored) -> None:
     assert [c["name"] for c in card["vocabulary"]] == ["Abyssinian", "Bengal", "Birman"]
     assert (card["image_size"], card["dataset_fingerprint"]) == (64, "abc")
     assert len(card["mean"]) == len(card["std"]) == 3
+
+
+def test_card_names_a_resize_that_earlier_versions_lack(stored, tmp_path) -> None:
+    """Those reject unknown fields, and would squish the photos."""
+    assert "resize" not in json.loads((stored[0] / "model.json").read_text())
+    config = CONFIG.model_copy(update={"transform": TransformConfig(resize="pad")})
+    padded = create_model(config, CLASSES, "abc")
+    save_model(str(tmp_path / "padded"), padded.card, padded.model.state_dict())
+    assert json.loads((tmp_path / "padded/model.json").read_text())["resize"] == "pad"
+    assert load_model(str(tmp_path / "padded")).card.resize == "pad"
 
 
 def test_nothing_is_pickled(stored) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pets_core.data.sources.formats import (
     NO_BYTES,
@@ -21,9 +21,11 @@ from pets_core.data.sources.formats import (
     photo_formats,
     remedy_by_content,
 )
+from pets_core.records.base import Resize
 
 __all__ = [
     "MAX_PIXELS",
+    "PAD_COLOR",
     "ImageInfo",
     "decode",
     "decode_sized",
@@ -35,6 +37,8 @@ __all__ = [
 ]
 
 MAX_PIXELS = 100_000_000
+PAD_COLOR = (124, 116, 104)
+"""Mean colour of ImageNet, which normalisation maps to about 0."""
 
 _THUMBNAIL = 32
 _JPEG = b"\xff\xd8\xff"
@@ -226,12 +230,13 @@ def inspect(data: bytes) -> ImageInfo:
     return ImageInfo(decoded.format, *decoded.size, thumbnail, decoded.orientation)
 
 
-def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
-    """Decode a photo and resize it to a square without cropping.
+def decode(data: bytes, size: int, resize: Resize = "squish") -> npt.NDArray[np.uint8]:
+    """Decode a photo and resize it to a square.
 
     Args:
         data: The file's bytes.
         size: Side of the square, pixels.
+        resize: How to make it a square.
 
     Returns:
         uint8 RGB, shape (size, size, 3).
@@ -239,15 +244,21 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     Raises:
         UnreadablePhotoError: As in `open_rgb`.
     """
-    return decode_sized(data, size)[0]
+    return decode_sized(data, size, resize)[0]
 
 
-def decode_sized(data: bytes, size: int) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+def decode_sized(
+    data: bytes, size: int, resize: Resize = "squish"
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """Decode a photo as `decode` does; also return the width and height of the upright photo."""
     decoded = _open(data, size)
-    image = decoded.image
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    image, square, method = decoded.image, (size, size), Image.Resampling.BILINEAR
+    if resize == "crop":
+        image = ImageOps.fit(image, square, method)
+    elif resize == "pad":
+        image = ImageOps.pad(image, square, method, color=PAD_COLOR)
+    elif image.size != square:
+        image = image.resize(square, method)
     return np.asarray(image), decoded.size
 
 

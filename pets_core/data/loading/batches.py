@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BatchPlan", "PlannedLoader", "Share", "global_batches"]
+__all__ = ["BatchSampler", "SampledLoader", "Share", "global_batches"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class BatchPlan:
+class BatchSampler:
     """Which rows of a split form each batch, and which of them are this rank's.
 
     Attributes:
@@ -65,24 +65,24 @@ class BatchPlan:
         return shares
 
 
-class PlannedLoader:
-    """Base class of loaders with a plan.
+class SampledLoader:
+    """Base class of loaders with a sampler.
 
     Attributes:
-        plan: Rows of the batches.
+        sampler: Chooses the rows of the batches.
     """
 
-    plan: BatchPlan
+    sampler: BatchSampler
 
     @property
     def num_batches(self) -> int:
         """Number of batches per epoch, the same on every rank."""
-        return self.plan.num_batches
+        return self.sampler.num_batches
 
     @property
     def num_rows(self) -> int:
         """Number of rows of the split, over all ranks."""
-        return self.plan.num_rows
+        return self.sampler.num_rows
 
 
 def global_batches(

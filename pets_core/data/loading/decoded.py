@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from pets_core.data.dataset import open_parquet, read_photo_table, read_shard, r
 from pets_core.data.ingest.images import decode
 from pets_core.errors import explain_full_disk
 from pets_core.progress import OnProgress, Progress, ignore_progress
-from pets_core.records.base import Split
+from pets_core.records.base import Resize, Split
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.cache import get_lock, mark_used, remove_unused
@@ -68,6 +68,7 @@ class DecodedPhotos:
         targets: Class indices, int64 (N,); multi-hot tags, float32 (N, C); or numbers, float32
             (N, D).
         ids: Photo ids, length N.
+        resize: How the photos were made squares.
     """
 
     def __init__(
@@ -76,10 +77,12 @@ class DecodedPhotos:
         targets: Targets,
         ids: list[str],
         encoded: EncodedPhotos | None = None,
+        resize: Resize = "squish",
     ) -> None:
         if not len(pixels) + len(encoded or ()) == len(targets) == len(ids):
             raise ValueError("pixels, targets and ids must have one entry per photo")
         self.pixels, self.targets, self.ids, self.encoded = pixels, targets, ids, encoded
+        self.resize = resize
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,7 +121,7 @@ class DecodedPhotos:
     def _decode(self, row: int) -> npt.NDArray[np.uint8]:
         file = self.file(row)
         assert file is not None
-        return decode(file, self.pixels.shape[1])
+        return decode(file, self.pixels.shape[1], self.resize)
 
     @cached_property
     def _decoders(self) -> ThreadPoolExecutor:
@@ -130,6 +133,7 @@ def open_decoded(
     split: Split,
     size: int,
     *,
+    resize: Resize = "squish",
     cache_dir: str,
     limit_gib: float | Literal["auto"],
     on_progress: OnProgress = ignore_progress,
@@ -144,6 +148,7 @@ def open_decoded(
         manifest: Manifest of a committed data set.
         split: Split to open.
         size: Side of the decoded square, pixels.
+        resize: How to make photos squares.
         cache_dir: Local folder for the files.
         limit_gib: Maximum size of the decoded photos, GiB; photos beyond it are cached encoded.
             auto: half of the free disk, up to 48 GiB, or the size cached by earlier runs if larger.
@@ -155,7 +160,9 @@ def open_decoded(
     total, photo_bytes = manifest.splits[split].num_rows, size * size * 3
     folder = Path(cache_dir).expanduser() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
-    identity = (_VERSION, manifest.fingerprint, split, size)
+    identity: tuple[object, ...] = (_VERSION, manifest.fingerprint, split, size)
+    if resize != "squish":
+        identity = (*identity, resize)
     key = sha256(repr(identity).encode()).hexdigest()[:24]
     name = f"{key}-{manifest.fingerprint}-{split}-{size}"
     with explain_full_disk(str(folder), "cache_dir"), get_lock(folder / name):
@@ -171,7 +178,8 @@ def open_decoded(
         # The pixel file is renamed last. After a power failure it may be truncated.
         if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
             remove_unused(folder)
-            _decode_all(manifest, split, size, num_decoded, files, on_progress)
+            decode_photo = partial(decode, size=size, resize=resize)
+            _decode_all(manifest, split, decode_photo, num_decoded, files, on_progress)
         for file in files:
             mark_used(file)
     column = _COLUMNS[target_spec(manifest.targets).storage]
@@ -189,6 +197,7 @@ def open_decoded(
         _targets(table[column]),
         table["id"].to_pylist(),
         encoded,
+        resize,
     )
 
 
@@ -233,7 +242,7 @@ def _targets(column: pa.ChunkedArray) -> Targets:
 def _decode_all(
     manifest: DatasetManifest,
     split: Split,
-    size: int,
+    decode_photo: Callable[[bytes], npt.NDArray[np.uint8]],
     num_decoded: int,
     paths: list[Path],
     on_progress: OnProgress,
@@ -247,7 +256,7 @@ def _decode_all(
             pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
             for batch in _photo_batches(manifest, split):
                 decoded = batch[: max(num_decoded - done, 0)]
-                for photo in pool.map(lambda encoded: decode(encoded, size), decoded):
+                for photo in pool.map(decode_photo, decoded):
                     pixels.write(photo.tobytes())
                 for encoded in batch[len(decoded) :]:
                     end += data.write(encoded)

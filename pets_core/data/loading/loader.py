@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pets_core.config.train import TransformConfig
 from pets_core.data.ingest.images import is_plain_jpeg
-from pets_core.data.loading.batches import BatchPlan, PlannedLoader, Share
+from pets_core.data.loading.batches import BatchSampler, SampledLoader, Share
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.mixing import mix
@@ -91,7 +91,7 @@ def fits_on_gpu(photos: DecodedPhotos, device: torch.device) -> bool:
     return photos.pixels.nbytes <= free * _GPU_SHARE
 
 
-class PhotoLoader(PlannedLoader):
+class PhotoLoader(SampledLoader):
     """Batches of one split for one rank; the next batch is read while the current one is processed.
 
     Args:
@@ -102,7 +102,7 @@ class PhotoLoader(PlannedLoader):
         device: Device of the batches.
         rank: Rank of this process.
         world_size: Number of ranks.
-        weights: As in `BatchPlan`.
+        weights: As in `BatchSampler`.
         on_device: Keep all photos on the device.
         mixing: Mixup and CutMix settings; photos are mixed if an alpha is above 0.
         num_classes: Number of classes; required for mixing.
@@ -130,7 +130,7 @@ class PhotoLoader(PlannedLoader):
         if len(photos) == 0:
             raise ValueError("the split is empty")
         self._photos, self._transform, self._device = photos, transform, device
-        self.plan = BatchPlan(len(photos), batch_size, seed, rank, world_size, weights)
+        self.sampler = BatchSampler(len(photos), batch_size, seed, rank, world_size, weights)
         self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
@@ -144,7 +144,7 @@ class PhotoLoader(PlannedLoader):
 
         A share may be empty.
         """
-        shares = self.plan.shares(epoch)[first:]
+        shares = self.sampler.shares(epoch)[first:]
         if not shares:
             return
         reading = self._reader.submit(self._read, shares[0])
@@ -180,7 +180,7 @@ class PhotoLoader(PlannedLoader):
             return self._read_pixels(rows)
         size = self._photos.pixels.shape[1]
         try:
-            squares = decode_squares(list(plain.values()), size, self._device)
+            squares = decode_squares(list(plain.values()), size, self._device, self._photos.resize)
         except RuntimeError as error:
             self._gpu_decoding_failed = True
             warnings.warn(f"JPEGs are decoded on the CPU: {error}", stacklevel=1)
@@ -232,7 +232,7 @@ def _to_view(targets: Tensor, maps: Tensor, geometry: str) -> Tensor:
     return transform_coordinates(targets, inverse, geometry).clamp(*COORDINATE_RANGE)
 
 
-class FeatureLoader(PlannedLoader):
+class FeatureLoader(SampledLoader):
     """Batches of the cached features of one split for one rank, as `PhotoLoader` has of photos.
 
     Args:
@@ -244,7 +244,7 @@ class FeatureLoader(PlannedLoader):
         device: Device of the batches.
         rank: Rank of this process.
         world_size: Number of ranks.
-        weights: As in `BatchPlan`.
+        weights: As in `BatchSampler`.
     """
 
     def __init__(
@@ -262,11 +262,11 @@ class FeatureLoader(PlannedLoader):
     ) -> None:
         self._features, self._targets, self._ids = features, targets, ids
         self._device = device
-        self.plan = BatchPlan(len(ids), batch_size, seed, rank, world_size, weights)
+        self.sampler = BatchSampler(len(ids), batch_size, seed, rank, world_size, weights)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
-        for share in self.plan.shares(epoch)[first:]:
+        for share in self.sampler.shares(epoch)[first:]:
             yield Batch(
                 to_device(torch.from_numpy(self._features[share.rows]), self._device),
                 to_device(self._targets[torch.from_numpy(share.rows)], self._device),

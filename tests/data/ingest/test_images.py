@@ -14,7 +14,9 @@ from PIL import Image, ImageCms
 
 from pets_core.data.ingest import images
 from pets_core.data.ingest.images import (
+    PAD_COLOR,
     decode,
+    decode_sized,
     inspect,
     open_rgb,
     read_orientation,
@@ -265,9 +267,31 @@ def test_decode_stretches_to_a_square():
     assert near(pixels[16, 24], GREEN)
 
 
-def test_decode_keeps_the_pixels_of_a_photo_of_the_target_size():
+@pytest.mark.parametrize("resize", ["squish", "crop", "pad"])
+def test_decode_keeps_the_pixels_of_a_photo_of_the_target_size(resize):
     source = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    np.testing.assert_array_equal(decode(encode(Image.fromarray(source), "PNG"), 32), source)
+    data = encode(Image.fromarray(source), "PNG")
+    np.testing.assert_array_equal(decode(data, 32, resize), source)
+
+
+def test_crop_is_the_largest_centred_square():
+    """Left and right quarters are red, the middle is green."""
+    photo = Image.new("RGB", (80, 40), RED)
+    photo.paste(GREEN, (20, 0, 60, 40))
+    pixels, size = decode_sized(encode(photo, "PNG"), 20, "crop")
+    # Antialiasing blends the outer columns with their neighbours.
+    assert (pixels[:, 1:-1] == np.array(GREEN)).all()
+    assert size == (80, 40), "of the whole photo"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 40), (40, 80)])
+def test_pad_shows_the_whole_photo_between_borders(width, height):
+    pixels = decode(encode(Image.new("RGB", (width, height), RED), "PNG"), 20, "pad")
+    if width < height:
+        pixels = pixels.transpose(1, 0, 2)
+    assert (pixels[5:15] == np.array(RED)).all()
+    assert (pixels[:5] == np.array(PAD_COLOR)).all()
+    assert (pixels[15:] == np.array(PAD_COLOR)).all()
 
 
 @pytest.mark.parametrize(

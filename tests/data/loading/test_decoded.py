@@ -86,6 +86,17 @@ def test_each_size_has_its_own_file(open_split):
     assert open_split(size=9).pixels.shape[1:] == (9, 9, 3)
 
 
+def test_each_form_of_a_square_has_its_own_file(open_split, manifest, tmp_path):
+    squished, cropped = open_split(), open_split(resize="crop")
+    name = cropped.ids[0]
+    data = (tmp_path / "mine" / name).read_bytes()
+    np.testing.assert_array_equal(cropped.pixels[0], decode(data, SIZE, "crop"))
+    assert not np.array_equal(cropped.pixels, squished.pixels)
+    encoded = open_split(resize="crop", limit_gib=0.0)
+    rows = np.arange(len(encoded))
+    np.testing.assert_array_equal(encoded.read(rows), cropped.pixels)
+
+
 def test_progress_is_reported(open_split, manifest):
     reports = []
     open_split(on_progress=reports.append)

@@ -64,6 +64,10 @@ def test_plain_jpegs_are_upright_and_need_no_profile(data, expected):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_squares_match_pillow(size, mode):
     photos = [encoded(picture(number, *size).convert(mode), quality=95) for number in range(3)]
+    for resize in ("crop", "pad"):
+        for photo, square in zip(photos, decode_squares(photos, SIDE, CPU, resize), strict=True):
+            expected = decode(photo, SIDE, resize).astype(int)
+            assert np.abs(square.numpy().astype(int) - expected).mean() < 6, resize
     squares = decode_squares(photos, SIDE, CPU)
     assert squares.shape == (3, SIDE, SIDE, 3)
     assert squares.dtype == torch.uint8
@@ -100,9 +104,9 @@ def test_photo_order_is_independent_of_the_decoder(photos, monkeypatch):
     expected, decoded = batches(photos), []
     monkeypatch.setattr(loader_module, "decodes_jpegs", lambda device: True)
 
-    def counting(files, size, device):
+    def counting(files, size, device, resize):
         decoded.extend(files)
-        return decode_squares(files, size, device)
+        return decode_squares(files, size, device, resize)
 
     monkeypatch.setattr(loader_module, "decode_squares", counting)
     found = batches(photos)
