@@ -41,7 +41,9 @@ def predict_by_neighbours(
         similarity, rows = (_unit(queries[start : start + _BLOCK]) @ trained.T).topk(count)
         weights = (similarity / _TEMPERATURE).softmax(1)
         predicted.append((weights[:, :, None] * own[rows]).sum(1))
-    result: NDArray[np.float32] = torch.cat(predicted).cpu().numpy()
+    # An average may exceed its values by rounding, and a probability above 1 is refused.
+    averages = torch.cat(predicted).clamp(own.amin(0), own.amax(0))
+    result: NDArray[np.float32] = averages.cpu().numpy()
     return result
 
 

@@ -34,3 +34,11 @@ def test_probabilities_sum_to_one():
     outputs = np.eye(4, dtype=np.float32)[random.integers(0, 4, 50)]
     trained = torch.tensor(random.normal(size=(50, 8)))
     assert predict_by_neighbours(trained, trained, outputs).sum(1) == pytest.approx(1)
+
+
+def test_averages_stay_within_the_outputs():
+    """The weights' sum exceeds 1 by rounding, for some of the photos."""
+    random = np.random.default_rng(2)
+    trained = torch.tensor(random.normal(size=(300, 8)), dtype=torch.float32)
+    predicted = predict_by_neighbours(trained, trained, np.ones((300, 2), np.float32))
+    assert predicted.max() <= 1
