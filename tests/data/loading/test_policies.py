@@ -132,6 +132,7 @@ def test_coordinates_follow_their_pixels(name, monkeypatch):
     transform = Augment(side, (0.0,) * 3, (1.0,) * 3, TransformConfig(policy="rand", flip=False))
     arguments = {"seed": 3, "rows": slice(0, 1), "global_size": 1}
     out, maps = transform(pixels, **arguments), transform.maps(side, **arguments)
+    assert not torch.allclose(maps[0], torch.eye(3), atol=0.01)
     point = torch.tensor([[0.2, -0.1]])
     x, y = transform_points(point, torch.linalg.inv(maps))[0].tolist()
     column, row = (round((value + 1) / 2 * side - 0.5) for value in (x, y))
