@@ -30,6 +30,7 @@ from pets_core.training.accelerator import create_accelerator
 from pets_core.training.checkpoint import Checkpoints
 from pets_core.training.devices import resolve_device
 from pets_core.training.interruption import Interruption, elastic_store
+from pets_core.training.optimizer import check_optimizer
 from pets_core.training.prepared import Loader
 from pets_core.training.probe import LinearProbe
 
@@ -91,6 +92,8 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         device, self.precision, is_sharded = resolve_device(
             config.launch, config.train, trains=stage.trains, num_ranks=num_ranks
         )
+        if stage.trains:
+            check_optimizer(config.train.optimizer, device)
         tracker = config.train.log_with if stage.is_training else "none"
         self.accelerator = create_accelerator(
             self.precision,

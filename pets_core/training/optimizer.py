@@ -79,6 +79,8 @@ def check_optimizer(name: str, device: torch.device) -> None:
         PetsError: timm has no such optimizer (the message lists similar names), it does not work on
             the device, or a checkpoint cannot hold its state.
     """
+    if name == _DEFAULT:
+        return
     names = [str(known) for known in list_optimizers()]
     if name not in names:
         raise PetsError(

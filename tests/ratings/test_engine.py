@@ -174,6 +174,13 @@ def test_repeated_training_resumes_from_its_checkpoint(sample_ratings, tmp_path)
         train(config.model_copy(update={"train": other}), manifest, str(tmp_path))
 
 
+def test_unknown_optimizer_is_refused_before_training(sample_ratings, tmp_path):
+    config, manifest = sample_ratings
+    unknown = config.train.model_copy(update={"optimizer": "adamv"})
+    with pytest.raises(PetsError, match=r"train\.optimizer = 'adamv' is not an optimizer of timm"):
+        train(config.model_copy(update={"train": unknown}), manifest, str(tmp_path))
+
+
 def test_training_starts_from_damped_biases(sample_ratings, tmp_path):
     """Without training, the model is close to the baseline, and far better than the mean."""
     config, manifest = sample_ratings

@@ -325,6 +325,8 @@ def test_invalid_target_settings_are_refused(tmp_path):
     ("targets", "settings", "message"),
     [
         ("tags", {"train": {"class_weights": "balanced"}}, "train.class_weights"),
+        ("tags", {"train": {"sampling": "balanced"}}, "train.sampling = balanced"),
+        ("box", {"transform": {"resize": "crop"}}, "transform.resize = crop"),
         ("box", {"train": {"label_smoothing": 0.1}}, "train.label_smoothing = 0.1"),
         ("box", {"transform": {"mixup_alpha": 0.2}}, "transform.mixup_alpha = 0.2"),
         ("points", {"transform": {"cutmix_alpha": 1}}, "transform.cutmix_alpha = 1"),
