@@ -40,7 +40,7 @@ def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> Train
         num_rows: Number of training photos.
     """
     update: dict[str, Any] = {}
-    is_default_start = train.freeze_epochs is None and train.freeze_to == -1
+    is_default_start = train.freeze_epochs is None and train.freeze_to == -1 and train.epochs != 0
     if train.head == "auto":
         is_probe = train.recipe == "probe" or (num_rows < _SMALL and is_default_start)
         update["head"] = "probe" if is_probe else "new"

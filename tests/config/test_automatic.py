@@ -34,7 +34,9 @@ def test_large_data_set_has_the_default_recipe():
     assert (recipe.batch_size, recipe.lr_mult, recipe.unfrozen_lr_div) == (64, 100.0, 5.0)
 
 
-@pytest.mark.parametrize("settings", [{"freeze_epochs": 1}, {"freeze_to": -2}, {"head": "new"}])
+@pytest.mark.parametrize(
+    "settings", [{"freeze_epochs": 1}, {"freeze_to": -2}, {"head": "new"}, {"epochs": 0}]
+)
 def test_small_data_set_starts_from_a_probe_unless_settings_say_otherwise(settings):
     assert resolve_recipe(TrainConfig(), CLASS, 999).head == "probe"
     recipe = resolve_recipe(TrainConfig.model_validate(settings), CLASS, 999)

@@ -139,8 +139,8 @@ def test_scheduled_runs_of_a_deployment_run_one_at_a_time(
 @pytest.mark.slow
 def test_training_resumes_on_another_machine_after_a_crash(production, small_config, store) -> None:
     server = production.server
-    train = {"batch_size": 8, "epochs": 40, "base_lr": 1e-2, "mixed_precision": "no",
-             "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
+    train = {"batch_size": 8, "freeze_epochs": 1, "epochs": 40, "base_lr": 1e-2,
+             "mixed_precision": "no", "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
     with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
         pools = Pools(server, {"cpu": cpu, "gpu": gpu})
         run_id = pools.trigger("pets-train/by-hand", small(small_config, train=train))
@@ -256,7 +256,13 @@ def test_process_of_a_crashed_run_exits_and_its_successor_continues(
 @pytest.mark.nightly
 def test_runs_survive_a_restart_of_the_server(production, small_config, store) -> None:
     server = production.server
-    train = {"batch_size": 32, "epochs": 150, "base_lr": 1e-2, "mixed_precision": "no"}
+    train = {
+        "batch_size": 32,
+        "freeze_epochs": 1,
+        "epochs": 150,
+        "base_lr": 1e-2,
+        "mixed_precision": "no",
+    }
     with worker(server, "cpu") as cpu, worker(server, "gpu") as gpu:
         pools = Pools(server, {"cpu": cpu, "gpu": gpu})
         run_id = pools.trigger("pets-pipeline/retrain", small(small_config, train=train))

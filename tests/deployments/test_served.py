@@ -35,8 +35,8 @@ def config(small_config) -> PipelineConfig:
     settings = {
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 32},
         "train": {
-            "batch_size": 8, "epochs": 20, "base_lr": 1e-2, "mixed_precision": "no",
-            "checkpoint_steps": 5, "checkpoint_seconds": 0,
+            "batch_size": 8, "freeze_epochs": 1, "epochs": 20, "base_lr": 1e-2,
+            "mixed_precision": "no", "checkpoint_steps": 5, "checkpoint_seconds": 0,
         },
         "launch": {"num_threads": 1},
     }  # fmt: skip
@@ -89,7 +89,7 @@ def messages(server, run_id: str) -> list[str]:
 
 
 def endless(config: PipelineConfig) -> PipelineConfig:
-    train = {"epochs": 5000, "checkpoint_steps": 1_000_000}
+    train = {"freeze_epochs": 1, "epochs": 5000, "checkpoint_steps": 1_000_000}
     return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 

@@ -34,7 +34,7 @@ def test_pipeline_reads_and_writes_a_bucket(bucket, drawn_sample, tmp_path, read
             "cache_dir": str(tmp_path / "cache"),
             "source": {"url": f"{url}/pets"},
             "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
-            "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+            "train": {"batch_size": 32, "freeze_epochs": 1, "epochs": 1, "mixed_precision": "no"},
             "lr_find": {"num_steps": 12},
             "gate": {"promote": True},
         }

@@ -28,6 +28,7 @@ def config(small_config) -> PipelineConfig:
         "model": {"weights": "none", "image_size": 32},
         "train": {
             "batch_size": 8,
+            "freeze_epochs": 1,
             "epochs": 5,
             "mixed_precision": "no",
             "checkpoint_steps": 5,

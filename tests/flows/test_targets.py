@@ -40,7 +40,7 @@ def config_of(small_config):
     def config(targets, **settings) -> PipelineConfig:
         defaults = {
             "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
-            "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+            "train": {"batch_size": 32, "freeze_epochs": 1, "epochs": 1, "mixed_precision": "no"},
             "lr_find": {"num_steps": 24},
         }
         base = small_config.model_dump(exclude_defaults=True)
@@ -137,7 +137,8 @@ def test_pipeline_for_tags(config_of, tmp_path, read_artifacts, capsys):
 @pytest.mark.parametrize("targets", [pytest.param("points", marks=pytest.mark.nightly), "box"])
 def test_pipeline_for_coordinates(config_of, tmp_path, read_artifacts, targets):
     config = config_of(targets, evaluate={"tta_views": 1}, train={
-        "batch_size": 16, "epochs": 1, "mixed_precision": "no", "number_loss": "smooth_l1",
+        "batch_size": 16, "freeze_epochs": 1, "epochs": 1, "mixed_precision": "no",
+        "number_loss": "smooth_l1",
     })  # fmt: skip
     state = pipeline(config, return_state=True)
     report = state.result()

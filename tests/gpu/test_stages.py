@@ -37,6 +37,7 @@ def config(parts, tmp_path) -> PipelineConfig:
             "source": {"sample_photos_per_breed": 8 if parts.on_gpu else 4},
             "model": {"backbone": parts.backbone, "weights": "none", "image_size": parts.size},
             "train": {
+                "freeze_epochs": 1,
                 "epochs": 1,
                 "batch_size": 32,
                 "checkpoint_steps": 5,

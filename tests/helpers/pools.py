@@ -11,8 +11,8 @@ from pets_core.config.pipeline import PipelineConfig
 
 __all__ = ["ENDLESS", "Pools", "small", "worker"]
 
-ENDLESS = {"batch_size": 32, "epochs": 5000, "base_lr": 1e-2, "mixed_precision": "no",
-           "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
+ENDLESS = {"batch_size": 32, "freeze_epochs": 1, "epochs": 5000, "base_lr": 1e-2,
+           "mixed_precision": "no", "checkpoint_steps": 5, "checkpoint_seconds": 0}  # fmt: skip
 
 
 @contextmanager
@@ -79,6 +79,7 @@ def small(config: PipelineConfig, **settings) -> dict:
         "lr_find": {"num_steps": 12},
         "train": {
             "batch_size": 32,
+            "freeze_epochs": 1,
             "epochs": 1,
             "mixed_precision": "no",
             "checkpoint_steps": 5,

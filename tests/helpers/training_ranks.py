@@ -176,7 +176,7 @@ def statistics(ema_decay: str) -> dict[str, object]:
     """Batch norm trained on different samples per rank and validated with equal statistics."""
     accelerator = make_accelerator()
     model, loader = make_model(nn.BatchNorm1d(WIDTH)), Loader(24, 12, accelerator)
-    config = TrainConfig(batch_norm="train", ema_decay=float(ema_decay))
+    config = TrainConfig(batch_size=64, batch_norm="train", ema_decay=float(ema_decay))
     phase = Phase("unfrozen", 1, 0, RateSlice(1e-3, uniform=True), 0.3, 25.0)
     history = fit(model, SingleLabel(), loader, loader, [phase], config, accelerator=accelerator)
     alone = Loader(24, 12, accelerator)

@@ -47,7 +47,7 @@ def tiny(config: PipelineConfig, **groups) -> PipelineConfig:
     """Return settings with an untrained backbone of 0.1 million parameters at 64 pixels."""
     settings = {
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
-        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+        "train": {"batch_size": 32, "freeze_epochs": 1, "epochs": 1, "mixed_precision": "no"},
         "lr_find": {"num_steps": 12},
     } | groups
     return PipelineConfig.model_validate(config.model_dump(exclude_defaults=True) | settings)
@@ -257,7 +257,7 @@ launch(
 @pytest.mark.slow
 def test_ctrl_c_writes_a_checkpoint(small_config, tmp_path) -> None:
     """A terminal sends SIGINT to every process of its foreground group."""
-    train = {"epochs": 5000, "batch_size": 8, "checkpoint_steps": 1_000_000}
+    train = {"freeze_epochs": 1, "epochs": 5000, "batch_size": 8, "checkpoint_steps": 1_000_000}
     config = tiny(small_config, train=train, launch={"num_processes": 2})
     path = tmp_path / "request.json"
     path.write_text(train_request(config, str(tmp_path / "run")).model_dump_json())
@@ -323,7 +323,7 @@ def test_creating_a_rank_does_not_change_the_warning_handlers(small_config, tmp_
 def test_ended_caller_leaves_no_processes(small_config, tmp_path, ending: signal.Signals) -> None:
     config = tiny(
         small_config,
-        train={"epochs": 5000, "batch_size": 8},
+        train={"freeze_epochs": 1, "epochs": 5000, "batch_size": 8},
         launch={"num_processes": 2},
     )
     path = tmp_path / "request.json"
@@ -345,7 +345,7 @@ def test_ended_caller_leaves_no_processes(small_config, tmp_path, ending: signal
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_killed_stage_or_agent_does_not_affect_later_stages(small_config, tmp_path) -> None:
-    endless = tiny(small_config, train={"epochs": 5000, "batch_size": 8})
+    endless = tiny(small_config, train={"freeze_epochs": 1, "epochs": 5000, "batch_size": 8})
     request = train_request(endless, str(tmp_path / "run"))
     check = WorkRequest(stage="check", config=tiny(small_config))
 
@@ -436,7 +436,13 @@ def test_sharded_training_matches_unsharded_training(small_config, tmp_path) -> 
         config = tiny(
             small_config,
             model={"backbone": "resnet10t", "weights": "none", "image_size": 32},
-            train={"mixed_precision": "no", "epochs": 1, "max_grad_norm": 0.5, "keep": "best"},
+            train={
+                "mixed_precision": "no",
+                "freeze_epochs": 1,
+                "epochs": 1,
+                "max_grad_norm": 0.5,
+                "keep": "best",
+            },
             launch={"num_processes": 2, "num_threads": 1, "shard_model": sharded},
         )
         results[name] = launch(train_request(config, str(tmp_path / name)), TrainResult)

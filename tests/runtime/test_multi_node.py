@@ -82,7 +82,7 @@ def hosts() -> Iterator[tuple[list[str], list[str], str]]:
 def requests(config: PipelineConfig, run_url: Path, **launch_settings) -> list[WorkRequest]:
     settings = {
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 32},
-        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no"},
+        "train": {"batch_size": 32, "freeze_epochs": 1, "epochs": 1, "mixed_precision": "no"},
         "launch": {"num_threads": 1} | launch_settings,
     }
     config = PipelineConfig.model_validate(config.model_dump(exclude_defaults=True) | settings)

@@ -44,8 +44,8 @@ def training(
             "dropout": dropout,
         },
         "train": {
-            "batch_size": 16, "epochs": 24, "mixed_precision": "no", "checkpoint_steps": 3,
-            "checkpoint_seconds": 0, "ema_decay": 0.9,
+            "batch_size": 16, "freeze_epochs": 1, "epochs": 24, "mixed_precision": "no",
+            "checkpoint_steps": 3, "checkpoint_seconds": 0, "ema_decay": 0.9,
         } | train,
         "launch": {"num_processes": ranks, "num_threads": 1},
     }  # fmt: skip

@@ -34,7 +34,7 @@ def test_smallest_micro_batch_matches_the_loader(num_rows, batch_size, num_ranks
 
 
 def check(model, first_group=0, *, num_rows=96, num_processes=1, micro=None, **settings):
-    config = TrainConfig.model_validate({"batch_norm": "train"} | settings)
+    config = TrainConfig.model_validate({"batch_size": 64, "batch_norm": "train"} | settings)
     freeze_to(model, first_group)
     set_train_mode(model, config.batch_norm)
     check_batch_norm(

@@ -39,7 +39,7 @@ def run(model, loader, accelerator, phases=PHASES, valid=True, seed=1, **setting
         loader,
         loader if valid else None,
         phases,
-        TrainConfig(batch_norm="train", **settings),
+        TrainConfig(**{"batch_norm": "train", "batch_size": 16} | settings),
         accelerator=accelerator,
         on_progress=on_progress,
     )
@@ -250,7 +250,7 @@ def test_lr_finder_restores_weights_and_random_state(tiny_model, tiny_loader, ac
         SingleLabel(),
         tiny_loader,
         LRFindConfig(num_steps=30),
-        TrainConfig(freeze_epochs=0, batch_norm="train"),
+        TrainConfig(freeze_epochs=0, batch_norm="train", batch_size=16),
         accelerator=accelerator,
     )
     after = run(tiny_model, tiny_loader, accelerator, seed=None)

@@ -49,7 +49,7 @@ def run_lr_find(model, loader, **settings):
         SingleLabel(),
         loader,
         LRFindConfig(**settings),
-        TrainConfig(freeze_epochs=0, weight_decay=0.0, batch_norm="train"),
+        TrainConfig(batch_size=64, freeze_epochs=0, weight_decay=0.0, batch_norm="train"),
         accelerator=Accelerator(cpu=True, mixed_precision="no"),
     )
 

@@ -48,7 +48,7 @@ def train_in(tiny_model, tiny_loader):
         tiny_model.second[1].p = 0.0
         history = fit(
             tiny_model, SingleLabel(), tiny_loader, None, PHASES,
-            TrainConfig(batch_norm="train"), accelerator=accelerator,
+            TrainConfig(batch_size=64, batch_norm="train"), accelerator=accelerator,
         )  # fmt: skip
         return [row["loss"] for row in history.steps]
 

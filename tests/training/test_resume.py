@@ -18,7 +18,9 @@ PHASES = [
     Phase("frozen", 1, -1, RateSlice(1e-2), 0.3, 25.0),
     Phase("unfrozen", 2, 0, RateSlice(2e-2, 2e-3), 0.3, 5.0),
 ]
-SETTINGS = {"batch_norm": "train", "checkpoint_steps": 3, "checkpoint_seconds": 0}
+SETTINGS = {
+    "batch_size": 16, "batch_norm": "train", "checkpoint_steps": 3, "checkpoint_seconds": 0
+}  # fmt: skip
 NUM_BATCHES = 3 * (4 + 4)
 """Batches of training and validation."""
 VARIANTS = [

@@ -20,7 +20,13 @@ def train_with_tracker(config: PipelineConfig, run_url: Path, tracker: str) -> T
     """Train for a few steps with a tracker."""
     settings = {
         "model": {"backbone": "test_efficientnet", "weights": "none", "image_size": 64},
-        "train": {"batch_size": 32, "epochs": 1, "mixed_precision": "no", "log_with": tracker},
+        "train": {
+            "batch_size": 32,
+            "freeze_epochs": 1,
+            "epochs": 1,
+            "mixed_precision": "no",
+            "log_with": tracker,
+        },
     }
     config = PipelineConfig.model_validate(config.model_dump(exclude_defaults=True) | settings)
     request = WorkRequest(

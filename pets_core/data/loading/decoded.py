@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -160,9 +160,8 @@ def open_decoded(
     total, photo_bytes = manifest.splits[split].num_rows, size * size * 3
     folder = Path(cache_dir).expanduser() / "decoded"
     folder.mkdir(parents=True, exist_ok=True)
-    identity: tuple[object, ...] = (_VERSION, manifest.fingerprint, split, size)
-    if resize != "squish":
-        identity = (*identity, resize)
+    other = () if resize == "squish" else (resize,)
+    identity = (_VERSION, manifest.fingerprint, split, size, *other)
     key = sha256(repr(identity).encode()).hexdigest()[:24]
     name = f"{key}-{manifest.fingerprint}-{split}-{size}"
     with explain_full_disk(str(folder), "cache_dir"), get_lock(folder / name):
@@ -178,8 +177,7 @@ def open_decoded(
         # The pixel file is renamed last. After a power failure it may be truncated.
         if not pixels.exists() or pixels.stat().st_size != num_decoded * photo_bytes:
             remove_unused(folder)
-            decode_photo = partial(decode, size=size, resize=resize)
-            _decode_all(manifest, split, decode_photo, num_decoded, files, on_progress)
+            _decode_all(manifest, split, (size, resize), num_decoded, files, on_progress)
         for file in files:
             mark_used(file)
     column = _COLUMNS[target_spec(manifest.targets).storage]
@@ -242,7 +240,7 @@ def _targets(column: pa.ChunkedArray) -> Targets:
 def _decode_all(
     manifest: DatasetManifest,
     split: Split,
-    decode_photo: Callable[[bytes], npt.NDArray[np.uint8]],
+    form: tuple[int, Resize],
     num_decoded: int,
     paths: list[Path],
     on_progress: OnProgress,
@@ -256,7 +254,7 @@ def _decode_all(
             pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
             for batch in _photo_batches(manifest, split):
                 decoded = batch[: max(num_decoded - done, 0)]
-                for photo in pool.map(decode_photo, decoded):
+                for photo in pool.map(lambda encoded: decode(encoded, *form), decoded):
                     pixels.write(photo.tobytes())
                 for encoded in batch[len(decoded) :]:
                     end += data.write(encoded)
