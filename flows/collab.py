@@ -41,7 +41,7 @@ def collab_flow(
         publish_lr(suggestion)
         base_lr = suggestion.chosen
     result, trials = train_best(config, run, base_lr)
-    publish_training(result)
+    publish_training(result, config.train)
     champion = load_ratings_champion(config, run)
     predicted = predict_held_out(config, run, result.model_url, champion)
     report = evaluate_recommender(config, run, predicted, champion, result)

@@ -6,7 +6,7 @@ from prefect import flow
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import LRSuggestion
 from tasks.artifacts.training import publish_lr
-from tasks.stages import check_run, find_lr, start_or_resume_run
+from tasks.stages import check_run, choose_recipe, find_lr, start_or_resume_run
 
 __all__ = ["lr_find_flow"]
 
@@ -16,6 +16,7 @@ def lr_find_flow(config: PipelineConfig = PipelineConfig()) -> LRSuggestion:  # 
     """Suggest a learning rate for the source's photos."""
     check_run(config)
     run = start_or_resume_run(config)
+    config = choose_recipe(config, run)
     suggestion = find_lr(config, run)
     publish_lr(suggestion)
     return suggestion

@@ -9,7 +9,14 @@ from tasks.artifacts.dataset import publish_dataset
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
-from tasks.stages import check_run, find_lr, predict_model, start_or_resume_run, train_model
+from tasks.stages import (
+    check_run,
+    choose_recipe,
+    find_lr,
+    predict_model,
+    start_or_resume_run,
+    train_model,
+)
 
 __all__ = ["pipeline"]
 
@@ -31,6 +38,7 @@ def pipeline(
     """
     check_run(config)
     run = start_or_resume_run(config, resume)
+    config = choose_recipe(config, run)
     publish_dataset(run.manifest)
     base_lr = None
     if config.train.num_epochs:
@@ -38,7 +46,7 @@ def pipeline(
         publish_lr(suggestion)
         base_lr = config.train.base_lr or suggestion.chosen
     result = train_model(config, run, base_lr)
-    publish_training(result)
+    publish_training(result, config.train)
     champion = load_champion(config, run)
     predicted = predict_model(config, run, result.model_url, champion, result.probe_url)
     report = evaluate_model(config, run.url, predicted, champion, result)

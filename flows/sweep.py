@@ -5,7 +5,7 @@ from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import SweepResult
-from tasks.stages import start_or_resume_run
+from tasks.stages import choose_recipe, start_or_resume_run
 from tasks.sweep import check_sweep, publish_sweep, run_trials
 
 __all__ = ["sweep_flow"]
@@ -24,6 +24,6 @@ def sweep_flow(
     """
     check_sweep(config)
     run = start_or_resume_run(config, resume)
-    result = run_trials(config, run)
+    result = run_trials(choose_recipe(config, run), run)
     publish_sweep(result)
     return result

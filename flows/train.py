@@ -6,7 +6,7 @@ from prefect import flow
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import TrainResult
 from tasks.artifacts.training import publish_training
-from tasks.stages import check_run, find_lr, start_or_resume_run, train_model
+from tasks.stages import check_run, choose_recipe, find_lr, start_or_resume_run, train_model
 
 __all__ = ["train_flow"]
 
@@ -24,9 +24,10 @@ def train_flow(
     """
     check_run(config)
     run = start_or_resume_run(config, resume)
+    config = choose_recipe(config, run)
     base_lr = None
     if config.train.num_epochs:
         base_lr = config.train.base_lr or find_lr(config, run).chosen
     result = train_model(config, run, base_lr, is_evaluated=False)
-    publish_training(result)
+    publish_training(result, config.train)
     return result

@@ -46,6 +46,7 @@ from tasks.ingest import ingest_dataset
 __all__ = [
     "RESUMABLE_TASK",
     "check_run",
+    "choose_recipe",
     "create_run",
     "current_run_folder",
     "find_earlier_run",
@@ -132,6 +133,28 @@ def current_run_folder(config: PipelineConfig | RatingsConfig) -> str:
     return run_folder(config, str(flow_run.id))
 
 
+def choose_recipe(config: PipelineConfig, run: Run) -> PipelineConfig:
+    """Return the settings with a value for each automatic one of `train`, and log these.
+
+    Stages get the values, so that a worker with other defaults trains the same.
+    """
+    chosen, num_rows = (
+        resolve_automatic(config, run.manifest),
+        run.manifest.splits["train"].num_rows,
+    )
+    values = [
+        f"train.{name} = {value}"
+        for name, value in chosen.train
+        if value != getattr(config.train, name)
+    ]
+    logger = get_run_logger()
+    if values and config.train.recipe != "probe":
+        logger.info("Chosen for %d training photos: %s", num_rows, ", ".join(values))
+    if warning := few_steps_warning(chosen.train, num_rows):
+        logger.warning(warning)
+    return chosen
+
+
 @task(name="lr-find", **RESUMABLE_TASK)
 def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
     """Run the learning-rate range test in worker ranks."""
@@ -151,7 +174,6 @@ def train_model(
         base_lr: Peak learning rate of the head; None if `train.recipe` is probe.
         is_evaluated: Whether the run evaluates the model, and so needs its baselines.
     """
-    _log_recipe(config, run.manifest)
     request = WorkRequest(
         stage="train",
         config=config,
@@ -161,22 +183,6 @@ def train_model(
         is_evaluated=is_evaluated,
     )
     return run_or_delegate(request, TrainResult)
-
-
-def _log_recipe(config: PipelineConfig, manifest: DatasetManifest) -> None:
-    """Log the automatic values of the recipe, and warn if it takes too few steps."""
-    recipe, num_rows = (
-        resolve_automatic(config, manifest).train,
-        manifest.splits["train"].num_rows,
-    )
-    chosen = [
-        f"train.{name} = {value}" for name, value in recipe if value != getattr(config.train, name)
-    ]
-    logger = get_run_logger()
-    if chosen:
-        logger.info("Chosen for %d training photos: %s", num_rows, ", ".join(chosen))
-    if warning := few_steps_warning(recipe, num_rows):
-        logger.warning(warning)
 
 
 @task(name="predict", **RESUMABLE_TASK)

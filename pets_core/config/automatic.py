@@ -13,8 +13,10 @@ __all__ = ["automatic_batch_size", "resolve_automatic", "resolve_recipe"]
 
 _SMALL = 1000
 """Training photos below which training starts from a linear probe."""
-_SAMPLES = 2000
-"""Training photos seen after unfreezing, at least."""
+_MAX_SPLIT = 50_000
+"""Photos of the largest split up to which features for a probe certainly fit in the cache."""
+_SAMPLES, _MAX_EPOCHS = 2000, 50
+"""Training photos seen after unfreezing, at least, and epochs, at most, for numbers."""
 _BATCH_SIZE, _MIN_BATCH_SIZE = 64, 8
 _STEPS_PER_EPOCH = 10
 
@@ -28,7 +30,15 @@ def automatic_batch_size(num_rows: int) -> int:
 def resolve_automatic(config: PipelineConfig, manifest: DatasetManifest) -> PipelineConfig:
     """Return the settings with a value for each automatic one of `train`."""
     spec, num_rows = target_spec(manifest.targets), manifest.splits["train"].num_rows
-    return config.model_copy(update={"train": resolve_recipe(config.train, spec, num_rows)})
+    train, limit = config.train, config.launch.decode_cache_gib
+    can_cache = (limit == "auto" or limit >= 1) and max(
+        info.num_rows for info in manifest.splits.values()
+    ) <= _MAX_SPLIT
+    # A probe on random features is no better than a new head.
+    if train.head == "auto" and not (can_cache and config.model.weights != "none"):
+        head = "probe" if train.recipe == "probe" else "new"
+        train = train.model_copy(update={"head": head})
+    return config.model_copy(update={"train": resolve_recipe(train, spec, num_rows)})
 
 
 def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> TrainConfig:
@@ -40,7 +50,12 @@ def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> Train
         num_rows: Number of training photos.
     """
     update: dict[str, Any] = {}
-    is_default_start = train.freeze_epochs is None and train.freeze_to == -1 and train.epochs != 0
+    is_default_start = (
+        train.freeze_epochs is None
+        and train.epochs != 0
+        and train.freeze_to == -1
+        and train.sampling == "uniform"
+    )
     if train.head == "auto":
         is_probe = train.recipe == "probe" or (num_rows < _SMALL and is_default_start)
         update["head"] = "probe" if is_probe else "new"
@@ -50,11 +65,11 @@ def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> Train
         update["lr_mult"] = 10.0 if spec.is_numbers else 100.0
     resolved = train.model_copy(update=update)
     if train.unfrozen_lr_div is None:
-        update["unfrozen_lr_div"] = 25.0 if resolved.starts_from_probe else 5.0
+        update["unfrozen_lr_div"] = 50.0 if resolved.starts_from_probe else 5.0
         if spec.is_numbers:
             update["unfrozen_lr_div"] = 2.0
     num_epochs = resolved.num_unfrozen_epochs
     if spec.is_numbers and train.epochs is None and train.recipe == "fine_tune":
-        num_epochs = max(num_epochs, -(-_SAMPLES // num_rows))
+        num_epochs = max(num_epochs, min(-(-_SAMPLES // num_rows), _MAX_EPOCHS))
     update |= {"freeze_epochs": resolved.num_frozen_epochs, "epochs": num_epochs}
     return train.model_copy(update=update)

@@ -26,5 +26,5 @@ class ModelConfig(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability of the pooled features before the head."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Drop path (stochastic depth, Huang and others 2016): probability of skipping the last
-    residual block of the body while it is trained; it falls linearly to 0 at the first."""
+    """Drop path (stochastic depth, Huang and others 2016): largest probability of skipping a
+    residual block of the body while it is trained, distributed over the blocks by timm."""

@@ -90,14 +90,14 @@ class TrainConfig(Settings):
     head: Literal["auto", "new", "probe"] = "auto"
     """Head at the start of training. new: weights of zero. probe: a linear probe,
     fitted by L-BFGS on features of the pretrained backbone (LP-FT, Kumar and others 2022). auto:
-    probe if that is the recipe, or with fewer than 1,000 training photos if freeze_epochs is empty;
-    otherwise new."""
+    probe if that is the recipe, or with fewer than 1,000 training photos and pretrained weights,
+    unless freeze_epochs, freeze_to, sampling or epochs = 0 is set; otherwise new."""
     freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs that train only the head, with a frozen backbone. Empty: 1, or 0 if the head is a
     probe."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs after unfreezing. Empty: 2; for numbers and coordinates as many as 2,000 photos take,
-    at least 2; 0 if the recipe is probe."""
+    from 2 to 50; 0 if the recipe is probe."""
     base_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
     """Peak learning rate of the head in the frozen epochs. Empty: the LR finder's suggestion."""
     lr_max: RateSlice | None = None
@@ -105,7 +105,7 @@ class TrainConfig(Settings):
     lr_mult, top), where top is base_lr / unfrozen_lr_div."""
     unfrozen_lr_div: Annotated[float, Field(ge=1)] | None = None
     """Divisor of base_lr for the head's peak learning rate after unfreezing, if lr_max is empty.
-    Empty: 5; 25 from a probe, which larger rates make worse; 2 (as fastai) for numbers and
+    Empty: 5; 50 from a probe, which larger rates make worse; 2 (as fastai) for numbers and
     coordinates."""
     lr_mult: Annotated[float, Field(ge=1)] | None = None
     """Ratio of the head's learning rate to that of the first layer group, if lr_max is empty.
@@ -155,7 +155,7 @@ class TrainConfig(Settings):
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
     """Number of newest checkpoints to keep. Each also contains the best weights."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Decoupled weight decay; not applied to biases and normalisation layers."""
+    """Weight decay, decoupled in AdamW; not applied to biases and normalisation layers."""
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the one-cycle schedule used for warm-up."""
     batch_norm: Literal["frozen", "train", "sync"] = "frozen"
@@ -202,6 +202,11 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _check_recipe(self) -> TrainConfig:
+        if self.starts_from_probe and self.sampling != "uniform":
+            raise ValueError(
+                "sampling = balanced cannot be used with a probe, which is fitted on each photo "
+                "once: set class_weights = balanced instead"
+            )
         if self.recipe == "probe":
             conflicts = {
                 f"head = {self.head}": self.head == "new",

@@ -107,8 +107,8 @@ class ModelCard(Record):
         return CenterCrop(self.image_size, self.mean, self.std)
 
     def view(self, config: TransformConfig) -> Augment:
-        """Return the augmentation for test-time augmentation: as in training, without erasing."""
-        return self.augment(config.model_copy(update={"erase_probability": 0.0}))
+        """Return the augmentation of test-time augmentation: without erasing and policy."""
+        return self.augment(config.model_copy(update={"erase_probability": 0.0, "policy": "none"}))
 
     def augment(self, config: TransformConfig) -> Augment:
         """Return the augmentation of training photos."""

@@ -109,8 +109,7 @@ class TrainResult(Record):
     """Result of a training; `model_url` has the best or the last weights, by `train.keep`.
 
     `probe_url` is the linear probe, to compare with or to start from; None if there is none.
-    `epochs` starts with the probe if training started from it. `base_lr` and `batch_size` are None
-    without epochs.
+    `epochs` starts with the probe if training started from it. `base_lr` is None without epochs.
     """
 
     model_url: str
@@ -120,7 +119,6 @@ class TrainResult(Record):
     history_url: str
     plot_url: str
     base_lr: float | None
-    batch_size: int | None = None
     mixed_precision: str
     device: str
     num_processes: int

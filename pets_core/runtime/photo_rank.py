@@ -241,10 +241,12 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             world_size=num_local,
             on_batch=self.watchdog.beat,
         )
+        # Files of earlier versions have no name for squish.
+        other = () if card.resize == "squish" else (card.resize,)
         key = FeatureKey(
             dataset=self.manifest.fingerprint,
             split=split,
-            view=repr((card.backbone, card.image_size, card.resize_to, card.resize)),
+            view=repr((card.backbone, card.image_size, card.resize_to, *other)),
             precision=self.precision,
             device=accelerator.device.type,
             weights=checksum(built.model.body),

@@ -92,8 +92,6 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         device, self.precision, is_sharded = resolve_device(
             config.launch, config.train, trains=stage.trains, num_ranks=num_ranks
         )
-        if stage.trains:
-            check_optimizer(config.train.optimizer, device)
         tracker = config.train.log_with if stage.is_training else "none"
         self.accelerator = create_accelerator(
             self.precision,
@@ -102,6 +100,8 @@ class Rank(ABC, Generic[RequestT, ModelT]):
             log_with=None if tracker == "none" else tracker,
             project_dir=_tracker_folder(request),
         )
+        if stage.trains:
+            check_optimizer(config.train.optimizer, self.accelerator.device)
         torch.set_float32_matmul_precision("high" if config.train.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = config.train.tf32
         # Inputs have few sizes; cuDNN benchmarks its algorithms once for each.

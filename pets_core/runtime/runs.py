@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.train import TrainConfig
 from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.records import RatingsRun
 from pets_core.records.base import renamed
 from pets_core.records.dataset import Run
+from pets_core.records.target_spec import target_spec
 from pets_core.runtime.request import Request, parse_request
 from pets_core.storage.layout import CHECKPOINTS, MANIFEST, RUNS, SETTINGS
 
@@ -130,6 +132,17 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
     return used
 
 
+_FORMER_DEFAULTS: dict[str, Any] = {
+    "head": "new",
+    "freeze_epochs": 1,
+    "epochs": 2,
+    "batch_size": 64,
+    "unfrozen_lr_div": 5.0,
+    "lr_mult": 100.0,
+}
+"""Values of today's automatic settings in versions that did not choose them by the data set."""
+
+
 def load_run_settings(url: str) -> dict[str, Any]:
     """Return the settings of a run.
 
@@ -153,7 +166,26 @@ def load_run_settings(url: str) -> dict[str, Any]:
         and finder.get("suggestion") == "steepest"
     ):
         finder["suggestion"] = "auto"
+    _fill_former_defaults(settings)
     return settings
+
+
+def _fill_former_defaults(settings: dict[str, Any]) -> None:
+    """Complete the settings of a run that began before they were chosen by the data set."""
+    train, finder = settings.get("train"), settings.get("lr_find")
+    is_former = isinstance(train, dict) and "optimizer" not in train and "ratings" not in settings
+    if not isinstance(train, dict) or not is_former or train.get("recipe") == "probe":
+        return
+    if train.get("head", "auto") == "auto":
+        train["head"] = "new"
+    for name in ("freeze_epochs", "epochs"):
+        if train["head"] == "new" and train.get(name) is None:
+            train[name] = _FORMER_DEFAULTS[name]
+    source = settings.get("source")
+    spec = target_spec(str(source.get("targets", "class"))) if isinstance(source, dict) else None
+    is_auto = isinstance(finder, dict) and finder.get("suggestion") == "auto"
+    if isinstance(finder, dict) and is_auto and spec and spec.is_numbers:
+        finder["suggestion"] = "valley"
 
 
 def write_request(request: Request) -> str:
@@ -217,18 +249,21 @@ def _hash(request: Request) -> str:
 
 
 def _normalise(request: Request) -> Request:
-    """Map settings of earlier versions to today's defaults, so that their hashes stay equal.
+    """Map settings to those of earlier versions, so that their results are found.
 
-    The former defaults of the epochs, 1 and 2, become empty, unless training starts from a probe.
-    Baselines, which change no other result, become true.
+    Values that were defaults become the present defaults, which are automatic. Baselines, which
+    change no other result, become true.
     """
     config = request.config
     if isinstance(config, RatingsConfig):
         return request
-    train, former = config.train, {"freeze_epochs": 1, "epochs": 2}
-    if not train.starts_from_probe:
-        empty = {name: None for name, value in former.items() if getattr(train, name) == value}
-        train = train.model_copy(update=empty)
+    train, defaults = config.train, TrainConfig()
+    is_former = {
+        name: train.recipe == "probe" or getattr(train, name) == value
+        for name, value in _FORMER_DEFAULTS.items()
+    }
+    automatic = {name: getattr(defaults, name) for name, same in is_former.items() if same}
+    train = train.model_copy(update=automatic)
     evaluate = config.evaluate.model_copy(update={"baselines": True})
     config = config.model_copy(update={"train": train, "evaluate": evaluate})
     return request.model_copy(update={"config": config})

@@ -116,7 +116,6 @@ def train(rank: Rank[Any, Any]) -> TrainResult | None:
         history_url=history_url,
         plot_url=plot_url,
         base_lr=rank.request.base_lr,
-        batch_size=rank.request.config.train.batch_size if history.steps else None,
         mixed_precision=rank.precision,
         device=_device_name(rank.accelerator.device),
         num_processes=rank.accelerator.num_processes,
@@ -248,12 +247,12 @@ def _warn_of_small_batches(rank: Rank[Any, Any], num_rows: int) -> None:
     """Warn if the batch size per GPU is too small to keep the GPU busy."""
     accelerator, batch_size = rank.accelerator, rank.request.config.train.batch_size
     num_gpus = accelerator.num_processes
+    wanted = _MIN_BATCH * num_gpus
     # A small data set needs small batches.
-    wanted = min(_MIN_BATCH * num_gpus, num_rows // 10)
-    if accelerator.device.type == "cuda" and batch_size < wanted:
+    if accelerator.device.type == "cuda" and batch_size < wanted <= num_rows // 10:
         rank.warn(
             f"train.batch_size = {batch_size} gives each GPU {batch_size / num_gpus:.3g} samples "
-            f"per step, too few to keep it busy: set {_MIN_BATCH * num_gpus} or more, and find the "
+            f"per step, too few to keep it busy: set {wanted} or more, and find the "
             "learning rate again"
         )
 

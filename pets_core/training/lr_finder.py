@@ -116,9 +116,10 @@ def _steps(
     accelerator: Accelerator,
 ) -> Generator[float]:
     """Take one step at each rate with a copy of the model; yield the loss before the step."""
+    trains_head = training.num_frozen_epochs > 0 or training.starts_from_probe
     prepared = prepare(
         copy.deepcopy(model), objective, train, training, accelerator,
-        training.freeze_to if training.num_frozen_epochs else 0, RateSlice(1.0, uniform=True),
+        training.freeze_to if trains_head else 0, RateSlice(1.0, uniform=True),
     )  # fmt: skip
     for rate, batch in zip(rates.tolist(), _cycle(train), strict=False):
         for group in prepared.optimizer.param_groups:

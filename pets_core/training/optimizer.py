@@ -40,7 +40,7 @@ def build_optimizer(
     Args:
         model: Model with layer groups; frozen parameters are excluded.
         rates: Peak learning rate of each layer group.
-        weight_decay: Weight decay; decoupled or not, as the optimizer has it.
+        weight_decay: Weight decay, decoupled from the gradient if the optimizer does so.
         name: adamw for AdamW (Loshchilov and Hutter 2019) with fastai's settings; otherwise a name
             of `timm.optim.list_optimizers`, with timm's settings.
 
@@ -94,6 +94,8 @@ def check_optimizer(name: str, device: torch.device) -> None:
         for parameter in model.parameters():
             parameter_state(optimizer, parameter)
         group_state(optimizer)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         raise PetsError(
             f"train.optimizer = {name} cannot be used on this machine ({error}): set adamw, or "

@@ -105,10 +105,20 @@ class TrainState:
             saved = _strip_prefix(f"optimizer.{name}.", snapshot.tensors)
             if saved:
                 optimizer.state[parameter] = {
-                    key: _like(value, parameter) if isinstance(value, Tensor) else value
+                    key: _like(value, parameter) if _is_on_device(optimizer, key, value) else value
                     for key, value in with_numbers(saved).items()
                 }
         restore_group_state(optimizer, _strip_prefix("group.", snapshot.tensors))
+
+
+def _is_on_device(optimizer: torch.optim.Optimizer, key: str, value: object) -> bool:
+    """Return whether a value of the optimizer's state is a tensor on the parameter's device.
+
+    As in `Optimizer.load_state_dict`, torch's step counters are, for fused kernels only: reading
+    one from a GPU would synchronise with it.
+    """
+    is_fused = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    return isinstance(value, Tensor) and (key != "step" or bool(is_fused))
 
 
 def _with_integers(scaler: Mapping[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from pets_core.config.train import TrainConfig
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import Publisher, stored_png, table
@@ -41,8 +42,13 @@ def publish_lr(suggestion: LRSuggestion) -> None:
 
 
 @task(name="publish training", cache_policy=NO_CACHE)
-def publish_training(result: TrainResult) -> None:
-    """Publish the artifact `training-curves`: losses and learning rates, one row per epoch."""
+def publish_training(result: TrainResult, recipe: TrainConfig) -> None:
+    """Publish the artifact `training-curves`: losses and learning rates, one row per epoch.
+
+    Args:
+        result: The training.
+        recipe: Its settings, without automatic values.
+    """
     rows = [
         [
             "" if epoch.epoch < 0 else epoch.epoch + 1,
@@ -56,8 +62,8 @@ def publish_training(result: TrainResult) -> None:
         for epoch in result.epochs
     ]
     rate = "" if result.base_lr is None else f"Base learning rate {result.base_lr:.2e}, "
-    if result.batch_size:
-        rate += f"batches of {result.batch_size}, "
+    if result.num_steps:
+        rate += f"batches of {recipe.batch_size}, "
     metric = f"valid {result.epochs[0].metric.name}"
     header = ["epoch", "phase", "train loss", "valid loss", metric, "seconds", "samples/s"]
     text = (

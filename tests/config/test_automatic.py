@@ -2,8 +2,14 @@
 
 import pytest
 
-from pets_core.config.automatic import automatic_batch_size, resolve_recipe
+from pets_core.config.automatic import (
+    automatic_batch_size,
+    resolve_automatic,
+    resolve_recipe,
+)
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.train import TrainConfig
+from pets_core.records.dataset import DatasetManifest, SplitInfo
 from pets_core.records.target_spec import BUILT_IN_SPECS
 
 CLASS, BOX = BUILT_IN_SPECS["class"], BUILT_IN_SPECS["box"]
@@ -35,12 +41,54 @@ def test_large_data_set_has_the_default_recipe():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"freeze_epochs": 1}, {"freeze_to": -2}, {"head": "new"}, {"epochs": 0}]
+    "settings",
+    [
+        {"freeze_epochs": 1},
+        {"freeze_to": -2},
+        {"head": "new"},
+        {"epochs": 0},
+        {"sampling": "balanced"},
+    ],
 )
 def test_small_data_set_starts_from_a_probe_unless_settings_say_otherwise(settings):
     assert resolve_recipe(TrainConfig(), CLASS, 999).head == "probe"
     recipe = resolve_recipe(TrainConfig.model_validate(settings), CLASS, 999)
     assert (recipe.head, recipe.freeze_epochs) == ("new", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_test", "head"),
+    [
+        ({}, 10, "probe"),
+        ({"model": {"weights": "none"}}, 10, "new"),
+        ({"launch": {"decode_cache_gib": 0}}, 10, "new"),
+        ({"launch": {"decode_cache_gib": 2}}, 10, "probe"),
+        ({}, 60_000, "new"),
+        ({"model": {"weights": "none"}, "train": {"recipe": "probe"}}, 10, "probe"),
+    ],
+)
+def test_probe_is_chosen_only_where_it_can_be_fitted(settings, num_test, head):
+    """With random weights its features say nothing; large features do not fit in the cache."""
+    splits = {
+        split: SplitInfo(num_rows=count, class_counts=(), shards=())
+        for split, count in (("train", 200), ("test", num_test))
+    }
+    manifest = DatasetManifest(
+        name="photos", fingerprint="a", url="", source_url="", vocabulary=(), splits=splits,
+        num_quarantined=0, quarantine_reasons={},
+    )  # fmt: skip
+    resolved = resolve_automatic(PipelineConfig.model_validate(settings), manifest)
+    assert resolved.train.head == head
+    assert resolve_automatic(resolved, manifest) == resolved
+
+
+def test_epochs_are_limited():
+    assert resolve_recipe(TrainConfig(), BOX, 3).epochs == 50
+
+
+def test_balanced_sampling_is_refused_with_a_probe():
+    with pytest.raises(ValueError, match="sampling = balanced cannot be used with a probe"):
+        TrainConfig(head="probe", sampling="balanced")
 
 
 def test_probe_recipe_has_no_epochs():
@@ -51,7 +99,7 @@ def test_probe_recipe_has_no_epochs():
 @pytest.mark.parametrize(
     ("spec", "num_rows", "epochs", "div", "mult"),
     [
-        (CLASS, 200, 2, 25.0, 100.0),
+        (CLASS, 200, 2, 50.0, 100.0),
         (CLASS, 3000, 2, 5.0, 100.0),
         (BOX, 200, 10, 2.0, 10.0),
         (BOX, 3000, 2, 2.0, 10.0),

@@ -80,7 +80,7 @@ def test_probe_of_every_kind_is_trained_evaluated_and_compared(config_of, run, t
 
 
 def test_fine_tuned_model_is_compared_with_probe_and_neighbours(config_of, run, tmp_path):
-    config = config_of(epochs=1)
+    config = config_of(freeze_epochs=1, epochs=1)
     manifest = ingest(config)
     trained = run("train", config, manifest)
     assert [epoch.phase for epoch in trained.epochs] == ["frozen", "unfrozen"]
@@ -132,7 +132,7 @@ def test_best_weights_are_those_of_the_probe_if_epochs_do_harm(config_of, run):
 
 
 def test_features_are_computed_once(config_of, run, monkeypatch):
-    config = config_of(epochs=1)
+    config = config_of(freeze_epochs=1, epochs=1)
     manifest = ingest(config)
     run("lr-find", config, manifest)
     (file,) = feature_files(config)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
@@ -18,6 +19,7 @@ from pets_core.runtime.runs import (
     save_result,
     start_run,
 )
+from pets_core.storage.layout import SETTINGS
 
 RESULT = LRSuggestion(
     minimum=1e-2, steepest=3.1e-3, valley=1e-4, slide=1e-3, chosen=3.1e-3, suggestion="steepest",
@@ -50,14 +52,42 @@ def test_changed_request_has_no_saved_result(request_of):
 
 
 def test_result_of_an_earlier_version_is_found(request_of):
-    """It stored the epochs that are empty by default now, and had no baselines."""
-    save_result(request_of(train={"freeze_epochs": 1, "epochs": 2}), RESULT)
-    assert load_result(request_of(), LRSuggestion) == RESULT
+    """Its defaults are those of a large data set, and it had no baselines."""
+    save_result(request_of(), RESULT)
+    former = {"freeze_epochs": 1, "epochs": 2, "head": "new", "batch_size": 64, "lr_mult": 100.0,
+              "unfrozen_lr_div": 5.0}  # fmt: skip
+    assert load_result(request_of(train=former), LRSuggestion) == RESULT
+    probe = {"recipe": "probe", "head": "probe", "freeze_epochs": 0, "epochs": 0, "batch_size": 16}
+    assert load_result(request_of(train=probe), LRSuggestion) is None
+    save_result(request_of(train={"recipe": "probe"}), RESULT)
+    assert load_result(request_of(train=probe), LRSuggestion) == RESULT
+    save_result(request_of(), RESULT)
     assert load_result(request_of(evaluate={"baselines": False}), LRSuggestion) == RESULT
     not_evaluated = request_of().model_copy(update={"is_evaluated": False})
     assert load_result(not_evaluated, LRSuggestion) == RESULT
     for train in ({"freeze_epochs": 2}, {"epochs": 3}, {"head": "probe", "freeze_epochs": 1}):
         assert load_result(request_of(train=train), LRSuggestion) is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "train", "expected", "suggestion"),
+    [
+        ("class", {"head": "auto", "freeze_epochs": None}, ("new", 1, 2), "auto"),
+        ("box", {}, ("new", 1, 2), "valley"),
+        ("class", {"epochs": 7}, ("new", 1, 7), "auto"),
+        ("class", {"head": "probe"}, ("probe", None, None), "auto"),
+        ("class", {"recipe": "probe"}, (None, None, None), "auto"),
+        ("class", {"optimizer": "adamw"}, (None, None, None), "auto"),
+    ],
+)
+def test_run_of_an_earlier_version_keeps_its_recipe(tmp_path, targets, train, expected, suggestion):
+    """With few photos the present defaults differ."""
+    settings = {"train": train, "source": {"targets": targets}, "lr_find": {"suggestion": "auto"}}
+    (tmp_path / SETTINGS).write_text(yaml.safe_dump(settings))
+    found = load_run_settings(str(tmp_path))
+    names = ("head", "freeze_epochs", "epochs")
+    assert tuple(found["train"].get(name) for name in names) == expected
+    assert found["lr_find"]["suggestion"] == suggestion
 
 
 def make_data_set(store, fingerprint: str) -> DatasetManifest:

@@ -155,7 +155,7 @@ def test_a_sharded_model_needs_a_micro_batch_size_on_gpus(machine):
 
 @pytest.mark.parametrize(
     ("device", "num_gpus", "num_rows", "warns"),
-    [(CUDA, 8, 3000, True), (CUDA, 8, 600, False), (CUDA, 2, 3000, False), (CPU, 8, 3000, False)],
+    [(CUDA, 8, 3000, True), (CUDA, 8, 2559, False), (CUDA, 2, 3000, False), (CPU, 8, 3000, False)],
 )
 def test_small_batch_per_gpu_is_a_warning(device, num_gpus, num_rows, warns):
     """But not with few photos, which need small batches."""

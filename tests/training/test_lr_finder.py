@@ -7,7 +7,9 @@ from accelerate import Accelerator
 from pets_core.config.train import LRFindConfig, TrainConfig
 from pets_core.errors import PetsError
 from pets_core.targets.classes.objective import SingleLabel
+from pets_core.training import lr_finder
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, suggest, trim_curve
+from pets_core.training.prepared import prepare
 
 RATES = np.geomspace(1e-6, 1.0, 100)
 
@@ -59,6 +61,25 @@ def test_rates_rise_geometrically_over_several_epochs(tiny_model, tiny_loader) -
     assert tiny_loader.num_batches < 20
     assert curve.rates == pytest.approx(np.geomspace(1e-5, 1e-2, 20))
     assert len(curve.losses) == len(curve.smoothed) == 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "first_group"),
+    [({"freeze_epochs": 1}, -1), ({"head": "probe"}, -1), ({"freeze_epochs": 0}, 0)],
+)
+def test_body_is_frozen_if_training_starts_with_the_head(
+    tiny_model, tiny_loader, monkeypatch, settings, first_group
+) -> None:
+    groups = []
+    monkeypatch.setattr(
+        lr_finder, "prepare", lambda *args: groups.append(args[5]) or prepare(*args)
+    )
+    lr_find(
+        tiny_model, SingleLabel(), tiny_loader, LRFindConfig(num_steps=10),
+        TrainConfig(batch_size=64, **settings),
+        accelerator=Accelerator(cpu=True, mixed_precision="no"),
+    )  # fmt: skip
+    assert groups == [first_group]
 
 
 def test_range_test_stops_when_the_loss_diverges(tiny_model, tiny_loader) -> None:

@@ -8,6 +8,7 @@ from pets_core.config.train import TransformConfig
 from pets_core.data.loading import policies
 from pets_core.data.loading.policies import apply_colours, draw_policy
 from pets_core.data.loading.transforms import Augment, transform_points
+from pets_core.models.card import ModelCard
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 TORCHVISION = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
@@ -119,6 +120,17 @@ def test_policy_replaces_rotation_zoom_warp_and_lighting(monkeypatch):
     out = Augment(24, MEAN, STD, settings)(pixels, seed=1, rows=slice(0, 4), global_size=4)
     expected = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     assert torch.allclose(out, expected, atol=1e-4)
+
+
+def test_augmented_views_of_a_prediction_have_no_policy():
+    card = ModelCard(
+        backbone="resnet34", num_features=8, image_size=20, resize_to=24, mean=MEAN, std=STD,
+        dataset_fingerprint="a", vocabulary=(),
+    )  # fmt: skip
+    config = TransformConfig(policy="trivial", erase_probability=1.0)
+    pixels, arguments = photos(), {"seed": 1, "rows": slice(0, 6), "global_size": 6}
+    expected = card.augment(TransformConfig())(pixels, **arguments)
+    assert torch.equal(card.view(config)(pixels, **arguments), expected)
 
 
 @pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"])
