@@ -11,7 +11,7 @@ from pets_core.records.target_spec import TargetSpec, target_spec
 
 __all__ = ["automatic_batch_size", "resolve_automatic", "resolve_recipe"]
 
-_SMALL = 1000
+_SMALL = 500
 """Training photos below which training starts from a linear probe."""
 _MAX_SPLIT = 50_000
 """Photos of the largest split up to which features for a probe certainly fit in the cache."""

@@ -90,7 +90,7 @@ class TrainConfig(Settings):
     head: Literal["auto", "new", "probe"] = "auto"
     """Head at the start of training. new: weights of zero. probe: a linear probe,
     fitted by L-BFGS on features of the pretrained backbone (LP-FT, Kumar and others 2022). auto:
-    probe if that is the recipe, or with fewer than 1,000 training photos and pretrained weights,
+    probe if that is the recipe, or with fewer than 500 training photos and pretrained weights,
     unless freeze_epochs, freeze_to, sampling or epochs = 0 is set; otherwise new."""
     freeze_epochs: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Epochs that train only the head, with a frozen backbone. Empty: 1, or 0 if the head is a

@@ -35,7 +35,7 @@ def test_batch_size_leaves_ten_steps_per_epoch(num_rows, batch_size):
 
 
 def test_large_data_set_has_the_default_recipe():
-    recipe = resolve_recipe(TrainConfig(), CLASS, 1000)
+    recipe = resolve_recipe(TrainConfig(), CLASS, 640)
     assert (recipe.head, recipe.freeze_epochs, recipe.epochs) == ("new", 1, 2)
     assert (recipe.batch_size, recipe.lr_mult, recipe.unfrozen_lr_div) == (64, 100.0, 5.0)
 
@@ -51,8 +51,8 @@ def test_large_data_set_has_the_default_recipe():
     ],
 )
 def test_small_data_set_starts_from_a_probe_unless_settings_say_otherwise(settings):
-    assert resolve_recipe(TrainConfig(), CLASS, 999).head == "probe"
-    recipe = resolve_recipe(TrainConfig.model_validate(settings), CLASS, 999)
+    assert resolve_recipe(TrainConfig(), CLASS, 499).head == "probe"
+    recipe = resolve_recipe(TrainConfig.model_validate(settings), CLASS, 499)
     assert (recipe.head, recipe.freeze_epochs) == ("new", 1)
 
 
