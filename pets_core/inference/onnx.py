@@ -44,7 +44,7 @@ class _ExportedModel(nn.Module):
 def export_onnx(model_url: str, url: str) -> float:
     """Export a model to ONNX and write it if onnxruntime's predictions agree with torch's.
 
-    The input is photos resized to a square of `resize_to` pixels as the card's `resize` says, uint8
+    The input is photos resized to a square of `resize_to` pixels by the card's `resize`, uint8
     (B, R, R, 3). The file contains the model's card and needs no other file.
 
     Args:

@@ -159,7 +159,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         )
 
     def _row_weights(self, targets: NDArray[Any]) -> NDArray[np.float64] | None:
-        """Return the weights that make all classes equally frequent, if the settings ask for it."""
+        """Return the weights with which all classes are equally frequent, if they are set."""
         if self.config.train.sampling == "uniform":
             return None
         weights: NDArray[np.float64] = 1 / np.bincount(targets)[targets]

@@ -50,7 +50,7 @@ def test_large_data_set_has_the_default_recipe():
         {"sampling": "balanced"},
     ],
 )
-def test_small_data_set_starts_from_a_probe_unless_settings_say_otherwise(settings):
+def test_small_data_set_starts_from_a_probe_unless_settings_conflict(settings):
     assert resolve_recipe(TrainConfig(), CLASS, 499).head == "probe"
     recipe = resolve_recipe(TrainConfig.model_validate(settings), CLASS, 499)
     assert (recipe.head, recipe.freeze_epochs) == ("new", 1)
@@ -68,7 +68,7 @@ def test_small_data_set_starts_from_a_probe_unless_settings_say_otherwise(settin
     ],
 )
 def test_probe_is_chosen_only_where_it_can_be_fitted(settings, num_test, head):
-    """With random weights its features say nothing; large features do not fit in the cache."""
+    """With random weights its features are noise; large features do not fit in the cache."""
     splits = {
         split: SplitInfo(num_rows=count, class_counts=(), shards=())
         for split, count in (("train", 200), ("test", num_test))
