@@ -44,6 +44,10 @@ _MAX_FEATURES_GIB = 1.0
 """Features of a split that may be cached; the neighbours hold up to three copies in memory."""
 
 
+_MIN_FINDER_BATCH = 64
+"""Photos per step of the LR finder on features; the loss of fewer is too noisy."""
+
+
 class _NoProbeError(PetsError):
     """The linear probe of this data set cannot be fitted."""
 
@@ -217,7 +221,7 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
             features.values,
             features.targets,
             features.ids,
-            batch_size=config.train.batch_size,
+            batch_size=max(config.train.batch_size, _MIN_FINDER_BATCH),
             seed=config.train.seed,
             device=accelerator.device,
             rank=accelerator.process_index,

@@ -133,8 +133,15 @@ def few_steps_warning(config: TrainConfig, num_rows: int) -> str:
         return ""
     batch_size = min(automatic_batch_size(num_rows), config.batch_size)
     epochs = max(-(-_FEW_STEPS // -(-num_rows // batch_size)), config.num_unfrozen_epochs)
+    changes = [
+        f"train.{name} = {value} (now {now})"
+        for name, value, now in (
+            ("batch_size", batch_size, config.batch_size),
+            ("epochs", epochs, config.num_unfrozen_epochs),
+        )
+        if value != now
+    ]
     return (
         f"Training takes only {num_steps} optimizer steps. With {num_rows} training samples, set "
-        f"train.batch_size = {batch_size} (now {config.batch_size}) and train.epochs = {epochs} or "
-        f"more (now {config.num_unfrozen_epochs})."
+        f"{' and '.join(changes)}."
     )
