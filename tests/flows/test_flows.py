@@ -229,7 +229,7 @@ def test_collab_flow_trains_evaluates_and_promotes(
         "cache_dir": str(tmp_path / "cache"),
         "recommender": {"num_factors": 8, "weight_decays": (8.0, 0.1)},
         "lr_find": {"num_steps": 60},
-        "train": {"freeze_epochs": 1, "epochs": 3, "base_lr": None},
+        "train": {"epochs": 3, "base_lr": None},
         "gate": {"promote": True},
     }
     config = RatingsConfig.model_validate(settings)
@@ -256,7 +256,7 @@ def test_collab_flow_trains_evaluates_and_promotes(
 
     # Another version, in which some held-out ratings are training ratings of the champion.
     worse = settings | {"ratings": {"test_fraction": 0.3}, "recommender": {"num_factors": 8}}
-    worse["train"] = {"freeze_epochs": 1, "epochs": 1, "base_lr": 1e-5, "weight_decay": 0.1}
+    worse["train"] = {"epochs": 1, "base_lr": 1e-5, "weight_decay": 0.1}
     rejected = collab_flow(RatingsConfig.model_validate(worse), return_state=True)
     assert rejected.name == "Rejected"
     compared = rejected.result(raise_on_failure=False).comparison
@@ -282,7 +282,7 @@ def test_collab_flow_searches_the_weight_decay(tmp_path, read_artifacts, monkeyp
         "store": str(tmp_path / "store"),
         "cache_dir": str(tmp_path / "cache"),
         "recommender": {"num_factors": 8},
-        "train": {"freeze_epochs": 1, "epochs": 2, "batch_size": 1024},
+        "train": {"epochs": 2, "batch_size": 1024},
     }
     config = RatingsConfig.model_validate(settings)
     state = collab_flow(config, return_state=True)

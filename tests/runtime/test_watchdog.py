@@ -46,6 +46,7 @@ def test_active_or_finished_work_is_not_reported() -> None:
     assert reports == []
 
 
+@pytest.mark.usefixtures("rank_in_this_process")
 @pytest.mark.parametrize("stage", ["predict", "embed"])
 def test_opening_photos_and_models_is_not_watched(small_config, tmp_path, monkeypatch, stage):
     """Download and decoding take minutes without a batch."""
