@@ -105,6 +105,6 @@ def test_phase_is_refused_before_its_first_step(tiny_model, tiny_loader):
     with pytest.raises(PetsError, match=r"train.micro_batch_size = 1, "):
         prepare(
             tiny_model, SingleLabel(), tiny_loader,
-            TrainConfig(batch_norm="train", micro_batch_size=1),
+            TrainConfig(batch_norm="train", batch_size=64, micro_batch_size=1),
             Accelerator(cpu=True, mixed_precision="no"), 0, RateSlice(1e-3),
         )  # fmt: skip
