@@ -31,6 +31,7 @@ from pets_core.records.base import Resize, Split
 from pets_core.records.dataset import DatasetManifest
 from pets_core.runtime.rank import Rank
 from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.stage_table import STAGES
 from pets_core.targets.objective import Objective
 from pets_core.targets.registry import get_target
 from pets_core.training.features import FeatureKey, Features, checksum, open_features
@@ -61,7 +62,8 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
     validation_setting = "source.valid_fraction"
 
     def __init__(self, request: WorkRequest, failures: Path | None = None) -> None:
-        if request.manifest:
+        # Only training needs these values, and a training split.
+        if request.manifest and STAGES[request.stage].trains:
             request = request.model_copy(
                 update={"config": resolve_automatic(request.config, request.manifest)}
             )

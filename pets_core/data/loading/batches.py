@@ -17,13 +17,18 @@ class Share:
     Attributes:
         rows: Row indices in the split.
         positions: Positions in the global batch of `global_size`.
-        seed: Seed of the batch's augmentation.
+        entropy: Seed of the loader, epoch and number of the batch.
     """
 
     rows: npt.NDArray[np.int64]
     positions: slice
     global_size: int
-    seed: int
+    entropy: tuple[int, int, int]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the batch's augmentation; not every loader needs it."""
+        return int(np.random.SeedSequence(self.entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class BatchSampler:
         for number, rows in enumerate(batches):
             first = len(rows) * self.rank // self.world_size
             last = len(rows) * (self.rank + 1) // self.world_size
-            seed = _batch_seed(self.seed or 0, epoch, number)
-            shares.append(Share(rows[first:last], slice(first, last), len(rows), seed))
+            entropy = (self.seed or 0, epoch, number)
+            shares.append(Share(rows[first:last], slice(first, last), len(rows), entropy))
         return shares
 
 
@@ -116,7 +121,3 @@ def global_batches(
     elif seed is not None:
         np.random.default_rng((seed, epoch)).shuffle(order)
     return np.array_split(order, -(-num_rows // batch_size))
-
-
-def _batch_seed(seed: int, epoch: int, index: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
