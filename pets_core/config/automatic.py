@@ -35,10 +35,13 @@ def resolve_automatic(config: PipelineConfig, manifest: DatasetManifest) -> Pipe
         info.num_rows for info in manifest.splits.values()
     ) <= _MAX_SPLIT
     # A probe on random features is no better than a new head.
-    if train.head == "auto" and not (can_cache and config.model.weights != "none"):
-        head = "probe" if train.recipe == "probe" else "new"
-        train = train.model_copy(update={"head": head})
+    if _chooses_head(train) and not (can_cache and config.model.weights != "none"):
+        train = train.model_copy(update={"head": "new"})
     return config.model_copy(update={"train": resolve_recipe(train, spec, num_rows)})
+
+
+def _chooses_head(train: TrainConfig) -> bool:
+    return train.head == "auto" and train.recipe == "fine_tune"
 
 
 def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> TrainConfig:
@@ -56,9 +59,8 @@ def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> Train
         and train.freeze_to == -1
         and train.sampling == "uniform"
     )
-    if train.head == "auto":
-        is_probe = train.recipe == "probe" or (num_rows < _SMALL and is_default_start)
-        update["head"] = "probe" if is_probe else "new"
+    if _chooses_head(train):
+        update["head"] = "probe" if num_rows < _SMALL and is_default_start else "new"
     if not train.batch_size:
         update["batch_size"] = automatic_batch_size(num_rows)
     if train.lr_mult is None:

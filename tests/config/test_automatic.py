@@ -78,7 +78,7 @@ def test_probe_is_chosen_only_where_it_can_be_fitted(settings, num_test, head):
         num_quarantined=0, quarantine_reasons={},
     )  # fmt: skip
     resolved = resolve_automatic(PipelineConfig.model_validate(settings), manifest)
-    assert resolved.train.head == head
+    assert resolved.train.starts_from_probe == (head == "probe")
     assert resolve_automatic(resolved, manifest) == resolved
 
 
@@ -93,7 +93,7 @@ def test_balanced_sampling_is_refused_with_a_probe():
 
 def test_probe_recipe_has_no_epochs():
     recipe = resolve_recipe(TrainConfig(recipe="probe"), BOX, 200)
-    assert (recipe.head, recipe.num_epochs) == ("probe", 0)
+    assert (recipe.starts_from_probe, recipe.num_epochs) == (True, 0)
 
 
 @pytest.mark.parametrize(
