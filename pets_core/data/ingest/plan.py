@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,10 +23,16 @@ from pets_core.data.dataset import (
 )
 from pets_core.data.ingest.checks import check_photos, check_splits
 from pets_core.data.ingest.label_schema import Contract, load_contract, reconcile
+from pets_core.data.ingest.partition import Leaf, PlannedPhoto, partition
 from pets_core.data.ingest.quarantine import NO_NUMBERS, check_quarantine
 from pets_core.data.ingest.selection import quarantine_row, select_files
 from pets_core.data.ingest.splits import assign_splits, split_rows, straddling_groups
-from pets_core.data.ingest.stored import find_existing_shards, is_unchanged, load_stored_records
+from pets_core.data.ingest.stored import (
+    find_existing_shards,
+    is_unchanged,
+    load_stored_records,
+    missing_photos_warnings,
+)
 from pets_core.data.sources.catalogue import Box, Catalogue, LabelledPhoto, Source
 from pets_core.data.sources.files import FileEntry
 from pets_core.data.sources.fixes import apply_fixes, read_fixes
@@ -37,21 +40,17 @@ from pets_core.data.sources.formats import decoders
 from pets_core.data.sources.sources import open_source
 from pets_core.data.versions import newest_version
 from pets_core.errors import PetsError
-from pets_core.records.base import Split
 from pets_core.records.dataset import DatasetManifest, DatasetPlan, QuarantinedFile, ShardPlan
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.layout import PLANS
 
 __all__ = [
-    "PlannedPhoto",
     "load_planned_photos",
     "load_planned_quarantine",
     "load_version_tags",
     "plan_dataset",
 ]
 
-_SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-_HASH_BITS = 64
 _SHARDS_PER_FILE = 256
 """Bounds the footer of a plan file, about 1 kB per shard, which each task reads."""
 _PLAN_SCHEMA = pa.schema(
@@ -68,43 +67,6 @@ _PLAN_SCHEMA = pa.schema(
     ]
 )
 _QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in QuarantinedFile.model_fields])
-
-
-class PlannedPhoto(NamedTuple):
-    """Photo to be written to a shard.
-
-    Attributes:
-        id: Photo id.
-        path: Path of the file in the source.
-        version_tag: Version tag of the file; it changes with the file's content.
-        label: Class index; None if the target is not a class.
-        head_box: Bounding box of the head, if the source has one.
-        tags: Tag indices, if the target is tags.
-        numbers: Target numbers or coordinates; coordinates are in pixels.
-        annotation_size: Width and height of the photo that coordinates and box refer to, pixels;
-            empty: the upright photo's.
-        existing_shard: Existing shard of an earlier version that holds the same photo; empty: none.
-    """
-
-    id: str
-    path: str
-    version_tag: str
-    label: int | None
-    head_box: Box | None
-    tags: tuple[int, ...] = ()
-    numbers: tuple[float, ...] = ()
-    annotation_size: tuple[int, ...] = ()
-    existing_shard: str = ""
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """Photos of one shard in order, with the common first bits of their hashes."""
-
-    split: Split
-    prefix: str
-    photos: list[PlannedPhoto]
-    num_bytes: int
 
 
 def plan_dataset(config: PipelineConfig) -> DatasetPlan:
@@ -148,9 +110,9 @@ def plan_dataset(config: PipelineConfig) -> DatasetPlan:
         if (split := splits[photo_id])
     }
     sizes = {photo_id: files[photo_id].size for photo_id in chosen}
-    leaves = list(_leaves(chosen, sizes, config.ingest.shard_mib << 20))
+    leaves = list(partition(chosen, sizes, config.ingest.shard_mib << 20))
     plan = _write_plan(source, root, contract, config.ingest, leaves, quarantined)
-    warnings = (*catalogue.warnings, *straddling_groups(rows, splits))
+    warnings = (*plan.warnings, *catalogue.warnings, *straddling_groups(rows, splits))
     return plan.model_copy(update={"warnings": warnings})
 
 
@@ -268,42 +230,12 @@ def _reconcile_contract(
     return contract
 
 
-def _leaves(
-    photos: Mapping[str, tuple[PlannedPhoto, Split]], sizes: Mapping[str, int], bound: int
-) -> Iterator[_Leaf]:
-    """Partition each split by the first bits of its photos' hashes.
-
-    A leaf is halved while its photos take more than `bound` bytes (extendible hashing: Fagin et
-    al. 1979). Photos are sorted by hash, so each shard is a random sample of its split.
-    """
-
-    def halve(split: Split, prefix: str, own: list[tuple[int, PlannedPhoto]]) -> Iterator[_Leaf]:
-        num_bytes = sum(sizes[photo.id] for _, photo in own)
-        if not own:
-            return
-        if num_bytes <= bound or len(own) == 1 or len(prefix) == _HASH_BITS:
-            yield _Leaf(split, prefix, [photo for _, photo in own], num_bytes)
-            return
-        bit = 1 << (_HASH_BITS - 1 - len(prefix))
-        middle = bisect_left(own, True, key=lambda item: bool(item[0] & bit))
-        yield from halve(split, prefix + "0", own[:middle])
-        yield from halve(split, prefix + "1", own[middle:])
-
-    for split in _SPLITS:
-        own = [(_hash_bits(photo.id), photo) for photo, of in photos.values() if of == split]
-        yield from halve(split, "", sorted(own))
-
-
-def _hash_bits(photo_id: str) -> int:
-    return int.from_bytes(sha256(f"shard:{photo_id}".encode()).digest()[: _HASH_BITS // 8], "big")
-
-
 def _write_plan(
     source: Source,
     root: str,
     contract: Contract,
     config: IngestConfig,
-    leaves: Sequence[_Leaf],
+    leaves: Sequence[Leaf],
     quarantined: Sequence[QuarantinedFile],
 ) -> DatasetPlan:
     """Write the photos of each shard to plan files, which the shard tasks read."""
@@ -331,9 +263,11 @@ def _write_plan(
                 writer.write_table(_plan_table(leaf, existing), row_group_size=len(leaf.photos))
     rows_out = [row.model_dump() for row in quarantined]
     write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _QUARANTINE_SCHEMA))
+    source_url = storage.strip_query(source.url)
+    paths = [photo.path for leaf in leaves for photo in leaf.photos]
     return DatasetPlan(
         name=source.name,
-        source_url=storage.strip_query(source.url),
+        source_url=source_url,
         root=root,
         plan_url=url,
         quarantine_url=f"{url}-left-out.parquet",
@@ -344,6 +278,7 @@ def _write_plan(
         contract_version=contract.version,
         parent=parent.fingerprint if parent else None,
         shards=shards,
+        warnings=missing_photos_warnings(parent, existing, paths, source_url),
     )
 
 
@@ -351,7 +286,7 @@ def _schema_contract(
     contract: Contract,
     parent: DatasetManifest | None,
     config: IngestConfig,
-    leaves: Sequence[_Leaf],
+    leaves: Sequence[Leaf],
     quarantined: Sequence[QuarantinedFile],
 ) -> Contract:
     """Return the contract; with the parent's schema version if the plan equals the parent."""
@@ -369,7 +304,7 @@ def _plan_file(plan_url: str, index: int) -> str:
     return f"{plan_url}-{index // _SHARDS_PER_FILE:05}.parquet"
 
 
-def _keys(leaves: Iterable[_Leaf], contract: Contract, config: IngestConfig) -> list[str]:
+def _keys(leaves: Iterable[Leaf], contract: Contract, config: IngestConfig) -> list[str]:
     """Return the key of each leaf's shard, in the contract's schema version."""
     common = [contract.schema_version, config.row_group_rows, contract.model_dump()["vocabulary"]]
     # With a new decoder, shards with photos quarantined for lack of it are written again.
@@ -379,7 +314,7 @@ def _keys(leaves: Iterable[_Leaf], contract: Contract, config: IngestConfig) -> 
     return [_key(leaf, same) for leaf in leaves]
 
 
-def _key(leaf: _Leaf, same: str) -> str:
+def _key(leaf: Leaf, same: str) -> str:
     """Return a hash of everything that determines a shard; version tags represent the bytes."""
     digest = sha256(f"{same}{leaf.split}".encode())
     for photo in leaf.photos:
@@ -388,7 +323,7 @@ def _key(leaf: _Leaf, same: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _plan_table(leaf: _Leaf, existing: Mapping[tuple[str, str], str]) -> pa.Table:
+def _plan_table(leaf: Leaf, existing: Mapping[tuple[str, str], str]) -> pa.Table:
     rows = [
         {
             **photo._asdict(),

@@ -21,7 +21,8 @@ from pets_core.data.dataset import compression_of, open_parquet, schema_with_voc
 from pets_core.data.ingest.duplicates import perceptual_hashes
 from pets_core.data.ingest.images import ImageInfo, inspect, read_orientation, upright_points
 from pets_core.data.ingest.journal import is_stored, load_record, save_record
-from pets_core.data.ingest.plan import PlannedPhoto, load_planned_photos
+from pets_core.data.ingest.partition import PlannedPhoto
+from pets_core.data.ingest.plan import load_planned_photos
 from pets_core.data.sources.catalogue import UNKNOWN_SIZE, Box
 from pets_core.data.sources.files import BATCH_FILES, Files
 from pets_core.data.sources.formats import (

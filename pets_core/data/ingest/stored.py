@@ -25,6 +25,7 @@ __all__ = [
     "fingerprint",
     "is_unchanged",
     "load_stored_records",
+    "missing_photos_warnings",
     "row_order",
 ]
 
@@ -48,6 +49,31 @@ def find_existing_shards(parent: DatasetManifest | None) -> dict[tuple[str, str]
     table = read_photo_table(storage.join(parent.url, PHOTOS), columns)
     paths, tags, shards = (column.to_pylist() for column in table.columns)
     return dict(zip(zip(paths, tags, strict=True), shards, strict=True))
+
+
+def missing_photos_warnings(
+    parent: DatasetManifest | None,
+    existing: Iterable[tuple[str, str]],
+    paths: Iterable[str],
+    source_url: str,
+) -> tuple[str, ...]:
+    """Return a warning if a new version lacks most photos of its parent: is it another data set?
+
+    Args:
+        parent: The newest version, if any.
+        existing: Paths and version tags of the parent's photos.
+        paths: Paths of the planned photos.
+        source_url: URL of the new version's source.
+    """
+    earlier = {path for path, _ in existing}
+    num_missing = len(earlier.difference(paths))
+    if parent is None or 2 * num_missing <= len(earlier):
+        return ()
+    return (
+        f"{num_missing} of the {len(earlier)} photos of the previous version of {parent.name!r} "
+        f"(from {parent.source_url}) are not in {source_url}. Set source.name to store them as "
+        "separate data sets.",
+    )
 
 
 def is_unchanged(

@@ -6,15 +6,12 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest import plan as plan_module
 from pets_core.data.ingest.commit import ingest
 from pets_core.data.ingest.plan import (
-    PlannedPhoto,
     load_planned_photos,
     load_planned_quarantine,
     load_version_tags,
@@ -44,50 +41,6 @@ def reasons(plan) -> dict[str, str]:
 
 def split_of(plan) -> dict[str, str]:
     return {p.id: shard.split for shard in plan.shards for p in load_planned_photos(plan, shard)}
-
-
-# --- leaves ---------------------------------------------------------------------------------------
-
-photo_sizes = st.dictionaries(st.text(max_size=4), st.integers(0, 60), max_size=80)
-
-
-def leaves(sizes, bound, split="train"):
-    photos = {i: (PlannedPhoto(i, i, "", 0, None), split) for i in sizes}
-    return list(plan_module._leaves(photos, sizes, bound))
-
-
-def bits(photo_id) -> str:
-    return f"{plan_module._hash_bits(photo_id):064b}"
-
-
-@given(photo_sizes, st.integers(1, 200))
-def test_leaves_partition_ids_by_hash_prefix(sizes, bound):
-    result = leaves(sizes, bound)
-    ids = [photo.id for leaf in result for photo in leaf.photos]
-    assert sorted(ids) == sorted(sizes)
-    # Ids are in hash order, and each leaf holds the hashes with its prefix.
-    assert [bits(i) for i in ids] == sorted(bits(i) for i in ids)
-    for leaf in result:
-        assert {p.id for p in leaf.photos} == {i for i in sizes if bits(i).startswith(leaf.prefix)}
-
-
-@given(photo_sizes, st.integers(1, 200))
-def test_leaves_are_bounded_and_split_only_when_necessary(sizes, bound):
-    for leaf in leaves(sizes, bound):
-        assert leaf.num_bytes == sum(sizes[photo.id] for photo in leaf.photos)
-        assert leaf.photos
-        assert leaf.num_bytes <= bound or len(leaf.photos) == 1
-        above = [i for i in sizes if bits(i).startswith(leaf.prefix[:-1])]
-        assert not leaf.prefix or sum(sizes[i] for i in above) > bound
-
-
-@given(photo_sizes, st.integers(1, 200), photo_sizes)
-def test_new_photos_change_only_their_own_leaves(sizes, bound, added):
-    new = added.keys() - sizes.keys()
-    after = {leaf.prefix: leaf.photos for leaf in leaves(added | sizes, bound)}
-    for leaf in leaves(sizes, bound):
-        if not any(bits(i).startswith(leaf.prefix) for i in new):
-            assert after[leaf.prefix] == leaf.photos
 
 
 def sparse(path, size) -> None:
@@ -290,3 +243,24 @@ def test_plan_after_an_ingest_reuses_every_shard(small_config):
     # Rewritten shards take their photos from existing shards.
     pending = [p for shard in again.pending for p in load_planned_photos(again, shard)]
     assert all(photo.existing_shard for photo in pending)
+
+
+@pytest.mark.parametrize(("kept", "warned"), [(6, False), (5, True)])
+def test_plan_without_most_earlier_photos_warns(tmp_path, write_folder, kept, warned):
+    """The name of a data set is that of its source, so two sources may share it by accident."""
+    write_folder(tmp_path / "old/photos", {"a": 6, "b": 6})
+    ingest(config(tmp_path, tmp_path / "old/photos"))
+    names = {"a": kept - 3, "b": 3}
+    folder = write_folder(tmp_path / "new/photos", names)
+    for label in "ab":
+        for number in range(6):
+            (folder / label / f"new-{number}.jpg").write_bytes(
+                (tmp_path / f"old/photos/{label}/{number}.jpg").read_bytes()
+            )
+    manifest = ingest(config(tmp_path, folder))
+    warning = (
+        f"{12 - kept} of the 12 photos of the previous version of 'photos' "
+        f"(from {tmp_path}/old/photos) are not in {folder}. Set source.name to store them as "
+        "separate data sets."
+    )
+    assert [w for w in manifest.warnings if "previous version" in w] == [warning] * warned

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
-from pets_core.data.ingest.plan import PlannedPhoto
+from pets_core.data.ingest.partition import PlannedPhoto
 from pets_core.data.ingest.shards import NO_BOX, OUTSIDE_PHOTO, _to_upright
 from pets_core.data.sources.formats import UnreadablePhotoError
 from pets_core.data.sources.oxford import _parse_head
