@@ -37,8 +37,8 @@ _PREFECT_DEFAULTS = {
 _FLOWS = {
     "run": ("pipeline:pipeline", "results:show_evaluation"),
     "ingest": ("ingest:ingest_flow", "datasets:show_manifest"),
-    "lr-find": ("lr_find:lr_find_flow", "results:show_record"),
-    "train": ("train:train_flow", "results:show_record"),
+    "lr-find": ("lr_find:lr_find_flow", "results:show_lr_suggestion"),
+    "train": ("train:train_flow", "results:show_training"),
     "evaluate": ("evaluate:evaluate_flow", "results:show_evaluation"),
     "review": ("review:review_flow", "results:show_evaluation"),
     "collab": ("collab:collab_flow", "results:show_evaluation"),
@@ -121,6 +121,7 @@ def _run_command(command: str, arguments: list[str]) -> None:
 
 
 def _run_flow(command: str, parser: _Parser, arguments: list[str]) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     if command == "evaluate":
         command = _add_evaluate_arguments(parser, arguments)
     if command in ("run", "train", "sweep", "collab"):
@@ -293,9 +294,12 @@ def _start_flow(
         if isinstance(result, PetsError):
             raise result
         sys.exit(_print_error(f"{type(result).__name__}: {result}", code=1))
-    show(result)
+    if parsed.json:
+        print(result.model_dump_json(indent=2))
+    else:
+        show(result)
     # Keep standard output valid JSON.
-    stream = sys.stderr if show.__name__ == "show_record" else sys.stdout
+    stream = sys.stderr if parsed.json else sys.stdout
     hint = f"\nSee it in the Prefect UI:  {_command_name()} ui {state.state_details.flow_run_id}"
     print(hint, file=stream)
     if rejected:

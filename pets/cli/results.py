@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
-
 from pets.cli.tables import print_table
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.inference import BatchSummary, NearDuplicates
-from pets_core.records.training import SweepResult
+from pets_core.records.training import LRSuggestion, SweepResult, TrainResult
 from pets_core.storage.layout import REPORT
 
 __all__ = [
     "show_batch",
     "show_embeddings",
     "show_evaluation",
-    "show_record",
+    "show_lr_suggestion",
     "show_sweep",
+    "show_training",
 ]
 
 
 def show_evaluation(report: EvalReport) -> None:
     """Print metrics, champion comparison, gate and files of an evaluation."""
     primary = report.primary
-    notes = [f"{report.num_rows:,} {report.split} {report.samples}"]
+    notes = [report.samples_text]
     notes += [primary.interval_text] if primary.interval_text else []
     if primary.baseline is not None:
         notes.append(f"baseline {primary.format(primary.baseline)}")
@@ -44,8 +43,7 @@ def show_evaluation(report: EvalReport) -> None:
             print(f"             {compared.excluded_text}")
     elif report.is_champion:
         print("Champion     this model")
-    if not report.verdict.passed:
-        print(f"Gate         not passed: {'; '.join(report.verdict.reasons)}")
+    print(f"Gate         {report.verdict.summary}")
     for warning in report.warnings:
         print(f"Warning      {warning}")
     if report.highlights and report.highlights.rows:
@@ -58,10 +56,11 @@ def show_evaluation(report: EvalReport) -> None:
 def show_batch(summary: BatchSummary) -> None:
     """Print the summary of a batch prediction."""
     print(
-        f"\nPhotos       {summary.num_photos} ({summary.num_unreadable} unreadable)\n"
-        f"Speed        {summary.photos_per_second:.0f} photos/s\n"
-        f"Skipped      {summary.num_skipped} other files: {summary.url}/skipped.parquet"
+        f"\nPhotos       {summary.num_photos:,} ({summary.num_unreadable:,} unreadable)\n"
+        f"Speed        {summary.photos_per_second:.0f} photos/s"
     )
+    if summary.num_skipped:
+        print(f"Skipped      {summary.num_skipped:,} other files: {summary.url}/skipped.parquet")
     if summary.counts:
         print("Most frequent")
     for name, count in list(summary.counts.items())[:3]:
@@ -92,6 +91,37 @@ def show_sweep(result: SweepResult) -> None:
     print(f"Model    {result.trials[0].model_urls[0]}")
 
 
-def show_record(record: BaseModel) -> None:
-    """Print a record as JSON."""
-    print(record.model_dump_json(indent=2))
+def show_lr_suggestion(found: LRSuggestion) -> None:
+    """Print the chosen learning rate, the other suggestions, and the files."""
+    print(f"\nbase_lr      {found.chosen:.2e}  ({found.suggestion}; {found.num_steps} steps)")
+    for name in ("minimum", "steepest", "valley", "slide"):
+        value = getattr(found, name)
+        print(f"  {name:10} {'no suggestion' if value is None else f'{value:.2e}'}")
+    print(f"Curve        {found.curve_url}\nPlot         {found.plot_url}")
+
+
+def show_training(result: TrainResult) -> None:
+    """Print losses and validation metric of each epoch, and the files."""
+    epochs = result.epochs
+    metric = next((e.metric.name for e in epochs if e.metric_text), "metric")
+    print()
+    print_table(
+        ["epoch", "phase", "train loss", "valid loss", f"valid {metric}", "seconds"],
+        (
+            [
+                e.epoch + 1 if e.epoch >= 0 else "-",
+                e.phase,
+                f"{e.train_loss:.3f}",
+                "-" if e.valid_loss is None else f"{e.valid_loss:.3f}",
+                e.metric_text or "-",
+                f"{e.seconds:.0f}",
+            ]
+            for e in epochs
+        ),
+    )
+    rate = "" if result.base_lr is None else f", base_lr {result.base_lr:.2e}"
+    print(
+        f"Training     {result.num_steps:,} optimizer steps in {result.seconds:.0f} s on "
+        f"{result.num_processes} x {result.device}, mixed precision {result.mixed_precision}{rate}"
+    )
+    print(f"Model        {result.model_url}\nPlot         {result.plot_url}")

@@ -106,7 +106,7 @@ def load_settings(
     Raises:
         PetsError: The file cannot be read, or settings are invalid; lists all errors.
     """
-    others = (*FLOW_ARGUMENTS, "config_file", "machine", "idle_seconds")
+    others = (*FLOW_ARGUMENTS, "config_file", "json", "machine", "idle_seconds")
     parsed: dict[str, Any] = {k: v for k, v in vars(arguments).items() if k not in others}
     if errors := [*_find_flag_errors(kind, parsed), *_find_variable_errors(kind)]:
         raise PetsError("\n".join(errors))

@@ -21,7 +21,7 @@ from pets_core.ratings.dataset import (
 from pets_core.ratings.items import Items
 from pets_core.ratings.records import RatingsManifest
 from pets_core.records.evaluation import Highlights, Metric, Section
-from pets_core.targets.base import Evaluation, Evaluator, validation_notes
+from pets_core.targets.base import Evaluation, Evaluator
 from pets_core.targets.regression.metrics import rmse
 from pets_core.targets.regression.target import Numbers, NumbersEvaluator
 
@@ -83,7 +83,6 @@ class RatingsEvaluator(NumbersEvaluator):
                 f"{num_cold:,} of the ratings have a user or an item without training ratings "
                 "(cold), whose factors are 0."
             ],
-            notes=validation_notes(self.info, "ratings"),
             highlights=_highlights(errors),
             sections=[*_SECTIONS, *(_ITEM_SECTIONS[name] for name in tables), _MAP],
             tables={"errors": _table(errors), **tables},

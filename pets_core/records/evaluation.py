@@ -199,6 +199,8 @@ class Baseline(Record):
         """Sentence if the model is not significantly better, otherwise empty."""
         if self.improvement.low > 0:
             return ""
+        if self.improvement.low == self.improvement.high == 0:
+            return f"The model is exactly as good as the {self.name} ({self.metric.format()})."
         values = self.improvement.model_dump().values()
         value, low, high = map(self.metric.format_change, values)
         value, low = (text.split(" ")[0] for text in (value, low))
@@ -228,6 +230,13 @@ class Verdict(Record):
         if not self.passed:
             return "does not pass the gate"
         return "passes the gate" if self.has_condition else "gate not configured, no champion"
+
+    @property
+    def summary(self) -> str:
+        """Text of the verdict after the word "Gate", with the reasons."""
+        if not self.passed:
+            return f"not passed: {'; '.join(self.reasons)}"
+        return "passed" if self.has_condition else "not configured"
 
 
 class Champion(Record):
@@ -371,6 +380,12 @@ class EvalReport(Record):
             return ""
         texts = [baseline.text for baseline in self.baselines]
         return ", ".join([*texts, f"this model {self.primary.format()}"])
+
+    @property
+    def samples_text(self) -> str:
+        """Number, split and kind of the samples, such as "592 test photos"."""
+        split = "validation" if self.split == "valid" else self.split
+        return f"{self.num_rows:,} {split} {self.samples}"
 
     def metric(self, name: str) -> float:
         """Return the value of a metric by name.

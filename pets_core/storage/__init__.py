@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import uuid
@@ -121,6 +122,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         # A cached listing hides files that other processes wrote since.
         head, colons, rest = (url, "", "") if _is_chain(url) else url.partition("::")
+        if head.startswith(("gs://", "gcs://")):
+            # gcsfs logs a traceback of each failed request, whose error it also raises.
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         fs, path = url_to_fs(head, use_listings_cache=False)
         return fs, path + colons + rest
     except ImportError as error:

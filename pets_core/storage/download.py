@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,7 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
+    stop_after_delay,
     wait_exponential,
     wait_random,
 )
@@ -27,6 +29,8 @@ Result = TypeVar("Result")
 _ATTEMPTS = 6
 _BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 30.0
+_LAST_ATTEMPT_SECONDS = 60.0
+"""Time after which no further attempt begins: gcsfs alone retries for half a minute."""
 _TEMPORARY_STATUS = frozenset({408, 425, 429})
 _PERMANENT_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _ABSENT_STATUS = frozenset({404, 410})
@@ -35,14 +39,20 @@ _READ_TIMEOUT_SECONDS = 60.0
 _NAME_CHARS = 100
 
 
-def call_with_retries(action: Callable[[], Result]) -> Result:
+def call_with_retries(
+    action: Callable[[], Result], last_attempt_seconds: float = _LAST_ATTEMPT_SECONDS
+) -> Result:
     """Call `action` with retries and exponential backoff.
 
     Errors that a retry cannot fix are raised immediately: missing files, no permission, a full
     disk, and HTTP statuses 400 to 499 except 408, 425 and 429.
+
+    Args:
+        action: The call.
+        last_attempt_seconds: Time since the first attempt after which no further one begins.
     """
     attempts = Retrying(
-        stop=stop_after_attempt(_ATTEMPTS),
+        stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(last_attempt_seconds),
         wait=wait_exponential(_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
         + wait_random(0, _BACKOFF_SECONDS),
         retry=retry_if_exception(_is_temporary),
@@ -129,7 +139,8 @@ def _download(
         wrap_errors(f"{url}: the download failed (the next run resumes it)"),
         explain_full_disk(str(partial), "cache_dir"),
     ):
-        call_with_retries(lambda: _resume(fs, path, info, partial))
+        # A long download may fail late; each attempt continues where the last one failed.
+        call_with_retries(lambda: _resume(fs, path, info, partial), math.inf)
     try:
         verify_checksum(partial, checksum, url)
     except PetsError:

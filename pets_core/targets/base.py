@@ -41,7 +41,6 @@ __all__ = [
     "baseline_warnings",
     "label_issues_section",
     "top_labels",
-    "validation_notes",
 ]
 
 NUM_GALLERY_PHOTOS = 16
@@ -344,16 +343,6 @@ def top_labels(predicted: DecodedOutputs, count: int) -> tuple[tuple[str, float]
     outputs = predicted.outputs[0]
     best = np.argsort(-outputs, kind="stable")[:count]
     return tuple((predicted.card.vocabulary[i].name, float(outputs[i])) for i in best.tolist())
-
-
-def validation_notes(info: PredictionsInfo, samples: str = "photos") -> list[str]:
-    """Return a note that validation metrics are optimistic; empty for other splits."""
-    if info.split != "valid":
-        return []
-    return [
-        f"There is no test split: metrics of the validation {samples} are optimistic, because "
-        "training choices are made on them."
-    ]
 
 
 def baseline_warnings(metric: Metric, baselines: Mapping[str, float]) -> list[str]:

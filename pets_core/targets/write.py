@@ -18,6 +18,7 @@ from pets_core.evaluation.gallery import write_gallery
 from pets_core.evaluation.predictions import Predictions, PredictionsInfo, read_predictions
 from pets_core.evaluation.report import ReportContext, model_card, render_report
 from pets_core.evaluation.tables import write_frame
+from pets_core.records.base import Split
 from pets_core.records.evaluation import Baseline, Champion, Comparison, EvalReport, Metric
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import TrainResult
@@ -83,6 +84,7 @@ def write_evaluation(
     started = time.monotonic()
     evaluator, predicted = subject.evaluator, subject.predicted
     predictions, model_url = evaluator.predictions, predicted.model_url
+    split = predictions.info.split
     scores = evaluator.score()
     _check_finite(scores)
     evaluation = evaluator.evaluate()
@@ -94,11 +96,11 @@ def write_evaluation(
     comparison, comparison_error = _compare(subject, other, scores, in_training)
     baselines, problems = _compare_baselines(subject, scores)
     report = EvalReport(
-        **_fields(evaluation, scores.metric, problems),
+        **_fields(evaluation, scores.metric, problems + _validation_notes(split, subject.samples)),
         target=subject.target.name,
         samples=subject.samples,
         model_url=model_url,
-        split=predictions.info.split,
+        split=split,
         num_rows=len(predictions),
         primary=scores.metric,
         num_trained_on=num_trained_on,
@@ -129,11 +131,21 @@ def _fields(evaluation: Evaluation, primary: Metric, problems: list[str]) -> dic
     Args:
         evaluation: The evaluation; its notes follow the warnings of baselines.
         primary: Primary metric.
-        problems: Notes of baselines that cannot be compared.
+        problems: Notes that follow those of the evaluation.
     """
     names = ("metrics", "details", "highlights", "sections", "num_label_issues")
     notes = [*baseline_warnings(primary, evaluation.baselines), *evaluation.notes, *problems]
     return {name: getattr(evaluation, name) for name in names} | {"notes": notes}
+
+
+def _validation_notes(split: Split, samples: str) -> list[str]:
+    """Return a note that validation metrics are optimistic; empty for other splits."""
+    if split != "valid":
+        return []
+    return [
+        f"Metrics of the validation {samples} are optimistic, because training choices are made on "
+        "them. Evaluate on a test split (test_fraction)."
+    ]
 
 
 def _compare(

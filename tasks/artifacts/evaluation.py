@@ -146,7 +146,7 @@ def _summary(config: GatedConfig, report: EvalReport) -> str:
     details = escape_markdown(" ".join(report.details))
     return (
         f"# {escape_markdown(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"
-        f"{report.num_rows:,} {report.split} {report.samples}. {details}\n\n{metrics}\n\n"
+        f"{report.samples_text}. {details}\n\n{metrics}\n\n"
         f"{worst}{links(report, page)}\n"
     )
 

@@ -1,6 +1,6 @@
 """Evaluation results as the command line prints them."""
 
-from pets.cli.results import show_evaluation
+from pets.cli.results import show_evaluation, show_lr_suggestion, show_training
 from pets_core.records.evaluation import (
     Baseline,
     Comparison,
@@ -10,6 +10,7 @@ from pets_core.records.evaluation import (
     Metric,
     Verdict,
 )
+from pets_core.records.training import EpochMetrics, LRSuggestion, TrainResult
 
 RMSE = Metric(name="RMSE", value=2.25, low=2.0, high=2.5, unit="kg", baseline=4.5)
 REPORT = EvalReport(
@@ -38,6 +39,7 @@ def test_output_has_metrics_intervals_and_paths(capsys):
         "RMSE         2.25 kg  (1,234 test photos; 95% interval 2 to 2.5 kg; baseline 4.5 kg)",
         "  MAE                          1.5 kg",
         "  Two details.",
+        "Gate         passed",
         "Warning      The photos are few.",
         "Worst",
         "  number  MAE",
@@ -85,6 +87,73 @@ def test_output_compares_the_model_with_the_champion(capsys):
 def test_output_lists_the_reasons_of_a_failed_gate(capsys):
     verdict = Verdict(passed=False, reasons=("too bad", "too old"))
     assert "Gate         not passed: too bad; too old" in printed(capsys, verdict=verdict)
+
+
+def test_output_states_that_no_gate_is_configured(capsys):
+    verdict = Verdict(passed=True, has_condition=False)
+    assert "Gate         not configured" in printed(capsys, verdict=verdict)
+
+
+def test_output_names_the_validation_split(capsys):
+    assert "(1,234 validation photos;" in printed(capsys, split="valid")[1]
+
+
+def test_model_that_equals_a_baseline_is_not_called_worse():
+    equal = Baseline(
+        name="linear probe", metric=RMSE, improvement=Interval(value=0, low=0, high=0), p_value=1.0
+    )
+    assert equal.warning == "The model is exactly as good as the linear probe (2.25 kg)."
+
+
+def test_output_of_a_training_lists_its_epochs(capsys):
+    epoch = EpochMetrics(
+        phase="frozen", epoch=0, train_loss=0.5, valid_loss=0.25, valid_metric=0.125,
+        seconds=2.6, photos_per_second=100.0,
+    )  # fmt: skip
+    probe = epoch.model_copy(update={"phase": "probe", "epoch": -1, "valid_loss": None})
+    result = TrainResult(
+        model_url="a/model", last_model_url="a/last", history_url="h", plot_url="p.png",
+        base_lr=0.003, mixed_precision="no", device="cpu", num_processes=1, num_steps=1200,
+        epochs=(probe, epoch), seconds=9.5,
+    )  # fmt: skip
+    show_training(result)
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "epoch  phase   train loss  valid loss  valid error rate  seconds",
+        "-      probe   0.500       -           12.5%             3",
+        "1      frozen  0.500       0.250       12.5%             3",
+        "",
+        "Training     1,200 optimizer steps in 10 s on 1 x cpu, mixed precision no, "
+        "base_lr 3.00e-03",
+        "Model        a/model",
+        "Plot         p.png",
+    ]
+
+
+def test_output_of_the_lr_finder_lists_all_suggestions(capsys):
+    show_lr_suggestion(
+        LRSuggestion(
+            minimum=0.02,
+            steepest=0.003,
+            valley=0.004,
+            chosen=0.003,
+            suggestion="steepest",
+            num_steps=90,
+            seconds=1.0,
+            curve_url="c.parquet",
+            plot_url="p.png",
+        )
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "base_lr      3.00e-03  (steepest; 90 steps)",
+        "  minimum    2.00e-02",
+        "  steepest   3.00e-03",
+        "  valley     4.00e-03",
+        "  slide      no suggestion",
+        "Curve        c.parquet",
+        "Plot         p.png",
+    ]
 
 
 def test_output_omits_missing_intervals_and_highlights(capsys):

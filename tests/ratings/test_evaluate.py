@@ -133,7 +133,7 @@ def test_primary_metric_is_the_rmse_with_its_baseline(evaluated, versions):
     notes = evaluated(2.0, split="valid").notes
     assert "RMSE 1.979 is worse than the user and item biases (0.8436)." in notes
     assert "RMSE 1.979 is worse than the mean rating (0.9763)." in notes
-    assert any("metrics of the validation ratings are optimistic" in note for note in notes)
+    assert any("Metrics of the validation ratings are optimistic" in note for note in notes)
 
 
 def test_model_worse_than_a_baseline_is_a_warning(config, evaluated, shown, capsys):

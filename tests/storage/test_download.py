@@ -343,3 +343,16 @@ def test_forget_download_removes_only_downloads(site, tmp_path):
     assert kept(tmp_path) == ["own.jpg"]
     local_file(site.url, str(tmp_path))
     assert len(gets(site)) == 2
+
+
+def test_slow_failures_are_retried_for_a_limited_time():
+    """gcsfs fails only after half a minute of its own retries."""
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        download.call_with_retries(fail, last_attempt_seconds=0)
+    assert len(calls) == 1

@@ -186,6 +186,16 @@ def test_champion_with_other_labels_is_not_compared(draw_kind, write, evaluated,
 
 @every_kind
 @pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_metrics_of_the_validation_split_have_a_warning(draw_kind, evaluated, kind, split):
+    predictions = draw_kind(kind, split=split)
+    report = evaluated(predictions, predictions)
+    warned = any("Metrics of the validation photos are optimistic" in w for w in report.warnings)
+    assert warned == (split == "valid")
+
+
+@every_kind
+@pytest.mark.usefixtures("blank_figures")
 def test_gate_limit_decides_the_verdict(draw_kind, evaluated, kind):
     predictions = draw_kind(kind, off=0.2)
     name, higher_is_better, setting = METRICS[kind]

@@ -34,7 +34,6 @@ from pets_core.targets.base import (
     Evaluator,
     Target,
     label_issues_section,
-    validation_notes,
 )
 from pets_core.targets.regression.labels import number_issues
 from pets_core.targets.regression.metrics import (
@@ -146,7 +145,7 @@ class NumbersEvaluator(Evaluator):
             notes.append(
                 "The model is no better than always predicting the mean of the training photos."
             )
-        return notes + validation_notes(self.info)
+        return notes
 
     # Coordinates override the following attributes to draw on photos.
 

@@ -34,7 +34,6 @@ from pets_core.targets.base import (
     Target,
     label_issues_section,
     top_labels,
-    validation_notes,
 )
 from pets_core.targets.tags.labels import tag_issues
 from pets_core.targets.tags.metrics import (
@@ -145,7 +144,6 @@ class TagsEvaluator(Evaluator):
                 f"{len(self.tags)} tags; {num_untagged:,} photos have none.",
                 f"Thresholds: {_threshold_text(thresholds)}.",
             ),
-            notes=validation_notes(self.info),
             highlights=_highlights(table),
             sections=_sections(thresholds, issues, has_curve=validation is not None),
             tables=tables,

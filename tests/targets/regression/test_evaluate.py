@@ -161,12 +161,6 @@ def test_each_number_is_compared_with_its_own_baseline(evaluated, draw_kind):
     assert "no better than" in evaluated(predictions).warnings[0]
 
 
-def test_metrics_of_the_validation_split_have_a_warning(evaluated, draw_kind):
-    predictions = draw_kind("numbers", split="valid")
-    report = evaluated(predictions, predictions)
-    assert "metrics of the validation photos are optimistic" in report.warnings[0]
-
-
 def test_artifacts_show_actual_and_predicted_numbers(evaluated, draw_stored, published):
     report = evaluated(draw_stored("numbers", off=0.3, names=[EVIL], units=["m/s"]))
     found = published(report)

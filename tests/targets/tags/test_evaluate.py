@@ -191,9 +191,3 @@ def test_undefined_metrics_are_empty_not_nan(evaluate_tags, draw):
     assert "nan" not in Path(report.file("report.json")).read_text().lower()
     assert ">nan" not in Path(report.file("report.html")).read_text().lower()
     assert set(report.unseen_labels) == set(predictions.info.names)
-
-
-def test_metrics_of_the_validation_split_have_a_warning(evaluate_tags, draw):
-    predictions = draw(split="valid")
-    report = evaluate_tags(predictions, predictions)
-    assert "metrics of the validation photos are optimistic" in report.warnings[0]
