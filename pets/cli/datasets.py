@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 
+from pets.cli.exit_codes import FAILED
 from pets.cli.store_actions import store_actions
-from pets.cli.tables import print_table
+from pets.cli.tables import add_json, print_json, print_table
 from pets_core import storage
 from pets_core.data.versions import Difference, choose_version, diff, list_versions, verify
 from pets_core.errors import PetsError
@@ -22,7 +22,7 @@ from pets_core.ratings.versions import (
 )
 from pets_core.records.dataset import DatasetManifest
 
-__all__ = ["add_commands", "run_command", "show_manifest"]
+__all__ = ["add_arguments", "run_command", "show_manifest"]
 
 AnyManifest = DatasetManifest | RatingsManifest
 
@@ -31,16 +31,10 @@ _SHOWN_IDS = 10
 _VERSION_HELP = "name of a data set (newest version) or fingerprint prefix of a version"
 
 
-def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
-    """Add the subcommands to the parser of `pets datasets`.
-
-    Args:
-        parser: Parser of `pets datasets`.
-        store: Default of --store.
-    """
-    add = store_actions(parser, store)
-    listing = add("list", "list all versions, newest first")
-    listing.add_argument("--json", action="store_true", help="print one JSON array")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands to the parser of `pets datasets`."""
+    add = store_actions(parser)
+    add_json(add("list", "list all versions, newest first"))
     show = add("show", "show one version: splits, quarantined files and duplicates")
     show.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
     output = show.add_mutually_exclusive_group()
@@ -56,6 +50,7 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
         "verify", "check every photo or ratings file of a version; exits with 1 on an error"
     )
     check.add_argument("version", metavar="VERSION", help=_VERSION_HELP)
+    add_json(check)
     garbage = add("gc", "list unreferenced files and old versions; remove them with --delete")
     garbage.add_argument(
         "--keep", type=int, metavar="N", help="newest versions to keep (default: all)"
@@ -65,6 +60,7 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
         help="keep younger files, which an ingest may be writing (default: 24)",
     )  # fmt: skip
     garbage.add_argument("--delete", action="store_true", help="remove instead of listing")
+    add_json(garbage)
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -96,7 +92,7 @@ def _find_version(store: str, wanted: str) -> AnyManifest:
 def _list(arguments: argparse.Namespace) -> None:
     versions = _versions(arguments.store)[::-1]
     if arguments.json:
-        print(json.dumps([m.model_dump(mode="json") for m in versions], indent=2))
+        print_json(versions)
     elif not versions:
         print(f"no data set in {arguments.store}")
     else:
@@ -163,7 +159,7 @@ def show_manifest(manifest: DatasetManifest) -> None:
     print_table(
         ["split", "photos", "shards", "MiB", "min per class", "max per class"],
         (
-            [split, info.num_rows, len(info.shards), sum(s.num_bytes for s in info.shards) // _MIB,
+            [split, info.num_rows, len(info.shards), _mib(sum(s.num_bytes for s in info.shards)),
              *info.class_range]
             for split, info in manifest.splits.items()
         ),
@@ -187,7 +183,7 @@ def _diff(arguments: argparse.Namespace) -> None:
             "versions of one data set"
         )
     if arguments.json:
-        print(json.dumps(difference._asdict(), indent=2))
+        print_json(difference._asdict())
         return
     for change, ids in difference._asdict().items():
         more = f", and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
@@ -196,19 +192,24 @@ def _diff(arguments: argparse.Namespace) -> None:
 
 def _verify(arguments: argparse.Namespace) -> None:
     manifest = _find_version(arguments.store, arguments.version)
-    errors = []
+    results = []
     checked = (
         verify_ratings(manifest) if isinstance(manifest, RatingsManifest) else verify(manifest)
     )
     for file, error in checked:
+        results.append({"path": file.path, "error": error or None})
+        if arguments.json:
+            continue
         print(f"{'damaged' if error else 'ok':8} {file.path}", flush=True)
         if error:
-            errors.append(error)
             print(f"         {error}", file=sys.stderr)
-    if errors:
-        sys.exit(1)
-    samples = "ratings" if isinstance(manifest, RatingsManifest) else "photos"
-    print(f"{_num_rows(manifest)} {samples} match the manifest")
+    if arguments.json:
+        print_json(results)
+    if any(result["error"] for result in results):
+        sys.exit(FAILED)
+    if not arguments.json:
+        samples = "ratings" if isinstance(manifest, RatingsManifest) else "photos"
+        print(f"{_num_rows(manifest)} {samples} match the manifest")
 
 
 def _collect_garbage(arguments: argparse.Namespace) -> None:
@@ -224,6 +225,9 @@ def _collect_garbage(arguments: argparse.Namespace) -> None:
         grace_seconds=grace_seconds,
         in_use=data_sets_needed(arguments.store, grace_seconds),
     )
+    if arguments.json:
+        print_json([item._asdict() for item in found])
+        return
     for item in found:
         print(item.url)
     size = sum(item.num_bytes for item in found) / _MIB
@@ -235,14 +239,18 @@ def _contents(manifest: AnyManifest) -> list[object]:
     """Return the numbers of samples, classes, MiB and quarantined files."""
     if isinstance(manifest, RatingsManifest):
         sizes = (int(info.get("size") or 0) for info in storage.list_folder(manifest.url).values())
-        return [_num_rows(manifest), "", sum(sizes) // _MIB, ""]
+        return [_num_rows(manifest), "", _mib(sum(sizes)), ""]
     num_bytes = sum(s.num_bytes for info in manifest.splits.values() for s in info.shards)
     return [
         manifest.num_rows,
         len(manifest.vocabulary),
-        num_bytes // _MIB,
+        _mib(num_bytes),
         manifest.num_quarantined,
     ]
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / _MIB:.1f}"
 
 
 def _num_rows(manifest: AnyManifest) -> int:

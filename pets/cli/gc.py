@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pets.cli.tables import print_table
+from pets.cli.store_actions import add_store
+from pets.cli.tables import add_json, print_json, print_table
 from pets_core.errors import PetsError
 from pets_core.maintenance.retention import (
     collect_garbage,
@@ -13,19 +14,14 @@ from pets_core.maintenance.retention import (
     remove_old,
 )
 
-__all__ = ["add_commands", "run_command"]
+__all__ = ["add_arguments", "run_command"]
 
 _MIB = 1 << 20
 
 
-def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
-    """Add the arguments of `pets gc` to its parser.
-
-    Args:
-        parser: Parser of `pets gc`.
-        store: Default of --store.
-    """
-    parser.add_argument("--store", default=store, help=f"path or URL (default: {store})")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pets gc` to its parser."""
+    add_store(parser)
     parser.add_argument(
         "--keep-days", type=float, default=90.0, metavar="N",
         help="keep runs whose folder changed within the last N days (default: 90)",
@@ -35,6 +31,7 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
         help="number of newest versions to keep per data set (default: all)",
     )  # fmt: skip
     parser.add_argument("--delete", action="store_true", help="remove instead of listing")
+    add_json(parser)
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -54,6 +51,9 @@ def run_command(arguments: argparse.Namespace) -> None:
     run_ids = {item.run_id for item in found if item.run_id}
     in_use = data_sets_needed(store, without=run_ids)
     found += collect_garbage(store, keep=versions or 0, delete=arguments.delete, in_use=in_use)
+    if arguments.json:
+        print_json([item._asdict() for item in found])
+        return
     if found:
         rows = ([f"{item.num_bytes / _MIB:.1f}", item.url, item.reason] for item in found)
         print_table(["MiB", "item", "reason"], rows)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 
 from pets.cli.store_actions import store_actions
-from pets.cli.tables import print_table
+from pets.cli.tables import add_json, print_json, print_table
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry.aliases import (
     Candidate,
@@ -20,23 +19,24 @@ from pets_core.registry.aliases import (
     rollback,
 )
 
-__all__ = ["add_commands", "run_command"]
+__all__ = ["EvaluatedModel", "add_arguments", "run_command"]
 
 _RUN = "run id or a prefix of it"
 
 
-def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
-    """Add the subcommands to the parser of `pets models`.
+class EvaluatedModel(Candidate):
+    """An evaluated model and the aliases that point at it."""
 
-    Args:
-        parser: Parser of `pets models`.
-        store: Default of --store.
-    """
-    add = store_actions(parser, store)
-    listing = add("list", "list all evaluated models, newest first, with their aliases")
-    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    aliases: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands to the parser of `pets models`."""
+    add = store_actions(parser)
+    add_json(add("list", "list all evaluated models, newest first, with their aliases"))
     show = add("show", "show the model of a run, or the aliases of a data set with their history")
     show.add_argument("key", metavar="RUN|DATASET", help=f"{_RUN}, or name of a data set")
+    add_json(show)
     for name, summary in (
         ("promote", "point an alias at the model of a run"),
         ("rollback", "point an alias at its previous model"),
@@ -45,6 +45,7 @@ def add_commands(parser: argparse.ArgumentParser, store: str) -> None:
         key_help = _RUN if name == "promote" else "name of the data set"
         action.add_argument("key", metavar="RUN" if name == "promote" else "DATASET", help=key_help)
         action.add_argument("--alias", default="champion", help="alias to move (default: champion)")
+        add_json(action)
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -66,8 +67,7 @@ def _list(arguments: argparse.Namespace) -> None:
     models = sorted(candidates(arguments.store), key=lambda m: m.evaluated_at, reverse=True)
     by_run = _aliases_by_run(arguments.store, models)
     if arguments.json:
-        rows = [m.model_dump() | {"aliases": by_run[m.run_id]} for m in models]
-        print(json.dumps(rows, indent=2))
+        print_json([EvaluatedModel(**m.model_dump(), aliases=by_run[m.run_id]) for m in models])
     elif not models:
         print(f"no evaluated model in {arguments.store}")
     else:
@@ -99,6 +99,9 @@ def _aliases_by_run(store: str, models: Sequence[Candidate]) -> dict[str, list[s
 def _show(arguments: argparse.Namespace) -> None:
     store, key = arguments.store, arguments.key
     if known := aliases(store, key):
+        if arguments.json:
+            print_json({alias: list(history(store, key, alias).values())[::-1] for alias in known})
+            return
         for alias in known:
             versions = list(history(store, key, alias).values())[::-1]
             print(f"{alias} of {key}")
@@ -114,11 +117,15 @@ def _show(arguments: argparse.Namespace) -> None:
     if any(model.dataset_name == key for model in candidates(store)):
         raise PetsError(f"{key}: no alias points at its models. Use pets models promote RUN")
     model = _find_model(store, key)
+    own = _aliases_by_run(store, [model])[model.run_id]
+    if arguments.json:
+        print_json(EvaluatedModel(**model.model_dump(), aliases=own))
+        return
     fields = model.model_dump(exclude={"format_version"}) | {"metric": _format_metric(model)}
     for name, value in fields.items():
         shown = absolute(store, value) if name.endswith("_url") else value
         print(f"{name.removesuffix('_url').replace('_', ' '):20} {shown}")
-    print(f"{'aliases':20} {' '.join(_aliases_by_run(store, [model])[model.run_id]) or 'none'}")
+    print(f"{'aliases':20} {' '.join(own) or 'none'}")
 
 
 def _find_model(store: str, wanted: str) -> Candidate:
@@ -139,10 +146,16 @@ def _find_model(store: str, wanted: str) -> Candidate:
 
 def _promote(arguments: argparse.Namespace) -> None:
     model = _find_model(arguments.store, arguments.key)
-    promote(arguments.store, arguments.alias, model)
+    version = promote(arguments.store, arguments.alias, model)
+    if arguments.json:
+        print_json(version)
+        return
     print(f"{arguments.alias} of {model.dataset_name} points at {model.run_id}")
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
     version = rollback(arguments.store, arguments.key, arguments.alias)
+    if arguments.json:
+        print_json(version)
+        return
     print(f"{arguments.alias} of {arguments.key} points at {version.model.run_id} again")

@@ -25,7 +25,14 @@ from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
 
-__all__ = ["FLOW_ARGUMENTS", "add_settings", "format_errors", "load_settings", "setting_names"]
+__all__ = [
+    "FLOW_ARGUMENTS",
+    "add_settings",
+    "config_file",
+    "format_errors",
+    "load_settings",
+    "setting_names",
+]
 
 FLOW_ARGUMENTS = ("dataset", "model_url", "output_url", "predictions_url", "resume")
 """Command-line arguments that are passed to the flow as parameters."""
@@ -81,6 +88,9 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Config]) -> CliSett
     parser.add_argument(
         "config_file", nargs="?", metavar="CONFIG.yaml", help="settings file; flags take precedence"
     )
+    parser.add_argument(
+        "--config", dest="config_flag", metavar="FILE", help="the same as CONFIG.yaml"
+    )
     source: CliSettingsSource[Any] = CliSettingsSource(_SETTINGS_CLASSES[kind], root_parser=parser)
     for action in parser._actions:
         if action.dest in groups(kind):
@@ -106,18 +116,33 @@ def load_settings(
     Raises:
         PetsError: The file cannot be read, or settings are invalid; lists all errors.
     """
-    others = (*FLOW_ARGUMENTS, "config_file", "json", "machine", "idle_seconds")
-    parsed: dict[str, Any] = {k: v for k, v in vars(arguments).items() if k not in others}
+    parsed: dict[str, Any] = {
+        k: v for k, v in vars(arguments).items() if k.partition(".")[0] in kind.model_fields
+    }
     if errors := [*_find_flag_errors(kind, parsed), *_find_variable_errors(kind)]:
         raise PetsError("\n".join(errors))
     flags = _read_flags(kind, source, parsed)
     try:
         filled = _SETTINGS_CLASSES[kind](
-            _cli_settings_source=flags, **(stored_settings or _read_yaml(arguments.config_file))
+            _cli_settings_source=flags, **(stored_settings or _read_yaml(config_file(arguments)))
         )
         return kind.model_validate(filled.model_dump())
     except ValidationError as error:
         raise PetsError(format_errors(error, kind)) from None
+
+
+def config_file(arguments: argparse.Namespace) -> str | None:
+    """Return the path of the settings file, given as CONFIG.yaml or by --config, if any.
+
+    Raises:
+        PetsError: Both are given.
+    """
+    if arguments.config_file and arguments.config_flag:
+        raise PetsError(
+            f"{arguments.config_file} and --config {arguments.config_flag}: remove one of them"
+        )
+    file: str | None = arguments.config_file or arguments.config_flag
+    return file
 
 
 def _find_flag_errors(kind: type[AnyConfig], parsed: Mapping[str, Any]) -> list[str]:

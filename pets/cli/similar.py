@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pets.cli.tables import print_table
+from pets.cli.tables import add_json, print_json, print_table
 from pets_core.embeddings.similar import find_similar_photos
 from pets_core.errors import PetsError
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="photos to list (default: 5)"
     )
+    add_json(parser)
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -32,5 +33,8 @@ def run_command(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")
     found = find_similar_photos(arguments.photo, arguments.embeddings, arguments.top)
+    if arguments.json:
+        print_json([photo._asdict() for photo in found])
+        return
     rows = [(f"{n.similarity:.3f}", n.target_text, n.split, n.id) for n in found]
     print_table(["cosine", "target", "split", "id"], rows)

@@ -1,27 +1,29 @@
-"""Subcommands with a --store argument."""
+"""Arguments of the commands that read a store."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 
-__all__ = ["store_actions"]
+__all__ = ["add_store", "store_actions"]
 
 
-def store_actions(
-    parser: argparse.ArgumentParser, store: str
-) -> Callable[[str, str], argparse.ArgumentParser]:
-    """Return `add(name, summary)`, which adds a subcommand with --store and returns its parser.
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add --store; its default is the setting's, or that of the environment."""
+    from pets_core.config.pipeline import PipelineConfig
 
-    Args:
-        parser: Parser of the command.
-        store: Default of --store.
-    """
+    store = os.environ.get("PETS_STORE", PipelineConfig().store)
+    parser.add_argument("--store", default=store, help=f"path or URL (default: {store})")
+
+
+def store_actions(parser: argparse.ArgumentParser) -> Callable[[str, str], argparse.ArgumentParser]:
+    """Return `add(name, summary)`, which adds a subcommand with --store and returns its parser."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         own = commands.add_parser(name, help=summary, description=summary)
-        own.add_argument("--store", default=store, help=f"path or URL (default: {store})")
+        add_store(own)
         return own
 
     return add

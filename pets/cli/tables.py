@@ -1,10 +1,25 @@
-"""Plain-text tables for the terminal."""
+"""Print tables and JSON in the terminal."""
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-__all__ = ["print_table"]
+from pydantic_core import to_jsonable_python
+
+__all__ = ["add_json", "print_json", "print_table"]
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json to a command."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def print_json(value: Any) -> None:
+    """Print records, or lists and dictionaries of them, as JSON."""
+    print(json.dumps(to_jsonable_python(value), indent=2))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], indent: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -11,14 +12,29 @@ import urllib.request
 import webbrowser
 from uuid import UUID
 
-from prefect.settings import get_current_settings
-
-from pets.cli.writable import check_database
 from pets_core.errors import PetsError
 
-__all__ = ["open_ui"]
+__all__ = ["add_arguments", "open_ui", "run_command"]
 
 _START_SECONDS = 120
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pets ui` to its parser."""
+    parser.add_argument("run", metavar="RUN", nargs="?", help="flow run id; default: all runs")
+    parser.add_argument("--port", type=int, default=4200, help="port of the server (default: 4200)")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the URL without opening a browser"
+    )
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """Open the page of a run, or of all runs.
+
+    Raises:
+        PetsError: The id is invalid, PREFECT_HOME cannot be written, or the server did not start.
+    """
+    open_ui(arguments.run, arguments.port, browser=not arguments.no_browser)
 
 
 def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
@@ -34,6 +50,10 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
     Raises:
         PetsError: The id is invalid, PREFECT_HOME cannot be written, or the server did not start.
     """
+    from prefect.settings import get_current_settings
+
+    from pets.cli.writable import check_database
+
     if run_id is not None:
         try:
             run_id = str(UUID(run_id))

@@ -76,6 +76,11 @@ def start_run(config: AnyConfig, run: AnyRun) -> AnyRun:
     return run.model_copy(update={"url": url})
 
 
+def is_run(url: str) -> bool:
+    """Return whether a run was started in a folder, so that it can be resumed."""
+    return storage.exists(storage.join(storage.absolute(url), SETTINGS))
+
+
 def find_run(url: str, kind: type[AnyRun]) -> AnyRun | None:
     """Return the run in a folder with its version of the data set; None if there is no run.
 

@@ -18,6 +18,7 @@ __all__ = [
     "check_devices",
     "choose_device",
     "count_ranks",
+    "describe_device",
     "resolve_device",
     "resolve_precision",
 ]
@@ -93,6 +94,24 @@ def choose_device(launch: LaunchConfig) -> torch.device:
             "on a machine with a GPU, check its driver (nvidia-smi), or remove the setting"
         )
     return torch.device("cpu")
+
+
+def describe_device(launch: LaunchConfig) -> str:
+    """Return a line with the device, the number of ranks and the automatic precision.
+
+    Raises:
+        PetsError: As `choose_device`.
+    """
+    device = choose_device(launch)
+    hardware = f"{device.type}, {os.cpu_count()} cores"
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        memory = f"{gpu.total_memory / 2**30:.0f} GiB"
+        count = torch.cuda.device_count()
+        hardware = f"{count} x {gpu.name}, {memory}, CUDA {torch.version.cuda}"
+    ranks = count_ranks(launch, device)
+    precision = resolve_precision("auto", device)
+    return f"{hardware}; {ranks} rank{'s' * (ranks > 1)}, mixed precision {precision}"
 
 
 def _driver_remedy() -> str:

@@ -59,6 +59,8 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
     assert process.wait(timeout=60) == code
     reader.join(timeout=10)
     assert ("\nstopped\r\n" in output.decode()) == (number == signal.SIGINT)
+    assert ("To resume the run:" in output.decode()) == (number != signal.SIGKILL)
+    assert "Crash detected" not in output.decode()
     assert "Unable to connect" not in output.decode()
     assert processes.wait_for_exit(started)
     with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:

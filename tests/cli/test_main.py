@@ -284,9 +284,9 @@ def test_unknown_commands_are_rejected(refused):
     assert "COMMAND" in refused()[0]
 
 
-def test_help_of_run_lists_every_setting_with_its_default(capsys):
+def test_full_help_lists_every_setting_with_its_default(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["run", "--help"])
+        cli.main(["run", "--help-all"])
     assert caught.value.code == 0
     text = re.sub(r"\s+", " ", capsys.readouterr().out.split("options:", 1)[1])
     defaults = PipelineConfig().model_dump()

@@ -13,6 +13,7 @@ from pools import Pools, worker
 from postgres import Postgres
 from prefect_server import Server
 
+from pets.cli import flow_command
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 
@@ -34,8 +35,8 @@ def started(own_environment, monkeypatch):
     `calls` has (command, settings, arguments) of each flow that would start.
     """
     calls = []
-    monkeypatch.setattr(cli, "_check_input", lambda *_: None)
-    monkeypatch.setattr(cli, "_start_flow", lambda *call: calls.append(call))
+    monkeypatch.setattr(flow_command, "_check_input", lambda *_: None)
+    monkeypatch.setattr(flow_command, "start_flow", lambda *call: calls.append(call))
 
     def start(*argv) -> PipelineConfig:
         cli.main([str(arg) for arg in argv])
@@ -50,7 +51,9 @@ def refused(own_environment, monkeypatch, capsys):
     """Function that runs an invalid command and returns the lines of its error."""
 
     def start(*argv) -> list[str]:
-        monkeypatch.setattr(cli, "_start_flow", lambda *_: pytest.fail("the flow was started"))
+        monkeypatch.setattr(
+            flow_command, "start_flow", lambda *_: pytest.fail("the flow was started")
+        )
         with pytest.raises(SystemExit) as caught:
             cli.main([str(arg) for arg in argv])
         assert caught.value.code == 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from pets.cli import flow_command
 from pets.cli import main as cli
 from pets.cli.results import show_evaluation
 from pets_core import plots
@@ -161,7 +162,7 @@ def test_gate_compares_with_the_champion_and_the_limit(evaluated):
 
 @pytest.mark.parametrize("name", ["max_error_rate", "min_score", "max_drop_per_class"])
 def test_gate_settings_invalid_for_ratings_are_rejected(name, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_start_flow", lambda *_: None)
+    monkeypatch.setattr(flow_command, "start_flow", lambda *_: None)
     with pytest.raises(PetsError, match="targets = ratings"):
         check_gate(GateConfig.model_validate({name: 0.1}), RATINGS)
     with pytest.raises(SystemExit) as caught:
