@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 from pets.cli.commands import COMMANDS
 from pets.cli.exit_codes import INTERRUPTED, TERMINATED, print_error
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(print_error(str(error)))
     except BrokenPipeError:
         # The reader, such as head, has what it needs. Python would write at exit again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with Path(os.devnull).open("w") as sink:
+            os.dup2(sink.fileno(), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
