@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["OnProgress", "Progress", "ignore_progress"]
+__all__ = ["OnProgress", "Progress", "ignore_progress", "speed_text"]
 
 
 class Progress(BaseModel):
@@ -31,6 +31,13 @@ class Progress(BaseModel):
     detail: str = ""
     photos_per_second: float | None = None
     gpu_memory_bytes: int = 0
+
+
+def speed_text(speed: float, unit: str) -> str:
+    """Return a speed with its unit, such as "120 photos/s" or "0.4 photos/s"; empty if it is 0."""
+    if not speed > 0:
+        return ""
+    return f"{speed:,.0f} {unit}" if speed >= 10 else f"{speed:.2g} {unit}"
 
 
 OnProgress = Callable[[Progress], None]

@@ -35,7 +35,11 @@ def plan_photos(config: PipelineConfig, model_url: str, output_url: str | None) 
     folder = output_url or storage.join(current_run_folder(config), "batch")
     plan = plan_batch(config, model_url, folder)
     get_run_logger().info(
-        "Predicting %d photos in %d parts to %s", plan.num_photos, plan.num_parts, plan.url
+        "Predicting %d photos in %d part%s to %s",
+        plan.num_photos,
+        plan.num_parts,
+        "" if plan.num_parts == 1 else "s",
+        plan.url,
     )
     return plan
 

@@ -179,6 +179,7 @@ def train_best(
     trained: dict[float, TrainResult] = {}
     trials: list[WeightDecayTrial] = []
     remaining = iter(decays)
+    get_run_logger().info("Choosing train.weight_decay by the validation RMSE, one training each")
     while True:
         errors = {trial.weight_decay: trial.valid_rmse for trial in trials}
         decay = next_weight_decay(errors) if is_search else next(remaining, None)
@@ -186,7 +187,12 @@ def train_best(
             break
         trained[decay] = train_recommender(config, run, base_lr, decay)
         trials.append(_trial(config, decay, trained[decay]))
-    return trained[_best(trials).weight_decay], trials
+        get_run_logger().info(
+            "train.weight_decay = %g: validation RMSE %.4f", decay, trials[-1].valid_rmse
+        )
+    best = _best(trials).weight_decay
+    get_run_logger().info("Chosen: train.weight_decay = %g", best)
+    return trained[best], trials
 
 
 def _trial(config: RatingsConfig, decay: float, result: TrainResult) -> WeightDecayTrial:

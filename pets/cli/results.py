@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pets.cli.tables import print_table
+from pets_core.progress import speed_text
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.inference import BatchSummary, NearDuplicates
 from pets_core.records.training import LRSuggestion, SweepResult, TrainResult
@@ -55,10 +56,9 @@ def show_evaluation(report: EvalReport) -> None:
 
 def show_batch(summary: BatchSummary) -> None:
     """Print the summary of a batch prediction."""
-    print(
-        f"\nPhotos       {summary.num_photos:,} ({summary.num_unreadable:,} unreadable)\n"
-        f"Speed        {summary.photos_per_second:.0f} photos/s"
-    )
+    print(f"\nPhotos       {summary.num_photos:,} ({summary.num_unreadable:,} unreadable)")
+    if speed := speed_text(summary.photos_per_second, "photos/s"):
+        print(f"Speed        {speed}")
     if summary.num_skipped:
         print(f"Skipped      {summary.num_skipped:,} other files: {summary.url}/skipped.parquet")
     if summary.counts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from base64 import b64encode
 from functools import cache
 
@@ -33,6 +34,7 @@ def load_template(name: str) -> Template:
         data_uri=_data_uri,
         decimal=_decimal,
         duration=_duration,
+        keep_flags=_keep_flags,
         markdown=escape_markdown,
         number=_number,
         percent=_percent,
@@ -46,11 +48,18 @@ def _breakable(name: str) -> Markup:
     return escape(name).replace("_", Markup("_<wbr>"))
 
 
+def _keep_flags(text: str) -> Markup:
+    """Return the escaped text without line breaks inside flags such as --source.url."""
+    flags = r'<span class="flag">\1</span>'
+    return Markup(re.sub(r"(--[\w.]*\w)", flags, str(escape(text))))  # noqa: S704 - escaped
+
+
 def _capitalize_first(text: str) -> str:
     """Capitalize the first letter; abbreviations become upper case, mAP stays mAP."""
-    if text in _ABBREVIATIONS:
-        return text.upper()
-    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+    words = [word.upper() if word in _ABBREVIATIONS else word for word in text.split(" ")]
+    if not words[0][1:2].isupper():
+        words[0] = words[0][:1].upper() + words[0][1:]
+    return " ".join(words)
 
 
 def _number(value: float | None) -> str:

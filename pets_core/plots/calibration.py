@@ -29,8 +29,10 @@ def reliability_diagram(counts: NDArray[np.int64], confidence: Floats, accuracy:
     heights = np.nan_to_num(accuracy)
     top.bar(centres, heights, width * 0.94, color=BLUE, label="Accuracy")
     gap = np.where(counts > 0, confidence - accuracy, 0.0)
-    top.bar(centres, gap, width * 0.94, bottom=heights, color=RED, alpha=0.35, hatch="//",
-            edgecolor=RED, linewidth=0, label="Gap to the confidence")  # fmt: skip
+    top.bar(centres, np.maximum(gap, 0), width * 0.94, bottom=heights, color=RED, alpha=0.35,
+            hatch="//", edgecolor=RED, linewidth=0, label="Confidence too high by")  # fmt: skip
+    top.bar(centres, np.minimum(gap, 0), width * 0.94, bottom=heights, color=BLUE, hatch="\\\\",
+            edgecolor="white", linewidth=0, label="Confidence too low by")  # fmt: skip
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
     top.set(ylabel="Accuracy", ylim=(0, 1), xlim=(0, 1))
     top.legend(loc="upper left", frameon=False, fontsize=9)

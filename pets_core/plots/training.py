@@ -116,11 +116,16 @@ def ridge_curve(tried: Sequence[tuple[float, float]], chosen: float) -> bytes:
 
 
 def _lr_limits(losses: Floats, smoothed: Floats) -> tuple[float, float]:
-    """Return y limits that fit both curves without single spikes, and the labels above them."""
+    """Return y limits that fit both curves and the labels above them.
+
+    Single spikes and the end of a loss that diverges are above the limits.
+    """
     if not len(losses):
         return 0.0, 1.0
     low = float(min(np.percentile(losses, 2), smoothed.min()))
     high = float(max(np.percentile(losses, 98), smoothed.max()))
+    before = float(smoothed[: int(smoothed.argmin()) + 1].max())
+    high = max(min(high, before + 0.5 * (before - low)), before)
     span = (high - low) or 1.0
     return low - 0.06 * span, high + 0.42 * span
 

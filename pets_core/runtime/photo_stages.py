@@ -42,7 +42,7 @@ from pets_core.inference.batch import (
 from pets_core.models.card import weights_sha256
 from pets_core.models.memory import HalvingForward
 from pets_core.models.package import TrainedModel, load_model
-from pets_core.progress import Progress
+from pets_core.progress import Progress, speed_text
 from pets_core.records.base import Split
 from pets_core.records.inference import (
     BaselinePredictions,
@@ -169,7 +169,7 @@ def predict_parts(rank: PhotoRank) -> PartsResult | None:
             rank.report(
                 Progress(
                     stage="predict", done=number, total=len(own), unit="parts",
-                    detail=f"{speed:.0f} photos/s", photos_per_second=speed,
+                    detail=speed_text(speed, "photos/s"), photos_per_second=speed,
                 )
             )  # fmt: skip
     counts = gather_object([(done, len(own))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pets_core.progress import OnProgress, Progress
+from pets_core.progress import OnProgress, Progress, speed_text
 from pets_core.records.training import EpochMetrics
 
 __all__ = ["TrainProgress"]
@@ -59,7 +59,7 @@ class TrainProgress:
                 done=done,
                 total=total,
                 unit=unit,
-                detail=f"{detail}, {speed:.0f} samples/s",
+                detail=", ".join(filter(None, [detail, speed_text(speed, "samples/s")])),
                 photos_per_second=speed,
             )
         )

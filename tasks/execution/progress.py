@@ -18,6 +18,7 @@ __all__ = ["ProgressArtifact", "ProgressDisplay"]
 
 _LINE_INTERVAL_SECONDS = 10.0
 _UPDATE_INTERVAL_SECONDS = 5.0
+_MIN_ESTIMATE_SECONDS = 10.0
 
 
 class _TimeEstimate:
@@ -27,15 +28,17 @@ class _TimeEstimate:
         self._stage, self._done, self._started, self._first_done = "", 0, 0.0, 0
 
     def update(self, progress: Progress) -> str:
-        """Record a report. Return the time left, such as "01:00 left", or "" without a speed."""
+        """Record a report. Return the time left, such as "01:00 left", or "" too early."""
         if progress.stage != self._stage or progress.done < self._done:
             self._stage = progress.stage
             self._started, self._first_done = time.monotonic(), progress.done
         self._done = progress.done
         done = progress.done - self._first_done
-        if done <= 0:
+        elapsed = time.monotonic() - self._started
+        # The first steps take longer than the later ones.
+        if done <= 0 or elapsed < _MIN_ESTIMATE_SECONDS:
             return ""
-        seconds = (time.monotonic() - self._started) / done * (progress.total - progress.done)
+        seconds = elapsed / done * (progress.total - progress.done)
         return f"{tqdm.format_interval(seconds)} left"
 
 

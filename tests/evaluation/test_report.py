@@ -49,7 +49,7 @@ REPORT = EvalReport(
     ),
     sections=(
         Section(key="classes", title="Classes", table="classes", percent=("recall",),
-                text=f"Every class of {EVIL}."),
+                text=f"Every class of {EVIL}; see --source.label_fixes."),
         Section(key="confusion-matrix", title="Confusion matrix", figure="confusion",
                 figure_alt=f"Confusion matrix of {EVIL}"),
         Section(key="top-losses", title="Top losses", gallery="top-losses"),

@@ -34,7 +34,7 @@ from pets_core.data.ingest.quarantine import check_quarantine, find_class_losses
 from pets_core.data.ingest.shards import rewrite_without, write_shard
 from pets_core.data.ingest.stored import fingerprint, row_order
 from pets_core.errors import PetsError, format_list
-from pets_core.progress import OnProgress, Progress, ignore_progress
+from pets_core.progress import OnProgress, Progress, ignore_progress, speed_text
 from pets_core.records.base import Split
 from pets_core.records.dataset import (
     DatasetManifest,
@@ -70,7 +70,7 @@ def ingest(config: PipelineConfig, on_progress: OnProgress = ignore_progress) ->
 
 def ingest_progress(done: int, total: int, seconds: float) -> Progress:
     """Return the progress of writing shards, in photos."""
-    detail = f"{done / seconds:.0f} photos/s"
+    detail = speed_text(done / seconds, "photos/s")
     return Progress(stage="ingest", done=done, total=total, unit="photos", detail=detail)
 
 

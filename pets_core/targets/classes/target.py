@@ -273,6 +273,7 @@ def _photo_sections() -> list[Section]:
         ),
         Section(
             key="confused-pairs", title="Photos of confused pairs", gallery="confused-pairs",
+            text=f"The {_NUM_PAIRS} most frequent pairs, with up to {_PHOTOS_A_PAIR} photos each.",
             description="Photos of the most confused pairs",
         ),
     ]  # fmt: skip
