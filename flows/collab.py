@@ -18,11 +18,12 @@ from tasks.collab import (
     train_best,
 )
 from tasks.evaluate import final_state, promote_model
+from tasks.execution.naming import flow_run_name
 
 __all__ = ["collab_flow"]
 
 
-@flow(name="pets-collab")
+@flow(name="pets-collab", flow_run_name=flow_run_name)
 def collab_flow(
     config: RatingsConfig = RatingsConfig(),  # noqa: B008 - frozen
     resume: str | None = None,

@@ -9,6 +9,7 @@ from tasks.artifacts.dataset import publish_dataset
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
+from tasks.execution.naming import flow_run_name
 from tasks.stages import (
     check_run,
     choose_recipe,
@@ -21,7 +22,7 @@ from tasks.stages import (
 __all__ = ["pipeline"]
 
 
-@flow(name="pets-pipeline")
+@flow(name="pets-pipeline", flow_run_name=flow_run_name)
 def pipeline(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,

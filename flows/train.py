@@ -6,12 +6,13 @@ from prefect import flow
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import TrainResult
 from tasks.artifacts.training import publish_training
+from tasks.execution.naming import flow_run_name
 from tasks.stages import check_run, choose_recipe, find_lr, start_or_resume_run, train_model
 
 __all__ = ["train_flow"]
 
 
-@flow(name="pets-train")
+@flow(name="pets-train", flow_run_name=flow_run_name)
 def train_flow(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,

@@ -132,6 +132,10 @@ COMMANDS = {
         (*_TRAINING, "sweep", "launch"),
         resumes=True,
     ),
+    "runs": Command(
+        "list, show, compare and remove runs",
+        ("list", "show latest", "compare latest 3fa9 --to comparison.html", "rm 3fa9 --delete"),
+    ),
     "models": Command(
         "list, show, promote and roll back evaluated models",
         ("list", "promote 3fa9", "rollback photos"),

@@ -26,10 +26,13 @@ RESULTS = {
     "sweep": "pets_core.records.training:SweepResult",
     "batch-predict": "pets_core.records.inference:BatchSummary",
     "embed": "pets_core.records.inference:NearDuplicates",
+    "runs show": "pets_core.runtime.run_list:RunSummary",
+    "runs compare": "pets_core.records.comparison:RunComparison",
 }
 """Class of the result that each command prints as one JSON object."""
 LISTED_RESULTS = {
     "datasets list": "pets.cli.datasets:AnyManifest",
+    "runs list": "pets_core.runtime.run_list:RunSummary",
     "models list": "pets.cli.models:EvaluatedModel",
     "predict": "pets_core.inference.predict:Prediction",
     "recommend": "pets_core.ratings.recommend:Recommendation",

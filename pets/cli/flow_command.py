@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pets.cli.commands import COMMANDS
 from pets.cli.flow_start import reads_source, start_flow
-from pets.cli.parser import Parser, add_log_options, add_short_help, set_log_level
+from pets.cli.parser import (
+    Parser,
+    add_log_options,
+    add_run_options,
+    add_short_help,
+    set_log_level,
+)
 from pets_core.errors import PetsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -72,7 +78,8 @@ def add_flow_arguments(
             help="predictions.parquet of an evaluation, instead of MODEL (needs no GPU)",
         )  # fmt: skip
     if COMMANDS[name].resumes:
-        add("--resume", metavar="RUN", help="resume an interrupted run, given its folder")
+        add("--resume", metavar="RUN", help="resume an interrupted run: latest, id, name or folder")
+        add_run_options(parser)
     if name == "embed":
         add(
             "--dataset", metavar="VERSION",
@@ -133,8 +140,11 @@ def load_config(
             raise PetsError(
                 f"{file}: --resume uses the settings of the run. Remove the file from the command"
             )
+        from pets.cli.store_actions import default_store
+        from pets_core.runtime.run_list import find_run_folder
         from pets_core.runtime.runs import load_run_settings
 
+        parsed.resume = find_run_folder(getattr(parsed, "store", default_store()), parsed.resume)
         stored_settings = load_run_settings(parsed.resume)
         is_ratings_config = "ratings" in kind.model_fields
         if ("ratings" in stored_settings) != is_ratings_config:

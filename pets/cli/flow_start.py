@@ -81,7 +81,10 @@ def start_flow(
         if wait_for_server:
             wait_for_server()
         flow = flow.with_options(on_running=[lambda _flow, run, _state: run_ids.append(run.id)])
-        state = flow(config=config, return_state=True, **parameters)
+        from prefect import tags
+
+        with tags(*config.run.tags):
+            state = flow(config=config, return_state=True, **parameters)
     except (httpx.TransportError, httpx.HTTPStatusError) as error:
         problem = "is unreachable" if isinstance(error, httpx.TransportError) else "failed"
         message = f"the Prefect server {problem}: {error}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pets.cli.store_actions import store_actions
 from pets.cli.tables import add_json, print_json, print_table
+from pets_core.config.run import LATEST
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry.aliases import (
     Candidate,
@@ -18,10 +19,11 @@ from pets_core.registry.aliases import (
     promote,
     rollback,
 )
+from pets_core.runtime.run_list import list_runs
 
 __all__ = ["EvaluatedModel", "add_arguments", "run_command"]
 
-_RUN = "run id or a prefix of it"
+_RUN = "id of a run, a start of it, its name, or latest"
 
 
 class EvaluatedModel(Candidate):
@@ -131,6 +133,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def _find_model(store: str, wanted: str) -> Candidate:
     """Return the evaluated model of the run whose id starts with `wanted`."""
     known = {model.run_id: model for model in candidates(store)}
+    wanted = _resolve(store, wanted, known)
     found = [run_id for run_id in known if wanted and run_id.startswith(wanted)]
     if wanted in known or len(found) == 1:
         return known[wanted if wanted in known else found[0]]
@@ -142,6 +145,15 @@ def _find_model(store: str, wanted: str) -> Candidate:
         f"{wanted}: no run with an evaluated model and no data set with an alias in {store}."
         f"{did_you_mean(wanted, known)} See pets models list"
     )
+
+
+def _resolve(store: str, wanted: str, known: Collection[str]) -> str:
+    """Return the id of the run that is `latest` or has the name `wanted`, or else `wanted`."""
+    runs = [run for run in list_runs(store) if run.run_id in known]
+    if wanted == LATEST and runs:
+        return runs[0].run_id
+    named = [run.run_id for run in runs if run.name == wanted]
+    return named[0] if len(named) == 1 else wanted
 
 
 def _promote(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,14 @@ from pets_core.errors import PetsError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Parser", "add_log_options", "add_short_help", "command_parser", "set_log_level"]
+__all__ = [
+    "Parser",
+    "add_log_options",
+    "add_run_options",
+    "add_short_help",
+    "command_parser",
+    "set_log_level",
+]
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _INDENT = 14
@@ -84,6 +91,21 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
     add("--log-level", dest="log_level", choices=_LOG_LEVELS, help="lowest level of the log")
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add --name, --tag and --notes, which are short for the settings of the group `run`."""
+    options: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("--name", "run.name", {"metavar": "NAME", "help": "name of the run"}),
+        (
+            "--tag",
+            "run.tags",
+            {"metavar": "TAG", "action": "append", "help": "tag of the run; may be repeated"},
+        ),
+        ("--notes", "run.notes", {"metavar": "TEXT", "help": "notes of the run"}),
+    )
+    for flag, setting, keywords in options:
+        parser.add_argument(flag, dest=setting, default=argparse.SUPPRESS, **keywords)
+
+
 def set_log_level(arguments: argparse.Namespace) -> None:
     """Apply -v, -q or --log-level. Call this before Prefect is imported."""
     if arguments.log_level:
@@ -122,7 +144,8 @@ def add_short_help(name: str, parser: Parser, groups: Mapping[str, type[BaseMode
 
 def _is_own(action: argparse.Action, groups: Mapping[str, type[BaseModel]]) -> bool:
     """Return whether an argument is not a field of a group, nor a whole group."""
-    return "." not in action.dest and action.dest not in groups
+    is_setting = any(f"--{action.dest}" == flag for flag in action.option_strings)
+    return not (is_setting and "." in action.dest) and action.dest not in groups
 
 
 def _group_lines(name: str, group: type[BaseModel], width: int) -> list[str]:

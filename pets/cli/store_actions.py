@@ -6,14 +6,19 @@ import argparse
 import os
 from collections.abc import Callable
 
-__all__ = ["add_store", "store_actions"]
+__all__ = ["add_store", "default_store", "store_actions"]
+
+
+def default_store() -> str:
+    """Return the store of the environment, or the default of the setting."""
+    from pets_core.config.pipeline import PipelineConfig
+
+    return os.environ.get("PETS_STORE", PipelineConfig().store)
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add --store; its default is the setting's, or that of the environment."""
-    from pets_core.config.pipeline import PipelineConfig
-
-    store = os.environ.get("PETS_STORE", PipelineConfig().store)
+    """Add --store to a command."""
+    store = default_store()
     parser.add_argument("--store", default=store, help=f"path or URL (default: {store})")
 
 

@@ -12,6 +12,7 @@ from pets_core.config.base import LocalFolder, Settings
 from pets_core.config.evaluate import BatchConfig, EmbedConfig, EvaluateConfig, GateConfig
 from pets_core.config.launch import LaunchConfig, check_sharding
 from pets_core.config.model import ModelConfig
+from pets_core.config.run import RunConfig
 from pets_core.config.source import IngestConfig, SourceConfig
 from pets_core.config.train import LRFindConfig, SweepConfig, TrainConfig, TransformConfig
 from pets_core.records.target_spec import target_spec
@@ -28,6 +29,7 @@ class PipelineConfig(Settings):
     """Root of data sets and runs: a path or any fsspec URL (s3://bucket/prefix, gs://...)."""
     cache_dir: LocalFolder = "~/.cache/pets"
     """Local folder for downloads and decoded photos; safe to delete at any time."""
+    run: RunConfig = RunConfig()
     source: SourceConfig = SourceConfig()
     ingest: IngestConfig = IngestConfig()
     model: ModelConfig = ModelConfig()

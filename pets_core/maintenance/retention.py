@@ -27,7 +27,7 @@ from pets_core.storage.layout import (
     RUNS,
 )
 
-__all__ = ["Garbage", "collect_garbage", "data_sets_needed", "find_old", "remove_old"]
+__all__ = ["Garbage", "collect_garbage", "data_sets_needed", "find_old", "find_runs", "remove_old"]
 
 _DAY_SECONDS = 86_400
 _MANIFEST_LOADERS: dict[str, Callable[[str], Version]] = {
@@ -73,6 +73,28 @@ def find_old(store: str, keep_days: float) -> list[Garbage]:
         for run_id in sorted(storage.list_folder(root))
         for old in _run_garbage(storage.join(root, run_id), run_id, kept, keep_days)
     ]
+
+
+def find_runs(store: str, urls: Sequence[str]) -> list[Garbage]:
+    """Return the given runs as garbage.
+
+    Args:
+        store: URL of the store.
+        urls: Folders of runs.
+
+    Raises:
+        PetsError: An alias points at the model of a run, or would on a rollback.
+    """
+    kept = _kept_paths(store)
+    found = []
+    for url in urls:
+        if _is_kept(url, kept):
+            raise PetsError(
+                f"{url}: an alias points at its model or would on a rollback. Promote another model"
+            )
+        sizes = [int(info.get("size") or 0) for info in storage.find_files(url).values()]
+        found.append(Garbage(url, sum(sizes), "removed by hand", url.rsplit("/", 1)[1]))
+    return found
 
 
 def remove_old(store: str, found: Sequence[Garbage]) -> list[Garbage]:

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from pets_core.plots.confusion import confusion_matrix
     from pets_core.plots.ratings import embedding_map, rating_errors, weight_decays
     from pets_core.plots.regression import MAX_RESIDUALS, residuals
+    from pets_core.plots.runs import compared_curves
     from pets_core.plots.sweep import sweep_trials
     from pets_core.plots.tags import threshold_curve
     from pets_core.plots.training import lr_curve, ridge_curve, training_curves
 
 __all__ = [
     "MAX_RESIDUALS",
+    "compared_curves",
     "confusion_matrix",
     "embedding_map",
     "lr_curve",
@@ -32,6 +34,7 @@ __all__ = [
 
 _MODULES = {
     "MAX_RESIDUALS": "regression",
+    "compared_curves": "runs",
     "confusion_matrix": "confusion",
     "embedding_map": "ratings",
     "lr_curve": "training",

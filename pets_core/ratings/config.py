@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pets_core.config.base import NAME_PATTERN, LocalFolder, Settings
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.launch import LaunchConfig, check_sharding
+from pets_core.config.run import RunConfig
 from pets_core.config.train import LRFindConfig, TrainConfig
 
 __all__ = [
@@ -210,6 +211,7 @@ class RatingsConfig(Settings):
     """Root of data sets and runs: a path or any fsspec URL (s3://bucket/prefix, gs://...)."""
     cache_dir: LocalFolder = "~/.cache/pets"
     """Local folder for downloads; safe to delete at any time."""
+    run: RunConfig = RunConfig()
     ratings: RatingsSourceConfig = RatingsSourceConfig()
     recommender: RecommenderConfig = RecommenderConfig()
     lr_find: RatingsLRFindConfig = RatingsLRFindConfig()

@@ -43,6 +43,7 @@ __all__ = [
     "SCHEMA",
     "Ratings",
     "Vocabulary",
+    "default_name",
     "ingest_ratings",
     "load_ratings",
     "load_ratings_manifest",
@@ -139,7 +140,7 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
     data = {part: parquet_bytes(content) for part, content in parts.items()}
     files = {part: _file_record(part, parts[part].num_rows, data[part]) for part in parts}
     fingerprint = _fingerprint(files, table.y_range)
-    name = source.name or _default_name(source)
+    name = source.name or default_name(source)
     manifest = RatingsManifest(
         name=name,
         fingerprint=fingerprint,
@@ -339,7 +340,7 @@ def _source_url(source: RatingsSourceConfig) -> str:
     return "the built-in sample" if source.url is None else storage.strip_query(source.url)
 
 
-def _default_name(source: RatingsSourceConfig) -> str:
+def default_name(source: RatingsSourceConfig) -> str:
     """Return the URL's last part without suffix; for u.data, the name of its folder."""
     if source.url is None:
         return "sample-ratings"

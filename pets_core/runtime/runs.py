@@ -25,18 +25,21 @@ from pets_core.runtime.request import Request, parse_request
 from pets_core.storage.layout import CHECKPOINTS, MANIFEST, RUNS, SETTINGS
 
 __all__ = [
+    "STAGES_FOLDER",
     "data_sets_in_use",
     "find_run",
+    "is_run",
     "load_result",
     "load_run_settings",
     "read_request",
+    "read_stage_record",
     "run_folder",
     "save_result",
     "start_run",
     "write_request",
 ]
 
-_STAGES = "stages"
+STAGES_FOLDER = "stages"
 _REQUEST = ".request.json"
 _PREFIXES = {Run.DATASET: "", RatingsRun.DATASET: "ratings-"}
 """Prefix of the names of a run's stages, by the file of its data set."""
@@ -125,7 +128,7 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
         if dataset is None or name in without:
             continue
         prefix = _PREFIXES[dataset]
-        done = storage.list_folder(storage.join(url, _STAGES))
+        done = storage.list_folder(storage.join(url, STAGES_FOLDER))
         is_interrupted = CHECKPOINTS in files and f"{prefix}train.json" not in done
         requested = {file.removesuffix(_REQUEST) for file in done if file.endswith(_REQUEST)}
         is_waiting = any(f"{stage}.json" not in done for stage in requested)
@@ -195,10 +198,12 @@ def _fill_former_defaults(settings: dict[str, Any]) -> None:
 
 def write_request(request: Request) -> str:
     """Write a stage's request to the run's folder, for another machine, and return its URL."""
-    url = storage.join(request.run_url, _STAGES, f"{request.name}{_REQUEST}")
+    url = storage.join(request.run_url, STAGES_FOLDER, f"{request.name}{_REQUEST}")
     # Workers of earlier versions reject newer settings and field names.
     text = request.model_dump_json(
-        exclude={"manifest": _RENAMED_FIELDS}, exclude_defaults=True, by_alias=True
+        exclude={"manifest": _RENAMED_FIELDS, "config": {"run"}},
+        exclude_defaults=True,
+        by_alias=True,
     )
     storage.write_bytes(url, text.encode())
     return url
@@ -224,6 +229,21 @@ def load_result(request: Request, record: type[Record]) -> Record | None:
         return None
 
 
+def read_stage_record(url: str, file: str, record: type[Record]) -> Record | None:
+    """Return the record of a finished stage, whatever was requested; None if it is unreadable.
+
+    Args:
+        url: Folder of the run.
+        file: Name of the stage's result file.
+        record: Class of the record.
+    """
+    data = storage.read_bytes(storage.join(url, STAGES_FOLDER, file))
+    try:
+        return record.model_validate_json(_StageResult.model_validate_json(data).record_json)
+    except ValidationError:
+        return None
+
+
 def save_result(request: Request, record: BaseModel) -> None:
     """Save a stage's record with its request's hash, so that a retry need not repeat the stage."""
     result = _StageResult(request_hash=_hash(request), record_json=record.model_dump_json())
@@ -231,7 +251,7 @@ def save_result(request: Request, record: BaseModel) -> None:
 
 
 def _url(request: Request) -> str:
-    return storage.join(request.run_url, _STAGES, f"{request.name}.json")
+    return storage.join(request.run_url, STAGES_FOLDER, f"{request.name}.json")
 
 
 def _hash(request: Request) -> str:
@@ -245,7 +265,7 @@ def _hash(request: Request) -> str:
             "run_url": True,
             "is_evaluated": True,
             "manifest": _RENAMED_FIELDS,
-            "config": {"launch": True, "store": True, "cache_dir": True},
+            "config": {"launch": True, "store": True, "cache_dir": True, "run": True},
         },
         exclude_defaults=True,
         by_alias=True,

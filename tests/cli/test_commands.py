@@ -126,7 +126,7 @@ def test_every_result_has_a_schema(capsys, command):
 
 
 def test_every_flow_prints_a_result_with_a_schema():
-    assert set(RESULTS) == {name for name, command in COMMANDS.items() if command.flow}
+    assert set(RESULTS) >= {name for name, command in COMMANDS.items() if command.flow}
 
 
 @pytest.mark.parametrize("command", ["doctor", "gc", "datasets list", "models list"])

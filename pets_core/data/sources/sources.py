@@ -25,7 +25,7 @@ from pets_core.errors import PetsError, explain_full_disk, wrap_errors
 from pets_core.records.target_spec import DEFAULT_TARGET, target_spec
 from pets_core.storage.download import call_with_retries
 
-__all__ = ["check_source", "open_photos", "open_source"]
+__all__ = ["check_source", "expected_name", "open_photos", "open_source"]
 
 
 _UNLABELLED_REASONS = frozenset(
@@ -94,6 +94,18 @@ def check_source(config: PipelineConfig) -> None:
 
 def _not_found_error(url: str) -> PetsError:
     return PetsError(f"source.url = {url}: no such folder, archive or table. Correct source.url")
+
+
+def expected_name(config: PipelineConfig) -> str:
+    """Return the name of the data set as far as it follows from the settings.
+
+    A folder that turns out to be Oxford-IIIT Pet is named so by `open_source`.
+    """
+    kind, url = config.source.kind, config.source.url
+    if kind == "oxford-iiit-pet":
+        return _dataset_name(config, kind)
+    is_sample = kind == "sample" or url is None
+    return _dataset_name(config, "sample" if is_sample else _name(url or ""))
 
 
 def open_source(config: PipelineConfig) -> Source:

@@ -1,0 +1,234 @@
+"""Comparison of evaluated runs: metrics, settings, curves, samples and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pets_core import storage
+from pets_core.config.yaml_file import parse_settings
+from pets_core.data.dataset import open_parquet
+from pets_core.errors import PetsError
+from pets_core.evaluation.compare import ScoredSamples, compare
+from pets_core.evaluation.predictions import (
+    PREDICTIONS,
+    Predictions,
+    PredictionsInfo,
+    read_info,
+    read_predictions,
+)
+from pets_core.evaluation.train_overlap import trained_on
+from pets_core.ratings.target import RATINGS
+from pets_core.records.comparison import (
+    ChangedSample,
+    ComparedRun,
+    RunComparison,
+    SettingDifference,
+)
+from pets_core.records.evaluation import Comparison
+from pets_core.records.training import TrainResult
+from pets_core.runtime.run_list import RunSummary, load_run_summary, run_stages
+from pets_core.storage.layout import EVALUATION, SETTINGS
+from pets_core.targets.base import Target
+from pets_core.targets.registry import get_target
+
+__all__ = ["compare_runs"]
+
+_MAX_CHANGED = 200
+_IGNORED = frozenset({"store", "cache_dir", "run"})
+"""Settings that affect no result."""
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """An evaluated run and its predictions."""
+
+    summary: RunSummary
+    target: Target
+    predictions: Predictions
+    scores: ScoredSamples
+    settings: Mapping[str, Any]
+
+
+def compare_runs(store: str, urls: Sequence[str]) -> RunComparison:
+    """Compare runs with the first of them.
+
+    Args:
+        store: URL of the store.
+        urls: Folders of at least two runs.
+
+    Raises:
+        PetsError: There are fewer than two runs, one is given twice, or one is not evaluated.
+    """
+    if len(urls) < 2:
+        raise PetsError("runs compare needs at least two runs")
+    if len(set(urls)) < len(urls):
+        raise PetsError(f"{max(urls, key=list(urls).count)}: this run is given twice")
+    runs = [_load(url) for url in urls]
+    compared = [_compare_with(store, runs[0], run) for run in runs]
+    comparable = [
+        run
+        for run, (comparison, _) in zip(runs, compared, strict=True)
+        if comparison or run is runs[0]
+    ]
+    changed, num_changed, num_common = _changed_samples(comparable)
+    return RunComparison(
+        runs=tuple(
+            _to_record(run, comparison, error)
+            for run, (comparison, error) in zip(runs, compared, strict=True)
+        ),
+        settings=_setting_differences([run.settings for run in runs]),
+        changed=tuple(changed),
+        num_changed=num_changed,
+        num_common=num_common,
+    )
+
+
+def _load(url: str) -> _Evaluated:
+    summary = load_run_summary(url)
+    path = storage.join(url, EVALUATION, PREDICTIONS)
+    if summary is None or summary.metric is None or not storage.exists(path):
+        raise PetsError(f"{url}: the run has no evaluation to compare")
+    info = read_info(path)
+    target = _target(info)
+    predictions = read_predictions(path, target)
+    settings_path = storage.join(url, SETTINGS)
+    return _Evaluated(
+        summary=summary,
+        target=target,
+        predictions=predictions,
+        scores=target.evaluator(predictions).score(),
+        settings=parse_settings(storage.read_bytes(settings_path), settings_path),
+    )
+
+
+def _target(info: PredictionsInfo) -> Target:
+    if info.targets == RATINGS.name:
+        return RATINGS
+    return get_target(info.targets)
+
+
+def _compare_with(store: str, first: _Evaluated, run: _Evaluated) -> tuple[Comparison | None, str]:
+    """Return the comparison of a run with the first one, or why there is none."""
+    if run is first:
+        return None, ""
+    try:
+        if run.target.name != first.target.name:
+            raise PetsError(f"targets differ ({first.target.name}; {run.target.name})")
+        first.target.check_comparable(run.predictions.info, first.predictions.info)
+        overlap = [
+            trained_on(store, each.predictions.info.model_url, run.predictions)
+            for each in (first, run)
+        ]
+        known = [each for each in overlap if each is not None]
+        either = np.logical_or.reduce(known) if len(known) == len(overlap) else None
+        return compare(run.scores, first.scores, either), ""
+    except PetsError as error:
+        return None, str(error)
+
+
+def _to_record(run: _Evaluated, comparison: Comparison | None, error: str) -> ComparedRun:
+    summary, info = run.summary, run.predictions.info
+    stages = run_stages(summary.url)
+    training = stages.get("train")
+    return ComparedRun(
+        run_id=summary.run_id,
+        name=summary.name,
+        url=summary.url,
+        dataset=info.dataset_name,
+        fingerprint=info.dataset_fingerprint,
+        split=info.split,
+        metric=run.scores.metric,
+        baseline=comparison,
+        not_compared=error,
+        epochs=training.epochs if isinstance(training, TrainResult) else (),
+        seconds={name: record.seconds for name, record in stages.items()},
+    )
+
+
+def _setting_differences(settings: Sequence[Mapping[str, Any]]) -> tuple[SettingDifference, ...]:
+    """Return the settings with different values; a missing one is None."""
+    flat = [_flatten(each) for each in settings]
+    names = sorted({name for each in flat for name in each})
+    rows = [(name, tuple(each.get(name) for each in flat)) for name in names]
+    return tuple(
+        SettingDifference(name=name, values=values)
+        for name, values in rows
+        if any(value != values[0] for value in values)
+    )
+
+
+def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in _IGNORED:
+            continue
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{field}": inner for field, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _changed_samples(runs: Sequence[_Evaluated]) -> tuple[list[ChangedSample], int, int]:
+    """Return the samples with the largest differences of scores, and two counts.
+
+    Args:
+        runs: Comparable runs.
+
+    Returns:
+        At most `_MAX_CHANGED` samples; the number of samples whose scores differ; the number of
+        samples that all runs have.
+    """
+    rows = [{sample: row for row, sample in enumerate(run.predictions.ids)} for run in runs]
+    common = [sample for sample in rows[0] if all(sample in each for each in rows)]
+    if len(runs) < 2 or not common:
+        return [], 0, len(common)
+    scores = np.stack(
+        [
+            run.scores.scores[[own[sample] for sample in common]]
+            for run, own in zip(runs, rows, strict=True)
+        ]
+    )
+    spread = scores.max(0) - scores.min(0)
+    order = np.argsort(-spread, kind="stable")
+    changed = order[spread[order] > 0]
+    texts = [_texts(run) for run in runs]
+    return (
+        [
+            ChangedSample(
+                id=common[i],
+                actual=texts[0][rows[0][common[i]]][0],
+                predictions=tuple(
+                    text[own[common[i]]][1] for text, own in zip(texts, rows, strict=True)
+                ),
+                scores=tuple(scores[:, i].tolist()),
+            )
+            for i in changed[:_MAX_CHANGED].tolist()
+        ],
+        len(changed),
+        len(common),
+    )
+
+
+def _texts(run: _Evaluated) -> list[tuple[str, str]]:
+    """Return target and prediction of each sample as text, or the score without such columns."""
+    url = storage.join(run.summary.url, EVALUATION, PREDICTIONS)
+    with storage.open_read(url) as file:
+        parquet = open_parquet(file)
+        names = set(parquet.schema_arrow.names)
+        table = parquet.read(columns=[name for name in ("actual", "predicted") if name in names])
+    scores = [run.scores.metric.format(score) for score in run.scores.scores.tolist()]
+    size = len(run.predictions)
+    actual = table["actual"].to_pylist() if "actual" in names else [""] * size
+    predicted = table["predicted"].to_pylist() if "predicted" in names else scores
+    return [(_text(a), _text(p)) for a, p in zip(actual, predicted, strict=True)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{item:.4g}" if isinstance(item, float) else str(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,47 @@
+"""Artifact of a comparison of runs."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.settings import get_current_settings
+
+from pets_core.errors import PetsError
+from pets_core.evaluation.comparison import (
+    ComparisonTable,
+    changed_table,
+    results_table,
+    settings_table,
+)
+from pets_core.records.comparison import RunComparison
+from pets_core.storage.markdown import escape_markdown
+from tasks.artifacts.publisher import table
+
+__all__ = ["publish_comparison"]
+
+_MAX_CHANGED = 50
+
+
+def publish_comparison(comparison: RunComparison) -> None:
+    """Create the artifact `run-comparison` on the configured Prefect server.
+
+    Raises:
+        PetsError: No server is configured.
+    """
+    if get_current_settings().api.url is None:
+        raise PetsError("--publish needs a Prefect server: set PREFECT_API_URL to its URL")
+    changed = changed_table(comparison)
+    text = (
+        f"# Comparison of {len(comparison.runs)} runs\n\n{_markdown(results_table(comparison))}\n\n"
+        f"## Settings that differ\n\n{_markdown(settings_table(comparison))}\n\n"
+        f"## Changed samples\n\n{comparison.num_changed:,} of {comparison.num_common:,} samples "
+        f"have different scores.\n\n"
+        f"{_markdown(ComparisonTable(changed.columns, changed.rows[:_MAX_CHANGED]))}\n"
+    )
+    create_markdown_artifact(
+        markdown=text, key="run-comparison", description="Comparison of runs"
+    )  # fmt: skip
+
+
+def _markdown(content: ComparisonTable) -> str:
+    columns = [escape_markdown(name) for name in content.columns]
+    return table(columns, ([escape_markdown(cell) for cell in row] for row in content.rows))

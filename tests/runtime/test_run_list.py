@@ -1,0 +1,257 @@
+"""Runs in a store: list, find, compare and remove them, by the command line."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from made_predictions import draw_classes, draw_numbers, draw_tags, write_drawn
+from playwright.sync_api import sync_playwright
+
+from pets.cli import main as cli
+from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.dataset import dataset_root
+from pets_core.errors import PetsError
+from pets_core.records.dataset import DatasetManifest, Run
+from pets_core.records.inference import PredictResult
+from pets_core.records.training import EpochMetrics, TrainResult
+from pets_core.registry.aliases import candidates, promote
+from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.run_list import find_run_folder, list_runs
+from pets_core.runtime.runs import load_result, save_result, start_run
+from pets_core.targets.evaluate import evaluate
+
+DRAW = {"class": draw_classes, "tags": draw_tags}
+pytestmark = pytest.mark.usefixtures("own_environment")
+
+
+@pytest.fixture
+def add_run(tmp_path) -> Callable[..., str]:
+    """Function that adds a run to the store, by default evaluated, and returns its folder."""
+    store = tmp_path / "store"
+
+    def add(
+        run_id: str, kind: str = "class", stage: str = "evaluated", predicted_by: int = 0, **settings
+    ) -> str:
+        config = PipelineConfig.model_validate({"store": str(store), **settings})
+        manifest = DatasetManifest.model_construct(
+            name="pets",
+            fingerprint="f" * 20,
+            splits={},
+            targets=kind,
+            url=dataset_root("s", "pets"),
+        )
+        run = start_run(config, Run(url=str(store / "runs" / run_id), manifest=manifest))
+        # The order of the runs.
+        order = 1_700_000_000 + len(list((store / "runs").iterdir()))
+        os.utime(Path(run.url, "config.yaml"), (order, order))
+        if stage == "started":
+            return run.url
+        if stage == "interrupted":
+            Path(run.url, "checkpoints").mkdir()
+            return run.url
+        (Path(run.url) / "model").mkdir()
+        (Path(run.url) / "model/model.json").touch()
+        epoch = EpochMetrics(
+            phase="frozen", epoch=0, train_loss=0.5, valid_loss=0.4, valid_metric=0.1, seconds=2.0,
+            photos_per_second=9.0,
+        )  # fmt: skip
+        trained = TrainResult(
+            model_url=f"{run.url}/model", last_model_url="", history_url="", plot_url="",
+            base_lr=1e-3, mixed_precision="no", device="cpu", num_processes=1, num_steps=9,
+            epochs=(epoch,), seconds=4.5,
+        )  # fmt: skip
+        save_result(
+            WorkRequest(stage="train", config=config, run_url=run.url, manifest=manifest), trained
+        )
+        if stage == "trained":
+            return run.url
+        draw = DRAW.get(kind, partial(draw_numbers, kind))
+        predictions = draw(40, predicted_by=predicted_by, off=0.3, model_url=f"{run.url}/model")
+        (Path(run.url) / "evaluation").mkdir()
+        url = write_drawn(f"{run.url}/evaluation/predictions.parquet", predictions)
+        predicted = PredictResult(
+            targets=kind, model_url=f"{run.url}/model", predictions_url=url, photos_per_second=9.0
+        )
+        evaluate(config, run.url, predicted)
+        return run.url
+
+    add.store = str(store)
+    return add
+
+
+@pytest.fixture
+def pets(capsys) -> Callable[..., str]:
+    """Function that runs a command and returns its output."""
+
+    def run(*words: object) -> str:
+        cli.main([str(word) for word in words])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_runs_are_listed_newest_first_with_name_state_and_metric(add_run, pets):
+    add_run("a1", stage="started")
+    add_run("a2", stage="interrupted", run={"name": "my run", "tags": ["x", "y"]})
+    add_run("b3", stage="trained", model={"backbone": "resnet34", "image_size": 128})
+    add_run("b4")
+    rows = json.loads(pets("runs", "list", "--store", add_run.store, "--json"))
+    assert [(row["run_id"], row["state"]) for row in rows] == [
+        ("b4", "evaluated"), ("b3", "trained"), ("a2", "interrupted"), ("a1", "started"),
+    ]  # fmt: skip
+    assert [row["name"] for row in rows[1:]] == [
+        "pets · resnet34 · 128 px", "my run", "pets · tf_efficientnet_lite0 · 224 px",
+    ]  # fmt: skip
+    assert [row["seconds"] for row in rows] == [4.5, 4.5, 0, 0]
+    table = pets("runs", "list", "--store", add_run.store)
+    assert re.search(r"b4 .*evaluated +error rate \d+\.\d+% +4", table)
+    tagged = pets("runs", "list", "--store", add_run.store, "--tag", "y")
+    assert "my run" in tagged
+    assert "b4" not in tagged
+
+
+def test_a_folder_that_is_no_run_is_ignored(add_run, pets):
+    add_run("a1", stage="started")
+    (Path(add_run.store) / "runs/stray").mkdir()
+    assert [run.run_id for run in list_runs(add_run.store)] == ["a1"]
+    assert pets("runs", "list", "--store", f"{add_run.store}/none").startswith("no run in")
+
+
+def test_a_run_is_found_by_latest_id_prefix_name_and_folder(add_run):
+    first = add_run("ab11", stage="started", run={"name": "good"})
+    second = add_run("ab12", stage="started", run={"name": "ab1"})
+    find = partial(find_run_folder, add_run.store)
+    assert find("latest") == second
+    assert find("ab11") == find("good") == find(first) == first
+    # A name goes before the start of an id.
+    assert find("ab1") == second
+    with pytest.raises(PetsError, match=r"^ab is ambiguous: ab12 \(ab1\), ab11 \(good\)\. Give"):
+        find("ab")
+    with pytest.raises(PetsError, match=r"^goot: no such run in .* Did you mean good\?"):
+        find("goot")
+
+
+def test_equal_names_are_ambiguous(add_run):
+    add_run("a1", stage="started", run={"name": "nightly"})
+    add_run("b2", stage="started", run={"name": "nightly"})
+    with pytest.raises(PetsError, match=r"nightly is ambiguous: b2 .*, a1 "):
+        find_run_folder(add_run.store, "nightly")
+
+
+def test_resume_accepts_latest_and_names(add_run, started):
+    add_run("a1", stage="started", run={"name": "good"}, train={"seed": 7})
+    for wanted in ("latest", "good", "a"):
+        config = started("run", "--resume", wanted, "--store", add_run.store)
+        assert config.train.seed == 7
+        assert started.calls[-1][2].resume == f"{add_run.store}/runs/a1"
+
+
+def test_show_prints_metric_interval_and_notes(add_run, pets):
+    add_run("a1", run={"notes": "a first try"})
+    text = pets("runs", "show", "latest", "--store", add_run.store)
+    assert re.search(r"^metric +error rate \d.*\(95% interval .*\)$", text, re.M)
+    assert re.search(r"^notes +a first try$", text, re.M)
+
+
+@pytest.mark.parametrize("kind", ["class", "tags", "numbers", "points", "box"])
+def test_runs_of_every_kind_are_compared(add_run, pets, tmp_path, kind):
+    source = {"number_columns": ["age", "weight"]} if kind == "numbers" else {}
+    for number, (run_id, epochs) in enumerate((("a1", 3), ("b2", 5), ("c3", 5))):
+        add_run(
+            run_id, kind, predicted_by=number, train={"epochs": epochs}, source={"targets": kind, **source}
+        )
+    arguments = ("a1", "b2", "c3", "--store", add_run.store)
+    result = json.loads(pets("runs", "compare", *arguments, "--json"))
+    assert result["settings"] == [{"name": "train.epochs", "values": [3, 5, 5]}]
+    assert [run["baseline"] is None for run in result["runs"]] == [True, False, False]
+    assert result["num_common"] == 40
+    assert 0 < result["num_changed"] <= 40
+    first = result["changed"][0]
+    spread = max(first["scores"]) - min(first["scores"])
+    assert all(max(each["scores"]) - min(each["scores"]) <= spread for each in result["changed"])
+    compared = result["runs"][1]["baseline"]
+    own, other = result["runs"][1]["metric"]["value"], result["runs"][0]["metric"]["value"]
+    sign = 1 if compared["metric"]["higher_is_better"] else -1
+    assert compared["improvement"]["value"] == pytest.approx(sign * (own - other))
+    page = tmp_path / "page.html"
+    table = pets("runs", "compare", *arguments, "--to", page)
+    assert re.search(r"train\.epochs +3 +5 +5", table)
+    assert "samples have different scores" in table
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == 1
+    assert "://" not in html, "nothing is loaded from the network"
+
+
+def test_runs_on_other_samples_are_listed_but_not_compared(add_run, pets):
+    add_run("a1")
+    add_run("b2", "numbers", source={"targets": "numbers", "number_columns": ["age", "weight"]})
+    result = json.loads(pets("runs", "compare", "a1", "b2", "--store", add_run.store, "--json"))
+    assert result["runs"][1]["not_compared"] == "targets differ (class; numbers)"
+    assert (result["changed"], result["num_common"]) == ([], 40)
+    text = pets("runs", "compare", "a1", "b2", "--store", add_run.store)
+    assert "is not compared: targets differ (class; numbers)" in text
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["a1"], "runs compare needs at least two runs"),
+        (["a1", "a1"], "this run is given twice"),
+        (["a1", "b2"], "b2: the run has no evaluation to compare"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_rejected(add_run, refused, runs, message):
+    add_run("a1")
+    add_run("b2", stage="trained")
+    assert message in refused("runs", "compare", *runs, "--store", add_run.store)[0]
+
+
+def test_runs_are_removed_unless_an_alias_needs_them(add_run, pets, refused):
+    kept, other = add_run("a1"), add_run("b2")
+    (model,) = [each for each in candidates(add_run.store) if each.run_id == "a1"]
+    promote(add_run.store, "champion", model)
+    pets("runs", "rm", "b2", "--store", add_run.store)
+    assert Path(other).exists()
+    pets("runs", "rm", "b2", "--store", add_run.store, "--delete")
+    assert not Path(other).exists()
+    (line,) = refused("runs", "rm", "a1", "--store", add_run.store, "--delete")
+    assert "an alias points at its model" in line
+    assert Path(kept).exists()
+
+
+def test_name_tags_and_notes_do_not_change_what_a_stage_finds(add_run):
+    url = add_run("a1", stage="trained", run={"name": "one"})
+    config = PipelineConfig.model_validate({"store": add_run.store, "run": {"name": "other"}})
+    manifest = DatasetManifest.model_construct(
+        name="pets", fingerprint="f" * 20, splits={}, targets="class", url=dataset_root("s", "pets")
+    )
+    request = WorkRequest(stage="train", config=config, run_url=url, manifest=manifest)
+    assert load_result(request, TrainResult).num_steps == 9
+
+
+@pytest.mark.parametrize("name", ["latest", "a/b", " ", "a\nb"])
+def test_names_that_cannot_be_found_are_rejected(refused, name):
+    assert "cannot name a run" in refused("run", "--name", name)[0]
+
+
+@pytest.mark.browser
+def test_comparison_page_fits_a_phone(add_run, pets, tmp_path):
+    for number in range(3):
+        add_run(f"r{number}", predicted_by=number, train={"epochs": number + 1})
+    page_file = tmp_path / "page.html"
+    pets("runs", "compare", "r0", "r1", "r2", "--store", add_run.store, "--to", page_file)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(f"file://{page_file}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.locator("h2").all_inner_texts() == [
+            "Results", "Settings that differ", "Training", "Changed samples",
+        ]  # fmt: skip
+        browser.close()
