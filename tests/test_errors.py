@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from pets.cli.main import _print_error
+from pets.cli.exit_codes import print_error
 from pets_core.errors import PetsError, safe_cause, without_queries
 
 URL = "https://host:8/a/photo.jpg"
@@ -41,7 +41,7 @@ def test_text_without_a_query_is_unchanged(text):
 def test_an_error_has_no_query_when_pickled_or_printed(capsys):
     error = pickle.loads(pickle.dumps(PetsError(f"{URL}?secret: does not exist")))
     assert (str(error), error.args) == (f"{URL}: does not exist", (f"{URL}: does not exist",))
-    _print_error(f"ValueError: {URL}?secret")
+    print_error(f"ValueError: {URL}?secret")
     assert capsys.readouterr().err == f"error: ValueError: {URL}\n"
 
 

@@ -154,11 +154,14 @@ def test_completion_knows_commands_and_settings(capsys):
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_doctor_checks_this_machine(capsys, tmp_path, monkeypatch):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+def test_doctor_checks_this_machine(tmp_path):
     folders = ["--store", str(tmp_path / "store"), "--cache_dir", str(tmp_path / "cache")]
-    cli.main(["doctor", *folders, "--json"])
-    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pets", "doctor", *folders, "--json"], capture_output=True,
+        check=True, cwd=ROOT, env=environment | {"PREFECT_HOME": str(tmp_path / "prefect")},
+    )  # fmt: skip
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert {check["state"] for check in checks.values()} == {"ok"}
     assert f"Python {platform.python_version()}" in checks["versions"]["detail"]
     assert checks["store"]["detail"].startswith(f"{tmp_path}/store: writable")

@@ -34,7 +34,11 @@ def add_run(tmp_path) -> Callable[..., str]:
     store = tmp_path / "store"
 
     def add(
-        run_id: str, kind: str = "class", stage: str = "evaluated", predicted_by: int = 0, **settings
+        run_id: str,
+        kind: str = "class",
+        stage: str = "evaluated",
+        predicted_by: int = 0,
+        **settings,
     ) -> str:
         config = PipelineConfig.model_validate({"store": str(store), **settings})
         manifest = DatasetManifest.model_construct(
@@ -162,7 +166,11 @@ def test_runs_of_every_kind_are_compared(add_run, pets, tmp_path, kind):
     source = {"number_columns": ["age", "weight"]} if kind == "numbers" else {}
     for number, (run_id, epochs) in enumerate((("a1", 3), ("b2", 5), ("c3", 5))):
         add_run(
-            run_id, kind, predicted_by=number, train={"epochs": epochs}, source={"targets": kind, **source}
+            run_id,
+            kind,
+            predicted_by=number,
+            train={"epochs": epochs},
+            source={"targets": kind, **source},
         )
     arguments = ("a1", "b2", "c3", "--store", add_run.store)
     result = json.loads(pets("runs", "compare", *arguments, "--json"))
