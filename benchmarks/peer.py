@@ -204,7 +204,7 @@ def run_side(script: str, side: str, arguments: dict[str, Any]) -> dict[str, Any
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that a call takes, including its work on a GPU."""
+    """Return the wall-clock seconds of one call of `work`, until the GPU is idle."""
     import torch
 
     start = time.perf_counter()

@@ -22,7 +22,7 @@ def batch_predict_flow(
 
     Args:
         model_url: Model folder, path or URL.
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
         source_url: Photos to predict; overrides `source.url` of the settings.
         output_url: Output folder; resumes the run that wrote to it. Default: in the run's folder.
     """

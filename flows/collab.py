@@ -31,7 +31,7 @@ def collab_flow(
     """Ingest ratings, then train, evaluate and, if it passes the gate, promote a recommender.
 
     Args:
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
         resume: Folder of an interrupted run to resume.
     """
     run = start_or_resume_ratings_run(config, resume)

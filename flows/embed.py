@@ -26,7 +26,7 @@ def embed_flow(
 
     Args:
         model_url: Model folder, path or URL.
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
         dataset: Name of a stored data set or fingerprint prefix of a version. Default: the data set
             of the source.
     """

@@ -21,7 +21,7 @@ def evaluate_flow(
 
     Args:
         model_url: Model folder, path or URL.
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
     """
     check_run(config, model_url)
     run = start_or_resume_run(config)

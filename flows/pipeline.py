@@ -30,7 +30,7 @@ def pipeline(
     """Ingest photos, find a learning rate, train, evaluate and, with `gate.promote`, promote.
 
     Args:
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
         resume: Folder of an interrupted run to resume.
 
     Returns:

@@ -27,7 +27,7 @@ def review_flow(
 
     Args:
         predictions_url: predictions.parquet of an evaluation, path or URL.
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
     """
     predicted = use_predictions(predictions_url)
     champion = load_champion_for_predictions(config, predicted)

@@ -19,7 +19,7 @@ def sweep_flow(
     """Train `sweep.num_trials` models, with backbone and learning rate chosen by Optuna.
 
     Args:
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
         resume: Folder of an interrupted sweep to resume.
     """
     check_sweep(config)

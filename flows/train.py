@@ -17,10 +17,12 @@ def train_flow(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,
 ) -> TrainResult:
-    """Train a model with `train.base_lr`, or if that is empty with the suggested learning rate.
+    """Train a model with `train.base_lr`, or the LR finder's suggestion if it is not set.
+
+    The data set is ingested if necessary.
 
     Args:
-        config: Settings, see docs/settings.md.
+        config: Settings (docs/settings.md).
         resume: Folder of an interrupted run to resume.
     """
     check_run(config)

@@ -94,7 +94,7 @@ def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None =
     errors: list[str] = []
     pools = _read_pools(pools_file or file.with_name("pools.yaml"), errors)
     automations_file, automations = file.with_name("automations.yaml"), []
-    for entry in _read_mapping(automations_file).get("automations") or []:
+    for entry in _read_yaml_mapping(automations_file).get("automations") or []:
         where = f"{automations_file}: {entry.get('name', 'an automation')}"
         actions = entry.get("actions") or []
         notifying = [action for action in actions if action.get("block_document_id") == _NOTIFY]
@@ -103,7 +103,7 @@ def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None =
         automation = _validate(where, AutomationCore, entry | {"actions": filled}, errors)
         if automation and (notify or not notifying):
             automations.append(automation)
-    names, found = _check_all(_read_mapping(file).get("deployments") or [], pools)
+    names, found = _check_all(_read_yaml_mapping(file).get("deployments") or [], pools)
     errors += [f"{file}: {error}" for error in found]
     if errors:
         raise PetsError("\n".join(errors))
@@ -112,12 +112,12 @@ def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None =
 
 def _read_pools(file: Path, errors: list[str]) -> dict[str, Pool]:
     pools = {}
-    for name, content in _read_mapping(file).items():
+    for name, content in _read_yaml_mapping(file).items():
         where = f"{file}: {name}"
         entry = _validate(where, _PoolEntry, content or {}, errors)
         if entry is None:
             continue
-        template = _read_mapping(file.with_name(entry.template))
+        template = _read_yaml_mapping(file.with_name(entry.template))
         properties = template.get("variables", {}).get("properties")
         if properties is None or "job_configuration" not in template:
             errors.append(f"{where}: template = {entry.template}: not a base job template")
@@ -149,13 +149,14 @@ def _check_variables(where: str, given: dict[str, Any], template: dict[str, Any]
     ]
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_yaml_mapping(path: Path) -> dict[str, Any]:
     try:
         content = parse_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise PetsError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(content, dict):
-        raise PetsError(f"{path}: expected a mapping, found {type(content).__name__}")
+        found = "empty" if content is None else f"a {type(content).__name__}"
+        raise PetsError(f"{path}: must be a YAML mapping (name: value), but is {found}")
     return content
 
 

@@ -175,7 +175,12 @@ def _check_ratings(config: Any, parsed: argparse.Namespace) -> None:
 
 
 def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) -> None:
-    """Check local input paths and the gate before Prefect is started.
+    """Check local inputs, the kind of target and the gate settings before Prefect is started.
+
+    Args:
+        name: Name of the command; `review` for `pets evaluate --from`.
+        config: The settings.
+        parsed: The other arguments.
 
     Raises:
         PetsError: The model, the predictions, the source or a gate setting is invalid.
@@ -188,8 +193,8 @@ def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) 
         read_info(parsed.predictions_url)
     if name == "evaluate" and parsed.model_url is None:
         raise PetsError(
-            "pets evaluate needs MODEL, a model folder, or --from PREDICTIONS, the "
-            "predictions.parquet of an evaluation"
+            "pets evaluate: no model is given. Add MODEL (a model folder), or --from PREDICTIONS "
+            "(the predictions.parquet of an evaluation)"
         )
     if name in ("evaluate", "batch-predict", "embed") and not is_url(parsed.model_url):
         from pets_core.models.card import read_card

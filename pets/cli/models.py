@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from pets.cli.store_actions import store_actions
 from pets.cli.tables import add_json, print_json, print_table
@@ -131,29 +131,31 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _find_model(store: str, wanted: str) -> Candidate:
-    """Return the evaluated model of the run whose id starts with `wanted`."""
-    known = {model.run_id: model for model in candidates(store)}
-    wanted = _resolve(store, wanted, known)
-    found = [run_id for run_id in known if wanted and run_id.startswith(wanted)]
-    if wanted in known or len(found) == 1:
-        return known[wanted if wanted in known else found[0]]
+    """Return the evaluated model of a run, given by `latest`, its id, a start of it or its name.
+
+    Raises:
+        PetsError: There is no such model, or several.
+    """
+    models = {model.run_id: model for model in candidates(store)}
+    if wanted in models:
+        return models[wanted]
+    if wanted == LATEST and models:
+        return max(models.values(), key=lambda model: model.evaluated_at)
+    names = {run.run_id: run.name for run in list_runs(store)}
+    found = [run_id for run_id in models if names.get(run_id) == wanted]
+    found = found or [run_id for run_id in models if wanted and run_id.startswith(wanted)]
+    if len(found) == 1:
+        return models[found[0]]
     if found:
         raise PetsError(f"{wanted} is ambiguous ({', '.join(found)}): give more characters")
-    if any(model.dataset_name == wanted for model in known.values()):
-        raise PetsError(f"{wanted} is a data set: use a run id, see pets models list")
+    if any(model.dataset_name == wanted for model in models.values()):
+        raise PetsError(
+            f"{wanted} is the name of a data set, not of a run: see pets models list for the runs"
+        )
     raise PetsError(
-        f"{wanted}: no run with an evaluated model and no data set with an alias in {store}."
-        f"{did_you_mean(wanted, known)} See pets models list"
+        f"{wanted}: no evaluated run and no data set with an alias in {store} has this name or id."
+        f"{did_you_mean(wanted, models)} See pets models list"
     )
-
-
-def _resolve(store: str, wanted: str, known: Collection[str]) -> str:
-    """Return the id of the run that is `latest` or has the name `wanted`, or else `wanted`."""
-    runs = [run for run in list_runs(store) if run.run_id in known]
-    if wanted == LATEST and runs:
-        return runs[0].run_id
-    named = [run.run_id for run in runs if run.name == wanted]
-    return named[0] if len(named) == 1 else wanted
 
 
 def _promote(arguments: argparse.Namespace) -> None:

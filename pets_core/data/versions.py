@@ -172,10 +172,10 @@ def diff(old: DatasetManifest, new: DatasetManifest) -> Difference:
 
 
 def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:
-    """Verify the checksums of all shards and photos of a version.
+    """Verify the checksum of each shard of a version, and of the photos in it.
 
     Yields:
-        Each shard with its error message; empty if the shard is intact.
+        Each shard and its error message; the message is empty if the shard is intact.
     """
     for split in manifest.splits.values():
         for shard in split.shards:

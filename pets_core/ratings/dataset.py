@@ -133,7 +133,7 @@ def ingest_ratings(store: str, cache_dir: str, source: RatingsSourceConfig) -> R
             "ratings.valid_fraction or ratings.test_fraction"
         )
     parts: dict[str, pa.Table] = {
-        split: _split_table(table, rows[split], users, items) for split in rows
+        split: _table_of_split(table, rows[split], users, items) for split in rows
     }
     parts["users"] = users.vocabulary(id=table.user_ids)
     parts["items"] = items.vocabulary(id=table.item_ids, title=titles)
@@ -296,9 +296,17 @@ def _split_rows(
     return rows
 
 
-def _split_table(
+def _table_of_split(
     table: RatingsTable, rows: npt.NDArray[np.int64], users: KnownIds, items: KnownIds
 ) -> pa.Table:
+    """Return the stored table of one split.
+
+    Args:
+        table: All ratings.
+        rows: Indices of the split's ratings, (N,).
+        users: Users that have training ratings.
+        items: Items that have training ratings.
+    """
     times = pa.nulls(len(rows)) if table.times is None else table.times[rows]
     columns = [
         users.indices[table.users[rows]],

@@ -207,13 +207,20 @@ def _predict_part(
 
 
 def embed(rank: PhotoRank) -> EmbedResult | None:
-    """Compute the embeddings of all photos with a stored model, which may have other classes."""
+    """Write the embeddings of all photos of the data set, computed with a stored model.
+
+    The model's classes may differ from those of the data set.
+
+    Returns:
+        The result on rank 0, None on the other ranks.
+    """
     started, request, manifest = time.monotonic(), rank.request, rank.manifest
     assert request.model_url is not None
     built = load_model(request.model_url)
     rank.move_to_device(built)
     splits = (_embed_split(rank, built, split) for split in manifest.splits)
     if not rank.accelerator.is_main_process:
+        # The other ranks only compute their share.
         deque(splits, maxlen=0)
         return None
     url = storage.join(request.run_url, EMBEDDINGS)

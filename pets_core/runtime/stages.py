@@ -173,12 +173,15 @@ def _is_stored(url: str) -> bool:
 
 
 def _fit(rank: Rank[Any, Any], built: BuiltModel, start: EpochMetrics | None) -> History:
-    """Train through the phases of the recipe; without a phase, the model is not changed.
+    """Train through the phases of the recipe.
 
     Args:
-        rank: The rank.
+        rank: This process's part of the stage.
         built: Model to train.
-        start: Metrics of the model before training, if it is a probe.
+        start: Metrics before training if the head is a linear probe, otherwise None.
+
+    Returns:
+        History of the training; empty for the recipe `probe`, which leaves the model unchanged.
     """
     train_config = rank.request.config.train
     if train_config.recipe == "probe":

@@ -169,7 +169,10 @@ def _resume(fs: Any, path: str, info: dict[str, Any], partial: Path) -> None:
 
 
 def _open_at(fs: Any, path: str, info: dict[str, Any], start: int) -> Any:
-    """Open a file at byte `start`, or at 0 if the store cannot; see the file's position."""
+    """Open a file at byte `start`, or at byte 0 if the store cannot seek.
+
+    The position of the returned file is where it begins.
+    """
     from aiohttp import ClientTimeout
     from fsspec.implementations.http import HTTPFileSystem
 
@@ -178,15 +181,15 @@ def _open_at(fs: Any, path: str, info: dict[str, Any], start: int) -> Any:
         if source.seekable():
             source.seek(start)
         return source
-    # Use one stream: fsspec's seekable file fails if a server ignores Range, and discards a block
-    # that is interrupted.
+    # Use one stream: fsspec's seekable file fails if a server ignores Range, and loses a partly
+    # received block if the connection breaks.
     headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
         if tag := _range_validator(info):
             headers["If-Range"] = tag
     timeout = ClientTimeout(total=None, sock_read=_READ_TIMEOUT_SECONDS)
-    # With a size, fsspec does not request it again.
+    # With any size, whose value is not used, fsspec does not request the size again.
     source = fs.open(path, "rb", block_size=0, size=1, headers=headers, timeout=timeout)
     source.loc = start if source.r.status == 206 else 0
     return source

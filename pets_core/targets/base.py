@@ -365,13 +365,13 @@ def baseline_warnings(metric: Metric, baselines: Mapping[str, float]) -> list[st
 
 
 def label_issues_section(count: int, *, found: str, none: str, description: str) -> Section:
-    """Return the report section of label issues.
+    """Return the report section about label issues.
 
     Args:
         count: Number of validation photos with an issue.
-        found: Issue and remedy, to follow "N validation photos with".
+        found: Issue and remedy: the end of the sentence "N validation photos with ...".
         none: Text if `count` is 0.
-        description: Description of the artifact.
+        description: Description that the Prefect artifact shows.
     """
     photos = f"{count} validation photo{'s' if count > 1 else ''}"
     return Section(

@@ -142,8 +142,8 @@ def test_models_are_listed_promoted_and_rolled_back(evaluated, capsys):
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        (["promote", "run-3"], r"run-3: no run with .* Did you mean run-"),
-        (["show", "nothing"], r"nothing: no run with .*pets models list"),
+        (["promote", "run-3"], r"run-3: no evaluated run .* Did you mean run-"),
+        (["show", "nothing"], r"nothing: no evaluated run .*pets models list"),
         (["rollback", "pets"], r"pets has no alias 'champion'"),
         (["rollback"], r"required: DATASET"),
     ],

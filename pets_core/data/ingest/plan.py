@@ -308,16 +308,24 @@ def _keys(leaves: Iterable[Leaf], contract: Contract, config: IngestConfig) -> l
     """Return the key of each leaf's shard, in the contract's schema version."""
     common = [contract.schema_version, config.row_group_rows, contract.model_dump()["vocabulary"]]
     # With a new decoder, shards with photos quarantined for lack of it are written again.
-    same = json.dumps(common) + "".join(decoders())
+    inputs = json.dumps(common) + "".join(decoders())
     if not target_spec(contract.targets).is_label:
-        same += json.dumps([contract.targets, [info.name for info in contract.numbers]])
-    return [_key(leaf, same) for leaf in leaves]
+        inputs += json.dumps([contract.targets, [info.name for info in contract.numbers]])
+    return [_shard_key(leaf, inputs) for leaf in leaves]
 
 
-def _key(leaf: Leaf, same: str) -> str:
-    """Return a hash of everything that determines a shard; version tags represent the bytes."""
-    digest = sha256(f"{same}{leaf.split}".encode())
+def _shard_key(leaf: Leaf, common: str) -> str:
+    """Return a hash of all inputs of a shard.
+
+    The version tag of a photo's file, such as an ETag, stands for its bytes.
+
+    Args:
+        leaf: Photos of the shard.
+        common: Inputs that all shards of the plan have in common.
+    """
+    digest = sha256(f"{common}{leaf.split}".encode())
     for photo in leaf.photos:
+        # Empty fields are omitted, so that a field added later does not change the keys.
         target = [values for values in (photo.tags, photo.numbers, photo.annotation_size) if values]
         digest.update(json.dumps([*photo[:5], *target]).encode())
     return digest.hexdigest()[:32]

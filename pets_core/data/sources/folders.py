@@ -177,7 +177,13 @@ def _normalize_name(name: str) -> str:
 def _ignored_folder_warnings(
     files: Sequence[Parts], depth: int, classes: Collection[str]
 ) -> tuple[str, ...]:
-    """Warn of folders that contain files of unknown types and no photo file names."""
+    """Return a warning that names the folders without photos that contain files of unknown type.
+
+    Args:
+        files: Parts of the path of each file.
+        depth: Position of the class folder in a path.
+        classes: Names of the class folders.
+    """
     ignored = Counter(
         parts[depth]
         for parts in files
@@ -187,9 +193,12 @@ def _ignored_folder_warnings(
     )
     if not ignored:
         return ()
-    named = [f"{name} ({count} files)" for name, count in sorted(ignored.items())]
+    named = [f"{name} ({count} of unknown type)" for name, count in sorted(ignored.items())]
     folders = format_list(named, _MAX_LISTED)
-    return (f"Folders ignored because they contain no photo file names: {folders}.",)
+    return (
+        f"No file in these folders has the suffix of a photo, so they are ignored: {folders}. "
+        "Rename the photos, or remove the folders.",
+    )
 
 
 def _with_validation(layout: FolderLayout) -> FolderLayout:

@@ -262,20 +262,20 @@ def detect_delimiter(
 ) -> TextFormat:
     """Detect delimiter and quoting from the first lines.
 
-    Prefers the delimiter for which the header contains most of `columns`, then one that splits all
-    first lines into the same number of cells, at least two.
+    Chooses the delimiter that gives the most expected columns in the header. Ties go to one that
+    splits the first lines into equally many cells, at least two, then to the first candidate.
 
     Args:
         path: Path of the file.
         text_format: Format with the encoding of the file.
-        options: Configured parts of the format, which are not detected.
+        options: Settings of the user; what they set is not detected.
         columns: Expected column names.
 
     Returns:
         `text_format` with delimiter and quoting.
 
     Raises:
-        PetsError: `options.delimiter` is not an ASCII character, "::" or "tab".
+        PetsError: `options.delimiter` is neither an ASCII character nor "::" nor "tab".
     """
     with text_format.open(path) as text:
         head = text.read(_HEAD) + text.readline(_MAX_LINE)

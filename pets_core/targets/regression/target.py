@@ -166,7 +166,10 @@ class NumbersEvaluator(Evaluator):
         return f"{error:+.4g} {self.numbers[0].unit}".rstrip()
 
     def format_values(self, values: NDArray[Any]) -> str:
-        """Format up to 6 numbers of a photo, then the number of others."""
+        """Format the values of a photo, such as "length 3.2 cm; and 2 more".
+
+        At most `_NUM_NAMED` values are shown; a single value has no name.
+        """
         is_single = len(self.numbers) == 1
         shown = [
             f"{'' if is_single else f'{number.name} '}{value:.4g} {number.unit}".rstrip()

@@ -174,7 +174,7 @@ def test_folders_of_unknown_files_are_reported(name, is_warned, top):
     layout = read_layout([*paths, f"{top}fox/{name}"], "auto")
     assert "fox" not in layout.labels.values()
     assert len(layout.warnings) == is_warned
-    assert all("fox (1 files)" in warning for warning in layout.warnings)
+    assert all("fox (1 of unknown type)" in warning for warning in layout.warnings)
 
 
 @pytest.mark.parametrize("name", ["cat", "cats", "Cafe\u0301"])
