@@ -140,11 +140,13 @@ def load_config(
             raise PetsError(
                 f"{file}: --resume uses the settings of the run. Remove the file from the command"
             )
-        from pets.cli.store_actions import default_store
+        from pets.store import resolve_store
         from pets_core.runtime.run_list import find_run_folder
         from pets_core.runtime.runs import load_run_settings
 
-        parsed.resume = find_run_folder(getattr(parsed, "store", default_store()), parsed.resume)
+        parsed.resume = find_run_folder(
+            resolve_store(getattr(parsed, "store", None)), parsed.resume
+        )
         stored_settings = load_run_settings(parsed.resume)
         is_ratings_config = "ratings" in kind.model_fields
         if ("ratings" in stored_settings) != is_ratings_config:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 
-__all__ = ["add_store", "default_store", "store_actions"]
+from pets.store import resolve_store
 
-
-def default_store() -> str:
-    """Return the store of the environment, or the default of the setting."""
-    from pets_core.config.pipeline import PipelineConfig
-
-    return os.environ.get("PETS_STORE", PipelineConfig().store)
+__all__ = ["add_store", "store_actions"]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add --store to a command."""
-    store = default_store()
+    store = resolve_store(None)
     parser.add_argument("--store", default=store, help=f"path or URL (default: {store})")
 
 

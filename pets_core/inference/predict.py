@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
 from pets_core.targets.base import DecodedOutputs
 from pets_core.targets.registry import get_target
 
-__all__ = ["Prediction", "predict_photos"]
+__all__ = ["Photo", "Prediction", "Predictor", "open_model", "predict_photos", "read_photo"]
 
 _BATCH = 32
 
@@ -60,41 +61,81 @@ class Prediction(BaseModel):
         return f"{self.label}  {self.probability:.1%}" if self.probability is not None else ""
 
 
-class _Model(NamedTuple):
+class Photo(NamedTuple):
+    """A photo to predict: its name in the prediction, and a function that returns its bytes."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+class Predictor(NamedTuple):
     """An opened model.
 
     Attributes:
         card: Card of the model.
-        predict: Maps photos, uint8 (B, R, R, 3), to decoded outputs, float32 (B, D).
+        forward: Maps photos, uint8 (B, R, R, 3), to decoded outputs, float32 (B, D).
         decision: Decision rule of the kind of target, as `Target.read_decision` returns it.
     """
 
     card: ModelCard
-    predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    forward: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     decision: BaseModel | None
+
+    def predict(self, photos: Iterable[Photo], num_top: int = 3) -> Iterator[Prediction]:
+        """Predict photos of any format that Pillow reads, in the given order.
+
+        Args:
+            photos: The photos.
+            num_top: Number of classes or tags to list for each photo.
+        """
+        remaining = iter(photos)
+        while batch := list(islice(remaining, _BATCH)):
+            yield from _predict_batch(self, batch, num_top)
+
+
+def open_model(url: str) -> Predictor:
+    """Open a model.
+
+    Args:
+        url: Path or URL of a model folder, or of an ONNX file from `pets export`, which needs no
+            torch.
+
+    Raises:
+        PetsError: There is no usable model at `url`.
+    """
+    return _open_onnx(url) if url.endswith(".onnx") else _open_folder(url)
 
 
 def predict_photos(
     model_url: str, photos: Sequence[str], *, num_top: int = 3
 ) -> Iterator[Prediction]:
-    """Predict photos of any format that Pillow reads, in the given order.
+    """Predict photos at paths or URLs, in the given order.
 
     Args:
-        model_url: Path or URL of a model folder, or of an ONNX file from `pets export`, which
-            needs no torch.
+        model_url: Model, see `open_model`.
         photos: Paths or URLs.
         num_top: Number of classes or tags to list for each photo.
 
     Raises:
         PetsError: There is no usable model at `model_url`.
     """
-    model = _open_onnx(model_url) if model_url.endswith(".onnx") else _open_folder(model_url)
-    remaining = iter(photos)
-    while batch := list(islice(remaining, _BATCH)):
-        yield from _predict_batch(model, batch, num_top)
+    named = (Photo(photo, partial(read_photo, photo)) for photo in photos)
+    yield from open_model(model_url).predict(named, num_top)
 
 
-def _open_folder(url: str) -> _Model:
+def read_photo(url: str) -> bytes:
+    """Return the bytes of a photo at a path or URL.
+
+    Raises:
+        PetsError: The file cannot be read.
+        UnreadablePhotoError: It is a raw photo.
+    """
+    data = storage.read_bytes(storage.absolute(url))
+    refuse_raw(url)
+    return data
+
+
+def _open_folder(url: str) -> Predictor:
     import torch
 
     from pets_core.models.package import load_model
@@ -111,12 +152,12 @@ def _open_folder(url: str) -> _Model:
         )
         return found
 
-    return _Model(
+    return Predictor(
         built.card, predict, get_target(built.card.targets).read_decision(built.card, url)
     )
 
 
-def _open_onnx(url: str) -> _Model:
+def _open_onnx(url: str) -> Predictor:
     try:
         import onnxruntime
     except ImportError as error:
@@ -144,18 +185,16 @@ def _open_onnx(url: str) -> _Model:
         (found,) = session.run(None, {"photos": pixels})
         return np.asarray(found, np.float32)
 
-    return _Model(card, predict, decision)
+    return Predictor(card, predict, decision)
 
 
-def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Prediction]:
+def _predict_batch(model: Predictor, photos: list[Photo], num_top: int) -> list[Prediction]:
     card, target = model.card, get_target(model.card.targets)
     pixels, sizes, results = [], [], []
     for photo in photos:
-        name = storage.printable(photo)
+        name = storage.printable(photo.name)
         try:
-            data = storage.read_bytes(storage.absolute(photo))
-            refuse_raw(photo)
-            decoded, size = decode_sized(data, card.resize_to, card.resize)
+            decoded, size = decode_sized(photo.read(), card.resize_to, card.resize)
             pixels.append(decoded)
             sizes.append(size)
             results.append(Prediction(photo=name))
@@ -166,7 +205,7 @@ def _predict_batch(model: _Model, photos: list[str], num_top: int) -> list[Predi
             results.append(Prediction(photo=name, error=reason))
     if not pixels:
         return results
-    outputs, shapes = model.predict(np.stack(pixels)), np.array(sizes, np.int64)
+    outputs, shapes = model.forward(np.stack(pixels)), np.array(sizes, np.int64)
     rows = iter(range(len(pixels)))
 
     def to_fields(row: int) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Stored photos as a map-style torch data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pets_core import storage
+from pets_core.data.dataset import open_parquet
+from pets_core.data.ingest.images import decode
+from pets_core.records.base import Resize
+from pets_core.records.dataset import DatasetManifest
+from pets_core.records.target_spec import target_spec
+
+__all__ = ["PhotoDataset", "read_rows"]
+
+_IMAGE = "image"
+
+
+def read_rows(urls: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read shards as one table.
+
+    Args:
+        urls: Shards.
+        columns: Columns to read; None: all except the encoded photos.
+
+    Raises:
+        PetsError: A shard cannot be read.
+    """
+    tables = []
+    for url in urls:
+        with storage.open_read(url) as file:
+            parquet = open_parquet(file)
+            names = parquet.schema_arrow.names
+            wanted = [name for name in names if name != _IMAGE] if columns is None else columns
+            tables.append(parquet.read(columns=list(wanted)))
+    return pa.concat_tables(tables)
+
+
+class PhotoDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Photos of a split, uint8 (3, size, size), with their targets.
+
+    Args:
+        manifest: Version of the data set.
+        urls: Shards of the split.
+        size: Side of the square photos, pixels.
+        resize: How a photo becomes a square.
+    """
+
+    def __init__(
+        self, manifest: DatasetManifest, urls: Sequence[str], size: int, resize: Resize
+    ) -> None:
+        self._size, self._resize = size, resize
+        spec = target_spec(manifest.targets)
+        column = "label" if spec.is_label else "one_hot" if spec.is_labels else "numbers"
+        table = read_rows(urls, [_IMAGE, column])
+        self._photos = table[_IMAGE].combine_chunks().field("bytes")
+        self._targets = table[column].combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels = decode(self._photos[index].as_py(), self._size, self._resize)
+        target: Any = self._targets[index].as_py()
+        kind = torch.float32 if isinstance(target, list) else torch.int64
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), torch.tensor(
+            target, dtype=kind
+        )
