@@ -87,7 +87,8 @@ def _run_flow(flow: str, config: PipelineConfig) -> Any:
 
     set_prefect_defaults()
     state = resolve_name(f"flows.{flow}")(config=config, return_state=True)
-    result = state.result(raise_on_failure=False)
+    # Notebooks have a running event loop, in which Prefect would return a coroutine.
+    result = state.result(raise_on_failure=False, _sync=True)
     if isinstance(result, BaseException):
         raise result
     return result

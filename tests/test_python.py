@@ -1,5 +1,6 @@
 """The Python interface: fine_tune, find_lr, Run, load, datasets."""
 
+import asyncio
 import io
 import json
 import subprocess
@@ -205,7 +206,11 @@ def test_fine_tune_returns_a_run(drawn_sample, tmp_path):
     assert prediction.label in again.model.labels
     other = pets.fine_tune(drawn_sample, **places, **TINY | {"lr_find": {"num_steps": 13}})
     assert run.compare(other).settings[0].name.startswith("gate.")
-    search = pets.find_lr(drawn_sample, **places, **TINY)
+
+    async def in_notebook() -> pets.LRSearch:
+        return pets.find_lr(drawn_sample, **places, **TINY)
+
+    search = asyncio.run(in_notebook())
     assert search.suggestion == search.suggestions[search.record.suggestion]
     assert len(search.curve()) == search.record.num_steps
     assert search.plot().width > 300
