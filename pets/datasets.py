@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pets.store import resolve_store
+from pets_core.data.dataset import schema_of
 from pets_core.data.versions import find_version, list_versions
 from pets_core.errors import PetsError
 from pets_core.records.base import Resize, Split
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from pets_core.data.loading.photos import PhotoDataset
 
-__all__ = ["Dataset", "list_versions", "open"]
+__all__ = ["Dataset", "open", "versions"]
 
 
 def open(name: str, *, store: str | None = None) -> Dataset:
@@ -30,6 +31,16 @@ def open(name: str, *, store: str | None = None) -> Dataset:
         PetsError: There is no such version, or several.
     """
     return Dataset(find_version(resolve_store(store), name))
+
+
+def versions(name: str | None = None, *, store: str | None = None) -> list[DatasetManifest]:
+    """Return the versions of a data set, or of all data sets, oldest first.
+
+    Args:
+        name: Name of the data set; None: all.
+        store: Store of the data sets. Default: the variable PETS_STORE, or `pets-store`.
+    """
+    return list_versions(resolve_store(store), name)
 
 
 class Dataset:
@@ -70,11 +81,18 @@ class Dataset:
         Args:
             split: Split to read; None: all.
             columns: Columns to read; None: all except `image`, the encoded photo.
+
+        Raises:
+            PetsError: There is no such split or column, or a file is damaged.
         """
         from pets_core.data.loading.photos import read_rows
 
         urls = [url for name in ([split] if split else self._splits()) for url in self.files(name)]
-        frame: pd.DataFrame = read_rows(urls, columns).to_pandas()
+        known = schema_of(self.manifest.targets).names
+        wanted = [name for name in known if name != "image"] if columns is None else list(columns)
+        if unknown := [name for name in wanted if name not in known]:
+            raise PetsError(f"{unknown[0]}: no such column. Use some of {', '.join(known)}")
+        frame: pd.DataFrame = read_rows(urls, wanted).to_pandas()
         return frame
 
     def to_torch(

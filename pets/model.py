@@ -42,11 +42,10 @@ def load(model: str | PathLike[str], *, store: str | None = None) -> Model:
         PetsError: There is no such model.
     """
     from pets_core.registry.aliases import absolute, aliases, current
-    from pets_core.runtime.run_list import find_run_folder
+    from pets_core.runtime.run_list import find_run_folder, load_report
 
     wanted, root = fspath(model), resolve_store(store)
-    is_folder = storage.exists(storage.join(storage.absolute(wanted), CARD))
-    if is_folder or wanted.endswith(".onnx"):
+    if wanted.endswith(".onnx") or _is_model(storage.absolute(wanted)):
         return Model(storage.absolute(wanted))
     name, at, alias = wanted.rpartition("@")
     dataset, alias = (name, alias) if at else (wanted, _ALIAS)
@@ -60,7 +59,16 @@ def load(model: str | PathLike[str], *, store: str | None = None) -> Model:
                 f"{wanted}: data set {dataset} has no alias {alias} in {root}. Its aliases: "
                 f"{', '.join(known) or 'none'}"
             )
-    return Model(storage.join(find_run_folder(root, wanted), "model"))
+    url = find_run_folder(root, wanted)
+    report = load_report(url)
+    found = report.model_url if report else storage.join(url, "model")
+    if not _is_model(found):
+        raise PetsError(f"{url}: the run has no model")
+    return Model(found)
+
+
+def _is_model(url: str) -> bool:
+    return storage.exists(storage.join(url, CARD))
 
 
 class Model:
@@ -181,10 +189,21 @@ def _encode_array(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _encode(image: Image.Image) -> bytes:
-    """Return an image as PNG, which loses nothing, with its EXIF orientation and colour profile."""
+    """Return an image without loss, with its EXIF orientation and colour profile.
+
+    Raises:
+        UnreadablePhotoError: Its file is damaged, or Pillow cannot write its mode.
+    """
+    from pets_core.data.sources.formats import UnreadablePhotoError
+
     encoded = io.BytesIO()
     exif, profile = image.info.get("exif"), image.info.get("icc_profile")
-    stored = image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image
     keywords = {"exif": exif} if exif else {}
-    stored.save(encoded, "PNG", compress_level=1, icc_profile=profile, **keywords)
+    try:
+        stored = image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image
+        file_format = "TIFF" if image.mode in ("F", "I") else "PNG"
+        stored.save(encoded, file_format, icc_profile=profile, **keywords)
+    except Exception as error:
+        # Pillow reads a file lazily, and its decoders raise any error.
+        raise UnreadablePhotoError("damaged", str(error)) from error
     return encoded.getvalue()

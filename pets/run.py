@@ -14,7 +14,8 @@ from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.training import LRSuggestion
-from pets_core.storage.layout import EVALUATION, TRAINING_PLOT
+from pets_core.runtime.run_list import load_report
+from pets_core.storage.layout import RUNS, TRAINING_PLOT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,10 @@ def _run_flow(flow: str, config: PipelineConfig) -> Any:
     from pets.cli.flow_start import set_prefect_defaults
 
     set_prefect_defaults()
-    state = resolve_name(f"flows.{flow}")(config=config, return_state=True)
+    from prefect import tags
+
+    with tags(*config.run.tags):
+        state = resolve_name(f"flows.{flow}")(config=config, return_state=True)
     # Notebooks have a running event loop, in which Prefect would return a coroutine.
     result = state.result(raise_on_failure=False, _sync=True)
     if isinstance(result, BaseException):
@@ -113,15 +117,17 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.url!r})"
 
-    def _repr_html_(self) -> str:
-        """Return the metrics as a table, which notebooks display."""
+    def _repr_html_(self) -> str | None:
+        """Return the metrics as a table, which notebooks display; None if there are none."""
+        if load_report(self.url) is None:
+            return None
         metrics = [self.report.primary, *self.report.metrics]
         rows = "".join(
             f"<tr><td>{escape(m.name)}</td><td>{escape(m.format())}</td>"
             f"<td>{escape(m.interval_text)}</td></tr>"
             for m in metrics
         )
-        title = f"{self.summary.name}: {self.report.samples_text}"
+        title = self.report.samples_text
         return f"<table><caption>{escape(title)}</caption>{rows}</table>"
 
     @property
@@ -145,10 +151,10 @@ class Run:
         Raises:
             PetsError: The run is not evaluated.
         """
-        url = storage.join(self.url, EVALUATION, "report.json")
-        if not storage.exists(url):
-            raise PetsError(f"{self.url}: the run is not evaluated")
-        return EvalReport.model_validate_json(storage.read_bytes(url))
+        found = load_report(self.url)
+        if found is None:
+            raise PetsError(f"{self.url}: the run has no evaluation of this version")
+        return found
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -192,20 +198,20 @@ class Run:
         """Return losses, validation metric and learning rates as an image."""
         return _read_image(storage.join(self.url, TRAINING_PLOT))
 
-    def compare(self, *others: Run | str, store: str | None = None) -> RunComparison:
+    def compare(self, *others: Run | str) -> RunComparison:
         """Compare other runs with this one on the same samples.
 
         Args:
-            others: Runs, or what `Run` accepts.
-            store: Store of the runs.
+            others: Runs, or what `Run` accepts, in the store of this run.
 
         Raises:
             PetsError: A run is not evaluated, or given twice.
         """
         from pets_core.runtime.run_compare import compare_runs
 
+        store = self.url.rpartition(f"/{RUNS}/")[0]
         runs = [run if isinstance(run, Run) else Run(run, store=store) for run in others]
-        return compare_runs(resolve_store(store), [self.url, *(run.url for run in runs)])
+        return compare_runs(store, [self.url, *(run.url for run in runs)])
 
 
 class LRSearch:

@@ -104,6 +104,15 @@ def test_pil_images_keep_orientation_transparency_and_colour_model(model, photo)
         assert of_image.label == of_file.label
 
 
+def test_damaged_pil_images_have_an_error(model, photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(photo, "JPEG")[:-300])
+    damaged = Image.open(tmp_path / "a.jpg")
+    as_float = Image.fromarray(np.full((9, 9), 0.5, np.float32))
+    found = model.predict([damaged, as_float, photo])
+    assert found[0].error.startswith("damaged: ")
+    assert [each.error for each in found[1:]] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -165,8 +174,11 @@ def test_data_sets_are_opened_as_pandas_torch_and_hugging_face(small_config):
     assert rows[0]["id"] == frame["id"][0]
     with pytest.raises(PetsError, match=r"vald: no such split\. Use one of train, valid, test"):
         data.to_pandas("vald")
+    with pytest.raises(PetsError, match=r"labl: no such column\. Use some of id, image, label"):
+        data.to_pandas("train", ["labl"])
     with pytest.raises(PetsError):
         pets.datasets.open("dogs", store=small_config.store)
+    assert pets.datasets.versions(store=small_config.store) == [manifest]
 
 
 @pytest.mark.parametrize(

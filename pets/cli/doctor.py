@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Literal
 
 from pets.cli.exit_codes import FAILED
@@ -116,8 +115,7 @@ def _folder(setting: str, place: str) -> tuple[Literal["ok", "warning"], str]:
     if storage.is_url(url):
         return "ok", f"{url}: writable"
     free = shutil.disk_usage(url).free / _GIB
-    size = sum(file.stat().st_size for file in Path(url).rglob("*") if file.is_file()) / _GIB
-    detail = f"{url}: writable, holds {size:.1f} GiB, {free:.1f} GiB free"
+    detail = f"{url}: writable, {free:.1f} GiB free"
     if free < _LOW_DISK_GIB:
         return "warning", f"{detail}. Free space, or set {setting} to another disk"
     return "ok", detail

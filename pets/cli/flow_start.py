@@ -31,8 +31,8 @@ _PREFECT_DEFAULTS = {
     # The first start of a temporary server creates its database, which can be slow.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
-_STOPPED = "Crash detected! Execution was aborted by"
-"""Start of Prefect's messages after Ctrl-C or SIGTERM, one for the task and one for the flow."""
+_HIDDEN = ("Crash detected! Execution was aborted by", "Running hook ", "Hook '")
+"""Starts of Prefect's messages after Ctrl-C or SIGTERM, and about the hook that reads the id."""
 
 
 def set_prefect_defaults() -> None:
@@ -100,7 +100,7 @@ def start_flow(
         sys.exit(print_error(message + _how_to_resume(name, config, parsed, run_ids), FAILED))
     _print_result(result, show, parsed, state.state_details.flow_run_id)
     if state.name == "Rejected":
-        sys.exit(print_error("not promoted: the model does not pass the gate", REJECTED))
+        sys.exit(print_error("not promoted, see Gate above", REJECTED))
 
 
 def _print_result(
@@ -127,7 +127,7 @@ def _how_to_resume(
     from pets_core.runtime.runs import is_run, run_folder
 
     folder = getattr(parsed, "resume", None)
-    if COMMANDS.get(name, COMMANDS["run"]).resumes and not folder and run_ids:
+    if name in COMMANDS and COMMANDS[name].resumes and not folder and run_ids:
         folder = run_folder(config, str(run_ids[0]))
     if not folder or not is_run(folder):
         return ""
@@ -183,4 +183,4 @@ def _is_shown(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     message = record.getMessage()
     is_user_error = isinstance(error, PetsError) or "PetsError: " in message
-    return not is_user_error and not message.startswith(_STOPPED)
+    return not is_user_error and not message.startswith(_HIDDEN)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 
 from pets.cli.store_actions import store_actions
 from pets.cli.tables import add_json, print_json, print_table
+from pets_core.config.base import NAME_PATTERN
 from pets_core.config.run import LATEST
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry.aliases import (
@@ -100,7 +102,8 @@ def _aliases_by_run(store: str, models: Sequence[Candidate]) -> dict[str, list[s
 
 def _show(arguments: argparse.Namespace) -> None:
     store, key = arguments.store, arguments.key
-    if known := aliases(store, key):
+    known = aliases(store, key) if re.fullmatch(NAME_PATTERN, key) else []
+    if known:
         if arguments.json:
             print_json({alias: list(history(store, key, alias).values())[::-1] for alias in known})
             return
@@ -147,7 +150,7 @@ def _find_model(store: str, wanted: str) -> Candidate:
     if len(found) == 1:
         return models[found[0]]
     if found:
-        raise PetsError(f"{wanted} is ambiguous ({', '.join(found)}): give more characters")
+        raise PetsError(f"{wanted} is ambiguous ({', '.join(found)}): use one of these ids")
     if any(model.dataset_name == wanted for model in models.values()):
         raise PetsError(
             f"{wanted} is the name of a data set, not of a run: see pets models list for the runs"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pets.cli.store_actions import store_actions
 from pets.cli.tables import add_json, print_json, print_table
 from pets_core import storage
+from pets_core.errors import PetsError
 from pets_core.maintenance.retention import find_runs, remove_old
 from pets_core.runtime.run_list import RunSummary, find_run_folder, list_runs, load_run_summary
 
@@ -82,8 +83,10 @@ def _metric(run: RunSummary) -> str:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    run = load_run_summary(find_run_folder(arguments.store, arguments.run))
-    assert run is not None
+    url = find_run_folder(arguments.store, arguments.run)
+    run = load_run_summary(url)
+    if run is None:
+        raise PetsError(f"{url}: the run has no data set yet")
     if arguments.json:
         print_json(run)
         return
@@ -114,6 +117,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     from pets_core.runtime.run_compare import compare_runs
 
+    if arguments.publish:
+        _check_server()
     urls = [find_run_folder(arguments.store, run) for run in arguments.runs]
     comparison = compare_runs(arguments.store, urls)
     if arguments.json:
@@ -123,12 +128,16 @@ def _compare(arguments: argparse.Namespace) -> None:
         for run in comparison.runs:
             if run.not_compared:
                 print(f"{run.name} ({run.run_id}) is not compared: {run.not_compared}\n")
+            if run.baseline and run.baseline.excluded_text:
+                print(f"{run.name} ({run.run_id}): {run.baseline.excluded_text}\n")
         if comparison.settings:
             print_table(*settings_table(comparison))
         changed = changed_table(comparison)
-        print(
-            f"{comparison.num_changed:,} of {comparison.num_common:,} samples have different scores"
-        )
+        if any(run.baseline for run in comparison.runs):
+            print(
+                f"{comparison.num_changed:,} of {comparison.num_common:,} samples have different "
+                "scores"
+            )
         if changed.rows:
             print_table(changed.columns, changed.rows[:_MAX_CHANGED])
     if arguments.to:
@@ -136,9 +145,18 @@ def _compare(arguments: argparse.Namespace) -> None:
         page = render_comparison(comparison, now).encode()
         storage.write_bytes(storage.absolute(arguments.to), page)
     if arguments.publish:
+        from pets.cli.server import explain_server_errors
         from tasks.artifacts.comparison import publish_comparison
 
-        publish_comparison(comparison)
+        with explain_server_errors():
+            publish_comparison(comparison)
+
+
+def _check_server() -> None:
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        raise PetsError("--publish needs a Prefect server: set PREFECT_API_URL to its URL")
 
 
 def _remove(arguments: argparse.Namespace) -> None:

@@ -21,7 +21,13 @@ _START_SECONDS = 120
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets ui` to its parser."""
-    parser.add_argument("run", metavar="RUN", nargs="?", help="flow run id; default: all runs")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        help="flow run id; of a run in the store also its name, the start of its id, or latest "
+        "(default: all runs)",
+    )
     parser.add_argument("--port", type=int, default=4200, help="port of the server (default: 4200)")
     parser.add_argument(
         "--no-browser", action="store_true", help="print the URL without opening a browser"
@@ -55,13 +61,7 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
     from pets.cli.writable import check_database
 
     if run_id is not None:
-        try:
-            run_id = str(UUID(run_id))
-        except ValueError:
-            raise PetsError(
-                f"{run_id}: not a flow run id (32 hexadecimal digits). See `pets models list` for "
-                "the ids of evaluated runs"
-            ) from None
+        run_id = _flow_run_id(run_id)
     # Pages of UI V1 open a run on its logs; V2 can open it on its artifacts.
     page = f"/v2/runs/flow-run/{run_id}?tab=Artifacts" if run_id else "/v2/runs"
     configured = get_current_settings().api.url
@@ -93,6 +93,17 @@ def open_ui(run_id: str | None, port: int, *, browser: bool) -> None:
         finally:
             server.terminate()
             server.wait()
+
+
+def _flow_run_id(run: str) -> str:
+    """Return the flow run id of a run, given by id, a start of it, name or `latest`."""
+    try:
+        return str(UUID(run))
+    except ValueError:
+        from pets.store import resolve_store
+        from pets_core.runtime.run_list import find_run_folder
+
+        return find_run_folder(resolve_store(None), run).rsplit("/", 1)[1]
 
 
 def _show(url: str, browser: bool) -> None:

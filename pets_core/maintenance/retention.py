@@ -16,7 +16,7 @@ from pets_core.errors import PetsError
 from pets_core.models.card import CARD, read_card
 from pets_core.ratings.dataset import load_ratings_manifest
 from pets_core.registry.aliases import CANDIDATE, absolute, kept_models
-from pets_core.runtime.runs import data_sets_in_use
+from pets_core.runtime.runs import data_sets_in_use, is_run
 from pets_core.storage.layout import (
     CHECKPOINTS,
     CONTRACTS,
@@ -30,6 +30,8 @@ from pets_core.storage.layout import (
 __all__ = ["Garbage", "collect_garbage", "data_sets_needed", "find_old", "find_runs", "remove_old"]
 
 _DAY_SECONDS = 86_400
+_ACTIVE_SECONDS = 300.0
+"""A run that is active writes a checkpoint or a result more often, except for a long epoch."""
 _MANIFEST_LOADERS: dict[str, Callable[[str], Version]] = {
     DATASETS: load_manifest,
     RATINGS: load_ratings_manifest,
@@ -76,25 +78,41 @@ def find_old(store: str, keep_days: float) -> list[Garbage]:
 
 
 def find_runs(store: str, urls: Sequence[str]) -> list[Garbage]:
-    """Return the given runs as garbage.
+    """Return the given runs as garbage, with the trainings that belong to them.
 
     Args:
         store: URL of the store.
         urls: Folders of runs.
 
     Raises:
-        PetsError: An alias points at the model of a run, or would on a rollback.
+        PetsError: A folder is no run of the store, a run has changed within the last minutes, or
+            an alias points at the model of a run or would on a rollback.
     """
-    kept = _kept_paths(store)
+    root, kept = storage.join(storage.absolute(store), RUNS), _kept_paths(store)
+    names = sorted(storage.list_folder(root))
     found = []
     for url in urls:
-        if _is_kept(url, kept):
-            raise PetsError(
-                f"{url}: an alias points at its model or would on a rollback. Promote another model"
-            )
-        sizes = [int(info.get("size") or 0) for info in storage.find_files(url).values()]
-        found.append(Garbage(url, sum(sizes), "removed by hand", url.rsplit("/", 1)[1]))
+        run_id = url.rsplit("/", 1)[1]
+        if run_id not in names or url != storage.join(root, run_id) or not is_run(url):
+            raise PetsError(f"{url}: is not the folder of a run in {root}. Set --store")
+        for name in [run_id, *(each for each in names if each.startswith(f"{run_id}-"))]:
+            found.append(_run_to_remove(storage.join(root, name), name, kept))
     return found
+
+
+def _run_to_remove(url: str, run_id: str, kept: Sequence[str]) -> Garbage:
+    if _is_kept(url, kept):
+        raise PetsError(
+            f"{url}: an alias points at its model or would on a rollback. Promote another model"
+        )
+    files = storage.find_files(url).values()
+    age = time.time() - max(map(storage.modified_time, files), default=0.0)
+    if age < _ACTIVE_SECONDS:
+        raise PetsError(
+            f"{url}: changed {age:.0f} seconds ago, so the run may be active. Stop it, or wait "
+            f"{_ACTIVE_SECONDS / 60:.0f} minutes"
+        )
+    return Garbage(url, sum(int(info.get("size") or 0) for info in files), "given", run_id)
 
 
 def remove_old(store: str, found: Sequence[Garbage]) -> list[Garbage]:

@@ -15,6 +15,12 @@ __all__ = ["compared_curves"]
 _COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
+def _plain(name: str) -> str:
+    """Return a label that Matplotlib shows as it is: without formulas, and not hidden by "_"."""
+    escaped = name.replace("$", r"\$")
+    return f"\N{ZERO WIDTH SPACE}{escaped}" if escaped.startswith("_") else escaped
+
+
 def compared_curves(runs: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> bytes:
     """Plot losses and validation metric of each run over its epochs.
 
@@ -33,7 +39,9 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> bytes
         style = {"color": colour, "linewidth": 2.0, "marker": "o", "markersize": 4}
         valid = [(x, e) for x, e in zip(positions, epochs, strict=True) if e.valid_loss is not None]
         left.plot(positions, [e.train_loss for e in epochs], **style | {"linestyle": ":"})
-        left.plot([x for x, _ in valid], [e.valid_loss for _, e in valid], label=name, **style)
+        left.plot(
+            [x for x, _ in valid], [e.valid_loss for _, e in valid], label=_plain(name), **style
+        )
         right.plot([x for x, _ in valid], [e.valid_metric for _, e in valid], **style)
     left.set(xlabel="Epoch", ylabel="Loss (dotted: training, solid: validation)")
     right.set(xlabel="Epoch", ylabel=f"Validation {metric.name}" if metric else "Validation metric")

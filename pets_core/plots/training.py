@@ -125,7 +125,9 @@ def _lr_limits(losses: Floats, smoothed: Floats) -> tuple[float, float]:
     low = float(min(np.percentile(losses, 2), smoothed.min()))
     high = float(max(np.percentile(losses, 98), smoothed.max()))
     before = float(smoothed[: int(smoothed.argmin()) + 1].max())
-    high = max(min(high, before + 0.5 * (before - low)), before)
+    # If the loss only rises, there is no fall to show: keep the whole curve.
+    if before > low:
+        high = max(min(high, before + 0.5 * (before - low)), before)
     span = (high - low) or 1.0
     return low - 0.06 * span, high + 0.42 * span
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pets_core import storage
-from pets_core.config.yaml_file import parse_settings
+from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples, compare
@@ -21,6 +21,8 @@ from pets_core.evaluation.predictions import (
     read_predictions,
 )
 from pets_core.evaluation.train_overlap import trained_on
+from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.evaluate import trained_on_ratings
 from pets_core.ratings.target import RATINGS
 from pets_core.records.comparison import (
     ChangedSample,
@@ -30,8 +32,9 @@ from pets_core.records.comparison import (
 )
 from pets_core.records.evaluation import Comparison
 from pets_core.records.training import TrainResult
-from pets_core.runtime.run_list import RunSummary, load_run_summary, run_stages
-from pets_core.storage.layout import EVALUATION, SETTINGS
+from pets_core.runtime.run_list import RunSummary, load_report, load_run_summary, run_stages
+from pets_core.runtime.runs import load_run_settings
+from pets_core.storage.layout import EVALUATION
 from pets_core.targets.base import Target
 from pets_core.targets.registry import get_target
 
@@ -95,14 +98,23 @@ def _load(url: str) -> _Evaluated:
     info = read_info(path)
     target = _target(info)
     predictions = read_predictions(path, target)
-    settings_path = storage.join(url, SETTINGS)
     return _Evaluated(
         summary=summary,
         target=target,
         predictions=predictions,
         scores=target.evaluator(predictions).score(),
-        settings=parse_settings(storage.read_bytes(settings_path), settings_path),
+        settings=_load_settings(url, summary),
     )
+
+
+def _load_settings(url: str, summary: RunSummary) -> dict[str, Any]:
+    """Return the settings of a run, with defaults for those that its version did not have."""
+    stored = load_run_settings(url)
+    kind = RatingsConfig if "ratings" in stored else PipelineConfig
+    settings = kind.model_validate(stored).model_dump(mode="json")
+    if summary.model_url and not summary.model_url.startswith(url):
+        settings["evaluated model"] = summary.model_url
+    return settings
 
 
 def _target(info: PredictionsInfo) -> Target:
@@ -116,23 +128,43 @@ def _compare_with(store: str, first: _Evaluated, run: _Evaluated) -> tuple[Compa
     if run is first:
         return None, ""
     try:
-        if run.target.name != first.target.name:
-            raise PetsError(f"targets differ ({first.target.name}; {run.target.name})")
+        _check_same_samples(first, run)
         first.target.check_comparable(run.predictions.info, first.predictions.info)
+        find_overlap = trained_on_ratings if run.target.name == RATINGS.name else trained_on
         overlap = [
-            trained_on(store, each.predictions.info.model_url, run.predictions)
+            find_overlap(store, each.predictions.info.model_url, run.predictions)
             for each in (first, run)
         ]
         known = [each for each in overlap if each is not None]
         either = np.logical_or.reduce(known) if len(known) == len(overlap) else None
-        return compare(run.scores, first.scores, either), ""
+        # Standardise the errors of both by the same training photos.
+        numbers = first.predictions.info.numbers
+        info = run.predictions.info.model_copy(update={"numbers": numbers})
+        scores = run.target.evaluator(replace(run.predictions, info=info)).score()
+        return compare(scores, first.scores, either), ""
     except PetsError as error:
         return None, str(error)
 
 
+def _check_same_samples(first: _Evaluated, run: _Evaluated) -> None:
+    """Raise a PetsError if equal ids of two runs may be different samples."""
+    one, other = first.predictions.info, run.predictions.info
+    if run.target.name != first.target.name:
+        raise PetsError(f"targets differ ({first.target.name}; {run.target.name})")
+    if one.dataset_name != other.dataset_name:
+        raise PetsError(f"data sets differ ({one.dataset_name}; {other.dataset_name})")
+    # The ids of ratings are their positions in a split of one version.
+    is_ratings = run.target.name == RATINGS.name
+    if is_ratings and (one.dataset_fingerprint, one.split) != (
+        other.dataset_fingerprint,
+        other.split,
+    ):
+        raise PetsError("they were evaluated on different versions or splits of the ratings")
+
+
 def _to_record(run: _Evaluated, comparison: Comparison | None, error: str) -> ComparedRun:
     summary, info = run.summary, run.predictions.info
-    stages = run_stages(summary.url)
+    stages = run_stages(summary.url, load_report(summary.url))
     training = stages.get("train")
     return ComparedRun(
         run_id=summary.run_id,

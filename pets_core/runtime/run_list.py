@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,19 +20,26 @@ from pets_core.records.base import Record
 from pets_core.records.dataset import Run
 from pets_core.records.evaluation import EvalReport, Metric
 from pets_core.records.training import LRSuggestion, TrainResult
-from pets_core.runtime.runs import STAGES_FOLDER, read_stage_record
+from pets_core.registry.aliases import CANDIDATE, Candidate
+from pets_core.runtime.runs import STAGES_FOLDER, is_run, read_stage_record
 from pets_core.storage.layout import CHECKPOINTS, EVALUATION, RUNS, SETTINGS
 
 __all__ = [
     "RunSummary",
     "find_run_folder",
     "list_runs",
+    "load_report",
     "load_run_summary",
     "run_name",
     "run_stages",
 ]
 
-State = Literal["started", "interrupted", "trained", "evaluated"]
+State = Literal["started", "unfinished", "trained", "completed", "evaluated"]
+
+_LOGGER = logging.getLogger(__name__)
+_THREADS = 8
+_COMPLETED = ("sweep.json", "embeddings")
+"""Files that end runs without an evaluation."""
 
 
 class RunSummary(Record):
@@ -41,13 +50,15 @@ class RunSummary(Record):
         name: Name, given or made of data set, model and photo size.
         tags: Tags.
         notes: Notes.
-        state: started: there is no result yet; interrupted: the training has a checkpoint and no
-            result; trained: there is a model; evaluated: there is a report.
+        state: started: there is no result yet; unfinished: the training has a checkpoint and no
+            result, because it is running or was interrupted; trained: there is a model; completed:
+            a sweep or the embeddings are done; evaluated: there is a report.
         created_at: Start, UTC, ISO 8601.
         dataset: Name of the data set.
         dataset_fingerprint: Version of the data set.
         backbone: Backbone, or kind of recommender.
         metric: Primary metric; None if the run is not evaluated.
+        model_url: Folder of the evaluated model; None if the run is not evaluated.
         seconds: Duration of LR finder and training, of those that are done.
         url: Folder of the run.
     """
@@ -62,22 +73,26 @@ class RunSummary(Record):
     dataset_fingerprint: str
     backbone: str
     metric: Metric | None = None
+    model_url: str | None = None
     seconds: float = 0.0
     url: str
 
 
-def run_name(settings: Mapping[str, Any], dataset: str) -> str:
+def run_name(settings: Mapping[str, Any], dataset: str, backbone: str | None = None) -> str:
     """Return the name of a run: as set, or data set, model and photo size.
 
     Args:
         settings: Settings of the run, as read from a file.
         dataset: Name of the data set.
+        backbone: Backbone of the evaluated model, if it is not that of the settings, whose photo
+            size is then omitted.
     """
     if name := (settings.get("run") or {}).get("name"):
         return str(name)
-    model = settings.get("model") or {}
-    size = f"{model['image_size']} px" if "image_size" in model else ""
-    return " · ".join(part for part in (dataset, _backbone(settings), size) if part)
+    model, own = settings.get("model") or {}, _backbone(settings)
+    has_size = "image_size" in model and backbone in (None, own)
+    size = f"{model['image_size']} px" if has_size else ""
+    return " · ".join(part for part in (dataset, backbone or own, size) if part)
 
 
 def _backbone(settings: Mapping[str, Any]) -> str:
@@ -86,11 +101,31 @@ def _backbone(settings: Mapping[str, Any]) -> str:
 
 
 def list_runs(store: str) -> list[RunSummary]:
-    """Return the runs of a store, newest first. Folders without a run are ignored."""
+    """Return the runs of a store, newest first.
+
+    Folders without a run, and the trainings that a sweep or the search for the weight decay runs,
+    are ignored. A damaged run is logged and ignored.
+    """
     root = storage.join(storage.absolute(store), RUNS)
-    found = [load_run_summary(storage.join(root, name)) for name in storage.list_folder(root)]
-    runs = [summary for summary in found if summary]
+    names = set(storage.list_folder(root))
+    urls = [storage.join(root, name) for name in sorted(names) if not _is_trial(name, names)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        runs = [summary for summary in pool.map(_try_load, urls) if summary]
     return sorted(runs, key=lambda run: (run.created_at, run.run_id), reverse=True)
+
+
+def _is_trial(name: str, names: Collection[str]) -> bool:
+    """Return whether a folder is a training within another run: `<run>-wd-...`, `<run>-001-0`."""
+    parts = name.split("-")
+    return any("-".join(parts[:end]) in names for end in range(1, len(parts)))
+
+
+def _try_load(url: str) -> RunSummary | None:
+    try:
+        return load_run_summary(url)
+    except (PetsError, OSError, ValueError, KeyError, TypeError) as error:
+        _LOGGER.warning("%s cannot be listed: %s: %s", url, type(error).__name__, error)
+        return None
 
 
 def load_run_summary(url: str) -> RunSummary | None:
@@ -107,55 +142,76 @@ def load_run_summary(url: str) -> RunSummary | None:
     settings = parse_settings(storage.read_bytes(path), path)
     manifest = json.loads(storage.read_bytes(storage.join(url, dataset_file)))
     own = settings.get("run") or {}
-    done = storage.list_folder(storage.join(url, STAGES_FOLDER))
-    report = _report(url) if EVALUATION in files else None
+    report = load_report(url) if EVALUATION in files else None
+    stages = run_stages(url, report)
+    backbone = _evaluated_backbone(url) if report else None
     created = datetime.fromtimestamp(storage.modified_time(files[SETTINGS]), UTC)
     return RunSummary(
         run_id=url.rstrip("/").rsplit("/", 1)[1],
-        name=run_name(settings, manifest["name"]),
+        name=run_name(settings, manifest["name"], backbone),
         tags=own.get("tags", ()),
         notes=own.get("notes", ""),
-        state=_state(files, done, report),
+        state=_state(files, stages, report),
         created_at=created.isoformat(timespec="seconds"),
         dataset=manifest["name"],
         dataset_fingerprint=manifest["fingerprint"],
-        backbone=_backbone(settings),
+        backbone=backbone or _backbone(settings),
         metric=report.primary if report else None,
-        seconds=sum(result.seconds for result in run_stages(url).values()),
+        model_url=report.model_url if report else None,
+        seconds=sum(result.seconds for result in stages.values()),
         url=url,
     )
 
 
-def _report(url: str) -> EvalReport | None:
+def load_report(url: str) -> EvalReport | None:
+    """Return the evaluation of a run; None if there is none, or one of an unknown version."""
     path = storage.join(url, EVALUATION, "report.json")
     try:
         return EvalReport.model_validate_json(storage.read_bytes(path))
     except (FileNotFoundError, ValidationError, PetsError):
-        # Not finished, or of a version whose reports are not read.
         return None
 
 
-def _state(files: Mapping[str, Any], done: Mapping[str, Any], report: EvalReport | None) -> State:
+def _evaluated_backbone(url: str) -> str | None:
+    path = storage.join(url, EVALUATION, CANDIDATE)
+    if not storage.exists(path):
+        return None
+    return Candidate.model_validate_json(storage.read_bytes(path)).backbone
+
+
+def _state(files: Mapping[str, Any], stages: Mapping[str, Any], report: EvalReport | None) -> State:
     if report:
         return "evaluated"
-    if any(name in done for name in ("train.json", "ratings-train.json")):
+    if any(name in files for name in _COMPLETED):
+        return "completed"
+    if "train" in stages:
         return "trained"
-    return "interrupted" if CHECKPOINTS in files else "started"
+    return "unfinished" if CHECKPOINTS in files else "started"
 
 
-def run_stages(url: str) -> dict[str, LRSuggestion | TrainResult]:
-    """Return the results of the finished LR finder and training of a run, by stage."""
-    done = storage.list_folder(storage.join(url, STAGES_FOLDER))
+def run_stages(url: str, report: EvalReport | None) -> dict[str, LRSuggestion | TrainResult]:
+    """Return the results of LR finder and training of a run, by stage, of those that are done.
+
+    Args:
+        url: Folder of the run.
+        report: Its evaluation, if any: the model of a recommender may be trained in a folder of its
+            own, `<run>-wd-<decay>`.
+    """
+    folders = [url]
+    if report and report.model_url.startswith(f"{url}-"):
+        folders.append(report.model_url.rsplit("/", 1)[0])
     stages: tuple[tuple[str, type[LRSuggestion | TrainResult]], ...] = (
         ("lr-find", LRSuggestion),
         ("train", TrainResult),
     )
-    found = {}
-    for stage, record in stages:
-        for name in (f"{stage}.json", f"ratings-{stage}.json"):
-            result = read_stage_record(url, name, record) if name in done else None
-            if result:
-                found[stage] = result
+    found: dict[str, LRSuggestion | TrainResult] = {}
+    for folder in folders:
+        done = storage.list_folder(storage.join(folder, STAGES_FOLDER))
+        for stage, record in stages:
+            for name in (f"{stage}.json", f"ratings-{stage}.json"):
+                result = read_stage_record(folder, name, record) if name in done else None
+                if result:
+                    found.setdefault(stage, result)
     return found
 
 
@@ -169,20 +225,23 @@ def find_run_folder(store: str, wanted: str) -> str:
     Raises:
         PetsError: There is no such run, or several.
     """
-    if "/" in wanted or storage.exists(storage.join(storage.absolute(wanted), SETTINGS)):
-        return storage.absolute(wanted)
+    if "/" in wanted:
+        url = storage.absolute(wanted).rstrip("/")
+        if not is_run(url):
+            raise PetsError(f"{url}: no run found in this folder. See `pets runs list`")
+        return url
+    own = storage.join(storage.absolute(store), RUNS, wanted)
+    if wanted and wanted != LATEST and is_run(own):
+        return own
     runs = list_runs(store)
     if wanted == LATEST and runs:
         return runs[0].url
-    found = [run for run in runs if run.run_id == wanted]
-    found = found or [run for run in runs if run.name == wanted]
+    found = [run for run in runs if run.name == wanted]
     found = found or [run for run in runs if wanted and run.run_id.startswith(wanted)]
     if len(found) == 1:
         return found[0].url
     if found:
-        raise PetsError(
-            f"{wanted} is ambiguous: {_listed(found)}. Give the start of one of these ids"
-        )
+        raise PetsError(f"{wanted} is ambiguous: {_listed(found)}. Use the id of one of them")
     names = [*(run.run_id for run in runs), *(run.name for run in runs)]
     raise PetsError(
         f"{wanted}: no such run in {store}.{did_you_mean(wanted, names)} See `pets runs list`"

@@ -14,6 +14,8 @@ from tenacity import (
     retry_if_exception,
     stop_after_attempt,
     stop_after_delay,
+    stop_all,
+    stop_any,
     wait_exponential,
     wait_random,
 )
@@ -30,7 +32,7 @@ _ATTEMPTS = 6
 _BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 30.0
 _LAST_ATTEMPT_SECONDS = 60.0
-"""Time after which no further attempt begins: gcsfs alone retries for half a minute."""
+"""Time after which no third attempt begins: gcsfs alone retries for half a minute."""
 _TEMPORARY_STATUS = frozenset({408, 425, 429})
 _PERMANENT_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _ABSENT_STATUS = frozenset({404, 410})
@@ -49,10 +51,14 @@ def call_with_retries(
 
     Args:
         action: The call.
-        last_attempt_seconds: Time since the first attempt after which no further one begins.
+        last_attempt_seconds: Time since the first attempt after which no third one begins.
     """
     attempts = Retrying(
-        stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(last_attempt_seconds),
+        stop=stop_any(
+            stop_after_attempt(_ATTEMPTS),
+            # One request may time out after minutes.
+            stop_all(stop_after_attempt(2), stop_after_delay(last_attempt_seconds)),
+        ),
         wait=wait_exponential(_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
         + wait_random(0, _BACKOFF_SECONDS),
         retry=retry_if_exception(_is_temporary),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.settings import get_current_settings
 
-from pets_core.errors import PetsError
 from pets_core.evaluation.comparison import (
     ComparisonTable,
     changed_table,
@@ -22,13 +20,7 @@ _MAX_CHANGED = 50
 
 
 def publish_comparison(comparison: RunComparison) -> None:
-    """Create the artifact `run-comparison` on the configured Prefect server.
-
-    Raises:
-        PetsError: No server is configured.
-    """
-    if get_current_settings().api.url is None:
-        raise PetsError("--publish needs a Prefect server: set PREFECT_API_URL to its URL")
+    """Create the artifact `run-comparison` on the configured Prefect server."""
     changed = changed_table(comparison)
     text = (
         f"# Comparison of {len(comparison.runs)} runs\n\n{_markdown(results_table(comparison))}\n\n"

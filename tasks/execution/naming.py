@@ -9,15 +9,18 @@ from pets_core.data.sources.sources import expected_name
 from pets_core.ratings.config import RatingsConfig
 from pets_core.runtime.run_list import run_name
 
-__all__ = ["flow_run_name"]
+__all__ = ["flow_run_name", "sweep_run_name"]
+
+
+def sweep_run_name() -> str:
+    """Return the name of the current sweep: `run.name`, or the data set."""
+    config: PipelineConfig = flow_run.parameters["config"]
+    return config.run.name or f"{expected_name(config)} · sweep"
 
 
 def flow_run_name() -> str:
     """Return the name of the current flow run: `run.name`, or data set, model and photo size."""
-    given = flow_run.parameters["config"]
-    if isinstance(given, dict):
-        kind = RatingsConfig if "ratings" in given or "recommender" in given else PipelineConfig
-        given = kind.model_validate(given)
+    given: PipelineConfig | RatingsConfig = flow_run.parameters["config"]
     if isinstance(given, RatingsConfig):
         from pets_core.ratings.dataset import default_name
 

@@ -72,8 +72,8 @@ def test_missing_inputs_are_rejected_before_prefect_starts(refused, arguments, m
     assert message in refused(*arguments)[0]
 
 
-def test_ui_accepts_only_flow_run_ids(refused):
-    assert refused("ui", "nonsense")[0].startswith("nonsense: not a flow run id")
+def test_ui_rejects_unknown_runs(refused):
+    assert refused("ui", "nonsense")[0].startswith("nonsense: no such run in pets-store")
 
 
 def test_evaluate_accepts_predictions_instead_of_a_model(started, tmp_path):

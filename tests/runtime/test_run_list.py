@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_runs_are_listed_newest_first_with_name_state_and_metric(add_run, pets):
     add_run("b4")
     rows = json.loads(pets("runs", "list", "--store", add_run.store, "--json"))
     assert [(row["run_id"], row["state"]) for row in rows] == [
-        ("b4", "evaluated"), ("b3", "trained"), ("a2", "interrupted"), ("a1", "started"),
+        ("b4", "evaluated"), ("b3", "trained"), ("a2", "unfinished"), ("a1", "started"),
     ]  # fmt: skip
     assert [row["name"] for row in rows[1:]] == [
         "pets · resnet34 · 128 px", "my run", "pets · tf_efficientnet_lite0 · 224 px",
@@ -133,7 +134,7 @@ def test_a_run_is_found_by_latest_id_prefix_name_and_folder(add_run):
     assert find("ab11") == find("good") == find(first) == first
     # A name goes before the start of an id.
     assert find("ab1") == second
-    with pytest.raises(PetsError, match=r"^ab is ambiguous: ab12 \(ab1\), ab11 \(good\)\. Give"):
+    with pytest.raises(PetsError, match=r"^ab is ambiguous: ab12 \(ab1\), ab11 \(good\)\. Use"):
         find("ab")
     with pytest.raises(PetsError, match=r"^goot: no such run in .* Did you mean good\?"):
         find("goot")
@@ -222,13 +223,69 @@ def test_runs_are_removed_unless_an_alias_needs_them(add_run, pets, refused):
     kept, other = add_run("a1"), add_run("b2")
     (model,) = [each for each in candidates(add_run.store) if each.run_id == "a1"]
     promote(add_run.store, "champion", model)
+    trial = add_run("b2-001-0", stage="trained")
+    (line,) = refused("runs", "rm", "b2", "--store", add_run.store, "--delete")
+    assert "the run may be active" in line
+    for file in Path(add_run.store).rglob("*"):
+        os.utime(file, (1, 1))
     pets("runs", "rm", "b2", "--store", add_run.store)
     assert Path(other).exists()
     pets("runs", "rm", "b2", "--store", add_run.store, "--delete")
     assert not Path(other).exists()
+    assert not Path(trial).exists(), "the trainings of a sweep belong to it"
     (line,) = refused("runs", "rm", "a1", "--store", add_run.store, "--delete")
     assert "an alias points at its model" in line
     assert Path(kept).exists()
+
+
+def test_folders_that_are_no_runs_of_the_store_are_not_removed(add_run, refused, tmp_path):
+    url = add_run("a1", stage="started")
+    other = tmp_path / "elsewhere"
+    shutil.copytree(url, other / "runs/a1")
+    (tmp_path / "photos").mkdir()
+    for path in (tmp_path / "photos", Path(url).parent, other / "runs/a1"):
+        refused("runs", "rm", path, "--store", add_run.store, "--delete")
+        assert path.exists()
+
+
+def test_trainings_of_a_search_are_no_runs_of_their_own(add_run):
+    main = add_run("a1", run={"name": "search"})
+    add_run("a1-wd-0.1", stage="trained", run={"name": "search"})
+    add_run("a1-001-0", stage="trained", run={"name": "search"})
+    for wanted in ("latest", "search", "a"):
+        assert find_run_folder(add_run.store, wanted) == main
+
+
+def test_a_damaged_run_does_not_hide_the_others(add_run, caplog):
+    add_run("a1", stage="started")
+    damaged = add_run("b2", stage="started")
+    Path(damaged, "config.yaml").write_text("{")
+    assert [run.run_id for run in list_runs(add_run.store)] == ["a1"]
+    assert "b2 cannot be listed: PetsError" in caplog.text
+    assert find_run_folder(add_run.store, "b2") == damaged, "an id needs no other run"
+
+
+def test_an_evaluation_is_named_by_the_evaluated_model(add_run):
+    url = add_run("a1")
+    candidate = Path(url, "evaluation/candidate.json")
+    stored = json.loads(candidate.read_text()) | {"backbone": "resnet50"}
+    candidate.write_text(json.dumps(stored))
+    (run,) = list_runs(add_run.store)
+    assert (run.backbone, run.name) == ("resnet50", "pets · resnet50")
+
+
+def test_names_with_formulas_are_drawn(add_run, pets, tmp_path):
+    add_run("a1", run={"name": "a$_$b"})
+    add_run("b2", run={"name": "_hidden"}, predicted_by=1)
+    page = tmp_path / "p.html"
+    pets("runs", "compare", "a1", "b2", "--store", add_run.store, "--to", page)
+    assert page.exists()
+
+
+def test_models_are_shown_by_the_name_of_their_run(add_run, pets):
+    add_run("a1", run={"name": "larger photos"})
+    shown = pets("models", "show", "larger photos", "--store", add_run.store)
+    assert re.search(r"^run id +a1$", shown, re.M)
 
 
 def test_name_tags_and_notes_do_not_change_what_a_stage_finds(add_run):

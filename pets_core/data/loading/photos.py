@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pets_core import storage
-from pets_core.data.dataset import open_parquet
+from pets_core.data.dataset import read_photo_table
 from pets_core.data.ingest.images import decode
 from pets_core.records.base import Resize
 from pets_core.records.dataset import DatasetManifest
@@ -23,24 +22,13 @@ __all__ = ["PhotoDataset", "read_rows"]
 _IMAGE = "image"
 
 
-def read_rows(urls: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read shards as one table.
-
-    Args:
-        urls: Shards.
-        columns: Columns to read; None: all except the encoded photos.
+def read_rows(urls: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Read columns of shards as one table.
 
     Raises:
-        PetsError: A shard cannot be read.
+        PetsError: A shard is missing or damaged.
     """
-    tables = []
-    for url in urls:
-        with storage.open_read(url) as file:
-            parquet = open_parquet(file)
-            names = parquet.schema_arrow.names
-            wanted = [name for name in names if name != _IMAGE] if columns is None else columns
-            tables.append(parquet.read(columns=list(wanted)))
-    return pa.concat_tables(tables)
+    return pa.concat_tables([read_photo_table(url, columns) for url in urls])
 
 
 class PhotoDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -60,14 +48,14 @@ class PhotoDataset(Dataset[tuple[Tensor, Tensor]]):
         spec = target_spec(manifest.targets)
         column = "label" if spec.is_label else "one_hot" if spec.is_labels else "numbers"
         table = read_rows(urls, [_IMAGE, column])
-        self._photos = table[_IMAGE].combine_chunks().field("bytes")
-        self._targets = table[column].combine_chunks()
+        # In chunks, because a column of binary values may have 2 GiB at most.
+        self._photos, self._targets = table[_IMAGE], table[column]
 
     def __len__(self) -> int:
         return len(self._photos)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pixels = decode(self._photos[index].as_py(), self._size, self._resize)
+        pixels = decode(self._photos[index]["bytes"].as_py(), self._size, self._resize)
         target: Any = self._targets[index].as_py()
         kind = torch.float32 if isinstance(target, list) else torch.int64
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), torch.tensor(

@@ -22,9 +22,7 @@ from tasks.execution import naming
             "my-cats · tf_efficientnet_lite0 · 96 px",
         ),
         (PipelineConfig.model_validate({"run": {"name": "weekly"}}), "weekly"),
-        # Parameters of a deployment are not validated yet.
-        ({"source": {"name": "pets", "url": "x"}}, "pets · tf_efficientnet_lite0 · 224 px"),
-        ({"ratings": {"url": "a/u.data"}}, "a · dot"),
+        (RatingsConfig.model_validate({"ratings": {"url": "a/u.data"}}), "a · dot"),
         (RatingsConfig(), "sample-ratings · dot"),
     ],
 )
