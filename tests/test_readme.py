@@ -204,7 +204,7 @@ def parse(monkeypatch, tmp_path):
     monkeypatch.setattr(flow_command, "_print_config", parsed)
     monkeypatch.setattr("pets_core.runtime.multi_node.join", parsed)
     monkeypatch.setattr("pets_core.ratings.files.check_tables", lambda _: None)
-    monkeypatch.setattr("pets_core.runtime.run_list.find_run_folder", lambda _, wanted: wanted)
+    monkeypatch.setattr(flow_command, "_find_run", lambda parsed: parsed.resume)
     monkeypatch.setattr(
         "pets_core.runtime.runs.load_run_settings", lambda _: {"store": str(tmp_path)}
     )

@@ -140,13 +140,9 @@ def load_config(
             raise PetsError(
                 f"{file}: --resume uses the settings of the run. Remove the file from the command"
             )
-        from pets.store import resolve_store
-        from pets_core.runtime.run_list import find_run_folder
         from pets_core.runtime.runs import load_run_settings
 
-        parsed.resume = find_run_folder(
-            resolve_store(getattr(parsed, "store", None)), parsed.resume
-        )
+        parsed.resume = _find_run(parsed)
         stored_settings = load_run_settings(parsed.resume)
         is_ratings_config = "ratings" in kind.model_fields
         if ("ratings" in stored_settings) != is_ratings_config:
@@ -156,6 +152,14 @@ def load_config(
                 f"{'photos' if is_ratings_config else 'ratings'}. Use {other} --resume"
             )
     return load_settings(kind, source, parsed, stored_settings), parsed
+
+
+def _find_run(parsed: argparse.Namespace) -> str:
+    """Return the folder of the run to resume."""
+    from pets.store import resolve_store
+    from pets_core.runtime.run_list import find_run_folder
+
+    return find_run_folder(resolve_store(getattr(parsed, "store", None)), parsed.resume)
 
 
 def _print_config(config: PipelineConfig | RatingsConfig) -> None:

@@ -59,7 +59,7 @@ def test_examples_of_the_help_are_valid(words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     stored = {"ratings": {}} if words[0] == "collab" else {}
     monkeypatch.setattr("pets_core.runtime.runs.load_run_settings", lambda _: stored)
-    monkeypatch.setattr("pets_core.runtime.run_list.find_run_folder", lambda _, wanted: wanted)
+    monkeypatch.setattr(flow_command, "_find_run", lambda parsed: parsed.resume)
     started = []
     monkeypatch.setattr(flow_command, "_check_input", lambda *_: None)
     monkeypatch.setattr(flow_command, "_check_ratings", lambda *_: None)
