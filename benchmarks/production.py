@@ -181,7 +181,9 @@ def queue(pools: Pools, options: argparse.Namespace) -> None:
     start = time.monotonic()
     (predictions,) = pools.folder.glob("store/runs/*/evaluation/predictions.parquet")
     ids = [
-        pools.trigger("pets-review/by-hand", pools.config(), predictions_url=str(predictions))
+        pools.trigger(
+            "pets-evaluate-predictions/by-hand", pools.config(), predictions_url=str(predictions)
+        )
         for _ in range(options.runs)
     ]
     print(f"{len(ids)} runs created in {time.monotonic() - start:.0f} s", flush=True)

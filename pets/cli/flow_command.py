@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pets.cli.commands import COMMANDS
-from pets.cli.flow_start import reads_source, start_flow
+from pets.cli.flow_start import EVALUATE_PREDICTIONS, reads_source, start_flow
 from pets.cli.parser import (
     Parser,
     add_log_options,
@@ -41,7 +41,7 @@ def run_flow(name: str, parser: Parser, arguments: list[str]) -> None:
         return
     set_log_level(parsed)
     if name == "evaluate" and parsed.predictions_url:
-        name = "review"
+        name = EVALUATE_PREDICTIONS
     if name == "collab":
         _check_ratings(config, parsed)
     else:
@@ -184,7 +184,7 @@ def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) 
     """Check local inputs, the kind of target and the gate settings before Prefect is started.
 
     Args:
-        name: Name of the command; `review` for `pets evaluate --from`.
+        name: Name of the command; `evaluate-predictions` for `pets evaluate --from`.
         config: The settings.
         parsed: The other arguments.
 
@@ -193,7 +193,7 @@ def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) 
     """
     from pets_core.storage import is_url
 
-    if name == "review" and not is_url(parsed.predictions_url):
+    if name == EVALUATE_PREDICTIONS and not is_url(parsed.predictions_url):
         from pets_core.evaluation.predictions import read_info
 
         read_info(parsed.predictions_url)

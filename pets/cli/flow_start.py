@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.ratings.config import RatingsConfig
 
-__all__ = ["reads_source", "set_prefect_defaults", "start_flow"]
+__all__ = ["EVALUATE_PREDICTIONS", "reads_source", "set_prefect_defaults", "start_flow"]
 
+EVALUATE_PREDICTIONS = "evaluate-predictions"
+"""Name of `pets evaluate --from`."""
 _PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -49,7 +51,7 @@ def start_flow(
     """Run a command's flow and print its result. Exits with 1 if it fails, with 3 if rejected.
 
     Args:
-        name: Name of the command; `review` for `pets evaluate --from`.
+        name: Name of the command; `evaluate-predictions` for `pets evaluate --from`.
         config: The settings.
         parsed: Its other arguments.
 
@@ -71,9 +73,10 @@ def start_flow(
     parameters = {k: v for k, v in vars(parsed).items() if k in FLOW_ARGUMENTS and v is not None}
     run_ids: list[UUID] = []
     try:
-        # evaluate and review continue without the configured server. Longer commands stop, because
-        # their progress would not be visible.
-        needs_temporary_server = check_server(required=name not in ("evaluate", "review"))
+        # Evaluations continue without the configured server. Longer commands stop, because their
+        # progress would not be visible.
+        is_evaluation = name in ("evaluate", EVALUATE_PREDICTIONS)
+        needs_temporary_server = check_server(required=not is_evaluation)
         check_folders(cache_dir=_cache_dir(name, config, parsed), is_serving=needs_temporary_server)
         wait_for_server = start_temporary_server() if needs_temporary_server else None
         # Import the flow while the server starts.
@@ -138,7 +141,7 @@ def _how_to_resume(
 def reads_source(name: str, parsed: argparse.Namespace) -> bool:
     """Return whether a command reads the configured source."""
     stored = getattr(parsed, "resume", None) or getattr(parsed, "dataset", None)
-    return name != "review" and not stored
+    return name != EVALUATE_PREDICTIONS and not stored
 
 
 def _cache_dir(
@@ -159,13 +162,17 @@ def _cache_dir(
 
 
 def _runs_ranks_here(name: str, config: PipelineConfig | RatingsConfig) -> bool:
-    return name != "review" and COMMANDS[name].runs_ranks and config.launch.deployment is None
+    if name == EVALUATE_PREDICTIONS or config.launch.deployment is not None:
+        return False
+    return COMMANDS[name].runs_ranks
 
 
 def _load_flow(name: str) -> tuple[Any, Callable[[Any], None]]:
     """Import the flow of a command and the function that prints its result."""
-    command = COMMANDS["evaluate" if name == "review" else name]
-    flow = "review:review_flow" if name == "review" else command.flow
+    command = COMMANDS["evaluate" if name == EVALUATE_PREDICTIONS else name]
+    flow = command.flow
+    if name == EVALUATE_PREDICTIONS:
+        flow = "evaluate_predictions:evaluate_predictions_flow"
     return resolve_name(f"flows.{flow}"), resolve_name(f"pets.cli.{command.show}")
 
 

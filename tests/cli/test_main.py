@@ -81,7 +81,7 @@ def test_evaluate_accepts_predictions_instead_of_a_model(started, tmp_path):
     for flags in (["--from", "p.parquet"], ["--from=p.parquet"]):
         config = started("evaluate", *flags, tmp_path / "a.yaml")
         command, _, parsed = started.calls[-1]
-        assert (command, parsed.predictions_url) == ("review", "p.parquet")
+        assert (command, parsed.predictions_url) == ("evaluate-predictions", "p.parquet")
         assert config.gate.max_error_rate == 0.1
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from flows.collab import collab_flow
 from flows.evaluate import evaluate_flow
+from flows.evaluate_predictions import evaluate_predictions_flow
 from flows.ingest import ingest_flow
 from flows.lr_find import lr_find_flow
 from flows.pipeline import pipeline
-from flows.review import review_flow
 from flows.stage import stage_flow
 from flows.train import train_flow
 from pets.cli import main as cli
@@ -97,7 +97,7 @@ def test_each_stage_runs_as_a_flow(config) -> None:
     assert result.probe_url is None, "nothing is evaluated"
     report = evaluate_flow(result.model_url, config)
     assert report.model_url == result.model_url
-    again = review_flow(report.predictions_url, config)
+    again = evaluate_predictions_flow(report.predictions_url, config)
     figures = {"url", "seconds"}
     assert again.model_dump(exclude=figures) == report.model_dump(exclude=figures)
     assert report.num_trained_on == 0
@@ -117,16 +117,16 @@ def test_each_stage_runs_as_a_flow(config) -> None:
 def test_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
     """The first model is promoted, an equal one passes, and one above the limit is rejected."""
 
-    def review_with(**gate):
+    def evaluate_with(**gate):
         settings = config.gate.model_copy(update={"promote": True, **gate})
         changed = config.model_copy(update={"gate": settings})
-        return review_flow(predictions, changed, return_state=True)
+        return evaluate_predictions_flow(predictions, changed, return_state=True)
 
     model = train_flow(config.model_copy(
         update={"train": config.train.model_copy(update={"base_lr": 1e-2})}
     )).model_url  # fmt: skip
     predictions = evaluate_flow(model, config).predictions_url
-    first, second = review_with(), review_with()
+    first, second = evaluate_with(), evaluate_with()
     assert first.name == second.name == "Completed"
     name = read_info(predictions).dataset_name
     assert current(config.store, name, "champion").why == "promoted"
@@ -138,10 +138,10 @@ def test_gate_promotes_or_rejects(config, read_artifacts, tmp_path) -> None:
     own = read_predictions(predictions, CLASSES)
     twin = str(tmp_path / "twin.parquet")
     write_predictions(twin, CLASSES, info, own.ids, own.targets, own.outputs)
-    compared = review_flow(twin, config, return_state=True)
+    compared = evaluate_predictions_flow(twin, config, return_state=True)
     assert compared.result().comparison.improvement.value == 0
     assert "McNemar" in read_artifacts(compared.state_details.flow_run_id)["champion"]
-    state = review_with(max_error_rate=0.0)
+    state = evaluate_with(max_error_rate=0.0)
     assert (state.name, state.type.value) == ("Rejected", "FAILED")
     assert "gate.max_error_rate = 0.00%" in state.message
     assert history(config.store, name, "champion") == promoted

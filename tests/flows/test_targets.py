@@ -12,8 +12,8 @@ import pytest
 from flows.batch_predict import batch_predict_flow
 from flows.embed import embed_flow
 from flows.evaluate import evaluate_flow
+from flows.evaluate_predictions import evaluate_predictions_flow
 from flows.pipeline import pipeline
-from flows.review import review_flow
 from flows.train import train_flow
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
@@ -90,10 +90,10 @@ def test_pipeline_for_tags(config_of, tmp_path, read_artifacts, capsys):
     # A later evaluation uses the stored thresholds of the model.
     again = evaluate_flow(report.model_url, config_of("tags"))
     assert thresholds_of(again) == thresholds_of(report)
-    # A review of the predictions file gives the same report and thresholds.
-    reviewed = review_flow(report.predictions_url, config_of("tags"))
-    assert (reviewed.primary, reviewed.metrics) == (report.primary, report.metrics)
-    assert read_frame(reviewed.file("tags")).equals(read_frame(report.file("tags")))
+    # An evaluation of the stored predictions gives the same report and thresholds.
+    again = evaluate_predictions_flow(report.predictions_url, config_of("tags"))
+    assert (again.primary, again.metrics) == (report.primary, report.metrics)
+    assert read_frame(again.file("tags")).equals(read_frame(report.file("tags")))
     with pytest.raises(PetsError, match="targets = tags, but the data set has targets = class"):
         evaluate_flow(report.model_url, config_of("class"))
     # The model predicts tags without data set or Prefect, and equally after ONNX export.

@@ -48,7 +48,10 @@ def pets(coat_folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         str(coat_folder / "store"),
         *arguments[1:],
     ]
-    environment = os.environ | {"PYTHONPATH": f"{coat_folder}:{ROOT}"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{coat_folder}:{ROOT}",
+        "PREFECT_HOME": str(coat_folder / "prefect"),
+    }
     return subprocess.run(
         command, cwd=coat_folder, env=environment, capture_output=True, text=True, check=False
     )

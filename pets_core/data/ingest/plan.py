@@ -262,7 +262,7 @@ def _write_plan(
             for leaf in leaves[index : index + _SHARDS_PER_FILE]:
                 writer.write_table(_plan_table(leaf, existing), row_group_size=len(leaf.photos))
     rows_out = [row.model_dump() for row in quarantined]
-    write_table(f"{url}-left-out.parquet", pa.Table.from_pylist(rows_out, _QUARANTINE_SCHEMA))
+    write_table(f"{url}-quarantine.parquet", pa.Table.from_pylist(rows_out, _QUARANTINE_SCHEMA))
     source_url = storage.strip_query(source.url)
     paths = [photo.path for leaf in leaves for photo in leaf.photos]
     return DatasetPlan(
@@ -270,7 +270,7 @@ def _write_plan(
         source_url=source_url,
         root=root,
         plan_url=url,
-        quarantine_url=f"{url}-left-out.parquet",
+        quarantine_url=f"{url}-quarantine.parquet",
         schema_version=contract.schema_version,
         vocabulary=contract.vocabulary,
         targets=contract.targets,

@@ -218,7 +218,7 @@ def test_plan_is_stored_in_row_groups_of_a_few_shards(tmp_path, jpeg, monkeypatc
     plan = plan_dataset(settings)
     assert [load_planned_photos(plan, shard) for shard in plan.shards] == expected
     assert load_version_tags(plan) == {p.id: p.version_tag for photos in expected for p in photos}
-    files = [f for f in (tmp_path / "grouped").rglob("*.parquet") if "left-out" not in f.name]
+    files = [f for f in (tmp_path / "grouped").rglob("*.parquet") if "quarantine" not in f.name]
     groups = [pq.ParquetFile(file).num_row_groups for file in sorted(files)]
     assert groups == [2] * (len(plan.shards) // 2) + [1] * (len(plan.shards) % 2)
     assert len(groups) > 2

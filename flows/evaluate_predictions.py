@@ -15,11 +15,11 @@ from tasks.evaluate import (
 )
 from tasks.stages import current_run_folder
 
-__all__ = ["review_flow"]
+__all__ = ["evaluate_predictions_flow"]
 
 
-@flow(name="pets-review")
-def review_flow(
+@flow(name="pets-evaluate-predictions")
+def evaluate_predictions_flow(
     predictions_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
 ) -> EvalReport | State[EvalReport]:
