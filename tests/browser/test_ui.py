@@ -112,7 +112,7 @@ def rejected(finished, page_and_root) -> str:
         [*command, *evaluate], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 3
-    assert "error: not promoted: the model does not pass the gate" in done.stderr
+    assert "error: not promoted, see Gate above" in done.stderr
     assert "Gate         not passed: error rate" in done.stdout
     return re.search(r" ui (\S+)", done.stdout).group(1)
 

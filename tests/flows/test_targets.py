@@ -91,9 +91,9 @@ def test_pipeline_for_tags(config_of, tmp_path, read_artifacts, capsys):
     again = evaluate_flow(report.model_url, config_of("tags"))
     assert thresholds_of(again) == thresholds_of(report)
     # An evaluation of the stored predictions gives the same report and thresholds.
-    again = evaluate_predictions_flow(report.predictions_url, config_of("tags"))
-    assert (again.primary, again.metrics) == (report.primary, report.metrics)
-    assert read_frame(again.file("tags")).equals(read_frame(report.file("tags")))
+    of_stored = evaluate_predictions_flow(report.predictions_url, config_of("tags"))
+    assert (of_stored.primary, of_stored.metrics) == (report.primary, report.metrics)
+    assert read_frame(of_stored.file("tags")).equals(read_frame(report.file("tags")))
     with pytest.raises(PetsError, match="targets = tags, but the data set has targets = class"):
         evaluate_flow(report.model_url, config_of("class"))
     # The model predicts tags without data set or Prefect, and equally after ONNX export.
