@@ -71,7 +71,7 @@ class Dataset:
         """
         if split not in self._splits():
             raise PetsError(f"{split}: no such split. Use one of {', '.join(self._splits())}")
-        return [self.manifest.shard_url(shard) for shard in self.manifest.splits[split].shards]
+        return self.manifest.files(split)
 
     def to_pandas(
         self, split: Split | None = None, columns: Sequence[str] | None = None

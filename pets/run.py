@@ -119,16 +119,17 @@ class Run:
 
     def _repr_html_(self) -> str | None:
         """Return the metrics as a table, which notebooks display; None if there are none."""
-        if load_report(self.url) is None:
+        try:
+            report = self.report
+        except PetsError:
             return None
-        metrics = [self.report.primary, *self.report.metrics]
+        metrics = [report.primary, *report.metrics]
         rows = "".join(
             f"<tr><td>{escape(m.name)}</td><td>{escape(m.format())}</td>"
             f"<td>{escape(m.interval_text)}</td></tr>"
             for m in metrics
         )
-        title = self.report.samples_text
-        return f"<table><caption>{escape(title)}</caption>{rows}</table>"
+        return f"<table><caption>{escape(report.samples_text)}</caption>{rows}</table>"
 
     @property
     def summary(self) -> RunSummary:

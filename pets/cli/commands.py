@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["COMMANDS", "GROUP_EXAMPLES", "Command"]
+__all__ = ["COMMANDS", "EVALUATE_PREDICTIONS", "FLOW_COMMANDS", "GROUP_EXAMPLES", "Command"]
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,17 @@ COMMANDS = {
     ),
 }
 """Commands by name, in the order of the help."""
+
+EVALUATE_PREDICTIONS = "evaluate-predictions"
+"""Name of `pets evaluate --from`."""
+FLOW_COMMANDS = {name: command for name, command in COMMANDS.items() if command.flow} | {
+    EVALUATE_PREDICTIONS: replace(
+        COMMANDS["evaluate"],
+        flow="evaluate_predictions:evaluate_predictions_flow",
+        runs_ranks=False,
+    )
+}
+"""Commands that run a flow, also `pets evaluate --from`, which runs another one."""
 
 GROUP_EXAMPLES = {
     "source": ("url", "targets", "test_fraction"),

@@ -127,10 +127,7 @@ def _files(manifest: AnyManifest) -> dict[str, list[str]]:
             split: [storage.join(manifest.url, file.path)]
             for split, file in manifest.splits.items()
         }
-    return {
-        split: [manifest.shard_url(shard) for shard in info.shards]
-        for split, info in manifest.splits.items()
-    }
+    return {split: manifest.files(split) for split in manifest.splits}
 
 
 def _print_origin(manifest: AnyManifest) -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from pets.cli.exit_codes import FAILED
+from pets.cli.store_actions import add_store
 from pets.cli.tables import add_json, print_json
 from pets_core import storage
 from pets_core.config.launch import LaunchConfig
@@ -54,10 +55,9 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets doctor` to its parser."""
-    defaults = PipelineConfig()
-    for name in ("store", "cache_dir"):
-        value = os.environ.get(f"PETS_{name.upper()}", getattr(defaults, name))
-        parser.add_argument(f"--{name}", default=value, help=f"path or URL (default: {value})")
+    add_store(parser)
+    cache_dir = os.environ.get("PETS_CACHE_DIR", PipelineConfig().cache_dir)
+    parser.add_argument("--cache_dir", default=cache_dir, help=f"path (default: {cache_dir})")
     add_json(parser)
 
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pets.cli.commands import COMMANDS
-from pets.cli.flow_start import EVALUATE_PREDICTIONS, reads_source, start_flow
+from pets.cli.commands import COMMANDS, EVALUATE_PREDICTIONS
+from pets.cli.flow_start import reads_source, start_flow
 from pets.cli.parser import (
     Parser,
     add_log_options,

@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pets.cli.commands import COMMANDS
+from pets.cli.commands import EVALUATE_PREDICTIONS, FLOW_COMMANDS
 from pets.cli.exit_codes import FAILED, REJECTED, print_error
 from pets_core.errors import PetsError
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from pets_core.config.pipeline import PipelineConfig
     from pets_core.ratings.config import RatingsConfig
 
-__all__ = ["EVALUATE_PREDICTIONS", "reads_source", "set_prefect_defaults", "start_flow"]
+__all__ = ["reads_source", "set_prefect_defaults", "start_flow"]
 
-EVALUATE_PREDICTIONS = "evaluate-predictions"
-"""Name of `pets evaluate --from`."""
 _PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -130,7 +128,7 @@ def _how_to_resume(
     from pets_core.runtime.runs import is_run, run_folder
 
     folder = getattr(parsed, "resume", None)
-    if name in COMMANDS and COMMANDS[name].resumes and not folder and run_ids:
+    if FLOW_COMMANDS[name].resumes and not folder and run_ids:
         folder = run_folder(config, str(run_ids[0]))
     if not folder or not is_run(folder):
         return ""
@@ -162,18 +160,13 @@ def _cache_dir(
 
 
 def _runs_ranks_here(name: str, config: PipelineConfig | RatingsConfig) -> bool:
-    if name == EVALUATE_PREDICTIONS or config.launch.deployment is not None:
-        return False
-    return COMMANDS[name].runs_ranks
+    return FLOW_COMMANDS[name].runs_ranks and config.launch.deployment is None
 
 
 def _load_flow(name: str) -> tuple[Any, Callable[[Any], None]]:
     """Import the flow of a command and the function that prints its result."""
-    command = COMMANDS["evaluate" if name == EVALUATE_PREDICTIONS else name]
-    flow = command.flow
-    if name == EVALUATE_PREDICTIONS:
-        flow = "evaluate_predictions:evaluate_predictions_flow"
-    return resolve_name(f"flows.{flow}"), resolve_name(f"pets.cli.{command.show}")
+    command = FLOW_COMMANDS[name]
+    return resolve_name(f"flows.{command.flow}"), resolve_name(f"pets.cli.{command.show}")
 
 
 def _program() -> str:

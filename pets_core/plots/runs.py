@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from matplotlib import colormaps
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pets_core.plots.style import new_figure, png, tidy
+from pets_core.plots.style import new_figure, plain, png, tidy
 from pets_core.records.training import EpochMetrics
 
 __all__ = ["compared_curves"]
 
 _COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
-
-
-def _plain(name: str) -> str:
-    """Return a label that Matplotlib shows as it is: without formulas, and not hidden by "_"."""
-    escaped = name.replace("$", r"\$")
-    return f"\N{ZERO WIDTH SPACE}{escaped}" if escaped.startswith("_") else escaped
 
 
 def compared_curves(runs: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> bytes:
@@ -40,7 +34,7 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> bytes
         valid = [(x, e) for x, e in zip(positions, epochs, strict=True) if e.valid_loss is not None]
         left.plot(positions, [e.train_loss for e in epochs], **style | {"linestyle": ":"})
         left.plot(
-            [x for x, _ in valid], [e.valid_loss for _, e in valid], label=_plain(name), **style
+            [x for x, _ in valid], [e.valid_loss for _, e in valid], label=plain(name), **style
         )
         right.plot([x for x, _ in valid], [e.valid_metric for _, e in valid], **style)
     left.set(xlabel="Epoch", ylabel="Loss (dotted: training, solid: validation)")

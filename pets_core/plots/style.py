@@ -10,7 +10,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
 
-__all__ = ["BLUE", "GREY", "INK", "ORANGE", "RED", "Floats", "new_figure", "note", "png", "tidy"]
+__all__ = [
+    "BLUE",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "RED",
+    "Floats",
+    "new_figure",
+    "note",
+    "plain",
+    "png",
+    "tidy",
+]
 
 BLUE, ORANGE, RED, INK, GREY = "#1b5e9e", "#d9730d", "#b3202a", "#1c2530", "#6b7785"
 
@@ -38,6 +50,12 @@ def _crop(pixels: Image.Image, pad: int = 12) -> Image.Image:
         return pixels
     left, top, right, bottom = box
     return ImageOps.expand(pixels.crop((left, top, right, bottom)), pad, "white")
+
+
+def plain(text: str) -> str:
+    """Return a label that Matplotlib shows as it is: without formulas, and not hidden by "_"."""
+    escaped = text.replace("$", r"\$")
+    return f"\N{ZERO WIDTH SPACE}{escaped}" if escaped.startswith("_") else escaped
 
 
 def tidy(axes: Axes) -> None:

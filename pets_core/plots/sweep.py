@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import PercentFormatter
 
-from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, note, png, tidy
+from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, note, plain, png, tidy
 from pets_core.records.training import Trial
 
 __all__ = ["sweep_trials"]
@@ -31,7 +31,7 @@ def sweep_trials(trials: Sequence[Trial]) -> bytes:
         # Further backbones share the last colour.
         axes.scatter(
             [trial.base_lr for trial in own], [trial.value or 0.0 for trial in own],
-            color=_COLOURS[min(i, len(_COLOURS) - 1)], s=36, label=name.replace("$", r"\$"),
+            color=_COLOURS[min(i, len(_COLOURS) - 1)], s=36, label=plain(name),
         )  # fmt: skip
     for trial in trials[:1]:
         axes.scatter(

@@ -217,6 +217,10 @@ class DatasetManifest(Record):
         """Return the URL of a shard in the folder that all versions share."""
         return f"{self.url.rstrip('/').rsplit('/', 1)[0]}/{SHARDS}/{shard.path}"
 
+    def files(self, split: Split) -> list[str]:
+        """Return the URLs of the shards of a split."""
+        return [self.shard_url(shard) for shard in self.splits[split].shards]
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of classes or tags by index."""

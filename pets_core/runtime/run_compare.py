@@ -32,7 +32,7 @@ from pets_core.records.comparison import (
 )
 from pets_core.records.evaluation import Comparison
 from pets_core.records.training import TrainResult
-from pets_core.runtime.run_list import RunSummary, load_report, load_run_summary, run_stages
+from pets_core.runtime.run_list import RunSummary, load_run_summary, run_stages
 from pets_core.runtime.runs import load_run_settings
 from pets_core.storage.layout import EVALUATION
 from pets_core.targets.base import Target
@@ -164,7 +164,7 @@ def _check_same_samples(first: _Evaluated, run: _Evaluated) -> None:
 
 def _to_record(run: _Evaluated, comparison: Comparison | None, error: str) -> ComparedRun:
     summary, info = run.summary, run.predictions.info
-    stages = run_stages(summary.url, load_report(summary.url))
+    stages = run_stages(summary.url, summary.model_url)
     training = stages.get("train")
     return ComparedRun(
         run_id=summary.run_id,

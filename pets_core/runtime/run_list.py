@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pets_core import storage
 from pets_core.config.run import LATEST
 from pets_core.config.yaml_file import parse_settings
+from pets_core.embeddings.file import EMBEDDINGS
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.records import RatingsRun
 from pets_core.records.base import Record
@@ -22,7 +23,14 @@ from pets_core.records.evaluation import EvalReport, Metric
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.registry.aliases import CANDIDATE, Candidate
 from pets_core.runtime.runs import STAGES_FOLDER, is_run, read_stage_record
-from pets_core.storage.layout import CHECKPOINTS, EVALUATION, RUNS, SETTINGS
+from pets_core.storage.layout import (
+    CHECKPOINTS,
+    EVALUATION,
+    REPORT_RECORD,
+    RUNS,
+    SETTINGS,
+    SWEEP,
+)
 
 __all__ = [
     "RunSummary",
@@ -38,7 +46,7 @@ State = Literal["started", "unfinished", "trained", "completed", "evaluated"]
 
 _LOGGER = logging.getLogger(__name__)
 _THREADS = 8
-_COMPLETED = ("sweep.json", "embeddings")
+_COMPLETED = (SWEEP, EMBEDDINGS.partition("/")[0])
 """Files that end runs without an evaluation."""
 
 
@@ -143,7 +151,7 @@ def load_run_summary(url: str) -> RunSummary | None:
     manifest = json.loads(storage.read_bytes(storage.join(url, dataset_file)))
     own = settings.get("run") or {}
     report = load_report(url) if EVALUATION in files else None
-    stages = run_stages(url, report)
+    stages = run_stages(url, report.model_url if report else None)
     backbone = _evaluated_backbone(url) if report else None
     created = datetime.fromtimestamp(storage.modified_time(files[SETTINGS]), UTC)
     return RunSummary(
@@ -165,7 +173,7 @@ def load_run_summary(url: str) -> RunSummary | None:
 
 def load_report(url: str) -> EvalReport | None:
     """Return the evaluation of a run; None if there is none, or one of an unknown version."""
-    path = storage.join(url, EVALUATION, "report.json")
+    path = storage.join(url, EVALUATION, REPORT_RECORD)
     try:
         return EvalReport.model_validate_json(storage.read_bytes(path))
     except (FileNotFoundError, ValidationError, PetsError):
@@ -189,17 +197,17 @@ def _state(files: Mapping[str, Any], stages: Mapping[str, Any], report: EvalRepo
     return "unfinished" if CHECKPOINTS in files else "started"
 
 
-def run_stages(url: str, report: EvalReport | None) -> dict[str, LRSuggestion | TrainResult]:
+def run_stages(url: str, model_url: str | None) -> dict[str, LRSuggestion | TrainResult]:
     """Return the results of LR finder and training of a run, by stage, of those that are done.
 
     Args:
         url: Folder of the run.
-        report: Its evaluation, if any: the model of a recommender may be trained in a folder of its
-            own, `<run>-wd-<decay>`.
+        model_url: Its evaluated model, if any: that of a recommender may be trained in a folder of
+            its own, `<run>-wd-<decay>`.
     """
     folders = [url]
-    if report and report.model_url.startswith(f"{url}-"):
-        folders.append(report.model_url.rsplit("/", 1)[0])
+    if model_url and model_url.startswith(f"{url}-"):
+        folders.append(model_url.rsplit("/", 1)[0])
     stages: tuple[tuple[str, type[LRSuggestion | TrainResult]], ...] = (
         ("lr-find", LRSuggestion),
         ("train", TrainResult),

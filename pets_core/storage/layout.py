@@ -22,9 +22,11 @@ __all__ = [
     "QUARANTINE",
     "RATINGS",
     "REPORT",
+    "REPORT_RECORD",
     "RUNS",
     "SETTINGS",
     "SHARDS",
+    "SWEEP",
     "TRAINING_PLOT",
 ]
 
@@ -52,9 +54,11 @@ CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation"
 PROBE = "probe"
 SETTINGS = "config.yaml"
+SWEEP = "sweep.json"
 TRAINING_PLOT = "training.png"
 
 # Folders and files of an evaluation.
 BASELINES = "baselines"
 GALLERY = "gallery.parquet"
 REPORT = "report.html"
+REPORT_RECORD = "report.json"

@@ -31,7 +31,14 @@ from pets_core.registry.aliases import (
     relative,
 )
 from pets_core.registry.gate import evaluate_gate
-from pets_core.storage.layout import EVALUATION, GALLERY, REPORT, SETTINGS, TRAINING_PLOT
+from pets_core.storage.layout import (
+    EVALUATION,
+    GALLERY,
+    REPORT,
+    REPORT_RECORD,
+    SETTINGS,
+    TRAINING_PLOT,
+)
 from pets_core.targets.base import Evaluation, Evaluator, Target, baseline_warnings
 
 __all__ = ["EvaluationInputs", "write_evaluation"]
@@ -120,7 +127,7 @@ def write_evaluation(
     )
     _write(config.store, run_url, report, evaluator, evaluation, training)
     report = report.model_copy(update={"seconds": time.monotonic() - started})
-    storage.write_bytes(report.file("report.json"), report.model_dump_json(indent=2).encode())
+    storage.write_bytes(report.file(REPORT_RECORD), report.model_dump_json(indent=2).encode())
     _write_candidate(config.store, run_url, report, predictions.info)
     return report
 

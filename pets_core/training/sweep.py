@@ -13,10 +13,9 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.records.training import MetricInfo, SweepResult, TrainResult, Trial
+from pets_core.storage.layout import SWEEP
 
 __all__ = ["Study", "complete_trial", "trial_config", "trial_url", "write_result"]
-
-_RESULT = "sweep.json"
 
 
 class Study:
@@ -128,7 +127,7 @@ def write_result(run_url: str, trials: Sequence[Trial]) -> SweepResult:
     if not done:
         raise PetsError(f"all {len(trials)} trials failed; the first error: {trials[0].error}")
     failed = [trial for trial in trials if trial.value is None]
-    url = storage.join(run_url, _RESULT)
+    url = storage.join(run_url, SWEEP)
     result = SweepResult(url=url, trials=(*done, *failed))
     storage.write_bytes(url, result.model_dump_json().encode())
     return result

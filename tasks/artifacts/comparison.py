@@ -29,9 +29,7 @@ def publish_comparison(comparison: RunComparison) -> None:
         f"have different scores.\n\n"
         f"{_markdown(ComparisonTable(changed.columns, changed.rows[:_MAX_CHANGED]))}\n"
     )
-    create_markdown_artifact(
-        markdown=text, key="run-comparison", description="Comparison of runs"
-    )  # fmt: skip
+    create_markdown_artifact(markdown=text, key="run-comparison", description="Comparison of runs")
 
 
 def _markdown(content: ComparisonTable) -> str:

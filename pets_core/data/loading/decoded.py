@@ -26,11 +26,18 @@ from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.cache import get_lock, mark_used, remove_unused
 
-__all__ = ["DecodedPhotos", "EncodedPhotos", "load_target_texts", "open_decoded"]
+__all__ = [
+    "TARGET_COLUMNS",
+    "DecodedPhotos",
+    "EncodedPhotos",
+    "load_target_texts",
+    "open_decoded",
+]
 
 Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
-_COLUMNS = {"label": "label", "labels": "one_hot", "numbers": "numbers"}
+TARGET_COLUMNS = {"label": "label", "labels": "one_hot", "numbers": "numbers"}
+"""Column of a shard with the targets, by how the kind of target is stored."""
 _VERSION = 3
 _DISK_SHARE = 0.5
 _MAX_AUTO_GIB = 48
@@ -180,7 +187,7 @@ def open_decoded(
             _decode_all(manifest, split, (size, resize), num_decoded, files, on_progress)
         for file in files:
             mark_used(file)
-    column = _COLUMNS[target_spec(manifest.targets).storage]
+    column = TARGET_COLUMNS[target_spec(manifest.targets).storage]
     columns = [
         read_table(manifest.shard_url(shard), ["id", column])
         for shard in manifest.splits[split].shards

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from pets_core.data.dataset import read_photo_table
 from pets_core.data.ingest.images import decode
+from pets_core.data.loading.decoded import TARGET_COLUMNS
 from pets_core.records.base import Resize
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.target_spec import target_spec
@@ -45,8 +46,7 @@ class PhotoDataset(Dataset[tuple[Tensor, Tensor]]):
         self, manifest: DatasetManifest, urls: Sequence[str], size: int, resize: Resize
     ) -> None:
         self._size, self._resize = size, resize
-        spec = target_spec(manifest.targets)
-        column = "label" if spec.is_label else "one_hot" if spec.is_labels else "numbers"
+        column = TARGET_COLUMNS[target_spec(manifest.targets).storage]
         table = read_rows(urls, [_IMAGE, column])
         # In chunks, because a column of binary values may have 2 GiB at most.
         self._photos, self._targets = table[_IMAGE], table[column]
