@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pets.store import resolve_store
 from pets_core import storage
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pets_core.inference.predict import Photo, Prediction, Predictor
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "ModelReference", "find_model", "load"]
 
 _ALIAS = "champion"
 
@@ -41,30 +41,50 @@ def load(model: str | PathLike[str], *, store: str | None = None) -> Model:
     Raises:
         PetsError: There is no such model.
     """
+    return Model(find_model(fspath(model), store).url)
+
+
+class ModelReference(NamedTuple):
+    """A model found by its folder, alias or run.
+
+    Attributes:
+        url: Model folder or ONNX file.
+        alias: `<data set>@<alias>`; empty unless the model was found by its alias.
+        run_id: Run that evaluated the model; empty unless the model was found by its alias.
+    """
+
+    url: str
+    alias: str = ""
+    run_id: str = ""
+
+
+def find_model(model: str, store: str | None = None) -> ModelReference:
+    """Find a model; arguments and errors are those of `load`."""
     from pets_core.registry.aliases import absolute, aliases, current
     from pets_core.runtime.run_list import find_run_folder, load_report
 
-    wanted, root = fspath(model), resolve_store(store)
-    if wanted.endswith(".onnx") or _is_model(storage.absolute(wanted)):
-        return Model(storage.absolute(wanted))
-    name, at, alias = wanted.rpartition("@")
-    dataset, alias = (name, alias) if at else (wanted, _ALIAS)
+    root = resolve_store(store)
+    if model.endswith(".onnx") or _is_model(storage.absolute(model)):
+        return ModelReference(storage.absolute(model))
+    name, at, alias = model.rpartition("@")
+    dataset, alias = (name, alias) if at else (model, _ALIAS)
     if re.fullmatch(NAME_PATTERN, dataset):
         known = aliases(root, dataset)
         version = current(root, dataset, alias) if alias in known else None
         if version is not None:
-            return Model(absolute(root, version.model.model_url))
+            url = absolute(root, version.model.model_url)
+            return ModelReference(url, f"{dataset}@{alias}", version.model.run_id)
         if at:
             raise PetsError(
-                f"{wanted}: data set {dataset} has no alias {alias} in {root}. Its aliases: "
+                f"{model}: data set {dataset} has no alias {alias} in {root}. Its aliases: "
                 f"{', '.join(known) or 'none'}"
             )
-    url = find_run_folder(root, wanted)
+    url = find_run_folder(root, model)
     report = load_report(url)
     found = report.model_url if report else storage.join(url, "model")
     if not _is_model(found):
         raise PetsError(f"{url}: the run has no model")
-    return Model(found)
+    return ModelReference(found)
 
 
 def _is_model(url: str) -> bool:

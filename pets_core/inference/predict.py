@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pydantic
@@ -20,9 +20,19 @@ from pets_core.models.card import ONNX_KEY, ONNX_THRESHOLDS, ModelCard
 from pets_core.targets.base import DecodedOutputs
 from pets_core.targets.registry import get_target
 
-__all__ = ["Photo", "Prediction", "Predictor", "open_model", "predict_photos", "read_photo"]
+__all__ = [
+    "DecodedPhoto",
+    "Photo",
+    "Prediction",
+    "Predictor",
+    "open_model",
+    "predict_photos",
+    "read_photo",
+]
 
 _BATCH = 32
+_MAP_PIXELS = 320
+"""Side of the picture with an activation map."""
 
 
 class Prediction(BaseModel):
@@ -68,6 +78,22 @@ class Photo(NamedTuple):
     read: Callable[[], bytes]
 
 
+class DecodedPhoto(NamedTuple):
+    """A photo as the model reads it, or the reason why it is unreadable.
+
+    Attributes:
+        name: Name of the photo, without the query of a URL.
+        pixels: The resized photo, uint8 (R, R, 3); None if it is unreadable.
+        size: Width and height of the upright photo, pixels.
+        error: Reason why the photo is unreadable.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8] | None = None
+    size: tuple[int, int] = (0, 0)
+    error: str | None = None
+
+
 class Predictor(NamedTuple):
     """An opened model.
 
@@ -75,11 +101,15 @@ class Predictor(NamedTuple):
         card: Card of the model.
         forward: Maps photos, uint8 (B, R, R, 3), to decoded outputs, float32 (B, D).
         decision: Decision rule of the kind of target, as `Target.read_decision` returns it.
+        explain: Maps one photo, uint8 (R, R, 3), to a JPEG of it with the activation map of the
+            predicted class, or None if the backbone has none. None for kinds without maps and for
+            ONNX files.
     """
 
     card: ModelCard
     forward: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     decision: BaseModel | None
+    explain: Callable[[NDArray[np.uint8]], bytes | None] | None = None
 
     def predict(self, photos: Iterable[Photo], num_top: int = 3) -> Iterator[Prediction]:
         """Predict photos of any format that Pillow reads, in the given order.
@@ -90,20 +120,53 @@ class Predictor(NamedTuple):
         """
         remaining = iter(photos)
         while batch := list(islice(remaining, _BATCH)):
-            yield from _predict_batch(self, batch, num_top)
+            yield from self.predict_decoded([self.decode(photo) for photo in batch], num_top)
+
+    def decode(self, photo: Photo) -> DecodedPhoto:
+        """Read and decode a photo. Thread-safe."""
+        name = storage.printable(photo.name)
+        try:
+            pixels, size = decode_sized(photo.read(), self.card.resize_to, self.card.resize)
+        except PetsError as error:
+            return DecodedPhoto(name, error=str(error))
+        except UnreadablePhotoError as error:
+            reason = f"{error.reason.replace('_', ' ')}: {error.detail}"
+            return DecodedPhoto(name, error=reason)
+        return DecodedPhoto(name, pixels, size)
+
+    def predict_decoded(self, photos: Sequence[DecodedPhoto], num_top: int = 3) -> list[Prediction]:
+        """Predict decoded photos in one batch. Call it from one thread at a time.
+
+        Args:
+            photos: The photos; unreadable ones get a prediction with their error.
+            num_top: Number of classes or tags to list for each photo.
+        """
+        target = get_target(self.card.targets)
+        pixels = [photo.pixels for photo in photos if photo.pixels is not None]
+        outputs = iter(self.forward(np.stack(pixels)) if pixels else ())
+
+        def to_prediction(photo: DecodedPhoto) -> Prediction:
+            if photo.error is not None:
+                return Prediction(photo=photo.name, error=photo.error)
+            size = np.array([photo.size], np.int64)
+            predicted = DecodedOutputs(self.card, next(outputs)[None], size, self.decision)
+            return Prediction(photo=photo.name, **target.to_prediction(predicted, num_top))
+
+        return [to_prediction(photo) for photo in photos]
 
 
-def open_model(url: str) -> Predictor:
+def open_model(url: str, device: Literal["auto", "cpu"] = "cpu") -> Predictor:
     """Open a model.
 
     Args:
         url: Path or URL of a model folder, or of an ONNX file from `pets export`, which needs no
-            torch.
+            torch and runs on the CPU.
+        device: `auto` uses the GPU of the machine, if it has one.
 
     Raises:
-        PetsError: There is no usable model at `url`.
+        PetsError: There is no usable model at `url`, or torch cannot use the machine's GPU.
     """
-    return _open_onnx(url) if url.endswith(".onnx") else _open_folder(url)
+    return _open_onnx(url) if url.endswith(".onnx") else _open_folder(url, device)
 
 
 def predict_photos(
@@ -135,26 +198,36 @@ def read_photo(url: str) -> bytes:
     return data
 
 
-def _open_folder(url: str) -> Predictor:
+def _open_folder(url: str, device_name: str) -> Predictor:
     import torch
 
+    from pets_core.config.launch import LaunchConfig
     from pets_core.models.package import load_model
-    from pets_core.targets.registry import get_target
+    from pets_core.training.devices import choose_device
 
     built = load_model(url)
-    crop = built.card.center_crop()
+    target, crop = get_target(built.card.targets), built.card.center_crop()
+    device = choose_device(LaunchConfig()) if device_name == "auto" else torch.device("cpu")
+    built.model.to(device)
 
     @torch.inference_mode()
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits = built.model(crop(torch.from_numpy(pixels)))
-        found: NDArray[np.float32] = (
-            get_target(built.card.targets).decode(built.card, logits).numpy()
-        )
+        logits = built.model(crop(torch.from_numpy(pixels).to(device)))
+        found: NDArray[np.float32] = target.decode(built.card, logits).cpu().numpy()
         return found
 
-    return Predictor(
-        built.card, predict, get_target(built.card.targets).read_decision(built.card, url)
-    )
+    def explain(pixels: NDArray[np.uint8]) -> bytes | None:
+        from pets_core.evaluation.activation import activation_maps, overlay
+
+        with torch.no_grad():
+            # A copy, because decoded photos are read-only, which torch warns about.
+            inputs = crop(torch.from_numpy(pixels[None].copy()).to(device))
+            maps = activation_maps(built.model, inputs, built.model(inputs).argmax(1))
+        size = built.card.image_size
+        return None if maps is None else overlay(pixels, maps[0].cpu().numpy(), size, _MAP_PIXELS)
+
+    decision = target.read_decision(built.card, url)
+    return Predictor(built.card, predict, decision, explain if target.has_maps else None)
 
 
 def _open_onnx(url: str) -> Predictor:
@@ -186,34 +259,3 @@ def _open_onnx(url: str) -> Predictor:
         return np.asarray(found, np.float32)
 
     return Predictor(card, predict, decision)
-
-
-def _predict_batch(model: Predictor, photos: list[Photo], num_top: int) -> list[Prediction]:
-    card, target = model.card, get_target(model.card.targets)
-    pixels, sizes, results = [], [], []
-    for photo in photos:
-        name = storage.printable(photo.name)
-        try:
-            decoded, size = decode_sized(photo.read(), card.resize_to, card.resize)
-            pixels.append(decoded)
-            sizes.append(size)
-            results.append(Prediction(photo=name))
-        except PetsError as error:
-            results.append(Prediction(photo=name, error=str(error)))
-        except UnreadablePhotoError as error:
-            reason = f"{error.reason.replace('_', ' ')}: {error.detail}"
-            results.append(Prediction(photo=name, error=reason))
-    if not pixels:
-        return results
-    outputs, shapes = model.forward(np.stack(pixels)), np.array(sizes, np.int64)
-    rows = iter(range(len(pixels)))
-
-    def to_fields(row: int) -> dict[str, Any]:
-        own = slice(row, row + 1)
-        predicted = DecodedOutputs(card, outputs[own], shapes[own], model.decision)
-        return target.to_prediction(predicted, num_top)
-
-    return [
-        result if result.error else result.model_copy(update=to_fields(next(rows)))
-        for result in results
-    ]

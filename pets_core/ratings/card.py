@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 import pydantic
@@ -12,7 +13,7 @@ from pets_core.errors import PetsError
 from pets_core.models.card import CARD
 from pets_core.ratings.config import RecommenderConfig
 
-__all__ = ["RecommenderCard", "read_recommender_card"]
+__all__ = ["RecommenderCard", "is_recommender", "read_recommender_card"]
 
 
 class RecommenderCard(BaseModel):
@@ -61,3 +62,15 @@ def read_recommender_card(url: str) -> RecommenderCard:
         return RecommenderCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
     except pydantic.ValidationError as error:
         raise PetsError(f"{url}/{CARD} is damaged or not of a rating model: {error}") from error
+
+
+def is_recommender(url: str) -> bool:
+    """Return whether folder `url` holds a rating model, of any version."""
+    path = storage.join(storage.absolute(url), CARD)
+    if not storage.exists(path):
+        return False
+    try:
+        card = json.loads(storage.read_bytes(path))
+    except ValueError:
+        return False
+    return isinstance(card, dict) and "num_users" in card

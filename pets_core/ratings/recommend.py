@@ -12,7 +12,7 @@ from pets_core.ratings.dataset import load_ratings, load_ratings_manifest, read_
 from pets_core.ratings.model import load_recommender
 from pets_core.targets.regression.objective import Regression
 
-__all__ = ["Recommendation", "recommend"]
+__all__ = ["Recommendation", "Recommender", "recommend"]
 
 
 class Recommendation(NamedTuple):
@@ -31,43 +31,66 @@ class Recommendation(NamedTuple):
     num_ratings: int
 
 
+class Recommender:
+    """An opened rating model. Its data set must be in the store that it was trained from.
+
+    Args:
+        url: Folder of the model.
+
+    Raises:
+        PetsError: The model or its data set is missing or damaged.
+    """
+
+    def __init__(self, url: str) -> None:
+        built = load_recommender(url)
+        self.card, self._model = built.card, built.model
+        self._objective = Regression(built.card.sigmoid_range)
+        manifest = load_ratings_manifest(built.card.dataset_url)
+        self._names = read_vocabulary(manifest)
+        self._rated = [load_ratings(manifest, split) for split in manifest.splits]
+
+    def recommend(self, user: str | None, count: int, min_ratings: int = 5) -> list[Recommendation]:
+        """Return the items with the highest predicted ratings that the user has not rated.
+
+        Args:
+            user: User id. None: an unknown user, ranked by the items alone.
+            count: Maximum number of items.
+            min_ratings: Minimum training ratings of an item, to exclude uncertain predictions.
+
+        Raises:
+            PetsError: The user is unknown, or no item remains.
+        """
+        names = self._names
+        index = _user_index(names.users, user)
+        is_candidate = names.num_ratings_by_item >= max(min_ratings, 1)
+        for ratings in self._rated if index else ():
+            is_candidate[ratings.items[ratings.users == index]] = False
+        if not is_candidate.any():
+            raise PetsError(
+                f"min-ratings {min_ratings}: no item unrated by the user has as many training "
+                "ratings: lower it"
+            )
+        scores = _scores(self._model, self._objective, index, len(names.items))
+        scores = scores.clip(*self.card.y_range)
+        order = np.flatnonzero(is_candidate)
+        order = order[np.argsort(-scores[order], kind="stable")][:count]
+        return [
+            Recommendation(
+                names.items[i], names.titles[i], float(scores[i]), int(names.num_ratings_by_item[i])
+            )
+            for i in order.tolist()
+        ]
+
+
 def recommend(
     model_url: str, user: str | None, count: int, min_ratings: int = 5
 ) -> list[Recommendation]:
-    """Return the items with the highest predicted ratings that the user has not rated.
-
-    Args:
-        model_url: Folder of a rating model, whose data set is in its store.
-        user: User id. None: an unknown user, ranked by the items alone.
-        count: Maximum number of items.
-        min_ratings: Minimum training ratings of an item, to exclude uncertain predictions.
+    """Open a rating model and return its recommendations, as `Recommender.recommend` does.
 
     Raises:
         PetsError: The model or its data set is missing, the user is unknown, or no item remains.
     """
-    built = load_recommender(model_url)
-    manifest = load_ratings_manifest(built.card.dataset_url)
-    names = read_vocabulary(manifest)
-    index = _user_index(names.users, user)
-    scores = _scores(built.model, Regression(built.card.sigmoid_range), index, len(names.items))
-    scores = scores.clip(*built.card.y_range)
-    is_candidate = names.num_ratings_by_item >= max(min_ratings, 1)
-    for split in manifest.splits if index else ():
-        ratings = load_ratings(manifest, split)
-        is_candidate[ratings.items[ratings.users == index]] = False
-    if not is_candidate.any():
-        raise PetsError(
-            f"--min-ratings {min_ratings}: no item unrated by the user has as many training "
-            "ratings: lower it"
-        )
-    order = np.flatnonzero(is_candidate)
-    order = order[np.argsort(-scores[order], kind="stable")][:count]
-    return [
-        Recommendation(
-            names.items[i], names.titles[i], float(scores[i]), int(names.num_ratings_by_item[i])
-        )
-        for i in order.tolist()
-    ]
+    return Recommender(model_url).recommend(user, count, min_ratings)
 
 
 @torch.no_grad()
@@ -85,6 +108,6 @@ def _user_index(users: list[str], user: str | None) -> int:
         return users.index(user, 1)
     except ValueError:
         raise PetsError(
-            f"--user {user}: no user of this id has training ratings ({len(users) - 1} have)."
-            f"{did_you_mean(user, users[1:])} Remove --user for general recommendations"
+            f"user {user}: no user of this id has training ratings ({len(users) - 1} have)."
+            f"{did_you_mean(user, users[1:])} Omit the user for general recommendations"
         ) from None

@@ -7,18 +7,28 @@ import torch
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.models.package import create_model, save_model
-from pets_core.records.dataset import ClassInfo
+from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = ["write_tiny_model"]
 
 
-def write_tiny_model(folder: Path, classes: Sequence[str]) -> str:
-    """Write a model that is the same in each call except for its classes, and return its URL."""
+def write_tiny_model(
+    folder: Path,
+    classes: Sequence[str] = (),
+    *,
+    targets: str = "class",
+    numbers: Sequence[str] = (),
+    seed: int = 0,
+) -> str:
+    """Write a model that is the same in each call with the same arguments, and return its URL."""
     config = PipelineConfig.model_validate(
         {"model": {"backbone": "test_byobnet", "weights": "none", "image_size": 64}}
     )
-    torch.manual_seed(0)
-    built = create_model(config, tuple(ClassInfo(name=name) for name in classes), "f")
+    torch.manual_seed(seed)
+    built = create_model(
+        config, tuple(ClassInfo(name=name) for name in classes), "f", targets=targets,
+        numbers=tuple(NumberInfo(name=name, mean=0, std=1) for name in numbers),
+    )  # fmt: skip
     torch.nn.init.normal_(built.model.head[-1].weight)
     save_model(str(folder), built.card, built.model.state_dict())
     return str(folder)
