@@ -54,7 +54,12 @@ WRITTEN = sorted(
         if line.startswith("pets ")
     }
 )
-COMMANDS = list(dict.fromkeys(commands(README) + commands(EVALUATION)))
+COMMANDS = [
+    command
+    for command in dict.fromkeys(commands(README) + commands(EVALUATION))
+    # A server runs until it is stopped; tests/cli/test_serve.py starts one.
+    if not command.startswith("pets serve ")
+]
 QUICK = {
     "PETS_MODEL__BACKBONE": "test_efficientnet",
     "PETS_MODEL__WEIGHTS": "none",

@@ -144,6 +144,10 @@ COMMANDS = {
         "print a model's predictions for photos",
         ("path/to/model photo.jpg", "model.onnx photo.jpg --json --top 5"),
     ),
+    "serve": Command(
+        "answer HTTP requests with the predictions of a model",
+        ("photos@champion --store s3://bucket/pets", "path/to/model --port 8080"),
+    ),
     "export": Command("export a model to ONNX", ("path/to/model --to model.onnx",)),
     "deploy": Command(
         "check deployments and apply them to a Prefect server",

@@ -16,6 +16,8 @@ from prefect.settings.models.root import Settings
 
 from pets.cli import main as cli
 from pets.cli.deployments import read_files
+from pets.cli.parser import command_parser
+from pets.cli.serve import TOKEN_VARIABLE, add_arguments
 from pets.cli.settings import setting_names
 from pets_core.config.pipeline import PipelineConfig
 
@@ -97,6 +99,7 @@ def test_gpu_image_has_a_c_compiler_for_torch_compile() -> None:
 def test_every_environment_variable_is_known() -> None:
     prefect_names = _get_valid_setting_names(Settings) | {"PREFECT_SERVER_ENCRYPTION_KEY"}
     own_names = {"PETS_" + name.upper().replace(".", "__") for name in setting_names()}
+    own_names.add(TOKEN_VARIABLE)
     given = [name for service in SERVICES.values() for name in environment(service)]
     given += re.findall(r"([A-Z_]+)=", " ".join(instructions("ENV")))
     for name in given:
@@ -131,6 +134,19 @@ def test_ports_match_those_of_the_programs() -> None:
     database = environment(SERVICES["database"])
     assert url.endswith(f"@database:5432/{database['POSTGRES_DB']}")
     assert f"//{database['POSTGRES_USER']}:" in url
+
+
+def test_model_server_has_a_token_and_its_port() -> None:
+    service = SERVICES["serve"]
+    _, command, *arguments = service["command"]
+    parser = command_parser(command)
+    add_arguments(parser)
+    given = parser.parse_args(arguments)
+    assert service["ports"] == [f"127.0.0.1:{given.port}:{given.port}"]
+    assert f"127.0.0.1:{given.port}/ready" in service["healthcheck"]["test"][-1]
+    assert environment(service)[TOKEN_VARIABLE].startswith("${")
+    extras = re.findall(r'"\.\[([a-z0-9,]+)\]"', DOCKERFILE)[0].split(",")
+    assert "serve" in extras
 
 
 def test_every_pool_has_a_worker_and_the_deployments_pass_the_check(monkeypatch) -> None:

@@ -17,7 +17,9 @@ from prefect_kubernetes import KubernetesWorker
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from pets.cli import main as cli
+from pets.cli import serve
 from pets.cli.deployments import read_files
+from pets.cli.parser import command_parser
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.runtime import launcher, signals
 
@@ -178,6 +180,28 @@ def test_machines_rendezvous_at_the_service(tmp_path) -> None:
     assert selector.pop("batch.kubernetes.io/job-completion-index") == "0"
     assert selector.items() <= pods["metadata"]["labels"].items()
     assert not selector.items() <= alone["metadata"]["labels"].items(), "matches a single machine"
+
+
+def test_manifests_of_the_model_server_are_valid_and_refer_to_each_other() -> None:
+    documents = list(yaml.safe_load_all((FILES / "kubernetes/serve.yaml").read_text()))
+    for document in documents:
+        for version in KUBERNETES_VERSIONS:
+            kubernetes_validate.validate(document, version, strict=True)
+    deployment, service, autoscaler, budget = documents
+    pod = deployment["spec"]["template"]
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    assert labels == pod["metadata"]["labels"] == service["spec"]["selector"]
+    assert labels == budget["spec"]["selector"]["matchLabels"]
+    assert autoscaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    (container,) = pod["spec"]["containers"]
+    _, command, *arguments = container["args"]
+    parser = command_parser(command)
+    serve.add_arguments(parser)
+    given = parser.parse_args(arguments)
+    assert container["ports"] == [{"name": "http", "containerPort": given.port}]
+    paths = {container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness")}
+    assert paths == {"/ready"}
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
 
 
 def test_cluster_manifests_are_valid_and_have_a_worker_per_pool() -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from model_server import run_server
 
 from pets.cli.results import show_evaluation
+from pets.serving.app import ServeSettings
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.evaluation.tables import read_frame
@@ -142,9 +144,9 @@ def test_recommended_items_are_those_the_user_has_not_rated(evaluated, sample_ra
     assert all(0.5 <= row.rating <= 5 for row in found)
     for_new_user = recommend(trained.model_url, None, 3)
     assert all(row.num_ratings >= 5 for row in for_new_user)
-    with pytest.raises(PetsError, match="--min-ratings 999: no item"):
+    with pytest.raises(PetsError, match="min-ratings 999: no item"):
         recommend(trained.model_url, "17", 3, min_ratings=999)
-    with pytest.raises(PetsError, match=r"--user unknown: no user of this id .*600 have"):
+    with pytest.raises(PetsError, match=r"user unknown: no user of this id .*600 have"):
         recommend(trained.model_url, "unknown", 3)
 
 
@@ -153,6 +155,38 @@ def test_lr_finder_takes_the_configured_steps(sample_ratings, tmp_path):
     found = launch(make_request("ratings-lr-find", config, manifest, str(tmp_path)), LRSuggestion)
     assert found.num_steps == 12
     assert storage.exists(found.curve_url)
+
+
+def test_recommendations_are_served(evaluated):
+    url = evaluated[0].model_url
+    with run_server(ServeSettings(url)) as served:
+        found = served.client.get("/recommend?user=17&top=4&min_ratings=1").json()
+        assert found["model"] == {"url": url}
+        wanted = [item._asdict() for item in recommend(url, "17", 4, min_ratings=1)]
+        assert found["recommendations"] == wanted
+        assert len(served.client.get("/recommend").json()["recommendations"]) == 10
+        unknown = served.client.get("/recommend?user=unknown")
+        assert (unknown.status_code, unknown.json()["detail"][:13]) == (422, "user unknown:")
+        photo = served.client.post("/predict", content=b"x")
+        assert (photo.status_code, photo.json()["detail"]) == (
+            404, "this model predicts ratings: use GET /recommend"
+        )  # fmt: skip
+
+
+@pytest.mark.browser
+def test_page_shows_recommendations(evaluated):
+    from playwright.sync_api import sync_playwright
+
+    with run_server(ServeSettings(evaluated[0].model_url)) as served, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(served.url)
+        page.fill("#user", "17")
+        page.click("#recommend button")
+        page.wait_for_selector("text=Recommended for user 17")
+        wanted = served.client.get("/recommend?user=17").json()["recommendations"]
+        assert all(item["title"] in page.inner_text("li") for item in wanted)
+        browser.close()
 
 
 def test_two_ranks_train_like_one(sample_ratings, evaluated, tmp_path):

@@ -1,0 +1,121 @@
+"""`pets serve`: answer HTTP requests with a model's predictions."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from pets.cli.store_actions import add_store
+from pets_core.errors import PetsError
+
+if TYPE_CHECKING:
+    from pets.serving.app import ServeSettings
+
+__all__ = ["TOKEN_VARIABLE", "add_arguments", "run_command"]
+
+TOKEN_VARIABLE = "PETS_SERVE_TOKEN"  # noqa: S105 - the name of a variable
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_MAX_CONNECTIONS = 1024
+"""Further connections get status 503."""
+_SHUTDOWN_SECONDS = 30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pets serve` to its parser."""
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="model folder, ONNX file, DATASET@ALIAS, name of a data set (its champion), or run",
+    )  # fmt: skip
+    add_store(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0: any (default: 8000)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu"), default="auto",
+        help="auto uses the machine's GPU, if it has one (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-mb", type=float, default=32.0, metavar="MB",
+        help="maximum size of a request, megabytes (default: 32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-images", type=int, default=64, metavar="N",
+        help="maximum number of images per request (default: 64)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--poll-seconds", type=float, default=10.0, metavar="S",
+        help="time between two looks whether the alias has moved (default: 10)",
+    )  # fmt: skip
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """Serve the model until the process is stopped.
+
+    Raises:
+        PetsError: A number is out of range, the port is in use, an extra is not installed, or there
+            is no such model.
+    """
+    _check(arguments)
+    try:
+        import uvicorn
+
+        from pets.serving.app import ServeSettings, create_app
+    except ImportError as error:
+        raise PetsError(
+            f"{error.name} is not installed; run pip install 'pets-pipeline[serve]'"
+        ) from error
+    settings = ServeSettings(
+        model=arguments.model,
+        store=arguments.store,
+        device=arguments.device,
+        max_mb=arguments.max_mb,
+        max_images=arguments.max_images,
+        poll_seconds=arguments.poll_seconds,
+        token=os.environ.get(TOKEN_VARIABLE),
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with _bind(arguments.host, arguments.port) as listener:
+        config = uvicorn.Config(
+            create_app(settings),
+            log_config=None,
+            log_level="warning",
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+        _announce(settings, arguments.host, listener.getsockname()[1])
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name, lowest in (("max_mb", 0.001), ("max_images", 1), ("poll_seconds", 0.1)):
+        value, flag = getattr(arguments, name), f"--{name.replace('_', '-')}"
+        if not (math.isfinite(value) and value >= lowest):
+            raise PetsError(f"{flag} = {value:g}: must be at least {lowest:g}")
+    if not 0 <= arguments.port < 1 << 16:
+        raise PetsError(f"--port = {arguments.port}: must be from 0 to 65535")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        # Its own text repeats the address.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise PetsError(
+            f"cannot listen on {host}:{port}: {reason}. Set --host and --port"
+        ) from error
+
+
+def _announce(settings: ServeSettings, host: str, port: int) -> None:
+    address = f"[{host}]" if ":" in host else host
+    print(f"Serving {settings.model} at http://{address}:{port}", flush=True)
+    if host not in _LOCAL and not settings.token:
+        print(
+            f"warning: requests from other machines need no token. Set {TOKEN_VARIABLE}",
+            file=sys.stderr,
+        )
