@@ -21,6 +21,6 @@ def test_interval_schedule_starts_runs(server, small_config, tmp_path) -> None:
 
     settings = small_config.model_dump_json(exclude_defaults=True)
     with server.running("-c", SERVE, settings):
-        run = server.wait_for(completed, 180)[0]
+        run = server.wait_for(completed)[0]
     assert run["auto_scheduled"] is True
     assert len(list((tmp_path / "store" / "datasets").rglob("manifest.json"))) == 1

@@ -52,7 +52,7 @@ class Served:
         def deployed() -> object:
             return server.request("deployments/filter", {})
 
-        self._deployment = server.wait_for(deployed, 60)[0]["id"]
+        self._deployment = server.wait_for(deployed)[0]["id"]
 
     def trigger(self, config: PipelineConfig) -> str:
         """Start a flow run and return its id."""
@@ -103,11 +103,11 @@ def test_killed_flow_run_resumes_under_its_own_id(server, served, config, tmp_pa
     server.run("-m", "prefect", "automation", "create", "--from-file", file)
     run_id = served.trigger(config)
     folder = tmp_path / "store/runs" / run_id
-    server.wait_for(partial(checkpoints, folder), 180)
+    server.wait_for(partial(checkpoints, folder))
     engine, *below = served.processes()
     os.kill(engine, signal.SIGKILL)
     assert not (folder / "model/model.json").exists(), "training ended too early"
-    ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"), 240)
+    ended = server.wait_for(partial(run_in_state, server, run_id, "COMPLETED"))
     assert ended["run_count"] == 2
     assert processes.wait_for_exit(below)
     assert any("Resuming training from" in message for message in messages(server, run_id))
@@ -125,11 +125,11 @@ def test_a_cancelled_flow_run_leaves_a_checkpoint_and_no_process(
 ) -> None:
     run_id = served.trigger(endless(config))
     folder = tmp_path / "store/runs" / run_id
-    server.wait_for(partial(checkpoints, folder), 180)
+    server.wait_for(partial(checkpoints, folder))
     started = served.processes()
     assert len(started) >= 3, "a flow process, a fork server and a rank"
     server.request(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
-    server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"), 60)
+    server.wait_for(partial(run_in_state, server, run_id, "CANCELLED"))
     assert processes.wait_for_exit(started)
     (step,) = re.findall(r"stopped after step (\d+)", "\n".join(messages(server, run_id)))
     assert checkpoints(folder)[-1].parent.name == f"step-{int(step):09}"
@@ -142,17 +142,17 @@ def test_trainings_queue_for_their_machine_and_a_killed_one_frees_its_slot(
     server.run("-m", "prefect", "gcl", "create", f"pets-ranks@{platform.node()}", "--limit", "1")
     ingest(config)
     holder = served.trigger(endless(config))
-    server.wait_for(partial(checkpoints, tmp_path / "store/runs" / holder), 180)
+    server.wait_for(partial(checkpoints, tmp_path / "store/runs" / holder))
     waiting = served.trigger(config)
 
     def is_waiting() -> bool:
         return any("waiting for a slot" in message for message in messages(server, waiting))
 
-    server.wait_for(is_waiting, 120)
+    server.wait_for(is_waiting)
     time.sleep(10)
     assert not checkpoints(tmp_path / "store/runs" / waiting), "it waits for the slot"
     assert run_in_state(server, waiting, "RUNNING")
     engine, *below = served.processes()
     os.kill(engine, signal.SIGKILL)
-    server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"), 240)
+    server.wait_for(partial(run_in_state, server, waiting, "COMPLETED"))
     assert processes.wait_for_exit(below)

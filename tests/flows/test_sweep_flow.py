@@ -56,7 +56,7 @@ def test_killed_sweep_resumes_with_the_same_trials(server, config, tmp_path) -> 
     file, runs = tmp_path / "settings.yaml", tmp_path / "store/runs"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
     with server.running("-m", "pets", "sweep", str(file)) as sweep:
-        (found,) = server.wait_for(lambda: [*runs.glob("*-001-0/checkpoints/*/*.json")][:1], 300)
+        (found,) = server.wait_for(lambda: [*runs.glob("*-001-0/checkpoints/*/*.json")][:1])
         below = processes.descendants(sweep.pid)
         assert processes.launchers(sweep.pid), "the second trial is running"
         sweep.kill()

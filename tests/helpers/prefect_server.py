@@ -22,6 +22,7 @@ __all__ = ["Server"]
 
 _MAX_ATTEMPTS = 20
 _TIMEOUT = 60  # seconds, as in Prefect's client; a locked SQLite file can take more than ten
+_HANG_SECONDS = 600  # far above any wait, also on a machine with other load
 
 
 class Server:
@@ -50,7 +51,7 @@ class Server:
     def started(self) -> Iterator[subprocess.Popen[bytes]]:
         command = ("-m", "prefect", "server", "start", "--port", str(self._port))
         with self.running(*command) as process:
-            self.wait_for(lambda: self.request("health"), 120)
+            self.wait_for(lambda: self.request("health"))
             yield process
 
     @contextmanager
@@ -102,8 +103,8 @@ class Server:
             token = json.load(response)["token"]
         return headers | {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
 
-    def wait_for(self, condition: Callable[[], object], seconds: float) -> object:
-        deadline = time.monotonic() + seconds
+    def wait_for(self, condition: Callable[[], object]) -> object:
+        deadline = time.monotonic() + _HANG_SECONDS
         while time.monotonic() < deadline:
             try:
                 if found := condition():
@@ -112,4 +113,4 @@ class Server:
                 pass
             time.sleep(0.5)
         log = (self._folder / "output.log").read_text()[-5000:]
-        pytest.fail(f"{condition} was not true within {seconds} s:\n{log}")
+        pytest.fail(f"{condition} was not true within {_HANG_SECONDS} s:\n{log}")
