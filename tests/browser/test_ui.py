@@ -86,7 +86,7 @@ def page_and_root(finished) -> Iterator[tuple]:
             browser.close()
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.wait(timeout=600)
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server exits with `pets ui`"
 
@@ -109,7 +109,7 @@ def rejected(finished, page_and_root) -> str:
     command = [sys.executable, "-m", "pets"]
     subprocess.run([*command, *promote], env=environment, check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(
-        [*command, *evaluate], env=environment, capture_output=True, text=True, timeout=120
+        [*command, *evaluate], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 3
     assert "error: not promoted, see Gate above" in done.stderr
@@ -157,7 +157,7 @@ def test_markup_in_names_is_shown_as_text(page_and_root, finished, key, keep) ->
     root = "/".join(address.split("/")[:3])
     environment = finished[0] | {"PREFECT_API_URL": f"{root}/api"}
     command = [sys.executable, "-c", PUBLISH, json.dumps(MARKUP)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
     page.goto(f"{root}/artifacts/key/{key}")
     page.locator("a[href*='/artifacts/artifact/']").first.click()
     page.wait_for_url(re.compile(r"/artifacts/artifact/"))

@@ -56,7 +56,7 @@ def test_stopped_run_leaves_no_process_and_the_expected_state(
         os.killpg(process.pid, number)  # a terminal signals the whole foreground group
     else:
         process.send_signal(number)
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=600) == code
     reader.join(timeout=10)
     assert ("\nstopped\r\n" in output.decode()) == (number == signal.SIGINT)
     assert ("To resume the run:" in output.decode()) == (number != signal.SIGKILL)

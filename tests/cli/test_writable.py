@@ -53,7 +53,7 @@ def run_pets(arguments, home, **variables) -> tuple[int, list[str]]:
     own = {k: v for k, v in os.environ.items() if not k.startswith(("PETS_", "PREFECT_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pets", *arguments],
-        env=own | {"HOME": str(home), **variables}, capture_output=True, text=True, timeout=120,
+        env=own | {"HOME": str(home), **variables}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.stdout == ""
     return done.returncode, done.stderr.splitlines()

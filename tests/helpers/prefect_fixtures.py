@@ -77,7 +77,7 @@ def prefect_server(tmp_path_factory, prefect_home) -> Iterator[None]:
         shutil.copy(file, folder / file.name.replace("prefect", "prefect-test"))
     with (
         patch.object(utilities, "mkdtemp", lambda: str(folder)),
-        utilities.prefect_test_harness(server_startup_timeout=120),
+        utilities.prefect_test_harness(server_startup_timeout=600),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield

@@ -78,7 +78,7 @@ def fetch(endpoint: str, home: object) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return done.stdout.strip().splitlines()[-1]
 

@@ -268,7 +268,7 @@ def test_ctrl_c_writes_a_checkpoint(small_config, tmp_path) -> None:
     try:
         assert any(line.startswith("train") for line in caller.stdout), "training has started"
         os.killpg(caller.pid, signal.SIGINT)
-        output, _ = caller.communicate(timeout=60)
+        output, _ = caller.communicate(timeout=600)
     finally:
         caller.kill()
     (step,) = set(re.findall(r"stopped after step (\d+)", output))
@@ -336,7 +336,7 @@ def test_ended_caller_leaves_no_processes(small_config, tmp_path, ending: signal
         started = processes.descendants(caller.pid)
         assert len(started) == 5, "a fork server, a launcher, a store and two ranks"
         caller.send_signal(ending)
-        caller.wait(timeout=60)
+        caller.wait(timeout=600)
     finally:
         # A failed test must not leave a training; this ends all of its processes.
         caller.kill()

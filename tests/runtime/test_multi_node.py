@@ -124,7 +124,7 @@ def test_two_machines_train_and_predict_like_one(small_config, tmp_path, hosts) 
     try:
         done = subprocess.run(
             [*first, sys.executable, "-c", LAUNCH, *map(str, paths)],
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         output = lines_until("predict completed", joining)
@@ -165,7 +165,7 @@ def test_failure_on_the_second_machine_is_reported(small_config, tmp_path, hosts
     try:
         done = subprocess.run(
             [*first, sys.executable, "-c", LAUNCH, str(tmp_path / "request.json")],
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
     finally:
         joining.kill()

@@ -77,7 +77,7 @@ def attempt(request: WorkRequest, path: Path, victim: str, delay: float) -> bool
             target = {"caller": caller.pid, "launcher": launcher, "terminated": launcher}
             pid = target.get(victim) or processes.ranks(caller.pid)[-1]
             os.kill(pid, signal.SIGTERM if victim == "terminated" else signal.SIGKILL)
-        caller.wait(timeout=60)
+        caller.wait(timeout=600)
         assert processes.wait_for_exit(everyone), "no process is left"
         return caller.returncode == 0
     finally:

@@ -147,7 +147,7 @@ def test_concurrent_ingests_store_one_version(settings, tmp_path):
     for process in processes:
         signal_start(process)
     for process in processes:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=600)
         assert out.strip() == expected.fingerprint, error
     assert_consistent(settings.store, expected)
     assert len(list_versions(settings.store)) == 1
@@ -163,7 +163,7 @@ def test_file_size_limit_keeps_the_previous_version(settings, tmp_path):
     process = start(settings)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
     signal_start(process)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode != 0
     assert os.strerror(errno.EFBIG) in stderr
     assert_consistent(settings.store, first)
