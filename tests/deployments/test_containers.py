@@ -27,6 +27,9 @@ DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+ISSUE_CONFIG = ROOT / ".github/ISSUE_TEMPLATE/config.yml"
+ISSUE_FORMS = sorted(set(ISSUE_CONFIG.parent.glob("*.yml")) - {ISSUE_CONFIG})
+CITATION = ROOT / "CITATION.cff"
 BIN = Path(sys.executable).parent
 # Prefixes of variables that other programs and their images read.
 FOREIGN_PREFIXES = ("AWS_", "POSTGRES_", "PYTHON", "NVIDIA_", "DO_NOT_TRACK", "PATH", "PIP_")
@@ -50,8 +53,11 @@ def instructions(name: str) -> list[str]:
         ["hadolint", "--failure-threshold", "info", DOCKER / "Dockerfile"],
         ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml"],
         ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS],
+        ["check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *ISSUE_FORMS],
+        ["check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ISSUE_CONFIG],
+        ["check-jsonschema", "--builtin-schema", "vendor.citation-file-format", CITATION],
     ],
-    ids=["hadolint", "compose-spec", "workflows"],
+    ids=["hadolint", "compose-spec", "workflows", "issue-forms", "issue-config", "citation"],
 )
 def test_linters_report_no_problems(command) -> None:
     done = subprocess.run([BIN / command[0], *command[1:]], capture_output=True, text=True)
