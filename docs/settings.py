@@ -36,19 +36,30 @@ _HEADER = "| setting | default | allowed | description |\n| --- | --- | --- | --
 
 def settings_page() -> str:
     """Return the page as Markdown."""
-    photos = _sections(PipelineConfig)
-    ratings = [section for section in _sections(RatingsConfig) if section not in photos]
-    return "\n".join([INTRODUCTION, *photos, "# Settings of `pets collab`\n", *ratings])
+    photos, ratings = _sections(PipelineConfig), _sections(RatingsConfig)
+    lines = [INTRODUCTION]
+    for name, section in photos.items():
+        lines += [f"## {name}\n"] * bool(name) + [section]
+    lines.append("## Settings of `pets collab`\n")
+    for name, section in ratings.items():
+        if section != photos.get(name):
+            lines += [f"### {_ratings_heading(name)}\n"] * bool(name) + [section]
+    return "\n".join(lines)
 
 
-def _sections(model: type[BaseModel]) -> list[str]:
-    """Return one section per group; settings without a group come first."""
+def _ratings_heading(group: str) -> str:
+    """Return the heading of a group of `pets collab`, which differs from all others."""
+    return f"{group} (ratings)" if group in PipelineConfig.model_fields else group
+
+
+def _sections(model: type[BaseModel]) -> dict[str, str]:
+    """Return the sections by group, without headings; settings without a group come first."""
     schema = model.model_json_schema()
     groups = {"": schema}
     for name, field in schema["properties"].items():
         if "$ref" in field:
             groups[name] = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
-    return [_section(name, group) for name, group in groups.items()]
+    return {name: _section(name, group) for name, group in groups.items()}
 
 
 def _section(group: str, schema: dict[str, Any]) -> str:
@@ -58,8 +69,8 @@ def _section(group: str, schema: dict[str, Any]) -> str:
         for name, field in schema["properties"].items()
         if "$ref" not in field
     ]
-    title = f"## {group}\n\n{_cell(schema.get('description', ''))}\n\n" if group else ""
-    return "\n".join([f"{title}{_HEADER}", *rows, ""])
+    summary = f"{_cell(schema.get('description', ''))}\n\n" if group else ""
+    return "\n".join([f"{summary}{_HEADER}", *rows, ""])
 
 
 def _allowed(field: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from pets.cli.flow_command import add_flow_arguments
 from pets.cli.join import add_join_arguments
 from pets.cli.parser import Parser
 
-__all__ = ["add_arguments", "run_command"]
+__all__ = ["add_arguments", "full_parser", "run_command"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Print the script."""
-    print(shtab.complete(_complete_parser(), arguments.shell))
+    print(shtab.complete(full_parser(), arguments.shell))
 
 
-def _complete_parser() -> argparse.ArgumentParser:
+def full_parser() -> argparse.ArgumentParser:
     """Return one parser with the arguments of all commands."""
     parser = argparse.ArgumentParser(prog="pets")
     parser.add_argument("--version", action="store_true", help="print the version")
