@@ -45,7 +45,10 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line not in PLACEHOLDERS]
 
 
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+}
 WRITTEN = sorted(
     {
         line.partition("  #")[0]
@@ -210,12 +213,11 @@ def parse(monkeypatch, tmp_path):
     monkeypatch.setattr("pets_core.runtime.multi_node.join", parsed)
     monkeypatch.setattr("pets_core.ratings.files.check_tables", lambda _: None)
     monkeypatch.setattr(flow_command, "_find_run", lambda parsed: parsed.resume)
-    monkeypatch.setattr(
-        "pets_core.runtime.runs.load_run_settings", lambda _: {"store": str(tmp_path)}
-    )
     monkeypatch.chdir(ROOT)
 
     def parse_command(arguments: list[str]) -> None:
+        stored = {"store": str(tmp_path)} | ({"ratings": {}} if arguments[0] == "collab" else {})
+        monkeypatch.setattr("pets_core.runtime.runs.load_run_settings", lambda _: stored)
         cli.main(arguments)
 
     return parse_command
@@ -226,7 +228,7 @@ def test_documented_command_is_valid(command: str, parse, monkeypatch) -> None:
     if "coat:COAT" in command:
         # The page with the command has the module's source.
         coat = ModuleType("coat")
-        exec(re.search(r"```python\n(.*?)```", PAGES["new-target.md"], re.S)[1], vars(coat))
+        exec(re.search(r"```python\n(.*?)```", PAGES["docs/new-target.md"], re.S)[1], vars(coat))
         monkeypatch.setitem(sys.modules, "coat", coat)
     with pytest.raises(Parsed):
         parse(shlex.split(command)[1:])
@@ -309,9 +311,32 @@ def test_data_set_example_runs(folder, drawn_sample, trained) -> None:
     assert re.search(r"^[A-Z][A-Za-z ]+ \(\d+, \d+\)$", printed, re.M), printed
 
 
+def test_commands_of_every_page_are_checked() -> None:
+    assert {"README.md", "docs/README.md", "docs/tutorial.md", "docs/cli.md"} <= set(PAGES)
+    assert "pets run --source.targets box" in WRITTEN
+    assert 'pets runs compare "first try" "more epochs"' in WRITTEN
+
+
+def test_documented_scripts_and_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {*re.findall(r"^([\w-]+):", makefile, re.M), ".venv/bin/python"}
+    checked = 0
+    for page, text in PAGES.items():
+        for block in re.findall(r"```console\n(.*?)```", text, re.S):
+            for line in block.splitlines():
+                program, *words = shlex.split(line, comments=True) or [""]
+                if program == "make":
+                    unknown = [word for word in words if "=" not in word and word not in targets]
+                    assert unknown == [], (page, line)
+                elif program == "python":
+                    assert (ROOT / words[0]).is_file(), (page, line)
+                checked += program in ("make", "python")
+    assert checked > 5
+
+
 def test_linked_paths_exist() -> None:
-    for page, folder in ((README, ROOT), (EVALUATION, ROOT / "docs")):
-        links = re.findall(r"\]\(([^)#]+)\)", page)
+    for name, page in PAGES.items():
+        links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page)
         local = [link for link in links if "://" not in link]
-        assert local
-        assert [link for link in local if not (folder / link).exists()] == []
+        folder = (ROOT / name).parent
+        assert [link for link in local if not (folder / link).exists()] == [], name
