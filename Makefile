@@ -6,7 +6,7 @@ BASE ?= main
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: run test test-all quick check help
+.PHONY: run test test-all quick check docs help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test-all  ruff, codespell, mypy and every test"
 	@echo "make quick     ruff, codespell, mypy and the tests of what has changed since BASE=main, in a minute"
 	@echo "make check     ruff, codespell and mypy"
+	@echo "make docs      the documentation as a site, in site/"
 
 run: $(VENV)/.installed
 	@$(BIN)/pets run
@@ -34,6 +35,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required. Use make PYTHON=python3.12")'
@@ -55,3 +59,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the development tools."
 	$(call install,'.[$(EXTRAS)]')
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing the documentation tools."
+	$(call install,'.[docs]')
