@@ -1,6 +1,6 @@
 """Names of the folders and files in the store that several modules use.
 
-docs/architecture.md shows where they are.
+docs/file-formats.md describes them.
 """
 
 from __future__ import annotations
