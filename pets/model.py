@@ -15,7 +15,7 @@ from pets.store import resolve_store
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
 from pets_core.errors import PetsError
-from pets_core.models.card import CARD, ModelCard
+from pets_core.models.card import CARD, ModelCard, read_card
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,7 @@ def find_model(model: str, store: str | None = None) -> ModelReference:
     """Find a model; arguments and errors are those of `load`."""
     from pets_core.registry.aliases import absolute, aliases, current
     from pets_core.runtime.run_list import find_run_folder, load_report
+    from pets_core.runtime.runs import is_run
 
     root = resolve_store(store)
     if model.endswith(".onnx") or _is_model(storage.absolute(model)):
@@ -79,7 +80,13 @@ def find_model(model: str, store: str | None = None) -> ModelReference:
                 f"{model}: data set {dataset} has no alias {alias} in {root}. Its aliases: "
                 f"{', '.join(known) or 'none'}"
             )
-    url = find_run_folder(root, model)
+    if "/" in model and not is_run(storage.absolute(model)):
+        # States why it is not a model folder.
+        read_card(model)
+    try:
+        url = find_run_folder(root, model)
+    except PetsError as error:
+        raise PetsError(f"{model} is not a model folder or an alias. {error}") from error
     report = load_report(url)
     found = report.model_url if report else storage.join(url, "model")
     if not _is_model(found):

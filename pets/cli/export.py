@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pets.cli.store_actions import MODEL_HELP
 from pets.cli.tables import add_json, print_json
 
 __all__ = ["add_arguments", "run_command"]
@@ -11,7 +12,7 @@ __all__ = ["add_arguments", "run_command"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets export` to its parser."""
-    parser.add_argument("model", metavar="MODEL", help="model folder, path or URL")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--to", required=True, metavar="FILE.onnx", help="path or URL to write")
     add_json(parser)
 
@@ -22,9 +23,10 @@ def run_command(arguments: argparse.Namespace) -> None:
     Raises:
         PetsError: The model cannot be used, or the outputs differ too much.
     """
+    from pets.model import find_model
     from pets_core.inference.onnx import export_onnx
 
-    difference = export_onnx(arguments.model, arguments.to)
+    difference = export_onnx(find_model(arguments.model).url, arguments.to)
     if arguments.json:
         print_json({"url": arguments.to, "max_difference": difference})
         return

@@ -15,6 +15,7 @@ from pets.cli.parser import (
     add_short_help,
     set_log_level,
 )
+from pets.cli.store_actions import MODEL_HELP
 from pets_core.errors import PetsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ def add_flow_arguments(
     has_predictions = any(word.partition("=")[0] == "--from" for word in arguments)
     # The destination "model" is taken by the group of settings.
     if name in ("batch-predict", "embed"):
-        add("model_url", metavar="MODEL", help="model folder, path or URL")
+        add("model_url", metavar="MODEL", help=MODEL_HELP)
     if name == "evaluate" and not has_predictions:
-        add("model_url", metavar="MODEL", nargs="?", help="model folder, path or URL")
+        add("model_url", metavar="MODEL", nargs="?", help=MODEL_HELP)
     if name == "evaluate":
         add(
             "--from", dest="predictions_url", metavar="PREDICTIONS",
@@ -203,8 +204,10 @@ def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) 
             "(the predictions.parquet of an evaluation)"
         )
     if name in ("evaluate", "batch-predict", "embed") and not is_url(parsed.model_url):
+        from pets.model import find_model
         from pets_core.models.card import read_card
 
+        parsed.model_url = find_model(parsed.model_url, config.store).url
         card = read_card(parsed.model_url)
         if name == "evaluate" and card.targets != config.source.targets:
             raise PetsError(

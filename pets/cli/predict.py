@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pets.cli.store_actions import MODEL_HELP
 from pets.cli.tables import add_json, print_json
 from pets_core.errors import PetsError, without_queries
 
@@ -13,7 +14,7 @@ __all__ = ["add_arguments", "run_command"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets predict` to its parser."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or ONNX file, path or URL")
+    parser.add_argument("model", metavar="MODEL", help=f"ONNX file, {MODEL_HELP}")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="photo, path or URL")
     add_json(parser)
     parser.add_argument(
@@ -29,9 +30,11 @@ def run_command(arguments: argparse.Namespace) -> None:
     """
     if arguments.top < 1:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")
+    from pets.model import find_model
     from pets_core.inference.predict import predict_photos
 
-    predictions = list(predict_photos(arguments.model, arguments.photos, num_top=arguments.top))
+    url = find_model(arguments.model).url
+    predictions = list(predict_photos(url, arguments.photos, num_top=arguments.top))
     if arguments.json:
         print_json([p.model_dump(exclude_none=True) for p in predictions])
     for prediction in predictions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pets.cli.store_actions import MODEL_HELP
 from pets.cli.tables import add_json, print_json
 from pets_core.errors import PetsError
 
@@ -12,7 +13,7 @@ __all__ = ["add_arguments", "run_command"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets recommend` to its parser."""
-    parser.add_argument("model", metavar="MODEL", help="folder of a recommender, path or URL")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--user", help="user id (default: an unknown user)")
     parser.add_argument("--top", type=int, default=10, metavar="K", help="items (default: 10)")
     parser.add_argument(
@@ -30,9 +31,11 @@ def run_command(arguments: argparse.Namespace) -> None:
     """
     if arguments.top < 1:
         raise PetsError(f"--top = {arguments.top}: must be at least 1")
+    from pets.model import find_model
     from pets_core.ratings.recommend import recommend
 
-    found = recommend(arguments.model, arguments.user, arguments.top, arguments.min_ratings)
+    url = find_model(arguments.model).url
+    found = recommend(url, arguments.user, arguments.top, arguments.min_ratings)
     if arguments.json:
         print_json([item._asdict() for item in found])
         return

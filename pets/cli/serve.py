@@ -10,7 +10,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from pets.cli.store_actions import add_store
+from pets.cli.store_actions import MODEL_HELP, add_store
 from pets_core.errors import PetsError
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ _SHUTDOWN_SECONDS = 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets serve` to its parser."""
-    parser.add_argument(
-        "model", metavar="MODEL",
-        help="model folder, ONNX file, DATASET@ALIAS, name of a data set (its champion), or run",
-    )  # fmt: skip
+    parser.add_argument("model", metavar="MODEL", help=f"ONNX file, {MODEL_HELP}")
     add_store(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0: any (default: 8000)")

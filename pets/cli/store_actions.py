@@ -1,4 +1,4 @@
-"""Arguments of the commands that read a store."""
+"""Arguments that several commands have: MODEL, --store, actions on a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from pets.store import resolve_store
 
-__all__ = ["add_store", "store_actions"]
+__all__ = ["MODEL_HELP", "add_store", "store_actions"]
+
+MODEL_HELP = "model folder, DATASET@ALIAS, name of a data set (its champion), or run"
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

@@ -89,11 +89,14 @@ class _LimitedBody:
     def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive, self._max_bytes = receive, max_bytes
         self._num_bytes, self._is_complete = 0, False
-        self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+        self._deadline: float | None = None
 
     async def receive(self) -> Message:
         if self._is_complete:
             return await self._receive()
+        if self._deadline is None:
+            # Not the time at which the request arrived: it may have waited for its turn.
+            self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from tiny_model import write_tiny_model
 
+from pets.cli import flow_command
 from pets.cli import main as cli
 from pets.cli.settings import setting_names
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import Metric
-from pets_core.registry.aliases import Candidate
+from pets_core.registry.aliases import Candidate, promote
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -335,6 +336,28 @@ def test_predict_reports_unreadable_photos_and_exits_1(model_url, photo, tmp_pat
     assert photo in output.out
     if form:
         assert [("error" in p) for p in json.loads(output.out)] == [True, False]
+
+
+def test_commands_find_a_model_by_its_alias(tmp_path, model_url, photo, monkeypatch, capsys):
+    candidate = Candidate(
+        run_id="a1", model_url=model_url, predictions_url="p", dataset_name="cats",
+        dataset_fingerprint="f", split="test", tta_views=0, backbone="b", num_rows=1,
+        metric=Metric(name="error rate", value=0.1), evaluated_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    promote(str(tmp_path), "champion", candidate)
+    monkeypatch.setenv("PETS_STORE", str(tmp_path))
+    printed = []
+    for model in (model_url, "cats", "cats@champion"):
+        cli.main(["predict", model, photo])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] == printed[2]
+    evaluated: list[str] = []
+    monkeypatch.setattr(flow_command, "start_flow", lambda *a: evaluated.append(a[2].model_url))
+    cli.main(["evaluate", "cats", "--source.targets", "class"])
+    assert evaluated == [model_url]
+    with pytest.raises(SystemExit):
+        cli.main(["export", "cats@canary", "--to", "model.onnx"])
+    assert "cats has no alias canary" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
