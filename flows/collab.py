@@ -8,17 +8,15 @@ from pets_core.records.evaluation import EvalReport
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
 from tasks.collab import (
-    evaluate_recommender,
-    find_ratings_lr,
-    load_ratings_champion,
-    predict_held_out,
     publish_ratings,
     publish_trials,
+    resolve_ratings,
     start_or_resume_ratings_run,
     train_best,
 )
-from tasks.evaluate import final_state, promote_model
+from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
 from tasks.execution.naming import flow_run_name
+from tasks.stages import find_lr, predict_model
 
 __all__ = ["collab_flow"]
 
@@ -36,16 +34,16 @@ def collab_flow(
     """
     run = start_or_resume_ratings_run(config, resume)
     publish_ratings(run.manifest)
-    base_lr = config.train.base_lr
+    chosen, base_lr = resolve_ratings(config, run), config.train.base_lr
     if base_lr is None:
-        suggestion = find_ratings_lr(config, run)
+        suggestion = find_lr(chosen, run)
         publish_lr(suggestion)
         base_lr = suggestion.chosen
     result, trials = train_best(config, run, base_lr)
     publish_training(result, config.train)
-    champion = load_ratings_champion(config, run)
-    predicted = predict_held_out(config, run, result.model_url, champion)
-    report = evaluate_recommender(config, run, predicted, champion, result)
+    champion = load_champion(config, run)
+    predicted = predict_model(chosen, run, result.model_url, champion)
+    report = evaluate_model(config, run.url, predicted, champion, result)
     report = promote_model(config, report)
     publish_trials(report, trials)
     publish_evaluation(config, report)

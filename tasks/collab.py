@@ -12,32 +12,24 @@ from pets_core import plots, storage
 from pets_core.errors import PetsError
 from pets_core.ratings.config import DEFAULT_WEIGHT_DECAY, RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, read_vocabulary
-from pets_core.ratings.evaluate import evaluate_ratings
 from pets_core.ratings.records import RatingsManifest, RatingsRun, WeightDecayTrial
 from pets_core.ratings.search import next_weight_decay
 from pets_core.ratings.target import RATINGS
-from pets_core.records.evaluation import Champion, EvalReport
-from pets_core.records.inference import PredictResult
-from pets_core.records.training import LRSuggestion, TrainResult
-from pets_core.registry.aliases import EvaluationKey
+from pets_core.records.evaluation import EvalReport
+from pets_core.records.training import TrainResult
 from pets_core.registry.gate import check_gate
-from pets_core.runtime.request import RatingsRequest
 from pets_core.runtime.runs import find_run, start_run
 from pets_core.storage.markdown import escape_markdown
 from pets_core.training.schedule import few_steps_warning
 from tasks.artifacts.publisher import Publisher, png, table
-from tasks.evaluate import lookup_champion
 from tasks.execution.delegate import check_deployment
 from tasks.execution.retries import SHORT_TASK
-from tasks.stages import RESUMABLE_TASK, current_run_folder, run_or_delegate
+from tasks.stages import RESUMABLE_TASK, current_run_folder, train_model
 
 __all__ = [
-    "evaluate_recommender",
-    "find_ratings_lr",
-    "load_ratings_champion",
-    "predict_held_out",
     "publish_ratings",
     "publish_trials",
+    "resolve_ratings",
     "start_or_resume_ratings_run",
     "train_best",
 ]
@@ -69,82 +61,20 @@ def start_or_resume_ratings_run(config: RatingsConfig, resume: str | None = None
     return run
 
 
-@task(name="lr-find", **RESUMABLE_TASK)
-def find_ratings_lr(config: RatingsConfig, run: RatingsRun) -> LRSuggestion:
-    """Run the learning-rate range test in worker ranks."""
-    request = RatingsRequest(
-        stage="ratings-lr-find",
-        config=_single_run(config, run),
-        run_url=run.url,
-        manifest=run.manifest,
-    )
-    return run_or_delegate(request, LRSuggestion)
+@task(name="trial", **SHORT_TASK)
+def start_trial(config: RatingsConfig, run: RatingsRun, weight_decay: float) -> RatingsRun:
+    """Create the folder of a training with one weight decay, next to that of the run."""
+    url = f"{run.url.rstrip('/')}-wd-{weight_decay:g}"
+    chosen = resolve_ratings(config, run, weight_decay)
+    return start_run(chosen, RatingsRun(url=url, manifest=run.manifest))
 
 
-@task(name="train", **RESUMABLE_TASK)
-def train_recommender(
-    config: RatingsConfig, run: RatingsRun, base_lr: float, weight_decay: float | None = None
-) -> TrainResult:
-    """Train in worker ranks. If `weight_decay` is given, use a separate run folder."""
-    url = run.url
-    if weight_decay is not None:
-        url = f"{run.url.rstrip('/')}-wd-{weight_decay:g}"
-        config = _single_run(config, run, weight_decay)
-        start_run(config, RatingsRun(url=url, manifest=run.manifest))
-    if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
-        get_run_logger().warning(warning)
-    request = RatingsRequest(
-        stage="ratings-train",
-        config=_single_run(config, run),
-        run_url=url,
-        manifest=run.manifest,
-        base_lr=base_lr,
-    )
-    return run_or_delegate(request, TrainResult)
-
-
-def _single_run(
+def resolve_ratings(
     config: RatingsConfig, run: RatingsRun, weight_decay: float | None = None
 ) -> RatingsConfig:
     """Return the settings of one training, without automatic values."""
     has_validation = "valid" in run.manifest.splits
     return config.resolve_auto(has_validation=has_validation, weight_decay=weight_decay)
-
-
-@task(name="champion", **SHORT_TASK)
-def load_ratings_champion(config: RatingsConfig, run: RatingsRun) -> Champion | None:
-    """Return the champion to compare the new model with, or None if there is none."""
-    manifest = run.manifest
-    key = EvaluationKey(manifest.name, manifest.fingerprint, manifest.held_out, tta_views=0)
-    return lookup_champion(config, key)
-
-
-@task(name="predict", **RESUMABLE_TASK)
-def predict_held_out(
-    config: RatingsConfig, run: RatingsRun, model_url: str, champion: Champion | None = None
-) -> PredictResult:
-    """Predict the held-out ratings in worker ranks, also with the champion if not yet done."""
-    request = RatingsRequest(
-        stage="ratings-predict",
-        config=_single_run(config, run),
-        run_url=run.url,
-        manifest=run.manifest,
-        model_url=model_url,
-        champion_url=champion.url_to_predict(model_url) if champion else None,
-    )
-    return run_or_delegate(request, PredictResult)
-
-
-@task(name="evaluate", **SHORT_TASK)
-def evaluate_recommender(
-    config: RatingsConfig,
-    run: RatingsRun,
-    predicted: PredictResult,
-    champion: Champion | None = None,
-    training: TrainResult | None = None,
-) -> EvalReport:
-    """Evaluate the predictions, compare them with the champion's, and store the results."""
-    return evaluate_ratings(config, run.url, predicted, champion=champion, training=training)
 
 
 def train_best(
@@ -174,8 +104,10 @@ def train_best(
             "train.weight_decay is empty, and there are no validation ratings to choose it by: "
             "using %g. Set it, or raise ratings.valid_fraction", DEFAULT_WEIGHT_DECAY,
         )  # fmt: skip
+    if warning := few_steps_warning(config.train, run.manifest.splits["train"].num_rows):
+        get_run_logger().warning(warning)
     if not decays and not (is_search and has_validation):
-        return train_recommender(config, run, base_lr), []
+        return train_model(resolve_ratings(config, run), run, base_lr), []
     trained: dict[float, TrainResult] = {}
     trials: list[WeightDecayTrial] = []
     remaining = iter(decays)
@@ -185,7 +117,8 @@ def train_best(
         decay = next_weight_decay(errors) if is_search else next(remaining, None)
         if decay is None:
             break
-        trained[decay] = train_recommender(config, run, base_lr, decay)
+        trial = start_trial(config, run, decay)
+        trained[decay] = train_model(resolve_ratings(config, run, decay), trial, base_lr)
         trials.append(_trial(config, decay, trained[decay]))
         get_run_logger().info(
             "train.weight_decay = %g: validation RMSE %.4f", decay, trials[-1].valid_rmse

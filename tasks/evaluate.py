@@ -8,6 +8,8 @@ from prefect.states import Failed
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.evaluation.predictions import read_info
+from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.records import RatingsRun
 from pets_core.records.dataset import Run
 from pets_core.records.evaluation import Champion, EvalReport, Verdict
 from pets_core.records.inference import PredictResult
@@ -27,16 +29,21 @@ __all__ = [
     "final_state",
     "load_champion",
     "load_champion_for_predictions",
-    "lookup_champion",
     "promote_model",
     "use_predictions",
 ]
 
 
 @task(name="champion", **SHORT_TASK)
-def load_champion(config: PipelineConfig, run: Run) -> Champion | None:
+def load_champion(config: PipelineConfig | RatingsConfig, run: Run | RatingsRun) -> Champion | None:
     """Return the champion to compare the new model with, or None if there is none."""
-    return lookup_champion(config, EvaluationKey.by(config, run.manifest))
+    if isinstance(run, RatingsRun):
+        ratings = run.manifest
+        key = EvaluationKey(ratings.name, ratings.fingerprint, ratings.held_out, tta_views=0)
+    else:
+        assert isinstance(config, PipelineConfig)
+        key = EvaluationKey.by(config, run.manifest)
+    return _lookup_champion(config, key)
 
 
 @task(name="predictions", cache_policy=NO_CACHE)
@@ -50,10 +57,10 @@ def load_champion_for_predictions(
     config: PipelineConfig, predicted: PredictResult
 ) -> Champion | None:
     """Return the champion to compare given predictions with, or None if there is none."""
-    return lookup_champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
+    return _lookup_champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
 
 
-def lookup_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
+def _lookup_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
     """Return the champion, or log that there is none. Call it in a task."""
     champion = find_champion(config, key)
     if champion is None:
@@ -65,13 +72,17 @@ def lookup_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
 
 @task(name="evaluate", **SHORT_TASK)
 def evaluate_model(
-    config: PipelineConfig,
+    config: PipelineConfig | RatingsConfig,
     run_url: str,
     predicted: PredictResult,
     champion: Champion | None = None,
     training: TrainResult | None = None,
 ) -> EvalReport:
     """Evaluate the predictions, compare them with the champion's, and store the results."""
+    if isinstance(config, RatingsConfig):
+        from pets_core.ratings.evaluate import evaluate_ratings
+
+        return evaluate_ratings(config, run_url, predicted, champion=champion, training=training)
     return evaluate(config, run_url, predicted, champion=champion, training=training)
 
 

@@ -17,12 +17,13 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.progress import Progress
 from pets_core.ratings.config import RatingsConfig
+from pets_core.ratings.records import RatingsRun
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import Champion
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
-from pets_core.runtime.request import CheckResult, Request, WorkRequest
+from pets_core.runtime.request import CheckResult, Request, WorkRequest, make_request
 from pets_core.runtime.runs import (
     find_run,
     load_result,
@@ -156,15 +157,18 @@ def choose_recipe(config: PipelineConfig, run: Run) -> PipelineConfig:
 
 
 @task(name="lr-find", **RESUMABLE_TASK)
-def find_lr(config: PipelineConfig, run: Run) -> LRSuggestion:
+def find_lr(config: PipelineConfig | RatingsConfig, run: Run | RatingsRun) -> LRSuggestion:
     """Run the learning-rate range test in worker ranks."""
-    request = WorkRequest(stage="lr-find", config=config, run_url=run.url, manifest=run.manifest)
-    return run_or_delegate(request, LRSuggestion)
+    return run_or_delegate(make_request("lr-find", config, run), LRSuggestion)
 
 
 @task(name="train", **RESUMABLE_TASK)
 def train_model(
-    config: PipelineConfig, run: Run, base_lr: float | None, *, is_evaluated: bool = True
+    config: PipelineConfig | RatingsConfig,
+    run: Run | RatingsRun,
+    base_lr: float | None,
+    *,
+    is_evaluated: bool = True,
 ) -> TrainResult:
     """Train the model in worker ranks.
 
@@ -174,21 +178,14 @@ def train_model(
         base_lr: Peak learning rate of the head; None if `train.recipe` is probe.
         is_evaluated: Whether the run evaluates the model, and so needs its baselines.
     """
-    request = WorkRequest(
-        stage="train",
-        config=config,
-        run_url=run.url,
-        manifest=run.manifest,
-        base_lr=base_lr,
-        is_evaluated=is_evaluated,
-    )
+    request = make_request("train", config, run, base_lr=base_lr, is_evaluated=is_evaluated)
     return run_or_delegate(request, TrainResult)
 
 
 @task(name="predict", **RESUMABLE_TASK)
 def predict_model(
-    config: PipelineConfig,
-    run: Run,
+    config: PipelineConfig | RatingsConfig,
+    run: Run | RatingsRun,
     model_url: str,
     champion: Champion | None = None,
     probe_url: str | None = None,
@@ -203,15 +200,11 @@ def predict_model(
         probe_url: Linear probe of the same training, for the baselines.
     """
     model_url = storage.absolute(model_url)
-    request = WorkRequest(
-        stage="predict",
-        config=config,
-        run_url=run.url,
-        manifest=run.manifest,
-        model_url=model_url,
-        champion_url=champion.url_to_predict(model_url) if champion else None,
-        probe_url=probe_url,
-    )
+    champion_url = champion.url_to_predict(model_url) if champion else None
+    request = make_request(
+        "predict", config, run,
+        model_url=model_url, champion_url=champion_url, probe_url=probe_url,
+    )  # fmt: skip
     return run_or_delegate(request, PredictResult)
 
 

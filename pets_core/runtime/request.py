@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.ratings.config import RatingsConfig
-from pets_core.ratings.records import RatingsManifest
-from pets_core.records.dataset import DatasetManifest
+from pets_core.ratings.records import RatingsManifest, RatingsRun
+from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.inference import BatchPlan
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "RatingsRequest",
     "Request",
     "WorkRequest",
+    "make_request",
     "parse_request",
 ]
 
@@ -77,6 +78,26 @@ class RatingsRequest(BaseModel):
 
 Request = WorkRequest | RatingsRequest
 _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="stage")])
+
+
+def make_request(
+    stage: str,
+    config: PipelineConfig | RatingsConfig,
+    run: Run | RatingsRun,
+    **inputs: object,
+) -> Request:
+    """Return the request for a stage of a run.
+
+    Args:
+        stage: lr-find, train or predict.
+        config: Settings.
+        run: The run, of photos or of ratings as the settings are.
+        inputs: Other fields of the request; a request with ratings ignores those of photos.
+    """
+    fields = {"config": config, "run_url": run.url, "manifest": run.manifest, **inputs}
+    if isinstance(config, RatingsConfig):
+        return RatingsRequest.model_validate({"stage": f"ratings-{stage}", **fields})
+    return WorkRequest.model_validate({"stage": stage, **fields})
 
 
 def parse_request(data: bytes | str) -> Request:
