@@ -11,7 +11,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pets.store import resolve_store
+from pets.store import resolve_cache_dir, resolve_store
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
 from pets_core.errors import PetsError
@@ -34,8 +34,8 @@ def load(model: str | PathLike[str], *, store: str | None = None) -> Model:
 
     Args:
         model: A model folder or an ONNX file, path or URL; `<data set>@<alias>` or the name of a
-            data set, whose alias is then `champion`; or a run: `latest`, its id, a start of it, or
-            its name.
+            data set, whose alias is then `champion`; a run: `latest`, its id, a start of it, or its
+            name; or hf://org/name[@revision], a model that `pets push` uploaded.
         store: Store of aliases and runs. Default: the variable PETS_STORE, or `pets-store`.
 
     Raises:
@@ -60,10 +60,15 @@ class ModelReference(NamedTuple):
 
 def find_model(model: str, store: str | None = None) -> ModelReference:
     """Find a model; arguments and errors are those of `load`."""
+    from pets_core.hub.address import is_hub_address, parse_address
     from pets_core.registry.aliases import absolute, aliases, current
     from pets_core.runtime.run_list import find_run_folder, load_report
     from pets_core.runtime.runs import is_run
 
+    if is_hub_address(model):
+        from pets_core.hub.models import pull_model_once
+
+        return ModelReference(pull_model_once(parse_address(model), resolve_cache_dir()).url)
     root = resolve_store(store)
     if model.endswith(".onnx") or _is_model(storage.absolute(model)):
         return ModelReference(storage.absolute(model))

@@ -17,6 +17,7 @@ __all__ = [
     "explain_full_disk",
     "format_list",
     "is_retryable",
+    "iterate_causes",
     "safe_cause",
     "without_queries",
     "wrap_errors",
@@ -70,7 +71,7 @@ def is_retryable(error: BaseException) -> bool:
     return disk_error_reason(error) is None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def iterate_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and its causes or contexts, newest first."""
     found: BaseException | None = error
     seen: set[int] = set()
@@ -115,7 +116,7 @@ def explain_full_disk(place: str, setting: str) -> Iterator[None]:
 
 def disk_error_reason(error: BaseException) -> str | None:
     """Return the reason of the disk error that caused this error, or None if there is none."""
-    for cause in _chain(error):
+    for cause in iterate_causes(error):
         for number in _DISK_ERRNOS:
             reason = os.strerror(number)
             if cause.errno == number if isinstance(cause, OSError) else reason in str(cause):

@@ -19,7 +19,7 @@ LAYERS = (
     "flows",
     "tasks",
     "runtime maintenance",
-    "training ratings inference",
+    "training ratings inference hub",
     "targets",
     "registry",
     "evaluation embeddings",
@@ -312,6 +312,8 @@ IMPORTS = {
     "pets_core.inference.predict": {"prefect", "flows", "tasks"},
     "pets_core.targets.evaluate": {"torch", "prefect", "pandas"},
     COMMANDS: {"torch", "timm", "torchvision", "accelerate"},
+    "pets.cli.push pets.cli.pull pets_core.hub.client": {"huggingface_hub", "timm", "torch",
+                                                         "prefect"},
     "pets.cli.main": {"torch", "prefect", "numpy", "pyarrow", "pydantic", "fsspec"},
 }  # fmt: skip
 """Modules, and the packages that their import must not load."""

@@ -149,6 +149,14 @@ COMMANDS = {
         ("photos@champion --store s3://bucket/pets", "path/to/model --port 8080"),
     ),
     "export": Command("export a model to ONNX", ("path/to/model --to model.onnx",)),
+    "push": Command(
+        "upload a model or a data set to the Hugging Face Hub",
+        ("photos@champion hf://org/name", "photos hf://datasets/org/name --private"),
+    ),
+    "pull": Command(
+        "download a model that `pets push` uploaded",
+        ("hf://org/name", "hf://org/name@v1 --to path/to/model"),
+    ),
     "deploy": Command(
         "check deployments and apply them to a Prefect server",
         ("--check", "--notify slack-webhook/ops"),

@@ -29,6 +29,7 @@ __all__ = [
     "num_features",
     "preprocessing",
     "read_weights",
+    "size_arguments",
     "timm_name",
 ]
 
@@ -97,7 +98,7 @@ def create_body(
     name = timm_name(backbone)
     if weights == "auto":
         weights = _packaged_weights(name) or "hub"
-    arguments = _size_arguments(name, image_size)
+    arguments = size_arguments(name, image_size)
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     try:
@@ -222,7 +223,13 @@ def load_weights(body: nn.Module, state: Mapping[str, Tensor], origin: str) -> N
     body.load_state_dict({name: given[name] for name in wanted}, strict=False)
 
 
-def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
+def size_arguments(name: str, image_size: int) -> dict[str, Any]:
+    """Return the arguments of timm's `create_model` for the photo size, pixels.
+
+    Args:
+        name: timm name.
+        image_size: Side of the photos; only backbones of a fixed size are built for it.
+    """
     config = timm.get_pretrained_cfg(name)
     return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
 

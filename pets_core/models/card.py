@@ -124,6 +124,8 @@ def read_card(url: str) -> ModelCard:
         PetsError: The folder holds no model, or its card is damaged.
     """
     url = storage.absolute(url)
+    if url.startswith("hf://"):
+        raise PetsError(f"{url}: download the model first: pets pull {url}")
     if not storage.exists(storage.join(url, CARD)):
         inner = storage.join(url, "model")
         hint = f". Did you mean {inner}?" if storage.exists(storage.join(inner, CARD)) else ""
