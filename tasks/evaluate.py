@@ -22,6 +22,7 @@ from pets_core.registry.aliases import (
     promote_run,
 )
 from pets_core.targets.evaluate import evaluate, find_prediction_files
+from tasks.events import emit_move, emit_rejection
 from tasks.execution.retries import SHORT_TASK
 
 __all__ = [
@@ -89,10 +90,18 @@ def evaluate_model(
 def promote_model(config: GatedConfig, report: EvalReport) -> EvalReport:
     """Promote a model that passed the gate, if `gate.promote` is set. Call it in a flow.
 
+    Emits the event pets.model.promoted or pets.model.rejected.
+
     Returns:
         The report; its verdict is negative if the alias moved during the evaluation.
     """
-    return point_alias(config, report) if config.gate.promote and report.verdict.passed else report
+    if not config.gate.promote:
+        return report
+    if report.verdict.passed:
+        report = point_alias(config, report)
+    if not report.verdict.passed:
+        emit_rejection(config, report)
+    return report
 
 
 @task(name="promote", **SHORT_TASK)
@@ -105,6 +114,7 @@ def point_alias(config: GatedConfig, report: EvalReport) -> EvalReport:
     get_run_logger().info(
         "%s of %s points at %s", config.gate.alias, version.model.dataset_name, report.model_url
     )
+    emit_move(config.store, config.gate.alias, version)
     return report
 
 

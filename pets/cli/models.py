@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 
 from pets.cli.store_actions import store_actions
@@ -12,6 +13,7 @@ from pets_core.config.base import NAME_PATTERN
 from pets_core.config.run import LATEST
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry.aliases import (
+    AliasVersion,
     Candidate,
     absolute,
     aliases,
@@ -166,13 +168,25 @@ def _promote(arguments: argparse.Namespace) -> None:
     version = promote(arguments.store, arguments.alias, model)
     if arguments.json:
         print_json(version)
-        return
-    print(f"{arguments.alias} of {model.dataset_name} points at {model.run_id}")
+    else:
+        print(f"{arguments.alias} of {model.dataset_name} points at {model.run_id}")
+    _send_event(arguments, version)
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
     version = rollback(arguments.store, arguments.key, arguments.alias)
     if arguments.json:
         print_json(version)
-        return
-    print(f"{arguments.alias} of {arguments.key} points at {version.model.run_id} again")
+    else:
+        print(f"{arguments.alias} of {arguments.key} points at {version.model.run_id} again")
+    _send_event(arguments, version)
+
+
+def _send_event(arguments: argparse.Namespace, version: AliasVersion) -> None:
+    """Send the event of a move that is done; a server that is away causes a warning only."""
+    # Import Prefect after the move, because it takes seconds.
+    from tasks.events import send_move
+
+    sys.stdout.flush()
+    if problem := send_move(arguments.store, arguments.alias, version):
+        print(f"warning: no event was sent to the Prefect server: {problem}", file=sys.stderr)

@@ -38,10 +38,12 @@ __all__ = [
     "aliases",
     "candidates",
     "current",
+    "current_version",
     "find_champion",
     "history",
     "is_inside",
     "kept_models",
+    "load_candidate",
     "promote",
     "promote_run",
     "relative",
@@ -165,7 +167,7 @@ def find_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
 
     Its stored predictions are reused if they exist and were made with the same `key`.
     """
-    newest = _newest(config.store, key.dataset_name, config.gate.alias)
+    newest = current_version(config.store, key.dataset_name, config.gate.alias)
     if newest is None:
         return None
     name, version = newest
@@ -205,6 +207,11 @@ def candidates(store: str) -> Iterator[Candidate]:
             yield _read(url, Candidate)
 
 
+def load_candidate(report: EvalReport) -> Candidate:
+    """Return the evaluated model of a report."""
+    return _read(report.file(CANDIDATE), Candidate)
+
+
 def aliases(store: str, dataset: str) -> list[str]:
     """Return the sorted aliases of a data set."""
     return sorted(storage.list_folder(_folder(store, dataset)))
@@ -222,7 +229,7 @@ def history(store: str, dataset: str, alias: str) -> dict[str, AliasVersion]:
 
 def current(store: str, dataset: str, alias: str) -> AliasVersion | None:
     """Return the current version of an alias, or None if there is none."""
-    newest = _newest(store, dataset, alias)
+    newest = current_version(store, dataset, alias)
     return newest[1] if newest else None
 
 
@@ -244,7 +251,7 @@ def promote(store: str, alias: str, model: Candidate) -> AliasVersion:
     Raises:
         PetsError: The model no longer exists.
     """
-    return _promote(store, alias, model, _newest(store, model.dataset_name, alias))
+    return _promote(store, alias, model, current_version(store, model.dataset_name, alias))
 
 
 def promote_run(store: str, alias: str, report: EvalReport) -> AliasVersion:
@@ -254,8 +261,8 @@ def promote_run(store: str, alias: str, report: EvalReport) -> AliasVersion:
         AliasConflict: The alias moved after the comparison with the model it pointed at.
         PetsError: The model no longer exists.
     """
-    model = _read(report.file(CANDIDATE), Candidate)
-    newest = _newest(store, model.dataset_name, alias)
+    model = load_candidate(report)
+    newest = current_version(store, model.dataset_name, alias)
     if newest:
         name, version = newest
         if name != report.champion_version and version.model.model_url != model.model_url:
@@ -320,8 +327,8 @@ def _versions(folder: str) -> list[str]:
     return sorted(name for name in storage.list_folder(folder) if name.endswith(".json"))
 
 
-def _newest(store: str, dataset: str, alias: str) -> tuple[str, AliasVersion] | None:
-    """Return the name and record of the current version, or None if there is none."""
+def current_version(store: str, dataset: str, alias: str) -> tuple[str, AliasVersion] | None:
+    """Return the name and record of the current version of an alias, or None if there is none."""
     folder = _folder(store, dataset, alias)
     names = _versions(folder)
     return (names[-1], _read(storage.join(folder, names[-1]), AliasVersion)) if names else None
