@@ -46,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs that failed, crashed, are late or did not pass their gate",
     )  # fmt: skip
     parser.add_argument(
+        "--webhook", metavar="BLOCK", help="webhook block, such as webhook/ops, to call when a "
+        "model is promoted or rolled back",
+    )  # fmt: skip
+    parser.add_argument(
         "--without-gpus", action="store_true",
         help="also run learning-rate search, training and prediction on machines without a GPU",
     )  # fmt: skip
@@ -71,9 +75,12 @@ def run_command(arguments: argparse.Namespace) -> None:
             "`prefect server start` and set PREFECT_API_URL to its URL"
         )
     with explain_server_errors():
-        if arguments.notify:
-            block = asyncio.run(_find_block(arguments.notify))
-            files = read_files(arguments.file, arguments.pools, block)
+        blocks = {
+            flag: asyncio.run(_find_block(flag, name))
+            for flag in ("notify", "webhook")
+            if (name := getattr(arguments, flag))
+        }
+        files = read_files(arguments.file, arguments.pools, blocks)
         asyncio.run(_apply_pools(files.pools))
         _run_prefect("deploy", "--all", "--prefect-file", str(arguments.file))
         if arguments.without_gpus:
@@ -102,8 +109,8 @@ def _run_prefect(*words: str) -> None:
         raise PetsError(f"prefect {' '.join(words)} failed:\n{done.stdout}{done.stderr}".rstrip())
 
 
-async def _find_block(name: str) -> UUID:
-    """Return the id of a block, given as kind/name.
+async def _find_block(flag: str, name: str) -> UUID:
+    """Return the id of a block, given as kind/name by a flag.
 
     Raises:
         PetsError: The block does not exist.
@@ -114,7 +121,7 @@ async def _find_block(name: str) -> UUID:
             return (await client.read_block_document_by_name(own, kind)).id
         except ObjectNotFound as error:
             raise PetsError(
-                f"--notify = {name}: the server has no such block. See `prefect block ls` and use "
+                f"--{flag} = {name}: the server has no such block. See `prefect block ls` and use "
                 "kind/name"
             ) from error
 

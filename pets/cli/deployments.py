@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +39,8 @@ _SCHEDULE_KEYS = (
     "active", "anchor_date", "cron", "day_or", "interval", "max_scheduled_runs", "parameters",
     "rrule", "slug", "timezone",
 )  # fmt: skip
-_NOTIFY = "{{ notify }}"
+_BLOCKS = {"{{ notify }}": "notify", "{{ webhook }}": "webhook"}
+"""Placeholders of blocks in automations.yaml, with the flags of `pets deploy` that name them."""
 _LIMIT_KEYS = ("collision_strategy", "grace_period_seconds", "limit")
 _POOL_KEYS = ("job_variables", "name", "work_queue_name")
 
@@ -80,13 +81,16 @@ class Files:
     automations: list[AutomationCore]
 
 
-def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None = None) -> Files:
+def read_files(
+    file: Path, pools_file: Path | None = None, blocks: Mapping[str, UUID] | None = None
+) -> Files:
     """Read and check deployments, work pools and automations.
 
     Args:
         file: prefect.yaml; automations.yaml is read from the same folder.
         pools_file: Work pools; by default pools.yaml in the folder of `file`.
-        notify: Id of the block that sends notifications; None drops the automations that need it.
+        blocks: Ids of blocks by flag: notify, webhook. Automations that need a block without an id
+            are dropped.
 
     Raises:
         PetsError: A file cannot be read or has errors; lists all errors, one per line.
@@ -96,12 +100,15 @@ def read_files(file: Path, pools_file: Path | None = None, notify: UUID | None =
     automations_file, automations = file.with_name("automations.yaml"), []
     for entry in _read_yaml_mapping(automations_file).get("automations") or []:
         where = f"{automations_file}: {entry.get('name', 'an automation')}"
-        actions = entry.get("actions") or []
-        notifying = [action for action in actions if action.get("block_document_id") == _NOTIFY]
-        block = {"block_document_id": str(notify or UUID(int=0))}
-        filled = [action | block if action in notifying else action for action in actions]
-        automation = _validate(where, AutomationCore, entry | {"actions": filled}, errors)
-        if automation and (notify or not notifying):
+        actions = [dict(action) for action in entry.get("actions") or []]
+        missing = False
+        for action in actions:
+            if flag := _BLOCKS.get(str(action.get("block_document_id"))):
+                block = (blocks or {}).get(flag)
+                missing |= block is None
+                action["block_document_id"] = str(block or UUID(int=0))
+        automation = _validate(where, AutomationCore, entry | {"actions": actions}, errors)
+        if automation and not missing:
             automations.append(automation)
     names, found = _check_all(_read_yaml_mapping(file).get("deployments") or [], pools)
     errors += [f"{file}: {error}" for error in found]
