@@ -26,6 +26,8 @@ RESULTS = {
     "sweep": "pets_core.records.training:SweepResult",
     "batch-predict": "pets_core.records.inference:BatchSummary",
     "embed": "pets_core.records.inference:NearDuplicates",
+    "push": "pets_core.hub.client:Pushed",
+    "pull": "pets_core.hub.client:PulledModel",
     "runs show": "pets_core.runtime.run_list:RunSummary",
     "runs compare": "pets_core.records.comparison:RunComparison",
 }

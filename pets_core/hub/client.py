@@ -15,7 +15,7 @@ from pets_core.hub.address import HubAddress
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["HubTransferError", "Pushed", "commit", "connect", "explain_hub_errors"]
+__all__ = ["HubTransferError", "PulledModel", "Pushed", "commit", "connect", "explain_hub_errors"]
 
 Access = Literal["read", "write"]
 
@@ -42,6 +42,20 @@ class Pushed(BaseModel):
     url: str
     commit: str
     files: tuple[str, ...]
+
+
+class PulledModel(BaseModel):
+    """A downloaded model.
+
+    Attributes:
+        url: Model folder.
+        commit: Hash of the commit on the Hub.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str
+    commit: str
 
 
 def connect(access: Access) -> HfApi:

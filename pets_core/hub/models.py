@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.hub.address import HubAddress
-from pets_core.hub.client import Pushed, commit, connect, explain_hub_errors
+from pets_core.hub.client import PulledModel, Pushed, commit, connect, explain_hub_errors
 from pets_core.hub.model_card import model_page
 from pets_core.hub.page import README
 from pets_core.hub.timm_form import CONFIG, HEAD, merge_weights, write_timm_form
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-__all__ = ["HUB_RECORD", "PulledModel", "pull_model", "pull_model_once", "push_model"]
+__all__ = ["HUB_RECORD", "pull_model", "pull_model_once", "push_model"]
 
 HUB_RECORD = "pets.json"
 """File in a repository that marks it as a pushed model, with the checksums of the model folder."""
@@ -54,20 +54,6 @@ class _HubRecord(BaseModel):
         if CARD not in files or not all(map(_FOLDER_FILE.fullmatch, files)):
             raise ValueError(f"must be names of JSON files, one of them {CARD}")
         return files
-
-
-class PulledModel(BaseModel):
-    """A downloaded model.
-
-    Attributes:
-        url: Model folder.
-        commit: Hash of the commit on the Hub.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    url: str
-    commit: str
 
 
 def push_model(
