@@ -75,6 +75,15 @@ def test_config_names_labels_and_preprocessing(push):
     assert int(64 / data["crop_pct"]) == 67
 
 
+@pytest.mark.parametrize("crop", [0.875, 0.9, 0.95, 0.965, 1.0])
+def test_timm_resizes_to_the_same_size(model_folder, crop):
+    card = load_model(str(model_folder)).card
+    for size in range(32, 513):
+        changed = card.model_copy(update={"image_size": size, "resize_to": round(size / crop)})
+        found = int(size / timm_form._preprocessing(changed)["crop_pct"])
+        assert found == changed.resize_to
+
+
 @pytest.mark.parametrize("backbone", ["test_convnext", "test_resnet", "test_vit"])
 @torch.no_grad()
 def test_backbones_of_other_families_and_sizes_are_loaded_by_timm(backbone, tmp_path):
