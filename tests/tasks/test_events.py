@@ -1,5 +1,6 @@
 """Events of models: payload, on a real Prefect server, and without one."""
 
+import asyncio
 import json
 import socket
 import time
@@ -152,6 +153,16 @@ def test_promotion_does_not_wait_for_a_server_that_does_not_answer(config, capsy
     output = capsys.readouterr()
     assert output.out == "champion of pets points at a\n"
     assert "warning: no event was sent to the Prefect server: no answer within" in output.err
+
+
+def test_time_to_send_is_bounded(config, monkeypatch):
+    """Without the bound, the slow client would succeed."""
+    version = promote(config.store, "champion", candidate(config, "a", "pets"))
+    monkeypatch.setattr(events, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(events, "_send", lambda _: asyncio.sleep(3))
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        problem = events.send_move(config.store, "champion", version)
+    assert problem == "no answer within 0 s"
 
 
 @pytest.mark.usefixtures("prefect_server")
