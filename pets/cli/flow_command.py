@@ -192,6 +192,7 @@ def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) 
     Raises:
         PetsError: The model, the predictions, the source or a gate setting is invalid.
     """
+    from pets_core.hub.address import is_hub_address
     from pets_core.storage import is_url
 
     if name == EVALUATE_PREDICTIONS and not is_url(parsed.predictions_url):
@@ -203,7 +204,9 @@ def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) 
             "pets evaluate: no model is given. Add MODEL (a model folder), or --from PREDICTIONS "
             "(the predictions.parquet of an evaluation)"
         )
-    if name in ("evaluate", "batch-predict", "embed") and not is_url(parsed.model_url):
+    if name in ("evaluate", "batch-predict", "embed") and (
+        not is_url(parsed.model_url) or is_hub_address(parsed.model_url)
+    ):
         from pets.model import find_model
         from pets_core.models.card import read_card
 

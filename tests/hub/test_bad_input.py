@@ -8,7 +8,9 @@ from huggingface_hub import constants
 from model_hub import READER, WRITER, ModelHub
 
 from pets.cli import main as cli
+from pets_core.errors import PetsError
 from pets_core.hub.address import HubAddress, parse_address
+from pets_core.models.card import read_card
 
 ADDRESS = "hf://org/pets"
 
@@ -218,8 +220,8 @@ def test_wrong_kinds_and_revisions(hub, failing, model_folder, tmp_path):
     assert error.endswith("a push writes to the default branch: remove @v1")
     _, error = failing("pull", "hf://datasets/org/pets")
     assert "is a data set" in error
-    _, error = failing("predict", ADDRESS, "photo.jpg")
-    assert error == f"{ADDRESS}: download the model first: pets pull {ADDRESS}"
+    with pytest.raises(PetsError, match=f"{ADDRESS}: download the model first: pets pull"):
+        read_card(ADDRESS)
     _, error = failing("push", tmp_path / "none", ADDRESS)
     assert "none" in error
     assert hub.requests == []

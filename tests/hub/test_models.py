@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_model import write_tiny_model
 
 import pets
+from pets.cli import flow_command
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.hub import timm_form
@@ -128,7 +129,9 @@ def test_push_is_one_commit_and_pull_restores_the_folder(push, model_folder, tmp
     assert sorted(each.name for each in tmp_path.glob("*")) == ["hf", "pulled"]
 
 
-def test_pulled_and_loaded_models_predict_as_the_pushed_one(push, model_folder, photo, tmp_path):
+def test_pulled_and_loaded_models_predict_as_the_pushed_one(
+    push, model_folder, photo, tmp_path, monkeypatch
+):
     push()
     cli.main(["pull", ADDRESS, "--to", str(tmp_path / "pulled")])
     expected = pets.load(model_folder).predict(photo)
@@ -136,6 +139,10 @@ def test_pulled_and_loaded_models_predict_as_the_pushed_one(push, model_folder, 
     loaded = pets.load(ADDRESS)
     assert loaded.predict(photo) == expected
     assert Path(loaded.url).is_relative_to(tmp_path / "cache/hub/org--pets")
+    evaluated = []
+    monkeypatch.setattr(flow_command, "start_flow", lambda *a: evaluated.append(a[2].model_url))
+    cli.main(["evaluate", ADDRESS])
+    assert evaluated == [loaded.url], "commands find the model in the same cache"
 
 
 def test_second_load_downloads_nothing(push, monkeypatch):
