@@ -76,13 +76,12 @@ def main() -> None:
             few = _requests(photos, max(arguments.requests // 20, 40))
             _print("server, 1 client", asyncio.run(_load(url, few, 1, labels)))
             print(f"{'bare, batches of 32':24}{bare:12.1f}")
-            load = asyncio.run(
-                _load(url, _requests(photos, arguments.requests), arguments.clients, labels)
-            )
+            requests = _requests(photos, arguments.requests)
+            load = asyncio.run(_load(url, requests, arguments.clients, labels))
             _print(f"server, {arguments.clients} clients", load)
             assert httpx.get(f"{url}/ready").status_code == 200
-        rate = len(load.latencies) / load.seconds
-        print(f"server / bare: {rate / bare:.2f} of the photos per second")
+        num_photos = sum(each.photo is not None for each in requests)
+        print(f"server / bare: {num_photos / load.seconds / bare:.2f} of the photos per second")
         if load.wrong:
             sys.exit(f"wrong answers: {dict(load.wrong)}")
 
@@ -167,7 +166,7 @@ async def _load(
             try:
                 response = await http.post("/predict", content=request.body)
             except httpx.HTTPError as error:
-                wrong[type(error).__name__] += 1
+                wrong[repr(error)] += 1
                 continue
             latencies.append(time.perf_counter() - started)
             if response.status_code != request.status:

@@ -22,6 +22,9 @@ TOKEN_VARIABLE = "PETS_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _MAX_CONNECTIONS = 1024
 """Further connections get status 503."""
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and load balancers keep idle connections (httpx 5 s, AWS 60 s). A request
+that arrives while the server closes the connection would be lost."""
 _SHUTDOWN_SECONDS = 30
 
 
@@ -81,6 +84,7 @@ def run_command(arguments: argparse.Namespace) -> None:
             log_config=None,
             log_level="warning",
             limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         _announce(settings, arguments.host, listener.getsockname()[1])

@@ -58,6 +58,14 @@ def test_invalid_flags_are_refused(model_url, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
+def test_idle_connections_outlive_those_of_clients(model_url, monkeypatch):
+    """httpx keeps them for 5 s and AWS for 60 s; uvicorn's default is 5 s."""
+    started = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: started.append(self.config))
+    main(["serve", model_url, "--port", "0"])
+    assert started[0].timeout_keep_alive > 60
+
+
 def test_used_port_and_unknown_model_are_refused(tmp_path, model_url, capsys):
     with socket.create_server(("127.0.0.1", 0)) as used:
         port = used.getsockname()[1]
