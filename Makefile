@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
+# "" installs the newest versions that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
 BASE ?= main
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
@@ -45,10 +47,10 @@ $(VENV)/bin/python:
 
 # Falls back to pip if uv does not run, or if only pip's configuration sets the package index.
 define install
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv && \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e $(1) || \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) uv && \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(CONSTRAINTS:%=-c %) -e $(1) || \
 	{ echo "uv failed. Installing with pip."; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e $(1); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e $(1); }
 	@touch $@
 endef
 
