@@ -6,12 +6,13 @@ from prefect import flow
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.inference import BatchSummary
 from tasks.batch import plan_photos, predict_all, publish_batch
+from tasks.execution.naming import named_by_data_set
 from tasks.stages import check_run
 
 __all__ = ["batch_predict_flow"]
 
 
-@flow(name="pets-batch-predict")
+@flow(name="pets-batch-predict", flow_run_name=named_by_data_set("batch-predict"))
 def batch_predict_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen

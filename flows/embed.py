@@ -11,12 +11,13 @@ from tasks.embed import (
     publish_near_duplicates,
     start_or_resume_embedding,
 )
+from tasks.execution.naming import named_by_data_set
 from tasks.stages import check_run
 
 __all__ = ["embed_flow"]
 
 
-@flow(name="pets-embed")
+@flow(name="pets-embed", flow_run_name=named_by_data_set("embed"))
 def embed_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen

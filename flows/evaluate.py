@@ -7,12 +7,13 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.evaluation import EvalReport
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
+from tasks.execution.naming import named_by_data_set
 from tasks.stages import check_run, predict_model, start_or_resume_run
 
 __all__ = ["evaluate_flow"]
 
 
-@flow(name="pets-evaluate")
+@flow(name="pets-evaluate", flow_run_name=named_by_data_set("evaluate"))
 def evaluate_flow(
     model_url: str,
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen

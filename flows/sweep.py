@@ -5,14 +5,14 @@ from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.training import SweepResult
-from tasks.execution.naming import sweep_run_name
+from tasks.execution.naming import named_by_data_set
 from tasks.stages import choose_recipe, start_or_resume_run
 from tasks.sweep import check_sweep, publish_sweep, run_trials
 
 __all__ = ["sweep_flow"]
 
 
-@flow(name="pets-sweep", flow_run_name=sweep_run_name)
+@flow(name="pets-sweep", flow_run_name=named_by_data_set("sweep"))
 def sweep_flow(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     resume: str | None = None,

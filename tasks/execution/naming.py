@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prefect.runtime import flow_run
 
 from pets_core.config.pipeline import PipelineConfig
@@ -9,13 +11,7 @@ from pets_core.data.sources.sources import expected_name
 from pets_core.ratings.config import RatingsConfig
 from pets_core.runtime.run_list import run_name
 
-__all__ = ["flow_run_name", "sweep_run_name"]
-
-
-def sweep_run_name() -> str:
-    """Return the name of the current sweep: `run.name`, or the data set."""
-    config: PipelineConfig = flow_run.parameters["config"]
-    return config.run.name or f"{expected_name(config)} · sweep"
+__all__ = ["flow_run_name", "named_by_data_set"]
 
 
 def flow_run_name() -> str:
@@ -28,3 +24,21 @@ def flow_run_name() -> str:
     else:
         dataset = expected_name(given)
     return run_name(given.model_dump(mode="json"), dataset)
+
+
+def named_by_data_set(action: str) -> Callable[[], str]:
+    """Return a function that names flow runs by their data set and what they do.
+
+    Args:
+        action: What the flow does, such as "sweep": "photos · sweep". `run.name` takes precedence.
+    """
+
+    def name() -> str:
+        given = flow_run.parameters
+        config: PipelineConfig = given["config"]
+        if url := given.get("source_url"):
+            source = config.source.model_copy(update={"url": url, "name": None})
+            config = config.model_copy(update={"source": source})
+        return config.run.name or f"{given.get('dataset') or expected_name(config)} · {action}"
+
+    return name

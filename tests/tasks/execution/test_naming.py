@@ -29,3 +29,18 @@ from tasks.execution import naming
 def test_flow_run_is_named_by_data_set_model_and_size(monkeypatch, config, name):
     monkeypatch.setattr(naming, "flow_run", type("", (), {"parameters": {"config": config}}))
     assert naming.flow_run_name() == name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ({}, "sample · embed"),
+        ({"dataset": "cats"}, "cats · embed"),
+        ({"source_url": "s3://bucket/new photos.zip"}, "new-photos · embed"),
+        ({"config": PipelineConfig.model_validate({"run": {"name": "weekly"}})}, "weekly"),
+    ],
+)
+def test_other_flow_runs_are_named_by_data_set_and_action(monkeypatch, parameters, name):
+    given = {"config": PipelineConfig()} | parameters
+    monkeypatch.setattr(naming, "flow_run", type("", (), {"parameters": given}))
+    assert naming.named_by_data_set("embed")() == name
