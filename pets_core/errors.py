@@ -12,6 +12,7 @@ from difflib import get_close_matches
 
 __all__ = [
     "PetsError",
+    "TransferError",
     "did_you_mean",
     "disk_error_reason",
     "explain_full_disk",
@@ -37,6 +38,10 @@ class PetsError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(without_queries(message))
+
+
+class TransferError(PetsError):
+    """A server is unreachable, or a transfer failed: the same command may succeed later."""
 
 
 _TRANSIENT_ERRORS = (ConnectionError, TimeoutError)

@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pets.cli.commands import COMMANDS
-from pets.cli.exit_codes import INTERRUPTED, TERMINATED, print_error
+from pets.cli.exit_codes import FAILED, INTERRUPTED, INVALID, TERMINATED, print_error
 from pets.cli.flow_start import set_prefect_defaults
 from pets.cli.parser import Parser, command_parser
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, TransferError
 
 __all__ = ["main"]
 
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run_command(arguments)
     except PetsError as error:
-        sys.exit(print_error(str(error)))
+        code = FAILED if isinstance(error, TransferError) else INVALID
+        sys.exit(print_error(str(error), code))
     except BrokenPipeError:
         # The reader, such as head, has what it needs. Python would write at exit again.
         with Path(os.devnull).open("w") as sink:

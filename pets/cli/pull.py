@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from pets.cli.hub import exit_on_failed_transfer
 from pets.cli.tables import add_json, print_json
 
 __all__ = ["add_arguments", "run_command"]
@@ -31,8 +30,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     address = parse_address(arguments.source)
     from pets_core.hub.models import pull_model
 
-    with exit_on_failed_transfer():
-        pulled = pull_model(address, arguments.to or address.repo_id.partition("/")[2])
+    pulled = pull_model(address, arguments.to or address.repo_id.partition("/")[2])
     if arguments.json:
         print_json(pulled)
         return

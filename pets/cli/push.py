@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from pets.cli.hub import exit_on_failed_transfer
 from pets.cli.store_actions import add_store
 from pets.cli.tables import add_json, print_json
 
@@ -41,19 +40,18 @@ def run_command(arguments: argparse.Namespace) -> None:
     address = parse_address(arguments.target)
     connect("write")
     options = {"private": arguments.private, "license_id": arguments.license}
-    with exit_on_failed_transfer():
-        if address.kind == "dataset":
-            from pets_core.data.versions import find_version
-            from pets_core.hub.datasets import push_dataset
+    if address.kind == "dataset":
+        from pets_core.data.versions import find_version
+        from pets_core.hub.datasets import push_dataset
 
-            manifest = find_version(arguments.store, arguments.source)
-            pushed = push_dataset(manifest, address, **options)
-        else:
-            from pets.model import find_model
-            from pets_core.hub.models import push_model
+        manifest = find_version(arguments.store, arguments.source)
+        pushed = push_dataset(manifest, address, **options)
+    else:
+        from pets.model import find_model
+        from pets_core.hub.models import push_model
 
-            url = find_model(arguments.source, store=arguments.store).url
-            pushed = push_model(url, address, **options)
+        url = find_model(arguments.source, store=arguments.store).url
+        pushed = push_model(url, address, **options)
     if arguments.json:
         print_json(pushed)
         return

@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pets_core.errors import PetsError, disk_error_reason, iterate_causes, safe_cause
+from pets_core.errors import (
+    PetsError,
+    TransferError,
+    disk_error_reason,
+    iterate_causes,
+    safe_cause,
+)
 from pets_core.hub.address import HubAddress
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["HubTransferError", "PulledModel", "Pushed", "commit", "connect", "explain_hub_errors"]
+__all__ = ["PulledModel", "Pushed", "commit", "connect", "explain_hub_errors"]
 
 Access = Literal["read", "write"]
 
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_INVALID = (400, 422)
 _HTTP_CLIENTS = frozenset({"httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
 """Libraries whose errors are those of a connection; the version of huggingface_hub decides."""
-
-
-class HubTransferError(PetsError):
-    """The Hub is unreachable, or a transfer failed: the same command may succeed later."""
 
 
 class Pushed(BaseModel):
@@ -99,7 +102,7 @@ def commit(
     Raises:
         PetsError: The token or its permissions do not suffice, or the repository is public and
             `private` is set.
-        HubTransferError: The Hub is unreachable, or the upload was interrupted.
+        TransferError: The Hub is unreachable, or the upload was interrupted.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -130,7 +133,7 @@ def explain_hub_errors(address: HubAddress, access: Access) -> Iterator[None]:
 
     Raises:
         PetsError: The token, the repository or the revision is not valid, or the disk is full.
-        HubTransferError: Any other error.
+        TransferError: Any other error.
     """
     try:
         yield
@@ -163,19 +166,22 @@ def _to_pets_error(address: HubAddress, access: Access, error: Exception) -> Pet
         )
     if reason := disk_error_reason(error):
         return PetsError(f"{address}: a file cannot be written: {reason}")
+    if status in _INVALID:
+        reason = " ".join(str(error).split())
+        return PetsError(f"{address}: the Hub refuses the files: {reason}")
     kept = " Nothing was committed: run the command again" if access == "write" else ""
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
-        return HubTransferError(f"{address}: HF_HUB_OFFLINE is set: unset it")
+        return TransferError(f"{address}: HF_HUB_OFFLINE is set: unset it")
     if status:
-        return HubTransferError(f"{address}: the Hub failed (HTTP {status}).{kept}")
+        return TransferError(f"{address}: the Hub failed (HTTP {status}).{kept}")
     if any(_is_connection_error(cause) for cause in causes):
-        return HubTransferError(
+        return TransferError(
             f"{address}: the connection to the Hub failed ({type(causes[-1]).__name__}): check the "
             f"network and HF_ENDPOINT.{kept}"
         )
     first = str(error).strip().splitlines()
     detail = f"{type(error).__name__}{f': {first[0]}' if first else ''}"
-    return HubTransferError(f"{address}: {detail}.{kept}")
+    return TransferError(f"{address}: {detail}.{kept}")
 
 
 def _status(error: BaseException) -> int | None:

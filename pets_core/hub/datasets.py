@@ -49,7 +49,7 @@ def push_dataset(
 
     Raises:
         PetsError: A shard is damaged, or there is no token or no permission.
-        HubTransferError: The Hub is unreachable, or the upload was interrupted.
+        TransferError: The Hub is unreachable, or the upload was interrupted.
     """
     if address.kind != "dataset" or address.revision:
         raise PetsError(f"{address}: push a data set to hf://datasets/org/name")

@@ -9,6 +9,7 @@ import timm
 import yaml
 
 from pets_core import storage
+from pets_core.errors import PetsError
 from pets_core.hub.address import HubAddress
 from pets_core.hub.page import README, format_page
 from pets_core.models.backbones import timm_name
@@ -97,5 +98,10 @@ def _read_page(url: str) -> tuple[dict[str, Any], str]:
         return {}, ""
     page = storage.read_bytes(url).decode()
     found = _FRONT_MATTER.match(page)
-    metadata = yaml.safe_load(found[1]) if found else {}
-    return (metadata if isinstance(metadata, dict) else {}), page[found.end() if found else 0 :]
+    try:
+        metadata = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError as error:
+        raise PetsError(f"{url}: its metadata is damaged YAML: correct or remove it") from error
+    # A pulled model has the section of its earlier repository.
+    text = page[found.end() if found else 0 :].partition("\n## Use\n")[0]
+    return (metadata if isinstance(metadata, dict) else {}), text

@@ -30,6 +30,7 @@ __all__ = ["HUB_RECORD", "pull_model", "pull_model_once", "push_model"]
 
 HUB_RECORD = "pets.json"
 """File in a repository that marks it as a pushed model, with the checksums of the model folder."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLDER_FILE = re.compile(r"[\w-]+\.json")
 
 
@@ -69,7 +70,7 @@ def push_model(
 
     Raises:
         PetsError: There is no model, no token or no permission, or timm would build another model.
-        HubTransferError: The Hub is unreachable, or the upload was interrupted.
+        TransferError: The Hub is unreachable, or the upload was interrupted.
     """
     _check_kind(address)
     if address.revision:
@@ -81,6 +82,14 @@ def push_model(
     with TemporaryDirectory(prefix="pets-push-") as name:
         folder = Path(name)
         write_timm_form(built, folder)
+        checksum = weights_sha256(built.url)
+        merged = merge_weights((folder / WEIGHTS).read_bytes(), (folder / HEAD).read_bytes())
+        if sha256(merged).hexdigest() != checksum:
+            raise PetsError(
+                f"{built.url}/{WEIGHTS} was written in another form than this version writes, and "
+                "could not be pulled again: train the model again, or push it with the version "
+                "that trained it"
+            )
         files: dict[str, Path | bytes] = {each: folder / each for each in (WEIGHTS, CONFIG, HEAD)}
         own = {
             each: storage.read_bytes(storage.join(built.url, each))
@@ -88,7 +97,7 @@ def push_model(
             if _FOLDER_FILE.fullmatch(each) and each not in (CONFIG, HUB_RECORD)
         }
         record = _HubRecord(
-            weights_sha256=weights_sha256(built.url),
+            weights_sha256=checksum,
             files={each: sha256(data).hexdigest() for each, data in own.items()},
         )
         own[HUB_RECORD] = record.model_dump_json(indent=2).encode()
@@ -101,7 +110,7 @@ def pull_model(address: HubAddress, folder: str) -> PulledModel:
 
     Raises:
         PetsError: The folder exists, or the repository holds no such model or a damaged one.
-        HubTransferError: The Hub is unreachable, or the download was interrupted.
+        TransferError: The Hub is unreachable, or the download was interrupted.
     """
     _check_kind(address)
     target = Path(storage.absolute(folder))
@@ -114,10 +123,13 @@ def pull_model(address: HubAddress, folder: str) -> PulledModel:
 def pull_model_once(address: HubAddress, cache_dir: str) -> PulledModel:
     """Download a pushed model into the cache, or find the same commit there; errors as above."""
     _check_kind(address)
+    repository = Path(storage.absolute(cache_dir)) / "hub" / address.repo_id.replace("/", "--")
+    revision = address.revision or ""
+    if _COMMIT.fullmatch(revision) and (repository / revision).exists():
+        return PulledModel(url=str(repository / revision), commit=revision)
     api = connect("read")
     info = _find(api, address)
-    root = Path(storage.absolute(cache_dir)) / "hub"
-    target = root / address.repo_id.replace("/", "--") / str(info.sha)
+    target = repository / str(info.sha)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if target.exists():

@@ -144,7 +144,10 @@ class HubHandler(BaseHTTPRequestHandler):
         self._json({"url": f"{self.hub.url}/{prefix}{repo}"}, 409 if exists else 200)
 
     def _validate(self) -> None:
-        self._json({"errors": [], "warnings": []})
+        is_known = "license: none-such" not in json.loads(self.body)["content"]
+        message = '"license" must be one of [apache-2.0, mit]'
+        errors = [] if is_known else [{"message": message}]
+        self._json({"errors": errors, "warnings": []}, 200 if is_known else 400)
 
     def _preupload(self, kind: str, repo: str, revision: str) -> None:
         if self._is_rejected(writes=True) or not self._find(kind, repo):

@@ -1,9 +1,11 @@
 """Errors of `pets push` and `pets pull`: one line each, an exit code, and nothing left behind."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from huggingface_hub import constants
 from model_hub import READER, WRITER, ModelHub
 
@@ -99,9 +101,36 @@ def test_private_push_makes_a_private_repository(hub, model_folder):
     assert hub.repositories["model", "org/pets"].private
 
 
+def test_unknown_licence_is_refused_with_the_reason(hub, failing, model_folder):
+    code, error = failing("push", model_folder, ADDRESS, "--license", "none-such")
+    assert code == 2
+    assert "the Hub refuses the files: Invalid metadata in README.md." in error
+    assert '"license" must be one of [apache-2.0, mit]' in error
+
+
+def test_damaged_metadata_of_a_card(hub, failing, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "README.md").write_text("---\ntags: [\n---\n# Model\n")
+    code, error = failing("push", folder, ADDRESS)
+    assert (code, "README.md: its metadata is damaged YAML" in error) == (2, True)
+
+
+def test_weights_that_could_not_be_pulled_are_not_pushed(hub, failing, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    code, error = failing("push", folder, ADDRESS)
+    assert (code, "could not be pulled again" in error) == (2, True)
+    assert hub.repositories == {}
+
+
 def test_unreachable_hub(hub, failing, model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for words in (("push", model_folder, ADDRESS), ("pull", ADDRESS, "--to", tmp_path / "new")):
+    for words in (
+        ("push", model_folder, ADDRESS),
+        ("pull", ADDRESS, "--to", tmp_path / "new"),
+        ("predict", ADDRESS, "photo.jpg"),
+    ):
         code, error = failing(*words)
         assert code == 1
         assert "the connection to the Hub failed (ConnectError)" in error

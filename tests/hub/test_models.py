@@ -151,6 +151,18 @@ def test_second_load_downloads_nothing(push, monkeypatch):
     hub.requests.clear()
     assert pets.load(ADDRESS).url == first
     assert hub.requests == ["GET /api/models/org/pets"]
+    hub.requests.clear()
+    assert pets.load(f"{ADDRESS}@{Path(first).name}").url == first
+    assert hub.requests == [], "a commit never changes"
+
+
+def test_pulled_model_is_pushed_with_one_section_of_use(push, tmp_path):
+    hub = push()
+    cli.main(["pull", ADDRESS, "--to", str(tmp_path / "pulled")])
+    cli.main(["push", str(tmp_path / "pulled"), "hf://other/copy"])
+    page = hub.repositories["model", "other/copy"].files["README.md"].decode()
+    assert page.count("## Use") == 1
+    assert ADDRESS not in page
 
 
 def test_revision_names_an_earlier_commit(push, model_folder, tmp_path):
