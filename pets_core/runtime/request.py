@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -81,23 +81,35 @@ _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discrimina
 
 
 def make_request(
-    stage: str,
+    stage: Literal["lr-find", "train", "predict"],
     config: PipelineConfig | RatingsConfig,
     run: Run | RatingsRun,
-    **inputs: object,
+    *,
+    base_lr: float | None = None,
+    model_url: str | None = None,
+    champion_url: str | None = None,
+    probe_url: str | None = None,
+    is_evaluated: bool = True,
 ) -> Request:
-    """Return the request for a stage of a run.
+    """Return the request for a stage of a run with photos or ratings.
 
     Args:
-        stage: lr-find, train or predict.
+        stage: The stage.
         config: Settings.
         run: The run, of photos or of ratings as the settings are.
-        inputs: Other fields of the request; a request with ratings ignores those of photos.
+        base_lr: Peak learning rate of a training.
+        model_url: Model to predict with.
+        champion_url: Champion to predict with, too.
+        probe_url: Linear probe to predict with, too; photos only.
+        is_evaluated: Whether the run evaluates the trained model; photos only.
     """
-    fields = {"config": config, "run_url": run.url, "manifest": run.manifest, **inputs}
+    common: dict[str, Any] = {
+        "config": config, "run_url": run.url, "manifest": run.manifest, "base_lr": base_lr,
+        "model_url": model_url, "champion_url": champion_url,
+    }  # fmt: skip
     if isinstance(config, RatingsConfig):
-        return RatingsRequest.model_validate({"stage": f"ratings-{stage}", **fields})
-    return WorkRequest.model_validate({"stage": stage, **fields})
+        return RatingsRequest.model_validate({"stage": f"ratings-{stage}", **common})
+    return WorkRequest(stage=stage, probe_url=probe_url, is_evaluated=is_evaluated, **common)
 
 
 def parse_request(data: bytes | str) -> Request:
