@@ -1,8 +1,8 @@
 """MkDocs hooks: pages of the site for files outside docs/.
 
 The pages of docs/ link to files of the repository as on GitHub, such as `../CONTRIBUTING.md`. Each
-linked file becomes a page of the site: Markdown as it is, source files as code, folders as the code
-of their files. A link to a file that does not exist stops the build.
+linked file becomes a page of the site: README, contributing guide and changelog as pages, other
+files as code, folders as the code of their files. A link to a missing file stops the build.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pets.store import resolve_cache_dir, resolve_store
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
-from pets_core.errors import PetsError
+from pets_core.errors import PetsError, without_queries
 from pets_core.models.card import CARD, ModelCard, read_card
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "ModelReference", "find_model", "load"]
 
 _ALIAS = "champion"
+_PASSWORD = re.compile(r"//[^/@]+@")
 
 
 def load(model: str | PathLike[str], *, store: str | None = None) -> Model:
@@ -56,6 +57,10 @@ class ModelReference(NamedTuple):
     url: str
     alias: str = ""
     run_id: str = ""
+
+    def printable(self) -> ModelReference:
+        """Return the reference without the query and the password of a URL."""
+        return self._replace(url=_PASSWORD.sub("//", without_queries(self.url)))
 
 
 def find_model(model: str, store: str | None = None) -> ModelReference:

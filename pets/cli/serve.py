@@ -20,8 +20,6 @@ __all__ = ["TOKEN_VARIABLE", "add_arguments", "run_command"]
 
 TOKEN_VARIABLE = "PETS_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 _LOCAL = ("127.0.0.1", "localhost", "::1")
-_MAX_CONNECTIONS = 1024
-"""Further connections get status 503."""
 _KEEP_ALIVE_SECONDS = 75
 """Longer than clients and load balancers keep idle connections (httpx 5 s, AWS 60 s). A request
 that arrives while the server closes the connection would be lost."""
@@ -75,15 +73,16 @@ def run_command(arguments: argparse.Namespace) -> None:
         max_mb=arguments.max_mb,
         max_images=arguments.max_images,
         poll_seconds=arguments.poll_seconds,
-        token=os.environ.get(TOKEN_VARIABLE),
+        token=_read_token(),
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    # HTTP clients log signed URLs at this level.
+    logging.getLogger("pets").setLevel(logging.INFO)
     with _bind(arguments.host, arguments.port) as listener:
         config = uvicorn.Config(
             create_app(settings),
             log_config=None,
             log_level="warning",
-            limit_concurrency=_MAX_CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
@@ -98,6 +97,18 @@ def _check(arguments: argparse.Namespace) -> None:
             raise PetsError(f"{flag} = {value:g}: must be at least {lowest:g}")
     if not 0 <= arguments.port < 1 << 16:
         raise PetsError(f"--port = {arguments.port}: must be from 0 to 65535")
+
+
+def _read_token() -> str:
+    """Return the token of the environment, without the line break of a file.
+
+    Raises:
+        PetsError: It has characters that a header cannot hold.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token.isascii():
+        raise PetsError(f"{TOKEN_VARIABLE} has characters that are not ASCII: choose another token")
+    return token
 
 
 def _bind(host: str, port: int) -> socket.socket:

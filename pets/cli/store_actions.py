@@ -9,7 +9,7 @@ from pets.store import resolve_store
 
 __all__ = ["MODEL_HELP", "add_store", "store_actions"]
 
-MODEL_HELP = "model folder, DATASET@ALIAS, name of a data set (its champion), or run"
+MODEL_HELP = "model folder, DATASET@ALIAS, data set (its champion), run, or hf://org/name"
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

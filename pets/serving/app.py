@@ -18,7 +18,13 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 
 from pets.model import ModelReference
-from pets.serving.limits import BodyLimit, check_token
+from pets.serving.limits import (
+    BodyLimit,
+    ByteBudget,
+    check_token,
+    content_length,
+    until_disconnect,
+)
 from pets.serving.metrics import MeasureRequests, ServerMetrics
 from pets.serving.models import (
     Device,
@@ -34,8 +40,16 @@ from pets_core.inference.predict import Photo
 __all__ = ["ServeSettings", "create_app"]
 
 _PAGE = Path(__file__).with_name("page.html")
-_MAX_IN_PROGRESS = 64
-"""Requests whose bodies are in memory; further ones wait."""
+_MAX_DECODERS = 8
+_BODY_BYTES = 512_000_000
+"""Bytes of all bodies in memory; further requests wait."""
+_IMAGE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "additionalProperties": _IMAGE}
+_REQUEST_BODY = {
+    "required": True,
+    "content": {"image/*": {"schema": _IMAGE}, "multipart/form-data": {"schema": _FORM}},
+}
+"""Body of /predict in OpenAPI."""
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -73,9 +87,11 @@ class _Server:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings, self.metrics = settings, ServerMetrics()
         self.slot = ModelSlot(settings.model, settings.store, self._open)
-        self.decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-        self.in_progress = asyncio.Semaphore(_MAX_IN_PROGRESS)
-        self.is_ready = False
+        # A container may use fewer cores than its machine has.
+        num_decoders = min(len(os.sched_getaffinity(0)), _MAX_DECODERS)
+        self.decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
+        self.max_bytes = round(settings.max_mb * 1e6)
+        self.budget = ByteBudget(_BODY_BYTES)
         self.metrics.set_model(self.slot.current.reference)
 
     def _open(self, reference: ModelReference) -> PhotoModel | RatingModel:
@@ -88,9 +104,7 @@ class _Server:
     @asynccontextmanager
     async def run(self, _: FastAPI) -> AsyncIterator[None]:
         follower = asyncio.create_task(self.slot.follow(self.settings.poll_seconds, self.on_update))
-        self.is_ready = True
         yield
-        self.is_ready = False
         follower.cancel()
         self.decoders.shutdown(wait=False, cancel_futures=True)
         self.slot.current.close()
@@ -120,7 +134,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     """
     server = _Server(settings)
     app = FastAPI(title="pets serve", docs_url=None, redoc_url=None, lifespan=server.run)
-    app.add_middleware(BodyLimit, max_bytes=round(settings.max_mb * 1e6))
+    app.add_middleware(BodyLimit, max_bytes=server.max_bytes)
     app.add_middleware(MeasureRequests, metrics=server.metrics)
     app.exception_handler(PetsError)(_handle_error)
     _add_status(app, server)
@@ -142,10 +156,9 @@ def _add_status(app: FastAPI, server: _Server) -> None:
         return {"status": "ok"}
 
     @app.get("/ready")
-    async def ready(response: Response) -> dict[str, bool]:
-        """Whether requests are accepted; 503 if not."""
-        response.status_code = 200 if server.is_ready else 503
-        return {"ready": server.is_ready}
+    async def ready() -> dict[str, bool]:
+        """Whether requests are accepted; the server answers only when its model is open."""
+        return {"ready": True}
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -164,7 +177,7 @@ def _add_model(app: FastAPI, server: _Server) -> None:
         current = server.slot.current
         return {"model": _describe(current.reference), **current.info}
 
-    @app.post("/predict")
+    @app.post("/predict", openapi_extra={"requestBody": _REQUEST_BODY})
     async def predict(
         request: Request,
         top: Annotated[int, Query(ge=1, le=1000)] = 3,
@@ -175,9 +188,11 @@ def _add_model(app: FastAPI, server: _Server) -> None:
         A request whose images are all unreadable has status 422.
         """
         check_token(settings.token, request.headers.get("authorization"))
-        async with server.in_progress:
+        size = content_length(request.scope, default=server.max_bytes)
+        async with server.budget.hold(size):
             photos = await _read_photos(request, settings.max_images)
-            found = await server.predict(photos, top, maps=maps)
+            work = server.predict(photos, top, maps=maps)
+            found = await until_disconnect(request, work)
         is_readable = any("error" not in each for each in found["predictions"])
         return JSONResponse(found, 200 if is_readable else 422)
 
@@ -216,11 +231,15 @@ async def _read_photos(request: Request, max_images: int) -> list[Photo]:
         if not files:
             raise HTTPException(400, "the form has no files")
         contents = [(file.filename or "file", await file.read()) for file in files]
-    return [Photo(name, partial(bytes, data)) for name, data in contents]
+    # The charset of a form can give names with characters that JSON cannot hold.
+    return [
+        Photo(name.encode(errors="replace").decode(), partial(bytes, data))
+        for name, data in contents
+    ]
 
 
 def _describe(model: ModelReference) -> dict[str, str]:
-    return {name: value for name, value in model._asdict().items() if value}
+    return {name: value for name, value in model.printable()._asdict().items() if value}
 
 
 def _to_json(predicted: Predicted) -> dict[str, Any]:

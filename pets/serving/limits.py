@@ -1,19 +1,23 @@
-"""Limits of requests: token, size, concurrency and time to send the body."""
+"""Limits of requests: token, size, memory, time to send the body, and open connection."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import HTTPException
 from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["BodyLimit", "check_token"]
+__all__ = ["BodyLimit", "ByteBudget", "check_token", "content_length", "until_disconnect"]
+
+Result = TypeVar("Result")
 
 _BODY_SECONDS = 60.0
 _DISCARD_SECONDS = 15.0
@@ -37,6 +41,55 @@ def check_token(token: str | None, header: str | None) -> None:
         )
 
 
+class ByteBudget:
+    """Bounds the bytes of all bodies in memory; further requests wait.
+
+    Args:
+        size: Maximum number of bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def hold(self, num_bytes: int) -> AsyncIterator[None]:
+        """Reserve bytes until the end of the block."""
+        held = min(num_bytes, self._size)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free >= held)
+            self._free -= held
+        try:
+            yield
+        finally:
+            self._free += held
+            async with self._changed:
+                self._changed.notify_all()
+
+
+async def until_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of `work`, or cancel it when the client closes its connection.
+
+    Args:
+        request: The request, whose body is read.
+        work: Work for the answer.
+
+    Raises:
+        HTTPException: 499; the client has closed its connection.
+    """
+    task = asyncio.create_task(work)
+    # After the body, the only message is the end of the connection.
+    end = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HTTPException(499, "the client has closed the connection")
+        return task.result()
+    finally:
+        task.cancel()
+        end.cancel()
+
+
 class BodyLimit:
     """ASGI middleware that rejects large bodies (413) and slow ones (408).
 
@@ -58,7 +111,7 @@ class BodyLimit:
             return
         limited = _LimitedBody(receive, self._max_bytes)
         try:
-            if _content_length(scope) > self._max_bytes:
+            if content_length(scope) > self._max_bytes:
                 raise _BodyError(413)
             await self._app(scope, limited.receive, send)
         except _BodyError as error:
@@ -116,7 +169,8 @@ class _LimitedBody:
         self._is_complete = message["type"] != "http.request" or not message.get("more_body")
 
 
-def _content_length(scope: Scope) -> int:
-    headers: dict[bytes, Any] = dict(scope["headers"])
-    value = headers.get(b"content-length", b"0")
-    return int(value) if value.isdigit() else 0
+def content_length(scope: Scope, default: int = 0) -> int:
+    """Return the size of the body, or the default if the client does not state it."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    value = headers.get(b"content-length", b"")
+    return int(value) if value.isdigit() else default

@@ -47,7 +47,10 @@ class ServerMetrics:
             "pets_serve_batch_photos", "Photos per batch", buckets=_BATCH_SIZES, **own
         )
         self.updates = Counter(
-            "pets_serve_model_updates", "Changes of the alias, by result", ["result"], **own
+            "pets_serve_model_updates",
+            "Attempts to open another model, by result",
+            ["result"],
+            **own,
         )
         self._model = Gauge(
             "pets_serve_model_info", "The served model", ["url", "alias", "run_id"], **own
@@ -56,7 +59,7 @@ class ServerMetrics:
     def set_model(self, model: ModelReference) -> None:
         """Show the served model."""
         self._model.clear()
-        self._model.labels(model.url, model.alias, model.run_id).set(1)
+        self._model.labels(*model.printable()).set(1)
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,6 +22,9 @@ __all__ = ["ModelSlot", "PhotoModel", "Predicted", "RatingModel", "open_served"]
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_BATCH = 32
+_LARGE_PIXELS = 8_000_000
+_LARGE_PHOTO = threading.Lock()
+"""Held while a large photo is decoded, which takes up to 1.5 GB."""
 
 Device = Literal["auto", "cpu"]
 
@@ -79,8 +84,9 @@ class PhotoModel:
         }
 
     def decode(self, photo: Photo) -> DecodedPhoto:
-        """Decode a photo for `predict`. Thread-safe."""
-        return self._predictor.decode(photo)
+        """Decode a photo for `predict`; may be called by several threads."""
+        with _LARGE_PHOTO if _needs_much_memory(photo.read()) else contextlib.nullcontext():
+            return self._predictor.decode(photo)
 
     async def predict(
         self, photos: Sequence[DecodedPhoto], num_top: int, *, wants_maps: bool
@@ -108,11 +114,20 @@ class PhotoModel:
 
     def _explain(self, item: _Item) -> bytes | None:
         explain, pixels = self._predictor.explain, item.photo.pixels
-        return explain(pixels) if item.wants_map and explain and pixels is not None else None
+        if not item.wants_map or explain is None or pixels is None:
+            return None
+        try:
+            return explain(pixels)
+        except Exception:
+            # The predictions of the batch belong to other requests, too.
+            _LOGGER.exception("An activation map failed")
+            return None
 
     def close(self) -> None:
-        """End the model's thread."""
+        """End the model's thread and free the model. No photos may be predicted any more."""
         self._batcher.close()
+        # The batcher refers to this object, so that the garbage collector would free it later.
+        del self._predictor
 
 
 class RatingModel:
@@ -145,6 +160,17 @@ class RatingModel:
     def close(self) -> None:
         """End the model's thread."""
         self._thread.shutdown(wait=False)
+
+
+def _needs_much_memory(photo: bytes) -> bool:
+    """Whether decoding takes over 100 MB; JPEGs are decoded at a reduced scale."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(photo)) as image:
+            return image.format != "JPEG" and image.width * image.height > _LARGE_PIXELS
+    except Exception:  # noqa: BLE001 - the decoder states what is wrong
+        return False
 
 
 def open_served(
@@ -207,6 +233,7 @@ class ModelSlot:
             try:
                 found = await asyncio.to_thread(find_model, self._model, self._store)
                 if found == self.current.reference:
+                    last_error = ""
                     continue
                 model = await asyncio.to_thread(self._load, found)
             except Exception as error:  # noqa: BLE001 - the store, the network, the model
@@ -215,10 +242,16 @@ class ModelSlot:
                     _LOGGER.warning("%s is not updated: %s", self._model, last_error)
                 on_update(False)
                 continue
-            previous, self.current, last_error = self.current, model, ""
-            self._close_unused(previous)
-            _LOGGER.info("%s now points at %s", self._model, model.reference.url)
+            last_error = ""
+            self._replace(model)
+            # Otherwise this variable would keep the model after the next one.
+            del model
             on_update(True)
+
+    def _replace(self, model: PhotoModel | RatingModel) -> None:
+        previous, self.current = self.current, model
+        self._close_unused(previous)
+        _LOGGER.info("%s now points at %s", self._model, model.reference.printable().url)
 
     def _close_unused(self, model: PhotoModel | RatingModel) -> None:
         if model is not self.current and not self._users.get(model):

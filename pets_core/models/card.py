@@ -133,6 +133,12 @@ def read_card(url: str) -> ModelCard:
     try:
         return ModelCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
     except pydantic.ValidationError as error:
+        for problem in error.errors():
+            if problem["loc"] == ("format_version",):
+                raise PetsError(
+                    f"{url}/{CARD} has format_version {problem['input']}, which this version of "
+                    "pets-pipeline does not know: install the version that trained the model"
+                ) from error
         raise PetsError(f"{url}/{CARD} is damaged: {error}") from error
 
 

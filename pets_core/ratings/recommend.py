@@ -14,6 +14,8 @@ from pets_core.targets.regression.objective import Regression
 
 __all__ = ["Recommendation", "Recommender", "recommend"]
 
+_MAX_COMPARED = 10_000
+
 
 class Recommendation(NamedTuple):
     """A recommended item and its predicted rating.
@@ -47,6 +49,7 @@ class Recommender:
         self._objective = Regression(built.card.sigmoid_range)
         manifest = load_ratings_manifest(built.card.dataset_url)
         self._names = read_vocabulary(manifest)
+        self._users = {name: index for index, name in enumerate(self._names.users) if index}
         self._rated = [load_ratings(manifest, split) for split in manifest.splits]
 
     def recommend(self, user: str | None, count: int, min_ratings: int = 5) -> list[Recommendation]:
@@ -61,7 +64,7 @@ class Recommender:
             PetsError: The user is unknown, or no item remains.
         """
         names = self._names
-        index = _user_index(names.users, user)
+        index = 0 if user is None else self._find_user(user)
         is_candidate = names.num_ratings_by_item >= max(min_ratings, 1)
         for ratings in self._rated if index else ():
             is_candidate[ratings.items[ratings.users == index]] = False
@@ -81,6 +84,16 @@ class Recommender:
             for i in order.tolist()
         ]
 
+    def _find_user(self, user: str) -> int:
+        if user in self._users:
+            return self._users[user]
+        # Comparing an id with hundreds of thousands takes seconds.
+        hint = did_you_mean(user, self._users) if len(self._users) <= _MAX_COMPARED else ""
+        raise PetsError(
+            f"user {user}: no user of this id has training ratings ({len(self._users)} have)."
+            f"{hint} Omit the user for general recommendations"
+        )
+
 
 def recommend(
     model_url: str, user: str | None, count: int, min_ratings: int = 5
@@ -99,15 +112,3 @@ def _scores(model: torch.nn.Module, objective: Regression, user: int, num_items:
     items = torch.arange(num_items)
     pairs = torch.stack([torch.full_like(items, user), items], 1)
     return objective.activation(model(pairs)).numpy()
-
-
-def _user_index(users: list[str], user: str | None) -> int:
-    if user is None:
-        return 0
-    try:
-        return users.index(user, 1)
-    except ValueError:
-        raise PetsError(
-            f"user {user}: no user of this id has training ratings ({len(users) - 1} have)."
-            f"{did_you_mean(user, users[1:])} Omit the user for general recommendations"
-        ) from None

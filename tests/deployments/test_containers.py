@@ -24,8 +24,9 @@ from pets_core.config.pipeline import PipelineConfig
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deployments/docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
-COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
-SERVICES = COMPOSE["services"]
+COMPOSE_FILES = [DOCKER / "compose.yaml", DOCKER / "serve.yaml"]
+COMPOSE, SERVING = (yaml.safe_load(file.read_text()) for file in COMPOSE_FILES)
+SERVICES = COMPOSE["services"] | SERVING["services"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ISSUE_CONFIG = ROOT / ".github/ISSUE_TEMPLATE/config.yml"
 ISSUE_FORMS = sorted(set(ISSUE_CONFIG.parent.glob("*.yml")) - {ISSUE_CONFIG})
@@ -51,7 +52,7 @@ def instructions(name: str) -> list[str]:
     "command",
     [
         ["hadolint", "--failure-threshold", "info", DOCKER / "Dockerfile"],
-        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml"],
+        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", *COMPOSE_FILES],
         ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS],
         ["check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *ISSUE_FORMS],
         ["check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ISSUE_CONFIG],
@@ -113,7 +114,7 @@ def test_every_environment_variable_is_known() -> None:
 
 
 def test_secrets_are_variables_that_the_example_lists() -> None:
-    text = (DOCKER / "compose.yaml").read_text()
+    text = "".join(file.read_text() for file in COMPOSE_FILES)
     referenced = set(re.findall(r"\$\{([A-Z_]+)", text))
     required = set(re.findall(r"\$\{([A-Z_]+):\?", text))
     assert referenced == required, "compose rejects every missing variable"
@@ -151,6 +152,8 @@ def test_model_server_has_a_token_and_its_port() -> None:
     assert service["ports"] == [f"127.0.0.1:{given.port}:{given.port}"]
     assert f"127.0.0.1:{given.port}/ready" in service["healthcheck"]["test"][-1]
     assert environment(service)[TOKEN_VARIABLE].startswith("${")
+    store = COMPOSE["x-store"]
+    assert store.items() <= environment(service).items(), "as that of the workers"
     extras = re.findall(r'"\.\[([a-z0-9,]+)\]"', DOCKERFILE)[0].split(",")
     assert "serve" in extras
 

@@ -202,6 +202,10 @@ def test_manifests_of_the_model_server_are_valid_and_refer_to_each_other() -> No
     paths = {container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness")}
     assert paths == {"/ready"}
     assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    key = {"name": "pets", "key": serve.TOKEN_VARIABLE}
+    assert container["env"] == [
+        {"name": serve.TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": key}}
+    ], "a secret without the token must not start an open server"
 
 
 def test_cluster_manifests_are_valid_and_have_a_worker_per_pool() -> None:

@@ -1,17 +1,24 @@
 """The model server: predictions, batches, limits, and the alias it follows."""
 
+import io
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from tiny_model import write_tiny_model
 
 import pets
+from pets.model import ModelReference
+from pets.serving import models
+from pets.serving.models import PhotoModel
 from pets_core.errors import PetsError
+from pets_core.inference.predict import Predictor, open_model
 from pets_core.records.evaluation import Metric
 from pets_core.registry.aliases import Candidate, promote
 
@@ -172,7 +179,19 @@ def test_slow_body_ends_with_408(serve, model_url, monkeypatch):
     assert "did not arrive within 0.2 s" in response.json()["detail"]
 
 
-def test_alias_is_followed_without_losing_a_request(serve, tmp_path, photos):
+def model_threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("model")]
+
+
+def test_alias_is_followed_without_losing_a_request(serve, tmp_path, photos, monkeypatch):
+    opened = []
+
+    def open_and_watch(*arguments):
+        predictor = open_model(*arguments)
+        opened.append(weakref.ref(predictor.forward))
+        return predictor
+
+    monkeypatch.setattr("pets_core.inference.predict.open_model", open_and_watch)
     store = tmp_path / "store"
     for seed, run_id in enumerate(("a1", "b2")):
         write_tiny_model(store / f"runs/{run_id}/model", CLASSES, seed=seed)
@@ -201,6 +220,7 @@ def test_alias_is_followed_without_losing_a_request(serve, tmp_path, photos):
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(predict) for _ in range(4)]
         assert moved.wait(60)
+        threads = len(model_threads())
         promote_model(store, "b2")
         answers = [each.result(120) for each in running]
     for found in answers:
@@ -208,8 +228,9 @@ def test_alias_is_followed_without_losing_a_request(serve, tmp_path, photos):
         assert runs == sorted(runs), "requests return to the earlier model"
         assert all([top] == wanted[run_id] for run_id, top in found)
     assert served.metric('pets_serve_model_updates_total{result="updated"}') == 1
-    alive = [thread.name for thread in threading.enumerate() if thread.name.startswith("model")]
-    assert len(alive) <= 2, "the thread of the earlier model still runs"
+    assert len(model_threads()) <= threads, "the thread of the earlier model still runs"
+    assert opened[-1]() is not None
+    assert opened[0]() is None, "the earlier model is in memory"
 
 
 def test_model_that_cannot_be_opened_leaves_the_current_one(serve, tmp_path, photos):
@@ -260,11 +281,92 @@ def test_other_targets_are_served(serve, tmp_path, photos, targets, labels, numb
     assert served.client.get("/model").json()["geometry"] == geometry
 
 
-def test_closed_connections_leave_the_server_working(served, photos):
-    for _ in range(5):
+def test_photos_of_closed_connections_are_not_predicted(serve, model_url, photos, monkeypatch):
+    is_running, may_go_on, sizes = threading.Event(), threading.Event(), []
+    run = PhotoModel._run
+
+    def wait_and_run(self, items):
+        sizes.append(len(items))
+        is_running.set()
+        assert may_go_on.wait(60)
+        return run(self, items)
+
+    monkeypatch.setattr(PhotoModel, "_run", wait_and_run)
+    served = serve(model_url)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(served.client.post, "/predict", content=photos[0])
+        assert is_running.wait(60)
         with (
-            httpx.Client(base_url=served.url, timeout=0.001) as client,
-            pytest.raises(httpx.TimeoutException),
+            httpx.Client(base_url=served.url, timeout=httpx.Timeout(60, read=0.5)) as client,
+            pytest.raises(httpx.ReadTimeout),
         ):
-            client.post("/predict?maps=true", content=photos[0])
-    assert served.client.post("/predict", content=photos[0]).status_code == 200
+            client.post("/predict", content=photos[1])
+        while not served.metric('pets_serve_requests_total{path="/predict",status="499"}'):
+            time.sleep(0.02)
+        may_go_on.set()
+        assert first.result().status_code == 200
+    assert served.client.post("/predict", content=photos[2]).status_code == 200
+    assert sizes == [1, 1], "the photo of the closed connection was predicted"
+
+
+def test_bodies_wait_until_there_is_memory(serve, model_url, photos, monkeypatch):
+    monkeypatch.setattr("pets.serving.app._BODY_BYTES", 300)
+    sizes = []
+    run = PhotoModel._run
+    monkeypatch.setattr(
+        PhotoModel, "_run", lambda self, items: sizes.append(len(items)) or run(self, items)
+    )
+    served = serve(model_url)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda data: served.client.post("/predict", content=data), photos))
+    assert {answer.status_code for answer in answers} == {200}
+    assert set(sizes) == {1}, "each body is larger than half of the memory"
+
+
+def test_large_photos_are_decoded_one_at_a_time(served, monkeypatch):
+    held = []
+    decode = Predictor.decode
+
+    def record(self, photo):
+        held.append(models._LARGE_PHOTO.locked())
+        return decode(self, photo)
+
+    monkeypatch.setattr(Predictor, "decode", record)
+    large, jpeg = io.BytesIO(), io.BytesIO()
+    picture = Image.new("L", (4000, 2001))
+    picture.save(large, "PNG")
+    picture.save(jpeg, "JPEG")
+    for body in (large.getvalue(), jpeg.getvalue(), GARBAGE):
+        served.client.post("/predict", content=body)
+    assert held == [True, False, False]
+
+
+def test_failed_map_leaves_the_predictions_of_a_batch(served, photos, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("pets_core.evaluation.activation.activation_maps", fail)
+    response = served.client.post("/predict?maps=true", content=photos[0])
+    assert response.status_code == 200
+    assert "map" not in response.json()["predictions"][0]
+
+
+def test_names_and_addresses_without_secrets_are_answered(served, photos):
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="\\ud800.png"\r\n\r\n'
+        + photos[0]
+        + b"\r\n--b--\r\n"
+    )
+    kind = "multipart/form-data; boundary=b; charset=unicode_escape"
+    response = served.client.post("/predict", content=form, headers={"content-type": kind})
+    assert response.status_code == 200, response.text
+    signed = ModelReference("https://user:password@host/model.onnx?signature=secret")
+    assert signed.printable().url == "https://host/model.onnx"
+
+
+def test_model_of_another_version_is_refused(serve, tmp_path):
+    url = write_tiny_model(tmp_path / "model", CLASSES)
+    card = Path(url, "model.json")
+    card.write_text(card.read_text().replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(PetsError, match=r"model\.json has format_version 3, which this version"):
+        serve(url)
