@@ -11,19 +11,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from chromium import open_chromium
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SETTINGS = {
     "PETS_MODEL__BACKBONE": "test_efficientnet",
     "PETS_MODEL__WEIGHTS": "none",
@@ -61,9 +52,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], 
 @pytest.fixture(scope="module")
 def page_and_root(finished) -> Iterator[tuple]:
     """Yield a browser page and the address that `pets ui` printed."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
     environment, printed = finished
     run_id = re.search(r" ui (\S+)", printed).group(1)
     with socket.socket() as probe:
@@ -74,8 +62,7 @@ def page_and_root(finished) -> Iterator[tuple]:
     try:
         address = server.stdout.readline().strip()
         assert address.startswith(f"http://127.0.0.1:{port}/"), address
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        with open_chromium() as browser:
             page = browser.new_page(viewport={"width": 1300, "height": 1100})
             # The page requests fonts and analytics from other hosts.
             page.route(
@@ -83,7 +70,6 @@ def page_and_root(finished) -> Iterator[tuple]:
                 lambda route: route.abort(),
             )
             yield page, address
-            browser.close()
     finally:
         server.terminate()
         server.wait(timeout=600)

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from chromium import open_chromium
 from model_server import run_server
 
 from pets.cli.results import show_evaluation
-from pets.serving.app import ServeSettings
+from pets.serving.settings import ServeSettings
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.evaluation.tables import read_frame
@@ -175,10 +176,7 @@ def test_recommendations_are_served(evaluated):
 
 @pytest.mark.browser
 def test_page_shows_recommendations(evaluated):
-    from playwright.sync_api import sync_playwright
-
-    with run_server(ServeSettings(evaluated[0].model_url)) as served, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with run_server(ServeSettings(evaluated[0].model_url)) as served, open_chromium() as browser:
         page = browser.new_page()
         page.goto(served.url)
         page.fill("#user", "17")
@@ -186,7 +184,6 @@ def test_page_shows_recommendations(evaluated):
         page.wait_for_selector("text=Recommended for user 17")
         wanted = served.client.get("/recommend?user=17").json()["recommendations"]
         assert all(item["title"] in page.inner_text("li") for item in wanted)
-        browser.close()
 
 
 def test_two_ranks_train_like_one(sample_ratings, evaluated, tmp_path):

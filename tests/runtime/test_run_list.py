@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from chromium import open_chromium
 from made_predictions import draw_classes, draw_numbers, draw_tags, write_drawn
-from playwright.sync_api import sync_playwright
 
 from pets.cli import main as cli
 from pets_core.config.pipeline import PipelineConfig
@@ -309,14 +309,10 @@ def test_comparison_page_fits_a_phone(add_run, pets, tmp_path):
         add_run(f"r{number}", predicted_by=number, train={"epochs": number + 1})
     page_file = tmp_path / "page.html"
     pets("runs", "compare", "r0", "r1", "r2", "--store", add_run.store, "--to", page_file)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
+    with open_chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.goto(f"file://{page_file}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.locator("h2").all_inner_texts() == [
             "Results", "Settings that differ", "Training", "Changed samples",
         ]  # fmt: skip
-        browser.close()

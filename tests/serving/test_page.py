@@ -2,15 +2,13 @@
 
 import base64
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from chromium import open_chromium
 from model_server import Served, write_photo
 from tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.browser
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 DROP = """async ([data, name]) => {
   const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -31,14 +29,8 @@ YELLOW = """() => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    if not CHROMIUM.exists():
-        pytest.skip("Chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with open_chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
