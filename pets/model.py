@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Model", "ModelReference", "find_model", "load"]
 
 _ALIAS = "champion"
-_PASSWORD = re.compile(r"//[^/@]+@")
 
 
 def load(model: str | PathLike[str], *, store: str | None = None) -> Model:
@@ -60,7 +59,7 @@ class ModelReference(NamedTuple):
 
     def printable(self) -> ModelReference:
         """Return the reference without the query and the password of a URL."""
-        return self._replace(url=_PASSWORD.sub("//", without_queries(self.url)))
+        return self._replace(url=storage.strip_password(without_queries(self.url)))
 
 
 def find_model(model: str, store: str | None = None) -> ModelReference:

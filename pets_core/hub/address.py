@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
+from pets_core import storage
 from pets_core.errors import PetsError
 
 __all__ = ["HubAddress", "is_hub_address", "parse_address"]
@@ -13,7 +14,6 @@ _SCHEME = "hf://"
 _DATASETS = "datasets/"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _ADDRESS = re.compile(rf"{_SCHEME}({_DATASETS})?({_NAME}/{_NAME})(?:@([A-Za-z0-9][\w./-]*))?")
-_PASSWORD = re.compile(r"//[^/@]+@")
 
 
 class HubAddress(NamedTuple):
@@ -47,7 +47,7 @@ def parse_address(text: str) -> HubAddress:
     """
     found = _ADDRESS.fullmatch(text)
     if not found:
-        shown = _PASSWORD.sub("//", text.partition("?")[0])
+        shown = storage.strip_password(text.partition("?")[0])
         raise PetsError(
             f"{shown} is not an address on the Hub: use hf://org/name for a "
             "model, hf://datasets/org/name for a data set"

@@ -37,6 +37,7 @@ __all__ = [
     "read_bytes",
     "remove",
     "resolve_file",
+    "strip_password",
     "strip_query",
     "write_bytes",
     "writing",
@@ -62,6 +63,7 @@ _CHAINING = frozenset(
 )
 """fsspec protocols that wrap the URL of another file system."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_PASSWORD = re.compile(r"//[^/@]+@")
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -109,6 +111,11 @@ def printable(text: str) -> str:
 def strip_query(url: str) -> str:
     """Remove the query from a web URL, as it may hold a signature; other URLs are unchanged."""
     return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
+
+
+def strip_password(url: str) -> str:
+    """Remove user and password from a URL."""
+    return _PASSWORD.sub("//", url)
 
 
 def filesystem(url: str) -> tuple[Any, str]:
