@@ -8,13 +8,11 @@ import math
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from pets.cli.store_actions import MODEL_HELP, add_store
+from pets.serving.settings import ServeSettings
 from pets_core.errors import PetsError
-
-if TYPE_CHECKING:
-    from pets.serving.app import ServeSettings
 
 __all__ = ["TOKEN_VARIABLE", "add_arguments", "run_command"]
 
@@ -24,6 +22,26 @@ _KEEP_ALIVE_SECONDS = 75
 """Longer than clients and load balancers keep idle connections (httpx 5 s, AWS 60 s). A request
 that arrives while the server closes the connection would be lost."""
 _SHUTDOWN_SECONDS = 30
+
+
+class _Number(NamedTuple):
+    """A setting with a number: its lowest value, and the help of its flag."""
+
+    setting: str
+    lowest: float
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.setting.replace('_', '-')}"
+
+
+_NUMBERS = (
+    _Number("max_mb", 0.001, "MB", "maximum size of a request, megabytes"),
+    _Number("max_images", 1, "N", "maximum number of images per request"),
+    _Number("poll_seconds", 0.1, "S", "time between two looks whether the alias has moved"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "cpu"), default="auto",
         help="auto uses the machine's GPU, if it has one (default: auto)",
     )  # fmt: skip
-    parser.add_argument(
-        "--max-mb", type=float, default=32.0, metavar="MB",
-        help="maximum size of a request, megabytes (default: 32)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-images", type=int, default=64, metavar="N",
-        help="maximum number of images per request (default: 64)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--poll-seconds", type=float, default=10.0, metavar="S",
-        help="time between two looks whether the alias has moved (default: 10)",
-    )  # fmt: skip
+    for number in _NUMBERS:
+        default = getattr(ServeSettings, number.setting)
+        parser.add_argument(
+            number.flag, type=type(default), default=default, metavar=number.metavar,
+            help=f"{number.help} (default: {default:g})",
+        )  # fmt: skip
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -61,7 +73,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     try:
         import uvicorn
 
-        from pets.serving.app import ServeSettings, create_app
+        from pets.serving.app import create_app
     except ImportError as error:
         raise PetsError(
             f"{error.name} is not installed; run pip install 'pets-pipeline[serve]'"
@@ -91,10 +103,10 @@ def run_command(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name, lowest in (("max_mb", 0.001), ("max_images", 1), ("poll_seconds", 0.1)):
-        value, flag = getattr(arguments, name), f"--{name.replace('_', '-')}"
-        if not (math.isfinite(value) and value >= lowest):
-            raise PetsError(f"{flag} = {value:g}: must be at least {lowest:g}")
+    for number in _NUMBERS:
+        value = getattr(arguments, number.setting)
+        if not (math.isfinite(value) and value >= number.lowest):
+            raise PetsError(f"{number.flag} = {value:g}: must be at least {number.lowest:g}")
     if not 0 <= arguments.port < 1 << 16:
         raise PetsError(f"--port = {arguments.port}: must be from 0 to 65535")
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,17 +26,17 @@ from pets.serving.limits import (
 )
 from pets.serving.metrics import MeasureRequests, ServerMetrics
 from pets.serving.models import (
-    Device,
     ModelSlot,
     PhotoModel,
     Predicted,
     RatingModel,
     open_served,
 )
+from pets.serving.settings import ServeSettings
 from pets_core.errors import PetsError
 from pets_core.inference.predict import Photo
 
-__all__ = ["ServeSettings", "create_app"]
+__all__ = ["create_app"]
 
 _PAGE = Path(__file__).with_name("page.html")
 _MAX_DECODERS = 8
@@ -56,29 +55,6 @@ _PAGE_HEADERS = {
         "img-src data: blob:; frame-ancestors 'none'"
     )
 }
-
-
-@dataclass(frozen=True)
-class ServeSettings:
-    """Settings of the server.
-
-    Attributes:
-        model: Model folder, ONNX file, alias or run.
-        store: Store of aliases and runs; None: PETS_STORE or `pets-store`.
-        device: Device of the model.
-        max_mb: Maximum size of a request, megabytes.
-        max_images: Maximum number of images per request.
-        poll_seconds: Time between two looks at the alias.
-        token: Token that requests must have; None or empty: none.
-    """
-
-    model: str
-    store: str | None = None
-    device: Device = "auto"
-    max_mb: float = 32.0
-    max_images: int = 64
-    poll_seconds: float = 10.0
-    token: str | None = None
 
 
 class _Server:

@@ -23,11 +23,11 @@ _BODY_SECONDS = 60.0
 _DISCARD_SECONDS = 15.0
 
 
-def check_token(token: str | None, header: str | None) -> None:
+def check_token(token: str, header: str | None) -> None:
     """Check the header `Authorization: Bearer <token>`.
 
     Args:
-        token: Required token; None or empty: no token is required.
+        token: Required token; empty: no token is required.
         header: Header of the request.
 
     Raises:

@@ -9,10 +9,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pets.model import ModelReference, find_model
 from pets.serving.batcher import Batcher
+from pets.serving.settings import Device
 
 if TYPE_CHECKING:
     from pets_core.inference.predict import DecodedPhoto, Photo, Prediction
@@ -25,8 +26,6 @@ _MAX_BATCH = 32
 _LARGE_PIXELS = 8_000_000
 _LARGE_PHOTO = threading.Lock()
 """Held while a large photo is decoded, which takes up to 1.5 GB."""
-
-Device = Literal["auto", "cpu"]
 
 
 class _Item(NamedTuple):

@@ -12,7 +12,8 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from pets.serving.app import ServeSettings, create_app
+from pets.serving.app import create_app
+from pets.serving.settings import ServeSettings
 
 __all__ = ["Served", "run_server", "write_photo"]
 

@@ -7,7 +7,7 @@ import pytest
 from model_server import Served, run_server, write_photo
 from tiny_model import write_tiny_model
 
-from pets.serving.app import ServeSettings
+from pets.serving.settings import ServeSettings
 
 CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
 
