@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pets.cli.store_actions import add_store
+from pets.cli.store_actions import MODEL_HELP, add_store
 from pets.cli.tables import add_json, print_json
 
 __all__ = ["add_arguments", "run_command"]
@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pets push` to its parser."""
     parser.add_argument(
         "source", metavar="MODEL|DATASET",
-        help="model folder, run (id, name, latest) or DATASET@ALIAS; for hf://datasets/..., name "
-        "of a data set or start of a version's fingerprint",
+        help=f"{MODEL_HELP}; for hf://datasets/..., name of a data set or start of a version's "
+        "fingerprint",
     )  # fmt: skip
     parser.add_argument(
         "target", metavar="hf://ORG/NAME", help="repository: hf://org/name, hf://datasets/org/name"
