@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_model import write_tiny_model
+from tiny_model import promote_model, write_tiny_model
 
 import pets
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
-from pets_core.records.evaluation import Metric
-from pets_core.registry.aliases import Candidate, promote
 
 CLASSES = ("Birman", "Pug", "Sphynx")
 TINY = {
@@ -138,12 +136,7 @@ def test_empty_folders_and_top_0_are_rejected(model, photo, tmp_path):
 def test_models_are_loaded_by_alias(tmp_path, monkeypatch):
     store = tmp_path / "store"
     url = write_tiny_model(store / "runs/a1/model", CLASSES)
-    candidate = Candidate(
-        run_id="a1", model_url="store:runs/a1/model", predictions_url="p", dataset_name="cats",
-        dataset_fingerprint="f", split="test", tta_views=0, backbone="b", num_rows=1,
-        metric=Metric(name="error rate", value=0.1), evaluated_at="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
-    promote(str(store), "champion", candidate)
+    promote_model(store, "a1")
     for name in ("cats", "cats@champion"):
         assert pets.load(name, store=str(store)).url == url
     assert pets.load(name, store=str(store)).labels == CLASSES

@@ -8,8 +8,10 @@ import torch
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.models.package import create_model, save_model
 from pets_core.records.dataset import ClassInfo, NumberInfo
+from pets_core.records.evaluation import Metric
+from pets_core.registry.aliases import Candidate, promote
 
-__all__ = ["write_tiny_model"]
+__all__ = ["promote_model", "write_tiny_model"]
 
 
 def write_tiny_model(
@@ -32,3 +34,14 @@ def write_tiny_model(
     torch.nn.init.normal_(built.model.head[-1].weight)
     save_model(str(folder), built.card, built.model.state_dict())
     return str(folder)
+
+
+def promote_model(store: Path, run_id: str, model_url: str | None = None) -> None:
+    """Point the champion of the data set cats at a model, by default that of a run of the store."""
+    candidate = Candidate(
+        run_id=run_id, model_url=model_url or f"store:runs/{run_id}/model", predictions_url="p",
+        dataset_name="cats", dataset_fingerprint="f", split="test", tta_views=0, backbone="b",
+        num_rows=1, metric=Metric(name="error rate", value=0.1),
+        evaluated_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    promote(str(store), "champion", candidate)

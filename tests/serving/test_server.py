@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from tiny_model import write_tiny_model
+from tiny_model import promote_model, write_tiny_model
 
 import pets
 from pets.model import ModelReference
@@ -19,21 +19,9 @@ from pets.serving import models
 from pets.serving.models import PhotoModel
 from pets_core.errors import PetsError
 from pets_core.inference.predict import Predictor, open_model
-from pets_core.records.evaluation import Metric
-from pets_core.registry.aliases import Candidate, promote
 
 CLASSES = ("Birman", "Pug", "Sphynx", "Boxer")
 GARBAGE = b"no photo"
-
-
-def promote_model(store: Path, run_id: str) -> None:
-    candidate = Candidate(
-        run_id=run_id, model_url=f"store:runs/{run_id}/model", predictions_url="p",
-        dataset_name="cats", dataset_fingerprint="f", split="test", tta_views=0, backbone="b",
-        num_rows=1, metric=Metric(name="error rate", value=0.1),
-        evaluated_at="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
-    promote(str(store), "champion", candidate)
 
 
 def expected(model_url: str, photos: list[bytes], top: int = 3) -> list[tuple]:
