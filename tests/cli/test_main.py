@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# At collection, because its console handler keeps the stderr of the moment, which a test closes.
+import prefect.main  # noqa: F401
 import pytest
-from tiny_model import write_tiny_model
+from tiny_model import promote_model, write_tiny_model
 
 from pets.cli import flow_command
 from pets.cli import main as cli
@@ -15,7 +17,7 @@ from pets.cli.settings import setting_names
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.records.dataset import DatasetManifest, Run
 from pets_core.records.evaluation import Metric
-from pets_core.registry.aliases import Candidate, promote
+from pets_core.registry.aliases import Candidate
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -339,12 +341,7 @@ def test_predict_reports_unreadable_photos_and_exits_1(model_url, photo, tmp_pat
 
 
 def test_commands_find_a_model_by_its_alias(tmp_path, model_url, photo, monkeypatch, capsys):
-    candidate = Candidate(
-        run_id="a1", model_url=model_url, predictions_url="p", dataset_name="cats",
-        dataset_fingerprint="f", split="test", tta_views=0, backbone="b", num_rows=1,
-        metric=Metric(name="error rate", value=0.1), evaluated_at="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
-    promote(str(tmp_path), "champion", candidate)
+    promote_model(tmp_path, "a1", model_url)
     monkeypatch.setenv("PETS_STORE", str(tmp_path))
     printed = []
     for model in (model_url, "cats", "cats@champion"):
