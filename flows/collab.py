@@ -16,6 +16,7 @@ from tasks.collab import (
 )
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
 from tasks.execution.naming import flow_run_name
+from tasks.mirror import mirror_run
 from tasks.stages import find_lr, predict_model
 
 __all__ = ["collab_flow"]
@@ -45,6 +46,7 @@ def collab_flow(
     predicted = predict_model(chosen, run, result.model_url, champion)
     report = evaluate_model(config, run.url, predicted, champion, result)
     report = promote_model(config, report)
+    mirror_run(config, report)
     publish_trials(report, trials)
     publish_evaluation(config, report)
     return final_state(config, report)

@@ -8,6 +8,7 @@ from pets_core.records.evaluation import EvalReport
 from tasks.artifacts.evaluation import publish_evaluation
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
 from tasks.execution.naming import named_by_data_set
+from tasks.mirror import mirror_run
 from tasks.stages import check_run, predict_model, start_or_resume_run
 
 __all__ = ["evaluate_flow"]
@@ -30,5 +31,6 @@ def evaluate_flow(
     predicted = predict_model(config, run, model_url, champion)
     report = evaluate_model(config, run.url, predicted, champion)
     report = promote_model(config, report)
+    mirror_run(config, report)
     publish_evaluation(config, report)
     return final_state(config, report)

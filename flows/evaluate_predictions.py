@@ -13,6 +13,7 @@ from tasks.evaluate import (
     promote_model,
     use_predictions,
 )
+from tasks.mirror import mirror_run
 from tasks.stages import current_run_folder
 
 __all__ = ["evaluate_predictions_flow"]
@@ -33,5 +34,6 @@ def evaluate_predictions_flow(
     champion = load_champion_for_predictions(config, predicted)
     report = evaluate_model(config, current_run_folder(config), predicted, champion)
     report = promote_model(config, report)
+    mirror_run(config, report)
     publish_evaluation(config, report)
     return final_state(config, report)

@@ -10,6 +10,7 @@ from tasks.artifacts.evaluation import publish_evaluation
 from tasks.artifacts.training import publish_lr, publish_training
 from tasks.evaluate import evaluate_model, final_state, load_champion, promote_model
 from tasks.execution.naming import flow_run_name
+from tasks.mirror import mirror_run
 from tasks.stages import (
     check_run,
     choose_recipe,
@@ -52,5 +53,6 @@ def pipeline(
     predicted = predict_model(config, run, result.model_url, champion, result.probe_url)
     report = evaluate_model(config, run.url, predicted, champion, result)
     report = promote_model(config, report)
+    mirror_run(config, report)
     publish_evaluation(config, report)
     return final_state(config, report)

@@ -18,6 +18,7 @@ from pets_core.ratings.target import RATINGS
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.training import TrainResult
 from pets_core.registry.gate import check_gate
+from pets_core.runtime.mlflow_mirror import check_mlflow
 from pets_core.runtime.runs import find_run, start_run
 from pets_core.storage.markdown import escape_markdown
 from pets_core.training.schedule import few_steps_warning
@@ -39,6 +40,7 @@ __all__ = [
 def start_or_resume_ratings_run(config: RatingsConfig, resume: str | None = None) -> RatingsRun:
     """Resume a run, or ingest the ratings and start a new run."""
     check_gate(config.gate, RATINGS)
+    check_mlflow(config.registry.mlflow_uri)
     logger, url = get_run_logger(), resume or current_run_folder(config)
     storage.check_writable(storage.absolute(config.store), "store")
     if config.launch.deployment:

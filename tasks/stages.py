@@ -23,6 +23,7 @@ from pets_core.records.evaluation import Champion
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
 from pets_core.runtime.launcher import launch
+from pets_core.runtime.mlflow_mirror import check_mlflow
 from pets_core.runtime.request import CheckResult, Request, WorkRequest, make_request
 from pets_core.runtime.runs import (
     find_run,
@@ -75,6 +76,7 @@ _LIVE_KEY = "training-progress"
 def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     """Check settings, hardware and model before any work starts; stores nothing."""
     check_gate_settings(config)
+    check_mlflow(config.registry.mlflow_uri)
     if config.launch.deployment:
         # The first remote stage checks the hardware.
         check_deployment(config.launch.deployment)

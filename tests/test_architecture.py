@@ -304,7 +304,7 @@ COMMANDS = " ".join(name for name in MODULES if is_within(name, "pets.cli"))
 IMPORTS = {
     "flows.pipeline": {"torch", "timm", "torchvision", "accelerate", "matplotlib", "scipy",
                        "sklearn", "cleanlab", "optuna"},
-    FLOWS: {"torch", "timm", "torchvision", "accelerate", "matplotlib"},
+    FLOWS: {"torch", "timm", "torchvision", "accelerate", "matplotlib", "mlflow"},
     "flows.evaluate": {"torch", "timm", "matplotlib", "scipy"},
     "flows.sweep": {"torch", "timm", "matplotlib", "scipy"},
     "tasks.stages": {"torch", "timm"},

@@ -44,7 +44,7 @@ COMMANDS = {
         ),
         "pipeline:pipeline",
         "results:show_evaluation",
-        (*_TRAINING, "lr_find", "evaluate", "gate", "launch"),
+        (*_TRAINING, "lr_find", "evaluate", "gate", "registry", "launch"),
         resumes=True,
     ),
     "ingest": Command(
@@ -82,7 +82,7 @@ COMMANDS = {
         ),
         "evaluate:evaluate_flow",
         "results:show_evaluation",
-        (*_DATA, "evaluate", "gate", "launch"),
+        (*_DATA, "evaluate", "gate", "registry", "launch"),
     ),
     "batch-predict": Command(
         "run a model on many photos and write the predictions to Parquet",
@@ -114,7 +114,7 @@ COMMANDS = {
         ),
         "collab:collab_flow",
         "results:show_evaluation",
-        ("ratings", "recommender", "lr_find", "train", "gate", "launch"),
+        ("ratings", "recommender", "lr_find", "train", "gate", "registry", "launch"),
         resumes=True,
     ),
     "recommend": Command(
@@ -210,6 +210,7 @@ GROUP_EXAMPLES = {
     "train": ("epochs", "base_lr", "recipe"),
     "evaluate": ("split", "tta_views"),
     "gate": ("promote", "max_error_rate", "alias"),
+    "registry": ("mlflow_uri",),
     "batch": ("part_photos", "num_tasks"),
     "embed": ("min_similarity",),
     "sweep": ("backbones", "num_trials"),

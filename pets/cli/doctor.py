@@ -30,7 +30,7 @@ _EXTRAS = {
     "heif": "pillow-heif",
     "jxl": "pillow-jxl-plugin",
     "onnx": "onnxruntime",
-    "mlflow": "mlflow",
+    "mlflow": "mlflow-skinny",
     "wandb": "wandb",
 }
 """A package of each extra whose absence is only noticed when a run needs it."""

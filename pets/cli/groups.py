@@ -22,6 +22,7 @@ _MAIN_FIELDS = {
     "lr_find": "num_steps",
     "train": "epochs",
     "gate": "alias",
+    "registry": "mlflow_uri",
     "batch": "part_photos",
     "embed": "min_similarity",
     "sweep": "num_trials",

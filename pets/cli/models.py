@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 
+from pydantic import ValidationError
+
+from pets.cli.groups import as_variable
 from pets.cli.store_actions import store_actions
 from pets.cli.tables import add_json, print_json, print_table
 from pets_core.config.base import NAME_PATTERN
+from pets_core.config.registry import RegistryConfig
 from pets_core.config.run import LATEST
-from pets_core.errors import PetsError, did_you_mean
+from pets_core.errors import PetsError, TransferError, did_you_mean
 from pets_core.registry.aliases import (
     AliasVersion,
     Candidate,
@@ -164,29 +169,58 @@ def _find_model(store: str, wanted: str) -> Candidate:
 
 
 def _promote(arguments: argparse.Namespace) -> None:
+    mlflow_uri = _mlflow_uri()
     model = _find_model(arguments.store, arguments.key)
     version = promote(arguments.store, arguments.alias, model)
     if arguments.json:
         print_json(version)
     else:
         print(f"{arguments.alias} of {model.dataset_name} points at {model.run_id}")
-    _send_event(arguments, version)
+    _publish_move(arguments, version, mlflow_uri)
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
+    mlflow_uri = _mlflow_uri()
     version = rollback(arguments.store, arguments.key, arguments.alias)
     if arguments.json:
         print_json(version)
     else:
         print(f"{arguments.alias} of {arguments.key} points at {version.model.run_id} again")
-    _send_event(arguments, version)
+    _publish_move(arguments, version, mlflow_uri)
 
 
-def _send_event(arguments: argparse.Namespace, version: AliasVersion) -> None:
-    """Send the event of a move that is done; a server that is away causes a warning only."""
-    # Import Prefect after the move, because it takes seconds.
+def _mlflow_uri() -> str | None:
+    """Return registry.mlflow_uri of the environment.
+
+    Raises:
+        PetsError: It is invalid, or its package is not installed.
+    """
+    from pets_core.runtime.mlflow_mirror import check_mlflow
+
+    variable = as_variable("registry", "mlflow_uri", None)
+    try:
+        uri = RegistryConfig(mlflow_uri=os.environ.get(variable) or None).mlflow_uri
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise PetsError(f"{variable}: {message}") from None
+    check_mlflow(uri)
+    return uri
+
+
+def _publish_move(
+    arguments: argparse.Namespace, version: AliasVersion, mlflow_uri: str | None
+) -> None:
+    """Send the event of a move and mirror the alias; a server that is away causes a warning."""
+    # Import Prefect and MLflow after the move, because it takes seconds.
+    from pets_core.runtime.mlflow_mirror import MlflowMirror
     from tasks.events import send_move
 
     sys.stdout.flush()
     if problem := send_move(arguments.store, arguments.alias, version):
         print(f"warning: no event was sent to the Prefect server: {problem}", file=sys.stderr)
+    if mlflow_uri:
+        try:
+            mirror = MlflowMirror(mlflow_uri, arguments.store)
+            mirror.move_alias(version.model.dataset_name, arguments.alias)
+        except TransferError as error:
+            print(f"warning: the alias is not mirrored: {error}", file=sys.stderr)

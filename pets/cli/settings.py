@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from pets.cli.groups import as_flag, as_setting, as_variable, describe_group, find_error, groups
+from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.yaml_file import parse_settings
 from pets_core.errors import PetsError, did_you_mean
@@ -231,7 +232,8 @@ def _format_error(error: Any, kind: type[Config]) -> str:
         explanation = describe_group(name, groups(kind)[name], error["input"], as_setting)
         return f"{name} = {shown}: {explanation}"
     message = error["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(error["input"], (dict, BaseModel)) else f" = {error['input']!r}"
+    has_value = not isinstance(error["input"], (dict, BaseModel))
+    value = storage.strip_password(f" = {error['input']!r}") if has_value else ""
     return f"{name}{value}: {message[:1].lower()}{message[1:]}"
 
 

@@ -12,6 +12,7 @@ from pets_core.config.base import LocalFolder, Settings
 from pets_core.config.evaluate import BatchConfig, EmbedConfig, EvaluateConfig, GateConfig
 from pets_core.config.launch import LaunchConfig, check_sharding
 from pets_core.config.model import ModelConfig
+from pets_core.config.registry import RegistryConfig
 from pets_core.config.run import RunConfig
 from pets_core.config.source import IngestConfig, SourceConfig
 from pets_core.config.train import LRFindConfig, SweepConfig, TrainConfig, TransformConfig
@@ -38,6 +39,7 @@ class PipelineConfig(Settings):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
     batch: BatchConfig = BatchConfig()
     embed: EmbedConfig = EmbedConfig()
     sweep: SweepConfig = SweepConfig()

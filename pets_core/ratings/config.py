@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pets_core.config.base import NAME_PATTERN, LocalFolder, Settings
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.launch import LaunchConfig, check_sharding
+from pets_core.config.registry import RegistryConfig
 from pets_core.config.run import RunConfig
 from pets_core.config.train import LRFindConfig, TrainConfig
 
@@ -217,6 +218,7 @@ class RatingsConfig(Settings):
     lr_find: RatingsLRFindConfig = RatingsLRFindConfig()
     train: RatingsTrainConfig = RatingsTrainConfig()
     gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
     launch: LaunchConfig = LaunchConfig()
 
     def resolve_auto(

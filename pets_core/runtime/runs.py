@@ -201,7 +201,7 @@ def write_request(request: Request) -> str:
     url = storage.join(request.run_url, STAGES_FOLDER, f"{request.name}{_REQUEST}")
     # Workers of earlier versions reject newer settings and field names.
     text = request.model_dump_json(
-        exclude={"manifest": _RENAMED_FIELDS, "config": {"run"}},
+        exclude={"manifest": _RENAMED_FIELDS, "config": {"run", "registry"}},
         exclude_defaults=True,
         by_alias=True,
     )
@@ -265,7 +265,7 @@ def _hash(request: Request) -> str:
             "run_url": True,
             "is_evaluated": True,
             "manifest": _RENAMED_FIELDS,
-            "config": {"launch": True, "store": True, "cache_dir": True, "run": True},
+            "config": dict.fromkeys(("launch", "store", "cache_dir", "run", "registry"), True),
         },
         exclude_defaults=True,
         by_alias=True,

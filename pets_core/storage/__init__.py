@@ -63,7 +63,7 @@ _CHAINING = frozenset(
 )
 """fsspec protocols that wrap the URL of another file system."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
-_PASSWORD = re.compile(r"//[^/@]+@")
+_PASSWORD = re.compile(r"//[^/@\s]+@")
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -113,9 +113,9 @@ def strip_query(url: str) -> str:
     return url.split("?", 1)[0] if url.startswith(("http://", "https://")) else url
 
 
-def strip_password(url: str) -> str:
-    """Remove user and password from a URL."""
-    return _PASSWORD.sub("//", url)
+def strip_password(text: str) -> str:
+    """Remove user and password from the URLs in a text."""
+    return _PASSWORD.sub("//", text)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

@@ -1,0 +1,257 @@
+"""Mirror of evaluated runs and aliases on an MLflow tracking server."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pets_core import storage
+from pets_core.errors import PetsError, TransferError, safe_cause, without_queries
+from pets_core.records.training import TrainResult
+from pets_core.registry.aliases import Candidate, absolute, current, load_candidate
+from pets_core.runtime.run_list import load_report, load_run_summary, run_stages
+from pets_core.runtime.runs import is_run, load_run_settings
+from pets_core.storage.layout import REPORT, RUNS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, ModelVersion, Param, Run
+
+    from pets_core.records.evaluation import EvalReport
+
+__all__ = ["MlflowMirror", "check_mlflow"]
+
+_ID_TAG = "pets.run_id"
+_MODEL = "model"
+_FORBIDDEN = re.compile(r"[^\w/.\- :]")
+"""Characters that MLflow does not accept in names of metrics."""
+_MAX_PARAMS, _MAX_METRICS, _MAX_VALUE = 100, 1000, 6000
+"""MLflow's limits of a request, and of the text of a parameter."""
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Defaults of the client, which otherwise would try for minutes and print to standard output."""
+
+
+def check_mlflow(uri: str | None) -> None:
+    """Check that the client is installed if a mirror is set.
+
+    Raises:
+        PetsError: `uri` is set, and the client is not installed.
+    """
+    if uri is not None and find_spec("mlflow") is None:
+        raise PetsError(
+            f"registry.mlflow_uri = {uri}: its package is not installed; run "
+            "pip install 'pets-pipeline[mlflow]'"
+        )
+
+
+class MlflowMirror:
+    """Client of an MLflow server that mirrors evaluations and aliases of a store.
+
+    Each method can be repeated: what the server has already stays as it is.
+
+    Args:
+        uri: Address of the server.
+        store: URL of the store.
+
+    Raises:
+        PetsError: The client is not installed.
+    """
+
+    def __init__(self, uri: str, store: str) -> None:
+        check_mlflow(uri)
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        self._uri, self._store = uri, store
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def add_evaluation(self, url: str) -> str:
+        """Mirror an evaluated run: settings, metrics, tags and report.
+
+        The experiment has the name of the data set.
+
+        Args:
+            url: Folder of the run.
+
+        Returns:
+            Address of the run's page.
+
+        Raises:
+            PetsError: The run is not evaluated.
+            TransferError: The server is unreachable or refused the run.
+        """
+        with self._explained_errors():
+            info = self._ensure_run(url).info
+        return f"{self._uri}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
+
+    def move_alias(self, dataset: str, alias: str) -> str | None:
+        """Point the alias of the registered model at the model of the store's alias.
+
+        The registered model has the name of the data set. A model becomes a version of it, with its
+        files, when the alias points at it for the first time.
+
+        Args:
+            dataset: Name of the data set.
+            alias: Name of the alias.
+
+        Returns:
+            Number of the version; None if the store has no such alias.
+
+        Raises:
+            PetsError: The run of the model is not in the store.
+            TransferError: The server is unreachable or refused the model.
+        """
+        version = current(self._store, dataset, alias)
+        if version is None:
+            return None
+        url = storage.join(storage.absolute(self._store), RUNS, version.model.run_id)
+        with self._explained_errors():
+            registered = self._ensure_version(self._ensure_run(url), version.model)
+            self._client.set_registered_model_alias(dataset, alias, registered.version)
+        return str(registered.version)
+
+    def _ensure_run(self, url: str) -> Run:
+        """Return the MLflow run of an evaluated run, which is created if necessary."""
+        report = load_report(url)
+        if report is None:
+            raise PetsError(f"{url}: there is no evaluation in this folder")
+        model = load_candidate(report)
+        experiment = self._ensure_experiment(model.dataset_name)
+        for run in self._client.search_runs([experiment], f"tags.`{_ID_TAG}` = '{model.run_id}'"):
+            if run.info.status == "FINISHED":
+                return run
+            # Its mirroring was interrupted.
+            self._client.delete_run(run.info.run_id)
+        return self._create_run(experiment, url, report, model)
+
+    def _create_run(self, experiment: str, url: str, report: EvalReport, model: Candidate) -> Run:
+        summary = load_run_summary(url)
+        tags = {
+            _ID_TAG: model.run_id,
+            "pets.run_url": url,
+            "pets.model_url": absolute(self._store, model.model_url),
+            "pets.dataset_fingerprint": model.dataset_fingerprint,
+            "pets.split": model.split,
+            "pets.gate": report.verdict.summary,
+            "mlflow.note.content": summary.notes if summary else "",
+        } | {f"pets.tag.{tag}": "true" for tag in (summary.tags if summary else ())}
+        run = self._client.create_run(
+            experiment,
+            start_time=_milliseconds(summary.created_at if summary else model.evaluated_at),
+            tags={name: without_queries(value) for name, value in tags.items()},
+            run_name=summary.name if summary else model.run_id,
+        )
+        run_id = run.info.run_id
+        params = _params(load_run_settings(url)) if is_run(url) else []
+        for start in range(0, len(params), _MAX_PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
+        metrics = _metrics(report, run_stages(url, report.model_url).get("train"))
+        for start in range(0, len(metrics), _MAX_METRICS):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
+        self._upload(run_id, report.file(REPORT))
+        # Written last: a run that is not finished is mirrored again.
+        self._client.set_terminated(run_id, end_time=_milliseconds(model.evaluated_at))
+        return self._client.get_run(run_id)
+
+    def _ensure_version(self, run: Run, model: Candidate) -> ModelVersion:
+        """Return the version of the registered model, which is created if necessary."""
+        name, run_id = model.dataset_name, run.info.run_id
+        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        if found:
+            return found[0]
+        self._upload(run_id, absolute(self._store, model.model_url), _MODEL)
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        return self._client.create_model_version(
+            name,
+            f"{run.info.artifact_uri}/{_MODEL}",
+            run_id,
+            tags={_ID_TAG: model.run_id, "pets.backbone": model.backbone},
+            description=f"{model.metric.name} {model.metric.format()}",
+        )
+
+    def _ensure_experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self._client.create_experiment(name))
+
+    def _upload(self, run_id: str, url: str, folder: str | None = None) -> None:
+        """Upload a file, or the files of a folder into a folder of the run's artifacts."""
+        fs, path = storage.filesystem(url)
+        with TemporaryDirectory(prefix="pets-mlflow-") as local:
+            fs.get(path.rstrip("/") + ("/" if folder else ""), f"{local}/", recursive=bool(folder))
+            self._client.log_artifacts(run_id, local, folder)
+
+    @contextmanager
+    def _explained_errors(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+
+        try:
+            yield
+        except (MlflowException, RequestException) as error:
+            reason = storage.strip_password(str(error).splitlines()[0][:300])
+            raise TransferError(f"{self._uri}: MLflow: {reason}") from safe_cause(error)
+
+
+def _milliseconds(time_text: str) -> int:
+    return int(datetime.fromisoformat(time_text).timestamp() * 1000)
+
+
+def _params(settings: dict[str, Any]) -> list[Param]:
+    """Return the settings of a run as parameters, such as train.epochs."""
+    from mlflow.entities import Param
+
+    values: dict[str, Any] = {}
+    for group, fields in settings.items():
+        if isinstance(fields, dict):
+            values |= {f"{group}.{name}": value for name, value in fields.items()}
+        else:
+            values[group] = fields
+    return [
+        Param(name, _text(value)[:_MAX_VALUE])
+        for name, value in values.items()
+        if value not in (None, "") and not name.startswith(("run.", "registry."))
+    ]
+
+
+def _text(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return storage.strip_password(without_queries(text))
+
+
+def _metrics(report: EvalReport, training: object) -> list[Metric]:
+    """Return the metrics of evaluation and baselines, and those of each epoch by its number."""
+    from mlflow.entities import Metric
+
+    values = [(metric.name, metric.value, 0) for metric in (report.primary, *report.metrics)]
+    values += [(f"baseline/{each.name}", each.metric.value, 0) for each in report.baselines]
+    for epoch in training.epochs if isinstance(training, TrainResult) else ():
+        if epoch.epoch < 0:
+            continue
+        values.append(("train/loss", epoch.train_loss, epoch.epoch))
+        if epoch.valid_loss is not None:
+            values.append(("valid/loss", epoch.valid_loss, epoch.epoch))
+        if epoch.valid_metric is not None:
+            values.append((f"valid/{epoch.metric.name}", epoch.valid_metric, epoch.epoch))
+    now = int(time.time() * 1000)
+    return [
+        Metric(_FORBIDDEN.sub("_", name), value, now, step)
+        for name, value, step in values
+        if math.isfinite(value)
+    ]
