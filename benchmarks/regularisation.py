@@ -93,6 +93,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
         for name, split in (("train", "train"), ("valid", "test"))
     }
     epochs: list[dict[str, float]] = []
+    base_lr, num_groups = arguments["config"]["train"]["base_lr"], len(built.model.layer_groups())
 
     def evaluate(progress: Progress) -> None:
         is_last = progress.done == progress.total
@@ -106,7 +107,7 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
 
     fit(
         built.model, objective, rank.train_loader(built), None,
-        fine_tune_phases(recipe, arguments["config"]["train"]["base_lr"]), recipe,
+        fine_tune_phases(recipe, base_lr, num_groups), recipe,
         accelerator=rank.accelerator, on_progress=evaluate,
     )  # fmt: skip
     return {"epochs": epochs}

@@ -182,7 +182,7 @@ def measure_checkpoints(arguments: dict[str, Any]) -> dict[str, Any]:
         store = Checkpoints(f"{arguments['run']}/{name}", {})
         history = fit(
             built.model, rank.objective(built), loader, None,
-            fine_tune_phases(config, 1e-3), config,
+            fine_tune_phases(config, 1e-3, len(built.model.layer_groups())), config,
             accelerator=rank.accelerator, checkpoints=store,
         )  # fmt: skip
         store.wait()

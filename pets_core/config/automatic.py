@@ -37,6 +37,9 @@ def resolve_automatic(config: PipelineConfig, manifest: DatasetManifest) -> Pipe
     # A probe on random features is no better than a new head.
     if _chooses_head(train) and not (can_cache and config.model.weights != "none"):
         train = train.model_copy(update={"head": "new"})
+    # Random layers have to learn.
+    if train.unfreeze_to is None and config.model.weights == "none":
+        train = train.model_copy(update={"unfreeze_to": 0})
     return config.model_copy(update={"train": resolve_recipe(train, spec, num_rows)})
 
 

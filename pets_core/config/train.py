@@ -116,6 +116,10 @@ class TrainConfig(Settings):
     freeze_to: int = -1
     """First layer group that is trained in the frozen epochs. Negative: counted from the end; -1 is
     only the head."""
+    unfreeze_to: int | None = None
+    """First layer group that is trained after unfreezing; the groups before it stay frozen, which
+    is faster. 0: the whole model. Empty: the first group whose peak learning rate is at least a
+    tenth of the head's; 0 if lr_max is set."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Photos per optimizer step, over all processes. 0: 64, or about a tenth of a smaller data set,
     at least 8."""

@@ -47,6 +47,7 @@ _LATER_SETTINGS: dict[str, Any] = {
     "model.drop_path": 0.0,
     "train.optimizer": "adamw",
     "train.sampling": "uniform",
+    "train.unfreeze_to": 0,
     "transform.policy": "none",
     "transform.resize": "squish",
 }

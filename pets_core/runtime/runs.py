@@ -147,6 +147,7 @@ _FORMER_DEFAULTS: dict[str, Any] = {
     "batch_size": 64,
     "unfrozen_lr_div": 5.0,
     "lr_mult": 100.0,
+    "unfreeze_to": 0,
 }
 """Values of today's automatic settings in versions that did not choose them by the data set."""
 
@@ -181,6 +182,8 @@ def load_run_settings(url: str) -> dict[str, Any]:
 def _fill_former_defaults(settings: dict[str, Any]) -> None:
     """Complete the settings of a run that began before they were chosen by the data set."""
     train, finder = settings.get("train"), settings.get("lr_find")
+    if isinstance(train, dict):
+        train.setdefault("unfreeze_to", _FORMER_DEFAULTS["unfreeze_to"])
     is_former = isinstance(train, dict) and "optimizer" not in train and "ratings" not in settings
     if not isinstance(train, dict) or not is_former or train.get("recipe") == "probe":
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from pets_core.training.loop import fit
 from pets_core.training.lr_finder import Curve, lr_find, read_suggestions, write_curve
 from pets_core.training.prepared import Loader
 from pets_core.training.probe import LinearProbe
-from pets_core.training.schedule import fine_tune_phases
+from pets_core.training.schedule import Phase, fine_tune_phases
 from pets_core.training.sharding import full_tensor
 
 __all__ = ["find_lr", "train"]
@@ -39,7 +40,7 @@ def find_lr(rank: Rank[Any, Any]) -> LRSuggestion | None:
     _check_validation(rank)
     built = rank.model()
     model, loader = rank.finder_inputs(built)
-    _check_batch_norm(rank, built, loader)
+    _check_batch_norm(rank, built, loader, _phases(rank, built, base_lr=1.0))
     with rank.watchdog:
         curve = lr_find(
             model,
@@ -187,9 +188,9 @@ def _fit(rank: Rank[Any, Any], built: BuiltModel, start: EpochMetrics | None) ->
     if train_config.recipe == "probe":
         return History()
     assert rank.request.base_lr is not None
-    phases = fine_tune_phases(train_config, rank.request.base_lr)
+    phases = _phases(rank, built, rank.request.base_lr)
     loader = rank.train_loader(built)
-    _check_batch_norm(rank, built, loader)
+    _check_batch_norm(rank, built, loader, phases)
     valid = rank.valid_loader(built)
     checkpoints = rank.checkpoints()
     _warn_of_small_batches(rank, loader.num_rows)
@@ -260,11 +261,18 @@ def _warn_of_small_batches(rank: Rank[Any, Any], num_rows: int) -> None:
         )
 
 
-def _check_batch_norm(rank: Rank[Any, Any], built: BuiltModel, train: Loader) -> None:
+def _phases(rank: Rank[Any, Any], built: BuiltModel, base_lr: float) -> list[Phase]:
+    num_groups = len(built.model.layer_groups())
+    return fine_tune_phases(rank.request.config.train, base_lr, num_groups)
+
+
+def _check_batch_norm(
+    rank: Rank[Any, Any], built: BuiltModel, train: Loader, phases: Sequence[Phase]
+) -> None:
     """Check batch norm against the batch sizes of all phases, before training starts."""
     config = rank.request.config.train
     # The last phase trains the most layers.
-    freeze_to(built.model, 0 if config.num_unfrozen_epochs else config.freeze_to)
+    freeze_to(built.model, phases[-1].freeze_to)
     set_train_mode(built.model, config.batch_norm)
     check_batch_norm(
         built.model,

@@ -65,7 +65,10 @@ def check(request: WorkRequest) -> CheckResult:
             settings.backbone, settings.weights, settings.image_size, drop_path=settings.drop_path
         )
         num_features(model, settings.image_size)
-        _check_groups(train.freeze_to, len(body_groups(model)) + 1)
+        num_groups = len(body_groups(model)) + 1
+        _check_group("freeze_to", train.freeze_to, num_groups)
+        if train.unfreeze_to is not None:
+            _check_group("unfreeze_to", train.unfreeze_to, num_groups)
         check_optimizer(train.optimizer, device)
     return CheckResult(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -83,10 +86,10 @@ def _check_tracker(log_with: str) -> None:
         )
 
 
-def _check_groups(freeze_to: int, num_groups: int) -> None:
-    if not -num_groups <= freeze_to < num_groups:
+def _check_group(setting: str, first: int, num_groups: int) -> None:
+    if not -num_groups <= first < num_groups:
         raise PetsError(
-            f"train.freeze_to = {freeze_to}: the model has {num_groups} layer groups, the last of "
+            f"train.{setting} = {first}: the model has {num_groups} layer groups, the last of "
             f"which is the head; set a value from {-num_groups} to {num_groups - 1}"
         )
 

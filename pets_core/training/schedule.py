@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,9 +11,19 @@ from pets_core.config.automatic import automatic_batch_size
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
 
-__all__ = ["OneCycle", "Phase", "cosine", "few_steps_warning", "fine_tune_phases", "group_rates"]
+__all__ = [
+    "OneCycle",
+    "Phase",
+    "cosine",
+    "few_steps_warning",
+    "fine_tune_phases",
+    "first_trained_group",
+    "group_rates",
+]
 
 _FEW_STEPS = 30
+_MIN_RATE = 0.1
+"""Lowest peak rate of a trained layer group, as a share of the head's, if no group is set."""
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -69,6 +80,17 @@ def group_rates(rates: RateSlice, num_groups: int) -> list[float]:
     return [rates.lo * ratio**group for group in range(num_groups - 1)] + [rates.hi]
 
 
+def first_trained_group(rates: Sequence[float]) -> int:
+    """Return the first layer group whose peak rate is at least a tenth of the head's.
+
+    Args:
+        rates: Peak rate of each layer group, earliest first, head last.
+    """
+    # The tolerance is for the rounding of the series.
+    least = _MIN_RATE * rates[-1] * (1 - 1e-6)
+    return next(group for group, rate in enumerate(rates) if rate >= least)
+
+
 @dataclass(frozen=True)
 class Phase:
     """Consecutive epochs with one one-cycle schedule.
@@ -90,22 +112,27 @@ class Phase:
     div: float
 
 
-def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
-    """Return the phases of fastai's `fine_tune`: first the head, then the whole model.
+def fine_tune_phases(config: TrainConfig, base_lr: float, num_groups: int) -> list[Phase]:
+    """Return the phases of fastai's `fine_tune`: first the head, then also other layer groups.
 
     The peak rate is `base_lr` in the first phase. In the second it is `config.lr_max`, by default
-    `slice(top / lr_mult, top)` with top = `base_lr / unfrozen_lr_div`. fastai divides by 2 and
-    warms up over nearly all steps of the frozen phase; the defaults here gave better results
-    (docs/recipe.md).
+    `slice(top / lr_mult, top)` with top = `base_lr / unfrozen_lr_div`. fastai divides by 2, warms
+    up over nearly all steps of the frozen phase and then trains all groups; the defaults here gave
+    better results (docs/recipe.md).
 
     Args:
         config: Settings without automatic values.
         base_lr: Peak learning rate of the head.
+        num_groups: Number of layer groups of the model.
     """
     assert config.unfrozen_lr_div is not None, "automatic values are resolved"
     assert config.lr_mult is not None, "automatic values are resolved"
     top = base_lr / config.unfrozen_lr_div
     unfrozen = config.lr_max or RateSlice(top, top / config.lr_mult)
+    unfreeze_to = config.unfreeze_to
+    if unfreeze_to is None:
+        rates = group_rates(unfrozen, num_groups)
+        unfreeze_to = 0 if config.lr_max else first_trained_group(rates)
     phases = [
         Phase(
             "frozen",
@@ -115,7 +142,14 @@ def fine_tune_phases(config: TrainConfig, base_lr: float) -> list[Phase]:
             config.pct_start,
             25.0,
         ),
-        Phase("unfrozen", config.num_unfrozen_epochs, 0, unfrozen, config.pct_start, 5.0),
+        Phase(
+            "unfrozen",
+            config.num_unfrozen_epochs,
+            unfreeze_to,
+            unfrozen,
+            config.pct_start,
+            5.0,
+        ),
     ]
     return [phase for phase in phases if phase.epochs]
 

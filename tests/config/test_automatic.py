@@ -57,6 +57,19 @@ def test_small_data_set_starts_from_a_probe_unless_settings_conflict(settings):
 
 
 @pytest.mark.parametrize(
+    ("settings", "first"), [({}, 0), ({"unfreeze_to": 3}, 3)], ids=["automatic", "set"]
+)
+def test_all_random_layers_are_trained(settings, first):
+    config = PipelineConfig.model_validate({"train": settings, "model": {"weights": "none"}})
+    manifest = DatasetManifest.model_construct(
+        targets="class", splits={"train": SplitInfo.model_construct(num_rows=2000)}
+    )
+    assert resolve_automatic(config, manifest).train.unfreeze_to == first
+    pretrained = PipelineConfig.model_validate({"train": settings})
+    assert resolve_automatic(pretrained, manifest).train.unfreeze_to == settings.get("unfreeze_to")
+
+
+@pytest.mark.parametrize(
     ("settings", "num_test", "head"),
     [
         ({}, 10, "probe"),

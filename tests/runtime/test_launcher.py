@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from pets_core.models.package import load_model
 from pets_core.progress import Progress
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
+from pets_core.runtime import worker
 from pets_core.runtime.failures import (
     RankFailure,
     WorkerError,
@@ -401,19 +401,18 @@ def test_agent_does_not_initialise_cuda() -> None:
     subprocess.run([sys.executable, "-c", UNTOUCHED], check=True)
 
 
-@pytest.mark.parametrize("freeze_to", [-99, 99])
-def test_freeze_to_beyond_the_layer_groups_is_rejected(small_config, freeze_to) -> None:
-    config = tiny(small_config, train={"freeze_to": freeze_to})
-    with pytest.raises(PetsError, match=rf"train\.freeze_to = {freeze_to}: the model has 7 layer"):
+@pytest.mark.parametrize(("setting", "first"), [("freeze_to", -99), ("unfreeze_to", 99)])
+def test_first_group_beyond_the_layer_groups_is_rejected(small_config, setting, first) -> None:
+    config = tiny(small_config, train={setting: first})
+    with pytest.raises(PetsError, match=rf"train\.{setting} = {first}: the model has 7 layer"):
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
-def test_missing_tracker_package_is_rejected(small_config) -> None:
-    if find_spec("mlflow"):
-        pytest.skip("MLflow is installed")
+def test_missing_tracker_package_is_rejected(small_config, monkeypatch) -> None:
+    monkeypatch.setattr(worker, "get_available_trackers", lambda: ["tensorboard"])
     config = tiny(small_config, train={"log_with": "mlflow"})
     with pytest.raises(PetsError, match=r"train\.log_with = mlflow: .*pets-pipeline\[mlflow\]"):
-        launch(WorkRequest(stage="check", config=config), CheckResult)
+        worker.check(WorkRequest(stage="check", config=config))
 
 
 @pytest.mark.parametrize("setting", [{"keep": "best"}, {"early_stopping_epochs": 2}])

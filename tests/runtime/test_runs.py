@@ -55,7 +55,7 @@ def test_result_of_an_earlier_version_is_found(request_of):
     """Its defaults are those of a large data set, and it had no baselines."""
     save_result(request_of(), RESULT)
     former = {"freeze_epochs": 1, "epochs": 2, "head": "new", "batch_size": 64, "lr_mult": 100.0,
-              "unfrozen_lr_div": 5.0}  # fmt: skip
+              "unfrozen_lr_div": 5.0, "unfreeze_to": 0}  # fmt: skip
     assert load_result(request_of(train=former), LRSuggestion) == RESULT
     probe = {"recipe": "probe", "head": "probe", "freeze_epochs": 0, "epochs": 0, "batch_size": 16}
     assert load_result(request_of(train=probe), LRSuggestion) is None
@@ -88,6 +88,12 @@ def test_run_of_an_earlier_version_keeps_its_recipe(tmp_path, targets, train, ex
     names = ("head", "freeze_epochs", "epochs")
     assert tuple(found["train"].get(name) for name in names) == expected
     assert found["lr_find"]["suggestion"] == suggestion
+    assert found["train"]["unfreeze_to"] == 0
+
+
+def test_a_run_keeps_its_first_trained_group(tmp_path):
+    (tmp_path / SETTINGS).write_text(yaml.safe_dump(PipelineConfig().model_dump(mode="json")))
+    assert load_run_settings(str(tmp_path))["train"]["unfreeze_to"] is None
 
 
 def make_data_set(store, fingerprint: str) -> DatasetManifest:

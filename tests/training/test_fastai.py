@@ -83,7 +83,7 @@ def test_fine_tune_matches_fastai():
         freeze_epochs=1, epochs=2, unfrozen_lr_div=2, pct_start=0.3, lr_mult=100, batch_norm="train"
     )
     expected = []
-    for phase in fine_tune_phases(config, 2e-3):
+    for phase in fine_tune_phases(config, 2e-3, 3):
         # In fastai, the warm-up of the frozen phase takes 99% of its steps.
         pct_start = 0.99 if phase.name == "frozen" else phase.pct_start
         peaks = group_rates(phase.lr_max, 3)

@@ -63,13 +63,13 @@ def recipe(**settings) -> TrainConfig:
 
 
 def test_fine_tune_lowers_the_rate_and_spreads_it() -> None:
-    _, unfrozen = fine_tune_phases(recipe(), base_lr=2e-3)
+    _, unfrozen = fine_tune_phases(recipe(), 2e-3, 9)
     assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == pytest.approx((4e-6, 4e-4))
 
 
 def test_fine_tune_with_fastais_defaults() -> None:
-    config = recipe(epochs=4, unfrozen_lr_div=2)
-    frozen, unfrozen = fine_tune_phases(config, base_lr=2e-3)
+    config = recipe(epochs=4, unfrozen_lr_div=2, unfreeze_to=0)
+    frozen, unfrozen = fine_tune_phases(config, 2e-3, 9)
     assert (frozen.name, frozen.epochs, frozen.freeze_to) == ("frozen", 1, -1)
     assert frozen.lr_max == RateSlice(2e-3)
     assert (unfrozen.name, unfrozen.epochs, unfrozen.freeze_to) == ("unfrozen", 4, 0)
@@ -78,13 +78,36 @@ def test_fine_tune_with_fastais_defaults() -> None:
 
 def test_fine_tune_with_the_lessons_rates() -> None:
     config = recipe(freeze_epochs=1, epochs=12, lr_max="slice(1e-6, 1e-4)")
-    _, unfrozen = fine_tune_phases(config, base_lr=3e-3)
+    _, unfrozen = fine_tune_phases(config, 3e-3, 9)
     assert (unfrozen.lr_max.lo, unfrozen.lr_max.hi) == (1e-6, 1e-4)
+    assert unfrozen.freeze_to == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_groups", "first"),
+    [
+        ({}, 9, 4),
+        ({}, 6, 3),
+        ({}, 3, 1),
+        ({}, 2, 1),
+        ({"lr_mult": 10}, 9, 0),
+        ({"lr_mult": 1}, 9, 0),
+        ({"unfreeze_to": -2}, 9, -2),
+        ({"lr_max": "slice(1e-6, 1e-4)"}, 9, 0),
+        ({"lr_max": "slice(1e-6, 1e-4)", "unfreeze_to": 5}, 9, 5),
+    ],
+)
+def test_groups_below_a_tenth_of_the_heads_rate_stay_frozen(settings, num_groups, first) -> None:
+    *_, unfrozen = fine_tune_phases(recipe(**settings), 3e-3, num_groups)
+    assert unfrozen.freeze_to == first
+    if not settings:
+        rates = group_rates(unfrozen.lr_max, num_groups)
+        assert rates[first] >= 0.0999 * rates[-1] > rates[first - 1]
 
 
 def test_phase_without_epochs_is_omitted() -> None:
-    assert [p.name for p in fine_tune_phases(recipe(epochs=0), 1e-3)] == ["frozen"]
-    assert [p.name for p in fine_tune_phases(recipe(freeze_epochs=0), 1e-3)] == ["unfrozen"]
+    assert [p.name for p in fine_tune_phases(recipe(epochs=0), 1e-3, 9)] == ["frozen"]
+    assert [p.name for p in fine_tune_phases(recipe(freeze_epochs=0), 1e-3, 9)] == ["unfrozen"]
 
 
 @pytest.mark.parametrize(("num_rows", "warns"), [(576, True), (577, False)])
