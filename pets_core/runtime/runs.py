@@ -140,6 +140,8 @@ def data_sets_in_use(store: str, grace_seconds: float, without: Collection[str] 
     return used
 
 
+_CALLER_ONLY = {"run", "registry"}
+"""Groups of settings that no stage uses."""
 _FORMER_DEFAULTS: dict[str, Any] = {
     "head": "new",
     "freeze_epochs": 1,
@@ -204,7 +206,7 @@ def write_request(request: Request) -> str:
     url = storage.join(request.run_url, STAGES_FOLDER, f"{request.name}{_REQUEST}")
     # Workers of earlier versions reject newer settings and field names.
     text = request.model_dump_json(
-        exclude={"manifest": _RENAMED_FIELDS, "config": {"run", "registry"}},
+        exclude={"manifest": _RENAMED_FIELDS, "config": _CALLER_ONLY},
         exclude_defaults=True,
         by_alias=True,
     )
@@ -268,7 +270,7 @@ def _hash(request: Request) -> str:
             "run_url": True,
             "is_evaluated": True,
             "manifest": _RENAMED_FIELDS,
-            "config": dict.fromkeys(("launch", "store", "cache_dir", "run", "registry"), True),
+            "config": {"launch", "store", "cache_dir", *_CALLER_ONLY},
         },
         exclude_defaults=True,
         by_alias=True,

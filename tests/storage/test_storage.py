@@ -224,6 +224,17 @@ def test_any_name_is_a_path_below_a_folder(name):
 
 
 @pytest.mark.parametrize(
+    ("text", "stripped"),
+    [
+        ("https://me:secret@host/a@b", "https://host/a@b"),
+        ("see s3://bucket and photos@champion", "see s3://bucket and photos@champion"),
+    ],
+)
+def test_passwords_of_urls_are_removed(text, stripped):
+    assert storage.strip_password(text) == stripped
+
+
+@pytest.mark.parametrize(
     ("url", "path"),
     [("file:///tmp/my%20photos", "/tmp/my photos"), ("file://localhost/a%23b", "/a#b"),
      ("FILE:///a", "/a"), ("file:/a%25", "/a%"), ("file:///a/../b?c#d", "/b?c#d")],
