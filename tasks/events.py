@@ -20,7 +20,6 @@ from pets_core.registry.aliases import (
     Candidate,
     GatedConfig,
     absolute,
-    current_version,
     load_candidate,
 )
 
@@ -87,8 +86,7 @@ def _is_in_run() -> bool:
 def _move(store: str, alias: str, version: AliasVersion) -> dict[str, Any]:
     """Return the fields of the event of a move; a repeated event has the same id."""
     name = _NAMES[version.why]
-    current = current_version(store, version.model.dataset_name, alias)
-    label = current[0].removesuffix(".json") if current else version.moved_at
+    label = version.name.removesuffix(".json")
     fields = _fields(name, store, alias, version.model, alias_version=label)
     resource = fields["resource"]["prefect.resource.id"]
     return fields | {"id": uuid5(NAMESPACE_URL, f"{resource}/{name}/{label}")}

@@ -38,7 +38,6 @@ __all__ = [
     "aliases",
     "candidates",
     "current",
-    "current_version",
     "find_champion",
     "history",
     "is_inside",
@@ -151,11 +150,13 @@ class AliasVersion(BaseModel):
         previous: Name of the version that a rollback returns to, if there is one.
         why: promoted or rolled back.
         moved_at: Time of the change, UTC, ISO 8601.
+        name: Name of the version's file, which sorts by time; not stored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
+    name: str = Field(default="", exclude=True)
     model: Candidate
     previous: str | None = None
     why: Literal["promoted", "rolled back"] = "promoted"
@@ -167,16 +168,15 @@ def find_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
 
     Its stored predictions are reused if they exist and were made with the same `key`.
     """
-    newest = current_version(config.store, key.dataset_name, config.gate.alias)
-    if newest is None:
+    version = current(config.store, key.dataset_name, config.gate.alias)
+    if version is None:
         return None
-    name, version = newest
     url = absolute(config.store, version.model.predictions_url)
     is_reusable = EvaluationKey.of(version.model) == key and storage.exists(url)
     return Champion(
         model_url=absolute(config.store, version.model.model_url),
         predictions_url=url if is_reusable else None,
-        version=name,
+        version=version.name,
     )
 
 
@@ -224,13 +224,14 @@ def history(store: str, dataset: str, alias: str) -> dict[str, AliasVersion]:
         PetsError: A version is damaged.
     """
     folder = _folder(store, dataset, alias)
-    return {name: _read(storage.join(folder, name), AliasVersion) for name in _versions(folder)}
+    return {name: _read_version(folder, name) for name in _versions(folder)}
 
 
 def current(store: str, dataset: str, alias: str) -> AliasVersion | None:
     """Return the current version of an alias, or None if there is none."""
-    newest = current_version(store, dataset, alias)
-    return newest[1] if newest else None
+    folder = _folder(store, dataset, alias)
+    names = _versions(folder)
+    return _read_version(folder, names[-1]) if names else None
 
 
 def kept_models(store: str) -> list[Candidate]:
@@ -251,7 +252,7 @@ def promote(store: str, alias: str, model: Candidate) -> AliasVersion:
     Raises:
         PetsError: The model no longer exists.
     """
-    return _promote(store, alias, model, current_version(store, model.dataset_name, alias))
+    return _promote(store, alias, model, current(store, model.dataset_name, alias))
 
 
 def promote_run(store: str, alias: str, report: EvalReport) -> AliasVersion:
@@ -262,29 +263,30 @@ def promote_run(store: str, alias: str, report: EvalReport) -> AliasVersion:
         PetsError: The model no longer exists.
     """
     model = load_candidate(report)
-    newest = current_version(store, model.dataset_name, alias)
-    if newest:
-        name, version = newest
-        if name != report.champion_version and version.model.model_url != model.model_url:
-            raise AliasConflict(
-                f"{alias} moved to run {version.model.run_id} during this evaluation, and this "
-                "model was not compared with it. Run `pets evaluate MODEL --gate.promote` again"
-            )
+    newest = current(store, model.dataset_name, alias)
+    if (
+        newest
+        and newest.name != report.champion_version
+        and newest.model.model_url != model.model_url
+    ):
+        raise AliasConflict(
+            f"{alias} moved to run {newest.model.run_id} during this evaluation, and this "
+            "model was not compared with it. Run `pets evaluate MODEL --gate.promote` again"
+        )
     return _promote(store, alias, model, newest)
 
 
-def _promote(
-    store: str, alias: str, model: Candidate, newest: tuple[str, AliasVersion] | None
-) -> AliasVersion:
+def _promote(store: str, alias: str, model: Candidate, newest: AliasVersion | None) -> AliasVersion:
     """Promote a model as the successor of the newest version."""
     _check_exists(store, model)
-    name, version = newest or (None, None)
-    if version and version.model == model:
-        return version
+    if newest is None:
+        return _write(store, alias, AliasVersion(model=model))
+    if newest.model == model:
+        return newest
     # A rollback of a model that is promoted twice returns to the model before it.
-    is_same = version is not None and version.model.model_url == model.model_url
-    previous = version.previous if version and is_same else name
-    return _write(store, alias, AliasVersion(model=model, previous=previous), name)
+    is_same = newest.model.model_url == model.model_url
+    previous = newest.previous if is_same else newest.name
+    return _write(store, alias, AliasVersion(model=model, previous=previous), newest.name)
 
 
 def rollback(store: str, dataset: str, alias: str) -> AliasVersion:
@@ -313,25 +315,24 @@ def _check_exists(store: str, model: Candidate) -> None:
         raise PetsError(f"{url}: the model no longer exists. Promote another model")
 
 
-def _write(store: str, alias: str, version: AliasVersion, newest: str | None) -> AliasVersion:
+def _write(store: str, alias: str, version: AliasVersion, newest: str = "") -> AliasVersion:
+    """Write a version that sorts after the one named `newest`."""
     # A machine with a slow clock must not write a version that sorts before the newest one.
     earliest = int(newest.split("-")[0]) + 1 if newest else 0
     # Concurrent versions are both kept, and the later one is current.
     name = f"{max(time.time_ns(), earliest):020}-{uuid.uuid4().hex[:8]}.json"
     url = storage.join(_folder(store, version.model.dataset_name, alias), name)
     storage.write_bytes(url, version.model_dump_json(indent=2).encode())
-    return version
+    return version.model_copy(update={"name": name})
 
 
 def _versions(folder: str) -> list[str]:
     return sorted(name for name in storage.list_folder(folder) if name.endswith(".json"))
 
 
-def current_version(store: str, dataset: str, alias: str) -> tuple[str, AliasVersion] | None:
-    """Return the name and record of the current version of an alias, or None if there is none."""
-    folder = _folder(store, dataset, alias)
-    names = _versions(folder)
-    return (names[-1], _read(storage.join(folder, names[-1]), AliasVersion)) if names else None
+def _read_version(folder: str, name: str) -> AliasVersion:
+    version = _read(storage.join(folder, name), AliasVersion)
+    return version.model_copy(update={"name": name})
 
 
 def _read(url: str, record: type[Record]) -> Record:

@@ -33,8 +33,10 @@ _ID_TAG = "pets.run_id"
 _MODEL = "model"
 _FORBIDDEN = re.compile(r"[^\w/.\- :]")
 """Characters that MLflow does not accept in names of metrics."""
-_MAX_PARAMS, _MAX_METRICS, _MAX_VALUE = 100, 1000, 6000
-"""MLflow's limits of a request, and of the text of a parameter."""
+_MAX_PARAMS, _MAX_METRICS = 100, 1000
+"""MLflow's limits of a request."""
+_MAX_PARAM_TEXT, _MAX_TAG_TEXT = 6000, 5000
+"""MLflow's limits of the text of a parameter and of a tag; longer text is cut."""
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -154,7 +156,7 @@ class MlflowMirror:
         run = self._client.create_run(
             experiment,
             start_time=_milliseconds(summary.created_at if summary else model.evaluated_at),
-            tags={name: without_queries(value) for name, value in tags.items()},
+            tags={name: _text(value)[:_MAX_TAG_TEXT] for name, value in tags.items()},
             run_name=summary.name if summary else model.run_id,
         )
         run_id = run.info.run_id
@@ -224,13 +226,14 @@ def _params(settings: dict[str, Any]) -> list[Param]:
         else:
             values[group] = fields
     return [
-        Param(name, _text(value)[:_MAX_VALUE])
+        Param(name, _text(value)[:_MAX_PARAM_TEXT])
         for name, value in values.items()
         if value not in (None, "") and not name.startswith(("run.", "registry."))
     ]
 
 
 def _text(value: object) -> str:
+    """Return a value as text, without queries and passwords of URLs."""
     text = value if isinstance(value, str) else json.dumps(value)
     return storage.strip_password(without_queries(text))
 

@@ -58,7 +58,8 @@ def runs_of(client, dataset: str) -> list:
 
 @pytest.mark.slow
 def test_a_run_has_settings_metrics_tags_and_report(server, client, add, tmp_path):
-    url = add("a1", run={"name": "first", "tags": ["nightly"], "notes": "as before"})
+    notes = "as before. " * 600
+    url = add("a1", run={"name": "first", "tags": ["nightly"], "notes": notes})
     mirror = MlflowMirror(server, add.store)
     page = mirror.add_evaluation(url)
     (run,) = runs_of(client, add.dataset)
@@ -68,7 +69,7 @@ def test_a_run_has_settings_metrics_tags_and_report(server, client, add, tmp_pat
     assert run.info.status == "FINISHED"
     assert run.data.tags["pets.run_id"] == "a1"
     assert run.data.tags["pets.tag.nightly"] == "true"
-    assert run.data.tags["mlflow.note.content"] == "as before"
+    assert run.data.tags["mlflow.note.content"] == notes[:5000]
     assert run.data.params["model.backbone"] == "tf_efficientnet_lite0"
     assert run.data.params["train.batch_size"] == "0"
     assert not any(name.startswith("run.") for name in run.data.params)
