@@ -93,7 +93,8 @@ def ours(arguments: dict[str, Any]) -> dict[str, Any]:
         for name, split in (("train", "train"), ("valid", "test"))
     }
     epochs: list[dict[str, float]] = []
-    base_lr, num_groups = arguments["config"]["train"]["base_lr"], len(built.model.layer_groups())
+    base_lr = arguments["config"]["train"]["base_lr"]
+    num_groups = len(built.model.layer_groups())
 
     def evaluate(progress: Progress) -> None:
         is_last = progress.done == progress.total

@@ -48,11 +48,12 @@ class _Clock:
     """Seconds of training so far, and the test error after each epoch."""
 
     def __init__(self, error: Callable[[], float]) -> None:
-        self._error, self._start = error, time.perf_counter()
+        self._error = error
+        self._start = time.perf_counter()
         self.points: Points = []
 
     def record(self) -> None:
-        """Evaluate; the evaluation takes no time of the clock."""
+        """Evaluate; the time of the evaluation is excluded."""
         began = time.perf_counter()
         self.points.append((began - self._start, self._error()))
         self._start += time.perf_counter() - began

@@ -46,7 +46,7 @@ def collab_flow(
     predicted = predict_model(chosen, run, result.model_url, champion)
     report = evaluate_model(config, run.url, predicted, champion, result)
     report = promote_model(config, report)
-    mirror_run(config, report)
     publish_trials(report, trials)
     publish_evaluation(config, report)
+    mirror_run(config, report)
     return final_state(config, report)

@@ -31,6 +31,6 @@ def evaluate_flow(
     predicted = predict_model(config, run, model_url, champion)
     report = evaluate_model(config, run.url, predicted, champion)
     report = promote_model(config, report)
-    mirror_run(config, report)
     publish_evaluation(config, report)
+    mirror_run(config, report)
     return final_state(config, report)

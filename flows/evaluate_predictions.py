@@ -34,6 +34,6 @@ def evaluate_predictions_flow(
     champion = load_champion_for_predictions(config, predicted)
     report = evaluate_model(config, current_run_folder(config), predicted, champion)
     report = promote_model(config, report)
-    mirror_run(config, report)
     publish_evaluation(config, report)
+    mirror_run(config, report)
     return final_state(config, report)

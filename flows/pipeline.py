@@ -53,6 +53,6 @@ def pipeline(
     predicted = predict_model(config, run, result.model_url, champion, result.probe_url)
     report = evaluate_model(config, run.url, predicted, champion, result)
     report = promote_model(config, report)
-    mirror_run(config, report)
     publish_evaluation(config, report)
+    mirror_run(config, report)
     return final_state(config, report)

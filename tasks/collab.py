@@ -40,7 +40,7 @@ __all__ = [
 def start_or_resume_ratings_run(config: RatingsConfig, resume: str | None = None) -> RatingsRun:
     """Resume a run, or ingest the ratings and start a new run."""
     check_gate(config.gate, RATINGS)
-    check_mlflow(config.registry.mlflow_uri)
+    check_mlflow(config.registry.mlflow_uri, config.gate.alias)
     logger, url = get_run_logger(), resume or current_run_folder(config)
     storage.check_writable(storage.absolute(config.store), "store")
     if config.launch.deployment:

@@ -21,6 +21,7 @@ from pets_core.registry.aliases import (
     find_champion,
     promote_run,
 )
+from pets_core.runtime.mlflow_mirror import check_mlflow
 from pets_core.targets.evaluate import evaluate, find_prediction_files
 from tasks.events import emit_move, emit_rejection
 from tasks.execution.retries import SHORT_TASK
@@ -58,6 +59,7 @@ def load_champion_for_predictions(
     config: PipelineConfig, predicted: PredictResult
 ) -> Champion | None:
     """Return the champion to compare given predictions with, or None if there is none."""
+    check_mlflow(config.registry.mlflow_uri, config.gate.alias)
     return _lookup_champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
 
 

@@ -6,7 +6,9 @@ from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Failed
 
+from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.errors import without_queries
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.evaluation import EvalReport
 from pets_core.registry.aliases import load_candidate
@@ -33,7 +35,10 @@ def _mirror(config: PipelineConfig | RatingsConfig, report: EvalReport) -> State
         page = mirror.add_evaluation(report.url.rsplit("/", 1)[0])
         mirror.move_alias(load_candidate(report).dataset_name, config.gate.alias)
     except Exception as error:  # noqa: BLE001 - the evaluation is complete, whatever fails here
-        message = f"the run is not mirrored: {error}. The next evaluation mirrors the alias"
-        return Failed(message=message)
+        reason = storage.strip_password(without_queries(str(error)))
+        return Failed(
+            message=f"run and alias are not completely mirrored: {reason}. The next evaluation "
+            "mirrors the alias, and pets run --resume this run"
+        )
     get_run_logger().info("MLflow: %s", page)
     return None

@@ -28,6 +28,7 @@ from pets_core.runtime.request import CheckResult, Request, WorkRequest, make_re
 from pets_core.runtime.runs import (
     find_run,
     load_result,
+    load_run_settings,
     read_request,
     run_folder,
     save_result,
@@ -76,7 +77,7 @@ _LIVE_KEY = "training-progress"
 def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     """Check settings, hardware and model before any work starts; stores nothing."""
     check_gate_settings(config)
-    check_mlflow(config.registry.mlflow_uri)
+    check_mlflow(config.registry.mlflow_uri, config.gate.alias)
     if config.launch.deployment:
         # The first remote stage checks the hardware.
         check_deployment(config.launch.deployment)
@@ -139,8 +140,14 @@ def current_run_folder(config: PipelineConfig | RatingsConfig) -> str:
 def choose_recipe(config: PipelineConfig, run: Run) -> PipelineConfig:
     """Return the settings with a value for each automatic one of `train`, and log these.
 
-    Stages get the values, so that a worker with other defaults trains the same.
+    Stages get the values, so that a worker with other defaults trains the same. `unfreeze_to`,
+    which depends on the model, is chosen by the stage, but a run of an earlier version continues to
+    train all layer groups.
     """
+    stored = load_run_settings(run.url)["train"]["unfreeze_to"]
+    if config.train.unfreeze_to is None and stored is not None:
+        train = config.train.model_copy(update={"unfreeze_to": stored})
+        config = config.model_copy(update={"train": train})
     chosen, num_rows = (
         resolve_automatic(config, run.manifest),
         run.manifest.splits["train"].num_rows,

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from pets.cli.groups import as_variable
 from pets.cli.store_actions import store_actions
 from pets.cli.tables import add_json, print_json, print_table
+from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
 from pets_core.config.registry import RegistryConfig
 from pets_core.config.run import LATEST
-from pets_core.errors import PetsError, TransferError, did_you_mean
+from pets_core.errors import PetsError, did_you_mean, without_queries
 from pets_core.registry.aliases import (
     AliasVersion,
     Candidate,
@@ -169,7 +170,7 @@ def _find_model(store: str, wanted: str) -> Candidate:
 
 
 def _promote(arguments: argparse.Namespace) -> None:
-    mlflow_uri = _mlflow_uri()
+    mlflow_uri = _mlflow_uri(arguments.alias)
     model = _find_model(arguments.store, arguments.key)
     version = promote(arguments.store, arguments.alias, model)
     if arguments.json:
@@ -180,7 +181,7 @@ def _promote(arguments: argparse.Namespace) -> None:
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
-    mlflow_uri = _mlflow_uri()
+    mlflow_uri = _mlflow_uri(arguments.alias)
     version = rollback(arguments.store, arguments.key, arguments.alias)
     if arguments.json:
         print_json(version)
@@ -189,11 +190,11 @@ def _rollback(arguments: argparse.Namespace) -> None:
     _publish_move(arguments, version, mlflow_uri)
 
 
-def _mlflow_uri() -> str | None:
+def _mlflow_uri(alias: str) -> str | None:
     """Return registry.mlflow_uri of the environment.
 
     Raises:
-        PetsError: It is invalid, or its package is not installed.
+        PetsError: It is invalid, its package is not installed, or MLflow does not accept the alias.
     """
     from pets_core.runtime.mlflow_mirror import check_mlflow
 
@@ -203,15 +204,15 @@ def _mlflow_uri() -> str | None:
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise PetsError(f"{variable}: {message}") from None
-    check_mlflow(uri)
+    check_mlflow(uri, alias)
     return uri
 
 
 def _publish_move(
     arguments: argparse.Namespace, version: AliasVersion, mlflow_uri: str | None
 ) -> None:
-    """Send the event of a move and mirror the alias; a server that is away causes a warning."""
-    # Import Prefect and MLflow after the move, because it takes seconds.
+    """Send the event of a move and mirror the alias; a failure causes a warning only."""
+    # Import Prefect and MLflow after the move, because they take seconds.
     from pets_core.runtime.mlflow_mirror import MlflowMirror
     from tasks.events import send_move
 
@@ -222,5 +223,6 @@ def _publish_move(
         try:
             mirror = MlflowMirror(mlflow_uri, arguments.store)
             mirror.move_alias(version.model.dataset_name, arguments.alias)
-        except TransferError as error:
-            print(f"warning: the alias is not mirrored: {error}", file=sys.stderr)
+        except Exception as error:  # noqa: BLE001 - the alias has moved, whatever fails here
+            reason = storage.strip_password(without_queries(str(error)))
+            print(f"warning: the alias is not mirrored: {reason}", file=sys.stderr)

@@ -28,7 +28,10 @@ def automatic_batch_size(num_rows: int) -> int:
 
 
 def resolve_automatic(config: PipelineConfig, manifest: DatasetManifest) -> PipelineConfig:
-    """Return the settings with a value for each automatic one of `train`."""
+    """Return the settings with a value for each automatic one of `train`.
+
+    `unfreeze_to`, which depends on the model, keeps none unless the weights are random.
+    """
     spec, num_rows = target_spec(manifest.targets), manifest.splits["train"].num_rows
     train, limit = config.train, config.launch.decode_cache_gib
     can_cache = (limit == "auto" or limit >= 1) and max(
@@ -48,7 +51,7 @@ def _chooses_head(train: TrainConfig) -> bool:
 
 
 def resolve_recipe(train: TrainConfig, spec: TargetSpec, num_rows: int) -> TrainConfig:
-    """Return the settings with a value for each automatic one (docs/recipe.md).
+    """Return the settings with a value for each automatic one but `unfreeze_to` (docs/recipe.md).
 
     Args:
         train: Settings.

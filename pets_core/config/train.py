@@ -85,7 +85,7 @@ class TrainConfig(Settings):
     """Settings of training: fine-tuning, or only a linear probe."""
 
     recipe: Literal["fine_tune", "probe"] = "fine_tune"
-    """fine_tune: train the head, then the whole model. probe: only fit the head, which takes
+    """fine_tune: train the head, then also other layers. probe: only fit the head, which takes
     seconds after one pass over the photos."""
     head: Literal["auto", "new", "probe"] = "auto"
     """Head at the start of training. new: weights of zero. probe: a linear probe,
@@ -119,7 +119,7 @@ class TrainConfig(Settings):
     unfreeze_to: int | None = None
     """First layer group that is trained after unfreezing; the groups before it stay frozen, which
     is faster. 0: the whole model. Empty: the first group whose peak learning rate is at least a
-    tenth of the head's; 0 if lr_max is set."""
+    tenth of the head's; 0 if lr_max is set or model.weights is none."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Photos per optimizer step, over all processes. 0: 64, or about a tenth of a smaller data set,
     at least 8."""
@@ -163,9 +163,9 @@ class TrainConfig(Settings):
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the one-cycle schedule used for warm-up."""
     batch_norm: Literal["frozen", "train", "sync"] = "frozen"
-    """Batch-norm statistics of the backbone. frozen: those of ImageNet. train: updated from each
-    rank's batches. sync: updated from the global batch, independent of the number of ranks (GPUs
-    only). train and sync need two photos in each forward pass."""
+    """Batch-norm statistics of the backbone. frozen: those of ImageNet. train: those of trained
+    layers are updated from each rank's batches. sync: the same from the global batch, independent
+    of the number of ranks (GPUs only). train and sync need two photos in each forward pass."""
     mixed_precision: Annotated[
         Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
     ] = "auto"

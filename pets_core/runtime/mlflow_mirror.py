@@ -6,10 +6,10 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,10 @@ from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import Candidate, absolute, current, load_candidate
 from pets_core.runtime.run_list import load_report, load_run_summary, run_stages
 from pets_core.runtime.runs import is_run, load_run_settings
-from pets_core.storage.layout import REPORT, RUNS
+from pets_core.storage.layout import EVALUATION, REPORT, RUNS
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Metric, ModelVersion, Param, Run
 
     from pets_core.records.evaluation import EvalReport
@@ -33,10 +34,13 @@ _ID_TAG = "pets.run_id"
 _MODEL = "model"
 _FORBIDDEN = re.compile(r"[^\w/.\- :]")
 """Characters that MLflow does not accept in names of metrics."""
-_MAX_PARAMS, _MAX_METRICS = 100, 1000
-"""MLflow's limits of a request."""
-_MAX_PARAM_TEXT, _MAX_TAG_TEXT = 6000, 5000
-"""MLflow's limits of the text of a parameter and of a tag; longer text is cut."""
+_ALIAS = re.compile(r"(?!latest$)(?![vV][0-9]+$)[A-Za-z0-9_-]+")
+"""Names that MLflow accepts for aliases."""
+_MAX_PARAMS = 100
+_MAX_METRICS = 1000
+_MAX_PARAM_TEXT = 6000
+_MAX_TAG_TEXT = 5000
+"""MLflow's limits of a request, and of the text of a parameter and of a tag."""
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -48,40 +52,49 @@ _ENVIRONMENT = {
 """Defaults of the client, which otherwise would try for minutes and print to standard output."""
 
 
-def check_mlflow(uri: str | None) -> None:
-    """Check that the client is installed if a mirror is set.
+def check_mlflow(uri: str | None, alias: str) -> None:
+    """Check client and alias if a mirror is set.
+
+    Args:
+        uri: Address of the server; None: no mirror.
+        alias: Alias to mirror.
 
     Raises:
-        PetsError: `uri` is set, and the client is not installed.
+        PetsError: The client is not installed, or MLflow does not accept the alias.
     """
-    if uri is not None and find_spec("mlflow") is None:
+    if uri is None:
+        return
+    if find_spec("mlflow") is None:
         raise PetsError(
             f"registry.mlflow_uri = {uri}: its package is not installed; run "
             "pip install 'pets-pipeline[mlflow]'"
+        )
+    if not _ALIAS.fullmatch(alias):
+        raise PetsError(
+            f"{alias}: MLflow does not accept this name of an alias: use letters, digits, _ and -, "
+            "and neither latest nor v1; or remove registry.mlflow_uri"
         )
 
 
 class MlflowMirror:
     """Client of an MLflow server that mirrors evaluations and aliases of a store.
 
-    Each method can be repeated: what the server has already stays as it is.
+    Calls are idempotent: existing runs and versions of models are not changed.
 
     Args:
-        uri: Address of the server.
+        uri: Address of the server. The client must be installed (`check_mlflow`).
         store: URL of the store.
-
-    Raises:
-        PetsError: The client is not installed.
     """
 
     def __init__(self, uri: str, store: str) -> None:
-        check_mlflow(uri)
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        self._uri = uri
+        self._store = store
+
+    @cached_property
+    def _client(self) -> MlflowClient:
         from mlflow import MlflowClient
 
-        self._uri, self._store = uri, store
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     def add_evaluation(self, url: str) -> str:
         """Mirror an evaluated run: settings, metrics, tags and report.
@@ -98,7 +111,7 @@ class MlflowMirror:
             PetsError: The run is not evaluated.
             TransferError: The server is unreachable or refused the run.
         """
-        with self._explained_errors():
+        with self._session():
             info = self._ensure_run(url).info
         return f"{self._uri}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
 
@@ -123,7 +136,7 @@ class MlflowMirror:
         if version is None:
             return None
         url = storage.join(storage.absolute(self._store), RUNS, version.model.run_id)
-        with self._explained_errors():
+        with self._session():
             registered = self._ensure_version(self._ensure_run(url), version.model)
             self._client.set_registered_model_alias(dataset, alias, registered.version)
         return str(registered.version)
@@ -133,14 +146,17 @@ class MlflowMirror:
         report = load_report(url)
         if report is None:
             raise PetsError(f"{url}: there is no evaluation in this folder")
+        # The store may have moved since the evaluation.
+        report = report.model_copy(update={"url": storage.join(url, EVALUATION)})
         model = load_candidate(report)
         experiment = self._ensure_experiment(model.dataset_name)
-        for run in self._client.search_runs([experiment], f"tags.`{_ID_TAG}` = '{model.run_id}'"):
-            if run.info.status == "FINISHED":
-                return run
-            # Its mirroring was interrupted.
-            self._client.delete_run(run.info.run_id)
-        return self._create_run(experiment, url, report, model)
+        query = f"tags.`{_ID_TAG}` = '{model.run_id}'"
+        found = self._client.search_runs([experiment], query, order_by=["attributes.status"])
+        run = found[0] if found else self._create_run(experiment, url, report, model)
+        # Another process may be writing it, or was interrupted: equal values are stored once.
+        if run.info.status != "FINISHED":
+            self._fill_run(run.info.run_id, url, report, model)
+        return run
 
     def _create_run(self, experiment: str, url: str, report: EvalReport, model: Candidate) -> Run:
         summary = load_run_summary(url)
@@ -153,27 +169,32 @@ class MlflowMirror:
             "pets.gate": report.verdict.summary,
             "mlflow.note.content": summary.notes if summary else "",
         } | {f"pets.tag.{tag}": "true" for tag in (summary.tags if summary else ())}
-        run = self._client.create_run(
+        return self._client.create_run(
             experiment,
             start_time=_milliseconds(summary.created_at if summary else model.evaluated_at),
             tags={name: _text(value)[:_MAX_TAG_TEXT] for name, value in tags.items()},
             run_name=summary.name if summary else model.run_id,
         )
-        run_id = run.info.run_id
+
+    def _fill_run(self, run_id: str, url: str, report: EvalReport, model: Candidate) -> None:
+        evaluated_at = _milliseconds(model.evaluated_at)
         params = _params(load_run_settings(url)) if is_run(url) else []
         for start in range(0, len(params), _MAX_PARAMS):
             self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
-        metrics = _metrics(report, run_stages(url, report.model_url).get("train"))
+        training = run_stages(url, report.model_url).get("train")
+        metrics = _metrics(
+            report, training if isinstance(training, TrainResult) else None, evaluated_at
+        )
         for start in range(0, len(metrics), _MAX_METRICS):
             self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
         self._upload(run_id, report.file(REPORT))
         # Written last: a run that is not finished is mirrored again.
-        self._client.set_terminated(run_id, end_time=_milliseconds(model.evaluated_at))
-        return self._client.get_run(run_id)
+        self._client.set_terminated(run_id, end_time=evaluated_at)
 
     def _ensure_version(self, run: Run, model: Candidate) -> ModelVersion:
         """Return the version of the registered model, which is created if necessary."""
-        name, run_id = model.dataset_name, run.info.run_id
+        name = model.dataset_name
+        run_id = run.info.run_id
         found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         if found:
             return found[0]
@@ -200,15 +221,22 @@ class MlflowMirror:
             self._client.log_artifacts(run_id, local, folder)
 
     @contextmanager
-    def _explained_errors(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
-
+    def _session(self) -> Iterator[None]:
+        """Set the client's variables, and raise its errors as `TransferError`."""
+        added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+        os.environ.update(added)
         try:
-            yield
-        except (MlflowException, RequestException) as error:
-            reason = storage.strip_password(str(error).splitlines()[0][:300])
-            raise TransferError(f"{self._uri}: MLflow: {reason}") from safe_cause(error)
+            from mlflow.exceptions import MlflowException
+            from requests.exceptions import RequestException
+
+            try:
+                yield
+            except (MlflowException, RequestException) as error:
+                reason = _text((str(error) or type(error).__name__).splitlines()[0])[:300]
+                raise TransferError(f"{self._uri}: MLflow: {reason}") from safe_cause(error)
+        finally:
+            for name in added:
+                os.environ.pop(name, None)
 
 
 def _milliseconds(time_text: str) -> int:
@@ -238,13 +266,19 @@ def _text(value: object) -> str:
     return storage.strip_password(without_queries(text))
 
 
-def _metrics(report: EvalReport, training: object) -> list[Metric]:
-    """Return the metrics of evaluation and baselines, and those of each epoch by its number."""
+def _metrics(report: EvalReport, training: TrainResult | None, milliseconds: int) -> list[Metric]:
+    """Return the metrics of evaluation and baselines, and those of each epoch by its number.
+
+    Args:
+        report: Evaluation.
+        training: Training of the model, if the run has one.
+        milliseconds: Time of the metrics, which is the same in a repetition.
+    """
     from mlflow.entities import Metric
 
     values = [(metric.name, metric.value, 0) for metric in (report.primary, *report.metrics)]
     values += [(f"baseline/{each.name}", each.metric.value, 0) for each in report.baselines]
-    for epoch in training.epochs if isinstance(training, TrainResult) else ():
+    for epoch in training.epochs if training else ():
         if epoch.epoch < 0:
             continue
         values.append(("train/loss", epoch.train_loss, epoch.epoch))
@@ -252,9 +286,8 @@ def _metrics(report: EvalReport, training: object) -> list[Metric]:
             values.append(("valid/loss", epoch.valid_loss, epoch.epoch))
         if epoch.valid_metric is not None:
             values.append((f"valid/{epoch.metric.name}", epoch.valid_metric, epoch.epoch))
-    now = int(time.time() * 1000)
     return [
-        Metric(_FORBIDDEN.sub("_", name), value, now, step)
+        Metric(_FORBIDDEN.sub("_", name), value, milliseconds, step)
         for name, value, step in values
         if math.isfinite(value)
     ]

@@ -151,6 +151,9 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         key["train.epochs"] = config.num_unfrozen_epochs
         if config.starts_from_probe:
             key["train.head"] = "probe"
+        if config.unfreeze_to is None:
+            # None is the value of a setting that a checkpoint does not name.
+            key["train.unfreeze_to"] = "automatic"
         key = {k: v for k, v in key.items() if k not in _LATER_SETTINGS or v != _LATER_SETTINGS[k]}
         return Checkpoints(
             storage.join(self.request.run_url, CHECKPOINTS),

@@ -271,8 +271,8 @@ def _check_batch_norm(
 ) -> None:
     """Check batch norm against the batch sizes of all phases, before training starts."""
     config = rank.request.config.train
-    # The last phase trains the most layers.
-    freeze_to(built.model, phases[-1].freeze_to)
+    # The last phase trains the most layers; a probe has no phase.
+    freeze_to(built.model, phases[-1].freeze_to if phases else config.freeze_to)
     set_train_mode(built.model, config.batch_norm)
     check_batch_norm(
         built.model,

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from torch.distributed import DistError
 
 from pets_core import storage
+from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.models.backbones import body_groups, create_body, num_features
 from pets_core.models.package import load_model
@@ -69,6 +70,7 @@ def check(request: WorkRequest) -> CheckResult:
         _check_group("freeze_to", train.freeze_to, num_groups)
         if train.unfreeze_to is not None:
             _check_group("unfreeze_to", train.unfreeze_to, num_groups)
+            _check_order(train, num_groups)
         check_optimizer(train.optimizer, device)
     return CheckResult(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -91,6 +93,18 @@ def _check_group(setting: str, first: int, num_groups: int) -> None:
         raise PetsError(
             f"train.{setting} = {first}: the model has {num_groups} layer groups, the last of "
             f"which is the head; set a value from {-num_groups} to {num_groups - 1}"
+        )
+
+
+def _check_order(train: TrainConfig, num_groups: int) -> None:
+    """Refuse to freeze layer groups after the frozen epochs that these have trained."""
+    assert train.unfreeze_to is not None
+    has_both = train.num_frozen_epochs > 0 and train.num_unfrozen_epochs > 0
+    if has_both and train.unfreeze_to % num_groups > train.freeze_to % num_groups:
+        raise PetsError(
+            f"train.unfreeze_to = {train.unfreeze_to} is after train.freeze_to = "
+            f"{train.freeze_to}: fewer layer groups would be trained after unfreezing than before. "
+            "Lower unfreeze_to"
         )
 
 

@@ -63,7 +63,8 @@ _CHAINING = frozenset(
 )
 """fsspec protocols that wrap the URL of another file system."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
-_PASSWORD = re.compile(r"//[^/@\s]+@")
+_PASSWORD = re.compile(r"(?<=//)[^/?#\s]+@|\b[^\s/?#'\":]+:[^\s/?#'\"]+@")
+"""User and password before a host, with or without a scheme."""
 _FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -115,7 +116,7 @@ def strip_query(url: str) -> str:
 
 def strip_password(text: str) -> str:
     """Remove user and password from the URLs in a text."""
-    return _PASSWORD.sub("//", text)
+    return _PASSWORD.sub("", text)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

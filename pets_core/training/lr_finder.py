@@ -80,7 +80,8 @@ def lr_find(
     """Raise the rate exponentially over optimizer steps until the loss diverges (Smith 2015).
 
     The steps are those of the first training phase, taken by a copy of the model: the model and
-    the random state do not change. Batches are repeated if there are fewer than steps.
+    the random state do not change. Without frozen epochs all layer groups are trained, or those
+    from `unfreeze_to` on if it is set. Batches are repeated if there are fewer than steps.
 
     Args:
         model: Model to copy.
@@ -117,9 +118,10 @@ def _steps(
 ) -> Generator[float]:
     """Take one step at each rate with a copy of the model; yield the loss before the step."""
     trains_head = training.num_frozen_epochs > 0 or training.starts_from_probe
+    first_group = training.freeze_to if trains_head else training.unfreeze_to or 0
     prepared = prepare(
-        copy.deepcopy(model), objective, train, training, accelerator,
-        training.freeze_to if trains_head else 0, RateSlice(1.0, uniform=True),
+        copy.deepcopy(model), objective, train, training, accelerator, first_group,
+        RateSlice(1.0, uniform=True),
     )  # fmt: skip
     for rate, batch in zip(rates.tolist(), _cycle(train), strict=False):
         for group in prepared.optimizer.param_groups:

@@ -83,12 +83,15 @@ def group_rates(rates: RateSlice, num_groups: int) -> list[float]:
 def first_trained_group(rates: Sequence[float]) -> int:
     """Return the first layer group whose peak rate is at least a tenth of the head's.
 
+    At least one group before the head is trained, also in models with one group per backbone.
+
     Args:
         rates: Peak rate of each layer group, earliest first, head last.
     """
     # The tolerance is for the rounding of the series.
     least = _MIN_RATE * rates[-1] * (1 - 1e-6)
-    return next(group for group, rate in enumerate(rates) if rate >= least)
+    first = next(group for group, rate in enumerate(rates) if rate >= least)
+    return min(first, max(len(rates) - 2, 0))
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def fine_tune_phases(config: TrainConfig, base_lr: float, num_groups: int) -> li
     better results (docs/recipe.md).
 
     Args:
-        config: Settings without automatic values.
+        config: Settings without automatic values, except `unfreeze_to`.
         base_lr: Peak learning rate of the head.
         num_groups: Number of layer groups of the model.
     """
@@ -131,8 +134,9 @@ def fine_tune_phases(config: TrainConfig, base_lr: float, num_groups: int) -> li
     unfrozen = config.lr_max or RateSlice(top, top / config.lr_mult)
     unfreeze_to = config.unfreeze_to
     if unfreeze_to is None:
-        rates = group_rates(unfrozen, num_groups)
-        unfreeze_to = 0 if config.lr_max else first_trained_group(rates)
+        first = first_trained_group(group_rates(unfrozen, num_groups))
+        # Groups that the frozen epochs train stay trainable.
+        unfreeze_to = 0 if config.lr_max else min(first, config.freeze_to % num_groups)
     phases = [
         Phase(
             "frozen",

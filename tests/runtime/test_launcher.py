@@ -408,6 +408,18 @@ def test_first_group_beyond_the_layer_groups_is_rejected(small_config, setting, 
         launch(WorkRequest(stage="check", config=config), CheckResult)
 
 
+def test_fewer_groups_after_unfreezing_than_before_are_refused(small_config) -> None:
+    config = tiny(small_config, train={"freeze_to": -3, "unfreeze_to": -1})
+    with pytest.raises(PetsError, match=r"unfreeze_to = -1 is after train\.freeze_to = -3"):
+        worker.check(WorkRequest(stage="check", config=config))
+    worker.check(
+        WorkRequest(
+            stage="check",
+            config=tiny(small_config, train={"freeze_to": -3, "unfreeze_to": -1, "epochs": 0}),
+        )
+    )
+
+
 def test_missing_tracker_package_is_rejected(small_config, monkeypatch) -> None:
     monkeypatch.setattr(worker, "get_available_trackers", lambda: ["tensorboard"])
     config = tiny(small_config, train={"log_with": "mlflow"})

@@ -1,5 +1,6 @@
 """The mirror of runs and aliases on a real MLflow server."""
 
+import json
 import socket
 from collections.abc import Iterator
 from importlib import util
@@ -11,9 +12,10 @@ from mlflow_server import run_mlflow
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.config.registry import RegistryConfig
 from pets_core.errors import PetsError, TransferError
 from pets_core.registry.aliases import candidates, promote, rollback
-from pets_core.runtime.mlflow_mirror import MlflowMirror
+from pets_core.runtime.mlflow_mirror import MlflowMirror, check_mlflow
 from pets_core.runtime.run_list import load_report
 from tasks.mirror import mirror_run
 
@@ -96,7 +98,7 @@ def test_secrets_of_urls_are_not_mirrored(server, client, add):
 
 
 @pytest.mark.slow
-def test_an_interrupted_mirror_is_repeated(server, client, add, monkeypatch):
+def test_an_interrupted_mirror_is_completed(server, client, add, monkeypatch):
     url = add("a1")
     mirror = MlflowMirror(server, add.store)
 
@@ -108,10 +110,26 @@ def test_an_interrupted_mirror_is_repeated(server, client, add, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             mirror.add_evaluation(url)
     (partial,) = runs_of(client, add.dataset)
+    assert partial.info.status == "RUNNING"
     mirror.add_evaluation(url)
     (run,) = runs_of(client, add.dataset)
-    assert run.info.run_id != partial.info.run_id
     assert run.info.status == "FINISHED"
+    # The metrics were written twice.
+    assert len(client.get_metric_history(run.info.run_id, "error rate")) == 1
+
+
+@pytest.mark.slow
+def test_a_store_that_has_moved_is_mirrored(server, client, add):
+    add("a1")
+    promote(add.store, "champion", models(add.store)["a1"])
+    moved = f"{add.store}-moved"
+    Path(add.store).rename(moved)
+    assert MlflowMirror(server, moved).move_alias(add.dataset, "champion") == "1"
+    (run,) = runs_of(client, add.dataset)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == [
+        "model",
+        "report.html",
+    ]
 
 
 @pytest.mark.slow
@@ -135,7 +153,6 @@ def test_the_alias_follows_promotion_and_rollback(server, client, add, tmp_path,
     assert numbers == ["1", "2", "1"]
     assert version.tags["pets.run_id"] == "a1"
     assert version.description.startswith("error rate ")
-    # `pets models promote --json` must print JSON only.
     assert capsys.readouterr().out == ""
     import mlflow
 
@@ -181,7 +198,7 @@ def test_a_server_that_is_away_fails_the_task_only(add, monkeypatch):
 
         state = _mirror(config, report, return_state=True)
         assert state.is_failed()
-        assert f"the run is not mirrored: {uri}: MLflow: " in state.message
+        assert f"run and alias are not completely mirrored: {uri}: MLflow: " in state.message
         mirror_run(config, report)
         return "done"
 
@@ -193,9 +210,15 @@ def test_a_server_that_is_away_fails_the_task_only(add, monkeypatch):
 @pytest.mark.slow
 def test_the_command_line_mirrors_moves(server, client, add, pets, monkeypatch, capsys):
     add("a1")
+    add("b2")
     monkeypatch.setenv(VARIABLE, f"{server}/")
-    pets("models", "promote", "a1", "--store", add.store)
-    assert client.get_model_version_by_alias(add.dataset, "champion").tags["pets.run_id"] == "a1"
+    for words, champion in (
+        (("promote", "a1"), "a1"), (("promote", "b2"), "b2"), (("rollback", add.dataset), "a1"),
+    ):  # fmt: skip
+        printed = pets("models", *words, "--store", add.store, "--json")
+        assert json.loads(printed)["model"]["run_id"] == champion
+        version = client.get_model_version_by_alias(add.dataset, "champion")
+        assert version.tags["pets.run_id"] == champion
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv(VARIABLE, "http://127.0.0.1:1")
     from pets.cli import main as cli
@@ -210,7 +233,9 @@ def test_the_command_line_mirrors_moves(server, client, add, pets, monkeypatch, 
     ("uri", "message"),
     [
         ("mlflow:5000", "must be the address of an MLflow server, such as http://mlflow:5000"),
-        ("http://me:secret@mlflow:5000", "must not have a user, password or query"),
+        ("http://me:secret@mlflow:5000", "must not have a user, password, query or fragment"),
+        ("me:secret@mlflow:5000", "must be the address of an MLflow server"),
+        ("http://mlflow:5000/#/models", "must not have a user, password, query or fragment"),
     ],
 )
 def test_a_wrong_address_is_refused_before_any_work(add, pets, monkeypatch, capsys, uri, message):
@@ -228,13 +253,23 @@ def test_a_wrong_address_is_refused_before_any_work(add, pets, monkeypatch, caps
     assert "secret" not in printed
 
 
-def test_a_missing_client_is_reported_before_any_work(add, monkeypatch):
+def test_a_missing_client_is_reported_before_any_work(monkeypatch):
     found = util.find_spec
     monkeypatch.setattr(
         "pets_core.runtime.mlflow_mirror.find_spec",
         lambda name: None if name == "mlflow" else found(name),
     )
-    with pytest.raises(
-        PetsError, match=r"is not installed; run pip install 'pets-pipeline\[mlflow\]"
-    ):
-        MlflowMirror("http://mlflow:5000", add.store)
+    with pytest.raises(PetsError, match=r"run pip install 'pets-pipeline\[mlflow\]"):
+        check_mlflow("http://mlflow:5000", "champion")
+    check_mlflow(None, "champion")
+
+
+@pytest.mark.parametrize("alias", ["latest", "v1", "V2", "my.best"])
+def test_an_alias_that_mlflow_does_not_accept_is_refused(alias):
+    with pytest.raises(PetsError, match="MLflow does not accept this name"):
+        check_mlflow("http://mlflow:5000", alias)
+    check_mlflow("http://mlflow:5000", f"{alias.replace('.', '-')}-ready")
+
+
+def test_an_empty_variable_means_no_mirror():
+    assert RegistryConfig(mlflow_uri="").mlflow_uri is None

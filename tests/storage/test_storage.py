@@ -227,6 +227,9 @@ def test_any_name_is_a_path_below_a_folder(name):
     ("text", "stripped"),
     [
         ("https://me:secret@host/a@b", "https://host/a@b"),
+        ("http://me:p@ss@host", "http://host"),
+        ("me:secret@host:5000", "host:5000"),
+        ("https://host:80?x=a@b", "https://host:80?x=a@b"),
         ("see s3://bucket and photos@champion", "see s3://bucket and photos@champion"),
     ],
 )

@@ -80,10 +80,17 @@ def test_fine_tune_matches_fastai():
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(2, base_lr=2e-3, freeze_epochs=1)
     config = TrainConfig(
-        freeze_epochs=1, epochs=2, unfrozen_lr_div=2, pct_start=0.3, lr_mult=100, batch_norm="train"
+        freeze_epochs=1,
+        epochs=2,
+        unfrozen_lr_div=2,
+        pct_start=0.3,
+        lr_mult=100,
+        batch_norm="train",
+        unfreeze_to=0,
     )
     expected = []
     for phase in fine_tune_phases(config, 2e-3, 3):
+        assert phase.freeze_to == (-1 if phase.name == "frozen" else 0)
         # In fastai, the warm-up of the frozen phase takes 99% of its steps.
         pct_start = 0.99 if phase.name == "frozen" else phase.pct_start
         peaks = group_rates(phase.lr_max, 3)
