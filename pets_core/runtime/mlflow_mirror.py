@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -225,6 +226,8 @@ class MlflowMirror:
         """Set the client's variables, and raise its errors as `TransferError`."""
         added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
         os.environ.update(added)
+        # It logs each retry; the error has the reason.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         try:
             from mlflow.exceptions import MlflowException
             from requests.exceptions import RequestException
@@ -232,11 +235,18 @@ class MlflowMirror:
             try:
                 yield
             except (MlflowException, RequestException) as error:
-                reason = _text((str(error) or type(error).__name__).splitlines()[0])[:300]
-                raise TransferError(f"{self._uri}: MLflow: {reason}") from safe_cause(error)
+                raise TransferError(f"{self._uri}: MLflow: {_reason(error)}") from safe_cause(error)
         finally:
             for name in added:
                 os.environ.pop(name, None)
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, or that the server is unreachable."""
+    text = str(error) or type(error).__name__
+    if "Max retries exceeded" in text:
+        return "the server is unreachable"
+    return _text(text.splitlines()[0])[:300]
 
 
 def _milliseconds(time_text: str) -> int:
