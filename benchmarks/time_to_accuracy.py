@@ -11,7 +11,6 @@ crops and flips, two loader processes, AdamW under one cycle, the whole model.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,19 +26,14 @@ from pets_core.plots.style import BLUE, GREY, ORANGE, new_figure, png, tidy
 _BASE_LR = 3e-3
 _PLAIN_LR = 5e-4
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_RECIPES: dict[str, dict[str, Any]] = {
-    "probe": {"recipe": "probe"},
-    "default": {"base_lr": _BASE_LR},
-    "long": {"base_lr": _BASE_LR, "freeze_epochs": 3, "epochs": 12},
+_SIDES: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "probe": ("ours", {"recipe": "probe"}, BLUE, "s"),
+    "default recipe": ("ours", {"base_lr": _BASE_LR}, BLUE, "o"),
+    "3 + 12 epochs": ("ours", {"base_lr": _BASE_LR, "freeze_epochs": 3, "epochs": 12}, BLUE, "."),
+    "fastai, fine_tune(2)": ("fastai", {}, ORANGE, "o"),
+    "plain timm loop, 3 epochs": ("plain", {}, GREY, "o"),
 }
-_SIDES = {
-    "probe": ("ours", "probe", BLUE, "s"),
-    "default recipe": ("ours", "default", BLUE, "o"),
-    "3 + 12 epochs": ("ours", "long", BLUE, "."),
-    "fastai, fine_tune(2)": ("fastai", "", ORANGE, "o"),
-    "plain timm loop, 3 epochs": ("plain", "", GREY, "o"),
-}
-"""Function, recipe, colour and marker of each curve; the first three are ours."""
+"""Function, settings of training, colour and marker of each curve."""
 
 Points = list[tuple[float, float]]
 
@@ -217,10 +211,10 @@ def main() -> None:
 def _measure(options: argparse.Namespace, work: Path) -> dict[str, Points]:
     config = peer.prepare_photos(options.source, work, batch_size=options.batch)
     curves: dict[str, Points] = {}
-    for number, (name, (side, recipe, _, _)) in enumerate(_SIDES.items()):
-        values = json.loads(config.model_dump_json())
+    for number, (name, (side, settings, _, _)) in enumerate(_SIDES.items()):
+        values = config.model_dump(mode="json")
         values["model"]["image_size"] = options.size
-        values["train"] |= _RECIPES.get(recipe, {})
+        values["train"] |= settings
         # Each decodes the photos itself.
         values["cache_dir"] = str(work / f"cache-{number}")
         arguments = {

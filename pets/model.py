@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pets.store import resolve_cache_dir, resolve_store
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
-from pets_core.errors import PetsError, without_queries
+from pets_core.errors import PetsError
 from pets_core.models.card import CARD, ModelCard, read_card
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ModelReference(NamedTuple):
 
     def printable(self) -> ModelReference:
         """Return the reference without the query and the password of a URL."""
-        return self._replace(url=storage.strip_password(without_queries(self.url)))
+        return self._replace(url=storage.without_secrets(self.url))
 
 
 def find_model(model: str, store: str | None = None) -> ModelReference:

@@ -8,7 +8,6 @@ from prefect.states import Failed
 
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
-from pets_core.errors import without_queries
 from pets_core.ratings.config import RatingsConfig
 from pets_core.records.evaluation import EvalReport
 from pets_core.registry.aliases import load_candidate
@@ -35,7 +34,7 @@ def _mirror(config: PipelineConfig | RatingsConfig, report: EvalReport) -> State
         page = mirror.add_evaluation(report.url.rsplit("/", 1)[0])
         mirror.move_alias(load_candidate(report).dataset_name, config.gate.alias)
     except Exception as error:  # noqa: BLE001 - the evaluation is complete, whatever fails here
-        reason = storage.strip_password(without_queries(str(error)))
+        reason = storage.without_secrets(str(error))
         return Failed(
             message=f"run and alias are not completely mirrored: {reason}. The next evaluation "
             "mirrors the alias, and pets run --resume this run"

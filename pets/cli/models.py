@@ -17,7 +17,7 @@ from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
 from pets_core.config.registry import RegistryConfig
 from pets_core.config.run import LATEST
-from pets_core.errors import PetsError, did_you_mean, without_queries
+from pets_core.errors import PetsError, did_you_mean
 from pets_core.registry.aliases import (
     AliasVersion,
     Candidate,
@@ -224,5 +224,5 @@ def _publish_move(
             mirror = MlflowMirror(mlflow_uri, arguments.store)
             mirror.move_alias(version.model.dataset_name, arguments.alias)
         except Exception as error:  # noqa: BLE001 - the alias has moved, whatever fails here
-            reason = storage.strip_password(without_queries(str(error)))
+            reason = storage.without_secrets(str(error))
             print(f"warning: the alias is not mirrored: {reason}", file=sys.stderr)

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pets_core import storage
-from pets_core.errors import PetsError, TransferError, safe_cause, without_queries
+from pets_core.errors import PetsError, TransferError, safe_cause
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import Candidate, absolute, current, load_candidate
 from pets_core.runtime.run_list import load_report, load_run_summary, run_stages
@@ -273,7 +273,7 @@ def _params(settings: dict[str, Any]) -> list[Param]:
 def _text(value: object) -> str:
     """Return a value as text, without queries and passwords of URLs."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return storage.strip_password(without_queries(text))
+    return storage.without_secrets(text)
 
 
 def _metrics(report: EvalReport, training: TrainResult | None, milliseconds: int) -> list[Metric]:

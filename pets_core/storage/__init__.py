@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import fsspec
 from fsspec.core import url_to_fs
 
-from pets_core.errors import PetsError, explain_full_disk, safe_cause, wrap_errors
+from pets_core.errors import PetsError, explain_full_disk, safe_cause, without_queries, wrap_errors
 
 __all__ = [
     "CountingWriter",
@@ -39,6 +39,7 @@ __all__ = [
     "resolve_file",
     "strip_password",
     "strip_query",
+    "without_secrets",
     "write_bytes",
     "writing",
 ]
@@ -117,6 +118,11 @@ def strip_query(url: str) -> str:
 def strip_password(text: str) -> str:
     """Remove user and password from the URLs in a text."""
     return _PASSWORD.sub("", text)
+
+
+def without_secrets(text: str) -> str:
+    """Remove user, password and query, which may hold a signature, from the URLs in a text."""
+    return strip_password(without_queries(text))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
