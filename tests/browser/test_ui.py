@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from chromium import open_chromium
+from ports import free_port
 
 pytestmark = pytest.mark.browser
 
@@ -54,9 +55,7 @@ def page_and_root(finished) -> Iterator[tuple]:
     """Yield a browser page and the address that `pets ui` printed."""
     environment, printed = finished
     run_id = re.search(r" ui (\S+)", printed).group(1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "pets", "ui", run_id, "--no-browser", "--port", str(port)]
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:

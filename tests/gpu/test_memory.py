@@ -1,12 +1,12 @@
 """Out-of-memory handling, sharding and communication on a GPU."""
 
 import os
-import socket
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.distributed as dist
+from ports import free_port
 
 from pets_core.training.loop import train_step
 
@@ -37,9 +37,7 @@ def test_batch_that_does_not_fit_is_halved_and_later_steps_fit(parts, limit, rec
 @pytest.fixture
 def single_rank(monkeypatch) -> Iterator[None]:
     """Set the environment of a single rank, which communicates with NCCL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     for name, value in (names | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}).items():
         monkeypatch.setitem(os.environ, name, value)

@@ -1,6 +1,5 @@
 """A real MLflow server on loopback, with SQLite."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -8,6 +7,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ports import free_port
 
 __all__ = ["run_mlflow"]
 
@@ -17,9 +18,7 @@ _HANG_SECONDS = 300
 @contextmanager
 def run_mlflow(folder: Path) -> Iterator[str]:
     """Run a server that stores everything in a folder until the end of the block; yield its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
     command = [
         sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",

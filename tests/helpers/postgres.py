@@ -4,7 +4,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 __all__ = ["PASSWORD", "Postgres", "dump"]
 
@@ -28,9 +28,7 @@ class Postgres:
     def __init__(self) -> None:
         self._numbers = itertools.count()
         self._is_migrated = False
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
 
     def __enter__(self) -> "Postgres":
         initdb, postgres = _program("initdb"), _program("postgres")

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import processes
 import pytest
+from ports import free_port
 
 __all__ = ["Server"]
 
@@ -37,9 +37,7 @@ class Server:
     def __init__(self, folder: Path, home: Path | None = None) -> None:
         if home:
             shutil.copytree(home, folder / "prefect")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.url, self._folder = f"http://127.0.0.1:{self._port}/api", folder
         self.environment = os.environ | {
             "PREFECT_HOME": str(folder / "prefect"),

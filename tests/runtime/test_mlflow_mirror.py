@@ -1,7 +1,6 @@
 """The mirror of runs and aliases on a real MLflow server."""
 
 import json
-import socket
 from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow_server import run_mlflow
+from ports import free_port
 from prefect import flow
 
 from pets_core.config.pipeline import PipelineConfig
@@ -186,9 +186,7 @@ def test_a_flow_mirrors_its_run_and_a_missed_move(server, client, add, capsys):
 @pytest.mark.usefixtures("prefect_server")
 def test_a_server_that_is_away_fails_the_task_only(add, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    uri = f"http://127.0.0.1:{free_port()}"
     config = PipelineConfig.model_validate({"store": add.store, "registry": {"mlflow_uri": uri}})
     report = load_report(add("a1"))
 
