@@ -26,6 +26,7 @@ __all__ = [
     "exists",
     "filesystem",
     "find_files",
+    "is_chain",
     "is_local",
     "is_url",
     "join",
@@ -135,7 +136,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         return fsspec.filesystem("file", use_listings_cache=False), absolute(url)
     try:
         # A cached listing hides files that other processes wrote since.
-        head, colons, rest = (url, "", "") if _is_chain(url) else url.partition("::")
+        head, colons, rest = (url, "", "") if is_chain(url) else url.partition("::")
         if head.startswith(("gs://", "gcs://")):
             # gcsfs logs a traceback of each failed request, whose error it also raises.
             logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
@@ -149,7 +150,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise PetsError(f"{url}: {error}") from error
 
 
-def _is_chain(url: str) -> bool:
+def is_chain(url: str) -> bool:
     """Return whether "::" chains file systems; otherwise it is part of a file name."""
     return "::" in url and url.split(":", 1)[0] in _CHAINING
 

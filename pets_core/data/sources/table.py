@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -210,11 +210,12 @@ class TableSource:
         """Reject local files listed by a remote table, which could leak them into the store."""
         if storage.is_local(storage.filesystem(self.url)[0]):
             return
-        for path in self._ids:
-            if path and (path.startswith(("/", "file:")) or ".." in path.split("/")):
+        for path in filter(None, self._ids):
+            if _may_be_local(path):
                 raise PetsError(
                     f"{self.url} lists {path}: a remote table may only list URLs and paths inside "
-                    "its folder, no local files. Copy the table to this machine if you trust it"
+                    "its folder, no local files and no chains of file systems. Copy the table to "
+                    "this machine if you trust it"
                 )
 
     @cached_property
@@ -395,3 +396,18 @@ def _file_name(url: str) -> str:
 
 def _is_absolute(path: str) -> bool:
     return storage.is_url(path) or path.startswith(("/", "file:"))
+
+
+def _may_be_local(path: str) -> bool:
+    """Return whether an entry of a remote table may be a file of this machine.
+
+    A chain of file systems can end in a local file ("simplecache::file:///etc/passwd").
+    """
+    if not storage.is_url(path):
+        return _is_absolute(path) or ".." in path.split("/")
+    return storage.is_chain(path) or _is_local_protocol(path.partition("://")[0])
+
+
+@cache
+def _is_local_protocol(protocol: str) -> bool:
+    return storage.is_local(storage.filesystem(f"{protocol}://host/file")[0])

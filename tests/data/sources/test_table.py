@@ -325,7 +325,17 @@ def test_photo_in_two_rows_is_a_duplicate(tmp_path, jpeg):
     assert manifest.duplicates["leaking"] == manifest.duplicates["exact"] == 1
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "../a.jpg", "file:///etc/hostname"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/hostname",
+        "../a.jpg",
+        "file:///etc/hostname",
+        "local:///etc/hostname",
+        "simplecache::file:///etc/hostname",
+        "zip://a.jpg::/etc/archive.zip",
+    ],
+)
 def test_remote_table_cannot_read_local_files(tmp_path, path):
     url = f"memory://{tmp_path.name}/mine/t.csv"
     storage.write_bytes(url, f"image,label\n{path},a\n".encode())
