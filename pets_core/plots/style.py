@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
@@ -35,9 +36,11 @@ def new_figure(width: float, height: float, dpi: int) -> Figure:
 
 def png(figure: Figure) -> bytes:
     """Render a figure as PNG with 256 colours, cropped to its content."""
-    rendered, encoded = io.BytesIO(), io.BytesIO()
-    figure.savefig(rendered, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
-    pixels = _crop(Image.open(rendered).convert("RGB"))
+    canvas, encoded = FigureCanvasAgg(figure), io.BytesIO()
+    # `savefig` draws the figure twice.
+    canvas.draw()  # type: ignore[no-untyped-call]
+    rendered = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    pixels = _crop(Image.fromarray(rendered).convert("RGB"))
     # A palette takes a third of the bytes, and anti-aliased lines and text need few colours.
     pixels.quantize(256).save(encoded, "PNG", optimize=True)
     return encoded.getvalue()
