@@ -4,8 +4,7 @@ Example:
     >>> table = open_text_table(path, columns=["image", "label"])
     >>> table.format.delimiter, table.format.encoding, table.names
     (';', 'utf-8', ['image', 'label', 'split'])
-    >>> for chunk in table.chunks(["image", "label"]):
-    ...     ...  # a pyarrow table of strings
+    >>> table.read(["image", "label"])  # a pyarrow table of strings
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from pets_core.data.sources.text_format import (
     is_complete,
     large_cells,
 )
-from pets_core.errors import PetsError, did_you_mean
+from pets_core.errors import PetsError
 
 __all__ = ["TextFormat", "TextOptions", "TextTable", "open_text_table"]
 
@@ -54,7 +53,6 @@ class TextTable:
 
     Attributes:
         path: Path of the file.
-        url: Name of the file in messages.
         format: Delimiter, encoding and quoting.
         names: Column names from left to right, without surrounding whitespace; "column 1",
             "column 2", ... without a header.
@@ -63,40 +61,27 @@ class TextTable:
     """
 
     path: Path
-    url: str
     format: TextFormat
     names: list[str]
     first_row: list[str]
     num_header_lines: int
 
-    def chunks(
-        self,
-        columns: Sequence[str | int] | None = None,
-        coded: Collection[str | int] = (),
-        num_rows: int = _CHUNK_ROWS,
-    ) -> Iterator[pa.Table]:
+    def chunks(self, positions: Sequence[int], coded: Collection[int] = ()) -> Iterator[pa.Table]:
         """Yield the rows of columns in chunks.
 
         Cells are unconverted text: an empty cell is "", and `NA` and `01` stay unchanged.
 
         Args:
-            columns: Names or positions, in any order; None: all.
-            coded: Columns to read as dictionary<int32, string>, which saves memory if values
-                repeat. Each chunk has its own dictionary.
-            num_rows: Maximum number of rows per chunk.
+            positions: Positions of the columns, in any order.
+            coded: Positions of columns to read as dictionary<int32, string>, which saves memory if
+                values repeat. Each chunk has its own dictionary.
 
         Yields:
             Tables of strings; none if the file has no rows.
-
-        Raises:
-            PetsError: A column is missing, or its name is not unique.
         """
         # Imported lazily: pandas takes half a second, and the command line starts without it.
         import pandas as pd
 
-        selected = self.names if columns is None else columns
-        positions = [self._position(column) for column in selected]
-        is_coded = [column in coded for column in selected]
         with self.format.open(self.path) as text:
             for _ in range(self.num_header_lines):
                 text.readline()
@@ -111,46 +96,28 @@ class TextTable:
                     usecols=sorted(set(positions)),
                     dtype=str,
                     na_filter=False,
-                    chunksize=num_rows,
+                    chunksize=_CHUNK_ROWS,
                     low_memory=False,
                 )
             except pd.errors.EmptyDataError:
                 return
             with frames:
                 for frame in frames:
-                    arrays = [pa.array(frame[position], pa.string()) for position in positions]
-                    arrays = [
-                        array.dictionary_encode() if as_codes else array
-                        for array, as_codes in zip(arrays, is_coded, strict=True)
-                    ]
+                    arrays = []
+                    for position in positions:
+                        array = pa.array(frame[position], pa.string())
+                        arrays.append(array.dictionary_encode() if position in coded else array)
                     yield pa.table(arrays, [self.names[position] for position in positions])
 
-    def read(
-        self, columns: Sequence[str | int] | None = None, coded: Collection[str | int] = ()
-    ) -> pa.Table:
-        """Return all rows of columns. Arguments and errors are those of `chunks`."""
-        if chunks := list(self.chunks(columns, coded)):
-            return pa.concat_tables(chunks)
-        selected = self.names if columns is None else columns
-        names = (self.names[self._position(column)] for column in selected)
-        return pa.table({name: pa.array([], pa.string()) for name in names})
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Return all rows of the columns of these names, as strings.
 
-    def _position(self, column: str | int) -> int:
-        if isinstance(column, int):
-            if column < len(self.names):
-                return column
-            raise PetsError(f"{self.url} has {len(self.names)} column(s), no column {column + 1}")
-        if self.names.count(column) == 1:
-            return self.names.index(column)
-        if column in self.names:
-            raise PetsError(
-                f"{self.url} has {self.names.count(column)} columns {column!r} "
-                f"({self.format}). Rename all but one"
-            )
-        raise PetsError(
-            f"{self.url} has no column {column!r}, only {', '.join(self.names)} "
-            f"({self.format}).{did_you_mean(column, self.names)}"
-        )
+        The caller checks the names: each is in `names`, and none is repeated there.
+        """
+        positions = [self.names.index(name) for name in columns]
+        if chunks := list(self.chunks(positions)):
+            return pa.concat_tables(chunks)
+        return pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
 def open_text_table(
@@ -178,8 +145,24 @@ def open_text_table(
         PetsError: The file is empty or compressed, has NUL or undecodable bytes, or a row has too
             few or too many cells. The message contains the line, the format and the settings.
     """
-    opener = _Opener(path, url or str(path), options or TextOptions())
-    return opener.open(columns, has_header)
+    url = url or str(path)
+    options = options or TextOptions()
+    _check_file_type(path, url)
+    encoding, bom_length = detect_encoding(path, options)
+    found = TextFormat(",", encoding, bom_length)
+    try:
+        found = detect_delimiter(path, found, options, columns)
+        with suppress(csv.Error):
+            found = replace(found, skips_blanks=has_blanks_before_quotes(path, found))
+        return _check(path, url, found, has_header)
+    except _RowError as error:
+        if options.quoting is None and found.is_quoted and found.delimiter in "\t|":
+            with suppress(_RowError):
+                return _check(path, url, replace(found, is_quoted=False), has_header)
+        _raise_error(f"{url}: {error}", found, options)
+    except UnicodeError as error:
+        line = find_undecodable_line(path, found)
+        _raise_error(f"{url}: line {line} is not valid {encoding} ({error})", found, options)
 
 
 class _RowError(Exception):
@@ -189,70 +172,43 @@ class _RowError(Exception):
         super().__init__(f"line {line} {text}")
 
 
-@dataclass(frozen=True)
-class _Opener:
-    path: Path
-    url: str
-    options: TextOptions
+def _check_file_type(path: Path, url: str) -> None:
+    with path.open("rb") as file:
+        head = file.read(8)
+    for start, kind in _OTHER_FILES.items():
+        if head.startswith(start):
+            remedy = "Decompress it, or use a URL such as zip://table.csv::https://.../a.zip"
+            if kind != "compressed":
+                remedy = "Rename it so that its name ends in .parquet"
+            raise PetsError(f"{url} is {kind}. {remedy}")
 
-    def open(
-        self, columns: Collection[str], has_header: bool | Callable[[list[str]], bool]
-    ) -> TextTable:
-        self._check_file_type()
-        encoding, bom_length = detect_encoding(self.path, self.options)
-        found = TextFormat(",", encoding, bom_length)
-        try:
-            found = detect_delimiter(self.path, found, self.options, columns)
-            with suppress(csv.Error):
-                found = replace(found, skips_blanks=has_blanks_before_quotes(self.path, found))
-            return self._check(found, has_header)
-        except _RowError as error:
-            unquoted = replace(found, is_quoted=False)
-            if self.options.quoting is None and found.is_quoted and found.delimiter in "\t|":
-                with suppress(_RowError):
-                    return self._check(unquoted, has_header)
-            self._raise_error(str(error), found)
-        except UnicodeError as error:
-            line = find_undecodable_line(self.path, found)
-            self._raise_error(f"line {line} is not valid {encoding} ({error})", found)
 
-    def _check(
-        self, found: TextFormat, has_header: bool | Callable[[list[str]], bool]
-    ) -> TextTable:
-        """Validate all rows.
+def _check(
+    path: Path, url: str, found: TextFormat, has_header: bool | Callable[[list[str]], bool]
+) -> TextTable:
+    """Validate all rows.
 
-        Raises:
-            _RowError: A line is not a valid row.
-        """
-        num_lines, first_row = _first_row(self.path, found)
-        if not first_row:
-            raise PetsError(f"{self.url} is empty. Use another file")
-        is_header = has_header(first_row) if callable(has_header) else has_header
-        num_columns = count_columns(first_row, is_header)
-        _RowCheck(found, first_row, num_columns).check(self.path)
-        names = [f"column {n}" for n in range(1, num_columns + 1)]
-        if is_header:
-            names = [name.strip() for name in first_row[:num_columns]]
-        return TextTable(
-            self.path, self.url, found, names, first_row, num_lines if is_header else 0
-        )
+    Raises:
+        _RowError: A line is not a valid row.
+    """
+    num_lines, first_row = _first_row(path, found)
+    if not first_row:
+        raise PetsError(f"{url} is empty. Use another file")
+    is_header = has_header(first_row) if callable(has_header) else has_header
+    num_columns = count_columns(first_row, is_header)
+    _RowCheck(found, first_row, num_columns).check(path)
+    names = [f"column {n}" for n in range(1, num_columns + 1)]
+    if is_header:
+        names = [name.strip() for name in first_row[:num_columns]]
+    return TextTable(path, found, names, first_row, num_lines if is_header else 0)
 
-    def _check_file_type(self) -> None:
-        with self.path.open("rb") as file:
-            head = file.read(8)
-        for start, kind in _OTHER_FILES.items():
-            if head.startswith(start):
-                remedy = "Decompress it, or use a URL such as zip://table.csv::https://.../a.zip"
-                if kind != "compressed":
-                    remedy = "Rename it so that its name ends in .parquet"
-                raise PetsError(f"{self.url} is {kind}. {remedy}")
 
-    def _raise_error(self, problem: str, found: TextFormat) -> NoReturn:
-        prefix = self.options.prefix
-        raise PetsError(
-            f"{self.url}: {problem} (read with {found}). Correct the file, or set "
-            f"{prefix}delimiter, {prefix}encoding or {prefix}quoting"
-        ) from None
+def _raise_error(problem: str, found: TextFormat, options: TextOptions) -> NoReturn:
+    prefix = options.prefix
+    raise PetsError(
+        f"{problem} (read with {found}). Correct the file, or set {prefix}delimiter, "
+        f"{prefix}encoding or {prefix}quoting"
+    ) from None
 
 
 def _first_row(path: Path, found: TextFormat) -> tuple[int, list[str]]:
