@@ -10,16 +10,11 @@ from pets.cli.exit_codes import FAILED
 from pets.cli.store_actions import store_actions
 from pets.cli.tables import add_json, print_json, print_table
 from pets_core import storage
-from pets_core.data.versions import Difference, choose_version, diff, list_versions, verify
+from pets_core.data.versions import choose_version, diff, list_versions, verify
 from pets_core.errors import PetsError
 from pets_core.maintenance.retention import collect_garbage, data_sets_needed
 from pets_core.ratings.records import RatingsManifest
-from pets_core.ratings.versions import (
-    RatingsDifference,
-    diff_ratings,
-    list_ratings,
-    verify_ratings,
-)
+from pets_core.ratings.versions import diff_ratings, list_ratings, verify_ratings
 from pets_core.records.dataset import DatasetManifest
 
 __all__ = ["add_arguments", "run_command", "show_manifest"]
@@ -171,7 +166,7 @@ def show_manifest(manifest: DatasetManifest) -> None:
 def _diff(arguments: argparse.Namespace) -> None:
     old, new = (_find_version(arguments.store, wanted) for wanted in (arguments.old, arguments.new))
     if isinstance(old, RatingsManifest) and isinstance(new, RatingsManifest):
-        difference: Difference | RatingsDifference = diff_ratings(old, new)
+        difference = diff_ratings(old, new)
     elif isinstance(old, DatasetManifest) and isinstance(new, DatasetManifest):
         difference = diff(old, new)
     else:
@@ -180,9 +175,9 @@ def _diff(arguments: argparse.Namespace) -> None:
             "versions of one data set"
         )
     if arguments.json:
-        print_json(difference._asdict())
+        print_json(difference)
         return
-    for change, ids in difference._asdict().items():
+    for change, ids in difference.items():
         more = f", and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
         print(f"{change:10} {len(ids):8}  {', '.join(ids[:_SHOWN_IDS])}{more}".rstrip())
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -24,9 +24,9 @@ from pets_core.records.dataset import DatasetManifest, ShardInfo
 from pets_core.storage.layout import CONTRACTS, DATASETS, JOURNAL, MANIFEST, PHOTOS, PLANS, SHARDS
 
 __all__ = [
-    "Difference",
     "Version",
     "choose_version",
+    "compare_versions",
     "diff",
     "find_version",
     "list_all_versions",
@@ -37,18 +37,6 @@ __all__ = [
 ]
 
 _OTHER_FOLDERS = frozenset({CONTRACTS, JOURNAL, PLANS, SHARDS})
-
-
-class Difference(NamedTuple):
-    """Photo ids that differ between two versions."""
-
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-    """Photos whose content changed."""
-    relabelled: list[str]
-    moved: list[str]
-    """Photos in another split; only a new seed, fraction or predefined split moves photos."""
 
 
 class Version(Protocol):
@@ -154,21 +142,39 @@ def choose_version(versions: Sequence[AnyVersion], store: str, wanted: str) -> A
     )
 
 
-def diff(old: DatasetManifest, new: DatasetManifest) -> Difference:
-    """Compare the photos of two versions."""
-    before, after = _index(old), _index(new)
-    both = before.keys() & after.keys()
+def diff(old: DatasetManifest, new: DatasetManifest) -> dict[str, list[str]]:
+    """Compare the photos of two versions.
 
-    def differing(field: int) -> list[str]:
-        return sorted(i for i in both if before[i][field] != after[i][field])
+    Returns:
+        Photo ids by "added", "removed", "changed" (their content), "relabelled" and "moved" (to
+        another split; only a new seed, fraction or predefined split moves photos).
+    """
+    return compare_versions(_index(old), _index(new), ["changed", "relabelled", "moved"])
 
-    return Difference(
-        added=sorted(after.keys() - before.keys()),
-        removed=sorted(before.keys() - after.keys()),
-        changed=differing(0),
-        relabelled=differing(1),
-        moved=differing(2),
-    )
+
+def compare_versions(
+    before: Mapping[str, Sequence[object]],
+    after: Mapping[str, Sequence[object]],
+    fields: Sequence[str],
+) -> dict[str, list[str]]:
+    """Compare two versions sample by sample.
+
+    Args:
+        before: Fields of each sample of the earlier version, by id.
+        after: Fields of each sample of the later version, by id.
+        fields: Name of the change of each field.
+
+    Returns:
+        Sorted ids by "added", "removed" and each of `fields`, in this order.
+    """
+    common = sorted(before.keys() & after.keys())
+    difference = {
+        "added": sorted(after.keys() - before.keys()),
+        "removed": sorted(before.keys() - after.keys()),
+    }
+    for position, name in enumerate(fields):
+        difference[name] = [id_ for id_ in common if before[id_][position] != after[id_][position]]
+    return difference
 
 
 def verify(manifest: DatasetManifest) -> Iterator[tuple[ShardInfo, str]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pets_core import storage
-from pets_core.data.versions import list_all_versions
+from pets_core.data.versions import compare_versions, list_all_versions
 from pets_core.errors import PetsError
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.dataset import (
@@ -19,23 +18,11 @@ from pets_core.ratings.records import RatingsFile, RatingsManifest
 from pets_core.storage.layout import MANIFEST, RATINGS
 
 __all__ = [
-    "RatingsDifference",
     "diff_ratings",
     "find_model_version",
     "list_ratings",
     "verify_ratings",
 ]
-
-
-class RatingsDifference(NamedTuple):
-    """Changes between two versions, as pairs of user and item."""
-
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-    """Pairs with another rating."""
-    moved: list[str]
-    """Pairs in another split."""
 
 
 def list_ratings(store: str) -> list[RatingsManifest]:
@@ -62,16 +49,14 @@ def find_model_version(store: str, card: RecommenderCard) -> RatingsManifest:
     )
 
 
-def diff_ratings(old: RatingsManifest, new: RatingsManifest) -> RatingsDifference:
-    """Compare two versions rating by rating."""
-    before, after = _index(old), _index(new)
-    both = sorted(before.keys() & after.keys())
-    return RatingsDifference(
-        added=sorted(after.keys() - before.keys()),
-        removed=sorted(before.keys() - after.keys()),
-        changed=[pair for pair in both if before[pair][0] != after[pair][0]],
-        moved=[pair for pair in both if before[pair][1] != after[pair][1]],
-    )
+def diff_ratings(old: RatingsManifest, new: RatingsManifest) -> dict[str, list[str]]:
+    """Compare two versions rating by rating.
+
+    Returns:
+        Pairs of user and item by "added", "removed", "changed" (another rating) and "moved"
+        (another split).
+    """
+    return compare_versions(_index(old), _index(new), ["changed", "moved"])
 
 
 def verify_ratings(manifest: RatingsManifest) -> Iterator[tuple[RatingsFile, str]]:

@@ -263,9 +263,10 @@ def test_versions_are_listed_shown_verified_compared_and_removed(config, version
     assert printed("show", few.name, "--files", "test") == f"{many.url}/test.parquet\n"
     assert printed("verify", few.name).endswith("ratings match the manifest\n")
     difference = diff_ratings(few, many)
-    assert not difference.added
-    assert not difference.changed
-    assert len(difference.moved) > 1000
+    assert list(difference) == ["added", "removed", "changed", "moved"]
+    assert not difference["added"]
+    assert not difference["changed"]
+    assert len(difference["moved"]) > 1000
     assert printed("diff", few.fingerprint, many.fingerprint).startswith("added")
     Path(many.url, "items.parquet").write_bytes(b"PAR1")
     with pytest.raises(SystemExit):

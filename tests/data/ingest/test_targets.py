@@ -240,7 +240,7 @@ def test_changed_numbers_give_a_new_version(ingest_table):
     first = ingest_table({"age": AGES}, settings)
     second = ingest_table({"age": [77.0, *AGES[1:]]}, settings)
     assert second.fingerprint != first.fingerprint
-    assert diff(first, second).relabelled == ["0.jpg"]
+    assert diff(first, second)["relabelled"] == ["0.jpg"]
 
 
 def test_new_version_reuses_photos_of_the_first(ingest_table):
