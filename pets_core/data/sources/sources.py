@@ -21,7 +21,7 @@ from pets_core.data.sources.folders import FolderLayout, read_layout
 from pets_core.data.sources.formats import has_photo_suffix, may_be_photo
 from pets_core.data.sources.oxford import AUTHORS_URL, OxfordPetSource
 from pets_core.data.sources.table import TABLE_SUFFIXES, TableSource
-from pets_core.errors import PetsError, explain_full_disk, wrap_errors
+from pets_core.errors import PetsError, wrap_errors
 from pets_core.records.target_spec import DEFAULT_TARGET, target_spec
 from pets_core.storage.download import call_with_retries
 
@@ -228,8 +228,7 @@ def _open_sample(config: PipelineConfig) -> OxfordPetSource:
     if not all((folder / f"{part}.tar.gz").exists() for part in ("images", "annotations")):
         from pets_core.data.sources.sample.sample import write_sample
 
-        with explain_full_disk(str(folder), "cache_dir"):
-            write_sample(folder, photos_per_breed=count, seed=seed)
+        write_sample(folder, photos_per_breed=count, seed=seed)
     return _open_oxford(config, str(folder), "sample")
 
 

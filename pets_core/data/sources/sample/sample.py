@@ -6,7 +6,6 @@ generator, seeded by (seed, class, number), so that archives are reproducible by
 
 import gzip
 import io
-import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from pets_core import storage
 from pets_core.data.sources.sample.breeds import BREEDS, Breed, Colour
 from pets_core.data.sources.sample.drawing import draw_animal, smooth_noise
 from pets_core.data.sources.sample.shapes import to_colour
 
 __all__ = ["BREEDS", "write_sample"]
 
-_MIN_PHOTOS = 4
 _TRAINVAL_SHARE = 0.6
 _SIDE_PX = (180, 261)
 _JPEG_QUALITY = 85
@@ -48,21 +47,13 @@ def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> 
     atomically, annotations.tar.gz last.
 
     Args:
-        folder: Output folder; created if missing.
+        folder: Output folder in the cache; created if missing.
         photos_per_breed: Photos of each of the 37 breeds, at least 4.
         seed: Seed of the photos and the split, at least 0.
 
     Raises:
-        ValueError: An argument is below its minimum.
+        PetsError: The disk is full or read-only.
     """
-    if photos_per_breed < _MIN_PHOTOS:
-        raise ValueError(
-            f"photos_per_breed is {photos_per_breed}, but must be at least {_MIN_PHOTOS}, "
-            "so that both splits contain every breed"
-        )
-    if seed < 0:
-        raise ValueError(f"seed is {seed}, but must be at least 0")
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = range(1, photos_per_breed + 1)
     boxes: dict[str, tuple[int, ...]] = {}
     _write_archive(
@@ -79,22 +70,17 @@ def write_sample(folder: Path, *, photos_per_breed: int = 40, seed: int = 0) -> 
 
 def _write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Write a tar.gz atomically. Its bytes depend on the members only."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with (
-            partial.open("wb") as file,
-            # The gzip header would store a file name and time.
-            gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for name, content in members:
-                # A new TarInfo has no owner, mode 0644 and time 0.
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        storage.writing(str(path), "cache_dir") as file,
+        # The gzip header would store a file name and time.
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name, content in members:
+            # A new TarInfo has no owner, mode 0644 and time 0.
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
 
 
 def _annotations(photos_per_breed: int, seed: int) -> list[tuple[str, bytes]]:
