@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from unicodedata import normalize
 
 from pets_core.config.source import ClassFolder
-from pets_core.data.sources.catalogue import PredefinedSplit
+from pets_core.data.sources.catalogue import Catalogue, LabelledPhoto, PredefinedSplit
 from pets_core.data.sources.formats import has_non_image_suffix, has_photo_suffix, may_be_photo
 from pets_core.errors import PetsError, format_list
 
-__all__ = ["FolderLayout", "read_layout", "split_of_path"]
+__all__ = ["read_layout", "split_of_path"]
 
 _SPLITS: dict[str, PredefinedSplit] = {
     "train": "train",
@@ -31,23 +30,6 @@ Parts = tuple[str, ...]
 """A path split at its slashes; the last part is the file name."""
 
 
-@dataclass
-class FolderLayout:
-    """Labels and splits inferred from folders.
-
-    Attributes:
-        labels: Class by path.
-        predefined_splits: Split by path; empty if the folders define no splits.
-        skipped: Reason and detail by path of each photo without a label.
-        warnings: Warnings about the folders, one sentence each.
-    """
-
-    labels: dict[str, str] = field(default_factory=dict)
-    predefined_splits: dict[str, PredefinedSplit] = field(default_factory=dict)
-    skipped: dict[str, tuple[str, str]] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
 def split_of_path(path: str) -> PredefinedSplit | None:
     """Return the split in the file name, or else in the innermost folder that names one."""
     named = (_split_of_name(part) for part in reversed(path.split("/")))
@@ -60,7 +42,7 @@ def _split_of_name(name: str) -> PredefinedSplit | None:
     return found.pop() if len(found) == 1 else None
 
 
-def read_layout(paths: Iterable[str], class_folder: ClassFolder) -> FolderLayout:
+def read_layout(paths: Iterable[str], class_folder: ClassFolder) -> Catalogue:
     """Infer the class and the predefined split of each photo from its folders.
 
     Skips outer folders that contain a single folder and few photos; archives often have one. If
@@ -119,8 +101,8 @@ def _split_folders(photos: Sequence[Parts], depth: int) -> dict[str, PredefinedS
 
 def _without_splits(
     files: Sequence[Parts], photos: Sequence[Parts], depth: int, class_folder: ClassFolder
-) -> FolderLayout:
-    """Return the layout of class folders, which may contain split folders."""
+) -> Catalogue:
+    """Read class folders, which may contain split folders."""
     classes = {
         parts[depth] for parts in files if len(parts) > depth + 1 and may_be_photo(parts[-1])
     }
@@ -134,16 +116,17 @@ def _without_splits(
     )
     if class_folder == "auto" and not is_split_inside:
         _check_unambiguous(photos, depth)
-    layout = FolderLayout()
+    labels: dict[str, str] = {}
+    predefined_splits: dict[str, PredefinedSplit] = {}
     for parts in files:
         if len(parts) > depth + 1 and parts[depth] in classes:
             path = "/".join(parts)
-            layout.labels[path] = _class_name(parts, depth, class_folder)
+            labels[path] = _class_name(parts, depth, class_folder)
             if is_split_inside and class_folder != "last":
                 split = _SPLITS.get(parts[depth + 1].lower()) if len(parts) == depth + 3 else None
-                layout.predefined_splits[path] = split or "train"
-    layout.warnings = _ignored_folder_warnings(files, depth, classes)
-    return _with_validation(layout)
+                predefined_splits[path] = split or "train"
+    warnings = _ignored_folder_warnings(files, depth, classes)
+    return _to_catalogue(labels, predefined_splits, {}, warnings)
 
 
 def _class_name(parts: Parts, depth: int, class_folder: ClassFolder) -> str:
@@ -201,15 +184,34 @@ def _ignored_folder_warnings(
     )
 
 
-def _with_validation(layout: FolderLayout) -> FolderLayout:
-    """Mark training photos as "trainval" if no folder contains validation photos."""
-    splits = layout.predefined_splits
+def _to_catalogue(
+    labels: Mapping[str, str],
+    splits: Mapping[str, PredefinedSplit],
+    skipped: Mapping[str, tuple[str, str]],
+    warnings: tuple[str, ...],
+) -> Catalogue:
+    """Return the catalogue with a sorted vocabulary.
+
+    A single split is not a predefined split. Training photos are "trainval" if no folder contains
+    validation photos.
+
+    Args:
+        labels: Class by path.
+        splits: Split by path; empty if the folders define no splits.
+        skipped: Reason and detail by path of each photo without a label.
+        warnings: Warnings about the folders, one sentence each.
+    """
     named = set(splits.values())
     if len(named) == 1:
-        layout.predefined_splits = {}
+        splits = {}
     elif "valid" not in named:
-        layout.predefined_splits = {p: "trainval" if s == "train" else s for p, s in splits.items()}
-    return layout
+        splits = {p: "trainval" if s == "train" else s for p, s in splits.items()}
+    photos = {
+        path: LabelledPhoto(path, label, predefined_split=splits.get(path))
+        for path, label in labels.items()
+    }
+    vocabulary = dict.fromkeys(sorted(set(labels.values())))
+    return Catalogue(photos, vocabulary, warnings=warnings, skipped=skipped)
 
 
 def _with_splits(
@@ -218,8 +220,8 @@ def _with_splits(
     depth: int,
     splits: Mapping[str, PredefinedSplit],
     class_folder: ClassFolder,
-) -> FolderLayout:
-    """Return the layout of split folders that contain class folders."""
+) -> Catalogue:
+    """Read split folders that contain class folders."""
     depths = _class_depths(photos, depth, splits, class_folder)
     training = [parts for parts in photos if _split_at(parts, depth, splits) == "train"]
     if class_folder == "auto":
@@ -231,21 +233,23 @@ def _with_splits(
         and len(parts) > depths[split] + 1
         and may_be_photo(parts[-1])
     }
-    layout = FolderLayout()
+    labels: dict[str, str] = {}
+    predefined_splits: dict[str, PredefinedSplit] = {}
+    skipped: dict[str, tuple[str, str]] = {}
     for parts in files:
         path, split = "/".join(parts), _split_at(parts, depth, splits)
         start = depths.get(split) if split else None
         if split and start and len(parts) > start + 1 and (split, parts[start]) in classes:
-            layout.labels[path] = _class_name(parts, start, class_folder)
-            layout.predefined_splits[path] = split
+            labels[path] = _class_name(parts, start, class_folder)
+            predefined_splits[path] = split
         elif split and may_be_photo(parts[-1]):
-            layout.skipped[path] = ("unlabelled", f"{parts[depth]} holds it in no class's folder")
+            skipped[path] = ("unlabelled", f"{parts[depth]} holds it in no class's folder")
         elif len(parts) > depth + 1 and may_be_photo(parts[-1]):
-            layout.skipped[path] = _IN_NO_SPLIT
+            skipped[path] = _IN_NO_SPLIT
     training = [parts for parts in files if _split_at(parts, depth, splits) == "train"]
     names = {name for split, name in classes if split == "train"}
-    layout.warnings = _ignored_folder_warnings(training, depths["train"], names)
-    return _with_validation(layout)
+    warnings = _ignored_folder_warnings(training, depths["train"], names)
+    return _to_catalogue(labels, predefined_splits, skipped, warnings)
 
 
 def _split_at(

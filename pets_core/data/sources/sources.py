@@ -11,13 +11,9 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.source import ClassFolder
 from pets_core.data.sources.archives import ARCHIVE_SUFFIXES, open_archive
-from pets_core.data.sources.catalogue import (
-    Catalogue,
-    LabelledPhoto,
-    Source,
-)
+from pets_core.data.sources.catalogue import Catalogue, Source
 from pets_core.data.sources.files import FileEntry, Files, FolderFiles
-from pets_core.data.sources.folders import FolderLayout, read_layout
+from pets_core.data.sources.folders import read_layout
 from pets_core.data.sources.formats import has_photo_suffix, may_be_photo
 from pets_core.data.sources.oxford import AUTHORS_URL, OxfordPetSource
 from pets_core.data.sources.table import TABLE_SUFFIXES, TableSource
@@ -47,7 +43,7 @@ class ClassFolderSource:
     @property
     def has_predefined_split(self) -> bool:
         """Whether the folders define splits."""
-        return bool(self._layout.predefined_splits)
+        return any(photo.predefined_split for photo in self._catalogue.photos.values())
 
     def photo_id(self, path: str) -> str:
         """Return the path."""
@@ -63,18 +59,10 @@ class ClassFolderSource:
         Raises:
             PetsError: It is ambiguous which folders are the classes.
         """
-        layout = self._layout
-        photos = {
-            path: LabelledPhoto(path, label, predefined_split=layout.predefined_splits.get(path))
-            for path, label in layout.labels.items()
-        }
-        classes = sorted(set(layout.labels.values()))
-        return Catalogue(
-            photos, dict.fromkeys(classes), warnings=layout.warnings, skipped=layout.skipped
-        )
+        return self._catalogue
 
     @cached_property
-    def _layout(self) -> FolderLayout:
+    def _catalogue(self) -> Catalogue:
         paths = [e.path for e in self.files.entries() if e.skip_reason not in _UNLABELLED_REASONS]
         return read_layout(paths, self._class_folder)
 

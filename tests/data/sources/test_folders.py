@@ -18,12 +18,12 @@ def make_paths(text: str) -> list[str]:
 
 def read(text: str, class_folder="auto"):
     """Class and split of each folder, and the reason for each skipped path."""
-    layout = read_layout(make_paths(text), class_folder)
+    catalogue = read_layout(make_paths(text), class_folder)
     found = {
-        path.rsplit("/", 1)[0]: (label, layout.predefined_splits.get(path))
-        for path, label in layout.labels.items()
+        path.rsplit("/", 1)[0]: (photo.label, photo.predefined_split)
+        for path, photo in catalogue.photos.items()
     }
-    return found, {path: reason for path, (reason, _) in layout.skipped.items()}
+    return found, {path: reason for path, (reason, _) in catalogue.skipped.items()}
 
 
 @pytest.mark.parametrize(
@@ -137,17 +137,18 @@ def test_class_folder_last_applies_within_splits():
 )
 def test_stray_file_does_not_disable_the_splits(train, test, stray):
     paths = [f"{s}/{c}/{n}.jpg" for s in (train, test) for c in ("cat", "dog") for n in range(4)]
-    layout = read_layout([*paths, f"{train}/{stray}"], "auto")
-    assert set(layout.labels) == set(paths)
-    assert set(layout.labels.values()) == {"cat", "dog"}
-    assert len(set(layout.predefined_splits.values())) == 2
+    catalogue = read_layout([*paths, f"{train}/{stray}"], "auto")
+    assert set(catalogue.photos) == set(paths)
+    assert list(catalogue.vocabulary) == ["cat", "dog"]
+    splits = {photo.predefined_split for photo in catalogue.photos.values()}
+    assert len(splits - {None}) == 2
 
 
 @pytest.mark.parametrize("stray", ["LICENSE", "preview.png"])
 def test_stray_file_does_not_make_its_folder_a_class(stray):
     paths = [f"top/{c}/{n}.jpg" for c in ("cat", "dog") for n in range(4)]
-    layout = read_layout([*paths, f"top/{stray}"], "auto")
-    assert set(layout.labels.values()) == {"cat", "dog"}
+    catalogue = read_layout([*paths, f"top/{stray}"], "auto")
+    assert list(catalogue.vocabulary) == ["cat", "dog"]
 
 
 def test_split_folders_can_be_inside_class_folders():
@@ -171,10 +172,10 @@ def test_folders_without_photos_in_splits_are_not_classes():
 def test_folders_of_unknown_files_are_reported(name, is_warned, top):
     paths = [f"{top}{c}/{n}.jpg" for c in ("cat", "dog") for n in range(2)]
     paths += ["val/cat/1.jpg"] if top else []
-    layout = read_layout([*paths, f"{top}fox/{name}"], "auto")
-    assert "fox" not in layout.labels.values()
-    assert len(layout.warnings) == is_warned
-    assert all("fox (1 of unknown type)" in warning for warning in layout.warnings)
+    catalogue = read_layout([*paths, f"{top}fox/{name}"], "auto")
+    assert "fox" not in catalogue.vocabulary
+    assert len(catalogue.warnings) == is_warned
+    assert all("fox (1 of unknown type)" in warning for warning in catalogue.warnings)
 
 
 @pytest.mark.parametrize("name", ["cat", "cats", "Cafe\u0301"])
@@ -186,8 +187,9 @@ def test_the_only_class_of_a_validation_folder_is_kept(name):
 
 
 def test_blanks_around_a_class_are_trimmed():
-    layout = read_layout(["cat /1.jpg", "dog/1.jpg"], "auto")
-    assert layout.labels == {"cat /1.jpg": "cat", "dog/1.jpg": "dog"}
+    catalogue = read_layout(["cat /1.jpg", "dog/1.jpg"], "auto")
+    labels = {path: photo.label for path, photo in catalogue.photos.items()}
+    assert labels == {"cat /1.jpg": "cat", "dog/1.jpg": "dog"}
 
 
 @pytest.mark.parametrize(
@@ -206,10 +208,11 @@ names = st.sampled_from(["cat", "dog", "train", "val", "test", "2023", "a.jpg", 
 def test_any_tree_is_read_or_refused(paths):
     """Each photo has either a label or a reason to be skipped."""
     try:
-        layout = read_layout(sorted(set(paths)), "auto")
+        catalogue = read_layout(sorted(set(paths)), "auto")
     except PetsError:
         return
-    assert layout.labels.keys().isdisjoint(layout.skipped)
-    assert layout.predefined_splits.keys() <= layout.labels.keys()
-    assert layout.labels.keys() | layout.skipped.keys() <= set(paths)
-    assert all(label in path.split("/")[:-1] for path, label in layout.labels.items())
+    photos = catalogue.photos
+    assert photos.keys().isdisjoint(catalogue.skipped)
+    assert photos.keys() | catalogue.skipped.keys() <= set(paths)
+    assert all(photo.label in path.split("/")[:-1] for path, photo in photos.items())
+    assert list(catalogue.vocabulary) == sorted({photo.label for photo in photos.values()})
