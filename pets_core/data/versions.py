@@ -45,27 +45,22 @@ class Version(Protocol):
     @property
     def name(self) -> str:
         """Name of the data set."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Hash of the version's content."""
-        ...
 
     @property
     def url(self) -> str:
         """Folder of the version."""
-        ...
 
     @property
     def created_at(self) -> str:
         """Time of the commit, UTC, ISO 8601."""
-        ...
 
     @property
     def shared_files(self) -> Collection[str]:
         """Names of the version's files outside its folder."""
-        ...
 
 
 AnyVersion = TypeVar("AnyVersion", bound=Version)

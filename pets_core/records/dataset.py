@@ -92,7 +92,6 @@ class ShardPlan(Record):
     key: str
     """Hash of everything that determines the shard; equal keys mean equal shards."""
     num_photos: int
-    num_bytes: int
     done: bool
     """Whether the store already contains a shard with this key."""
 

@@ -51,7 +51,6 @@ class Leaf:
     split: Split
     prefix: str
     photos: list[PlannedPhoto]
-    num_bytes: int
 
 
 def partition(
@@ -68,7 +67,7 @@ def partition(
         if not own:
             return
         if num_bytes <= bound or len(own) == 1 or len(prefix) == _HASH_BITS:
-            yield Leaf(split, prefix, [photo for _, photo in own], num_bytes)
+            yield Leaf(split, prefix, [photo for _, photo in own])
             return
         bit = 1 << (_HASH_BITS - 1 - len(prefix))
         middle = bisect_left(own, True, key=lambda item: bool(item[0] & bit))

@@ -14,6 +14,7 @@ from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.config.source import IngestConfig, SourceConfig
 from pets_core.data.dataset import (
+    QUARANTINE_SCHEMA,
     SCHEMA,
     SCHEMA_VERSION,
     dataset_root,
@@ -66,7 +67,6 @@ _PLAN_SCHEMA = pa.schema(
         ("existing_shard", pa.string()),
     ]
 )
-_QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in QuarantinedFile.model_fields])
 
 
 def plan_dataset(config: PipelineConfig) -> DatasetPlan:
@@ -246,7 +246,7 @@ def _write_plan(
     shards = tuple(
         ShardPlan(
             index=index, split=leaf.split, prefix=leaf.prefix, key=key, done=key in written,
-            num_photos=len(leaf.photos), num_bytes=leaf.num_bytes,
+            num_photos=len(leaf.photos),
         )
         for index, (leaf, key) in enumerate(zip(leaves, keys, strict=True))
     )  # fmt: skip
@@ -262,7 +262,7 @@ def _write_plan(
             for leaf in leaves[index : index + _SHARDS_PER_FILE]:
                 writer.write_table(_plan_table(leaf, existing), row_group_size=len(leaf.photos))
     rows_out = [row.model_dump() for row in quarantined]
-    write_table(f"{url}-quarantine.parquet", pa.Table.from_pylist(rows_out, _QUARANTINE_SCHEMA))
+    write_table(f"{url}-quarantine.parquet", pa.Table.from_pylist(rows_out, QUARANTINE_SCHEMA))
     source_url = storage.strip_query(source.url)
     paths = [photo.path for leaf in leaves for photo in leaf.photos]
     return DatasetPlan(

@@ -45,7 +45,7 @@ def check_quarantine(
     quarantined: Sequence[QuarantinedFile],
     num_kept: int,
     config: IngestConfig,
-    find_hint: Callable[[], str] = str,
+    find_hint: Callable[[], str],
 ) -> None:
     """Check that the damaged fraction of a source is within the limit.
 

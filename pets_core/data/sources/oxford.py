@@ -50,7 +50,7 @@ class OxfordPetSource:
 
     has_predefined_split = True
 
-    def __init__(self, url: str, config: PipelineConfig, name: str = "oxford-iiit-pet") -> None:
+    def __init__(self, url: str, config: PipelineConfig, name: str) -> None:
         self.name, self.url, self._cache_dir = name, url, config.cache_dir
         self._targets = config.source.targets
         published = _AUTHORS_CHECKSUMS if url == AUTHORS_URL else {}
