@@ -96,8 +96,12 @@ def expected_name(config: PipelineConfig) -> str:
     return _dataset_name(config, "sample" if is_sample else _name(url or ""))
 
 
-def open_source(config: PipelineConfig) -> Source:
+def open_source(config: PipelineConfig, *, has_labels: bool = True) -> Source:
     """Open the configured source. With `source.kind` = auto, detect its kind from the URL.
+
+    Args:
+        config: Settings of the source.
+        has_labels: Whether to require labels of tables and folders.
 
     Raises:
         PetsError: The URL does not exist or is not a supported source.
@@ -112,7 +116,7 @@ def open_source(config: PipelineConfig) -> Source:
     name, bare = _dataset_name(config, _name(url)), storage.strip_query(url).lower()
     with wrap_errors(f"source.url = {url}: cannot be reached"):
         if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
-            return TableSource(name, url, config)
+            return TableSource(name, url, config, has_labels=has_labels)
         is_archive = bare.endswith(ARCHIVE_SUFFIXES)
         if kind == "auto" and not is_archive and _file_exists(storage.join(url, "images.tar.gz")):
             return _open_oxford(config, url)
@@ -121,7 +125,7 @@ def open_source(config: PipelineConfig) -> Source:
             checksum = config.source.checksums.get(file, "")
             files = open_archive(url, config.cache_dir, checksum)
             return _open_class_folders(name, url, files, config)
-        return _open_folder(name, url, config)
+        return _open_folder(name, url, config, has_labels)
 
 
 def _open_class_folders(
@@ -174,34 +178,15 @@ def open_photos(config: PipelineConfig) -> tuple[Files, list[FileEntry], list[Fi
     Raises:
         PetsError: The URL does not exist or is not a supported source.
     """
-    files, is_table = _open_unlabelled(config)
+    source = open_source(config, has_labels=False)
+    is_table = isinstance(source, TableSource)
     photos: dict[str, FileEntry] = {}
     others: dict[str, FileEntry] = {}
-    for entry in files.entries():
+    for entry in source.files.entries():
         is_other = not may_be_photo(entry.path) or entry.skip_reason in ("hidden", "system_folder")
         group = others if is_other and not is_table else photos
         group.setdefault(entry.path, entry)
-    return files, list(photos.values()), list(others.values())
-
-
-def _open_unlabelled(config: PipelineConfig) -> tuple[Files, bool]:
-    """Return the files, and whether they are from a table."""
-    kind, url = config.source.kind, storage.absolute(config.source.url or "").rstrip("/")
-    bare = storage.strip_query(url).lower()
-    with wrap_errors(f"source.url = {url}: cannot be reached"):
-        if kind == "table" or (kind == "auto" and bare.endswith(TABLE_SUFFIXES)):
-            return TableSource(_name(url), url, config, has_labels=False).files, True
-        is_folder = kind in ("auto", "folder") and config.source.url and _is_folder(url)
-        if is_folder and not _file_exists(storage.join(url, "images.tar.gz")):
-            files = FolderFiles(url)
-            shards = _parquet_shards(
-                [entry.path for entry in files.entries() if not entry.skip_reason]
-            )
-            if shards:
-                table = TableSource(_name(url), url, config, has_labels=False, shards=shards)
-                return table.files, True
-            return files, False
-    return open_source(config).files, False
+    return source.files, list(photos.values()), list(others.values())
 
 
 def _is_folder(url: str) -> bool:
@@ -230,17 +215,22 @@ def _file_exists(url: str) -> bool:
     return True
 
 
-def _open_folder(name: str, url: str, config: PipelineConfig) -> Source:
-    """Open a folder that contains class folders or the Parquet shards of one table."""
+def _open_folder(name: str, url: str, config: PipelineConfig, has_labels: bool) -> Source:
+    """Open a folder with the Parquet shards of one table, or with photos in class folders.
+
+    Without labels, the photos may be in any folders.
+    """
     if not _is_folder(url):
         raise _unsupported_type_error(url) if _file_exists(url) else _not_found_error(url)
     files = FolderFiles(url)
     # Tasks that write shards open the source too: avoid a complete listing.
-    if files.contains(_is_in_class_folder):
+    if has_labels and files.contains(_is_in_class_folder):
         return _open_class_folders(name, url, files, config)
     usable = [entry.path for entry in files.entries() if not entry.skip_reason]
     if shards := _parquet_shards(usable):
-        return TableSource(name, url, config, shards=shards)
+        return TableSource(name, url, config, has_labels=has_labels, shards=shards)
+    if not has_labels:
+        return ClassFolderSource(name, url, files, config.source.class_folder)
     if any(map(has_photo_suffix, usable)) or not any("/" in path for path in usable):
         raise PetsError(
             f"source.url = {url}: contains neither images.tar.gz and annotations.tar.gz, nor class "

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -13,7 +14,7 @@ from pets_core.data.ingest.commit import ingest
 from pets_core.data.sources import sources
 from pets_core.data.sources.catalogue import Box
 from pets_core.data.sources.oxford import AUTHORS_URL
-from pets_core.data.sources.sources import open_source
+from pets_core.data.sources.sources import open_photos, open_source
 from pets_core.errors import PetsError
 from pets_core.storage import download
 
@@ -225,6 +226,21 @@ def test_folder_without_classes_raises_pets_error(tmp_path, jpeg):
         with pytest.raises(PetsError, match="contains neither images"):
             open_source(config(tmp_path, url=str(folder)))
         (folder / "a.jpg").write_bytes(jpeg())
+
+
+@pytest.mark.parametrize("kind", ["auto", "folder"])
+def test_photos_without_labels_need_no_class_folders(tmp_path, oxford, jpeg, kind):
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets/a.jpg").write_bytes(jpeg())
+    settings = config(tmp_path, url=str(tmp_path / "pets"), kind=kind)
+    _, photos, others = open_photos(settings)
+    assert ([photo.path for photo in photos], others) == (["a.jpg"], [])
+    oxford()
+    _, photos, _ = open_photos(settings)
+    archived = {path for path, _ in PHOTOS}
+    assert {PurePosixPath(p.path).name for p in photos} == (
+        archived if kind == "auto" else {"a.jpg"}
+    )
 
 
 def cut_at_a_header(archive: bytes) -> bytes:
