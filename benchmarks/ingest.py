@@ -75,7 +75,7 @@ def ours_without_decoding(source: str, work: Path) -> int:
     from pets_core.data.ingest import shards
     from pets_core.data.ingest.images import ImageInfo
 
-    assumed = ImageInfo("JPEG", 256, 256, np.zeros((32, 32), np.uint8))
+    assumed = ImageInfo((256, 256), np.zeros((32, 32), np.uint8))
     shards.inspect = lambda _: assumed
     return ours(source, work)
 

@@ -139,7 +139,7 @@ def _odd_names(names: Iterable[str]) -> list[str]:
 
 
 def _make_thumbnail(data: bytes, side: int) -> bytes:
-    image, _ = open_rgb(data, at_least=side)
+    image = open_rgb(data, at_least=side)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -58,21 +57,16 @@ _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
 
-@dataclass(frozen=True)
-class ImageInfo:
+class ImageInfo(NamedTuple):
     """Properties of a photo, read from its content.
 
     Attributes:
-        format: Pillow's name of the format.
-        width: Width of the upright photo, pixels.
-        height: Height of the upright photo, pixels.
+        size: Width and height of the upright photo, pixels.
         thumbnail: Input of the perceptual hash: grey, uint8, shape (32, 32).
         orientation: EXIF orientation of the stored pixels, 1 to 8.
     """
 
-    format: str
-    width: int
-    height: int
+    size: tuple[int, int]
     thumbnail: npt.NDArray[np.uint8]
     orientation: int = 1
 
@@ -129,7 +123,7 @@ def upright_points(points: Sequence[float], size: tuple[int, int], orientation: 
     return turned
 
 
-def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, str]:
+def open_rgb(data: bytes, *, at_least: int | None = None) -> Image.Image:
     """Decode a photo of any format that Pillow reads to upright sRGB.
 
     Animations yield their first frame, and transparency is composited over white. Embedded RGB
@@ -143,15 +137,11 @@ def open_rgb(data: bytes, *, at_least: int | None = None) -> tuple[Image.Image, 
         data: The file's bytes.
         at_least: A JPEG may be decoded at a reduced scale with sides of at least so many pixels.
 
-    Returns:
-        The image and the name of its format.
-
     Raises:
         UnreadablePhotoError: The file is empty, not an image, truncated, larger than `MAX_PIXELS`,
             of a format without a decoder, or has values outside all ranges.
     """
-    decoded = _open(data, at_least)
-    return decoded.image, decoded.format
+    return _open(data, at_least).image
 
 
 class _Decoded(NamedTuple):
@@ -159,13 +149,11 @@ class _Decoded(NamedTuple):
 
     Attributes:
         image: Upright pixels.
-        format: Pillow's name of the format.
         size: Width and height of the upright photo, pixels, before any reduction.
         orientation: EXIF orientation of the stored pixels, 1 to 8.
     """
 
     image: Image.Image
-    format: str
     size: tuple[int, int]
     orientation: int
 
@@ -182,7 +170,6 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
             is_jpeg = data.startswith(_JPEG)
             formats = ("JPEG",) if is_jpeg else photo_formats()
             image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
-            file_format = image.format or "unknown"
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadablePhotoError(
                     "too_many_pixels", f"{image.width}x{image.height} is above {MAX_PIXELS}"
@@ -194,7 +181,7 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
             inverted = _is_inverted(image)
             image.load()
             # Pillow rotates a TIFF while loading it.
-            remaining = _orientation(image) if file_format == "TIFF" else orientation
+            remaining = _orientation(image) if image.format == "TIFF" else orientation
             upright = image
             if remaining in _TRANSPOSE:
                 upright = image.transpose(_TRANSPOSE[remaining])
@@ -205,7 +192,7 @@ def _open(data: bytes, at_least: int | None, draft: str = "RGB") -> _Decoded:
                 upright = _to_rgb(upright, inverted)
             if draft == "RGB":
                 upright = _to_srgb(upright, image.info.get("icc_profile"))
-            return _Decoded(upright, file_format, size, orientation)
+            return _Decoded(upright, size, orientation)
     except UnreadablePhotoError:
         raise
     except UnidentifiedImageError as error:
@@ -227,7 +214,7 @@ def inspect(data: bytes) -> ImageInfo:
     decoded = _open(data, 2 * _THUMBNAIL, "L")
     grey = decoded.image.convert("L")
     thumbnail = np.asarray(grey.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS))
-    return ImageInfo(decoded.format, *decoded.size, thumbnail, decoded.orientation)
+    return ImageInfo(decoded.size, thumbnail, decoded.orientation)
 
 
 def decode(data: bytes, size: int, resize: Resize = "squish") -> npt.NDArray[np.uint8]:

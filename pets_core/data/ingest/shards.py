@@ -99,8 +99,8 @@ def write_shard(config: PipelineConfig, plan: DatasetPlan, shard: ShardPlan) -> 
                     raise content
                 refuse_raw(photo.path)
                 info = inspect(content)
-                size = info.width, info.height
-                labels = _labels(_to_upright(photo, size, info.orientation), shard, plan, size)
+                upright = _to_upright(photo, info.size, info.orientation)
+                labels = _labels(upright, shard, plan, info.size)
                 writer.add(_photo_columns(photo, content) | labels, info)
             except UnreadablePhotoError as error:
                 quarantined.append(_to_quarantine(photo, error, plan))
@@ -192,7 +192,8 @@ class ShardWriter:
             self.num_low_contrast += int((spans < _MIN_GREY_SPAN).sum())
             hashes = perceptual_hashes(thumbnails)
             for index, info, phash in zip(self._fresh, self._infos, hashes.tolist(), strict=True):
-                self._rows[index].update(width=info.width, height=info.height, phash=phash)
+                width, height = info.size
+                self._rows[index].update(width=width, height=height, phash=phash)
         if self._rows:
             self._parquet.write_table(pa.Table.from_pylist(self._rows, self._schema))
         self._rows, self._infos, self._fresh = [], [], []

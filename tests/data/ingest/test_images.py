@@ -67,11 +67,10 @@ def test_exif_rotation_is_undone(orientation, red_side):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(left_half_red(), "JPEG", exif=exif, quality=95)
-    image, _ = open_rgb(data)
+    image = open_rgb(data)
     upright = (40, 20) if orientation < 5 else (20, 40)
     assert image.size == upright
-    info = inspect(data)
-    assert (info.format, info.width, info.height) == ("JPEG", *upright)
+    assert inspect(data).size == upright
     middle = {
         "left": (3, upright[1] // 2),
         "right": (upright[0] - 4, upright[1] // 2),
@@ -91,21 +90,21 @@ def test_exif_rotation_is_undone(orientation, red_side):
 def test_colour_survives_every_mode(mode, file_format):
     keywords = {"lossless": True} if file_format == "WEBP" else {}
     data = encode(Image.new("RGB", (8, 6), RED).convert(mode), file_format, **keywords)
-    image, name = open_rgb(data)
-    assert (image.mode, image.size, name) == ("RGB", (8, 6), file_format)
+    image = open_rgb(data)
+    assert (image.mode, image.size) == ("RGB", (8, 6))
     assert near(image.getpixel((4, 3)), RED)
 
 
 @pytest.mark.parametrize(("mode", "value", "grey"), [("L", 77, 77), ("1", 1, 255)])
 def test_grey_becomes_rgb(mode, value, grey):
-    image, _ = open_rgb(encode(Image.new(mode, (8, 6), value), "PNG"))
+    image = open_rgb(encode(Image.new(mode, (8, 6), value), "PNG"))
     assert image.getpixel((0, 0)) == (grey,) * 3
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled(file_format):
     values = np.array([[0, 255, 256, 0x7FFF, 0xFFFF]], np.uint16)
-    image, _ = open_rgb(encode(Image.fromarray(values), file_format))
+    image = open_rgb(encode(Image.fromarray(values), file_format))
     assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 0x7F, 0xFF]
 
 
@@ -113,7 +112,7 @@ def test_transparency_is_composited_over_white():
     rgba = Image.new("RGBA", (4, 1), (*RED, 255))
     rgba.putpixel((1, 0), (0, 0, 0, 0))
     rgba.putpixel((2, 0), (0, 0, 0, 128))
-    image, _ = open_rgb(encode(rgba, "PNG"))
+    image = open_rgb(encode(rgba, "PNG"))
     assert image.getpixel((0, 0)) == RED
     assert image.getpixel((1, 0)) == WHITE
     assert near(image.getpixel((2, 0)), (127, 127, 127))
@@ -123,12 +122,12 @@ def test_a_transparent_palette_colour_is_white():
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([*RED, *GREEN])
     palette.putpixel((1, 0), 1)
-    image, _ = open_rgb(encode(palette, "PNG", transparency=0))
+    image = open_rgb(encode(palette, "PNG", transparency=0))
     assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, GREEN]
 
 
 def test_transparent_grey_is_white():
-    image, _ = open_rgb(encode(Image.new("LA", (2, 2), (0, 0)), "PNG"))
+    image = open_rgb(encode(Image.new("LA", (2, 2), (0, 0)), "PNG"))
     assert image.getpixel((0, 0)) == WHITE
 
 
@@ -139,7 +138,7 @@ def test_first_frame_of_an_animation_is_used(file_format):
     data = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **keywords)
     with Image.open(io.BytesIO(data)) as image:
         assert image.n_frames == 2
-    assert near(open_rgb(data)[0].getpixel((4, 3)), RED)
+    assert near(open_rgb(data).getpixel((4, 3)), RED)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
@@ -148,13 +147,6 @@ def test_truncated_photo_is_damaged(file_format, share):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = encode(Image.fromarray(pixels), file_format)
     assert read_error(data[: int(len(data) * share)]).reason in ("damaged", "not_an_image")
-
-
-@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "JPEG"])
-def test_format_is_detected_from_content(file_format):
-    """The published photos include a GIF and PNGs named .jpg."""
-    data = encode(Image.new("P" if file_format == "GIF" else "RGB", (8, 6)), file_format)
-    assert inspect(data).format == file_format
 
 
 @pytest.mark.parametrize(
@@ -174,7 +166,7 @@ def test_type_of_a_non_image_file_is_named(head, expected):
 def test_inspect_returns_size_and_thumbnail(size, file_format):
     """The size is that of the stored photo, even if a large JPEG is decoded at a reduced scale."""
     info = inspect(encode(left_half_red(*size), file_format))
-    assert (info.width, info.height) == size
+    assert info.size == size
     assert (info.thumbnail.shape, info.thumbnail.dtype) == ((32, 32), np.uint8)
     assert abs(int(info.thumbnail[16, 4]) - 76) < 8
     assert abs(int(info.thumbnail[16, 28]) - 75) < 8
@@ -250,14 +242,14 @@ def test_any_decoder_exception_is_reported_as_damage(monkeypatch, jpeg, error):
 @pytest.mark.parametrize("size", [(500, 300), (300, 500), (400, 101)])
 def test_reduced_jpeg_has_at_least_the_requested_size(at_least, size):
     data = encode(Image.new("RGB", size, RED), "JPEG")
-    image, _ = open_rgb(data, at_least=at_least)
+    image = open_rgb(data, at_least=at_least)
     assert min(image.size) >= min(at_least, *size)
     assert image.width / image.height == pytest.approx(size[0] / size[1], rel=0.05)
 
 
 def test_large_jpeg_is_reduced():
     data = encode(Image.new("RGB", (800, 800), RED), "JPEG")
-    assert open_rgb(data, at_least=100)[0].size == (100, 100)
+    assert open_rgb(data, at_least=100).size == (100, 100)
 
 
 def test_decode_stretches_to_a_square():
@@ -345,14 +337,14 @@ def tiff(values) -> bytes:
     ],
 )
 def test_32_bit_grey_is_scaled_by_the_smallest_fitting_range(kind, values, levels):
-    image, _ = open_rgb(tiff(np.array([values], kind)))
+    image = open_rgb(tiff(np.array([values], kind)))
     assert np.asarray(image)[0, :, 1].tolist() == levels
 
 
 def test_tiff_levels_with_white_as_zero_are_inverted():
     for values in (np.uint16([[0, 65_535]]), np.float32([[0, 1]])):
         data = encode(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
-        assert np.asarray(open_rgb(data)[0])[0, :, 0].tolist() == [255, 0]
+        assert np.asarray(open_rgb(data))[0, :, 0].tolist() == [255, 0]
 
 
 def test_error_of_an_unsupported_tiff_names_the_cause():
@@ -365,9 +357,9 @@ def test_orientation_and_size_are_read_from_every_format(file_format):
     exif[0x0112] = 6
     data = encode(left_half_red(40, 20), file_format, exif=exif)
     info = inspect(data)
-    assert (info.orientation, info.width, info.height) == (6, 20, 40)
+    assert (info.orientation, info.size) == (6, (20, 40))
     assert read_orientation(data) == 6
-    assert open_rgb(data)[0].size == (20, 40)
+    assert open_rgb(data).size == (20, 40)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +381,7 @@ def test_values_outside_every_range_are_refused(values):
 )
 def test_scaling_keeps_order_and_never_wraps(values, kind):
     values = values.astype(kind)
-    levels = np.asarray(open_rgb(tiff(values))[0])[:, :, 0]
+    levels = np.asarray(open_rgb(tiff(values)))[:, :, 0]
     order = np.argsort(values, axis=None, kind="stable")
     assert (np.diff(levels.ravel()[order].astype(int)) >= 0).all()
     white = next(
@@ -426,7 +418,7 @@ def test_orientation_is_read_from_broken_exif(order, broken):
         data = encode(left_half_red(40, 20), "JPEG", quality=95)
         segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
         data = data[:2] + segment + data[2:]
-        image, _ = open_rgb(data)
+        image = open_rgb(data)
         assert image.size == (20, 40)
         assert near(image.getpixel((10, 3)), RED)
         assert (inspect(data).orientation, read_orientation(data)) == (6, 6)
@@ -440,7 +432,7 @@ def test_orientation_is_read_when_pillow_cannot_parse_exif(monkeypatch):
     exif[0x0112] = 8
     data = encode(left_half_red(40, 20), "JPEG", exif=exif, quality=95)
     monkeypatch.setattr(Image.Image, "getexif", fail)
-    assert open_rgb(data)[0].size == (20, 40)
+    assert open_rgb(data).size == (20, 40)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -450,7 +442,7 @@ def test_coordinates_are_rotated_like_pixels(orientation):
     stored.paste(RED, (8, 16, 12, 20))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    upright, _ = open_rgb(encode(stored, "PNG", exif=exif))
+    upright = open_rgb(encode(stored, "PNG", exif=exif))
     rows, columns = np.nonzero(np.asarray(upright)[:, :, 0] == 255)
     x0, y0, x1, y1 = upright_points([8, 16, 12, 20], stored.size, orientation)
     assert sorted([x0, x1]) == [columns.min(), columns.max() + 1]
@@ -461,7 +453,7 @@ def test_coordinates_are_rotated_like_pixels(orientation):
 def test_invalid_orientation_is_ignored(value):
     exif = Image.Exif()
     exif[0x0112] = value
-    assert open_rgb(encode(left_half_red(40, 20), "PNG", exif=exif))[0].size == (40, 20)
+    assert open_rgb(encode(left_half_red(40, 20), "PNG", exif=exif)).size == (40, 20)
 
 
 P3 = np.array(
@@ -506,7 +498,7 @@ def test_a_wide_gamut_profile_is_converted_to_srgb(file_format, mode):
     photo = Image.new("RGB", (32, 32), colour)
     photo = photo.quantize(4) if mode == "P" else photo.convert(mode)
     data = encode(photo, file_format, icc_profile=display_p3())
-    assert near(open_rgb(data)[0].getpixel((5, 5)), p3_to_srgb(colour))
+    assert near(open_rgb(data).getpixel((5, 5)), p3_to_srgb(colour))
     assert near(decode(data, 16)[5, 5], p3_to_srgb(colour))
 
 
@@ -523,7 +515,7 @@ def test_a_wide_gamut_profile_is_converted_to_srgb(file_format, mode):
 def test_other_profiles_are_ignored(profile):
     colour = (200, 100, 60)
     data = encode(Image.new("RGB", (32, 32), colour), "PNG", icc_profile=profile)
-    assert open_rgb(data)[0].getpixel((5, 5)) == colour
+    assert open_rgb(data).getpixel((5, 5)) == colour
 
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)
@@ -573,6 +565,6 @@ def test_suffixes_without_a_decoder_have_a_remedy(without_plugins, name, remedy)
 def test_an_installed_decoder_reads_its_photos(package, file_format):
     pytest.importorskip(package)
     assert has_decodable_suffix(f"a.{'heic' if file_format == 'HEIF' else 'jxl'}")
-    image, name = open_rgb(encode(left_half_red(64, 32), file_format, quality=95))
-    assert (name, image.size) == (file_format, (64, 32))
+    image = open_rgb(encode(left_half_red(64, 32), file_format, quality=95))
+    assert image.size == (64, 32)
     assert near(image.getpixel((8, 16)), RED, tolerance=12)
