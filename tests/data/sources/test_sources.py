@@ -188,6 +188,11 @@ def test_source_type_is_detected_from_the_url(tmp_path, oxford, write_folder, dr
     assert open_source(config(tmp_path, kind="oxford-iiit-pet")).url == AUTHORS_URL
 
 
+def test_folder_named_like_an_archive_is_read_as_a_folder(tmp_path, write_folder):
+    url = write_folder(tmp_path / "photos.zip", {"a": 2, "b": 2})
+    assert len(open_source(config(tmp_path, url=str(url))).catalogue().photos) == 4
+
+
 def test_name_can_be_set(tmp_path, drawn_sample):
     assert open_source(config(tmp_path, url=str(drawn_sample), name="mine")).name == "mine"
 
