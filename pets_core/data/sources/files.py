@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from unicodedata import normalize
@@ -24,6 +24,7 @@ __all__ = [
     "Files",
     "FolderFiles",
     "ListedFiles",
+    "may_be_local",
     "path_skip_reason",
     "size_skip_reason",
 ]
@@ -275,3 +276,18 @@ def _entry(path: str, info: dict[str, Any], reason: str = "") -> FileEntry:
     # A file of unknown version counts as changed in every listing.
     version_tag = tag or (f"{size}-{modified}" if modified else uuid4().hex)
     return FileEntry(path, size, str(version_tag), reason or size_skip_reason(size))
+
+
+def may_be_local(path: str) -> bool:
+    """Return whether an entry of a remote table may be a file of this machine.
+
+    A chain of file systems can end in a local file ("simplecache::file:///etc/passwd").
+    """
+    if not storage.is_url(path):
+        return path.startswith(("/", "file:")) or ".." in path.split("/")
+    return storage.is_chain(path) or _is_local_protocol(path.partition("://")[0])
+
+
+@cache
+def _is_local_protocol(protocol: str) -> bool:
+    return storage.is_local(storage.filesystem(f"{protocol}://host/file")[0])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -24,7 +24,13 @@ from pets_core.data.sources.catalogue import (
     PredefinedSplit,
     describe_numbers,
 )
-from pets_core.data.sources.files import FileEntry, Files, ListedFiles, size_skip_reason
+from pets_core.data.sources.files import (
+    FileEntry,
+    Files,
+    ListedFiles,
+    may_be_local,
+    size_skip_reason,
+)
 from pets_core.data.sources.folders import split_of_path
 from pets_core.data.sources.table_columns import (
     TableColumns,
@@ -211,7 +217,7 @@ class TableSource:
         if storage.is_local(storage.filesystem(self.url)[0]):
             return
         for path in filter(None, self._ids):
-            if _may_be_local(path):
+            if may_be_local(path):
                 raise PetsError(
                     f"{self.url} lists {path}: a remote table may only list URLs and paths inside "
                     "its folder, no local files and no chains of file systems. Copy the table to "
@@ -396,18 +402,3 @@ def _file_name(url: str) -> str:
 
 def _is_absolute(path: str) -> bool:
     return storage.is_url(path) or path.startswith(("/", "file:"))
-
-
-def _may_be_local(path: str) -> bool:
-    """Return whether an entry of a remote table may be a file of this machine.
-
-    A chain of file systems can end in a local file ("simplecache::file:///etc/passwd").
-    """
-    if not storage.is_url(path):
-        return _is_absolute(path) or ".." in path.split("/")
-    return storage.is_chain(path) or _is_local_protocol(path.partition("://")[0])
-
-
-@cache
-def _is_local_protocol(protocol: str) -> bool:
-    return storage.is_local(storage.filesystem(f"{protocol}://host/file")[0])
