@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -124,36 +125,51 @@ class Predictions:
         return len(self.ids)
 
 
-class PredictionColumns(Protocol):
-    """Columns in which a kind of target stores its predictions, in addition to `id`."""
+class PredictionColumns(ABC):
+    """Columns in which a kind of target stores its predictions, in addition to `id`.
 
-    @property
-    def name(self) -> str:
-        """Name of the kind."""
-        ...
+    Attributes:
+        name: Value of `source.targets`: a built-in name, or "module:object" for a custom kind.
+        output_column: Column of the prediction file that holds the outputs, a list of D values per
+            sample.
+    """
 
+    name: ClassVar[str]
+    output_column: ClassVar[str]
+
+    @abstractmethod
     def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Return the columns."""
-        ...
+        """Return the schema of a prediction file, without the columns id and embedding."""
 
+    @abstractmethod
     def to_columns(
         self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
     ) -> dict[str, pa.Array]:
-        """Return the columns of samples from their targets and decoded outputs."""
-        ...
+        """Return the columns of `schema` for N samples.
 
+        Args:
+            info: Metadata of the file.
+            targets: (N,) or (N, D).
+            outputs: Decoded outputs, (N, D).
+        """
+
+    @abstractmethod
     def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
-        """Return the actual targets, (N,) or (N, D), from the table read from `url`."""
-        ...
+        """Return the actual targets, (N,) or (N, D).
 
-    @property
-    def output_column(self) -> str:
-        """Name of the column with the outputs, a list of D values per sample."""
-        ...
+        Args:
+            info: Metadata of the file.
+            url: The file, for error messages.
+            table: Its columns, without the output column.
+        """
 
+    @abstractmethod
     def check(self, url: str, predictions: Predictions) -> None:
-        """Raise a PetsError for invalid targets or outputs."""
-        ...
+        """Check that all targets and outputs are valid.
+
+        Raises:
+            PetsError: A value is invalid, such as NaN.
+        """
 
 
 def write_predictions(

@@ -20,7 +20,7 @@ from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples, reduce_scores
 from pets_core.evaluation.gallery import Gallery
 from pets_core.evaluation.intervals import bootstrap_interval
-from pets_core.evaluation.predictions import Predictions, PredictionsInfo
+from pets_core.evaluation.predictions import PredictionColumns, Predictions, PredictionsInfo
 from pets_core.models.card import ModelCard
 from pets_core.records.evaluation import Highlights, Metric, Section
 from pets_core.records.target_spec import TargetSpec
@@ -180,14 +180,13 @@ class Evaluator(ABC):
         """Return the secondary metrics, tables, figures, photos and report sections."""
 
 
-class Target(ABC):
+class Target(PredictionColumns):
     """A kind of target, such as classes, tags, numbers or coordinates.
 
     Subclasses define the training objective, the columns of predictions and the evaluation. Each
     has one instance, which `pets_core.targets.registry` finds by its name.
 
     Attributes:
-        name: Value of `source.targets`: a built-in name, or "module:object" for a custom kind.
         spec: Storage format of the targets in a data set.
         suggestion: Suggestion of the learning-rate finder to use.
         has_maps: Whether activation maps can be computed for the predictions.
@@ -196,10 +195,8 @@ class Target(ABC):
         metric_range: Bounds of the primary metric, if any.
         has_labels: Whether samples have labels; their recall is compared with the champion's.
         evaluator: Class that evaluates predictions.
-        output_column: Column of the prediction file that holds the outputs.
     """
 
-    name: ClassVar[str]
     spec: ClassVar[TargetSpec]
     suggestion: ClassVar[Literal["steepest", "minimum"]] = "steepest"
     has_maps: ClassVar[bool] = False
@@ -208,7 +205,6 @@ class Target(ABC):
     metric_range: ClassVar[tuple[float, float] | None] = None
     has_labels: ClassVar[bool] = False
     evaluator: ClassVar[type[Evaluator]]
-    output_column: ClassVar[str]
 
     @abstractmethod
     def objective(
@@ -256,40 +252,6 @@ class Target(ABC):
         )
         outputs: NDArray[np.float32] = values.astype(np.float32, copy=False)
         return outputs
-
-    @abstractmethod
-    def schema(self, info: PredictionsInfo) -> pa.Schema:
-        """Return the schema of a prediction file, without the columns id and embedding."""
-
-    @abstractmethod
-    def to_columns(
-        self, info: PredictionsInfo, targets: NDArray[Any], outputs: NDArray[np.float32]
-    ) -> dict[str, pa.Array]:
-        """Return the columns of `schema` for N samples.
-
-        Args:
-            info: Metadata of the file.
-            targets: (N,) or (N, D).
-            outputs: Decoded outputs, (N, D).
-        """
-
-    @abstractmethod
-    def from_columns(self, info: PredictionsInfo, url: str, table: pa.Table) -> NDArray[Any]:
-        """Return the actual targets, (N,) or (N, D).
-
-        Args:
-            info: Metadata of the file.
-            url: The file, for error messages.
-            table: Its columns, without the output column.
-        """
-
-    @abstractmethod
-    def check(self, url: str, predictions: Predictions) -> None:
-        """Check that all targets and outputs are valid.
-
-        Raises:
-            PetsError: A value is invalid, such as NaN.
-        """
 
     @abstractmethod
     def batch_columns(self, predicted: DecodedOutputs) -> dict[str, pa.Array]:
