@@ -43,16 +43,6 @@ class _CoordinatesEvaluator(NumbersEvaluator):
 
     shape: ClassVar[Literal["points", "box"]]
 
-    @property
-    def has_one_unit(self) -> bool:
-        """Always True: coordinates have one scale."""
-        return True
-
-    @property
-    def unit(self) -> str:
-        """Empty: coordinates have no unit."""
-        return ""
-
     def format_values(self, values: NDArray[Any]) -> str:
         """Format up to 6 coordinates of a photo, then "and N more"."""
         shown = [f"{value:.2f}" for value in values[:6]]

@@ -72,25 +72,14 @@ class NumbersEvaluator(Evaluator):
         return mean_baseline(self.numbers, len(self.predictions))
 
     @property
-    def unit(self) -> str:
-        """Unit of all numbers; empty if they have none, or several."""
-        units = {number.unit for number in self.numbers}
-        return next(iter(units)) if len(units) == 1 else ""
-
-    @property
-    def has_one_unit(self) -> bool:
-        """Whether all numbers have the same unit, so that their errors can be averaged."""
-        return have_one_unit(self.numbers)
-
-    @property
     def error_unit(self) -> str:
         """Unit of errors over all numbers: their common one, or SD (standard deviations)."""
-        return self.unit if self.has_one_unit else "SD"
+        return self.numbers[0].unit if have_one_unit(self.numbers) else "SD"
 
     def errors(self, predicted: NDArray[Any]) -> Floats:
         """Return errors in `error_unit`, (N, D)."""
         actual = self.predictions.targets
-        if self.has_one_unit:
+        if have_one_unit(self.numbers):
             return np.asarray(predicted.astype(np.float64) - actual)
         return standard_errors(self.numbers, actual, predicted)
 
