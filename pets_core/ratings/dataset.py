@@ -64,9 +64,9 @@ SCHEMA = pa.schema(
         pa.field("cold_item", pa.string()),
     ]
 )
-"""One row per rating, sorted by user and item. `user` and `item` are indices. `time` is set for all
-ratings or for none. `cold_user` and `cold_item` are ids, set only if the index is 0."""
-_NUMBERS = ("user", "item", "rating", "time")
+"""One row per rating, sorted by user and item. `user` and `item` are indices. `time`, in the
+unit of the source (dates: seconds since 1970), is set for all ratings or for none. `cold_user` and
+`cold_item` are ids, set only if the index is 0."""
 
 _ROW_GROUP_ROWS = 1 << 20
 
@@ -78,14 +78,11 @@ class Ratings(NamedTuple):
         users: User indices, int32 (N,); 0 for a user without training ratings.
         items: Item indices, int32 (N,); 0 for an item without training ratings.
         ratings: float32 (N,).
-        times: int64 (N,), in the unit of the source (dates: seconds since 1970); None if the source
-            has no times.
     """
 
     users: npt.NDArray[np.int32]
     items: npt.NDArray[np.int32]
     ratings: npt.NDArray[np.float32]
-    times: npt.NDArray[np.int64] | None
 
 
 class Vocabulary(NamedTuple):
@@ -203,12 +200,8 @@ def load_ratings(manifest: RatingsManifest, split: Split) -> Ratings:
         )
     table = read_verified(manifest, manifest.splits[split])
     # Arrow's memory is read-only, which torch warns about.
-    arrays = {
-        column: np.require(table[column].to_numpy(), requirements="W")
-        for column in _NUMBERS
-        if not table[column].null_count
-    }
-    return Ratings(arrays["user"], arrays["item"], arrays["rating"], arrays.get("time"))
+    columns = (table[name].to_numpy() for name in ("user", "item", "rating"))
+    return Ratings(*(np.require(column, requirements="W") for column in columns))
 
 
 def read_vocabulary(manifest: RatingsManifest) -> Vocabulary:

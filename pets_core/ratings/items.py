@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -32,12 +31,12 @@ class Items:
 
     Attributes:
         names: Vocabulary of the version the model was trained on.
-        biases: (num_items + 1,), before the sigmoid; None if the model has no biases.
+        biases: (num_items + 1,), before the sigmoid.
         factors: (num_items + 1, F).
     """
 
     names: Vocabulary
-    biases: npt.NDArray[np.float32] | None
+    biases: npt.NDArray[np.float32]
     factors: npt.NDArray[np.float32]
 
     @cached_property
@@ -48,13 +47,12 @@ class Items:
         return order[counts[order] > 0]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return tables of the most rated items and, with biases, of the best and worst rated."""
+        """Return tables of the best, the worst and the most rated items."""
         found = {}
-        if self.biases is not None:
-            listed = np.flatnonzero(self.names.num_ratings_by_item >= _MIN_RATINGS)
-            for name, sign in (("best", -1), ("worst", 1)):
-                order = listed[np.argsort(sign * self.biases[listed], kind="stable")]
-                found[name] = self._rows(order[:_NUM_LISTED])
+        listed = np.flatnonzero(self.names.num_ratings_by_item >= _MIN_RATINGS)
+        for name, sign in (("best", -1), ("worst", 1)):
+            order = listed[np.argsort(sign * self.biases[listed], kind="stable")]
+            found[name] = self._rows(order[:_NUM_LISTED])
         popular = self.popular[:_NUM_LISTED]
         rows = self._rows(popular)
         rows["nearest"] = [
@@ -70,12 +68,11 @@ class Items:
 
     def table(self) -> pa.Table:
         """Return one row per known item: id, title, number of ratings, bias, factors."""
-        size = len(self.factors) - 1
         columns = {
             "item": pa.array(self.names.items[1:], pa.string()),
             "title": pa.array(self.names.titles[1:], pa.string()),
             "num_ratings": self.names.num_ratings_by_item[1:],
-            "bias": pa.nulls(size, pa.float32()) if self.biases is None else self.biases[1:],
+            "bias": self.biases[1:],
             "factors": pa.FixedSizeListArray.from_arrays(
                 pa.array(self.factors[1:].reshape(-1)), self.factors.shape[1]
             ),
@@ -85,13 +82,13 @@ class Items:
     def _rows(self, indices: npt.NDArray[np.int64]) -> pd.DataFrame:
         import pandas as pd
 
-        columns: dict[str, Sequence[object] | npt.NDArray[np.generic]] = {
-            "item": self._titles(indices),
-            "ratings": self.names.num_ratings_by_item[indices],
-        }
-        if self.biases is not None:
-            columns["bias"] = self.biases[indices].astype(float)
-        return pd.DataFrame(columns)
+        return pd.DataFrame(
+            {
+                "item": self._titles(indices),
+                "ratings": self.names.num_ratings_by_item[indices],
+                "bias": self.biases[indices].astype(float),
+            }
+        )
 
     def _titles(self, indices: npt.NDArray[np.int64]) -> list[str]:
         return [self.names.titles[index] for index in indices.tolist()]

@@ -135,13 +135,10 @@ _MAP = Section(
 )  # fmt: skip
 
 
-def _read_items(
-    model_url: str,
-) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
-    """Return item biases (num_items + 1,), None without biases, and item factors, by index."""
+def _read_items(model_url: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return item biases (num_items + 1,) and item factors, by index."""
     weights = safetensors.numpy.load(storage.read_bytes(storage.join(model_url, WEIGHTS)))
-    biases = weights["item_bias.weight"][:, 0] if "item_bias.weight" in weights else None
-    return biases, weights["item_factors.weight"]
+    return weights["item_bias.weight"][:, 0], weights["item_factors.weight"]
 
 
 def _errors(

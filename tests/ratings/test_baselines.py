@@ -9,7 +9,7 @@ from pets_core.ratings.dataset import Ratings
 
 def make_ratings(users, items, ratings) -> Ratings:
     return Ratings(
-        np.array(users, np.int32), np.array(items, np.int32), np.array(ratings, np.float32), None
+        np.array(users, np.int32), np.array(items, np.int32), np.array(ratings, np.float32)
     )
 
 

@@ -23,6 +23,7 @@ from pets_core.ratings.dataset import (
     ingest_ratings,
     load_ratings,
     load_ratings_manifest,
+    read_verified,
     read_vocabulary,
 )
 from pets_core.ratings.records import RatingsManifest
@@ -94,6 +95,10 @@ def test_every_rating_is_in_one_split_with_its_ids(users, items, source, data):
                 raise
             assume(False)
         splits = {split: load_ratings(manifest, split) for split in manifest.splits}
+        times = {
+            split: read_verified(manifest, info)["time"].to_pylist()
+            for split, info in manifest.splits.items()
+        }
         vocabulary = read_vocabulary(manifest)
     found = [int(rating * 2) for ratings in splits.values() for rating in ratings.ratings]
     assert sorted(found) == list(range(len(rows)))
@@ -108,7 +113,7 @@ def test_every_rating_is_in_one_split_with_its_ids(users, items, source, data):
         assert [vocabulary.items[n] for n in ratings.items] == [
             row[1] if row[1] in known[1] else "" for row in own
         ]
-        assert ratings.times.tolist() == [row[3] for row in own]
+        assert times[split] == [row[3] for row in own]
         info = manifest.splits[split]
         assert (info.num_rows, info.num_cold_users, info.num_cold_items) == (
             len(own),
@@ -145,7 +150,7 @@ def test_ingest_stores_splits_vocabulary_and_manifest(tmp_path, table):
     assert load_ratings_manifest(manifest.url) == manifest
     train = load_ratings(manifest, "train")
     assert manifest.mean == pytest.approx(train.ratings.mean())
-    assert [a.dtype for a in train] == [np.int32, np.int32, np.float32, np.int64]
+    assert [a.dtype for a in train] == [np.int32, np.int32, np.float32]
     assert all(array.flags.writeable for array in train)
     order = train.users * 100 + train.items
     assert (np.diff(order) > 0).all()
@@ -161,7 +166,9 @@ def test_ingest_stores_splits_vocabulary_and_manifest(tmp_path, table):
 def test_times_are_optional(tmp_path):
     rows = [row[:3] for row in some_rows()]
     url = str(write(tmp_path / "t.csv", rows, "user,item,rating"))
-    assert load_ratings(ingest(tmp_path, url=url), "test").times is None
+    manifest = ingest(tmp_path, url=url)
+    stored = read_verified(manifest, manifest.splits["test"])
+    assert stored["time"].null_count == stored.num_rows > 0
 
 
 def test_second_ingest_writes_nothing(tmp_path, table, monkeypatch):

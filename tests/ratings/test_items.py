@@ -15,14 +15,14 @@ from pets_core.ratings.target import rating_errors
 def test_errors_are_separate_for_known_and_cold_pairs():
     ratings = Ratings(
         np.array([1, 2, 0], np.int32), np.array([1, 2, 1], np.int32),
-        np.array([4, 3, 2], np.float32), None,
+        np.array([4, 3, 2], np.float32),
     )  # fmt: skip
     row = rating_errors("m", ratings, np.array([5.0, 3.0, 4.0]))
     assert row.rmse == pytest.approx(np.sqrt(5 / 3))
     assert row.mae == pytest.approx(1.0)
     assert row.rmse_known == pytest.approx(np.sqrt(1 / 2))
     assert row.rmse_cold == pytest.approx(2.0)
-    known = rating_errors("m", Ratings(*(column[:2] for column in ratings[:3]), None), np.zeros(2))
+    known = rating_errors("m", Ratings(*(column[:2] for column in ratings)), np.zeros(2))
     assert known.rmse_cold is None
 
 

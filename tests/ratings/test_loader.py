@@ -11,7 +11,7 @@ from pets_core.ratings.loader import RatingsLoader
 
 def ratings(count: int) -> Ratings:
     rows = np.arange(count, dtype=np.int32)
-    return Ratings(rows + 1, rows % 7, rows.astype(np.float32), None)
+    return Ratings(rows + 1, rows % 7, rows.astype(np.float32))
 
 
 def loader(count: int, rank: int = 0, world_size: int = 1, **settings) -> RatingsLoader:
