@@ -126,10 +126,8 @@ class TagsEvaluator(Evaluator):
         )
         tables, figures = {"tags": table}, {}
         if validation is not None:
-            import pandas as pd
-
-            curve = threshold_curve(validation.targets, validation.outputs)
-            tables["thresholds"] = pd.DataFrame(curve.model_dump())
+            curve: Any = threshold_curve(validation.targets, validation.outputs)
+            tables["thresholds"] = curve
             scores = {"micro F1": curve.micro_f1, "macro F1": curve.macro_f1,
                       "accuracy_multi": curve.accuracy_multi}  # fmt: skip
             figures["thresholds"] = plots.threshold_curve(

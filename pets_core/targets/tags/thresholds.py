@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pydantic
@@ -14,10 +14,12 @@ from pets_core.errors import PetsError
 from pets_core.records.base import Record
 from pets_core.targets.tags.metrics import accuracy_multi, f1_scores
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = [
     "GRID",
     "THRESHOLDS",
-    "ThresholdCurve",
     "Thresholds",
     "choose_thresholds",
     "read_thresholds",
@@ -57,36 +59,24 @@ class Thresholds(Record):
         return predicted
 
 
-class ThresholdCurve(Record):
-    """Metrics of the validation photos at each shared threshold of `GRID`."""
-
-    thresholds: tuple[float, ...]
-    micro_f1: tuple[float, ...]
-    macro_f1: tuple[float, ...]
-    accuracy_multi: tuple[float, ...]
-
-
-def threshold_curve(
-    targets: NDArray[np.bool_], probabilities: NDArray[np.float32]
-) -> ThresholdCurve:
+def threshold_curve(targets: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> pd.DataFrame:
     """Compute metrics at each shared threshold of `GRID`.
 
     Args:
         targets: Actual tags of each validation photo, (N, C).
         probabilities: (N, C).
+
+    Returns:
+        Columns thresholds, micro_f1, macro_f1 and accuracy_multi.
     """
-    scores = []
+    import pandas as pd
+
+    rows = []
     for threshold in GRID:
         predicted = probabilities >= np.float32(threshold)
         micro, macro, _ = f1_scores(targets, predicted)
-        scores.append((micro, macro, accuracy_multi(targets, predicted)))
-    micros, macros, accuracies = zip(*scores, strict=True)
-    return ThresholdCurve(
-        thresholds=tuple(GRID.tolist()),
-        micro_f1=micros,
-        macro_f1=macros,
-        accuracy_multi=accuracies,
-    )
+        rows.append((threshold, micro, macro, accuracy_multi(targets, predicted)))
+    return pd.DataFrame(rows, columns=["thresholds", "micro_f1", "macro_f1", "accuracy_multi"])
 
 
 def choose_thresholds(
@@ -107,7 +97,7 @@ def choose_thresholds(
         kind: One threshold for all tags, or one for each.
     """
     curve = threshold_curve(targets, probabilities)
-    shared = _best(np.array(curve.micro_f1))
+    shared = _best(curve["micro_f1"].to_numpy())
     values = np.full(len(tags), shared)
     if kind == "per_tag":
         each = np.stack([f1_scores(targets, probabilities >= np.float32(t))[2] for t in GRID])
