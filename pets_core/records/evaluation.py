@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from pets_core.errors import format_list
 from pets_core.records.base import Record, Split, renamed
 from pets_core.records.target_spec import target_spec
 
@@ -35,9 +36,7 @@ def unseen_text(names: Sequence[str]) -> str:
     """Return a phrase with the classes or tags that no evaluated photo has; empty if none."""
     if not names:
         return ""
-    num_more = len(names) - _MAX_UNSEEN_NAMED
-    more = f" and {num_more} more" if num_more > 0 else ""
-    return f"without an evaluated photo: {', '.join(names[:_MAX_UNSEEN_NAMED])}{more}"
+    return f"without an evaluated photo: {format_list(names, _MAX_UNSEEN_NAMED)}"
 
 
 class Interval(Record):

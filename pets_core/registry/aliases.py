@@ -111,12 +111,10 @@ class GatedConfig(Protocol):
     @property
     def store(self) -> str:
         """URL of the store with data sets and runs."""
-        ...
 
     @property
     def gate(self) -> GateConfig:
         """Conditions of promotion, and the alias."""
-        ...
 
 
 class EvaluationKey(NamedTuple):

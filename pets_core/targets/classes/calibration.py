@@ -99,10 +99,12 @@ def _scaled(
     predictions: ClassPredictions, temperature: float
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield log-probabilities of scaled logits in blocks of rows, to bound memory."""
+    from scipy.special import log_softmax
+
     for start in range(0, len(predictions), _ROWS):
         rows = slice(start, start + _ROWS)
         logs = np.log(np.maximum(predictions.outputs[rows], np.finfo(np.float32).tiny))
-        yield rows, _log_softmax(logs / temperature)
+        yield rows, log_softmax((logs / temperature).astype(np.float64), axis=1)
 
 
 def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None) -> Calibration:
@@ -124,10 +126,3 @@ def calibrate(predictions: ClassPredictions, validation: ClassPredictions | None
     confidence = [np.exp(logs.max(1)) for _, logs in _scaled(predictions, temperature)]
     after = reliability(np.concatenate(confidence), ~predictions.wrong)
     return Calibration(bins, temperature, after.ece)
-
-
-def _log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the log-probabilities of logits (N, C)."""
-    shifted = logits - logits.max(1, keepdims=True).astype(np.float64)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
