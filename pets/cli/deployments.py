@@ -18,17 +18,18 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import MissingFlowError, ScriptError
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.templating import apply_values, find_placeholders
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from pets.cli.settings import format_errors
 from pets_core.config.yaml_file import parse_yaml
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.ratings.config import RatingsConfig
+from pets_core.records.base import Record
 from pets_core.storage import is_url
 
 __all__ = ["Files", "Pool", "read_files"]
 
-Record = TypeVar("Record", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 # Keys that Prefect reads; it silently ignores all others.
 _KEYS = (
@@ -45,7 +46,7 @@ _LIMIT_KEYS = ("collision_strategy", "grace_period_seconds", "limit")
 _POOL_KEYS = ("job_variables", "name", "work_queue_name")
 
 
-class _PoolEntry(BaseModel):
+class _PoolEntry(Record):
     """Entry of a work pool in pools.yaml.
 
     Attributes:
@@ -54,8 +55,6 @@ class _PoolEntry(BaseModel):
         variables: Defaults that override those of the template.
         queues: Priority of each queue; 1 is the highest.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: str
     template: str
@@ -167,7 +166,7 @@ def _read_yaml_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _validate(where: str, record: type[Record], entry: Any, errors: list[str]) -> Record | None:
+def _validate(where: str, record: type[ModelT], entry: Any, errors: list[str]) -> ModelT | None:
     try:
         return record.model_validate(entry)
     except ValidationError as error:

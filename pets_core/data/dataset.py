@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydantic
 
 from pets_core import storage
 from pets_core.errors import PetsError
+from pets_core.records.base import parse_record
 from pets_core.records.dataset import ClassInfo, DatasetManifest, ShardInfo
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.layout import DATASETS, MANIFEST
@@ -174,10 +174,7 @@ def load_manifest(url: str) -> DatasetManifest:
         PetsError: The folder holds no committed version, or the manifest is damaged.
     """
     data = storage.read_bytes(storage.join(url, MANIFEST))
-    try:
-        manifest = DatasetManifest.model_validate_json(data)
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url}/{MANIFEST} is damaged: {error}") from error
+    manifest = parse_record(DatasetManifest, data, f"{url}/{MANIFEST} is damaged")
     return manifest.model_copy(update={"url": url})
 
 

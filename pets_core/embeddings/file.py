@@ -9,13 +9,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydantic
 from numpy.typing import NDArray
 
 from pets_core import storage
 from pets_core.data.dataset import open_parquet, select_columns
 from pets_core.errors import PetsError
-from pets_core.records.base import Record, Split
+from pets_core.records.base import Record, Split, parse_record
 
 __all__ = [
     "EMBEDDINGS",
@@ -185,10 +184,8 @@ def _read_info(url: str, schema: pa.Schema) -> EmbeddingsInfo:
             f"{url}: not an embeddings file: its schema has no metadata {_KEY.decode()!r}; use the "
             "embeddings.parquet of a `pets embed` run"
         )
-    try:
-        info = EmbeddingsInfo.model_validate_json(metadata[_KEY])
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url}: the metadata is damaged or of another version: {error}") from error
+    problem = f"{url}: the metadata is damaged or of another version"
+    info = parse_record(EmbeddingsInfo, metadata[_KEY], problem)
     for field in _schema(info):
         index = schema.get_field_index(field.name)
         if index < 0 or schema.field(index).type != field.type:

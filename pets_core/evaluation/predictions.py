@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydantic
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
 from pets_core.errors import PetsError
-from pets_core.records.base import Split, renamed
+from pets_core.records.base import Record, Split, parse_record, renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = [
@@ -47,7 +46,7 @@ _ROWS = 8192
 """Rows per row group and per batch in memory: 8,192 rows of 1,000 classes take 32 MB."""
 
 
-class PredictionsInfo(BaseModel):
+class PredictionsInfo(Record):
     """Metadata of a predictions file.
 
     Attributes:
@@ -66,8 +65,6 @@ class PredictionsInfo(BaseModel):
         vocabulary: Classes or tags in index order; empty for numbers and coordinates.
         numbers: Regression outputs of the model in order; empty for other targets.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1, 2, 3] = 3
     targets: str = "class"
@@ -295,10 +292,8 @@ def _read_metadata(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
             f"{url}: not a predictions file: its schema has no metadata {_KEY.decode()!r}; use "
             "the predictions.parquet of an evaluation"
         )
-    try:
-        return PredictionsInfo.model_validate_json(metadata[_KEY])
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url}: the metadata is damaged or of a newer version: {error}") from error
+    problem = f"{url}: the metadata is damaged or of a newer version"
+    return parse_record(PredictionsInfo, metadata[_KEY], problem)
 
 
 def _check_schema(url: str, parquet: pq.ParquetFile, expected: pa.Schema, what: str) -> None:

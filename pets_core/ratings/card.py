@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-import pydantic
-from pydantic import BaseModel, ConfigDict
-
 from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.models.card import CARD
 from pets_core.ratings.config import RecommenderConfig
+from pets_core.records.base import Record, parse_record
 
 __all__ = ["RecommenderCard", "is_recommender", "read_recommender_card"]
 
 
-class RecommenderCard(BaseModel):
+class RecommenderCard(Record):
     """Everything that rebuilds a rating model, except its weights.
 
     Attributes:
@@ -28,8 +26,6 @@ class RecommenderCard(BaseModel):
         dataset_url: Folder of the data set version that the model was trained on.
         dataset_fingerprint: Fingerprint of that version.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     objective: Literal["regression"] = "regression"
@@ -56,12 +52,11 @@ def read_recommender_card(url: str) -> RecommenderCard:
         PetsError: There is no model, its card is damaged, or it is not a rating model.
     """
     url = storage.absolute(url)
-    if not storage.exists(storage.join(url, CARD)):
+    path = storage.join(url, CARD)
+    if not storage.exists(path):
         raise PetsError(f"{url} is not a model folder: it holds no {CARD}")
-    try:
-        return RecommenderCard.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url}/{CARD} is damaged or not of a rating model: {error}") from error
+    problem = f"{url}/{CARD} is damaged or not of a rating model"
+    return parse_record(RecommenderCard, storage.read_bytes(path), problem)
 
 
 def is_recommender(url: str) -> bool:

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pydantic
 
 from pets_core import storage
 from pets_core.data.dataset import open_parquet
@@ -36,7 +35,7 @@ from pets_core.ratings.records import (
 from pets_core.ratings.sample import write_ratings_sample
 from pets_core.ratings.split import SPLITS, split_by_hash, split_by_time
 from pets_core.ratings.table import RatingsTable, read_ratings, read_titles
-from pets_core.records.base import Split
+from pets_core.records.base import Split, parse_record
 from pets_core.storage.layout import MANIFEST, RATINGS
 
 __all__ = [
@@ -180,10 +179,7 @@ def load_ratings_manifest(url: str) -> RatingsManifest:
         PetsError: There is no committed version, or its manifest is damaged.
     """
     data = storage.read_bytes(storage.join(url, MANIFEST))
-    try:
-        manifest = RatingsManifest.model_validate_json(data)
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url}/{MANIFEST} is damaged: {error}") from error
+    manifest = parse_record(RatingsManifest, data, f"{url}/{MANIFEST} is damaged")
     return manifest.model_copy(update={"url": url})
 
 

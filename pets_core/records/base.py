@@ -1,15 +1,19 @@
-"""Base class of records."""
+"""Base class of records, and their parser."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from pets_core.errors import PetsError
 
 __all__ = [
     "Record",
+    "RecordT",
     "Resize",
     "Split",
+    "parse_record",
     "renamed",
 ]
 
@@ -18,10 +22,30 @@ Resize = Literal["squish", "crop", "pad"]
 """How a photo becomes a square: stretched, its largest centred square, or with grey borders."""
 
 
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
 class Record(BaseModel):
     """Frozen pydantic model that rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def parse_record(kind: type[RecordT], data: bytes | str, problem: str) -> RecordT:
+    """Parse a stored record from JSON.
+
+    Args:
+        kind: Class of the record.
+        data: JSON.
+        problem: What to report of invalid data, such as "URL is damaged: remove it".
+
+    Raises:
+        PetsError: The data are not a record of this class: `problem`, and the reason.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise PetsError(f"{problem}: {error}") from error
 
 
 def renamed(name: str, earlier: str, default: Any = ...) -> Any:

@@ -10,10 +10,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol
 
-import pydantic
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pets_core import storage
 from pets_core.config.base import NAME_PATTERN
@@ -22,7 +21,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError, did_you_mean
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.models.card import CARD
-from pets_core.records.base import Split
+from pets_core.records.base import Record, RecordT, Split, parse_record
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.evaluation import Champion, EvalReport, Metric
 from pets_core.storage.layout import EVALUATION, MODELS, RUNS
@@ -53,14 +52,12 @@ CANDIDATE = "candidate.json"
 """File that an evaluation writes last, which commits it."""
 _STORE_PREFIX = "store:"
 
-Record = TypeVar("Record", bound=BaseModel)
-
 
 class AliasConflict(PetsError):  # noqa: N818 - as Git and HTTP name it
     """The alias moved after the comparison with the model it pointed at."""
 
 
-class Candidate(BaseModel):
+class Candidate(Record):
     """Evaluated model that can be promoted.
 
     Attributes:
@@ -78,8 +75,6 @@ class Candidate(BaseModel):
         num_rows: Number of evaluated samples.
         evaluated_at: Time of the evaluation, UTC, ISO 8601.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1, 2] = 2
     run_id: str
@@ -139,7 +134,7 @@ class EvaluationKey(NamedTuple):
         return EvaluationKey(manifest.name, manifest.fingerprint, split, config.evaluate.tta_views)
 
 
-class AliasVersion(BaseModel):
+class AliasVersion(Record):
     """Version of an alias: the model that it points at from `moved_at` on.
 
     Attributes:
@@ -150,8 +145,6 @@ class AliasVersion(BaseModel):
         moved_at: Time of the change, UTC, ISO 8601.
         name: Name of the version's file, which sorts by time; not stored.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     name: str = Field(default="", exclude=True)
@@ -333,11 +326,9 @@ def _read_version(folder: str, name: str) -> AliasVersion:
     return version.model_copy(update={"name": name})
 
 
-def _read(url: str, record: type[Record]) -> Record:
-    try:
-        return record.model_validate_json(storage.read_bytes(url))
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url} is damaged or has an unknown format: remove it") from error
+def _read(url: str, kind: type[RecordT]) -> RecordT:
+    problem = f"{url} is damaged or has an unknown format: remove it"
+    return parse_record(kind, storage.read_bytes(url), problem)
 
 
 def _folder(store: str, *parts: str) -> str:

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from pydantic import ValidationError
-
 from pets_core import storage
-from pets_core.errors import PetsError
+from pets_core.records.base import parse_record
 from pets_core.records.dataset import ShardRecord
 from pets_core.storage.layout import JOURNAL, SHARDS
 
@@ -36,10 +34,8 @@ def load_record(root: str, key: str) -> ShardRecord | None:
     url = _url(root, key)
     if not storage.exists(url):
         return None
-    try:
-        return ShardRecord.model_validate_json(storage.read_bytes(url))
-    except ValidationError as error:
-        raise PetsError(f"{url} is damaged: remove it and ingest again ({error})") from error
+    problem = f"{url} is damaged: remove it and ingest again"
+    return parse_record(ShardRecord, storage.read_bytes(url), problem)
 
 
 def load_records(root: str, keys: Iterable[str]) -> list[ShardRecord | None]:

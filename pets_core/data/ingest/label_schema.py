@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pets_core import storage
 from pets_core.data.dataset import SCHEMA_VERSION, schema_of
 from pets_core.errors import PetsError
-from pets_core.records.base import renamed
+from pets_core.records.base import parse_record, renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
 from pets_core.storage.layout import CONTRACTS
 
@@ -58,10 +58,7 @@ def load_contract(root: str) -> Contract | None:
     if not names:
         return None
     url = storage.join(folder, max(names))
-    try:
-        return Contract.model_validate_json(storage.read_bytes(url))
-    except ValidationError as error:
-        raise PetsError(f"the contract {url} is damaged: {error}") from error
+    return parse_record(Contract, storage.read_bytes(url), f"the contract {url} is damaged")
 
 
 def reconcile(

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pydantic
 from numpy.typing import NDArray
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records.base import Record
+from pets_core.records.base import Record, parse_record
 from pets_core.targets.tags.metrics import accuracy_multi, f1_scores
 
 if TYPE_CHECKING:
@@ -126,10 +125,8 @@ def read_thresholds(model_url: str, tags: Sequence[str]) -> Thresholds | None:
     url = storage.join(storage.absolute(model_url), THRESHOLDS)
     if not storage.exists(url):
         return None
-    try:
-        stored = Thresholds.model_validate_json(storage.read_bytes(url))
-    except pydantic.ValidationError as error:
-        raise PetsError(f"{url} is damaged: remove it and evaluate the model ({error})") from error
+    problem = f"{url} is damaged: remove it and evaluate the model"
+    stored = parse_record(Thresholds, storage.read_bytes(url), problem)
     if stored.tags != tuple(tags) or len(stored.values) != len(stored.tags):
         raise PetsError(f"{url}: tags differ from the model's: remove it and evaluate the model")
     return stored
