@@ -244,11 +244,13 @@ class Champion(Record):
     Attributes:
         model_url: Folder of the champion.
         predictions_url: The champion's predictions of the same samples, if the store has them.
+        evaluation_url: Folder of the evaluation that made the model champion.
         version: Name of the alias version that made the model champion.
     """
 
     model_url: str
     predictions_url: str | None = None
+    evaluation_url: str | None = None
     version: str | None = None
 
     def url_to_predict(self, model_url: str) -> str | None:

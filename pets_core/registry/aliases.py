@@ -167,6 +167,7 @@ def find_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
     return Champion(
         model_url=absolute(config.store, version.model.model_url),
         predictions_url=url if is_reusable else None,
+        evaluation_url=_evaluation_url(config.store, version.model.run_id),
         version=version.name,
     )
 
@@ -191,9 +192,8 @@ def absolute(store: str, url: str) -> str:
 
 def candidates(store: str) -> Iterator[Candidate]:
     """Yield the evaluated models of a store, sorted by run id."""
-    root = storage.join(storage.absolute(store), RUNS)
-    for run_id in sorted(storage.list_folder(root)):
-        url = storage.join(root, run_id, EVALUATION, CANDIDATE)
+    for run_id in sorted(storage.list_folder(storage.join(storage.absolute(store), RUNS))):
+        url = storage.join(_evaluation_url(store, run_id), CANDIDATE)
         if storage.exists(url):
             yield _read(url, Candidate)
 
@@ -329,6 +329,10 @@ def _read_version(folder: str, name: str) -> AliasVersion:
 def _read(url: str, kind: type[RecordT]) -> RecordT:
     problem = f"{url} is damaged or has an unknown format: remove it"
     return parse_record(kind, storage.read_bytes(url), problem)
+
+
+def _evaluation_url(store: str, run_id: str) -> str:
+    return storage.join(storage.absolute(store), RUNS, run_id, EVALUATION)
 
 
 def _folder(store: str, *parts: str) -> str:

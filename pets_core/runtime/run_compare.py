@@ -92,7 +92,8 @@ def compare_runs(store: str, urls: Sequence[str]) -> RunComparison:
 
 def _load(url: str) -> _Evaluated:
     summary = load_run_summary(url)
-    path = storage.join(url, EVALUATION, PREDICTIONS)
+    folder = storage.join(url, EVALUATION)
+    path = storage.join(folder, PREDICTIONS)
     if summary is None or summary.metric is None or not storage.exists(path):
         raise PetsError(f"{url}: the run has no evaluation to compare")
     info = read_info(path)
@@ -102,7 +103,7 @@ def _load(url: str) -> _Evaluated:
         summary=summary,
         target=target,
         predictions=predictions,
-        scores=target.evaluator(predictions).score(),
+        scores=target.evaluator(predictions, evaluation_url=folder).score(),
         settings=_load_settings(url, summary),
     )
 
@@ -140,8 +141,11 @@ def _compare_with(store: str, first: _Evaluated, run: _Evaluated) -> tuple[Compa
         # Standardise the errors of both by the same training photos.
         numbers = first.predictions.info.numbers
         info = run.predictions.info.model_copy(update={"numbers": numbers})
-        scores = run.target.evaluator(replace(run.predictions, info=info)).score()
-        return compare(scores, first.scores, either), ""
+        evaluator = run.target.evaluator(
+            replace(run.predictions, info=info),
+            evaluation_url=storage.join(run.summary.url, EVALUATION),
+        )
+        return compare(evaluator.score(), first.scores, either), ""
     except PetsError as error:
         return None, str(error)
 

@@ -110,6 +110,8 @@ class Evaluator(ABC):
         config: Evaluation settings.
         is_run_model: Whether this run trained the model and may overwrite files in its folder.
         maps_url: File with activation maps of some photos, if any.
+        evaluation_url: Folder of an earlier evaluation by this model, which stored the decision
+            rule, such as thresholds; None: this is the first one.
     """
 
     def __init__(
@@ -120,9 +122,11 @@ class Evaluator(ABC):
         *,
         is_run_model: bool = False,
         maps_url: str | None = None,
+        evaluation_url: str | None = None,
     ) -> None:
         self.predictions, self.validation, self.config = predictions, validation, config
         self.is_run_model, self.maps_url = is_run_model, maps_url
+        self.evaluation_url = evaluation_url
 
     @property
     def info(self) -> PredictionsInfo:

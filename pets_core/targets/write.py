@@ -186,7 +186,9 @@ def _compare(
             update={"numbers": predictions.info.numbers, "model_url": champion.model_url}
         )
         champion_scores = target.evaluator(
-            replace(theirs, info=info), config=subject.evaluator.config
+            replace(theirs, info=info),
+            config=subject.evaluator.config,
+            evaluation_url=champion.evaluation_url,
         ).score()
         return compare(scores, champion_scores, either), None
     except PetsError as error:

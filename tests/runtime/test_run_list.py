@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 from chromium import open_chromium
+from made_predictions import draw_tags, write_drawn
 
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import dataset_root
 from pets_core.errors import PetsError
+from pets_core.evaluation.predictions import PREDICTIONS, VALID_PREDICTIONS
 from pets_core.records.dataset import DatasetManifest
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import candidates, promote
 from pets_core.runtime.request import WorkRequest
 from pets_core.runtime.run_list import find_run_folder, list_runs
 from pets_core.runtime.runs import load_result
+from pets_core.targets.evaluate import evaluate, find_prediction_files
 
 pytestmark = pytest.mark.usefixtures("own_environment")
 
@@ -117,6 +120,25 @@ def test_runs_of_every_kind_are_compared(add_run, pets, tmp_path, kind):
     html = page.read_text()
     assert html.count("data:image/png;base64,") == 1
     assert "://" not in html, "nothing is loaded from the network"
+
+
+def test_tags_are_compared_at_the_thresholds_of_their_evaluations(add_run, pets):
+    """Thresholds are not stored with a model outside the store."""
+    values = []
+    for number, run_id in enumerate(("a1", "b2")):
+        url = add_run(run_id, "tags", source={"targets": "tags"})
+        for file, split, seed in ((PREDICTIONS, "test", 0), (VALID_PREDICTIONS, "valid", 1)):
+            predictions = draw_tags(
+                40, predicted_by=number, seed=seed, split=split, model_url="elsewhere/model"
+            )
+            predictions.outputs[:] *= 0.4
+            write_drawn(f"{url}/evaluation/{file}", predictions)
+        predicted = find_prediction_files(f"{url}/evaluation/{PREDICTIONS}")
+        report = evaluate(PipelineConfig(store=add_run.store), url, predicted)
+        values.append(report.primary.value)
+    result = json.loads(pets("runs", "compare", "a1", "b2", "--store", add_run.store, "--json"))
+    assert [run["metric"]["value"] for run in result["runs"]] == values
+    assert result["runs"][1]["baseline"]["metric"]["value"] == values[1]
 
 
 def test_runs_on_other_samples_are_listed_but_not_compared(add_run, pets):

@@ -90,11 +90,12 @@ class TagsEvaluator(Evaluator):
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        """Thresholds stored with the model, or else chosen on the validation photos."""
+        """Thresholds of an earlier evaluation or of the model, or else chosen on `validation`."""
         # An earlier attempt of this run may have chosen thresholds with other settings.
-        stored = None if self.is_run_model else read_thresholds(self.info.model_url, self.tags)
-        if stored is not None:
-            return stored
+        model_url = None if self.is_run_model else self.info.model_url
+        for folder in filter(None, (self.evaluation_url, model_url)):
+            if stored := read_thresholds(folder, self.tags):
+                return stored
         if self.validation is None:
             return Thresholds.default(self.tags)
         return choose_thresholds(
@@ -147,7 +148,10 @@ class TagsEvaluator(Evaluator):
             tables=tables,
             figures=figures,
             gallery=self._gallery(issues),
-            files={} if issues is None else {"label_issues.csv": issues_csv(issues)},
+            files={
+                THRESHOLDS: data,
+                **({} if issues is None else {"label_issues.csv": issues_csv(issues)}),
+            },
             model_files={THRESHOLDS: data} if validation is not None else {},
             num_label_issues=None if issues is None else len(issues),
             task=f"predicts any of {len(self.tags)} tags",

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 THRESHOLDS = "thresholds.json"
-"""Name of the file in the model folder."""
+"""Name of the file in the folders of a model and of an evaluation."""
 GRID = np.linspace(0.01, 0.99, 99)
 """Candidate thresholds."""
 _DEFAULT = 0.5
@@ -112,17 +112,17 @@ def _best(scores: NDArray[np.float64]) -> float:
     return float(equal[np.abs(equal - _DEFAULT).argmin()])
 
 
-def read_thresholds(model_url: str, tags: Sequence[str]) -> Thresholds | None:
-    """Read the thresholds from a model folder; None if it has none.
+def read_thresholds(folder_url: str, tags: Sequence[str]) -> Thresholds | None:
+    """Read the thresholds from a folder; None if it has none.
 
     Args:
-        model_url: Folder of the model.
+        folder_url: Folder of the model, or of an evaluation of it.
         tags: Vocabulary of the model.
 
     Raises:
         PetsError: The file is damaged, or its vocabulary differs.
     """
-    url = storage.join(storage.absolute(model_url), THRESHOLDS)
+    url = storage.join(storage.absolute(folder_url), THRESHOLDS)
     if not storage.exists(url):
         return None
     problem = f"{url} is damaged: remove it and evaluate the model"

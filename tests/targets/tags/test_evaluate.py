@@ -13,6 +13,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.evaluation.gallery import read_gallery
 from pets_core.evaluation.tables import read_frame
 from pets_core.records.evaluation import EvalReport
+from pets_core.registry.aliases import EvaluationKey, find_champion, promote_run
 from pets_core.storage.markdown import escape_markdown
 from pets_core.targets.tags.thresholds import THRESHOLDS, choose_thresholds, read_thresholds
 from tasks.artifacts.evaluation import publish_evaluation
@@ -21,7 +22,7 @@ from tasks.artifacts.publisher import MAX_BYTES
 EVIL = "<img src=x onerror=alert(1)>|`*_"
 FILES = {
     "tags.parquet", "tags.csv", "gallery.parquet", "report.json", "report.html", "model_card.md",
-    "candidate.json",
+    "candidate.json", THRESHOLDS,
 }  # fmt: skip
 VALIDATION_FILES = {
     "thresholds.parquet", "thresholds.csv", "thresholds.png", "label_issues.csv"
@@ -111,6 +112,21 @@ def test_thresholds_stored_with_the_model_are_used(evaluate_tags, draw, shown, t
     artifacts = shown(publish_evaluation, PipelineConfig(), report)
     assert set(artifacts) == {"tags", "top-losses", "run-summary"}
     assert {path.name for path in Path(report.url).iterdir()} == FILES
+
+
+def test_champion_outside_the_store_is_compared_at_its_thresholds(evaluate_tags, draw, tmp_path):
+    model = tmp_path / "elsewhere/model"
+    model.mkdir(parents=True)
+    (model / "model.json").touch()
+    config = PipelineConfig(store=str(tmp_path / "store"))
+    validation = draw(80, seed=5, model_url=str(model))
+    first = evaluate_tags(draw(model_url=str(model)), validation)
+    assert 0.5 not in thresholds_of(first).values()
+    assert [path.name for path in model.iterdir()] == ["model.json"]
+    promote_run(config.store, "champion", first)
+    champion = find_champion(config, EvaluationKey("pets", "f", "test", 0))
+    report = evaluate_tags(draw(), run="run-2", champion=champion)
+    assert report.comparison.champion_metric.value == first.primary.value
 
 
 def test_thresholds_of_a_model_of_another_run_are_stored_once(evaluate_tags, draw, tmp_path):
