@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pets_core.evaluation.gallery import Gallery, Picture
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.template import load_template
-from pets_core.records.evaluation import EvalReport, Section, unseen_text
+from pets_core.records.evaluation import EvalReport, Section
 from pets_core.records.training import TrainResult
 
 if TYPE_CHECKING:
@@ -128,5 +128,4 @@ def model_card(context: ReportContext, task: str, pipeline_tag: str) -> str:
         training=context.training,
         task=task,
         pipeline_tag=pipeline_tag,
-        unseen_text=unseen_text,
     )

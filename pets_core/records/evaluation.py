@@ -10,7 +10,6 @@ from pets_core.records.base import Record, Split, renamed
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
-    "UNKNOWN_TRAINING",
     "Baseline",
     "Champion",
     "Comparison",
@@ -26,17 +25,10 @@ __all__ = [
 
 _MAX_UNSEEN_NAMED = 20
 
-UNKNOWN_TRAINING = (
-    "Whether the model was trained on some of these photos is unknown: the model, or the version "
-    "of the data set it was trained on, is not in the store."
-)
-
 
 def unseen_text(names: Sequence[str]) -> str:
     """Return a phrase with the classes or tags that no evaluated photo has; empty if none."""
-    if not names:
-        return ""
-    return f"without an evaluated photo: {format_list(names, _MAX_UNSEEN_NAMED)}"
+    return f"without an evaluated photo: {format_list(names, _MAX_UNSEEN_NAMED)}" if names else ""
 
 
 class Interval(Record):
@@ -366,13 +358,22 @@ class EvalReport(Record):
         """Warnings about the evaluation that are not among the verdict's reasons."""
         warnings = [*self.notes, *filter(None, (each.warning for each in self.baselines))]
         if self.num_trained_on is None:
-            warnings.append(UNKNOWN_TRAINING)
+            warnings.append(
+                f"Whether the model was trained on some of these {self.samples} is unknown: the "
+                "model, or the version of the data set it was trained on, is not in the store."
+            )
         elif self.num_trained_on and self.verdict.passed:
             warnings.append(f"The model was trained on {self.num_trained_on} of these samples.")
         unseen = unseen_text(self.unseen_labels)
         if unseen and not any(unseen in reason for reason in self.verdict.reasons):
-            warnings.append(f"{target_spec(self.target).plural.capitalize()} {unseen}.")
+            warnings.append(self.unseen_warning)
         return tuple(warnings)
+
+    @property
+    def unseen_warning(self) -> str:
+        """Sentence about the classes or tags that no evaluated photo has; empty if none."""
+        unseen = unseen_text(self.unseen_labels)
+        return f"{target_spec(self.target).plural.capitalize()} {unseen}." if unseen else ""
 
     @property
     def baselines_text(self) -> str:
@@ -389,11 +390,7 @@ class EvalReport(Record):
         return f"{self.num_rows:,} {split} {self.samples}"
 
     def metric(self, name: str) -> float:
-        """Return the value of a metric by name.
-
-        Raises:
-            KeyError: There is no metric of that name.
-        """
+        """Return the value of a metric by name; raises KeyError if there is none."""
         return {metric.name: metric.value for metric in (self.primary, *self.metrics)}[name]
 
     def file(self, name: str) -> str:

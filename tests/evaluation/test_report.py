@@ -15,7 +15,6 @@ from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.report import ReportContext, model_card, render_report
 from pets_core.records.dataset import ClassInfo
 from pets_core.records.evaluation import (
-    UNKNOWN_TRAINING,
     Comparison,
     EvalReport,
     Highlights,
@@ -302,7 +301,8 @@ def test_unconfigured_gate_is_not_shown_as_passed():
 
 
 def test_warnings_are_shown():
-    assert UNKNOWN_TRAINING in text_of(REPORT, num_trained_on=None)
+    unknown = text_of(REPORT, num_trained_on=None, samples="ratings")
+    assert "Whether the model was trained on some of these ratings is unknown: the" in unknown
     assert "Classes without an evaluated photo: pug." in text_of(REPORT, unseen_labels=("pug",))
     assert "It is the champion." in text_of(REPORT, is_champion=True)
 
@@ -327,6 +327,14 @@ def test_style_rules_and_html_classes_match(full):
         name for names in re.findall(r'class="([^"]*)"', html + others) for name in names.split()
     }
     assert ruled == used
+
+
+@pytest.mark.parametrize(("kind", "noun"), [("class", "Classes"), ("tags", "Tags")])
+def test_model_card_names_the_labels_by_their_kind(kind, noun):
+    report = of(REPORT, target=kind, unseen_labels=("pug",))
+    card = model_card(replace(CONTEXT, report=report), "finds dogs", "image-classification")
+    found = card.replace("\\", "")
+    assert f"\n{noun} without an evaluated photo: pug. The metrics above do not cover" in found
 
 
 @pytest.mark.parametrize("training", [None, TRAINING])
