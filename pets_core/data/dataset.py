@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pets_core import storage
 from pets_core.errors import PetsError
-from pets_core.records.base import parse_record
+from pets_core.records.base import RecordT, parse_record
 from pets_core.records.dataset import ClassInfo, DatasetManifest, ShardInfo
 from pets_core.records.target_spec import target_spec
 from pets_core.storage.layout import DATASETS, MANIFEST
@@ -31,10 +32,12 @@ __all__ = [
     "REUSABLE_SCHEMA_VERSIONS",
     "SCHEMA",
     "SCHEMA_VERSION",
+    "check_columns",
     "commit_manifest",
     "compression_of",
     "dataset_root",
     "load_manifest",
+    "open_described",
     "open_parquet",
     "photos_schema",
     "read_photo_table",
@@ -217,6 +220,46 @@ def open_parquet(file: Any) -> pq.ParquetFile:
     """Open a Parquet file; page checksums are verified as pages are read."""
     # pre_buffer would start threads too.
     return _ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+
+
+@contextmanager
+def open_described(
+    url: str, key: bytes, kind: type[RecordT], noun: str, remedy: str
+) -> Iterator[tuple[pq.ParquetFile, RecordT]]:
+    """Open a Parquet file, and read the record that describes it from its schema.
+
+    Args:
+        url: The file.
+        key: Key of the record in the metadata of the schema.
+        kind: Class of the record.
+        noun: Noun for such a file, after "not", for error messages.
+        remedy: What to do with another file, for error messages.
+
+    Raises:
+        PetsError: The file is missing, another one or damaged, also if it is read in the block.
+    """
+    with storage.open_read(storage.absolute(url)) as file:
+        try:
+            parquet = open_parquet(file)
+            metadata = parquet.schema_arrow.metadata or {}
+            if key not in metadata:
+                raise PetsError(
+                    f"{url}: not {noun}: its schema has no metadata {key.decode()!r}; {remedy}"
+                )
+            problem = f"{url}: the metadata is damaged or of another version"
+            yield parquet, parse_record(kind, metadata[key], problem)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise PetsError(f"{url}: not {noun}, or damaged: {error}") from error
+
+
+def check_columns(url: str, parquet: pq.ParquetFile, expected: pa.Schema, noun: str) -> None:
+    """Raise a PetsError if a column is missing or has another type; `noun` as above."""
+    schema = parquet.schema_arrow
+    for field in expected:
+        index = schema.get_field_index(field.name)
+        if index < 0 or schema.field(index).type != field.type:
+            found = "no such column" if index < 0 else f"not {schema.field(index).type}"
+            raise PetsError(f"{url}: not {noun}: {field.name} must be {field.type}, {found}")
 
 
 def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pets_core import storage
-from pets_core.data.dataset import open_parquet, select_columns
+from pets_core.data.dataset import check_columns, open_described, select_columns
 from pets_core.errors import PetsError
-from pets_core.records.base import Record, Split, parse_record
+from pets_core.records.base import Record, Split
 
 __all__ = [
     "EMBEDDINGS",
@@ -169,28 +169,8 @@ def open_embeddings(url: str) -> Iterator[Embeddings]:
     """
     url = storage.absolute(url)
     url = url if url.endswith(".parquet") else storage.join(url, EMBEDDINGS)
-    with storage.open_read(url) as file:
-        try:
-            parquet = open_parquet(file)
-            yield Embeddings(url, parquet, _read_info(url, parquet.schema_arrow))
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise PetsError(f"{url}: not an embeddings file, or damaged: {error}") from error
-
-
-def _read_info(url: str, schema: pa.Schema) -> EmbeddingsInfo:
-    metadata = schema.metadata or {}
-    if _KEY not in metadata:
-        raise PetsError(
-            f"{url}: not an embeddings file: its schema has no metadata {_KEY.decode()!r}; use the "
-            "embeddings.parquet of a `pets embed` run"
-        )
-    problem = f"{url}: the metadata is damaged or of another version"
-    info = parse_record(EmbeddingsInfo, metadata[_KEY], problem)
-    for field in _schema(info):
-        index = schema.get_field_index(field.name)
-        if index < 0 or schema.field(index).type != field.type:
-            found = "no such column" if index < 0 else f"not {schema.field(index).type}"
-            raise PetsError(
-                f"{url}: not an embeddings file: {field.name} must be {field.type}, {found}"
-            )
-    return info
+    remedy = "use the embeddings.parquet of a `pets embed` run"
+    opened = open_described(url, _KEY, EmbeddingsInfo, "an embeddings file", remedy)
+    with opened as (parquet, info):
+        check_columns(url, parquet, _schema(info), "an embeddings file")
+        yield Embeddings(url, parquet, info)

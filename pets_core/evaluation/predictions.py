@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from pets_core import storage
-from pets_core.data.dataset import open_parquet
+from pets_core.data.dataset import check_columns, open_described
 from pets_core.errors import PetsError
-from pets_core.records.base import Record, Split, parse_record, renamed
+from pets_core.records.base import Record, Split, renamed
 from pets_core.records.dataset import ClassInfo, NumberInfo
 
 __all__ = [
@@ -227,8 +227,7 @@ def read_predictions(url: str, kind: PredictionColumns) -> Predictions:
         PetsError: The file is missing, damaged or of another kind of target, has no samples,
             duplicate samples or invalid values.
     """
-    with _open(url) as parquet:
-        info = _read_metadata(url, parquet)
+    with _open(url) as (parquet, info):
         if info.targets != kind.name:
             raise PetsError(
                 f"{url}: predictions of targets = {info.targets}, not of targets = {kind.name}"
@@ -236,7 +235,8 @@ def read_predictions(url: str, kind: PredictionColumns) -> Predictions:
         if not info.num_outputs:
             raise PetsError(f"{url}: its metadata has no outputs: predict again")
         expected = pa.schema([_ID, *kind.schema(info)])
-        _check_schema(url, parquet, expected, f"{info.num_outputs} outputs")
+        noun = f"a predictions file of {info.num_outputs} outputs"
+        check_columns(url, parquet, expected, noun)
         names = expected.names
         table = parquet.read(columns=[name for name in names if name != kind.output_column])
         outputs = _read_lists(url, parquet, kind.output_column, info.num_outputs)
@@ -251,8 +251,8 @@ def read_predictions(url: str, kind: PredictionColumns) -> Predictions:
 
 def read_info(url: str) -> PredictionsInfo:
     """Read the metadata of a predictions file; errors as `read_predictions`."""
-    with _open(url) as parquet:
-        return _read_metadata(url, parquet)
+    with _open(url) as (_, info):
+        return info
 
 
 def raise_for_rows(
@@ -275,38 +275,10 @@ def raise_for_rows(
         )
 
 
-@contextmanager
-def _open(url: str) -> Iterator[pq.ParquetFile]:
+def _open(url: str) -> AbstractContextManager[tuple[pq.ParquetFile, PredictionsInfo]]:
     """Open a predictions file; read errors in the block are raised as `PetsError`."""
-    with storage.open_read(storage.absolute(url)) as file:
-        try:
-            yield open_parquet(file)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise PetsError(f"{url}: not a predictions file, or damaged: {error}") from error
-
-
-def _read_metadata(url: str, parquet: pq.ParquetFile) -> PredictionsInfo:
-    metadata = parquet.schema_arrow.metadata or {}
-    if _KEY not in metadata:
-        raise PetsError(
-            f"{url}: not a predictions file: its schema has no metadata {_KEY.decode()!r}; use "
-            "the predictions.parquet of an evaluation"
-        )
-    problem = f"{url}: the metadata is damaged or of a newer version"
-    return parse_record(PredictionsInfo, metadata[_KEY], problem)
-
-
-def _check_schema(url: str, parquet: pq.ParquetFile, expected: pa.Schema, what: str) -> None:
-    """Raise a PetsError if a column is missing or has another type."""
-    schema = parquet.schema_arrow
-    for field in expected:
-        index = schema.get_field_index(field.name)
-        if index < 0 or schema.field(index).type != field.type:
-            found = "no such column" if index < 0 else f"not {schema.field(index).type}"
-            raise PetsError(
-                f"{url}: not a predictions file of {what}: {field.name} must be {field.type}, "
-                f"{found}"
-            )
+    remedy = "use the predictions.parquet of an evaluation"
+    return open_described(url, _KEY, PredictionsInfo, "a predictions file", remedy)
 
 
 def _check_ids(url: str, ids: Sequence[str]) -> None:

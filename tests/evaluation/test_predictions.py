@@ -185,7 +185,7 @@ def test_metadata_of_a_newer_version_is_refused(draw_classes, write):
     drawn = draw_classes(5, 3)
     info = drawn.info.model_dump() | {"format_version": 4}
     url = with_info(write(drawn), json.dumps(info))
-    with pytest.raises(PetsError, match=r"the metadata is damaged or of a newer version"):
+    with pytest.raises(PetsError, match=r"the metadata is damaged or of another version"):
         read_info(url)
 
 
