@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pets_core.evaluation.gallery import Gallery, Picture
+from pets_core.evaluation.gallery import Gallery
 from pets_core.evaluation.predictions import PredictionsInfo
 from pets_core.evaluation.template import load_template
-from pets_core.records.evaluation import EvalReport, Section
+from pets_core.records.evaluation import EvalReport
 from pets_core.records.training import TrainResult
 
 if TYPE_CHECKING:
@@ -50,68 +49,11 @@ class ReportContext:
     settings_yaml: str | None = None
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a table and its number format."""
-
-    name: str
-    is_number: bool
-    is_share: bool
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A section with its content."""
-
-    section: Section
-    figure: bytes | None
-    columns: list[_Column]
-    rows: list[list[Any]]
-    num_rows: int
-    groups: list[tuple[str, list[Picture]]]
-
-
 def render_report(context: ReportContext) -> str:
     """Render the HTML page; text is escaped, images are embedded."""
     return load_template("report.html").render(
-        context=context,
-        report=context.report,
-        info=context.info,
-        parts=[_part(context, each) for each in context.report.sections if each.in_report],
+        context=context, report=context.report, info=context.info
     )
-
-
-def _part(context: ReportContext, section: Section) -> _Part:
-    frame = context.tables[section.table] if section.table else None
-    return _Part(
-        section=section,
-        figure=context.figures[section.figure] if section.figure else None,
-        columns=[] if frame is None else _columns(frame, section.percent),
-        rows=[] if frame is None else _rows(frame[: section.max_rows]),
-        num_rows=0 if frame is None else len(frame),
-        groups=_by_group(context.gallery.get(section.gallery or "", ())),
-    )
-
-
-def _columns(frame: pd.DataFrame, percent: Sequence[str]) -> list[_Column]:
-    from pandas.api.types import is_numeric_dtype
-
-    return [
-        _Column(name, is_number=is_numeric_dtype(frame[name]), is_share=name in percent)
-        for name in frame.columns
-    ]
-
-
-def _rows(frame: pd.DataFrame) -> list[list[Any]]:
-    """Return the cells, row by row; missing values are None."""
-    cells = frame.astype(object)
-    rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
-    return rows
-
-
-def _by_group(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
-    """Return the pictures of each group."""
-    return [(group, list(own)) for group, own in groupby(pictures, key=lambda p: p.group)]
 
 
 def model_card(context: ReportContext, task: str, pipeline_tag: str) -> str:

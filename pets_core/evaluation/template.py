@@ -1,16 +1,22 @@
-"""Jinja templates of this package, and their number filters."""
+"""Jinja templates of this package, with their filters and tests."""
 
 from __future__ import annotations
 
 import math
 import re
 from base64 import b64encode
+from collections.abc import Iterable
 from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from pets_core.storage.markdown import escape_markdown
+
+if TYPE_CHECKING:
+    from pets_core.evaluation.gallery import Picture
 
 __all__ = ["load_template"]
 
@@ -30,6 +36,7 @@ def load_template(name: str) -> Template:
     )
     environment.filters.update(
         breakable=_breakable,
+        by_group=_by_group,
         capitalize_first=_capitalize_first,
         data_uri=_data_uri,
         decimal=_decimal,
@@ -40,6 +47,7 @@ def load_template(name: str) -> Template:
         percent=_percent,
         points=_points,
     )
+    environment.tests["missing"] = _is_missing
     return environment.get_template(name)
 
 
@@ -60,6 +68,18 @@ def _capitalize_first(text: str) -> str:
     if not words[0][1:2].isupper():
         words[0] = words[0][:1].upper() + words[0][1:]
     return " ".join(words)
+
+
+def _by_group(pictures: Iterable[Picture]) -> list[tuple[str, list[Picture]]]:
+    """Return the pictures of each group, in order."""
+    return [(group, list(own)) for group, own in groupby(pictures, key=lambda each: each.group)]
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell of a table is None, NaN or NA."""
+    import pandas as pd
+
+    return pd.isna(value) is True
 
 
 def _number(value: float | None) -> str:

@@ -245,14 +245,27 @@ def test_tables_keep_row_order_and_mark_missing_values():
 
 
 def test_columns_are_aligned_by_type_not_by_first_value():
-    """A column of text or of numbers may start with a missing value, which is NaN in both."""
-    table = pd.DataFrame({"name": ["a", "b"], "value": [np.nan, 1.5], "label": [np.nan, "pug"]})
+    """A column of text or of numbers may start with a missing value."""
+    table = pd.DataFrame(
+        {
+            "name": ["a", "b"],
+            "value": [np.nan, 1.5],
+            "label": [np.nan, "pug"],
+            "count": pd.array([None, 3], dtype="Int64"),
+        }
+    )
     html = render_report(replace(CONTEXT, tables={"classes": table}))
     head = html.split("<thead>")[1].split("</thead>")[0]
-    assert re.findall(r'<th scope="col"( class="num")?>', head) == ["", ' class="num"', ""]
+    assert re.findall(r'<th scope="col"( class="num")?>', head) == [
+        "",
+        ' class="num"',
+        "",
+        ' class="num"',
+    ]
     body = html.split("<tbody>")[1].split("</tbody>")[0]
-    assert re.findall(r"<td( class=\"num\")?", body) == [' class="num"', ""] * 2
-    assert "nan" not in body.lower(), "NaN has no sort order"
+    assert re.findall(r"<td( class=\"num\")?", body) == [' class="num"', "", ' class="num"'] * 2
+    assert body.count(' data-value="Infinity">-<') == 2, "NaN has no sort order"
+    assert not re.search("nan|na&gt;", body.lower())
 
 
 def test_long_tables_are_truncated():
