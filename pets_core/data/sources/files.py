@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from pets_core import storage
 from pets_core.data.sources.formats import UnreadablePhotoError
-from pets_core.errors import wrap_errors
+from pets_core.errors import PetsError, wrap_errors
 from pets_core.storage.download import call_with_retries
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
     "Files",
     "FolderFiles",
     "ListedFiles",
-    "may_be_local",
     "path_skip_reason",
+    "refuse_local_files",
     "size_skip_reason",
 ]
 
@@ -278,7 +278,22 @@ def _entry(path: str, info: dict[str, Any], reason: str = "") -> FileEntry:
     return FileEntry(path, size, str(version_tag), reason or size_skip_reason(size))
 
 
-def may_be_local(path: str) -> bool:
+def refuse_local_files(url: str, paths: Iterable[str]) -> None:
+    """Refuse local files listed by the remote table at `url`, which could leak into the store.
+
+    Raises:
+        PetsError: An entry may be a file of this machine.
+    """
+    for path in paths:
+        if _may_be_local(path):
+            raise PetsError(
+                f"{url} lists {path}: a remote table may only list URLs and paths inside its "
+                "folder, no local files and no chains of file systems. Copy the table to this "
+                "machine if you trust it"
+            )
+
+
+def _may_be_local(path: str) -> bool:
     """Return whether an entry of a remote table may be a file of this machine.
 
     A chain of file systems can end in a local file ("simplecache::file:///etc/passwd").

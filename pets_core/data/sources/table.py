@@ -28,7 +28,7 @@ from pets_core.data.sources.files import (
     FileEntry,
     Files,
     ListedFiles,
-    may_be_local,
+    refuse_local_files,
     size_skip_reason,
 )
 from pets_core.data.sources.folders import split_of_path
@@ -199,7 +199,8 @@ class TableSource:
         """Photos stored in the table, or at the paths and URLs that it lists."""
         if self._packed is not None:
             return self._packed
-        self._check_local_paths()
+        if not storage.is_local(storage.filesystem(self.url)[0]):
+            refuse_local_files(self.url, filter(None, self._ids))
         return ListedFiles(filter(None, dict.fromkeys(self._ids)), self._locate)
 
     def _locate(self, path: str) -> tuple[Any, str]:
@@ -211,18 +212,6 @@ class TableSource:
     @property
     def _folder(self) -> str:
         return self.url if self._is_folder else self.url.rsplit("/", 1)[0]
-
-    def _check_local_paths(self) -> None:
-        """Reject local files listed by a remote table, which could leak them into the store."""
-        if storage.is_local(storage.filesystem(self.url)[0]):
-            return
-        for path in filter(None, self._ids):
-            if may_be_local(path):
-                raise PetsError(
-                    f"{self.url} lists {path}: a remote table may only list URLs and paths inside "
-                    "its folder, no local files and no chains of file systems. Copy the table to "
-                    "this machine if you trust it"
-                )
 
     @cached_property
     def _packed(self) -> PackedFiles | None:
