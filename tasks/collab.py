@@ -17,10 +17,10 @@ from pets_core.ratings.search import next_weight_decay
 from pets_core.ratings.target import RATINGS
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.training import TrainResult
-from pets_core.registry.gate import check_gate
 from pets_core.runtime.mlflow_mirror import check_mlflow
 from pets_core.runtime.runs import find_run, start_run
 from pets_core.storage.markdown import escape_markdown
+from pets_core.targets.gate import check_gate
 from pets_core.training.schedule import few_steps_warning
 from tasks.artifacts.publisher import Publisher, png, table
 from tasks.execution.delegate import check_deployment

@@ -36,7 +36,8 @@ from pets_core.runtime.runs import (
     write_request,
 )
 from pets_core.runtime.stage_table import STAGES
-from pets_core.targets.evaluate import check_gate_settings
+from pets_core.targets.gate import check_gate
+from pets_core.targets.registry import get_target
 from pets_core.training.schedule import few_steps_warning
 from tasks.execution.concurrency import machine_slot
 from tasks.execution.delegate import check_deployment, delegate
@@ -76,7 +77,7 @@ _LIVE_KEY = "training-progress"
 @task(name="check", cache_policy=NO_CACHE)
 def check_run(config: PipelineConfig, model_url: str | None = None) -> None:
     """Check settings, hardware and model before any work starts; stores nothing."""
-    check_gate_settings(config)
+    check_gate(config.gate, get_target(config.source.targets))
     check_mlflow(config.registry.mlflow_uri, config.gate.alias)
     if config.launch.deployment:
         # The first remote stage checks the hardware.

@@ -172,7 +172,7 @@ def _print_config(config: PipelineConfig | RatingsConfig) -> None:
 def _check_ratings(config: Any, parsed: argparse.Namespace) -> None:
     """Check the gate and the tables before Prefect is started."""
     from pets_core.ratings.target import RATINGS
-    from pets_core.registry.gate import check_gate
+    from pets_core.targets.gate import check_gate
 
     check_gate(config.gate, RATINGS)
     if not parsed.resume:
@@ -218,9 +218,10 @@ def _check_input(name: str, config: PipelineConfig, parsed: argparse.Namespace) 
                 f"{config.source.targets}. Use --source.targets {card.targets}"
             )
     if name in ("run", "evaluate"):
-        from pets_core.targets.evaluate import check_gate_settings
+        from pets_core.targets.gate import check_gate
+        from pets_core.targets.registry import get_target
 
-        check_gate_settings(config)
+        check_gate(config.gate, get_target(config.source.targets))
     if reads_source(name, parsed):
         from pets_core.data.sources.sources import check_source
 

@@ -1,1 +1,1 @@
-"""Model registry: aliases of evaluated models, and the promotion gate."""
+"""Model registry: aliases of evaluated models."""

@@ -20,31 +20,18 @@ from pets_core.evaluation.train_overlap import trained_on
 from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.records.inference import BaselinePredictions, PredictResult
 from pets_core.records.training import TrainResult
-from pets_core.registry.gate import check_gate
 from pets_core.targets.base import Evaluator, Target
+from pets_core.targets.gate import check_gate
 from pets_core.targets.registry import get_target
 from pets_core.targets.write import EvaluationInputs, write_evaluation
 
-__all__ = ["check_gate_settings", "evaluate", "find_prediction_files"]
+__all__ = ["evaluate", "find_prediction_files"]
 
 _COMPANION_FILES = {
     "valid_url": VALID_PREDICTIONS,
     "champion_url": CHAMPION_PREDICTIONS,
     "maps_url": MAPS,
 }
-
-
-def check_gate_settings(config: PipelineConfig, target: str | None = None) -> None:
-    """Check that the gate settings apply to a kind of target.
-
-    Args:
-        config: Settings.
-        target: Name of the kind; None for `config.source.targets`.
-
-    Raises:
-        PetsError: A setting does not apply, or the kind does not exist.
-    """
-    check_gate(config.gate, get_target(target or config.source.targets))
 
 
 def evaluate(
@@ -70,7 +57,7 @@ def evaluate(
         PetsError: The predictions are damaged, or a gate setting does not apply to their kind.
     """
     target = get_target(predicted.targets)
-    check_gate_settings(config, target.name)
+    check_gate(config.gate, target)
     predictions = read_predictions(predicted.predictions_url, target)
     evaluator = target.evaluator(
         predictions,

@@ -30,7 +30,6 @@ from pets_core.registry.aliases import (
     is_inside,
     relative,
 )
-from pets_core.registry.gate import evaluate_gate
 from pets_core.storage.layout import (
     EVALUATION,
     GALLERY,
@@ -40,6 +39,7 @@ from pets_core.storage.layout import (
     TRAINING_PLOT,
 )
 from pets_core.targets.base import Evaluation, Evaluator, Target, baseline_warnings
+from pets_core.targets.gate import evaluate_gate
 
 __all__ = ["EvaluationInputs", "write_evaluation"]
 

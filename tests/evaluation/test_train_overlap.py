@@ -16,9 +16,9 @@ from pets_core.evaluation.compare import compare
 from pets_core.evaluation.train_overlap import trained_on
 from pets_core.models.card import CARD, ModelCard
 from pets_core.records.evaluation import Champion, Metric
-from pets_core.registry.gate import evaluate_gate
 from pets_core.targets.classes.target import ClassesEvaluator
 from pets_core.targets.evaluate import evaluate, find_prediction_files
+from pets_core.targets.gate import evaluate_gate
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from pets_core.records.dataset import NumberInfo
 from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.records.inference import PredictResult
 from pets_core.registry.aliases import EvaluationKey, current, find_champion, promote_run
-from pets_core.registry.gate import check_gate
 from pets_core.runtime.runs import start_run
+from pets_core.targets.gate import check_gate
 from tasks.artifacts.evaluation import publish_evaluation
 
 DAY = 86_400

@@ -25,7 +25,7 @@ from pets_core.evaluation.predictions import (
 from pets_core.records.evaluation import Champion, EvalReport
 from pets_core.registry.aliases import promote_run
 from pets_core.storage.markdown import escape_markdown
-from pets_core.targets.evaluate import check_gate_settings, evaluate, find_prediction_files
+from pets_core.targets.evaluate import evaluate, find_prediction_files
 from pets_core.targets.tags.target import TAGS
 from tasks.artifacts.evaluation import publish_evaluation
 
@@ -255,15 +255,6 @@ def test_gate_setting_of_another_kind_is_refused_before_anything_is_stored(
     with pytest.raises(PetsError, match=message):
         evaluated(config, write(draw_classes(30, 3)))
     assert not Path(config.store).exists()
-
-
-def test_gate_settings_are_checked_against_the_target_kind():
-    config = PipelineConfig(gate=GateConfig(min_score=0.5))
-    with pytest.raises(PetsError, match=r"no meaning for targets = class"):
-        check_gate_settings(config)
-    check_gate_settings(config, "tags")
-    with pytest.raises(PetsError, match=r"targets = boxes: no such kind of target"):
-        check_gate_settings(config, "boxes")
 
 
 def test_champion_predictions_in_the_folder_are_reused(config, draw_classes, write):

@@ -40,7 +40,8 @@ from pets_core.registry.aliases import (
     promote_run,
     rollback,
 )
-from pets_core.targets.evaluate import check_gate_settings, find_prediction_files
+from pets_core.targets.evaluate import find_prediction_files
+from pets_core.targets.gate import check_gate
 from pets_core.targets.registry import get_target
 from pets_core.targets.tags.labels import tag_issues
 from tasks.artifacts.evaluation import publish_evaluation
@@ -216,12 +217,12 @@ def test_gate_limit_decides_the_verdict(draw_kind, evaluated, kind):
 def test_gate_limit_of_another_kind_is_refused(kind):
     own = METRICS[kind][2]
     for setting in ("max_error_rate", "min_score", "max_value"):
-        config = PipelineConfig(gate=GateConfig(**{setting: 0.5}))
+        config = GateConfig(**{setting: 0.5})
         if setting == own:
-            check_gate_settings(config, kind)
+            check_gate(config, get_target(kind))
         else:
             with pytest.raises(PetsError, match=rf"gate.{setting} = 0.5 .* set gate.{own}"):
-                check_gate_settings(config, kind)
+                check_gate(config, get_target(kind))
 
 
 @every_kind

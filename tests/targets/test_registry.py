@@ -9,8 +9,8 @@ from pets_core.config.evaluate import GateConfig
 from pets_core.config.source import SourceConfig
 from pets_core.errors import PetsError
 from pets_core.records.target_spec import BUILT_IN_SPECS, target_spec
-from pets_core.registry.gate import check_gate
 from pets_core.targets.classes.target import Classes
+from pets_core.targets.gate import check_gate
 from pets_core.targets.registry import get_target
 
 

@@ -8,7 +8,7 @@ from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.records.evaluation import Comparison, Interval, LabelChange, Metric, unseen_text
 from pets_core.records.target_spec import BUILT_IN_SPECS
-from pets_core.registry.gate import check_gate, evaluate_gate
+from pets_core.targets.gate import check_gate, evaluate_gate
 from pets_core.targets.registry import get_target
 
 LIMITS = {

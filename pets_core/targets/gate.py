@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.records.evaluation import Comparison, Metric, Verdict, unseen_text
+from pets_core.targets.base import Target
 
-__all__ = ["GatedTarget", "check_gate", "evaluate_gate"]
+__all__ = ["check_gate", "evaluate_gate"]
 
 _ROUNDING = 1e-9
 
 
-class GatedTarget(Protocol):
-    """Properties of a kind of target that the gate uses."""
-
-    @property
-    def name(self) -> str:
-        """Name of the kind."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """Name of the primary metric."""
-        ...
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a higher value of the metric is better."""
-        ...
-
-    @property
-    def metric_range(self) -> tuple[float, float] | None:
-        """Lowest and highest value of the metric; None if it has no bounds."""
-        ...
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether samples of this kind have labels."""
-        ...
-
-
-def check_gate(config: GateConfig, kind: GatedTarget) -> None:
+def check_gate(config: GateConfig, kind: Target) -> None:
     """Check that the gate settings apply to a kind of target.
 
     Raises:
