@@ -9,7 +9,7 @@ from tasks.artifacts.evaluation import publish_evaluation
 from tasks.evaluate import (
     evaluate_model,
     final_state,
-    load_champion_for_predictions,
+    load_champion,
     promote_model,
     use_predictions,
 )
@@ -31,7 +31,7 @@ def evaluate_predictions_flow(
         config: Settings (docs/settings.md).
     """
     predicted = use_predictions(predictions_url)
-    champion = load_champion_for_predictions(config, predicted)
+    champion = load_champion(config, predicted)
     report = evaluate_model(config, current_run_folder(config), predicted, champion)
     report = promote_model(config, report)
     publish_evaluation(config, report)

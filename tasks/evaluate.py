@@ -30,22 +30,9 @@ __all__ = [
     "evaluate_model",
     "final_state",
     "load_champion",
-    "load_champion_for_predictions",
     "promote_model",
     "use_predictions",
 ]
-
-
-@task(name="champion", **SHORT_TASK)
-def load_champion(config: PipelineConfig | RatingsConfig, run: Run | RatingsRun) -> Champion | None:
-    """Return the champion to compare the new model with, or None if there is none."""
-    if isinstance(run, RatingsRun):
-        ratings = run.manifest
-        key = EvaluationKey(ratings.name, ratings.fingerprint, ratings.held_out, tta_views=0)
-    else:
-        assert isinstance(config, PipelineConfig)
-        key = EvaluationKey.by(config, run.manifest)
-    return _lookup_champion(config, key)
 
 
 @task(name="predictions", cache_policy=NO_CACHE)
@@ -55,22 +42,35 @@ def use_predictions(predictions_url: str) -> PredictResult:
 
 
 @task(name="champion", **SHORT_TASK)
-def load_champion_for_predictions(
-    config: PipelineConfig, predicted: PredictResult
+def load_champion(
+    config: PipelineConfig | RatingsConfig, subject: Run | RatingsRun | PredictResult
 ) -> Champion | None:
-    """Return the champion to compare given predictions with, or None if there is none."""
+    """Return the champion to compare with, or log that there is none and return None.
+
+    Args:
+        config: Settings.
+        subject: Run whose model will be evaluated, or given predictions.
+    """
     check_mlflow(config.registry.mlflow_uri, config.gate.alias)
-    return _lookup_champion(config, EvaluationKey.of(read_info(predicted.predictions_url)))
-
-
-def _lookup_champion(config: GatedConfig, key: EvaluationKey) -> Champion | None:
-    """Return the champion, or log that there is none. Call it in a task."""
+    key = _evaluation_key(config, subject)
     champion = find_champion(config, key)
     if champion is None:
         get_run_logger().info(
             "%s of %s points at no model yet", config.gate.alias, key.dataset_name
         )
     return champion
+
+
+def _evaluation_key(
+    config: PipelineConfig | RatingsConfig, subject: Run | RatingsRun | PredictResult
+) -> EvaluationKey:
+    if isinstance(subject, PredictResult):
+        return EvaluationKey.of(read_info(subject.predictions_url))
+    if isinstance(subject, RatingsRun):
+        ratings = subject.manifest
+        return EvaluationKey(ratings.name, ratings.fingerprint, ratings.held_out, tta_views=0)
+    assert isinstance(config, PipelineConfig)
+    return EvaluationKey.by(config, subject.manifest)
 
 
 @task(name="evaluate", **SHORT_TASK)
