@@ -19,7 +19,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
 from pets_core.errors import PetsError
-from pets_core.runtime.signals import stop_process
+from pets_core.runtime.fork_server import stop_process
 
 __all__ = ["check_server", "explain_server_errors", "start_temporary_server"]
 

@@ -30,11 +30,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import wait as wait_until_readable
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
-from pets_core.runtime.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_exit, stop_process
+from pets_core.runtime.signals import SHUTDOWN_SECONDS, exit_with, fork, hard_exit
 
-__all__ = ["ForkServer", "Job", "forked", "prestart", "serve"]
+__all__ = ["ForkServer", "Job", "forked", "prestart", "serve", "stop_process"]
 
 _IDLE_SECONDS = 60.0
 """Idle time after which a server exits; the next stage starts another."""
@@ -101,6 +101,17 @@ class Job:
         if self.poll() is None or self.is_orphan:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+
+def stop_process(process: subprocess.Popen[Any] | Job, seconds: float) -> None:
+    """Stop a process with SIGTERM, after `seconds` with SIGKILL, and wait for it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class ForkServer:

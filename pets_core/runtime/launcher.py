@@ -21,9 +21,8 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.progress import OnProgress, Progress, ignore_progress
 from pets_core.ratings.config import RatingsConfig
 from pets_core.runtime.failures import RankFailure, read_failures, to_exception
-from pets_core.runtime.fork_server import Job, forked, prestart
+from pets_core.runtime.fork_server import Job, forked, prestart, stop_process
 from pets_core.runtime.request import PROGRESS_PREFIX, REQUEST_FILE, WARNING_PREFIX, Request
-from pets_core.runtime.signals import stop_process
 from pets_core.runtime.stage_table import STAGES
 
 __all__ = [

@@ -1,56 +1,21 @@
-"""Stop processes: parent-death signal, SIGTERM then SIGKILL, immediate exit."""
+"""Forks, the parent-death signal, and immediate exit of a process."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
-__all__ = [
-    "SHUTDOWN_SECONDS",
-    "die_with_parent",
-    "exit_with",
-    "fork",
-    "hard_exit",
-    "stop_process",
-]
+__all__ = ["SHUTDOWN_SECONDS", "die_with_parent", "exit_with", "fork", "hard_exit"]
 
 SHUTDOWN_SECONDS = 20
 """Time from SIGTERM, when ranks write a checkpoint, to SIGKILL; shorter than the launcher waits."""
 
 _PR_SET_PDEATHSIG = 1
-
-
-class Process(Protocol):
-    """The methods of `subprocess.Popen` that `stop_process` needs."""
-
-    def poll(self) -> int | None:
-        """Return the exit code, or None while the process runs."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the exit code; raise `subprocess.TimeoutExpired` after `timeout` seconds."""
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-
-
-def stop_process(process: Process, seconds: float) -> None:
-    """Stop a process with SIGTERM, after `seconds` with SIGKILL, and wait for it."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def die_with_parent(with_signal: signal.Signals, parent: int | None = None) -> None:
