@@ -82,11 +82,6 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         return self.request.manifest
 
     @property
-    def has_validation(self) -> bool:
-        """Whether there are validation photos."""
-        return "valid" in self.manifest.splits
-
-    @property
     def suggestion(self) -> str:
         """Name of the LR finder's suggestion that training uses."""
         suggestion = self.config.lr_find.suggestion

@@ -9,17 +9,17 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from accelerate.utils import set_seed
-from pydantic import BaseModel
 from torch import Tensor
 
 from pets_core import storage
 from pets_core.models.grouped import GroupedModel
-from pets_core.models.package import save_model
+from pets_core.models.package import TrainedModel, save_model
 from pets_core.progress import Progress
+from pets_core.ratings.model import TrainedRecommender
 from pets_core.runtime.failures import RankFailure, write_failure
 from pets_core.runtime.request import PROGRESS_PREFIX, WARNING_PREFIX, Request
 from pets_core.runtime.stage_table import STAGES
@@ -54,18 +54,7 @@ _LATER_SETTINGS: dict[str, Any] = {
 """Settings that checkpoints of earlier versions do not name, with the value that these had."""
 
 
-class BuiltModel(Protocol):
-    """A model and its card."""
-
-    @property
-    def model(self) -> GroupedModel:
-        """The model."""
-
-    @property
-    def card(self) -> BaseModel:
-        """Everything needed to rebuild the model, except its weights."""
-
-
+BuiltModel = TrainedModel | TrainedRecommender
 RequestT = TypeVar("RequestT", bound=Request)
 ModelT = TypeVar("ModelT", bound=BuiltModel)
 
@@ -175,9 +164,10 @@ class Rank(ABC, Generic[RequestT, ModelT]):
         """
 
     @property
-    @abstractmethod
     def has_validation(self) -> bool:
         """Whether there are validation samples."""
+        manifest = self.request.manifest
+        return manifest is not None and "valid" in manifest.splits
 
     @property
     def suggestion(self) -> str:

@@ -46,11 +46,6 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
         """Data set of the request."""
         return self.request.manifest
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are validation ratings."""
-        return "valid" in self.manifest.splits
-
     def resume_key(self) -> dict[str, Any]:
         """Return data set and model."""
         settings = self.config.recommender.model_dump(mode="json", exclude={"weight_decays"})
