@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -335,13 +336,12 @@ def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
-class CountingWriter:
+class CountingWriter(io.RawIOBase):
     """Write-only binary file; `tell` returns the bytes written, `close` leaves the file open."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._num_bytes = 0
-        self.closed = False
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
@@ -352,17 +352,5 @@ class CountingWriter:
     def tell(self) -> int:
         return self._num_bytes
 
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
     def writable(self) -> bool:
         return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
