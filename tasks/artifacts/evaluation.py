@@ -18,7 +18,6 @@ from pets_core.storage.markdown import escape_markdown
 from tasks.artifacts.publisher import (
     Publisher,
     jpeg,
-    links,
     photo,
     stored_png,
     table,
@@ -142,12 +141,20 @@ def _summary(config: GatedConfig, report: EvalReport) -> str:
     if report.highlights and report.highlights.rows:
         rows = ([escape_markdown(cell) for cell in row] for row in report.highlights.rows)
         worst = f"{report.highlights.title}:\n\n{table(report.highlights.columns, rows)}\n\n"
-    page = ("report (single page)", report.file(REPORT))
+    links = table(
+        ["", ""],
+        [
+            ["model", f"`{report.model_url}`"],
+            ["report (single page)", f"`{report.file(REPORT)}`"],
+            ["predictions", f"`{report.predictions_url}`"],
+            ["tables and figures", f"`{report.url}`"],
+        ],
+    )
     details = escape_markdown(" ".join(report.details))
     return (
         f"# {escape_markdown(_headline(report))}: {_verdict(config, report)}\n\n{_remarks(report)}"
         f"{report.samples_text}. {details}\n\n{metrics}\n\n"
-        f"{worst}{links(report, page)}\n"
+        f"{worst}{links}\n"
     )
 
 

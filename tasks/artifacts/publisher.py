@@ -14,14 +14,12 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pets_core import storage
-from pets_core.records.evaluation import EvalReport
 from pets_core.storage.markdown import escape_markdown
 
 __all__ = [
     "MAX_BYTES",
     "Publisher",
     "jpeg",
-    "links",
     "photo",
     "png",
     "stored_png",
@@ -153,17 +151,3 @@ def truncated(head: str, rows: Iterable[str]) -> str:
         else:
             num_omitted += 1
     return content + (f"\n{num_omitted} more are in the report.\n" if num_omitted else "")
-
-
-def links(report: EvalReport, *pages: tuple[str, str]) -> str:
-    """Return a markdown table with the URLs of the files of an evaluation.
-
-    Args:
-        report: Report of the evaluation.
-        pages: Name and URL of each additional file.
-    """
-    files = [
-        ("model", report.model_url), *pages, ("predictions", report.predictions_url),
-        ("tables and figures", report.url),
-    ]  # fmt: skip
-    return table(["", ""], ([name, f"`{url}`"] for name, url in files))
