@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from pets_core.runtime.runs import load_run_settings
 from pets_core.storage.layout import EVALUATION
 from pets_core.targets.base import Target
 from pets_core.targets.registry import get_target
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["compare_runs"]
 
@@ -219,49 +222,47 @@ def _changed_samples(runs: Sequence[_Evaluated]) -> tuple[list[ChangedSample], i
         At most `_MAX_CHANGED` samples; the number of samples whose scores differ; the number of
         samples that all runs have.
     """
-    rows = [{sample: row for row, sample in enumerate(run.predictions.ids)} for run in runs]
-    common = [sample for sample in rows[0] if all(sample in each for each in rows)]
-    if len(runs) < 2 or not common:
-        return [], 0, len(common)
-    scores = np.stack(
-        [
-            run.scores.scores[[own[sample] for sample in common]]
-            for run, own in zip(runs, rows, strict=True)
-        ]
+    import pandas as pd
+
+    scores = pd.concat(
+        [pd.Series(run.scores.scores, run.predictions.ids) for run in runs],
+        axis=1,
+        join="inner",
+        ignore_index=True,
     )
-    spread = scores.max(0) - scores.min(0)
-    order = np.argsort(-spread, kind="stable")
-    changed = order[spread[order] > 0]
+    spread = scores.max(axis=1) - scores.min(axis=1)
+    changed = spread[spread > 0].sort_values(ascending=False, kind="stable").index
     texts = [_texts(run) for run in runs]
-    return (
-        [
-            ChangedSample(
-                id=common[i],
-                actual=texts[0][rows[0][common[i]]][0],
-                predictions=tuple(
-                    text[own[common[i]]][1] for text, own in zip(texts, rows, strict=True)
-                ),
-                scores=tuple(scores[:, i].tolist()),
-            )
-            for i in changed[:_MAX_CHANGED].tolist()
-        ],
-        len(changed),
-        len(common),
-    )
+    samples = [
+        ChangedSample(
+            id=sample,
+            actual=texts[0].at[sample, "actual"],
+            predictions=tuple(text.at[sample, "predicted"] for text in texts),
+            scores=tuple(scores.loc[sample].tolist()),
+        )
+        for sample in changed[:_MAX_CHANGED]
+    ]
+    return samples, len(changed), len(scores)
 
 
-def _texts(run: _Evaluated) -> list[tuple[str, str]]:
-    """Return target and prediction of each sample as text, or the score without such columns."""
+def _texts(run: _Evaluated) -> pd.DataFrame:
+    """Return target and prediction of each sample as text, by id; the score without such columns.
+
+    Returns:
+        The columns actual and predicted.
+    """
+    import pandas as pd
+
     url = storage.join(run.summary.url, EVALUATION, PREDICTIONS)
     with storage.open_read(url) as file:
         parquet = open_parquet(file)
-        names = set(parquet.schema_arrow.names)
-        table = parquet.read(columns=[name for name in ("actual", "predicted") if name in names])
+        names = {"actual", "predicted"} & set(parquet.schema_arrow.names)
+        table = parquet.read(columns=sorted(names))
     scores = [run.scores.metric.format(score) for score in run.scores.scores.tolist()]
-    size = len(run.predictions)
-    actual = table["actual"].to_pylist() if "actual" in names else [""] * size
-    predicted = table["predicted"].to_pylist() if "predicted" in names else scores
-    return [(_text(a), _text(p)) for a, p in zip(actual, predicted, strict=True)]
+    texts = pd.DataFrame({"actual": "", "predicted": scores}, index=run.predictions.ids)
+    for name in names:
+        texts[name] = [_text(value) for value in table[name].to_pylist()]
+    return texts
 
 
 def _text(value: Any) -> str:
