@@ -27,8 +27,6 @@ __all__ = ["SEND_SECONDS", "emit_move", "emit_rejection", "send_move"]
 
 SEND_SECONDS = 5.0
 """Longest time that a command waits for the server, seconds."""
-_NAMES = {"promoted": "promoted", "rolled back": "rolled_back"}
-"""Last part of the event's name, by the reason of an alias version."""
 
 
 def emit_move(store: str, alias: str, version: AliasVersion) -> None:
@@ -85,7 +83,7 @@ def _is_in_run() -> bool:
 
 def _move(store: str, alias: str, version: AliasVersion) -> dict[str, Any]:
     """Return the fields of the event of a move; a repeated event has the same id."""
-    name = _NAMES[version.why]
+    name = version.why.replace(" ", "_")
     label = version.name.removesuffix(".json")
     fields = _fields(name, store, alias, version.model, alias_version=label)
     resource = fields["resource"]["prefect.resource.id"]
@@ -95,7 +93,6 @@ def _move(store: str, alias: str, version: AliasVersion) -> dict[str, Any]:
 def _fields(
     name: str, store: str, alias: str, model: Candidate, **details: object
 ) -> dict[str, Any]:
-    metric = model.metric
     return {
         "event": f"pets.model.{name}",
         "resource": {
@@ -109,13 +106,7 @@ def _fields(
             "alias": alias,
             "run_id": model.run_id,
             "model_url": without_queries(absolute(store, model.model_url)),
-            "metric": {
-                "name": metric.name,
-                "value": metric.value,
-                "low": metric.low,
-                "high": metric.high,
-                "unit": metric.unit,
-            },
+            "metric": model.metric.model_dump(include={"name", "value", "low", "high", "unit"}),
             **details,
         },
     }
