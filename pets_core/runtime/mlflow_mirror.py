@@ -20,7 +20,7 @@ from pets_core.errors import PetsError, TransferError, safe_cause
 from pets_core.records.training import TrainResult
 from pets_core.registry.aliases import Candidate, absolute, current, load_candidate
 from pets_core.runtime.run_list import load_report, load_run_summary, run_stages
-from pets_core.runtime.runs import is_run, load_run_settings
+from pets_core.runtime.runs import flatten_settings, is_run, load_run_settings
 from pets_core.storage.layout import EVALUATION, REPORT, RUNS
 
 if TYPE_CHECKING:
@@ -257,15 +257,9 @@ def _params(settings: dict[str, Any]) -> list[Param]:
     """Return the settings of a run as parameters, such as train.epochs."""
     from mlflow.entities import Param
 
-    values: dict[str, Any] = {}
-    for group, fields in settings.items():
-        if isinstance(fields, dict):
-            values |= {f"{group}.{name}": value for name, value in fields.items()}
-        else:
-            values[group] = fields
     return [
         Param(name, _text(value)[:_MAX_PARAM_TEXT])
-        for name, value in values.items()
+        for name, value in flatten_settings(settings).items()
         if value not in (None, "") and not name.startswith(("run.", "registry."))
     ]
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import open_parquet
@@ -33,7 +31,7 @@ from pets_core.records.comparison import (
 from pets_core.records.evaluation import Comparison
 from pets_core.records.training import TrainResult
 from pets_core.runtime.run_list import RunSummary, load_run_summary, run_stages
-from pets_core.runtime.runs import load_run_settings
+from pets_core.runtime.runs import flatten_settings, load_run_settings
 from pets_core.storage.layout import EVALUATION
 from pets_core.targets.base import Target
 from pets_core.targets.registry import get_target
@@ -135,12 +133,11 @@ def _compare_with(store: str, first: _Evaluated, run: _Evaluated) -> tuple[Compa
         _check_same_samples(first, run)
         first.target.check_comparable(run.predictions.info, first.predictions.info)
         find_overlap = trained_on_ratings if run.target.name == RATINGS.name else trained_on
-        overlap = [
+        own, other = (
             find_overlap(store, each.predictions.info.model_url, run.predictions)
-            for each in (first, run)
-        ]
-        known = [each for each in overlap if each is not None]
-        either = np.logical_or.reduce(known) if len(known) == len(overlap) else None
+            for each in (run, first)
+        )
+        either = None if own is None or other is None else own | other
         # Standardise the errors of both by the same training photos.
         numbers = first.predictions.info.numbers
         info = run.predictions.info.model_copy(update={"numbers": numbers})
@@ -190,7 +187,10 @@ def _to_record(run: _Evaluated, comparison: Comparison | None, error: str) -> Co
 
 def _setting_differences(settings: Sequence[Mapping[str, Any]]) -> tuple[SettingDifference, ...]:
     """Return the settings with different values; a missing one is None."""
-    flat = [_flatten(each) for each in settings]
+    flat = [
+        flatten_settings({name: each[name] for name in each if name not in _IGNORED})
+        for each in settings
+    ]
     names = sorted({name for each in flat for name in each})
     rows = [(name, tuple(each.get(name) for each in flat)) for name in names]
     return tuple(
@@ -198,18 +198,6 @@ def _setting_differences(settings: Sequence[Mapping[str, Any]]) -> tuple[Setting
         for name, values in rows
         if any(value != values[0] for value in values)
     )
-
-
-def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in _IGNORED:
-            continue
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{field}": inner for field, inner in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _changed_samples(runs: Sequence[_Evaluated]) -> tuple[list[ChangedSample], int, int]:

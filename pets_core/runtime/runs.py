@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import yaml
@@ -28,6 +28,7 @@ __all__ = [
     "STAGES_FOLDER",
     "data_sets_in_use",
     "find_run",
+    "flatten_settings",
     "is_run",
     "load_result",
     "load_run_settings",
@@ -179,6 +180,17 @@ def load_run_settings(url: str) -> dict[str, Any]:
         finder["suggestion"] = "auto"
     _fill_former_defaults(settings)
     return settings
+
+
+def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without groups, by names such as train.epochs."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{field}": inner for field, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _fill_former_defaults(settings: dict[str, Any]) -> None:
