@@ -18,14 +18,19 @@ from pets_core.ratings.target import RATINGS
 from pets_core.records.evaluation import EvalReport
 from pets_core.records.training import TrainResult
 from pets_core.runtime.mlflow_mirror import check_mlflow
-from pets_core.runtime.runs import find_run, start_run
+from pets_core.runtime.runs import start_run
 from pets_core.storage.markdown import escape_markdown
 from pets_core.targets.gate import check_gate
 from pets_core.training.schedule import few_steps_warning
 from tasks.artifacts.publisher import Publisher, png, table
 from tasks.execution.delegate import check_deployment
 from tasks.execution.retries import SHORT_TASK
-from tasks.stages import RESUMABLE_TASK, current_run_folder, train_model
+from tasks.stages import (
+    RESUMABLE_TASK,
+    current_run_folder,
+    find_run_to_resume,
+    train_model,
+)
 
 __all__ = [
     "publish_ratings",
@@ -41,21 +46,14 @@ def start_or_resume_ratings_run(config: RatingsConfig, resume: str | None = None
     """Resume a run, or ingest the ratings and start a new run."""
     check_gate(config.gate, RATINGS)
     check_mlflow(config.registry.mlflow_uri, config.gate.alias)
-    logger, url = get_run_logger(), resume or current_run_folder(config)
     storage.check_writable(storage.absolute(config.store), "store")
     if config.launch.deployment:
         check_deployment(config.launch.deployment)
-    if run := find_run(url, RatingsRun):
-        logger.info("Resuming run %s", run.url)
+    if run := find_run_to_resume(config, resume, RatingsRun):
         return run
-    if resume is not None:
-        raise PetsError(
-            f"resume = {resume}: no ratings run found there. Set it to a run folder, "
-            "<store>/runs/<run id>"
-        )
     manifest = ingest_ratings(config.store, config.cache_dir, config.ratings)
-    run = start_run(config, RatingsRun(url=url, manifest=manifest))
-    logger.info(
+    run = start_run(config, RatingsRun(url=current_run_folder(config), manifest=manifest))
+    get_run_logger().info(
         "%s %s: %d users, %d items, %d training ratings; run folder %s",
         manifest.name, manifest.fingerprint, manifest.num_users, manifest.num_items,
         manifest.splits["train"].num_rows, run.url,

@@ -55,6 +55,7 @@ __all__ = [
     "current_run_folder",
     "find_earlier_run",
     "find_lr",
+    "find_run_to_resume",
     "predict_model",
     "run_or_delegate",
     "run_requested_stage",
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 Record = TypeVar("Record", bound=BaseModel)
+AnyRun = TypeVar("AnyRun", Run, RatingsRun)
 
 RESUMABLE_TASK: dict[str, Any] = {
     "cache_policy": NO_CACHE,
@@ -115,10 +117,23 @@ def start_or_resume_run(config: PipelineConfig, resume: str | None = None) -> Ru
 @task(name="earlier run", cache_policy=NO_CACHE)
 def find_earlier_run(config: PipelineConfig, resume: str | None = None) -> Run | None:
     """Return the run to resume, with its data set, or None if there is none."""
-    run = find_run(resume or current_run_folder(config), Run)
+    return find_run_to_resume(config, resume, Run)
+
+
+def find_run_to_resume(
+    config: PipelineConfig | RatingsConfig, resume: str | None, kind: type[AnyRun]
+) -> AnyRun | None:
+    """Return the run to resume, or None if a new one is to start. Call it in a task.
+
+    Raises:
+        PetsError: There is no such run in the folder `resume`.
+    """
+    run = find_run(resume or current_run_folder(config), kind)
     if run is None and resume is not None:
+        name = "ratings run" if kind is RatingsRun else "run"
         raise PetsError(
-            f"resume = {resume}: no run found there. Set it to a run folder, <store>/runs/<run id>"
+            f"resume = {resume}: no {name} found there. Set it to a run folder, "
+            "<store>/runs/<run id>"
         )
     if run:
         get_run_logger().info("Resuming run %s", run.url)
