@@ -88,23 +88,17 @@ def _predict(
     speed = loader.num_rows / (time.monotonic() - started)
     if together is not None:
         predicted = together[0].clip(*built.card.y_range).astype(np.float32)
-        _write(rank, url, _info(rank, model_url, built, speed), ratings, predicted)
+        users, items = read_pair_ids(rank.manifest, rank.manifest.held_out)
+        write_predictions(
+            url,
+            RATINGS,
+            _info(rank, model_url, built, speed),
+            [str(row) for row in range(len(predicted))],
+            ratings.ratings[:, None],
+            predicted,
+            more=pa.table({"user": users, "item": items}),
+        )
     return speed
-
-
-def _write(
-    rank: RatingsRank, url: str, info: PredictionsInfo, ratings: Ratings, predicted: np.ndarray
-) -> None:
-    users, items = read_pair_ids(rank.manifest, info.split)
-    write_predictions(
-        url,
-        RATINGS,
-        info,
-        [str(row) for row in range(len(predicted))],
-        ratings.ratings[:, None],
-        predicted,
-        more=pa.table({"user": users, "item": items}),
-    )
 
 
 def _info(
