@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -57,54 +58,51 @@ def exit_when_superseded(
         over.set()
 
 
+@dataclass
 class _Watch:
-    def __init__(
-        self,
-        run_id: UUID,
-        attempt: int,
-        logger: Any,
-        on_cancelled: Callable[[], None],
-        over: threading.Event,
-    ) -> None:
-        self._run_id, self._attempt, self._logger = run_id, attempt, logger
-        self._on_cancelled, self._over, self._cancelling_since = on_cancelled, over, 0.0
+    run_id: UUID
+    attempt: int
+    logger: Any
+    on_cancelled: Callable[[], None]
+    over: threading.Event
+    cancelling_since: float = 0.0
 
     def __call__(self) -> None:
         with get_client(sync_client=True) as client:
             while True:
                 try:
-                    run = client.read_flow_run(self._run_id)
+                    run = client.read_flow_run(self.run_id)
                 except Exception:  # noqa: BLE001 - the work continues without the server
                     run = None
-                if self._over.is_set():
+                if self.over.is_set():
                     return
                 if run and (reason := self._exit_reason(run)):
                     self._exit(client, run, reason)
-                self._over.wait(_POLL_SECONDS)
+                self.over.wait(_POLL_SECONDS)
 
     def _exit_reason(self, run: FlowRun) -> str:
         """Return why this process must exit, or "" while it owns the run."""
         state = run.state
-        if run.run_count != self._attempt:
-            return f"is in attempt {run.run_count} (this process runs attempt {self._attempt})"
+        if run.run_count != self.attempt:
+            return f"is in attempt {run.run_count} (this process runs attempt {self.attempt})"
         if state is None or state.is_running():
             return ""
         if not state.is_cancelling():
             return f"is {state.name}"
-        self._cancelling_since = self._cancelling_since or time.monotonic()
-        waited = time.monotonic() - self._cancelling_since
+        self.cancelling_since = self.cancelling_since or time.monotonic()
+        waited = time.monotonic() - self.cancelling_since
         return "is Cancelling, and no worker ended it" if waited > _CANCEL_SECONDS else ""
 
     def _exit(self, client: SyncPrefectClient, run: FlowRun, reason: str) -> None:
         # If anything below hangs, the kernel ends this process.
         signal.alarm(_EXIT_TIMEOUT_SECONDS)
-        self._logger.warning("The flow run %s: exiting this process", reason)
+        self.logger.warning("The flow run %s: exiting this process", reason)
         state = run.state
         try:
             if state and (state.is_cancelling() or state.is_cancelled() or state.is_failed()):
-                self._on_cancelled()
+                self.on_cancelled()
             if state and state.is_cancelling():
-                client.set_flow_run_state(self._run_id, Cancelled())
+                client.set_flow_run_state(self.run_id, Cancelled())
             _send_logs()
         finally:
             # A normal exit would let Prefect change the state of a run this process does not own.
