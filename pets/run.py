@@ -236,9 +236,7 @@ class LRSearch:
     @property
     def suggestions(self) -> dict[str, float]:
         """All suggested learning rates by name: minimum, steepest, valley, slide."""
-        names = ("minimum", "steepest", "valley", "slide")
-        found = {name: getattr(self.record, name) for name in names}
-        return {name: rate for name, rate in found.items() if rate is not None}
+        return {name: rate for name, rate in self.record.rates.items() if rate is not None}
 
     def curve(self) -> pd.DataFrame:
         """Return learning rate and loss of each step."""

@@ -48,6 +48,12 @@ class LRSuggestion(Record):
     curve_url: str
     plot_url: str
 
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """Suggested rates by name."""
+        names = ("minimum", "steepest", "valley", "slide")
+        return {name: getattr(self, name) for name in names}
+
 
 class MetricInfo(Record):
     """Validation metric of an objective.

@@ -21,12 +21,7 @@ def publish_lr(suggestion: LRSuggestion) -> None:
     """Publish the artifact `lr-finder`: the curve and its suggestions."""
     rows = [
         [f"**{name}** (used)" if name == suggestion.suggestion else name, f"{rate:.2e}"]
-        for name, rate in (
-            ("minimum", suggestion.minimum),
-            ("steepest", suggestion.steepest),
-            ("valley", suggestion.valley),
-            ("slide", suggestion.slide),
-        )
+        for name, rate in suggestion.rates.items()
         if rate is not None
     ]
     suggested = table(["suggestion", "learning rate"], rows)
