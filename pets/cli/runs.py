@@ -75,7 +75,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _time(run: RunSummary) -> str:
-    return run.created_at[:19].replace("T", " ")
+    return run.created_at[:19].replace("T", " ") if run.created_at else "-"
 
 
 def _metric(run: RunSummary) -> str:
@@ -95,7 +95,7 @@ def _show(arguments: argparse.Namespace) -> None:
         "run": run.run_id,
         "name": run.name,
         "state": run.state,
-        "started": f"{_time(run)} UTC",
+        "started": f"{_time(run)} UTC" if run.created_at else "-",
         "data set": f"{run.dataset} {run.dataset_fingerprint}",
         "model": run.backbone,
         "metric": _metric(run) + interval,

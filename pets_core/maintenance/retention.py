@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import time
@@ -107,6 +108,11 @@ def _run_to_remove(url: str, run_id: str, kept: Sequence[str]) -> Garbage:
         )
     files = storage.find_files(url).values()
     age = time.time() - max(map(storage.modified_time, files), default=0.0)
+    if not math.isfinite(age):
+        raise PetsError(
+            f"{url}: the time of its last change is unknown, so the run may be active. Remove the "
+            "folder with a tool of the store"
+        )
     if age < _ACTIVE_SECONDS:
         raise PetsError(
             f"{url}: changed {age:.0f} seconds ago, so the run may be active. Stop it, or wait "

@@ -172,7 +172,7 @@ class MlflowMirror:
         } | {f"pets.tag.{tag}": "true" for tag in (summary.tags if summary else ())}
         return self._client.create_run(
             experiment,
-            start_time=_milliseconds(summary.created_at if summary else model.evaluated_at),
+            start_time=_milliseconds((summary and summary.created_at) or model.evaluated_at),
             tags={name: _text(value)[:_MAX_TAG_TEXT] for name, value in tags.items()},
             run_name=summary.name if summary else model.run_id,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -61,7 +62,7 @@ class RunSummary(Record):
         state: started: there is no result yet; unfinished: the training has a checkpoint and no
             result, because it is running or was interrupted; trained: there is a model; completed:
             a sweep or the embeddings are done; evaluated: there is a report.
-        created_at: Start, UTC, ISO 8601.
+        created_at: Start, UTC, ISO 8601; None if the store has no modification times.
         dataset: Name of the data set.
         dataset_fingerprint: Version of the data set.
         backbone: Backbone, or kind of recommender.
@@ -76,7 +77,7 @@ class RunSummary(Record):
     tags: tuple[str, ...] = ()
     notes: str = ""
     state: State
-    created_at: str
+    created_at: str | None
     dataset: str
     dataset_fingerprint: str
     backbone: str
@@ -119,7 +120,7 @@ def list_runs(store: str) -> list[RunSummary]:
     urls = [storage.join(root, name) for name in sorted(names) if not _is_trial(name, names)]
     with ThreadPoolExecutor(_THREADS) as pool:
         runs = [summary for summary in pool.map(_try_load, urls) if summary]
-    return sorted(runs, key=lambda run: (run.created_at, run.run_id), reverse=True)
+    return sorted(runs, key=lambda run: (run.created_at or "", run.run_id), reverse=True)
 
 
 def _is_trial(name: str, names: Collection[str]) -> bool:
@@ -153,14 +154,14 @@ def load_run_summary(url: str) -> RunSummary | None:
     report = load_report(url) if EVALUATION in files else None
     stages = run_stages(url, report.model_url if report else None)
     backbone = _evaluated_backbone(url) if report else None
-    created = datetime.fromtimestamp(storage.modified_time(files[SETTINGS]), UTC)
+    created = storage.modified_time(files[SETTINGS])
     return RunSummary(
         run_id=url.rstrip("/").rsplit("/", 1)[1],
         name=run_name(settings, manifest["name"], backbone),
         tags=own.get("tags", ()),
         notes=own.get("notes", ""),
         state=_state(files, stages, report),
-        created_at=created.isoformat(timespec="seconds"),
+        created_at=_format_time(created) if math.isfinite(created) else None,
         dataset=manifest["name"],
         dataset_fingerprint=manifest["fingerprint"],
         backbone=backbone or _backbone(settings),
@@ -169,6 +170,10 @@ def load_run_summary(url: str) -> RunSummary | None:
         seconds=sum(result.seconds for result in stages.values()),
         url=url,
     )
+
+
+def _format_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def load_report(url: str) -> EvalReport | None:

@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
@@ -190,20 +190,33 @@ def find_files(url: str) -> dict[str, dict[str, Any]]:
 
 
 def raw_modified_time(info: Mapping[str, Any]) -> Any:
-    """Return the store's modification time of a file: seconds, text, datetime or None."""
+    """Return the store's modification time of a file: a number, text, datetime or None."""
     keys = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified",
-            "created")  # fmt: skip
+            "modify", "modificationTime", "created")  # fmt: skip
     return next((info[key] for key in keys if info.get(key)), None)
 
 
 def modified_time(info: Mapping[str, Any]) -> float:
     """Return the modification time of a file, seconds since 1970; infinite if unknown."""
     value = raw_modified_time(info)
+    if isinstance(value, str):
+        value = _parse_time(value)
     if isinstance(value, datetime):
         return value.timestamp()
-    if isinstance(value, str):
-        return datetime.fromisoformat(value).timestamp()
-    return float("inf") if value is None else float(value)
+    if value is None:
+        return float("inf")
+    # WebHDFS has milliseconds.
+    return float(value) / 1000 if "modificationTime" in info else float(value)
+
+
+def _parse_time(text: str) -> datetime | None:
+    """Return a time in ISO 8601 or in the format of FTP (RFC 3659); None if it has another."""
+    try:
+        if text[:14].isdigit():
+            return datetime.strptime(text[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def open_read(url: str) -> IO[bytes]:

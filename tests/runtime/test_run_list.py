@@ -11,6 +11,7 @@ import pytest
 from chromium import open_chromium
 from made_predictions import draw_tags, write_drawn
 
+from pets_core import storage
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.dataset import dataset_root
 from pets_core.errors import PetsError
@@ -209,6 +210,24 @@ def test_a_damaged_run_does_not_hide_the_others(add_run, caplog):
     assert [run.run_id for run in list_runs(add_run.store)] == ["a1"]
     assert "b2 cannot be listed: PetsError" in caplog.text
     assert find_run_folder(add_run.store, "b2") == damaged, "an id needs no other run"
+
+
+def test_runs_of_a_store_without_modification_times_are_listed(add_run, pets, monkeypatch):
+    for run_id in ("a1", "b2"):
+        add_run(run_id, stage="trained", run={"name": f"run {run_id}"})
+    monkeypatch.setattr(storage, "raw_modified_time", lambda _: None)
+    assert [run.run_id for run in list_runs(add_run.store)] == ["b2", "a1"]
+    assert re.search(r"^b2 +- +run b2", pets("runs", "list", "--store", add_run.store), re.M)
+    row, _ = json.loads(pets("runs", "list", "--store", add_run.store, "--json"))
+    assert row["created_at"] is None
+    assert re.search(r"^started +-$", pets("runs", "show", "b2", "--store", add_run.store), re.M)
+
+
+def test_a_run_of_unknown_age_is_not_removed(add_run, refused, monkeypatch):
+    add_run("a1")
+    monkeypatch.setattr(storage, "raw_modified_time", lambda _: None)
+    (line,) = refused("runs", "rm", "a1", "--store", add_run.store, "--delete")
+    assert "the time of its last change is unknown" in line
 
 
 def test_an_evaluation_is_named_by_the_evaluated_model(add_run):

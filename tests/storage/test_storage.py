@@ -2,9 +2,11 @@
 
 import errno
 import gc
+import math
 import os
 import uuid
 import zipfile
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -381,3 +383,22 @@ def test_error_on_a_full_disk_names_path_and_setting_and_keeps_the_old_file(
 def test_other_errors_of_a_write_are_raised_unchanged(tmp_path):
     with pytest.raises(KeyError), storage.writing(str(tmp_path / "a.bin")):
         raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("info", "seconds"),
+    [
+        ({"mtime": 1623327630.5}, 1623327630.5),
+        ({"LastModified": datetime(2021, 6, 10, 12, 20, 30, tzinfo=UTC)}, 1623327630),
+        ({"updated": "2021-06-10T12:20:30.250Z"}, 1623327630.25),
+        # FTP, with the command MLSD and without it.
+        ({"modify": "20210610122030"}, 1623327630),
+        ({"modify": "20210610122030.123"}, 1623327630),
+        ({"modify": "Jun 10 12:20"}, math.inf),
+        # WebHDFS.
+        ({"modificationTime": 1623327630500}, 1623327630.5),
+        ({"size": 3}, math.inf),
+    ],
+)
+def test_modification_times_of_all_stores_are_read(info, seconds):
+    assert storage.modified_time(info) == seconds
