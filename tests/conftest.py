@@ -256,6 +256,18 @@ def write_folder(jpeg) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def faulty_agent(monkeypatch) -> str:
+    """Start ranks of which rank 1 cannot read the champion; return its error."""
+    from pets_core.runtime import launcher
+
+    monkeypatch.setattr(launcher, "_AGENT", "faulty_agent")
+    helpers = str(Path(__file__).parent / "helpers")
+    paths = [helpers, *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return "the store is unavailable"
+
+
+@pytest.fixture
 def rank_in_this_process() -> Iterator[None]:
     """Reset the process-wide state of Accelerate before and after the test."""
     from accelerate.state import AcceleratorState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +56,7 @@ from pets_core.records.target_spec import target_spec
 from pets_core.registry.aliases import CANDIDATE
 from pets_core.runtime.baselines import predict_baselines
 from pets_core.runtime.photo_rank import PhotoRank
+from pets_core.runtime.rank import try_on_all_ranks
 from pets_core.storage.layout import EVALUATION
 from pets_core.targets.registry import get_target
 
@@ -86,10 +88,7 @@ def predict(rank: PhotoRank) -> PredictResult | None:
         )
     champion, champion_url, refused = None, None, None
     if request.champion_url:
-        try:
-            champion = _load(rank, request.champion_url)
-        except PetsError as error:
-            refused = str(error)
+        champion, refused = try_on_all_ranks(partial(_load, rank, request.champion_url))
     if champion:
         champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
         _predict(rank, champion, rank.photos(split, champion.card), split, champion_url)

@@ -8,14 +8,16 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
 from pets_core import storage
+from pets_core.errors import PetsError
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.package import TrainedModel, save_model
 from pets_core.progress import Progress
@@ -34,7 +36,7 @@ from pets_core.training.optimizer import check_optimizer
 from pets_core.training.prepared import Loader
 from pets_core.training.probe import LinearProbe
 
-__all__ = ["BuiltModel", "Rank", "forward_warnings"]
+__all__ = ["BuiltModel", "Rank", "forward_warnings", "try_on_all_ranks"]
 
 _OTHERS_SECONDS = 3.0
 _RESUME_IGNORED_FIELDS = {
@@ -57,6 +59,7 @@ _LATER_SETTINGS: dict[str, Any] = {
 BuiltModel = TrainedModel | TrainedRecommender
 RequestT = TypeVar("RequestT", bound=Request)
 ModelT = TypeVar("ModelT", bound=BuiltModel)
+Loaded = TypeVar("Loaded")
 
 
 class Rank(ABC, Generic[RequestT, ModelT]):
@@ -204,6 +207,25 @@ class Rank(ABC, Generic[RequestT, ModelT]):
     def save(self, url: str, built: ModelT, weights: dict[str, Tensor]) -> None:
         """Write a model with these weights; called by rank 0."""
         save_model(url, built.card, weights)
+
+
+def try_on_all_ranks(load: Callable[[], Loaded]) -> tuple[Loaded | None, str | None]:
+    """Call a function on each rank, and return the result only if no rank has refused it.
+
+    Otherwise ranks would continue without those that wait for them. All ranks call this.
+
+    Args:
+        load: Function to call. It must not communicate with other ranks.
+
+    Returns:
+        The result, and None; or None, and the message of the first rank's `PetsError`.
+    """
+    try:
+        loaded, refused = load(), ""
+    except PetsError as error:
+        loaded, refused = None, str(error)
+    messages = [message for message in gather_object([refused]) if message]
+    return (None, messages[0]) if messages else (loaded, None)
 
 
 class _WarningHandler(logging.Handler):

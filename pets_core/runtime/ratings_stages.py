@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from pets_core import storage
-from pets_core.errors import PetsError
 from pets_core.evaluation.predict import gather_in_row_order
 from pets_core.evaluation.predictions import (
     CHAMPION_PREDICTIONS,
@@ -24,6 +24,7 @@ from pets_core.ratings.target import RATINGS
 from pets_core.ratings.versions import find_model_version
 from pets_core.records.dataset import NumberInfo
 from pets_core.records.inference import PredictResult
+from pets_core.runtime.rank import try_on_all_ranks
 from pets_core.runtime.ratings_rank import RatingsRank
 from pets_core.storage.layout import EVALUATION
 
@@ -41,15 +42,10 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
     speed = _predict(rank, model_url, load_recommender(model_url), ratings, url)
     champion, champion_url, refused = None, None, None
     if request.champion_url:
-        try:
-            champion = load_recommender(request.champion_url)
-            version = find_model_version(rank.config.store, champion.card)
-            ratings = reindex_ratings(version, manifest, manifest.held_out)
-        except PetsError as error:
-            refused = str(error)
-    if request.champion_url and champion and refused is None:
+        champion, refused = try_on_all_ranks(partial(_load_champion, rank, request.champion_url))
+    if request.champion_url and champion:
         champion_url = storage.join(folder, CHAMPION_PREDICTIONS)
-        _predict(rank, request.champion_url, champion, ratings, champion_url)
+        _predict(rank, request.champion_url, *champion, champion_url)
     if not rank.accelerator.is_main_process:
         return None
     return PredictResult(
@@ -60,6 +56,13 @@ def predict_ratings(rank: RatingsRank) -> PredictResult | None:
         champion_error=refused,
         photos_per_second=speed,
     )
+
+
+def _load_champion(rank: RatingsRank, url: str) -> tuple[TrainedRecommender, Ratings]:
+    """Return the champion, and the held-out ratings with the indices of its users and items."""
+    champion = load_recommender(url)
+    version = find_model_version(rank.config.store, champion.card)
+    return champion, reindex_ratings(version, rank.manifest, rank.manifest.held_out)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Ratings with the training engine: LR finder, training, ranks, checkpoints and evaluation."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,23 @@ def test_report_and_model_card_mention_ratings_not_photos(evaluated, capsys):
         readable = re.sub(r"<style.*?</style>|<!--.*?-->|<[^>]*>", "", text, flags=re.DOTALL)
         assert "photo" not in readable.lower()
     assert Path(report.model_url, "README.md").read_text() == shown[2]
+
+
+def test_champion_that_one_rank_cannot_read_is_reported(
+    evaluated, sample_ratings, tmp_path, faulty_agent
+):
+    config, manifest = sample_ratings
+    settings = {"num_processes": 2, "stall_timeout_seconds": 30}
+    launch_config = config.launch.model_copy(update=settings)
+    config = config.model_copy(update={"launch": launch_config})
+    champion = shutil.copytree(evaluated[0].model_url, tmp_path / "champion")
+    request = make_request(
+        "ratings-predict", config, manifest, str(tmp_path / "run"),
+        model_url=evaluated[0].model_url, champion_url=str(champion),
+    )  # fmt: skip
+    predicted = launch(request, PredictResult)
+    assert predicted.champion_url is None
+    assert predicted.champion_error == faulty_agent
 
 
 def test_champion_of_another_version_predicts_by_ids(evaluated, sample_ratings, tmp_path):

@@ -21,7 +21,7 @@ from pets_core.config.pipeline import PipelineConfig
 from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
-from pets_core.models.package import load_model
+from pets_core.models.package import create_model, load_model, save_model
 from pets_core.progress import Progress
 from pets_core.records.inference import PredictResult
 from pets_core.records.training import LRSuggestion, TrainResult
@@ -170,6 +170,22 @@ def test_champion_with_other_classes_is_reported(small_config, tmp_path) -> None
     predicted = launch(request.model_copy(update=update), PredictResult)
     assert predicted.champion_url is None
     assert "has 37 classes and the data set 37, which differ in names" in predicted.champion_error
+
+
+def test_champion_that_one_rank_cannot_read_is_reported(small_config, tmp_path, faulty_agent):
+    """The other ranks must not wait for it in the prediction of the champion."""
+    config = tiny(small_config, launch={"num_processes": 2, "stall_timeout_seconds": 30})
+    manifest, urls = ingest(config), [str(tmp_path / name) for name in ("model", "champion")]
+    built = create_model(config, manifest.vocabulary, manifest.fingerprint)
+    for url in urls:
+        save_model(url, built.card, built.model.state_dict())
+    request = WorkRequest(
+        stage="predict", config=config, run_url=str(tmp_path / "run"), manifest=manifest,
+        model_url=urls[0], champion_url=urls[1],
+    )  # fmt: skip
+    predicted = launch(request, PredictResult)
+    assert predicted.champion_url is None
+    assert predicted.champion_error == faulty_agent
 
 
 def test_check_stage_rejects_an_unknown_backbone(small_config) -> None:
