@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pets_core.runtime.request import REQUEST_FILE, parse_request
 __all__ = ["join"]
 
 _POLL_SECONDS = 1.0
+_CONNECT_SECONDS = 5.0
 
 
 def join(
@@ -29,7 +31,8 @@ def join(
 ) -> None:
     """Run this machine's ranks in every stage that machine 0 requests.
 
-    Machine 0 retries a failed stage; this machine then receives a new request.
+    Machine 0 retries a failed stage; this machine then receives a new request. A request is
+    ignored until machine 0 listens at the endpoint, since a killed run may have left it.
 
     Args:
         config: Store and endpoint; the other settings come with each request.
@@ -40,22 +43,42 @@ def join(
     Raises:
         PetsError: The endpoint is not set, or the machine number is out of range.
     """
-    if config.launch.rdzv_endpoint is None:
+    endpoint = config.launch.rdzv_endpoint
+    if endpoint is None:
         raise PetsError("pets join needs launch.rdzv_endpoint: set it to host:port of machine 0")
     if not 0 < machine < config.launch.num_machines:
         raise PetsError(
             f"--machine = {machine}: must be from 1 to {config.launch.num_machines - 1} with "
             f"launch.num_machines = {config.launch.num_machines}"
         )
-    folder, seen, last = requests_folder(config), "", time.monotonic()
+    folder, seen, awaited, last = requests_folder(config), "", "", time.monotonic()
     while time.monotonic() - last < idle_seconds:
         newest = _newest_request(folder, log)
         if newest in ("", seen):
             time.sleep(_POLL_SECONDS)
             continue
+        if not _is_listening(endpoint):
+            if newest != awaited:
+                log(f"waiting for machine 0 to listen at launch.rdzv_endpoint = {endpoint}")
+            awaited = newest
+            time.sleep(_POLL_SECONDS)
+            continue
+        # Before machine 0 listens, it replaces the request that a killed run has left.
+        if newest != _newest_request(folder, log):
+            continue
         seen = newest
         _run_stage(storage.join(folder, newest), machine, config, log)
         last = time.monotonic()
+
+
+def _is_listening(endpoint: str) -> bool:
+    """Return whether machine 0 waits for the other machines."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _newest_request(folder: str, log: Callable[[str], None]) -> str:

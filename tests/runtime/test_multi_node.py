@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from pets_core.data.ingest.commit import ingest
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import read_predictions
 from pets_core.records.training import TrainResult
-from pets_core.runtime.failures import WorkerError
-from pets_core.runtime.launcher import launch, requests_folder
+from pets_core.runtime import multi_node
+from pets_core.runtime.failures import RankFailure, WorkerError
+from pets_core.runtime.launcher import launch, publish_request, requests_folder
 from pets_core.runtime.multi_node import join
 from pets_core.runtime.request import WorkRequest
 from pets_core.targets.classes.target import CLASSES
@@ -194,6 +197,34 @@ def test_unexpected_machine_number_is_rejected(launch_settings, machine, message
 def test_several_machines_need_an_endpoint() -> None:
     with pytest.raises(ValueError, match="num_machines = 2 needs rdzv_endpoint"):
         PipelineConfig.model_validate({"launch": {"num_machines": 2}})
+
+
+def test_request_of_a_killed_machine_is_not_joined(small_config, tmp_path, monkeypatch) -> None:
+    """Machine 0 leaves its request when it is killed; its next run replaces it."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    stale, _ = requests(
+        small_config, tmp_path / "run", num_machines=2, num_processes=1, rdzv_endpoint=endpoint
+    )
+    new = stale.model_copy(update={"run_url": str(tmp_path / "new")})
+    joined, logged = [], []
+
+    def run_ranks(request: WorkRequest, *_: object) -> list[RankFailure]:
+        joined.append(request.run_url)
+        return []
+
+    monkeypatch.setattr(multi_node, "run_ranks", run_ranks)
+    left = Path(requests_folder(stale.config)) / f"{time.time_ns():020}" / "request.json"
+    left.parent.mkdir(parents=True)
+    left.write_text(stale.model_dump_json())
+    join(stale.config, 1, idle_seconds=2.5, log=logged.append)
+    assert joined == []
+    (message,) = logged
+    assert message == f"waiting for machine 0 to listen at launch.rdzv_endpoint = {endpoint}"
+    port = int(endpoint.rpartition(":")[2])
+    with publish_request(new), socket.create_server(("127.0.0.1", port)):
+        join(stale.config, 1, idle_seconds=1, log=logged.append)
+    assert joined == [new.run_url]
+    assert logged[1:] == ["train started", "train completed"]
 
 
 def test_idle_machine_stops_waiting(tmp_path) -> None:
