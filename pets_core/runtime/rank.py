@@ -113,9 +113,7 @@ class Rank(ABC, Generic[RequestT, ModelT]):
             if self.accelerator.device.type == "cuda":
                 most = torch.cuda.max_memory_allocated(self.accelerator.device)
                 progress = progress.model_copy(update={"gpu_memory_bytes": most})
-            # A single write: the ranks share a pipe, and print() makes two.
-            sys.stdout.write(f"{PROGRESS_PREFIX}{progress.model_dump_json()}\n")
-            sys.stdout.flush()
+            _write_line(PROGRESS_PREFIX, progress.model_dump_json())
 
     def _exit_stalled(self, stacks: str) -> None:
         """Record the stack traces as a failure and exit."""
@@ -251,8 +249,12 @@ def forward_warnings() -> None:
 
 
 def _write_warning(message: str) -> None:
+    _write_line(WARNING_PREFIX, " ".join(message.split()))
+
+
+def _write_line(prefix: str, text: str) -> None:
     # A single write: the ranks share a pipe, and print() makes two.
-    sys.stdout.write(f"{WARNING_PREFIX}{' '.join(message.split())}\n")
+    sys.stdout.write(f"{prefix}{text}\n")
     sys.stdout.flush()
 
 
