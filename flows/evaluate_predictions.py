@@ -30,7 +30,7 @@ def evaluate_predictions_flow(
         predictions_url: predictions.parquet of an evaluation, path or URL.
         config: Settings (docs/settings.md).
     """
-    predicted = use_predictions(predictions_url)
+    predicted = use_predictions(config, predictions_url)
     champion = load_champion(config, predicted)
     report = evaluate_model(config, current_run_folder(config), predicted, champion)
     report = promote_model(config, report)

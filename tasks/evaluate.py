@@ -36,8 +36,9 @@ __all__ = [
 
 
 @task(name="predictions", cache_policy=NO_CACHE)
-def use_predictions(predictions_url: str) -> PredictResult:
-    """Load the result of an earlier prediction."""
+def use_predictions(config: PipelineConfig, predictions_url: str) -> PredictResult:
+    """Check the settings, and load the result of an earlier prediction."""
+    check_mlflow(config.registry.mlflow_uri, config.gate.alias)
     return find_prediction_files(predictions_url)
 
 
@@ -51,7 +52,6 @@ def load_champion(
         config: Settings.
         subject: Run whose model will be evaluated, or given predictions.
     """
-    check_mlflow(config.registry.mlflow_uri, config.gate.alias)
     key = _evaluation_key(config, subject)
     champion = find_champion(config, key)
     if champion is None:

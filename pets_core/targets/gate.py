@@ -83,7 +83,7 @@ def evaluate_gate(
     has_gate = config.is_configured or comparison is not None or comparison_error is not None
     if unseen and has_gate and not config.allow_unseen_classes:
         reasons.append(
-            f"classes {unseen_text(unseen)}. Evaluate on photos of every class, or set "
+            f"labels {unseen_text(unseen)}. Evaluate on photos with every label, or set "
             "gate.allow_unseen_classes"
         )
     limits = (config.max_error_rate, config.min_score, config.max_value)

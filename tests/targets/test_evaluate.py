@@ -128,11 +128,11 @@ def test_class_without_photos_is_reported(config, unseen, shown, capsys, gate, p
     page = html.unescape(Path(report.file("report.html")).read_text())
     card = Path(report.file("model_card.md")).read_text()
     show_evaluation(report)
-    assert f"lasses without an evaluated photo: {EVIL}." in capsys.readouterr().out
+    assert f"without an evaluated photo: {EVIL}." in capsys.readouterr().out
     # Shown once: as a reason, or as a warning.
-    assert page.count(f"lasses without an evaluated photo: {EVIL}.") == 1
+    assert page.count(f"without an evaluated photo: {EVIL}.") == 1
     for markdown in (summary, card):
-        assert markdown.count(escape_markdown(f"lasses without an evaluated photo: {EVIL}")) == 1
+        assert markdown.count(escape_markdown(f"without an evaluated photo: {EVIL}")) == 1
 
 
 def test_classes_with_photos_are_not_reported_as_unseen(config, draw_classes, write, shown):
