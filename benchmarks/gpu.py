@@ -34,6 +34,7 @@ from torchvision.transforms import v2
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig, TransformConfig
+from pets_core.data.loading.batches import BatchSampler
 from pets_core.data.loading.decoded import DecodedPhotos, EncodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
 from pets_core.data.loading.transforms import Augment
@@ -95,8 +96,9 @@ class Bench:
     def loader(self, photos: DecodedPhotos, batch_size: int, *, resident: bool) -> PhotoLoader:
         """Create our loader of augmented batches."""
         return PhotoLoader(
-            photos, Augment(self.size, MEAN, STD, TransformConfig()), batch_size=batch_size, seed=0,
-            device=self.device, on_device=resident and self.on_gpu, num_classes=NUM_CLASSES,
+            photos, Augment(self.size, MEAN, STD, TransformConfig()),
+            BatchSampler(len(photos), batch_size, 0), device=self.device,
+            on_device=resident and self.on_gpu, num_classes=NUM_CLASSES,
         )  # fmt: skip
 
     def seconds(self, work: Callable[[], object], rounds: int = ROUNDS) -> float:

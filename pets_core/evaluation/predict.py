@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from pets_core.data.loading.loader import Batch, PhotoLoader
+from pets_core.data.loading.batches import Batch
+from pets_core.data.loading.loader import PhotoLoader
 from pets_core.models.classifier import Classifier
 from pets_core.models.memory import HalvingForward
 from pets_core.progress import OnProgress, Progress, ignore_progress

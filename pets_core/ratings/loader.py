@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import overload
 
 import numpy as np
@@ -11,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pets_core.data.loading.batches import BatchSampler, SampledLoader
-from pets_core.data.loading.transforms import to_device
+from pets_core.data.loading.batches import BatchSampler, RowLoader
 from pets_core.ratings.dataset import Ratings
 
-__all__ = ["RatingsBatch", "RatingsLoader"]
+__all__ = ["ratings_loader"]
 
 
 class _RatingNames(Sequence[str]):
@@ -37,67 +35,28 @@ class _RatingNames(Sequence[str]):
         return f"user index {self._users[position]} item index {self._items[position]}"
 
 
-@dataclass(frozen=True)
-class RatingsBatch:
-    """One rank's share of a global batch.
+def ratings_loader(
+    ratings: Ratings,
+    sampler: BatchSampler,
+    device: torch.device,
+    on_batch: Callable[[], None] = lambda: None,
+) -> RowLoader:
+    """Return the batches of one split for one rank.
 
-    Attributes:
-        inputs: Indices of user and item, int64 (b, 2).
-        targets: Ratings, float32 (b,).
-        rows: Row indices of the ratings in their split, (b,).
-        ids: Names of the ratings, b.
-        global_size: Number of ratings in the batch over all ranks.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    rows: npt.NDArray[np.int64]
-    ids: Sequence[str]
-    global_size: int
-
-
-class RatingsLoader(SampledLoader):
-    """Batches of one split for one rank; each rating is in one batch per epoch, on one rank.
+    Inputs are indices of user and item, int64 (b, 2); targets are ratings, float32 (b,).
 
     Args:
         ratings: Ratings of the split.
-        batch_size: Maximum ratings in a batch, over all ranks.
-        seed: Seed for shuffling; None keeps the order.
+        sampler: Chooses the rows of the batches.
         device: Device of the batches.
-        rank: Rank of this process.
-        world_size: Number of ranks.
-        on_batch: Called before each batch.
+        on_batch: Called before each batch is read.
     """
+    # Interleaved, so that a row is contiguous in memory.
+    pairs = np.stack([ratings.users, ratings.items], 1)
 
-    def __init__(
-        self,
-        ratings: Ratings,
-        *,
-        batch_size: int,
-        seed: int | None,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-        on_batch: Callable[[], None] = lambda: None,
-    ) -> None:
-        # Interleaved, so that a row is contiguous in memory.
-        self._pairs = np.stack([ratings.users, ratings.items], 1)
-        self._ratings = ratings.ratings
-        self._device, self._on_batch = device, on_batch
-        self.sampler = BatchSampler(len(self._ratings), batch_size, seed, rank, world_size)
+    def read(rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor, Sequence[str]]:
+        chosen = pairs[rows]
+        targets = torch.from_numpy(ratings.ratings[rows])
+        return torch.from_numpy(chosen).long(), targets, _RatingNames(chosen[:, 0], chosen[:, 1])
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[RatingsBatch]:
-        """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
-        for share in self.sampler.shares(epoch)[first:]:
-            self._on_batch()
-            yield self._batch(share.rows, share.global_size)
-
-    def _batch(self, rows: npt.NDArray[np.int64], global_size: int) -> RatingsBatch:
-        pairs = self._pairs[rows]
-        return RatingsBatch(
-            inputs=to_device(torch.from_numpy(pairs).long(), self._device),
-            targets=to_device(torch.from_numpy(self._ratings[rows]), self._device),
-            rows=rows,
-            ids=_RatingNames(pairs[:, 0], pairs[:, 1]),
-            global_size=global_size,
-        )
+    return RowLoader(read, sampler, device, on_batch)

@@ -14,13 +14,9 @@ from timm.layers.norm_act import convert_sync_batchnorm
 
 from pets_core.config.automatic import resolve_automatic
 from pets_core.config.pipeline import PipelineConfig
+from pets_core.data.loading.batches import BatchSampler, RowLoader
 from pets_core.data.loading.decoded import DecodedPhotos, open_decoded
-from pets_core.data.loading.loader import (
-    FeatureLoader,
-    PhotoLoader,
-    fits_on_gpu,
-    view_targets,
-)
+from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu, view_targets
 from pets_core.data.loading.transforms import Transform
 from pets_core.errors import PetsError
 from pets_core.models.card import ModelCard
@@ -142,15 +138,12 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         """Return the shuffled, augmented training batches."""
         card, config = built.card, self.config
         photos = self.photos("train", card)
+        weights = self._row_weights(photos.targets)
         return PhotoLoader(
             photos,
             card.augment(config.transform),
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
+            self.sampler(len(photos), config.train.batch_size, config.train.seed, weights),
             device=self.accelerator.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            weights=self._row_weights(photos.targets),
             on_device=config.launch.photos_on_gpu == "auto"
             and fits_on_gpu(photos, self.accelerator.device),
             mixing=config.transform,
@@ -177,14 +170,12 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         self, photos: DecodedPhotos, transform: Transform, targets: str = "class"
     ) -> PhotoLoader:
         """Return the batches of a split in stored order."""
+        batch_size = self.config.evaluate.batch_size * self.accelerator.num_processes
         return PhotoLoader(
             photos,
             transform,
-            batch_size=self.config.evaluate.batch_size * self.accelerator.num_processes,
-            seed=None,
+            self.sampler(len(photos), batch_size),
             device=self.accelerator.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
             targets=targets,
             on_batch=self.watchdog.beat,
         )
@@ -214,17 +205,10 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         ):
             return super().finder_inputs(built)
         features = self.features("train", built)
-        loader = FeatureLoader(
-            features.values,
-            features.targets,
-            features.ids,
-            batch_size=max(config.train.batch_size, _MIN_FINDER_BATCH),
-            seed=config.train.seed,
-            device=accelerator.device,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            weights=self._row_weights(features.targets.numpy(force=True)),
-        )
+        weights = self._row_weights(features.targets.numpy(force=True))
+        batch_size = max(config.train.batch_size, _MIN_FINDER_BATCH)
+        sampler = self.sampler(len(features), batch_size, config.train.seed, weights)
+        loader = RowLoader(features.read, sampler, accelerator.device, self.watchdog.beat)
         return HeadModel(built.model.head), loader
 
     def features(self, split: Split, built: TrainedModel) -> Features:
@@ -232,15 +216,11 @@ class PhotoRank(Rank[WorkRequest, TrainedModel]):
         accelerator, card, crop = self.accelerator, built.card, built.card.center_crop()
         photos = self.photos(split, card)
         num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        batch_size = self.config.evaluate.batch_size * num_local
+        rank = accelerator.local_process_index
+        sampler = BatchSampler(len(photos), batch_size, None, rank, num_local)
         loader = PhotoLoader(
-            photos,
-            crop,
-            batch_size=self.config.evaluate.batch_size * num_local,
-            seed=None,
-            device=accelerator.device,
-            rank=accelerator.local_process_index,
-            world_size=num_local,
-            on_batch=self.watchdog.beat,
+            photos, crop, sampler, device=accelerator.device, on_batch=self.watchdog.beat
         )
         # Files of earlier versions have no name for squish.
         other = () if card.resize == "squish" else (card.resize,)

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object, set_seed
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pets_core import storage
+from pets_core.data.loading.batches import BatchSampler
 from pets_core.errors import PetsError
 from pets_core.models.grouped import GroupedModel
 from pets_core.models.package import TrainedModel, save_model
@@ -190,6 +193,17 @@ class Rank(ABC, Generic[RequestT, ModelT]):
     @abstractmethod
     def valid_loader(self, built: ModelT) -> Loader | None:
         """Return the validation batches in stored order, or None if there are none."""
+
+    def sampler(
+        self,
+        num_rows: int,
+        batch_size: int,
+        seed: int | None = None,
+        weights: NDArray[np.float64] | None = None,
+    ) -> BatchSampler:
+        """Return the sampler of this rank's batches; the arguments are those of `BatchSampler`."""
+        number, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        return BatchSampler(num_rows, batch_size, seed, number, world_size, weights)
 
     def finder_inputs(self, built: ModelT) -> tuple[GroupedModel, Loader]:
         """Return the model to train in the LR range test, and its batches.

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from pets_core.data.loading.batches import RowLoader
 from pets_core.ratings.baselines import fit_biases
 from pets_core.ratings.card import RecommenderCard
 from pets_core.ratings.config import RatingsConfig
 from pets_core.ratings.dataset import Ratings, load_ratings
-from pets_core.ratings.loader import RatingsLoader
+from pets_core.ratings.loader import ratings_loader
 from pets_core.ratings.model import TrainedRecommender, create_recommender
 from pets_core.ratings.records import RatingsManifest
 from pets_core.runtime.rank import Rank
@@ -75,20 +76,20 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
         """Return the squared error, with predictions limited to the rating scale."""
         return Regression(built.card.sigmoid_range)
 
-    def train_loader(self, built: TrainedRecommender) -> RatingsLoader:
+    def train_loader(self, built: TrainedRecommender) -> RowLoader:
         """Return the shuffled training batches."""
         ratings, train = load_ratings(self.manifest, "train"), self.config.train
         return self._loader(ratings, train.batch_size, train.seed)
 
-    def valid_loader(self, built: TrainedRecommender) -> RatingsLoader | None:
+    def valid_loader(self, built: TrainedRecommender) -> RowLoader | None:
         """Return the validation batches, or None if there are none."""
         if not self.has_validation:
             return None
         return self.eval_loader(load_ratings(self.manifest, "valid"))
 
-    def eval_loader(self, ratings: Ratings) -> RatingsLoader:
+    def eval_loader(self, ratings: Ratings) -> RowLoader:
         """Return batches of ratings in stored order."""
-        return self._loader(ratings, _EVAL_BATCH, None)
+        return self._loader(ratings, _EVAL_BATCH)
 
     @property
     def _card(self) -> RecommenderCard:
@@ -103,13 +104,6 @@ class RatingsRank(Rank[RatingsRequest, TrainedRecommender]):
             dataset_fingerprint=manifest.fingerprint,
         )
 
-    def _loader(self, ratings: Ratings, batch_size: int, seed: int | None) -> RatingsLoader:
-        return RatingsLoader(
-            ratings,
-            batch_size=batch_size,
-            seed=seed,
-            device=self.accelerator.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            on_batch=self.watchdog.beat,
-        )
+    def _loader(self, ratings: Ratings, batch_size: int, seed: int | None = None) -> RowLoader:
+        sampler = self.sampler(len(ratings.ratings), batch_size, seed)
+        return ratings_loader(ratings, sampler, self.accelerator.device, self.watchdog.beat)

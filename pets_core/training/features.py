@@ -47,6 +47,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, list[str]]:
+        """Return features, targets and ids of some rows, on the host."""
+        values = torch.from_numpy(self.values[rows])
+        return values, self.targets[torch.from_numpy(rows)], [self.ids[row] for row in rows]
+
 
 @dataclass(frozen=True)
 class FeatureKey:

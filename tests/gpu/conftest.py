@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig, TransformConfig
+from pets_core.data.loading.batches import BatchSampler
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
 from pets_core.data.loading.transforms import Augment
@@ -67,8 +68,9 @@ class Parts:
         """Create a loader of augmented batches."""
         return PhotoLoader(
             photos, Augment(self.size, MEAN, STD, TransformConfig()),
-            batch_size=batch_size or self.batch_size, seed=0, device=device or self.device,
-            on_device=resident and self.on_gpu, num_classes=NUM_CLASSES, targets=targets,
+            BatchSampler(len(photos), batch_size or self.batch_size, 0),
+            device=device or self.device, on_device=resident and self.on_gpu,
+            num_classes=NUM_CLASSES, targets=targets,
         )  # fmt: skip
 
     def model(

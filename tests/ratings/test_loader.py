@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pets_core.data.loading.batches import BatchSampler, RowLoader
 from pets_core.ratings.dataset import Ratings
-from pets_core.ratings.loader import RatingsLoader
+from pets_core.ratings.loader import ratings_loader
 
 
 def ratings(count: int) -> Ratings:
@@ -14,9 +15,11 @@ def ratings(count: int) -> Ratings:
     return Ratings(rows + 1, rows % 7, rows.astype(np.float32))
 
 
-def loader(count: int, rank: int = 0, world_size: int = 1, **settings) -> RatingsLoader:
-    given = {"batch_size": 16, "seed": 0, "device": torch.device("cpu")} | settings
-    return RatingsLoader(ratings(count), rank=rank, world_size=world_size, **given)
+def loader(
+    count: int, rank: int = 0, world_size: int = 1, *, batch_size: int = 16, seed: int | None = 0
+) -> RowLoader:
+    sampler = BatchSampler(count, batch_size, seed, rank, world_size)
+    return ratings_loader(ratings(count), sampler, torch.device("cpu"))
 
 
 @given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 40), st.integers(0, 3))

@@ -21,6 +21,7 @@ from pets_core.runtime import photo_rank, worker
 from pets_core.runtime.launcher import launch
 from pets_core.runtime.photo_rank import PhotoRank
 from pets_core.runtime.request import WorkRequest
+from pets_core.runtime.watchdog import Watchdog
 from pets_core.targets.evaluate import evaluate
 from pets_core.targets.registry import get_target
 
@@ -149,6 +150,17 @@ def test_features_are_computed_once(config_of, run, monkeypatch):
     with torch.no_grad():
         direct = torch.cat([built.model.eval().embed(batch.inputs) for batch in loader.epoch(0)])
     np.testing.assert_allclose(values, direct, atol=1e-5)
+
+
+def test_lr_finder_on_features_sends_a_heartbeat_per_step(config_of, run, monkeypatch):
+    config = config_of()
+    manifest = ingest(config)
+    run("lr-find", config, manifest)
+    assert feature_files(config)
+    beats = []
+    monkeypatch.setattr(Watchdog, "beat", lambda self: beats.append(self))
+    num_steps = run("lr-find", config, manifest).num_steps
+    assert len(beats) >= num_steps > 0
 
 
 def test_retried_training_does_not_solve_the_probe_again(config_of, run, monkeypatch):

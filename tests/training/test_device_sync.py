@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig, TransformConfig
 from pets_core.data.loading import loader
+from pets_core.data.loading.batches import BatchSampler
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
 from pets_core.data.loading.transforms import Augment, draw_maps, sampling_grid, transform_box
@@ -123,7 +124,7 @@ def loss(targets: str, config: TransformConfig, operations: Operations) -> torch
     )
     augment = Augment(SIZE, (0.5,) * 3, (0.2,) * 3, config)
     batches = PhotoLoader(
-        photos, augment, batch_size=NUM_PHOTOS, seed=0, device=device, mixing=config,
+        photos, augment, BatchSampler(NUM_PHOTOS, NUM_PHOTOS, 0), device=device, mixing=config,
         num_classes=num_outputs, targets=targets,
     )  # fmt: skip
     with device:

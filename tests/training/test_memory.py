@@ -11,6 +11,7 @@ from torch import nn
 
 from pets_core.config.rates import RateSlice
 from pets_core.config.train import TrainConfig
+from pets_core.data.loading.batches import BatchSampler
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.loader import PhotoLoader
 from pets_core.data.loading.transforms import CenterCrop
@@ -202,7 +203,7 @@ def test_prediction_splits_batches_that_do_not_fit(accelerator, monkeypatch, blo
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
     photos = DecodedPhotos(pixels, np.zeros(12, np.int64), [""] * 12)
     crop = CenterCrop(8, (0.5,) * 3, (0.5,) * 3)
-    loader = PhotoLoader(photos, crop, batch_size=12, seed=None, device=torch.device("cpu"))
+    loader = PhotoLoader(photos, crop, BatchSampler(12, 12, None), device=torch.device("cpu"))
     model = Classifier(SmallBody(), 3, 2, 0.0)
     outputs = predict_split(model, loader, accelerator=accelerator, embeddings=True)
     assert outputs.values.shape == (12, 2)

@@ -1,13 +1,51 @@
-"""Which rows of a split form the batches of an epoch, on each rank."""
+"""Which rows of a split form the batches of an epoch, on each rank; batches of rows in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-__all__ = ["BatchSampler", "SampledLoader", "Share", "global_batches"]
+from pets_core.data.loading.transforms import to_device
+
+__all__ = [
+    "Batch",
+    "BatchSampler",
+    "ReadRows",
+    "RowLoader",
+    "SampledLoader",
+    "Share",
+    "global_batches",
+]
+
+ReadRows = Callable[[npt.NDArray[np.int64]], tuple[Tensor, Tensor, Sequence[str]]]
+"""Returns inputs and targets, on the host, and the ids of some rows of a split."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch.
+
+    Attributes:
+        inputs: Model inputs, first dimension b.
+        targets: Class indices, int64 (b,); class proportions of mixed photos, float32 (b, C); tags
+            or numbers, float32 (b, D).
+        rows: Row indices of the samples in their split, (b,).
+        ids: Sample ids, length b.
+        global_size: Number of samples of this batch over all ranks.
+        maps: For coordinate targets, maps from input to photo coordinates, float32 (b, 3, 3).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    rows: npt.NDArray[np.int64]
+    ids: Sequence[str]
+    global_size: int
+    maps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +126,40 @@ class SampledLoader:
     def num_rows(self) -> int:
         """Number of rows of the split, over all ranks."""
         return self.sampler.num_rows
+
+
+class RowLoader(SampledLoader):
+    """Batches of rows in memory, for one rank.
+
+    Args:
+        read: Returns the rows of a batch.
+        sampler: Chooses the rows of the batches.
+        device: Device of the batches.
+        on_batch: Called before each batch is read.
+    """
+
+    def __init__(
+        self,
+        read: ReadRows,
+        sampler: BatchSampler,
+        device: torch.device,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._read, self.sampler = read, sampler
+        self._device, self._on_batch = device, on_batch
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
+        for share in self.sampler.shares(epoch)[first:]:
+            self._on_batch()
+            inputs, targets, ids = self._read(share.rows)
+            yield Batch(
+                to_device(inputs, self._device),
+                to_device(targets, self._device),
+                share.rows,
+                ids,
+                share.global_size,
+            )
 
 
 def global_batches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pets_core.config.train import TransformConfig
 from pets_core.data.ingest.images import is_plain_jpeg
-from pets_core.data.loading.batches import BatchSampler, SampledLoader, Share
+from pets_core.data.loading.batches import Batch, BatchSampler, SampledLoader, Share
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.mixing import mix
@@ -30,8 +30,6 @@ from pets_core.data.loading.transforms import (
 from pets_core.records.target_spec import target_spec
 
 __all__ = [
-    "Batch",
-    "FeatureLoader",
     "PhotoLoader",
     "fits_on_gpu",
     "transform_coordinates",
@@ -39,28 +37,6 @@ __all__ = [
 ]
 
 _GPU_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's share of a global batch.
-
-    Attributes:
-        inputs: Model inputs, first dimension b.
-        targets: Class indices, int64 (b,); class proportions of mixed photos, float32 (b, C); tags
-            or numbers, float32 (b, D).
-        rows: Row indices of the samples in their split, (b,).
-        ids: Sample ids, length b.
-        global_size: Number of samples of this batch over all ranks.
-        maps: For coordinate targets, maps from input to photo coordinates, float32 (b, 3, 3).
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    rows: npt.NDArray[np.int64]
-    ids: list[str]
-    global_size: int
-    maps: Tensor | None = None
 
 
 class _TransformArgs(TypedDict):
@@ -97,12 +73,8 @@ class PhotoLoader(SampledLoader):
     Args:
         photos: Photos of the split.
         transform: Converts photos to model inputs, on the device.
-        batch_size: Maximum photos per batch, over all ranks.
-        seed: Seed of shuffle and augmentation; None keeps the order.
+        sampler: Chooses the rows of the batches; its seed is also that of augmentation.
         device: Device of the batches.
-        rank: Rank of this process.
-        world_size: Number of ranks.
-        weights: As in `BatchSampler`.
         on_device: Keep all photos on the device.
         mixing: Mixup and CutMix settings; photos are mixed if an alpha is above 0.
         num_classes: Number of classes; required for mixing.
@@ -114,13 +86,9 @@ class PhotoLoader(SampledLoader):
         self,
         photos: DecodedPhotos,
         transform: Transform,
+        sampler: BatchSampler,
         *,
-        batch_size: int,
-        seed: int | None,
         device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-        weights: npt.NDArray[np.float64] | None = None,
         on_device: bool = False,
         mixing: TransformConfig | None = None,
         num_classes: int = 0,
@@ -130,7 +98,7 @@ class PhotoLoader(SampledLoader):
         if len(photos) == 0:
             raise ValueError("the split is empty")
         self._photos, self._transform, self._device = photos, transform, device
-        self.sampler = BatchSampler(len(photos), batch_size, seed, rank, world_size, weights)
+        self.sampler = sampler
         self._resident = torch.tensor(photos.pixels, device=device) if on_device else None
         mixes = mixing is not None and (mixing.mixup_alpha or mixing.cutmix_alpha)
         self._mixing, self._num_classes = mixing if mixes else None, num_classes
@@ -230,50 +198,6 @@ def _to_view(targets: Tensor, maps: Tensor, geometry: str) -> Tensor:
     # Inverted on the host: torch.linalg.inv synchronises a GPU.
     inverse = to_device(torch.linalg.inv(maps), targets.device)
     return transform_coordinates(targets, inverse, geometry).clamp(*COORDINATE_RANGE)
-
-
-class FeatureLoader(SampledLoader):
-    """Batches of the cached features of one split for one rank, as `PhotoLoader` has of photos.
-
-    Args:
-        features: Features of the photos, float32 (N, D).
-        targets: Targets of the photos, (N,) or (N, k).
-        ids: Photo ids, length N.
-        batch_size: Maximum photos per batch, over all ranks.
-        seed: Seed of the shuffle; None keeps the order.
-        device: Device of the batches.
-        rank: Rank of this process.
-        world_size: Number of ranks.
-        weights: As in `BatchSampler`.
-    """
-
-    def __init__(
-        self,
-        features: npt.NDArray[np.float32],
-        targets: Tensor,
-        ids: list[str],
-        *,
-        batch_size: int,
-        seed: int | None,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-        weights: npt.NDArray[np.float64] | None = None,
-    ) -> None:
-        self._features, self._targets, self._ids = features, targets, ids
-        self._device = device
-        self.sampler = BatchSampler(len(ids), batch_size, seed, rank, world_size, weights)
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield this rank's share of each batch of an epoch, starting at batch `first`."""
-        for share in self.sampler.shares(epoch)[first:]:
-            yield Batch(
-                to_device(torch.from_numpy(self._features[share.rows]), self._device),
-                to_device(self._targets[torch.from_numpy(share.rows)], self._device),
-                share.rows,
-                [self._ids[row] for row in share.rows],
-                share.global_size,
-            )
 
 
 def transform_coordinates(coordinates: Tensor, maps: Tensor, geometry: str) -> Tensor:

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 from pets_core.data.ingest.images import decode, is_plain_jpeg, open_rgb
 from pets_core.data.loading import loader as loader_module
+from pets_core.data.loading.batches import BatchSampler
 from pets_core.data.loading.decoded import DecodedPhotos, EncodedPhotos
 from pets_core.data.loading.jpeg import decode_squares
 from pets_core.data.loading.loader import PhotoLoader
@@ -94,7 +95,7 @@ def photos() -> DecodedPhotos:
 
 def batches(photos: DecodedPhotos) -> torch.Tensor:
     crop = CenterCrop(SIDE, (0.0,) * 3, (1.0,) * 3)
-    loader = PhotoLoader(photos, crop, batch_size=4, seed=3, device=CPU)
+    loader = PhotoLoader(photos, crop, BatchSampler(len(photos), 4, 3), device=CPU)
     found = list(loader.epoch(0))
     order = np.concatenate([batch.rows for batch in found])
     return torch.cat([batch.inputs for batch in found])[torch.from_numpy(order.argsort())]

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pets_core.config.train import TransformConfig
-from pets_core.data.loading.batches import global_batches
+from pets_core.data.loading.batches import BatchSampler, RowLoader, global_batches
 from pets_core.data.loading.decoded import DecodedPhotos
-from pets_core.data.loading.loader import FeatureLoader, PhotoLoader, fits_on_gpu
+from pets_core.data.loading.loader import PhotoLoader, fits_on_gpu
 from pets_core.data.loading.transforms import Augment
+from pets_core.training.features import Features
 
 rows = st.integers(1, 200)
 batch_sizes = st.integers(1, 64)
@@ -37,9 +38,12 @@ def numbered(num_rows: int, side: int = 1) -> DecodedPhotos:
     return DecodedPhotos(pixels, numbers.astype(np.int64), [str(n) for n in numbers])
 
 
-def loader(num_rows, batch_size, *, seed=0, transform=None, side=1, **settings):
+def loader(
+    num_rows, batch_size, *, seed=0, rank=0, world_size=1, transform=None, side=1, **settings
+):
     return PhotoLoader(
-        numbered(num_rows, side), transform or Recorder(), batch_size=batch_size, seed=seed,
+        numbered(num_rows, side), transform or Recorder(),
+        BatchSampler(num_rows, batch_size, seed, rank, world_size),
         device=torch.device("cpu"), **settings,
     )  # fmt: skip
 
@@ -74,13 +78,13 @@ def test_ranks_share_weighted_batches(kind):
     weights = np.linspace(0, 1, 50)
 
     def rows(rank, world_size):
-        settings = {"batch_size": 8, "seed": 3, "device": torch.device("cpu"), "weights": weights,
-                    "rank": rank, "world_size": world_size}  # fmt: skip
+        sampler = BatchSampler(50, 8, 3, rank, world_size, weights)
         if kind == "photos":
-            made = PhotoLoader(numbered(50), Recorder(), **settings)
+            made = PhotoLoader(numbered(50), Recorder(), sampler, device=torch.device("cpu"))
         else:
             ids = [str(n) for n in range(50)]
-            made = FeatureLoader(np.zeros((50, 2), np.float32), torch.arange(50), ids, **settings)
+            features = Features(np.zeros((50, 2), np.float32), torch.arange(50), ids)
+            made = RowLoader(features.read, sampler, torch.device("cpu"))
         return [batch.rows.tolist() for batch in made.epoch(1)]
 
     together = [first + second for first, second in zip(rows(0, 2), rows(1, 2), strict=True)]

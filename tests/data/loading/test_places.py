@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pets_core.config.train import TransformConfig
+from pets_core.data.loading.batches import BatchSampler
 from pets_core.data.loading.decoded import DecodedPhotos
 from pets_core.data.loading.loader import PhotoLoader, transform_coordinates
 from pets_core.data.loading.transforms import Augment, CenterCrop, transform_box, transform_points
@@ -118,8 +119,8 @@ def test_transformed_coordinates_are_independent_of_world_size(targets):
         found = {}
         for rank in range(world_size):
             loader = PhotoLoader(
-                photos, transform, batch_size=4, seed=3, device=torch.device("cpu"), rank=rank,
-                world_size=world_size, targets=targets,
+                photos, transform, BatchSampler(count, 4, 3, rank, world_size),
+                device=torch.device("cpu"), targets=targets,
             )  # fmt: skip
             for batch in loader.epoch(1):
                 found |= dict(zip(batch.ids, batch.targets.tolist(), strict=True))
@@ -142,7 +143,7 @@ def test_batch_maps_invert_the_coordinates():
         np.zeros((3, 32, 32, 3), np.uint8), np.full((3, 2), 0.5, np.float32), ["a", "b", "c"]
     )
     loader = PhotoLoader(
-        photos, CenterCrop(24, MEAN, STD), batch_size=3, seed=None, device=torch.device("cpu"),
+        photos, CenterCrop(24, MEAN, STD), BatchSampler(3, 3, None), device=torch.device("cpu"),
         targets="points",
     )  # fmt: skip
     (batch,) = loader.epoch(0)
