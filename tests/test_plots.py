@@ -7,8 +7,15 @@ import pytest
 from PIL import Image
 
 from pets_core.data.sources.sample.breeds import BREEDS
-from pets_core.plots import confusion_matrix, lr_curve, residuals, ridge_curve, training_curves
-from pets_core.records.training import EpochMetrics
+from pets_core.plots import (
+    confusion_matrix,
+    lr_curve,
+    residuals,
+    ridge_curve,
+    runs,
+    training_curves,
+)
+from pets_core.records.training import EpochMetrics, MetricInfo
 
 NAMES = [breed.name for breed in BREEDS]
 MAX_BYTES = 200_000
@@ -155,6 +162,21 @@ def test_training_curves_accept_none_for_a_missing_rate():
     steps, epochs = make_history()
     filled = [{"lr_group_0": None, "lr_group_1": None} | row for row in steps]
     assert training_curves(filled, epochs) == training_curves(steps, epochs)
+
+
+@pytest.mark.parametrize(
+    ("unit", "top"), [("%", "100%"), ("% of a side", "100%"), ("years", "1.0"), ("", "1.0")]
+)
+def test_axis_of_compared_curves_shows_shares_in_percent(unit, top, monkeypatch):
+    figures = []
+    monkeypatch.setattr(runs, "png", figures.append)
+    metric = MetricInfo(name="mean distance", unit=unit)
+    epochs = [epoch.model_copy(update={"metric": metric}) for epoch in make_history()[1]]
+    runs.compared_curves([("one", epochs)])
+    _, right = figures[0].axes
+    right.set_ylim(0, 1)
+    figures[0].canvas.draw()
+    assert right.get_yticklabels()[-1].get_text() == top
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 900, 20_000])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib import colormaps
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from pets_core.plots.style import new_figure, plain, png, tidy
+from pets_core.plots.style import format_metric, new_figure, plain, png, tidy
 from pets_core.records.training import EpochMetrics
 
 __all__ = ["compared_curves"]
@@ -39,8 +39,8 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> bytes
         right.plot([x for x, _ in valid], [e.valid_metric for _, e in valid], **style)
     left.set(xlabel="Epoch", ylabel="Loss (dotted: training, solid: validation)")
     right.set(xlabel="Epoch", ylabel=f"Validation {metric.name}" if metric else "Validation metric")
-    if metric and metric.unit == "%":
-        right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if metric:
+        format_metric(right.yaxis, metric)
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

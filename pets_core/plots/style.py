@@ -7,9 +7,13 @@ import io
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
+
+from pets_core.records.training import MetricInfo
 
 __all__ = [
     "BLUE",
@@ -18,6 +22,7 @@ __all__ = [
     "ORANGE",
     "RED",
     "Floats",
+    "format_metric",
     "new_figure",
     "note",
     "plain",
@@ -68,6 +73,18 @@ def tidy(axes: Axes) -> None:
     axes.grid(color="#dfe4ea", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", color="#b9c1ca", labelcolor=INK, labelsize=9)
+
+
+def format_metric(axis: Axis, metric: MetricInfo, decimals: int | None = None) -> None:
+    """Show the values of an axis in percent if the unit of their metric begins with "%".
+
+    Args:
+        axis: Axis of values of `metric`.
+        metric: Metric, whose unit is "%" or, for example, "% of a side".
+        decimals: Decimals of the percentages; None: chosen from the range of the axis.
+    """
+    if metric.unit.startswith("%"):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals))
 
 
 def note(axes: Axes, text: str) -> None:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.ticker import PercentFormatter
-
-from pets_core.plots.style import BLUE, GREY, ORANGE, RED, new_figure, note, plain, png, tidy
+from pets_core.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    format_metric,
+    new_figure,
+    note,
+    plain,
+    png,
+    tidy,
+)
 from pets_core.records.training import Trial
 
 __all__ = ["sweep_trials"]
@@ -42,8 +51,7 @@ def sweep_trials(trials: Sequence[Trial]) -> bytes:
     if trials:
         metric = trials[0].metric
         axes.set_ylabel(f"Validation {metric.name}")
-        if metric.unit.startswith("%"):
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        format_metric(axes.yaxis, metric)
     if names:
         axes.legend(loc="best", frameon=False, fontsize=9)
     else:

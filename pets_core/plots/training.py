@@ -9,9 +9,21 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from pets_core.plots.style import BLUE, GREY, INK, ORANGE, RED, Floats, new_figure, note, png, tidy
+from pets_core.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    Floats,
+    format_metric,
+    new_figure,
+    note,
+    png,
+    tidy,
+)
 from pets_core.records.training import EpochMetrics
 
 __all__ = ["lr_curve", "ridge_curve", "training_curves"]
@@ -226,8 +238,7 @@ def _draw_metric(axes: Axes, epochs: Sequence[EpochMetrics], ends: Mapping[int, 
     top = max(value for _, value in at) * 1.45 or 0.01
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    if metric.unit.startswith("%"):
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.05 else 1))
+    format_metric(axes.yaxis, metric, decimals=0 if top > 0.05 else 1)
 
 
 def _draw_rates(axes: Axes, positions: Floats, steps: Sequence[Mapping[str, Any]]) -> None:
