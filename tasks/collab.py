@@ -8,7 +8,7 @@ import numpy as np
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from pets_core import plots, storage
+from pets_core import storage
 from pets_core.errors import PetsError
 from pets_core.ratings.config import DEFAULT_WEIGHT_DECAY, RatingsConfig
 from pets_core.ratings.dataset import ingest_ratings, read_vocabulary
@@ -175,6 +175,8 @@ def publish_trials(report: EvalReport, trials: list[WeightDecayTrial]) -> None:
 
 
 def _trials(trials: list[WeightDecayTrial]) -> str:
+    from pets_core.plots.ratings import weight_decays
+
     best = _best(trials)
     trials = sorted(trials, key=lambda trial: trial.weight_decay)
     rows = table(
@@ -182,7 +184,7 @@ def _trials(trials: list[WeightDecayTrial]) -> str:
         ([f"{t.weight_decay:g}", f"{t.train_rmse:.4f}", f"{t.valid_rmse:.4f}", f"`{t.model_url}`"]
          for t in trials),
     )  # fmt: skip
-    curve = plots.weight_decays(
+    curve = weight_decays(
         [t.weight_decay for t in trials], [t.train_rmse for t in trials],
         [t.valid_rmse for t in trials],
     )  # fmt: skip

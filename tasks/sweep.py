@@ -7,7 +7,6 @@ from typing import Any
 from prefect import State, get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
-from pets_core import plots
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
 from pets_core.records.dataset import Run
@@ -114,6 +113,8 @@ def _result_or_error(state: State[Any]) -> TrainResult | PetsError:
 @task(name="publish sweep", cache_policy=NO_CACHE)
 def publish_sweep(result: SweepResult) -> None:
     """Publish the artifact `sweep`: a table of all trials, best first."""
+    from pets_core.plots.sweep import sweep_trials
+
     best = result.trials[0]
     rows = table(
         ["trial", "backbone", "base_lr", f"valid {best.metric.name}", "per seed", "seconds"],
@@ -121,7 +122,7 @@ def publish_sweep(result: SweepResult) -> None:
          for t in result.trials[:_MAX_ROWS]),
     )  # fmt: skip
     curve = png(
-        plots.sweep_trials([t for t in result.trials if not t.error]),
+        sweep_trials([t for t in result.trials if not t.error]),
         "Validation metric over learning rates",
     )
     text = (

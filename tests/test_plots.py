@@ -7,14 +7,10 @@ import pytest
 from PIL import Image
 
 from pets_core.data.sources.sample.breeds import BREEDS
-from pets_core.plots import (
-    confusion_matrix,
-    lr_curve,
-    residuals,
-    ridge_curve,
-    runs,
-    training_curves,
-)
+from pets_core.plots import runs
+from pets_core.plots.confusion import confusion_matrix
+from pets_core.plots.regression import residuals
+from pets_core.plots.training import lr_curve, ridge_curve, training_curves
 from pets_core.records.training import EpochMetrics, MetricInfo
 
 NAMES = [breed.name for breed in BREEDS]

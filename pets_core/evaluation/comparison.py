@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from pets_core import plots
 from pets_core.evaluation.template import load_template
 from pets_core.records.comparison import ComparedRun, RunComparison
 
@@ -99,6 +98,8 @@ def render_comparison(comparison: RunComparison, generated_at: str) -> str:
         comparison: The comparison.
         generated_at: Time of the page, as text.
     """
+    from pets_core.plots.runs import compared_curves
+
     names = _names(comparison)
     curves = [(name, run.epochs) for name, run in zip(names, comparison.runs, strict=True)]
     return load_template("comparison.html").render(
@@ -107,5 +108,5 @@ def render_comparison(comparison: RunComparison, generated_at: str) -> str:
         results=results_table(comparison),
         settings=settings_table(comparison),
         changed=changed_table(comparison),
-        curves=plots.compared_curves(curves),
+        curves=compared_curves(curves),
     )

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pets_core import plots
 from pets_core.ratings.dataset import Vocabulary
 
 if TYPE_CHECKING:
@@ -63,8 +62,10 @@ class Items:
 
     def map(self) -> bytes:
         """Return a PNG of the most rated items in the principal plane of their factors."""
+        from pets_core.plots.ratings import embedding_map
+
         mapped = self.popular[:_NUM_MAPPED]
-        return plots.embedding_map(principal_plane(self.factors[mapped]), self._titles(mapped))
+        return embedding_map(principal_plane(self.factors[mapped]), self._titles(mapped))
 
     def table(self) -> pa.Table:
         """Return one row per known item: id, title, number of ratings, bias, factors."""

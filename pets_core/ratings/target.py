@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from pets_core import plots, storage
+from pets_core import storage
 from pets_core.models.card import WEIGHTS
 from pets_core.ratings.baselines import fit_biases
 from pets_core.ratings.dataset import (
@@ -69,6 +69,8 @@ class RatingsEvaluator(NumbersEvaluator):
 
     def evaluate(self) -> Evaluation:
         """Return the errors of the model and the baselines, the items and a map of them."""
+        from pets_core.plots.ratings import rating_errors as plot_errors
+
         manifest = load_ratings_manifest(self.info.dataset_url)
         ratings = load_ratings(manifest, self.info.split)
         predicted = self.predictions.outputs[:, 0]
@@ -86,7 +88,7 @@ class RatingsEvaluator(NumbersEvaluator):
             highlights=_highlights(errors),
             sections=[*_SECTIONS, *(_ITEM_SECTIONS[name] for name in tables), _MAP],
             tables={"errors": _table(errors), **tables},
-            figures={"errors": plots.rating_errors(ratings.ratings, predicted), **figures},
+            figures={"errors": plot_errors(ratings.ratings, predicted), **figures},
             files={"items.parquet": parquet_bytes(items.table())},
             task="predicts how users rate items",
             pipeline_tag="tabular-regression",

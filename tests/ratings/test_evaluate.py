@@ -11,7 +11,6 @@ import safetensors.numpy
 from pets.cli import flow_command
 from pets.cli import main as cli
 from pets.cli.results import show_evaluation
-from pets_core import plots
 from pets_core.config.evaluate import GateConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.predictions import PredictionsInfo, read_predictions, write_predictions
@@ -38,7 +37,7 @@ DAY = 86_400
 def blank_figures(monkeypatch) -> None:
     """Replace the figures, which take most of the time."""
     for name in ("rating_errors", "embedding_map"):
-        monkeypatch.setattr(plots, name, lambda *_: b"")
+        monkeypatch.setattr(f"pets_core.plots.ratings.{name}", lambda *_: b"")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pets_core import plots
+from pets_core.plots import ratings as plots
 from pets_core.ratings.dataset import Ratings
 from pets_core.ratings.items import nearest, principal_plane
 from pets_core.ratings.target import rating_errors

@@ -16,7 +16,6 @@ import pytest
 from made_predictions import write_drawn
 
 from pets.cli.results import show_evaluation
-from pets_core import plots
 from pets_core.config.evaluate import GateConfig
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
@@ -99,8 +98,13 @@ EXPECTED = {
 @pytest.fixture
 def blank_figures(monkeypatch) -> None:
     """Replace the figures, which are slow to draw."""
-    for name in ("confusion_matrix", "reliability_diagram", "residuals", "threshold_curve"):
-        monkeypatch.setattr(plots, name, lambda *_: b"")
+    for name in (
+        "calibration.reliability_diagram",
+        "confusion.confusion_matrix",
+        "regression.residuals",
+        "tags.threshold_curve",
+    ):
+        monkeypatch.setattr(f"pets_core.plots.{name}", lambda *_: b"")
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pets_core import plots
 from pets_core.config.pipeline import PipelineConfig
 from pets_core.errors import PetsError
+from pets_core.plots.sweep import sweep_trials
 from pets_core.records.training import EpochMetrics, MetricInfo, TrainResult, Trial
 from pets_core.training.sweep import Study, complete_trial, trial_config, trial_url, write_result
 
@@ -147,7 +147,7 @@ def test_plot_shows_any_number_of_trials(count) -> None:
     trials = [
         Trial(number=n, backbone=f"b${n}", base_lr=10.0**-n, value=n / 10) for n in range(count)
     ]
-    plot = Image.open(io.BytesIO(plots.sweep_trials(trials)))
+    plot = Image.open(io.BytesIO(sweep_trials(trials)))
     assert plot.width > 900
 
 

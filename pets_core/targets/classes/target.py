@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pets_core import plots
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
@@ -98,6 +97,9 @@ class ClassesEvaluator(Evaluator):
 
     def evaluate(self) -> Evaluation:
         """Return confusion matrix, confused pairs, classes, calibration, gallery, label issues."""
+        from pets_core.plots.calibration import reliability_diagram
+        from pets_core.plots.confusion import confusion_matrix
+
         predictions, counts = self.predictions, self._counts
         calibration = calibrate(predictions, self.validation)
         issues = label_issues(self.validation) if self.validation else None
@@ -122,12 +124,10 @@ class ClassesEvaluator(Evaluator):
             sections=_sections(predictions, tables, calibration, issues),
             tables=tables,
             figures={
-                "confusion": plots.confusion_matrix(
+                "confusion": confusion_matrix(
                     counts[np.ix_(order, order)], [predictions.names[i] for i in order]
                 ),
-                "reliability": plots.reliability_diagram(
-                    bins.counts, bins.confidence, bins.accuracy
-                ),
+                "reliability": reliability_diagram(bins.counts, bins.confidence, bins.accuracy),
             },
             gallery=self._gallery(pairs, issues),
             files={} if issues is None else {"label_fixes.csv": issues_csv(issues)},

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pets_core import plots
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import ScoredSamples
@@ -91,6 +90,8 @@ class NumbersEvaluator(Evaluator):
 
     def evaluate(self) -> Evaluation:
         """Return the errors of each number, residuals, worst photos and label issues."""
+        from pets_core.plots.regression import residuals
+
         predictions, numbers = self.predictions, self.numbers
         table = number_table(numbers, predictions.targets, predictions.outputs)
         issues = self.issues()
@@ -102,9 +103,7 @@ class NumbersEvaluator(Evaluator):
             sections=self._sections(issues),
             tables={"numbers": table},
             figures={
-                "residuals": plots.residuals(
-                    labels, units, predictions.targets, predictions.outputs
-                )
+                "residuals": residuals(labels, units, predictions.targets, predictions.outputs)
             },
             gallery=self._gallery(issues),
             files={} if issues is None else {"label_issues.csv": issues_csv(issues)},
@@ -200,7 +199,9 @@ class NumbersEvaluator(Evaluator):
         )  # fmt: skip
 
     def _sections(self, issues: Any) -> list[Section]:
-        more = len(self.numbers) - plots.MAX_RESIDUALS
+        from pets_core.plots.regression import MAX_RESIDUALS
+
+        more = len(self.numbers) - MAX_RESIDUALS
         sections = [
             Section(
                 key="numbers", title="Errors", table="numbers",

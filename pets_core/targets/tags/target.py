@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pets_core import plots
 from pets_core.config.train import TrainConfig
 from pets_core.errors import PetsError
 from pets_core.evaluation.compare import Labels, ScoredSamples
@@ -127,13 +126,13 @@ class TagsEvaluator(Evaluator):
         )
         tables, figures = {"tags": table}, {}
         if validation is not None:
+            from pets_core.plots.tags import threshold_curve as plot_thresholds
+
             curve: Any = threshold_curve(validation.targets, validation.outputs)
             tables["thresholds"] = curve
             scores = {"micro F1": curve.micro_f1, "macro F1": curve.macro_f1,
                       "accuracy_multi": curve.accuracy_multi}  # fmt: skip
-            figures["thresholds"] = plots.threshold_curve(
-                curve.thresholds, scores, thresholds.values
-            )
+            figures["thresholds"] = plot_thresholds(curve.thresholds, scores, thresholds.values)
         issues = None if validation is None else tag_issues(validation)
         num_untagged = int((~predictions.targets.any(1)).sum())
         data = thresholds.model_dump_json(indent=2).encode()
